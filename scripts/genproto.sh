@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Generates the Python stubs from proto/ into proto/gen with the pinned tools of constraints.txt.
+# `genproto.sh DIR` writes into DIR instead, which is how `make check` proves the committed ones fresh.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+out=${1:-proto/gen}
+bin=.venv/bin
+
+mkdir -p "$out"
+rm -rf "$out/imagemint/v1"
+"$bin/python" -m grpc_tools.protoc --proto_path=proto \
+  --plugin=protoc-gen-mypy="$bin/protoc-gen-mypy" \
+  --plugin=protoc-gen-mypy_grpc="$bin/protoc-gen-mypy_grpc" \
+  --python_out="$out" --mypy_out="$out" \
+  --grpc_python_out="$out" --mypy_grpc_out="$out" \
+  proto/imagemint/v1/*.proto
+# A nouns-only file has no services, and an empty stub module for it would only mislead.
+for file in "$out"/imagemint/v1/*_pb2_grpc.py; do
+  case "$file" in *_service_pb2_grpc.py) ;; *) rm -f "$file" "${file}i" ;; esac
+done
+cp proto/imagemint/v1/service_config.json "$out/imagemint/v1/"
+touch "$out/imagemint/v1/py.typed"
+printf '"""Generated stubs of imagemint.v1: messages in *_pb2, services in *_pb2_grpc."""\n' \
+  > "$out/imagemint/v1/__init__.py"
