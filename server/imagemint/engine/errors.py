@@ -1,0 +1,205 @@
+"""Errors of the engine and the server, without gRPC.
+
+The RPC layer translates them to status codes with one table; the exception classes say *what*
+happened, `reason` says it to machines, the message says it to people::
+
+    ImagemintError
+    ├── InvalidRequest        a field of the request is wrong; lists every violation
+    ├── ModelNotFound         no such model
+    ├── VersionNotFound       the model exists, that version does not
+    ├── ClassUnsupported      a class asked of an unconditional model
+    ├── QueueFull             too much is waiting; says when to come back
+    ├── Draining              the server is shutting down
+    ├── ModelNotReady         the model is still loading, or was refused
+    ├── DeadlinePassed        the caller's deadline passed before the work began
+    ├── BackendFailed         the runtime failed; the caller is not to blame
+    └── BundleRefused         a bundle on disk is not fit to be served
+"""
+# ruff: noqa: N818 - they name what happened, and read as such in `except QueueFull:`
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+
+class ImagemintError(Exception):
+    """Root of everything that Imagemint raises on purpose.
+
+    Args:
+        message: one sentence for people; it may reach the caller, so it holds no secrets.
+        metadata: details for machines, by name; values are short strings.
+    """
+
+    reason: ClassVar[str] = "INTERNAL"
+    """Stable identity for machines, upper snake case."""
+
+    def __init__(self, message: str, *, metadata: dict[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.metadata: dict[str, str] = metadata or {}
+
+
+@dataclass(frozen=True)
+class Violation:
+    """One field of a request that is wrong."""
+
+    field: str
+    """Path of the field as in the proto, such as `images.class_id`."""
+    description: str
+    """What is wrong with it and what would be right."""
+
+
+class InvalidRequest(ImagemintError):
+    """A request breaks the documented range of one or more fields.
+
+    Args:
+        violations: every fault found, not only the first; at least one.
+    """
+
+    reason = "INVALID_REQUEST"
+
+    def __init__(self, violations: Sequence[Violation]) -> None:
+        self.violations = tuple(violations)
+        super().__init__("; ".join(f"{v.field}: {v.description}" for v in self.violations))
+
+
+class ModelNotFound(ImagemintError):
+    """No model of that name.
+
+    Args:
+        model: the name asked for.
+        known: the names that exist.
+    """
+
+    reason = "MODEL_NOT_FOUND"
+
+    def __init__(self, model: str, known: Sequence[str]) -> None:
+        self.known = tuple(known)
+        metadata = {"model": model, "known": ",".join(known)}
+        super().__init__(
+            f"no model {model!r}; there is {_listed(self.known)}",
+            metadata=metadata,
+        )
+
+
+class VersionNotFound(ImagemintError):
+    """The model exists, that version of it does not.
+
+    Args:
+        model: the model's name.
+        version: the version asked for.
+        known: the versions that exist, oldest first.
+    """
+
+    reason = "VERSION_NOT_FOUND"
+
+    def __init__(self, model: str, version: str | int, known: Sequence[str | int]) -> None:
+        self.known = tuple(str(v) for v in known)
+        metadata = {"model": model, "version": str(version), "known": ",".join(self.known)}
+        super().__init__(
+            f"model {model!r} has no version {version}; there is {_listed(self.known)}",
+            metadata=metadata,
+        )
+
+
+class ClassUnsupported(ImagemintError):
+    """A class was asked of a model that has none.
+
+    Args:
+        model: the model's name.
+    """
+
+    reason = "CLASS_UNSUPPORTED"
+
+    def __init__(self, model: str) -> None:
+        super().__init__(
+            f"model {model!r} is unconditional: ask it for no class", metadata={"model": model}
+        )
+
+
+class QueueFull(ImagemintError):
+    """As much is waiting for the model as it will hold.
+
+    Args:
+        model: the model's name.
+        retry_delay_s: seconds after which there should be room again.
+    """
+
+    reason = "QUEUE_FULL"
+
+    def __init__(self, model: str, retry_delay_s: float) -> None:
+        self.retry_delay_s = retry_delay_s
+        super().__init__(
+            f"the queue of model {model!r} is full; try again in {retry_delay_s:.2f} s",
+            metadata={"model": model},
+        )
+
+
+class Draining(ImagemintError):
+    """The server finishes what it has accepted and takes nothing more.
+
+    Args:
+        retry_delay_s: seconds after which another server should have taken over.
+    """
+
+    reason = "DRAINING"
+
+    def __init__(self, retry_delay_s: float) -> None:
+        self.retry_delay_s = retry_delay_s
+        super().__init__("the server is shutting down")
+
+
+class ModelNotReady(ImagemintError):
+    """The model exists but does not answer.
+
+    Args:
+        model: the model's name.
+        state_reason: why, such as `still loading`, or the reason of a refusal.
+        retry_delay_s: seconds after which to ask again.
+    """
+
+    reason = "MODEL_NOT_READY"
+
+    def __init__(self, model: str, state_reason: str, retry_delay_s: float) -> None:
+        self.retry_delay_s = retry_delay_s
+        super().__init__(f"model {model!r} is not ready: {state_reason}", metadata={"model": model})
+
+
+class DeadlinePassed(ImagemintError):
+    """The caller's deadline passed before the work began; it was dropped, never run."""
+
+    reason = "DEADLINE_PASSED"
+
+    def __init__(self, message: str = "the deadline passed while the request was waiting") -> None:
+        super().__init__(message)
+
+
+class BackendFailed(ImagemintError):
+    """The runtime failed at something that should have worked.
+
+    Args:
+        message: short text without internals; the detail is the `__cause__`, for the log.
+    """
+
+    reason = "BACKEND_FAILED"
+
+
+class BundleRefused(ImagemintError):
+    """A bundle on disk is not fit to be served.
+
+    Args:
+        path: the bundle's directory, or the file at fault.
+        why: what is wrong with it, one line.
+    """
+
+    reason = "BUNDLE_REFUSED"
+
+    def __init__(self, path: Path, why: str) -> None:
+        self.path = path
+        self.why = why
+        super().__init__(f"bundle {path} refused: {why}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) if names else "none"

@@ -1,0 +1,168 @@
+"""Latents and classes as pure functions of (seed, index).
+
+Every image owns its own stretch of one counter-based random stream (Salmon et al., "Parallel
+Random Numbers: As Easy as 1, 2, 3", 2011), so any image is reached without drawing those before
+it, and cutting a run of images differently never changes one of them.
+
+Exactly (design.md section 4, integers unsigned, ``B = ceil(z_dim / 4)``):
+
+- the words of seed ``s`` are the output of Philox4x64-10 with key ``[s, 0]`` for the counters 1, 2,
+  3, ...: four words each. That is what ``numpy.random.Philox(key=[s, 0], counter=0)`` yields, for
+  NumPy increments the counter *before* it computes a block;
+- image ``i`` owns the words ``[4 B i, 4 B (i + 1))`` and uses the first ``z_dim`` of them;
+- ``u = ((word >> 12) + 0.5) * 2**-52``, exact in float64 and strictly inside (0, 1);
+- classes come from the stream of key ``[s, 1]``, one word each.
+
+The words, ``u`` and uniform latents are integer or exact arithmetic, the same everywhere. Normal
+latents go through `scipy.special.ndtri` in float64 and are then rounded to float32: where two
+machines' ``log`` differ in the last of 53 bits, the 24 bits that are kept agree except with a
+probability near 2**-28 for each element. tests/unit/engine/sampling_vectors.json holds numbers for
+another language to check itself against.
+"""
+
+import enum
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from numpy.random import Philox
+from scipy.special import ndtr, ndtri
+
+_WORDS_PER_BLOCK = 4
+_UINT64_END = 2**64
+_LATENT_STREAM = 0
+_CLASS_STREAM = 1
+
+
+class Distribution(enum.StrEnum):
+    """Distribution from which every element of a latent is drawn independently."""
+
+    NORMAL = "normal"
+    """Standard normal, by inversion."""
+    UNIFORM = "uniform"
+    """Uniform on (-1, 1)."""
+
+
+def latents(
+    seed: int,
+    first_index: int,
+    count: int,
+    z_dim: int,
+    *,
+    distribution: Distribution = Distribution.NORMAL,
+    threshold: float | None = None,
+) -> npt.NDArray[np.float32]:
+    """Latents of the images ``first_index .. first_index + count - 1`` of a seed's reel.
+
+    Args:
+        seed: 0 to 2^64 - 1.
+        first_index: 0 to 2^64 - 1.
+        count: number of images, 0 or more; first_index + count at most 2^64.
+        z_dim: length of one latent, 1 or more.
+        distribution: of every element.
+        threshold: confines the elements to ±threshold (truncated normal, not clipping); above 0,
+            normal latents only. None: no truncation.
+
+    Returns:
+        float32 [count, z_dim], finite.
+
+    Raises:
+        ValueError: an argument is outside the range above.
+    """
+    _check_run(seed, first_index, count)
+    if z_dim < 1:
+        raise ValueError(f"z_dim must be 1 or more, not {z_dim}")
+    blocks = -(-z_dim // _WORDS_PER_BLOCK)
+    words = _words(seed, _LATENT_STREAM, blocks * first_index, blocks * count)
+    u = _unit(words.reshape(count, blocks * _WORDS_PER_BLOCK)[:, :z_dim])
+    if distribution is Distribution.UNIFORM:
+        if threshold is not None:
+            raise ValueError("uniform latents take no threshold")
+        return (2.0 * u - 1.0).astype(np.float32)
+    if threshold is None:
+        return ndtri(u).astype(np.float32)
+    return _truncated_normal(u, threshold).astype(np.float32)
+
+
+def drawn_classes(
+    seed: int,
+    first_index: int,
+    count: int,
+    num_classes: int,
+    *,
+    weights: Sequence[float] | None = None,
+) -> npt.NDArray[np.int64]:
+    """Classes drawn for the images ``first_index .. first_index + count - 1`` of a seed's reel.
+
+    Args:
+        seed: 0 to 2^64 - 1.
+        first_index: 0 to 2^64 - 1.
+        count: number of images, 0 or more; first_index + count at most 2^64.
+        num_classes: number of classes K, 1 or more.
+        weights: odds, one finite number of 0 or more for each class, their sum above 0; a class is
+            the first whose cumulative share exceeds ``u``. None: all alike, ``floor(u K)``.
+
+    Returns:
+        int64 [count], each 0 to K - 1.
+
+    Raises:
+        ValueError: an argument is outside the range above.
+    """
+    _check_run(seed, first_index, count)
+    if num_classes < 1:
+        raise ValueError(f"num_classes must be 1 or more, not {num_classes}")
+    block, skip = divmod(first_index, _WORDS_PER_BLOCK)
+    blocks = -(-(skip + count) // _WORDS_PER_BLOCK)
+    u = _unit(_words(seed, _CLASS_STREAM, block, blocks)[skip : skip + count])
+    if weights is None:
+        # u <= 1 - 2^-53, and K (1 - 2^-53) rounds to a float64 below K for every K < 2^53.
+        return (u * num_classes).astype(np.int64)
+    return np.searchsorted(_cumulative(weights, num_classes), u, side="right").astype(np.int64)
+
+
+def _words(seed: int, stream: int, first_block: int, blocks: int) -> npt.NDArray[np.uint64]:
+    """Raw words [4 * blocks] of a stream from a block on.
+
+    Both numbers go in as Python integers: NumPy splits them into 64-bit words, lowest first, and a
+    counter passes 2^64 for large indices.
+    """
+    generator = Philox(key=seed | stream << 64, counter=first_block)
+    words: npt.NDArray[np.uint64] = generator.random_raw(blocks * _WORDS_PER_BLOCK)
+    return words
+
+
+def _unit(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
+    return ((words >> np.uint64(12)) + 0.5) * 2.0**-52
+
+
+def _truncated_normal(u: npt.NDArray[np.float64], t: float) -> npt.NDArray[np.float64]:
+    if not (t > 0 and math.isfinite(t)):
+        raise ValueError(f"threshold must be finite and above 0, not {t}")
+    low, high = ndtr(-t), ndtr(t)
+    # In exact arithmetic the clip does nothing. In float64 the sum may round up to 1 near t = 8.3,
+    # whose quantile is infinite, and small thresholds may be overshot by the last bits.
+    z: npt.NDArray[np.float64] = np.clip(ndtri(low + u * (high - low)), -t, t)
+    return z
+
+
+def _cumulative(weights: Sequence[float], num_classes: int) -> npt.NDArray[np.float64]:
+    odds = np.asarray(weights, dtype=np.float64)
+    if odds.shape != (num_classes,):
+        raise ValueError(f"{num_classes} weights are needed, one for each class, not {odds.size}")
+    if not np.isfinite(odds).all() or (odds < 0).any() or not odds.any():
+        raise ValueError("weights must be finite and 0 or more, and their sum above 0")
+    # Scaled first, so that the sum of huge weights stays finite; divided by its own last element,
+    # so that it ends at exactly 1 and every u, being below 1, finds a class of non-zero weight.
+    total: npt.NDArray[np.float64] = np.cumsum(odds / odds.max())
+    return total / total[-1]
+
+
+def _check_run(seed: int, first_index: int, count: int) -> None:
+    if not 0 <= seed < _UINT64_END:
+        raise ValueError(f"seed must be 0 to 2^64 - 1, not {seed}")
+    if first_index < 0 or count < 0 or first_index + count > _UINT64_END:
+        raise ValueError(
+            f"first_index ({first_index}) and count ({count}) must be 0 or more, "
+            "and their sum at most 2^64"
+        )

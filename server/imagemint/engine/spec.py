@@ -1,0 +1,206 @@
+"""What a model is, read once from its manifest and checked whole."""
+
+import enum
+import json
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Self
+
+from imagemint.engine.sampling import Distribution
+from imagemint.v1 import manifest_pb2 as pb
+
+FORMAT_VERSION = 1
+"""Newest version of the manifest's format that this code reads."""
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_MAX_Z_DIM = 65_536
+_MAX_SIDE = 8_192
+_CHANNELS = (1, 3)
+
+_DISTRIBUTIONS = {
+    pb.LATENT_DISTRIBUTION_NORMAL: Distribution.NORMAL,
+    pb.LATENT_DISTRIBUTION_UNIFORM: Distribution.UNIFORM,
+}
+
+
+class TruncationKind(enum.StrEnum):
+    """How a model trades diversity for fidelity."""
+
+    THRESHOLD = "threshold"
+    """Every element of the latent is confined to ±t (BigGAN)."""
+    PSI = "psi"
+    """w is drawn towards its mean inside the graph (StyleGAN)."""
+
+
+_TRUNCATION_KINDS = {
+    pb.TRUNCATION_KIND_THRESHOLD: TruncationKind.THRESHOLD,
+    pb.TRUNCATION_KIND_PSI: TruncationKind.PSI,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Truncation:
+    """Truncation that a model accepts."""
+
+    kind: TruncationKind
+    minimum: float
+    """Smallest accepted value, inclusive."""
+    maximum: float
+    """Largest accepted value, inclusive."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """Input and output of a generator; one image is uint8 [height, width, channels]."""
+
+    name: str
+    """Model name, also the folder it lies in."""
+    z_dim: int
+    """Length of a latent."""
+    distribution: Distribution
+    """Of every element of a latent."""
+    truncation: Truncation | None
+    """None: the model takes none."""
+    class_labels: tuple[str, ...]
+    """Label text by class index; empty for an unconditional model."""
+    height: int
+    width: int
+    channels: int
+    """1 gray, 3 RGB."""
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes K; 0 for an unconditional model."""
+        return len(self.class_labels)
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the model takes a class."""
+        return bool(self.class_labels)
+
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of one raw image."""
+        return self.height * self.width * self.channels
+
+    @classmethod
+    def of(cls, manifest: pb.BundleManifest) -> Self:
+        """The spec that a manifest describes.
+
+        Raises:
+            ValueError: the manifest breaks what manifest.proto says; lists every fault.
+        """
+        if manifest.format_version > FORMAT_VERSION:
+            # Nothing else can be judged: a newer format may mean anything by its fields.
+            raise ValueError(
+                f"manifest format {manifest.format_version} is newer than {FORMAT_VERSION}, "
+                "the newest this version of imagemint reads"
+            )
+        faults = list(_faults(manifest))
+        if faults:
+            raise ValueError("manifest: " + "; ".join(faults))
+        latent, image = manifest.latent, manifest.image
+        return cls(
+            name=manifest.name,
+            z_dim=latent.z_dim,
+            distribution=_DISTRIBUTIONS[latent.distribution],
+            truncation=_truncation(latent),
+            class_labels=tuple(manifest.class_labels),
+            height=image.height,
+            width=image.width,
+            channels=image.channels,
+        )
+
+
+def _truncation(latent: pb.LatentSpec) -> Truncation | None:
+    if not latent.HasField("truncation"):
+        return None
+    accepted = latent.truncation
+    return Truncation(_TRUNCATION_KINDS[accepted.kind], accepted.minimum, accepted.maximum)
+
+
+def _faults(manifest: pb.BundleManifest) -> Iterator[str]:
+    if manifest.format_version < 1:
+        yield f"format_version is {manifest.format_version}, not {FORMAT_VERSION}"
+    if not _NAME.fullmatch(manifest.name):
+        yield (
+            f"name {manifest.name!r} is not 1 to 64 lower-case letters, digits, '-', '_' and '.', "
+            "the first a letter or digit"
+        )
+    if len(manifest.title.splitlines()) > 1:
+        yield "title is more than one line"
+    yield from _latent_faults(manifest.latent)
+    if len(set(manifest.class_labels)) < len(manifest.class_labels):
+        yield "class_labels are not unique"
+    if not all(manifest.class_labels):
+        yield "class_labels holds an empty text"
+    yield from _image_faults(manifest.image)
+    if manifest.precision not in pb.Precision.values() or not manifest.precision:
+        yield "precision is missing or unknown"
+    yield from _parity_faults(manifest.parity)
+    yield from _training_faults(manifest.training)
+    yield from _evaluation_faults(manifest)
+
+
+def _latent_faults(latent: pb.LatentSpec) -> Iterator[str]:
+    if not 1 <= latent.z_dim <= _MAX_Z_DIM:
+        yield f"latent.z_dim is {latent.z_dim}, not 1 to {_MAX_Z_DIM}"
+    if latent.distribution not in _DISTRIBUTIONS:
+        yield "latent.distribution is missing or unknown"
+    if not latent.HasField("truncation"):
+        return
+    accepted = latent.truncation
+    low, high = accepted.minimum, accepted.maximum
+    kind = _TRUNCATION_KINDS.get(accepted.kind)
+    if kind is None:
+        yield "latent.truncation.kind is missing or unknown"
+    if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+        yield f"latent.truncation range {low} to {high} is empty or not finite"
+    if kind is TruncationKind.THRESHOLD and not low > 0:
+        yield f"latent.truncation.minimum is {low}; a threshold is above 0"
+    if kind is TruncationKind.THRESHOLD and latent.distribution != pb.LATENT_DISTRIBUTION_NORMAL:
+        yield "latent.truncation by threshold needs the normal distribution"
+    if kind is TruncationKind.PSI and not (low >= 0 and high <= 1):
+        yield f"latent.truncation range {low} to {high} leaves 0 to 1"
+
+
+def _image_faults(image: pb.ImageShape) -> Iterator[str]:
+    for side, pixels in (("height", image.height), ("width", image.width)):
+        if not 1 <= pixels <= _MAX_SIDE:
+            yield f"image.{side} is {pixels}, not 1 to {_MAX_SIDE}"
+    if image.channels not in _CHANNELS:
+        yield f"image.channels is {image.channels}, not 1 or 3"
+
+
+def _parity_faults(parity: pb.Parity) -> Iterator[str]:
+    shares = (parity.differing_share, parity.tolerance_share)
+    if not all(0 <= share <= 1 for share in shares):
+        yield "a share in parity is outside 0 to 1"
+    counts = (parity.samples, parity.max_difference, parity.tolerance_difference)
+    if min(counts) < 0 or any(size < 1 for size in parity.batch_sizes):
+        yield "a count in parity is negative"
+
+
+def _training_faults(training: pb.TrainingProvenance) -> Iterator[str]:
+    if training.images_seen < 0:
+        yield "training.images_seen is negative"
+    if training.checkpoint_sha256 and not _SHA256.fullmatch(training.checkpoint_sha256):
+        yield "training.checkpoint_sha256 is not 64 lower-case hexadecimal digits"
+    if training.options_json:
+        try:
+            json.loads(training.options_json)
+        except ValueError:
+            yield "training.options_json is not JSON"
+
+
+def _evaluation_faults(manifest: pb.BundleManifest) -> Iterator[str]:
+    for number, evaluation in enumerate(manifest.evaluations):
+        if not evaluation.metric:
+            yield f"evaluations[{number}].metric is empty"
+        if not (math.isfinite(evaluation.value) and math.isfinite(evaluation.reference)):
+            yield f"evaluations[{number}] is not finite"
+        if evaluation.sample_size < 0:
+            yield f"evaluations[{number}].sample_size is negative"
