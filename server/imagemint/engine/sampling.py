@@ -133,7 +133,7 @@ def _words(seed: int, stream: int, first_block: int, blocks: int) -> npt.NDArray
 
 
 def _unit(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
-    return ((words >> np.uint64(12)) + 0.5) * 2.0**-52
+    return ((words >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
 
 
 def _truncated_normal(u: npt.NDArray[np.float64], t: float) -> npt.NDArray[np.float64]:
@@ -155,7 +155,8 @@ def _cumulative(weights: Sequence[float], num_classes: int) -> npt.NDArray[np.fl
     # Scaled first, so that the sum of huge weights stays finite; divided by its own last element,
     # so that it ends at exactly 1 and every u, being below 1, finds a class of non-zero weight.
     total: npt.NDArray[np.float64] = np.cumsum(odds / odds.max())
-    return total / total[-1]
+    total /= total[-1]
+    return total
 
 
 def _check_run(seed: int, first_index: int, count: int) -> None:

@@ -1,0 +1,217 @@
+"""Tests of imagemint.engine.sampling against fixed numbers, a second Philox, and its promises."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.special import ndtr, ndtri
+
+from imagemint.engine.sampling import Distribution, _unit, drawn_classes, latents
+
+VECTORS = json.loads(Path(__file__).with_name("sampling_vectors.json").read_text())
+UINT64_MAX = 2**64 - 1
+
+uint64 = st.integers(0, UINT64_MAX)
+
+
+def philox4x64_10(counter, key):
+    """One block of four words, written from the definition in Salmon et al. (2011), section 4.2."""
+    mask = UINT64_MAX
+    x0, x1, x2, x3 = ((counter >> 64 * word) & mask for word in range(4))
+    k0, k1 = key
+    for _ in range(10):
+        product0, product1 = 0xD2E7470EE14C6C93 * x0, 0xCA5A826395121157 * x2
+        x0, x1, x2, x3 = (
+            (product1 >> 64) ^ x1 ^ k0,
+            product1 & mask,
+            (product0 >> 64) ^ x3 ^ k1,
+            product0 & mask,
+        )
+        k0 = (k0 + 0x9E3779B97F4A7C15) & mask
+        k1 = (k1 + 0xBB67AE8584CAA73B) & mask
+    return [x0, x1, x2, x3]
+
+
+def reference_words(seed, stream, first, count):
+    """Words first .. first + count - 1 of a stream; block b is computed from the counter b + 1."""
+    blocks = range(first // 4, -(-(first + count) // 4))
+    words = [word for block in blocks for word in philox4x64_10(block + 1, (seed, stream))]
+    return words[first % 4 : first % 4 + count]
+
+
+def test_reference_philox_known_answers():
+    """The test's own Philox reproduces two known answers of the Random123 distribution."""
+    assert philox4x64_10(0, (0, 0)) == [
+        0x16554D9ECA36314C,
+        0xDB20FE9D672D0FDC,
+        0xD7E772CEE186176B,
+        0x7E68B68AEC7BA23B,
+    ]
+    assert philox4x64_10(2**256 - 1, (UINT64_MAX, UINT64_MAX)) == [
+        0x87B092C3013FE90B,
+        0x438C3C67BE8D0224,
+        0x9CC7D7C69CD777B6,
+        0xA09CAEBF594F0BA0,
+    ]
+
+
+@pytest.mark.parametrize("vector", VECTORS["latents"], ids=lambda v: v["name"])
+def test_latents_match_vectors(vector):
+    """Every published vector is reproduced bit for bit: words, u and latents."""
+    seed, index, z_dim = int(vector["seed"]), int(vector["index"]), vector["z_dim"]
+    words = reference_words(seed, 0, 4 * math.ceil(z_dim / 4) * index, z_dim)
+    z = latents(
+        seed,
+        index,
+        1,
+        z_dim,
+        distribution=Distribution(vector["distribution"]),
+        threshold=vector["threshold"],
+    )
+
+    assert [f"{word:016x}" for word in words] == vector["words"]
+    assert [x.hex() for x in _unit(np.array(words, dtype=np.uint64)).tolist()] == vector["u"]
+    assert [x.hex() for x in z[0].astype(np.float64).tolist()] == vector["latent"]
+
+
+@pytest.mark.parametrize("vector", VECTORS["classes"], ids=lambda v: v["name"])
+def test_classes_match_vectors(vector):
+    """The published classes are reproduced."""
+    drawn = drawn_classes(
+        int(vector["seed"]),
+        int(vector["first_index"]),
+        len(vector["class_ids"]),
+        vector["num_classes"],
+        weights=vector["weights"],
+    )
+    assert drawn.tolist() == vector["class_ids"]
+
+
+@given(seed=uint64, index=uint64, z_dim=st.integers(1, 70))
+def test_words_are_those_of_philox(seed, index, z_dim):
+    """Uniform latents, an invertible function of the words, come from the stretch an image owns."""
+    words = reference_words(seed, 0, 4 * math.ceil(z_dim / 4) * index, z_dim)
+    expected = [np.float32(((word >> 12) + 0.5) * 2.0**-51 - 1.0) for word in words]
+    z = latents(seed, index, 1, z_dim, distribution=Distribution.UNIFORM)
+    assert z.shape == (1, z_dim)
+    assert z[0].tolist() == expected
+
+
+@given(seed=uint64, index=uint64, num_classes=st.integers(1, 1000))
+def test_class_words_are_those_of_philox(seed, index, num_classes):
+    """Class i comes from word i of the class stream, whatever its place in the block."""
+    (word,) = reference_words(seed, 1, index, 1)
+    expected = math.floor(((word >> 12) + 0.5) * 2.0**-52 * num_classes)
+    assert drawn_classes(seed, index, 1, num_classes).tolist() == [expected]
+
+
+@given(
+    seed=uint64,
+    first=st.integers(0, UINT64_MAX - 40),
+    cuts=st.lists(st.integers(0, 40), max_size=5),
+    z_dim=st.integers(1, 20),
+    threshold=st.none() | st.floats(0.01, 5),
+)
+def test_any_cut_equals_the_whole(seed, first, cuts, z_dim, threshold):
+    """However a run of indices is cut, its latents and classes are the same bits."""
+    edges = [0, *sorted(cuts), 40]
+    pieces = [(first + a, b - a) for a, b in zip(edges, edges[1:], strict=False)]
+    whole = latents(seed, first, 40, z_dim, threshold=threshold)
+    cut = [latents(seed, start, n, z_dim, threshold=threshold) for start, n in pieces]
+    assert np.concatenate(cut).tobytes() == whole.tobytes()
+    drawn = np.concatenate([drawn_classes(seed, start, n, 10) for start, n in pieces])
+    assert drawn.tolist() == drawn_classes(seed, first, 40, 10).tolist()
+
+
+@given(seed=uint64, index=uint64, threshold=st.floats(1e-6, 40))
+def test_threshold_is_respected(seed, index, threshold):
+    """Truncated latents are finite and lie within the threshold, float32 rounding apart."""
+    z = latents(seed, index, 1, 64, threshold=threshold)
+    assert np.isfinite(z).all()
+    assert np.abs(z).max() <= np.float32(threshold)
+
+
+@pytest.mark.parametrize("word", [0, UINT64_MAX])
+@pytest.mark.parametrize("threshold", [None, 0.5, 8.3, 40.0])
+def test_extreme_words_stay_finite(monkeypatch, word, threshold):
+    """The smallest and the largest word give finite latents and a class in range."""
+    monkeypatch.setattr(
+        "imagemint.engine.sampling._words", lambda *_: np.full(4, word, dtype=np.uint64)
+    )
+    z = latents(0, 0, 1, 4, threshold=threshold)
+    assert np.isfinite(z).all()
+    assert np.sign(z[0, 0]) == (1 if word else -1)
+    for num_classes in (1, 3, 10, 1000, 2**20 + 1):
+        assert drawn_classes(0, 0, 1, num_classes)[0] == (num_classes - 1 if word else 0)
+
+
+def test_threshold_truncates_rather_than_clips():
+    """A truncated latent is the quantile of the truncated normal at the same u."""
+    u = ndtr(latents(1, 0, 50, 8).astype(np.float64))
+    expected = ndtri(ndtr(-1.5) + u * (ndtr(1.5) - ndtr(-1.5)))
+    np.testing.assert_allclose(latents(1, 0, 50, 8, threshold=1.5), expected, atol=1e-5)
+
+
+def test_latents_are_standard_normal():
+    """A million latents have the moments of N(0, 1) and do not repeat between seeds."""
+    z = latents(3, 0, 10_000, 100)
+    assert abs(z.mean()) < 0.005
+    assert abs(z.std() - 1) < 0.005
+    assert not np.isin(latents(4, 0, 10, 100), z[:10]).any()
+
+
+@given(
+    seed=uint64,
+    index=uint64,
+    weights=st.lists(st.floats(0, allow_infinity=False), min_size=1, max_size=12).filter(any),
+)
+def test_weighted_class_has_weight(seed, index, weights):
+    """No class of weight 0 is ever drawn, and none out of range."""
+    (drawn,) = drawn_classes(seed, index, 1, len(weights), weights=weights)
+    assert weights[drawn] > 0
+
+
+def test_weights_are_followed():
+    """Classes come in the proportion of their weights."""
+    drawn = drawn_classes(9, 0, 40_000, 4, weights=[1, 0, 3, 4])
+    shares = np.bincount(drawn, minlength=4) / 40_000
+    np.testing.assert_allclose(shares, [0.125, 0, 0.375, 0.5], atol=0.01)
+
+
+def test_empty_run_is_empty():
+    """No images asked for, none returned, even at the very end of the reel."""
+    assert latents(0, 2**64, 0, 8).shape == (0, 8)
+    assert drawn_classes(0, 2**64, 0, 10).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: latents(-1, 0, 1, 8), "seed"),
+        (lambda: latents(2**64, 0, 1, 8), "seed"),
+        (lambda: latents(0, -1, 1, 8), "first_index"),
+        (lambda: latents(0, UINT64_MAX, 2, 8), "first_index"),
+        (lambda: latents(0, 0, -1, 8), "count"),
+        (lambda: latents(0, 0, 1, 0), "z_dim"),
+        (lambda: latents(0, 0, 1, 8, threshold=0.0), "threshold"),
+        (lambda: latents(0, 0, 1, 8, threshold=math.nan), "threshold"),
+        (lambda: latents(0, 0, 1, 8, threshold=math.inf), "threshold"),
+        (
+            lambda: latents(0, 0, 1, 8, threshold=1.0, distribution=Distribution.UNIFORM),
+            "threshold",
+        ),
+        (lambda: drawn_classes(0, 0, 1, 0), "num_classes"),
+        (lambda: drawn_classes(0, 0, 1, 2, weights=[1.0]), "weights"),
+        (lambda: drawn_classes(0, 0, 1, 2, weights=[0.0, 0.0]), "weights"),
+        (lambda: drawn_classes(0, 0, 1, 2, weights=[-1.0, 2.0]), "weights"),
+        (lambda: drawn_classes(0, 0, 1, 2, weights=[1.0, math.nan]), "weights"),
+    ],
+)
+def test_bad_arguments_are_named(call, said):
+    """An argument out of range is refused with its name."""
+    with pytest.raises(ValueError, match=said):
+        call()
