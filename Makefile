@@ -1,0 +1,46 @@
+# One verb per need, the same at a desk and in CI. `make help` lists them.
+#
+# .venv is set up on first use, and again when the dependencies change: each stamp below stands for
+# one set of extras.
+
+SHELL := /bin/sh
+MAKEFLAGS += --no-builtin-rules
+SERVING := .venv/.serving.stamp
+DEV := .venv/.dev.stamp
+DEPENDENCIES := pyproject.toml constraints.txt scripts/venv.sh
+BIN := .venv/bin
+
+# The interpreter that makes .venv; empty means the first on the PATH that is new enough.
+export PYTHON
+
+.PHONY: help demo test check fix proto bench
+
+help: ## list the verbs
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+
+demo: $(SERVING) ## serve models/, mint ten digits of each class, write demo/sheet.png
+	@$(BIN)/python scripts/demo.py
+
+test: $(DEV) ## run every test; PYTEST_ARGS="-k serial" for some
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(DEV) ## format, lint, types, arrows, schemas, fresh stubs, Dockerfile, shell
+	@scripts/check.sh
+
+fix: $(DEV) ## mend what can be mended by machine
+	@$(BIN)/ruff check --fix; status=$$?; $(BIN)/ruff format; exit $$status
+
+proto: $(DEV) ## generate proto/gen from proto/
+	@scripts/genproto.sh
+
+bench: $(DEV) ## load-test the server; BENCH_ARGS for its options
+	@$(BIN)/python benchmarks/serving.py $(BENCH_ARGS)
+
+$(SERVING): $(DEPENDENCIES)
+	@scripts/venv.sh server
+	@touch $@
+
+# The dev extra holds the server extra, so one set-up serves both.
+$(DEV): $(DEPENDENCIES)
+	@scripts/venv.sh dev
+	@touch $(SERVING) $@

@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Everything `make check` asks of the code, in order of cost. Stops at the first fault and names the
+# command that mends it, where there is one.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+PATH=$PWD/.venv/bin:$PATH
+
+step() {
+  local remedy=$1
+  shift
+  printf '== %s\n' "$*"
+  if ! "$@"; then
+    printf 'make check failed at: %s\n  %s\n' "$*" "$remedy" >&2
+    exit 1
+  fi
+}
+
+fresh_stubs() {
+  local fresh
+  fresh=$(mktemp -d)
+  # shellcheck disable=SC2064 # the path of now is meant, not of when the trap fires
+  trap "rm -rf '$fresh'" EXIT
+  scripts/genproto.sh "$fresh" && diff --recursive --brief --exclude=__pycache__ proto/gen "$fresh"
+}
+
+step 'mend it with: make fix' ruff format --check --quiet
+step 'mend what can be mended with: make fix' ruff check --quiet
+step 'see docs/architecture.md for the arrows' lint-imports --no-logo
+step 'each message stands beside its field in proto/' buf lint proto
+step 'mend it with: make proto' fresh_stubs
+step 'an exemption needs its reason beside it' hadolint Dockerfile
+step 'an exemption needs its reason beside it' shellcheck .ci/run scripts/*.sh
+step 'an exemption needs its reason beside it' mypy
+printf 'make check: all is well\n'
