@@ -1,0 +1,277 @@
+"""Checkpoints: safetensors and JSON, never pickle.
+
+``RUN/checkpoints/<images seen>/`` holds ``state.safetensors`` (both networks, the averaged
+generator, both optimisers: all that resumes), ``generator.safetensors`` (the averaged generator,
+ready for use) and ``checkpoint.json``. A directory appears by renaming, so it is whole or absent.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from imagemint.training.errors import CheckpointError
+from imagemint.training.evaluation_report import EvaluationFigure, read_report
+from imagemint.training.recipes.mnist import MnistRecipe
+
+FORMAT_VERSION = 1
+RECIPES = {MnistRecipe.name: MnistRecipe}
+_KEPT = 2
+
+
+@dataclass
+class TrainingState:
+    """All that a step changes.
+
+    Attributes:
+        G: generator that trains.
+        D: discriminator.
+        G_ema: moving average of G.
+        opt_G: Adam of G.
+        opt_D: Adam of D.
+        images_seen: real images shown to D so far.
+        step: steps done so far.
+    """
+
+    G: nn.Module
+    D: nn.Module
+    G_ema: nn.Module
+    opt_G: torch.optim.Optimizer
+    opt_D: torch.optim.Optimizer
+    images_seen: int = 0
+    step: int = 0
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Returns every tensor by a flat name, such as ``G/embed.weight``."""
+        flat = {
+            f"{part}/{name}": tensor
+            for part in ("G", "D", "G_ema")
+            for name, tensor in getattr(self, part).state_dict().items()
+        }
+        for part in ("opt_G", "opt_D"):
+            for index, moments in getattr(self, part).state_dict()["state"].items():
+                flat |= {f"{part}/{index}/{name}": moment for name, moment in moments.items()}
+        # safetensors stores dense row-major tensors; the memory format is the loop's affair.
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in flat.items()}
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Takes over what `tensors` returned.
+
+        Raises:
+            CheckpointError: names or shapes are not those of these networks.
+        """
+        try:
+            for part in ("G", "D", "G_ema"):
+                getattr(self, part).load_state_dict(_below(tensors, part))
+            for part in ("opt_G", "opt_D"):
+                optimizer = getattr(self, part)
+                moments: dict[int, dict[str, Tensor]] = {}
+                for name, tensor in _below(tensors, part).items():
+                    index, _, moment = name.partition("/")
+                    moments.setdefault(int(index), {})[moment] = tensor
+                optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise CheckpointError(f"the checkpoint does not fit the networks: {error}") from error
+
+
+def _below(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
+    prefix = f"{part}/"
+    return {name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)}
+
+
+def save_checkpoint(run: Path, state: TrainingState, generator: nn.Module, about: Any) -> Path:
+    """Writes a checkpoint of ``state`` below ``run`` and drops all but the newest two.
+
+    Args:
+        run: the run's directory.
+        state: what resumes.
+        generator: the averaged generator ready for use, in evaluation mode.
+        about: recipe, options, data and code, as JSON values; stored as they are.
+    """
+    final = run / "checkpoints" / f"{state.images_seen:010d}"
+    part = final.with_name(f".{final.name}.{os.getpid()}")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    save_file(state.tensors(), part / "state.safetensors")
+    weights = {name: t.cpu().contiguous() for name, t in generator.state_dict().items()}
+    save_file(weights, part / "generator.safetensors")
+    description = {
+        "format_version": FORMAT_VERSION,
+        "images_seen": state.images_seen,
+        "step": state.step,
+        "state_sha256": _sha256(part / "state.safetensors"),
+        "generator_sha256": _sha256(part / "generator.safetensors"),
+        **about,
+    }
+    (part / "checkpoint.json").write_text(json.dumps(description, indent=2) + "\n")
+    shutil.rmtree(final, ignore_errors=True)
+    part.replace(final)
+    for old in _checkpoints(run)[:-_KEPT]:
+        shutil.rmtree(old)
+    return final
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _checkpoints(run: Path) -> list[Path]:
+    return sorted(path for path in run.glob("checkpoints/*") if path.name.isdigit())
+
+
+def latest_checkpoint(run: Path) -> Path:
+    """Returns the newest checkpoint below ``run``.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    found = _checkpoints(run)
+    if not found:
+        raise CheckpointError(f"no checkpoint under {run / 'checkpoints'}")
+    return found[-1]
+
+
+def read_description(checkpoint: Path) -> dict[str, Any]:
+    """Returns a checkpoint's JSON.
+
+    Raises:
+        CheckpointError: unreadable, or of a format this code does not know.
+    """
+    path = checkpoint / "checkpoint.json"
+    try:
+        description: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    version = description.get("format_version")
+    if version != FORMAT_VERSION:
+        raise CheckpointError(f"{path}: format version {version}, this code reads {FORMAT_VERSION}")
+    return description
+
+
+def _read_tensors(path: Path, expected_sha256: str) -> dict[str, Tensor]:
+    try:
+        found = _sha256(path)
+        if found != expected_sha256:
+            raise CheckpointError(f"{path}: SHA-256 is {found}, recorded is {expected_sha256}")
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def restore(run: Path, state: TrainingState, about: dict[str, Any], *, free: set[str]) -> None:
+    """Fills ``state`` from the newest checkpoint of ``run``.
+
+    Args:
+        run: the run's directory.
+        state: networks and optimisers as the recipe builds them.
+        about: what `save_checkpoint` was given; recipe, data and options must agree.
+        free: options that may differ, because they do not decide what a step computes.
+
+    Raises:
+        CheckpointError: none there, damaged, or made by another recipe, data or options; every
+            difference is named.
+    """
+    checkpoint = latest_checkpoint(run)
+    found = read_description(checkpoint)
+    faults = [
+        f"{key} is {found.get(key)!r} there and {about[key]!r} here"
+        for key in ("recipe", "dataset", "dataset_sha256")
+        if found.get(key) != about[key]
+    ]
+    theirs, ours = found.get("options", {}), about["options"]
+    faults += [
+        f"option {key} is {theirs.get(key)!r} there and {ours.get(key)!r} here"
+        for key in sorted(theirs.keys() | ours.keys())
+        if key not in free and theirs.get(key) != ours.get(key)
+    ]
+    if faults:
+        raise CheckpointError(f"{checkpoint} is of another run: " + "; ".join(faults))
+    state.load_tensors(_read_tensors(checkpoint / "state.safetensors", found["state_sha256"]))
+    state.images_seen, state.step = found["images_seen"], found["step"]
+
+
+# --- for the exporter and for evaluation ---------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TrainedGenerator:
+    """The averaged generator of a run and what is known about it.
+
+    Attributes:
+        module: in evaluation mode on the CPU; forward(z [N, z_dim], y int64 [N]) -> [N, C, H, W]
+            in [-1, 1].
+        z_dim: length of a latent.
+        class_labels: label texts by class index; empty for an unconditional generator.
+        image_size: height and width in pixels.
+        image_channels: 1 or 3.
+        recipe: name of the recipe.
+        options: every option of the recipe.
+        dataset: data set and split.
+        license: licence of the data, which the weights inherit.
+        seed: seed of the run.
+        images_seen: real images shown to the discriminator.
+        code_revision: git commit that trained it, or empty.
+        weights_sha256: digest of generator.safetensors.
+        evaluations: measured figures, from ``RUN/evaluation.json`` if it is of these weights.
+    """
+
+    module: nn.Module
+    z_dim: int
+    class_labels: tuple[str, ...]
+    image_size: int
+    image_channels: int
+    recipe: str
+    options: dict[str, Any]
+    dataset: str
+    license: str
+    seed: int
+    images_seen: int
+    code_revision: str
+    weights_sha256: str
+    evaluations: tuple[EvaluationFigure, ...]
+
+
+def read_generator(run: Path) -> TrainedGenerator:
+    """Returns the averaged generator of the newest checkpoint below ``run``.
+
+    Raises:
+        CheckpointError: no checkpoint, damaged, or of a recipe this code does not know.
+    """
+    checkpoint = latest_checkpoint(run)
+    about = read_description(checkpoint)
+    if about["recipe"] not in RECIPES:
+        known = ", ".join(sorted(RECIPES))
+        raise CheckpointError(f"{checkpoint}: recipe {about['recipe']!r} is not one of {known}")
+    recipe = RECIPES[about["recipe"]].model_validate(about["options"])
+    labels = tuple(about["class_labels"])
+    generator, _ = recipe.networks(len(labels), about["image_channels"])
+    weights = _read_tensors(checkpoint / "generator.safetensors", about["generator_sha256"])
+    try:
+        generator.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(f"{checkpoint}: {error}") from error
+    return TrainedGenerator(
+        module=generator.eval().requires_grad_(requires_grad=False),
+        z_dim=recipe.z_dim,
+        class_labels=labels,
+        image_size=about["image_size"],
+        image_channels=about["image_channels"],
+        recipe=about["recipe"],
+        options=about["options"],
+        dataset=about["dataset"],
+        license=recipe.license,
+        seed=recipe.seed,
+        images_seen=about["images_seen"],
+        code_revision=about["code_revision"],
+        weights_sha256=about["generator_sha256"],
+        evaluations=read_report(run / "evaluation.json", about["generator_sha256"]),
+    )

@@ -1,0 +1,159 @@
+"""The commands ``imagemint train`` and ``imagemint evaluate``: settings here, work elsewhere.
+
+Import-light: torch is imported when a command runs, not when its options are listed.
+"""
+
+import json
+import logging
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_settings import CliPositionalArg
+
+from imagemint.training.recipes.mnist import MnistRecipe
+from imagemint.training.recipes.mnist_classifier import MnistClassifierRecipe
+
+_log = logging.getLogger(__name__)
+
+
+class RunSettings(BaseModel):
+    """What every training run takes besides the options of its recipe."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    out: Path
+    """Directory of the run; created when missing."""
+    data: Path | None = None
+    """Folder that holds the data sets; absent, the user's cache, filled by download."""
+    dry_run: bool = False
+    """Say what would be done, and check data and options, without training."""
+    quiet: bool = False
+    """No progress bar."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto takes the GPU when there is one."""
+
+
+class TrainMnist(RunSettings, MnistRecipe):
+    """Trains the class-conditional MNIST generator (two CPU cores: about 75 minutes)."""
+
+    resume: bool = False
+    """Continue from the newest checkpoint in --out."""
+    log_interval: int = Field(default=6_400, ge=1)
+    """Images between two rows of the log."""
+    snapshot_interval: int = Field(default=64_000, ge=1)
+    """Images between two checkpoints, each with a grid of samples."""
+    collapse_grace: int = Field(default=128_000, ge=0)
+    """Images before mode collapse is judged."""
+
+    def run(self) -> int:
+        """Trains, or says what it would do."""
+        from imagemint.training import loop  # noqa: PLC0415 - torch
+        from imagemint.training.checkpoints import latest_checkpoint  # noqa: PLC0415
+        from imagemint.training.datasets import load_dataset  # noqa: PLC0415
+        from imagemint.training.errors import CheckpointError  # noqa: PLC0415
+
+        recipe = MnistRecipe(**{name: getattr(self, name) for name in MnistRecipe.model_fields})
+        data = load_dataset(recipe.dataset, "train", self.data)
+        about = loop.describe(recipe, data)
+        if self.resume:
+            _log.info("resuming from %s", latest_checkpoint(self.out))
+        elif any(self.out.glob("checkpoints/*")):
+            raise CheckpointError(f"{self.out} holds a run already; --resume continues it")
+        if self.dry_run:
+            print(json.dumps(about, indent=2))  # noqa: T201 - what the command is for
+            return 0
+        loop.write_options(self.out, about)
+        state = loop.train(
+            recipe,
+            data,
+            self.out,
+            schedule=loop.Schedule(self.log_interval, self.snapshot_interval, self.collapse_grace),
+            device=_device(self.device),
+            resume=self.resume,
+            quiet=self.quiet,
+        )
+        print(f"{self.out}: {state.images_seen:,} images, {latest_checkpoint(self.out)}")  # noqa: T201 - the command's answer
+        return 0
+
+
+class TrainMnistClassifier(RunSettings, MnistClassifierRecipe):
+    """Trains the MNIST classifier that judges generators (two CPU cores: about five minutes)."""
+
+    def run(self) -> int:
+        """Trains, writes ``classifier.safetensors`` and ``classifier.json``, says the accuracy."""
+        from imagemint.training import classifier  # noqa: PLC0415 - torch
+        from imagemint.training.datasets import load_dataset  # noqa: PLC0415
+
+        recipe = MnistClassifierRecipe(
+            **{name: getattr(self, name) for name in MnistClassifierRecipe.model_fields}
+        )
+        train, test = (
+            load_dataset(recipe.dataset, split, self.data) for split in ("train", "test")
+        )
+        if self.dry_run:
+            print(recipe.model_dump_json(indent=2))  # noqa: T201 - what the command is for
+            return 0
+        about = classifier.train_classifier(
+            recipe, train, test, self.out, device=_device(self.device), quiet=self.quiet
+        )
+        print(json.dumps(about, indent=2))  # noqa: T201 - the command's answer
+        return 0
+
+
+class Train(BaseModel):
+    """Trains a network by recipe: imagemint train RECIPE --out RUN."""
+
+    recipes: ClassVar[dict[str, type[BaseModel]]] = {
+        MnistRecipe.name: TrainMnist,
+        MnistClassifierRecipe.name: TrainMnistClassifier,
+    }
+
+    @classmethod
+    def variants(cls) -> dict[str, type[BaseModel]]:
+        """Returns the recipes by name, each with its own options."""
+        return cls.recipes
+
+
+class Evaluate(BaseModel):
+    """Measures a trained run, or images somebody generated, against the real test set."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    source: CliPositionalArg[Path]
+    """Run directory, or an .npz of `imagemint generate` (image, class_id)."""
+    classifier: Path
+    """Directory of a classifier trained by `imagemint train mnist-classifier`."""
+    data: Path | None = None
+    """Folder that holds the data sets; absent, the user's cache, filled by download."""
+    samples: int = Field(default=10_000, ge=100)
+    """Images drawn from a run, the classes in turn; an .npz is taken whole."""
+    seed: int = Field(default=0, ge=0, lt=2**64)
+    """Seed whose images are drawn from a run."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; auto takes the GPU when there is one."""
+
+    def run(self) -> int:
+        """Prints the figures; those of a run are also written to its ``evaluation.json``."""
+        from imagemint.training.evaluation import evaluate  # noqa: PLC0415 - torch
+
+        figures = evaluate(
+            self.source,
+            self.classifier,
+            self.data,
+            samples=self.samples,
+            seed=self.seed,
+            device=_device(self.device),
+        )
+        for figure in figures:
+            reference = "" if figure.reference is None else f"  (real data {figure.reference:.4f})"
+            print(f"{figure.metric:28} {figure.value:9.4f}{reference}")  # noqa: T201 - the command's answer
+        return 0
+
+
+def _device(name: str) -> "torch.device":  # noqa: F821 - imported below
+    import torch  # noqa: PLC0415
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)

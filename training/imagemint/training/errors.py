@@ -1,0 +1,33 @@
+"""What can go wrong in training.
+
+TrainingError
+├── DatasetError           data missing, damaged or of the wrong shape
+├── CheckpointError        a checkpoint missing, damaged, or of another recipe
+└── TrainingFailed         the run itself went wrong
+    ├── LossNotFinite      NaN or infinity
+    └── ModeCollapse       the generator repeats itself
+"""
+
+
+class TrainingError(Exception):
+    """Root of this part's errors; its text is written for the person who ran the command."""
+
+
+class DatasetError(TrainingError):
+    """Data missing, damaged or of the wrong shape; the text names every place that was tried."""
+
+
+class CheckpointError(TrainingError):
+    """A checkpoint that is missing, damaged, or was made by another recipe or other options."""
+
+
+class TrainingFailed(TrainingError):
+    """The run went wrong; the last good checkpoint is kept."""
+
+
+class LossNotFinite(TrainingFailed):
+    """A loss turned NaN or infinite."""
+
+
+class ModeCollapse(TrainingFailed):
+    """Images of one class are all but the same."""

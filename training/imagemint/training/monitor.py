@@ -1,0 +1,159 @@
+"""What a run tells while it goes and leaves behind.
+
+``log.jsonl`` (a row per interval), TensorBoard events, ``grids/<images seen>.png``, and at the end
+``losses.png`` and ``grids.gif``.
+"""
+
+import json
+import time
+from collections import defaultdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm import tqdm
+
+from imagemint.training.checkpoints import TrainingState
+from imagemint.training.samples import SAMPLES_PER_CLASS, grid
+
+_FRAME_MS = 250
+_LAST_FRAME_MS = 2_000
+
+
+class Monitor:
+    """Progress bar, log, scalars and pictures of one run.
+
+    Args:
+        run: the run's directory.
+        total: images the run will show to the discriminator.
+        state: the run's state, read when reporting.
+        quiet: no progress bar.
+    """
+
+    def __init__(self, run: Path, total: int, state: TrainingState, *, quiet: bool) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - a second to import
+
+        self._run = run
+        self._state = state
+        self._sums: dict[str, list[float]] = defaultdict(list)
+        (run / "grids").mkdir(parents=True, exist_ok=True)
+        _forget_after(run, state.images_seen)
+        self._log = (run / "log.jsonl").open("a", buffering=1)
+        self._scalars = SummaryWriter(  # type: ignore[no-untyped-call] # untyped upstream
+            str(run / "tensorboard"), purge_step=state.images_seen
+        )
+        self._bar = tqdm(
+            total=total,
+            initial=state.images_seen,
+            unit="images",
+            unit_scale=True,
+            disable=quiet,
+            mininterval=1,
+        )
+        self._last = (time.perf_counter(), state.images_seen)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.close()
+        self._log.close()
+        self._scalars.close()  # type: ignore[no-untyped-call] # untyped upstream
+        plot_losses(self._run)
+        animate_grids(self._run)
+
+    def penalties(self, r1: float, r2: float) -> None:
+        """Takes the squared gradient norms of a step that penalised."""
+        self._sums["r1"].append(r1)
+        self._sums["r2"].append(r2)
+
+    def step(self, loss_D: float, loss_G: float, real_logit: float) -> None:  # noqa: N803
+        """Takes the losses of a step and the mean logit of its real images."""
+        self._sums["loss_D"].append(loss_D)
+        self._sums["loss_G"].append(loss_G)
+        self._sums["real_logit"].append(real_logit)
+        self._bar.update(self._state.images_seen - self._bar.n)
+
+    def log(self) -> None:
+        """Writes a row: means since the last one, and images per second."""
+        now, (then, before) = time.perf_counter(), self._last
+        seen = self._state.images_seen
+        row: dict[str, Any] = {"images": seen}
+        row |= {name: float(np.mean(values)) for name, values in self._sums.items()}
+        row["images_per_s"] = (seen - before) / (now - then)
+        self._log.write(json.dumps(row) + "\n")
+        for name, value in row.items():
+            self._scalars.add_scalar(name, value, seen)  # type: ignore[no-untyped-call] # untyped upstream
+        self._bar.set_postfix(D=f"{row.get('loss_D', 0):.3f}", G=f"{row.get('loss_G', 0):.3f}")
+        self._sums.clear()
+        self._last = (now, seen)
+
+    def snapshot(self, samples: NDArray[np.uint8], spread: float) -> None:
+        """Writes the grid of the fixed samples uint8 [10 K, H, W, C] and their relative spread."""
+        seen = self._state.images_seen
+        picture = grid(samples, SAMPLES_PER_CLASS)
+        Image.fromarray(picture).save(self._run / "grids" / f"{seen:010d}.png")
+        self._scalars.add_scalar("within_class_spread", spread, seen)  # type: ignore[no-untyped-call] # untyped upstream
+        image = picture[np.newaxis] if picture.ndim == 2 else picture.transpose(2, 0, 1)  # noqa: PLR2004 - gray
+        self._scalars.add_image("samples", image, seen)  # type: ignore[no-untyped-call] # untyped upstream
+
+
+def _forget_after(run: Path, images_seen: int) -> None:
+    """Drops what an interrupted run wrote after the checkpoint it resumes from."""
+    log = run / "log.jsonl"
+    if log.exists():
+        rows = log.read_text().splitlines(keepends=True)
+        kept = [
+            row for row in rows if row.endswith("\n") and json.loads(row)["images"] <= images_seen
+        ]
+        log.write_text("".join(kept))
+    for picture in (run / "grids").glob("*.png"):
+        if int(picture.stem) > images_seen:
+            picture.unlink()
+
+
+def plot_losses(run: Path) -> None:
+    """Draws ``losses.png`` from ``log.jsonl``; nothing when the log has no row."""
+    rows = [json.loads(row) for row in (run / "log.jsonl").read_text().splitlines()]
+    if not rows:
+        return
+    from matplotlib.figure import Figure  # noqa: PLC0415 - half a second, needed once
+
+    figure = Figure(figsize=(8, 6), layout="constrained")
+    losses, penalties = figure.subplots(2, 1, sharex=True)
+    for axes, names, title in (
+        (losses, ("loss_D", "loss_G"), "adversarial loss"),
+        (penalties, ("r1", "r2"), "squared gradient norm at real (R1) and generated (R2) images"),
+    ):
+        for name in names:
+            found = [(row["images"], row[name]) for row in rows if name in row]
+            if found:
+                axes.plot(*zip(*found, strict=True), label=name, linewidth=1)
+        axes.set_title(title)
+        axes.grid(visible=True, alpha=0.3)
+        axes.legend()
+    penalties.set_yscale("log")
+    penalties.set_xlabel("real images shown to D")
+    figure.savefig(run / "losses.png", dpi=120)
+
+
+def animate_grids(run: Path) -> None:
+    """Writes ``grids.gif`` from the grids in order; nothing when there are none."""
+    paths = sorted((run / "grids").glob("*.png"))
+    if not paths:
+        return
+    frames = [
+        Image.open(path).convert("L" if Image.open(path).mode == "L" else "RGB") for path in paths
+    ]
+    durations = [_FRAME_MS] * (len(frames) - 1) + [_LAST_FRAME_MS]
+    frames[0].save(
+        run / "grids.gif", save_all=True, append_images=frames[1:], duration=durations, loop=0
+    )

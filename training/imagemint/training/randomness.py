@@ -1,0 +1,65 @@
+"""Randomness of a run, addressed by position instead of by history.
+
+Every draw is a pure function of (seed, stream, position), so a resumed run needs no generator
+state to continue exactly where it stopped.
+"""
+
+from enum import IntEnum
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+class Stream(IntEnum):
+    """Independent uses of one seed."""
+
+    ORDER = 0
+    LATENTS = 1
+    AUGMENTATION = 2
+
+
+def generator_at(seed: int, stream: Stream, position: int) -> np.random.Generator:
+    """Returns the generator that owns one position, with 2^192 numbers before the next one's."""
+    bits = np.random.Philox(key=[seed, stream], counter=[0, 0, 0, position])
+    return np.random.Generator(bits)
+
+
+def training_latents(seed: int, step: int, batch_size: int, z_dim: int) -> Tensor:
+    """Returns the latents of one step: float32 [batch_size, z_dim], standard normal."""
+    generator = generator_at(seed, Stream.LATENTS, step)
+    return torch.from_numpy(generator.standard_normal((batch_size, z_dim), dtype=np.float32))
+
+
+class ShuffledOrder:
+    """The endless order in which a data set is visited: a fresh permutation for each epoch.
+
+    Args:
+        size: images in the data set.
+        seed: decides the order.
+    """
+
+    def __init__(self, size: int, seed: int) -> None:
+        self._size = size
+        self._seed = seed
+        self._epoch = -1
+        self._permutation: NDArray[np.int64] = np.empty(0, np.int64)
+
+    def indices(self, first: int, count: int) -> NDArray[np.int64]:
+        """Returns the data indices at positions first to first + count - 1: int64 [count]."""
+        parts = []
+        while count:
+            epoch, offset = divmod(first, self._size)
+            part = self._epoch_order(epoch)[offset : offset + count]
+            parts.append(part)
+            first += len(part)
+            count -= len(part)
+        return np.concatenate(parts)
+
+    def _epoch_order(self, epoch: int) -> NDArray[np.int64]:
+        if epoch != self._epoch:
+            generator = generator_at(self._seed, Stream.ORDER, epoch)
+            self._permutation = generator.permutation(self._size)
+            self._epoch = epoch
+        return self._permutation

@@ -1,0 +1,1 @@
+"""Recipes: one small typed file each. Importing one does not import torch."""
