@@ -1,0 +1,96 @@
+# syntax=docker/dockerfile:1
+# The server, for CPU (the default target) and for NVIDIA GPUs (--target gpu). Neither holds torch,
+# a compiler or pip; both run as a nameless user and write nothing outside /tmp, so that
+# `docker run --read-only --tmpfs /tmp` works.
+
+ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+# onnxruntime-gpu of constraints.txt is built for CUDA 13 and cuDNN 9.
+ARG CUDA_IMAGE=nvidia/cuda:13.0.2-cudnn-runtime-ubuntu24.04
+
+# --- the wheel: sources, stubs and the shipped models -------------------------------------------
+FROM ${PYTHON_IMAGE} AS wheel
+WORKDIR /src
+COPY constraints.txt ./
+RUN pip install --no-cache-dir --constraint constraints.txt hatchling
+COPY pyproject.toml README.md LICENSE ./
+COPY proto/gen proto/gen
+COPY server server
+COPY exporter exporter
+COPY training training
+COPY clients/python clients/python
+COPY models models
+RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /dist .
+
+# --- one environment for each target ------------------------------------------------------------
+FROM ${PYTHON_IMAGE} AS cpu-environment
+COPY constraints.txt /tmp/
+COPY --from=wheel /dist /dist
+SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
+# The wheel is named by its file: a name alone would ask the registry for it.
+RUN python -m venv /opt/imagemint \
+ && /opt/imagemint/bin/pip install --no-cache-dir --constraint /tmp/constraints.txt \
+      "imagemint[server] @ file://$(echo /dist/imagemint-*.whl)" \
+ && /opt/imagemint/bin/pip uninstall --yes pip setuptools
+
+FROM ${CUDA_IMAGE} AS gpu-base
+# hadolint ignore=DL3008 # the archive keeps only the newest build of a package: a pin would rot
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends python3 \
+ && rm -rf /var/lib/apt/lists/*
+
+FROM gpu-base AS gpu-environment
+# hadolint ignore=DL3008 # as above
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends python3-venv \
+ && rm -rf /var/lib/apt/lists/*
+COPY constraints.txt /tmp/
+COPY --from=wheel /dist /dist
+SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
+RUN python3 -m venv /opt/imagemint \
+ && /opt/imagemint/bin/pip install --no-cache-dir --constraint /tmp/constraints.txt \
+      "imagemint[gpu] @ file://$(echo /dist/imagemint-*.whl)" \
+ && /opt/imagemint/bin/pip uninstall --yes pip
+
+# --- the images ---------------------------------------------------------------------------------
+FROM gpu-base AS gpu
+ARG VERSION=0.1.0
+ARG REVISION=""
+LABEL org.opencontainers.image.title="imagemint (GPU)" \
+      org.opencontainers.image.description="Mints synthetic images over gRPC, by serial number" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+COPY --from=gpu-environment /opt/imagemint /opt/imagemint
+# HOME: the CUDA driver keeps its kernel cache there, and a nameless user has none.
+ENV PATH=/opt/imagemint/bin:${PATH} \
+    HOME=/tmp \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+USER 65532:65532
+EXPOSE 8001 8002
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=6s --start-period=60s --retries=3 \
+  CMD ["python", "-m", "imagemint.server.healthcheck", "127.0.0.1:8001"]
+ENTRYPOINT ["imagemint"]
+CMD ["serve", "--grpc-address=0.0.0.0:8001", "--metrics-address=0.0.0.0:8002"]
+
+FROM ${PYTHON_IMAGE} AS cpu
+ARG VERSION=0.1.0
+ARG REVISION=""
+LABEL org.opencontainers.image.title="imagemint" \
+      org.opencontainers.image.description="Mints synthetic images over gRPC, by serial number" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+COPY --from=cpu-environment /opt/imagemint /opt/imagemint
+ENV PATH=/opt/imagemint/bin:${PATH} \
+    HOME=/tmp \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+USER 65532:65532
+EXPOSE 8001 8002
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=6s --start-period=30s --retries=3 \
+  CMD ["python", "-m", "imagemint.server.healthcheck", "127.0.0.1:8001"]
+ENTRYPOINT ["imagemint"]
+CMD ["serve", "--grpc-address=0.0.0.0:8001", "--metrics-address=0.0.0.0:8002"]
