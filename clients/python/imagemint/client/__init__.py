@@ -1,0 +1,68 @@
+"""Ask an imagemint server for images: NumPy arrays and PIL images, blocking or with asyncio."""
+
+from imagemint.client.api import AsyncClient, Selection
+from imagemint.client.blocking import Client
+from imagemint.client.channel import Tls
+from imagemint.client.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    FailedPrecondition,
+    ImagemintError,
+    InvalidRequest,
+    NotFound,
+    PermissionDenied,
+    QueueFull,
+    ServerError,
+    Unauthenticated,
+    Unavailable,
+    Unimplemented,
+    Violation,
+)
+from imagemint.client.images import EncodedPicture, ImageBatch, Timing
+from imagemint.client.models import (
+    Evaluation,
+    Limits,
+    Manifest,
+    Model,
+    ModelState,
+    ModelVersion,
+    Truncation,
+)
+from imagemint.client.requests import Condition, Cycle, Format, PerImage, Weights
+from imagemint.client.serials import Serial
+
+__all__ = [
+    "AsyncClient",
+    "Cancelled",
+    "Client",
+    "Condition",
+    "Cycle",
+    "DeadlineExceeded",
+    "EncodedPicture",
+    "Evaluation",
+    "FailedPrecondition",
+    "Format",
+    "ImageBatch",
+    "ImagemintError",
+    "InvalidRequest",
+    "Limits",
+    "Manifest",
+    "Model",
+    "ModelState",
+    "ModelVersion",
+    "NotFound",
+    "PerImage",
+    "PermissionDenied",
+    "QueueFull",
+    "Selection",
+    "Serial",
+    "ServerError",
+    "Timing",
+    "Tls",
+    "Truncation",
+    "Unauthenticated",
+    "Unavailable",
+    "Unimplemented",
+    "Violation",
+    "Weights",
+]

@@ -1,0 +1,353 @@
+"""The client for asyncio: the one implementation. `Client` in `blocking` is derived from it."""
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from types import TracebackType
+from typing import Self, TypedDict, TypeVar, Unpack
+
+from grpc import aio
+from numpy.typing import ArrayLike
+
+from imagemint.client import channel, images, models, requests, streams
+from imagemint.client.errors import translated
+from imagemint.client.images import EncodedPicture, ImageBatch
+from imagemint.client.models import Model
+from imagemint.client.requests import Condition, Format
+from imagemint.client.serials import Serial
+from imagemint.v1 import (
+    generation_service_pb2,
+    generation_service_pb2_grpc,
+    image_pb2,
+    model_service_pb2,
+    model_service_pb2_grpc,
+)
+
+RequestT = TypeVar("RequestT")
+AnswerT = TypeVar("AnswerT")
+
+
+class Selection(TypedDict, total=False):
+    """Which images are meant: the keywords that generate, stream, sheet and encoded share."""
+
+    seed: int | None
+    """The reel, 0 to 2^64 - 1. None, the default: the server picks one, the answer says which."""
+    first_index: int
+    """Index of the first image on that reel, default 0."""
+    condition: Condition
+    """The class: None (drawn at random by a conditional model), an index, a label, or
+    PerImage, Cycle or Weights."""
+    truncation: float | None
+    """Truncation within the range of the model. None, the default: none; zero is a value."""
+    version: str
+    """Version of the model. Empty, the default: the server's default version."""
+    latents: ArrayLike | None
+    """float32 [count, z_dim] instead of a seed. Such images have no serial."""
+
+
+class AsyncClient:
+    """Asks an imagemint server for images, from asyncio.
+
+    Calls raise the errors of `imagemint.client.errors` and nothing of gRPC. Calls that find the
+    server unavailable or its queue full are retried as the service config says.
+
+    Args:
+        target: "host:port", or several of them, comma-separated or in a sequence: calls then go to
+            each in turn. `unix:PATH` works too.
+        tls: how to encrypt; None for plain text.
+        timeout_s: seconds that a call may take, retries included, if it names no other; None for
+            no limit.
+        metadata: pairs that go with every call, such as credentials.
+
+    Raises:
+        ValueError: `target` names no server.
+    """
+
+    def __init__(
+        self,
+        target: str | Sequence[str],
+        *,
+        tls: channel.Tls | None = None,
+        timeout_s: float | None = 30.0,
+        metadata: Sequence[tuple[str, str | bytes]] = (),
+    ) -> None:
+        self._targets = channel.targets_of(target)
+        self._tls = tls
+        self._timeout_s = timeout_s
+        self._metadata = tuple(metadata)
+        # Opened by the first call, because only then there is a running event loop to tie it to.
+        self._channel: aio.Channel | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Drops the connection and whatever call is under way. Closing twice is harmless."""
+        if self._channel is not None:
+            opened, self._channel = self._channel, None
+            await opened.close()
+
+    async def models(self, *, timeout_s: float | None = None) -> list[Model]:
+        """Every model of the server, by name."""
+        found: list[Model] = []
+        page = model_service_pb2.ListModelsRequest()
+        while True:
+            answer = await self._answer((await self._models()).ListModels, page, timeout_s)
+            found += [models.model(each) for each in answer.models]
+            if not answer.next_page_token:
+                return found
+            page.page_token = answer.next_page_token
+
+    async def model(self, name: str, *, timeout_s: float | None = None) -> Model:
+        """One model.
+
+        Raises:
+            NotFound: there is none of this name.
+        """
+        request = model_service_pb2.GetModelRequest(model=name)
+        answer = await self._answer((await self._models()).GetModel, request, timeout_s)
+        return models.model(answer.model)
+
+    async def generate(
+        self,
+        model: str,
+        count: int = 1,
+        *,
+        timeout_s: float | None = None,
+        **selection: Unpack[Selection],
+    ) -> ImageBatch:
+        """`count` images as pixels, in one answer.
+
+        Args:
+            model: model name.
+            count: 1 to the model's max_images_per_request; stream() knows no limit.
+            timeout_s: seconds for the whole call; None for the client's own.
+            selection: which images, see Selection.
+
+        Raises:
+            InvalidRequest: an argument is wrong; every wrong one is named.
+            NotFound: no such model or version.
+            FailedPrecondition: a class asked of an unconditional model.
+            ImagemintError: any other failure.
+        """
+        request = generation_service_pb2.GenerateRequest(images=_images(model, count, selection))
+        answer = await self._generate(request, timeout_s)
+        return images.image_batch(answer.batch, answer.timing)
+
+    async def encoded(
+        self,
+        model: str,
+        count: int = 1,
+        *,
+        format: Format = "png",  # noqa: A002 - the word for it
+        quality: int | None = None,
+        timeout_s: float | None = None,
+        **selection: Unpack[Selection],
+    ) -> list[EncodedPicture]:
+        """`count` images as files that carry their serials, in one answer.
+
+        Args:
+            model: model name.
+            count: 1 to the model's max_images_per_request.
+            format: png, jpeg or webp.
+            quality: 1 to 100 for jpeg and webp, None for the server's default of 90.
+            timeout_s: as for generate().
+            selection: which images, see Selection.
+
+        Raises:
+            ImagemintError: as generate().
+        """
+        request = generation_service_pb2.GenerateRequest(
+            images=_images(model, count, selection), output=requests.output_spec(format, quality)
+        )
+        answer = await self._generate(request, timeout_s)
+        return images.encoded_pictures(answer.batch, answer.timing)
+
+    async def sheet(
+        self,
+        model: str,
+        count: int,
+        *,
+        columns: int | None = None,
+        format: Format = "png",  # noqa: A002 - the word for it
+        quality: int | None = None,
+        timeout_s: float | None = None,
+        **selection: Unpack[Selection],
+    ) -> EncodedPicture:
+        """One picture that shows `count` images, row by row.
+
+        Args:
+            model: model name.
+            count: 1 to the model's max_images_per_request.
+            columns: images in a row, 1 to count; None for the square root, rounded up.
+            format: png, jpeg or webp.
+            quality: 1 to 100 for jpeg and webp, None for the server's default of 90.
+            timeout_s: as for generate().
+            selection: which images, see Selection.
+
+        Raises:
+            ImagemintError: as generate().
+        """
+        request = generation_service_pb2.GenerateRequest(
+            images=_images(model, count, selection),
+            output=requests.output_spec(format, quality),
+            layout=image_pb2.IMAGE_LAYOUT_SHEET,
+            columns=None if columns is None else requests.whole_number("columns", columns),
+        )
+        answer = await self._generate(request, timeout_s)
+        (picture,) = images.encoded_pictures(answer.batch, answer.timing)
+        return picture
+
+    async def mint(self, serial: str, *, timeout_s: float | None = None) -> ImageBatch:
+        """The one image of a serial number, the same pixels as ever.
+
+        Raises:
+            InvalidRequest: `serial` is not a serial number.
+            NotFound: the server no longer has that model or version.
+            ImagemintError: as generate().
+        """
+        wanted = Serial.parse(serial)
+        return await self.generate(
+            wanted.model,
+            seed=wanted.seed,
+            first_index=wanted.index,
+            condition=wanted.class_id,
+            truncation=wanted.truncation,
+            version=wanted.version,
+            timeout_s=timeout_s,
+        )
+
+    def stream(
+        self,
+        model: str,
+        count: int,
+        *,
+        chunk_size: int | None = None,
+        timeout_s: float | None = None,
+        **selection: Unpack[Selection],
+    ) -> AsyncGenerator[ImageBatch, None]:
+        """Any number of images as pixels, in chunks, each index exactly once.
+
+        If the server goes away or is too busy in between, the stream goes on from the next index
+        by itself, with the same seed and version. Leaving it early drops the work.
+
+        Args:
+            model: model name.
+            count: number of images, 1 or more.
+            chunk_size: images in a chunk, 1 to the model's max_images_per_request; None for the
+                server's choice. The pixels do not depend on it.
+            timeout_s: seconds within which each chunk must arrive (the stream as a whole has no
+                deadline); None for the client's own.
+            selection: which images, see Selection.
+
+        Raises:
+            ImagemintError: as generate().
+        """
+        request = _stream_request(model, count, chunk_size, selection)
+        return self._batches(request, timeout_s)
+
+    def stream_encoded(
+        self,
+        model: str,
+        count: int,
+        *,
+        format: Format = "png",  # noqa: A002 - the word for it
+        quality: int | None = None,
+        chunk_size: int | None = None,
+        timeout_s: float | None = None,
+        **selection: Unpack[Selection],
+    ) -> AsyncGenerator[list[EncodedPicture], None]:
+        """Any number of images as files that carry their serials, in chunks.
+
+        Args:
+            model: model name.
+            count: number of images, 1 or more.
+            format: png, jpeg or webp.
+            quality: 1 to 100 for jpeg and webp, None for the server's default of 90.
+            chunk_size: as for stream().
+            timeout_s: as for stream().
+            selection: which images, see Selection.
+
+        Raises:
+            ImagemintError: as generate().
+        """
+        request = _stream_request(model, count, chunk_size, selection)
+        request.output.CopyFrom(requests.output_spec(format, quality))
+        return self._pictures(request, timeout_s)
+
+    async def _batches(
+        self, request: streams.Request, timeout_s: float | None
+    ) -> AsyncGenerator[ImageBatch, None]:
+        async with aclosing(await self._stream(request, timeout_s)) as chunks:
+            async for chunk in chunks:
+                yield images.image_batch(chunk.batch, chunk.timing)
+
+    async def _pictures(
+        self, request: streams.Request, timeout_s: float | None
+    ) -> AsyncGenerator[list[EncodedPicture], None]:
+        async with aclosing(await self._stream(request, timeout_s)) as chunks:
+            async for chunk in chunks:
+                yield images.encoded_pictures(chunk.batch, chunk.timing)
+
+    async def _stream(
+        self, request: streams.Request, timeout_s: float | None
+    ) -> AsyncGenerator[streams.Response, None]:
+        stub = generation_service_pb2_grpc.GenerationServiceStub(await self._open())
+        return streams.resuming(
+            lambda each: stub.StreamGenerate(each, metadata=self._metadata),
+            request,
+            timeout_s=self._timeout_s if timeout_s is None else timeout_s,
+        )
+
+    async def _generate(
+        self, request: generation_service_pb2.GenerateRequest, timeout_s: float | None
+    ) -> generation_service_pb2.GenerateResponse:
+        stub = generation_service_pb2_grpc.GenerationServiceStub(await self._open())
+        return await self._answer(stub.Generate, request, timeout_s)
+
+    async def _models(self) -> "model_service_pb2_grpc.ModelServiceAsyncStub":
+        return model_service_pb2_grpc.ModelServiceStub(await self._open())
+
+    async def _answer(
+        self,
+        method: aio.UnaryUnaryMultiCallable[RequestT, AnswerT],
+        request: RequestT,
+        timeout_s: float | None,
+    ) -> AnswerT:
+        try:
+            return await method(
+                request,
+                timeout=self._timeout_s if timeout_s is None else timeout_s,
+                metadata=self._metadata,
+            )
+        except aio.AioRpcError as error:
+            raise translated(error) from error
+
+    async def _open(self) -> aio.Channel:
+        if self._channel is None:
+            opened = await channel.open_channel(self._targets, self._tls)
+            if self._channel is not None:  # another task was faster while names were resolved
+                await opened.close()
+            else:
+                self._channel = opened
+        return self._channel
+
+
+def _images(model: str, count: int, selection: Selection) -> image_pb2.ImageSpec:
+    return requests.image_spec(model, count, **selection)
+
+
+def _stream_request(
+    model: str, count: int, chunk_size: int | None, selection: Selection
+) -> streams.Request:
+    return streams.Request(
+        images=_images(model, count, selection),
+        chunk_size=None if chunk_size is None else requests.whole_number("chunk_size", chunk_size),
+    )

@@ -1,0 +1,239 @@
+"""What can go wrong, without gRPC in the caller's code.
+
+    ImagemintError
+    ├── InvalidRequest        a field is wrong; `violations` names every one
+    ├── NotFound              no such model or version
+    ├── FailedPrecondition    a class asked of an unconditional model
+    ├── Unauthenticated       missing or wrong credentials
+    ├── PermissionDenied      these credentials may not
+    ├── QueueFull             queue full, rate or quota exceeded; `retry_delay_s`
+    ├── Unavailable           not reachable, draining or still loading; `retry_delay_s`
+    ├── DeadlineExceeded      no answer within `timeout_s`
+    ├── Cancelled             the server gave the call up
+    └── ServerError           the server failed; `request_id` finds the detail in its log
+        └── Unimplemented     the server is older than this client, or not an imagemint server
+
+`BY_CODE` maps every gRPC status code to one of them.
+"""
+
+# ruff: noqa: N818 - `errors.NotFound` says it; the tree reads as the table of status codes does
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+from google.rpc import (  # type: ignore[import-untyped]  # it ships no stubs
+    error_details_pb2,
+    status_pb2,
+)
+from grpc import aio
+
+_DETAILS_KEY = "grpc-status-details-bin"
+
+DetailT = TypeVar("DetailT", bound=Message)
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One wrong field of a request."""
+
+    field: str
+    """Path of the field in the request message, such as `images.count`."""
+    description: str
+    """What is wrong with it."""
+
+
+class ImagemintError(Exception):
+    """Any failure of a call.
+
+    Args:
+        message: text for people.
+        reason: stable name for machines, in UPPER_SNAKE; empty if the server named none.
+        metadata: facts that belong to `reason`, such as the known models.
+        code: status code of the call; each class has a default.
+        violations: wrong fields, if any were named.
+        retry_delay_s: seconds the server asks to wait before trying again; None if it named none.
+        request_id: what the server's log calls this request; empty if it named none.
+    """
+
+    default_code = grpc.StatusCode.UNKNOWN
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str = "",
+        metadata: Mapping[str, str] = MappingProxyType({}),
+        code: grpc.StatusCode | None = None,
+        violations: Sequence[Violation] = (),
+        retry_delay_s: float | None = None,
+        request_id: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.reason = reason
+        self.metadata = dict(metadata)
+        self.code = code or self.default_code
+        self.violations = tuple(violations)
+        self.retry_delay_s = retry_delay_s
+        self.request_id = request_id
+
+    def __str__(self) -> str:
+        unnamed = [each for each in self.violations if each.description not in self.message]
+        faults = "; ".join(f"{each.field}: {each.description}" for each in unnamed)
+        text = f"{self.message} ({faults})" if faults else self.message
+        return f"{text} [request {self.request_id}]" if self.request_id else text
+
+
+class InvalidRequest(ImagemintError):
+    """A field of the request is wrong; `violations` names every one."""
+
+    default_code = grpc.StatusCode.INVALID_ARGUMENT
+
+
+class NotFound(ImagemintError):
+    """There is no such model or version; the message says which exist."""
+
+    default_code = grpc.StatusCode.NOT_FOUND
+
+
+class FailedPrecondition(ImagemintError):
+    """The model cannot do this, such as a class asked of an unconditional one."""
+
+    default_code = grpc.StatusCode.FAILED_PRECONDITION
+
+
+class Unauthenticated(ImagemintError):
+    """Credentials are missing or wrong."""
+
+    default_code = grpc.StatusCode.UNAUTHENTICATED
+
+
+class PermissionDenied(ImagemintError):
+    """These credentials do not allow the call."""
+
+    default_code = grpc.StatusCode.PERMISSION_DENIED
+
+
+class QueueFull(ImagemintError):
+    """The queue is full, or a rate or quota is exceeded; `retry_delay_s` says when to try again."""
+
+    default_code = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+class Unavailable(ImagemintError):
+    """No server answers, it is draining, or the model is still loading."""
+
+    default_code = grpc.StatusCode.UNAVAILABLE
+
+
+class DeadlineExceeded(ImagemintError):
+    """No answer within `timeout_s`."""
+
+    default_code = grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+class Cancelled(ImagemintError):
+    """The server gave the call up. A cancelled task raises asyncio.CancelledError instead."""
+
+    default_code = grpc.StatusCode.CANCELLED
+
+
+class ServerError(ImagemintError):
+    """The server failed; `request_id` finds the detail in its log."""
+
+    default_code = grpc.StatusCode.INTERNAL
+
+
+class Unimplemented(ServerError):
+    """The server does not know the call: it is older than this client, or another service."""
+
+    default_code = grpc.StatusCode.UNIMPLEMENTED
+
+
+BY_CODE: Mapping[grpc.StatusCode, type[ImagemintError]] = MappingProxyType(
+    {
+        grpc.StatusCode.INVALID_ARGUMENT: InvalidRequest,
+        grpc.StatusCode.OUT_OF_RANGE: InvalidRequest,
+        grpc.StatusCode.NOT_FOUND: NotFound,
+        grpc.StatusCode.FAILED_PRECONDITION: FailedPrecondition,
+        grpc.StatusCode.ALREADY_EXISTS: FailedPrecondition,
+        grpc.StatusCode.ABORTED: FailedPrecondition,
+        grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
+        grpc.StatusCode.PERMISSION_DENIED: PermissionDenied,
+        grpc.StatusCode.RESOURCE_EXHAUSTED: QueueFull,
+        grpc.StatusCode.UNAVAILABLE: Unavailable,
+        grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
+        grpc.StatusCode.CANCELLED: Cancelled,
+        grpc.StatusCode.UNIMPLEMENTED: Unimplemented,
+        grpc.StatusCode.INTERNAL: ServerError,
+        grpc.StatusCode.UNKNOWN: ServerError,
+        grpc.StatusCode.DATA_LOSS: ServerError,
+        # A call that raised although its status is OK.
+        grpc.StatusCode.OK: ServerError,
+    }
+)
+"""Class for each status code: total, so that no failure escapes the tree."""
+
+
+def translated(error: aio.AioRpcError) -> ImagemintError:
+    """The error of this module that `error` stands for, with its google.rpc details.
+
+    Details that cannot be read are left out: the status code alone still decides the class.
+    """
+    details = _details(error)
+    info = _detail(details, error_details_pb2.ErrorInfo)
+    bad_request = _detail(details, error_details_pb2.BadRequest)
+    retry = _detail(details, error_details_pb2.RetryInfo)
+    request = _detail(details, error_details_pb2.RequestInfo)
+    return BY_CODE[error.code()](
+        error.details() or error.code().name,
+        reason=info.reason if info else "",
+        metadata=info.metadata if info else {},
+        code=error.code(),
+        violations=[
+            Violation(each.field, each.description)
+            for each in (bad_request.field_violations if bad_request else ())
+        ],
+        retry_delay_s=retry.retry_delay.ToTimedelta().total_seconds() if retry else None,
+        request_id=_request_id(request, info),
+    )
+
+
+def invalid(field: str, description: str) -> InvalidRequest:
+    """The error of a wrong argument that was noticed before asking any server."""
+    return InvalidRequest(f"{field}: {description}", violations=[Violation(field, description)])
+
+
+def _details(error: aio.AioRpcError) -> status_pb2.Status:
+    status = status_pb2.Status()
+    for key, value in error.trailing_metadata() or ():
+        if key == _DETAILS_KEY and isinstance(value, bytes):
+            try:
+                status.ParseFromString(value)
+            except DecodeError:
+                status.Clear()
+    return status
+
+
+def _detail(status: status_pb2.Status, kind: type[DetailT]) -> DetailT | None:
+    """The first detail of this kind, None if there is none or it is damaged."""
+    for packed in status.details:
+        message = kind()
+        try:
+            if packed.Unpack(message):
+                return message
+        except DecodeError:
+            continue
+    return None
+
+
+def _request_id(
+    request: error_details_pb2.RequestInfo | None, info: error_details_pb2.ErrorInfo | None
+) -> str:
+    if request:
+        return str(request.request_id)
+    return str(info.metadata.get("request_id", "")) if info else ""

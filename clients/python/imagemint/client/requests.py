@@ -1,0 +1,174 @@
+"""What to ask for: the conditions, and the messages built from a caller's arguments."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from imagemint.client.errors import invalid
+from imagemint.v1 import image_pb2
+
+UINT64_MAX = 2**64 - 1
+_INT32_MAX = 2**31 - 1
+# The server knows the real bound; this one keeps a stray array of pixels off the wire.
+_LATENT_DIMENSIONS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class PerImage:
+    """A class for each image: exactly `count` class indices."""
+
+    class_ids: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Cycle:
+    """Classes in turn by index: the image at index i gets `class_ids[i % len(class_ids)]`.
+
+    Empty means all classes of the model in order: a balanced set.
+    """
+
+    class_ids: Sequence[int] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Classes drawn at random with these odds: one finite weight, 0 or more, for each class."""
+
+    weights: Sequence[float]
+
+
+Condition: TypeAlias = int | str | PerImage | Cycle | Weights | None
+"""Nothing (the server draws), one class by index, one by label, or one of the above."""
+
+Format: TypeAlias = Literal["png", "jpeg", "webp"]
+"""Encoding of a picture."""
+
+_FORMATS: dict[str, image_pb2.ImageFormat.ValueType] = {
+    "png": image_pb2.IMAGE_FORMAT_PNG,
+    "jpeg": image_pb2.IMAGE_FORMAT_JPEG,
+    "webp": image_pb2.IMAGE_FORMAT_WEBP,
+}
+
+
+def image_spec(
+    model: str,
+    count: int,
+    *,
+    seed: int | None = None,
+    first_index: int = 0,
+    condition: Condition = None,
+    truncation: float | None = None,
+    version: str = "",
+    latents: ArrayLike | None = None,
+) -> image_pb2.ImageSpec:
+    """The message that says which images are meant.
+
+    Args:
+        model: model name.
+        count: number of images, 1 or more.
+        seed: the reel, 0 to 2^64 - 1; None lets the server pick one.
+        first_index: index of the first image, 0 to 2^64 - 1.
+        condition: the class or classes.
+        truncation: None for none; zero is a value.
+        version: empty for the model's default.
+        latents: float32 [count, z_dim] instead of a seed.
+
+    Raises:
+        InvalidRequest: an argument that no server could accept, or that does not fit the message.
+    """
+    spec = image_pb2.ImageSpec(
+        model=model,
+        version=version,
+        count=whole_number("count", count, UINT64_MAX),
+        first_index=whole_number("first_index", first_index, UINT64_MAX),
+    )
+    if seed is not None:
+        spec.seed = whole_number("seed", seed, UINT64_MAX)
+    if truncation is not None:
+        spec.truncation = truncation
+    if latents is not None:
+        if seed is not None:
+            raise invalid("latents", "a seed and latents exclude each other")
+        spec.latents.values.extend(_latents(latents, count).ravel().tolist())
+    _set_condition(spec, condition)
+    return spec
+
+
+def remaining(spec: image_pb2.ImageSpec, done: int) -> image_pb2.ImageSpec:
+    """`spec` without its first `done` images: what is still to be asked for after a failure.
+
+    A cycle depends on the index alone and weights on seed and index, so only what is listed image
+    by image is cut: `class_per_image` and `latents`.
+    """
+    rest = image_pb2.ImageSpec()
+    rest.CopyFrom(spec)
+    rest.first_index += done
+    rest.count -= done
+    if spec.WhichOneof("source") == "latents":
+        z_dim = len(spec.latents.values) // spec.count
+        del rest.latents.values[: done * z_dim]
+    if spec.WhichOneof("condition") == "class_per_image":
+        del rest.class_per_image.class_ids[:done]
+    return rest
+
+
+def output_spec(picture_format: Format, quality: int | None) -> image_pb2.OutputSpec:
+    """The message that says how pictures come back.
+
+    Raises:
+        InvalidRequest: unknown format, or a quality that does not fit the message.
+    """
+    if picture_format not in _FORMATS:
+        raise invalid("format", f"{picture_format!r} is none of {', '.join(_FORMATS)}")
+    output = image_pb2.OutputSpec(format=_FORMATS[picture_format])
+    if quality is not None:
+        output.quality = whole_number("quality", quality)
+    return output
+
+
+def whole_number(name: str, value: Any, largest: int = _INT32_MAX) -> int:  # noqa: ANN401 - NumPy's too
+    """`value` as an int.
+
+    Raises:
+        InvalidRequest: not a whole number from 0 to `largest`; `name` is what the error calls it.
+    """
+    try:
+        number = value.__index__()
+    except AttributeError:
+        raise invalid(name, f"{value!r} is not a whole number") from None
+    if not 0 <= number <= largest:
+        raise invalid(name, f"{number} is outside 0 to {largest}")
+    return int(number)
+
+
+def _set_condition(spec: image_pb2.ImageSpec, condition: Condition) -> None:
+    match condition:
+        case None:
+            pass
+        case bool():  # an int to Python, and never meant as class 0 or 1
+            raise invalid("condition", "a truth value is no class")
+        case str():
+            spec.class_label = condition
+        case PerImage(class_ids):
+            spec.class_per_image.class_ids.extend(_class_ids(class_ids))
+        case Cycle(class_ids):
+            spec.class_cycle.SetInParent()
+            spec.class_cycle.class_ids.extend(_class_ids(class_ids))
+        case Weights(weights):
+            spec.class_weights.weights.extend(float(each) for each in weights)
+        case _:
+            spec.class_id = _class_ids([condition])[0]
+
+
+def _class_ids(values: Sequence[Any]) -> list[int]:
+    return [whole_number("class_id", value) for value in values]
+
+
+def _latents(values: ArrayLike, count: int) -> NDArray[np.float32]:
+    array = np.asarray(values, dtype=np.float32)
+    if array.ndim != _LATENT_DIMENSIONS or len(array) != count:
+        raise invalid("latents", f"shape {array.shape}, wanted (count, z_dim) with count {count}")
+    return array
