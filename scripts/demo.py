@@ -1,0 +1,250 @@
+"""`make demo`: serve the shipped models, mint ten digits of each class over gRPC, say how it went.
+
+What it shows, in order: a server that comes up on free ports and says that it is ready; a contact
+sheet (rows are classes, columns share a latent); serial numbers; what the server's own metrics say
+of latency and throughput; one serial minted again by a new client, byte for byte the same; a
+shutdown on SIGTERM with exit status 0. Needs the `server` extra, and no GPU, data or torch.
+"""
+
+import argparse
+import json
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
+
+from imagemint.client import Client, ImageBatch, ImagemintError
+from imagemint.server.healthcheck import serving_status
+
+ROOT = Path(__file__).resolve().parent.parent
+MODEL = "mnist"
+SEED = 42
+PER_CLASS = 10
+BURST = 1000
+READY_WITHIN_S = 30.0
+GONE_WITHIN_S = 15.0
+# Pixels around every digit of the sheet, and how much larger than life it is drawn.
+GAP = 2
+ZOOM = 2
+
+
+class DemoError(Exception):
+    """The demo cannot go on; the message says why."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running `imagemint serve`."""
+
+    process: subprocess.Popen[str]
+    grpc_address: str
+    metrics_address: str
+
+
+@contextmanager
+def running_server(repository: Path) -> Iterator[Server]:
+    """Yields a server over `repository` on free loopback ports; never leaves it behind."""
+    command = Path(sys.executable).with_name("imagemint")
+    process = subprocess.Popen(
+        [
+            command,
+            "serve",
+            f"--repository={repository}",
+            "--grpc-address=127.0.0.1:0",
+            "--metrics-address=127.0.0.1:0",
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        ready = _ready_line(process)
+        yield Server(process, ready["grpc_address"], ready["metrics_address"])
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+def _ready_line(process: subprocess.Popen[str]) -> dict[str, str]:
+    """Returns the server's `ready` line, and keeps its log flowing for the rest of its life."""
+    lines: queue.Queue[str | None] = queue.Queue()
+
+    def drain() -> None:
+        # A pipe that nobody reads would block the server once it is full.
+        assert process.stderr is not None  # noqa: S101 - it was opened as a pipe
+        for line in process.stderr:
+            lines.put(line)
+        lines.put(None)
+
+    threading.Thread(target=drain, daemon=True).start()
+    deadline = time.monotonic() + READY_WITHIN_S
+    seen: list[str] = []
+    while True:
+        try:
+            line = lines.get(timeout=max(0.0, deadline - time.monotonic()))
+        except queue.Empty:
+            told = "".join(seen[-10:])
+            raise DemoError(f"the server was not ready in {READY_WITHIN_S:g} s:\n{told}") from None
+        if line is None:
+            told = "".join(seen[-10:])
+            raise DemoError(f"the server exited with status {process.wait()}:\n{told}")
+        seen.append(line)
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if event.get("event") == "ready":
+            return {key: str(value) for key, value in event.items()}
+
+
+@dataclass(frozen=True)
+class Counters:
+    """What the demo reads from /metrics; differences of two are what happened between them."""
+
+    images: float
+    requests: float
+    request_seconds: float
+    read_at_s: float
+
+    @classmethod
+    def read(cls, metrics_address: str) -> "Counters":
+        """Returns the counters of now.
+
+        Unary requests only: the duration of a stream is its length, not a latency.
+        """
+        with urllib.request.urlopen(f"http://{metrics_address}/metrics", timeout=10) as answer:
+            text = answer.read().decode()
+        sums: dict[str, float] = {}
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                if sample.labels.get("method", "Generate") == "Generate":
+                    sums[sample.name] = sums.get(sample.name, 0.0) + sample.value
+        return cls(
+            images=sums["imagemint_images_total"],
+            requests=sums["imagemint_request_duration_seconds_count"],
+            request_seconds=sums["imagemint_request_duration_seconds_sum"],
+            read_at_s=time.monotonic(),
+        )
+
+
+def sheet(rows: list[ImageBatch]) -> Image.Image:
+    """Returns one picture: a row for each batch, a column for each of its images."""
+    tiles: NDArray[np.uint8] = np.stack([row.image for row in rows])  # [R, C, h, w, channels]
+    padded = np.pad(tiles, ((0, 0), (0, 0), (GAP, GAP), (GAP, GAP), (0, 0)), constant_values=48)
+    r, c, h, w, channels = padded.shape
+    pixels = padded.transpose(0, 2, 1, 3, 4).reshape(r * h, c * w, channels)
+    picture = Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels)
+    return picture.resize((picture.width * ZOOM, picture.height * ZOOM), Image.Resampling.NEAREST)
+
+
+def mint_sheet(client: Client, out: Path) -> list[ImageBatch]:
+    """Asks for ten of each class, writes the sheet, prints some serials; returns the rows.
+
+    Raises:
+        DemoError: the server refused every version of the model.
+    """
+    manifest = client.model(MODEL).manifest()
+    if manifest is None:
+        raise DemoError(f"no version of {MODEL} is ready; the reason: imagemint models")
+    labels = manifest.class_labels
+    rows = [
+        client.generate(MODEL, PER_CLASS, seed=SEED, condition=class_id)
+        for class_id in range(len(labels))
+    ]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    sheet(rows).save(out)
+    print(f"{out}: {PER_CLASS} images of each of {len(labels)} classes, model {MODEL}")
+    for row in rows[:: max(1, len(rows) // 3)]:
+        print(f"  serial {row.serials[0]}")
+    return rows
+
+
+def report_speed(client: Client, server: Server) -> None:
+    """Prints latency of the sheet's calls and throughput of a stream, both from /metrics."""
+    before = Counters.read(server.metrics_address)
+    latency_ms = 1000 * before.request_seconds / before.requests
+    for _ in client.stream(MODEL, BURST, seed=SEED):
+        pass
+    after = Counters.read(server.metrics_address)
+    rate = (after.images - before.images) / (after.read_at_s - before.read_at_s)
+    print(
+        f"from /metrics: {latency_ms:.1f} ms mean latency of {before.requests:.0f} calls of "
+        f"{PER_CLASS} images; {rate:,.0f} images/s over a stream of {BURST:,}"
+    )
+
+
+def prove_serial(server: Server, row: ImageBatch) -> None:
+    """Mints the last image of `row` again, alone, through a client that knows only its serial.
+
+    Raises:
+        DemoError: the pixels differ.
+    """
+    serial, pixels = row.serials[-1], row.image[-1]
+    with Client(server.grpc_address) as stranger:
+        again = stranger.mint(serial).image[0]
+    if again.tobytes() != pixels.tobytes():
+        raise DemoError(f"{serial} was minted again and the bytes differ")
+    print(f"minted again from its serial alone: {serial}\n  the {pixels.size} bytes are equal")
+
+
+def shut_down(server: Server) -> None:
+    """Asks the server to go and checks that it goes cleanly.
+
+    Raises:
+        DemoError: it did not go in time, or with another exit status than 0.
+    """
+    server.process.send_signal(signal.SIGTERM)
+    try:
+        status = server.process.wait(timeout=GONE_WITHIN_S)
+    except subprocess.TimeoutExpired:
+        raise DemoError(f"the server did not stop in {GONE_WITHIN_S:g} s") from None
+    if status != 0:
+        raise DemoError(f"the server stopped with exit status {status}")
+    print("server stopped cleanly, exit status 0")
+
+
+def demo(repository: Path, out: Path) -> None:
+    """Runs the whole of it."""
+    if not any((repository / MODEL).glob("*/model.onnx")):
+        raise DemoError(
+            f"{repository} holds no bundle `{MODEL}/<version>/model.onnx`; it ships with the "
+            "project, or comes out of `imagemint train mnist` and `imagemint export`"
+        )
+    with running_server(repository) as server:
+        status = serving_status(server.grpc_address, timeout_s=READY_WITHIN_S)
+        print(f"server at {server.grpc_address}: {status}")
+        with Client(server.grpc_address) as client:
+            rows = mint_sheet(client, out)
+            report_speed(client, server)
+        prove_serial(server, rows[-1])
+        shut_down(server)
+
+
+def main() -> int:
+    """Returns the exit status: 0, or 1 with one line that says what went wrong."""
+    parser = argparse.ArgumentParser(description="Mint ten digits of each class.")
+    parser.add_argument("--repository", type=Path, default=ROOT / "models")
+    parser.add_argument("--out", type=Path, default=Path("demo/sheet.png"))
+    options = parser.parse_args()
+    try:
+        demo(options.repository, options.out)
+    except (DemoError, ImagemintError, OSError) as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""`make demo`, as a user runs it: a process, its words, its picture, its exit status."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+
+
+def _run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, ROOT / "scripts/demo.py", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """What a successful demo printed, and the sheet that it wrote."""
+    sheet = tmp_path_factory.mktemp("demo") / "sheet.png"
+    done = _run("--out", sheet)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout, sheet
+
+
+def test_demo_sheet_holds_ten_rows_of_ten_different_digits(demo: tuple[str, Path]):
+    """Every tile of the sheet shows something, and no two tiles show the same."""
+    _, path = demo
+    with Image.open(path) as picture:
+        assert picture.size == (640, 640)
+        pixels = np.asarray(picture.convert("L"))
+    tiles = pixels.reshape(10, 64, 10, 64).swapaxes(1, 2)[:, :, 4:-4, 4:-4].reshape(100, -1)
+    assert np.all(np.ptp(tiles, axis=1) > 200)
+    assert len(np.unique(tiles, axis=0)) == 100
+
+
+def test_demo_prints_serials_of_the_fixed_seed(demo: tuple[str, Path]):
+    """The serial numbers printed name model, version, seed, index and class."""
+    serials = re.findall(r"serial (mnist@\d+/42/0\?class=\d)$", demo[0], re.MULTILINE)
+    assert len(set(serials)) >= 3
+
+
+def test_demo_reads_speed_from_the_metrics(demo: tuple[str, Path]):
+    """Latency and throughput are positive figures over the calls that the demo made."""
+    found = re.search(
+        r"from /metrics: ([\d.]+) ms mean latency of 10 calls .*; ([\d,]+) images/s", demo[0]
+    )
+    assert found, demo[0]
+    assert float(found[1]) > 0
+    assert int(found[2].replace(",", "")) > 0
+
+
+def test_demo_remints_a_serial_byte_for_byte(demo: tuple[str, Path]):
+    """One image was asked for again by its serial alone, and it was the same."""
+    assert re.search(r"minted again from its serial alone: mnist@\d+/42/9\?class=9", demo[0])
+    assert "the 784 bytes are equal" in demo[0]
+
+
+def test_demo_leaves_the_server_stopped_cleanly(demo: tuple[str, Path]):
+    """SIGTERM ended the server with exit status 0."""
+    assert demo[0].endswith("server stopped cleanly, exit status 0\n")
+
+
+def test_demo_without_a_bundle_says_where_to_get_one(tmp_path: Path):
+    """An empty repository is one clear line and exit status 1, and nothing is written."""
+    sheet = tmp_path / "sheet.png"
+    done = _run("--repository", tmp_path, "--out", sheet)
+    assert done.returncode == 1
+    assert "holds no bundle `mnist/<version>/model.onnx`" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not sheet.exists()
+
+
+def test_demo_with_a_refused_bundle_fails_with_the_reason(tmp_path: Path):
+    """A bundle that the server refuses ends the demo with one clear line, not a traceback."""
+    version = tmp_path / "mnist" / "1"
+    version.mkdir(parents=True)
+    (version / "model.onnx").write_bytes(b"not a model")
+    done = _run("--repository", tmp_path, "--out", tmp_path / "sheet.png")
+    assert done.returncode == 1
+    assert done.stderr.startswith("demo: ")
+    assert "Traceback" not in done.stderr
