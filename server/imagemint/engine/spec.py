@@ -180,8 +180,10 @@ def _parity_faults(parity: pb.Parity) -> Iterator[str]:
     if not all(0 <= share <= 1 for share in shares):
         yield "a share in parity is outside 0 to 1"
     counts = (parity.samples, parity.max_difference, parity.tolerance_difference)
-    if min(counts) < 0 or any(size < 1 for size in parity.batch_sizes):
+    if min(counts) < 0:
         yield "a count in parity is negative"
+    if any(size < 1 for size in parity.batch_sizes):
+        yield "parity.batch_sizes holds a size below 1"
 
 
 def _training_faults(training: pb.TrainingProvenance) -> Iterator[str]:

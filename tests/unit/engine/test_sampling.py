@@ -1,5 +1,6 @@
 """Tests of imagemint.engine.sampling against fixed numbers, a second Philox, and its promises."""
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -119,7 +120,7 @@ def test_class_words_are_those_of_philox(seed, index, num_classes):
 def test_any_cut_equals_the_whole(seed, first, cuts, z_dim, threshold):
     """However a run of indices is cut, its latents and classes are the same bits."""
     edges = [0, *sorted(cuts), 40]
-    pieces = [(first + a, b - a) for a, b in zip(edges, edges[1:], strict=False)]
+    pieces = [(first + a, b - a) for a, b in itertools.pairwise(edges)]
     whole = latents(seed, first, 40, z_dim, threshold=threshold)
     cut = [latents(seed, start, n, z_dim, threshold=threshold) for start, n in pieces]
     assert np.concatenate(cut).tobytes() == whole.tobytes()

@@ -1,0 +1,136 @@
+"""What may stand in the graph of a bundle, and what its inputs and output must look like."""
+
+from collections.abc import Iterable, Iterator
+
+import onnx
+from onnx import TensorProto
+
+from imagemint.engine.spec import ModelSpec, TruncationKind
+
+ALLOWED_DOMAINS = frozenset({"", "ai.onnx", "com.microsoft"})
+"""Operator domains: what ONNX Runtime ships. Anything else needs code of its own."""
+
+_CONTROL_FLOW = frozenset({"If", "Loop", "Scan", "SequenceMap"})
+# Dropout and its fused forms only act at random in training mode, which no generator needs.
+_RANDOM = frozenset(
+    {
+        "Bernoulli",
+        "BiasDropout",
+        "BitmaskBiasDropout",
+        "BitmaskDropout",
+        "Dropout",
+        "Multinomial",
+        "RandomNormal",
+        "RandomNormalLike",
+        "RandomUniform",
+        "RandomUniformLike",
+        "Sampling",
+    }
+)
+# com.microsoft operators that reach out of the file: a compiled blob beside it, Python, Triton.
+_REACHING_OUT = frozenset({"EPContext", "PythonOp", "PythonOpGrad", "TritonOp"})
+
+
+def faults(model: onnx.ModelProto, spec: ModelSpec) -> Iterator[str]:
+    """Everything that forbids to serve a model: its nodes, tensors, inputs and output."""
+    graphs, nodes = _everything(model)
+    yield from sorted({fault for node in nodes for fault in _node_faults(node)})
+    tensors = [*_graph_tensors(graphs), *_attribute_tensors(nodes)]
+    external = [t.name for t in tensors if t.data_location or t.external_data]
+    if external:
+        yield f"external data: {external[0]!r} lies outside the file"
+    yield from _signature_faults(model.graph, spec)
+
+
+def _everything(
+    model: onnx.ModelProto,
+) -> tuple[list[onnx.GraphProto], list[onnx.NodeProto]]:
+    """All graphs and all nodes: of the graph, of graphs within nodes, and of functions."""
+    graphs = [model.graph]
+    # Training graphs are never run here, yet what they hold would travel with the bundle.
+    for training in model.training_info:
+        graphs += [training.initialization, training.algorithm]
+    nodes = [node for function in model.functions for node in function.node]
+    seen = 0
+    nodes += [node for graph in graphs for node in graph.node]
+    while seen < len(nodes):
+        for attribute in nodes[seen].attribute:
+            inner = [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
+            graphs += inner
+            nodes += [node for graph in inner for node in graph.node]
+        seen += 1
+    return graphs, nodes
+
+
+def _node_faults(node: onnx.NodeProto) -> Iterator[str]:
+    if node.domain not in ALLOWED_DOMAINS:
+        yield f"operator {node.op_type!r} of domain {node.domain!r}, which is not allowed"
+    if node.op_type in _CONTROL_FLOW or any(
+        attribute.HasField("g") or attribute.graphs for attribute in node.attribute
+    ):
+        yield f"control flow: {node.op_type}"
+    if node.op_type in _RANDOM:
+        yield f"random node: {node.op_type}"
+    if node.op_type in _REACHING_OUT:
+        yield f"operator that reaches out of the bundle: {node.op_type}"
+
+
+def _graph_tensors(graphs: Iterable[onnx.GraphProto]) -> Iterator[TensorProto]:
+    for graph in graphs:
+        yield from graph.initializer
+        for sparse in graph.sparse_initializer:
+            yield from (sparse.values, sparse.indices)
+
+
+def _attribute_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[TensorProto]:
+    for node in nodes:
+        for attribute in node.attribute:
+            yield from attribute.tensors
+            if attribute.HasField("t"):
+                yield attribute.t
+            sparse = [*attribute.sparse_tensors]
+            if attribute.HasField("sparse_tensor"):
+                sparse.append(attribute.sparse_tensor)
+            for tensor in sparse:
+                yield from (tensor.values, tensor.indices)
+
+
+def _signature_faults(graph: onnx.GraphProto, spec: ModelSpec) -> Iterator[str]:
+    """How inputs and outputs disagree with the manifest."""
+    expected: dict[str, tuple[int, tuple[int, ...]]] = {"z": (TensorProto.FLOAT, (spec.z_dim,))}
+    if spec.conditional:
+        expected["class_id"] = (TensorProto.INT64, (1,))
+    if spec.truncation is not None and spec.truncation.kind is TruncationKind.PSI:
+        expected["truncation"] = (TensorProto.FLOAT, (1,))
+    # Before IR version 4 every initializer is listed as an input as well.
+    constants = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in constants]
+    yield from _value_faults("input", inputs, expected)
+    image = (TensorProto.UINT8, (spec.height, spec.width, spec.channels))
+    yield from _value_faults("output", graph.output, {"image": image})
+
+
+def _value_faults(
+    kind: str,
+    values: Iterable[onnx.ValueInfoProto],
+    expected: dict[str, tuple[int, tuple[int, ...]]],
+) -> Iterator[str]:
+    found = {value.name: value.type for value in values}
+    if set(found) != set(expected):
+        yield (
+            f"{kind}s are {', '.join(sorted(found)) or 'none'}; "
+            f"the manifest asks for {', '.join(sorted(expected))}"
+        )
+    for name in sorted(set(found) & set(expected)):
+        dtype, tail = expected[name]
+        wanted = f"{TensorProto.DataType.Name(dtype).lower()} [N, {', '.join(map(str, tail))}]"
+        if not _is_batch_of(found[name], dtype, tail):
+            yield f"{kind} {name!r} is not {wanted}, N dynamic"
+
+
+def _is_batch_of(found: onnx.TypeProto, dtype: int, tail: tuple[int, ...]) -> bool:
+    tensor = found.tensor_type
+    if not found.HasField("tensor_type") or tensor.elem_type != dtype:
+        return False
+    batch, *rest = tensor.shape.dim or [onnx.TensorShapeProto.Dimension(dim_value=0)]
+    return not batch.HasField("dim_value") and [d.dim_value for d in rest] == list(tail)

@@ -1,0 +1,43 @@
+"""What the rest of the system asks of a runtime."""
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+
+class Backend(Protocol):
+    """Turns latents into pixels, for one bundle on one device."""
+
+    @property
+    def provider(self) -> str:
+        """Execution provider that does the work, such as `CPUExecutionProvider`."""
+
+    @property
+    def description(self) -> str:
+        """Provider and version of the runtime, such as `CPUExecutionProvider 1.31.1`."""
+
+    def run(
+        self,
+        z: npt.NDArray[np.float32],
+        class_id: npt.NDArray[np.int64] | None = None,
+        truncation: npt.NDArray[np.float32] | None = None,
+    ) -> npt.NDArray[np.uint8]:
+        """Images [N, height, width, channels] of a batch.
+
+        A row's pixels depend on that row alone: neither on the size of the batch nor on who shares
+        it. Thread-safe; blocks its thread until done, without holding the interpreter's lock.
+
+        Args:
+            z: float32 [N, z_dim]; N may be 0.
+            class_id: int64 [N], each 0 to K - 1; None for an unconditional model.
+            truncation: float32 [N], for a model whose truncation is PSI; None otherwise.
+
+        Raises:
+            ValueError: shape, dtype or range disagrees with the model: a fault of the caller's
+                code, for requests are validated before they get here.
+            BackendFailed: the runtime failed, or the backend was closed.
+        """
+
+    def close(self) -> None:
+        """Releases the model; runs under way finish, later ones fail. May be called twice."""

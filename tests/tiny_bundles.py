@@ -1,0 +1,142 @@
+"""Tiny real bundles for tests: a generator of a few hundred weights, written as the exporter does.
+
+The pixels depend visibly on the latent, the class and the truncation, and on nothing else; the
+weights are the same on every machine. Imported by name: pyproject.toml puts tests/ on the path.
+"""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+from google.protobuf import json_format
+from onnx import TensorProto, helper, numpy_helper
+
+from imagemint.v1 import manifest_pb2 as pb
+
+MANIFEST_KEY = "imagemint.manifest"
+DIGITS = tuple("0123456789")
+
+
+def tiny_manifest(
+    name="tiny", *, conditional=True, truncation=None, z_dim=8, size=(4, 6, 1), num_classes=10
+):
+    """The manifest of a tiny bundle; `truncation` is None, "psi" or "threshold"."""
+    height, width, channels = size
+    manifest = pb.BundleManifest(
+        format_version=1,
+        name=name,
+        title=f"Tiny test model {name}",
+        latent=pb.LatentSpec(z_dim=z_dim, distribution=pb.LATENT_DISTRIBUTION_NORMAL),
+        class_labels=_labels(num_classes) if conditional else [],
+        image=pb.ImageShape(height=height, width=width, channels=channels),
+        precision=pb.PRECISION_FP32,
+        license="Apache-2.0",
+    )
+    if truncation is not None:
+        psi = truncation == "psi"
+        manifest.latent.truncation.CopyFrom(
+            pb.TruncationRange(
+                kind=pb.TRUNCATION_KIND_PSI if psi else pb.TRUNCATION_KIND_THRESHOLD,
+                minimum=0.0 if psi else 0.25,
+                maximum=1.0 if psi else 4.0,
+            )
+        )
+    return manifest
+
+
+def tiny_model(manifest, *, weights_seed=0):
+    """The ONNX model of a manifest: embedding, one dense layer, tanh, fused post-processing."""
+    random = np.random.default_rng(weights_seed)
+    z_dim, shape, num_classes = manifest.latent.z_dim, manifest.image, len(manifest.class_labels)
+    psi = manifest.latent.truncation.kind == pb.TRUNCATION_KIND_PSI
+    pixels = shape.height * shape.width * shape.channels
+    fan_in = z_dim + (z_dim if num_classes else 0)
+    constants = {
+        "weight": random.normal(0, 1.2 / fan_in**0.5, (fan_in, pixels)).astype(np.float32),
+        "half": np.float32([127.5]),
+        "low": np.float32(0),
+        "high": np.float32(255),
+        "nhwc": np.int64([-1, shape.height, shape.width, shape.channels]),
+    }
+    inputs = [helper.make_tensor_value_info("z", TensorProto.FLOAT, ["N", z_dim])]
+    nodes, h = [], "z"
+    if num_classes:
+        constants["embedding"] = random.normal(0, 1.5, (num_classes, z_dim)).astype(np.float32)
+        constants["second_axis"] = np.int64([1])
+        inputs.append(helper.make_tensor_value_info("class_id", TensorProto.INT64, ["N", 1]))
+        nodes += [
+            helper.make_node("Squeeze", ["class_id", "second_axis"], ["y"]),
+            helper.make_node("Gather", ["embedding", "y"], ["c"]),
+            helper.make_node("Concat", ["z", "c"], ["zc"], axis=1),
+        ]
+        h = "zc"
+    nodes.append(helper.make_node("Gemm", [h, "weight"], ["features"]))
+    h = "features"
+    if psi:
+        inputs.append(helper.make_tensor_value_info("truncation", TensorProto.FLOAT, ["N", 1]))
+        nodes.append(helper.make_node("Mul", [h, "truncation"], ["truncated"]))
+        h = "truncated"
+    nodes += [
+        helper.make_node("Tanh", [h], ["x"]),
+        helper.make_node("Mul", ["x", "half"], ["scaled"]),
+        helper.make_node("Add", ["scaled", "half"], ["shifted"]),
+        helper.make_node("Clip", ["shifted", "low", "high"], ["clipped"]),
+        helper.make_node("Round", ["clipped"], ["rounded"]),
+        helper.make_node("Cast", ["rounded"], ["levels"], to=TensorProto.UINT8),
+        helper.make_node("Reshape", ["levels", "nhwc"], ["image"]),
+    ]
+    image = helper.make_tensor_value_info(
+        "image", TensorProto.UINT8, ["N", shape.height, shape.width, shape.channels]
+    )
+    initializers = [numpy_helper.from_array(v, name) for name, v in constants.items()]
+    graph = helper.make_graph(nodes, "generator", inputs, [image], initializers)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+def write_bundle(
+    repository: Path,
+    name="tiny",
+    version=1,
+    *,
+    weights_seed=0,
+    edit_manifest: Callable[[pb.BundleManifest], object] | None = None,
+    edit_model: Callable[[onnx.ModelProto], object] | None = None,
+    **manifest_options,
+) -> Path:
+    """Writes `repository/name/version` and returns it.
+
+    Args:
+        repository: the model repository; made if missing.
+        name: the model.
+        version: its version, an integer (or any folder name, to be refused).
+        weights_seed: other weights, other pixels.
+        edit_manifest: changes the manifest after the graph was built from it.
+        edit_model: changes the finished model; SHA256SUMS is computed afterwards.
+        manifest_options: as `tiny_manifest` takes them.
+    """
+    manifest = tiny_manifest(name, **manifest_options)
+    model = tiny_model(manifest, weights_seed=weights_seed)
+    if edit_manifest is not None:
+        edit_manifest(manifest)
+    helper.set_model_props(model, {MANIFEST_KEY: json_format.MessageToJson(manifest)})
+    if edit_model is not None:
+        edit_model(model)
+    directory = Path(repository) / name / str(version)
+    directory.mkdir(parents=True)
+    (directory / "model.onnx").write_bytes(model.SerializeToString(deterministic=True))
+    (directory / "card.md").write_text(f"# {name}\n\nA model for tests.\n")
+    write_sums(directory)
+    return directory
+
+
+def write_sums(directory: Path) -> None:
+    """(Re)writes SHA256SUMS over every other file of a bundle."""
+    files = sorted(p for p in directory.iterdir() if p.name != "SHA256SUMS")
+    lines = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.name}\n" for p in files]
+    (directory / "SHA256SUMS").write_text("".join(lines))
+
+
+def _labels(num_classes):
+    return DIGITS if num_classes == 10 else [f"class {k}" for k in range(num_classes)]

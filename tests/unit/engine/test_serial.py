@@ -1,0 +1,79 @@
+"""Tests of imagemint.engine.serial."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imagemint.engine.serial import Serial
+
+uint64 = st.integers(0, 2**64 - 1)
+serials = st.builds(
+    Serial,
+    model=st.from_regex(r"\A[a-z0-9][a-z0-9._-]{0,63}\Z"),
+    version=st.integers(1, 10**12),
+    seed=uint64,
+    index=uint64,
+    class_id=st.none() | st.integers(0, 10**6),
+    truncation=st.none() | st.floats(0, allow_infinity=False).map(abs),
+)
+
+
+@pytest.mark.parametrize(
+    ("serial", "text"),
+    [
+        (Serial("mnist", 3, 42, 17, 7, 0.7), "mnist@3/42/17?class=7&truncation=0.7"),
+        (Serial("mnist", 3, 42, 17, 0), "mnist@3/42/17?class=0"),
+        (Serial("faces", 1, 0, 0, truncation=0.0), "faces@1/0/0?truncation=0.0"),
+        (Serial("faces", 1, 0, 2**64 - 1), "faces@1/0/18446744073709551615"),
+        (Serial("faces", 1, 5, 6, truncation=1e-9), "faces@1/5/6?truncation=1e-09"),
+    ],
+)
+def test_serial_has_one_spelling(serial, text):
+    """A serial is written in the one documented form and read back from it."""
+    assert str(serial) == text
+    assert Serial.parse(text) == serial
+
+
+@given(serials)
+def test_serial_round_trips(serial):
+    """Whatever a serial holds, its text reads back as the same serial."""
+    assert Serial.parse(str(serial)) == serial
+
+
+def test_truncation_may_be_written_plainly():
+    """A person may write truncation=1; the serial is the one the server writes."""
+    assert str(Serial.parse("m@1/0/0?truncation=1")) == "m@1/0/0?truncation=1.0"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "mnist",
+        "mnist@3/42",
+        "Mnist@3/42/17",
+        "mnist@0/42/17",
+        "mnist@03/42/17",
+        "mnist@3/042/17",
+        "mnist@3/42/-1",
+        "mnist@3/42/18446744073709551616",
+        "mnist@3/18446744073709551616/0",
+        "mnist@3/42/17?",
+        "mnist@3/42/17&class=7",
+        "mnist@3/42/17?class=7&",
+        "mnist@3/42/17?class=",
+        "mnist@3/42/17?class=7&class=7",
+        "mnist@3/42/17?truncation=0.7&class=7",
+        "mnist@3/42/17?truncation=nan",
+        "mnist@3/42/17?truncation=1e999",
+        "mnist@3/42/17?truncation=-0.5",
+        "mnist@3/42/17?color=red",
+        "mnist@3/42/17\n",
+        "mnist@3/42/\u0661\u0667",
+    ],
+)
+def test_malformed_serial_is_refused(text):
+    """Anything but the documented form is a ValueError that quotes the text."""
+    with pytest.raises(ValueError, match=r"serial number|at most") as caught:
+        Serial.parse(text)
+    assert repr(text) in str(caught.value)
