@@ -1,0 +1,75 @@
+"""What the documents promise is true of the project."""
+
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[3]
+PAGES = sorted(
+    path
+    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("*/README.md")]
+    if not path.is_relative_to(ROOT / ".venv")
+)
+VECTORS = json.loads((ROOT / "tests/unit/engine/sampling_vectors.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def reference() -> dict[str, Any]:
+    """The functions that docs/sampling.md defines in its Python block."""
+    (block,) = re.findall(
+        r"^```python\n(.*?)^```", (ROOT / "docs/sampling.md").read_text(), re.DOTALL | re.MULTILINE
+    )
+    names: dict[str, Any] = {}
+    exec(block, names)  # noqa: S102 - our own page; running it is the test
+    return names
+
+
+@pytest.mark.parametrize("vector", VECTORS["latents"], ids=lambda vector: vector["name"])
+def test_sampling_page_gives_the_words_of_the_vectors(reference: dict, vector: dict):
+    """The page's plain Python draws the words and uniforms of the fixed vectors, bit for bit."""
+    z_dim, index = vector["z_dim"], int(vector["index"])
+    first = 4 * -(-z_dim // 4) * index
+    words = reference["words"](int(vector["seed"]), 0, first, z_dim)
+    assert [f"{word:016x}" for word in words] == vector["words"]
+    assert [reference["unit"](word).hex() for word in words] == vector["u"]
+
+
+@pytest.mark.parametrize("name", ["origin", "mnist-42-17", "counter-above-64-bits"])
+def test_sampling_page_gives_the_normal_latents(reference: dict, name: str):
+    """Another implementation of the normal quantile agrees after rounding to float32."""
+    (vector,) = (each for each in VECTORS["latents"] if each["name"] == name)
+    drawn = reference["normal_latent"](int(vector["seed"]), int(vector["index"]), vector["z_dim"])
+    assert [float(np.float32(z)).hex() for z in drawn] == vector["latent"]
+
+
+def test_sampling_page_gives_the_drawn_classes(reference: dict):
+    """The page draws the classes of every vector without weights."""
+    for vector in VECTORS["classes"]:
+        if vector["weights"] is None:
+            first = int(vector["first_index"])
+            drawn = [
+                reference["drawn_class"](int(vector["seed"]), first + i, vector["num_classes"])
+                for i in range(len(vector["class_ids"]))
+            ]
+            assert drawn == vector["class_ids"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(page: Path):
+    """Every relative link of a page names a file or folder that is there."""
+    targets = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", page.read_text())
+    missing = [target for target in targets if not (page.parent / target).exists()]
+    assert not missing
+
+
+def test_changelog_names_the_version():
+    """The version of pyproject.toml has its entry, or stands under Unreleased."""
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    headings = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert headings[0] == "Unreleased"
+    assert version in headings
