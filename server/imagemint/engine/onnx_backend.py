@@ -1,22 +1,22 @@
 """The backend on ONNX Runtime: the one module that imports it.
 
 **One session, several threads.** `Run` is thread-safe and releases the interpreter's lock, and with
-one intra-op thread it computes on the thread that called. Create sessions after any fork.
-Two threads on one session deliver as many images as two sessions with a thread each, and hold the
-weights once; see TWO_SESSIONS below.
+one intra-op thread it computes on the thread that called. Two threads on one session delivered
+1.00 to 1.06 times the images/s of two sessions with a thread each (median of 12 alternating rounds,
+batches of 8 and 64, 128-channel digit generator, ONNX Runtime 1.31.1; on busy cores, hence only the
+ratio), and hold the weights once: so one session is enough. Create it after any fork.
 
-**Batch invariance.** A row's pixels must not depend on its batch. On the CPU provider this holds by
-construction wherever the weights are constants: ONNX Runtime packs them when the session is
-created, and the packed GEMM accumulates each row over K in one order, whatever M is. Its separate
-kernels for M = 1 (GEMV) exist only for unpacked weights, and on processors where a vendor library
-takes over. Measured with ONNX Runtime 1.31.1 on AVX-512 (embedding, Gemm, two ConvTranspose, Conv,
-tanh, at 64, 128 and 256 channels): for all batch sizes 1 to 70 even the floats before rounding are
-bit-identical. On CUDA, cuDNN and cuBLAS pick their algorithm by shape, so nothing is certain.
-Therefore every backend probes its bundle when it is loaded, and runs batches in the cheapest way
-under which the probe found no difference: as they come, never alone, or always in one fixed size.
+**Batch invariance.** A row's pixels must not depend on its batch. Measured with ONNX Runtime 1.31.1
+on AVX-512, batches of 1 to 70, floats before rounding compared bit by bit: a generator (embedding,
+Gemm, two ConvTranspose, Conv, tanh; 64, 128 and 256 channels) never differs; a Gemm or MatMul whose
+weights are constants never differs, for those are packed when the session is made and the packed
+kernel sums each row over K in one order whatever M is; with weights computed in the graph a batch
+of one differs, and only that, for it runs as a GEMV. So neither the exporter nor the backend has to
+pad a generator as it is exported here. Other processors have other kernels, and on CUDA cuDNN and
+cuBLAS pick theirs by shape, so every backend probes its bundle when it is loaded (see _probe.py)
+and runs batches in the cheapest way under which the probe found no difference.
 """
 
-import enum
 import logging
 from typing import Any
 
@@ -24,10 +24,19 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from imagemint.engine._probe import (
+    FIXED_BATCH,
+    PROBE_ROWS,
+    Batching,
+    Feed,
+    needed_batching,
+    probe_feed,
+    rows,
+    showing_floats,
+)
 from imagemint.engine.bundle import Bundle
 from imagemint.engine.errors import BackendFailed, BundleRefused
-from imagemint.engine.sampling import drawn_classes, latents
-from imagemint.engine.spec import ModelSpec, TruncationKind
+from imagemint.engine.spec import TruncationKind
 
 _log = logging.getLogger(__name__)
 
@@ -45,23 +54,6 @@ _CUDA_OPTIONS = {
     # TF32 keeps 10 bits of the mantissa: pixels would leave the tolerance recorded in the bundle.
     "use_tf32": "0",
 }
-
-FIXED_BATCH = 64
-"""Rows of every run where no smaller measure makes pixels independent of the batch."""
-
-_PROBE_ROWS = 64
-_PROBE_SEED = 0
-# Lone rows are the likeliest to differ; then the tails of vector kernels, 4, 8 and 16 rows high.
-_PROBE_ALONE = 12
-_PROBE_SIZES = (2, 3, 5, 8, 13, 17, 31, 47)
-
-
-class Batching(enum.Enum):
-    """How batches must be run so that pixels do not depend on them."""
-
-    AS_THEY_COME = "as they come"
-    NEVER_ALONE = "never alone"
-    FIXED = f"{FIXED_BATCH} rows at a time"
 
 
 def available_devices() -> tuple[str, ...]:
@@ -98,10 +90,12 @@ class OnnxBackend:
         session, why = _session(bundle, device, intra_op_threads)
         self._session: ort.InferenceSession | None = session
         self._provider: str = session.get_providers()[0]
-        self._batching = Batching.AS_THEY_COME
-        self._settle(bundle)
-        _log.info(
-            "model %s@%d runs on %s (%s), batches %s",
+        self._threads = intra_op_threads
+        self._batching = self._settle(bundle)
+        level = logging.INFO if self._batching is Batching.AS_THEY_COME else logging.WARNING
+        _log.log(
+            level,
+            "model %s@%d runs on %s (%s), in batches %s",
             bundle.spec.name,
             bundle.version,
             self.description,
@@ -132,15 +126,15 @@ class OnnxBackend:
     ) -> npt.NDArray[np.uint8]:
         """Images uint8 [N, height, width, channels]; see `Backend.run`."""
         feed = self._feed(z, class_id, truncation)
-        rows = len(z)
-        if rows == 0:
+        count = len(z)
+        if count == 0:
             spec = self._spec
             return np.empty((0, spec.height, spec.width, spec.channels), dtype=np.uint8)
         if self._batching is Batching.FIXED:
-            starts = range(0, rows, FIXED_BATCH)
-            parts = [_rows(feed, start, start + FIXED_BATCH) for start in starts]
+            starts = range(0, count, FIXED_BATCH)
+            parts = [rows(feed, start, start + FIXED_BATCH) for start in starts]
             return np.concatenate([self._padded(part, FIXED_BATCH) for part in parts])
-        if rows == 1 and self._batching is Batching.NEVER_ALONE:
+        if count == 1 and self._batching is Batching.NEVER_ALONE:
             return self._padded(feed, 2)
         return self._compute(feed)
 
@@ -153,12 +147,12 @@ class OnnxBackend:
         z: npt.NDArray[np.float32],
         class_id: npt.NDArray[np.int64] | None,
         truncation: npt.NDArray[np.float32] | None,
-    ) -> dict[str, npt.NDArray[Any]]:
+    ) -> Feed:
         """The graph's inputs by name, checked: a graph takes label -1 for the last class."""
         spec = self._spec
         if z.dtype != np.float32 or z.ndim != 2 or z.shape[1] != spec.z_dim:  # noqa: PLR2004 - axes
             raise ValueError(f"z must be float32 [N, {spec.z_dim}], not {z.dtype} {z.shape}")
-        feed: dict[str, npt.NDArray[Any]] = {"z": z}
+        feed: Feed = {"z": z}
         if (class_id is not None) != spec.conditional:
             raise ValueError(f"class_id {'is missing' if spec.conditional else 'is not wanted'}")
         if class_id is not None:
@@ -171,62 +165,45 @@ class OnnxBackend:
             feed["truncation"] = _column("truncation", truncation, np.dtype(np.float32), len(z))
         return feed
 
-    def _padded(self, feed: dict[str, npt.NDArray[Any]], rows: int) -> npt.NDArray[np.uint8]:
-        """The images of a batch that is run with its first row repeated up to `rows`."""
+    def _padded(self, feed: Feed, size: int) -> npt.NDArray[np.uint8]:
+        """The images of a batch that is run with its first row repeated up to `size` rows."""
         count = len(feed["z"])
-        if count < rows:
+        if count < size:
             feed = {
-                name: np.concatenate([value, np.repeat(value[:1], rows - count, axis=0)])
+                name: np.concatenate([value, np.repeat(value[:1], size - count, axis=0)])
                 for name, value in feed.items()
             }
         return self._compute(feed)[:count]
 
-    def _compute(self, feed: dict[str, npt.NDArray[Any]]) -> npt.NDArray[np.uint8]:
+    def _compute(self, feed: Feed) -> npt.NDArray[np.uint8]:
         session = self._session
         if session is None:
             raise BackendFailed("the model was closed")
-        try:
-            (image,) = session.run(["image"], feed)
-        except Exception as error:  # ONNX Runtime's exceptions share no base of their own
-            raise BackendFailed("the model failed to run") from error
-        images: npt.NDArray[np.uint8] = image
+        images: npt.NDArray[np.uint8] = _output(session, feed)
         return images
 
-    def _settle(self, bundle: Bundle) -> None:
-        """Runs a probe, which also warms up, and chooses how batches are run from now on."""
+    def _settle(self, bundle: Bundle) -> Batching:
+        """Runs the probe, which also warms up, and tells how batches must be run from now on."""
         spec = bundle.spec
+        feed = probe_feed(spec)
+        expected = (PROBE_ROWS, spec.height, spec.width, spec.channels)
         try:
-            feed = _probe_feed(spec, takes_psi=self._takes_psi)
-            whole = self._compute(feed)
+            image = self._compute(feed)
+            if image.dtype != np.uint8 or image.shape != expected:
+                why = f"its images are {image.dtype} {image.shape}, not uint8 {expected}"
+                raise BundleRefused(bundle.directory, why)
+            floats = self._floats_session(bundle)
+            return needed_batching(lambda part: _output(floats, part), feed)
         except BackendFailed as error:
             why = f"ONNX Runtime cannot run it: {_first_line(error.__cause__)}"
             raise BundleRefused(bundle.directory, why) from error
-        expected = (_PROBE_ROWS, spec.height, spec.width, spec.channels)
-        if whole.dtype != np.uint8 or whole.shape != expected:
-            why = f"its images are {whole.dtype} {whole.shape}, not uint8 {expected}"
-            raise BundleRefused(bundle.directory, why)
-        self._batching = self._needed(feed, whole)
-        if self._batching is not Batching.AS_THEY_COME:
-            _log.warning(
-                "model %s@%d: pixels depend on the batch on %s; batches run %s",
-                spec.name,
-                bundle.version,
-                self._provider,
-                self._batching.value,
-            )
 
-    def _needed(self, feed: dict[str, npt.NDArray[Any]], whole: npt.NDArray[np.uint8]) -> Batching:
-        """The cheapest batching under which the rows of the probe equal those of the whole."""
-
-        def same(start: int, stop: int) -> bool:
-            return np.array_equal(self._compute(_rows(feed, start, stop)), whole[start:stop])
-
-        # Ranges that start in the middle also move rows to other places within a batch.
-        if not all(same(size // 2, size // 2 + size) for size in _PROBE_SIZES):
-            return Batching.FIXED
-        if not all(same(row, row + 1) for row in range(_PROBE_ALONE)):
-            return Batching.NEVER_ALONE
-        return Batching.AS_THEY_COME
+    def _floats_session(self, bundle: Bundle) -> ort.InferenceSession:
+        """A second, passing session, whose output is the floats before they are rounded."""
+        content = showing_floats(bundle.read_model())
+        if self._provider == _CUDA:
+            return _cuda_session(content)
+        return _cpu_session(bundle, content, self._threads)
 
 
 def _session(
@@ -268,6 +245,14 @@ def _cuda_session(content: bytes) -> ort.InferenceSession:
     return session
 
 
+def _output(session: ort.InferenceSession, feed: Feed) -> npt.NDArray[Any]:
+    """The one output of a graph."""
+    try:
+        return np.asarray(session.run(None, feed)[0])
+    except Exception as error:  # ONNX Runtime's exceptions share no base of their own
+        raise BackendFailed("the model failed to run") from error
+
+
 def _options(intra_op_threads: int) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
@@ -281,28 +266,12 @@ def _options(intra_op_threads: int) -> ort.SessionOptions:
     return options
 
 
-def _probe_feed(spec: ModelSpec, *, takes_psi: bool) -> dict[str, npt.NDArray[Any]]:
-    z = latents(_PROBE_SEED, 0, _PROBE_ROWS, spec.z_dim, distribution=spec.distribution)
-    feed: dict[str, npt.NDArray[Any]] = {"z": z}
-    if spec.conditional:
-        classes = drawn_classes(_PROBE_SEED, 0, _PROBE_ROWS, spec.num_classes)
-        feed["class_id"] = classes[:, np.newaxis]
-    if takes_psi and spec.truncation is not None:
-        low, high = spec.truncation.minimum, spec.truncation.maximum
-        feed["truncation"] = np.linspace(low, high, _PROBE_ROWS, dtype=np.float32)[:, np.newaxis]
-    return feed
-
-
 def _column(
     name: str, values: npt.NDArray[Any], dtype: np.dtype[Any], rows: int
 ) -> npt.NDArray[Any]:
     if values.dtype != dtype or values.shape != (rows,):
         raise ValueError(f"{name} must be {dtype} [{rows}], not {values.dtype} {values.shape}")
     return values[:, np.newaxis]
-
-
-def _rows(feed: dict[str, npt.NDArray[Any]], start: int, stop: int) -> dict[str, npt.NDArray[Any]]:
-    return {name: value[start:stop] for name, value in feed.items()}
 
 
 def _first_line(error: BaseException | None) -> str:

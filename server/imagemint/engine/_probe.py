@@ -1,0 +1,91 @@
+"""Finding out, when a bundle is loaded, whether a row's pixels depend on its batch.
+
+Comparing pixels would be too weak: a difference in the last bits of a float moves a rounded pixel
+once in thousands, so a probe of affordable size would pass and a million images would not. The
+probe therefore looks at the floats just before they are rounded.
+"""
+
+import enum
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from imagemint.engine.sampling import drawn_classes, latents
+from imagemint.engine.spec import ModelSpec, TruncationKind
+
+Feed = dict[str, npt.NDArray[Any]]
+"""The graph's inputs by name, the batch along the first axis of each."""
+
+FIXED_BATCH = 64
+"""Rows of every run where no smaller measure makes pixels independent of the batch."""
+
+PROBE_ROWS = 64
+_SEED = 0
+# Lone rows are the likeliest to differ, but by their values, not by their place: a few tell.
+_LONE_ROWS = 6
+# Small batches, and those beside the tiles of vector kernels, 4, 8 and 16 rows high.
+_SIZES = (2, 3, 5, 8, 13, 17, 31, 47)
+
+
+class Batching(enum.Enum):
+    """How batches must be run so that pixels do not depend on them."""
+
+    AS_THEY_COME = "as they come"
+    NEVER_ALONE = "never of one row"
+    FIXED = f"of {FIXED_BATCH} rows, always"
+
+
+def probe_feed(spec: ModelSpec) -> Feed:
+    """PROBE_ROWS rows of input, every class and the whole range of truncation among them."""
+    z = latents(_SEED, 0, PROBE_ROWS, spec.z_dim, distribution=spec.distribution)
+    feed: Feed = {"z": z}
+    if spec.conditional:
+        classes = drawn_classes(_SEED, 0, PROBE_ROWS, spec.num_classes)
+        feed["class_id"] = classes[:, np.newaxis]
+    if spec.truncation is not None and spec.truncation.kind is TruncationKind.PSI:
+        low, high = spec.truncation.minimum, spec.truncation.maximum
+        feed["truncation"] = np.linspace(low, high, PROBE_ROWS, dtype=np.float32)[:, np.newaxis]
+    return feed
+
+
+def rows(feed: Mapping[str, npt.NDArray[Any]], start: int, stop: int) -> Feed:
+    """A stretch of a batch."""
+    return {name: value[start:stop] for name, value in feed.items()}
+
+
+def needed_batching(compute: Callable[[Feed], npt.NDArray[Any]], feed: Feed) -> Batching:
+    """The cheapest batching under which the rows of the probe equal those of the whole.
+
+    Args:
+        compute: runs a batch and returns what is compared, the batch along the first axis.
+        feed: of `probe_feed`.
+    """
+    whole = compute(feed)
+
+    def same(start: int, stop: int) -> bool:
+        return compute(rows(feed, start, stop)).tobytes() == whole[start:stop].tobytes()
+
+    # Ranges that start further in also move rows to other places within their batch.
+    if not all(same(size // 2, size // 2 + size) for size in _SIZES):
+        return Batching.FIXED
+    if not all(same(row, row + 1) for row in range(_LONE_ROWS)):
+        return Batching.NEVER_ALONE
+    return Batching.AS_THEY_COME
+
+
+def showing_floats(content: bytes) -> bytes:
+    """The same model with one output: what it rounds to pixels, or its image if it never rounds."""
+    model = onnx.load_model_from_string(content)
+    for node in model.graph.node:
+        if node.op_type == "Round" or (node.op_type == "Cast" and _to_uint8(node)):
+            del model.graph.output[:]
+            model.graph.output.append(onnx.ValueInfoProto(name=node.input[0]))
+            break
+    return model.SerializeToString()
+
+
+def _to_uint8(node: onnx.NodeProto) -> bool:
+    return any(a.name == "to" and a.i == onnx.TensorProto.UINT8 for a in node.attribute)

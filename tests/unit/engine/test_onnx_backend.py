@@ -1,0 +1,277 @@
+"""Tests of imagemint.engine.onnx_backend on real sessions."""
+
+import gc
+import logging
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+from tiny_bundles import write_bundle
+
+from imagemint.engine import latents
+from imagemint.engine._probe import Batching
+from imagemint.engine.backend import Backend
+from imagemint.engine.bundle import read_bundle
+from imagemint.engine.errors import BackendFailed, BundleRefused
+from imagemint.engine.onnx_backend import OnnxBackend, available_devices
+
+CLASSES = np.arange(70, dtype=np.int64) % 10
+
+
+def backend_of(tmp_path, *, device="cpu", **options):
+    """A backend over a new tiny bundle."""
+    return OnnxBackend(read_bundle(write_bundle(tmp_path, **options)), device=device)
+
+
+@pytest.fixture
+def backend(tmp_path):
+    """A conditional backend on the CPU."""
+    return backend_of(tmp_path)
+
+
+def test_backend_runs(backend):
+    """A batch comes out as uint8 NHWC; latent and class both show in the pixels."""
+    served: Backend = backend
+    z = latents(1, 0, 3, 8)
+    images = served.run(z, np.int64([0, 1, 2]))
+    assert (images.shape, images.dtype) == ((3, 4, 6, 1), np.uint8)
+    assert not np.array_equal(images, served.run(z, np.int64([3, 1, 2])))
+    assert not np.array_equal(images, served.run(latents(2, 0, 3, 8), np.int64([0, 1, 2])))
+
+
+def test_unconditional_backend_runs(tmp_path):
+    """Without classes only the latent goes in."""
+    backend = backend_of(tmp_path, conditional=False, size=(8, 8, 3))
+    assert backend.run(latents(1, 0, 2, 8)).shape == (2, 8, 8, 3)
+
+
+def test_psi_reaches_the_graph(tmp_path):
+    """PSI truncation of 0 gives the mean image for every latent."""
+    backend = backend_of(tmp_path, truncation="psi", conditional=False)
+    images = backend.run(latents(1, 0, 3, 8), truncation=np.float32([0, 0, 1]))
+    assert np.array_equal(images[0], images[1])
+    assert not np.array_equal(images[0], images[2])
+
+
+def test_empty_batch_is_empty(backend):
+    """No rows in, no rows out, in the right shape."""
+    images = backend.run(latents(1, 0, 0, 8), np.int64([]))
+    assert (images.shape, images.dtype) == ((0, 4, 6, 1), np.uint8)
+
+
+def _features_plus(expression):
+    """Adds to the features something that depends on the number of rows."""
+
+    def edit(model):
+        at = next(i for i, node in enumerate(model.graph.node) if node.op_type == "Tanh")
+        model.graph.node[at].input[0] = "disturbed"
+        nodes = [
+            helper.make_node("Shape", ["z"], ["n"], end=1),
+            helper.make_node("Cast", ["n"], ["rows"], to=TensorProto.FLOAT),
+            *expression,
+            helper.make_node("Add", ["features", "shift"], ["disturbed"]),
+        ]
+        for node in reversed(nodes):
+            model.graph.node.insert(at, node)
+
+    return edit
+
+
+def _power(exponent):
+    value = helper.make_tensor("e", TensorProto.FLOAT, [], [exponent])
+    return [
+        helper.make_node("Constant", [], ["e"], value=value),
+        helper.make_node("Pow", ["rows", "e"], ["shift"]),
+    ]
+
+
+def _unpacked_weights(model):
+    """Computes the weights in the graph, from its input, so that the runtime cannot pack them."""
+    gemm = next(node for node in model.graph.node if node.op_type == "Gemm")
+    gemm.input[1] = "computed"
+    nodes = [
+        helper.make_node("ReduceMax", ["z"], ["m"], keepdims=0),
+        helper.make_node("Equal", ["m", "m"], ["true"]),
+        helper.make_node("Cast", ["true"], ["one"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["weight", "one"], ["computed"]),
+    ]
+    for node in reversed(nodes):
+        model.graph.node.insert(0, node)
+
+
+@pytest.mark.parametrize(
+    ("edit", "expected"),
+    [
+        (None, Batching.AS_THEY_COME),
+        # N^-40 is 1 for a lone row and vanishes beside the features for any other batch.
+        (_features_plus(_power(-40.0)), Batching.NEVER_ALONE),
+        (_features_plus(_power(0.01)), Batching.FIXED),
+        # A difference in the last bits of the floats, far too small for the eye of a pixel.
+        (_features_plus(_power(1e-7)), Batching.FIXED),
+    ],
+)
+def test_pixels_do_not_depend_on_the_batch(tmp_path, edit, expected):
+    """For every batch size and place the same bytes, even from a graph that looks at its batch."""
+    backend = backend_of(tmp_path, edit_model=edit)
+    assert backend.batching is expected
+    z = latents(5, 0, 70, 8)
+    whole = backend.run(z, CLASSES)
+    for size in range(1, 71):
+        part = slice(70 - size, 70)
+        assert backend.run(z[part], CLASSES[part]).tobytes() == whole[part].tobytes()
+
+
+def test_real_gemv_is_dealt_with(tmp_path):
+    """Where the runtime has another kernel for one row, its floats differ and it is never used."""
+    backend = backend_of(
+        tmp_path, edit_model=_unpacked_weights, z_dim=64, size=(28, 28, 1), weights_seed=3
+    )
+    z = latents(5, 0, 64, 64)
+    whole = backend.run(z, CLASSES[:64])
+    for row in range(64):
+        alone = backend.run(z[row : row + 1], CLASSES[row : row + 1])
+        assert alone.tobytes() == whole[row : row + 1].tobytes()
+    # Where a processor has no such kernel there is nothing to deal with.
+    assert backend.batching in (Batching.NEVER_ALONE, Batching.AS_THEY_COME)
+
+
+def test_neighbours_do_not_matter(backend):
+    """A row's pixels are the same whoever shares the batch."""
+    z, strangers = latents(5, 0, 1, 8), latents(6, 0, 30, 8)
+    (alone,) = backend.run(z, np.int64([7]))
+    mixed = np.concatenate([strangers[:11], z, strangers[11:]])
+    assert np.array_equal(backend.run(mixed, np.full(31, 7))[11], alone)
+
+
+def test_threads_share_one_backend(backend):
+    """Concurrent runs on one session give what lone runs give."""
+    batches = [latents(seed, 0, 1 + seed % 7, 8) for seed in range(60)]
+    expected = [backend.run(z, CLASSES[: len(z)]).tobytes() for z in batches]
+    with ThreadPoolExecutor(4) as pool:
+        found = pool.map(lambda z: backend.run(z, CLASSES[: len(z)]).tobytes(), batches)
+        assert list(found) == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (lambda z: (z.astype(np.float64), np.int64([0, 1])), "z must be float32"),
+        (lambda z: (z[:, :7], np.int64([0, 1])), r"z must be float32 \[N, 8\]"),
+        (lambda z: (z[0], np.int64([0, 1])), "z must be"),
+        (lambda z: (z,), "class_id is missing"),
+        (lambda z: (z, np.int64([0])), r"class_id must be int64 \[2\]"),
+        (lambda z: (z, np.int32([0, 1])), "class_id must be int64"),
+        (lambda z: (z, np.int64([0, -1])), "class_id must be 0 to 9"),
+        (lambda z: (z, np.int64([10, 0])), "class_id must be 0 to 9"),
+        (lambda z: (z, np.int64([0, 1]), np.float32([1, 1])), "truncation is not wanted"),
+    ],
+)
+def test_wrong_arrays_are_refused(backend, arguments, said):
+    """Wrong dtype, shape or range never reaches the graph, where -1 means the last class."""
+    with pytest.raises(ValueError, match=said):
+        backend.run(*arguments(latents(1, 0, 2, 8)))
+
+
+def test_unwanted_class_is_refused(tmp_path):
+    """An unconditional model takes no classes, and a PSI model needs its truncation."""
+    backend = backend_of(tmp_path, conditional=False, truncation="psi")
+    z = latents(1, 0, 2, 8)
+    with pytest.raises(ValueError, match="class_id is not wanted"):
+        backend.run(z, np.int64([0, 1]), np.float32([1, 1]))
+    with pytest.raises(ValueError, match="truncation is missing"):
+        backend.run(z)
+    with pytest.raises(ValueError, match=r"truncation must be float32 \[2\]"):
+        backend.run(z, truncation=np.float32([1]))
+
+
+def test_closed_backend_fails(backend):
+    """After close the session is freed and a run fails as BackendFailed; closing again is fine."""
+    session = weakref.ref(backend._session)
+    backend.close()
+    backend.close()
+    gc.collect()
+    assert session() is None
+    with pytest.raises(BackendFailed, match="closed"):
+        backend.run(latents(1, 0, 1, 8), np.int64([0]))
+
+
+def test_cpu_is_said_in_the_log(tmp_path, caplog):
+    """The log says which provider runs a model and why."""
+    with caplog.at_level(logging.INFO, logger="imagemint.engine.onnx_backend"):
+        backend = backend_of(tmp_path)
+    assert backend.provider == "CPUExecutionProvider"
+    assert backend.description == f"CPUExecutionProvider {onnxruntime.__version__}"
+    assert f"tiny@1 runs on {backend.description} (asked for)" in caplog.text
+
+
+@pytest.mark.skipif("cuda" in available_devices(), reason="this ONNX Runtime can do CUDA")
+def test_missing_cuda_is_a_clear_error(tmp_path):
+    """CUDA asked for by name and not there is an error that says so."""
+    with pytest.raises(BackendFailed, match=r"CUDA does not work: .* is a CPU build"):
+        backend_of(tmp_path, device="cuda")
+
+
+@pytest.mark.skipif("cuda" in available_devices(), reason="this ONNX Runtime can do CUDA")
+def test_auto_falls_back_to_the_cpu(tmp_path, caplog):
+    """Left to choose, the backend takes the CPU and the log says why."""
+    with caplog.at_level(logging.INFO, logger="imagemint.engine.onnx_backend"):
+        backend = backend_of(tmp_path, device="auto")
+    assert backend.provider == "CPUExecutionProvider"
+    assert "CUDA does not work" in caplog.text
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif("cuda" not in available_devices(), reason="needs onnxruntime-gpu")
+def test_cuda_keeps_the_promises(tmp_path):
+    """On CUDA too a row's pixels do not depend on its batch, and stay within a level of the CPU."""
+    bundle = read_bundle(write_bundle(tmp_path, z_dim=64, size=(28, 28, 1)))
+    cuda, cpu = OnnxBackend(bundle, device="cuda"), OnnxBackend(bundle, device="cpu")
+    z = latents(5, 0, 70, 64)
+    whole = cuda.run(z, CLASSES)
+    assert cuda.provider == "CUDAExecutionProvider"
+    for size in (1, 2, 3, 33, 64, 69):
+        assert cuda.run(z[:size], CLASSES[:size]).tobytes() == whole[:size].tobytes()
+    assert np.abs(whole.astype(int) - cpu.run(z, CLASSES)).max() <= 1
+
+
+def test_unknown_device_is_refused(tmp_path):
+    """A misspelt device is named."""
+    with pytest.raises(ValueError, match="'gpu'"):
+        backend_of(tmp_path, device="gpu")
+
+
+def test_unloadable_model_is_refused(tmp_path):
+    """A model the runtime cannot load is refused with the runtime's reason, on one line."""
+
+    def edit(model):
+        model.graph.node[-1].domain = "com.microsoft"
+        model.graph.node[-1].op_type = "NotYetInvented"
+        model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+
+    with pytest.raises(BundleRefused, match=r"ONNX Runtime .* cannot load it: .*NotYetInvented"):
+        backend_of(tmp_path, edit_model=edit)
+
+
+def test_lying_output_shape_is_refused(tmp_path):
+    """A graph whose images have another shape than it declares is found out when it is loaded."""
+
+    def edit(model):
+        tensor = next(t for t in model.graph.initializer if t.name == "nhwc")
+        tensor.CopyFrom(helper.make_tensor("nhwc", TensorProto.INT64, [4], [-1, 6, 4, 1]))
+
+    with pytest.raises(BundleRefused, match=r"its images are uint8 \(64, 6, 4, 1\), not"):
+        backend_of(tmp_path, edit_model=edit)
+
+
+def test_fixed_batch_is_refused(tmp_path):
+    """A graph that only runs at one batch size is found out when it is loaded."""
+
+    def edit(model):
+        tensor = next(t for t in model.graph.initializer if t.name == "nhwc")
+        tensor.CopyFrom(helper.make_tensor("nhwc", TensorProto.INT64, [4], [64, 4, 6, 1]))
+
+    with pytest.raises(BundleRefused, match="ONNX Runtime cannot run it: "):
+        backend_of(tmp_path, edit_model=edit)
