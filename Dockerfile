@@ -65,14 +65,16 @@ COPY --from=gpu-environment /opt/imagemint /opt/imagemint
 ENV PATH=/opt/imagemint/bin:${PATH} \
     HOME=/tmp \
     PYTHONDONTWRITEBYTECODE=1 \
-    PYTHONUNBUFFERED=1
+    PYTHONUNBUFFERED=1 \
+    IMAGEMINT_GRPC_ADDRESS=0.0.0.0:8001 \
+    IMAGEMINT_METRICS_ADDRESS=0.0.0.0:8002
 USER 65532:65532
 EXPOSE 8001 8002
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=6s --start-period=60s --retries=3 \
   CMD ["python", "-m", "imagemint.server.healthcheck", "127.0.0.1:8001"]
 ENTRYPOINT ["imagemint"]
-CMD ["serve", "--grpc-address=0.0.0.0:8001", "--metrics-address=0.0.0.0:8002"]
+CMD ["serve"]
 
 FROM ${PYTHON_IMAGE} AS cpu
 ARG VERSION=0.1.0
@@ -86,11 +88,13 @@ COPY --from=cpu-environment /opt/imagemint /opt/imagemint
 ENV PATH=/opt/imagemint/bin:${PATH} \
     HOME=/tmp \
     PYTHONDONTWRITEBYTECODE=1 \
-    PYTHONUNBUFFERED=1
+    PYTHONUNBUFFERED=1 \
+    IMAGEMINT_GRPC_ADDRESS=0.0.0.0:8001 \
+    IMAGEMINT_METRICS_ADDRESS=0.0.0.0:8002
 USER 65532:65532
 EXPOSE 8001 8002
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=6s --start-period=30s --retries=3 \
   CMD ["python", "-m", "imagemint.server.healthcheck", "127.0.0.1:8001"]
 ENTRYPOINT ["imagemint"]
-CMD ["serve", "--grpc-address=0.0.0.0:8001", "--metrics-address=0.0.0.0:8002"]
+CMD ["serve"]

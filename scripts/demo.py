@@ -64,6 +64,9 @@ def running_server(repository: Path) -> Iterator[Server]:
             f"--repository={repository}",
             "--grpc-address=127.0.0.1:0",
             "--metrics-address=127.0.0.1:0",
+            # Flags go before the environment: the log is read below, whatever is set there.
+            "--log-format=json",
+            "--log-level=info",
         ],
         stderr=subprocess.PIPE,
         text=True,
