@@ -1,0 +1,161 @@
+"""The settings of a command, gathered from flags, environment and file, and every fault in them."""
+
+import inspect
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, Field, SecretStr, ValidationError, create_model
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    CliSettingsSource,
+    EnvSettingsSource,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
+
+PREFIX = "IMAGEMINT_"
+
+CommandT = TypeVar("CommandT", bound=BaseModel)
+
+
+class UsageError(Exception):
+    """The command was called wrongly; `faults` says how, one line each."""
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = tuple(faults)
+
+
+@dataclass(frozen=True, slots=True)
+class _Origin:
+    """One source of settings: its values by field name, and what it calls a field."""
+
+    values: Mapping[str, Any]
+    spelling: str
+
+    def called(self, name: str) -> str:
+        return self.spelling.format(flag=_flag(name), variable=_variable(name), key=name)
+
+
+def gathered(command: type[CommandT], prog: str, arguments: Sequence[str]) -> CommandT:
+    """The command with its settings: flag before variable before file before default.
+
+    Args:
+        command: the class, see `imagemint.client.cli`.
+        prog: what the help calls the command, such as `imagemint serve`.
+        arguments: what follows that on the command line.
+
+    Raises:
+        UsageError: an unknown flag, an unknown key in the file, a bad or a missing value.
+        SystemExit: help was asked for, and printed.
+    """
+    sources = _sources_class(command)
+    try:
+        flags: dict[str, Any] = CliSettingsSource(
+            sources, cli_prog_name=prog, cli_parse_args=list(arguments), cli_exit_on_error=False
+        )()
+        variables = _Variables(sources)()
+    except SettingsError as error:
+        raise UsageError([str(error).removeprefix("error parsing CLI: ")]) from None
+    path = flags.pop("config", None) or variables.get("config")
+    variables.pop("config", None)
+    keys = _file(sources, Path(path)) if path else {}
+    origins = (
+        _Origin(flags, "{flag}"),
+        _Origin(variables, "{variable}"),
+        _Origin(keys, f"{{key}} in {path}"),
+    )
+    known = {_name(name, field) for name, field in command.model_fields.items()}
+    unknown = [f"{key} in {path}: there is no such setting" for key in keys if key not in known]
+    values = {**keys, **variables, **flags}
+    try:
+        built = command.model_validate({name: values[name] for name in values if name in known})
+    except ValidationError as error:
+        raise UsageError([*unknown, *_faults(command, error, origins)]) from None
+    if unknown:
+        raise UsageError(unknown)
+    return built
+
+
+class _Variables(EnvSettingsSource):
+    """The environment; a list may be written with commas there, as it may be in a flag."""
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:  # noqa: ANN401 - theirs
+        try:
+            return super().decode_complex_value(field_name, field, value)
+        except ValueError:
+            # Where the field is no list, validation says so and names the variable.
+            return str(value).split(",")
+
+
+def _sources_class(command: type[BaseModel]) -> type[BaseSettings]:
+    """What pydantic-settings reads names, types and help from: the command, and --config."""
+    return create_model(
+        command.__name__,
+        __base__=(BaseSettings, command),  # type: ignore[arg-type]  # one base suffices
+        __module__=command.__module__,
+        __doc__=inspect.cleandoc(command.__doc__ or ""),
+        __cls_kwargs__={
+            "env_prefix": PREFIX,
+            "env_prefix_target": "all",
+            "cli_avoid_json": True,
+            "cli_hide_none_type": True,
+            "cli_implicit_flags": True,
+            "cli_kebab_case": True,
+            "cli_show_env_vars": True,
+        },
+        config=(Path | None, Field(None, description="TOML file with settings.")),
+    )
+
+
+def _file(sources: type[BaseSettings], path: Path) -> dict[str, Any]:
+    if not path.is_file():  # the source would pass over it in silence
+        raise UsageError([f"{_flag('config')}: there is no file {path}"])
+    try:
+        return TomlConfigSettingsSource(sources, toml_file=path)()
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError([f"{path}: {error}"]) from None
+
+
+def _faults(
+    command: type[BaseModel], error: ValidationError, origins: Sequence[_Origin]
+) -> list[str]:
+    """A line for each fault, which names the flag, variable or key that brought the value."""
+    secret = {
+        _name(name, field)
+        for name, field in command.model_fields.items()
+        if SecretStr.__name__ in str(field.annotation)
+    }
+    lines = []
+    for fault in error.errors(include_url=False):
+        message = fault["msg"].removeprefix("Value error, ")
+        if not fault["loc"]:
+            lines.append(message)
+            continue
+        name = str(fault["loc"][0])
+        origin = next((each for each in origins if name in each.values), None)
+        if origin is None:
+            wanted = f"{_flag(name)} is required (or {_variable(name)}, or {name} in a file)"
+            lines.append(wanted if fault["type"] == "missing" else f"{_flag(name)}: {message}")
+        elif name in secret:
+            lines.append(f"{origin.called(name)}: {message}")
+        else:
+            lines.append(f"{origin.called(name)}: {message} (got {fault['input']!r})")
+    return lines
+
+
+def _name(name: str, field: FieldInfo) -> str:
+    """What the world calls a field: its alias, if it has one because its name is a keyword."""
+    return field.alias or name
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _variable(name: str) -> str:
+    return PREFIX + name.upper()
