@@ -1,0 +1,152 @@
+"""The composition root: everything is built here, started, and taken down again."""
+
+import asyncio
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import structlog
+from prometheus_client import start_http_server
+
+from imagemint.engine.backend import Backend
+from imagemint.engine.bundle import Bundle
+from imagemint.engine.onnx_backend import OnnxBackend
+from imagemint.server.batching import Batcher
+from imagemint.server.metrics import Metrics
+from imagemint.server.repository import ModelRepository, shipped_models
+from imagemint.server.rpc.server import RpcServer
+from imagemint.server.settings import ServeSettings, split_address
+
+_log = structlog.stdlib.get_logger(__name__)
+
+_GPU_INSTANCES = 2
+# Streams are asked to leave at this share of the grace period, so that the last chunk still gets
+# out and the client can tell a drain from a failure.
+_EXPIRING_SHARE = 0.8
+
+
+def usable_cores() -> int:
+    """Returns the cores of the affinity mask, which in a container is less than the host has."""
+    return len(os.sched_getaffinity(0))
+
+
+class App:
+    """One server: gRPC, metrics, models.
+
+    Args:
+        settings: all of it.
+    """
+
+    def __init__(self, settings: ServeSettings) -> None:
+        self._settings = settings
+        self.metrics = Metrics()
+        self._encoders = ThreadPoolExecutor(usable_cores(), thread_name_prefix="encode")
+        repository = settings.repository or shipped_models()
+        if not repository.is_dir():
+            raise NotADirectoryError(f"model repository {repository} is not a directory")
+        self.repository = ModelRepository(
+            repository,
+            self._open_backend,
+            self._open_batcher,
+            self.metrics,
+            max_bundle_bytes=settings.max_bundle_bytes,
+            max_images=settings.max_images_per_request,
+            max_response_bytes=settings.max_response_bytes,
+        )
+        self.grpc_address = ""
+        self.metrics_address = ""
+
+    def _open_backend(self, bundle: Bundle) -> Backend:
+        return OnnxBackend(bundle, device=self._settings.device)
+
+    def _open_batcher(self, bundle: Bundle, backend: Backend) -> Batcher:
+        settings = self._settings
+        on_cpu = backend.provider == "CPUExecutionProvider"
+        return Batcher(
+            bundle.spec,
+            bundle.version,
+            backend,
+            self.metrics,
+            # On a CPU one single-threaded pass per core beats one pass on all cores.
+            instances=settings.instances or (usable_cores() if on_cpu else _GPU_INSTANCES),
+            max_batch_images=settings.max_batch_images,
+            max_queue_images=settings.max_queue_images,
+            batch_delay_s=settings.batch_delay_ms / 1e3,
+        )
+
+    async def start(self) -> None:
+        """Listens, loads every model, and says that it is ready.
+
+        Raises:
+            OSError: an address cannot be had.
+        """
+        settings = self._settings
+        self._rpc = RpcServer(settings, self.repository, self.metrics, self._encoders)
+        grpc_host, _ = split_address(settings.grpc_address)
+        grpc_port = await self._rpc.start(settings.grpc_address)
+        metrics_host, metrics_port = split_address(settings.metrics_address)
+        self._metrics_server, self._metrics_thread = start_http_server(
+            metrics_port, metrics_host, self.metrics.registry
+        )
+        await asyncio.get_running_loop().run_in_executor(None, self.repository.load)
+        await self._rpc.serve()
+        self.grpc_address = _address(grpc_host, grpc_port)
+        self.metrics_address = _address(metrics_host, self._metrics_server.server_port)
+        _log.info(
+            "ready",
+            grpc_address=self.grpc_address,
+            metrics_address=self.metrics_address,
+            models={
+                name: [version.number for version in model.versions.values() if version.served]
+                for name, model in self.repository.models.items()
+            },
+        )
+
+    async def stop(self) -> None:
+        """Drains: health first, the pause for balancers, the calls inside, then the rest."""
+        settings = self._settings
+        _log.info("draining", delay_s=settings.drain_delay_s, grace_s=settings.drain_grace_s)
+        await self._rpc.leave()
+        await asyncio.sleep(settings.drain_delay_s)
+        expiry = asyncio.get_running_loop().call_later(
+            _EXPIRING_SHARE * settings.drain_grace_s, self._expire
+        )
+        await self._rpc.stop(settings.drain_grace_s)
+        expiry.cancel()
+        await asyncio.get_running_loop().run_in_executor(None, self.repository.close)
+        self._encoders.shutdown()
+        self._metrics_server.shutdown()
+        self._metrics_server.server_close()
+        self._metrics_thread.join()
+        _log.info("stopped")
+
+    def _expire(self) -> None:
+        self._rpc.gate.expiring = True
+
+    async def run(self) -> None:
+        """Serves until SIGTERM or SIGINT, then drains; a second signal ends the process at once."""
+        loop = asyncio.get_running_loop()
+        asked = asyncio.Event()
+
+        def ask(number: signal.Signals) -> None:
+            if asked.is_set():
+                os._exit(128 + number)
+            asked.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, ask, number)
+        await self.start()
+        await asked.wait()
+        await self.stop()
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def log_settings(settings: ServeSettings) -> None:
+    """Logs the effective settings; those that are secrets print as asterisks."""
+    values = settings.model_dump(mode="json")
+    values["repository"] = str(settings.repository or shipped_models())
+    _log.info("settings", **{k: str(v) if isinstance(v, Path) else v for k, v in values.items()})

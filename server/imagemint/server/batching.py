@@ -1,0 +1,356 @@
+"""The batcher: many callers' images, computed together, a batch at a time.
+
+Greedy: an instance that is free runs what is queued, and waits for more only if asked to. The unit
+is the image. A job of many images is cut into slices, and every waiting job gets a fair share of
+each batch, so a large one does not hold up a small one. Because a serial's pixels do not depend on
+what shares its batch, none of this shows in the answers.
+"""
+
+import asyncio
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from imagemint.engine.backend import Backend
+from imagemint.engine.errors import BackendFailed, DeadlinePassed, Draining, QueueFull
+from imagemint.engine.spec import ModelSpec
+from imagemint.server.metrics import Metrics
+
+_log = logging.getLogger(__name__)
+
+# Below this a batch is not split over idle instances: the fixed cost of a pass would outweigh it.
+_SMALLEST_SHARE = 8
+_RETRY_DELAY_S = (0.05, 10.0)
+
+
+@dataclass(eq=False)
+class Job:
+    """Images that one caller waits for.
+
+    Attributes:
+        count: how many, 1 or more.
+        latents: gives float32 [n, z_dim] for images start to stop - 1 of the job; called by the
+            instance that computes them, so that drawing latents is parallel work too.
+        class_id: int64 [count], or None.
+        truncation: for a model whose truncation is PSI, and then never None; otherwise None.
+        deadline: `time.monotonic` value after which nothing of it is computed any more.
+        images: the result, uint8 [count, H, W, C], whole once `done` is.
+    """
+
+    count: int
+    latents: Callable[[int, int], npt.NDArray[np.float32]]
+    class_id: npt.NDArray[np.int64] | None
+    truncation: float | None = None
+    deadline: float = math.inf
+    images: npt.NDArray[np.uint8] = field(init=False, repr=False)
+    done: asyncio.Future[None] = field(init=False, repr=False)
+    accepted_ns: int = field(init=False, default=0)
+    started_ns: int = field(init=False, default=0)
+    finished_ns: int = field(init=False, default=0)
+    inference_ns: int = field(init=False, default=0)
+    # Owned by the batcher, under its lock.
+    _taken: int = field(init=False, default=0)
+    _computed: int = field(init=False, default=0)
+    _dropped: bool = field(init=False, default=False)
+
+
+@dataclass(frozen=True)
+class _Slice:
+    job: Job
+    start: int
+    stop: int
+
+
+class Batcher:
+    """Queue and instances of one version of a model.
+
+    Args:
+        spec: the model.
+        version: its version, for labels.
+        backend: what computes; called from `instances` threads at once.
+        metrics: where to count.
+        instances: batches that run side by side.
+        max_batch_images: images in one batch at most.
+        max_queue_images: images that may wait.
+        batch_delay_s: time a batch with room may wait for more; 0 never waits.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        version: int,
+        backend: Backend,
+        metrics: Metrics,
+        *,
+        instances: int,
+        max_batch_images: int,
+        max_queue_images: int,
+        batch_delay_s: float = 0.0,
+    ) -> None:
+        self._spec = spec
+        self._backend = backend
+        self._max_batch = max_batch_images
+        self._max_queue = max_queue_images
+        self._delay_s = batch_delay_s
+        labels = (spec.name, str(version))
+        self._labels = labels
+        self._images = metrics.images
+        self._queue_wait = metrics.queue_wait.labels(*labels)
+        self._batch_images = metrics.batch_images.labels(*labels)
+        self._inference = metrics.inference_duration.labels(*labels)
+        metrics.watch_queue(spec.name, version, lambda: self._queued)
+        self._changed = threading.Condition()
+        self._jobs: deque[Job] = deque()
+        self._queued = 0
+        self._idle = 0
+        self._closed = False
+        self._drain_rate = _Rate()
+        self._room: deque[asyncio.Future[None]] = deque()
+        self._threads = [
+            threading.Thread(target=self._work, name=f"{spec.name}-{version}-{number}", daemon=True)
+            for number in range(instances)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    # --- the event loop's side ------------------------------------------------------------------
+
+    def submit(self, job: Job) -> None:
+        """Queues a job of the running event loop; ``job.done`` resolves when it is whole.
+
+        ``job.done`` fails with DeadlinePassed or BackendFailed.
+
+        Raises:
+            QueueFull: there is no room for so many images now.
+            Draining: the batcher is closed.
+        """
+        job.done = asyncio.get_running_loop().create_future()
+        job.images = np.empty(
+            (job.count, self._spec.height, self._spec.width, self._spec.channels), np.uint8
+        )
+        with self._changed:
+            if self._closed:
+                raise Draining(1.0)
+            if self._queued + job.count > self._max_queue:
+                raise QueueFull(self._spec.name, self._retry_delay_s(job.count))
+            job.accepted_ns = time.perf_counter_ns()
+            self._jobs.append(job)
+            self._queued += job.count
+            self._changed.notify(max(1, min(len(self._threads), job.count // _SMALLEST_SHARE)))
+
+    async def submit_when_room(self, job: Job) -> None:
+        """Queues a job as `submit` does, waiting for room instead of failing for want of it."""
+        while True:
+            try:
+                return self.submit(job)
+            except QueueFull:
+                room: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                self._room.append(room)
+                await room
+
+    def drop(self, job: Job) -> None:
+        """Takes back what of a job has not begun; nothing is computed for a caller who left."""
+        with self._changed:
+            if job._dropped or job._taken == job.count:  # noqa: SLF001 - one unit with Job
+                return
+            self._forget(job)
+            self._jobs.remove(job)
+
+    def close(self) -> None:
+        """Finishes what is queued, then ends the instances; returns when they have ended."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def _retry_delay_s(self, count: int) -> float:
+        """Time until `count` images should find room, from the measured drain rate."""
+        least, most = _RETRY_DELAY_S
+        rate = self._drain_rate.per_s
+        if rate == 0:
+            return 1.0
+        return min(max((self._queued + count - self._max_queue) / rate, least), most)
+
+    def _settle(self, jobs: list[Job], error: Exception | None) -> None:
+        """Resolves jobs and wakes those who wait for room; on the event loop."""
+        for job in jobs:
+            if not job.done.done():
+                if error is None:
+                    job.done.set_result(None)
+                else:
+                    job.done.set_exception(error)
+        while self._room:
+            room = self._room.popleft()
+            if not room.done():
+                room.set_result(None)
+
+    # --- the instances' side --------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while (batch := self._take()) is not None:
+            self._compute(batch)
+
+    def _take(self) -> list[_Slice] | None:
+        """Waits for work and returns a batch of it; None when closed and empty."""
+        with self._changed:
+            self._idle += 1
+            try:
+                while True:
+                    self._drop_late()
+                    if self._jobs and not self._worth_waiting():
+                        return self._cut(self._share())
+                    if self._closed and not self._jobs:
+                        return None
+                    self._changed.wait(self._patience_s() if self._jobs else None)
+            finally:
+                self._idle -= 1
+
+    def _drop_late(self) -> None:
+        now = time.monotonic()
+        late = [job for job in self._jobs if job.deadline <= now]
+        for job in late:
+            self._forget(job)
+            self._jobs.remove(job)
+        if late:
+            _on_loop_of(late[0], self._settle, late, DeadlinePassed())
+
+    def _forget(self, job: Job) -> None:
+        job._dropped = True  # noqa: SLF001 - one unit with Job
+        self._queued -= job.count - job._taken  # noqa: SLF001 - one unit with Job
+
+    def _patience_s(self) -> float:
+        oldest = self._jobs[0].accepted_ns
+        return self._delay_s - (time.perf_counter_ns() - oldest) / 1e9
+
+    def _worth_waiting(self) -> bool:
+        return self._queued < self._max_batch and not self._closed and self._patience_s() > 0
+
+    def _share(self) -> int:
+        """Images for this batch: the queue, divided among the instances that are free now."""
+        fair = -(-self._queued // max(self._idle, 1))
+        return min(self._max_batch, max(fair, _SMALLEST_SHARE))
+
+    def _cut(self, room: int) -> list[_Slice]:
+        """Takes up to `room` images, an even share from each waiting job, oldest first."""
+        batch = []
+        while room and self._jobs:
+            job = self._jobs.popleft()
+            start = job._taken  # noqa: SLF001 - one unit with Job
+            size = min(job.count - start, max(1, room // (len(self._jobs) + 1)))
+            job._taken += size  # noqa: SLF001 - one unit with Job
+            if job._taken < job.count:  # noqa: SLF001 - one unit with Job
+                self._jobs.append(job)
+            batch.append(_Slice(job, start, start + size))
+            room -= size
+            self._queued -= size
+        return batch
+
+    def _compute(self, batch: list[_Slice]) -> None:
+        began = time.perf_counter_ns()
+        for piece in batch:
+            if not piece.job.started_ns:
+                piece.job.started_ns = began
+                self._queue_wait.observe((began - piece.job.accepted_ns) / 1e9)
+        try:
+            z = np.concatenate([piece.job.latents(piece.start, piece.stop) for piece in batch])
+            class_id = _stacked_classes(batch)
+            truncation = _stacked_truncation(batch)
+            before = time.perf_counter_ns()
+            images = self._backend.run(z, class_id, truncation)
+        except Exception as error:  # noqa: BLE001 - whatever a runtime raises, the callers must hear
+            _log.exception("batch of %d images failed", sum(p.stop - p.start for p in batch))
+            self._fail(batch, error)
+            return
+        after = time.perf_counter_ns()
+        self._batch_images.observe(len(images))
+        self._inference.observe((after - before) / 1e9)
+        self._deliver(batch, images, after - before)
+
+    def _deliver(self, batch: list[_Slice], images: npt.NDArray[np.uint8], took_ns: int) -> None:
+        row = 0
+        for piece in batch:
+            size = piece.stop - piece.start
+            piece.job.images[piece.start : piece.stop] = images[row : row + size]
+            row += size
+        finished = []
+        now = time.perf_counter_ns()
+        with self._changed:
+            for job in dict.fromkeys(piece.job for piece in batch):
+                job.inference_ns += took_ns
+            for piece in batch:
+                job = piece.job
+                job._computed += piece.stop - piece.start  # noqa: SLF001 - one unit with Job
+                if job._computed == job.count and not job._dropped:  # noqa: SLF001 - one unit with Job
+                    job.finished_ns = now
+                    finished.append(job)
+            self._drain_rate.add(len(images), now)
+        for job in finished:
+            self._count(job)
+        _on_loop_of(batch[0].job, self._settle, finished, None)
+
+    def _fail(self, batch: list[_Slice], cause: Exception) -> None:
+        error = BackendFailed(f"model {self._spec.name!r} failed to compute a batch")
+        error.__cause__ = cause
+        jobs = list(dict.fromkeys(piece.job for piece in batch))
+        with self._changed:
+            for job in jobs:
+                if job in self._jobs:
+                    self._jobs.remove(job)
+                    self._forget(job)
+                job._dropped = True  # noqa: SLF001 - one unit with Job
+        _on_loop_of(batch[0].job, self._settle, jobs, error)
+
+    def _count(self, job: Job) -> None:
+        if job.class_id is None:
+            self._images.labels(*self._labels, "").inc(job.count)
+            return
+        for class_id, count in enumerate(np.bincount(job.class_id).tolist()):
+            if count:
+                label = self._spec.class_labels[class_id]
+                self._images.labels(*self._labels, label).inc(count)
+
+
+def _on_loop_of(job: Job, call: Callable[..., None], *arguments: object) -> None:
+    # A loop that is closing has nobody left to answer.
+    loop = job.done.get_loop()
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(call, *arguments)
+
+
+def _stacked_classes(batch: list[_Slice]) -> npt.NDArray[np.int64] | None:
+    parts = [p.job.class_id[p.start : p.stop] for p in batch if p.job.class_id is not None]
+    return np.concatenate(parts) if parts else None
+
+
+def _stacked_truncation(batch: list[_Slice]) -> npt.NDArray[np.float32] | None:
+    parts = [
+        np.full(p.stop - p.start, p.job.truncation, np.float32)
+        for p in batch
+        if p.job.truncation is not None
+    ]
+    return np.concatenate(parts) if parts else None
+
+
+class _Rate:
+    """Images per second over the last second or so, exponentially forgotten."""
+
+    _TIME_CONSTANT_NS = 1e9
+
+    def __init__(self) -> None:
+        self.per_s = 0.0
+        self._last_ns = 0
+
+    def add(self, images: int, now_ns: int) -> None:
+        if self._last_ns:
+            elapsed = max(now_ns - self._last_ns, 1)
+            keep = math.exp(-elapsed / self._TIME_CONSTANT_NS)
+            self.per_s = keep * self.per_s + (1 - keep) * images * 1e9 / elapsed
+        self._last_ns = now_ns

@@ -1,0 +1,1 @@
+"""The one package of the server that knows gRPC."""

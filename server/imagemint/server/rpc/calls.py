@@ -1,0 +1,150 @@
+"""What every call gets: an id, a place in the metrics, a line in the log, a mapped error."""
+
+from __future__ import annotations  # the RPC handler class is generic to type checkers only
+
+import asyncio
+import contextvars
+import logging
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import grpc
+import structlog
+
+from imagemint.server.metrics import Metrics
+from imagemint.server.rpc.errors import REQUEST_ID_KEY, outcome_of
+
+_log = structlog.stdlib.get_logger(__name__)
+
+# What a caller sends as an id is logged and echoed, so it must be short and plain.
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Behaviour = Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[Any]]
+
+
+@dataclass
+class Call:
+    """The call being answered, found by `current_call`.
+
+    Attributes:
+        request_id: from the caller's ``x-request-id``, or a fresh one.
+        model: name of a model that exists, or '' while none is known.
+        images: images sent so far.
+    """
+
+    request_id: str
+    model: str = ""
+    images: int = 0
+    began: float = field(default_factory=time.perf_counter)
+
+
+current_call: contextvars.ContextVar[Call] = contextvars.ContextVar("current_call")
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """Wraps every unary-request handler; written for handlers that are coroutines.
+
+    Args:
+        metrics: where to count.
+    """
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._wrapped: dict[str, Handler] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        """Returns the wrapped handler of a method, made once."""
+        handler = await continuation(handler_call_details)
+        if handler is None or handler.request_streaming:
+            return handler
+        name = handler_call_details.method
+        if name not in self._wrapped:
+            self._wrapped[name] = self._wrap(name, handler)
+        return self._wrapped[name]
+
+    def _wrap(self, name: str, handler: Handler) -> Handler:
+        _, service, method = name.split("/")
+        kind, behaviour = (
+            (grpc.unary_stream_rpc_method_handler, handler.unary_stream)
+            if handler.response_streaming
+            else (grpc.unary_unary_rpc_method_handler, handler.unary_unary)
+        )
+        watched = self._watched(service, method, behaviour)  # type: ignore[arg-type] # the aio server passes coroutines
+        return kind(watched, handler.request_deserializer, handler.response_serializer)
+
+    def _watched(self, service: str, method: str, behaviour: Behaviour) -> Behaviour:
+        inflight = self._metrics.inflight.labels(service)
+
+        async def watched(
+            request: Any,  # noqa: ANN401 - likewise
+            context: grpc.aio.ServicerContext[Any, Any],
+        ) -> Any:  # noqa: ANN401 - likewise
+            call = Call(_request_id(context))
+            current_call.set(call)
+            code = grpc.StatusCode.OK
+            inflight.inc()
+            try:
+                context.set_trailing_metadata(((REQUEST_ID_KEY, call.request_id),))
+                return await behaviour(request, context)
+            except asyncio.CancelledError:
+                # Re-raised: a handler that swallows it leaks. Core cancels for either reason.
+                remaining = context.time_remaining()
+                late = remaining is not None and remaining <= 0
+                code = grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
+                raise
+            except grpc.aio.AbortError:
+                code = _status_code(context.code())
+                raise
+            except Exception as error:  # noqa: BLE001 - the one place where errors become statuses
+                outcome = outcome_of(error, call.request_id)
+                code = outcome.code
+                if code is grpc.StatusCode.INTERNAL:
+                    _log.exception("call failed", request_id=call.request_id, method=method)
+                await context.abort(outcome.code, outcome.message, outcome.trailing_metadata)
+            finally:
+                inflight.dec()
+                self._record(service, method, call, code)
+
+        return watched
+
+    def _record(self, service: str, method: str, call: Call, code: grpc.StatusCode) -> None:
+        took = time.perf_counter() - call.began
+        self._metrics.requests.labels(service, method, call.model, code.name).inc()
+        self._metrics.request_duration.labels(service, method, call.model).observe(took)
+        if _log.isEnabledFor(logging.DEBUG) or code is not grpc.StatusCode.OK:
+            level = logging.DEBUG if code is grpc.StatusCode.OK else logging.INFO
+            _log.log(
+                level,
+                "call",
+                request_id=call.request_id,
+                method=method,
+                model=call.model,
+                code=code.name,
+                images=call.images,
+                duration_ms=round(1e3 * took, 3),
+            )
+
+
+def _request_id(context: grpc.aio.ServicerContext[Any, Any]) -> str:
+    for key, value in context.invocation_metadata() or ():
+        if key == REQUEST_ID_KEY and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
+            return value
+    return uuid.uuid4().hex
+
+
+def _status_code(code: object) -> grpc.StatusCode:
+    """The aio context gives the code as an enum or as its integer, by version."""
+    if isinstance(code, grpc.StatusCode):
+        return code
+    return next(
+        (known for known in grpc.StatusCode if known.value[0] == code), grpc.StatusCode.UNKNOWN
+    )

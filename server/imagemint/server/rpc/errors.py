@@ -1,0 +1,104 @@
+"""One table from what went wrong to a gRPC status with google.rpc details."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+
+from imagemint.engine.errors import (
+    BackendFailed,
+    BundleRefused,
+    ClassUnsupported,
+    DeadlinePassed,
+    Draining,
+    ImagemintError,
+    InvalidRequest,
+    ModelNotFound,
+    ModelNotReady,
+    QueueFull,
+    VersionNotFound,
+)
+
+DOMAIN = "imagemint"
+DETAILS_KEY = "grpc-status-details-bin"
+PUSHBACK_KEY = "grpc-retry-pushback-ms"
+REQUEST_ID_KEY = "x-request-id"
+
+# design.md section 6; a test proves that every error of the hierarchy stands here.
+CODES: dict[type[ImagemintError], grpc.StatusCode] = {
+    InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
+    ModelNotFound: grpc.StatusCode.NOT_FOUND,
+    VersionNotFound: grpc.StatusCode.NOT_FOUND,
+    ClassUnsupported: grpc.StatusCode.FAILED_PRECONDITION,
+    QueueFull: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Draining: grpc.StatusCode.UNAVAILABLE,
+    ModelNotReady: grpc.StatusCode.UNAVAILABLE,
+    DeadlinePassed: grpc.StatusCode.DEADLINE_EXCEEDED,
+    BackendFailed: grpc.StatusCode.INTERNAL,
+    BundleRefused: grpc.StatusCode.INTERNAL,
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a failed call ends.
+
+    Attributes:
+        code: gRPC status code.
+        message: text for the caller.
+        trailing_metadata: google.rpc details, request id, and the pushback that gRPC's own
+            retries obey.
+    """
+
+    code: grpc.StatusCode
+    message: str
+    trailing_metadata: tuple[tuple[str, str | bytes], ...]
+
+
+def outcome_of(error: Exception, request_id: str) -> Outcome:
+    """Returns how a call that failed with ``error`` ends.
+
+    What is not in the table is INTERNAL with a text that tells nothing but the request id; the
+    detail belongs in the log.
+    """
+    code = CODES.get(type(error)) if isinstance(error, ImagemintError) else None
+    if code is None or code is grpc.StatusCode.INTERNAL or not isinstance(error, ImagemintError):
+        code, reason, metadata = grpc.StatusCode.INTERNAL, "INTERNAL", {}
+        message = f"the server failed; request id {request_id}"
+    else:
+        reason, metadata, message = error.reason, error.metadata, error.message
+    info = error_details_pb2.ErrorInfo(
+        reason=reason, domain=DOMAIN, metadata={**metadata, "request_id": request_id}
+    )
+    status = status_pb2.Status(code=code.value[0], message=message)
+    status.details.extend(_packed(detail) for detail in (info, *_more_details(error)))
+    trailing: list[tuple[str, str | bytes]] = [
+        (DETAILS_KEY, status.SerializeToString()),
+        (REQUEST_ID_KEY, request_id),
+    ]
+    delay_s = getattr(error, "retry_delay_s", None)
+    if delay_s is not None:
+        trailing.append((PUSHBACK_KEY, str(max(1, round(1000 * delay_s)))))
+    return Outcome(code, message, tuple(trailing))
+
+
+def _more_details(error: Exception) -> Iterator[Message]:
+    if isinstance(error, InvalidRequest):
+        violations = [
+            error_details_pb2.BadRequest.FieldViolation(field=v.field, description=v.description)
+            for v in error.violations
+        ]
+        yield error_details_pb2.BadRequest(field_violations=violations)
+    if isinstance(error, QueueFull | Draining | ModelNotReady):
+        delay = duration_pb2.Duration()
+        delay.FromNanoseconds(round(1e9 * error.retry_delay_s))
+        yield error_details_pb2.RetryInfo(retry_delay=delay)
+
+
+def _packed(detail: Message) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(detail)
+    return packed

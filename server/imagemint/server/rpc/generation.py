@@ -1,0 +1,257 @@
+"""GenerationService: Generate and StreamGenerate."""
+
+import asyncio
+import math
+import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import numpy as np
+import numpy.typing as npt
+
+from imagemint.engine.errors import Draining, QueueFull
+from imagemint.engine.sheets import sheet
+from imagemint.server.batching import Batcher, Job
+from imagemint.server.encoding import PictureFormat, encode
+from imagemint.server.metrics import Metrics
+from imagemint.server.orders import Minted, Order
+from imagemint.server.repository import ModelRepository
+from imagemint.server.rpc.calls import current_call
+from imagemint.server.rpc.requests import Output, read_generate, read_stream
+from imagemint.v1 import generation_service_pb2 as messages
+from imagemint.v1 import generation_service_pb2_grpc, image_pb2, manifest_pb2
+
+_FORMATS = {
+    PictureFormat.RAW: image_pb2.IMAGE_FORMAT_RAW,
+    PictureFormat.PNG: image_pb2.IMAGE_FORMAT_PNG,
+    PictureFormat.JPEG: image_pb2.IMAGE_FORMAT_JPEG,
+    PictureFormat.WEBP: image_pb2.IMAGE_FORMAT_WEBP,
+}
+# Images that one stream keeps in the making beyond the chunk being sent: enough to keep every
+# instance busy while a chunk travels, and all that a reader who stops reading costs.
+_LOOKAHEAD_IMAGES = 512
+
+
+@dataclass
+class Gate:
+    """Whether calls may enter, and whether those inside should leave.
+
+    Attributes:
+        closed: new calls are refused.
+        expiring: the grace period is nearly over; streams end at the next chunk, so that their
+            clients resume elsewhere.
+    """
+
+    closed: bool = False
+    expiring: bool = False
+
+    def enter(self) -> None:
+        """Raises Draining when closed."""
+        if self.closed:
+            raise Draining(1.0)
+
+    def stay(self) -> None:
+        """Raises Draining when the grace period is nearly over."""
+        if self.expiring:
+            raise Draining(1.0)
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """A job under way and its place in the order."""
+
+    job: Job
+    offset: int
+
+
+class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
+    """Mints images.
+
+    Args:
+        repository: the models.
+        metrics: where to count.
+        gate: closed when draining.
+        encoders: threads that encode pictures.
+    """
+
+    def __init__(
+        self,
+        repository: ModelRepository,
+        metrics: Metrics,
+        gate: Gate,
+        encoders: ThreadPoolExecutor,
+    ) -> None:
+        self._repository = repository
+        self._metrics = metrics
+        self._gate = gate
+        self._encoders = encoders
+
+    async def Generate(  # noqa: N802 - named by the schema
+        self,
+        request: messages.GenerateRequest,
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> messages.GenerateResponse:
+        """Answers one bounded request."""
+        self._gate.enter()
+        self._name_model(request.images.model)
+        call = read_generate(request, self._repository)
+        order = call.order
+        job = order.job(0, order.count, _deadline(context))
+        self._submit(order.version.batcher, job)
+        await _finished(order.version.batcher, job)
+        current_call.get().images = order.count
+        minted = order.minted(0, job.class_id, order.count)
+        began = time.perf_counter_ns()
+        batch = await self._batch(
+            order, call.output, job, minted, is_sheet=call.sheet, columns=call.columns
+        )
+        return messages.GenerateResponse(
+            batch=batch, timing=_timing(job, time.perf_counter_ns() - began)
+        )
+
+    async def StreamGenerate(  # type: ignore[override] # noqa: N802 - named by the schema; the stub has only the generator form
+        self,
+        request: messages.StreamGenerateRequest,
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> None:
+        """Sends chunk after chunk, a bounded number of images ahead of the reader."""
+        self._gate.enter()
+        self._name_model(request.images.model)
+        call = read_stream(request, self._repository)
+        order, batcher = call.order, call.order.version.batcher
+        ahead = max(1, _LOOKAHEAD_IMAGES // call.chunk_size)
+        deadline = _deadline(context)
+        pending: deque[_Pending] = deque()
+        next_offset = 0
+        try:
+            while next_offset < order.count or pending:
+                self._gate.stay()
+                while next_offset < order.count and len(pending) <= ahead:
+                    size = min(call.chunk_size, order.count - next_offset)
+                    job = order.job(next_offset, size, deadline)
+                    if next_offset == 0:
+                        self._submit(batcher, job)
+                    elif not pending:
+                        await batcher.submit_when_room(job)
+                    else:
+                        try:
+                            batcher.submit(job)
+                        except QueueFull:
+                            break  # others wait too; what is under way comes first
+                    pending.append(_Pending(job, next_offset))
+                    next_offset += size
+                await self._send_chunk(order, call.output, pending[0], context)
+                pending.popleft()
+        finally:
+            for left in pending:
+                batcher.drop(left.job)
+
+    async def _send_chunk(
+        self,
+        order: Order,
+        output: Output,
+        pending: _Pending,
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> None:
+        job = pending.job
+        await job.done
+        minted = order.minted(pending.offset, job.class_id, job.count)
+        began = time.perf_counter_ns()
+        batch = await self._batch(order, output, job, minted)
+        timing = _timing(job, time.perf_counter_ns() - began)
+        current_call.get().images += job.count
+        # Returns once flow control has let the chunk go: a slow reader holds us here.
+        await context.write(messages.StreamGenerateResponse(batch=batch, timing=timing))
+
+    def _name_model(self, name: str) -> None:
+        if name in self._repository.models:
+            current_call.get().model = name
+
+    def _submit(self, batcher: Batcher, job: Job) -> None:
+        try:
+            batcher.submit(job)
+        except (QueueFull, Draining) as error:
+            self._metrics.rejected.labels(current_call.get().model, error.reason.lower()).inc()
+            raise
+
+    async def _batch(
+        self,
+        order: Order,
+        output: Output,
+        job: Job,
+        minted: list[Minted],
+        *,
+        is_sheet: bool = False,
+        columns: int | None = None,
+    ) -> image_pb2.ImageBatch:
+        shape = job.images.shape[1:]
+        if is_sheet:
+            whole = sheet(job.images, columns)
+            shape = whole.shape
+            serials = [image.serial for image in minted if image.serial]
+            pictures = await self._encoded(whole[np.newaxis], [serials], output)
+        else:
+            each = [[image.serial] if image.serial else [] for image in minted]
+            pictures = await self._encoded(job.images, each, output)
+        version = order.version
+        return image_pb2.ImageBatch(
+            model=version.spec.name,
+            version=str(version.version),
+            bundle_sha256=version.bundle.sha256,
+            seed=order.seed,
+            format=_FORMATS[output.picture_format],
+            layout=image_pb2.IMAGE_LAYOUT_SHEET if is_sheet else image_pb2.IMAGE_LAYOUT_INDIVIDUAL,
+            shape=manifest_pb2.ImageShape(height=shape[0], width=shape[1], channels=shape[2]),
+            pictures=pictures,
+            images=[
+                image_pb2.MintedImage(index=m.index, class_id=m.class_id, serial=m.serial)
+                for m in minted
+            ],
+        )
+
+    async def _encoded(
+        self, images: npt.NDArray[np.uint8], serials: list[list[str]], output: Output
+    ) -> list[bytes]:
+        def encode_all() -> list[bytes]:
+            return [
+                encode(pixels, names, output.picture_format, output.quality)
+                for pixels, names in zip(images, serials, strict=True)
+            ]
+
+        began = time.perf_counter()
+        if output.picture_format is PictureFormat.RAW:
+            pictures = encode_all()  # a copy of bytes: cheaper than a change of thread
+        else:
+            loop = asyncio.get_running_loop()
+            pictures = await loop.run_in_executor(self._encoders, encode_all)
+        took = time.perf_counter() - began
+        self._metrics.encode_duration.labels(output.picture_format.value).observe(took)
+        return pictures
+
+
+async def _finished(batcher: Batcher, job: Job) -> None:
+    """Waits for a job; a caller who leaves takes with him what has not begun."""
+    try:
+        await job.done
+    except asyncio.CancelledError:
+        batcher.drop(job)
+        raise
+
+
+def _deadline(context: grpc.aio.ServicerContext[Any, Any]) -> float:
+    remaining = context.time_remaining()
+    return math.inf if remaining is None else time.monotonic() + remaining
+
+
+def _timing(job: Job, encode_ns: int) -> image_pb2.Timing:
+    computing_ns = job.finished_ns - job.started_ns
+    timing = image_pb2.Timing()
+    timing.queue.FromNanoseconds(job.started_ns - job.accepted_ns)
+    # Batches of one job may run side by side, and then their sum exceeds the time they took.
+    timing.batch.FromNanoseconds(max(0, computing_ns - job.inference_ns))
+    timing.inference.FromNanoseconds(job.inference_ns)
+    timing.encode.FromNanoseconds(encode_ns)
+    return timing

@@ -1,0 +1,89 @@
+"""ModelService: what is served."""
+
+from typing import Any
+
+import grpc
+
+from imagemint.engine.errors import InvalidRequest, Violation
+from imagemint.server.repository import Model, ModelRepository, State, Version
+from imagemint.server.rpc.calls import current_call
+from imagemint.server.rpc.requests import default_chunk_size
+from imagemint.v1 import model_service_pb2 as messages
+from imagemint.v1 import model_service_pb2_grpc
+
+_DEFAULT_PAGE = 100
+_LARGEST_PAGE = 1_000
+_STATES = {
+    State.LOADING: messages.MODEL_STATE_LOADING,
+    State.READY: messages.MODEL_STATE_READY,
+    State.FAILED: messages.MODEL_STATE_FAILED,
+}
+
+
+class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
+    """Tells which models there are.
+
+    Args:
+        repository: the models.
+        max_queue_images: told as a limit.
+    """
+
+    def __init__(self, repository: ModelRepository, max_queue_images: int) -> None:
+        self._repository = repository
+        self._max_queue_images = max_queue_images
+
+    async def ListModels(  # noqa: N802 - named by the schema
+        self,
+        request: messages.ListModelsRequest,
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> messages.ListModelsResponse:
+        """Answers one page; a page token is the name of the last model before it."""
+        del context
+        names = sorted(self._repository.models)
+        if request.page_size < 0:
+            raise InvalidRequest([Violation("page_size", f"{request.page_size} is negative")])
+        if request.page_token and request.page_token not in names:
+            raise InvalidRequest([Violation("page_token", "not one of this server's")])
+        size = min(request.page_size or _DEFAULT_PAGE, _LARGEST_PAGE)
+        start = names.index(request.page_token) + 1 if request.page_token else 0
+        page = names[start : start + size]
+        return messages.ListModelsResponse(
+            models=[self._model(self._repository.models[name]) for name in page],
+            next_page_token=page[-1] if start + size < len(names) else "",
+        )
+
+    async def GetModel(  # noqa: N802 - named by the schema
+        self,
+        request: messages.GetModelRequest,
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> messages.GetModelResponse:
+        """Answers one model."""
+        del context
+        if not request.model:
+            raise InvalidRequest([Violation("model", "required")])
+        model = self._repository.model(request.model)
+        current_call.get().model = model.name
+        return messages.GetModelResponse(model=self._model(model))
+
+    def _model(self, model: Model) -> messages.Model:
+        default = model.default_version
+        answer = messages.Model(
+            name=model.name, versions=[_version(version) for version in model.versions.values()]
+        )
+        if default is not None:
+            answer.default_version = str(default.version)
+            answer.limits.max_images_per_request = default.max_images
+            answer.limits.default_chunk_size = default_chunk_size(default)
+            answer.limits.max_queue_images = self._max_queue_images
+        return answer
+
+
+def _version(version: Version) -> messages.ModelVersion:
+    answer = messages.ModelVersion(
+        version=str(version.number), state=_STATES[version.state], reason=version.reason
+    )
+    if version.served is not None:
+        answer.bundle_sha256 = version.served.bundle.sha256
+        answer.manifest.CopyFrom(version.served.manifest)
+        answer.execution_provider = version.served.backend.provider
+    return answer

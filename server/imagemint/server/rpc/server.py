@@ -1,0 +1,104 @@
+"""The gRPC server: services, health, reflection, limits."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from imagemint.server.metrics import Metrics
+from imagemint.server.repository import ModelRepository, State
+from imagemint.server.rpc.calls import CallInterceptor
+from imagemint.server.rpc.generation import Gate, GenerationServicer
+from imagemint.server.rpc.models import ModelServicer
+from imagemint.server.settings import ServeSettings
+from imagemint.v1 import (
+    generation_service_pb2,
+    generation_service_pb2_grpc,
+    model_service_pb2,
+    model_service_pb2_grpc,
+)
+
+_SERVICES = (
+    generation_service_pb2.DESCRIPTOR.services_by_name["GenerationService"].full_name,
+    model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
+)
+
+
+class RpcServer:
+    """The gRPC side of the server, on the running event loop.
+
+    Health knows the whole server as '', each service by its full name, and each model as
+    ``model/<name>`` and ``model/<name>/<version>``.
+
+    Args:
+        settings: addresses and limits.
+        repository: the models.
+        metrics: where to count.
+        encoders: threads that encode pictures.
+    """
+
+    def __init__(
+        self,
+        settings: ServeSettings,
+        repository: ModelRepository,
+        metrics: Metrics,
+        encoders: ThreadPoolExecutor,
+    ) -> None:
+        self.gate = Gate()
+        self._repository = repository
+        self._health = health.aio.HealthServicer()
+        self._server = grpc.aio.server(
+            interceptors=[CallInterceptor(metrics)],
+            options=[
+                # A second server on the port must fail loudly, not take half of the calls.
+                ("grpc.so_reuseport", 0),
+            ],
+        )
+        generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(
+            GenerationServicer(repository, metrics, self.gate, encoders), self._server
+        )
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(
+            ModelServicer(repository, settings.max_queue_images), self._server
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        if settings.reflection:
+            names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, self._server)
+
+    async def start(self, address: str) -> int:
+        """Listens and returns the port; health says NOT_SERVING until `serve`.
+
+        Raises:
+            OSError: the address cannot be had.
+        """
+        await self._set(("", *_SERVICES), serving=False)
+        try:
+            port = self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {address} ({error})") from error
+        await self._server.start()
+        return port
+
+    async def serve(self) -> None:
+        """Says what is ready: the models that loaded, and the server as a whole."""
+        for model in self._repository.models.values():
+            for version in model.versions.values():
+                serving = version.state is State.READY
+                await self._set((f"model/{model.name}/{version.number}",), serving=serving)
+            await self._set((f"model/{model.name}",), serving=model.default_version is not None)
+        await self._set(("", *_SERVICES), serving=True)
+
+    async def leave(self) -> None:
+        """Says NOT_SERVING everywhere, for good; calls are still answered."""
+        await self._health.enter_graceful_shutdown()
+
+    async def stop(self, grace_s: float) -> None:
+        """Refuses new calls, waits for those inside, and cancels what is left after the grace."""
+        self.gate.closed = True
+        await self._server.stop(grace_s)
+
+    async def _set(self, names: tuple[str, ...], *, serving: bool) -> None:
+        status = health_pb2.HealthCheckResponse
+        for name in names:
+            await self._health.set(name, status.SERVING if serving else status.NOT_SERVING)

@@ -1,0 +1,67 @@
+"""Settings of ``imagemint serve``, built and validated once; passed down in slices."""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+_ADDRESS = r"^(.+):(\d{1,5})$"
+
+
+class ServeSettings(BaseModel):
+    """Serves a model repository over gRPC."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True, extra="forbid")
+
+    repository: Path | None = None
+    """Model repository, <model>/<version>/model.onnx; absent, the models shipped with imagemint."""
+    grpc_address: str = Field(default="127.0.0.1:8001", pattern=_ADDRESS)
+    """HOST:PORT of the gRPC services; port 0 takes a free one."""
+    metrics_address: str = Field(default="127.0.0.1:8002", pattern=_ADDRESS)
+    """HOST:PORT of the Prometheus metrics at /metrics; port 0 takes a free one."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where models run; auto takes the GPU when there is one, cuda insists on it."""
+    instances: int | None = Field(default=None, ge=1, le=256)
+    """Batches that run side by side; absent, one for each core of the affinity mask, 2 on a GPU."""
+    max_batch_images: int = Field(default=64, ge=1, le=65_536)
+    """Images in one batch at most."""
+    batch_delay_ms: float = Field(default=0.0, ge=0, le=1_000)
+    """Time that a batch with room may wait for more images; 0 runs what is there."""
+
+    max_images_per_request: int = Field(default=1_024, ge=1)
+    """Images in one Generate, or one chunk of StreamGenerate, at most."""
+    max_response_bytes: int = Field(default=3 * 2**20, ge=1)
+    """Raw bytes in one answer at most; lowers max_images_per_request for large images, so that
+    clients with gRPC's default receive limit of 4 MB need no option."""
+    max_queue_images: int = Field(default=8_192, ge=1)
+    """Images that may wait for one model before calls are refused."""
+    max_bundle_bytes: int = Field(default=2 * 2**30, ge=1)
+    """Larger model files are refused."""
+
+    drain_delay_s: float = Field(default=0.0, ge=0)
+    """After SIGTERM, time to go on accepting while health says NOT_SERVING, for balancers."""
+    drain_grace_s: float = Field(default=30.0, ge=0)
+    """Time that accepted calls then have to finish."""
+    reflection: bool = True
+    """Offer gRPC server reflection."""
+
+    log_format: Literal["console", "json"] = "json"
+    """JSON lines, or text for people; on stderr."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least level that is logged; debug logs every call."""
+
+    @model_validator(mode="after")
+    def _queue_holds_a_request(self) -> Self:
+        if self.max_queue_images < self.max_images_per_request:
+            raise ValueError(
+                f"max_queue_images ({self.max_queue_images}) is below max_images_per_request"
+                f" ({self.max_images_per_request}): the largest request could never be accepted"
+            )
+        return self
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Returns host, without the brackets of IPv6, and port."""
+    host, _, port = address.rpartition(":")
+    return host.removeprefix("[").removesuffix("]"), int(port)
