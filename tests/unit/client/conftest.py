@@ -1,0 +1,298 @@
+"""A small real server: the servicers of imagemint.v1 over pixels that follow from the serial."""
+
+import asyncio
+import contextlib
+import io
+import threading
+from collections import deque
+
+import grpc
+import numpy as np
+import pytest
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import error_details_pb2, status_pb2
+from grpc import aio
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from imagemint.v1 import (
+    generation_service_pb2,
+    generation_service_pb2_grpc,
+    image_pb2,
+    manifest_pb2,
+    model_service_pb2,
+    model_service_pb2_grpc,
+)
+
+SHAPE = (4, 6, 1)
+PICKED_SEED = 2**64 - 3
+MAX_IMAGES = 16
+LABELS = ("zero", "one", "two")
+
+
+def pixels(seed, index, class_id):
+    """The uint8 [4, 6, 1] image of a serial; no two of the tests look alike."""
+    first = (seed * 31 + index * 7 + (class_id or 0) * 3) % 256
+    return ((np.arange(24) + first) % 256).astype(np.uint8).reshape(SHAPE)
+
+
+def status_of(code, text="no", *details, retry_s=None):
+    """A status to abort with, details packed as the real server packs them."""
+    if retry_s is not None:
+        delay = duration_pb2.Duration(nanos=int(retry_s * 1e9))
+        details = (*details, error_details_pb2.RetryInfo(retry_delay=delay))
+    packed = []
+    for detail in details:
+        packed.append(any_pb2.Any())
+        packed[-1].Pack(detail)
+    return status_pb2.Status(code=code.value[0], message=text, details=packed)
+
+
+class FakeMint(
+    generation_service_pb2_grpc.GenerationServiceServicer,
+    model_service_pb2_grpc.ModelServiceServicer,
+):
+    """Records each request; fails where `faults` or `breaks` say so, else answers."""
+
+    def __init__(self):
+        self.requests = []
+        self.metadata = []
+        self.deadlines_s = []
+        # Taken by calls before they begin, one each.
+        self.faults = deque()
+        # Number of chunks after which a stream fails, and how; one for each stream.
+        self.breaks = deque()
+        self.silent = False
+        self.asked = threading.Event()
+        self.cancelled = threading.Event()
+        self.written = 0
+        self.bundle_sha256 = "ab" * 32
+
+    async def Generate(self, request, context):  # noqa: N802 - the name of the RPC
+        """All images at once, as pixels, pictures or a sheet."""
+        await self._begin(request, context)
+        batch = self._batch(request.images, request.output.format)
+        if request.layout == image_pb2.IMAGE_LAYOUT_SHEET:
+            sheet = Image.new("L", (60, 40))
+            pictures = [png(sheet, "sheet")]
+            batch.layout = image_pb2.IMAGE_LAYOUT_SHEET
+            batch.shape.CopyFrom(manifest_pb2.ImageShape(height=40, width=60, channels=1))
+            del batch.pictures[:]
+            batch.pictures.extend(pictures)
+        timing = image_pb2.Timing(inference=duration_pb2.Duration(nanos=5_000_000))
+        return generation_service_pb2.GenerateResponse(batch=batch, timing=timing)
+
+    async def StreamGenerate(self, request, context):  # noqa: N802 - the name of the RPC
+        """Chunks of chunk_size, default 4, until the break that is due."""
+        await self._begin(request, context)
+        chunks, status = self.breaks.popleft() if self.breaks else (None, None)
+        spec, size = request.images, request.chunk_size or 4
+        try:
+            for number, start in enumerate(range(0, spec.count, size)):
+                if number == chunks:
+                    await abort(context, status)
+                part = image_pb2.ImageSpec()
+                part.CopyFrom(spec)
+                part.first_index += start
+                part.count = min(size, spec.count - start)
+                if spec.WhichOneof("condition") == "class_per_image":
+                    del part.class_per_image.class_ids[:start]
+                batch = self._batch(part, request.output.format)
+                yield generation_service_pb2.StreamGenerateResponse(batch=batch)
+                self.written += part.count
+        except (asyncio.CancelledError, GeneratorExit):
+            self.cancelled.set()
+            raise
+
+    async def ListModels(self, request, context):  # noqa: N802 - the name of the RPC
+        """Two models, one to a page."""
+        await self._begin(request, context)
+        if not request.page_token:
+            return model_service_pb2.ListModelsResponse(models=[model()], next_page_token="2")  # noqa: S106 - a page, no secret
+        broken = model_service_pb2.ModelVersion(
+            version="4", state=model_service_pb2.MODEL_STATE_FAILED, reason="checksum mismatch"
+        )
+        return model_service_pb2.ListModelsResponse(
+            models=[model_service_pb2.Model(name="zebra", versions=[broken])]
+        )
+
+    async def GetModel(self, request, context):  # noqa: N802 - the name of the RPC
+        """The model `tiny`."""
+        await self._begin(request, context)
+        return model_service_pb2.GetModelResponse(model=model())
+
+    async def _begin(self, request, context):
+        self.requests.append(request)
+        self.metadata.append(dict(context.invocation_metadata()))
+        self.deadlines_s.append(context.time_remaining())
+        self.asked.set()
+        if self.silent:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                self.cancelled.set()
+                raise
+        if self.faults:
+            await abort(context, self.faults.popleft())
+
+    def _batch(self, spec, picture_format):
+        explicit = spec.WhichOneof("source") == "latents"
+        seed = spec.seed if spec.HasField("seed") else PICKED_SEED
+        version = spec.version or "3"
+        batch = image_pb2.ImageBatch(
+            model=spec.model,
+            version=version,
+            bundle_sha256=self.bundle_sha256,
+            format=picture_format or image_pb2.IMAGE_FORMAT_RAW,
+            layout=image_pb2.IMAGE_LAYOUT_INDIVIDUAL,
+            shape=manifest_pb2.ImageShape(height=4, width=6, channels=1),
+        )
+        if not explicit:
+            batch.seed = seed
+        for position in range(spec.count):
+            index = spec.first_index + position
+            class_id = class_of(spec, index, position)
+            image = pixels(0 if explicit else seed, index, class_id)
+            minted = batch.images.add(index=index)
+            terms = []
+            if class_id is not None:
+                minted.class_id = class_id
+                terms.append(f"class={class_id}")
+            if spec.HasField("truncation"):
+                terms.append(f"truncation={spec.truncation!r}")
+            if not explicit:
+                query = f"?{'&'.join(terms)}" if terms else ""
+                minted.serial = f"{spec.model}@{version}/{seed}/{index}{query}"
+            raw = batch.format == image_pb2.IMAGE_FORMAT_RAW
+            batch.pictures.append(
+                image.tobytes() if raw else png(Image.fromarray(image[..., 0]), minted.serial)
+            )
+        return batch
+
+
+def class_of(spec, index, position):
+    """The class of one image; the model `plain` has none."""
+    match spec.WhichOneof("condition"):
+        case "class_id":
+            return spec.class_id
+        case "class_label":
+            return LABELS.index(spec.class_label)
+        case "class_per_image":
+            return spec.class_per_image.class_ids[position]
+        case "class_cycle":
+            cycle = spec.class_cycle.class_ids or range(len(LABELS))
+            return cycle[index % len(cycle)]
+    return None if spec.model == "plain" else index % len(LABELS)
+
+
+def png(image, serial):
+    """A PNG with the serial inside."""
+    info = PngInfo()
+    info.add_text("serial", serial)
+    file = io.BytesIO()
+    image.save(file, "PNG", pnginfo=info)
+    return file.getvalue()
+
+
+def model():
+    """The description of `tiny`, one READY and one LOADING version."""
+    manifest = manifest_pb2.BundleManifest(
+        format_version=1,
+        name="tiny",
+        title="Tiny",
+        latent=manifest_pb2.LatentSpec(
+            z_dim=2,
+            distribution=manifest_pb2.LATENT_DISTRIBUTION_NORMAL,
+            truncation=manifest_pb2.TruncationRange(
+                kind=manifest_pb2.TRUNCATION_KIND_THRESHOLD, minimum=0.1, maximum=2.0
+            ),
+        ),
+        class_labels=LABELS,
+        image=manifest_pb2.ImageShape(height=4, width=6, channels=1),
+        evaluations=[manifest_pb2.Evaluation(metric="class_accuracy", value=0.99, reference=1.0)],
+    )
+    ready = model_service_pb2.ModelVersion(
+        version="3",
+        state=model_service_pb2.MODEL_STATE_READY,
+        bundle_sha256="ab" * 32,
+        manifest=manifest,
+        execution_provider="CPUExecutionProvider",
+    )
+    loading = model_service_pb2.ModelVersion(
+        version="4", state=model_service_pb2.MODEL_STATE_LOADING
+    )
+    limits = model_service_pb2.ModelLimits(
+        max_images_per_request=MAX_IMAGES, default_chunk_size=4, max_queue_images=64
+    )
+    return model_service_pb2.Model(
+        name="tiny", default_version="3", versions=[ready, loading], limits=limits
+    )
+
+
+async def abort(context, status):
+    """Ends the call with a google.rpc.Status."""
+    trailer = (("grpc-status-details-bin", status.SerializeToString()),)
+    code = next(each for each in grpc.StatusCode if each.value[0] == status.code)
+    await context.abort(code, status.message, trailer)
+
+
+@contextlib.contextmanager
+def served(mint, credentials=None):
+    """The address of a server of `mint`, on a thread and event loop of its own."""
+    ready, bound, ends = threading.Event(), [], []
+
+    async def live():
+        server = aio.server()
+        generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(mint, server)
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(mint, server)
+        stop = asyncio.Event()
+        ends.extend((asyncio.get_running_loop(), stop))
+        if credentials:
+            bound.append(server.add_secure_port("127.0.0.1:0", credentials))
+        else:
+            bound.append(server.add_insecure_port("127.0.0.1:0"))
+        await server.start()
+        ready.set()
+        await stop.wait()
+        await server.stop(0)
+
+    thread = threading.Thread(target=lambda: asyncio.run(live()))
+    thread.start()
+    ready.wait()
+    try:
+        yield f"127.0.0.1:{bound[0]}"
+    finally:
+        ends[0].call_soon_threadsafe(ends[1].set)
+        thread.join()
+
+
+@pytest.fixture
+def fault():
+    """Builds what a servicer aborts with; see status_of."""
+    return status_of
+
+
+@pytest.fixture
+def serve():
+    """Serves one more servicer until the test ends; returns its address."""
+    with contextlib.ExitStack() as stack:
+        yield lambda *arguments: stack.enter_context(served(*arguments))
+
+
+@pytest.fixture
+def make_mint():
+    """Builds one more servicer."""
+    return FakeMint
+
+
+@pytest.fixture
+def mint():
+    """The servicer behind `address`."""
+    return FakeMint()
+
+
+@pytest.fixture
+def address(mint):
+    """Where `mint` is served."""
+    with served(mint) as found:
+        yield found

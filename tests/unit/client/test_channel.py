@@ -1,0 +1,149 @@
+"""The connection: targets, retries, round robin, TLS."""
+
+import shutil
+import subprocess
+
+import grpc
+import pytest
+
+from imagemint import client
+from imagemint.client import AsyncClient, Client, Tls, channel
+
+
+@pytest.mark.parametrize(
+    ("target", "targets"),
+    [
+        ("localhost:8001", ("localhost:8001",)),
+        ("a:1, b:2", ("a:1", "b:2")),
+        (["a:1", "b:2"], ("a:1", "b:2")),
+        ("[::1]:8001", ("[::1]:8001",)),
+        ("unix:/run/mint.sock", ("unix:/run/mint.sock",)),
+    ],
+)
+def test_targets_are_taken_apart(target, targets):
+    """One or several, as text or as a sequence."""
+    assert channel.targets_of(target) == targets
+
+
+@pytest.mark.parametrize(
+    "target", ["", [], "a:1,", "localhost", ":8001", "a:x", "a:70000", "::1", "a:1,unix:/x"]
+)
+def test_bad_target_is_refused(target):
+    """A target without host or port raises at once."""
+    with pytest.raises(ValueError, match=r"server|HOST:PORT"):
+        Client(target)
+
+
+@pytest.mark.parametrize(
+    "code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED], ids=lambda c: c.name
+)
+async def test_service_config_retries(address, mint, fault, code):
+    """A first attempt that fails is made again without the caller's doing."""
+    mint.faults.append(fault(code))
+    async with AsyncClient(address) as asynchronous:
+        assert len(await asynchronous.generate("tiny")) == 1
+    assert len(mint.requests) == 2
+
+
+async def test_other_codes_are_not_retried(address, mint, fault):
+    """An error of the caller's is not repeated."""
+    mint.faults.append(fault(grpc.StatusCode.INVALID_ARGUMENT))
+    async with AsyncClient(address) as asynchronous:
+        with pytest.raises(client.InvalidRequest):
+            await asynchronous.generate("tiny")
+    assert len(mint.requests) == 1
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_several_targets_share_calls(serve, make_mint, host):
+    """Calls go to every address in turn, also where host names have to be resolved."""
+    mints = [make_mint(), make_mint()]
+    addresses = [serve(each).replace("127.0.0.1", host) for each in mints]
+    async with AsyncClient(addresses) as asynchronous:
+        # Round robin takes a server in as soon as it is connected; until then the other answers.
+        while not all(each.requests for each in mints):
+            await asynchronous.generate("tiny")
+        for each in mints:
+            each.requests.clear()
+        for _ in range(10):
+            await asynchronous.generate("tiny")
+    assert [len(each.requests) for each in mints] == [5, 5]
+
+
+async def test_lost_server_is_passed_over(serve, make_mint):
+    """With one of two addresses dead, every call is answered."""
+    mint = make_mint()
+    async with AsyncClient(f"127.0.0.1:1,{serve(mint)}") as asynchronous:
+        for _ in range(5):
+            await asynchronous.generate("tiny")
+    assert len(mint.requests) == 5
+
+
+async def test_unknown_host_is_unavailable():
+    """A name among several that does not resolve is Unavailable and named."""
+    async with AsyncClient("nowhere.invalid:1,127.0.0.1:2") as asynchronous:
+        with pytest.raises(client.Unavailable, match=r"nowhere\.invalid"):
+            await asynchronous.models()
+
+
+async def test_proxy_is_not_used_for_loopback(address, monkeypatch):
+    """A proxy in the environment does not come between a client and its own machine."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    async with AsyncClient(address.replace("127.0.0.1", "localhost")) as asynchronous:
+        assert len(await asynchronous.generate("tiny")) == 1
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory):
+    """Paths of a self-signed certificate for `mint.test`, and of its key."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("needs openssl")
+    folder = tmp_path_factory.mktemp("tls")
+    command = (
+        "req -x509 -newkey rsa:2048 -nodes -days 2 -keyout key.pem -out certificate.pem "
+        "-subj /CN=mint.test -addext subjectAltName=DNS:mint.test"
+    )
+    subprocess.run([openssl, *command.split()], cwd=folder, capture_output=True, check=True)
+    return folder / "certificate.pem", folder / "key.pem"
+
+
+@pytest.fixture
+def encrypted(serve, make_mint, certificate):
+    """The address of a server that speaks TLS and demands a client certificate."""
+    chain, key = (path.read_bytes() for path in certificate)
+    credentials = grpc.ssl_server_credentials(
+        [(key, chain)], root_certificates=chain, require_client_auth=True
+    )
+    return serve(make_mint(), credentials)
+
+
+def test_tls_reaches_server(encrypted, certificate):
+    """All four options together: trusted authority, client certificate, expected name."""
+    path, key = certificate
+    tls = Tls(
+        root_certificates_path=path,
+        private_key_path=key,
+        certificate_chain_path=path,
+        server_name="mint.test",
+    )
+    with Client(encrypted, tls=tls) as blocking:
+        assert len(blocking.generate("tiny")) == 1
+
+
+@pytest.mark.parametrize("server_name", [None, "other.test"])
+def test_tls_checks_name(encrypted, certificate, server_name):
+    """A server whose certificate bears another name is not talked to."""
+    path, key = certificate
+    tls = Tls(path, key, path, server_name)
+    with Client(encrypted, tls=tls) as blocking, pytest.raises(client.Unavailable):
+        blocking.generate("tiny")
+
+
+def test_tls_file_that_is_missing_is_told(address, tmp_path):
+    """A path that does not exist is an OSError with the path."""
+    with (
+        Client(address, tls=Tls(tmp_path / "none.pem")) as blocking,
+        pytest.raises(FileNotFoundError, match=r"none\.pem"),
+    ):
+        blocking.models()

@@ -1,0 +1,45 @@
+"""Serial numbers read back."""
+
+import pytest
+
+from imagemint.client import InvalidRequest, Serial
+
+
+@pytest.mark.parametrize(
+    ("text", "serial"),
+    [
+        ("mnist@3/42/17", Serial("mnist", "3", 42, 17)),
+        ("a.b-c_1@1/0/0?class=7", Serial("a.b-c_1", "1", 0, 0, class_id=7)),
+        ("m@1/1/2?truncation=0.0", Serial("m", "1", 1, 2, truncation=0.0)),
+        (
+            f"m@10/{2**64 - 1}/{2**64 - 1}?class=0&truncation=1e-05",
+            Serial("m", "10", 2**64 - 1, 2**64 - 1, class_id=0, truncation=1e-05),
+        ),
+    ],
+)
+def test_parse_reads_serial(text, serial):
+    """Class and truncation are there only where the text has them."""
+    assert Serial.parse(text) == serial
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "mnist",
+        "mnist@3/42",
+        "mnist@0/1/1",
+        "mnist@3/-1/0",
+        "Mnist@3/1/1",
+        "m@1/1/1?",
+        "m@1/1/1?class=",
+        "m@1/1/1?class=1&class=2",
+        "m@1/1/1?truncation=0.5&class=1",
+        "m@1/1/1?truncation=.",
+        "m@1/1/1?psi=1",
+    ],
+)
+def test_parse_refuses_other_text(text):
+    """Anything else is an InvalidRequest that shows an example."""
+    with pytest.raises(InvalidRequest, match="mnist@3/42/17"):
+        Serial.parse(text)
