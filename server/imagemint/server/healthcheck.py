@@ -17,7 +17,7 @@ def serving_status(target: str, *, service: str = "", timeout_s: float = 5.0) ->
 
     Args:
         target: `HOST:PORT` of the gRPC listener, without TLS.
-        service: full name of a gRPC service, or a model; empty for the server as a whole.
+        service: full name of a gRPC service, or `model/<name>`; empty for the server as a whole.
         timeout_s: seconds for connection and answer together; a server that is not listening yet
             is waited for that long.
 
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m imagemint.server.healthcheck", description="Ask a server for its health."
     )
     parser.add_argument("target", metavar="HOST:PORT", help="the gRPC listener")
-    parser.add_argument("--service", default="", help="a gRPC service or a model; default: all")
+    parser.add_argument("--service", default="", help="a gRPC service, or model/NAME; default: all")
     parser.add_argument("--timeout-s", type=float, default=5.0, help="default: 5")
     options = parser.parse_args(arguments)
     try:
