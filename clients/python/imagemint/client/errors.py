@@ -25,10 +25,7 @@ from typing import TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
-from google.rpc import (  # type: ignore[import-untyped]  # it ships no stubs
-    error_details_pb2,
-    status_pb2,
-)
+from google.rpc import error_details_pb2, status_pb2
 from grpc import aio
 
 _DETAILS_KEY = "grpc-status-details-bin"
