@@ -131,7 +131,7 @@ def test_large_sheet_is_composed(imagemint, tmp_path):
     imagemint("generate", "--model", "plain", "--count", 17, "--seed", 1, "--out", out)
     sheet = opened(out)
     assert sheet.size == (5 * 6, 4 * 4)
-    assert sheet.text["serial"] == "plain@3/1/0 to plain@3/1/16"
+    assert sheet.text["imagemint:serial-range"] == "plain@3/1/0 to plain@3/1/16"
     assert "trainedAlgorithmicMedia" in sheet.text["XML:com.adobe.xmp"]
     pixels = np.asarray(sheet)
     assert pixels[2 * 4, 3 * 6] == (31 + 13 * 7) % 256

@@ -116,7 +116,7 @@ def write_sheet(path: Path, count: int, columns: int | None, batches: Iterable[I
     rows, height, columns, width, channels = canvas.shape
     pixels = canvas.reshape(rows * height, columns * width, channels)
     info = PngInfo()
-    info.add_text("serial", " to ".join([*serials[:1], *serials[-1:]]))
+    info.add_text("imagemint:serial-range", " to ".join([*serials[:1], *serials[-1:]]))
     info.add_itxt("XML:com.adobe.xmp", _XMP)
     with replacing(path) as file:
         Image.fromarray(pixels[..., 0] if channels == 1 else pixels).save(file, "PNG", pnginfo=info)
