@@ -1,7 +1,8 @@
 # syntax=docker/dockerfile:1
 # The server, for CPU (the default target) and for NVIDIA GPUs (--target gpu). Neither holds torch,
 # a compiler or pip; both run as a nameless user and write nothing outside /tmp, so that
-# `docker run --read-only --tmpfs /tmp` works.
+# `docker run --read-only --tmpfs /tmp` works. ONNX Runtime would otherwise write a device id under
+# HOME and report to its maker, from its import on.
 
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 # onnxruntime-gpu of constraints.txt is built for CUDA 13 and cuDNN 9.
@@ -66,6 +67,7 @@ ENV PATH=/opt/imagemint/bin:${PATH} \
     HOME=/tmp \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
+    ORT_DISABLE_TELEMETRY=1 \
     IMAGEMINT_GRPC_ADDRESS=0.0.0.0:8001 \
     IMAGEMINT_METRICS_ADDRESS=0.0.0.0:8002
 USER 65532:65532
@@ -89,6 +91,7 @@ ENV PATH=/opt/imagemint/bin:${PATH} \
     HOME=/tmp \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
+    ORT_DISABLE_TELEMETRY=1 \
     IMAGEMINT_GRPC_ADDRESS=0.0.0.0:8001 \
     IMAGEMINT_METRICS_ADDRESS=0.0.0.0:8002
 USER 65532:65532

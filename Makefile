@@ -12,6 +12,8 @@ BIN := .venv/bin
 
 # The interpreter that makes .venv; empty means the first on the PATH that is new enough.
 export PYTHON
+# Since 1.29 ONNX Runtime reports to its maker, from its import on, unless this is set.
+export ORT_DISABLE_TELEMETRY := 1
 
 .PHONY: help demo test check fix proto bench
 
