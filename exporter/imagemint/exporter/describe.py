@@ -1,0 +1,71 @@
+"""The manifest of a trained generator."""
+
+import json
+from dataclasses import dataclass
+
+from imagemint.engine.spec import FORMAT_VERSION, ModelSpec
+from imagemint.exporter.errors import ExportError
+from imagemint.training.checkpoints import TrainedGenerator
+from imagemint.v1 import manifest_pb2 as pb
+
+
+@dataclass(frozen=True)
+class Description:
+    """What people decide about a bundle, beyond what the run says about itself."""
+
+    name: str
+    """Model name: 1 to 64 lower-case letters, digits, `-`, `_` and `.`."""
+    title: str
+    """One line for people."""
+    license: str
+    """SPDX expression, or free text, for weights and samples."""
+    thresholds: tuple[float, float] | None
+    """Smallest and largest threshold by which latents may be truncated; None for no truncation."""
+
+
+def build_manifest(trained: TrainedGenerator, described: Description) -> pb.BundleManifest:
+    """The manifest of a generator, its parity figures still missing.
+
+    Raises:
+        ExportError: name, title or figures break the rules of the manifest; says all of them.
+    """
+    manifest = pb.BundleManifest(
+        format_version=FORMAT_VERSION,
+        name=described.name,
+        title=described.title,
+        latent=pb.LatentSpec(z_dim=trained.z_dim, distribution=pb.LATENT_DISTRIBUTION_NORMAL),
+        class_labels=trained.class_labels,
+        image=pb.ImageShape(
+            height=trained.image_size, width=trained.image_size, channels=trained.image_channels
+        ),
+        precision=pb.PRECISION_FP32,
+        training=pb.TrainingProvenance(
+            dataset=trained.dataset,
+            recipe=trained.recipe,
+            options_json=json.dumps(trained.options, sort_keys=True),
+            seed=trained.seed,
+            images_seen=trained.images_seen,
+            code_revision=trained.code_revision,
+            checkpoint_sha256=trained.weights_sha256,
+        ),
+        evaluations=[
+            pb.Evaluation(
+                metric=figure.metric,
+                value=figure.value,
+                protocol=figure.protocol,
+                sample_size=figure.sample_size,
+                reference=figure.reference,
+            )
+            for figure in trained.evaluations
+        ],
+        license=described.license,
+    )
+    if described.thresholds is not None:
+        low, high = described.thresholds
+        manifest.latent.truncation.kind = pb.TRUNCATION_KIND_THRESHOLD
+        manifest.latent.truncation.minimum, manifest.latent.truncation.maximum = low, high
+    try:
+        ModelSpec.of(manifest)
+    except ValueError as error:
+        raise ExportError(str(error)) from error
+    return manifest

@@ -1,0 +1,53 @@
+"""samples.png: what the model draws for fixed serials, through the engine that will serve it."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from imagemint.engine import Serial, latents
+from imagemint.engine.backend import Backend
+from imagemint.engine.spec import ModelSpec
+
+COLUMNS = 10
+SEED = 0
+_MAX_ROWS = 100  # of a model with more classes, the first hundred
+_GAP = 2
+_WHITE = 255
+
+
+def write_samples(path: Path, backend: Backend, spec: ModelSpec, version: int) -> None:
+    """Writes a row of ten images for each class, or ten rows of a model without classes.
+
+    The images are the first of seed 0, in reading order; the file says so in its text.
+    """
+    rows = min(spec.num_classes, _MAX_ROWS) or COLUMNS
+    count = rows * COLUMNS
+    classes = np.repeat(np.arange(rows, dtype=np.int64), COLUMNS) if spec.conditional else None
+    z = latents(SEED, 0, count, spec.z_dim, distribution=spec.distribution)
+    sheet = _sheet(backend.run(z, classes), rows)
+    first, last = (
+        Serial(
+            spec.name, version, SEED, index, int(classes[index]) if classes is not None else None
+        )
+        for index in (0, count - 1)
+    )
+    about = PngInfo()
+    about.add_text("Serials", f"{first} to {last}")
+    about.add_text("DigitalSourceType", "trainedAlgorithmicMedia")
+    picture = Image.fromarray(sheet[:, :, 0] if spec.channels == 1 else sheet)
+    picture.save(path, format="PNG", optimize=True, pnginfo=about)
+
+
+def _sheet(images: npt.NDArray[np.uint8], rows: int) -> npt.NDArray[np.uint8]:
+    """One picture [H, W, C] of images [rows * COLUMNS, h, w, C], a gap between each two."""
+    _, height, width, channels = images.shape
+    framed = np.pad(images, ((0, 0), (0, _GAP), (0, _GAP), (0, 0)), constant_values=_WHITE).reshape(
+        rows, COLUMNS, height + _GAP, width + _GAP, channels
+    )
+    sheet = framed.transpose(0, 2, 1, 3, 4).reshape(
+        rows * (height + _GAP), COLUMNS * (width + _GAP), channels
+    )
+    return np.pad(sheet, ((_GAP, 0), (_GAP, 0), (0, 0)), constant_values=_WHITE)

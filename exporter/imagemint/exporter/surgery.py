@@ -1,0 +1,115 @@
+"""Changes to an exported graph: what PyTorch's exporter leaves undone, and leaves behind."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from google.protobuf.message import Message
+from onnx import numpy_helper
+
+PRODUCER = "imagemint"
+BATCH_AXIS = "N"
+
+
+def fold_batch_norm(model: onnx.ModelProto) -> None:
+    """Folds each BatchNormalization that follows a Gemm, through a Reshape, into that Gemm.
+
+    The dynamo exporter folds those that follow a convolution, but not the one behind a projection
+    that is reshaped to [N, C, H, W], as DCGAN has it: there channel c owns H W rows of the weights.
+    Computed in float64 and rounded once. One that follows neither is left as it is: a single
+    affine node, for which there is nothing better.
+    """
+    graph = model.graph
+    constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    users = _users(graph)
+    producers = {output: node for node in graph.node for output in node.output}
+    for norm in [node for node in graph.node if node.op_type == "BatchNormalization"]:
+        reshape = producers.get(norm.input[0])
+        gemm = producers.get(reshape.input[0]) if reshape is not None else None
+        if reshape is None or gemm is None:
+            continue
+        if (reshape.op_type, gemm.op_type) != ("Reshape", "Gemm"):
+            continue
+        # torch.nn.Linear has no other factors; where something else wrote some, leave it alone.
+        plain = _attribute(gemm, "alpha", 1.0) == _attribute(gemm, "beta", 1.0) == 1.0
+        private = users[reshape.output[0]] == users[gemm.output[0]] == 1
+        constant = [*norm.input[1:], *gemm.input[1:], reshape.input[1]]
+        if plain and private and all(name in constants for name in constant):
+            _fold(graph, gemm, norm, constants)
+            reshape.output[0] = norm.output[0]
+            graph.node.remove(norm)
+    _drop_unused_initializers(graph)
+
+
+def _fold(
+    graph: onnx.GraphProto,
+    gemm: onnx.NodeProto,
+    norm: onnx.NodeProto,
+    constants: dict[str, npt.NDArray[np.generic]],
+) -> None:
+    gamma, beta, mean, variance = (constants[name].astype(np.float64) for name in norm.input[1:5])
+    scale = gamma / np.sqrt(variance + _attribute(norm, "epsilon", 1e-5))
+    weight = constants[gemm.input[1]].astype(np.float64)
+    transposed = _attribute(gemm, "transB", 0) != 0
+    pixels = weight.shape[0 if transposed else 1] // scale.size
+    row_scale, row_shift = np.repeat(scale, pixels), np.repeat(beta - mean * scale, pixels)
+    weight = weight * (row_scale[:, np.newaxis] if transposed else row_scale)
+    for name in gemm.input[2:]:  # the bias, if there is one
+        row_shift = row_shift + constants[name].astype(np.float64) * row_scale
+    names = [f"{gemm.input[1]}.folded", f"{gemm.input[1]}.folded_bias"]
+    for name, value in zip(names, (weight, row_shift), strict=True):
+        graph.initializer.append(numpy_helper.from_array(value.astype(np.float32), name))
+    gemm.input[:] = [gemm.input[0], *names]
+
+
+def strip(model: onnx.ModelProto) -> None:
+    """Takes out everything that does not decide pixels: stack traces, source lines, doc strings.
+
+    Intermediate shapes go as well, which the runtime infers, and the batch axis gets its name.
+    """
+    for message in _messages(model):
+        for field in ("metadata_props", "doc_string"):
+            if field in message.DESCRIPTOR.fields_by_name:
+                message.ClearField(field)
+    model.producer_name, model.producer_version, model.graph.name = PRODUCER, "", "generator"
+    del model.graph.value_info[:]
+    for value in [*model.graph.input, *model.graph.output]:
+        for dimension in value.type.tensor_type.shape.dim:
+            if dimension.HasField("dim_param"):
+                dimension.dim_param = BATCH_AXIS
+    used = {node.domain for node in model.graph.node}
+    opsets = [opset for opset in model.opset_import if opset.domain in used]
+    del model.opset_import[:]
+    model.opset_import.extend(opsets)
+
+
+def _messages(message: Message) -> Iterator[Message]:
+    """A protobuf message and all within it."""
+    yield message
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for inner in value if field.is_repeated else [value]:
+                yield from _messages(inner)
+
+
+def _users(graph: onnx.GraphProto) -> dict[str, int]:
+    """How often each value is read; the graph's outputs count as read once."""
+    users: dict[str, int] = {value.name: 1 for value in graph.output}
+    for name in (name for node in graph.node for name in node.input):
+        users[name] = users.get(name, 0) + 1
+    return users
+
+
+def _attribute(node: onnx.NodeProto, name: str, default: float) -> float:
+    for attribute in node.attribute:
+        if attribute.name == name:
+            return float(onnx.helper.get_attribute_value(attribute))
+    return default
+
+
+def _drop_unused_initializers(graph: onnx.GraphProto) -> None:
+    users = _users(graph)
+    kept = [tensor for tensor in graph.initializer if tensor.name in users]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)

@@ -1,0 +1,82 @@
+"""Tests of imagemint.exporter.command: from a checkpoint on the disk to a bundle."""
+
+import copy
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from imagemint.engine.bundle import read_bundle
+from imagemint.exporter.command import Export
+from imagemint.training.checkpoints import TrainingState, read_generator, save_checkpoint
+from imagemint.training.errors import CheckpointError
+from imagemint.training.evaluation_report import EvaluationFigure, write_report
+from imagemint.training.recipes.mnist import MnistRecipe
+
+RECIPE = MnistRecipe(z_dim=4, c_dim=2, generator_channels=4, discriminator_channels=1, seed=5)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The directory of a run that has just begun, but was evaluated."""
+    directory = tmp_path_factory.mktemp("run")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        generator, discriminator = RECIPE.networks(10, 1)
+    optimizers = [torch.optim.Adam(net.parameters()) for net in (generator, discriminator)]
+    state = TrainingState(
+        generator, discriminator, copy.deepcopy(generator), *optimizers, images_seen=640
+    )
+    about = {
+        "recipe": "mnist",
+        "options": RECIPE.model_dump(),
+        "dataset": "mnist/train",
+        "class_labels": list("0123456789"),
+        "image_channels": 1,
+        "image_size": 28,
+        "code_revision": "",
+    }
+    save_checkpoint(directory, state, generator.eval(), about)
+    return directory
+
+
+def test_run_becomes_a_bundle(run, tmp_path, capsys):
+    """The command writes a bundle of the newest checkpoint and says where and how faithful."""
+    status = Export(source=run, name="digits", repository=tmp_path, title="Digits").run()
+    bundle = read_bundle(tmp_path / "digits" / "1")
+    said = capsys.readouterr().out
+    assert status == 0
+    assert str(bundle.directory) in said
+    assert "digits@1" in said
+    assert "1,000 latents" in said
+    assert "no measured quality" in said
+    assert bundle.manifest.title == "Digits"
+    assert (bundle.manifest.training.seed, bundle.manifest.training.images_seen) == (5, 640)
+
+
+def test_measured_quality_travels(run, tmp_path):
+    """Figures measured on these weights end up in the manifest; --version picks the version."""
+    weights = read_generator(run).weights_sha256
+    write_report(
+        run / "evaluation.json", weights, [EvaluationFigure("frechet", 3.5, "as told", 10_000, 1.2)]
+    )
+    Export(source=run, name="digits", repository=tmp_path, version=7).run()
+    (figure,) = read_bundle(tmp_path / "digits" / "7").manifest.evaluations
+    assert (figure.metric, figure.value, figure.reference) == ("frechet", 3.5, 1.2)
+
+
+def test_missing_checkpoint_is_a_clear_error(tmp_path):
+    """A directory without a checkpoint is named, and no repository is made."""
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        Export(source=tmp_path / "run", name="digits", repository=tmp_path / "models").run()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_listing_options_is_quick():
+    """Neither torch nor onnx nor NumPy is imported until the command runs."""
+    code = (
+        "import sys, imagemint.exporter.command\n"
+        "sys.exit(bool({'torch', 'onnx', 'onnxruntime', 'numpy'} & sys.modules.keys()))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,154 @@
+"""Tests of imagemint.exporter.export: the bundle as a whole."""
+
+import dataclasses
+import json
+
+import numpy as np
+import onnx
+import pytest
+from google.protobuf import json_format
+from PIL import Image
+
+from imagemint.engine import Serial, drawn_classes, latents
+from imagemint.engine.bundle import read_bundle
+from imagemint.engine.onnx_backend import Batching, OnnxBackend
+from imagemint.exporter import parity
+from imagemint.exporter.errors import ExportError
+from imagemint.exporter.export import export_generator
+from imagemint.exporter.parity import Tolerance
+from imagemint.v1 import manifest_pb2 as pb
+
+
+def test_bundle_is_what_the_server_reads(exported):
+    """The bundle that is returned is the bundle on the disk, complete."""
+    again = read_bundle(exported.directory)
+    assert again == exported
+    assert exported.directory.parts[-2:] == ("digits", "1")
+    names = sorted(path.name for path in exported.directory.iterdir())
+    assert names == ["SHA256SUMS", "card.md", "model.onnx", "samples.png"]
+
+
+def test_manifest_says_where_it_comes_from(exported):
+    """Provenance, figures, licence and shapes of the run are in the file itself."""
+    (entry,) = onnx.load(exported.model_path).metadata_props
+    manifest = json_format.Parse(entry.value, pb.BundleManifest())
+    assert manifest == exported.manifest
+    assert manifest.format_version == 1
+    assert (manifest.name, manifest.title) == ("digits", "mnist/train at 28x28, 3 classes")
+    assert list(manifest.class_labels) == ["zero", "one", "two"]
+    assert (manifest.latent.z_dim, manifest.image.height, manifest.image.channels) == (8, 28, 1)
+    assert manifest.latent.truncation.kind == pb.TRUNCATION_KIND_THRESHOLD
+    assert manifest.precision == pb.PRECISION_FP32
+    assert manifest.license == "CC-BY-SA-3.0"
+    training = manifest.training
+    assert json.loads(training.options_json) == {"learning_rate": 0.0002, "beta1": 0.0}
+    assert (training.seed, training.images_seen) == (2**64 - 1, 1_600_000)
+    assert (training.code_revision, training.checkpoint_sha256) == ("0123abc", "ab" * 32)
+    accuracy, speed = manifest.evaluations
+    assert (accuracy.metric, accuracy.value, accuracy.reference) == (
+        "class_accuracy",
+        0.9912,
+        0.994,
+    )
+    assert not speed.HasField("reference")
+    assert manifest.parity.samples == 1000
+
+
+def test_pixels_are_those_of_pytorch(trained, exported):
+    """Latents not seen in the export give PyTorch's pixels within a level."""
+    z, classes = latents(99, 5, 200, 8), drawn_classes(99, 5, 200, 3)
+    backend = OnnxBackend(exported, device="cpu")
+    served = backend.run(z, classes).astype(int)
+    assert np.abs(served - parity.expected_pixels(trained, z, classes)).max() <= 1
+    assert served.std() > 20
+
+
+def test_exported_graph_needs_no_padding(exported):
+    """Batches of the exported generator run as they come, a lone image among them."""
+    assert OnnxBackend(exported, device="cpu").batching is Batching.AS_THEY_COME
+
+
+def test_samples_are_the_first_serials(exported):
+    """The sheet shows ten of each class, a row each, exactly as served."""
+    sheet = np.asarray(Image.open(exported.directory / "samples.png"))
+    assert sheet.shape == (3 * 30 + 2, 10 * 30 + 2)
+    backend = OnnxBackend(exported, device="cpu")
+    for row, column in ((0, 0), (1, 4), (2, 9)):
+        z = latents(0, row * 10 + column, 1, 8)
+        (image,) = backend.run(z, np.int64([row]))
+        top, left = 2 + row * 30, 2 + column * 30
+        assert np.array_equal(sheet[top : top + 28, left : left + 28], image[:, :, 0])
+
+
+def test_samples_say_what_they_are(exported):
+    """The picture's text names its serials and that a trained network made it."""
+    text = Image.open(exported.directory / "samples.png").text
+    first, _, last = text["Serials"].partition(" to ")
+    assert Serial.parse(first) == Serial("digits", 1, 0, 0, 0)
+    assert Serial.parse(last) == Serial("digits", 1, 0, 29, 2)
+    assert text["DigitalSourceType"] == "trainedAlgorithmicMedia"
+
+
+def test_card_tells_people(exported):
+    """The card holds the measured figures, the options, parity, licence and how to ask."""
+    card = (exported.directory / "card.md").read_text()
+    for said in (
+        "# digits 1: mnist/train at 28x28, 3 classes",
+        "| class_accuracy | 0.9912 | 0.994 | 10,000 |",
+        "| images_per_second | 512 |  | 64 |",
+        "judged by a classifier",
+        "| learning_rate | 0.0002 |",
+        "1,600,000",
+        "0123abc",
+        "1,000 latents in batches of 1, 3, 64",
+        "CC-BY-SA-3.0",
+        "--model digits --class 2",
+        "digits@1/42/17?class=2",
+    ):
+        assert said in card
+
+
+def test_second_export_counts_up_with_equal_bytes(trained, exported):
+    """The same generator gives the same file again, as the next version."""
+    repository = exported.directory.parent.parent
+    second = export_generator(trained, name="digits", repository=repository)
+    assert second.version == 2
+    assert second.model_path.read_bytes() == exported.model_path.read_bytes()
+    with pytest.raises(ExportError, match="2 exists"):
+        export_generator(trained, name="digits", repository=repository, version=2)
+
+
+def test_over_the_tolerance_nothing_is_written(trained, tmp_path, monkeypatch):
+    """A generator that differs from its graph leaves no trace in the repository."""
+    expected = parity.expected_pixels
+    monkeypatch.setattr(parity, "expected_pixels", lambda *a: expected(*a)[:, ::-1])
+    with pytest.raises(ExportError, match="differs from PyTorch by up to"):
+        export_generator(trained, name="digits", repository=tmp_path, tolerance=Tolerance(1, 1.0))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"name": "../digits"}, "name"),
+        ({"name": "Digits"}, "name"),
+        ({"title": "two\nlines"}, "title"),
+        ({"thresholds": (2.0, 1.0)}, "truncation"),
+        ({"thresholds": (0.0, 1.0)}, "above 0"),
+        ({"version": -1}, "version must be 1 or more"),
+    ],
+)
+def test_bad_choice_is_refused_at_once(trained, tmp_path, changed, said):
+    """What cannot stand in a manifest is refused before anything is computed or written."""
+    options = {"name": "digits", "repository": tmp_path / "models"} | changed
+    with pytest.raises(ExportError, match=said):
+        export_generator(trained, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_description_is_refused(trained, tmp_path):
+    """A run that says another image size than its network draws is refused, with the reason."""
+    wrong = dataclasses.replace(trained, image_size=32)
+    with pytest.raises(ExportError, match=r"not fit to be served: output 'image' is not uint8"):
+        export_generator(wrong, name="digits", repository=tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,126 @@
+"""Tests of imagemint.exporter.graph, on the graph of the exported bundle where one will do."""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from imagemint.exporter.errors import ExportError
+from imagemint.exporter.graph import OPSET, build_graph
+from imagemint.training.checkpoints import TrainedGenerator
+
+
+@pytest.fixture(scope="module")
+def model(exported):
+    """The ONNX model of the exported bundle."""
+    return onnx.load(exported.model_path)
+
+
+def test_batch_normalisation_is_folded(model):
+    """None of the three batch normalisations is left, behind the projection neither."""
+    operators = [node.op_type for node in model.graph.node]
+    assert "BatchNormalization" not in operators
+    assert operators.count("ConvTranspose") == 2
+
+
+def test_post_processing_is_fused(model):
+    """Clamping, rounding, the cast and the transpose are inside the graph."""
+    assert [node.op_type for node in model.graph.node][-4:] == [
+        "Clip",
+        "Round",
+        "Cast",
+        "Transpose",
+    ]
+
+
+def test_operator_set_is_pinned(model):
+    """One operator set, the standard one, at the pinned version."""
+    assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", OPSET)]
+
+
+def test_nothing_is_left_of_the_machine(model):
+    """Weights and manifest apart, the file holds no path, source line or torch noise."""
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    del bare.metadata_props[:]
+    for tensor in bare.graph.initializer:
+        tensor.ClearField("raw_data")
+    content = bare.SerializeToString()
+    for trace in (b"/", b"\\", b".py", b"File ", b"torch", b"aten", b"forward", b"stack"):
+        assert trace not in content
+    assert b"doc_string" not in str(bare).encode()
+    assert [entry.key for entry in model.metadata_props] == ["imagemint.manifest"]
+    assert not model.graph.value_info
+
+
+def test_weights_are_inside(model):
+    """Every weight lies in the file and is used."""
+    used = {name for node in model.graph.node for name in node.input}
+    for tensor in model.graph.initializer:
+        assert tensor.name in used
+        assert not tensor.external_data
+
+
+class _Plain(nn.Module):
+    """An unconditional generator of RGB images: a projection and nothing else."""
+
+    def __init__(self):
+        super().__init__()
+        self.project = nn.Linear(8, 3 * 28 * 28)
+
+    def forward(self, z):
+        return 2.0 * self.project(z).unflatten(1, (3, 28, 28))
+
+
+def test_unconditional_graph_takes_latents_only(trained):
+    """Without class labels the module is called with z alone; values beyond ±1 are clamped."""
+    torch.manual_seed(0)
+    module = _Plain().eval()
+    model = build_graph(_changed(trained, module=module, class_labels=(), image_channels=3))
+    assert [value.name for value in model.graph.input] == ["z"]
+    z = np.linspace(-3, 3, 5 * 8, dtype=np.float32).reshape(5, 8)
+    (image,) = onnx.reference.ReferenceEvaluator(model).run(None, {"z": z})
+    x = module(torch.from_numpy(z)).detach().numpy().transpose(0, 2, 3, 1)
+    assert image.dtype == np.uint8
+    assert {0, 255} <= set(image.ravel().tolist())
+    assert np.abs(image - (np.clip(x, -1, 1) + 1) * 127.5).max() < 0.501
+
+
+class _Ramp(nn.Module):
+    """Yields z itself as a picture."""
+
+    def forward(self, z):
+        return z.unflatten(1, (1, 2, 4))
+
+
+def test_rounding_is_half_to_even(trained):
+    """Levels that end in .5 go to the even neighbour, as NumPy's and the standard's do."""
+    model = build_graph(_changed(trained, module=_Ramp(), class_labels=(), image_size=0, z_dim=8))
+    levels = np.float32([0.5, 1.5, 2.5, 100.5, 253.5, 254.5, -3, 300])
+    z = ((levels - np.float32(127.5)) / np.float32(127.5))[np.newaxis]
+    exact = z * np.float32(127.5) + np.float32(127.5)
+    (image,) = onnx.reference.ReferenceEvaluator(model).run(None, {"z": z})
+    assert image.ravel().tolist() == np.rint(np.clip(exact, 0, 255)).ravel().tolist()
+    assert (exact % 1 == 0.5).sum() >= 4
+
+
+class _Data(nn.Module):
+    """Looks at its data to decide what to do: no graph can say that."""
+
+    def forward(self, z):
+        if z.sum() > 0:
+            z = z + 1
+        return z.unflatten(1, (1, 2, 4))
+
+
+def test_inexpressible_module_is_refused(trained):
+    """A module that PyTorch cannot express as a graph is an error of ours, in one line."""
+    with pytest.raises(ExportError, match="PyTorch cannot export the generator: ") as caught:
+        build_graph(_changed(trained, module=_Data(), class_labels=()))
+    assert "\n" not in str(caught.value)
+
+
+def _changed(trained, **changed):
+    fields = {name: getattr(trained, name) for name in TrainedGenerator.__dataclass_fields__}
+    return TrainedGenerator(**fields | changed)

@@ -1,0 +1,95 @@
+"""Tests of imagemint.exporter.surgery, on graphs written by hand."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from imagemint.exporter.surgery import fold_batch_norm, strip
+
+CHANNELS, SIDE, K = 3, 2, 5
+
+
+def projection(*, trans_b=1, bias=True, alpha=1.0, tap=False):
+    """Gemm, Reshape to [N, 3, 2, 2], BatchNormalization; `tap` reads the Reshape once more."""
+    random = np.random.default_rng(1)
+    width = CHANNELS * SIDE * SIDE
+    constants = {
+        "weight": random.normal(size=(width, K) if trans_b else (K, width)),
+        "bias": random.normal(size=width),
+        "gamma": random.normal(size=CHANNELS),
+        "beta": random.normal(size=CHANNELS),
+        "mean": random.normal(size=CHANNELS),
+        "variance": random.uniform(0.1, 2, size=CHANNELS),
+    }
+    initializers = [numpy_helper.from_array(v.astype(np.float32), n) for n, v in constants.items()]
+    initializers.append(numpy_helper.from_array(np.int64([-1, CHANNELS, SIDE, SIDE]), "shape"))
+    gemm_inputs = ["z", "weight", *(["bias"] if bias else [])]
+    statistics = ["gamma", "beta", "mean", "variance"]
+    nodes = [
+        helper.make_node("Gemm", gemm_inputs, ["h"], transB=trans_b, alpha=alpha),
+        helper.make_node("Reshape", ["h", "shape"], ["r"]),
+        helper.make_node("BatchNormalization", ["r", *statistics], ["b"], epsilon=0.01),
+        helper.make_node("Relu", ["b"], ["x"]),
+    ]
+    outputs = ["x", *(["r"] if tap else [])]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("z", TensorProto.FLOAT, ["batch", K])],
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", 3, 2, 2]) for n in outputs],
+        initializers,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+def _run(model):
+    z = np.random.default_rng(2).normal(size=(4, K)).astype(np.float32)
+    return ReferenceEvaluator(model).run(None, {"z": z})[0]
+
+
+@pytest.mark.parametrize("trans_b", [0, 1])
+@pytest.mark.parametrize("bias", [False, True])
+def test_folding_keeps_the_values(trans_b, bias):
+    """The node is gone, its own constants too, and the output is the same within rounding."""
+    model = projection(trans_b=trans_b, bias=bias)
+    before = _run(model)
+    fold_batch_norm(model)
+    onnx.checker.check_model(model, full_check=True)
+    assert [node.op_type for node in model.graph.node] == ["Gemm", "Reshape", "Relu"]
+    assert not {"gamma", "mean", "weight"} & {t.name for t in model.graph.initializer}
+    np.testing.assert_allclose(_run(model), before, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"tap": True}, {"alpha": 2.0}])
+def test_folding_leaves_alone_what_it_cannot_fold(options):
+    """If something else reads the value, or the Gemm has a factor, nothing is changed."""
+    model = projection(**options)
+    before = model.SerializeToString(deterministic=True)
+    fold_batch_norm(model)
+    assert len(model.graph.node) == 4
+    assert model.SerializeToString(deterministic=True) == before
+
+
+def test_strip_reaches_every_corner():
+    """Metadata and doc strings go wherever they are, the batch axis gets its one name."""
+    model = projection()
+    model.producer_name, model.producer_version, model.doc_string = "pytorch", "2", "/home/me"
+    model.opset_import.append(helper.make_opsetid("pkg.torch", 1))
+    for holder in (
+        model,
+        model.graph,
+        model.graph.node[0],
+        model.graph.input[0],
+        model.graph.initializer[0],
+    ):
+        holder.doc_string = "/home/me/secret.py"
+        holder.metadata_props.add(key="stack_trace", value="/home/me/secret.py")
+    model.graph.node[0].attribute[0].doc_string = "/home/me/secret.py"
+    strip(model)
+    assert b"secret" not in model.SerializeToString()
+    assert b"stack_trace" not in model.SerializeToString()
+    assert (model.producer_name, model.producer_version) == ("imagemint", "")
+    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "N"
+    assert [opset.domain for opset in model.opset_import] == [""]
