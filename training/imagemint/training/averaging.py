@@ -23,7 +23,7 @@ def averaging_weight(batch_size: int, half_life: int, ramp_up: float, images_see
 def average_into(averaged: nn.Module, running: nn.Module, weight: float) -> None:
     """Moves ``averaged`` towards ``running`` in place, parameters and floating buffers alike."""
     ours, theirs = _floating(averaged), _floating(running)
-    torch._foreach_lerp_(ours, theirs, weight)  # noqa: SLF001 - one kernel launch, as torch.optim does
+    torch._foreach_lerp_(ours, theirs, weight)
 
 
 def _floating(module: nn.Module) -> list[Tensor]:

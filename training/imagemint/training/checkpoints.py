@@ -87,7 +87,9 @@ def _below(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
     return {name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)}
 
 
-def save_checkpoint(run: Path, state: TrainingState, generator: nn.Module, about: Any) -> Path:
+def save_checkpoint(
+    run: Path, state: TrainingState, generator: nn.Module, about: dict[str, Any]
+) -> Path:
     """Writes a checkpoint of ``state`` below ``run`` and drops all but the newest two.
 
     Args:

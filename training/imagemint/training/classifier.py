@@ -55,7 +55,7 @@ class Classifier(nn.Module):
 
     @torch.no_grad()
     def judge(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Returns features float64 [N, 128] and predicted classes int64 [N] of uint8 [N, H, W, 1]."""
+        """Returns features float64 [N, 128] and classes int64 [N] for uint8 [N, H, W, 1]."""
         device = self.logits.weight.device
         features, classes = [], []
         for start in range(0, len(images), 500):

@@ -6,13 +6,16 @@ Import-light: torch is imported when a command runs, not when its options are li
 import json
 import logging
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import CliPositionalArg
 
 from imagemint.training.recipes.mnist import MnistRecipe
 from imagemint.training.recipes.mnist_classifier import MnistClassifierRecipe
+
+if TYPE_CHECKING:
+    import torch
 
 _log = logging.getLogger(__name__)
 
@@ -151,8 +154,8 @@ class Evaluate(BaseModel):
         return 0
 
 
-def _device(name: str) -> "torch.device":  # noqa: F821 - imported below
-    import torch  # noqa: PLC0415
+def _device(name: str) -> "torch.device":
+    import torch  # noqa: PLC0415 - import-light
 
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

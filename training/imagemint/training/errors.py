@@ -21,7 +21,7 @@ class CheckpointError(TrainingError):
     """A checkpoint that is missing, damaged, or was made by another recipe or other options."""
 
 
-class TrainingFailed(TrainingError):
+class TrainingFailed(TrainingError):  # noqa: N818 - it names what happened
     """The run went wrong; the last good checkpoint is kept."""
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from imagemint.training.averaging import average_into, averaging_weight, recalibrated
@@ -49,7 +50,7 @@ class Schedule:
     collapse_grace: int = 128_000
 
 
-def train(
+def train(  # noqa: C901, PLR0915 - one linear story, with headings
     recipe: MnistRecipe,
     data: LabelledImages,
     run: Path,
@@ -89,9 +90,23 @@ def train(
     labels = torch.tensor(data.labels).to(device)
     order = ShuffledOrder(len(data), recipe.seed)
     real_spread = within_class_spread(data.images[:10_000], data.labels[:10_000])
-    G, D, opt_G, opt_D = state.G, state.D, state.opt_G, state.opt_D  # noqa: N806 - as in the papers
+    G, D, opt_G, opt_D = state.G, state.D, state.opt_G, state.opt_D
 
     with _stop_on_signal() as stop, Monitor(run, recipe.images, state, quiet=quiet) as monitor:
+
+        def snapshot() -> None:
+            """Draws the fixed samples, judges them, and saves a checkpoint if they are sound."""
+            generator, samples, classes = _judged_samples(recipe, state, len(data.class_labels))
+            spread = within_class_spread(samples, classes) / real_spread
+            monitor.snapshot(samples, spread)
+            if state.images_seen >= schedule.collapse_grace and spread < _COLLAPSE_SHARE:
+                raise ModeCollapse(
+                    f"after {state.images_seen:,} images the samples of one class vary"
+                    f" {spread:.3f} times as much as real ones (limit {_COLLAPSE_SHARE}); the last"
+                    " good checkpoint is kept"
+                )
+            save_checkpoint(run, state, generator, about)
+
         while state.images_seen < recipe.images and not stop:
             for optimizer in (opt_G, opt_D):
                 optimizer.param_groups[0]["lr"] = step_size(recipe, state.images_seen)
@@ -109,13 +124,13 @@ def train(
             real.requires_grad_(penalise)
             seen_fake = fake.detach().requires_grad_(penalise)
             real_logits, fake_logits = D(real, y), D(seen_fake, y)
-            loss_D = objective.discriminator(real_logits, fake_logits)  # noqa: N806
-            total_D = loss_D  # noqa: N806
+            loss_D = objective.discriminator(real_logits, fake_logits)
+            total_D = loss_D
             if penalise:
                 r1 = zero_centred_penalty(real_logits, real)
                 r2 = zero_centred_penalty(fake_logits, seen_fake)
                 weight = recipe.penalty_weight / 2 * recipe.penalty_interval
-                total_D = loss_D + weight * (r1 + r2)  # noqa: N806
+                total_D = loss_D + weight * (r1 + r2)
                 monitor.penalties(r1.item(), r2.item())
             opt_D.zero_grad()
             total_D.backward()
@@ -125,7 +140,7 @@ def train(
             D.requires_grad_(requires_grad=False)
             with torch.no_grad():
                 real_logits = D(real, y)
-            loss_G = objective.generator(real_logits, D(fake, y))  # noqa: N806
+            loss_G = objective.generator(real_logits, D(fake, y))
             opt_G.zero_grad()
             loss_G.backward()
             opt_G.step()
@@ -151,9 +166,9 @@ def train(
             if _crossed(state, recipe, schedule.log_interval):
                 monitor.log()
             if _crossed(state, recipe, schedule.snapshot_interval):
-                _snapshot(run, recipe, state, about, monitor, schedule, real_spread)
+                snapshot()
         if not _crossed(state, recipe, schedule.snapshot_interval):
-            _snapshot(run, recipe, state, about, monitor, schedule, real_spread)
+            snapshot()
     return state
 
 
@@ -168,16 +183,20 @@ def initial_state(recipe: MnistRecipe, data: LabelledImages, device: torch.devic
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         networks = recipe.networks(len(data.class_labels), data.images.shape[-1])
-        G_ema = recipe.networks(len(data.class_labels), data.images.shape[-1])[0]  # noqa: N806
-    G, D = (_placed(network, device) for network in networks)  # noqa: N806
+        G_ema = recipe.networks(len(data.class_labels), data.images.shape[-1])[0]
+    G, D = (_placed(network, device) for network in networks)
     G_ema.load_state_dict(G.state_dict())
-    adam = {"lr": recipe.learning_rate, "betas": (recipe.beta1, recipe.beta2), "fused": True}
+
+    def adam(network: nn.Module) -> torch.optim.Adam:
+        betas = (recipe.beta1, recipe.beta2)
+        return torch.optim.Adam(network.parameters(), recipe.learning_rate, betas, fused=True)
+
     return TrainingState(
         G=G,
         D=D,
         G_ema=_placed(G_ema, device).requires_grad_(requires_grad=False),
-        opt_G=torch.optim.Adam(G.parameters(), **adam),
-        opt_D=torch.optim.Adam(D.parameters(), **adam),
+        opt_G=adam(G),
+        opt_D=adam(D),
     )
 
 
@@ -201,32 +220,14 @@ def _crossed(state: TrainingState, recipe: MnistRecipe, interval: int) -> bool:
     return state.images_seen // interval > before // interval
 
 
-def _snapshot(
-    run: Path,
-    recipe: MnistRecipe,
-    state: TrainingState,
-    about: dict[str, Any],
-    monitor: Monitor,
-    schedule: Schedule,
-    real_spread: float,
-) -> None:
-    """Draws the fixed samples, judges them, and saves a checkpoint if they are sound."""
-    labels = about["class_labels"]
+def _judged_samples(
+    recipe: MnistRecipe, state: TrainingState, num_classes: int
+) -> tuple[nn.Module, NDArray[np.uint8], NDArray[np.int64]]:
+    """Returns the averaged generator ready for use, and its fixed samples with their classes."""
     generator = recalibrated(
-        state.G_ema,
-        z_dim=recipe.z_dim,
-        num_classes=len(labels),
-        batches=_RECALIBRATION_BATCHES,
+        state.G_ema, z_dim=recipe.z_dim, num_classes=num_classes, batches=_RECALIBRATION_BATCHES
     )
-    samples, classes = fixed_samples(generator, recipe.z_dim, len(labels))
-    spread = within_class_spread(samples, classes) / real_spread
-    monitor.snapshot(samples, spread)
-    if state.images_seen >= schedule.collapse_grace and spread < _COLLAPSE_SHARE:
-        raise ModeCollapse(
-            f"after {state.images_seen:,} images the samples of one class vary {spread:.3f} times"
-            f" as much as real ones (limit {_COLLAPSE_SHARE}); the last good checkpoint is kept"
-        )
-    save_checkpoint(run, state, generator, about)
+    return generator, *fixed_samples(generator, recipe.z_dim, num_classes)
 
 
 @contextmanager

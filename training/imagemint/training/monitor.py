@@ -42,9 +42,7 @@ class Monitor:
         (run / "grids").mkdir(parents=True, exist_ok=True)
         _forget_after(run, state.images_seen)
         self._log = (run / "log.jsonl").open("a", buffering=1)
-        self._scalars = SummaryWriter(  # type: ignore[no-untyped-call] # untyped upstream
-            str(run / "tensorboard"), purge_step=state.images_seen
-        )
+        self._scalars = SummaryWriter(str(run / "tensorboard"), purge_step=state.images_seen)
         self._bar = tqdm(
             total=total,
             initial=state.images_seen,
@@ -66,7 +64,7 @@ class Monitor:
     ) -> None:
         self._bar.close()
         self._log.close()
-        self._scalars.close()  # type: ignore[no-untyped-call] # untyped upstream
+        self._scalars.close()
         plot_losses(self._run)
         animate_grids(self._run)
 
@@ -75,7 +73,7 @@ class Monitor:
         self._sums["r1"].append(r1)
         self._sums["r2"].append(r2)
 
-    def step(self, loss_D: float, loss_G: float, real_logit: float) -> None:  # noqa: N803
+    def step(self, loss_D: float, loss_G: float, real_logit: float) -> None:
         """Takes the losses of a step and the mean logit of its real images."""
         self._sums["loss_D"].append(loss_D)
         self._sums["loss_G"].append(loss_G)
@@ -91,7 +89,7 @@ class Monitor:
         row["images_per_s"] = (seen - before) / (now - then)
         self._log.write(json.dumps(row) + "\n")
         for name, value in row.items():
-            self._scalars.add_scalar(name, value, seen)  # type: ignore[no-untyped-call] # untyped upstream
+            self._scalars.add_scalar(name, value, seen)
         self._bar.set_postfix(D=f"{row.get('loss_D', 0):.3f}", G=f"{row.get('loss_G', 0):.3f}")
         self._sums.clear()
         self._last = (now, seen)
@@ -101,9 +99,9 @@ class Monitor:
         seen = self._state.images_seen
         picture = grid(samples, SAMPLES_PER_CLASS)
         Image.fromarray(picture).save(self._run / "grids" / f"{seen:010d}.png")
-        self._scalars.add_scalar("within_class_spread", spread, seen)  # type: ignore[no-untyped-call] # untyped upstream
+        self._scalars.add_scalar("within_class_spread", spread, seen)
         image = picture[np.newaxis] if picture.ndim == 2 else picture.transpose(2, 0, 1)  # noqa: PLR2004 - gray
-        self._scalars.add_image("samples", image, seen)  # type: ignore[no-untyped-call] # untyped upstream
+        self._scalars.add_image("samples", image, seen)
 
 
 def _forget_after(run: Path, images_seen: int) -> None:
