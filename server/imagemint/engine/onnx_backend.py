@@ -2,7 +2,7 @@
 
 **One session, several threads.** `Run` is thread-safe and releases the interpreter's lock, and with
 one intra-op thread it computes on the thread that called. Two threads on one session delivered
-1.00 to 1.06 times the images/s of two sessions with a thread each (median of 12 alternating rounds,
+0.98 to 1.06 times the images/s of two sessions with a thread each (median of 12 alternating rounds,
 batches of 8 and 64, 128-channel digit generator, ONNX Runtime 1.31.1; on busy cores, hence only the
 ratio), and hold the weights once: so one session is enough. Create it after any fork.
 
@@ -14,7 +14,7 @@ kernel sums each row over K in one order whatever M is; with weights computed in
 of one differs, and only that, for it runs as a GEMV. So neither the exporter nor the backend has to
 pad a generator as it is exported here. Other processors have other kernels, and on CUDA cuDNN and
 cuBLAS pick theirs by shape, so every backend probes its bundle when it is loaded (see _probe.py)
-and runs batches in the cheapest way under which the probe found no difference.
+and runs batches in the cheapest way under which the probe found no difference up to 64 rows.
 """
 
 import logging
