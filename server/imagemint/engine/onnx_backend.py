@@ -18,10 +18,17 @@ and runs batches in the cheapest way under which the probe found no difference u
 """
 
 import logging
+import os
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+# Since 1.29 ONNX Runtime reports to its maker from its import on, and keeps an id of the machine in
+# the user's cache. A server does neither unless its operator asks for it; the API call to switch it
+# off comes too late for the files.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 import onnxruntime as ort
 
 from imagemint.engine._probe import (

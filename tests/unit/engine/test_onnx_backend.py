@@ -2,6 +2,8 @@
 
 import gc
 import logging
+import subprocess
+import sys
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
@@ -275,3 +277,11 @@ def test_fixed_batch_is_refused(tmp_path):
 
     with pytest.raises(BundleRefused, match="ONNX Runtime cannot run it: "):
         backend_of(tmp_path, edit_model=edit)
+
+
+def test_import_reports_to_nobody(tmp_path):
+    """Importing the backend leaves nothing in the user's home: telemetry is off before it starts."""
+    environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    command = [sys.executable, "-c", "import imagemint.engine.onnx_backend"]
+    subprocess.run(command, env=environment, check=True)
+    assert not list(tmp_path.rglob("*"))
