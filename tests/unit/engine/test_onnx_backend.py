@@ -280,7 +280,7 @@ def test_fixed_batch_is_refused(tmp_path):
 
 
 def test_import_reports_to_nobody(tmp_path):
-    """Importing the backend leaves nothing in the user's home: telemetry is off before it starts."""
+    """Importing the backend leaves nothing in the home: telemetry is off before it starts."""
     environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
     command = [sys.executable, "-c", "import imagemint.engine.onnx_backend"]
     subprocess.run(command, env=environment, check=True)
