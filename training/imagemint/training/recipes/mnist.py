@@ -17,9 +17,9 @@ class MnistRecipe(BaseModel):
     dataset: ClassVar[str] = "mnist"
     license: ClassVar[str] = "CC-BY-SA-3.0"
 
-    images: int = Field(default=1_600_000, ge=1)
+    images: int = Field(default=1_200_000, ge=1)
     """Real images shown to the discriminator, counted with repetition: the length of the run."""
-    batch_size: int = Field(default=128, ge=2)
+    batch_size: int = Field(default=64, ge=2)
     """Images in one step."""
     z_dim: int = Field(default=64, ge=1)
     """Length of a latent."""
@@ -27,7 +27,7 @@ class MnistRecipe(BaseModel):
     """Length of the class embedding."""
     generator_channels: int = Field(default=128, ge=4, multiple_of=4)
     """Channels of the generator at 7x7."""
-    discriminator_channels: int = Field(default=32, ge=1)
+    discriminator_channels: int = Field(default=48, ge=1)
     """Channels of the discriminator at 14x14."""
     objective: Literal["relativistic", "hinge"] = "relativistic"
     """Adversarial loss."""
@@ -35,7 +35,7 @@ class MnistRecipe(BaseModel):
     """Gamma of the R1 and R2 penalties, which enter the loss as gamma / 2 each."""
     penalty_interval: int = Field(default=8, ge=1)
     """Steps between two penalties; each is scaled by the interval, as in StyleGAN 2."""
-    learning_rate: float = Field(default=2e-4, gt=0)
+    learning_rate: float = Field(default=6e-4, gt=0)
     """Adam's step size, for both networks."""
     beta1: float = Field(default=0.0, ge=0, lt=1)
     """Adam's decay of the first moment."""
