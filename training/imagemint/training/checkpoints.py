@@ -3,17 +3,20 @@
 ``RUN/checkpoints/<images seen>/`` holds ``state.safetensors`` (both networks, the averaged
 generator, both optimisers: all that resumes), ``generator.safetensors`` (the averaged generator,
 ready for use) and ``checkpoint.json``. A directory appears by renaming, so it is whole or absent.
+An interim checkpoint, which a run leaves where it was told to stop, goes when the next one comes:
+a run stopped and resumed keeps the checkpoints of a run never stopped.
 """
 
 import hashlib
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -25,6 +28,8 @@ from imagemint.training.recipes.mnist import MnistRecipe
 FORMAT_VERSION = 1
 RECIPES = {MnistRecipe.name: MnistRecipe}
 _KEPT = 2
+# What every description of this format holds; unlogged and interim came later and may be absent.
+_WRITTEN = {"images_seen", "step", "state_sha256", "generator_sha256", "recipe", "options"}
 
 
 @dataclass
@@ -39,6 +44,7 @@ class TrainingState:
         opt_D: Adam of D.
         images_seen: real images shown to D so far.
         step: steps done so far.
+        unlogged: figures of each step since the last row of the log, by name.
     """
 
     G: nn.Module
@@ -48,6 +54,7 @@ class TrainingState:
     opt_D: torch.optim.Optimizer
     images_seen: int = 0
     step: int = 0
+    unlogged: dict[str, list[float]] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, Tensor]:
         """Returns every tensor by a flat name, such as ``G/embed.weight``."""
@@ -73,13 +80,24 @@ class TrainingState:
                 getattr(self, part).load_state_dict(_below(tensors, part))
             for part in ("opt_G", "opt_D"):
                 optimizer = getattr(self, part)
+                parameters = [p for group in optimizer.param_groups for p in group["params"]]
                 moments: dict[int, dict[str, Tensor]] = {}
                 for name, tensor in _below(tensors, part).items():
                     index, _, moment = name.partition("/")
-                    moments.setdefault(int(index), {})[moment] = tensor
+                    laid_out = _laid_out_as(parameters[int(index)], tensor)
+                    moments.setdefault(int(index), {})[moment] = laid_out
                 optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
-        except (RuntimeError, KeyError, ValueError) as error:
+        except (RuntimeError, LookupError, ValueError) as error:
             raise CheckpointError(f"the checkpoint does not fit the networks: {error}") from error
+
+
+def _laid_out_as(parameter: Tensor, moment: Tensor) -> Tensor:
+    """Returns ``moment`` with the strides of its parameter; step counts, scalars, as they are.
+
+    Fused Adam walks through parameter, gradient and moments by memory address. A row-major moment
+    of a channels-last parameter would silently pair each weight with another weight's moment.
+    """
+    return moment if moment.ndim == 0 else torch.empty_like(parameter).copy_(moment)
 
 
 def _below(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
@@ -88,19 +106,28 @@ def _below(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
 
 
 def save_checkpoint(
-    run: Path, state: TrainingState, generator: nn.Module, about: dict[str, Any]
+    run: Path,
+    state: TrainingState,
+    generator: nn.Module,
+    about: dict[str, Any],
+    *,
+    interim: bool = False,
 ) -> Path:
-    """Writes a checkpoint of ``state`` below ``run`` and drops all but the newest two.
+    """Writes a checkpoint of ``state`` below ``run``, and drops older ones.
+
+    The newest two stay, and of interim ones none but the newest.
 
     Args:
         run: the run's directory.
         state: what resumes.
         generator: the averaged generator ready for use, in evaluation mode.
         about: recipe, options, data and code, as JSON values; stored as they are.
+        interim: whether the run stops here before its end, off its schedule.
     """
     final = run / "checkpoints" / f"{state.images_seen:010d}"
     part = final.with_name(f".{final.name}.{os.getpid()}")
-    shutil.rmtree(part, ignore_errors=True)
+    for torn in final.parent.glob(".*"):  # by a run that was killed while it saved
+        shutil.rmtree(torn)
     part.mkdir(parents=True)
     save_file(state.tensors(), part / "state.safetensors")
     weights = {name: t.cpu().contiguous() for name, t in generator.state_dict().items()}
@@ -109,6 +136,8 @@ def save_checkpoint(
         "format_version": FORMAT_VERSION,
         "images_seen": state.images_seen,
         "step": state.step,
+        "unlogged": state.unlogged,
+        "interim": interim,
         "state_sha256": _sha256(part / "state.safetensors"),
         "generator_sha256": _sha256(part / "generator.safetensors"),
         **about,
@@ -116,9 +145,23 @@ def save_checkpoint(
     (part / "checkpoint.json").write_text(json.dumps(description, indent=2) + "\n")
     shutil.rmtree(final, ignore_errors=True)
     part.replace(final)
-    for old in _checkpoints(run)[:-_KEPT]:
-        shutil.rmtree(old)
+    _drop_old(run)
     return final
+
+
+def _drop_old(run: Path) -> None:
+    *older, newest = list_checkpoints(run)
+    interim = [path for path in older if _is_interim(path)]
+    regular = [path for path in older if path not in interim] + [newest]
+    for old in interim + regular[:-_KEPT]:
+        shutil.rmtree(old)
+
+
+def _is_interim(checkpoint: Path) -> bool:
+    try:
+        return bool(read_description(checkpoint).get("interim"))
+    except CheckpointError:  # damaged; it leaves when its turn comes
+        return False
 
 
 def _sha256(path: Path) -> str:
@@ -126,7 +169,8 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _checkpoints(run: Path) -> list[Path]:
+def list_checkpoints(run: Path) -> list[Path]:
+    """Returns the whole checkpoints below ``run``, oldest first."""
     return sorted(path for path in run.glob("checkpoints/*") if path.name.isdigit())
 
 
@@ -136,7 +180,7 @@ def latest_checkpoint(run: Path) -> Path:
     Raises:
         CheckpointError: there is none.
     """
-    found = _checkpoints(run)
+    found = list_checkpoints(run)
     if not found:
         raise CheckpointError(f"no checkpoint under {run / 'checkpoints'}")
     return found[-1]
@@ -146,16 +190,21 @@ def read_description(checkpoint: Path) -> dict[str, Any]:
     """Returns a checkpoint's JSON.
 
     Raises:
-        CheckpointError: unreadable, or of a format this code does not know.
+        CheckpointError: unreadable, incomplete, or of a format this code does not know.
     """
     path = checkpoint / "checkpoint.json"
     try:
         description: dict[str, Any] = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: {error}") from error
+    if not isinstance(description, dict):
+        raise CheckpointError(f"{path}: not a JSON object")
     version = description.get("format_version")
     if version != FORMAT_VERSION:
         raise CheckpointError(f"{path}: format version {version}, this code reads {FORMAT_VERSION}")
+    missing = _WRITTEN - description.keys()
+    if missing:
+        raise CheckpointError(f"{path}: no {', '.join(sorted(missing))}")
     return description
 
 
@@ -169,17 +218,16 @@ def _read_tensors(path: Path, expected_sha256: str) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def restore(run: Path, state: TrainingState, about: dict[str, Any], *, free: set[str]) -> None:
-    """Fills ``state`` from the newest checkpoint of ``run``.
+def fitting_checkpoint(run: Path, about: dict[str, Any], *, free: set[str]) -> Path:
+    """Returns the newest checkpoint of ``run`` if it is of the run that ``about`` describes.
 
     Args:
         run: the run's directory.
-        state: networks and optimisers as the recipe builds them.
         about: what `save_checkpoint` was given; recipe, data and options must agree.
         free: options that may differ, because they do not decide what a step computes.
 
     Raises:
-        CheckpointError: none there, damaged, or made by another recipe, data or options; every
+        CheckpointError: none there, unreadable, or made by another recipe, data or options; every
             difference is named.
     """
     checkpoint = latest_checkpoint(run)
@@ -189,7 +237,7 @@ def restore(run: Path, state: TrainingState, about: dict[str, Any], *, free: set
         for key in ("recipe", "dataset", "dataset_sha256")
         if found.get(key) != about[key]
     ]
-    theirs, ours = found.get("options", {}), about["options"]
+    theirs, ours = found["options"], about["options"]
     faults += [
         f"option {key} is {theirs.get(key)!r} there and {ours.get(key)!r} here"
         for key in sorted(theirs.keys() | ours.keys())
@@ -197,8 +245,26 @@ def restore(run: Path, state: TrainingState, about: dict[str, Any], *, free: set
     ]
     if faults:
         raise CheckpointError(f"{checkpoint} is of another run: " + "; ".join(faults))
+    return checkpoint
+
+
+def restore(run: Path, state: TrainingState, about: dict[str, Any], *, free: set[str]) -> None:
+    """Fills ``state`` from the newest checkpoint of ``run``, if it fits.
+
+    Args:
+        run: the run's directory.
+        state: networks and optimisers as the recipe builds them.
+        about: as for `fitting_checkpoint`.
+        free: as for `fitting_checkpoint`.
+
+    Raises:
+        CheckpointError: there is none that fits, or its tensors are damaged.
+    """
+    checkpoint = fitting_checkpoint(run, about, free=free)
+    found = read_description(checkpoint)
     state.load_tensors(_read_tensors(checkpoint / "state.safetensors", found["state_sha256"]))
     state.images_seen, state.step = found["images_seen"], found["step"]
+    state.unlogged = found.get("unlogged", {})
 
 
 # --- for the exporter and for evaluation ---------------------------------------------------------
@@ -246,14 +312,17 @@ def read_generator(run: Path) -> TrainedGenerator:
     """Returns the averaged generator of the newest checkpoint below ``run``.
 
     Raises:
-        CheckpointError: no checkpoint, damaged, or of a recipe this code does not know.
+        CheckpointError: no checkpoint, damaged, or of a recipe or options this code does not know.
     """
     checkpoint = latest_checkpoint(run)
     about = read_description(checkpoint)
     if about["recipe"] not in RECIPES:
         known = ", ".join(sorted(RECIPES))
         raise CheckpointError(f"{checkpoint}: recipe {about['recipe']!r} is not one of {known}")
-    recipe = RECIPES[about["recipe"]].model_validate(about["options"])
+    try:
+        recipe = RECIPES[about["recipe"]].model_validate(about["options"])
+    except ValidationError as error:
+        raise CheckpointError(f"{checkpoint}: {error}") from error
     labels = tuple(about["class_labels"])
     generator, _ = recipe.networks(len(labels), about["image_channels"])
     weights = _read_tensors(checkpoint / "generator.safetensors", about["generator_sha256"])

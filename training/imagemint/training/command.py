@@ -5,12 +5,14 @@ Import-light: torch is imported when a command runs, not when its options are li
 
 import json
 import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import CliPositionalArg
 
+from imagemint.training.errors import CheckpointError, TrainingError
 from imagemint.training.recipes.mnist import MnistRecipe
 from imagemint.training.recipes.mnist_classifier import MnistClassifierRecipe
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     import torch
 
 _log = logging.getLogger(__name__)
+
+_INTERRUPTED = 130  # as the root command ends on Ctrl-C: a script must not export half a run
 
 
 class RunSettings(BaseModel):
@@ -52,32 +56,41 @@ class TrainMnist(RunSettings, MnistRecipe):
     def run(self) -> int:
         """Trains, or says what it would do."""
         from imagemint.training import loop  # noqa: PLC0415 - torch
-        from imagemint.training.checkpoints import latest_checkpoint  # noqa: PLC0415
+        from imagemint.training.checkpoints import (  # noqa: PLC0415
+            fitting_checkpoint,
+            latest_checkpoint,
+            list_checkpoints,
+        )
         from imagemint.training.datasets import load_dataset  # noqa: PLC0415
-        from imagemint.training.errors import CheckpointError  # noqa: PLC0415
 
         recipe = MnistRecipe(**{name: getattr(self, name) for name in MnistRecipe.model_fields})
         data = load_dataset(recipe.dataset, "train", self.data)
+        schedule = loop.Schedule(self.log_interval, self.snapshot_interval, self.collapse_grace)
+        device = _device(self.device)
         about = loop.describe(recipe, data)
+        options = about | {"schedule": asdict(schedule), "device": str(device)}
         if self.resume:
-            _log.info("resuming from %s", latest_checkpoint(self.out))
-        elif any(self.out.glob("checkpoints/*")):
+            found = fitting_checkpoint(self.out, about, free=loop.FREE_ON_RESUME)
+            _log.info("resuming from %s", found)
+        elif list_checkpoints(self.out):
             raise CheckpointError(f"{self.out} holds a run already; --resume continues it")
         if self.dry_run:
-            print(json.dumps(about, indent=2))  # noqa: T201 - what the command is for
+            print(json.dumps(options, indent=2))  # noqa: T201 - what the command is for
             return 0
-        loop.write_options(self.out, about)
+        loop.write_options(self.out, options)
         state = loop.train(
             recipe,
             data,
             self.out,
-            schedule=loop.Schedule(self.log_interval, self.snapshot_interval, self.collapse_grace),
-            device=_device(self.device),
+            schedule=schedule,
+            device=device,
             resume=self.resume,
             quiet=self.quiet,
         )
-        print(f"{self.out}: {state.images_seen:,} images, {latest_checkpoint(self.out)}")  # noqa: T201 - the command's answer
-        return 0
+        stopped = state.images_seen < recipe.images
+        hint = f" of {recipe.images:,}; --resume continues" if stopped else ""
+        print(f"{latest_checkpoint(self.out)}: {state.images_seen:,} images{hint}")  # noqa: T201 - the command's answer
+        return _INTERRUPTED if stopped else 0
 
 
 class TrainMnistClassifier(RunSettings, MnistClassifierRecipe):
@@ -159,4 +172,6 @@ def _device(name: str) -> "torch.device":
 
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    elif name == "cuda" and not torch.cuda.is_available():
+        raise TrainingError("no GPU that this PyTorch can use; --device cpu or auto does without")
     return torch.device(name)

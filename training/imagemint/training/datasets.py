@@ -6,10 +6,11 @@ the user's cache) and downloaded into the cache when it stands in neither.
 
 import gzip
 import hashlib
+import http.client
 import io
 import json
+import math
 import os
-import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Callable
@@ -38,6 +39,10 @@ class LabelledImages:
         labels: int64 [N], each in 0 to K - 1.
         class_labels: K label texts, by class index.
         sha256: digest over the content of the files read, lower-case hexadecimal.
+
+    Raises:
+        DatasetError: another shape or type, no image, not as many labels as images, or a label out
+            of range.
     """
 
     name: str
@@ -45,6 +50,24 @@ class LabelledImages:
     labels: NDArray[np.int64]
     class_labels: tuple[str, ...]
     sha256: str
+
+    def __post_init__(self) -> None:
+        images, labels = self.images, self.labels
+        if images.ndim != 4 or images.dtype != np.uint8 or 0 in images.shape:  # noqa: PLR2004 - NHWC
+            raise DatasetError(
+                f"{self.name}: images are {images.dtype} {list(images.shape)},"
+                " should be uint8 [N, H, W, C] with N at least 1"
+            )
+        if labels.shape != (len(images),):
+            raise DatasetError(
+                f"{self.name}: {len(images)} images with labels of shape {list(labels.shape)}"
+            )
+        wrong = np.flatnonzero((labels < 0) | (labels >= len(self.class_labels)))
+        if wrong.size:
+            raise DatasetError(
+                f"{self.name}, row {wrong[0]}: label {labels[wrong[0]]} is not in"
+                f" 0 to {len(self.class_labels) - 1}"
+            )
 
     def __len__(self) -> int:
         return len(self.images)
@@ -96,18 +119,19 @@ def _read_source(source: _Source, data: Path | None) -> bytes:
     tried = [folder / source.path for folder in folders]
     for path in tried:
         if path.is_file():
-            return _checked(_unzipped(path.read_bytes(), path), source, str(path))
+            content = _unzipped(path.read_bytes(), path)
+            return _checked(content, source, path, "delete the file to have it fetched again")
     places = ", ".join(str(path) for path in tried)
     hint = "name the folder that holds it with --data or IMAGEMINT_DATA"
     if source.url is None:
         raise DatasetError(f"{source.path} not found; tried {places}; {hint} (no download known)")
     try:
         content = _download(source.url)
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+    except (OSError, http.client.HTTPException) as error:  # refused, timed out, cut off
         raise DatasetError(
-            f"{source.path} not found; tried {places}, then {source.url} ({error}); {hint}"
+            f"{source.path} not found; tried {places}, then {source.url} ({error!r}); {hint}"
         ) from error
-    checked = _checked(_unzipped(content, source.url), source, source.url)
+    checked = _checked(_unzipped(content, source.url), source, source.url, hint)
     _write_whole(tried[-1], content)
     return checked
 
@@ -122,8 +146,11 @@ def _write_whole(path: Path, content: bytes) -> None:
     """Writes a file so that it is either whole or absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_bytes(content)
-    part.replace(path)
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _unzipped(content: bytes, place: object) -> bytes:
@@ -135,12 +162,12 @@ def _unzipped(content: bytes, place: object) -> bytes:
         raise DatasetError(f"{place}: not a whole gzip file ({error})") from error
 
 
-def _checked(content: bytes, source: _Source, place: str) -> bytes:
+def _checked(content: bytes, source: _Source, place: object, remedy: str) -> bytes:
     found = hashlib.sha256(content).hexdigest()
     if source.sha256 is not None and found != source.sha256:
         raise DatasetError(
             f"{place}: SHA-256 of the unzipped content is {found}, published is {source.sha256};"
-            " delete the file to have it fetched again"
+            f" {remedy}"
         )
     return content
 
@@ -161,11 +188,12 @@ def parse_idx(content: bytes, place: str) -> NDArray[np.uint8]:
         raise DatasetError(f"{place}: not an IDX file of unsigned bytes")
     rank = content[3]
     start = 4 + 4 * rank
+    if len(content) < start:
+        raise DatasetError(f"{place}: ends within its header")
     shape = tuple(int(n) for n in np.frombuffer(content[4:start], ">u4"))
-    if len(shape) != rank or len(content) - start != int(np.prod(shape)):
+    if len(content) - start != math.prod(shape):
         raise DatasetError(
-            f"{place}: header promises shape {shape}, content has {max(0, len(content) - start)}"
-            " bytes"
+            f"{place}: header promises shape {shape}, content has {len(content) - start} bytes"
         )
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
@@ -227,10 +255,11 @@ def parse_image_parquet(content: bytes, name: str) -> LabelledImages:
     stored gray, RGB otherwise, and must share one size.
 
     Raises:
-        DatasetError: not Parquet, a column or the class names missing, an unreadable picture
-            (named by row), or pictures of several sizes.
+        DatasetError: not Parquet, a column or the class names missing, an unreadable picture,
+            pictures of several sizes, or a label that is missing or out of range; by row.
     """
     import pyarrow as pa  # noqa: PLC0415 - 100 ms that a run on IDX data need not pay
+    import pyarrow.compute as pc  # noqa: PLC0415
     import pyarrow.parquet as pq  # noqa: PLC0415
 
     try:
@@ -238,26 +267,32 @@ def parse_image_parquet(content: bytes, name: str) -> LabelledImages:
         features = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]
         class_labels = tuple(features["label"]["names"])
         column = table.column("image").combine_chunks()
-        encoded = pa.compute.struct_field(column, "bytes").to_pylist()
-        labels = table.column("label").to_numpy().astype(np.int64)
+        encoded = pc.struct_field(column, "bytes").to_pylist()
+        # A missing label becomes -1, which is out of range.
+        labels = pc.fill_null(table.column("label").cast(pa.int64()), -1).to_numpy()
     except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise DatasetError(f"{name}: not a Parquet file in the image layout ({error})") from error
     pictures = [_decode(picture, f"{name}, row {row}") for row, picture in enumerate(encoded)]
     mode = "L" if all(picture.mode == "L" for picture in pictures) else "RGB"
     arrays = [np.asarray(picture.convert(mode)) for picture in pictures]
-    if len({array.shape for array in arrays}) != 1:
-        raise DatasetError(f"{name}: pictures of several sizes")
-    images = np.stack(arrays)
+    for row, array in enumerate(arrays):
+        if array.shape != arrays[0].shape:
+            raise DatasetError(
+                f"{name}, row {row}: picture of {array.shape[:2]} pixels, the first is of"
+                f" {arrays[0].shape[:2]}"
+            )
+    images = np.stack(arrays) if arrays else np.empty((0, 0, 0), np.uint8)
     if mode == "L":
         images = images[..., np.newaxis]
     return LabelledImages(name, images, labels, class_labels, _digest([content]))
 
 
-def _decode(picture: bytes, place: str) -> Image.Image:
+def _decode(picture: bytes | None, place: str) -> Image.Image:
     try:
-        decoded = Image.open(io.BytesIO(picture))
+        decoded = Image.open(io.BytesIO(picture or b""))
         decoded.load()
-    except (OSError, TypeError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        # SyntaxError is Pillow's for a broken PNG.
         raise DatasetError(f"{place}: unreadable picture ({error})") from error
     return decoded
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from imagemint.engine.sampling import latents
 from imagemint.training.checkpoints import read_generator
 from imagemint.training.classifier import load_classifier
-from imagemint.training.datasets import load_dataset
+from imagemint.training.datasets import LabelledImages, load_dataset
 from imagemint.training.errors import DatasetError
 from imagemint.training.evaluation_report import EvaluationFigure, write_report
 from imagemint.training.metrics import (
@@ -61,13 +62,15 @@ def evaluate(
 
     Raises:
         CheckpointError: no run or no classifier there.
-        DatasetError: real data missing, or an .npz without the arrays.
+        DatasetError: real data missing, or an .npz without the arrays or with others than images
+            and classes like the real ones.
     """
     judge, about = load_classifier(classifier, device)
     generated = (
         _from_npz(source) if source.suffix == ".npz" else _from_run(source, samples, seed, device)
     )
     train, test = (load_dataset("mnist", split, data) for split in ("train", "test"))
+    _check_like(test, generated)
     rng = np.random.Generator(np.random.Philox(key=[0, 0]))
     train_sample = rng.permutation(len(train))[: len(test)]
     real, _ = judge.judge(test.images)
@@ -94,19 +97,20 @@ def evaluate(
         " training images against them (the floor)",
         frechet_distance(other_real, real),
     )
-    few = real[rng.permutation(len(real))[:_COVERAGE_REAL]]
+    some = real[rng.permutation(len(real))[:_COVERAGE_REAL]]
     figures.add(
         "coverage",
-        coverage(few, fake, NEIGHBOURS),
-        f"k = {NEIGHBOURS}, {_COVERAGE_REAL:,} test images, in the judge's features; reference:"
+        coverage(some, fake, NEIGHBOURS),
+        f"k = {NEIGHBOURS}, {len(some):,} test images, in the judge's features; reference:"
         " as many training images in place of the generated",
-        coverage(few, other_real[: len(fake)], NEIGHBOURS),
+        coverage(some, other_real[: len(fake)], NEIGHBOURS),
     )
-    copies, typical = _copies(generated.images, train.images, test.images)
+    few = rng.permutation(len(generated.images))[:_COPY_SAMPLES]
+    copies, typical = _copies(generated.images[few], train.images, test.images[:_COPY_SAMPLES])
     figures.add(
         "training_copies",
         copies,
-        f"share of {_COPY_SAMPLES:,} images whose nearest training image, in pixels, is nearer"
+        f"share of {len(few):,} images whose nearest training image, in pixels, is nearer"
         f" than {_COPY_SHARE} of the median for test images; reference: the test images",
         typical,
     )
@@ -144,8 +148,22 @@ def _from_npz(path: Path) -> _Generated:
     try:
         with np.load(path) as arrays:
             return _Generated(arrays["image"], arrays["class_id"], None, path.name)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
         raise DatasetError(f"{path}: no .npz with image and class_id ({error})") from error
+
+
+def _check_like(real: LabelledImages, generated: _Generated) -> None:
+    images, classes, origin = generated.images, generated.class_id, generated.origin
+    if images.dtype != np.uint8 or images.shape[1:] != real.images.shape[1:] or len(images) < 2:  # noqa: PLR2004 - a covariance needs two
+        raise DatasetError(
+            f"{origin}: images are {images.dtype} {list(images.shape)}, should be uint8"
+            f" {['N', *real.images.shape[1:]]} with N at least 2"
+        )
+    if classes.shape != (len(images),) or not np.isin(classes, range(len(real.class_labels))).all():
+        raise DatasetError(
+            f"{origin}: class_id must hold {len(images)} classes, each 0 to"
+            f" {len(real.class_labels) - 1}"
+        )
 
 
 def _copies(
@@ -153,9 +171,8 @@ def _copies(
 ) -> tuple[float, float]:
     """Returns the share of copies among generated images, and among real test images."""
     known = _flat(train)
-    step = max(1, len(generated) // _COPY_SAMPLES)
-    of_generated = nearest_distances(_flat(generated[::step][:_COPY_SAMPLES]), known)
-    of_test = nearest_distances(_flat(test[:_COPY_SAMPLES]), known)
+    of_generated = nearest_distances(_flat(generated), known)
+    of_test = nearest_distances(_flat(test), known)
     limit = _COPY_SHARE * np.median(of_test)
     return float((of_generated < limit).mean()), float((of_test < limit).mean())
 

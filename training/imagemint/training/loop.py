@@ -18,7 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from imagemint.training.averaging import average_into, averaging_weight, recalibrated
-from imagemint.training.checkpoints import TrainingState, restore, save_checkpoint
+from imagemint.training.checkpoints import (
+    TrainingState,
+    list_checkpoints,
+    restore,
+    save_checkpoint,
+)
 from imagemint.training.datasets import LabelledImages
 from imagemint.training.errors import LossNotFinite, ModeCollapse
 from imagemint.training.losses import OBJECTIVES, zero_centred_penalty
@@ -33,6 +38,7 @@ FREE_ON_RESUME = {"images", "decay_share"}
 # Generated images of one class vary at least this much of what real ones do, or it is a collapse.
 _COLLAPSE_SHARE = 0.1
 _RECALIBRATION_BATCHES = 40
+_REMEDY = "a smaller --learning-rate or a larger --penalty-weight often helps"
 
 
 @dataclass(frozen=True)
@@ -63,8 +69,8 @@ def train(  # noqa: C901, PLR0915 - one linear story, with headings
     """Trains to ``recipe.images`` and returns the final state; everything else lands in ``run``.
 
     On one CPU with a given number of threads the result is a function of recipe and data, bit for
-    bit, however often the run was stopped and resumed at a checkpoint. SIGINT and SIGTERM finish
-    the step, save and return.
+    bit, however often the run was stopped and resumed. SIGINT and SIGTERM finish the step, save an
+    interim checkpoint and return.
 
     Args:
         recipe: the options.
@@ -77,7 +83,7 @@ def train(  # noqa: C901, PLR0915 - one linear story, with headings
 
     Raises:
         CheckpointError: ``resume`` without a fitting checkpoint.
-        LossNotFinite: a loss turned NaN or infinite; the last good checkpoint is kept.
+        LossNotFinite: a loss or a weight turned NaN or infinite; the last good checkpoint is kept.
         ModeCollapse: images of one class are all but the same; likewise.
     """
     # --- networks, optimisers, data -------------------------------------------------------------
@@ -91,21 +97,26 @@ def train(  # noqa: C901, PLR0915 - one linear story, with headings
     order = ShuffledOrder(len(data), recipe.seed)
     real_spread = within_class_spread(data.images[:10_000], data.labels[:10_000])
     G, D, opt_G, opt_D = state.G, state.D, state.opt_G, state.opt_D
+    saved_at = state.images_seen if resume else None
 
     with _stop_on_signal() as stop, Monitor(run, recipe.images, state, quiet=quiet) as monitor:
 
-        def snapshot() -> None:
+        def snapshot(*, interim: bool = False) -> None:
             """Draws the fixed samples, judges them, and saves a checkpoint if they are sound."""
+            nonlocal saved_at
             generator, samples, classes = _judged_samples(recipe, state, len(data.class_labels))
             spread = within_class_spread(samples, classes) / real_spread
-            monitor.snapshot(samples, spread)
+            if not interim:  # a grid off the schedule would stay when the run is resumed
+                monitor.snapshot(samples, spread)
             if state.images_seen >= schedule.collapse_grace and spread < _COLLAPSE_SHARE:
                 raise ModeCollapse(
                     f"after {state.images_seen:,} images the samples of one class vary"
-                    f" {spread:.3f} times as much as real ones (limit {_COLLAPSE_SHARE}); the last"
-                    " good checkpoint is kept"
+                    f" {spread:.3f} times as much as real ones (limit {_COLLAPSE_SHARE});"
+                    f" {_what_is_kept(run)}"
                 )
-            save_checkpoint(run, state, generator, about)
+            _refuse_not_finite(state, generator, run)
+            save_checkpoint(run, state, generator, about, interim=interim)
+            saved_at = state.images_seen
 
         while state.images_seen < recipe.images and not stop:
             for optimizer in (opt_G, opt_D):
@@ -158,18 +169,35 @@ def train(  # noqa: C901, PLR0915 - one linear story, with headings
             losses = (loss_D.item(), loss_G.item())
             if not all(map(math.isfinite, losses)):
                 raise LossNotFinite(
-                    f"after {state.images_seen:,} images the losses of D and G are {losses}; the"
-                    " last good checkpoint is kept; a smaller --learning-rate or a larger"
-                    " --penalty-weight often helps"
+                    f"after {state.images_seen:,} images the losses of D and G are {losses};"
+                    f" {_what_is_kept(run)}; {_REMEDY}"
                 )
             monitor.step(*losses, real_logits.mean().item())
             if _crossed(state, recipe, schedule.log_interval):
                 monitor.log()
             if _crossed(state, recipe, schedule.snapshot_interval):
                 snapshot()
-        if not _crossed(state, recipe, schedule.snapshot_interval):
-            snapshot()
+        if saved_at != state.images_seen:
+            snapshot(interim=state.images_seen < recipe.images)
     return state
+
+
+def _refuse_not_finite(state: TrainingState, generator: nn.Module, run: Path) -> None:
+    """Raises `LossNotFinite` if a tensor is: finite losses say nothing of the step they caused."""
+    tensors = state.tensors() | generator.state_dict(prefix="recalibrated/")
+    faults = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if faults:
+        raise LossNotFinite(
+            f"after {state.images_seen:,} images {len(faults)} tensors, {faults[0]} first, hold NaN"
+            f" or infinity; {_what_is_kept(run)}; {_REMEDY}"
+        )
+
+
+def _what_is_kept(run: Path) -> str:
+    found = list_checkpoints(run)
+    return (
+        f"the last good checkpoint is kept, {found[-1]}" if found else "no checkpoint was saved yet"
+    )
 
 
 def _to_network(images: Tensor) -> Tensor:

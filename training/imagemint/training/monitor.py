@@ -1,12 +1,13 @@
 """What a run tells while it goes and leaves behind.
 
 ``log.jsonl`` (a row per interval), TensorBoard events, ``grids/<images seen>.png``, and at the end
-``losses.png`` and ``grids.gif``.
+``losses.png`` and ``grids.gif``. All but the timings and the progress bar are functions of the
+run's state, so a run stopped and resumed leaves what a run never stopped leaves.
 """
 
 import json
+import logging
 import time
-from collections import defaultdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,6 +20,8 @@ from tqdm import tqdm
 from imagemint.training.checkpoints import TrainingState
 from imagemint.training.samples import SAMPLES_PER_CLASS, grid
 
+_log = logging.getLogger(__name__)
+
 _FRAME_MS = 250
 _LAST_FRAME_MS = 2_000
 
@@ -29,7 +32,7 @@ class Monitor:
     Args:
         run: the run's directory.
         total: images the run will show to the discriminator.
-        state: the run's state, read when reporting.
+        state: the run's state, read when reporting; its unlogged figures are kept here.
         quiet: no progress bar.
     """
 
@@ -38,11 +41,10 @@ class Monitor:
 
         self._run = run
         self._state = state
-        self._sums: dict[str, list[float]] = defaultdict(list)
         (run / "grids").mkdir(parents=True, exist_ok=True)
         _forget_after(run, state.images_seen)
         self._log = (run / "log.jsonl").open("a", buffering=1)
-        self._scalars = SummaryWriter(str(run / "tensorboard"), purge_step=state.images_seen)
+        self._scalars = SummaryWriter(str(run / "tensorboard"), purge_step=state.images_seen + 1)
         self._bar = tqdm(
             total=total,
             initial=state.images_seen,
@@ -65,33 +67,39 @@ class Monitor:
         self._bar.close()
         self._log.close()
         self._scalars.close()
-        plot_losses(self._run)
-        animate_grids(self._run)
+        try:
+            plot_losses(self._run)
+            animate_grids(self._run)
+        except Exception as fault:
+            if error is None:
+                raise
+            _log.warning("no plots of the failed run: %s", fault)  # what failed it matters more
 
     def penalties(self, r1: float, r2: float) -> None:
         """Takes the squared gradient norms of a step that penalised."""
-        self._sums["r1"].append(r1)
-        self._sums["r2"].append(r2)
+        self._note(r1=r1, r2=r2)
 
     def step(self, loss_D: float, loss_G: float, real_logit: float) -> None:
         """Takes the losses of a step and the mean logit of its real images."""
-        self._sums["loss_D"].append(loss_D)
-        self._sums["loss_G"].append(loss_G)
-        self._sums["real_logit"].append(real_logit)
+        self._note(loss_D=loss_D, loss_G=loss_G, real_logit=real_logit)
         self._bar.update(self._state.images_seen - self._bar.n)
+
+    def _note(self, **figures: float) -> None:
+        for name, figure in figures.items():
+            self._state.unlogged.setdefault(name, []).append(figure)
 
     def log(self) -> None:
         """Writes a row: means since the last one, and images per second."""
         now, (then, before) = time.perf_counter(), self._last
         seen = self._state.images_seen
         row: dict[str, Any] = {"images": seen}
-        row |= {name: float(np.mean(values)) for name, values in self._sums.items()}
+        row |= {name: float(np.mean(values)) for name, values in self._state.unlogged.items()}
         row["images_per_s"] = (seen - before) / (now - then)
         self._log.write(json.dumps(row) + "\n")
         for name, value in row.items():
             self._scalars.add_scalar(name, value, seen)
         self._bar.set_postfix(D=f"{row.get('loss_D', 0):.3f}", G=f"{row.get('loss_G', 0):.3f}")
-        self._sums.clear()
+        self._state.unlogged.clear()
         self._last = (now, seen)
 
     def snapshot(self, samples: NDArray[np.uint8], spread: float) -> None:
@@ -108,14 +116,19 @@ def _forget_after(run: Path, images_seen: int) -> None:
     """Drops what an interrupted run wrote after the checkpoint it resumes from."""
     log = run / "log.jsonl"
     if log.exists():
-        rows = log.read_text().splitlines(keepends=True)
-        kept = [
-            row for row in rows if row.endswith("\n") and json.loads(row)["images"] <= images_seen
-        ]
-        log.write_text("".join(kept))
-    for picture in (run / "grids").glob("*.png"):
+        # A line without an end was torn by whatever killed the run.
+        rows = [row for row in log.read_text().splitlines(keepends=True) if row.endswith("\n")]
+        part = log.with_name(f".{log.name}")
+        part.write_text("".join(row for row in rows if json.loads(row)["images"] <= images_seen))
+        part.replace(log)
+    for picture in _grids(run):
         if int(picture.stem) > images_seen:
             picture.unlink()
+
+
+def _grids(run: Path) -> list[Path]:
+    """Returns the grids drawn so far, in order."""
+    return sorted(path for path in (run / "grids").glob("*.png") if path.stem.isdigit())
 
 
 def plot_losses(run: Path) -> None:
@@ -137,21 +150,25 @@ def plot_losses(run: Path) -> None:
                 axes.plot(*zip(*found, strict=True), label=name, linewidth=1)
         axes.set_title(title)
         axes.grid(visible=True, alpha=0.3)
-        axes.legend()
-    penalties.set_yscale("log")
+        if axes.lines:
+            axes.legend()
+    if penalties.lines:  # a run without penalties has none to scale
+        penalties.set_yscale("log")
     penalties.set_xlabel("real images shown to D")
     figure.savefig(run / "losses.png", dpi=120)
 
 
 def animate_grids(run: Path) -> None:
     """Writes ``grids.gif`` from the grids in order; nothing when there are none."""
-    paths = sorted((run / "grids").glob("*.png"))
-    if not paths:
+    frames = [_picture(path) for path in _grids(run)]
+    if not frames:
         return
-    frames = [
-        Image.open(path).convert("L" if Image.open(path).mode == "L" else "RGB") for path in paths
-    ]
     durations = [_FRAME_MS] * (len(frames) - 1) + [_LAST_FRAME_MS]
     frames[0].save(
         run / "grids.gif", save_all=True, append_images=frames[1:], duration=durations, loop=0
     )
+
+
+def _picture(path: Path) -> Image.Image:
+    with Image.open(path) as picture:
+        return picture.copy()
