@@ -7,6 +7,7 @@ what shares its batch, none of this shows in the answers.
 """
 
 import asyncio
+import contextlib
 import logging
 import math
 import threading
@@ -105,7 +106,6 @@ class Batcher:
         self._queue_wait = metrics.queue_wait.labels(*labels)
         self._batch_images = metrics.batch_images.labels(*labels)
         self._inference = metrics.inference_duration.labels(*labels)
-        metrics.watch_queue(spec.name, version, lambda: self._queued)
         self._changed = threading.Condition()
         self._jobs: deque[Job] = deque()
         self._queued = 0
@@ -113,6 +113,7 @@ class Batcher:
         self._closed = False
         self._drain_rate = _Rate()
         self._room: deque[asyncio.Future[None]] = deque()
+        metrics.watch_queue(spec.name, version, lambda: self._queued)
         self._threads = [
             threading.Thread(target=self._work, name=f"{spec.name}-{version}-{number}", daemon=True)
             for number in range(instances)
@@ -131,6 +132,30 @@ class Batcher:
             QueueFull: there is no room for so many images now.
             Draining: the batcher is closed.
         """
+        if not self._queue_up(job, self._max_queue):
+            with self._changed:
+                raise QueueFull(self._spec.name, self._retry_delay_s(job.count))
+
+    def submit_ahead(self, job: Job) -> bool:
+        """Queues a job that nobody waits for yet, and tells whether it did.
+
+        It leaves half of the queue to those who come anew: a few streams, reading ahead, would
+        otherwise fill it for good.
+
+        Raises:
+            Draining: the batcher is closed.
+        """
+        return self._queue_up(job, self._max_queue // 2)
+
+    async def submit_when_room(self, job: Job) -> None:
+        """Queues a job as `submit` does, waiting for room instead of failing for want of it."""
+        while not self._queue_up(job, self._max_queue):
+            room: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._room.append(room)
+            await room
+
+    def _queue_up(self, job: Job, most: int) -> bool:
+        """Queues a job unless more than `most` images would then wait."""
         job.done = asyncio.get_running_loop().create_future()
         job.images = np.empty(
             (job.count, self._spec.height, self._spec.width, self._spec.channels), np.uint8
@@ -138,38 +163,45 @@ class Batcher:
         with self._changed:
             if self._closed:
                 raise Draining(1.0)
-            if self._queued + job.count > self._max_queue:
-                raise QueueFull(self._spec.name, self._retry_delay_s(job.count))
+            if self._queued + job.count > most:
+                return False
             job.accepted_ns = time.perf_counter_ns()
             self._jobs.append(job)
             self._queued += job.count
-            self._changed.notify(max(1, min(len(self._threads), job.count // _SMALLEST_SHARE)))
-
-    async def submit_when_room(self, job: Job) -> None:
-        """Queues a job as `submit` does, waiting for room instead of failing for want of it."""
-        while True:
-            try:
-                return self.submit(job)
-            except QueueFull:
-                room: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-                self._room.append(room)
-                await room
+            self._changed.notify()  # one wakes the next while there is work for it
+        return True
 
     def drop(self, job: Job) -> None:
-        """Takes back what of a job has not begun; nothing is computed for a caller who left."""
+        """Takes back what of a job has not begun; nothing is computed for a caller who left.
+
+        On the event loop, for a job that was submitted, whatever became of it since; nobody waits
+        for it any more, and `job.done` is cancelled if it is still open.
+        """
+        if not job.done.cancel() and not job.done.cancelled():
+            job.done.exception()  # seen: asyncio would complain of an error that nobody asked for
         with self._changed:
             if job._dropped or job._taken == job.count:  # noqa: SLF001 - one unit with Job
                 return
             self._forget(job)
             self._jobs.remove(job)
+        self._admit()
 
-    def close(self) -> None:
-        """Finishes what is queued, then ends the instances; returns when they have ended."""
+    def close(self, timeout_s: float | None = None) -> bool:
+        """Finishes what is queued and ends the instances; from now on `submit` refuses.
+
+        Args:
+            timeout_s: time to wait for the end; None waits as long as it takes.
+
+        Returns:
+            Whether all instances have ended; False leaves them to end by themselves.
+        """
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+        until = math.inf if timeout_s is None else time.monotonic() + timeout_s
         for thread in self._threads:
-            thread.join()
+            thread.join(None if timeout_s is None else max(0.0, until - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
 
     def _retry_delay_s(self, count: int) -> float:
         """Time until `count` images should find room, from the measured drain rate."""
@@ -187,6 +219,10 @@ class Batcher:
                     job.done.set_result(None)
                 else:
                     job.done.set_exception(error)
+        self._admit()
+
+    def _admit(self) -> None:
+        """Lets all who wait for room try again, those who came first first."""
         while self._room:
             room = self._room.popleft()
             if not room.done():
@@ -206,7 +242,10 @@ class Batcher:
                 while True:
                     self._drop_late()
                     if self._jobs and not self._worth_waiting():
-                        return self._cut(self._share())
+                        batch = self._cut(self._share())
+                        if self._jobs:
+                            self._changed.notify()
+                        return batch
                     if self._closed and not self._jobs:
                         return None
                     self._changed.wait(self._patience_s() if self._jobs else None)
@@ -216,18 +255,22 @@ class Batcher:
     def _drop_late(self) -> None:
         now = time.monotonic()
         late = [job for job in self._jobs if job.deadline <= now]
+        if not late:
+            return
         for job in late:
             self._forget(job)
-            self._jobs.remove(job)
-        if late:
-            _on_loop_of(late[0], self._settle, late, DeadlinePassed())
+        self._jobs = deque(job for job in self._jobs if not job._dropped)  # noqa: SLF001 - one unit with Job
+        _on_loop_of(late[0], self._settle, late, DeadlinePassed())
 
     def _forget(self, job: Job) -> None:
         job._dropped = True  # noqa: SLF001 - one unit with Job
         self._queued -= job.count - job._taken  # noqa: SLF001 - one unit with Job
 
     def _patience_s(self) -> float:
-        oldest = self._jobs[0].accepted_ns
+        """Time that the queue may still wait for company; none once a job in it has begun."""
+        if any(job._taken for job in self._jobs):  # noqa: SLF001 - one unit with Job
+            return 0.0
+        oldest = self._jobs[0].accepted_ns  # only jobs that have begun lose their place
         return self._delay_s - (time.perf_counter_ns() - oldest) / 1e9
 
     def _worth_waiting(self) -> bool:
@@ -239,59 +282,61 @@ class Batcher:
         return min(self._max_batch, max(fair, _SMALLEST_SHARE))
 
     def _cut(self, room: int) -> list[_Slice]:
-        """Takes up to `room` images, an even share from each waiting job, oldest first."""
-        batch = []
-        while room and self._jobs:
-            job = self._jobs.popleft()
-            start = job._taken  # noqa: SLF001 - one unit with Job
-            size = min(job.count - start, max(1, room // (len(self._jobs) + 1)))
-            job._taken += size  # noqa: SLF001 - one unit with Job
-            if job._taken < job.count:  # noqa: SLF001 - one unit with Job
-                self._jobs.append(job)
-            batch.append(_Slice(job, start, start + size))
-            room -= size
-            self._queued -= size
-        return batch
+        """Takes up to `room` images, shared evenly among the jobs that have waited longest.
+
+        What a small job leaves of its share goes to the larger ones; a job that is not exhausted
+        goes to the end of the queue.
+        """
+        chosen = [self._jobs.popleft() for _ in range(min(room, len(self._jobs)))]
+        sizes = {}
+        unserved = len(chosen)
+        for job in sorted(chosen, key=_images_left):
+            sizes[job] = min(_images_left(job), room // unserved)
+            room -= sizes[job]
+            unserved -= 1
+        return [self._slice(job, sizes[job]) for job in chosen]
+
+    def _slice(self, job: Job, size: int) -> _Slice:
+        start = job._taken  # noqa: SLF001 - one unit with Job
+        job._taken += size  # noqa: SLF001 - one unit with Job
+        self._queued -= size
+        if _images_left(job):
+            self._jobs.append(job)
+        if not start:
+            job.started_ns = time.perf_counter_ns()
+            self._queue_wait.observe((job.started_ns - job.accepted_ns) / 1e9)
+        return _Slice(job, start, start + size)
 
     def _compute(self, batch: list[_Slice]) -> None:
         began = time.perf_counter_ns()
-        for piece in batch:
-            if not piece.job.started_ns:
-                piece.job.started_ns = began
-                self._queue_wait.observe((began - piece.job.accepted_ns) / 1e9)
         try:
             z = np.concatenate([piece.job.latents(piece.start, piece.stop) for piece in batch])
             class_id = _stacked_classes(batch)
             truncation = _stacked_truncation(batch)
             before = time.perf_counter_ns()
             images = self._backend.run(z, class_id, truncation)
+            after = time.perf_counter_ns()
+            _hand_out(batch, images)
         except Exception as error:  # noqa: BLE001 - whatever a runtime raises, the callers must hear
             _log.exception("batch of %d images failed", sum(p.stop - p.start for p in batch))
             self._fail(batch, error)
             return
-        after = time.perf_counter_ns()
         self._batch_images.observe(len(images))
         self._inference.observe((after - before) / 1e9)
-        self._deliver(batch, images, after - before)
+        self._finish(batch, len(images), began, after - before)
 
-    def _deliver(self, batch: list[_Slice], images: npt.NDArray[np.uint8], took_ns: int) -> None:
-        row = 0
-        for piece in batch:
-            size = piece.stop - piece.start
-            piece.job.images[piece.start : piece.stop] = images[row : row + size]
-            row += size
+    def _finish(self, batch: list[_Slice], count: int, began_ns: int, took_ns: int) -> None:
         finished = []
         now = time.perf_counter_ns()
         with self._changed:
-            for job in dict.fromkeys(piece.job for piece in batch):
-                job.inference_ns += took_ns
             for piece in batch:
                 job = piece.job
+                job.inference_ns += took_ns
                 job._computed += piece.stop - piece.start  # noqa: SLF001 - one unit with Job
                 if job._computed == job.count and not job._dropped:  # noqa: SLF001 - one unit with Job
                     job.finished_ns = now
                     finished.append(job)
-            self._drain_rate.add(len(images), now)
+            self._drain_rate.add(count, began_ns, now)
         for job in finished:
             self._count(job)
         _on_loop_of(batch[0].job, self._settle, finished, None)
@@ -299,7 +344,7 @@ class Batcher:
     def _fail(self, batch: list[_Slice], cause: Exception) -> None:
         error = BackendFailed(f"model {self._spec.name!r} failed to compute a batch")
         error.__cause__ = cause
-        jobs = list(dict.fromkeys(piece.job for piece in batch))
+        jobs = [piece.job for piece in batch]
         with self._changed:
             for job in jobs:
                 if job in self._jobs:
@@ -319,10 +364,25 @@ class Batcher:
 
 
 def _on_loop_of(job: Job, call: Callable[..., None], *arguments: object) -> None:
-    # A loop that is closing has nobody left to answer.
-    loop = job.done.get_loop()
-    if not loop.is_closed():
-        loop.call_soon_threadsafe(call, *arguments)
+    # A loop that is closed has nobody left to answer, and closes whenever it likes.
+    with contextlib.suppress(RuntimeError):
+        job.done.get_loop().call_soon_threadsafe(call, *arguments)
+
+
+def _images_left(job: Job) -> int:
+    return job.count - job._taken  # noqa: SLF001 - one unit with Job
+
+
+def _hand_out(batch: list[_Slice], images: npt.NDArray[np.uint8]) -> None:
+    """Copies the images of a batch into the results of its jobs."""
+    count = sum(piece.stop - piece.start for piece in batch)
+    if images.shape != (expected := (count, *batch[0].job.images.shape[1:])):
+        raise ValueError(f"the backend gave images of shape {images.shape}, not {expected}")
+    row = 0
+    for piece in batch:
+        size = piece.stop - piece.start
+        piece.job.images[piece.start : piece.stop] = images[row : row + size]
+        row += size
 
 
 def _stacked_classes(batch: list[_Slice]) -> npt.NDArray[np.int64] | None:
@@ -340,17 +400,24 @@ def _stacked_truncation(batch: list[_Slice]) -> npt.NDArray[np.float32] | None:
 
 
 class _Rate:
-    """Images per second over the last second or so, exponentially forgotten."""
+    """Images per second while there was work, those of the last second or so weighing most."""
 
     _TIME_CONSTANT_NS = 1e9
 
     def __init__(self) -> None:
-        self.per_s = 0.0
+        self._images = 0.0
+        self._busy_ns = 0.0
         self._last_ns = 0
 
-    def add(self, images: int, now_ns: int) -> None:
-        if self._last_ns:
-            elapsed = max(now_ns - self._last_ns, 1)
-            keep = math.exp(-elapsed / self._TIME_CONSTANT_NS)
-            self.per_s = keep * self.per_s + (1 - keep) * images * 1e9 / elapsed
-        self._last_ns = now_ns
+    @property
+    def per_s(self) -> float:
+        """The rate; 0 while nothing was measured."""
+        return 1e9 * self._images / self._busy_ns if self._busy_ns else 0.0
+
+    def add(self, images: int, began_ns: int, ended_ns: int) -> None:
+        """Counts a batch; the time since the one before counts as far as this one was running."""
+        elapsed = max(ended_ns - max(self._last_ns, began_ns), 1)
+        keep = math.exp(-elapsed / self._TIME_CONSTANT_NS)
+        self._images = keep * self._images + images
+        self._busy_ns = keep * self._busy_ns + elapsed
+        self._last_ns = ended_ns

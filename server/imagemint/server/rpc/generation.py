@@ -4,7 +4,9 @@ import asyncio
 import math
 import time
 from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,9 +32,10 @@ _FORMATS = {
     PictureFormat.JPEG: image_pb2.IMAGE_FORMAT_JPEG,
     PictureFormat.WEBP: image_pb2.IMAGE_FORMAT_WEBP,
 }
-# Images that one stream keeps in the making beyond the chunk being sent: enough to keep every
-# instance busy while a chunk travels, and all that a reader who stops reading costs.
+# What one stream keeps in the making beyond the chunk being sent, but one chunk at least: enough to
+# keep every instance busy while a chunk travels, and all that a reader who stops reading costs.
 _LOOKAHEAD_IMAGES = 512
+_LOOKAHEAD_BYTES = 16 * 2**20
 
 
 @dataclass
@@ -95,8 +98,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> messages.GenerateResponse:
         """Answers one bounded request."""
-        self._gate.enter()
-        self._name_model(request.images.model)
+        self._enter(request.images.model)
         call = read_generate(request, self._repository)
         order = call.order
         job = order.job(0, order.count, _deadline(context))
@@ -118,11 +120,10 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> None:
         """Sends chunk after chunk, a bounded number of images ahead of the reader."""
-        self._gate.enter()
-        self._name_model(request.images.model)
+        self._enter(request.images.model)
         call = read_stream(request, self._repository)
         order, batcher = call.order, call.order.version.batcher
-        ahead = max(1, _LOOKAHEAD_IMAGES // call.chunk_size)
+        ahead = _chunks_ahead(call.chunk_size, order.version.spec.image_bytes)
         deadline = _deadline(context)
         pending: deque[_Pending] = deque()
         next_offset = 0
@@ -136,11 +137,8 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
                         self._submit(batcher, job)
                     elif not pending:
                         await batcher.submit_when_room(job)
-                    else:
-                        try:
-                            batcher.submit(job)
-                        except QueueFull:
-                            break  # others wait too; what is under way comes first
+                    elif not batcher.submit_ahead(job):
+                        break  # others wait too; what is under way comes first
                     pending.append(_Pending(job, next_offset))
                     next_offset += size
                 await self._send_chunk(order, call.output, pending[0], context)
@@ -166,13 +164,20 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         # Returns once flow control has let the chunk go: a slow reader holds us here.
         await context.write(messages.StreamGenerateResponse(batch=batch, timing=timing))
 
-    def _name_model(self, name: str) -> None:
-        if name in self._repository.models:
-            current_call.get().model = name
+    def _enter(self, model: str) -> None:
+        if model in self._repository.models:
+            current_call.get().model = model
+        with self._counting_rejections():
+            self._gate.enter()
 
     def _submit(self, batcher: Batcher, job: Job) -> None:
-        try:
+        with self._counting_rejections():
             batcher.submit(job)
+
+    @contextmanager
+    def _counting_rejections(self) -> Iterator[None]:
+        try:
+            yield
         except (QueueFull, Draining) as error:
             self._metrics.rejected.labels(current_call.get().model, error.reason.lower()).inc()
             raise
@@ -239,6 +244,10 @@ async def _finished(batcher: Batcher, job: Job) -> None:
     except asyncio.CancelledError:
         batcher.drop(job)
         raise
+
+
+def _chunks_ahead(chunk_size: int, image_bytes: int) -> int:
+    return max(1, min(_LOOKAHEAD_IMAGES, _LOOKAHEAD_BYTES // image_bytes) // chunk_size)
 
 
 def _deadline(context: grpc.aio.ServicerContext[Any, Any]) -> float:
