@@ -1,8 +1,10 @@
 """The composition root: everything is built here, started, and taken down again."""
 
 import asyncio
+import contextlib
 import os
 import signal
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from imagemint.server.batching import Batcher
 from imagemint.server.metrics import Metrics
 from imagemint.server.repository import ModelRepository, shipped_models
 from imagemint.server.rpc.server import RpcServer
-from imagemint.server.settings import ServeSettings, split_address
+from imagemint.server.settings import ServeSettings, join_address, split_address
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -24,6 +26,8 @@ _GPU_INSTANCES = 2
 # Streams are asked to leave at this share of the grace period, so that the last chunk still gets
 # out and the client can tell a drain from a failure.
 _EXPIRING_SHARE = 0.8
+# After the grace nobody waits for an answer; a device that hangs must not keep the process.
+_CLOSING_S = 5.0
 
 
 def usable_cores() -> int:
@@ -54,6 +58,7 @@ class App:
             max_images=settings.max_images_per_request,
             max_response_bytes=settings.max_response_bytes,
         )
+        self._opened = contextlib.AsyncExitStack()
         self.grpc_address = ""
         self.metrics_address = ""
 
@@ -76,23 +81,22 @@ class App:
         )
 
     async def start(self) -> None:
-        """Listens, loads every model, and says that it is ready.
+        """Listens, loads every model, and says that it is ready; or leaves nothing behind.
 
         Raises:
             OSError: an address cannot be had.
         """
         settings = self._settings
-        self._rpc = RpcServer(settings, self.repository, self.metrics, self._encoders)
-        grpc_host, _ = split_address(settings.grpc_address)
-        grpc_port = await self._rpc.start(settings.grpc_address)
-        metrics_host, metrics_port = split_address(settings.metrics_address)
-        self._metrics_server, self._metrics_thread = start_http_server(
-            metrics_port, metrics_host, self.metrics.registry
-        )
-        await asyncio.get_running_loop().run_in_executor(None, self.repository.load)
-        await self._rpc.serve()
-        self.grpc_address = _address(grpc_host, grpc_port)
-        self.metrics_address = _address(metrics_host, self._metrics_server.server_port)
+        async with contextlib.AsyncExitStack() as opened:
+            opened.callback(self._encoders.shutdown)
+            opened.push_async_callback(self._release)
+            self._rpc = RpcServer(settings, self.repository, self.metrics, self._encoders)
+            opened.push_async_callback(self._rpc.stop, 0.0)
+            self.grpc_address = await self._rpc.start(settings.grpc_address)
+            opened.callback(self._start_metrics())
+            await asyncio.get_running_loop().run_in_executor(None, self.repository.load)
+            await self._rpc.serve()
+            self._opened = opened.pop_all()
         _log.info(
             "ready",
             grpc_address=self.grpc_address,
@@ -102,6 +106,26 @@ class App:
                 for name, model in self.repository.models.items()
             },
         )
+
+    def _start_metrics(self) -> Callable[[], None]:
+        """Serves the metrics and returns what ends that."""
+        host, port = split_address(self._settings.metrics_address)
+        try:
+            server, thread = start_http_server(port, host, self.metrics.registry)
+        except OSError as error:
+            raise OSError(f"cannot listen on {self._settings.metrics_address}: {error}") from error
+        self.metrics_address = join_address(host, server.server_port)
+
+        def stop() -> None:
+            server.shutdown()
+            server.server_close()
+            thread.join()
+
+        return stop
+
+    async def _release(self) -> None:
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(None, self.repository.close, _CLOSING_S)
 
     async def stop(self) -> None:
         """Drains: health first, the pause for balancers, the calls inside, then the rest."""
@@ -114,11 +138,7 @@ class App:
         )
         await self._rpc.stop(settings.drain_grace_s)
         expiry.cancel()
-        await asyncio.get_running_loop().run_in_executor(None, self.repository.close)
-        self._encoders.shutdown()
-        self._metrics_server.shutdown()
-        self._metrics_server.server_close()
-        self._metrics_thread.join()
+        await self._opened.aclose()
         _log.info("stopped")
 
     def _expire(self) -> None:
@@ -139,10 +159,6 @@ class App:
         await self.start()
         await asked.wait()
         await self.stop()
-
-
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def log_settings(settings: ServeSettings) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from imagemint.engine.backend import Backend
 from imagemint.engine.bundle import Bundle, read_bundle
 from imagemint.engine.errors import (
+    BundleRefused,
     ImagemintError,
     ModelNotFound,
     ModelNotReady,
@@ -26,6 +27,9 @@ from imagemint.v1 import manifest_pb2
 _log = logging.getLogger(__name__)
 
 _LOADING_RETRY_S = 1.0
+# What an image takes in an answer besides its pixels, at most: its serial, once more in the picture
+# with what else a picture says of itself, and what PNG adds to pixels that do not compress.
+_BYTES_AROUND_IMAGE = 1536
 
 
 class State(enum.Enum):
@@ -119,30 +123,26 @@ class ModelRepository:
         self.models = _scan(directory)
 
     def load(self) -> None:
-        """Loads every version found; blocks until each is READY or FAILED."""
+        """Loads every version found; blocks until each is READY or FAILED.
+
+        The newest of a model comes first, so that its default version settles early.
+        """
         for model in self.models.values():
-            for version in model.versions.values():
+            for version in reversed(model.versions.values()):
                 self._load(model, version)
 
     def _load(self, model: Model, version: Version) -> None:
         began = time.perf_counter()
         try:
-            bundle = read_bundle(version.directory, max_bytes=self._max_bundle_bytes)
-            backend = self._open_backend(bundle)
-            _warm_up(bundle.spec, backend)
+            served = self._opened(version)
         except Exception as error:  # noqa: BLE001 - see below
             # Whatever a foreign file does to the runtime, the other models go on serving.
-            expected = isinstance(error, ImagemintError)
-            version.state, version.reason = State.FAILED, str(error)
+            version.state, version.reason = State.FAILED, _reason_of(error)
             self._metrics.model_load_failures.labels(model.name).inc()
-            _log.error("version refused: %s", error, exc_info=not expected)
+            _log.error("version refused: %s", error, exc_info=not isinstance(error, ImagemintError))
             return
-        max_images = max(
-            1, min(self._max_images, self._max_response_bytes // bundle.spec.image_bytes)
-        )
-        batcher = self._open_batcher(bundle, backend)
-        version.served = ServedVersion(version.number, bundle, backend, batcher, max_images)
-        version.state = State.READY
+        version.served, version.state = served, State.READY
+        bundle, backend = served.bundle, served.backend
         took = time.perf_counter() - began
         labels = (model.name, str(version.number))
         self._metrics.model_load_duration.labels(*labels).set(took)
@@ -155,6 +155,19 @@ class ModelRepository:
             *(model.name, version.number, precision, bundle.sha256[:12]),
             *(backend.description, took),
         )
+
+    def _opened(self, version: Version) -> ServedVersion:
+        bundle = read_bundle(version.directory, max_bytes=self._max_bundle_bytes)
+        backend = self._open_backend(bundle)
+        try:
+            _warm_up(bundle.spec, backend)
+            batcher = self._open_batcher(bundle, backend)
+        except Exception:
+            backend.close()
+            raise
+        image_bytes = bundle.spec.image_bytes + _BYTES_AROUND_IMAGE
+        max_images = max(1, min(self._max_images, self._max_response_bytes // image_bytes))
+        return ServedVersion(version.number, bundle, backend, batcher, max_images)
 
     def resolve(self, name: str, version: str = "") -> ServedVersion:
         """Returns the version that answers for a model.
@@ -171,10 +184,10 @@ class ModelRepository:
         model = self.model(name)
         if not version:
             return model.default_version or _raise_not_ready(model, list(model.versions.values()))
-        number = int(version) if version.isascii() and version.isdecimal() else -1
-        if number not in model.versions:
+        # As text: a version has one spelling, and int() chokes on thousands of digits.
+        found = {str(number): each for number, each in model.versions.items()}.get(version)
+        if found is None:
             raise VersionNotFound(name, version, list(model.versions))
-        found = model.versions[number]
         return found.served or _raise_not_ready(model, [found])
 
     def model(self, name: str) -> Model:
@@ -187,13 +200,27 @@ class ModelRepository:
             raise ModelNotFound(name, list(self.models))
         return self.models[name]
 
-    def close(self) -> None:
-        """Finishes what is queued and releases every model."""
+    def close(self, timeout_s: float | None = None) -> None:
+        """Finishes what is queued and releases every model.
+
+        Args:
+            timeout_s: time for each model to finish; None waits as long as it takes.
+        """
         for model in self.models.values():
             for version in model.versions.values():
                 if version.served:
-                    version.served.batcher.close()
+                    if not version.served.batcher.close(timeout_s):
+                        _log.error("%s@%d hangs; it is left behind", model.name, version.number)
                     version.served.backend.close()
+
+
+def _reason_of(error: Exception) -> str:
+    """What callers are told of a version that failed: no paths, and nothing of internals."""
+    if isinstance(error, BundleRefused):
+        return error.why
+    return (
+        error.message if isinstance(error, ImagemintError) else "it cannot be loaded; see the log"
+    )
 
 
 def _raise_not_ready(model: Model, versions: list[Version]) -> ServedVersion:
@@ -203,16 +230,21 @@ def _raise_not_ready(model: Model, versions: list[Version]) -> ServedVersion:
 
 def _scan(directory: Path) -> dict[str, Model]:
     models = {}
-    for path in sorted(p for p in directory.iterdir() if p.is_dir()):
-        numbers = sorted(
-            int(version.name)
-            for version in path.iterdir()
-            if version.is_dir() and version.name.isdecimal() and not version.name.startswith("0")
-        )
+    for path in sorted(p for p in directory.iterdir() if p.is_dir() and p.name[0] != "."):
+        try:
+            numbers = sorted(int(p.name) for p in path.iterdir() if _is_version(p))
+        except OSError as error:  # lost+found, for one, lies in every volume of its own
+            _log.warning("%s is left out: %s", path, error.strerror)
+            continue
         if numbers:
             versions = {number: Version(number, path / str(number)) for number in numbers}
             models[path.name] = Model(path.name, versions)
     return models
+
+
+def _is_version(path: Path) -> bool:
+    name = path.name
+    return name.isascii() and name.isdecimal() and not name.startswith("0") and path.is_dir()
 
 
 def _warm_up(spec: ModelSpec, backend: Backend) -> None:

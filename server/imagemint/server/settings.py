@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 _ADDRESS = r"^(.+):(\d{1,5})$"
+_LARGEST_PORT = 65_535
 
 
 class ServeSettings(BaseModel):
@@ -51,6 +52,13 @@ class ServeSettings(BaseModel):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least level that is logged; debug logs every call."""
 
+    @field_validator("grpc_address", "metrics_address")
+    @classmethod
+    def _port_exists(cls, address: str) -> str:
+        if split_address(address)[1] > _LARGEST_PORT:
+            raise ValueError(f"port is not 0 to {_LARGEST_PORT}")
+        return address
+
     @model_validator(mode="after")
     def _queue_holds_a_request(self) -> Self:
         if self.max_queue_images < self.max_images_per_request:
@@ -65,3 +73,8 @@ def split_address(address: str) -> tuple[str, int]:
     """Returns host, without the brackets of IPv6, and port."""
     host, _, port = address.rpartition(":")
     return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def join_address(host: str, port: int) -> str:
+    """Returns HOST:PORT, an IPv6 host in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

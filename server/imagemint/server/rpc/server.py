@@ -1,17 +1,20 @@
 """The gRPC server: services, health, reflection, limits."""
 
+import asyncio
+import contextlib
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from imagemint.engine.errors import Draining
 from imagemint.server.metrics import Metrics
 from imagemint.server.repository import ModelRepository, State
 from imagemint.server.rpc.calls import CallInterceptor
 from imagemint.server.rpc.generation import Gate, GenerationServicer
 from imagemint.server.rpc.models import ModelServicer
-from imagemint.server.settings import ServeSettings
+from imagemint.server.settings import ServeSettings, join_address, split_address
 from imagemint.v1 import (
     generation_service_pb2,
     generation_service_pb2_grpc,
@@ -23,6 +26,8 @@ _SERVICES = (
     generation_service_pb2.DESCRIPTOR.services_by_name["GenerationService"].full_name,
     model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
 )
+# Longer than a watcher of the health service takes to be told, unless he does not read.
+_FAREWELL_S = 1.0
 
 
 class RpcServer:
@@ -47,7 +52,7 @@ class RpcServer:
     ) -> None:
         self.gate = Gate()
         self._repository = repository
-        self._health = health.aio.HealthServicer()
+        self._health = _Health()
         self._server = grpc.aio.server(
             interceptors=[CallInterceptor(metrics)],
             options=[
@@ -66,19 +71,23 @@ class RpcServer:
             names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, self._server)
 
-    async def start(self, address: str) -> int:
-        """Listens and returns the port; health says NOT_SERVING until `serve`.
+    async def start(self, address: str) -> str:
+        """Listens and returns where; health says NOT_SERVING until `serve`.
+
+        Args:
+            address: HOST:PORT; port 0 takes a free one.
 
         Raises:
             OSError: the address cannot be had.
         """
         await self._set(("", *_SERVICES), serving=False)
+        host, port = split_address(address)
         try:
-            port = self._server.add_insecure_port(address)
+            port = self._server.add_insecure_port(join_address(host, port))
         except RuntimeError as error:
-            raise OSError(f"cannot listen on {address} ({error})") from error
+            raise OSError(f"cannot listen on {address}: in use, or not of this machine") from error
         await self._server.start()
-        return port
+        return join_address(host, port)
 
     async def serve(self) -> None:
         """Says what is ready: the models that loaded, and the server as a whole."""
@@ -91,14 +100,61 @@ class RpcServer:
 
     async def leave(self) -> None:
         """Says NOT_SERVING everywhere, for good; calls are still answered."""
-        await self._health.enter_graceful_shutdown()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_FAREWELL_S):
+                await self._health.enter_graceful_shutdown()
 
     async def stop(self, grace_s: float) -> None:
         """Refuses new calls, waits for those inside, and cancels what is left after the grace."""
         self.gate.closed = True
+        self._health.dismiss()
         await self._server.stop(grace_s)
 
     async def _set(self, names: tuple[str, ...], *, serving: bool) -> None:
         status = health_pb2.HealthCheckResponse
         for name in names:
             await self._health.set(name, status.SERVING if serving else status.NOT_SERVING)
+
+
+class _Health(health.aio.HealthServicer):  # type: ignore[misc] # the package has no types
+    """The standard health service, whose watchers can be sent away.
+
+    A watch never ends by itself: one client-side health check would hold the drain up for the
+    whole of its grace.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._watches: set[asyncio.Task[None]] = set()
+        self._dismissed = False
+
+    async def Watch(  # noqa: N802 - named by the schema
+        self,
+        request: health_pb2.HealthCheckRequest,
+        context: grpc.aio.ServicerContext[
+            health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse
+        ],
+    ) -> None:
+        """Sends every change of a status, until dismissed.
+
+        Raises:
+            Draining: dismissed.
+        """
+        if self._dismissed:
+            raise Draining(1.0)
+        watch = asyncio.create_task(super().Watch(request, context))
+        self._watches.add(watch)
+        try:
+            await asyncio.wait({watch})
+        finally:
+            watch.cancel()
+            self._watches.discard(watch)
+        if watch.cancelled():
+            raise Draining(1.0)
+        await watch
+
+    def dismiss(self) -> None:
+        """Ends every watch, now and to come."""
+        self._dismissed = True
+        for watch in self._watches:
+            watch.cancel()
