@@ -6,16 +6,26 @@ import numpy as np
 import numpy.typing as npt
 
 
+def sheet_grid(count: int, columns: int | None) -> tuple[int, int]:
+    """Returns rows and columns of a sheet.
+
+    Args:
+        count: images, 1 or more.
+        columns: 1 to count; None takes the square root of the count, rounded up.
+    """
+    across = columns or math.isqrt(count - 1) + 1
+    return -(-count // across), across
+
+
 def sheet(images: npt.NDArray[np.uint8], columns: int | None) -> npt.NDArray[np.uint8]:
     """Returns images uint8 [N, H, W, C] as one picture, row by row, black where none is left.
 
     Args:
         images: one or more.
-        columns: 1 to N; None takes the square root of N, rounded up.
+        columns: as `sheet_grid`.
     """
     count, height, width, channels = images.shape
-    across = columns or math.isqrt(count - 1) + 1
-    down = -(-count // across)
+    down, across = sheet_grid(count, columns)
     tiles = np.zeros((down * across, height, width, channels), np.uint8)
     tiles[:count] = images
     return (

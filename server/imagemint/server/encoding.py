@@ -6,6 +6,7 @@ Each encoded picture carries its serial number and the IPTC digital source type
 
 import enum
 import io
+import itertools
 from collections.abc import Sequence
 from xml.sax.saxutils import escape
 
@@ -19,6 +20,8 @@ TRAINED_ALGORITHMIC_MEDIA = "http://cv.iptc.org/newscodes/digitalsourcetype/trai
 SERIAL_KEY = "imagemint:serial"
 DEFAULT_QUALITY = 90
 _LOSSLESS_QUALITY = 100
+# XMP of a JPEG lives in one APP1 segment: 64 KB less its length field and its name space.
+_MOST_JPEG_XMP_BYTES = 65_533 - len(b"http://ns.adobe.com/xap/1.0/\0")
 
 
 class PictureFormat(enum.Enum):
@@ -40,7 +43,8 @@ def encode(
 
     Args:
         pixels: uint8 [height, width, channels], 1 channel gray, 3 RGB.
-        serials: serial numbers of the images in it, in order; empty for explicit latents.
+        serials: serial numbers of the images in it, in order; empty for explicit latents. A JPEG
+            has room for some 700, and carries the first that fit.
         picture_format: RAW gives the bare pixels and says nothing of itself.
         quality: 1 to 100, of JPEG and WEBP; WEBP at 100 is lossless.
     """
@@ -53,7 +57,7 @@ def encode(
         case PictureFormat.PNG:
             image.save(out, "PNG", pnginfo=_png_text(serials, packet))
         case PictureFormat.JPEG:
-            image.save(out, "JPEG", quality=quality, xmp=packet)
+            image.save(out, "JPEG", quality=quality, xmp=_fitting_xmp(serials))
         case PictureFormat.WEBP:
             lossless = quality == _LOSSLESS_QUALITY
             image.convert("RGB").save(out, "WEBP", quality=quality, lossless=lossless, xmp=packet)
@@ -68,9 +72,20 @@ def _png_text(serials: Sequence[str], packet: bytes) -> PngInfo:
     return text
 
 
+def _fitting_xmp(serials: Sequence[str]) -> bytes:
+    spare = _MOST_JPEG_XMP_BYTES - len(_xmp(()))
+    sizes = (len(_identifier(serial).encode()) for serial in serials)
+    fitting = sum(1 for total in itertools.accumulate(sizes) if total <= spare)
+    return _xmp(serials[:fitting])
+
+
+def _identifier(serial: str) -> str:
+    return f"<rdf:li>{escape(serial)}</rdf:li>"
+
+
 def _xmp(serials: Sequence[str]) -> bytes:
     """Returns an XMP packet: Iptc4xmpExt:DigitalSourceType, and each serial as dc:identifier."""
-    identifiers = "".join(f"<rdf:li>{escape(serial)}</rdf:li>" for serial in serials)
+    identifiers = "".join(map(_identifier, serials))
     return (
         '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
         '<x:xmpmeta xmlns:x="adobe:ns:meta/">'

@@ -23,6 +23,10 @@ _log = structlog.stdlib.get_logger(__name__)
 # What a caller sends as an id is logged and echoed, so it must be short and plain.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
+# A deadline travels as time left, so it ends at the caller a journey earlier than here, and what
+# arrives then is his cancellation.
+_DEADLINE_SLACK_S = 0.02
+
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Behaviour = Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[Any]]
 
@@ -98,7 +102,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             except asyncio.CancelledError:
                 # Re-raised: a handler that swallows it leaks. Core cancels for either reason.
                 remaining = context.time_remaining()
-                late = remaining is not None and remaining <= 0
+                late = remaining is not None and remaining <= _DEADLINE_SLACK_S
                 code = grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
                 raise
             except grpc.aio.AbortError:
@@ -120,7 +124,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         took = time.perf_counter() - call.began
         self._metrics.requests.labels(service, method, call.model, code.name).inc()
         self._metrics.request_duration.labels(service, method, call.model).observe(took)
-        if _log.isEnabledFor(logging.DEBUG) or code is not grpc.StatusCode.OK:
+        # Asked of the library that decides: structlog's logger has the method only once configured.
+        verbose = logging.getLogger(__name__).isEnabledFor(logging.DEBUG)
+        if verbose or code is not grpc.StatusCode.OK:
             level = logging.DEBUG if code is grpc.StatusCode.OK else logging.INFO
             _log.log(
                 level,

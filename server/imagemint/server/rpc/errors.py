@@ -27,6 +27,12 @@ DETAILS_KEY = "grpc-status-details-bin"
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
 REQUEST_ID_KEY = "x-request-id"
 
+# gRPC drops a call whose trailing metadata exceed 8 KB, and with it the code, while a message may
+# quote what the caller typed, or name every model. With the base64 of the details and the percent
+# signs of the message this stays below, for the one largest of these.
+_MOST_MESSAGE_BYTES = 1_000
+_MOST_DETAIL_BYTES = 200
+
 # design.md section 6; a test proves that every error of the hierarchy stands here.
 CODES: dict[type[ImagemintError], grpc.StatusCode] = {
     InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
@@ -69,7 +75,8 @@ def outcome_of(error: Exception, request_id: str) -> Outcome:
         code, reason, metadata = grpc.StatusCode.INTERNAL, "INTERNAL", {}
         message = f"the server failed; request id {request_id}"
     else:
-        reason, metadata, message = error.reason, error.metadata, error.message
+        reason, message = error.reason, _shortened(error.message, _MOST_MESSAGE_BYTES)
+        metadata = {k: _shortened(v, _MOST_DETAIL_BYTES) for k, v in error.metadata.items()}
     info = error_details_pb2.ErrorInfo(
         reason=reason, domain=DOMAIN, metadata={**metadata, "request_id": request_id}
     )
@@ -88,7 +95,9 @@ def outcome_of(error: Exception, request_id: str) -> Outcome:
 def _more_details(error: Exception) -> Iterator[Message]:
     if isinstance(error, InvalidRequest):
         violations = [
-            error_details_pb2.BadRequest.FieldViolation(field=v.field, description=v.description)
+            error_details_pb2.BadRequest.FieldViolation(
+                field=v.field, description=_shortened(v.description, _MOST_DETAIL_BYTES)
+            )
             for v in error.violations
         ]
         yield error_details_pb2.BadRequest(field_violations=violations)
@@ -102,3 +111,12 @@ def _packed(detail: Message) -> any_pb2.Any:
     packed = any_pb2.Any()
     packed.Pack(detail)
     return packed
+
+
+def _shortened(text: str, most_bytes: int) -> str:
+    encoded = text.encode()
+    if len(encoded) <= most_bytes:
+        return text
+    ellipsis = "…"
+    kept = encoded[: most_bytes - len(ellipsis.encode())]
+    return kept.decode(errors="ignore") + ellipsis

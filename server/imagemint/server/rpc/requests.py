@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imagemint.engine.errors import ClassUnsupported, InvalidRequest, Violation
+from imagemint.engine.sheets import sheet_grid
 from imagemint.engine.spec import ModelSpec, TruncationKind
 from imagemint.server.encoding import DEFAULT_QUALITY, PictureFormat
 from imagemint.server.orders import Condition, Cycle, Drawn, OneClass, Order, PerImage
@@ -25,6 +26,8 @@ _FORMATS = {
 _WITH_QUALITY = (PictureFormat.JPEG, PictureFormat.WEBP)
 _MAX_QUALITY = 100
 _DEFAULT_CHUNK = 256
+# Pixels along a side that the encoders take.
+_LARGEST_SIDE = {PictureFormat.JPEG: 65_500, PictureFormat.WEBP: 16_383}
 
 
 @dataclass(frozen=True)
@@ -65,20 +68,13 @@ def read_generate(
         ClassUnsupported: a class asked of an unconditional model.
     """
     checks = _Checks()
+    output = _output(request.output, checks)
+    is_sheet, columns = _layout(request, output, checks)
     version = _resolved(request.images, repository, checks)
     checks.count(request.images, version.max_images)
+    if is_sheet:
+        _check_sheet(request.images.count, columns, version.spec, output, checks)
     order = _order(request.images, version, checks)
-    output = _output(request.output, checks)
-    is_sheet = request.layout == image_pb2.IMAGE_LAYOUT_SHEET
-    if request.layout not in image_pb2.ImageLayout.values():
-        checks.fail("layout", f"{request.layout} is no layout")
-    if is_sheet and output.picture_format is PictureFormat.RAW:
-        checks.fail("layout", "a SHEET needs an encoded format: PNG, JPEG or WEBP")
-    columns = request.columns if request.HasField("columns") else None
-    if columns is not None and not is_sheet:
-        checks.fail("columns", "only a SHEET has columns")
-    elif columns is not None and not 1 <= columns <= max(request.images.count, 1):
-        checks.fail("columns", f"{columns} is not 1 to count ({request.images.count})")
     checks.done()
     return GenerateCall(order, output, is_sheet, columns)
 
@@ -92,11 +88,11 @@ def read_stream(
         As `read_generate`.
     """
     checks = _Checks()
+    output = _output(request.output, checks)
     version = _resolved(request.images, repository, checks)
     listed = request.images.WhichOneof("source") == "latents"
     checks.count(request.images, version.max_images if listed else None)
     order = _order(request.images, version, checks)
-    output = _output(request.output, checks)
     chunk_size = default_chunk_size(version)
     if request.HasField("chunk_size"):
         chunk_size = request.chunk_size
@@ -116,13 +112,20 @@ class _Checks:
 
     def __init__(self) -> None:
         self._found: list[Violation] = []
+        self._unsupported: ClassUnsupported | None = None
 
     def fail(self, name: str, description: str) -> None:
         self._found.append(Violation(name, description))
 
+    def refuse_class(self, model: str) -> None:
+        self._unsupported = ClassUnsupported(model)
+
     def done(self) -> None:
+        """Raises for what was found; a precondition counts only once the fields are right."""
         if self._found:
             raise InvalidRequest(self._found)
+        if self._unsupported is not None:
+            raise self._unsupported
 
     def count(self, images: image_pb2.ImageSpec, most: int | None) -> None:
         """`most` None: any number."""
@@ -139,6 +142,7 @@ def _resolved(
 ) -> ServedVersion:
     if not images.model:
         checks.fail("images.model", "required")
+        checks.count(images, None)
         checks.done()
     return repository.resolve(images.model, images.version)
 
@@ -204,8 +208,7 @@ def _condition(  # noqa: PLR0911 - one return for each kind of condition
     kind = images.WhichOneof("condition")
     if not spec.conditional:
         if kind is not None:
-            checks.done()
-            raise ClassUnsupported(spec.name)
+            checks.refuse_class(spec.name)
         return None
     drawn = kind in (None, "class_weights")
     if drawn and images.WhichOneof("source") == "latents":
@@ -258,6 +261,36 @@ def _check_weights(weights: list[float], spec: ModelSpec, checks: _Checks) -> No
         checks.fail(name, "a weight is negative or not finite")
     elif not any(weights):
         checks.fail(name, "no weight is above 0")
+
+
+def _layout(
+    request: generation_service_pb2.GenerateRequest, output: Output, checks: _Checks
+) -> tuple[bool, int | None]:
+    """Whether a sheet is wanted, and its columns."""
+    is_sheet = request.layout == image_pb2.IMAGE_LAYOUT_SHEET
+    if request.layout not in image_pb2.ImageLayout.values():
+        checks.fail("layout", f"{request.layout} is no layout")
+    if is_sheet and output.picture_format is PictureFormat.RAW:
+        checks.fail("layout", "a SHEET needs an encoded format: PNG, JPEG or WEBP")
+    columns = request.columns if request.HasField("columns") else None
+    if columns is not None and not is_sheet:
+        checks.fail("columns", "only a SHEET has columns")
+    elif columns is not None and not 1 <= columns <= max(request.images.count, 1):
+        checks.fail("columns", f"{columns} is not 1 to count ({request.images.count})")
+    return is_sheet, columns
+
+
+def _check_sheet(
+    count: int, columns: int | None, spec: ModelSpec, output: Output, checks: _Checks
+) -> None:
+    most = _LARGEST_SIDE.get(output.picture_format)
+    if most is None or count < 1 or (columns is not None and columns < 1):
+        return
+    down, across = sheet_grid(count, columns)
+    height, width = down * spec.height, across * spec.width
+    if max(height, width) > most:
+        name = output.picture_format.name
+        checks.fail("columns", f"a {name} has at most {most} pixels a side, not {height}x{width}")
 
 
 def _output(output: image_pb2.OutputSpec, checks: _Checks) -> Output:
