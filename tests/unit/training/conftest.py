@@ -1,0 +1,147 @@
+"""Toy digits, tiny networks, and runs over them that take a second."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from imagemint.training import datasets, loop
+from imagemint.training.classifier import train_classifier
+from imagemint.training.datasets import LabelledImages
+from imagemint.training.recipes.mnist import MnistRecipe
+from imagemint.training.recipes.mnist_classifier import MnistClassifierRecipe
+
+LABELS = tuple("0123456789")
+TINY = {
+    "z_dim": 4,
+    "c_dim": 2,
+    "generator_channels": 4,
+    "discriminator_channels": 1,
+    "batch_size": 8,
+    "images": 96,
+    "penalty_interval": 3,
+    "learning_rate": 1e-3,
+}
+# Twelve steps; rows of the log after every third, checkpoints after every fourth.
+SCHEDULE = loop.Schedule(log_interval=24, snapshot_interval=32, collapse_grace=1_000)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    """The machine belongs to others too, and a fixed number of threads to bitwise equality."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _quick_and_steady(monkeypatch):
+    """Statistics of tiny networks need no 10,240 images, and a commit may come between two runs."""
+    monkeypatch.setattr(loop, "_RECALIBRATION_BATCHES", 2)
+    monkeypatch.setattr(loop, "_code_revision", lambda: "0123abc+")
+
+
+def toy_digits(name, per_class, seed):
+    """Noise, with a bright block whose place tells the class."""
+    labels = np.tile(np.arange(10), per_class)
+    rng = np.random.Generator(np.random.Philox(key=[seed, 0]))
+    images = rng.integers(0, 60, (len(labels), 28, 28, 1)).astype(np.uint8)
+    for image, y in zip(images, labels, strict=True):
+        top, left = divmod(int(y), 4)
+        image[9 * top : 9 * top + 6, 7 * left : 7 * left + 6] += 150
+    return LabelledImages(name, images, labels, LABELS, f"{seed:064x}")
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """Forty images for training: an epoch ends within a run."""
+    return toy_digits("mnist/train", 4, seed=1)
+
+
+@pytest.fixture(scope="session")
+def test_digits():
+    """Sixty others to judge against."""
+    return toy_digits("mnist/test", 6, seed=2)
+
+
+@pytest.fixture
+def toy_mnist(monkeypatch, digits, test_digits):
+    """Puts the toy digits where the commands find MNIST."""
+    splits = {"train": digits, "test": test_digits}
+    monkeypatch.setitem(datasets.DATASETS, "mnist", lambda split, _: splits[split])
+
+
+@pytest.fixture
+def train(digits):
+    """Trains a tiny recipe into a directory: train(run, resume=True, seed=3, ...)."""
+
+    def start(run, *, resume=False, schedule=SCHEDULE, **options):
+        return loop.train(
+            MnistRecipe(**TINY | options),
+            digits,
+            run,
+            schedule=schedule,
+            device=torch.device("cpu"),
+            resume=resume,
+            quiet=True,
+        )
+
+    return start
+
+
+@pytest.fixture
+def left_behind():
+    """Reads all that a run leaves, as bytes by path; of the log all but the timings."""
+
+    def read(run):
+        files = {
+            str(path.relative_to(run)): path.read_bytes()
+            for path in run.rglob("*")
+            if path.is_file() and "tensorboard" not in path.parts
+        }
+        rows = [json.loads(row) for row in files["log.jsonl"].splitlines()]
+        files["log.jsonl"] = [
+            [(name, figure) for name, figure in row.items() if name != "images_per_s"]
+            for row in rows
+        ]
+        return files
+
+    return read
+
+
+@pytest.fixture
+def poison(monkeypatch):
+    """Fills the averaged generator's weights with a value from a step on: poison(step, value)."""
+
+    def arm(first_step, value):
+        steps = iter(range(1, 1_000))
+        average_into = loop.average_into
+
+        def average(averaged, running, weight):
+            average_into(averaged, running, weight)
+            if next(steps) >= first_step:
+                for parameter in averaged.parameters():
+                    parameter.fill_(value)
+
+        monkeypatch.setattr(loop, "average_into", average)
+
+    return arm
+
+
+@pytest.fixture(scope="session")
+def judge(tmp_path_factory, digits, test_digits):
+    """The directory of a classifier that knows the toy digits."""
+    out = tmp_path_factory.mktemp("judge")
+    recipe = MnistClassifierRecipe(epochs=8, batch_size=20, shift=0, dropout=0.0)
+    train_classifier(recipe, digits, test_digits, out, device=torch.device("cpu"), quiet=True)
+    return out
+
+
+@pytest.fixture
+def real_data():
+    """The folder of the real data sets."""
+    folder = os.environ.get("IMAGEMINT_DATA")
+    if not folder or not (Path(folder) / "mnist").is_dir():
+        pytest.skip("IMAGEMINT_DATA names no folder with the real data sets")
+    return Path(folder)

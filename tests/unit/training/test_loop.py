@@ -1,0 +1,251 @@
+"""Tests of imagemint.training.loop: exact resume, stopping, and what is said when a run fails."""
+
+import json
+import re
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+from imagemint.training import loop, monitor
+from imagemint.training.checkpoints import latest_checkpoint, list_checkpoints
+from imagemint.training.errors import CheckpointError, LossNotFinite, ModeCollapse
+from imagemint.training.monitor import Monitor
+from imagemint.training.recipes.mnist import MnistRecipe
+
+CODE_REVISION = loop._code_revision  # the fixtures replace it
+
+
+@pytest.fixture(autouse=True)
+def _no_plots(monkeypatch):
+    """The loss plot, half the time of a tiny run, is test_monitor's affair."""
+    monkeypatch.setattr(monitor, "plot_losses", lambda _: None)
+
+
+@pytest.fixture(scope="module")
+def never_stopped():
+    """What a run never stopped leaves behind, computed by the first test that asks."""
+    return {}
+
+
+@pytest.fixture
+def expected(never_stopped, train, tmp_path, left_behind):
+    """The files of a run never stopped."""
+    if not never_stopped:
+        train(tmp_path / "whole")
+        never_stopped.update(left_behind(tmp_path / "whole"))
+    return never_stopped
+
+
+@pytest.fixture
+def at_step(monkeypatch):
+    """Does something as the figures of a step come in: at_step(5, action)."""
+
+    def arm(number, action):
+        step = Monitor.step
+
+        def watched(self, *losses):
+            step(self, *losses)
+            if self._state.step == number:
+                action()
+
+        monkeypatch.setattr(Monitor, "step", watched)
+
+    return arm
+
+
+def stop():
+    signal.raise_signal(signal.SIGINT)
+
+
+def test_run_leaves_everything(expected):
+    """Checkpoints, log, grids and animation are there; the oldest checkpoint is not."""
+    names = {"state.safetensors", "generator.safetensors", "checkpoint.json"}
+    assert set(expected) == {
+        *(f"checkpoints/{n:010d}/{name}" for n in (64, 96) for name in names),
+        *(f"grids/{n:010d}.png" for n in (32, 64, 96)),
+        "log.jsonl",
+        "grids.gif",
+    }
+
+
+def test_same_seed_same_run(expected, train, tmp_path, left_behind):
+    """A run repeated equals itself bit for bit."""
+    train(tmp_path / "again")
+    assert left_behind(tmp_path / "again") == expected
+
+
+@pytest.mark.parametrize(
+    "cuts",
+    [(1,), (4,), (11,), (5, 6), (3, 5, 8, 10)],
+    ids=lambda cuts: "-".join(map(str, cuts)),
+)
+def test_stopped_run_equals_whole(expected, train, tmp_path, left_behind, at_step, cuts):
+    """Stopped by a signal after any steps, on the schedule or off it, a run resumes bit for bit."""
+    for number in cuts:
+        at_step(number, stop)
+    for number in cuts:
+        state = train(tmp_path, resume=number != cuts[0])
+        assert state.step == number
+    train(tmp_path, resume=True)
+    assert left_behind(tmp_path) == expected
+
+
+def test_killed_run_equals_whole(expected, train, tmp_path, left_behind, at_step):
+    """A run that died between two checkpoints resumes from the older one, bit for bit."""
+
+    deaths = [MemoryError]
+
+    def die():
+        if deaths:
+            raise deaths.pop()
+
+    at_step(7, die)
+    with pytest.raises(MemoryError):
+        train(tmp_path)
+    assert latest_checkpoint(tmp_path).name == f"{32:010d}"
+    with (tmp_path / "log.jsonl").open("a") as log:
+        log.write('{"images": 56, "lo')
+    train(tmp_path, resume=True)
+    assert left_behind(tmp_path) == expected
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_signal_saves_and_returns(train, tmp_path, at_step, kind):
+    """Both signals finish the step and save; the handlers of before are back afterwards."""
+    before = signal.getsignal(kind)
+    at_step(2, lambda: signal.raise_signal(kind))
+    assert train(tmp_path).images_seen == 16
+    assert latest_checkpoint(tmp_path).name == f"{16:010d}"
+    assert signal.getsignal(kind) is before
+
+
+def test_finished_run_resumes_to_itself(expected, train, tmp_path, left_behind):
+    """Resuming a run that has ended changes nothing."""
+    train(tmp_path)
+    train(tmp_path, resume=True)
+    assert left_behind(tmp_path) == expected
+
+
+def test_longer_run_continues(train, tmp_path, left_behind):
+    """With a constant step size, a run ended and lengthened equals the long one."""
+    train(tmp_path / "long", images=128, decay_share=0)
+    train(tmp_path / "short", images=64, decay_share=0)
+    train(tmp_path / "short", images=128, decay_share=0, resume=True)
+    long, short = left_behind(tmp_path / "long"), left_behind(tmp_path / "short")
+    name = f"checkpoints/{128:010d}/state.safetensors"
+    assert short[name] == long[name]
+    assert short["log.jsonl"] == long["log.jsonl"]
+
+
+def test_seeds_differ(expected, train, tmp_path, left_behind):
+    """Another seed gives other weights."""
+    train(tmp_path, seed=1)
+    name = f"checkpoints/{96:010d}/generator.safetensors"
+    assert left_behind(tmp_path)[name] != expected[name]
+
+
+@pytest.mark.parametrize("objective", ["relativistic", "hinge"])
+@pytest.mark.parametrize("penalty_weight", [0.0, 1.0])
+def test_options_reach_the_step(train, tmp_path, objective, penalty_weight):
+    """Every objective trains, with penalties in the log or without any."""
+    train(tmp_path, images=24, objective=objective, penalty_weight=penalty_weight)
+    (row,) = map(json.loads, (tmp_path / "log.jsonl").read_text().splitlines())
+    assert ("r1" in row, "r2" in row) == ((penalty_weight > 0,) * 2)
+    assert row["images"] == 24
+
+
+def test_averaged_generator_trains(train, tmp_path):
+    """Steps change G, D and the average, and no weight of the average is that of G."""
+    recipe_state = train(tmp_path, images=24)
+    G, G_ema = recipe_state.G.state_dict(), recipe_state.G_ema.state_dict()
+    assert all(not torch.equal(G[name], G_ema[name]) for name in ("embed.weight", "trunk.8.weight"))
+    assert torch.allclose(G["project.weight"], G_ema["project.weight"], atol=0.05)
+
+
+def test_exploding_loss_is_said(train, tmp_path):
+    """A step size beyond reason ends in a clear error that owns up to having saved nothing."""
+    with pytest.raises(LossNotFinite, match=r"after \d+ images .*; no checkpoint was saved yet; .*"):
+        train(tmp_path, learning_rate=1e30)
+    assert list_checkpoints(tmp_path) == []
+
+
+def test_explosion_keeps_the_good_checkpoint(
+    expected, train, tmp_path, left_behind, monkeypatch
+):
+    """What was saved before losses turned NaN stays, is named, and resumes to the whole run."""
+    step_size = loop.step_size
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "step_size", lambda r, n: 1e30 if n >= 40 else step_size(r, n))
+        with pytest.raises(LossNotFinite, match=f"kept, .*{32:010d}; a smaller --learning-rate"):
+            train(tmp_path)
+    assert [path.name for path in list_checkpoints(tmp_path)] == [f"{32:010d}"]
+    train(tmp_path, resume=True)
+    assert left_behind(tmp_path) == expected
+
+
+def test_infinite_weights_are_not_saved(train, tmp_path, poison):
+    """Weights may be infinite while the losses still look well: they are no good checkpoint."""
+    poison(8, float("inf"))
+    with pytest.raises(LossNotFinite, match=r"64 images \d+ tensors, G_ema/embed.weight first"):
+        train(tmp_path)
+    assert [path.name for path in list_checkpoints(tmp_path)] == [f"{32:010d}"]
+
+
+def test_collapse_is_said(train, tmp_path, poison):
+    """A generator that draws one picture is caught, and the last checkpoint that varied is kept."""
+    poison(5, 0.0)
+    alert = loop.Schedule(log_interval=24, snapshot_interval=32, collapse_grace=0)
+    with pytest.raises(ModeCollapse, match=rf"vary 0.000 times .* kept, .*{32:010d}"):
+        train(tmp_path, schedule=alert)
+    assert [path.name for path in list_checkpoints(tmp_path)] == [f"{32:010d}"]
+    assert (tmp_path / "grids" / f"{64:010d}.png").exists()
+
+
+def test_collapse_has_a_grace(train, tmp_path, poison):
+    """Before the grace has passed, samples that are all alike are no collapse."""
+    poison(1, 0.0)
+    assert train(tmp_path, images=32).images_seen == 32
+
+
+def test_resume_needs_a_checkpoint(train, tmp_path):
+    """Resuming nothing names the directory that holds no checkpoint."""
+    with pytest.raises(CheckpointError, match="no checkpoint under .*checkpoints"):
+        train(tmp_path / "nothing", resume=True)
+
+
+def test_step_size_ends_at_zero():
+    """The step size is constant, then falls along half a cosine to zero at the end."""
+    recipe = MnistRecipe(images=1_000, decay_share=0.4, learning_rate=0.5)
+    sizes = [loop.step_size(recipe, n) for n in (0, 600, 800, 1_000)]
+    assert sizes == pytest.approx([0.5, 0.5, 0.25, 0.0])
+    assert loop.step_size(MnistRecipe(images=10, decay_share=0), 10) == MnistRecipe().learning_rate
+
+
+def test_initial_weights_follow_the_seed(digits):
+    """Fresh networks depend on the seed alone, and leave PyTorch's own generator as it was."""
+    before = torch.random.get_rng_state()
+    recipe = MnistRecipe(generator_channels=4, discriminator_channels=1, z_dim=4)
+    first, again = (loop.initial_state(recipe, digits, torch.device("cpu")) for _ in range(2))
+    torch.rand(1)
+    one, other = first.tensors(), again.tensors()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert torch.equal(one["G/project.weight"], one["G_ema/project.weight"])
+    torch.random.set_rng_state(before)
+
+
+def test_code_revision_names_a_commit(monkeypatch):
+    """The revision is a commit, marked when the code has changed since; outside git it is empty."""
+    assert re.fullmatch(r"([0-9a-f]{40}\+?)?", CODE_REVISION())
+    monkeypatch.setenv("PATH", "")
+    assert CODE_REVISION() == ""
+
+
+def test_description_is_json(digits):
+    """What a checkpoint says of its run survives JSON and names data, options and versions."""
+    about = loop.describe(MnistRecipe(seed=2**64 - 1), digits)
+    assert json.loads(json.dumps(about)) == about
+    assert about["options"] == MnistRecipe(seed=2**64 - 1).model_dump()
+    assert about["dataset_sha256"] == digits.sha256
+    assert about["versions"]["numpy"] == np.__version__
