@@ -1,0 +1,72 @@
+"""A backend under a test's control: it can be held in the middle of a batch, and be made to fail.
+
+Imported by name: pyproject.toml puts tests/ on the path.
+"""
+
+import asyncio
+import threading
+
+WAIT_S = 60.0
+"""Longer than anything here takes on a busy machine; reached only by a test that fails."""
+
+
+class HeldBackend:
+    """Computes with `compute(z, class_id, truncation)`, when it may.
+
+    Attributes:
+        batches: arguments of every run, in the order in which they began.
+        failure: what the next runs raise; None for none.
+        closed: whether `close` was called.
+    """
+
+    provider = "CPUExecutionProvider"
+    description = "CPUExecutionProvider of a test"
+
+    def __init__(self, compute):
+        self._compute = compute
+        self._free = threading.Event()
+        self._free.set()
+        self._permits = threading.Semaphore(0)
+        self._begun = threading.Semaphore(0)
+        self._lock = threading.Lock()
+        self.batches = []
+        self.failure = None
+        self.closed = False
+
+    @property
+    def sizes(self):
+        """Images of every run, in the order in which they began."""
+        return [len(z) for z, _, _ in self.batches]
+
+    def hold(self):
+        """Lets no further run end until `step` or `release`."""
+        self._free.clear()
+
+    def step(self):
+        """Lets one held run end."""
+        self._permits.release()
+
+    def release(self):
+        """Lets all runs end, now and to come."""
+        self._free.set()
+        self._permits.release(1000)
+
+    async def begun(self, runs=1):
+        """Waits until so many more runs have begun."""
+        for _ in range(runs):
+            assert await asyncio.to_thread(self._begun.acquire, timeout=WAIT_S), "no run began"
+
+    def run(self, z, class_id=None, truncation=None):
+        """The images of a batch."""
+        with self._lock:
+            self.batches.append((z, class_id, truncation))
+        self._begun.release()
+        if not self._free.is_set():
+            assert self._permits.acquire(timeout=WAIT_S), "held for ever"
+        if self.failure is not None:
+            raise self.failure
+        return self._compute(z, class_id, truncation)
+
+    def close(self):
+        """Notes that it was called."""
+        self.closed = True

@@ -1,0 +1,129 @@
+"""A model of one pixel, a backend under control, batchers that are closed, a real repository."""
+
+import numpy as np
+import pytest
+from held_backend import HeldBackend
+from tiny_bundles import write_bundle
+
+from imagemint.engine.onnx_backend import OnnxBackend
+from imagemint.engine.sampling import Distribution
+from imagemint.engine.spec import ModelSpec
+from imagemint.server.batching import Batcher, Job
+from imagemint.server.metrics import Metrics
+from imagemint.server.repository import ModelRepository
+
+SPEC = ModelSpec(
+    name="dot",
+    z_dim=2,
+    distribution=Distribution.NORMAL,
+    truncation=None,
+    class_labels=(),
+    height=1,
+    width=1,
+    channels=1,
+)
+
+
+def dots(z, class_id, truncation):
+    """One pixel for each image, from the two numbers of its latent."""
+    return ((z[:, 0] * 50 + z[:, 1]) % 256).astype(np.uint8).reshape(-1, 1, 1, 1)
+
+
+@pytest.fixture
+def metrics():
+    """A registry of this test's own."""
+    return Metrics()
+
+
+@pytest.fixture
+def backend():
+    """Draws dots; released at the end, so that no thread is left behind."""
+    backend = HeldBackend(dots)
+    yield backend
+    backend.release()
+
+
+@pytest.fixture
+def new_batcher(backend, metrics):
+    """Makes batchers over `backend`, of one instance and batches of 8, unless told otherwise."""
+    opened = []
+
+    def make(spec=SPEC, **options):
+        options = {"instances": 1, "max_batch_images": 8, "max_queue_images": 10_000} | options
+        opened.append(Batcher(spec, 1, backend, metrics, **options))
+        return opened[-1]
+
+    yield make
+    backend.release()
+    for batcher in opened:
+        batcher.close()
+
+
+@pytest.fixture
+def new_job():
+    """Makes jobs whose latents tell them apart: [tag, place within the job]."""
+
+    def make(tag, count, **options):
+        def draw(start, stop):
+            places = np.arange(start, stop, dtype=np.float32)
+            return np.stack([np.full(stop - start, tag, np.float32), places], axis=1)
+
+        return Job(count, draw, options.pop("class_id", None), **options)
+
+    return make
+
+
+@pytest.fixture
+async def held(backend, new_job):
+    """Occupies the one instance of a batcher with a job of one, so that what comes next waits."""
+
+    async def occupy(batcher):
+        backend.hold()
+        job = new_job(0, 1)
+        batcher.submit(job)
+        await backend.begun()
+        backend.batches.clear()
+        return job
+
+    return occupy
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    """A model repository on disk: a conditional model, and one of each other kind."""
+    directory = tmp_path_factory.mktemp("models")
+    write_bundle(directory, "tiny")
+    write_bundle(directory, "plain", conditional=False)
+    write_bundle(directory, "bounded", truncation="threshold")
+    write_bundle(directory, "styled", truncation="psi")
+    return directory
+
+
+@pytest.fixture
+def new_repository():
+    """Makes repositories with real backends on the CPU; they are closed at the end."""
+    opened = []
+
+    def make(directory, *, load=True, **options):
+        metrics = Metrics()
+
+        def open_batcher(bundle, backend):
+            sizes = {"max_batch_images": 64, "max_queue_images": 4_096}
+            return Batcher(bundle.spec, bundle.version, backend, metrics, instances=1, **sizes)
+
+        options = {
+            "open_backend": lambda bundle: OnnxBackend(bundle, device="cpu"),
+            "open_batcher": open_batcher,
+            "metrics": metrics,
+            "max_bundle_bytes": 2**20,
+            "max_images": 100,
+            "max_response_bytes": 2**20,
+        } | options
+        opened.append(ModelRepository(directory, **options))
+        if load:
+            opened[-1].load()
+        return opened[-1]
+
+    yield make
+    for repository in opened:
+        repository.close()

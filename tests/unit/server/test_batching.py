@@ -1,0 +1,397 @@
+"""The batcher: who gets into which batch, and what becomes of those who cannot wait."""
+
+import asyncio
+import dataclasses
+import gc
+import time
+
+import numpy as np
+import pytest
+
+from imagemint.engine.errors import BackendFailed, DeadlinePassed, Draining, QueueFull
+from imagemint.engine.spec import Truncation, TruncationKind
+from imagemint.server.batching import _Rate
+
+# Seconds that no test lives to see: whoever waited for it would run into the timeout.
+FOR_EVER_S = 1_000.0
+
+
+def tags(backend, batch):
+    """The tags of the images of one batch."""
+    return [int(tag) for tag in backend.batches[batch][0][:, 0]]
+
+
+def queued(metrics):
+    """What the gauge says."""
+    labels = {"model": "dot", "version": "1"}
+    return metrics.registry.get_sample_value("imagemint_queue_images", labels)
+
+
+async def test_job_gets_its_own_images(new_batcher, new_job):
+    """Each image lands at its place, however the jobs were cut and mixed."""
+    batcher = new_batcher(instances=2)
+    jobs = [new_job(tag, count) for tag, count in ((1, 1), (2, 50), (3, 7), (4, 19))]
+    for job in jobs:
+        batcher.submit(job)
+    await asyncio.gather(*(job.done for job in jobs))
+    for tag, job in enumerate(jobs, start=1):
+        expected = (tag * 50 + np.arange(job.count)) % 256
+        assert job.images.ravel().tolist() == expected.tolist()
+
+
+async def test_small_job_overtakes_large_one(backend, new_batcher, new_job, held):
+    """A job of one is in the next batch although a large one queued thousands before it."""
+    batcher = new_batcher()
+    await held(batcher)
+    large, small = new_job(1, 5_000), new_job(2, 1)
+    batcher.submit(large)
+    batcher.submit(small)
+    backend.step()
+    await backend.begun()
+    assert sorted(tags(backend, 0)) == [1] * 7 + [2]
+    batcher.drop(large)
+
+
+async def test_jobs_share_a_batch(backend, new_batcher, new_job, held):
+    """What several callers want is computed in one pass."""
+    batcher = new_batcher(max_batch_images=64)
+    await held(batcher)
+    jobs = [new_job(tag, 3) for tag in range(1, 11)]
+    for job in jobs:
+        batcher.submit(job)
+    backend.release()
+    await asyncio.gather(*(job.done for job in jobs))
+    assert backend.sizes == [30]
+    assert tags(backend, 0) == [tag for tag in range(1, 11) for _ in range(3)]
+
+
+async def test_large_jobs_share_evenly(backend, new_batcher, new_job, held):
+    """Two large jobs get half a batch each, in one slice each."""
+    batcher = new_batcher(max_batch_images=64)
+    await held(batcher)
+    jobs = [new_job(1, 1_000), new_job(2, 1_000)]
+    for job in jobs:
+        batcher.submit(job)
+    backend.step()
+    await backend.begun()
+    assert tags(backend, 0) == [1] * 32 + [2] * 32
+    for job in jobs:
+        batcher.drop(job)
+
+
+async def test_jobs_beyond_a_batch_take_turns(backend, new_batcher, new_job, held):
+    """With more jobs than a batch holds, each gets one image before any gets a second."""
+    batcher = new_batcher(max_batch_images=4)
+    await held(batcher)
+    jobs = [new_job(tag, 2) for tag in range(1, 9)]
+    for job in jobs:
+        batcher.submit(job)
+    backend.release()
+    await asyncio.gather(*(job.done for job in jobs))
+    assert [tags(backend, batch) for batch in range(4)] == 2 * [[1, 2, 3, 4], [5, 6, 7, 8]]
+
+
+async def test_batch_stays_within_maximum(backend, new_batcher, new_job):
+    """No pass is larger than asked for, whatever is queued."""
+    batcher = new_batcher(instances=3, max_batch_images=5)
+    jobs = [new_job(tag, 1 + 7 * tag) for tag in range(20)]
+    for job in jobs:
+        batcher.submit(job)
+    await asyncio.gather(*(job.done for job in jobs))
+    assert max(backend.sizes) <= 5
+    assert sum(backend.sizes) == sum(job.count for job in jobs)
+
+
+@pytest.mark.parametrize(("count", "shares"), [(64, [32, 32]), (15, [7, 8]), (8, [8])])
+async def test_idle_instances_share_a_job(backend, new_batcher, new_job, count, shares):
+    """A lone job is split over the instances that are free, unless that would not pay."""
+    batcher = new_batcher(instances=2, max_batch_images=64)
+    backend.hold()
+    job = new_job(1, count)
+    batcher.submit(job)
+    await backend.begun(len(shares))
+    assert sorted(backend.sizes) == shares
+    backend.release()
+    await job.done
+
+
+async def test_passed_deadline_is_never_run(backend, new_batcher, new_job, held, metrics):
+    """Work whose caller cannot be waiting any more is dropped; the rest goes on."""
+    batcher = new_batcher()
+    await held(batcher)
+    late = [new_job(tag, 3, deadline=time.monotonic()) for tag in (1, 2)]
+    timely = new_job(3, 2, deadline=time.monotonic() + FOR_EVER_S)
+    for job in (late[0], timely, late[1]):
+        batcher.submit(job)
+    backend.release()
+    await timely.done
+    for job in late:
+        with pytest.raises(DeadlinePassed):
+            await job.done
+    assert [tags(backend, batch) for batch in range(len(backend.batches))] == [[3, 3]]
+    assert queued(metrics) == 0
+
+
+async def test_dropped_job_frees_the_queue(backend, new_batcher, new_job, held, metrics):
+    """What a caller who left had queued is not computed, and makes room at once."""
+    batcher = new_batcher(max_queue_images=10)
+    await held(batcher)
+    left, other = new_job(1, 10), new_job(2, 10)
+    batcher.submit(left)
+    assert queued(metrics) == 10
+    batcher.drop(left)
+    batcher.drop(left)
+    assert queued(metrics) == 0
+    assert left.done.cancelled()
+    batcher.submit(other)
+    backend.release()
+    await other.done
+    assert {tag for batch in range(len(backend.batches)) for tag in tags(backend, batch)} == {2}
+
+
+async def test_begun_job_is_dropped_at_its_seam(backend, new_batcher, new_job, held, metrics):
+    """Of a job that has begun, the batch under way ends and nothing more is run."""
+    batcher = new_batcher()
+    await held(batcher)
+    job = new_job(1, 100)
+    batcher.submit(job)
+    backend.step()
+    await backend.begun()
+    batcher.drop(job)
+    assert queued(metrics) == 0
+    backend.release()
+    after = new_job(2, 1)
+    batcher.submit(after)
+    await after.done
+    assert backend.sizes == [8, 1]
+
+
+async def test_full_queue_refuses(backend, new_batcher, new_job, held):
+    """One image too many is refused, what is queued is not harmed, and later there is room."""
+    batcher = new_batcher(max_queue_images=10)
+    await held(batcher)
+    accepted = new_job(1, 10)
+    batcher.submit(accepted)
+    with pytest.raises(QueueFull) as refused:
+        batcher.submit(new_job(2, 1))
+    assert refused.value.retry_delay_s == 1.0  # nothing was measured yet
+    backend.release()
+    await accepted.done
+    batcher.submit(new_job(3, 10))
+
+
+@pytest.mark.parametrize(("per_s", "delay_s"), [(4.0, 1.5), (1e9, 0.05), (1e-3, 10.0)])
+async def test_retry_delay_is_that_of_the_drain(new_batcher, new_job, held, per_s, delay_s):
+    """The delay is the images in excess over the measured rate, within bounds."""
+    batcher = new_batcher(max_queue_images=10)
+    await held(batcher)
+    batcher.submit(new_job(1, 9))
+    batcher._drain_rate.add(1_000, 0, round(1_000 * 1e9 / per_s))
+    with pytest.raises(QueueFull) as refused:
+        batcher.submit(new_job(2, 7))
+    assert refused.value.retry_delay_s == pytest.approx(delay_s)
+
+
+def test_rate_is_images_over_busy_time():
+    """Batches side by side add up, idle time does not count, and the past fades."""
+    rate = _Rate()
+    assert rate.per_s == 0
+    rate.add(50, 0, 10**9)
+    assert rate.per_s == pytest.approx(50)
+    rate.add(50, 60 * 10**9, 61 * 10**9)
+    assert rate.per_s == pytest.approx(50)
+    for second in range(62, 90):  # two instances, each 100 images in the same second
+        rate.add(100, (second - 1) * 10**9, second * 10**9)
+        rate.add(100, (second - 1) * 10**9, second * 10**9)
+    assert rate.per_s == pytest.approx(200, rel=1e-3)
+
+
+async def test_reading_ahead_leaves_half_of_the_queue(new_batcher, new_job, held):
+    """What nobody waits for yet is not queued beyond the half that newcomers find free."""
+    batcher = new_batcher(max_queue_images=10)
+    await held(batcher)
+    assert batcher.submit_ahead(new_job(1, 5))
+    assert not batcher.submit_ahead(new_job(2, 1))
+    batcher.submit(new_job(3, 5))
+
+
+@pytest.mark.parametrize("by_drop", [True, False], ids=["dropped", "computed"])
+async def test_waiter_gets_room(backend, new_batcher, new_job, held, by_drop):
+    """Who waits for room is let in by whatever makes some."""
+    batcher = new_batcher(max_queue_images=10)
+    await held(batcher)
+    first, second = new_job(1, 10), new_job(2, 10)
+    batcher.submit(first)
+    waiting = asyncio.create_task(batcher.submit_when_room(second))
+    await asyncio.sleep(0)  # the task runs up to its wait
+    assert batcher._room
+    if by_drop:
+        batcher.drop(first)
+        await waiting
+    backend.release()
+    await waiting
+    await second.done
+
+
+async def test_waiter_hears_of_the_end(backend, new_batcher, new_job, held):
+    """Who waits for room when the batcher closes is refused, not forgotten."""
+    batcher = new_batcher(max_queue_images=1)
+    await held(batcher)
+    batcher.submit(new_job(1, 1))
+    waiting = asyncio.create_task(batcher.submit_when_room(new_job(2, 1)))
+    await asyncio.sleep(0)  # the task runs up to its wait
+    assert not batcher.close(timeout_s=0)
+    backend.release()
+    with pytest.raises(Draining):
+        await waiting
+
+
+async def test_failure_is_that_of_the_batch(backend, new_batcher, new_job, held, metrics):
+    """A failing pass fails the jobs in it, the rest of them is not run, and the next pass works."""
+    batcher = new_batcher()
+    await held(batcher)
+    broken, small, spared = new_job(1, 100), new_job(2, 1), new_job(3, 4)
+    batcher.submit(broken)
+    batcher.submit(small)
+    backend.step()
+    await backend.begun()
+    batcher.submit(spared)
+    backend.failure = RuntimeError("out of memory at 0xdeadbeef")
+    backend.step()
+    for job in (broken, small):
+        with pytest.raises(BackendFailed) as failed:
+            await job.done
+        assert "0xdeadbeef" not in failed.value.message
+        assert isinstance(failed.value.__cause__, RuntimeError)
+    backend.failure = None
+    backend.release()
+    await spared.done
+    assert tags(backend, -1) == [3, 3, 3, 3]
+    assert queued(metrics) == 0
+
+
+async def test_wrong_shape_is_a_failure(backend, new_batcher, new_job, monkeypatch):
+    """A backend that loses an image fails its batch, and not the instance that ran it."""
+    batcher = new_batcher()
+    with monkeypatch.context() as patched:
+        patched.setattr(backend, "_compute", lambda z, c, t: np.zeros((len(z) - 1, 1, 1, 1)))
+        job = new_job(1, 3)
+        batcher.submit(job)
+        with pytest.raises(BackendFailed):
+            await job.done
+    after = new_job(2, 3)
+    batcher.submit(after)
+    await after.done
+
+
+async def test_dropped_failure_is_silent(backend, new_batcher, new_job, held):
+    """An error that nobody waits for any more is not complained of."""
+    complaints = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, what: complaints.append(what))
+    batcher = new_batcher()
+    await held(batcher)
+    job = new_job(1, 3, deadline=time.monotonic())
+    batcher.submit(job)
+    backend.release()
+    await asyncio.wait({job.done})
+    batcher.drop(job)
+    del job
+    gc.collect()
+    assert not complaints
+
+
+async def test_close_finishes_what_was_accepted(backend, new_batcher, new_job, held):
+    """What is queued is computed before the instances end; nothing new is taken."""
+    batcher = new_batcher()
+    first = await held(batcher)
+    jobs = [new_job(tag, 20) for tag in (1, 2)]
+    for job in jobs:
+        batcher.submit(job)
+    assert not batcher.close(timeout_s=0)
+    with pytest.raises(Draining):
+        batcher.submit(new_job(3, 1))
+    backend.release()
+    assert await asyncio.to_thread(batcher.close)
+    await asyncio.gather(first.done, *(job.done for job in jobs))
+
+
+async def test_delay_waits_for_a_full_batch(backend, new_batcher, new_job):
+    """With a delay a batch with room waits for company, and runs early once it is full."""
+    batcher = new_batcher(batch_delay_s=FOR_EVER_S)
+    jobs = [new_job(tag, 3) for tag in (1, 2)]
+    for job in jobs:
+        batcher.submit(job)
+    # Two more fill the batch. Had the first two been run at once, it would be three passes.
+    filling = new_job(3, 2)
+    batcher.submit(filling)
+    await asyncio.gather(*(job.done for job in (*jobs, filling)))
+    assert backend.sizes == [8]
+
+
+async def test_delay_ends(backend, new_batcher, new_job):
+    """A lone job is run when its delay is over, although nobody joined it."""
+    batcher = new_batcher(batch_delay_s=0.001)
+    job = new_job(1, 1)
+    batcher.submit(job)
+    await job.done
+    assert backend.sizes == [1]
+
+
+async def test_delay_is_not_for_what_has_begun(backend, new_batcher, new_job):
+    """The rest of a job that has begun follows at once."""
+    batcher = new_batcher(batch_delay_s=FOR_EVER_S)
+    job = new_job(1, 11)
+    batcher.submit(job)
+    await job.done
+    assert backend.sizes == [8, 3]
+
+
+async def test_close_cuts_the_delay_short(backend, new_batcher, new_job):
+    """Nobody can join any more, so nobody is waited for."""
+    batcher = new_batcher(batch_delay_s=FOR_EVER_S)
+    job = new_job(1, 1)
+    batcher.submit(job)
+    assert await asyncio.to_thread(batcher.close)
+    await job.done
+
+
+async def test_classes_and_truncation_follow_their_images(backend, metrics, new_batcher, new_job):
+    """Each row of a pass has the class and the truncation of its own job, and is counted so."""
+    styled = dataclasses.replace(
+        new_batcher()._spec,
+        name="styled",
+        class_labels=("cat", "dog"),
+        truncation=Truncation(TruncationKind.PSI, 0.0, 1.0),
+    )
+    batcher = new_batcher(styled, max_batch_images=64, batch_delay_s=FOR_EVER_S)
+    first = new_job(1, 3, class_id=np.int64([0, 1, 1]), truncation=0.25)
+    second = new_job(2, 2, class_id=np.int64([1, 0]), truncation=0.0)
+    third = new_job(3, 59, class_id=np.zeros(59, np.int64), truncation=1.0)
+    for job in (first, second, third):
+        batcher.submit(job)
+    await asyncio.gather(first.done, second.done, third.done)
+    ((z, class_id, truncation),) = backend.batches
+    assert z[:5, 0].tolist() == [1, 1, 1, 2, 2]
+    assert class_id[:5].tolist() == [0, 1, 1, 1, 0]
+    assert truncation.dtype == np.float32
+    assert truncation[:6].tolist() == [0.25, 0.25, 0.25, 0.0, 0.0, 1.0]
+    counted = {
+        sample.labels["class"]: sample.value
+        for sample in next(iter(metrics.images.collect())).samples
+        if sample.name.endswith("_total")
+    }
+    assert counted == {"cat": 61.0, "dog": 3.0}
+
+
+async def test_time_is_accounted_for(new_batcher, new_job, metrics):
+    """A job knows when it was accepted, begun and whole; its wait is observed once."""
+    batcher = new_batcher(instances=2)
+    job = new_job(1, 50)
+    batcher.submit(job)
+    await job.done
+    assert 0 < job.accepted_ns <= job.started_ns < job.finished_ns
+    assert job.inference_ns > 0
+    labels = {"model": "dot", "version": "1"}
+    values = metrics.registry.get_sample_value
+    assert values("imagemint_queue_wait_seconds_count", labels) == 1
+    assert values("imagemint_batch_images_sum", labels) == 50
