@@ -1,0 +1,72 @@
+"""Metrics: the names, labels and units that dashboards are built on."""
+
+import pytest
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from imagemint.server.metrics import IMAGES, SECONDS, Metrics
+
+# design.md section 8; the samples' names as a scrape shows them.
+EXPECTED = {
+    "imagemint_requests_total": ("counter", {"service", "method", "model", "code"}),
+    "imagemint_request_duration_seconds": ("histogram", {"service", "method", "model"}),
+    "imagemint_images_total": ("counter", {"model", "version", "class"}),
+    "imagemint_queue_images": ("gauge", {"model", "version"}),
+    "imagemint_queue_wait_seconds": ("histogram", {"model", "version"}),
+    "imagemint_batch_images": ("histogram", {"model", "version"}),
+    "imagemint_inference_duration_seconds": ("histogram", {"model", "version"}),
+    "imagemint_encode_duration_seconds": ("histogram", {"format"}),
+    "imagemint_rejected_total": ("counter", {"model", "reason"}),
+    "imagemint_model_info": (
+        "gauge",
+        {"model", "version", "bundle_sha256", "precision", "execution_provider"},
+    ),
+    "imagemint_model_load_duration_seconds": ("gauge", {"model", "version"}),
+    "imagemint_model_load_failures_total": ("counter", {"model"}),
+    "imagemint_inflight_requests": ("gauge", {"service"}),
+}
+
+
+@pytest.fixture
+def collectors():
+    """Every collector of ours, by the name of its sample or base."""
+    metrics = Metrics()
+    found = {}
+    for collector in vars(metrics).values():
+        for family in getattr(collector, "describe", list)():
+            suffix = "_total" if family.type == "counter" else ""
+            found[family.name + suffix] = (family.type, set(collector._labelnames))
+    return found
+
+
+def test_names_and_labels_are_those_of_the_design(collectors):
+    """No more and no less, with these labels."""
+    assert collectors == EXPECTED
+
+
+def test_buckets_fit_the_measured_range():
+    """From half a millisecond to ten seconds, and every power of two up to a large request."""
+    assert (SECONDS[0], SECONDS[-1]) == (0.0005, 10.0)
+    assert list(SECONDS) == sorted(SECONDS)
+    assert (IMAGES[0], IMAGES[-1]) == (1, 1024)
+
+
+def test_build_and_process_are_told():
+    """A scrape says what is running and what it takes."""
+    text = generate_latest(Metrics().registry).decode()
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    (build,) = families["imagemint_build_info"].samples
+    assert build.labels["version"]
+    assert build.labels["onnxruntime"].startswith("onnxruntime")
+    assert "process_resident_memory_bytes" in families
+
+
+def test_queue_is_read_when_scraped():
+    """The gauge asks the queue; nobody has to remember to set it."""
+    metrics = Metrics()
+    length = [3]
+    metrics.watch_queue("tiny", 2, lambda: length[0])
+    labels = {"model": "tiny", "version": "2"}
+    assert metrics.registry.get_sample_value("imagemint_queue_images", labels) == 3
+    length[0] = 7
+    assert metrics.registry.get_sample_value("imagemint_queue_images", labels) == 7

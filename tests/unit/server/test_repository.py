@@ -1,0 +1,181 @@
+"""The model repository: one bad bundle harms no other, and what is asked for is found."""
+
+import threading
+from pathlib import Path
+
+import pytest
+from held_backend import HeldBackend
+from tiny_bundles import write_bundle
+
+from imagemint.engine.errors import ModelNotFound, ModelNotReady, VersionNotFound
+from imagemint.engine.onnx_backend import OnnxBackend
+from imagemint.server.repository import State
+
+
+def truncate(directory):
+    """Cuts a bundle's model file in half."""
+    path = directory / "model.onnx"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def test_bad_bundle_harms_no_other(tmp_path, new_repository):
+    """Around a refused version the others are READY, and it says why, without our paths."""
+    for name, version in (("good", 1), ("tiny", 1), ("tiny", 2)):
+        write_bundle(tmp_path, name, version)
+    truncate(tmp_path / "tiny/2")
+    repository = new_repository(tmp_path)
+    assert repository.resolve("good").version == 1
+    assert repository.resolve("tiny").version == 1
+    refused = repository.model("tiny").versions[2]
+    assert refused.state is State.FAILED
+    assert "truncated or altered" in refused.reason
+    assert str(tmp_path) not in refused.reason
+
+
+def test_newest_ready_version_is_the_default(tmp_path, new_repository):
+    """By number, not by text; others are still there by name."""
+    for version in (2, 10, 9):
+        write_bundle(tmp_path, "tiny", version, weights_seed=version)
+    repository = new_repository(tmp_path)
+    assert repository.resolve("tiny").version == 10
+    assert repository.resolve("tiny", "9").version == 9
+    assert list(repository.model("tiny").versions) == [2, 9, 10]
+
+
+def test_unknown_model_is_not_found(models, new_repository):
+    """The error names those that exist."""
+    with pytest.raises(ModelNotFound) as caught:
+        new_repository(models, load=False).resolve("nobody")
+    assert caught.value.known == ("bounded", "plain", "styled", "tiny")
+
+
+@pytest.mark.parametrize(
+    "version", ["2", "0", "-1", "01", "+1", "1.0", "one", "\u0661", "9" * 5_000]
+)
+def test_unknown_version_is_not_found(models, new_repository, version):
+    """A version has one spelling; everything else is another one, however long."""
+    with pytest.raises(VersionNotFound) as caught:
+        new_repository(models, load=False).resolve("tiny", version)
+    assert caught.value.known == ("1",)
+
+
+def test_model_is_not_ready_before_it_is_loaded(models, new_repository):
+    """Until then callers are asked to come back."""
+    repository = new_repository(models, load=False)
+    with pytest.raises(ModelNotReady, match="still loading") as caught:
+        repository.resolve("tiny")
+    assert caught.value.retry_delay_s > 0
+
+
+def test_refused_version_is_not_ready(tmp_path, new_repository):
+    """Asked for by number, or the only one, it answers with its reason."""
+    truncate(write_bundle(tmp_path, "tiny"))
+    repository = new_repository(tmp_path)
+    for version in ("", "1"):
+        with pytest.raises(ModelNotReady, match="truncated or altered"):
+            repository.resolve("tiny", version)
+
+
+def test_only_versions_are_models(tmp_path, new_repository):
+    """Hidden folders, half-made exports, files and folders without a number are left alone."""
+    write_bundle(tmp_path, "tiny")
+    write_bundle(tmp_path / ".export-x", "3", 1)
+    write_bundle(tmp_path, "other", "draft")
+    write_bundle(tmp_path, "fullwidth", "\uff11")
+    (tmp_path / "README.md").write_text("not a model")
+    (tmp_path / "tiny/7").write_text("not a version")
+    repository = new_repository(tmp_path, load=False)
+    assert {name: list(model.versions) for name, model in repository.models.items()} == {
+        "tiny": [1]
+    }
+
+
+def test_unreadable_folder_is_left_out(tmp_path, new_repository, monkeypatch):
+    """A folder of another user, such as a volume's lost+found, keeps nobody from starting."""
+    write_bundle(tmp_path, "tiny")
+    (tmp_path / "lost+found").mkdir()
+    listed = Path.iterdir
+
+    def iterdir(path):
+        if path.name == "lost+found":  # root may read everything, so the tests must pretend
+            raise PermissionError(13, "Permission denied")
+        return listed(path)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    assert list(new_repository(tmp_path).models) == ["tiny"]
+
+
+def test_failed_version_leaves_nothing_running(tmp_path, new_repository):
+    """A backend that fails its first run is closed, and no thread waits for its work."""
+    write_bundle(tmp_path, "good")
+    write_bundle(tmp_path, "tiny")
+    opened = {}
+
+    def open_backend(bundle):
+        backend = HeldBackend(OnnxBackend(bundle, device="cpu").run)
+        if bundle.spec.name == "tiny":
+            backend.failure = RuntimeError("secret address 0xdeadbeef")
+        opened[bundle.spec.name] = backend
+        return backend
+
+    repository = new_repository(tmp_path, open_backend=open_backend)
+    failed = repository.model("tiny").versions[1]
+    assert failed.state is State.FAILED
+    assert "0xdeadbeef" not in failed.reason
+    assert opened["tiny"].closed
+    assert not opened["good"].closed
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("tiny-")]
+
+
+def test_batcher_that_cannot_start_fails_its_version(tmp_path, new_repository):
+    """Even that keeps the other models serving."""
+    write_bundle(tmp_path, "tiny")
+
+    def open_batcher(bundle, backend):
+        raise RuntimeError("can't start new thread")
+
+    repository = new_repository(tmp_path, open_batcher=open_batcher)
+    assert repository.model("tiny").versions[1].state is State.FAILED
+
+
+def test_large_images_lower_the_limit(tmp_path, new_repository):
+    """An answer stays within its bytes, whatever is around the pixels; one image always may."""
+    write_bundle(tmp_path, "large", size=(64, 64, 3))
+    write_bundle(tmp_path, "small", size=(4, 4, 1))
+    repository = new_repository(tmp_path, max_images=1_000, max_response_bytes=100_000)
+    assert repository.resolve("large").max_images == 100_000 // (64 * 64 * 3 + 1536)
+    assert repository.resolve("small").max_images == 100_000 // (16 + 1536)
+    tight = new_repository(tmp_path, max_response_bytes=10)
+    assert tight.resolve("large").max_images == 1
+
+
+def test_load_is_measured(tmp_path, new_repository):
+    """Served versions have their info and load time, refused ones are counted."""
+    write_bundle(tmp_path, "good")
+    truncate(write_bundle(tmp_path, "bad"))
+    repository = new_repository(tmp_path)
+    values = repository._metrics.registry.get_sample_value
+    served = repository.resolve("good")
+    assert values(
+        "imagemint_model_info",
+        {
+            "model": "good",
+            "version": "1",
+            "bundle_sha256": served.bundle.sha256,
+            "precision": "fp32",
+            "execution_provider": "CPUExecutionProvider",
+        },
+    )
+    labels = {"model": "good", "version": "1"}
+    assert values("imagemint_model_load_duration_seconds", labels) > 0
+    assert values("imagemint_model_load_failures_total", {"model": "bad"}) == 1
+
+
+def test_close_releases_every_model(tmp_path, new_repository):
+    """Instances end and backends are closed."""
+    write_bundle(tmp_path, "tiny")
+    repository = new_repository(tmp_path)
+    served = repository.resolve("tiny")
+    repository.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("tiny-")]
+    assert served.backend._session is None

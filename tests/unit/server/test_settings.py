@@ -1,0 +1,67 @@
+"""Settings of the server: what is refused, and how addresses are read."""
+
+import pytest
+from pydantic import ValidationError
+
+from imagemint.server.settings import ServeSettings, join_address, split_address
+
+
+@pytest.mark.parametrize(
+    ("address", "host", "port"),
+    [
+        ("127.0.0.1:8001", "127.0.0.1", 8001),
+        ("[::1]:0", "::1", 0),
+        ("::1:8001", "::1", 8001),
+        ("localhost:80", "localhost", 80),
+    ],
+)
+def test_address_is_split(address, host, port):
+    """The brackets of IPv6 are not part of the host."""
+    assert split_address(address) == (host, port)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:8001", "[::1]:8001", "localhost:1"])
+def test_address_is_joined(address):
+    """Joining is the inverse of splitting."""
+    assert join_address(*split_address(address)) == address
+
+
+@pytest.mark.parametrize("name", ["grpc_address", "metrics_address"])
+@pytest.mark.parametrize("address", ["localhost", ":8001", "localhost:", "a:99999", "a:65536"])
+def test_bad_address_is_refused(name, address):
+    """An address needs a host and a port that exists."""
+    with pytest.raises(ValidationError, match=name):
+        ServeSettings(**{name: address})
+
+
+def test_queue_must_hold_a_request():
+    """A server whose largest request could never be accepted does not start."""
+    with pytest.raises(ValidationError, match="could never be accepted"):
+        ServeSettings(max_images_per_request=100, max_queue_images=99)
+    assert ServeSettings(max_images_per_request=100, max_queue_images=100)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"instances": 0},
+        {"max_batch_images": 0},
+        {"batch_delay_ms": -1},
+        {"drain_grace_s": -0.5},
+        {"device": "tpu"},
+        {"log_level": "loud"},
+        {"colour": "red"},
+    ],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_bad_value_is_refused(wrong):
+    """Ranges, choices and unknown names are checked."""
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        ServeSettings(**wrong)
+
+
+def test_defaults_listen_on_loopback():
+    """Nobody is served by accident; ports are those Triton has."""
+    settings = ServeSettings()
+    assert settings.grpc_address == "127.0.0.1:8001"
+    assert settings.metrics_address == "127.0.0.1:8002"
