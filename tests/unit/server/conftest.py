@@ -99,27 +99,32 @@ def models(tmp_path_factory):
     return directory
 
 
+def repository_of(directory, **options):
+    """A repository, not loaded, with real backends on the CPU unless told otherwise."""
+    metrics = Metrics()
+
+    def open_batcher(bundle, backend):
+        sizes = {"max_batch_images": 64, "max_queue_images": 4_096}
+        return Batcher(bundle.spec, bundle.version, backend, metrics, instances=1, **sizes)
+
+    options = {
+        "open_backend": lambda bundle: OnnxBackend(bundle, device="cpu"),
+        "open_batcher": open_batcher,
+        "metrics": metrics,
+        "max_bundle_bytes": 2**20,
+        "max_images": 100,
+        "max_response_bytes": 2**20,
+    } | options
+    return ModelRepository(directory, **options)
+
+
 @pytest.fixture
 def new_repository():
-    """Makes repositories with real backends on the CPU; they are closed at the end."""
+    """Makes repositories, loaded unless told otherwise; they are closed at the end."""
     opened = []
 
     def make(directory, *, load=True, **options):
-        metrics = Metrics()
-
-        def open_batcher(bundle, backend):
-            sizes = {"max_batch_images": 64, "max_queue_images": 4_096}
-            return Batcher(bundle.spec, bundle.version, backend, metrics, instances=1, **sizes)
-
-        options = {
-            "open_backend": lambda bundle: OnnxBackend(bundle, device="cpu"),
-            "open_batcher": open_batcher,
-            "metrics": metrics,
-            "max_bundle_bytes": 2**20,
-            "max_images": 100,
-            "max_response_bytes": 2**20,
-        } | options
-        opened.append(ModelRepository(directory, **options))
+        opened.append(repository_of(directory, **options))
         if load:
             opened[-1].load()
         return opened[-1]
@@ -127,3 +132,12 @@ def new_repository():
     yield make
     for repository in opened:
         repository.close()
+
+
+@pytest.fixture(scope="session")
+def repository(models):
+    """The four kinds of models, up to 100 images in a request; for tests that only look."""
+    repository = repository_of(models)
+    repository.load()
+    yield repository
+    repository.close()
