@@ -108,23 +108,23 @@ def test_unreadable_folder_is_left_out(tmp_path, new_repository, monkeypatch):
 def test_failed_version_leaves_nothing_running(tmp_path, new_repository):
     """A backend that fails its first run is closed, and no thread waits for its work."""
     write_bundle(tmp_path, "good")
-    write_bundle(tmp_path, "tiny")
+    write_bundle(tmp_path, "failing")
     opened = {}
 
     def open_backend(bundle):
         backend = HeldBackend(OnnxBackend(bundle, device="cpu").run)
-        if bundle.spec.name == "tiny":
+        if bundle.spec.name == "failing":
             backend.failure = RuntimeError("secret address 0xdeadbeef")
         opened[bundle.spec.name] = backend
         return backend
 
     repository = new_repository(tmp_path, open_backend=open_backend)
-    failed = repository.model("tiny").versions[1]
+    failed = repository.model("failing").versions[1]
     assert failed.state is State.FAILED
     assert "0xdeadbeef" not in failed.reason
-    assert opened["tiny"].closed
+    assert opened["failing"].closed
     assert not opened["good"].closed
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("tiny-")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("failing-")]
 
 
 def test_batcher_that_cannot_start_fails_its_version(tmp_path, new_repository):
@@ -173,9 +173,9 @@ def test_load_is_measured(tmp_path, new_repository):
 
 def test_close_releases_every_model(tmp_path, new_repository):
     """Instances end and backends are closed."""
-    write_bundle(tmp_path, "tiny")
+    write_bundle(tmp_path, "closing")
     repository = new_repository(tmp_path)
-    served = repository.resolve("tiny")
+    served = repository.resolve("closing")
     repository.close()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("tiny-")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("closing-")]
     assert served.backend._session is None
