@@ -22,8 +22,9 @@ class Stream(IntEnum):
 
 def generator_at(seed: int, stream: Stream, position: int) -> np.random.Generator:
     """Returns the generator that owns one position, with 2^192 numbers before the next one's."""
-    bits = np.random.Philox(key=[seed, stream], counter=[0, 0, 0, position])
-    return np.random.Generator(bits)
+    # As an array, because NumPy would round the key [seed, stream] to float64 from 2^63 on.
+    key = np.array([seed, stream], np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, position]))
 
 
 def training_latents(seed: int, step: int, batch_size: int, z_dim: int) -> Tensor:
