@@ -166,14 +166,14 @@ def test_averaged_generator_trains(train, tmp_path):
 
 def test_exploding_loss_is_said(train, tmp_path):
     """A step size beyond reason ends in a clear error that owns up to having saved nothing."""
-    with pytest.raises(LossNotFinite, match=r"after \d+ images .*; no checkpoint was saved yet; .*"):
+    with pytest.raises(
+        LossNotFinite, match=r"after \d+ images .*; no checkpoint was saved yet; .*"
+    ):
         train(tmp_path, learning_rate=1e30)
     assert list_checkpoints(tmp_path) == []
 
 
-def test_explosion_keeps_the_good_checkpoint(
-    expected, train, tmp_path, left_behind, monkeypatch
-):
+def test_explosion_keeps_the_good_checkpoint(expected, train, tmp_path, left_behind, monkeypatch):
     """What was saved before losses turned NaN stays, is named, and resumes to the whole run."""
     step_size = loop.step_size
     with monkeypatch.context() as patch:

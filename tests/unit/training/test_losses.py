@@ -1,0 +1,58 @@
+"""Tests of imagemint.training.losses against closed forms."""
+
+import math
+
+import pytest
+import torch
+
+from imagemint.training.losses import OBJECTIVES, zero_centred_penalty
+
+REAL, FAKE = torch.tensor([2.0, 0.5]), torch.tensor([-1.0, 0.5])
+
+
+def softplus(t):
+    return math.log1p(math.exp(t))
+
+
+@pytest.mark.parametrize(
+    ("objective", "of_D", "of_G"),
+    [
+        ("relativistic", (softplus(-3) + softplus(0)) / 2, (softplus(3) + softplus(0)) / 2),
+        ("hinge", (0 + 0.5) / 2 + (0 + 1.5) / 2, (1 - 0.5) / 2),
+    ],
+)
+def test_loss_has_its_closed_form(objective, of_D, of_G):
+    """Both losses of an objective equal the formulas of the papers, worked out by hand."""
+    losses = OBJECTIVES[objective]
+    assert losses.discriminator(REAL, FAKE).item() == pytest.approx(of_D)
+    assert losses.generator(REAL, FAKE).item() == pytest.approx(of_G)
+
+
+@pytest.mark.parametrize("objective", sorted(OBJECTIVES))
+def test_players_pull_apart(objective):
+    """D wants real logits up and fake ones down; G wants fake ones up."""
+    losses = OBJECTIVES[objective]
+    real, fake = torch.zeros(3, requires_grad=True), torch.zeros(3, requires_grad=True)
+    losses.discriminator(real, fake).backward()
+    assert (real.grad < 0).all()
+    assert (fake.grad > 0).all()
+    fake.grad = None
+    losses.generator(real.detach(), fake).backward()
+    assert (fake.grad < 0).all()
+
+
+def test_penalty_is_the_squared_gradient():
+    """For logits x.A x / 2 the gradient is A x, so the penalty is the mean of |A x|^2."""
+    A = torch.tensor([[2.0, 1.0], [1.0, 3.0]])
+    x = torch.tensor([[1.0, 0.0], [1.0, -2.0]]).reshape(2, 1, 1, 2).requires_grad_()
+    flat = x.flatten(1)
+    penalty = zero_centred_penalty(((flat @ A) * flat).sum(dim=1) / 2, x)
+    assert penalty.item() == pytest.approx(((4 + 1) + (0 + 25)) / 2)
+
+
+def test_penalty_teaches():
+    """The penalty has a gradient itself: for logits a sum(x) it is a^2 d, whose slope is 2 a d."""
+    a = torch.tensor(3.0, requires_grad=True)
+    x = torch.ones(4, 1, 2, 2, requires_grad=True)
+    zero_centred_penalty(a * x.sum(dim=(1, 2, 3)), x).backward()
+    assert a.grad.item() == pytest.approx(2 * 3 * 4)

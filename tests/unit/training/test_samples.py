@@ -1,0 +1,75 @@
+"""Tests of imagemint.training.samples."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from imagemint.engine.sampling import latents
+from imagemint.training.samples import fixed_samples, grid, images_of, within_class_spread
+
+
+class Echo(nn.Module):
+    """Draws its latent as a row of pixels, and its class as one more."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+        self.calls = []
+
+    def forward(self, z, y):
+        self.calls.append(len(z))
+        row = torch.cat([z, y[:, None] / 10], dim=1)
+        return (row * self.scale)[:, None, None, :]
+
+
+def test_fixed_samples_are_serials():
+    """Row k of the grid holds class k at indices 10 k to 10 k + 9 of seed 0."""
+    images, classes = fixed_samples(Echo(), z_dim=3, num_classes=4)
+    z = latents(0, 0, 40, 3)
+    levels = np.clip(np.round((z + 1) * 127.5), 0, 255)
+    assert np.array_equal(images[:, 0, :3, 0], levels.astype(np.uint8))
+    assert np.array_equal(classes, np.repeat(np.arange(4), 10))
+
+
+@pytest.mark.parametrize(
+    ("value", "level"), [(-1, 0), (0, 128), (1, 255), (-7, 0), (7, 255), (-0.996, 1)]
+)
+def test_levels_are_rounded_and_clamped(value, level):
+    """Minus one is black and one is white; what lies outside is clamped."""
+    z = np.full((1, 2), value, np.float32)
+    assert images_of(Echo(), z, np.zeros(1, np.int64))[0, 0, 0, 0] == level
+
+
+def test_images_come_in_batches():
+    """More images than a batch holds come out in order."""
+    echo = Echo()
+    z = np.linspace(-1, 1, 600, dtype=np.float32)[:, np.newaxis]
+    images = images_of(echo, z, np.zeros(600, np.int64))
+    assert echo.calls == [256, 256, 88]
+    assert (np.diff(images[:, 0, 0, 0].astype(int)) >= 0).all()
+
+
+def test_grid_goes_row_by_row():
+    """Images fill rows from the left; the rest of the last row is black."""
+    images = np.stack([np.full((2, 3, 1), level, np.uint8) for level in (10, 20, 30)])
+    picture = grid(images, columns=2)
+    assert picture.shape == (4, 6)
+    assert picture[::2, ::3].tolist() == [[10, 20], [30, 0]]
+    assert picture[1, 2] == 10
+
+
+def test_grid_keeps_colours():
+    """RGB images give an RGB picture."""
+    images = np.zeros((4, 2, 2, 3), np.uint8)
+    images[3, ..., 2] = 255
+    picture = grid(images, columns=4)
+    assert picture.shape == (2, 8, 3)
+    assert picture[0, 7].tolist() == [0, 0, 255]
+
+
+def test_spread_is_within_classes():
+    """Differences between classes do not count, nor do classes with a single image."""
+    images = np.array([0, 20, 100, 100, 7], np.uint8).reshape(5, 1, 1, 1)
+    assert within_class_spread(images, np.array([0, 0, 1, 1, 2])) == 5.0
+    assert within_class_spread(images[:1], np.array([0])) == 0.0
