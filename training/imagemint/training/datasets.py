@@ -195,7 +195,8 @@ def parse_idx(content: bytes, place: str) -> NDArray[np.uint8]:
         raise DatasetError(
             f"{place}: header promises shape {shape}, content has {len(content) - start} bytes"
         )
-    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+    # A copy, because PyTorch takes no arrays that cannot be written to, as a view of bytes.
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy()
 
 
 _MNIST_URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"

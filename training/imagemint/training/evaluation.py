@@ -146,9 +146,9 @@ def _from_run(run: Path, samples: int, seed: int, device: torch.device) -> _Gene
 
 def _from_npz(path: Path) -> _Generated:
     try:
-        with np.load(path) as arrays:
+        with path.open("rb") as file, np.load(file) as arrays:
             return _Generated(arrays["image"], arrays["class_id"], None, path.name)
-    except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile) as error:
         raise DatasetError(f"{path}: no .npz with image and class_id ({error})") from error
 
 
