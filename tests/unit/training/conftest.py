@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from imagemint.training import datasets, loop
+from imagemint.training import datasets, loop, monitor
 from imagemint.training.classifier import train_classifier
 from imagemint.training.datasets import LabelledImages
 from imagemint.training.recipes.mnist import MnistRecipe
@@ -38,8 +38,14 @@ def _one_thread():
 @pytest.fixture(autouse=True)
 def _quick_and_steady(monkeypatch):
     """Statistics of tiny networks need no 10,240 images, and a commit may come between two runs."""
-    monkeypatch.setattr(loop, "_RECALIBRATION_BATCHES", 2)
+    monkeypatch.setattr(loop, "_RECALIBRATION_BATCHES", 1)
     monkeypatch.setattr(loop, "_code_revision", lambda: "0123abc+")
+
+
+@pytest.fixture(autouse=True)
+def _no_plots(monkeypatch):
+    """The loss plot takes half the time of a tiny run; test_monitor overrides this to see it."""
+    monkeypatch.setattr(monitor, "plot_losses", lambda _: None)
 
 
 def toy_digits(name, per_class, seed):
@@ -74,7 +80,7 @@ def toy_mnist(monkeypatch, digits, test_digits):
 
 @pytest.fixture
 def train(digits):
-    """Trains a tiny recipe into a directory: train(run, resume=True, seed=3, ...)."""
+    """Trains a tiny recipe into a directory, as in `train(run, resume=True, seed=3)`."""
 
     def start(run, *, resume=False, schedule=SCHEDULE, **options):
         return loop.train(
@@ -112,7 +118,7 @@ def left_behind():
 
 @pytest.fixture
 def poison(monkeypatch):
-    """Fills the averaged generator's weights with a value from a step on: poison(step, value)."""
+    """Fills the averaged generator's weights with a value, from a step on."""
 
     def arm(first_step, value):
         steps = iter(range(1, 1_000))

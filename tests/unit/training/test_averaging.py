@@ -11,6 +11,7 @@ from imagemint.training.randomness import training_latents
 
 @pytest.fixture
 def generator():
+    """A small generator with three layers of batch normalisation."""
     torch.manual_seed(0)
     return ConditionalGenerator(4, 3, c_dim=2, base_channels=8, image_channels=1)
 

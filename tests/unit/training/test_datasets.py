@@ -33,6 +33,7 @@ def idx(array, kind=0x08):
 
 
 def pictures(count):
+    """So many different images of 28x28."""
     return np.arange(count * 28 * 28).reshape(count, 28, 28) % 251
 
 
@@ -71,6 +72,7 @@ def test_idx_is_read(folder):
     data = load_dataset("mnist", "train", folder(idx(pictures(3)), idx(np.array([7, 0, 9]))))
     assert (data.name, len(data)) == ("mnist/train", 3)
     assert (data.images.dtype, data.labels.dtype) == (np.uint8, np.int64)
+    assert data.images.flags.writeable
     assert np.array_equal(data.images[..., 0], pictures(3))
     assert data.labels.tolist() == [7, 0, 9]
     assert data.class_labels == tuple("0123456789")
@@ -155,13 +157,15 @@ def test_unknown_dataset_lists_the_known():
 # --- image Parquet ------------------------------------------------------------------------------
 
 
-def png(array, mode=None):
+def png(array):
+    """A PNG of an array of levels."""
     stream = io.BytesIO()
-    Image.fromarray(array, mode).save(stream, "PNG")
+    Image.fromarray(array).save(stream, "PNG")
     return stream.getvalue()
 
 
 def gray(level, size=4):
+    """A PNG of one gray level."""
     return png(np.full((size, size), level, np.uint8))
 
 
@@ -277,6 +281,7 @@ def publisher(monkeypatch):
 
 
 def cached(tmp_path):
+    """Names of all files in the cache, hidden ones too."""
     return sorted(p.name for p in (tmp_path / "cache").rglob("*") if p.is_file())
 
 

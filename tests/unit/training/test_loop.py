@@ -8,19 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from imagemint.training import loop, monitor
+from imagemint.training import loop
 from imagemint.training.checkpoints import latest_checkpoint, list_checkpoints
 from imagemint.training.errors import CheckpointError, LossNotFinite, ModeCollapse
 from imagemint.training.monitor import Monitor
 from imagemint.training.recipes.mnist import MnistRecipe
 
 CODE_REVISION = loop._code_revision  # the fixtures replace it
-
-
-@pytest.fixture(autouse=True)
-def _no_plots(monkeypatch):
-    """The loss plot, half the time of a tiny run, is test_monitor's affair."""
-    monkeypatch.setattr(monitor, "plot_losses", lambda _: None)
 
 
 @pytest.fixture(scope="module")
@@ -39,15 +33,25 @@ def expected(never_stopped, train, tmp_path, left_behind):
 
 
 @pytest.fixture
-def at_step(monkeypatch):
-    """Does something as the figures of a step come in: at_step(5, action)."""
+def equals_whole(expected, left_behind):
+    """Compares what a run left behind with the run never stopped."""
 
-    def arm(number, action):
+    def compare(run):
+        assert left_behind(run) == expected
+
+    return compare
+
+
+@pytest.fixture
+def at_steps(monkeypatch):
+    """Does something as the figures of these steps come in."""
+
+    def arm(numbers, action):
         step = Monitor.step
 
         def watched(self, *losses):
             step(self, *losses)
-            if self._state.step == number:
+            if self._state.step in numbers:
                 action()
 
         monkeypatch.setattr(Monitor, "step", watched)
@@ -55,7 +59,8 @@ def at_step(monkeypatch):
     return arm
 
 
-def stop():
+def press_ctrl_c():
+    """What the person at the keyboard does."""
     signal.raise_signal(signal.SIGINT)
 
 
@@ -70,71 +75,69 @@ def test_run_leaves_everything(expected):
     }
 
 
-def test_same_seed_same_run(expected, train, tmp_path, left_behind):
+def test_same_seed_same_run(equals_whole, train, tmp_path):
     """A run repeated equals itself bit for bit."""
     train(tmp_path / "again")
-    assert left_behind(tmp_path / "again") == expected
+    equals_whole(tmp_path / "again")
 
 
 @pytest.mark.parametrize(
     "cuts",
-    [(1,), (4,), (11,), (5, 6), (3, 5, 8, 10)],
+    [(1,), (4,), (5, 6), (3, 5, 8, 10)],
     ids=lambda cuts: "-".join(map(str, cuts)),
 )
-def test_stopped_run_equals_whole(expected, train, tmp_path, left_behind, at_step, cuts):
+def test_stopped_run_equals_whole(equals_whole, train, tmp_path, at_steps, cuts):
     """Stopped by a signal after any steps, on the schedule or off it, a run resumes bit for bit."""
-    for number in cuts:
-        at_step(number, stop)
+    at_steps(cuts, press_ctrl_c)
     for number in cuts:
         state = train(tmp_path, resume=number != cuts[0])
         assert state.step == number
     train(tmp_path, resume=True)
-    assert left_behind(tmp_path) == expected
+    equals_whole(tmp_path)
 
 
-def test_killed_run_equals_whole(expected, train, tmp_path, left_behind, at_step):
+def test_killed_run_equals_whole(equals_whole, train, tmp_path, at_steps):
     """A run that died between two checkpoints resumes from the older one, bit for bit."""
-
     deaths = [MemoryError]
 
     def die():
         if deaths:
             raise deaths.pop()
 
-    at_step(7, die)
+    at_steps([7], die)
     with pytest.raises(MemoryError):
         train(tmp_path)
     assert latest_checkpoint(tmp_path).name == f"{32:010d}"
     with (tmp_path / "log.jsonl").open("a") as log:
         log.write('{"images": 56, "lo')
     train(tmp_path, resume=True)
-    assert left_behind(tmp_path) == expected
+    equals_whole(tmp_path)
 
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
-def test_signal_saves_and_returns(train, tmp_path, at_step, kind):
+def test_signal_saves_and_returns(train, tmp_path, at_steps, kind):
     """Both signals finish the step and save; the handlers of before are back afterwards."""
     before = signal.getsignal(kind)
-    at_step(2, lambda: signal.raise_signal(kind))
+    at_steps([2], lambda: signal.raise_signal(kind))
     assert train(tmp_path).images_seen == 16
     assert latest_checkpoint(tmp_path).name == f"{16:010d}"
     assert signal.getsignal(kind) is before
 
 
-def test_finished_run_resumes_to_itself(expected, train, tmp_path, left_behind):
+def test_finished_run_resumes_to_itself(equals_whole, train, tmp_path):
     """Resuming a run that has ended changes nothing."""
     train(tmp_path)
     train(tmp_path, resume=True)
-    assert left_behind(tmp_path) == expected
+    equals_whole(tmp_path)
 
 
 def test_longer_run_continues(train, tmp_path, left_behind):
     """With a constant step size, a run ended and lengthened equals the long one."""
-    train(tmp_path / "long", images=128, decay_share=0)
-    train(tmp_path / "short", images=64, decay_share=0)
-    train(tmp_path / "short", images=128, decay_share=0, resume=True)
+    train(tmp_path / "long", images=64, decay_share=0)
+    train(tmp_path / "short", images=40, decay_share=0)
+    train(tmp_path / "short", images=64, decay_share=0, resume=True)
     long, short = left_behind(tmp_path / "long"), left_behind(tmp_path / "short")
-    name = f"checkpoints/{128:010d}/state.safetensors"
+    name = f"checkpoints/{64:010d}/state.safetensors"
     assert short[name] == long[name]
     assert short["log.jsonl"] == long["log.jsonl"]
 
@@ -157,11 +160,12 @@ def test_options_reach_the_step(train, tmp_path, objective, penalty_weight):
 
 
 def test_averaged_generator_trains(train, tmp_path):
-    """Steps change G, D and the average, and no weight of the average is that of G."""
-    recipe_state = train(tmp_path, images=24)
-    G, G_ema = recipe_state.G.state_dict(), recipe_state.G_ema.state_dict()
-    assert all(not torch.equal(G[name], G_ema[name]) for name in ("embed.weight", "trunk.8.weight"))
-    assert torch.allclose(G["project.weight"], G_ema["project.weight"], atol=0.05)
+    """The average stays near the generator that trains, and is not the same."""
+    state = train(tmp_path, images=24)
+    running, averaged = state.G.state_dict(), state.G_ema.state_dict()
+    for name in ("embed.weight", "project.weight", "trunk.8.weight"):
+        assert not torch.equal(running[name], averaged[name])
+        assert torch.allclose(running[name], averaged[name], atol=0.05)
 
 
 def test_exploding_loss_is_said(train, tmp_path):
@@ -173,7 +177,7 @@ def test_exploding_loss_is_said(train, tmp_path):
     assert list_checkpoints(tmp_path) == []
 
 
-def test_explosion_keeps_the_good_checkpoint(expected, train, tmp_path, left_behind, monkeypatch):
+def test_explosion_keeps_the_good_checkpoint(equals_whole, train, tmp_path, monkeypatch):
     """What was saved before losses turned NaN stays, is named, and resumes to the whole run."""
     step_size = loop.step_size
     with monkeypatch.context() as patch:
@@ -182,7 +186,7 @@ def test_explosion_keeps_the_good_checkpoint(expected, train, tmp_path, left_beh
             train(tmp_path)
     assert [path.name for path in list_checkpoints(tmp_path)] == [f"{32:010d}"]
     train(tmp_path, resume=True)
-    assert left_behind(tmp_path) == expected
+    equals_whole(tmp_path)
 
 
 def test_infinite_weights_are_not_saved(train, tmp_path, poison):
@@ -211,7 +215,7 @@ def test_collapse_has_a_grace(train, tmp_path, poison):
 
 def test_resume_needs_a_checkpoint(train, tmp_path):
     """Resuming nothing names the directory that holds no checkpoint."""
-    with pytest.raises(CheckpointError, match="no checkpoint under .*checkpoints"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint under .*checkpoints"):
         train(tmp_path / "nothing", resume=True)
 
 

@@ -11,21 +11,22 @@ REAL, FAKE = torch.tensor([2.0, 0.5]), torch.tensor([-1.0, 0.5])
 
 
 def softplus(t):
+    """log(1 + e^t)."""
     return math.log1p(math.exp(t))
 
 
 @pytest.mark.parametrize(
-    ("objective", "of_D", "of_G"),
+    ("objective", "of_discriminator", "of_generator"),
     [
         ("relativistic", (softplus(-3) + softplus(0)) / 2, (softplus(3) + softplus(0)) / 2),
         ("hinge", (0 + 0.5) / 2 + (0 + 1.5) / 2, (1 - 0.5) / 2),
     ],
 )
-def test_loss_has_its_closed_form(objective, of_D, of_G):
+def test_loss_has_its_closed_form(objective, of_discriminator, of_generator):
     """Both losses of an objective equal the formulas of the papers, worked out by hand."""
     losses = OBJECTIVES[objective]
-    assert losses.discriminator(REAL, FAKE).item() == pytest.approx(of_D)
-    assert losses.generator(REAL, FAKE).item() == pytest.approx(of_G)
+    assert losses.discriminator(REAL, FAKE).item() == pytest.approx(of_discriminator)
+    assert losses.generator(REAL, FAKE).item() == pytest.approx(of_generator)
 
 
 @pytest.mark.parametrize("objective", sorted(OBJECTIVES))
@@ -43,10 +44,10 @@ def test_players_pull_apart(objective):
 
 def test_penalty_is_the_squared_gradient():
     """For logits x.A x / 2 the gradient is A x, so the penalty is the mean of |A x|^2."""
-    A = torch.tensor([[2.0, 1.0], [1.0, 3.0]])
+    matrix = torch.tensor([[2.0, 1.0], [1.0, 3.0]])
     x = torch.tensor([[1.0, 0.0], [1.0, -2.0]]).reshape(2, 1, 1, 2).requires_grad_()
     flat = x.flatten(1)
-    penalty = zero_centred_penalty(((flat @ A) * flat).sum(dim=1) / 2, x)
+    penalty = zero_centred_penalty(((flat @ matrix) * flat).sum(dim=1) / 2, x)
     assert penalty.item() == pytest.approx(((4 + 1) + (0 + 25)) / 2)
 
 

@@ -15,6 +15,7 @@ from imagemint.training.metrics import (
 
 
 def noise(count, dimensions, seed=0):
+    """Points [count, dimensions] of a standard normal."""
     return np.random.Generator(np.random.Philox(key=[seed, 0])).normal(size=(count, dimensions))
 
 
@@ -36,9 +37,9 @@ def test_frechet_distance_of_diagonal_gaussians():
 def test_frechet_distance_of_correlated_gaussians():
     """Where covariances do not commute it is what a general matrix square root gives."""
     a, b = noise(300, 4) @ noise(4, 4, seed=1), noise(300, 4, seed=2) @ noise(4, 4, seed=3)
-    A, B = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    of_a, of_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
     shift = np.square(a.mean(axis=0) - b.mean(axis=0)).sum()
-    expected = shift + np.trace(A + B - 2 * sqrtm(A @ B).real)
+    expected = shift + np.trace(of_a + of_b - 2 * sqrtm(of_a @ of_b).real)
     assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-6)
     assert frechet_distance(b, a) == pytest.approx(expected, rel=1e-6)
 

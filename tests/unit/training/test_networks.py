@@ -8,12 +8,14 @@ from imagemint.training.networks import ConditionalGenerator, ProjectionDiscrimi
 
 @pytest.fixture
 def generator():
+    """A small generator of three classes."""
     torch.manual_seed(0)
     return ConditionalGenerator(4, 3, c_dim=2, base_channels=8, image_channels=1)
 
 
 @pytest.fixture
 def discriminator():
+    """A small discriminator of three classes."""
     torch.manual_seed(0)
     return ProjectionDiscriminator(3, base_channels=2, image_channels=1)
 
@@ -21,8 +23,8 @@ def discriminator():
 @pytest.mark.parametrize("channels", [1, 3])
 def test_generator_draws_images(channels):
     """Latents and classes become images [N, C, 28, 28] within -1 and 1."""
-    G = ConditionalGenerator(5, 3, c_dim=2, base_channels=4, image_channels=channels)
-    images = G(torch.randn(6, 5), torch.arange(6) % 3)
+    network = ConditionalGenerator(5, 3, c_dim=2, base_channels=4, image_channels=channels)
+    images = network(torch.randn(6, 5), torch.arange(6) % 3)
     assert images.shape == (6, channels, 28, 28)
     assert images.abs().max() <= 1
 
@@ -45,8 +47,8 @@ def test_latent_changes_the_image(generator):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_discriminator_gives_a_logit_each(channels):
     """Each image gets one logit, of any number of channels."""
-    D = ProjectionDiscriminator(3, base_channels=1, image_channels=channels)
-    assert D(torch.randn(5, channels, 28, 28), torch.arange(5) % 3).shape == (5,)
+    network = ProjectionDiscriminator(3, base_channels=1, image_channels=channels)
+    assert network(torch.randn(5, channels, 28, 28), torch.arange(5) % 3).shape == (5,)
 
 
 def test_discriminator_learns_to_heed_the_class(discriminator):

@@ -18,6 +18,7 @@ class Echo(nn.Module):
         self.calls = []
 
     def forward(self, z, y):
+        """Returns images [N, 1, 1, z_dim + 1]."""
         self.calls.append(len(z))
         row = torch.cat([z, y[:, None] / 10], dim=1)
         return (row * self.scale)[:, None, None, :]

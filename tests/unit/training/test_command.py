@@ -1,0 +1,224 @@
+"""Tests of imagemint.training.command through the command line's own entry."""
+
+import gzip
+import json
+import struct
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from imagemint.client.cli import main
+from imagemint.training import datasets, loop
+from imagemint.training.checkpoints import latest_checkpoint, read_generator
+from imagemint.training.classifier import load_classifier
+from imagemint.training.monitor import Monitor
+from imagemint.training.recipes.mnist import MnistRecipe
+
+TINY = [
+    "--quiet",
+    *("--device", "cpu"),
+    *("--batch-size", "8"),
+    *("--z-dim", "4"),
+    *("--generator-channels", "4"),
+    *("--discriminator-channels", "1"),
+]
+
+
+def train(out, *options):
+    """Runs `imagemint train mnist` on tiny networks; returns the exit status."""
+    return main(["train", "mnist", "--out", str(out), *TINY, *options])
+
+
+def test_import_is_light():
+    """Listing commands and options imports neither torch nor any other slow package."""
+    script = "import sys, imagemint.training.command as c; c.Train.variants(); print(*sys.modules)"
+    modules = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    ).stdout.split()
+    heavy = {"torch", "scipy", "matplotlib", "pyarrow", "PIL", "tensorboard"}
+    assert heavy.isdisjoint(modules)
+
+
+def test_recipes_are_listed(capsys):
+    """The help names the recipes, and an unknown one is answered with them."""
+    assert main(["train", "--help"]) == 0
+    assert "mnist-classifier" in capsys.readouterr().out
+    assert main(["train", "imagenet"]) == 2
+    said = capsys.readouterr().err
+    assert "mnist, mnist-classifier; 'imagenet' is none of them" in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.usefixtures("toy_mnist")
+def test_dry_run_writes_nothing(tmp_path, capsys):
+    """A dry run tells the complete options and leaves no trace."""
+    assert train(tmp_path / "run", "--dry-run", "--seed", "7") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (
+        told["options"]
+        == MnistRecipe(
+            batch_size=8, z_dim=4, generator_channels=4, discriminator_channels=1, seed=7
+        ).model_dump()
+    )
+    assert main(["train", "mnist-classifier", "--out", str(tmp_path / "judge"), "--dry-run"]) == 0
+    assert "learning_rate" in json.loads(capsys.readouterr().out)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("toy_mnist")
+def test_options_are_written_in_full(tmp_path, capsys, digits):
+    """Beside the results stand every option, the data's digest, the schedule and the versions."""
+    assert train(tmp_path, "--images", "16", "--log-interval", "8") == 0
+    assert f"{latest_checkpoint(tmp_path)}: 16 images\n" == capsys.readouterr().out
+    written = json.loads((tmp_path / "options.json").read_text())
+    assert set(written["options"]) == set(MnistRecipe.model_fields)
+    assert written["options"]["images"] == 16
+    assert written["dataset_sha256"] == digits.sha256
+    assert written["schedule"] == {
+        "log_interval": 8,
+        "snapshot_interval": 64_000,
+        "collapse_grace": 128_000,
+    }
+    assert written["device"] == "cpu"
+    assert written["threads"] == 1
+    assert set(written["versions"]) == {"python", "torch", "numpy"}
+    assert written["code_revision"] == loop._code_revision()
+
+
+@pytest.mark.usefixtures("toy_mnist")
+def test_run_is_not_overwritten(tmp_path, capsys):
+    """A directory that holds a run is refused without --resume, and resumed with it."""
+    assert train(tmp_path, "--images", "16") == 0
+    capsys.readouterr()
+    assert train(tmp_path, "--images", "16") == 1
+    assert "holds a run already; --resume continues it" in capsys.readouterr().err
+    assert train(tmp_path, "--images", "24", "--resume") == 0
+    assert latest_checkpoint(tmp_path).name == f"{24:010d}"
+
+
+@pytest.mark.usefixtures("toy_mnist")
+def test_torn_first_save_is_no_run(tmp_path):
+    """A run killed in its very first save can simply be started again."""
+    (tmp_path / "checkpoints" / ".0000000008.77").mkdir(parents=True)
+    assert train(tmp_path, "--images", "8") == 0
+
+
+@pytest.mark.usefixtures("toy_mnist")
+@pytest.mark.parametrize("extra", [[], ["--dry-run"]])
+def test_refused_resume_changes_nothing(tmp_path, capsys, extra):
+    """Resuming with other options is one line that names them; options.json stays as it was."""
+    assert train(tmp_path, "--images", "16") == 0
+    before = (tmp_path / "options.json").read_bytes()
+    capsys.readouterr()
+    assert train(tmp_path, "--images", "24", "--resume", "--seed", "1", *extra) == 1
+    said = capsys.readouterr().err
+    assert "option seed is 0 there and 1 here" in said
+    assert said.count("\n") == 1
+    assert (tmp_path / "options.json").read_bytes() == before
+
+
+@pytest.mark.usefixtures("toy_mnist")
+def test_failed_run_is_one_line(tmp_path, capsys):
+    """A run whose losses explode ends with exit status 1 and one line that says what is left."""
+    assert train(tmp_path, "--learning-rate", "1e30") == 1
+    said = capsys.readouterr().err
+    assert said.startswith("imagemint train: after ")
+    assert "no checkpoint was saved yet; a smaller --learning-rate" in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.usefixtures("toy_mnist")
+def test_stopped_run_says_so(tmp_path, capsys, monkeypatch):
+    """A run stopped by a signal tells how to go on, and its status keeps a script from going on."""
+    step = Monitor.step
+
+    def interrupted(self, *losses):
+        step(self, *losses)
+        loop.signal.raise_signal(loop.signal.SIGINT)
+
+    monkeypatch.setattr(Monitor, "step", interrupted)
+    assert train(tmp_path, "--images", "16") == 130
+    assert "8 images of 16; --resume continues" in capsys.readouterr().out
+
+
+def test_missing_data_is_one_line(tmp_path, capsys, monkeypatch):
+    """Data found nowhere names every place, in one line and before anything is written."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(datasets, "_MNIST_URL", "http://127.0.0.1:9/")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    assert train(tmp_path / "run", "--data", str(tmp_path / "data")) == 1
+    said = capsys.readouterr().err
+    assert str(tmp_path / "data" / "mnist") in said
+    assert str(tmp_path / "cache") in said
+    assert "http://127.0.0.1:9/" in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.usefixtures("toy_mnist")
+def test_missing_gpu_is_one_line(tmp_path, capsys):
+    """Asking for a GPU where there is none says so."""
+    assert train(tmp_path, "--device", "cuda") == 1
+    assert "no GPU that this PyTorch can use" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("toy_mnist")
+def test_evaluate_prints_the_figures(tmp_path, judge, capsys):
+    """Each figure is a line, with that of real data beside it where there is one."""
+    assert train(tmp_path, "--images", "16") == 0
+    capsys.readouterr()
+    arguments = ["--classifier", str(judge), "--samples", "100", "--device", "cpu"]
+    assert main(["evaluate", str(tmp_path), *arguments]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [
+        "class_accuracy",
+        "worst_class_accuracy",
+        "frechet_distance",
+        "coverage",
+        "training_copies",
+    ]
+    assert "(real data 1.0000)" in lines[0]
+
+
+# --- the real digits ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def first_digits(real_data, tmp_path, monkeypatch):
+    """A data folder with the first of the real digits, as published but for their number."""
+    folder = tmp_path / "data" / "mnist"
+    folder.mkdir(parents=True)
+    digests = {}
+    for split, count in (("train", 320), ("test", 128)):
+        for name in datasets._MNIST_FILES[split]:
+            whole = datasets.parse_idx(
+                gzip.decompress((real_data / "mnist" / name).read_bytes()), name
+            )
+            header = struct.pack(f">I{whole.ndim}I", 0x0800 + whole.ndim, count, *whole.shape[1:])
+            content = header + whole[:count].tobytes()
+            digests[name] = datasets.hashlib.sha256(content).hexdigest()
+            (folder / name).write_bytes(gzip.compress(content))
+    monkeypatch.setattr(datasets, "_MNIST_SHA256", digests)
+    return tmp_path / "data"
+
+
+@pytest.mark.data
+def test_real_digits_from_end_to_end(first_digits, tmp_path, capsys):
+    """Real digits train a judge and a generator, which is resumed and measured, all by command."""
+    run, judge, data = tmp_path / "run", tmp_path / "judge", ["--data", str(first_digits)]
+    options = ["--epochs", "3", "--batch-size", "32", "--quiet", "--device", "cpu"]
+    assert main(["train", "mnist-classifier", "--out", str(judge), *data, *options]) == 0
+    assert load_classifier(judge, torch.device("cpu"))[1]["test_accuracy"] > 0.5
+    assert train(run, "--images", "64", *data) == 0
+    assert train(run, "--images", "128", "--resume", *data) == 0
+    arguments = ["--classifier", str(judge), "--samples", "100", "--device", "cpu", *data]
+    assert main(["evaluate", str(run), *arguments]) == 0
+    assert "class_accuracy" in capsys.readouterr().out
+    trained = read_generator(run)
+    assert (trained.dataset, trained.images_seen) == ("mnist/train", 128)
+    assert len(trained.evaluations) == 5
+    assert np.isfinite([figure.value for figure in trained.evaluations]).all()
