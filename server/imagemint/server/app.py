@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -117,7 +119,11 @@ class App:
         self.metrics_address = join_address(host, server.server_port)
 
         def stop() -> None:
-            server.shutdown()
+            ending = threading.Thread(target=server.shutdown)
+            ending.start()
+            with contextlib.suppress(OSError):  # wakes it; by itself it looks twice a second
+                server.socket.shutdown(socket.SHUT_RDWR)
+            ending.join()
             server.server_close()
             thread.join()
 
