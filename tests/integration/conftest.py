@@ -1,0 +1,212 @@
+"""Real servers on loopback, in this process and on this test's loop, over tiny real bundles."""
+
+import asyncio
+import functools
+import urllib.request
+from contextlib import asynccontextmanager
+
+import grpc
+import pytest
+import pytest_asyncio
+import structlog
+from google.rpc import error_details_pb2, status_pb2
+from held_backend import WAIT_S, HeldBackend
+from prometheus_client.parser import text_string_to_metric_families
+from tiny_bundles import write_bundle
+
+from imagemint.client import AsyncClient
+from imagemint.engine.bundle import read_bundle
+from imagemint.engine.onnx_backend import OnnxBackend
+from imagemint.server.app import App
+from imagemint.server.settings import ServeSettings
+from imagemint.v1 import generation_service_pb2_grpc, model_service_pb2_grpc
+
+ANYWHERE = {"grpc_address": "127.0.0.1:0", "metrics_address": "127.0.0.1:0"}
+# Without a proxy of the environment, and without retries that would hide what a server answers.
+PLAIN = [("grpc.enable_http_proxy", 0), ("grpc.enable_retries", 0)]
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+DETAILS = (error_details_pb2.ErrorInfo, error_details_pb2.BadRequest, error_details_pb2.RetryInfo)
+# One event loop for the tests of a module, so that they can share a server; each module says so.
+on_module_loop = functools.partial(pytest_asyncio.fixture, loop_scope="module")
+
+
+class HeldApp(App):
+    """A server whose models compute when the test lets them."""
+
+    def __init__(self, settings):
+        super().__init__(settings)
+        self.backends = {}
+
+    def _open_backend(self, bundle):
+        backend = HeldBackend(super()._open_backend(bundle).run)
+        self.backends[bundle.spec.name] = backend
+        return backend
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _logs_go_to_logging():
+    """The server's lines end where pytest looks for them, as they do in production."""
+    structlog.configure(
+        processors=[structlog.stdlib.filter_by_level, structlog.stdlib.render_to_log_kwargs],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    """One model of each kind: `digits` and, without classes or with truncation, the others."""
+    directory = tmp_path_factory.mktemp("models")
+    write_bundle(directory, "digits")
+    write_bundle(directory, "plain", conditional=False, size=(5, 3, 3))
+    write_bundle(directory, "bounded", truncation="threshold")
+    write_bundle(directory, "styled", truncation="psi")
+    return directory
+
+
+@pytest.fixture(scope="session")
+def engines(models):
+    """The bare engine of each model, to compare with: no server, one image at a time."""
+    return {
+        path.name: OnnxBackend(read_bundle(path / "1"), device="cpu") for path in models.iterdir()
+    }
+
+
+@on_module_loop
+async def serve():
+    """Starts servers, and stops those that a test has not stopped itself."""
+    running = []
+
+    async def start(repository, kind=App, **settings):
+        settings = ANYWHERE | {"drain_grace_s": 10.0} | settings
+        app = kind(ServeSettings(repository=repository, **settings))
+        await app.start()
+        running.append(app)
+        return app
+
+    yield start
+    for app in running:
+        for backend in getattr(app, "backends", {}).values():
+            backend.release()
+        await app.stop()
+
+
+@on_module_loop(scope="module")
+async def app(models):
+    """A server over `models`, for the tests of one module that need no other."""
+    app = App(ServeSettings(repository=models, **ANYWHERE))
+    await app.start()
+    yield app
+    await app.stop()
+
+
+@on_module_loop
+async def held(serve, models, tmp_path):
+    """A server with one held instance over `digits`: batches of 8, a queue of 20."""
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one/digits").symlink_to(models / "digits")
+    sizes = {"instances": 1, "max_batch_images": 8, "max_queue_images": 20}
+    app = await serve(tmp_path / "one", HeldApp, max_images_per_request=20, **sizes)
+    backend = app.backends["digits"]
+    await backend.begun()  # the warm-up
+    backend.batches.clear()
+    backend.hold()
+    return app
+
+
+@pytest.fixture(scope="session")
+def connect():
+    """Opens a plain channel to a server, closed at the end of its block."""
+
+    @asynccontextmanager
+    async def connected(app):
+        async with grpc.aio.insecure_channel(app.grpc_address, options=PLAIN) as channel:
+            yield channel
+
+    return connected
+
+
+@on_module_loop(scope="module")
+async def client(app):
+    """The public client of `app`."""
+    async with AsyncClient(app.grpc_address) as client:
+        yield client
+
+
+@on_module_loop(scope="module")
+async def generation(app, connect):
+    """The bare stub of GenerationService."""
+    async with connect(app) as channel:
+        yield generation_service_pb2_grpc.GenerationServiceStub(channel)
+
+
+@on_module_loop(scope="module")
+async def model_service(app, connect):
+    """The bare stub of ModelService."""
+    async with connect(app) as channel:
+        yield model_service_pb2_grpc.ModelServiceStub(channel)
+
+
+@pytest.fixture(scope="session")
+def details_of():
+    """Reads the google.rpc details of a failed call, by the name of their message."""
+
+    def read(error):
+        metadata = dict(error.trailing_metadata())
+        status = status_pb2.Status.FromString(metadata["grpc-status-details-bin"])
+        assert status.code == error.code().value[0]
+        found = {}
+        for packed in status.details:
+            for kind in DETAILS:
+                message = kind()
+                if packed.Unpack(message):
+                    found[kind.__name__] = message
+        return found
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def scrape():
+    """Reads /metrics of an address: the samples as {(name, label items): value}."""
+
+    def read(address):
+        with DIRECT.open(f"http://{address}/metrics", timeout=WAIT_S) as answer:
+            text = answer.read().decode()
+        return {
+            (sample.name, frozenset(sample.labels.items())): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+
+    async def scraped(address):
+        return await asyncio.to_thread(read, address)
+
+    return scraped
+
+
+@pytest.fixture(scope="session")
+def total():
+    """Adds up the samples of a name whose labels are at least those given."""
+
+    def add(samples, name, **labels):
+        wanted = set(labels.items())
+        return sum(
+            value for (each, have), value in samples.items() if each == name and wanted <= have
+        )
+
+    return add
+
+
+@pytest.fixture
+def until():
+    """Waits for what announces itself by nothing but a metric: asks again until it is so."""
+
+    async def wait(condition):
+        async with asyncio.timeout(WAIT_S):
+            while not await condition():  # noqa: ASYNC110 - another thread or process, no event
+                await asyncio.sleep(0.01)
+
+    return wait

@@ -1,0 +1,180 @@
+"""A serial is its pixels: whatever shares the batch, however the request was cut or resumed."""
+# ruff: noqa: S311 - the dice choose what to test
+
+import asyncio
+import random
+
+import numpy as np
+import pytest
+
+from imagemint.client import AsyncClient, Client, Cycle, PerImage, Weights
+from imagemint.engine.sampling import latents
+from imagemint.engine.serial import Serial
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+SEEDS = (0, 42, 2**64 - 1)
+FIRST_INDICES = (0, 10, 2**33, 2**64 - 120)
+TRUNCATIONS = {
+    "digits": (None,),
+    "plain": (None,),
+    "bounded": (None, 0.5),
+    "styled": (None, 0.0, 0.5),
+}
+
+
+def alone(engines, serial):
+    """The pixels of a serial from the bare engine, computed by themselves."""
+    name = Serial.parse(serial)
+    threshold = name.truncation if name.model == "bounded" else None
+    psi = 1.0 if name.truncation is None else name.truncation
+    image = engines[name.model].run(
+        latents(name.seed, name.index, 1, 8, threshold=threshold),
+        None if name.class_id is None else np.int64([name.class_id]),
+        np.float32([psi]) if name.model == "styled" else None,
+    )
+    return image[0].tobytes()
+
+
+def chosen(dice):
+    """A random request: model, count and the keywords of the client."""
+    model = dice.choice(list(TRUNCATIONS))
+    count = dice.randint(1, 60)
+    condition = None
+    if model != "plain":
+        some = [dice.randrange(10) for _ in range(count)]
+        weights = [dice.random() for _ in range(10)]
+        kinds = [None, some[0], str(some[0]), PerImage(some), Cycle(), Cycle(some[:3])]
+        condition = dice.choice([*kinds, Weights(weights)])
+    selection = {
+        "seed": dice.choice(SEEDS),
+        "first_index": dice.choice(FIRST_INDICES) + dice.randrange(60),
+        "condition": condition,
+        "truncation": dice.choice(TRUNCATIONS[model]),
+    }
+    return model, count, selection
+
+
+async def asked(client, dice):
+    """The batches of a random request, asked for in a random way."""
+    model, count, selection = chosen(dice)
+    if dice.random() < 0.4:
+        return [await client.generate(model, count, **selection)]
+    chunk_size = dice.choice([None, 1, 7, 33])
+    chunks = client.stream(model, count, chunk_size=chunk_size, **selection)
+    if dice.random() < 0.5 or isinstance(selection["condition"], PerImage):
+        return [batch async for batch in chunks]
+    # Left in the middle, and asked for again from the first index that is missing.
+    batches = []
+    async for batch in chunks:
+        batches.append(batch)
+        if dice.random() < 0.3:
+            break
+    await chunks.aclose()
+    done = sum(map(len, batches))
+    if done < count:
+        rest = selection | {"first_index": selection["first_index"] + done}
+        batches.append(await client.generate(model, count - done, **rest))
+    return batches
+
+
+@pytest.mark.parametrize("number", range(4))
+async def test_serial_is_its_pixels(serve, models, engines, number):
+    """Random requests at once, in random cuts: each image equals the lone one of its serial."""
+    dice = random.Random(number)
+    app = await serve(models, instances=1 + number % 3, max_batch_images=dice.choice([3, 16, 64]))
+    async with AsyncClient(app.grpc_address) as client:
+        calls = [asked(client, random.Random(dice.random())) for _ in range(24)]
+        answers = [batch for batches in await asyncio.gather(*calls) for batch in batches]
+        minted = {}
+        for batch in answers:
+            for serial, image in zip(batch.serials, batch.image, strict=True):
+                assert minted.setdefault(serial, image.tobytes()) == image.tobytes()
+        assert len(minted) > 200
+        assert minted == {serial: alone(engines, serial) for serial in minted}
+        for serial in dice.sample(sorted(minted), 12):
+            again = await client.mint(serial)
+            assert again.serials == (serial,)
+            assert again.image[0].tobytes() == minted[serial]
+
+
+async def test_stream_is_the_request_in_pieces(client):
+    """Indices, classes, serials and pixels of any chunk size are those of one answer."""
+    selection = {"seed": 7, "first_index": 2**64 - 50, "condition": Cycle([3, 1, 4])}
+    whole = await client.generate("digits", 50, **selection)
+    assert whole.index.tolist() == list(range(2**64 - 50, 2**64))
+    for chunk_size in (1, 7, 49, 50, 64):
+        chunks = [c async for c in client.stream("digits", 50, chunk_size=chunk_size, **selection)]
+        assert {len(chunk) for chunk in chunks[:-1]} <= {chunk_size}
+        assert np.concatenate([c.image for c in chunks]).tobytes() == whole.image.tobytes()
+        assert np.concatenate([c.class_id for c in chunks]).tolist() == whole.class_id.tolist()
+        assert sum((c.serials for c in chunks), ()) == whole.serials
+
+
+async def test_picked_seed_is_told(client):
+    """Without a seed the server picks one, says which, and its images can be minted again."""
+    first = await client.generate("digits", 3)
+    second = await client.generate("digits", 3)
+    assert first.seed != second.seed
+    again = await client.generate(
+        "digits", 3, seed=first.seed, condition=PerImage(first.class_id.tolist())
+    )
+    assert again.image.tobytes() == first.image.tobytes()
+    assert again.serials == first.serials
+    drawn = await client.generate("digits", 3, seed=first.seed)
+    assert drawn.serials == first.serials
+
+
+@pytest.mark.parametrize("model", ["plain", "styled"])
+async def test_explicit_latents_are_the_sampled_ones(client, model):
+    """The latents of a seed, given by hand and in order, make the images of that seed."""
+    condition = None if model == "plain" else PerImage([4, 4, 1, 0, 9])
+    sampled = await client.generate(model, 5, seed=11, first_index=6, condition=condition)
+    z = latents(11, 6, 5, 8)
+    given = await client.generate(model, 5, latents=z, first_index=6, condition=condition)
+    assert given.image.tobytes() == sampled.image.tobytes()
+    assert given.index.tolist() == sampled.index.tolist()
+    assert given.seed is None
+    assert given.serials == ()
+    backwards = await client.generate(model, 1, latents=z[4:], condition=condition and 9)
+    assert backwards.image.tobytes() == sampled.image[4:].tobytes()
+    streamed = client.stream(model, 5, latents=z, condition=condition, chunk_size=2)
+    pixels = [batch.image async for batch in streamed]
+    assert np.concatenate(pixels).tobytes() == sampled.image.tobytes()
+
+
+async def test_threshold_confines_the_latents(client):
+    """A truncated image is that of the truncated latent; absent is none."""
+    whole = await client.generate("bounded", 4, seed=3, condition=1)
+    near = await client.generate("bounded", 4, seed=3, condition=1, truncation=0.25)
+    by_hand = latents(3, 0, 4, 8, threshold=0.25)
+    given = await client.generate("bounded", 4, latents=by_hand, condition=1)
+    assert near.image.tobytes() == given.image.tobytes() != whole.image.tobytes()
+    assert near.serials[0] == "bounded@1/3/0?class=1&truncation=0.25"
+
+
+async def test_psi_of_zero_is_a_value(client):
+    """Zero, one and absent are told apart: zero is the mean image, one is no truncation."""
+    absent, zero, one = [
+        await client.generate("styled", 4, seed=3, condition=1, truncation=psi)
+        for psi in (None, 0.0, 1.0)
+    ]
+    assert len({image.tobytes() for image in zero.image}) == 1
+    assert absent.image.tobytes() == one.image.tobytes() != zero.image.tobytes()
+    assert absent.serials[0] == "styled@1/3/0?class=1"
+    assert zero.serials[0] == "styled@1/3/0?class=1&truncation=0.0"
+
+
+async def test_blocking_client_gets_the_same(app, client):
+    """Both clients and both ways of asking agree, from another thread at the same time."""
+
+    def block():
+        with Client(app.grpc_address) as blocking:
+            streamed = list(blocking.stream("digits", 40, seed=5, chunk_size=9))
+            return blocking.generate("digits", 40, seed=5).image, streamed
+
+    blocked, other = await asyncio.gather(
+        asyncio.to_thread(block), client.generate("digits", 40, seed=5)
+    )
+    assert blocked[0].tobytes() == other.image.tobytes()
+    assert np.concatenate([each.image for each in blocked[1]]).tobytes() == other.image.tobytes()
