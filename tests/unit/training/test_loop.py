@@ -192,8 +192,9 @@ def test_explosion_keeps_the_good_checkpoint(equals_whole, train, tmp_path, monk
 def test_infinite_weights_are_not_saved(train, tmp_path, poison):
     """Weights may be infinite while the losses still look well: they are no good checkpoint."""
     poison(8, float("inf"))
+    alert = loop.Schedule(log_interval=24, snapshot_interval=32, collapse_grace=64)
     with pytest.raises(LossNotFinite, match=r"64 images \d+ tensors, G_ema/embed.weight first"):
-        train(tmp_path)
+        train(tmp_path, schedule=alert)
     assert [path.name for path in list_checkpoints(tmp_path)] == [f"{32:010d}"]
 
 

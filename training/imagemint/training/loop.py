@@ -108,13 +108,13 @@ def train(  # noqa: C901, PLR0915 - one linear story, with headings
             spread = within_class_spread(samples, classes) / real_spread
             if not interim:  # a grid off the schedule would stay when the run is resumed
                 monitor.snapshot(samples, spread)
+            _refuse_not_finite(state, generator, run)
             if state.images_seen >= schedule.collapse_grace and spread < _COLLAPSE_SHARE:
                 raise ModeCollapse(
                     f"after {state.images_seen:,} images the samples of one class vary"
                     f" {spread:.3f} times as much as real ones (limit {_COLLAPSE_SHARE});"
                     f" {_what_is_kept(run)}"
                 )
-            _refuse_not_finite(state, generator, run)
             save_checkpoint(run, state, generator, about, interim=interim)
             saved_at = state.images_seen
 
