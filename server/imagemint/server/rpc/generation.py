@@ -4,9 +4,7 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,21 +38,17 @@ _LOOKAHEAD_BYTES = 16 * 2**20
 
 @dataclass
 class Gate:
-    """Whether calls may enter, and whether those inside should leave.
+    """Whether calls should leave.
+
+    It refuses none: what gRPC has accepted when the drain begins is answered like the rest, and it
+    accepts nothing after that.
 
     Attributes:
-        closed: new calls are refused.
         expiring: the grace period is nearly over; streams end at the next chunk, so that their
             clients resume elsewhere.
     """
 
-    closed: bool = False
     expiring: bool = False
-
-    def enter(self) -> None:
-        """Raises Draining when closed."""
-        if self.closed:
-            raise Draining(1.0)
 
     def stay(self) -> None:
         """Raises Draining when the grace period is nearly over."""
@@ -76,7 +70,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
     Args:
         repository: the models.
         metrics: where to count.
-        gate: closed when draining.
+        gate: tells streams to leave.
         encoders: threads that encode pictures.
     """
 
@@ -98,7 +92,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> messages.GenerateResponse:
         """Answers one bounded request."""
-        self._enter(request.images.model)
+        self._name_model(request.images.model)
         call = read_generate(request, self._repository)
         order = call.order
         job = order.job(0, order.count, _deadline(context))
@@ -120,7 +114,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> None:
         """Sends chunk after chunk, a bounded number of images ahead of the reader."""
-        self._enter(request.images.model)
+        self._name_model(request.images.model)
         call = read_stream(request, self._repository)
         order, batcher = call.order, call.order.version.batcher
         ahead = _chunks_ahead(call.chunk_size, order.version.spec.image_bytes)
@@ -164,20 +158,13 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         # Returns once flow control has let the chunk go: a slow reader holds us here.
         await context.write(messages.StreamGenerateResponse(batch=batch, timing=timing))
 
-    def _enter(self, model: str) -> None:
-        if model in self._repository.models:
-            current_call.get().model = model
-        with self._counting_rejections():
-            self._gate.enter()
+    def _name_model(self, name: str) -> None:
+        if name in self._repository.models:
+            current_call.get().model = name
 
     def _submit(self, batcher: Batcher, job: Job) -> None:
-        with self._counting_rejections():
-            batcher.submit(job)
-
-    @contextmanager
-    def _counting_rejections(self) -> Iterator[None]:
         try:
-            yield
+            batcher.submit(job)
         except (QueueFull, Draining) as error:
             self._metrics.rejected.labels(current_call.get().model, error.reason.lower()).inc()
             raise

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -83,9 +84,10 @@ class RpcServer:
         await self._set(("", *_SERVICES), serving=False)
         host, port = split_address(address)
         try:
+            _try_out(host, port)
             port = self._server.add_insecure_port(join_address(host, port))
-        except RuntimeError as error:
-            raise OSError(f"cannot listen on {address}: in use, or not of this machine") from error
+        except (OSError, RuntimeError) as error:
+            raise OSError(f"cannot listen on {address}: {error}") from error
         await self._server.start()
         return join_address(host, port)
 
@@ -106,7 +108,6 @@ class RpcServer:
 
     async def stop(self, grace_s: float) -> None:
         """Refuses new calls, waits for those inside, and cancels what is left after the grace."""
-        self.gate.closed = True
         self._health.dismiss()
         await self._server.stop(grace_s)
 
@@ -114,6 +115,15 @@ class RpcServer:
         status = health_pb2.HealthCheckResponse
         for name in names:
             await self._health.set(name, status.SERVING if serving else status.NOT_SERVING)
+
+
+def _try_out(host: str, port: int) -> None:
+    """Binds and releases an address: gRPC does not say why it cannot, and logs lines of its own."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, kind, protocol, _, address = found[0]
+    with socket.socket(family, kind, protocol) as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        trial.bind(address)
 
 
 class _Health(health.aio.HealthServicer):  # type: ignore[misc] # the package has no types
