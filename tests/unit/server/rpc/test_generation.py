@@ -176,10 +176,10 @@ async def test_expiring_stream_ends_between_chunks(server):
     assert parts.batcher._queued == 0
 
 
-async def test_closed_gate_counts_a_rejection(server):
-    """A call refused while draining appears among the rejected."""
+async def test_closed_batcher_counts_a_rejection(server):
+    """A call that comes when the models are gone is refused and counted."""
     parts = server()
-    parts.gate.closed = True
+    assert await asyncio.to_thread(parts.batcher.close)
     with pytest.raises(Draining):
         await stream(parts, SlowReader())
     labels = {"model": "tiny", "reason": "draining"}
