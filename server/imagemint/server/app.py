@@ -1,5 +1,7 @@
 """The composition root: everything is built here, started, and taken down again."""
 
+from __future__ import annotations  # the type of the tracing is imported for type checkers only
+
 import asyncio
 import contextlib
 import os
@@ -9,6 +11,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 from prometheus_client import start_http_server
@@ -21,6 +24,9 @@ from imagemint.server.metrics import Metrics
 from imagemint.server.repository import ModelRepository, shipped_models
 from imagemint.server.rpc.server import RpcServer
 from imagemint.server.settings import ServeSettings, join_address, split_address
+
+if TYPE_CHECKING:  # see _open_tracing
+    from imagemint.server.tracing import Tracing
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -92,7 +98,8 @@ class App:
         async with contextlib.AsyncExitStack() as opened:
             opened.callback(self._encoders.shutdown)
             opened.push_async_callback(self._release)
-            self._rpc = RpcServer(settings, self.repository, self.metrics, self._encoders)
+            tracing = self._open_tracing(opened)
+            self._rpc = RpcServer(settings, self.repository, self.metrics, self._encoders, tracing)
             opened.push_async_callback(self._rpc.stop, 0.0)
             self.grpc_address = await self._rpc.start(settings.grpc_address)
             opened.callback(self._start_metrics())
@@ -108,6 +115,16 @@ class App:
                 for name, model in self.repository.models.items()
             },
         )
+
+    def _open_tracing(self, opened: contextlib.AsyncExitStack) -> Tracing | None:
+        if self._settings.trace_endpoint is None:
+            return None
+        # Imported here, so that who does not trace need not have it.
+        from imagemint.server.tracing import Tracing  # noqa: PLC0415
+
+        tracing = Tracing(self._settings.trace_endpoint, self._settings.trace_sample_ratio)
+        opened.push_async_callback(asyncio.to_thread, tracing.close, _CLOSING_S)
+        return tracing
 
     def _start_metrics(self) -> Callable[[], None]:
         """Serves the metrics and returns what ends that."""

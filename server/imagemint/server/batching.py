@@ -114,6 +114,7 @@ class Batcher:
         self._drain_rate = _Rate()
         self._room: deque[asyncio.Future[None]] = deque()
         metrics.watch_queue(spec.name, version, lambda: self._queued)
+        metrics.queue_limit_images.labels(*labels).set(max_queue_images)
         self._threads = [
             threading.Thread(target=self._work, name=f"{spec.name}-{version}-{number}", daemon=True)
             for number in range(instances)

@@ -54,6 +54,9 @@ class Metrics:
         self.queue_images = self._gauge(
             "queue_images", "Images waiting for a batch.", "model", "version"
         )
+        self.queue_limit_images = self._gauge(
+            "queue_limit_images", "Images that may wait for a batch.", "model", "version"
+        )
         self.queue_wait = self._histogram(
             "queue_wait_seconds",
             "From the acceptance of a call until its first image entered a batch.",
@@ -89,6 +92,9 @@ class Metrics:
         )
         self.model_load_failures = self._counter(
             "model_load_failures", "Versions refused at loading.", "model"
+        )
+        self.model_failed_versions = self._gauge(
+            "model_failed_versions", "Versions that do not serve because loading failed.", "model"
         )
         Info("imagemint_build", "What is running.", registry=self.registry).info(
             {"version": version("imagemint"), "onnxruntime": _onnxruntime_version()}

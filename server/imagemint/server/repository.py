@@ -130,6 +130,8 @@ class ModelRepository:
         for model in self.models.values():
             for version in reversed(model.versions.values()):
                 self._load(model, version)
+            failed = sum(v.state is State.FAILED for v in model.versions.values())
+            self._metrics.model_failed_versions.labels(model.name).set(failed)
 
     def _load(self, model: Model, version: Version) -> None:
         began = time.perf_counter()

@@ -6,6 +6,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 _ADDRESS = r"^(.+):(\d{1,5})$"
+_COLLECTOR = r"^https?://[^/\s]+:\d{1,5}$"
 _LARGEST_PORT = 65_535
 
 
@@ -50,7 +51,14 @@ class ServeSettings(BaseModel):
     log_format: Literal["console", "json"] = "json"
     """JSON lines, or text for people; on stderr."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """Least level that is logged; debug logs every call."""
+    """Least level that is logged; calls are logged at info."""
+    access_log: float = Field(default=0.01, ge=0, le=1)
+    """Share of calls that are logged, chosen by request id; those that fail always are."""
+    trace_endpoint: str | None = Field(default=None, pattern=_COLLECTOR)
+    """http:// or https:// and HOST:PORT of an OTLP gRPC collector; absent, nothing is traced. Needs
+    the extra `trace`."""
+    trace_sample_ratio: float = Field(default=0.01, ge=0, le=1)
+    """Share of calls that are traced, of those whose callers have not decided it."""
 
     @field_validator("grpc_address", "metrics_address")
     @classmethod

@@ -12,6 +12,7 @@ EXPECTED = {
     "imagemint_request_duration_seconds": ("histogram", {"service", "method", "model"}),
     "imagemint_images_total": ("counter", {"model", "version", "class"}),
     "imagemint_queue_images": ("gauge", {"model", "version"}),
+    "imagemint_queue_limit_images": ("gauge", {"model", "version"}),
     "imagemint_queue_wait_seconds": ("histogram", {"model", "version"}),
     "imagemint_batch_images": ("histogram", {"model", "version"}),
     "imagemint_inference_duration_seconds": ("histogram", {"model", "version"}),
@@ -23,6 +24,7 @@ EXPECTED = {
     ),
     "imagemint_model_load_duration_seconds": ("gauge", {"model", "version"}),
     "imagemint_model_load_failures_total": ("counter", {"model"}),
+    "imagemint_model_failed_versions": ("gauge", {"model"}),
     "imagemint_inflight_requests": ("gauge", {"service"}),
 }
 

@@ -149,7 +149,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> None:
         job = pending.job
-        await job.done
+        await _done(job)
         minted = order.minted(pending.offset, job.class_id, job.count)
         began = time.perf_counter_ns()
         batch = await self._batch(order, output, job, minted)
@@ -213,24 +213,33 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
                 for pixels, names in zip(images, serials, strict=True)
             ]
 
-        began = time.perf_counter()
+        began = time.perf_counter_ns()
         if output.picture_format is PictureFormat.RAW:
             pictures = encode_all()  # a copy of bytes: cheaper than a change of thread
         else:
             loop = asyncio.get_running_loop()
             pictures = await loop.run_in_executor(self._encoders, encode_all)
-        took = time.perf_counter() - began
+        took = (time.perf_counter_ns() - began) / 1e9
         self._metrics.encode_duration.labels(output.picture_format.value).observe(took)
+        current_call.get().trace_encoding(began, output.picture_format.value)
         return pictures
 
 
 async def _finished(batcher: Batcher, job: Job) -> None:
     """Waits for a job; a caller who leaves takes with him what has not begun."""
     try:
-        await job.done
+        await _done(job)
     except asyncio.CancelledError:
         batcher.drop(job)
         raise
+
+
+async def _done(job: Job) -> None:
+    """Waits for a job, and tells its story to the trace of the call, however it ends."""
+    try:
+        await job.done
+    finally:
+        current_call.get().trace(job)
 
 
 def _chunks_ahead(chunk_size: int, image_bytes: int) -> int:

@@ -1,9 +1,12 @@
 """The gRPC server: services, health, reflection, limits."""
 
+from __future__ import annotations  # the type of the tracing is imported for type checkers only
+
 import asyncio
 import contextlib
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -22,6 +25,9 @@ from imagemint.v1 import (
     model_service_pb2,
     model_service_pb2_grpc,
 )
+
+if TYPE_CHECKING:  # OpenTelemetry is imported only when something is traced
+    from imagemint.server.tracing import Tracing
 
 _SERVICES = (
     generation_service_pb2.DESCRIPTOR.services_by_name["GenerationService"].full_name,
@@ -42,6 +48,7 @@ class RpcServer:
         repository: the models.
         metrics: where to count.
         encoders: threads that encode pictures.
+        tracing: what makes spans, or None.
     """
 
     def __init__(
@@ -50,12 +57,15 @@ class RpcServer:
         repository: ModelRepository,
         metrics: Metrics,
         encoders: ThreadPoolExecutor,
+        tracing: Tracing | None = None,
     ) -> None:
         self.gate = Gate()
         self._repository = repository
         self._health = _Health()
         self._server = grpc.aio.server(
-            interceptors=[CallInterceptor(metrics)],
+            interceptors=[
+                CallInterceptor(metrics, access_log=settings.access_log, tracing=tracing)
+            ],
             options=[
                 # A second server on the port must fail loudly, not take half of the calls.
                 ("grpc.so_reuseport", 0),

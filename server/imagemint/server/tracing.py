@@ -1,0 +1,137 @@
+"""Spans of calls, for OpenTelemetry; imported only when there is somewhere to send them.
+
+A call is one span; under it lie the stages of its jobs: ``queue``, ``inference`` and ``encode``.
+A call that brings a W3C ``traceparent`` continues that trace and its decision whether to sample.
+"""
+
+import threading
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer, set_span_in_context
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry.util.types import AttributeValue
+
+# Retries included; a collector that is away costs spans, never calls and never the drain.
+_EXPORT_S = 5.0
+# Every chunk of a stream has three stages, and a stream may have a million chunks.
+_MOST_STAGES = 99
+
+_propagator = TraceContextTextMapPropagator()
+
+
+class Tracing:
+    """Makes the spans of calls and sends them to a collector, in batches, from its own thread.
+
+    What the SDK reads from the environment holds here too: ``OTEL_RESOURCE_ATTRIBUTES``,
+    ``OTEL_EXPORTER_OTLP_HEADERS``, ``OTEL_EXPORTER_OTLP_CERTIFICATE`` and the like.
+
+    Args:
+        endpoint: ``http://HOST:PORT`` of an OTLP gRPC collector; ``https`` for TLS.
+        sample_ratio: share of traces that begin here and are kept, 0 to 1.
+    """
+
+    def __init__(self, endpoint: str, sample_ratio: float) -> None:
+        self._exporter = OTLPSpanExporter(endpoint=endpoint, timeout=_EXPORT_S)
+        resource = Resource.create(
+            {SERVICE_NAME: "imagemint", SERVICE_VERSION: version("imagemint")}
+        )
+        # No exit hook: `close` is the end, and a process that is killed twice must not wait.
+        self._provider = TracerProvider(
+            sampler=ParentBased(TraceIdRatioBased(sample_ratio)),
+            resource=resource,
+            shutdown_on_exit=False,
+        )
+        self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
+        self._tracer = self._provider.get_tracer("imagemint.server", version("imagemint"))
+
+    def call(self, method: str, metadata: Mapping[str, str]) -> "CallSpan | None":
+        """Begins the span of a call; None if it is not sampled.
+
+        Args:
+            method: full name, ``package.Service/Method``.
+            metadata: of the call, where ``traceparent`` and ``tracestate`` may be.
+        """
+        parent = _propagator.extract(metadata)
+        span = self._tracer.start_span(
+            method,
+            context=parent,
+            kind=SpanKind.SERVER,
+            attributes={"rpc.system.name": "grpc", "rpc.method": method},
+        )
+        return CallSpan(self._tracer, span) if span.is_recording() else None
+
+    def close(self, timeout_s: float) -> None:
+        """Sends what is left, giving up after `timeout_s`."""
+        # The SDK's own limit is half a minute, whatever one asks for.
+        closing = threading.Thread(target=self._provider.shutdown, daemon=True)
+        closing.start()
+        closing.join(timeout_s)
+        if closing.is_alive():
+            self._exporter.shutdown()
+
+
+class CallSpan:
+    """The span of one sampled call.
+
+    Args:
+        tracer: what makes the spans of its stages.
+        span: its own, begun just now.
+    """
+
+    def __init__(self, tracer: Tracer, span: Span) -> None:
+        self._tracer = tracer
+        self._span = span
+        self._context = set_span_in_context(span)
+        self._stages = 0
+        # Jobs carry the monotonic clock, spans the calendar's.
+        self._epoch_ns = time.time_ns() - time.perf_counter_ns()
+
+    @property
+    def trace_id(self) -> str:
+        """32 hexadecimal digits, as in ``traceparent``."""
+        return f"{self._span.get_span_context().trace_id:032x}"
+
+    def stage(self, name: str, began_ns: int, ended_ns: int, **attributes: AttributeValue) -> None:
+        """Adds a stage; beyond the 99th they are only counted.
+
+        Args:
+            name: ``queue``, ``inference`` or ``encode``.
+            began_ns: `time.perf_counter_ns` value.
+            ended_ns: likewise.
+            attributes: of the stage, each under ``imagemint.``.
+        """
+        self._stages += 1
+        if self._stages > _MOST_STAGES:
+            return
+        span = self._tracer.start_span(
+            name,
+            context=self._context,
+            start_time=self._epoch_ns + began_ns,
+            attributes={f"imagemint.{key}": value for key, value in attributes.items()},
+        )
+        span.end(self._epoch_ns + ended_ns)
+
+    def end(self, code: str, *, failed: bool, **attributes: AttributeValue) -> None:
+        """Ends the call.
+
+        Args:
+            code: name of its gRPC status code.
+            failed: whether that is the server's fault.
+            attributes: of the call, each under ``imagemint.``.
+        """
+        for key, value in attributes.items():
+            self._span.set_attribute(f"imagemint.{key}", value)
+        self._span.set_attribute("rpc.response.status_code", code)
+        if self._stages > _MOST_STAGES:
+            self._span.set_attribute("imagemint.stages_left_out", self._stages - _MOST_STAGES)
+        if failed:
+            self._span.set_attribute("error.type", code)
+            self._span.set_status(StatusCode.ERROR)
+        self._span.end()

@@ -1,0 +1,230 @@
+"""Spans as a collector receives them, over OTLP."""
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc
+from opentelemetry.proto.trace.v1 import trace_pb2
+from tiny_bundles import write_bundle
+
+from imagemint.server.app import App
+from imagemint.server.settings import ServeSettings
+from imagemint.v1 import generation_service_pb2 as pb
+from imagemint.v1 import generation_service_pb2_grpc
+
+ANYWHERE = {"grpc_address": "127.0.0.1:0", "metrics_address": "127.0.0.1:0"}
+GENERATE = "imagemint.v1.GenerationService/Generate"
+TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
+PARENT_ID = "00f067aa0ba902b7"
+SAMPLED = ("traceparent", f"00-{TRACE_ID}-{PARENT_ID}-01")
+UNSAMPLED = ("traceparent", f"00-{TRACE_ID}-{PARENT_ID}-00")
+
+
+class Collector(trace_service_pb2_grpc.TraceServiceServicer):
+    """Keeps the spans that it is sent."""
+
+    def __init__(self):
+        self.spans = []
+        self.resource = {}
+
+    def Export(self, request, context):  # noqa: N802 - named by the schema
+        """The one call of OTLP."""
+        for of_resource in request.resource_spans:
+            self.resource = attributes(of_resource.resource)
+            for of_scope in of_resource.scope_spans:
+                self.spans += of_scope.spans
+        return otlp.ExportTraceServiceResponse()
+
+    def named(self, name):
+        """The spans of a name, those that began first first."""
+        found = [span for span in self.spans if span.name == name]
+        return sorted(found, key=lambda span: span.start_time_unix_nano)
+
+
+def attributes(holder):
+    """Attributes of a span or a resource as a dict."""
+    return {
+        each.key: getattr(each.value, each.value.WhichOneof("value")) for each in holder.attributes
+    }
+
+
+@pytest.fixture
+def collector():
+    """A collector that listens at `address`, on threads of its own."""
+    collector = Collector()
+    server = grpc.server(ThreadPoolExecutor(1))
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    collector.address = f"http://127.0.0.1:{port}"
+    server.start()
+    yield collector
+    server.stop(None).wait()
+
+
+@pytest.fixture
+def serve(tmp_path, collector):
+    """Runs a conversation with a traced server; the server has stopped when it returns."""
+    write_bundle(tmp_path, "tiny")
+
+    async def run(conversation, **settings):
+        settings = {"trace_endpoint": collector.address, "trace_sample_ratio": 1.0} | settings
+        app = App(ServeSettings(repository=tmp_path, **ANYWHERE, **settings))
+        await app.start()
+        options = [("grpc.enable_http_proxy", 0), ("grpc.enable_retries", 0)]
+        async with grpc.aio.insecure_channel(app.grpc_address, options=options) as channel:
+            await conversation(channel)
+        await app.stop()
+
+    return run
+
+
+def generate(channel, *metadata, model="tiny", count=3, **options):
+    """A call under way; its pictures are PNGs."""
+    request = pb.GenerateRequest(output={"format": 2})
+    request.images.model, request.images.count = model, count
+    stub = generation_service_pb2_grpc.GenerationServiceStub(channel)
+    return stub.Generate(request, metadata=metadata, **options)
+
+
+async def test_call_continues_the_trace_of_its_caller(serve, collector):
+    """Under the caller's span lies that of the call, and under it queue, inference and encode."""
+
+    async def conversation(channel):
+        await generate(channel, SAMPLED, ("x-request-id", "mine"))
+
+    await serve(conversation, trace_sample_ratio=0.0)
+    (call,) = collector.named(GENERATE)
+    stages = [collector.named(name)[0] for name in ("queue", "inference", "encode")]
+    assert len(collector.spans) == 4
+    assert {span.trace_id.hex() for span in collector.spans} == {TRACE_ID}
+    assert call.parent_span_id.hex() == PARENT_ID
+    assert call.kind == trace_pb2.Span.SPAN_KIND_SERVER
+    assert {span.parent_span_id for span in stages} == {call.span_id}
+    queue, inference, encode = stages
+    moments = [call.start_time_unix_nano]
+    for span in stages:
+        moments += [span.start_time_unix_nano, span.end_time_unix_nano]
+    moments.append(call.end_time_unix_nano)
+    assert moments == sorted(moments)
+    assert queue.end_time_unix_nano == inference.start_time_unix_nano
+    assert attributes(encode) == {"imagemint.format": "png"}
+    assert attributes(inference)["imagemint.images"] == 3
+    assert attributes(call) == {
+        "rpc.system.name": "grpc",
+        "rpc.method": GENERATE,
+        "rpc.response.status_code": "OK",
+        "imagemint.request_id": "mine",
+        "imagemint.model": "tiny",
+        "imagemint.images": 3,
+    }
+    assert collector.resource["service.name"] == "imagemint"
+    assert collector.resource["service.version"]
+
+
+async def test_caller_decides_before_the_ratio(serve, collector):
+    """A caller who does not sample is not sampled; who brings no decision is left to the ratio."""
+
+    async def conversation(channel):
+        await generate(channel, UNSAMPLED)
+        await generate(channel, ("traceparent", "not one"))
+        await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+
+    await serve(conversation)
+    (call,) = collector.named(GENERATE)
+    assert call.trace_id.hex() != TRACE_ID
+    assert call.parent_span_id == b""
+    assert {span.name for span in collector.spans} == {GENERATE, "queue", "inference", "encode"}
+
+
+async def test_nothing_is_sent_at_ratio_zero(serve, collector):
+    """Callers without a trace leave none."""
+    await serve(generate, trace_sample_ratio=0.0)
+    assert not collector.spans
+
+
+async def test_failures_say_whose_they_are(serve, collector, tmp_path):
+    """A call that failed by the server's fault is an error; one by its caller's is not."""
+    (tmp_path / "broken/1").mkdir(parents=True)
+
+    async def conversation(channel):
+        for model in ("nobody", "broken"):
+            with pytest.raises(grpc.aio.AioRpcError):
+                await generate(channel, model=model)
+
+    await serve(conversation)
+    unknown, broken = collector.named(GENERATE)
+    assert unknown.status.code == trace_pb2.Status.STATUS_CODE_UNSET
+    assert attributes(unknown)["rpc.response.status_code"] == "NOT_FOUND"
+    assert broken.status.code == trace_pb2.Status.STATUS_CODE_ERROR
+    assert attributes(broken)["error.type"] == "UNAVAILABLE"
+
+
+async def test_call_that_never_left_the_queue_says_so(serve, collector):
+    """The trace of a call whose time ran out shows where it went."""
+
+    async def conversation(channel):
+        with pytest.raises(grpc.aio.AioRpcError):
+            await generate(channel, timeout=0.3)
+
+    # It waits for company that does not come, longer than it has time.
+    await serve(conversation, batch_delay_ms=1_000)
+    (call,) = collector.named(GENERATE)
+    (stage,) = (span for span in collector.spans if span is not call)
+    assert (stage.name, stage.parent_span_id) == ("queue", call.span_id)
+
+
+async def test_trace_of_a_stream_is_bounded(serve, collector):
+    """Of a long stream the first stages are kept, and the others counted."""
+
+    async def conversation(channel):
+        request = pb.StreamGenerateRequest(chunk_size=1)
+        request.images.model, request.images.count = "tiny", 40
+        stub = generation_service_pb2_grpc.GenerationServiceStub(channel)
+        assert len([chunk async for chunk in stub.StreamGenerate(request)]) == 40
+
+    await serve(conversation)
+    (call,) = collector.named("imagemint.v1.GenerationService/StreamGenerate")
+    assert len(collector.spans) == 1 + 99
+    assert attributes(call)["imagemint.stages_left_out"] == 3 * 40 - 99
+    assert attributes(call)["imagemint.images"] == 40
+
+
+async def test_absent_collector_disturbs_nobody(serve):
+    """Calls are answered and the server stops, though nobody takes the spans."""
+    await serve(generate, trace_endpoint="http://127.0.0.1:1")
+
+
+def test_nothing_is_imported_when_off(tmp_path):
+    """A server that does not trace runs without the extra."""
+    write_bundle(tmp_path, "tiny")
+    program = f"""
+import asyncio, sys
+sys.modules["opentelemetry"] = None
+from imagemint.server.app import App
+from imagemint.server.settings import ServeSettings
+
+async def main():
+    app = App(ServeSettings(repository={str(tmp_path)!r}, **{ANYWHERE!r}))
+    await app.start()
+    await app.stop()
+
+asyncio.run(main())
+assert not [name for name in sys.modules if name.startswith("opentelemetry.")]
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_collector_address_is_checked():
+    """A scheme tells whether to use TLS, so there must be one; and a port."""
+    for wrong in ("localhost:4317", "http://localhost", "ftp://localhost:4317", ""):
+        with pytest.raises(ValueError, match="trace_endpoint"):
+            ServeSettings(trace_endpoint=wrong)
+    assert ServeSettings(trace_endpoint="https://collector.example:4317")
