@@ -1,0 +1,106 @@
+"""Every query of the dashboard and every alert, asked of a real Prometheus."""
+
+import json
+import math
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+DEPLOY = Path(__file__).parents[3] / "deploy"
+ALERTS = DEPLOY / "prometheus/alerts.yml"
+DASHBOARD = json.loads((DEPLOY / "grafana/imagemint.json").read_text())
+# What Grafana puts in their places: the choice "All", and a window of a few scrapes.
+VARIABLES = {
+    "$__rate_interval": "5m",
+    "$job": ".+",
+    "$instance": ".+",
+    "$model": ".*",
+}
+
+
+def queries():
+    """Every query of the dashboard, with the title of its panel."""
+    for panel in DASHBOARD["panels"]:
+        for target in panel.get("targets", []):
+            yield pytest.param(target["expr"], id=f"{panel['title']}-{target['refId']}")
+
+
+def filled(expression):
+    """A query with the dashboard's variables replaced."""
+    for name, value in VARIABLES.items():
+        expression = expression.replace(name, value)
+    assert "$" not in expression
+    return expression
+
+
+@pytest.mark.parametrize("expression", list(queries()))
+def test_dashboard_query_has_data(watched, expression):
+    """Each query of each panel gives a number that is not zero for a server at work."""
+    values = watched.values(filled(expression))
+    assert any(math.isfinite(value) and value > 0 for value in values), values
+
+
+@pytest.mark.parametrize("variable", DASHBOARD["templating"]["list"][1:], ids=lambda v: v["name"])
+def test_dashboard_variable_has_values(watched, variable):
+    """Each choice at the top of the dashboard has something to choose."""
+    found = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"]["query"])
+    assert all(each["metric"][found[2]] for each in watched.query(filled(found[1])))
+    assert watched.query(filled(found[1]))
+
+
+def test_every_rule_evaluates(watched, eventually):
+    """No recording rule and no alert fails in the server that would run it."""
+    rules = []
+
+    def evaluated():
+        groups = watched.get("rules")["groups"]
+        rules[:] = [rule for group in groups for rule in group["rules"]]
+        return rules and all(rule["health"] != "unknown" for rule in rules)
+
+    eventually(evaluated)
+    assert {rule["health"] for rule in rules} == {"ok"}, rules
+    for rule in rules:
+        watched.query(rule["query"])
+
+
+def test_alerts_tell_what_is_wrong(watched, eventually):
+    """Faults, a full queue, refused calls and a refused bundle; and nothing else is amiss."""
+    wrong = {
+        "ImagemintErrorBudgetBurnFast",
+        "ImagemintErrorBudgetBurnSlow",
+        "ImagemintQueueNearlyFull",
+        "ImagemintRejections",
+        "ImagemintModelLoadFailed",
+    }
+
+    def pending():
+        return {alert["labels"]["alertname"] for alert in watched.get("alerts")["alerts"]}
+
+    eventually(lambda: pending() >= wrong)
+    assert pending() == wrong
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["check", "rules", ALERTS],
+        ["check", "config", DEPLOY / "prometheus/prometheus.yml"],
+        ["test", "rules", DEPLOY / "prometheus/alerts_test.yml"],
+    ],
+    ids=lambda arguments: " ".join(arguments[:2]),
+)
+def test_promtool_is_content(promtool, arguments):
+    """The rules and the sample are valid, and each alert fires when it should and only then."""
+    done = subprocess.run([promtool, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_alert_is_tested():
+    """Each alert has a case in which it fires."""
+    alerts = re.findall(r"- alert: (\w+)", ALERTS.read_text())
+    assert len(alerts) > 5
+    cases = ALERTS.with_name("alerts_test.yml").read_text()
+    firing = re.findall(r"alertname: (\w+)\n +eval_time: \w+\n +exp_alerts:\n", cases)
+    assert set(firing) == set(alerts)

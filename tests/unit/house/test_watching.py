@@ -1,0 +1,80 @@
+"""Alerts, dashboard and their page speak of what the server measures."""
+
+import json
+import re
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+
+from imagemint.server.metrics import Metrics
+
+ROOT = Path(__file__).parents[3]
+ALERTS = (ROOT / "deploy/prometheus/alerts.yml").read_text()
+DASHBOARD = (ROOT / "deploy/grafana/imagemint.json").read_text()
+PANELS = json.loads(DASHBOARD)["panels"]
+PAGE = (ROOT / "docs/operating.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def families():
+    """The families of a scrape, by name, with their samples' endings."""
+    endings = {
+        "counter": ["_total"],
+        "gauge": [""],
+        "histogram": ["_bucket", "_sum", "_count"],
+        "info": ["_info"],
+    }
+    return {
+        family.name: {family.name + ending for ending in endings[family.type]}
+        for family in Metrics().registry.collect()
+        if family.name.startswith("imagemint_")
+    }
+
+
+@pytest.mark.parametrize("text", [ALERTS, DASHBOARD], ids=["alerts", "dashboard"])
+def test_every_series_exists(text, families):
+    """No alert and no panel waits for a series that the server does not have."""
+    used = set(re.findall(r"\bimagemint_\w+", text))
+    assert used
+    assert used <= set().union(*families.values())
+
+
+def test_page_names_every_metric(families):
+    """The table of docs/operating.md is complete, and holds nothing else."""
+    told = set(re.findall(r"`(imagemint_\w+)", PAGE))
+    assert all(told & ({name} | samples) for name, samples in families.items())
+    assert told <= set(families).union(*families.values())
+
+
+def test_every_alert_has_its_section():
+    """The runbook that an alert names is a section of the page, and the section names the alert."""
+    alerts = re.findall(r"- alert: (\w+).*?runbook: docs/operating\.md#([\w-]+)", ALERTS, re.DOTALL)
+    assert len(alerts) == ALERTS.count("- alert:")
+    sections = dict(re.findall(r"^### (.+?)\n(.*?)(?=^##|\Z)", PAGE, re.DOTALL | re.MULTILINE))
+    by_anchor = {title.lower().replace(" ", "-"): text for title, text in sections.items()}
+    assert all(f"`{alert}`" in by_anchor[anchor] for alert, anchor in alerts)
+
+
+def test_panels_have_room_and_words():
+    """Panels have ids of their own, lie beside each other, and each says what it shows."""
+    assert len({panel["id"] for panel in PANELS}) == len(PANELS)
+    for panel in PANELS:
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= 24
+        if panel["type"] != "row":
+            assert panel["description"], panel["title"]
+            assert panel["targets"], panel["title"]
+    for one, other in combinations((panel["gridPos"] for panel in PANELS), 2):
+        apart = any(
+            low[axis] + low[size] <= high[axis]
+            for axis, size in (("x", "w"), ("y", "h"))
+            for low, high in ((one, other), (other, one))
+        )
+        assert apart, (one, other)
+
+
+def test_dashboard_names_no_data_source():
+    """It works with whichever Prometheus one chooses on import."""
+    sources = re.findall(r'"uid": "(.+)"', DASHBOARD)
+    assert set(sources) == {"imagemint", "${datasource}"}
