@@ -123,7 +123,7 @@ async def test_passed_deadline_is_never_run(held, connect, queue_holds, counted,
         running = stub.Generate(request())
         await backend.begun()
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await stub.Generate(request(5, seed=2), timeout=0.2)
+            await stub.Generate(request(5, seed=2), timeout=0.5)
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         await outcome("DEADLINE_EXCEEDED")
         await queue_holds(0)
@@ -223,16 +223,18 @@ async def test_stream_waits_for_room_where_others_queue(held, connect, queue_hol
     backend = held.backends["digits"]
     async with connect(held) as channel:
         stub = generation_service_pb2_grpc.GenerationServiceStub(channel)
+        running = stub.Generate(request())
+        await backend.begun()
         wanted = pb.StreamGenerateRequest(images=request(24).images, chunk_size=8)
         call = stub.StreamGenerate(wanted)
-        await backend.begun()
-        await queue_holds(8)  # the second chunk, ahead of its reader
+        await queue_holds(8)  # its first chunk; a second ahead of it would pass half of the queue
         other = stub.Generate(request(12, seed=9))
         await queue_holds(20)
         backend.release()
         chunks = [chunk async for chunk in call]
         assert [image.index for c in chunks for image in c.batch.images] == list(range(24))
         assert len((await other).batch.images) == 12
+        await running
 
 
 async def test_deadline_of_the_caller_is_that_of_the_job(held, connect, monkeypatch):
