@@ -153,7 +153,13 @@ def test_seeds_differ(expected, train, tmp_path, left_behind):
 @pytest.mark.parametrize("penalty_weight", [0.0, 1.0])
 def test_options_reach_the_step(train, tmp_path, objective, penalty_weight):
     """Every objective trains, with penalties in the log or without any."""
-    train(tmp_path, images=24, objective=objective, penalty_weight=penalty_weight)
+    train(
+        tmp_path,
+        images=24,
+        objective=objective,
+        penalty_weight=penalty_weight,
+        final_penalty_weight=penalty_weight,
+    )
     (row,) = map(json.loads, (tmp_path / "log.jsonl").read_text().splitlines())
     assert ("r1" in row, "r2" in row) == ((penalty_weight > 0,) * 2)
     assert row["images"] == 24
@@ -254,3 +260,11 @@ def test_description_is_json(digits):
     assert about["options"] == MnistRecipe(seed=2**64 - 1).model_dump()
     assert about["dataset_sha256"] == digits.sha256
     assert about["versions"]["numpy"] == np.__version__
+
+
+def test_penalty_weight_ends_the_burn_in_low():
+    """Gamma starts at the first weight, is half-way at half the burn-in, and stays at the last."""
+    recipe = MnistRecipe(penalty_weight=1.0, final_penalty_weight=0.1, burn_in=1_000)
+    weights = [loop.penalty_weight(recipe, n) for n in (0, 500, 1_000, 9_000)]
+    assert weights == pytest.approx([1.0, 0.55, 0.1, 0.1])
+    assert loop.penalty_weight(recipe.model_copy(update={"burn_in": 0}), 0) == 0.1

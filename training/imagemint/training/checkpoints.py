@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from imagemint.training.errors import CheckpointError
 from imagemint.training.evaluation_report import EvaluationFigure, read_report
+from imagemint.training.networks import ProjectionDiscriminator
 from imagemint.training.recipes.mnist import MnistRecipe
 
 FORMAT_VERSION = 1
@@ -48,7 +49,7 @@ class TrainingState:
     """
 
     G: nn.Module
-    D: nn.Module
+    D: ProjectionDiscriminator
     G_ema: nn.Module
     opt_G: torch.optim.Optimizer
     opt_D: torch.optim.Optimizer

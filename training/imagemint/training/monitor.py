@@ -79,6 +79,10 @@ class Monitor:
         """Takes the squared gradient norms of a step that penalised."""
         self._note(r1=r1, r2=r2)
 
+    def mismatch(self, loss: float) -> None:
+        """Takes the loss of a step on real images with another class than theirs."""
+        self._note(mismatch=loss)
+
     def step(self, loss_D: float, loss_G: float, real_logit: float) -> None:
         """Takes the losses of a step and the mean logit of its real images."""
         self._note(loss_D=loss_D, loss_G=loss_G, real_logit=real_logit)

@@ -89,6 +89,9 @@ class ProjectionDiscriminator(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Returns one logit for each of ``x`` [N, C, 28, 28] with ``y`` int64 [N]: [N]."""
-        phi = self.features(x)
+        return self.logits(self.features(x), y)
+
+    def logits(self, phi: Tensor, y: Tensor) -> Tensor:
+        """Returns one logit [N] for each of the features ``phi`` of images with ``y`` int64 [N]."""
         logits: Tensor = self.score(phi).squeeze(1) + (self.embed(y) * phi).sum(dim=1)
         return logits

@@ -18,6 +18,7 @@ class Stream(IntEnum):
     ORDER = 0
     LATENTS = 1
     AUGMENTATION = 2
+    CLASSES = 3
 
 
 def generator_at(seed: int, stream: Stream, position: int) -> np.random.Generator:
@@ -31,6 +32,13 @@ def training_latents(seed: int, step: int, batch_size: int, z_dim: int) -> Tenso
     """Returns the latents of one step: float32 [batch_size, z_dim], standard normal."""
     generator = generator_at(seed, Stream.LATENTS, step)
     return torch.from_numpy(generator.standard_normal((batch_size, z_dim), dtype=np.float32))
+
+
+def other_classes(seed: int, step: int, classes: Tensor, num_classes: int) -> Tensor:
+    """Returns for each of ``classes`` int64 [N] another one, uniformly among the K - 1 others."""
+    generator = generator_at(seed, Stream.CLASSES, step)
+    shifts = torch.from_numpy(generator.integers(1, num_classes, size=len(classes)))
+    return (classes + shifts.to(classes.device)) % num_classes
 
 
 class ShuffledOrder:

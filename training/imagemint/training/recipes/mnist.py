@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
-    from torch import nn
+    from imagemint.training.networks import ConditionalGenerator, ProjectionDiscriminator
 
 
 class MnistRecipe(BaseModel):
@@ -17,7 +17,7 @@ class MnistRecipe(BaseModel):
     dataset: ClassVar[str] = "mnist"
     license: ClassVar[str] = "CC-BY-SA-3.0"
 
-    images: int = Field(default=1_200_000, ge=1)
+    images: int = Field(default=480_000, ge=1)
     """Real images shown to the discriminator, counted with repetition: the length of the run."""
     batch_size: int = Field(default=64, ge=2)
     """Images in one step."""
@@ -32,7 +32,15 @@ class MnistRecipe(BaseModel):
     objective: Literal["relativistic", "hinge"] = "relativistic"
     """Adversarial loss."""
     penalty_weight: float = Field(default=1.0, ge=0)
-    """Gamma of the R1 and R2 penalties, which enter the loss as gamma / 2 each."""
+    """Gamma of the R1 and R2 penalties at the start; they enter the loss as gamma / 2 each."""
+    final_penalty_weight: float = Field(default=0.1, ge=0)
+    """Gamma once the burn-in is over: smooth at first for stability, sharper later for detail."""
+    burn_in: int = Field(default=150_000, ge=0)
+    """Images over which gamma goes from the one to the other along a cosine, as in R3GAN."""
+    mismatch_weight: float = Field(default=0.1, ge=0)
+    """Weight of a further loss of D: real images with their class against the same with another
+    (Reed et al., "Generative Adversarial Text to Image Synthesis", 2016), so that G has to heed the
+    class. It shares the features of the real images and costs next to nothing."""
     penalty_interval: int = Field(default=8, ge=1)
     """Steps between two penalties; each is scaled by the interval, as in StyleGAN 2."""
     learning_rate: float = Field(default=6e-4, gt=0)
@@ -50,7 +58,9 @@ class MnistRecipe(BaseModel):
     seed: int = Field(default=0, ge=0, lt=2**64)
     """Seed of the initial weights, the data order and the latents."""
 
-    def networks(self, num_classes: int, image_channels: int) -> tuple["nn.Module", "nn.Module"]:
+    def networks(
+        self, num_classes: int, image_channels: int
+    ) -> tuple["ConditionalGenerator", "ProjectionDiscriminator"]:
         """Returns freshly initialised G and D."""
         from imagemint.training.networks import (  # noqa: PLC0415 - options must load without torch
             ConditionalGenerator,
