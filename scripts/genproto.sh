@@ -7,18 +7,24 @@ out=${1:-proto/gen}
 bin=.venv/bin
 
 mkdir -p "$out"
-rm -rf "$out/imagemint/v1"
+# `inference` is the published package of the Open Inference Protocol, so it stands beside imagemint.
+packages=(imagemint/v1 inference)
+for package in "${packages[@]}"; do
+  rm -rf "${out:?}/$package"
+done
 "$bin/python" -m grpc_tools.protoc --proto_path=proto \
   --plugin=protoc-gen-mypy="$bin/protoc-gen-mypy" \
   --plugin=protoc-gen-mypy_grpc="$bin/protoc-gen-mypy_grpc" \
   --python_out="$out" --mypy_out="$out" \
   --grpc_python_out="$out" --mypy_grpc_out="$out" \
-  proto/imagemint/v1/*.proto
-# A nouns-only file has no services, and an empty stub module for it would only mislead.
-for file in "$out"/imagemint/v1/*_pb2_grpc.py; do
-  case "$file" in *_service_pb2_grpc.py) ;; *) rm -f "$file" "${file}i" ;; esac
+  proto/imagemint/v1/*.proto proto/inference/*.proto
+for package in "${packages[@]}"; do
+  # A nouns-only file has no services, and an empty stub module for it would only mislead.
+  for file in "$out/$package"/*_pb2_grpc.py; do
+    case "$file" in *_service_pb2_grpc.py) ;; *) rm -f "$file" "${file}i" ;; esac
+  done
+  touch "$out/$package/py.typed"
+  printf '"""Generated stubs of %s: messages in *_pb2, services in *_pb2_grpc."""\n' \
+    "${package//\//.}" > "$out/$package/__init__.py"
 done
 cp proto/imagemint/v1/service_config.json "$out/imagemint/v1/"
-touch "$out/imagemint/v1/py.typed"
-printf '"""Generated stubs of imagemint.v1: messages in *_pb2, services in *_pb2_grpc."""\n' \
-  > "$out/imagemint/v1/__init__.py"

@@ -21,8 +21,8 @@ another language to check itself against.
 """
 
 import enum
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -73,16 +73,42 @@ def latents(
     _check_run(seed, first_index, count)
     if z_dim < 1:
         raise ValueError(f"z_dim must be 1 or more, not {z_dim}")
-    blocks = -(-z_dim // _WORDS_PER_BLOCK)
-    words = _words(seed, _LATENT_STREAM, blocks * first_index, blocks * count)
-    u = _unit(words.reshape(count, blocks * _WORDS_PER_BLOCK)[:, :z_dim])
-    if distribution is Distribution.UNIFORM:
-        if threshold is not None:
-            raise ValueError("uniform latents take no threshold")
-        return (2.0 * u - 1.0).astype(np.float32)
-    if threshold is None:
-        return ndtri(u).astype(np.float32)
-    return _truncated_normal(u, threshold).astype(np.float32)
+    words = _latent_words(seed, first_index, count, z_dim)
+    return _shaped(_unit(words), distribution, threshold)
+
+
+def latents_at(
+    seeds: npt.NDArray[np.uint64],
+    indices: npt.NDArray[np.uint64],
+    z_dim: int,
+    *,
+    distribution: Distribution = Distribution.NORMAL,
+    thresholds: npt.NDArray[np.float64] | None = None,
+) -> npt.NDArray[np.float32]:
+    """Latents of images that each have a seed and an index of their own; the same as `latents`.
+
+    Args:
+        seeds: [n].
+        indices: [n], in any order; neighbours on one reel cost one draw together.
+        z_dim: length of one latent, 1 or more.
+        distribution: of every element.
+        thresholds: [n], as the one of `latents`. None: no truncation.
+
+    Returns:
+        float32 [n, z_dim], finite.
+
+    Raises:
+        ValueError: an argument is outside the range above.
+    """
+    if z_dim < 1:
+        raise ValueError(f"z_dim must be 1 or more, not {z_dim}")
+    words = np.empty((len(seeds), z_dim), np.uint64)
+    for start, stop in _runs(seeds, indices):
+        words[start:stop] = _latent_words(
+            int(seeds[start]), int(indices[start]), stop - start, z_dim
+        )
+    column = None if thresholds is None else thresholds[:, np.newaxis]
+    return _shaped(_unit(words), distribution, column)
 
 
 def drawn_classes(
@@ -121,6 +147,67 @@ def drawn_classes(
     return np.searchsorted(_cumulative(weights, num_classes), u, side="right").astype(np.int64)
 
 
+def drawn_classes_at(
+    seeds: npt.NDArray[np.uint64], indices: npt.NDArray[np.uint64], num_classes: int
+) -> npt.NDArray[np.int64]:
+    """Classes of images that each have a seed and an index of their own; as `drawn_classes`.
+
+    Args:
+        seeds: [n].
+        indices: [n], in any order.
+        num_classes: number of classes K, 1 or more.
+
+    Returns:
+        int64 [n], each 0 to K - 1.
+
+    Raises:
+        ValueError: an argument is outside the range above.
+    """
+    classes = np.empty(len(seeds), np.int64)
+    for start, stop in _runs(seeds, indices):
+        classes[start:stop] = drawn_classes(
+            int(seeds[start]), int(indices[start]), stop - start, num_classes
+        )
+    return classes
+
+
+def _runs(
+    seeds: npt.NDArray[np.uint64], indices: npt.NDArray[np.uint64]
+) -> Iterator[tuple[int, int]]:
+    """Start and stop of each stretch of neighbours on one reel."""
+    if len(seeds) != len(indices):
+        raise ValueError(f"{len(seeds)} seeds for {len(indices)} indices")
+    follows = (
+        (seeds[1:] == seeds[:-1])
+        & (indices[1:] == indices[:-1] + np.uint64(1))
+        & (indices[1:] != 0)  # the sum wraps, a reel does not
+    )
+    starts = [0, *(np.flatnonzero(~follows) + 1).tolist()] if len(seeds) else []
+    return pairwise([*starts, len(seeds)])
+
+
+def _latent_words(seed: int, first_index: int, count: int, z_dim: int) -> npt.NDArray[np.uint64]:
+    """Words [count, z_dim] of the images of a run."""
+    blocks = -(-z_dim // _WORDS_PER_BLOCK)
+    words = _words(seed, _LATENT_STREAM, blocks * first_index, blocks * count)
+    return words.reshape(count, blocks * _WORDS_PER_BLOCK)[:, :z_dim]
+
+
+def _shaped(
+    u: npt.NDArray[np.float64],
+    distribution: Distribution,
+    threshold: float | npt.NDArray[np.float64] | None,
+) -> npt.NDArray[np.float32]:
+    """Latents from uniforms [n, z_dim]; the threshold is one for all, or [n, 1]."""
+    if distribution is Distribution.UNIFORM:
+        if threshold is not None:
+            raise ValueError("uniform latents take no threshold")
+        return (2.0 * u - 1.0).astype(np.float32)
+    if threshold is None:
+        return ndtri(u).astype(np.float32)
+    return _truncated_normal(u, threshold).astype(np.float32)
+
+
 def _words(seed: int, stream: int, first_block: int, blocks: int) -> npt.NDArray[np.uint64]:
     """Raw words [4 * blocks] of a stream from a block on.
 
@@ -136,8 +223,10 @@ def _unit(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
     return ((words >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
 
 
-def _truncated_normal(u: npt.NDArray[np.float64], t: float) -> npt.NDArray[np.float64]:
-    if not (t > 0 and math.isfinite(t)):
+def _truncated_normal(
+    u: npt.NDArray[np.float64], t: float | npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    if not (np.all(np.greater(t, 0)) and np.isfinite(t).all()):
         raise ValueError(f"threshold must be finite and above 0, not {t}")
     low, high = ndtr(-t), ndtr(t)
     # In exact arithmetic the clip does nothing. In float64 the sum may round up to 1 near t = 8.3,

@@ -23,6 +23,7 @@ from imagemint.engine.backend import Backend
 from imagemint.engine.errors import BackendFailed, DeadlinePassed, Draining, QueueFull
 from imagemint.engine.spec import ModelSpec
 from imagemint.server.metrics import Metrics
+from imagemint.server.statistics import Account, Phases, Statistics
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +41,8 @@ class Job:
         latents: gives float32 [n, z_dim] for images start to stop - 1 of the job; called by the
             instance that computes them, so that drawing latents is parallel work too.
         class_id: int64 [count], or None.
-        truncation: for a model whose truncation is PSI, and then never None; otherwise None.
+        truncation: for a model whose truncation is PSI, and then never None; otherwise None. One
+            for all, or float32 [count].
         deadline: `time.monotonic` value after which nothing of it is computed any more.
         images: the result, uint8 [count, H, W, C], whole once `done` is.
     """
@@ -48,14 +50,16 @@ class Job:
     count: int
     latents: Callable[[int, int], npt.NDArray[np.float32]]
     class_id: npt.NDArray[np.int64] | None
-    truncation: float | None = None
+    truncation: float | npt.NDArray[np.float32] | None = None
     deadline: float = math.inf
     images: npt.NDArray[np.uint8] = field(init=False, repr=False)
     done: asyncio.Future[None] = field(init=False, repr=False)
     accepted_ns: int = field(init=False, default=0)
     started_ns: int = field(init=False, default=0)
     finished_ns: int = field(init=False, default=0)
+    input_ns: int = field(init=False, default=0)
     inference_ns: int = field(init=False, default=0)
+    output_ns: int = field(init=False, default=0)
     # Owned by the batcher, under its lock.
     _taken: int = field(init=False, default=0)
     _computed: int = field(init=False, default=0)
@@ -99,7 +103,9 @@ class Batcher:
         self._backend = backend
         self._max_batch = max_batch_images
         self._max_queue = max_queue_images
-        self._delay_s = batch_delay_s
+        self.instances = instances
+        self.delay_s = batch_delay_s
+        self.statistics = Statistics()
         labels = (spec.name, str(version))
         self._labels = labels
         self._images = metrics.images
@@ -134,6 +140,7 @@ class Batcher:
             Draining: the batcher is closed.
         """
         if not self._queue_up(job, self._max_queue):
+            self.statistics.add_failure(0)
             with self._changed:
                 raise QueueFull(self._spec.name, self._retry_delay_s(job.count))
 
@@ -260,6 +267,7 @@ class Batcher:
             return
         for job in late:
             self._forget(job)
+            self.statistics.add_failure(time.perf_counter_ns() - job.accepted_ns)
         self._jobs = deque(job for job in self._jobs if not job._dropped)  # noqa: SLF001 - one unit with Job
         _on_loop_of(late[0], self._settle, late, DeadlinePassed())
 
@@ -272,7 +280,7 @@ class Batcher:
         if any(job._taken for job in self._jobs):  # noqa: SLF001 - one unit with Job
             return 0.0
         oldest = self._jobs[0].accepted_ns  # only jobs that have begun lose their place
-        return self._delay_s - (time.perf_counter_ns() - oldest) / 1e9
+        return self.delay_s - (time.perf_counter_ns() - oldest) / 1e9
 
     def _worth_waiting(self) -> bool:
         return self._queued < self._max_batch and not self._closed and self._patience_s() > 0
@@ -318,26 +326,30 @@ class Batcher:
             images = self._backend.run(z, class_id, truncation)
             after = time.perf_counter_ns()
             _hand_out(batch, images)
+            took = Phases(before - began, after - before, time.perf_counter_ns() - after)
         except Exception as error:  # noqa: BLE001 - whatever a runtime raises, the callers must hear
             _log.exception("batch of %d images failed", sum(p.stop - p.start for p in batch))
             self._fail(batch, error)
             return
         self._batch_images.observe(len(images))
         self._inference.observe((after - before) / 1e9)
-        self._finish(batch, len(images), began, after - before)
+        self._finish(batch, len(images), began, took)
 
-    def _finish(self, batch: list[_Slice], count: int, began_ns: int, took_ns: int) -> None:
+    def _finish(self, batch: list[_Slice], count: int, began_ns: int, took: Phases) -> None:
         finished = []
         now = time.perf_counter_ns()
         with self._changed:
             for piece in batch:
                 job = piece.job
-                job.inference_ns += took_ns
+                job.input_ns += took.input_ns
+                job.inference_ns += took.inference_ns
+                job.output_ns += took.output_ns
                 job._computed += piece.stop - piece.start  # noqa: SLF001 - one unit with Job
                 if job._computed == job.count and not job._dropped:  # noqa: SLF001 - one unit with Job
                     job.finished_ns = now
                     finished.append(job)
             self._drain_rate.add(count, began_ns, now)
+        self.statistics.add_batch(count, took, [_account(job) for job in finished])
         for job in finished:
             self._count(job)
         _on_loop_of(batch[0].job, self._settle, finished, None)
@@ -348,6 +360,8 @@ class Batcher:
         jobs = [piece.job for piece in batch]
         with self._changed:
             for job in jobs:
+                if not job._dropped:  # noqa: SLF001 - one unit with Job
+                    self.statistics.add_failure(time.perf_counter_ns() - job.accepted_ns)
                 if job in self._jobs:
                     self._jobs.remove(job)
                     self._forget(job)
@@ -368,6 +382,12 @@ def _on_loop_of(job: Job, call: Callable[..., None], *arguments: object) -> None
     # A loop that is closed has nobody left to answer, and closes whenever it likes.
     with contextlib.suppress(RuntimeError):
         job.done.get_loop().call_soon_threadsafe(call, *arguments)
+
+
+def _account(job: Job) -> Account:
+    return Account(
+        job.finished_ns - job.accepted_ns, Phases(job.input_ns, job.inference_ns, job.output_ns)
+    )
 
 
 def _images_left(job: Job) -> int:
@@ -393,7 +413,7 @@ def _stacked_classes(batch: list[_Slice]) -> npt.NDArray[np.int64] | None:
 
 def _stacked_truncation(batch: list[_Slice]) -> npt.NDArray[np.float32] | None:
     parts = [
-        np.full(p.stop - p.start, p.job.truncation, np.float32)
+        np.broadcast_to(np.float32(p.job.truncation), p.job.count)[p.start : p.stop]
         for p in batch
         if p.job.truncation is not None
     ]

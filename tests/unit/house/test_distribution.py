@@ -116,7 +116,7 @@ def test_import_arrows_hold():
 
 
 def test_wheel_holds_every_part_the_stubs_and_the_models(tmp_path: Path):
-    """One wheel: the five roots side by side, the service config, the models, nothing else."""
+    """One wheel: the five roots side by side, the stubs, the models, nothing else."""
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", tmp_path],
         cwd=ROOT,
@@ -130,6 +130,7 @@ def test_wheel_holds_every_part_the_stubs_and_the_models(tmp_path: Path):
     assert {
         "imagemint/v1/generation_service_pb2_grpc.py",
         "imagemint/v1/service_config.json",
+        "inference/grpc_service_pb2_grpc.py",
         "imagemint/engine/sampling.py",
         "imagemint/server/healthcheck.py",
         "imagemint/training/losses.py",
@@ -143,4 +144,4 @@ def test_wheel_holds_every_part_the_stubs_and_the_models(tmp_path: Path):
     }
     assert shipped <= names
     tops = {name.split("/")[0] for name in names}
-    assert tops == {"imagemint", f"imagemint-{PROJECT['version']}.dist-info"}
+    assert tops == {"imagemint", "inference", f"imagemint-{PROJECT['version']}.dist-info"}

@@ -5,6 +5,7 @@ from __future__ import annotations  # the RPC handler class is generic to type c
 import asyncio
 import contextvars
 import hashlib
+import inspect
 import re
 import time
 import uuid
@@ -89,7 +90,7 @@ current_call: contextvars.ContextVar[Call] = contextvars.ContextVar("current_cal
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps every unary-request handler; written for handlers that are coroutines.
+    """Wraps every handler that is a coroutine; that is all but reflection.
 
     Args:
         metrics: where to count.
@@ -112,7 +113,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     ) -> Handler | None:
         """Returns the wrapped handler of a method, made once."""
         handler = await continuation(handler_call_details)
-        if handler is None or handler.request_streaming:
+        if handler is None or not inspect.iscoroutinefunction(_kind_and_behaviour(handler)[1]):
             return handler
         name = handler_call_details.method
         if name not in self._wrapped:
@@ -121,12 +122,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _wrap(self, name: str, handler: Handler) -> Handler:
         _, service, method = name.split("/")
-        kind, behaviour = (
-            (grpc.unary_stream_rpc_method_handler, handler.unary_stream)
-            if handler.response_streaming
-            else (grpc.unary_unary_rpc_method_handler, handler.unary_unary)
-        )
-        watched = self._watched(service, method, behaviour)  # type: ignore[arg-type] # the aio server passes coroutines
+        kind, behaviour = _kind_and_behaviour(handler)
+        watched = self._watched(service, method, behaviour)
         return kind(watched, handler.request_deserializer, handler.response_serializer)
 
     def _watched(self, service: str, method: str, behaviour: Behaviour) -> Behaviour:
@@ -212,6 +209,21 @@ def _traced(call: Call) -> dict[str, str]:
 def _text_metadata(context: grpc.aio.ServicerContext[Any, Any]) -> dict[str, str]:
     metadata = context.invocation_metadata() or ()
     return {key: value for key, value in metadata if isinstance(value, str)}
+
+
+def _kind_and_behaviour(handler: Handler) -> tuple[Callable[..., Handler], Behaviour]:
+    """What makes a handler of the same kind, and what it does."""
+    behaviour: Any  # the stubs know handlers of the threaded server only
+    match handler.request_streaming, handler.response_streaming:
+        case False, False:
+            kind, behaviour = grpc.unary_unary_rpc_method_handler, handler.unary_unary
+        case False, True:
+            kind, behaviour = grpc.unary_stream_rpc_method_handler, handler.unary_stream
+        case True, False:
+            kind, behaviour = grpc.stream_unary_rpc_method_handler, handler.stream_unary
+        case _:
+            kind, behaviour = grpc.stream_stream_rpc_method_handler, handler.stream_stream
+    return kind, behaviour
 
 
 def _request_id(context: grpc.aio.ServicerContext[Any, Any]) -> str:

@@ -1,7 +1,6 @@
 """GenerationService: Generate and StreamGenerate."""
 
 import asyncio
-import math
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -12,13 +11,13 @@ import grpc
 import numpy as np
 import numpy.typing as npt
 
-from imagemint.engine.errors import Draining, QueueFull
 from imagemint.engine.sheets import sheet
-from imagemint.server.batching import Batcher, Job
+from imagemint.server.batching import Job
 from imagemint.server.encoding import PictureFormat, encode
 from imagemint.server.metrics import Metrics
 from imagemint.server.orders import Minted, Order
 from imagemint.server.repository import ModelRepository
+from imagemint.server.rpc.admission import Admission, Gate, deadline_of, done, finished
 from imagemint.server.rpc.calls import current_call
 from imagemint.server.rpc.requests import Output, read_generate, read_stream
 from imagemint.v1 import generation_service_pb2 as messages
@@ -34,26 +33,6 @@ _FORMATS = {
 # keep every instance busy while a chunk travels, and all that a reader who stops reading costs.
 _LOOKAHEAD_IMAGES = 512
 _LOOKAHEAD_BYTES = 16 * 2**20
-
-
-@dataclass
-class Gate:
-    """Whether calls should leave.
-
-    It refuses none: what gRPC has accepted when the drain begins is answered like the rest, and it
-    accepts nothing after that.
-
-    Attributes:
-        expiring: the grace period is nearly over; streams end at the next chunk, so that their
-            clients resume elsewhere.
-    """
-
-    expiring: bool = False
-
-    def stay(self) -> None:
-        """Raises Draining when the grace period is nearly over."""
-        if self.expiring:
-            raise Draining(1.0)
 
 
 @dataclass(frozen=True)
@@ -81,6 +60,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         gate: Gate,
         encoders: ThreadPoolExecutor,
     ) -> None:
+        self._admission = Admission(repository, metrics)
         self._repository = repository
         self._metrics = metrics
         self._gate = gate
@@ -92,12 +72,12 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> messages.GenerateResponse:
         """Answers one bounded request."""
-        self._name_model(request.images.model)
+        self._admission.name_model(request.images.model)
         call = read_generate(request, self._repository)
         order = call.order
-        job = order.job(0, order.count, _deadline(context))
-        self._submit(order.version.batcher, job)
-        await _finished(order.version.batcher, job)
+        job = order.job(0, order.count, deadline_of(context))
+        self._admission.submit(order.version.batcher, job)
+        await finished(order.version.batcher, job)
         current_call.get().images = order.count
         minted = order.minted(0, job.class_id, order.count)
         began = time.perf_counter_ns()
@@ -114,11 +94,11 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> None:
         """Sends chunk after chunk, a bounded number of images ahead of the reader."""
-        self._name_model(request.images.model)
+        self._admission.name_model(request.images.model)
         call = read_stream(request, self._repository)
         order, batcher = call.order, call.order.version.batcher
         ahead = _chunks_ahead(call.chunk_size, order.version.spec.image_bytes)
-        deadline = _deadline(context)
+        deadline = deadline_of(context)
         pending: deque[_Pending] = deque()
         next_offset = 0
         try:
@@ -128,7 +108,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
                     size = min(call.chunk_size, order.count - next_offset)
                     job = order.job(next_offset, size, deadline)
                     if next_offset == 0:
-                        self._submit(batcher, job)
+                        self._admission.submit(batcher, job)
                     elif not pending:
                         await batcher.submit_when_room(job)
                     elif not batcher.submit_ahead(job):
@@ -149,7 +129,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> None:
         job = pending.job
-        await _done(job)
+        await done(job)
         minted = order.minted(pending.offset, job.class_id, job.count)
         began = time.perf_counter_ns()
         batch = await self._batch(order, output, job, minted)
@@ -157,17 +137,6 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         current_call.get().images += job.count
         # Returns once flow control has let the chunk go: a slow reader holds us here.
         await context.write(messages.StreamGenerateResponse(batch=batch, timing=timing))
-
-    def _name_model(self, name: str) -> None:
-        if name in self._repository.models:
-            current_call.get().model = name
-
-    def _submit(self, batcher: Batcher, job: Job) -> None:
-        try:
-            batcher.submit(job)
-        except (QueueFull, Draining) as error:
-            self._metrics.rejected.labels(current_call.get().model, error.reason.lower()).inc()
-            raise
 
     async def _batch(
         self,
@@ -225,30 +194,8 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         return pictures
 
 
-async def _finished(batcher: Batcher, job: Job) -> None:
-    """Waits for a job; a caller who leaves takes with him what has not begun."""
-    try:
-        await _done(job)
-    except asyncio.CancelledError:
-        batcher.drop(job)
-        raise
-
-
-async def _done(job: Job) -> None:
-    """Waits for a job, and tells its story to the trace of the call, however it ends."""
-    try:
-        await job.done
-    finally:
-        current_call.get().trace(job)
-
-
 def _chunks_ahead(chunk_size: int, image_bytes: int) -> int:
     return max(1, min(_LOOKAHEAD_IMAGES, _LOOKAHEAD_BYTES // image_bytes) // chunk_size)
-
-
-def _deadline(context: grpc.aio.ServicerContext[Any, Any]) -> float:
-    remaining = context.time_remaining()
-    return math.inf if remaining is None else time.monotonic() + remaining
 
 
 def _timing(job: Job, encode_ns: int) -> image_pb2.Timing:

@@ -15,8 +15,10 @@ from grpc_reflection.v1alpha import reflection
 from imagemint.engine.errors import Draining
 from imagemint.server.metrics import Metrics
 from imagemint.server.repository import ModelRepository, State
+from imagemint.server.rpc.admission import Gate
 from imagemint.server.rpc.calls import CallInterceptor
-from imagemint.server.rpc.generation import Gate, GenerationServicer
+from imagemint.server.rpc.generation import GenerationServicer
+from imagemint.server.rpc.inference import InferenceServicer
 from imagemint.server.rpc.models import ModelServicer
 from imagemint.server.settings import ServeSettings, join_address, split_address
 from imagemint.v1 import (
@@ -25,6 +27,7 @@ from imagemint.v1 import (
     model_service_pb2,
     model_service_pb2_grpc,
 )
+from inference import grpc_service_pb2, grpc_service_pb2_grpc
 
 if TYPE_CHECKING:  # OpenTelemetry is imported only when something is traced
     from imagemint.server.tracing import Tracing
@@ -32,6 +35,7 @@ if TYPE_CHECKING:  # OpenTelemetry is imported only when something is traced
 _SERVICES = (
     generation_service_pb2.DESCRIPTOR.services_by_name["GenerationService"].full_name,
     model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
+    grpc_service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name,
 )
 # Longer than a watcher of the health service takes to be told, unless he does not read.
 _FAREWELL_S = 1.0
@@ -77,6 +81,10 @@ class RpcServer:
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(
             ModelServicer(repository, settings.max_queue_images), self._server
         )
+        self._inference = InferenceServicer(repository, metrics, self.gate)
+        grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
+            self._inference, self._server
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if settings.reflection:
             names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
@@ -108,10 +116,12 @@ class RpcServer:
                 serving = version.state is State.READY
                 await self._set((f"model/{model.name}/{version.number}",), serving=serving)
             await self._set((f"model/{model.name}",), serving=model.default_version is not None)
+        self._inference.ready = True
         await self._set(("", *_SERVICES), serving=True)
 
     async def leave(self) -> None:
         """Says NOT_SERVING everywhere, for good; calls are still answered."""
+        self._inference.ready = False
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_FAREWELL_S):
                 await self._health.enter_graceful_shutdown()
@@ -119,6 +129,7 @@ class RpcServer:
     async def stop(self, grace_s: float) -> None:
         """Refuses new calls, waits for those inside, and cancels what is left after the grace."""
         self._health.dismiss()
+        self._inference.dismiss()
         await self._server.stop(grace_s)
 
     async def _set(self, names: tuple[str, ...], *, serving: bool) -> None:

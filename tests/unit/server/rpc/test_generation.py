@@ -11,8 +11,9 @@ from held_backend import HeldBackend
 from imagemint.engine.errors import Draining
 from imagemint.engine.onnx_backend import OnnxBackend
 from imagemint.server.batching import Batcher
+from imagemint.server.rpc.admission import Gate
 from imagemint.server.rpc.calls import Call, current_call
-from imagemint.server.rpc.generation import Gate, GenerationServicer, _chunks_ahead
+from imagemint.server.rpc.generation import GenerationServicer, _chunks_ahead
 from imagemint.v1 import generation_service_pb2 as pb
 
 CHUNK = 100

@@ -1,0 +1,90 @@
+"""A validated request whose images each have a seed and an index of their own, without gRPC."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from imagemint.engine.sampling import latents_at
+from imagemint.engine.serial import Serial
+from imagemint.engine.spec import TruncationKind
+from imagemint.server.batching import Job
+from imagemint.server.repository import ServedVersion
+
+
+@dataclass(frozen=True)
+class Reels:
+    """Where the latents of rows come from: uint64 [count] each."""
+
+    seeds: npt.NDArray[np.uint64]
+    indices: npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Images to be minted by one version of a model, row by row; every field is valid.
+
+    Attributes:
+        version: what mints them.
+        count: number of rows, 1 or more.
+        source: seeds and indices, or the latents themselves, float32 [count, z_dim].
+        class_id: int64 [count]; None for an unconditional model.
+        truncation: [count], float32 for a model whose truncation is PSI, float64 for one whose
+            truncation is a threshold; None for none.
+    """
+
+    version: ServedVersion
+    count: int
+    source: Reels | npt.NDArray[np.float32] = field(repr=False)
+    class_id: npt.NDArray[np.int64] | None
+    truncation: npt.NDArray[np.float32] | npt.NDArray[np.float64] | None
+
+    @property
+    def _by_psi(self) -> bool:
+        truncation = self.version.spec.truncation
+        return truncation is not None and truncation.kind is TruncationKind.PSI
+
+    def job(self, deadline: float) -> Job:
+        """Returns the work for all rows."""
+        if not self._by_psi:
+            return Job(self.count, self._latents, self.class_id, None, deadline)
+        # A PSI graph always takes the input, and 1 leaves w where it is.
+        psi = 1.0 if self.truncation is None else self.truncation.astype(np.float32)
+        return Job(self.count, self._latents, self.class_id, psi, deadline)
+
+    def _latents(self, start: int, stop: int) -> npt.NDArray[np.float32]:
+        if not isinstance(self.source, Reels):
+            return self.source[start:stop]
+        spec = self.version.spec
+        thresholds = None
+        if self.truncation is not None and not self._by_psi:
+            thresholds = self.truncation[start:stop].astype(np.float64)
+        return latents_at(
+            self.source.seeds[start:stop],
+            self.source.indices[start:stop],
+            spec.z_dim,
+            distribution=spec.distribution,
+            thresholds=thresholds,
+        )
+
+    def serials(self) -> list[str]:
+        """Returns the serial number of each row.
+
+        Raises:
+            ValueError: the latents were given; such images have no serial.
+        """
+        if not isinstance(self.source, Reels):
+            raise ValueError("explicit latents have no serials")  # noqa: TRY004 - not of its type
+        name, version = self.version.spec.name, self.version.version
+        seeds, indices = self.source.seeds.tolist(), self.source.indices.tolist()
+        classes = [None] * self.count if self.class_id is None else self.class_id.tolist()
+        # Through text: 0.7 as float32 is spelt 0.7, as it is when asked for as a float64.
+        truncation = (
+            [None] * self.count
+            if self.truncation is None
+            else [float(str(value)) for value in self.truncation]
+        )
+        return [
+            str(Serial(name, version, *row))
+            for row in zip(seeds, indices, classes, truncation, strict=True)
+        ]

@@ -1,0 +1,271 @@
+"""GRPCInferenceService: the Open Inference Protocol, for clients of KServe and Triton."""
+
+from importlib.metadata import version as release_of
+from typing import Any
+
+import grpc
+import numpy as np
+import structlog
+
+from imagemint.engine.errors import InvalidRequest, Violation
+from imagemint.server.batching import Job
+from imagemint.server.metrics import Metrics
+from imagemint.server.repository import Model, ModelRepository, ServedVersion, State
+from imagemint.server.rpc.admission import Admission, Gate, deadline_of, finished
+from imagemint.server.rpc.calls import current_call
+from imagemint.server.rpc.errors import outcome_of
+from imagemint.server.rpc.infer_stream import InferStream
+from imagemint.server.rpc.model_tensors import config_of, metadata_of, statistics_of
+from imagemint.server.rpc.tensor_requests import InferCall, read_infer
+from imagemint.server.rpc.tensors import add_output, add_texts
+from inference import grpc_service_pb2 as messages
+from inference import grpc_service_pb2_grpc
+
+_log = structlog.stdlib.get_logger(__name__)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+# Triton's names of what is answered. Not among them: `model_repository`, which promises loading and
+# unloading, and `schedule_policy`, which promises priorities.
+_EXTENSIONS = ("statistics", "model_configuration", "parameters")
+_STATES = {State.READY: "READY", State.LOADING: "LOADING", State.FAILED: "UNAVAILABLE"}
+
+
+class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
+    """Mints images for those who speak of tensors.
+
+    Args:
+        repository: the models.
+        metrics: where to count.
+        gate: closed when draining.
+    """
+
+    def __init__(self, repository: ModelRepository, metrics: Metrics, gate: Gate) -> None:
+        self.ready = False
+        """Whether loading is over and no drain has begun; set by the server."""
+        self._repository = repository
+        self._admission = Admission(repository, metrics, gate)
+        self._streams: set[InferStream] = set()
+
+    # --- health and descriptions ----------------------------------------------------------------
+
+    async def ServerLive(  # noqa: N802 - named by the schema
+        self, request: messages.ServerLiveRequest, context: Context
+    ) -> messages.ServerLiveResponse:
+        """Answers, which is the answer."""
+        del request, context
+        return messages.ServerLiveResponse(live=True)
+
+    async def ServerReady(  # noqa: N802 - named by the schema
+        self, request: messages.ServerReadyRequest, context: Context
+    ) -> messages.ServerReadyResponse:
+        """Tells whether calls are welcome."""
+        del request, context
+        return messages.ServerReadyResponse(ready=self.ready)
+
+    async def ModelReady(  # noqa: N802 - named by the schema
+        self, request: messages.ModelReadyRequest, context: Context
+    ) -> messages.ModelReadyResponse:
+        """Tells whether a version answers; of what does not exist, that it does not."""
+        del context
+        _require("name", request.name)
+        model = self._repository.models.get(request.name)
+        if model is None:
+            return messages.ModelReadyResponse(ready=False)
+        current_call.get().model = model.name
+        if not request.version:
+            return messages.ModelReadyResponse(ready=model.default_version is not None)
+        ready = {str(each.number) for each in model.versions.values() if each.served}
+        return messages.ModelReadyResponse(ready=request.version in ready)
+
+    async def ServerMetadata(  # noqa: N802 - named by the schema
+        self, request: messages.ServerMetadataRequest, context: Context
+    ) -> messages.ServerMetadataResponse:
+        """Tells what answers here."""
+        del request, context
+        return messages.ServerMetadataResponse(
+            name="imagemint", version=release_of("imagemint"), extensions=_EXTENSIONS
+        )
+
+    async def ModelMetadata(  # noqa: N802 - named by the schema
+        self, request: messages.ModelMetadataRequest, context: Context
+    ) -> messages.ModelMetadataResponse:
+        """Tells the tensors of a model's graph."""
+        del context
+        model, version = self._resolved(request.name, request.version)
+        return metadata_of(model, version)
+
+    async def ModelConfig(  # noqa: N802 - named by the schema
+        self, request: messages.ModelConfigRequest, context: Context
+    ) -> messages.ModelConfigResponse:
+        """Tells what a client may ask of a model."""
+        del context
+        _, version = self._resolved(request.name, request.version)
+        return messages.ModelConfigResponse(config=config_of(version))
+
+    async def ModelStatistics(  # noqa: N802 - named by the schema
+        self, request: messages.ModelStatisticsRequest, context: Context
+    ) -> messages.ModelStatisticsResponse:
+        """Tells the sums of one version, of all that serve of a model, or of all that serve."""
+        del context
+        if request.name or request.version:
+            model, version = self._resolved(request.name, request.version)
+            versions = [version] if request.version else _served(model)
+        else:
+            models = self._repository.models.values()
+            versions = [version for model in models for version in _served(model)]
+        return messages.ModelStatisticsResponse(model_stats=map(statistics_of, versions))
+
+    def _resolved(
+        self, name: str, version: str, *, field: str = "name"
+    ) -> tuple[Model, ServedVersion]:
+        _require(field, name)
+        model = self._repository.model(name)
+        current_call.get().model = model.name
+        return model, self._repository.resolve(name, version)
+
+    # --- images ---------------------------------------------------------------------------------
+
+    async def ModelInfer(  # noqa: N802 - named by the schema
+        self, request: messages.ModelInferRequest, context: Context
+    ) -> messages.ModelInferResponse:
+        """Answers one request."""
+        return await self._infer(request, context, patient=False)
+
+    async def ModelStreamInfer(  # type: ignore[override] # noqa: N802 - named by the schema; the stub has only the generator form
+        self, request_iterator: object, context: Context
+    ) -> None:
+        """Answers one request after another, in order; one that fails does not end the stream.
+
+        Raises:
+            Draining: the server is leaving; what it had taken is answered.
+        """
+        del request_iterator
+        self._admission.enter("")
+        stream = InferStream(context, self._streamed)
+        self._streams.add(stream)
+        try:
+            await stream.run()
+        finally:
+            self._streams.discard(stream)
+
+    def dismiss(self) -> None:
+        """Ends every stream after what it has taken; a client may be silent for ever."""
+        for stream in self._streams:
+            stream.dismiss()
+
+    async def _streamed(
+        self, request: messages.ModelInferRequest, context: Context, *, patient: bool
+    ) -> messages.ModelStreamInferResponse:
+        """Answers one request of a stream, its failure included."""
+        answer = messages.ModelStreamInferResponse()
+        try:
+            answer.infer_response.CopyFrom(await self._infer(request, context, patient=patient))
+        except Exception as error:  # noqa: BLE001 - becomes the text of the answer
+            outcome = outcome_of(error, current_call.get().request_id)
+            if outcome.code is grpc.StatusCode.INTERNAL:
+                _log.exception("call failed", request_id=current_call.get().request_id)
+            answer.error_message = outcome.message
+            answer.infer_response.id = request.id
+            answer.infer_response.model_name = request.model_name
+            answer.infer_response.model_version = request.model_version
+        # Triton says so of the last answer to a request; here each has one.
+        answer.infer_response.parameters["triton_final_response"].bool_param = True
+        return answer
+
+    async def _infer(
+        self, request: messages.ModelInferRequest, context: Context, *, patient: bool
+    ) -> messages.ModelInferResponse:
+        """Answers one request; a patient one waits for room in the queue."""
+        self._admission.enter(request.model_name)
+        call = read_infer(request, self._repository)
+        batcher = call.rows.version.batcher
+        job = call.rows.job(min(call.deadline, deadline_of(context)))
+        if patient:
+            await batcher.submit_when_room(job)
+        else:
+            self._admission.submit(batcher, job)
+        await finished(batcher, job)
+        current_call.get().images += job.count
+        return _answer(request, call, job)
+
+    # --- the repository -------------------------------------------------------------------------
+
+    async def RepositoryIndex(  # noqa: N802 - named by the schema
+        self, request: messages.RepositoryIndexRequest, context: Context
+    ) -> messages.RepositoryIndexResponse:
+        """Lists every version and whether it serves."""
+        del context
+        _refuse_repository(request.repository_name)
+        return messages.RepositoryIndexResponse(
+            models=[
+                messages.RepositoryIndexResponse.ModelIndex(
+                    name=model.name,
+                    version=str(version.number),
+                    state=_STATES[version.state],
+                    reason=version.reason,
+                )
+                for model in self._repository.models.values()
+                for version in model.versions.values()
+                if version.served or not request.ready
+            ]
+        )
+
+    async def RepositoryModelLoad(  # noqa: N802 - named by the schema
+        self, request: messages.RepositoryModelLoadRequest, context: Context
+    ) -> messages.RepositoryModelLoadResponse:
+        """Confirms that a model serves; every version was loaded at the start.
+
+        Raises:
+            ModelNotFound: no such model.
+            ModelNotReady: it was refused, or is still loading.
+        """
+        _refuse_repository(request.repository_name)
+        self._resolved(request.model_name, "", field="model_name")
+        if request.parameters:
+            await context.abort(
+                grpc.StatusCode.UNIMPLEMENTED,
+                "a model is served as it lies in the repository: load takes no parameters",
+            )
+        return messages.RepositoryModelLoadResponse()
+
+    async def RepositoryModelUnload(  # noqa: N802 - named by the schema
+        self, request: messages.RepositoryModelUnloadRequest, context: Context
+    ) -> messages.RepositoryModelUnloadResponse:
+        """Refuses: this server serves what lies in its repository until it ends."""
+        _refuse_repository(request.repository_name)
+        self._resolved(request.model_name, "", field="model_name")
+        await context.abort(
+            grpc.StatusCode.UNIMPLEMENTED, "this server does not unload models while it runs"
+        )
+
+
+def _require(field: str, value: str) -> None:
+    if not value:
+        raise InvalidRequest([Violation(field, "required")])
+
+
+def _refuse_repository(name: str) -> None:
+    if name:
+        raise InvalidRequest([Violation("repository_name", "leave it empty: there is one")])
+
+
+def _served(model: Model) -> list[ServedVersion]:
+    return [version.served for version in model.versions.values() if version.served]
+
+
+def _answer(
+    request: messages.ModelInferRequest, call: InferCall, job: Job
+) -> messages.ModelInferResponse:
+    rows, version = call.rows, call.rows.version
+    answer = messages.ModelInferResponse(
+        model_name=version.spec.name, model_version=str(version.version), id=request.id
+    )
+    for name in call.outputs:
+        if name == "image":
+            add_output(answer, name, job.images)
+        elif name == "serial":
+            add_texts(answer, name, rows.serials())
+        elif rows.class_id is not None:
+            add_output(answer, name, rows.class_id[:, np.newaxis])
+    return answer

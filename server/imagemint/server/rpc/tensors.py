@@ -1,0 +1,204 @@
+"""Tensors of the Open Inference Protocol: what a model takes, and elements to arrays and back.
+
+Every tensor has one row for each image. Elements travel raw, little-endian and row-major, or typed,
+a field for each datatype; answers are always raw.
+"""
+
+import math
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from imagemint.engine.errors import Violation
+from imagemint.engine.spec import ModelSpec, TruncationKind
+from inference import grpc_service_pb2 as messages
+
+# NumPy's name of each datatype that is taken, and the field of its typed elements.
+_ELEMENTS = {
+    "FP32": ("<f4", "fp32_contents"),
+    "FP64": ("<f8", "fp64_contents"),
+    "INT64": ("<i8", "int64_contents"),
+    "UINT64": ("<u8", "uint64_contents"),
+}
+_DATATYPES = {"<i8": "INT64", "|u1": "UINT8"}
+_LONGEST_QUOTE = 50
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class TensorForm:
+    """What a tensor must look like.
+
+    Attributes:
+        name: in requests and answers.
+        datatype: such as `FP32`.
+        row: shape of one row, without the batch dimension.
+        optional: whether a request may leave it out.
+    """
+
+    name: str
+    datatype: str
+    row: tuple[int, ...]
+    optional: bool = False
+
+
+def graph_inputs(spec: ModelSpec) -> list[TensorForm]:
+    """Returns the inputs of a model's graph, in its order."""
+    forms = [TensorForm("z", "FP32", (spec.z_dim,))]
+    if spec.conditional:
+        forms.append(TensorForm("class_id", "INT64", (1,)))
+    if spec.truncation is not None and spec.truncation.kind is TruncationKind.PSI:
+        forms.append(TensorForm("truncation", "FP32", (1,), optional=True))
+    return forms
+
+
+def graph_outputs(spec: ModelSpec) -> list[TensorForm]:
+    """Returns the output of a model's graph."""
+    return [TensorForm("image", "UINT8", (spec.height, spec.width, spec.channels))]
+
+
+def known_inputs(spec: ModelSpec) -> dict[str, TensorForm]:
+    """Returns by name what a request may send: the graph's inputs, and what stands for `z`."""
+    forms = [*graph_inputs(spec), TensorForm("seed", "UINT64", (1,))]
+    forms.append(TensorForm("index", "UINT64", (1,)))
+    if spec.truncation is not None and spec.truncation.kind is TruncationKind.THRESHOLD:
+        # FP64, as it decides the latents: 0.7 as FP32 is another threshold than the serial's.
+        forms.append(TensorForm("truncation", "FP64", (1,), optional=True))
+    return {form.name: form for form in forms}
+
+
+def read_inputs(
+    request: messages.ModelInferRequest,
+    forms: Mapping[str, TensorForm],
+    most_rows: int,
+    faults: list[Violation],
+) -> dict[str, Array]:
+    """Returns the inputs of a request by name, each [N, *row], N the same for all.
+
+    Args:
+        request: what was sent.
+        forms: what may be sent.
+        most_rows: largest N.
+        faults: every violation is appended here; an input with one is left out.
+    """
+    raw = request.raw_input_contents
+    if raw and len(raw) != len(request.inputs):
+        faults.append(
+            Violation("raw_input_contents", f"{len(raw)} for {len(request.inputs)} inputs")
+        )
+    arrays: dict[str, Array] = {}
+    seen: set[str] = set()
+    for number, tensor in enumerate(request.inputs):
+        where = f"inputs[{number}]"
+        before = len(faults)
+        faults.extend(_form_faults(where, tensor, forms, seen, most_rows))
+        seen.add(tensor.name)
+        if len(faults) == before and not (raw and len(raw) != len(request.inputs)):
+            form = forms[tensor.name]
+            content = raw[number] if raw else None
+            faults.extend(_content_faults(where, number, tensor, form, content))
+            if len(faults) == before:
+                arrays[form.name] = _array(tensor, form, content)
+    counts = {len(array) for array in arrays.values()}
+    if len(counts) > 1:
+        listed = ", ".join(f"{name} {len(array)}" for name, array in arrays.items())
+        faults.append(Violation("inputs", f"numbers of rows differ: {listed}"))
+    return arrays
+
+
+def _form_faults(
+    where: str,
+    tensor: messages.ModelInferRequest.InferInputTensor,
+    forms: Mapping[str, TensorForm],
+    seen: set[str],
+    most_rows: int,
+) -> Iterator[Violation]:
+    form = forms.get(tensor.name)
+    if form is None:
+        known = ", ".join(forms)
+        yield Violation(f"{where}.name", f"no input {quoted(tensor.name)}; there are {known}")
+        return
+    if tensor.name in seen:
+        yield Violation(f"{where}.name", f"{tensor.name} is given twice")
+    if tensor.datatype != form.datatype:
+        yield Violation(
+            f"{where}.datatype",
+            f"{form.name} is {form.datatype}, not {quoted(tensor.datatype)}",
+        )
+    shape = tuple(tensor.shape)
+    if shape[1:] != form.row or not shape or not 1 <= shape[0] <= most_rows:
+        row = ", ".join(map(str, form.row))
+        yield Violation(
+            f"{where}.shape",
+            f"{form.name} is [N, {row}], N 1 to {most_rows}, not {_shape_text(shape)}",
+        )
+    if "shared_memory_region" in tensor.parameters:
+        yield Violation(f"{where}.parameters", "shared memory is not offered")
+
+
+def _content_faults(
+    where: str,
+    number: int,
+    tensor: messages.ModelInferRequest.InferInputTensor,
+    form: TensorForm,
+    raw: bytes | None,
+) -> Iterator[Violation]:
+    dtype, field = _ELEMENTS[form.datatype]
+    size = math.prod(tensor.shape)
+    if raw is None:
+        others = [each.name for each, _ in tensor.contents.ListFields() if each.name != field]
+        if others:
+            yield Violation(f"{where}.contents", f"{form.datatype} goes into {field} alone")
+        given = len(getattr(tensor.contents, field))
+        if given != size:
+            yield Violation(f"{where}.contents.{field}", f"{given} elements, not {size}")
+        return
+    if tensor.HasField("contents"):
+        yield Violation(f"{where}.contents", "given besides raw_input_contents")
+    expected = size * np.dtype(dtype).itemsize
+    if len(raw) != expected:
+        yield Violation(
+            f"raw_input_contents[{number}]", f"{len(raw)} bytes; {form.name} has {expected}"
+        )
+
+
+def _array(
+    tensor: messages.ModelInferRequest.InferInputTensor, form: TensorForm, raw: bytes | None
+) -> Array:
+    dtype, field = _ELEMENTS[form.datatype]
+    if raw is None:
+        flat = np.array(getattr(tensor.contents, field), dtype)
+    else:
+        flat = np.frombuffer(raw, dtype)
+    return flat.reshape(tuple(tensor.shape))
+
+
+def add_output(answer: messages.ModelInferResponse, name: str, array: Array) -> None:
+    """Adds an output of INT64 or UINT8 elements to an answer."""
+    datatype = _DATATYPES[array.dtype.str]
+    answer.outputs.add(name=name, datatype=datatype, shape=array.shape)
+    answer.raw_output_contents.append(array.tobytes())
+
+
+def add_texts(answer: messages.ModelInferResponse, name: str, texts: Sequence[str]) -> None:
+    """Adds an output of BYTES, [N, 1], to an answer: each text after its length."""
+    answer.outputs.add(name=name, datatype="BYTES", shape=(len(texts), 1))
+    encoded = [text.encode() for text in texts]
+    answer.raw_output_contents.append(
+        b"".join(struct.pack("<I", len(each)) + each for each in encoded)
+    )
+
+
+def quoted(text: str) -> str:
+    """Returns what a caller typed, fit for a message: in quotes, and not too much of it."""
+    return repr(text if len(text) <= _LONGEST_QUOTE else f"{text[:_LONGEST_QUOTE]}…")
+
+
+def _shape_text(shape: tuple[int, ...]) -> str:
+    listed = ", ".join(map(str, shape[:5]))
+    return f"[{listed}, …]" if len(shape) > 5 else f"[{listed}]"  # noqa: PLR2004 - as above
