@@ -1,12 +1,13 @@
 # One verb per need, the same at a desk and in CI. `make help` lists them.
 #
 # .venv is set up on first use, and again when the dependencies change: each stamp below stands for
-# one set of extras.
+# one set of extras. .venv-triton is the other side of the interop tests.
 
 SHELL := /bin/sh
 MAKEFLAGS += --no-builtin-rules
 SERVING := .venv/.serving.stamp
 DEV := .venv/.dev.stamp
+TRITON := .venv-triton/.stamp
 DEPENDENCIES := pyproject.toml constraints.txt scripts/venv.sh
 BIN := .venv/bin
 
@@ -23,7 +24,7 @@ help: ## list the verbs
 demo: $(SERVING) ## serve models/, mint ten digits of each class, write demo/sheet.png
 	@$(BIN)/python scripts/demo.py
 
-test: $(DEV) ## run every test; PYTEST_ARGS="-k serial" for some
+test: $(DEV) $(TRITON) ## run every test; PYTEST_ARGS="-k serial" for some
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 check: $(DEV) ## format, lint, types, arrows, schemas, fresh stubs, Dockerfile, shell
@@ -46,3 +47,8 @@ $(SERVING): $(DEPENDENCIES)
 $(DEV): $(DEPENDENCIES)
 	@scripts/venv.sh dev
 	@touch $(SERVING) $@
+
+# Order-only: the client of Triton knows nothing of ours, and .venv only lends it its Python.
+$(TRITON): constraints-triton.txt scripts/venv-triton.sh | $(DEV)
+	@scripts/venv-triton.sh
+	@touch $@

@@ -11,7 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import ndtr, ndtri
 
-from imagemint.engine.sampling import Distribution, _unit, drawn_classes, latents
+from imagemint.engine.sampling import (
+    Distribution,
+    _unit,
+    drawn_classes,
+    drawn_classes_at,
+    latents,
+    latents_at,
+)
 
 VECTORS = json.loads(Path(__file__).with_name("sampling_vectors.json").read_text())
 UINT64_MAX = 2**64 - 1
@@ -216,3 +223,62 @@ def test_bad_arguments_are_named(call, said):
     """An argument out of range is refused with its name."""
     with pytest.raises(ValueError, match=said):
         call()
+
+
+# Neighbours, gaps, repeats, and both ends of a reel, which are no neighbours.
+places = st.lists(
+    st.tuples(
+        st.sampled_from([0, 7, UINT64_MAX]),
+        st.sampled_from([0, 1, 2, 3, 9, UINT64_MAX - 1, UINT64_MAX]),
+    ),
+    max_size=12,
+)
+
+
+@given(places, st.sampled_from([1, 4, 6]), st.sampled_from([None, 0.5]))
+def test_latents_at_equal_those_of_runs(rows, z_dim, threshold):
+    """Rows in any order get the latents that each has in a run, bit for bit."""
+    seeds, indices = np.array(rows, np.uint64).reshape(-1, 2).T
+    thresholds = None if threshold is None else np.full(len(rows), threshold)
+    together = latents_at(seeds, indices, z_dim, thresholds=thresholds)
+    assert together.dtype == np.float32
+    assert together.shape == (len(rows), z_dim)
+    for row, (seed, index) in zip(together, rows, strict=True):
+        alone = latents(seed, index, 1, z_dim, threshold=threshold)[0]
+        assert row.tobytes() == alone.tobytes()
+
+
+def test_latents_at_takes_a_threshold_for_each():
+    """Neighbours on one reel may be confined differently."""
+    rows = np.array([5, 5], np.uint64), np.array([1, 2], np.uint64)
+    together = latents_at(*rows, 4, thresholds=np.array([0.25, 2.0]))
+    assert together[0].tobytes() == latents(5, 1, 1, 4, threshold=0.25).tobytes()
+    assert together[1].tobytes() == latents(5, 2, 1, 4, threshold=2.0).tobytes()
+
+
+def test_latents_at_draws_uniform_latents():
+    """The distribution is that of the model."""
+    rows = np.array([5, 6], np.uint64), np.array([1, 2], np.uint64)
+    together = latents_at(*rows, 4, distribution=Distribution.UNIFORM)
+    alone = latents(6, 2, 1, 4, distribution=Distribution.UNIFORM)
+    assert together[1].tobytes() == alone.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("seeds", "z_dim", "threshold"), [([1, 2], 0, 1.0), ([1], 4, 1.0), ([1, 2], 4, np.nan)]
+)
+def test_latents_at_refuse_bad_arguments(seeds, z_dim, threshold):
+    """No z_dim, unequal lengths, a threshold that is none."""
+    indices = np.array([1, 2], np.uint64)
+    thresholds = np.array([1.0, threshold])
+    with pytest.raises(ValueError, match=r"must be|for 2 indices"):
+        latents_at(np.array(seeds, np.uint64), indices, z_dim, thresholds=thresholds)
+
+
+@given(places)
+def test_drawn_classes_at_equal_those_of_runs(rows):
+    """Rows in any order get the class that each has in a run."""
+    seeds, indices = np.array(rows, np.uint64).reshape(-1, 2).T
+    together = drawn_classes_at(seeds, indices, 10)
+    alone = [drawn_classes(seed, index, 1, 10)[0] for seed, index in rows]
+    assert together.tolist() == alone
