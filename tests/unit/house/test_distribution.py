@@ -17,9 +17,9 @@ PROJECT = PYPROJECT["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 
 
-def constraints() -> dict[str, Requirement]:
-    """The lines of constraints.txt by normalised name."""
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
+def constraints(file: str = "constraints.txt") -> dict[str, Requirement]:
+    """The lines of a file of constraints by normalised name."""
+    lines = (ROOT / file).read_text().splitlines()
     pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
     return {canonicalize_name(pin.name): pin for pin in pins}
 
@@ -30,9 +30,10 @@ def make(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_constraints_are_exact_and_portable():
+@pytest.mark.parametrize("file", ["constraints.txt", "constraints-triton.txt"])
+def test_constraints_are_exact_and_portable(file: str):
     """Every line pins one release: no local build suffix, no address, no file."""
-    for name, pin in constraints().items():
+    for name, pin in constraints(file).items():
         assert re.fullmatch(r"==[0-9A-Za-z.]+", str(pin.specifier)), name
         assert pin.url is None
         assert not name.startswith("nvidia")

@@ -7,11 +7,15 @@ from typing import Any, Protocol
 import grpc
 
 from imagemint.engine.errors import Draining
+from imagemint.server.rpc.admission import Gate
 from inference import grpc_service_pb2 as messages
 
 # Requests of one stream under way, or answered and not yet taken: enough that a stream of single
 # images fills a good batch, and all that a reader who stops reading costs.
 _AHEAD = 32
+# A draining server ends a stream that has been silent for as long: what its client sent before it
+# could know of the drain has arrived by then.
+_SILENCE_S = 0.5
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -38,25 +42,29 @@ class InferStream:
     Args:
         context: of the call.
         answering: answers one request.
+        gate: tells when the grace period of a drain is nearly over.
     """
 
-    def __init__(self, context: Context, answering: Answering) -> None:
+    def __init__(self, context: Context, answering: Answering, gate: Gate) -> None:
         self._context = context
         self._answering = answering
+        self._gate = gate
         self._room = asyncio.Semaphore(_AHEAD)
         self._under_way: set[asyncio.Task[messages.ModelStreamInferResponse]] = set()
         self._answers: asyncio.Queue[asyncio.Task[messages.ModelStreamInferResponse] | None] = (
             asyncio.Queue()
         )
-        self._reader: asyncio.Task[None] | None = None
+        self._dismissed = False
+        self._left = False
+        self._reading: asyncio.Timeout | None = None
 
     async def run(self) -> None:
         """Serves the stream until its client is done with it.
 
         Raises:
-            Draining: dismissed; what was taken is answered.
+            Draining: dismissed, and silent or out of time; what was taken is answered.
         """
-        reader = self._reader = asyncio.create_task(self._read())
+        reader = asyncio.create_task(self._read())
         reader.add_done_callback(lambda _: self._answers.put_nowait(None))
         try:
             while (answer := await self._answers.get()) is not None:
@@ -67,20 +75,21 @@ class InferStream:
             reader.cancel()
             for task in self._under_way:
                 task.cancel()
-        if reader.cancelled():
-            raise Draining(1.0)
         await reader
+        if self._left:
+            raise Draining(1.0)
 
     def dismiss(self) -> None:
-        """Takes no more requests."""
-        if self._reader is not None:
-            self._reader.cancel()
+        """Goes on for as long as requests come, until the gate says that it is time."""
+        self._dismissed = True
+        if self._reading is not None:
+            self._limit(self._reading)
 
     async def _read(self) -> None:
-        while True:
+        while not self._gate.expiring:
             await self._room.acquire()
-            request = await self._context.read()
-            if request is grpc.aio.EOF:
+            request = await self._next()
+            if request is None:
                 return
             answer = asyncio.create_task(
                 self._answering(request, self._context, patient=bool(self._under_way))
@@ -88,3 +97,21 @@ class InferStream:
             self._under_way.add(answer)
             answer.add_done_callback(self._under_way.discard)
             self._answers.put_nowait(answer)
+        self._left = True
+
+    async def _next(self) -> messages.ModelInferRequest | None:
+        """The next request; None at the end of the stream, or of its silence while draining."""
+        try:
+            async with asyncio.timeout(None) as self._reading:
+                if self._dismissed:
+                    self._limit(self._reading)
+                request: Any = await self._context.read()
+        except TimeoutError:
+            self._left = True
+            return None
+        finally:
+            self._reading = None
+        return None if request is grpc.aio.EOF else request
+
+    def _limit(self, reading: asyncio.Timeout) -> None:
+        reading.reschedule(asyncio.get_running_loop().time() + _SILENCE_S)

@@ -37,15 +37,17 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
     Args:
         repository: the models.
         metrics: where to count.
-        gate: closed when draining.
+        gate: tells streams to leave.
     """
 
     def __init__(self, repository: ModelRepository, metrics: Metrics, gate: Gate) -> None:
         self.ready = False
         """Whether loading is over and no drain has begun; set by the server."""
         self._repository = repository
-        self._admission = Admission(repository, metrics, gate)
+        self._admission = Admission(repository, metrics)
+        self._gate = gate
         self._streams: set[InferStream] = set()
+        self._dismissed = False
 
     # --- health and descriptions ----------------------------------------------------------------
 
@@ -138,11 +140,12 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         """Answers one request after another, in order; one that fails does not end the stream.
 
         Raises:
-            Draining: the server is leaving; what it had taken is answered.
+            Draining: the server is leaving; what it took is answered.
         """
         del request_iterator
-        self._admission.enter("")
-        stream = InferStream(context, self._streamed)
+        stream = InferStream(context, self._streamed, self._gate)
+        if self._dismissed:
+            stream.dismiss()
         self._streams.add(stream)
         try:
             await stream.run()
@@ -150,7 +153,8 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
             self._streams.discard(stream)
 
     def dismiss(self) -> None:
-        """Ends every stream after what it has taken; a client may be silent for ever."""
+        """Ends every stream, now and to come, once it is silent: a client may be so for ever."""
+        self._dismissed = True
         for stream in self._streams:
             stream.dismiss()
 
@@ -177,7 +181,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         self, request: messages.ModelInferRequest, context: Context, *, patient: bool
     ) -> messages.ModelInferResponse:
         """Answers one request; a patient one waits for room in the queue."""
-        self._admission.enter(request.model_name)
+        self._admission.name_model(request.model_name)
         call = read_infer(request, self._repository)
         batcher = call.rows.version.batcher
         job = call.rows.job(min(call.deadline, deadline_of(context)))
