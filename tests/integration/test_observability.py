@@ -12,7 +12,11 @@ from imagemint.v1 import model_service_pb2 as model_pb
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-SERVICES = {"imagemint.v1.GenerationService", "imagemint.v1.ModelService"}
+SERVICES = {
+    "imagemint.v1.GenerationService",
+    "imagemint.v1.ModelService",
+    "inference.GRPCInferenceService",
+}
 SERVING = health_pb2.HealthCheckResponse.SERVING
 
 
@@ -102,7 +106,7 @@ async def test_calls_are_counted(fresh_app, connect, scrape, total, until):
         for (name, labels), value in samples.items()
         if name == "imagemint_requests_total"
     }
-    generation, catalogue = sorted(SERVICES)
+    generation, catalogue, _ = sorted(SERVICES)
     assert told == {
         (generation, "Generate", "digits", "OK"): 1,
         (generation, "StreamGenerate", "digits", "OK"): 1,
