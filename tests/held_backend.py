@@ -6,7 +6,7 @@ Imported by name: pyproject.toml puts tests/ on the path.
 import asyncio
 import threading
 
-WAIT_S = 30.0
+WAIT_S = 60.0
 """Longer than anything here takes on a busy machine; reached only by a test that fails."""
 
 
