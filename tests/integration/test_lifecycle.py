@@ -206,6 +206,26 @@ async def test_stream_moves_to_another_server(serve, models):
             assert again.image.tobytes() == chunk.image.tobytes()
 
 
+async def test_rolling_restart_loses_no_call(serve, models):
+    """Clients at full speed over two servers notice nothing when one of them is drained."""
+    app, other = await serve(models), await serve(models)
+    stopped = asyncio.Event()
+
+    async def ask():
+        while not stopped.is_set():
+            assert len(await client.generate("digits", 2)) == 2
+
+    async with AsyncClient([app.grpc_address, other.grpc_address]) as client:
+        asking = [asyncio.create_task(ask()) for _ in range(40)]
+        for _ in range(50):
+            await client.generate("digits", 2)
+        await app.stop()
+        for _ in range(50):
+            await client.generate("digits", 2)
+        stopped.set()
+        await asyncio.gather(*asking)
+
+
 async def test_hanging_device_does_not_keep_the_process(serve, models, connect, monkeypatch):
     """A pass that never ends is left behind after the grace; its caller is not left waiting."""
     monkeypatch.setattr("imagemint.server.app._CLOSING_S", 0.05)

@@ -35,7 +35,9 @@ def test_bad_target_is_refused(target):
 
 
 @pytest.mark.parametrize(
-    "code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED], ids=lambda c: c.name
+    "code",
+    [getattr(grpc.StatusCode, name) for name in ("UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED")],
+    ids=lambda code: code.name,
 )
 async def test_service_config_retries(address, mint, fault, code):
     """A first attempt that fails is made again without the caller's doing."""

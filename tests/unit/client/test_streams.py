@@ -9,6 +9,7 @@ from imagemint.client import AsyncClient, Cycle, PerImage, streams
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
+CANCELLED = grpc.StatusCode.CANCELLED
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +36,7 @@ async def collected(chunks):
     )
 
 
-@pytest.mark.parametrize("code", [UNAVAILABLE, EXHAUSTED], ids=lambda code: code.name)
+@pytest.mark.parametrize("code", [UNAVAILABLE, EXHAUSTED, CANCELLED], ids=lambda code: code.name)
 @pytest.mark.parametrize(
     "condition", [None, 1, Cycle([2, 0, 1]), PerImage([0, 1, 2, 2, 1, 0, 0, 1, 2, 0])]
 )

@@ -9,6 +9,7 @@ from typing import TypeAlias
 from grpc import aio
 
 from imagemint.client.errors import (
+    Cancelled,
     DeadlineExceeded,
     QueueFull,
     ServerError,
@@ -56,9 +57,10 @@ async def resuming(
 ) -> AsyncGenerator[Response, None]:
     """The chunks of `request`, in order of index, across as many calls as it takes.
 
-    The first chunk pins version and seed. After it, UNAVAILABLE and RESOURCE_EXHAUSTED lead to a
-    new call from the next index on; before it, the retries of the service config are enough. Each
-    chunk is read when it is asked for, so a slow consumer slows the server through flow control.
+    The first chunk pins version and seed. After it, UNAVAILABLE, RESOURCE_EXHAUSTED and a server's
+    CANCELLED, which is how gRPC ends calls that reach a server just as it drains, lead to a new
+    call from the next index on; before it, the retries of the service config are enough. Each chunk
+    is read when it is asked for, so a slow consumer slows the server through flow control.
 
     Args:
         open_call: starts the call for a request.
@@ -89,7 +91,7 @@ async def resuming(
                     f"the stream ended after {done} of {wanted.count} images",
                     reason="STREAM_TRUNCATED",
                 )
-        except (Unavailable, QueueFull) as error:
+        except (Unavailable, QueueFull, Cancelled) as error:
             if done < wanted.count:
                 failures += 1
                 delay_s = backoff.delay_s(failures, error.retry_delay_s)
