@@ -42,7 +42,7 @@ class RunSettings(BaseModel):
 
 
 class TrainMnist(RunSettings, MnistRecipe):
-    """Trains the class-conditional MNIST generator (two CPU cores: about 75 minutes)."""
+    """Trains the class-conditional MNIST generator (two CPU cores: about 20 minutes)."""
 
     resume: bool = False
     """Continue from the newest checkpoint in --out."""
@@ -94,7 +94,7 @@ class TrainMnist(RunSettings, MnistRecipe):
 
 
 class TrainMnistClassifier(RunSettings, MnistClassifierRecipe):
-    """Trains the MNIST classifier that judges generators (two CPU cores: about five minutes)."""
+    """Trains the MNIST classifier that judges generators (two CPU cores: about ten minutes)."""
 
     def run(self) -> int:
         """Trains, writes ``classifier.safetensors`` and ``classifier.json``, says the accuracy."""
