@@ -1,0 +1,175 @@
+"""Those who use the server, well and badly, all at once."""
+
+import asyncio
+import contextlib
+import random
+import shutil
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from ledger import Bundles, Ledger, some_condition
+from service import Service
+
+from imagemint.client import AsyncClient, DeadlineExceeded, ImagemintError
+from imagemint.v1 import generation_service_pb2 as pb
+from imagemint.v1 import generation_service_pb2_grpc
+from imagemint.v1.image_pb2 import ImageSpec
+
+CLASSES = 10
+_SEEDS = 2**32
+_PLAIN = [("grpc.enable_http_proxy", 0)]
+
+
+@dataclass
+class Stage:
+    """What every actor is given.
+
+    Attributes:
+        client: the public client, with its retries.
+        service: the server.
+        bundles: what it serves.
+        ledger: where outcomes go.
+        over: set when the actors should leave.
+    """
+
+    client: AsyncClient
+    service: Service
+    bundles: Bundles
+    ledger: Ledger
+    over: asyncio.Event
+
+    async def pause(self, seconds: float) -> None:
+        """Waits, or until the end."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.over.wait()
+
+
+Actor = Callable[[Stage, random.Random], Coroutine[Any, Any, None]]
+
+
+async def asker(stage: Stage, dice: random.Random) -> None:
+    """A backend service: small requests, one after another; every one must be answered."""
+    while not stage.over.is_set():
+        count, first = dice.randint(1, 32), dice.randrange(2**40)
+        truncation = dice.choice([None, None, 0.7])
+        try:
+            batch = await stage.client.generate(
+                stage.bundles.model,
+                count,
+                seed=dice.randrange(_SEEDS),
+                first_index=first,
+                condition=some_condition(dice, CLASSES),
+                truncation=truncation,
+            )
+        except ImagemintError as error:
+            stage.ledger.fail("asker", error)
+        else:
+            await stage.ledger.check("asker", batch, first, count)
+
+
+async def streamer(stage: Stage, dice: random.Random) -> None:
+    """An augmentation pipeline: long streams, each index exactly once; pinned to one version."""
+    while not stage.over.is_set():
+        seed, following, version = dice.randrange(_SEEDS), 0, ""
+        try:
+            version = (await stage.client.model(stage.bundles.model)).default_version
+            chunks = stage.client.stream(
+                stage.bundles.model, 2_000, seed=seed, chunk_size=dice.choice([16, 64, 200])
+            )
+            async for batch in chunks:
+                await stage.ledger.check("streamer", batch, following, len(batch))
+                following += len(batch)
+            stage.ledger.outcomes["streamer: streams whole"] += 1
+        except ImagemintError as error:
+            # A stream is pinned to its version; when a worker dies and the version has been
+            # unloaded meanwhile, there is nothing left to resume from, and the client says so.
+            if version and int(version) < stage.bundles.newest and error.code in _GONE:
+                stage.ledger.outcomes["streamer: version gone while resuming"] += 1
+            else:
+                stage.ledger.fail("streamer", error)
+
+
+_GONE = (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNAVAILABLE)
+
+
+async def canceller(stage: Stage, dice: random.Random) -> None:
+    """A caller who leaves before the answer."""
+    while not stage.over.is_set():
+        call = asyncio.create_task(
+            stage.client.generate(stage.bundles.model, 200, seed=dice.randrange(_SEEDS))
+        )
+        await stage.pause(dice.uniform(0, 0.05))
+        call.cancel()
+        with contextlib.suppress(asyncio.CancelledError, ImagemintError):
+            await call
+        stage.ledger.outcomes["canceller: left"] += 1
+
+
+async def stormer(stage: Stage, dice: random.Random) -> None:
+    """A burst, now and then, of calls whose deadlines are too short."""
+    while not stage.over.is_set():
+        await stage.pause(dice.uniform(3, 8))
+        burst = [
+            stage.client.generate(
+                stage.bundles.model, 8, seed=each, timeout_s=dice.uniform(0.001, 0.1)
+            )
+            for each in range(100)
+        ]
+        for outcome in await asyncio.gather(*burst, return_exceptions=True):
+            if isinstance(outcome, DeadlineExceeded):
+                stage.ledger.outcomes["stormer: too late"] += 1
+            elif isinstance(outcome, BaseException):
+                stage.ledger.fail("stormer", outcome)
+            else:
+                await stage.ledger.check("stormer", outcome, 0, 8)
+
+
+async def dawdler(stage: Stage, dice: random.Random) -> None:
+    """A reader who asks for a million images and hardly reads."""
+    while not stage.over.is_set():
+        address = stage.service.grpc_address
+        async with grpc.aio.insecure_channel(address, options=_PLAIN) as channel:
+            stub = generation_service_pb2_grpc.GenerationServiceStub(channel)
+            images = ImageSpec(model=stage.bundles.model, count=10**6, seed=dice.randrange(_SEEDS))
+            call = stub.StreamGenerate(pb.StreamGenerateRequest(images=images))
+            with contextlib.suppress(grpc.aio.AioRpcError):  # its worker was killed
+                for _ in range(20):
+                    await call.read()
+                    stage.ledger.outcomes["dawdler: chunks read"] += 1
+                    await stage.pause(3)
+            call.cancel()
+
+
+async def publisher(stage: Stage, dice: random.Random) -> None:
+    """An operator who rolls out a version each half minute, and now and then a broken model."""
+    while not stage.over.is_set():
+        await stage.pause(dice.uniform(20, 40))
+        stage.bundles.publish()
+        stage.ledger.outcomes["publisher: versions"] += 1
+        broken = stage.bundles.publish_broken("broken")
+        await stage.pause(5)
+        shutil.rmtree(broken)
+
+
+async def killer(stage: Stage, dice: random.Random) -> None:
+    """Kills a worker with SIGKILL about once a minute."""
+    while True:
+        await stage.pause(dice.uniform(45, 75))
+        if stage.over.is_set():
+            return
+        if stage.service.kill_worker() is not None:
+            stage.ledger.outcomes["killer: workers killed"] += 1
+
+
+CAST: dict[Actor, int] = {
+    asker: 12,
+    streamer: 3,
+    canceller: 4,
+    stormer: 1,
+    dawdler: 3,
+    publisher: 1,
+    killer: 1,
+}

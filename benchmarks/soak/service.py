@@ -1,0 +1,135 @@
+"""The server under test: a real process, watched from outside."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from prometheus_client.parser import text_string_to_metric_families
+
+READY_S = 120.0
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+class Service:
+    """`imagemint serve` over a repository.
+
+    Args:
+        repository: what it serves.
+        log: where its log goes.
+        options: further flags.
+    """
+
+    def __init__(self, repository: Path, log: Path, options: Sequence[str]) -> None:
+        self.log = log
+        command = [
+            *(str(Path(sys.executable).with_name("imagemint")), "serve"),
+            *("--repository", str(repository), *options),
+            *("--grpc-address", "127.0.0.1:0", "--metrics-address", "127.0.0.1:0"),
+        ]
+        with log.open("wb") as stderr:
+            self._process = subprocess.Popen(command, stderr=stderr)  # noqa: S603 - our own command
+        ready = self._ready()
+        self.grpc_address: str = ready["grpc_address"]
+        self.metrics_address: str = ready["metrics_address"]
+
+    def _ready(self) -> dict[str, str]:
+        until = time.monotonic() + READY_S
+        while time.monotonic() < until and self._process.poll() is None:
+            # The last line may be half written.
+            for line in self.log.read_text().splitlines(keepends=True):
+                row = json.loads(line) if line.endswith("\n") else {}
+                if row.get("event") == "ready" and "grpc_address" in row:
+                    return dict(row)
+            time.sleep(0.1)
+        raise RuntimeError(f"the server did not become ready; its log is {self.log}")
+
+    @property
+    def pid(self) -> int:
+        """Of the process that was started: the supervisor, where there are several."""
+        return self._process.pid
+
+    def workers(self) -> list[int]:
+        """Process ids of those that serve, the longest-lived first."""
+        # Not only the workers are spawned: a resource tracker of Python's is, too.
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        found = [int(pid) for pid in children if _rss_mb(int(pid)) and "spawn_main" in _line(pid)]
+        return sorted(found, key=_started) or [self.pid]
+
+    def memory_mb(self) -> dict[int, float]:
+        """Resident memory of each process, in MB of 2^20 bytes."""
+        return {pid: _rss_mb(pid) for pid in {self.pid, *self.workers()}}
+
+    async def metrics(self) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+        """Every sample at /metrics."""
+
+        def read() -> str:
+            with _DIRECT.open(f"http://{self.metrics_address}/metrics", timeout=30) as answer:
+                return str(answer.read().decode())
+
+        return {
+            (sample.name, frozenset(sample.labels.items())): sample.value
+            for family in text_string_to_metric_families(await asyncio.to_thread(read))
+            for sample in family.samples
+        }
+
+    async def total(self, name: str) -> float:
+        """A metric, summed over its labels."""
+        return sum(value for (each, _), value in (await self.metrics()).items() if each == name)
+
+    def kill_worker(self) -> int | None:
+        """Kills the youngest worker where there are several; the oldest is left for the slope."""
+        workers = self.workers()
+        if len(workers) < 2:  # noqa: PLR2004 - one to kill, one to stay
+            return None
+        os.kill(workers[-1], signal.SIGKILL)
+        return workers[-1]
+
+    def ask_to_stop(self) -> None:
+        """Sends SIGTERM."""
+        self._process.send_signal(signal.SIGTERM)
+
+    async def stopped(self) -> int:
+        """Waits for the end and returns the exit status."""
+        return await asyncio.to_thread(self._process.wait, READY_S)
+
+    def kill(self) -> None:
+        """Ends what is left, after a failure of the driver."""
+        if self._process.poll() is None:
+            self._process.kill()
+
+
+def slope_mb_per_hour(times_s: Sequence[float], values_mb: Sequence[float]) -> float:
+    """Slope of a straight line through the values, by least squares."""
+    return float(np.polyfit(np.asarray(times_s) / 3600, np.asarray(values_mb), 1)[0])
+
+
+def _rss_mb(pid: int) -> float:
+    try:
+        found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    except FileNotFoundError:
+        return 0.0
+    return int(found[1]) / 1024 if found else 0.0
+
+
+def _line(pid: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    except FileNotFoundError:
+        return ""
+
+
+def _started(pid: int) -> int:
+    """Start of a process in clock ticks since boot; the 22nd field, after a name with spaces."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except FileNotFoundError:
+        return sys.maxsize
