@@ -2,10 +2,11 @@
 
 import copy
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from imagemint.engine.sampling import Distribution
+from imagemint.training.networks import draw
 from imagemint.training.randomness import training_latents
 
 
@@ -31,12 +32,19 @@ def _floating(module: nn.Module) -> list[Tensor]:
 
 
 @torch.no_grad()
-def recalibrated(averaged: nn.Module, *, z_dim: int, num_classes: int, batches: int) -> nn.Module:
+def recalibrated(
+    averaged: nn.Module,
+    *,
+    z_dim: int,
+    num_classes: int,
+    batches: int,
+    distribution: Distribution = Distribution.NORMAL,
+) -> nn.Module:
     """Returns a copy in evaluation mode whose batch-normalisation statistics are its own.
 
     The average of the statistics is not the statistics of the average, so they are measured anew
     over ``batches`` of 256 images, after Izmailov et al., "Averaging Weights Leads to Wider
-    Optima" (2018). A network without batch normalisation comes back unchanged.
+    Optima" (2018). Without classes, num_classes is 0. A network without batch normalisation comes back unchanged.
     """
     generator = copy.deepcopy(averaged)
     layers = [module for module in generator.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -46,7 +54,8 @@ def recalibrated(averaged: nn.Module, *, z_dim: int, num_classes: int, batches: 
             layer.reset_running_stats()
             layer.momentum = None  # a cumulative mean over all batches
         generator.train()
-        classes = torch.from_numpy(np.arange(256) % num_classes).to(device)
+        classes = (torch.arange(256) % num_classes).to(device) if num_classes else None
         for batch in range(batches):
-            generator(training_latents(0, batch, 256, z_dim).to(device), classes)
+            z = training_latents(0, batch, 256, z_dim, distribution)
+            draw(generator, z.to(device), classes)
     return generator.eval()

@@ -13,7 +13,7 @@ import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import ValidationError
@@ -21,15 +21,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from imagemint.engine.sampling import Distribution
 from imagemint.training.errors import CheckpointError
 from imagemint.training.evaluation_report import EvaluationFigure, read_report
-from imagemint.training.networks import ProjectionDiscriminator
-from imagemint.training.recipes.mnist import MnistRecipe
+from imagemint.training.game import Game
+from imagemint.training.networks import Discriminator, Shape
+from imagemint.training.recipes import RECIPES
 
 FORMAT_VERSION = 1
-RECIPES = {MnistRecipe.name: MnistRecipe}
 _KEPT = 2
-# What every description of this format holds; unlogged and interim came later and may be absent.
+_NETWORKS = ("G", "D", "G_ema", "game")
+# What every description of this format holds; unlogged, interim, rollbacks came later.
 _WRITTEN = {"images_seen", "step", "state_sha256", "generator_sha256", "recipe", "options"}
 
 
@@ -41,27 +43,31 @@ class TrainingState:
         G: generator that trains.
         D: discriminator.
         G_ema: moving average of G.
-        opt_G: Adam of G.
-        opt_D: Adam of D.
+        opt_G: optimiser of G.
+        opt_D: optimiser of D.
+        game: what they play for, and what its parts remember.
         images_seen: real images shown to D so far.
         step: steps done so far.
+        rollbacks: how often the run went back to a good checkpoint.
         unlogged: figures of each step since the last row of the log, by name.
     """
 
     G: nn.Module
-    D: ProjectionDiscriminator
+    D: Discriminator
     G_ema: nn.Module
     opt_G: torch.optim.Optimizer
     opt_D: torch.optim.Optimizer
+    game: Game = field(default_factory=Game)
     images_seen: int = 0
     step: int = 0
+    rollbacks: int = 0
     unlogged: dict[str, list[float]] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, Tensor]:
         """Returns every tensor by a flat name, such as ``G/embed.weight``."""
         flat = {
             f"{part}/{name}": tensor
-            for part in ("G", "D", "G_ema")
+            for part in _NETWORKS
             for name, tensor in getattr(self, part).state_dict().items()
         }
         for part in ("opt_G", "opt_D"):
@@ -77,7 +83,7 @@ class TrainingState:
             CheckpointError: names or shapes are not those of these networks.
         """
         try:
-            for part in ("G", "D", "G_ema"):
+            for part in _NETWORKS:
                 getattr(self, part).load_state_dict(_below(tensors, part))
             for part in ("opt_G", "opt_D"):
                 optimizer = getattr(self, part)
@@ -137,6 +143,7 @@ def save_checkpoint(
         "format_version": FORMAT_VERSION,
         "images_seen": state.images_seen,
         "step": state.step,
+        "rollbacks": state.rollbacks,
         "unlogged": state.unlogged,
         "interim": interim,
         "state_sha256": _sha256(part / "state.safetensors"),
@@ -238,7 +245,8 @@ def fitting_checkpoint(run: Path, about: dict[str, Any], *, free: set[str]) -> P
         for key in ("recipe", "dataset", "dataset_sha256")
         if found.get(key) != about[key]
     ]
-    theirs, ours = found["options"], about["options"]
+    # An option that came since means, by its default, what was done before.
+    theirs, ours = option_defaults(about["recipe"]) | found["options"], about["options"]
     faults += [
         f"option {key} is {theirs.get(key)!r} there and {ours.get(key)!r} here"
         for key in sorted(theirs.keys() | ours.keys())
@@ -247,6 +255,14 @@ def fitting_checkpoint(run: Path, about: dict[str, Any], *, free: set[str]) -> P
     if faults:
         raise CheckpointError(f"{checkpoint} is of another run: " + "; ".join(faults))
     return checkpoint
+
+
+def option_defaults(recipe: str) -> dict[str, Any]:
+    """Returns the default of every option of a recipe that has one; of an unknown recipe nothing."""
+    if recipe not in RECIPES:
+        return {}
+    fields = RECIPES[recipe].model_fields.items()
+    return {name: field.default for name, field in fields if not field.is_required()}
 
 
 def restore(run: Path, state: TrainingState, about: dict[str, Any], *, free: set[str]) -> None:
@@ -265,7 +281,7 @@ def restore(run: Path, state: TrainingState, about: dict[str, Any], *, free: set
     found = read_description(checkpoint)
     state.load_tensors(_read_tensors(checkpoint / "state.safetensors", found["state_sha256"]))
     state.images_seen, state.step = found["images_seen"], found["step"]
-    state.unlogged = found.get("unlogged", {})
+    state.unlogged, state.rollbacks = found.get("unlogged", {}), found.get("rollbacks", 0)
 
 
 # --- for the exporter and for evaluation ---------------------------------------------------------
@@ -277,7 +293,8 @@ class TrainedGenerator:
 
     Attributes:
         module: in evaluation mode on the CPU; forward(z [N, z_dim], y int64 [N]) -> [N, C, H, W]
-            in [-1, 1].
+            in [-1, 1]. Without class labels it takes no y; where truncation is ``psi`` it takes
+            that last, float32 [N, 1].
         z_dim: length of a latent.
         class_labels: label texts by class index; empty for an unconditional generator.
         image_size: height and width in pixels.
@@ -291,6 +308,8 @@ class TrainedGenerator:
         code_revision: git commit that trained it, or empty.
         weights_sha256: digest of generator.safetensors.
         evaluations: measured figures, from ``RUN/evaluation.json`` if it is of these weights.
+        distribution: of the latent's elements.
+        truncation: how diversity is traded for fidelity, ``threshold`` or ``psi``.
     """
 
     module: nn.Module
@@ -307,6 +326,8 @@ class TrainedGenerator:
     code_revision: str
     weights_sha256: str
     evaluations: tuple[EvaluationFigure, ...]
+    distribution: Distribution = Distribution.NORMAL
+    truncation: Literal["threshold", "psi"] = "threshold"
 
 
 def read_generator(run: Path) -> TrainedGenerator:
@@ -325,7 +346,9 @@ def read_generator(run: Path) -> TrainedGenerator:
     except ValidationError as error:
         raise CheckpointError(f"{checkpoint}: {error}") from error
     labels = tuple(about["class_labels"])
-    generator, _ = recipe.networks(len(labels), about["image_channels"])
+    shape = Shape(len(labels), about["image_size"], about["image_channels"])
+    with torch.random.fork_rng():  # whoever reads a generator finds the random state as it was
+        generator = recipe.generator(shape)
     weights = _read_tensors(checkpoint / "generator.safetensors", about["generator_sha256"])
     try:
         generator.load_state_dict(weights)
@@ -346,4 +369,6 @@ def read_generator(run: Path) -> TrainedGenerator:
         code_revision=about["code_revision"],
         weights_sha256=about["generator_sha256"],
         evaluations=read_report(run / "evaluation.json", about["generator_sha256"]),
+        distribution=Distribution(recipe.latent),
+        truncation=recipe.truncation,
     )

@@ -9,15 +9,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic_settings import CliPositionalArg
 
 from imagemint.training.errors import CheckpointError, TrainingError
-from imagemint.training.recipes.mnist import MnistRecipe
+from imagemint.training.recipes import RECIPES
 from imagemint.training.recipes.mnist_classifier import MnistClassifierRecipe
+from imagemint.training.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
     import torch
+
+    from imagemint.training.datasets import LabelledImages
 
 _log = logging.getLogger(__name__)
 
@@ -41,8 +44,10 @@ class RunSettings(BaseModel):
     """Where to train; auto takes the GPU when there is one."""
 
 
-class TrainMnist(RunSettings, MnistRecipe):
-    """Trains the class-conditional MNIST generator (two CPU cores: about 20 minutes)."""
+class TrainGenerator(RunSettings):
+    """What a run of any generator's recipe takes besides the options of the recipe."""
+
+    recipe_type: ClassVar[type[Recipe]]
 
     resume: bool = False
     """Continue from the newest checkpoint in --out."""
@@ -52,22 +57,28 @@ class TrainMnist(RunSettings, MnistRecipe):
     """Images between two checkpoints, each with a grid of samples."""
     collapse_grace: int = Field(default=128_000, ge=0)
     """Images before mode collapse is judged."""
+    rollbacks: int = Field(default=0, ge=0)
+    """How often a run that diverged or collapsed may go back to its last good checkpoint, and on
+    from there with half the step size and another order of the data; then it fails."""
 
     def run(self) -> int:
         """Trains, or says what it would do."""
-        from imagemint.training import loop  # noqa: PLC0415 - torch
+        from imagemint.training import loop, provenance  # noqa: PLC0415 - torch
         from imagemint.training.checkpoints import (  # noqa: PLC0415
             fitting_checkpoint,
             latest_checkpoint,
             list_checkpoints,
         )
-        from imagemint.training.datasets import load_dataset  # noqa: PLC0415
 
-        recipe = MnistRecipe(**{name: getattr(self, name) for name in MnistRecipe.model_fields})
-        data = load_dataset(recipe.dataset, "train", self.data)
-        schedule = loop.Schedule(self.log_interval, self.snapshot_interval, self.collapse_grace)
+        recipe = self.recipe_type(
+            **{name: getattr(self, name) for name in self.recipe_type.model_fields}
+        )
+        data = _training_images(recipe.dataset, self.data)
+        schedule = loop.Schedule(
+            self.log_interval, self.snapshot_interval, self.collapse_grace, self.rollbacks
+        )
         device = _device(self.device)
-        about = loop.describe(recipe, data)
+        about = provenance.describe(recipe, data)
         options = about | {"schedule": asdict(schedule), "device": str(device)}
         if self.resume:
             found = fitting_checkpoint(self.out, about, free=loop.FREE_ON_RESUME)
@@ -77,7 +88,7 @@ class TrainMnist(RunSettings, MnistRecipe):
         if self.dry_run:
             print(json.dumps(options, indent=2))  # noqa: T201 - what the command is for
             return 0
-        loop.write_options(self.out, options)
+        provenance.write_options(self.out, options)
         state = loop.train(
             recipe,
             data,
@@ -91,6 +102,27 @@ class TrainMnist(RunSettings, MnistRecipe):
         hint = f" of {recipe.images:,}; --resume continues" if stopped else ""
         print(f"{latest_checkpoint(self.out)}: {state.images_seen:,} images{hint}")  # noqa: T201 - the command's answer
         return _INTERRUPTED if stopped else 0
+
+
+def _command_of(recipe: type[Recipe]) -> type[BaseModel]:
+    """Returns the command that trains by ``recipe``, whose options are its own."""
+    command = create_model(
+        f"Train{recipe.__name__}",
+        __base__=(TrainGenerator, recipe),
+        __doc__=f"Trains {recipe.summary} ({recipe.dataset}).",
+        __module__=__name__,
+    )
+    command.recipe_type = recipe
+    return command
+
+
+def _training_images(dataset: str, data: Path | None) -> "LabelledImages":
+    from imagemint.training.datasets import load_dataset  # noqa: PLC0415
+    from imagemint.training.stacked import IMAGES, stack_digits  # noqa: PLC0415
+
+    if dataset == "stacked-mnist":
+        return stack_digits(load_dataset("mnist", "train", data), IMAGES)
+    return load_dataset(dataset, "train", data)
 
 
 class TrainMnistClassifier(RunSettings, MnistClassifierRecipe):
@@ -117,12 +149,24 @@ class TrainMnistClassifier(RunSettings, MnistClassifierRecipe):
         return 0
 
 
+class ListRecipes(BaseModel):
+    """Shows every recipe: data set, image size, expected time and recorded quality."""
+
+    def run(self) -> int:
+        """Prints a table; nothing in it is invented, what was never measured says so."""
+        from imagemint.training.recorded import table  # noqa: PLC0415 - rarely asked for
+
+        print(table())  # noqa: T201 - the command's answer
+        return 0
+
+
 class Train(BaseModel):
     """Trains a network by recipe: imagemint train RECIPE --out RUN."""
 
     recipes: ClassVar[dict[str, type[BaseModel]]] = {
-        MnistRecipe.name: TrainMnist,
+        **{name: _command_of(recipe) for name, recipe in RECIPES.items()},
         MnistClassifierRecipe.name: TrainMnistClassifier,
+        "--list": ListRecipes,
     }
 
     @classmethod

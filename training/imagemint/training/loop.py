@@ -1,22 +1,19 @@
-"""The training loop."""
+"""The training loop: one for all recipes."""
 
-import json
+import logging
 import math
-import platform
 import signal
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
+from imagemint.engine.sampling import Distribution
 from imagemint.training.averaging import average_into, averaging_weight, recalibrated
 from imagemint.training.checkpoints import (
     TrainingState,
@@ -25,14 +22,19 @@ from imagemint.training.checkpoints import (
     save_checkpoint,
 )
 from imagemint.training.datasets import LabelledImages
-from imagemint.training.errors import LossNotFinite, ModeCollapse
-from imagemint.training.losses import OBJECTIVES, zero_centred_penalty
+from imagemint.training.errors import LossNotFinite, ModeCollapse, TrainingFailed
+from imagemint.training.feed import Feed
+from imagemint.training.game import Turn
 from imagemint.training.monitor import Monitor
-from imagemint.training.randomness import ShuffledOrder, other_classes, training_latents
-from imagemint.training.recipes.mnist import MnistRecipe
+from imagemint.training.networks import Shape, draw
+from imagemint.training.provenance import describe
+from imagemint.training.randomness import drawn_codes, training_latents
+from imagemint.training.recipes.recipe import Recipe
 from imagemint.training.samples import fixed_samples, within_class_spread
+from imagemint.training.schedules import Schedule, crossed, step_size
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
+_log = logging.getLogger(__name__)
 
 # Options that may change on --resume: they set how long the run is, not what a step computes
 # before the decay begins.
@@ -40,26 +42,11 @@ FREE_ON_RESUME = {"images", "decay_share"}
 # Generated images of one class vary at least this much of what real ones do, or it is a collapse.
 _COLLAPSE_SHARE = 0.1
 _RECALIBRATION_BATCHES = 40
-_REMEDY = "a smaller --learning-rate or a larger --penalty-weight often helps"
+_REMEDY = "a smaller --learning-rate often helps, or a larger --penalty-weight where there is one"
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """How often a run reports and saves.
-
-    Attributes:
-        log_interval: images between two rows of the log.
-        snapshot_interval: images between two checkpoints, each with its grid of samples.
-        collapse_grace: images before collapse is judged; early samples are all alike.
-    """
-
-    log_interval: int = 6_400
-    snapshot_interval: int = 64_000
-    collapse_grace: int = 128_000
-
-
-def train(  # noqa: C901, PLR0915 - one linear story, with headings
-    recipe: MnistRecipe,
+def train(
+    recipe: Recipe,
     data: LabelledImages,
     run: Path,
     *,
@@ -78,117 +65,176 @@ def train(  # noqa: C901, PLR0915 - one linear story, with headings
         recipe: the options.
         data: training images; uint8 [N, H, W, C].
         run: directory of this run.
-        schedule: how often to report and save.
+        schedule: how often to report and save, and how often to start over from what was good.
         device: where the networks live.
         resume: continue from the newest checkpoint of ``run``.
         quiet: no progress bar.
 
     Raises:
         CheckpointError: ``resume`` without a fitting checkpoint.
-        LossNotFinite: a loss or a weight turned NaN or infinite; the last good checkpoint is kept.
+        LossNotFinite: a loss or a weight turned NaN or infinite, and no rollback is left; the last
+            good checkpoint is kept.
         ModeCollapse: images of one class are all but the same; likewise.
     """
-    # --- networks, optimisers, data -------------------------------------------------------------
     state = initial_state(recipe, data, device)
     about = describe(recipe, data)
     if resume:
         restore(run, state, about, free=FREE_ON_RESUME)
-    objective = OBJECTIVES[recipe.objective]
-    images = torch.tensor(data.images).permute(0, 3, 1, 2).contiguous().to(device)
-    labels = torch.tensor(data.labels).to(device)
-    order = ShuffledOrder(len(data), recipe.seed)
-    real_spread = within_class_spread(data.images[:10_000], data.labels[:10_000])
-    G, D, opt_G, opt_D = state.G, state.D, state.opt_G, state.opt_D
-    saved_at = state.images_seen if resume else None
+    while True:
+        try:
+            _play(recipe, data, run, state, about, schedule=schedule, device=device, quiet=quiet)
+        except TrainingFailed as failure:
+            rollbacks = state.rollbacks + 1
+            if rollbacks > schedule.rollbacks or not list_checkpoints(run):
+                raise
+            state = initial_state(recipe, data, device)
+            restore(run, state, about, free=FREE_ON_RESUME)
+            state.rollbacks = rollbacks
+            _log.warning(
+                "%s; rolled back to image %d with half the step size and another order (%d of %d)",
+                *(failure, state.images_seen, rollbacks, schedule.rollbacks),
+            )
+        else:
+            return state
+
+
+def _play(
+    recipe: Recipe,
+    data: LabelledImages,
+    run: Path,
+    state: TrainingState,
+    about: dict[str, Any],
+    *,
+    schedule: Schedule,
+    device: torch.device,
+    quiet: bool,
+) -> None:
+    """Plays from ``state`` to the end of the run, or until told to stop."""
+    # --- the players, what they play for, and where their numbers come from ----------------------
+    G, D, game = state.G, state.D, state.game
+    k, batch_size, seed = recipe.discriminator_steps, recipe.batch_size, order_seed(recipe, state)
+    num_codes = len(recipe.class_labels(data.class_labels))
+    feed = Feed(data, np.array(recipe.shown_labels(data.labels)), seed, device)
+    saved_at = state.images_seen if state.step else None
 
     with _stop_on_signal() as stop, Monitor(run, recipe.images, state, quiet=quiet) as monitor:
 
         def snapshot(*, interim: bool = False) -> None:
-            """Draws the fixed samples, judges them, and saves a checkpoint if they are sound."""
+            """Saves a checkpoint if the fixed samples are sound."""
             nonlocal saved_at
-            generator, samples, classes = _judged_samples(recipe, state, len(data.class_labels))
-            spread = within_class_spread(samples, classes) / real_spread
-            if not interim:  # a grid off the schedule would stay when the run is resumed
-                monitor.snapshot(samples, spread)
-            _refuse_not_finite(state, generator, run)
-            if state.images_seen >= schedule.collapse_grace and spread < _COLLAPSE_SHARE:
-                raise ModeCollapse(
-                    f"after {state.images_seen:,} images the samples of one class vary"
-                    f" {spread:.3f} times as much as real ones (limit {_COLLAPSE_SHARE});"
-                    f" {_what_is_kept(run)}"
-                )
+            generator = _judged(recipe, data, run, state, monitor, schedule, interim=interim)
             save_checkpoint(run, state, generator, about, interim=interim)
             saved_at = state.images_seen
 
         while state.images_seen < recipe.images and not stop:
-            for optimizer in (opt_G, opt_D):
-                optimizer.param_groups[0]["lr"] = step_size(recipe, state.images_seen)
+            before = state.images_seen
+            set_step_sizes(recipe, state)
 
-            # --- one batch: real images, and fakes of the same classes --------------------------
-            batch = torch.from_numpy(order.indices(state.images_seen, recipe.batch_size))
-            y = labels[batch]
-            real = _to_network(images[batch])
-            z = training_latents(recipe.seed, state.step, recipe.batch_size, recipe.z_dim)
-            fake = G(z.to(device), y)
-
-            # --- D: adversarial loss, and every so often both penalties ------------------------
-            gamma = penalty_weight(recipe, state.images_seen)
-            penalise = gamma > 0 and state.step % recipe.penalty_interval == 0
+            # --- D: k turns, each on fresh images and on fakes of the same condition -------------
             D.requires_grad_(requires_grad=True)
-            real.requires_grad_(penalise)
-            seen_fake = fake.detach().requires_grad_(penalise)
-            phi = D.features(real)
-            real_logits, fake_logits = D.logits(phi, y), D(seen_fake, y)
-            loss_D = objective.discriminator(real_logits, fake_logits)
-            total_D = loss_D
-            if recipe.mismatch_weight > 0:
-                wrong = other_classes(recipe.seed, state.step, y, len(data.class_labels))
-                mismatch = objective.discriminator(real_logits, D.logits(phi, wrong))
-                total_D = total_D + recipe.mismatch_weight * mismatch
-                monitor.mismatch(mismatch.item())
-            if penalise:
-                r1 = zero_centred_penalty(real_logits, real)
-                r2 = zero_centred_penalty(fake_logits, seen_fake)
-                weight = gamma / 2 * recipe.penalty_interval
-                total_D = total_D + weight * (r1 + r2)
-                monitor.penalties(r1.item(), r2.item())
-            opt_D.zero_grad()
-            total_D.backward()
-            opt_D.step()
+            for position in range(k * state.step, k * (state.step + 1)):
+                real, y = feed.at(state.images_seen, batch_size)
+                z = training_latents(
+                    seed, position, batch_size, recipe.z_dim, Distribution(recipe.latent)
+                ).to(device)
+                c = y if recipe.condition == "class" else None
+                if recipe.condition == "code":
+                    c = drawn_codes(seed, position, batch_size, num_codes).to(device)
+                with torch.set_grad_enabled(position % k == k - 1):  # G plays with the last ones
+                    fake = draw(G, z, c)
+                turn = Turn(seed, position, G, D, z, y, c, real, fake)
+                due = game.due(game.terms_D, state.step, state.images_seen)
+                game.look_as_D(turn, by_images=any(term.by_images for term, _ in due))
+                loss_D = game.objective.discriminator(turn.real_logits, turn.fake_logits)
+                total_D = loss_D
+                for term, weight in due:
+                    parts = term(turn)
+                    total_D = total_D + weight * sum(parts.values())
+                    monitor.note(**{name: part.item() for name, part in parts.items()})
+                if recipe.skip_lead == 1 or turn.lead() <= recipe.skip_lead:
+                    state.opt_D.zero_grad()
+                    total_D.backward()
+                    state.opt_D.step()
+                    game.after_D(D)
+                monitor.note(**game.augmentation.heed(turn))
+                real_logit = turn.real_logits.mean().item()
+                state.images_seen += batch_size
 
-            # --- G: through the D just updated; the same fakes, G has not changed since ---------
+            # --- G: through the D just updated; the same fakes, G has not changed since ----------
             D.requires_grad_(requires_grad=False)
-            with torch.no_grad():
-                real_logits = D(real, y)
-            loss_G = objective.generator(real_logits, D(fake, y))
-            opt_G.zero_grad()
-            loss_G.backward()
-            opt_G.step()
+            turn = Turn(seed, position, G, D, z, y, c, real, fake)
+            game.look_as_G(turn)
+            loss_G = game.objective.generator(turn.real_logits, turn.fake_logits)
+            total_G = loss_G
+            for term, weight in game.due(game.terms_G, state.step, before):
+                parts = term(turn)
+                total_G = total_G + weight * sum(parts.values())
+                monitor.note(**{name: part.item() for name, part in parts.items()})
+            state.opt_G.zero_grad()
+            total_G.backward()
+            state.opt_G.step()
 
-            # --- average, count, watch ----------------------------------------------------------
+            # --- average, count, watch -----------------------------------------------------------
             state.step += 1
-            state.images_seen += recipe.batch_size
-            average_into(
-                state.G_ema,
-                G,
-                averaging_weight(
-                    recipe.batch_size, recipe.ema_half_life, recipe.ema_ramp_up, state.images_seen
-                ),
+            share = averaging_weight(
+                k * batch_size, recipe.ema_half_life, recipe.ema_ramp_up, state.images_seen
             )
-            losses = (loss_D.item(), loss_G.item())
+            average_into(state.G_ema, G, share)
+            losses = (total_D.item(), total_G.item())
             if not all(map(math.isfinite, losses)):
                 raise LossNotFinite(
                     f"after {state.images_seen:,} images the losses of D and G are {losses};"
                     f" {_what_is_kept(run)}; {_REMEDY}"
                 )
-            monitor.step(*losses, real_logits.mean().item())
-            if _crossed(state, recipe, schedule.log_interval):
+            monitor.step(loss_D.item(), loss_G.item(), real_logit)
+            if crossed(before, state.images_seen, schedule.log_interval):
                 monitor.log()
-            if _crossed(state, recipe, schedule.snapshot_interval):
+            if crossed(before, state.images_seen, schedule.snapshot_interval):
                 snapshot()
         if saved_at != state.images_seen:
             snapshot(interim=state.images_seen < recipe.images)
-    return state
+
+
+def _judged(
+    recipe: Recipe,
+    data: LabelledImages,
+    run: Path,
+    state: TrainingState,
+    monitor: Monitor,
+    schedule: Schedule,
+    *,
+    interim: bool,
+) -> nn.Module:
+    """Returns the averaged generator ready for use, after a look at its fixed samples.
+
+    A grid of them is drawn unless the snapshot is interim: off the schedule it would stay when the
+    run is resumed.
+    """
+    labels = recipe.class_labels(data.class_labels)
+    distribution = Distribution(recipe.latent)
+    generator = recalibrated(
+        state.G_ema,
+        z_dim=recipe.z_dim,
+        num_classes=len(labels),
+        batches=_RECALIBRATION_BATCHES,
+        distribution=distribution,
+    )
+    samples, classes = fixed_samples(generator, recipe.z_dim, len(labels), distribution)
+    # Codes are not classes of the data: what varies within one is not known beforehand.
+    by_class = recipe.condition == "class"
+    real_classes = data.labels[:10_000] if by_class else np.zeros(min(len(data), 10_000), np.int64)
+    spread = within_class_spread(samples, classes if by_class else np.zeros_like(classes))
+    spread /= within_class_spread(data.images[:10_000], real_classes)
+    if not interim:
+        monitor.snapshot(samples, spread)
+    _refuse_not_finite(state, generator, run)
+    if state.images_seen >= schedule.collapse_grace and spread < _COLLAPSE_SHARE:
+        raise ModeCollapse(
+            f"after {state.images_seen:,} images the samples of one class vary"
+            f" {spread:.3f} times as much as real ones (limit {_COLLAPSE_SHARE});"
+            f" {_what_is_kept(run)}"
+        )
+    return generator
 
 
 def _refuse_not_finite(state: TrainingState, generator: nn.Module, run: Path) -> None:
@@ -209,72 +255,52 @@ def _what_is_kept(run: Path) -> str:
     )
 
 
-def _to_network(images: Tensor) -> Tensor:
-    """Turns uint8 [B, C, H, W] into float32 in [-1, 1], channels last in memory."""
-    scaled = images.float().div_(127.5).sub_(1)
-    return scaled.contiguous(memory_format=torch.channels_last)
+def order_seed(recipe: Recipe, state: TrainingState) -> int:
+    """Returns the seed of order and latents, which each rollback changes."""
+    return (recipe.seed + 0x9E3779B97F4A7C15 * state.rollbacks) % 2**64
 
 
-def initial_state(recipe: MnistRecipe, data: LabelledImages, device: torch.device) -> TrainingState:
+def set_step_sizes(recipe: Recipe, state: TrainingState) -> None:
+    """Sets the step sizes of both optimisers for the next step."""
+    size = step_size(recipe, state.images_seen, state.rollbacks)
+    own = recipe.discriminator_learning_rate
+    of_D = size if own is None else size * (own / recipe.learning_rate)
+    state.opt_G.param_groups[0]["lr"], state.opt_D.param_groups[0]["lr"] = size, of_D
+
+
+def initial_state(recipe: Recipe, data: LabelledImages, device: torch.device) -> TrainingState:
     """Returns fresh networks and optimisers; the weights are a function of ``recipe.seed``."""
+    shape = Shape(len(data.class_labels), data.images.shape[1], data.images.shape[-1])
+    told = Shape(
+        len(recipe.class_labels(data.class_labels)), shape.image_size, shape.image_channels
+    )
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
-        networks = recipe.networks(len(data.class_labels), data.images.shape[-1])
-        G_ema = recipe.networks(len(data.class_labels), data.images.shape[-1])[0]
-    G, D = _placed(networks[0], device), _placed(networks[1], device)
+        G = _placed(recipe.generator(told), device)
+        D = _placed(recipe.discriminator(shape), device)
+        G_ema = _placed(recipe.generator(told), device)
+        game = recipe.game(G, D, shape).to(device)
     G_ema.load_state_dict(G.state_dict())
 
-    def adam(network: nn.Module) -> torch.optim.Adam:
+    def optimizer(network: nn.Module) -> torch.optim.Optimizer:
+        if recipe.optimizer == "rmsprop":
+            return torch.optim.RMSprop(network.parameters(), recipe.learning_rate, recipe.beta2)
         betas = (recipe.beta1, recipe.beta2)
         return torch.optim.Adam(network.parameters(), recipe.learning_rate, betas, fused=True)
 
     return TrainingState(
         G=G,
         D=D,
-        G_ema=_placed(G_ema, device).requires_grad_(requires_grad=False),
-        opt_G=adam(G),
-        opt_D=adam(D),
+        G_ema=G_ema.requires_grad_(requires_grad=False),
+        opt_G=optimizer(G),
+        opt_D=optimizer(D),
+        game=game,
     )
 
 
 def _placed(network: NetworkT, device: torch.device) -> NetworkT:
     # Channels last was 1.1 to 2.2 times as fast on the convolutions of this recipe on a CPU.
     return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return] # torch's stubs lack this overload
-
-
-def step_size(recipe: MnistRecipe, images_seen: int) -> float:
-    """Returns Adam's step size: constant, then a half cosine down to zero at the end."""
-    decayed = recipe.decay_share * recipe.images
-    left = recipe.images - images_seen
-    if decayed == 0 or left >= decayed:
-        return recipe.learning_rate
-    return recipe.learning_rate * 0.5 * (1 - math.cos(math.pi * left / decayed))
-
-
-def penalty_weight(recipe: MnistRecipe, images_seen: int) -> float:
-    """Returns gamma of the penalties: from the first weight to the final one, along a cosine.
-
-    Huang et al., "The GAN is dead; long live the GAN!" (2024), appendix.
-    """
-    first, final = recipe.penalty_weight, recipe.final_penalty_weight
-    progress = min(images_seen / recipe.burn_in, 1.0) if recipe.burn_in else 1.0
-    return final + (first - final) * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def _crossed(state: TrainingState, recipe: MnistRecipe, interval: int) -> bool:
-    """Whether the last step crossed a multiple of ``interval`` images."""
-    before = state.images_seen - recipe.batch_size
-    return state.images_seen // interval > before // interval
-
-
-def _judged_samples(
-    recipe: MnistRecipe, state: TrainingState, num_classes: int
-) -> tuple[nn.Module, NDArray[np.uint8], NDArray[np.int64]]:
-    """Returns the averaged generator ready for use, and its fixed samples with their classes."""
-    generator = recalibrated(
-        state.G_ema, z_dim=recipe.z_dim, num_classes=num_classes, batches=_RECALIBRATION_BATCHES
-    )
-    return generator, *fixed_samples(generator, recipe.z_dim, num_classes)
 
 
 @contextmanager
@@ -292,48 +318,3 @@ def _stop_on_signal() -> Iterator[list[int]]:
     finally:
         for kind, handler in zip(kinds, previous, strict=True):
             signal.signal(kind, handler)
-
-
-def describe(recipe: MnistRecipe, data: LabelledImages) -> dict[str, Any]:
-    """Returns what a checkpoint and ``options.json`` say of a run, as JSON values."""
-    return {
-        "recipe": recipe.name,
-        "options": {name: getattr(recipe, name) for name in MnistRecipe.model_fields},
-        "dataset": data.name,
-        "dataset_sha256": data.sha256,
-        "class_labels": list(data.class_labels),
-        "image_size": data.images.shape[1],
-        "image_channels": data.images.shape[-1],
-        "code_revision": _code_revision(),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-        },
-        "threads": torch.get_num_threads(),
-    }
-
-
-def write_options(run: Path, about: dict[str, Any]) -> None:
-    """Writes the complete options of a run beside its results."""
-    run.mkdir(parents=True, exist_ok=True)
-    (run / "options.json").write_text(json.dumps(about, indent=2) + "\n")
-
-
-def _code_revision() -> str:
-    """Returns the git commit of this code, with ``+`` when it has local changes, or ''."""
-    here = Path(__file__).parent
-    git = ["git", "-C", str(here)]
-    try:
-        head = subprocess.run(  # noqa: S603 - fixed arguments
-            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        changed = subprocess.run(  # noqa: S603 - fixed arguments
-            [*git, "status", "--porcelain", "--untracked-files=no", "--", str(here)],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return head + ("+" if changed else "")

@@ -1,14 +1,92 @@
-"""Adversarial objectives and zero-centred gradient penalties.
+"""Adversarial objectives and gradient penalties.
 
 Every loss takes logits float32 [N] and returns a scalar to be minimised.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Takes (real logits [N], fake logits [N])."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The pair of losses that D and G play.
+
+    Attributes:
+        discriminator: loss of D.
+        generator: loss of G.
+        paired: whether G's loss looks at the real logits, which cost a pass through D.
+    """
+
+    discriminator: Loss
+    generator: Loss
+    paired: bool = False
+
+
+# --- the original game: Goodfellow et al., "Generative Adversarial Nets" (2014) ------------------
+
+
+def cross_entropy_discriminator(real: Tensor, fake: Tensor, *, real_target: float = 1.0) -> Tensor:
+    """Binary cross-entropy of D, ``-log D(x) - log(1 - D(G(z)))``.
+
+    With ``real_target`` below 1 it is smoothed on the side of the real images alone: Salimans et
+    al., "Improved Techniques for Training GANs" (2016), section 3.4.
+    """
+    of_real = F.softplus(-real) if real_target == 1 else F.softplus(real) - real_target * real
+    return of_real.mean() + F.softplus(fake).mean()
+
+
+def saturating_generator(real: Tensor, fake: Tensor) -> Tensor:
+    """The minimax loss of G, ``log(1 - D(G(z)))``, which is flat where D is sure."""
+    del real
+    return -F.softplus(fake).mean()
+
+
+def non_saturating_generator(real: Tensor, fake: Tensor) -> Tensor:
+    """``-log D(G(z))``: the same fixed point, steep where D is sure; what the paper trained."""
+    del real
+    return F.softplus(-fake).mean()
+
+
+# --- later ones ----------------------------------------------------------------------------------
+
+
+def least_squares_discriminator(real: Tensor, fake: Tensor) -> Tensor:
+    """Least-squares loss of D with targets 1 and 0: Mao et al., "LSGAN" (2016), equation 9."""
+    return 0.5 * (real - 1).square().mean() + 0.5 * fake.square().mean()
+
+
+def least_squares_generator(real: Tensor, fake: Tensor) -> Tensor:
+    """Least-squares loss of G with target 1."""
+    del real
+    return 0.5 * (fake - 1).square().mean()
+
+
+def wasserstein_discriminator(real: Tensor, fake: Tensor) -> Tensor:
+    """Minus the estimate of the earth mover's distance: Arjovsky et al., "WGAN" (2017).
+
+    An estimate only for a D that is Lipschitz, by `terms.WeightClipping` or
+    `terms.LipschitzPenalty`.
+    """
+    return fake.mean() - real.mean()
+
+
+def hinge_discriminator(real: Tensor, fake: Tensor) -> Tensor:
+    """Hinge loss of D: Lim & Ye, "Geometric GAN" (2017)."""
+    return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+
+
+def raise_generator(real: Tensor, fake: Tensor) -> Tensor:
+    """Loss of G that belongs to the hinge and to the Wasserstein loss of D: ``-D(G(z))``."""
+    del real
+    return -fake.mean()
 
 
 def relativistic_discriminator(real: Tensor, fake: Tensor) -> Tensor:
@@ -25,29 +103,29 @@ def relativistic_generator(real: Tensor, fake: Tensor) -> Tensor:
     return F.softplus(real - fake).mean()
 
 
-def hinge_discriminator(real: Tensor, fake: Tensor) -> Tensor:
-    """Hinge loss of D: Lim & Ye, "Geometric GAN" (2017)."""
-    return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
-
-
-def hinge_generator(real: Tensor, fake: Tensor) -> Tensor:
-    """Loss of G that belongs to the hinge loss of D; the real logits play no part in it."""
-    del real
-    return -fake.mean()
-
-
-@dataclass(frozen=True)
-class Objective:
-    """The pair of losses that G and D play; both take (real logits, fake logits)."""
-
-    discriminator: Callable[[Tensor, Tensor], Tensor]
-    generator: Callable[[Tensor, Tensor], Tensor]
-
-
 OBJECTIVES = {
-    "relativistic": Objective(relativistic_discriminator, relativistic_generator),
-    "hinge": Objective(hinge_discriminator, hinge_generator),
+    "saturating": Objective(cross_entropy_discriminator, saturating_generator),
+    "non-saturating": Objective(cross_entropy_discriminator, non_saturating_generator),
+    "least-squares": Objective(least_squares_discriminator, least_squares_generator),
+    "wasserstein": Objective(wasserstein_discriminator, raise_generator),
+    "hinge": Objective(hinge_discriminator, raise_generator),
+    "relativistic": Objective(relativistic_discriminator, relativistic_generator, paired=True),
 }
+
+
+def smoothed(real_target: float) -> Objective:
+    """Returns the non-saturating objective with one-sided label smoothing, targets to 0 to 1."""
+    discriminator = partial(cross_entropy_discriminator, real_target=real_target)
+    return Objective(discriminator, non_saturating_generator)
+
+
+# --- gradient penalties --------------------------------------------------------------------------
+
+
+def _squared_gradient_norms(logits: Tensor, x: Tensor) -> Tensor:
+    """Returns |d logit / d x|^2 for each image, [N], itself differentiable."""
+    (gradient,) = torch.autograd.grad(logits.sum(), x, create_graph=True)
+    return gradient.square().sum(dim=(1, 2, 3))
 
 
 def zero_centred_penalty(logits: Tensor, x: Tensor) -> Tensor:
@@ -56,5 +134,13 @@ def zero_centred_penalty(logits: Tensor, x: Tensor) -> Tensor:
     R1 when ``x`` is real, R2 when it is generated: Mescheder et al., "Which Training Methods for
     GANs do actually Converge?" (2018). Weigh it by gamma / 2.
     """
-    (gradient,) = torch.autograd.grad(logits.sum(), x, create_graph=True)
-    return gradient.square().sum(dim=(1, 2, 3)).mean()
+    return _squared_gradient_norms(logits, x).mean()
+
+
+def one_centred_penalty(logits: Tensor, x: Tensor) -> Tensor:
+    """Mean squared distance of the gradient norm from 1, at ``x`` between real and generated.
+
+    Gulrajani et al., "Improved Training of Wasserstein GANs" (2017). Weigh it by 10.
+    """
+    norms = _squared_gradient_norms(logits, x).add(1e-12).sqrt()  # the root has no slope at 0
+    return (norms - 1).square().mean()

@@ -75,20 +75,13 @@ class Monitor:
                 raise
             _log.warning("no plots of the failed run: %s", fault)  # what failed it matters more
 
-    def penalties(self, r1: float, r2: float) -> None:
-        """Takes the squared gradient norms of a step that penalised."""
-        self._note(r1=r1, r2=r2)
-
-    def mismatch(self, loss: float) -> None:
-        """Takes the loss of a step on real images with another class than theirs."""
-        self._note(mismatch=loss)
-
     def step(self, loss_D: float, loss_G: float, real_logit: float) -> None:
         """Takes the losses of a step and the mean logit of its real images."""
-        self._note(loss_D=loss_D, loss_G=loss_G, real_logit=real_logit)
+        self.note(loss_D=loss_D, loss_G=loss_G, real_logit=real_logit)
         self._bar.update(self._state.images_seen - self._bar.n)
 
-    def _note(self, **figures: float) -> None:
+    def note(self, **figures: float) -> None:
+        """Takes further figures of a step, by name; a row holds their means."""
         for name, figure in figures.items():
             self._state.unlogged.setdefault(name, []).append(figure)
 
@@ -98,6 +91,8 @@ class Monitor:
         seen = self._state.images_seen
         row: dict[str, Any] = {"images": seen}
         row |= {name: float(np.mean(values)) for name, values in self._state.unlogged.items()}
+        if self._state.rollbacks:
+            row["rollbacks"] = self._state.rollbacks
         row["images_per_s"] = (seen - before) / (now - then)
         self._log.write(json.dumps(row) + "\n")
         for name, value in row.items():
@@ -107,7 +102,7 @@ class Monitor:
         self._last = (now, seen)
 
     def snapshot(self, samples: NDArray[np.uint8], spread: float) -> None:
-        """Writes the grid of the fixed samples uint8 [10 K, H, W, C] and their relative spread."""
+        """Writes the grid of the fixed samples uint8 [N, H, W, C] and their relative spread."""
         seen = self._state.images_seen
         picture = grid(samples, SAMPLES_PER_CLASS)
         Image.fromarray(picture).save(self._run / "grids" / f"{seen:010d}.png")

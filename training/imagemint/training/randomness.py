@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from imagemint.engine.sampling import Distribution
+
 
 class Stream(IntEnum):
     """Independent uses of one seed."""
@@ -19,6 +21,8 @@ class Stream(IntEnum):
     LATENTS = 1
     AUGMENTATION = 2
     CLASSES = 3
+    CODES = 4
+    INTERPOLATION = 5
 
 
 def generator_at(seed: int, stream: Stream, position: int) -> np.random.Generator:
@@ -28,10 +32,31 @@ def generator_at(seed: int, stream: Stream, position: int) -> np.random.Generato
     return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, position]))
 
 
-def training_latents(seed: int, step: int, batch_size: int, z_dim: int) -> Tensor:
-    """Returns the latents of one step: float32 [batch_size, z_dim], standard normal."""
+def training_latents(
+    seed: int,
+    step: int,
+    batch_size: int,
+    z_dim: int,
+    distribution: Distribution = Distribution.NORMAL,
+) -> Tensor:
+    """Returns the latents of one step: float32 [batch_size, z_dim]."""
     generator = generator_at(seed, Stream.LATENTS, step)
+    if distribution is Distribution.UNIFORM:
+        uniform = generator.random((batch_size, z_dim), dtype=np.float32)
+        return torch.from_numpy(uniform).mul_(2).sub_(1)
     return torch.from_numpy(generator.standard_normal((batch_size, z_dim), dtype=np.float32))
+
+
+def drawn_codes(seed: int, step: int, batch_size: int, num_codes: int) -> Tensor:
+    """Returns categorical codes, each as likely as the others: int64 [batch_size]."""
+    generator = generator_at(seed, Stream.CODES, step)
+    return torch.from_numpy(generator.integers(0, num_codes, size=batch_size))
+
+
+def uniforms(seed: int, stream: Stream, position: int, *shape: int) -> Tensor:
+    """Returns numbers in [0, 1) that belong to one position: float32 of that shape."""
+    generator = generator_at(seed, stream, position)
+    return torch.from_numpy(generator.random(shape, dtype=np.float32))
 
 
 def other_classes(seed: int, step: int, classes: Tensor, num_classes: int) -> Tensor:

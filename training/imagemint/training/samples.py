@@ -5,37 +5,50 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from imagemint.engine.sampling import latents
+from imagemint.engine.sampling import Distribution, latents
+from imagemint.training.networks import draw
 
 # Ten images of each class: rows of the grid are classes, as in the bundle's samples.png.
 SAMPLES_PER_CLASS = 10
 SAMPLES_SEED = 0
+_ROWS_WITHOUT_CLASSES = 10
 
 
 def fixed_samples(
-    generator: nn.Module, z_dim: int, num_classes: int
+    generator: nn.Module,
+    z_dim: int,
+    num_classes: int,
+    distribution: Distribution = Distribution.NORMAL,
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Returns images uint8 [10 K, H, W, C] at indices 0 to 10 K - 1 of seed 0, and their classes.
+
+    Of a generator without classes a hundred, all of class 0.
 
     They are the very images that the exported bundle mints under those serials, up to its
     recorded tolerance.
     """
-    classes = np.repeat(np.arange(num_classes, dtype=np.int64), SAMPLES_PER_CLASS)
-    z = latents(SAMPLES_SEED, 0, len(classes), z_dim)
+    rows = num_classes or _ROWS_WITHOUT_CLASSES
+    classes = np.repeat(np.arange(rows, dtype=np.int64), SAMPLES_PER_CLASS)
+    z = latents(SAMPLES_SEED, 0, len(classes), z_dim, distribution=distribution)
+    if not num_classes:
+        return images_of(generator, z, None), np.zeros_like(classes)
     return images_of(generator, z, classes), classes
 
 
 @torch.no_grad()
 def images_of(
-    generator: nn.Module, z: NDArray[np.float32], classes: NDArray[np.int64]
+    generator: nn.Module, z: NDArray[np.float32], classes: NDArray[np.int64] | None
 ) -> NDArray[np.uint8]:
-    """Returns uint8 [N, H, W, C] for latents [N, z_dim] and classes [N], in batches of 256."""
+    """Returns uint8 [N, H, W, C] for latents [N, z_dim] and classes [N], in batches of 256.
+
+    Classes are None for a generator that takes none. One that takes psi draws with none.
+    """
     device = next(generator.parameters()).device
-    parts = [
-        generator(torch.from_numpy(z[i : i + 256]).to(device), torch.from_numpy(y).to(device))
-        for i in range(0, len(z), 256)
-        for y in (classes[i : i + 256],)
-    ]
+    rows = torch.from_numpy(z).to(device).split(256)
+    told = (
+        [None] * len(rows) if classes is None else torch.from_numpy(classes).to(device).split(256)
+    )
+    parts = [draw(generator, z, c) for z, c in zip(rows, told, strict=True)]
     levels = torch.cat(parts).add(1).mul(127.5).round().clamp(0, 255)
     return levels.byte().permute(0, 2, 3, 1).cpu().numpy()
 

@@ -1,0 +1,172 @@
+"""The game that two networks play: what each is paid for, whichever networks they are.
+
+A recipe composes one from named parts: an `Objective`, terms of D and of G, an augmentation of what
+D sees, and what becomes of D after its step. Parts that remember something keep it in buffers,
+which checkpoints save and restore.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from imagemint.training.losses import OBJECTIVES, Objective
+from imagemint.training.networks.players import Discriminator
+
+_NOTHING = torch.empty(0)
+
+
+@dataclass
+class Turn:
+    """What a player has at hand in one turn; a term takes what it needs.
+
+    Attributes:
+        seed: of the run; with ``position`` it addresses random numbers.
+        position: turns of D before this one.
+        G: generator.
+        D: discriminator.
+        z: latents [N, z_dim].
+        y: labels of the real images int64 [N]; -1 where the recipe hides them.
+        c: what the networks are told int64 [N], of real and fake images alike; None: nothing.
+        real: real images [N, C, H, W]; once looked at, as D sees them.
+        fake: generated images [N, C, H, W], likewise.
+        phi_real: D's features of the real images [N, F]; in G's turn only where it asks for them.
+        phi_fake: D's features of the generated images [N, F].
+        real_logits: [N]; in G's turn only where it asks for them.
+        fake_logits: [N].
+    """
+
+    seed: int
+    position: int
+    G: nn.Module
+    D: Discriminator
+    z: Tensor
+    y: Tensor
+    c: Tensor | None
+    real: Tensor
+    fake: Tensor
+    phi_real: Tensor = field(default=_NOTHING)
+    phi_fake: Tensor = field(default=_NOTHING)
+    real_logits: Tensor = field(default=_NOTHING)
+    fake_logits: Tensor = field(default=_NOTHING)
+
+    def look_at_real(self) -> None:
+        """Lets D judge the real images."""
+        self.phi_real = self.D.phi(self.real, self.c)
+        self.real_logits = self.D.logits(self.phi_real, self.c)
+
+    def look_at_fake(self) -> None:
+        """Lets D judge the generated images."""
+        self.phi_fake = self.D.phi(self.fake, self.c)
+        self.fake_logits = self.D.logits(self.phi_fake, self.c)
+
+    def lead(self) -> float:
+        """Returns the share of pairs in which D rates the real image above the generated one."""
+        return (self.real_logits > self.fake_logits).float().mean().item()
+
+
+class Term(nn.Module):
+    """A further loss of a player: called with a `Turn`, it returns its parts by their names.
+
+    Their sum counts, times `weight_at`.
+
+    Attributes:
+        by_images: whether it differentiates logits by the images that D sees.
+        heeds_real: whether, as a term of G, it looks at the real images.
+
+    Args:
+        weight: of the sum.
+        interval: steps between two; each counts as many times, as in StyleGAN 2.
+    """
+
+    by_images = False
+    heeds_real = False
+
+    def __init__(self, weight: float = 1.0, interval: int = 1) -> None:
+        super().__init__()
+        self.weight = weight
+        self.interval = interval
+
+    def weight_at(self, images_seen: int) -> float:
+        """Returns the weight after so many images; where it is 0 the term is not computed."""
+        del images_seen
+        return self.weight
+
+    def forward(self, turn: Turn) -> dict[str, Tensor]:
+        """Returns scalars to be minimised, by the names they have in the log."""
+        raise NotImplementedError
+
+
+class Augmentation(nn.Module):
+    """What happens to images, real and generated alike, before D sees them. Here: nothing."""
+
+    def forward(self, x: Tensor, seed: int, position: int) -> Tensor:
+        """Returns images like ``x`` [N, C, H, W]; chance is a function of seed and position."""
+        del seed, position
+        return x
+
+    def heed(self, turn: Turn) -> dict[str, float]:
+        """Adapts to what D made of its turn; returns figures for the log."""
+        del turn
+        return {}
+
+
+class Game(nn.Module):
+    """What the players are paid for.
+
+    Args:
+        objective: the adversarial losses.
+        terms_D: further losses of D.
+        terms_G: further losses of G.
+        augmentation: of what D sees; None: it sees images as they are.
+        after_D: called with D after each of its steps; None: nothing is done to it.
+    """
+
+    def __init__(
+        self,
+        objective: Objective = OBJECTIVES["non-saturating"],
+        *,
+        terms_D: Iterable[Term] = (),
+        terms_G: Iterable[Term] = (),
+        augmentation: Augmentation | None = None,
+        after_D: Callable[[nn.Module], None] | None = None,
+    ) -> None:
+        super().__init__()
+        self.objective = objective
+        self.terms_D = nn.ModuleList(terms_D)
+        self.terms_G = nn.ModuleList(terms_G)
+        self.augmentation = augmentation or Augmentation()
+        self.after_D = after_D or (lambda _: None)
+
+    def due(self, terms: nn.ModuleList, step: int, images_seen: int) -> list[tuple[Term, float]]:
+        """Returns the terms that count in a step, with their weights."""
+        return [
+            (term, weight * term.interval)
+            for term in _terms(terms)
+            if step % term.interval == 0 and (weight := term.weight_at(images_seen)) > 0
+        ]
+
+    def look_as_D(self, turn: Turn, *, by_images: bool) -> None:
+        """Shows D both halves of a batch, in a way that its terms may differentiate by images."""
+        for half, place in (("real", 0), ("fake", 1)):
+            x = self.augmentation(getattr(turn, half), turn.seed, 4 * turn.position + place)
+            setattr(turn, half, x.detach().requires_grad_(by_images))
+        turn.look_at_real()
+        turn.look_at_fake()
+
+    def look_as_G(self, turn: Turn) -> None:
+        """Shows D the generated images, and the real ones where G's losses look at them."""
+        if self.objective.paired or any(term.heeds_real for term in _terms(self.terms_G)):
+            with torch.no_grad():
+                turn.real = self.augmentation(turn.real, turn.seed, 4 * turn.position + 2)
+                turn.look_at_real()
+        turn.fake = self.augmentation(turn.fake, turn.seed, 4 * turn.position + 3)
+        turn.look_at_fake()
+
+
+def _terms(terms: nn.ModuleList) -> Iterator[Term]:
+    for term in terms:
+        if not isinstance(term, Term):
+            raise TypeError(f"{type(term).__name__} is no Term")
+        yield term

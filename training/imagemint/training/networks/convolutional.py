@@ -1,0 +1,155 @@
+"""Convolutional networks after DCGAN, with and without a class.
+
+Radford et al., "Unsupervised Representation Learning with Deep Convolutional Generative Adversarial
+Networks" (2015): strided convolutions instead of pooling, no hidden dense layer, batch
+normalisation, ReLU and tanh in G, leaky ReLU in D.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from imagemint.training.networks.players import Discriminator
+
+_LARGEST_START = 7
+_SLOPE = 0.2
+
+Norm = Callable[[int], nn.Module]
+"""Makes the normalisation behind a convolution of so many channels."""
+
+
+def doublings(image_size: int) -> tuple[int, int]:
+    """Returns the size a network starts from, at most 7, and how often it doubles: 28 -> (7, 2).
+
+    Raises:
+        ValueError: the size is not such a number times a power of two.
+    """
+    start, count = image_size, 0
+    while start > _LARGEST_START and start % 2 == 0:
+        start, count = start // 2, count + 1
+    if start > _LARGEST_START or count == 0:
+        raise ValueError(f"images of {image_size} pixels cannot be halved down to 7 or fewer")
+    return start, count
+
+
+class ConditionalGenerator(nn.Module):
+    """DCGAN generator, conditioned by concatenating a class embedding to the latent.
+
+    The condition enters as in Mirza & Osindero, "Conditional Generative Adversarial Nets" (2014).
+    Batch normalisation costs nothing once exported: in evaluation mode it is affine, and the
+    exporter folds it into the neighbouring convolution.
+
+    Args:
+        z_dim: length of a latent.
+        num_classes: number of classes K; 0 for a generator without a condition.
+        c_dim: length of the learned class embedding; without a condition it plays no part.
+        base_channels: channels at the smallest size; every doubling of the size halves them.
+        image_channels: 1 for gray, 3 for RGB.
+        image_size: height and width; see `doublings`.
+        norm: makes the normalisation layers.
+    """
+
+    def __init__(
+        self,
+        z_dim: int,
+        num_classes: int,
+        *,
+        c_dim: int,
+        base_channels: int,
+        image_channels: int,
+        image_size: int = 28,
+        norm: Norm = nn.BatchNorm2d,
+    ) -> None:
+        super().__init__()
+        self.z_dim = z_dim
+        self.num_classes = num_classes
+        self.image_channels = image_channels
+        self.image_size = image_size
+        self.start, count = doublings(image_size)
+        if num_classes:
+            self.embed = nn.Embedding(num_classes, c_dim)
+        inputs = z_dim + (c_dim if num_classes else 0)
+        self.project = nn.Linear(inputs, base_channels * self.start**2, bias=False)
+        wide = base_channels
+        trunk = [norm(wide), nn.ReLU()]
+        for _ in range(count):
+            upward = nn.ConvTranspose2d(wide, wide // 2, 4, stride=2, padding=1, bias=False)
+            wide //= 2
+            trunk += [upward, norm(wide), nn.ReLU()]
+        self.trunk = nn.Sequential(*trunk, nn.Conv2d(wide, image_channels, 3, padding=1), nn.Tanh())
+
+    def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """Returns images [N, C, H, W] in [-1, 1] for ``z`` [N, z_dim] and ``y`` int64 [N]."""
+        h = self.project(z if y is None else torch.cat([z, self.embed(y)], dim=1))
+        images: Tensor = self.trunk(h.unflatten(1, (-1, self.start, self.start)))
+        return images
+
+
+def _downwards(
+    channels: int, base_channels: int, image_size: int, *, norm: Norm, plain: bool
+) -> tuple[list[nn.Module], int, int]:
+    """Strided convolutions down to 4x4 or so; their output channels and size.
+
+    Args:
+        channels: of the input.
+        base_channels: of the first convolution; every halving of the size doubles them.
+        image_size: of the input.
+        norm: makes the normalisation layers; none behind the first, as in the paper.
+        plain: leave the normalisation away.
+    """
+    _, count = doublings(image_size)
+    size, wide = image_size, base_channels
+    layers: list[nn.Module] = []
+    for layer in range(count):
+        layers.append(nn.Conv2d(channels, wide, 4, stride=2, padding=1, bias=plain or layer == 0))
+        if layer and not plain:
+            layers.append(norm(wide))
+        layers.append(nn.LeakyReLU(_SLOPE))
+        channels, wide, size = wide, 2 * wide, size // 2
+    if size > 4:  # noqa: PLR2004 - 28 halves to 7, which 3x3 brings to 4
+        layers.append(nn.Conv2d(channels, wide, 3, stride=2, padding=1, bias=plain))
+        layers += [nn.LeakyReLU(_SLOPE)] if plain else [norm(wide), nn.LeakyReLU(_SLOPE)]
+        channels, size = wide, (size + 1) // 2
+    return layers, channels, size
+
+
+class ProjectionDiscriminator(Discriminator):
+    """Plain convolutional discriminator with a projection head, without normalisation.
+
+    ``D(x, y) = w . phi(x) + embed(y) . phi(x)`` after Miyato & Koyama, "cGANs with Projection
+    Discriminator" (2018). No normalisation layer, because the gradient penalties that stabilise it
+    are per sample, and batch statistics would tie samples together.
+
+    Args:
+        num_classes: number of classes K; 0 for a discriminator without a condition.
+        base_channels: channels at half the size; every halving of the size doubles them.
+        image_channels: 1 for gray, 3 for RGB.
+        image_size: height and width.
+    """
+
+    def __init__(
+        self, num_classes: int, *, base_channels: int, image_channels: int, image_size: int = 28
+    ) -> None:
+        super().__init__()
+        layers, wide, size = _downwards(
+            image_channels, base_channels, image_size, norm=nn.Identity, plain=True
+        )
+        self.features = nn.Sequential(*layers, nn.Flatten())
+        self.score = nn.Linear(wide * size**2, 1)
+        if num_classes:
+            self.embed = nn.Embedding(num_classes, wide * size**2)
+            # At zero the projection starts unconditional and grows only as the data asks for it;
+            # the default N(0, 1) over 2,048 features would drown the score in noise at first.
+            nn.init.zeros_(self.embed.weight)
+
+    def phi(self, x: Tensor, c: Tensor | None) -> Tensor:
+        """Returns the features [N, F] of ``x`` [N, C, H, W]; the class plays no part in them."""
+        del c
+        features: Tensor = self.features(x)
+        return features
+
+    def logits(self, phi: Tensor, c: Tensor | None) -> Tensor:
+        """Returns one logit [N] for each of the features ``phi`` of images with ``c`` int64 [N]."""
+        score: Tensor = self.score(phi).squeeze(1)
+        return score if c is None else score + (self.embed(c) * phi).sum(dim=1)

@@ -1,0 +1,49 @@
+"""What the loop asks of a network, whatever it is made of."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What networks are built for.
+
+    Attributes:
+        num_classes: classes K of the data, or of the condition where G is built alone.
+        image_size: height and width in pixels.
+        image_channels: 1 for gray, 3 for RGB.
+    """
+
+    num_classes: int
+    image_size: int
+    image_channels: int
+
+
+class Discriminator(nn.Module):
+    """A discriminator: features of an image, and a logit from them.
+
+    The two steps are apart because much is asked of the features besides the logit: another class,
+    the class itself, a code, their mean.
+    """
+
+    def phi(self, x: Tensor, c: Tensor | None) -> Tensor:
+        """Returns the features [N, F] of images ``x`` [N, C, H, W] told to be of ``c`` [N]."""
+        raise NotImplementedError
+
+    def logits(self, phi: Tensor, c: Tensor | None) -> Tensor:
+        """Returns one logit [N] for each of the features ``phi`` [N, F] with ``c`` [N]."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        """Returns one logit [N] for each of the images ``x`` [N, C, H, W] with ``c`` [N]."""
+        return self.logits(self.phi(x, c), c)
+
+
+def draw(G: nn.Module, z: Tensor, c: Tensor | None) -> Tensor:
+    """Returns images [N, C, H, W] for ``z`` [N, z_dim]; G takes ``c`` [N] only where there is one.
+
+    So that an unconditional generator is exported without an input nobody could fill.
+    """
+    images: Tensor = G(z) if c is None else G(z, c)
+    return images

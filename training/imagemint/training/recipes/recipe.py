@@ -1,0 +1,109 @@
+"""What every recipe of a generator has: the options of its run, and what it promises to build."""
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from imagemint.training.game import Game
+    from imagemint.training.networks import Discriminator, Shape
+
+
+class Recipe(BaseModel):
+    """Everything that decides the weights of a run, besides the data and the code.
+
+    An option that comes to a recipe later has to mean, by its default, what was done before it
+    came: checkpoints that do not name it are read as if they named its default.
+    """
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    name: ClassVar[str]
+    """As on the command line."""
+    summary: ClassVar[str]
+    """One line for people."""
+    dataset: ClassVar[str] = "mnist"
+    """Data set it trains on, a key of `datasets.DATASETS`."""
+    image: ClassVar[str] = "28x28 gray"
+    """What it draws, for people."""
+    license: ClassVar[str] = "CC-BY-SA-3.0"
+    """Licence of the data, which the weights inherit."""
+    condition: ClassVar[Literal["none", "class", "code"]] = "none"
+    """What G is told: nothing, the class, or a code whose meaning it finds by itself."""
+    latent: ClassVar[Literal["normal", "uniform"]] = "normal"
+    """Distribution of a latent's elements."""
+    truncation: ClassVar[Literal["threshold", "psi"]] = "threshold"
+    """How the generator trades diversity for fidelity; with psi it takes that as one more input."""
+
+    images: int = Field(default=480_000, ge=1)
+    """Real images shown to the discriminator, counted with repetition: the length of the run."""
+    batch_size: int = Field(default=64, ge=2)
+    """Images in one step of either network."""
+    z_dim: int = Field(default=64, ge=1)
+    """Length of a latent."""
+    learning_rate: float = Field(default=2e-4, gt=0)
+    """Step size of the generator's optimiser, and of the discriminator's unless that has its own."""
+    discriminator_learning_rate: float | None = Field(default=None, gt=0)
+    """Step size of the discriminator's optimiser, for two time scales (Heusel et al., 2017)."""
+    optimizer: Literal["adam", "rmsprop"] = "adam"
+    """How both networks step."""
+    beta1: float = Field(default=0.5, ge=0, lt=1)
+    """Adam's decay of the first moment."""
+    beta2: float = Field(default=0.999, ge=0, lt=1)
+    """Adam's decay of the second moment; RMSprop's only one."""
+    decay_share: float = Field(default=0.0, ge=0, le=1)
+    """Last share of the run over which the step size falls to zero along a cosine."""
+    discriminator_steps: int = Field(default=1, ge=1)
+    """Steps of D for one of G, each on fresh images: k in Goodfellow et al. (2014)."""
+    skip_lead: float = Field(default=1.0, gt=0, le=1)
+    """D skips its step when it rates the real image of more than this share of pairs above the
+    generated one, so that G can catch up; at 1 it never does."""
+    augment: Literal["none", "diff", "ada"] = "none"
+    """What becomes of images before D sees them: nothing, differentiable augmentation (Zhao et al.,
+    2020), or that with a strength that adapts to how much D overfits (Karras et al., 2020)."""
+    augment_target: float = Field(default=0.6, ge=0, le=1)
+    """Adaptive augmentation aims at this mean sign of the logits of real images."""
+    ema_half_life: int = Field(default=50_000, ge=1)
+    """Half-life of the generator's moving average, in images."""
+    ema_ramp_up: float = Field(default=0.05, gt=0)
+    """Cap of the half-life as a share of the images seen so far, so that it starts short."""
+    seed: int = Field(default=0, ge=0, lt=2**64)
+    """Seed of the initial weights, the data order and the latents."""
+
+    def generator(self, shape: "Shape") -> "nn.Module":
+        """Returns a fresh G: ``G(z)``, or ``G(z, y)`` where there is a condition.
+
+        Of the shape's classes it may only use the number, and only under a condition.
+        """
+        raise NotImplementedError
+
+    def discriminator(self, shape: "Shape") -> "Discriminator":
+        """Returns a fresh D."""
+        raise NotImplementedError
+
+    def game(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "Game":
+        """Returns what the two are paid for."""
+        raise NotImplementedError
+
+    def class_labels(self, of_data: tuple[str, ...]) -> tuple[str, ...]:
+        """Returns the labels of what G is told; none for a generator without a condition."""
+        return of_data if self.condition == "class" else ()
+
+    def shown_labels(self, labels: list[int]) -> list[int]:
+        """Returns the labels of the training images that the networks may see, -1 for a hidden one."""
+        return labels
+
+
+class ZeroCentredOptions(BaseModel):
+    """Options of a recipe whose D is held by R1 and R2."""
+
+    penalty_weight: float = Field(default=1.0, ge=0)
+    """Gamma of the R1 and R2 penalties at the start; they enter the loss as gamma / 2 each."""
+    final_penalty_weight: float = Field(default=0.1, ge=0)
+    """Gamma once the burn-in is over: smooth at first for stability, sharper later for detail."""
+    burn_in: int = Field(default=150_000, ge=0)
+    """Images over which gamma goes from the one to the other along a cosine, as in R3GAN."""
+    penalty_interval: int = Field(default=8, ge=1)
+    """Steps between two penalties; each is scaled by the interval, as in StyleGAN 2."""

@@ -1,0 +1,62 @@
+"""Numbers that change as a run goes on, as functions of the images seen."""
+
+import math
+from dataclasses import dataclass
+
+from imagemint.training.recipes.recipe import Recipe
+
+ROLLBACK_FACTOR = 0.5
+"""What each rollback multiplies the step sizes by."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How often a run reports and saves, and how often it may start over from what was good.
+
+    Attributes:
+        log_interval: images between two rows of the log.
+        snapshot_interval: images between two checkpoints, each with its grid of samples.
+        collapse_grace: images before collapse is judged; early samples are all alike.
+        rollbacks: how often a run that diverged or collapsed goes back to its last good checkpoint
+            and on from there with half the step size and another order of the data.
+    """
+
+    log_interval: int = 6_400
+    snapshot_interval: int = 64_000
+    collapse_grace: int = 128_000
+    rollbacks: int = 0
+
+
+@dataclass(frozen=True)
+class CosineRamp:
+    """Half a cosine from one number to another.
+
+    Attributes:
+        first: at the start.
+        final: from ``length`` on.
+        length: in images; 0: final from the start.
+    """
+
+    first: float
+    final: float
+    length: int
+
+    def at(self, images_seen: int) -> float:
+        """Returns the number after so many images."""
+        progress = min(images_seen / self.length, 1.0) if self.length else 1.0
+        return self.final + (self.first - self.final) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def step_size(recipe: Recipe, images_seen: int, rollbacks: int = 0) -> float:
+    """Returns G's step size: constant, then a half cosine down to zero at the end."""
+    decayed = recipe.decay_share * recipe.images
+    left = recipe.images - images_seen
+    full = recipe.learning_rate * ROLLBACK_FACTOR**rollbacks
+    if decayed == 0 or left >= decayed:
+        return full
+    return full * 0.5 * (1 - math.cos(math.pi * max(left, 0) / decayed))
+
+
+def crossed(before: int, after: int, interval: int) -> bool:
+    """Whether a multiple of ``interval`` images lies above ``before`` and not above ``after``."""
+    return after // interval > before // interval
