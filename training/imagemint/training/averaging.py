@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from imagemint.engine.sampling import Distribution
 from imagemint.training.networks import draw
+from imagemint.training.networks.layers import VirtualBatchNorm
 from imagemint.training.randomness import training_latents
 
 
@@ -47,12 +48,14 @@ def recalibrated(
     Optima" (2018). Without classes, num_classes is 0. A network without batch normalisation comes back unchanged.
     """
     generator = copy.deepcopy(averaged)
-    layers = [module for module in generator.modules() if isinstance(module, nn.BatchNorm2d)]
+    measured = nn.BatchNorm2d, VirtualBatchNorm
+    layers = [module for module in generator.modules() if isinstance(module, measured)]
     if layers:
         device = next(generator.parameters()).device
         for layer in layers:
-            layer.reset_running_stats()
-            layer.momentum = None  # a cumulative mean over all batches
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.reset_running_stats()
+                layer.momentum = None  # a cumulative mean over all batches
         generator.train()
         classes = (torch.arange(256) % num_classes).to(device) if num_classes else None
         for batch in range(batches):

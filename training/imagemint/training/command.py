@@ -111,6 +111,14 @@ def _command_of(recipe: type[Recipe]) -> type[BaseModel]:
         __base__=(TrainGenerator, recipe),
         __doc__=f"Trains {recipe.summary} ({recipe.dataset}).",
         __module__=__name__,
+        snapshot_interval=(
+            int,
+            Field(
+                default=recipe.snapshot_interval,
+                ge=1,
+                description="Images between two checkpoints, each with a grid of samples.",
+            ),
+        ),
     )
     command.recipe_type = recipe
     return command

@@ -119,6 +119,7 @@ class Game(nn.Module):
         objective: the adversarial losses.
         terms_D: further losses of D.
         terms_G: further losses of G.
+        view: brings real images into the form in which G returns its own; None: they have it.
         augmentation: of what D sees; None: it sees images as they are.
         after_D: called with D after each of its steps; None: nothing is done to it.
     """
@@ -129,6 +130,7 @@ class Game(nn.Module):
         *,
         terms_D: Iterable[Term] = (),
         terms_G: Iterable[Term] = (),
+        view: Callable[[Tensor], Tensor] | None = None,
         augmentation: Augmentation | None = None,
         after_D: Callable[[nn.Module], None] | None = None,
     ) -> None:
@@ -136,6 +138,7 @@ class Game(nn.Module):
         self.objective = objective
         self.terms_D = nn.ModuleList(terms_D)
         self.terms_G = nn.ModuleList(terms_G)
+        self.view = view or (lambda x: x)
         self.augmentation = augmentation or Augmentation()
         self.after_D = after_D or (lambda _: None)
 
@@ -149,9 +152,10 @@ class Game(nn.Module):
 
     def look_as_D(self, turn: Turn, *, by_images: bool) -> None:
         """Shows D both halves of a batch, in a way that its terms may differentiate by images."""
-        for half, place in (("real", 0), ("fake", 1)):
-            x = self.augmentation(getattr(turn, half), turn.seed, 4 * turn.position + place)
-            setattr(turn, half, x.detach().requires_grad_(by_images))
+        real = self.augmentation(self.view(turn.real), turn.seed, 4 * turn.position)
+        fake = self.augmentation(turn.fake.detach(), turn.seed, 4 * turn.position + 1)
+        turn.real = real.detach().requires_grad_(by_images)
+        turn.fake = fake.detach().requires_grad_(by_images)
         turn.look_at_real()
         turn.look_at_fake()
 
@@ -159,7 +163,8 @@ class Game(nn.Module):
         """Shows D the generated images, and the real ones where G's losses look at them."""
         if self.objective.paired or any(term.heeds_real for term in _terms(self.terms_G)):
             with torch.no_grad():
-                turn.real = self.augmentation(turn.real, turn.seed, 4 * turn.position + 2)
+                real = self.view(turn.real)
+                turn.real = self.augmentation(real, turn.seed, 4 * turn.position + 2)
                 turn.look_at_real()
         turn.fake = self.augmentation(turn.fake, turn.seed, 4 * turn.position + 3)
         turn.look_at_fake()

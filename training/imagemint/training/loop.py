@@ -117,7 +117,11 @@ def _play(
     feed = Feed(data, np.array(recipe.shown_labels(data.labels)), seed, device)
     saved_at = state.images_seen if state.step else None
 
-    with _stop_on_signal() as stop, Monitor(run, recipe.images, state, quiet=quiet) as monitor:
+    with (
+        torch.random.fork_rng(),
+        _stop_on_signal() as stop,
+        Monitor(run, recipe.images, state, quiet=quiet) as monitor,
+    ):
 
         def snapshot(*, interim: bool = False) -> None:
             """Saves a checkpoint if the fixed samples are sound."""
@@ -129,6 +133,7 @@ def _play(
         while state.images_seen < recipe.images and not stop:
             before = state.images_seen
             set_step_sizes(recipe, state)
+            torch.manual_seed((seed + state.step) % 2**63)  # of dropout and the like: by position
 
             # --- D: k turns, each on fresh images and on fakes of the same condition -------------
             D.requires_grad_(requires_grad=True)

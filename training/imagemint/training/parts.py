@@ -1,30 +1,81 @@
 """The parts that recipes compose, under one roof: a recipe imports this once it needs torch."""
 
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+from torch import Tensor, nn
+
 from imagemint.training.augmentation import AdaptiveAugmentation, DifferentiableAugmentation
 from imagemint.training.game import Augmentation, Game
 from imagemint.training.losses import OBJECTIVES, smoothed
-from imagemint.training.networks import ConditionalGenerator, ProjectionDiscriminator
+from imagemint.training.networks import (
+    ConditionalGenerator,
+    ConvolutionalDiscriminator,
+    MinibatchDiscrimination,
+    MlpDiscriminator,
+    MlpGenerator,
+    MultiScaleDiscriminator,
+    MultiScaleGenerator,
+    ProjectionDiscriminator,
+    ResidualDiscriminator,
+    ResidualGenerator,
+    SemiSupervisedDiscriminator,
+    Shape,
+    StyleGenerator,
+    VirtuallyNormalisedGenerator,
+    pyramid,
+)
+from imagemint.training.networks.convolutional import doublings
 from imagemint.training.recipes.recipe import Recipe, ZeroCentredOptions
 from imagemint.training.schedules import CosineRamp
 from imagemint.training.terms import (
+    AuxiliaryClassifier,
+    FeatureMatching,
+    HistoricalAverage,
     LipschitzPenalty,
     Mismatch,
+    MutualInformation,
+    Supervision,
     WeightClipping,
     ZeroCentredPenalties,
 )
 
 __all__ = [
     "OBJECTIVES",
+    "AuxiliaryClassifier",
     "ConditionalGenerator",
+    "ConvolutionalDiscriminator",
+    "FeatureMatching",
     "Game",
+    "HistoricalAverage",
     "LipschitzPenalty",
     "Mismatch",
+    "MlpDiscriminator",
+    "MlpGenerator",
+    "MultiScaleDiscriminator",
+    "MultiScaleGenerator",
+    "MutualInformation",
     "ProjectionDiscriminator",
+    "ResidualDiscriminator",
+    "ResidualGenerator",
+    "SemiSupervisedDiscriminator",
+    "Shape",
+    "StyleGenerator",
+    "Supervision",
+    "VirtuallyNormalisedGenerator",
     "WeightClipping",
     "augmentation",
+    "dcgan_weights",
+    "minibatch_discrimination",
+    "pyramid_of",
     "smoothed",
+    "with_heads",
     "zero_centred_penalties",
 ]
+
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
+_DCGAN_DEVIATION = 0.02
 
 
 def augmentation(recipe: Recipe) -> Augmentation:
@@ -36,7 +87,35 @@ def augmentation(recipe: Recipe) -> Augmentation:
     return Augmentation()
 
 
-def zero_centred_penalties(options: ZeroCentredOptions) -> ZeroCentredPenalties:
-    """Returns R1 and R2 as the options say."""
+def zero_centred_penalties(options: ZeroCentredOptions, *, r2: bool = True) -> ZeroCentredPenalties:
+    """Returns R1, and R2 unless that is not wanted, as the options say."""
     gamma = CosineRamp(options.penalty_weight, options.final_penalty_weight, options.burn_in)
-    return ZeroCentredPenalties(gamma, options.penalty_interval)
+    return ZeroCentredPenalties(gamma, options.penalty_interval, r2=r2)
+
+
+def dcgan_weights(network: NetworkT) -> NetworkT:
+    """Returns the network with weights from N(0, 0.02), scales of batch norms from N(1, 0.02)."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            nn.init.normal_(layer.weight, 0.0, _DCGAN_DEVIATION)
+        elif isinstance(layer, nn.BatchNorm2d):
+            nn.init.normal_(layer.weight, 1.0, _DCGAN_DEVIATION)
+    return network
+
+
+def with_heads(D: ConvolutionalDiscriminator, **heads: int) -> ConvolutionalDiscriminator:
+    """Returns D with further heads on its features: a dense layer of so many outputs each."""
+    for name, outputs in heads.items():
+        D.heads[name] = nn.Linear(D.width, outputs)
+    return D
+
+
+def minibatch_discrimination(kernels: int) -> Callable[[int], nn.Module]:
+    """Returns what makes such a layer behind so many features; with no kernel, one of no effect."""
+    return partial(MinibatchDiscrimination, kernels=kernels) if kernels else nn.Identity
+
+
+def pyramid_of(shape: Shape) -> Callable[[Tensor], Tensor]:
+    """Returns what turns images into pyramids of all sizes that a network for them passes."""
+    _, count = doublings(shape.image_size)
+    return partial(pyramid, scales=count + 1)

@@ -98,3 +98,120 @@ class Mismatch(Term):
         wrong = other_classes(turn.seed, turn.position, turn.y, self.num_classes)
         logits = turn.D.logits(turn.phi_real, wrong)
         return {"mismatch": self.objective.discriminator(turn.real_logits, logits)}
+
+
+class AuxiliaryClassifier(Term):
+    """Both players want images to be of their class.
+
+    Odena et al., "Conditional Image Synthesis with Auxiliary Classifier GANs" (2016). D's head
+    ``classes`` learns from real and generated images; G wants its own to be recognised.
+
+    Args:
+        weight: of the cross-entropies.
+        real: whether real images count: in D's turn.
+    """
+
+    def __init__(self, weight: float, *, real: bool) -> None:
+        super().__init__(weight)
+        self.real = real
+
+    def forward(self, turn: Turn) -> dict[str, Tensor]:
+        """Returns ``class_fake``, and ``class_real``."""
+        head = turn.D.heads["classes"]
+        found = {"class_fake": F.cross_entropy(head(turn.phi_fake), _told(turn))}
+        if self.real:
+            found["class_real"] = F.cross_entropy(head(turn.phi_real), turn.y)
+        return found
+
+
+class Supervision(Term):
+    """Cross-entropy of D's K classes on those real images whose label is shown.
+
+    Salimans et al., "Improved Techniques for Training GANs" (2016), section 5. A batch without any
+    shown label counts nothing.
+    """
+
+    def forward(self, turn: Turn) -> dict[str, Tensor]:
+        """Returns ``supervised``."""
+        scores = turn.D.heads["classes"](turn.phi_real)
+        shown = (turn.y >= 0).sum().clamp_min(1)
+        entropy = F.cross_entropy(scores, turn.y, ignore_index=-1, reduction="sum")
+        return {"supervised": entropy / shown}
+
+
+class MutualInformation(Term):
+    """What an image tells of the codes it was made from, bounded from below by a head of D.
+
+    Chen et al., "InfoGAN" (2016). The categorical code is the condition; the continuous ones are
+    the first elements of the latent, normal where the paper has them uniform, so that one seed
+    draws all. Counts for D, whose heads ``code`` and ``continuous`` learn it, and for G.
+
+    Args:
+        weight: lambda of the paper.
+        continuous: how many elements of the latent are codes.
+    """
+
+    def __init__(self, weight: float, continuous: int) -> None:
+        super().__init__(weight)
+        self.continuous = continuous
+
+    def forward(self, turn: Turn) -> dict[str, Tensor]:
+        """Returns ``code`` and ``continuous``: cross-entropy, and half the squared distance."""
+        heads = turn.D.heads
+        found = {"code": F.cross_entropy(heads["code"](turn.phi_fake), _told(turn))}
+        if self.continuous:
+            guessed = heads["continuous"](turn.phi_fake)
+            found["continuous"] = 0.5 * F.mse_loss(guessed, turn.z[:, : self.continuous])
+        return found
+
+
+def _told(turn: Turn) -> Tensor:
+    if turn.c is None:
+        raise ValueError("the recipe has no condition")
+    return turn.c
+
+
+# --- the improved techniques: Salimans et al., "Improved Techniques for Training GANs" (2016) -----
+
+
+class FeatureMatching(Term):
+    """G wants the mean features of its images to be those of real ones; section 3.1."""
+
+    heeds_real = True
+
+    def forward(self, turn: Turn) -> dict[str, Tensor]:
+        """Returns ``features``."""
+        return {"features": F.mse_loss(turn.phi_fake.mean(dim=0), turn.phi_real.mean(dim=0))}
+
+
+class HistoricalAverage(Term):
+    """Keeps a player near the mean of all its past selves; section 3.3.
+
+    Args:
+        weight: of the squared distance.
+        player: whose parameters.
+        name: of the part in the log.
+    """
+
+    count: Tensor
+
+    def __init__(self, weight: float, player: nn.Module, name: str) -> None:
+        super().__init__(weight)
+        # In a tuple, because a module would become part of this one and be saved twice.
+        self.player = (player,)
+        self.name = name
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+        self.means = nn.ParameterList(
+            nn.Parameter(p.detach().clone(), requires_grad=False) for p in player.parameters()
+        )
+
+    def forward(self, turn: Turn) -> dict[str, Tensor]:
+        """Returns the squared distance, and takes the player of now into the mean."""
+        del turn
+        pairs = list(zip(self.player[0].parameters(), self.means, strict=True))
+        distance = torch.stack([(now - mean).square().sum() for now, mean in pairs]).sum()
+        with torch.no_grad():
+            self.count += 1
+            for now, mean in pairs:
+                mean.lerp_(now, 1 / float(self.count))
+        return {self.name: distance}

@@ -1,20 +1,45 @@
 """Networks, named as in the papers; each module tells its source.
 
 Letters used in the mathematics: ``z`` latent, ``y`` integer class, ``c`` what a network is told of
-it (nothing: None), ``x`` image in [-1, 1] as float32 NCHW, ``phi`` features of an image, ``G``
-generator, ``D`` discriminator.
+it (nothing: None), ``x`` image in [-1, 1] as float32 NCHW, ``phi`` features of an image, ``w``
+intermediate latent, ``G`` generator, ``D`` discriminator.
 """
 
 from imagemint.training.networks.convolutional import (
     ConditionalGenerator,
+    ConvolutionalDiscriminator,
     ProjectionDiscriminator,
+    SemiSupervisedDiscriminator,
+    VirtuallyNormalisedGenerator,
+)
+from imagemint.training.networks.layers import MinibatchDeviation, MinibatchDiscrimination
+from imagemint.training.networks.mlp import MlpDiscriminator, MlpGenerator
+from imagemint.training.networks.multiscale import (
+    MultiScaleDiscriminator,
+    MultiScaleGenerator,
+    pyramid,
 )
 from imagemint.training.networks.players import Discriminator, Shape, draw
+from imagemint.training.networks.residual import ResidualDiscriminator, ResidualGenerator
+from imagemint.training.networks.style import StyleGenerator
 
 __all__ = [
     "ConditionalGenerator",
+    "ConvolutionalDiscriminator",
     "Discriminator",
+    "MinibatchDeviation",
+    "MinibatchDiscrimination",
+    "MlpDiscriminator",
+    "MlpGenerator",
+    "MultiScaleDiscriminator",
+    "MultiScaleGenerator",
     "ProjectionDiscriminator",
+    "ResidualDiscriminator",
+    "ResidualGenerator",
+    "SemiSupervisedDiscriminator",
     "Shape",
+    "StyleGenerator",
+    "VirtuallyNormalisedGenerator",
     "draw",
+    "pyramid",
 ]

@@ -10,7 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from imagemint.training.networks.players import Discriminator
+from imagemint.training.networks.layers import VirtualBatchNorm
+from imagemint.training.networks.players import Discriminator, Shape
 
 _LARGEST_START = 7
 _SLOPE = 0.2
@@ -153,3 +154,133 @@ class ProjectionDiscriminator(Discriminator):
         """Returns one logit [N] for each of the features ``phi`` of images with ``c`` int64 [N]."""
         score: Tensor = self.score(phi).squeeze(1)
         return score if c is None else score + (self.embed(c) * phi).sum(dim=1)
+
+
+NORMS: dict[str, Norm] = {
+    "batch": nn.BatchNorm2d,
+    "layer": lambda channels: nn.GroupNorm(1, channels),
+    "none": nn.Identity,
+}
+"""Normalisation of a discriminator by name. Layer normalisation, unlike that of batches, keeps
+images apart, as gradient penalties need it (Gulrajani et al., 2017)."""
+
+
+class ConvolutionalDiscriminator(Discriminator):
+    """DCGAN discriminator: strided convolutions, leaky ReLU, normalisation behind all but the first.
+
+    Args:
+        shape: of the images.
+        base_channels: channels at half the size; every halving of the size doubles them.
+        norm: a key of `NORMS`.
+        spectral: divide every weight by its largest singular value, so that D is Lipschitz: Miyato
+            et al., "Spectral Normalization for Generative Adversarial Networks" (2018).
+        concatenated: tell D the class as one more plane of the image, learned for each class
+            (Mirza & Osindero, "Conditional Generative Adversarial Nets", 2014).
+        projected: tell D the class by projection (Miyato & Koyama, 2018).
+        tail: layer behind the features, made for their number; its output is their new number.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        *,
+        base_channels: int,
+        norm: str = "batch",
+        spectral: bool = False,
+        concatenated: bool = False,
+        projected: bool = False,
+        tail: Callable[[int], nn.Module] = nn.Identity,
+    ) -> None:
+        super().__init__()
+        if concatenated:
+            self.plane = nn.Embedding(shape.num_classes, shape.image_size**2)
+        layers, wide, size = _downwards(
+            shape.image_channels + concatenated,
+            base_channels,
+            shape.image_size,
+            norm=NORMS[norm],
+            plain=norm == "none",
+        )
+        flat = wide * size**2
+        self.features = nn.Sequential(*layers, nn.Flatten(), tail(flat))
+        with torch.no_grad():
+            self.features.eval()
+            probe = torch.zeros(2, shape.image_channels + concatenated, *[shape.image_size] * 2)
+            self.width: int = self.features(probe).shape[1]
+            self.features.train()
+        self.score = nn.Linear(self.width, 1)
+        if projected:
+            self.embed = nn.Embedding(shape.num_classes, self.width)
+            nn.init.zeros_(self.embed.weight)  # as in ProjectionDiscriminator
+        self._concatenated, self._projected = concatenated, projected
+        if spectral:
+            for layer in self.modules():
+                if isinstance(layer, nn.Conv2d | nn.Linear):
+                    nn.utils.parametrizations.spectral_norm(layer)
+
+    def phi(self, x: Tensor, c: Tensor | None) -> Tensor:
+        """Returns the features [N, F] of images ``x`` [N, C, H, W] told to be of ``c`` [N]."""
+        if self._concatenated and c is not None:
+            plane = self.plane(c).unflatten(1, (1, *x.shape[2:]))
+            x = torch.cat([x, plane], dim=1)
+        features: Tensor = self.features(x)
+        return features
+
+    def logits(self, phi: Tensor, c: Tensor | None) -> Tensor:
+        """Returns one logit [N] for each of the features ``phi`` [N, F] of images of ``c`` [N]."""
+        score: Tensor = self.score(phi).squeeze(1)
+        if self._projected and c is not None:
+            score = score + (self.embed(c) * phi).sum(dim=1)
+        return score
+
+
+class SemiSupervisedDiscriminator(ConvolutionalDiscriminator):
+    """K + 1 classes, the last of them "generated", whose score is fixed at 0.
+
+    Salimans et al., "Improved Techniques for Training GANs" (2016), section 5: with the scores
+    l_1 to l_K, ``D(x) = Z / (Z + 1)`` for ``Z = sum exp l_k``, so the logit of D is log Z.
+    """
+
+    def __init__(self, shape: Shape, *, base_channels: int, norm: str = "none") -> None:
+        super().__init__(shape, base_channels=base_channels, norm=norm)
+        del self.score
+        self.heads["classes"] = nn.Linear(self.width, shape.num_classes)
+
+    def logits(self, phi: Tensor, c: Tensor | None) -> Tensor:
+        """Returns log Z [N] for the features ``phi`` [N, F]; ``c`` plays no part."""
+        del c
+        return torch.logsumexp(self.heads["classes"](phi), dim=1)
+
+
+class VirtuallyNormalisedGenerator(ConditionalGenerator):
+    """The DCGAN generator with virtual batch normalisation; see `VirtualBatchNorm`.
+
+    Args:
+        z_dim: length of a latent.
+        shape: of the images; without a condition.
+        base_channels: channels at the smallest size.
+        reference: latents of the reference batch, drawn once and kept.
+    """
+
+    z_reference: Tensor
+
+    def __init__(
+        self, z_dim: int, shape: Shape, *, base_channels: int, reference: int = 64
+    ) -> None:
+        super().__init__(
+            z_dim,
+            0,
+            c_dim=0,
+            base_channels=base_channels,
+            image_channels=shape.image_channels,
+            image_size=shape.image_size,
+            norm=lambda channels: VirtualBatchNorm(channels, reference),
+        )
+        self.register_buffer("z_reference", torch.randn(reference, z_dim))
+
+    def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """Returns images [N, C, H, W] in [-1, 1] for ``z`` [N, z_dim]."""
+        if not self.training:
+            return super().forward(z, y)
+        images = super().forward(torch.cat([self.z_reference, z]), y)
+        return images[len(self.z_reference) :]

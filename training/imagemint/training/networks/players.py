@@ -25,7 +25,14 @@ class Discriminator(nn.Module):
 
     The two steps are apart because much is asked of the features besides the logit: another class,
     the class itself, a code, their mean.
+
+    Attributes:
+        heads: what else is read from the features, by name, such as ``classes``: [N, K].
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = nn.ModuleDict()
 
     def phi(self, x: Tensor, c: Tensor | None) -> Tensor:
         """Returns the features [N, F] of images ``x`` [N, C, H, W] told to be of ``c`` [N]."""

@@ -1,0 +1,171 @@
+"""A small style-based generator.
+
+Karras et al., "A Style-Based Generator Architecture for Generative Adversarial Networks" (2018),
+with the modulated convolutions and skip connections of "Analyzing and Improving the Image Quality
+of StyleGAN" (2019). Noise is off: a serial has but one source of chance.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from imagemint.training.networks.convolutional import doublings
+from imagemint.training.networks.players import Shape
+
+_SLOPE = 0.2
+_EPSILON = 1e-8
+_W_MEAN_SHARE = 0.005
+_MAPPING_GAIN = 0.01
+
+
+class EqualLinear(nn.Module):
+    """Dense layer whose weights are N(0, 1) and scaled as they are used, so that Adam moves all
+    alike: Karras et al., "Progressive Growing of GANs" (2017), section 4.1.
+
+    Args:
+        inputs: features of the input.
+        outputs: features of the output.
+        bias: at the start.
+        learning_share: how much slower than the rest it learns.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, *, bias: float = 0.0, learning_share: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs) / learning_share)
+        self.bias = nn.Parameter(torch.full((outputs,), bias / learning_share))
+        self.gain = learning_share / math.sqrt(inputs)
+        self.learning_share = learning_share
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns [N, outputs] for ``x`` [N, inputs]."""
+        return F.linear(x, self.weight * self.gain, self.bias * self.learning_share)
+
+
+class MappingNetwork(nn.Module):
+    """From latents, spread over a sphere, to the intermediate latents ``w``.
+
+    Args:
+        inputs: length of a latent, with that of the class embedding where there is one.
+        w_dim: length of an intermediate latent.
+        layers: dense layers.
+    """
+
+    def __init__(self, inputs: int, w_dim: int, layers: int) -> None:
+        super().__init__()
+        widths = [inputs, *[w_dim] * layers]
+        self.layers = nn.ModuleList(
+            EqualLinear(a, b, learning_share=_MAPPING_GAIN)
+            for a, b in zip(widths[:-1], widths[1:], strict=True)
+        )
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Returns ``w`` [N, w_dim] for ``z`` [N, inputs]."""
+        h = z * (z.square().mean(dim=1, keepdim=True) + _EPSILON).rsqrt()
+        for layer in self.layers:
+            h = F.leaky_relu(layer(h), _SLOPE) * math.sqrt(2)
+        return h
+
+
+class ModulatedConvolution(nn.Module):
+    """A convolution whose input channels each image weighs by its style.
+
+    Written as scale the input, convolve with weights that all images share, demodulate the output:
+    the same numbers as a convolution with weights of each image's own, but no grouped convolution
+    over a dynamic batch, which ONNX cannot express and CPUs are slow at.
+
+    Args:
+        channels: of the input and of the output.
+        kernel: its size.
+        w_dim: length of an intermediate latent.
+        demodulate: bring the output's channels back to unit variance.
+    """
+
+    def __init__(
+        self, channels: tuple[int, int], kernel: int, w_dim: int, *, demodulate: bool = True
+    ) -> None:
+        super().__init__()
+        inputs, outputs = channels
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(outputs, 1, 1))
+        self.style = EqualLinear(w_dim, inputs, bias=1.0)
+        self.gain = 1 / math.sqrt(inputs * kernel**2)
+        self.padding = kernel // 2
+        self.demodulate = demodulate
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        """Returns [N, outputs, H, W] for ``x`` [N, inputs, H, W] in the style of ``w``."""
+        style = self.style(w)
+        weight = self.weight * self.gain
+        out = F.conv2d(x * style[:, :, None, None], weight, padding=self.padding)
+        if self.demodulate:
+            power = F.linear(style.square(), weight.square().sum(dim=(2, 3)))
+            out = out * (power + _EPSILON).rsqrt()[:, :, None, None]
+        return out + self.bias
+
+
+class StyleGenerator(nn.Module):
+    """Mapping network, learned start, modulated convolutions, and pictures summed over all sizes.
+
+    Args:
+        z_dim: length of a latent.
+        shape: of the images; with classes, an embedding of them is concatenated to the latent.
+        w_dim: length of an intermediate latent.
+        base_channels: channels at the smallest size; every doubling of the size halves them.
+        mapping_layers: of the mapping network.
+    """
+
+    w_mean: Tensor
+
+    def __init__(
+        self, z_dim: int, shape: Shape, *, w_dim: int, base_channels: int, mapping_layers: int
+    ) -> None:
+        super().__init__()
+        start, count = doublings(shape.image_size)
+        if shape.num_classes:
+            self.embed = nn.Embedding(shape.num_classes, z_dim)
+        inputs = 2 * z_dim if shape.num_classes else z_dim
+        self.mapping = MappingNetwork(inputs, w_dim, mapping_layers)
+        self.register_buffer("w_mean", torch.zeros(w_dim))
+        self.start = nn.Parameter(torch.randn(base_channels, start, start))
+        widths = [base_channels // 2**stage for stage in range(count + 1)]
+        pairs = list(zip([base_channels, *widths[:-1]], widths, strict=True))
+        self.first = nn.ModuleList(ModulatedConvolution(pair, 3, w_dim) for pair in pairs)
+        self.second = nn.ModuleList(ModulatedConvolution((b, b), 3, w_dim) for _, b in pairs)
+        self.to_image = nn.ModuleList(
+            ModulatedConvolution((b, shape.image_channels), 1, w_dim, demodulate=False)
+            for _, b in pairs
+        )
+
+    def forward(
+        self, z: Tensor, y: Tensor | None = None, truncation: Tensor | None = None
+    ) -> Tensor:
+        """Returns images [N, C, H, W], near [-1, 1].
+
+        Args:
+            z: latents [N, z_dim].
+            y: classes int64 [N], where there are any.
+            truncation: psi float32 [N, 1]: 1 leaves ``w`` as it is, 0 draws the mean of all ``w``;
+                None: as 1.
+        """
+        w = self.mapping(z if y is None else torch.cat([z, self.embed(y)], dim=1))
+        if self.training:
+            with torch.no_grad():
+                self.w_mean.lerp_(w.mean(dim=0), _W_MEAN_SHARE)
+        if truncation is not None:
+            w = self.w_mean + (w - self.w_mean) * truncation
+        x = self.start.expand(len(w), *self.start.shape)
+        image = torch.zeros(())
+        for stage, (first, second, to_image) in enumerate(
+            zip(self.first, self.second, self.to_image, strict=True)
+        ):
+            if stage:
+                x = F.interpolate(x, scale_factor=2, mode="bilinear")
+                image = F.interpolate(image, scale_factor=2, mode="bilinear")
+            for convolution in (first, second):
+                x = F.leaky_relu(convolution(x, w), _SLOPE) * math.sqrt(2)
+            image = to_image(x, w) if stage == 0 else image + to_image(x, w)
+        return image

@@ -1,0 +1,112 @@
+"""Recipes ``cgan``, ``projection`` and ``acgan``: three ways to tell D the class."""
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from imagemint.training.recipes.convolutional import ConvolutionalRecipe
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from imagemint.training.game import Game
+    from imagemint.training.networks import Discriminator, Shape
+
+
+class CganRecipe(ConvolutionalRecipe):
+    """Mirza & Osindero, "Conditional Generative Adversarial Nets" (2014): the label concatenated.
+
+    To the latent in G, as one more plane of the image in D; on DCGAN's networks.
+    """
+
+    name: ClassVar[str] = "cgan"
+    summary: ClassVar[str] = "class-conditional digits: the label concatenated"
+    condition: ClassVar[Literal["none", "class", "code"]] = "class"
+
+    def discriminator(self, shape: "Shape") -> "Discriminator":
+        """Returns a DCGAN discriminator that sees the class as a plane of the image."""
+        from imagemint.training import parts
+
+        return parts.ConvolutionalDiscriminator(
+            shape, base_channels=self.discriminator_channels, concatenated=True
+        )
+
+    def game(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "Game":
+        """Returns the non-saturating objective."""
+        del G, D, shape
+        from imagemint.training import parts
+
+        objective = parts.OBJECTIVES["non-saturating"]
+        return parts.Game(objective, augmentation=parts.augmentation(self))
+
+
+class ProjectionRecipe(ConvolutionalRecipe):
+    """Miyato & Koyama, "cGANs with Projection Discriminator" (2018).
+
+    With the hinge loss and spectral normalisation, as there, and with two time scales.
+    """
+
+    name: ClassVar[str] = "projection"
+    summary: ClassVar[str] = "class-conditional digits: projection, hinge, spectral normalisation"
+    condition: ClassVar[Literal["none", "class", "code"]] = "class"
+
+    beta1: float = Field(default=0.0, ge=0, lt=1)
+    """Adam's decay of the first moment."""
+    beta2: float = Field(default=0.9, ge=0, lt=1)
+    """Adam's decay of the second moment."""
+    discriminator_learning_rate: float | None = Field(default=4e-4, gt=0)
+    """Step size of the discriminator's optimiser, for two time scales (Heusel et al., 2017)."""
+
+    def discriminator(self, shape: "Shape") -> "Discriminator":
+        """Returns a spectrally normalised discriminator with a projection head."""
+        from imagemint.training import parts
+
+        return parts.ConvolutionalDiscriminator(
+            shape,
+            base_channels=self.discriminator_channels,
+            norm="none",
+            spectral=True,
+            projected=True,
+        )
+
+    def game(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "Game":
+        """Returns the hinge objective."""
+        del G, D, shape
+        from imagemint.training import parts
+
+        return parts.Game(parts.OBJECTIVES["hinge"], augmentation=parts.augmentation(self))
+
+
+class AcganRecipe(ConvolutionalRecipe):
+    """Odena et al., "Conditional Image Synthesis with Auxiliary Classifier GANs" (2016).
+
+    D is not told the class but guesses it; on DCGAN's networks.
+    """
+
+    name: ClassVar[str] = "acgan"
+    summary: ClassVar[str] = "class-conditional digits: an auxiliary classifier"
+    condition: ClassVar[Literal["none", "class", "code"]] = "class"
+
+    classifier_weight: float = Field(default=1.0, gt=0)
+    """Weight of the cross-entropy of the classes."""
+
+    def discriminator(self, shape: "Shape") -> "Discriminator":
+        """Returns a DCGAN discriminator with a head for the class."""
+        from imagemint.training import parts
+
+        discriminator = parts.ConvolutionalDiscriminator(
+            shape, base_channels=self.discriminator_channels
+        )
+        return parts.with_heads(discriminator, classes=shape.num_classes)
+
+    def game(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "Game":
+        """Returns the non-saturating objective with the classifier's losses."""
+        del G, D, shape
+        from imagemint.training import parts
+
+        return parts.Game(
+            parts.OBJECTIVES["non-saturating"],
+            terms_D=[parts.AuxiliaryClassifier(self.classifier_weight, real=True)],
+            terms_G=[parts.AuxiliaryClassifier(self.classifier_weight, real=False)],
+            augmentation=parts.augmentation(self),
+        )

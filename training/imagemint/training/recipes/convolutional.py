@@ -1,0 +1,38 @@
+"""What the recipes on DCGAN's networks share."""
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from imagemint.training.recipes.recipe import Recipe
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from imagemint.training.networks import Shape
+
+
+class ConvolutionalRecipe(Recipe):
+    """A recipe whose G is DCGAN's; a condition is concatenated to the latent as an embedding."""
+
+    images: int = Field(default=600_000, ge=1)
+    """Real images shown to the discriminator, counted with repetition: the length of the run."""
+    c_dim: int = Field(default=64, ge=1)
+    """Length of the class embedding; without a condition it plays no part."""
+    generator_channels: int = Field(default=128, ge=4, multiple_of=4)
+    """Channels of the generator at the smallest size; every doubling of the size halves them."""
+    discriminator_channels: int = Field(default=32, ge=1)
+    """Channels of the discriminator at half the size; every halving of the size doubles them."""
+
+    def generator(self, shape: "Shape") -> "nn.Module":
+        """Returns a DCGAN generator."""
+        from imagemint.training import parts
+
+        return parts.ConditionalGenerator(
+            self.z_dim,
+            0 if self.condition == "none" else shape.num_classes,
+            c_dim=self.c_dim,
+            base_channels=self.generator_channels,
+            image_channels=shape.image_channels,
+            image_size=shape.image_size,
+        )

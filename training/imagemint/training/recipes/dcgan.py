@@ -1,0 +1,65 @@
+"""Recipes ``dcgan`` and ``lsgan``: batch normalisation in both networks, two losses."""
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from imagemint.training.recipes.convolutional import ConvolutionalRecipe
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from imagemint.training.game import Game
+    from imagemint.training.networks import Discriminator, Shape
+
+
+class DcganRecipe(ConvolutionalRecipe):
+    """Radford et al., "Unsupervised Representation Learning with Deep Convolutional GANs" (2015).
+
+    By the paper's rules: uniform latents of 100, batches of 128, Adam at 2e-4 with beta1 at 0.5,
+    strided convolutions, batch normalisation, weights from N(0, 0.02).
+    """
+
+    name: ClassVar[str] = "dcgan"
+    summary: ClassVar[str] = "digits by the rules of DCGAN"
+    latent: ClassVar[Literal["normal", "uniform"]] = "uniform"
+
+    batch_size: int = Field(default=128, ge=2)
+    """Images in one step of either network."""
+    z_dim: int = Field(default=100, ge=1)
+    """Length of a latent."""
+    objective: Literal["non-saturating", "saturating", "least-squares"] = "non-saturating"
+    """Adversarial loss."""
+
+    def generator(self, shape: "Shape") -> "nn.Module":
+        """Returns a DCGAN generator with the paper's initial weights."""
+        from imagemint.training import parts
+
+        return parts.dcgan_weights(super().generator(shape))
+
+    def discriminator(self, shape: "Shape") -> "Discriminator":
+        """Returns a DCGAN discriminator with the paper's initial weights."""
+        from imagemint.training import parts
+
+        discriminator = parts.ConvolutionalDiscriminator(
+            shape, base_channels=self.discriminator_channels
+        )
+        return parts.dcgan_weights(discriminator)
+
+    def game(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "Game":
+        """Returns the bare objective."""
+        del G, D, shape
+        from imagemint.training import parts
+
+        objective = parts.OBJECTIVES[self.objective]
+        return parts.Game(objective, augmentation=parts.augmentation(self))
+
+
+class LsganRecipe(DcganRecipe):
+    """Mao et al., "Least Squares Generative Adversarial Networks" (2016), on DCGAN's networks."""
+
+    name: ClassVar[str] = "lsgan"
+    summary: ClassVar[str] = "digits by least squares"
+
+    objective: Literal["non-saturating", "saturating", "least-squares"] = "least-squares"
+    """Adversarial loss."""

@@ -1,0 +1,116 @@
+"""Recipes ``improved`` and ``ssgan``: the techniques of one paper."""
+
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from imagemint.training.recipes.convolutional import ConvolutionalRecipe
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from imagemint.training.game import Game
+    from imagemint.training.networks import Discriminator, Shape
+
+
+class ImprovedRecipe(ConvolutionalRecipe):
+    """Salimans et al., "Improved Techniques for Training GANs" (2016), sections 3.1 to 3.5.
+
+    Feature matching, minibatch discrimination, historical averaging, one-sided label smoothing and
+    virtual batch normalisation, each of them an option; on DCGAN's networks.
+    """
+
+    name: ClassVar[str] = "improved"
+    summary: ClassVar[str] = "digits by the improved techniques"
+
+    feature_weight: float = Field(default=1.0, ge=0)
+    """Weight of feature matching in G's loss."""
+    similarity_kernels: int = Field(default=32, ge=0)
+    """Similarities that minibatch discrimination adds to the features of D; 0: none."""
+    history_weight: float = Field(default=1e-4, ge=0)
+    """Weight of either player's squared distance from the mean of its past selves."""
+    real_target: float = Field(default=0.9, gt=0, le=1)
+    """Target of D for real images: below 1 smoothed, on that side alone."""
+    virtual_batch: int = Field(default=64, ge=0)
+    """Latents of the reference batch of virtual batch normalisation in G; 0: of each batch."""
+
+    def generator(self, shape: "Shape") -> "nn.Module":
+        """Returns a DCGAN generator, with virtual batch normalisation if asked for."""
+        from imagemint.training import parts
+
+        if not self.virtual_batch:
+            return super().generator(shape)
+        return parts.VirtuallyNormalisedGenerator(
+            self.z_dim,
+            shape,
+            base_channels=self.generator_channels,
+            reference=self.virtual_batch,
+        )
+
+    def discriminator(self, shape: "Shape") -> "Discriminator":
+        """Returns a DCGAN discriminator, with minibatch discrimination if asked for."""
+        from imagemint.training import parts
+
+        return parts.ConvolutionalDiscriminator(
+            shape,
+            base_channels=self.discriminator_channels,
+            tail=parts.minibatch_discrimination(self.similarity_kernels),
+        )
+
+    def game(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "Game":
+        """Returns the smoothed objective with feature matching and historical averages."""
+        del shape
+        from imagemint.training import parts
+
+        return parts.Game(
+            parts.smoothed(self.real_target),
+            terms_D=[parts.HistoricalAverage(self.history_weight, D, "history_D")],
+            terms_G=[
+                parts.FeatureMatching(self.feature_weight),
+                parts.HistoricalAverage(self.history_weight, G, "history_G"),
+            ],
+            augmentation=parts.augmentation(self),
+        )
+
+
+class SsganRecipe(ConvolutionalRecipe):
+    """Salimans et al. (2016), section 5: K + 1 classes, and labels for a few images only.
+
+    D learns the K classes from the labels that are shown and "generated" as one more from all; G
+    matches features, as the paper found best for D's classification.
+    """
+
+    name: ClassVar[str] = "ssgan"
+    summary: ClassVar[str] = "digits with a few labels: K + 1 classes"
+
+    labelled: int = Field(default=100, ge=1)
+    """Labels shown of each class; those of all other images are hidden."""
+    feature_weight: float = Field(default=10.0, gt=0)
+    """Weight of feature matching in G's loss."""
+
+    def shown_labels(self, labels: list[int]) -> list[int]:
+        """Returns the labels, all but the first so many of each class replaced by -1."""
+        left = dict.fromkeys(labels, self.labelled)
+        shown = []
+        for label in labels:
+            shown.append(label if left[label] > 0 else -1)
+            left[label] -= 1
+        return shown
+
+    def discriminator(self, shape: "Shape") -> "Discriminator":
+        """Returns a convolutional discriminator of K + 1 classes, without normalisation."""
+        from imagemint.training import parts
+
+        return parts.SemiSupervisedDiscriminator(shape, base_channels=self.discriminator_channels)
+
+    def game(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "Game":
+        """Returns the non-saturating objective, supervision for D, feature matching for G."""
+        del G, D, shape
+        from imagemint.training import parts
+
+        return parts.Game(
+            parts.OBJECTIVES["non-saturating"],
+            terms_D=[parts.Supervision()],
+            terms_G=[parts.FeatureMatching(self.feature_weight)],
+            augmentation=parts.augmentation(self),
+        )

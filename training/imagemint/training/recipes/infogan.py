@@ -1,0 +1,77 @@
+"""Recipe ``infogan``: codes that come to mean something by themselves."""
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from imagemint.training.recipes.convolutional import ConvolutionalRecipe
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from torch import nn
+
+    from imagemint.training.game import Game
+    from imagemint.training.networks import Discriminator, Shape
+
+
+class InfoganRecipe(ConvolutionalRecipe):
+    """Chen et al., "InfoGAN: Interpretable Representation Learning by Information Maximizing" (2016).
+
+    The categorical code is what a class is elsewhere: the exported graph takes it as ``class_id``
+    and its labels are ``code 0``, ``code 1`` and so on, for what they show is found by looking. The
+    continuous codes are the first elements of ``z``, which a request may give explicitly.
+    """
+
+    name: ClassVar[str] = "infogan"
+    summary: ClassVar[str] = "digits with codes that find their meaning"
+    condition: ClassVar[Literal["none", "class", "code"]] = "code"
+
+    codes: int = Field(default=10, ge=2)
+    """Values of the categorical code."""
+    continuous_codes: int = Field(default=2, ge=0)
+    """Elements of the latent, the first, that images have to tell."""
+    information_weight: float = Field(default=1.0, gt=0)
+    """Lambda: weight of the bound on the mutual information."""
+
+    @model_validator(mode="after")
+    def _fit(self) -> "Self":
+        if self.continuous_codes >= self.z_dim:
+            raise ValueError(
+                f"continuous_codes is {self.continuous_codes}, should be less than z_dim"
+                f" ({self.z_dim}), of which they are a part"
+            )
+        return self
+
+    def class_labels(self, of_data: tuple[str, ...]) -> tuple[str, ...]:
+        """Returns a name for each value of the code."""
+        del of_data
+        return tuple(f"code {code}" for code in range(self.codes))
+
+    def discriminator(self, shape: "Shape") -> "Discriminator":
+        """Returns a DCGAN discriminator with heads for the codes: Q of the paper."""
+        from imagemint.training import parts
+
+        discriminator = parts.ConvolutionalDiscriminator(
+            shape, base_channels=self.discriminator_channels
+        )
+        heads = {"code": self.codes}
+        if self.continuous_codes:
+            heads["continuous"] = self.continuous_codes
+        return parts.with_heads(discriminator, **heads)
+
+    def game(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "Game":
+        """Returns the non-saturating objective with the information term for both players."""
+        del G, D, shape
+        from imagemint.training import parts
+
+        terms = [
+            parts.MutualInformation(self.information_weight, self.continuous_codes)
+            for _ in ("D", "G")
+        ]
+        return parts.Game(
+            parts.OBJECTIVES["non-saturating"],
+            terms_D=terms[:1],
+            terms_G=terms[1:],
+            augmentation=parts.augmentation(self),
+        )

@@ -1,0 +1,91 @@
+"""Recipe ``style``: a small style-based generator for few images."""
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from imagemint.training.recipes.recipe import Recipe, ZeroCentredOptions
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from imagemint.training.game import Game
+    from imagemint.training.networks import Discriminator, Shape
+
+
+class StyleRecipe(ZeroCentredOptions, Recipe):
+    """Karras et al., "A Style-Based Generator Architecture for GANs" (2018), and its successors.
+
+    Mapping network, modulated convolutions and pictures summed over all sizes, against a residual
+    discriminator with the non-saturating loss and lazy R1; adaptive augmentation (2020), since it
+    trains on 3,063 emoji. Truncation draws w towards its mean.
+    """
+
+    name: ClassVar[str] = "style"
+    summary: ClassVar[str] = "emoji: a style-based generator, adaptive augmentation"
+    dataset: ClassVar[str] = "emoji64"
+    image: ClassVar[str] = "64x64 RGB"
+    license: ClassVar[str] = "as the data set emoji64 states"
+    truncation: ClassVar[Literal["threshold", "psi"]] = "psi"
+
+    images: int = Field(default=2_000_000, ge=1)
+    """Real images shown to the discriminator, counted with repetition: the length of the run."""
+    batch_size: int = Field(default=32, ge=2)
+    """Images in one step of either network."""
+    z_dim: int = Field(default=128, ge=1)
+    """Length of a latent."""
+    w_dim: int = Field(default=128, ge=1)
+    """Length of an intermediate latent."""
+    mapping_layers: int = Field(default=4, ge=1)
+    """Dense layers of the mapping network."""
+    generator_channels: int = Field(default=256, ge=16, multiple_of=16)
+    """Channels of the generator at 4x4."""
+    discriminator_channels: int = Field(default=256, ge=16, multiple_of=16)
+    """Channels of the discriminator at 4x4."""
+    learning_rate: float = Field(default=2e-3, gt=0)
+    """Step size of the generator's optimiser, and of the discriminator's unless that has its own."""
+    discriminator_learning_rate: float | None = Field(default=5e-4, gt=0)
+    """Step size of the discriminator's optimiser, whose weights are not equalised."""
+    beta1: float = Field(default=0.0, ge=0, lt=1)
+    """Adam's decay of the first moment."""
+    beta2: float = Field(default=0.99, ge=0, lt=1)
+    """Adam's decay of the second moment."""
+    augment: Literal["none", "diff", "ada"] = "ada"
+    """What becomes of images before D sees them: nothing, differentiable augmentation (Zhao et al.,
+    2020), or that with a strength that adapts to how much D overfits (Karras et al., 2020)."""
+    final_penalty_weight: float = Field(default=1.0, ge=0)
+    """Gamma once the burn-in is over: smooth at first for stability, sharper later for detail."""
+    penalty_interval: int = Field(default=16, ge=1)
+    """Steps between two penalties; each is scaled by the interval, as in StyleGAN 2."""
+
+    def generator(self, shape: "Shape") -> "nn.Module":
+        """Returns a style-based generator."""
+        from imagemint.training import parts
+
+        return parts.StyleGenerator(
+            self.z_dim,
+            parts.Shape(0, shape.image_size, shape.image_channels),
+            w_dim=self.w_dim,
+            base_channels=self.generator_channels,
+            mapping_layers=self.mapping_layers,
+        )
+
+    def discriminator(self, shape: "Shape") -> "Discriminator":
+        """Returns a residual discriminator."""
+        from imagemint.training import parts
+
+        return parts.ResidualDiscriminator(
+            parts.Shape(0, shape.image_size, shape.image_channels),
+            base_channels=self.discriminator_channels,
+        )
+
+    def game(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "Game":
+        """Returns the non-saturating objective with R1."""
+        del G, D, shape
+        from imagemint.training import parts
+
+        return parts.Game(
+            parts.OBJECTIVES["non-saturating"],
+            terms_D=[parts.zero_centred_penalties(self, r2=False)],
+            augmentation=parts.augmentation(self),
+        )

@@ -1,0 +1,62 @@
+"""Recipe ``vanilla-mnist``: the first GAN, in the setting of the lecture."""
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from imagemint.training.recipes.recipe import Recipe
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from imagemint.training.game import Game
+    from imagemint.training.networks import Discriminator, Shape
+
+
+class VanillaMnistRecipe(Recipe):
+    """Dense networks and binary cross-entropy: Goodfellow et al., "GAN" (2014).
+
+    The lecture's numbers: latents of 128, batches of 512, Adam at 2e-4, k steps of D, 200 epochs, a
+    grid of samples after each.
+    """
+
+    name: ClassVar[str] = "vanilla-mnist"
+    summary: ClassVar[str] = "digits by dense networks: the lecture's own setting"
+    snapshot_interval: ClassVar[int] = 60_000
+
+    images: int = Field(default=200 * 60_000, ge=1)
+    """Real images shown to the discriminator, counted with repetition: the length of the run."""
+    batch_size: int = Field(default=512, ge=2)
+    """Images in one step of either network."""
+    z_dim: int = Field(default=128, ge=1)
+    """Length of a latent."""
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    """Adam's decay of the first moment."""
+    objective: Literal["non-saturating", "saturating"] = "non-saturating"
+    """Loss of G: that which the paper trained, or the minimax one that it begins with."""
+    width: int = Field(default=256, ge=4, multiple_of=4)
+    """Features of the narrowest hidden layer of either network; the widest has four times them."""
+    dropout: float = Field(default=0.3, ge=0, lt=1)
+    """Share of D's features dropped in training."""
+
+    def generator(self, shape: "Shape") -> "nn.Module":
+        """Returns dense layers of width, 2 width and 4 width."""
+        from imagemint.training import parts
+
+        unconditional = parts.Shape(0, shape.image_size, shape.image_channels)
+        return parts.MlpGenerator(self.z_dim, unconditional, width=self.width)
+
+    def discriminator(self, shape: "Shape") -> "Discriminator":
+        """Returns dense layers of 4 width, 2 width and width."""
+        from imagemint.training import parts
+
+        unconditional = parts.Shape(0, shape.image_size, shape.image_channels)
+        return parts.MlpDiscriminator(unconditional, width=4 * self.width, dropout=self.dropout)
+
+    def game(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "Game":
+        """Returns the bare objective."""
+        del G, D, shape
+        from imagemint.training import parts
+
+        objective = parts.OBJECTIVES[self.objective]
+        return parts.Game(objective, augmentation=parts.augmentation(self))

@@ -1,0 +1,121 @@
+"""Recipes ``wgan``, ``wgan-gp`` and ``sngan``: three ways to a Lipschitz discriminator."""
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from imagemint.training.recipes.convolutional import ConvolutionalRecipe
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from imagemint.training.game import Game
+    from imagemint.training.networks import Discriminator, Shape
+
+
+class WganRecipe(ConvolutionalRecipe):
+    """Arjovsky et al., "Wasserstein GAN" (2017): five steps of D, its weights clipped, RMSprop."""
+
+    name: ClassVar[str] = "wgan"
+    summary: ClassVar[str] = "digits by the earth mover's distance: clipped weights"
+
+    images: int = Field(default=1_500_000, ge=1)
+    """Real images shown to the discriminator, counted with repetition: the length of the run."""
+    learning_rate: float = Field(default=5e-5, gt=0)
+    """Step size of the generator's optimiser, and of the discriminator's unless that has its own."""
+    optimizer: Literal["adam", "rmsprop"] = "rmsprop"
+    """How both networks step."""
+    beta2: float = Field(default=0.99, ge=0, lt=1)
+    """Adam's decay of the second moment; RMSprop's only one."""
+    discriminator_steps: int = Field(default=5, ge=1)
+    """Steps of D for one of G, each on fresh images: n_critic."""
+    clip: float = Field(default=0.01, gt=0)
+    """Every weight of D is kept within plus and minus this."""
+
+    def discriminator(self, shape: "Shape") -> "Discriminator":
+        """Returns a DCGAN discriminator."""
+        from imagemint.training import parts
+
+        return parts.ConvolutionalDiscriminator(shape, base_channels=self.discriminator_channels)
+
+    def game(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "Game":
+        """Returns the Wasserstein objective with clipping."""
+        del G, D, shape
+        from imagemint.training import parts
+
+        return parts.Game(
+            parts.OBJECTIVES["wasserstein"],
+            after_D=parts.WeightClipping(self.clip),
+            augmentation=parts.augmentation(self),
+        )
+
+
+class WganGpRecipe(ConvolutionalRecipe):
+    """Gulrajani et al., "Improved Training of Wasserstein GANs" (2017): a gradient penalty."""
+
+    name: ClassVar[str] = "wgan-gp"
+    summary: ClassVar[str] = "digits by the earth mover's distance: gradient penalty"
+
+    images: int = Field(default=1_500_000, ge=1)
+    """Real images shown to the discriminator, counted with repetition: the length of the run."""
+    learning_rate: float = Field(default=1e-4, gt=0)
+    """Step size of the generator's optimiser, and of the discriminator's unless that has its own."""
+    beta1: float = Field(default=0.0, ge=0, lt=1)
+    """Adam's decay of the first moment."""
+    beta2: float = Field(default=0.9, ge=0, lt=1)
+    """Adam's decay of the second moment."""
+    discriminator_steps: int = Field(default=5, ge=1)
+    """Steps of D for one of G, each on fresh images: n_critic."""
+    penalty_weight: float = Field(default=10.0, gt=0)
+    """Lambda of the gradient penalty."""
+
+    def discriminator(self, shape: "Shape") -> "Discriminator":
+        """Returns a DCGAN discriminator with layer normalisation, as the penalty is per image."""
+        from imagemint.training import parts
+
+        return parts.ConvolutionalDiscriminator(
+            shape, base_channels=self.discriminator_channels, norm="layer"
+        )
+
+    def game(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "Game":
+        """Returns the Wasserstein objective with the penalty."""
+        del G, D, shape
+        from imagemint.training import parts
+
+        return parts.Game(
+            parts.OBJECTIVES["wasserstein"],
+            terms_D=[parts.LipschitzPenalty(self.penalty_weight)],
+            augmentation=parts.augmentation(self),
+        )
+
+
+class SnganRecipe(ConvolutionalRecipe):
+    """Miyato et al., "Spectral Normalization for Generative Adversarial Networks" (2018).
+
+    With the hinge loss of Lim & Ye, "Geometric GAN" (2017), and two time scales.
+    """
+
+    name: ClassVar[str] = "sngan"
+    summary: ClassVar[str] = "digits by hinge and spectral normalisation"
+
+    beta1: float = Field(default=0.0, ge=0, lt=1)
+    """Adam's decay of the first moment."""
+    beta2: float = Field(default=0.9, ge=0, lt=1)
+    """Adam's decay of the second moment."""
+    discriminator_learning_rate: float | None = Field(default=4e-4, gt=0)
+    """Step size of the discriminator's optimiser, for two time scales (Heusel et al., 2017)."""
+
+    def discriminator(self, shape: "Shape") -> "Discriminator":
+        """Returns a discriminator whose every layer is spectrally normalised."""
+        from imagemint.training import parts
+
+        return parts.ConvolutionalDiscriminator(
+            shape, base_channels=self.discriminator_channels, norm="none", spectral=True
+        )
+
+    def game(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "Game":
+        """Returns the hinge objective."""
+        del G, D, shape
+        from imagemint.training import parts
+
+        return parts.Game(parts.OBJECTIVES["hinge"], augmentation=parts.augmentation(self))
