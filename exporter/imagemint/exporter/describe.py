@@ -3,10 +3,16 @@
 import json
 from dataclasses import dataclass
 
+from imagemint.engine import Distribution
 from imagemint.engine.spec import FORMAT_VERSION, ModelSpec
 from imagemint.exporter.errors import ExportError
 from imagemint.training.checkpoints import TrainedGenerator
 from imagemint.v1 import manifest_pb2 as pb
+
+_DISTRIBUTIONS = {
+    Distribution.NORMAL: pb.LATENT_DISTRIBUTION_NORMAL,
+    Distribution.UNIFORM: pb.LATENT_DISTRIBUTION_UNIFORM,
+}
 
 
 @dataclass(frozen=True)
@@ -20,7 +26,8 @@ class Description:
     license: str
     """SPDX expression, or free text, for weights and samples."""
     thresholds: tuple[float, float] | None
-    """Smallest and largest threshold by which latents may be truncated; None for no truncation."""
+    """Smallest and largest threshold by which normal latents may be truncated; None for no
+    truncation. A model that takes psi takes all of it, and one of uniform latents nothing."""
 
 
 def build_manifest(trained: TrainedGenerator, described: Description) -> pb.BundleManifest:
@@ -33,7 +40,9 @@ def build_manifest(trained: TrainedGenerator, described: Description) -> pb.Bund
         format_version=FORMAT_VERSION,
         name=described.name,
         title=described.title,
-        latent=pb.LatentSpec(z_dim=trained.z_dim, distribution=pb.LATENT_DISTRIBUTION_NORMAL),
+        latent=pb.LatentSpec(
+            z_dim=trained.z_dim, distribution=_DISTRIBUTIONS[trained.distribution]
+        ),
         class_labels=trained.class_labels,
         image=pb.ImageShape(
             height=trained.image_size, width=trained.image_size, channels=trained.image_channels
@@ -60,7 +69,10 @@ def build_manifest(trained: TrainedGenerator, described: Description) -> pb.Bund
         ],
         license=described.license,
     )
-    if described.thresholds is not None:
+    if trained.truncation == "psi":
+        manifest.latent.truncation.kind = pb.TRUNCATION_KIND_PSI
+        manifest.latent.truncation.minimum, manifest.latent.truncation.maximum = 0.0, 1.0
+    elif described.thresholds is not None and trained.distribution is Distribution.NORMAL:
         low, high = described.thresholds
         manifest.latent.truncation.kind = pb.TRUNCATION_KIND_THRESHOLD
         manifest.latent.truncation.minimum, manifest.latent.truncation.maximum = low, high

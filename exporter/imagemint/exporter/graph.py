@@ -20,26 +20,32 @@ as many runtimes as can be. Newer ones hold nothing that a convolutional generat
 _EXAMPLE_ROWS = 2  # a batch of one would be taken for a constant
 
 
-class _ConditionalPixels(nn.Module):
-    """The graph of a bundle: class_id int64 [N, 1] in, image uint8 [N, H, W, C] out."""
+class _Served(nn.Module):
+    """The graph of a bundle: columns in, image uint8 [N, H, W, C] out.
 
-    def __init__(self, generator: nn.Module) -> None:
+    Args:
+        generator: called with what the columns hold.
+        names: of the inputs after z: class_id int64 [N, 1], truncation float32 [N, 1].
+    """
+
+    def __init__(self, generator: nn.Module, names: tuple[str, ...]) -> None:
         super().__init__()
         self.generator = generator
+        self.names = names
 
-    def forward(self, z: Tensor, class_id: Tensor) -> Tensor:
-        return _pixels(self.generator(z, class_id.squeeze(1)))
+    def forward(self, z: Tensor, *columns: Tensor) -> Tensor:
+        told = dict(zip(self.names, columns, strict=True))
+        return _pixels(self.generator(z, **_as_taken(told)))
 
 
-class _Pixels(nn.Module):
-    """The same without a class."""
-
-    def __init__(self, generator: nn.Module) -> None:
-        super().__init__()
-        self.generator = generator
-
-    def forward(self, z: Tensor) -> Tensor:
-        return _pixels(self.generator(z))
+def _as_taken(told: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The generator's own arguments: y int64 [N], truncation float32 [N, 1]."""
+    taken = {}
+    if "class_id" in told:
+        taken["y"] = told["class_id"].squeeze(1)
+    if "truncation" in told:
+        taken["truncation"] = told["truncation"]
+    return taken
 
 
 def _pixels(x: Tensor) -> Tensor:
@@ -52,28 +58,28 @@ def build_graph(trained: TrainedGenerator) -> onnx.ModelProto:
     """The ONNX model of a generator, stripped to what decides pixels and without a manifest.
 
     Args:
-        trained: a generator on the CPU in evaluation mode. With class labels it is called as
-            ``module(z, y)``, without as ``module(z)``.
+        trained: a generator on the CPU in evaluation mode, called as ``module(z)``; with class
+            labels it is given ``y``, and where truncation is psi ``truncation`` as well, by name.
 
     Raises:
         ExportError: PyTorch cannot express the module as such a graph.
     """
-    z = torch.zeros(_EXAMPLE_ROWS, trained.z_dim)
-    inputs = {"z": z}
-    served: nn.Module = _Pixels(trained.module)
+    columns = {}
     if trained.class_labels:
-        inputs["class_id"] = torch.zeros(_EXAMPLE_ROWS, 1, dtype=torch.int64)
-        served = _ConditionalPixels(trained.module)
-    batch = torch.export.Dim.DYNAMIC
+        columns["class_id"] = torch.zeros(_EXAMPLE_ROWS, 1, dtype=torch.int64)
+    if trained.truncation == "psi":
+        columns["truncation"] = torch.ones(_EXAMPLE_ROWS, 1)
+    served = _Served(trained.module, tuple(columns))
+    batch = {0: torch.export.Dim.DYNAMIC}
     try:
         with _quiet():
             program = torch.onnx.export(
                 served.eval(),
-                tuple(inputs.values()),
-                input_names=list(inputs),
+                (torch.zeros(_EXAMPLE_ROWS, trained.z_dim), *columns.values()),
+                input_names=["z", *columns],
                 output_names=["image"],
                 dynamo=True,
-                dynamic_shapes={name: {0: batch} for name in inputs},
+                dynamic_shapes=(batch, *([(batch,) * len(columns)] if columns else [])),
                 opset_version=OPSET,
                 external_data=False,
                 verbose=False,

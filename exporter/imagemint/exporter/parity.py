@@ -36,18 +36,20 @@ def measure_parity(trained: TrainedGenerator, backend: Backend, tolerance: Toler
         ExportError: the difference is over the tolerance, or the backend's pixels depend on the
             batch size; says the figures.
     """
-    z = latents(SEED, 0, SAMPLES, trained.z_dim)
+    z = latents(SEED, 0, SAMPLES, trained.z_dim, distribution=trained.distribution)
     classes = (
         drawn_classes(SEED, 0, SAMPLES, len(trained.class_labels)) if trained.class_labels else None
     )
-    served = [_served(backend, z, classes, size) for size in BATCH_SIZES]
+    # Every strength of it, each on other latents.
+    psi = np.linspace(0, 1, SAMPLES, dtype=np.float32) if trained.truncation == "psi" else None
+    served = [_served(backend, z, classes, psi, size) for size in BATCH_SIZES]
     for size, pixels in zip(BATCH_SIZES, served, strict=True):
         if differing := int(np.count_nonzero(pixels != served[-1])):
             raise ExportError(
                 f"{backend.description}: {differing:,} pixel values differ between batches of "
                 f"{size} and of {BATCH_SIZES[-1]}; a serial would change its picture"
             )
-    difference = np.abs(served[-1].astype(np.int16) - expected_pixels(trained, z, classes))
+    difference = np.abs(served[-1].astype(np.int16) - expected_pixels(trained, z, classes, psi))
     parity = pb.Parity(
         samples=SAMPLES,
         batch_sizes=BATCH_SIZES,
@@ -70,16 +72,19 @@ def expected_pixels(
     trained: TrainedGenerator,
     z: npt.NDArray[np.float32],
     classes: npt.NDArray[np.int64] | None,
+    psi: npt.NDArray[np.float32] | None = None,
 ) -> _Pixels:
     """PyTorch's own images uint8 [N, H, W, C], rounded here and not by what is under test."""
     batches = []
     with torch.inference_mode():
         for start in range(0, len(z), BATCH_SIZES[-1]):
             part = slice(start, start + BATCH_SIZES[-1])
-            inputs = [torch.from_numpy(z[part])]
+            told = {}
             if classes is not None:
-                inputs.append(torch.from_numpy(classes[part]))
-            batches.append(trained.module(*inputs).numpy())
+                told["y"] = torch.from_numpy(classes[part])
+            if psi is not None:
+                told["truncation"] = torch.from_numpy(psi[part])[:, None]
+            batches.append(trained.module(torch.from_numpy(z[part]), **told).numpy())
     x: npt.NDArray[np.float32] = np.concatenate(batches).transpose(0, 2, 3, 1)
     levels = np.rint(np.clip(x * np.float32(127.5) + np.float32(127.5), 0, 255))
     pixels: _Pixels = levels.astype(np.uint8)
@@ -90,9 +95,11 @@ def _served(
     backend: Backend,
     z: npt.NDArray[np.float32],
     classes: npt.NDArray[np.int64] | None,
+    psi: npt.NDArray[np.float32] | None,
     size: int,
 ) -> _Pixels:
-    parts = [slice(start, start + size) for start in range(0, len(z), size)]
-    return np.concatenate(
-        [backend.run(z[part], None if classes is None else classes[part]) for part in parts]
-    )
+    def run(part: slice) -> _Pixels:
+        told = None if classes is None else classes[part]
+        return backend.run(z[part], told, None if psi is None else psi[part])
+
+    return np.concatenate([run(slice(at, at + size)) for at in range(0, len(z), size)])

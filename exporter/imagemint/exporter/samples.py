@@ -9,7 +9,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from imagemint.engine import Serial, latents
 from imagemint.engine.backend import Backend
-from imagemint.engine.spec import ModelSpec
+from imagemint.engine.spec import ModelSpec, TruncationKind
 
 COLUMNS = 10
 SEED = 0
@@ -27,7 +27,9 @@ def write_samples(path: Path, backend: Backend, spec: ModelSpec, version: int) -
     count = rows * COLUMNS
     classes = np.repeat(np.arange(rows, dtype=np.int64), COLUMNS) if spec.conditional else None
     z = latents(SEED, 0, count, spec.z_dim, distribution=spec.distribution)
-    sheet = _sheet(backend.run(z, classes), rows)
+    by_psi = spec.truncation is not None and spec.truncation.kind is TruncationKind.PSI
+    whole = np.ones(count, np.float32) if by_psi else None  # as a request that names no truncation
+    sheet = _sheet(backend.run(z, classes, whole), rows)
     first, last = (
         Serial(
             spec.name, version, SEED, index, int(classes[index]) if classes is not None else None

@@ -12,6 +12,7 @@ from imagemint.exporter.command import Export
 from imagemint.training.checkpoints import TrainingState, read_generator, save_checkpoint
 from imagemint.training.errors import CheckpointError
 from imagemint.training.evaluation_report import EvaluationFigure, write_report
+from imagemint.training.networks import Shape
 from imagemint.training.recipes.mnist import MnistRecipe
 
 RECIPE = MnistRecipe(z_dim=4, c_dim=2, generator_channels=4, discriminator_channels=1, seed=5)
@@ -23,7 +24,8 @@ def run(tmp_path_factory):
     directory = tmp_path_factory.mktemp("run")
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        generator, discriminator = RECIPE.networks(10, 1)
+        shape = Shape(10, 28, 1)
+        generator, discriminator = RECIPE.generator(shape), RECIPE.discriminator(shape)
     optimizers = [torch.optim.Adam(net.parameters()) for net in (generator, discriminator)]
     state = TrainingState(
         generator, discriminator, copy.deepcopy(generator), *optimizers, images_seen=640

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from imagemint.training import datasets, loop, monitor
+from imagemint.training import datasets, inspection, loop, monitor, provenance
 from imagemint.training.classifier import train_classifier
 from imagemint.training.datasets import LabelledImages
 from imagemint.training.recipes.mnist import MnistRecipe
 from imagemint.training.recipes.mnist_classifier import MnistClassifierRecipe
+from imagemint.training.schedules import Schedule
 
 LABELS = tuple("0123456789")
 TINY = {
@@ -26,7 +27,7 @@ TINY = {
     "learning_rate": 1e-3,
 }
 # Twelve steps; rows of the log after every third, checkpoints after every fourth.
-SCHEDULE = loop.Schedule(log_interval=24, snapshot_interval=32, collapse_grace=1_000)
+SCHEDULE = Schedule(log_interval=24, snapshot_interval=32, collapse_grace=1_000)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -38,8 +39,8 @@ def _one_thread():
 @pytest.fixture(autouse=True)
 def _quick_and_steady(monkeypatch):
     """Statistics of tiny networks need no 10,240 images, and a commit may come between two runs."""
-    monkeypatch.setattr(loop, "_RECALIBRATION_BATCHES", 1)
-    monkeypatch.setattr(loop, "_code_revision", lambda: "0123abc+")
+    monkeypatch.setattr(inspection, "RECALIBRATION_BATCHES", 1)
+    monkeypatch.setattr(provenance, "code_revision", lambda: "0123abc+")
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from imagemint.training import checkpoints, loop
+from imagemint.training import checkpoints, provenance
 from imagemint.training.averaging import average_into
 from imagemint.training.checkpoints import (
     latest_checkpoint,
@@ -20,6 +20,7 @@ from imagemint.training.checkpoints import (
 from imagemint.training.errors import CheckpointError
 from imagemint.training.evaluation_report import EvaluationFigure, write_report
 from imagemint.training.recipes.mnist import MnistRecipe
+from imagemint.training.starting import initial_state
 
 RECIPE = MnistRecipe(z_dim=4, c_dim=2, generator_channels=8, discriminator_channels=2, seed=5)
 CPU = torch.device("cpu")
@@ -28,13 +29,13 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def about(digits):
     """What a run says of itself."""
-    return loop.describe(RECIPE, digits)
+    return provenance.describe(RECIPE, digits)
 
 
 @pytest.fixture
 def state(digits):
     """A state whose optimisers have moments, all of them different."""
-    state = loop.initial_state(RECIPE, digits, CPU)
+    state = initial_state(RECIPE, digits, CPU)
     torch.manual_seed(0)
     for optimizer in (state.opt_G, state.opt_D):
         for parameter in optimizer.param_groups[0]["params"]:
@@ -62,7 +63,7 @@ def rewritten(run, **changes):
 
 def test_state_comes_back(saved, state, about, digits):
     """Every tensor and count is restored, moments in the memory layout of their parameters."""
-    other = loop.initial_state(RECIPE, digits, CPU)
+    other = initial_state(RECIPE, digits, CPU)
     restore(saved, other, about, free=set())
     ours, theirs = state.tensors(), other.tensors()
     assert set(ours) == set(theirs)
@@ -77,7 +78,7 @@ def test_state_comes_back(saved, state, about, digits):
 def test_older_description_is_read(saved, about, digits):
     """Checkpoints from before unlogged figures and interim marks still resume."""
     rewritten(saved, unlogged=None, interim=None)
-    other = loop.initial_state(RECIPE, digits, CPU)
+    other = initial_state(RECIPE, digits, CPU)
     restore(saved, other, about, free=set())
     assert (other.step, other.unlogged) == (10, {})
 
@@ -225,7 +226,7 @@ def test_bad_description_is_refused(saved, content, text):
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"recipe": "cifar"}, "recipe 'cifar' is not one of mnist"),
+        ({"recipe": "cifar"}, "recipe 'cifar' is not one of .*mnist"),
         ({"options": {"z_dim": -1}}, "z_dim"),
         ({"options": {"z_dim": 9}}, "size mismatch"),
     ],
@@ -239,6 +240,6 @@ def test_unfitting_description_is_refused(saved, changes, text):
 
 def test_unfitting_tensors_are_refused(saved, about, digits):
     """Tensors of other networks than the options promise are not loaded."""
-    wider = loop.initial_state(RECIPE.model_copy(update={"z_dim": 6}), digits, CPU)
+    wider = initial_state(RECIPE.model_copy(update={"z_dim": 6}), digits, CPU)
     with pytest.raises(CheckpointError, match="does not fit the networks"):
         restore(saved, wider, about, free=set())

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from imagemint.client.cli import main
-from imagemint.training import datasets, loop
+from imagemint.training import datasets, loop, provenance
 from imagemint.training.checkpoints import latest_checkpoint, read_generator
 from imagemint.training.classifier import load_classifier
 from imagemint.training.monitor import Monitor
@@ -48,7 +48,8 @@ def test_recipes_are_listed(capsys):
     assert "mnist-classifier" in capsys.readouterr().out
     assert main(["train", "imagenet"]) == 2
     said = capsys.readouterr().err
-    assert "mnist, mnist-classifier; 'imagenet' is none of them" in said
+    assert "mnist, stacked-mnist" in said
+    assert "'imagenet' is none of them" in said
     assert said.count("\n") == 1
 
 
@@ -81,11 +82,12 @@ def test_options_are_written_in_full(tmp_path, capsys, digits):
         "log_interval": 8,
         "snapshot_interval": 64_000,
         "collapse_grace": 128_000,
+        "rollbacks": 0,
     }
     assert written["device"] == "cpu"
     assert written["threads"] == 1
     assert set(written["versions"]) == {"python", "torch", "numpy"}
-    assert written["code_revision"] == loop._code_revision()
+    assert written["code_revision"] == provenance.code_revision()
 
 
 @pytest.mark.usefixtures("toy_mnist")

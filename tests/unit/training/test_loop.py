@@ -2,19 +2,22 @@
 
 import json
 import re
+import shutil
 import signal
 
 import numpy as np
 import pytest
 import torch
 
-from imagemint.training import loop
+from imagemint.training import loop, provenance
 from imagemint.training.checkpoints import latest_checkpoint, list_checkpoints
 from imagemint.training.errors import CheckpointError, LossNotFinite, ModeCollapse
 from imagemint.training.monitor import Monitor
 from imagemint.training.recipes.mnist import MnistRecipe
+from imagemint.training.schedules import Schedule
+from imagemint.training.starting import initial_state
 
-CODE_REVISION = loop._code_revision  # the fixtures replace it
+CODE_REVISION = provenance.code_revision  # the fixtures replace it
 
 
 @pytest.fixture(scope="module")
@@ -24,11 +27,12 @@ def never_stopped():
 
 
 @pytest.fixture
-def expected(never_stopped, train, tmp_path, left_behind):
+def expected(never_stopped, train, tmp_path_factory, left_behind):
     """The files of a run never stopped."""
     if not never_stopped:
-        train(tmp_path / "whole")
-        never_stopped.update(left_behind(tmp_path / "whole"))
+        run = tmp_path_factory.mktemp("whole")
+        train(run)
+        never_stopped.update(left_behind(run))
     return never_stopped
 
 
@@ -187,7 +191,7 @@ def test_explosion_keeps_the_good_checkpoint(equals_whole, train, tmp_path, monk
     """What was saved before losses turned NaN stays, is named, and resumes to the whole run."""
     step_size = loop.step_size
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "step_size", lambda r, n: 1e30 if n >= 40 else step_size(r, n))
+        patch.setattr(loop, "step_size", lambda r, n, _: 1e30 if n >= 40 else step_size(r, n))
         with pytest.raises(LossNotFinite, match=f"kept, .*{32:010d}; a smaller --learning-rate"):
             train(tmp_path)
     assert [path.name for path in list_checkpoints(tmp_path)] == [f"{32:010d}"]
@@ -198,7 +202,7 @@ def test_explosion_keeps_the_good_checkpoint(equals_whole, train, tmp_path, monk
 def test_infinite_weights_are_not_saved(train, tmp_path, poison):
     """Weights may be infinite while the losses still look well: they are no good checkpoint."""
     poison(8, float("inf"))
-    alert = loop.Schedule(log_interval=24, snapshot_interval=32, collapse_grace=64)
+    alert = Schedule(log_interval=24, snapshot_interval=32, collapse_grace=64)
     with pytest.raises(LossNotFinite, match=r"64 images \d+ tensors, G_ema/embed.weight first"):
         train(tmp_path, schedule=alert)
     assert [path.name for path in list_checkpoints(tmp_path)] == [f"{32:010d}"]
@@ -207,11 +211,63 @@ def test_infinite_weights_are_not_saved(train, tmp_path, poison):
 def test_collapse_is_said(train, tmp_path, poison):
     """A generator that draws one picture is caught, and the last checkpoint that varied is kept."""
     poison(5, 0.0)
-    alert = loop.Schedule(log_interval=24, snapshot_interval=32, collapse_grace=0)
+    alert = Schedule(log_interval=24, snapshot_interval=32, collapse_grace=0)
     with pytest.raises(ModeCollapse, match=rf"vary 0.000 times .* kept, .*{32:010d}"):
         train(tmp_path, schedule=alert)
     assert [path.name for path in list_checkpoints(tmp_path)] == [f"{32:010d}"]
     assert (tmp_path / "grids" / f"{64:010d}.png").exists()
+
+
+@pytest.fixture
+def rolls_back(train, monkeypatch):
+    """Trains with steps that explode past the 40th image, for as often as said."""
+
+    def start(run, explosions, rollbacks):
+        step_size, left = loop.step_size, [explosions]
+
+        def exploding(recipe, images_seen, rolled):
+            if images_seen >= 40 and rolled < left[0]:
+                return 1e30
+            return step_size(recipe, images_seen, rolled)
+
+        monkeypatch.setattr(loop, "step_size", exploding)
+        alert = Schedule(24, 32, 1_000, rollbacks=rollbacks)
+        return train(run, schedule=alert)
+
+    return start
+
+
+def test_explosion_is_rolled_back(rolls_back, tmp_path, caplog, left_behind):
+    """A run that may goes back to its last good checkpoint, on with smaller steps, and ends."""
+    state = rolls_back(tmp_path / "run", explosions=2, rollbacks=2)
+    assert (state.images_seen, state.rollbacks) == (96, 2)
+    assert state.opt_G.param_groups[0]["lr"] < 1e-3 / 4
+    assert caplog.text.count("rolled back to image 32 with half the step size") == 2
+    rows = [json.loads(row) for row in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    assert [row.get("rollbacks") for row in rows] == [None, 2, 2, 2]
+    checkpoint = json.loads((latest_checkpoint(tmp_path / "run") / "checkpoint.json").read_text())
+    assert checkpoint["rollbacks"] == 2
+
+
+def test_rollbacks_are_bounded(rolls_back, tmp_path):
+    """When they are used up, the run fails as it would have without."""
+    with pytest.raises(LossNotFinite, match=f"kept, .*{32:010d}"):
+        rolls_back(tmp_path, explosions=3, rollbacks=2)
+
+
+def test_rollback_needs_a_good_checkpoint(train, tmp_path):
+    """A run that was never good has nothing to go back to, and fails."""
+    with pytest.raises(LossNotFinite, match="no checkpoint was saved yet"):
+        train(tmp_path, learning_rate=1e30, schedule=Schedule(24, 32, 1_000, rollbacks=5))
+
+
+def test_rolled_back_run_resumes(rolls_back, train, tmp_path, left_behind):
+    """Rollbacks are part of the state: stopped and resumed, the run is the same."""
+    rolls_back(tmp_path / "whole", explosions=1, rollbacks=1)
+    rolls_back(tmp_path / "cut", explosions=1, rollbacks=1)
+    shutil.rmtree(latest_checkpoint(tmp_path / "cut"))
+    train(tmp_path / "cut", resume=True)
+    assert left_behind(tmp_path / "cut") == left_behind(tmp_path / "whole")
 
 
 def test_collapse_has_a_grace(train, tmp_path, poison):
@@ -226,19 +282,11 @@ def test_resume_needs_a_checkpoint(train, tmp_path):
         train(tmp_path / "nothing", resume=True)
 
 
-def test_step_size_ends_at_zero():
-    """The step size is constant, then falls along half a cosine to zero at the end."""
-    recipe = MnistRecipe(images=1_000, decay_share=0.4, learning_rate=0.5)
-    sizes = [loop.step_size(recipe, n) for n in (0, 600, 800, 1_000)]
-    assert sizes == pytest.approx([0.5, 0.5, 0.25, 0.0])
-    assert loop.step_size(MnistRecipe(images=10, decay_share=0), 10) == MnistRecipe().learning_rate
-
-
 def test_initial_weights_follow_the_seed(digits):
     """Fresh networks depend on the seed alone, and leave PyTorch's own generator as it was."""
     before = torch.random.get_rng_state()
     recipe = MnistRecipe(generator_channels=4, discriminator_channels=1, z_dim=4)
-    first, again = (loop.initial_state(recipe, digits, torch.device("cpu")) for _ in range(2))
+    first, again = (initial_state(recipe, digits, torch.device("cpu")) for _ in range(2))
     torch.rand(1)
     one, other = first.tensors(), again.tensors()
     assert all(torch.equal(one[name], other[name]) for name in one)
@@ -255,16 +303,8 @@ def test_code_revision_names_a_commit(monkeypatch):
 
 def test_description_is_json(digits):
     """What a checkpoint says of its run survives JSON and names data, options and versions."""
-    about = loop.describe(MnistRecipe(seed=2**64 - 1), digits)
+    about = provenance.describe(MnistRecipe(seed=2**64 - 1), digits)
     assert json.loads(json.dumps(about)) == about
     assert about["options"] == MnistRecipe(seed=2**64 - 1).model_dump()
     assert about["dataset_sha256"] == digits.sha256
     assert about["versions"]["numpy"] == np.__version__
-
-
-def test_penalty_weight_ends_the_burn_in_low():
-    """Gamma starts at the first weight, is half-way at half the burn-in, and stays at the last."""
-    recipe = MnistRecipe(penalty_weight=1.0, final_penalty_weight=0.1, burn_in=1_000)
-    weights = [loop.penalty_weight(recipe, n) for n in (0, 500, 1_000, 9_000)]
-    assert weights == pytest.approx([1.0, 0.55, 0.1, 0.1])
-    assert loop.penalty_weight(recipe.model_copy(update={"burn_in": 0}), 0) == 0.1

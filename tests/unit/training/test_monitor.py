@@ -34,7 +34,7 @@ def watched(tmp_path_factory):
         for step in range(1, 5):
             state.images_seen = 100 * step
             if step % 2:
-                watch.penalties(r1=0.1 * step, r2=0.2)
+                watch.note(r1=0.1 * step, r2=0.2)
             watch.step(loss_D=step, loss_G=-step, real_logit=0.5)
             if step % 2 == 0:
                 watch.log()

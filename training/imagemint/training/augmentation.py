@@ -91,7 +91,7 @@ class AdaptiveAugmentation(Augmentation):
         p = float(self.p)
         if p == 0:
             return x
-        u = uniforms(seed, Stream.AUGMENTATION, position, 24, len(x))
+        u = uniforms(seed, Stream.AUGMENTATION, position, 22, len(x))
         matrix, moved = _geometry(u[:14], p)
         coloured = _colours(x, u[14:].to(x.device), p)
         grid = F.affine_grid(matrix[:, :2].to(x.device), list(x.shape), align_corners=False)
@@ -129,19 +129,22 @@ def _geometry(u: Tensor, p: float) -> tuple[Tensor, Tensor]:
 
 
 def _colours(x: Tensor, u: Tensor, p: float) -> Tensor:
-    on, amount = u[:5] < p, u[5:] * 2 - 1
+    on, amount = u[:4] < p, u[4:] * 2 - 1
 
     def chosen(k: int, value: Tensor, otherwise: float) -> Tensor:
         return torch.where(on[k], value, torch.full_like(value, otherwise))[:, None, None, None]
 
+    alone = ~on.any(dim=0)[:, None, None, None]
+    before = x
     x = x + chosen(0, amount[0] * 0.4, 0.0)
     x = x * chosen(1, (amount[1] * 0.5 * math.log(2) * 2).exp(), 1.0)
     if x.shape[1] == 1:
-        return x
+        return torch.where(alone, before, x)
     gray = x.mean(dim=1, keepdim=True)
     angle = chosen(2, amount[2] * math.pi, 0.0)
     tint = x - gray
     # Turning about the gray axis: the tint stays in its plane (Rodrigues' formula).
     around = (tint.roll(1, dims=1) - tint.roll(-1, dims=1)) / math.sqrt(3)
     tint = tint * angle.cos() + around * angle.sin()
-    return gray + tint * chosen(3, (amount[3] * math.log(2) * 2).exp(), 1.0)
+    x = gray + tint * chosen(3, (amount[3] * math.log(2) * 2).exp(), 1.0)
+    return torch.where(alone, before, x)  # rounding would change even those left alone

@@ -45,7 +45,8 @@ def recalibrated(
 
     The average of the statistics is not the statistics of the average, so they are measured anew
     over ``batches`` of 256 images, after Izmailov et al., "Averaging Weights Leads to Wider
-    Optima" (2018). Without classes, num_classes is 0. A network without batch normalisation comes back unchanged.
+    Optima" (2018). Without classes, num_classes is 0. A network without batch normalisation comes
+    back unchanged.
     """
     generator = copy.deepcopy(averaged)
     measured = nn.BatchNorm2d, VirtualBatchNorm

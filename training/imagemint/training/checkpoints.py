@@ -258,7 +258,7 @@ def fitting_checkpoint(run: Path, about: dict[str, Any], *, free: set[str]) -> P
 
 
 def option_defaults(recipe: str) -> dict[str, Any]:
-    """Returns the default of every option of a recipe that has one; of an unknown recipe nothing."""
+    """Returns the default of every option of a recipe that has one; {} of an unknown recipe."""
     if recipe not in RECIPES:
         return {}
     fields = RECIPES[recipe].model_fields.items()

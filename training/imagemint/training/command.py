@@ -69,12 +69,13 @@ class TrainGenerator(RunSettings):
             latest_checkpoint,
             list_checkpoints,
         )
+        from imagemint.training.schedules import Schedule  # noqa: PLC0415
 
         recipe = self.recipe_type(
             **{name: getattr(self, name) for name in self.recipe_type.model_fields}
         )
         data = _training_images(recipe.dataset, self.data)
-        schedule = loop.Schedule(
+        schedule = Schedule(
             self.log_interval, self.snapshot_interval, self.collapse_grace, self.rollbacks
         )
         device = _device(self.device)
@@ -120,7 +121,8 @@ def _command_of(recipe: type[Recipe]) -> type[BaseModel]:
             ),
         ),
     )
-    command.recipe_type = recipe
+    # Set, not declared, because a ClassVar cannot be given to create_model.
+    setattr(command, "recipe_type", recipe)  # noqa: B010
     return command
 
 

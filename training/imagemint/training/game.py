@@ -150,7 +150,7 @@ class Game(nn.Module):
             if step % term.interval == 0 and (weight := term.weight_at(images_seen)) > 0
         ]
 
-    def look_as_D(self, turn: Turn, *, by_images: bool) -> None:
+    def show_discriminator(self, turn: Turn, *, by_images: bool) -> None:
         """Shows D both halves of a batch, in a way that its terms may differentiate by images."""
         real = self.augmentation(self.view(turn.real), turn.seed, 4 * turn.position)
         fake = self.augmentation(turn.fake.detach(), turn.seed, 4 * turn.position + 1)
@@ -159,7 +159,7 @@ class Game(nn.Module):
         turn.look_at_real()
         turn.look_at_fake()
 
-    def look_as_G(self, turn: Turn) -> None:
+    def show_generator(self, turn: Turn) -> None:
         """Shows D the generated images, and the real ones where G's losses look at them."""
         if self.objective.paired or any(term.heeds_real for term in _terms(self.terms_G)):
             with torch.no_grad():

@@ -2,19 +2,14 @@
 
 import logging
 import math
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import Any, TypeVar
+from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
+from torch import Tensor
 
 from imagemint.engine.sampling import Distribution
-from imagemint.training.averaging import average_into, averaging_weight, recalibrated
+from imagemint.training.averaging import average_into, averaging_weight
 from imagemint.training.checkpoints import (
     TrainingState,
     list_checkpoints,
@@ -22,27 +17,24 @@ from imagemint.training.checkpoints import (
     save_checkpoint,
 )
 from imagemint.training.datasets import LabelledImages
-from imagemint.training.errors import LossNotFinite, ModeCollapse, TrainingFailed
+from imagemint.training.errors import LossNotFinite, TrainingFailed
 from imagemint.training.feed import Feed
-from imagemint.training.game import Turn
+from imagemint.training.game import Term, Turn
+from imagemint.training.inspection import REMEDY, inspected, what_is_kept
 from imagemint.training.monitor import Monitor
-from imagemint.training.networks import Shape, draw
+from imagemint.training.networks import draw
 from imagemint.training.provenance import describe
 from imagemint.training.randomness import drawn_codes, training_latents
 from imagemint.training.recipes.recipe import Recipe
-from imagemint.training.samples import fixed_samples, within_class_spread
 from imagemint.training.schedules import Schedule, crossed, step_size
+from imagemint.training.starting import initial_state
+from imagemint.training.stopping import stop_on_signal
 
-NetworkT = TypeVar("NetworkT", bound=nn.Module)
 _log = logging.getLogger(__name__)
 
 # Options that may change on --resume: they set how long the run is, not what a step computes
 # before the decay begins.
 FREE_ON_RESUME = {"images", "decay_share"}
-# Generated images of one class vary at least this much of what real ones do, or it is a collapse.
-_COLLAPSE_SHARE = 0.1
-_RECALIBRATION_BATCHES = 40
-_REMEDY = "a smaller --learning-rate often helps, or a larger --penalty-weight where there is one"
 
 
 def train(
@@ -98,7 +90,7 @@ def train(
             return state
 
 
-def _play(
+def _play(  # noqa: PLR0915 - one linear story, with headings
     recipe: Recipe,
     data: LabelledImages,
     run: Path,
@@ -114,19 +106,21 @@ def _play(
     G, D, game = state.G, state.D, state.game
     k, batch_size, seed = recipe.discriminator_steps, recipe.batch_size, order_seed(recipe, state)
     num_codes = len(recipe.class_labels(data.class_labels))
-    feed = Feed(data, np.array(recipe.shown_labels(data.labels)), seed, device)
+    feed = Feed(data, recipe.shown_labels(data.labels), seed, device)
     saved_at = state.images_seen if state.step else None
 
     with (
         torch.random.fork_rng(),
-        _stop_on_signal() as stop,
+        stop_on_signal() as stop,
         Monitor(run, recipe.images, state, quiet=quiet) as monitor,
     ):
 
         def snapshot(*, interim: bool = False) -> None:
             """Saves a checkpoint if the fixed samples are sound."""
             nonlocal saved_at
-            generator = _judged(recipe, data, run, state, monitor, schedule, interim=interim)
+            generator = inspected(
+                recipe, data, run, state, monitor=monitor, schedule=schedule, interim=interim
+            )
             save_checkpoint(run, state, generator, about, interim=interim)
             saved_at = state.images_seen
 
@@ -149,13 +143,9 @@ def _play(
                     fake = draw(G, z, c)
                 turn = Turn(seed, position, G, D, z, y, c, real, fake)
                 due = game.due(game.terms_D, state.step, state.images_seen)
-                game.look_as_D(turn, by_images=any(term.by_images for term, _ in due))
+                game.show_discriminator(turn, by_images=any(term.by_images for term, _ in due))
                 loss_D = game.objective.discriminator(turn.real_logits, turn.fake_logits)
-                total_D = loss_D
-                for term, weight in due:
-                    parts = term(turn)
-                    total_D = total_D + weight * sum(parts.values())
-                    monitor.note(**{name: part.item() for name, part in parts.items()})
+                total_D = _with_terms(loss_D, due, turn, monitor)
                 if recipe.skip_lead == 1 or turn.lead() <= recipe.skip_lead:
                     state.opt_D.zero_grad()
                     total_D.backward()
@@ -168,13 +158,10 @@ def _play(
             # --- G: through the D just updated; the same fakes, G has not changed since ----------
             D.requires_grad_(requires_grad=False)
             turn = Turn(seed, position, G, D, z, y, c, real, fake)
-            game.look_as_G(turn)
+            game.show_generator(turn)
             loss_G = game.objective.generator(turn.real_logits, turn.fake_logits)
-            total_G = loss_G
-            for term, weight in game.due(game.terms_G, state.step, before):
-                parts = term(turn)
-                total_G = total_G + weight * sum(parts.values())
-                monitor.note(**{name: part.item() for name, part in parts.items()})
+            due = game.due(game.terms_G, state.step, before)
+            total_G = _with_terms(loss_G, due, turn, monitor)
             state.opt_G.zero_grad()
             total_G.backward()
             state.opt_G.step()
@@ -189,7 +176,7 @@ def _play(
             if not all(map(math.isfinite, losses)):
                 raise LossNotFinite(
                     f"after {state.images_seen:,} images the losses of D and G are {losses};"
-                    f" {_what_is_kept(run)}; {_REMEDY}"
+                    f" {what_is_kept(run)}; {REMEDY}"
                 )
             monitor.step(loss_D.item(), loss_G.item(), real_logit)
             if crossed(before, state.images_seen, schedule.log_interval):
@@ -200,64 +187,15 @@ def _play(
             snapshot(interim=state.images_seen < recipe.images)
 
 
-def _judged(
-    recipe: Recipe,
-    data: LabelledImages,
-    run: Path,
-    state: TrainingState,
-    monitor: Monitor,
-    schedule: Schedule,
-    *,
-    interim: bool,
-) -> nn.Module:
-    """Returns the averaged generator ready for use, after a look at its fixed samples.
-
-    A grid of them is drawn unless the snapshot is interim: off the schedule it would stay when the
-    run is resumed.
-    """
-    labels = recipe.class_labels(data.class_labels)
-    distribution = Distribution(recipe.latent)
-    generator = recalibrated(
-        state.G_ema,
-        z_dim=recipe.z_dim,
-        num_classes=len(labels),
-        batches=_RECALIBRATION_BATCHES,
-        distribution=distribution,
-    )
-    samples, classes = fixed_samples(generator, recipe.z_dim, len(labels), distribution)
-    # Codes are not classes of the data: what varies within one is not known beforehand.
-    by_class = recipe.condition == "class"
-    real_classes = data.labels[:10_000] if by_class else np.zeros(min(len(data), 10_000), np.int64)
-    spread = within_class_spread(samples, classes if by_class else np.zeros_like(classes))
-    spread /= within_class_spread(data.images[:10_000], real_classes)
-    if not interim:
-        monitor.snapshot(samples, spread)
-    _refuse_not_finite(state, generator, run)
-    if state.images_seen >= schedule.collapse_grace and spread < _COLLAPSE_SHARE:
-        raise ModeCollapse(
-            f"after {state.images_seen:,} images the samples of one class vary"
-            f" {spread:.3f} times as much as real ones (limit {_COLLAPSE_SHARE});"
-            f" {_what_is_kept(run)}"
-        )
-    return generator
-
-
-def _refuse_not_finite(state: TrainingState, generator: nn.Module, run: Path) -> None:
-    """Raises `LossNotFinite` if a tensor is: finite losses say nothing of the step they caused."""
-    tensors = state.tensors() | generator.state_dict(prefix="recalibrated/")
-    faults = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
-    if faults:
-        raise LossNotFinite(
-            f"after {state.images_seen:,} images {len(faults)} tensors, {faults[0]} first, hold NaN"
-            f" or infinity; {_what_is_kept(run)}; {_REMEDY}"
-        )
-
-
-def _what_is_kept(run: Path) -> str:
-    found = list_checkpoints(run)
-    return (
-        f"the last good checkpoint is kept, {found[-1]}" if found else "no checkpoint was saved yet"
-    )
+def _with_terms(
+    loss: Tensor, due: list[tuple[Term, float]], turn: Turn, monitor: Monitor
+) -> Tensor:
+    """Returns the adversarial loss with the terms that are due, which the log is told apart."""
+    for term, weight in due:
+        parts: dict[str, Tensor] = term(turn)
+        loss = loss + weight * sum(parts.values())
+        monitor.note(**{name: part.item() for name, part in parts.items()})
+    return loss
 
 
 def order_seed(recipe: Recipe, state: TrainingState) -> int:
@@ -271,55 +209,3 @@ def set_step_sizes(recipe: Recipe, state: TrainingState) -> None:
     own = recipe.discriminator_learning_rate
     of_D = size if own is None else size * (own / recipe.learning_rate)
     state.opt_G.param_groups[0]["lr"], state.opt_D.param_groups[0]["lr"] = size, of_D
-
-
-def initial_state(recipe: Recipe, data: LabelledImages, device: torch.device) -> TrainingState:
-    """Returns fresh networks and optimisers; the weights are a function of ``recipe.seed``."""
-    shape = Shape(len(data.class_labels), data.images.shape[1], data.images.shape[-1])
-    told = Shape(
-        len(recipe.class_labels(data.class_labels)), shape.image_size, shape.image_channels
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(recipe.seed)
-        G = _placed(recipe.generator(told), device)
-        D = _placed(recipe.discriminator(shape), device)
-        G_ema = _placed(recipe.generator(told), device)
-        game = recipe.game(G, D, shape).to(device)
-    G_ema.load_state_dict(G.state_dict())
-
-    def optimizer(network: nn.Module) -> torch.optim.Optimizer:
-        if recipe.optimizer == "rmsprop":
-            return torch.optim.RMSprop(network.parameters(), recipe.learning_rate, recipe.beta2)
-        betas = (recipe.beta1, recipe.beta2)
-        return torch.optim.Adam(network.parameters(), recipe.learning_rate, betas, fused=True)
-
-    return TrainingState(
-        G=G,
-        D=D,
-        G_ema=G_ema.requires_grad_(requires_grad=False),
-        opt_G=optimizer(G),
-        opt_D=optimizer(D),
-        game=game,
-    )
-
-
-def _placed(network: NetworkT, device: torch.device) -> NetworkT:
-    # Channels last was 1.1 to 2.2 times as fast on the convolutions of this recipe on a CPU.
-    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return] # torch's stubs lack this overload
-
-
-@contextmanager
-def _stop_on_signal() -> Iterator[list[int]]:
-    """Yields a list that becomes non-empty when SIGINT or SIGTERM asks to stop."""
-    received: list[int] = []
-
-    def remember(number: int, _: FrameType | None) -> None:
-        received.append(number)
-
-    kinds = (signal.SIGINT, signal.SIGTERM)
-    previous = [signal.signal(kind, remember) for kind in kinds]
-    try:
-        yield received
-    finally:
-        for kind, handler in zip(kinds, previous, strict=True):
-            signal.signal(kind, handler)

@@ -166,7 +166,7 @@ images apart, as gradient penalties need it (Gulrajani et al., 2017)."""
 
 
 class ConvolutionalDiscriminator(Discriminator):
-    """DCGAN discriminator: strided convolutions, leaky ReLU, normalisation behind all but the first.
+    """DCGAN discriminator: strided convolutions, normalised but for the first, and leaky ReLU.
 
     Args:
         shape: of the images.

@@ -2,6 +2,26 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+_EPSILON = 1e-8
+
+
+def pixel_normal(x: Tensor) -> Tensor:
+    """Returns features [N, F] or [N, F, H, W] with a mean square of 1 over F, at each place.
+
+    Karras et al., "Progressive Growing of GANs" (2017), section 4.2. The mean is a product with
+    constant weights, for ONNX Runtime's reductions add in an order that depends on the batch, and a
+    serial would change its picture.
+    """
+    share = x.new_full((1, x.shape[1]), 1 / x.shape[1])
+    squares = x.square()
+    power = (
+        F.linear(squares, share)
+        if x.ndim == 2  # noqa: PLR2004 - axes
+        else F.conv2d(squares, share[:, :, None, None])
+    )
+    return x * (power + _EPSILON).rsqrt()
 
 
 class MinibatchDiscrimination(nn.Module):
@@ -75,7 +95,9 @@ class VirtualBatchNorm(nn.Module):
                 self.mean.copy_(mean)
                 self.square.copy_(square)
         share = 1 / (self.reference + 1)
-        mean = mean.lerp(x.mean(dim=(2, 3), keepdim=True), share)
-        square = square.lerp(x.square().mean(dim=(2, 3), keepdim=True), share)
+        # Pooled, not reduced, for the reason that pixel_normal gives.
+        whole = list(x.shape[2:])
+        mean = mean.lerp(F.avg_pool2d(x, whole), share)
+        square = square.lerp(F.avg_pool2d(x.square(), whole), share)
         normal = (x - mean) / (square - mean.square()).clamp_min(0).add(self.epsilon).sqrt()
         return normal * self.weight + self.bias

@@ -3,6 +3,8 @@
 Goodfellow et al., "Generative Adversarial Nets" (2014).
 """
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -27,7 +29,7 @@ class MlpGenerator(nn.Module):
         self.shape = shape
         widths = [z_dim + shape.num_classes, *(width * 2**layer for layer in range(depth))]
         layers: list[nn.Module] = []
-        for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
+        for inputs, outputs in pairwise(widths):
             layers += [nn.Linear(inputs, outputs), nn.LeakyReLU(_SLOPE)]
         pixels = shape.image_channels * shape.image_size**2
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], pixels), nn.Tanh())
@@ -58,7 +60,7 @@ class MlpDiscriminator(Discriminator):
         pixels = shape.image_channels * shape.image_size**2
         widths = [pixels + shape.num_classes, *(width // 2**layer for layer in range(depth))]
         layers: list[nn.Module] = []
-        for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
+        for inputs, outputs in pairwise(widths):
             layers += [nn.Linear(inputs, outputs), nn.LeakyReLU(_SLOPE), nn.Dropout(dropout)]
         self.features = nn.Sequential(*layers)
         self.score = nn.Linear(widths[-1], 1)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from imagemint.training.networks.convolutional import doublings
+from imagemint.training.networks.layers import pixel_normal
 from imagemint.training.networks.players import Discriminator, Shape
 
 _SLOPE = 0.2
@@ -20,10 +21,8 @@ _SLOPE = 0.2
 
 def pyramid(x: Tensor, scales: int) -> Tensor:
     """Returns images [N, C, H, W] at so many scales, each half the last: [N, S C, H, W]."""
-    views = [x]
-    for scale in range(1, scales):
-        views.append(_enlarged(F.avg_pool2d(x, 2**scale), 2**scale))
-    return torch.cat(views, dim=1)
+    factors = [2**scale for scale in range(1, scales)]
+    return torch.cat([x, *(_enlarged(F.avg_pool2d(x, f), f) for f in factors)], dim=1)
 
 
 def _enlarged(x: Tensor, factor: int) -> Tensor:
@@ -56,20 +55,16 @@ class MultiScaleGenerator(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """Returns images [N, C, H, W] in [-1, 1], in training all scales [N, S C, H, W]."""
         # Pixel normalisation of the features keeps both players from a race of magnitudes.
-        x = _normal(self.project(z)).unflatten(1, (-1, self.start, self.start))
-        images = []
+        x = pixel_normal(self.project(z)).unflatten(1, (-1, self.start, self.start))
+        images: list[Tensor] = []
         for stage, (block, to_image) in enumerate(zip(self.blocks, self.to_image, strict=True)):
-            x = _normal(block(x if stage == 0 else _enlarged(x, 2)))
+            x = pixel_normal(block(x if stage == 0 else _enlarged(x, 2)))
             images.append(to_image(x).tanh())
         if not self.training:
             return images[-1]
         last = len(images) - 1
         views = [_enlarged(image, 2 ** (last - stage)) for stage, image in enumerate(images)]
         return torch.cat(views[::-1], dim=1)
-
-
-def _normal(x: Tensor) -> Tensor:
-    return x * (x.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
 
 
 class MultiScaleDiscriminator(Discriminator):

@@ -6,12 +6,14 @@ of StyleGAN" (2019). Noise is off: a serial has but one source of chance.
 """
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from imagemint.training.networks.convolutional import doublings
+from imagemint.training.networks.layers import pixel_normal
 from imagemint.training.networks.players import Shape
 
 _SLOPE = 0.2
@@ -21,8 +23,9 @@ _MAPPING_GAIN = 0.01
 
 
 class EqualLinear(nn.Module):
-    """Dense layer whose weights are N(0, 1) and scaled as they are used, so that Adam moves all
-    alike: Karras et al., "Progressive Growing of GANs" (2017), section 4.1.
+    """Dense layer whose weights are N(0, 1) and scaled as they are used.
+
+    So that Adam moves all alike: Karras et al., "Progressive Growing of GANs" (2017), section 4.1.
 
     Args:
         inputs: features of the input.
@@ -58,13 +61,12 @@ class MappingNetwork(nn.Module):
         super().__init__()
         widths = [inputs, *[w_dim] * layers]
         self.layers = nn.ModuleList(
-            EqualLinear(a, b, learning_share=_MAPPING_GAIN)
-            for a, b in zip(widths[:-1], widths[1:], strict=True)
+            EqualLinear(a, b, learning_share=_MAPPING_GAIN) for a, b in pairwise(widths)
         )
 
     def forward(self, z: Tensor) -> Tensor:
         """Returns ``w`` [N, w_dim] for ``z`` [N, inputs]."""
-        h = z * (z.square().mean(dim=1, keepdim=True) + _EPSILON).rsqrt()
+        h = pixel_normal(z)
         for layer in self.layers:
             h = F.leaky_relu(layer(h), _SLOPE) * math.sqrt(2)
         return h

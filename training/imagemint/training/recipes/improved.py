@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from imagemint.training.recipes.convolutional import ConvolutionalRecipe
@@ -88,13 +90,12 @@ class SsganRecipe(ConvolutionalRecipe):
     feature_weight: float = Field(default=10.0, gt=0)
     """Weight of feature matching in G's loss."""
 
-    def shown_labels(self, labels: list[int]) -> list[int]:
-        """Returns the labels, all but the first so many of each class replaced by -1."""
-        left = dict.fromkeys(labels, self.labelled)
-        shown = []
-        for label in labels:
-            shown.append(label if left[label] > 0 else -1)
-            left[label] -= 1
+    def shown_labels(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Returns the labels [N], all but the first so many of each class replaced by -1."""
+        shown = np.full_like(labels, -1)
+        for label in np.unique(labels):
+            rows = np.flatnonzero(labels == label)[: self.labelled]
+            shown[rows] = label
         return shown
 
     def discriminator(self, shape: "Shape") -> "Discriminator":

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class InfoganRecipe(ConvolutionalRecipe):
-    """Chen et al., "InfoGAN: Interpretable Representation Learning by Information Maximizing" (2016).
+    """Chen et al., "InfoGAN: Interpretable Representation Learning" (2016).
 
     The categorical code is what a class is elsewhere: the exported graph takes it as ``class_id``
     and its labels are ``code 0``, ``code 1`` and so on, for what they show is found by looking. The

@@ -33,7 +33,7 @@ class MnistRecipe(ZeroCentredOptions, Recipe):
     (Reed et al., "Generative Adversarial Text to Image Synthesis", 2016), so that G has to heed the
     class. It shares the features of the real images and costs next to nothing."""
     learning_rate: float = Field(default=6e-4, gt=0)
-    """Step size of the generator's optimiser, and of the discriminator's unless that has its own."""
+    """Step size of the generator's optimiser, and of the discriminator's if that has none."""
     beta1: float = Field(default=0.0, ge=0, lt=1)
     """Adam's decay of the first moment."""
     beta2: float = Field(default=0.99, ge=0, lt=1)

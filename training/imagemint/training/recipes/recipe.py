@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ class Recipe(BaseModel):
     z_dim: int = Field(default=64, ge=1)
     """Length of a latent."""
     learning_rate: float = Field(default=2e-4, gt=0)
-    """Step size of the generator's optimiser, and of the discriminator's unless that has its own."""
+    """Step size of the generator's optimiser, and of the discriminator's if that has none."""
     discriminator_learning_rate: float | None = Field(default=None, gt=0)
     """Step size of the discriminator's optimiser, for two time scales (Heusel et al., 2017)."""
     optimizer: Literal["adam", "rmsprop"] = "adam"
@@ -94,13 +96,15 @@ class Recipe(BaseModel):
         """Returns the labels of what G is told; none for a generator without a condition."""
         return of_data if self.condition == "class" else ()
 
-    def shown_labels(self, labels: list[int]) -> list[int]:
-        """Returns the labels of the training images that the networks may see, -1 for a hidden one."""
+    def shown_labels(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Returns the labels [N] of the training images that the networks may see, -1 if hidden."""
         return labels
 
 
 class ZeroCentredOptions(BaseModel):
     """Options of a recipe whose D is held by R1 and R2."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     penalty_weight: float = Field(default=1.0, ge=0)
     """Gamma of the R1 and R2 penalties at the start; they enter the loss as gamma / 2 each."""

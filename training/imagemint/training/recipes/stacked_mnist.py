@@ -1,4 +1,4 @@
-"""Recipe ``stacked-mnist``: the benchmark of mode coverage, three random digits as one RGB image."""
+"""Recipe ``stacked-mnist``: the benchmark of mode coverage, three digits as one RGB image."""
 
 from typing import TYPE_CHECKING, ClassVar
 
@@ -39,7 +39,7 @@ class StackedMnistRecipe(ZeroCentredOptions, Recipe):
     burn_in: int = Field(default=300_000, ge=0)
     """Images over which gamma goes from the one to the other along a cosine, as in R3GAN."""
     learning_rate: float = Field(default=6e-4, gt=0)
-    """Step size of the generator's optimiser, and of the discriminator's unless that has its own."""
+    """Step size of the generator's optimiser, and of the discriminator's if that has none."""
     beta1: float = Field(default=0.0, ge=0, lt=1)
     """Adam's decay of the first moment."""
     beta2: float = Field(default=0.99, ge=0, lt=1)

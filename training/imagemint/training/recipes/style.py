@@ -43,7 +43,7 @@ class StyleRecipe(ZeroCentredOptions, Recipe):
     discriminator_channels: int = Field(default=256, ge=16, multiple_of=16)
     """Channels of the discriminator at 4x4."""
     learning_rate: float = Field(default=2e-3, gt=0)
-    """Step size of the generator's optimiser, and of the discriminator's unless that has its own."""
+    """Step size of the generator's optimiser, and of the discriminator's if that has none."""
     discriminator_learning_rate: float | None = Field(default=5e-4, gt=0)
     """Step size of the discriminator's optimiser, whose weights are not equalised."""
     beta1: float = Field(default=0.0, ge=0, lt=1)

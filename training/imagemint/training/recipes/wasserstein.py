@@ -22,7 +22,7 @@ class WganRecipe(ConvolutionalRecipe):
     images: int = Field(default=1_500_000, ge=1)
     """Real images shown to the discriminator, counted with repetition: the length of the run."""
     learning_rate: float = Field(default=5e-5, gt=0)
-    """Step size of the generator's optimiser, and of the discriminator's unless that has its own."""
+    """Step size of the generator's optimiser, and of the discriminator's if that has none."""
     optimizer: Literal["adam", "rmsprop"] = "rmsprop"
     """How both networks step."""
     beta2: float = Field(default=0.99, ge=0, lt=1)
@@ -59,7 +59,7 @@ class WganGpRecipe(ConvolutionalRecipe):
     images: int = Field(default=1_500_000, ge=1)
     """Real images shown to the discriminator, counted with repetition: the length of the run."""
     learning_rate: float = Field(default=1e-4, gt=0)
-    """Step size of the generator's optimiser, and of the discriminator's unless that has its own."""
+    """Step size of the generator's optimiser, and of the discriminator's if that has none."""
     beta1: float = Field(default=0.0, ge=0, lt=1)
     """Adam's decay of the first moment."""
     beta2: float = Field(default=0.9, ge=0, lt=1)

@@ -1,0 +1,208 @@
+"""Tests of the recipes: every one trains, resumes bit for bit, is exported and served."""
+
+import json
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+from imagemint.engine import drawn_classes, latents
+from imagemint.engine.onnx_backend import OnnxBackend
+from imagemint.exporter import parity
+from imagemint.exporter.export import export_generator
+from imagemint.training import loop
+from imagemint.training.checkpoints import read_generator
+from imagemint.training.datasets import LabelledImages
+from imagemint.training.errors import CheckpointError
+from imagemint.training.monitor import Monitor
+from imagemint.training.recipes import RECIPES
+from imagemint.training.recipes.improved import SsganRecipe
+from imagemint.training.recipes.recipe import Recipe
+from imagemint.training.recorded import MISSING, recorded_runs, table
+from imagemint.training.schedules import Schedule
+
+SMALL = {
+    "batch_size": 8,
+    "images": 48,
+    "z_dim": 6,
+    "w_dim": 4,
+    "c_dim": 2,
+    "generator_channels": 16,
+    "discriminator_channels": 16,
+    "width": 4,
+    "labelled": 2,
+    "virtual_batch": 4,
+    "penalty_interval": 2,
+}
+SCHEDULE = Schedule(log_interval=16, snapshot_interval=24, collapse_grace=1_000)
+
+
+def small(recipe, **options):
+    """A recipe with tiny networks and few images; options that it lacks are left away."""
+    options = {"discriminator_steps": min(2, recipe().discriminator_steps)} | options
+    known = {name: value for name, value in SMALL.items() if name in recipe.model_fields}
+    return recipe(**known | options)
+
+
+def pictures(recipe):
+    """Forty noisy pictures of ten classes, of the size and colours that a recipe is for."""
+    size, channels = int(recipe.image.split("x")[0]), 3 if "RGB" in recipe.image else 1
+    rng = np.random.Generator(np.random.Philox(key=[3, 0]))
+    images = rng.integers(0, 256, (40, size, size, channels)).astype(np.uint8)
+    labels = tuple("abcdefghij")
+    return LabelledImages("toy/train", images, np.arange(40) % 10, labels, "0" * 64)
+
+
+def train(recipe, run, *, resume=False):
+    """Trains into a directory, on the CPU."""
+    return loop.train(
+        recipe,
+        pictures(type(recipe)),
+        run,
+        schedule=SCHEDULE,
+        device=torch.device("cpu"),
+        resume=resume,
+        quiet=True,
+    )
+
+
+def stop_after(monkeypatch, steps):
+    """Presses Ctrl-C as the figures of a step come in."""
+    step = Monitor.step
+
+    def watched(self, *losses):
+        step(self, *losses)
+        if self._state.step == steps:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Monitor, "step", watched)
+
+
+def same_tensors(state, other):
+    """Whether two states agree bit for bit."""
+    ours, theirs = state.tensors(), other.tensors()
+    assert ours.keys() == theirs.keys()
+    return [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipe_trains_resumes_and_serves(name, tmp_path, monkeypatch):
+    """A few steps have finite losses; stopped and resumed they are the same; the engine draws."""
+    recipe = small(RECIPES[name])
+    whole = train(recipe, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        train(recipe, tmp_path / "cut")
+    assert same_tensors(train(recipe, tmp_path / "cut", resume=True), whole)
+    rows = [json.loads(row) for row in (tmp_path / "whole/log.jsonl").read_text().splitlines()]
+    assert rows
+    assert np.isfinite([figure for row in rows for figure in row.values()]).all()
+
+    trained = read_generator(tmp_path / "whole")
+    assert trained.class_labels == recipe.class_labels(tuple("abcdefghij"))
+    monkeypatch.setattr(parity, "SAMPLES", 64)  # a thousand take ten times as long
+    bundle = export_generator(trained, name=name, repository=tmp_path / "models")
+    spec, backend = bundle.spec, OnnxBackend(bundle, device="cpu")
+    z = latents(0, 0, 5, spec.z_dim, distribution=spec.distribution)
+    classes = drawn_classes(0, 0, 5, spec.num_classes) if spec.conditional else None
+    psi = np.linspace(0, 1, 5, dtype=np.float32) if recipe.truncation == "psi" else None
+    images = backend.run(z, classes, psi)
+    assert images.shape[1:] == pictures(type(recipe)).images.shape[1:]
+    assert images.std() > 0
+
+
+@pytest.mark.parametrize("augment", ["diff", "ada"])
+def test_any_recipe_augments(augment, tmp_path, monkeypatch):
+    """Augmentation, and what it has adapted to, resumes bit for bit."""
+    recipe = small(RECIPES["dcgan"], augment=augment, augment_target=0.0)
+    whole = train(recipe, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        train(recipe, tmp_path / "cut")
+    assert same_tensors(train(recipe, tmp_path / "cut", resume=True), whole)
+    assert ("game/augmentation.p" in whole.tensors()) == (augment == "ada")
+
+
+def test_discriminator_may_take_several_steps(tmp_path):
+    """With k = 3 D sees three batches for each step of G, and every image counts."""
+    state = train(small(RECIPES["dcgan"], discriminator_steps=3), tmp_path)
+    assert (state.step, state.images_seen) == (2, 48)
+    steps_of = [next(iter(opt.state.values()))["step"].item() for opt in (state.opt_G, state.opt_D)]
+    assert steps_of == [2, 6]
+
+
+def test_discriminator_waits_when_far_ahead(tmp_path):
+    """A D that may lead in almost no pair never steps."""
+    recipe = small(RECIPES["dcgan"], skip_lead=1e-9)
+    state = train(recipe, tmp_path)
+    assert state.opt_G.state
+    assert len(state.opt_D.state) == 0
+
+
+def test_two_time_scales(tmp_path):
+    """D has a step size of its own, which decays with G's."""
+    recipe = small(
+        RECIPES["mnist"], learning_rate=1e-4, discriminator_learning_rate=4e-4, decay_share=1.0
+    )
+    state = train(recipe, tmp_path)
+    sizes = [opt.param_groups[0]["lr"] for opt in (state.opt_G, state.opt_D)]
+    assert 0 < sizes[0] < 1e-4
+    assert sizes[1] == pytest.approx(4 * sizes[0])
+
+
+def test_weights_are_clipped(tmp_path):
+    """After a step of WGAN no weight of D is beyond the limit, and some are at it."""
+    state = train(small(RECIPES["wgan"], clip=0.01), tmp_path)
+    largest = max(parameter.abs().max().item() for parameter in state.D.parameters())
+    assert largest == pytest.approx(0.01)
+
+
+def test_few_labels_are_shown():
+    """Of each class the first so many labels are shown, and all others hidden."""
+    labels = np.array([1, 0, 1, 1, 0, 0])
+    shown = SsganRecipe(labelled=2).shown_labels(labels)
+    assert shown.tolist() == [1, 0, 1, -1, 0, -1]
+
+
+def test_codes_leave_room_for_chance():
+    """Continuous codes are a part of the latent, and cannot be all of it."""
+    with pytest.raises(ValueError, match="continuous_codes is 4, should be less than z_dim"):
+        RECIPES["infogan"](z_dim=4, continuous_codes=4)
+
+
+def test_older_checkpoint_resumes(tmp_path):
+    """A checkpoint from before an option came is read as if it named the option's default."""
+    recipe = small(RECIPES["mnist"])
+    train(recipe, tmp_path)
+    path = next((tmp_path / "checkpoints").glob(f"{48:010d}")) / "checkpoint.json"
+    about = json.loads(path.read_text())
+    for option in ("skip_lead", "augment", "optimizer", "discriminator_steps"):
+        del about["options"][option]
+    path.write_text(json.dumps(about))
+    longer = recipe.model_copy(update={"images": 56})
+    assert train(longer, tmp_path, resume=True).images_seen == 56
+    with pytest.raises(CheckpointError, match=r"option skip_lead is 1\.0 there and 0\.5 here"):
+        train(longer.model_copy(update={"skip_lead": 0.5}), tmp_path, resume=True)
+
+
+# --- what is said of recipes ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_recipe_is_described(recipe):
+    """Every recipe has a summary, its source in the docstring and words for every option."""
+    assert isinstance(recipe.summary, str)
+    assert recipe.__doc__ != Recipe.__doc__
+    assert all(field.description for field in recipe.model_fields.values())
+
+
+def test_table_has_every_recipe():
+    """Each recipe is a row; what was never measured says so, and nothing else is recorded."""
+    heading, *rows = table().splitlines()
+    assert heading.split()[0] == "recipe"
+    assert [row.split()[0] for row in rows] == list(RECIPES)
+    recorded = recorded_runs()
+    assert recorded.keys() <= RECIPES.keys()
+    for row in rows:
+        assert (MISSING in row) == (row.split()[0] not in recorded)
