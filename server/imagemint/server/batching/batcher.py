@@ -14,14 +14,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from imagemint.engine.backend import Backend
 from imagemint.engine.errors import BackendFailed, DeadlinePassed, Draining, QueueFull
 from imagemint.engine.spec import ModelSpec
+from imagemint.server.batching.job import Job, Slice, images_left
+from imagemint.server.batching.passes import hand_out, stacked_classes, stacked_truncation
+from imagemint.server.batching.rate import Rate
 from imagemint.server.metrics import Metrics
 from imagemint.server.statistics import Account, Phases, Statistics
 
@@ -30,47 +31,6 @@ _log = logging.getLogger(__name__)
 # Below this a batch is not split over idle instances: the fixed cost of a pass would outweigh it.
 _SMALLEST_SHARE = 8
 _RETRY_DELAY_S = (0.05, 10.0)
-
-
-@dataclass(eq=False)
-class Job:
-    """Images that one caller waits for.
-
-    Attributes:
-        count: how many, 1 or more.
-        latents: gives float32 [n, z_dim] for images start to stop - 1 of the job; called by the
-            instance that computes them, so that drawing latents is parallel work too.
-        class_id: int64 [count], or None.
-        truncation: for a model whose truncation is PSI, and then never None; otherwise None. One
-            for all, or float32 [count].
-        deadline: `time.monotonic` value after which nothing of it is computed any more.
-        images: the result, uint8 [count, H, W, C], whole once `done` is.
-    """
-
-    count: int
-    latents: Callable[[int, int], npt.NDArray[np.float32]]
-    class_id: npt.NDArray[np.int64] | None
-    truncation: float | npt.NDArray[np.float32] | None = None
-    deadline: float = math.inf
-    images: npt.NDArray[np.uint8] = field(init=False, repr=False)
-    done: asyncio.Future[None] = field(init=False, repr=False)
-    accepted_ns: int = field(init=False, default=0)
-    started_ns: int = field(init=False, default=0)
-    finished_ns: int = field(init=False, default=0)
-    input_ns: int = field(init=False, default=0)
-    inference_ns: int = field(init=False, default=0)
-    output_ns: int = field(init=False, default=0)
-    # Owned by the batcher, under its lock.
-    _taken: int = field(init=False, default=0)
-    _computed: int = field(init=False, default=0)
-    _dropped: bool = field(init=False, default=False)
-
-
-@dataclass(frozen=True)
-class _Slice:
-    job: Job
-    start: int
-    stop: int
 
 
 class Batcher:
@@ -117,7 +77,7 @@ class Batcher:
         self._queued = 0
         self._idle = 0
         self._closed = False
-        self._drain_rate = _Rate()
+        self._drain_rate = Rate()
         self._room: deque[asyncio.Future[None]] = deque()
         metrics.watch_queue(spec.name, version, lambda: self._queued)
         metrics.queue_limit_images.labels(*labels).set(max_queue_images)
@@ -242,7 +202,7 @@ class Batcher:
         while (batch := self._take()) is not None:
             self._compute(batch)
 
-    def _take(self) -> list[_Slice] | None:
+    def _take(self) -> list[Slice] | None:
         """Waits for work and returns a batch of it; None when closed and empty."""
         with self._changed:
             self._idle += 1
@@ -290,7 +250,7 @@ class Batcher:
         fair = -(-self._queued // max(self._idle, 1))
         return min(self._max_batch, max(fair, _SMALLEST_SHARE))
 
-    def _cut(self, room: int) -> list[_Slice]:
+    def _cut(self, room: int) -> list[Slice]:
         """Takes up to `room` images, shared evenly among the jobs that have waited longest.
 
         What a small job leaves of its share goes to the larger ones; a job that is not exhausted
@@ -299,33 +259,33 @@ class Batcher:
         chosen = [self._jobs.popleft() for _ in range(min(room, len(self._jobs)))]
         sizes = {}
         unserved = len(chosen)
-        for job in sorted(chosen, key=_images_left):
-            sizes[job] = min(_images_left(job), room // unserved)
+        for job in sorted(chosen, key=images_left):
+            sizes[job] = min(images_left(job), room // unserved)
             room -= sizes[job]
             unserved -= 1
         return [self._slice(job, sizes[job]) for job in chosen]
 
-    def _slice(self, job: Job, size: int) -> _Slice:
+    def _slice(self, job: Job, size: int) -> Slice:
         start = job._taken  # noqa: SLF001 - one unit with Job
         job._taken += size  # noqa: SLF001 - one unit with Job
         self._queued -= size
-        if _images_left(job):
+        if images_left(job):
             self._jobs.append(job)
         if not start:
             job.started_ns = time.perf_counter_ns()
             self._queue_wait.observe((job.started_ns - job.accepted_ns) / 1e9)
-        return _Slice(job, start, start + size)
+        return Slice(job, start, start + size)
 
-    def _compute(self, batch: list[_Slice]) -> None:
+    def _compute(self, batch: list[Slice]) -> None:
         began = time.perf_counter_ns()
         try:
             z = np.concatenate([piece.job.latents(piece.start, piece.stop) for piece in batch])
-            class_id = _stacked_classes(batch)
-            truncation = _stacked_truncation(batch)
+            class_id = stacked_classes(batch)
+            truncation = stacked_truncation(batch)
             before = time.perf_counter_ns()
             images = self._backend.run(z, class_id, truncation)
             after = time.perf_counter_ns()
-            _hand_out(batch, images)
+            hand_out(batch, images)
             took = Phases(before - began, after - before, time.perf_counter_ns() - after)
         except Exception as error:  # noqa: BLE001 - whatever a runtime raises, the callers must hear
             _log.exception("batch of %d images failed", sum(p.stop - p.start for p in batch))
@@ -335,7 +295,7 @@ class Batcher:
         self._inference.observe((after - before) / 1e9)
         self._finish(batch, len(images), began, took)
 
-    def _finish(self, batch: list[_Slice], count: int, began_ns: int, took: Phases) -> None:
+    def _finish(self, batch: list[Slice], count: int, began_ns: int, took: Phases) -> None:
         finished = []
         now = time.perf_counter_ns()
         with self._changed:
@@ -354,7 +314,7 @@ class Batcher:
             self._count(job)
         _on_loop_of(batch[0].job, self._settle, finished, None)
 
-    def _fail(self, batch: list[_Slice], cause: Exception) -> None:
+    def _fail(self, batch: list[Slice], cause: Exception) -> None:
         error = BackendFailed(f"model {self._spec.name!r} failed to compute a batch")
         error.__cause__ = cause
         jobs = [piece.job for piece in batch]
@@ -388,57 +348,3 @@ def _account(job: Job) -> Account:
     return Account(
         job.finished_ns - job.accepted_ns, Phases(job.input_ns, job.inference_ns, job.output_ns)
     )
-
-
-def _images_left(job: Job) -> int:
-    return job.count - job._taken  # noqa: SLF001 - one unit with Job
-
-
-def _hand_out(batch: list[_Slice], images: npt.NDArray[np.uint8]) -> None:
-    """Copies the images of a batch into the results of its jobs."""
-    count = sum(piece.stop - piece.start for piece in batch)
-    if images.shape != (expected := (count, *batch[0].job.images.shape[1:])):
-        raise ValueError(f"the backend gave images of shape {images.shape}, not {expected}")
-    row = 0
-    for piece in batch:
-        size = piece.stop - piece.start
-        piece.job.images[piece.start : piece.stop] = images[row : row + size]
-        row += size
-
-
-def _stacked_classes(batch: list[_Slice]) -> npt.NDArray[np.int64] | None:
-    parts = [p.job.class_id[p.start : p.stop] for p in batch if p.job.class_id is not None]
-    return np.concatenate(parts) if parts else None
-
-
-def _stacked_truncation(batch: list[_Slice]) -> npt.NDArray[np.float32] | None:
-    parts = [
-        np.broadcast_to(np.float32(p.job.truncation), p.job.count)[p.start : p.stop]
-        for p in batch
-        if p.job.truncation is not None
-    ]
-    return np.concatenate(parts) if parts else None
-
-
-class _Rate:
-    """Images per second while there was work, those of the last second or so weighing most."""
-
-    _TIME_CONSTANT_NS = 1e9
-
-    def __init__(self) -> None:
-        self._images = 0.0
-        self._busy_ns = 0.0
-        self._last_ns = 0
-
-    @property
-    def per_s(self) -> float:
-        """The rate; 0 while nothing was measured."""
-        return 1e9 * self._images / self._busy_ns if self._busy_ns else 0.0
-
-    def add(self, images: int, began_ns: int, ended_ns: int) -> None:
-        """Counts a batch; the time since the one before counts as far as this one was running."""
-        elapsed = max(ended_ns - max(self._last_ns, began_ns), 1)
-        keep = math.exp(-elapsed / self._TIME_CONSTANT_NS)
-        self._images = keep * self._images + images
-        self._busy_ns = keep * self._busy_ns + elapsed
-        self._last_ns = ended_ns
