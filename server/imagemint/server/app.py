@@ -71,7 +71,14 @@ class App:
         self.metrics_address = ""
 
     def _open_backend(self, bundle: Bundle) -> Backend:
-        return OnnxBackend(bundle, device=self._settings.device)
+        settings = self._settings
+        return OnnxBackend(
+            bundle,
+            device=settings.device,
+            max_batch=settings.max_batch_images,
+            buckets=settings.batch_buckets,
+            cuda_graphs=settings.cuda_graphs,
+        )
 
     def _open_batcher(self, bundle: Bundle, backend: Backend) -> Batcher:
         settings = self._settings
@@ -86,6 +93,7 @@ class App:
             max_batch_images=settings.max_batch_images,
             max_queue_images=settings.max_queue_images,
             batch_delay_s=settings.batch_delay_ms / 1e3,
+            preferred_batch_images=settings.preferred_batch_images,
         )
 
     async def start(self) -> None:

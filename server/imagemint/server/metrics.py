@@ -60,7 +60,7 @@ class Metrics:
         self.queue_wait = self._histogram(
             "queue_wait_seconds",
             "From the acceptance of a call until its first image entered a batch.",
-            ("model", "version"),
+            ("model", "version", "priority"),
             SECONDS,
         )
         self.batch_images = self._histogram(

@@ -30,6 +30,14 @@ class ServeSettings(BaseModel):
     """Images in one batch at most."""
     batch_delay_ms: float = Field(default=0.0, ge=0, le=1_000)
     """Time that a batch with room may wait for more images; 0 runs what is there."""
+    preferred_batch_images: list[int] = Field(default=[])
+    """Sizes that batches are cut to while enough waits; the smallest of them ends the wait of
+    batch_delay_ms. Empty, any size will do."""
+    batch_buckets: list[int] | None = Field(default=None, min_length=1)
+    """Sizes of batches on a GPU, which are padded to the next; absent, 1, 2, 4, ...
+    max_batch_images."""
+    cuda_graphs: bool = True
+    """Capture the runs of each bucket as CUDA graphs on a GPU: faster, for more of its memory."""
 
     max_images_per_request: int = Field(default=1_024, ge=1)
     """Images in one Generate, or one chunk of StreamGenerate, at most."""
@@ -66,6 +74,15 @@ class ServeSettings(BaseModel):
         if split_address(address)[1] > _LARGEST_PORT:
             raise ValueError(f"port is not 0 to {_LARGEST_PORT}")
         return address
+
+    @model_validator(mode="after")
+    def _batches_hold_the_sizes(self) -> Self:
+        most = self.max_batch_images
+        for name in ("preferred_batch_images", "batch_buckets"):
+            wrong = [each for each in getattr(self, name) or () if not 1 <= each <= most]
+            if wrong:
+                raise ValueError(f"{name}: {wrong[0]} is not 1 to max_batch_images ({most})")
+        return self
 
     @model_validator(mode="after")
     def _queue_holds_a_request(self) -> Self:

@@ -13,7 +13,7 @@ EXPECTED = {
     "imagemint_images_total": ("counter", {"model", "version", "class"}),
     "imagemint_queue_images": ("gauge", {"model", "version"}),
     "imagemint_queue_limit_images": ("gauge", {"model", "version"}),
-    "imagemint_queue_wait_seconds": ("histogram", {"model", "version"}),
+    "imagemint_queue_wait_seconds": ("histogram", {"model", "version", "priority"}),
     "imagemint_batch_images": ("histogram", {"model", "version"}),
     "imagemint_inference_duration_seconds": ("histogram", {"model", "version"}),
     "imagemint_encode_duration_seconds": ("histogram", {"format"}),

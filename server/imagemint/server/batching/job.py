@@ -1,12 +1,20 @@
 """What callers wait for, and the parts it is cut into."""
 
 import asyncio
+import enum
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+
+
+class Priority(enum.Enum):
+    """Who goes first, the highest first; the values name them in metrics."""
+
+    HIGH = "high"
+    NORMAL = "normal"
 
 
 @dataclass(eq=False)
@@ -21,6 +29,7 @@ class Job:
         truncation: for a model whose truncation is PSI, and then never None; otherwise None. One
             for all, or float32 [count].
         deadline: `time.monotonic` value after which nothing of it is computed any more.
+        priority: who goes first.
         images: the result, uint8 [count, H, W, C], whole once `done` is.
     """
 
@@ -29,6 +38,7 @@ class Job:
     class_id: npt.NDArray[np.int64] | None
     truncation: float | npt.NDArray[np.float32] | None = None
     deadline: float = math.inf
+    priority: Priority = Priority.NORMAL
     images: npt.NDArray[np.uint8] = field(init=False, repr=False)
     done: asyncio.Future[None] = field(init=False, repr=False)
     accepted_ns: int = field(init=False, default=0)
@@ -38,9 +48,9 @@ class Job:
     inference_ns: int = field(init=False, default=0)
     output_ns: int = field(init=False, default=0)
     # Owned by the batcher, under its lock.
-    _taken: int = field(init=False, default=0)
-    _computed: int = field(init=False, default=0)
-    _dropped: bool = field(init=False, default=False)
+    taken: int = field(init=False, default=0, repr=False)
+    computed: int = field(init=False, default=0, repr=False)
+    dropped: bool = field(init=False, default=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -54,4 +64,4 @@ class Slice:
 
 def images_left(job: Job) -> int:
     """Images of a job that no batch has taken."""
-    return job.count - job._taken  # noqa: SLF001 - one unit with Job
+    return job.count - job.taken

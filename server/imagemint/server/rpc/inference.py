@@ -26,8 +26,8 @@ _log = structlog.stdlib.get_logger(__name__)
 Context = grpc.aio.ServicerContext[Any, Any]
 
 # Triton's names of what is answered. Not among them: `model_repository`, which promises loading and
-# unloading, and `schedule_policy`, which promises priorities.
-_EXTENSIONS = ("statistics", "model_configuration", "parameters")
+# unloading.
+_EXTENSIONS = ("statistics", "model_configuration", "parameters", "schedule_policy")
 _STATES = {State.READY: "READY", State.LOADING: "LOADING", State.FAILED: "UNAVAILABLE"}
 
 
@@ -184,7 +184,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         self._admission.name_model(request.model_name)
         call = read_infer(request, self._repository)
         batcher = call.rows.version.batcher
-        job = call.rows.job(min(call.deadline, deadline_of(context)))
+        job = call.rows.job(min(call.deadline, deadline_of(context)), call.priority)
         if patient:
             await batcher.submit_when_room(job)
         else:
