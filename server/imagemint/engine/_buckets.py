@@ -4,9 +4,10 @@ A batch is padded to the next bucket by repeating its first row, and one above t
 cut. So a device meets a handful of shapes, each prepared once: its kernels chosen, its buffers
 allocated, its run captured as a CUDA graph.
 
-On a CPU this is no gain, for nothing is prepared by shape and padding is computed in full: over
-batches of 1 to 64 the digit generator delivered 0.86 times the images/s of plain runs (see
-benchmarks/device.py). It works there all the same, and is tested there.
+On a CPU this is no gain, for nothing is prepared by shape and padding is computed in full: beside
+plain runs of the digit generator, full buckets delivered 0.9 to 1.1 times the images/s, and batches
+one above a bucket 0.5 to 0.6 times (benchmarks/results/device-cpu.json, on busy cores). So plain
+runs stay the way there. Buckets work all the same, and are tested there.
 """
 
 import contextlib

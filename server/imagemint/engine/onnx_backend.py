@@ -58,6 +58,7 @@ from imagemint.engine.onnx_session import (
     cpu_session,
     cuda_session,
     first_line,
+    on_device,
 )
 from imagemint.engine.spec import TruncationKind
 
@@ -198,7 +199,8 @@ class OnnxBackend:
 
     def close(self) -> None:
         """Releases the model; runs under way finish, later ones fail."""
-        self._session = None
+        with on_device(self._provider == CUDA):
+            self._session = None
 
     def _opened(self) -> Session:
         if self._session is None:

@@ -65,7 +65,7 @@ class Session:
             BackendFailed: the runtime failed; its reason is the cause.
         """
         try:
-            with _on_device(self.provider == CUDA):
+            with on_device(self.provider == CUDA):
                 return np.asarray(self._session.run(None, feed)[0])
         except Exception as error:  # ONNX Runtime's exceptions share no base of their own
             raise BackendFailed("the model failed to run") from error
@@ -85,7 +85,7 @@ class Session:
             BackendFailed: the device has no room for it.
         """
         on_gpu = self.provider == CUDA
-        with _on_device(on_gpu):
+        with on_device(on_gpu):
             return BoundBatch(self._session, on_gpu, feed, output, graph_id)
 
 
@@ -115,6 +115,7 @@ class BoundBatch:
         self._cuda = CudaRuntime.find() if on_gpu else None
         self._on_gpu = on_gpu
         self._captures = graph_id is not None
+        self._closed = False
         self._options = ort.RunOptions()
         if graph_id is not None:
             self._options.add_run_config_entry(_GRAPH_ID, str(graph_id))
@@ -145,7 +146,7 @@ class BoundBatch:
             BackendFailed: the runtime failed; its reason is the cause.
         """
         try:
-            with _gate.alone() if self._captures else _on_device(self._on_gpu):
+            with _gate.alone() if self._captures else on_device(self._on_gpu):
                 self._run()
         except Exception as error:  # ONNX Runtime's exceptions share no base of their own
             raise BackendFailed("the model failed to run") from error
@@ -169,16 +170,19 @@ class BoundBatch:
 
     def close(self) -> None:
         """Lets go of the device's memory, and of the host's pages. May be called twice."""
-        if self._cuda is not None:
+        if self._closed:
+            return
+        self._closed = True
+        with on_device(self._on_gpu):
             for array in self._pinned:
-                self._cuda.unpin(array)
-        self._pinned = []
-        self._binding.clear_binding_inputs()
-        self._binding.clear_binding_outputs()
-        self._values.clear()
+                if self._cuda is not None:
+                    self._cuda.unpin(array)
+            self._values.clear()
+            del self._image, self._binding, self._session
 
 
-def _on_device(on_gpu: bool) -> contextlib.AbstractContextManager[None]:
+def on_device(on_gpu: bool) -> contextlib.AbstractContextManager[None]:
+    """Surrounds whatever allocates, frees, copies or runs on a GPU; see `Gate`."""
     return _gate.shared() if on_gpu else contextlib.nullcontext()
 
 

@@ -20,6 +20,7 @@ from imagemint.engine.backend import Backend
 from imagemint.engine.bundle import Bundle
 from imagemint.engine.onnx_backend import OnnxBackend
 from imagemint.server.batching import Batcher
+from imagemint.server.devices import watch_devices
 from imagemint.server.metrics import Metrics
 from imagemint.server.repository import ModelRepository, shipped_models
 from imagemint.server.rpc.server import RpcServer
@@ -53,6 +54,8 @@ class App:
     def __init__(self, settings: ServeSettings) -> None:
         self._settings = settings
         self.metrics = Metrics()
+        if settings.device != "cpu":
+            watch_devices(self.metrics.registry)
         self._encoders = ThreadPoolExecutor(usable_cores(), thread_name_prefix="encode")
         repository = settings.repository or shipped_models()
         if not repository.is_dir():

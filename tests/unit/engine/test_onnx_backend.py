@@ -201,20 +201,6 @@ def test_auto_falls_back_to_the_cpu(tmp_path, caplog):
     assert "CUDA does not work" in caplog.text
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif("cuda" not in available_devices(), reason="needs onnxruntime-gpu")
-def test_cuda_keeps_the_promises(tmp_path):
-    """On CUDA too a row's pixels do not depend on its batch, and stay within a level of the CPU."""
-    bundle = read_bundle(write_bundle(tmp_path, z_dim=64, size=(28, 28, 1)))
-    cuda, cpu = OnnxBackend(bundle, device="cuda"), OnnxBackend(bundle, device="cpu")
-    z = latents(5, 0, 70, 64)
-    whole = cuda.run(z, CLASSES)
-    assert cuda.provider == "CUDAExecutionProvider"
-    for size in (1, 2, 3, 33, 64, 69):
-        assert cuda.run(z[:size], CLASSES[:size]).tobytes() == whole[:size].tobytes()
-    assert np.abs(whole.astype(int) - cpu.run(z, CLASSES)).max() <= 1
-
-
 def test_unknown_device_is_refused(tmp_path):
     """A misspelt device is named."""
     with pytest.raises(ValueError, match="'gpu'"):

@@ -4,9 +4,11 @@ import json
 import re
 from itertools import combinations
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+from imagemint.server.devices import DeviceCollector
 from imagemint.server.metrics import Metrics
 
 ROOT = Path(__file__).parents[3]
@@ -27,7 +29,10 @@ def families():
     }
     return {
         family.name: {family.name + ending for ending in endings[family.type]}
-        for family in Metrics().registry.collect()
+        for family in (
+            *Metrics().registry.collect(),
+            *DeviceCollector(ModuleType("pynvml"), 0).collect(),
+        )
         if family.name.startswith("imagemint_")
     }
 
