@@ -8,8 +8,9 @@ from collections.abc import Iterator
 class Gate:
     """Lets through many who share, or one who is alone, and keeps nobody alone waiting for ever.
 
-    While one thread captures a CUDA graph, allocations and copies of other threads fail, and undo
-    the capture. So captures are alone in the process, whatever models run in it.
+    ONNX Runtime captures CUDA graphs in the mode `cudaStreamCaptureModeGlobal`: meanwhile
+    allocations, copies and releases of other threads fail, and undo the capture; in a destructor
+    that ends the process. So captures are alone in it, whatever models run there.
     """
 
     def __init__(self) -> None:

@@ -23,6 +23,7 @@ bucket, times the instances. Otherwise the instances bind their buffers to one s
 mode that gives up byte equality for speed: a serial must not change its picture with the load.
 """
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -182,13 +183,18 @@ class OnnxBackend:
         """The buckets as CUDA graphs; None where they cannot be, or are not wanted."""
         if self._bundle is None:
             return None
+        session = failure = None
         try:
             session = cuda_session(self._bundle.read_model(), graphs=True)
             return self._bound(session, expected, graphs=True)
         except BackendFailed as error:
-            reason = first_line(error.__cause__ or error)
-            _log.warning("model %s runs without CUDA graphs: %s", self._name, reason)
-            return None
+            failure = error
+        reason = first_line(failure.__cause__ or failure)
+        _log.warning("model %s runs without CUDA graphs: %s", self._name, reason)
+        # Where it is let go, by whatever holds it last, a session must not meet a capture.
+        with on_device(True):
+            del session, failure
+        return None
 
     def _bound(
         self, session: Session, expected: npt.NDArray[np.uint8], *, graphs: bool
@@ -247,19 +253,19 @@ class OnnxBackend:
     def _settle(self, bundle: Bundle) -> Batching:
         """Runs the probe, which also warms up, and tells how batches must be run from now on."""
         feed = probe_feed(bundle.spec)
-        floats = self._checked(bundle, feed)
-        try:
-            return needed_batching(floats.run, feed)
-        except BackendFailed as error:
-            raise _cannot_run(bundle, error) from error
+        with contextlib.closing(self._checked(bundle, feed)) as floats:
+            try:
+                return needed_batching(floats.run, feed)
+            except BackendFailed as error:
+                raise _cannot_run(bundle, error) from error
 
     def _agreeing(self, bundle: Bundle, wanted: tuple[int, ...]) -> tuple[int, ...]:
         """Runs the probe in buckets, the largest first, and tells which of them agree."""
-        floats = self._checked(bundle, self._sample)
-        try:
-            return agreeing_buckets(floats.run, self._sample, wanted)
-        except BackendFailed as error:
-            raise _cannot_run(bundle, error) from error
+        with contextlib.closing(self._checked(bundle, self._sample)) as floats:
+            try:
+                return agreeing_buckets(floats.run, self._sample, wanted)
+            except BackendFailed as error:
+                raise _cannot_run(bundle, error) from error
 
     def _checked(self, bundle: Bundle, feed: Feed) -> Session:
         """Runs a batch, checks its images, and returns the session that shows its floats."""

@@ -54,7 +54,7 @@ class Session:
     """A graph with one output, ready to run; see `cpu_session` and `cuda_session`."""
 
     def __init__(self, session: ort.InferenceSession) -> None:
-        self._session = session
+        self._session: Any = session
         self.provider: str = session.get_providers()[0]
         """Execution provider that does the work."""
 
@@ -69,6 +69,11 @@ class Session:
                 return np.asarray(self._session.run(None, feed)[0])
         except Exception as error:  # ONNX Runtime's exceptions share no base of their own
             raise BackendFailed("the model failed to run") from error
+
+    def close(self) -> None:
+        """Lets go of the graph; batches that are bound keep theirs. May be called twice."""
+        with on_device(self.provider == CUDA):
+            self._session = None
 
     def bind(
         self, feed: Feed, output: npt.NDArray[np.uint8], *, graph_id: int | None = None
@@ -198,7 +203,7 @@ def cpu_session(content: bytes, threads: int, directory: Path) -> Session:
         BundleRefused: the runtime cannot load it.
     """
     try:
-        return Session(ort.InferenceSession(content, _options(threads), providers=[CPU]))
+        return Session(_inference_session(content, threads, [CPU]))
     except Exception as error:  # ONNX Runtime's exceptions share no base of their own
         why = f"ONNX Runtime {ort.__version__} cannot load it: {first_line(error)}"
         raise BundleRefused(directory, why) from error
@@ -222,12 +227,19 @@ def cuda_session(content: bytes, *, graphs: bool = False) -> Session:
     cuda = (CUDA, _CUDA_OPTIONS | ({"enable_cuda_graph": "1"} if graphs else {}))
     try:
         with _gate.shared():
-            session = ort.InferenceSession(content, _options(1), providers=[cuda, CPU])
+            session = _inference_session(content, 1, [cuda, CPU])
     except Exception as error:  # no device, no driver, or a bundle at fault: the CPU will tell
         raise BackendFailed(f"CUDA does not work: {first_line(error)}") from error
     if session.get_providers()[0] != CUDA:
         raise BackendFailed("CUDA does not work: no device, or a library is missing")
     return Session(session)
+
+
+def _inference_session(content: bytes, threads: int, providers: list[Any]) -> ort.InferenceSession:
+    # Left to itself, a session whose provider fails prints so and goes on without it, on the CPU.
+    return ort.InferenceSession(
+        content, _options(threads), providers=providers, enable_fallback=False
+    )
 
 
 def _options(intra_op_threads: int) -> ort.SessionOptions:

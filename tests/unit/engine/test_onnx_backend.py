@@ -176,6 +176,11 @@ def test_closed_backend_fails(backend):
         backend.run(latents(1, 0, 1, 8), np.int64([0]))
 
 
+def test_provider_never_changes(backend):
+    """The runtime's own fallback, which goes on with another provider and prints so, is off."""
+    assert backend._session._session._enable_fallback is False
+
+
 def test_cpu_is_said_in_the_log(tmp_path, caplog):
     """The log says which provider runs a model and why."""
     with caplog.at_level(logging.INFO, logger="imagemint.engine.onnx_backend"):
