@@ -122,6 +122,14 @@ class ModelRepository:
         self._max_response_bytes = max_response_bytes
         self.models = _scan(directory)
 
+    @property
+    def served(self) -> dict[str, list[int]]:
+        """The versions that answer, by model."""
+        return {
+            name: [version.number for version in model.versions.values() if version.served]
+            for name, model in self.models.items()
+        }
+
     def load(self) -> None:
         """Loads every version found; blocks until each is READY or FAILED.
 
@@ -257,16 +265,3 @@ def _warm_up(spec: ModelSpec, backend: Backend) -> None:
         np.zeros(2, np.int64) if spec.conditional else None,
         np.ones(2, np.float32) if by_psi else None,
     )
-
-
-def shipped_models() -> Path:
-    """Returns the repository that comes with imagemint.
-
-    Raises:
-        FileNotFoundError: this installation holds none.
-    """
-    package = Path(__file__).parents[1]
-    for candidate in (package / "models", package.parents[1] / "models"):
-        if candidate.is_dir():
-            return candidate
-    raise FileNotFoundError("no models were shipped with this installation; name a --repository")

@@ -22,10 +22,15 @@ class ServeSettings(BaseModel):
     metrics_address: str = Field(default="127.0.0.1:8002", pattern=_ADDRESS)
     """HOST:PORT of the Prometheus metrics at /metrics; port 0 takes a free one."""
 
+    processes: int = Field(default=1, ge=1, le=256)
+    """Worker processes that share the port; 1 serves in the process itself. Cores and
+    max_queue_images are divided among them, instances and models are not."""
+
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where models run; auto takes the GPU when there is one, cuda insists on it."""
     instances: int | None = Field(default=None, ge=1, le=256)
-    """Batches that run side by side; absent, one for each core of the affinity mask, 2 on a GPU."""
+    """Batches that run side by side; absent, one for each core of the affinity mask, 2 on a GPU. In
+    every process."""
     max_batch_images: int = Field(default=64, ge=1, le=65_536)
     """Images in one batch at most."""
     batch_delay_ms: float = Field(default=0.0, ge=0, le=1_000)
@@ -103,3 +108,16 @@ def split_address(address: str) -> tuple[str, int]:
 def join_address(host: str, port: int) -> str:
     """Returns HOST:PORT, an IPv6 host in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def shipped_models() -> Path:
+    """Returns the repository that comes with imagemint.
+
+    Raises:
+        FileNotFoundError: this installation holds none.
+    """
+    package = Path(__file__).parents[1]
+    for candidate in (package / "models", package.parents[1] / "models"):
+        if candidate.is_dir():
+            return candidate
+    raise FileNotFoundError("no models were shipped with this installation; name a --repository")

@@ -10,6 +10,7 @@ import structlog
 from imagemint.engine.errors import InvalidRequest, Violation
 from imagemint.server.batching import Job
 from imagemint.server.metrics import Metrics
+from imagemint.server.peers import Peers
 from imagemint.server.repository import Model, ModelRepository, ServedVersion, State
 from imagemint.server.rpc.admission import Admission, Gate, deadline_of, finished
 from imagemint.server.rpc.calls import current_call
@@ -18,6 +19,7 @@ from imagemint.server.rpc.infer_stream import InferStream
 from imagemint.server.rpc.model_tensors import config_of, metadata_of, statistics_of
 from imagemint.server.rpc.tensor_requests import InferCall, read_infer
 from imagemint.server.rpc.tensors import add_output, add_texts
+from imagemint.server.statistics import Sums, added
 from inference import grpc_service_pb2 as messages
 from inference import grpc_service_pb2_grpc
 
@@ -28,6 +30,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 # Triton's names of what is answered. Not among them: `model_repository`, which promises loading and
 # unloading.
 _EXTENSIONS = ("statistics", "model_configuration", "parameters", "schedule_policy")
+_STATISTICS_S = 2.0  # longer than a worker takes that is not stuck
 _STATES = {State.READY: "READY", State.LOADING: "LOADING", State.FAILED: "UNAVAILABLE"}
 
 
@@ -38,14 +41,19 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         repository: the models.
         metrics: where to count.
         gate: tells streams to leave.
+        peers: the workers of which this is one.
     """
 
-    def __init__(self, repository: ModelRepository, metrics: Metrics, gate: Gate) -> None:
+    def __init__(
+        self, repository: ModelRepository, metrics: Metrics, gate: Gate, peers: Peers
+    ) -> None:
         self.ready = False
         """Whether loading is over and no drain has begun; set by the server."""
         self._repository = repository
         self._admission = Admission(repository, metrics)
         self._gate = gate
+        self._peers = peers
+        peers.on("statistics", self._own_sums)
         self._streams: set[InferStream] = set()
         self._dismissed = False
 
@@ -108,7 +116,10 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
     async def ModelStatistics(  # noqa: N802 - named by the schema
         self, request: messages.ModelStatisticsRequest, context: Context
     ) -> messages.ModelStatisticsResponse:
-        """Tells the sums of one version, of all that serve of a model, or of all that serve."""
+        """Tells the sums of one version, of all that serve of a model, or of all that serve.
+
+        They are those of all workers that live.
+        """
         del context
         if request.name or request.version:
             model, version = self._resolved(request.name, request.version)
@@ -116,7 +127,21 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         else:
             models = self._repository.models.values()
             versions = [version for model in models for version in _served(model)]
-        return messages.ModelStatisticsResponse(model_stats=map(statistics_of, versions))
+        answers = await self._peers.ask("statistics", timeout_s=_STATISTICS_S)
+        found = [answer.value for answer in answers if not answer.error]
+        return messages.ModelStatisticsResponse(
+            model_stats=[
+                statistics_of(
+                    version, added(sums[key] for sums in found if (key := _key(version)) in sums)
+                )
+                for version in versions
+            ]
+        )
+
+    async def _own_sums(self, _: object) -> dict[tuple[str, int], Sums]:
+        models = self._repository.models.values()
+        versions = [version for model in models for version in _served(model)]
+        return {_key(version): version.batcher.statistics.sums() for version in versions}
 
     def _resolved(
         self, name: str, version: str, *, field: str = "name"
@@ -256,6 +281,10 @@ def _refuse_repository(name: str) -> None:
 
 def _served(model: Model) -> list[ServedVersion]:
     return [version.served for version in model.versions.values() if version.served]
+
+
+def _key(version: ServedVersion) -> tuple[str, int]:
+    return version.spec.name, version.version
 
 
 def _answer(

@@ -4,7 +4,7 @@ from imagemint.server.batching import Priority
 from imagemint.server.repository import Model, ServedVersion
 from imagemint.server.rpc.tensor_requests import PRIORITIES
 from imagemint.server.rpc.tensors import TensorForm, graph_inputs, graph_outputs
-from imagemint.server.statistics import Tally
+from imagemint.server.statistics import Sums, Tally
 from inference import grpc_service_pb2 as messages
 from inference import model_config_pb2 as configuration
 
@@ -69,9 +69,8 @@ def _data_type(form: TensorForm) -> "configuration.DataType.ValueType":  # known
     return configuration.DataType.Value(f"TYPE_{form.datatype}")
 
 
-def statistics_of(version: ServedVersion) -> messages.ModelStatistics:
+def statistics_of(version: ServedVersion, sums: Sums) -> messages.ModelStatistics:
     """Returns what a version has done, whichever service asked for it."""
-    sums = version.batcher.statistics.sums()
     return messages.ModelStatistics(
         name=version.spec.name,
         version=str(version.version),

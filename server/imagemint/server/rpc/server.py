@@ -14,6 +14,7 @@ from grpc_reflection.v1alpha import reflection
 
 from imagemint.engine.errors import Draining
 from imagemint.server.metrics import Metrics
+from imagemint.server.peers import Peers
 from imagemint.server.repository import ModelRepository, State
 from imagemint.server.rpc.admission import Gate
 from imagemint.server.rpc.calls import CallInterceptor
@@ -53,6 +54,7 @@ class RpcServer:
         metrics: where to count.
         encoders: threads that encode pictures.
         tracing: what makes spans, or None.
+        peers: the workers of which this is one; by default it is alone.
     """
 
     def __init__(
@@ -62,7 +64,11 @@ class RpcServer:
         metrics: Metrics,
         encoders: ThreadPoolExecutor,
         tracing: Tracing | None = None,
+        *,
+        peers: Peers | None = None,
     ) -> None:
+        peers = peers or Peers()
+        self._shares_port = peers.several
         self.gate = Gate()
         self._repository = repository
         self._health = _Health()
@@ -71,8 +77,9 @@ class RpcServer:
                 CallInterceptor(metrics, access_log=settings.access_log, tracing=tracing)
             ],
             options=[
-                # A second server on the port must fail loudly, not take half of the calls.
-                ("grpc.so_reuseport", 0),
+                # A second server on the port must fail loudly, not take half of the calls. For
+                # workers their supervisor has seen to that.
+                ("grpc.so_reuseport", int(self._shares_port)),
             ],
         )
         generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(
@@ -81,7 +88,7 @@ class RpcServer:
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(
             ModelServicer(repository, settings.max_queue_images), self._server
         )
-        self._inference = InferenceServicer(repository, metrics, self.gate)
+        self._inference = InferenceServicer(repository, metrics, self.gate, peers)
         grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
             self._inference, self._server
         )
@@ -102,7 +109,8 @@ class RpcServer:
         await self._set(("", *_SERVICES), serving=False)
         host, port = split_address(address)
         try:
-            _try_out(host, port)
+            if not self._shares_port:
+                _try_out(host, port)
             port = self._server.add_insecure_port(join_address(host, port))
         except (OSError, RuntimeError) as error:
             raise OSError(f"cannot listen on {address}: {error}") from error
