@@ -154,9 +154,10 @@ async def _serve(begin: Begin, peers: WorkerPeers, channel: Channel) -> int:
     try:
         app = App(begin.settings, peers)
         await app.start()
-    except Exception as error:
-        _log.exception("worker cannot serve")
-        channel.send(Failed(str(error) or type(error).__name__))
+    except Exception as error:  # noqa: BLE001 - the supervisor says why, and perhaps tries again
+        reason = str(error) or type(error).__name__
+        _log.error("worker cannot serve", reason=reason, exc_info=not isinstance(error, OSError))
+        channel.send(Failed(reason))
         return 1
     channel.send(Ready(app.repository.served))
     await peers.drain.wait()
