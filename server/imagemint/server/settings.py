@@ -24,13 +24,13 @@ class ServeSettings(BaseModel):
 
     processes: int = Field(default=1, ge=1, le=256)
     """Worker processes that share the port; 1 serves in the process itself. Cores and
-    max_queue_images are divided among them, instances and models are not."""
+    max_queue_images are divided among them; each holds every model."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where models run; auto takes the GPU when there is one, cuda insists on it."""
     instances: int | None = Field(default=None, ge=1, le=256)
-    """Batches that run side by side; absent, one for each core of the affinity mask, 2 on a GPU. In
-    every process."""
+    """Batches that run side by side; absent, one for each core of the affinity mask, 2 on a GPU.
+    With several processes in each of them, on a CPU as many as its share of the cores."""
     max_batch_images: int = Field(default=64, ge=1, le=65_536)
     """Images in one batch at most."""
     batch_delay_ms: float = Field(default=0.0, ge=0, le=1_000)

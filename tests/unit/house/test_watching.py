@@ -10,6 +10,7 @@ import pytest
 
 from imagemint.server.devices import DeviceCollector
 from imagemint.server.metrics import Metrics
+from imagemint.server.processes.metrics import WorkersMetrics
 
 ROOT = Path(__file__).parents[3]
 ALERTS = (ROOT / "deploy/prometheus/alerts.yml").read_text()
@@ -19,8 +20,9 @@ PAGE = (ROOT / "docs/operating.md").read_text()
 
 
 @pytest.fixture(scope="module")
-def families():
+def families(tmp_path_factory):
     """The families of a scrape, by name, with their samples' endings."""
+    workers = WorkersMetrics(tmp_path_factory.mktemp("none"), 2, lambda: None, dict)
     endings = {
         "counter": ["_total"],
         "gauge": [""],
@@ -31,6 +33,7 @@ def families():
         family.name: {family.name + ending for ending in endings[family.type]}
         for family in (
             *Metrics().registry.collect(),
+            *workers.registry.collect(),
             *DeviceCollector(ModuleType("pynvml"), 0).collect(),
         )
         if family.name.startswith("imagemint_")

@@ -50,6 +50,9 @@ class AsyncClient:
     Calls raise the errors of `imagemint.client.errors` and nothing of gRPC. Calls that find the
     server unavailable or its queue full are retried as the service config says.
 
+    Each client has a connection of its own to each target. A server of several processes answers
+    all calls of one connection in one of them: who wants more opens more clients.
+
     Args:
         target: "host:port", or several of them, comma-separated or in a sequence: calls then go to
             each in turn. `unix:PATH` works too.

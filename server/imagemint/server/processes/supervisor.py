@@ -26,7 +26,8 @@ from imagemint.server.settings import ServeSettings
 
 _log = structlog.stdlib.get_logger(__name__)
 
-WORKER = (sys.executable, "-m", "imagemint.server.processes.worker")
+# Without -P a module in the current directory would go before ours.
+WORKER = (sys.executable, "-P", "-m", "imagemint.server.processes.worker")
 # A scrape goes without the latest of a worker that is too busy to write it down.
 _MEASURE_S = 1.0
 # Besides delay and grace: models and spans are put away. Who then still lives hangs.
