@@ -131,8 +131,16 @@ class App:
                 "ready",
                 grpc_address=self.grpc_address,
                 metrics_address=self.metrics_address,
-                models=self.repository.served,
+                models=self.served,
             )
+
+    @property
+    def served(self) -> dict[str, list[int]]:
+        """The versions that answer, by model."""
+        return {
+            name: [version.number for version in model.versions.values() if version.served]
+            for name, model in self.repository.models.items()
+        }
 
     async def _load(self) -> None:
         await asyncio.get_running_loop().run_in_executor(None, self.repository.load)

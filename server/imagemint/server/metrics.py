@@ -5,7 +5,7 @@ typed.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version
 from typing import Literal
 
@@ -150,20 +150,30 @@ class Metrics:
         for labels, images in self._watched.items():
             self.queue_images.labels(*labels).set(images())
 
-    def forget(self, gauge: Gauge, *labels: str) -> None:
-        """Has a gauge no longer tell of what is gone, such as a version that was unloaded.
+    def forget(self, collectors: Iterable[Counter | Gauge | Histogram], **labels: str) -> None:
+        """Tells no more of what is gone, such as a version that was unloaded.
+
+        Of several workers, only the gauges forget: what they have counted is in files from which
+        nothing can be removed, and stays counted when one of them dies.
 
         Args:
-            gauge: one of these.
-            labels: values of its labels.
+            collectors: of these.
+            labels: some of their labels; whatever has these values is forgotten.
         """
-        if not self._shared:
-            gauge.remove(*labels)
-            return
-        if gauge is self.queue_images:
-            self._watched.pop((labels[0], labels[1]), None)
-        # Nothing can be removed from the file of a worker; the supervisor leaves out what is NaN.
-        gauge.labels(*labels).set(math.nan)
+        for collector in collectors:
+            if not self._shared:
+                collector.remove_by_labels(labels)
+            elif isinstance(collector, Gauge):
+                self._drop(collector, labels)
+
+    def _drop(self, gauge: Gauge, labels: Mapping[str, str]) -> None:
+        for family in gauge.collect():
+            for sample in family.samples:
+                if sample.labels.items() >= labels.items():
+                    # The supervisor leaves out what is NaN.
+                    gauge.labels(**sample.labels).set(math.nan)
+                    if gauge is self.queue_images:
+                        self._watched.pop((sample.labels["model"], sample.labels["version"]), None)
 
 
 def add_build_info(registry: CollectorRegistry) -> None:

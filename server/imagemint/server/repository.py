@@ -122,14 +122,6 @@ class ModelRepository:
         self._max_response_bytes = max_response_bytes
         self.models = _scan(directory)
 
-    @property
-    def served(self) -> dict[str, list[int]]:
-        """The versions that answer, by model."""
-        return {
-            name: [version.number for version in model.versions.values() if version.served]
-            for name, model in self.models.items()
-        }
-
     def load(self) -> None:
         """Loads every version found; blocks until each is READY or FAILED.
 

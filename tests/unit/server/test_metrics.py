@@ -72,3 +72,15 @@ def test_queue_is_read_when_scraped():
     assert metrics.registry.get_sample_value("imagemint_queue_images", labels) == 3
     length[0] = 7
     assert metrics.registry.get_sample_value("imagemint_queue_images", labels) == 7
+
+
+def test_what_is_gone_is_not_told():
+    """In a single process everything of it is removed, and nothing else."""
+    metrics = Metrics()
+    for version in ("1", "2"):
+        metrics.images.labels("tiny", version, "").inc()
+        metrics.queue_limit_images.labels("tiny", version).set(9)
+    metrics.forget((metrics.images, metrics.queue_limit_images), model="tiny", version="1")
+    text = generate_latest(metrics.registry).decode()
+    assert 'version="2"' in text
+    assert 'version="1"' not in text

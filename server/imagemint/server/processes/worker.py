@@ -159,7 +159,7 @@ async def _serve(begin: Begin, peers: WorkerPeers, channel: Channel) -> int:
         _log.error("worker cannot serve", reason=reason, exc_info=not isinstance(error, OSError))
         channel.send(Failed(reason))
         return 1
-    channel.send(Ready(app.repository.served))
+    channel.send(Ready(app.served))
     await peers.drain.wait()
     if peers.orphaned:
         _log.warning("supervisor is gone")

@@ -113,10 +113,17 @@ def test_forgotten_gauge_is_gone(worker, scraped):
     metrics = worker(0)
     metrics.watch_queue("tiny", 1, lambda: 3)
     metrics.watch_queue("tiny", 2, lambda: 4)
-    metrics.forget(metrics.queue_images, "tiny", "1")
+    for version in ("1", "2"):
+        metrics.model_info.labels("tiny", version, "ab", "fp32", "cpu").set(1)
+        metrics.images.labels("tiny", version, "").inc(5)
+    told = (metrics.queue_images, metrics.model_info, metrics.images)
+    metrics.forget(told, model="tiny", version="1")
     samples = scraped(metrics)
     assert ("imagemint_queue_images", "1", "tiny") not in samples
+    assert ("imagemint_model_info", "1", "ab", "cpu", "fp32", "tiny") not in samples
+    assert samples["imagemint_images_total", "", "1", "tiny"] == 5
     assert samples["imagemint_queue_images", "2", "tiny"] == 4
+    assert samples["imagemint_model_info", "2", "ab", "cpu", "fp32", "tiny"] == 1
 
 
 def test_each_process_is_told(scraped):
