@@ -16,6 +16,7 @@ from pathlib import Path
 
 import structlog
 
+from imagemint.server.devices import watch_devices
 from imagemint.server.exposition import expose
 from imagemint.server.processes.keeper import Circumstances, Keeper
 from imagemint.server.processes.messages import Ask, Drain, Reply
@@ -71,6 +72,8 @@ class Supervisor:
             self._metrics = WorkersMetrics(
                 self._directory, settings.processes, self._measurer(), self._pids
             )
+            if settings.device != "cpu":
+                watch_devices(self._metrics.registry)
             metrics_address, stop_metrics = expose(settings.metrics_address, self._metrics.registry)
             # In a thread: a scrape under way waits for this loop.
             opened.push_async_callback(asyncio.to_thread, stop_metrics)
