@@ -82,6 +82,15 @@ class Metrics:
         self.rejected = self._counter(
             "rejected", "Calls refused before any work.", "model", "reason"
         )
+        self.client_images = self._counter(
+            "client_images", "Images let in, by the name of the API key.", "client", "model"
+        )
+        self.reloads = self._counter(
+            "reloads",
+            "Files read again because they changed; what is certificate or api_keys.",
+            "what",
+            "outcome",
+        )
         self.model_info = self._gauge(
             "model_info",
             "1 for each version that is served.",

@@ -61,6 +61,40 @@ class ServeSettings(BaseModel):
     reflection: bool = True
     """Offer gRPC server reflection."""
 
+    tls_certificate: Path | None = None
+    """PEM file of the server's certificate and those above it; absent, nothing is encrypted. Read
+    again when it changes."""
+    tls_key: Path | None = None
+    """PEM file of the certificate's key."""
+    tls_client_ca: Path | None = None
+    """PEM file of authorities; every client must then show a certificate of theirs."""
+    api_keys: Path | None = None
+    """TOML file of API keys, as `imagemint key` makes them; absent, nobody is asked for one. Read
+    again when it changes."""
+    max_concurrent_calls: int = Field(default=1_024, ge=1)
+    """Calls that run side by side at most, health checks aside; each process counts its own."""
+    max_connections: int = Field(default=4_096, ge=1)
+    """Connections at most; more are closed at once."""
+    max_streams_per_connection: int = Field(default=256, ge=1)
+    """Calls that one connection may have open; its client holds the others back."""
+    max_request_bytes: int = Field(default=4 * 2**20, ge=1_024, le=2**31 - 1)
+    """Larger requests are refused before they are read."""
+    max_metadata_bytes: int = Field(default=16 * 2**10, ge=1_024, le=2**24)
+    """Calls with more metadata are refused."""
+    connection_age_s: float | None = Field(default=3_600.0, gt=0, le=10**6)
+    """Age at which a connection is asked to leave, by a tenth more or less; its calls finish, and
+    its client comes back, to another server perhaps."""
+    connection_age_grace_s: float | None = Field(default=None, gt=0, le=10**6)
+    """Time that the calls of such a connection have; absent, as long as they take. Our clients
+    resume streams that are cut."""
+    connection_idle_s: float = Field(default=1_800.0, gt=0, le=10**6)
+    """Time after which a connection without calls is closed."""
+    min_ping_interval_s: float = Field(default=10.0, ge=0, le=10**6)
+    """Keepalive pings that come faster, while the server sends nothing, count against their
+    connection."""
+    max_ping_strikes: int = Field(default=2, ge=0, le=1_000)
+    """Pings that come too fast before their connection is closed; 0 allows any number."""
+
     log_format: Literal["console", "json"] = "json"
     """JSON lines, or text for people; on stderr."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -87,6 +121,14 @@ class ServeSettings(BaseModel):
             wrong = [each for each in getattr(self, name) or () if not 1 <= each <= most]
             if wrong:
                 raise ValueError(f"{name}: {wrong[0]} is not 1 to max_batch_images ({most})")
+        return self
+
+    @model_validator(mode="after")
+    def _certificate_has_its_key(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key come together")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise ValueError("tls_client_ca needs tls_certificate and tls_key")
         return self
 
     @model_validator(mode="after")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 from tqdm import tqdm
 
 from imagemint.client import outputs
@@ -51,6 +51,8 @@ class Connection(BaseModel):
     """PEM file of the client's certificate."""
     tls_server_name: str | None = None
     """Name that the server's certificate must bear."""
+    api_key: SecretStr | None = None
+    """API key, where the server wants one; better as IMAGEMINT_API_KEY, for others see flags."""
 
     def client(self) -> Client:
         """A client of that server."""
@@ -61,7 +63,15 @@ class Connection(BaseModel):
             server_name=self.tls_server_name,
         )
         wanted = self.tls or tls != Tls()
-        return Client(self.server, tls=tls if wanted else None, timeout_s=self.timeout_s)
+        metadata = []
+        if self.api_key is not None:
+            metadata.append(("authorization", f"Bearer {self.api_key.get_secret_value()}"))
+        return Client(
+            self.server,
+            tls=tls if wanted else None,
+            timeout_s=self.timeout_s,
+            metadata=metadata,
+        )
 
 
 class Models(Connection):

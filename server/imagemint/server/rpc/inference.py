@@ -13,6 +13,7 @@ from imagemint.server.metrics import Metrics
 from imagemint.server.peers import Peers
 from imagemint.server.repository import Model, ModelRepository, ServedVersion, State
 from imagemint.server.rpc.admission import Admission, Gate, deadline_of, finished
+from imagemint.server.rpc.auth import current_caller
 from imagemint.server.rpc.calls import current_call
 from imagemint.server.rpc.errors import outcome_of
 from imagemint.server.rpc.infer_stream import InferStream
@@ -50,7 +51,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         self.ready = False
         """Whether loading is over and no drain has begun; set by the server."""
         self._repository = repository
-        self._admission = Admission(repository, metrics)
+        self._admission = Admission(repository, metrics, gate)
         self._gate = gate
         self._peers = peers
         peers.on("statistics", self._own_sums)
@@ -79,6 +80,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         """Tells whether a version answers; of what does not exist, that it does not."""
         del context
         _require("name", request.name)
+        current_caller.get().check_model(request.name)
         model = self._repository.models.get(request.name)
         if model is None:
             return messages.ModelReadyResponse(ready=False)
@@ -125,7 +127,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
             model, version = self._resolved(request.name, request.version)
             versions = [version] if request.version else _served(model)
         else:
-            models = self._repository.models.values()
+            models = self._visible()
             versions = [version for model in models for version in _served(model)]
         answers = await self._peers.ask("statistics", timeout_s=_STATISTICS_S)
         found = [answer.value for answer in answers if not answer.error]
@@ -147,9 +149,15 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         self, name: str, version: str, *, field: str = "name"
     ) -> tuple[Model, ServedVersion]:
         _require(field, name)
+        current_caller.get().check_model(name)
         model = self._repository.model(name)
         current_call.get().model = model.name
         return model, self._repository.resolve(name, version)
+
+    def _visible(self) -> list[Model]:
+        """The models that the caller may use."""
+        may_use = current_caller.get().may_use
+        return [model for name, model in self._repository.models.items() if may_use(name)]
 
     # --- images ---------------------------------------------------------------------------------
 
@@ -157,7 +165,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         self, request: messages.ModelInferRequest, context: Context
     ) -> messages.ModelInferResponse:
         """Answers one request."""
-        return await self._infer(request, context, patient=False)
+        return await self._infer(request, context, patient=False, streamed=False)
 
     async def ModelStreamInfer(  # type: ignore[override] # noqa: N802 - named by the schema; the stub has only the generator form
         self, request_iterator: object, context: Context
@@ -191,6 +199,8 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         try:
             answer.infer_response.CopyFrom(await self._infer(request, context, patient=patient))
         except Exception as error:  # noqa: BLE001 - becomes the text of the answer
+            self._admission.count_refusal(error)
+            error = current_caller.get().as_seen(error)
             outcome = outcome_of(error, current_call.get().request_id)
             if outcome.code is grpc.StatusCode.INTERNAL:
                 _log.exception("call failed", request_id=current_call.get().request_id)
@@ -203,18 +213,25 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         return answer
 
     async def _infer(
-        self, request: messages.ModelInferRequest, context: Context, *, patient: bool
+        self,
+        request: messages.ModelInferRequest,
+        context: Context,
+        *,
+        patient: bool,
+        streamed: bool = True,
     ) -> messages.ModelInferResponse:
-        """Answers one request; a patient one waits for room in the queue."""
+        """Answers one request; a patient one waits for room in the queue and in its rate."""
         self._admission.name_model(request.model_name)
         call = read_infer(request, self._repository)
-        batcher = call.rows.version.batcher
+        version = call.rows.version
         job = call.rows.job(min(call.deadline, deadline_of(context)), call.priority)
         if patient:
-            await batcher.submit_when_room(job)
+            await self._admission.submit_when_room(version, job)
+        elif streamed:
+            await self._admission.submit_paced(version, job)
         else:
-            self._admission.submit(batcher, job)
-        await finished(batcher, job)
+            self._admission.submit(version, job)
+        await finished(version.batcher, job)
         current_call.get().images += job.count
         return _answer(request, call, job)
 
@@ -234,7 +251,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
                     state=_STATES[version.state],
                     reason=version.reason,
                 )
-                for model in self._repository.models.values()
+                for model in self._visible()
                 for version in model.versions.values()
                 if version.served or not request.ready
             ]

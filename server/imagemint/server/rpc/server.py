@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
@@ -13,14 +14,18 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from imagemint.engine.errors import Draining
+from imagemint.server.keys import KeyRing
+from imagemint.server.limits import Ledger
 from imagemint.server.metrics import Metrics
 from imagemint.server.peers import Peers
 from imagemint.server.repository import ModelRepository, State
 from imagemint.server.rpc.admission import Gate
+from imagemint.server.rpc.auth import Guard
 from imagemint.server.rpc.calls import CallInterceptor
 from imagemint.server.rpc.generation import GenerationServicer
 from imagemint.server.rpc.inference import InferenceServicer
 from imagemint.server.rpc.models import ModelServicer
+from imagemint.server.rpc.transport import channel_options, server_credentials
 from imagemint.server.settings import ServeSettings, join_address, split_address
 from imagemint.v1 import (
     generation_service_pb2,
@@ -55,6 +60,11 @@ class RpcServer:
         encoders: threads that encode pictures.
         tracing: what makes spans, or None.
         peers: the workers of which this is one; by default it is alone.
+        ledger_path: file of what API keys have used, shared by the processes of one server and
+            deleted with it; None where there is one process.
+
+    Raises:
+        KeyFileError, CertificateError: the files of the settings cannot be used.
     """
 
     def __init__(
@@ -66,17 +76,23 @@ class RpcServer:
         tracing: Tracing | None = None,
         *,
         peers: Peers | None = None,
+        ledger_path: Path | None = None,
     ) -> None:
         peers = peers or Peers()
         self._shares_port = peers.several
         self.gate = Gate()
         self._repository = repository
         self._health = _Health()
+        self._guard = _guard(settings, metrics, ledger_path)
+        self._credentials = server_credentials(settings, metrics)
         self._server = grpc.aio.server(
             interceptors=[
-                CallInterceptor(metrics, access_log=settings.access_log, tracing=tracing)
+                CallInterceptor(
+                    metrics, self._guard, access_log=settings.access_log, tracing=tracing
+                )
             ],
             options=[
+                *channel_options(settings),
                 # A second server on the port must fail loudly, not take half of the calls. For
                 # workers their supervisor has seen to that.
                 ("grpc.so_reuseport", int(self._shares_port)),
@@ -111,7 +127,10 @@ class RpcServer:
         try:
             if not self._shares_port:
                 _try_out(host, port)
-            port = self._server.add_insecure_port(join_address(host, port))
+            if self._credentials is None:
+                port = self._server.add_insecure_port(join_address(host, port))
+            else:
+                port = self._server.add_secure_port(join_address(host, port), self._credentials)
         except (OSError, RuntimeError) as error:
             raise OSError(f"cannot listen on {address}: {error}") from error
         await self._server.start()
@@ -139,11 +158,20 @@ class RpcServer:
         self._health.dismiss()
         self._inference.dismiss()
         await self._server.stop(grace_s)
+        self._guard.close()
 
     async def _set(self, names: tuple[str, ...], *, serving: bool) -> None:
         status = health_pb2.HealthCheckResponse
         for name in names:
             await self._health.set(name, status.SERVING if serving else status.NOT_SERVING)
+
+
+def _guard(settings: ServeSettings, metrics: Metrics, ledger_path: Path | None) -> Guard:
+    def count(good: bool) -> None:
+        metrics.reloads.labels("api_keys", "ok" if good else "failed").inc()
+
+    ring = None if settings.api_keys is None else KeyRing(settings.api_keys, count)
+    return Guard(metrics, ring, Ledger(ledger_path), settings.max_concurrent_calls)
 
 
 def _try_out(host: str, port: int) -> None:
