@@ -195,6 +195,17 @@ class _Health(health.aio.HealthServicer):  # type: ignore[misc] # the package ha
         self._watches: set[asyncio.Task[None]] = set()
         self._dismissed = False
 
+    async def List(  # noqa: N802 - named by the schema
+        self,
+        request: health_pb2.HealthListRequest,
+        context: grpc.aio.ServicerContext[
+            health_pb2.HealthListRequest, health_pb2.HealthListResponse
+        ],
+    ) -> None:
+        """Refuses: health wants no API key, and this would name every model to everybody."""
+        del request
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "ask for one service by its name")
+
     async def Watch(  # noqa: N802 - named by the schema
         self,
         request: health_pb2.HealthCheckRequest,
