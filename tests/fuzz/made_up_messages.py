@@ -87,7 +87,7 @@ def _one(field, depth):
     return strategy
 
 
-def _scalars(field):
+def _scalars(field):  # noqa: PLR0911 - one return for each type
     match field.cpp_type:
         case FieldDescriptor.CPPTYPE_BOOL:
             return st.booleans()

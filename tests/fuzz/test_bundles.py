@@ -185,7 +185,21 @@ def operations(draw):
     """A change of the graph, and what chooses its place and value."""
     kind = draw(
         st.sampled_from(
-            "operator attribute input output drop double swap dims type data opset ir io".split()
+            [
+                "operator",
+                "attribute",
+                "input",
+                "output",
+                "drop",
+                "double",
+                "swap",
+                "dims",
+                "type",
+                "data",
+                "opset",
+                "ir",
+                "io",
+            ]
         )
     )
     return kind, draw(st.integers(0, 99)), draw(st.integers(0, 99)), draw(st.integers(0, 999))

@@ -44,8 +44,7 @@ async def served_by(app, authority):
         try:
             await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
         except grpc.aio.AioRpcError as error:
-            assert error.code() is grpc.StatusCode.UNAVAILABLE
-            return False
+            return error.code() is not grpc.StatusCode.UNAVAILABLE
         return True
 
 
@@ -59,7 +58,7 @@ async def test_calls_are_encrypted(serve, models, files, authority, trust):
             await client.models()
 
 
-async def test_mutual_tls_wants_a_certificate(
+async def test_mutual_tls_wants_a_certificate(  # noqa: PLR0917 - fixtures
     serve, models, files, authority, trust, write_certificate, tmp_path
 ):
     """One of the named authority; none, or one of another, is no connection."""
@@ -78,7 +77,7 @@ async def test_mutual_tls_wants_a_certificate(
                 await client.models()
 
 
-async def test_certificate_is_renewed_without_restart(
+async def test_certificate_is_renewed_without_restart(  # noqa: PLR0917 - fixtures
     serve, models, files, authority, trust, write_certificate, tmp_path, scrape, total
 ):
     """New handshakes see the new pair, open connections live on, a bad pair changes nothing."""
@@ -98,7 +97,7 @@ async def test_certificate_is_renewed_without_restart(
         assert total(samples, "imagemint_reloads_total", **labels) == 1
 
 
-async def test_health_check_speaks_tls(serve, models, files, authority, capsys, monkeypatch):
+async def test_health_check_speaks_tls(serve, models, files, authority, capsys, monkeypatch):  # noqa: PLR0917 - fixtures
     """With the server's own certificate as the one to trust, by option or by variable."""
     app = await serve(models, **files)
     arguments = ["--tls-ca", str(files["tls_certificate"]), "--tls-server-name", "mint.test"]

@@ -1,4 +1,4 @@
-"""What API keys have used: buckets of images, and calls under way, in one process and in several."""
+"""What API keys have used: buckets of images and calls under way, in one process or several."""
 
 import os
 import signal
