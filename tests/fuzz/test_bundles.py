@@ -131,7 +131,8 @@ def test_damaged_bytes_load_or_are_refused(reader, original, fuzz):
         damaged = content
         for change in changes:
             damaged = edited(damaged, change) or b"\0"
-        assert judged(reader, directory, damaged).startswith(("loaded", "refused"))
+        found = judged(reader, directory, damaged)
+        assert found.startswith(("loaded", "refused")), found
 
     read()
 

@@ -53,6 +53,17 @@ def test_models_prints_json(imagemint):
     assert tiny["versions"][0]["state"] == "ready"
 
 
+def test_api_key_goes_with_every_call(imagemint, mint, monkeypatch):
+    """As a bearer, from the environment; nothing prints it, not even a fault beside it."""
+    key = "imk_" + "x" * 43
+    monkeypatch.setenv("IMAGEMINT_API_KEY", key)
+    assert imagemint("models")[0] == 0
+    assert {each["authorization"] for each in mint.metadata} == {f"Bearer {key}"}
+    status, out, err = imagemint("models", "--timeout-s", "-1")
+    assert status == 2
+    assert key not in out + err
+
+
 def test_directory_holds_pictures_as_sent(imagemint, tmp_path):
     """A file for each image, named by index and class, with the server's bytes unchanged."""
     out = tmp_path / "a" / "out"
