@@ -10,6 +10,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -39,6 +40,8 @@ class Peers:
 
     several = False
     """Whether there are others, in other processes."""
+    directory: Path | None = None
+    """Where they share files, deleted with the server; None without others."""
 
     def __init__(self, number: int = 0) -> None:
         self.number = number

@@ -116,5 +116,7 @@ def remove_files(directory: Path, number: int) -> None:
     """
     for path in directory.glob(f"*_{number}.db"):
         path.unlink(missing_ok=True)
+    if not any(directory.glob("*.db")):
+        (directory / "ledger").unlink(missing_ok=True)  # of API keys, which all workers share
     with contextlib.suppress(OSError):  # not empty, or already gone
         directory.rmdir()

@@ -49,6 +49,7 @@ class WorkerPeers(Peers):
 
     def __init__(self, begin: Begin, channel: Channel) -> None:
         super().__init__(begin.number)
+        self.directory = Path(os.environ[DIRECTORY_VARIABLE])
         self.drain = asyncio.Event()
         """Set once this worker is to leave."""
         self.orphaned = False

@@ -60,8 +60,6 @@ class RpcServer:
         encoders: threads that encode pictures.
         tracing: what makes spans, or None.
         peers: the workers of which this is one; by default it is alone.
-        ledger_path: file of what API keys have used, shared by the processes of one server and
-            deleted with it; None where there is one process.
 
     Raises:
         KeyFileError, CertificateError: the files of the settings cannot be used.
@@ -76,14 +74,13 @@ class RpcServer:
         tracing: Tracing | None = None,
         *,
         peers: Peers | None = None,
-        ledger_path: Path | None = None,
     ) -> None:
         peers = peers or Peers()
         self._shares_port = peers.several
         self.gate = Gate()
         self._repository = repository
         self._health = _Health()
-        self._guard = _guard(settings, metrics, ledger_path)
+        self._guard = _guard(settings, metrics, peers.directory)
         self._credentials = server_credentials(settings, metrics)
         self._server = grpc.aio.server(
             interceptors=[
@@ -166,12 +163,14 @@ class RpcServer:
             await self._health.set(name, status.SERVING if serving else status.NOT_SERVING)
 
 
-def _guard(settings: ServeSettings, metrics: Metrics, ledger_path: Path | None) -> Guard:
+def _guard(settings: ServeSettings, metrics: Metrics, shared: Path | None) -> Guard:
     def count(good: bool) -> None:
         metrics.reloads.labels("api_keys", "ok" if good else "failed").inc()
 
     ring = None if settings.api_keys is None else KeyRing(settings.api_keys, count)
-    return Guard(metrics, ring, Ledger(ledger_path), settings.max_concurrent_calls)
+    # Not named .db: that is what files of metrics are called.
+    ledger = Ledger(None if shared is None else shared / "ledger")
+    return Guard(metrics, ring, ledger, settings.max_concurrent_calls)
 
 
 def _try_out(host: str, port: int) -> None:
