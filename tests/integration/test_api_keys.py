@@ -17,8 +17,8 @@ from imagemint.client import (
     QueueFull,
     Unauthenticated,
 )
-from imagemint.server.app import log_settings
 from imagemint.server.keys import digest_of
+from imagemint.server.logs import log_settings
 from imagemint.server.settings import ServeSettings
 from imagemint.v1 import generation_service_pb2 as pb
 from imagemint.v1 import generation_service_pb2_grpc

@@ -18,6 +18,7 @@ from imagemint.client import AsyncClient
 from imagemint.engine.bundle import read_bundle
 from imagemint.engine.onnx_backend import OnnxBackend
 from imagemint.engine.sampling import latents
+from imagemint.server.keys import digest_of
 from imagemint.v1 import generation_service_pb2 as pb
 from imagemint.v1 import generation_service_pb2_grpc
 from inference import grpc_service_pb2, grpc_service_pb2_grpc
@@ -45,10 +46,12 @@ class Pair:
         ready: what it logged when all was ready.
         pids: of the workers, by number.
         made: calls made so far, by worker.
+        metadata: sent with every call.
     """
 
-    def __init__(self, process):
+    def __init__(self, process, metadata=()):
         self.process = process
+        self.metadata = metadata
         self.ready = {}
         self.pids = {}
         self.made = Counter()
@@ -63,7 +66,8 @@ class Pair:
     async def call(self, channel):
         """Asks for three images; returns the number of the worker that answered."""
         stub = generation_service_pb2_grpc.GenerationServiceStub(channel)
-        await stub.Generate(pb.GenerateRequest(images={"model": "tiny", "count": 3}))
+        request = pb.GenerateRequest(images={"model": "tiny", "count": 3})
+        await stub.Generate(request, metadata=self.metadata)
         worker = (await line_of(self.process, "call", method="Generate"))["worker"]
         self.made[worker] += 1
         return worker
@@ -128,6 +132,33 @@ async def test_figures_are_of_all_workers_and_outlive_them(pair, scrape, total):
 
     samples = await exact(workers=2)
     assert samples["imagemint_worker_restarts_total", frozenset({("worker", "0")})] == 1
+
+
+async def test_limits_of_a_key_are_those_of_all_workers(tiny, tmp_path):
+    """What one worker has let in, the other counts too."""
+    keys = tmp_path / "keys.toml"
+    keys.write_text(
+        f'[[key]]\nname = "free"\nsha256 = "{digest_of("free")}"\n'
+        f'[[key]]\nname = "slow"\nsha256 = "{digest_of("slow")}"\n'
+        "rate_images_per_s = 0.001\nburst_images = 10\n"
+    )
+    options = (f"--repository={tiny}", "--processes=2", "--access-log=1", f"--api-keys={keys}")
+    async with process(*options) as started:
+        pair = Pair(started, (("x-api-key", "free"),))
+        await pair.started()
+        async with pair.connected() as channels:
+            request = pb.GenerateRequest(images={"model": "tiny", "count": 10})
+            one, two = (
+                generation_service_pb2_grpc.GenerationServiceStub(channels[number]).Generate
+                for number in (0, 1)
+            )
+            metadata = (("x-api-key", "slow"),)
+            await one(request, metadata=metadata)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await two(request, metadata=metadata, timeout=WAIT_S)
+            assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        started.send_signal(signal.SIGTERM)
+        assert await ended(started) == 0
 
 
 async def test_model_statistics_are_of_all_workers(pair):
