@@ -6,6 +6,7 @@ import threading
 
 import grpc
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 from tiny_bundles import write_bundle
 
@@ -66,6 +67,18 @@ class Served:
         self._ready.set()
         await self._end.wait()
         await self.app.stop()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _logs_go_to_logging():
+    """The server's lines end where pytest looks for them, thousands as they are."""
+    structlog.configure(
+        processors=[structlog.stdlib.filter_by_level, structlog.stdlib.render_to_log_kwargs],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")
