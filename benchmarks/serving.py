@@ -18,9 +18,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Literal, cast
@@ -99,7 +99,7 @@ class RawLimit:
 # --- workloads: each makes calls until told to stop, and reports (images, latency) of each -------
 
 Report = Callable[[int, float], None]
-Workload = Callable[[AsyncClient, str, float, Report], Awaitable[None]]
+Workload = Callable[[Sequence[AsyncClient], str, float, Report], Awaitable[None]]
 
 
 def calls(count: int, concurrency: int, picture_format: Literal["png"] | None = None) -> Workload:
@@ -119,18 +119,23 @@ def calls(count: int, concurrency: int, picture_format: Literal["png"] | None = 
             report(count, time.perf_counter() - began)
             index += count
 
-    async def run(client: AsyncClient, model: str, until: float, report: Report) -> None:
+    async def run(clients: Sequence[AsyncClient], model: str, until: float, report: Report) -> None:
         await asyncio.gather(
-            *(caller(number, client, model, until, report) for number in range(concurrency))
+            *(
+                caller(number, clients[number % len(clients)], model, until, report)
+                for number in range(concurrency)
+            )
         )
 
     return run
 
 
-async def one_stream(client: AsyncClient, model: str, until: float, report: Report) -> None:
+async def one_stream(
+    clients: Sequence[AsyncClient], model: str, until: float, report: Report
+) -> None:
     """Reads one endless stream."""
     began = time.perf_counter()
-    async for batch in client.stream(model, 2**40, seed=0):
+    async for batch in clients[0].stream(model, 2**40, seed=0):
         now = time.perf_counter()
         report(len(batch.index), now - began)
         began = now
@@ -149,7 +154,7 @@ WORKLOADS: dict[str, Workload] = {
 
 
 async def measured(
-    client: AsyncClient, model: str, workload: Workload, raw: RawLimit, seconds: float
+    clients: Sequence[AsyncClient], model: str, workload: Workload, raw: RawLimit, seconds: float
 ) -> Sample:
     """Returns one sample, the raw limit measured on both sides of it."""
     before = raw.measure(seconds / 2)
@@ -162,7 +167,7 @@ async def measured(
         latencies.append(latency_s)
 
     began = time.perf_counter()
-    await workload(client, model, began + seconds, report)
+    await workload(clients, model, began + seconds, report)
     took = time.perf_counter() - began
     after = raw.measure(seconds / 2)
     p50, p99 = np.percentile(latencies, [50, 99]) * 1e3
@@ -170,12 +175,13 @@ async def measured(
 
 
 @asynccontextmanager
-async def server(repository: Path) -> AsyncIterator[str]:
+async def server(repository: Path, processes: int) -> AsyncIterator[str]:
     """Runs `imagemint serve` on a free port and yields its address."""
     process = subprocess.Popen(  # noqa: ASYNC220, S603 - started once, with fixed arguments
         [
             *(Path(sys.executable).with_name("imagemint"), "serve", "--repository", repository),
             *("--grpc-address", "127.0.0.1:0", "--metrics-address", "127.0.0.1:0"),
+            *("--processes", str(processes)),
         ],
         stderr=subprocess.PIPE,
         text=True,
@@ -195,11 +201,17 @@ async def bench(options: argparse.Namespace) -> dict[str, list[Sample]]:
     newest = max((p for p in versions if p.name.isdecimal()), key=lambda p: int(p.name))
     raw = RawLimit(newest)
     samples: dict[str, list[Sample]] = {name: [] for name in WORKLOADS}
-    async with server(options.repository) as address, AsyncClient(address) as client:
-        await client.generate(options.model, 256, seed=0)
+    # A connection stays with one worker: several for each, so that none is idle by chance.
+    connections = 1 if options.processes == 1 else 4 * options.processes
+    async with server(options.repository, options.processes) as address, AsyncExitStack() as opened:
+        clients = [
+            await opened.enter_async_context(AsyncClient(address)) for _ in range(connections)
+        ]
+        for client in clients:
+            await client.generate(options.model, 256, seed=0)
         for _ in range(options.repeats):
             for name, workload in WORKLOADS.items():
-                sample = await measured(client, options.model, workload, raw, options.seconds)
+                sample = await measured(clients, options.model, workload, raw, options.seconds)
                 samples[name].append(sample)
     return samples
 
@@ -238,6 +250,7 @@ def main() -> None:
     parser.add_argument("--model", default="mnist")
     parser.add_argument("--seconds", type=float, default=2.0, help="of each timed stretch")
     parser.add_argument("--repeats", type=int, default=3, help="rounds over all workloads")
+    parser.add_argument("--processes", type=int, default=1, help="workers of the server")
     parser.add_argument("--json", type=Path, help="write every sample here")
     options = parser.parse_args()
     samples = asyncio.run(bench(options))
@@ -247,6 +260,7 @@ def main() -> None:
         content = {
             "machine": machine(),
             "seconds": options.seconds,
+            "processes": options.processes,
             "samples": {name: [asdict(s) for s in found] for name, found in samples.items()},
         }
         options.json.parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 import os
 
 import pytest
+import trustme
 from hypothesis import settings
 from tiny_bundles import write_bundle
 
@@ -20,6 +21,26 @@ def _clean_environment(monkeypatch):
     for name in set(os.environ) - KEPT:
         if name.startswith("IMAGEMINT_"):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def authority():
+    """A certificate authority of the tests' own."""
+    return trustme.CA()
+
+
+@pytest.fixture(scope="session")
+def write_certificate():
+    """Writes `<folder>/<name>.pem` and `<name>.key` for a host; returns both paths."""
+
+    def write(authority, folder, host="mint.test", name="server"):
+        issued = authority.issue_cert(host)
+        certificate, key = folder / f"{name}.pem", folder / f"{name}.key"
+        key.write_bytes(issued.private_key_pem.bytes())
+        certificate.write_bytes(b"".join(part.bytes() for part in issued.cert_chain_pems))
+        return certificate, key
+
+    return write
 
 
 @pytest.fixture

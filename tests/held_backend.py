@@ -17,6 +17,7 @@ class HeldBackend:
         batches: arguments of every run, in the order in which they began.
         failure: what the next runs raise; None for none.
         closed: whether `close` was called.
+        opened: instances that are open.
     """
 
     provider = "CPUExecutionProvider"
@@ -32,6 +33,7 @@ class HeldBackend:
         self.batches = []
         self.failure = None
         self.closed = False
+        self.opened = 0
 
     @property
     def sizes(self):
@@ -67,6 +69,28 @@ class HeldBackend:
             raise self.failure
         return self._compute(z, class_id, truncation)
 
+    def open_instance(self):
+        """Of itself: all instances are held together."""
+        return HeldInstance(self)
+
     def close(self):
         """Notes that it was called."""
         self.closed = True
+
+
+class HeldInstance:
+    """What one thread of a batcher runs."""
+
+    def __init__(self, backend):
+        self._backend = backend
+        with backend._lock:
+            backend.opened += 1
+
+    def run(self, z, class_id=None, truncation=None):
+        """The images of a batch."""
+        return self._backend.run(z, class_id, truncation)
+
+    def close(self):
+        """Counts down."""
+        with self._backend._lock:
+            self._backend.opened -= 1

@@ -1,16 +1,14 @@
 """SIGTERM to a real process under load: nothing that was accepted is lost."""
 
 import asyncio
-import json
+import os
 import signal
-import sys
-from contextlib import asynccontextmanager
-from pathlib import Path
+from contextlib import AsyncExitStack
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from held_backend import WAIT_S
+from server_process import ended, line_of, process, watched
 from tiny_bundles import write_bundle
 
 from imagemint.engine.bundle import read_bundle
@@ -21,7 +19,12 @@ from imagemint.v1 import generation_service_pb2_grpc
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-COMMAND = Path(sys.executable).with_name("imagemint")
+# Each channel has a connection of its own, with windows that do not grow.
+APART = [
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.use_local_subchannel_pool", 1),
+]
 SEED = 5
 STREAMS, STREAMED, CALLS = 4, 400, 24
 
@@ -41,60 +44,37 @@ def expected(large_models):
     return engine.run(latents(SEED, 0, STREAMED, 8))
 
 
-@asynccontextmanager
-async def process(*arguments):
-    """`imagemint serve` on free ports; yields the process, killed if it does not end by itself."""
-    started = await asyncio.create_subprocess_exec(
-        *(COMMAND, "serve", "--grpc-address=127.0.0.1:0", "--metrics-address=127.0.0.1:0"),
-        *arguments,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        yield started
-    finally:
-        if started.returncode is None:
-            started.kill()
-        await started.communicate()
-
-
-async def line_of(started, event):
-    """The log line of an event, once it is written."""
-    async with asyncio.timeout(WAIT_S):
-        while line := await started.stderr.readline():
-            if (logged := json.loads(line))["event"] == event:
-                return logged
-    raise AssertionError(f"it ended without {event!r}")
-
-
-async def ended(started):
-    """The exit status."""
-    async with asyncio.timeout(WAIT_S):
-        await started.communicate()
-    return started.returncode
-
-
-async def test_sigterm_loses_nothing(large_models, expected, scrape, total, until):
+@pytest.mark.parametrize("processes", [1, 2])
+async def test_sigterm_loses_nothing(large_models, expected, *, scrape, total, until, processes):
     """Calls in flight end well with the right bytes, health says so first, and the exit is 0."""
     # Lone calls wait up to a second for company, so that they are in flight when the signal comes;
     # streams are in flight because nobody reads them yet.
     options = (f"--repository={large_models}", "--batch-delay-ms=1000", "--max-batch-images=64")
-    async with process(*options, "--drain-delay-s=0.2") as started:
+    options += ("--drain-delay-s=0.2", f"--processes={processes}")
+    async with process(*options) as started:
         ready = await line_of(started, "ready")
-        windows = [("grpc.enable_http_proxy", 0), ("grpc.http2.bdp_probe", 0)]
-        async with grpc.aio.insecure_channel(ready["grpc_address"], options=windows) as channel:
-            stub = generation_service_pb2_grpc.GenerationServiceStub(channel)
+        async with AsyncExitStack() as opened:
+            stubs = [
+                generation_service_pb2_grpc.GenerationServiceStub(
+                    await opened.enter_async_context(
+                        grpc.aio.insecure_channel(ready["grpc_address"], options=APART)
+                    )
+                )
+                for _ in range(STREAMS)
+            ]
+            channel = grpc.aio.insecure_channel(ready["grpc_address"], options=APART)
+            await opened.enter_async_context(channel)
             health = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
             assert (await health.read()).status == health_pb2.HealthCheckResponse.SERVING
             images = {"model": "large", "seed": SEED, "count": STREAMED}
             streams = [
                 stub.StreamGenerate(pb.StreamGenerateRequest(images=images, chunk_size=100))
-                for _ in range(STREAMS)
+                for stub in stubs
             ]
             answered = []
             while True:
                 calls = [
-                    stub.Generate(
+                    stubs[i % STREAMS].Generate(
                         pb.GenerateRequest(images=images | {"first_index": i, "count": 1})
                     )
                     for i in range(CALLS)
@@ -102,7 +82,8 @@ async def test_sigterm_loses_nothing(large_models, expected, scrape, total, unti
                 if await _in_flight(scrape, total, ready["metrics_address"], calls, until):
                     break
                 answered += await asyncio.gather(*calls)
-            started.send_signal(signal.SIGTERM)
+            # To all of its processes, as a terminal and some containers do.
+            os.killpg(started.pid, signal.SIGTERM)
             assert (await health.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
             streamed, answers = await asyncio.gather(
                 asyncio.gather(*map(_pictures, streams)), asyncio.gather(*calls)
@@ -131,14 +112,22 @@ async def _pictures(stream):
     return b"".join([picture async for chunk in stream for picture in chunk.batch.pictures])
 
 
-async def test_second_signal_ends_at_once(large_models):
+@pytest.mark.parametrize("processes", [1, 2])
+async def test_second_signal_ends_at_once(large_models, processes, tmp_path):
     """An operator who insists is obeyed; until then the log has told the effective settings."""
-    async with process(f"--repository={large_models}", "--drain-delay-s=1000") as started:
+    options = (f"--repository={large_models}", "--drain-delay-s=1000", f"--processes={processes}")
+    async with process(*options, TMPDIR=str(tmp_path)) as started:
         settings = await line_of(started, "settings")
         assert settings["repository"] == str(large_models)
         assert (settings["drain_delay_s"], settings["max_queue_images"]) == (1_000, 8_192)
+        workers = range(processes) if processes > 1 else ()
+        pids = [(await line_of(started, "worker ready"))["pid"] for _ in workers]
+        gone = [watched(pid) for pid in pids]
         await line_of(started, "ready")
         started.send_signal(signal.SIGTERM)
         await line_of(started, "draining")
         started.send_signal(signal.SIGINT)
         assert await ended(started) == 128 + signal.SIGINT
+        for wait in gone:
+            await wait()
+    assert not list(tmp_path.iterdir())

@@ -87,7 +87,7 @@ async def test_server_metadata_lists_statistics(inference):
     answer = await inference.ServerMetadata(pb.ServerMetadataRequest())
     assert answer.name == "imagemint"
     assert answer.version
-    assert "statistics" in answer.extensions
+    assert {"statistics", "schedule_policy"} <= set(answer.extensions)
 
 
 @pytest.mark.parametrize(
@@ -130,6 +130,9 @@ async def test_config_says_what_may_be_asked(inference, app):
     assert told == [("z", [8], False), ("class_id", [1], False), ("truncation", [1], True)]
     assert [(each.name, list(each.dims)) for each in config.output] == [("image", [4, 6, 1])]
     assert config.instance_group[0].count >= 1
+    batching = config.dynamic_batching
+    assert (batching.priority_levels, batching.default_priority_level) == (2, 2)
+    assert not batching.preferred_batch_size
 
 
 async def test_index_lists_every_version(inference):
@@ -353,6 +356,35 @@ async def test_timeout_drops_the_work(held, connect):
         assert await late is grpc.StatusCode.DEADLINE_EXCEEDED
         await first
     assert sum(backend.sizes) == 1
+
+
+async def test_priority_goes_first(held, connect, until):
+    """A request of priority 1 is computed before one that queued first."""
+    backend, batcher = held.backends["digits"], held.repository.resolve("digits").batcher
+
+    async def holds(images):
+        async def so_many():
+            return batcher._queued == images
+
+        await until(so_many)
+
+    async with connect(held) as channel:
+        stub = grpc_service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        first = stub.ModelInfer(infer(1))
+        await backend.begun()
+        waiting = stub.ModelInfer(infer(*range(20)))
+        await holds(20)
+        request = infer(1, 2)
+        request.parameters["priority"].uint64_param = 1
+        hasty = stub.ModelInfer(request)
+        await holds(22)
+        backend.step()
+        await backend.begun()
+        backend.step()  # makes the hasty one whole, and is one of three passes of the other
+        await hasty
+        assert not waiting.done()
+        backend.release()
+        await asyncio.gather(first, waiting)
 
 
 async def test_full_queue_refuses_with_a_delay(held, connect, details_of, until):

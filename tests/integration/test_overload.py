@@ -67,6 +67,26 @@ def outcome(until, counted):
     return wait
 
 
+async def test_high_priority_goes_first(held, queue_holds, counted):
+    """A caller who says so overtakes, finds room in a full queue, and shows in the metrics."""
+    backend = held.backends["digits"]
+    async with AsyncClient(held.grpc_address) as client:
+        first = asyncio.ensure_future(client.generate("digits", 1))
+        await backend.begun()
+        waiting = asyncio.ensure_future(client.generate("digits", 20))
+        await queue_holds(20)
+        hasty = asyncio.ensure_future(client.generate("digits", 2, priority="high"))
+        await queue_holds(22)
+        backend.step()
+        await backend.begun()
+        backend.step()
+        assert len((await hasty).index) == 2
+        assert not waiting.done()
+        backend.release()
+        await asyncio.gather(first, waiting)
+    assert await counted("imagemint_queue_wait_seconds_count", priority="high") == 1
+
+
 async def test_full_queue_says_when_to_return(held, connect, details_of, queue_holds, counted):
     """RESOURCE_EXHAUSTED with a retry delay and pushback; what was accepted is answered."""
     backend = held.backends["digits"]

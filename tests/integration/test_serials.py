@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from imagemint.client import AsyncClient, Client, Cycle, PerImage, Weights
+from imagemint.engine.onnx_backend import OnnxBackend
 from imagemint.engine.sampling import latents
 from imagemint.engine.serial import Serial
+from imagemint.server.app import App
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -58,10 +60,11 @@ def chosen(dice):
 async def asked(client, dice):
     """The batches of a random request, asked for in a random way."""
     model, count, selection = chosen(dice)
+    priority = dice.choice(["normal", "high"])
     if dice.random() < 0.4:
-        return [await client.generate(model, count, **selection)]
+        return [await client.generate(model, count, priority=priority, **selection)]
     chunk_size = dice.choice([None, 1, 7, 33])
-    chunks = client.stream(model, count, chunk_size=chunk_size, **selection)
+    chunks = client.stream(model, count, chunk_size=chunk_size, priority=priority, **selection)
     if dice.random() < 0.5 or isinstance(selection["condition"], PerImage):
         return [batch async for batch in chunks]
     # Left in the middle, and asked for again from the first index that is missing.
@@ -78,11 +81,29 @@ async def asked(client, dice):
     return batches
 
 
-@pytest.mark.parametrize("number", range(4))
-async def test_serial_is_its_pixels(serve, models, engines, number):
+class BucketedApp(App):
+    """A server that runs batches as it would on a GPU: padded, in buffers of each thread."""
+
+    def _open_backend(self, bundle):
+        most = self._settings.max_batch_images
+        return OnnxBackend(bundle, device="cpu", max_batch=most, bucketed=True)
+
+
+@pytest.mark.parametrize("kind", [App, BucketedApp])
+@pytest.mark.parametrize("number", range(3))
+async def test_serial_is_its_pixels(serve, models, engines, kind, number):
     """Random requests at once, in random cuts: each image equals the lone one of its serial."""
     dice = random.Random(number)
-    app = await serve(models, instances=1 + number % 3, max_batch_images=dice.choice([3, 16, 64]))
+    most = dice.choice([3, 16, 64])
+    sizes = dice.choice([[], [most], [2, most // 2 + 1]])
+    app = await serve(
+        models,
+        kind,
+        instances=1 + number % 3,
+        max_batch_images=most,
+        preferred_batch_images=sizes,
+        batch_delay_ms=dice.choice([0.0, 2.0]),
+    )
     async with AsyncClient(app.grpc_address) as client:
         calls = [asked(client, random.Random(dice.random())) for _ in range(24)]
         answers = [batch for batches in await asyncio.gather(*calls) for batch in batches]

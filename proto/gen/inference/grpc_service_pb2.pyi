@@ -557,7 +557,7 @@ class ModelInferRequest(_message.Message):
     """Comes back in the answer; any text, also none."""
     @_builtins.property
     def parameters(self) -> _containers.MessageMap[_builtins.str, Global___InferParameter]:
-        """`priority`, an integer, 1 the highest and 0 the default; `timeout` in microseconds, after which
+        """`priority`, an integer, 1 the highest, 2 and 0 the default; `timeout` in microseconds, after which
         nothing of it is computed any more, 0 for none. Others are not read.
         """
 

@@ -172,17 +172,31 @@ class ModelDynamicBatching(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    PREFERRED_BATCH_SIZE_FIELD_NUMBER: _builtins.int
     MAX_QUEUE_DELAY_MICROSECONDS_FIELD_NUMBER: _builtins.int
+    PRIORITY_LEVELS_FIELD_NUMBER: _builtins.int
+    DEFAULT_PRIORITY_LEVEL_FIELD_NUMBER: _builtins.int
     max_queue_delay_microseconds: _builtins.int
     """Time that a batch with room waits for more images, in microseconds; 0 runs what is there."""
+    priority_levels: _builtins.int
+    """Values that the parameter `priority` may take: 1 to 2, 1 the highest."""
+    default_priority_level: _builtins.int
+    """What a request without the parameter, or with 0, gets: 2."""
+    @_builtins.property
+    def preferred_batch_size(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Sizes that batches are cut to while enough waits, ascending; empty: any size will do."""
+
     def __init__(
         self,
         *,
+        preferred_batch_size: _abc.Iterable[_builtins.int] | None = ...,
         max_queue_delay_microseconds: _builtins.int = ...,
+        priority_levels: _builtins.int = ...,
+        default_priority_level: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_queue_delay_microseconds", b"max_queue_delay_microseconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_priority_level", b"default_priority_level", "max_queue_delay_microseconds", b"max_queue_delay_microseconds", "preferred_batch_size", b"preferred_batch_size", "priority_levels", b"priority_levels"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

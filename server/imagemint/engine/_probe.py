@@ -6,7 +6,7 @@ probe therefore looks at the floats just before they are rounded.
 """
 
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,19 +35,20 @@ class Batching(enum.Enum):
 
     AS_THEY_COME = "as they come"
     NEVER_ALONE = "never of one row"
+    BUCKETS = "of certain sizes, always"
     FIXED = f"of {FIXED_BATCH} rows, always"
 
 
-def probe_feed(spec: ModelSpec) -> Feed:
-    """PROBE_ROWS rows of input, every class and the whole range of truncation among them."""
-    z = latents(_SEED, 0, PROBE_ROWS, spec.z_dim, distribution=spec.distribution)
+def probe_feed(spec: ModelSpec, count: int = PROBE_ROWS) -> Feed:
+    """Rows of input, every class and the whole range of truncation among them."""
+    z = latents(_SEED, 0, count, spec.z_dim, distribution=spec.distribution)
     feed: Feed = {"z": z}
     if spec.conditional:
-        classes = drawn_classes(_SEED, 0, PROBE_ROWS, spec.num_classes)
+        classes = drawn_classes(_SEED, 0, count, spec.num_classes)
         feed["class_id"] = classes[:, np.newaxis]
     if spec.truncation is not None and spec.truncation.kind is TruncationKind.PSI:
         low, high = spec.truncation.minimum, spec.truncation.maximum
-        feed["truncation"] = np.linspace(low, high, PROBE_ROWS, dtype=np.float32)[:, np.newaxis]
+        feed["truncation"] = np.linspace(low, high, count, dtype=np.float32)[:, np.newaxis]
     return feed
 
 
@@ -74,6 +75,38 @@ def needed_batching(compute: Callable[[Feed], npt.NDArray[Any]], feed: Feed) -> 
     if not all(same(row, row + 1) for row in range(_LONE_ROWS)):
         return Batching.NEVER_ALONE
     return Batching.AS_THEY_COME
+
+
+def agreeing_buckets(
+    compute: Callable[[Feed], npt.NDArray[Any]], feed: Feed, buckets: Sequence[int]
+) -> tuple[int, ...]:
+    """The buckets in which a row gives the floats that it gives in the largest, wherever it stands.
+
+    Only these sizes are ever run, so every one of them is tried. If not even the largest agrees
+    with itself, rows are only safe alone: (1,).
+
+    Args:
+        compute: as `needed_batching`.
+        feed: of `probe_feed`, as many rows as the largest bucket.
+        buckets: sizes.
+    """
+    largest = max(buckets)
+    whole = compute(feed)
+    for shift in {1, largest // 3, largest // 2} - {0}:
+        moved = {name: np.roll(value, shift, axis=0) for name, value in feed.items()}
+        if compute(moved).tobytes() != np.roll(whole, shift, axis=0).tobytes():
+            return (1,)
+
+    def agrees(size: int) -> bool:
+        starts = {0, (largest - size) // 2, largest - size}
+        starts.update(range(min(_LONE_ROWS, largest - size)) if size == 1 else ())
+        return all(
+            compute(rows(feed, start, start + size)).tobytes()
+            == whole[start : start + size].tobytes()
+            for start in starts
+        )
+
+    return (*(size for size in sorted(set(buckets)) if size < largest and agrees(size)), largest)
 
 
 def showing_floats(content: bytes) -> bytes:

@@ -6,6 +6,25 @@ import numpy as np
 import numpy.typing as npt
 
 
+class Instance(Protocol):
+    """What one thread runs batches with: opened, used and closed by that thread alone.
+
+    On a GPU it owns a session, buffers and captured graphs, which are tied to the thread; on a CPU
+    there is nothing to own.
+    """
+
+    def run(
+        self,
+        z: npt.NDArray[np.float32],
+        class_id: npt.NDArray[np.int64] | None = None,
+        truncation: npt.NDArray[np.float32] | None = None,
+    ) -> npt.NDArray[np.uint8]:
+        """Images of a batch, byte for byte those of `Backend.run`, with the same errors."""
+
+    def close(self) -> None:
+        """Gives back what it owns. May be called twice."""
+
+
 class Backend(Protocol):
     """Turns latents into pixels, for one bundle on one device."""
 
@@ -37,6 +56,13 @@ class Backend(Protocol):
             ValueError: shape, dtype or range disagrees with the model: a fault of the caller's
                 code, for requests are validated before they get here.
             BackendFailed: the runtime failed, or the backend was closed.
+        """
+
+    def open_instance(self) -> Instance:
+        """What the calling thread runs many batches with; warm when this returns.
+
+        Raises:
+            BackendFailed: the device has no room for one more, or the backend was closed.
         """
 
     def close(self) -> None:

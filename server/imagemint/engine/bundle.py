@@ -79,6 +79,24 @@ def read_bundle(directory: Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Bundl
         raise BundleRefused(directory, f"{directory.name!r} is not a version, a positive integer")
     content = _checked_content(directory, max_bytes)
     model = _parsed(directory, content)
+    try:
+        manifest, spec = _examined(directory, model)
+    except UnicodeDecodeError as error:
+        # Parsing leaves texts as they are; whoever reads a damaged one first gets this.
+        raise BundleRefused(directory, f"{MODEL_FILE} has a name that is not text") from error
+    return Bundle(
+        directory=directory,
+        model_path=directory / MODEL_FILE,
+        manifest=manifest,
+        spec=spec,
+        sha256=hashlib.sha256(content).hexdigest(),
+        version=int(directory.name),
+        model_bytes=len(content),
+    )
+
+
+def _examined(directory: Path, model: onnx.ModelProto) -> tuple[pb.BundleManifest, ModelSpec]:
+    """What the model says of itself, once everything in it was looked at."""
     manifest, spec = _described(directory, model)
     if spec.name != directory.parent.name:
         raise BundleRefused(
@@ -92,15 +110,7 @@ def read_bundle(directory: Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Bundl
     except onnx.checker.ValidationError as error:
         why = str(error).strip().splitlines()[0]
         raise BundleRefused(directory, f"not valid ONNX: {why}") from error
-    return Bundle(
-        directory=directory,
-        model_path=directory / MODEL_FILE,
-        manifest=manifest,
-        spec=spec,
-        sha256=hashlib.sha256(content).hexdigest(),
-        version=int(directory.name),
-        model_bytes=len(content),
-    )
+    return manifest, spec
 
 
 def _checked_content(directory: Path, max_bytes: int) -> bytes:

@@ -1,4 +1,4 @@
-"""The backend on ONNX Runtime: the one module that imports it.
+"""The backend on ONNX Runtime.
 
 **One session, several threads.** `Run` is thread-safe and releases the interpreter's lock, and with
 one intra-op thread it computes on the thread that called. Two threads on one session delivered
@@ -14,61 +14,56 @@ kernel sums each row over K in one order whatever M is; with weights computed in
 of one differs, and only that, for it runs as a GEMV. So neither the exporter nor the backend has to
 pad a generator as it is exported here. Other processors have other kernels, and on CUDA cuDNN and
 cuBLAS pick theirs by shape, so every backend probes its bundle when it is loaded (see _probe.py)
-and runs batches in the cheapest way under which the probe found no difference up to 64 rows.
+and runs batches in the cheapest way under which the probe found no difference.
+
+**On a GPU** batches come in buckets (see _buckets.py), those among the sizes asked for in which the
+floats of a row agree. If the model can be captured, each instance has a session of its own, whose
+runs are CUDA graphs: weights, activations of the largest bucket, and buffers and a graph for each
+bucket, times the instances. Otherwise the instances bind their buffers to one session. There is no
+mode that gives up byte equality for speed: a serial must not change its picture with the load.
 """
 
+import contextlib
 import logging
-import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-# Since 1.29 ONNX Runtime reports to its maker from its import on, and keeps an id of the machine in
-# the user's cache. A server does neither unless its operator asks for it; the API call to switch it
-# off comes too late for the files.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-
-import onnxruntime as ort
-
+from imagemint.engine._buckets import (
+    BucketedInstance,
+    bind_buckets,
+    default_buckets,
+    pieces,
+)
 from imagemint.engine._probe import (
     FIXED_BATCH,
     PROBE_ROWS,
     Batching,
     Feed,
+    agreeing_buckets,
     needed_batching,
     probe_feed,
     rows,
     showing_floats,
 )
+from imagemint.engine.backend import Instance
 from imagemint.engine.bundle import Bundle
 from imagemint.engine.errors import BackendFailed, BundleRefused
+from imagemint.engine.onnx_session import (
+    CUDA,
+    RUNTIME_VERSION,
+    BoundBatch,
+    Session,
+    cpu_session,
+    cuda_session,
+    first_line,
+    on_device,
+)
 from imagemint.engine.spec import TruncationKind
 
 _log = logging.getLogger(__name__)
-
-_CPU = "CPUExecutionProvider"
-_CUDA = "CUDAExecutionProvider"
-
-_ERRORS_ONLY = 3
-# Warnings speak of nodes assigned to the CPU and of missing drivers; both are checked here.
-ort.set_default_logger_severity(_ERRORS_ONLY)
-
-_CUDA_OPTIONS = {
-    # EXHAUSTIVE, the default, searches half a second for every new shape; DEFAULT is far slower on
-    # some convolutions.
-    "cudnn_conv_algo_search": "HEURISTIC",
-    # TF32 keeps 10 bits of the mantissa: pixels would leave the tolerance recorded in the bundle.
-    "use_tf32": "0",
-}
-
-
-def available_devices() -> tuple[str, ...]:
-    """Devices that the installed ONNX Runtime was built for, the best first; `cpu` is always one.
-
-    Whether a GPU and its libraries are there is only known once a session was made.
-    """
-    return ("cuda", "cpu") if _CUDA in ort.get_available_providers() else ("cpu",)
 
 
 class OnnxBackend:
@@ -79,6 +74,11 @@ class OnnxBackend:
         device: `cpu`, `cuda`, or `auto`: CUDA where it works, the CPU otherwise.
         intra_op_threads: threads that share one run on the CPU, 1 or more. With 1 the calling
             thread does the work. CUDA always takes 1.
+        max_batch: rows that most batches hold at most; larger ones are cut where there are buckets.
+        buckets: sizes of batches, where there are buckets; absent, 1, 2, 4, ... `max_batch`. Those
+            in which a row would differ are left out.
+        bucketed: whether batches are padded to buckets; absent, on CUDA.
+        cuda_graphs: whether to capture runs on CUDA, if the model can be.
 
     Raises:
         BundleRefused: the runtime cannot load the model, or its images have another shape than the
@@ -87,27 +87,45 @@ class OnnxBackend:
         ValueError: no such device.
     """
 
-    def __init__(self, bundle: Bundle, *, device: str = "auto", intra_op_threads: int = 1) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        device: str = "auto",
+        intra_op_threads: int = 1,
+        max_batch: int = PROBE_ROWS,
+        buckets: Sequence[int] | None = None,
+        bucketed: bool | None = None,
+        cuda_graphs: bool = True,
+    ) -> None:
         if device not in ("auto", "cpu", "cuda"):
             raise ValueError(f"device must be auto, cpu or cuda, not {device!r}")
         self._spec = bundle.spec
+        self._name = f"{bundle.spec.name}@{bundle.version}"
         self._takes_psi = (
             bundle.spec.truncation is not None and bundle.spec.truncation.kind is TruncationKind.PSI
         )
         session, why = _session(bundle, device, intra_op_threads)
-        self._session: ort.InferenceSession | None = session
-        self._provider: str = session.get_providers()[0]
+        self._session: Session | None = session
+        self._provider = session.provider
         self._threads = intra_op_threads
-        self._batching = self._settle(bundle)
-        level = logging.INFO if self._batching is Batching.AS_THEY_COME else logging.WARNING
+        on_gpu = session.provider == CUDA
+        # Read again for each session of an instance: the bytes are large, and wanted rarely.
+        self._bundle = bundle if on_gpu and cuda_graphs else None
+        wanted = tuple(sorted(set(buckets or default_buckets(max_batch))))
+        self._buckets: tuple[int, ...] = ()
+        if bucketed if bucketed is not None else on_gpu:
+            self._sample = probe_feed(bundle.spec, wanted[-1])
+            self._buckets = self._agreeing(bundle, wanted)
+            self._batching = Batching.BUCKETS
+            as_hoped, how = self._buckets == wanted, ", ".join(map(str, self._buckets))
+        else:
+            self._batching = self._settle(bundle)
+            as_hoped, how = self._batching is Batching.AS_THEY_COME, self._batching.value
         _log.log(
-            level,
-            "model %s@%d runs on %s (%s), in batches %s",
-            bundle.spec.name,
-            bundle.version,
-            self.description,
-            why,
-            self._batching.value,
+            logging.INFO if as_hoped else logging.WARNING,
+            "model %s runs on %s (%s), in batches %s%s",
+            *(self._name, self.description, why, "of " if self._buckets else "", how),
         )
 
     @property
@@ -118,12 +136,17 @@ class OnnxBackend:
     @property
     def description(self) -> str:
         """Provider and version of ONNX Runtime, such as `CPUExecutionProvider 1.31.1`."""
-        return f"{self._provider} {ort.__version__}"
+        return f"{self._provider} {RUNTIME_VERSION}"
 
     @property
     def batching(self) -> Batching:
         """What the probe found necessary."""
         return self._batching
+
+    @property
+    def buckets(self) -> tuple[int, ...]:
+        """Sizes that batches are padded to, ascending; empty where they run as they come."""
+        return self._buckets
 
     def run(
         self,
@@ -132,30 +155,72 @@ class OnnxBackend:
         truncation: npt.NDArray[np.float32] | None = None,
     ) -> npt.NDArray[np.uint8]:
         """Images uint8 [N, height, width, channels]; see `Backend.run`."""
-        feed = self._feed(z, class_id, truncation)
+        feed = self._prepared(z, class_id, truncation)
         count = len(z)
         if count == 0:
             spec = self._spec
             return np.empty((0, spec.height, spec.width, spec.channels), dtype=np.uint8)
-        if self._batching is Batching.FIXED:
-            starts = range(0, count, FIXED_BATCH)
-            parts = [rows(feed, start, start + FIXED_BATCH) for start in starts]
-            return np.concatenate([self._padded(part, FIXED_BATCH) for part in parts])
+        buckets = (FIXED_BATCH,) if self._batching is Batching.FIXED else self._buckets
+        if buckets:
+            cut = [(rows(feed, p.start, p.stop), p.size) for p in pieces(count, buckets)]
+            return np.concatenate([self._padded(part, size) for part, size in cut])
         if count == 1 and self._batching is Batching.NEVER_ALONE:
             return self._padded(feed, 2)
         return self._compute(feed)
 
+    def open_instance(self) -> Instance:
+        """What the calling thread runs many batches with; see `Backend.open_instance`."""
+        session = self._opened()
+        if not self._buckets:
+            return _SharedInstance(self)
+        expected = self._compute(rows(self._sample, 0, self._buckets[-1]))
+        bound = self._captured(expected)
+        if bound is None:
+            bound = self._bound(session, expected, graphs=False)
+        return BucketedInstance(self._prepared, bound)
+
+    def _captured(self, expected: npt.NDArray[np.uint8]) -> dict[int, BoundBatch] | None:
+        """The buckets as CUDA graphs; None where they cannot be, or are not wanted."""
+        if self._bundle is None:
+            return None
+        session = failure = None
+        try:
+            session = cuda_session(self._bundle.read_model(), graphs=True)
+            return self._bound(session, expected, graphs=True)
+        except BackendFailed as error:
+            failure = error
+        reason = first_line(failure.__cause__ or failure)
+        _log.warning("model %s runs without CUDA graphs: %s", self._name, reason)
+        # Where it is let go, by whatever holds it last, a session must not meet a capture.
+        with on_device(True):
+            del session, failure
+        return None
+
+    def _bound(
+        self, session: Session, expected: npt.NDArray[np.uint8], *, graphs: bool
+    ) -> dict[int, BoundBatch]:
+        return bind_buckets(
+            session, self._spec, self._sample, expected, self._buckets, graphs=graphs
+        )
+
     def close(self) -> None:
         """Releases the model; runs under way finish, later ones fail."""
-        self._session = None
+        with on_device(self._provider == CUDA):
+            self._session = None
 
-    def _feed(
+    def _opened(self) -> Session:
+        if self._session is None:
+            raise BackendFailed("the model was closed")
+        return self._session
+
+    def _prepared(
         self,
         z: npt.NDArray[np.float32],
         class_id: npt.NDArray[np.int64] | None,
         truncation: npt.NDArray[np.float32] | None,
     ) -> Feed:
         """The graph's inputs by name, checked: a graph takes label -1 for the last class."""
+        self._opened()
         spec = self._spec
         if z.dtype != np.float32 or z.ndim != 2 or z.shape[1] != spec.z_dim:  # noqa: PLR2004 - axes
             raise ValueError(f"z must be float32 [N, {spec.z_dim}], not {z.dtype} {z.shape}")
@@ -183,94 +248,74 @@ class OnnxBackend:
         return self._compute(feed)[:count]
 
     def _compute(self, feed: Feed) -> npt.NDArray[np.uint8]:
-        session = self._session
-        if session is None:
-            raise BackendFailed("the model was closed")
-        images: npt.NDArray[np.uint8] = _output(session, feed)
-        return images
+        return self._opened().run(feed)
 
     def _settle(self, bundle: Bundle) -> Batching:
         """Runs the probe, which also warms up, and tells how batches must be run from now on."""
+        feed = probe_feed(bundle.spec)
+        with contextlib.closing(self._checked(bundle, feed)) as floats:
+            try:
+                return needed_batching(floats.run, feed)
+            except BackendFailed as error:
+                raise _cannot_run(bundle, error) from error
+
+    def _agreeing(self, bundle: Bundle, wanted: tuple[int, ...]) -> tuple[int, ...]:
+        """Runs the probe in buckets, the largest first, and tells which of them agree."""
+        with contextlib.closing(self._checked(bundle, self._sample)) as floats:
+            try:
+                return agreeing_buckets(floats.run, self._sample, wanted)
+            except BackendFailed as error:
+                raise _cannot_run(bundle, error) from error
+
+    def _checked(self, bundle: Bundle, feed: Feed) -> Session:
+        """Runs a batch, checks its images, and returns the session that shows its floats."""
         spec = bundle.spec
-        feed = probe_feed(spec)
-        expected = (PROBE_ROWS, spec.height, spec.width, spec.channels)
+        expected = (len(feed["z"]), spec.height, spec.width, spec.channels)
         try:
             image = self._compute(feed)
-            if image.dtype != np.uint8 or image.shape != expected:
-                why = f"its images are {image.dtype} {image.shape}, not uint8 {expected}"
-                raise BundleRefused(bundle.directory, why)
-            floats = self._floats_session(bundle)
-            return needed_batching(lambda part: _output(floats, part), feed)
         except BackendFailed as error:
-            why = f"ONNX Runtime cannot run it: {_first_line(error.__cause__)}"
-            raise BundleRefused(bundle.directory, why) from error
+            raise _cannot_run(bundle, error) from error
+        if image.dtype != np.uint8 or image.shape != expected:
+            why = f"its images are {image.dtype} {image.shape}, not uint8 {expected}"
+            raise BundleRefused(bundle.directory, why)
+        return self._floats_session(bundle)
 
-    def _floats_session(self, bundle: Bundle) -> ort.InferenceSession:
+    def _floats_session(self, bundle: Bundle) -> Session:
         """A second, passing session, whose output is the floats before they are rounded."""
         content = showing_floats(bundle.read_model())
-        if self._provider == _CUDA:
-            return _cuda_session(content)
-        return _cpu_session(bundle, content, self._threads)
+        if self._provider == CUDA:
+            return cuda_session(content)
+        return cpu_session(content, self._threads, bundle.directory)
 
 
-def _session(
-    bundle: Bundle, device: str, intra_op_threads: int
-) -> tuple[ort.InferenceSession, str]:
+class _SharedInstance:
+    """A backend of which nothing is tied to a thread. Implements `Instance`."""
+
+    def __init__(self, backend: OnnxBackend) -> None:
+        self.run = backend.run
+
+    def close(self) -> None:
+        """Leaves the backend to who opened it."""
+
+
+def _cannot_run(bundle: Bundle, error: BackendFailed) -> BundleRefused:
+    return BundleRefused(
+        bundle.directory, f"ONNX Runtime cannot run it: {first_line(error.__cause__)}"
+    )
+
+
+def _session(bundle: Bundle, device: str, intra_op_threads: int) -> tuple[Session, str]:
     """A session and the reason for its provider."""
     content = bundle.read_model()
     if device == "cpu":
-        return _cpu_session(bundle, content, intra_op_threads), "asked for"
+        return cpu_session(content, intra_op_threads, bundle.directory), "asked for"
     try:
-        session = _cuda_session(content)
+        session = cuda_session(content)
     except BackendFailed as error:
         if device == "cuda":
             raise
-        return _cpu_session(bundle, content, intra_op_threads), str(error)
+        return cpu_session(content, intra_op_threads, bundle.directory), str(error)
     return session, "asked for" if device == "cuda" else "CUDA is there"
-
-
-def _cpu_session(bundle: Bundle, content: bytes, threads: int) -> ort.InferenceSession:
-    try:
-        return ort.InferenceSession(content, _options(threads), providers=[_CPU])
-    except Exception as error:  # ONNX Runtime's exceptions share no base of their own
-        why = f"ONNX Runtime {ort.__version__} cannot load it: {_first_line(error)}"
-        raise BundleRefused(bundle.directory, why) from error
-
-
-def _cuda_session(content: bytes) -> ort.InferenceSession:
-    if _CUDA not in ort.get_available_providers():
-        raise BackendFailed(f"CUDA does not work: ONNX Runtime {ort.__version__} is a CPU build")
-    # Finds the CUDA libraries that pip installed; never raises, hence the check of the outcome.
-    ort.preload_dlls()
-    try:
-        providers = [(_CUDA, _CUDA_OPTIONS), _CPU]
-        session = ort.InferenceSession(content, _options(1), providers=providers)
-    except Exception as error:  # no device, no driver, or a bundle at fault: the CPU will tell
-        raise BackendFailed(f"CUDA does not work: {_first_line(error)}") from error
-    if session.get_providers()[0] != _CUDA:
-        raise BackendFailed("CUDA does not work: no device, or a library is missing")
-    return session
-
-
-def _output(session: ort.InferenceSession, feed: Feed) -> npt.NDArray[Any]:
-    """The one output of a graph."""
-    try:
-        return np.asarray(session.run(None, feed)[0])
-    except Exception as error:  # ONNX Runtime's exceptions share no base of their own
-        raise BackendFailed("the model failed to run") from error
-
-
-def _options(intra_op_threads: int) -> ort.SessionOptions:
-    options = ort.SessionOptions()
-    options.log_severity_level = _ERRORS_ONLY
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.intra_op_num_threads = intra_op_threads
-    options.inter_op_num_threads = 1
-    options.use_deterministic_compute = True
-    # Idle threads must not burn the cores that other batches run on.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    return options
 
 
 def _column(
@@ -279,7 +324,3 @@ def _column(
     if values.dtype != dtype or values.shape != (rows,):
         raise ValueError(f"{name} must be {dtype} [{rows}], not {values.dtype} {values.shape}")
     return values[:, np.newaxis]
-
-
-def _first_line(error: BaseException | None) -> str:
-    return (str(error).strip().splitlines() or ["no reason given"])[0]

@@ -6,24 +6,22 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
-import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
-from prometheus_client import start_http_server
 
 from imagemint.engine.backend import Backend
 from imagemint.engine.bundle import Bundle
 from imagemint.engine.onnx_backend import OnnxBackend
 from imagemint.server.batching import Batcher
+from imagemint.server.devices import watch_devices
+from imagemint.server.exposition import expose
 from imagemint.server.metrics import Metrics
-from imagemint.server.repository import ModelRepository, shipped_models
+from imagemint.server.peers import Peers
+from imagemint.server.repository import ModelRepository
 from imagemint.server.rpc.server import RpcServer
-from imagemint.server.settings import ServeSettings, join_address, split_address
+from imagemint.server.settings import ServeSettings, shipped_models
 
 if TYPE_CHECKING:  # see _open_tracing
     from imagemint.server.tracing import Tracing
@@ -48,12 +46,18 @@ class App:
 
     Args:
         settings: all of it.
+        peers: the workers of which this is one; by default it is alone.
     """
 
-    def __init__(self, settings: ServeSettings) -> None:
+    def __init__(self, settings: ServeSettings, peers: Peers | None = None) -> None:
         self._settings = settings
-        self.metrics = Metrics()
-        self._encoders = ThreadPoolExecutor(usable_cores(), thread_name_prefix="encode")
+        self._peers = peers or Peers()
+        self.metrics = Metrics(shared=self._peers.several)
+        if settings.device != "cpu" and not self._peers.several:  # the supervisor does it for all
+            watch_devices(self.metrics.registry)
+        self._peers.on("measure", self._measure)
+        self._cores = max(1, usable_cores() // settings.processes)
+        self._encoders = ThreadPoolExecutor(self._cores, thread_name_prefix="encode")
         repository = settings.repository or shipped_models()
         if not repository.is_dir():
             raise NotADirectoryError(f"model repository {repository} is not a directory")
@@ -71,7 +75,14 @@ class App:
         self.metrics_address = ""
 
     def _open_backend(self, bundle: Bundle) -> Backend:
-        return OnnxBackend(bundle, device=self._settings.device)
+        settings = self._settings
+        return OnnxBackend(
+            bundle,
+            device=settings.device,
+            max_batch=settings.max_batch_images,
+            buckets=settings.batch_buckets,
+            cuda_graphs=settings.cuda_graphs,
+        )
 
     def _open_batcher(self, bundle: Bundle, backend: Backend) -> Batcher:
         settings = self._settings
@@ -82,10 +93,11 @@ class App:
             backend,
             self.metrics,
             # On a CPU one single-threaded pass per core beats one pass on all cores.
-            instances=settings.instances or (usable_cores() if on_cpu else _GPU_INSTANCES),
+            instances=settings.instances or (self._cores if on_cpu else _GPU_INSTANCES),
             max_batch_images=settings.max_batch_images,
             max_queue_images=settings.max_queue_images,
             batch_delay_s=settings.batch_delay_ms / 1e3,
+            preferred_batch_images=settings.preferred_batch_images,
         )
 
     async def start(self) -> None:
@@ -99,22 +111,47 @@ class App:
             opened.callback(self._encoders.shutdown)
             opened.push_async_callback(self._release)
             tracing = self._open_tracing(opened)
-            self._rpc = RpcServer(settings, self.repository, self.metrics, self._encoders, tracing)
+            self._rpc = RpcServer(
+                settings, self.repository, self.metrics, self._encoders, tracing, peers=self._peers
+            )
             opened.push_async_callback(self._rpc.stop, 0.0)
-            self.grpc_address = await self._rpc.start(settings.grpc_address)
-            opened.callback(self._start_metrics())
-            await asyncio.get_running_loop().run_in_executor(None, self.repository.load)
+            if self._peers.several:
+                # A worker gets its share of the calls as soon as it listens: only when it can serve
+                await self._load()
+                self.grpc_address = await self._rpc.start(settings.grpc_address)
+            else:
+                self.grpc_address = await self._rpc.start(settings.grpc_address)
+                self.metrics_address, stop = expose(settings.metrics_address, self.metrics.registry)
+                opened.callback(stop)
+                await self._load()
             await self._rpc.serve()
             self._opened = opened.pop_all()
-        _log.info(
-            "ready",
-            grpc_address=self.grpc_address,
-            metrics_address=self.metrics_address,
-            models={
-                name: [version.number for version in model.versions.values() if version.served]
-                for name, model in self.repository.models.items()
-            },
-        )
+        if not self._peers.several:  # their supervisor says it, once for all
+            _log.info(
+                "ready",
+                grpc_address=self.grpc_address,
+                metrics_address=self.metrics_address,
+                models=self.served,
+            )
+
+    @property
+    def served(self) -> dict[str, list[int]]:
+        """The versions that answer, by model."""
+        return {
+            name: [version.number for version in model.versions.values() if version.served]
+            for name, model in self.repository.models.items()
+        }
+
+    async def _load(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(None, self.repository.load)
+        await self._peers.catch_up()
+
+    async def _measure(self, _: object) -> None:
+        self.metrics.measure()
+
+    def _event(self, name: str) -> str:
+        """The supervisor logs the plain names, once for all workers."""
+        return f"worker {name}" if self._peers.several else name
 
     def _open_tracing(self, opened: contextlib.AsyncExitStack) -> Tracing | None:
         if self._settings.trace_endpoint is None:
@@ -126,26 +163,6 @@ class App:
         opened.push_async_callback(asyncio.to_thread, tracing.close, _CLOSING_S)
         return tracing
 
-    def _start_metrics(self) -> Callable[[], None]:
-        """Serves the metrics and returns what ends that."""
-        host, port = split_address(self._settings.metrics_address)
-        try:
-            server, thread = start_http_server(port, host, self.metrics.registry)
-        except OSError as error:
-            raise OSError(f"cannot listen on {self._settings.metrics_address}: {error}") from error
-        self.metrics_address = join_address(host, server.server_port)
-
-        def stop() -> None:
-            ending = threading.Thread(target=server.shutdown)
-            ending.start()
-            with contextlib.suppress(OSError):  # wakes it; by itself it looks twice a second
-                server.socket.shutdown(socket.SHUT_RDWR)
-            ending.join()
-            server.server_close()
-            thread.join()
-
-        return stop
-
     async def _release(self) -> None:
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(None, self.repository.close, _CLOSING_S)
@@ -153,7 +170,9 @@ class App:
     async def stop(self) -> None:
         """Drains: health first, the pause for balancers, the calls inside, then the rest."""
         settings = self._settings
-        _log.info("draining", delay_s=settings.drain_delay_s, grace_s=settings.drain_grace_s)
+        _log.info(
+            self._event("draining"), delay_s=settings.drain_delay_s, grace_s=settings.drain_grace_s
+        )
         await self._rpc.leave()
         await asyncio.sleep(settings.drain_delay_s)
         expiry = asyncio.get_running_loop().call_later(
@@ -162,7 +181,7 @@ class App:
         await self._rpc.stop(settings.drain_grace_s)
         expiry.cancel()
         await self._opened.aclose()
-        _log.info("stopped")
+        _log.info(self._event("stopped"))
 
     def _expire(self) -> None:
         self._rpc.gate.expiring = True
@@ -182,10 +201,3 @@ class App:
         await self.start()
         await asked.wait()
         await self.stop()
-
-
-def log_settings(settings: ServeSettings) -> None:
-    """Logs the effective settings; those that are secrets print as asterisks."""
-    values = settings.model_dump(mode="json")
-    values["repository"] = str(settings.repository or shipped_models())
-    _log.info("settings", **{k: str(v) if isinstance(v, Path) else v for k, v in values.items()})

@@ -4,8 +4,10 @@ Label values come only from known services, models, versions and classes, never 
 typed.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version
+from typing import Literal
 
 from prometheus_client import (
     CollectorRegistry,
@@ -24,15 +26,20 @@ SECONDS = (
 )
 IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
+_Merge = Literal["livesum", "livemax"]
+
 
 class Metrics:
     """Every collector of one server, in a registry of its own.
 
     Args:
         registry: where they are registered; a fresh one by default.
+        shared: whether this is one of several workers, whose supervisor tells what all count.
     """
 
-    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+    def __init__(self, registry: CollectorRegistry | None = None, *, shared: bool = False) -> None:
+        self._shared = shared
+        self._watched: dict[tuple[str, str], Callable[[], float]] = {}
         self.registry = registry or CollectorRegistry()
         self.requests = self._counter(
             "requests", "Calls answered, by outcome.", "service", "method", "model", "code"
@@ -60,7 +67,7 @@ class Metrics:
         self.queue_wait = self._histogram(
             "queue_wait_seconds",
             "From the acceptance of a call until its first image entered a batch.",
-            ("model", "version"),
+            ("model", "version", "priority"),
             SECONDS,
         )
         self.batch_images = self._histogram(
@@ -75,6 +82,15 @@ class Metrics:
         self.rejected = self._counter(
             "rejected", "Calls refused before any work.", "model", "reason"
         )
+        self.client_images = self._counter(
+            "client_images", "Images let in, by the name of the API key.", "client", "model"
+        )
+        self.reloads = self._counter(
+            "reloads",
+            "Files read again because they changed; what is certificate or api_keys.",
+            "what",
+            "outcome",
+        )
         self.model_info = self._gauge(
             "model_info",
             "1 for each version that is served.",
@@ -83,30 +99,46 @@ class Metrics:
             "bundle_sha256",
             "precision",
             "execution_provider",
+            over_workers="livemax",
         )
         self.model_load_duration = self._gauge(
             "model_load_duration_seconds",
             "Reading, checking and warming up a version.",
             "model",
             "version",
+            over_workers="livemax",
         )
         self.model_load_failures = self._counter(
             "model_load_failures", "Versions refused at loading.", "model"
         )
         self.model_failed_versions = self._gauge(
-            "model_failed_versions", "Versions that do not serve because loading failed.", "model"
+            "model_failed_versions",
+            "Versions that do not serve because loading failed.",
+            "model",
+            over_workers="livemax",
         )
-        Info("imagemint_build", "What is running.", registry=self.registry).info(
-            {"version": version("imagemint"), "onnxruntime": _onnxruntime_version()}
-        )
-        ProcessCollector(registry=self.registry)
-        PlatformCollector(registry=self.registry)
+        if not shared:
+            add_build_info(self.registry)
+            ProcessCollector(registry=self.registry)
+            PlatformCollector(registry=self.registry)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"imagemint_{name}", text, labels, registry=self.registry)
 
-    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
-        return Gauge(f"imagemint_{name}", text, labels, registry=self.registry)
+    def _gauge(self, name: str, text: str, *labels: str, over_workers: _Merge = "livesum") -> Gauge:
+        """Returns a gauge.
+
+        Args:
+            name: without ``imagemint_``.
+            text: what it is.
+            labels: names of its labels.
+            over_workers: what a server with several workers tells: the sum, or the largest.
+        """
+        return Gauge(
+            *(f"imagemint_{name}", text, labels),
+            registry=self.registry,
+            multiprocess_mode=over_workers,
+        )
 
     def _histogram(
         self, name: str, text: str, labels: tuple[str, ...], buckets: tuple[float, ...]
@@ -115,7 +147,49 @@ class Metrics:
 
     def watch_queue(self, model: str, version: int, images: Callable[[], float]) -> None:
         """Reads the length of a queue whenever it is scraped."""
-        self.queue_images.labels(model, str(version)).set_function(images)
+        gauge = self.queue_images.labels(model, str(version))
+        if self._shared:  # the file of a worker knows no functions: see measure
+            self._watched[model, str(version)] = images
+            gauge.set(images())
+        else:
+            gauge.set_function(images)
+
+    def measure(self) -> None:
+        """Writes down what is only read when scraped; the supervisor asks for it at each scrape."""
+        for labels, images in self._watched.items():
+            self.queue_images.labels(*labels).set(images())
+
+    def forget(self, collectors: Iterable[Counter | Gauge | Histogram], **labels: str) -> None:
+        """Tells no more of what is gone, such as a version that was unloaded.
+
+        Of several workers, only the gauges forget: what they have counted is in files from which
+        nothing can be removed, and stays counted when one of them dies.
+
+        Args:
+            collectors: of these.
+            labels: some of their labels; whatever has these values is forgotten.
+        """
+        for collector in collectors:
+            if not self._shared:
+                collector.remove_by_labels(labels)
+            elif isinstance(collector, Gauge):
+                self._drop(collector, labels)
+
+    def _drop(self, gauge: Gauge, labels: Mapping[str, str]) -> None:
+        for family in gauge.collect():
+            for sample in family.samples:
+                if sample.labels.items() >= labels.items():
+                    # The supervisor leaves out what is NaN.
+                    gauge.labels(**sample.labels).set(math.nan)
+                    if gauge is self.queue_images:
+                        self._watched.pop((sample.labels["model"], sample.labels["version"]), None)
+
+
+def add_build_info(registry: CollectorRegistry) -> None:
+    """Has a registry tell what is running."""
+    Info("imagemint_build", "What is running.", registry=registry).info(
+        {"version": version("imagemint"), "onnxruntime": _onnxruntime_version()}
+    )
 
 
 def _onnxruntime_version() -> str:

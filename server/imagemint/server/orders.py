@@ -10,7 +10,7 @@ import numpy.typing as npt
 from imagemint.engine.sampling import drawn_classes, latents
 from imagemint.engine.serial import Serial
 from imagemint.engine.spec import TruncationKind
-from imagemint.server.batching import Job
+from imagemint.server.batching import Job, Priority
 from imagemint.server.repository import ServedVersion
 
 
@@ -106,6 +106,7 @@ class Order:
         version: what mints them.
         seed: the reel; None exactly when `explicit_latents` are given.
         explicit_latents: float32 [count, z_dim], or None.
+        priority: who goes first.
         first_index: index of the first image.
         count: number of images, 1 or more.
         condition: None for an unconditional model.
@@ -119,6 +120,7 @@ class Order:
     condition: Condition | None
     truncation: float | None
     explicit_latents: npt.NDArray[np.float32] | None = field(default=None, repr=False)
+    priority: Priority = Priority.NORMAL
 
     def classes(self, offset: int, count: int) -> npt.NDArray[np.int64] | None:
         """Returns int64 [count], or None for an unconditional model."""
@@ -147,7 +149,7 @@ class Order:
         psi = self.truncation if by_psi else None
         if by_psi and psi is None:
             psi = 1.0  # a PSI graph always takes the input, and 1 leaves w where it is
-        return Job(count, draw, self.classes(offset, count), psi, deadline)
+        return Job(count, draw, self.classes(offset, count), psi, deadline, self.priority)
 
     def minted(
         self, offset: int, class_id: npt.NDArray[np.int64] | None, count: int

@@ -257,16 +257,3 @@ def _warm_up(spec: ModelSpec, backend: Backend) -> None:
         np.zeros(2, np.int64) if spec.conditional else None,
         np.ones(2, np.float32) if by_psi else None,
     )
-
-
-def shipped_models() -> Path:
-    """Returns the repository that comes with imagemint.
-
-    Raises:
-        FileNotFoundError: this installation holds none.
-    """
-    package = Path(__file__).parents[1]
-    for candidate in (package / "models", package.parents[1] / "models"):
-        if candidate.is_dir():
-            return candidate
-    raise FileNotFoundError("no models were shipped with this installation; name a --repository")

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from imagemint.engine.sampling import latents_at
 from imagemint.engine.serial import Serial
 from imagemint.engine.spec import TruncationKind
-from imagemint.server.batching import Job
+from imagemint.server.batching import Job, Priority
 from imagemint.server.repository import ServedVersion
 
 
@@ -44,13 +44,13 @@ class Rows:
         truncation = self.version.spec.truncation
         return truncation is not None and truncation.kind is TruncationKind.PSI
 
-    def job(self, deadline: float) -> Job:
+    def job(self, deadline: float, priority: Priority = Priority.NORMAL) -> Job:
         """Returns the work for all rows."""
         if not self._by_psi:
-            return Job(self.count, self._latents, self.class_id, None, deadline)
+            return Job(self.count, self._latents, self.class_id, None, deadline, priority)
         # A PSI graph always takes the input, and 1 leaves w where it is.
         psi = 1.0 if self.truncation is None else self.truncation.astype(np.float32)
-        return Job(self.count, self._latents, self.class_id, psi, deadline)
+        return Job(self.count, self._latents, self.class_id, psi, deadline, priority)
 
     def _latents(self, start: int, stop: int) -> npt.NDArray[np.float32]:
         if not isinstance(self.source, Reels):

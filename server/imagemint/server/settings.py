@@ -22,14 +22,27 @@ class ServeSettings(BaseModel):
     metrics_address: str = Field(default="127.0.0.1:8002", pattern=_ADDRESS)
     """HOST:PORT of the Prometheus metrics at /metrics; port 0 takes a free one."""
 
+    processes: int = Field(default=1, ge=1, le=256)
+    """Worker processes that share the port; 1 serves in the process itself. Cores and
+    max_queue_images are divided among them; each holds every model."""
+
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where models run; auto takes the GPU when there is one, cuda insists on it."""
     instances: int | None = Field(default=None, ge=1, le=256)
-    """Batches that run side by side; absent, one for each core of the affinity mask, 2 on a GPU."""
+    """Batches that run side by side; absent, one for each core of the affinity mask, 2 on a GPU.
+    With several processes in each of them, on a CPU as many as its share of the cores."""
     max_batch_images: int = Field(default=64, ge=1, le=65_536)
     """Images in one batch at most."""
     batch_delay_ms: float = Field(default=0.0, ge=0, le=1_000)
     """Time that a batch with room may wait for more images; 0 runs what is there."""
+    preferred_batch_images: list[int] = Field(default=[])
+    """Sizes that batches are cut to while enough waits; the smallest of them ends the wait of
+    batch_delay_ms. Empty, any size will do."""
+    batch_buckets: list[int] | None = Field(default=None, min_length=1)
+    """Sizes of batches on a GPU, which are padded to the next; absent, 1, 2, 4, ...
+    max_batch_images."""
+    cuda_graphs: bool = True
+    """Capture the runs of each bucket as CUDA graphs on a GPU: faster, for more of its memory."""
 
     max_images_per_request: int = Field(default=1_024, ge=1)
     """Images in one Generate, or one chunk of StreamGenerate, at most."""
@@ -47,6 +60,40 @@ class ServeSettings(BaseModel):
     """Time that accepted calls then have to finish."""
     reflection: bool = True
     """Offer gRPC server reflection."""
+
+    tls_certificate: Path | None = None
+    """PEM file of the server's certificate and those above it; absent, nothing is encrypted. Read
+    again when it changes."""
+    tls_key: Path | None = None
+    """PEM file of the certificate's key."""
+    tls_client_ca: Path | None = None
+    """PEM file of authorities; every client must then show a certificate of theirs."""
+    api_keys: Path | None = None
+    """TOML file of API keys, as `imagemint key` makes them; absent, nobody is asked for one. Read
+    again when it changes."""
+    max_concurrent_calls: int = Field(default=1_024, ge=1)
+    """Calls that run side by side at most, health checks aside; each process counts its own."""
+    max_connections: int = Field(default=4_096, ge=1)
+    """Connections at most; more are closed at once."""
+    max_streams_per_connection: int = Field(default=256, ge=1)
+    """Calls that one connection may have open; its client holds the others back."""
+    max_request_bytes: int = Field(default=4 * 2**20, ge=1_024, le=2**31 - 1)
+    """Larger requests are refused before they are read."""
+    max_metadata_bytes: int = Field(default=16 * 2**10, ge=1_024, le=2**24)
+    """Calls with more metadata are refused."""
+    connection_age_s: float | None = Field(default=3_600.0, gt=0, le=10**6)
+    """Age at which a connection is asked to leave, by a tenth more or less; its calls finish, and
+    its client comes back, to another server perhaps."""
+    connection_age_grace_s: float | None = Field(default=None, gt=0, le=10**6)
+    """Time that the calls of such a connection have; absent, as long as they take. Our clients
+    resume streams that are cut."""
+    connection_idle_s: float = Field(default=1_800.0, gt=0, le=10**6)
+    """Time after which a connection without calls is closed."""
+    min_ping_interval_s: float = Field(default=10.0, ge=0, le=10**6)
+    """Keepalive pings that come faster, while the server sends nothing, count against their
+    connection."""
+    max_ping_strikes: int = Field(default=2, ge=0, le=1_000)
+    """Pings that come too fast before their connection is closed; 0 allows any number."""
 
     log_format: Literal["console", "json"] = "json"
     """JSON lines, or text for people; on stderr."""
@@ -68,6 +115,23 @@ class ServeSettings(BaseModel):
         return address
 
     @model_validator(mode="after")
+    def _batches_hold_the_sizes(self) -> Self:
+        most = self.max_batch_images
+        for name in ("preferred_batch_images", "batch_buckets"):
+            wrong = [each for each in getattr(self, name) or () if not 1 <= each <= most]
+            if wrong:
+                raise ValueError(f"{name}: {wrong[0]} is not 1 to max_batch_images ({most})")
+        return self
+
+    @model_validator(mode="after")
+    def _certificate_has_its_key(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key come together")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise ValueError("tls_client_ca needs tls_certificate and tls_key")
+        return self
+
+    @model_validator(mode="after")
     def _queue_holds_a_request(self) -> Self:
         if self.max_queue_images < self.max_images_per_request:
             raise ValueError(
@@ -86,3 +150,16 @@ def split_address(address: str) -> tuple[str, int]:
 def join_address(host: str, port: int) -> str:
     """Returns HOST:PORT, an IPv6 host in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def shipped_models() -> Path:
+    """Returns the repository that comes with imagemint.
+
+    Raises:
+        FileNotFoundError: this installation holds none.
+    """
+    package = Path(__file__).parents[1]
+    for candidate in (package / "models", package.parents[1] / "models"):
+        if candidate.is_dir():
+            return candidate
+    raise FileNotFoundError("no models were shipped with this installation; name a --repository")

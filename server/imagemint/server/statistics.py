@@ -85,6 +85,25 @@ class Sums:
         return sum(each.inference.count for each in self.passes.values())
 
 
+def added(parts: Iterable[Sums]) -> Sums:
+    """Returns the sums of several workers as those of one; of none, zeros."""
+    whole = Sums()
+    for part in parts:
+        for name in ("success", "fail", "queue", "input", "inference", "output"):
+            _pour(getattr(part, name), getattr(whole, name))
+        for size, each in part.passes.items():
+            passes = whole.passes.setdefault(size, Passes())
+            for name in ("input", "inference", "output"):
+                _pour(getattr(each, name), getattr(passes, name))
+        whole.last_ms = max(whole.last_ms, part.last_ms)
+    return whole
+
+
+def _pour(tally: Tally, into: Tally) -> None:
+    into.count += tally.count
+    into.ns += tally.ns
+
+
 class Statistics:
     """The sums of one version; any thread may add or look."""
 

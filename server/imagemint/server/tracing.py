@@ -4,13 +4,14 @@ A call is one span; under it lie the stages of its jobs: ``queue``, ``inference`
 A call that brings a W3C ``traceparent`` continues that trace and its decision whether to sample.
 """
 
+import os
 import threading
 import time
 from collections.abc import Mapping
 from importlib.metadata import version
 
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
+from opentelemetry.sdk.resources import PROCESS_PID, SERVICE_NAME, SERVICE_VERSION, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
@@ -40,7 +41,11 @@ class Tracing:
     def __init__(self, endpoint: str, sample_ratio: float) -> None:
         self._exporter = OTLPSpanExporter(endpoint=endpoint, timeout=_EXPORT_S)
         resource = Resource.create(
-            {SERVICE_NAME: "imagemint", SERVICE_VERSION: version("imagemint")}
+            {
+                SERVICE_NAME: "imagemint",
+                SERVICE_VERSION: version("imagemint"),
+                PROCESS_PID: os.getpid(),  # tells the workers of one server apart
+            }
         )
         # No exit hook: `close` is the end, and a process that is killed twice must not wait.
         self._provider = TracerProvider(

@@ -10,6 +10,7 @@ import pytest
 
 from imagemint import client
 from imagemint.client import AsyncClient, Cycle, PerImage, Weights
+from imagemint.v1 import generation_service_pb2 as pb
 from imagemint.v1 import image_pb2
 
 
@@ -38,6 +39,27 @@ def test_import_is_light():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+async def test_priority_is_sent(asynchronous, mint):
+    """By every call for images; normal unless it says otherwise."""
+    await asynchronous.generate("tiny", priority="high")
+    await asynchronous.encoded("tiny", priority="high")
+    await asynchronous.sheet("tiny", 1, priority="high")
+    async for _ in asynchronous.stream("tiny", 1, priority="high"):
+        pass
+    async for _ in asynchronous.stream_encoded("tiny", 1, priority="high"):
+        pass
+    await asynchronous.generate("tiny")
+    high, normal = pb.PRIORITY_HIGH, pb.PRIORITY_NORMAL
+    assert [request.priority for request in mint.requests] == [high] * 5 + [normal]
+
+
+async def test_unknown_priority_is_refused(asynchronous, mint):
+    """Before anything is sent."""
+    with pytest.raises(client.InvalidRequest, match="'urgent' is none of normal, high"):
+        await asynchronous.generate("tiny", priority="urgent")
+    assert not mint.requests
 
 
 async def test_generate_sends_every_parameter(asynchronous, mint):

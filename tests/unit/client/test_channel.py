@@ -1,8 +1,5 @@
 """The connection: targets, retries, round robin, TLS."""
 
-import shutil
-import subprocess
-
 import grpc
 import pytest
 
@@ -96,35 +93,28 @@ async def test_proxy_is_not_used_for_loopback(address, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def certificate(tmp_path_factory):
-    """Paths of a self-signed certificate for `mint.test`, and of its key."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("needs openssl")
+def certificate(authority, write_certificate, tmp_path_factory):
+    """Paths of a certificate for `mint.test`, of its key and of its authority."""
     folder = tmp_path_factory.mktemp("tls")
-    command = (
-        "req -x509 -newkey rsa:2048 -nodes -days 2 -keyout key.pem -out certificate.pem "
-        "-subj /CN=mint.test -addext subjectAltName=DNS:mint.test"
-    )
-    subprocess.run([openssl, *command.split()], cwd=folder, capture_output=True, check=True)
-    return folder / "certificate.pem", folder / "key.pem"
+    authority.cert_pem.write_to_path(folder / "ca.pem")
+    return *write_certificate(authority, folder), folder / "ca.pem"
 
 
 @pytest.fixture
 def encrypted(serve, make_mint, certificate):
     """The address of a server that speaks TLS and demands a client certificate."""
-    chain, key = (path.read_bytes() for path in certificate)
+    chain, key, roots = (path.read_bytes() for path in certificate)
     credentials = grpc.ssl_server_credentials(
-        [(key, chain)], root_certificates=chain, require_client_auth=True
+        [(key, chain)], root_certificates=roots, require_client_auth=True
     )
     return serve(make_mint(), credentials)
 
 
 def test_tls_reaches_server(encrypted, certificate):
     """All four options together: trusted authority, client certificate, expected name."""
-    path, key = certificate
+    path, key, roots = certificate
     tls = Tls(
-        root_certificates_path=path,
+        root_certificates_path=roots,
         private_key_path=key,
         certificate_chain_path=path,
         server_name="mint.test",
@@ -136,8 +126,8 @@ def test_tls_reaches_server(encrypted, certificate):
 @pytest.mark.parametrize("server_name", [None, "other.test"])
 def test_tls_checks_name(encrypted, certificate, server_name):
     """A server whose certificate bears another name is not talked to."""
-    path, key = certificate
-    tls = Tls(path, key, path, server_name)
+    path, key, roots = certificate
+    tls = Tls(roots, key, path, server_name)
     with Client(encrypted, tls=tls) as blocking, pytest.raises(client.Unavailable):
         blocking.generate("tiny")
 

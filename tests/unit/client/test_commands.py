@@ -13,6 +13,7 @@ from PIL import Image
 
 from imagemint.client import Cycle, InvalidRequest, cli, outputs
 from imagemint.client.commands import condition_of
+from imagemint.v1 import generation_service_pb2 as pb
 from imagemint.v1 import image_pb2
 
 
@@ -52,6 +53,17 @@ def test_models_prints_json(imagemint):
     assert tiny["versions"][0]["state"] == "ready"
 
 
+def test_api_key_goes_with_every_call(imagemint, mint, monkeypatch):
+    """As a bearer, from the environment; nothing prints it, not even a fault beside it."""
+    key = "imk_" + "x" * 43
+    monkeypatch.setenv("IMAGEMINT_API_KEY", key)
+    assert imagemint("models")[0] == 0
+    assert {each["authorization"] for each in mint.metadata} == {f"Bearer {key}"}
+    status, out, err = imagemint("models", "--timeout-s", "-1")
+    assert status == 2
+    assert key not in out + err
+
+
 def test_directory_holds_pictures_as_sent(imagemint, tmp_path):
     """A file for each image, named by index and class, with the server's bytes unchanged."""
     out = tmp_path / "a" / "out"
@@ -67,6 +79,15 @@ def test_directory_holds_pictures_as_sent(imagemint, tmp_path):
     assert picture.text["serial"] == "tiny@3/42/4?class=1"
     assert text.startswith("tiny@3 seed 42: 6 images in ")
     assert f"first serial tiny@3/42/3?class=2, to {out}\n" in text
+
+
+@pytest.mark.parametrize("out", ["x.npz", "x.png", "x"])
+def test_priority_is_sent(imagemint, mint, tmp_path, out):
+    """Whatever is written."""
+    line = ("generate", "--model", "tiny", "--priority", "high", "--out", tmp_path / out)
+    assert imagemint(*line)[0] == 0
+    asked = [request for request in mint.requests if hasattr(request, "images")]
+    assert {request.priority for request in asked} == {pb.PRIORITY_HIGH}
 
 
 def test_directory_run_again_replaces(imagemint, tmp_path):

@@ -79,6 +79,14 @@ def test_foreign_file_is_refused(tiny_bundle):
     assert "not ONNX" in refusal(tiny_bundle)
 
 
+def test_name_that_is_no_text_is_refused(tiny_bundle):
+    """Found by the fuzzer: parsing lets it pass, and the first who reads the name trips over it."""
+    path = tiny_bundle / "model.onnx"
+    path.write_bytes(path.read_bytes().replace(b"Squeeze", b"Sque\xffze"))
+    write_sums(tiny_bundle)
+    assert "not text" in refusal(tiny_bundle)
+
+
 def test_one_flipped_bit_is_refused(tiny_bundle):
     """Weights that were tampered with fail the checksum."""
     model = tiny_bundle / "model.onnx"

@@ -1,5 +1,6 @@
 """pyproject.toml, constraints.txt, the Makefile, the image and the wheel agree with each other."""
 
+import importlib
 import re
 import subprocess
 import sys
@@ -36,7 +37,8 @@ def test_constraints_are_exact_and_portable(file: str):
     for name, pin in constraints(file).items():
         assert re.fullmatch(r"==[0-9A-Za-z.]+", str(pin.specifier)), name
         assert pin.url is None
-        assert not name.startswith("nvidia")
+        # CUDA comes with the image for GPUs; nvidia-ml-py is Python that asks the driver.
+        assert name == "nvidia-ml-py" or not name.startswith("nvidia")
 
 
 def test_constraints_meet_every_direct_dependency():
@@ -69,6 +71,14 @@ def test_commands_of_the_design_are_registered():
     commands = PROJECT["entry-points"]["imagemint.commands"]
     assert {"serve", "models", "generate", "train", "evaluate", "export"} <= commands.keys()
     assert PROJECT["scripts"] == {"imagemint": "imagemint.client.cli:main"}
+
+
+def test_every_entry_point_leads_somewhere():
+    """What pyproject.toml registers, for commands and for sources, is there."""
+    for group in PROJECT["entry-points"].values():
+        for reference in group.values():
+            module, _, name = reference.partition(":")
+            assert hasattr(importlib.import_module(module), name), reference
 
 
 @pytest.mark.parametrize("verb", ["demo", "test", "check", "fix", "proto", "bench"])

@@ -4,10 +4,13 @@ import json
 import re
 from itertools import combinations
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+from imagemint.server.devices import DeviceCollector
 from imagemint.server.metrics import Metrics
+from imagemint.server.processes.metrics import WorkersMetrics
 
 ROOT = Path(__file__).parents[3]
 ALERTS = (ROOT / "deploy/prometheus/alerts.yml").read_text()
@@ -17,8 +20,9 @@ PAGE = (ROOT / "docs/operating.md").read_text()
 
 
 @pytest.fixture(scope="module")
-def families():
+def families(tmp_path_factory):
     """The families of a scrape, by name, with their samples' endings."""
+    workers = WorkersMetrics(tmp_path_factory.mktemp("none"), 2, lambda: None, dict)
     endings = {
         "counter": ["_total"],
         "gauge": [""],
@@ -27,7 +31,11 @@ def families():
     }
     return {
         family.name: {family.name + ending for ending in endings[family.type]}
-        for family in Metrics().registry.collect()
+        for family in (
+            *Metrics().registry.collect(),
+            *workers.registry.collect(),
+            *DeviceCollector(ModuleType("pynvml"), 0).collect(),
+        )
         if family.name.startswith("imagemint_")
     }
 

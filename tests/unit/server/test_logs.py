@@ -9,7 +9,7 @@ import logging, sys
 import structlog
 from imagemint.server.logs import configure_logs
 
-configure_logs(sys.argv[1], "info")
+configure_logs(sys.argv[1], "info", worker=int(sys.argv[2]) if sys.argv[2:] else None)
 structlog.stdlib.get_logger("ours").info("ready", grpc_address="127.0.0.1:8001")
 logging.getLogger("other").debug("not said")
 hidden = "a local " + "variable"
@@ -20,10 +20,13 @@ except ZeroDivisionError:
 """
 
 
-def logged(log_format):
+def logged(log_format, *worker):
     """What the code above writes."""
     process = subprocess.run(
-        [sys.executable, "-c", CODE, log_format], capture_output=True, text=True, check=True
+        [sys.executable, "-c", CODE, log_format, *worker],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert process.stdout == ""
     return process.stderr
@@ -36,6 +39,13 @@ def test_json_is_one_object_a_line():
     assert (ready["logger"], ready["level"]) == ("ours", "info")
     assert (failure["event"], failure["level"], failure["model"]) == ("failed 7", "error", "digits")
     assert "ZeroDivisionError" in failure["exception"]
+    assert not {"worker"} & (ready.keys() | failure.keys())
+
+
+def test_every_line_names_its_worker():
+    """With several processes: our lines and the standard library's."""
+    lines = [json.loads(line) for line in logged("json", "3").splitlines()]
+    assert [line["worker"] for line in lines] == [3, 3]
 
 
 def test_text_shows_no_variables():

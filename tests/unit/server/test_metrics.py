@@ -13,11 +13,13 @@ EXPECTED = {
     "imagemint_images_total": ("counter", {"model", "version", "class"}),
     "imagemint_queue_images": ("gauge", {"model", "version"}),
     "imagemint_queue_limit_images": ("gauge", {"model", "version"}),
-    "imagemint_queue_wait_seconds": ("histogram", {"model", "version"}),
+    "imagemint_queue_wait_seconds": ("histogram", {"model", "version", "priority"}),
     "imagemint_batch_images": ("histogram", {"model", "version"}),
     "imagemint_inference_duration_seconds": ("histogram", {"model", "version"}),
     "imagemint_encode_duration_seconds": ("histogram", {"format"}),
     "imagemint_rejected_total": ("counter", {"model", "reason"}),
+    "imagemint_client_images_total": ("counter", {"client", "model"}),
+    "imagemint_reloads_total": ("counter", {"what", "outcome"}),
     "imagemint_model_info": (
         "gauge",
         {"model", "version", "bundle_sha256", "precision", "execution_provider"},
@@ -72,3 +74,15 @@ def test_queue_is_read_when_scraped():
     assert metrics.registry.get_sample_value("imagemint_queue_images", labels) == 3
     length[0] = 7
     assert metrics.registry.get_sample_value("imagemint_queue_images", labels) == 7
+
+
+def test_what_is_gone_is_not_told():
+    """In a single process everything of it is removed, and nothing else."""
+    metrics = Metrics()
+    for version in ("1", "2"):
+        metrics.images.labels("tiny", version, "").inc()
+        metrics.queue_limit_images.labels("tiny", version).set(9)
+    metrics.forget((metrics.images, metrics.queue_limit_images), model="tiny", version="1")
+    text = generate_latest(metrics.registry).decode()
+    assert 'version="2"' in text
+    assert 'version="1"' not in text

@@ -42,12 +42,32 @@ def test_queue_must_hold_a_request():
 
 
 @pytest.mark.parametrize(
+    "given",
+    [
+        {"tls_certificate": "a.pem"},
+        {"tls_key": "a.key"},
+        {"tls_client_ca": "ca.pem"},
+        {"tls_client_ca": "ca.pem", "tls_key": "a.key"},
+    ],
+)
+def test_certificate_and_key_come_together(given):
+    """Half of what TLS needs is a mistake, never a reason to serve in plain text."""
+    with pytest.raises(ValidationError, match="tls_"):
+        ServeSettings(**given)
+    assert ServeSettings(tls_certificate="a.pem", tls_key="a.key", tls_client_ca="ca.pem")
+
+
+@pytest.mark.parametrize(
     "wrong",
     [
         {"instances": 0},
         {"max_batch_images": 0},
         {"batch_delay_ms": -1},
         {"drain_grace_s": -0.5},
+        {"batch_buckets": []},
+        {"batch_buckets": [1, 65]},
+        {"preferred_batch_images": [0]},
+        {"preferred_batch_images": [128]},
         {"device": "tpu"},
         {"log_level": "loud"},
         {"colour": "red"},

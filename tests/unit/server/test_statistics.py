@@ -3,7 +3,7 @@
 import pytest
 
 from imagemint.engine.errors import BackendFailed, DeadlinePassed, QueueFull
-from imagemint.server.statistics import Account, Phases, Statistics
+from imagemint.server.statistics import Account, Phases, Statistics, Sums, added
 
 
 def phases_of(sums):
@@ -27,6 +27,26 @@ def test_passes_side_by_side_never_exceed_the_time():
     sums = statistics.sums()
     assert [tally.ns for tally in phases_of(sums)] == [0, 0, 250, 0]
     assert sums.success.ns == 250
+
+
+def test_sums_of_workers_add_up():
+    """All counts, times and sizes; the last pass is that of whoever was last."""
+    workers = []
+    for images, calls in ((4, 1), (8, 2)):
+        statistics = Statistics()
+        statistics.add_batch(4, Phases(1, 2, 3), [])
+        statistics.add_batch(images, Phases(1, 2, 3), calls * [Account(100, Phases(1, 2, 3))])
+        statistics.add_failure(50)
+        workers.append(statistics.sums())
+    workers[0].last_ms += 1_000
+    whole = added(workers)
+    assert (whole.success.count, whole.success.ns) == (3, 300)
+    assert [tally.ns for tally in phases_of(whole)] == [282, 3, 6, 9]
+    assert (whole.fail.count, whole.fail.ns) == (2, 100)
+    assert {size: passes.output.ns for size, passes in whole.passes.items()} == {4: 9, 8: 3}
+    assert (whole.images, whole.executions) == (20, 4)
+    assert whole.last_ms == workers[0].last_ms
+    assert added([]) == Sums()
 
 
 def test_passes_are_kept_by_size():

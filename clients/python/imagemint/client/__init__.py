@@ -28,7 +28,7 @@ from imagemint.client.models import (
     ModelVersion,
     Truncation,
 )
-from imagemint.client.requests import Condition, Cycle, Format, PerImage, Weights
+from imagemint.client.requests import Condition, Cycle, Format, PerImage, Priority, Weights
 from imagemint.client.serials import Serial
 
 __all__ = [
@@ -53,6 +53,7 @@ __all__ = [
     "NotFound",
     "PerImage",
     "PermissionDenied",
+    "Priority",
     "QueueFull",
     "Selection",
     "Serial",

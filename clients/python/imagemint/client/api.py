@@ -12,7 +12,7 @@ from imagemint.client import channel, images, models, requests, streams
 from imagemint.client.errors import translated
 from imagemint.client.images import EncodedPicture, ImageBatch
 from imagemint.client.models import Model
-from imagemint.client.requests import Condition, Format
+from imagemint.client.requests import Condition, Format, Priority
 from imagemint.client.serials import Serial
 from imagemint.v1 import (
     generation_service_pb2,
@@ -49,6 +49,9 @@ class AsyncClient:
 
     Calls raise the errors of `imagemint.client.errors` and nothing of gRPC. Calls that find the
     server unavailable or its queue full are retried as the service config says.
+
+    Each client has a connection of its own to each target. A server of several processes answers
+    all calls of one connection in one of them: who wants more opens more clients.
 
     Args:
         target: "host:port", or several of them, comma-separated or in a sequence: calls then go to
@@ -120,6 +123,7 @@ class AsyncClient:
         model: str,
         count: int = 1,
         *,
+        priority: Priority = "normal",
         timeout_s: float | None = None,
         **selection: Unpack[Selection],
     ) -> ImageBatch:
@@ -128,6 +132,7 @@ class AsyncClient:
         Args:
             model: model name.
             count: 1 to the model's max_images_per_request; stream() knows no limit.
+            priority: "high" goes ahead of "normal" where requests wait; no pixel depends on it.
             timeout_s: seconds for the whole call; None for the client's own.
             selection: which images, see Selection.
 
@@ -137,7 +142,9 @@ class AsyncClient:
             FailedPrecondition: a class asked of an unconditional model.
             ImagemintError: any other failure.
         """
-        request = generation_service_pb2.GenerateRequest(images=_images(model, count, selection))
+        request = generation_service_pb2.GenerateRequest(
+            images=_images(model, count, selection), priority=requests.priority_value(priority)
+        )
         answer = await self._generate(request, timeout_s)
         return images.image_batch(answer.batch, answer.timing)
 
@@ -148,6 +155,7 @@ class AsyncClient:
         *,
         format: Format = "png",  # noqa: A002 - the word for it
         quality: int | None = None,
+        priority: Priority = "normal",
         timeout_s: float | None = None,
         **selection: Unpack[Selection],
     ) -> list[EncodedPicture]:
@@ -158,6 +166,7 @@ class AsyncClient:
             count: 1 to the model's max_images_per_request.
             format: png, jpeg or webp.
             quality: 1 to 100 for jpeg and webp, None for the server's default of 90.
+            priority: as for generate().
             timeout_s: as for generate().
             selection: which images, see Selection.
 
@@ -165,7 +174,9 @@ class AsyncClient:
             ImagemintError: as generate().
         """
         request = generation_service_pb2.GenerateRequest(
-            images=_images(model, count, selection), output=requests.output_spec(format, quality)
+            images=_images(model, count, selection),
+            output=requests.output_spec(format, quality),
+            priority=requests.priority_value(priority),
         )
         answer = await self._generate(request, timeout_s)
         return images.encoded_pictures(answer.batch, answer.timing)
@@ -178,6 +189,7 @@ class AsyncClient:
         columns: int | None = None,
         format: Format = "png",  # noqa: A002 - the word for it
         quality: int | None = None,
+        priority: Priority = "normal",
         timeout_s: float | None = None,
         **selection: Unpack[Selection],
     ) -> EncodedPicture:
@@ -189,6 +201,7 @@ class AsyncClient:
             columns: images in a row, 1 to count; None for the square root, rounded up.
             format: png, jpeg or webp.
             quality: 1 to 100 for jpeg and webp, None for the server's default of 90.
+            priority: as for generate().
             timeout_s: as for generate().
             selection: which images, see Selection.
 
@@ -200,6 +213,7 @@ class AsyncClient:
             output=requests.output_spec(format, quality),
             layout=image_pb2.IMAGE_LAYOUT_SHEET,
             columns=None if columns is None else requests.whole_number("columns", columns),
+            priority=requests.priority_value(priority),
         )
         answer = await self._generate(request, timeout_s)
         (picture,) = images.encoded_pictures(answer.batch, answer.timing)
@@ -230,6 +244,7 @@ class AsyncClient:
         count: int,
         *,
         chunk_size: int | None = None,
+        priority: Priority = "normal",
         timeout_s: float | None = None,
         **selection: Unpack[Selection],
     ) -> AsyncGenerator[ImageBatch, None]:
@@ -243,6 +258,7 @@ class AsyncClient:
             count: number of images, 1 or more.
             chunk_size: images in a chunk, 1 to the model's max_images_per_request; None for the
                 server's choice. The pixels do not depend on it.
+            priority: of every chunk, as for generate().
             timeout_s: seconds within which each chunk must arrive (the stream as a whole has no
                 deadline); None for the client's own.
             selection: which images, see Selection.
@@ -250,7 +266,7 @@ class AsyncClient:
         Raises:
             ImagemintError: as generate().
         """
-        request = _stream_request(model, count, chunk_size, selection)
+        request = _stream_request(model, count, chunk_size, priority, selection)
         return self._batches(request, timeout_s)
 
     def stream_encoded(
@@ -261,6 +277,7 @@ class AsyncClient:
         format: Format = "png",  # noqa: A002 - the word for it
         quality: int | None = None,
         chunk_size: int | None = None,
+        priority: Priority = "normal",
         timeout_s: float | None = None,
         **selection: Unpack[Selection],
     ) -> AsyncGenerator[list[EncodedPicture], None]:
@@ -272,13 +289,14 @@ class AsyncClient:
             format: png, jpeg or webp.
             quality: 1 to 100 for jpeg and webp, None for the server's default of 90.
             chunk_size: as for stream().
+            priority: as for stream().
             timeout_s: as for stream().
             selection: which images, see Selection.
 
         Raises:
             ImagemintError: as generate().
         """
-        request = _stream_request(model, count, chunk_size, selection)
+        request = _stream_request(model, count, chunk_size, priority, selection)
         request.output.CopyFrom(requests.output_spec(format, quality))
         return self._pictures(request, timeout_s)
 
@@ -345,9 +363,10 @@ def _images(model: str, count: int, selection: Selection) -> image_pb2.ImageSpec
 
 
 def _stream_request(
-    model: str, count: int, chunk_size: int | None, selection: Selection
+    model: str, count: int, chunk_size: int | None, priority: Priority, selection: Selection
 ) -> streams.Request:
     return streams.Request(
         images=_images(model, count, selection),
         chunk_size=None if chunk_size is None else requests.whole_number("chunk_size", chunk_size),
+        priority=requests.priority_value(priority),
     )

@@ -16,6 +16,9 @@ from imagemint.client.errors import Unavailable
 
 # gRPC's own limit of 4 MB holds 16 images of 512x512; this one is still far from hurting a caller.
 MAX_RECEIVE_BYTES = 256 * 2**20
+# A worker that dies resets the connections that it has not accepted yet, so that the first attempt
+# to come back may fail although others serve. gRPC's own second would outlast the retries.
+RECONNECT_MS = 100
 
 Options: TypeAlias = list[tuple[str, str | int]]
 
@@ -103,6 +106,9 @@ def _options(targets: tuple[str, ...], tls: Tls | None) -> Options:
     options: Options = [
         ("grpc.service_config", service_config()),
         ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
+        ("grpc.initial_reconnect_backoff_ms", RECONNECT_MS),
+        # Clients of one process would otherwise share one connection, and so one worker.
+        ("grpc.use_local_subchannel_pool", 1),
     ]
     hosts = [host_and_port(each)[0] for each in targets if not _is_uri(each)]
     if all(_is_loopback(host) for host in hosts):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 from tqdm import tqdm
 
 from imagemint.client import outputs
@@ -21,7 +21,7 @@ from imagemint.client.channel import Tls, targets_of
 from imagemint.client.errors import NotFound, invalid
 from imagemint.client.images import EncodedPicture, ImageBatch
 from imagemint.client.models import Model, ModelVersion
-from imagemint.client.requests import UINT64_MAX, Condition, Cycle
+from imagemint.client.requests import UINT64_MAX, Condition, Cycle, Priority
 from imagemint.client.serials import Serial
 
 ChunkT = TypeVar("ChunkT", ImageBatch, list[EncodedPicture])
@@ -51,6 +51,8 @@ class Connection(BaseModel):
     """PEM file of the client's certificate."""
     tls_server_name: str | None = None
     """Name that the server's certificate must bear."""
+    api_key: SecretStr | None = None
+    """API key, where the server wants one; better as IMAGEMINT_API_KEY, for others see flags."""
 
     def client(self) -> Client:
         """A client of that server."""
@@ -61,7 +63,15 @@ class Connection(BaseModel):
             server_name=self.tls_server_name,
         )
         wanted = self.tls or tls != Tls()
-        return Client(self.server, tls=tls if wanted else None, timeout_s=self.timeout_s)
+        metadata = []
+        if self.api_key is not None:
+            metadata.append(("authorization", f"Bearer {self.api_key.get_secret_value()}"))
+        return Client(
+            self.server,
+            tls=tls if wanted else None,
+            timeout_s=self.timeout_s,
+            metadata=metadata,
+        )
 
 
 class Models(Connection):
@@ -107,6 +117,8 @@ class Generate(Connection):
     """Images in a row of the sheet; the square root of the count without it."""
     chunk_size: int | None = Field(None, ge=1)
     """Images in a chunk of the stream; the server's choice without it."""
+    priority: Priority = "normal"
+    """Who goes first where requests wait: normal or high."""
     progress: bool | None = None
     """Show a progress bar; without either, only on a terminal."""
     quiet: bool = False
@@ -136,19 +148,37 @@ class Generate(Connection):
     def _write(self, client: Client, model: str, selection: Selection, report: "_Report") -> None:
         match self.out.suffix:
             case ".npz":
-                batches = client.stream(model, self.count, chunk_size=self.chunk_size, **selection)
+                batches = client.stream(
+                    model,
+                    self.count,
+                    chunk_size=self.chunk_size,
+                    priority=self.priority,
+                    **selection,
+                )
                 outputs.write_npz(self.out, self.count, report.watched(batches))
             case ".png" if self.count <= client.model(model).limits.max_images_per_request:
-                sheet = client.sheet(model, self.count, columns=self.columns, **selection)
+                sheet = client.sheet(
+                    model, self.count, columns=self.columns, priority=self.priority, **selection
+                )
                 for (picture,) in report.watched([[sheet]]):
                     with outputs.replacing(self.out) as file:
                         file.write(picture.data)
             case ".png":
-                batches = client.stream(model, self.count, chunk_size=self.chunk_size, **selection)
+                batches = client.stream(
+                    model,
+                    self.count,
+                    chunk_size=self.chunk_size,
+                    priority=self.priority,
+                    **selection,
+                )
                 outputs.write_sheet(self.out, self.count, self.columns, report.watched(batches))
             case _:
                 pictures = client.stream_encoded(
-                    model, self.count, chunk_size=self.chunk_size, **selection
+                    model,
+                    self.count,
+                    chunk_size=self.chunk_size,
+                    priority=self.priority,
+                    **selection,
                 )
                 outputs.write_directory(self.out, report.watched(pictures))
 

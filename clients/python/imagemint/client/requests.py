@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from imagemint.client.errors import invalid
-from imagemint.v1 import image_pb2
+from imagemint.v1 import generation_service_pb2, image_pb2
 
 UINT64_MAX = 2**64 - 1
 _INT32_MAX = 2**31 - 1
@@ -46,6 +46,13 @@ Condition: TypeAlias = int | str | PerImage | Cycle | Weights | None
 Format: TypeAlias = Literal["png", "jpeg", "webp"]
 """Encoding of a picture."""
 
+Priority: TypeAlias = Literal["normal", "high"]
+"""Who goes first where requests wait."""
+
+_PRIORITIES: dict[str, generation_service_pb2.Priority.ValueType] = {
+    "normal": generation_service_pb2.PRIORITY_NORMAL,
+    "high": generation_service_pb2.PRIORITY_HIGH,
+}
 _FORMATS: dict[str, image_pb2.ImageFormat.ValueType] = {
     "png": image_pb2.IMAGE_FORMAT_PNG,
     "jpeg": image_pb2.IMAGE_FORMAT_JPEG,
@@ -127,6 +134,17 @@ def output_spec(picture_format: Format, quality: int | None) -> image_pb2.Output
     if quality is not None:
         output.quality = whole_number("quality", quality)
     return output
+
+
+def priority_value(priority: Priority) -> generation_service_pb2.Priority.ValueType:
+    """The value that says who goes first.
+
+    Raises:
+        InvalidRequest: unknown priority.
+    """
+    if priority not in _PRIORITIES:
+        raise invalid("priority", f"{priority!r} is none of {', '.join(_PRIORITIES)}")
+    return _PRIORITIES[priority]
 
 
 def whole_number(name: str, value: Any, largest: int = _INT32_MAX) -> int:  # noqa: ANN401 - NumPy's too

@@ -25,21 +25,23 @@ _sym_db = _symbol_database.Default()
 from imagemint.v1 import image_pb2 as imagemint_dot_v1_dot_image__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%imagemint/v1/generation_service.proto\x12\x0cimagemint.v1\x1a\x18imagemint/v1/image.proto\"\xb1\x01\n\x0fGenerateRequest\x12\'\n\x06images\x18\x01 \x01(\x0b\x32\x17.imagemint.v1.ImageSpec\x12(\n\x06output\x18\x02 \x01(\x0b\x32\x18.imagemint.v1.OutputSpec\x12)\n\x06layout\x18\x03 \x01(\x0e\x32\x19.imagemint.v1.ImageLayout\x12\x14\n\x07\x63olumns\x18\x04 \x01(\x05H\x00\x88\x01\x01\x42\n\n\x08_columns\"a\n\x10GenerateResponse\x12\'\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x18.imagemint.v1.ImageBatch\x12$\n\x06timing\x18\x02 \x01(\x0b\x32\x14.imagemint.v1.Timing\"\x92\x01\n\x15StreamGenerateRequest\x12\'\n\x06images\x18\x01 \x01(\x0b\x32\x17.imagemint.v1.ImageSpec\x12(\n\x06output\x18\x02 \x01(\x0b\x32\x18.imagemint.v1.OutputSpec\x12\x17\n\nchunk_size\x18\x03 \x01(\x05H\x00\x88\x01\x01\x42\r\n\x0b_chunk_size\"g\n\x16StreamGenerateResponse\x12\'\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x18.imagemint.v1.ImageBatch\x12$\n\x06timing\x18\x02 \x01(\x0b\x32\x14.imagemint.v1.Timing2\xbd\x01\n\x11GenerationService\x12I\n\x08Generate\x12\x1d.imagemint.v1.GenerateRequest\x1a\x1e.imagemint.v1.GenerateResponse\x12]\n\x0eStreamGenerate\x12#.imagemint.v1.StreamGenerateRequest\x1a$.imagemint.v1.StreamGenerateResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%imagemint/v1/generation_service.proto\x12\x0cimagemint.v1\x1a\x18imagemint/v1/image.proto\"\xdb\x01\n\x0fGenerateRequest\x12\'\n\x06images\x18\x01 \x01(\x0b\x32\x17.imagemint.v1.ImageSpec\x12(\n\x06output\x18\x02 \x01(\x0b\x32\x18.imagemint.v1.OutputSpec\x12)\n\x06layout\x18\x03 \x01(\x0e\x32\x19.imagemint.v1.ImageLayout\x12\x14\n\x07\x63olumns\x18\x04 \x01(\x05H\x00\x88\x01\x01\x12(\n\x08priority\x18\x05 \x01(\x0e\x32\x16.imagemint.v1.PriorityB\n\n\x08_columns\"a\n\x10GenerateResponse\x12\'\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x18.imagemint.v1.ImageBatch\x12$\n\x06timing\x18\x02 \x01(\x0b\x32\x14.imagemint.v1.Timing\"\xbc\x01\n\x15StreamGenerateRequest\x12\'\n\x06images\x18\x01 \x01(\x0b\x32\x17.imagemint.v1.ImageSpec\x12(\n\x06output\x18\x02 \x01(\x0b\x32\x18.imagemint.v1.OutputSpec\x12\x17\n\nchunk_size\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12(\n\x08priority\x18\x04 \x01(\x0e\x32\x16.imagemint.v1.PriorityB\r\n\x0b_chunk_size\"g\n\x16StreamGenerateResponse\x12\'\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x18.imagemint.v1.ImageBatch\x12$\n\x06timing\x18\x02 \x01(\x0b\x32\x14.imagemint.v1.Timing*L\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x13\n\x0fPRIORITY_NORMAL\x10\x01\x12\x11\n\rPRIORITY_HIGH\x10\x02\x32\xbd\x01\n\x11GenerationService\x12I\n\x08Generate\x12\x1d.imagemint.v1.GenerateRequest\x1a\x1e.imagemint.v1.GenerateResponse\x12]\n\x0eStreamGenerate\x12#.imagemint.v1.StreamGenerateRequest\x1a$.imagemint.v1.StreamGenerateResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'imagemint.v1.generation_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_PRIORITY']._serialized_start=698
+  _globals['_PRIORITY']._serialized_end=774
   _globals['_GENERATEREQUEST']._serialized_start=82
-  _globals['_GENERATEREQUEST']._serialized_end=259
-  _globals['_GENERATERESPONSE']._serialized_start=261
-  _globals['_GENERATERESPONSE']._serialized_end=358
-  _globals['_STREAMGENERATEREQUEST']._serialized_start=361
-  _globals['_STREAMGENERATEREQUEST']._serialized_end=507
-  _globals['_STREAMGENERATERESPONSE']._serialized_start=509
-  _globals['_STREAMGENERATERESPONSE']._serialized_end=612
-  _globals['_GENERATIONSERVICE']._serialized_start=615
-  _globals['_GENERATIONSERVICE']._serialized_end=804
+  _globals['_GENERATEREQUEST']._serialized_end=301
+  _globals['_GENERATERESPONSE']._serialized_start=303
+  _globals['_GENERATERESPONSE']._serialized_end=400
+  _globals['_STREAMGENERATEREQUEST']._serialized_start=403
+  _globals['_STREAMGENERATEREQUEST']._serialized_end=591
+  _globals['_STREAMGENERATERESPONSE']._serialized_start=593
+  _globals['_STREAMGENERATERESPONSE']._serialized_end=696
+  _globals['_GENERATIONSERVICE']._serialized_start=777
+  _globals['_GENERATIONSERVICE']._serialized_end=966
 # @@protoc_insertion_point(module_scope)

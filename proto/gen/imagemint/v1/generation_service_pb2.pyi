@@ -5,6 +5,7 @@ Asking for images."""
 
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from imagemint.v1 import image_pb2 as _image_pb2
 import builtins as _builtins
 import sys
@@ -17,6 +18,34 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Priority:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Priority.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PRIORITY_UNSPECIFIED: _Priority.ValueType  # 0
+    """NORMAL."""
+    PRIORITY_NORMAL: _Priority.ValueType  # 1
+    """While requests of HIGH priority wait too, one image in eight."""
+    PRIORITY_HIGH: _Priority.ValueType  # 2
+    """Ahead of NORMAL ones, without the delay that a server may wait for fuller batches, and with an
+    eighth of the queue to itself: for somebody who sits and waits.
+    """
+
+class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
+    """Who goes first where requests wait. No pixel depends on it."""
+
+PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
+"""NORMAL."""
+PRIORITY_NORMAL: Priority.ValueType  # 1
+"""While requests of HIGH priority wait too, one image in eight."""
+PRIORITY_HIGH: Priority.ValueType  # 2
+"""Ahead of NORMAL ones, without the delay that a server may wait for fuller batches, and with an
+eighth of the queue to itself: for somebody who sits and waits.
+"""
+Global___Priority: _TypeAlias = Priority  # noqa: Y015
+
 @_typing.final
 class GenerateRequest(_message.Message):
     """Request of Generate."""
@@ -27,10 +56,13 @@ class GenerateRequest(_message.Message):
     OUTPUT_FIELD_NUMBER: _builtins.int
     LAYOUT_FIELD_NUMBER: _builtins.int
     COLUMNS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     layout: _image_pb2.ImageLayout.ValueType
     """Arrangement, default INDIVIDUAL. A SHEET needs an encoded format."""
     columns: _builtins.int
     """Columns of a SHEET, 1 to count. Absent: the square root of count, rounded up."""
+    priority: Global___Priority.ValueType
+    """Default NORMAL."""
     @_builtins.property
     def images(self) -> _image_pb2.ImageSpec:
         """Which images. Required."""
@@ -46,10 +78,11 @@ class GenerateRequest(_message.Message):
         output: _image_pb2.OutputSpec | None = ...,
         layout: _image_pb2.ImageLayout.ValueType = ...,
         columns: _builtins.int | None = ...,
+        priority: Global___Priority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_columns", b"_columns", "columns", b"columns", "images", b"images", "output", b"output"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_columns", b"_columns", "columns", b"columns", "images", b"images", "layout", b"layout", "output", b"output"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_columns", b"_columns", "columns", b"columns", "images", b"images", "layout", b"layout", "output", b"output", "priority", b"priority"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__columns: _TypeAlias = _typing.Literal["columns"]  # noqa: Y015
     _WhichOneofArgType__columns: _TypeAlias = _typing.Literal["_columns", b"_columns"]  # noqa: Y015
@@ -96,10 +129,13 @@ class StreamGenerateRequest(_message.Message):
     IMAGES_FIELD_NUMBER: _builtins.int
     OUTPUT_FIELD_NUMBER: _builtins.int
     CHUNK_SIZE_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     chunk_size: _builtins.int
     """Images in a chunk, 1 to the model's max_images_per_request. Absent: the server's choice. The
     pixels do not depend on it.
     """
+    priority: Global___Priority.ValueType
+    """Of every chunk. Default NORMAL."""
     @_builtins.property
     def images(self) -> _image_pb2.ImageSpec:
         """Which images. Required. Explicit latents are limited as in Generate."""
@@ -114,10 +150,11 @@ class StreamGenerateRequest(_message.Message):
         images: _image_pb2.ImageSpec | None = ...,
         output: _image_pb2.OutputSpec | None = ...,
         chunk_size: _builtins.int | None = ...,
+        priority: Global___Priority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_chunk_size", b"_chunk_size", "chunk_size", b"chunk_size", "images", b"images", "output", b"output"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_chunk_size", b"_chunk_size", "chunk_size", b"chunk_size", "images", b"images", "output", b"output"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_chunk_size", b"_chunk_size", "chunk_size", b"chunk_size", "images", b"images", "output", b"output", "priority", b"priority"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__chunk_size: _TypeAlias = _typing.Literal["chunk_size"]  # noqa: Y015
     _WhichOneofArgType__chunk_size: _TypeAlias = _typing.Literal["_chunk_size", b"_chunk_size"]  # noqa: Y015

@@ -1,8 +1,10 @@
 """What all calls for images share: the way in, the wait for the work, and the way out."""
 
 import asyncio
+import contextlib
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +13,8 @@ import grpc
 from imagemint.engine.errors import Draining, QueueFull
 from imagemint.server.batching import Batcher, Job
 from imagemint.server.metrics import Metrics
-from imagemint.server.repository import ModelRepository
+from imagemint.server.repository import ModelRepository, ServedVersion
+from imagemint.server.rpc.auth import count_refusal, current_caller
 from imagemint.server.rpc.calls import current_call
 
 
@@ -36,33 +39,99 @@ class Gate:
 
 
 class Admission:
-    """Lets work into the queues, and counts what is turned away.
+    """Lets work into the queues, at the rate of its caller, and counts what is turned away.
+
+    A stream is slowed to its caller's rate; a single call that is over it is refused.
 
     Args:
         repository: the models.
         metrics: where to count.
+        gate: tells streams that wait to leave.
     """
 
-    def __init__(self, repository: ModelRepository, metrics: Metrics) -> None:
+    def __init__(self, repository: ModelRepository, metrics: Metrics, gate: Gate) -> None:
         self._repository = repository
         self._metrics = metrics
+        self._gate = gate
 
     def name_model(self, name: str) -> None:
-        """Notes for which model the call is, if there is such a model."""
+        """Notes for which model the call is, if there is such a model.
+
+        Raises:
+            NotAllowed: the caller may not use it.
+        """
         if name in self._repository.models:
             current_call.get().model = name
+        if name:
+            current_caller.get().check_model(name)
 
-    def submit(self, batcher: Batcher, job: Job) -> None:
-        """Queues a job.
+    def submit(self, version: ServedVersion, job: Job) -> None:
+        """Queues the job of a single call.
+
+        Raises:
+            RateLimited: the caller has had his images for now.
+            QueueFull, Draining: as `Batcher.submit`.
+        """
+        current_caller.get().charge(job.count)
+        self._submit(version, job)
+
+    async def submit_paced(self, version: ServedVersion, job: Job) -> None:
+        """Queues the first job of a stream, as soon as the caller's rate allows it.
 
         Raises:
             QueueFull, Draining: as `Batcher.submit`.
         """
+        await current_caller.get().pace(job.count, self._gate.stay)
+        self._submit(version, job)
+
+    async def submit_when_room(self, version: ServedVersion, job: Job) -> None:
+        """Queues a job of a stream as soon as the rate and the queue have room for it.
+
+        Raises:
+            Draining: as `Batcher.submit`.
+        """
+        await current_caller.get().pace(job.count, self._gate.stay)
+        with _charged(version, job):
+            await version.batcher.submit_when_room(job)
+
+    def submit_ahead(self, version: ServedVersion, job: Job) -> bool:
+        """Queues a job of a stream that nobody waits for yet, and tells whether it did.
+
+        Raises:
+            Draining: as `Batcher.submit`.
+        """
+        caller = current_caller.get()
+        if not caller.charge_ahead(job.count):
+            return False
+        if version.batcher.submit_ahead(job):
+            caller.count(version.spec.name, job.count)
+            return True
+        caller.give_back(job.count)
+        return False
+
+    def count_refusal(self, error: Exception) -> None:
+        """Counts one request of a stream that was refused for its caller's sake."""
+        count_refusal(self._metrics, error, current_call.get().model)
+
+    def _submit(self, version: ServedVersion, job: Job) -> None:
         try:
-            batcher.submit(job)
+            with _charged(version, job):
+                version.batcher.submit(job)
         except (QueueFull, Draining) as error:
-            self._metrics.rejected.labels(current_call.get().model, error.reason.lower()).inc()
+            self._metrics.rejected.labels(version.spec.name, error.reason.lower()).inc()
             raise
+
+
+@contextlib.contextmanager
+def _charged(version: ServedVersion, job: Job) -> Iterator[None]:
+    """Counts images that were charged, once their job is queued; gives them back if it is not."""
+    caller = current_caller.get()
+    try:
+        yield
+    except BaseException:
+        caller.give_back(job.count)
+        raise
+    caller.count(version.spec.name, job.count)
 
 
 async def finished(batcher: Batcher, job: Job) -> None:

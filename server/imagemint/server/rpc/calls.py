@@ -3,20 +3,24 @@
 from __future__ import annotations  # the RPC handler class is generic to type checkers only
 
 import asyncio
+import contextlib
 import contextvars
 import hashlib
 import inspect
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 import structlog
+from google.protobuf.message import DecodeError
 
+from imagemint.engine.errors import ImagemintError, InvalidRequest, Violation
 from imagemint.server.metrics import Metrics
+from imagemint.server.rpc.auth import ANYBODY, Guard, count_refusal, current_caller
 from imagemint.server.rpc.errors import REQUEST_ID_KEY, outcome_of
 
 if TYPE_CHECKING:  # OpenTelemetry is imported only when something is traced
@@ -44,7 +48,8 @@ _FAULTS = {
 _UNTRACED = "grpc."
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-Behaviour = Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[Any]]
+Context = grpc.aio.ServicerContext[Any, Any]
+Behaviour = Callable[[Any, Context], Awaitable[Any]]
 
 
 @dataclass
@@ -90,18 +95,25 @@ current_call: contextvars.ContextVar[Call] = contextvars.ContextVar("current_cal
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps every handler that is a coroutine; that is all but reflection.
+    """Wraps every handler, once it is known who calls.
 
     Args:
         metrics: where to count.
+        guard: lets callers in.
         access_log: share of calls that are logged, 0 to 1; those that fail always are.
         tracing: what makes spans, or None.
     """
 
     def __init__(
-        self, metrics: Metrics, *, access_log: float = 0.0, tracing: Tracing | None = None
+        self,
+        metrics: Metrics,
+        guard: Guard,
+        *,
+        access_log: float = 0.0,
+        tracing: Tracing | None = None,
     ) -> None:
         self._metrics = metrics
+        self._guard = guard
         self._access_log = access_log
         self._tracing = tracing
         self._wrapped: dict[str, Handler] = {}
@@ -111,11 +123,17 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler | None:
-        """Returns the wrapped handler of a method, made once."""
+        """Returns the wrapped handler of a method, made once; or one that refuses the call."""
         handler = await continuation(handler_call_details)
-        if handler is None or not inspect.iscoroutinefunction(_kind_and_behaviour(handler)[1]):
-            return handler
+        if handler is None:
+            return None
         name = handler_call_details.method
+        try:
+            caller = self._guard.caller(name, handler_call_details.invocation_metadata or ())
+        except ImagemintError as error:
+            return self._refusing(name, error)
+        # The handler runs in this very task, and so in this context.
+        current_caller.set(caller)
         if name not in self._wrapped:
             self._wrapped[name] = self._wrap(name, handler)
         return self._wrapped[name]
@@ -123,26 +141,55 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def _wrap(self, name: str, handler: Handler) -> Handler:
         _, service, method = name.split("/")
         kind, behaviour = _kind_and_behaviour(handler)
-        watched = self._watched(service, method, behaviour)
-        return kind(watched, handler.request_deserializer, handler.response_serializer)
+        if inspect.isasyncgenfunction(behaviour):
+            behaviour = _writing(behaviour)
+        parse = _parser(handler.request_deserializer)
+        if handler.request_streaming:
+            watched = self._watched(service, method, behaviour)
+            return kind(watched, parse, handler.response_serializer)
 
-    def _watched(self, service: str, method: str, behaviour: Behaviour) -> Behaviour:
+        async def parsing(request: bytes, context: Context) -> Any:  # noqa: ANN401 - any answer
+            return await behaviour(parse(request), context)
+
+        # gRPC would answer bytes that are no message with UNKNOWN, and uncounted.
+        return kind(self._watched(service, method, parsing), None, handler.response_serializer)
+
+    def _refusing(self, name: str, error: ImagemintError) -> Handler:
+        """A handler that answers with an error whatever it is asked."""
+        _, service, method = name.split("/")
+
+        async def refuse(request: object, context: Context) -> None:
+            del request, context
+            raise error
+
+        current_caller.set(ANYBODY)
+        # The client cannot tell, and a handler of streams is called before the request is read.
+        return grpc.stream_stream_rpc_method_handler(
+            self._watched(service, method, refuse, admit=False)
+        )
+
+    def _watched(
+        self, service: str, method: str, behaviour: Behaviour, *, admit: bool = True
+    ) -> Behaviour:
         inflight = self._metrics.inflight.labels(service)
+        name = f"/{service}/{method}"
         tracing = None if service.startswith(_UNTRACED) else self._tracing
 
         async def watched(
             request: Any,  # noqa: ANN401 - likewise
-            context: grpc.aio.ServicerContext[Any, Any],
+            context: Context,
         ) -> Any:  # noqa: ANN401 - likewise
             call = Call(_request_id(context))
             current_call.set(call)
             if tracing is not None:
                 call.span = tracing.call(f"{service}/{method}", _text_metadata(context))
+            caller = current_caller.get()
             code = grpc.StatusCode.OK
             inflight.inc()
             try:
                 context.set_trailing_metadata(((REQUEST_ID_KEY, call.request_id),))
-                return await behaviour(request, context)
+                with self._guard.admitted(name, caller) if admit else contextlib.nullcontext():
+                    return await behaviour(request, context)
             except asyncio.CancelledError:
                 # Re-raised: a handler that swallows it leaks. Core cancels for either reason.
                 remaining = context.time_remaining()
@@ -153,7 +200,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 code = _status_code(context.code())
                 raise
             except Exception as error:  # noqa: BLE001 - the one place where errors become statuses
-                outcome = outcome_of(error, call.request_id)
+                count_refusal(self._metrics, error, call.model)
+                outcome = outcome_of(caller.as_seen(error), call.request_id)
                 code = outcome.code
                 if code is grpc.StatusCode.INTERNAL:
                     _log.exception(
@@ -185,6 +233,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 service=service,
                 method=method,
                 model=call.model,
+                client=current_caller.get().name,
                 code=code.name,
                 images=call.images,
                 duration_ms=round(1e3 * took, 3),
@@ -224,6 +273,28 @@ def _kind_and_behaviour(handler: Handler) -> tuple[Callable[..., Handler], Behav
         case _:
             kind, behaviour = grpc.stream_stream_rpc_method_handler, handler.stream_stream
     return kind, behaviour
+
+
+def _writing(generator: Callable[[Any, Context], AsyncIterator[Any]]) -> Behaviour:
+    """A generator of answers as a coroutine that writes them."""
+
+    async def write(request: Any, context: Context) -> None:  # noqa: ANN401 - any request
+        async for answer in generator(request, context):
+            await context.write(answer)
+
+    return write
+
+
+def _parser(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
+    """What reads a message, and fails as a request that is wrong."""
+
+    def parse(content: bytes) -> Any:  # noqa: ANN401 - any message
+        try:
+            return content if deserialize is None else deserialize(content)
+        except DecodeError:
+            raise InvalidRequest([Violation("request", "its bytes are no such message")]) from None
+
+    return parse
 
 
 def _request_id(context: grpc.aio.ServicerContext[Any, Any]) -> str:

@@ -21,6 +21,7 @@ from imagemint.engine.errors import (
     QueueFull,
     VersionNotFound,
 )
+from imagemint.server.errors import NotAllowed, RateLimited, TooManyCalls, Unauthenticated
 
 DOMAIN = "imagemint"
 DETAILS_KEY = "grpc-status-details-bin"
@@ -45,6 +46,10 @@ CODES: dict[type[ImagemintError], grpc.StatusCode] = {
     DeadlinePassed: grpc.StatusCode.DEADLINE_EXCEEDED,
     BackendFailed: grpc.StatusCode.INTERNAL,
     BundleRefused: grpc.StatusCode.INTERNAL,
+    Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    NotAllowed: grpc.StatusCode.PERMISSION_DENIED,
+    RateLimited: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    TooManyCalls: grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 
 
@@ -101,7 +106,7 @@ def _more_details(error: Exception) -> Iterator[Message]:
             for v in error.violations
         ]
         yield error_details_pb2.BadRequest(field_violations=violations)
-    if isinstance(error, QueueFull | Draining | ModelNotReady):
+    if isinstance(error, QueueFull | Draining | ModelNotReady | RateLimited | TooManyCalls):
         delay = duration_pb2.Duration()
         delay.FromNanoseconds(round(1e9 * error.retry_delay_s))
         yield error_details_pb2.RetryInfo(retry_delay=delay)

@@ -18,6 +18,7 @@ from imagemint.server.metrics import Metrics
 from imagemint.server.orders import Minted, Order
 from imagemint.server.repository import ModelRepository
 from imagemint.server.rpc.admission import Admission, Gate, deadline_of, done, finished
+from imagemint.server.rpc.auth import current_caller
 from imagemint.server.rpc.calls import current_call
 from imagemint.server.rpc.requests import Output, read_generate, read_stream
 from imagemint.v1 import generation_service_pb2 as messages
@@ -60,7 +61,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         gate: Gate,
         encoders: ThreadPoolExecutor,
     ) -> None:
-        self._admission = Admission(repository, metrics)
+        self._admission = Admission(repository, metrics, gate)
         self._repository = repository
         self._metrics = metrics
         self._gate = gate
@@ -76,7 +77,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         call = read_generate(request, self._repository)
         order = call.order
         job = order.job(0, order.count, deadline_of(context))
-        self._admission.submit(order.version.batcher, job)
+        self._admission.submit(order.version, job)
         await finished(order.version.batcher, job)
         current_call.get().images = order.count
         minted = order.minted(0, job.class_id, order.count)
@@ -96,8 +97,11 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         """Sends chunk after chunk, a bounded number of images ahead of the reader."""
         self._admission.name_model(request.images.model)
         call = read_stream(request, self._repository)
-        order, batcher = call.order, call.order.version.batcher
-        ahead = _chunks_ahead(call.chunk_size, order.version.spec.image_bytes)
+        order, version = call.order, call.order.version
+        chunk_size = call.chunk_size
+        if not request.HasField("chunk_size"):
+            chunk_size = current_caller.get().chunk_size(chunk_size)
+        ahead = _chunks_ahead(chunk_size, version.spec.image_bytes)
         deadline = deadline_of(context)
         pending: deque[_Pending] = deque()
         next_offset = 0
@@ -105,13 +109,13 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
             while next_offset < order.count or pending:
                 self._gate.stay()
                 while next_offset < order.count and len(pending) <= ahead:
-                    size = min(call.chunk_size, order.count - next_offset)
+                    size = min(chunk_size, order.count - next_offset)
                     job = order.job(next_offset, size, deadline)
                     if next_offset == 0:
-                        self._admission.submit(batcher, job)
+                        await self._admission.submit_paced(version, job)
                     elif not pending:
-                        await batcher.submit_when_room(job)
-                    elif not batcher.submit_ahead(job):
+                        await self._admission.submit_when_room(version, job)
+                    elif not self._admission.submit_ahead(version, job):
                         break  # others wait too; what is under way comes first
                     pending.append(_Pending(job, next_offset))
                     next_offset += size
@@ -119,7 +123,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
                 pending.popleft()
         finally:
             for left in pending:
-                batcher.drop(left.job)
+                version.batcher.drop(left.job)
 
     async def _send_chunk(
         self,

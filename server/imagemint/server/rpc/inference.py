@@ -10,14 +10,17 @@ import structlog
 from imagemint.engine.errors import InvalidRequest, Violation
 from imagemint.server.batching import Job
 from imagemint.server.metrics import Metrics
+from imagemint.server.peers import Peers
 from imagemint.server.repository import Model, ModelRepository, ServedVersion, State
 from imagemint.server.rpc.admission import Admission, Gate, deadline_of, finished
+from imagemint.server.rpc.auth import current_caller
 from imagemint.server.rpc.calls import current_call
 from imagemint.server.rpc.errors import outcome_of
 from imagemint.server.rpc.infer_stream import InferStream
 from imagemint.server.rpc.model_tensors import config_of, metadata_of, statistics_of
 from imagemint.server.rpc.tensor_requests import InferCall, read_infer
 from imagemint.server.rpc.tensors import add_output, add_texts
+from imagemint.server.statistics import Sums, added
 from inference import grpc_service_pb2 as messages
 from inference import grpc_service_pb2_grpc
 
@@ -26,8 +29,9 @@ _log = structlog.stdlib.get_logger(__name__)
 Context = grpc.aio.ServicerContext[Any, Any]
 
 # Triton's names of what is answered. Not among them: `model_repository`, which promises loading and
-# unloading, and `schedule_policy`, which promises priorities.
-_EXTENSIONS = ("statistics", "model_configuration", "parameters")
+# unloading.
+_EXTENSIONS = ("statistics", "model_configuration", "parameters", "schedule_policy")
+_STATISTICS_S = 2.0  # longer than a worker takes that is not stuck
 _STATES = {State.READY: "READY", State.LOADING: "LOADING", State.FAILED: "UNAVAILABLE"}
 
 
@@ -38,14 +42,19 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         repository: the models.
         metrics: where to count.
         gate: tells streams to leave.
+        peers: the workers of which this is one.
     """
 
-    def __init__(self, repository: ModelRepository, metrics: Metrics, gate: Gate) -> None:
+    def __init__(
+        self, repository: ModelRepository, metrics: Metrics, gate: Gate, peers: Peers
+    ) -> None:
         self.ready = False
         """Whether loading is over and no drain has begun; set by the server."""
         self._repository = repository
-        self._admission = Admission(repository, metrics)
+        self._admission = Admission(repository, metrics, gate)
         self._gate = gate
+        self._peers = peers
+        peers.on("statistics", self._own_sums)
         self._streams: set[InferStream] = set()
         self._dismissed = False
 
@@ -71,6 +80,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         """Tells whether a version answers; of what does not exist, that it does not."""
         del context
         _require("name", request.name)
+        current_caller.get().check_model(request.name)
         model = self._repository.models.get(request.name)
         if model is None:
             return messages.ModelReadyResponse(ready=False)
@@ -108,23 +118,46 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
     async def ModelStatistics(  # noqa: N802 - named by the schema
         self, request: messages.ModelStatisticsRequest, context: Context
     ) -> messages.ModelStatisticsResponse:
-        """Tells the sums of one version, of all that serve of a model, or of all that serve."""
+        """Tells the sums of one version, of all that serve of a model, or of all that serve.
+
+        They are those of all workers that live.
+        """
         del context
         if request.name or request.version:
             model, version = self._resolved(request.name, request.version)
             versions = [version] if request.version else _served(model)
         else:
-            models = self._repository.models.values()
+            models = self._visible()
             versions = [version for model in models for version in _served(model)]
-        return messages.ModelStatisticsResponse(model_stats=map(statistics_of, versions))
+        answers = await self._peers.ask("statistics", timeout_s=_STATISTICS_S)
+        found = [answer.value for answer in answers if not answer.error]
+        return messages.ModelStatisticsResponse(
+            model_stats=[
+                statistics_of(
+                    version, added(sums[key] for sums in found if (key := _key(version)) in sums)
+                )
+                for version in versions
+            ]
+        )
+
+    async def _own_sums(self, _: object) -> dict[tuple[str, int], Sums]:
+        models = self._repository.models.values()
+        versions = [version for model in models for version in _served(model)]
+        return {_key(version): version.batcher.statistics.sums() for version in versions}
 
     def _resolved(
         self, name: str, version: str, *, field: str = "name"
     ) -> tuple[Model, ServedVersion]:
         _require(field, name)
+        current_caller.get().check_model(name)
         model = self._repository.model(name)
         current_call.get().model = model.name
         return model, self._repository.resolve(name, version)
+
+    def _visible(self) -> list[Model]:
+        """The models that the caller may use."""
+        may_use = current_caller.get().may_use
+        return [model for name, model in self._repository.models.items() if may_use(name)]
 
     # --- images ---------------------------------------------------------------------------------
 
@@ -132,7 +165,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         self, request: messages.ModelInferRequest, context: Context
     ) -> messages.ModelInferResponse:
         """Answers one request."""
-        return await self._infer(request, context, patient=False)
+        return await self._infer(request, context, patient=False, streamed=False)
 
     async def ModelStreamInfer(  # type: ignore[override] # noqa: N802 - named by the schema; the stub has only the generator form
         self, request_iterator: object, context: Context
@@ -166,6 +199,8 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         try:
             answer.infer_response.CopyFrom(await self._infer(request, context, patient=patient))
         except Exception as error:  # noqa: BLE001 - becomes the text of the answer
+            self._admission.count_refusal(error)
+            error = current_caller.get().as_seen(error)
             outcome = outcome_of(error, current_call.get().request_id)
             if outcome.code is grpc.StatusCode.INTERNAL:
                 _log.exception("call failed", request_id=current_call.get().request_id)
@@ -178,18 +213,25 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         return answer
 
     async def _infer(
-        self, request: messages.ModelInferRequest, context: Context, *, patient: bool
+        self,
+        request: messages.ModelInferRequest,
+        context: Context,
+        *,
+        patient: bool,
+        streamed: bool = True,
     ) -> messages.ModelInferResponse:
-        """Answers one request; a patient one waits for room in the queue."""
+        """Answers one request; a patient one waits for room in the queue and in its rate."""
         self._admission.name_model(request.model_name)
         call = read_infer(request, self._repository)
-        batcher = call.rows.version.batcher
-        job = call.rows.job(min(call.deadline, deadline_of(context)))
+        version = call.rows.version
+        job = call.rows.job(min(call.deadline, deadline_of(context)), call.priority)
         if patient:
-            await batcher.submit_when_room(job)
+            await self._admission.submit_when_room(version, job)
+        elif streamed:
+            await self._admission.submit_paced(version, job)
         else:
-            self._admission.submit(batcher, job)
-        await finished(batcher, job)
+            self._admission.submit(version, job)
+        await finished(version.batcher, job)
         current_call.get().images += job.count
         return _answer(request, call, job)
 
@@ -209,7 +251,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
                     state=_STATES[version.state],
                     reason=version.reason,
                 )
-                for model in self._repository.models.values()
+                for model in self._visible()
                 for version in model.versions.values()
                 if version.served or not request.ready
             ]
@@ -256,6 +298,10 @@ def _refuse_repository(name: str) -> None:
 
 def _served(model: Model) -> list[ServedVersion]:
     return [version.served for version in model.versions.values() if version.served]
+
+
+def _key(version: ServedVersion) -> tuple[str, int]:
+    return version.spec.name, version.version
 
 
 def _answer(

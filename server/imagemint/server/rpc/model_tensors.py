@@ -1,8 +1,10 @@
 """What the Open Inference Protocol says of a model: its tensors, its configuration, its sums."""
 
+from imagemint.server.batching import Priority
 from imagemint.server.repository import Model, ServedVersion
+from imagemint.server.rpc.tensor_requests import PRIORITIES
 from imagemint.server.rpc.tensors import TensorForm, graph_inputs, graph_outputs
-from imagemint.server.statistics import Tally
+from imagemint.server.statistics import Sums, Tally
 from inference import grpc_service_pb2 as messages
 from inference import model_config_pb2 as configuration
 
@@ -55,7 +57,10 @@ def config_of(version: ServedVersion) -> configuration.ModelConfig:
             group(kind=group.KIND_CPU if on_cpu else group.KIND_GPU, count=batcher.instances)
         ],
         dynamic_batching=configuration.ModelDynamicBatching(
-            max_queue_delay_microseconds=round(1e6 * batcher.delay_s)
+            preferred_batch_size=batcher.preferred_images,
+            max_queue_delay_microseconds=round(1e6 * batcher.delay_s),
+            priority_levels=len(PRIORITIES),
+            default_priority_level=PRIORITIES.index(Priority.NORMAL) + 1,
         ),
     )
 
@@ -64,9 +69,8 @@ def _data_type(form: TensorForm) -> "configuration.DataType.ValueType":  # known
     return configuration.DataType.Value(f"TYPE_{form.datatype}")
 
 
-def statistics_of(version: ServedVersion) -> messages.ModelStatistics:
+def statistics_of(version: ServedVersion, sums: Sums) -> messages.ModelStatistics:
     """Returns what a version has done, whichever service asked for it."""
-    sums = version.batcher.statistics.sums()
     return messages.ModelStatistics(
         name=version.spec.name,
         version=str(version.version),

@@ -6,6 +6,7 @@ import grpc
 
 from imagemint.engine.errors import InvalidRequest, Violation
 from imagemint.server.repository import Model, ModelRepository, State, Version
+from imagemint.server.rpc.auth import current_caller
 from imagemint.server.rpc.calls import current_call
 from imagemint.server.rpc.requests import default_chunk_size
 from imagemint.v1 import model_service_pb2 as messages
@@ -37,9 +38,10 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         request: messages.ListModelsRequest,
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> messages.ListModelsResponse:
-        """Answers one page; a page token is the name of the last model before it."""
+        """Answers one page of what the caller may use; its token is the name before the next."""
         del context
-        names = sorted(self._repository.models)
+        may_use = current_caller.get().may_use
+        names = sorted(name for name in self._repository.models if may_use(name))
         if request.page_size < 0:
             raise InvalidRequest([Violation("page_size", f"{request.page_size} is negative")])
         if request.page_token and request.page_token not in names:
@@ -61,6 +63,7 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         del context
         if not request.model:
             raise InvalidRequest([Violation("model", "required")])
+        current_caller.get().check_model(request.model)
         model = self._repository.model(request.model)
         current_call.get().model = model.name
         return messages.GetModelResponse(model=self._model(model))

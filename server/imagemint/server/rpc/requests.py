@@ -10,6 +10,7 @@ import numpy.typing as npt
 from imagemint.engine.errors import ClassUnsupported, InvalidRequest, Violation
 from imagemint.engine.sheets import sheet_grid
 from imagemint.engine.spec import ModelSpec, TruncationKind
+from imagemint.server.batching import Priority
 from imagemint.server.encoding import DEFAULT_QUALITY, PictureFormat
 from imagemint.server.orders import Condition, Cycle, Drawn, OneClass, Order, PerImage
 from imagemint.server.repository import ModelRepository, ServedVersion
@@ -22,6 +23,11 @@ _FORMATS = {
     image_pb2.IMAGE_FORMAT_PNG: PictureFormat.PNG,
     image_pb2.IMAGE_FORMAT_JPEG: PictureFormat.JPEG,
     image_pb2.IMAGE_FORMAT_WEBP: PictureFormat.WEBP,
+}
+_PRIORITIES = {
+    generation_service_pb2.PRIORITY_UNSPECIFIED: Priority.NORMAL,
+    generation_service_pb2.PRIORITY_NORMAL: Priority.NORMAL,
+    generation_service_pb2.PRIORITY_HIGH: Priority.HIGH,
 }
 _WITH_QUALITY = (PictureFormat.JPEG, PictureFormat.WEBP)
 _MAX_QUALITY = 100
@@ -74,7 +80,7 @@ def read_generate(
     checks.count(request.images, version.max_images)
     if is_sheet:
         _check_sheet(request.images.count, columns, version.spec, output, checks)
-    order = _order(request.images, version, checks)
+    order = _order(request.images, version, _priority(request.priority, checks), checks)
     checks.done()
     return GenerateCall(order, output, is_sheet, columns)
 
@@ -92,7 +98,7 @@ def read_stream(
     version = _resolved(request.images, repository, checks)
     listed = request.images.WhichOneof("source") == "latents"
     checks.count(request.images, version.max_images if listed else None)
-    order = _order(request.images, version, checks)
+    order = _order(request.images, version, _priority(request.priority, checks), checks)
     chunk_size = default_chunk_size(version)
     if request.HasField("chunk_size"):
         chunk_size = request.chunk_size
@@ -147,7 +153,9 @@ def _resolved(
     return repository.resolve(images.model, images.version)
 
 
-def _order(images: image_pb2.ImageSpec, version: ServedVersion, checks: _Checks) -> Order:
+def _order(
+    images: image_pb2.ImageSpec, version: ServedVersion, priority: Priority, checks: _Checks
+) -> Order:
     spec = version.spec
     source = images.WhichOneof("source")
     seed = None
@@ -164,7 +172,16 @@ def _order(images: image_pb2.ImageSpec, version: ServedVersion, checks: _Checks)
         condition=_condition(images, spec, checks),
         truncation=_truncation(images, spec, checks),
         explicit_latents=explicit_latents,
+        priority=priority,
     )
+
+
+def _priority(value: int, checks: _Checks) -> Priority:
+    for known, priority in _PRIORITIES.items():
+        if value == known:
+            return priority
+    checks.fail("priority", f"{value} is no priority")
+    return Priority.NORMAL
 
 
 def _latents(

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
@@ -13,13 +14,18 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from imagemint.engine.errors import Draining
+from imagemint.server.keys import KeyRing
+from imagemint.server.limits import Ledger
 from imagemint.server.metrics import Metrics
+from imagemint.server.peers import Peers
 from imagemint.server.repository import ModelRepository, State
 from imagemint.server.rpc.admission import Gate
+from imagemint.server.rpc.auth import Guard
 from imagemint.server.rpc.calls import CallInterceptor
 from imagemint.server.rpc.generation import GenerationServicer
 from imagemint.server.rpc.inference import InferenceServicer
 from imagemint.server.rpc.models import ModelServicer
+from imagemint.server.rpc.transport import channel_options, server_credentials
 from imagemint.server.settings import ServeSettings, join_address, split_address
 from imagemint.v1 import (
     generation_service_pb2,
@@ -53,6 +59,10 @@ class RpcServer:
         metrics: where to count.
         encoders: threads that encode pictures.
         tracing: what makes spans, or None.
+        peers: the workers of which this is one; by default it is alone.
+
+    Raises:
+        KeyFileError, CertificateError: the files of the settings cannot be used.
     """
 
     def __init__(
@@ -62,17 +72,27 @@ class RpcServer:
         metrics: Metrics,
         encoders: ThreadPoolExecutor,
         tracing: Tracing | None = None,
+        *,
+        peers: Peers | None = None,
     ) -> None:
+        peers = peers or Peers()
+        self._shares_port = peers.several
         self.gate = Gate()
         self._repository = repository
         self._health = _Health()
+        self._guard = _guard(settings, metrics, peers.directory)
+        self._credentials = server_credentials(settings, metrics)
         self._server = grpc.aio.server(
             interceptors=[
-                CallInterceptor(metrics, access_log=settings.access_log, tracing=tracing)
+                CallInterceptor(
+                    metrics, self._guard, access_log=settings.access_log, tracing=tracing
+                )
             ],
             options=[
-                # A second server on the port must fail loudly, not take half of the calls.
-                ("grpc.so_reuseport", 0),
+                *channel_options(settings),
+                # A second server on the port must fail loudly, not take half of the calls. For
+                # workers their supervisor has seen to that.
+                ("grpc.so_reuseport", int(self._shares_port)),
             ],
         )
         generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(
@@ -81,7 +101,7 @@ class RpcServer:
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(
             ModelServicer(repository, settings.max_queue_images), self._server
         )
-        self._inference = InferenceServicer(repository, metrics, self.gate)
+        self._inference = InferenceServicer(repository, metrics, self.gate, peers)
         grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
             self._inference, self._server
         )
@@ -102,8 +122,12 @@ class RpcServer:
         await self._set(("", *_SERVICES), serving=False)
         host, port = split_address(address)
         try:
-            _try_out(host, port)
-            port = self._server.add_insecure_port(join_address(host, port))
+            if not self._shares_port:
+                _try_out(host, port)
+            if self._credentials is None:
+                port = self._server.add_insecure_port(join_address(host, port))
+            else:
+                port = self._server.add_secure_port(join_address(host, port), self._credentials)
         except (OSError, RuntimeError) as error:
             raise OSError(f"cannot listen on {address}: {error}") from error
         await self._server.start()
@@ -131,11 +155,22 @@ class RpcServer:
         self._health.dismiss()
         self._inference.dismiss()
         await self._server.stop(grace_s)
+        self._guard.close()
 
     async def _set(self, names: tuple[str, ...], *, serving: bool) -> None:
         status = health_pb2.HealthCheckResponse
         for name in names:
             await self._health.set(name, status.SERVING if serving else status.NOT_SERVING)
+
+
+def _guard(settings: ServeSettings, metrics: Metrics, shared: Path | None) -> Guard:
+    def count(good: bool) -> None:
+        metrics.reloads.labels("api_keys", "ok" if good else "failed").inc()
+
+    ring = None if settings.api_keys is None else KeyRing(settings.api_keys, count)
+    # Not named .db: that is what files of metrics are called.
+    ledger = Ledger(None if shared is None else shared / "ledger")
+    return Guard(metrics, ring, ledger, settings.max_concurrent_calls)
 
 
 def _try_out(host: str, port: int) -> None:
@@ -158,6 +193,17 @@ class _Health(health.aio.HealthServicer):  # type: ignore[misc] # the package ha
         super().__init__()
         self._watches: set[asyncio.Task[None]] = set()
         self._dismissed = False
+
+    async def List(  # noqa: N802 - named by the schema
+        self,
+        request: health_pb2.HealthListRequest,
+        context: grpc.aio.ServicerContext[
+            health_pb2.HealthListRequest, health_pb2.HealthListResponse
+        ],
+    ) -> None:
+        """Refuses: health wants no API key, and this would name every model to everybody."""
+        del request
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "ask for one service by its name")
 
     async def Watch(  # noqa: N802 - named by the schema
         self,

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from imagemint.engine.errors import ClassUnsupported, InvalidRequest, Violation
 from imagemint.engine.sampling import drawn_classes_at
 from imagemint.engine.spec import ModelSpec, Truncation, TruncationKind
+from imagemint.server.batching import Priority
 from imagemint.server.repository import ModelRepository
 from imagemint.server.rows import Reels, Rows
 from imagemint.server.rpc.tensors import Array, known_inputs, quoted, read_inputs
@@ -17,6 +18,8 @@ from inference import grpc_service_pb2 as messages
 
 # A request may hold any number of inputs, each wrong; the details of a status have 8 KB in all.
 _MOST_FAULTS = 12
+PRIORITIES = (Priority.HIGH, Priority.NORMAL)
+"""What the values of the parameter ``priority`` mean, from 1; 0 is NORMAL."""
 _OUTPUTS = ("image", "class_id", "serial")
 _REFUSED_OUTPUT_PARAMETERS = {
     "shared_memory_region": "shared memory is not offered",
@@ -32,17 +35,17 @@ class InferCall:
         rows: what is to be minted.
         outputs: names of the tensors that are wanted.
         deadline: `time.monotonic` value after which nothing is computed; from `timeout`.
+        priority: who goes first; from `priority`.
     """
 
     rows: Rows
     outputs: tuple[str, ...]
     deadline: float
+    priority: Priority
 
 
 def read_infer(request: messages.ModelInferRequest, repository: ModelRepository) -> InferCall:
     """Returns what a ModelInferRequest asks for.
-
-    ``priority`` is checked, and makes no difference: the batcher knows one level.
 
     Raises:
         InvalidRequest: one or more fields are wrong; all are named.
@@ -50,7 +53,14 @@ def read_infer(request: messages.ModelInferRequest, repository: ModelRepository)
         ClassUnsupported: a class asked of an unconditional model.
     """
     faults: list[Violation] = []
-    _parameter(request, "priority", faults)
+    level = _parameter(request, "priority", faults)
+    if level > len(PRIORITIES):
+        faults.append(
+            Violation(
+                "parameters.priority", f"{level} is not 0 to {len(PRIORITIES)}, 1 the highest"
+            )
+        )
+        level = 0
     timeout_us = _parameter(request, "timeout", faults)
     if not request.model_name:
         faults.append(Violation("model_name", "required"))
@@ -76,7 +86,8 @@ def read_infer(request: messages.ModelInferRequest, repository: ModelRepository)
     )
     outputs = tuple(output.name for output in request.outputs) or ("image",)
     deadline = time.monotonic() + timeout_us / 1e6 if timeout_us else float("inf")
-    return InferCall(rows, outputs, deadline)
+    priority = PRIORITIES[level - 1] if level else Priority.NORMAL
+    return InferCall(rows, outputs, deadline, priority)
 
 
 def _raise(faults: list[Violation]) -> None:

@@ -20,6 +20,7 @@ from imagemint.engine.errors import (
     VersionNotFound,
     Violation,
 )
+from imagemint.server.errors import NotAllowed, RateLimited, TooManyCalls, Unauthenticated
 from imagemint.server.rpc.errors import CODES, DETAILS_KEY, PUSHBACK_KEY, REQUEST_ID_KEY, outcome_of
 
 # design.md section 6.
@@ -34,6 +35,10 @@ EXPECTED = {
     DeadlinePassed(): "DEADLINE_EXCEEDED",
     BackendFailed("no memory at 0xdeadbeef"): "INTERNAL",
     BundleRefused(Path("/srv/models"), "no checksum"): "INTERNAL",
+    Unauthenticated("the API key is not known"): "UNAUTHENTICATED",
+    NotAllowed("augmentation", "use this model"): "PERMISSION_DENIED",
+    RateLimited("augmentation", 0.5): "RESOURCE_EXHAUSTED",
+    TooManyCalls("the server", 8, 0.5): "RESOURCE_EXHAUSTED",
     KeyError("secret"): "INTERNAL",
 }
 
@@ -125,7 +130,14 @@ def test_every_violation_is_told():
 
 
 @pytest.mark.parametrize(
-    "error", [QueueFull("m", 0.25), Draining(1.5), ModelNotReady("m", "why", 2.0)]
+    "error",
+    [
+        QueueFull("m", 0.25),
+        Draining(1.5),
+        ModelNotReady("m", "why", 2.0),
+        RateLimited("augmentation", 0.5),
+        TooManyCalls("the server", 8, 0.5),
+    ],
 )
 def test_retry_delay_is_told_twice(error):
     """To our clients in the details, to gRPC's own retries as pushback."""

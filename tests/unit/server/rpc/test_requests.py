@@ -5,6 +5,7 @@ import pytest
 from tiny_bundles import write_bundle
 
 from imagemint.engine.errors import ClassUnsupported, InvalidRequest, ModelNotFound
+from imagemint.server.batching import Priority
 from imagemint.server.encoding import PictureFormat
 from imagemint.server.orders import Cycle, Drawn, OneClass, PerImage
 from imagemint.server.rpc.requests import read_generate, read_stream
@@ -298,3 +299,21 @@ def test_streamed_latents_are_limited(stream):
         "images.count",
         "output.format",
     ]
+
+
+@pytest.mark.parametrize(
+    ("value", "priority"), [(0, Priority.NORMAL), (1, Priority.NORMAL), (2, Priority.HIGH)]
+)
+def test_priority_is_read(generate, stream, value, priority):
+    """By both calls; NORMAL unless it says otherwise."""
+    for order in (
+        generate(pb.GenerateRequest(priority=value)).order,
+        stream(pb.StreamGenerateRequest(priority=value)).order,
+    ):
+        assert order.job(0, 1, INFINITY).priority is priority
+
+
+def test_unknown_priority_is_refused(generate, stream):
+    """A value of a later release is not taken for another."""
+    assert faults(generate, pb.GenerateRequest(priority=9)) == ["priority"]
+    assert faults(stream, pb.StreamGenerateRequest(priority=9)) == ["priority"]

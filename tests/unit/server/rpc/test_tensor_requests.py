@@ -13,6 +13,7 @@ from imagemint.engine.errors import (
     VersionNotFound,
 )
 from imagemint.engine.sampling import drawn_classes, latents
+from imagemint.server.batching import Priority
 from imagemint.server.rpc.tensor_requests import read_infer
 from inference import grpc_service_pb2 as pb
 
@@ -153,10 +154,26 @@ def test_timeout_becomes_a_deadline(repository):
     assert read_infer(never, repository).deadline == math.inf
 
 
-def test_priority_and_unknown_parameters_are_taken(repository):
+def test_unknown_parameters_are_taken(repository):
     """As Triton does, what is not known is not read."""
-    parameters = {"priority": ("uint64_param", 2), "sequence_id": ("string_param", "x")}
+    parameters = {"sequence_id": ("string_param", "x")}
     assert read_infer(infer(**reel(1), parameters=parameters), repository)
+
+
+@pytest.mark.parametrize(
+    ("value", "priority"), [(0, Priority.NORMAL), (1, Priority.HIGH), (2, Priority.NORMAL)]
+)
+def test_priority_is_read(repository, value, priority):
+    """1 is the highest, 0 the default; it reaches the job."""
+    parameters = {"priority": ("uint64_param", value)}
+    call = read_infer(infer(**reel(1), parameters=parameters), repository)
+    assert call.rows.job(math.inf, call.priority).priority is priority
+
+
+def test_priority_beyond_the_levels_is_refused(repository):
+    """As by Triton, whose clients know the levels from the configuration."""
+    request = infer(**reel(1), parameters={"priority": ("uint64_param", 3)})
+    assert list(faults_of(request, repository)) == ["parameters.priority"]
 
 
 @pytest.mark.parametrize("name", ["priority", "timeout"])

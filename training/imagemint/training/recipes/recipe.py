@@ -39,7 +39,7 @@ class Recipe(BaseModel):
     truncation: ClassVar[Literal["threshold", "psi"]] = "threshold"
     """How the generator trades diversity for fidelity; with psi it takes that as one more input."""
 
-    snapshot_interval: ClassVar[int] = 64_000
+    snapshots_every: ClassVar[int] = 64_000
     """Images between two checkpoints, unless a run says otherwise."""
 
     images: int = Field(default=480_000, ge=1)

@@ -22,7 +22,7 @@ class VanillaMnistRecipe(Recipe):
 
     name: ClassVar[str] = "vanilla-mnist"
     summary: ClassVar[str] = "digits by dense networks: the lecture's own setting"
-    snapshot_interval: ClassVar[int] = 60_000
+    snapshots_every: ClassVar[int] = 60_000
 
     images: int = Field(default=200 * 60_000, ge=1)
     """Real images shown to the discriminator, counted with repetition: the length of the run."""

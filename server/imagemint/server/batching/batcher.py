@@ -1,9 +1,8 @@
-"""The batcher: many callers' images, computed together, a batch at a time.
+"""The batcher: a queue, and the instances that it feeds.
 
 Greedy: an instance that is free runs what is queued, and waits for more only if asked to. The unit
-is the image. A job of many images is cut into slices, and every waiting job gets a fair share of
-each batch, so a large one does not hold up a small one. Because a serial's pixels do not depend on
-what shares its batch, none of this shows in the answers.
+is the image; see queue.py for who goes first. Because a serial's pixels do not depend on what
+shares its batch, none of this shows in the answers.
 """
 
 import asyncio
@@ -13,15 +12,18 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 
 import numpy as np
-import numpy.typing as npt
 
-from imagemint.engine.backend import Backend
+from imagemint.engine.backend import Backend, Instance
 from imagemint.engine.errors import BackendFailed, DeadlinePassed, Draining, QueueFull
 from imagemint.engine.spec import ModelSpec
+from imagemint.server.batching.job import Job, Priority, Slice
+from imagemint.server.batching.passes import hand_out, stacked_classes, stacked_truncation
+from imagemint.server.batching.queue import Queue
+from imagemint.server.batching.rate import Rate
 from imagemint.server.metrics import Metrics
 from imagemint.server.statistics import Account, Phases, Statistics
 
@@ -30,47 +32,8 @@ _log = logging.getLogger(__name__)
 # Below this a batch is not split over idle instances: the fixed cost of a pass would outweigh it.
 _SMALLEST_SHARE = 8
 _RETRY_DELAY_S = (0.05, 10.0)
-
-
-@dataclass(eq=False)
-class Job:
-    """Images that one caller waits for.
-
-    Attributes:
-        count: how many, 1 or more.
-        latents: gives float32 [n, z_dim] for images start to stop - 1 of the job; called by the
-            instance that computes them, so that drawing latents is parallel work too.
-        class_id: int64 [count], or None.
-        truncation: for a model whose truncation is PSI, and then never None; otherwise None. One
-            for all, or float32 [count].
-        deadline: `time.monotonic` value after which nothing of it is computed any more.
-        images: the result, uint8 [count, H, W, C], whole once `done` is.
-    """
-
-    count: int
-    latents: Callable[[int, int], npt.NDArray[np.float32]]
-    class_id: npt.NDArray[np.int64] | None
-    truncation: float | npt.NDArray[np.float32] | None = None
-    deadline: float = math.inf
-    images: npt.NDArray[np.uint8] = field(init=False, repr=False)
-    done: asyncio.Future[None] = field(init=False, repr=False)
-    accepted_ns: int = field(init=False, default=0)
-    started_ns: int = field(init=False, default=0)
-    finished_ns: int = field(init=False, default=0)
-    input_ns: int = field(init=False, default=0)
-    inference_ns: int = field(init=False, default=0)
-    output_ns: int = field(init=False, default=0)
-    # Owned by the batcher, under its lock.
-    _taken: int = field(init=False, default=0)
-    _computed: int = field(init=False, default=0)
-    _dropped: bool = field(init=False, default=False)
-
-
-@dataclass(frozen=True)
-class _Slice:
-    job: Job
-    start: int
-    stop: int
+# HIGH jobs may wait beyond the limit by this share of it: room that nobody else can fill.
+_RESERVED_SHARE = 8
 
 
 class Batcher:
@@ -79,12 +42,19 @@ class Batcher:
     Args:
         spec: the model.
         version: its version, for labels.
-        backend: what computes; called from `instances` threads at once.
+        backend: what computes; each thread opens an instance of its own.
         metrics: where to count.
         instances: batches that run side by side.
         max_batch_images: images in one batch at most.
-        max_queue_images: images that may wait.
-        batch_delay_s: time a batch with room may wait for more; 0 never waits.
+        max_queue_images: images that may wait; HIGH ones may exceed it by an eighth.
+        batch_delay_s: time a batch with room may wait for more; 0 never waits. HIGH jobs are not
+            kept waiting, nor is what is left of a job that has begun.
+        preferred_batch_images: sizes to cut batches to, each 1 to `max_batch_images`: the largest
+            of them that the queue fills, whatever the delay. Once it fills the smallest, it is not
+            kept waiting. Less than the smallest runs as it comes.
+
+    Raises:
+        Exception: an instance could not be opened; whatever the backend said.
     """
 
     def __init__(
@@ -98,6 +68,7 @@ class Batcher:
         max_batch_images: int,
         max_queue_images: int,
         batch_delay_s: float = 0.0,
+        preferred_batch_images: Sequence[int] = (),
     ) -> None:
         self._spec = spec
         self._backend = backend
@@ -105,28 +76,43 @@ class Batcher:
         self._max_queue = max_queue_images
         self.instances = instances
         self.delay_s = batch_delay_s
+        self.preferred_images = tuple(sorted(preferred_batch_images))
         self.statistics = Statistics()
         labels = (spec.name, str(version))
         self._labels = labels
         self._images = metrics.images
-        self._queue_wait = metrics.queue_wait.labels(*labels)
+        self._queue_wait = {
+            level: metrics.queue_wait.labels(*labels, level.value) for level in Priority
+        }
         self._batch_images = metrics.batch_images.labels(*labels)
         self._inference = metrics.inference_duration.labels(*labels)
         self._changed = threading.Condition()
-        self._jobs: deque[Job] = deque()
-        self._queued = 0
+        self._queue = Queue()
         self._idle = 0
         self._closed = False
-        self._drain_rate = _Rate()
+        self._drain_rate = Rate()
         self._room: deque[asyncio.Future[None]] = deque()
-        metrics.watch_queue(spec.name, version, lambda: self._queued)
+        metrics.watch_queue(spec.name, version, lambda: self._queue.images)
         metrics.queue_limit_images.labels(*labels).set(max_queue_images)
+        opened: list[Future[None]] = [Future() for _ in range(instances)]
         self._threads = [
-            threading.Thread(target=self._work, name=f"{spec.name}-{version}-{number}", daemon=True)
-            for number in range(instances)
+            threading.Thread(
+                target=self._work, args=(each,), name=f"{spec.name}-{version}-{number}", daemon=True
+            )
+            for number, each in enumerate(opened)
         ]
         for thread in self._threads:
             thread.start()
+        try:
+            for each in opened:
+                each.result()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def _queued(self) -> int:
+        return self._queue.images
 
     # --- the event loop's side ------------------------------------------------------------------
 
@@ -171,13 +157,15 @@ class Batcher:
         with self._changed:
             if self._closed:
                 raise Draining(1.0)
-            if self._queued + job.count > most:
+            if self._queued + job.count > most + self._reserved(job):
                 return False
             job.accepted_ns = time.perf_counter_ns()
-            self._jobs.append(job)
-            self._queued += job.count
+            self._queue.append(job)
             self._changed.notify()  # one wakes the next while there is work for it
         return True
+
+    def _reserved(self, job: Job) -> int:
+        return self._max_queue // _RESERVED_SHARE if job.priority is Priority.HIGH else 0
 
     def drop(self, job: Job) -> None:
         """Takes back what of a job has not begun; nothing is computed for a caller who left.
@@ -188,10 +176,9 @@ class Batcher:
         if not job.done.cancel() and not job.done.cancelled():
             job.done.exception()  # seen: asyncio would complain of an error that nobody asked for
         with self._changed:
-            if job._dropped or job._taken == job.count:  # noqa: SLF001 - one unit with Job
+            if job.dropped or job.taken == job.count:
                 return
             self._forget(job)
-            self._jobs.remove(job)
         self._admit()
 
     def close(self, timeout_s: float | None = None) -> bool:
@@ -238,94 +225,85 @@ class Batcher:
 
     # --- the instances' side --------------------------------------------------------------------
 
-    def _work(self) -> None:
-        while (batch := self._take()) is not None:
-            self._compute(batch)
+    def _work(self, opened: Future[None]) -> None:
+        try:
+            instance = self._backend.open_instance()
+        except BaseException as error:  # noqa: BLE001 - raised again where the batcher is made
+            opened.set_exception(error)
+            return
+        opened.set_result(None)
+        with contextlib.closing(instance):
+            while (batch := self._take()) is not None:
+                self._compute(instance, batch)
 
-    def _take(self) -> list[_Slice] | None:
+    def _take(self) -> list[Slice] | None:
         """Waits for work and returns a batch of it; None when closed and empty."""
         with self._changed:
             self._idle += 1
             try:
                 while True:
                     self._drop_late()
-                    if self._jobs and not self._worth_waiting():
-                        batch = self._cut(self._share())
-                        if self._jobs:
+                    if self._queue and not self._worth_waiting():
+                        batch = self._queue.cut(self._share())
+                        self._start(batch)
+                        if self._queue:
                             self._changed.notify()
                         return batch
-                    if self._closed and not self._jobs:
+                    if self._closed and not self._queue:
                         return None
-                    self._changed.wait(self._patience_s() if self._jobs else None)
+                    self._changed.wait(self._patience_s() if self._queue else None)
             finally:
                 self._idle -= 1
 
     def _drop_late(self) -> None:
         now = time.monotonic()
-        late = [job for job in self._jobs if job.deadline <= now]
+        late = [job for job in self._queue if job.deadline <= now]
         if not late:
             return
         for job in late:
             self._forget(job)
             self.statistics.add_failure(time.perf_counter_ns() - job.accepted_ns)
-        self._jobs = deque(job for job in self._jobs if not job._dropped)  # noqa: SLF001 - one unit with Job
         _on_loop_of(late[0], self._settle, late, DeadlinePassed())
 
     def _forget(self, job: Job) -> None:
-        job._dropped = True  # noqa: SLF001 - one unit with Job
-        self._queued -= job.count - job._taken  # noqa: SLF001 - one unit with Job
+        job.dropped = True
+        self._queue.remove(job)
 
     def _patience_s(self) -> float:
-        """Time that the queue may still wait for company; none once a job in it has begun."""
-        if any(job._taken for job in self._jobs):  # noqa: SLF001 - one unit with Job
+        """Time that the queue may still wait for company."""
+        if not self._queue.patient:
             return 0.0
-        oldest = self._jobs[0].accepted_ns  # only jobs that have begun lose their place
-        return self.delay_s - (time.perf_counter_ns() - oldest) / 1e9
+        return self.delay_s - (time.perf_counter_ns() - self._queue.oldest_ns) / 1e9
 
     def _worth_waiting(self) -> bool:
-        return self._queued < self._max_batch and not self._closed and self._patience_s() > 0
+        enough = self.preferred_images[0] if self.preferred_images else self._max_batch
+        return self._queued < enough and not self._closed and self._patience_s() > 0
 
     def _share(self) -> int:
         """Images for this batch: the queue, divided among the instances that are free now."""
         fair = -(-self._queued // max(self._idle, 1))
-        return min(self._max_batch, max(fair, _SMALLEST_SHARE))
+        share = min(self._max_batch, max(fair, _SMALLEST_SHARE))
+        filled = [size for size in self.preferred_images if size <= self._queued]
+        return max((size for size in filled if size <= share), default=min(filled, default=share))
 
-    def _cut(self, room: int) -> list[_Slice]:
-        """Takes up to `room` images, shared evenly among the jobs that have waited longest.
+    def _start(self, batch: list[Slice]) -> None:
+        now = time.perf_counter_ns()
+        for piece in batch:
+            if not piece.start:
+                job = piece.job
+                job.started_ns = now
+                self._queue_wait[job.priority].observe((now - job.accepted_ns) / 1e9)
 
-        What a small job leaves of its share goes to the larger ones; a job that is not exhausted
-        goes to the end of the queue.
-        """
-        chosen = [self._jobs.popleft() for _ in range(min(room, len(self._jobs)))]
-        sizes = {}
-        unserved = len(chosen)
-        for job in sorted(chosen, key=_images_left):
-            sizes[job] = min(_images_left(job), room // unserved)
-            room -= sizes[job]
-            unserved -= 1
-        return [self._slice(job, sizes[job]) for job in chosen]
-
-    def _slice(self, job: Job, size: int) -> _Slice:
-        start = job._taken  # noqa: SLF001 - one unit with Job
-        job._taken += size  # noqa: SLF001 - one unit with Job
-        self._queued -= size
-        if _images_left(job):
-            self._jobs.append(job)
-        if not start:
-            job.started_ns = time.perf_counter_ns()
-            self._queue_wait.observe((job.started_ns - job.accepted_ns) / 1e9)
-        return _Slice(job, start, start + size)
-
-    def _compute(self, batch: list[_Slice]) -> None:
+    def _compute(self, instance: Instance, batch: list[Slice]) -> None:
         began = time.perf_counter_ns()
         try:
             z = np.concatenate([piece.job.latents(piece.start, piece.stop) for piece in batch])
-            class_id = _stacked_classes(batch)
-            truncation = _stacked_truncation(batch)
+            class_id = stacked_classes(batch)
+            truncation = stacked_truncation(batch)
             before = time.perf_counter_ns()
-            images = self._backend.run(z, class_id, truncation)
+            images = instance.run(z, class_id, truncation)
             after = time.perf_counter_ns()
-            _hand_out(batch, images)
+            hand_out(batch, images)
             took = Phases(before - began, after - before, time.perf_counter_ns() - after)
         except Exception as error:  # noqa: BLE001 - whatever a runtime raises, the callers must hear
             _log.exception("batch of %d images failed", sum(p.stop - p.start for p in batch))
@@ -335,7 +313,7 @@ class Batcher:
         self._inference.observe((after - before) / 1e9)
         self._finish(batch, len(images), began, took)
 
-    def _finish(self, batch: list[_Slice], count: int, began_ns: int, took: Phases) -> None:
+    def _finish(self, batch: list[Slice], count: int, began_ns: int, took: Phases) -> None:
         finished = []
         now = time.perf_counter_ns()
         with self._changed:
@@ -344,8 +322,8 @@ class Batcher:
                 job.input_ns += took.input_ns
                 job.inference_ns += took.inference_ns
                 job.output_ns += took.output_ns
-                job._computed += piece.stop - piece.start  # noqa: SLF001 - one unit with Job
-                if job._computed == job.count and not job._dropped:  # noqa: SLF001 - one unit with Job
+                job.computed += piece.stop - piece.start
+                if job.computed == job.count and not job.dropped:
                     job.finished_ns = now
                     finished.append(job)
             self._drain_rate.add(count, began_ns, now)
@@ -354,18 +332,17 @@ class Batcher:
             self._count(job)
         _on_loop_of(batch[0].job, self._settle, finished, None)
 
-    def _fail(self, batch: list[_Slice], cause: Exception) -> None:
+    def _fail(self, batch: list[Slice], cause: Exception) -> None:
         error = BackendFailed(f"model {self._spec.name!r} failed to compute a batch")
         error.__cause__ = cause
         jobs = [piece.job for piece in batch]
         with self._changed:
             for job in jobs:
-                if not job._dropped:  # noqa: SLF001 - one unit with Job
+                if not job.dropped:
                     self.statistics.add_failure(time.perf_counter_ns() - job.accepted_ns)
-                if job in self._jobs:
-                    self._jobs.remove(job)
+                if job in self._queue:
                     self._forget(job)
-                job._dropped = True  # noqa: SLF001 - one unit with Job
+                job.dropped = True
         _on_loop_of(batch[0].job, self._settle, jobs, error)
 
     def _count(self, job: Job) -> None:
@@ -388,57 +365,3 @@ def _account(job: Job) -> Account:
     return Account(
         job.finished_ns - job.accepted_ns, Phases(job.input_ns, job.inference_ns, job.output_ns)
     )
-
-
-def _images_left(job: Job) -> int:
-    return job.count - job._taken  # noqa: SLF001 - one unit with Job
-
-
-def _hand_out(batch: list[_Slice], images: npt.NDArray[np.uint8]) -> None:
-    """Copies the images of a batch into the results of its jobs."""
-    count = sum(piece.stop - piece.start for piece in batch)
-    if images.shape != (expected := (count, *batch[0].job.images.shape[1:])):
-        raise ValueError(f"the backend gave images of shape {images.shape}, not {expected}")
-    row = 0
-    for piece in batch:
-        size = piece.stop - piece.start
-        piece.job.images[piece.start : piece.stop] = images[row : row + size]
-        row += size
-
-
-def _stacked_classes(batch: list[_Slice]) -> npt.NDArray[np.int64] | None:
-    parts = [p.job.class_id[p.start : p.stop] for p in batch if p.job.class_id is not None]
-    return np.concatenate(parts) if parts else None
-
-
-def _stacked_truncation(batch: list[_Slice]) -> npt.NDArray[np.float32] | None:
-    parts = [
-        np.broadcast_to(np.float32(p.job.truncation), p.job.count)[p.start : p.stop]
-        for p in batch
-        if p.job.truncation is not None
-    ]
-    return np.concatenate(parts) if parts else None
-
-
-class _Rate:
-    """Images per second while there was work, those of the last second or so weighing most."""
-
-    _TIME_CONSTANT_NS = 1e9
-
-    def __init__(self) -> None:
-        self._images = 0.0
-        self._busy_ns = 0.0
-        self._last_ns = 0
-
-    @property
-    def per_s(self) -> float:
-        """The rate; 0 while nothing was measured."""
-        return 1e9 * self._images / self._busy_ns if self._busy_ns else 0.0
-
-    def add(self, images: int, began_ns: int, ended_ns: int) -> None:
-        """Counts a batch; the time since the one before counts as far as this one was running."""
-        elapsed = max(ended_ns - max(self._last_ns, began_ns), 1)
-        keep = math.exp(-elapsed / self._TIME_CONSTANT_NS)
-        self._images = keep * self._images + images
-        self._busy_ns = keep * self._busy_ns + elapsed
-        self._last_ns = ended_ns

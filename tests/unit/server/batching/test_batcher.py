@@ -10,7 +10,8 @@ import pytest
 
 from imagemint.engine.errors import BackendFailed, DeadlinePassed, Draining, QueueFull
 from imagemint.engine.spec import Truncation, TruncationKind
-from imagemint.server.batching import _Rate
+from imagemint.server.batching import Priority
+from imagemint.server.batching.rate import Rate
 
 # Seconds that no test lives to see: whoever waited for it would run into the timeout.
 FOR_EVER_S = 1_000.0
@@ -194,7 +195,7 @@ async def test_retry_delay_is_that_of_the_drain(new_batcher, new_job, held, per_
 
 def test_rate_is_images_over_busy_time():
     """Batches side by side add up, idle time does not count, and the past fades."""
-    rate = _Rate()
+    rate = Rate()
     assert rate.per_s == 0
     rate.add(50, 0, 10**9)
     assert rate.per_s == pytest.approx(50)
@@ -355,6 +356,105 @@ async def test_close_cuts_the_delay_short(backend, new_batcher, new_job):
     await job.done
 
 
+async def test_delay_is_not_for_the_hasty(backend, new_batcher, new_job):
+    """A HIGH job is run at once, and takes along what was waiting for company."""
+    batcher = new_batcher(batch_delay_s=FOR_EVER_S)
+    waiting, hasty = new_job(1, 2), new_job(2, 1, priority=Priority.HIGH)
+    batcher.submit(waiting)
+    batcher.submit(hasty)
+    await asyncio.gather(waiting.done, hasty.done)
+    assert backend.sizes == [3]
+
+
+async def test_high_job_overtakes(backend, new_batcher, new_job, held, metrics):
+    """A HIGH job is computed before those that queued first, which get their eighth meanwhile."""
+    batcher = new_batcher()
+    await held(batcher)
+    normal, high = new_job(1, 100), new_job(2, 20, priority=Priority.HIGH)
+    batcher.submit(normal)
+    batcher.submit(high)
+    backend.release()
+    await high.done
+    await normal.done
+    assert [tags(backend, batch).count(2) for batch in range(4)] == [7, 7, 6, 0]
+    labels = {"model": "dot", "version": "1", "priority": "high"}
+    wait = metrics.registry.get_sample_value("imagemint_queue_wait_seconds_count", labels)
+    assert wait == 1
+
+
+async def test_full_queue_has_room_for_high(new_batcher, new_job, held):
+    """An eighth beyond the limit is for HIGH jobs alone, and no more than that."""
+    batcher = new_batcher(max_queue_images=80)
+    await held(batcher)
+    batcher.submit(new_job(1, 80))
+    with pytest.raises(QueueFull):
+        batcher.submit(new_job(2, 1))
+    batcher.submit(new_job(3, 10, priority=Priority.HIGH))
+    with pytest.raises(QueueFull):
+        batcher.submit(new_job(4, 1, priority=Priority.HIGH))
+
+
+CUTS = ((3, [3]), (4, [4]), (7, [4, 3]), (9, [8, 1]), (31, [16, 8, 4, 3]))
+
+
+@pytest.mark.parametrize("cut", CUTS, ids=lambda cut: cut[0])
+async def test_batches_are_cut_to_preferred_sizes(backend, new_batcher, new_job, held, cut):
+    """Each is the largest preferred size that the queue fills, and what is left runs as it is."""
+    batcher = new_batcher(max_batch_images=20, preferred_batch_images=[8, 4, 16])
+    await held(batcher)
+    queued, sizes = cut
+    job = new_job(1, queued)
+    batcher.submit(job)
+    backend.release()
+    await job.done
+    assert backend.sizes == sizes
+
+
+async def test_preferred_size_ends_the_delay(backend, new_batcher, new_job):
+    """A queue that fills a preferred size is not kept waiting for a full batch."""
+    batcher = new_batcher(batch_delay_s=FOR_EVER_S, preferred_batch_images=[4])
+    jobs = [new_job(tag, 2) for tag in (1, 2)]
+    for job in jobs:
+        batcher.submit(job)
+    await asyncio.gather(*(job.done for job in jobs))
+    assert backend.sizes == [4]
+
+
+async def test_idle_instances_take_preferred_sizes(backend, new_batcher, new_job):
+    """A job split over free instances is cut to preferred sizes, too."""
+    batcher = new_batcher(instances=2, max_batch_images=64, preferred_batch_images=[32])
+    backend.hold()
+    job = new_job(1, 40)
+    batcher.submit(job)
+    await backend.begun(2)
+    assert sorted(backend.sizes) == [8, 32]
+    backend.release()
+    await job.done
+
+
+async def test_each_thread_opens_and_closes_its_instance(backend, new_batcher):
+    """As many as there are threads, open from the start to the end."""
+    batcher = new_batcher(instances=3)
+    assert backend.opened == 3
+    assert batcher.close()
+    assert backend.opened == 0
+
+
+async def test_failure_to_open_is_told(backend, new_batcher, monkeypatch):
+    """A device without room for all instances is told where the batcher is made; none stays."""
+    real = backend.open_instance
+
+    def refuse():
+        if backend.opened:
+            raise BackendFailed("no room")
+        return real()
+
+    monkeypatch.setattr(backend, "open_instance", refuse)
+    with pytest.raises(BackendFailed, match="no room"):
+        new_batcher(instances=2)
+    assert backend.opened == 0
+
+
 async def test_classes_and_truncation_follow_their_images(backend, metrics, new_batcher, new_job):
     """Each row of a pass has the class and the truncation of its own job, and is counted so."""
     styled = dataclasses.replace(
@@ -393,5 +493,5 @@ async def test_time_is_accounted_for(new_batcher, new_job, metrics):
     assert job.inference_ns > 0
     labels = {"model": "dot", "version": "1"}
     values = metrics.registry.get_sample_value
-    assert values("imagemint_queue_wait_seconds_count", labels) == 1
+    assert values("imagemint_queue_wait_seconds_count", labels | {"priority": "normal"}) == 1
     assert values("imagemint_batch_images_sum", labels) == 50

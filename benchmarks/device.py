@@ -1,0 +1,170 @@
+"""Compares the ways to run batches on a device: as they come, in bound buckets, as CUDA graphs.
+
+On a machine with CUDA all three; on one without, the first two on the CPU. Each way runs the same
+images in one thread, the ways in turn within a round, so that a machine that drifts favours none;
+the figure is the ratio to batches as they come. That all give the same bytes is checked on the way.
+
+    python benchmarks/device.py
+    python benchmarks/device.py --json benchmarks/results/device.json
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+
+from imagemint.engine.backend import Instance
+from imagemint.engine.bundle import Bundle, read_bundle
+from imagemint.engine.onnx_backend import OnnxBackend
+from imagemint.engine.sampling import drawn_classes, latents
+from imagemint.engine.spec import TruncationKind
+
+ROOT = Path(__file__).resolve().parents[1]
+BASELINE = "as they come"
+
+
+class Batches:
+    """Inputs of one size.
+
+    Args:
+        bundle: the model.
+        size: images in a batch.
+    """
+
+    def __init__(self, bundle: Bundle, size: int) -> None:
+        spec = bundle.spec
+        by_psi = spec.truncation is not None and spec.truncation.kind is TruncationKind.PSI
+        self.size = size
+        self._z = latents(0, 0, size, spec.z_dim, distribution=spec.distribution)
+        self._class_id = drawn_classes(0, 0, size, spec.num_classes) if spec.conditional else None
+        self._truncation = np.ones(size, np.float32) if by_psi else None
+
+    def run(self, instance: Instance) -> bytes:
+        """Returns the pixels."""
+        return instance.run(self._z, self._class_id, self._truncation).tobytes()
+
+    def rate(self, instance: Instance, seconds: float) -> float:
+        """Returns images per second."""
+        began = time.perf_counter()
+        done = 0
+        while (took := time.perf_counter() - began) < seconds:
+            self.run(instance)
+            done += self.size
+        return done / took
+
+
+def ways(bundle: Bundle, most: int) -> tuple[OnnxBackend, dict[str, Instance]]:
+    """Returns a backend, for what it says of itself, and an instance for each way.
+
+    Args:
+        bundle: the model.
+        most: images in the largest batch.
+    """
+    plain = OnnxBackend(bundle, bucketed=False)
+    bound = OnnxBackend(bundle, max_batch=most, bucketed=True, cuda_graphs=False)
+    found = {BASELINE: plain.open_instance(), "bound buckets": bound.open_instance()}
+    if plain.provider == "CUDAExecutionProvider":
+        graphs = OnnxBackend(bundle, max_batch=most, bucketed=True, cuda_graphs=True)
+        found["CUDA graphs"] = graphs.open_instance()
+    return bound, found
+
+
+def sizes(most: int) -> list[int]:
+    """Returns batch sizes in their bucket and just above one, where padding costs most."""
+    powers = [2**power for power in range(most.bit_length()) if 2**power <= most]
+    return sorted({*powers, *(power + 1 for power in powers[2:] if power < most)})
+
+
+def measured(
+    bundle: Bundle, instances: dict[str, Instance], options: argparse.Namespace
+) -> dict[int, dict[str, list[float]]]:
+    """Returns images per second, by batch size and way, one for each round."""
+    found: dict[int, dict[str, list[float]]] = {}
+    for size in sizes(options.most):
+        batches = Batches(bundle, size)
+        expected = batches.run(instances[BASELINE])
+        for name, instance in instances.items():
+            if batches.run(instance) != expected:
+                print(f"batch {size}: {name} differs in bytes from batches {BASELINE}")
+        found[size] = {name: [] for name in instances}
+        for _ in range(options.repeats):
+            for name, instance in instances.items():
+                found[size][name].append(batches.rate(instance, options.seconds))
+    return found
+
+
+def table(found: dict[int, dict[str, list[float]]]) -> str:
+    """Returns the medians of the ratios, with the least and the most."""
+    names = [name for name in next(iter(found.values())) if name != BASELINE]
+    lines = [
+        f"| batch | images/s {BASELINE} | " + " | ".join(names) + " |",
+        "|---:|---:|" + "---:|" * len(names),
+    ]
+    for size, rates in found.items():
+        cells = []
+        for name in names:
+            each = sorted(a / b for a, b in zip(rates[name], rates[BASELINE], strict=True))
+            cells.append(f"{statistics.median(each):.2f} ({each[0]:.2f} to {each[-1]:.2f})")
+        base = statistics.median(rates[BASELINE])
+        lines.append(f"| {size} | {base:,.0f} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def gpu() -> str:
+    """Returns the name of the first GPU; empty if NVML knows of none."""
+    try:
+        import pynvml  # type: ignore[import-not-found,import-untyped,unused-ignore] # noqa: PLC0415 - of the extra gpu
+    except ModuleNotFoundError:
+        return ""
+    try:
+        pynvml.nvmlInit()
+        return str(pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(0)))
+    except pynvml.NVMLError:
+        return ""
+
+
+def machine() -> dict[str, str | int]:
+    """Returns what the figures were measured on."""
+    found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    return {
+        "processor": found[1] if found else platform.processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "gpu": gpu(),
+        "python": platform.python_version(),
+    }
+
+
+def main() -> None:
+    """Prints the table; with --json also writes every sample."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--bundle", type=Path, default=ROOT / "models/mnist/1")
+    parser.add_argument("--most", type=int, default=64, help="images in the largest batch")
+    parser.add_argument("--seconds", type=float, default=0.5, help="of each timed stretch")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds over the ways")
+    parser.add_argument("--json", type=Path, help="write every sample here")
+    options = parser.parse_args()
+    bundle = read_bundle(options.bundle)
+    backend, instances = ways(bundle, options.most)
+    found = measured(bundle, instances, options)
+    print(table(found))
+    told = {
+        "machine": machine(),
+        "model": f"{bundle.spec.name}@{bundle.version}",
+        "runtime": backend.description,
+        "buckets": backend.buckets,
+    }
+    print(", ".join(f"{key} {value}" for key, value in told.items()))
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        content = told | {"seconds": options.seconds, "images_per_s": found}
+        options.json.write_text(json.dumps(content, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

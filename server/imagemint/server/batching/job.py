@@ -1,0 +1,67 @@
+"""What callers wait for, and the parts it is cut into."""
+
+import asyncio
+import enum
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+
+class Priority(enum.Enum):
+    """Who goes first, the highest first; the values name them in metrics."""
+
+    HIGH = "high"
+    NORMAL = "normal"
+
+
+@dataclass(eq=False)
+class Job:
+    """Images that one caller waits for.
+
+    Attributes:
+        count: how many, 1 or more.
+        latents: gives float32 [n, z_dim] for images start to stop - 1 of the job; called by the
+            instance that computes them, so that drawing latents is parallel work too.
+        class_id: int64 [count], or None.
+        truncation: for a model whose truncation is PSI, and then never None; otherwise None. One
+            for all, or float32 [count].
+        deadline: `time.monotonic` value after which nothing of it is computed any more.
+        priority: who goes first.
+        images: the result, uint8 [count, H, W, C], whole once `done` is.
+    """
+
+    count: int
+    latents: Callable[[int, int], npt.NDArray[np.float32]]
+    class_id: npt.NDArray[np.int64] | None
+    truncation: float | npt.NDArray[np.float32] | None = None
+    deadline: float = math.inf
+    priority: Priority = Priority.NORMAL
+    images: npt.NDArray[np.uint8] = field(init=False, repr=False)
+    done: asyncio.Future[None] = field(init=False, repr=False)
+    accepted_ns: int = field(init=False, default=0)
+    started_ns: int = field(init=False, default=0)
+    finished_ns: int = field(init=False, default=0)
+    input_ns: int = field(init=False, default=0)
+    inference_ns: int = field(init=False, default=0)
+    output_ns: int = field(init=False, default=0)
+    # Owned by the batcher, under its lock.
+    taken: int = field(init=False, default=0, repr=False)
+    computed: int = field(init=False, default=0, repr=False)
+    dropped: bool = field(init=False, default=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Slice:
+    """The images ``start`` to ``stop - 1`` of a job."""
+
+    job: Job
+    start: int
+    stop: int
+
+
+def images_left(job: Job) -> int:
+    """Images of a job that no batch has taken."""
+    return job.count - job.taken

@@ -1,0 +1,27 @@
+"""How fast a queue drains."""
+
+import math
+
+
+class Rate:
+    """Images per second while there was work, those of the last second or so weighing most."""
+
+    _TIME_CONSTANT_NS = 1e9
+
+    def __init__(self) -> None:
+        self._images = 0.0
+        self._busy_ns = 0.0
+        self._last_ns = 0
+
+    @property
+    def per_s(self) -> float:
+        """The rate; 0 while nothing was measured."""
+        return 1e9 * self._images / self._busy_ns if self._busy_ns else 0.0
+
+    def add(self, images: int, began_ns: int, ended_ns: int) -> None:
+        """Counts a batch; the time since the one before counts as far as this one was running."""
+        elapsed = max(ended_ns - max(self._last_ns, began_ns), 1)
+        keep = math.exp(-elapsed / self._TIME_CONSTANT_NS)
+        self._images = keep * self._images + images
+        self._busy_ns = keep * self._busy_ns + elapsed
+        self._last_ns = ended_ns

@@ -1,0 +1,82 @@
+"""What the supervisor and its workers tell each other.
+
+Payloads and values of questions are bytes here: the supervisor passes them on and need not know
+them, nor import what they are made of.
+"""
+
+from dataclasses import dataclass, field
+
+from imagemint.server.settings import ServeSettings
+
+
+@dataclass(frozen=True)
+class Begin:
+    """To a worker, first of all: what it is."""
+
+    number: int
+    settings: ServeSettings
+    """Of this worker: with the port that was found, and its share of what is shared out."""
+    remembered: tuple["Question", ...] = ()
+
+
+@dataclass(frozen=True)
+class Ready:
+    """From a worker: it takes calls."""
+
+    models: dict[str, list[int]]
+    """The versions that it serves."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """From a worker, last of all: it cannot serve."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Drain:
+    """To a worker: finish what was accepted, and leave."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """From a worker: ask all workers."""
+
+    id: int
+    """Chosen by the worker, for the answers."""
+    topic: str
+    payload: bytes
+    remember_as: str
+    timeout_s: float
+
+
+@dataclass(frozen=True)
+class Question:
+    """To a worker."""
+
+    id: int
+    """Chosen by the supervisor, for the reply."""
+    topic: str
+    payload: bytes
+
+
+@dataclass(frozen=True)
+class Reply:
+    """From a worker, to a question; `value` is empty if there is an error."""
+
+    id: int
+    worker: int
+    value: bytes = b""
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """To the worker who asked."""
+
+    id: int
+    replies: list[Reply] = field(default_factory=list)
+
+
+Message = Begin | Ready | Failed | Drain | Ask | Question | Reply | Answers

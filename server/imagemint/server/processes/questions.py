@@ -1,0 +1,114 @@
+"""Questions that go to every worker, from one of them or from the supervisor."""
+
+import asyncio
+import itertools
+from collections.abc import Sequence
+
+from imagemint.server.processes.keeper import Keeper
+from imagemint.server.processes.messages import Answers, Ask, Question, Reply
+
+
+class Questions:
+    """Passes questions on and gathers the replies; on the event loop of the supervisor."""
+
+    def __init__(self) -> None:
+        self._remembered: dict[str, Question] = {}
+        self._open: dict[int, _Open] = {}
+        self._ids = itertools.count()
+        self._passing: set[asyncio.Task[None]] = set()
+
+    @property
+    def remembered(self) -> tuple[Question, ...]:
+        """What a worker that starts now must answer first, in the order in which it was asked."""
+        return tuple(self._remembered.values())
+
+    async def ask(
+        self,
+        keepers: Sequence[Keeper],
+        topic: str,
+        payload: bytes,
+        *,
+        timeout_s: float,
+        remember_as: str = "",
+    ) -> list[Reply]:
+        """Asks the workers that are ready, and returns their replies in order of their numbers.
+
+        What is remembered also goes to those still starting, which are not waited for. See
+        `imagemint.server.peers.Peers.ask`, whose other half this is.
+        """
+        question = Question(next(self._ids), topic, payload)
+        if remember_as:
+            self._remembered.pop(remember_as, None)  # the order is that of the last question
+            self._remembered[remember_as] = question
+        self._open[question.id] = asked = _Open({k.number for k in keepers if k.ready})
+        for keeper in keepers:
+            if keeper.ready or remember_as:
+                keeper.send(question)
+        try:
+            replies = await asked.replies(timeout_s)
+        finally:
+            del self._open[question.id]
+        in_vain = all(reply.error for reply in replies)
+        if in_vain and self._remembered.get(remember_as) is question:
+            del self._remembered[remember_as]
+        return replies
+
+    def pass_on(self, keepers: Sequence[Keeper], asker: Keeper, ask: Ask) -> None:
+        """Asks for a worker, and sends it the answers when they are there."""
+
+        async def passing() -> None:
+            replies = await self.ask(
+                *(keepers, ask.topic, ask.payload),
+                timeout_s=ask.timeout_s,
+                remember_as=ask.remember_as,
+            )
+            asker.send(Answers(ask.id, replies))
+
+        task = asyncio.create_task(passing())
+        self._passing.add(task)
+        task.add_done_callback(self._passing.discard)
+
+    def replied(self, reply: Reply) -> None:
+        """Takes a reply; one that nobody waits for any more goes nowhere."""
+        if reply.id in self._open:
+            self._open[reply.id].add(reply)
+
+    def died(self, number: int) -> None:
+        """Waits no more for a worker."""
+        for identity, asked in self._open.items():
+            asked.add(Reply(identity, number, error=f"worker {number} died"))
+
+
+class _Open:
+    """A question that waits for replies.
+
+    Args:
+        missing: whose.
+    """
+
+    def __init__(self, missing: set[int]) -> None:
+        self._missing = missing
+        self._replies: list[Reply] = []
+        self._complete = asyncio.Event()
+        self._look()
+
+    def add(self, reply: Reply) -> None:
+        """Takes the first reply of each worker that was asked."""
+        if reply.worker in self._missing:
+            self._missing.discard(reply.worker)
+            self._replies.append(reply)
+            self._look()
+
+    def _look(self) -> None:
+        if not self._missing:
+            self._complete.set()
+
+    async def replies(self, timeout_s: float) -> list[Reply]:
+        """Returns all replies; an error for each worker that does not reply in time."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._complete.wait()
+        except TimeoutError:
+            for number in sorted(self._missing):
+                self.add(Reply(0, number, error=f"worker {number} did not answer in time"))
+        return sorted(self._replies, key=lambda reply: reply.worker)

@@ -1,0 +1,203 @@
+"""The supervisor: keeps the workers, tells what they count, and takes them down together.
+
+It imports neither gRPC nor a runtime of models, and answers no calls itself.
+"""
+
+import asyncio
+import contextlib
+import os
+import pickle
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import structlog
+
+from imagemint.server.devices import watch_devices
+from imagemint.server.exposition import expose
+from imagemint.server.processes.keeper import Circumstances, Keeper
+from imagemint.server.processes.messages import Ask, Drain, Reply
+from imagemint.server.processes.metrics import DIRECTORY_VARIABLE, WorkersMetrics, forget_gauges
+from imagemint.server.processes.ports import reserve
+from imagemint.server.processes.questions import Questions
+from imagemint.server.settings import ServeSettings
+
+_log = structlog.stdlib.get_logger(__name__)
+
+# Without -P a module in the current directory would go before ours.
+WORKER = (sys.executable, "-P", "-m", "imagemint.server.processes.worker")
+# A scrape goes without the latest of a worker that is too busy to write it down.
+_MEASURE_S = 1.0
+# Besides delay and grace: models and spans are put away. Who then still lives hangs.
+_LEAVING_S = 20.0
+
+
+class Supervisor:
+    """`imagemint serve` with several processes.
+
+    Args:
+        settings: of the server as a whole.
+        worker: the command of a worker; the number of a file descriptor is appended.
+    """
+
+    def __init__(self, settings: ServeSettings, worker: Sequence[str] = WORKER) -> None:
+        self._settings = settings
+        self._worker = worker
+        self._leaving = asyncio.Event()
+        self._all_ready = asyncio.Event()
+        self._keepers: list[Keeper] = []
+        self._questions = Questions()
+
+    async def run(self) -> int:
+        """Serves until SIGTERM or SIGINT, then drains; a second signal ends everything at once.
+
+        Returns:
+            The exit status: 0 if every worker left in good order.
+
+        Raises:
+            OSError: an address cannot be had.
+            StartFailed: a worker cannot serve.
+        """
+        settings = self._settings
+        asked = asyncio.Event()
+        async with contextlib.AsyncExitStack() as opened:
+            port, address = reserve(settings.grpc_address)
+            opened.callback(port.close)
+            # Under TMPDIR, which the operator chooses; the root may be read-only.
+            self._directory = Path(tempfile.mkdtemp(prefix="imagemint-"))
+            opened.callback(self._clear)
+            self._metrics = WorkersMetrics(
+                self._directory, settings.processes, self._measurer(), self._pids
+            )
+            if settings.device != "cpu":
+                watch_devices(self._metrics.registry)
+            metrics_address, stop_metrics = expose(settings.metrics_address, self._metrics.registry)
+            # In a thread: a scrape under way waits for this loop.
+            opened.push_async_callback(asyncio.to_thread, stop_metrics)
+            self._handle_signals(asked)
+            self._keepers += self._hired(address)
+            keeping = [asyncio.create_task(keeper.keep()) for keeper in self._keepers]
+            opened.push_async_callback(_end, keeping)
+            await _first(keeping, self._all_ready, asked)
+            if not asked.is_set():
+                _log.info(
+                    "ready",
+                    grpc_address=address,
+                    metrics_address=metrics_address,
+                    processes=settings.processes,
+                    models=self._keepers[0].models,
+                )
+                await _first(keeping, asked)
+            return await self._drain(keeping)
+
+    def _handle_signals(self, asked: asyncio.Event) -> None:
+        def ask(number: signal.Signals) -> None:
+            if asked.is_set():
+                for keeper in self._keepers:
+                    keeper.kill()
+                self._clear()
+                os._exit(128 + number)
+            asked.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, ask, number)
+
+    def _clear(self) -> None:
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _hired(self, address: str) -> list[Keeper]:
+        circumstances = Circumstances(
+            command=self._worker,
+            environment=os.environ | {DIRECTORY_VARIABLE: str(self._directory)},
+            settings=worker_settings(self._settings, address),
+            leaving=self._leaving,
+            remembered=lambda: self._questions.remembered,
+            changed=self._changed,
+            heard=self._heard,
+            died=self._died,
+        )
+        return [Keeper(number, circumstances) for number in range(self._settings.processes)]
+
+    def _changed(self) -> None:
+        ready = sum(keeper.ready for keeper in self._keepers)
+        self._metrics.ready.set(ready)
+        if ready == len(self._keepers):
+            self._all_ready.set()
+            for keeper in self._keepers:
+                keeper.patient = True
+
+    def _heard(self, keeper: Keeper, message: Ask | Reply) -> None:
+        if isinstance(message, Ask):
+            self._questions.pass_on(self._keepers, keeper, message)
+        else:
+            self._questions.replied(message)
+
+    def _died(self, keeper: Keeper) -> None:
+        self._questions.died(keeper.number)
+        forget_gauges(self._directory, keeper.number)
+        self._changed()
+        if not self._leaving.is_set():
+            self._metrics.restarts.labels(str(keeper.number)).inc()
+
+    def _pids(self) -> dict[int, int]:
+        return {keeper.number: keeper.pid for keeper in self._keepers if keeper.pid}
+
+    def _measurer(self) -> Callable[[], None]:
+        """Returns what has the workers write down what they only know when asked, in a thread."""
+        loop = asyncio.get_running_loop()
+        nothing = pickle.dumps(None)
+
+        def measure() -> None:
+            asking = self._questions.ask(self._keepers, "measure", nothing, timeout_s=_MEASURE_S)
+            asyncio.run_coroutine_threadsafe(asking, loop).result()
+
+        return measure
+
+    async def _drain(self, keeping: list[asyncio.Task[None]]) -> int:
+        settings = self._settings
+        _log.info("draining", delay_s=settings.drain_delay_s, grace_s=settings.drain_grace_s)
+        self._leaving.set()
+        for keeper in self._keepers:
+            keeper.send(Drain())
+        limit = settings.drain_delay_s + settings.drain_grace_s + _LEAVING_S
+        _, hanging = await asyncio.wait(keeping, timeout=limit)
+        failed = [keeper.number for keeper in self._keepers if keeper.status or keeper.pid]
+        if failed:
+            _log.error("workers did not leave in good order", workers=failed, hang=len(hanging))
+            return 1
+        _log.info("stopped")
+        return 0
+
+
+def worker_settings(settings: ServeSettings, address: str) -> ServeSettings:
+    """Returns the settings of each worker: its share of the queues, but room for any request.
+
+    Args:
+        settings: of the server as a whole.
+        address: where the workers listen.
+    """
+    share = -(-settings.max_queue_images // settings.processes)
+    share = max(share, settings.max_images_per_request)
+    return settings.model_copy(update={"grpc_address": address, "max_queue_images": share})
+
+
+async def _first(keeping: list[asyncio.Task[None]], *events: asyncio.Event) -> None:
+    """Returns when one of the events is set; raises what ends the keeping of a worker before."""
+    waiting = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        done, _ = await asyncio.wait([*keeping, *waiting], return_when=asyncio.FIRST_COMPLETED)
+        for task in done.intersection(keeping):
+            task.result()
+    finally:
+        for each in waiting:
+            each.cancel()
+
+
+async def _end(keeping: list[asyncio.Task[None]]) -> None:
+    """Kills the workers that are left."""
+    for each in keeping:
+        each.cancel()
+    await asyncio.gather(*keeping, return_exceptions=True)

@@ -1,0 +1,181 @@
+"""One of several processes that answer calls: `python -m imagemint.server.processes.worker FD`.
+
+Started by the supervisor, with one end of a socket pair as file descriptor FD.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import os
+import pickle
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import structlog
+from prometheus_client import values
+
+from imagemint.server.logs import configure_logs
+from imagemint.server.peers import Answer, Peers
+from imagemint.server.processes.channel import Channel
+from imagemint.server.processes.messages import (
+    Answers,
+    Ask,
+    Begin,
+    Drain,
+    Failed,
+    Question,
+    Ready,
+    Reply,
+)
+from imagemint.server.processes.metrics import DIRECTORY_VARIABLE, remove_files
+
+_log = structlog.stdlib.get_logger(__name__)
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class WorkerPeers(Peers):
+    """All workers of the supervisor at the other end of a channel.
+
+    Args:
+        begin: what this worker was told first.
+        channel: the way to the supervisor.
+    """
+
+    several = True
+
+    def __init__(self, begin: Begin, channel: Channel) -> None:
+        super().__init__(begin.number)
+        self.directory = Path(os.environ[DIRECTORY_VARIABLE])
+        self.drain = asyncio.Event()
+        """Set once this worker is to leave."""
+        self.orphaned = False
+        """Whether the supervisor is gone."""
+        self._channel = channel
+        self._remembered = begin.remembered
+        self._caught_up = asyncio.Event()
+        self._ids = itertools.count()
+        self._asked: dict[int, asyncio.Future[list[Reply]]] = {}
+        self._replying: set[asyncio.Task[None]] = set()
+
+    async def ask(
+        self,
+        topic: str,
+        payload: Any = None,  # noqa: ANN401 - see Peers
+        *,
+        remember_as: str = "",
+        timeout_s: float = 60.0,
+    ) -> list[Answer]:
+        """Asks every worker, by way of the supervisor; without one, this worker alone."""
+        if self.orphaned:
+            return await super().ask(topic, payload)
+        ask = Ask(next(self._ids), topic, pickle.dumps(payload), remember_as, timeout_s)
+        told = self._asked[ask.id] = asyncio.get_running_loop().create_future()
+        self._channel.send(ask)
+        try:
+            return [_answer_of(reply) for reply in await told]
+        finally:
+            del self._asked[ask.id]
+
+    async def catch_up(self) -> None:
+        """Answers what was asked before this worker was there, then what came meanwhile."""
+        for question in self._remembered:
+            await self.answer(question.topic, pickle.loads(question.payload))  # noqa: S301 - see Channel
+        self._caught_up.set()
+
+    async def listen(self) -> None:
+        """Does as the supervisor says; returns when it is gone."""
+        while (message := await self._channel.receive()) is not None:
+            match message:
+                case Drain():
+                    self.drain.set()
+                case Question():
+                    replying = asyncio.create_task(self._reply(message))
+                    self._replying.add(replying)
+                    replying.add_done_callback(self._replying.discard)
+                case Answers(number, replies) if number in self._asked:
+                    self._asked[number].set_result(replies)
+                case _:  # answers to a caller who has left meanwhile
+                    pass
+        self.orphaned = True
+        self.drain.set()
+        for told in self._asked.values():
+            told.set_result([Reply(0, self.number, error="the supervisor is gone")])
+
+    async def _reply(self, question: Question) -> None:
+        await self._caught_up.wait()
+        answer = await self.answer(question.topic, pickle.loads(question.payload))  # noqa: S301 - see Channel
+        value = b"" if answer.error else pickle.dumps(answer.value)
+        self._channel.send(Reply(question.id, self.number, value, answer.error))
+
+
+def _answer_of(reply: Reply) -> Answer:
+    if reply.error:
+        return Answer(reply.worker, error=reply.error)
+    return Answer(reply.worker, pickle.loads(reply.value))  # noqa: S301 - see Channel
+
+
+async def work(end: socket.socket) -> int:
+    """Serves until told to leave, or until the supervisor is gone; returns the exit status.
+
+    A signal means the same as the supervisor's word, however often it comes: with a signal to the
+    whole process group both arrive. What ends a worker at once is SIGKILL, the supervisor's or
+    another's.
+
+    Args:
+        end: of the socket pair whose other end the supervisor holds.
+    """
+    channel = await Channel.over(end)
+    begin = await channel.receive()
+    if not isinstance(begin, Begin):
+        return 1
+    configure_logs(begin.settings.log_format, begin.settings.log_level, worker=begin.number)
+    # Before anything counts; the variable that makes it count in files was set before any import.
+    values.ValueClass = values.MultiProcessValue(lambda: begin.number)  # type: ignore[no-untyped-call] # it has no types
+    peers = WorkerPeers(begin, channel)
+    for number in _SIGNALS:
+        asyncio.get_running_loop().add_signal_handler(number, peers.drain.set)
+    listening = asyncio.create_task(peers.listen())
+    try:
+        return await _serve(begin, peers, channel)
+    finally:
+        await channel.close()
+        listening.cancel()
+        if peers.orphaned:
+            remove_files(Path(os.environ[DIRECTORY_VARIABLE]), begin.number)
+
+
+async def _serve(begin: Begin, peers: WorkerPeers, channel: Channel) -> int:
+    # Imported only here: it takes a second or more, in which signals would not be handled.
+    from imagemint.server.app import App  # noqa: PLC0415
+
+    try:
+        app = App(begin.settings, peers)
+        await app.start()
+    except Exception as error:  # noqa: BLE001 - the supervisor says why, and perhaps tries again
+        reason = str(error) or type(error).__name__
+        _log.error("worker cannot serve", reason=reason, exc_info=not isinstance(error, OSError))
+        channel.send(Failed(reason))
+        return 1
+    channel.send(Ready(app.served))
+    await peers.drain.wait()
+    if peers.orphaned:
+        _log.warning("supervisor is gone")
+    await app.stop()
+    return 0
+
+
+def main() -> int:
+    """Works at the file descriptor of the command line; returns the exit status."""
+    # Until the loop handles them: the supervisor, who gets them too, says what to do.
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    with contextlib.closing(socket.socket(fileno=int(sys.argv[1]))) as end:
+        return asyncio.run(work(end))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

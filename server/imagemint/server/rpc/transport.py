@@ -1,0 +1,61 @@
+"""What gRPC's transport is told: its limits, from the settings, and its certificates."""
+
+import grpc
+import structlog
+
+from imagemint.server.metrics import Metrics
+from imagemint.server.rpc.tls import Certificates
+from imagemint.server.settings import ServeSettings, split_address
+
+_log = structlog.stdlib.get_logger(__name__)
+
+# How gRPC spells no limit.
+_NEVER_MS = 2**31 - 1
+
+
+def channel_options(settings: ServeSettings) -> list[tuple[str, int]]:
+    """Returns the arguments of gRPC's core that the settings stand for."""
+    return [
+        ("grpc.max_receive_message_length", settings.max_request_bytes),
+        # Between these two core refuses by lot; alike, they are one limit.
+        ("grpc.max_metadata_size", settings.max_metadata_bytes),
+        ("grpc.absolute_max_metadata_size", settings.max_metadata_bytes),
+        ("grpc.max_concurrent_streams", settings.max_streams_per_connection),
+        ("grpc.max_allowed_incoming_connections", settings.max_connections),
+        ("grpc.max_connection_age_ms", _milliseconds(settings.connection_age_s)),
+        ("grpc.max_connection_age_grace_ms", _milliseconds(settings.connection_age_grace_s)),
+        ("grpc.max_connection_idle_ms", _milliseconds(settings.connection_idle_s)),
+        # Callers with keepalive ping while they have no calls, too; that alone is no abuse.
+        ("grpc.keepalive_permit_without_calls", 1),
+        (
+            "grpc.http2.min_ping_interval_without_data_ms",
+            _milliseconds(settings.min_ping_interval_s),
+        ),
+        ("grpc.http2.max_ping_strikes", settings.max_ping_strikes),
+    ]
+
+
+def _milliseconds(seconds: float | None) -> int:
+    return _NEVER_MS if seconds is None else round(1e3 * seconds)
+
+
+def server_credentials(settings: ServeSettings, metrics: Metrics) -> grpc.ServerCredentials | None:
+    """Returns what the listener encrypts with; None for nothing.
+
+    Raises:
+        CertificateError: the files cannot be used.
+    """
+    if settings.tls_certificate is None or settings.tls_key is None:
+        host, _ = split_address(settings.grpc_address)
+        if settings.api_keys is not None and host not in ("127.0.0.1", "::1", "localhost"):
+            _log.warning(
+                "api keys travel unencrypted: give a tls_certificate, or let a proxy do it"
+            )
+        return None
+
+    def count(good: bool) -> None:
+        metrics.reloads.labels("certificate", "ok" if good else "failed").inc()
+
+    return Certificates(
+        settings.tls_certificate, settings.tls_key, settings.tls_client_ca, count
+    ).credentials()

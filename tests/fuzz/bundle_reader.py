@@ -1,0 +1,54 @@
+"""Reads bundles and runs them, a directory a line of stdin, a verdict a line of stdout.
+
+A process of its own, because a crash of the runtime must be told from an error.
+"""
+
+import json
+import logging
+import resource
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from imagemint.engine.bundle import read_bundle
+from imagemint.engine.errors import BundleRefused
+from imagemint.engine.onnx_backend import OnnxBackend
+from imagemint.engine.sampling import latents
+from imagemint.engine.spec import TruncationKind
+
+# Of address space: what asks for more fails to allocate, as in a container.
+_MOST_BYTES = 6 * 2**30
+
+
+def verdict(directory: Path) -> str:
+    """How it went: loaded, refused, or what else was raised."""
+    try:
+        bundle = read_bundle(directory, max_bytes=2**24)
+        backend = OnnxBackend(bundle, device="cpu")
+    except BundleRefused as error:
+        return f"refused: {error.why}"
+    except BaseException as error:  # noqa: BLE001 - that is the question
+        return f"raised {type(error).__name__}: {error}"
+    spec = bundle.spec
+    by_psi = spec.truncation is not None and spec.truncation.kind is TruncationKind.PSI
+    z = latents(0, 0, 2, spec.z_dim, distribution=spec.distribution)
+    classes = np.zeros(2, np.int64) if spec.conditional else None
+    images = backend.run(z, classes, np.ones(2, np.float32) if by_psi else None)
+    return f"loaded: {images.shape}"
+
+
+def main() -> None:
+    """Answers until stdin ends."""
+    logging.disable()
+    resource.setrlimit(resource.RLIMIT_AS, (_MOST_BYTES, _MOST_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    answers = sys.stdout
+    sys.stdout = sys.stderr
+    for line in sys.stdin:
+        answers.write(json.dumps(verdict(Path(line.strip()))) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()

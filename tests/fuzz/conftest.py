@@ -1,0 +1,108 @@
+"""A real server in a thread of its own, and budgets."""
+
+import asyncio
+import os
+import threading
+
+import grpc
+import pytest
+import structlog
+from hypothesis import HealthCheck, settings
+from tiny_bundles import write_bundle
+
+from imagemint.server.app import App
+from imagemint.server.keys import digest_of
+from imagemint.server.settings import ServeSettings
+
+KEY = "imk_" + "f" * 43
+_BUDGET = os.environ.get("IMAGEMINT_FUZZ_EXAMPLES")
+
+settings.register_profile(
+    "fuzz",
+    settings.get_profile("imagemint"),
+    max_examples=int(_BUDGET or 40),
+    derandomize=_BUDGET is None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+FUZZ = settings.get_profile("fuzz")
+
+
+@pytest.fixture(scope="session")
+def fuzz():
+    """The settings of hypothesis for what is made up here."""
+    return FUZZ
+
+
+class Served:
+    """A server in a thread of its own.
+
+    Attributes:
+        app: the server.
+        channel: a plain connection to it.
+        loop: the event loop of its thread.
+    """
+
+    def __init__(self, **options):
+        self._options = options
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._live()))
+
+    def __enter__(self):
+        self._thread.start()
+        self._ready.wait()
+        options = [("grpc.enable_http_proxy", 0), ("grpc.enable_retries", 0)]
+        self.channel = grpc.insecure_channel(self.app.grpc_address, options)
+        return self
+
+    def __exit__(self, *_):
+        self.channel.close()
+        self.loop.call_soon_threadsafe(self._end.set)
+        self._thread.join()
+
+    async def _live(self):
+        self.loop, self._end = asyncio.get_running_loop(), asyncio.Event()
+        anywhere = {"grpc_address": "127.0.0.1:0", "metrics_address": "127.0.0.1:0"}
+        self.app = App(ServeSettings(**anywhere, **self._options))
+        await self.app.start()
+        self._ready.set()
+        await self._end.wait()
+        await self.app.stop()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _logs_go_to_logging():
+    """The server's lines end where pytest looks for them, thousands as they are."""
+    structlog.configure(
+        processors=[structlog.stdlib.filter_by_level, structlog.stdlib.render_to_log_kwargs],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    """One model of each kind."""
+    directory = tmp_path_factory.mktemp("fuzzed")
+    write_bundle(directory, "digits")
+    write_bundle(directory, "plain", conditional=False, size=(5, 3, 3))
+    write_bundle(directory, "bounded", truncation="threshold")
+    write_bundle(directory, "styled", truncation="psi")
+    return directory
+
+
+@pytest.fixture(scope="session")
+def served(models):
+    """A server without keys."""
+    with Served(repository=models, drain_grace_s=1.0) as served:
+        yield served
+
+
+@pytest.fixture(scope="session")
+def locked(models, tmp_path_factory):
+    """A server that wants KEY."""
+    path = tmp_path_factory.mktemp("keys") / "keys.toml"
+    path.write_text(f'[[key]]\nname = "known"\nsha256 = "{digest_of(KEY)}"\n')
+    with Served(repository=models, api_keys=path, drain_grace_s=1.0) as served:
+        yield served

@@ -1,0 +1,44 @@
+"""A worker without models: it only speaks with its supervisor, and so starts in no time."""
+
+import asyncio
+import os
+import socket
+import sys
+
+from imagemint.server.processes.channel import Channel
+from imagemint.server.processes.messages import Ready
+from imagemint.server.processes.worker import WorkerPeers
+
+
+async def work(end):
+    """Keeps a set of words; answers until told to leave."""
+    channel = await Channel.over(end)
+    peers = WorkerPeers(await channel.receive(), channel)
+    words = []
+
+    async def learn(word):
+        words.append(word)
+        return len(words)
+
+    async def tell(_):
+        return words
+
+    async def die(_):
+        os._exit(7)
+
+    async def relay(question):
+        topic, payload, options = question
+        answers = await peers.ask(topic, payload, **options)
+        return [(each.worker, each.value, each.error) for each in answers]
+
+    for handler in (learn, tell, die, relay):
+        peers.on(handler.__name__, handler)
+    listening = asyncio.create_task(peers.listen())
+    await peers.catch_up()
+    channel.send(Ready({}))
+    await peers.drain.wait()
+    await channel.close()
+    listening.cancel()
+
+
+asyncio.run(work(socket.socket(fileno=int(sys.argv[1]))))

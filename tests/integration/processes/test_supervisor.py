@@ -1,0 +1,126 @@
+"""The supervisor in this process, over workers that only speak, or do not even that."""
+
+import asyncio
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from held_backend import WAIT_S
+
+from imagemint.server.processes.keeper import StartFailed
+from imagemint.server.processes.supervisor import Supervisor, worker_settings
+from imagemint.server.settings import ServeSettings
+
+SPEAKING = (sys.executable, str(Path(__file__).with_name("speaking_worker.py")))
+ANYWHERE = {"grpc_address": "127.0.0.1:0", "metrics_address": "127.0.0.1:0"}
+
+
+@asynccontextmanager
+async def supervised(processes=2):
+    """A supervisor whose speaking workers are ready; drained at the end."""
+    supervisor = Supervisor(ServeSettings(processes=processes, **ANYWHERE), SPEAKING)
+    running = asyncio.create_task(supervisor.run())
+    try:
+        async with asyncio.timeout(WAIT_S):
+            await supervisor._all_ready.wait()
+            yield supervisor
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert await running == 0
+    finally:  # of a test that failed; then it kills its workers
+        running.cancel()
+        await asyncio.wait({running})
+
+
+async def asked(supervisor, topic, payload=None, *, worker, **options):
+    """What a worker gets when it asks all: (worker, value, error) of each."""
+    keepers = [supervisor._keepers[worker]]
+    question = pickle.dumps((topic, payload, options))
+    (reply,) = await supervisor._questions.ask(keepers, "relay", question, timeout_s=WAIT_S)
+    assert not reply.error
+    return pickle.loads(reply.value)  # noqa: S301 - our own
+
+
+async def replaced(supervisor, number, old):
+    """Waits until another process is ready in the place of a worker."""
+    keeper = supervisor._keepers[number]
+    while not keeper.ready or keeper.pid == old:  # noqa: ASYNC110 - within the time of `supervised`
+        await asyncio.sleep(0.01)
+
+
+async def test_any_worker_asks_all():
+    """Itself included, in the order of their numbers; what one tells them all have heard."""
+    async with supervised() as supervisor:
+        assert await asked(supervisor, "learn", "red", worker=1) == [(0, 1, ""), (1, 1, "")]
+        for worker in (0, 1):
+            known = [(0, ["red"], ""), (1, ["red"], "")]
+            assert await asked(supervisor, "tell", worker=worker) == known
+        (_, _, error), _ = await asked(supervisor, "tpyo", worker=0)
+        assert error == "nothing answers 'tpyo'"
+
+
+async def test_new_worker_makes_up_for_what_it_missed():
+    """What was to be remembered, the last of each name, in order; and nothing else."""
+    async with supervised() as supervisor:
+        for word, name in (("red", "a"), ("green", ""), ("blue", "b"), ("black", "a")):
+            await asked(supervisor, "learn", word, worker=0, remember_as=name)
+        old = supervisor._keepers[1].pid
+        os.kill(old, signal.SIGKILL)
+        await replaced(supervisor, 1, old)
+        (_, veteran, _), (_, recruit, _) = await asked(supervisor, "tell", worker=0)
+        assert veteran == ["red", "green", "blue", "black"]
+        assert recruit == ["blue", "black"]
+
+
+async def test_death_is_an_answer():
+    """Who asks is not kept waiting by a worker that dies of the question."""
+    async with supervised(3) as supervisor:
+        keepers = supervisor._keepers[1:2]
+        nothing = pickle.dumps(None)
+        (reply,) = await supervisor._questions.ask(keepers, "die", nothing, timeout_s=WAIT_S)
+        assert reply.error == "worker 1 died"
+
+
+@pytest.mark.parametrize("status", ["exit status 3", "killed by SIGKILL"])
+async def test_workers_that_never_come_up_fail_the_start(status):
+    """After a few attempts, with what is known of their end."""
+    died = "sys.exit(3)" if "3" in status else "os.kill(os.getpid(), signal.SIGKILL)"
+    command = (sys.executable, "-c", f"import os, signal, sys; {died}")
+    supervisor = Supervisor(ServeSettings(processes=2, **ANYWHERE), command)
+    with pytest.raises(StartFailed, match=f"worker [01] cannot serve: {status}"):
+        await supervisor.run()
+    assert not supervisor._directory.exists()
+
+
+@pytest.mark.parametrize("which", ["grpc_address", "metrics_address"])
+async def test_taken_port_fails_the_start(which):
+    """Before any worker is started."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        supervisor = Supervisor(ServeSettings(processes=2, **ANYWHERE | {which: address}))
+        with pytest.raises(OSError, match=f"cannot listen on {address}"):
+            await supervisor.run()
+    assert not supervisor._keepers
+
+
+def test_queue_is_divided():
+    """Among the workers, but each has room for the largest request."""
+    settings = ServeSettings(processes=3, max_queue_images=10_000, max_images_per_request=1_000)
+    assert worker_settings(settings, "h:1").max_queue_images == 3_334
+    crowded = settings.model_copy(update={"processes": 30})
+    assert worker_settings(crowded, "h:1").max_queue_images == 1_000
+    assert worker_settings(crowded, "h:1").grpc_address == "h:1"
+
+
+def test_supervisor_imports_no_grpc():
+    """Nor anything that computes: it only looks after those who do."""
+    script = "import sys, imagemint.server.processes.supervisor; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert not {"grpc", "onnxruntime", "numpy"} & set(done.stdout.split())

@@ -1,0 +1,283 @@
+"""`imagemint serve` with two workers: one server to those who call and to those who watch."""
+
+import asyncio
+import os
+import signal
+from collections import Counter
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import grpc
+import numpy as np
+import pytest
+import pytest_asyncio
+from held_backend import WAIT_S
+from server_process import ended, line_of, process, watched
+from tiny_bundles import write_bundle
+
+from imagemint.client import AsyncClient
+from imagemint.engine.bundle import read_bundle
+from imagemint.engine.onnx_backend import OnnxBackend
+from imagemint.engine.sampling import latents
+from imagemint.server.keys import digest_of
+from imagemint.v1 import generation_service_pb2 as pb
+from imagemint.v1 import generation_service_pb2_grpc
+from inference import grpc_service_pb2, grpc_service_pb2_grpc
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+# Each channel has a connection of its own; the kernel gives it to one of the workers.
+APART = [("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)]
+GENERATION = "imagemint.v1.GenerationService"
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """One small model without classes."""
+    directory = tmp_path_factory.mktemp("tiny")
+    write_bundle(directory, "tiny", conditional=False)
+    return directory
+
+
+class Pair:
+    """A server with two workers, and a connection to each.
+
+    Attributes:
+        process: the supervisor.
+        ready: what it logged when all was ready.
+        pids: of the workers, by number.
+        made: calls made so far, by worker.
+        metadata: sent with every call.
+    """
+
+    def __init__(self, process, metadata=()):
+        self.process = process
+        self.metadata = metadata
+        self.ready = {}
+        self.pids = {}
+        self.made = Counter()
+
+    async def started(self):
+        """Waits until all is ready."""
+        for _ in range(2):
+            line = await line_of(self.process, "worker ready")
+            self.pids[line["worker"]] = line["pid"]
+        self.ready = await line_of(self.process, "ready")
+
+    async def call(self, channel):
+        """Asks for three images; returns the number of the worker that answered."""
+        stub = generation_service_pb2_grpc.GenerationServiceStub(channel)
+        request = pb.GenerateRequest(images={"model": "tiny", "count": 3})
+        await stub.Generate(request, metadata=self.metadata)
+        worker = (await line_of(self.process, "call", method="Generate"))["worker"]
+        self.made[worker] += 1
+        return worker
+
+    @asynccontextmanager
+    async def connected(self):
+        """A channel to each worker, by its number."""
+        async with AsyncExitStack() as opened:
+            found = {}
+            while len(found) < 2:
+                each = grpc.aio.insecure_channel(self.ready["grpc_address"], options=APART)
+                found[await self.call(await opened.enter_async_context(each))] = each
+            yield found
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def pair(tiny):
+    """A server for the tests of this module that do not end it."""
+    options = (f"--repository={tiny}", "--processes=2", "--access-log=1")
+    async with process(*options) as started:
+        pair = Pair(started)
+        await pair.started()
+        yield pair
+        started.send_signal(signal.SIGTERM)
+        assert await ended(started) == 0
+
+
+async def test_figures_are_of_all_workers_and_outlive_them(pair, scrape, total):
+    """One /metrics: exact over two workers, when one is killed, and when another takes over."""
+    address = pair.ready["metrics_address"]
+
+    async def exact(workers):
+        samples = await scrape(address)
+        calls = pair.made.total()
+        assert total(samples, "imagemint_requests_total", code="OK") == calls
+        assert total(samples, "imagemint_request_duration_seconds_count") == calls
+        assert total(samples, "imagemint_images_total", model="tiny") == 3 * calls
+        assert total(samples, "imagemint_batch_images_sum") == 3 * calls
+        assert total(samples, "imagemint_queue_wait_seconds_count") == calls
+        assert total(samples, "imagemint_inflight_requests") == 0
+        assert total(samples, "imagemint_queue_images") == 0
+        assert total(samples, "imagemint_queue_limit_images") == 4_096 * workers
+        assert samples["imagemint_workers_ready", frozenset()] == workers
+        assert total(samples, "imagemint_model_info", model="tiny") == 1
+        assert total(samples, "imagemint_build_info") == 1
+        assert total(samples, "process_resident_memory_bytes", worker="1") > 0
+        return samples
+
+    async with pair.connected() as channels:
+        for number in (0, 0, 1):
+            assert await pair.call(channels[number]) == number
+        await exact(workers=2)
+        os.kill(pair.pids[0], signal.SIGKILL)
+        died = await line_of(pair.process, "worker died")
+        assert (died["worker"], died["cause"]) == (0, "killed by SIGKILL")
+        await exact(workers=1)
+        pair.pids[0] = (await line_of(pair.process, "worker ready", worker=0))["pid"]
+        await pair.call(channels[1])
+    async with pair.connected() as channels:
+        for number in (0, 1):
+            assert await pair.call(channels[number]) == number
+
+    samples = await exact(workers=2)
+    assert samples["imagemint_worker_restarts_total", frozenset({("worker", "0")})] == 1
+
+
+async def test_limits_of_a_key_are_those_of_all_workers(tiny, tmp_path):
+    """What one worker has let in, the other counts too."""
+    keys = tmp_path / "keys.toml"
+    keys.write_text(
+        f'[[key]]\nname = "free"\nsha256 = "{digest_of("free")}"\n'
+        f'[[key]]\nname = "slow"\nsha256 = "{digest_of("slow")}"\n'
+        "rate_images_per_s = 0.001\nburst_images = 10\n"
+    )
+    options = (f"--repository={tiny}", "--processes=2", "--access-log=1", f"--api-keys={keys}")
+    async with process(*options) as started:
+        pair = Pair(started, (("x-api-key", "free"),))
+        await pair.started()
+        async with pair.connected() as channels:
+            request = pb.GenerateRequest(images={"model": "tiny", "count": 10})
+            one, two = (
+                generation_service_pb2_grpc.GenerationServiceStub(channels[number]).Generate
+                for number in (0, 1)
+            )
+            metadata = (("x-api-key", "slow"),)
+            await one(request, metadata=metadata)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await two(request, metadata=metadata, timeout=WAIT_S)
+            assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        started.send_signal(signal.SIGTERM)
+        assert await ended(started) == 0
+
+
+async def test_model_statistics_are_of_all_workers(pair):
+    """Whichever of them is asked, over the Open Inference Protocol."""
+    request = grpc_service_pb2.ModelStatisticsRequest(name="tiny")
+    async with pair.connected() as channels:
+
+        async def told(number):
+            stub = grpc_service_pb2_grpc.GRPCInferenceServiceStub(channels[number])
+            (model,) = (await stub.ModelStatistics(request)).model_stats
+            stats = model.inference_stats
+            assert {stats.queue.count, stats.compute_infer.count} == {stats.success.count}
+            assert model.inference_count == 3 * stats.success.count
+            return stats.success.count
+
+        before = await told(0)
+        for number in (0, 1, 1):
+            await pair.call(channels[number])
+        assert await told(0) == await told(1) == before + 3
+
+
+async def test_worker_sent_away_is_replaced(pair):
+    """SIGTERM to one worker alone: it leaves in good order, and another comes."""
+    os.kill(pair.pids[1], signal.SIGTERM)
+    await line_of(pair.process, "worker stopped", worker=1)
+    died = await line_of(pair.process, "worker died")
+    assert (died["worker"], died["cause"]) == (1, "exit status 0")
+    pair.pids[1] = (await line_of(pair.process, "worker ready", worker=1))["pid"]
+
+
+async def test_killed_worker_goes_unnoticed(tiny):
+    """Under load: no asker sees an error or a wrong byte, streams go on, and it is replaced."""
+    count, streamed = 16, 40
+    engine = OnnxBackend(read_bundle(tiny / "tiny/1"), device="cpu")
+    expected = engine.run(latents(5, 0, 64 * streamed, 8))
+    answered, more = asyncio.Semaphore(0), asyncio.Event()
+    more.set()
+
+    async def ask(client):
+        index = 0
+        while more.is_set():
+            batch = await client.generate("tiny", count, seed=5, first_index=index)
+            assert np.array_equal(batch.image, expected[index : index + count])
+            answered.release()
+            index = (index + count) % (streamed * 16)
+
+    async def read(client):
+        while more.is_set():
+            index = 0
+            async for batch in client.stream("tiny", 64 * streamed, seed=5, chunk_size=64):
+                assert np.array_equal(batch.image, expected[index : index + 64])
+                index += 64
+                answered.release()
+            assert index == 64 * streamed
+
+    async with AsyncExitStack() as opened:
+        started = await opened.enter_async_context(
+            process(f"--repository={tiny}", "--processes=2", "--access-log=0")
+        )
+        pair = Pair(started)
+        await pair.started()
+        clients = [
+            await opened.enter_async_context(
+                AsyncClient(pair.ready["grpc_address"], timeout_s=WAIT_S)
+            )
+            for _ in range(10)
+        ]
+        askers = [asyncio.create_task(ask(client)) for client in clients[:6]]
+        askers += [asyncio.create_task(read(client)) for client in clients[6:]]
+        async with asyncio.timeout(WAIT_S):
+            for number in (0, 1):
+                for _ in range(40):
+                    await answered.acquire()
+                os.kill(pair.pids[number], signal.SIGKILL)
+                await line_of(started, "worker died", worker=number)
+                await line_of(started, "worker ready", worker=number)
+            for _ in range(40):
+                await answered.acquire()
+            more.clear()
+            await asyncio.gather(*askers)
+        started.send_signal(signal.SIGTERM)
+        assert await ended(started) == 0
+
+
+async def test_orphans_leave_by_themselves(tiny, tmp_path, scrape, total, until):
+    """Supervisor killed: the workers finish what they have, go, and leave no files behind."""
+    options = (f"--repository={tiny}", "--processes=2", "--batch-delay-ms=1000")
+    async with process(*options, TMPDIR=str(tmp_path)) as started:
+        pair = Pair(started)
+        await pair.started()
+        gone = [watched(pid) for pid in pair.pids.values()]
+        assert len(list(tmp_path.iterdir())) == 1
+        async with grpc.aio.insecure_channel(pair.ready["grpc_address"], options=APART) as each:
+            stub = generation_service_pb2_grpc.GenerationServiceStub(each)
+            calls = [
+                stub.Generate(pb.GenerateRequest(images={"model": "tiny", "count": 1}))
+                for _ in range(4)
+            ]
+
+            async def inside():
+                samples = await scrape(pair.ready["metrics_address"])
+                inflight = total(samples, "imagemint_inflight_requests", service=GENERATION)
+                return inflight == 4 or any(call.done() for call in calls)
+
+            await until(inside)
+            started.kill()
+            answers = await asyncio.gather(*calls)
+        assert len(answers) == 4
+        for wait in gone:
+            await wait()
+    assert not list(tmp_path.iterdir())
+
+
+async def test_unusable_repository_fails_the_start(tmp_path):
+    """With the reason of the workers, and their exit status."""
+    missing = tmp_path / "missing"
+    async with process(f"--repository={missing}", "--processes=2") as started:
+        async with asyncio.timeout(WAIT_S):
+            _, log = await started.communicate()
+    assert started.returncode == 1
+    last = log.decode().splitlines()[-1]
+    assert f"model repository {missing} is not a directory" in last

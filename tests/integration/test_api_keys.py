@@ -1,0 +1,345 @@
+"""API keys on the wire: who gets in, what he may, how much of it, and what nobody ever reads."""
+
+import asyncio
+import logging
+import urllib.request
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from imagemint.client import (
+    AsyncClient,
+    InvalidRequest,
+    NotFound,
+    PermissionDenied,
+    QueueFull,
+    Unauthenticated,
+)
+from imagemint.server.keys import digest_of
+from imagemint.server.logs import log_settings
+from imagemint.server.settings import ServeSettings
+from imagemint.v1 import generation_service_pb2 as pb
+from imagemint.v1 import generation_service_pb2_grpc
+from inference import grpc_service_pb2, grpc_service_pb2_grpc
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+KEYS = {name: f"imk_{name:k<43}" for name in ("all", "digits", "slow", "one", "gone")}
+FILE = f"""
+[[key]]
+name = "all"
+sha256 = "{digest_of(KEYS["all"])}"
+
+[[key]]
+name = "digits"
+sha256 = "{digest_of(KEYS["digits"])}"
+models = ["digits", "absent"]
+
+[[key]]
+name = "slow"
+sha256 = "{digest_of(KEYS["slow"])}"
+rate_images_per_s = 100
+burst_images = 20
+
+[[key]]
+name = "one"
+sha256 = "{digest_of(KEYS["one"])}"
+max_concurrent_calls = 1
+"""
+GONE = f"""
+[[key]]
+name = "gone"
+sha256 = "{digest_of(KEYS["gone"])}"
+rate_images_per_s = 1000
+"""
+
+
+def bearing(app, name, **options):
+    """The public client with a key."""
+    metadata = [("authorization", f"Bearer {KEYS[name]}")]
+    return AsyncClient(app.grpc_address, metadata=metadata, **options)
+
+
+@pytest.fixture
+def keys(tmp_path):
+    """The file of keys."""
+    path = tmp_path / "keys.toml"
+    path.write_text(FILE + GONE)
+    return path
+
+
+@pytest.fixture
+def locked(serve, models, keys):
+    """Starts a server that asks for keys."""
+
+    def start(**settings):
+        return serve(models, api_keys=keys, **settings)
+
+    return start
+
+
+async def test_key_lets_in(locked):
+    """As bearer or as x-api-key; missing, wrong, doubled and damaged ones do not."""
+    app = await locked()
+    for metadata in (
+        [("authorization", f"Bearer {KEYS['all']}")],
+        [("authorization", f"bearer  {KEYS['all']} ")],
+        [("x-api-key", KEYS["all"])],
+        [("x-api-key", KEYS["all"]), ("authorization", f"Bearer {KEYS['all']}")],
+    ):
+        async with AsyncClient(app.grpc_address, metadata=metadata) as client:
+            assert len(await client.generate("digits", 1)) == 1
+    for metadata in (
+        [],
+        [("authorization", "Bearer wrong")],
+        [("authorization", "Bearer ")],
+        [("authorization", KEYS["all"])],
+        [("authorization", f"Basic {KEYS['all']}")],
+        [("x-api-key", KEYS["all"]), ("x-api-key", KEYS["digits"])],
+        [("x-api-key-bin", KEYS["all"].encode())],
+        [("x-api-key", digest_of(KEYS["all"]))],
+    ):
+        async with AsyncClient(app.grpc_address, metadata=metadata) as client:
+            for call in (client.generate("digits", 1), client.models(), client.model("digits")):
+                with pytest.raises(Unauthenticated) as caught:
+                    await call
+                assert caught.value.reason == "UNAUTHENTICATED"
+                assert caught.value.request_id
+
+
+async def test_stream_wants_a_key(locked):
+    """A stream is refused before its first chunk."""
+    app = await locked()
+    async with AsyncClient(app.grpc_address) as client:
+        with pytest.raises(Unauthenticated):
+            await anext(client.stream("digits", 10))
+
+
+async def test_health_is_open_and_reflection_is_not(locked, connect):
+    """Balancers have no key; who looks around has one."""
+    app = await locked()
+    async with connect(app) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        answer = await health.Check(health_pb2.HealthCheckRequest(service="model/digits"))
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        tensors = grpc_service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        assert (await tensors.ServerReady(grpc_service_pb2.ServerReadyRequest())).ready
+        assert (await tensors.ServerLive(grpc_service_pb2.ServerLiveRequest())).live
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await tensors.ModelReady(grpc_service_pb2.ModelReadyRequest(name="digits"))
+        assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        reflection = reflection_pb2_grpc.ServerReflectionStub(channel)
+        question = reflection_pb2.ServerReflectionRequest(list_services="")
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await anext(aiter(reflection.ServerReflectionInfo(iter([question]))))
+        assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        metadata = (("x-api-key", KEYS["digits"]),)
+        answers = reflection.ServerReflectionInfo(iter([question]), metadata=metadata)
+        assert (await anext(aiter(answers))).list_services_response.service
+        answers.cancel()
+
+
+async def test_only_allowed_models_are_seen(locked, connect):
+    """A model of others is refused, there or not; lists and texts do not name it."""
+    app = await locked()
+    async with bearing(app, "digits") as client:
+        assert [model.name for model in await client.models()] == ["digits"]
+        assert len(await client.generate("digits", 1)) == 1
+        for name in ("plain", "never-was"):
+            for call in (
+                client.generate(name, 1),
+                client.model(name),
+                anext(client.stream(name, 1)),
+            ):
+                with pytest.raises(PermissionDenied) as caught:
+                    await call
+                assert caught.value.metadata["client"] == "digits"
+        with pytest.raises(NotFound) as caught:
+            await client.generate("absent", 1)
+        assert "plain" not in str(caught.value)
+        assert caught.value.metadata["known"] == "digits"
+        with pytest.raises(InvalidRequest):
+            await client.generate("", 1)
+    async with bearing(app, "all") as client:
+        assert len(await client.models()) == 4
+
+
+async def test_only_allowed_models_are_seen_as_tensors(locked, connect):
+    """The same in the Open Inference Protocol, in its streams too."""
+    app = await locked()
+    metadata = (("x-api-key", KEYS["digits"]),)
+    async with connect(app) as channel:
+        stub = grpc_service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        index = await stub.RepositoryIndex(
+            grpc_service_pb2.RepositoryIndexRequest(), metadata=metadata
+        )
+        assert {model.name for model in index.models} == {"digits"}
+        told = await stub.ModelStatistics(
+            grpc_service_pb2.ModelStatisticsRequest(), metadata=metadata
+        )
+        assert {model.name for model in told.model_stats} == {"digits"}
+        infer = grpc_service_pb2.ModelInferRequest(model_name="plain")
+        for call in (
+            stub.ModelInfer(infer, metadata=metadata),
+            stub.ModelReady(grpc_service_pb2.ModelReadyRequest(name="plain"), metadata=metadata),
+            stub.ModelMetadata(
+                grpc_service_pb2.ModelMetadataRequest(name="plain"), metadata=metadata
+            ),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call
+            assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+        absent = grpc_service_pb2.ModelInferRequest(model_name="absent")
+        answers = stub.ModelStreamInfer(iter([infer, absent]), metadata=metadata)
+        refused, unknown = [answer.error_message async for answer in answers]
+        assert "may not use this model" in refused
+        assert "plain" not in unknown
+
+
+async def test_rate_refuses_with_the_true_delay(locked, details_of, connect, scrape, total):
+    """Over its rate a single call is told when to come, and coming then it is answered."""
+    app = await locked()
+    metadata = (("x-api-key", KEYS["slow"]),)
+    request = pb.GenerateRequest(images={"model": "digits", "count": 20})
+    async with connect(app) as channel:
+        stub = generation_service_pb2_grpc.GenerationServiceStub(channel)
+        await stub.Generate(request, metadata=metadata)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.Generate(request, metadata=metadata)
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        details = details_of(caught.value)
+        assert details["ErrorInfo"].reason == "RATE_LIMITED"
+        delay_s = details["RetryInfo"].retry_delay.ToNanoseconds() / 1e9
+        assert 0 < delay_s <= 0.2
+        await asyncio.sleep(delay_s + 0.001)
+        await stub.Generate(request, metadata=metadata)
+        other = (("x-api-key", KEYS["all"]),)
+        await stub.Generate(request, metadata=other)
+    samples = await scrape(app.metrics_address)
+    told = {"client": "slow", "model": "digits"}
+    assert total(samples, "imagemint_client_images_total", **told) == 40
+    assert total(samples, "imagemint_rejected_total", model="digits", reason="rate_limited") == 1
+
+
+async def test_client_retry_hides_a_rate(locked):
+    """The pushback is heeded: calls above the rate arrive later, and none fails."""
+    app = await locked()
+    loop = asyncio.get_running_loop()
+    async with bearing(app, "slow") as client:
+        began = loop.time()
+        for _ in range(3):
+            assert len(await client.generate("digits", 20)) == 20
+        # 60 images, 20 of them at once, at 100 a second.
+        assert loop.time() - began >= 0.39
+
+
+async def test_stream_is_slowed_to_its_rate(locked, scrape, total):
+    """It gets every image, in chunks that come at the rate, and is never refused."""
+    app = await locked()
+    loop = asyncio.get_running_loop()
+    async with bearing(app, "slow") as client:
+        began = loop.time()
+        sizes = [len(chunk) async for chunk in client.stream("digits", 80, seed=1)]
+        assert sum(sizes) == 80
+        assert max(sizes) == 10  # the half of a burst that streams may have
+        assert loop.time() - began >= 0.59
+    samples = await scrape(app.metrics_address)
+    assert total(samples, "imagemint_rejected_total") == 0
+    assert total(samples, "imagemint_client_images_total", client="slow") == 80
+
+
+async def test_waiting_stream_can_be_left(locked, until, scrape, total):
+    """A caller who leaves while his rate holds him up leaves nothing behind."""
+    app = await locked()
+    async with bearing(app, "slow") as client:
+        stream = client.stream("digits", 1_000_000, chunk_size=1024)
+        assert len(await anext(stream)) == 1024  # and now ten seconds of debt
+        await stream.aclose()
+
+    async def left():
+        samples = await scrape(app.metrics_address)
+        service = "imagemint.v1.GenerationService"
+        return total(samples, "imagemint_inflight_requests", service=service) == 0
+
+    await until(left)
+
+
+async def test_calls_of_a_key_are_limited(locked, details_of, connect, until):
+    """One more than it may is refused; when the first has ended, the next is answered."""
+    app = await locked()
+    metadata = (("x-api-key", KEYS["one"]),)
+    endless = pb.StreamGenerateRequest(images={"model": "digits", "count": 10**9})
+    single = pb.GenerateRequest(images={"model": "digits", "count": 1})
+    async with connect(app) as channel:
+        stub = generation_service_pb2_grpc.GenerationServiceStub(channel)
+        stream = stub.StreamGenerate(endless, metadata=metadata)
+        await stream.read()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.Generate(single, metadata=metadata)
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        details = details_of(caught.value)
+        assert details["ErrorInfo"].reason == "TOO_MANY_CALLS"
+        assert details["RetryInfo"].retry_delay.ToNanoseconds() > 0
+        await stub.Generate(single, metadata=(("x-api-key", KEYS["all"]),))
+        stream.cancel()
+
+        async def answered():
+            try:
+                await stub.Generate(single, metadata=metadata)
+            except grpc.aio.AioRpcError as error:
+                return error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED
+            return True
+
+        await until(answered)
+
+
+async def test_withdrawn_key_ends_its_stream(locked, keys, scrape, total):
+    """Taken out of the file, it is refused within a second or two, streams under way too."""
+    app = await locked()
+    async with bearing(app, "gone") as client:
+        assert len(await client.generate("digits", 1)) == 1
+        stream = client.stream("digits", 10**9)
+        await anext(stream)
+        keys.write_text(FILE)
+        with pytest.raises(Unauthenticated):  # noqa: PT012 - at one of the next chunks
+            while True:
+                await anext(stream)
+        with pytest.raises(Unauthenticated):
+            await client.models()
+    async with bearing(app, "all") as client:
+        assert await client.models()
+    samples = await scrape(app.metrics_address)
+    labels = {"what": "api_keys", "outcome": "ok"}
+    assert total(samples, "imagemint_reloads_total", **labels) == 1
+
+
+async def test_nothing_secret_is_told(locked, caplog, connect, keys):
+    """Not the key, nor a wrong one, nor a digest: in logs, metrics, errors or settings."""
+    caplog.set_level(logging.DEBUG)
+    app = await locked(access_log=1.0)
+    log_settings(ServeSettings(api_keys=keys))
+    secrets = [*KEYS.values(), "imk_wrong", *map(digest_of, KEYS.values())]
+    told = []
+    for name in ("all", "digits", "slow"):
+        async with bearing(app, name) as client:
+            for call in (client.generate("plain", 20), client.generate("plain", 20)):
+                try:
+                    await call
+                except (PermissionDenied, QueueFull) as error:
+                    told.append(repr(vars(error)) + str(error) + repr(error.__cause__))
+    async with AsyncClient(app.grpc_address, metadata=[("x-api-key", "imk_wrong")]) as client:
+        with pytest.raises(Unauthenticated) as caught:
+            await client.models()
+        told.append(repr(vars(caught.value)) + repr(caught.value.__cause__))
+    address = f"http://{app.metrics_address}/metrics"
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    answer = await asyncio.to_thread(direct.open, address)
+    with answer:
+        told.append(answer.read().decode())
+    told += [repr(vars(record)) for record in caplog.records]
+    assert len(told) > 6
+    assert any("keys.toml" in each for each in told)  # the settings are among it
+    assert any("'client': 'digits'" in each for each in told)  # and the access log
+    assert not [secret for secret in secrets if any(secret in each for each in told)]

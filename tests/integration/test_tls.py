@@ -1,0 +1,111 @@
+"""TLS on the wire: encrypted, mutual, and renewed without a restart."""
+
+import asyncio
+
+import grpc
+import pytest
+import trustme
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from imagemint.client import AsyncClient, Tls, Unavailable
+from imagemint.server import healthcheck
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest.fixture
+def files(authority, write_certificate, tmp_path):
+    """Settings of a server with a certificate for `mint.test`."""
+    certificate, key = write_certificate(authority, tmp_path)
+    return {"tls_certificate": certificate, "tls_key": key}
+
+
+@pytest.fixture
+def trust(tmp_path):
+    """Trusts an authority, by a file of its certificate."""
+
+    def make(authority, **options):
+        path = tmp_path / "roots.pem"
+        authority.cert_pem.write_to_path(path)
+        return Tls(path, server_name="mint.test", **options)
+
+    return make
+
+
+async def served_by(app, authority):
+    """Whether a new connection that trusts this authority is answered."""
+    roots = authority.cert_pem.bytes()
+    options = [
+        ("grpc.ssl_target_name_override", "mint.test"),
+        ("grpc.use_local_subchannel_pool", 1),  # a handshake of its own
+    ]
+    credentials = grpc.ssl_channel_credentials(roots)
+    async with grpc.aio.secure_channel(app.grpc_address, credentials, options) as channel:
+        try:
+            await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+        except grpc.aio.AioRpcError as error:
+            return error.code() is not grpc.StatusCode.UNAVAILABLE
+        return True
+
+
+async def test_calls_are_encrypted(serve, models, files, authority, trust):
+    """Who trusts the authority is answered; who speaks plainly is not."""
+    app = await serve(models, **files)
+    async with AsyncClient(app.grpc_address, tls=trust(authority)) as client:
+        assert len(await client.generate("digits", 2)) == 2
+    async with AsyncClient(app.grpc_address, timeout_s=5) as client:
+        with pytest.raises(Unavailable):
+            await client.models()
+
+
+async def test_mutual_tls_wants_a_certificate(  # noqa: PLR0917 - fixtures
+    serve, models, files, authority, trust, write_certificate, tmp_path
+):
+    """One of the named authority; none, or one of another, is no connection."""
+    authority.cert_pem.write_to_path(tmp_path / "clients.pem")
+    app = await serve(models, **files, tls_client_ca=tmp_path / "clients.pem")
+
+    def of(issuer, name):
+        chain, key = write_certificate(issuer, tmp_path, "caller.test", name)
+        return trust(authority, private_key_path=key, certificate_chain_path=chain)
+
+    async with AsyncClient(app.grpc_address, tls=of(authority, "ours")) as client:
+        assert len(await client.generate("digits", 1)) == 1
+    for tls in (trust(authority), of(trustme.CA(), "theirs")):
+        async with AsyncClient(app.grpc_address, tls=tls, timeout_s=5) as client:
+            with pytest.raises(Unavailable):
+                await client.models()
+
+
+async def test_certificate_is_renewed_without_restart(  # noqa: PLR0917 - fixtures
+    serve, models, files, authority, trust, write_certificate, tmp_path, scrape, total
+):
+    """New handshakes see the new pair, open connections live on, a bad pair changes nothing."""
+    app = await serve(models, **files)
+    renewed = trustme.CA()
+    async with AsyncClient(app.grpc_address, tls=trust(authority)) as client:
+        assert len(await client.generate("digits", 1)) == 1
+        write_certificate(renewed, tmp_path)
+        assert await served_by(app, renewed)
+        assert not await served_by(app, authority)
+        files["tls_key"].write_text("half a k")
+        assert await served_by(app, renewed)
+        assert len(await client.generate("digits", 1)) == 1
+    samples = await scrape(app.metrics_address)
+    for outcome in ("ok", "failed"):
+        labels = {"what": "certificate", "outcome": outcome}
+        assert total(samples, "imagemint_reloads_total", **labels) == 1
+
+
+async def test_health_check_speaks_tls(serve, models, files, authority, capsys, monkeypatch):  # noqa: PLR0917 - fixtures
+    """With the server's own certificate as the one to trust, by option or by variable."""
+    app = await serve(models, **files)
+    arguments = ["--tls-ca", str(files["tls_certificate"]), "--tls-server-name", "mint.test"]
+    assert await asyncio.to_thread(healthcheck.main, [app.grpc_address, *arguments]) == 0
+    monkeypatch.setenv("IMAGEMINT_HEALTHCHECK_TLS_CA", str(files["tls_certificate"]))
+    monkeypatch.setenv("IMAGEMINT_HEALTHCHECK_TLS_SERVER_NAME", "other.test")
+    quick = [app.grpc_address, "--timeout-s", "2"]
+    assert await asyncio.to_thread(healthcheck.main, quick) == 1
+    monkeypatch.setenv("IMAGEMINT_HEALTHCHECK_TLS_SERVER_NAME", "mint.test")
+    assert await asyncio.to_thread(healthcheck.main, quick) == 0
+    assert capsys.readouterr().out.splitlines()[-1].endswith("SERVING")
