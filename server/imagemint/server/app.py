@@ -20,7 +20,7 @@ from imagemint.server.devices import watch_devices
 from imagemint.server.exposition import expose
 from imagemint.server.metrics import Metrics
 from imagemint.server.peers import Peers
-from imagemint.server.repository import ModelRepository, Policies
+from imagemint.server.repository import ModelRepository, Policies, ServedBytes
 from imagemint.server.rpc.server import RpcServer
 from imagemint.server.settings import ServeSettings, shipped_models
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # see _open_tracing
 _log = structlog.stdlib.get_logger(__name__)
 
 _GPU_INSTANCES = 2
+_SERVED_BYTES = "served-bytes"
 # Streams are asked to leave at this share of the grace period, so that the last chunk still gets
 # out and the client can tell a drain from a failure.
 _EXPIRING_SHARE = 0.8
@@ -59,6 +60,7 @@ class App:
         self._peers.on("measure", self._measure)
         self._cores = max(1, usable_cores() // settings.processes)
         self._encoders = ThreadPoolExecutor(self._cores, thread_name_prefix="encode")
+        shared = self._peers.directory
         repository = settings.repository or shipped_models()
         if not repository.is_dir():
             raise NotADirectoryError(f"model repository {repository} is not a directory")
@@ -75,6 +77,7 @@ class App:
             ),
             wanted=settings.load_models if settings.model_control == "explicit" else None,
             unload_grace_s=settings.unload_grace_s,
+            served_bytes=ServedBytes(shared and shared / _SERVED_BYTES),
         )
         self.control = ModelControl(
             self.repository,

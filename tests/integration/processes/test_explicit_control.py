@@ -1,6 +1,7 @@
 """Loading by name with two workers: what one is told, both do, and those that start later."""
 
 import os
+import shutil
 import signal
 
 import grpc
@@ -58,5 +59,24 @@ async def test_command_reaches_every_worker(tmp_path):
             stub = grpc_service_pb2_grpc.GRPCInferenceServiceStub(channel)
             await stub.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="tiny"))
         assert await ready_of(address, "tiny") == {0: False, 1: False}
+        server.send_signal(signal.SIGTERM)
+        assert await ended(server) == 0
+
+
+async def test_replaced_worker_refuses_changed_bytes(tmp_path):
+    """What its predecessor served under a version, a new worker holds it to."""
+    write_bundle(tmp_path, "tiny")
+    options = ("--processes=2", "--model-control=none", "--access-log=1")
+    async with process(f"--repository={tmp_path}", *options) as server:
+        pids = {}
+        for _ in range(2):
+            line = await line_of(server, "worker ready")
+            pids[line["worker"]] = line["pid"]
+        address = ((await line_of(server, "ready"))["grpc_address"], server)
+        shutil.rmtree(tmp_path / "tiny")
+        write_bundle(tmp_path, "tiny", weights_seed=1)
+        os.kill(pids[0], signal.SIGKILL)
+        await line_of(server, "worker ready", worker=0)
+        assert await ready_of(address, "tiny") == {0: False, 1: True}
         server.send_signal(signal.SIGTERM)
         assert await ended(server) == 0

@@ -2,12 +2,14 @@
 
 from imagemint.server.repository.policy import Policies, VersionPolicy
 from imagemint.server.repository.repository import ModelRepository
+from imagemint.server.repository.served_bytes import ServedBytes
 from imagemint.server.repository.versions import Model, ServedVersion, State, Version
 
 __all__ = [
     "Model",
     "ModelRepository",
     "Policies",
+    "ServedBytes",
     "ServedVersion",
     "State",
     "Version",

@@ -10,6 +10,7 @@ from imagemint.engine.errors import BundleRefused, ImagemintError
 from imagemint.server.metrics import Metrics
 from imagemint.server.repository.catalogue import Catalogue
 from imagemint.server.repository.loading import Loader, close, reason_of
+from imagemint.server.repository.served_bytes import ServedBytes
 from imagemint.server.repository.unloading import Unloading
 from imagemint.server.repository.versions import ServedVersion, State, Version
 from imagemint.v1 import manifest_pb2
@@ -21,17 +22,23 @@ class Lifecycle:
     """Leads versions through their states; all but `closing` and `close` by one thread at a time.
 
     A number keeps its meaning: bytes other than those that were served under it, however long ago,
-    are refused for as long as the process lives, unless they are expressly accepted.
+    are refused for as long as the server lives, unless they are expressly accepted.
 
     Args:
         catalogue: where versions are listed.
         loader: opens them.
         metrics: where to count.
+        served_bytes: what was served so far.
         unload_grace_s: time that calls inside an unloaded version have to finish.
     """
 
     def __init__(
-        self, catalogue: Catalogue, loader: Loader, metrics: Metrics, unload_grace_s: float
+        self,
+        catalogue: Catalogue,
+        loader: Loader,
+        metrics: Metrics,
+        served_bytes: ServedBytes,
+        unload_grace_s: float,
     ) -> None:
         self.closing = False
         """Set when the end has come: what is being loaded is not entered any more."""
@@ -39,7 +46,7 @@ class Lifecycle:
         self._loader = loader
         self._metrics = metrics
         self._unloading = Unloading(unload_grace_s)
-        self._digests: dict[tuple[str, int], str] = {}
+        self._served_bytes = served_bytes
         # Two of one number may live at once, one of them leaving, and share their labels.
         self._labels = threading.Lock()
         self._opening: set[tuple[str, int]] = set()
@@ -75,7 +82,7 @@ class Lifecycle:
         if self.closing:
             close(served)
             return False
-        self._digests[key] = bundle.sha256
+        self._served_bytes.add(*key, bundle.sha256)
         self._catalogue.put(name, replace(version, state=State.READY, reason="", served=served))
         self._opening.discard(key)
         self._tell_of(name, served, time.perf_counter() - began)
@@ -119,11 +126,11 @@ class Lifecycle:
         self._unloading.close(timeout_s)
 
     def _refuse_changed(self, key: tuple[str, int], bundle: Bundle) -> None:
-        known = self._digests.get(key, bundle.sha256)
-        if known != bundle.sha256:
+        known = self._served_bytes.known(*key)
+        if known not in (None, bundle.sha256):
             raise BundleRefused(
                 bundle.directory,
-                f"not the bytes that were served as version {key[1]} before (SHA-256 {known[:12]}…,"
+                f"not the bytes that were served as version {key[1]} before (SHA-256 {known:.12}…,"
                 f" now {bundle.sha256[:12]}…): a version is immutable, give them another number",
             )
 

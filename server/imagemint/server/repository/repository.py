@@ -16,6 +16,7 @@ from imagemint.server.repository.lifecycle import Lifecycle
 from imagemint.server.repository.loading import Loader
 from imagemint.server.repository.policy import Policies
 from imagemint.server.repository.scan import Found, scan, signature_of
+from imagemint.server.repository.served_bytes import ServedBytes
 from imagemint.server.repository.versions import Model, ServedVersion, State, Version
 
 _log = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ class ModelRepository:
         wanted: the models that are loaded at first, `*` for all that are there then, others only by
             `load_model`; None for all that there ever are.
         unload_grace_s: time that calls inside an unloaded version have to finish.
+        served_bytes: what was served so far, by this process or others; nothing by default.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class ModelRepository:
         policies: Policies | None = None,
         wanted: Iterable[str] | None = None,
         unload_grace_s: float = 30.0,
+        served_bytes: ServedBytes | None = None,
     ) -> None:
         self.directory = directory
         self._policies = policies or Policies()
@@ -70,7 +73,9 @@ class ModelRepository:
             max_images=max_images,
             max_response_bytes=max_response_bytes,
         )
-        self._lifecycle = Lifecycle(self._catalogue, loader, metrics, unload_grace_s)
+        self._lifecycle = Lifecycle(
+            self._catalogue, loader, metrics, served_bytes or ServedBytes(), unload_grace_s
+        )
         self._turn = threading.Lock()
         self._loaded = False
         self._left_out: dict[str, str] = {}
