@@ -16,6 +16,7 @@ import json
 import os
 import platform
 import random
+import re
 import sys
 import tempfile
 import time
@@ -75,7 +76,7 @@ async def _soaked(
         drain = await _drained(stage)
     return {
         "began": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-        "machine": {"cores": len(os.sched_getaffinity(0)), "processor": platform.processor()},
+        "machine": _machine(),
         "minutes": round((time.monotonic() - began) / 60, 2),
         "serve": options.serve,
         "cast": {actor.__name__: number for actor, number in CAST.items()},
@@ -89,6 +90,15 @@ async def _soaked(
         "inflight_requests_at_end": inflight,
         "memory": _slopes(memory, 60 * options.minutes),
         "drain": drain,
+    }
+
+
+def _machine() -> dict[str, str | int]:
+    found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    return {
+        "processor": found[1] if found else platform.processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
     }
 
 

@@ -59,9 +59,10 @@ class Service:
 
     def workers(self) -> list[int]:
         """Process ids of those that serve, the longest-lived first."""
-        # Not only the workers are spawned: a resource tracker of Python's is, too.
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
-        found = [int(pid) for pid in children if _rss_mb(int(pid)) and "spawn_main" in _line(pid)]
+        found = [
+            int(pid) for pid in children if _rss_mb(int(pid)) and "processes.worker" in _line(pid)
+        ]
         return sorted(found, key=_started) or [self.pid]
 
     def memory_mb(self) -> dict[int, float]:

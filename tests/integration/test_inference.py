@@ -143,19 +143,6 @@ async def test_index_lists_every_version(inference):
     assert listed == [(name, "1", "READY") for name in names]
 
 
-async def test_load_confirms_and_unload_refuses(inference):
-    """A ready model is loaded; nothing changes what serves."""
-    load, unload = inference.RepositoryModelLoad, inference.RepositoryModelUnload
-    await load(pb.RepositoryModelLoadRequest(model_name="digits"))
-    unknown = pb.RepositoryModelLoadRequest(model_name="nobody")
-    assert await code_of(load(unknown)) is grpc.StatusCode.NOT_FOUND
-    changed = pb.RepositoryModelLoadRequest(model_name="digits")
-    changed.parameters["config"].string_param = "{}"
-    assert await code_of(load(changed)) is grpc.StatusCode.UNIMPLEMENTED
-    refused = pb.RepositoryModelUnloadRequest(model_name="digits")
-    assert await code_of(unload(refused)) is grpc.StatusCode.UNIMPLEMENTED
-
-
 async def test_health_knows_the_service(app, connect):
     """As it does the others."""
     async with connect(app) as channel:
@@ -331,11 +318,16 @@ async def test_left_stream_takes_its_work_along(held, connect, until):
         for _ in range(3):
             await call.write(infer(*range(6)))
         await backend.begun()
-        call.cancel()
+        batcher = held.repository.resolve("digits").batcher
+
+        async def waiting():
+            return batcher._queued >= 10
 
         async def dropped():
-            return held.repository.resolve("digits").batcher._queued == 0
+            return batcher._queued == 0
 
+        await until(waiting)
+        call.cancel()
         await until(dropped)
     backend.release()
     await held.stop()

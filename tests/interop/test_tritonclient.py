@@ -57,14 +57,16 @@ class Heard:
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def heard(tmp_path_factory):
-    """One run of the client over a server with three models."""
+    """One run of the client over a server with three models, and a fourth to be loaded."""
     models, directory = tmp_path_factory.mktemp("models"), tmp_path_factory.mktemp("heard")
     write_bundle(models, "digits")
     write_bundle(models, "plain", conditional=False)
     write_bundle(models, "styled", truncation="psi")
+    write_bundle(models, "late")
     np.savez(directory / "asked.npz", **ASKED)
     anywhere = {"grpc_address": "127.0.0.1:0", "metrics_address": "127.0.0.1:0"}
-    app = App(ServeSettings(repository=models, **anywhere))
+    control = {"model_control": "explicit", "load_models": ["digits", "plain", "styled"]}
+    app = App(ServeSettings(repository=models, **anywhere, **control))
     await app.start()
     try:
         client = await asyncio.create_subprocess_exec(
@@ -162,8 +164,10 @@ async def test_descriptions_are_understood(heard):
     dims = {each["name"]: (each["data_type"], each["dims"]) for each in told["config"]["input"]}
     assert dims == {"z": ("TYPE_FP32", ["8"]), "class_id": ("TYPE_INT64", ["1"])}
     assert told["config"]["output"][0]["dims"] == ["4", "6", "1"]
-    states = [(each["name"], each["version"], each["state"]) for each in told["index"]]
-    assert states == [(name, "1", "READY") for name in ("digits", "plain", "styled")]
+    states = {each["name"]: (each["version"], each["state"]) for each in told["index"]}
+    serving = dict.fromkeys(("digits", "plain", "styled"), ("1", "READY"))
+    assert states == serving | {"late": ("1", "UNAVAILABLE")}
+    assert "model_repository" in told["server"]["extensions"]
 
 
 async def test_statistics_can_be_divided(heard):
@@ -196,7 +200,8 @@ async def test_statistics_can_be_divided(heard):
         ("shape", "INVALID_ARGUMENT", "inputs[0].shape: z is [N, 8]"),
         ("timeout", "INVALID_ARGUMENT", "parameters.timeout: -1 is negative"),
         ("load_nobody", "NOT_FOUND", "no model 'nobody'"),
-        ("unload", "UNIMPLEMENTED", "does not unload"),
+        ("load_config", "UNIMPLEMENTED", "load takes no parameter"),
+        ("unload_nobody", "NOT_FOUND", "no model 'nobody'"),
         ("trace", "UNIMPLEMENTED", ""),
         ("log", "UNIMPLEMENTED", ""),
         ("shared_memory", "UNIMPLEMENTED", ""),
@@ -213,6 +218,18 @@ async def test_failures_are_the_clients_own_exceptions(heard, call, status, text
 async def test_load_of_a_ready_model_succeeds(heard):
     """Scripts that load what they use go on."""
     assert heard.told["refused"]["load"] is None
+
+
+async def test_model_is_loaded_and_unloaded(heard):
+    """By name, with the client's own calls; it answers between the two and not after."""
+    before, between, after, refused = heard.told["control"]
+    assert before["ready"] is False
+    assert before["index"][0]["reason"] == "not loaded"
+    assert between["ready"] is True
+    assert between["index"] == [{"name": "late", "version": "1", "state": "READY"}]
+    assert after["ready"] is False
+    assert after["index"][0]["state"] in ("UNLOADING", "UNAVAILABLE")
+    assert refused["status"] == "StatusCode.NOT_FOUND"
 
 
 async def test_schema_is_the_published_one(heard):

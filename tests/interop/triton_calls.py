@@ -140,7 +140,8 @@ def refusals(client):
         "timeout": failure(client.infer, "digits", place(0), timeout=-1),
         "load": failure(client.load_model, "digits"),
         "load_nobody": failure(client.load_model, "nobody"),
-        "unload": failure(client.unload_model, "digits"),
+        "load_config": failure(client.load_model, "digits", config="{}"),
+        "unload_nobody": failure(client.unload_model, "nobody"),
         "trace": failure(client.get_trace_settings),
         "log": failure(client.get_log_settings),
         "shared_memory": failure(client.get_system_shared_memory_status),
@@ -161,6 +162,25 @@ def statistics(client):
     return heard
 
 
+def control(client):
+    """What a model is before it was loaded, while it serves, and after it was unloaded."""
+    heard = []
+
+    def look():
+        index = client.get_model_repository_index(as_json=True)["models"]
+        late = [each for each in index if each["name"] == "late"]
+        heard.append({"ready": client.is_model_ready("late"), "index": late})
+
+    look()
+    client.load_model("late")
+    client.infer("late", place(0))
+    look()
+    client.unload_model("late")
+    look()
+    heard.append(failure(client.infer, "late", place(0)))
+    return heard
+
+
 def main(address, directory):
     """Asks, and writes down."""
     images = {}
@@ -173,6 +193,7 @@ def main(address, directory):
             "streamed": stream(client, images),
             "refused": refusals(client),
             "statistics": statistics(client),
+            "control": control(client),
         }
         infer_together(client, images)
     asyncio.run(infer_aio(address, images))

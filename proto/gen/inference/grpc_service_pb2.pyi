@@ -1107,7 +1107,7 @@ class RepositoryIndexResponse(_message.Message):
         version: _builtins.str
         """Version, decimal."""
         state: _builtins.str
-        """`READY`, `LOADING` or `UNAVAILABLE`."""
+        """`READY`, `LOADING`, `UNLOADING` or `UNAVAILABLE`."""
         reason: _builtins.str
         """Why it is unavailable."""
         def __init__(
@@ -1178,7 +1178,10 @@ class RepositoryModelLoadRequest(_message.Message):
     """Required."""
     @_builtins.property
     def parameters(self) -> _containers.MessageMap[_builtins.str, Global___ModelRepositoryParameter]:
-        """`config` and `file:...` would change what the model is: UNIMPLEMENTED."""
+        """`accept_changed_bundle`, a bool: serve a version although its bytes are not those that were
+        served under its number before. `config` and `file:...` would change what the model is:
+        UNIMPLEMENTED.
+        """
 
     def __init__(
         self,
@@ -1197,7 +1200,7 @@ Global___RepositoryModelLoadRequest: _TypeAlias = RepositoryModelLoadRequest  # 
 
 @_typing.final
 class RepositoryModelLoadResponse(_message.Message):
-    """The model serves."""
+    """The model serves: every version that should."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1267,7 +1270,7 @@ Global___RepositoryModelUnloadRequest: _TypeAlias = RepositoryModelUnloadRequest
 
 @_typing.final
 class RepositoryModelUnloadResponse(_message.Message):
-    """Never sent."""
+    """The model takes no new calls."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -172,15 +172,17 @@ class GRPCInferenceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RepositoryModelLoad(self, request, context):
-        """Makes sure that a model serves. This server loads every version when it starts, so it only
-        confirms that one is ready; another content of the model is UNIMPLEMENTED.
+        """Loads a model, or brings it up to date, as it lies in the repository; another content of the
+        model is UNIMPLEMENTED. FAILED_PRECONDITION: a version was refused, and those that did serve
+        still do; or this server decides by itself what it loads.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RepositoryModelUnload(self, request, context):
-        """UNIMPLEMENTED: this server serves what lies in its repository.
+        """Takes a model out of service; calls inside it finish. FAILED_PRECONDITION: this server decides
+        by itself what it loads.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -57,11 +57,14 @@ class GRPCInferenceServiceStub:
     RepositoryIndex: _grpc.UnaryUnaryMultiCallable[_grpc_service_pb2.RepositoryIndexRequest, _grpc_service_pb2.RepositoryIndexResponse]
     """Every version there is, and whether it serves."""
     RepositoryModelLoad: _grpc.UnaryUnaryMultiCallable[_grpc_service_pb2.RepositoryModelLoadRequest, _grpc_service_pb2.RepositoryModelLoadResponse]
-    """Makes sure that a model serves. This server loads every version when it starts, so it only
-    confirms that one is ready; another content of the model is UNIMPLEMENTED.
+    """Loads a model, or brings it up to date, as it lies in the repository; another content of the
+    model is UNIMPLEMENTED. FAILED_PRECONDITION: a version was refused, and those that did serve
+    still do; or this server decides by itself what it loads.
     """
     RepositoryModelUnload: _grpc.UnaryUnaryMultiCallable[_grpc_service_pb2.RepositoryModelUnloadRequest, _grpc_service_pb2.RepositoryModelUnloadResponse]
-    """UNIMPLEMENTED: this server serves what lies in its repository."""
+    """Takes a model out of service; calls inside it finish. FAILED_PRECONDITION: this server decides
+    by itself what it loads.
+    """
 
 @_typing.type_check_only
 class GRPCInferenceServiceAsyncStub(GRPCInferenceServiceStub):
@@ -89,11 +92,14 @@ class GRPCInferenceServiceAsyncStub(GRPCInferenceServiceStub):
     RepositoryIndex: _aio.UnaryUnaryMultiCallable[_grpc_service_pb2.RepositoryIndexRequest, _grpc_service_pb2.RepositoryIndexResponse]  # type: ignore[assignment]
     """Every version there is, and whether it serves."""
     RepositoryModelLoad: _aio.UnaryUnaryMultiCallable[_grpc_service_pb2.RepositoryModelLoadRequest, _grpc_service_pb2.RepositoryModelLoadResponse]  # type: ignore[assignment]
-    """Makes sure that a model serves. This server loads every version when it starts, so it only
-    confirms that one is ready; another content of the model is UNIMPLEMENTED.
+    """Loads a model, or brings it up to date, as it lies in the repository; another content of the
+    model is UNIMPLEMENTED. FAILED_PRECONDITION: a version was refused, and those that did serve
+    still do; or this server decides by itself what it loads.
     """
     RepositoryModelUnload: _aio.UnaryUnaryMultiCallable[_grpc_service_pb2.RepositoryModelUnloadRequest, _grpc_service_pb2.RepositoryModelUnloadResponse]  # type: ignore[assignment]
-    """UNIMPLEMENTED: this server serves what lies in its repository."""
+    """Takes a model out of service; calls inside it finish. FAILED_PRECONDITION: this server decides
+    by itself what it loads.
+    """
 
 class GRPCInferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Images as tensors. docs/open-inference.md says which tensors."""
@@ -184,8 +190,9 @@ class GRPCInferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _grpc_service_pb2.RepositoryModelLoadRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_grpc_service_pb2.RepositoryModelLoadResponse, _abc.Awaitable[_grpc_service_pb2.RepositoryModelLoadResponse]]:
-        """Makes sure that a model serves. This server loads every version when it starts, so it only
-        confirms that one is ready; another content of the model is UNIMPLEMENTED.
+        """Loads a model, or brings it up to date, as it lies in the repository; another content of the
+        model is UNIMPLEMENTED. FAILED_PRECONDITION: a version was refused, and those that did serve
+        still do; or this server decides by itself what it loads.
         """
 
     @_abc_1.abstractmethod
@@ -194,6 +201,8 @@ class GRPCInferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _grpc_service_pb2.RepositoryModelUnloadRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_grpc_service_pb2.RepositoryModelUnloadResponse, _abc.Awaitable[_grpc_service_pb2.RepositoryModelUnloadResponse]]:
-        """UNIMPLEMENTED: this server serves what lies in its repository."""
+        """Takes a model out of service; calls inside it finish. FAILED_PRECONDITION: this server decides
+        by itself what it loads.
+        """
 
 def add_GRPCInferenceServiceServicer_to_server(servicer: GRPCInferenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

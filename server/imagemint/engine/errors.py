@@ -11,6 +11,8 @@ happened, `reason` says it to machines, the message says it to people::
     ├── QueueFull             too much is waiting; says when to come back
     ├── Draining              the server is shutting down
     ├── ModelNotReady         the model is still loading, or was refused
+    ├── LoadFailed            an explicit load was refused; what served before still does
+    ├── ModelControlRefused   this server does not load and unload models on demand
     ├── DeadlinePassed        the caller's deadline passed before the work began
     ├── BackendFailed         the runtime failed; the caller is not to blame
     └── BundleRefused         a bundle on disk is not fit to be served
@@ -164,6 +166,31 @@ class ModelNotReady(ImagemintError):
     def __init__(self, model: str, state_reason: str, retry_delay_s: float) -> None:
         self.retry_delay_s = retry_delay_s
         super().__init__(f"model {model!r} is not ready: {state_reason}", metadata={"model": model})
+
+
+class LoadFailed(ImagemintError):
+    """A model was asked to be loaded, and some of it was refused; what served before still does.
+
+    Args:
+        model: the model's name.
+        why: each version that was refused, and its reason.
+    """
+
+    reason = "LOAD_FAILED"
+
+    def __init__(self, model: str, why: str) -> None:
+        self.why = why
+        super().__init__(f"model {model!r} was not loaded: {why}", metadata={"model": model})
+
+
+class ModelControlRefused(ImagemintError):
+    """This server does not load and unload models on demand.
+
+    Args:
+        message: why, and what would change it.
+    """
+
+    reason = "MODEL_CONTROL_REFUSED"
 
 
 class DeadlinePassed(ImagemintError):

@@ -15,11 +15,12 @@ from imagemint.engine.backend import Backend
 from imagemint.engine.bundle import Bundle
 from imagemint.engine.onnx_backend import OnnxBackend
 from imagemint.server.batching import Batcher
+from imagemint.server.control import ModelControl
 from imagemint.server.devices import watch_devices
 from imagemint.server.exposition import expose
 from imagemint.server.metrics import Metrics
 from imagemint.server.peers import Peers
-from imagemint.server.repository import ModelRepository
+from imagemint.server.repository import ModelRepository, Policies, ServedBytes
 from imagemint.server.rpc.server import RpcServer
 from imagemint.server.settings import ServeSettings, shipped_models
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:  # see _open_tracing
 _log = structlog.stdlib.get_logger(__name__)
 
 _GPU_INSTANCES = 2
+_SERVED_BYTES = "served-bytes"
 # Streams are asked to leave at this share of the grace period, so that the last chunk still gets
 # out and the client can tell a drain from a failure.
 _EXPIRING_SHARE = 0.8
@@ -58,6 +60,7 @@ class App:
         self._peers.on("measure", self._measure)
         self._cores = max(1, usable_cores() // settings.processes)
         self._encoders = ThreadPoolExecutor(self._cores, thread_name_prefix="encode")
+        shared = self._peers.directory
         repository = settings.repository or shipped_models()
         if not repository.is_dir():
             raise NotADirectoryError(f"model repository {repository} is not a directory")
@@ -69,6 +72,19 @@ class App:
             max_bundle_bytes=settings.max_bundle_bytes,
             max_images=settings.max_images_per_request,
             max_response_bytes=settings.max_response_bytes,
+            policies=Policies.parse(
+                settings.version_policy, settings.version_policies, settings.default_versions
+            ),
+            wanted=settings.load_models if settings.model_control == "explicit" else None,
+            unload_grace_s=settings.unload_grace_s,
+            served_bytes=ServedBytes(shared and shared / _SERVED_BYTES),
+        )
+        self.control = ModelControl(
+            self.repository,
+            settings.model_control,
+            poll_interval_s=settings.poll_interval_s,
+            allowed=settings.allow_model_control,
+            peers=self._peers,
         )
         self._opened = contextlib.AsyncExitStack()
         self.grpc_address = ""
@@ -112,9 +128,16 @@ class App:
             opened.push_async_callback(self._release)
             tracing = self._open_tracing(opened)
             self._rpc = RpcServer(
-                settings, self.repository, self.metrics, self._encoders, tracing, peers=self._peers
+                settings,
+                self.repository,
+                self.metrics,
+                self._encoders,
+                tracing,
+                control=self.control,
+                peers=self._peers,
             )
             opened.push_async_callback(self._rpc.stop, 0.0)
+            opened.push_async_callback(self.control.stop)
             if self._peers.several:
                 # A worker gets its share of the calls as soon as it listens: only when it can serve
                 await self._load()
@@ -143,7 +166,7 @@ class App:
         }
 
     async def _load(self) -> None:
-        await asyncio.get_running_loop().run_in_executor(None, self.repository.load)
+        await self.control.start()
         await self._peers.catch_up()
 
     async def _measure(self, _: object) -> None:

@@ -156,7 +156,7 @@ class Metrics:
 
     def measure(self) -> None:
         """Writes down what is only read when scraped; the supervisor asks for it at each scrape."""
-        for labels, images in self._watched.items():
+        for labels, images in tuple(self._watched.items()):
             self.queue_images.labels(*labels).set(images())
 
     def forget(self, collectors: Iterable[Counter | Gauge | Histogram], **labels: str) -> None:
@@ -174,6 +174,28 @@ class Metrics:
                 collector.remove_by_labels(labels)
             elif isinstance(collector, Gauge):
                 self._drop(collector, labels)
+
+    def count_failed_versions(self, model: str, versions: int | None) -> None:
+        """Says how many versions of a model failed; None when there is no such model any more."""
+        if versions is None:
+            self.forget([self.model_failed_versions], model=model)
+        else:
+            self.model_failed_versions.labels(model).set(versions)
+
+    def forget_version(self, model: str, version: int) -> None:
+        """Removes what is told of a version that serves no more."""
+        of_versions = (
+            *(self.images, self.queue_images, self.queue_limit_images, self.queue_wait),
+            *(self.batch_images, self.inference_duration),
+            *(self.model_info, self.model_load_duration),
+        )
+        self.forget(of_versions, model=model, version=str(version))
+
+    def forget_bundle(self, model: str, version: int, bundle_sha256: str) -> None:
+        """Removes the info of a bundle that another has replaced under the same version."""
+        self.forget(
+            [self.model_info], model=model, version=str(version), bundle_sha256=bundle_sha256
+        )
 
     def _drop(self, gauge: Gauge, labels: Mapping[str, str]) -> None:
         for family in gauge.collect():

@@ -1,13 +1,14 @@
 """Settings of ``imagemint serve``, built and validated once; passed down in slices."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 _ADDRESS = r"^(.+):(\d{1,5})$"
 _COLLECTOR = r"^https?://[^/\s]+:\d{1,5}$"
 _LARGEST_PORT = 65_535
+_POLICY = r"^(all|latest:[1-9]\d{0,8}|[1-9]\d{0,17}(,[1-9]\d{0,17})*)$"
 
 
 class ServeSettings(BaseModel):
@@ -53,6 +54,28 @@ class ServeSettings(BaseModel):
     """Images that may wait for one model before calls are refused."""
     max_bundle_bytes: int = Field(default=2 * 2**30, ge=1)
     """Larger model files are refused."""
+
+    model_control: Literal["none", "poll", "watch", "explicit"] = "poll"
+    """When models are loaded and unloaded. none: at the start; poll: whenever a look at the
+    repository, every poll_interval_s, finds it changed; watch: as poll, and at once where the file
+    system tells of changes; explicit: by RepositoryModelLoad and RepositoryModelUnload."""
+    poll_interval_s: float = Field(default=5.0, gt=0, le=86_400)
+    """Time between two looks at the repository, for poll and watch."""
+    version_policy: str = Field(default="all", pattern=_POLICY)
+    """Versions that serve: all, latest:N for the newest N that can be loaded, or numbers, 1,3."""
+    version_policies: dict[str, Annotated[str, Field(pattern=_POLICY)]] = {}
+    """Policies of single models, in place of version_policy; on the command line mnist=latest:2, or
+    a JSON object, as in the environment."""
+    default_versions: dict[str, Annotated[int, Field(ge=1)]] = {}
+    """Versions that answer when a request names none, by model; they serve whatever the policy
+    says. Other models answer with their newest that is ready."""
+    load_models: list[str] = []
+    """Models that are loaded at the start when model_control is explicit; * stands for all."""
+    allow_model_control: bool = True
+    """Answer RepositoryModelLoad and RepositoryModelUnload when model_control is explicit."""
+    unload_grace_s: float = Field(default=30.0, ge=0)
+    """Time that calls inside a version have to finish when it is unloaded; then streams break off
+    between two chunks."""
 
     drain_delay_s: float = Field(default=0.0, ge=0)
     """After SIGTERM, time to go on accepting while health says NOT_SERVING, for balancers."""
@@ -129,6 +152,12 @@ class ServeSettings(BaseModel):
             raise ValueError("tls_certificate and tls_key come together")
         if self.tls_client_ca is not None and self.tls_certificate is None:
             raise ValueError("tls_client_ca needs tls_certificate and tls_key")
+        return self
+
+    @model_validator(mode="after")
+    def _start_list_is_used(self) -> Self:
+        if self.load_models and self.model_control != "explicit":
+            raise ValueError("load_models is for model_control explicit; otherwise all are loaded")
         return self
 
     @model_validator(mode="after")

@@ -15,6 +15,8 @@ SAMPLES = [
     errors.QueueFull("mnist", 0.25),
     errors.Draining(1.0),
     errors.ModelNotReady("mnist", "still loading", 0.5),
+    errors.LoadFailed("mnist", "version 2: no checksum"),
+    errors.ModelControlRefused("model_control is poll"),
     errors.DeadlinePassed(),
     errors.BackendFailed("the model failed to run"),
     errors.BundleRefused(Path("models/mnist/1"), "checksum mismatch"),

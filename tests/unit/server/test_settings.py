@@ -3,6 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
+from imagemint.client.settings import gathered
+from imagemint.server.command import Serve
 from imagemint.server.settings import ServeSettings, join_address, split_address
 
 
@@ -71,6 +73,13 @@ def test_certificate_and_key_come_together(given):
         {"device": "tpu"},
         {"log_level": "loud"},
         {"colour": "red"},
+        {"model_control": "push"},
+        {"poll_interval_s": 0},
+        {"version_policy": "latest"},
+        {"version_policy": "latest:0"},
+        {"version_policy": "1,,3"},
+        {"version_policies": {"mnist": "newest"}},
+        {"default_versions": {"mnist": 0}},
     ],
     ids=lambda wrong: next(iter(wrong)),
 )
@@ -85,3 +94,30 @@ def test_defaults_listen_on_loopback():
     settings = ServeSettings()
     assert settings.grpc_address == "127.0.0.1:8001"
     assert settings.metrics_address == "127.0.0.1:8002"
+
+
+def test_policies_have_one_name_in_three_spellings(tmp_path, monkeypatch):
+    """Pairs or JSON on the command line, JSON in the environment, a table in the file."""
+    expected = {"mnist": "1,3", "faces": "latest:2"}
+    path = tmp_path / "serve.toml"
+    path.write_text('version_policies = { mnist = "1,3", faces = "latest:2" }\n')
+    flags = (
+        ["--version-policies", '{"mnist": "1,3", "faces": "latest:2"}'],
+        ["--version-policies", '{"mnist": "1,3"}', "--version-policies", "faces=latest:2"],
+        ["--config", str(path)],
+    )
+    for arguments in flags:
+        assert gathered(Serve, "imagemint serve", arguments).version_policies == expected
+    monkeypatch.setenv("IMAGEMINT_VERSION_POLICIES", '{"mnist": "1,3", "faces": "latest:2"}')
+    monkeypatch.setenv("IMAGEMINT_LOAD_MODELS", "mnist,faces")
+    settings = gathered(Serve, "imagemint serve", ["--model-control", "explicit"])
+    assert settings.version_policies == expected
+    assert settings.load_models == ["mnist", "faces"]
+    pinned = gathered(Serve, "x", ["--default-versions", "mnist=2", "--model-control", "explicit"])
+    assert pinned.default_versions == {"mnist": 2}
+
+
+def test_start_list_is_for_explicit_control():
+    """Elsewhere all models are loaded, and a list would promise something else."""
+    with pytest.raises(ValidationError, match="load_models is for model_control explicit"):
+        ServeSettings(load_models=["mnist"])

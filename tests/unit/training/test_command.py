@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import signal
 import struct
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import torch
 from PIL import Image
 
 from imagemint.client.cli import main
-from imagemint.training import datasets, loop, provenance
+from imagemint.training import datasets, provenance
 from imagemint.training.checkpoints import latest_checkpoint, read_generator
 from imagemint.training.classifier import load_classifier
 from imagemint.training.datasets import registry
@@ -142,7 +143,7 @@ def test_stopped_run_says_so(tmp_path, capsys, monkeypatch):
 
     def interrupted(self, *losses):
         step(self, *losses)
-        loop.signal.raise_signal(loop.signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(Monitor, "step", interrupted)
     assert train(tmp_path, "--images", "16") == 130

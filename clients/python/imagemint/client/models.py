@@ -18,12 +18,18 @@ class ModelState(StrEnum):
     """Serving."""
     FAILED = "failed"
     """Refused; `ModelVersion.reason` says why."""
+    UNLOADING = "unloading"
+    """Takes no new calls; those inside finish."""
+    UNLOADED = "unloaded"
+    """In the repository and not loaded; `ModelVersion.reason` says why."""
 
 
 _STATES = {
     model_service_pb2.MODEL_STATE_LOADING: ModelState.LOADING,
     model_service_pb2.MODEL_STATE_READY: ModelState.READY,
     model_service_pb2.MODEL_STATE_FAILED: ModelState.FAILED,
+    model_service_pb2.MODEL_STATE_UNLOADING: ModelState.UNLOADING,
+    model_service_pb2.MODEL_STATE_UNLOADED: ModelState.UNLOADED,
 }
 
 
@@ -88,7 +94,8 @@ class ModelVersion:
     state: ModelState
     """Whether it answers."""
     reason: str
-    """Why it FAILED; empty otherwise."""
+    """Why it FAILED or is UNLOADED; of one that is READY, why the bytes that have since taken its
+    place are refused. Empty otherwise."""
     bundle_sha256: str
     """SHA-256 of its model.onnx; empty while unread."""
     execution_provider: str

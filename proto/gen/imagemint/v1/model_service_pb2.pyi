@@ -34,6 +34,10 @@ class _ModelStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ModelState
     """Serving."""
     MODEL_STATE_FAILED: _ModelState.ValueType  # 3
     """Refused; `reason` says why."""
+    MODEL_STATE_UNLOADING: _ModelState.ValueType  # 4
+    """Takes no new calls; those inside finish, and then its memory is given back."""
+    MODEL_STATE_UNLOADED: _ModelState.ValueType  # 5
+    """In the repository and not loaded; `reason` says why."""
 
 class ModelState(_ModelState, metaclass=_ModelStateEnumTypeWrapper):
     """Whether a version answers."""
@@ -46,6 +50,10 @@ MODEL_STATE_READY: ModelState.ValueType  # 2
 """Serving."""
 MODEL_STATE_FAILED: ModelState.ValueType  # 3
 """Refused; `reason` says why."""
+MODEL_STATE_UNLOADING: ModelState.ValueType  # 4
+"""Takes no new calls; those inside finish, and then its memory is given back."""
+MODEL_STATE_UNLOADED: ModelState.ValueType  # 5
+"""In the repository and not loaded; `reason` says why."""
 Global___ModelState: _TypeAlias = ModelState  # noqa: Y015
 
 @_typing.final
@@ -65,7 +73,9 @@ class ModelVersion(_message.Message):
     state: Global___ModelState.ValueType
     """Whether it answers."""
     reason: _builtins.str
-    """Why it FAILED; empty otherwise."""
+    """Why it FAILED or is UNLOADED. Of one that is READY, why the bytes that have since taken its
+    place in the repository are refused; it serves on. Empty otherwise.
+    """
     bundle_sha256: _builtins.str
     """SHA-256 of its model.onnx, lower-case hexadecimal; empty while unread."""
     execution_provider: _builtins.str
@@ -135,7 +145,9 @@ class Model(_message.Message):
     name: _builtins.str
     """Name."""
     default_version: _builtins.str
-    """Version that answers when a request names none; empty when none is READY."""
+    """Version that answers when a request names none: the one pinned by the server's settings, or
+    the newest that is READY; empty when there is none.
+    """
     @_builtins.property
     def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelVersion]:
         """Every version found, oldest first."""

@@ -4,9 +4,9 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import grpc
 
@@ -16,6 +16,17 @@ from imagemint.server.metrics import Metrics
 from imagemint.server.repository import ModelRepository, ServedVersion
 from imagemint.server.rpc.auth import count_refusal, current_caller
 from imagemint.server.rpc.calls import current_call
+
+
+class Reading(Protocol):
+    """A checked request."""
+
+    @property
+    def version(self) -> ServedVersion:
+        """The version that it was resolved to."""
+
+
+ReadingT = TypeVar("ReadingT", bound=Reading)
 
 
 @dataclass
@@ -65,6 +76,28 @@ class Admission:
         if name:
             current_caller.get().check_model(name)
 
+    @contextlib.contextmanager
+    def held(self, read: Callable[[], ReadingT]) -> Iterator[ReadingT]:
+        """Reads a request, and keeps the version that it resolves to until the end of the block.
+
+        Args:
+            read: checks the request and resolves its version; called again when that version was
+                unloaded in the very moment between.
+
+        Raises:
+            ModelNotReady: the version was unloaded, and its grace has passed.
+        """
+        call = read()
+        while not call.version.holds.take():
+            call = read()
+        try:
+            yield call
+        except Draining:
+            call.version.stay()  # if it is the version that leaves, and not the server
+            raise
+        finally:
+            call.version.holds.give()
+
     def submit(self, version: ServedVersion, job: Job) -> None:
         """Queues the job of a single call.
 
@@ -81,7 +114,7 @@ class Admission:
         Raises:
             QueueFull, Draining: as `Batcher.submit`.
         """
-        await current_caller.get().pace(job.count, self._gate.stay)
+        await current_caller.get().pace(job.count, lambda: self._stay(version))
         self._submit(version, job)
 
     async def submit_when_room(self, version: ServedVersion, job: Job) -> None:
@@ -90,7 +123,7 @@ class Admission:
         Raises:
             Draining: as `Batcher.submit`.
         """
-        await current_caller.get().pace(job.count, self._gate.stay)
+        await current_caller.get().pace(job.count, lambda: self._stay(version))
         with _charged(version, job):
             await version.batcher.submit_when_room(job)
 
@@ -108,6 +141,10 @@ class Admission:
             return True
         caller.give_back(job.count)
         return False
+
+    def _stay(self, version: ServedVersion) -> None:
+        self._gate.stay()
+        version.stay()
 
     def count_refusal(self, error: Exception) -> None:
         """Counts one request of a stream that was refused for its caller's sake."""

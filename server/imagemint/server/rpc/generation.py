@@ -20,7 +20,13 @@ from imagemint.server.repository import ModelRepository
 from imagemint.server.rpc.admission import Admission, Gate, deadline_of, done, finished
 from imagemint.server.rpc.auth import current_caller
 from imagemint.server.rpc.calls import current_call
-from imagemint.server.rpc.requests import Output, read_generate, read_stream
+from imagemint.server.rpc.requests import (
+    GenerateCall,
+    Output,
+    StreamCall,
+    read_generate,
+    read_stream,
+)
 from imagemint.v1 import generation_service_pb2 as messages
 from imagemint.v1 import generation_service_pb2_grpc, image_pb2, manifest_pb2
 
@@ -74,7 +80,12 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
     ) -> messages.GenerateResponse:
         """Answers one bounded request."""
         self._admission.name_model(request.images.model)
-        call = read_generate(request, self._repository)
+        with self._admission.held(lambda: read_generate(request, self._repository)) as call:
+            return await self._generate(call, context)
+
+    async def _generate(
+        self, call: GenerateCall, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> messages.GenerateResponse:
         order = call.order
         job = order.job(0, order.count, deadline_of(context))
         self._admission.submit(order.version, job)
@@ -96,11 +107,16 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
     ) -> None:
         """Sends chunk after chunk, a bounded number of images ahead of the reader."""
         self._admission.name_model(request.images.model)
-        call = read_stream(request, self._repository)
-        order, version = call.order, call.order.version
-        chunk_size = call.chunk_size
-        if not request.HasField("chunk_size"):
-            chunk_size = current_caller.get().chunk_size(chunk_size)
+        with self._admission.held(lambda: read_stream(request, self._repository)) as call:
+            chunk_size = call.chunk_size
+            if not request.HasField("chunk_size"):
+                chunk_size = current_caller.get().chunk_size(chunk_size)
+            await self._stream(call, chunk_size, context)
+
+    async def _stream(
+        self, call: StreamCall, chunk_size: int, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> None:
+        order, version = call.order, call.version
         ahead = _chunks_ahead(chunk_size, version.spec.image_bytes)
         deadline = deadline_of(context)
         pending: deque[_Pending] = deque()
@@ -108,6 +124,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         try:
             while next_offset < order.count or pending:
                 self._gate.stay()
+                order.version.stay()
                 while next_offset < order.count and len(pending) <= ahead:
                     size = min(chunk_size, order.count - next_offset)
                     job = order.job(next_offset, size, deadline)

@@ -9,6 +9,7 @@ import structlog
 
 from imagemint.engine.errors import InvalidRequest, Violation
 from imagemint.server.batching import Job
+from imagemint.server.control import ModelControl
 from imagemint.server.metrics import Metrics
 from imagemint.server.peers import Peers
 from imagemint.server.repository import Model, ModelRepository, ServedVersion, State
@@ -28,11 +29,18 @@ _log = structlog.stdlib.get_logger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
-# Triton's names of what is answered. Not among them: `model_repository`, which promises loading and
-# unloading.
+# Triton's names of what is answered, whatever the settings.
 _EXTENSIONS = ("statistics", "model_configuration", "parameters", "schedule_policy")
 _STATISTICS_S = 2.0  # longer than a worker takes that is not stuck
-_STATES = {State.READY: "READY", State.LOADING: "LOADING", State.FAILED: "UNAVAILABLE"}
+_REPOSITORY_EXTENSION = "model_repository"
+_STATES = {
+    State.READY: "READY",
+    State.LOADING: "LOADING",
+    State.FAILED: "UNAVAILABLE",
+    State.UNLOADING: "UNLOADING",
+    State.UNLOADED: "UNAVAILABLE",
+}
+_ACCEPT_CHANGED = "accept_changed_bundle"
 
 
 class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
@@ -40,17 +48,24 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
 
     Args:
         repository: the models.
+        control: loads and unloads them.
         metrics: where to count.
         gate: tells streams to leave.
         peers: the workers of which this is one.
     """
 
     def __init__(
-        self, repository: ModelRepository, metrics: Metrics, gate: Gate, peers: Peers
+        self,
+        repository: ModelRepository,
+        control: ModelControl,
+        metrics: Metrics,
+        gate: Gate,
+        peers: Peers,
     ) -> None:
         self.ready = False
-        """Whether loading is over and no drain has begun; set by the server."""
+        """Whether models are ready and no drain has begun; set by the server."""
         self._repository = repository
+        self._control = control
         self._admission = Admission(repository, metrics, gate)
         self._gate = gate
         self._peers = peers
@@ -95,8 +110,11 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
     ) -> messages.ServerMetadataResponse:
         """Tells what answers here."""
         del request, context
+        control = (_REPOSITORY_EXTENSION,) if self._control.is_offered else ()
         return messages.ServerMetadataResponse(
-            name="imagemint", version=release_of("imagemint"), extensions=_EXTENSIONS
+            name="imagemint",
+            version=release_of("imagemint"),
+            extensions=(*_EXTENSIONS, *control),
         )
 
     async def ModelMetadata(  # noqa: N802 - named by the schema
@@ -222,8 +240,14 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
     ) -> messages.ModelInferResponse:
         """Answers one request; a patient one waits for room in the queue and in its rate."""
         self._admission.name_model(request.model_name)
-        call = read_infer(request, self._repository)
-        version = call.rows.version
+        with self._admission.held(lambda: read_infer(request, self._repository)) as call:
+            job = await self._computed(call, context, patient=patient, streamed=streamed)
+            return _answer(request, call, job)
+
+    async def _computed(
+        self, call: InferCall, context: Context, *, patient: bool, streamed: bool
+    ) -> Job:
+        version = call.version
         job = call.rows.job(min(call.deadline, deadline_of(context)), call.priority)
         if patient:
             await self._admission.submit_when_room(version, job)
@@ -233,7 +257,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
             self._admission.submit(version, job)
         await finished(version.batcher, job)
         current_call.get().images += job.count
-        return _answer(request, call, job)
+        return job
 
     # --- the repository -------------------------------------------------------------------------
 
@@ -260,30 +284,54 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
     async def RepositoryModelLoad(  # noqa: N802 - named by the schema
         self, request: messages.RepositoryModelLoadRequest, context: Context
     ) -> messages.RepositoryModelLoadResponse:
-        """Confirms that a model serves; every version was loaded at the start.
+        """Loads a model, or brings it up to date, as it lies in the repository.
 
         Raises:
+            NotAllowed: the caller's key is not for that, or not for this model.
+            ModelControlRefused: this server decides that by itself.
             ModelNotFound: no such model.
-            ModelNotReady: it was refused, or is still loading.
+            LoadFailed: a version was refused; those that did serve still do.
         """
-        _refuse_repository(request.repository_name)
-        self._resolved(request.model_name, "", field="model_name")
-        if request.parameters:
+        self._check_control(request)
+        if set(request.parameters) - {_ACCEPT_CHANGED}:
             await context.abort(
                 grpc.StatusCode.UNIMPLEMENTED,
-                "a model is served as it lies in the repository: load takes no parameters",
+                "a model is served as it lies in the repository: load takes no parameter but"
+                f" {_ACCEPT_CHANGED}",
             )
+        accept = request.parameters.get(_ACCEPT_CHANGED)
+        if accept is not None and accept.WhichOneof("parameter_choice") != "bool_param":
+            name = f"parameters.{_ACCEPT_CHANGED}"
+            raise InvalidRequest([Violation(name, "not a bool_param")])
+        await self._control.load(
+            request.model_name, accept_changed=accept is not None and accept.bool_param
+        )
         return messages.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(  # noqa: N802 - named by the schema
         self, request: messages.RepositoryModelUnloadRequest, context: Context
     ) -> messages.RepositoryModelUnloadResponse:
-        """Refuses: this server serves what lies in its repository until it ends."""
+        """Takes a model out of service; calls inside it finish.
+
+        Raises:
+            NotAllowed: the caller's key is not for that, or not for this model.
+            ModelControlRefused: this server decides that by itself.
+            ModelNotFound: no such model.
+        """
+        del context
+        self._check_control(request)
+        await self._control.unload(request.model_name)
+        return messages.RepositoryModelUnloadResponse()
+
+    def _check_control(
+        self, request: messages.RepositoryModelLoadRequest | messages.RepositoryModelUnloadRequest
+    ) -> None:
+        """Checks that models may be controlled here, by this caller, and this model."""
         _refuse_repository(request.repository_name)
-        self._resolved(request.model_name, "", field="model_name")
-        await context.abort(
-            grpc.StatusCode.UNIMPLEMENTED, "this server does not unload models while it runs"
-        )
+        _require("model_name", request.model_name)
+        current_caller.get().check_model_control()
+        self._admission.name_model(request.model_name)
+        self._control.require()
 
 
 def _require(field: str, value: str) -> None:

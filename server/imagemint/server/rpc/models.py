@@ -18,6 +18,8 @@ _STATES = {
     State.LOADING: messages.MODEL_STATE_LOADING,
     State.READY: messages.MODEL_STATE_READY,
     State.FAILED: messages.MODEL_STATE_FAILED,
+    State.UNLOADING: messages.MODEL_STATE_UNLOADING,
+    State.UNLOADED: messages.MODEL_STATE_UNLOADED,
 }
 
 
@@ -41,7 +43,8 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         """Answers one page of what the caller may use; its token is the name before the next."""
         del context
         may_use = current_caller.get().may_use
-        names = sorted(name for name in self._repository.models if may_use(name))
+        models = self._repository.models  # one moment of it, while versions come and go
+        names = sorted(name for name in models if may_use(name))
         if request.page_size < 0:
             raise InvalidRequest([Violation("page_size", f"{request.page_size} is negative")])
         if request.page_token and request.page_token not in names:
@@ -50,7 +53,7 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         start = names.index(request.page_token) + 1 if request.page_token else 0
         page = names[start : start + size]
         return messages.ListModelsResponse(
-            models=[self._model(self._repository.models[name]) for name in page],
+            models=[self._model(models[name]) for name in page],
             next_page_token=page[-1] if start + size < len(names) else "",
         )
 

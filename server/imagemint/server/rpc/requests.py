@@ -53,6 +53,11 @@ class GenerateCall:
     sheet: bool
     columns: int | None
 
+    @property
+    def version(self) -> ServedVersion:
+        """What mints them."""
+        return self.order.version
+
 
 @dataclass(frozen=True)
 class StreamCall:
@@ -61,6 +66,11 @@ class StreamCall:
     order: Order
     output: Output
     chunk_size: int
+
+    @property
+    def version(self) -> ServedVersion:
+        """What mints them."""
+        return self.order.version
 
 
 def read_generate(

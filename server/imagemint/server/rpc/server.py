@@ -14,17 +14,19 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from imagemint.engine.errors import Draining
+from imagemint.server.control import ModelControl
 from imagemint.server.keys import KeyRing
 from imagemint.server.limits import Ledger
 from imagemint.server.metrics import Metrics
 from imagemint.server.peers import Peers
-from imagemint.server.repository import ModelRepository, State
+from imagemint.server.repository import ModelRepository
 from imagemint.server.rpc.admission import Gate
 from imagemint.server.rpc.auth import Guard
 from imagemint.server.rpc.calls import CallInterceptor
 from imagemint.server.rpc.generation import GenerationServicer
 from imagemint.server.rpc.inference import InferenceServicer
 from imagemint.server.rpc.models import ModelServicer
+from imagemint.server.rpc.standing import Standing
 from imagemint.server.rpc.transport import channel_options, server_credentials
 from imagemint.server.settings import ServeSettings, join_address, split_address
 from imagemint.v1 import (
@@ -59,6 +61,7 @@ class RpcServer:
         metrics: where to count.
         encoders: threads that encode pictures.
         tracing: what makes spans, or None.
+        control: loads and unloads the models.
         peers: the workers of which this is one; by default it is alone.
 
     Raises:
@@ -73,15 +76,16 @@ class RpcServer:
         encoders: ThreadPoolExecutor,
         tracing: Tracing | None = None,
         *,
+        control: ModelControl,
         peers: Peers | None = None,
     ) -> None:
         peers = peers or Peers()
         self._shares_port = peers.several
         self.gate = Gate()
-        self._repository = repository
         self._health = _Health()
         self._guard = _guard(settings, metrics, peers.directory)
         self._credentials = server_credentials(settings, metrics)
+        self._standing = Standing(repository, self._stand)
         self._server = grpc.aio.server(
             interceptors=[
                 CallInterceptor(
@@ -101,7 +105,7 @@ class RpcServer:
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(
             ModelServicer(repository, settings.max_queue_images), self._server
         )
-        self._inference = InferenceServicer(repository, metrics, self.gate, peers)
+        self._inference = InferenceServicer(repository, control, metrics, self.gate, peers)
         grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
             self._inference, self._server
         )
@@ -134,17 +138,19 @@ class RpcServer:
         return join_address(host, port)
 
     async def serve(self) -> None:
-        """Says what is ready: the models that loaded, and the server as a whole."""
-        for model in self._repository.models.values():
-            for version in model.versions.values():
-                serving = version.state is State.READY
-                await self._set((f"model/{model.name}/{version.number}",), serving=serving)
-            await self._set((f"model/{model.name}",), serving=model.default_version is not None)
-        self._inference.ready = True
-        await self._set(("", *_SERVICES), serving=True)
+        """Says what is ready, from now on: each model, and the server as a whole."""
+        await self._standing.start()
+
+    async def _stand(self, name: str, *, serving: bool) -> None:
+        if name:
+            await self._set((name,), serving=serving)
+            return
+        self._inference.ready = serving
+        await self._set(("", *_SERVICES), serving=serving)
 
     async def leave(self) -> None:
         """Says NOT_SERVING everywhere, for good; calls are still answered."""
+        self._standing.stop()
         self._inference.ready = False
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_FAREWELL_S):
@@ -152,6 +158,7 @@ class RpcServer:
 
     async def stop(self, grace_s: float) -> None:
         """Refuses new calls, waits for those inside, and cancels what is left after the grace."""
+        self._standing.stop()
         self._health.dismiss()
         self._inference.dismiss()
         await self._server.stop(grace_s)

@@ -11,7 +11,7 @@ from imagemint.engine.errors import ClassUnsupported, InvalidRequest, Violation
 from imagemint.engine.sampling import drawn_classes_at
 from imagemint.engine.spec import ModelSpec, Truncation, TruncationKind
 from imagemint.server.batching import Priority
-from imagemint.server.repository import ModelRepository
+from imagemint.server.repository import ModelRepository, ServedVersion
 from imagemint.server.rows import Reels, Rows
 from imagemint.server.rpc.tensors import Array, known_inputs, quoted, read_inputs
 from inference import grpc_service_pb2 as messages
@@ -42,6 +42,11 @@ class InferCall:
     outputs: tuple[str, ...]
     deadline: float
     priority: Priority
+
+    @property
+    def version(self) -> ServedVersion:
+        """What mints them."""
+        return self.rows.version
 
 
 def read_infer(request: messages.ModelInferRequest, repository: ModelRepository) -> InferCall:

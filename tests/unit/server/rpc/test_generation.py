@@ -8,9 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from held_backend import HeldBackend
 
-from imagemint.engine.errors import Draining
+from imagemint.engine.errors import Draining, ModelNotReady
 from imagemint.engine.onnx_backend import OnnxBackend
 from imagemint.server.batching import Batcher
+from imagemint.server.metrics import Metrics
 from imagemint.server.rpc.admission import Gate
 from imagemint.server.rpc.calls import Call, current_call
 from imagemint.server.rpc.generation import GenerationServicer, _chunks_ahead
@@ -76,13 +77,14 @@ def server(models, new_repository):
 
     def start(max_queue_images=4_096):
         parts.max_queue_images = max_queue_images
-        repository = new_repository(
-            models, load=False, open_backend=open_backend, open_batcher=open_batcher
+        parts.metrics = Metrics()
+        repository = parts.repository = new_repository(
+            models,
+            open_backend=open_backend,
+            open_batcher=open_batcher,
+            metrics=parts.metrics,
+            wanted=["tiny"],
         )
-        parts.metrics = repository._metrics
-        for name in set(repository.models) - {"tiny"}:
-            del repository.models[name]
-        repository.load()
         encoders = ThreadPoolExecutor(1)
         parts.servicer = GenerationServicer(repository, parts.metrics, parts.gate, encoders)
         return parts
@@ -172,6 +174,19 @@ async def test_expiring_stream_ends_between_chunks(server):
     parts.gate.expiring = True
     await reader.read_one()
     with pytest.raises(Draining):
+        await call
+    assert len(reader.chunks) == 1
+    assert parts.batcher._queued == 0
+
+
+async def test_stream_leaves_an_unloaded_version_between_chunks(server):
+    """After the grace even one whose work is all queued ends, and keeps nothing."""
+    parts, reader = server(), SlowReader()
+    call = stream(parts, reader, count=2 * CHUNK)
+    await reader.arrived.wait()
+    parts.repository.resolve("tiny").holds.expire()
+    await reader.read_one()
+    with pytest.raises(ModelNotReady, match="version 1 was unloaded"):
         await call
     assert len(reader.chunks) == 1
     assert parts.batcher._queued == 0

@@ -154,7 +154,7 @@ def test_load_is_measured(tmp_path, new_repository):
     write_bundle(tmp_path, "good")
     truncate(write_bundle(tmp_path, "bad"))
     repository = new_repository(tmp_path)
-    values = repository._metrics.registry.get_sample_value
+    values = repository._lifecycle._metrics.registry.get_sample_value
     served = repository.resolve("good")
     assert values(
         "imagemint_model_info",

@@ -1,0 +1,17 @@
+"""The model repository: what is on disk, what of it serves, and why the rest does not."""
+
+from imagemint.server.repository.policy import Policies, VersionPolicy
+from imagemint.server.repository.repository import ModelRepository
+from imagemint.server.repository.served_bytes import ServedBytes
+from imagemint.server.repository.versions import Model, ServedVersion, State, Version
+
+__all__ = [
+    "Model",
+    "ModelRepository",
+    "Policies",
+    "ServedBytes",
+    "ServedVersion",
+    "State",
+    "Version",
+    "VersionPolicy",
+]

@@ -1,0 +1,174 @@
+"""The life of one version: loading, serving, unloading, and what is counted and said of it."""
+
+import logging
+import threading
+import time
+from dataclasses import replace
+
+from imagemint.engine.bundle import Bundle
+from imagemint.engine.errors import BundleRefused, ImagemintError
+from imagemint.server.metrics import Metrics
+from imagemint.server.repository.catalogue import Catalogue
+from imagemint.server.repository.loading import Loader, close, reason_of
+from imagemint.server.repository.served_bytes import ServedBytes
+from imagemint.server.repository.unloading import Unloading
+from imagemint.server.repository.versions import ServedVersion, State, Version
+from imagemint.v1 import manifest_pb2
+
+_log = logging.getLogger(__name__)
+
+
+class Lifecycle:
+    """Leads versions through their states; all but `closing` and `close` by one thread at a time.
+
+    A number keeps its meaning: bytes other than those that were served under it, however long ago,
+    are refused for as long as the server lives, unless they are expressly accepted.
+
+    Args:
+        catalogue: where versions are listed.
+        loader: opens them.
+        metrics: where to count.
+        served_bytes: what was served so far.
+        unload_grace_s: time that calls inside an unloaded version have to finish.
+    """
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        loader: Loader,
+        metrics: Metrics,
+        served_bytes: ServedBytes,
+        unload_grace_s: float,
+    ) -> None:
+        self.closing = False
+        """Set when the end has come: what is being loaded is not entered any more."""
+        self._catalogue = catalogue
+        self._loader = loader
+        self._metrics = metrics
+        self._unloading = Unloading(unload_grace_s)
+        self._served_bytes = served_bytes
+        # Two of one number may live at once, one of them leaving, and share their labels.
+        self._labels = threading.Lock()
+        self._opening: set[tuple[str, int]] = set()
+
+    def load(self, name: str, version: Version, *, accept: bool) -> bool:
+        """Loads a version, or checks what has taken the place of one that serves.
+
+        Args:
+            name: the model.
+            version: which, as it is listed, with the present signature of its files.
+            accept: take other bytes than those that were served under its number before.
+
+        Returns:
+            Whether a version of that number serves now.
+        """
+        key, before = (name, version.number), version.served
+        if before is None:
+            self._catalogue.put(name, replace(version, state=State.LOADING, reason=""))
+        began = time.perf_counter()
+        try:
+            bundle = self._loader.read(version.directory)
+            if not accept:
+                self._refuse_changed(key, bundle)
+            if before is not None and before.bundle.sha256 == bundle.sha256:
+                self._catalogue.put(name, replace(version, reason=""))
+                return True
+            with self._labels:
+                self._opening.add(key)
+            served = self._loader.open(bundle)
+        except Exception as error:  # noqa: BLE001 - whatever a foreign file does, the rest serves on
+            self._refuse(name, version, error)
+            return before is not None
+        if self.closing:
+            close(served)
+            return False
+        self._served_bytes.add(*key, bundle.sha256)
+        self._catalogue.put(name, replace(version, state=State.READY, reason="", served=served))
+        self._opening.discard(key)
+        self._tell_of(name, served, time.perf_counter() - began)
+        if before is not None:
+            self._unloading.begin(before, lambda: self._forget(before))
+        return True
+
+    def unload(self, name: str, version: Version, after: Version | None) -> None:
+        """Takes a version out of service; calls inside it finish.
+
+        Args:
+            name: the model.
+            version: which, as it is listed.
+            after: how it stays listed; None for not at all.
+        """
+        if version.state is State.UNLOADING or version == after:
+            return
+        served = version.served
+        if served is None:
+            self._catalogue.exchange(name, version, after)
+            return
+        leaving = replace(version, state=State.UNLOADING, reason="", served=None)
+        self._catalogue.put(name, leaving)
+
+        def gone() -> None:
+            self._forget(served)
+            self._catalogue.exchange(name, leaving, after)
+
+        self._unloading.begin(served, gone)
+
+    def close(self, timeout_s: float | None) -> None:
+        """Finishes what is queued and releases every version.
+
+        Args:
+            timeout_s: time for each; None waits as long as it takes.
+        """
+        for model in self._catalogue.models.values():
+            for version in model.versions.values():
+                if version.served:
+                    close(version.served, timeout_s)
+        self._unloading.close(timeout_s)
+
+    def _refuse_changed(self, key: tuple[str, int], bundle: Bundle) -> None:
+        known = self._served_bytes.known(*key)
+        if known not in (None, bundle.sha256):
+            raise BundleRefused(
+                bundle.directory,
+                f"not the bytes that were served as version {key[1]} before (SHA-256 {known:.12}…,"
+                f" now {bundle.sha256[:12]}…): a version is immutable, give them another number",
+            )
+
+    def _refuse(self, name: str, version: Version, error: Exception) -> None:
+        why = reason_of(error)
+        if version.served is None:
+            version = replace(version, state=State.FAILED)
+            with self._labels:
+                self._opening.discard((name, version.number))
+                self._metrics.forget_version(name, version.number)
+        else:
+            self._opening.discard((name, version.number))
+            why = f"it serves on, but what has taken its place on disk is refused: {why}"
+        self._catalogue.put(name, replace(version, reason=why))
+        self._metrics.model_load_failures.labels(name).inc()
+        _log.error("version refused: %s", error, exc_info=not isinstance(error, ImagemintError))
+
+    def _tell_of(self, name: str, served: ServedVersion, took_s: float) -> None:
+        bundle, backend = served.bundle, served.backend
+        labels = (name, str(served.version))
+        self._metrics.model_load_duration.labels(*labels).set(took_s)
+        precision = manifest_pb2.Precision.Name(bundle.manifest.precision)
+        self._metrics.model_info.labels(
+            *labels, bundle.sha256, precision.removeprefix("PRECISION_").lower(), backend.provider
+        ).set(1)
+        _log.info(
+            "serving %s@%d (%s, %s) on %s, loaded in %.2f s",
+            *(name, served.version, precision, bundle.sha256[:12]),
+            *(backend.description, took_s),
+        )
+
+    def _forget(self, served: ServedVersion) -> None:
+        """Removes the labels of a version, unless another of its number has taken them over."""
+        name, number = served.spec.name, served.version
+        with self._labels:
+            now = self._catalogue.version(name, number)
+            if now is not None and now.served is not None:
+                if now.served.bundle.sha256 != served.bundle.sha256:
+                    self._metrics.forget_bundle(name, number, served.bundle.sha256)
+            elif (name, number) not in self._opening:
+                self._metrics.forget_version(name, number)

@@ -1,0 +1,58 @@
+"""Which bytes were served under which number: what makes a version immutable while a server lives.
+
+In one process a dictionary is enough. Workers share a file, so that one that starts later, in the
+place of one that died, refuses what its peers refuse.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class ServedBytes:
+    """Digests of all that was served, by model and version; for one thread of each process.
+
+    Args:
+        path: a file that all workers of a server share, made if missing, on a local disk; None
+            remembers in this process alone. It belongs to one run of the server: delete it after.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path
+        self._known: dict[tuple[str, int], str] = {}
+
+    def known(self, name: str, version: int) -> str | None:
+        """Returns the SHA-256 last served under a number, by any worker; None for none yet."""
+        if self._path is not None:
+            with self._locked() as descriptor:
+                self._read(descriptor)
+        return self._known.get((name, version))
+
+    def add(self, name: str, version: int, sha256: str) -> None:
+        """Remembers what is served under a number from now on."""
+        self._known[name, version] = sha256
+        if self._path is not None:
+            line = json.dumps([name, version, sha256]) + "\n"
+            with self._locked() as descriptor:
+                os.write(descriptor, line.encode())
+
+    def _read(self, descriptor: int) -> None:
+        """Takes in what all workers wrote; of several lines on one number the last holds."""
+        size = os.fstat(descriptor).st_size
+        for line in os.pread(descriptor, size, 0).splitlines():
+            name, version, sha256 = json.loads(line)
+            self._known[name, version] = sha256
+
+    @contextmanager
+    def _locked(self) -> Iterator[int]:
+        """Yields the file, which is this process's alone until the end of the block."""
+        assert self._path is not None  # noqa: S101 - for the type checker; both callers looked
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield descriptor
+        finally:
+            os.close(descriptor)  # and with it goes the lock

@@ -1,0 +1,90 @@
+"""What health says of models and of the server, as models come and go."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from imagemint.server.repository import ModelRepository
+
+_log = logging.getLogger(__name__)
+
+
+class Saying(Protocol):
+    """Says whether something serves."""
+
+    async def __call__(self, name: str, *, serving: bool) -> None:
+        """Says so of ``model/<name>``, ``model/<name>/<version>``, or of the whole, as ''."""
+
+
+class Standing:
+    """Follows the repository, and says what has changed.
+
+    A version that has gone is NOT_SERVING from then on. The server as a whole serves while any
+    version does; with nothing ready it does not, unless nothing is meant to be loaded.
+
+    Args:
+        repository: the models.
+        say: tells the health service.
+    """
+
+    def __init__(self, repository: ModelRepository, say: Saying) -> None:
+        self._repository = repository
+        self._say = say
+        self._said: dict[str, bool] = {}
+        self._changed = asyncio.Event()
+        self._unwatch: Callable[[], None] | None = None
+        self._following: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Says how everything stands now, and goes on saying what changes."""
+        loop = asyncio.get_running_loop()
+
+        def changed() -> None:
+            with contextlib.suppress(RuntimeError):  # a loop that is closed has nobody to tell
+                loop.call_soon_threadsafe(self._changed.set)
+
+        self._unwatch = self._repository.watch(changed)
+        await self._tell()
+        self._following = asyncio.create_task(self._follow())
+
+    def stop(self) -> None:
+        """Says nothing more. May be called twice."""
+        if self._unwatch is not None:
+            self._unwatch()
+            self._unwatch = None
+        if self._following is not None:
+            self._following.cancel()
+
+    async def _follow(self) -> None:
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            await self._tell()
+
+    async def _tell(self) -> None:
+        standing = self._standing()
+        for name in self._said.keys() - standing.keys():
+            standing[name] = False
+        for name, serving in standing.items():
+            if self._said.get(name) is not serving:
+                await self._say(name, serving=serving)
+                self._said[name] = serving
+                if not name:
+                    _log.log(*_VERDICTS[serving])
+
+    def _standing(self) -> dict[str, bool]:
+        standing = {}
+        for model in self._repository.models.values():
+            for version in model.versions.values():
+                standing[f"model/{model.name}/{version.number}"] = version.served is not None
+            standing[f"model/{model.name}"] = model.default_version is not None
+        # Last: who waits for the whole finds the parts as they are.
+        return {**standing, "": self._repository.ready}
+
+
+_VERDICTS = {
+    True: (logging.INFO, "health says SERVING"),
+    False: (logging.ERROR, "health says NOT_SERVING: no model is ready"),
+}

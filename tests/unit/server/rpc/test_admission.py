@@ -1,0 +1,62 @@
+"""Admission: whoever is let in stays on the version that his request was resolved to."""
+
+from dataclasses import dataclass
+
+import pytest
+from tiny_bundles import write_bundle
+
+from imagemint.engine.errors import Draining, ModelNotReady
+from imagemint.server.repository import ServedVersion
+from imagemint.server.rpc.admission import Admission, Gate
+
+
+@dataclass
+class Request:
+    """A request that was read."""
+
+    version: ServedVersion
+
+
+@pytest.fixture
+def served(tmp_path, new_repository):
+    """The versions 1 and 2 of a model."""
+    for version in (1, 2):
+        write_bundle(tmp_path, "tiny", version)
+    repository = new_repository(tmp_path)
+    return [repository.resolve("tiny", number) for number in ("1", "2")]
+
+
+@pytest.fixture
+def admission(repository, metrics):
+    """The way in."""
+    return Admission(repository, metrics, Gate())
+
+
+def test_version_unloaded_in_between_is_resolved_again(admission, served):
+    """A request that met a version in its last moment is read once more, and is not lost."""
+    old, new = served
+    old.holds.retire()
+    readings = iter([Request(old), Request(new)])
+    with admission.held(lambda: next(readings)) as call:
+        assert call.version is new
+        assert not new.holds.wait(0)
+    assert new.holds.wait(0)
+
+
+def test_version_is_released_whatever_happens(admission, served):
+    """A call that fails holds nothing."""
+    with pytest.raises(KeyError), admission.held(lambda: Request(served[0])):
+        raise KeyError
+    assert served[0].holds.wait(0)
+
+
+def test_queue_that_closed_under_a_call_says_whose_end_it_was(admission, served):
+    """That of the server, unless the version was unloaded and its grace has passed."""
+    with pytest.raises(Draining), admission.held(lambda: Request(served[0])):
+        raise Draining(1.0)
+    served[0].holds.expire()
+    with (
+        pytest.raises(ModelNotReady, match="version 1 was unloaded"),
+        admission.held(lambda: Request(served[0])),
+    ):
+        raise Draining(1.0)
