@@ -1,0 +1,151 @@
+"""Tests of imagemint.training.networks.convolutional."""
+
+import pytest
+import torch
+
+from imagemint.training.networks import (
+    ConditionalGenerator,
+    ConvolutionalDiscriminator,
+    ProjectionDiscriminator,
+    SemiSupervisedDiscriminator,
+    Shape,
+    VirtuallyNormalisedGenerator,
+)
+from imagemint.training.networks.convolutional import doublings
+
+
+@pytest.fixture
+def generator():
+    """A small generator of three classes."""
+    torch.manual_seed(0)
+    return ConditionalGenerator(4, 3, c_dim=2, base_channels=8, image_channels=1)
+
+
+@pytest.fixture
+def discriminator():
+    """A small discriminator of three classes."""
+    torch.manual_seed(0)
+    return ProjectionDiscriminator(3, base_channels=2, image_channels=1)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_generator_draws_images(channels):
+    """Latents and classes become images [N, C, 28, 28] within -1 and 1."""
+    network = ConditionalGenerator(5, 3, c_dim=2, base_channels=4, image_channels=channels)
+    images = network(torch.randn(6, 5), torch.arange(6) % 3)
+    assert images.shape == (6, channels, 28, 28)
+    assert images.abs().max() <= 1
+
+
+def test_class_changes_the_image(generator):
+    """One latent gives another picture for each class, and the same for the same."""
+    z = torch.randn(1, 4).expand(4, 4)
+    first, second, third, again = generator.eval()(z, torch.tensor([0, 1, 2, 0]))
+    assert torch.allclose(first, again)
+    assert not torch.allclose(first, second)
+    assert not torch.allclose(second, third)
+
+
+def test_latent_changes_the_image(generator):
+    """One class has many pictures."""
+    first, second = generator.eval()(torch.randn(2, 4), torch.zeros(2, dtype=torch.int64))
+    assert not torch.allclose(first, second)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_discriminator_gives_a_logit_each(channels):
+    """Each image gets one logit, of any number of channels."""
+    network = ProjectionDiscriminator(3, base_channels=1, image_channels=channels)
+    assert network(torch.randn(5, channels, 28, 28), torch.arange(5) % 3).shape == (5,)
+
+
+def test_discriminator_learns_to_heed_the_class(discriminator):
+    """The projection starts at zero, so classes count alike at first, but has a gradient."""
+    x = torch.randn(1, 1, 28, 28).expand(2, 1, 28, 28)
+    logits = discriminator(x, torch.tensor([0, 1]))
+    assert torch.allclose(logits[0], logits[1])
+    logits[0].backward()
+    gradient = discriminator.embed.weight.grad
+    assert gradient[0].abs().sum() > 0
+    assert gradient[1:].abs().sum() == 0
+    with torch.no_grad():
+        discriminator.embed.weight -= gradient
+    first, second = discriminator(x, torch.tensor([0, 1]))
+    assert first < second
+
+
+def test_discriminator_judges_images_alone(discriminator):
+    """No image changes another's logit, or a gradient penalty would not be per image."""
+    x = torch.randn(3, 1, 28, 28, requires_grad=True)
+    discriminator(x, torch.zeros(3, dtype=torch.int64))[1].backward()
+    assert x.grad[1].abs().sum() > 0
+    assert x.grad[[0, 2]].abs().sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [(28, (7, 2)), (32, (4, 3)), (64, (4, 4)), (24, (6, 2))]
+)
+def test_sizes_are_halved(size, expected):
+    """An image's size is a number up to 7 times a power of two."""
+    assert doublings(size) == expected
+
+
+@pytest.mark.parametrize("size", [7, 25, 30])
+def test_sizes_that_cannot_be_halved_are_refused(size):
+    """Odd ones, and those that need no network, are refused by name."""
+    with pytest.raises(ValueError, match=f"images of {size} pixels"):
+        doublings(size)
+
+
+@pytest.mark.parametrize("size", [28, 32, 64])
+def test_networks_fit_the_size(size):
+    """G draws, and D judges, images of any size that can be halved, without a condition too."""
+    G = ConditionalGenerator(4, 0, c_dim=0, base_channels=16, image_channels=3, image_size=size)
+    images = G(torch.randn(2, 4))
+    assert images.shape == (2, 3, size, size)
+    D = ProjectionDiscriminator(0, base_channels=2, image_channels=3, image_size=size)
+    assert D(images).shape == (2,)
+    assert "embed.weight" not in {**G.state_dict(), **D.state_dict()}
+
+
+@pytest.mark.parametrize("how", ["concatenated", "projected"])
+@pytest.mark.parametrize("norm", ["batch", "layer", "none"])
+def test_class_is_heeded(how, norm):
+    """Told either way, another class gives another logit, once the embedding is not zero."""
+    D = ConvolutionalDiscriminator(Shape(3, 28, 1), base_channels=2, norm=norm, **{how: True})
+    embedding = D.plane if how == "concatenated" else D.embed
+    torch.nn.init.normal_(embedding.weight)
+    x = torch.randn(1, 1, 28, 28).expand(3, 1, 28, 28)
+    logits = D.eval()(x, torch.tensor([0, 1, 0]))
+    assert logits[0] != logits[1]
+    assert torch.allclose(logits[0], logits[2])
+
+
+def test_spectral_norm_bounds_the_slope():
+    """Each weight's largest singular value is 1, so D cannot be steeper than its layers allow."""
+    D = ConvolutionalDiscriminator(Shape(0, 28, 1), base_channels=4, norm="none", spectral=True)
+    for _ in range(20):  # each pass takes a step of the power iteration
+        D(torch.randn(2, 1, 28, 28))
+    weights = [layer.weight for layer in D.modules() if isinstance(layer, torch.nn.Conv2d)]
+    for weight in [*weights, D.score.weight]:
+        largest = torch.linalg.matrix_norm(weight.flatten(1), ord=2).item()
+        assert largest == pytest.approx(1, abs=0.1)
+
+
+def test_semi_supervised_logit_is_log_z():
+    """D(x) = Z / (Z + 1) with Z the sum over the classes: log K for scores of 0."""
+    D = SemiSupervisedDiscriminator(Shape(5, 28, 1), base_channels=2)
+    torch.nn.init.zeros_(D.heads["classes"].weight)
+    torch.nn.init.zeros_(D.heads["classes"].bias)
+    probability = torch.sigmoid(D(torch.randn(2, 1, 28, 28)))
+    assert probability.tolist() == pytest.approx([5 / 6] * 2)
+
+
+def test_virtual_batch_keeps_images_apart():
+    """What else is in the batch changes nothing, in training and in evaluation, which agree."""
+    G = VirtuallyNormalisedGenerator(4, Shape(0, 28, 1), base_channels=8, reference=6)
+    z = torch.randn(5, 4)
+    together = G(z)
+    assert together.shape == (5, 1, 28, 28)
+    assert torch.allclose(together[:1], G(z[:1]), atol=1e-5)
+    assert torch.allclose(together, G.eval()(z), atol=1e-5)

@@ -1,0 +1,33 @@
+"""Tests of imagemint.training.networks.layers."""
+
+import pytest
+import torch
+
+from imagemint.training.networks import MinibatchDeviation, MinibatchDiscrimination
+from imagemint.training.networks.layers import pixel_normal
+
+
+@pytest.mark.parametrize("shape", [(2, 5), (2, 5, 3, 3)])
+def test_features_have_unit_power(shape):
+    """At each place the mean square over the features is 1, and their direction is kept."""
+    x = 7 * torch.randn(shape)
+    normal = pixel_normal(x)
+    assert torch.allclose(normal.square().mean(dim=1), torch.ones(()), atol=1e-5)
+    assert torch.allclose(normal * x.norm(dim=1, keepdim=True) / 5**0.5, x, atol=1e-4)
+
+
+def test_alike_images_are_noticed():
+    """Twins count one for each kernel, images far apart nothing."""
+    layer = MinibatchDiscrimination(4, kernels=3, dims=2)
+    torch.nn.init.constant_(layer.project.weight, 10.0)
+    x = torch.tensor([[0.0] * 4, [0.0] * 4, [9.0] * 4])
+    added = layer(x)[:, 4:]
+    assert torch.allclose(added, torch.tensor([[1.0] * 3, [1.0] * 3, [0.0] * 3]), atol=1e-5)
+
+
+def test_deviation_is_one_number():
+    """The same for every image, and zero for a batch of one picture."""
+    layer = MinibatchDeviation()
+    assert layer(torch.ones(3, 4))[:, 4].tolist() == pytest.approx([1e-4] * 3)
+    varied = layer(torch.tensor([[0.0], [2.0]]))
+    assert varied[:, 1].tolist() == pytest.approx([1.0, 1.0])

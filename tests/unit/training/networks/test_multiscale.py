@@ -1,0 +1,45 @@
+"""Tests of imagemint.training.networks.multiscale."""
+
+import torch
+
+from imagemint.training.networks import (
+    MultiScaleDiscriminator,
+    MultiScaleGenerator,
+    Shape,
+    pyramid,
+)
+
+SHAPE = Shape(0, 28, 3)
+
+
+def test_pyramid_holds_every_size():
+    """Each view is the mean over twice as large squares, the first the image itself."""
+    x = torch.randn(2, 3, 28, 28)
+    first, second, third = pyramid(x, 3).split(3, dim=1)
+    assert torch.equal(first, x)
+    assert torch.allclose(second[0, 0, :2, :2], x[0, 0, :2, :2].mean().expand(2, 2), atol=1e-6)
+    assert torch.allclose(third[1, 2, 24:, 24:], x[1, 2, 24:, 24:].mean().expand(4, 4), atol=1e-6)
+
+
+def test_generator_draws_a_pyramid_in_training():
+    """In training it returns views of every size, in evaluation mode the largest alone."""
+    G = MultiScaleGenerator(4, SHAPE, base_channels=8)
+    z = torch.randn(2, 4)
+    views = G(z)
+    assert views.shape == (2, 9, 28, 28)
+    assert torch.equal(views[:, :3], G.eval()(z))
+    assert torch.equal(views[:, 6:, :4, :4], views[:, 6:, :1, :1].expand(2, 3, 4, 4))
+
+
+def test_discriminator_sees_every_size():
+    """A change in any view alone changes the logit, and every layer of G has a gradient."""
+    G = MultiScaleGenerator(4, SHAPE, base_channels=8)
+    D = MultiScaleDiscriminator(SHAPE, base_channels=8)
+    views = G(torch.randn(2, 4))
+    logits = D(views)
+    for view in range(3):
+        other = views.detach().clone()
+        other[:, 3 * view : 3 * view + 3] += 0.5
+        assert not torch.allclose(D(other), logits)
+    logits.sum().backward()
+    assert all(p.grad.abs().sum() > 0 for p in G.to_image.parameters())

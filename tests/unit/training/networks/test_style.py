@@ -1,0 +1,67 @@
+"""Tests of imagemint.training.networks.style."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from imagemint.training.networks import Shape, StyleGenerator
+from imagemint.training.networks.style import ModulatedConvolution
+
+
+@pytest.fixture
+def generator():
+    """A small generator without classes, whose mean w is not where it began."""
+    torch.manual_seed(0)
+    network = StyleGenerator(
+        6, Shape(0, 16, 3), w_dim=4, base_channels=8, mapping_layers=2
+    ).requires_grad_(requires_grad=False)
+    for _ in range(20):
+        network(torch.randn(64, 6))
+    return network.eval()
+
+
+def test_modulation_equals_weights_of_each_image():
+    """Scaling the input and the output is a convolution with modulated, demodulated weights."""
+    layer = ModulatedConvolution((3, 5), 3, 4)
+    x, w = torch.randn(2, 3, 6, 6), torch.randn(2, 4)
+    style = layer.style(w)
+    for image, scales, found in zip(x, style, layer(x, w), strict=True):
+        weight = layer.weight * layer.gain * scales[None, :, None, None]
+        weight = weight * (weight.square().sum(dim=(1, 2, 3), keepdim=True) + 1e-8).rsqrt()
+        expected = F.conv2d(image[None], weight, padding=1)[0]
+        assert torch.allclose(found, expected, atol=1e-4)
+
+
+def test_psi_draws_towards_the_mean(generator):
+    """At psi 1 nothing changes, at 0 every latent gives one picture, between lies less variety."""
+    z = torch.randn(8, 6)
+    whole = generator(z)
+    strength = {psi: generator(z, truncation=torch.full((8, 1), psi)) for psi in (0.0, 0.5, 1.0)}
+    assert torch.allclose(strength[1.0], whole, atol=1e-5)
+    spread = {psi: images.std(dim=0).mean().item() for psi, images in strength.items()}
+    assert spread[0.0] == pytest.approx(0, abs=1e-6)
+    assert 0 < spread[0.5] < spread[1.0]
+
+
+def test_psi_is_one_for_each_image(generator):
+    """Neighbours in a batch may be truncated differently."""
+    z = torch.randn(1, 6).expand(2, 6)
+    mixed = generator(z, truncation=torch.tensor([[0.0], [1.0]]))
+    assert torch.allclose(mixed[1], generator(z)[1], atol=1e-5)
+    assert not torch.allclose(mixed[0], mixed[1])
+
+
+def test_mean_w_follows_training_alone(generator):
+    """It moves while training and stands still in evaluation mode."""
+    before = generator.w_mean.clone()
+    generator(torch.randn(64, 6))
+    assert torch.equal(generator.w_mean, before)
+    generator.train()(torch.randn(64, 6))
+    assert not torch.equal(generator.w_mean, before)
+
+
+def test_classes_change_the_picture():
+    """With classes, one latent has a picture for each."""
+    network = StyleGenerator(6, Shape(3, 16, 3), w_dim=4, base_channels=8, mapping_layers=1)
+    first, second = network(torch.randn(1, 6).expand(2, 6), torch.tensor([0, 1]))
+    assert not torch.allclose(first, second)
