@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch.nn import functional as F
+from torch.nn import functional
 
 from imagemint.training.networks import Shape, StyleGenerator
 from imagemint.training.networks.style import ModulatedConvolution
@@ -28,7 +28,7 @@ def test_modulation_equals_weights_of_each_image():
     for image, scales, found in zip(x, style, layer(x, w), strict=True):
         weight = layer.weight * layer.gain * scales[None, :, None, None]
         weight = weight * (weight.square().sum(dim=(1, 2, 3), keepdim=True) + 1e-8).rsqrt()
-        expected = F.conv2d(image[None], weight, padding=1)[0]
+        expected = functional.conv2d(image[None], weight, padding=1)[0]
         assert torch.allclose(found, expected, atol=1e-4)
 
 
