@@ -9,6 +9,7 @@ import torch
 
 from imagemint.engine import drawn_classes, latents
 from imagemint.engine.onnx_backend import OnnxBackend
+from imagemint.engine.spec import TruncationKind
 from imagemint.exporter import parity
 from imagemint.exporter.export import export_generator
 from imagemint.training import loop
@@ -104,6 +105,9 @@ def test_recipe_trains_resumes_and_serves(name, tmp_path, monkeypatch):
     monkeypatch.setattr(parity, "SAMPLES", 64)  # a thousand take ten times as long
     bundle = export_generator(trained, name=name, repository=tmp_path / "models")
     spec, backend = bundle.spec, OnnxBackend(bundle, device="cpu")
+    kinds = {"psi": TruncationKind.PSI, "threshold": TruncationKind.THRESHOLD}
+    kind = None if recipe.latent == "uniform" else kinds[recipe.truncation]
+    assert (spec.truncation and spec.truncation.kind) == kind
     z = latents(0, 0, 5, spec.z_dim, distribution=spec.distribution)
     classes = drawn_classes(0, 0, 5, spec.num_classes) if spec.conditional else None
     psi = np.linspace(0, 1, 5, dtype=np.float32) if recipe.truncation == "psi" else None
