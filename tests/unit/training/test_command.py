@@ -1,6 +1,7 @@
 """Tests of imagemint.training.command through the command line's own entry."""
 
 import gzip
+import hashlib
 import json
 import struct
 import subprocess
@@ -14,6 +15,7 @@ from imagemint.client.cli import main
 from imagemint.training import datasets, loop
 from imagemint.training.checkpoints import latest_checkpoint, read_generator
 from imagemint.training.classifier import load_classifier
+from imagemint.training.datasets import registry
 from imagemint.training.monitor import Monitor
 from imagemint.training.recipes.mnist import MnistRecipe
 
@@ -147,7 +149,7 @@ def test_stopped_run_says_so(tmp_path, capsys, monkeypatch):
 def test_missing_data_is_one_line(tmp_path, capsys, monkeypatch):
     """Data found nowhere names every place, in one line and before anything is written."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(datasets, "_MNIST_URL", "http://127.0.0.1:9/")
+    monkeypatch.setattr(registry, "_MNIST_URL", "http://127.0.0.1:9/")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     assert train(tmp_path / "run", "--data", str(tmp_path / "data")) == 1
     said = capsys.readouterr().err
@@ -194,15 +196,15 @@ def first_digits(real_data, tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     digests = {}
     for split, count in (("train", 320), ("test", 128)):
-        for name in datasets._MNIST_FILES[split]:
+        for name in registry._MNIST_FILES[split]:
             whole = datasets.parse_idx(
                 gzip.decompress((real_data / "mnist" / name).read_bytes()), name
             )
             header = struct.pack(f">I{whole.ndim}I", 0x0800 + whole.ndim, count, *whole.shape[1:])
             content = header + whole[:count].tobytes()
-            digests[name] = datasets.hashlib.sha256(content).hexdigest()
+            digests[name] = hashlib.sha256(content).hexdigest()
             (folder / name).write_bytes(gzip.compress(content))
-    monkeypatch.setattr(datasets, "_MNIST_SHA256", digests)
+    monkeypatch.setattr(registry, "_MNIST_SHA256", digests)
     return tmp_path / "data"
 
 

@@ -20,6 +20,7 @@ from imagemint.training.datasets import (
     load_dataset,
     parse_idx,
     parse_image_parquet,
+    registry,
 )
 from imagemint.training.errors import DatasetError
 
@@ -45,7 +46,7 @@ def published(monkeypatch, tmp_path):
     def publish(images, labels):
         contents = {IMAGES: images, LABELS: labels}
         digests = {name: hashlib.sha256(each).hexdigest() for name, each in contents.items()}
-        monkeypatch.setattr(datasets, "_MNIST_SHA256", digests)
+        monkeypatch.setattr(registry, "_MNIST_SHA256", digests)
         return {name: gzip.compress(each) for name, each in contents.items()}
 
     return publish
@@ -122,7 +123,7 @@ def test_negative_label_is_refused():
 def test_wrong_checksum_is_refused(folder, monkeypatch):
     """Content other than the published one is refused with both digests and the file."""
     data = folder(idx(pictures(1)), idx(np.zeros(1)))
-    monkeypatch.setattr(datasets, "_MNIST_SHA256", {IMAGES: "ab" * 32, LABELS: "ab" * 32})
+    monkeypatch.setattr(registry, "_MNIST_SHA256", {IMAGES: "ab" * 32, LABELS: "ab" * 32})
     found = hashlib.sha256(idx(pictures(1))).hexdigest()
     with pytest.raises(
         DatasetError, match=rf"{IMAGES}: SHA-256 .* {found}, published is (ab){{32}}"
@@ -273,7 +274,7 @@ def publisher(monkeypatch):
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        monkeypatch.setattr(datasets, "_MNIST_URL", f"http://127.0.0.1:{server.server_port}/mnist/")
+        monkeypatch.setattr(registry, "_MNIST_URL", f"http://127.0.0.1:{server.server_port}/mnist/")
         monkeypatch.setenv("no_proxy", "127.0.0.1")
         yield handler
         server.shutdown()

@@ -1,0 +1,119 @@
+"""Tests of imagemint.training.datasets.formats beyond those of one whole file."""
+
+import gzip
+import hashlib
+import io
+import json
+import tarfile
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from imagemint.training.datasets import load_dataset, registry
+from imagemint.training.datasets.formats import parse_cifar_binary
+from imagemint.training.errors import DatasetError
+
+
+def shard(levels, column="image", **columns):
+    """A Parquet file of gray pictures of such levels, labels in turn."""
+    pictures = []
+    for level in levels:
+        stream = io.BytesIO()
+        Image.new("L", (5, 5), level).save(stream, "PNG")
+        pictures.append({"bytes": stream.getvalue(), "path": None})
+    table = pa.table({column: pictures, "label": [n % 2 for n in range(len(levels))], **columns})
+    info = {"info": {"features": {"label": {"names": ["cat", "dog"]}}}}
+    table = table.replace_schema_metadata({"huggingface": json.dumps(info)})
+    stream = io.BytesIO()
+    pq.write_table(table, stream)
+    return stream.getvalue()
+
+
+def test_shards_are_joined(tmp_path):
+    """A split in several files is read in their order, from any folder, texts and all."""
+    (tmp_path / "pets").mkdir()
+    for number, levels in enumerate([(1, 2, 3), (4, 5)]):
+        texts = [f"level {level}" for level in levels]
+        path = tmp_path / "pets" / f"train-{number:05d}-of-00002.parquet"
+        path.write_bytes(shard(levels, column="img", text=texts))
+    data = load_dataset("pets", "train", tmp_path, size=7)
+    assert data.images.shape == (5, 7, 7, 1)
+    assert data.images[:, 0, 0, 0].tolist() == [1, 2, 3, 4, 5]
+    assert data.labels.tolist() == [0, 1, 0, 0, 1]
+    assert data.texts[3] == "level 4"
+    assert data.name == "pets/train"
+
+
+def cifar(files):
+    """An archive as CIFAR-10's publisher packs it, unzipped."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return stream.getvalue()
+
+
+@pytest.fixture
+def archive():
+    """Two images in each batch: a plane of reds, one of greens, one of blues."""
+    row = b"".join(bytes([level]) * 1024 for level in (10, 20, 30))
+    files = {f"data_batch_{n}.bin": bytes([n]) + row + bytes([9]) + row for n in range(1, 6)}
+    names = "airplane automobile bird cat deer dog frog horse ship truck"
+    files |= {
+        "test_batch.bin": bytes([7]) + row,
+        "batches.meta.txt": "\n".join(names.split()).encode(),
+    }
+    return cifar(files)
+
+
+def test_cifar_binaries_are_read(archive):
+    """Planes become pixels, labels and names come along, the splits are apart."""
+    train, test = (parse_cifar_binary(archive, split, "it") for split in ("train", "test"))
+    assert train.images.shape == (10, 32, 32, 3)
+    assert train.images[3, 5, 6].tolist() == [10, 20, 30]
+    assert train.labels.tolist() == [1, 9, 2, 9, 3, 9, 4, 9, 5, 9]
+    assert (test.labels.tolist(), test.class_labels[7]) == ([7], "horse")
+    assert train.sha256 != test.sha256
+
+
+def test_cifar_is_found_zipped(archive, tmp_path, monkeypatch):
+    """Where no Parquet file lies, the archive is read, by the checksum of its zipped form."""
+    zipped = gzip.compress(archive)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "cifar10").mkdir()
+    (tmp_path / registry._CIFAR.path).write_bytes(zipped)
+    with pytest.raises(DatasetError, match=r"SHA-256 of the file is .* published is c4a38c50"):
+        load_dataset("cifar10", "test", tmp_path)
+    known = replace(registry._CIFAR, sha256=hashlib.sha256(zipped).hexdigest())
+    monkeypatch.setattr(registry, "_CIFAR", known)
+    assert len(load_dataset("cifar10", "test", tmp_path)) == 1
+
+
+@pytest.mark.parametrize("damage", ["no archive", "cut", "file missing"])
+def test_bad_cifar_is_refused(archive, damage):
+    """Anything else is named."""
+    content = {"no archive": b"x" * 700, "cut": archive[:3000], "file missing": cifar({})}[damage]
+    with pytest.raises(DatasetError, match="it: not the archive of CIFAR-10 binaries"):
+        parse_cifar_binary(content, "test", "it")
+
+
+@pytest.mark.data
+def test_real_cifar_is_read(real_data):
+    """The test split has 1,000 pictures of each class."""
+    data = load_dataset("cifar10", "test", real_data)
+    assert data.images.shape == (10_000, 32, 32, 3)
+    assert np.bincount(data.labels).tolist() == [1_000] * 10
+
+
+@pytest.mark.data
+def test_real_emoji_are_told(real_data):
+    """Each emoji has its Unicode name."""
+    data = load_dataset("emoji64", "test", real_data, size=32)
+    assert data.images.shape == (340, 32, 32, 3)
+    assert all(data.texts)

@@ -1,0 +1,23 @@
+"""Labelled images in memory: MNIST, Stacked MNIST, CIFAR-10, Parquet files, folders of pictures."""
+
+from imagemint.training.datasets.download import cache_directory
+from imagemint.training.datasets.folder import load_folder
+from imagemint.training.datasets.formats import parse_idx, parse_image_parquet
+from imagemint.training.datasets.images import LabelledImages, Split
+from imagemint.training.datasets.registry import DATASETS, load_dataset
+from imagemint.training.datasets.stacked import StackedDigits, stacked
+from imagemint.training.datasets.subsets import few_of_each
+
+__all__ = [
+    "DATASETS",
+    "LabelledImages",
+    "Split",
+    "StackedDigits",
+    "cache_directory",
+    "few_of_each",
+    "load_dataset",
+    "load_folder",
+    "parse_idx",
+    "parse_image_parquet",
+    "stacked",
+]

@@ -1,0 +1,116 @@
+"""Files of a data set: looked for in each folder of a search path, else fetched into the cache."""
+
+import gzip
+import hashlib
+import http.client
+import os
+import urllib.request
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from imagemint.training.errors import DatasetError
+
+_TIMEOUT_S = 60
+
+
+@dataclass(frozen=True)
+class Source:
+    """A published file.
+
+    Attributes:
+        path: where it lies below a data folder.
+        sha256: digest of its content, unzipped, so that a file zipped anew still passes.
+        url: where people with the internet get it; None where no publisher offers these bytes.
+        packed: the digest is of the file as it is published, zipped.
+    """
+
+    path: str
+    sha256: str | None = None
+    url: str | None = None
+    packed: bool = False
+
+
+def cache_directory() -> Path:
+    """Returns where downloads are kept: ``$XDG_CACHE_HOME/imagemint``, by default in ~/.cache."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "imagemint" / "data"
+
+
+def search_path(data: Path | None) -> list[Path]:
+    """Returns the folders in which data sets are looked for, the first one first."""
+    return [folder for folder in (data, cache_directory()) if folder is not None]
+
+
+def read_source(source: Source, data: Path | None) -> bytes:
+    """Returns a file's content, unzipped; fetched into the cache if it is in no folder.
+
+    Raises:
+        DatasetError: not found and not to be had, naming what was tried; damaged, or with another
+            checksum than the published one.
+    """
+    tried = [folder / source.path for folder in search_path(data)]
+    for path in tried:
+        if path.is_file():
+            remedy = "delete the file to have it fetched again"
+            return _content(path.read_bytes(), source, path, remedy)
+    places = ", ".join(str(path) for path in tried)
+    hint = "name the folder that holds it with --data or IMAGEMINT_DATA"
+    if source.url is None:
+        raise DatasetError(f"{source.path} not found; tried {places}; {hint} (no download known)")
+    try:
+        content = _download(source.url)
+    except (OSError, http.client.HTTPException) as error:  # refused, timed out, cut off
+        raise DatasetError(
+            f"{source.path} not found; tried {places}, then {source.url} ({error!r}); {hint}"
+        ) from error
+    checked = _content(content, source, source.url, hint)
+    _write_whole(tried[-1], content)
+    return checked
+
+
+def digest_of(contents: Iterable[bytes]) -> str:
+    """Returns the SHA-256 of byte strings, one after the other, in hexadecimal."""
+    digest = hashlib.sha256()
+    for content in contents:
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def _download(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as response:  # noqa: S310 - constants of the registry
+        content: bytes = response.read()
+    return content
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """Writes a file so that it is either whole or absent."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _unzipped(content: bytes, place: object) -> bytes:
+    if not content.startswith(b"\x1f\x8b"):
+        return content
+    try:
+        return gzip.decompress(content)
+    except (EOFError, OSError, zlib.error) as error:
+        raise DatasetError(f"{place}: not a whole gzip file ({error})") from error
+
+
+def _content(published: bytes, source: Source, place: object, remedy: str) -> bytes:
+    """Returns a file's content, unzipped, once its checksum is found to be right."""
+    content = published if source.packed else _unzipped(published, place)
+    found = hashlib.sha256(content).hexdigest()
+    if source.sha256 is not None and found != source.sha256:
+        what = "the file" if source.packed else "the unzipped content"
+        raise DatasetError(
+            f"{place}: SHA-256 of {what} is {found}, published is {source.sha256}; {remedy}"
+        )
+    return _unzipped(content, place)

@@ -1,0 +1,62 @@
+"""Labelled images in memory: what every reader returns and everything else takes."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imagemint.training.errors import DatasetError
+
+Split = Literal["train", "test"]
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """A split in memory.
+
+    Attributes:
+        name: data set and split, such as ``mnist/train``.
+        images: uint8 [N, H, W, C].
+        labels: int64 [N], each in 0 to K - 1.
+        class_labels: K label texts, by class index.
+        sha256: digest over the content of the files read and of what was done to it, lower-case
+            hexadecimal: images of equal digest are equal.
+        texts: N texts that describe the images, or none at all.
+        broken: pictures that could not be read and were left out, each as "place: reason".
+
+    Raises:
+        DatasetError: another shape or type, no image, not as many labels or texts as images, or a
+            label out of range.
+    """
+
+    name: str
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    class_labels: tuple[str, ...]
+    sha256: str
+    texts: tuple[str, ...] = ()
+    broken: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        images, labels = self.images, self.labels
+        if images.ndim != 4 or images.dtype != np.uint8 or 0 in images.shape:  # noqa: PLR2004 - NHWC
+            raise DatasetError(
+                f"{self.name}: images are {images.dtype} {list(images.shape)},"
+                " should be uint8 [N, H, W, C] with N at least 1"
+            )
+        if labels.shape != (len(images),):
+            raise DatasetError(
+                f"{self.name}: {len(images)} images with labels of shape {list(labels.shape)}"
+            )
+        if len(self.texts) not in (0, len(images)):
+            raise DatasetError(f"{self.name}: {len(images)} images with {len(self.texts)} texts")
+        wrong = np.flatnonzero((labels < 0) | (labels >= len(self.class_labels)))
+        if wrong.size:
+            raise DatasetError(
+                f"{self.name}, row {wrong[0]}: label {labels[wrong[0]]} is not in"
+                f" 0 to {len(self.class_labels) - 1}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.images)

@@ -1,0 +1,159 @@
+"""Data sets by name: the published ones, and any folder that holds one.
+
+A data set is looked for in each folder of a search path (``--data`` or ``IMAGEMINT_DATA``, then
+the user's cache) and downloaded into the cache when it stands in neither.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from imagemint.training.datasets.download import (
+    Source,
+    digest_of,
+    read_source,
+    search_path,
+)
+from imagemint.training.datasets.folder import load_folder
+from imagemint.training.datasets.formats import parse_cifar_binary, parse_idx, parse_image_parquet
+from imagemint.training.datasets.images import LabelledImages, Split
+from imagemint.training.datasets.pictures import Shape
+from imagemint.training.datasets.stacked import stacked
+from imagemint.training.datasets.subsets import brought_to, few_of_each
+from imagemint.training.errors import DatasetError
+
+
+def load_dataset(
+    name: str,
+    split: Split,
+    data: Path | None = None,
+    *,
+    size: int | None = None,
+    channels: int | None = None,
+    per_class: int | None = None,
+    subset_seed: int = 0,
+    strict: bool = False,
+) -> LabelledImages:
+    """Returns one split of a data set.
+
+    Args:
+        name: a key of `DATASETS`, or a folder: its path, or its name below a folder of the search
+            path. A folder holds ``<split>-*.parquet`` in the Hugging Face image layout, or pictures
+            in a folder of their class (see `load_folder`).
+        split: ``train`` or ``test``.
+        data: folder that holds ``<name>/``; absent, only the cache is searched.
+        size: height and width that images are scaled and cropped to; absent, as stored.
+        channels: 1 for gray, 3 for RGB; absent, as stored.
+        per_class: take only so many images of each class, for work with few data.
+        subset_seed: decides which.
+        strict: let a broken picture in a folder be an error; otherwise it is left out and named.
+
+    Raises:
+        DatasetError: unknown name; not found and not downloadable, naming what was tried; a file
+            damaged or with another checksum than the published one; fewer images than asked for.
+    """
+    shape = Shape(size, channels)
+    if name in DATASETS:
+        found = brought_to(DATASETS[name](split, data), shape)
+    else:
+        found = _load_from_folder(_folder_of(name, data), split, shape, strict=strict)
+    return found if per_class is None else few_of_each(found, per_class, seed=subset_seed)
+
+
+def _folder_of(name: str, data: Path | None) -> Path:
+    tried = [Path(name).expanduser(), *(folder / name for folder in search_path(data))]
+    for folder in tried:
+        if name and folder.is_dir():
+            return folder
+    raise DatasetError(
+        f"unknown data set {name!r}; known are {', '.join(sorted(DATASETS))}, and folders of"
+        f" pictures or Parquet files (tried {', '.join(map(str, tried))})"
+    )
+
+
+def _load_from_folder(folder: Path, split: Split, shape: Shape, *, strict: bool) -> LabelledImages:
+    shards = sorted(folder.glob(f"{split}-*.parquet"))
+    if not shards:
+        return load_folder(folder, split, shape=shape, strict=strict)
+    contents = [shard.read_bytes() for shard in shards]
+    return parse_image_parquet(contents, f"{folder.name}/{split}", shape)
+
+
+# --- the published ones -------------------------------------------------------------------------
+
+_MNIST_URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"
+_MNIST_FILES = {
+    "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
+    "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
+}
+_MNIST_SHA256 = {
+    "train-images-idx3-ubyte.gz": (
+        "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db"
+    ),
+    "train-labels-idx1-ubyte.gz": (
+        "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5"
+    ),
+    "t10k-images-idx3-ubyte.gz": (
+        "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7"
+    ),
+    "t10k-labels-idx1-ubyte.gz": (
+        "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"
+    ),
+}
+# Twice as many stacks as digits: 282 MB. StackedDigits gives as many as anybody wants.
+_STACKS = {"train": 120_000, "test": 30_000}
+_STACK_SEED = 0
+# The digest that others quote is of the archive as it is published.
+_CIFAR = Source(
+    "cifar10/cifar-10-binary.tar.gz",
+    "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+    "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+    packed=True,
+)
+
+
+def _load_mnist(split: Split, data: Path | None) -> LabelledImages:
+    sources = [
+        Source(f"mnist/{name}", _MNIST_SHA256[name], _MNIST_URL + name)
+        for name in _MNIST_FILES[split]
+    ]
+    contents = [read_source(source, data) for source in sources]
+    images, labels = (
+        parse_idx(content, source.path) for content, source in zip(contents, sources, strict=True)
+    )
+    return LabelledImages(
+        name=f"mnist/{split}",
+        images=images[..., np.newaxis],
+        labels=labels.astype(np.int64),
+        class_labels=tuple(str(digit) for digit in range(10)),
+        sha256=digest_of(contents),
+    )
+
+
+def _load_stacked_mnist(split: Split, data: Path | None) -> LabelledImages:
+    return stacked(DATASETS["mnist"](split, data), _STACKS[split], seed=_STACK_SEED)
+
+
+def _load_cifar10(split: Split, data: Path | None) -> LabelledImages:
+    """Reads the Parquet file where there is one, else the publisher's archive, which it fetches."""
+    path = f"cifar10/{split}-00000-of-00001.parquet"
+    if any((folder / path).is_file() for folder in search_path(data)):
+        return _parquet("cifar10")(split, data)
+    return parse_cifar_binary(read_source(_CIFAR, data), split, _CIFAR.path)
+
+
+def _parquet(name: str) -> Callable[[Split, Path | None], LabelledImages]:
+    def load(split: Split, data: Path | None) -> LabelledImages:
+        source = Source(f"{name}/{split}-00000-of-00001.parquet")
+        return parse_image_parquet(read_source(source, data), f"{name}/{split}")
+
+    return load
+
+
+DATASETS: dict[str, Callable[[Split, Path | None], LabelledImages]] = {
+    "mnist": _load_mnist,
+    "stacked-mnist": _load_stacked_mnist,
+    "cifar10": _load_cifar10,
+    "emoji64": _parquet("emoji64"),
+}

@@ -1,0 +1,47 @@
+"""Fewer images of the same kind."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from imagemint.training.datasets.download import digest_of
+from imagemint.training.datasets.images import LabelledImages
+from imagemint.training.datasets.pictures import Shape, reshaped
+from imagemint.training.errors import DatasetError
+
+
+def few_of_each(data: LabelledImages, count: int, *, seed: int = 0) -> LabelledImages:
+    """Returns ``count`` images of each class, drawn by ``seed``, in the order of the data.
+
+    The draw of a class depends on nothing else, and a smaller count's is part of a larger one's.
+
+    Raises:
+        DatasetError: a class has fewer; it is named.
+    """
+    if count < 1:
+        raise DatasetError(f"{data.name}: {count} images of each class are none")
+    chosen = []
+    for label, text in enumerate(data.class_labels):
+        rows = np.flatnonzero(data.labels == label)
+        if len(rows) < count:
+            raise DatasetError(
+                f"{data.name}: class {text!r} has {len(rows)} images, asked for were {count}"
+            )
+        key = np.array([seed, label], np.uint64)
+        chosen.append(np.random.Generator(np.random.Philox(key=key)).permutation(rows)[:count])
+    rows = np.sort(np.concatenate(chosen))
+    return replace(
+        data,
+        images=data.images[rows],
+        labels=data.labels[rows],
+        texts=tuple(data.texts[row] for row in rows) if data.texts else (),
+        sha256=digest_of([f"{data.sha256} {count} of each, seed {seed}".encode()]),
+    )
+
+
+def brought_to(data: LabelledImages, shape: Shape) -> LabelledImages:
+    """Returns the data with its images scaled, cropped and coloured; itself where they fit."""
+    images = reshaped(data.images, shape)
+    if images is data.images:
+        return data
+    return replace(data, images=images, sha256=digest_of([f"{data.sha256} {shape}".encode()]))
