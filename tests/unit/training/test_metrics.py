@@ -2,15 +2,27 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy.linalg import sqrtm
 from scipy.spatial.distance import cdist
+from torchmetrics.image.fid import FrechetInceptionDistance
 
 from imagemint.training.metrics import (
     class_accuracy,
+    count_modes,
     coverage,
     frechet_distance,
+    inception_score,
+    kernel_distance,
+    mode_floor,
+    mode_score,
     nearest_distances,
+    nearest_neighbours,
     neighbour_radii,
+    neighbourhoods,
+    perfect_sampler_floor,
+    reverse_kl,
+    two_sample_accuracy,
 )
 
 
@@ -95,3 +107,118 @@ def test_accuracy_names_the_worst_class():
     asked = np.array([0, 0, 0, 0, 1, 1])
     found = class_accuracy(asked, np.array([0, 0, 0, 0, 1, 0]))
     assert (found.mean, found.worst, found.worst_class) == (pytest.approx(5 / 6), 0.5, 1)
+
+
+def test_frechet_distance_is_that_of_torchmetrics():
+    """On sound covariances it is what the field's library gives."""
+    a, b = noise(400, 6) @ noise(6, 6, seed=1), noise(300, 6, seed=2) + 0.3
+    space = torch.nn.Identity()
+    space.num_features = 6
+    reference = FrechetInceptionDistance(feature=space).set_dtype(torch.float64)
+    reference.update(torch.from_numpy(a), real=True)
+    reference.update(torch.from_numpy(b), real=False)
+    assert frechet_distance(a, b) == pytest.approx(float(reference.compute()), rel=1e-6)
+
+
+def test_kernel_distance_is_unbiased():
+    """Samples of one distribution are as often a little below 0 as above."""
+    found = [kernel_distance(noise(120, 4, seed), noise(120, 4, 50 + seed)) for seed in range(12)]
+    assert min(found) < 0 < max(found)
+    assert np.mean(found) == pytest.approx(0, abs=0.02)
+
+
+def test_kernel_distance_of_points_is_exact():
+    """With all points in each subset it is the closed form of the unbiased estimate."""
+    a, b = noise(5, 3), noise(5, 3, seed=1) + 1
+    x, y, xy = (((p @ q.T) / 3 + 1) ** 3 for p, q in ((a, a), (b, b), (a, b)))
+    off = ~np.eye(5, dtype=bool)
+    expected = x[off].mean() + y[off].mean() - 2 * xy.mean()
+    assert kernel_distance(a, b) == pytest.approx(expected)
+
+
+def test_nearest_neighbour_is_named():
+    """Beside the distance stands whose it is."""
+    distances, rows = nearest_neighbours(np.array([[0.0], [9.0]]), np.array([[8.0], [1.0]]))
+    assert (distances.tolist(), rows.tolist()) == ([1, 1], [1, 0])
+
+
+def test_neighbourhoods_of_equals():
+    """A set is precise and recalled by itself; each point lies in its own ball and others'."""
+    points = noise(300, 4)
+    found = neighbourhoods(points, points)
+    assert found.precision == found.recall == 1.0
+    # k - 1 others on average see the point within their open ball, and the point itself does.
+    assert found.density == pytest.approx(1.0, abs=0.01)
+
+
+def test_neighbourhoods_tell_lost_modes_from_junk():
+    """Half the modes: precise, half recalled. Half junk: half precise, recalled."""
+    one, other, junk = noise(200, 2), noise(200, 2) + 100, noise(200, 2) - 100
+    both = np.concatenate([one, other])
+    lost = neighbourhoods(both, np.concatenate([one, one + 1e-6]))
+    assert (lost.precision, lost.recall) == (1.0, 0.5)
+    mixed = neighbourhoods(one, np.concatenate([one, junk]))
+    assert (mixed.precision, mixed.recall) == (0.5, 1.0)
+    assert mixed.density == pytest.approx(0.5, abs=0.01)
+
+
+def test_two_samples_of_one_distribution_are_alike():
+    """The nearest neighbour is a coin toss, over several chunks too."""
+    assert two_sample_accuracy(noise(600, 3), noise(600, 3, seed=1)) == pytest.approx(0.5, abs=0.04)
+
+
+def test_two_samples_show_strangers_and_copies():
+    """Sets far apart are told apart always, a copied set never."""
+    points = noise(80, 3)
+    assert two_sample_accuracy(points, points + 100) == 1.0
+    assert two_sample_accuracy(points, points.copy()) == 0.0
+    with pytest.raises(ValueError, match="80 and 79"):
+        two_sample_accuracy(points, points[1:])
+
+
+def certain(classes, num_classes=4):
+    """Log-probabilities of a classifier that is sure."""
+    return np.log(np.eye(num_classes)[classes] * (1 - 1e-9) + 1e-10)
+
+
+def test_inception_score_counts_sure_classes():
+    """K classes in turn, each seen for sure, give K; one class only, or never a clue, give 1."""
+    turns = np.arange(400) % 4
+    assert inception_score(certain(turns), splits=1) == pytest.approx(4, rel=1e-6)
+    assert inception_score(certain(np.zeros(400, int))) == pytest.approx(1)
+    assert inception_score(np.full((400, 4), np.log(0.25))) == pytest.approx(1)
+    state = torch.random.get_rng_state()
+    inception_score(certain(turns))
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_mode_score_minds_the_real_shares():
+    """It is the Inception Score where classes are as often as in real data, and less elsewhere."""
+    log_p, even = certain(np.arange(400) % 4), np.full(4, 0.25)
+    skewed = np.array([0.7, 0.1, 0.1, 0.1])
+    score = inception_score(log_p)
+    assert mode_score(log_p, even) == pytest.approx(score)
+    expected = score * np.exp(-reverse_kl(even, skewed))
+    assert mode_score(log_p, skewed) == pytest.approx(expected, rel=1e-6)
+
+
+def test_reverse_kl_of_known_histograms():
+    """Half the modes, evenly, cost log 2; an unreal mode costs everything."""
+    even = np.full(10, 0.1)
+    half = count_modes(np.arange(100) % 5, 10)
+    assert half.reached == 5
+    assert reverse_kl(half.shares, even) == pytest.approx(np.log(2))
+    assert reverse_kl(even, even) == pytest.approx(0)
+    assert reverse_kl(even, half.shares) == np.inf
+
+
+def test_perfect_sampler_has_a_floor():
+    """26,000 samples over 1000 modes: about 0.019, and every mode is reached."""
+    even = np.full(1000, 1e-3)
+    floor = perfect_sampler_floor(even, 26_000)
+    assert floor == pytest.approx(999 / 52_000, rel=0.03)
+    assert mode_floor(even, 26_000) == pytest.approx(1000, abs=1e-6)
+    assert mode_floor(even, 1000) == pytest.approx(1000 * (1 - np.exp(-1)), rel=1e-3)
+    rng = np.random.Generator(np.random.Philox(key=[8, 8]))
+    drawn = count_modes(rng.integers(0, 1000, 26_000), 1000)
+    assert reverse_kl(drawn.shares, even) == pytest.approx(floor, rel=0.15)
