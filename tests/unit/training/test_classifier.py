@@ -7,8 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from imagemint.training.classifier import Classifier, _shifted, load_classifier, train_classifier
-from imagemint.training.errors import CheckpointError
+from imagemint.training.classifier import (
+    DigitClassifier,
+    ResidualClassifier,
+    augmented,
+    load_classifier,
+    train_classifier,
+)
+from imagemint.training.datasets import LabelledImages, load_dataset
+from imagemint.training.errors import CheckpointError, DatasetError
+from imagemint.training.recipes.image_classifier import ImageClassifierRecipe
 from imagemint.training.recipes.mnist_classifier import MnistClassifierRecipe
 
 CPU = torch.device("cpu")
@@ -50,12 +58,26 @@ def test_shift_moves_the_picture():
     """A batch is moved by at most so many pixels and filled with black."""
     x = torch.full((1, 1, 28, 28), -1.0)
     x[0, 0, 14, 14] = 1
+    recipe = MnistClassifierRecipe(shift=2)
     places = {
-        tuple(divmod(int(_shifted(x, 2, 0, step).flatten().argmax()), 28)) for step in range(200)
+        tuple(divmod(int(augmented(x, recipe, step).flatten().argmax()), 28)) for step in range(200)
     }
     assert places == {(14 + down, 14 + right) for down in range(-2, 3) for right in range(-2, 3)}
-    assert _shifted(x, 2, 0, 3).sum() == x.sum()
-    assert torch.equal(_shifted(x, 0, 0, 3), x)
+    assert augmented(x, recipe, 3).sum() == x.sum()
+    assert torch.equal(augmented(x, MnistClassifierRecipe(shift=0), 3), x)
+
+
+def test_images_are_moved_and_mirrored_apart():
+    """Each image of a batch has its own offset and side, none of its pixels changes."""
+    x = torch.full((64, 3, 10, 12), -1.0)
+    x[:, :, 5, 6], x[:, :, 5, 8] = 1, 0.5
+    moved = augmented(x, ImageClassifierRecipe(shift=1), 7)
+    assert moved.shape == x.shape
+    assert torch.equal(moved.sum((1, 2, 3)), x.sum((1, 2, 3)))
+    bright, dim = ((moved[:, 0] == level).nonzero()[:, 1:] for level in (1, 0.5))
+    assert set((dim - bright)[:, 1].tolist()) == {2, -2}
+    assert len({tuple(place) for place in bright.tolist()}) > 9
+    assert torch.equal(augmented(x, ImageClassifierRecipe(shift=0, mirror=False), 7), x)
 
 
 @pytest.mark.parametrize(
@@ -79,6 +101,62 @@ def test_damaged_classifier_is_refused(judge, tmp_path, file, change, text):
         load_classifier(copy, CPU)
 
 
-def test_classifier_gives_logits():
-    """Images [N, 1, 28, 28] become logits [N, K]."""
-    assert Classifier(7)(torch.zeros(2, 1, 28, 28)).shape == (2, 7)
+def test_old_classifier_is_read(judge, tmp_path, test_digits):
+    """Those trained before there were others say nothing of channels, and are gray."""
+    copy = shutil.copytree(judge, tmp_path / "judge")
+    about = json.loads((copy / "classifier.json").read_text())
+    del about["image_channels"], about["options"]["weight_decay"], about["options"]["mirror"]
+    (copy / "classifier.json").write_text(json.dumps(about))
+    model, _ = load_classifier(copy, CPU)
+    assert (model.judge(test_digits.images)[1] == test_digits.labels).all()
+
+
+def test_classifiers_give_logits():
+    """Images [N, C, H, W] become logits [N, K], of the sizes that each takes."""
+    assert DigitClassifier(7)(torch.zeros(2, 1, 28, 28)).shape == (2, 7)
+    assert DigitClassifier(7).takes(28, 28, 1)
+    assert not DigitClassifier(7).takes(32, 32, 1)
+    deep = ResidualClassifier(5, width=4, blocks=2)
+    for size in (8, 32, 64):
+        assert deep.takes(size, size, 3)
+        assert deep(torch.zeros(2, 3, size, size)).shape == (2, 5)
+    assert deep.features(torch.zeros(2, 3, 32, 32)).shape == (2, 16)
+    assert not deep.takes(4, 4, 3)
+
+
+@pytest.fixture
+def colours():
+    """Forty RGB pictures of 12x12, red or blue."""
+    labels = np.tile([0, 1], 20)
+    images = np.zeros((40, 12, 12, 3), np.uint8)
+    images[labels == 0, ..., 0] = 200
+    images[labels == 1, ..., 2] = 200
+    return LabelledImages("colours/train", images, labels, ("red", "blue"), "c" * 64)
+
+
+def test_residual_classifier_learns(colours, tmp_path):
+    """The recipe for pictures tells colours apart, is stored and comes back."""
+    recipe = ImageClassifierRecipe(width=2, epochs=8, batch_size=8, dropout=0.0)
+    about = train_classifier(recipe, colours, colours, tmp_path, device=CPU, quiet=True)
+    assert about["test_accuracy"] == 1.0
+    assert about["image_channels"] == 3
+    model, described = load_classifier(tmp_path, CPU)
+    assert described["feature_layer"] == model.feature_layer == "features.pool"
+    assert (model.judge(colours.images)[1] == colours.labels).all()
+
+
+def test_unfit_data_are_refused(colours, digits, tmp_path):
+    """Images of a shape that the network cannot look at, or other classes to test on."""
+    with pytest.raises(DatasetError, match=r"mnist-classifier cannot look at .*\[12, 12, 3\]"):
+        train_classifier(MnistClassifierRecipe(), colours, colours, tmp_path, device=CPU)
+    with pytest.raises(DatasetError, match="different classes"):
+        train_classifier(MnistClassifierRecipe(), colours, digits, tmp_path, device=CPU)
+
+
+@pytest.mark.data
+def test_real_pictures_are_learnt(real_data, tmp_path):
+    """A few steps on a few real pictures already beat guessing their commonest group."""
+    data = load_dataset("emoji64", "test", real_data, size=16)
+    recipe = ImageClassifierRecipe(width=8, epochs=8, batch_size=32, learning_rate=1e-2)
+    about = train_classifier(recipe, data, data, tmp_path, device=CPU, quiet=True)
+    assert about["test_accuracy"] > np.bincount(data.labels).max() / len(data)

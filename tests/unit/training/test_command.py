@@ -50,7 +50,7 @@ def test_recipes_are_listed(capsys):
     assert "mnist-classifier" in capsys.readouterr().out
     assert main(["train", "imagenet"]) == 2
     said = capsys.readouterr().err
-    assert "mnist, mnist-classifier; 'imagenet' is none of them" in said
+    assert "mnist, mnist-classifier, image-classifier; 'imagenet' is none of them" in said
     assert said.count("\n") == 1
 
 

@@ -1,9 +1,10 @@
-"""The project's own judge of MNIST: a small convolutional classifier and its features."""
+"""The project's own judges: convolutional classifiers, and the features they see by."""
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,27 +16,74 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from imagemint.training.datasets import LabelledImages
-from imagemint.training.errors import CheckpointError
+from imagemint.training.errors import CheckpointError, DatasetError
 from imagemint.training.randomness import ShuffledOrder, Stream, generator_at
+from imagemint.training.recipes.classifier import ClassifierRecipe
+from imagemint.training.recipes.image_classifier import ImageClassifierRecipe
 from imagemint.training.recipes.mnist_classifier import MnistClassifierRecipe
 
-# The layer whose output is the feature space of distances: the last one before the logits.
-FEATURE_LAYER = "features.relu"
+RECIPES: dict[str, type[ClassifierRecipe]] = {
+    MnistClassifierRecipe.name: MnistClassifierRecipe,
+    ImageClassifierRecipe.name: ImageClassifierRecipe,
+}
 _FEATURES = 128
+_BATCH = 500
 
 
-class Classifier(nn.Module):
-    """Convolutional classifier of 28x28 gray images with 128 penultimate features.
+class Classifier(nn.Module, ABC):
+    """A network that ends in features, dropout and logits.
+
+    Attributes:
+        feature_layer: the layer whose output is the feature space of distances: the last one before
+            the logits.
+    """
+
+    feature_layer: ClassVar[str]
+    features: nn.Module
+    dropout: nn.Dropout
+    logits: nn.Linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns logits [N, K] for ``x`` [N, C, H, W] in [-1, 1]."""
+        logits: Tensor = self.logits(self.dropout(self.features(x)))
+        return logits
+
+    @abstractmethod
+    def takes(self, height: int, width: int, channels: int) -> bool:
+        """Whether the network can look at images of this shape."""
+
+    @torch.no_grad()
+    def look(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Returns features float64 [N, d] and logits float64 [N, K] for uint8 [N, H, W, C]."""
+        device = self.logits.weight.device
+        features, logits = [], []
+        for start in range(0, len(images), _BATCH):
+            phi = self.features(_to_network(images[start : start + _BATCH]).to(device))
+            features.append(phi.double().cpu().numpy())
+            logits.append(self.logits(phi).double().cpu().numpy())
+        return np.concatenate(features), np.concatenate(logits)
+
+    def judge(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Returns features float64 [N, d] and classes int64 [N] for uint8 [N, H, W, C]."""
+        features, logits = self.look(images)
+        return features, logits.argmax(axis=1)
+
+
+class DigitClassifier(Classifier):
+    """Convolutional classifier of 28x28 images with 128 penultimate features.
 
     Args:
         num_classes: number of classes K.
+        image_channels: 1 for gray, 3 for RGB.
         dropout: share of the features dropped in training.
     """
 
-    def __init__(self, num_classes: int, *, dropout: float = 0.0) -> None:
+    feature_layer = "features.relu"
+
+    def __init__(self, num_classes: int, *, image_channels: int = 1, dropout: float = 0.0) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            *_block(1, 32),
+            *_block(image_channels, 32),
             *_block(32, 32),
             nn.MaxPool2d(2),
             *_block(32, 64),
@@ -47,22 +95,81 @@ class Classifier(nn.Module):
         )
         self.dropout = nn.Dropout(dropout)
         self.logits = nn.Linear(_FEATURES, num_classes)
+        self._channels = image_channels
+
+    def takes(self, height: int, width: int, channels: int) -> bool:
+        """Whether images are 28x28, of the channels it was made for."""
+        return (height, width, channels) == (28, 28, self._channels)
+
+
+class ResidualClassifier(Classifier):
+    """Small residual network; its features are the means of its last maps.
+
+    He et al., "Identity Mappings in Deep Residual Networks" (2016): normalise, activate, convolve.
+
+    Args:
+        num_classes: number of classes K.
+        image_channels: 1 for gray, 3 for RGB.
+        width: channels at full resolution; four times as many are the features.
+        blocks: residual blocks at each of three resolutions.
+        dropout: share of the features dropped in training.
+    """
+
+    feature_layer = "features.pool"
+    _SMALLEST = 8
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        image_channels: int = 3,
+        width: int = 32,
+        blocks: int = 1,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        stages = [
+            _Residual(
+                inputs=width * 2 ** max(stage - (block == 0), 0),
+                outputs=width * 2**stage,
+                stride=2 if stage and block == 0 else 1,
+            )
+            for stage in range(3)
+            for block in range(blocks)
+        ]
+        self.features = nn.Sequential(
+            nn.Conv2d(image_channels, width, 3, padding=1, bias=False),
+            *stages,
+            nn.BatchNorm2d(4 * width),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.logits = nn.Linear(4 * width, num_classes)
+        self._channels = image_channels
+
+    def takes(self, height: int, width: int, channels: int) -> bool:
+        """Whether images have the channels it was made for, and eight pixels a side."""
+        return min(height, width) >= self._SMALLEST and channels == self._channels
+
+
+class _Residual(nn.Module):
+    """x + conv(relu(norm(conv(relu(norm(x)))))); x by a 1x1 convolution where shapes differ."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        same = inputs == outputs and stride == 1
+        self.skip = nn.Identity() if same else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns logits [N, K] for ``x`` [N, 1, 28, 28] in [-1, 1]."""
-        logits: Tensor = self.logits(self.dropout(self.features(x)))
-        return logits
-
-    @torch.no_grad()
-    def judge(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Returns features float64 [N, 128] and classes int64 [N] for uint8 [N, H, W, 1]."""
-        device = self.logits.weight.device
-        features, classes = [], []
-        for start in range(0, len(images), 500):
-            phi = self.features(_to_network(images[start : start + 500]).to(device))
-            features.append(phi.double().cpu().numpy())
-            classes.append(self.logits(phi).argmax(dim=1).cpu().numpy())
-        return np.concatenate(features), np.concatenate(classes)
+        h = self.conv1(F.relu(self.norm1(x)))
+        out: Tensor = self.skip(x) + self.conv2(F.relu(self.norm2(h)))
+        return out
 
 
 def _block(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
@@ -75,7 +182,7 @@ def _to_network(images: NDArray[np.uint8]) -> Tensor:
 
 
 def train_classifier(
-    recipe: MnistClassifierRecipe,
+    recipe: ClassifierRecipe,
     train: LabelledImages,
     test: LabelledImages,
     out: Path,
@@ -86,18 +193,32 @@ def train_classifier(
     """Trains, writes ``classifier.safetensors`` and ``classifier.json``, and returns the latter.
 
     The test set plays no part in training and picks no checkpoint; it is measured once, at the end.
+
+    Raises:
+        DatasetError: the network cannot look at images of this shape, or the test set has other
+            classes.
     """
+    channels = train.images.shape[-1]
+    if train.class_labels != test.class_labels:
+        raise DatasetError(f"{train.name} and {test.name} have different classes")
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
-        model = Classifier(len(train.class_labels), dropout=recipe.dropout)
+        model = recipe.network(len(train.class_labels), channels)
+        if not model.takes(*train.images.shape[1:]):
+            raise DatasetError(
+                f"{train.name}: recipe {recipe.name} cannot look at images of"
+                f" {list(train.images.shape[1:])}"
+            )
         model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stubs lack this overload
         steps = recipe.epochs * len(train) // recipe.batch_size
-        optimizer = torch.optim.Adam(model.parameters(), recipe.learning_rate)
+        optimizer = torch.optim.AdamW(
+            model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay
+        )
         cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, steps)
         order = ShuffledOrder(len(train), recipe.seed)
         for step in tqdm(range(steps), unit="batches", disable=quiet):
             batch = order.indices(step * recipe.batch_size, recipe.batch_size)
-            x = _shifted(_to_network(train.images[batch]), recipe.shift, recipe.seed, step)
+            x = augmented(_to_network(train.images[batch]), recipe, step)
             y = torch.from_numpy(train.labels[batch]).to(device)
             loss = F.cross_entropy(model(x.to(device)), y)
             optimizer.zero_grad()
@@ -113,7 +234,8 @@ def train_classifier(
         "recipe": recipe.name,
         "options": recipe.model_dump(),
         "class_labels": list(train.class_labels),
-        "feature_layer": FEATURE_LAYER,
+        "image_channels": channels,
+        "feature_layer": model.feature_layer,
         "trained_on": train.name,
         "tested_on": test.name,
         "test_accuracy": float((predicted == test.labels).mean()),
@@ -123,14 +245,32 @@ def train_classifier(
     return about
 
 
-def _shifted(x: Tensor, most: int, seed: int, step: int) -> Tensor:
-    """Translates a batch by one random offset, filling with black."""
-    if most == 0:
-        return x
-    offsets = generator_at(seed, Stream.AUGMENTATION, step).integers(0, 2 * most + 1, size=2)
-    top, left = int(offsets[0]), int(offsets[1])
+def augmented(x: Tensor, recipe: ClassifierRecipe, step: int) -> Tensor:
+    """Returns a batch [N, C, H, W] translated, filled with black, and mirrored, at random."""
+    rng = generator_at(recipe.seed, Stream.AUGMENTATION, step)
+    if recipe.shift:
+        count = len(x) if recipe.each_apart else 1
+        offsets = rng.integers(0, 2 * recipe.shift + 1, size=(count, 2))
+        x = _translated(x, recipe.shift, torch.from_numpy(offsets))
+    if recipe.mirror:
+        turned = torch.from_numpy(rng.integers(0, 2, size=len(x))).bool()[:, None, None, None]
+        x = torch.where(turned, x.flip(3), x)
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _translated(x: Tensor, most: int, offsets: Tensor) -> Tensor:
+    """Cuts windows at ``offsets`` [1 or N, 2] out of the batch with a black margin around it."""
+    height, width = x.shape[2:]
     padded = F.pad(x, (most, most, most, most), value=-1.0)
-    return padded[:, :, top : top + x.shape[2], left : left + x.shape[3]]
+    if len(offsets) == 1:
+        top, left = offsets[0].tolist()
+        return padded[:, :, top : top + height, left : left + width]
+    rows = offsets[:, :1] + torch.arange(height)
+    columns = offsets[:, 1:] + torch.arange(width)
+    images = torch.arange(len(x))[:, None, None]
+    return padded.permute(0, 2, 3, 1)[images, rows[:, :, None], columns[:, None, :]].permute(
+        0, 3, 1, 2
+    )
 
 
 def load_classifier(directory: Path, device: torch.device) -> tuple[Classifier, dict[str, Any]]:
@@ -147,7 +287,9 @@ def load_classifier(directory: Path, device: torch.device) -> tuple[Classifier, 
         recorded, _, _ = about["sha256"], about["test_accuracy"], about["feature_layer"]
         if digest != recorded:
             raise CheckpointError(f"{path}: SHA-256 is {digest}, recorded is {recorded}")
-        model = Classifier(len(about["class_labels"]))
+        recipe = RECIPES[about["recipe"]].model_validate(about["options"])
+        # Those written before there were others are of gray digits.
+        model = recipe.network(len(about["class_labels"]), about.get("image_channels", 1))
         model.load_state_dict(load_file(path))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(
