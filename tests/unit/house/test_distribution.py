@@ -1,5 +1,6 @@
 """pyproject.toml, constraints.txt, the Makefile, the image and the wheel agree with each other."""
 
+import importlib
 import re
 import subprocess
 import sys
@@ -70,6 +71,14 @@ def test_commands_of_the_design_are_registered():
     commands = PROJECT["entry-points"]["imagemint.commands"]
     assert {"serve", "models", "generate", "train", "evaluate", "export"} <= commands.keys()
     assert PROJECT["scripts"] == {"imagemint": "imagemint.client.cli:main"}
+
+
+def test_every_entry_point_leads_somewhere():
+    """What pyproject.toml registers, for commands and for sources, is there."""
+    for group in PROJECT["entry-points"].values():
+        for reference in group.values():
+            module, _, name = reference.partition(":")
+            assert hasattr(importlib.import_module(module), name), reference
 
 
 @pytest.mark.parametrize("verb", ["demo", "test", "check", "fix", "proto", "bench"])

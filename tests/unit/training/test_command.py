@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from imagemint.client.cli import main
 from imagemint.training import datasets, loop
@@ -169,21 +170,45 @@ def test_missing_gpu_is_one_line(tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("toy_mnist")
-def test_evaluate_prints_the_figures(tmp_path, judge, capsys):
-    """Each figure is a line, with that of real data beside it where there is one."""
-    assert train(tmp_path, "--images", "16") == 0
+def test_evaluate_prints_the_figures(tmp_path, judge, capsys, monkeypatch):
+    """Each figure is a line, with the deviation over seeds and that of real data beside it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert train(tmp_path / "run", "--images", "16") == 0
     capsys.readouterr()
     arguments = ["--classifier", str(judge), "--samples", "100", "--device", "cpu"]
-    assert main(["evaluate", str(tmp_path), *arguments]) == 0
+    assert main(["evaluate", str(tmp_path / "run"), *arguments, "--seeds", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == [
+    assert [line.split()[0] for line in lines[:5]] == [
         "class_accuracy",
         "worst_class_accuracy",
         "frechet_distance",
         "coverage",
         "training_copies",
     ]
+    assert " ± " in lines[2]
     assert "(real data 1.0000)" in lines[0]
+    assert (tmp_path / "run" / "evaluation" / "grid.png").is_file()
+
+
+def test_evaluate_wants_somebody_to_look(tmp_path, capsys):
+    """Without classifier and Inception weights there is nothing to measure with."""
+    assert main(["evaluate", str(tmp_path)]) == 1
+    assert "name a --classifier or --inception" in capsys.readouterr().err
+
+
+def test_classifier_of_a_folder_is_trained(tmp_path, capsys):
+    """Any folder of pictures trains a judge, by its path."""
+    for label, level in (("dark", 20), ("light", 220)):
+        (tmp_path / "shades" / label).mkdir(parents=True)
+        for number in range(20):
+            image = np.full((10, 12), level + number, np.uint8)
+            Image.fromarray(image).save(tmp_path / "shades" / label / f"{number}.png")
+    options = ["--dataset", str(tmp_path / "shades"), "--size", "8", "--width", "2"]
+    options += ["--epochs", "9", "--batch-size", "6", "--quiet", "--device", "cpu"]
+    assert main(["train", "image-classifier", "--out", str(tmp_path / "judge"), *options]) == 0
+    about = json.loads(capsys.readouterr().out)
+    assert (about["trained_on"], about["test_accuracy"]) == ("shades/train", 1.0)
+    assert load_classifier(tmp_path / "judge", torch.device("cpu"))[1] == about
 
 
 # --- the real digits ----------------------------------------------------------------------------
@@ -209,8 +234,9 @@ def first_digits(real_data, tmp_path, monkeypatch):
 
 
 @pytest.mark.data
-def test_real_digits_from_end_to_end(first_digits, tmp_path, capsys):
+def test_real_digits_from_end_to_end(first_digits, tmp_path, capsys, monkeypatch):
     """Real digits train a judge and a generator, which is resumed and measured, all by command."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     run, judge, data = tmp_path / "run", tmp_path / "judge", ["--data", str(first_digits)]
     options = ["--epochs", "3", "--batch-size", "32", "--quiet", "--device", "cpu"]
     assert main(["train", "mnist-classifier", "--out", str(judge), *data, *options]) == 0
@@ -222,5 +248,5 @@ def test_real_digits_from_end_to_end(first_digits, tmp_path, capsys):
     assert "class_accuracy" in capsys.readouterr().out
     trained = read_generator(run)
     assert (trained.dataset, trained.images_seen) == ("mnist/train", 128)
-    assert len(trained.evaluations) == 5
+    assert len(trained.evaluations) == 12
     assert np.isfinite([figure.value for figure in trained.evaluations]).all()

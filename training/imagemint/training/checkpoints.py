@@ -310,12 +310,12 @@ class TrainedGenerator:
 
 
 def read_generator(run: Path) -> TrainedGenerator:
-    """Returns the averaged generator of the newest checkpoint below ``run``.
+    """Returns the averaged generator of the newest checkpoint below ``run``, or of that very one.
 
     Raises:
         CheckpointError: no checkpoint, damaged, or of a recipe or options this code does not know.
     """
-    checkpoint = latest_checkpoint(run)
+    checkpoint = run if (run / "checkpoint.json").is_file() else latest_checkpoint(run)
     about = read_description(checkpoint)
     if about["recipe"] not in RECIPES:
         known = ", ".join(sorted(RECIPES))

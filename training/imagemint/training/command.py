@@ -151,34 +151,53 @@ class Evaluate(BaseModel):
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
-    source: CliPositionalArg[Path]
-    """Run directory, or an .npz of `imagemint generate` (image, class_id)."""
-    classifier: Path
-    """Directory of a classifier trained by `imagemint train mnist-classifier`."""
+    source: CliPositionalArg[str]
+    """Run, checkpoint, bundle, .npz of `imagemint generate`, or grpc://HOST:PORT/MODEL[@VERSION]."""
+    classifier: Path | None = None
+    """Directory of a classifier trained by `imagemint train mnist-classifier` or another."""
+    inception: Path | None = None
+    """Weights of the standard Inception network, whose features are then compared."""
+    dataset: str | None = None
+    """Data set to compare with; absent, the one that the source learnt, else the classifier's."""
     data: Path | None = None
     """Folder that holds the data sets; absent, the user's cache, filled by download."""
-    samples: int = Field(default=10_000, ge=100)
-    """Images drawn from a run, the classes in turn; an .npz is taken whole."""
+    samples: int | None = Field(default=None, ge=100)
+    """Images of a seed, the classes in turn: 10,000, of Stacked MNIST 26,000; an .npz is whole."""
     seed: int = Field(default=0, ge=0, lt=2**64)
-    """Seed whose images are drawn from a run."""
+    """Seed whose images are drawn."""
+    seeds: int = Field(default=1, ge=1, le=100)
+    """So many seeds from there on; figures become their mean, with the standard deviation."""
+    out: Path | None = None
+    """Folder for table and pictures; absent, `evaluation/` of a run, and for others nowhere."""
+    cache: bool = True
+    """Take the result of an earlier evaluation of the same weights by the same protocol."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto takes the GPU when there is one."""
 
     def run(self) -> int:
         """Prints the figures; those of a run are also written to its ``evaluation.json``."""
-        from imagemint.training.evaluation import evaluate  # noqa: PLC0415 - torch
+        from imagemint.training import evaluation  # noqa: PLC0415 - torch
 
-        figures = evaluate(
-            self.source,
-            self.classifier,
-            self.data,
-            samples=self.samples,
-            seed=self.seed,
-            device=_device(self.device),
-        )
+        device = _device(self.device)
+        extractor, judge = evaluation.open_extractor(self.classifier, self.inception, device)
+        source = evaluation.open_source(self.source, device)
+        run = getattr(source, "run", None)
+        try:
+            figures = evaluation.evaluate(
+                source,
+                extractor,
+                judge,
+                evaluation.Protocol(self.samples, self.seed, self.seeds, self.dataset),
+                self.data,
+                out=self.out or (run / "evaluation" if run else None),
+                cache=self.cache,
+            )
+        finally:
+            source.close()
         for figure in figures:
+            spread = "" if figure.deviation is None else f" ± {figure.deviation:.4f}"
             reference = "" if figure.reference is None else f"  (real data {figure.reference:.4f})"
-            print(f"{figure.metric:28} {figure.value:9.4f}{reference}")  # noqa: T201 - the command's answer
+            print(f"{figure.metric:28} {figure.value:9.4f}{spread}{reference}")  # noqa: T201 - the command's answer
         return 0
 
 

@@ -18,6 +18,8 @@ class EvaluationFigure:
         protocol: split, extractor with digest and layer, seed, command.
         sample_size: generated images measured.
         reference: the same figure of real data against real data, or None.
+        deviation: standard deviation over the seeds whose mean the value is, or None; the protocol
+            tells it too, for the message has no such field.
     """
 
     metric: str
@@ -25,6 +27,7 @@ class EvaluationFigure:
     protocol: str
     sample_size: int
     reference: float | None = None
+    deviation: float | None = None
 
 
 def write_report(path: Path, weights_sha256: str, figures: Sequence[EvaluationFigure]) -> None:
@@ -48,3 +51,20 @@ def read_report(path: Path, weights_sha256: str) -> tuple[EvaluationFigure, ...]
         return tuple(EvaluationFigure(**figure) for figure in content["figures"])
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: not an evaluation report ({error})") from error
+
+
+def write_table(path: Path, title: str, figures: Sequence[EvaluationFigure]) -> None:
+    """Writes figures as a Markdown table, and below it how each was measured."""
+    lines = [f"# {title}", "", "| metric | value | deviation | real data | images |"]
+    lines.append("| --- | ---: | ---: | ---: | ---: |")
+    lines += [
+        f"| {f.metric} | {f.value:.4g} | {_cell(f.deviation)} | {_cell(f.reference)} |"
+        f" {f.sample_size:,} |"
+        for f in figures
+    ]
+    lines += ["", *(f"- {f.metric}: {f.protocol}" for f in figures)]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def _cell(figure: float | None) -> str:
+    return "" if figure is None else f"{figure:.4g}"

@@ -1,0 +1,79 @@
+"""A model of a running server as a source of images for `imagemint evaluate`.
+
+Found there by the entry-point group `imagemint.sources`, under the scheme of its addresses; the two
+sides share nothing but the shape of this class.
+"""
+
+import re
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imagemint.client.blocking import Client
+from imagemint.client.errors import NotFound
+from imagemint.client.models import Manifest, Model
+from imagemint.client.requests import Cycle
+
+_TIMEOUT_S = 3_600.0  # for a whole sample; a CPU mints tens of thousands of images in minutes
+_ADDRESS = re.compile(r"(?P<target>.+)/(?P<model>[^/@]+)(?:@(?P<version>[^/@]+))?")
+
+
+class RemoteModel:
+    """Images of a model by seed and index, the classes in turn.
+
+    Args:
+        address: ``HOST:PORT/MODEL`` or ``HOST:PORT/MODEL@VERSION``; without a version, the server's
+            default one of now, to which the source then keeps.
+
+    Raises:
+        NotFound: no such address, or the server has no such model or version.
+        ImagemintError: any other failure.
+    """
+
+    def __init__(self, address: str) -> None:
+        parts = _ADDRESS.fullmatch(address)
+        if parts is None:
+            raise NotFound(f"{address!r} is not HOST:PORT/MODEL or HOST:PORT/MODEL@VERSION")
+        self._client = Client(parts["target"], timeout_s=_TIMEOUT_S)
+        try:
+            model = self._client.model(parts["model"])
+            self._version = parts["version"] or model.default_version
+            self.sha256, manifest = _ready(model, self._version)
+        except BaseException:
+            self._client.close()
+            raise
+        self._model = model.name
+        self.name = f"{model.name}@{self._version} served at {parts['target']}"
+        self.dataset: str | None = None  # a server tells no provenance
+        self.num_classes = len(manifest.class_labels)
+
+    def draw(
+        self, seed: int, first: int, count: int
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None]:
+        """Returns images uint8 [count, H, W, C] at these indices, and their classes int64."""
+        condition = Cycle() if self.num_classes else None
+        chunks = list(
+            self._client.stream(
+                self._model,
+                count,
+                seed=seed,
+                first_index=first,
+                condition=condition,
+                version=self._version,
+            )
+        )
+        images = np.concatenate([chunk.image for chunk in chunks])
+        classes = [chunk.class_id for chunk in chunks if chunk.class_id is not None]
+        return images, np.concatenate(classes) if classes else None
+
+    def close(self) -> None:
+        """Drops the connection."""
+        self._client.close()
+
+
+def _ready(model: Model, version: str) -> tuple[str, Manifest]:
+    """Digest and self-description of a version that answers."""
+    for each in model.versions:
+        if each.version == version and each.manifest is not None:
+            return each.bundle_sha256, each.manifest
+    raise NotFound(f"model {model.name}: version {version or '(default)'} is not ready")

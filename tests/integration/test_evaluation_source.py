@@ -1,0 +1,39 @@
+"""A running server as a source for `imagemint evaluate`."""
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from imagemint.client.errors import NotFound
+from imagemint.client.sources import RemoteModel
+from imagemint.engine.sampling import latents
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest.mark.parametrize("model", ["digits", "plain"])
+async def test_served_images_are_those_of_the_bundle(app, engines, model):
+    """By seed and index, the classes in turn, from whichever index on."""
+
+    def drawn():
+        source = RemoteModel(f"{app.grpc_address}/{model}")
+        try:
+            return source.name, source.sha256, source.num_classes, source.draw(11, 7, 90)
+        finally:
+            source.close()
+
+    name, digest, num_classes, (images, classes) = await asyncio.to_thread(drawn)
+    turns = np.arange(7, 97) % 10 if model == "digits" else None
+    assert np.array_equal(images, engines[model].run(latents(11, 7, 90, 8), turns))
+    assert np.array_equal(classes, turns) if turns is not None else classes is None
+    assert num_classes == (10 if model == "digits" else 0)
+    assert name.startswith(f"{model}@1 served at ")
+    assert len(digest) == 64
+
+
+@pytest.mark.parametrize("rest", ["/nobody", "/digits@9", ""])
+async def test_missing_model_is_named(app, rest):
+    """An address without a model, or of one that is not there, is an error of ours."""
+    with pytest.raises(NotFound):
+        await asyncio.to_thread(RemoteModel, f"{app.grpc_address}{rest}")

@@ -1,0 +1,52 @@
+"""Tests of imagemint.training.evaluation.extractors."""
+
+import numpy as np
+import pytest
+import torch
+
+from imagemint.training.datasets import StackedDigits
+from imagemint.training.errors import CheckpointError, DatasetError
+from imagemint.training.evaluation.extractors import Inception, Judge, StackedJudge, open_extractor
+
+CPU = torch.device("cpu")
+
+
+def test_judge_says_who_it_is(judge, test_digits):
+    """Name, digest, accuracy and layer stand in every protocol; probabilities sum to one."""
+    seen = Judge(judge, CPU)
+    looks = seen.look(test_digits.images)
+    assert np.array_equal(looks.classes, test_digits.labels)
+    assert np.exp(looks.log_probabilities).sum(axis=1) == pytest.approx(np.ones(60))
+    assert looks.features.shape == (60, 128)
+    for part in ("mnist-classifier", seen.sha256[:16], "accuracy 1.0000", "layer features.relu"):
+        assert part in seen.about
+    assert open_extractor(judge, None, CPU)[0].sha256 == seen.sha256
+
+
+def test_stacked_judge_reads_each_channel(judge, test_digits):
+    """Its classes are the numbers that three digits spell, its features those of all three."""
+    digits = Judge(judge, CPU)
+    images, labels = StackedDigits(test_digits, 2).batch(0, 40)
+    looks = StackedJudge(digits).look(images)
+    assert np.array_equal(looks.classes, labels)
+    assert looks.log_probabilities.shape == (40, 1000)
+    assert np.exp(looks.log_probabilities).sum(axis=1) == pytest.approx(np.ones(40))
+    green = digits.look(images[..., [1]])
+    assert looks.features[:, 128:256] == pytest.approx(green.features, abs=1e-5)
+
+
+def test_wrong_shape_is_refused(judge):
+    """Images that a judge cannot look at are named by their shape."""
+    with pytest.raises(DatasetError, match=r"cannot look at images of \[32, 32, 3\]"):
+        Judge(judge, CPU).look(np.zeros((2, 32, 32, 3), np.uint8))
+    with pytest.raises(DatasetError, match="three channels, these images 1"):
+        StackedJudge(Judge(judge, CPU)).look(np.zeros((2, 28, 28, 1), np.uint8))
+
+
+def test_unpublished_inception_is_not_opened(tmp_path):
+    """The weights are a pickle, so only the published file is ever unpickled."""
+    (tmp_path / "weights.pth").write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")
+    with pytest.raises(CheckpointError, match=r"SHA-256 begins .*, that of .* 6726825d"):
+        Inception(tmp_path / "weights.pth", CPU)
+    with pytest.raises(CheckpointError, match=r"absent\.pth"):
+        Inception(tmp_path / "absent.pth", CPU)

@@ -1,0 +1,288 @@
+"""Tests of imagemint.training.evaluation: figures of a run and of images somebody brings."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from imagemint.training import datasets
+from imagemint.training.checkpoints import latest_checkpoint, read_generator
+from imagemint.training.datasets import LabelledImages, stacked
+from imagemint.training.errors import CheckpointError, DatasetError
+from imagemint.training.evaluation import Protocol, evaluate, open_extractor, open_source
+
+pytestmark = pytest.mark.usefixtures("toy_mnist")
+CPU = torch.device("cpu")
+METRICS = [
+    "class_accuracy",
+    "worst_class_accuracy",
+    "frechet_distance",
+    "coverage",
+    "training_copies",
+    "kernel_distance",
+    "precision",
+    "recall",
+    "density",
+    "two_sample_accuracy",
+    "inception_score",
+    "mode_score",
+]
+
+
+@pytest.fixture
+def measured(judge):
+    """Evaluates a place with the toy judge; gives the figures by metric."""
+
+    def measure(place, samples=120, *, metrics=METRICS, seed=3, seeds=1, dataset=None, **options):
+        extractor, seer = open_extractor(judge, None, CPU)
+        protocol = Protocol(samples, seed, seeds, dataset)
+        found = evaluate(open_source(str(place), CPU), extractor, seer, protocol, **options)
+        assert [figure.metric for figure in found] == metrics
+        return {figure.metric: figure for figure in found}
+
+    return measure
+
+
+@pytest.fixture
+def npz(tmp_path):
+    """Writes images and classes where somebody's generator would."""
+
+    def write(image, class_id):
+        np.savez(tmp_path / "some.npz", image=image, class_id=class_id)
+        return tmp_path / "some.npz"
+
+    return write
+
+
+def test_real_images_are_perfect(measured, npz, test_digits):
+    """The test set measured against itself is right, near, covering, and copies nothing."""
+    found = measured(npz(test_digits.images, test_digits.labels))
+    assert found["class_accuracy"].value == found["class_accuracy"].reference == 1.0
+    assert found["worst_class_accuracy"].value == 1.0
+    assert found["frechet_distance"].value == pytest.approx(0, abs=1e-9)
+    assert found["frechet_distance"].reference > 0
+    assert found["coverage"].value == 1.0
+    assert found["coverage"].reference <= 1.0
+    assert found["training_copies"].value == found["training_copies"].reference == 0.0
+    assert found["precision"].value == found["recall"].value == 1.0
+    # Many an image has its own copy on the other side.
+    assert found["two_sample_accuracy"].value < 0.25
+    assert found["kernel_distance"].value == pytest.approx(0, abs=0.1)
+    assert found["mode_score"].value == pytest.approx(found["inception_score"].value, rel=0.05)
+
+
+def test_wrong_classes_show(measured, npz, test_digits):
+    """Images of one class sold as another lower the accuracy of that class alone."""
+    asked = np.where(test_digits.labels == 3, 4, test_digits.labels)
+    found = measured(npz(test_digits.images, asked))
+    assert found["class_accuracy"].value == pytest.approx(0.9)
+    assert found["worst_class_accuracy"].value == 0.5
+    assert "worst class, 4" in found["worst_class_accuracy"].protocol
+
+
+def test_missing_mode_shows(measured, npz, test_digits):
+    """Half the classes cover half of the real images."""
+    few = test_digits.labels < 5
+    images = np.repeat(test_digits.images[few], 2, axis=0)
+    found = measured(npz(images, np.repeat(test_digits.labels[few], 2)))
+    assert found["coverage"].value == pytest.approx(0.5, abs=0.05)
+    assert found["frechet_distance"].value > found["frechet_distance"].reference
+    assert found["precision"].value == 1.0
+    assert found["recall"].value == pytest.approx(0.5, abs=0.05)
+    assert found["mode_score"].value < 0.9 * found["mode_score"].reference
+
+
+def test_copies_show(measured, npz, digits, test_digits):
+    """Training images, slightly changed, are recognised as copies, whatever their class."""
+    images = np.concatenate([test_digits.images[:20], digits.images[:20] // 2 * 2])
+    labels = np.concatenate([test_digits.labels[:20], digits.labels[:20]])
+    assert measured(npz(images, labels))["training_copies"].value == 0.5
+
+
+def test_run_is_measured_and_reported(measured, train, tmp_path):
+    """A run's figures name seed, sample size and judge, and are kept for exactly these weights."""
+    train(tmp_path, images=32)
+    found = measured(tmp_path)
+    assert read_generator(tmp_path).evaluations == tuple(found.values())
+    assert all(figure.sample_size == 120 for figure in found.values())
+    protocol = found["class_accuracy"].protocol
+    assert "seed 3, indices 0 to 119, classes in turn" in protocol
+    assert "judge mnist-classifier, SHA-256" in protocol
+    assert "layer features.relu" in protocol
+    train(tmp_path, images=40, resume=True)
+    assert read_generator(tmp_path).evaluations == ()
+
+
+@pytest.mark.parametrize(
+    ("image", "class_id", "text"),
+    [
+        (np.zeros((4, 28, 28, 1), np.float32), np.zeros(4, int), "images are float32"),
+        (np.zeros((4, 28, 28), np.uint8), np.zeros(4, int), r"uint8 \[4, 28, 28\]"),
+        (np.zeros((4, 32, 32, 3), np.uint8), np.zeros(4, int), r"\['N', 28, 28, 1\]"),
+        (np.zeros((5, 28, 28, 1), np.uint8), np.zeros(5, int), "at least 6"),
+        (np.zeros((6, 28, 28, 1), np.uint8), np.zeros(3, int), "must hold 6 classes"),
+        (np.zeros((6, 28, 28, 1), np.uint8), np.full(6, 10), "0 to 9"),
+    ],
+)
+def test_unlike_images_are_refused(measured, npz, image, class_id, text):
+    """Images that cannot be compared with the real ones are refused with what they are."""
+    with pytest.raises(DatasetError, match=f"some.npz: .*{text}"):
+        measured(npz(image, class_id))
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", b"PK\3\4 torn"])
+def test_unreadable_npz_is_refused(measured, tmp_path, content):
+    """A file that is no .npz is named."""
+    (tmp_path / "some.npz").write_bytes(content)
+    with pytest.raises(DatasetError, match=r"some.npz: no .npz with image and class_id"):
+        measured(tmp_path / "some.npz")
+
+
+def test_incomplete_npz_is_refused(measured, tmp_path):
+    """An .npz without classes says what is missing."""
+    np.savez(tmp_path / "some.npz", image=np.zeros((4, 28, 28, 1), np.uint8))
+    with pytest.raises(DatasetError, match="class_id"):
+        measured(tmp_path / "some.npz")
+
+
+def test_missing_sources_are_refused(measured, tmp_path):
+    """A run or classifier that is not there is named, and somebody must look."""
+    with pytest.raises(CheckpointError, match="no checkpoint under"):
+        measured(tmp_path / "run")
+    with pytest.raises(CheckpointError, match="holds no classifier"):
+        open_extractor(tmp_path, None, CPU)
+    with pytest.raises(CheckpointError, match="name a --classifier or --inception"):
+        open_extractor(None, None, CPU)
+
+
+def test_seeds_give_a_deviation(measured, train, tmp_path):
+    """Several seeds are several samples: their mean, and how far they lie apart."""
+    train(tmp_path, images=32)
+    single = [measured(tmp_path, seed=seed) for seed in (3, 4, 5)]
+    found = measured(tmp_path, seeds=3)
+    for metric in METRICS:
+        values = [figures[metric].value for figures in single]
+        assert found[metric].value == pytest.approx(np.mean(values))
+        assert found[metric].deviation == pytest.approx(np.std(values, ddof=1))
+        assert single[0][metric].deviation is None
+    assert found["frechet_distance"].deviation > 0
+    assert "seeds 3 to 5, indices 0 to 119" in found["coverage"].protocol
+    assert "mean of 3, deviation" in found["coverage"].protocol
+
+
+def test_checkpoint_is_measured_alone(measured, train, tmp_path):
+    """An older checkpoint is measured by its own weights, and leaves the run's report alone."""
+    train(tmp_path, images=64)
+    older, newest = sorted((tmp_path / "checkpoints").iterdir())
+    assert newest == latest_checkpoint(tmp_path)
+    of_older, of_run = measured(older), measured(tmp_path)
+    assert of_older["frechet_distance"].value != of_run["frechet_distance"].value
+    assert measured(newest) == of_run
+    assert read_generator(tmp_path).evaluations == tuple(of_run.values())
+    assert not (older / "evaluation.json").exists()
+
+
+def test_result_is_found_again(measured, npz, test_digits, tmp_path, monkeypatch):
+    """The same images by the same protocol are not measured twice, unless asked for."""
+    first = measured(npz(test_digits.images, test_digits.labels))
+    looked = []
+    monkeypatch.setattr(
+        "imagemint.training.evaluation.judging.measure", lambda *_: looked.append(1) or []
+    )
+    assert measured(tmp_path / "some.npz") == first
+    assert looked == []
+    measured(tmp_path / "some.npz", metrics=[], cache=False)
+    assert looked == [1]
+    measured(npz(test_digits.images[:50], test_digits.labels[:50]), metrics=[])
+    assert looked == [1, 1]
+
+
+def test_cached_result_serves_another_copy(measured, train, tmp_path):
+    """A run moved elsewhere has its report again, though nothing is measured."""
+    train(tmp_path / "a", images=32)
+    found = measured(tmp_path / "a")
+    (tmp_path / "a").rename(tmp_path / "b")
+    (tmp_path / "b" / "evaluation.json").unlink()
+    assert measured(tmp_path / "b") == found
+    assert read_generator(tmp_path / "b").evaluations == tuple(found.values())
+
+
+def test_album_and_table_are_written(measured, train, tmp_path):
+    """Beside the figures lie a table, pictures, and curves that grow with the run."""
+    out = tmp_path / "evaluation"
+    train(tmp_path, images=32)
+    measured(tmp_path, out=out)
+    train(tmp_path, images=40, resume=True)
+    found = measured(tmp_path, out=out)
+    names = {path.name for path in out.iterdir()}
+    pictures = {"grid.png", "nearest.png", "interpolation.png", "curves.png"}
+    assert names == pictures | {"figures.json", "table.md", "history.jsonl"}
+    for name, height in (("grid.png", 280), ("interpolation.png", 280), ("nearest.png", 56)):
+        with Image.open(out / name) as picture:
+            assert picture.size == (280, height)
+    table = (out / "table.md").read_text()
+    assert f"| coverage | {found['coverage'].value:.4g} |" in table
+    assert table.count("seed 3, indices 0 to 119") == len(METRICS)
+    history = [json.loads(row) for row in (out / "history.jsonl").read_text().splitlines()]
+    assert [row["images_seen"] for row in history] == [32, 40]
+
+
+def test_missing_pictures_are_drawn_though_cached(measured, npz, test_digits, tmp_path):
+    """A result found again still gets its pictures where there are none yet."""
+    path = npz(test_digits.images, test_digits.labels)
+    first = measured(path)
+    assert measured(path, out=tmp_path / "out") == first
+    assert (tmp_path / "out" / "grid.png").exists()
+    assert not (tmp_path / "out" / "interpolation.png").exists()
+
+
+@pytest.fixture
+def stacks(monkeypatch, digits, test_digits):
+    """Puts toy stacks where Stacked MNIST is found."""
+    splits = {"train": stacked(digits, 320, seed=0), "test": stacked(test_digits, 120, seed=0)}
+    monkeypatch.setitem(datasets.DATASETS, "stacked-mnist", lambda split, _: splits[split])
+    return splits
+
+
+STACKED = ["modes", "reverse_kl", *METRICS[2:4], *METRICS[5:]]
+
+
+@pytest.mark.usefixtures("stacks")
+def test_modes_of_stacks_are_counted(measured, npz, test_digits):
+    """The judge of digits reads each channel; the floor of a perfect sampler stands beside it."""
+    fresh = stacked(test_digits, 500, seed=7)
+    path = npz(fresh.images, np.full(len(fresh), -1))
+    found = measured(path, metrics=STACKED, dataset="stacked-mnist")
+    reached = len(np.unique(fresh.labels))
+    assert found["modes"].value == reached
+    assert found["modes"].reference == pytest.approx(1000 * (1 - 0.999**500))
+    assert found["reverse_kl"].reference > 0.8
+    assert found["reverse_kl"].value == pytest.approx(found["reverse_kl"].reference, rel=0.1)
+    assert "on each of three channels" in found["modes"].protocol
+
+
+@pytest.mark.usefixtures("stacks")
+def test_lost_modes_show(measured, npz, test_digits):
+    """A tenth of the modes, evenly: a hundred counted, and log 10 of divergence."""
+    sevens = test_digits.labels == 7
+    images, labels = datasets.StackedDigits(test_digits, 1).batch(0, 400)
+    images[..., 0] = test_digits.images[sevens][0, ..., 0]
+    found = measured(npz(images, np.full(400, -1)), metrics=STACKED, dataset="stacked-mnist")
+    assert found["modes"].value == len(np.unique(labels % 100)) <= 100
+    assert found["reverse_kl"].value == pytest.approx(np.log(10) + 0.12, abs=0.1)
+
+
+def test_unknown_classes_are_not_judged(measured, npz, monkeypatch, digits, test_digits):
+    """A judge that learnt other data only lends its features."""
+    splits = {"train": digits, "test": test_digits}
+
+    def renamed(split, _):
+        return LabelledImages(
+            f"else/{split}", splits[split].images, splits[split].labels, digits.class_labels, "e"
+        )
+
+    monkeypatch.setitem(datasets.DATASETS, "else", renamed)
+    path = npz(test_digits.images, test_digits.labels)
+    measured(path, metrics=METRICS[2:-1], dataset="else")

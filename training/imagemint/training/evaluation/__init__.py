@@ -1,0 +1,7 @@
+"""Measuring generators: of a run, of a bundle, of a running server, or images somebody brings."""
+
+from imagemint.training.evaluation.extractors import open_extractor
+from imagemint.training.evaluation.judging import Protocol, evaluate
+from imagemint.training.evaluation.sources import open_source
+
+__all__ = ["Protocol", "evaluate", "open_extractor", "open_source"]

@@ -1,0 +1,135 @@
+"""Pictures of an evaluation that people look at."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from imagemint.engine.sampling import latents
+from imagemint.training.evaluation.measuring import Sample
+from imagemint.training.evaluation.reals import Reals, nearest_pixels
+from imagemint.training.evaluation.sources import LatentSource, Source
+from imagemint.training.evaluation_report import EvaluationFigure
+from imagemint.training.samples import grid
+
+_ROWS, _STEPS = 10, 10
+_SUSPECTS = 500  # images among which those nearest to a training image are looked for
+_HISTORY = "history.jsonl"
+
+
+class Album:
+    """A folder of pictures.
+
+    Args:
+        folder: where they go; created when missing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def add(self, source: Source, seed: int, sample: Sample, reals: Reals) -> None:
+        """Draws ``grid.png``, ``nearest.png`` and, where there are latents, ``interpolation.png``.
+
+        The grid shows the first images of the seed, unselected. ``nearest.png`` shows generated
+        images and below each the training image nearest to it in pixels: of 500 the ten nearest
+        pairs, where there are classes one of each.
+        """
+        self._save("grid.png", _grid(sample), _ROWS)
+        pairs = _pairs(sample, reals.train.images)
+        self._save("nearest.png", pairs, len(pairs) // 2)
+        if isinstance(source, LatentSource):
+            self._save("interpolation.png", _between(source, seed), _STEPS)
+
+    def curves(self, images_seen: int | None, figures: Sequence[EvaluationFigure]) -> None:
+        """Adds the figures to ``history.jsonl``, and draws them all over training as curves.png.
+
+        Args:
+            images_seen: how far training was; None for a source that does not tell.
+            figures: measured there.
+        """
+        if images_seen is None:
+            return
+        path = self._folder / _HISTORY
+        rows = [json.loads(row) for row in path.read_text().splitlines()] if path.exists() else []
+        rows = [row for row in rows if row["images_seen"] != images_seen]
+        rows.append({"images_seen": images_seen} | {each.metric: each.value for each in figures})
+        rows.sort(key=lambda row: row["images_seen"])
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        draw_curves(self._folder / "curves.png", rows, figures)
+
+    def _save(self, name: str, images: NDArray[np.uint8], columns: int) -> None:
+        Image.fromarray(grid(images, columns)).save(self._folder / name)
+
+
+def draw_curves(
+    path: Path, rows: Sequence[dict[str, float]], figures: Sequence[EvaluationFigure]
+) -> None:
+    """Draws each metric over the images seen, with the figure of real data as a dashed line."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 - half a second
+
+    columns = 4
+    lines = -(-len(figures) // columns)
+    figure = Figure(figsize=(3 * columns, 2.2 * lines), layout="constrained")
+    for number, each in enumerate(figures):
+        axes = figure.add_subplot(lines, columns, number + 1)
+        known = [row for row in rows if each.metric in row]
+        axes.plot(
+            [row["images_seen"] for row in known], [row[each.metric] for row in known], marker="."
+        )
+        if each.reference is not None:
+            axes.axhline(each.reference, linestyle="--", color="gray")
+        axes.set_title(each.metric, fontsize="small")
+        axes.tick_params(labelsize="x-small")
+    figure.savefig(path, dpi=100)
+
+
+def _grid(sample: Sample) -> NDArray[np.uint8]:
+    """A hundred images; with classes, a row holds the first ten of each, up to ten classes."""
+    if sample.classes is None:
+        return sample.images[: _ROWS * _ROWS]
+    rows = [np.flatnonzero(sample.classes == label)[:_ROWS] for label in range(_ROWS)]
+    rows = [np.resize(row, _ROWS) for row in rows if len(row)]
+    return sample.images[np.concatenate(rows)]
+
+
+def _pairs(sample: Sample, known: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Generated images, then the known ones nearest to them."""
+    images = sample.images[:_SUSPECTS]
+    distances, nearest = nearest_pixels(images, known)
+    worst = np.argsort(distances)
+    if sample.classes is not None:
+        _, first = np.unique(sample.classes[worst], return_index=True)
+        worst = worst[first]
+    worst = worst[:_ROWS]
+    return np.concatenate([images[worst], known[nearest[worst]]])
+
+
+def _between(source: LatentSource, seed: int) -> NDArray[np.uint8]:
+    """Ten walks between two latents each, along the sphere, within one class."""
+    ends = latents(seed, 0, 2 * _ROWS, source.z_dim, distribution=source.distribution)
+    z = np.concatenate([_walk(*ends[2 * row : 2 * row + 2]) for row in range(_ROWS)])
+    if not source.num_classes:
+        return source.mint(z, None)
+    classes = np.repeat(np.arange(_ROWS, dtype=np.int64) % source.num_classes, _STEPS)
+    return source.mint(z, classes)
+
+
+def _walk(start: NDArray[np.float32], end: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Latents [10, z_dim] from one to another on the arc between them.
+
+    On a straight line their length would fall to 0.7 half-way, where no latent of many dimensions
+    ever is. White, "Sampling Generative Networks" (2016).
+    """
+    cosine = start @ end / (np.linalg.norm(start) * np.linalg.norm(end))
+    angle = np.arccos(np.clip(cosine, -1, 1))
+    share = np.linspace(0, 1, _STEPS)[:, np.newaxis]
+    if angle < 1e-4:  # noqa: PLR2004 - the arc is a line, and the sine is 0
+        return ((1 - share) * start + share * end).astype(np.float32)
+    arc: NDArray[np.float32] = (
+        (np.sin((1 - share) * angle) * start + np.sin(share * angle) * end) / np.sin(angle)
+    ).astype(np.float32)
+    return arc

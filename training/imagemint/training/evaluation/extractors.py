@@ -1,0 +1,200 @@
+"""Who looks at images: what turns pictures into features and into classes."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import log_softmax
+
+from imagemint.training.classifier import Classifier, load_classifier
+from imagemint.training.datasets.stacked import STACK
+from imagemint.training.errors import CheckpointError, DatasetError, TrainingError
+
+_INCEPTION_DIGEST = "6726825d"  # begins the SHA-256 of the published file, and stands in its name
+_INCEPTION_LAYER = "2048"
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What was seen in N images.
+
+    Attributes:
+        features: float64 [N, d].
+        log_probabilities: of each class, float64 [N, K].
+    """
+
+    features: NDArray[np.float64]
+    log_probabilities: NDArray[np.float64]
+
+    @property
+    def classes(self) -> NDArray[np.int64]:
+        """The likeliest class of each: int64 [N]."""
+        likeliest: NDArray[np.int64] = self.log_probabilities.argmax(axis=1)
+        return likeliest
+
+    def __getitem__(self, rows: NDArray[np.int64]) -> "Looks":
+        return Looks(self.features[rows], self.log_probabilities[rows])
+
+
+class Extractor(Protocol):
+    """Looks at images.
+
+    Attributes:
+        about: name, digest, layer and accuracy, for protocols.
+        sha256: digest of its weights.
+        accuracy: share of the test set that it sees right; None where it knows other classes.
+        trained_on: data set and split whose classes it knows; None where those are others.
+    """
+
+    about: str
+    sha256: str
+    accuracy: float | None
+    trained_on: str | None
+
+    def look(self, images: NDArray[np.uint8]) -> Looks:
+        """Returns what it sees in images uint8 [N, H, W, C].
+
+        Raises:
+            DatasetError: images of a shape that it cannot look at.
+        """
+
+
+class Judge:
+    """A classifier of the project's own.
+
+    Args:
+        directory: what `imagemint train mnist-classifier` or `image-classifier` wrote.
+        device: where to compute.
+
+    Raises:
+        CheckpointError: no classifier there.
+    """
+
+    def __init__(self, directory: Path, device: torch.device) -> None:
+        self._model: Classifier
+        self._model, about = load_classifier(directory, device)
+        self.sha256: str = about["sha256"]
+        self.accuracy: float | None = about["test_accuracy"]
+        self.trained_on: str | None = about["trained_on"]
+        self.about = (
+            f"judge {about['recipe']}, SHA-256 {self.sha256[:16]},"
+            f" test accuracy {self.accuracy:.4f}, layer {about['feature_layer']}"
+        )
+
+    def look(self, images: NDArray[np.uint8]) -> Looks:
+        """Returns features of the named layer, and the classes it was taught."""
+        if not self._model.takes(*images.shape[1:]):
+            raise DatasetError(f"the judge cannot look at images of {list(images.shape[1:])}")
+        features, logits = self._model.look(images)
+        return Looks(features, log_softmax(logits, axis=1))
+
+
+class StackedJudge:
+    """A judge of gray digits, applied to each channel of stacks: a thousand classes.
+
+    Args:
+        digits: the judge of one digit.
+    """
+
+    accuracy: float | None = None
+
+    def __init__(self, digits: Extractor) -> None:
+        self._digits = digits
+        self.about = f"{digits.about}, on each of three channels, features side by side"
+        self.sha256 = hashlib.sha256(f"stacked {digits.sha256}".encode()).hexdigest()
+        self.trained_on: str | None = f"stacked-{digits.trained_on}"
+
+    def look(self, images: NDArray[np.uint8]) -> Looks:
+        """Returns the features of the channels side by side, and the 1000 joint classes."""
+        if images.shape[-1] != STACK:
+            raise DatasetError(f"stacks have three channels, these images {images.shape[-1]}")
+        red, green, blue = (
+            self._digits.look(np.ascontiguousarray(images[..., [channel]]))
+            for channel in range(STACK)
+        )
+        joint = (
+            red.log_probabilities[:, :, None, None]
+            + green.log_probabilities[:, None, :, None]
+            + blue.log_probabilities[:, None, None, :]
+        )
+        features = np.concatenate([red.features, green.features, blue.features], axis=1)
+        return Looks(features, joint.reshape(len(images), -1))
+
+
+class Inception:
+    """The standard Inception network, from weights at hand; nothing is downloaded.
+
+    Its classes are those of ImageNet, so it says nothing of the classes asked for.
+
+    Args:
+        weights: ``pt_inception-2015-12-05-6726825d.pth`` (FID's own weights, converted).
+        device: where to compute.
+
+    Raises:
+        CheckpointError: not that file.
+        TrainingError: torch-fidelity is installed and does not work.
+    """
+
+    accuracy: float | None = None
+    trained_on: str | None = None
+
+    def __init__(self, weights: Path, device: torch.device) -> None:
+        try:
+            self.sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
+        except OSError as error:
+            raise CheckpointError(f"{weights}: {error}") from error
+        if not self.sha256.startswith(_INCEPTION_DIGEST):
+            # The file is a pickle, which runs what it says: none but the published one is opened.
+            raise CheckpointError(
+                f"{weights}: SHA-256 begins {self.sha256[:8]}, that of the published Inception"
+                f" weights {_INCEPTION_DIGEST}"
+            )
+        try:
+            from torch_fidelity.feature_extractor_inceptionv3 import (  # noqa: PLC0415 - an extra
+                FeatureExtractorInceptionV3,
+            )
+        except RuntimeError as error:
+            raise TrainingError(
+                f"torch-fidelity does not load ({error}); its torchvision must be built for"
+                f" torch {torch.__version__}"
+            ) from error
+        self._network = FeatureExtractorInceptionV3(
+            "inception-v3-compat",
+            [_INCEPTION_LAYER, "logits_unbiased"],
+            feature_extractor_weights_path=str(weights),
+        ).to(device)
+        self._device = device
+        self.about = f"Inception v3 of FID, SHA-256 {self.sha256[:16]}, layer {_INCEPTION_LAYER}"
+
+    @torch.no_grad()
+    def look(self, images: NDArray[np.uint8]) -> Looks:
+        """Returns pool features [N, 2048] and ImageNet's 1008 classes; gray is shown as RGB."""
+        coloured = np.broadcast_to(images, (*images.shape[:3], 3))
+        features, logits = [], []
+        for i in range(0, len(images), _BATCH):
+            x = torch.from_numpy(coloured[i : i + _BATCH].transpose(0, 3, 1, 2).copy())
+            phi, scores = self._network(x.to(self._device))
+            features.append(phi.double().cpu().numpy())
+            logits.append(scores.double().cpu().numpy())
+        return Looks(np.concatenate(features), log_softmax(np.concatenate(logits), axis=1))
+
+
+def open_extractor(
+    classifier: Path | None, inception: Path | None, device: torch.device
+) -> tuple[Extractor, Extractor | None]:
+    """Returns who sees features, and who sees the classes asked for, if anybody does.
+
+    Raises:
+        CheckpointError: neither is named, or one is not there.
+    """
+    judge = None if classifier is None else Judge(classifier, device)
+    if inception is not None:
+        return Inception(inception, device), judge
+    if judge is None:
+        raise CheckpointError("nobody to look at the images: name a --classifier or --inception")
+    return judge, judge

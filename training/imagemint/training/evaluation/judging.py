@@ -1,0 +1,209 @@
+"""Measuring a source against the real test set, by a protocol that is written down."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imagemint.training.datasets import LabelledImages, cache_directory, load_dataset
+from imagemint.training.errors import CheckpointError, DatasetError
+from imagemint.training.evaluation.album import Album
+from imagemint.training.evaluation.extractors import Extractor, Looks, StackedJudge
+from imagemint.training.evaluation.measuring import NEIGHBOURS, Measured, Sample, measure
+from imagemint.training.evaluation.reals import STACKED, look_at_reals
+from imagemint.training.evaluation.sources import NpzSource, RunSource, Source
+from imagemint.training.evaluation_report import (
+    EvaluationFigure,
+    read_report,
+    write_report,
+    write_table,
+)
+
+# Stands in the key of every cached result: count it up when a figure's meaning changes.
+_VERSION = 2
+_SAMPLES = 10_000
+_STACKED_SAMPLES = 26_000  # as in all papers that count modes
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What is measured.
+
+    Attributes:
+        samples: images of a seed, the classes in turn; None for 10,000, or 26,000 of Stacked MNIST.
+            An .npz is taken whole.
+        seed: first seed; its indices from 0 on are drawn.
+        seeds: so many seeds from there on, each a sample of its own.
+        dataset: compared with; None for the one that the source learnt, else the judge's.
+    """
+
+    samples: int | None = None
+    seed: int = 0
+    seeds: int = 1
+    dataset: str | None = None
+
+
+def evaluate(
+    source: Source,
+    extractor: Extractor,
+    judge: Extractor | None,
+    protocol: Protocol,
+    data: Path | None = None,
+    *,
+    out: Path | None = None,
+    cache: bool = True,
+) -> list[EvaluationFigure]:
+    """Returns the figures of a source, each the mean over the seeds.
+
+    A result is kept in the user's cache under the digests of weights, data and extractor and the
+    protocol, and found there again. Those of a run are also written to its ``evaluation.json``,
+    where the exporter finds them.
+
+    Args:
+        source: where images come from.
+        extractor: who sees features.
+        judge: who sees the classes asked for; None if nobody does.
+        protocol: what is measured.
+        data: folder of the data sets.
+        out: where ``figures.json``, ``table.md`` and pictures go; None for nowhere.
+        cache: whether an earlier result will do.
+
+    Raises:
+        DatasetError: real data missing, or images or classes unlike the real ones.
+    """
+    dataset = protocol.dataset or source.dataset or _dataset_of(judge)
+    if dataset is None:
+        raise DatasetError(f"{source.name} tells no data set to compare it with; name a --dataset")
+    train, test = (load_dataset(dataset, split, data) for split in ("train", "test"))
+    if dataset == STACKED and judge is not None:
+        stacked: Extractor = StackedJudge(judge)
+        extractor, judge = (stacked if extractor is judge else extractor), stacked
+    if judge is not None and judge.trained_on != train.name:
+        judge = None  # it knows other classes
+    samples = protocol.samples or (_STACKED_SAMPLES if dataset == STACKED else _SAMPLES)
+    seeds = 1 if isinstance(source, NpzSource) else protocol.seeds
+    digests = [source.sha256, extractor.sha256, judge.sha256 if judge else ""]
+    key = _key([*digests, train.sha256, test.sha256], [samples, protocol.seed, seeds])
+    kept = cache_directory().with_name("evaluations") / f"{key}.json"
+    figures = _kept_figures(kept, key) if cache else ()
+    if figures and (out is None or _is_of(out, source)):
+        return _recorded(source, figures)
+
+    looking = look_at_reals(dataset, train, test, extractor)
+    rounds = []
+    album = Album(out) if out is not None else None
+    for seed in range(protocol.seed, protocol.seed + seeds):
+        images, classes = source.draw(seed, 0, samples)
+        _check_like(test, source.name, images, classes)
+        sample = _seen(images, classes, extractor, judge)
+        rounds.append(measure(looking, sample, judge))
+        if album is not None and seed == protocol.seed:
+            album.add(source, seed, sample, looking)
+    origin = _origin(source, protocol.seed, seeds, len(sample.images))
+    about = [extractor.about] + ([judge.about] if judge not in (None, extractor) else [])
+    shared = f"{origin}; {'; '.join(about)}; command: imagemint evaluate RUN --classifier DIR"
+    found = [_mean(measured, shared, len(sample.images)) for measured in zip(*rounds, strict=True)]
+    found = [figure for figure in found if np.isfinite(figure.value)]
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    write_report(kept, key, found)
+    if album is not None and out is not None:
+        write_report(out / "figures.json", source.sha256, found)
+        write_table(out / "table.md", source.name, found)
+        album.curves(source.images_seen if isinstance(source, RunSource) else None, found)
+    return _recorded(source, found)
+
+
+def _is_of(out: Path, source: Source) -> bool:
+    """Whether the pictures there are of this source."""
+    try:
+        return bool(read_report(out / "figures.json", source.sha256))
+    except CheckpointError:
+        return False
+
+
+def _recorded(source: Source, figures: Sequence[EvaluationFigure]) -> list[EvaluationFigure]:
+    """The figures, which a run's ``evaluation.json`` keeps for the exporter."""
+    if isinstance(source, RunSource) and source.run is not None:
+        write_report(source.run / "evaluation.json", source.sha256, figures)
+    return list(figures)
+
+
+def _dataset_of(judge: Extractor | None) -> str | None:
+    return judge.trained_on.rpartition("/")[0] if judge and judge.trained_on else None
+
+
+def _key(digests: list[str], numbers: list[int]) -> str:
+    """Names a result: equal keys, equal figures."""
+    parts = [_VERSION, NEIGHBOURS, *digests, *numbers]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _kept_figures(path: Path, key: str) -> tuple[EvaluationFigure, ...]:
+    try:
+        return read_report(path, key)
+    except CheckpointError:  # torn, or of another version: measured anew
+        return ()
+
+
+def _seen(
+    images: NDArray[np.uint8],
+    classes: NDArray[np.int64] | None,
+    extractor: Extractor,
+    judge: Extractor | None,
+) -> Sample:
+    looks = extractor.look(images)
+    judged: Looks | None = None
+    if judge is not None:
+        judged = looks if judge is extractor else judge.look(images)
+    return Sample(images, classes, looks, judged)
+
+
+def _check_like(
+    real: LabelledImages,
+    origin: str,
+    images: NDArray[np.uint8],
+    classes: NDArray[np.int64] | None,
+) -> None:
+    least = NEIGHBOURS + 1  # a neighbourhood needs so many; a covariance two
+    wanted = real.images.shape[1:]
+    if images.dtype != np.uint8 or images.shape[1:] != wanted or len(images) < least:
+        raise DatasetError(
+            f"{origin}: images are {images.dtype} {list(images.shape)}, should be uint8"
+            f" {['N', *wanted]} with N at least {least}"
+        )
+    if classes is None:
+        return
+    fit = classes.shape == (len(images),) and np.isin(classes, range(len(real.class_labels))).all()
+    if not fit:
+        raise DatasetError(
+            f"{origin}: class_id must hold {len(images)} classes, each 0 to"
+            f" {len(real.class_labels) - 1}"
+        )
+
+
+def _origin(source: Source, seed: int, seeds: int, count: int) -> str:
+    if isinstance(source, NpzSource):
+        return source.name
+    which = f"seed {seed}" if seeds == 1 else f"seeds {seed} to {seed + seeds - 1}"
+    turns = ", classes in turn" if source.num_classes else ""
+    return f"{which}, indices 0 to {count - 1}{turns}"
+
+
+def _mean(rounds: tuple[Measured, ...], shared: str, samples: int) -> EvaluationFigure:
+    """One figure of as many samples: mean, and how far they lie apart."""
+    values = np.array([each.value for each in rounds])
+    first = rounds[0]
+    deviation = float(values.std(ddof=1)) if len(values) > 1 else None
+    spread = "" if deviation is None else f"; mean of {len(values)}, deviation {deviation:.2g}"
+    return EvaluationFigure(
+        first.metric,
+        float(values.mean()),
+        f"{first.how}; {shared}{spread}",
+        samples,
+        first.reference,
+        deviation,
+    )

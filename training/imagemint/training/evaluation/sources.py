@@ -1,0 +1,233 @@
+"""Where the images to be measured come from.
+
+A source is a run, a bundle, an .npz, or whatever another part of imagemint offers under an address:
+training imports neither the client nor gRPC, so those are found by the entry-point group
+`imagemint.sources`, whose names are the schemes of addresses (``grpc://HOST:PORT/MODEL``).
+"""
+
+import hashlib
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Protocol
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from imagemint.engine.sampling import Distribution, latents
+from imagemint.training.checkpoints import read_generator
+from imagemint.training.errors import DatasetError
+
+GROUP = "imagemint.sources"
+_UNCONDITIONAL = -1  # the class in an npz of `imagemint generate`, of a model without classes
+_BATCH = 256
+
+Images = NDArray[np.uint8]
+Classes = NDArray[np.int64]
+
+
+class Source(Protocol):
+    """Something that has images by seed and index, the classes in turn.
+
+    Attributes:
+        name: what it is, for people.
+        sha256: digest of all that decides its images.
+        dataset: name of the data set that it learnt, where it tells.
+        num_classes: 0 for an unconditional model.
+    """
+
+    name: str
+    sha256: str
+    dataset: str | None
+    num_classes: int
+
+    def draw(self, seed: int, first: int, count: int) -> tuple[Images, Classes | None]:
+        """Returns images uint8 [count, H, W, C] at these indices, and their classes int64."""
+
+    def close(self) -> None:
+        """Lets go of what it holds."""
+
+
+class LatentSource:
+    """What runs and bundles share: images from latents, at indices or anywhere else."""
+
+    name: str
+    sha256: str
+    dataset: str | None
+    num_classes: int
+    z_dim: int
+    distribution: Distribution
+
+    def mint(self, z: NDArray[np.float32], classes: Classes | None) -> Images:
+        """Returns the images uint8 [N, H, W, C] of latents [N, z_dim] and classes [N]."""
+        raise NotImplementedError
+
+    def draw(self, seed: int, first: int, count: int) -> tuple[Images, Classes | None]:
+        """Returns images and classes at these indices."""
+        z = latents(seed, first, count, self.z_dim, distribution=self.distribution)
+        turns = np.arange(first, first + count, dtype=np.int64)
+        classes = turns % self.num_classes if self.num_classes else None
+        return self.mint(z, classes), classes
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class RunSource(LatentSource):
+    """The averaged generator of a run's newest checkpoint, or of one checkpoint.
+
+    Args:
+        run: directory of the run, or of one checkpoint in it.
+        device: where to compute.
+
+    Raises:
+        CheckpointError: no run there.
+    """
+
+    def __init__(self, run: Path, device: torch.device) -> None:
+        trained = read_generator(run)
+        self.run = None if (run / "checkpoint.json").is_file() else run
+        self.name = f"run of recipe {trained.recipe}, {trained.images_seen:,} images"
+        self.sha256 = trained.weights_sha256
+        self.dataset = trained.dataset.rpartition("/")[0] or None
+        self.num_classes = len(trained.class_labels)
+        self.z_dim = trained.z_dim
+        self.images_seen = trained.images_seen
+        self.distribution = getattr(trained, "distribution", Distribution.NORMAL)
+        self._takes_psi = getattr(trained, "truncation", "threshold") == "psi"
+        self._module: nn.Module = trained.module.to(device)
+        self._device = device
+
+    @torch.no_grad()
+    def mint(self, z: NDArray[np.float32], classes: Classes | None) -> Images:
+        """Returns the images of latents."""
+        parts = []
+        for i in range(0, len(z), _BATCH):
+            inputs = [torch.from_numpy(z[i : i + _BATCH]).to(self._device)]
+            if classes is not None:
+                inputs.append(torch.from_numpy(classes[i : i + _BATCH]).to(self._device))
+            if self._takes_psi:
+                inputs.append(torch.ones(len(inputs[0]), 1, device=self._device))
+            levels = self._module(*inputs).add(1).mul(127.5).round().clamp(0, 255)
+            parts.append(levels.byte().permute(0, 2, 3, 1).cpu().numpy())
+        return np.concatenate(parts)
+
+
+class BundleSource(LatentSource):
+    """A bundle, run by the engine that would serve it.
+
+    Args:
+        directory: ``<model>/<version>`` of the bundle.
+        device: where to compute.
+
+    Raises:
+        ImagemintError: the engine refuses the bundle.
+    """
+
+    def __init__(self, directory: Path, device: torch.device) -> None:
+        # Here, because it takes onnxruntime, which who measures only runs need not have.
+        from imagemint.engine.bundle import read_bundle  # noqa: PLC0415
+        from imagemint.engine.onnx_backend import OnnxBackend  # noqa: PLC0415
+        from imagemint.engine.spec import TruncationKind  # noqa: PLC0415
+
+        bundle = read_bundle(directory)
+        spec = bundle.spec
+        self.name = f"bundle {spec.name}@{bundle.version}"
+        self.sha256 = bundle.sha256
+        self.dataset = bundle.manifest.training.dataset.rpartition("/")[0] or None
+        self.num_classes = spec.num_classes
+        self.z_dim, self.distribution = spec.z_dim, spec.distribution
+        self._takes_psi = spec.truncation is not None and spec.truncation.kind is TruncationKind.PSI
+        self._backend = OnnxBackend(
+            bundle, device=device.type, intra_op_threads=torch.get_num_threads()
+        )
+
+    def mint(self, z: NDArray[np.float32], classes: Classes | None) -> Images:
+        """Returns the images of latents."""
+        psi = np.ones(len(z), np.float32) if self._takes_psi else None
+        return np.concatenate(
+            [
+                self._backend.run(
+                    z[i : i + _BATCH],
+                    None if classes is None else classes[i : i + _BATCH],
+                    None if psi is None else psi[i : i + _BATCH],
+                )
+                for i in range(0, len(z), _BATCH)
+            ]
+        )
+
+    def close(self) -> None:
+        """Releases the model."""
+        self._backend.close()
+
+
+class NpzSource:
+    """Images in a file: all of them, whatever is asked.
+
+    Args:
+        path: .npz with ``image`` uint8 [N, H, W, C] and ``class_id`` int64 [N], as `imagemint
+            generate` writes it; classes of -1 are those of a model without classes.
+
+    Raises:
+        DatasetError: no such file, or an array is missing.
+    """
+
+    dataset: str | None = None
+
+    def __init__(self, path: Path) -> None:
+        self.name = path.name
+        try:
+            content = path.read_bytes()
+            with path.open("rb") as file, np.load(file) as arrays:
+                self.images, classes = arrays["image"], arrays["class_id"]
+        except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile) as error:
+            raise DatasetError(f"{path}: no .npz with image and class_id ({error})") from error
+        self.sha256 = hashlib.sha256(content).hexdigest()
+        self._classes = None if (classes == _UNCONDITIONAL).all() else classes
+        self.num_classes = 0 if self._classes is None else int(self._classes.max()) + 1
+
+    def draw(self, seed: int, first: int, count: int) -> tuple[Images, Classes | None]:  # noqa: ARG002 - a file has no reel
+        """Returns all images and their classes."""
+        return self.images, self._classes
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def open_source(
+    place: str, device: torch.device, plugs: dict[str, Callable[[str], Source]] | None = None
+) -> Source:
+    """Returns the source that an argument names.
+
+    Args:
+        place: a run, a bundle, an .npz, or an address such as ``grpc://localhost:8001/mnist``.
+        device: where to compute, for those that compute here.
+        plugs: sources by scheme; None for those that are installed.
+
+    Raises:
+        DatasetError: no source goes by that scheme.
+        CheckpointError: neither a run nor anything else.
+    """
+    scheme, separator, address = place.partition("://")
+    if separator:
+        known = _installed() if plugs is None else plugs
+        if scheme not in known:
+            there = ", ".join(sorted(known)) or "none"
+            raise DatasetError(f"{place}: no source has addresses {scheme}://; installed: {there}")
+        return known[scheme](address)
+    path = Path(place)
+    if path.suffix == ".npz":
+        return NpzSource(path)
+    if (path / "model.onnx").is_file():
+        return BundleSource(path, device)
+    return RunSource(path, device)
+
+
+def _installed() -> dict[str, Callable[[str], Source]]:
+    return {
+        entry.name: lambda address, entry=entry: entry.load()(address)  # type: ignore[misc] # the default binds this turn's entry
+        for entry in metadata.entry_points(group=GROUP)
+    }
