@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from imagemint.client.errors import NotFound
+from imagemint.client.settings import UsageError
 from imagemint.client.sources import RemoteModel
 from imagemint.engine.sampling import latents
 
@@ -37,3 +38,13 @@ async def test_missing_model_is_named(app, rest):
     """An address without a model, or of one that is not there, is an error of ours."""
     with pytest.raises(NotFound):
         await asyncio.to_thread(RemoteModel, f"{app.grpc_address}{rest}")
+
+
+async def test_connection_heeds_the_environment(app, monkeypatch):
+    """A variable that asks for TLS is obeyed, and a bad one is named."""
+    monkeypatch.setenv("IMAGEMINT_TLS_ROOT_CERTIFICATES", "absent.pem")
+    with pytest.raises(FileNotFoundError, match=r"absent\.pem"):
+        await asyncio.to_thread(RemoteModel, f"{app.grpc_address}/digits")
+    monkeypatch.setenv("IMAGEMINT_TLS", "perhaps")
+    with pytest.raises(UsageError, match="IMAGEMINT_TLS"):
+        RemoteModel(f"{app.grpc_address}/digits")

@@ -81,6 +81,24 @@ def gathered(command: type[CommandT], prog: str, arguments: Sequence[str]) -> Co
     return built
 
 
+def from_environment(command: type[CommandT], **given: object) -> CommandT:
+    """Settings from variables alone, for what a command of another part opens on its behalf.
+
+    Args:
+        command: the class whose variables count.
+        given: what is settled already, by name.
+
+    Raises:
+        UsageError: a bad value.
+    """
+    variables = _Variables(_sources_class(command))()
+    variables.pop("config", None)
+    try:
+        return command.model_validate(variables | given)
+    except ValidationError as error:
+        raise UsageError(_faults(command, error, (_Origin(variables, "{variable}"),))) from None
+
+
 class _Variables(EnvSettingsSource):
     """The environment; a list may be written with commas there, as it may be in a flag."""
 

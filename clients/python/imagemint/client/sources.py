@@ -9,12 +9,13 @@ import re
 import numpy as np
 from numpy.typing import NDArray
 
-from imagemint.client.blocking import Client
+from imagemint.client.commands import Connection
 from imagemint.client.errors import NotFound
 from imagemint.client.models import Manifest, Model
 from imagemint.client.requests import Cycle
+from imagemint.client.settings import from_environment
 
-_TIMEOUT_S = 3_600.0  # for a whole sample; a CPU mints tens of thousands of images in minutes
+_TIMEOUT_S = 600.0  # till the next chunk: whoever measures can wait
 _ADDRESS = re.compile(r"(?P<target>.+)/(?P<model>[^/@]+)(?:@(?P<version>[^/@]+))?")
 
 
@@ -23,10 +24,12 @@ class RemoteModel:
 
     Args:
         address: ``HOST:PORT/MODEL`` or ``HOST:PORT/MODEL@VERSION``; without a version, the server's
-            default one of now, to which the source then keeps.
+            default one of now, to which the source then keeps. TLS and API key come from the same
+            variables as for `imagemint generate` (``IMAGEMINT_TLS``, ``IMAGEMINT_API_KEY``, ...).
 
     Raises:
         NotFound: no such address, or the server has no such model or version.
+        UsageError: a variable of the connection has a bad value.
         ImagemintError: any other failure.
     """
 
@@ -34,7 +37,9 @@ class RemoteModel:
         parts = _ADDRESS.fullmatch(address)
         if parts is None:
             raise NotFound(f"{address!r} is not HOST:PORT/MODEL or HOST:PORT/MODEL@VERSION")
-        self._client = Client(parts["target"], timeout_s=_TIMEOUT_S)
+        self._client = from_environment(
+            Connection, server=parts["target"], timeout_s=_TIMEOUT_S
+        ).client()
         try:
             model = self._client.model(parts["model"])
             self._version = parts["version"] or model.default_version
