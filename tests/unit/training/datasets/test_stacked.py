@@ -3,54 +3,47 @@
 import numpy as np
 import pytest
 
-from imagemint.training import datasets
-from imagemint.training.datasets import StackedDigits, load_dataset, stacked
+from imagemint.training.datasets import load_dataset, registry, stack_digits
 
 
 def test_label_reads_the_channels(digits):
     """Each channel is one digit, red the hundreds, and the label is the number they spell."""
-    images, labels = StackedDigits(digits, seed=4).batch(30, 25)
-    rows = StackedDigits(digits, seed=4).indices(30, 25)
-    assert (images.dtype, images.shape) == (np.uint8, (25, 28, 28, 3))
+    data = stack_digits(digits, 25, seed=4)
+    assert (data.images.dtype, data.images.shape) == (np.uint8, (25, 28, 28, 3))
+    assert (data.name, len(data.class_labels), data.class_labels[7]) == (
+        *("stacked-mnist/train", 1000),
+        "007",
+    )
     for channel, worth in enumerate((100, 10, 1)):
-        assert np.array_equal(images[..., channel], digits.images[rows[:, channel], ..., 0])
-        assert np.array_equal(labels // worth % 10, digits.labels[rows[:, channel]])
+        for image, label in zip(data.images[..., channel], data.labels // worth % 10, strict=True):
+            same = (digits.images[..., 0] == image).all(axis=(1, 2))
+            assert digits.labels[same].tolist() == [label]
 
 
 def test_position_decides_the_stack(digits):
-    """Cut into batches however, across epochs and backwards, the reel is the same."""
-    whole = StackedDigits(digits, seed=1).indices(0, 130)
-    reel = StackedDigits(digits, seed=1)
-    parts = [reel.indices(first, 13) for first in range(117, -1, -13)]
-    assert np.array_equal(np.concatenate(parts[::-1]), whole)
-    assert reel.indices(7, 0).shape == (0, 3)
-    assert not np.array_equal(StackedDigits(digits, seed=2).indices(0, 130), whole)
+    """More stacks begin with the fewer, another seed has others, and digests tell them apart."""
+    few, many, other = (
+        stack_digits(digits, 7, 1),
+        stack_digits(digits, 90, 1),
+        stack_digits(digits, 7, 2),
+    )
+    assert np.array_equal(many.images[:7], few.images)
+    assert not np.array_equal(other.images, few.images)
+    assert len({few.sha256, many.sha256, other.sha256, digits.sha256}) == 4
+    assert stack_digits(digits, 7, 1).sha256 == few.sha256
 
 
-def test_epoch_shows_every_digit_in_every_channel(digits):
-    """The channels are shuffled apart from each other, each a whole permutation."""
-    rows = StackedDigits(digits, seed=1).indices(len(digits), len(digits))
-    for channel in range(3):
-        assert sorted(rows[:, channel]) == list(range(len(digits)))
-    assert len({tuple(channel) for channel in rows.T}) == 3
-
-
-def test_stacks_in_memory_are_the_reel(digits):
-    """Held in memory they are the same stacks, under a name and digest of their own."""
-    held = stacked(digits, 90, seed=5)
-    images, labels = StackedDigits(digits, seed=5).batch(0, 90)
-    assert np.array_equal(held.images, images)
-    assert np.array_equal(held.labels, labels)
-    assert (held.name, len(held.class_labels)) == ("stacked-mnist/train", 1000)
-    assert held.class_labels[7] == "007"
-    digests = {held.sha256, digits.sha256, stacked(digits, 90, seed=6).sha256}
-    assert len(digests | {stacked(digits, 91, seed=5).sha256}) == 4
+def test_channels_are_drawn_apart(digits):
+    """What is in one channel tells nothing of the next."""
+    labels = stack_digits(digits, 3_000, seed=1).labels
+    spelt = np.stack([labels // 100, labels // 10 % 10, labels % 10])
+    assert np.abs(np.corrcoef(spelt) - np.eye(3)).max() < 0.06
 
 
 @pytest.mark.usefixtures("toy_mnist")
 def test_stacked_mnist_is_a_data_set(monkeypatch):
     """It is loaded by name, drawn from MNIST of the same split."""
-    monkeypatch.setattr(datasets.registry, "_STACKS", {"train": 50, "test": 20})
+    monkeypatch.setattr(registry, "_STACKS", {"train": 50, "test": 20})
     train, test = (load_dataset("stacked-mnist", split) for split in ("train", "test"))
     assert (len(train), len(test)) == (50, 20)
     assert (train.name, test.name) == ("stacked-mnist/train", "stacked-mnist/test")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from imagemint.training.datasets import StackedDigits
+from imagemint.training.datasets import stack_digits
 from imagemint.training.errors import CheckpointError, DatasetError
 from imagemint.training.evaluation.extractors import Inception, Judge, StackedJudge, open_extractor
 
@@ -26,7 +26,8 @@ def test_judge_says_who_it_is(judge, test_digits):
 def test_stacked_judge_reads_each_channel(judge, test_digits):
     """Its classes are the numbers that three digits spell, its features those of all three."""
     digits = Judge(judge, CPU)
-    images, labels = StackedDigits(test_digits, 2).batch(0, 40)
+    stacks = stack_digits(test_digits, 40)
+    images, labels = stacks.images, stacks.labels
     looks = StackedJudge(digits).look(images)
     assert np.array_equal(looks.classes, labels)
     assert looks.log_probabilities.shape == (40, 1000)

@@ -5,19 +5,18 @@ from imagemint.training.datasets.folder import load_folder
 from imagemint.training.datasets.formats import parse_idx, parse_image_parquet
 from imagemint.training.datasets.images import LabelledImages, Split
 from imagemint.training.datasets.registry import DATASETS, load_dataset
-from imagemint.training.datasets.stacked import StackedDigits, stacked
+from imagemint.training.datasets.stacked import stack_digits
 from imagemint.training.datasets.subsets import few_of_each
 
 __all__ = [
     "DATASETS",
     "LabelledImages",
     "Split",
-    "StackedDigits",
     "cache_directory",
     "few_of_each",
     "load_dataset",
     "load_folder",
     "parse_idx",
     "parse_image_parquet",
-    "stacked",
+    "stack_digits",
 ]

@@ -36,11 +36,12 @@ class Album:
 
         The grid shows the first images of the seed, unselected. ``nearest.png`` shows generated
         images and below each the training image nearest to it in pixels: of 500 the ten nearest
-        pairs, where there are classes one of each.
+        pairs, where there are classes one of each; of stacks there are none.
         """
         self._save("grid.png", _grid(sample), _ROWS)
-        pairs = _pairs(sample, reals.train.images)
-        self._save("nearest.png", pairs, len(pairs) // 2)
+        if reals.typical_copies is not None:
+            pairs = _pairs(sample, reals.train.images)
+            self._save("nearest.png", pairs, len(pairs) // 2)
         if isinstance(source, LatentSource):
             self._save("interpolation.png", _between(source, seed), _STEPS)
 

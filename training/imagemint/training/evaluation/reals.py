@@ -74,9 +74,10 @@ def look_at_reals(
 def _shares(train: LabelledImages, *, stacks: bool) -> NDArray[np.float64]:
     if not stacks:
         return np.bincount(train.labels, minlength=len(train.class_labels)) / len(train)
-    # The digits of a stack are drawn apart, and every digit is in every channel equally often: the
-    # shares of stacks are exactly products, without the noise of counting a thousand classes.
-    digit = np.bincount(train.labels // 100, minlength=10) / len(train)
+    # The digits of a stack are drawn apart, so shares of stacks are products. Counting a thousand
+    # classes instead would add a noise of (K - 1) / 2N = 0.004 to every divergence from them.
+    spelt = np.concatenate([train.labels // worth % 10 for worth in (100, 10, 1)])
+    digit = np.bincount(spelt, minlength=10) / len(spelt)
     joint: NDArray[np.float64] = np.einsum("a,b,c->abc", digit, digit, digit).reshape(-1)
     return joint
 
