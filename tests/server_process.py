@@ -5,9 +5,10 @@ import json
 import os
 import signal
 import sys
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
+import structlog
 from held_backend import WAIT_S
 
 COMMAND = Path(sys.executable).with_name("imagemint")
@@ -68,3 +69,15 @@ def watched(pid):
             os.close(handle)
 
     return wait
+
+
+@contextmanager
+def server_logs():
+    """The lines of servers in this process end where pytest looks for them."""
+    structlog.configure(
+        processors=[structlog.stdlib.filter_by_level, structlog.stdlib.render_to_log_kwargs],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )
+    yield
+    structlog.reset_defaults()

@@ -131,6 +131,14 @@ def write_bundle(
     return directory
 
 
+def write_each_kind(repository: Path) -> None:
+    """Writes one model of each kind: `digits` and, without classes or truncated, the others."""
+    write_bundle(repository, "digits")
+    write_bundle(repository, "plain", conditional=False, size=(5, 3, 3))
+    write_bundle(repository, "bounded", truncation="threshold")
+    write_bundle(repository, "styled", truncation="psi")
+
+
 def write_sums(directory: Path) -> None:
     """(Re)writes SHA256SUMS over every other file of a bundle."""
     files = sorted(p for p in directory.iterdir() if p.name != "SHA256SUMS")

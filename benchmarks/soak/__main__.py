@@ -75,7 +75,7 @@ async def _soaked(
         served = await service.total("imagemint_images_total")
         drain = await _drained(stage)
     return {
-        "began": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        "ended": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "machine": _machine(),
         "minutes": round((time.monotonic() - began) / 60, 2),
         "serve": options.serve,

@@ -6,9 +6,9 @@ import threading
 
 import grpc
 import pytest
-import structlog
 from hypothesis import HealthCheck, settings
-from tiny_bundles import write_bundle
+from server_process import server_logs
+from tiny_bundles import write_each_kind
 
 from imagemint.server.app import App
 from imagemint.server.keys import digest_of
@@ -72,23 +72,15 @@ class Served:
 @pytest.fixture(scope="session", autouse=True)
 def _logs_go_to_logging():
     """The server's lines end where pytest looks for them, thousands as they are."""
-    structlog.configure(
-        processors=[structlog.stdlib.filter_by_level, structlog.stdlib.render_to_log_kwargs],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-    )
-    yield
-    structlog.reset_defaults()
+    with server_logs():
+        yield
 
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory):
     """One model of each kind."""
     directory = tmp_path_factory.mktemp("fuzzed")
-    write_bundle(directory, "digits")
-    write_bundle(directory, "plain", conditional=False, size=(5, 3, 3))
-    write_bundle(directory, "bounded", truncation="threshold")
-    write_bundle(directory, "styled", truncation="psi")
+    write_each_kind(directory)
     return directory
 
 

@@ -8,11 +8,11 @@ from contextlib import asynccontextmanager
 import grpc
 import pytest
 import pytest_asyncio
-import structlog
 from google.rpc import error_details_pb2, status_pb2
 from held_backend import WAIT_S, HeldBackend
 from prometheus_client.parser import text_string_to_metric_families
-from tiny_bundles import write_bundle
+from server_process import server_logs
+from tiny_bundles import write_each_kind
 
 from imagemint.client import AsyncClient
 from imagemint.engine.bundle import read_bundle
@@ -46,23 +46,15 @@ class HeldApp(App):
 @pytest.fixture(scope="session", autouse=True)
 def _logs_go_to_logging():
     """The server's lines end where pytest looks for them, as they do in production."""
-    structlog.configure(
-        processors=[structlog.stdlib.filter_by_level, structlog.stdlib.render_to_log_kwargs],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-    )
-    yield
-    structlog.reset_defaults()
+    with server_logs():
+        yield
 
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory):
     """One model of each kind: `digits` and, without classes or with truncation, the others."""
     directory = tmp_path_factory.mktemp("models")
-    write_bundle(directory, "digits")
-    write_bundle(directory, "plain", conditional=False, size=(5, 3, 3))
-    write_bundle(directory, "bounded", truncation="threshold")
-    write_bundle(directory, "styled", truncation="psi")
+    write_each_kind(directory)
     return directory
 
 

@@ -31,6 +31,15 @@ async def ready_of(address, name):
     raise AssertionError("only one worker was reached")
 
 
+async def started(server):
+    """The process id of each worker, by its number, and where they listen."""
+    pids = {}
+    for _ in range(2):
+        line = await line_of(server, "worker ready")
+        pids[line["worker"]] = line["pid"]
+    return pids, ((await line_of(server, "ready"))["grpc_address"], server)
+
+
 async def test_command_reaches_every_worker(tmp_path):
     """A load, a failed load, a worker that is replaced, and an unload."""
     for name in ("tiny", "bad"):
@@ -38,11 +47,7 @@ async def test_command_reaches_every_worker(tmp_path):
     (tmp_path / "bad/1/SHA256SUMS").unlink()
     options = ("--processes=2", "--model-control=explicit", "--access-log=1")
     async with process(f"--repository={tmp_path}", *options) as server:
-        pids = {}
-        for _ in range(2):
-            line = await line_of(server, "worker ready")
-            pids[line["worker"]] = line["pid"]
-        address = ((await line_of(server, "ready"))["grpc_address"], server)
+        pids, address = await started(server)
         assert await ready_of(address, "tiny") == {0: False, 1: False}
         async with grpc.aio.insecure_channel(address[0], options=APART) as channel:
             stub = grpc_service_pb2_grpc.GRPCInferenceServiceStub(channel)
@@ -68,11 +73,7 @@ async def test_replaced_worker_refuses_changed_bytes(tmp_path):
     write_bundle(tmp_path, "tiny")
     options = ("--processes=2", "--model-control=none", "--access-log=1")
     async with process(f"--repository={tmp_path}", *options) as server:
-        pids = {}
-        for _ in range(2):
-            line = await line_of(server, "worker ready")
-            pids[line["worker"]] = line["pid"]
-        address = ((await line_of(server, "ready"))["grpc_address"], server)
+        pids, address = await started(server)
         shutil.rmtree(tmp_path / "tiny")
         write_bundle(tmp_path, "tiny", weights_seed=1)
         os.kill(pids[0], signal.SIGKILL)

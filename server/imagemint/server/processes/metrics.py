@@ -5,9 +5,9 @@ multi-process mode), which outlive it: what a worker has counted stays counted, 
 files go by the number of the worker and not by its process id, so that its successor counts on.
 """
 
-import contextlib
 import math
 import os
+import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -110,13 +110,11 @@ def forget_gauges(directory: Path, number: int) -> None:
 
 
 def remove_files(directory: Path, number: int) -> None:
-    """Removes the files of a worker, and the directory if they were the last.
+    """Removes the files of a worker, and with the last of them the directory and what all shared.
 
     For a worker whose supervisor died; others may still be using theirs.
     """
     for path in directory.glob(f"*_{number}.db"):
         path.unlink(missing_ok=True)
     if not any(directory.glob("*.db")):
-        (directory / "ledger").unlink(missing_ok=True)  # of API keys, which all workers share
-    with contextlib.suppress(OSError):  # not empty, or already gone
-        directory.rmdir()
+        shutil.rmtree(directory, ignore_errors=True)  # another may be at it too
