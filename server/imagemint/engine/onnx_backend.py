@@ -46,6 +46,7 @@ from imagemint.engine._probe import (
     needed_batching,
     probe_feed,
     rows,
+    rows_to_probe,
     showing_floats,
 )
 from imagemint.engine.backend import Instance
@@ -64,6 +65,9 @@ from imagemint.engine.onnx_session import (
 from imagemint.engine.spec import TruncationKind
 
 _log = logging.getLogger(__name__)
+
+# Where rows are never run but in batches of one size.
+_SIZES_OF = {Batching.FIXED: (FIXED_BATCH,), Batching.ALONE: (1,)}
 
 
 class OnnxBackend:
@@ -160,13 +164,14 @@ class OnnxBackend:
         if count == 0:
             spec = self._spec
             return np.empty((0, spec.height, spec.width, spec.channels), dtype=np.uint8)
-        buckets = (FIXED_BATCH,) if self._batching is Batching.FIXED else self._buckets
-        if buckets:
+        if buckets := _SIZES_OF.get(self._batching, self._buckets):
             cut = [(rows(feed, p.start, p.stop), p.size) for p in pieces(count, buckets)]
             return np.concatenate([self._padded(part, size) for part, size in cut])
-        if count == 1 and self._batching is Batching.NEVER_ALONE:
-            return self._padded(feed, 2)
-        return self._compute(feed)
+        if count > PROBE_ROWS:  # larger batches were not probed, and are no faster
+            starts = range(0, count, PROBE_ROWS)
+            parts = [rows(feed, start, start + PROBE_ROWS) for start in starts]
+            return np.concatenate([self._as_they_come(part) for part in parts])
+        return self._as_they_come(feed)
 
     def open_instance(self) -> Instance:
         """What the calling thread runs many batches with; see `Backend.open_instance`."""
@@ -237,6 +242,12 @@ class OnnxBackend:
             feed["truncation"] = _column("truncation", truncation, np.dtype(np.float32), len(z))
         return feed
 
+    def _as_they_come(self, feed: Feed) -> npt.NDArray[np.uint8]:
+        """The images of a batch of any size that was probed."""
+        if len(feed["z"]) == 1 and self._batching is Batching.NEVER_ALONE:
+            return self._padded(feed, 2)
+        return self._compute(feed)
+
     def _padded(self, feed: Feed, size: int) -> npt.NDArray[np.uint8]:
         """The images of a batch that is run with its first row repeated up to `size` rows."""
         count = len(feed["z"])
@@ -252,7 +263,7 @@ class OnnxBackend:
 
     def _settle(self, bundle: Bundle) -> Batching:
         """Runs the probe, which also warms up, and tells how batches must be run from now on."""
-        feed = probe_feed(bundle.spec)
+        feed = probe_feed(bundle.spec, rows_to_probe(bundle.read_model()))
         with contextlib.closing(self._checked(bundle, feed)) as floats:
             try:
                 return needed_batching(floats.run, feed)

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from tiny_bundles import write_bundle
 
 from imagemint.engine import latents
@@ -114,6 +114,36 @@ def test_real_gemv_is_dealt_with(tmp_path):
         assert alone.tobytes() == whole[row : row + 1].tobytes()
     # Where a processor has no such kernel there is nothing to deal with.
     assert backend.batching in (Batching.NEVER_ALONE, Batching.AS_THEY_COME)
+
+
+def _showing_last_bits_of_the_mean(model):
+    """Every pixel shows the last bits of a sum across the row, ordered as the runtime likes."""
+    for name, value in (("across", np.int64([1])), ("much", np.float32(4e6))):
+        model.graph.initializer.append(numpy_helper.from_array(value, name))
+    tanh = next(node for node in model.graph.node if node.op_type == "Tanh")
+    nodes = [
+        helper.make_node("ReduceMean", ["z", "across"], ["mean"], keepdims=1),
+        helper.make_node("Mul", ["mean", "much"], ["magnified"]),
+        helper.make_node("Sin", ["magnified"], ["last_bits"]),
+        helper.make_node("Add", [tanh.input[0], "last_bits"], ["shifted_features"]),
+    ]
+    tanh.input[0] = "shifted_features"
+    place = list(model.graph.node).index(tanh)
+    for node in reversed(nodes):
+        model.graph.node.insert(place, node)
+
+
+@pytest.mark.parametrize("z_dim", [3, 7, 13])
+def test_sums_across_a_row_are_dealt_with(tmp_path, z_dim):
+    """A row is the same to the last bit in every batch and place, whatever it takes."""
+    backend = backend_of(tmp_path, edit_model=_showing_last_bits_of_the_mean, z_dim=z_dim)
+    z = latents(5, 0, 150, z_dim)
+    classes = np.arange(150) % 10
+    whole = backend.run(z, classes)
+    for size in (1, 2, 3, 5, 7, 63, 64, 65, 149):
+        for start in (0, 1, 150 - size):
+            part = slice(start, start + size)
+            assert backend.run(z[part], classes[part]).tobytes() == whole[part].tobytes()
 
 
 def test_neighbours_do_not_matter(backend):
