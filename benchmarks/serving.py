@@ -17,10 +17,11 @@ import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Literal, cast
@@ -135,12 +136,14 @@ async def one_stream(
 ) -> None:
     """Reads one endless stream."""
     began = time.perf_counter()
-    async for batch in clients[0].stream(model, 2**40, seed=0):
-        now = time.perf_counter()
-        report(len(batch.index), now - began)
-        began = now
-        if now > until:
-            break
+    # Closed at the end: the server would go on computing ahead while the raw limit is measured.
+    async with aclosing(clients[0].stream(model, 2**40, seed=0)) as chunks:
+        async for batch in chunks:
+            now = time.perf_counter()
+            report(len(batch.index), now - began)
+            began = now
+            if now > until:
+                break
 
 
 WORKLOADS: dict[str, Workload] = {
@@ -189,10 +192,14 @@ async def server(repository: Path, processes: int) -> AsyncIterator[str]:
     try:
         log = cast("IO[str]", process.stderr)  # a pipe, as asked for above
         ready = next(line for line in log if json.loads(line)["event"] == "ready")
+        # Read to the end: a server whose log is not read stands still once the pipe is full.
+        reading = threading.Thread(target=log.read)
+        reading.start()
         yield json.loads(ready)["grpc_address"]
     finally:
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=READY_S)
+        process.wait(timeout=READY_S)
+    reading.join()
 
 
 async def bench(options: argparse.Namespace) -> dict[str, list[Sample]]:
