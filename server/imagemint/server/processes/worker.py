@@ -96,14 +96,20 @@ class WorkerPeers(Peers):
                     replying = asyncio.create_task(self._reply(message))
                     self._replying.add(replying)
                     replying.add_done_callback(self._replying.discard)
-                case Answers(number, replies) if number in self._asked:
-                    self._asked[number].set_result(replies)
-                case _:  # answers to a caller who has left meanwhile
+                case Answers(number, replies):
+                    self._hand_over(number, replies)
+                case _:
                     pass
         self.orphaned = True
         self.drain.set()
-        for told in self._asked.values():
-            told.set_result([Reply(0, self.number, error="the supervisor is gone")])
+        for number in self._asked:
+            self._hand_over(number, [Reply(0, self.number, error="the supervisor is gone")])
+
+    def _hand_over(self, number: int, replies: list[Reply]) -> None:
+        """Gives a caller his answers, unless he has left, be it in this very turn of the loop."""
+        told = self._asked.get(number)
+        if told is not None and not told.done():
+            told.set_result(replies)
 
     async def _reply(self, question: Question) -> None:
         await self._caught_up.wait()
