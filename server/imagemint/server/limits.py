@@ -126,7 +126,12 @@ class Ledger:
             return 0.0
 
     def give_back(self, client: str, images: int) -> None:
-        """Returns images that were taken and not asked of any model after all."""
+        """Returns images that were taken and not asked of any model after all.
+
+        Harmless after `close`.
+        """
+        if self._table.closed:
+            return
         with self._locked():
             at = self._row(client) * _ROW_BYTES
             digest, left, since_s = _BUCKET.unpack_from(self._table, at)

@@ -179,3 +179,11 @@ def test_lock_of_a_dead_worker_is_free(worker):
     two.process.send_signal(signal.SIGKILL)
     two.process.wait()
     assert one("ledger.enter('a', 1)")
+
+
+def test_return_after_the_end_is_harmless(clock):
+    """A call that is cut off by the end of the server may still hold what it has not used."""
+    ledger = Ledger(clock=clock)
+    ledger.take("a", 1, rate_per_s=1, burst=1)
+    ledger.close()
+    ledger.give_back("a", 1)

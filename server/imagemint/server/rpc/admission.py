@@ -136,11 +136,15 @@ class Admission:
         caller = current_caller.get()
         if not caller.charge_ahead(job.count):
             return False
-        if version.batcher.submit_ahead(job):
+        queued = False
+        try:
+            queued = version.batcher.submit_ahead(job)
+        finally:
+            if not queued:
+                caller.give_back(job.count)
+        if queued:
             caller.count(version.spec.name, job.count)
-            return True
-        caller.give_back(job.count)
-        return False
+        return queued
 
     def _stay(self, version: ServedVersion) -> None:
         self._gate.stay()

@@ -8,6 +8,7 @@ from tiny_bundles import write_bundle
 from imagemint.engine.errors import Draining, ModelNotReady
 from imagemint.server.repository import ServedVersion
 from imagemint.server.rpc.admission import Admission, Gate
+from imagemint.server.rpc.auth import current_caller
 
 
 @dataclass
@@ -60,3 +61,14 @@ def test_queue_that_closed_under_a_call_says_whose_end_it_was(admission, served)
         admission.held(lambda: Request(served[0])),
     ):
         raise Draining(1.0)
+
+
+async def test_chunk_ahead_that_met_the_end_costs_nothing(admission, served, new_job, monkeypatch):
+    """Its images are given back, as those of a chunk for which the queue has no room."""
+    returned = []
+    caller = current_caller.get()
+    monkeypatch.setattr(caller, "give_back", returned.append)
+    served[0].batcher.close()
+    with pytest.raises(Draining):
+        admission.submit_ahead(served[0], new_job(0, 7))
+    assert returned == [7]
