@@ -92,8 +92,6 @@ class Batcher:
         self._closed = False
         self._drain_rate = Rate()
         self._room: deque[asyncio.Future[None]] = deque()
-        metrics.watch_queue(spec.name, version, lambda: self._queue.images)
-        metrics.queue_limit_images.labels(*labels).set(max_queue_images)
         opened: list[Future[None]] = [Future() for _ in range(instances)]
         self._threads = [
             threading.Thread(
@@ -109,6 +107,9 @@ class Batcher:
         except BaseException:
             self.close()
             raise
+        # Only now: until it can serve, they tell of whatever serves the version already.
+        metrics.watch_queue(spec.name, version, lambda: self._queue.images)
+        metrics.queue_limit_images.labels(*labels).set(max_queue_images)
 
     @property
     def _queued(self) -> int:

@@ -455,6 +455,23 @@ async def test_failure_to_open_is_told(backend, new_batcher, monkeypatch):
     assert backend.opened == 0
 
 
+async def test_failure_to_open_leaves_the_gauges(new_batcher, new_job, held, metrics, monkeypatch):
+    """They tell of the one that serves the version, not of one that was to take its place."""
+    batcher = new_batcher()
+    await held(batcher)
+    job = new_job(1, 5)
+    batcher.submit(job)
+    with monkeypatch.context() as patched:
+        patched.setattr(batcher._backend, "open_instance", None)
+        with pytest.raises(TypeError):
+            new_batcher(max_queue_images=7)
+    assert queued(metrics) == 5
+    batcher.drop(job)
+    labels = {"model": "dot", "version": "1"}
+    value = metrics.registry.get_sample_value
+    assert value("imagemint_queue_limit_images", labels) == 10_000
+
+
 async def test_classes_and_truncation_follow_their_images(backend, metrics, new_batcher, new_job):
     """Each row of a pass has the class and the truncation of its own job, and is counted so."""
     styled = dataclasses.replace(
