@@ -76,13 +76,13 @@ class Lifecycle:
             with self._labels:
                 self._opening.add(key)
             served = self._loader.open(bundle)
+            if self.closing:
+                close(served)
+                return False
+            self._remember(key, served)
         except Exception as error:  # noqa: BLE001 - whatever a foreign file does, the rest serves on
             self._refuse(name, version, error)
             return before is not None
-        if self.closing:
-            close(served)
-            return False
-        self._served_bytes.add(*key, bundle.sha256)
         self._catalogue.put(name, replace(version, state=State.READY, reason="", served=served))
         self._opening.discard(key)
         self._tell_of(name, served, time.perf_counter() - began)
@@ -133,6 +133,14 @@ class Lifecycle:
                 f"not the bytes that were served as version {key[1]} before (SHA-256 {known:.12}…,"
                 f" now {bundle.sha256[:12]}…): a version is immutable, give them another number",
             )
+
+    def _remember(self, key: tuple[str, int], served: ServedVersion) -> None:
+        """Remembers what is about to serve; what cannot be remembered must not serve."""
+        try:
+            self._served_bytes.add(*key, served.bundle.sha256)
+        except OSError:
+            close(served)
+            raise
 
     def _refuse(self, name: str, version: Version, error: Exception) -> None:
         why = reason_of(error)

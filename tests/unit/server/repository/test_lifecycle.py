@@ -18,7 +18,7 @@ from imagemint.engine.onnx_backend import OnnxBackend
 from imagemint.engine.sampling import latents
 from imagemint.server.batching import Batcher, Job
 from imagemint.server.metrics import Metrics
-from imagemint.server.repository import ModelRepository, Policies, State
+from imagemint.server.repository import ModelRepository, Policies, ServedBytes, State
 
 
 def policies(general="all", pins=None, **own):
@@ -287,6 +287,21 @@ def test_changed_bytes_are_accepted_when_told_so(tmp_path, new_repository):
     assert "imagemint_queue_images" in labels_of(repository, 1)
     repository.load_model("tiny")
     assert repository.resolve("tiny") is new
+
+
+def test_version_that_cannot_be_remembered_is_refused(tmp_path, new_repository):
+    """It does not serve, and nothing of it stays; it is told what happened."""
+    write_bundle(tmp_path)
+
+    class Full(ServedBytes):
+        def add(self, name, version, sha256):
+            raise OSError(28, "no space left on device")
+
+    before = set(threading.enumerate())
+    repository = new_repository(tmp_path, served_bytes=Full())
+    assert states(repository) == {1: State.FAILED}
+    assert labels_of(repository, 1) == set()
+    assert set(threading.enumerate()) <= before
 
 
 def test_restart_accepts_changed_bytes(tmp_path, new_repository):
