@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Literal
 
 from imagemint.engine.errors import LoadFailed, ModelControlRefused, ModelNotFound
-from imagemint.server.peers import Peers
+from imagemint.server.peers import Peers, Refused
 from imagemint.server.repository import ModelRepository
 
 _log = logging.getLogger(__name__)
@@ -131,7 +131,12 @@ class ModelControl:
                     raise LoadFailed(name, f"worker {answer.worker}: see its log")
 
     async def _obey(self, command: tuple[str, str, bool]) -> tuple[str, Any]:
-        """Does here what any worker was asked to; returns what went wrong: errors do not travel."""
+        """Does here what any worker was asked to; returns what went wrong: errors do not travel.
+
+        Raises:
+            Refused: a load that brought nothing into service. A worker that starts later must not
+                try it again: it may find other files, and serve what its peers do not.
+        """
         action, name, accept_changed = command
         try:
             if action == "load":
@@ -140,8 +145,13 @@ class ModelControl:
             else:
                 await self._in_turn(partial(self._repository.unload_model, name))
         except ModelNotFound as error:
+            if action == "load":
+                raise Refused(("not found", error.known)) from error
             return "not found", error.known
         except LoadFailed as error:
+            model = self._repository.models.get(name)
+            if model is None or not any(each.served for each in model.versions.values()):
+                raise Refused(("failed", error.why)) from error
             return "failed", error.why
         return "done", None
 

@@ -26,9 +26,21 @@ class Answer:
 
     worker: int
     value: Any = None
-    """What its handler returned; None if it failed."""
+    """What its handler returned, or refused with; None if it failed."""
     error: str = ""
-    """Why there is no value: the handler failed, or the worker died or took too long."""
+    """What went wrong: the handler refused or failed, or the worker died or took too long."""
+
+
+class Refused(Exception):  # noqa: N818 - it names what happened, as in the engine
+    """Raised by a handler that changed nothing, and has a value to say why.
+
+    Args:
+        value: of the answer.
+    """
+
+    def __init__(self, value: Any) -> None:  # noqa: ANN401 - whatever the asker makes of it
+        super().__init__()
+        self.value = value
 
 
 class Peers:
@@ -74,8 +86,8 @@ class Peers:
             topic: what is asked.
             payload: passed to the handlers.
             remember_as: if given, workers that start later are asked too, before they take their
-                first call; of several questions under one name only the last. Forgotten again if
-                no worker could answer.
+                first call; of several questions under one name only the last. Forgotten again, for
+                what was remembered before, if every worker refused or failed.
             timeout_s: how long to wait for the answers of others.
         """
         del remember_as, timeout_s  # there is nobody to come, and nobody to wait for
@@ -89,6 +101,8 @@ class Peers:
         async with self._turns[topic]:
             try:
                 return Answer(self.number, await handler(payload))
+            except Refused as refusal:
+                return Answer(self.number, refusal.value, error="refused")
             except Exception as error:  # noqa: BLE001 - whatever it is, the asker must hear
                 _log.exception("question failed", topic=topic)
                 return Answer(self.number, error=str(error) or type(error).__name__)

@@ -56,10 +56,16 @@ async def test_command_reaches_every_worker(tmp_path):
                 with pytest.raises(grpc.aio.AioRpcError) as caught:
                     await stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name=name))
                 assert caught.value.code().name == code
+        # What failed is not tried again by one worker alone.
+        shutil.rmtree(tmp_path / "bad")
+        for name in ("bad", "nobody"):
+            write_bundle(tmp_path, name)
         assert await ready_of(address, "tiny") == {0: True, 1: True}
         os.kill(pids[0], signal.SIGKILL)
         await line_of(server, "worker ready", worker=0)
         assert await ready_of(address, "tiny") == {0: True, 1: True}
+        for name in ("bad", "nobody"):
+            assert await ready_of(address, name) == {0: False, 1: False}
         async with grpc.aio.insecure_channel(address[0], options=APART) as channel:
             stub = grpc_service_pb2_grpc.GRPCInferenceServiceStub(channel)
             await stub.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="tiny"))

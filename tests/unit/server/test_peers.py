@@ -2,7 +2,7 @@
 
 import asyncio
 
-from imagemint.server.peers import Answer, Peers
+from imagemint.server.peers import Answer, Peers, Refused
 
 
 async def test_lone_worker_answers_itself():
@@ -26,6 +26,17 @@ async def test_failure_is_an_answer():
     peers.on("fail", fail)
     assert await peers.ask("fail") == [Answer(3, error="no such thing")]
     assert await peers.ask("tpyo") == [Answer(3, error="nothing answers 'tpyo'")]
+
+
+async def test_refusal_is_an_answer_with_a_value():
+    """It says what there is to say, and counts as a failure."""
+    peers = Peers()
+
+    async def refuse(payload):
+        raise Refused((payload, "no"))
+
+    peers.on("refuse", refuse)
+    assert await peers.ask("refuse", 7) == [Answer(0, (7, "no"), error="refused")]
 
 
 async def test_questions_of_a_topic_take_turns():

@@ -63,7 +63,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Reply:
-    """From a worker, to a question; `value` is empty if there is an error."""
+    """From a worker, to a question; `value` is empty if none came."""
 
     id: int
     worker: int

@@ -37,8 +37,9 @@ class Questions:
         `imagemint.server.peers.Peers.ask`, whose other half this is.
         """
         question = Question(next(self._ids), topic, payload)
+        before: Question | None = None
         if remember_as:
-            self._remembered.pop(remember_as, None)  # the order is that of the last question
+            before = self._remembered.pop(remember_as, None)  # ordered by the last question
             self._remembered[remember_as] = question
         self._open[question.id] = asked = _Open({k.number for k in keepers if k.ready})
         for keeper in keepers:
@@ -51,6 +52,8 @@ class Questions:
         in_vain = all(reply.error for reply in replies)
         if in_vain and self._remembered.get(remember_as) is question:
             del self._remembered[remember_as]
+            if before is not None:
+                self._remembered[remember_as] = before
         return replies
 
     def pass_on(self, keepers: Sequence[Keeper], asker: Keeper, ask: Ask) -> None:

@@ -114,14 +114,13 @@ class WorkerPeers(Peers):
     async def _reply(self, question: Question) -> None:
         await self._caught_up.wait()
         answer = await self.answer(question.topic, pickle.loads(question.payload))  # noqa: S301 - see Channel
-        value = b"" if answer.error else pickle.dumps(answer.value)
+        value = pickle.dumps(answer.value)
         self._channel.send(Reply(question.id, self.number, value, answer.error))
 
 
 def _answer_of(reply: Reply) -> Answer:
-    if reply.error:
-        return Answer(reply.worker, error=reply.error)
-    return Answer(reply.worker, pickle.loads(reply.value))  # noqa: S301 - see Channel
+    value = pickle.loads(reply.value) if reply.value else None  # noqa: S301 - see Channel
+    return Answer(reply.worker, value, reply.error)
 
 
 async def work(end: socket.socket) -> int:

@@ -94,6 +94,18 @@ async def test_what_failed_everywhere_is_forgotten(questions, keepers, errors, k
     assert len(questions.remembered) == kept
 
 
+async def test_failure_leaves_what_was_remembered_before(questions, keepers):
+    """What worked last is what a worker to come makes up for."""
+    for payload, error in ((b"1", ""), (b"2", "no")):
+        asking = asyncio.create_task(
+            questions.ask(keepers, "do", payload, timeout_s=60, remember_as="it")
+        )
+        for keeper in keepers:
+            await reply(questions, keeper, error=error)
+        await asking
+    assert [each.payload for each in questions.remembered] == [b"1"]
+
+
 async def test_worker_that_asks_gets_all_answers(questions, keepers):
     """Its own included, under the number of its asking."""
     questions.pass_on(keepers, keepers[0], Ask(41, "sum", b"", "", 60.0))
