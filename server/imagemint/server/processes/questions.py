@@ -49,7 +49,7 @@ class Questions:
             replies = await asked.replies(timeout_s)
         finally:
             del self._open[question.id]
-        in_vain = all(reply.error for reply in replies)
+        in_vain = bool(replies) and all(reply.error for reply in replies)
         if in_vain and self._remembered.get(remember_as) is question:
             del self._remembered[remember_as]
             if before is not None:

@@ -70,6 +70,14 @@ async def test_nobody_ready_is_no_reply(questions):
     assert keeper.sent.empty()
 
 
+async def test_what_nobody_was_ready_for_is_remembered(questions):
+    """Those that start are told, and do it; so must those that come after them."""
+    keeper = Asked(0, ready=False)
+    asked = await questions.ask([keeper], "do", b"1", timeout_s=60, remember_as="it")
+    assert asked == []
+    assert questions.remembered == (keeper.sent.get_nowait(),)
+
+
 async def test_last_of_a_name_is_remembered(questions, keepers):
     """For workers to come; what is starting now is told, and not waited for."""
     starting = Asked(2, ready=False)
