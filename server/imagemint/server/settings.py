@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 _ADDRESS = r"^(.+):(\d{1,5})$"
-_COLLECTOR = r"^https?://[^/\s]+:\d{1,5}$"
+_COLLECTOR = r"^https?://[^/@\s]+:\d{1,5}$"
 _LARGEST_PORT = 65_535
 _POLICY = r"^(all|latest:[1-9]\d{0,8}|[1-9]\d{0,17}(,[1-9]\d{0,17})*)$"
 

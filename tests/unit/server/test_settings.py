@@ -89,6 +89,13 @@ def test_bad_value_is_refused(wrong):
         ServeSettings(**wrong)
 
 
+def test_collector_takes_no_password():
+    """It would stand in the log with the other settings, and open nothing: gRPC knows none."""
+    ServeSettings(trace_endpoint="http://collector:4317")
+    with pytest.raises(ValidationError, match="trace_endpoint"):
+        ServeSettings(trace_endpoint="http://me:secret@collector:4317")
+
+
 def test_defaults_listen_on_loopback():
     """Nobody is served by accident; ports are those Triton has."""
     settings = ServeSettings()
