@@ -69,7 +69,7 @@ class Lifecycle:
         try:
             bundle = self._loader.read(version.directory)
             if not accept:
-                self._refuse_changed(key, bundle)
+                _refuse_changed(bundle, self._served_bytes.known(*key))
             if before is not None and before.bundle.sha256 == bundle.sha256:
                 self._catalogue.put(name, replace(version, reason=""))
                 return True
@@ -79,7 +79,7 @@ class Lifecycle:
             if self.closing:
                 close(served)
                 return False
-            self._remember(key, served)
+            self._remember(key, served, accept=accept)
         except Exception as error:  # noqa: BLE001 - whatever a foreign file does, the rest serves on
             self._refuse(name, version, error)
             return before is not None
@@ -125,20 +125,13 @@ class Lifecycle:
                     close(version.served, timeout_s)
         self._unloading.close(timeout_s)
 
-    def _refuse_changed(self, key: tuple[str, int], bundle: Bundle) -> None:
-        known = self._served_bytes.known(*key)
-        if known not in (None, bundle.sha256):
-            raise BundleRefused(
-                bundle.directory,
-                f"not the bytes that were served as version {key[1]} before (SHA-256 {known:.12}…,"
-                f" now {bundle.sha256[:12]}…): a version is immutable, give them another number",
-            )
-
-    def _remember(self, key: tuple[str, int], served: ServedVersion) -> None:
+    def _remember(self, key: tuple[str, int], served: ServedVersion, *, accept: bool) -> None:
         """Remembers what is about to serve; what cannot be remembered must not serve."""
+        bundle = served.bundle
         try:
-            self._served_bytes.add(*key, served.bundle.sha256)
-        except OSError:
+            holds = self._served_bytes.add(*key, bundle.sha256, accept=accept)
+            _refuse_changed(bundle, holds)  # another worker may have come first, with other bytes
+        except (OSError, BundleRefused):
             close(served)
             raise
 
@@ -180,3 +173,14 @@ class Lifecycle:
                     self._metrics.forget_bundle(name, number, served.bundle.sha256)
             elif (name, number) not in self._opening:
                 self._metrics.forget_version(name, number)
+
+
+def _refuse_changed(bundle: Bundle, known: str | None) -> None:
+    """Raises if other bytes than these are known under the version's number."""
+    if known not in (None, bundle.sha256):
+        raise BundleRefused(
+            bundle.directory,
+            f"not the bytes that were served as version {bundle.version} before (SHA-256"
+            f" {known:.12}…, now {bundle.sha256[:12]}…): a version is immutable, give them another"
+            " number",
+        )

@@ -4,6 +4,7 @@ In one process a dictionary is enough. Workers share a file, so that one that st
 place of one that died, refuses what its peers refuse.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -31,13 +32,39 @@ class ServedBytes:
                 self._read(descriptor)
         return self._known.get((name, version))
 
-    def add(self, name: str, version: int, sha256: str) -> None:
-        """Remembers what is served under a number from now on."""
-        self._known[name, version] = sha256
-        if self._path is not None:
-            line = json.dumps([name, version, sha256]) + "\n"
-            with self._locked() as descriptor:
-                os.write(descriptor, line.encode())
+    def add(self, name: str, version: int, sha256: str, *, accept: bool = False) -> str:
+        """Remembers what is served under a number from now on, unless that is settled already.
+
+        Args:
+            name: the model.
+            version: the number.
+            sha256: of its bytes.
+            accept: settle it anew.
+
+        Returns:
+            The digest that holds; another one if a worker was first, with other bytes.
+
+        Raises:
+            OSError: it cannot be written; nothing is remembered.
+        """
+        if self._path is None:
+            return self._settle(name, version, sha256, accept=accept)
+        with self._locked() as descriptor:
+            self._read(descriptor)
+            before = self._known.get((name, version))
+            holds = self._settle(name, version, sha256, accept=accept)
+            if holds != before:
+                try:
+                    _append(descriptor, json.dumps([name, version, holds]) + "\n")
+                except OSError:
+                    del self._known[name, version]  # read again when it is asked for
+                    raise
+            return holds
+
+    def _settle(self, name: str, version: int, sha256: str, *, accept: bool) -> str:
+        if accept:
+            self._known[name, version] = sha256
+        return self._known.setdefault((name, version), sha256)
 
     def _read(self, descriptor: int) -> None:
         """Takes in what all workers wrote; of several lines on one number the last holds."""
@@ -56,3 +83,16 @@ class ServedBytes:
             yield descriptor
         finally:
             os.close(descriptor)  # and with it goes the lock
+
+
+def _append(descriptor: int, line: str) -> None:
+    """Writes a whole line or none: half of one would spoil the file for every reader."""
+    content, end = line.encode(), os.fstat(descriptor).st_size
+    try:
+        written = os.write(descriptor, content)
+    except OSError:
+        os.ftruncate(descriptor, end)
+        raise
+    if written < len(content):
+        os.ftruncate(descriptor, end)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -294,7 +294,7 @@ def test_version_that_cannot_be_remembered_is_refused(tmp_path, new_repository):
     write_bundle(tmp_path)
 
     class Full(ServedBytes):
-        def add(self, name, version, sha256):
+        def add(self, name, version, sha256, *, accept=False):
             raise OSError(28, "no space left on device")
 
     before = set(threading.enumerate())

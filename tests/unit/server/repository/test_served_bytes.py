@@ -1,5 +1,7 @@
 """What was served under which number, remembered alone or together."""
 
+import os
+
 import pytest
 
 from imagemint.server.repository import ServedBytes
@@ -18,7 +20,8 @@ def test_last_bytes_of_a_number_are_known(path):
     served.add("tiny", 1, "aa")
     served.add("tiny", 2, "bb")
     served.add("other", 1, "cc")
-    served.add("tiny", 1, "dd")
+    assert served.add("tiny", 1, "dd") == "aa"
+    assert served.add("tiny", 1, "dd", accept=True) == "dd"
     assert [served.known("tiny", 1), served.known("tiny", 2)] == ["dd", "bb"]
     assert served.known("other", 1) == "cc"
     assert served.known("other", 2) is None
@@ -29,9 +32,32 @@ def test_workers_know_what_others_served(tmp_path):
     first, second = ServedBytes(tmp_path / "served"), ServedBytes(tmp_path / "served")
     first.add("tiny", 1, "aa")
     assert second.known("tiny", 1) == "aa"
-    second.add("tiny", 1, "bb")
+    assert second.add("tiny", 1, "bb", accept=True) == "bb"
     assert first.known("tiny", 1) == "bb"
     assert ServedBytes(tmp_path / "served").known("tiny", 1) == "bb"
+
+
+def test_first_worker_settles_the_bytes(tmp_path):
+    """Of two that looked before either served, the second is told that it came too late."""
+    first, second = ServedBytes(tmp_path / "served"), ServedBytes(tmp_path / "served")
+    assert first.known("tiny", 1) is second.known("tiny", 1) is None
+    assert first.add("tiny", 1, "aa") == "aa"
+    assert second.add("tiny", 1, "bb") == "aa"
+    assert first.known("tiny", 1) == "aa"
+
+
+def test_half_a_line_is_not_left_behind(tmp_path, monkeypatch):
+    """Where the disk is full nothing is remembered, and what was before is still read."""
+    served = ServedBytes(tmp_path / "served")
+    served.add("tiny", 1, "aa")
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, content: write(descriptor, content[:5]))
+    with pytest.raises(OSError, match="No space left"):
+        served.add("tiny", 2, "bb")
+    monkeypatch.undo()
+    for each in (served, ServedBytes(tmp_path / "served")):
+        assert [each.known("tiny", 1), each.known("tiny", 2)] == ["aa", None]
+    assert served.add("tiny", 2, "cc") == "cc"
 
 
 def test_processes_without_a_file_know_their_own(path):
