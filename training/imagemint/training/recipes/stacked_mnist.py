@@ -28,7 +28,7 @@ class StackedMnistRecipe(ZeroCentredOptions, Recipe):
     dataset: ClassVar[str] = "stacked-mnist"
     image: ClassVar[str] = "28x28 RGB"
 
-    images: int = Field(default=1_500_000, ge=1)
+    images: int = Field(default=1_200_000, ge=1)
     """Real images shown to the discriminator, counted with repetition: the length of the run."""
     z_dim: int = Field(default=128, ge=1)
     """Length of a latent."""
