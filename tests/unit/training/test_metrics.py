@@ -8,7 +8,9 @@ from scipy.spatial.distance import cdist
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from imagemint.training.metrics import (
+    chance_code_accuracy,
     class_accuracy,
+    code_class_accuracy,
     count_modes,
     coverage,
     frechet_distance,
@@ -222,3 +224,21 @@ def test_perfect_sampler_has_a_floor():
     rng = np.random.Generator(np.random.Philox(key=[8, 8]))
     drawn = count_modes(rng.integers(0, 1000, 26_000), 1000)
     assert reverse_kl(drawn.shares, even) == pytest.approx(floor, rel=0.15)
+
+
+@pytest.mark.parametrize("num_codes", [2, 3, 5])
+def test_codes_are_matched_one_to_one(num_codes):
+    """No two codes share a class: what a second one shows of it is wrong, as are codes too many."""
+    seen = np.repeat([0, 1, 2], 10)
+    codes = (seen + 1) % 3
+    assert code_class_accuracy(codes, seen).share == 1.0
+    assert code_class_accuracy(codes, seen).classes == {1: 0, 2: 1, 0: 2}
+    assert code_class_accuracy(np.arange(30) % num_codes, np.zeros(30, int)).share == pytest.approx(
+        np.ceil(30 / num_codes) / 30
+    )
+
+
+def test_chance_takes_the_best_of_codes():
+    """Codes without a meaning reach a little more than one in K."""
+    seen = np.arange(1_000) % 10
+    assert 0.1 < chance_code_accuracy(np.arange(1_000) // 100, seen) < 0.2

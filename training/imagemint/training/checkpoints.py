@@ -27,6 +27,7 @@ from imagemint.training.evaluation_report import EvaluationFigure, read_report
 from imagemint.training.game import Game
 from imagemint.training.networks import Discriminator, Shape
 from imagemint.training.recipes import RECIPES
+from imagemint.training.recipes.recipe import Recipe
 
 FORMAT_VERSION = 1
 _KEPT = 2
@@ -330,21 +331,48 @@ class TrainedGenerator:
     truncation: Literal["threshold", "psi"] = "threshold"
 
 
-def read_generator(run: Path) -> TrainedGenerator:
-    """Returns the averaged generator of the newest checkpoint below ``run``, or of that very one.
-
-    Raises:
-        CheckpointError: no checkpoint, damaged, or of a recipe or options this code does not know.
-    """
+def _described(run: Path) -> tuple[Path, dict[str, Any], Recipe]:
+    """The newest checkpoint below ``run``, or that very one, its JSON and its recipe."""
     checkpoint = run if (run / "checkpoint.json").is_file() else latest_checkpoint(run)
     about = read_description(checkpoint)
     if about["recipe"] not in RECIPES:
         known = ", ".join(sorted(RECIPES))
         raise CheckpointError(f"{checkpoint}: recipe {about['recipe']!r} is not one of {known}")
     try:
-        recipe = RECIPES[about["recipe"]].model_validate(about["options"])
+        return checkpoint, about, RECIPES[about["recipe"]].model_validate(about["options"])
     except ValidationError as error:
         raise CheckpointError(f"{checkpoint}: {error}") from error
+
+
+def read_discriminator(run: Path, num_classes: int) -> Discriminator:
+    """Returns D of the newest checkpoint below ``run``, or of that very one, in evaluation mode.
+
+    Args:
+        run: the run's directory, or a checkpoint in it.
+        num_classes: of the data, which the description of an unconditional run does not tell.
+
+    Raises:
+        CheckpointError: as `read_generator`, or D was built for another number of classes.
+    """
+    checkpoint, about, recipe = _described(run)
+    shape = Shape(num_classes, about["image_size"], about["image_channels"])
+    with torch.random.fork_rng():
+        D = recipe.discriminator(shape)
+    state = _read_tensors(checkpoint / "state.safetensors", about["state_sha256"])
+    try:
+        D.load_state_dict(_below(state, "D"))
+    except RuntimeError as error:
+        raise CheckpointError(f"{checkpoint}: {error}") from error
+    return D.eval().requires_grad_(requires_grad=False)
+
+
+def read_generator(run: Path) -> TrainedGenerator:
+    """Returns the averaged generator of the newest checkpoint below ``run``, or of that very one.
+
+    Raises:
+        CheckpointError: no checkpoint, damaged, or of a recipe or options this code does not know.
+    """
+    checkpoint, about, recipe = _described(run)
     labels = tuple(about["class_labels"])
     shape = Shape(len(labels), about["image_size"], about["image_channels"])
     with torch.random.fork_rng():  # whoever reads a generator finds the random state as it was

@@ -50,7 +50,13 @@ class RemoteModel:
         self._model = model.name
         self.name = f"{model.name}@{self._version} served at {parts['target']}"
         self.dataset: str | None = None  # a server tells no provenance
+        self.class_labels: tuple[str, ...] | None = manifest.class_labels
         self.num_classes = len(manifest.class_labels)
+        self.image_shape: tuple[int, int, int] | None = (
+            manifest.height,
+            manifest.width,
+            manifest.channels,
+        )
 
     def draw(
         self, seed: int, first: int, count: int

@@ -82,6 +82,30 @@ def test_wrong_classes_show(measured, npz, test_digits):
     assert "worst class, 4" in found["worst_class_accuracy"].protocol
 
 
+def test_codes_are_no_classes(judge, npz, test_digits):
+    """Labels unlike those of the data are codes: matched with classes, and modes counted."""
+    source = open_source(str(npz(test_digits.images, (test_digits.labels + 3) % 10)), CPU)
+    source.class_labels = tuple(f"code {code}" for code in range(10))
+    extractor, seer = open_extractor(judge, None, CPU)
+    found = {figure.metric: figure for figure in evaluate(source, extractor, seer, Protocol())}
+    assert "class_accuracy" not in found
+    assert found["code_class_accuracy"].value == found["code_class_accuracy"].reference == 1.0
+    assert "code" not in found["coverage"].protocol
+    assert "(0 = 7, 1 = 8," in found["code_class_accuracy"].protocol
+    assert found["modes"].value == 10
+
+
+def test_real_data_are_brought_to_the_size(judge, npz, test_digits):
+    """Of a model of another size the real images are brought to that, and the judge is asked."""
+    source = open_source(
+        str(npz(np.kron(test_digits.images, np.ones((1, 2, 2, 3), np.uint8)), test_digits.labels)),
+        CPU,
+    )
+    source.image_shape = (56, 56, 3)
+    with pytest.raises(DatasetError, match=r"the judge cannot look at images of \[56, 56, 3\]"):
+        evaluate(source, *open_extractor(judge, None, CPU), Protocol())
+
+
 def test_missing_mode_shows(measured, npz, test_digits):
     """Half the classes cover half of the real images."""
     few = test_digits.labels < 5

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from imagemint.training.datasets import LabelledImages, cache_directory, load_dataset
 from imagemint.training.errors import CheckpointError, DatasetError
 from imagemint.training.evaluation.album import Album
+from imagemint.training.evaluation.classifying import discriminator_figures
 from imagemint.training.evaluation.extractors import Extractor, Looks, StackedJudge
 from imagemint.training.evaluation.measuring import NEIGHBOURS, Measured, Sample, measure
 from imagemint.training.evaluation.reals import STACKED, look_at_reals
@@ -24,7 +25,7 @@ from imagemint.training.evaluation_report import (
 )
 
 # Stands in the key of every cached result: count it up when a figure's meaning changes.
-_VERSION = 2
+_VERSION = 3
 _SAMPLES = 10_000
 _STACKED_SAMPLES = 26_000  # as in all papers that count modes
 
@@ -78,7 +79,7 @@ def evaluate(
     dataset = protocol.dataset or source.dataset or _dataset_of(judge)
     if dataset is None:
         raise DatasetError(f"{source.name} tells no data set to compare it with; name a --dataset")
-    train, test = (load_dataset(dataset, split, data) for split in ("train", "test"))
+    train, test = _real(dataset, source, data)
     if dataset == STACKED and judge is not None:
         stacked: Extractor = StackedJudge(judge)
         extractor, judge = (stacked if extractor is judge else extractor), stacked
@@ -98,16 +99,21 @@ def evaluate(
     album = Album(out) if out is not None else None
     for seed in range(protocol.seed, protocol.seed + seeds):
         images, classes = source.draw(seed, 0, samples)
-        _check_like(test, source.name, images, classes)
-        sample = _seen(images, classes, extractor, judge)
+        coded = source.class_labels not in (None, (), test.class_labels)
+        num_classes = source.num_classes if coded else len(test.class_labels)
+        _check_like(test, source.name, images, classes, num_classes)
+        sample = _seen(images, classes, extractor, judge, coded=coded)
         rounds.append(measure(looking, sample, judge))
         if album is not None and seed == protocol.seed:
             album.add(source, seed, sample, looking)
     origin = _origin(source, protocol.seed, seeds, len(sample.images))
     about = [extractor.about] + ([judge.about] if judge not in (None, extractor) else [])
-    shared = f"{origin}; {'; '.join(about)}; command: imagemint evaluate RUN --classifier DIR"
+    real = f"{test.name} at {'x'.join(map(str, test.images.shape[1:]))}"
+    shared = "; ".join([origin, real, *about, "command: imagemint evaluate RUN --classifier DIR"])
     found = [_mean(measured, shared, len(sample.images)) for measured in zip(*rounds, strict=True)]
     found = [figure for figure in found if np.isfinite(figure.value)]
+    if isinstance(source, RunSource) and source.dataset == dataset:
+        found += discriminator_figures(source, train, test)
     kept.parent.mkdir(parents=True, exist_ok=True)
     write_report(kept, key, found)
     if album is not None and out is not None:
@@ -115,6 +121,17 @@ def evaluate(
         write_table(out / "table.md", source.name, found)
         album.curves(source.images_seen if isinstance(source, RunSource) else None, found)
     return _recorded(source, found)
+
+
+def _real(dataset: str, source: Source, data: Path | None) -> tuple[LabelledImages, LabelledImages]:
+    """Training and test split, of the size and colours of the source's images."""
+    height, width, channels = source.image_shape or (None, None, None)
+    size = height if height == width else None
+    train, test = (
+        load_dataset(dataset, split, data, size=size, channels=channels)
+        for split in ("train", "test")
+    )
+    return train, test
 
 
 def _is_of(out: Path, source: Source) -> bool:
@@ -154,12 +171,14 @@ def _seen(
     classes: NDArray[np.int64] | None,
     extractor: Extractor,
     judge: Extractor | None,
+    *,
+    coded: bool,
 ) -> Sample:
     looks = extractor.look(images)
     judged: Looks | None = None
     if judge is not None:
         judged = looks if judge is extractor else judge.look(images)
-    return Sample(images, classes, looks, judged)
+    return Sample(images, classes, looks, judged, coded)
 
 
 def _check_like(
@@ -167,6 +186,7 @@ def _check_like(
     origin: str,
     images: NDArray[np.uint8],
     classes: NDArray[np.int64] | None,
+    num_classes: int,
 ) -> None:
     least = NEIGHBOURS + 1  # a neighbourhood needs so many; a covariance two
     wanted = real.images.shape[1:]
@@ -177,11 +197,10 @@ def _check_like(
         )
     if classes is None:
         return
-    fit = classes.shape == (len(images),) and np.isin(classes, range(len(real.class_labels))).all()
+    fit = classes.shape == (len(images),) and np.isin(classes, range(num_classes)).all()
     if not fit:
         raise DatasetError(
-            f"{origin}: class_id must hold {len(images)} classes, each 0 to"
-            f" {len(real.class_labels) - 1}"
+            f"{origin}: class_id must hold {len(images)} classes, each 0 to {num_classes - 1}"
         )
 
 

@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 from imagemint.training.evaluation.extractors import Extractor, Looks
 from imagemint.training.evaluation.reals import STACKED, Reals, nearest_pixels
 from imagemint.training.metrics import (
+    chance_code_accuracy,
     class_accuracy,
+    code_class_accuracy,
     count_modes,
     coverage,
     frechet_distance,
@@ -57,19 +59,21 @@ class Sample:
         classes: asked for, int64 [N]; None of an unconditional model.
         looks: features by the extractor.
         judged: classes by the judge; None where there is none who knows these classes.
+        coded: whether ``classes`` are codes, which found their meaning by themselves.
     """
 
     images: NDArray[np.uint8]
     classes: NDArray[np.int64] | None
     looks: Looks
     judged: Looks | None
+    coded: bool = False
 
 
 def measure(reals: Reals, sample: Sample, judge: Extractor | None) -> list[Measured]:
     """Returns all figures that make sense of a sample.
 
-    Accuracy needs classes asked for; modes are counted of models without classes; scores need a
-    judge who knows the classes of the data; copies are not looked for among stacks.
+    Accuracy needs classes asked for, or codes; modes are counted of models without classes; scores
+    need a judge who knows the classes of the data; copies are not looked for among stacks.
     """
     return [
         *_classes(reals, sample, judge),
@@ -86,6 +90,10 @@ def _classes(reals: Reals, sample: Sample, judge: Extractor | None) -> Iterator[
     if sample.classes is None:
         yield from _modes(reals, sample.judged)
         return
+    if sample.coded:
+        yield _codes(sample.classes, sample.judged, judge)
+        yield from _modes(reals, sample.judged)
+        return
     accuracy = class_accuracy(sample.classes, sample.judged.classes)
     yield Measured(
         "class_accuracy",
@@ -97,6 +105,20 @@ def _classes(reals: Reals, sample: Sample, judge: Extractor | None) -> Iterator[
         "worst_class_accuracy",
         accuracy.worst,
         f"the same for the worst class, {accuracy.worst_class}",
+    )
+
+
+def _codes(codes: NDArray[np.int64], judged: Looks, judge: Extractor | None) -> Measured:
+    found = code_class_accuracy(codes, judged.classes)
+    meanings = ", ".join(f"{code} = {label}" for code, label in found.classes.items())
+    return Measured(
+        "code_class_accuracy",
+        found.share,
+        f"share judged to be the class assigned to its code, by the best one-to-one assignment"
+        f" ({meanings}), as codes have no meaning beforehand (Chen et al., 2016); dealt at random"
+        f" they reach {chance_code_accuracy(codes, judged.classes):.3f}; reference: the judge on"
+        " the real test set",
+        judge.accuracy if judge else None,
     )
 
 

@@ -18,8 +18,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from imagemint.engine.sampling import Distribution, latents
-from imagemint.training.checkpoints import read_generator
+from imagemint.training.checkpoints import read_discriminator, read_generator
 from imagemint.training.errors import DatasetError
+from imagemint.training.networks import Discriminator
+from imagemint.training.recipes import RECIPES
+from imagemint.training.recipes.recipe import Recipe
 
 GROUP = "imagemint.sources"
 _UNCONDITIONAL = -1  # the class in an npz of `imagemint generate`, of a model without classes
@@ -37,12 +40,17 @@ class Source(Protocol):
         sha256: digest of all that decides its images.
         dataset: name of the data set that it learnt, where it tells.
         num_classes: 0 for an unconditional model.
+        class_labels: what it calls its classes; None where it does not tell.
+        image_shape: height, width and channels, to which the real data are brought; None where
+            they count as stored.
     """
 
     name: str
     sha256: str
     dataset: str | None
     num_classes: int
+    class_labels: tuple[str, ...] | None
+    image_shape: tuple[int, int, int] | None
 
     def draw(self, seed: int, first: int, count: int) -> tuple[Images, Classes | None]:
         """Returns images uint8 [count, H, W, C] at these indices, and their classes int64."""
@@ -58,6 +66,8 @@ class LatentSource:
     sha256: str
     dataset: str | None
     num_classes: int
+    class_labels: tuple[str, ...] | None
+    image_shape: tuple[int, int, int] | None
     z_dim: int
     distribution: Distribution
 
@@ -89,11 +99,15 @@ class RunSource(LatentSource):
 
     def __init__(self, run: Path, device: torch.device) -> None:
         trained = read_generator(run)
+        self._place = run
+        self.recipe: Recipe = RECIPES[trained.recipe].model_validate(trained.options)
         self.run = None if (run / "checkpoint.json").is_file() else run
         self.name = f"run of recipe {trained.recipe}, {trained.images_seen:,} images"
         self.sha256 = trained.weights_sha256
         self.dataset = trained.dataset.rpartition("/")[0] or None
+        self.class_labels = trained.class_labels
         self.num_classes = len(trained.class_labels)
+        self.image_shape = (trained.image_size, trained.image_size, trained.image_channels)
         self.z_dim = trained.z_dim
         self.images_seen = trained.images_seen
         self.distribution = trained.distribution
@@ -115,6 +129,10 @@ class RunSource(LatentSource):
             levels = self._module(rows, **told).add(1).mul(127.5).round().clamp(0, 255)
             parts.append(levels.byte().permute(0, 2, 3, 1).cpu().numpy())
         return np.concatenate(parts)
+
+    def discriminator(self, num_classes: int) -> Discriminator:
+        """Returns the run's D for data of so many classes, where the images are computed."""
+        return read_discriminator(self._place, num_classes).to(self._device)
 
 
 class BundleSource(LatentSource):
@@ -139,7 +157,9 @@ class BundleSource(LatentSource):
         self.name = f"bundle {spec.name}@{bundle.version}"
         self.sha256 = bundle.sha256
         self.dataset = bundle.manifest.training.dataset.rpartition("/")[0] or None
+        self.class_labels = tuple(bundle.manifest.class_labels)
         self.num_classes = spec.num_classes
+        self.image_shape = (spec.height, spec.width, spec.channels)
         self.z_dim, self.distribution = spec.z_dim, spec.distribution
         self._takes_psi = spec.truncation is not None and spec.truncation.kind is TruncationKind.PSI
         self._backend = OnnxBackend(
@@ -177,6 +197,8 @@ class NpzSource:
     """
 
     dataset: str | None = None
+    class_labels: tuple[str, ...] | None = None
+    image_shape: tuple[int, int, int] | None = None
 
     def __init__(self, path: Path) -> None:
         self.name = path.name

@@ -6,6 +6,11 @@ distance is not: it takes the eigenvalues of a product of covariances, which fea
 fire make singular; a test holds the two against each other where both are sound.
 """
 
+from imagemint.training.metrics.codes import (
+    CodeAccuracy,
+    chance_code_accuracy,
+    code_class_accuracy,
+)
 from imagemint.training.metrics.distances import frechet_distance, kernel_distance
 from imagemint.training.metrics.modes import (
     ModeCount,
@@ -32,9 +37,12 @@ from imagemint.training.metrics.scores import (
 
 __all__ = [
     "ClassAccuracy",
+    "CodeAccuracy",
     "ModeCount",
     "Neighbourhoods",
+    "chance_code_accuracy",
     "class_accuracy",
+    "code_class_accuracy",
     "count_modes",
     "coverage",
     "frechet_distance",

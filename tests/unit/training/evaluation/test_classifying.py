@@ -1,0 +1,67 @@
+"""Tests of imagemint.training.evaluation.classifying: discriminators that are classifiers too."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from imagemint.training import loop
+from imagemint.training.evaluation import open_source
+from imagemint.training.evaluation.classifying import discriminator_figures
+from imagemint.training.recipes import RECIPES
+from imagemint.training.schedules import Schedule
+
+CPU = torch.device("cpu")
+SMALL = {
+    "batch_size": 40,
+    "z_dim": 4,
+    "generator_channels": 4,
+    "discriminator_channels": 8,
+    "learning_rate": 2e-3,
+}
+
+
+@pytest.fixture
+def run(tmp_path, digits):
+    """Trains a small recipe on the toy digits; gives the run as a source."""
+
+    def train(name, **options):
+        recipe = RECIPES[name](**SMALL | options)
+        loop.train(
+            recipe, digits, tmp_path, schedule=Schedule(10_000, 10_000), device=CPU, quiet=True
+        )
+        return open_source(str(tmp_path), CPU)
+
+    return train
+
+
+@pytest.mark.parametrize(
+    ("options", "labels"),
+    [({"name": "ssgan", "labelled": 3}, 30), ({"name": "acgan", "c_dim": 2}, 40)],
+)
+def test_discriminator_classifies(run, digits, test_digits, options, labels):
+    """What D has learnt of the classes is asked on the test images, and its labels are counted."""
+    source = run(images=1_200, **options)
+    (figure,) = discriminator_figures(source, digits, test_digits)
+    assert (figure.metric, figure.sample_size) == ("classifier_accuracy", 60)
+    assert figure.value > 0.8
+    assert f"{labels} labels shown" in figure.protocol
+    assert "all 60 images of mnist/test" in figure.protocol
+    wrong = replace(test_digits, labels=(test_digits.labels + 1) % 10)
+    (figure,) = discriminator_figures(source, digits, wrong)
+    assert figure.value < 0.2
+
+
+def test_codes_are_matched_with_classes(run, digits, test_digits):
+    """Of D's codes only the best assignment to classes counts, whatever the classes are called."""
+    source = run("infogan", images=80, c_dim=2)
+    (figure,) = discriminator_figures(source, digits, test_digits)
+    assert figure.metric == "code_classifier_accuracy"
+    renamed = replace(test_digits, labels=(test_digits.labels + 3) % 10)
+    assert discriminator_figures(source, digits, renamed)[0].value == figure.value
+    assert 0.1 <= figure.value <= 1
+
+
+def test_other_discriminators_are_no_classifiers(run, digits, test_digits):
+    """A D without such a head has no figure."""
+    assert discriminator_figures(run("dcgan", images=80), digits, test_digits) == []

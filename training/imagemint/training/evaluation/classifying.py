@@ -1,0 +1,92 @@
+"""What a run's discriminator has learnt of the classes, asked on the real test set.
+
+Some discriminators are classifiers besides: of K + 1 classes (Salimans et al., "Improved Techniques
+for Training GANs", 2016, whose table 1 counts its errors), with an auxiliary classifier (Odena et
+al., 2016), or with a head that reads codes (Chen et al., "InfoGAN", 2016, section 7.2, who match
+codes with classes for an error of 5 % on MNIST).
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from imagemint.training.datasets import LabelledImages
+from imagemint.training.evaluation.sources import RunSource
+from imagemint.training.evaluation_report import EvaluationFigure
+from imagemint.training.metrics import chance_code_accuracy, code_class_accuracy
+from imagemint.training.networks import Discriminator
+
+_BATCH = 256
+_RECALIBRATION_BATCHES = 40
+
+
+def discriminator_figures(
+    source: RunSource, train: LabelledImages, test: LabelledImages
+) -> list[EvaluationFigure]:
+    """Returns the accuracy of a run's D as a classifier of real images; none if it is none.
+
+    Args:
+        source: the run.
+        train: what it learnt; for the number of labels that it saw, and for batch normalisation.
+        test: what it is asked.
+
+    Raises:
+        CheckpointError: a discriminator of other data.
+    """
+    D = source.discriminator(len(test.class_labels))
+    count = len(test)
+    asked = f"on all {count:,} images of {test.name}; D of the newest step, not averaged"
+    if "classes" in D.heads:
+        _recalibrate(D, train)
+        shown = int((source.recipe.shown_labels(train.labels) >= 0).sum())
+        how = f"share that D's own classifier sees right, {shown:,} labels shown in training"
+        share = float((_read(D, "classes", test) == test.labels).mean())
+        return [EvaluationFigure("classifier_accuracy", share, f"{how}, {asked}", count)]
+    if "code" in D.heads:
+        _recalibrate(D, train)
+        codes = _read(D, "code", test)
+        share = code_class_accuracy(codes, test.labels).share
+        how = (
+            "share whose class is the one assigned to the code that D reads, by the best one-to-one"
+            f" assignment; dealt at random {chance_code_accuracy(codes, test.labels):.3f}"
+        )
+        return [EvaluationFigure("code_classifier_accuracy", share, f"{how}, {asked}", count)]
+    return []
+
+
+@torch.no_grad()
+def _recalibrate(D: Discriminator, train: LabelledImages) -> None:
+    """Measures the statistics of batch normalisation anew, on real images alone.
+
+    In training, batches of real and of generated images took turns to move them.
+    """
+    layers = [layer for layer in D.modules() if isinstance(layer, nn.BatchNorm2d)]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # a cumulative mean over all batches
+        layer.train()
+    rows = np.random.Generator(np.random.Philox(key=[0, 0])).permutation(len(train))
+    for batch in range(_RECALIBRATION_BATCHES if layers else 0):
+        some = rows[batch * _BATCH : (batch + 1) * _BATCH]
+        if len(some) < min(_BATCH, len(train)):
+            break
+        D.phi(_to_network(train.images[some], D), None)
+    for layer in layers:
+        layer.eval()
+
+
+@torch.no_grad()
+def _read(D: Discriminator, head: str, data: LabelledImages) -> NDArray[np.int64]:
+    """The likeliest output of a head for each image: int64 [N]."""
+    parts = [
+        D.heads[head](D.phi(_to_network(data.images[i : i + _BATCH], D), None)).argmax(dim=1)
+        for i in range(0, len(data), _BATCH)
+    ]
+    likeliest: NDArray[np.int64] = torch.cat(parts).cpu().numpy()
+    return likeliest
+
+
+def _to_network(images: NDArray[np.uint8], D: Discriminator) -> Tensor:
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).to(next(D.parameters()).device)
+    return x.float().div(127.5).sub(1)
