@@ -87,6 +87,7 @@ def test_options_are_written_in_full(tmp_path, capsys, digits):
         "snapshot_interval": 64_000,
         "collapse_grace": 128_000,
         "rollbacks": 0,
+        "divergence_factor": 100.0,
     }
     assert written["device"] == "cpu"
     assert written["threads"] == 1

@@ -11,7 +11,7 @@ import torch
 
 from imagemint.training import loop, provenance
 from imagemint.training.checkpoints import latest_checkpoint, list_checkpoints
-from imagemint.training.errors import CheckpointError, LossNotFinite, ModeCollapse
+from imagemint.training.errors import CheckpointError, Diverged, LossNotFinite, ModeCollapse
 from imagemint.training.monitor import Monitor
 from imagemint.training.recipes.mnist import MnistRecipe
 from imagemint.training.schedules import Schedule
@@ -268,6 +268,14 @@ def test_rolled_back_run_resumes(rolls_back, train, tmp_path, left_behind):
     shutil.rmtree(latest_checkpoint(tmp_path / "cut"))
     train(tmp_path / "cut", resume=True)
     assert left_behind(tmp_path / "cut") == left_behind(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("schedule", [Schedule(24, 96, 1_000), Schedule(96, 24, 1_000)])
+def test_finite_explosion_is_said(train, tmp_path, schedule):
+    """Losses of many thousands are finite and yet a divergence, at a row or a checkpoint."""
+    with pytest.raises(Diverged, match=r"after 24 images .* no checkpoint was saved yet"):
+        train(tmp_path, learning_rate=5.0, objective="hinge", schedule=schedule)
+    assert not list_checkpoints(tmp_path)
 
 
 def test_collapse_has_a_grace(train, tmp_path, poison):

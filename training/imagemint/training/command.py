@@ -66,6 +66,8 @@ class TrainGenerator(RunSettings):
     60,000, an epoch, in vanilla-mnist, 64,000 elsewhere."""
     collapse_grace: int = Field(default=128_000, ge=0)
     """Images before mode collapse is judged."""
+    divergence_factor: float = Field(default=100.0, gt=1)
+    """Losses so many times as large as they used to be, though finite, are a divergence."""
     rollbacks: int = Field(default=0, ge=0)
     """How often a run that diverged or collapsed may go back to its last good checkpoint, and on
     from there with half the step size and another order of the data; then it fails."""
@@ -97,6 +99,7 @@ class TrainGenerator(RunSettings):
             self.snapshot_interval or recipe.snapshots_every,
             self.collapse_grace,
             self.rollbacks,
+            self.divergence_factor,
         )
         device = _device(self.device)
         about = provenance.describe(recipe, data)

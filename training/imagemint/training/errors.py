@@ -5,6 +5,7 @@ TrainingError
 ├── CheckpointError        a checkpoint missing, damaged, or of another recipe
 └── TrainingFailed         the run itself went wrong
     ├── LossNotFinite      NaN or infinity
+    ├── Diverged           finite, but beyond all measure
     └── ModeCollapse       the generator repeats itself
 """
 
@@ -27,6 +28,10 @@ class TrainingFailed(TrainingError):  # noqa: N818 - it names what happened
 
 class LossNotFinite(TrainingFailed):
     """A loss turned NaN or infinite."""
+
+
+class Diverged(TrainingFailed):
+    """The losses are many times what they used to be."""
 
 
 class ModeCollapse(TrainingFailed):

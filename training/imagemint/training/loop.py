@@ -17,6 +17,7 @@ from imagemint.training.checkpoints import (
     save_checkpoint,
 )
 from imagemint.training.datasets import LabelledImages
+from imagemint.training.divergence import refuse_divergence
 from imagemint.training.errors import LossNotFinite, TrainingFailed
 from imagemint.training.feed import Feed
 from imagemint.training.game import Term, Turn
@@ -66,6 +67,7 @@ def train(
         CheckpointError: ``resume`` without a fitting checkpoint.
         LossNotFinite: a loss or a weight turned NaN or infinite, and no rollback is left; the last
             good checkpoint is kept.
+        Diverged: losses are finite, and beyond all measure; likewise.
         ModeCollapse: images of one class are all but the same; likewise.
     """
     state = initial_state(recipe, data, device)
@@ -118,6 +120,7 @@ def _play(  # noqa: PLR0915 - one linear story, with headings
         def snapshot(*, interim: bool = False) -> None:
             """Saves a checkpoint if the fixed samples are sound."""
             nonlocal saved_at
+            refuse_divergence(run, state, schedule.divergence_factor)
             generator = inspected(
                 recipe, data, run, state, monitor=monitor, schedule=schedule, interim=interim
             )
@@ -180,6 +183,7 @@ def _play(  # noqa: PLR0915 - one linear story, with headings
                 )
             monitor.step(loss_D.item(), loss_G.item(), real_logit)
             if crossed(before, state.images_seen, schedule.log_interval):
+                refuse_divergence(run, state, schedule.divergence_factor)
                 monitor.log()
             if crossed(before, state.images_seen, schedule.snapshot_interval):
                 snapshot()

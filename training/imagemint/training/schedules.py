@@ -19,12 +19,14 @@ class Schedule:
         collapse_grace: images before collapse is judged; early samples are all alike.
         rollbacks: how often a run that diverged or collapsed goes back to its last good checkpoint
             and on from there with half the step size and another order of the data.
+        divergence_factor: losses so many times as large as they used to be are a divergence.
     """
 
     log_interval: int = 6_400
     snapshot_interval: int = 64_000
     collapse_grace: int = 128_000
     rollbacks: int = 0
+    divergence_factor: float = 100.0
 
 
 @dataclass(frozen=True)
