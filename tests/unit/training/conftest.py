@@ -57,7 +57,7 @@ def toy_digits(name, per_class, seed):
     for image, y in zip(images, labels, strict=True):
         top, left = divmod(int(y), 4)
         image[9 * top : 9 * top + 6, 7 * left : 7 * left + 6] += 150
-    return LabelledImages(name, images, labels, LABELS, f"{seed:064x}")
+    return LabelledImages(name, images, labels, LABELS, f"{seed:064x}", license="CC0-1.0")
 
 
 @pytest.fixture(scope="session")

@@ -83,6 +83,12 @@ def test_older_description_is_read(saved, about, digits):
     assert (other.step, other.unlogged) == (10, {})
 
 
+def test_license_of_the_first_runs(saved):
+    """Checkpoints from before licences were told are of MNIST."""
+    rewritten(saved, license=None)
+    assert read_generator(saved).license == "CC-BY-SA-3.0"
+
+
 def test_generator_comes_back(saved, state):
     """The averaged generator is read ready for use, with all that describes it."""
     trained = read_generator(saved)
@@ -91,7 +97,7 @@ def test_generator_comes_back(saved, state):
     assert not trained.module.training
     assert (trained.z_dim, trained.image_size, trained.image_channels) == (4, 28, 1)
     assert (trained.recipe, trained.seed, trained.images_seen) == ("mnist", 5, 640)
-    assert (trained.dataset, trained.license) == ("mnist/train", "CC-BY-SA-3.0")
+    assert (trained.dataset, trained.license) == ("mnist/train", "CC0-1.0")
     assert trained.class_labels == tuple("0123456789")
     assert trained.options == RECIPE.model_dump()
     assert trained.evaluations == ()

@@ -32,6 +32,7 @@ from imagemint.training.recipes.recipe import Recipe
 FORMAT_VERSION = 1
 _KEPT = 2
 _NETWORKS = ("G", "D", "G_ema", "game")
+_FIRST_LICENSE = "CC-BY-SA-3.0"  # of MNIST, which all runs learnt before checkpoints told it
 # What every description of this format holds; unlogged, interim, rollbacks came later.
 _WRITTEN = {"images_seen", "step", "state_sha256", "generator_sha256", "recipe", "options"}
 
@@ -391,7 +392,7 @@ def read_generator(run: Path) -> TrainedGenerator:
         recipe=about["recipe"],
         options=about["options"],
         dataset=about["dataset"],
-        license=about.get("license", recipe.license),
+        license=about.get("license", _FIRST_LICENSE),
         seed=recipe.seed,
         images_seen=about["images_seen"],
         code_revision=about["code_revision"],

@@ -20,7 +20,7 @@ def describe(recipe: Recipe, data: LabelledImages) -> dict[str, Any]:
         "options": {name: getattr(recipe, name) for name in type(recipe).model_fields},
         "dataset": data.name,
         "dataset_sha256": data.sha256,
-        "license": recipe.license if data.name == f"{recipe.dataset}/train" else "not stated",
+        "license": data.license,
         "class_labels": list(recipe.class_labels(data.class_labels)),
         "image_size": data.images.shape[1],
         "image_channels": data.images.shape[-1],

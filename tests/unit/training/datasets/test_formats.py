@@ -117,3 +117,18 @@ def test_real_emoji_are_told(real_data):
     data = load_dataset("emoji64", "test", real_data, size=32)
     assert data.images.shape == (340, 32, 32, 3)
     assert all(data.texts)
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("name", "licence"),
+    [
+        ("mnist", "CC-BY-SA-3.0 ("),
+        ("stacked-mnist", "CC-BY-SA-3.0 ("),
+        ("cifar10", "none stated ("),
+        ("emoji64", "Apache-2.0 ("),
+    ],
+)
+def test_published_data_tell_their_licence(real_data, name, licence):
+    """Weights inherit the licence of what they learnt, however it was scaled or thinned out."""
+    assert load_dataset(name, "test", real_data, per_class=1).license.startswith(licence)

@@ -24,6 +24,7 @@ class LabelledImages:
             hexadecimal: images of equal digest are equal.
         texts: N texts that describe the images, or none at all.
         broken: pictures that could not be read and were left out, each as "place: reason".
+        license: of the images, which weights that learnt them inherit: SPDX, or what is known.
 
     Raises:
         DatasetError: another shape or type, no image, not as many labels or texts as images, or a
@@ -37,6 +38,7 @@ class LabelledImages:
     sha256: str
     texts: tuple[str, ...] = ()
     broken: tuple[str, ...] = ()
+    license: str = "not stated"
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels

@@ -5,6 +5,7 @@ the user's cache) and downloaded into the cache when it stands in neither.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,9 @@ _MNIST_SHA256 = {
         "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"
     ),
 }
+_MNIST_LICENSE = "CC-BY-SA-3.0 (MNIST: Y. LeCun, C. Cortes, C. Burges)"
+_CIFAR_LICENSE = "none stated (CIFAR-10: A. Krizhevsky, 2009)"
+_EMOJI_LICENSE = "Apache-2.0 (Noto Emoji: Google; flags are in the public domain)"
 _STACKS = {"train": 128_000, "test": 30_000}  # 301 and 71 MB
 # The digest that others quote is of the archive as it is published.
 _CIFAR = Source(
@@ -126,6 +130,7 @@ def _load_mnist(split: Split, data: Path | None) -> LabelledImages:
         labels=labels.astype(np.int64),
         class_labels=tuple(str(digit) for digit in range(10)),
         sha256=digest_of(contents),
+        license=_MNIST_LICENSE,
     )
 
 
@@ -137,21 +142,29 @@ def _load_cifar10(split: Split, data: Path | None) -> LabelledImages:
     """Reads the Parquet file where there is one, else the publisher's archive, which it fetches."""
     path = f"cifar10/{split}-00000-of-00001.parquet"
     if any((folder / path).is_file() for folder in search_path(data)):
-        return _parquet("cifar10")(split, data)
-    return parse_cifar_binary(read_source(_CIFAR, data), split, _CIFAR.path)
+        return _load_parquet("cifar10", split, data, _CIFAR_LICENSE)
+    found = parse_cifar_binary(read_source(_CIFAR, data), split, _CIFAR.path)
+    return replace(found, license=_CIFAR_LICENSE)
 
 
-def _parquet(name: str) -> Callable[[Split, Path | None], LabelledImages]:
-    def load(split: Split, data: Path | None) -> LabelledImages:
-        source = Source(f"{name}/{split}-00000-of-00001.parquet")
-        return parse_image_parquet(read_source(source, data), f"{name}/{split}")
+def _load_emoji64(split: Split, data: Path | None) -> LabelledImages:
+    return _load_parquet("emoji64", split, data, _EMOJI_LICENSE)
 
-    return load
+
+def _load_parquet(
+    name: str,
+    split: Split,
+    data: Path | None,
+    license: str,  # noqa: A002 - the word of the field
+) -> LabelledImages:
+    source = Source(f"{name}/{split}-00000-of-00001.parquet")
+    found = parse_image_parquet(read_source(source, data), f"{name}/{split}")
+    return replace(found, license=license)
 
 
 DATASETS: dict[str, Callable[[Split, Path | None], LabelledImages]] = {
     "mnist": _load_mnist,
     "stacked-mnist": _load_stacked_mnist,
     "cifar10": _load_cifar10,
-    "emoji64": _parquet("emoji64"),
+    "emoji64": _load_emoji64,
 }

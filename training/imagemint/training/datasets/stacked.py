@@ -38,4 +38,5 @@ def stack_digits(digits: LabelledImages, count: int, seed: int = 0) -> LabelledI
             for blue in digits.class_labels
         ),
         sha256=digest_of([f"{digits.sha256} {count} {seed}".encode()]),
+        license=digits.license,
     )

@@ -24,7 +24,6 @@ class R3ganRecipe(ZeroCentredOptions, Recipe):
     summary: ClassVar[str] = "class-conditional CIFAR-10: residual networks, no normalisation"
     dataset: ClassVar[str] = "cifar10"
     image: ClassVar[str] = "32x32 RGB"
-    license: ClassVar[str] = "CIFAR-10 (Krizhevsky, 2009): no licence stated"
     condition: ClassVar[Literal["none", "class", "code"]] = "class"
 
     images: int = Field(default=5_000_000, ge=1)

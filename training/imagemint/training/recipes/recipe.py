@@ -30,8 +30,6 @@ class Recipe(BaseModel):
     """Data set it trains on, a key of `datasets.DATASETS`."""
     image: ClassVar[str] = "28x28 gray"
     """What it draws, for people."""
-    license: ClassVar[str] = "CC-BY-SA-3.0"
-    """Licence of the data, which the weights inherit."""
     condition: ClassVar[Literal["none", "class", "code"]] = "none"
     """What G is told: nothing, the class, or a code whose meaning it finds by itself."""
     latent: ClassVar[Literal["normal", "uniform"]] = "normal"

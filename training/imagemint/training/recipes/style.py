@@ -25,7 +25,6 @@ class StyleRecipe(ZeroCentredOptions, Recipe):
     summary: ClassVar[str] = "emoji: a style-based generator, adaptive augmentation"
     dataset: ClassVar[str] = "emoji64"
     image: ClassVar[str] = "64x64 RGB"
-    license: ClassVar[str] = "as the data set emoji64 states"
     truncation: ClassVar[Literal["threshold", "psi"]] = "psi"
 
     images: int = Field(default=2_000_000, ge=1)
