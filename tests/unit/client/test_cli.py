@@ -200,7 +200,7 @@ def test_every_fault_is_one_line(outcome, monkeypatch, tmp_path):
     lines = err.splitlines()
     assert status == 2
     assert [each.startswith("imagemint show: ") for each in lines] == [True] * 5
-    assert f"frist_index in {file}: there is no such setting" in lines[0]
+    assert f"frist_index in {file}: there is no such setting; did you mean first_" in lines[0]
     assert any("--first-index: Input should be a valid integer" in each for each in lines)
     assert any("IMAGEMINT_LOUD: Input should be a valid boolean" in each for each in lines)
     assert any(f"names in {file}: Input should be a valid list" in each for each in lines)
@@ -210,7 +210,22 @@ def test_every_fault_is_one_line(outcome, monkeypatch, tmp_path):
 def test_unknown_flag_is_told(outcome):
     """One line that names the flag, status 2."""
     status, _, err = outcome("show --out x --frist-index 3")
-    assert (status, err) == (2, "imagemint show: unrecognized arguments: --frist-index 3\n")
+    assert status == 2
+    assert err == (
+        "imagemint show: --frist-index: there is no such option; did you mean --first-index?"
+        " (imagemint show --help lists them)\n"
+    )
+
+
+def test_every_unknown_flag_is_named(outcome):
+    """One line each, with what may have been meant; what is no flag is quoted as it came."""
+    err = outcome("show --first_index=3 --clas x --zebra --out here")[2]
+    assert [line.split(" (")[0] for line in err.splitlines()] == [
+        "imagemint show: --first_index: there is no such option; did you mean --first-index?",
+        "imagemint show: --clas: there is no such option; did you mean --class?",
+        "imagemint show: --zebra: there is no such option",
+    ]
+    assert outcome("show --out here stray")[2] == "imagemint show: unrecognized arguments: stray\n"
 
 
 def test_unknown_variable_is_ignored(outcome, monkeypatch):
@@ -304,4 +319,6 @@ def test_variants_are_listed(outcome):
     assert status == 0
     assert "  show  Show the settings.\n" in out
     assert outcome("many") == (2, "", "imagemint many: wants one of show, fail; none is given\n")
+    assert outcome("many shwo")[2].endswith("'shwo' is none of them; did you mean show?\n")
+    assert outcome("shw")[2].endswith("did you mean show?\n")
     assert outcome("many x")[2] == "imagemint many: wants one of show, fail; 'x' is none of them\n"

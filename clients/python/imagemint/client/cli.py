@@ -36,6 +36,7 @@ from pydantic import BaseModel
 
 from imagemint.client.extras import DISTRIBUTION, MissingExtra, extra_of
 from imagemint.client.settings import UsageError, gathered
+from imagemint.client.spelling import did_you_mean
 
 GROUP = "imagemint.commands"
 
@@ -90,7 +91,8 @@ def _dispatched(arguments: list[str]) -> int:
         case [name, *rest] if name in commands:
             return _started(commands[name], rest)
     exist = ", ".join(sorted(commands))
-    raise UsageError([f"there is no command {arguments[0]!r}; there are {exist}"])
+    near = did_you_mean(arguments[0], sorted(commands))
+    raise UsageError([f"there is no command {arguments[0]!r}; there are {exist}{near}"])
 
 
 def _started(entry: metadata.EntryPoint, arguments: list[str]) -> int:
@@ -120,7 +122,9 @@ def _run_variant(prog: str, variants: Mapping[str, type[BaseModel]], arguments: 
             return 0
         case [name, *rest] if name in variants:
             return _run(f"{prog} {name}", variants[name], rest)
-    given = f"{arguments[0]!r} is none of them" if arguments else "none is given"
+    given = "none is given"
+    if arguments:
+        given = f"{arguments[0]!r} is none of them{did_you_mean(arguments[0], variants)}"
     raise UsageError([f"wants one of {', '.join(variants)}; {given}"])
 
 

@@ -17,6 +17,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from imagemint.client.spelling import did_you_mean
+
 PREFIX = "IMAGEMINT_"
 
 CommandT = TypeVar("CommandT", bound=BaseModel)
@@ -60,7 +62,8 @@ def gathered(command: type[CommandT], prog: str, arguments: Sequence[str]) -> Co
         )()
         variables = _Variables(sources)()
     except SettingsError as error:
-        raise UsageError([str(error).removeprefix("error parsing CLI: ")]) from None
+        said = str(error).removeprefix("error parsing CLI: ")
+        raise UsageError(_unknown_flags(said, command, prog) or [said]) from None
     path = flags.pop("config", None) or variables.get("config")
     variables.pop("config", None)
     keys = _file(sources, Path(path)) if path else {}
@@ -70,7 +73,11 @@ def gathered(command: type[CommandT], prog: str, arguments: Sequence[str]) -> Co
         _Origin(keys, f"{{key}} in {path}"),
     )
     known = {_name(name, field) for name, field in command.model_fields.items()}
-    unknown = [f"{key} in {path}: there is no such setting" for key in keys if key not in known]
+    unknown = [
+        f"{key} in {path}: there is no such setting{did_you_mean(key, known)}"
+        for key in keys
+        if key not in known
+    ]
     values = {**keys, **variables, **flags}
     try:
         built = command.model_validate({name: values[name] for name in values if name in known})
@@ -137,6 +144,20 @@ def _file(sources: type[BaseSettings], path: Path) -> dict[str, Any]:
         return TomlConfigSettingsSource(sources, toml_file=path)()
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError([f"{path}: {error}"]) from None
+
+
+def _unknown_flags(said: str, command: type[BaseModel], prog: str) -> list[str]:
+    """A line for each flag that argparse knows nothing of; none if it complains of others."""
+    _, complaint, rest = said.partition("unrecognized arguments: ")
+    if not complaint:
+        return []
+    known = [_flag(_name(name, field)) for name, field in command.model_fields.items()]
+    known += ["--config", "--help"]
+    flags = [each.partition("=")[0] for each in rest.split() if each.startswith("--")]
+    return [
+        f"{flag}: there is no such option{did_you_mean(flag, known)} ({prog} --help lists them)"
+        for flag in flags
+    ]
 
 
 def _faults(
