@@ -74,6 +74,24 @@ def test_dry_run_writes_nothing(tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("toy_mnist")
+@pytest.mark.parametrize(
+    ("options", "status", "text"),
+    [
+        (["--size", "37"], 1, "cannot be halved down to 7"),
+        (["--learning-rate", "inf"], 2, "--learning-rate: Input should be a finite number"),
+        (["--batchsize", "8"], 2, "did you mean --batch-size?"),
+        (["--objective", "hnge"], 2, "--objective: Input should be 'relativistic' or 'hinge'"),
+    ],
+)
+def test_dry_run_refuses_what_cannot_be(tmp_path, capsys, options, status, text):
+    """What a run would fail by, its dry run already tells, in one line."""
+    assert train(tmp_path / "run", "--dry-run", *options) == status
+    said = capsys.readouterr().err
+    assert text in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.usefixtures("toy_mnist")
 def test_options_are_written_in_full(tmp_path, capsys, digits):
     """Beside the results stand every option, the data's digest, the schedule and the versions."""
     assert train(tmp_path, "--images", "16", "--log-interval", "8") == 0

@@ -15,13 +15,15 @@ from imagemint.exporter.export import export_generator
 from imagemint.training import loop
 from imagemint.training.checkpoints import read_generator
 from imagemint.training.datasets import LabelledImages
-from imagemint.training.errors import CheckpointError
+from imagemint.training.errors import CheckpointError, DatasetError
 from imagemint.training.monitor import Monitor
+from imagemint.training.networks import draw
 from imagemint.training.recipes import RECIPES
 from imagemint.training.recipes.improved import SsganRecipe
 from imagemint.training.recipes.recipe import Recipe
 from imagemint.training.recorded import MISSING, recorded_runs, table
 from imagemint.training.schedules import Schedule
+from imagemint.training.starting import initial_state
 
 SMALL = {
     "batch_size": 8,
@@ -114,6 +116,35 @@ def test_recipe_trains_resumes_and_serves(name, tmp_path, monkeypatch):
     images = backend.run(z, classes, psi)
     assert images.shape[1:] == pictures(type(recipe)).images.shape[1:]
     assert images.std() > 0
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipe_plays_at_any_size(name):
+    """Both networks are built for the usual sizes, gray and RGB, however few their channels."""
+    recipe = small(RECIPES[name])
+    for size, channels in ((28, 3), (32, 1), (64, 3), (128, 1)):
+        images = np.zeros((2, size, size, channels), np.uint8)
+        data = LabelledImages("toy/train", images, np.arange(2), ("a", "b"), "0" * 64)
+        state = initial_state(recipe, data, torch.device("cpu"))
+        c = None if recipe.condition == "none" else torch.arange(2)
+        fake = draw(state.G, torch.zeros(2, recipe.z_dim), c)
+        assert state.D(fake, c).shape == (2,)
+        assert draw(state.G_ema.eval(), torch.zeros(2, recipe.z_dim), c).shape[1:] == (
+            channels,
+            size,
+            size,
+        )
+
+
+@pytest.mark.parametrize(
+    ("shape", "text"), [((20, 28), "28x20 pixels, networks draw squares"), ((37, 37), "--size")]
+)
+def test_impossible_pictures_are_refused(shape, text):
+    """Pictures that networks cannot draw are refused with the way out."""
+    images = np.zeros((2, *shape, 1), np.uint8)
+    data = LabelledImages("toy/train", images, np.arange(2), ("a", "b"), "0" * 64)
+    with pytest.raises(DatasetError, match=text):
+        initial_state(small(RECIPES["dcgan"]), data, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("augment", ["diff", "ada"])

@@ -66,15 +66,16 @@ class TrainGenerator(RunSettings):
     60,000, an epoch, in vanilla-mnist, 64,000 elsewhere."""
     collapse_grace: int = Field(default=128_000, ge=0)
     """Images before mode collapse is judged."""
-    divergence_factor: float = Field(default=100.0, gt=1)
-    """Losses so many times as large as they used to be, though finite, are a divergence."""
+    divergence_factor: float = Field(default=100.0, gt=1, allow_inf_nan=True)
+    """Losses so many times as large as they used to be, though finite, are a divergence;
+    inf: none ever is."""
     rollbacks: int = Field(default=0, ge=0)
     """How often a run that diverged or collapsed may go back to its last good checkpoint, and on
     from there with half the step size and another order of the data; then it fails."""
 
     def run(self) -> int:
         """Trains, or says what it would do."""
-        from imagemint.training import loop, provenance  # noqa: PLC0415 - torch
+        from imagemint.training import loop, provenance, starting  # noqa: PLC0415 - torch
         from imagemint.training.checkpoints import (  # noqa: PLC0415
             fitting_checkpoint,
             latest_checkpoint,
@@ -110,6 +111,7 @@ class TrainGenerator(RunSettings):
         elif list_checkpoints(self.out):
             raise CheckpointError(f"{self.out} holds a run already; --resume continues it")
         if self.dry_run:
+            starting.initial_state(recipe, data, device)  # refuses images that networks cannot draw
             print(json.dumps(options, indent=2))  # noqa: T201 - what the command is for
             return 0
         provenance.write_options(self.out, options)

@@ -7,6 +7,7 @@ from torch import nn
 
 from imagemint.training.checkpoints import TrainingState
 from imagemint.training.datasets import LabelledImages
+from imagemint.training.errors import DatasetError
 from imagemint.training.networks import Shape
 from imagemint.training.recipes.recipe import Recipe
 
@@ -14,7 +15,17 @@ NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
 
 def initial_state(recipe: Recipe, data: LabelledImages, device: torch.device) -> TrainingState:
-    """Returns fresh networks and optimisers; the weights are a function of ``recipe.seed``."""
+    """Returns fresh networks and optimisers; the weights are a function of ``recipe.seed``.
+
+    Raises:
+        DatasetError: images that are not square, or of a size that the networks cannot have.
+    """
+    height, width = data.images.shape[1:3]
+    if height != width:
+        raise DatasetError(
+            f"{data.name}: images of {width}x{height} pixels, networks draw squares; --size brings"
+            " them to one"
+        )
     shape = Shape(len(data.class_labels), data.images.shape[1], data.images.shape[-1])
     told = Shape(
         len(recipe.class_labels(data.class_labels)), shape.image_size, shape.image_channels

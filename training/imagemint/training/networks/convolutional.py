@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from imagemint.training.errors import DatasetError
 from imagemint.training.networks.layers import VirtualBatchNorm
 from imagemint.training.networks.players import Discriminator, Shape
 
@@ -24,13 +25,16 @@ def doublings(image_size: int) -> tuple[int, int]:
     """Returns the size a network starts from, at most 7, and how often it doubles: 28 -> (7, 2).
 
     Raises:
-        ValueError: the size is not such a number times a power of two.
+        DatasetError: the size is not such a number times a power of two.
     """
     start, count = image_size, 0
     while start > _LARGEST_START and start % 2 == 0:
         start, count = start // 2, count + 1
     if start > _LARGEST_START or count == 0:
-        raise ValueError(f"images of {image_size} pixels cannot be halved down to 7 or fewer")
+        raise DatasetError(
+            f"images of {image_size} pixels a side cannot be halved down to 7 or fewer, as this"
+            " recipe does; bring them to 28, 32, 64 or the like with --size"
+        )
     return start, count
 
 
@@ -75,8 +79,8 @@ class ConditionalGenerator(nn.Module):
         wide = base_channels
         trunk = [norm(wide), nn.ReLU()]
         for _ in range(count):
-            upward = nn.ConvTranspose2d(wide, wide // 2, 4, stride=2, padding=1, bias=False)
-            wide //= 2
+            upward = nn.ConvTranspose2d(wide, max(wide // 2, 1), 4, stride=2, padding=1, bias=False)
+            wide = max(wide // 2, 1)
             trunk += [upward, norm(wide), nn.ReLU()]
         self.trunk = nn.Sequential(*trunk, nn.Conv2d(wide, image_channels, 3, padding=1), nn.Tanh())
 

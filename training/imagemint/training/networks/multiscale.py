@@ -45,7 +45,7 @@ class MultiScaleGenerator(nn.Module):
     def __init__(self, z_dim: int, shape: Shape, *, base_channels: int) -> None:
         super().__init__()
         self.start, count = doublings(shape.image_size)
-        widths = [base_channels // 2**stage for stage in range(count + 1)]
+        widths = [max(base_channels // 2**stage, 1) for stage in range(count + 1)]
         self.project = nn.Linear(z_dim, widths[0] * self.start**2)
         self.blocks = nn.ModuleList(
             _block(a, b) for a, b in zip([widths[0], *widths[:-1]], widths, strict=True)
@@ -79,7 +79,7 @@ class MultiScaleDiscriminator(Discriminator):
         super().__init__()
         start, count = doublings(shape.image_size)
         self.channels = shape.image_channels
-        widths = [base_channels // 2 ** (count - stage) for stage in range(count + 1)]
+        widths = [max(base_channels // 2 ** (count - stage), 1) for stage in range(count + 1)]
         self.blocks = nn.ModuleList(
             _block(before + self.channels, wide)
             for before, wide in zip([0, *widths[:-1]], widths, strict=True)

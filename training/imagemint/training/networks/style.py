@@ -133,7 +133,7 @@ class StyleGenerator(nn.Module):
         self.mapping = MappingNetwork(inputs, w_dim, mapping_layers)
         self.register_buffer("w_mean", torch.zeros(w_dim))
         self.start = nn.Parameter(torch.randn(base_channels, start, start))
-        widths = [base_channels // 2**stage for stage in range(count + 1)]
+        widths = [max(base_channels // 2**stage, 1) for stage in range(count + 1)]
         pairs = list(zip([base_channels, *widths[:-1]], widths, strict=True))
         self.first = nn.ModuleList(ModulatedConvolution(pair, 3, w_dim) for pair in pairs)
         self.second = nn.ModuleList(ModulatedConvolution((b, b), 3, w_dim) for _, b in pairs)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 class ClassifierRecipe(BaseModel, ABC):
     """Everything that decides a classifier's weights, besides the data and the code."""
 
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
     name: ClassVar[str]
     each_apart: ClassVar[bool] = True

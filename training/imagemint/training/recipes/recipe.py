@@ -20,7 +20,7 @@ class Recipe(BaseModel):
     came: checkpoints that do not name it are read as if they named its default.
     """
 
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
     name: ClassVar[str]
     """As on the command line."""
@@ -102,7 +102,7 @@ class Recipe(BaseModel):
 class ZeroCentredOptions(BaseModel):
     """Options of a recipe whose D is held by R1 and R2."""
 
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
     penalty_weight: float = Field(default=1.0, ge=0)
     """Gamma of the R1 and R2 penalties at the start; they enter the loss as gamma / 2 each."""
