@@ -57,6 +57,8 @@ class TrainGenerator(RunSettings):
     """1 for gray, 3 for RGB; absent, as the data set has them."""
     per_class: int | None = Field(default=None, ge=1)
     """Only so many images of each class, for work with few data; absent, all."""
+    strict: bool = False
+    """Let a broken picture below a folder be an error; else it is left out, named and counted."""
     resume: bool = False
     """Continue from the newest checkpoint in --out."""
     log_interval: int = Field(default=6_400, ge=1)
@@ -94,6 +96,7 @@ class TrainGenerator(RunSettings):
             size=self.size,
             channels=self.channels,
             per_class=self.per_class,
+            strict=self.strict,
         )
         schedule = Schedule(
             self.log_interval,

@@ -99,6 +99,15 @@ def test_folder_is_a_data_set(pets, tmp_path):
     assert np.bincount(by_name.labels).tolist() == [4, 4]
 
 
+def test_pictures_without_classes_are_of_one(tmp_path):
+    """A folder that holds nothing but pictures is data without labels."""
+    for number in range(10):
+        paint(tmp_path / f"{number}.png", number)
+    train, test = (load_folder(tmp_path, split) for split in ("train", "test"))
+    assert (len(train), len(test), train.class_labels) == (9, 1, ("all",))
+    assert train.labels.tolist() == [0] * 9
+
+
 @pytest.mark.parametrize("content", ["nothing", "no pictures", "all broken"])
 def test_useless_folder_is_refused(tmp_path, content):
     """A folder that is not there, holds no picture, or no sound one, is an error."""
@@ -107,5 +116,5 @@ def test_useless_folder_is_refused(tmp_path, content):
         (tmp_path / "pets" / "cat" / "notes.txt").write_text("meow")
     if content == "all broken":
         (tmp_path / "pets" / "cat" / "1.png").write_bytes(b"meow")
-    with pytest.raises(DatasetError, match=r"no such folder|no picture in|1 of 1 pictures"):
+    with pytest.raises(DatasetError, match=r"no such folder|no picture, neither|1 of 1 pictures"):
         load_folder(tmp_path / "pets", "train")

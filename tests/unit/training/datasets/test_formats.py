@@ -3,49 +3,15 @@
 import gzip
 import hashlib
 import io
-import json
 import tarfile
 from dataclasses import replace
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
 from imagemint.training.datasets import load_dataset, registry
 from imagemint.training.datasets.formats import parse_cifar_binary
 from imagemint.training.errors import DatasetError
-
-
-def shard(levels, column="image", **columns):
-    """A Parquet file of gray pictures of such levels, labels in turn."""
-    pictures = []
-    for level in levels:
-        stream = io.BytesIO()
-        Image.new("L", (5, 5), level).save(stream, "PNG")
-        pictures.append({"bytes": stream.getvalue(), "path": None})
-    table = pa.table({column: pictures, "label": [n % 2 for n in range(len(levels))], **columns})
-    info = {"info": {"features": {"label": {"names": ["cat", "dog"]}}}}
-    table = table.replace_schema_metadata({"huggingface": json.dumps(info)})
-    stream = io.BytesIO()
-    pq.write_table(table, stream)
-    return stream.getvalue()
-
-
-def test_shards_are_joined(tmp_path):
-    """A split in several files is read in their order, from any folder, texts and all."""
-    (tmp_path / "pets").mkdir()
-    for number, levels in enumerate([(1, 2, 3), (4, 5)]):
-        texts = [f"level {level}" for level in levels]
-        path = tmp_path / "pets" / f"train-{number:05d}-of-00002.parquet"
-        path.write_bytes(shard(levels, column="img", text=texts))
-    data = load_dataset("pets", "train", tmp_path, size=7)
-    assert data.images.shape == (5, 7, 7, 1)
-    assert data.images[:, 0, 0, 0].tolist() == [1, 2, 3, 4, 5]
-    assert data.labels.tolist() == [0, 1, 0, 0, 1]
-    assert data.texts[3] == "level 4"
-    assert data.name == "pets/train"
 
 
 def cifar(files):

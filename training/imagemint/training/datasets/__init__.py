@@ -2,8 +2,9 @@
 
 from imagemint.training.datasets.download import cache_directory
 from imagemint.training.datasets.folder import load_folder
-from imagemint.training.datasets.formats import parse_idx, parse_image_parquet
+from imagemint.training.datasets.formats import parse_idx
 from imagemint.training.datasets.images import LabelledImages, Split
+from imagemint.training.datasets.parquet import parse_image_parquet
 from imagemint.training.datasets.registry import DATASETS, load_dataset
 from imagemint.training.datasets.stacked import stack_digits
 from imagemint.training.datasets.subsets import few_of_each

@@ -1,20 +1,22 @@
 """Pictures in folders, a folder for each class."""
 
 import hashlib
-import logging
 from pathlib import Path
 
 import numpy as np
 
-from imagemint.training.datasets.images import LabelledImages, Split
-from imagemint.training.datasets.pictures import AS_STORED, Shape, decode_all, stack
+from imagemint.training.datasets.images import UNLABELLED, LabelledImages, Split
+from imagemint.training.datasets.pictures import (
+    AS_STORED,
+    HELD_OUT,
+    Shape,
+    complain,
+    decode_all,
+    stack,
+)
 from imagemint.training.errors import DatasetError
 
-_log = logging.getLogger(__name__)
-
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
-_HELD_OUT = 10  # every tenth picture of a class, where nobody divided them
-_NAMED = 3
 
 
 def load_folder(
@@ -29,7 +31,8 @@ def load_folder(
 
     Where it holds ``train/`` and ``test/`` these are the splits; otherwise every tenth picture of
     each class, in the order of the names, is for testing. Classes and pictures come in the order of
-    their names, whatever ``workers``. A broken picture is left out, named and counted.
+    their names, whatever ``workers``. A broken picture is left out, named and counted. Without any
+    folder of a class, the pictures are all of one.
 
     Args:
         folder: holds ``<class>/<picture>``, or ``<split>/<class>/<picture>``; deeper folders count
@@ -48,17 +51,22 @@ def load_folder(
     divided = all((folder / part).is_dir() for part in ("train", "test"))
     root = folder / split if divided else folder
     names = _classes(folder / "train" if divided else folder)
+    flat = not names
+    names = names or UNLABELLED
     strangers = sorted(set(_classes(root)) - set(names))
     if strangers:
         raise DatasetError(f"{root}: classes {', '.join(strangers)} are not in {folder / 'train'}")
     found = [
         (path, label)
         for label, name in enumerate(names)
-        for number, path in enumerate(_pictures(root / name))
-        if divided or (number % _HELD_OUT == _HELD_OUT - 1) == (split == "test")
+        for number, path in enumerate(_pictures(root if flat else root / name))
+        if divided or (number % HELD_OUT == HELD_OUT - 1) == (split == "test")
     ]
     if not found:
-        raise DatasetError(f"{root}: no picture in a folder of its class ({_suffixes()})")
+        raise DatasetError(
+            f"{root}: no picture, neither there nor in folders of classes ({_suffixes()}), and no"
+            " Parquet file"
+        )
     digest = hashlib.sha256(f"{shape}\n".encode())
     pictures, paths, labels, broken = [], [], [], []
     decoded = decode_all((path for path, _ in found), shape, workers=workers)
@@ -71,7 +79,7 @@ def load_folder(
         labels.append(label)
         content = hashlib.sha256(path.read_bytes()).hexdigest()
         digest.update(f"{names[label]}/{path.name} {content}\n".encode())
-    _complain(folder, broken, len(found), strict=strict)
+    complain(folder, broken, len(found), strict=strict)
     return LabelledImages(
         name=f"{folder.name}/{split}",
         images=stack(pictures, lambda index: str(paths[index])),
@@ -80,16 +88,6 @@ def load_folder(
         sha256=digest.hexdigest(),
         broken=tuple(broken),
     )
-
-
-def _complain(folder: Path, broken: list[str], count: int, *, strict: bool) -> None:
-    if not broken:
-        return
-    more = f" and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
-    said = f"{len(broken)} of {count} pictures are broken: {'; '.join(broken[:_NAMED])}{more}"
-    if strict or len(broken) == count:
-        raise DatasetError(f"{folder}: {said}")
-    _log.warning("%s: %s; they are left out", folder, said)
 
 
 def _classes(root: Path) -> tuple[str, ...]:

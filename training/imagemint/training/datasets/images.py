@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from imagemint.training.errors import DatasetError
 
 Split = Literal["train", "test"]
+UNLABELLED = ("all",)
+"""The one class of images that nobody divided into classes."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """From encoded pictures to arrays of one size."""
 
 import io
+import logging
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -8,11 +9,16 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from imagemint.training.errors import DatasetError
 
+_log = logging.getLogger(__name__)
+
 _WORKERS = 4
+HELD_OUT = 10
+"""Every tenth picture of a class is for testing, where nobody divided them."""
+_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,8 @@ def decoded(encoded: bytes | Path | None) -> Image.Image:
             it.load()
             # Asking every picture for its EXIF would take as long as decoding it.
             picture = ImageOps.exif_transpose(it) if "exif" in it.info else it.copy()
+    except UnidentifiedImageError as error:  # whose own text names an address in memory
+        raise DatasetError("unreadable picture (of no known format)") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         # SyntaxError is Pillow's for a broken PNG.
         raise DatasetError(f"unreadable picture ({error})") from error
@@ -83,6 +91,21 @@ def decode_all(
         return list(pool.map(one, sources))
 
 
+def complain(place: object, broken: list[str], count: int, *, strict: bool) -> None:
+    """Says which of so many pictures are broken, if any: the first three, and how many more.
+
+    Raises:
+        DatasetError: with ``strict``, or because all of them are.
+    """
+    if not broken:
+        return
+    more = f" and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
+    said = f"{len(broken)} of {count} pictures are broken: {'; '.join(broken[:_NAMED])}{more}"
+    if strict or len(broken) == count:
+        raise DatasetError(f"{place}: {said}")
+    _log.warning("%s: %s; they are left out", place, said)
+
+
 def fitted(picture: Image.Image, shape: Shape) -> Image.Image:
     """Returns a picture scaled, cropped and coloured as ``shape`` says."""
     if shape.size is not None and picture.size != (shape.size, shape.size):
@@ -108,7 +131,7 @@ def stack(pictures: list[Image.Image], place: Callable[[int], str]) -> NDArray[n
         if array.shape != arrays[0].shape:
             raise DatasetError(
                 f"{place(index)}: picture of {array.shape[:2]} pixels, the first is of"
-                f" {arrays[0].shape[:2]}; a size to bring them all to settles it"
+                f" {arrays[0].shape[:2]}; a size to bring them all to (--size) settles it"
             )
     if not arrays:
         return np.empty((0, 0, 0, 1), np.uint8)

@@ -17,8 +17,9 @@ from imagemint.training.datasets.download import (
     search_path,
 )
 from imagemint.training.datasets.folder import load_folder
-from imagemint.training.datasets.formats import parse_cifar_binary, parse_idx, parse_image_parquet
+from imagemint.training.datasets.formats import parse_cifar_binary, parse_idx
 from imagemint.training.datasets.images import LabelledImages, Split
+from imagemint.training.datasets.parquet import load_parquet_folder, parse_image_parquet
 from imagemint.training.datasets.pictures import Shape
 from imagemint.training.datasets.stacked import stack_digits
 from imagemint.training.datasets.subsets import brought_to, few_of_each
@@ -40,15 +41,15 @@ def load_dataset(
 
     Args:
         name: a key of `DATASETS`, or a folder: its path, or its name below a folder of the search
-            path. A folder holds ``<split>-*.parquet`` in the Hugging Face image layout, or pictures
-            in a folder of their class (see `load_folder`).
+            path. A folder holds Parquet files in the Hugging Face image layout (see
+            `load_parquet_folder`), or pictures in a folder of their class (see `load_folder`).
         split: ``train`` or ``test``.
         data: folder that holds ``<name>/``; absent, only the cache is searched.
         size: height and width that images are scaled and cropped to; absent, as stored.
         channels: 1 for gray, 3 for RGB; absent, as stored.
         per_class: take only so many images of each class, for work with few data.
         subset_seed: decides which.
-        strict: let a broken picture in a folder be an error; otherwise it is left out and named.
+        strict: let a broken picture below a folder be an error; otherwise it is left out and named.
 
     Raises:
         DatasetError: unknown name; not found and not downloadable, naming what was tried; a file
@@ -74,11 +75,10 @@ def _folder_of(name: str, data: Path | None) -> Path:
 
 
 def _load_from_folder(folder: Path, split: Split, shape: Shape, *, strict: bool) -> LabelledImages:
-    shards = sorted(folder.glob(f"{split}-*.parquet"))
-    if not shards:
-        return load_folder(folder, split, shape=shape, strict=strict)
-    contents = [shard.read_bytes() for shard in shards]
-    return parse_image_parquet(contents, f"{folder.name}/{split}", shape)
+    found = load_parquet_folder(folder, split, shape=shape, strict=strict)
+    if found is not None:
+        return found
+    return load_folder(folder, split, shape=shape, strict=strict)
 
 
 # --- the published ones -------------------------------------------------------------------------
