@@ -241,7 +241,7 @@ def test_album_and_table_are_written(measured, train, tmp_path):
     train(tmp_path, images=40, resume=True)
     found = measured(tmp_path, out=out)
     names = {path.name for path in out.iterdir()}
-    pictures = {"grid.png", "nearest.png", "interpolation.png", "curves.png"}
+    pictures = {"grid.png", "nearest.png", "interpolation.png", "truncation.png", "curves.png"}
     assert names == pictures | {"figures.json", "table.md", "history.jsonl"}
     for name, height in (("grid.png", 280), ("interpolation.png", 280), ("nearest.png", 56)):
         with Image.open(out / name) as picture:

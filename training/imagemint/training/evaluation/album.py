@@ -11,6 +11,7 @@ from PIL import Image
 from imagemint.engine.sampling import latents
 from imagemint.training.evaluation.measuring import Sample
 from imagemint.training.evaluation.reals import Reals, nearest_pixels
+from imagemint.training.evaluation.sheets import COLUMNS, code_sheets, truncation_sheet
 from imagemint.training.evaluation.sources import LatentSource, Source
 from imagemint.training.evaluation_report import EvaluationFigure
 from imagemint.training.samples import grid
@@ -32,11 +33,12 @@ class Album:
         folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, source: Source, seed: int, sample: Sample, reals: Reals) -> None:
-        """Draws ``grid.png``, ``nearest.png`` and, where there are latents, ``interpolation.png``.
+        """Draws ``grid.png``, ``nearest.png`` and, where there are latents, several more.
 
         The grid shows the first images of the seed, unselected. ``nearest.png`` shows generated
         images and below each the training image nearest to it in pixels: of 500 the ten nearest
-        pairs, where there are classes one of each; of stacks there are none.
+        pairs, where there are classes one of each; of stacks there are none. Of latents there are
+        ``interpolation.png``, ``truncation.png`` and ``code*.png``, where there are such.
         """
         self._save("grid.png", _grid(sample), _ROWS)
         if reals.typical_copies is not None:
@@ -44,6 +46,10 @@ class Album:
             self._save("nearest.png", pairs, len(pairs) // 2)
         if isinstance(source, LatentSource):
             self._save("interpolation.png", _between(source, seed), _STEPS)
+            if (truncated := truncation_sheet(source, seed)) is not None:
+                self._save("truncation.png", truncated, COLUMNS)
+            for name, images, columns in code_sheets(source, seed) if sample.coded else ():
+                self._save(f"{name}.png", images, columns)
 
     def curves(self, images_seen: int | None, figures: Sequence[EvaluationFigure]) -> None:
         """Adds the figures to ``history.jsonl``, and draws them all over training as curves.png.

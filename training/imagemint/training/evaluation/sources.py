@@ -6,6 +6,7 @@ training imports neither the client nor gRPC, so those are found by the entry-po
 """
 
 import hashlib
+import json
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -60,7 +61,14 @@ class Source(Protocol):
 
 
 class LatentSource:
-    """What runs and bundles share: images from latents, at indices or anywhere else."""
+    """What runs and bundles share: images from latents, at indices or anywhere else.
+
+    Attributes:
+        z_dim: length of a latent.
+        distribution: of its elements.
+        takes_psi: whether truncation is an input of the network.
+        continuous_codes: how many elements of the latent, the first, are codes.
+    """
 
     name: str
     sha256: str
@@ -70,9 +78,19 @@ class LatentSource:
     image_shape: tuple[int, int, int] | None
     z_dim: int
     distribution: Distribution
+    takes_psi: bool
+    continuous_codes: int
 
-    def mint(self, z: NDArray[np.float32], classes: Classes | None) -> Images:
-        """Returns the images uint8 [N, H, W, C] of latents [N, z_dim] and classes [N]."""
+    def mint(
+        self,
+        z: NDArray[np.float32],
+        classes: Classes | None,
+        psi: NDArray[np.float32] | None = None,
+    ) -> Images:
+        """Returns the images uint8 [N, H, W, C] of latents [N, z_dim] and classes [N].
+
+        psi [N] is for those who take it; None is 1, no truncation.
+        """
         raise NotImplementedError
 
     def draw(self, seed: int, first: int, count: int) -> tuple[Images, Classes | None]:
@@ -111,12 +129,18 @@ class RunSource(LatentSource):
         self.z_dim = trained.z_dim
         self.images_seen = trained.images_seen
         self.distribution = trained.distribution
-        self._takes_psi = trained.truncation == "psi"
+        self.takes_psi = trained.truncation == "psi"
+        self.continuous_codes: int = trained.options.get("continuous_codes", 0)
         self._module: nn.Module = trained.module.to(device)
         self._device = device
 
     @torch.no_grad()
-    def mint(self, z: NDArray[np.float32], classes: Classes | None) -> Images:
+    def mint(
+        self,
+        z: NDArray[np.float32],
+        classes: Classes | None,
+        psi: NDArray[np.float32] | None = None,
+    ) -> Images:
         """Returns the images of latents."""
         parts = []
         for i in range(0, len(z), _BATCH):
@@ -124,8 +148,9 @@ class RunSource(LatentSource):
             told = {}
             if classes is not None:
                 told["y"] = torch.from_numpy(classes[i : i + _BATCH]).to(self._device)
-            if self._takes_psi:
-                told["truncation"] = torch.ones(len(rows), 1, device=self._device)
+            if self.takes_psi:
+                part = _whole(z, psi)[i : i + _BATCH, np.newaxis]
+                told["truncation"] = torch.from_numpy(part).to(self._device)
             levels = self._module(rows, **told).add(1).mul(127.5).round().clamp(0, 255)
             parts.append(levels.byte().permute(0, 2, 3, 1).cpu().numpy())
         return np.concatenate(parts)
@@ -161,14 +186,21 @@ class BundleSource(LatentSource):
         self.num_classes = spec.num_classes
         self.image_shape = (spec.height, spec.width, spec.channels)
         self.z_dim, self.distribution = spec.z_dim, spec.distribution
-        self._takes_psi = spec.truncation is not None and spec.truncation.kind is TruncationKind.PSI
+        self.takes_psi = spec.truncation is not None and spec.truncation.kind is TruncationKind.PSI
+        options = json.loads(bundle.manifest.training.options_json or "{}")
+        self.continuous_codes = options.get("continuous_codes", 0)
         self._backend = OnnxBackend(
             bundle, device=device.type, intra_op_threads=torch.get_num_threads()
         )
 
-    def mint(self, z: NDArray[np.float32], classes: Classes | None) -> Images:
+    def mint(
+        self,
+        z: NDArray[np.float32],
+        classes: Classes | None,
+        psi: NDArray[np.float32] | None = None,
+    ) -> Images:
         """Returns the images of latents."""
-        psi = np.ones(len(z), np.float32) if self._takes_psi else None
+        psi = _whole(z, psi) if self.takes_psi else None
         return np.concatenate(
             [
                 self._backend.run(
@@ -218,6 +250,11 @@ class NpzSource:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def _whole(z: NDArray[np.float32], psi: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    """Psi [N] as it was asked for, or 1."""
+    return np.ones(len(z), np.float32) if psi is None else psi
 
 
 def open_source(
