@@ -91,13 +91,18 @@ def test_loss_plot_is_not_blank(watched):
 
 
 def test_plot_does_without_penalties(tmp_path):
-    """A run without penalties has a plot too; one without rows has none."""
+    """One without rows has none, and no further panel where there is no term to draw."""
     (tmp_path / "log.jsonl").write_text("")
     plot_losses(tmp_path)
     assert not (tmp_path / "losses.png").exists()
-    (tmp_path / "log.jsonl").write_text('{"images": 1, "loss_D": 1, "loss_G": 2}\n')
-    plot_losses(tmp_path)
-    assert (tmp_path / "losses.png").exists()
+    row = {"images": 1, "loss_D": 1, "loss_G": 2}
+    heights = []
+    for terms in ({}, {"gp": 0.5, "features": 0.0}):
+        (tmp_path / "log.jsonl").write_text(json.dumps(row | terms) + "\n")
+        plot_losses(tmp_path)
+        with Image.open(tmp_path / "losses.png") as picture:
+            heights.append(picture.height)
+    assert heights == [420, 780]
 
 
 def test_coloured_grids_are_animated(tmp_path, state):

@@ -24,6 +24,8 @@ _log = logging.getLogger(__name__)
 
 _FRAME_MS = 250
 _LAST_FRAME_MS = 2_000
+_LOSSES = "loss_D", "loss_G"
+_NO_TERMS = {*_LOSSES, "images", "images_per_s", "real_logit", "rollbacks", "augment_p"}
 
 
 class Monitor:
@@ -137,23 +139,23 @@ def plot_losses(run: Path) -> None:
         return
     from matplotlib.figure import Figure  # noqa: PLC0415 - half a second, needed once
 
-    figure = Figure(figsize=(8, 6), layout="constrained")
-    losses, penalties = figure.subplots(2, 1, sharex=True)
-    for axes, names, title in (
-        (losses, ("loss_D", "loss_G"), "adversarial loss"),
-        (penalties, ("r1", "r2"), "squared gradient norm at real (R1) and generated (R2) images"),
-    ):
+    terms = list(dict.fromkeys(name for row in rows for name in row if name not in _NO_TERMS))
+    panels = [("adversarial loss", [*_LOSSES])]
+    if terms:
+        panels.append(("further losses and penalties, before their weights", terms))
+    figure = Figure(figsize=(8, 3 * len(panels) + 0.5), layout="constrained")
+    columns = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, (title, names) in zip(columns, panels, strict=True):
         for name in names:
             found = [(row["images"], row[name]) for row in rows if name in row]
-            if found:
-                axes.plot(*zip(*found, strict=True), label=name, linewidth=1)
+            axes.plot(*zip(*found, strict=True), label=name, linewidth=1)
         axes.set_title(title)
         axes.grid(visible=True, alpha=0.3)
-        if axes.lines:
-            axes.legend()
-    if penalties.lines:  # a run without penalties has none to scale
-        penalties.set_yscale("log")
-    penalties.set_xlabel("real images shown to D")
+        axes.legend()
+    if terms and all(row[name] > 0 for row in rows for name in terms if name in row):
+        columns[1].set_yscale("log")
+    columns[-1].set_xlabel("real images shown to D")
+    columns[-1].xaxis.set_major_formatter("{x:,.0f}")
     figure.savefig(run / "losses.png", dpi=120)
 
 
