@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from imagemint.training.errors import DatasetError
 from imagemint.training.networks import (
     ConditionalGenerator,
     ConvolutionalDiscriminator,
@@ -93,7 +94,7 @@ def test_sizes_are_halved(size, expected):
 @pytest.mark.parametrize("size", [7, 25, 30])
 def test_sizes_that_cannot_be_halved_are_refused(size):
     """Odd ones, and those that need no network, are refused by name."""
-    with pytest.raises(ValueError, match=f"images of {size} pixels"):
+    with pytest.raises(DatasetError, match=f"images of {size} pixels"):
         doublings(size)
 
 
