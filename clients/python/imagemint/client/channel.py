@@ -80,11 +80,19 @@ def host_and_port(name: str) -> tuple[str, int]:
     return host.strip("[]"), int(port) if port.isascii() and port.isdigit() else 0
 
 
-async def open_channel(targets: tuple[str, ...], tls: Tls | None) -> aio.Channel:
+async def open_channel(
+    targets: tuple[str, ...], tls: Tls | None, *, retries: bool = True
+) -> aio.Channel:
     """A channel over all targets, in turn. It connects with the first call.
 
     One host name is left to gRPC, which resolves it anew as servers come and go; several are
     resolved once, here.
+
+    Args:
+        targets: as `targets_of` gives them.
+        tls: how to encrypt; None for plain text.
+        retries: whether calls are retried as the service config says; who counts refusals must
+            see each.
 
     Raises:
         OSError: a TLS file cannot be read.
@@ -92,6 +100,8 @@ async def open_channel(targets: tuple[str, ...], tls: Tls | None) -> aio.Channel
     """
     address = targets[0] if _is_uri(targets[0]) else await _address(targets)
     options = _options(targets, tls)
+    if not retries:
+        options.append(("grpc.enable_retries", 0))
     if tls is None:
         return aio.insecure_channel(address, options=options)
     return aio.secure_channel(address, tls.credentials(), options=options)
@@ -111,7 +121,7 @@ def _options(targets: tuple[str, ...], tls: Tls | None) -> Options:
         ("grpc.use_local_subchannel_pool", 1),
     ]
     hosts = [host_and_port(each)[0] for each in targets if not _is_uri(each)]
-    if all(_is_loopback(host) for host in hosts):
+    if all(is_loopback(host) for host in hosts):
         # gRPC would send even this through an http_proxy of the environment.
         options.append(("grpc.enable_http_proxy", 0))
     server_name = tls and tls.server_name
@@ -161,7 +171,8 @@ def _is_ip(host: str) -> bool:
     return True
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether `host`, a name or an address without brackets, is this machine by its name alone."""
     return host == "localhost" or (_is_ip(host) and ipaddress.ip_address(host).is_loopback)
 
 

@@ -56,22 +56,28 @@ class Connection(BaseModel):
 
     def client(self) -> Client:
         """A client of that server."""
+        return Client(
+            self.server,
+            tls=self.encryption(),
+            timeout_s=self.timeout_s,
+            metadata=self.metadata(),
+        )
+
+    def encryption(self) -> Tls | None:
+        """How to encrypt; None for plain text."""
         tls = Tls(
             root_certificates_path=self.tls_root_certificates,
             private_key_path=self.tls_private_key,
             certificate_chain_path=self.tls_certificate_chain,
             server_name=self.tls_server_name,
         )
-        wanted = self.tls or tls != Tls()
-        metadata = []
-        if self.api_key is not None:
-            metadata.append(("authorization", f"Bearer {self.api_key.get_secret_value()}"))
-        return Client(
-            self.server,
-            tls=tls if wanted else None,
-            timeout_s=self.timeout_s,
-            metadata=metadata,
-        )
+        return tls if self.tls or tls != Tls() else None
+
+    def metadata(self) -> list[tuple[str, str]]:
+        """What goes with every call: the API key, if there is one."""
+        if self.api_key is None:
+            return []
+        return [("authorization", f"Bearer {self.api_key.get_secret_value()}")]
 
 
 class Models(Connection):

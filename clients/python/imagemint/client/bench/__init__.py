@@ -1,0 +1,1 @@
+"""A load test: closed and open loop, HDR histograms, and a word when the client is the limit."""
