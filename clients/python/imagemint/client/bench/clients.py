@@ -140,8 +140,12 @@ class _Worker:
 
 
 def _serve(pipe: "Pipe[Share | Exception | None, Plan | int]", target: Target) -> None:
-    """A client process: measures every plan that comes, until the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one that leads
+    _answer(pipe, target)
+
+
+def _answer(pipe: "Pipe[Share | Exception | None, Plan | int]", target: Target) -> None:
+    """A client process: measures every plan that comes, until the pipe is closed."""
 
     async def gate() -> int:
         pipe.send(None)

@@ -27,8 +27,10 @@ class Monotonic:
     now_ns = staticmethod(time.monotonic_ns)
 
     async def until(self, moment_ns: int) -> None:
-        """Sleeps on the running event loop."""
+        """Sleeps on the running event loop, never too short: uvloop's timers may be early."""
         await asyncio.sleep(max(moment_ns - time.monotonic_ns(), 0) / 1e9)
+        while (left_ns := moment_ns - time.monotonic_ns()) > 0:
+            await asyncio.sleep(left_ns / 1e9)
 
 
 def loop_factory(load: Load) -> Callable[[], asyncio.AbstractEventLoop] | None:

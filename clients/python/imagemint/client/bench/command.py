@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -24,6 +24,7 @@ from imagemint.client.commands import Connection
 from imagemint.client.requests import UINT64_MAX
 
 _DEFAULT_CONCURRENCY = (1, 4, 16)
+_DEFAULT_DURATION_S = 10.0
 
 
 class ClientIsTheLimit(Exception):  # noqa: N818 - the name says it
@@ -103,8 +104,7 @@ class Bench(Connection):
 
     def run(self) -> int:
         """Measures every point, prints it, and writes what was asked for."""
-        settings = self.model_dump(mode="json", by_alias=True, exclude={"api_key", "json_", "plot"})
-        found = Report(settings, bound=self._bound() if self.rate or self.sweep else None)
+        found = Report(self._settings(), bound=self._bound() if self.rate or self.sweep else None)
         with Clients(self._target(), self.clients) as clients:
             print(report.head(), flush=True)
             for load in self._loads(found.points):
@@ -116,6 +116,15 @@ class Bench(Connection):
                 print("\n".join(report.rows(point)), flush=True)
         self._conclude(found)
         return 0
+
+    def _settings(self) -> dict[str, Any]:
+        settings = self.model_dump(
+            mode="json", by_alias=True, exclude_none=True, exclude={"api_key", "json_", "plot"}
+        )
+        return settings | {"duration_s": self._seconds()}
+
+    def _seconds(self) -> float | None:
+        return self.duration_s or (None if self.images else _DEFAULT_DURATION_S)
 
     def _target(self) -> Mint:
         return Mint(
@@ -146,13 +155,12 @@ class Bench(Connection):
             yield Open(rate)
 
     def _measured(self, clients: Clients, load: Load) -> Point:
-        duration_s = self.duration_s or (None if self.images else 10.0)
         mix = parsed(self.mix)
         plan = Plan(
             load,
             mix,
             warmup_s=self.warmup_s,
-            duration_s=duration_s,
+            duration_s=self._seconds(),
             images=self.images,
             connections=self.connections,
             seed=self.seed,
@@ -165,7 +173,8 @@ class Bench(Connection):
             server = exposition.between(before, exposition.read(self.metrics, self.model))
         point = joined(load, mix, shares, server)
         if not point.sum.images:
-            raise NoAnswers(f"{load}: not one call was answered: {point.sum.example or 'too slow'}")
+            why = point.sum.example or f"nothing arrived within {point.elapsed_s:g} s"
+            raise NoAnswers(f"{load}: not one call was answered: {why}")
         return point
 
     def _conclude(self, found: Report) -> None:

@@ -180,7 +180,9 @@ class Generator:
     async def _caller(self, connection: int) -> None:
         await self._clock.until(self._start_ns)
         while not self._span.over(now_ns := self._clock.now_ns()):
-            if not await self._call(connection, next(self._kinds), now_ns):
+            kind = next(self._kinds)
+            counted = self._asked(kind, now_ns)
+            if not await self._call(connection, kind, now_ns, counted=counted):
                 await self._clock.until(self._clock.now_ns() + PAUSE_NS)
 
     async def _open(self, calls_per_s: float) -> None:
@@ -190,21 +192,31 @@ class Generator:
                 intended_ns = self._start_ns + round(at_s * 1e9)
                 if self._span.over(intended_ns):
                     break
+                kind = next(self._kinds)
+                counted = self._asked(kind, intended_ns)
                 await self._clock.until(intended_ns)
-                group.create_task(self._arrival(number, intended_ns))
+                connection = number % len(self._connections)
+                group.create_task(self._arrival(connection, kind, intended_ns, counted=counted))
 
-    async def _arrival(self, number: int, intended_ns: int) -> None:
+    async def _arrival(
+        self, connection: int, kind: int, intended_ns: int, *, counted: bool
+    ) -> None:
         if self._watch.is_open:
             self._watch.late.record(self._clock.now_ns() - intended_ns)
-        await self._call(number % len(self._connections), next(self._kinds), intended_ns)
+        await self._call(connection, kind, intended_ns, counted=counted)
 
-    async def _call(self, connection: int, kind: int, intended_ns: int) -> bool:
-        """Makes one call and counts it; returns whether it was answered."""
+    def _asked(self, kind: int, intended_ns: int) -> bool:
+        """Whether a call that should start then counts; if so, counts that it was asked."""
         tally, images = self._tallies[kind], self._asks[kind].count
-        counted = self._span.takes(intended_ns, images)
-        if counted:
-            tally.asked_calls += 1
-            tally.asked_images += images
+        if not self._span.takes(intended_ns, images):
+            return False
+        tally.asked_calls += 1
+        tally.asked_images += images
+        return True
+
+    async def _call(self, connection: int, kind: int, intended_ns: int, *, counted: bool) -> bool:
+        """Makes one call and counts what comes back; returns whether it was answered."""
+        tally = self._tallies[kind]
         turn = next(self._turns[kind])
         try:
             if self._asks[kind].stream:

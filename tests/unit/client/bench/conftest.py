@@ -1,0 +1,191 @@
+"""A target and a clock that do what a test says, and nothing by themselves."""
+
+import asyncio
+from contextlib import asynccontextmanager
+
+import pytest
+
+from imagemint.client.bench.effort import Effort
+from imagemint.client.bench.generator import Generator
+from imagemint.client.bench.latencies import Latencies
+from imagemint.client.bench.load import Closed, Open, Plan
+from imagemint.client.bench.mix import parsed
+from imagemint.client.bench.points import Point
+from imagemint.client.bench.tally import Tally
+from imagemint.client.bench.target import CallFailed, Reply
+from imagemint.client.bench.verifying import Verified
+
+SECOND = 1_000_000_000
+
+
+async def settle():
+    """Lets everything run that can."""
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
+class FakeClock:
+    """Stands still until told otherwise."""
+
+    def __init__(self):
+        self.now = 0
+        self._waiting = []
+
+    def now_ns(self):
+        """Where it stands."""
+        return self.now
+
+    async def until(self, moment_ns):
+        """Waits for the test to get there."""
+        if moment_ns <= self.now:
+            await asyncio.sleep(0)
+            return
+        woken = asyncio.get_running_loop().create_future()
+        self._waiting.append((moment_ns, woken))
+        await woken
+
+    async def run_to(self, moment_ns):
+        """Goes on to a moment, and stops at every one that somebody waits for."""
+        await settle()
+        while due := [each for each in self._waiting if each[0] <= moment_ns]:
+            await self.jump_to(min(moment for moment, _ in due))
+        await self.jump_to(moment_ns)
+
+    async def jump_to(self, moment_ns):
+        """Goes to a moment at once: whoever waited for an earlier one is late."""
+        self.now = moment_ns
+        due = [each for each in self._waiting if each[0] <= moment_ns]
+        self._waiting = [each for each in self._waiting if each[0] > moment_ns]
+        for _, woken in sorted(due, key=lambda each: each[0]):
+            woken.set_result(None)
+        await settle()
+
+
+class FakeTarget:
+    """Answers what is asked for after `takes_ns`, or when `free` is set; fails as told."""
+
+    def __init__(self, clock, takes_ns=0):
+        self.clock = clock
+        self.takes_ns = takes_ns
+        self.free = asyncio.Event()
+        self.free.set()
+        self.asked = []
+        self.faults = []
+        self.opened = 0
+        self.closed_streams = 0
+        self.version = 0
+
+    @asynccontextmanager
+    async def connect(self):
+        """One more connection."""
+        self.opened += 1
+        yield FakeConnection(self, self.opened)
+
+
+class FakeConnection:
+    """Records who asked for what."""
+
+    def __init__(self, target, number):
+        self.target = target
+        self.number = number
+
+    def unary(self, ask, reel):
+        """Answers with all images."""
+
+        async def send(turn):
+            await self._wait(ask, reel, turn)
+            return Reply(ask.count, (ask.count, reel, turn, self.target.version))
+
+        return send
+
+    def streaming(self, ask, reel):
+        """Answers chunk by chunk."""
+
+        async def chunks(turn):
+            try:
+                for start in range(0, ask.count, ask.chunk):
+                    await self._wait(ask, reel, turn)
+                    yield Reply(min(ask.chunk, ask.count - start), (reel, turn, start))
+            finally:
+                self.target.closed_streams += 1
+
+        return chunks
+
+    def fingerprint(self, content):
+        """All of it."""
+        return repr(content).encode()
+
+    async def _wait(self, ask, reel, turn):
+        target = self.target
+        target.asked.append((self.number, ask.count, reel, turn))
+        if target.takes_ns:
+            await target.clock.until(target.clock.now + target.takes_ns)
+        else:
+            await asyncio.sleep(0)
+        await target.free.wait()
+        if target.faults:
+            raise target.faults.pop()
+
+
+@pytest.fixture
+def clock():
+    """Stands at zero."""
+    return FakeClock()
+
+
+@pytest.fixture
+def target(clock):
+    """Answers at once, until told otherwise."""
+    return FakeTarget(clock)
+
+
+@pytest.fixture
+def generate(clock, target):
+    """Starts the load of a plan on the fake target; returns the generator and its task."""
+
+    async def start(load, mix="count=1", **plan):
+        plan = Plan(load, parsed(mix), **plan)
+        connections = []
+        for _ in range(plan.connections):
+            async with target.connect() as connection:
+                connections.append(connection)
+        generator = Generator(plan, connections, clock)
+        running = asyncio.create_task(generator.run(0))
+        await settle()
+        return generator, running
+
+    return start
+
+
+@pytest.fixture
+def busy():
+    """CallFailed of a server that sheds load."""
+    return CallFailed("RESOURCE_EXHAUSTED", "queue full", shed=True)
+
+
+@pytest.fixture
+def make_effort():
+    """What a client process spent: shares of a window of ten seconds, late by milliseconds."""
+
+    def make(busy=0.1, lag_ms=0.1, late_ms=None):
+        lag, late = Latencies(), Latencies()
+        lag.record(round(lag_ms * 1e6))
+        if late_ms is not None:
+            late.record(round(late_ms * 1e6))
+        return Effort(10.0, busy * 20, busy * 10, 100, lag, late)
+
+    return make
+
+
+@pytest.fixture
+def make_point(make_effort):
+    """A point of ten seconds: images a second that arrived, p99, and for an open loop offered."""
+
+    def make(images_per_s, p99_ms, *, rate=None, concurrency=1, mix="count=1"):
+        tally = Tally(calls=round(images_per_s * 10), images=round(images_per_s * 10))
+        tally.asked_images = tally.asked_calls = round((rate or images_per_s) * 10)
+        tally.latency.record(round(p99_ms * 1e6))
+        load = Open(rate) if rate else Closed(concurrency)
+        return Point(load, parsed(mix), (tally,), 10.0, (make_effort(),), Verified(), None)
+
+    return make

@@ -1,0 +1,175 @@
+"""`imagemint bench`, as typed, against a real server on loopback."""
+
+import json
+
+import grpc
+import pytest
+
+from imagemint.client import cli
+from imagemint.client.bench.latencies import Latencies
+from imagemint.client.bench.report import SCHEMA
+
+
+@pytest.fixture
+def verdicts(monkeypatch):
+    """Why the client was the limit of one point after the other; None, or nothing left: it was not.
+
+    Server and client share this process, so that its own verdict would be chance.
+    """
+    verdicts = []
+    limit = "imagemint.client.bench.generator.limit"
+    monkeypatch.setattr(limit, lambda *_: verdicts.pop(0) if verdicts else None)
+    return verdicts
+
+
+@pytest.fixture
+def bench(address, capsys, verdicts):
+    """Runs a command line against `mint`; gives status, stdout and stderr."""
+
+    def run(*words):
+        line = ("bench", "--server", address, "--model", "tiny", "--warmup-s", 0, *words)
+        status = cli.main([str(each) for each in line])
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def test_closed_loop_is_measured(bench, mint, tmp_path):
+    """A row and a point for each number of callers; every image is counted."""
+    file = tmp_path / "out" / "bench.json"
+    status, out, _ = bench(
+        "--concurrency", "1,3", "--images", 12, "--mix", "count=2", "--json", file
+    )
+    assert status == 0
+    assert [line.split()[:2] for line in out.splitlines()[1:]] == [
+        ["concurrency", "1"],
+        ["concurrency", "3"],
+    ]
+    found = json.loads(file.read_text())
+    assert found["schema"] == SCHEMA
+    assert found["settings"]["mix"] == "count=2"
+    for point, callers in zip(found["points"], (1, 3), strict=True):
+        assert point["load"] == {"kind": "closed", "concurrency": callers}
+        assert (point["images"], point["calls"], point["offered_images_per_s"]) == (12, 6, None)
+        assert point["latency_ms"]["count"] == 6
+        assert len(Latencies.decoded(point["kinds"][0]["histogram"])) == 6
+    # Six calls for each point, and one that opened the connection.
+    assert len(mint.requests) == 2 * 7
+
+
+def test_open_loop_is_measured(bench, tmp_path):
+    """Offered and achieved, whether it holds, and a picture."""
+    picture = tmp_path / "bench.png"
+    line = ("--rate", "200,100", "--images", 10, "--p99-ms", 30_000, "--achieved", 0.001)
+    status, out, _ = bench(*line, "--plot", picture)
+    assert status == 0
+    rows = [line.split() for line in out.splitlines()]
+    assert [row[:2] for row in rows[1:3]] == [["rate", "100"], ["rate", "200"]]
+    assert rows[3][0] == "knee:"
+    assert "rate 200" in out.splitlines()[-1]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_mix_has_a_row_for_each_kind(bench):
+    """And one for the first chunks of its streams."""
+    line = ("--concurrency", 2, "--images", 60, "--mix", "count=1:3, count=8 stream chunk=4")
+    status, out, _ = bench(*line)
+    assert status == 0
+    names = [line[:24].strip() for line in out.splitlines()[1:]]
+    assert names == ["concurrency 2", "count=1", "count=8 stream chunk=4", "first chunk"]
+
+
+def test_sweep_finds_the_capacity_first(bench, monkeypatch):
+    """Then offers shares of it."""
+    monkeypatch.setattr("imagemint.client.bench.knee.GRID", (0.1, 0.2))
+    monkeypatch.setattr("imagemint.client.bench.knee.FINE", 1.0)
+    line = ("--sweep", "--sweep-concurrency", 2, "--images", 8, "--p99-ms", 30_000)
+    status, out, _ = bench(*line, "--achieved", 0.001)
+    assert status == 0
+    assert [line.split()[0] for line in out.splitlines()[1:]] == [
+        "concurrency",
+        "rate",
+        "rate",
+        "knee:",
+    ]
+
+
+def test_client_that_is_the_limit_ends_the_run(bench, tmp_path, verdicts):
+    """One line, status 1; its figures are neither printed nor written, those before it are."""
+    file = tmp_path / "bench.json"
+    verdicts.extend([None, "its event loop was busy 99% of the time"])
+    status, out, err = bench("--concurrency", "1,2,3", "--images", 4, "--json", file)
+    assert status == 1
+    assert err.startswith(
+        "imagemint bench: concurrency 2: the client, not the server, is the limit"
+    )
+    assert "busy 99%" in err
+    assert out.count("concurrency") == 1
+    found = json.loads(file.read_text())
+    assert [point["load"]["concurrency"] for point in found["points"]] == [1]
+    assert found["aborted"]["load"]["concurrency"] == 2
+    assert "images_per_s" not in found["aborted"]
+
+
+def test_answers_are_verified(bench, mint):
+    """Asked for again after the clock has stopped; a difference is status 1."""
+    status, out, _ = bench("--concurrency", 2, "--images", 4, "--verify")
+    assert (status, out.splitlines()[-1]) == (0, "4 answers were the same twice")
+    asked = []
+
+    def fickle(spec, picture_format, whole=mint._batch):
+        batch = whole(spec, picture_format)
+        asked.append(spec.first_index)
+        batch.images[0].serial += f"-{len(asked)}"
+        return batch
+
+    mint._batch = fickle
+    status, _, err = bench("--concurrency", 2, "--images", 4, "--verify")
+    assert (status, err) == (1, "imagemint bench: 4 of 4 answers were not the same twice\n")
+
+
+def test_refusals_are_in_the_row(bench, mint, fault, tmp_path):
+    """Shed apart from failed, by code."""
+    file = tmp_path / "bench.json"
+    begin = mint._begin
+
+    async def begins(request, context):
+        if len(mint.requests) == 1:  # after the call that opens the connection
+            mint.faults.append(fault(grpc.StatusCode.RESOURCE_EXHAUSTED))
+        elif len(mint.requests) == 2:
+            mint.faults.append(fault(grpc.StatusCode.INTERNAL))
+        await begin(request, context)
+
+    mint._begin = begins
+    status, out, _ = bench("--concurrency", 1, "--images", 5, "--json", file)
+    (point,) = json.loads(file.read_text())["points"]
+    assert (status, point["images"]) == (0, 3)
+    assert (point["shed"], point["failed"]) == ({"RESOURCE_EXHAUSTED": 1}, {"INTERNAL": 1})
+    assert out.split()[-4:-2] == ["1", "1"]
+
+
+def test_server_without_answers_is_told(bench, mint, fault):
+    """Not one answer: the first reason, status 1."""
+    mint.faults.extend([fault(grpc.StatusCode.NOT_FOUND, "there is no model tiny")] * 3)
+    assert bench("--images", 2)[::2] == (
+        1,
+        "imagemint bench: NOT_FOUND: there is no model tiny\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--mix", "count=0"), "--mix: 'count=0': count: Input should be greater"),
+        (("--concurrency", "0"), "--concurrency: Input should be greater than or equal to 1"),
+        (("--rate", "-1"), "--rate: Input should be greater than 0"),
+        (("--metrics", "here"), "--metrics: 'here' is not HOST:PORT"),
+        (("--duration-s", "1", "--images", "3"), "--duration-s and --images exclude each other"),
+    ],
+)
+def test_wrong_use_is_told(bench, mint, words, message):
+    """One line, status 2, and nothing is asked of the server."""
+    status, _, err = bench(*words)
+    assert (status, err.count("\n")) == (2, 1)
+    assert message in err
+    assert not mint.requests

@@ -1,0 +1,180 @@
+"""The load itself, on a clock that the test advances and a server that answers when it says."""
+
+import asyncio
+from itertools import takewhile
+
+import pytest
+
+from imagemint.client.bench.generator import PAUSE_NS
+from imagemint.client.bench.load import Closed, Open
+from imagemint.client.bench.schedule import Purpose, arrivals, random_of
+from imagemint.client.bench.tally import total
+from imagemint.client.bench.target import CallFailed
+
+SECOND = 1_000_000_000
+
+
+def intended(rate, seconds, seed=0):
+    """When an open loop should call, in seconds."""
+    random = random_of(seed, 0, Purpose.ARRIVALS)
+    return list(takewhile(lambda at: at < seconds, arrivals(rate, random)))
+
+
+async def test_stalled_server_cannot_hide(generate, clock, target):
+    """An open loop goes on calling, and every latency counts from the intended start."""
+    target.free.clear()
+    _, running = await generate(Open(10.0), duration_s=2.0)
+    await clock.run_to(5 * SECOND)
+    assert len(target.asked) == len(intended(10.0, 2.0))
+    target.free.set()
+    share = await running
+    waited = sorted(5.0 - at for at in intended(10.0, 2.0))
+    latency = share.tallies[0].latency
+    assert len(latency) == len(waited)
+    assert latency.quantile_ms(1.0) == pytest.approx(1e3 * waited[-1], rel=1e-3)
+    assert latency.quantile_ms(0.01) == pytest.approx(1e3 * waited[0], rel=1e-3)
+    # They arrived after the window: no throughput, though the latencies count.
+    assert (share.tallies[0].images, share.tallies[0].asked_images) == (0, len(waited))
+    assert share.effort.late.quantile_ms(1.0) == 0
+
+
+async def test_stalled_server_is_asked_nothing_in_a_closed_loop(generate, clock, target):
+    """The omission that an open loop is there for: one slow call for each caller."""
+    target.free.clear()
+    _, running = await generate(Closed(3), duration_s=2.0)
+    await clock.run_to(5 * SECOND)
+    target.free.set()
+    latency = (await running).tallies[0].latency
+    assert (len(latency), len(target.asked)) == (3, 3)
+    assert latency.quantile_ms(0.01) == pytest.approx(5e3, rel=1e-3)
+
+
+async def test_late_send_is_told_and_charged(generate, clock):
+    """A client that wakes late says so, and the latency is not shortened by it."""
+    first, *others = intended(1.0, 30.0)
+    _, running = await generate(Open(1.0), duration_s=30.0)
+    await clock.run_to(round(first * SECOND) - 1)
+    await clock.jump_to(29 * SECOND)
+    await clock.run_to(30 * SECOND)
+    share = await running
+    late = [29.0 - at for at in (first, *others) if at < 29]
+    assert share.effort.late.quantile_ms(1.0) == pytest.approx(1e3 * max(late), rel=1e-3)
+    assert share.tallies[0].latency.quantile_ms(1.0) == pytest.approx(1e3 * max(late), rel=1e-3)
+
+
+async def test_warm_up_is_not_counted(generate, clock, target):
+    """Nothing before the window, not in the throughput and not in the latencies."""
+    target.takes_ns = 3 * SECOND // 10
+    _, running = await generate(Closed(2), warmup_s=1.0, duration_s=2.0)
+    await clock.run_to(SECOND)
+    before = len(target.asked)
+    target.takes_ns = SECOND // 5
+    await clock.run_to(4 * SECOND)
+    (tally,) = (await running).tallies
+    # Two callers, from 1.2 s on five calls a second; what was under way at 1 s arrives then.
+    assert tally.asked_calls == len(target.asked) - before == len(tally.latency) == 18
+    assert tally.latency.quantile_ms(1.0) == pytest.approx(200, rel=1e-3)
+    assert (tally.calls, tally.images) == (20, 20)
+
+
+async def test_images_end_a_run(generate, clock, target):
+    """So many images are asked for and no more; the last answer ends the window."""
+    target.takes_ns = SECOND // 10
+    _, running = await generate(Closed(4), "count=5", images=60)
+    await clock.run_to(10 * SECOND)
+    share = await running
+    assert len(target.asked) == 12
+    assert (share.tallies[0].images, share.elapsed_s) == (60, pytest.approx(0.3))
+
+
+async def test_kinds_are_counted_apart(generate, clock, target):
+    """Each kind has its tally and its own images; their sum is the mix."""
+    target.takes_ns = SECOND // 100
+    _, running = await generate(Closed(4), "count=1:3, count=10:1", duration_s=1.0)
+    await clock.run_to(2 * SECOND)
+    small, large = (await running).tallies
+    assert small.images == small.calls
+    assert large.images == 10 * large.calls
+    assert small.calls / (small.calls + large.calls) == pytest.approx(0.75, abs=0.06)
+    assert total([small, large]).images == small.images + large.images
+    assert len({reel for _, _, reel, _ in target.asked}) == 2
+
+
+async def test_refusals_and_failures_are_counted_apart(generate, clock, target, busy):
+    """By code; a caller that was refused waits a moment, and its latency does not count."""
+    target.takes_ns = SECOND // 10
+    target.faults = [busy, CallFailed("UNAVAILABLE", "away"), busy]
+    _, running = await generate(Closed(1), duration_s=1.0)
+    await clock.run_to(2 * SECOND)
+    (tally,) = (await running).tallies
+    assert (tally.shed, tally.failed) == ({"RESOURCE_EXHAUSTED": 2}, {"UNAVAILABLE": 1})
+    assert tally.example == "RESOURCE_EXHAUSTED: queue full"
+    assert tally.asked_calls == 3 + len(tally.latency)
+    assert clock.now > 3 * PAUSE_NS
+
+
+async def test_connections_take_calls_in_turn(generate, clock, target):
+    """Each has its part of the callers, or of the arrivals."""
+    for load in (Closed(4), Open(100.0)):
+        target.asked.clear()
+        target.opened = 0
+        clock.now = 0
+        _, running = await generate(load, images=40, connections=2)
+        await clock.run_to(10 * SECOND)
+        await running
+        used = [number for number, *_ in target.asked]
+        assert used.count(1) == used.count(2) == 20
+
+
+async def test_stream_is_counted_by_chunk(generate, clock, target):
+    """Each chunk has its latency, the first one also apart; the end of the window cuts."""
+    target.takes_ns = SECOND // 4
+    _, running = await generate(Closed(1), "count=1000 stream chunk=10", duration_s=2.0)
+    await clock.run_to(4 * SECOND)
+    (tally,) = (await running).tallies
+    assert (tally.cut_streams, tally.calls, target.closed_streams) == (1, 0, 1)
+    assert tally.first_chunk.quantile_ms(1.0) == pytest.approx(250, rel=1e-3)
+    assert tally.latency.quantile_ms(0.01) == pytest.approx(250, rel=1e-3)
+    assert tally.images == 10 * len(tally.latency) == 70
+
+
+async def test_whole_stream_is_a_call(generate, clock, target):
+    """One that ends in the window."""
+    target.takes_ns = SECOND // 4
+    _, running = await generate(Closed(1), "count=25 stream chunk=10", images=50)
+    await clock.run_to(4 * SECOND)
+    (tally,) = (await running).tallies
+    assert (tally.calls, tally.images, len(tally.latency), len(tally.first_chunk)) == (2, 50, 6, 2)
+
+
+async def test_changed_answers_are_noticed(generate, clock, target):
+    """The same request once more must bring the same."""
+    generator, running = await generate(Closed(2), images=20, verify=True)
+    await clock.run_to(SECOND)
+    await running
+    assert await generator.verified() == (await generator.verified())
+    assert (await generator.verified()).different == 0
+    target.version += 1
+    found = await generator.verified()
+    assert (found.compared, found.different) == (20, 20)
+
+
+async def test_greeting_uses_every_connection(generate, clock, target):
+    """So that none connects while the clock runs; a server that is not there is told at once."""
+    generator, running = await generate(Closed(1), images=1, connections=3)
+    await running
+    target.asked.clear()
+    await generator.greet()
+    assert [number for number, *_ in target.asked] == [1, 2, 3]
+    target.faults = [CallFailed("UNAVAILABLE")]
+    with pytest.raises(CallFailed, match="UNAVAILABLE"):
+        await generator.greet()
+
+
+async def test_cancelled_load_ends(generate, clock, target):
+    """Ctrl-C leaves no caller behind."""
+    target.free.clear()
+    _, running = await generate(Closed(3), duration_s=1.0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running

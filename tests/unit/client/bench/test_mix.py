@@ -1,0 +1,69 @@
+"""Mixes of requests, as typed and as written in files."""
+
+import pytest
+
+from imagemint.client.bench.mix import MixError, parsed
+
+
+def test_mix_is_spelled():
+    """Kinds with commas, keys with spaces, the weight after a colon, a key alone is true."""
+    small, large = parsed("count=1:80, count=64 class=7 format=png stream chunk=8:20").asks
+    assert (small.count, small.weight, small.format, small.stream) == (1, 80, "raw", False)
+    assert (large.count, large.class_, large.format, large.weight) == (64, "7", "png", 20)
+    assert (large.stream, large.chunk) == (True, 8)
+
+
+def test_shares_follow_weights():
+    """Shares sum to one, whatever the weights; the mean of images follows them."""
+    mix = parsed("count=1:3,count=5")
+    assert mix.shares == [0.75, 0.25]
+    assert mix.images_per_call == 2.0
+
+
+def test_mix_is_read_from_file(tmp_path):
+    """A table for each kind; numbers may stand for classes."""
+    file = tmp_path / "mix.toml"
+    file.write_text(
+        "[[request]]\ncount = 4\nweight = 3\nclass = 7\n[[request]]\ntruncation = 0.5\n"
+    )
+    first, second = parsed(str(file)).asks
+    assert (first.count, first.weight, first.class_) == (4, 3.0, "7")
+    assert (second.count, second.truncation) == (1, 0.5)
+
+
+def test_kind_is_spelled_back():
+    """What a kind prints is what --mix takes."""
+    text = "count=2 class=balanced format=jpeg quality=80 truncation=0.5 priority=high"
+    assert str(parsed(text).asks[0]) == text
+    assert str(parsed("stream count=8 chunk=4:3").asks[0]) == "count=8 stream chunk=4"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "asks for nothing"),
+        ("count=1,", "asks for nothing"),
+        ("count=0", "count: Input should be greater than or equal to 1"),
+        ("count=1:0", "weight: Input should be greater than 0"),
+        ("count=1:inf", "weight: Input should be a finite number"),
+        ("cuont=1", "cuont: Extra inputs are not permitted"),
+        ("count=1 count=2", "count stands there twice"),
+        ("format=gif", "format: Input should be 'raw', 'png', 'jpeg' or 'webp'"),
+        ("chunk=4", "chunk belongs to a stream"),
+        ("quality=4 format=png", "quality belongs to jpeg and webp"),
+        ("nowhere.toml", "No such file"),
+    ],
+)
+def test_bad_mix_is_told(text, message):
+    """The part and what is wrong with it."""
+    with pytest.raises(MixError, match=message):
+        parsed(text)
+
+
+@pytest.mark.parametrize("content", ["", "count = 1", "[request]\ncount = 1", "[[request", "[[x]]"])
+def test_bad_file_is_told(tmp_path, content):
+    """Nothing but tables [[request]]."""
+    file = tmp_path / "mix.toml"
+    file.write_text(content)
+    with pytest.raises(MixError, match=r"mix\.toml"):
+        parsed(str(file))
