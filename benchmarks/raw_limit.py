@@ -1,0 +1,109 @@
+"""What ONNX Runtime alone does with a bundle on the cores at hand: the limit of any server.
+
+The graph is run as it stands in the file, without anything of the engine around it.
+"""
+
+import os
+import statistics
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from imagemint.engine.bundle import read_bundle
+from imagemint.engine.sampling import latents
+
+BATCH = 64
+# Of each measurement, what goes to the time of a single image.
+SINGLE_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class Raw:
+    """One measurement.
+
+    Attributes:
+        images_per_s: of the best arrangement of sessions and threads, in batches of 64.
+        arrangement: which one that was.
+        single_ms: median time of a batch of one in the fastest session.
+    """
+
+    images_per_s: float
+    arrangement: str
+    single_ms: float
+
+
+class RawLimit:
+    """Every way to divide the cores into sessions of equal numbers of threads.
+
+    On two cores: two sessions of one thread side by side, and one session of two threads.
+
+    Args:
+        directory: the bundle.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        spec = read_bundle(directory).spec
+        self._batch: dict[str, NDArray[Any]] = {"z": latents(0, 0, BATCH, spec.z_dim)}
+        if spec.conditional:
+            self._batch["class_id"] = np.arange(BATCH).reshape(BATCH, 1) % spec.num_classes
+        self._single = {name: values[:1] for name, values in self._batch.items()}
+        cores = len(os.sched_getaffinity(0))
+        self._arrangements = {
+            f"{count} x {cores // count} threads": [
+                _session(directory, cores // count) for _ in range(count)
+            ]
+            for count in range(1, cores + 1)
+            if cores % count == 0
+        }
+
+    def measure(self, seconds: float) -> Raw:
+        """Returns what the best arrangement does, each having had its part of the time."""
+        part = seconds / len(self._arrangements)
+        rates = {
+            name: self._rate(sessions, part * (1 - SINGLE_SHARE))
+            for name, sessions in self._arrangements.items()
+        }
+        best = max(rates, key=lambda name: rates[name])
+        single_ms = min(
+            self._time_ms(sessions[0], part * SINGLE_SHARE)
+            for sessions in self._arrangements.values()
+        )
+        return Raw(rates[best], best, single_ms)
+
+    def _rate(self, sessions: list[ort.InferenceSession], seconds: float) -> float:
+        began = time.perf_counter()
+
+        def work(session: ort.InferenceSession) -> int:
+            done = 0
+            while time.perf_counter() - began < seconds:
+                session.run(None, self._batch)
+                done += BATCH
+            return done
+
+        with ThreadPoolExecutor(len(sessions)) as pool:
+            done = sum(pool.map(work, sessions))
+        return done / (time.perf_counter() - began)
+
+    def _time_ms(self, session: ort.InferenceSession, seconds: float) -> float:
+        session.run(None, self._single)  # the first of its shape allocates
+        times: list[float] = []
+        until = time.perf_counter() + seconds
+        while (began := time.perf_counter()) < until or not times:
+            session.run(None, self._single)
+            times.append(time.perf_counter() - began)
+        return statistics.median(times) * 1e3
+
+
+def _session(directory: Path, threads: int) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    return ort.InferenceSession(
+        directory / "model.onnx", options, providers=["CPUExecutionProvider"]
+    )
