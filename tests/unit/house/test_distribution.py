@@ -69,7 +69,15 @@ def test_serving_extras_hold_no_torch():
 def test_commands_of_the_design_are_registered():
     """Every part registers its own subcommands in the one entry-point group."""
     commands = PROJECT["entry-points"]["imagemint.commands"]
-    assert {"serve", "models", "generate", "train", "evaluate", "export"} <= commands.keys()
+    assert {
+        "serve",
+        "models",
+        "generate",
+        "train",
+        "evaluate",
+        "export",
+        "bench",
+    } <= commands.keys()
     assert PROJECT["scripts"] == {"imagemint": "imagemint.client.cli:main"}
 
 

@@ -11,7 +11,7 @@ from imagemint.client.bench.effort import BUSY, Watch, limit
         ({"busy": BUSY}, 10.0, "event loop was busy 90%"),
         ({"late_ms": 30.0}, 40.0, "30.0 ms late"),
         ({"lag_ms": 6.0}, 11.0, "6.0 ms late"),
-        ({"lag_ms": 6.0}, None, "6.0 ms late"),
+        ({"busy": 1.0}, None, "event loop was busy 100%"),
     ],
 )
 def test_limit_is_told(make_effort, effort, p99_ms, word):
@@ -25,10 +25,11 @@ def test_limit_is_told(make_effort, effort, p99_ms, word):
         ({"busy": 0.89}, 10.0),
         ({"late_ms": 30.0}, 61.0),
         ({"lag_ms": 4.9, "late_ms": 4.9}, 1.0),
+        ({"lag_ms": 60.0}, None),
     ],
 )
 def test_small_part_is_no_limit(make_effort, effort, p99_ms):
-    """Less than half of the latency, or too little to matter."""
+    """Less than half of the latency, or too little to matter, or nothing to be part of."""
     assert limit(make_effort(**effort), p99_ms) is None
 
 

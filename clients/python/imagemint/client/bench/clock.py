@@ -29,7 +29,7 @@ class Monotonic:
     async def until(self, moment_ns: int) -> None:
         """Sleeps on the running event loop, never too short: uvloop's timers may be early."""
         await asyncio.sleep(max(moment_ns - time.monotonic_ns(), 0) / 1e9)
-        while (left_ns := moment_ns - time.monotonic_ns()) > 0:
+        while (left_ns := moment_ns - time.monotonic_ns()) > 0:  # noqa: ASYNC110 - time is no event
             await asyncio.sleep(left_ns / 1e9)
 
 

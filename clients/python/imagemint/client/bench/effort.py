@@ -61,11 +61,14 @@ def limit(effort: Effort, latency_p99_ms: float | None) -> str | None:
 
     Args:
         effort: of one client process.
-        latency_p99_ms: 99th percentile of the latencies that it measured, None for none.
+        latency_p99_ms: 99th percentile of the latencies that it measured; None for none, which
+            then cannot mislead anybody.
     """
     if effort.busy >= BUSY:
         return f"its event loop was busy {effort.busy:.0%} of the time"
-    bound_ms = max(NOTICEABLE_MS, OWN_SHARE * (latency_p99_ms or 0.0))
+    if latency_p99_ms is None:
+        return None
+    bound_ms = max(NOTICEABLE_MS, OWN_SHARE * latency_p99_ms)
     late_ms = effort.late.quantile_ms(0.99)
     if late_ms is not None and late_ms > bound_ms:
         return f"it sent 1 % of the calls {late_ms:.1f} ms late or later"
