@@ -36,9 +36,9 @@ class Monotonic:
 def loop_factory(load: Load) -> Callable[[], asyncio.AbstractEventLoop] | None:
     """What makes the event loop that suits a load; None for the default one.
 
-    uvloop, where installed, is the cheapest for a closed loop. But its timers, like those over
-    epoll, count in milliseconds: every call of an open loop would be up to one late, a large part
-    of a short latency. select(2) takes microseconds, and has few sockets to look at here.
+    uvloop for a closed loop, where it is installed. Its timers, like those over epoll, count in
+    milliseconds: every call of an open loop would be up to one late, a large part of a short
+    latency. select(2) takes microseconds, and has few sockets to look at here.
     """
     if isinstance(load, Open):
         return lambda: asyncio.SelectorEventLoop(selectors.SelectSelector())
