@@ -70,6 +70,7 @@ class FakeTarget:
         self.free = asyncio.Event()
         self.free.set()
         self.asked = []
+        self.moments_ns = []
         self.faults = []
         self.opened = 0
         self.closed_streams = 0
@@ -117,6 +118,7 @@ class FakeConnection:
 
     async def _wait(self, ask, reel, turn):
         target = self.target
+        target.moments_ns.append(target.clock.now)
         target.asked.append((self.number, ask.count, reel, turn))
         if target.takes_ns:
             await target.clock.until(target.clock.now + target.takes_ns)

@@ -1,7 +1,7 @@
 """The load itself, on a clock that the test advances and a server that answers when it says."""
 
 import asyncio
-from itertools import takewhile
+from itertools import pairwise, takewhile
 
 import pytest
 
@@ -110,7 +110,9 @@ async def test_refusals_and_failures_are_counted_apart(generate, clock, target, 
     assert (tally.shed, tally.failed) == ({"RESOURCE_EXHAUSTED": 2}, {"UNAVAILABLE": 1})
     assert tally.example == "RESOURCE_EXHAUSTED: queue full"
     assert tally.asked_calls == 3 + len(tally.latency)
-    assert clock.now > 3 * PAUSE_NS
+    gaps_ns = [after - before for before, after in pairwise(target.moments_ns)]
+    assert gaps_ns[:3] == [target.takes_ns + PAUSE_NS] * 3
+    assert set(gaps_ns[3:]) == {target.takes_ns}
 
 
 async def test_connections_take_calls_in_turn(generate, clock, target):

@@ -46,19 +46,24 @@ def _latency(axes: Axes, points: Sequence[Point], knee: Point | None) -> None:
     for kind, marker in ((Open, "o"), (Closed, "s")):
         of_kind = sorted(
             (point for point in points if isinstance(point.load, kind) and point.sum.latency),
-            key=lambda point: point.images_per_s,
+            key=_load,
         )
         for name, q in (("p50", 0.5), ("p99", 0.99)):
             if of_kind:
                 axes.plot(
-                    [point.offered_images_per_s or point.images_per_s for point in of_kind],
+                    [_load(point) for point in of_kind],
                     [point.sum.latency.quantile_ms(q) or 0.0 for point in of_kind],
                     marker=marker,
                     label=f"{name}, {kind.__name__.lower()} loop",
                 )
     if knee:
-        axes.axvline(knee.offered_images_per_s or 0.0, linestyle=":", color="gray", label="knee")
+        axes.axvline(_load(knee), linestyle=":", color="gray", label="knee")
     axes.legend()
+
+
+def _load(point: Point) -> float:
+    """Images a second: offered in an open loop, arrived in a closed one."""
+    return point.offered_images_per_s or point.images_per_s
 
 
 def _throughput(axes: Axes, closed: Sequence[Point]) -> None:
@@ -74,9 +79,12 @@ def _throughput(axes: Axes, closed: Sequence[Point]) -> None:
 
 def _batches(axes: Axes, batched: Sequence[Point]) -> None:
     axes.set(title="Images in a batch", xlabel="at most", ylabel="share of the passes")
-    for point in batched:
-        batches = point.server.batches if point.server else {}
+    sizes = [point.server.batches for point in batched if point.server]
+    # As far as any point has batches; the same bounds for all, since it is one server.
+    shown = max(n for each in sizes for n, count in enumerate(each.values(), start=1) if count)
+    for point, batches in zip(batched, sizes, strict=True):
         passes = sum(batches.values())
         shares = [count / passes for count in batches.values()]
-        axes.plot(list(batches), shares, marker=".", label=str(point.load))
+        names = [bound.removesuffix(".0") for bound in batches]
+        axes.plot(names[:shown], shares[:shown], marker=".", label=str(point.load))
     axes.legend(fontsize="small")

@@ -1,0 +1,21 @@
+"""The picture of a run."""
+
+import pytest
+from PIL import Image
+
+from imagemint.client.bench.exposition import ServerSide
+from imagemint.client.bench.plot import draw
+
+
+@pytest.mark.parametrize(
+    ("rates", "callers", "batches"),
+    [((10.0, 20.0), (), {}), ((), (1, 4), {}), ((10.0,), (4,), {"1.0": 3, "2.0": 0})],
+)
+def test_panel_is_there_for_what_was_measured(make_point, tmp_path, rates, callers, batches):
+    """Latency always, throughput for closed loops, batches where /metrics was read."""
+    points = [make_point(rate, 5.0, rate=rate) for rate in rates]
+    points += [make_point(10.0 * each, 5.0, concurrency=each) for each in callers]
+    points[0].__dict__["server"] = ServerSide(batches, 0.0)
+    draw(tmp_path / "run.png", points, points[0] if rates else None)
+    with Image.open(tmp_path / "run.png") as picture:
+        assert picture.size == (500 * (1 + bool(callers) + bool(batches)), 400)
