@@ -25,6 +25,9 @@ FIXED_BATCH = 64
 PROBE_ROWS = 64
 """Rows of one probe, and of the largest batch that is run where batches run as they come."""
 
+ALONE_ROWS = 8
+"""Rows of the largest batch that is spread over cores when it is alone."""
+
 _SEED = 0
 # Lone rows are the likeliest to differ, but by their values, not by their place: a few tell.
 _LONE_ROWS = 16
@@ -113,6 +116,30 @@ def _needed(compute: Callable[[Feed], npt.NDArray[Any]], feed: Feed, *, thorough
     if not all(same(row, row + 1) for row in range(PROBE_ROWS if thorough else _LONE_ROWS)):
         return Batching.NEVER_ALONE
     return Batching.AS_THEY_COME
+
+
+def same_everywhere(
+    compute: Callable[[Feed], npt.NDArray[Any]],
+    other: Callable[[Feed], npt.NDArray[Any]],
+    feed: Feed,
+) -> bool:
+    """Whether another session gives rows the same floats, in batches of 1 to `ALONE_ROWS`.
+
+    All of these sizes are tried, for these are all that it will run.
+
+    Args:
+        compute: as `needed_batching`, which found that batches may run as they come.
+        other: the same of the other session.
+        feed: of `probe_feed`.
+    """
+    whole = compute(rows(feed, 0, PROBE_ROWS))
+
+    def same(start: int, stop: int) -> bool:
+        return other(rows(feed, start, stop)).tobytes() == whole[start:stop].tobytes()
+
+    stretches = [(size, 2 * size) for size in range(2, ALONE_ROWS + 1)]
+    stretches += [(row, row + 1) for row in range(_LONE_ROWS)]
+    return all(same(*stretch) for stretch in stretches)
 
 
 def agreeing_buckets(

@@ -21,6 +21,14 @@ class Instance(Protocol):
     ) -> npt.NDArray[np.uint8]:
         """Images of a batch, byte for byte those of `Backend.run`, with the same errors."""
 
+    def run_alone(
+        self,
+        z: npt.NDArray[np.float32],
+        class_id: npt.NDArray[np.int64] | None = None,
+        truncation: npt.NDArray[np.float32] | None = None,
+    ) -> npt.NDArray[np.uint8]:
+        """The same as `run`, sooner perhaps: for a batch beside which no other runs."""
+
     def close(self) -> None:
         """Gives back what it owns. May be called twice."""
 

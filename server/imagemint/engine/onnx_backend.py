@@ -6,6 +6,11 @@ one intra-op thread it computes on the thread that called. Two threads on one se
 batches of 8 and 64, 128-channel digit generator, ONNX Runtime 1.31.1; on busy cores, hence only the
 ratio), and hold the weights once: so one session is enough. Create it after any fork.
 
+**A batch that is alone** may be shared by all cores: the backend then keeps a second session, of
+several threads, which spin, for a run of a millisecond has no time to wake them. It is used only if
+the probe finds its floats to be those of the first, and for a few rows: more are shared out among
+the instances.
+
 **Batch invariance.** A row's pixels must not depend on its batch. Measured with ONNX Runtime 1.31.1
 on AVX-512, batches of 1 to 70, floats before rounding compared bit by bit: a generator (embedding,
 Gemm, two ConvTranspose, Conv, tanh; 64, 128 and 256 channels) never differs; a Gemm or MatMul whose
@@ -38,6 +43,7 @@ from imagemint.engine._buckets import (
     pieces,
 )
 from imagemint.engine._probe import (
+    ALONE_ROWS,
     FIXED_BATCH,
     PROBE_ROWS,
     Batching,
@@ -47,6 +53,7 @@ from imagemint.engine._probe import (
     probe_feed,
     rows,
     rows_to_probe,
+    same_everywhere,
     showing_floats,
 )
 from imagemint.engine.backend import Instance
@@ -78,6 +85,8 @@ class OnnxBackend:
         device: `cpu`, `cuda`, or `auto`: CUDA where it works, the CPU otherwise.
         intra_op_threads: threads that share one run on the CPU, 1 or more. With 1 the calling
             thread does the work. CUDA always takes 1.
+        alone_threads: threads that share the run of a batch that is alone on the CPU, if that
+            changes no byte; for as much memory again. With 1 it runs like any other.
         max_batch: rows that most batches hold at most; larger ones are cut where there are buckets.
         buckets: sizes of batches, where there are buckets; absent, 1, 2, 4, ... `max_batch`. Those
             in which a row would differ are left out.
@@ -97,6 +106,7 @@ class OnnxBackend:
         *,
         device: str = "auto",
         intra_op_threads: int = 1,
+        alone_threads: int = 1,
         max_batch: int = PROBE_ROWS,
         buckets: Sequence[int] | None = None,
         bucketed: bool | None = None,
@@ -113,6 +123,7 @@ class OnnxBackend:
         self._session: Session | None = session
         self._provider = session.provider
         self._threads = intra_op_threads
+        self._alone: Session | None = None
         on_gpu = session.provider == CUDA
         # Read again for each session of an instance: the bytes are large, and wanted rarely.
         self._bundle = bundle if on_gpu and cuda_graphs else None
@@ -124,7 +135,7 @@ class OnnxBackend:
             self._batching = Batching.BUCKETS
             as_hoped, how = self._buckets == wanted, ", ".join(map(str, self._buckets))
         else:
-            self._batching = self._settle(bundle)
+            self._batching = self._settle(bundle, alone_threads)
             as_hoped, how = self._batching is Batching.AS_THEY_COME, self._batching.value
         _log.log(
             logging.INFO if as_hoped else logging.WARNING,
@@ -173,6 +184,18 @@ class OnnxBackend:
             return np.concatenate([self._as_they_come(part) for part in parts])
         return self._as_they_come(feed)
 
+    def run_alone(
+        self,
+        z: npt.NDArray[np.float32],
+        class_id: npt.NDArray[np.int64] | None = None,
+        truncation: npt.NDArray[np.float32] | None = None,
+    ) -> npt.NDArray[np.uint8]:
+        """The same as `run`, on several threads where the probe found that it is; thread-safe."""
+        alone = self._alone
+        if alone is None or not 1 <= len(z) <= ALONE_ROWS:
+            return self.run(z, class_id, truncation)
+        return alone.run(self._prepared(z, class_id, truncation))
+
     def open_instance(self) -> Instance:
         """What the calling thread runs many batches with; see `Backend.open_instance`."""
         session = self._opened()
@@ -211,7 +234,7 @@ class OnnxBackend:
     def close(self) -> None:
         """Releases the model; runs under way finish, later ones fail."""
         with on_device(self._provider == CUDA):
-            self._session = None
+            self._session = self._alone = None
 
     def _opened(self) -> Session:
         if self._session is None:
@@ -261,14 +284,34 @@ class OnnxBackend:
     def _compute(self, feed: Feed) -> npt.NDArray[np.uint8]:
         return self._opened().run(feed)
 
-    def _settle(self, bundle: Bundle) -> Batching:
+    def _settle(self, bundle: Bundle, alone_threads: int) -> Batching:
         """Runs the probe, which also warms up, and tells how batches must be run from now on."""
         feed = probe_feed(bundle.spec, rows_to_probe(bundle.read_model()))
         with contextlib.closing(self._checked(bundle, feed)) as floats:
             try:
-                return needed_batching(floats.run, feed)
+                needed = needed_batching(floats.run, feed)
+                if needed is Batching.AS_THEY_COME and alone_threads > self._threads:
+                    self._alone = self._settle_alone(bundle, alone_threads, floats, feed)
             except BackendFailed as error:
                 raise _cannot_run(bundle, error) from error
+        return needed
+
+    def _settle_alone(
+        self, bundle: Bundle, threads: int, floats: Session, feed: Feed
+    ) -> Session | None:
+        """A session of more threads, warm; None if its floats are others."""
+        content = bundle.read_model()
+        shown = cpu_session(showing_floats(content), threads, bundle.directory)
+        with contextlib.closing(shown):
+            if not same_everywhere(floats.run, shown.run, feed):
+                _log.warning(
+                    "model %s differs on %d threads: a batch that is alone runs on one core",
+                    *(self._name, threads),
+                )
+                return None
+        alone = cpu_session(content, threads, bundle.directory, spinning=True)
+        alone.run(rows(feed, 0, 1))
+        return alone
 
     def _agreeing(self, bundle: Bundle, wanted: tuple[int, ...]) -> tuple[int, ...]:
         """Runs the probe in buckets, the largest first, and tells which of them agree."""
@@ -304,6 +347,7 @@ class _SharedInstance:
 
     def __init__(self, backend: OnnxBackend) -> None:
         self.run = backend.run
+        self.run_alone = backend.run_alone
 
     def close(self) -> None:
         """Leaves the backend to who opened it."""

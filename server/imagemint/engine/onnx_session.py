@@ -191,19 +191,23 @@ def on_device(on_gpu: bool) -> contextlib.AbstractContextManager[None]:
     return _gate.shared() if on_gpu else contextlib.nullcontext()
 
 
-def cpu_session(content: bytes, threads: int, directory: Path) -> Session:
+def cpu_session(
+    content: bytes, threads: int, directory: Path, *, spinning: bool = False
+) -> Session:
     """A session on the CPU.
 
     Args:
         content: the model.
         threads: that share one run, 1 or more; with 1 the calling thread does the work.
         directory: of its bundle, for the error.
+        spinning: whether threads that share a run wait for their next part, and for a moment after
+            the run, without giving up their core.
 
     Raises:
         BundleRefused: the runtime cannot load it.
     """
     try:
-        return Session(_inference_session(content, threads, [CPU]))
+        return Session(_inference_session(content, threads, [CPU], spinning=spinning))
     except Exception as error:  # ONNX Runtime's exceptions share no base of their own
         why = f"ONNX Runtime {ort.__version__} cannot load it: {first_line(error)}"
         raise BundleRefused(directory, why) from error
@@ -235,14 +239,16 @@ def cuda_session(content: bytes, *, graphs: bool = False) -> Session:
     return Session(session)
 
 
-def _inference_session(content: bytes, threads: int, providers: list[Any]) -> ort.InferenceSession:
+def _inference_session(
+    content: bytes, threads: int, providers: list[Any], *, spinning: bool = False
+) -> ort.InferenceSession:
     # Left to itself, a session whose provider fails prints so and goes on without it, on the CPU.
     return ort.InferenceSession(
-        content, _options(threads), providers=providers, enable_fallback=False
+        content, _options(threads, spinning), providers=providers, enable_fallback=False
     )
 
 
-def _options(intra_op_threads: int) -> ort.SessionOptions:
+def _options(intra_op_threads: int, spinning: bool) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
@@ -250,7 +256,7 @@ def _options(intra_op_threads: int) -> ort.SessionOptions:
     options.inter_op_num_threads = 1
     options.use_deterministic_compute = True
     # Idle threads must not burn the cores that other batches run on.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     return options
 

@@ -13,8 +13,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tiny_bundles import write_bundle
 
-from imagemint.engine import latents
-from imagemint.engine._probe import Batching
+from imagemint.engine import latents, onnx_backend
+from imagemint.engine._probe import Batching, same_everywhere
 from imagemint.engine.backend import Backend
 from imagemint.engine.bundle import read_bundle
 from imagemint.engine.errors import BackendFailed, BundleRefused
@@ -24,9 +24,10 @@ from imagemint.engine.onnx_session import available_devices
 CLASSES = np.arange(70, dtype=np.int64) % 10
 
 
-def backend_of(tmp_path, *, device="cpu", **options):
+def backend_of(tmp_path, *, device="cpu", alone_threads=1, **options):
     """A backend over a new tiny bundle."""
-    return OnnxBackend(read_bundle(write_bundle(tmp_path, **options)), device=device)
+    bundle = read_bundle(write_bundle(tmp_path, **options))
+    return OnnxBackend(bundle, device=device, alone_threads=alone_threads)
 
 
 @pytest.fixture
@@ -161,6 +162,42 @@ def test_threads_share_one_backend(backend):
     with ThreadPoolExecutor(4) as pool:
         found = pool.map(lambda z: backend.run(z, CLASSES[: len(z)]).tobytes(), batches)
         assert list(found) == expected
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2, 8, 9])
+def test_batch_alone_has_the_same_bytes(tmp_path, rows):
+    """On all cores a batch has the pixels that it has on one."""
+    backend = backend_of(tmp_path, alone_threads=2)
+    assert backend._alone is not None
+    z, classes = latents(1, 0, rows, 8), np.arange(rows) % 10
+    instance = backend.open_instance()
+    assert np.array_equal(instance.run_alone(z, classes), backend.run(z, classes))
+
+
+def test_batch_alone_is_one_of_many_where_bytes_differ(tmp_path, caplog, monkeypatch):
+    """If more threads give another float anywhere, they are not used, and the log says so."""
+    monkeypatch.setattr(onnx_backend, "same_everywhere", lambda *_: False)
+    backend = backend_of(tmp_path, alone_threads=2)
+    assert backend._alone is None
+    assert "differs on 2 threads" in caplog.text
+    images = backend.run_alone(latents(1, 0, 3, 8), np.int64([0, 1, 2]))
+    assert images.shape == (3, 4, 6, 1)
+
+
+@pytest.mark.parametrize("odd", [8, 5, 1])
+def test_one_odd_batch_size_tells_sessions_apart(odd):
+    """A session whose last bit differs at one size of batch is found out."""
+    feed = {"z": latents(0, 0, 64, 8)}
+
+    def compute(feed):
+        return feed["z"]
+
+    def other(feed):
+        z = feed["z"]
+        return np.nextafter(z, np.float32(9)) if len(z) == odd else z
+
+    assert same_everywhere(compute, compute, feed)
+    assert not same_everywhere(compute, other, feed)
 
 
 @pytest.mark.parametrize(
