@@ -22,6 +22,7 @@ from imagemint.server.metrics import Metrics
 from imagemint.server.peers import Peers
 from imagemint.server.repository import ModelRepository, Policies, ServedBytes
 from imagemint.server.rpc.server import RpcServer
+from imagemint.server.runtime import settle
 from imagemint.server.settings import ServeSettings, shipped_models
 
 if TYPE_CHECKING:  # see _open_tracing
@@ -30,6 +31,8 @@ if TYPE_CHECKING:  # see _open_tracing
 _log = structlog.stdlib.get_logger(__name__)
 
 _GPU_INSTANCES = 2
+# More share one batch with ever less gain, and were not measured.
+_MOST_ALONE_THREADS = 4
 _SERVED_BYTES = "served-bytes"
 # Streams are asked to leave at this share of the grace period, so that the last chunk still gets
 # out and the client can tell a drain from a failure.
@@ -95,6 +98,7 @@ class App:
         return OnnxBackend(
             bundle,
             device=settings.device,
+            alone_threads=min(self._cores, _MOST_ALONE_THREADS) if settings.spread_alone else 1,
             max_batch=settings.max_batch_images,
             buckets=settings.batch_buckets,
             cuda_graphs=settings.cuda_graphs,
@@ -222,5 +226,6 @@ class App:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, ask, number)
         await self.start()
+        settle()
         await asked.wait()
         await self.stop()

@@ -21,6 +21,7 @@ class Serve(ServeSettings):
             settings = ServeSettings.model_validate(self.model_dump())
             return asyncio.run(Supervisor(settings).run())
         from imagemint.server.app import App  # noqa: PLC0415 - the supervisor does without
+        from imagemint.server.runtime import run  # noqa: PLC0415
 
-        asyncio.run(App(self).run())
+        run(App(self).run())
         return 0

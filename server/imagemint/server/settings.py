@@ -32,6 +32,9 @@ class ServeSettings(BaseModel):
     instances: int | None = Field(default=None, ge=1, le=256)
     """Batches that run side by side; absent, one for each core of the affinity mask, 2 on a GPU.
     With several processes in each of them, on a CPU as many as its share of the cores."""
+    spread_alone: bool = True
+    """Let a batch that is alone on a CPU use all cores, up to 4, if that changes no byte of it: one
+    caller is answered sooner, and each model takes its memory twice."""
     max_batch_images: int = Field(default=64, ge=1, le=65_536)
     """Images in one batch at most."""
     batch_delay_ms: float = Field(default=0.0, ge=0, le=1_000)

@@ -31,6 +31,7 @@ from imagemint.server.processes.messages import (
     Reply,
 )
 from imagemint.server.processes.metrics import DIRECTORY_VARIABLE, remove_files
+from imagemint.server.runtime import run, settle
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -160,6 +161,7 @@ async def _serve(begin: Begin, peers: WorkerPeers, channel: Channel) -> int:
     try:
         app = App(begin.settings, peers)
         await app.start()
+        settle()
     except Exception as error:  # noqa: BLE001 - the supervisor says why, and perhaps tries again
         reason = str(error) or type(error).__name__
         _log.error("worker cannot serve", reason=reason, exc_info=not isinstance(error, OSError))
@@ -179,7 +181,7 @@ def main() -> int:
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     with contextlib.closing(socket.socket(fileno=int(sys.argv[1]))) as end:
-        return asyncio.run(work(end))
+        return run(work(end))
 
 
 if __name__ == "__main__":
