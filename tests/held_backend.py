@@ -18,6 +18,7 @@ class HeldBackend:
         failure: what the next runs raise; None for none.
         closed: whether `close` was called.
         opened: instances that are open.
+        alone: runs beside which no other was to run.
     """
 
     provider = "CPUExecutionProvider"
@@ -34,6 +35,7 @@ class HeldBackend:
         self.failure = None
         self.closed = False
         self.opened = 0
+        self.alone = 0
 
     @property
     def sizes(self):
@@ -88,6 +90,11 @@ class HeldInstance:
 
     def run(self, z, class_id=None, truncation=None):
         """The images of a batch."""
+        return self._backend.run(z, class_id, truncation)
+
+    def run_alone(self, z, class_id=None, truncation=None):
+        """The images of a batch, noted as alone."""
+        self._backend.alone += 1
         return self._backend.run(z, class_id, truncation)
 
     def close(self):

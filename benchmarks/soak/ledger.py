@@ -13,7 +13,7 @@ from onnx import numpy_helper
 from imagemint.client import ImageBatch
 from imagemint.engine.bundle import read_bundle
 from imagemint.engine.onnx_backend import OnnxBackend
-from imagemint.engine.sampling import latents_at
+from imagemint.engine.sampling import Run, latents_of
 from imagemint.engine.serial import Serial
 
 VARIANTS = 3
@@ -122,14 +122,8 @@ class Ledger:
             return len(batch)
         if batch.bundle_sha256 != self._digests[variant]:
             return len(batch)
-        truncations = [each.truncation for each in serials]
-        z = latents_at(
-            np.array([each.seed for each in serials], np.uint64),
-            np.array([each.index for each in serials], np.uint64),
-            self._spec.z_dim,
-            # The client's own bound; infinity bounds nothing, but not by the same arithmetic.
-            thresholds=None if None in truncations else np.array(truncations, np.float64),
-        )
+        runs = [Run(each.seed, each.index, 1, each.truncation) for each in serials]
+        z = latents_of(runs, self._spec.z_dim)
         class_id = np.array([each.class_id for each in serials], np.int64)
         expected = self._engines[variant].run(z, class_id)
         return int((expected != batch.image).any(axis=(1, 2, 3)).sum())

@@ -21,8 +21,11 @@ another language to check itself against.
 """
 
 import enum
+import math
+import threading
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -70,45 +73,81 @@ def latents(
     Raises:
         ValueError: an argument is outside the range above.
     """
-    _check_run(seed, first_index, count)
-    if z_dim < 1:
-        raise ValueError(f"z_dim must be 1 or more, not {z_dim}")
-    words = _latent_words(seed, first_index, count, z_dim)
-    return _shaped(_unit(words), distribution, threshold)
+    run = Run(seed, first_index, count, threshold)
+    return latents_of([run], z_dim, distribution=distribution)
 
 
-def latents_at(
-    seeds: npt.NDArray[np.uint64],
-    indices: npt.NDArray[np.uint64],
-    z_dim: int,
-    *,
-    distribution: Distribution = Distribution.NORMAL,
-    thresholds: npt.NDArray[np.float64] | None = None,
+class Run(NamedTuple):
+    """Neighbours on one reel."""
+
+    seed: int
+    """0 to 2^64 - 1."""
+    first_index: int
+    """0 to 2^64 - 1."""
+    length: int
+    """Images, 0 or more; first_index + length at most 2^64."""
+    threshold: float | None = None
+    """As the one of `latents`."""
+
+
+def latents_of(
+    runs: Sequence[Run], z_dim: int, *, distribution: Distribution = Distribution.NORMAL
 ) -> npt.NDArray[np.float32]:
-    """Latents of images that each have a seed and an index of their own; the same as `latents`.
+    """Latents of several runs, one after the other, each the same as `latents` gives.
+
+    What is done for each run is to draw its words; all else is done once, for all rows together.
 
     Args:
-        seeds: [n].
-        indices: [n], in any order; neighbours on one reel cost one draw together.
+        runs: which images.
         z_dim: length of one latent, 1 or more.
         distribution: of every element.
-        thresholds: [n], as the one of `latents`. None: no truncation.
 
     Returns:
-        float32 [n, z_dim], finite.
+        float32 [n, z_dim], n the sum of the lengths; finite.
 
     Raises:
         ValueError: an argument is outside the range above.
     """
     if z_dim < 1:
         raise ValueError(f"z_dim must be 1 or more, not {z_dim}")
-    words = np.empty((len(seeds), z_dim), np.uint64)
-    for start, stop in _runs(seeds, indices):
-        words[start:stop] = _latent_words(
-            int(seeds[start]), int(indices[start]), stop - start, z_dim
+    blocks = -(-z_dim // _WORDS_PER_BLOCK)
+    for run in runs:
+        _check_run(run.seed, run.first_index, run.length)
+    width = blocks * _WORDS_PER_BLOCK
+    words = np.empty(width * sum(run.length for run in runs), np.uint64)
+    place = 0
+    for seed, first_index, length, _ in runs:
+        drawn = _words(seed, _LATENT_STREAM, blocks * first_index, blocks * length)
+        words[place : place + len(drawn)] = drawn
+        place += len(drawn)
+    u = _unit(words.reshape(-1, width)[:, :z_dim])
+    return _shaped(u, distribution, _thresholds(runs))
+
+
+def runs_at(
+    seeds: npt.NDArray[np.uint64],
+    indices: npt.NDArray[np.uint64],
+    thresholds: npt.NDArray[np.float64] | None = None,
+) -> list[Run]:
+    """The runs of images that each have a seed, an index and a threshold of their own.
+
+    Args:
+        seeds: [n].
+        indices: [n], in any order; neighbours on one reel are one run.
+        thresholds: [n], as the one of `latents`. None: no truncation.
+
+    Raises:
+        ValueError: the lengths differ.
+    """
+    return [
+        Run(
+            int(seeds[start]),
+            int(indices[start]),
+            stop - start,
+            None if thresholds is None else float(thresholds[start]),
         )
-    column = None if thresholds is None else thresholds[:, np.newaxis]
-    return _shaped(_unit(words), distribution, column)
+        for start, stop in _runs(seeds, indices, thresholds)
+    ]
 
 
 def drawn_classes(
@@ -172,9 +211,11 @@ def drawn_classes_at(
 
 
 def _runs(
-    seeds: npt.NDArray[np.uint64], indices: npt.NDArray[np.uint64]
+    seeds: npt.NDArray[np.uint64],
+    indices: npt.NDArray[np.uint64],
+    thresholds: npt.NDArray[np.float64] | None = None,
 ) -> Iterator[tuple[int, int]]:
-    """Start and stop of each stretch of neighbours on one reel."""
+    """Start and stop of each stretch of neighbours on one reel, with one threshold."""
     if len(seeds) != len(indices):
         raise ValueError(f"{len(seeds)} seeds for {len(indices)} indices")
     follows = (
@@ -182,15 +223,22 @@ def _runs(
         & (indices[1:] == indices[:-1] + np.uint64(1))
         & (indices[1:] != 0)  # the sum wraps, a reel does not
     )
+    if thresholds is not None:
+        follows &= thresholds[1:] == thresholds[:-1]
     starts = [0, *(np.flatnonzero(~follows) + 1).tolist()] if len(seeds) else []
     return pairwise([*starts, len(seeds)])
 
 
-def _latent_words(seed: int, first_index: int, count: int, z_dim: int) -> npt.NDArray[np.uint64]:
-    """Words [count, z_dim] of the images of a run."""
-    blocks = -(-z_dim // _WORDS_PER_BLOCK)
-    words = _words(seed, _LATENT_STREAM, blocks * first_index, blocks * count)
-    return words.reshape(count, blocks * _WORDS_PER_BLOCK)[:, :z_dim]
+def _thresholds(runs: Sequence[Run]) -> float | npt.NDArray[np.float64] | None:
+    """One for all runs, or one for each row, [n, 1], infinite where there is none."""
+    found = {run.threshold for run in runs}
+    for threshold in found:
+        if threshold is not None and not (threshold > 0 and math.isfinite(threshold)):
+            raise ValueError(f"threshold must be finite and above 0, not {threshold}")
+    if len(found) <= 1:
+        return next(iter(found), None)
+    each = [math.inf if run.threshold is None else run.threshold for run in runs]
+    return np.repeat(each, [run.length for run in runs])[:, np.newaxis]
 
 
 def _shaped(
@@ -211,12 +259,39 @@ def _shaped(
 def _words(seed: int, stream: int, first_block: int, blocks: int) -> npt.NDArray[np.uint64]:
     """Raw words [4 * blocks] of a stream from a block on.
 
-    Both numbers go in as Python integers: NumPy splits them into 64-bit words, lowest first, and a
-    counter passes 2^64 for large indices.
+    The counter goes in as 64-bit words, lowest first; it passes 2^64 for large indices.
     """
-    generator = Philox(key=seed | stream << 64, counter=first_block)
-    words: npt.NDArray[np.uint64] = generator.random_raw(blocks * _WORDS_PER_BLOCK)
+    philox = _generators.philox
+    # Tuples are taken as well as arrays, and read faster.
+    state: Any = {
+        "bit_generator": "Philox",
+        "state": {
+            "counter": (first_block % _UINT64_END, first_block // _UINT64_END, 0, 0),
+            "key": (seed, stream),
+        },
+        # Nothing is left over of the block before.
+        "buffer": (0, 0, 0, 0),
+        "buffer_pos": _WORDS_PER_BLOCK,
+        "has_uint32": 0,
+        "uinteger": 0,
+    }
+    philox.state = state
+    words: npt.NDArray[np.uint64] = philox.random_raw(blocks * _WORDS_PER_BLOCK)
     return words
+
+
+class _Generators(threading.local):
+    """A generator for each thread, set to its place before each draw.
+
+    To make one takes longer than to draw a latent, for NumPy asks the operating system for a seed
+    first, whatever the key.
+    """
+
+    def __init__(self) -> None:
+        self.philox = Philox(0)
+
+
+_generators = _Generators()
 
 
 def _unit(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
@@ -226,8 +301,7 @@ def _unit(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
 def _truncated_normal(
     u: npt.NDArray[np.float64], t: float | npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    if not (np.all(np.greater(t, 0)) and np.isfinite(t).all()):
-        raise ValueError(f"threshold must be finite and above 0, not {t}")
+    """An infinite t confines nothing: then low is 0, high is 1, and u stays as it is."""
     low, high = ndtr(-t), ndtr(t)
     # In exact arithmetic the clip does nothing. In float64 the sum may round up to 1 near t = 8.3,
     # whose quantile is infinite, and small thresholds may be overshot by the last bits.

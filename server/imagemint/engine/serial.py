@@ -38,14 +38,11 @@ class Serial:
     """Truncation; None for none, which is not the same as 0."""
 
     def __str__(self) -> str:
-        text = f"{self.model}@{self.version}/{self.seed}/{self.index}"
-        terms = []
-        if self.class_id is not None:
-            terms.append(f"class={self.class_id}")
-        if self.truncation is not None:
-            # repr is the shortest decimal that reads back as the same float64.
-            terms.append(f"truncation={float(self.truncation)!r}")
-        return f"{text}?{'&'.join(terms)}" if terms else text
+        return spelled(
+            *(self.model, self.version, self.seed, self.index),
+            class_id=self.class_id,
+            truncation=self.truncation,
+        )
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -66,6 +63,25 @@ class Serial:
             raise ValueError(f"{text!r}: seed and index are at most 2^64 - 1")
         version = int(found["version"])
         return cls(found["model"], version, seed, index, class_id, truncation)
+
+
+def spelled(
+    model: str,
+    version: int,
+    seed: int,
+    index: int,
+    *,
+    class_id: int | None = None,
+    truncation: float | None = None,
+) -> str:
+    """The one spelling of a serial number, of the parts of a `Serial`: for those who spell many."""
+    text = f"{model}@{version}/{seed}/{index}"
+    if class_id is not None:
+        text = f"{text}?class={class_id}"
+    if truncation is not None:
+        # repr is the shortest decimal that reads back as the same float64.
+        text = f"{text}{'?' if class_id is None else '&'}truncation={float(truncation)!r}"
+    return text
 
 
 def _conditions(text: str, terms: str | None) -> tuple[int | None, float | None]:

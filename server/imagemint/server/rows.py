@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from imagemint.engine.sampling import latents_at
+from imagemint.engine.sampling import Run, runs_at
 from imagemint.engine.serial import Serial
 from imagemint.engine.spec import TruncationKind
 from imagemint.server.batching import Job, Priority
@@ -52,20 +52,13 @@ class Rows:
         psi = 1.0 if self.truncation is None else self.truncation.astype(np.float32)
         return Job(self.count, self._latents, self.class_id, psi, deadline, priority)
 
-    def _latents(self, start: int, stop: int) -> npt.NDArray[np.float32]:
+    def _latents(self, start: int, stop: int) -> list[Run] | npt.NDArray[np.float32]:
         if not isinstance(self.source, Reels):
             return self.source[start:stop]
-        spec = self.version.spec
         thresholds = None
         if self.truncation is not None and not self._by_psi:
             thresholds = self.truncation[start:stop].astype(np.float64)
-        return latents_at(
-            self.source.seeds[start:stop],
-            self.source.indices[start:stop],
-            spec.z_dim,
-            distribution=spec.distribution,
-            thresholds=thresholds,
-        )
+        return runs_at(self.source.seeds[start:stop], self.source.indices[start:stop], thresholds)
 
     def serials(self) -> list[str]:
         """Returns the serial number of each row.

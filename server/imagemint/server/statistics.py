@@ -7,12 +7,12 @@ clients ask for over the Open Inference Protocol.
 import copy
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Phases:
+class Phases(NamedTuple):
     """Where the time of a pass went, in nanoseconds; of a request, the sum over its passes."""
 
     input_ns: int
@@ -23,8 +23,7 @@ class Phases:
     """Handing out images."""
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
+class Account(NamedTuple):
     """A request that was answered."""
 
     total_ns: int
@@ -40,9 +39,9 @@ class Tally:
     count: int = 0
     ns: int = 0
 
-    def add(self, ns: int) -> None:
-        """Counts once more."""
-        self.count += 1
+    def add(self, count: int, ns: int) -> None:
+        """Counts so many more, that took so long in all."""
+        self.count += count
         self.ns += ns
 
 
@@ -100,8 +99,7 @@ def added(parts: Iterable[Sums]) -> Sums:
 
 
 def _pour(tally: Tally, into: Tally) -> None:
-    into.count += tally.count
-    into.ns += tally.ns
+    into.add(tally.count, tally.ns)
 
 
 class Statistics:
@@ -111,7 +109,7 @@ class Statistics:
         self._lock = threading.Lock()
         self._sums = Sums()
 
-    def add_batch(self, images: int, took: Phases, finished: Iterable[Account]) -> None:
+    def add_batch(self, images: int, took: Phases, finished: Sequence[Account]) -> None:
         """Counts a pass and the requests that it made whole, so that nobody sees one half.
 
         Args:
@@ -120,26 +118,34 @@ class Statistics:
             finished: requests whose last image it held.
         """
         with self._lock:
-            passes = self._sums.passes.setdefault(images, Passes())
-            passes.input.add(took.input_ns)
-            passes.inference.add(took.inference_ns)
-            passes.output.add(took.output_ns)
-            self._sums.last_ms = time.time_ns() // 1_000_000
-            for account in finished:
-                self._add(account)
+            sums = self._sums
+            passes = sums.passes.get(images)
+            if passes is None:
+                passes = sums.passes[images] = Passes()
+            passes.input.add(1, took.input_ns)
+            passes.inference.add(1, took.inference_ns)
+            passes.output.add(1, took.output_ns)
+            sums.last_ms = time.time_ns() // 1_000_000
+            self._add(finished)
 
-    def _add(self, account: Account) -> None:
-        """Counts a request; what its passes do not account for is waiting, before or between."""
-        sums, left = self._sums, account.total_ns
-        sums.success.add(left)
-        for tally, ns in (
-            (sums.inference, account.phases.inference_ns),
-            (sums.input, account.phases.input_ns),
-            (sums.output, account.phases.output_ns),
-        ):
-            tally.add(min(ns, left))
-            left -= min(ns, left)
-        sums.queue.add(left)
+    def _add(self, accounts: Sequence[Account]) -> None:
+        """Counts requests; what their passes do not account for is waiting, before or between."""
+        total = waiting = input_ns = inference_ns = output_ns = 0
+        for total_ns, phases in accounts:
+            inference = min(phases.inference_ns, total_ns)
+            inputs = min(phases.input_ns, total_ns - inference)
+            outputs = min(phases.output_ns, total_ns - inference - inputs)
+            total += total_ns
+            inference_ns += inference
+            input_ns += inputs
+            output_ns += outputs
+            waiting += total_ns - inference - inputs - outputs
+        sums, count = self._sums, len(accounts)
+        sums.success.add(count, total)
+        sums.queue.add(count, waiting)
+        sums.input.add(count, input_ns)
+        sums.inference.add(count, inference_ns)
+        sums.output.add(count, output_ns)
 
     def add_failure(self, ns: int) -> None:
         """Counts a request that was refused for want of room, came too late, or failed.
@@ -148,7 +154,7 @@ class Statistics:
             ns: since its acceptance; 0 if it was not accepted.
         """
         with self._lock:
-            self._sums.fail.add(ns)
+            self._sums.fail.add(1, ns)
 
     def sums(self) -> Sums:
         """Returns a copy of the sums."""

@@ -13,11 +13,13 @@ from scipy.special import ndtr, ndtri
 
 from imagemint.engine.sampling import (
     Distribution,
+    Run,
     _unit,
     drawn_classes,
     drawn_classes_at,
     latents,
-    latents_at,
+    latents_of,
+    runs_at,
 )
 
 VECTORS = json.loads(Path(__file__).with_name("sampling_vectors.json").read_text())
@@ -236,11 +238,11 @@ places = st.lists(
 
 
 @given(places, st.sampled_from([1, 4, 6]), st.sampled_from([None, 0.5]))
-def test_latents_at_equal_those_of_runs(rows, z_dim, threshold):
+def test_scattered_latents_equal_lone_ones(rows, z_dim, threshold):
     """Rows in any order get the latents that each has in a run, bit for bit."""
     seeds, indices = np.array(rows, np.uint64).reshape(-1, 2).T
     thresholds = None if threshold is None else np.full(len(rows), threshold)
-    together = latents_at(seeds, indices, z_dim, thresholds=thresholds)
+    together = latents_of(runs_at(seeds, indices, thresholds), z_dim)
     assert together.dtype == np.float32
     assert together.shape == (len(rows), z_dim)
     for row, (seed, index) in zip(together, rows, strict=True):
@@ -248,18 +250,31 @@ def test_latents_at_equal_those_of_runs(rows, z_dim, threshold):
         assert row.tobytes() == alone.tobytes()
 
 
-def test_latents_at_takes_a_threshold_for_each():
+def test_runs_have_thresholds_of_their_own():
     """Neighbours on one reel may be confined differently."""
     rows = np.array([5, 5], np.uint64), np.array([1, 2], np.uint64)
-    together = latents_at(*rows, 4, thresholds=np.array([0.25, 2.0]))
+    together = latents_of(runs_at(*rows, np.array([0.25, 2.0])), 4)
     assert together[0].tobytes() == latents(5, 1, 1, 4, threshold=0.25).tobytes()
     assert together[1].tobytes() == latents(5, 2, 1, 4, threshold=2.0).tobytes()
 
 
-def test_latents_at_draws_uniform_latents():
+def test_runs_without_threshold_are_not_confined_by_others():
+    """In one draw with truncated runs, the rest keep the bits that they have alone."""
+    runs = [Run(5, 1, 3), Run(6, 0, 2, 0.5), Run(7, 9, 0), Run(7, 2**64 - 2, 2, 8.5), Run(5, 8, 1)]
+    together = latents_of(runs, 6)
+    alone = [latents(r.seed, r.first_index, r.length, 6, threshold=r.threshold) for r in runs]
+    assert together.tobytes() == np.concatenate(alone).tobytes()
+
+
+def test_no_runs_have_no_latents():
+    """An empty batch has no rows."""
+    assert latents_of([], 6).shape == (0, 6)
+
+
+def test_scattered_latents_may_be_uniform():
     """The distribution is that of the model."""
     rows = np.array([5, 6], np.uint64), np.array([1, 2], np.uint64)
-    together = latents_at(*rows, 4, distribution=Distribution.UNIFORM)
+    together = latents_of(runs_at(*rows), 4, distribution=Distribution.UNIFORM)
     alone = latents(6, 2, 1, 4, distribution=Distribution.UNIFORM)
     assert together[1].tobytes() == alone.tobytes()
 
@@ -267,12 +282,12 @@ def test_latents_at_draws_uniform_latents():
 @pytest.mark.parametrize(
     ("seeds", "z_dim", "threshold"), [([1, 2], 0, 1.0), ([1], 4, 1.0), ([1, 2], 4, np.nan)]
 )
-def test_latents_at_refuse_bad_arguments(seeds, z_dim, threshold):
+def test_scattered_latents_refuse_bad_arguments(seeds, z_dim, threshold):
     """No z_dim, unequal lengths, a threshold that is none."""
     indices = np.array([1, 2], np.uint64)
     thresholds = np.array([1.0, threshold])
     with pytest.raises(ValueError, match=r"must be|for 2 indices"):
-        latents_at(np.array(seeds, np.uint64), indices, z_dim, thresholds=thresholds)
+        latents_of(runs_at(np.array(seeds, np.uint64), indices, thresholds), z_dim)
 
 
 @given(places)

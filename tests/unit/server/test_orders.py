@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from imagemint.engine.bundle import read_bundle
-from imagemint.engine.sampling import drawn_classes, latents
+from imagemint.engine.sampling import drawn_classes, latents, latents_of
 from imagemint.server.orders import Cycle, Drawn, OneClass, Order, PerImage
 from imagemint.server.repository import ServedVersion
 
@@ -77,7 +77,7 @@ def test_job_draws_the_reel(served):
     """A job for a stretch of the order holds the latents of those indices, however it is cut."""
     job = order(served, condition=OneClass(3)).job(10, 8, math.inf)
     expected = latents(SEED, 50, 8, 8)
-    drawn = np.concatenate([job.latents(0, 3), job.latents(3, 8)])
+    drawn = latents_of([*job.latents(0, 3), *job.latents(3, 8)], 8)
     assert drawn.tobytes() == expected.tobytes()
     assert job.class_id.tolist() == [3] * 8
     assert job.truncation is None
@@ -86,14 +86,15 @@ def test_job_draws_the_reel(served):
 def test_last_index_is_reached(served):
     """The image at 2^64 - 1 has a latent and a serial."""
     last = order(served, "plain", first_index=2**64 - 1, count=1)
-    assert last.job(0, 1, math.inf).latents(0, 1).shape == (1, 8)
+    assert latents_of(last.job(0, 1, math.inf).latents(0, 1), 8).shape == (1, 8)
     assert last.minted(0, None, 1)[0].serial == f"plain@1/{SEED}/{2**64 - 1}"
 
 
 def test_threshold_confines_the_latents(served):
     """A model truncated by threshold has it in its latents, not as an input of the graph."""
     job = order(served, "bounded", condition=OneClass(0), truncation=0.5).job(0, 23, math.inf)
-    assert job.latents(0, 23).tobytes() == latents(SEED, 40, 23, 8, threshold=0.5).tobytes()
+    drawn = latents_of(job.latents(0, 23), 8)
+    assert drawn.tobytes() == latents(SEED, 40, 23, 8, threshold=0.5).tobytes()
     assert job.truncation is None
 
 
@@ -101,7 +102,7 @@ def test_threshold_confines_the_latents(served):
 def test_psi_goes_into_the_graph(served, asked, given):
     """A model truncated by psi always takes it; absent leaves w where it is, and zero does not."""
     job = order(served, "styled", condition=OneClass(0), truncation=asked).job(0, 2, math.inf)
-    assert job.latents(0, 2).tobytes() == latents(SEED, 40, 2, 8).tobytes()
+    assert latents_of(job.latents(0, 2), 8).tobytes() == latents(SEED, 40, 2, 8).tobytes()
     assert job.truncation == given
 
 

@@ -16,12 +16,21 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
 import numpy as np
+import numpy.typing as npt
 
-from imagemint.engine.backend import Backend, Instance
+from imagemint.engine.backend import Backend
 from imagemint.engine.errors import BackendFailed, DeadlinePassed, Draining, QueueFull
 from imagemint.engine.spec import ModelSpec
+from imagemint.server.batching.counting import ImagesByClass
 from imagemint.server.batching.job import Job, Priority, Slice
-from imagemint.server.batching.passes import hand_out, stacked_classes, stacked_truncation
+from imagemint.server.batching.passes import (
+    hand_out,
+    images_in,
+    make_room,
+    stacked_classes,
+    stacked_latents,
+    stacked_truncation,
+)
 from imagemint.server.batching.queue import Queue
 from imagemint.server.batching.rate import Rate
 from imagemint.server.metrics import Metrics
@@ -79,8 +88,7 @@ class Batcher:
         self.preferred_images = tuple(sorted(preferred_batch_images))
         self.statistics = Statistics()
         labels = (spec.name, str(version))
-        self._labels = labels
-        self._images = metrics.images
+        self._images = ImagesByClass(metrics.images, spec, version)
         self._queue_wait = {
             level: metrics.queue_wait.labels(*labels, level.value) for level in Priority
         }
@@ -151,19 +159,30 @@ class Batcher:
 
     def _queue_up(self, job: Job, most: int) -> bool:
         """Queues a job unless more than `most` images would then wait."""
-        job.done = asyncio.get_running_loop().create_future()
-        job.images = np.empty(
-            (job.count, self._spec.height, self._spec.width, self._spec.channels), np.uint8
-        )
+        loop = asyncio.get_running_loop()
+        job.done = loop.create_future()
         with self._changed:
             if self._closed:
                 raise Draining(1.0)
-            if self._queued + job.count > most + self._reserved(job):
+            queued = self._queue.images
+            if queued + job.count > most + self._reserved(job):
                 return False
             job.accepted_ns = time.perf_counter_ns()
             self._queue.append(job)
-            self._changed.notify()  # one wakes the next while there is work for it
+            # Who is busy looks at the queue when he is done, and who waits for company must see it.
+            wake = self._idle > 0 and (not queued or self.delay_s > 0)
+        if wake:
+            loop.call_soon(self._wake)
         return True
+
+    def _wake(self) -> None:
+        """Has an instance look at the queue; one wakes the next while there is work for it.
+
+        At the end of a turn of the loop: calls that it brought together are one batch. To wake a
+        thread costs as much as half a call, and from then on the two share the interpreter's lock.
+        """
+        with self._changed:
+            self._changed.notify()
 
     def _reserved(self, job: Job) -> int:
         return self._max_queue // _RESERVED_SHARE if job.priority is Priority.HIGH else 0
@@ -234,11 +253,16 @@ class Batcher:
             return
         opened.set_result(None)
         with contextlib.closing(instance):
-            while (batch := self._take()) is not None:
-                self._compute(instance, batch)
+            while (taken := self._take()) is not None:
+                batch, is_alone = taken
+                self._compute(batch, instance.run_alone if is_alone else instance.run)
 
-    def _take(self) -> list[Slice] | None:
-        """Waits for work and returns a batch of it; None when closed and empty."""
+    def _take(self) -> tuple[list[Slice], bool] | None:
+        """Waits for work and returns a batch of it; None when closed and empty.
+
+        And whether it is alone: one caller's, and nothing else is computed or waits. Where several
+        call, others will soon want the other cores.
+        """
         with self._changed:
             self._idle += 1
             try:
@@ -246,10 +270,11 @@ class Batcher:
                     self._drop_late()
                     if self._queue and not self._worth_waiting():
                         batch = self._queue.cut(self._share())
-                        self._start(batch)
+                        make_room(batch, self._spec)
                         if self._queue:
                             self._changed.notify()
-                        return batch
+                            return batch, False
+                        return batch, self._idle == self.instances and len(batch) == 1
                     if self._closed and not self._queue:
                         return None
                     self._changed.wait(self._patience_s() if self._queue else None)
@@ -287,51 +312,47 @@ class Batcher:
         filled = [size for size in self.preferred_images if size <= self._queued]
         return max((size for size in filled if size <= share), default=min(filled, default=share))
 
-    def _start(self, batch: list[Slice]) -> None:
-        now = time.perf_counter_ns()
-        for piece in batch:
-            if not piece.start:
-                job = piece.job
-                job.started_ns = now
-                self._queue_wait[job.priority].observe((now - job.accepted_ns) / 1e9)
-
-    def _compute(self, instance: Instance, batch: list[Slice]) -> None:
+    def _compute(self, batch: list[Slice], run: Callable[..., npt.NDArray[np.uint8]]) -> None:
         began = time.perf_counter_ns()
+        for job, start, _ in batch:
+            if not start:
+                job.started_ns = began
         try:
-            z = np.concatenate([piece.job.latents(piece.start, piece.stop) for piece in batch])
+            z = stacked_latents(batch, self._spec)
             class_id = stacked_classes(batch)
             truncation = stacked_truncation(batch)
             before = time.perf_counter_ns()
-            images = instance.run(z, class_id, truncation)
+            images = run(z, class_id, truncation)
             after = time.perf_counter_ns()
-            hand_out(batch, images)
+            hand_out(batch, images, self._spec)
             took = Phases(before - began, after - before, time.perf_counter_ns() - after)
         except Exception as error:  # noqa: BLE001 - whatever a runtime raises, the callers must hear
-            _log.exception("batch of %d images failed", sum(p.stop - p.start for p in batch))
+            _log.exception("batch of %d images failed", images_in(batch))
             self._fail(batch, error)
             return
-        self._batch_images.observe(len(images))
-        self._inference.observe((after - before) / 1e9)
-        self._finish(batch, len(images), began, took)
+        # The rest is the loop's: here it would only wait for the interpreter's lock.
+        _on_loop_of(batch[0].job, self._finish, batch, began, time.perf_counter_ns(), took)
 
-    def _finish(self, batch: list[Slice], count: int, began_ns: int, took: Phases) -> None:
+    def _finish(self, batch: list[Slice], began_ns: int, ended_ns: int, took: Phases) -> None:
+        """Accounts for a batch that was computed, and tells who is whole; on the event loop."""
+        count = images_in(batch)
         finished = []
-        now = time.perf_counter_ns()
-        with self._changed:
-            for piece in batch:
-                job = piece.job
-                job.input_ns += took.input_ns
-                job.inference_ns += took.inference_ns
-                job.output_ns += took.output_ns
-                job.computed += piece.stop - piece.start
-                if job.computed == job.count and not job.dropped:
-                    job.finished_ns = now
-                    finished.append(job)
-            self._drain_rate.add(count, began_ns, now)
+        for job, start, stop in batch:
+            if not start:
+                self._queue_wait[job.priority].observe((began_ns - job.accepted_ns) / 1e9)
+            job.input_ns += took.input_ns
+            job.inference_ns += took.inference_ns
+            job.output_ns += took.output_ns
+            job.computed += stop - start
+            if job.computed == job.count and not job.dropped:
+                job.finished_ns = ended_ns
+                finished.append(job)
+        self._drain_rate.add(count, began_ns, ended_ns)
+        self._batch_images.observe(count)
+        self._inference.observe(took.inference_ns / 1e9)
         self.statistics.add_batch(count, took, [_account(job) for job in finished])
-        for job in finished:
-            self._count(job)
-        _on_loop_of(batch[0].job, self._settle, finished, None)
+        self._images.count(finished)
+        self._settle(finished, None)
 
     def _fail(self, batch: list[Slice], cause: Exception) -> None:
         error = BackendFailed(f"model {self._spec.name!r} failed to compute a batch")
@@ -345,15 +366,6 @@ class Batcher:
                     self._forget(job)
                 job.dropped = True
         _on_loop_of(batch[0].job, self._settle, jobs, error)
-
-    def _count(self, job: Job) -> None:
-        if job.class_id is None:
-            self._images.labels(*self._labels, "").inc(job.count)
-            return
-        for class_id, count in enumerate(np.bincount(job.class_id).tolist()):
-            if count:
-                label = self._spec.class_labels[class_id]
-                self._images.labels(*self._labels, label).inc(count)
 
 
 def _on_loop_of(job: Job, call: Callable[..., None], *arguments: object) -> None:

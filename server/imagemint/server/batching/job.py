@@ -3,11 +3,14 @@
 import asyncio
 import enum
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from imagemint.engine.sampling import Run
 
 
 class Priority(enum.Enum):
@@ -17,24 +20,26 @@ class Priority(enum.Enum):
     NORMAL = "normal"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Job:
     """Images that one caller waits for.
 
     Attributes:
         count: how many, 1 or more.
-        latents: gives float32 [n, z_dim] for images start to stop - 1 of the job; called by the
-            instance that computes them, so that drawing latents is parallel work too.
+        latents: gives what the latents of images start to stop - 1 of the job are: runs of that
+            many images in all, or float32 [n, z_dim]. The instance that computes them draws them,
+            for a whole batch at once.
         class_id: int64 [count], or None.
         truncation: for a model whose truncation is PSI, and then never None; otherwise None. One
             for all, or float32 [count].
         deadline: `time.monotonic` value after which nothing of it is computed any more.
         priority: who goes first.
-        images: the result, uint8 [count, H, W, C], whole once `done` is.
+        images: the result, uint8 [count, H, W, C], whole once `done` is; read-only, for jobs of
+            one batch may share its memory.
     """
 
     count: int
-    latents: Callable[[int, int], npt.NDArray[np.float32]]
+    latents: Callable[[int, int], Sequence[Run] | npt.NDArray[np.float32]]
     class_id: npt.NDArray[np.int64] | None
     truncation: float | npt.NDArray[np.float32] | None = None
     deadline: float = math.inf
@@ -53,8 +58,7 @@ class Job:
     dropped: bool = field(init=False, default=False, repr=False)
 
 
-@dataclass(frozen=True)
-class Slice:
+class Slice(NamedTuple):
     """The images ``start`` to ``stop - 1`` of a job."""
 
     job: Job

@@ -3,24 +3,63 @@
 import numpy as np
 import numpy.typing as npt
 
+from imagemint.engine.sampling import Run, latents_of
+from imagemint.engine.spec import ModelSpec
 from imagemint.server.batching.job import Slice
 
 
-def hand_out(batch: list[Slice], images: npt.NDArray[np.uint8]) -> None:
-    """Copies the images of a batch into the results of its jobs."""
-    count = sum(piece.stop - piece.start for piece in batch)
-    if images.shape != (expected := (count, *batch[0].job.images.shape[1:])):
+def make_room(batch: list[Slice], spec: ModelSpec) -> None:
+    """Allocates the results of jobs that are cut; under the lock, for their pieces come apart."""
+    for job, start, stop in batch:
+        if start == 0 and stop < job.count:
+            shape = (job.count, spec.height, spec.width, spec.channels)
+            job.images = np.empty(shape, np.uint8)
+
+
+def hand_out(batch: list[Slice], images: npt.NDArray[np.uint8], spec: ModelSpec) -> None:
+    """Gives the jobs of a batch their images: copied into what was made room for, or as a view."""
+    count = images_in(batch)
+    if images.shape != (expected := (count, spec.height, spec.width, spec.channels)):
         raise ValueError(f"the backend gave images of shape {images.shape}, not {expected}")
     row = 0
-    for piece in batch:
-        size = piece.stop - piece.start
-        piece.job.images[piece.start : piece.stop] = images[row : row + size]
-        row += size
+    for job, start, stop in batch:
+        part = images[row : row + stop - start]
+        if stop - start == job.count:
+            job.images = part
+        else:
+            job.images[start:stop] = part
+        row += stop - start
+
+
+def images_in(batch: list[Slice]) -> int:
+    """Images of a batch."""
+    return sum(stop - start for _, start, stop in batch)
+
+
+def stacked_latents(batch: list[Slice], spec: ModelSpec) -> npt.NDArray[np.float32]:
+    """float32 [N, z_dim]; all that is on reels is drawn at once, however many jobs want it."""
+    z = np.empty((images_in(batch), spec.z_dim), np.float32)
+    runs: list[Run] = []
+    is_drawn = np.ones(len(z), np.bool_)
+    row = 0
+    for job, start, stop in batch:
+        latents = job.latents(start, stop)
+        if isinstance(latents, np.ndarray):
+            z[row : row + stop - start] = latents
+            is_drawn[row : row + stop - start] = False
+        else:
+            runs += latents
+        row += stop - start
+    drawn = latents_of(runs, spec.z_dim, distribution=spec.distribution)
+    if len(drawn) == len(z):
+        return drawn
+    z[is_drawn] = drawn
+    return z
 
 
 def stacked_classes(batch: list[Slice]) -> npt.NDArray[np.int64] | None:
     """int64 [N], or None if the jobs have no classes."""
-    parts = [p.job.class_id[p.start : p.stop] for p in batch if p.job.class_id is not None]
+    parts = [job.class_id[start:stop] for job, start, stop in batch if job.class_id is not None]
     return np.concatenate(parts) if parts else None
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from imagemint.engine.errors import BackendFailed, DeadlinePassed, Draining, QueueFull
+from imagemint.engine.sampling import Run, latents, latents_of
 from imagemint.engine.spec import Truncation, TruncationKind
-from imagemint.server.batching import Priority
+from imagemint.server.batching import Job, Priority, passes
 from imagemint.server.batching.rate import Rate
 
 # Seconds that no test lives to see: whoever waited for it would run into the timeout.
@@ -64,6 +65,73 @@ async def test_jobs_share_a_batch(backend, new_batcher, new_job, held):
     await asyncio.gather(*(job.done for job in jobs))
     assert backend.sizes == [30]
     assert tags(backend, 0) == [tag for tag in range(1, 11) for _ in range(3)]
+
+
+async def test_calls_of_one_turn_are_one_batch(backend, new_batcher, new_job):
+    """An idle instance is woken once for all that a turn of the loop has brought."""
+    batcher = new_batcher(max_batch_images=64)
+    jobs = [new_job(tag, 1) for tag in range(1, 17)]
+    for job in jobs:
+        batcher.submit(job)
+    await asyncio.gather(*(job.done for job in jobs))
+    assert backend.sizes == [16]
+
+
+async def test_batch_draws_once(new_batcher, held, backend, monkeypatch):
+    """The latents of all callers in a batch are drawn together; given ones keep their place."""
+    draws = []
+
+    def counting(runs, *args, **options):
+        draws.append(len(runs))
+        return latents_of(runs, *args, **options)
+
+    monkeypatch.setattr(passes, "latents_of", counting)
+    batcher = new_batcher(max_batch_images=64)
+    await held(batcher)
+    given = np.float32([[5, 6]])
+    jobs = [
+        Job(1, (lambda *_, seed=seed: (Run(seed, 3, 1),)) if seed else lambda *_: given, None)
+        for seed in (*range(1, 33), 0, *range(33, 64))
+    ]
+    for job in jobs:
+        batcher.submit(job)
+    draws.clear()
+    backend.release()
+    await asyncio.gather(*(job.done for job in jobs))
+    assert draws == [63]
+    ((z, _, _),) = backend.batches
+    assert z[32].tolist() == [5, 6]
+    assert z[33].tobytes() == latents(33, 3, 1, 2).tobytes()
+
+
+async def test_lone_job_runs_alone(backend, new_batcher, new_job):
+    """One caller beside whom nobody waits has all cores; callers who share a batch have one."""
+    batcher = new_batcher()
+    lone = new_job(1, 3)
+    batcher.submit(lone)
+    await lone.done
+    assert backend.alone == 1
+    together = [new_job(tag, 1) for tag in (2, 3)]
+    for job in together:
+        batcher.submit(job)
+    await asyncio.gather(*(job.done for job in together))
+    assert backend.sizes == [3, 2]
+    assert backend.alone == 1
+
+
+async def test_job_beside_another_is_not_alone(backend, new_batcher, new_job):
+    """While an instance computes, the others keep to one core each."""
+    batcher = new_batcher(instances=2)
+    backend.hold()
+    running, beside = new_job(1, 1), new_job(2, 1)
+    batcher.submit(running)
+    await backend.begun()
+    before = backend.alone
+    batcher.submit(beside)
+    await backend.begun()
+    assert backend.alone == before
+    backend.release()
+    await asyncio.gather(running.done, beside.done)
 
 
 async def test_large_jobs_share_evenly(backend, new_batcher, new_job, held):

@@ -12,7 +12,7 @@ from imagemint.engine.errors import (
     ModelNotFound,
     VersionNotFound,
 )
-from imagemint.engine.sampling import drawn_classes, latents
+from imagemint.engine.sampling import drawn_classes, latents, latents_of
 from imagemint.server.batching import Priority
 from imagemint.server.rpc.tensor_requests import read_infer
 from inference import grpc_service_pb2 as pb
@@ -94,7 +94,7 @@ def test_rows_have_seeds_and_indices_of_their_own(repository, typed):
     call = read_infer(
         infer(class_id=column(np.int64, 0, 1, 2, 3, 9), typed=typed, **inputs), repository
     )
-    drawn = call.rows.job(math.inf).latents(0, 5)
+    drawn = latents_of(call.rows.job(math.inf).latents(0, 5), 8)
     for row, (seed, index) in zip(drawn, rows, strict=True):
         assert row.tobytes() == latents(seed, index, 1, 8).tobytes()
     assert call.rows.serials()[:2] == ["tiny@1/5/9?class=0", f"tiny@1/{2**64 - 1}/3?class=1"]
@@ -122,7 +122,7 @@ def test_psi_goes_to_the_graph_row_by_row(repository):
     )
     job = call.rows.job(math.inf)
     assert job.truncation.tolist() == psi[:, 0].tolist()
-    assert job.latents(0, 1).tobytes() == latents(5, 1, 1, 8).tobytes()
+    assert latents_of(job.latents(0, 1), 8).tobytes() == latents(5, 1, 1, 8).tobytes()
     assert call.rows.serials()[0] == "styled@1/5/1?class=1&truncation=0.7"
 
 
@@ -139,7 +139,8 @@ def test_threshold_confines_the_latents(repository):
     call = read_infer(infer("bounded", truncation=thresholds, **reel(1, 2)), repository)
     job = call.rows.job(math.inf)
     assert job.truncation is None
-    assert job.latents(0, 1).tobytes() == latents(5, 1, 1, 8, threshold=0.7).tobytes()
+    drawn = latents_of(job.latents(0, 1), 8)
+    assert drawn.tobytes() == latents(5, 1, 1, 8, threshold=0.7).tobytes()
     assert call.rows.serials()[1].endswith("&truncation=2.0")
 
 
