@@ -52,7 +52,8 @@ class Holds:
         """Leaves again."""
         with self._changed:
             self._held -= 1
-            self._changed.notify_all()
+            if self._retired:  # nobody waits before
+                self._changed.notify_all()
 
     def retire(self) -> None:
         """From now on nobody enters."""

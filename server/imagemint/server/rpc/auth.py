@@ -5,7 +5,6 @@ calls is limited. With one, every method wants a key but those of `_OPEN`: balan
 """
 
 import asyncio
-import contextlib
 import contextvars
 from collections.abc import Callable, Iterable, Iterator
 
@@ -227,27 +226,32 @@ class Guard:
             raise Unauthenticated("the API key is not known")
         return Caller(client, self._ring, self._ledger, self._metrics)
 
-    @contextlib.contextmanager
-    def admitted(self, method: str, caller: Caller) -> Iterator[None]:
-        """Counts a call for as long as it runs.
+    def counts(self, method: str) -> bool:
+        """Whether the calls of a method are counted, with `enter` and `leave`."""
+        return not method.startswith(_OPEN)
+
+    def enter(self, caller: Caller) -> str | None:
+        """Counts a call from now on; returns what `leave` wants to know.
 
         Raises:
             TooManyCalls: as many as may run are running, in this process or of this client.
         """
-        if method.startswith(_OPEN):
-            yield
-            return
         self._check_room()
         limit = caller._client.max_concurrent_calls if caller._client else None  # noqa: SLF001 - one unit with Caller
         if limit is not None and not self._ledger.enter(caller.name, limit):
             raise TooManyCalls(f"key {caller.name!r}", limit, _CALLS_RETRY_S)
         self._running += 1
-        try:
-            yield
-        finally:
-            self._running -= 1
-            if limit is not None:
-                self._ledger.leave(caller.name)
+        return None if limit is None else caller.name
+
+    def leave(self, entered: str | None) -> None:
+        """Counts a call no more.
+
+        Args:
+            entered: what `enter` returned.
+        """
+        self._running -= 1
+        if entered is not None:
+            self._ledger.leave(entered)
 
     def _check_room(self) -> None:
         if self._max_calls is not None and self._running >= self._max_calls:

@@ -3,13 +3,12 @@
 from __future__ import annotations  # the RPC handler class is generic to type checkers only
 
 import asyncio
-import contextlib
 import contextvars
 import hashlib
 import inspect
+import random
 import re
 import time
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import grpc
 import structlog
 from google.protobuf.message import DecodeError
+from prometheus_client import Counter, Histogram
 
 from imagemint.engine.errors import ImagemintError, InvalidRequest, Violation
 from imagemint.server.metrics import Metrics
@@ -28,6 +28,10 @@ if TYPE_CHECKING:  # OpenTelemetry is imported only when something is traced
     from imagemint.server.tracing import CallSpan, Tracing
 
 _log = structlog.stdlib.get_logger(__name__)
+
+# Ids must differ and nothing more. To ask the operating system would let go of the interpreter's
+# lock, for which the instances are waiting, at each call.
+_ids = random.Random()  # noqa: S311 - no secret
 
 # What a caller sends as an id is logged and echoed, so it must be short and plain.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -52,7 +56,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 Behaviour = Callable[[Any, Context], Awaitable[Any]]
 
 
-@dataclass
+@dataclass(slots=True)
 class Call:
     """The call being answered, found by `current_call`.
 
@@ -117,6 +121,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._access_log = access_log
         self._tracing = tracing
         self._wrapped: dict[str, Handler] = {}
+        # To look a counter up takes longer than to count; there are as many as in the registry.
+        self._kept: dict[tuple[str, str, str, grpc.StatusCode], tuple[Counter, Histogram]] = {}
 
     async def intercept_service(
         self,
@@ -172,7 +178,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self, service: str, method: str, behaviour: Behaviour, *, admit: bool = True
     ) -> Behaviour:
         inflight = self._metrics.inflight.labels(service)
-        name = f"/{service}/{method}"
+        counted = admit and self._guard.counts(f"/{service}/{method}")
         tracing = None if service.startswith(_UNTRACED) else self._tracing
 
         async def watched(
@@ -188,8 +194,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             inflight.inc()
             try:
                 context.set_trailing_metadata(((REQUEST_ID_KEY, call.request_id),))
-                with self._guard.admitted(name, caller) if admit else contextlib.nullcontext():
+                if not counted:
                     return await behaviour(request, context)
+                entered = self._guard.enter(caller)
+                try:
+                    return await behaviour(request, context)
+                finally:
+                    self._guard.leave(entered)
             except asyncio.CancelledError:
                 # Re-raised: a handler that swallows it leaks. Core cancels for either reason.
                 remaining = context.time_remaining()
@@ -216,8 +227,15 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _record(self, service: str, method: str, call: Call, code: grpc.StatusCode) -> None:
         took = time.perf_counter() - call.began
-        self._metrics.requests.labels(service, method, call.model, code.name).inc()
-        self._metrics.request_duration.labels(service, method, call.model).observe(took)
+        outcome = service, method, call.model, code
+        if outcome not in self._kept:
+            self._kept[outcome] = (
+                self._metrics.requests.labels(service, method, call.model, code.name),
+                self._metrics.request_duration.labels(service, method, call.model),
+            )
+        requests, duration = self._kept[outcome]
+        requests.inc()
+        duration.observe(took)
         if call.span is not None:
             call.span.end(
                 code.name,
@@ -301,7 +319,7 @@ def _request_id(context: grpc.aio.ServicerContext[Any, Any]) -> str:
     for key, value in context.invocation_metadata() or ():
         if key == REQUEST_ID_KEY and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
             return value
-    return uuid.uuid4().hex
+    return f"{_ids.getrandbits(128):032x}"
 
 
 def _status_code(code: object) -> grpc.StatusCode:

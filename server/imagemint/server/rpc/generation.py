@@ -5,6 +5,7 @@ import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Any
 
 import grpc
@@ -15,7 +16,7 @@ from imagemint.engine.sheets import sheet
 from imagemint.server.batching import Job
 from imagemint.server.encoding import PictureFormat, encode
 from imagemint.server.metrics import Metrics
-from imagemint.server.orders import Minted, Order
+from imagemint.server.orders import Order
 from imagemint.server.repository import ModelRepository
 from imagemint.server.rpc.admission import Admission, Gate, deadline_of, done, finished
 from imagemint.server.rpc.auth import current_caller
@@ -40,6 +41,7 @@ _FORMATS = {
 # keep every instance busy while a chunk travels, and all that a reader who stops reading costs.
 _LOOKAHEAD_IMAGES = 512
 _LOOKAHEAD_BYTES = 16 * 2**20
+_SECOND_NS = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,9 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
     ) -> None:
         self._admission = Admission(repository, metrics, gate)
         self._repository = repository
-        self._metrics = metrics
+        self._encode_duration = {
+            each: metrics.encode_duration.labels(each.value) for each in PictureFormat
+        }
         self._gate = gate
         self._encoders = encoders
 
@@ -91,14 +95,9 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         self._admission.submit(order.version, job)
         await finished(order.version.batcher, job)
         current_call.get().images = order.count
-        minted = order.minted(0, job.class_id, order.count)
-        began = time.perf_counter_ns()
-        batch = await self._batch(
-            order, call.output, job, minted, is_sheet=call.sheet, columns=call.columns
-        )
-        return messages.GenerateResponse(
-            batch=batch, timing=_timing(job, time.perf_counter_ns() - began)
-        )
+        answer = messages.GenerateResponse()
+        await self._fill(answer, order, call.output, job, is_sheet=call.sheet, columns=call.columns)
+        return answer
 
     async def StreamGenerate(  # type: ignore[override] # noqa: N802 - named by the schema; the stub has only the generator form
         self,
@@ -151,80 +150,104 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
     ) -> None:
         job = pending.job
         await done(job)
-        minted = order.minted(pending.offset, job.class_id, job.count)
-        began = time.perf_counter_ns()
-        batch = await self._batch(order, output, job, minted)
-        timing = _timing(job, time.perf_counter_ns() - began)
+        answer = messages.StreamGenerateResponse()
+        await self._fill(answer, order, output, job, offset=pending.offset)
         current_call.get().images += job.count
         # Returns once flow control has let the chunk go: a slow reader holds us here.
-        await context.write(messages.StreamGenerateResponse(batch=batch, timing=timing))
+        await context.write(answer)
 
-    async def _batch(
+    async def _fill(
         self,
+        answer: messages.GenerateResponse | messages.StreamGenerateResponse,
         order: Order,
         output: Output,
         job: Job,
-        minted: list[Minted],
         *,
+        offset: int = 0,
         is_sheet: bool = False,
         columns: int | None = None,
-    ) -> image_pb2.ImageBatch:
-        shape = job.images.shape[1:]
-        if is_sheet:
-            whole = sheet(job.images, columns)
-            shape = whole.shape
-            serials = [image.serial for image in minted if image.serial]
-            pictures = await self._encoded(whole[np.newaxis], [serials], output)
-        else:
-            each = [[image.serial] if image.serial else [] for image in minted]
-            pictures = await self._encoded(job.images, each, output)
-        version = order.version
-        return image_pb2.ImageBatch(
-            model=version.spec.name,
-            version=str(version.version),
-            bundle_sha256=version.bundle.sha256,
-            seed=order.seed,
-            format=_FORMATS[output.picture_format],
-            layout=image_pb2.IMAGE_LAYOUT_SHEET if is_sheet else image_pb2.IMAGE_LAYOUT_INDIVIDUAL,
-            shape=manifest_pb2.ImageShape(height=shape[0], width=shape[1], channels=shape[2]),
-            pictures=pictures,
-            images=[
-                image_pb2.MintedImage(index=m.index, class_id=m.class_id, serial=m.serial)
-                for m in minted
-            ],
-        )
-
-    async def _encoded(
-        self, images: npt.NDArray[np.uint8], serials: list[list[str]], output: Output
-    ) -> list[bytes]:
-        def encode_all() -> list[bytes]:
-            return [
-                encode(pixels, names, output.picture_format, output.quality)
-                for pixels, names in zip(images, serials, strict=True)
-            ]
-
+    ) -> None:
+        """Writes the images of a job into an answer, in place: copies of messages cost."""
         began = time.perf_counter_ns()
-        if output.picture_format is PictureFormat.RAW:
-            pictures = encode_all()  # a copy of bytes: cheaper than a change of thread
+        minted = order.minted(offset, job.class_id, job.count)
+        images, shape = job.images, job.images.shape[1:]
+        if is_sheet:
+            whole = sheet(images, columns)
+            images, shape = whole[np.newaxis], whole.shape
+            serials = [[image.serial for image in minted if image.serial]]
         else:
+            serials = [[image.serial] if image.serial else [] for image in minted]
+        version = order.version
+        batch = answer.batch
+        batch.MergeFromString(
+            _preamble(
+                name=version.spec.name,
+                version=version.version,
+                bundle_sha256=version.bundle.sha256,
+                picture_format=output.picture_format,
+                is_sheet=is_sheet,
+                shape=shape,
+            )
+        )
+        if order.seed is not None:
+            batch.seed = order.seed
+        encoding = time.perf_counter_ns()
+        if output.picture_format is PictureFormat.RAW:
+            # A copy of bytes: cheaper than a change of thread.
+            batch.pictures.extend([pixels.tobytes() for pixels in images])
+        else:
+            work = partial(_encoded, images, serials, output)
             loop = asyncio.get_running_loop()
-            pictures = await loop.run_in_executor(self._encoders, encode_all)
-        took = (time.perf_counter_ns() - began) / 1e9
-        self._metrics.encode_duration.labels(output.picture_format.value).observe(took)
-        current_call.get().trace_encoding(began, output.picture_format.value)
-        return pictures
+            batch.pictures.extend(await loop.run_in_executor(self._encoders, work))
+        took_s = (time.perf_counter_ns() - encoding) / 1e9
+        self._encode_duration[output.picture_format].observe(took_s)
+        current_call.get().trace_encoding(encoding, output.picture_format.value)
+        for image in minted:
+            batch.images.add(index=image.index, class_id=image.class_id, serial=image.serial)
+        _write_timing(answer.timing, job, time.perf_counter_ns() - began)
+
+
+def _encoded(
+    images: npt.NDArray[np.uint8], serials: list[list[str]], output: Output
+) -> list[bytes]:
+    return [
+        encode(pixels, names, output.picture_format, output.quality)
+        for pixels, names in zip(images, serials, strict=True)
+    ]
 
 
 def _chunks_ahead(chunk_size: int, image_bytes: int) -> int:
     return max(1, min(_LOOKAHEAD_IMAGES, _LOOKAHEAD_BYTES // image_bytes) // chunk_size)
 
 
-def _timing(job: Job, encode_ns: int) -> image_pb2.Timing:
+@lru_cache(maxsize=256)
+def _preamble(
+    *,
+    name: str,
+    version: int,
+    bundle_sha256: str,
+    picture_format: PictureFormat,
+    is_sheet: bool,
+    shape: tuple[int, int, int],
+) -> bytes:
+    """The part of an ImageBatch that many answers share; to read it is faster than to build it."""
+    return image_pb2.ImageBatch(
+        model=name,
+        version=str(version),
+        bundle_sha256=bundle_sha256,
+        format=_FORMATS[picture_format],
+        layout=image_pb2.IMAGE_LAYOUT_SHEET if is_sheet else image_pb2.IMAGE_LAYOUT_INDIVIDUAL,
+        shape=manifest_pb2.ImageShape(height=shape[0], width=shape[1], channels=shape[2]),
+    ).SerializeToString()
+
+
+def _write_timing(timing: image_pb2.Timing, job: Job, encode_ns: int) -> None:
     computing_ns = job.finished_ns - job.started_ns
-    timing = image_pb2.Timing()
-    timing.queue.FromNanoseconds(job.started_ns - job.accepted_ns)
-    # Batches of one job may run side by side, and then their sum exceeds the time they took.
-    timing.batch.FromNanoseconds(max(0, computing_ns - job.inference_ns))
-    timing.inference.FromNanoseconds(job.inference_ns)
-    timing.encode.FromNanoseconds(encode_ns)
-    return timing
+    for duration, ns in (
+        (timing.queue, job.started_ns - job.accepted_ns),
+        # Batches of one job may run side by side, and then their sum exceeds the time they took.
+        (timing.batch, max(0, computing_ns - job.inference_ns)),
+        (timing.inference, job.inference_ns),
+        (timing.encode, encode_ns),
+    ):
+        duration.seconds, duration.nanos = divmod(ns, _SECOND_NS)

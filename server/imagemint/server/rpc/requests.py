@@ -24,11 +24,12 @@ _FORMATS = {
     image_pb2.IMAGE_FORMAT_JPEG: PictureFormat.JPEG,
     image_pb2.IMAGE_FORMAT_WEBP: PictureFormat.WEBP,
 }
-_PRIORITIES = {
+_PRIORITIES: dict[int, Priority] = {
     generation_service_pb2.PRIORITY_UNSPECIFIED: Priority.NORMAL,
     generation_service_pb2.PRIORITY_NORMAL: Priority.NORMAL,
     generation_service_pb2.PRIORITY_HIGH: Priority.HIGH,
 }
+_LAYOUTS = frozenset(image_pb2.ImageLayout.values())
 _WITH_QUALITY = (PictureFormat.JPEG, PictureFormat.WEBP)
 _MAX_QUALITY = 100
 _DEFAULT_CHUNK = 256
@@ -187,11 +188,11 @@ def _order(
 
 
 def _priority(value: int, checks: _Checks) -> Priority:
-    for known, priority in _PRIORITIES.items():
-        if value == known:
-            return priority
-    checks.fail("priority", f"{value} is no priority")
-    return Priority.NORMAL
+    priority = _PRIORITIES.get(value)
+    if priority is None:
+        checks.fail("priority", f"{value} is no priority")
+        return Priority.NORMAL
+    return priority
 
 
 def _latents(
@@ -266,10 +267,11 @@ def _condition(  # noqa: PLR0911 - one return for each kind of condition
 
 
 def _check_classes(name: str, ids: list[int], spec: ModelSpec, checks: _Checks) -> None:
-    wrong = sorted({class_id for class_id in ids if not 0 <= class_id < spec.num_classes})
+    most = spec.num_classes - 1
+    wrong = sorted({class_id for class_id in ids if not 0 <= class_id <= most})
     if wrong:
         some = ", ".join(map(str, wrong[:5]))
-        checks.fail(name, f"{some} out of range; classes are 0 to {spec.num_classes - 1}")
+        checks.fail(name, f"{some} out of range; classes are 0 to {most}")
 
 
 def _class_of(label: str, spec: ModelSpec, checks: _Checks) -> int:
@@ -295,7 +297,7 @@ def _layout(
 ) -> tuple[bool, int | None]:
     """Whether a sheet is wanted, and its columns."""
     is_sheet = request.layout == image_pb2.IMAGE_LAYOUT_SHEET
-    if request.layout not in image_pb2.ImageLayout.values():
+    if request.layout not in _LAYOUTS:
         checks.fail("layout", f"{request.layout} is no layout")
     if is_sheet and output.picture_format is PictureFormat.RAW:
         checks.fail("layout", "a SHEET needs an encoded format: PNG, JPEG or WEBP")
