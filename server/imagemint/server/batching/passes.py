@@ -17,7 +17,7 @@ def make_room(batch: list[Slice], spec: ModelSpec) -> None:
 
 
 def hand_out(batch: list[Slice], images: npt.NDArray[np.uint8], spec: ModelSpec) -> None:
-    """Gives the jobs of a batch their images: copied into what was made room for, or as a view."""
+    """Gives the jobs of a batch their images, which hold at most twice as much memory."""
     count = images_in(batch)
     if images.shape != (expected := (count, spec.height, spec.width, spec.channels)):
         raise ValueError(f"the backend gave images of shape {images.shape}, not {expected}")
@@ -25,7 +25,8 @@ def hand_out(batch: list[Slice], images: npt.NDArray[np.uint8], spec: ModelSpec)
     for job, start, stop in batch:
         part = images[row : row + stop - start]
         if stop - start == job.count:
-            job.images = part
+            # A view keeps the whole batch in memory, for as long as the slowest reader takes.
+            job.images = part if 2 * len(part) > count else part.copy()
         else:
             job.images[start:stop] = part
         row += stop - start

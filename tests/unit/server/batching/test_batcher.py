@@ -104,6 +104,19 @@ async def test_batch_draws_once(new_batcher, held, backend, monkeypatch):
     assert z[33].tobytes() == latents(33, 3, 1, 2).tobytes()
 
 
+async def test_small_job_does_not_hold_its_batch(backend, new_batcher, new_job, held):
+    """A slow reader keeps his own images in memory, and not those of whoever shared the pass."""
+    batcher = new_batcher(max_batch_images=64)
+    await held(batcher)
+    small, large = new_job(1, 2), new_job(2, 40)
+    for job in (small, large):
+        batcher.submit(job)
+    backend.release()
+    await asyncio.gather(small.done, large.done)
+    assert backend.sizes == [42]
+    assert small.images.base is None
+
+
 async def test_lone_job_runs_alone(backend, new_batcher, new_job):
     """One caller beside whom nobody waits has all cores; callers who share a batch have one."""
     batcher = new_batcher()
