@@ -87,16 +87,18 @@ def test_mismatch_compares_with_another_class(turn):
     assert found == pytest.approx(expected)
 
 
-def test_classifier_counts_real_images_for_d_alone(turn):
-    """G's loss has the part of its own images only; a sure and right head costs nothing."""
+def test_classifier_counts_the_images_it_is_told_to(turn):
+    """Real ones in D's turn, generated ones in G's, all of them where the paper is followed."""
     turn.D.heads["classes"] = nn.Linear(4, 2)
     nn.init.zeros_(turn.D.heads["classes"].weight)
     turn.D.heads["classes"].bias.data = torch.tensor([0.0, 0.0])
     turn.c = turn.y
-    of_discriminator = AuxiliaryClassifier(1.0, real=True)(looked(turn))
-    assert set(of_discriminator) == {"class_fake", "class_real"}
+    of_discriminator = AuxiliaryClassifier(1.0, real=True, fake=False)(looked(turn))
+    assert set(of_discriminator) == {"class_real"}
     assert of_discriminator["class_real"].item() == pytest.approx(math.log(2))
-    assert set(AuxiliaryClassifier(1.0, real=False)(looked(turn))) == {"class_fake"}
+    assert set(AuxiliaryClassifier(1.0, real=False, fake=True)(looked(turn))) == {"class_fake"}
+    as_published = AuxiliaryClassifier(1.0, real=True, fake=True)(looked(turn))
+    assert set(as_published) == {"class_fake", "class_real"}
 
 
 def test_supervision_ignores_hidden_labels(turn):

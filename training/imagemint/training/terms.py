@@ -104,21 +104,24 @@ class AuxiliaryClassifier(Term):
     """Both players want images to be of their class.
 
     Odena et al., "Conditional Image Synthesis with Auxiliary Classifier GANs" (2016). D's head
-    ``classes`` learns from real and generated images; G wants its own to be recognised.
+    ``classes`` learns from images, real ones or all; G wants its own to be recognised.
 
     Args:
         weight: of the cross-entropies.
         real: whether real images count: in D's turn.
+        fake: whether generated images count: in G's turn, and in D's as in the paper.
     """
 
-    def __init__(self, weight: float, *, real: bool) -> None:
+    def __init__(self, weight: float, *, real: bool, fake: bool) -> None:
         super().__init__(weight)
-        self.real = real
+        self.real, self.fake = real, fake
 
     def forward(self, turn: Turn) -> dict[str, Tensor]:
-        """Returns ``class_fake``, and ``class_real``."""
+        """Returns ``class_fake`` and ``class_real``, those that count."""
         head = turn.D.heads["classes"]
-        found = {"class_fake": F.cross_entropy(head(turn.phi_fake), _told(turn))}
+        found = {}
+        if self.fake:
+            found["class_fake"] = F.cross_entropy(head(turn.phi_fake), _told(turn))
         if self.real:
             found["class_real"] = F.cross_entropy(head(turn.phi_real), turn.y)
         return found

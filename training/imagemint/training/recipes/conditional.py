@@ -89,6 +89,9 @@ class AcganRecipe(ConvolutionalRecipe):
 
     classifier_weight: float = Field(default=1.0, gt=0)
     """Weight of the cross-entropy of the classes."""
+    classify_generated: bool = False
+    """Whether D's head learns from generated images too, as in the paper. G and D may then agree on
+    classes that are not those of the data: see docs/training.md."""
 
     def discriminator(self, shape: "Shape") -> "Discriminator":
         """Returns a DCGAN discriminator with a head for the class."""
@@ -106,7 +109,11 @@ class AcganRecipe(ConvolutionalRecipe):
 
         return parts.Game(
             parts.OBJECTIVES["non-saturating"],
-            terms_D=[parts.AuxiliaryClassifier(self.classifier_weight, real=True)],
-            terms_G=[parts.AuxiliaryClassifier(self.classifier_weight, real=False)],
+            terms_D=[
+                parts.AuxiliaryClassifier(
+                    self.classifier_weight, real=True, fake=self.classify_generated
+                )
+            ],
+            terms_G=[parts.AuxiliaryClassifier(self.classifier_weight, real=False, fake=True)],
             augmentation=parts.augmentation(self),
         )
