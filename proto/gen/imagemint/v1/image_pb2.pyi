@@ -337,18 +337,26 @@ class ImageBatch(_message.Message):
     SHAPE_FIELD_NUMBER: _builtins.int
     PICTURES_FIELD_NUMBER: _builtins.int
     IMAGES_FIELD_NUMBER: _builtins.int
+    VARIANT_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Model that made them."""
     version: _builtins.str
     """Its version."""
     bundle_sha256: _builtins.str
-    """SHA-256 of the model.onnx that made them, lower-case hexadecimal."""
+    """SHA-256 of the bundle's model.onnx, lower-case hexadecimal; it names the variants' digests, and
+    so all bytes of the version.
+    """
     seed: _builtins.int
     """Seed used; absent for explicit latents."""
     format: Global___ImageFormat.ValueType
     """Encoding of `pictures`."""
     layout: Global___ImageLayout.ValueType
     """Arrangement of `pictures`."""
+    variant: _builtins.str
+    """Variant that made them: `fp32`, or the like, for model.onnx itself, otherwise the name of one of
+    the manifest's variants. The same serial gives the same bytes under the same variant; others
+    stray as far as the manifest records.
+    """
     @_builtins.property
     def shape(self) -> _manifest_pb2.ImageShape:
         """Shape of every picture: of one image, or of the sheet."""
@@ -373,10 +381,11 @@ class ImageBatch(_message.Message):
         shape: _manifest_pb2.ImageShape | None = ...,
         pictures: _abc.Iterable[_builtins.bytes] | None = ...,
         images: _abc.Iterable[Global___MintedImage] | None = ...,
+        variant: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "seed", b"seed", "shape", b"shape"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "bundle_sha256", b"bundle_sha256", "format", b"format", "images", b"images", "layout", b"layout", "model", b"model", "pictures", b"pictures", "seed", b"seed", "shape", b"shape", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "bundle_sha256", b"bundle_sha256", "format", b"format", "images", b"images", "layout", b"layout", "model", b"model", "pictures", b"pictures", "seed", b"seed", "shape", b"shape", "variant", b"variant", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015

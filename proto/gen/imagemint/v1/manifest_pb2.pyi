@@ -99,6 +99,30 @@ PRECISION_INT8: Precision.ValueType  # 3
 """Convolutions quantised to 8-bit integers (QDQ)."""
 Global___Precision: _TypeAlias = Precision  # noqa: Y015
 
+class _TargetDevice:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TargetDeviceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TargetDevice.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TARGET_DEVICE_UNSPECIFIED: _TargetDevice.ValueType  # 0
+    """Never written; a manifest that says so is refused."""
+    TARGET_DEVICE_CPU: _TargetDevice.ValueType  # 1
+    """Processors."""
+    TARGET_DEVICE_CUDA: _TargetDevice.ValueType  # 2
+    """NVIDIA GPUs."""
+
+class TargetDevice(_TargetDevice, metaclass=_TargetDeviceEnumTypeWrapper):
+    """Device that a graph was made for."""
+
+TARGET_DEVICE_UNSPECIFIED: TargetDevice.ValueType  # 0
+"""Never written; a manifest that says so is refused."""
+TARGET_DEVICE_CPU: TargetDevice.ValueType  # 1
+"""Processors."""
+TARGET_DEVICE_CUDA: TargetDevice.ValueType  # 2
+"""NVIDIA GPUs."""
+Global___TargetDevice: _TypeAlias = TargetDevice  # noqa: Y015
+
 @_typing.final
 class TruncationRange(_message.Message):
     """Truncation that a model accepts. Absent from a model that takes none."""
@@ -330,6 +354,168 @@ class Evaluation(_message.Message):
 Global___Evaluation: _TypeAlias = Evaluation  # noqa: Y015
 
 @_typing.final
+class PixelDifference(_message.Message):
+    """How far the images of a variant lie from those of model.onnx, of the same serials, and how far
+    they may. Differences are absolute, of single values, in levels of 255.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGES_FIELD_NUMBER: _builtins.int
+    MEAN_FIELD_NUMBER: _builtins.int
+    MAXIMUM_FIELD_NUMBER: _builtins.int
+    DIFFERING_SHARE_FIELD_NUMBER: _builtins.int
+    OVER_ONE_SHARE_FIELD_NUMBER: _builtins.int
+    TOLERANCE_MEAN_FIELD_NUMBER: _builtins.int
+    TOLERANCE_MAXIMUM_FIELD_NUMBER: _builtins.int
+    TOLERANCE_OVER_ONE_SHARE_FIELD_NUMBER: _builtins.int
+    BACKEND_FIELD_NUMBER: _builtins.int
+    images: _builtins.int
+    """Images compared."""
+    mean: _builtins.float
+    """Mean difference."""
+    maximum: _builtins.int
+    """Largest difference."""
+    differing_share: _builtins.float
+    """Share of values that differ at all, 0 to 1."""
+    over_one_share: _builtins.float
+    """Share of values that differ by more than one level, 0 to 1."""
+    tolerance_mean: _builtins.float
+    """Largest mean difference allowed."""
+    tolerance_maximum: _builtins.int
+    """Largest difference allowed."""
+    tolerance_over_one_share: _builtins.float
+    """Largest share of values allowed to differ by more than one level, 0 to 1."""
+    backend: _builtins.str
+    """ONNX Runtime execution provider and version that drew both, such as
+    `CPUExecutionProvider 1.31.1`.
+    """
+    def __init__(
+        self,
+        *,
+        images: _builtins.int = ...,
+        mean: _builtins.float = ...,
+        maximum: _builtins.int = ...,
+        differing_share: _builtins.float = ...,
+        over_one_share: _builtins.float = ...,
+        tolerance_mean: _builtins.float = ...,
+        tolerance_maximum: _builtins.int = ...,
+        tolerance_over_one_share: _builtins.float = ...,
+        backend: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "differing_share", b"differing_share", "images", b"images", "maximum", b"maximum", "mean", b"mean", "over_one_share", b"over_one_share", "tolerance_maximum", b"tolerance_maximum", "tolerance_mean", b"tolerance_mean", "tolerance_over_one_share", b"tolerance_over_one_share"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PixelDifference: _TypeAlias = PixelDifference  # noqa: Y015
+
+@_typing.final
+class QualityComparison(_message.Message):
+    """One figure of a variant, beside the same of model.onnx; each the mean over the seeds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METRIC_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    NOISE_FIELD_NUMBER: _builtins.int
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    SAMPLE_SIZE_FIELD_NUMBER: _builtins.int
+    SEEDS_FIELD_NUMBER: _builtins.int
+    metric: _builtins.str
+    """Name of the metric, such as `frechet_distance`."""
+    value: _builtins.float
+    """Its value."""
+    model: _builtins.float
+    """The same of model.onnx, of the same serials."""
+    noise: _builtins.float
+    """Standard deviation of the latter over the seeds: how much worse the value may be."""
+    protocol: _builtins.str
+    """How it was measured: the extractor and its digest, the seeds."""
+    sample_size: _builtins.int
+    """Images of each seed."""
+    seeds: _builtins.int
+    """Seeds."""
+    def __init__(
+        self,
+        *,
+        metric: _builtins.str = ...,
+        value: _builtins.float = ...,
+        model: _builtins.float = ...,
+        noise: _builtins.float = ...,
+        protocol: _builtins.str = ...,
+        sample_size: _builtins.int = ...,
+        seeds: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["metric", b"metric", "model", b"model", "noise", b"noise", "protocol", b"protocol", "sample_size", b"sample_size", "seeds", b"seeds", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QualityComparison: _TypeAlias = QualityComparison  # noqa: Y015
+
+@_typing.final
+class Variant(_message.Message):
+    """Another graph of the same generator, in a file beside model.onnx: the same inputs and output, in
+    other arithmetic. Pixels are promised for each variant by itself.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    FILE_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    DIFFERENCE_FIELD_NUMBER: _builtins.int
+    QUALITY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name, such as `int8`: lower-case letters, digits and `-`, 1 to 32 characters. Unique, and not
+    the precision of model.onnx in lower case, which is the name of model.onnx. Required.
+    """
+    file: _builtins.str
+    """Name of its file, which ends in `.onnx`. Required."""
+    sha256: _builtins.str
+    """SHA-256 of its file, lower-case hexadecimal. Required."""
+    precision: Global___Precision.ValueType
+    """Arithmetic inside it. Required."""
+    target: Global___TargetDevice.ValueType
+    """Device that it was made for: where it is preferred to model.onnx. Required."""
+    method: _builtins.str
+    """How it was made: by which library, calibrated on what, which operators."""
+    @_builtins.property
+    def difference(self) -> Global___PixelDifference:
+        """Measured distance from model.onnx."""
+
+    @_builtins.property
+    def quality(self) -> _containers.RepeatedCompositeFieldContainer[Global___QualityComparison]:
+        """Measured quality."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        file: _builtins.str = ...,
+        sha256: _builtins.str = ...,
+        precision: Global___Precision.ValueType = ...,
+        target: Global___TargetDevice.ValueType = ...,
+        method: _builtins.str = ...,
+        difference: Global___PixelDifference | None = ...,
+        quality: _abc.Iterable[Global___QualityComparison] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["difference", b"difference"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["difference", b"difference", "file", b"file", "method", b"method", "name", b"name", "precision", b"precision", "quality", b"quality", "sha256", b"sha256", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Variant: _TypeAlias = Variant  # noqa: Y015
+
+@_typing.final
 class BundleManifest(_message.Message):
     """Self-description of a bundle; its JSON form stands in the ONNX file under
     `metadata_props["imagemint.manifest"]`.
@@ -348,6 +534,7 @@ class BundleManifest(_message.Message):
     TRAINING_FIELD_NUMBER: _builtins.int
     EVALUATIONS_FIELD_NUMBER: _builtins.int
     LICENSE_FIELD_NUMBER: _builtins.int
+    VARIANTS_FIELD_NUMBER: _builtins.int
     format_version: _builtins.int
     """Version of this format: 1. A reader refuses a newer one."""
     name: _builtins.str
@@ -384,6 +571,12 @@ class BundleManifest(_message.Message):
     def evaluations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Evaluation]:
         """Measured quality."""
 
+    @_builtins.property
+    def variants(self) -> _containers.RepeatedCompositeFieldContainer[Global___Variant]:
+        """Other graphs of the same generator, the preferred of a device before others. Empty in the files
+        of the variants themselves.
+        """
+
     def __init__(
         self,
         *,
@@ -398,10 +591,11 @@ class BundleManifest(_message.Message):
         training: Global___TrainingProvenance | None = ...,
         evaluations: _abc.Iterable[Global___Evaluation] | None = ...,
         license: _builtins.str = ...,
+        variants: _abc.Iterable[Global___Variant] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "latent", b"latent", "parity", b"parity", "training", b"training"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["class_labels", b"class_labels", "evaluations", b"evaluations", "format_version", b"format_version", "image", b"image", "latent", b"latent", "license", b"license", "name", b"name", "parity", b"parity", "precision", b"precision", "title", b"title", "training", b"training"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["class_labels", b"class_labels", "evaluations", b"evaluations", "format_version", b"format_version", "image", b"image", "latent", b"latent", "license", b"license", "name", b"name", "parity", b"parity", "precision", b"precision", "title", b"title", "training", b"training", "variants", b"variants"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -68,6 +68,7 @@ class ModelVersion(_message.Message):
     BUNDLE_SHA256_FIELD_NUMBER: _builtins.int
     MANIFEST_FIELD_NUMBER: _builtins.int
     EXECUTION_PROVIDER_FIELD_NUMBER: _builtins.int
+    VARIANT_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Version, a positive decimal integer."""
     state: Global___ModelState.ValueType
@@ -80,6 +81,10 @@ class ModelVersion(_message.Message):
     """SHA-256 of its model.onnx, lower-case hexadecimal; empty while unread."""
     execution_provider: _builtins.str
     """Execution provider that runs it, such as `CPUExecutionProvider`; empty unless READY."""
+    variant: _builtins.str
+    """Variant that answers: `fp32`, or the like, for model.onnx itself, otherwise the name of one of
+    the manifest's variants; empty unless READY.
+    """
     @_builtins.property
     def manifest(self) -> _manifest_pb2.BundleManifest:
         """Its self-description; absent unless READY."""
@@ -93,10 +98,11 @@ class ModelVersion(_message.Message):
         bundle_sha256: _builtins.str = ...,
         manifest: _manifest_pb2.BundleManifest | None = ...,
         execution_provider: _builtins.str = ...,
+        variant: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["manifest", b"manifest"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_sha256", b"bundle_sha256", "execution_provider", b"execution_provider", "manifest", b"manifest", "reason", b"reason", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_sha256", b"bundle_sha256", "execution_provider", b"execution_provider", "manifest", b"manifest", "reason", b"reason", "state", b"state", "variant", b"variant", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
