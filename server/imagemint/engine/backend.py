@@ -5,6 +5,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from imagemint.engine.variants import Variant
+
 
 class Instance(Protocol):
     """What one thread runs batches with: opened, used and closed by that thread alone.
@@ -43,6 +45,10 @@ class Backend(Protocol):
     @property
     def description(self) -> str:
         """Provider and version of the runtime, such as `CPUExecutionProvider 1.31.1`."""
+
+    @property
+    def variant(self) -> Variant:
+        """Which of the bundle's graphs it runs."""
 
     def run(
         self,

@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 from imagemint.engine._graph import faults
 from imagemint.engine.errors import BundleRefused
 from imagemint.engine.spec import ModelSpec
+from imagemint.engine.variants import Variant, precision_name, target_name
 from imagemint.v1 import manifest_pb2 as pb
 
 MODEL_FILE = "model.onnx"
@@ -30,6 +31,7 @@ DEFAULT_MAX_BYTES = 2**30
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 # As `sha256sum` writes them; plain names only, so that no line points out of the directory.
 _SUMS_LINE = re.compile(r"([0-9a-f]{64}) [ *]([A-Za-z0-9][A-Za-z0-9._-]*)")
+_GRAPH_ENDING = ".onnx"
 _SUMS_MAX_BYTES = 64 * 1024
 
 
@@ -51,16 +53,31 @@ class Bundle:
     """1 or more, the name of its directory."""
     model_bytes: int
     """Size of model.onnx."""
+    others: tuple[Variant, ...] = ()
+    """Other graphs of the same generator, the preferred of a device before others."""
 
-    def read_model(self) -> bytes:
-        """The bytes of model.onnx, read again.
+    @property
+    def reference(self) -> Variant:
+        """The graph in model.onnx."""
+        precision = precision_name(self.manifest.precision)
+        return Variant(precision, self.model_path, self.sha256, self.model_bytes, precision, None)
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """Every graph, that of model.onnx first."""
+        return (self.reference, *self.others)
+
+    def read_model(self, variant: Variant | None = None) -> bytes:
+        """The bytes of a graph, read again; None for model.onnx.
 
         Raises:
             BundleRefused: they are no longer the bytes that were checked.
         """
-        content = _read(self.model_path, self.model_bytes)
-        if hashlib.sha256(content).hexdigest() != self.sha256:
-            raise BundleRefused(self.directory, f"{MODEL_FILE} changed while it was being loaded")
+        graph = variant or self.reference
+        content = _read(graph.path, graph.size)
+        if hashlib.sha256(content).hexdigest() != graph.sha256:
+            why = f"{graph.path.name} changed while it was being loaded"
+            raise BundleRefused(self.directory, why)
         return content
 
 
@@ -77,13 +94,10 @@ def read_bundle(directory: Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Bundl
     directory = directory.absolute()
     if not _VERSION.fullmatch(directory.name):
         raise BundleRefused(directory, f"{directory.name!r} is not a version, a positive integer")
-    content = _checked_content(directory, max_bytes)
-    model = _parsed(directory, content)
-    try:
-        manifest, spec = _examined(directory, model)
-    except UnicodeDecodeError as error:
-        # Parsing leaves texts as they are; whoever reads a damaged one first gets this.
-        raise BundleRefused(directory, f"{MODEL_FILE} has a name that is not text") from error
+    contents = _checked_contents(directory, max_bytes)
+    content = contents[MODEL_FILE]
+    manifest, spec = _examined(directory, MODEL_FILE, content)
+    others = tuple(_variant(directory, spec, each, contents) for each in manifest.variants)
     return Bundle(
         directory=directory,
         model_path=directory / MODEL_FILE,
@@ -92,11 +106,47 @@ def read_bundle(directory: Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Bundl
         sha256=hashlib.sha256(content).hexdigest(),
         version=int(directory.name),
         model_bytes=len(content),
+        others=others,
     )
 
 
-def _examined(directory: Path, model: onnx.ModelProto) -> tuple[pb.BundleManifest, ModelSpec]:
-    """What the model says of itself, once everything in it was looked at."""
+def _variant(
+    directory: Path, spec: ModelSpec, declared: pb.Variant, contents: dict[str, bytes]
+) -> Variant:
+    """A variant that is what the manifest of model.onnx declares."""
+    content = contents.get(declared.file)
+    if content is None or declared.file == MODEL_FILE:
+        raise BundleRefused(directory, f"{SUMS_FILE} does not list {declared.file}, of a variant")
+    sha256 = hashlib.sha256(content).hexdigest()
+    if sha256 != declared.sha256:
+        why = f"{declared.file} is not the file that {MODEL_FILE} declares"
+        raise BundleRefused(directory, why)
+    manifest, own_spec = _examined(directory, declared.file, content)
+    if own_spec != spec or manifest.precision != declared.precision:
+        why = f"{declared.file} and {MODEL_FILE} describe different models"
+        raise BundleRefused(directory, why)
+    return Variant(
+        declared.name,
+        directory / declared.file,
+        sha256,
+        len(content),
+        precision_name(declared.precision),
+        target_name(declared.target),
+    )
+
+
+def _examined(directory: Path, name: str, content: bytes) -> tuple[pb.BundleManifest, ModelSpec]:
+    """What a graph says of itself, once everything in it was looked at."""
+    try:
+        return _looked_at(directory, name, _parsed(directory, name, content))
+    except UnicodeDecodeError as error:
+        # Parsing leaves texts as they are; whoever reads a damaged one first gets this.
+        raise BundleRefused(directory, f"{name} has a name that is not text") from error
+
+
+def _looked_at(
+    directory: Path, name: str, model: onnx.ModelProto
+) -> tuple[pb.BundleManifest, ModelSpec]:
     manifest, spec = _described(directory, model)
     if spec.name != directory.parent.name:
         raise BundleRefused(
@@ -104,24 +154,29 @@ def _examined(directory: Path, model: onnx.ModelProto) -> tuple[pb.BundleManifes
             f"its manifest names the model {spec.name!r}, its folder {directory.parent.name!r}",
         )
     if found := list(faults(model, spec)):
-        raise BundleRefused(directory, "; ".join(found))
+        raise BundleRefused(directory, _of(name, "; ".join(found)))
     try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
         why = str(error).strip().splitlines()[0]
-        raise BundleRefused(directory, f"not valid ONNX: {why}") from error
+        raise BundleRefused(directory, _of(name, f"not valid ONNX: {why}")) from error
     return manifest, spec
 
 
-def _checked_content(directory: Path, max_bytes: int) -> bytes:
-    """The bytes of model.onnx, after every file listed in SHA256SUMS was found as listed."""
-    model = b""
+def _of(name: str, why: str) -> str:
+    return why if name == MODEL_FILE else f"{name}: {why}"
+
+
+def _checked_contents(directory: Path, max_bytes: int) -> dict[str, bytes]:
+    """The bytes of each graph, after every file listed in SHA256SUMS was found as listed."""
+    graphs = {}
     for name, digest in _sums(directory).items():
         content = _read(directory / name, max_bytes)
         if hashlib.sha256(content).hexdigest() != digest:
             raise BundleRefused(directory, f"checksum mismatch: {name} is truncated or altered")
-        model = content if name == MODEL_FILE else model
-    return model
+        if name.endswith(_GRAPH_ENDING):
+            graphs[name] = content
+    return graphs
 
 
 def _sums(directory: Path) -> dict[str, str]:
@@ -161,14 +216,14 @@ def _read(path: Path, max_bytes: int) -> bytes:
     return content
 
 
-def _parsed(directory: Path, content: bytes) -> onnx.ModelProto:
+def _parsed(directory: Path, name: str, content: bytes) -> onnx.ModelProto:
     try:
         # From a string: nothing outside it is opened, so external data stays where it is.
         model = onnx.load_model_from_string(content)
     except (DecodeError, ValueError) as error:
-        raise BundleRefused(directory, f"{MODEL_FILE} is truncated, or not ONNX") from error
+        raise BundleRefused(directory, f"{name} is truncated, or not ONNX") from error
     if not model.graph.node:
-        raise BundleRefused(directory, f"{MODEL_FILE} is truncated, or not ONNX: no graph in it")
+        raise BundleRefused(directory, f"{name} is truncated, or not ONNX: no graph in it")
     return model
 
 

@@ -70,6 +70,7 @@ from imagemint.engine.onnx_session import (
     on_device,
 )
 from imagemint.engine.spec import TruncationKind
+from imagemint.engine.variants import REFERENCE, Variant, chosen
 
 _log = logging.getLogger(__name__)
 
@@ -92,10 +93,12 @@ class OnnxBackend:
             in which a row would differ are left out.
         bucketed: whether batches are padded to buckets; absent, on CUDA.
         cuda_graphs: whether to capture runs on CUDA, if the model can be.
+        variant: which graph of the bundle: `auto` for the one made for the device where there is
+            one, `reference` for model.onnx, or a name.
 
     Raises:
-        BundleRefused: the runtime cannot load the model, or its images have another shape than the
-            manifest says.
+        BundleRefused: the runtime cannot load the model, its images have another shape than the
+            manifest says, or it has no such variant.
         BackendFailed: `cuda` was asked for and does not work.
         ValueError: no such device.
     """
@@ -111,6 +114,7 @@ class OnnxBackend:
         buckets: Sequence[int] | None = None,
         bucketed: bool | None = None,
         cuda_graphs: bool = True,
+        variant: str = REFERENCE,
     ) -> None:
         if device not in ("auto", "cpu", "cuda"):
             raise ValueError(f"device must be auto, cpu or cuda, not {device!r}")
@@ -119,7 +123,7 @@ class OnnxBackend:
         self._takes_psi = (
             bundle.spec.truncation is not None and bundle.spec.truncation.kind is TruncationKind.PSI
         )
-        session, why = _session(bundle, device, intra_op_threads)
+        session, why, self._variant, which = _session(bundle, device, intra_op_threads, variant)
         self._session: Session | None = session
         self._provider = session.provider
         self._threads = intra_op_threads
@@ -142,6 +146,11 @@ class OnnxBackend:
             "model %s runs on %s (%s), in batches %s%s",
             *(self._name, self.description, why, "of " if self._buckets else "", how),
         )
+        _log.log(
+            logging.INFO if len(bundle.variants) > 1 else logging.DEBUG,
+            "model %s runs its variant %s (%s)",
+            *(self._name, self._variant.name, which),
+        )
 
     @property
     def provider(self) -> str:
@@ -152,6 +161,11 @@ class OnnxBackend:
     def description(self) -> str:
         """Provider and version of ONNX Runtime, such as `CPUExecutionProvider 1.31.1`."""
         return f"{self._provider} {RUNTIME_VERSION}"
+
+    @property
+    def variant(self) -> Variant:
+        """Which of the bundle's graphs it runs."""
+        return self._variant
 
     @property
     def batching(self) -> Batching:
@@ -213,7 +227,7 @@ class OnnxBackend:
             return None
         session = failure = None
         try:
-            session = cuda_session(self._bundle.read_model(), graphs=True)
+            session = cuda_session(self._bundle.read_model(self._variant), graphs=True)
             return self._bound(session, expected, graphs=True)
         except BackendFailed as error:
             failure = error
@@ -286,7 +300,7 @@ class OnnxBackend:
 
     def _settle(self, bundle: Bundle, alone_threads: int) -> Batching:
         """Runs the probe, which also warms up, and tells how batches must be run from now on."""
-        feed = probe_feed(bundle.spec, rows_to_probe(bundle.read_model()))
+        feed = probe_feed(bundle.spec, rows_to_probe(bundle.read_model(self._variant)))
         with contextlib.closing(self._checked(bundle, feed)) as floats:
             try:
                 needed = needed_batching(floats.run, feed)
@@ -336,7 +350,7 @@ class OnnxBackend:
 
     def _floats_session(self, bundle: Bundle) -> Session:
         """A second, passing session, whose output is the floats before they are rounded."""
-        content = showing_floats(bundle.read_model())
+        content = showing_floats(bundle.read_model(self._variant))
         if self._provider == CUDA:
             return cuda_session(content)
         return cpu_session(content, self._threads, bundle.directory)
@@ -359,18 +373,33 @@ def _cannot_run(bundle: Bundle, error: BackendFailed) -> BundleRefused:
     )
 
 
-def _session(bundle: Bundle, device: str, intra_op_threads: int) -> tuple[Session, str]:
-    """A session and the reason for its provider."""
-    content = bundle.read_model()
+def _session(
+    bundle: Bundle, device: str, intra_op_threads: int, asked: str
+) -> tuple[Session, str, Variant, str]:
+    """A session and the reason for its provider; the graph in it and the reason for that."""
+
+    def on_cpu(why: str) -> tuple[Session, str, Variant, str]:
+        variant, which = _chosen(bundle, "cpu", asked)
+        content = bundle.read_model(variant)
+        return cpu_session(content, intra_op_threads, bundle.directory), why, variant, which
+
     if device == "cpu":
-        return cpu_session(content, intra_op_threads, bundle.directory), "asked for"
+        return on_cpu("asked for")
+    variant, which = _chosen(bundle, "cuda", asked)
     try:
-        session = cuda_session(content)
+        session = cuda_session(bundle.read_model(variant))
     except BackendFailed as error:
         if device == "cuda":
             raise
-        return cpu_session(content, intra_op_threads, bundle.directory), str(error)
-    return session, "asked for" if device == "cuda" else "CUDA is there"
+        return on_cpu(str(error))
+    return session, "asked for" if device == "cuda" else "CUDA is there", variant, which
+
+
+def _chosen(bundle: Bundle, device: str, asked: str) -> tuple[Variant, str]:
+    try:
+        return chosen(bundle.variants, device, asked)
+    except LookupError as error:
+        raise BundleRefused(bundle.directory, str(error)) from error
 
 
 def _column(

@@ -16,9 +16,14 @@ FORMAT_VERSION = 1
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_VARIANT_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
+_VARIANT_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.onnx")
+# What asks for a variant without naming one.
+_RESERVED = {"auto", "reference"}
 _MAX_Z_DIM = 65_536
 _MAX_SIDE = 8_192
 _CHANNELS = (1, 3)
+_LEVELS = 255
 
 _DISTRIBUTIONS = {
     pb.LATENT_DISTRIBUTION_NORMAL: Distribution.NORMAL,
@@ -143,6 +148,7 @@ def _faults(manifest: pb.BundleManifest) -> Iterator[str]:
     yield from _parity_faults(manifest.parity)
     yield from _training_faults(manifest.training)
     yield from _evaluation_faults(manifest)
+    yield from _variant_faults(manifest)
 
 
 def _latent_faults(latent: pb.LatentSpec) -> Iterator[str]:
@@ -206,3 +212,45 @@ def _evaluation_faults(manifest: pb.BundleManifest) -> Iterator[str]:
             yield f"evaluations[{number}] is not finite"
         if evaluation.sample_size < 0:
             yield f"evaluations[{number}].sample_size is negative"
+
+
+def _variant_faults(manifest: pb.BundleManifest) -> Iterator[str]:
+    if manifest.precision not in pb.Precision.values():
+        return  # said already
+    taken = _RESERVED | {pb.Precision.Name(manifest.precision).removeprefix("PRECISION_").lower()}
+    for number, variant in enumerate(manifest.variants):
+        place = f"variants[{number}]"
+        if not _VARIANT_NAME.fullmatch(variant.name):
+            yield f"{place}.name {variant.name!r} is not 1 to 32 lower-case letters, digits and '-'"
+        elif variant.name in taken:
+            yield f"{place}.name {variant.name!r} is taken"
+        taken.add(variant.name)
+        if not _VARIANT_FILE.fullmatch(variant.file):
+            yield f"{place}.file {variant.file!r} is not a plain name that ends in .onnx"
+        if not _SHA256.fullmatch(variant.sha256):
+            yield f"{place}.sha256 is not 64 lower-case hexadecimal digits"
+        if variant.precision not in pb.Precision.values() or not variant.precision:
+            yield f"{place}.precision is missing or unknown"
+        if variant.target not in pb.TargetDevice.values() or not variant.target:
+            yield f"{place}.target is missing or unknown"
+        yield from _figure_faults(place, variant)
+
+
+def _figure_faults(place: str, variant: pb.Variant) -> Iterator[str]:
+    difference = variant.difference
+    shares = (
+        *(difference.differing_share, difference.over_one_share),
+        difference.tolerance_over_one_share,
+    )
+    if not all(0 <= share <= 1 for share in shares):
+        yield f"{place}.difference holds a share outside 0 to 1"
+    levels = (
+        *(difference.mean, difference.maximum),
+        *(difference.tolerance_mean, difference.tolerance_maximum),
+    )
+    if difference.images < 0 or not all(0 <= level <= _LEVELS for level in levels):
+        yield f"{place}.difference holds a number out of range"
+    for each in variant.quality:
+        finite = all(map(math.isfinite, (each.value, each.model, each.noise)))
+        if not each.metric or not finite or min(each.sample_size, each.seeds) < 0:
+            yield f"{place}.quality holds a figure without name, or out of range"
