@@ -5,6 +5,9 @@ Imported by name: pyproject.toml puts tests/ on the path.
 
 import asyncio
 import threading
+from pathlib import Path
+
+from imagemint.engine.variants import Variant
 
 WAIT_S = 60.0
 """Longer than anything here takes on a busy machine; reached only by a test that fails."""
@@ -23,6 +26,7 @@ class HeldBackend:
 
     provider = "CPUExecutionProvider"
     description = "CPUExecutionProvider of a test"
+    variant = Variant("fp32", Path("model.onnx"), "00" * 32, 0, "fp32", None)
 
     def __init__(self, compute):
         self._compute = compute

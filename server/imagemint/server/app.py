@@ -102,6 +102,7 @@ class App:
             max_batch=settings.max_batch_images,
             buckets=settings.batch_buckets,
             cuda_graphs=settings.cuda_graphs,
+            variant=settings.variants.get(bundle.spec.name, settings.variant),
         )
 
     def _open_batcher(self, bundle: Bundle, backend: Backend) -> Batcher:

@@ -1,7 +1,8 @@
 """Pictures for people: PNG, JPEG and WebP that say what they are.
 
 Each encoded picture carries its serial number and the IPTC digital source type
-``trainedAlgorithmicMedia`` in an XMP packet; PNG carries the serial in a text chunk besides.
+``trainedAlgorithmicMedia`` in an XMP packet, which names the variant that made it as well; PNG
+carries serial and variant in text chunks besides.
 """
 
 import enum
@@ -18,6 +19,7 @@ from PIL.PngImagePlugin import PngInfo
 # IPTC NewsCodes, https://cv.iptc.org/newscodes/digitalsourcetype/
 TRAINED_ALGORITHMIC_MEDIA = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 SERIAL_KEY = "imagemint:serial"
+VARIANT_KEY = "imagemint:variant"
 DEFAULT_QUALITY = 90
 _LOSSLESS_QUALITY = 100
 # XMP of a JPEG lives in one APP1 segment: 64 KB less its length field and its name space.
@@ -38,6 +40,8 @@ def encode(
     serials: Sequence[str],
     picture_format: PictureFormat,
     quality: int = DEFAULT_QUALITY,
+    *,
+    variant: str = "",
 ) -> bytes:
     """Returns one picture.
 
@@ -47,44 +51,49 @@ def encode(
             has room for some 700, and carries the first that fit.
         picture_format: RAW gives the bare pixels and says nothing of itself.
         quality: 1 to 100, of JPEG and WEBP; WEBP at 100 is lossless.
+        variant: of the model, without which a serial stands for pixels within a tolerance; empty
+            for a model that is not told.
     """
     if picture_format is PictureFormat.RAW:
         return pixels.tobytes()
     image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
     out = io.BytesIO()
-    packet = _xmp(serials)
+    packet = _xmp(serials, variant)
     match picture_format:
         case PictureFormat.PNG:
-            image.save(out, "PNG", pnginfo=_png_text(serials, packet))
+            image.save(out, "PNG", pnginfo=_png_text(serials, variant, packet))
         case PictureFormat.JPEG:
-            image.save(out, "JPEG", quality=quality, xmp=_fitting_xmp(serials))
+            image.save(out, "JPEG", quality=quality, xmp=_fitting_xmp(serials, variant))
         case PictureFormat.WEBP:
             lossless = quality == _LOSSLESS_QUALITY
             image.convert("RGB").save(out, "WEBP", quality=quality, lossless=lossless, xmp=packet)
     return out.getvalue()
 
 
-def _png_text(serials: Sequence[str], packet: bytes) -> PngInfo:
+def _png_text(serials: Sequence[str], variant: str, packet: bytes) -> PngInfo:
     text = PngInfo()
     if serials:
         text.add_text(SERIAL_KEY, "\n".join(serials))
+    if variant:
+        text.add_text(VARIANT_KEY, variant)
     text.add_itxt("XML:com.adobe.xmp", packet.decode())
     return text
 
 
-def _fitting_xmp(serials: Sequence[str]) -> bytes:
-    spare = _MOST_JPEG_XMP_BYTES - len(_xmp(()))
+def _fitting_xmp(serials: Sequence[str], variant: str) -> bytes:
+    spare = _MOST_JPEG_XMP_BYTES - len(_xmp((), variant))
     sizes = (len(_identifier(serial).encode()) for serial in serials)
     fitting = sum(1 for total in itertools.accumulate(sizes) if total <= spare)
-    return _xmp(serials[:fitting])
+    return _xmp(serials[:fitting], variant)
 
 
 def _identifier(serial: str) -> str:
     return f"<rdf:li>{escape(serial)}</rdf:li>"
 
 
-def _xmp(serials: Sequence[str]) -> bytes:
-    """Returns an XMP packet: Iptc4xmpExt:DigitalSourceType, and each serial as dc:identifier."""
+def _xmp(serials: Sequence[str], variant: str) -> bytes:
+    """Returns an XMP packet: digital source type, variant, and each serial as dc:identifier."""
+    tool = f' xmp:CreatorTool="imagemint, variant {escape(variant)}"' if variant else ""
     identifiers = "".join(map(_identifier, serials))
     return (
         '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
@@ -93,7 +102,8 @@ def _xmp(serials: Sequence[str]) -> bytes:
         '<rdf:Description rdf:about=""'
         ' xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"'
         ' xmlns:dc="http://purl.org/dc/elements/1.1/"'
-        f' Iptc4xmpExt:DigitalSourceType="{TRAINED_ALGORITHMIC_MEDIA}">'
+        ' xmlns:xmp="http://ns.adobe.com/xap/1.0/"'
+        f' Iptc4xmpExt:DigitalSourceType="{TRAINED_ALGORITHMIC_MEDIA}"{tool}>'
         f"<dc:identifier><rdf:Bag>{identifiers}</rdf:Bag></dc:identifier>"
         "</rdf:Description></rdf:RDF></x:xmpmeta>"
         '<?xpacket end="w"?>'

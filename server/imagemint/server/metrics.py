@@ -99,6 +99,7 @@ class Metrics:
             "bundle_sha256",
             "precision",
             "execution_provider",
+            "variant",
             over_workers="livemax",
         )
         self.model_load_duration = self._gauge(

@@ -29,6 +29,12 @@ class ServeSettings(BaseModel):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where models run; auto takes the GPU when there is one, cuda insists on it."""
+    variant: Literal["auto", "reference"] = "auto"
+    """Which of a bundle's graphs serves; auto takes the one made for the device, such as int8 on a
+    CPU, where there is one; reference takes model.onnx."""
+    variants: dict[str, str] = {}
+    """Graphs of single models, in place of variant: auto, reference, or the name of one; a bundle
+    that lacks it is refused. On the command line mnist=fp32."""
     instances: int | None = Field(default=None, ge=1, le=256)
     """Batches that run side by side; absent, one for each core of the affinity mask, 2 on a GPU.
     With several processes in each of them, on a CPU as many as its share of the cores."""

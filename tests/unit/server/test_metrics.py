@@ -22,7 +22,7 @@ EXPECTED = {
     "imagemint_reloads_total": ("counter", {"what", "outcome"}),
     "imagemint_model_info": (
         "gauge",
-        {"model", "version", "bundle_sha256", "precision", "execution_provider"},
+        {"model", "version", "bundle_sha256", "precision", "execution_provider", "variant"},
     ),
     "imagemint_model_load_duration_seconds": ("gauge", {"model", "version"}),
     "imagemint_model_load_failures_total": ("counter", {"model"}),

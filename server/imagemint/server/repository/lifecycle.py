@@ -13,7 +13,6 @@ from imagemint.server.repository.loading import Loader, close, reason_of
 from imagemint.server.repository.served_bytes import ServedBytes
 from imagemint.server.repository.unloading import Unloading
 from imagemint.server.repository.versions import ServedVersion, State, Version
-from imagemint.v1 import manifest_pb2
 
 _log = logging.getLogger(__name__)
 
@@ -153,13 +152,13 @@ class Lifecycle:
         bundle, backend = served.bundle, served.backend
         labels = (name, str(served.version))
         self._metrics.model_load_duration.labels(*labels).set(took_s)
-        precision = manifest_pb2.Precision.Name(bundle.manifest.precision)
+        variant = backend.variant
         self._metrics.model_info.labels(
-            *labels, bundle.sha256, precision.removeprefix("PRECISION_").lower(), backend.provider
+            *labels, bundle.sha256, variant.precision, backend.provider, variant.name
         ).set(1)
         _log.info(
             "serving %s@%d (%s, %s) on %s, loaded in %.2f s",
-            *(name, served.version, precision, bundle.sha256[:12]),
+            *(name, served.version, variant.name, bundle.sha256[:12]),
             *(backend.description, took_s),
         )
 

@@ -178,12 +178,14 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         else:
             serials = [[image.serial] if image.serial else [] for image in minted]
         version = order.version
+        variant = version.backend.variant.name
         batch = answer.batch
         batch.MergeFromString(
             _preamble(
                 name=version.spec.name,
                 version=version.version,
                 bundle_sha256=version.bundle.sha256,
+                variant=variant,
                 picture_format=output.picture_format,
                 is_sheet=is_sheet,
                 shape=shape,
@@ -196,7 +198,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
             # A copy of bytes: cheaper than a change of thread.
             batch.pictures.extend([pixels.tobytes() for pixels in images])
         else:
-            work = partial(_encoded, images, serials, output)
+            work = partial(_encoded, images, serials, output, variant)
             loop = asyncio.get_running_loop()
             batch.pictures.extend(await loop.run_in_executor(self._encoders, work))
         took_s = (time.perf_counter_ns() - encoding) / 1e9
@@ -208,10 +210,10 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
 
 
 def _encoded(
-    images: npt.NDArray[np.uint8], serials: list[list[str]], output: Output
+    images: npt.NDArray[np.uint8], serials: list[list[str]], output: Output, variant: str
 ) -> list[bytes]:
     return [
-        encode(pixels, names, output.picture_format, output.quality)
+        encode(pixels, names, output.picture_format, output.quality, variant=variant)
         for pixels, names in zip(images, serials, strict=True)
     ]
 
@@ -226,6 +228,7 @@ def _preamble(
     name: str,
     version: int,
     bundle_sha256: str,
+    variant: str,
     picture_format: PictureFormat,
     is_sheet: bool,
     shape: tuple[int, int, int],
@@ -235,6 +238,7 @@ def _preamble(
         model=name,
         version=str(version),
         bundle_sha256=bundle_sha256,
+        variant=variant,
         format=_FORMATS[picture_format],
         layout=image_pb2.IMAGE_LAYOUT_SHEET if is_sheet else image_pb2.IMAGE_LAYOUT_INDIVIDUAL,
         shape=manifest_pb2.ImageShape(height=shape[0], width=shape[1], channels=shape[2]),

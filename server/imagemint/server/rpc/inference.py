@@ -359,6 +359,7 @@ def _answer(
     answer = messages.ModelInferResponse(
         model_name=version.spec.name, model_version=str(version.version), id=request.id
     )
+    answer.parameters["variant"].string_param = version.backend.variant.name
     for name in call.outputs:
         if name == "image":
             add_output(answer, name, job.images)

@@ -92,4 +92,5 @@ def _version(version: Version) -> messages.ModelVersion:
         answer.bundle_sha256 = version.served.bundle.sha256
         answer.manifest.CopyFrom(version.served.manifest)
         answer.execution_provider = version.served.backend.provider
+        answer.variant = version.served.backend.variant.name
     return answer

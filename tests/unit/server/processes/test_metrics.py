@@ -89,12 +89,12 @@ def test_gauges_are_summed_or_the_largest(worker, scraped):
         metrics.queue_limit_images.labels("tiny", "1").set(100)
         metrics.model_failed_versions.labels("tiny").set(1)
         metrics.model_load_duration.labels("tiny", "1").set(load_s)
-        metrics.model_info.labels("tiny", "1", "ab", "fp32", "cpu").set(1)
+        metrics.model_info.labels("tiny", "1", "ab", "fp32", "cpu", "fp32").set(1)
     samples = scraped()
     assert samples["imagemint_queue_limit_images", "1", "tiny"] == 200
     assert samples["imagemint_model_failed_versions", "tiny"] == 1
     assert samples["imagemint_model_load_duration_seconds", "1", "tiny"] == 2.5
-    assert samples["imagemint_model_info", "1", "ab", "cpu", "fp32", "tiny"] == 1
+    assert samples["imagemint_model_info", "1", "ab", "cpu", "fp32", "fp32", "tiny"] == 1
 
 
 def test_queues_are_read_when_scraped(worker, scraped):
@@ -114,16 +114,16 @@ def test_forgotten_gauge_is_gone(worker, scraped):
     metrics.watch_queue("tiny", 1, lambda: 3)
     metrics.watch_queue("tiny", 2, lambda: 4)
     for version in ("1", "2"):
-        metrics.model_info.labels("tiny", version, "ab", "fp32", "cpu").set(1)
+        metrics.model_info.labels("tiny", version, "ab", "fp32", "cpu", "fp32").set(1)
         metrics.images.labels("tiny", version, "").inc(5)
     told = (metrics.queue_images, metrics.model_info, metrics.images)
     metrics.forget(told, model="tiny", version="1")
     samples = scraped(metrics)
     assert ("imagemint_queue_images", "1", "tiny") not in samples
-    assert ("imagemint_model_info", "1", "ab", "cpu", "fp32", "tiny") not in samples
+    assert ("imagemint_model_info", "1", "ab", "cpu", "fp32", "fp32", "tiny") not in samples
     assert samples["imagemint_images_total", "", "1", "tiny"] == 5
     assert samples["imagemint_queue_images", "2", "tiny"] == 4
-    assert samples["imagemint_model_info", "2", "ab", "cpu", "fp32", "tiny"] == 1
+    assert samples["imagemint_model_info", "2", "ab", "cpu", "fp32", "fp32", "tiny"] == 1
 
 
 def test_each_process_is_told(scraped):

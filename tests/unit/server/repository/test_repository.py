@@ -164,6 +164,7 @@ def test_load_is_measured(tmp_path, new_repository):
             "bundle_sha256": served.bundle.sha256,
             "precision": "fp32",
             "execution_provider": "CPUExecutionProvider",
+            "variant": "fp32",
         },
     )
     labels = {"model": "good", "version": "1"}
