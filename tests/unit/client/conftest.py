@@ -67,6 +67,7 @@ class FakeMint(
         self.cancelled = threading.Event()
         self.written = 0
         self.bundle_sha256 = "ab" * 32
+        self.variant = "int8"
 
     async def Generate(self, request, context):  # noqa: N802 - the name of the RPC
         """All images at once, as pixels, pictures or a sheet."""
@@ -143,6 +144,7 @@ class FakeMint(
             model=spec.model,
             version=version,
             bundle_sha256=self.bundle_sha256,
+            variant=self.variant,
             format=picture_format or image_pb2.IMAGE_FORMAT_RAW,
             layout=image_pb2.IMAGE_LAYOUT_INDIVIDUAL,
             shape=manifest_pb2.ImageShape(height=4, width=6, channels=1),
@@ -217,6 +219,7 @@ def model():
         bundle_sha256="ab" * 32,
         manifest=manifest,
         execution_provider="CPUExecutionProvider",
+        variant="int8",
     )
     loading = model_service_pb2.ModelVersion(
         version="4", state=model_service_pb2.MODEL_STATE_LOADING

@@ -40,7 +40,7 @@ def test_models_prints_table(imagemint):
     assert status == 0
     assert head[:3] == ["MODEL", "VERSION", "STATE"]
     assert tiny[:7] == ["tiny", "3*", "ready", "3", "4x6x1", "threshold", "0.1..2"]
-    assert tiny[7:] == ["CPUExecutionProvider"]
+    assert tiny[7:] == ["int8", "CPUExecutionProvider"]
     assert loading[:3] == ["tiny", "4", "loading"]
     assert zebra[:3] == ["zebra", "4", "failed"]
     assert zebra[-2:] == ["checksum", "mismatch"]

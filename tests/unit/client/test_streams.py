@@ -123,6 +123,26 @@ async def test_changed_bundle_is_refused(asynchronous, mint, fault):
     assert caught.value.reason == "BUNDLE_CHANGED"
 
 
+async def test_changed_variant_is_refused(asynchronous, mint, fault):
+    """A server that runs another variant does not go on with the stream: its pixels are others."""
+    mint.breaks.append((1, fault(UNAVAILABLE)))
+    chunks = asynchronous.stream("tiny", 10, seed=1)
+    assert (await anext(chunks)).variant == "int8"
+    mint.variant = "fp32"
+    with pytest.raises(client.ServerError) as caught:
+        await anext(chunks)
+    assert caught.value.reason == "VARIANT_CHANGED"
+
+
+async def test_untold_variant_is_no_change(asynchronous, mint, fault):
+    """A server of before variants may go on with a stream."""
+    mint.breaks.append((1, fault(UNAVAILABLE)))
+    chunks = asynchronous.stream("tiny", 10, seed=1)
+    await anext(chunks)
+    mint.variant = ""
+    assert (await anext(chunks)).variant == ""
+
+
 async def test_impatient_caller_is_not_kept_waiting(asynchronous, mint, fault):
     """A server that asks to wait longer than timeout_s ends the stream at once."""
     mint.breaks.append((1, fault(EXHAUSTED, retry_s=0.9)))

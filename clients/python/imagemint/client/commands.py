@@ -277,7 +277,10 @@ class _Report:
 
 def _table(models: Sequence[Model]) -> str:
     """The models as text, a line for each version; `*` marks the one that answers by default."""
-    head = ("MODEL", "VERSION", "STATE", "CLASSES", "IMAGE", "TRUNCATION", "PROVIDER", "REASON")
+    head = (
+        *("MODEL", "VERSION", "STATE", "CLASSES", "IMAGE", "TRUNCATION"),
+        *("VARIANT", "PROVIDER", "REASON"),
+    )
     rows = [head, *(_row(model, each) for model in models for each in model.versions)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = (
@@ -302,6 +305,7 @@ def _row(model: Model, version: ModelVersion) -> tuple[str, ...]:
         classes,
         image,
         truncation,
+        version.variant or "-",
         version.execution_provider or "-",
         version.reason,
     )

@@ -54,7 +54,11 @@ class Origin:
     seed: int | None
     """The reel, also when the server picked it; None for explicit latents."""
     bundle_sha256: str
-    """SHA-256 of the model.onnx that made them, lower-case hexadecimal."""
+    """SHA-256 of the bundle's model.onnx, lower-case hexadecimal."""
+    variant: str
+    """Variant of the model that made them, such as `fp32` or `int8`: a serial gives the same bytes
+    again under the same variant, and nearly the same under others. Empty from a server that does
+    not tell."""
     index: NDArray[np.uint64] = field(repr=False)
     """Position on the reel, uint64 [N]."""
     class_id: NDArray[np.int64] | None = field(repr=False)
@@ -156,6 +160,7 @@ class _Origin(TypedDict):
     version: str
     seed: int | None
     bundle_sha256: str
+    variant: str
     index: NDArray[np.uint64]
     class_id: NDArray[np.int64] | None
     serials: tuple[str, ...]
@@ -174,6 +179,7 @@ def _origin(
         version=message.version,
         seed=message.seed if message.HasField("seed") else None,
         bundle_sha256=message.bundle_sha256,
+        variant=message.variant,
         index=np.array([each.index for each in images], np.uint64),
         class_id=class_id,
         serials=tuple(each.serial for each in images if each.serial),

@@ -100,6 +100,8 @@ class ModelVersion:
     """SHA-256 of its model.onnx; empty while unread."""
     execution_provider: str
     """Execution provider that runs it; empty unless READY."""
+    variant: str
+    """Variant that answers, such as `fp32` or `int8`; empty unless READY."""
     manifest: Manifest | None
     """Its self-description; None unless READY."""
 
@@ -158,6 +160,7 @@ def _version(message: model_service_pb2.ModelVersion) -> ModelVersion:
         reason=message.reason,
         bundle_sha256=message.bundle_sha256,
         execution_provider=message.execution_provider,
+        variant=message.variant,
         manifest=_manifest(message.manifest) if message.HasField("manifest") else None,
     )
 

@@ -4,6 +4,7 @@ Found there by the entry-point group `imagemint.sources`, under the scheme of it
 sides share nothing but the shape of this class.
 """
 
+import hashlib
 import re
 
 import numpy as np
@@ -83,8 +84,11 @@ class RemoteModel:
 
 
 def _ready(model: Model, version: str) -> tuple[str, Manifest]:
-    """Digest and self-description of a version that answers."""
+    """What decides the images of a version that answers, and its self-description."""
     for each in model.versions:
         if each.version == version and each.manifest is not None:
-            return each.bundle_sha256, each.manifest
+            digest = each.bundle_sha256
+            if each.variant not in ("", "fp32"):
+                digest = hashlib.sha256(f"{digest} {each.variant}".encode()).hexdigest()
+            return digest, each.manifest
     raise NotFound(f"model {model.name}: version {version or '(default)'} is not ready")

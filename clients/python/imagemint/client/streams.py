@@ -144,3 +144,10 @@ def _check(
             f"{first.bundle_sha256[:12]} became {batch.bundle_sha256[:12]}",
             reason="BUNDLE_CHANGED",
         )
+    # A server of before variants tells none.
+    if first and batch.variant and first.variant and batch.variant != first.variant:
+        raise ServerError(
+            f"{batch.model}@{batch.version} changed under the stream: variant {first.variant} "
+            f"became {batch.variant}, whose pixels are others",
+            reason="VARIANT_CHANGED",
+        )
