@@ -11,14 +11,21 @@ _DISTRIBUTED = {
 }
 
 
-def card_text(manifest: pb.BundleManifest, version: int) -> str:
-    """The card of a bundle as Markdown; every figure in it stands in the manifest as well."""
+def card_text(manifest: pb.BundleManifest, version: int, original: str) -> str:
+    """The card of a bundle as Markdown; every figure in it stands in the manifest as well.
+
+    Args:
+        manifest: of model.onnx.
+        version: 1 or more.
+        original: what model.onnx was made from, and compared with.
+    """
     sections = [
         _head(manifest, version),
         _asking(manifest, version),
         _quality(manifest),
         _training(manifest),
-        _parity(manifest.parity),
+        _parity(manifest.parity, original),
+        *([_variants(manifest)] if manifest.variants else []),
         _license(manifest),
     ]
     return "\n\n".join(sections) + "\n"
@@ -106,15 +113,56 @@ def _training(manifest: pb.BundleManifest) -> str:
     return "\n".join(["## Training", "", *lines, *table])
 
 
-def _parity(parity: pb.Parity) -> str:
+def _parity(parity: pb.Parity, original: str) -> str:
     sizes = ", ".join(map(str, parity.batch_sizes))
     return f"""## Faithfulness
 
-Compared with the PyTorch network on {parity.samples:,} latents in batches of {sizes}, run by
+Compared with {original} on {parity.samples:,} latents in batches of {sizes}, run by
 {parity.backend}: largest difference {parity.max_difference} of 255 levels, \
 {parity.differing_share:.4%} of the pixel values differ
 at all. Allowed are {parity.tolerance_difference} and {parity.tolerance_share:.4%}. \
 The pixels are byte-identical for all these batch sizes."""
+
+
+def _variants(manifest: pb.BundleManifest) -> str:
+    about = (
+        "The same generator in other arithmetic, in files beside `model.onnx`. Differences are in"
+        " levels of 255, of the same serials. A variant is written only if it is no worse than"
+        " `model.onnx` by more than that differs from seed to seed."
+    )
+    table = [
+        "| variant | for | mean difference | largest | over one level |",
+        "| --- | --- | ---: | ---: | ---: |",
+    ]
+    judged = [
+        "| variant | metric | value | of model.onnx | deviation of that |",
+        "| --- | --- | ---: | ---: | ---: |",
+    ]
+    notes = []
+    for variant in manifest.variants:
+        apart = variant.difference
+        device = pb.TargetDevice.Name(variant.target).removeprefix("TARGET_DEVICE_")
+        pixels = f"{apart.mean:.3f} | {apart.maximum} | {apart.over_one_share:.3%}"
+        table.append(f"| {variant.name} | {device} | {pixels} |")
+        judged += [
+            f"| {variant.name} | {_cell(each.metric)} | {each.value:.4f} | {each.model:.4f} |"
+            f" {each.noise:.4f} |"
+            for each in variant.quality
+        ]
+        notes.append(f"- {variant.name}, `{variant.file}`: {_how_made(variant)}")
+    return "\n".join(["## Variants", "", about, "", *table, "", *judged, "", *notes])
+
+
+def _how_made(variant: pb.Variant) -> str:
+    apart = variant.difference
+    said = (
+        f"{variant.method}. Compared on {apart.images:,} images by {apart.backend}; allowed are"
+        f" {apart.tolerance_mean:g} levels on average, {apart.tolerance_maximum} at most,"
+        f" {apart.tolerance_over_one_share:.3%} of the values over one."
+    )
+    for each in variant.quality[:1]:
+        said += f" Judged on {each.seeds} seeds of {each.sample_size:,} images: {each.protocol}."
+    return _cell(said)
 
 
 def _license(manifest: pb.BundleManifest) -> str:

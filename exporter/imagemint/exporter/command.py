@@ -4,18 +4,33 @@ Import-light: torch is imported when it runs, not when its options are listed.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import CliPositionalArg
+
+if TYPE_CHECKING:
+    from imagemint.engine.bundle import Bundle
+    from imagemint.exporter.export import Shape
+    from imagemint.exporter.variants import Compare
+
+_DEVICES = {"int8": "cpu", "fp16": "cuda"}
+# What is only asked of a file that somebody else exported.
+_OF_FOREIGN = (
+    *("value_range", "layout", "labels", "latent_input", "class_input", "image_output"),
+    *("distribution", "dataset"),
+)
 
 
 class Export(BaseModel):
-    """Turns a training run into a bundle that the server loads, after comparing the two."""
+    """Turns a training run, or a foreign ONNX file, into a bundle, after comparing the two."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
-    source: CliPositionalArg[Path]
+    source: CliPositionalArg[Path | None] = None
     """Directory of the training run; its newest checkpoint is exported."""
+    from_onnx: Path | None = None
+    """ONNX file of a generator that somebody else exported, in place of a run."""
     name: str
     """Name of the model: lower-case letters, digits, '-', '_' and '.'."""
     repository: Path = Path("models")
@@ -25,25 +40,109 @@ class Export(BaseModel):
     title: str | None = None
     """One line for people; absent, said from the data."""
     license: str | None = None
-    """Licence of weights and samples; absent, that of the data."""
+    """Licence of weights and samples; absent, that of the data. Required with from_onnx."""
+
+    precision: list[Literal["fp32", "fp16", "int8"]] = ["fp32"]
+    """Arithmetic. model.onnx is always fp32; fp16, for GPUs, and int8, for CPUs, are variants
+    beside it, written if they are as good by the classifier."""
+    target: Literal["cpu", "cuda"] | None = None
+    """Device that the bundle is for: cuda keeps transposed convolutions in model.onnx, and takes no
+    int8; cpu takes no fp16. Absent, model.onnx is laid out as for cpu, and takes either variant."""
+    classifier: Path | None = None
+    """Directory of the classifier that judges variants."""
+    inception: Path | None = None
+    """Weights of the standard Inception network, which judges variants where no classifier does."""
+    data: Path | None = None
+    """Folder that holds the data sets; absent, the user's cache, filled by download."""
+    judged_images: int = Field(default=10_000, ge=100)
+    """Images of each seed by which variants are judged."""
+    judged_seeds: int = Field(default=5, ge=2, le=100)
+    """Seeds by which variants are judged; how far model.onnx differs over them is what counts as
+    noise."""
+
     threshold_minimum: float = Field(default=0.1, gt=0)
     """Smallest threshold of truncation that callers may ask for."""
     threshold_maximum: float = Field(default=4.0, gt=0)
     """Largest threshold of truncation that callers may ask for."""
     tolerance_levels: int = Field(default=1, ge=0, le=255)
-    """Largest difference from PyTorch that is accepted, in levels of 255."""
+    """Largest difference from the original that is accepted, in levels of 255."""
     tolerance_share: float = Field(default=0.001, ge=0, le=1)
     """Largest share of differing pixel values that is accepted."""
 
+    value_range: tuple[float, float] | None = None
+    """Of from_onnx, required: values of black and white in its output: --value-range=-1,1."""
+    layout: Literal["nchw", "nhwc"] = "nchw"
+    """Of from_onnx: order of the axes of its output."""
+    labels: list[str] = []
+    """Of from_onnx: label texts of its classes, by index."""
+    latent_input: str | None = None
+    """Of from_onnx: its input for latents; absent, the only one that can be meant."""
+    class_input: str | None = None
+    """Of from_onnx: its input for classes, numbers or one-hot; absent, the only one that can be."""
+    image_output: str | None = None
+    """Of from_onnx: its output of images; absent, the only one."""
+    distribution: Literal["normal", "uniform"] = "normal"
+    """Of from_onnx: how its latents were drawn in training; uniform is from -1 to 1."""
+    dataset: str = ""
+    """Of from_onnx: data set and split that it learnt, such as mnist/train."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.source is None) == (self.from_onnx is None):
+            raise ValueError("name a training run, or a file by --from-onnx, and not both")
+        told = [name for name in _OF_FOREIGN if name in self.model_fields_set]
+        if self.from_onnx is None and told:
+            raise ValueError(f"only a file by --from-onnx is told its {told[0]}")
+        if self.from_onnx is not None and (self.license is None or self.value_range is None):
+            raise ValueError("--from-onnx needs --license and --value-range: no file tells them")
+        variants = self._variants
+        for variant in variants:
+            if self.target not in (None, _DEVICES[variant]):
+                raise ValueError(
+                    f"{variant} is for {_DEVICES[variant]}: on others it gains nothing"
+                )
+        if variants and self.classifier is None and self.inception is None:
+            raise ValueError(
+                f"{' and '.join(variants)} must be judged before they are written: name a"
+                " --classifier"
+            )
+        return self
+
+    @property
+    def _variants(self) -> list[str]:
+        return [name for name in dict.fromkeys(self.precision) if name != "fp32"]
+
     def run(self) -> int:
         """Exports, and says where to and how faithfully."""
+        bundle, against = self._run_exported() if self.from_onnx is None else self._adopted()
+        parity = bundle.manifest.parity
+        print(  # noqa: T201 - the command's answer
+            f"{bundle.directory}: {self.name}@{bundle.version}, {bundle.model_bytes / 1e6:.1f} MB; "
+            f"{against} against {parity.backend} on {parity.samples:,} latents: at most "
+            f"{parity.max_difference} levels apart, {parity.differing_share:.4%} of the values"
+        )
+        for variant, file in zip(bundle.manifest.variants, bundle.others, strict=True):
+            apart = variant.difference
+            quality = ", ".join(
+                f"{q.metric} {q.value:.4f} ({q.model:.4f})" for q in variant.quality
+            )
+            print(  # noqa: T201 - likewise
+                f"{variant.name}: {file.size / 1e6:.1f} MB; against model.onnx on"
+                f" {apart.images:,} images: {apart.mean:.3f} levels on average, at most"
+                f" {apart.maximum}, {apart.over_one_share:.3%} of the values over one; {quality}"
+            )
+        if not bundle.manifest.evaluations:
+            print("no measured quality in the card: run `imagemint evaluate` first")  # noqa: T201
+        return 0
+
+    def _run_exported(self) -> "tuple[Bundle, str]":
         from imagemint.exporter.export import export_generator  # noqa: PLC0415 - torch
         from imagemint.exporter.parity import Tolerance  # noqa: PLC0415 - torch
         from imagemint.training.checkpoints import read_generator  # noqa: PLC0415 - torch
 
-        trained = read_generator(self.source)
+        assert self.source is not None  # noqa: S101 - for the type checker; _check looked
         bundle = export_generator(
-            trained,
+            read_generator(self.source),
             name=self.name,
             repository=self.repository,
             title=self.title,
@@ -51,13 +150,63 @@ class Export(BaseModel):
             version=self.version,
             thresholds=(self.threshold_minimum, self.threshold_maximum),
             tolerance=Tolerance(self.tolerance_levels, self.tolerance_share),
+            shape=self._shape(),
         )
-        parity = bundle.manifest.parity
-        print(  # noqa: T201 - the command's answer
-            f"{bundle.directory}: {self.name}@{bundle.version}, {bundle.model_bytes / 1e6:.1f} MB; "
-            f"PyTorch against {parity.backend} on {parity.samples:,} latents: at most "
-            f"{parity.max_difference} levels apart, {parity.differing_share:.4%} of the values"
+        return bundle, "PyTorch"
+
+    def _adopted(self) -> "tuple[Bundle, str]":
+        from imagemint.engine import Distribution  # noqa: PLC0415 - SciPy
+        from imagemint.exporter.adopt import Foreign  # noqa: PLC0415 - torch
+        from imagemint.exporter.export import adopt_generator  # noqa: PLC0415 - torch
+        from imagemint.exporter.parity import Tolerance  # noqa: PLC0415 - torch
+
+        assert self.from_onnx is not None  # noqa: S101 - for the type checker; _check looked
+        assert self.value_range is not None  # noqa: S101 - likewise
+        assert self.license is not None  # noqa: S101 - likewise
+        foreign = Foreign(
+            self.from_onnx,
+            self.value_range,
+            self.layout,
+            tuple(self.labels),
+            Distribution(self.distribution),
+            self.latent_input,
+            self.class_input,
+            self.image_output,
+            self.dataset,
         )
-        if not trained.evaluations:
-            print("no measured quality in the card: run `imagemint evaluate` first")  # noqa: T201
-        return 0
+        bundle = adopt_generator(
+            foreign,
+            name=self.name,
+            repository=self.repository,
+            license=self.license,
+            title=self.title,
+            version=self.version,
+            thresholds=(self.threshold_minimum, self.threshold_maximum),
+            tolerance=Tolerance(self.tolerance_levels, self.tolerance_share),
+            shape=self._shape(),
+        )
+        return bundle, self.from_onnx.name
+
+    def _shape(self) -> "Shape":
+        from imagemint.exporter.export import Shape  # noqa: PLC0415 - torch
+
+        compare = self._compare() if self._variants else None
+        return Shape(self.target or "cpu", self._variants, compare)
+
+    def _compare(self) -> "Compare":
+        import functools  # noqa: PLC0415 - used here alone
+
+        import torch  # noqa: PLC0415 - torch
+
+        from imagemint.training import evaluation  # noqa: PLC0415 - torch
+
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        extractor, judge = evaluation.open_extractor(self.classifier, self.inception, device)
+        return functools.partial(
+            evaluation.compare,
+            extractor=extractor,
+            judge=judge,
+            data=self.data,
+            samples=self.judged_images,
+            seeds=self.judged_seeds,
+        )

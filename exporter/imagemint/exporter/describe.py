@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from imagemint.engine import Distribution
 from imagemint.engine.spec import FORMAT_VERSION, ModelSpec
+from imagemint.exporter.adopt import Adopted
 from imagemint.exporter.errors import ExportError
 from imagemint.training.checkpoints import TrainedGenerator
 from imagemint.v1 import manifest_pb2 as pb
@@ -72,10 +73,43 @@ def build_manifest(trained: TrainedGenerator, described: Description) -> pb.Bund
     if trained.truncation == "psi":
         manifest.latent.truncation.kind = pb.TRUNCATION_KIND_PSI
         manifest.latent.truncation.minimum, manifest.latent.truncation.maximum = 0.0, 1.0
-    elif described.thresholds is not None and trained.distribution is Distribution.NORMAL:
+        return _checked(manifest)
+    return _checked(_by_threshold(manifest, described))
+
+
+def build_adopted_manifest(adopted: Adopted, described: Description) -> pb.BundleManifest:
+    """The manifest of a generator that somebody else exported, its parity figures still missing.
+
+    Raises:
+        ExportError: as `build_manifest`.
+    """
+    height, width, channels = adopted.shape
+    manifest = pb.BundleManifest(
+        format_version=FORMAT_VERSION,
+        name=described.name,
+        title=described.title,
+        latent=pb.LatentSpec(
+            z_dim=adopted.z_dim, distribution=_DISTRIBUTIONS[adopted.distribution]
+        ),
+        class_labels=adopted.class_labels,
+        image=pb.ImageShape(height=height, width=width, channels=channels),
+        precision=pb.PRECISION_FP32,
+        training=pb.TrainingProvenance(dataset=adopted.dataset, checkpoint_sha256=adopted.sha256),
+        license=described.license,
+    )
+    return _checked(_by_threshold(manifest, described))
+
+
+def _by_threshold(manifest: pb.BundleManifest, described: Description) -> pb.BundleManifest:
+    normal = manifest.latent.distribution == pb.LATENT_DISTRIBUTION_NORMAL
+    if described.thresholds is not None and normal:
         low, high = described.thresholds
         manifest.latent.truncation.kind = pb.TRUNCATION_KIND_THRESHOLD
         manifest.latent.truncation.minimum, manifest.latent.truncation.maximum = low, high
+    return manifest
+
+
+def _checked(manifest: pb.BundleManifest) -> pb.BundleManifest:
     try:
         ModelSpec.of(manifest)
     except ValueError as error:

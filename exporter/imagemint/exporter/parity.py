@@ -1,5 +1,6 @@
 """How far the served pixels stray from the network they were exported from."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 
 from imagemint.engine import drawn_classes, latents
 from imagemint.engine.backend import Backend
+from imagemint.engine.spec import ModelSpec, TruncationKind
 from imagemint.exporter.errors import ExportError
 from imagemint.training.checkpoints import TrainedGenerator
 from imagemint.v1 import manifest_pb2 as pb
@@ -29,27 +31,37 @@ class Tolerance:
     """Largest share of pixel values that differ at all, 0 to 1."""
 
 
-def measure_parity(trained: TrainedGenerator, backend: Backend, tolerance: Tolerance) -> pb.Parity:
-    """Compares the backend with PyTorch on the first 1,000 serials of seed 0, at every batch size.
+@dataclass(frozen=True)
+class Original:
+    """What a bundle is made from, and must agree with."""
+
+    name: str
+    """What it is, for people."""
+    pixels: Callable[
+        [npt.NDArray[np.float32], npt.NDArray[np.int64] | None, npt.NDArray[np.float32] | None],
+        _Pixels,
+    ]
+    """Its own images uint8 [N, H, W, C] of z [N, z_dim], classes [N] and psi [N], rounded by
+    something else than what is under test."""
+
+
+def from_pytorch(trained: TrainedGenerator) -> Original:
+    """The network of a run."""
+    return Original("PyTorch", lambda z, classes, psi: expected_pixels(trained, z, classes, psi))
+
+
+def measure_parity(
+    original: Original, spec: ModelSpec, backend: Backend, tolerance: Tolerance
+) -> pb.Parity:
+    """Compares the backend with the original on the first 1,000 serials of seed 0, in all batches.
 
     Raises:
         ExportError: the difference is over the tolerance, or the backend's pixels depend on the
             batch size; says the figures.
     """
-    z = latents(SEED, 0, SAMPLES, trained.z_dim, distribution=trained.distribution)
-    classes = (
-        drawn_classes(SEED, 0, SAMPLES, len(trained.class_labels)) if trained.class_labels else None
-    )
-    # Every strength of it, each on other latents.
-    psi = np.linspace(0, 1, SAMPLES, dtype=np.float32) if trained.truncation == "psi" else None
-    served = [_served(backend, z, classes, psi, size) for size in BATCH_SIZES]
-    for size, pixels in zip(BATCH_SIZES, served, strict=True):
-        if differing := int(np.count_nonzero(pixels != served[-1])):
-            raise ExportError(
-                f"{backend.description}: {differing:,} pixel values differ between batches of "
-                f"{size} and of {BATCH_SIZES[-1]}; a serial would change its picture"
-            )
-    difference = np.abs(served[-1].astype(np.int16) - expected_pixels(trained, z, classes, psi))
+    z, classes, psi = _asked(spec)
+    served = batch_free_pixels(spec, backend)
+    difference = np.abs(served.astype(np.int16) - original.pixels(z, classes, psi))
     parity = pb.Parity(
         samples=SAMPLES,
         batch_sizes=BATCH_SIZES,
@@ -61,11 +73,37 @@ def measure_parity(trained: TrainedGenerator, backend: Backend, tolerance: Toler
     )
     if parity.max_difference > tolerance.levels or parity.differing_share > tolerance.share:
         raise ExportError(
-            f"{backend.description} differs from PyTorch by up to {parity.max_difference} levels, "
-            f"{parity.differing_share:.3%} of the pixel values at all; allowed are "
-            f"{tolerance.levels} and {tolerance.share:.3%}"
+            f"{backend.description} differs from {original.name} by up to "
+            f"{parity.max_difference} levels, {parity.differing_share:.3%} of the pixel values at "
+            f"all; allowed are {tolerance.levels} and {tolerance.share:.3%}"
         )
     return parity
+
+
+def batch_free_pixels(spec: ModelSpec, backend: Backend) -> _Pixels:
+    """The images of the first 1,000 serials of seed 0, the same in batches of every size.
+
+    Raises:
+        ExportError: they are not.
+    """
+    served = [_served(backend, *_asked(spec), size) for size in BATCH_SIZES]
+    for size, pixels in zip(BATCH_SIZES, served, strict=True):
+        if differing := int(np.count_nonzero(pixels != served[-1])):
+            raise ExportError(
+                f"{backend.description}: {differing:,} pixel values differ between batches of "
+                f"{size} and of {BATCH_SIZES[-1]}; a serial would change its picture"
+            )
+    return served[-1]
+
+
+def _asked(
+    spec: ModelSpec,
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64] | None, npt.NDArray[np.float32] | None]:
+    """Latents, classes and psi of the serials compared, every strength of psi among them."""
+    z = latents(SEED, 0, SAMPLES, spec.z_dim, distribution=spec.distribution)
+    classes = drawn_classes(SEED, 0, SAMPLES, spec.num_classes) if spec.conditional else None
+    by_psi = spec.truncation is not None and spec.truncation.kind is TruncationKind.PSI
+    return z, classes, np.linspace(0, 1, SAMPLES, dtype=np.float32) if by_psi else None
 
 
 def expected_pixels(
@@ -74,7 +112,7 @@ def expected_pixels(
     classes: npt.NDArray[np.int64] | None,
     psi: npt.NDArray[np.float32] | None = None,
 ) -> _Pixels:
-    """PyTorch's own images uint8 [N, H, W, C], rounded here and not by what is under test."""
+    """PyTorch's own images uint8 [N, H, W, C], rounded here."""
     batches = []
     with torch.inference_mode():
         for start in range(0, len(z), BATCH_SIZES[-1]):

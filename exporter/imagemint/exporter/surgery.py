@@ -84,6 +84,24 @@ def strip(model: onnx.ModelProto) -> None:
     model.opset_import.extend(opsets)
 
 
+def sort_nodes(graph: onnx.GraphProto) -> None:
+    """Puts every node behind those that it reads from, and changes their order no more than that.
+
+    Raises:
+        ValueError: something reads what nothing writes.
+    """
+    known = {v.name for v in graph.input} | {t.name for t in graph.initializer} | {""}
+    left = [onnx.NodeProto.FromString(node.SerializeToString()) for node in graph.node]
+    del graph.node[:]
+    while left:
+        at = next((i for i, node in enumerate(left) if known.issuperset(node.input)), None)
+        if at is None:
+            raise ValueError(f"{left[0].name or left[0].op_type} reads what nothing writes")
+        node = left.pop(at)
+        known.update(node.output)
+        graph.node.append(node)
+
+
 def _messages(message: Message) -> Iterator[Message]:
     """A protobuf message and all within it."""
     yield message

@@ -5,7 +5,7 @@ import pytest
 
 from imagemint.engine.onnx_backend import OnnxBackend
 from imagemint.exporter.errors import ExportError
-from imagemint.exporter.parity import Tolerance, measure_parity
+from imagemint.exporter.parity import Tolerance, from_pytorch, measure_parity
 
 
 class _Disturbed:
@@ -28,9 +28,20 @@ def backend(exported):
     return OnnxBackend(exported, device="cpu")
 
 
-def test_parity_holds(trained, backend):
+@pytest.fixture
+def measured(trained, exported, backend):
+    """Measures the parity of the bundle, with a fault in its images."""
+
+    def measure(tolerance, fault=lambda images: images):
+        disturbed = _Disturbed(backend, fault)
+        return measure_parity(from_pytorch(trained), exported.spec, disturbed, tolerance)
+
+    return measure
+
+
+def test_parity_holds(measured, backend):
     """The served pixels agree with PyTorch's, and the figures say how well."""
-    parity = measure_parity(trained, backend, Tolerance())
+    parity = measured(Tolerance())
     assert (parity.samples, list(parity.batch_sizes)) == (1000, [1, 3, 64])
     assert parity.max_difference <= 1
     assert 0 <= parity.differing_share <= 0.001
@@ -54,13 +65,13 @@ def _a_level_off_everywhere(images):
         (_a_level_off_everywhere, Tolerance(levels=3), r"by up to \d levels, 9\d\.\d+%|100\.000%"),
     ],
 )
-def test_difference_over_the_tolerance_is_refused(trained, backend, fault, tolerance, said):
+def test_difference_over_the_tolerance_is_refused(measured, fault, tolerance, said):
     """Too large a difference, or too many, are refused with the figures."""
     with pytest.raises(ExportError, match=said):
-        measure_parity(trained, _Disturbed(backend, fault), tolerance)
+        measured(tolerance, fault)
 
 
-def test_dependence_on_the_batch_is_refused(trained, backend):
+def test_dependence_on_the_batch_is_refused(measured):
     """A backend whose lone images differ by one level in one pixel is refused."""
 
     def fault(images):
@@ -70,4 +81,4 @@ def test_dependence_on_the_batch_is_refused(trained, backend):
     with pytest.raises(
         ExportError, match="1,000 pixel values differ between batches of 1 and of 64"
     ):
-        measure_parity(trained, _Disturbed(backend, fault), Tolerance())
+        measured(Tolerance(), fault)

@@ -232,6 +232,8 @@ class Evaluate(BaseModel):
     """So many seeds from there on; figures become their mean, with the standard deviation."""
     out: Path | None = None
     """Folder for table and pictures; absent, `evaluation/` of a run, and for others nowhere."""
+    variant: str = "reference"
+    """Of a bundle, the graph that is measured: reference, auto as a server would, or its name."""
     cache: bool = True
     """Take the result of an earlier evaluation of the same weights by the same protocol."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -243,7 +245,7 @@ class Evaluate(BaseModel):
 
         device = _device(self.device)
         extractor, judge = evaluation.open_extractor(self.classifier, self.inception, device)
-        source = evaluation.open_source(self.source, device)
+        source = evaluation.open_source(self.source, device, variant=self.variant)
         run = getattr(source, "run", None)
         try:
             figures = evaluation.evaluate(

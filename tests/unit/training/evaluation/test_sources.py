@@ -47,7 +47,7 @@ def test_bundle_mints_its_serials(tmp_path, options, conditional):
     expected = backend.run(latents(9, 250, 300, 8), classes, psi)
     assert np.array_equal(images, expected)
     assert (classes is not None) == conditional
-    assert (source.name, source.sha256) == ("bundle tiny@1", bundle.sha256)
+    assert (source.name, source.sha256) == ("bundle tiny@1, fp32", bundle.sha256)
     source.close()
 
 

@@ -1,7 +1,8 @@
 """Measuring generators: of a run, of a bundle, of a running server, or images somebody brings."""
 
+from imagemint.training.evaluation.comparing import Compared, compare
 from imagemint.training.evaluation.extractors import open_extractor
 from imagemint.training.evaluation.judging import Protocol, evaluate
 from imagemint.training.evaluation.sources import open_source
 
-__all__ = ["Protocol", "evaluate", "open_extractor", "open_source"]
+__all__ = ["Compared", "Protocol", "compare", "evaluate", "open_extractor", "open_source"]

@@ -166,12 +166,13 @@ class BundleSource(LatentSource):
     Args:
         directory: ``<model>/<version>`` of the bundle.
         device: where to compute.
+        variant: which of its graphs: `reference` for model.onnx, a name, or `auto` as a server.
 
     Raises:
         ImagemintError: the engine refuses the bundle.
     """
 
-    def __init__(self, directory: Path, device: torch.device) -> None:
+    def __init__(self, directory: Path, device: torch.device, variant: str = "reference") -> None:
         # Here, because it takes onnxruntime, which who measures only runs need not have.
         from imagemint.engine.bundle import read_bundle  # noqa: PLC0415
         from imagemint.engine.onnx_backend import OnnxBackend  # noqa: PLC0415
@@ -179,8 +180,15 @@ class BundleSource(LatentSource):
 
         bundle = read_bundle(directory)
         spec = bundle.spec
-        self.name = f"bundle {spec.name}@{bundle.version}"
-        self.sha256 = bundle.sha256
+        self._backend = OnnxBackend(
+            bundle,
+            device=device.type,
+            intra_op_threads=torch.get_num_threads(),
+            variant=variant,
+        )
+        ran = self._backend.variant
+        self.name = f"bundle {spec.name}@{bundle.version}, {ran.name}"
+        self.sha256 = ran.sha256
         self.dataset = bundle.manifest.training.dataset.rpartition("/")[0] or None
         self.class_labels = tuple(bundle.manifest.class_labels)
         self.num_classes = spec.num_classes
@@ -189,9 +197,6 @@ class BundleSource(LatentSource):
         self.takes_psi = spec.truncation is not None and spec.truncation.kind is TruncationKind.PSI
         options = json.loads(bundle.manifest.training.options_json or "{}")
         self.continuous_codes = options.get("continuous_codes", 0)
-        self._backend = OnnxBackend(
-            bundle, device=device.type, intra_op_threads=torch.get_num_threads()
-        )
 
     def mint(
         self,
@@ -258,7 +263,11 @@ def _whole(z: NDArray[np.float32], psi: NDArray[np.float32] | None) -> NDArray[n
 
 
 def open_source(
-    place: str, device: torch.device, plugs: dict[str, Callable[[str], Source]] | None = None
+    place: str,
+    device: torch.device,
+    plugs: dict[str, Callable[[str], Source]] | None = None,
+    *,
+    variant: str = "reference",
 ) -> Source:
     """Returns the source that an argument names.
 
@@ -266,6 +275,7 @@ def open_source(
         place: a run, a bundle, an .npz, or an address such as ``grpc://localhost:8001/mnist``.
         device: where to compute, for those that compute here.
         plugs: sources by scheme; None for those that are installed.
+        variant: of a bundle, which of its graphs.
 
     Raises:
         DatasetError: no source goes by that scheme.
@@ -282,7 +292,7 @@ def open_source(
     if path.suffix == ".npz":
         return NpzSource(path)
     if (path / "model.onnx").is_file():
-        return BundleSource(path, device)
+        return BundleSource(path, device, variant)
     return RunSource(path, device)
 
 

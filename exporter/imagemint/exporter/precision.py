@@ -1,0 +1,193 @@
+"""The same generator in fewer bits: 8-bit integers for CPUs, half precision for GPUs.
+
+The one module of the exporter that imports onnxruntime, whose tools do the quantising and the
+halving; what they leave undone is done here.
+"""
+
+import logging
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import numpy_helper
+
+# First, for it keeps ONNX Runtime from reporting to its maker.
+from imagemint.engine.onnx_session import RUNTIME_VERSION
+from imagemint.exporter.surgery import sort_nodes, strip
+
+from onnxruntime.quantization import (  # isort: skip - see above
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
+from onnxruntime.transformers.float16 import convert_float_to_float16  # isort: skip - likewise
+
+Feed = dict[str, npt.NDArray[Any]]
+
+_MOVING = {"Transpose", "Reshape", "Slice"}
+_SUMMING = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+
+
+def in_int8(model: onnx.ModelProto, feeds: Sequence[Feed], kinds: Sequence[str]) -> onnx.ModelProto:
+    """The model with nodes of these kinds in 8-bit integers (QDQ, static); `model` stays.
+
+    Weights are signed, each output channel with its own scale; activations unsigned, with one scale
+    and zero point for each value, fixed by the least and greatest seen in `feeds`. Sums are exact
+    integers, so pixels cannot depend on the batch. What follows the last sum is left in float32:
+    in 8 bits of it, steps would be seen.
+
+    Args:
+        model: of plain convolutions; there are no 8-bit transposed ones.
+        feeds: batches of inputs, of every kind that will be met.
+        kinds: operators, such as Conv.
+    """
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        path = Path(folder) / "int8.onnx"
+        quantize_static(
+            _named(model),
+            path,
+            _Feeds(feeds),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=list(kinds),
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod.MinMax,
+            # Quantised once, where they are read: twice would cost bits for nothing.
+            extra_options={"OpTypesToExcludeOutputQuantization": list(kinds)},
+        )
+        quantised = onnx.load_model(path)
+    _quantise_before_moving(quantised.graph)
+    strip(quantised)
+    onnx.checker.check_model(quantised, full_check=True)
+    return quantised
+
+
+def in_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with weights and sums in half precision; `model` stays.
+
+    Inputs stay float32, and so does what follows the last sum: levels of 255 take 8 bits of the 11.
+    """
+    named = _named(model)
+    nodes = list(named.graph.node)
+    last = max(i for i, node in enumerate(nodes) if node.op_type in _SUMMING)
+    halved: onnx.ModelProto = convert_float_to_float16(
+        named, keep_io_types=True, node_block_list=[node.name for node in nodes[last + 1 :]]
+    )
+    _stay_wide(halved.graph)
+    sort_nodes(halved.graph)
+    strip(halved)
+    onnx.checker.check_model(halved, full_check=True)
+    return halved
+
+
+def _stay_wide(graph: onnx.GraphProto) -> None:
+    """Takes out the way from float32 to half precision and back between two nodes of float32."""
+    casts = {
+        node.output[0]: (node, node.attribute[0].i) for node in graph.node if node.op_type == "Cast"
+    }
+    for cast, to in list(casts.values()):
+        narrow, narrow_to = casts.get(cast.input[0], (None, 0))
+        if narrow is None or (narrow_to, to) != (onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT):
+            continue
+        for node in graph.node:
+            node.input[:] = [narrow.input[0] if n == cast.output[0] else n for n in node.input]
+    read = {name for node in graph.node for name in node.input} | {v.name for v in graph.output}
+    for node in [n for n in graph.node if n.op_type == "Cast" and n.output[0] not in read]:
+        graph.node.remove(node)
+    read = {name for node in graph.node for name in node.input} | {v.name for v in graph.output}
+    for node in [n for n in graph.node if n.op_type == "Cast" and n.output[0] not in read]:
+        graph.node.remove(node)
+
+
+def quantiser() -> str:
+    """What quantises, for the record."""
+    return f"onnxruntime.quantization {RUNTIME_VERSION}"
+
+
+class _Feeds(CalibrationDataReader):  # type: ignore[misc] # onnxruntime carries no types
+    """Feeds one after the other, as the calibration reads them."""
+
+    def __init__(self, feeds: Sequence[Feed]) -> None:
+        self._left = iter(feeds)
+
+    def get_next(self) -> Feed | None:
+        """The next batch; None after the last."""
+        return next(self._left, None)
+
+
+def _named(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which every node has a name of its own, by which the tools know it."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for number, node in enumerate(copy.graph.node):
+        node.name = f"{node.op_type}.{number}"
+    return copy
+
+
+def _quantise_before_moving(graph: onnx.GraphProto) -> None:
+    """Moves each QuantizeLinear up through nodes that only move values, or confine them.
+
+    Bytes are moved instead of floats, and a convolution meets the node that it must, so that the
+    runtime makes one 8-bit operator of the two. Exact: rounding commutes with both.
+    """
+    constants = {t.name: t for t in graph.initializer}
+    while True:
+        makers = {name: node for node in graph.node for name in node.output}
+        readers = [name for node in graph.node for name in node.input]
+        for quantise in (node for node in graph.node if node.op_type == "QuantizeLinear"):
+            above = makers.get(quantise.input[0])
+            if above is None or readers.count(above.output[0]) > 1:
+                continue
+            if above.op_type in _MOVING or _confines(above, constants):
+                _swap(graph, above, quantise, constants)
+                break
+        else:
+            break
+        sort_nodes(graph)
+    used = {name for node in graph.node for name in node.input}
+    kept = [tensor for tensor in graph.initializer if tensor.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+
+
+def _confines(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> bool:
+    return node.op_type == "Min" and all(name in constants for name in node.input[1:])
+
+
+def _swap(
+    graph: onnx.GraphProto,
+    above: onnx.NodeProto,
+    quantise: onnx.NodeProto,
+    constants: dict[str, onnx.TensorProto],
+) -> None:
+    if above.op_type == "Min":
+        scale, zero = (numpy_helper.to_array(constants[name]) for name in quantise.input[1:3])
+        for at, name in enumerate(above.input[1:], start=1):
+            limit = numpy_helper.to_array(constants[name]).astype(np.float64) / scale
+            level = np.clip(np.rint(limit) + zero, 0, 255).astype(np.uint8)
+            above.input[at] = f"{quantise.output[0]}.limit{at}"
+            graph.initializer.append(numpy_helper.from_array(level, above.input[at]))
+            constants[above.input[at]] = graph.initializer[-1]
+    value, end = above.input[0], quantise.output[0]
+    quantise.input[0], quantise.output[0] = value, f"{end}.{above.op_type}"
+    above.input[0], above.output[0] = quantise.output[0], end
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences the advice of the quantiser, which speaks through the root logger."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)

@@ -1,0 +1,214 @@
+"""Variants of a bundle: the same generator in fewer bits, written only if nobody can tell.
+
+A variant is tried in the form that is fastest, and if its images fall short, in the next one. What
+counts is the distance of its pixels from those of model.onnx, and that by the judge it is not worse
+than model.onnx by more than model.onnx differs from itself, drawn from other seeds.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+
+from imagemint.engine import latents
+from imagemint.engine.bundle import read_bundle
+from imagemint.engine.onnx_backend import OnnxBackend
+from imagemint.engine.spec import ModelSpec, TruncationKind
+from imagemint.exporter.errors import ExportError
+from imagemint.exporter.files import write_graph
+from imagemint.exporter.parity import batch_free_pixels
+from imagemint.exporter.precision import Feed, in_fp16, in_int8, quantiser
+from imagemint.exporter.subpixel import without_transposed
+from imagemint.training.evaluation import Compared
+from imagemint.training.evaluation.sources import BundleSource, Source
+from imagemint.v1 import manifest_pb2 as pb
+
+_log = logging.getLogger(__name__)
+
+_CALIBRATION_SEED = 2**63  # far from any seed that a person types
+_CALIBRATION_IMAGES = 1_024
+_BATCH = 32
+# The fastest first. Sums in 8 bits of the latents themselves cost the most precision.
+_INT8_KINDS = (("Gemm", "Conv", "MatMul"), ("Conv", "MatMul"), ("Conv",))
+
+Compare = Callable[[Source, Source], Compared]
+"""Judges the second source beside the first."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How far pixels may lie from those of model.onnx, in levels of 255."""
+
+    mean: float
+    maximum: int
+    over_one_share: float
+    """Share of values that may differ by more than one level."""
+
+
+LIMITS = {"fp16": Limits(0.1, 2, 0.001), "int8": Limits(1.0, 96, 0.15)}
+_PRECISIONS = {"fp16": pb.PRECISION_FP16, "int8": pb.PRECISION_INT8}
+_TARGETS = {"fp16": pb.TARGET_DEVICE_CUDA, "int8": pb.TARGET_DEVICE_CPU}
+
+
+def add_variants(
+    directory: Path,
+    model: onnx.ModelProto,
+    manifest: pb.BundleManifest,
+    names: Sequence[str],
+    compare: Compare,
+) -> None:
+    """Writes variants beside model.onnx, and declares them in the manifest with their figures.
+
+    Args:
+        directory: of the bundle, which is complete but for them.
+        model: the graph as it was exported, before it was laid out for a device.
+        manifest: of the bundle; changed.
+        names: `int8`, `fp16`.
+        compare: the judgement.
+
+    Raises:
+        ExportError: one of them falls short in every form; says how far.
+    """
+    for name in names:
+        why = ""
+        for graph, method in _forms(name, model, ModelSpec.of(manifest)):
+            manifest.variants.append(_written(directory, name, graph, method, manifest))
+            write_graph(directory, "model.onnx", _base(directory), manifest)
+            variant = manifest.variants[-1]
+            faults = _measure(directory, variant, LIMITS[name], compare)
+            if not faults:
+                break
+            why = "; ".join(faults)
+            _log.warning("%s (%s) falls short: %s", name, method, why)
+            del manifest.variants[-1]
+        else:
+            raise ExportError(f"no {name} variant: {why}")
+
+
+def _forms(
+    name: str, model: onnx.ModelProto, spec: ModelSpec
+) -> Iterator[tuple[onnx.ModelProto, str]]:
+    """The forms of a variant, the fastest first, and how each is made."""
+    if name == "fp16":
+        yield in_fp16(model), "onnxruntime.transformers float16; what follows the last sum in fp32"
+        return
+    plain = without_transposed(model)
+    feeds = list(_calibration(spec))
+    present = {node.op_type for node in plain.graph.node}
+    tried: set[frozenset[str]] = set()
+    for kinds in _INT8_KINDS:
+        wanted = frozenset(kinds) & present
+        if wanted and wanted not in tried:
+            tried.add(wanted)
+            which = ", ".join(kind for kind in kinds if kind in wanted)
+            method = (
+                f"{quantiser()}, QDQ, static, least to greatest of {_CALIBRATION_IMAGES:,} serials"
+                f" of seed {_CALIBRATION_SEED}{', classes in turn' if spec.conditional else ''};"
+                f" in 8 bits: {which}"
+            )
+            yield in_int8(plain, feeds, sorted(wanted)), method
+
+
+def _calibration(spec: ModelSpec) -> Iterator[Feed]:
+    """Inputs as they will be met: serials of every class, psi of every strength."""
+    for start in range(0, _CALIBRATION_IMAGES, _BATCH):
+        feed: Feed = {
+            "z": latents(
+                _CALIBRATION_SEED, start, _BATCH, spec.z_dim, distribution=spec.distribution
+            )
+        }
+        turns = np.arange(start, start + _BATCH, dtype=np.int64)[:, np.newaxis]
+        if spec.conditional:
+            feed["class_id"] = turns % spec.num_classes
+        if spec.truncation is not None and spec.truncation.kind is TruncationKind.PSI:
+            low, high = spec.truncation.minimum, spec.truncation.maximum
+            strength = low + (high - low) * turns / (_CALIBRATION_IMAGES - 1)
+            feed["truncation"] = strength.astype(np.float32)
+        yield feed
+
+
+def _written(
+    directory: Path, name: str, graph: onnx.ModelProto, method: str, manifest: pb.BundleManifest
+) -> pb.Variant:
+    """Writes the file of a variant, which describes itself as far as its figures do not matter."""
+    own = pb.BundleManifest()
+    own.CopyFrom(manifest)
+    own.precision = _PRECISIONS[name]
+    for field in ("parity", "evaluations", "variants"):
+        own.ClearField(field)  # of another graph
+    file = f"{name}.onnx"
+    sha256 = write_graph(directory, file, graph, own)
+    return pb.Variant(
+        name=name,
+        file=file,
+        sha256=sha256,
+        precision=_PRECISIONS[name],
+        target=_TARGETS[name],
+        method=method,
+    )
+
+
+def _base(directory: Path) -> onnx.ModelProto:
+    return onnx.load_model(directory / "model.onnx")
+
+
+def _measure(directory: Path, variant: pb.Variant, limits: Limits, compare: Compare) -> list[str]:
+    """Fills in the figures of a variant, and tells where they fall short."""
+    device = torch.device("cpu")
+    bundle = read_bundle(directory)
+    backend = OnnxBackend(bundle, device="cpu", variant=variant.name)
+    batch_free_pixels(bundle.spec, backend)
+    model, other = (BundleSource(directory, device, each) for each in ("reference", variant.name))
+    found = compare(model, other)
+    model.close()
+    other.close()
+    apart = found.difference
+    variant.difference.CopyFrom(
+        pb.PixelDifference(
+            images=apart.images,
+            mean=apart.mean,
+            maximum=apart.maximum,
+            differing_share=apart.differing_share,
+            over_one_share=apart.over_one_share,
+            tolerance_mean=limits.mean,
+            tolerance_maximum=limits.maximum,
+            tolerance_over_one_share=limits.over_one_share,
+            backend=backend.description,
+        )
+    )
+    backend.close()
+    del variant.quality[:]
+    variant.quality.extend(
+        pb.QualityComparison(
+            metric=each.metric,
+            value=each.value,
+            model=each.model,
+            noise=each.noise,
+            protocol=found.protocol,
+            sample_size=found.samples,
+            seeds=found.seeds,
+        )
+        for each in found.figures
+    )
+    return list(_faults(found, limits))
+
+
+def _faults(found: Compared, limits: Limits) -> Iterator[str]:
+    apart = found.difference
+    for what, value, limit in (
+        ("mean difference", apart.mean, limits.mean),
+        ("largest difference", apart.maximum, limits.maximum),
+        ("share over one level", apart.over_one_share, limits.over_one_share),
+    ):
+        if value > limit:
+            yield f"{what} {value:.4g}, allowed is {limit:g}"
+    for each in found.figures:
+        if each.loss > each.noise:
+            yield (
+                f"{each.metric} {each.value:.4f}, where model.onnx has {each.model:.4f} with a"
+                f" deviation of {each.noise:.4f} over its seeds"
+            )

@@ -1,0 +1,171 @@
+"""Two makers of the same images, judged side by side: what a cheaper one costs in quality."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imagemint.training.datasets import load_dataset
+from imagemint.training.evaluation.extractors import Extractor
+from imagemint.training.evaluation.sources import Source
+from imagemint.training.metrics import class_accuracy, frechet_distance
+
+_SEEN = 10_000  # test images compared with, the first
+_FIRST_SEED = 1_000  # not those that anything was tuned by
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Absolute differences of single values of the same images, in levels of 255.
+
+    Attributes:
+        images: images compared.
+        mean: of all values.
+        maximum: of all values.
+        differing_share: share of values that differ at all.
+        over_one_share: share of those that differ by more than one level.
+    """
+
+    images: int
+    mean: float
+    maximum: int
+    differing_share: float
+    over_one_share: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One figure of both, the mean over the seeds.
+
+    Attributes:
+        metric: its name.
+        value: of the one that is compared.
+        model: of the one that it is compared with.
+        noise: standard deviation of the latter over the seeds, or what one image in a sample is
+            worth, if that is more.
+        loss: how much worse the value is; negative where it is better.
+    """
+
+    metric: str
+    value: float
+    model: float
+    noise: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class Compared:
+    """All that was found.
+
+    Attributes:
+        difference: of the pixels.
+        figures: Frechet distance and, where classes can be asked for and seen, their accuracy.
+        protocol: how.
+        samples: images of a seed.
+        seeds: seeds.
+    """
+
+    difference: Difference
+    figures: tuple[Comparison, ...]
+    protocol: str
+    samples: int
+    seeds: int
+
+
+def compare(
+    model: Source,
+    other: Source,
+    extractor: Extractor,
+    judge: Extractor | None,
+    data: Path | None,
+    *,
+    samples: int,
+    seeds: int,
+) -> Compared:
+    """Returns how the images of ``other`` stand beside those of ``model``, of the same serials.
+
+    Args:
+        model: what sets the standard, and the noise of it.
+        other: what is compared.
+        extractor: who sees features.
+        judge: who sees the classes asked for; None if nobody does.
+        data: folder of the data sets.
+        samples: images of a seed, the classes in turn.
+        seeds: how many, 2 or more.
+
+    Raises:
+        DatasetError: the model does not tell what it learnt, or that is not there.
+    """
+    dataset = model.dataset or (extractor.trained_on or "").rpartition("/")[0]
+    real = extractor.look(load_dataset(dataset, "test", data).images[:_SEEN]).features
+    totals = _Totals()
+    rounds: dict[str, list[tuple[float, float]]] = {}
+    for seed in range(_FIRST_SEED, _FIRST_SEED + seeds):
+        (ours, classes), (theirs, _) = (each.draw(seed, 0, samples) for each in (model, other))
+        totals.add(ours, theirs)
+        both = [_figures(images, classes, extractor, judge, real) for images in (ours, theirs)]
+        for metric, value in both[0].items():
+            rounds.setdefault(metric, []).append((value, both[1][metric]))
+    about = [extractor.about] + ([judge.about] if judge not in (None, extractor) else [])
+    turns = ", classes in turn" if model.num_classes else ""
+    return Compared(
+        totals.difference(),
+        tuple(_compared(metric, values, samples) for metric, values in rounds.items()),
+        f"seeds {_FIRST_SEED} to {_FIRST_SEED + seeds - 1}, indices 0 to {samples - 1}{turns}; "
+        f"against {len(real):,} test images of {dataset}; {'; '.join(about)}",
+        samples,
+        seeds,
+    )
+
+
+class _Totals:
+    """Counts differences of batches that are too large to be kept."""
+
+    def __init__(self) -> None:
+        self._levels = np.zeros(256, np.int64)
+        self._images = 0
+
+    def add(self, ours: NDArray[np.uint8], theirs: NDArray[np.uint8]) -> None:
+        apart = np.maximum(ours, theirs) - np.minimum(ours, theirs)
+        self._levels += np.bincount(apart.ravel(), minlength=256)
+        self._images += len(ours)
+
+    def difference(self) -> Difference:
+        values = self._levels.sum()
+        return Difference(
+            self._images,
+            float(self._levels @ np.arange(256) / values),
+            int(self._levels.nonzero()[0].max()),
+            float(self._levels[1:].sum() / values),
+            float(self._levels[2:].sum() / values),
+        )
+
+
+def _figures(
+    images: NDArray[np.uint8],
+    classes: NDArray[np.int64] | None,
+    extractor: Extractor,
+    judge: Extractor | None,
+    real: NDArray[np.float64],
+) -> dict[str, float]:
+    looks = extractor.look(images)
+    figures = {"frechet_distance": frechet_distance(looks.features, real)}
+    if judge is not None and classes is not None:
+        judged = looks if judge is extractor else judge.look(images)
+        figures["class_accuracy"] = class_accuracy(classes, judged.classes).mean
+    return figures
+
+
+def _compared(metric: str, rounds: list[tuple[float, float]], samples: int) -> Comparison:
+    ours, theirs = (np.array(values) for values in zip(*rounds, strict=True))
+    change = float(theirs.mean() - ours.mean())
+    distance = metric == "frechet_distance"
+    least = 0.0 if distance else 1 / samples
+    return Comparison(
+        metric,
+        float(theirs.mean()),
+        float(ours.mean()),
+        max(float(ours.std(ddof=1)), least),
+        change if distance else -change,
+    )
