@@ -131,6 +131,50 @@ def write_bundle(
     return directory
 
 
+def write_variant(
+    directory: Path,
+    name="int8",
+    *,
+    weights_seed=1,
+    target=pb.TARGET_DEVICE_CPU,
+    precision=pb.PRECISION_INT8,
+    edit: Callable[[pb.BundleManifest], object] | None = None,
+) -> Path:
+    """Adds a variant to a bundle, of other weights so that it is told apart; returns its file.
+
+    Args:
+        directory: of the bundle.
+        name: of the variant.
+        weights_seed: decides its pixels.
+        target: device that it is for.
+        precision: that it claims.
+        edit: changes the manifest of model.onnx before it is written.
+    """
+    model = onnx.load_model(directory / "model.onnx")
+    manifest = json_format.Parse(model.metadata_props[0].value, pb.BundleManifest())
+    own = pb.BundleManifest()
+    own.CopyFrom(manifest)
+    own.ClearField("variants")
+    own.precision = precision
+    other = tiny_model(own, weights_seed=weights_seed)
+    helper.set_model_props(other, {MANIFEST_KEY: json_format.MessageToJson(own)})
+    path = directory / f"{name}.onnx"
+    path.write_bytes(other.SerializeToString(deterministic=True))
+    manifest.variants.add(
+        name=name,
+        file=path.name,
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        precision=precision,
+        target=target,
+    )
+    if edit is not None:
+        edit(manifest)
+    helper.set_model_props(model, {MANIFEST_KEY: json_format.MessageToJson(manifest)})
+    (directory / "model.onnx").write_bytes(model.SerializeToString(deterministic=True))
+    write_sums(directory)
+    return path
+
+
 def write_each_kind(repository: Path) -> None:
     """Writes one model of each kind: `digits` and, without classes or truncated, the others."""
     write_bundle(repository, "digits")

@@ -6,11 +6,14 @@ import sys
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from imagemint.engine.bundle import read_bundle
 from imagemint.exporter.command import Export
+from imagemint.training import evaluation
 from imagemint.training.checkpoints import TrainingState, read_generator, save_checkpoint
 from imagemint.training.errors import CheckpointError
+from imagemint.training.evaluation.comparing import Compared, Comparison, Difference
 from imagemint.training.evaluation_report import EvaluationFigure, write_report
 from imagemint.training.networks import Shape
 from imagemint.training.recipes.mnist import MnistRecipe
@@ -73,6 +76,46 @@ def test_missing_checkpoint_is_a_clear_error(tmp_path):
     with pytest.raises(CheckpointError, match="no checkpoint"):
         Export(source=tmp_path / "run", name="digits", repository=tmp_path / "models").run()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, "a training run, or a file"),
+        ({"source": "run", "from_onnx": "x.onnx"}, "not both"),
+        ({"source": "run", "labels": ["cat"]}, "only a file by --from-onnx is told its labels"),
+        ({"from_onnx": "x.onnx", "license": "MIT"}, "needs --license and --value-range"),
+        ({"source": "run", "precision": ["int8"]}, "int8 must be judged"),
+        ({"source": "run", "precision": ["fp16"], "target": "cpu"}, "fp16 is for cuda"),
+        ({"source": "run", "precision": ["int8"], "target": "cuda"}, "int8 is for cpu"),
+    ],
+)
+def test_contradiction_is_refused(options, said):
+    """Options that cannot go together, or not alone, are refused before anything is read."""
+    with pytest.raises(ValidationError, match=said):
+        Export(name="digits", **options)
+
+
+def test_variants_reach_the_bundle(run, tmp_path, monkeypatch, capsys):
+    """--precision int8 and a judge give a variant, whose figures the command says."""
+    figure = Comparison("frechet_distance", 2.0, 2.1, 0.2, -0.1)
+    found = Compared(Difference(9, 0.25, 7, 0.3, 0.05), (figure,), "by a test", 9, 2)
+    monkeypatch.setattr(evaluation, "open_extractor", lambda *_: (None, None))
+    monkeypatch.setattr(evaluation, "compare", lambda *_, **__: found)
+    command = Export(
+        source=run,
+        name="digits",
+        repository=tmp_path,
+        precision=["fp32", "int8"],
+        classifier=tmp_path / "judge",
+    )
+    assert command.run() == 0
+    said = capsys.readouterr().out
+    assert "int8: 0." in said
+    assert "0.250 levels on average, at most 7" in said
+    assert "frechet_distance 2.0000 (2.1000)" in said
+    bundle = read_bundle(tmp_path / "digits" / "1")
+    assert [variant.name for variant in bundle.variants] == ["fp32", "int8"]
 
 
 def test_listing_options_is_quick():

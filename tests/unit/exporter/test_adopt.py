@@ -1,0 +1,157 @@
+"""Tests of imagemint.exporter.adopt: graphs as other exporters write them."""
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from imagemint.engine import latents
+from imagemint.engine.bundle import read_bundle
+from imagemint.engine.onnx_backend import OnnxBackend
+from imagemint.exporter.adopt import Foreign, adopt
+from imagemint.exporter.errors import ExportError
+from imagemint.exporter.export import adopt_generator
+
+LABELS = ("cat", "dog", "owl")
+
+
+def foreign_file(
+    folder, *, latent=("N", 6), classes=None, layout="nchw", batch="N", opset=13, more_inputs=()
+):
+    """Writes a generator of 4x5 RGB images in [-1, 1]; returns its path.
+
+    Args:
+        folder: where to.
+        latent: shape of the input `noise`.
+        classes: dtype and shape of the input `label`; None for none.
+        layout: of the output `fake`.
+        batch: the batch axis, a name or a number.
+        opset: operator set.
+        more_inputs: names of inputs that nobody reads.
+    """
+    random = np.random.default_rng(6)
+    constants = {"w": random.normal(0, 0.4, (6, 60)).astype(np.float32)}
+    inputs = [helper.make_tensor_value_info("noise", TensorProto.FLOAT, [batch, *latent[1:]])]
+    nodes = [
+        helper.make_node("Flatten", ["noise"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "w"], ["h"]),
+    ]
+    value = "h"
+    if classes is not None:
+        dtype, shape = classes
+        inputs.append(helper.make_tensor_value_info("label", dtype, [batch, *shape]))
+        constants["e"] = random.normal(0, 1, (3, 60)).astype(np.float32)
+        if dtype == TensorProto.FLOAT:
+            nodes.append(helper.make_node("MatMul", ["label", "e"], ["c"]))
+        else:
+            constants["flat_shape"] = np.int64([-1])
+            nodes.append(helper.make_node("Reshape", ["label", "flat_shape"], ["y"]))
+            nodes.append(helper.make_node("Gather", ["e", "y"], ["c"]))
+        nodes.append(helper.make_node("Add", ["h", "c"], ["hc"]))
+        value = "hc"
+    constants["shape"] = np.int64([-1, 3, 4, 5] if layout == "nchw" else [-1, 4, 5, 3])
+    nodes += [
+        helper.make_node("Reshape", [value, "shape"], ["r"]),
+        helper.make_node("Tanh", ["r"], ["fake"]),
+    ]
+    inputs += [helper.make_tensor_value_info(n, TensorProto.FLOAT, [batch, 2]) for n in more_inputs]
+    graph = helper.make_graph(
+        nodes,
+        "theirs",
+        inputs,
+        [helper.make_tensor_value_info("fake", TensorProto.FLOAT, [batch, None, None, None])],
+        [numpy_helper.from_array(v, name) for name, v in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    model.producer_name, model.doc_string = "somebody", "from /home/somebody/gan.py"
+    path = folder / "theirs.onnx"
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def adopted(path, repository, **told):
+    """The bundle of a file."""
+    foreign = Foreign(path, told.pop("value_range", (-1, 1)), **told)
+    return adopt_generator(foreign, name="theirs", repository=repository, license="CC0-1.0")
+
+
+@pytest.mark.parametrize(
+    ("made", "told"),
+    [
+        ({}, {}),
+        ({"latent": ("N", 6, 1, 1)}, {}),
+        ({"layout": "nhwc", "opset": 18}, {"layout": "nhwc"}),
+        ({"classes": (TensorProto.INT64, [])}, {"class_labels": LABELS}),
+        ({"classes": (TensorProto.INT32, [1]), "opset": 20}, {"class_labels": LABELS}),
+        ({"classes": (TensorProto.FLOAT, [3])}, {"class_labels": LABELS, "class_input": "label"}),
+        ({"batch": 2}, {}),
+        ({}, {"latent": "noise", "output": "fake", "value_range": (0, 0.5)}),
+    ],
+)
+def test_foreign_generator_is_served(tmp_path, made, told):
+    """Whatever its latents, classes and layout look like, the images are its own."""
+    path = foreign_file(tmp_path, **made)
+    bundle = adopted(path, tmp_path / "models", **told)
+    assert read_bundle(bundle.directory) == bundle
+    assert (bundle.spec.z_dim, bundle.spec.height, bundle.spec.width) == (6, 4, 5)
+    assert (bundle.spec.channels, bundle.spec.class_labels) == (3, told.get("class_labels", ()))
+    assert bundle.manifest.license == "CC0-1.0"
+    assert bundle.manifest.parity.samples == 1000
+    z, classes = latents(3, 0, 7, 6), np.arange(7) % 3 if "classes" in made else None
+    images = OnnxBackend(bundle, device="cpu").run(z, classes)
+    weights = {t.name: numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
+    h = z @ weights["w"] + (weights["e"][classes] if classes is not None else 0)
+    x = np.tanh(h).reshape(7, *weights["shape"][1:])
+    x = x.transpose(0, 2, 3, 1) if told.get("layout") != "nhwc" else x
+    low, high = told.get("value_range", (-1, 1))
+    levels = np.clip((x - low) / (high - low) * 255, 0, 255)
+    assert np.abs(images - levels).max() < 0.51
+
+
+def test_nothing_of_its_origin_stays(tmp_path):
+    """Names and paths of whoever exported it are gone; the digest of the file is kept."""
+    path = foreign_file(tmp_path)
+    bundle = adopted(path, tmp_path / "models")
+    assert b"somebody" not in bundle.read_model()
+    assert len(bundle.manifest.training.checkpoint_sha256) == 64
+    card = (bundle.directory / "card.md").read_text()
+    assert "Compared with theirs.onnx on 1,000 latents" in card
+
+
+@pytest.mark.parametrize(
+    ("made", "told", "said"),
+    [
+        ({}, {"value_range": (1, 1)}, "value range 1 to 1 is empty"),
+        ({}, {"latent": "z"}, "no input 'z'; there is noise"),
+        ({}, {"output": "image"}, "no output 'image'; there is fake"),
+        ({}, {"class_labels": LABELS}, "which is the class input"),
+        ({"latent": ("N", 6, 2, 1)}, {}, r"no batch of latents: \[\?, 6, 2, 1\]"),
+        ({"classes": (TensorProto.INT64, [])}, {}, "nobody told what input label is"),
+        ({"classes": (TensorProto.INT64, [3])}, {"class_labels": LABELS}, "neither a number"),
+        ({"more_inputs": ["style"]}, {"latent": "noise"}, "nobody told what input style is"),
+    ],
+)
+def test_misunderstanding_is_refused(tmp_path, made, told, said):
+    """What was told and what is there must agree; the message names what is there."""
+    path = foreign_file(tmp_path, **made)
+    with pytest.raises(ExportError, match=said):
+        adopt(replace(Foreign(path, (-1, 1)), **told))
+
+
+def test_no_model_is_refused(tmp_path):
+    """A missing file, and one that is no model, are errors that name it."""
+    path = tmp_path / "x.onnx"
+    with pytest.raises(ExportError, match=r"x.onnx: No such file"):
+        adopt(Foreign(path, (-1, 1)))
+    path.write_bytes(b"no model")
+    with pytest.raises(ExportError, match=r"x.onnx is no ONNX model"):
+        adopt(Foreign(path, (-1, 1)))
+
+
+def test_licence_must_be_told(tmp_path):
+    """Weights of somebody else are not published under nothing."""
+    foreign = Foreign(foreign_file(tmp_path), (-1, 1))
+    with pytest.raises(ExportError, match="licence"):
+        adopt_generator(foreign, name="theirs", repository=tmp_path, license=" ")

@@ -1,0 +1,95 @@
+"""Tests of imagemint.exporter.precision, on a generator of the recipe."""
+
+import numpy as np
+import pytest
+from onnx import TensorProto
+
+from imagemint.engine import drawn_classes, latents
+from imagemint.engine.onnx_session import cpu_session
+from imagemint.exporter.graph import build_graph
+from imagemint.exporter.precision import in_fp16, in_int8
+from imagemint.exporter.subpixel import without_transposed
+
+KINDS = ("Conv", "Gemm", "MatMul")
+
+
+def feed(count, seed=0):
+    """Inputs of the tiny generator."""
+    return {"z": latents(seed, 0, count, 8), "class_id": drawn_classes(seed, 0, count, 3)[:, None]}
+
+
+def run(model, given, folder):
+    """Pixels as ONNX Runtime computes them."""
+    return cpu_session(model.SerializeToString(), 1, folder).run(given)
+
+
+@pytest.fixture(scope="module")
+def graph(trained):
+    """The graph as PyTorch exports it."""
+    return build_graph(trained)
+
+
+@pytest.fixture(scope="module")
+def quantised(graph):
+    """All sums of it in 8 bits."""
+    return in_int8(without_transposed(graph), [feed(32, seed) for seed in range(8)], KINDS)
+
+
+def kinds(model):
+    """Operators of a graph, in order."""
+    return [node.op_type for node in model.graph.node]
+
+
+def test_integers_come_close(graph, quantised, tmp_path):
+    """Pixels stray, and not far."""
+    expected = run(graph, feed(200, 9), tmp_path).astype(int)
+    apart = np.abs(run(quantised, feed(200, 9), tmp_path) - expected)
+    assert 0 < apart.mean() < 2
+    assert expected.std() > 20
+
+
+def test_integers_know_no_batch(quantised, tmp_path):
+    """A row has the same bytes alone and among others."""
+    given = feed(64, 5)
+    whole = run(quantised, given, tmp_path)
+    for row in (0, 17, 63):
+        alone = {name: value[row : row + 1] for name, value in given.items()}
+        assert np.array_equal(run(quantised, alone, tmp_path)[0], whole[row])
+
+
+def test_weights_are_bytes(graph, quantised):
+    """The file holds a quarter of the weights' bytes, and the graph nothing of this machine."""
+    assert quantised.ByteSize() < 0.5 * without_transposed(graph).ByteSize()
+    content = quantised.SerializeToString()
+    assert not {b"/tmp", b"onnx.quantize"} & {
+        t for t in (b"/tmp", b"onnx.quantize") if t in content
+    }
+
+
+def test_bytes_are_moved_not_floats(quantised):
+    """Before a QuantizeLinear stands what computes, never what only moves or confines."""
+    makers = {name: node.op_type for node in quantised.graph.node for name in node.output}
+    above = [
+        makers.get(node.input[0])
+        for node in quantised.graph.node
+        if node.op_type == "QuantizeLinear"
+    ]
+    assert len(above) == 4
+    assert not {"Transpose", "Reshape", "Slice", "Min"} & set(above)
+
+
+def test_half_keeps_the_ends_wide(graph, tmp_path):
+    """fp16 inside, float32 latents in, uint8 out; nothing narrow behind the last sum."""
+    half = in_fp16(graph)
+    assert half.graph.input[0].type.tensor_type.elem_type == TensorProto.FLOAT
+    assert half.ByteSize() < 0.7 * graph.ByteSize()
+    nodes = list(half.graph.node)
+    last = max(i for i, node in enumerate(nodes) if node.op_type == "Conv")
+    assert [node.op_type for node in nodes[last + 1 :]] == [
+        *("Cast", "Tanh", "Mul", "Add", "Clip", "Round", "Cast", "Transpose")
+    ]
+    apart = np.abs(
+        run(half, feed(64), tmp_path).astype(int) - run(graph, feed(64), tmp_path).astype(int)
+    )
+    assert apart.max() <= 1
+    assert 0 < apart.mean() < 0.1

@@ -1,0 +1,70 @@
+"""Tests of imagemint.training.evaluation.comparing, with the toy judge."""
+
+import numpy as np
+import pytest
+import torch
+
+from imagemint.training.evaluation import compare, open_extractor
+
+pytestmark = pytest.mark.usefixtures("toy_mnist")
+
+
+class _Drawn:
+    """Digits by seed, the same for every instance but for a fault."""
+
+    def __init__(self, digits, fault=lambda images: images):
+        self.name, self.sha256, self.dataset, self.num_classes = "drawn", "", "mnist", 10
+        self._digits, self._fault = digits, fault
+
+    def draw(self, seed, first, count):
+        rows = (np.arange(first, first + count) + 7 * seed) % len(self._digits)
+        return self._fault(self._digits.images[rows].copy()), self._digits.labels[rows]
+
+    def close(self):
+        """Nothing is held."""
+
+
+@pytest.fixture
+def compared(digits, judge):
+    """Compares toy digits with the same under a fault."""
+    extractor, seer = open_extractor(judge, None, torch.device("cpu"))
+
+    def run(fault):
+        model, other = _Drawn(digits), _Drawn(digits, fault)
+        return compare(model, other, extractor, seer, None, samples=30, seeds=3)
+
+    return run
+
+
+def test_equal_makers_differ_in_nothing(compared):
+    """No pixel, no figure."""
+    found = compared(lambda images: images)
+    assert found.difference.images == 90
+    assert (found.difference.mean, found.difference.maximum) == (0.0, 0)
+    assert [figure.metric for figure in found.figures] == ["frechet_distance", "class_accuracy"]
+    assert all(figure.loss == 0 and figure.value == figure.model for figure in found.figures)
+    assert "seeds 1000 to 1002, indices 0 to 29, classes in turn" in found.protocol
+
+
+def test_pixels_are_counted(compared):
+    """Mean, largest and shares over all values; differences downwards count alike."""
+
+    def fault(images):
+        images[:, 0, 0] = np.where(images[:, 0, 0] > 100, images[:, 0, 0] - 9, images[:, 0, 0] + 9)
+        images[:, 0, 1] = np.where(images[:, 0, 1] > 100, images[:, 0, 1] - 1, images[:, 0, 1] + 1)
+        return images
+
+    difference = compared(fault).difference
+    size = 28 * 28
+    assert difference.maximum == 9
+    assert difference.mean == pytest.approx(10 / size)
+    assert difference.differing_share == pytest.approx(2 / size)
+    assert difference.over_one_share == pytest.approx(1 / size)
+
+
+def test_loss_is_beyond_noise(compared):
+    """Blank images are further from real ones, and no longer of the class asked for."""
+    distance, accuracy = compared(np.zeros_like).figures
+    assert distance.loss > distance.noise >= 0
+    assert accuracy.loss > accuracy.noise >= 1 / 30
+    assert accuracy.value < accuracy.model
