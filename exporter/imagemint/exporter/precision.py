@@ -99,12 +99,11 @@ def _stay_wide(graph: onnx.GraphProto) -> None:
             continue
         for node in graph.node:
             node.input[:] = [narrow.input[0] if n == cast.output[0] else n for n in node.input]
-    read = {name for node in graph.node for name in node.input} | {v.name for v in graph.output}
-    for node in [n for n in graph.node if n.op_type == "Cast" and n.output[0] not in read]:
-        graph.node.remove(node)
-    read = {name for node in graph.node for name in node.input} | {v.name for v in graph.output}
-    for node in [n for n in graph.node if n.op_type == "Cast" and n.output[0] not in read]:
-        graph.node.remove(node)
+    for to in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16):  # each was read by the other kind
+        read = {name for node in graph.node for name in node.input} | {v.name for v in graph.output}
+        for output, (cast, own) in casts.items():
+            if own == to and output not in read:
+                graph.node.remove(cast)
 
 
 def quantiser() -> str:
