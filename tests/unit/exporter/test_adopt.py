@@ -65,7 +65,7 @@ def foreign_file(
         [numpy_helper.from_array(v, name) for name, v in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
-    model.producer_name, model.doc_string = "somebody", "from /home/somebody/gan.py"
+    model.producer_name, model.doc_string = "somebody", "from /home/me/somebody.py"
     path = folder / "theirs.onnx"
     path.write_bytes(model.SerializeToString())
     return path
