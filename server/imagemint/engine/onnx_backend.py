@@ -314,7 +314,7 @@ class OnnxBackend:
         self, bundle: Bundle, threads: int, floats: Session, feed: Feed
     ) -> Session | None:
         """A session of more threads, warm; None if its floats are others."""
-        content = bundle.read_model()
+        content = bundle.read_model(self._variant)
         shown = cpu_session(showing_floats(content), threads, bundle.directory)
         with contextlib.closing(shown):
             if not same_everywhere(floats.run, shown.run, feed):

@@ -100,6 +100,17 @@ def test_backend_runs_the_variant(tmp_path, dot_products, caplog):
     assert not np.array_equal(reference.run(z, classes), expected)
 
 
+def test_lonely_batch_runs_the_variant(tmp_path):
+    """The session of more threads, for a batch that is alone, holds the same graph."""
+    directory = write_bundle(tmp_path)
+    write_variant(directory, weights_seed=7)
+    backend = OnnxBackend(read_bundle(directory), device="cpu", variant="int8", alone_threads=2)
+    assert backend._alone is not None
+    z, classes = latents(1, 0, 1, 8), np.arange(1)
+    feed = {"z": z, "class_id": classes[:, np.newaxis]}
+    assert np.array_equal(backend._alone.run(feed), backend.run(z, classes))
+
+
 def test_missing_variant_is_refused(tiny_bundle):
     """A name that the bundle does not know is an error that says which it knows."""
     with pytest.raises(BundleRefused, match="no variant 'int8'; there is fp32"):
