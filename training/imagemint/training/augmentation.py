@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from imagemint.training.game import Augmentation, Turn
+from imagemint.training.processes import Processes
 from imagemint.training.randomness import Stream, uniforms
 
 _CUTOUT_SHARE = 0.5
@@ -26,9 +27,15 @@ class DifferentiableAugmentation(Augmentation):
 
     def forward(self, x: Tensor, seed: int, position: int) -> Tensor:
         """Returns distorted images like ``x`` [N, C, H, W]."""
-        u = uniforms(seed, Stream.AUGMENTATION, position, 7, len(x)).to(x.device)
+        u = _chances(self.processes, x, seed, position, 7).to(x.device)
         x = _coloured(x, u[0], u[1], u[2])
         return _cut_out(_shifted(x, u[3], u[4]), u[5], u[6])
+
+
+def _chances(processes: Processes, x: Tensor, seed: int, position: int, number: int) -> Tensor:
+    """So many numbers in [0, 1) for each image of ``x``: [number, N]."""
+    drawn = uniforms(seed, Stream.AUGMENTATION, position, number, len(x) * processes.count)
+    return processes.mine(drawn, dim=1)
 
 
 def _coloured(x: Tensor, brightness: Tensor, saturation: Tensor, contrast: Tensor) -> Tensor:
@@ -91,7 +98,7 @@ class AdaptiveAugmentation(Augmentation):
         p = float(self.p)
         if p == 0:
             return x
-        u = uniforms(seed, Stream.AUGMENTATION, position, 22, len(x))
+        u = _chances(self.processes, x, seed, position, 22)
         matrix, moved = _geometry(u[:14], p)
         coloured = _colours(x, u[14:].to(x.device), p)
         grid = F.affine_grid(matrix[:, :2].to(x.device), list(x.shape), align_corners=False)
@@ -102,8 +109,9 @@ class AdaptiveAugmentation(Augmentation):
 
     def heed(self, turn: Turn) -> dict[str, float]:
         """Moves the probability towards the target; returns it."""
-        overfit = turn.real_logits.detach().sign().mean().item()
-        step = math.copysign(len(turn.real) / self.pace, overfit - self.target)
+        overfit = self.processes.agreed(turn.real_logits.detach().sign().mean().item())
+        shown = len(turn.real) * self.processes.count
+        step = math.copysign(shown / self.pace, overfit - self.target)
         self.p.add_(step).clamp_(0, 1)
         return {"augment_p": float(self.p)}
 

@@ -33,7 +33,7 @@ FORMAT_VERSION = 1
 _KEPT = 2
 _NETWORKS = ("G", "D", "G_ema", "game")
 _FIRST_LICENSE = "CC-BY-SA-3.0"  # of MNIST, which all runs learnt before checkpoints told it
-# What every description of this format holds; unlogged, interim, rollbacks came later.
+# What every description of this format holds; unlogged, interim, rollbacks, precision came later.
 _WRITTEN = {"images_seen", "step", "state_sha256", "generator_sha256", "recipe", "options"}
 
 
@@ -233,7 +233,7 @@ def fitting_checkpoint(run: Path, about: dict[str, Any], *, free: set[str]) -> P
 
     Args:
         run: the run's directory.
-        about: what `save_checkpoint` was given; recipe, data and options must agree.
+        about: what `save_checkpoint` was given; recipe, data, precision and options must agree.
         free: options that may differ, because they do not decide what a step computes.
 
     Raises:
@@ -247,6 +247,9 @@ def fitting_checkpoint(run: Path, about: dict[str, Any], *, free: set[str]) -> P
         for key in ("recipe", "dataset", "dataset_sha256")
         if found.get(key) != about[key]
     ]
+    found_precision, precision = (each.get("precision", "fp32") for each in (found, about))
+    if found_precision != precision:
+        faults.append(f"precision is {found_precision} there and {precision} here")
     # An option that came since means, by its default, what was done before.
     theirs, ours = option_defaults(about["recipe"]) | found["options"], about["options"]
     faults += [

@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic_settings import CliPositionalArg
 
-from imagemint.training.errors import CheckpointError, TrainingError
+from imagemint.training.errors import (
+    CheckpointError,
+    ProcessesError,
+    TrainingError,
+    TrainingFailed,
+)
 from imagemint.training.recipes import RECIPES
 from imagemint.training.recipes.classifier import ClassifierRecipe
 from imagemint.training.recipes.image_classifier import ImageClassifierRecipe
@@ -21,6 +26,9 @@ from imagemint.training.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
     import torch
+
+    from imagemint.training.passes import Precision
+    from imagemint.training.processes import Processes
 
 _log = logging.getLogger(__name__)
 
@@ -74,9 +82,37 @@ class TrainGenerator(RunSettings):
     rollbacks: int = Field(default=0, ge=0)
     """How often a run that diverged or collapsed may go back to its last good checkpoint, and on
     from there with half the step size and another order of the data; then it fails."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of the layers that multiply; auto is that of the checkpoint on --resume, else bf16 on a GPU
+    that computes in it and fp32 elsewhere. Weights are float32 in any case."""
+    compile_: bool = Field(default=False, alias="compile")
+    """Let PyTorch compile the passes; it takes a C++ compiler on a CPU, and a minute or more."""
+    processes: int = Field(default=1, ge=1)
+    """Processes on this machine that share every batch, each with a GPU of its own, or the CPU."""
+    nodes: int = Field(default=1, ge=1)
+    """Machines, each with so many processes; the environment says how they meet."""
 
     def run(self) -> int:
         """Trains, or says what it would do."""
+        from imagemint.training.processes import ALONE, join  # noqa: PLC0415 - torch
+
+        if self.compile_ and self.processes * self.nodes > 1:
+            raise ProcessesError(
+                "--compile is for one process: statistics that several work out together are"
+                " calls to each other, which the compiler does not see through"
+            )
+        device = _device(self.device)
+        if self.dry_run:
+            return self._train(ALONE, device)
+        processes, device = join(device, self.processes, self.nodes)
+        try:
+            return self._train(processes, device)
+        except TrainingFailed:
+            if processes.rank == 0:
+                raise
+            return 1  # the first process says why
+
+    def _train(self, processes: "Processes", device: "torch.device") -> int:
         from imagemint.training import loop, provenance, starting  # noqa: PLC0415 - torch
         from imagemint.training.checkpoints import (  # noqa: PLC0415
             fitting_checkpoint,
@@ -84,20 +120,22 @@ class TrainGenerator(RunSettings):
             list_checkpoints,
         )
         from imagemint.training.datasets import load_dataset  # noqa: PLC0415
+        from imagemint.training.passes import Passes  # noqa: PLC0415
         from imagemint.training.schedules import Schedule  # noqa: PLC0415
 
         recipe = self.recipe_type(
             **{name: getattr(self, name) for name in self.recipe_type.model_fields}
         )
-        data = load_dataset(
-            self.data_set or recipe.dataset,
-            "train",
-            self.data,
-            size=self.size,
-            channels=self.channels,
-            per_class=self.per_class,
-            strict=self.strict,
-        )
+        with processes.first_ahead():  # which downloads for all
+            data = load_dataset(
+                self.data_set or recipe.dataset,
+                "train",
+                self.data,
+                size=self.size,
+                channels=self.channels,
+                per_class=self.per_class,
+                strict=self.strict,
+            )
         schedule = Schedule(
             self.log_interval,
             self.snapshot_interval or recipe.snapshots_every,
@@ -105,9 +143,14 @@ class TrainGenerator(RunSettings):
             self.rollbacks,
             self.divergence_factor,
         )
-        device = _device(self.device)
-        about = provenance.describe(recipe, data)
-        options = about | {"schedule": asdict(schedule), "device": str(device)}
+        passes = Passes(self._precision(device), compiled=self.compile_, device_type=device.type)
+        about = provenance.describe(recipe, data, passes.precision)
+        options = about | {
+            "schedule": asdict(schedule),
+            "device": str(device),
+            "compile": self.compile_,
+            "processes": self.processes * self.nodes,
+        }
         if self.resume:
             found = fitting_checkpoint(self.out, about, free=loop.FREE_ON_RESUME)
             _log.info("resuming from %s", found)
@@ -117,20 +160,41 @@ class TrainGenerator(RunSettings):
             starting.initial_state(recipe, data, device)  # refuses images that networks cannot draw
             print(json.dumps(options, indent=2))  # noqa: T201 - what the command is for
             return 0
-        provenance.write_options(self.out, options)
+        if processes.rank == 0:
+            provenance.write_options(self.out, options)
         state = loop.train(
             recipe,
             data,
             self.out,
             schedule=schedule,
             device=device,
+            passes=passes,
+            processes=processes,
             resume=self.resume,
             quiet=self.quiet,
         )
+        if processes.rank:
+            return 0
         stopped = state.images_seen < recipe.images
         hint = f" of {recipe.images:,}; --resume continues" if stopped else ""
         print(f"{latest_checkpoint(self.out)}: {state.images_seen:,} images{hint}")  # noqa: T201 - the command's answer
         return _INTERRUPTED if stopped else 0
+
+    def _precision(self, device: "torch.device") -> "Precision":
+        from imagemint.training.checkpoints import (  # noqa: PLC0415 - torch
+            latest_checkpoint,
+            read_description,
+        )
+        from imagemint.training.passes import precision_of  # noqa: PLC0415
+
+        if self.precision != "auto":
+            return self.precision
+        if self.resume:
+            found: Precision = read_description(latest_checkpoint(self.out)).get(
+                "precision", "fp32"
+            )
+            return found
+        return precision_of(device)
 
 
 def _command_of(recipe: type[Recipe]) -> type[BaseModel]:

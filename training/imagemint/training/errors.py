@@ -3,6 +3,7 @@
 TrainingError
 ├── DatasetError           data missing, damaged or of the wrong shape
 ├── CheckpointError        a checkpoint missing, damaged, or of another recipe
+├── ProcessesError         several processes cannot do this together
 └── TrainingFailed         the run itself went wrong
     ├── LossNotFinite      NaN or infinity
     ├── Diverged           finite, but beyond all measure
@@ -20,6 +21,10 @@ class DatasetError(TrainingError):
 
 class CheckpointError(TrainingError):
     """A checkpoint that is missing, damaged, or was made by another recipe or other options."""
+
+
+class ProcessesError(TrainingError):
+    """What several processes cannot do together, or could not join for."""
 
 
 class TrainingFailed(TrainingError):  # noqa: N818 - it names what happened

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from imagemint.training.losses import OBJECTIVES, Objective
 from imagemint.training.networks.players import Discriminator
+from imagemint.training.passes import PLAIN, Passes
+from imagemint.training.processes import Batchwise
 
 _NOTHING = torch.empty(0)
 
@@ -35,6 +37,7 @@ class Turn:
         phi_fake: D's features of the generated images [N, F].
         real_logits: [N]; in G's turn only where it asks for them.
         fake_logits: [N].
+        passes: how D is run.
     """
 
     seed: int
@@ -50,23 +53,27 @@ class Turn:
     phi_fake: Tensor = field(default=_NOTHING)
     real_logits: Tensor = field(default=_NOTHING)
     fake_logits: Tensor = field(default=_NOTHING)
+    passes: Passes = PLAIN
 
-    def look_at_real(self) -> None:
-        """Lets D judge the real images."""
-        self.phi_real = self.D.phi(self.real, self.c)
-        self.real_logits = self.D.logits(self.phi_real, self.c)
+    def look_at_real(self, *, twice: bool = False) -> None:
+        """Lets D judge the real images; with ``twice``, for a gradient that counts as a loss."""
+        self.phi_real, self.real_logits = self.judged(self.real, twice=twice)
 
-    def look_at_fake(self) -> None:
-        """Lets D judge the generated images."""
-        self.phi_fake = self.D.phi(self.fake, self.c)
-        self.fake_logits = self.D.logits(self.phi_fake, self.c)
+    def look_at_fake(self, *, twice: bool = False) -> None:
+        """Lets D judge the generated images; ``twice`` as above."""
+        self.phi_fake, self.fake_logits = self.judged(self.fake, twice=twice)
+
+    def judged(self, x: Tensor, *, twice: bool) -> tuple[Tensor, Tensor]:
+        """Returns D's features [N, F] and logits [N] of any images [N, C, H, W] of this turn."""
+        phi = self.passes.features(self.D, x, self.c, twice=twice)
+        return phi, self.D.logits(phi, self.c)
 
     def lead(self) -> float:
         """Returns the share of pairs in which D rates the real image above the generated one."""
         return (self.real_logits > self.fake_logits).float().mean().item()
 
 
-class Term(nn.Module):
+class Term(nn.Module, Batchwise):
     """A further loss of a player: called with a `Turn`, it returns its parts by their names.
 
     Their sum counts, times `weight_at`.
@@ -98,7 +105,7 @@ class Term(nn.Module):
         raise NotImplementedError
 
 
-class Augmentation(nn.Module):
+class Augmentation(nn.Module, Batchwise):
     """What happens to images, real and generated alike, before D sees them. Here: nothing."""
 
     def forward(self, x: Tensor, seed: int, position: int) -> Tensor:
@@ -156,8 +163,8 @@ class Game(nn.Module):
         fake = self.augmentation(turn.fake.detach(), turn.seed, 4 * turn.position + 1)
         turn.real = real.detach().requires_grad_(by_images)
         turn.fake = fake.detach().requires_grad_(by_images)
-        turn.look_at_real()
-        turn.look_at_fake()
+        turn.look_at_real(twice=by_images)
+        turn.look_at_fake(twice=by_images)
 
     def show_generator(self, turn: Turn) -> None:
         """Shows D the generated images, and the real ones where G's losses look at them."""

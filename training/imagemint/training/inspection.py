@@ -28,7 +28,7 @@ def inspected(
     run: Path,
     state: TrainingState,
     *,
-    monitor: Monitor,
+    monitor: Monitor | None,
     schedule: Schedule,
     interim: bool,
 ) -> nn.Module:
@@ -56,7 +56,7 @@ def inspected(
     real_classes = data.labels[:10_000] if by_class else np.zeros(min(len(data), 10_000), np.int64)
     spread = within_class_spread(samples, classes if by_class else np.zeros_like(classes))
     spread /= within_class_spread(data.images[:10_000], real_classes)
-    if not interim:
+    if monitor and not interim:
         monitor.snapshot(samples, spread)
     _refuse_not_finite(state, generator, run)
     if state.images_seen >= schedule.collapse_grace and spread < _COLLAPSE_SHARE:

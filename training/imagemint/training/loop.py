@@ -2,6 +2,7 @@
 
 import logging
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,17 @@ from imagemint.training.datasets import LabelledImages
 from imagemint.training.divergence import refuse_divergence
 from imagemint.training.errors import LossNotFinite, TrainingFailed
 from imagemint.training.feed import Feed
+from imagemint.training.figures import Figures
 from imagemint.training.game import Term, Turn
 from imagemint.training.inspection import REMEDY, inspected, what_is_kept
 from imagemint.training.monitor import Monitor
-from imagemint.training.networks import draw
+from imagemint.training.passes import PLAIN, Passes
+from imagemint.training.processes import ALONE, Processes
 from imagemint.training.provenance import describe
 from imagemint.training.randomness import drawn_codes, training_latents
 from imagemint.training.recipes.recipe import Recipe
 from imagemint.training.schedules import Schedule, crossed, step_size
-from imagemint.training.starting import initial_state
+from imagemint.training.starting import forked_rng, initial_state
 from imagemint.training.stopping import stop_on_signal
 
 _log = logging.getLogger(__name__)
@@ -45,6 +48,8 @@ def train(
     *,
     schedule: Schedule,
     device: torch.device,
+    passes: Passes = PLAIN,
+    processes: Processes = ALONE,
     resume: bool = False,
     quiet: bool = False,
 ) -> TrainingState:
@@ -54,12 +59,17 @@ def train(
     bit, however often the run was stopped and resumed. SIGINT and SIGTERM finish the step, save an
     interim checkpoint and return.
 
+    Several processes share every batch, and the result is that of one, up to rounding; but what
+    dropout drops is each one's own. All call this alike and see the same ``run``; the first writes.
+
     Args:
         recipe: the options.
         data: training images; uint8 [N, H, W, C].
         run: directory of this run.
         schedule: how often to report and save, and how often to start over from what was good.
         device: where the networks live.
+        passes: how they are run forwards: precision, compiled or not.
+        processes: those that share the run.
         resume: continue from the newest checkpoint of ``run``.
         quiet: no progress bar.
 
@@ -69,19 +79,29 @@ def train(
             good checkpoint is kept.
         Diverged: losses are finite, and beyond all measure; likewise.
         ModeCollapse: images of one class are all but the same; likewise.
+        ProcessesError: several processes cannot share a batch of this size, or this network.
     """
-    state = initial_state(recipe, data, device)
-    about = describe(recipe, data)
+    processes.part_of(recipe.batch_size)
+    state = initial_state(recipe, data, device, processes)
+    about = describe(recipe, data, passes.precision)
     if resume:
         restore(run, state, about, free=FREE_ON_RESUME)
     while True:
         try:
-            _play(recipe, data, run, state, about, schedule=schedule, device=device, quiet=quiet)
+            _play(
+                *(recipe, data, run, state, about),
+                schedule=schedule,
+                device=device,
+                passes=passes,
+                processes=processes,
+                quiet=quiet,
+            )
         except TrainingFailed as failure:
+            processes.wait()  # for the first, which still draws what there is to draw
             rollbacks = state.rollbacks + 1
             if rollbacks > schedule.rollbacks or not list_checkpoints(run):
                 raise
-            state = initial_state(recipe, data, device)
+            state = initial_state(recipe, data, device, processes)
             restore(run, state, about, free=FREE_ON_RESUME)
             state.rollbacks = rollbacks
             _log.warning(
@@ -89,10 +109,11 @@ def train(
                 *(failure, state.images_seen, rollbacks, schedule.rollbacks),
             )
         else:
+            processes.wait()
             return state
 
 
-def _play(  # noqa: PLR0915 - one linear story, with headings
+def _play(  # noqa: C901, PLR0915 - one linear story, with headings
     recipe: Recipe,
     data: LabelledImages,
     run: Path,
@@ -101,6 +122,8 @@ def _play(  # noqa: PLR0915 - one linear story, with headings
     *,
     schedule: Schedule,
     device: torch.device,
+    passes: Passes,
+    processes: Processes,
     quiet: bool,
 ) -> None:
     """Plays from ``state`` to the end of the run, or until told to stop."""
@@ -108,29 +131,43 @@ def _play(  # noqa: PLR0915 - one linear story, with headings
     G, D, game = state.G, state.D, state.game
     k, batch_size, seed = recipe.discriminator_steps, recipe.batch_size, order_seed(recipe, state)
     num_codes = len(recipe.class_labels(data.class_labels))
-    feed = Feed(data, recipe.shown_labels(data.labels), seed, device)
+    feed = Feed(data, recipe.shown_labels(data.labels), seed, device, processes)
+    figures = Figures(processes)
     saved_at = state.images_seen if state.step else None
+    first = processes.rank == 0  # who watches, writes and speaks for all
 
     with (
-        torch.random.fork_rng(),
-        stop_on_signal() as stop,
-        Monitor(run, recipe.images, state, quiet=quiet) as monitor,
+        forked_rng(device),
+        stop_on_signal() as asked_to_stop,
+        Monitor(run, recipe.images, state, quiet=quiet) if first else nullcontext() as monitor,
     ):
+
+        def write_row() -> None:
+            """Writes a row of the log if its losses are of the usual size."""
+            refuse_divergence(run, state, schedule.divergence_factor)
+            if monitor:
+                monitor.log()
 
         def snapshot(*, interim: bool = False) -> None:
             """Saves a checkpoint if the fixed samples are sound."""
             nonlocal saved_at
-            refuse_divergence(run, state, schedule.divergence_factor)
-            generator = inspected(
-                recipe, data, run, state, monitor=monitor, schedule=schedule, interim=interim
-            )
-            save_checkpoint(run, state, generator, about, interim=interim)
+
+            def save() -> None:
+                refuse_divergence(run, state, schedule.divergence_factor)
+                generator = inspected(
+                    recipe, data, run, state, monitor=monitor, schedule=schedule, interim=interim
+                )
+                save_checkpoint(run, state, generator, about, interim=interim)
+
+            processes.by_first(save)
             saved_at = state.images_seen
 
+        stop = False
         while state.images_seen < recipe.images and not stop:
             before = state.images_seen
             set_step_sizes(recipe, state)
-            torch.manual_seed((seed + state.step) % 2**63)  # of dropout and the like: by position
+            # Of dropout and the like: by position, and different in each process.
+            torch.manual_seed((seed + state.step + (processes.rank << 40)) % 2**63)
 
             # --- D: k turns, each on fresh images and on fakes of the same condition -------------
             D.requires_grad_(requires_grad=True)
@@ -138,35 +175,37 @@ def _play(  # noqa: PLR0915 - one linear story, with headings
                 real, y = feed.at(state.images_seen, batch_size)
                 z = training_latents(
                     seed, position, batch_size, recipe.z_dim, Distribution(recipe.latent)
-                ).to(device)
-                c = y if recipe.condition == "class" else None
-                if recipe.condition == "code":
-                    c = drawn_codes(seed, position, batch_size, num_codes).to(device)
+                )
+                codes = drawn_codes(seed, position, batch_size, num_codes or 1)
+                z, codes = processes.mine(z).to(device), processes.mine(codes).to(device)
+                c = {"none": None, "class": y, "code": codes}[recipe.condition]
                 with torch.set_grad_enabled(position % k == k - 1):  # G plays with the last ones
-                    fake = draw(G, z, c)
-                turn = Turn(seed, position, G, D, z, y, c, real, fake)
+                    fake = passes.draw(G, z, c)
+                turn = Turn(seed, position, G, D, z, y, c, real, fake, passes=passes)
                 due = game.due(game.terms_D, state.step, state.images_seen)
                 game.show_discriminator(turn, by_images=any(term.by_images for term, _ in due))
                 loss_D = game.objective.discriminator(turn.real_logits, turn.fake_logits)
-                total_D = _with_terms(loss_D, due, turn, monitor)
-                if recipe.skip_lead == 1 or turn.lead() <= recipe.skip_lead:
+                total_D = _with_terms(loss_D, due, turn, figures)
+                if recipe.skip_lead == 1 or processes.agreed(turn.lead()) <= recipe.skip_lead:
                     state.opt_D.zero_grad()
                     total_D.backward()
+                    processes.average_gradients(D.parameters())
                     state.opt_D.step()
                     game.after_D(D)
-                monitor.note(**game.augmentation.heed(turn))
-                real_logit = turn.real_logits.mean().item()
+                figures.note(**game.augmentation.heed(turn))
+                real_logit = turn.real_logits.mean()
                 state.images_seen += batch_size
 
             # --- G: through the D just updated; the same fakes, G has not changed since ----------
             D.requires_grad_(requires_grad=False)
-            turn = Turn(seed, position, G, D, z, y, c, real, fake)
+            turn = Turn(seed, position, G, D, z, y, c, real, fake, passes=passes)
             game.show_generator(turn)
             loss_G = game.objective.generator(turn.real_logits, turn.fake_logits)
             due = game.due(game.terms_G, state.step, before)
-            total_G = _with_terms(loss_G, due, turn, monitor)
+            total_G = _with_terms(loss_G, due, turn, figures)
             state.opt_G.zero_grad()
             total_G.backward()
+            processes.average_gradients(G.parameters())
             state.opt_G.step()
 
             # --- average, count, watch -----------------------------------------------------------
@@ -175,31 +214,38 @@ def _play(  # noqa: PLR0915 - one linear story, with headings
                 k * batch_size, recipe.ema_half_life, recipe.ema_ramp_up, state.images_seen
             )
             average_into(state.G_ema, G, share)
-            losses = (total_D.item(), total_G.item())
-            if not all(map(math.isfinite, losses)):
-                raise LossNotFinite(
-                    f"after {state.images_seen:,} images the losses of D and G are {losses};"
-                    f" {what_is_kept(run)}; {REMEDY}"
-                )
-            monitor.step(loss_D.item(), loss_G.item(), real_logit)
+            figures.note(loss_D=loss_D, loss_G=loss_G, real_logit=real_logit)
+            settled = figures.settle()
+            _refuse_not_finite(settled, state, run)
+            if monitor:
+                monitor.step(settled)
             if crossed(before, state.images_seen, schedule.log_interval):
-                refuse_divergence(run, state, schedule.divergence_factor)
-                monitor.log()
+                processes.by_first(write_row)
             if crossed(before, state.images_seen, schedule.snapshot_interval):
                 snapshot()
+            stop = processes.agreed(bool(asked_to_stop)) > 0
         if saved_at != state.images_seen:
             snapshot(interim=state.images_seen < recipe.images)
 
 
 def _with_terms(
-    loss: Tensor, due: list[tuple[Term, float]], turn: Turn, monitor: Monitor
+    loss: Tensor, due: list[tuple[Term, float]], turn: Turn, figures: Figures
 ) -> Tensor:
     """Returns the adversarial loss with the terms that are due, which the log is told apart."""
     for term, weight in due:
         parts: dict[str, Tensor] = term(turn)
         loss = loss + weight * sum(parts.values())
-        monitor.note(**{name: part.item() for name, part in parts.items()})
+        figures.note(**parts)
     return loss
+
+
+def _refuse_not_finite(settled: list[tuple[str, float]], state: TrainingState, run: Path) -> None:
+    faults = [f"{name} is {figure}" for name, figure in settled if not math.isfinite(figure)]
+    if faults:
+        raise LossNotFinite(
+            f"after {state.images_seen:,} images {' and '.join(dict.fromkeys(faults))};"
+            f" {what_is_kept(run)}; {REMEDY}"
+        )
 
 
 def order_seed(recipe: Recipe, state: TrainingState) -> int:

@@ -77,15 +77,11 @@ class Monitor:
                 raise
             _log.warning("no plots of the failed run: %s", fault)  # what failed it matters more
 
-    def step(self, loss_D: float, loss_G: float, real_logit: float) -> None:
-        """Takes the losses of a step and the mean logit of its real images."""
-        self.note(loss_D=loss_D, loss_G=loss_G, real_logit=real_logit)
-        self._bar.update(self._state.images_seen - self._bar.n)
-
-    def note(self, **figures: float) -> None:
-        """Takes further figures of a step, by name; a row holds their means."""
-        for name, figure in figures.items():
+    def step(self, figures: list[tuple[str, float]]) -> None:
+        """Takes the figures of a step with their names; a row holds their means."""
+        for name, figure in figures:
             self._state.unlogged.setdefault(name, []).append(figure)
+        self._bar.update(self._state.images_seen - self._bar.n)
 
     def log(self) -> None:
         """Writes a row: means since the last one, and images per second."""

@@ -13,7 +13,7 @@ from imagemint.training.datasets import LabelledImages
 from imagemint.training.recipes.recipe import Recipe
 
 
-def describe(recipe: Recipe, data: LabelledImages) -> dict[str, Any]:
+def describe(recipe: Recipe, data: LabelledImages, precision: str = "fp32") -> dict[str, Any]:
     """Returns what a checkpoint and ``options.json`` say of a run, as JSON values."""
     return {
         "recipe": recipe.name,
@@ -24,6 +24,7 @@ def describe(recipe: Recipe, data: LabelledImages) -> dict[str, Any]:
         "class_labels": list(recipe.class_labels(data.class_labels)),
         "image_size": data.images.shape[1],
         "image_channels": data.images.shape[-1],
+        "precision": precision,
         "code_revision": code_revision(),
         "versions": {
             "python": platform.python_version(),

@@ -1,5 +1,6 @@
 """The state in which a run begins."""
 
+from contextlib import AbstractContextManager
 from typing import TypeVar
 
 import torch
@@ -7,18 +8,28 @@ from torch import nn
 
 from imagemint.training.checkpoints import TrainingState
 from imagemint.training.datasets import LabelledImages
-from imagemint.training.errors import DatasetError
+from imagemint.training.errors import DatasetError, ProcessesError
 from imagemint.training.networks import Shape
+from imagemint.training.networks.layers import BatchNorm2d
+from imagemint.training.processes import ALONE, Batchwise, Processes
 from imagemint.training.recipes.recipe import Recipe
+
+MEMORY_FORMAT = torch.channels_last
+"""Of weights and images, on every device; `benchmarks/passes.py` measures what it is worth."""
+
+_OF_A_BATCH = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
 
-def initial_state(recipe: Recipe, data: LabelledImages, device: torch.device) -> TrainingState:
+def initial_state(
+    recipe: Recipe, data: LabelledImages, device: torch.device, processes: Processes = ALONE
+) -> TrainingState:
     """Returns fresh networks and optimisers; the weights are a function of ``recipe.seed``.
 
     Raises:
         DatasetError: images that are not square, or of a size that the networks cannot have.
+        ProcessesError: a layer looks at a batch in a way that several processes cannot share.
     """
     height, width = data.images.shape[1:3]
     if height != width:
@@ -30,13 +41,15 @@ def initial_state(recipe: Recipe, data: LabelledImages, device: torch.device) ->
     told = Shape(
         len(recipe.class_labels(data.class_labels)), shape.image_size, shape.image_channels
     )
-    with torch.random.fork_rng():
+    with forked_rng(device):
         torch.manual_seed(recipe.seed)
         G = _placed(recipe.generator(told), device)
         D = _placed(recipe.discriminator(shape), device)
         G_ema = _placed(recipe.generator(told), device)
         game = recipe.game(G, D, shape).to(device)
     G_ema.load_state_dict(G.state_dict())
+    for part in (G, D, game):  # not G_ema, through which the first process looks alone
+        _join(part, processes)
 
     def optimizer(network: nn.Module) -> torch.optim.Optimizer:
         if recipe.optimizer == "rmsprop":
@@ -54,6 +67,26 @@ def initial_state(recipe: Recipe, data: LabelledImages, device: torch.device) ->
     )
 
 
+def forked_rng(device: torch.device) -> AbstractContextManager[None]:
+    """Leaves PyTorch's generators, of the CPU and of this device, as they were before."""
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
+
+
+def _join(part: nn.Module, processes: Processes) -> None:
+    for module in part.modules():
+        if isinstance(module, Batchwise):
+            module.processes = processes
+        if (
+            processes.count > 1
+            and isinstance(module, _OF_A_BATCH)
+            and not isinstance(module, BatchNorm2d)
+        ):
+            raise ProcessesError(
+                f"{type(module).__name__} would normalise by the part of the batch that its"
+                " process holds, so the run would differ from that of one process;"
+                " networks.layers.BatchNorm2d does not, nor do layers that keep images apart"
+            )
+
+
 def _placed(network: NetworkT, device: torch.device) -> NetworkT:
-    # Channels last was 1.1 to 2.2 times as fast on the convolutions of this recipe on a CPU.
-    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return] # torch's stubs lack this overload
+    return network.to(device, memory_format=MEMORY_FORMAT)  # type: ignore[call-overload,no-any-return] # torch's stubs lack this overload

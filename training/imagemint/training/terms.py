@@ -51,11 +51,12 @@ class LipschitzPenalty(Term):
 
     def forward(self, turn: Turn) -> dict[str, Tensor]:
         """Returns ``gp``."""
-        count = len(turn.real)
+        count = len(turn.real) * self.processes.count
         share = uniforms(turn.seed, Stream.INTERPOLATION, turn.position, count, 1, 1, 1)
-        between = turn.fake.detach().lerp(turn.real.detach(), share.to(turn.real.device))
-        between.requires_grad_()
-        return {"gp": one_centred_penalty(turn.D(between, turn.c), between)}
+        share = self.processes.mine(share).to(turn.real.device)
+        between = turn.fake.detach().lerp(turn.real.detach(), share).requires_grad_()
+        _, logits = turn.judged(between, twice=True)
+        return {"gp": one_centred_penalty(logits, between)}
 
 
 class WeightClipping:
@@ -95,7 +96,9 @@ class Mismatch(Term):
 
     def forward(self, turn: Turn) -> dict[str, Tensor]:
         """Returns ``mismatch``."""
-        wrong = other_classes(turn.seed, turn.position, turn.y, self.num_classes)
+        y = self.processes.whole(turn.y)
+        wrong = other_classes(turn.seed, turn.position, y, self.num_classes)
+        wrong = self.processes.mine(wrong)
         logits = turn.D.logits(turn.phi_real, wrong)
         return {"mismatch": self.objective.discriminator(turn.real_logits, logits)}
 
@@ -137,7 +140,8 @@ class Supervision(Term):
     def forward(self, turn: Turn) -> dict[str, Tensor]:
         """Returns ``supervised``."""
         scores = turn.D.heads["classes"](turn.phi_real)
-        shown = (turn.y >= 0).sum().clamp_min(1)
+        # Of all processes, for the batch counts as one: those with more shown labels count more.
+        shown = self.processes.total((turn.y >= 0).sum()).clamp_min(1) / self.processes.count
         entropy = F.cross_entropy(scores, turn.y, ignore_index=-1, reduction="sum")
         return {"supervised": entropy / shown}
 
@@ -184,7 +188,10 @@ class FeatureMatching(Term):
 
     def forward(self, turn: Turn) -> dict[str, Tensor]:
         """Returns ``features``."""
-        return {"features": F.mse_loss(turn.phi_fake.mean(dim=0), turn.phi_real.mean(dim=0))}
+        fake, real = (
+            self.processes.mean(phi.mean(dim=0)) for phi in (turn.phi_fake, turn.phi_real)
+        )
+        return {"features": F.mse_loss(fake, real)}
 
 
 class HistoricalAverage(Term):

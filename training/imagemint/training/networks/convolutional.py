@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from imagemint.training.errors import DatasetError
-from imagemint.training.networks.layers import VirtualBatchNorm
+from imagemint.training.networks.layers import BatchNorm2d, VirtualBatchNorm
 from imagemint.training.networks.players import Discriminator, Shape
 
 _LARGEST_START = 7
@@ -64,7 +64,7 @@ class ConditionalGenerator(nn.Module):
         base_channels: int,
         image_channels: int,
         image_size: int = 28,
-        norm: Norm = nn.BatchNorm2d,
+        norm: Norm = BatchNorm2d,
     ) -> None:
         super().__init__()
         self.z_dim = z_dim
@@ -161,7 +161,7 @@ class ProjectionDiscriminator(Discriminator):
 
 
 NORMS: dict[str, Norm] = {
-    "batch": nn.BatchNorm2d,
+    "batch": BatchNorm2d,
     "layer": lambda channels: nn.GroupNorm(1, channels),
     "none": nn.Identity,
 }

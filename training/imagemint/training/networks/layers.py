@@ -1,8 +1,11 @@
 """Layers of the papers that PyTorch does not have."""
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from imagemint.training.processes import Batchwise
 
 _EPSILON = 1e-8
 
@@ -24,7 +27,57 @@ def pixel_normal(x: Tensor) -> Tensor:
     return x * (power + _EPSILON).rsqrt()
 
 
-class MinibatchDiscrimination(nn.Module):
+class BatchNorm2d(nn.BatchNorm2d, Batchwise):
+    """Batch normalisation whose batch is that of all processes, on any device.
+
+    Ioffe & Szegedy, "Batch Normalization" (2015). PyTorch's own SyncBatchNorm needs GPUs and has no
+    second derivative.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the normalised ``x`` [N, C, H, W]."""
+        if not self.training or self.processes.count == 1:
+            return super().forward(x)
+        numbers = x.float()
+        mean = self.processes.mean(numbers.mean(dim=(0, 2, 3)))
+        apart = numbers - mean[:, None, None]
+        variance = self.processes.mean(apart.square().mean(dim=(0, 2, 3)))
+        self._remember(mean.detach(), variance.detach(), x.numel() // x.shape[1])
+        normal = apart * (variance + self.eps).rsqrt()[:, None, None]
+        return normal * self.weight[:, None, None] + self.bias[:, None, None]
+
+    @torch.no_grad()
+    def _remember(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        if self.running_mean is None or self.running_var is None or self.momentum is None:
+            raise ValueError("without running statistics or momentum it has nothing to be served")
+        count *= self.processes.count
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+
+
+class Dropout(nn.Dropout):
+    """Dropout that on a CPU draws what it keeps in a quarter of PyTorch's time.
+
+    Srivastava et al., "Dropout" (2014). Drawing one by one took as long as multiplying by the layer
+    before; here four decisions come from each word of a counter-based generator, so the share that
+    is dropped is exact to 1 / 65,536. The key comes from PyTorch's generator, which the loop seeds
+    by position, so a resumed run drops the same.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns ``x`` of any shape with a share of it zeroed and the rest scaled up."""
+        if not self.training or self.p == 0 or x.device.type != "cpu":
+            return super().forward(x)
+        key = int(torch.randint(2**63 - 1, ()))
+        words = np.random.Philox(key=key).random_raw(-(-x.numel() // 4)).view(np.int16)
+        first_kept = round(self.p * 2**16) - 2**15
+        kept = torch.from_numpy(words)[: x.numel()].clamp_(first_kept - 1, first_kept)
+        return x * kept.sub_(first_kept - 1).float().mul_(1 / (1 - self.p)).view(x.shape)
+
+
+class MinibatchDiscrimination(nn.Module, Batchwise):
     """Tells D how alike the images of a batch are.
 
     Salimans et al., "Improved Techniques for Training GANs" (2016), section 3.2.
@@ -42,13 +95,13 @@ class MinibatchDiscrimination(nn.Module):
 
     def forward(self, phi: Tensor) -> Tensor:
         """Returns [N, F + kernels] for features [N, F]."""
-        m = self.project(phi).unflatten(1, (self.kernels, -1))
-        apart = (m[:, None] - m[None]).abs().sum(dim=3)
+        m = self.project(phi).float().unflatten(1, (self.kernels, -1))
+        apart = (m[:, None] - self.processes.whole(m)[None]).abs().sum(dim=3)
         alike = (-apart).exp().sum(dim=1) - 1  # less the image itself
         return torch.cat([phi, alike], dim=1)
 
 
-class MinibatchDeviation(nn.Module):
+class MinibatchDeviation(nn.Module, Batchwise):
     """Adds one feature: how much the batch varies.
 
     Karras et al., "Progressive Growing of GANs" (2017), section 3; over features instead of pixels.
@@ -56,7 +109,8 @@ class MinibatchDeviation(nn.Module):
 
     def forward(self, phi: Tensor) -> Tensor:
         """Returns [N, F + 1] for features [N, F]."""
-        deviation = phi.var(dim=0, unbiased=False).add(1e-8).sqrt().mean()
+        batch = self.processes.whole(phi.float())
+        deviation = batch.var(dim=0, unbiased=False).add(1e-8).sqrt().mean()
         return torch.cat([phi, deviation.expand(len(phi), 1)], dim=1)
 
 
@@ -86,6 +140,7 @@ class VirtualBatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the normalised ``x`` [N, C, H, W]."""
+        x = x.float()  # the variance is a small difference of large numbers
         mean, square = self.mean, self.square
         if self.training:
             known = x[: self.reference]

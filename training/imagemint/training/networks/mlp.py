@@ -8,6 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from imagemint.training.networks.layers import Dropout
 from imagemint.training.networks.players import Discriminator, Shape
 
 _SLOPE = 0.2
@@ -61,7 +62,7 @@ class MlpDiscriminator(Discriminator):
         widths = [pixels + shape.num_classes, *(width // 2**layer for layer in range(depth))]
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise(widths):
-            layers += [nn.Linear(inputs, outputs), nn.LeakyReLU(_SLOPE), nn.Dropout(dropout)]
+            layers += [nn.Linear(inputs, outputs), nn.LeakyReLU(_SLOPE), Dropout(dropout)]
         self.features = nn.Sequential(*layers)
         self.score = nn.Linear(widths[-1], 1)
 

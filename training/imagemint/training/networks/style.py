@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from imagemint.training.networks.convolutional import doublings
 from imagemint.training.networks.layers import pixel_normal
 from imagemint.training.networks.players import Shape
+from imagemint.training.processes import Batchwise
 
 _SLOPE = 0.2
 _EPSILON = 1e-8
@@ -109,7 +110,7 @@ class ModulatedConvolution(nn.Module):
         return out + self.bias
 
 
-class StyleGenerator(nn.Module):
+class StyleGenerator(nn.Module, Batchwise):
     """Mapping network, learned start, modulated convolutions, and pictures summed over all sizes.
 
     Args:
@@ -156,7 +157,7 @@ class StyleGenerator(nn.Module):
         w = self.mapping(z if y is None else torch.cat([z, self.embed(y)], dim=1))
         if self.training:
             with torch.no_grad():
-                self.w_mean.lerp_(w.mean(dim=0), _W_MEAN_SHARE)
+                self.w_mean.lerp_(self.processes.mean(w.float().mean(dim=0)), _W_MEAN_SHARE)
         if truncation is not None:
             w = self.w_mean + (w - self.w_mean) * truncation
         x = self.start.expand(len(w), *self.start.shape)

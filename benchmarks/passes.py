@@ -1,0 +1,126 @@
+"""Measures what compilation, precision and memory format are worth, recipe by recipe.
+
+For each recipe some steps are trained on noise of the right shape, first to warm up (and to
+compile), then in rounds that take the ways in turn; the figure is the ratio of time per step to
+that of the plain way. Time is that of the process on its processors, not that on the wall, so other
+work on the machine disturbs little; on a GPU, where it would say nothing, it is wall time.
+
+    python benchmarks/passes.py vanilla-mnist dcgan mnist --json FILE
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import torch
+
+from imagemint.training import starting
+from imagemint.training.datasets import LabelledImages
+from imagemint.training.loop import train
+from imagemint.training.passes import Passes
+from imagemint.training.recipes import RECIPES
+from imagemint.training.recipes.recipe import Recipe
+from imagemint.training.schedules import Schedule
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+WAYS = ("plain", "compiled", "bf16", "rows first")
+
+
+def noise(recipe: type[Recipe]) -> LabelledImages:
+    """Pictures of the size and colours that a recipe is for."""
+    size, channels = int(recipe.image.split("x")[0]), 3 if "RGB" in recipe.image else 1
+    rng = np.random.Generator(np.random.Philox(key=[0, 0]))
+    images = rng.integers(0, 256, (2_000, size, size, channels)).astype(np.uint8)
+    return LabelledImages("noise/train", images, np.arange(2_000) % 10, tuple("abcdefghij"), "")
+
+
+def clock() -> float:
+    """Seconds, of the process or on the wall."""
+    if DEVICE.type == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def seconds(way: str, passes: Passes, recipe: type[Recipe], steps: int) -> float:
+    """Trains so many steps; returns seconds, less those of a run of one step."""
+    layout = torch.contiguous_format if way == "rows first" else torch.channels_last
+    found = []
+    for count in (1, 1 + steps):
+        options = recipe()
+        images = count * options.batch_size * options.discriminator_steps
+        options = options.model_copy(update={"images": images})
+        with (
+            tempfile.TemporaryDirectory() as run,
+            mock.patch.object(starting, "MEMORY_FORMAT", layout),
+        ):
+            began = clock()
+            train(
+                options,
+                noise(recipe),
+                Path(run),
+                schedule=Schedule(10**9, 10**9),
+                device=DEVICE,
+                passes=passes,
+                quiet=True,
+            )
+            found.append(clock() - began)
+    return found[1] - found[0]
+
+
+def compare(recipe: type[Recipe], ways: list[str], steps: int, rounds: int) -> dict[str, float]:
+    """Seconds per step in each way: medians over rounds, after one that does not count."""
+    kinds = {
+        way: Passes(
+            "bf16" if way == "bf16" else "fp32",
+            compiled=way == "compiled",
+            device_type=DEVICE.type,
+        )
+        for way in ways
+    }
+    found: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(rounds + 1):
+        for way, passes in kinds.items():
+            found[way].append(seconds(way, passes, recipe, steps) / steps)
+    return {way: statistics.median(each[1:]) for way, each in found.items()}
+
+
+def main() -> None:
+    """Prints seconds per step and their ratios, and writes them down where asked."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("recipes", nargs="+", choices=RECIPES)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="file for the result")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    result = {}
+    for name in arguments.recipes:
+        ways = ["plain", *(way for way in arguments.ways if way != "plain")]
+        found = compare(RECIPES[name], ways, arguments.steps, arguments.rounds)
+        result[name] = {
+            way: {"seconds_per_step": each, "of_plain": each / found["plain"]}
+            for way, each in found.items()
+        }
+        for way, each in found.items():
+            print(f"{name:16} {way:10} {each:8.3f} s a step  {each / found['plain']:5.2f}")
+    if arguments.json:
+        about = {
+            "machine": platform.machine(),
+            "device": DEVICE.type,
+            "threads": arguments.threads,
+            "torch": torch.__version__,
+        }
+        arguments.json.write_text(json.dumps(about | {"recipes": result}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""How the networks are run forwards: in which precision, and compiled or not.
+
+Weights, gradients, moments and averages are float32 whatever the precision, and so is all that
+follows a pass: features, logits, losses, the norms of gradient penalties and what the terms compute
+from them. Under bf16 the convolutions and dense layers within a pass, and thereby the two backward
+passes of a penalty, are bfloat16, whose exponents are those of float32: no loss has to be scaled.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from imagemint.training.networks.players import Discriminator, draw
+
+Precision = Literal["fp32", "bf16"]
+
+
+def precision_of(device: torch.device) -> Precision:
+    """Returns bf16 on a GPU that computes in it, else fp32."""
+    fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16" if fast else "fp32"
+
+
+class Passes:
+    """Runs networks forwards.
+
+    Args:
+        precision: of the layers that multiply.
+        compiled: whether PyTorch compiles the passes, but for those that are differentiated twice,
+            which its compiler cannot do.
+        device_type: ``cpu`` or ``cuda``.
+    """
+
+    def __init__(
+        self, precision: Precision = "fp32", *, compiled: bool = False, device_type: str = "cpu"
+    ) -> None:
+        self.precision = precision
+        self.compiled = compiled
+        self._device_type = device_type
+        self._draw = torch.compile(draw) if compiled else draw
+        self._look = torch.compile(_look) if compiled else _look
+
+    def draw(self, G: nn.Module, z: Tensor, c: Tensor | None) -> Tensor:
+        """Returns images float32 [N, C, H, W] for ``z`` [N, z_dim] and ``c`` int64 [N] if any."""
+        with self._numbers():
+            images = self._draw(G, z, c)
+        return images.float()
+
+    def features(
+        self, D: Discriminator, x: Tensor, c: Tensor | None, *, twice: bool = False
+    ) -> Tensor:
+        """Returns D's features float32 [N, F] of ``x`` [N, C, H, W] told to be of ``c`` [N].
+
+        With ``twice`` a gradient by ``x`` may itself be differentiated.
+        """
+        with self._numbers():
+            phi = (_look if twice else self._look)(D, x, c)
+        return phi.float()
+
+    def _numbers(self) -> AbstractContextManager[object]:
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self._device_type, torch.bfloat16)
+
+
+def _look(D: Discriminator, x: Tensor, c: Tensor | None) -> Tensor:
+    return D.phi(x, c)
+
+
+PLAIN = Passes()
