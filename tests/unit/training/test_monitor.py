@@ -33,9 +33,8 @@ def watched(tmp_path_factory):
     with Monitor(run, 400, state, quiet=True) as watch:
         for step in range(1, 5):
             state.images_seen = 100 * step
-            if step % 2:
-                watch.note(r1=0.1 * step, r2=0.2)
-            watch.step(loss_D=step, loss_G=-step, real_logit=0.5)
+            penalties = [("r1", 0.1 * step), ("r2", 0.2)] if step % 2 else []
+            watch.step([*penalties, ("loss_D", step), ("loss_G", -step), ("real_logit", 0.5)])
             if step % 2 == 0:
                 watch.log()
                 watch.snapshot(rng.integers(0, 256, (20, 6, 6, 1)).astype(np.uint8), 0.5)
@@ -152,7 +151,7 @@ def test_progress_bar_shows_speed_and_time_left(tmp_path, state, capsys):
     """The bar counts images and tells rate and time left."""
     with Monitor(tmp_path, 200, state, quiet=False) as watch:
         state.images_seen = 100
-        watch.step(1.0, 1.0, 0.0)
+        watch.step([("loss_D", 1.0), ("loss_G", 1.0), ("real_logit", 0.0)])
         watch.log()
     said = capsys.readouterr().err
     assert "100/200" in said

@@ -6,13 +6,13 @@ import signal
 import numpy as np
 import pytest
 import torch
+from small_runs import pictures, small, train
 
 from imagemint.engine import drawn_classes, latents
 from imagemint.engine.onnx_backend import OnnxBackend
 from imagemint.engine.spec import TruncationKind
 from imagemint.exporter import parity
 from imagemint.exporter.export import export_generator
-from imagemint.training import loop
 from imagemint.training.checkpoints import read_generator
 from imagemint.training.datasets import LabelledImages
 from imagemint.training.errors import CheckpointError, DatasetError
@@ -22,52 +22,7 @@ from imagemint.training.recipes import RECIPES
 from imagemint.training.recipes.improved import SsganRecipe
 from imagemint.training.recipes.recipe import Recipe
 from imagemint.training.recorded import MISSING, recorded_runs, table
-from imagemint.training.schedules import Schedule
 from imagemint.training.starting import initial_state
-
-SMALL = {
-    "batch_size": 8,
-    "images": 48,
-    "z_dim": 6,
-    "w_dim": 4,
-    "c_dim": 2,
-    "generator_channels": 16,
-    "discriminator_channels": 16,
-    "width": 4,
-    "labelled": 2,
-    "virtual_batch": 4,
-    "penalty_interval": 2,
-}
-SCHEDULE = Schedule(log_interval=16, snapshot_interval=24, collapse_grace=1_000)
-
-
-def small(recipe, **options):
-    """A recipe with tiny networks and few images; options that it lacks are left away."""
-    options = {"discriminator_steps": min(2, recipe().discriminator_steps)} | options
-    known = {name: value for name, value in SMALL.items() if name in recipe.model_fields}
-    return recipe(**known | options)
-
-
-def pictures(recipe):
-    """Forty noisy pictures of ten classes, of the size and colours that a recipe is for."""
-    size, channels = int(recipe.image.split("x")[0]), 3 if "RGB" in recipe.image else 1
-    rng = np.random.Generator(np.random.Philox(key=[3, 0]))
-    images = rng.integers(0, 256, (40, size, size, channels)).astype(np.uint8)
-    labels = tuple("abcdefghij")
-    return LabelledImages("toy/train", images, np.arange(40) % 10, labels, "0" * 64)
-
-
-def train(recipe, run, *, resume=False):
-    """Trains into a directory, on the CPU."""
-    return loop.train(
-        recipe,
-        pictures(type(recipe)),
-        run,
-        schedule=SCHEDULE,
-        device=torch.device("cpu"),
-        resume=resume,
-        quiet=True,
-    )
 
 
 def stop_after(monkeypatch, steps):

@@ -1,0 +1,46 @@
+"""Runs of any recipe that take a moment: tiny networks, forty noisy pictures, a few steps."""
+
+import numpy as np
+import torch
+
+from imagemint.training import loop
+from imagemint.training.datasets import LabelledImages
+from imagemint.training.schedules import Schedule
+
+SMALL = {
+    "batch_size": 8,
+    "images": 48,
+    "z_dim": 6,
+    "w_dim": 4,
+    "c_dim": 2,
+    "generator_channels": 16,
+    "discriminator_channels": 16,
+    "width": 4,
+    "labelled": 2,
+    "virtual_batch": 4,
+    "penalty_interval": 2,
+}
+SCHEDULE = Schedule(log_interval=16, snapshot_interval=24, collapse_grace=1_000)
+CPU = torch.device("cpu")
+
+
+def small(recipe, **options):
+    """A recipe with tiny networks and few images; options that it lacks are left away."""
+    options = {"discriminator_steps": min(2, recipe().discriminator_steps)} | options
+    known = {name: value for name, value in SMALL.items() if name in recipe.model_fields}
+    return recipe(**known | options)
+
+
+def pictures(recipe):
+    """Forty noisy pictures of ten classes, of the size and colours that a recipe is for."""
+    size, channels = int(recipe.image.split("x")[0]), 3 if "RGB" in recipe.image else 1
+    rng = np.random.Generator(np.random.Philox(key=[3, 0]))
+    images = rng.integers(0, 256, (40, size, size, channels)).astype(np.uint8)
+    labels = tuple("abcdefghij")
+    return LabelledImages("toy/train", images, np.arange(40) % 10, labels, "0" * 64)
+
+
+def train(recipe, run, *, schedule=SCHEDULE, device=CPU, **further):
+    """Trains into a directory, on the CPU."""
+    data = pictures(type(recipe))
+    return loop.train(recipe, data, run, schedule=schedule, device=device, quiet=True, **further)

@@ -1,0 +1,71 @@
+"""One of two processes of a run on the CPU: does the jobs of a file, one after the other.
+
+    imagemint's environment of a process (RANK and so on) ... python training_process.py JOBS.json
+
+A job has the keys ``recipe``, ``options``, ``run`` (directory), and if it likes ``resume`` and
+``stopped_rank`` with ``stopped_after``: the process that gets SIGTERM in that step. Each process
+writes what it ends with: `<run>-<rank>.safetensors`, or `<run>-<rank>.txt` with the error.
+"""
+
+import json
+import signal
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from small_runs import CPU, small, train
+
+from imagemint.training import inspection, monitor
+from imagemint.training.errors import TrainingError
+from imagemint.training.figures import Figures
+from imagemint.training.processes import join
+from imagemint.training.recipes import RECIPES
+
+
+class SignalledFigures(Figures):
+    """Figures as whose steps are counted, for SIGTERM to come in one of them."""
+
+    left = 0
+
+    def settle(self):
+        """Settles, and sends the signal when it is time."""
+        SignalledFigures.left -= 1
+        if SignalledFigures.left == 0:
+            signal.raise_signal(signal.SIGTERM)
+        return super().settle()
+
+
+def do(job, processes, device):
+    """Trains as the job says."""
+    SignalledFigures.left = job["stopped_after"] if job.get("stopped_rank") == processes.rank else 0
+    recipe = small(RECIPES[job["recipe"]], **job["options"])
+    left = f"{job['run']}-{processes.rank}"
+    try:
+        state = train(
+            recipe,
+            Path(job["run"]),
+            device=device,
+            processes=processes,
+            resume=job.get("resume", False),
+        )
+    except TrainingError as error:
+        Path(f"{left}.txt").write_text(f"{type(error).__name__}: {error}")
+    else:
+        save_file(state.tensors(), f"{left}.safetensors")
+
+
+def main():
+    """Joins the other process and does the jobs."""
+    torch.set_num_threads(1)
+    inspection.RECALIBRATION_BATCHES = 1
+    monitor.plot_losses = monitor.animate_grids = lambda _: None
+    sys.modules["imagemint.training.loop"].Figures = SignalledFigures
+    processes, device = join(CPU, 2, 1)
+    for job in json.loads(Path(sys.argv[1]).read_text()):
+        do(job, processes, device)
+    processes.wait()
+
+
+if __name__ == "__main__":
+    main()
