@@ -224,7 +224,7 @@ sys.exit(main())
 
 def test_interrupted_command_saves_once(shades, tmp_path):
     """--processes 2 starts the second itself; Ctrl-C reaches both, and the first saves and says."""
-    program = tmp_path / "imagemint.py"  # started again by its path, as the command is
+    program = tmp_path / "program.py"  # started again by its path, as the command is
     program.write_text(PROGRAM)
     run = tmp_path / "run"
     done = subprocess.run(

@@ -63,12 +63,12 @@ class Dropout(nn.Dropout):
     Srivastava et al., "Dropout" (2014). Drawing one by one took as long as multiplying by the layer
     before; here four decisions come from each word of a counter-based generator, so the share that
     is dropped is exact to 1 / 65,536. The key comes from PyTorch's generator, which the loop seeds
-    by position, so a resumed run drops the same.
+    by position, so a resumed run drops the same. Compiled, it is PyTorch's own.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns ``x`` of any shape with a share of it zeroed and the rest scaled up."""
-        if not self.training or self.p == 0 or x.device.type != "cpu":
+        if not self.training or x.device.type != "cpu" or torch.compiler.is_compiling():
             return super().forward(x)
         key = int(torch.randint(2**63 - 1, ()))
         words = np.random.Philox(key=key).random_raw(-(-x.numel() // 4)).view(np.int16)
