@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from imagemint.training.networks import MinibatchDeviation, MinibatchDiscrimination
-from imagemint.training.networks.layers import pixel_normal
+from imagemint.training.networks.layers import Dropout, pixel_normal
 
 
 @pytest.mark.parametrize("shape", [(2, 5), (2, 5, 3, 3)])
@@ -31,3 +31,29 @@ def test_deviation_is_one_number():
     assert layer(torch.ones(3, 4))[:, 4].tolist() == pytest.approx([1e-4] * 3)
     varied = layer(torch.tensor([[0.0], [2.0]]))
     assert varied[:, 1].tolist() == pytest.approx([1.0, 1.0])
+
+
+@pytest.mark.parametrize("p", [0.3, 0.5])
+def test_dropout_zeroes_its_share(p):
+    """So many features are zero, the others scaled to the same mean; gradients pass where kept."""
+    x = torch.ones(500, 401, requires_grad=True)
+    layer = Dropout(p)
+    with torch.random.fork_rng([]):
+        torch.manual_seed(1)
+        dropped = layer(x)
+        other = layer(x)
+        torch.manual_seed(1)
+        again = layer(x)
+    assert torch.equal(dropped, again)
+    assert not torch.equal(dropped, other)
+    assert dropped.unique().tolist() == pytest.approx([0, 1 / (1 - p)])
+    assert dropped.eq(0).float().mean().item() == pytest.approx(p, abs=0.01)
+    dropped.sum().backward()
+    assert torch.equal(x.grad, dropped)
+    assert layer.eval()(x) is x
+
+
+def test_dropout_of_nothing_is_the_identity():
+    """At 0 every feature is kept as it is."""
+    x = torch.randn(4, 3)
+    assert torch.equal(Dropout(0.0)(x), x)

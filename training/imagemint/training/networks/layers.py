@@ -68,11 +68,12 @@ class Dropout(nn.Dropout):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns ``x`` of any shape with a share of it zeroed and the rest scaled up."""
-        if not self.training or x.device.type != "cpu" or torch.compiler.is_compiling():
+        elsewhere = x.device.type != "cpu" or torch.compiler.is_compiling()
+        if not self.training or self.p == 0 or elsewhere:
             return super().forward(x)
         key = int(torch.randint(2**63 - 1, ()))
         words = np.random.Philox(key=key).random_raw(-(-x.numel() // 4)).view(np.int16)
-        first_kept = round(self.p * 2**16) - 2**15
+        first_kept = min(max(round(self.p * 2**16), 1), 2**16 - 1) - 2**15
         kept = torch.from_numpy(words)[: x.numel()].clamp_(first_kept - 1, first_kept)
         return x * kept.sub_(first_kept - 1).float().mul_(1 / (1 - self.p)).view(x.shape)
 
