@@ -1,22 +1,22 @@
-"""imagemint's own service as a target: bare stubs, requests serialised beforehand.
+"""imagemint's own service as a target: requests serialised beforehand, over a bare wire.
 
-Client and server often share the cores in a comparison, so a call costs as little Python as gRPC
-allows: no retries (they would hide refusals), no arrays, no decoding of pictures.
+Client and server often share the cores in a comparison, so a call costs as little Python as can be:
+no gRPC library (see `imagemint.client.bench.wire`), no retries (they would hide refusals), no
+arrays, no decoding of pictures.
 """
 
-import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
 
-import grpc
-from grpc import aio
+from google.protobuf.message import DecodeError
 
 from imagemint.client.bench.mix import Ask
 from imagemint.client.bench.target import CallFailed, Reply, Streaming, Unary
-from imagemint.client.channel import Tls, open_channel
+from imagemint.client.bench.wire import Wire, open_wire
+from imagemint.client.channel import Tls
 from imagemint.client.requests import (
     Condition,
     Cycle,
@@ -58,9 +58,13 @@ class Mint:
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator["MintConnection"]:
-        """Opens one connection."""
-        async with await open_channel(self.targets, self.tls, retries=False) as channel:
-            yield MintConnection(self, channel)
+        """Opens one connection, to each address if there are several; calls take them in turn.
+
+        Raises:
+            CallFailed: there is nobody at any of them.
+        """
+        async with open_wire(self.targets, self.tls) as wire:
+            yield MintConnection(self, wire)
 
 
 class MintConnection:
@@ -68,59 +72,46 @@ class MintConnection:
 
     Args:
         target: the server.
-        channel: to it.
+        wire: to it.
     """
 
-    def __init__(self, target: Mint, channel: aio.Channel) -> None:
+    def __init__(self, target: Mint, wire: Wire) -> None:
         self._target = target
-        self._channel = channel
+        self._wire = wire
 
     def unary(self, ask: Ask, reel: int) -> Unary:
         """Prepares calls of Generate."""
         requests = self._serialised(ask, reel)
-        # No serialiser: gRPC sends the bytes as they are.
-        call: aio.UnaryUnaryMultiCallable[bytes, pb.GenerateResponse] = self._channel.unary_unary(
-            f"{_SERVICE}/Generate", None, pb.GenerateResponse.FromString
+        call = self._wire.unary(
+            f"{_SERVICE}/Generate",
+            metadata=self._target.metadata,
+            timeout_s=self._target.timeout_s,
         )
-        timeout_s, metadata = self._target.timeout_s, self._target.metadata or None
 
         async def send(turn: int) -> Reply:
-            try:
-                answer = await call(requests[turn % POOL], timeout=timeout_s, metadata=metadata)
-            except aio.AioRpcError as error:
-                raise _failure(error) from None
-            return _reply(answer, ask.count)
+            return _reply(pb.GenerateResponse, await call(requests[turn % POOL]), ask.count)
 
         return send
 
     def streaming(self, ask: Ask, reel: int) -> Streaming:
         """Prepares calls of StreamGenerate."""
         requests = self._serialised(ask, reel)
-        call: aio.UnaryStreamMultiCallable[bytes, pb.StreamGenerateResponse] = (
-            self._channel.unary_stream(
-                f"{_SERVICE}/StreamGenerate", None, pb.StreamGenerateResponse.FromString
-            )
+        call = self._wire.streaming(
+            f"{_SERVICE}/StreamGenerate",
+            metadata=self._target.metadata,
+            timeout_s=self._target.timeout_s,
         )
-        timeout_s, metadata = self._target.timeout_s, self._target.metadata or None
 
         async def chunks(turn: int) -> AsyncGenerator[Reply, None]:
-            stream = call(requests[turn % POOL], metadata=metadata)
             missing = ask.count
-            try:
-                while missing > 0:
-                    async with asyncio.timeout(timeout_s):
-                        chunk = await stream.read()
-                    if not isinstance(chunk, pb.StreamGenerateResponse):  # the end
-                        raise CallFailed("SHORT_ANSWER", f"{missing} of {ask.count} images missing")
-                    reply = _reply(chunk, None)
+            async with aclosing(call(requests[turn % POOL])) as messages:
+                async for message in messages:
+                    reply = _reply(pb.StreamGenerateResponse, message, None)
                     missing -= reply.images
                     yield reply
-            except aio.AioRpcError as error:
-                raise _failure(error) from None
-            except TimeoutError:
-                raise CallFailed("DEADLINE_EXCEEDED", f"no chunk within {timeout_s:g} s") from None
-            finally:
-                stream.cancel()
+                    if missing <= 0:
+                        return
+            raise CallFailed("SHORT_ANSWER", f"{missing} of {ask.count} images missing")
 
         return chunks
 
@@ -161,19 +152,18 @@ class MintConnection:
         )
 
 
-def _reply(answer: pb.GenerateResponse | pb.StreamGenerateResponse, wanted: int | None) -> Reply:
+def _reply(
+    kind: type[pb.GenerateResponse | pb.StreamGenerateResponse], message: bytes, wanted: int | None
+) -> Reply:
     """Counts what came: an image is a picture and what it is."""
+    try:
+        answer = kind.FromString(message)
+    except DecodeError as error:
+        raise CallFailed("INTERNAL", f"an answer that is none: {error}") from None
     images, pictures = len(answer.batch.images), len(answer.batch.pictures)
     if pictures != images or images == 0 or (wanted is not None and images != wanted):
         raise CallFailed("SHORT_ANSWER", f"{pictures} pictures of {images} images")
     return Reply(images, answer)
-
-
-def _failure(error: aio.AioRpcError) -> CallFailed:
-    code = error.code()
-    # What a full queue, a rate and a quota answer: the server protects itself, as it should.
-    shed = code is grpc.StatusCode.RESOURCE_EXHAUSTED
-    return CallFailed(code.name, error.details() or "", shed=shed)
 
 
 def _condition(text: str | None) -> Condition:
