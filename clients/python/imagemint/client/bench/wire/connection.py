@@ -217,8 +217,8 @@ class Connection(asyncio.Protocol):
         if exchange.done:
             return  # what came was no answer
         if flags & frames.END_STREAM:
-            self._forget(exchange)
             exchange.on_end()
+            self._forget(exchange)
         elif exchange.owed >= STREAM_WINDOW // 2 and exchange.hungry:
             self.replenish(exchange)
 
@@ -227,8 +227,8 @@ class Connection(asyncio.Protocol):
         if exchange is None:
             self._check_known(stream)
         elif flags & frames.END_STREAM:
-            self._forget(exchange)
             exchange.on_headers(block, self._answers, ended=True)
+            self._forget(exchange)
         else:
             exchange.on_headers(block, self._answers, ended=False)
 
@@ -312,9 +312,9 @@ class Connection(asyncio.Protocol):
             if upload.window > frames.LARGEST_WINDOW:
                 raise ProtocolError("a window overflows", ErrorCode.FLOW_CONTROL_ERROR)
         else:
-            self._check_known(stream)
-            return  # of a request that is sent
-        self._upload()
+            self._check_known(stream)  # of a request that is sent
+        if self._uploads:
+            self._upload()
 
     # --- frames that go ---------------------------------------------------------------------------
 

@@ -22,6 +22,10 @@ END_HEADERS = 0x4
 PADDED = 0x8
 WITH_PRIORITY = 0x20
 
+# DATA and HEADERS without anything that would have to be taken off or added.
+_SHAPE = END_HEADERS | PADDED | WITH_PRIORITY
+_PLAIN = {(0, DATA), (END_HEADERS, DATA), (END_HEADERS, HEADERS)}
+
 _HEAD = struct.Struct(">HBBBI")  # 24 bits of length in two parts, type, flags, stream
 _LENGTHS = {PRIORITY: 5, RST_STREAM: 4, PING: 8, WINDOW_UPDATE: 4}
 # A header block is small; who sends more than this in CONTINUATION wants our memory.
@@ -125,7 +129,7 @@ class FrameReader:
             payload = data[at + HEAD_BYTES : after]
             at = after
             stream &= LARGEST_WINDOW  # the highest bit means nothing
-            if kind == DATA and stream and not flags & PADDED and not self._block:
+            if (flags & _SHAPE, kind) in _PLAIN and stream and not self._block:
                 yield Frame(kind, flags, stream, payload, length)  # by far the most
             elif (frame := self._whole(kind, flags, stream, payload)) is not None:
                 yield frame

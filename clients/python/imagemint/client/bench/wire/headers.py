@@ -40,20 +40,26 @@ class RequestBlocks:
     def __init__(self) -> None:
         self._encoder = Encoder()
         self._constant: dict[Head, bytes] = {}
+        # Limits since the last block: the next one begins with the least and the latest of them.
+        # (hpack would announce every one, those too that no longer hold.)
+        self._limits: list[int] = []
 
     def limit_table(self, size: int) -> None:
         """The peer keeps a dynamic table of at most `size` bytes from now on."""
         # Its default is enough for us, whatever more it offers.
-        limit = min(size, 4096)
-        if limit != self._encoder.header_table_size:
-            self._encoder.header_table_size = limit
-            self._constant.clear()
+        self._limits.append(min(size, 4096))
+        self._constant.clear()
 
     def block(self, head: Head) -> bytes:
         """The block of a request, which must be the next to be sent."""
         found = self._constant.get(head)
         if found is not None:
             return found
+        if self._limits:
+            # Set twice to the same, hpack would forget to announce it.
+            for size in sorted({min(self._limits), self._limits[-1]}):
+                self._encoder.header_table_size = size
+            self._limits.clear()
         table = self._encoder.header_table
         settled = not table.resized
         newest = table.dynamic_entries[0] if table.dynamic_entries else None
