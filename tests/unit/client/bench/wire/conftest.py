@@ -135,7 +135,7 @@ class Peer:
             data = await self._reader.read(2**16)
             if not data:
                 raise EOFError
-            self._come.extend(self._frames.feed(data))
+            self._come.extend(map(frames.Frame._make, self._frames.feed(data)))
 
     async def request(self):
         """Stream and header fields of the next request; its message is taken, too."""

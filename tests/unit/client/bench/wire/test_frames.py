@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagemint.client.bench.wire import frames
-from imagemint.client.bench.wire.frames import FrameReader, ProtocolError
+from imagemint.client.bench.wire.frames import Frame, FrameReader, ProtocolError
 
 GREETING = frames.settings({frames.Setting.MAX_CONCURRENT_STREAMS: 7})
 
@@ -19,7 +19,7 @@ PAYLOADS = st.binary(max_size=40)
 def read(*pieces):
     """Every frame in the pieces."""
     reader = FrameReader()
-    return [frame for piece in pieces for frame in reader.feed(piece)]
+    return [Frame._make(each) for piece in pieces for each in reader.feed(piece)]
 
 
 @st.composite

@@ -18,7 +18,7 @@ STREAM_WINDOW = 2**24
 _CONNECTION_DEBT = 2**30
 _LAST_STREAM = 2**31 - 1
 
-# HEADERS with the block after it; DATA with the prefix of a message that is not compressed.
+# Head of DATA, and the prefix of a message that is not compressed.
 _DATA_HEAD = struct.Struct(">HBBBIBI")
 _PREFIX_BYTES = 5
 
@@ -104,17 +104,20 @@ class Connection(asyncio.Protocol):
         self._streams[stream] = exchange
         block = self._requests.block(exchange.head)
         size = len(exchange.request) + _PREFIX_BYTES
-        self._send_head(stream, block)
-        if size <= self._window and size <= self._stream_window and size <= self._frame_bytes:
+        most = self._frame_bytes
+        if size <= most and len(block) <= most and size <= min(self._window, self._stream_window):
             self._window -= size
             self._out.append(
-                _DATA_HEAD.pack(
+                frames.head(len(block), frames.HEADERS, frames.END_HEADERS, stream)
+                + block
+                + _DATA_HEAD.pack(
                     *(size >> 8, size & 0xFF, frames.DATA, frames.END_STREAM, stream),
                     *(0, size - _PREFIX_BYTES),
                 )
+                + exchange.request
             )
-            self._out.append(exchange.request)
         else:
+            self._send_head(stream, block)
             framed = b"\0" + (size - _PREFIX_BYTES).to_bytes(4, "big") + exchange.request
             self._uploads[stream] = _Upload(memoryview(framed), self._stream_window)
             self._upload()
@@ -337,10 +340,6 @@ class Connection(asyncio.Protocol):
             self._transport.write(data)
 
     def _send_head(self, stream: int, block: bytes) -> None:
-        if len(block) <= self._frame_bytes:
-            self._out.append(frames.head(len(block), frames.HEADERS, frames.END_HEADERS, stream))
-            self._out.append(block)
-            return
         kind = frames.HEADERS
         for at in range(0, len(block), self._frame_bytes):
             part = block[at : at + self._frame_bytes]

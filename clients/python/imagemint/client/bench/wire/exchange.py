@@ -39,36 +39,22 @@ class Exchange:
         deadlines: how long the call, or each message of a stream, may take.
     """
 
-    __slots__ = (
-        "_deadlines",
-        "_fault",
-        "_held",
-        "_held_bytes",
-        "_needed",
-        "_opened",
-        "_text",
-        "connection",
-        "done",
-        "head",
-        "owed",
-        "request",
-        "stream",
-    )
+    # How each begins; set on the class, since most calls never change most of it.
+    connection: "Connection | None" = None  # once it is sent
+    stream = 0
+    owed = 0  # bytes that came and that the peer's window was not yet given back
+    done = False
+    _opened = False
+    _fault = ""
+    _text = b""  # of an answer that is not gRPC's
+    _held: list[bytes] | None = None  # of a message that is not whole
+    _held_bytes = 0
+    _needed = _PREFIX_BYTES
 
     def __init__(self, head: Head, request: bytes, deadlines: Deadlines) -> None:
         self.head = head
         self.request = request
-        self.connection: Connection | None = None  # once it is sent
-        self.stream = 0
-        self.owed = 0  # bytes that came and that the peer's window was not yet given back
-        self.done = False
         self._deadlines = deadlines
-        self._opened = False
-        self._fault = ""
-        self._text = b""  # of an answer that is not gRPC's
-        self._held: list[bytes] = []  # of a message that is not whole
-        self._held_bytes = 0
-        self._needed = _PREFIX_BYTES
 
     @property
     def hungry(self) -> bool:
@@ -122,6 +108,8 @@ class Exchange:
                 self._message(payload[_PREFIX_BYTES:])
                 return
         if payload:
+            if self._held is None:
+                self._held = []
             self._held.append(payload)
             self._held_bytes += len(payload)
         if self._held_bytes >= self._needed:
@@ -144,7 +132,7 @@ class Exchange:
 
     def _cut(self) -> None:
         """Takes the messages out of what is held."""
-        data, at = b"".join(self._held), 0
+        data, at = b"".join(self._held or ()), 0
         self._needed = _PREFIX_BYTES
         while len(data) - at >= _PREFIX_BYTES and not self.done:
             compressed, length = _PREFIX.unpack_from(data, at)
@@ -177,14 +165,13 @@ class Exchange:
 class UnaryExchange(Exchange):
     """A call with one answer, which `future` brings."""
 
-    __slots__ = ("_answer", "future")
+    _answer: bytes | None = None
 
     def __init__(
         self, head: Head, request: bytes, deadlines: Deadlines, future: asyncio.Future[bytes]
     ) -> None:
         super().__init__(head, request, deadlines)
         self.future = future
-        self._answer: bytes | None = None
         deadlines.begin(self)
 
     def _message(self, message: bytes) -> None:
@@ -205,8 +192,6 @@ class UnaryExchange(Exchange):
 
 class StreamExchange(Exchange):
     """A call with many answers, which `next_message` brings."""
-
-    __slots__ = ("_failure", "_loop", "_messages", "_waiter")
 
     def __init__(self, head: Head, request: bytes, deadlines: Deadlines) -> None:
         super().__init__(head, request, deadlines)

@@ -107,8 +107,8 @@ class FrameReader:
         self._block: list[bytes] = []  # of HEADERS whose CONTINUATION is to come
         self._block_of = Frame(HEADERS, 0, 0, b"", 0)
 
-    def feed(self, data: bytes) -> Iterator[Frame]:
-        """The frames that `data` completes; must be read to the end.
+    def feed(self, data: bytes) -> Iterator[tuple[int, int, int, bytes, int]]:
+        """The frames that `data` completes, as plain tuples; must be read to the end.
 
         Raises:
             ProtocolError: these are no frames, or not in an order that is allowed.
@@ -130,7 +130,7 @@ class FrameReader:
             at = after
             stream &= LARGEST_WINDOW  # the highest bit means nothing
             if (flags & _SHAPE, kind) in _PLAIN and stream and not self._block:
-                yield Frame(kind, flags, stream, payload, length)  # by far the most
+                yield kind, flags, stream, payload, length  # by far the most
             elif (frame := self._whole(kind, flags, stream, payload)) is not None:
                 yield frame
         self._rest = data[at:]

@@ -1,0 +1,225 @@
+"""What a call costs the caller: CPU time of ways to make it, against a handler that does nothing.
+
+The handler runs in a process of its own, on uvloop, as in cost.py, and returns the answer of
+imagemint for one raw image. The callers take turns on one event loop of uvloop here: gRPC's asyncio
+client, the wire of the load test, the whole load test around it (requests, histograms, images
+counted), and, where it is installed, a client of the h2 library.
+
+    python benchmarks/overhead/caller.py
+    pip install h2 && python benchmarks/overhead/caller.py --calls 2000 --repeats 5
+"""
+
+import argparse
+import asyncio
+import statistics
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import cost
+import grpc
+
+from imagemint.client.bench.clients import measured
+from imagemint.client.bench.clock import Monotonic
+from imagemint.client.bench.load import Closed, Plan
+from imagemint.client.bench.mint import Mint
+from imagemint.client.bench.mix import parsed
+from imagemint.client.bench.wire import open_wire
+from imagemint.server.runtime import run
+from imagemint.v1 import generation_service_pb2, image_pb2
+
+try:
+    import h2.config
+    import h2.connection
+    import h2.events
+
+    has_h2 = True
+except ModuleNotFoundError:
+    has_h2 = False
+
+PIXELS = 28 * 28
+
+Call: TypeAlias = Callable[[bytes], Awaitable[bytes]]
+
+
+def answer() -> bytes:
+    """Returns an answer with one raw image, serialised."""
+    image = image_pb2.MintedImage(serial="empty@1/42/0?class=7", index=0, class_id=7)
+    batch = image_pb2.ImageBatch(
+        model=cost.MODEL, version="1", seed=42, images=[image], pictures=[bytes(PIXELS)]
+    )
+    return generation_service_pb2.GenerateResponse(batch=batch).SerializeToString()
+
+
+# --- ways to make a call --------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def over_grpc(address: str) -> AsyncIterator[Call]:
+    """The client of gRPC's own library."""
+    async with grpc.aio.insecure_channel(address) as channel:
+        call: Any = channel.unary_unary(cost.METHOD)
+        yield call
+
+
+@asynccontextmanager
+async def over_wire(address: str) -> AsyncIterator[Call]:
+    """The wire of the load test."""
+    async with open_wire(address) as wire:
+        yield wire.unary(cost.METHOD)
+
+
+class OverH2(asyncio.Protocol):
+    """As little as can be around the h2 library, without its checks of header fields."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.ready = self.loop.create_future()
+        self.running: dict[int, asyncio.Future[bytes]] = {}
+        self.answers: dict[int, bytes] = {}
+        self.flushing = False
+        config = h2.config.H2Configuration(
+            client_side=True,
+            header_encoding=None,
+            validate_outbound_headers=False,
+            normalize_outbound_headers=False,
+            validate_inbound_headers=False,
+            normalize_inbound_headers=False,
+        )
+        self.http = h2.connection.H2Connection(config)
+
+    def connection_made(self, transport: Any) -> None:  # noqa: ANN401 - asyncio's or uvloop's
+        """Greets."""
+        self.transport = transport
+        self.http.initiate_connection()
+        self.http.increment_flow_control_window(2**30)
+        self.flush()
+
+    def data_received(self, data: bytes) -> None:
+        """Gives answers to who waits."""
+        for event in self.http.receive_data(data):
+            if isinstance(event, h2.events.DataReceived):
+                self.answers[event.stream_id] = event.data[5:]
+            elif isinstance(event, h2.events.StreamEnded):
+                self.running.pop(event.stream_id).set_result(self.answers.pop(event.stream_id))
+            elif isinstance(event, h2.events.RemoteSettingsChanged) and not self.ready.done():
+                self.ready.set_result(None)
+        self.flush()
+
+    def flush(self) -> None:
+        """Sends what there is, once in a turn of the loop."""
+        self.flushing = False
+        if data := self.http.data_to_send():
+            self.transport.write(data)
+
+    def call(self, fields: list[tuple[bytes, bytes]], message: bytes) -> asyncio.Future[bytes]:
+        """Makes one call."""
+        stream = self.http.get_next_available_stream_id()
+        self.http.send_headers(stream, fields)
+        framed = b"\0" + len(message).to_bytes(4, "big") + message
+        self.http.send_data(stream, framed, end_stream=True)
+        self.running[stream] = self.loop.create_future()
+        if not self.flushing:
+            self.flushing = True
+            self.loop.call_soon(self.flush)
+        return self.running[stream]
+
+
+@asynccontextmanager
+async def over_h2(address: str) -> AsyncIterator[Call]:
+    """The h2 library."""
+    host, port = address.split(":")
+    loop = asyncio.get_running_loop()
+    transport, client = await loop.create_connection(OverH2, host, int(port))
+    await client.ready
+    fields = {
+        ":method": "POST",
+        ":scheme": "http",
+        ":path": cost.METHOD,
+        ":authority": address,
+        "te": "trailers",
+        "content-type": "application/grpc",
+        "grpc-timeout": "30S",
+    }
+    encoded = [(name.encode(), value.encode()) for name, value in fields.items()]
+
+    async def call(message: bytes) -> bytes:
+        return await client.call(encoded, message)
+
+    yield call
+    transport.close()
+
+
+# --- the measurement ------------------------------------------------------------------------------
+
+
+async def looped(
+    way: Callable[[str], AbstractAsyncContextManager[Call]], address: str, calls: int, callers: int
+) -> float:
+    """Returns the CPU milliseconds of this process for each call of a closed loop."""
+    async with way(address) as call:
+        requests = [cost.request(index) for index in range(512)]
+        await call(requests[0])
+        left = iter(range(calls))
+
+        async def caller() -> None:
+            for index in left:
+                await call(requests[index % len(requests)])
+
+        began = time.process_time()
+        await asyncio.gather(*(caller() for _ in range(callers)))
+        return 1e3 * (time.process_time() - began) / calls
+
+
+async def benched(address: str, calls: int, callers: int) -> float:
+    """Returns what the load test itself reports for each call."""
+
+    async def gate() -> int:
+        return time.monotonic_ns()
+
+    plan = Plan(Closed(callers), parsed("count=1 class=7"), images=calls)
+    share = await measured(Mint((address,), cost.MODEL), plan, gate, Monotonic())
+    return share.effort.cpu_ms_per_call or 0.0
+
+
+def bench(options: argparse.Namespace) -> dict[str, dict[int, list[float]]]:
+    """Returns CPU milliseconds by way and number of callers, all taken in turn."""
+    ways: dict[str, Callable[[str, int, int], Any]] = {
+        "gRPC's asyncio client": lambda *what: looped(over_grpc, *what),
+        "wire": lambda *what: looped(over_wire, *what),
+        "imagemint bench": benched,
+    }
+    if has_h2:
+        ways["h2"] = lambda *what: looped(over_h2, *what)
+    found: dict[str, dict[int, list[float]]] = {
+        name: {callers: [] for callers in options.callers} for name in ways
+    }
+    server = (sys.executable, Path(cost.__file__), "--serve-nothing", answer().hex(), "--uvloop")
+    with cost.started(*server) as (address, _):
+        for _ in range(options.repeats):
+            for callers in options.callers:
+                for name, way in ways.items():
+                    found[name][callers].append(run(way(address, options.calls, callers)))
+    return found
+
+
+def main() -> None:
+    """Prints a table: medians, the least in brackets."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--calls", type=int, default=2_000, help="in one timed stretch")
+    parser.add_argument("--callers", type=int, nargs="+", default=[1, 16, 64])
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+    found = bench(options)
+    print("| CPU ms per call | " + " | ".join(f"{each} callers" for each in options.callers) + " |")
+    print("|---|" + "---:|" * len(options.callers))
+    for name, by_callers in found.items():
+        cells = (f"{statistics.median(ms):.3f} ({min(ms):.3f})" for ms in by_callers.values())
+        print(f"| {name} | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main()
