@@ -24,6 +24,7 @@ import enum
 import math
 import threading
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -186,6 +187,25 @@ def drawn_classes(
     return np.searchsorted(_cumulative(weights, num_classes), u, side="right").astype(np.int64)
 
 
+def drawn_class(seed: int, index: int, num_classes: int) -> int:
+    """The class of one image, as `drawn_classes` draws it without weights, sooner.
+
+    Args:
+        seed: 0 to 2^64 - 1.
+        index: 0 to 2^64 - 1.
+        num_classes: number of classes K, 1 or more.
+
+    Raises:
+        ValueError: an argument is outside the range above.
+    """
+    _check_run(seed, index, 1)
+    if num_classes < 1:
+        raise ValueError(f"num_classes must be 1 or more, not {num_classes}")
+    block, place = divmod(index, _WORDS_PER_BLOCK)
+    # The same float64 operations as in `_unit` and below, one by one.
+    return int(((_class_words(seed, block)[place] >> 12) + 0.5) * 2.0**-52 * num_classes)
+
+
 def drawn_classes_at(
     seeds: npt.NDArray[np.uint64], indices: npt.NDArray[np.uint64], num_classes: int
 ) -> npt.NDArray[np.int64]:
@@ -208,6 +228,12 @@ def drawn_classes_at(
             int(seeds[start]), int(indices[start]), stop - start, num_classes
         )
     return classes
+
+
+@lru_cache(maxsize=1_024)
+def _class_words(seed: int, block: int) -> tuple[int, ...]:
+    """Words of four neighbours: who asks for one image after another gets three for nothing."""
+    return tuple(_words(seed, _CLASS_STREAM, block, 1).tolist())
 
 
 def _runs(

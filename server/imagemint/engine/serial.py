@@ -65,12 +65,11 @@ class Serial:
         return cls(found["model"], version, seed, index, class_id, truncation)
 
 
-def spelled(
+def spelled(  # noqa: PLR0917 - in the order in which they are spelt; and called for every image
     model: str,
     version: int,
     seed: int,
     index: int,
-    *,
     class_id: int | None = None,
     truncation: float | None = None,
 ) -> str:

@@ -26,7 +26,7 @@ _LOSSLESS_QUALITY = 100
 _MOST_JPEG_XMP_BYTES = 65_533 - len(b"http://ns.adobe.com/xap/1.0/\0")
 
 
-class PictureFormat(enum.Enum):
+class PictureFormat(enum.StrEnum):
     """Encoding of a picture; the value names it in metrics and to Pillow."""
 
     RAW = "raw"

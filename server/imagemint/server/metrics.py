@@ -5,9 +5,14 @@ typed.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+import threading
+import weakref
+from bisect import bisect_left
+from collections import Counter as Counts
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
-from typing import Literal
+from typing import Any, Generic, Literal, TypeVar
 
 from prometheus_client import (
     CollectorRegistry,
@@ -15,9 +20,11 @@ from prometheus_client import (
     Gauge,
     Histogram,
     Info,
+    Metric,
     PlatformCollector,
     ProcessCollector,
 )
+from prometheus_client.registry import Collector
 
 # 0.5 ms to 10 s, about three a decade: what one image on a GPU and a full queue on a CPU take.
 SECONDS = (
@@ -27,10 +34,85 @@ SECONDS = (
 IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 _Merge = Literal["livesum", "livemax"]
+_ValueT = TypeVar("_ValueT")
+_BACKLOG = 256
+
+
+class Distribution(Histogram):
+    """A histogram that takes many observations at once."""
+
+    def observe_all(self, amounts: Sequence[float]) -> None:
+        """Counts each amount, as `observe` does, at a small part of the cost."""
+        bounds = self._upper_bounds
+        for place, count in Counts(bisect_left(bounds, each) for each in amounts).items():
+            self._buckets[place].inc(count)
+        self._sum.inc(math.fsum(amounts))
+
+
+class Later(Generic[_ValueT]):
+    """Values that are counted many at a time.
+
+    To count one for each call touches much code once, and that is dear: the caches are full of what
+    the instances compute. Any thread may add or clear. A worker that is killed loses what it had
+    not counted.
+
+    Args:
+        count: counts values; never called twice at a time.
+        most: values at which they are counted by whoever adds the last.
+    """
+
+    def __init__(self, count: Callable[[list[_ValueT]], None], most: int = _BACKLOG) -> None:
+        self._count = count
+        self._most = most
+        self._values: deque[_ValueT] = deque()
+        self._clearing = threading.Lock()
+
+    def add(self, value: _ValueT) -> None:
+        """Has a value counted before anybody looks."""
+        self._values.append(value)
+        if len(self._values) >= self._most:
+            self.clear()
+
+    def clear(self) -> None:
+        """Counts what was added before."""
+        with self._clearing:
+            values = [self._values.popleft() for _ in range(len(self._values))]
+            if values:
+                self._count(values)
+
+
+class Backlog(Collector):
+    """All that is still to be counted; collected before anything else, it clears itself first."""
+
+    def __init__(self) -> None:
+        self._parts: weakref.WeakSet[Later[Any]] = weakref.WeakSet()
+
+    def later(self, count: Callable[[list[_ValueT]], None]) -> Later[_ValueT]:
+        """Returns a part of it, which is forgotten with its owner."""
+        part = Later(count)
+        self._parts.add(part)
+        return part
+
+    def clear(self) -> None:
+        """Counts all that was added before."""
+        for part in tuple(self._parts):
+            part.clear()
+
+    def describe(self) -> Iterable[Metric]:
+        """Tells no names: it has no metrics of its own."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        """Clears itself."""
+        self.clear()
+        return ()
 
 
 class Metrics:
     """Every collector of one server, in a registry of its own.
+
+    Attributes:
+        backlog: what is still to be counted, for those who count for every call.
 
     Args:
         registry: where they are registered; a fresh one by default.
@@ -39,8 +121,10 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry | None = None, *, shared: bool = False) -> None:
         self._shared = shared
-        self._watched: dict[tuple[str, str], Callable[[], float]] = {}
+        self._watched: dict[tuple[Gauge, tuple[str, ...]], Callable[[], float]] = {}
         self.registry = registry or CollectorRegistry()
+        self.backlog = Backlog()
+        self.registry.register(self.backlog)
         self.requests = self._counter(
             "requests", "Calls answered, by outcome.", "service", "method", "model", "code"
         )
@@ -143,22 +227,24 @@ class Metrics:
 
     def _histogram(
         self, name: str, text: str, labels: tuple[str, ...], buckets: tuple[float, ...]
-    ) -> Histogram:
-        return Histogram(f"imagemint_{name}", text, labels, buckets=buckets, registry=self.registry)
+    ) -> Distribution:
+        return Distribution(
+            f"imagemint_{name}", text, labels, buckets=buckets, registry=self.registry
+        )
 
-    def watch_queue(self, model: str, version: int, images: Callable[[], float]) -> None:
-        """Reads the length of a queue whenever it is scraped."""
-        gauge = self.queue_images.labels(model, str(version))
+    def watch(self, gauge: Gauge, labels: tuple[str, ...], value: Callable[[], float]) -> None:
+        """Reads what a gauge tells whenever it is scraped."""
         if self._shared:  # the file of a worker knows no functions: see measure
-            self._watched[model, str(version)] = images
-            gauge.set(images())
+            self._watched[gauge, labels] = value
+            gauge.labels(*labels).set(value())
         else:
-            gauge.set_function(images)
+            gauge.labels(*labels).set_function(value)
 
     def measure(self) -> None:
         """Writes down what is only read when scraped; the supervisor asks for it at each scrape."""
-        for labels, images in tuple(self._watched.items()):
-            self.queue_images.labels(*labels).set(images())
+        self.backlog.clear()
+        for (gauge, labels), value in tuple(self._watched.items()):
+            gauge.labels(*labels).set(value())
 
     def forget(self, collectors: Iterable[Counter | Gauge | Histogram], **labels: str) -> None:
         """Tells no more of what is gone, such as a version that was unloaded.
@@ -170,6 +256,7 @@ class Metrics:
             collectors: of these.
             labels: some of their labels; whatever has these values is forgotten.
         """
+        self.backlog.clear()  # or it would tell of it anew
         for collector in collectors:
             if not self._shared:
                 collector.remove_by_labels(labels)
@@ -204,8 +291,7 @@ class Metrics:
                 if sample.labels.items() >= labels.items():
                     # The supervisor leaves out what is NaN.
                     gauge.labels(**sample.labels).set(math.nan)
-                    if gauge is self.queue_images:
-                        self._watched.pop((sample.labels["model"], sample.labels["version"]), None)
+                    self._watched.pop((gauge, tuple(sample.labels.values())), None)
 
 
 def add_build_info(registry: CollectorRegistry) -> None:

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from imagemint.engine.sampling import Run, drawn_classes
+from imagemint.engine.sampling import Run, drawn_class, drawn_classes
 from imagemint.engine.serial import spelled
 from imagemint.engine.spec import TruncationKind
 from imagemint.server.batching import Job, Priority
@@ -18,10 +18,8 @@ from imagemint.server.repository import ServedVersion
 class Condition(Protocol):
     """Rule that gives each image of a request its class."""
 
-    def classes(
-        self, seed: int, first_index: int, offset: int, count: int
-    ) -> npt.NDArray[np.int64]:
-        """Returns int64 [count] for the images ``offset`` to ``offset + count - 1`` of a request.
+    def classes(self, seed: int, first_index: int, offset: int, count: int) -> list[int]:
+        """Returns the classes of the images ``offset`` to ``offset + count - 1`` of a request.
 
         Args:
             seed: the request's seed.
@@ -31,89 +29,72 @@ class Condition(Protocol):
         """
 
 
-@dataclass(frozen=True)
-class OneClass:
+class OneClass(NamedTuple):
     """The same class for all."""
 
     class_id: int
 
-    def classes(
-        self, seed: int, first_index: int, offset: int, count: int
-    ) -> npt.NDArray[np.int64]:
+    def classes(self, seed: int, first_index: int, offset: int, count: int) -> list[int]:
         """Returns the class, `count` times."""
         del seed, first_index, offset
-        classes = np.empty(count, np.int64)  # np.full takes thrice as long for one
-        classes.fill(self.class_id)
-        return classes
+        return [self.class_id] * count
 
 
-@dataclass(frozen=True)
-class PerImage:
+class PerImage(NamedTuple):
     """A class for each image, by position within the request."""
 
-    class_ids: npt.NDArray[np.int64]
+    class_ids: list[int]
 
-    def classes(
-        self, seed: int, first_index: int, offset: int, count: int
-    ) -> npt.NDArray[np.int64]:
+    def classes(self, seed: int, first_index: int, offset: int, count: int) -> list[int]:
         """Returns the stretch that was asked for."""
         del seed, first_index
         return self.class_ids[offset : offset + count]
 
 
-@dataclass(frozen=True)
-class Cycle:
+class Cycle(NamedTuple):
     """Classes in turn: index i gets the class at i mod size, whatever request it is part of."""
 
-    class_ids: npt.NDArray[np.int64]
+    class_ids: list[int]
 
-    def classes(
-        self, seed: int, first_index: int, offset: int, count: int
-    ) -> npt.NDArray[np.int64]:
+    def classes(self, seed: int, first_index: int, offset: int, count: int) -> list[int]:
         """Returns the stretch of the cycle."""
         del seed
         size = len(self.class_ids)
-        return self.class_ids[((first_index + offset) % size + np.arange(count)) % size]
+        first = (first_index + offset) % size
+        turns = -(-(first + count) // size)
+        return (self.class_ids * turns)[first : first + count]
 
 
-@dataclass(frozen=True)
-class Drawn:
+class Drawn(NamedTuple):
     """Classes from the seed's class stream, uniform or with given odds."""
 
     num_classes: int
     weights: Sequence[float] | None = None
 
-    def classes(
-        self, seed: int, first_index: int, offset: int, count: int
-    ) -> npt.NDArray[np.int64]:
+    def classes(self, seed: int, first_index: int, offset: int, count: int) -> list[int]:
         """Returns the drawn classes."""
-        return drawn_classes(
-            seed, first_index + offset, count, self.num_classes, weights=self.weights
-        )
+        first = first_index + offset
+        if count == 1 and self.weights is None:
+            return [drawn_class(seed, first, self.num_classes)]
+        classes: list[int] = drawn_classes(
+            seed, first, count, self.num_classes, weights=self.weights
+        ).tolist()
+        return classes
 
 
-@dataclass(slots=True)
-class Minted:
-    """What one image is."""
-
-    index: int
-    class_id: int | None
-    serial: str
-
-
-@dataclass(frozen=True)
+@dataclass(slots=True)  # not frozen: each call makes one, and that would take three times as long
 class Order:
     """Images to be minted by one version of a model; every field is valid.
 
     Attributes:
         version: what mints them.
         seed: the reel; None exactly when `explicit_latents` are given.
-        explicit_latents: float32 [count, z_dim], or None.
-        priority: who goes first.
         first_index: index of the first image.
         count: number of images, 1 or more.
         condition: None for an unconditional model.
         truncation: within the model's range, or None.
+        explicit_latents: float32 [count, z_dim], or None.
+        priority: who goes first.
     """
 
     version: ServedVersion
@@ -125,8 +106,8 @@ class Order:
     explicit_latents: npt.NDArray[np.float32] | None = field(default=None, repr=False)
     priority: Priority = Priority.NORMAL
 
-    def classes(self, offset: int, count: int) -> npt.NDArray[np.int64] | None:
-        """Returns int64 [count], or None for an unconditional model."""
+    def classes(self, offset: int, count: int) -> list[int] | None:
+        """Returns `count` classes, or None for an unconditional model."""
         if self.condition is None:
             return None
         return self.condition.classes(self.seed or 0, self.first_index, offset, count)
@@ -145,18 +126,22 @@ class Order:
             draw = partial(_run, self.seed or 0, self.first_index + offset, threshold)
         return Job(count, draw, self.classes(offset, count), psi, deadline, self.priority)
 
-    def minted(
-        self, offset: int, class_id: npt.NDArray[np.int64] | None, count: int
-    ) -> list[Minted]:
-        """Returns what the images ``offset`` to ``offset + count - 1`` of the order are."""
-        classes = [None] * count if class_id is None else class_id.tolist()
-        images = enumerate(classes, start=self.first_index + offset)
+    def serials(self, offset: int, classes: Sequence[int | None]) -> list[str]:
+        """Returns the serial numbers of the images from ``offset`` on, empty for given latents.
+
+        Args:
+            offset: position within the order.
+            classes: of each image, None for an unconditional model.
+        """
         if self.seed is None:
-            return [Minted(index, class_id, "") for index, class_id in images]
-        name, number = self.version.spec.name, self.version.version
-        spell = partial(spelled, name, number, self.seed, truncation=self.truncation)
+            return [""] * len(classes)
+        name, number, seed, truncation = (
+            *(self.version.spec.name, self.version.version),
+            *(self.seed, self.truncation),
+        )
         return [
-            Minted(index, class_id, spell(index, class_id=class_id)) for index, class_id in images
+            spelled(name, number, seed, index, class_id, truncation)
+            for index, class_id in enumerate(classes, self.first_index + offset)
         ]
 
 

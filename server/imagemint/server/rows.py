@@ -46,11 +46,12 @@ class Rows:
 
     def job(self, deadline: float, priority: Priority = Priority.NORMAL) -> Job:
         """Returns the work for all rows."""
+        classes = None if self.class_id is None else self.class_id.tolist()
         if not self._by_psi:
-            return Job(self.count, self._latents, self.class_id, None, deadline, priority)
+            return Job(self.count, self._latents, classes, None, deadline, priority)
         # A PSI graph always takes the input, and 1 leaves w where it is.
         psi = 1.0 if self.truncation is None else self.truncation.astype(np.float32)
-        return Job(self.count, self._latents, self.class_id, psi, deadline, priority)
+        return Job(self.count, self._latents, classes, psi, deadline, priority)
 
     def _latents(self, start: int, stop: int) -> list[Run] | npt.NDArray[np.float32]:
         if not isinstance(self.source, Reels):

@@ -7,7 +7,7 @@ clients ask for over the Open Inference Protocol.
 import copy
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -103,19 +103,27 @@ def _pour(tally: Tally, into: Tally) -> None:
 
 
 class Statistics:
-    """The sums of one version; any thread may add or look."""
+    """The sums of one version; any thread may add or look.
 
-    def __init__(self) -> None:
+    Args:
+        catch_up: called before anybody looks: adds what is still to be added.
+    """
+
+    def __init__(self, catch_up: Callable[[], None] = lambda: None) -> None:
+        self._catch_up = catch_up
         self._lock = threading.Lock()
         self._sums = Sums()
 
-    def add_batch(self, images: int, took: Phases, finished: Sequence[Account]) -> None:
+    def add_batch(
+        self, images: int, took: Phases, finished: Sequence[Account], at_ns: int | None = None
+    ) -> None:
         """Counts a pass and the requests that it made whole, so that nobody sees one half.
 
         Args:
             images: in the pass.
             took: by the pass.
             finished: requests whose last image it held.
+            at_ns: when it ended, since 1970; by default now.
         """
         with self._lock:
             sums = self._sums
@@ -125,7 +133,7 @@ class Statistics:
             passes.input.add(1, took.input_ns)
             passes.inference.add(1, took.inference_ns)
             passes.output.add(1, took.output_ns)
-            sums.last_ms = time.time_ns() // 1_000_000
+            sums.last_ms = (at_ns or time.time_ns()) // 1_000_000
             self._add(finished)
 
     def _add(self, accounts: Sequence[Account]) -> None:
@@ -158,5 +166,6 @@ class Statistics:
 
     def sums(self) -> Sums:
         """Returns a copy of the sums."""
+        self._catch_up()
         with self._lock:
             return copy.deepcopy(self._sums)

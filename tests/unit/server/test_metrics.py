@@ -1,10 +1,14 @@
 """Metrics: the names, labels and units that dashboards are built on."""
 
+import threading
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from imagemint.server.metrics import IMAGES, SECONDS, Metrics
+from imagemint.server.metrics import IMAGES, SECONDS, Later, Metrics
 
 # design.md section 8; the samples' names as a scrape shows them.
 EXPECTED = {
@@ -65,11 +69,68 @@ def test_build_and_process_are_told():
     assert "process_resident_memory_bytes" in families
 
 
+@given(st.lists(st.floats(0, 20) | st.sampled_from(SECONDS), max_size=30))
+def test_many_observations_count_like_single_ones(amounts):
+    """All at once they fall into the same buckets, the bounds included, with the same sum."""
+    one_by_one, together = Metrics(), Metrics()
+    for amount in amounts:
+        one_by_one.request_duration.labels("s", "m", "tiny").observe(amount)
+    one_by_one.request_duration.labels("s", "m", "tiny")
+    together.request_duration.labels("s", "m", "tiny").observe_all(amounts)
+    counted = [
+        {
+            (sample.name, sample.labels.get("le")): sample.value
+            for family in metrics.request_duration.collect()
+            for sample in family.samples
+            if not sample.name.endswith("_created")
+        }
+        for metrics in (one_by_one, together)
+    ]
+    assert counted[1] == pytest.approx(counted[0])
+
+
+def test_backlog_is_counted_before_anybody_looks():
+    """In order, each value once, when it is long enough or when the registry is scraped."""
+    metrics = Metrics()
+    requests = metrics.requests.labels("s", "m", "tiny", "OK")
+    seen = []
+
+    def count(values):
+        seen.append(values)
+        requests.inc(len(values))
+
+    part = Later(count, most=3)
+    for value in range(4):
+        part.add(value)
+    assert seen == [[0, 1, 2]]
+    part = metrics.backlog.later(count)
+    part.add("late")
+    labels = {"service": "s", "method": "m", "model": "tiny", "code": "OK"}
+    assert metrics.registry.get_sample_value("imagemint_requests_total", labels) == 4
+    assert seen == [[0, 1, 2], ["late"]]
+
+
+def test_many_threads_lose_nothing_of_a_backlog():
+    """Whoever adds while another counts is counted."""
+    counted = []
+    part = Later(counted.extend, most=7)
+    threads = [
+        threading.Thread(target=lambda n=n: [part.add((n, each)) for each in range(500)])
+        for n in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        part.clear()
+    part.clear()
+    assert sorted(counted) == [(n, each) for n in range(4) for each in range(500)]
+
+
 def test_queue_is_read_when_scraped():
     """The gauge asks the queue; nobody has to remember to set it."""
     metrics = Metrics()
     length = [3]
-    metrics.watch_queue("tiny", 2, lambda: length[0])
+    metrics.watch(metrics.queue_images, ("tiny", "2"), lambda: length[0])
     labels = {"model": "tiny", "version": "2"}
     assert metrics.registry.get_sample_value("imagemint_queue_images", labels) == 3
     length[0] = 7

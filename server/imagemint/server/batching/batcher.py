@@ -1,14 +1,16 @@
 """The batcher: a queue, and the instances that it feeds.
 
-Greedy: an instance that is free runs what is queued, and waits for more only if asked to. The unit
-is the image; see queue.py for who goes first. Because a serial's pixels do not depend on what
-shares its batch, none of this shows in the answers.
+Greedy: an instance that is free runs what is queued, and waits for more only if asked to. What
+takes less time than a change of threads is computed on the event loop itself. The unit is the
+image; see queue.py for who goes first. Because a serial's pixels do not depend on what shares its
+batch, none of this shows in the answers.
 """
 
 import asyncio
 import contextlib
 import logging
 import math
+import queue
 import threading
 import time
 from collections import deque
@@ -21,7 +23,7 @@ import numpy.typing as npt
 from imagemint.engine.backend import Backend
 from imagemint.engine.errors import BackendFailed, DeadlinePassed, Draining, QueueFull
 from imagemint.engine.spec import ModelSpec
-from imagemint.server.batching.counting import ImagesByClass
+from imagemint.server.batching.accounts import Accounts
 from imagemint.server.batching.job import Job, Priority, Slice
 from imagemint.server.batching.passes import (
     hand_out,
@@ -34,7 +36,7 @@ from imagemint.server.batching.passes import (
 from imagemint.server.batching.queue import Queue
 from imagemint.server.batching.rate import Rate
 from imagemint.server.metrics import Metrics
-from imagemint.server.statistics import Account, Phases, Statistics
+from imagemint.server.statistics import Phases
 
 _log = logging.getLogger(__name__)
 
@@ -43,6 +45,9 @@ _SMALLEST_SHARE = 8
 _RETRY_DELAY_S = (0.05, 10.0)
 # HIGH jobs may wait beyond the limit by this share of it: room that nobody else can fill.
 _RESERVED_SHARE = 8
+# A caller is alone when so many batches in a row were one caller's and nothing else was to be done.
+# The first of many who call together is no such caller, though he comes alone.
+_LONELY_BATCHES = 2
 
 
 class Batcher:
@@ -86,17 +91,17 @@ class Batcher:
         self.instances = instances
         self.delay_s = batch_delay_s
         self.preferred_images = tuple(sorted(preferred_batch_images))
-        self.statistics = Statistics()
+        self._accounts = Accounts(spec, version, metrics)
+        self.statistics = self._accounts.statistics
         labels = (spec.name, str(version))
-        self._images = ImagesByClass(metrics.images, spec, version)
-        self._queue_wait = {
-            level: metrics.queue_wait.labels(*labels, level.value) for level in Priority
-        }
-        self._batch_images = metrics.batch_images.labels(*labels)
-        self._inference = metrics.inference_duration.labels(*labels)
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        # One for each instance that is to look at the queue. The queue of the standard library that
+        # is written in C: a threading.Condition costs several times as much.
+        self._wakes: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._waking = 0
         self._queue = Queue()
         self._idle = 0
+        self._lonely = 0
         self._closed = False
         self._drain_rate = Rate()
         self._room: deque[asyncio.Future[None]] = deque()
@@ -116,7 +121,7 @@ class Batcher:
             self.close()
             raise
         # Only now: until it can serve, they tell of whatever serves the version already.
-        metrics.watch_queue(spec.name, version, lambda: self._queue.images)
+        metrics.watch(metrics.queue_images, labels, lambda: self._queue.images)
         metrics.queue_limit_images.labels(*labels).set(max_queue_images)
 
     @property
@@ -136,8 +141,7 @@ class Batcher:
         """
         if not self._queue_up(job, self._max_queue):
             self.statistics.add_failure(0)
-            with self._changed:
-                raise QueueFull(self._spec.name, self._retry_delay_s(job.count))
+            raise QueueFull(self._spec.name, self._retry_delay_s(job.count))
 
     def submit_ahead(self, job: Job) -> bool:
         """Queues a job that nobody waits for yet, and tells whether it did.
@@ -161,11 +165,12 @@ class Batcher:
         """Queues a job unless more than `most` images would then wait."""
         loop = asyncio.get_running_loop()
         job.done = loop.create_future()
-        with self._changed:
+        most += self._reserved(job)
+        with self._lock:
             if self._closed:
                 raise Draining(1.0)
             queued = self._queue.images
-            if queued + job.count > most + self._reserved(job):
+            if queued + job.count > most:
                 return False
             job.accepted_ns = time.perf_counter_ns()
             self._queue.append(job)
@@ -181,8 +186,30 @@ class Batcher:
         At the end of a turn of the loop: calls that it brought together are one batch. To wake a
         thread costs as much as half a call, and from then on the two share the interpreter's lock.
         """
-        with self._changed:
-            self._changed.notify()
+        with self._lock:
+            batch = self._take_quick()
+            if not batch:
+                self._rouse()
+        if batch:
+            self._compute(batch, self._backend.run, _now)
+
+    def _take_quick(self) -> list[Slice]:
+        """All that is queued, if it is computed here and now sooner than on another thread.
+
+        Not while an instance is at work: its batch may be a large one, and the loop would wait for
+        the same cores. The lock is held.
+        """
+        is_quick = self._queue.images <= self._backend.quick_rows
+        if not is_quick or self._idle < self.instances or self._worth_waiting():
+            return []
+        self._drop_late()
+        return self._queue.cut(self._queue.images)
+
+    def _rouse(self) -> None:
+        """Wakes an instance, if one sleeps that is not being woken yet; the lock is held."""
+        if self._waking < self._idle:
+            self._waking += 1
+            self._wakes.put(None)
 
     def _reserved(self, job: Job) -> int:
         return self._max_queue // _RESERVED_SHARE if job.priority is Priority.HIGH else 0
@@ -195,7 +222,7 @@ class Batcher:
         """
         if not job.done.cancel() and not job.done.cancelled():
             job.done.exception()  # seen: asyncio would complain of an error that nobody asked for
-        with self._changed:
+        with self._lock:
             if job.dropped or job.taken == job.count:
                 return
             self._forget(job)
@@ -210,9 +237,9 @@ class Batcher:
         Returns:
             Whether all instances have ended; False leaves them to end by themselves.
         """
-        with self._changed:
+        with self._lock:
             self._closed = True
-            self._changed.notify_all()
+            self._rouse()
         until = math.inf if timeout_s is None else time.monotonic() + timeout_s
         for thread in self._threads:
             thread.join(None if timeout_s is None else max(0.0, until - time.monotonic()))
@@ -255,7 +282,8 @@ class Batcher:
         with contextlib.closing(instance):
             while (taken := self._take()) is not None:
                 batch, is_alone = taken
-                self._compute(batch, instance.run_alone if is_alone else instance.run)
+                run = instance.run_alone if is_alone else instance.run
+                self._compute(batch, run, _on_loop_of)
 
     def _take(self) -> tuple[list[Slice], bool] | None:
         """Waits for work and returns a batch of it; None when closed and empty.
@@ -263,27 +291,37 @@ class Batcher:
         And whether it is alone: one caller's, and nothing else is computed or waits. Where several
         call, others will soon want the other cores.
         """
-        with self._changed:
+        with self._lock:
             self._idle += 1
-            try:
-                while True:
-                    self._drop_late()
-                    if self._queue and not self._worth_waiting():
-                        batch = self._queue.cut(self._share())
-                        make_room(batch, self._spec)
-                        if self._queue:
-                            self._changed.notify()
-                            return batch, False
-                        return batch, self._idle == self.instances and len(batch) == 1
-                    if self._closed and not self._queue:
-                        return None
-                    self._changed.wait(self._patience_s() if self._queue else None)
-            finally:
-                self._idle -= 1
+        while True:
+            with self._lock:
+                self._drop_late()
+                if self._queue and not self._worth_waiting():
+                    batch = self._queue.cut(self._share())
+                    make_room(batch, self._spec)
+                    is_lonely = self._idle == self.instances and len(batch) == 1 and not self._queue
+                    self._lonely = self._lonely + 1 if is_lonely else 0
+                    self._idle -= 1
+                    if self._queue:
+                        self._rouse()
+                    return batch, self._lonely >= _LONELY_BATCHES
+                if self._closed and not self._queue:
+                    self._idle -= 1
+                    self._rouse()
+                    return None
+                patience_s = max(0.0, self._patience_s()) if self._queue else None
+            self._sleep(patience_s)
+
+    def _sleep(self, timeout_s: float | None) -> None:
+        try:
+            self._wakes.get(timeout=timeout_s)
+        except queue.Empty:
+            return
+        with self._lock:
+            self._waking -= 1
 
     def _drop_late(self) -> None:
-        now = time.monotonic()
-        late = [job for job in self._queue if job.deadline <= now]
+        late = self._queue.late(time.monotonic())
         if not late:
             return
         for job in late:
@@ -312,7 +350,12 @@ class Batcher:
         filled = [size for size in self.preferred_images if size <= self._queued]
         return max((size for size in filled if size <= share), default=min(filled, default=share))
 
-    def _compute(self, batch: list[Slice], run: Callable[..., npt.NDArray[np.uint8]]) -> None:
+    def _compute(
+        self,
+        batch: list[Slice],
+        run: Callable[..., npt.NDArray[np.uint8]],
+        tell: Callable[..., None],
+    ) -> None:
         began = time.perf_counter_ns()
         for job, start, _ in batch:
             if not start:
@@ -330,16 +373,13 @@ class Batcher:
             _log.exception("batch of %d images failed", images_in(batch))
             self._fail(batch, error)
             return
-        # The rest is the loop's: here it would only wait for the interpreter's lock.
-        _on_loop_of(batch[0].job, self._finish, batch, began, time.perf_counter_ns(), took)
+        # The rest is the loop's: an instance would only wait for the interpreter's lock.
+        tell(batch[0].job, self._finish, batch, began, time.perf_counter_ns(), took)
 
     def _finish(self, batch: list[Slice], began_ns: int, ended_ns: int, took: Phases) -> None:
-        """Accounts for a batch that was computed, and tells who is whole; on the event loop."""
-        count = images_in(batch)
-        finished = []
+        """Tells who is whole, and has the batch accounted for; on the event loop."""
+        finished: list[Job] = []
         for job, start, stop in batch:
-            if not start:
-                self._queue_wait[job.priority].observe((began_ns - job.accepted_ns) / 1e9)
             job.input_ns += took.input_ns
             job.inference_ns += took.inference_ns
             job.output_ns += took.output_ns
@@ -347,18 +387,15 @@ class Batcher:
             if job.computed == job.count and not job.dropped:
                 job.finished_ns = ended_ns
                 finished.append(job)
-        self._drain_rate.add(count, began_ns, ended_ns)
-        self._batch_images.observe(count)
-        self._inference.observe(took.inference_ns / 1e9)
-        self.statistics.add_batch(count, took, [_account(job) for job in finished])
-        self._images.count(finished)
         self._settle(finished, None)
+        self._drain_rate.add(images_in(batch), began_ns, ended_ns)
+        self._accounts.add(batch, began_ns, took, finished)
 
     def _fail(self, batch: list[Slice], cause: Exception) -> None:
         error = BackendFailed(f"model {self._spec.name!r} failed to compute a batch")
         error.__cause__ = cause
         jobs = [piece.job for piece in batch]
-        with self._changed:
+        with self._lock:
             for job in jobs:
                 if not job.dropped:
                     self.statistics.add_failure(time.perf_counter_ns() - job.accepted_ns)
@@ -374,7 +411,5 @@ def _on_loop_of(job: Job, call: Callable[..., None], *arguments: object) -> None
         job.done.get_loop().call_soon_threadsafe(call, *arguments)
 
 
-def _account(job: Job) -> Account:
-    return Account(
-        job.finished_ns - job.accepted_ns, Phases(job.input_ns, job.inference_ns, job.output_ns)
-    )
+def _now(_: Job, call: Callable[..., None], *arguments: object) -> None:
+    call(*arguments)

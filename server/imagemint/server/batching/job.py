@@ -13,7 +13,7 @@ import numpy.typing as npt
 from imagemint.engine.sampling import Run
 
 
-class Priority(enum.Enum):
+class Priority(enum.StrEnum):
     """Who goes first, the highest first; the values name them in metrics."""
 
     HIGH = "high"
@@ -29,7 +29,7 @@ class Job:
         latents: gives what the latents of images start to stop - 1 of the job are: runs of that
             many images in all, or float32 [n, z_dim]. The instance that computes them draws them,
             for a whole batch at once.
-        class_id: int64 [count], or None.
+        class_id: `count` of them, or None.
         truncation: for a model whose truncation is PSI, and then never None; otherwise None. One
             for all, or float32 [count].
         deadline: `time.monotonic` value after which nothing of it is computed any more.
@@ -40,7 +40,7 @@ class Job:
 
     count: int
     latents: Callable[[int, int], Sequence[Run] | npt.NDArray[np.float32]]
-    class_id: npt.NDArray[np.int64] | None
+    class_id: Sequence[int] | None
     truncation: float | npt.NDArray[np.float32] | None = None
     deadline: float = math.inf
     priority: Priority = Priority.NORMAL

@@ -60,8 +60,12 @@ def stacked_latents(batch: list[Slice], spec: ModelSpec) -> npt.NDArray[np.float
 
 def stacked_classes(batch: list[Slice]) -> npt.NDArray[np.int64] | None:
     """int64 [N], or None if the jobs have no classes."""
-    parts = [job.class_id[start:stop] for job, start, stop in batch if job.class_id is not None]
-    return np.concatenate(parts) if parts else None
+    classes: list[int] = []
+    for job, start, stop in batch:
+        if job.class_id is None:
+            return None
+        classes.extend(job.class_id[start:stop])
+    return np.array(classes, np.int64)
 
 
 def stacked_truncation(batch: list[Slice]) -> npt.NDArray[np.float32] | None:

@@ -9,6 +9,7 @@ leaves of its share goes to the larger ones, so that one image is in the next ba
 large job queued thousands before it.
 """
 
+import math
 from collections import deque
 from collections.abc import Iterator
 
@@ -18,14 +19,31 @@ NORMAL_SHARE = 8
 """One image in so many is NORMAL while both levels wait."""
 
 
-class Queue:
-    """Jobs with images that no batch has taken. Not thread-safe: its owner holds a lock."""
+class _Level:
+    """The jobs of one priority, and their images."""
+
+    __slots__ = ("images", "jobs")
 
     def __init__(self) -> None:
-        self._levels: dict[Priority, deque[Job]] = {level: deque() for level in Priority}
-        self._images = dict.fromkeys(Priority, 0)
+        self.jobs: deque[Job] = deque()
+        self.images = 0
+
+
+class Queue:
+    """Jobs with images that no batch has taken. Not thread-safe: its owner holds a lock.
+
+    Attributes:
+        images: images that wait.
+    """
+
+    def __init__(self) -> None:
+        self.images = 0
+        self._high = _Level()
+        self._normal = _Level()
         # Owed to NORMAL, in NORMAL_SHAREs of an image, and below one of them.
         self._credit = 0
+        # No job is late before: to look at each, for every batch, would cost more than the batch.
+        self._next_deadline = math.inf
 
     def __bool__(self) -> bool:
         """Whether anything waits."""
@@ -33,53 +51,72 @@ class Queue:
 
     def __iter__(self) -> Iterator[Job]:
         """The jobs that wait, HIGH ones first."""
-        for level in Priority:
-            yield from self._levels[level]
+        yield from self._high.jobs
+        yield from self._normal.jobs
 
     def __contains__(self, job: Job) -> bool:
-        return job in self._levels[job.priority]
-
-    @property
-    def images(self) -> int:
-        """Images that wait."""
-        return sum(self._images.values())
+        return job in self._level(job).jobs
 
     @property
     def patient(self) -> bool:
         """Whether company may be waited for: nothing is HIGH, and nothing has begun."""
-        return not self._images[Priority.HIGH] and not any(job.taken for job in self)
+        return not self._high.images and not any(job.taken for job in self)
 
     @property
     def oldest_ns(self) -> int:
         """When the first of a patient queue was accepted; it is not empty."""
-        return self._levels[Priority.NORMAL][0].accepted_ns  # only what has begun loses its place
+        return self._normal.jobs[0].accepted_ns  # only what has begun loses its place
 
     def append(self, job: Job) -> None:
         """Queues a job, of which nothing has been taken."""
-        self._levels[job.priority].append(job)
-        self._images[job.priority] += job.count
+        level = self._level(job)
+        level.jobs.append(job)
+        level.images += job.count
+        self.images += job.count
+        self._next_deadline = min(self._next_deadline, job.deadline)
 
     def remove(self, job: Job) -> None:
         """Takes out a job that waits; what has begun of it goes on."""
-        self._levels[job.priority].remove(job)
-        self._images[job.priority] -= images_left(job)
+        level = self._level(job)
+        level.jobs.remove(job)
+        level.images -= images_left(job)
+        self.images -= images_left(job)
+
+    def late(self, now: float) -> list[Job]:
+        """The jobs whose deadline has passed, by `time.monotonic`; they stay in the queue."""
+        if now < self._next_deadline:
+            return []
+        late = [job for job in self if job.deadline <= now]
+        self._next_deadline = min(
+            (job.deadline for job in self if job.deadline > now), default=math.inf
+        )
+        return late
 
     def cut(self, room: int) -> list[Slice]:
         """Takes up to `room` images; a job that is not exhausted goes to the end of its level."""
         room = min(room, self.images)
         normal = self._normal_share(room)
-        return [*self._cut(Priority.HIGH, room - normal), *self._cut(Priority.NORMAL, normal)]
+        if not self._high.images:
+            return self._cut(self._normal, normal)
+        return [*self._cut(self._high, room - normal), *self._cut(self._normal, normal)]
+
+    def _level(self, job: Job) -> _Level:
+        return self._high if job.priority is Priority.HIGH else self._normal
 
     def _normal_share(self, room: int) -> int:
-        high, normal = self._images[Priority.HIGH], self._images[Priority.NORMAL]
+        high, normal = self._high.images, self._normal.images
         if not high or not normal:
             self._credit = 0
             return min(room, normal)
         guaranteed, self._credit = divmod(self._credit + room, NORMAL_SHARE)
         return min(normal, max(guaranteed, room - high))
 
-    def _cut(self, level: Priority, room: int) -> list[Slice]:
-        jobs = self._levels[level]
+    def _cut(self, level: _Level, room: int) -> list[Slice]:
+        jobs = level.jobs
+        if room == level.images:  # all of it: no shares to work out
+            chosen = list(jobs)
+            jobs.clear()
+            return [self._slice(level, job, images_left(job)) for job in chosen]
         chosen = [jobs.popleft() for _ in range(min(room, len(jobs)))]
         sizes = {}
         unserved = len(chosen)
@@ -87,12 +124,13 @@ class Queue:
             sizes[job] = min(images_left(job), room // unserved)
             room -= sizes[job]
             unserved -= 1
-        return [self._slice(job, sizes[job]) for job in chosen]
+        return [self._slice(level, job, sizes[job]) for job in chosen]
 
-    def _slice(self, job: Job, size: int) -> Slice:
+    def _slice(self, level: _Level, job: Job, size: int) -> Slice:
         start = job.taken
         job.taken += size
-        self._images[job.priority] -= size
+        level.images -= size
+        self.images -= size
         if images_left(job):
-            self._levels[job.priority].append(job)
+            level.jobs.append(job)
         return Slice(job, start, start + size)

@@ -7,6 +7,7 @@ import enum
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from imagemint.engine.backend import Backend
@@ -36,21 +37,22 @@ class Holds:
     """The calls that a version answers, counted, so that it can be taken away behind the last."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._held = 0
         self._retired = False
         self._expired = False
 
     def take(self) -> bool:
         """Enters a call; False when the version takes no more, and another must be resolved."""
-        with self._changed:
+        with self._lock:
             if not self._retired:
                 self._held += 1
             return not self._retired
 
     def give(self) -> None:
         """Leaves again."""
-        with self._changed:
+        with self._lock:
             self._held -= 1
             if self._retired:  # nobody waits before
                 self._changed.notify_all()
@@ -91,7 +93,7 @@ class ServedVersion:
     holds: Holds = field(default_factory=Holds, repr=False, compare=False)
     """The calls inside."""
 
-    @property
+    @cached_property
     def spec(self) -> ModelSpec:
         """The model's input and output."""
         return self.bundle.spec
@@ -138,7 +140,7 @@ class Model:
     pinned: int | None = None
     """The version that must be the default, and no other; None for the newest that is ready."""
 
-    @property
+    @cached_property
     def default_version(self) -> ServedVersion | None:
         """The version that answers when a request names none."""
         if self.pinned is not None:

@@ -191,14 +191,16 @@ class Held(Generic[ReadingT]):
 async def finished(batcher: Batcher, job: Job) -> None:
     """Waits for a job; a caller who leaves takes with him what has not begun."""
     try:
-        await done(job)
+        await job.done
     except asyncio.CancelledError:
         batcher.drop(job)
         raise
+    finally:
+        current_call.get().trace(job)
 
 
 async def done(job: Job) -> None:
-    """Waits for a job, and tells its story to the trace of the call, however it ends."""
+    """Waits for a job of several, and tells its story to the trace of the call, however it ends."""
     try:
         await job.done
     finally:

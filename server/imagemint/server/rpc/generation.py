@@ -3,26 +3,27 @@
 import asyncio
 import time
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import grpc
 import numpy as np
 import numpy.typing as npt
+from google.protobuf import duration_pb2
 
 from imagemint.engine.sheets import sheet
 from imagemint.server.batching import Job
 from imagemint.server.encoding import PictureFormat, encode
 from imagemint.server.metrics import Metrics
 from imagemint.server.orders import Order
-from imagemint.server.repository import ModelRepository
+from imagemint.server.repository import ModelRepository, ServedVersion
 from imagemint.server.rpc.admission import Admission, Gate, deadline_of, done, finished
 from imagemint.server.rpc.auth import current_caller
 from imagemint.server.rpc.calls import current_call
 from imagemint.server.rpc.requests import (
-    GenerateCall,
     Output,
     StreamCall,
     read_generate,
@@ -42,6 +43,8 @@ _FORMATS = {
 _LOOKAHEAD_IMAGES = 512
 _LOOKAHEAD_BYTES = 16 * 2**20
 _SECOND_NS = 1_000_000_000
+
+_Answer: TypeAlias = messages.GenerateResponse | messages.StreamGenerateResponse
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,9 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
     ) -> None:
         self._admission = Admission(repository, metrics, gate)
         self._repository = repository
-        self._encode_duration = {
-            each: metrics.encode_duration.labels(each.value) for each in PictureFormat
+        self._encode_durations = {
+            each: metrics.backlog.later(metrics.encode_duration.labels(each).observe_all)
+            for each in PictureFormat
         }
         self._gate = gate
         self._encoders = encoders
@@ -85,19 +89,20 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         """Answers one bounded request."""
         self._admission.name_model(request.images.model)
         with self._admission.held(lambda: read_generate(request, self._repository)) as call:
-            return await self._generate(call, context)
-
-    async def _generate(
-        self, call: GenerateCall, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> messages.GenerateResponse:
-        order = call.order
-        job = order.job(0, order.count, deadline_of(context))
-        self._admission.submit(order.version, job)
-        await finished(order.version.batcher, job)
-        current_call.get().images = order.count
-        answer = messages.GenerateResponse()
-        await self._fill(answer, order, call.output, job, is_sheet=call.sheet, columns=call.columns)
-        return answer
+            order = call.order
+            job = order.job(0, order.count, deadline_of(context))
+            self._admission.submit(order.version, job)
+            await finished(order.version.batcher, job)
+            current_call.get().images = order.count
+            answer = messages.GenerateResponse()
+            if call.output.picture_format is PictureFormat.RAW:
+                self._fill_raw(answer, order, job, 0)
+            else:
+                columns = call.columns if call.sheet else None
+                await self._fill(
+                    answer, order, call.output, job, 0, is_sheet=call.sheet, columns=columns
+                )
+            return answer
 
     async def StreamGenerate(  # type: ignore[override] # noqa: N802 - named by the schema; the stub has only the generator form
         self,
@@ -151,62 +156,81 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         job = pending.job
         await done(job)
         answer = messages.StreamGenerateResponse()
-        await self._fill(answer, order, output, job, offset=pending.offset)
+        if output.picture_format is PictureFormat.RAW:
+            self._fill_raw(answer, order, job, pending.offset)
+        else:
+            await self._fill(answer, order, output, job, pending.offset)
         current_call.get().images += job.count
         # Returns once flow control has let the chunk go: a slow reader holds us here.
         await context.write(answer)
 
+    def _fill_raw(self, answer: _Answer, order: Order, job: Job, offset: int) -> None:
+        """Writes the images of a job into an answer; copies of bytes are not worth a thread."""
+        began = time.perf_counter_ns()
+        classes = _classes(job)
+        batch = answer.batch
+        batch.MergeFromString(_preamble(order.version, PictureFormat.RAW, job.images.shape[1:]))
+        if order.seed is not None:
+            batch.seed = order.seed
+        batch.pictures.extend([pixels.tobytes() for pixels in job.images])
+        _list_images(batch, order, offset, classes, order.serials(offset, classes))
+        self._count_encoding(answer, job, PictureFormat.RAW, began)
+
     async def _fill(
         self,
-        answer: messages.GenerateResponse | messages.StreamGenerateResponse,
+        answer: _Answer,
         order: Order,
         output: Output,
         job: Job,
+        offset: int,
         *,
-        offset: int = 0,
         is_sheet: bool = False,
         columns: int | None = None,
     ) -> None:
-        """Writes the images of a job into an answer, in place: copies of messages cost."""
+        """Writes the images of a job into an answer as pictures, encoded on other threads."""
         began = time.perf_counter_ns()
-        minted = order.minted(offset, job.class_id, job.count)
-        images, shape = job.images, job.images.shape[1:]
+        classes = _classes(job)
+        serials = order.serials(offset, classes)
+        named = [serial for serial in serials if serial]
+        images, names = job.images, [[serial] if serial else [] for serial in serials]
         if is_sheet:
-            whole = sheet(images, columns)
-            images, shape = whole[np.newaxis], whole.shape
-            serials = [[image.serial for image in minted if image.serial]]
-        else:
-            serials = [[image.serial] if image.serial else [] for image in minted]
-        version = order.version
-        variant = version.backend.variant.name
+            images, names = sheet(images, columns)[np.newaxis], [named]
         batch = answer.batch
         batch.MergeFromString(
-            _preamble(
-                name=version.spec.name,
-                version=version.version,
-                bundle_sha256=version.bundle.sha256,
-                variant=variant,
-                picture_format=output.picture_format,
-                is_sheet=is_sheet,
-                shape=shape,
-            )
+            _preamble(order.version, output.picture_format, images.shape[1:], is_sheet=is_sheet)
         )
         if order.seed is not None:
             batch.seed = order.seed
-        encoding = time.perf_counter_ns()
-        if output.picture_format is PictureFormat.RAW:
-            # A copy of bytes: cheaper than a change of thread.
-            batch.pictures.extend([pixels.tobytes() for pixels in images])
-        else:
-            work = partial(_encoded, images, serials, output, variant)
-            loop = asyncio.get_running_loop()
-            batch.pictures.extend(await loop.run_in_executor(self._encoders, work))
-        took_s = (time.perf_counter_ns() - encoding) / 1e9
-        self._encode_duration[output.picture_format].observe(took_s)
-        current_call.get().trace_encoding(encoding, output.picture_format.value)
-        for image in minted:
-            batch.images.add(index=image.index, class_id=image.class_id, serial=image.serial)
-        _write_timing(answer.timing, job, time.perf_counter_ns() - began)
+        work = partial(_encoded, images, names, output, order.version.backend.variant.name)
+        loop = asyncio.get_running_loop()
+        batch.pictures.extend(await loop.run_in_executor(self._encoders, work))
+        _list_images(batch, order, offset, classes, serials)
+        self._count_encoding(answer, job, output.picture_format, began)
+
+    def _count_encoding(
+        self, answer: _Answer, job: Job, picture_format: PictureFormat, began_ns: int
+    ) -> None:
+        took_ns = time.perf_counter_ns() - began_ns
+        self._encode_durations[picture_format].add(took_ns / 1e9)
+        current_call.get().trace_encoding(began_ns, picture_format)
+        _write_timing(answer.timing, job, took_ns)
+
+
+def _classes(job: Job) -> Sequence[int | None]:
+    return [None] * job.count if job.class_id is None else job.class_id
+
+
+def _list_images(
+    batch: image_pb2.ImageBatch,
+    order: Order,
+    offset: int,
+    classes: Sequence[int | None],
+    serials: Sequence[str],
+) -> None:
+    add, index = batch.images.add, order.first_index + offset
+    for class_id, serial in zip(classes, serials, strict=True):
+        add(index=index, class_id=class_id, serial=serial)
+        index += 1
 
 
 def _encoded(
@@ -222,36 +246,56 @@ def _chunks_ahead(chunk_size: int, image_bytes: int) -> int:
     return max(1, min(_LOOKAHEAD_IMAGES, _LOOKAHEAD_BYTES // image_bytes) // chunk_size)
 
 
-@lru_cache(maxsize=256)
 def _preamble(
-    *,
-    name: str,
-    version: int,
-    bundle_sha256: str,
-    variant: str,
+    version: ServedVersion,
     picture_format: PictureFormat,
-    is_sheet: bool,
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
+    *,
+    is_sheet: bool = False,
 ) -> bytes:
     """The part of an ImageBatch that many answers share; to read it is faster than to build it."""
+    spec, sha256, variant = version.spec, version.bundle.sha256, version.backend.variant.name
+    return _built(
+        _Preamble(spec.name, version.version, sha256, variant, picture_format, is_sheet, shape)
+    )
+
+
+class _Preamble(NamedTuple):
+    name: str
+    version: int
+    bundle_sha256: str
+    variant: str
+    picture_format: PictureFormat
+    is_sheet: bool
+    shape: tuple[int, ...]
+
+
+@lru_cache(maxsize=256)  # by plain values: a version in here would never be let go
+def _built(of: _Preamble) -> bytes:
+    layout = image_pb2.IMAGE_LAYOUT_SHEET if of.is_sheet else image_pb2.IMAGE_LAYOUT_INDIVIDUAL
+    height, width, channels = of.shape
     return image_pb2.ImageBatch(
-        model=name,
-        version=str(version),
-        bundle_sha256=bundle_sha256,
-        variant=variant,
-        format=_FORMATS[picture_format],
-        layout=image_pb2.IMAGE_LAYOUT_SHEET if is_sheet else image_pb2.IMAGE_LAYOUT_INDIVIDUAL,
-        shape=manifest_pb2.ImageShape(height=shape[0], width=shape[1], channels=shape[2]),
+        model=of.name,
+        version=str(of.version),
+        bundle_sha256=of.bundle_sha256,
+        variant=of.variant,
+        format=_FORMATS[of.picture_format],
+        layout=layout,
+        shape=manifest_pb2.ImageShape(height=height, width=width, channels=channels),
     ).SerializeToString()
 
 
 def _write_timing(timing: image_pb2.Timing, job: Job, encode_ns: int) -> None:
     computing_ns = job.finished_ns - job.started_ns
-    for duration, ns in (
-        (timing.queue, job.started_ns - job.accepted_ns),
-        # Batches of one job may run side by side, and then their sum exceeds the time they took.
-        (timing.batch, max(0, computing_ns - job.inference_ns)),
-        (timing.inference, job.inference_ns),
-        (timing.encode, encode_ns),
-    ):
+    _write(timing.queue, job.started_ns - job.accepted_ns)
+    # Batches of one job may run side by side, and then their sum exceeds the time they took.
+    _write(timing.batch, max(0, computing_ns - job.inference_ns))
+    _write(timing.inference, job.inference_ns)
+    _write(timing.encode, encode_ns)
+
+
+def _write(duration: duration_pb2.Duration, ns: int) -> None:
+    if ns < _SECOND_NS:
+        duration.nanos = ns
+    else:
         duration.seconds, duration.nanos = divmod(ns, _SECOND_NS)

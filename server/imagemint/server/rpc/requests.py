@@ -2,7 +2,7 @@
 
 import math
 import secrets
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -37,16 +37,14 @@ _DEFAULT_CHUNK = 256
 _LARGEST_SIDE = {PictureFormat.JPEG: 65_500, PictureFormat.WEBP: 16_383}
 
 
-@dataclass(frozen=True)
-class Output:
+class Output(NamedTuple):
     """How images come back."""
 
     picture_format: PictureFormat = PictureFormat.RAW
     quality: int = DEFAULT_QUALITY
 
 
-@dataclass(frozen=True)
-class GenerateCall:
+class GenerateCall(NamedTuple):
     """A checked GenerateRequest."""
 
     order: Order
@@ -60,8 +58,7 @@ class GenerateCall:
         return self.order.version
 
 
-@dataclass(frozen=True)
-class StreamCall:
+class StreamCall(NamedTuple):
     """A checked StreamGenerateRequest."""
 
     order: Order
@@ -253,11 +250,11 @@ def _condition(  # noqa: PLR0911 - one return for each kind of condition
             _check_classes(name, ids, spec, checks)
             if len(ids) != images.count:
                 checks.fail(name, f"{len(ids)} classes for {images.count} images")
-            return PerImage(np.array(ids, np.int64))
+            return PerImage(ids)
         case "class_cycle":
             ids = list(images.class_cycle.class_ids) or list(range(spec.num_classes))
             _check_classes("images.class_cycle.class_ids", ids, spec, checks)
-            return Cycle(np.array(ids, np.int64))
+            return Cycle(ids)
         case "class_weights":
             weights = list(images.class_weights.weights)
             _check_weights(weights, spec, checks)

@@ -7,11 +7,11 @@ import contextlib
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from imagemint.engine.errors import Draining
 from imagemint.server.control import ModelControl
@@ -22,7 +22,7 @@ from imagemint.server.peers import Peers
 from imagemint.server.repository import ModelRepository
 from imagemint.server.rpc.admission import Gate
 from imagemint.server.rpc.auth import Guard
-from imagemint.server.rpc.calls import CallInterceptor
+from imagemint.server.rpc.calls import Routes
 from imagemint.server.rpc.generation import GenerationServicer
 from imagemint.server.rpc.inference import InferenceServicer
 from imagemint.server.rpc.models import ModelServicer
@@ -86,12 +86,24 @@ class RpcServer:
         self._guard = _guard(settings, metrics, peers.directory)
         self._credentials = server_credentials(settings, metrics)
         self._standing = Standing(repository, self._stand)
+        routes = Routes(metrics, self._guard, access_log=settings.access_log, tracing=tracing)
+        adding = cast("grpc.aio.Server", routes)  # of a server they use what Routes has
+        generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(
+            GenerationServicer(repository, metrics, self.gate, encoders), adding
+        )
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(
+            ModelServicer(repository, settings.max_queue_images), adding
+        )
+        self._inference = InferenceServicer(repository, control, metrics, self.gate, peers)
+        grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self._inference, adding)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, adding)
+        if settings.reflection:
+            names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
+                reflection.aio.ReflectionServicer(names), adding
+            )
         self._server = grpc.aio.server(
-            interceptors=[
-                CallInterceptor(
-                    metrics, self._guard, access_log=settings.access_log, tracing=tracing
-                )
-            ],
+            handlers=[routes],
             options=[
                 *channel_options(settings),
                 # A second server on the port must fail loudly, not take half of the calls. For
@@ -99,20 +111,6 @@ class RpcServer:
                 ("grpc.so_reuseport", int(self._shares_port)),
             ],
         )
-        generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(
-            GenerationServicer(repository, metrics, self.gate, encoders), self._server
-        )
-        model_service_pb2_grpc.add_ModelServiceServicer_to_server(
-            ModelServicer(repository, settings.max_queue_images), self._server
-        )
-        self._inference = InferenceServicer(repository, control, metrics, self.gate, peers)
-        grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
-            self._inference, self._server
-        )
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        if settings.reflection:
-            names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
-            reflection.enable_server_reflection(names, self._server)
 
     async def start(self, address: str) -> str:
         """Listens and returns where; health says NOT_SERVING until `serve`.

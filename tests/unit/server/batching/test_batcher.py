@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import gc
+import threading
 import time
 
 import numpy as np
@@ -117,19 +118,73 @@ async def test_small_job_does_not_hold_its_batch(backend, new_batcher, new_job, 
     assert small.images.base is None
 
 
-async def test_lone_job_runs_alone(backend, new_batcher, new_job):
-    """One caller beside whom nobody waits has all cores; callers who share a batch have one."""
-    batcher = new_batcher()
-    lone = new_job(1, 3)
-    batcher.submit(lone)
-    await lone.done
-    assert backend.alone == 1
-    together = [new_job(tag, 1) for tag in (2, 3)]
-    for job in together:
+async def computed(batcher, *jobs):
+    """Submits jobs in one turn of the loop and waits until all are whole."""
+    for job in jobs:
         batcher.submit(job)
-    await asyncio.gather(*(job.done for job in together))
-    assert backend.sizes == [3, 2]
+    await asyncio.gather(*(job.done for job in jobs))
+
+
+async def test_lone_caller_runs_alone(backend, new_batcher, new_job):
+    """Whoever calls a second time with nobody between has all cores; those who share have one."""
+    batcher = new_batcher()
+    await computed(batcher, new_job(1, 3))
+    assert backend.alone == 0  # he may be the first of many
+    await computed(batcher, new_job(1, 3))
     assert backend.alone == 1
+    await computed(batcher, new_job(2, 1), new_job(3, 1))
+    await computed(batcher, new_job(1, 3))
+    assert backend.sizes == [3, 3, 2, 3]
+    assert backend.alone == 1
+
+
+async def test_quick_batch_runs_on_the_loop(backend, new_batcher, new_job, monkeypatch):
+    """What takes no longer than a change of threads is computed where it arrived."""
+    threads = []
+    compute = backend.run
+
+    def noting(*inputs):
+        threads.append(threading.current_thread())
+        return compute(*inputs)
+
+    monkeypatch.setattr(backend, "run", noting)
+    monkeypatch.setattr(backend, "quick_rows", 4)
+    batcher = new_batcher(max_batch_images=64)
+    first, second = new_job(1, 3), new_job(2, 1)
+    await computed(batcher, first, second)
+    assert threads == [threading.current_thread()]
+    assert first.images.ravel().tolist() == [50, 51, 52]
+    assert second.images.ravel().tolist() == [100]
+    await computed(batcher, new_job(3, 4), new_job(4, 1))
+    assert threads[1] is not threading.current_thread()
+
+
+async def test_quick_batch_that_fails_is_told(backend, new_batcher, new_job, monkeypatch):
+    """On the loop, too, a failure reaches its caller, and those who come later are served."""
+    monkeypatch.setattr(backend, "quick_rows", 4)
+    batcher = new_batcher()
+    backend.failure = RuntimeError("out of order")
+    job = new_job(1, 1)
+    batcher.submit(job)
+    with pytest.raises(BackendFailed):
+        await job.done
+    backend.failure = None
+    await computed(batcher, new_job(1, 1))
+
+
+async def test_quick_batch_waits_for_no_instance(backend, new_batcher, new_job, monkeypatch):
+    """While an instance computes the loop stays free: the next batch is an instance's as well."""
+    batcher = new_batcher(instances=1)
+    backend.hold()
+    running, next_one = new_job(1, 1), new_job(2, 1)
+    batcher.submit(running)
+    await backend.begun()
+    monkeypatch.setattr(backend, "quick_rows", 4)
+    batcher.submit(next_one)
+    await asyncio.sleep(0)
+    assert not next_one.done.done()
+    backend.release()
+    await asyncio.gather(running.done, next_one.done)
 
 
 async def test_job_beside_another_is_not_alone(backend, new_batcher, new_job):
@@ -562,9 +617,9 @@ async def test_classes_and_truncation_follow_their_images(backend, metrics, new_
         truncation=Truncation(TruncationKind.PSI, 0.0, 1.0),
     )
     batcher = new_batcher(styled, max_batch_images=64, batch_delay_s=FOR_EVER_S)
-    first = new_job(1, 3, class_id=np.int64([0, 1, 1]), truncation=0.25)
-    second = new_job(2, 2, class_id=np.int64([1, 0]), truncation=0.0)
-    third = new_job(3, 59, class_id=np.zeros(59, np.int64), truncation=1.0)
+    first = new_job(1, 3, class_id=[0, 1, 1], truncation=0.25)
+    second = new_job(2, 2, class_id=[1, 0], truncation=0.0)
+    third = new_job(3, 59, class_id=[0] * 59, truncation=1.0)
     for job in (first, second, third):
         batcher.submit(job)
     await asyncio.gather(first.done, second.done, third.done)
@@ -575,8 +630,9 @@ async def test_classes_and_truncation_follow_their_images(backend, metrics, new_
     assert truncation[:6].tolist() == [0.25, 0.25, 0.25, 0.0, 0.0, 1.0]
     counted = {
         sample.labels["class"]: sample.value
-        for sample in next(iter(metrics.images.collect())).samples
-        if sample.name.endswith("_total")
+        for family in metrics.registry.collect()
+        for sample in family.samples
+        if sample.name == "imagemint_images_total"
     }
     assert counted == {"cat": 61.0, "dog": 3.0}
 

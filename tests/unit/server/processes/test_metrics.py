@@ -54,6 +54,18 @@ def scraped(directory):
     return scrape
 
 
+def test_backlog_is_counted_when_scraped(worker, scraped):
+    """What a worker has put off is in the figures of the next scrape."""
+    metrics = worker(0)
+    part = metrics.backlog.later(metrics.batch_images.labels("tiny", "1").observe_all)
+    for images in (1, 3, 700):
+        part.add(images)
+    samples = scraped(metrics)
+    assert samples["imagemint_batch_images_count", "1", "tiny"] == 3
+    assert samples["imagemint_batch_images_sum", "1", "tiny"] == 704
+    assert samples["imagemint_batch_images_bucket", "1", "4.0", "tiny"] == 2
+
+
 def test_counts_are_added_up(worker, scraped):
     """Counters and every part of a histogram."""
     for number, calls in ((0, 3), (1, 4)):
@@ -102,7 +114,9 @@ def test_queues_are_read_when_scraped(worker, scraped):
     lengths, workers = [3, 4], []
     for number in (0, 1):
         workers.append(worker(number))
-        workers[-1].watch_queue("tiny", 1, lambda number=number: lengths[number])
+        workers[-1].watch(
+            workers[-1].queue_images, ("tiny", "1"), lambda number=number: lengths[number]
+        )
     lengths[1] = 40
     assert scraped()["imagemint_queue_images", "1", "tiny"] == 7
     assert scraped(*workers)["imagemint_queue_images", "1", "tiny"] == 43
@@ -111,8 +125,8 @@ def test_queues_are_read_when_scraped(worker, scraped):
 def test_forgotten_gauge_is_gone(worker, scraped):
     """Of an unloaded version nothing is told, whatever its worker can remove from its file."""
     metrics = worker(0)
-    metrics.watch_queue("tiny", 1, lambda: 3)
-    metrics.watch_queue("tiny", 2, lambda: 4)
+    metrics.watch(metrics.queue_images, ("tiny", "1"), lambda: 3)
+    metrics.watch(metrics.queue_images, ("tiny", "2"), lambda: 4)
     for version in ("1", "2"):
         metrics.model_info.labels("tiny", version, "ab", "fp32", "cpu", "fp32").set(1)
         metrics.images.labels("tiny", version, "").inc(5)

@@ -517,7 +517,11 @@ def test_unload_during_batches_in_flight_loses_nothing(tmp_path_factory, counts,
                 backend.step()  # some of it is under way already
             assert served.holds.take()
             jobs.append(
-                Job(count, lambda a, b, s=place: latents(s, a, b - a, 8), np.arange(count) % 10)
+                Job(
+                    count,
+                    lambda a, b, s=place: latents(s, a, b - a, 8),
+                    [i % 10 for i in range(count)],
+                )
             )
             served.batcher.submit(jobs[-1])
         repository.unload_model("tiny")
@@ -527,7 +531,7 @@ def test_unload_during_batches_in_flight_loses_nothing(tmp_path_factory, counts,
         for place, job in enumerate(jobs):
             await job.done
             served.holds.give()
-            alone = backend._compute(latents(place, 0, job.count, 8), job.class_id, None)
+            alone = backend._compute(latents(place, 0, job.count, 8), np.int64(job.class_id), None)
             assert job.images.tobytes() == alone.tobytes()
         await asyncio.to_thread(unloaded, repository)
         assert backend.closed

@@ -164,11 +164,11 @@ def test_listed_classes_are_read(generate):
     """A class for each image; a cycle; an empty cycle is all classes in order."""
     listed = generate(count=3, class_per_image={"class_ids": [3, 1, 3]}).order.condition
     assert isinstance(listed, PerImage)
-    assert listed.class_ids.tolist() == [3, 1, 3]
+    assert listed.class_ids == [3, 1, 3]
     cycle = generate(class_cycle={"class_ids": [5, 2]}).order.condition
     assert isinstance(cycle, Cycle)
-    assert cycle.class_ids.tolist() == [5, 2]
-    assert generate(class_cycle={}).order.condition.class_ids.tolist() == list(range(10))
+    assert cycle.class_ids == [5, 2]
+    assert generate(class_cycle={}).order.condition.class_ids == list(range(10))
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def test_latents_arrive_as_sent(repository, typed):
     job = call.rows.job(math.inf)
     assert job.count == 3
     assert job.latents(1, 3).tobytes() == Z[1:3].tobytes()
-    assert job.class_id.tolist() == [1, 2, 3]
+    assert job.class_id == [1, 2, 3]
     assert call.outputs == ("image",)
     assert call.deadline == math.inf
 
