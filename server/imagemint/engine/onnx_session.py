@@ -200,8 +200,8 @@ def cpu_session(
         content: the model.
         threads: that share one run, 1 or more; with 1 the calling thread does the work.
         directory: of its bundle, for the error.
-        spinning: whether threads that share a run wait for their next part, and for a moment after
-            the run, without giving up their core.
+        spinning: whether threads that share a run wait for their next part of it without giving up
+            their core; they give it up when the run ends.
 
     Raises:
         BundleRefused: the runtime cannot load it.
@@ -258,6 +258,7 @@ def _options(intra_op_threads: int, spinning: bool) -> ort.SessionOptions:
     # Idle threads must not burn the cores that other batches run on.
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     return options
 
 

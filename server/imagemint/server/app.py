@@ -118,6 +118,7 @@ class App:
             max_batch_images=settings.max_batch_images,
             max_queue_images=settings.max_queue_images,
             batch_delay_s=settings.batch_delay_ms / 1e3,
+            niceness=settings.instance_niceness if on_cpu else 0,
             preferred_batch_images=settings.preferred_batch_images,
         )
 

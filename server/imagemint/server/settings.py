@@ -41,6 +41,10 @@ class ServeSettings(BaseModel):
     spread_alone: bool = True
     """Let a batch that is alone on a CPU use all cores, up to 4, if that changes no byte of it: one
     caller is answered sooner, and each model takes its memory twice."""
+    instance_niceness: int = Field(default=5, ge=0, le=19)
+    """How much less of a core the threads that compute ask for than the one that answers, as of
+    `nice`; on Linux. They are never in a hurry: while they compute, the next batch comes together.
+    0 for their full part where other programs compute on the same cores."""
     max_batch_images: int = Field(default=64, ge=1, le=65_536)
     """Images in one batch at most."""
     batch_delay_ms: float = Field(default=0.0, ge=0, le=1_000)

@@ -10,7 +10,9 @@ import asyncio
 import contextlib
 import logging
 import math
+import os
 import queue
+import sys
 import threading
 import time
 from collections import deque
@@ -66,6 +68,7 @@ class Batcher:
         preferred_batch_images: sizes to cut batches to, each 1 to `max_batch_images`: the largest
             of them that the queue fills, whatever the delay. Once it fills the smallest, it is not
             kept waiting. Less than the smallest runs as it comes.
+        niceness: of the instances' threads, 0 to 19, where threads have one of their own.
 
     Raises:
         Exception: an instance could not be opened; whatever the backend said.
@@ -83,6 +86,7 @@ class Batcher:
         max_queue_images: int,
         batch_delay_s: float = 0.0,
         preferred_batch_images: Sequence[int] = (),
+        niceness: int = 0,
     ) -> None:
         self._spec = spec
         self._backend = backend
@@ -94,6 +98,7 @@ class Batcher:
         self._accounts = Accounts(spec, version, metrics)
         self.statistics = self._accounts.statistics
         labels = (spec.name, str(version))
+        self._niceness = niceness
         self._lock = threading.Lock()
         # One for each instance that is to look at the queue. The queue of the standard library that
         # is written in C: a threading.Condition costs several times as much.
@@ -273,6 +278,8 @@ class Batcher:
     # --- the instances' side --------------------------------------------------------------------
 
     def _work(self, opened: Future[None]) -> None:
+        if self._niceness and sys.platform == "linux":  # elsewhere it is the process that is nice
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._niceness)
         try:
             instance = self._backend.open_instance()
         except BaseException as error:  # noqa: BLE001 - raised again where the batcher is made
