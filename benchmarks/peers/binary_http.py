@@ -1,0 +1,230 @@
+"""Peers that speak HTTP, as targets of the load generator: binary bodies over kept connections.
+
+Requests are prepared to the last byte, and of an answer no more is read than its status and its
+length: a client library would cost more than some of the servers do, on the cores that they share.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from peers.asked import POOL, Content, inputs_of, no_streams, reply_of
+
+from imagemint.client.bench.mix import Ask
+from imagemint.client.bench.target import CallFailed, Reply, Streaming, Unary
+from imagemint.engine.spec import ModelSpec
+
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+_CHUNKED = re.compile(rb"\r\ntransfer-encoding: *chunked", re.IGNORECASE)
+_OK = 200
+_SHED = (429, 503)
+
+
+class Wire(asyncio.Protocol):
+    """One connection, with one request on its way at most (HTTP/1.1, RFC 9112)."""
+
+    def __init__(self) -> None:
+        self._transport: asyncio.Transport | None = None
+        self._answer: asyncio.Future[bytes] | None = None
+        self._buffer = bytearray()
+        self.closed = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The connection is there."""
+        if not isinstance(transport, asyncio.Transport):
+            raise TypeError(f"{type(transport).__name__} takes no bytes")
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Part of an answer, or all of it."""
+        self._buffer += data
+        try:
+            answer = parsed(self._buffer)
+        except CallFailed as error:
+            self._end(error)
+        else:
+            if answer is not None and self._answer and not self._answer.done():
+                self._buffer.clear()
+                self._answer.set_result(answer)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The server has gone."""
+        self.closed = True
+        self._end(CallFailed("CONNECTION_LOST", str(exc or "the server closed it")))
+
+    async def ask(self, request: bytes) -> bytes:
+        """Sends a request and returns the body of the answer.
+
+        Raises:
+            CallFailed: there is none, or its status is not 200.
+        """
+        if self._transport is None or self.closed:
+            raise CallFailed("CONNECTION_LOST")
+        self._answer = asyncio.get_running_loop().create_future()
+        self._transport.write(request)
+        return await self._answer
+
+    def close(self) -> None:
+        """Ends the connection."""
+        if self._transport:
+            self._transport.abort()
+
+    def _end(self, error: CallFailed) -> None:
+        """An answer that is not as it should be leaves nothing to go on with."""
+        if self._answer and not self._answer.done():
+            self._answer.set_exception(error)
+        self.close()
+
+
+def parsed(received: bytearray) -> bytes | None:
+    """Returns the body of an answer; None while some of it is missing.
+
+    Raises:
+        CallFailed: the status is not 200, or the length is not told.
+    """
+    head_end = received.find(b"\r\n\r\n")
+    if head_end < 0:
+        return None
+    head, body_at = bytes(received[: head_end + 2]), head_end + 4
+    length = _LENGTH.search(head)
+    if length:
+        if len(received) < body_at + int(length[1]):
+            return None
+        body = bytes(received[body_at : body_at + int(length[1])])
+    elif _CHUNKED.search(head):
+        joined = _joined(received, body_at)
+        if joined is None:
+            return None
+        body = joined
+    else:
+        raise CallFailed("NO_LENGTH", head.decode("latin-1"))
+    status = int(head.split(b" ", 2)[1])
+    if status != _OK:
+        raise CallFailed(f"HTTP_{status}", body[:300].decode("latin-1"), shed=status in _SHED)
+    return body
+
+
+def _joined(received: bytearray, at: int) -> bytes | None:
+    """A body in chunks (RFC 9112, 7.1), without trailers; None while some of it is missing."""
+    parts = []
+    while (line_end := received.find(b"\r\n", at)) >= 0:
+        size = int(received[at:line_end].split(b";")[0], 16)
+        at = line_end + 2
+        if len(received) < at + size + 2:
+            return None
+        if size == 0:
+            return b"".join(parts)
+        parts.append(bytes(received[at : at + size]))
+        at += size + 2
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class BinaryHttp:
+    """A server that takes latents and gives pictures in the bodies of POST.
+
+    Attributes:
+        address: HOST:PORT.
+        paths: where it answers, by the format of the pictures.
+        spec: of the model.
+        timeout_s: seconds that a call may take.
+    """
+
+    address: str
+    paths: tuple[tuple[str, str], ...]
+    spec: ModelSpec
+    timeout_s: float = 30.0
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator["HttpConnection"]:
+        """Opens a pool that grows to one connection for each call under way."""
+        connection = HttpConnection(self)
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+
+class HttpConnection:
+    """Connections to one server, each of which has one call under way.
+
+    Args:
+        target: the server.
+    """
+
+    def __init__(self, target: BinaryHttp) -> None:
+        self._target = target
+        self._idle: list[Wire] = []
+        self._all: set[Wire] = set()
+
+    def unary(self, ask: Ask, reel: int) -> Unary:
+        """Prepares calls."""
+        target = self._target
+        requests = [request(target, ask, reel, turn) for turn in range(POOL)]
+        image_bytes, framed = target.spec.image_bytes, ask.format != "raw"
+
+        async def send(turn: int) -> Reply:
+            body = await self._post(requests[turn % POOL])
+            return reply_of(Content(body, framed), ask, image_bytes)
+
+        return send
+
+    def streaming(self, ask: Ask, reel: int) -> Streaming:
+        """Raises: such a server has none."""
+        del ask, reel
+        return no_streams()
+
+    def fingerprint(self, content: object) -> bytes:
+        """The pictures."""
+        if not isinstance(content, Content):
+            raise TypeError(f"{type(content).__name__} is no answer of a peer's")
+        return content.payload
+
+    def close(self) -> None:
+        """Ends all connections."""
+        for wire in self._all:
+            wire.close()
+
+    async def _post(self, message: bytes) -> bytes:
+        while self._idle and self._idle[-1].closed:
+            self._all.discard(self._idle.pop())
+        wire = self._idle.pop() if self._idle else await self._opened()
+        try:
+            async with asyncio.timeout(self._target.timeout_s):
+                body = await wire.ask(message)
+        except TimeoutError:
+            wire.close()
+            raise CallFailed("DEADLINE_EXCEEDED") from None
+        self._idle.append(wire)  # not after an error: what is left of the answer may yet come
+        return body
+
+    async def _opened(self) -> Wire:
+        host, _, port = self._target.address.rpartition(":")
+        loop = asyncio.get_running_loop()
+        try:
+            _, wire = await loop.create_connection(Wire, host, int(port))
+        except OSError as error:
+            raise CallFailed("UNAVAILABLE", str(error)) from None
+        self._all.add(wire)
+        return wire
+
+
+def request(target: BinaryHttp, ask: Ask, reel: int, turn: int) -> bytes:
+    """Returns one request, head and body; the same turn of a reel is the same.
+
+    The body is a record for each image: its latent float32, then its class int64, little-endian.
+    """
+    z, class_id = inputs_of(target.spec, ask, reel, turn)
+    records = np.empty(ask.count, [("z", "<f4", z.shape[1:]), ("class_id", "<i8", (1,))])
+    records["z"], records["class_id"] = z, class_id
+    body = records.tobytes()
+    head = (
+        f"POST {dict(target.paths)[ask.format]} HTTP/1.1\r\n"
+        f"Host: {target.address}\r\n"
+        "Content-Type: application/octet-stream\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body

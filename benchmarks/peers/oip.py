@@ -1,0 +1,133 @@
+"""Peers that speak the Open Inference Protocol over gRPC, as targets of the load generator.
+
+Tensors travel as raw contents, the protocol's cheapest form. Requests are serialised beforehand.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import grpc
+from grpc import aio
+from peers.asked import POOL, Content, inputs_of, no_streams, reply_of
+
+from imagemint.client.bench.mix import Ask
+from imagemint.client.bench.target import CallFailed, Streaming, Unary
+from imagemint.engine.spec import ModelSpec
+from inference import grpc_service_pb2 as pb
+
+_METHOD = "/inference.GRPCInferenceService/ModelInfer"
+# Of the model that answers with PNG, after the name of the one that answers with pixels.
+PNG_SUFFIX = "_png"
+
+_Call: TypeAlias = Callable[[bytes], Awaitable[bytes]]
+
+
+@asynccontextmanager
+async def _open_call(address: str, timeout_s: float) -> AsyncIterator[_Call]:
+    """Connects; yields what sends a serialised request and returns the serialised answer.
+
+    All that this module knows of gRPC's implementation.
+    """
+    async with aio.insecure_channel(
+        address, options=[("grpc.max_receive_message_length", -1)]
+    ) as channel:
+        method: Any = channel.unary_unary(_METHOD)  # without serialisers, bytes as they are
+
+        async def call(request: bytes) -> bytes:
+            try:
+                answer: bytes = await method(request, timeout=timeout_s)
+            except aio.AioRpcError as error:
+                shed = error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+                raise CallFailed(error.code().name, error.details() or "", shed=shed) from None
+            return answer
+
+        yield call
+
+
+@dataclass(frozen=True, slots=True)
+class Oip:
+    """A server of the Open Inference Protocol.
+
+    Attributes:
+        address: HOST:PORT.
+        model: its name there; with `PNG_SUFFIX`, that of the one that answers with PNG.
+        spec: of the model.
+        timeout_s: seconds that a call may take.
+    """
+
+    address: str
+    model: str
+    spec: ModelSpec
+    timeout_s: float = 30.0
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator["OipConnection"]:
+        """Opens one connection."""
+        async with _open_call(self.address, self.timeout_s) as call:
+            yield OipConnection(self, call)
+
+
+class OipConnection:
+    """One connection to a server of the Open Inference Protocol.
+
+    Args:
+        target: the server.
+        call: sends a request.
+    """
+
+    def __init__(self, target: Oip, call: _Call) -> None:
+        self._target = target
+        self._call = call
+
+    def unary(self, ask: Ask, reel: int) -> Unary:
+        """Prepares calls of ModelInfer."""
+        target, call = self._target, self._call
+        image_bytes = target.spec.image_bytes
+        requests = [
+            request(target.spec, target.model, ask, reel, turn).SerializeToString()
+            for turn in range(POOL)
+        ]
+
+        async def send(turn: int) -> Any:  # noqa: ANN401 - a Reply
+            answer = pb.ModelInferResponse.FromString(await call(requests[turn % POOL]))
+            return reply_of(content(answer), ask, image_bytes)
+
+        return send
+
+    def streaming(self, ask: Ask, reel: int) -> Streaming:
+        """Raises: such a server has none."""
+        del ask, reel
+        return no_streams()
+
+    def fingerprint(self, content: object) -> bytes:
+        """The pictures."""
+        if not isinstance(content, Content):
+            raise TypeError(f"{type(content).__name__} is no answer of a peer's")
+        return content.payload
+
+
+def request(spec: ModelSpec, model: str, ask: Ask, reel: int, turn: int) -> pb.ModelInferRequest:
+    """Returns one request; the same turn of a reel is the same."""
+    z, class_id = inputs_of(spec, ask, reel, turn)
+    tensor = pb.ModelInferRequest.InferInputTensor
+    return pb.ModelInferRequest(
+        model_name=model if ask.format == "raw" else model + PNG_SUFFIX,
+        inputs=[
+            tensor(name="z", datatype="FP32", shape=z.shape),
+            tensor(name="class_id", datatype="INT64", shape=class_id.shape),
+        ],
+        raw_input_contents=[z.tobytes(), class_id.tobytes()],
+    )
+
+
+def content(answer: pb.ModelInferResponse) -> Content:
+    """Returns the pictures of an answer.
+
+    Raises:
+        CallFailed: it does not hold one tensor in raw contents.
+    """
+    if len(answer.raw_output_contents) != 1 or len(answer.outputs) != 1:
+        raise CallFailed("NO_RAW_CONTENTS", f"{len(answer.outputs)} tensors")
+    return Content(answer.raw_output_contents[0], answer.outputs[0].datatype == "BYTES")
