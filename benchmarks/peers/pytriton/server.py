@@ -6,6 +6,8 @@ advice to begin with: while both instances compute, the next batches grow.
 """
 
 import argparse
+import os
+import sysconfig
 
 import numpy as np
 from picture_model import PictureModel, pngs
@@ -14,6 +16,9 @@ from pytriton.model_config import DynamicBatcher, ModelConfig, Tensor
 from pytriton.triton import Triton, TritonConfig
 
 INSTANCES = 2
+# As PyTriton's manual says of Pythons that the system did not bring: Triton's process must find the
+# libpython of this one, or it takes one of another release.
+os.environ["LD_LIBRARY_PATH"] = sysconfig.get_config_var("LIBDIR")
 
 
 class Pixels:
