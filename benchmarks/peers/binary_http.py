@@ -5,10 +5,14 @@ length: a client library would cost more than some of the servers do, on the cor
 """
 
 import asyncio
+import base64
+import enum
+import json
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from peers.asked import POOL, Content, inputs_of, no_streams, reply_of
@@ -34,9 +38,7 @@ class Wire(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The connection is there."""
-        if not isinstance(transport, asyncio.Transport):
-            raise TypeError(f"{type(transport).__name__} takes no bytes")
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's has another base
 
     def data_received(self, data: bytes) -> None:
         """Part of an answer, or all of it."""
@@ -122,20 +124,36 @@ def _joined(received: bytearray, at: int) -> bytes | None:
     return None
 
 
+class Encoding(enum.Enum):
+    """How a body holds what is asked for.
+
+    A record is an image's latent, float32, then its class, int64, little-endian.
+    """
+
+    RECORDS = "records"
+    """One after the other; the path tells the format of the pictures."""
+    TAGGED = "tagged"
+    """Likewise, and a byte more where PNG is wanted."""
+    BASE64_JSON = "base64 json"
+    """A list of strings in JSON, each a record in Base64."""
+
+
 @dataclass(frozen=True, slots=True)
 class BinaryHttp:
     """A server that takes latents and gives pictures in the bodies of POST.
 
     Attributes:
         address: HOST:PORT.
-        paths: where it answers, by the format of the pictures.
         spec: of the model.
+        path: where it answers; `{format}` stands for the format of the pictures.
+        encoding: of the records in a body.
         timeout_s: seconds that a call may take.
     """
 
     address: str
-    paths: tuple[tuple[str, str], ...]
     spec: ModelSpec
+    path: str = "/{format}"
+    encoding: Encoding = Encoding.RECORDS
     timeout_s: float = 30.0
 
     @asynccontextmanager
@@ -213,18 +231,23 @@ class HttpConnection:
 
 
 def request(target: BinaryHttp, ask: Ask, reel: int, turn: int) -> bytes:
-    """Returns one request, head and body; the same turn of a reel is the same.
-
-    The body is a record for each image: its latent float32, then its class int64, little-endian.
-    """
+    """Returns one request, head and body; the same turn of a reel is the same."""
     z, class_id = inputs_of(target.spec, ask, reel, turn)
     records = np.empty(ask.count, [("z", "<f4", z.shape[1:]), ("class_id", "<i8", (1,))])
     records["z"], records["class_id"] = z, class_id
-    body = records.tobytes()
+    body, content_type = records.tobytes(), "application/octet-stream"
+    match target.encoding:
+        case Encoding.TAGGED:
+            body += b"" if ask.format == "raw" else b"P"
+        case Encoding.BASE64_JSON:
+            texts = [base64.b64encode(record.tobytes()).decode() for record in records]
+            body, content_type = json.dumps(texts).encode(), "application/json"
+        case Encoding.RECORDS:
+            pass
     head = (
-        f"POST {dict(target.paths)[ask.format]} HTTP/1.1\r\n"
+        f"POST {target.path.format(format=ask.format)} HTTP/1.1\r\n"
         f"Host: {target.address}\r\n"
-        "Content-Type: application/octet-stream\r\n"
+        f"Content-Type: {content_type}\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from peers.binary_http import BinaryHttp
+from peers.binary_http import BinaryHttp, Encoding
 from peers.oip import Oip
 
 from imagemint.client.bench.mint import Mint
@@ -16,8 +16,6 @@ from imagemint.engine.spec import ModelSpec
 FOLDER = Path(__file__).resolve().parent
 ENVIRONMENTS = FOLDER.parents[1] / ".venv-peers"
 OURS = "imagemint"
-# What the servers over HTTP answer at; those over gRPC have a model for each format.
-PATHS = (("raw", "/raw"), ("png", "/png"))
 
 
 @dataclass(frozen=True)
@@ -94,11 +92,33 @@ def _mlserver(_: Path, spec: ModelSpec, ports: list[int]) -> Started:
     )
 
 
-def _http(name: str, port: int, spec: ModelSpec, **more: str) -> Started:
+def _litserve(_: Path, spec: ModelSpec, ports: list[int]) -> Started:
     return Started(
-        [_bin(name) / "python", FOLDER / name / "server.py", "--port", str(port)],
-        _environment(name) | more,
-        BinaryHttp(f"127.0.0.1:{port}", PATHS, spec),
+        [_bin("litserve") / "python", FOLDER / "litserve/server.py", "--port", str(ports[0])],
+        _environment("litserve"),
+        BinaryHttp(f"127.0.0.1:{ports[0]}", spec, "/images", Encoding.TAGGED),
+    )
+
+
+def _ray(_: Path, spec: ModelSpec, ports: list[int]) -> Started:
+    return Started(
+        [_bin("ray") / "python", FOLDER / "ray/server.py", "--port", str(ports[0])],
+        _environment("ray")
+        | {
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",  # as its manual says for speed
+        },
+        BinaryHttp(f"127.0.0.1:{ports[0]}", spec),
+    )
+
+
+def _bentoml(_: Path, spec: ModelSpec, ports: list[int]) -> Started:
+    tool, folder = _bin("bentoml") / "bentoml", FOLDER / "bentoml"
+    return Started(
+        [tool, "serve", "server:Images", "--working-dir", folder, "--host", "127.0.0.1"]
+        + ["--port", str(ports[0])],
+        _environment("bentoml") | {"BENTOML_DO_NOT_TRACK": "True"},
+        BinaryHttp(f"127.0.0.1:{ports[0]}", spec, encoding=Encoding.BASE64_JSON),
     )
 
 
@@ -124,5 +144,8 @@ SERVERS = {
         Server("mlserver", "MLServer", "mlserver", "gRPC, OIP", 3, _mlserver),
         Server("kserve", "KServe", "kserve", "gRPC, OIP", 2, _kserve),
         Server("pytriton", "PyTriton", "nvidia-pytriton", "gRPC, OIP", 3, _pytriton),
+        Server("bentoml", "BentoML", "bentoml", "HTTP, JSON in, bytes out", 1, _bentoml),
+        Server("ray", "Ray Serve", "ray", "HTTP, bytes", 1, _ray),
+        Server("litserve", "LitServe", "litserve", "HTTP, bytes", 1, _litserve),
     )
 }

@@ -1,0 +1,88 @@
+"""The generator behind Ray Serve.
+
+Two replicas of one core each form their own batches while the pass before them runs, in a thread
+each, off their event loops. Nobody is waited for: the batch is what has queued meanwhile.
+"""
+
+import argparse
+import asyncio
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import ray
+from picture_model import PictureModel, packed, pngs, unpacked
+from ray import serve
+from ray.serve.schema import LoggingConfig
+from starlette.requests import Request
+from starlette.responses import Response
+
+REPLICAS = 2
+
+
+@serve.deployment(
+    num_replicas=REPLICAS,
+    max_ongoing_requests=256,  # or 5 requests at most could share a batch
+    ray_actor_options={"num_cpus": 1},
+    logging_config=LoggingConfig(enable_access_log=False, log_level="WARNING"),
+)
+class Images:
+    """What a replica does."""
+
+    def __init__(self) -> None:
+        self._model = PictureModel()
+        self._thread = ThreadPoolExecutor(1)
+
+    async def __call__(self, request: Request) -> Response:
+        """Answers one request."""
+        body = await request.body()
+        content = await (self.png(body) if request.url.path == "/png" else self.raw(body))
+        return Response(content, media_type="application/octet-stream")
+
+    @serve.batch(max_batch_size=64, batch_wait_timeout_s=0)
+    async def raw(self, bodies: list[bytes]) -> list[bytes]:
+        """Raw pixels."""
+        return [images.tobytes() for images in await self._computed(bodies)]
+
+    @serve.batch(max_batch_size=64, batch_wait_timeout_s=0)
+    async def png(self, bodies: list[bytes]) -> list[bytes]:
+        """PNG files."""
+        return [packed(pngs(images)) for images in await self._computed(bodies)]
+
+    async def _computed(self, bodies: list[bytes]) -> list[np.ndarray]:
+        """The images of each request, computed in one pass."""
+        z, class_id = unpacked(b"".join(bodies), self._model.z_dim)
+        images = await asyncio.get_running_loop().run_in_executor(
+            self._thread, self._model.images, z, class_id
+        )
+        ends = np.cumsum([len(body) for body in bodies]) // (4 * self._model.z_dim + 8)
+        return np.split(images, ends[:-1])
+
+
+def main() -> None:
+    """Serves until told to stop."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, required=True)
+    options = parser.parse_args()
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    ray.init(
+        num_cpus=REPLICAS,
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=100_000_000,
+        _temp_dir=str(Path("ray").resolve()),
+    )
+    serve.start(
+        http_options={"host": "127.0.0.1", "port": options.port},
+        logging_config=LoggingConfig(enable_access_log=False, log_level="WARNING"),
+    )
+    serve.run(Images.bind(), route_prefix="/")
+    stop.wait()
+    ray.shutdown()
+
+
+if __name__ == "__main__":
+    main()
