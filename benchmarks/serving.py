@@ -1,116 +1,184 @@
-"""Load-tests the server against what ONNX Runtime alone can do on the same cores.
+"""Load-tests the server and its peers, beside what ONNX Runtime alone can do on the same cores.
 
-Machines drift, so nothing absolute is claimed: the raw limit is measured anew beside every row, in
-turn with it, and the ratio of the two is the figure. Server, client and raw limit share the cores.
-The load is that of `imagemint bench`; docs/performance.md tells how it is measured.
+Machines drift, so nothing absolute is claimed: the raw limit is measured anew beside every row,
+with the server frozen meanwhile, and the ratio of the two is the figure. Server, client and raw
+limit share the cores. One server runs at a time, each in turn, in another order in each round. The
+load is that of `imagemint bench`; docs/performance.md tells how it is measured, and of the peers.
 
     make bench
-    make bench BENCH_ARGS="--seconds 5 --repeats 5 --json benchmarks/results/serving.json"
+    make bench BENCH_ARGS="--peers none --seconds 5 --repeats 5"
+    make bench BENCH_ARGS="--seconds 3 --json benchmarks/results/side-by-side.json"
 """
 
 import argparse
-import json
+import asyncio
+import os
+import random
+import shlex
 import signal
-import statistics
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
-from typing import IO, cast
 
+from peers import environments
+from peers.checking import NotReady, Truth, right_answer
+from peers.processes import Tree, free_ports
+from peers.servers import OURS, PEERS, Model, Server, Started, ours
 from raw_limit import RawLimit
+from side_by_side import Entry, Record, Sample, Visit, tables
 
 from imagemint.client.bench.clients import Clients
 from imagemint.client.bench.load import Closed, Load, Plan
-from imagemint.client.bench.mint import Mint
 from imagemint.client.bench.mix import Mix, parsed
 from imagemint.client.bench.points import Point, joined
 from imagemint.client.bench.report import machine
-from imagemint.client.channel import targets_of
+from imagemint.client.bench.target import CallFailed
+from imagemint.engine.bundle import read_bundle
 
 ROOT = Path(__file__).resolve().parents[1]
-READY_S = 60
-WARMUP_S = 0.5
+READY_S = 120.0
+WARMUP_S = 1.0
+REFERENCE = "reference"
+STREAM_IMAGES = 10_000
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One timed stretch of one workload.
+class Workload:
+    """What is asked for.
 
     Attributes:
-        images_per_s: throughput.
-        raw_images_per_s: of ONNX Runtime alone, measured just before and after.
-        raw_arrangement: which sessions and threads that was, the better of before and after.
-        raw_single_ms: median time of one image in the fastest bare session, likewise.
-        p50_ms: median latency of a call, or of a chunk of a stream.
-        p99_ms: its 99th percentile.
-        first_chunk_ms: median time to the first chunk of a stream; None without streams.
-        shed: calls that the server refused because of load.
-        failed: calls that failed otherwise.
-        client_ms_per_call: CPU time of the load generator by the number of calls.
+        load: how hard.
+        mix: what.
+        images: how many, in place of a time.
     """
 
-    images_per_s: float
-    raw_images_per_s: float
-    raw_arrangement: str
-    raw_single_ms: float
-    p50_ms: float
-    p99_ms: float
-    first_chunk_ms: float | None
-    shed: int
-    failed: int
-    client_ms_per_call: float
+    load: Load
+    mix: Mix
+    images: int | None = None
 
     @property
-    def ratio(self) -> float:
-        """Share of the raw limit."""
-        return self.images_per_s / self.raw_images_per_s
+    def streams(self) -> bool:
+        """Whether it is for servers that stream."""
+        return any(ask.stream for ask in self.mix.asks)
 
 
-@dataclass
-class Results:
-    """Samples by workload, and those that were left out since the client was their limit."""
-
-    samples: dict[str, list[Sample]]
-    left_out: list[dict[str, str]] = field(default_factory=list)
-
-
-WORKLOADS: dict[str, tuple[Load, Mix]] = {
-    "1 per call, 1 caller": (Closed(1), parsed("count=1")),
-    "1 per call, 16 callers": (Closed(16), parsed("count=1")),
-    "1 per call, 64 callers": (Closed(64), parsed("count=1")),
-    "64 per call, 4 callers": (Closed(4), parsed("count=64")),
-    "64 PNG per call, 4 callers": (Closed(4), parsed("count=64 format=png")),
-    # Ends with the window: the server must not compute ahead while the raw limit is measured.
-    "one stream": (Closed(1), parsed(f"count={2**40} stream")),
+WORKLOADS: dict[str, Workload] = {
+    "1 per call, 1 caller": Workload(Closed(1), parsed("count=1")),
+    "1 per call, 16 callers": Workload(Closed(16), parsed("count=1")),
+    "1 per call, 64 callers": Workload(Closed(64), parsed("count=1")),
+    "64 per call, 4 callers": Workload(Closed(4), parsed("count=64")),
+    "64 PNG per call, 4 callers": Workload(Closed(4), parsed("count=64 format=png")),
+    "one stream of 10,000": Workload(
+        Closed(1), parsed(f"count={STREAM_IMAGES} stream"), STREAM_IMAGES
+    ),
 }
+# What must be answered rightly before anything is measured.
+CHECKS = parsed("count=1, count=64, count=64 format=png").asks
 
 
-def measured(clients: Clients, plan: Plan, raw: RawLimit, seconds: float) -> Sample | str:
-    """Returns one sample, the raw limit measured on both sides of it.
+@dataclass(frozen=True)
+class Bench:
+    """What all rows have in common.
 
-    Or, in words, why the client was the limit.
+    Attributes:
+        model: what is served.
+        raw: measures the raw limit of it.
+        truth: knows the right answers.
+        seconds: of each timed stretch.
+        clients: processes of the load generator.
+        processes: workers of our server.
     """
-    before = raw.measure(seconds / 2)
-    point = joined(plan.load, plan.mix, clients.measure(plan))
-    after = raw.measure(seconds / 2)
-    if point.client_limit:
-        return point.client_limit
-    return Sample(
-        images_per_s=point.images_per_s,
-        raw_images_per_s=(before.images_per_s + after.images_per_s) / 2,
-        raw_arrangement=max(before, after, key=lambda each: each.images_per_s).arrangement,
-        raw_single_ms=min(before.single_ms, after.single_ms),
-        p50_ms=_quantile(point, 0.5),
-        p99_ms=_quantile(point, 0.99),
-        first_chunk_ms=point.sum.first_chunk.quantile_ms(0.5),
-        shed=point.sum.shed.total(),
-        failed=point.sum.failed.total(),
-        client_ms_per_call=point.client_ms_per_call or 0.0,
-    )
+
+    model: Model
+    raw: RawLimit
+    truth: Truth
+    seconds: float
+    clients: int
+    processes: int
+
+    def visit(self, server: Server, turn: int) -> Visit:
+        """Starts a server, measures all its rows, and stops it.
+
+        Raises:
+            NotReady: it did not come up; the message has the end of its output.
+            ValueError: it computes other pictures.
+        """
+        started = server.start(self.model, free_ports(server.ports))
+        with tempfile.TemporaryDirectory(prefix="peer-") as folder:
+            began_s = time.monotonic()
+            variables = started.environment | {"TMPDIR": folder}
+            tree = Tree(started.command, variables, Path(folder))
+            try:
+                visit = Visit(ready_s=asyncio.run(self._ready(started, tree)) - began_s)
+                self._measure(server, started, tree, visit, turn)
+                visit.memory_bytes, visit.processes = tree.memory_bytes(), len(tree.processes())
+            except NotReady as error:
+                raise NotReady(f"{error}; {tree.output()}") from None
+            finally:
+                tree.stop()
+        return visit
+
+    async def _ready(self, started: Started, tree: Tree) -> float:
+        """Returns when the first right answer came, once all checks have passed."""
+        until_s = time.monotonic() + READY_S
+        ready_s = None
+        for ask in CHECKS:
+            await right_answer(started.answers, ask, self.truth, tree, until_s)
+            ready_s = ready_s or time.monotonic()
+        return ready_s or time.monotonic()
+
+    def _measure(
+        self, server: Server, started: Started, tree: Tree, visit: Visit, turn: int
+    ) -> None:
+        with Clients(started.target, self.clients) as clients:
+            for name, workload in WORKLOADS.items():
+                if workload.streams and server.name != OURS:
+                    continue
+                # A connection stays with one worker: several for each, so that none is idle.
+                workers = self.processes if server.name == OURS else 1
+                plan = Plan(
+                    workload.load,
+                    workload.mix,
+                    warmup_s=0.0 if workload.images else WARMUP_S,
+                    duration_s=None if workload.images else self.seconds,
+                    images=workload.images,
+                    connections=1 if workers == 1 else 4 * workers,
+                    seed=turn,
+                )
+                try:
+                    sample = self._row(clients, plan, tree)
+                except (CallFailed, RuntimeError) as error:
+                    visit.faults[name] = str(error)
+                    _say(f"  {name}: {error}")
+                else:
+                    visit.samples[name] = sample
+                    _say(f"  {name}: {sample.images_per_s:,.0f}/s, {sample.ratio:.2f} of R")
+
+    def _row(self, clients: Clients, plan: Plan, tree: Tree) -> Sample:
+        """Returns one sample, the raw limit measured on both sides of it."""
+        with tree.frozen():
+            before = self.raw.measure(self.seconds / 2)
+        point = joined(plan.load, plan.mix, clients.measure(plan))
+        with tree.frozen():
+            after = self.raw.measure(self.seconds / 2)
+        return Sample(
+            images_per_s=point.images_per_s,
+            raw_images_per_s=(before.images_per_s + after.images_per_s) / 2,
+            raw_arrangement=max(before, after, key=lambda each: each.images_per_s).arrangement,
+            raw_single_ms=min(before.single_ms, after.single_ms),
+            p50_ms=_quantile(point, 0.5),
+            p99_ms=_quantile(point, 0.99),
+            first_chunk_ms=point.sum.first_chunk.quantile_ms(0.5),
+            shed=point.sum.shed.total(),
+            failed=point.sum.failed.total(),
+            client_ms_per_call=point.client_ms_per_call or 0.0,
+            client_limit=point.client_limit,
+        )
 
 
 def _quantile(point: Point, q: float) -> float:
@@ -120,110 +188,94 @@ def _quantile(point: Point, q: float) -> float:
     return found
 
 
-@contextmanager
-def server(repository: Path, processes: int) -> Iterator[str]:
-    """Runs `imagemint serve` on a free port and yields its address."""
-    process = subprocess.Popen(  # noqa: S603 - started once, with fixed arguments
-        [
-            *(Path(sys.executable).with_name("imagemint"), "serve", "--repository", repository),
-            *("--grpc-address", "127.0.0.1:0", "--metrics-address", "127.0.0.1:0"),
-            *("--processes", str(processes)),
-        ],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        log = cast("IO[str]", process.stderr)  # a pipe, as asked for above
-        ready = next(line for line in log if json.loads(line)["event"] == "ready")
-        # Read to the end: a server whose log is not read stands still once the pipe is full.
-        reading = threading.Thread(target=log.read)
-        reading.start()
-        yield json.loads(ready)["grpc_address"]
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(timeout=READY_S)
-    reading.join()
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
-def bench(options: argparse.Namespace) -> Results:
-    """Returns the samples of every workload, the workloads taken in turn."""
-    versions = sorted((options.repository / options.model).iterdir(), key=lambda p: p.name)
-    newest = max((p for p in versions if p.name.isdecimal()), key=lambda p: int(p.name))
-    raw = RawLimit(newest)
-    results = Results({name: [] for name in WORKLOADS})
-    # A connection stays with one worker: several for each, so that none is idle by chance.
-    connections = 1 if options.processes == 1 else 4 * options.processes
-    with (
-        server(options.repository, options.processes) as address,
-        Clients(Mint(targets_of(address), options.model), options.clients) as clients,
-    ):
-        for repeat in range(options.repeats):
-            for name, (load, mix) in WORKLOADS.items():
-                plan = Plan(
-                    load,
-                    mix,
-                    warmup_s=WARMUP_S,
-                    duration_s=options.seconds,
-                    connections=connections,
-                    seed=repeat,
-                )
-                sample = measured(clients, plan, raw, options.seconds)
-                if isinstance(sample, str):
-                    results.left_out.append({"workload": name, "why": sample})
-                else:
-                    results.samples[name].append(sample)
-    return results
+def compared(bench: Bench, servers: Sequence[Server], repeats: int) -> dict[str, Entry]:
+    """Returns what was found of each server, all taken in turn."""
+    entries = {each.name: _entry(each) for each in servers}
+    runnable = [each for each in servers if not entries[each.name].reasons]
+    for repeat in range(repeats):
+        for server in random.Random(repeat).sample(runnable, len(runnable)):  # noqa: S311 - an order
+            _say(f"round {repeat + 1} of {repeats}: {server.title}")
+            try:
+                entries[server.name].visits.append(bench.visit(server, repeat))
+            except (NotReady, ValueError) as error:
+                entries[server.name].reasons.append(str(error))
+                _say(f"  {error}")
+    return entries
 
 
-def table(results: Results) -> str:
-    """Returns the medians over the repeats, and the spread of the ratio, as a table."""
-    lines = [
-        "| workload | images/s | of the raw limit (least to most) | p50 ms | p99 ms |",
-        "|---|---:|---:|---:|---:|",
-    ]
-    for name, found in results.samples.items():
-        if not found:
-            continue
-        ratios = sorted(sample.ratio for sample in found)
-        rate, p50, p99 = (
-            statistics.median(getattr(sample, field) for sample in found)
-            for field in ("images_per_s", "p50_ms", "p99_ms")
-        )
-        spread = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
-        lines.append(f"| {name} | {rate:,.0f} | {spread} | {p50:.1f} | {p99:.1f} |")
-    lines += [
-        f"left out: {each['workload']}: the client was the limit: {each['why']}"
-        for each in results.left_out
-    ]
-    return "\n".join(lines)
+def _entry(server: Server) -> Entry:
+    if server.name == OURS:
+        packages = {name: metadata.version(name) for name in (OURS, "onnxruntime")}
+        weight = environments.bytes_of(f"{OURS}[server]")
+        return Entry(server.title, server.protocol, packages, weight)
+    made = environments.environment(server.name)
+    packages = {server.package: made.packages.get(server.package, "-")} | made.packages
+    reasons = [made.reason] if made.reason else []
+    return Entry(server.title, server.protocol, packages, made.install_bytes, reasons=reasons)
+
+
+def chosen(text: str) -> list[Server]:
+    """Returns the peers that a list of names, `all` or `none` stands for.
+
+    Raises:
+        ValueError: no such peer.
+    """
+    names = {"all": list(PEERS), "none": []}.get(text, text.split(","))
+    if unknown := [name for name in names if name not in PEERS]:
+        raise ValueError(f"no peer {', '.join(unknown)}; there are {', '.join(PEERS)}")
+    return [PEERS[name] for name in names]
 
 
 def main() -> None:
-    """Prints the table; with --json also writes every sample."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--repository", type=Path, default=ROOT / "models")
-    parser.add_argument("--model", default="mnist")
+    """Prints the tables; with --json also writes every sample."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--peers", type=chosen, default="all", help="names; all, or none")
+    parser.add_argument("--repository", type=Path, help="of bundles; the reference model without")
+    parser.add_argument("--model", default=REFERENCE)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each timed stretch")
-    parser.add_argument("--repeats", type=int, default=3, help="rounds over all workloads")
-    parser.add_argument("--processes", type=int, default=1, help="workers of the server")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds over all servers")
+    parser.add_argument("--processes", type=int, default=1, help="workers of our server")
     parser.add_argument("--clients", type=int, default=1, help="processes of the load generator")
     parser.add_argument("--json", type=Path, help="write every sample here")
     options = parser.parse_args()
-    results = bench(options)
-    print(table(results))
-    print("machine:", ", ".join(f"{key} {value}" for key, value in machine().items()))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # and the server with us
+    with tempfile.TemporaryDirectory() as folder:
+        repository = options.repository or Path(folder)
+        if options.repository is None:
+            writer = ROOT / "benchmarks/overhead/bundles.py"
+            subprocess.run(  # noqa: S603 - our own program
+                [sys.executable, writer, repository], check=True, stdout=subprocess.DEVNULL
+            )
+        versions = (p for p in (repository / options.model).iterdir() if p.name.isdecimal())
+        newest = max(versions, key=lambda path: int(path.name))
+        model = Model(repository.resolve(), newest / "model.onnx", read_bundle(newest).spec)
+        bench = Bench(
+            model,
+            RawLimit(newest),
+            Truth(model.file, model.spec),
+            options.seconds,
+            options.clients,
+            options.processes,
+        )
+        found = compared(bench, [ours(options.processes), *options.peers], options.repeats)
+    record = Record(
+        command=f"make bench BENCH_ARGS={shlex.quote(shlex.join(sys.argv[1:]))}",
+        machine=machine(),
+        model=options.model,
+        seconds=options.seconds,
+        repeats=options.repeats,
+        workloads=list(WORKLOADS),
+        servers=found,
+    )
+    print(tables(record))
     if options.json:
-        content = {
-            "machine": machine(),
-            "seconds": options.seconds,
-            "processes": options.processes,
-            "clients": options.clients,
-            "samples": {n: [asdict(s) for s in found] for n, found in results.samples.items()},
-            "left_out": results.left_out,
-        }
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(content, indent=2) + "\n")
+        record.write(options.json)
 
 
 if __name__ == "__main__":
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     main()

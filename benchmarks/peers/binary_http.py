@@ -111,7 +111,7 @@ def parsed(received: bytearray) -> bytes | None:
 
 def _joined(received: bytearray, at: int) -> bytes | None:
     """A body in chunks (RFC 9112, 7.1), without trailers; None while some of it is missing."""
-    parts = []
+    parts: list[bytes] = []
     while (line_end := received.find(b"\r\n", at)) >= 0:
         size = int(received[at:line_end].split(b";")[0], 16)
         at = line_end + 2
@@ -148,6 +148,7 @@ class BinaryHttp:
         path: where it answers; `{format}` stands for the format of the pictures.
         encoding: of the records in a body.
         timeout_s: seconds that a call may take.
+        pool: different requests of one kind, taken in turn.
     """
 
     address: str
@@ -155,6 +156,7 @@ class BinaryHttp:
     path: str = "/{format}"
     encoding: Encoding = Encoding.RECORDS
     timeout_s: float = 30.0
+    pool: int = POOL
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator["HttpConnection"]:
@@ -181,11 +183,11 @@ class HttpConnection:
     def unary(self, ask: Ask, reel: int) -> Unary:
         """Prepares calls."""
         target = self._target
-        requests = [request(target, ask, reel, turn) for turn in range(POOL)]
+        requests = [request(target, ask, reel, turn) for turn in range(target.pool)]
         image_bytes, framed = target.spec.image_bytes, ask.format != "raw"
 
         async def send(turn: int) -> Reply:
-            body = await self._post(requests[turn % POOL])
+            body = await self._post(requests[turn % target.pool])
             return reply_of(Content(body, framed), ask, image_bytes)
 
         return send

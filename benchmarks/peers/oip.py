@@ -55,12 +55,14 @@ class Oip:
         model: its name there; with `PNG_SUFFIX`, that of the one that answers with PNG.
         spec: of the model.
         timeout_s: seconds that a call may take.
+        pool: different requests of one kind, taken in turn.
     """
 
     address: str
     model: str
     spec: ModelSpec
     timeout_s: float = 30.0
+    pool: int = POOL
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator["OipConnection"]:
@@ -87,11 +89,11 @@ class OipConnection:
         image_bytes = target.spec.image_bytes
         requests = [
             request(target.spec, target.model, ask, reel, turn).SerializeToString()
-            for turn in range(POOL)
+            for turn in range(target.pool)
         ]
 
         async def send(turn: int) -> Any:  # noqa: ANN401 - a Reply
-            answer = pb.ModelInferResponse.FromString(await call(requests[turn % POOL]))
+            answer = pb.ModelInferResponse.FromString(await call(requests[turn % target.pool]))
             return reply_of(content(answer), ask, image_bytes)
 
         return send

@@ -1,11 +1,17 @@
-"""The servers that are compared: how each is started, and how it is asked."""
+"""The servers that are compared: how each is started, and how it is asked.
+
+Two workers or threads on two cores for each, one thread in each ONNX Runtime session, batches of 64
+at most; what else there is to say stands in the program of each peer, and in docs/performance.md.
+"""
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from peers.binary_http import BinaryHttp, Encoding
+from peers.checking import Answers, minted_answers, peer_answers
+from peers.environments import ENVIRONMENTS, FOLDER
 from peers.oip import Oip
 
 from imagemint.client.bench.mint import Mint
@@ -13,9 +19,23 @@ from imagemint.client.bench.target import Target
 from imagemint.client.channel import targets_of
 from imagemint.engine.spec import ModelSpec
 
-FOLDER = Path(__file__).resolve().parent
-ENVIRONMENTS = FOLDER.parents[1] / ".venv-peers"
 OURS = "imagemint"
+_MODEL = "reference"  # of those who speak OIP, whatever the bundle is called
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is served.
+
+    Attributes:
+        repository: that our own server reads.
+        file: the ONNX file that peers read.
+        spec: of the model.
+    """
+
+    repository: Path
+    file: Path
+    spec: ModelSpec
 
 
 @dataclass(frozen=True)
@@ -25,12 +45,14 @@ class Started:
     Attributes:
         command: program and arguments.
         environment: variables, on top of those at hand.
-        target: asks it.
+        target: asks it, under load.
+        answers: asks it once.
     """
 
     command: Sequence[str | Path]
     environment: dict[str, str]
     target: Target
+    answers: Answers
 
 
 @dataclass(frozen=True)
@@ -43,7 +65,7 @@ class Server:
         package: distribution whose version counts.
         protocol: how it is asked, in words.
         ports: how many it listens on.
-        start: tells how to start it: repository, spec and ports go in.
+        start: tells how to start it, on these ports.
     """
 
     name: str
@@ -51,101 +73,129 @@ class Server:
     package: str
     protocol: str
     ports: int
-    start: Callable[[Path, ModelSpec, list[int]], Started]
+    start: Callable[[Model, list[int]], Started]
 
 
-def _mint(repository: Path, spec: ModelSpec, ports: list[int]) -> Started:
-    grpc, metrics = (f"127.0.0.1:{port}" for port in ports)
-    tool = Path(sys.executable).with_name("imagemint")
-    command = [tool, "serve", "--repository", repository, "--grpc-address", grpc]
-    return Started(
-        [*command, "--metrics-address", metrics], {}, Mint(targets_of(grpc), spec.name)
-    )
+def ours(processes: int) -> Server:
+    """Returns our own server.
+
+    Args:
+        processes: its workers.
+    """
+
+    def start(model: Model, ports: list[int]) -> Started:
+        grpc, metrics = (f"127.0.0.1:{port}" for port in ports)
+        command: list[str | Path] = [
+            *(Path(sys.executable).with_name("imagemint"), "serve"),
+            *("--repository", model.repository, "--grpc-address", grpc),
+            *("--metrics-address", metrics, "--processes", str(processes)),
+        ]
+        target = Mint(targets_of(grpc), model.spec.name)
+        return Started(command, {}, target, minted_answers(grpc, model.spec.name))
+
+    return Server(OURS, "imagemint", "imagemint", "gRPC", 2, start)
 
 
-def _oip(name: str, port: int, spec: ModelSpec, *arguments: str | Path, **more: str) -> Started:
-    return Started(
-        [_bin(name) / "python", FOLDER / name / "server.py", *arguments],
-        _environment(name) | more,
-        Oip(f"127.0.0.1:{port}", "reference", spec),
-    )
-
-
-def _kserve(_: Path, spec: ModelSpec, ports: list[int]) -> Started:
-    grpc, http = ports
-    return _oip("kserve", grpc, spec, "--grpc-port", str(grpc), "--http-port", str(http))
-
-
-def _pytriton(_: Path, spec: ModelSpec, ports: list[int]) -> Started:
-    grpc, http, metrics = ports
-    arguments = ("--grpc-port", str(grpc), "--http-port", str(http), "--metrics-port", str(metrics))
-    return _oip("pytriton", grpc, spec, *arguments)
-
-
-def _mlserver(_: Path, spec: ModelSpec, ports: list[int]) -> Started:
-    grpc, http, metrics = ports
-    told = {"GRPC_PORT": grpc, "HTTP_PORT": http, "METRICS_PORT": metrics}
+def _mlserver(model: Model, ports: list[int]) -> Started:
+    told = zip(("GRPC_PORT", "HTTP_PORT", "METRICS_PORT"), ports, strict=True)
     return Started(
         [_bin("mlserver") / "mlserver", "start", FOLDER / "mlserver"],
-        _environment("mlserver") | {f"MLSERVER_{key}": str(port) for key, port in told.items()},
-        Oip(f"127.0.0.1:{grpc}", "reference", spec),
+        _environment("mlserver", model, **{f"MLSERVER_{key}": str(port) for key, port in told}),
+        *_oip(ports[0], model),
     )
 
 
-def _litserve(_: Path, spec: ModelSpec, ports: list[int]) -> Started:
+def _kserve(model: Model, ports: list[int]) -> Started:
+    arguments = _options(ports, "--grpc-port", "--http-port")
     return Started(
-        [_bin("litserve") / "python", FOLDER / "litserve/server.py", "--port", str(ports[0])],
-        _environment("litserve"),
-        BinaryHttp(f"127.0.0.1:{ports[0]}", spec, "/images", Encoding.TAGGED),
+        _program("kserve", *arguments), _environment("kserve", model), *_oip(ports[0], model)
     )
 
 
-def _ray(_: Path, spec: ModelSpec, ports: list[int]) -> Started:
+def _pytriton(model: Model, ports: list[int]) -> Started:
+    arguments = _options(ports, "--grpc-port", "--http-port", "--metrics-port")
     return Started(
-        [_bin("ray") / "python", FOLDER / "ray/server.py", "--port", str(ports[0])],
-        _environment("ray")
-        | {
-            "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",  # as its manual says for speed
-        },
-        BinaryHttp(f"127.0.0.1:{ports[0]}", spec),
+        _program("pytriton", *arguments), _environment("pytriton", model), *_oip(ports[0], model)
     )
 
 
-def _bentoml(_: Path, spec: ModelSpec, ports: list[int]) -> Started:
-    tool, folder = _bin("bentoml") / "bentoml", FOLDER / "bentoml"
+def _bentoml(model: Model, ports: list[int]) -> Started:
     return Started(
-        [tool, "serve", "server:Images", "--working-dir", folder, "--host", "127.0.0.1"]
-        + ["--port", str(ports[0])],
-        _environment("bentoml") | {"BENTOML_DO_NOT_TRACK": "True"},
-        BinaryHttp(f"127.0.0.1:{ports[0]}", spec, encoding=Encoding.BASE64_JSON),
+        [
+            *(_bin("bentoml") / "bentoml", "serve", "server:Images"),
+            *("--working-dir", FOLDER / "bentoml", "--host", "127.0.0.1"),
+            *_options(ports, "--port"),
+        ],
+        _environment("bentoml", model, BENTOML_DO_NOT_TRACK="True"),
+        *_http(ports[0], model, encoding=Encoding.BASE64_JSON),
     )
+
+
+def _ray(model: Model, ports: list[int]) -> Started:
+    return Started(
+        _program("ray", *_options(ports, "--port")),
+        _environment(
+            "ray",
+            model,
+            RAY_USAGE_STATS_ENABLED="0",
+            RAY_SERVE_THROUGHPUT_OPTIMIZED="1",  # as its manual says for speed
+        ),
+        *_http(ports[0], model),
+    )
+
+
+def _litserve(model: Model, ports: list[int]) -> Started:
+    return Started(
+        _program("litserve", *_options(ports, "--port")),
+        _environment("litserve", model),
+        *_http(ports[0], model, path="/images", encoding=Encoding.TAGGED),
+    )
+
+
+PEERS = {
+    each.name: each
+    for each in (
+        Server("mlserver", "MLServer", "mlserver", "gRPC, OIP", 3, _mlserver),
+        Server("kserve", "KServe", "kserve", "gRPC, OIP", 2, _kserve),
+        Server("pytriton", "PyTriton", "nvidia-pytriton", "gRPC, OIP", 3, _pytriton),
+        Server("bentoml", "BentoML", "bentoml", "HTTP, JSON of Base64", 1, _bentoml),
+        Server("ray", "Ray Serve", "ray", "HTTP, bytes", 1, _ray),
+        Server("litserve", "LitServe", "litserve", "HTTP, bytes", 1, _litserve),
+    )
+}
+
+
+def _program(name: str, *arguments: str) -> list[str | Path]:
+    return [_bin(name) / "python", FOLDER / name / "server.py", *arguments]
+
+
+def _options(ports: list[int], *names: str) -> list[str]:
+    return [text for name, port in zip(names, ports, strict=True) for text in (name, str(port))]
+
+
+def _oip(port: int, model: Model) -> tuple[Target, Answers]:
+    target = Oip(f"127.0.0.1:{port}", _MODEL, model.spec)
+    return target, peer_answers(replace(target, pool=1), model.spec)
+
+
+def _http(
+    port: int, model: Model, *, path: str = "/{format}", encoding: Encoding = Encoding.RECORDS
+) -> tuple[Target, Answers]:
+    target = BinaryHttp(f"127.0.0.1:{port}", model.spec, path, encoding)
+    return target, peer_answers(replace(target, pool=1), model.spec)
 
 
 def _bin(name: str) -> Path:
     return ENVIRONMENTS / name / "bin"
 
 
-def _environment(name: str) -> dict[str, str]:
+def _environment(name: str, model: Model, **more: str) -> dict[str, str]:
     """As if the environment were activated, with what the programs of all peers import."""
-    folders = (FOLDER / "shared", FOLDER / name)
     return {
         "PATH": f"{_bin(name)}:/usr/local/bin:/usr/bin:/bin",
-        "PYTHONPATH": ":".join(map(str, folders)),
+        "PYTHONPATH": f"{FOLDER / 'shared'}",
         "VIRTUAL_ENV": str(ENVIRONMENTS / name),
+        "PEER_MODEL": str(model.file.resolve()),
         "ORT_DISABLE_TELEMETRY": "1",
+        **more,
     }
-
-
-SERVERS = {
-    each.name: each
-    for each in (
-        Server(OURS, "imagemint", "imagemint", "gRPC, its own", 2, _mint),
-        Server("mlserver", "MLServer", "mlserver", "gRPC, OIP", 3, _mlserver),
-        Server("kserve", "KServe", "kserve", "gRPC, OIP", 2, _kserve),
-        Server("pytriton", "PyTriton", "nvidia-pytriton", "gRPC, OIP", 3, _pytriton),
-        Server("bentoml", "BentoML", "bentoml", "HTTP, JSON in, bytes out", 1, _bentoml),
-        Server("ray", "Ray Serve", "ray", "HTTP, bytes", 1, _ray),
-        Server("litserve", "LitServe", "litserve", "HTTP, bytes", 1, _litserve),
-    )
-}

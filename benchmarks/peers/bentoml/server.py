@@ -15,9 +15,7 @@ from bentoml.validators import ContentType
 from picture_model import PictureModel, packed, pngs, unpacked
 from pydantic import PlainSerializer
 
-Pixels = Annotated[
-    list[bytes], PlainSerializer(b"".join), ContentType("application/octet-stream")
-]
+Pixels = Annotated[list[bytes], PlainSerializer(b"".join), ContentType("application/octet-stream")]
 Pngs = Annotated[list[bytes], PlainSerializer(packed), ContentType("application/octet-stream")]
 
 

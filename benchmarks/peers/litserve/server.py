@@ -1,8 +1,8 @@
 """The generator behind LitServe.
 
-Two workers, each a process that forms its own batches; answers come back over ZeroMQ (`fast_queue`),
-which the manual says for high throughput. A worker collects requests for the whole of
-`batch_timeout`, however few they are, and with 0 it would spin, so the time is short.
+Two workers, each a process that forms its own batches; answers come back over ZeroMQ
+(`fast_queue`), which the manual says for high throughput. A worker collects requests for the whole
+of `batch_timeout`, however few they are, and with 0 it would spin, so the time is short.
 
 The body is taken as FastAPI takes one of bytes. One path for both formats, since every path has
 workers of its own: a byte after the records asks for PNG.

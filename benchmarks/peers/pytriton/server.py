@@ -7,6 +7,8 @@ advice to begin with: while both instances compute, the next batches grow.
 
 import argparse
 import os
+import signal
+import sys
 import sysconfig
 
 import numpy as np
@@ -54,14 +56,13 @@ def main() -> None:
     parser.add_argument("--http-port", type=int, required=True)
     parser.add_argument("--metrics-port", type=int, required=True)
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # or Triton's process is left behind
     models = [PictureModel() for _ in range(INSTANCES)]
     inputs = [
         Tensor(name="z", dtype=np.float32, shape=(models[0].z_dim,)),
         Tensor(name="class_id", dtype=np.int64, shape=(1,)),
     ]
-    config = ModelConfig(
-        max_batch_size=64, batcher=DynamicBatcher(max_queue_delay_microseconds=0)
-    )
+    config = ModelConfig(max_batch_size=64, batcher=DynamicBatcher(max_queue_delay_microseconds=0))
     with Triton(
         config=TritonConfig(
             grpc_port=options.grpc_port,

@@ -1,0 +1,137 @@
+"""Makes an environment for each peer, from its requirements, and tells what it weighs.
+
+A peer that cannot be installed is no failure of the comparison: the reason is noted down and
+printed beside the others' figures. An environment is made anew when its requirements change.
+
+    python benchmarks/peers/environments.py             # all
+    python benchmarks/peers/environments.py mlserver ray
+"""
+
+import argparse
+import hashlib
+import json
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import venv
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+FOLDER = Path(__file__).resolve().parent
+ENVIRONMENTS = FOLDER.parents[1] / ".venv-peers"
+PEERS = tuple(sorted(path.parent.name for path in FOLDER.glob("*/requirements.txt")))
+_INSTALL_S = 1200.0
+_REASON_LINES = 3
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What became of a peer's requirements.
+
+    Attributes:
+        digest: of the requirements and the Python, to know when they change.
+        packages: versions of those that the requirements name.
+        install_bytes: of everything in its site-packages; 0 where it could not be made.
+        reason: why it could not be made, in words; None if it was.
+    """
+
+    digest: str
+    packages: dict[str, str]
+    install_bytes: int
+    reason: str | None
+
+
+def environment(name: str) -> Environment:
+    """Returns a peer's environment, made now if need be."""
+    requirements = FOLDER / name / "requirements.txt"
+    digest = hashlib.sha256(requirements.read_bytes() + platform.python_version().encode())
+    note = ENVIRONMENTS / f"{name}.json"
+    if note.exists():
+        found = Environment(**json.loads(note.read_text()))
+        if found.digest == digest.hexdigest() and found.reason is None:
+            return found
+    made = _made(ENVIRONMENTS / name, requirements, digest.hexdigest())
+    note.write_text(json.dumps(asdict(made), indent=2) + "\n")
+    return made
+
+
+def _made(directory: Path, requirements: Path, digest: str) -> Environment:
+    print(f"== .venv-peers/{directory.name}", file=sys.stderr, flush=True)
+    shutil.rmtree(directory, ignore_errors=True)
+    # Without pip, whose megabytes are not the peer's; ours installs into it.
+    venv.create(directory, symlinks=True)
+    python = directory / "bin/python"
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check"]
+    try:
+        done = subprocess.run(  # noqa: S603 - commands are ours
+            [*pip, "install", "--quiet", "--no-input", "--requirement", str(requirements)],
+            capture_output=True,
+            text=True,
+            timeout=_INSTALL_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return Environment(digest, {}, 0, f"not installed within {_INSTALL_S:.0f} s")
+    if done.returncode:
+        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+        return Environment(digest, {}, 0, " ".join(errors[-_REASON_LINES:]) or "pip failed")
+    (site,) = (directory / "lib").glob("python*/site-packages")
+    named = re.findall(r"^([A-Za-z0-9_.-]+)", requirements.read_text(), re.MULTILINE)
+    versions = {
+        each.name.lower(): each.version for each in metadata.distributions(path=[str(site)])
+    }
+    packages = {name: versions[name.lower()] for name in named}
+    return Environment(digest, packages, bytes_in(site), None)
+
+
+def bytes_in(directory: Path) -> int:
+    """Returns what the files in a folder weigh together."""
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+
+
+def bytes_of(requirement: str) -> int:
+    """Returns what a distribution of this environment weighs, with all that it requires.
+
+    Args:
+        requirement: of the distribution, with its extras.
+    """
+    wanted = {each.name: each for each in _required(Requirement(requirement), set())}
+    return sum(
+        Path(str(file.locate())).stat().st_size
+        for each in wanted.values()
+        for file in each.files or ()
+        if Path(str(file.locate())).is_file()
+    )
+
+
+def _required(wanted: Requirement, seen: set[str]) -> Iterator[metadata.Distribution]:
+    if str(wanted) in seen:
+        return
+    seen.add(str(wanted))
+    found = metadata.distribution(wanted.name)
+    yield found
+    for line in found.requires or ():
+        needed = Requirement(line)
+        extras = [{"extra": extra} for extra in ("", *wanted.extras)]
+        if needed.marker is None or any(needed.marker.evaluate(extra) for extra in extras):
+            yield from _required(needed, seen)
+
+
+def main() -> None:
+    """Makes the environments that are named, or all."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("names", nargs="*", default=PEERS, help="of peers; all without")
+    for name in parser.parse_args().names:
+        made = environment(name)
+        weight = f"{made.install_bytes / 1e6:.0f} MB"
+        print(f"{name}: {made.reason or weight}")
+
+
+if __name__ == "__main__":
+    main()
