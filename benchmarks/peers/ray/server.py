@@ -6,6 +6,7 @@ each, off their event loops. Nobody is waited for: the batch is what has queued 
 
 import argparse
 import asyncio
+import os
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 REPLICAS = 2
+# Which would lie in /tmp, for all who run it there.
+HAPROXY_FILES = {
+    "CONFIG_FILE_LOC": "haproxy.cfg",
+    "SOCKET_PATH": "admin.sock",
+    "SERVER_STATE_BASE": "",
+    "SERVER_STATE_FILE": "server-state",
+    "METRICS_SOCKET_PATH": "metrics.sock",
+}
 
 
 @serve.deployment(
@@ -66,6 +75,10 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)
     options = parser.parse_args()
+    folder = Path("haproxy").resolve()
+    folder.mkdir()
+    for name, file in HAPROXY_FILES.items():
+        os.environ[f"RAY_SERVE_HAPROXY_{name}"] = str(folder / file)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     ray.init(
