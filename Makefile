@@ -1,7 +1,7 @@
 # One verb per need, the same at a desk and in CI. `make help` lists them.
 #
 # .venv is set up on first use, and again when the dependencies change: each stamp below stands for
-# one set of extras. .venv-triton is the other side of the interop tests.
+# one set of extras. .venv-triton is the other side of the interop tests, .venv-peers of benchmarks.
 
 SHELL := /bin/sh
 MAKEFLAGS += --no-builtin-rules
@@ -36,7 +36,8 @@ fix: $(DEV) ## mend what can be mended by machine
 proto: $(DEV) ## generate proto/gen from proto/
 	@scripts/genproto.sh
 
-bench: $(DEV) ## load-test the server; BENCH_ARGS for its options
+# It makes the environments of the peers that it is told to run, in .venv-peers.
+bench: $(DEV) ## load-test the server beside its peers; BENCH_ARGS="--peers none" alone
 	@$(BIN)/python benchmarks/serving.py $(BENCH_ARGS)
 
 $(SERVING): $(DEPENDENCIES)

@@ -222,11 +222,13 @@ def chosen(text: str) -> list[Server]:
     """Returns the peers that a list of names, `all` or `none` stands for.
 
     Raises:
-        ValueError: no such peer.
+        argparse.ArgumentTypeError: no such peer.
     """
     names = {"all": list(PEERS), "none": []}.get(text, text.split(","))
     if unknown := [name for name in names if name not in PEERS]:
-        raise ValueError(f"no peer {', '.join(unknown)}; there are {', '.join(PEERS)}")
+        raise argparse.ArgumentTypeError(
+            f"no peer {', '.join(unknown)}; there are {', '.join(PEERS)}"
+        )
     return [PEERS[name] for name in names]
 
 

@@ -10,7 +10,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 _STOP_S = 20.0
@@ -25,15 +25,15 @@ class Process:
 
     Attributes:
         pid: its number.
-        parent: that of its parent.
-        session: that of its session's leader.
         started: clock ticks after boot.
+        parent: number of its parent.
+        session: number of its session's leader.
     """
 
     pid: int
-    parent: int
-    session: int
     started: int
+    parent: int = field(compare=False)  # changes where the parent ends first
+    session: int = field(compare=False)
 
 
 class Tree:
@@ -141,7 +141,10 @@ def _running() -> Iterator[Process]:
         fields = stat.rpartition(")")[2].split()
         if fields[0] not in "ZX":
             yield Process(
-                int(path.parent.name), int(fields[1]), int(fields[3]), started=int(fields[19])
+                int(path.parent.name),
+                started=int(fields[19]),
+                parent=int(fields[1]),
+                session=int(fields[3]),
             )
 
 

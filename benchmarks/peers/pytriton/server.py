@@ -18,6 +18,9 @@ from pytriton.model_config import DynamicBatcher, ModelConfig, Tensor
 from pytriton.triton import Triton, TritonConfig
 
 INSTANCES = 2
+# The second instance asks the first for its settings while that one may not listen yet, and then
+# the model is given up (as in pytriton issue 109). So they start one after the other.
+os.environ["TRITON_PARALLEL_INSTANCE_LOADING"] = "0"
 # As PyTriton's manual says of Pythons that the system did not bring: Triton's process must find the
 # libpython of this one, or it takes one of another release.
 os.environ["LD_LIBRARY_PATH"] = sysconfig.get_config_var("LIBDIR")

@@ -1,0 +1,137 @@
+"""The load generator's HTTP, against a server of asyncio's own."""
+
+import asyncio
+import base64
+import json
+from contextlib import asynccontextmanager
+
+import numpy as np
+import picture_model
+import pytest
+from peers.asked import inputs_of
+from peers.binary_http import BinaryHttp, Encoding, request
+from peers.binary_http import parsed as parsed_answer
+
+from imagemint.client.bench.mix import parsed
+from imagemint.client.bench.target import CallFailed
+
+ONE = parsed("count=1").asks[0]
+TWO_PNG = parsed("count=2 format=png").asks[0]
+PIXELS = bytes(range(6))
+CHUNKED = (
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"2\r\n\x00\x01\r\n4;name=value\r\n\x02\x03\x04\x05\r\n0\r\n\r\n"
+)
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n" + PIXELS
+
+
+class Scripted(asyncio.Protocol):
+    """Answers every request alike; without an answer it closes the connection."""
+
+    def __init__(self, answer, connections):
+        self._answer, self._connections = answer, connections
+        self._received = b""
+
+    def connection_made(self, transport):
+        """Notes it down."""
+        self._transport = transport
+        self._connections.append(transport)
+
+    def data_received(self, data):
+        """Answers once a request is whole."""
+        self._received += data
+        head, end, body = self._received.partition(b"\r\n\r\n")
+        if not end or len(body) < int(head.partition(b"Content-Length:")[2]):
+            return
+        self._received = b""
+        if self._answer:
+            self._transport.write(self._answer)
+        else:
+            self._transport.close()
+
+
+@asynccontextmanager
+async def served(spec, answer, **options):
+    """A server; yields a target for it, and its connections."""
+    connections = []
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Scripted(answer, connections), "127.0.0.1", 0)
+    address = "{}:{}".format(*server.sockets[0].getsockname())
+    yield BinaryHttp(address, spec, pool=1, **options), connections
+    server.close()
+    for each in connections:
+        each.abort()
+    await asyncio.sleep(0)  # in which they close
+
+
+async def test_connection_is_kept(spec):
+    """Three calls, one after the other, take one."""
+    async with served(spec, ANSWER) as (target, connections), target.connect() as connection:
+        send = connection.unary(ONE, 0)
+        replies = [await send(turn) for turn in range(3)]
+    assert [connection.fingerprint(reply.content) for reply in replies] == [PIXELS] * 3
+    assert len(connections) == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [ANSWER, ANSWER.replace(b"Content-Length: ", b"content-length:"), CHUNKED],
+    ids=["length", "lower-case", "chunked"],
+)
+def test_answer_is_whole_only_at_its_end(answer):
+    """Wherever TCP cuts it."""
+    for end in range(len(answer)):
+        assert parsed_answer(bytearray(answer[:end])) is None
+    assert parsed_answer(bytearray(answer)) == PIXELS
+
+
+async def test_calls_at_once_have_a_connection_each(spec):
+    """HTTP/1.1 has one request on its way; ten in two rounds take five connections."""
+    async with served(spec, ANSWER) as (target, connections), target.connect() as connection:
+        send = connection.unary(ONE, 0)
+        for _ in range(2):
+            await asyncio.gather(*(send(turn) for turn in range(5)))
+    assert len(connections) == 5
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "shed"),
+    [
+        (b"HTTP/1.1 500 Oh\r\nContent-Length: 2\r\n\r\nno", "HTTP_500", False),
+        (b"HTTP/1.1 503 Oh\r\nContent-Length: 0\r\n\r\n", "HTTP_503", True),
+        (b"HTTP/1.1 200 OK\r\n\r\n", "NO_LENGTH", False),
+        (b"", "CONNECTION_LOST", False),
+    ],
+    ids=["error", "refused", "endless", "closed"],
+)
+async def test_call_without_an_answer_says_why(spec, answer, code, shed):
+    """By a code to count it by; refusals because of load apart."""
+    async with served(spec, answer) as (target, _), target.connect() as connection:
+        with pytest.raises(CallFailed) as caught:
+            await connection.unary(ONE, 0)(0)
+    assert (caught.value.code, caught.value.shed) == (code, shed)
+
+
+async def test_silent_server_is_given_up(spec):
+    """After the timeout of the target; the connection is not used again."""
+    silent = served(spec, b"HTTP/1.1 200", timeout_s=0.05)
+    async with silent as (target, _), target.connect() as connection:
+        with pytest.raises(CallFailed, match="DEADLINE_EXCEEDED"):
+            await connection.unary(ONE, 0)(0)
+
+
+@pytest.mark.parametrize("encoding", Encoding)
+def test_body_is_what_the_peers_programs_read(spec, encoding):
+    """The records of `picture_model.unpacked`, whichever way they are written."""
+    target = BinaryHttp("host:1", spec, "/{format}", encoding)
+    head, _, body = request(target, TWO_PNG, 3, 4).partition(b"\r\n\r\n")
+    assert head.startswith(b"POST /png HTTP/1.1\r\n")
+    assert f"Content-Length: {len(body)}".encode() in head
+    if encoding is Encoding.TAGGED:
+        body = body.removesuffix(b"P")
+    elif encoding is Encoding.BASE64_JSON:
+        body = b"".join(map(base64.b64decode, json.loads(body)))
+    z, class_id = inputs_of(spec, TWO_PNG, 3, 4)
+    read = picture_model.unpacked(body, spec.z_dim)
+    assert np.array_equal(read[0], z)
+    assert np.array_equal(read[1], class_id)

@@ -1,0 +1,61 @@
+"""The environments of peers, without installing any."""
+
+import json
+from importlib import metadata
+
+import pytest
+from peers import environments
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A peer `nobody` with requirements, and where its environment would lie."""
+    monkeypatch.setattr(environments, "FOLDER", tmp_path / "peers")
+    monkeypatch.setattr(environments, "ENVIRONMENTS", tmp_path / "made")
+    (tmp_path / "peers/nobody").mkdir(parents=True)
+    (tmp_path / "peers/nobody/requirements.txt").write_text("nobody==1\n")
+    (tmp_path / "made").mkdir()
+    return tmp_path
+
+
+def test_environment_is_made_once_for_the_same_requirements(folder, monkeypatch):
+    """Again when they change, or where it could not be made before."""
+    made = []
+
+    def make(directory, requirements, digest):
+        made.append(directory.name)
+        return environments.Environment(digest, {"nobody": "1"}, 7, None)
+
+    monkeypatch.setattr(environments, "_made", make)
+    assert environments.environment("nobody") == environments.environment("nobody")
+    assert made == ["nobody"]
+    (folder / "peers/nobody/requirements.txt").write_text("nobody==2\n")
+    environments.environment("nobody")
+    assert made == ["nobody"] * 2
+    note = folder / "made/nobody.json"
+    note.write_text(json.dumps(json.loads(note.read_text()) | {"reason": "no network"}))
+    environments.environment("nobody")
+    assert made == ["nobody"] * 3
+
+
+def test_peer_that_cannot_be_installed_has_a_reason(folder, monkeypatch):
+    """In pip's words, in place of an exception."""
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    assert "nobody==1" in (environments.environment("nobody").reason or "")
+
+
+def test_every_peer_pins_what_it_requires():
+    """A folder for each server, with exact versions, of the same ONNX Runtime."""
+    for name in environments.PEERS:
+        text = (environments.FOLDER / name / "requirements.txt").read_text()
+        lines = [line.split("#")[0].strip() for line in text.splitlines()]
+        assert all("==" in line for line in lines)
+        assert f"onnxruntime=={metadata.version('onnxruntime')}" in lines
+
+
+def test_weight_of_a_distribution_counts_what_it_requires():
+    """imagemint[server] weighs more than onnxruntime, which it needs, and imagemint less."""
+    runtime = environments.bytes_of("onnxruntime")
+    assert environments.bytes_of("imagemint[server]") > runtime > 1e6
+    assert environments.bytes_of("imagemint") < environments.bytes_of("imagemint[server]")

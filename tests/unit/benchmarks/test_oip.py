@@ -1,0 +1,92 @@
+"""Servers of the Open Inference Protocol as targets."""
+
+import grpc
+import numpy as np
+import picture_model
+import pytest
+from peers.asked import inputs_of
+from peers.oip import Oip
+
+from imagemint.client.bench.mix import parsed
+from imagemint.client.bench.target import CallFailed
+from inference import grpc_service_pb2 as pb
+
+TWO = parsed("count=2").asks[0]
+PIXELS = bytes(range(12))
+
+
+@pytest.fixture
+async def server(spec):
+    """A handler that keeps requests and answers with `server.answer`; has a target for it."""
+
+    class Served:
+        requests: list[pb.ModelInferRequest]
+        answer: pb.ModelInferResponse
+
+    async def infer(request, context):
+        served.requests.append(request)
+        if served.answer is None:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
+        return served.answer
+
+    served = Served()
+    served.requests, served.answer = [], None
+    running = grpc.aio.server()
+    handler = grpc.unary_unary_rpc_method_handler(
+        infer, pb.ModelInferRequest.FromString, pb.ModelInferResponse.SerializeToString
+    )
+    service = "inference.GRPCInferenceService"
+    running.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler(service, {"ModelInfer": handler}),)
+    )
+    port = running.add_insecure_port("127.0.0.1:0")
+    await running.start()
+    served.target = Oip(f"127.0.0.1:{port}", "model", spec, pool=2)
+    yield served
+    await running.stop(None)
+
+
+def answered(datatype, content):
+    """An answer of one tensor."""
+    tensor = pb.ModelInferResponse.InferOutputTensor(name="image", datatype=datatype)
+    return pb.ModelInferResponse(outputs=[tensor], raw_output_contents=[content])
+
+
+@pytest.mark.parametrize("datatype", ["UINT8", "BYTES"])
+async def test_request_has_latents_and_the_answer_is_counted(server, spec, datatype):
+    """Raw contents both ways; pixels as one tensor of numbers, or as one element an image."""
+    framed = picture_model.packed([PIXELS[:6], PIXELS[6:]])
+    server.answer = answered(datatype, framed if datatype == "BYTES" else PIXELS)
+    async with server.target.connect() as connection:
+        reply = await connection.unary(TWO, 9)(1)
+    assert reply.images == 2
+    (request,) = server.requests
+    z, class_id = inputs_of(spec, TWO, 9, 1)
+    assert request.model_name == "model"
+    assert [list(each.shape) for each in request.inputs] == [[2, 4], [2, 1]]
+    assert np.array_equal(np.frombuffer(request.raw_input_contents[0], "<f4"), z.ravel())
+    assert np.array_equal(np.frombuffer(request.raw_input_contents[1], "<i8"), class_id.ravel())
+
+
+async def test_png_is_asked_of_a_model_of_its_own(server):
+    """Batches must be of one kind, so the format is no parameter of a request."""
+    server.answer = answered("BYTES", picture_model.packed([b"a", b"b"]))
+    async with server.target.connect() as connection:
+        await connection.unary(parsed("count=2 format=png").asks[0], 0)(0)
+    assert server.requests[0].model_name == "model_png"
+
+
+async def test_refusal_is_shed(server):
+    """RESOURCE_EXHAUSTED is what a full queue says."""
+    async with server.target.connect() as connection:
+        with pytest.raises(CallFailed, match="full") as caught:
+            await connection.unary(TWO, 0)(0)
+    assert caught.value.shed
+
+
+async def test_answer_without_raw_contents_is_a_failure(server):
+    """Numbers one by one would cost the client more than the call."""
+    server.answer = pb.ModelInferResponse()
+    async with server.target.connect() as connection:
+        with pytest.raises(CallFailed, match="NO_RAW_CONTENTS"):
+            await connection.unary(TWO, 0)(0)
