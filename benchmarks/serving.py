@@ -30,7 +30,7 @@ from peers.checking import NotReady, Truth, right_answer
 from peers.processes import Tree, free_ports
 from peers.servers import OURS, PEERS, Model, Server, Started, ours
 from raw_limit import RawLimit
-from side_by_side import Entry, Record, Sample, Visit, tables
+from side_by_side import Entry, Record, Sample, Visit, publishable, tables
 
 from imagemint.client.bench.clients import Clients
 from imagemint.client.bench.load import Closed, Load, Plan
@@ -153,7 +153,7 @@ class Bench:
                 try:
                     sample = self._row(clients, plan, tree)
                 except (CallFailed, RuntimeError) as error:
-                    visit.faults[name] = str(error)
+                    visit.faults[name] = publishable(str(error))
                     _say(f"  {name}: {error}")
                 else:
                     visit.samples[name] = sample
@@ -201,8 +201,8 @@ def compared(bench: Bench, servers: Sequence[Server], repeats: int) -> dict[str,
             _say(f"round {repeat + 1} of {repeats}: {server.title}")
             try:
                 entries[server.name].visits.append(bench.visit(server, repeat))
-            except (NotReady, ValueError) as error:
-                entries[server.name].reasons.append(str(error))
+            except (NotReady, ValueError, RuntimeError) as error:
+                entries[server.name].reasons.append(publishable(str(error)))
                 _say(f"  {error}")
     return entries
 
@@ -214,7 +214,7 @@ def _entry(server: Server) -> Entry:
         return Entry(server.title, server.protocol, packages, weight)
     made = environments.environment(server.name)
     packages = {server.package: made.packages.get(server.package, "-")} | made.packages
-    reasons = [made.reason] if made.reason else []
+    reasons = [publishable(made.reason)] if made.reason else []
     return Entry(server.title, server.protocol, packages, made.install_bytes, reasons=reasons)
 
 

@@ -6,6 +6,7 @@
 """
 
 import json
+import re
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -21,6 +22,7 @@ SCHEMA = "imagemint.side-by-side/1"
 BEGIN = "<!-- Written by `python benchmarks/side_by_side.py` from the record. -->"
 END = "<!-- End of what it writes. -->"
 _CLIENT_LIMIT = "†"
+_REASON_LENGTH = 300
 
 
 @dataclass(frozen=True)
@@ -236,6 +238,13 @@ def _median(values: Sequence[T], of: Callable[[T], float]) -> float:
 
 def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}" + ("s" if count > 1 else "")
+
+
+def publishable(reason: str) -> str:
+    """Returns the end of a reason without what is of this machine alone: folders and addresses."""
+    text = re.sub(r"https?://\S+", "(address)", " ".join(reason.split()))
+    text = re.sub(r"(?:/[\w.+@-]+)+/", "", text)
+    return text if len(text) <= _REASON_LENGTH else f"... {text[-_REASON_LENGTH:]}"
 
 
 def page(text: str, record: Record) -> str:

@@ -68,7 +68,9 @@ def main() -> None:
     config = ModelConfig(max_batch_size=64, batcher=DynamicBatcher(max_queue_delay_microseconds=0))
     with Triton(
         config=TritonConfig(
+            grpc_address="127.0.0.1",
             grpc_port=options.grpc_port,
+            http_address="127.0.0.1",
             http_port=options.http_port,
             metrics_port=options.metrics_port,
             log_verbose=0,

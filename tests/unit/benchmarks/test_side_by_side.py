@@ -7,7 +7,7 @@ import pytest
 import serving
 from peers import environments
 from peers.servers import PEERS
-from side_by_side import BEGIN, END, Entry, Record, Sample, Visit, page, tables
+from side_by_side import BEGIN, END, Entry, Record, Sample, Visit, page, publishable, tables
 
 SAMPLE = Sample(500.0, 1000.0, "2 x 1 threads", 1.5, 2.0, 3.0, None, 0, 0, 0.3, None)
 
@@ -73,6 +73,14 @@ def test_page_keeps_what_surrounds_the_tables(record):
     assert page(text, record) == text
     with pytest.raises(ValueError, match="marks"):
         page("nothing", record)
+
+
+def test_reason_keeps_nothing_of_the_machine():
+    """Its end, on one line, without folders and addresses."""
+    reason = 'File "/home/me/x/server.py", line 3\n  see https://index.example/simple: gone'
+    assert publishable(reason) == 'File "server.py", line 3 see (address) gone'
+    assert publishable("no " * 200).startswith("... ")
+    assert len(publishable("no " * 200)) < 310
 
 
 def test_peers_are_chosen_by_name():
