@@ -3,47 +3,21 @@
 Tensors travel as raw contents, the protocol's cheapest form. Requests are serialised beforehand.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias
 
-import grpc
-from grpc import aio
 from peers.asked import POOL, Content, inputs_of, no_streams, reply_of
 
 from imagemint.client.bench.mix import Ask
-from imagemint.client.bench.target import CallFailed, Streaming, Unary
+from imagemint.client.bench.target import CallFailed, Reply, Streaming, Unary
+from imagemint.client.bench.wire import Wire, open_wire
 from imagemint.engine.spec import ModelSpec
 from inference import grpc_service_pb2 as pb
 
 _METHOD = "/inference.GRPCInferenceService/ModelInfer"
 # Of the model that answers with PNG, after the name of the one that answers with pixels.
 PNG_SUFFIX = "_png"
-
-_Call: TypeAlias = Callable[[bytes], Awaitable[bytes]]
-
-
-@asynccontextmanager
-async def _open_call(address: str, timeout_s: float) -> AsyncIterator[_Call]:
-    """Connects; yields what sends a serialised request and returns the serialised answer.
-
-    All that this module knows of gRPC's implementation.
-    """
-    async with aio.insecure_channel(
-        address, options=[("grpc.max_receive_message_length", -1)]
-    ) as channel:
-        method: Any = channel.unary_unary(_METHOD)  # without serialisers, bytes as they are
-
-        async def call(request: bytes) -> bytes:
-            try:
-                answer: bytes = await method(request, timeout=timeout_s)
-            except aio.AioRpcError as error:
-                shed = error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-                raise CallFailed(error.code().name, error.details() or "", shed=shed) from None
-            return answer
-
-        yield call
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +40,13 @@ class Oip:
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator["OipConnection"]:
-        """Opens one connection."""
-        async with _open_call(self.address, self.timeout_s) as call:
-            yield OipConnection(self, call)
+        """Opens one connection.
+
+        Raises:
+            CallFailed: there is nobody.
+        """
+        async with open_wire(self.address) as wire:
+            yield OipConnection(self, wire)
 
 
 class OipConnection:
@@ -76,23 +54,24 @@ class OipConnection:
 
     Args:
         target: the server.
-        call: sends a request.
+        wire: to it.
     """
 
-    def __init__(self, target: Oip, call: _Call) -> None:
+    def __init__(self, target: Oip, wire: Wire) -> None:
         self._target = target
-        self._call = call
+        self._wire = wire
 
     def unary(self, ask: Ask, reel: int) -> Unary:
         """Prepares calls of ModelInfer."""
-        target, call = self._target, self._call
+        target = self._target
+        call = self._wire.unary(_METHOD, timeout_s=target.timeout_s)
         image_bytes = target.spec.image_bytes
         requests = [
             request(target.spec, target.model, ask, reel, turn).SerializeToString()
             for turn in range(target.pool)
         ]
 
-        async def send(turn: int) -> Any:  # noqa: ANN401 - a Reply
+        async def send(turn: int) -> Reply:
             answer = pb.ModelInferResponse.FromString(await call(requests[turn % target.pool]))
             return reply_of(content(answer), ask, image_bytes)
 
