@@ -23,6 +23,8 @@ BEGIN = "<!-- Written by `python benchmarks/side_by_side.py` from the record. --
 END = "<!-- End of what it writes. -->"
 _CLIENT_LIMIT = "†"
 _REASON_LENGTH = 300
+# More than machines drift by within a run.
+_STEADY = 1.5
 
 
 @dataclass(frozen=True)
@@ -211,6 +213,13 @@ def _notes(record: Record) -> Iterator[str]:
     ]
     if any(sample.client_limit for *_, sample in every):
         yield f"{_CLIENT_LIMIT} The client was the limit at least once: the server may do more."
+        yield ""
+    limits = [sample.raw_images_per_s for *_, sample in every]
+    if limits and max(limits) > _STEADY * min(limits):
+        yield (
+            f"R itself ran from {min(limits):,.0f} to {max(limits):,.0f} images/s: other work"
+            " shared the cores, and rows are rough."
+        )
         yield ""
     notes = {
         f"{entry.title} did not run: {reason}"

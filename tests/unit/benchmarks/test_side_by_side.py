@@ -45,6 +45,14 @@ def test_row_of_which_the_client_was_the_limit_is_marked(record):
     assert "† The client was the limit" in text
 
 
+def test_unsteady_machine_is_told(record):
+    """Where the limit itself differs too much from row to row, and only there."""
+    assert "R itself" not in tables(record)
+    samples = record.servers["imagemint"].visits[0].samples
+    samples["load"] = replace(SAMPLE, raw_images_per_s=300.0)
+    assert "R itself ran from 300 to 1,000 images/s" in tables(record)
+
+
 def test_failures_under_load_are_told(record):
     """Calls that failed, and rows that could not be measured."""
     visit = record.servers["imagemint"].visits[0]
