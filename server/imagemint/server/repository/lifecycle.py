@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 
 
 class Lifecycle:
-    """Leads versions through their states; all but `closing` and `close` by one thread at a time.
+    """Leads versions through their states; those of one model by one thread at a time.
 
     A number keeps its meaning: bytes other than those that were served under it, however long ago,
     are refused for as long as the server lives, unless they are expressly accepted.
@@ -83,7 +83,8 @@ class Lifecycle:
             self._refuse(name, version, error)
             return before is not None
         self._catalogue.put(name, replace(version, state=State.READY, reason="", served=served))
-        self._opening.discard(key)
+        with self._labels:
+            self._opening.discard(key)
         self._tell_of(name, served, time.perf_counter() - began)
         if before is not None:
             self._unloading.begin(before, lambda: self._forget(before))
@@ -142,7 +143,8 @@ class Lifecycle:
                 self._opening.discard((name, version.number))
                 self._metrics.forget_version(name, version.number)
         else:
-            self._opening.discard((name, version.number))
+            with self._labels:
+                self._opening.discard((name, version.number))
             why = f"it serves on, but what has taken its place on disk is refused: {why}"
         self._catalogue.put(name, replace(version, reason=why))
         self._metrics.model_load_failures.labels(name).inc()

@@ -1,8 +1,10 @@
 """The repository as a whole: what lies there, what of it is wanted, and what answers."""
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -129,9 +131,10 @@ class ModelRepository:
     def load(self) -> None:
         """Loads what is wanted of what is there; blocks until each is READY or FAILED.
 
-        The newest of a model comes first, so that its default version settles early.
+        Models side by side, one for each core, for nothing is served yet; of each the newest
+        version first, so that its default settles early.
         """
-        self.refresh()
+        self._refresh(at_once=len(os.sched_getaffinity(0)))
         self._loaded = True
         for name in sorted((self._wanted or set()) - set(self.models)):
             _log.error("no model %s in the repository", name)
@@ -145,12 +148,18 @@ class ModelRepository:
         Raises:
             OSError: the repository cannot be read; all goes on as it is.
         """
-        with self._turn:
+        self._refresh(at_once=1)
+
+    def _refresh(self, *, at_once: int) -> None:
+        with self._turn, ThreadPoolExecutor(at_once, "loading") as pool:
             found = self._look()
             self._list(found, found.versions)
-            for name in {**found.versions, **self.models}:
-                if name not in found.unreadable:
-                    self._settle(name, found.versions.get(name, {}))
+            names = [
+                name for name in {**found.versions, **self.models} if name not in found.unreadable
+            ]
+            settled = pool.map(lambda name: self._settle(name, found.versions.get(name, {})), names)
+            for _ in settled:
+                """Raises what one of them raised."""
 
     def load_model(self, name: str, *, accept_changed: bool = False) -> None:
         """Loads, or brings up to date, one model; blocks.

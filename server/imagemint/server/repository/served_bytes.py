@@ -8,13 +8,14 @@ import errno
 import fcntl
 import json
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 
 class ServedBytes:
-    """Digests of all that was served, by model and version; for one thread of each process.
+    """Digests of all that was served, by model and version; any thread may ask or add.
 
     Args:
         path: a file that all workers of a server share, made if missing, on a local disk; None
@@ -23,14 +24,16 @@ class ServedBytes:
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
+        self._turn = threading.Lock()
         self._known: dict[tuple[str, int], str] = {}
 
     def known(self, name: str, version: int) -> str | None:
         """Returns the SHA-256 last served under a number, by any worker; None for none yet."""
-        if self._path is not None:
-            with self._locked() as descriptor:
-                self._read(descriptor)
-        return self._known.get((name, version))
+        with self._turn:
+            if self._path is not None:
+                with self._locked() as descriptor:
+                    self._read(descriptor)
+            return self._known.get((name, version))
 
     def add(self, name: str, version: int, sha256: str, *, accept: bool = False) -> str:
         """Remembers what is served under a number from now on, unless that is settled already.
@@ -47,6 +50,10 @@ class ServedBytes:
         Raises:
             OSError: it cannot be written; nothing is remembered.
         """
+        with self._turn:
+            return self._add(name, version, sha256, accept=accept)
+
+    def _add(self, name: str, version: int, sha256: str, *, accept: bool) -> str:
         if self._path is None:
             return self._settle(name, version, sha256, accept=accept)
         with self._locked() as descriptor:
