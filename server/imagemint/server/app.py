@@ -99,7 +99,7 @@ class App:
             bundle,
             device=settings.device,
             alone_threads=min(self._cores, _MOST_ALONE_THREADS) if settings.spread_alone else 1,
-            max_batch=settings.max_batch_images,
+            max_batch=settings.batch_images(on_cpu=False),  # of buckets, which a CPU has not
             buckets=settings.batch_buckets,
             cuda_graphs=settings.cuda_graphs,
             variant=settings.variants.get(bundle.spec.name, settings.variant),
@@ -115,7 +115,7 @@ class App:
             self.metrics,
             # On a CPU one single-threaded pass per core beats one pass on all cores.
             instances=settings.instances or (self._cores if on_cpu else _GPU_INSTANCES),
-            max_batch_images=settings.max_batch_images,
+            max_batch_images=settings.batch_images(on_cpu=on_cpu),
             max_queue_images=settings.max_queue_images,
             batch_delay_s=settings.batch_delay_ms / 1e3,
             niceness=settings.instance_niceness if on_cpu else 0,

@@ -67,9 +67,9 @@ def test_certificate_and_key_come_together(given):
         {"batch_delay_ms": -1},
         {"drain_grace_s": -0.5},
         {"batch_buckets": []},
-        {"batch_buckets": [1, 65]},
+        {"batch_buckets": [1, 65], "max_batch_images": 64},
         {"preferred_batch_images": [0]},
-        {"preferred_batch_images": [128]},
+        {"preferred_batch_images": [128], "max_batch_images": 64},
         {"device": "tpu"},
         {"log_level": "loud"},
         {"colour": "red"},
@@ -87,6 +87,23 @@ def test_bad_value_is_refused(wrong):
     """Ranges, choices and unknown names are checked."""
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         ServeSettings(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("given", "on_cpu", "on_gpu"),
+    [
+        ({}, 32, 64),
+        ({"max_batch_images": 5}, 5, 5),
+        ({"batch_buckets": [1, 256]}, 256, 256),
+        ({"batch_buckets": [1, 8], "preferred_batch_images": [4, 16]}, 16, 16),
+        ({"batch_buckets": [1, 8], "max_batch_images": 16}, 16, 16),
+    ],
+)
+def test_batches_are_as_large_as_their_device_likes(given, on_cpu, on_gpu):
+    """Unless a size was asked for; then the largest of those."""
+    settings = ServeSettings(**given)
+    assert settings.batch_images(on_cpu=True) == on_cpu
+    assert settings.batch_images(on_cpu=False) == on_gpu
 
 
 def test_collector_takes_no_password():
