@@ -92,6 +92,8 @@ class ServedVersion:
     """Images in one answer at most."""
     holds: Holds = field(default_factory=Holds, repr=False, compare=False)
     """The calls inside."""
+    preambles: dict[str, bytes] = field(default_factory=dict, repr=False, compare=False)
+    """What its answers share, by the format of their pictures; kept by whoever answers."""
 
     @cached_property
     def spec(self) -> ModelSpec:

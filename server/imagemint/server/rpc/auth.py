@@ -223,11 +223,10 @@ class Guard:
             Unauthenticated: the method wants a key, and there is none, or none that is known.
             TooManyCalls: as many as may run in this process are running.
         """
-        if method.startswith(_OPEN):
-            return ANYBODY
         # Here too, because here the request has not been read yet.
-        self._check_room()
-        if self._ring is None:
+        if self._is_full and not method.startswith(_OPEN):
+            self._check_room()
+        if self._ring is None or method.startswith(_OPEN):
             return ANYBODY
         presented = set(_presented(metadata))
         if not presented:
@@ -269,8 +268,12 @@ class Guard:
         if entered is not None:
             self._ledger.leave(entered)
 
+    @property
+    def _is_full(self) -> bool:
+        return self._max_calls is not None and self._running >= self._max_calls
+
     def _check_room(self) -> None:
-        if self._max_calls is not None and self._running >= self._max_calls:
+        if self._is_full and self._max_calls is not None:
             raise TooManyCalls("the server", self._max_calls, _CALLS_RETRY_S)
 
     def close(self) -> None:

@@ -60,19 +60,25 @@ class Call:
     """The call being answered, found by `current_call`.
 
     Attributes:
-        request_id: from the caller's ``x-request-id``, or a fresh one.
+        given_id: the caller's ``x-request-id``, which he gets back; '' without.
         model: name of a model that exists, or '' while none is known.
         images: images sent so far.
         span: None unless the call is traced.
-        is_named: whether the id is the caller's, who then gets it back.
     """
 
-    request_id: str
+    given_id: str
     model: str = ""
     images: int = 0
     span: CallSpan | None = None
-    is_named: bool = False
     began: float = field(default_factory=time.perf_counter)
+    _made_id: str = ""
+
+    @property
+    def request_id(self) -> str:
+        """The caller's id, or one that is made when somebody asks for it."""
+        if not self.given_id and not self._made_id:
+            self._made_id = f"{_ids.getrandbits(128):032x}"
+        return self.given_id or self._made_id
 
     def trace(self, job: Job) -> None:
         """Adds the stages of a job to the call's trace, as far as the job has come."""
@@ -156,12 +162,13 @@ class Routes(grpc.GenericRpcHandler):
             return None
         metadata = handler_call_details.invocation_metadata or ()
         # The handler runs in this very task, and so in this context.
-        given = _request_id(metadata)
-        current_call.set(Call(given or f"{_ids.getrandbits(128):032x}", is_named=bool(given)))
+        current_call.set(Call(_given_id(metadata)))
         try:
-            current_caller.set(self._guard.caller(name, metadata))
+            caller = self._guard.caller(name, metadata)
         except ImagemintError as error:
             return self._refusing(name, error)
+        if caller is not ANYBODY:  # as which he begins
+            current_caller.set(caller)
         return handler
 
     def _wrap(self, name: str, handler: Handler) -> Handler:
@@ -214,8 +221,8 @@ class Routes(grpc.GenericRpcHandler):
             code = grpc.StatusCode.OK
             running.calls += 1
             try:
-                if call.is_named:
-                    context.set_trailing_metadata(((REQUEST_ID_KEY, call.request_id),))
+                if call.given_id:
+                    context.set_trailing_metadata(((REQUEST_ID_KEY, call.given_id),))
                 if read is not None:
                     request = _message(read, request)
                 if not counted:
@@ -273,7 +280,7 @@ class Routes(grpc.GenericRpcHandler):
                 model=call.model,
                 images=call.images,
             )
-        if code is not grpc.StatusCode.OK or is_logged(call.request_id, self._access_log):
+        if code is not grpc.StatusCode.OK or self._chooses(call):
             _log.info(
                 "call",
                 request_id=call.request_id,
@@ -286,6 +293,12 @@ class Routes(grpc.GenericRpcHandler):
                 duration_ms=round(1e3 * took_s, 3),
                 **_traced(call),
             )
+
+    def _chooses(self, call: Call) -> bool:
+        """Whether a call belongs to the share that is logged; one without an id by chance."""
+        if call.given_id:
+            return is_logged(call.given_id, self._access_log)
+        return _ids.random() < self._access_log
 
     def _counted(self, outcome: tuple[str, str, str, str]) -> Later[float]:
         """What counts the calls that end in one way, by how long they took in seconds."""
@@ -349,7 +362,7 @@ def _message(read: Callable[[bytes], Any], content: bytes) -> Any:  # noqa: ANN4
         raise InvalidRequest([Violation("request", "its bytes are no such message")]) from None
 
 
-def _request_id(metadata: Metadata) -> str:
+def _given_id(metadata: Metadata) -> str:
     """The caller's id for the call; empty if there is none that will do."""
     for key, value in metadata:
         if key == REQUEST_ID_KEY and isinstance(value, str) and _REQUEST_ID.fullmatch(value):

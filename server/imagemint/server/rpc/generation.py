@@ -6,13 +6,12 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache, partial
-from typing import Any, NamedTuple, TypeAlias
+from functools import partial
+from typing import Any, TypeAlias
 
 import grpc
 import numpy as np
 import numpy.typing as npt
-from google.protobuf import duration_pb2
 
 from imagemint.engine.sheets import sheet
 from imagemint.server.batching import Job
@@ -212,7 +211,9 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
     ) -> None:
         took_ns = time.perf_counter_ns() - began_ns
         self._encode_durations[picture_format].add(took_ns / 1e9)
-        current_call.get().trace_encoding(began_ns, picture_format)
+        call = current_call.get()
+        if call.span is not None:
+            call.trace_encoding(began_ns, picture_format)
         _write_timing(answer.timing, job, took_ns)
 
 
@@ -254,32 +255,28 @@ def _preamble(
     is_sheet: bool = False,
 ) -> bytes:
     """The part of an ImageBatch that many answers share; to read it is faster than to build it."""
-    spec, sha256, variant = version.spec, version.bundle.sha256, version.backend.variant.name
-    return _built(
-        _Preamble(spec.name, version.version, sha256, variant, picture_format, is_sheet, shape)
-    )
+    if is_sheet:  # of any size, so that they would pile up
+        return _built(version, picture_format, shape, image_pb2.IMAGE_LAYOUT_SHEET)
+    built = version.preambles.get(picture_format)
+    if built is None:
+        built = _built(version, picture_format, shape, image_pb2.IMAGE_LAYOUT_INDIVIDUAL)
+        version.preambles[picture_format] = built
+    return built
 
 
-class _Preamble(NamedTuple):
-    name: str
-    version: int
-    bundle_sha256: str
-    variant: str
-    picture_format: PictureFormat
-    is_sheet: bool
-    shape: tuple[int, ...]
-
-
-@lru_cache(maxsize=256)  # by plain values: a version in here would never be let go
-def _built(of: _Preamble) -> bytes:
-    layout = image_pb2.IMAGE_LAYOUT_SHEET if of.is_sheet else image_pb2.IMAGE_LAYOUT_INDIVIDUAL
-    height, width, channels = of.shape
+def _built(
+    version: ServedVersion,
+    picture_format: PictureFormat,
+    shape: tuple[int, ...],
+    layout: image_pb2.ImageLayout.ValueType,
+) -> bytes:
+    height, width, channels = shape
     return image_pb2.ImageBatch(
-        model=of.name,
-        version=str(of.version),
-        bundle_sha256=of.bundle_sha256,
-        variant=of.variant,
-        format=_FORMATS[of.picture_format],
+        model=version.spec.name,
+        version=str(version.version),
+        bundle_sha256=version.bundle.sha256,
+        variant=version.backend.variant.name,
+        format=_FORMATS[picture_format],
         layout=layout,
         shape=manifest_pb2.ImageShape(height=height, width=width, channels=channels),
     ).SerializeToString()
@@ -287,15 +284,15 @@ def _built(of: _Preamble) -> bytes:
 
 def _write_timing(timing: image_pb2.Timing, job: Job, encode_ns: int) -> None:
     computing_ns = job.finished_ns - job.started_ns
-    _write(timing.queue, job.started_ns - job.accepted_ns)
     # Batches of one job may run side by side, and then their sum exceeds the time they took.
-    _write(timing.batch, max(0, computing_ns - job.inference_ns))
-    _write(timing.inference, job.inference_ns)
-    _write(timing.encode, encode_ns)
-
-
-def _write(duration: duration_pb2.Duration, ns: int) -> None:
-    if ns < _SECOND_NS:
-        duration.nanos = ns
-    else:
-        duration.seconds, duration.nanos = divmod(ns, _SECOND_NS)
+    around_ns = max(0, computing_ns - job.inference_ns)
+    queue_ns = job.started_ns - job.accepted_ns
+    timing.queue.nanos = queue_ns % _SECOND_NS
+    timing.batch.nanos = around_ns % _SECOND_NS
+    timing.inference.nanos = job.inference_ns % _SECOND_NS
+    timing.encode.nanos = encode_ns % _SECOND_NS
+    if queue_ns + computing_ns + job.inference_ns + encode_ns >= _SECOND_NS:  # rarely
+        timing.queue.seconds = queue_ns // _SECOND_NS
+        timing.batch.seconds = around_ns // _SECOND_NS
+        timing.inference.seconds = job.inference_ns // _SECOND_NS
+        timing.encode.seconds = encode_ns // _SECOND_NS

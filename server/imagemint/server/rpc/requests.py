@@ -293,6 +293,8 @@ def _layout(
     request: generation_service_pb2.GenerateRequest, output: Output, checks: _Checks
 ) -> tuple[bool, int | None]:
     """Whether a sheet is wanted, and its columns."""
+    if request.layout == image_pb2.IMAGE_LAYOUT_UNSPECIFIED and not request.HasField("columns"):
+        return False, None
     is_sheet = request.layout == image_pb2.IMAGE_LAYOUT_SHEET
     if request.layout not in _LAYOUTS:
         checks.fail("layout", f"{request.layout} is no layout")
