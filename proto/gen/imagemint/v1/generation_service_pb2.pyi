@@ -131,8 +131,8 @@ class StreamGenerateRequest(_message.Message):
     CHUNK_SIZE_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     chunk_size: _builtins.int
-    """Images in a chunk, 1 to the model's max_images_per_request. Absent: the server's choice. The
-    pixels do not depend on it.
+    """Images in a chunk, 1 to the model's max_images_per_request. Absent: the server's choice, small
+    chunks at first and larger ones later. The pixels do not depend on it.
     """
     priority: Global___Priority.ValueType
     """Of every chunk. Default NORMAL."""
@@ -172,7 +172,7 @@ class StreamGenerateResponse(_message.Message):
     TIMING_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def batch(self) -> _image_pb2.ImageBatch:
-        """The next images; every chunk but the last holds chunk_size of them."""
+        """The next images; if the request named a chunk_size, as many in every chunk but the last."""
 
     @_builtins.property
     def timing(self) -> _image_pb2.Timing:

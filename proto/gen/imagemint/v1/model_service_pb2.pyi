@@ -120,7 +120,7 @@ class ModelLimits(_message.Message):
     max_images_per_request: _builtins.int
     """Largest count of Generate and largest chunk_size of StreamGenerate."""
     default_chunk_size: _builtins.int
-    """Chunk size of StreamGenerate when the caller names none."""
+    """Largest chunk of StreamGenerate when the caller names no size."""
     max_queue_images: _builtins.int
     """Images that may wait in the queue before calls are refused."""
     def __init__(

@@ -41,6 +41,9 @@ _FORMATS = {
 # keep every instance busy while a chunk travels, and all that a reader who stops reading costs.
 _LOOKAHEAD_IMAGES = 512
 _LOOKAHEAD_BYTES = 16 * 2**20
+# Of a stream whose caller names no size: the first images are there after one small batch, and the
+# chunks grow from then on.
+_FIRST_CHUNK = 16
 _SECOND_NS = 1_000_000_000
 
 _Answer: TypeAlias = messages.GenerateResponse | messages.StreamGenerateResponse
@@ -111,16 +114,19 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         """Sends chunk after chunk, a bounded number of images ahead of the reader."""
         self._admission.name_model(request.images.model)
         with self._admission.held(lambda: read_stream(request, self._repository)) as call:
-            chunk_size = call.chunk_size
+            first = most = call.chunk_size
             if not request.HasField("chunk_size"):
-                chunk_size = current_caller.get().chunk_size(chunk_size)
-            await self._stream(call, chunk_size, context)
+                most = current_caller.get().chunk_size(most)
+                first = min(_FIRST_CHUNK, most)
+            await self._stream(call, first, most, context)
 
     async def _stream(
-        self, call: StreamCall, chunk_size: int, context: grpc.aio.ServicerContext[Any, Any]
+        self, call: StreamCall, first: int, most: int, context: grpc.aio.ServicerContext[Any, Any]
     ) -> None:
+        """Sends chunks of `first` images, then twice as many, and so on up to `most`."""
         order, version = call.order, call.version
-        ahead = _chunks_ahead(chunk_size, version.spec.image_bytes)
+        ahead = _chunks_ahead(most, version.spec.image_bytes)
+        chunk_size = first
         deadline = deadline_of(context)
         pending: deque[_Pending] = deque()
         next_offset = 0
@@ -139,6 +145,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
                         break  # others wait too; what is under way comes first
                     pending.append(_Pending(job, next_offset))
                     next_offset += size
+                    chunk_size = min(2 * chunk_size, most)
                 await self._send_chunk(order, call.output, pending[0], context)
                 pending.popleft()
         finally:

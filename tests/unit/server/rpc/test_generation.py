@@ -93,9 +93,9 @@ def server(models, new_repository):
     parts.backend.release()
 
 
-def stream(parts, reader, count=10_000):
+def stream(parts, reader, count=10_000, chunk_size=CHUNK):
     """The task of a streaming call."""
-    request = pb.StreamGenerateRequest(chunk_size=CHUNK)
+    request = pb.StreamGenerateRequest(chunk_size=chunk_size)
     request.images.model, request.images.seed, request.images.count = "tiny", 1, count
 
     async def call():
@@ -135,6 +135,23 @@ async def test_every_chunk_arrives_in_order(server):
     assert [len(chunk.batch.images) for chunk in reader.chunks] == [CHUNK] * 7 + [30]
     indices = [image.index for chunk in reader.chunks for image in chunk.batch.images]
     assert indices == list(range(CHUNK * 7 + 30))
+
+
+async def test_chunks_grow_unless_a_size_is_named(server):
+    """The first images are there after one small batch; the pixels do not depend on it."""
+    parts, reader = server(), SlowReader()
+    call = stream(parts, reader, count=560, chunk_size=None)
+    while not call.done():
+        reading = asyncio.create_task(reader.read_one())
+        await asyncio.wait({call, reading}, return_when=asyncio.FIRST_COMPLETED)
+        reading.cancel()
+    await call
+    most = parts.repository.resolve("tiny").max_images
+    sizes = [len(chunk.batch.images) for chunk in reader.chunks]
+    assert sizes[:4] == [16, 32, 64, min(128, most)]
+    assert max(sizes) <= most
+    indices = [image.index for chunk in reader.chunks for image in chunk.batch.images]
+    assert indices == list(range(560))
 
 
 async def test_cancelled_stream_takes_its_work_back(server):
