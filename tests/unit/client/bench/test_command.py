@@ -1,6 +1,9 @@
 """`imagemint bench`, as typed, against a real server on loopback."""
 
+import http.server
 import json
+import threading
+import urllib.request
 
 import grpc
 import pytest
@@ -55,6 +58,56 @@ def test_closed_loop_is_measured(bench, mint, tmp_path):
         assert len(Latencies.decoded(point["kinds"][0]["histogram"])) == 6
     # Six calls for each point, and one that opened the connection.
     assert len(mint.requests) == 2 * 7
+
+
+@pytest.fixture
+def metrics_address():
+    """A /metrics that answers the first two readings, and no more."""
+    left = [2]
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            left[0] -= 1
+            self.send_response(200 if left[0] >= 0 else 503)
+            self.end_headers()
+            self.wfile.write(b'imagemint_batch_images_bucket{le="4.0",model="tiny"} 7.0\n')
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_what_was_measured_outlives_the_metrics(bench, metrics_address, tmp_path):
+    """A /metrics that goes away ends the run; the points before it are written all the same."""
+    file = tmp_path / "bench.json"
+    status, _, err = bench(
+        *("--concurrency", "1,3", "--images", 4, "--json", file, "--metrics", metrics_address)
+    )
+    assert status == 1
+    assert "503" in err
+    (point,) = json.loads(file.read_text())["points"]
+    assert point["images"] == 4
+    assert point["server"]["batches"] == {"4.0": 0}
+
+
+def test_point_outlives_the_metrics(bench, metrics_address, tmp_path):
+    """If /metrics goes away while a point is measured, it lacks only what the server counted."""
+    urllib.request.urlopen(f"http://{metrics_address}/metrics").close()
+    file = tmp_path / "bench.json"
+    status, _, err = bench(
+        *("--concurrency", 1, "--images", 4, "--json", file, "--metrics", metrics_address)
+    )
+    assert status == 0
+    assert "does not answer any more" in err
+    (point,) = json.loads(file.read_text())["points"]
+    assert (point["images"], point["server"]) == (4, None)
 
 
 def test_open_loop_is_measured(bench, tmp_path):

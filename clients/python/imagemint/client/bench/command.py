@@ -3,6 +3,7 @@
 # ruff: noqa: T201 - a command prints
 
 import json
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from pydantic import AfterValidator, Field, model_validator
 from imagemint.client import outputs
 from imagemint.client.bench import exposition, report
 from imagemint.client.bench.clients import Clients
+from imagemint.client.bench.exposition import ServerSide
 from imagemint.client.bench.knee import ACHIEVED, Bound, knee, next_rate
 from imagemint.client.bench.load import Closed, Load, Open, Plan
 from imagemint.client.bench.mint import Mint
@@ -105,16 +107,20 @@ class Bench(Connection):
     def run(self) -> int:
         """Measures every point, prints it, and writes what was asked for."""
         found = Report(self._settings(), bound=self._bound() if self.rate or self.sweep else None)
-        with Clients(self._target(), self.clients) as clients:
-            print(report.head(), flush=True)
-            for load in self._loads(found.points):
-                point = self._measured(clients, load)
-                if point.client_limit:
-                    found.aborted = point
-                    break
-                found.points.append(point)
-                print("\n".join(report.rows(point)), flush=True)
-        self._conclude(found)
+        try:
+            with Clients(self._target(), self.clients) as clients:
+                print(report.head(), flush=True)
+                for load in self._loads(found.points):
+                    point = self._measured(clients, load)
+                    if point.client_limit:
+                        found.aborted = point
+                        break
+                    found.points.append(point)
+                    print("\n".join(report.rows(point)), flush=True)
+        finally:  # whatever ended it, what was measured is kept
+            if found.points or found.aborted:
+                self._write(found)
+        self._judge(found)
         return 0
 
     def _settings(self) -> dict[str, Any]:
@@ -168,22 +174,23 @@ class Bench(Connection):
         )
         before = exposition.read(self.metrics, self.model) if self.metrics else None
         shares = clients.measure(plan)
-        server = None
-        if self.metrics and before:
-            server = exposition.between(before, exposition.read(self.metrics, self.model))
-        point = joined(load, mix, shares, server)
+        point = joined(load, mix, shares, self._server_side(before))
         if not point.sum.images:
             why = point.sum.example or f"nothing arrived within {point.elapsed_s:g} s"
             raise NoAnswers(f"{load}: not one call was answered: {why}")
         return point
 
-    def _conclude(self, found: Report) -> None:
-        """Says what follows from the points; writes the files.
+    def _server_side(self, before: ServerSide | None) -> ServerSide | None:
+        """What the server counted since; None, and a line on stderr, if it cannot be read."""
+        if self.metrics is None or before is None:
+            return None
+        try:
+            return exposition.between(before, exposition.read(self.metrics, self.model))
+        except OSError as error:
+            print(f"{self.metrics} does not answer any more: {error}", file=sys.stderr)
+            return None
 
-        Raises:
-            ClientIsTheLimit: the run ended early.
-            NotTheSame: an answer was not the same twice.
-        """
+    def _write(self, found: Report) -> None:
         if found.bound:
             found.knee = knee(found.points, found.bound)
             print(_sentence(found))
@@ -194,6 +201,14 @@ class Bench(Connection):
             from imagemint.client.bench import plot  # noqa: PLC0415 - matplotlib is slow to import
 
             plot.draw(self.plot, found.points, found.knee)
+
+    def _judge(self, found: Report) -> None:
+        """Says what is to be made of the points.
+
+        Raises:
+            ClientIsTheLimit: the run ended early.
+            NotTheSame: an answer was not the same twice.
+        """
         if found.aborted:
             raise ClientIsTheLimit(
                 f"{found.aborted.load}: the client, not the server, is the limit: "
