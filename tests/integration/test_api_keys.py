@@ -205,9 +205,12 @@ async def test_rate_refuses_with_the_true_delay(locked, details_of, connect, scr
     request = pb.GenerateRequest(images={"model": "digits", "count": 20})
     async with connect(app) as channel:
         stub = generation_service_pb2_grpc.GenerationServiceStub(channel)
-        await stub.Generate(request, metadata=metadata)
+        answered = 0
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await stub.Generate(request, metadata=metadata)
+            while True:  # the second, unless the machine took so long that there are images again
+                await stub.Generate(request, metadata=metadata)
+                answered += 1
+        assert answered
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         details = details_of(caught.value)
         assert details["ErrorInfo"].reason == "RATE_LIMITED"
@@ -219,7 +222,7 @@ async def test_rate_refuses_with_the_true_delay(locked, details_of, connect, scr
         await stub.Generate(request, metadata=other)
     samples = await scrape(app.metrics_address)
     told = {"client": "slow", "model": "digits"}
-    assert total(samples, "imagemint_client_images_total", **told) == 40
+    assert total(samples, "imagemint_client_images_total", **told) == 20 * (answered + 1)
     assert total(samples, "imagemint_rejected_total", model="digits", reason="rate_limited") == 1
 
 
