@@ -351,8 +351,15 @@ class Batcher:
         return self._queued < enough and not self._closed and self._patience_s() > 0
 
     def _share(self) -> int:
-        """Images for this batch: the queue, divided among the instances that are free now."""
+        """Images for this batch: the queue, divided among the instances that are free now.
+
+        Of several callers' images something is left for those that will be free soon, for whoever
+        comes next would wait for the whole of a batch that took everything: where there are two
+        instances, a third.
+        """
         fair = -(-self._queued // max(self._idle, 1))
+        if self._queue.is_shared:
+            fair = min(fair, -(-2 * self._queued // (self.instances + 1)))
         share = min(self._max_batch, max(fair, _SMALLEST_SHARE))
         filled = [size for size in self.preferred_images if size <= self._queued]
         return max((size for size in filled if size <= share), default=min(filled, default=share))

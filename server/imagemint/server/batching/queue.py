@@ -58,6 +58,11 @@ class Queue:
         return job in self._level(job).jobs
 
     @property
+    def is_shared(self) -> bool:
+        """Whether several jobs wait."""
+        return len(self._high.jobs) + len(self._normal.jobs) > 1
+
+    @property
     def patient(self) -> bool:
         """Whether company may be waited for: nothing is HIGH, and nothing has begun."""
         return not self._high.images and not any(job.taken for job in self)

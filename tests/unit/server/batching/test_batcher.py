@@ -252,6 +252,28 @@ async def test_idle_instances_share_a_job(backend, new_batcher, new_job, count, 
     await job.done
 
 
+@pytest.mark.parametrize(
+    ("instances", "count", "share"), [(1, 60, 60), (2, 60, 40), (3, 60, 30), (2, 9, 8), (2, 6, 6)]
+)
+async def test_batch_leaves_work_for_the_others(
+    backend, new_batcher, new_job, instances, count, share
+):
+    """An instance that is free first does not take all from those that will be free soon."""
+    batcher = new_batcher(instances=instances, max_batch_images=64)
+    backend.hold()
+    for running in range(1, instances + 1):
+        batcher.submit(new_job(running, 1))
+        await backend.begun()
+    jobs = [new_job(100, 1) for _ in range(count)]
+    for job in jobs:
+        batcher.submit(job)
+    backend.step()
+    await backend.begun()
+    assert backend.sizes == [1] * instances + [share]
+    backend.release()
+    await asyncio.gather(*(job.done for job in jobs))
+
+
 async def test_passed_deadline_is_never_run(backend, new_batcher, new_job, held, metrics):
     """Work whose caller cannot be waiting any more is dropped; the rest goes on."""
     batcher = new_batcher()
