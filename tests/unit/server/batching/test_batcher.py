@@ -253,12 +253,11 @@ async def test_idle_instances_share_a_job(backend, new_batcher, new_job, count, 
 
 
 @pytest.mark.parametrize(
-    ("instances", "count", "share"), [(1, 60, 60), (2, 60, 40), (3, 60, 30), (2, 9, 8), (2, 6, 6)]
+    "case", [(1, 60, 60), (2, 60, 40), (3, 60, 30), (2, 9, 8), (2, 6, 6)], ids=str
 )
-async def test_batch_leaves_work_for_the_others(
-    backend, new_batcher, new_job, instances, count, share
-):
+async def test_batch_leaves_work_for_the_others(backend, new_batcher, new_job, case):
     """An instance that is free first does not take all from those that will be free soon."""
+    instances, count, share = case
     batcher = new_batcher(instances=instances, max_batch_images=64)
     backend.hold()
     for running in range(1, instances + 1):
