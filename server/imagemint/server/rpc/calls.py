@@ -11,6 +11,7 @@ import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
@@ -176,13 +177,14 @@ class Routes(grpc.GenericRpcHandler):
         kind, behaviour = _kind_and_behaviour(handler)
         if inspect.isasyncgenfunction(behaviour):
             behaviour = _writing(behaviour)
-        # Messages are read here: gRPC would answer bytes that are none with UNKNOWN, and uncounted.
-        read = None if handler.request_streaming else handler.request_deserializer
-        return kind(
-            self._watched(service, method, behaviour, read=read),
-            handler.request_deserializer if handler.request_streaming else None,
-            handler.response_serializer,
-        )
+        # gRPC would answer bytes that are no message with UNKNOWN, and those of a call with one
+        # request before anything is counted: such calls read theirs themselves.
+        read = partial(_message, handler.request_deserializer or bytes)
+        if handler.request_streaming:
+            watched = self._watched(service, method, behaviour)
+            return kind(watched, read, handler.response_serializer)
+        watched = self._watched(service, method, behaviour, read=read)
+        return kind(watched, None, handler.response_serializer)
 
     def _refusing(self, name: str, error: ImagemintError) -> Handler:
         """A handler that answers with an error whatever it is asked."""
@@ -224,7 +226,7 @@ class Routes(grpc.GenericRpcHandler):
                 if call.given_id:
                     context.set_trailing_metadata(((REQUEST_ID_KEY, call.given_id),))
                 if read is not None:
-                    request = _message(read, request)
+                    request = read(request)
                 if not counted:
                     return await behaviour(request, context)
                 entered = self._guard.enter(caller)
