@@ -38,6 +38,7 @@ from imagemint.client.bench.mix import Mix, parsed
 from imagemint.client.bench.points import Point, joined
 from imagemint.client.bench.report import machine
 from imagemint.client.bench.target import CallFailed
+from imagemint.engine import variants
 from imagemint.engine.bundle import read_bundle
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -238,6 +239,12 @@ def main() -> None:
     parser.add_argument("--peers", type=chosen, default="all", help="names; all, or none")
     parser.add_argument("--repository", type=Path, help="of bundles; the reference model without")
     parser.add_argument("--model", default=REFERENCE)
+    parser.add_argument(
+        "--variant",
+        choices=["reference", "auto"],
+        default="reference",
+        help="graph that our server runs; peers, and R, have model.onnx",
+    )
     parser.add_argument("--seconds", type=float, default=2.0, help="of each timed stretch")
     parser.add_argument("--repeats", type=int, default=3, help="rounds over all servers")
     parser.add_argument("--processes", type=int, default=1, help="workers of our server")
@@ -254,16 +261,21 @@ def main() -> None:
             )
         versions = (p for p in (repository / options.model).iterdir() if p.name.isdecimal())
         newest = max(versions, key=lambda path: int(path.name))
-        model = Model(repository.resolve(), newest / "model.onnx", read_bundle(newest).spec)
+        bundle = read_bundle(newest)
+        model = Model(repository.resolve(), newest / "model.onnx", bundle.spec)
+        if options.variant != "reference" and options.peers:
+            parser.error("peers serve model.onnx: --variant is for --peers none")
+        graph, _ = variants.chosen(bundle.variants, "cpu", options.variant)
         bench = Bench(
             model,
             RawLimit(newest),
-            Truth(model.file, model.spec),
+            Truth(graph.path, model.spec),
             options.seconds,
             options.clients,
             options.processes,
         )
-        found = compared(bench, [ours(options.processes), *options.peers], options.repeats)
+        servers = [ours(options.processes, options.variant), *options.peers]
+        found = compared(bench, servers, options.repeats)
     record = Record(
         command=f"make bench BENCH_ARGS={shlex.quote(shlex.join(sys.argv[1:]))}",
         machine=machine(),

@@ -76,11 +76,12 @@ class Server:
     start: Callable[[Model, list[int]], Started]
 
 
-def ours(processes: int) -> Server:
+def ours(processes: int, variant: str = "reference") -> Server:
     """Returns our own server.
 
     Args:
         processes: its workers.
+        variant: which of the bundle's graphs it runs.
     """
 
     def start(model: Model, ports: list[int]) -> Started:
@@ -88,7 +89,7 @@ def ours(processes: int) -> Server:
         command: list[str | Path] = [
             *(Path(sys.executable).with_name("imagemint"), "serve"),
             *("--repository", model.repository, "--grpc-address", grpc),
-            *("--metrics-address", metrics, "--processes", str(processes)),
+            *("--metrics-address", metrics, "--processes", str(processes), "--variant", variant),
         ]
         target = Mint(targets_of(grpc), model.spec.name)
         return Started(command, {}, target, minted_answers(grpc, model.spec.name))

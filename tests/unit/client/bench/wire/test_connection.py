@@ -190,7 +190,6 @@ async def test_answer_without_trailers_is_unknown(calling):
 @pytest.mark.parametrize(
     ("code", "name"),
     [
-        (ErrorCode.REFUSED_STREAM, "UNAVAILABLE"),
         (ErrorCode.CANCEL, "CANCELLED"),
         (ErrorCode.ENHANCE_YOUR_CALM, "RESOURCE_EXHAUSTED"),
         (ErrorCode.INADEQUATE_SECURITY, "PERMISSION_DENIED"),
@@ -203,6 +202,19 @@ async def test_resets_are_those_of_grpc(calling, code, name):
     task, peer, stream = await calling()
     peer.send(frames.head(4, frames.RST_STREAM, 0, stream) + code.to_bytes(4, "big"))
     assert (await failure(task)).code == name
+
+
+async def test_refused_call_is_sent_again(calling):
+    """As gRPC does: a server that refuses has not looked at the request."""
+    task, peer, stream = await calling()
+    for _ in range(2):
+        code = ErrorCode.REFUSED_STREAM.to_bytes(4, "big")
+        peer.send(frames.head(4, frames.RST_STREAM, 0, stream) + code)
+        again, _ = await peer.request()
+        assert again > stream
+        stream = again
+    peer.send(peer.answer(stream, b"at last"))
+    assert await task == b"at last"
 
 
 async def test_farewell_lets_finish_what_was_taken(met, peers):

@@ -30,6 +30,10 @@ class Owner(Protocol):
         """There may be room for another stream."""
         ...
 
+    def on_refused(self, exchange: Exchange) -> None:
+        """The server has not looked at the request of an exchange, and does not want it now."""
+        ...
+
     def on_leaving(self, connection: "Connection") -> None:
         """The connection takes no more streams."""
         ...
@@ -247,7 +251,11 @@ class Connection(asyncio.Protocol):
             return
         self._uploads.pop(stream, None)
         self._forget(exchange)
-        exchange.on_reset(int.from_bytes(payload, "big"))
+        code = int.from_bytes(payload, "big")
+        if code == ErrorCode.REFUSED_STREAM and not exchange.done:
+            self._owner.on_refused(exchange)
+        else:
+            exchange.on_reset(code)
 
     def _on_settings(self, flags: int, stream: int, payload: bytes) -> None:
         if stream or (flags & frames.ACK and payload):

@@ -23,7 +23,6 @@ _PREFIX = struct.Struct(">BI")  # whether compressed, and the length
 _PREFIX_BYTES = 5
 _TEXT_BYTES = 200
 _RESETS: dict[int, str] = {
-    ErrorCode.REFUSED_STREAM: "UNAVAILABLE",
     ErrorCode.CANCEL: "CANCELLED",
     ErrorCode.ENHANCE_YOUR_CALM: "RESOURCE_EXHAUSTED",
     ErrorCode.INADEQUATE_SECURITY: "PERMISSION_DENIED",

@@ -12,6 +12,8 @@ from imagemint.client.bench.wire.exchange import Exchange
 # Between attempts to connect: soon again at first, seldom to an address that stays dead.
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 10.0
+# Until a call that was refused is sent again.
+_REFUSED_PAUSE_S = 0.001
 # gRPC's server never answers the farewell of TLS, so there is nothing to wait for.
 _CLOSE_S = 0.1
 
@@ -86,6 +88,14 @@ class Link:
             exchange = self._waiting.popleft()
             if not exchange.done:
                 connection.start(exchange)
+
+    def on_refused(self, exchange: Exchange) -> None:
+        """Sends a call again before all others, as gRPC does: nothing of it was done.
+
+        The server may count a stream a moment longer than we do, who have seen its end.
+        """
+        self._waiting.appendleft(exchange)
+        asyncio.get_running_loop().call_later(_REFUSED_PAUSE_S, self.on_room)
 
     def on_leaving(self, connection: Connection) -> None:
         """New calls take a new connection."""
