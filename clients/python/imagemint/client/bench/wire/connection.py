@@ -307,7 +307,8 @@ class Connection(asyncio.Protocol):
         for exchange in [each for each in self._streams.values() if each.stream > last]:
             self._uploads.pop(exchange.stream, None)
             self._forget(exchange)
-            exchange.finish(CallFailed("UNAVAILABLE", f"never taken; {self._why}"))
+            if not exchange.done:
+                self._owner.on_refused(exchange)
         self._close_if_idle()
 
     def _on_window(self, _: int, stream: int, payload: bytes) -> None:
