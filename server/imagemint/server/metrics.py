@@ -86,16 +86,20 @@ class Backlog(Collector):
 
     def __init__(self) -> None:
         self._parts: weakref.WeakSet[Later[Any]] = weakref.WeakSet()
+        self._listing = threading.Lock()  # parts are added while others look
 
     def later(self, count: Callable[[list[_ValueT]], None]) -> Later[_ValueT]:
         """Returns a part of it, which is forgotten with its owner."""
         part = Later(count)
-        self._parts.add(part)
+        with self._listing:
+            self._parts.add(part)
         return part
 
     def clear(self) -> None:
         """Counts all that was added before."""
-        for part in tuple(self._parts):
+        with self._listing:
+            parts = tuple(self._parts)
+        for part in parts:
             part.clear()
 
     def describe(self) -> Iterable[Metric]:

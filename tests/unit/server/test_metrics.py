@@ -126,6 +126,18 @@ def test_many_threads_lose_nothing_of_a_backlog():
     assert sorted(counted) == [(n, each) for n in range(4) for each in range(500)]
 
 
+def test_backlog_is_read_while_it_grows():
+    """A new kind of outcome may come in the middle of a scrape, on another thread."""
+    backlog, kept = Metrics().backlog, []
+    adding = threading.Thread(
+        target=lambda: kept.extend(backlog.later(kept.append) for _ in range(20_000))
+    )
+    adding.start()
+    while adding.is_alive():
+        backlog.clear()
+    assert len(kept) == 20_000
+
+
 def test_queue_is_read_when_scraped():
     """The gauge asks the queue; nobody has to remember to set it."""
     metrics = Metrics()

@@ -249,9 +249,6 @@ class Guard:
             TooManyCalls: as many as may run are running, in this process or of this client.
         """
         self._check_room()
-        if caller is ANYBODY:
-            self._running += 1
-            return None
         limit = caller._client.max_concurrent_calls if caller._client else None  # noqa: SLF001 - one unit with Caller
         if limit is not None and not self._ledger.enter(caller.name, limit):
             raise TooManyCalls(f"key {caller.name!r}", limit, _CALLS_RETRY_S)
