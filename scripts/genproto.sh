@@ -7,8 +7,9 @@ out=${1:-proto/gen}
 bin=.venv/bin
 
 mkdir -p "$out"
-# `inference` is the published package of the Open Inference Protocol, so it stands beside imagemint.
-packages=(imagemint/v1 inference)
+# open_inference is the Open Inference Protocol. Its protobuf package is `inference`; its Python package
+# is ours, because another distribution may own the name `inference`.
+packages=(imagemint/v1 imagemint/open_inference)
 for package in "${packages[@]}"; do
   rm -rf "${out:?}/$package"
 done
@@ -17,7 +18,7 @@ done
   --plugin=protoc-gen-mypy_grpc="$bin/protoc-gen-mypy_grpc" \
   --python_out="$out" --mypy_out="$out" \
   --grpc_python_out="$out" --mypy_grpc_out="$out" \
-  proto/imagemint/v1/*.proto proto/inference/*.proto
+  proto/imagemint/v1/*.proto proto/imagemint/open_inference/*.proto
 for package in "${packages[@]}"; do
   # A nouns-only file has no services, and an empty stub module for it would only mislead.
   for file in "$out/$package"/*_pb2_grpc.py; do

@@ -13,7 +13,7 @@ from imagemint.client.bench.mix import Ask
 from imagemint.client.bench.target import CallFailed, Reply, Streaming, Unary
 from imagemint.client.bench.wire import Wire, open_wire
 from imagemint.engine.spec import ModelSpec
-from inference import grpc_service_pb2 as pb
+from imagemint.open_inference import grpc_service_pb2 as pb
 
 _METHOD = "/inference.GRPCInferenceService/ModelInfer"
 # Of the model that answers with PNG, after the name of the one that answers with pixels.

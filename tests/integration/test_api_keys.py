@@ -17,12 +17,12 @@ from imagemint.client import (
     QueueFull,
     Unauthenticated,
 )
+from imagemint.open_inference import grpc_service_pb2, grpc_service_pb2_grpc
 from imagemint.server.keys import digest_of
 from imagemint.server.logs import log_settings
 from imagemint.server.settings import ServeSettings
 from imagemint.v1 import generation_service_pb2 as pb
 from imagemint.v1 import generation_service_pb2_grpc
-from inference import grpc_service_pb2, grpc_service_pb2_grpc
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -11,8 +11,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from held_backend import WAIT_S
 
 from imagemint.client import PerImage
-from inference import grpc_service_pb2 as pb
-from inference import grpc_service_pb2_grpc
+from imagemint.open_inference import grpc_service_pb2 as pb
+from imagemint.open_inference import grpc_service_pb2_grpc
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

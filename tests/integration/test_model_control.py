@@ -6,9 +6,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tiny_bundles import write_bundle
 
 from imagemint.client import AsyncClient
+from imagemint.open_inference import grpc_service_pb2 as pb
+from imagemint.open_inference import grpc_service_pb2_grpc
 from imagemint.server.keys import digest_of
-from inference import grpc_service_pb2 as pb
-from inference import grpc_service_pb2_grpc
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

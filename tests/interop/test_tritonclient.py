@@ -15,9 +15,9 @@ from google.protobuf import descriptor_pb2
 from tiny_bundles import write_bundle
 
 from imagemint.client import AsyncClient, PerImage
+from imagemint.open_inference import grpc_service_pb2, model_config_pb2
 from imagemint.server.app import App
 from imagemint.server.settings import ServeSettings
-from inference import grpc_service_pb2, model_config_pb2
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-triton/bin/python"

@@ -9,8 +9,8 @@ import pytest
 from server_process import ended, line_of, process
 from tiny_bundles import write_bundle
 
-from inference import grpc_service_pb2 as pb
-from inference import grpc_service_pb2_grpc
+from imagemint.open_inference import grpc_service_pb2 as pb
+from imagemint.open_inference import grpc_service_pb2_grpc
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

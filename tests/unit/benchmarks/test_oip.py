@@ -9,7 +9,7 @@ from peers.oip import Oip
 
 from imagemint.client.bench.mix import parsed
 from imagemint.client.bench.target import CallFailed
-from inference import grpc_service_pb2 as pb
+from imagemint.open_inference import grpc_service_pb2 as pb
 
 TWO = parsed("count=2").asks[0]
 PIXELS = bytes(range(12))

@@ -149,7 +149,7 @@ def test_wheel_holds_every_part_the_stubs_and_the_models(tmp_path: Path):
     assert {
         "imagemint/v1/generation_service_pb2_grpc.py",
         "imagemint/v1/service_config.json",
-        "inference/grpc_service_pb2_grpc.py",
+        "imagemint/open_inference/grpc_service_pb2_grpc.py",
         "imagemint/engine/sampling.py",
         "imagemint/server/healthcheck.py",
         "imagemint/training/losses.py",
@@ -163,4 +163,4 @@ def test_wheel_holds_every_part_the_stubs_and_the_models(tmp_path: Path):
     }
     assert shipped <= names
     tops = {name.split("/")[0] for name in names}
-    assert tops == {"imagemint", "inference", f"imagemint-{PROJECT['version']}.dist-info"}
+    assert tops == {"imagemint", f"imagemint-{PROJECT['version']}.dist-info"}

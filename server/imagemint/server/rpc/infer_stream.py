@@ -7,8 +7,8 @@ from typing import Any, Protocol
 import grpc
 
 from imagemint.engine.errors import Draining
+from imagemint.open_inference import grpc_service_pb2 as messages
 from imagemint.server.rpc.admission import Gate
-from inference import grpc_service_pb2 as messages
 
 # Requests of one stream under way, or answered and not yet taken: enough that a stream of single
 # images fills a good batch, and all that a reader who stops reading costs.

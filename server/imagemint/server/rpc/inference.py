@@ -8,6 +8,8 @@ import numpy as np
 import structlog
 
 from imagemint.engine.errors import InvalidRequest, Violation
+from imagemint.open_inference import grpc_service_pb2 as messages
+from imagemint.open_inference import grpc_service_pb2_grpc
 from imagemint.server.batching import Job
 from imagemint.server.control import ModelControl
 from imagemint.server.metrics import Metrics
@@ -22,8 +24,6 @@ from imagemint.server.rpc.model_tensors import config_of, metadata_of, statistic
 from imagemint.server.rpc.tensor_requests import InferCall, read_infer
 from imagemint.server.rpc.tensors import add_output, add_texts
 from imagemint.server.statistics import Sums, added
-from inference import grpc_service_pb2 as messages
-from inference import grpc_service_pb2_grpc
 
 _log = structlog.stdlib.get_logger(__name__)
 

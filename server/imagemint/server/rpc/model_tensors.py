@@ -1,12 +1,12 @@
 """What the Open Inference Protocol says of a model: its tensors, its configuration, its sums."""
 
+from imagemint.open_inference import grpc_service_pb2 as messages
+from imagemint.open_inference import model_config_pb2 as configuration
 from imagemint.server.batching import Priority
 from imagemint.server.repository import Model, ServedVersion
 from imagemint.server.rpc.tensor_requests import PRIORITIES
 from imagemint.server.rpc.tensors import TensorForm, graph_inputs, graph_outputs
 from imagemint.server.statistics import Sums, Tally
-from inference import grpc_service_pb2 as messages
-from inference import model_config_pb2 as configuration
 
 # As a stock Triton calls a model.onnx in its repository.
 _PLATFORM = "onnxruntime_onnx"

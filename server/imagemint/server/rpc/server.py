@@ -14,6 +14,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from imagemint.engine.errors import Draining
+from imagemint.open_inference import grpc_service_pb2, grpc_service_pb2_grpc
 from imagemint.server.control import ModelControl
 from imagemint.server.keys import KeyRing
 from imagemint.server.limits import Ledger
@@ -35,7 +36,6 @@ from imagemint.v1 import (
     model_service_pb2,
     model_service_pb2_grpc,
 )
-from inference import grpc_service_pb2, grpc_service_pb2_grpc
 
 if TYPE_CHECKING:  # OpenTelemetry is imported only when something is traced
     from imagemint.server.tracing import Tracing

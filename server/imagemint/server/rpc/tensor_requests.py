@@ -10,11 +10,11 @@ import numpy.typing as npt
 from imagemint.engine.errors import ClassUnsupported, InvalidRequest, Violation
 from imagemint.engine.sampling import drawn_classes_at
 from imagemint.engine.spec import ModelSpec, Truncation, TruncationKind
+from imagemint.open_inference import grpc_service_pb2 as messages
 from imagemint.server.batching import Priority
 from imagemint.server.repository import ModelRepository, ServedVersion
 from imagemint.server.rows import Reels, Rows
 from imagemint.server.rpc.tensors import Array, known_inputs, quoted, read_inputs
-from inference import grpc_service_pb2 as messages
 
 # A request may hold any number of inputs, each wrong; the details of a status have 8 KB in all.
 _MOST_FAULTS = 12

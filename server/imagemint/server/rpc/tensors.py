@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from imagemint.engine.errors import Violation
 from imagemint.engine.spec import ModelSpec, TruncationKind
-from inference import grpc_service_pb2 as messages
+from imagemint.open_inference import grpc_service_pb2 as messages
 
 # NumPy's name of each datatype that is taken, and the field of its typed elements.
 _ELEMENTS = {

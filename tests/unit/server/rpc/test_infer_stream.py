@@ -6,10 +6,10 @@ import grpc
 import pytest
 
 from imagemint.engine.errors import Draining
+from imagemint.open_inference import grpc_service_pb2 as pb
 from imagemint.server.rpc import infer_stream
 from imagemint.server.rpc.admission import Gate
 from imagemint.server.rpc.infer_stream import InferStream
-from inference import grpc_service_pb2 as pb
 
 # What the module states: requests ahead of the answer that is being written.
 MOST_AHEAD = 32

@@ -13,9 +13,9 @@ from imagemint.engine.errors import (
     VersionNotFound,
 )
 from imagemint.engine.sampling import drawn_classes, latents, latents_of
+from imagemint.open_inference import grpc_service_pb2 as pb
 from imagemint.server.batching import Priority
 from imagemint.server.rpc.tensor_requests import read_infer
-from inference import grpc_service_pb2 as pb
 
 DATATYPES = {
     "float32": "FP32",

@@ -8,7 +8,7 @@ left out, shared memory, trace and log settings among it, answers UNIMPLEMENTED.
 
 from collections import abc as _abc
 from grpc import aio as _aio
-from inference import grpc_service_pb2 as _grpc_service_pb2
+from imagemint.open_inference import grpc_service_pb2 as _grpc_service_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys

@@ -1,0 +1,1 @@
+"""Generated stubs of imagemint.open_inference: messages in *_pb2, services in *_pb2_grpc."""

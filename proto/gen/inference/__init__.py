@@ -1,1 +1,0 @@
-"""Generated stubs of inference: messages in *_pb2, services in *_pb2_grpc."""
