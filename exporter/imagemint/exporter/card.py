@@ -98,14 +98,20 @@ def _quality(manifest: pb.BundleManifest) -> str:
 def _training(manifest: pb.BundleManifest) -> str:
     training = manifest.training
     options = json.loads(training.options_json or "{}")
-    facts = {
-        "data": training.dataset,
-        "recipe": training.recipe,
-        "seed": str(training.seed),
-        "real images seen": f"{training.images_seen:,}",
-        "code": training.code_revision or "not from a checkout",
-        "weights (SHA-256)": training.checkpoint_sha256,
-    }
+    facts = {"data": training.dataset}
+    if training.recipe:
+        facts |= {
+            "recipe": training.recipe,
+            "seed": str(training.seed),
+            "real images seen": f"{training.images_seen:,}",
+            "code": training.code_revision or "not from a checkout",
+            "weights (SHA-256)": training.checkpoint_sha256,
+        }
+    else:  # an adopted file, whose training nobody recorded
+        facts |= {
+            "origin": "exported by another program; how it was trained is not recorded",
+            "file (SHA-256)": training.checkpoint_sha256,
+        }
     lines = [f"- {name}: {value}" for name, value in facts.items() if value]
     table = [f"| {_cell(name)} | {_cell(str(value))} |" for name, value in options.items()]
     if table:

@@ -3,6 +3,7 @@
 Import-light: torch is imported when it runs, not when its options are listed.
 """
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
@@ -15,10 +16,10 @@ if TYPE_CHECKING:
     from imagemint.exporter.variants import Compare
 
 _DEVICES = {"int8": "cpu", "fp16": "cuda"}
-# What is only asked of a file that somebody else exported.
-_OF_FOREIGN = (
-    *("value_range", "layout", "labels", "latent_input", "class_input", "image_output"),
-    *("distribution", "dataset"),
+_ONLY_FROM_ONNX = (
+    *("value_range", "check_value_range", "layout", "image_shape", "labels", "labels_file"),
+    *("latent_input", "class_input", "truncation_input", "fix_input", "ignore_input"),
+    *("image_output", "distribution", "dataset"),
 )
 
 
@@ -28,19 +29,20 @@ class Export(BaseModel):
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     source: CliPositionalArg[Path | None] = None
-    """Directory of the training run; its newest checkpoint is exported."""
+    """Directory of the training run. Its newest checkpoint is exported."""
     from_onnx: Path | None = None
-    """ONNX file of a generator that somebody else exported, in place of a run."""
+    """ONNX file of a generator that another program exported, in place of a run. Weights in a
+    second file must lie beside it."""
     name: str
     """Name of the model: lower-case letters, digits, '-', '_' and '.'."""
     repository: Path = Path("models")
-    """Model repository to write to; made if missing."""
+    """Model repository to write to. The default is ./models, made if missing."""
     version: int | None = Field(default=None, ge=1)
-    """Version to write, refused if it exists; absent, one more than the last."""
+    """Version to write, refused if it exists. Default: one more than the last."""
     title: str | None = None
-    """One line for people; absent, said from the data."""
+    """One line for people. Default: the data set, image size and number of classes."""
     license: str | None = None
-    """Licence of weights and samples; absent, that of the data. Required with from_onnx."""
+    """Licence of weights and samples. Default: that of the data set. Required with from_onnx."""
 
     precision: list[Literal["fp32", "fp16", "int8"]] = ["fp32"]
     """Arithmetic. model.onnx is always fp32; fp16, for GPUs, and int8, for CPUs, are variants
@@ -70,31 +72,46 @@ class Export(BaseModel):
     """Largest share of differing pixel values that is accepted."""
 
     value_range: tuple[float, float] | None = None
-    """Of from_onnx, required: values of black and white in its output: --value-range=-1,1."""
-    layout: Literal["nchw", "nhwc"] = "nchw"
-    """Of from_onnx: order of the axes of its output."""
+    """With from_onnx, required: output values of black and white, such as --value-range=-1,1."""
+    check_value_range: bool = True
+    """With from_onnx: refuse a value range that most output values contradict."""
+    layout: Literal["auto", "nchw", "nhwc"] = "auto"
+    """With from_onnx: order of the axes of its output. auto finds the axis of 1 or 3 channels."""
+    image_shape: tuple[int, int, int] | None = None
+    """With from_onnx: height, width and channels, such as 28,28,1, of an output [N, values]."""
     labels: list[str] = []
-    """Of from_onnx: label texts of its classes, by index."""
+    """With from_onnx: label texts of its classes, by index."""
+    labels_file: Path | None = None
+    """With from_onnx: text file of labels in UTF-8, one a line, by index."""
     latent_input: str | None = None
-    """Of from_onnx: its input for latents; absent, the only one that can be meant."""
+    """With from_onnx: its input for latents. Default: the only candidate."""
     class_input: str | None = None
-    """Of from_onnx: its input for classes, numbers or one-hot; absent, the only one that can be."""
+    """With from_onnx: its input for classes, as numbers or one-hot. Default: the only candidate."""
+    truncation_input: str | None = None
+    """With from_onnx: its input for psi, one for each image. Default: one named truncation_psi, psi
+    or truncation."""
+    fix_input: dict[str, float] = {}
+    """With from_onnx: inputs that always get one number, such as --fix-input truncation_psi=0.7."""
+    ignore_input: list[str] = []
+    """With from_onnx: inputs that are always filled with zeros."""
     image_output: str | None = None
-    """Of from_onnx: its output of images; absent, the only one."""
+    """With from_onnx: its output of images. Default: the only output."""
     distribution: Literal["normal", "uniform"] = "normal"
-    """Of from_onnx: how its latents were drawn in training; uniform is from -1 to 1."""
+    """With from_onnx: distribution of its latents in training; uniform is from -1 to 1."""
     dataset: str = ""
-    """Of from_onnx: data set and split that it learnt, such as mnist/train."""
+    """With from_onnx: data set and split that it learnt, such as mnist/train."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if (self.source is None) == (self.from_onnx is None):
             raise ValueError("name a training run, or a file by --from-onnx, and not both")
-        told = [name for name in _OF_FOREIGN if name in self.model_fields_set]
-        if self.from_onnx is None and told:
-            raise ValueError(f"only a file by --from-onnx is told its {told[0]}")
+        extra = [name for name in _ONLY_FROM_ONNX if name in self.model_fields_set]
+        if self.from_onnx is None and extra:
+            raise ValueError(f"{extra[0]} goes with --from-onnx: a run records it")
         if self.from_onnx is not None and (self.license is None or self.value_range is None):
-            raise ValueError("--from-onnx needs --license and --value-range: no file tells them")
+            raise ValueError("--from-onnx needs --license and --value-range: no file holds them")
+        if self.labels and self.labels_file is not None:
+            raise ValueError("use --labels or --labels-file, and not both")
         variants = self._variants
         for variant in variants:
             if self.target not in (None, _DEVICES[variant]):
@@ -113,12 +130,12 @@ class Export(BaseModel):
         return [name for name in dict.fromkeys(self.precision) if name != "fp32"]
 
     def run(self) -> int:
-        """Exports, and says where to and how faithfully."""
-        bundle, against = self._run_exported() if self.from_onnx is None else self._adopted()
+        """Exports; prints where the bundle is, how faithful it is, and how to serve it."""
+        bundle, original = self._export_run() if self.from_onnx is None else self._adopt_file()
         parity = bundle.manifest.parity
         print(  # noqa: T201 - the command's answer
             f"{bundle.directory}: {self.name}@{bundle.version}, {bundle.model_bytes / 1e6:.1f} MB; "
-            f"{against} against {parity.backend} on {parity.samples:,} latents: at most "
+            f"{original} against {parity.backend} on {parity.samples:,} latents: at most "
             f"{parity.max_difference} levels apart, {parity.differing_share:.4%} of the values"
         )
         for variant, file in zip(bundle.manifest.variants, bundle.others, strict=True):
@@ -133,9 +150,11 @@ class Export(BaseModel):
             )
         if not bundle.manifest.evaluations:
             print("no measured quality in the card: run `imagemint evaluate` first")  # noqa: T201
+        repository = shlex.quote(str(self.repository.absolute()))
+        print(f"serve it: imagemint serve --repository {repository}")  # noqa: T201 - likewise
         return 0
 
-    def _run_exported(self) -> "tuple[Bundle, str]":
+    def _export_run(self) -> "tuple[Bundle, str]":
         from imagemint.exporter.export import export_generator  # noqa: PLC0415 - torch
         from imagemint.exporter.parity import Tolerance  # noqa: PLC0415 - torch
         from imagemint.training.checkpoints import read_generator  # noqa: PLC0415 - torch
@@ -154,25 +173,29 @@ class Export(BaseModel):
         )
         return bundle, "PyTorch"
 
-    def _adopted(self) -> "tuple[Bundle, str]":
+    def _adopt_file(self) -> "tuple[Bundle, str]":
         from imagemint.engine import Distribution  # noqa: PLC0415 - SciPy
-        from imagemint.exporter.adopt import Foreign  # noqa: PLC0415 - torch
+        from imagemint.exporter.adoption import ForeignModel  # noqa: PLC0415 - torch
         from imagemint.exporter.export import adopt_generator  # noqa: PLC0415 - torch
         from imagemint.exporter.parity import Tolerance  # noqa: PLC0415 - torch
 
         assert self.from_onnx is not None  # noqa: S101 - for the type checker; _check looked
         assert self.value_range is not None  # noqa: S101 - likewise
         assert self.license is not None  # noqa: S101 - likewise
-        foreign = Foreign(
-            self.from_onnx,
-            self.value_range,
-            self.layout,
-            tuple(self.labels),
-            Distribution(self.distribution),
-            self.latent_input,
-            self.class_input,
-            self.image_output,
-            self.dataset,
+        foreign = ForeignModel(
+            path=self.from_onnx,
+            value_range=self.value_range,
+            layout=self.layout,
+            image_shape=self.image_shape,
+            class_labels=self._label_texts(),
+            distribution=Distribution(self.distribution),
+            latent_input=self.latent_input,
+            class_input=self.class_input,
+            truncation_input=self.truncation_input,
+            fixed_inputs=dict.fromkeys(self.ignore_input, 0.0) | self.fix_input,
+            output=self.image_output,
+            check_value_range=self.check_value_range,
+            dataset=self.dataset,
         )
         bundle = adopt_generator(
             foreign,
@@ -186,6 +209,24 @@ class Export(BaseModel):
             shape=self._shape(),
         )
         return bundle, self.from_onnx.name
+
+    def _label_texts(self) -> tuple[str, ...]:
+        if self.labels_file is None:
+            return tuple(self.labels)
+        from imagemint.exporter.errors import ExportError  # noqa: PLC0415 - onnxruntime
+
+        try:
+            # utf-8-sig: editors on Windows put a byte order mark in front.
+            texts = self.labels_file.read_text("utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise ExportError(f"{self.labels_file} is not UTF-8: {error}") from error
+        while texts and not texts[-1].strip():
+            texts.pop()
+        empty = [number for number, text in enumerate(texts, 1) if not text.strip()]
+        if not texts or empty:
+            where = f"line {empty[0]} is empty" if empty else "it is empty"
+            raise ExportError(f"{self.labels_file} must hold one label a line: {where}")
+        return tuple(text.strip() for text in texts)
 
     def _shape(self) -> "Shape":
         from imagemint.exporter.export import Shape  # noqa: PLC0415 - torch

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from imagemint.engine import Distribution
 from imagemint.engine.spec import FORMAT_VERSION, ModelSpec
-from imagemint.exporter.adopt import Adopted
+from imagemint.exporter.adoption import AdoptedModel
 from imagemint.exporter.errors import ExportError
 from imagemint.training.checkpoints import TrainedGenerator
 from imagemint.v1 import manifest_pb2 as pb
@@ -71,14 +71,12 @@ def build_manifest(trained: TrainedGenerator, described: Description) -> pb.Bund
         license=described.license,
     )
     if trained.truncation == "psi":
-        manifest.latent.truncation.kind = pb.TRUNCATION_KIND_PSI
-        manifest.latent.truncation.minimum, manifest.latent.truncation.maximum = 0.0, 1.0
-        return _checked(manifest)
+        return _checked(_by_psi(manifest))
     return _checked(_by_threshold(manifest, described))
 
 
-def build_adopted_manifest(adopted: Adopted, described: Description) -> pb.BundleManifest:
-    """The manifest of a generator that somebody else exported, its parity figures still missing.
+def build_adopted_manifest(adopted: AdoptedModel, described: Description) -> pb.BundleManifest:
+    """Returns the manifest of an adopted generator, without its parity figures.
 
     Raises:
         ExportError: as `build_manifest`.
@@ -97,7 +95,15 @@ def build_adopted_manifest(adopted: Adopted, described: Description) -> pb.Bundl
         training=pb.TrainingProvenance(dataset=adopted.dataset, checkpoint_sha256=adopted.sha256),
         license=described.license,
     )
+    if adopted.takes_psi:
+        return _checked(_by_psi(manifest))
     return _checked(_by_threshold(manifest, described))
+
+
+def _by_psi(manifest: pb.BundleManifest) -> pb.BundleManifest:
+    manifest.latent.truncation.kind = pb.TRUNCATION_KIND_PSI
+    manifest.latent.truncation.minimum, manifest.latent.truncation.maximum = 0.0, 1.0
+    return manifest
 
 
 def _by_threshold(manifest: pb.BundleManifest, described: Description) -> pb.BundleManifest:

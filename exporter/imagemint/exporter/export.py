@@ -1,5 +1,6 @@
 """The export: from a generator to a bundle in a model repository."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import onnx
 from imagemint.engine import BundleRefused
 from imagemint.engine.bundle import MODEL_FILE, Bundle, read_bundle
 from imagemint.engine.onnx_backend import OnnxBackend
-from imagemint.exporter.adopt import Foreign, adopt
+from imagemint.exporter.adoption import ForeignModel, adopt
 from imagemint.exporter.card import card_text
 from imagemint.exporter.describe import Description, build_adopted_manifest, build_manifest
 from imagemint.exporter.errors import ExportError
@@ -23,6 +24,8 @@ from imagemint.exporter.subpixel import without_transposed
 from imagemint.exporter.variants import Compare, add_variants
 from imagemint.training.checkpoints import TrainedGenerator
 from imagemint.v1 import manifest_pb2 as pb
+
+_log = logging.getLogger(__name__)
 
 DEFAULT_THRESHOLDS = (0.1, 4.0)
 """Truncation that any generator of normal latents takes: a threshold above 4 spares but one
@@ -86,7 +89,7 @@ def export_generator(
 
 
 def adopt_generator(
-    foreign: Foreign,
+    foreign: ForeignModel,
     *,
     name: str,
     repository: Path,
@@ -97,10 +100,12 @@ def adopt_generator(
     tolerance: Tolerance = Tolerance(),  # noqa: B008 - frozen
     shape: Shape = Shape(),
 ) -> Bundle:
-    """Writes a bundle of a generator that somebody else exported, compared with the file it was.
+    """Writes a bundle of a generator that another program exported, compared with its file.
+
+    What looks wrong and is no error is logged as a warning.
 
     Args:
-        foreign: the file, and what must be said of it.
+        foreign: the file, and what you tell about it.
         name: as for `export_generator`, like all that follow.
         repository: the model repository.
         license: of weights and samples, which no file tells.
@@ -114,8 +119,10 @@ def adopt_generator(
         ExportError: anything speaks against it. Nothing is left in the repository then.
     """
     if not license.strip():
-        raise ExportError("the licence of its weights must be told: no file does")
+        raise ExportError("the licence of the weights is missing: the file does not hold it")
     adopted = adopt(foreign)
+    for warning in adopted.warnings:
+        _log.warning("%s", warning)
     described = Description(
         name=name,
         title=f"Adopted from {foreign.path.name}" if title is None else title,

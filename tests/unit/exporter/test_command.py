@@ -56,6 +56,7 @@ def test_run_becomes_a_bundle(run, tmp_path, capsys):
     assert "digits@1" in said
     assert "1,000 latents" in said
     assert "no measured quality" in said
+    assert f"serve it: imagemint serve --repository {tmp_path}" in said
     assert bundle.manifest.title == "Digits"
     assert (bundle.manifest.training.seed, bundle.manifest.training.images_seen) == (5, 640)
 
@@ -83,7 +84,7 @@ def test_missing_checkpoint_is_a_clear_error(tmp_path):
     [
         ({}, "a training run, or a file"),
         ({"source": "run", "from_onnx": "x.onnx"}, "not both"),
-        ({"source": "run", "labels": ["cat"]}, "only a file by --from-onnx is told its labels"),
+        ({"source": "run", "labels": ["cat"]}, "labels goes with --from-onnx"),
         ({"from_onnx": "x.onnx", "license": "MIT"}, "needs --license and --value-range"),
         ({"source": "run", "precision": ["int8"]}, "int8 must be judged"),
         ({"source": "run", "precision": ["fp16"], "target": "cpu"}, "fp16 is for cuda"),

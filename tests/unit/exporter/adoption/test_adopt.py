@@ -1,7 +1,5 @@
 """Tests of imagemint.exporter.adopt: graphs as other exporters write them."""
 
-from dataclasses import replace
-
 import numpy as np
 import onnx
 import pytest
@@ -10,7 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 from imagemint.engine import latents
 from imagemint.engine.bundle import read_bundle
 from imagemint.engine.onnx_backend import OnnxBackend
-from imagemint.exporter.adopt import Foreign, adopt
+from imagemint.exporter.adoption import ForeignModel, adopt
 from imagemint.exporter.errors import ExportError
 from imagemint.exporter.export import adopt_generator
 
@@ -71,9 +69,9 @@ def foreign_file(
     return path
 
 
-def adopted(path, repository, **told):
-    """The bundle of a file."""
-    foreign = Foreign(path, told.pop("value_range", (-1, 1)), **told)
+def adopt_file(path, repository, **told):
+    """Adopts a file, and returns the bundle."""
+    foreign = ForeignModel(path, told.pop("value_range", (-1, 1)), **told)
     return adopt_generator(foreign, name="theirs", repository=repository, license="CC0-1.0")
 
 
@@ -83,17 +81,18 @@ def adopted(path, repository, **told):
         ({}, {}),
         ({"latent": ("N", 6, 1, 1)}, {}),
         ({"layout": "nhwc", "opset": 18}, {"layout": "nhwc"}),
+        ({"layout": "nhwc"}, {}),
         ({"classes": (TensorProto.INT64, [])}, {"class_labels": LABELS}),
         ({"classes": (TensorProto.INT32, [1]), "opset": 20}, {"class_labels": LABELS}),
         ({"classes": (TensorProto.FLOAT, [3])}, {"class_labels": LABELS, "class_input": "label"}),
         ({"batch": 2}, {}),
-        ({}, {"latent": "noise", "output": "fake", "value_range": (0, 0.5)}),
+        ({}, {"latent_input": "noise", "output": "fake", "value_range": (-0.8, 0.9)}),
     ],
 )
 def test_foreign_generator_is_served(tmp_path, made, told):
     """Whatever its latents, classes and layout look like, the images are its own."""
     path = foreign_file(tmp_path, **made)
-    bundle = adopted(path, tmp_path / "models", **told)
+    bundle = adopt_file(path, tmp_path / "models", **told)
     assert read_bundle(bundle.directory) == bundle
     assert (bundle.spec.z_dim, bundle.spec.height, bundle.spec.width) == (6, 4, 5)
     assert (bundle.spec.channels, bundle.spec.class_labels) == (3, told.get("class_labels", ()))
@@ -104,7 +103,7 @@ def test_foreign_generator_is_served(tmp_path, made, told):
     weights = {t.name: numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
     h = z @ weights["w"] + (weights["e"][classes] if classes is not None else 0)
     x = np.tanh(h).reshape(7, *weights["shape"][1:])
-    x = x.transpose(0, 2, 3, 1) if told.get("layout") != "nhwc" else x
+    x = x.transpose(0, 2, 3, 1) if made.get("layout") != "nhwc" else x
     low, high = told.get("value_range", (-1, 1))
     levels = np.clip((x - low) / (high - low) * 255, 0, 255)
     assert np.abs(images - levels).max() < 0.51
@@ -113,7 +112,7 @@ def test_foreign_generator_is_served(tmp_path, made, told):
 def test_nothing_of_its_origin_stays(tmp_path):
     """Names and paths of whoever exported it are gone; the digest of the file is kept."""
     path = foreign_file(tmp_path)
-    bundle = adopted(path, tmp_path / "models")
+    bundle = adopt_file(path, tmp_path / "models")
     assert b"somebody" not in bundle.read_model()
     assert len(bundle.manifest.training.checkpoint_sha256) == 64
     card = (bundle.directory / "card.md").read_text()
@@ -124,34 +123,43 @@ def test_nothing_of_its_origin_stays(tmp_path):
     ("made", "told", "said"),
     [
         ({}, {"value_range": (1, 1)}, "value range 1 to 1 is empty"),
-        ({}, {"latent": "z"}, "no input 'z'; there is noise"),
-        ({}, {"output": "image"}, "no output 'image'; there is fake"),
-        ({}, {"class_labels": LABELS}, "which is the class input"),
-        ({"latent": ("N", 6, 2, 1)}, {}, r"no batch of latents: \[\?, 6, 2, 1\]"),
-        ({"classes": (TensorProto.INT64, [])}, {}, "nobody told what input label is"),
-        ({"classes": (TensorProto.INT64, [3])}, {"class_labels": LABELS}, "neither a number"),
-        ({"more_inputs": ["style"]}, {"latent": "noise"}, "nobody told what input style is"),
+        ({}, {"latent_input": "z"}, "There is no input 'z'. The inputs are noise"),
+        ({}, {"output": "image"}, "There is no output 'image'. The outputs are fake"),
+        ({}, {"class_labels": LABELS}, "Which is the class input"),
+        ({"latent": ("N", 6, 2, 1)}, {}, r"\[\?, 6, 2, 1\]\) is no batch of latents"),
+        (
+            {"classes": (TensorProto.INT64, [])},
+            {},
+            "Input 'label' .* is not mapped. Use --class-input label and --labels",
+        ),
+        ({"classes": (TensorProto.INT64, [2])}, {"class_labels": LABELS}, "neither one number"),
+        ({"classes": (TensorProto.INT64, [3])}, {"class_labels": LABELS}, "does not run"),
+        (
+            {"more_inputs": ["style"]},
+            {"latent_input": "noise"},
+            "Input 'style' .* is not mapped. Use --fix-input style=NUMBER or",
+        ),
     ],
 )
 def test_misunderstanding_is_refused(tmp_path, made, told, said):
-    """What was told and what is there must agree; the message names what is there."""
+    """A file that differs from its description is refused; the message names what is there."""
     path = foreign_file(tmp_path, **made)
     with pytest.raises(ExportError, match=said):
-        adopt(replace(Foreign(path, (-1, 1)), **told))
+        adopt(ForeignModel(path, **{"value_range": (-1, 1), **told}))
 
 
 def test_no_model_is_refused(tmp_path):
     """A missing file, and one that is no model, are errors that name it."""
     path = tmp_path / "x.onnx"
     with pytest.raises(ExportError, match=r"x.onnx: No such file"):
-        adopt(Foreign(path, (-1, 1)))
+        adopt(ForeignModel(path, (-1, 1)))
     path.write_bytes(b"no model")
     with pytest.raises(ExportError, match=r"x.onnx is no ONNX model"):
-        adopt(Foreign(path, (-1, 1)))
+        adopt(ForeignModel(path, (-1, 1)))
 
 
 def test_licence_must_be_told(tmp_path):
     """Weights of somebody else are not published under nothing."""
-    foreign = Foreign(foreign_file(tmp_path), (-1, 1))
+    foreign = ForeignModel(foreign_file(tmp_path), (-1, 1))
     with pytest.raises(ExportError, match="licence"):
         adopt_generator(foreign, name="theirs", repository=tmp_path, license=" ")

@@ -1,0 +1,103 @@
+"""An ONNX file from disk, with the weights that it keeps in a second file."""
+
+import hashlib
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import TensorProto, external_data_helper
+
+from imagemint.exporter.errors import ExportError
+from imagemint.exporter.graph import OPSET
+
+_REMEDY = "Put it there, or export again with external_data=False"
+
+
+def read_model(path: Path) -> tuple[onnx.ModelProto, str]:
+    """Returns the model, complete and at our operator set or a newer one, and its SHA-256.
+
+    Weights in a second file are read if that file lies beside the model, under a plain name. No
+    other place is searched: not the current directory, and nothing above the model's directory.
+    The digest covers the model file and then each file of weights, in the order of their names.
+
+    Raises:
+        ExportError: the file cannot be read, is no ONNX model, or its weights are missing.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ExportError(f"{path}: {error.strerror}") from error
+    digest = hashlib.sha256(content)
+    try:
+        model = onnx.load_model_from_string(content)
+    except (DecodeError, ValueError) as error:
+        raise _not_adoptable(path, error) from error
+    for name in sorted(set(_weight_files(model, path))):
+        digest.update((path.absolute().parent / name).read_bytes())
+    _load_weights(model, path)
+    try:
+        model = _checked(model)
+    except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
+        raise _not_adoptable(path, error) from error
+    _drop_constant_inputs(model.graph)
+    return model, digest.hexdigest()
+
+
+def _not_adoptable(path: Path, error: Exception) -> ExportError:
+    first = (str(error).strip().splitlines() or ["it cannot be read"])[0]
+    return ExportError(f"{path} is no ONNX model that can be adopted: {first}")
+
+
+def _weight_files(model: onnx.ModelProto, path: Path) -> Iterator[str]:
+    """The names of the files that tensors refer to; each is a regular file beside the model."""
+    for tensor in _external_tensors(model):
+        location = external_data_helper.ExternalDataInfo(tensor).location
+        if not location or Path(location).name != location:
+            raise ExportError(
+                f"{path} keeps weights in {location!r}, which is no plain file name."
+                " Export again with external_data=False"
+            )
+        beside = path.absolute().parent / location
+        try:
+            mode = beside.lstat().st_mode
+        except OSError as error:
+            raise ExportError(
+                f"{path} keeps its weights in a second file, and {beside.name} is not beside it"
+                f" ({error.strerror}). {_REMEDY}"
+            ) from error
+        if not stat.S_ISREG(mode):
+            raise ExportError(f"{beside}, the weights of {path.name}, is no regular file")
+        yield location
+
+
+def _external_tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
+    # Of onnx itself: it walks subgraphs and attributes, too.
+    for tensor in external_data_helper._get_all_tensors(model):  # noqa: SLF001 - no public name
+        if external_data_helper.uses_external_data(tensor):
+            yield tensor
+
+
+def _load_weights(model: onnx.ModelProto, path: Path) -> None:
+    try:
+        # An absolute directory: a relative one would be joined with the current directory.
+        external_data_helper.load_external_data_for_model(model, str(path.absolute().parent))
+    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+        raise ExportError(f"{path}: its weights cannot be read: {error}") from error
+
+
+def _checked(model: onnx.ModelProto) -> onnx.ModelProto:
+    onnx.checker.check_model(model)
+    versions = [o.version for o in model.opset_import if o.domain in {"", "ai.onnx"}]
+    if max(versions, default=OPSET) >= OPSET:
+        return model
+    return onnx.version_converter.convert_version(model, OPSET)
+
+
+def _drop_constant_inputs(graph: onnx.GraphProto) -> None:
+    """Removes initializers from the inputs, where exporters before IR version 4 list them."""
+    constants = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in constants]
+    del graph.input[:]
+    graph.input.extend(inputs)

@@ -1,0 +1,250 @@
+"""The signature of a foreign graph: which input and output is which, and in what form."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import onnx
+from onnx import TensorProto
+
+from imagemint.exporter.adoption.foreign import ForeignModel
+from imagemint.exporter.errors import ExportError
+
+_FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE}
+_INTEGERS = {
+    *(TensorProto.INT64, TensorProto.INT32, TensorProto.INT16, TensorProto.INT8),
+    *(TensorProto.UINT64, TensorProto.UINT32, TensorProto.UINT16, TensorProto.UINT8),
+}
+_NUMBERS = {*_FLOATS, *_INTEGERS, TensorProto.BOOL}
+_PSI_NAMES = {"psi", "truncation", "truncation_psi"}
+_CLASS_NAMES = {"c", "y", "class", "classes", "class_id", "label", "labels", "class_labels"}
+
+Form = Literal["index", "column", "one-hot"]
+"""Of a number for each image: [N], [N, 1], or one-hot [N, classes]."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """One input of a foreign graph.
+
+    Attributes:
+        name: its name.
+        dtype: its `TensorProto.DataType`.
+        shape: its sides; None for one that is not fixed.
+    """
+
+    name: str
+    dtype: int
+    shape: tuple[int | None, ...]
+
+    @classmethod
+    def of(cls, value: onnx.ValueInfoProto) -> "Input":
+        """Reads a declared input."""
+        tensor = value.type.tensor_type
+        shape = (d.dim_value if d.dim_value > 0 else _zero(d) for d in tensor.shape.dim)
+        return cls(value.name, tensor.elem_type, tuple(shape))
+
+    def __str__(self) -> str:
+        """Name, type and shape, for people."""
+        dtype = TensorProto.DataType.Name(self.dtype).lower()
+        return f"{self.name!r} ({dtype} [{', '.join('?' if s is None else str(s) for s in self.shape)}])"  # noqa: E501 - one text
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it holds nothing, such as the labels [N, 0] of an unconditional StyleGAN."""
+        return 0 in self.shape[1:]
+
+
+def _zero(dimension: onnx.TensorShapeProto.Dimension) -> int | None:
+    return 0 if dimension.HasField("dim_value") and dimension.dim_value == 0 else None
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What each input of a foreign graph takes.
+
+    Attributes:
+        latent: the input for latents.
+        z_dim: length of a latent.
+        class_input: the input for classes; None for a model without classes.
+        class_form: the form of the classes; None likewise.
+        truncation: the input for psi; None for a model without it.
+        truncation_form: the form of psi; None likewise.
+        constants: inputs that always get the same number, with that number.
+        output: name of the output that holds the images.
+    """
+
+    latent: Input
+    z_dim: int
+    class_input: Input | None
+    class_form: Form | None
+    truncation: Input | None
+    truncation_form: Form | None
+    constants: tuple[tuple[Input, float], ...]
+    output: str
+
+    @property
+    def batch(self) -> int | None:
+        """The only batch size that the file declares; None for any."""
+        return self.latent.shape[0]
+
+
+def read_signature(graph: onnx.GraphProto, foreign: ForeignModel) -> Signature:
+    """Assigns every input of a graph.
+
+    Raises:
+        ExportError: an input or output is ambiguous, has an unknown form, or is not mapped. The
+            message names the inputs and the options that map them.
+    """
+    inputs = {value.name: Input.of(value) for value in graph.input}
+    _check_names(inputs, foreign)
+    constants = tuple(
+        (each, foreign.fixed_inputs.get(each.name, 0.0))
+        for each in inputs.values()
+        if each.name in foreign.fixed_inputs or each.is_empty
+    )
+    free = [each for each in inputs.values() if all(each is not fixed for fixed, _ in constants)]
+    truncation = _truncation_input(free, foreign)
+    free = [each for each in free if each is not truncation]
+    class_input = _class_input(free, foreign)
+    free = [each for each in free if each is not class_input]
+    latent = _latent_input(free, foreign)
+    _refuse_unmapped([each for each in free if each is not latent], foreign)
+    return Signature(
+        latent=latent,
+        z_dim=_z_dim(latent),
+        class_input=class_input,
+        class_form=None if class_input is None else _class_form(class_input, foreign),
+        truncation=truncation,
+        truncation_form=None if truncation is None else _truncation_form(truncation, latent),
+        constants=constants,
+        output=_output_name(graph, foreign),
+    )
+
+
+def _check_names(inputs: dict[str, Input], foreign: ForeignModel) -> None:
+    named = [foreign.latent_input, foreign.class_input, foreign.truncation_input]
+    for name in (*filter(None, named), *foreign.fixed_inputs):
+        if name not in inputs:
+            raise ExportError(f"There is no input {name!r}. The inputs are {_list(inputs)}")
+
+
+def _truncation_input(free: list[Input], foreign: ForeignModel) -> Input | None:
+    name = foreign.truncation_input
+    return _first(free, lambda each: each.name == name if name else each.name in _PSI_NAMES)
+
+
+def _class_input(free: list[Input], foreign: ForeignModel) -> Input | None:
+    if foreign.class_input is not None:
+        if not foreign.class_labels:
+            raise ExportError(
+                f"Input {foreign.class_input!r} takes classes, but no label texts are given."
+                " Use --labels or --labels-file"
+            )
+        return _first(free, lambda each: each.name == foreign.class_input)
+    if not foreign.class_labels:
+        return None
+    others = [each for each in free if each.name != foreign.latent_input]
+    integers = [each for each in others if each.dtype in _INTEGERS]
+    one_hot = [each for each in others if each.shape[1:] == (len(foreign.class_labels),)]
+    # Where latents are as long as there are classes, both look one-hot; the name then decides.
+    named = [each for each in one_hot if each.name.lower() in _CLASS_NAMES]
+    return _only("class input", integers or (one_hot if len(one_hot) == 1 else named), others)
+
+
+def _latent_input(free: list[Input], foreign: ForeignModel) -> Input:
+    if foreign.latent_input is not None:
+        latent = _first(free, lambda each: each.name == foreign.latent_input)
+        if latent is None:
+            raise ExportError(f"Input {foreign.latent_input!r} cannot take latents as well")
+        if latent.dtype not in _FLOATS:
+            raise ExportError(f"Input {latent} cannot take latents: it takes no floats")
+        return latent
+    floats = [each for each in free if each.dtype in _FLOATS]
+    unlikely = [each for each in floats if each.name.lower() in _CLASS_NAMES]
+    likely = [each for each in floats if each not in unlikely]
+    return _only("latent input", likely if len(likely) == 1 else floats, free)
+
+
+def _refuse_unmapped(left: list[Input], foreign: ForeignModel) -> None:
+    texts = []
+    for each in left:
+        text = f"Input {each} is not mapped."
+        is_class = each.dtype in _INTEGERS or each.name.lower() in _CLASS_NAMES
+        if foreign.class_labels or not is_class:
+            text += f" Use --fix-input {each.name}=NUMBER or --ignore-input {each.name}."
+        else:
+            text += (
+                f" Use --class-input {each.name} and --labels, or --ignore-input {each.name},"
+                " which fills it with zeros."
+            )
+        texts.append(text)
+    if texts:
+        raise ExportError(" ".join(texts))
+
+
+def _output_name(graph: onnx.GraphProto, foreign: ForeignModel) -> str:
+    names = [value.name for value in graph.output]
+    if foreign.output is None and len(names) != 1:
+        raise ExportError(
+            f"Which output holds the images? There is {_list(names)}. Use --image-output"
+        )
+    name = foreign.output or names[0]
+    if name not in names:
+        raise ExportError(f"There is no output {name!r}. The outputs are {_list(names)}")
+    return name
+
+
+def _z_dim(latent: Input) -> int:
+    sides = [side for side in latent.shape[1:] if side is not None]
+    if len(sides) < len(latent.shape[1:]):
+        raise ExportError(
+            f"Input {latent} has no fixed length. Export it with every axis but the first fixed"
+        )
+    long = [side for side in sides if side > 1] or sides[:1]
+    if len(long) != 1 or not long[0]:
+        raise ExportError(f"Input {latent} is no batch of latents [N, z]")
+    return long[0]
+
+
+def _class_form(found: Input, foreign: ForeignModel) -> Form:
+    count = len(foreign.class_labels)
+    if found.dtype in _NUMBERS:
+        if len(found.shape) == 1:
+            return "index"
+        if found.shape[1:] == (1,) and count != 1:
+            return "column"
+        if found.shape[1:] in ((count,), (None,)):
+            return "one-hot"
+    raise ExportError(
+        f"The class input {found} takes neither one number for each image nor one-hot vectors over"
+        f" the {count} labels"
+    )
+
+
+def _truncation_form(found: Input, latent: Input) -> Form:
+    if found.dtype in _FLOATS and found.shape[:1] == latent.shape[:1]:
+        if len(found.shape) == 1:
+            return "index"
+        if found.shape[1:] == (1,):
+            return "column"
+    raise ExportError(
+        f"Input {found} is one psi for a whole batch, and each image must have its own. Export it"
+        f" with psi as [N, 1], or fix it: --fix-input {found.name}=1"
+    )
+
+
+def _only(what: str, candidates: list[Input], among: Iterable[Input]) -> Input:
+    if len(candidates) != 1:
+        option = what.replace(" ", "-")
+        found = ", ".join(map(str, among)) or "none"
+        raise ExportError(f"Which is the {what}? There is {found}. Use --{option}")
+    return candidates[0]
+
+
+def _first(inputs: list[Input], fits: Callable[[Input], bool]) -> Input | None:
+    return next((each for each in inputs if fits(each)), None)
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "none"
