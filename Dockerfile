@@ -8,7 +8,7 @@ ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 # onnxruntime-gpu of constraints.txt is built for CUDA 13 and cuDNN 9.
 ARG CUDA_IMAGE=nvidia/cuda:13.0.2-cudnn-runtime-ubuntu24.04
 
-# --- the wheel: sources, stubs and the shipped models -------------------------------------------
+# --- the wheel: sources, stubs and one model ----------------------------------------------------
 FROM ${PYTHON_IMAGE} AS wheel
 WORKDIR /src
 COPY constraints.txt ./
@@ -19,7 +19,7 @@ COPY server server
 COPY exporter exporter
 COPY training training
 COPY clients/python clients/python
-COPY models models
+COPY models/mnist/2 models/mnist/2
 RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /dist .
 
 # --- one environment for each target ------------------------------------------------------------
@@ -62,12 +62,14 @@ LABEL org.opencontainers.image.title="imagemint (GPU)" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 COPY --from=gpu-environment /opt/imagemint /opt/imagemint
+COPY models /models
 # HOME: the CUDA driver keeps its kernel cache there, and a nameless user has none.
 ENV PATH=/opt/imagemint/bin:${PATH} \
     HOME=/tmp \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     ORT_DISABLE_TELEMETRY=1 \
+    IMAGEMINT_REPOSITORY=/models \
     IMAGEMINT_GRPC_ADDRESS=0.0.0.0:8001 \
     IMAGEMINT_METRICS_ADDRESS=0.0.0.0:8002
 USER 65532:65532
@@ -88,11 +90,13 @@ LABEL org.opencontainers.image.title="imagemint" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 COPY --from=cpu-environment /opt/imagemint /opt/imagemint
+COPY models /models
 ENV PATH=/opt/imagemint/bin:${PATH} \
     HOME=/tmp \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     ORT_DISABLE_TELEMETRY=1 \
+    IMAGEMINT_REPOSITORY=/models \
     IMAGEMINT_GRPC_ADDRESS=0.0.0.0:8001 \
     IMAGEMINT_METRICS_ADDRESS=0.0.0.0:8002
 USER 65532:65532
