@@ -1,6 +1,8 @@
 """What every test shares: a clean environment, calm hypothesis, tiny bundles."""
 
+import contextlib
 import os
+import socket
 
 import pytest
 import trustme
@@ -41,6 +43,26 @@ def write_certificate():
         return certificate, key
 
     return write
+
+
+@pytest.fixture
+def proxy_connections(monkeypatch):
+    """Names a proxy in the environment; returns a function that counts its connections so far."""
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        proxy.setblocking(False)
+        address = f"http://127.0.0.1:{proxy.getsockname()[1]}"
+        for name in ("grpc_proxy", "http_proxy", "https_proxy"):
+            monkeypatch.setenv(name, address)
+
+        def count():
+            connections = 0
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    proxy.accept()[0].close()
+                    connections += 1
+            return connections
+
+        yield count
 
 
 @pytest.fixture

@@ -60,7 +60,7 @@ def answer() -> bytes:
 @asynccontextmanager
 async def over_grpc(address: str) -> AsyncIterator[Call]:
     """The client of gRPC's own library."""
-    async with grpc.aio.insecure_channel(address) as channel:
+    async with grpc.aio.insecure_channel(address, options=cost.PLAIN) as channel:
         call: Any = channel.unary_unary(cost.METHOD)
         yield call
 

@@ -1,12 +1,13 @@
 """`python -m imagemint.server.healthcheck HOST:PORT`: is that server serving?
 
-For the container's HEALTHCHECK and for people at a shell: exit status 0 when `grpc.health.v1`
-answers SERVING, 1 when it answers anything else or nothing, 2 when the command line is wrong.
-It imports nothing heavy, for it is started anew at every probe.
+For the container's HEALTHCHECK and for people at a shell. The exit status is 0 when
+`grpc.health.v1` answers SERVING, 1 when it answers anything else or nothing, 2 when the command
+line is wrong. The module imports nothing heavy, because it is started anew at every probe. It never
+uses a proxy of the environment.
 
-With TLS, `--tls-ca` says whom to trust: the server's own certificate will do, for it is trusted as
-it is. There is no option to trust anybody. Each TLS option has a variable, so that a container's
-HEALTHCHECK need not be rewritten: IMAGEMINT_HEALTHCHECK_TLS_CA and so on. No API key is needed.
+With TLS, `--tls-ca` says whom to trust; the server's own certificate will do. There is no option to
+trust anybody. Each TLS option has a variable, so that a container's HEALTHCHECK need not be
+rewritten: IMAGEMINT_HEALTHCHECK_TLS_CA and so on. No API key is needed.
 """
 
 import argparse
@@ -17,6 +18,8 @@ from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from imagemint.server.file_changes import read_file
 
 _TLS_FILES = {
     "ca": "PEM file of whom to trust, such as the server's certificate; encrypts",
@@ -39,9 +42,9 @@ def tls_credentials(
         OSError: a file cannot be read.
     """
     return grpc.ssl_channel_credentials(
-        ca.read_bytes(),
-        private_key=key.read_bytes() if key else None,
-        certificate_chain=certificate.read_bytes() if certificate else None,
+        read_file(ca),
+        private_key=read_file(key) if key else None,
+        certificate_chain=read_file(certificate) if certificate else None,
     )
 
 
@@ -70,11 +73,14 @@ def serving_status(
         grpc.RpcError: no answer in time, or no such service (`NOT_FOUND`).
     """
     request = health_pb2.HealthCheckRequest(service=service)
-    options = [("grpc.ssl_target_name_override", server_name)] if server_name else []
+    # A probe is about this server and no other: never through an http_proxy of the environment.
+    options: list[tuple[str, int | str]] = [("grpc.enable_http_proxy", 0)]
+    if server_name:
+        options.append(("grpc.ssl_target_name_override", server_name))
     with (
         grpc.secure_channel(target, credentials, options)
         if credentials
-        else grpc.insecure_channel(target)
+        else grpc.insecure_channel(target, options)
     ) as channel:
         response = health_pb2_grpc.HealthStub(channel).Check(
             request, timeout=timeout_s, wait_for_ready=True

@@ -1,26 +1,24 @@
-"""API keys: whom the server knows, what he may, and the file that says so.
+"""API keys: the clients that the server knows, and what each of them may do.
 
-The file is TOML, a table for each client::
+The key file is TOML, with a table for each client::
 
     [[key]]
     name = "augmentation"
-    sha256 = "9f86d08…"            # of the whole key; a list of them while one replaces another
+    sha256 = "9f86d08…"            # of the whole key; a list while one key replaces another
     models = ["mnist"]             # or "*", all of them
-    rate_images_per_s = 500.0      # absent: no limit
-    burst_images = 2000            # absent: what the rate gives in a second
-    max_concurrent_calls = 16      # absent: no limit
+    rate_images_per_s = 500.0      # default: no limit
+    burst_images = 2000            # default: what the rate gives in a second
+    max_concurrent_calls = 16      # default: the setting max_calls_per_caller
     model_control = false
 
-Keys are 256 random bits, so that a plain SHA-256 is the right thing to store: a slow, salted hash
-protects what people think up, where an attacker who has the file can try what is likely; here there
-is nothing likely, and it would cost time at every call.
+A key is 256 random bits, so its plain SHA-256 is safe to store. A slow, salted hash protects
+passwords that people make up, which an attacker who has the file can guess; nobody guesses random
+bits, and a slow hash would cost time at every call.
 """
 
 import hashlib
-import hmac
 import re
 import secrets
-import threading
 import time
 import tomllib
 from collections.abc import Callable
@@ -30,20 +28,19 @@ from typing import Annotated, Literal, Self
 import structlog
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from imagemint.server.signatures import signature_of
+from imagemint.server.file_changes import WatchedFiles, read_file
 
 _log = structlog.stdlib.get_logger(__name__)
 
 PREFIX = "imk_"
-"""What every key begins with, so that scanners for leaked secrets can find it."""
+"""Prefix of every key, so that scanners for leaked secrets can find it."""
 
 _KEY_BYTES = 32
-_LONGEST_KEY = 256
 _LARGEST_FILE = 2**20
 _MOST_CLIENTS = 1_000
-# A person may paste the key where its digest belongs, and no fault that is logged may repeat it.
+# Somebody may paste the key where its digest belongs, and no logged error may repeat it.
 _LOOKS_LIKE_KEY = re.compile(rf"{PREFIX}[\w-]{{8,}}")
-# How long a change of the file may go unseen: a look at it costs a system call.
+# Seconds between two looks at the file, each of which costs a system call.
 _LOOK_S = 1.0
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -54,24 +51,24 @@ def _listed(value: object) -> object:
 
 
 class Client(BaseModel):
-    """What one client may."""
+    """A client and what it may do."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
     )
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
-    """Name in logs and metrics; not secret."""
+    """Name in logs and metrics; not a secret."""
     sha256: Annotated[list[Digest], BeforeValidator(_listed), Field(min_length=1, max_length=8)]
-    """SHA-256 of the key, lower-case hexadecimal; several while one key replaces another."""
+    """SHA-256 of the key in lower-case hexadecimal; several while one key replaces another."""
     models: Literal["*"] | list[str] = "*"
     """Names of the models it may use; "*" for all."""
     rate_images_per_s: float | None = Field(default=None, gt=0, le=1e9)
-    """Images a second, in the long run; absent, as many as the server makes."""
+    """Images a second in the long run. Default: no limit."""
     burst_images: int | None = Field(default=None, ge=1, le=10**9)
-    """Images at once after a rest; absent, what the rate gives in a second."""
+    """Images at once after a pause. Default: what the rate gives in a second."""
     max_concurrent_calls: int | None = Field(default=None, ge=1)
-    """Calls that may run side by side; absent, any number."""
+    """Calls that may run at the same time. Default: the setting `max_calls_per_caller`."""
     model_control: bool = False
     """Whether it may load and unload models."""
 
@@ -83,11 +80,11 @@ class Client(BaseModel):
 
     @property
     def burst(self) -> float:
-        """Images at once after a rest; only with a rate."""
+        """Images at once after a pause; only with a rate."""
         return float(self.burst_images or max(1.0, self.rate_images_per_s or 0.0))
 
     def may_use(self, model: str) -> bool:
-        """Whether it may use a model, be there one of that name or not."""
+        """Whether it may use a model, whether or not there is one of that name."""
         return self.models == "*" or model in self.models
 
 
@@ -108,7 +105,7 @@ class _File(BaseModel):
 
 
 class KeyFileError(ValueError):
-    """A file of keys cannot be used; says why, and repeats nothing that could be a key."""
+    """A key file cannot be used. The message says why and repeats nothing that could be a key."""
 
 
 def new_key() -> str:
@@ -117,7 +114,7 @@ def new_key() -> str:
 
 
 def digest_of(key: str) -> str:
-    """Returns what is stored of a key."""
+    """Returns the digest of a key, which is all that is stored of it."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 
@@ -125,17 +122,23 @@ def read_keys(path: Path) -> list[Client]:
     """Returns the clients of a file.
 
     Raises:
-        KeyFileError: it cannot be read, or anything in it is wrong. A file without keys is wrong
-            too: it is more likely half-written than meant to lock everybody out.
+        KeyFileError: the file cannot be read, or anything in it is wrong. A file without keys is
+            wrong too: it is more likely half-written than meant to lock everybody out.
     """
     try:
-        with path.open("rb") as file:
-            content = file.read(_LARGEST_FILE + 1)
-        if len(content) > _LARGEST_FILE:
-            raise KeyFileError(f"{path} is larger than {_LARGEST_FILE:,} bytes")
-        return _File.model_validate(tomllib.loads(content.decode())).key
+        content = read_file(path, _LARGEST_FILE)
     except OSError as error:
-        raise KeyFileError(f"cannot read {path}: {error.strerror}") from None
+        raise _unreadable(path, error) from None
+    return _parse(path, content)
+
+
+def _unreadable(path: Path, error: OSError) -> KeyFileError:
+    return KeyFileError(f"cannot read {path}: {error.strerror}")
+
+
+def _parse(path: Path, content: bytes) -> list[Client]:
+    try:
+        return _File.model_validate(tomllib.loads(content.decode())).key
     except UnicodeDecodeError:
         raise KeyFileError(f"{path} is not text") from None
     except tomllib.TOMLDecodeError as error:
@@ -156,11 +159,14 @@ def _masked(text: str) -> str:
 
 
 class KeyRing:
-    """The clients of a file, read again when it changes; a bad file leaves them as they were.
+    """The clients of a key file, read again when the file changes.
+
+    A file that is bad or cannot be read leaves the clients as they were, and is tried again.
 
     Args:
         path: the file.
-        on_reload: told after every attempt but the first whether it worked.
+        on_reload: called after each change of the file with whether it was taken; a failure that
+            lasts is reported once.
         clock: seconds; for tests.
 
     Raises:
@@ -176,55 +182,53 @@ class KeyRing:
         self._path = path
         self._on_reload = on_reload
         self._clock = clock
-        self._lock = threading.Lock()
-        # Before the reading: a file that changes meanwhile is read once more.
-        self._signature = signature_of([path])
+        self._file = WatchedFiles([path], _LARGEST_FILE)
         self._looked_s = clock()
-        self._use(read_keys(path))
+        self._complaint = ""
+        self._by_digest: dict[str, Client] = {}
+        self._read()
 
     def find(self, presented: str) -> Client | None:
-        """Returns whose key was presented, None for nobody's.
+        """Returns the client of a presented key; None if the key is not known."""
+        return self.client_of(digest_of(presented))
 
-        Every stored digest is compared, each in constant time, so that the time tells neither how
-        much of a digest was right nor whose it was.
+    def client_of(self, digest: str) -> Client | None:
+        """Returns the client of a key's digest, as the file says now; None if it is not known.
+
+        A dictionary finds it in the same time however many keys there are. Its comparison may stop
+        at the first difference, which tells an attacker nothing of use: to choose a digest that
+        shares a prefix with a stored one is to search SHA-256 for it, and even the whole digest
+        does not lead back to the 256 random bits of the key.
         """
-        self._look()
-        if len(presented) > _LONGEST_KEY:
-            return None
-        digest = digest_of(presented).encode()
-        found: Client | None = None
-        for stored, client in self._by_digest:
-            if hmac.compare_digest(digest, stored):
-                found = client
-        return found
+        self.look()
+        return self._by_digest.get(digest)
 
-    def current(self, client: Client) -> Client | None:
-        """Returns what a client may now; None if it is no longer known."""
-        self._look()
-        return self._by_name.get(client.name)
-
-    def _use(self, clients: list[Client]) -> None:
-        self._by_digest = [
-            (digest.encode(), client) for client in clients for digest in client.sha256
-        ]
-        self._by_name = {client.name: client for client in clients}
-
-    def _look(self) -> None:
-        """Reads the file again if it has changed, looking at most every second."""
+    def look(self) -> None:
+        """Reads the file again if it has changed; looks at most once a second."""
         if self._clock() - self._looked_s < _LOOK_S:
             return
-        with self._lock:
-            self._looked_s = self._clock()
-            signature = signature_of([self._path])
-            if signature == self._signature:
-                return
-            self._signature = signature
-            try:
-                clients = read_keys(self._path)
-            except KeyFileError as error:
-                _log.error("api keys not reloaded, the old ones stay", why=str(error))
+        self._looked_s = self._clock()
+        try:
+            is_new = self._read()
+        except KeyFileError as error:
+            if str(error) != self._complaint:
+                self._complaint = str(error)
+                _log.error("api keys not reloaded, the old ones stay", why=self._complaint)
                 self._on_reload(False)
-                return
-            self._use(clients)
-        _log.info("api keys reloaded", clients=len(clients))
-        self._on_reload(True)
+            return
+        self._complaint = ""
+        if is_new:
+            _log.info("api keys reloaded", clients=len(set(map(id, self._by_digest.values()))))
+            self._on_reload(True)
+
+    def _read(self) -> bool:
+        """Takes the clients of a file that has changed, and tells whether it has."""
+        try:
+            contents = self._file.changed()
+        except OSError as error:
+            raise _unreadable(self._path, error) from None
+        if contents is None:
+            return False
+        clients = _parse(self._path, contents[0])
+        self._by_digest = {digest: client for client in clients for digest in client.sha256}
+        return True

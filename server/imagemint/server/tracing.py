@@ -19,6 +19,8 @@ from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer, set_span_in_
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
+from imagemint.server.settings import is_loopback, split_address
+
 # Retries included; a collector that is away costs spans, never calls and never the drain.
 _EXPORT_S = 5.0
 # Every chunk of a stream has three stages, and a stream may have a million chunks.
@@ -39,7 +41,15 @@ class Tracing:
     """
 
     def __init__(self, endpoint: str, sample_ratio: float) -> None:
-        self._exporter = OTLPSpanExporter(endpoint=endpoint, timeout=_EXPORT_S)
+        host, _ = split_address(endpoint.partition("://")[2])
+        # A collector on this machine is never behind an http_proxy of the environment; for others
+        # the environment decides, as it does for our client.
+        proxy = (("grpc.enable_http_proxy", 0),) if is_loopback(host) else ()
+        self._exporter = OTLPSpanExporter(
+            endpoint=endpoint,
+            timeout=_EXPORT_S,
+            channel_options=proxy,  # type: ignore[arg-type] # values may be numbers
+        )
         resource = Resource.create(
             {
                 SERVICE_NAME: "imagemint",

@@ -126,6 +126,17 @@ async def test_call_continues_the_trace_of_its_caller(serve, collector):
     assert collector.resource["service.version"]
 
 
+async def test_spans_for_this_machine_use_no_proxy(serve, collector, proxy_connections):
+    """A collector on loopback is reached directly, whatever proxy the environment names."""
+
+    async def conversation(channel):
+        await generate(channel, SAMPLED)
+
+    await serve(conversation)
+    assert collector.named(GENERATE)
+    assert proxy_connections() == 0
+
+
 async def test_caller_decides_before_the_ratio(serve, collector):
     """A caller who does not sample is not sampled; who brings no decision is left to the ratio."""
 

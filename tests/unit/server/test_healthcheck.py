@@ -1,7 +1,9 @@
 """The container's health check, against a real health service on loopback."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import grpc
 import pytest
@@ -61,6 +63,20 @@ def test_silence_exits_1(capsys: pytest.CaptureFixture[str]):
     """Where nothing listens, the deadline ends the wait."""
     assert healthcheck.main(["127.0.0.1:1", "--timeout-s", "0.2"]) == 1
     assert "DEADLINE_EXCEEDED" in capsys.readouterr().out
+
+
+def test_proxy_of_the_environment_is_not_used(target: str, proxy_connections: Callable[[], int]):
+    """Health is about this server; a proxy in between would answer for itself."""
+    assert healthcheck.main([target]) == 0
+    assert proxy_connections() == 0
+
+
+def test_pipe_for_a_certificate_exits_2(target: str, tmp_path: Path):
+    """A probe ends at once, even if one of its files has no end."""
+    os.mkfifo(tmp_path / "ca.pem")
+    with pytest.raises(SystemExit) as stopped:
+        healthcheck.main([target, "--tls-ca", str(tmp_path / "ca.pem")])
+    assert stopped.value.code == 2
 
 
 def test_wrong_command_line_exits_2():

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from imagemint.engine.errors import ModelNotFound
 from imagemint.server.errors import NotAllowed, RateLimited, TooManyCalls, Unauthenticated
-from imagemint.server.keys import Client, KeyRing
+from imagemint.server.keys import Client, KeyRing, digest_of
 from imagemint.server.limits import Ledger
 from imagemint.server.metrics import Metrics
 
@@ -42,6 +42,8 @@ class Caller:
         ring: knows what the client may by now.
         ledger: what the client has used.
         metrics: where to count.
+        digest: of the key that the caller presented. Not the client's name decides what a call may
+            do, but the key: a key that was replaced is withdrawn, although the client stays.
     """
 
     def __init__(
@@ -50,8 +52,10 @@ class Caller:
         ring: KeyRing | None = None,
         ledger: Ledger | None = None,
         metrics: Metrics | None = None,
+        digest: str = "",
     ) -> None:
         self._client = client
+        self._digest = digest
         self._ring = ring
         self._ledger = ledger
         self._metrics = metrics
@@ -141,7 +145,7 @@ class Caller:
     def _take(self, images: int, *, keep: float) -> float:
         if self._client is None or self._ring is None or self._ledger is None:
             return 0.0
-        client = self._ring.current(self._client)
+        client = self._ring.client_of(self._digest)
         if client is None:
             raise Unauthenticated("the API key was withdrawn")
         self._client = client
@@ -233,10 +237,11 @@ class Guard:
             raise Unauthenticated(
                 "this server wants an API key: metadata `authorization: Bearer KEY`"
             )
-        client = self._ring.find(presented.pop()) if len(presented) == 1 else None
+        digest = digest_of(presented.pop()) if len(presented) == 1 else ""
+        client = self._ring.client_of(digest)
         if client is None:
             raise Unauthenticated("the API key is not known")
-        return Caller(client, self._ring, self._ledger, self._metrics)
+        return Caller(client, self._ring, self._ledger, self._metrics, digest)
 
     def counts(self, method: str) -> bool:
         """Whether the calls of a method are counted, with `enter` and `leave`."""

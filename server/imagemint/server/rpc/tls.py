@@ -1,21 +1,29 @@
 """TLS of the listener: certificates that are read again when their files change.
 
-Every handshake asks for the certificates, and looks at the files; what they hold is used only once
-it is whole: a certificate whose key is not yet written beside it leaves the old pair in use.
-Connections that are open keep what they began with, until their age ends them.
+Every handshake asks for the certificates and looks at the files. New contents are used only once
+they are good as a whole: the key belongs to the certificate, and the certificate is valid today.
+Until then the old pair stays in use. Open connections keep the pair that they began with.
 """
 
+import contextlib
+import os
 import ssl
+import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
 import structlog
 
-from imagemint.server.signatures import signature_of
+from imagemint.server.file_changes import WatchedFiles
 
 _log = structlog.stdlib.get_logger(__name__)
+
+# A pair that was refused is tried again after so long, although its files have not changed: it may
+# have become valid meanwhile.
+_RETRY_S = 10.0
 
 
 class CertificateError(ValueError):
@@ -29,7 +37,9 @@ class Certificates:
         certificate: PEM file, the server's certificate first, then those that lead to its root.
         key: PEM file of its key, not encrypted.
         client_ca: PEM file of authorities; every client must then show a certificate of theirs.
-        on_reload: told after every attempt but the first whether it worked.
+        on_reload: called after each change of the files with whether it was taken; a failure that
+            lasts is reported once.
+        clock: seconds; for tests.
 
     Raises:
         CertificateError: the files are bad from the start.
@@ -41,74 +51,135 @@ class Certificates:
         key: Path,
         client_ca: Path | None = None,
         on_reload: Callable[[bool], object] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._certificate = certificate
-        self._key = key
-        self._client_ca = client_ca
-        self._on_reload = on_reload
-        self._lock = threading.Lock()
         self._paths = [path for path in (certificate, key, client_ca) if path is not None]
-        self._signature = signature_of(self._paths)
-        self._configuration = self._read()
+        self._has_client_ca = client_ca is not None
+        self._on_reload = on_reload
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._files = WatchedFiles(self._paths)
+        self._complaint = ""
+        self._retry_at_s = 0.0
+        first = self._read()
+        assert first is not None  # noqa: S101 - for the type checker: the first read is a change
+        self._configuration = first
 
     def credentials(self) -> grpc.ServerCredentials:
-        """Returns what a listener wants to be told."""
+        """Returns the credentials for a listener."""
         return grpc.dynamic_ssl_server_credentials(
             self._configuration,
-            self.changed,  # type: ignore[arg-type] # the stub knows not that None means no change
-            require_client_authentication=self._client_ca is not None,
+            self.changed,  # type: ignore[arg-type] # the stub does not know that None means no change
+            require_client_authentication=self._has_client_ca,
         )
 
     def changed(self) -> grpc.ServerCertificateConfiguration | None:
-        """Returns what the files hold if it is new and good; None to go on with what was.
+        """Returns what the files hold if it is new and good; None to keep the current pair.
 
-        Called by gRPC's own threads, at every handshake. Never raises.
+        gRPC's own threads call it at every handshake. Never raises.
         """
         with self._lock:
-            signature = signature_of(self._paths)
-            if signature == self._signature:
-                return None
-            self._signature = signature
             try:
-                self._configuration = self._read()
+                configuration = self._read()
             except CertificateError as error:
-                _log.error("certificate not reloaded, the old one stays", why=str(error))
-                self._on_reload(False)
+                self._complain(str(error))
                 return None
-        _log.info("certificate reloaded", path=str(self._certificate))
+            if configuration is None:
+                return None
+            self._configuration, self._complaint = configuration, ""
+        _log.info("certificate reloaded", path=str(self._paths[0]))
         self._on_reload(True)
-        return self._configuration
+        return configuration
 
-    def _read(self) -> grpc.ServerCertificateConfiguration:
-        """What the files hold, checked as OpenSSL checks it: that the key belongs, above all."""
-        certificate, key = _content(self._certificate), _content(self._key)
-        client_ca = None if self._client_ca is None else _content(self._client_ca)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    def _complain(self, complaint: str) -> None:
+        if complaint != self._complaint:
+            self._complaint = complaint
+            _log.error("certificate not reloaded, the old one stays", why=complaint)
+            self._on_reload(False)
+
+    def _read(self) -> grpc.ServerCertificateConfiguration | None:
+        """Reads and checks the files if they have changed; None if they have not."""
+        if self._complaint and self._clock() >= self._retry_at_s:
+            self._files.forget()
         try:
-            context.load_cert_chain(self._certificate, self._key, password=_no_password)
-        except (ssl.SSLError, OSError, ValueError) as error:
-            why = f"{self._certificate} and {self._key}: {_why(error)}"
-            raise CertificateError(why) from None
+            contents = self._files.changed()
+        except OSError as error:
+            raise CertificateError(f"cannot read {error.filename}: {error.strerror}") from None
+        if contents is None:
+            return None
+        self._retry_at_s = self._clock() + _RETRY_S
+        certificate, key = contents[:2]
+        client_ca = contents[2] if self._has_client_ca else None
+        _check_pair(self._paths[0], self._paths[1], certificate, key)
         if client_ca is not None:
-            try:
-                context.load_verify_locations(cadata=client_ca.decode("ascii"))
-            except (ssl.SSLError, ValueError) as error:
-                raise CertificateError(f"{self._client_ca}: {_why(error)}") from None
-        # OpenSSL reads paths only: what it has checked must be what was read before.
-        if [certificate, key] != [_content(self._certificate), _content(self._key)]:
-            raise CertificateError(f"{self._certificate} changed while it was read")
+            _check_authorities(self._paths[2], client_ca)
         return grpc.ssl_server_certificate_configuration([(key, certificate)], client_ca)
 
 
-def _content(path: Path) -> bytes:
+def _check_pair(certificate_path: Path, key_path: Path, certificate: bytes, key: bytes) -> None:
+    """Checks that the key belongs to the certificate, and that the certificate is valid today."""
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise CertificateError(f"cannot read {path}: {error.strerror}") from None
+        with _as_file(certificate, certificate_path) as chain, _as_file(key, key_path) as private:
+            server.load_cert_chain(chain, private, password=_no_password)
+        _shake_hands(server, certificate.decode("ascii"))
+    except ssl.SSLCertVerificationError as error:
+        raise CertificateError(f"{certificate_path}: {error.verify_message}") from None
+    except (ssl.SSLError, OSError, ValueError) as error:
+        raise CertificateError(f"{certificate_path} and {key_path}: {_why(error)}") from None
+
+
+def _shake_hands(server: ssl.SSLContext, certificate: str) -> None:
+    """Runs a handshake in memory with a client that trusts the server's own certificate.
+
+    The standard library cannot read the dates of a certificate, but its handshake checks them.
+
+    Raises:
+        ssl.SSLCertVerificationError: the certificate has expired, or is not valid yet.
+    """
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname = False
+    client.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
+    client.load_verify_locations(cadata=certificate)
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = [
+        client.wrap_bio(to_client, to_server),
+        server.wrap_bio(to_server, to_client, server_side=True),
+    ]
+    for end in [*ends, *ends]:
+        with contextlib.suppress(ssl.SSLWantReadError):
+            end.do_handshake()
+
+
+def _check_authorities(path: Path, content: bytes) -> None:
+    """Checks that there is an authority, and one at least that has not expired."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        context.load_verify_locations(cadata=content.decode("ascii"))
+    except (ssl.SSLError, ValueError) as error:
+        raise CertificateError(f"{path}: {_why(error)}") from None
+    ends = [str(each["notAfter"]) for each in context.get_ca_certs()]
+    if ends and all(ssl.cert_time_to_seconds(end) < time.time() for end in ends):
+        raise CertificateError(f"{path}: every certificate in it has expired")
+
+
+@contextlib.contextmanager
+def _as_file(content: bytes, path: Path) -> Iterator[str]:
+    """Yields the path of a file in memory; OpenSSL reads only files.
+
+    So what is checked is what was read, whatever lies at `path` by now. Elsewhere than on Linux it
+    is `path` itself.
+    """
+    if sys.platform != "linux":
+        yield str(path)
+        return
+    with os.fdopen(os.memfd_create(path.name, os.MFD_CLOEXEC), "wb", buffering=0) as file:
+        file.write(content)
+        yield f"/proc/self/fd/{file.fileno()}"
 
 
 def _no_password() -> str:
-    """Without it OpenSSL would ask at the terminal for the password of an encrypted key."""
+    """Refuses. Without it, OpenSSL asks for the password of an encrypted key at the terminal."""
     raise ValueError("the key is encrypted, which is not supported")
 
 

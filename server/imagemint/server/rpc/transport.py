@@ -5,7 +5,7 @@ import structlog
 
 from imagemint.server.metrics import Metrics
 from imagemint.server.rpc.tls import Certificates
-from imagemint.server.settings import ServeSettings, split_address
+from imagemint.server.settings import ServeSettings, is_loopback, split_address
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -47,7 +47,7 @@ def server_credentials(settings: ServeSettings, metrics: Metrics) -> grpc.Server
     """
     if settings.tls_certificate is None or settings.tls_key is None:
         host, _ = split_address(settings.grpc_address)
-        if settings.api_keys is not None and host not in ("127.0.0.1", "::1", "localhost"):
+        if settings.api_keys is not None and not is_loopback(host):
             _log.warning(
                 "api keys travel unencrypted: give a tls_certificate, or let a proxy do it"
             )

@@ -1,8 +1,15 @@
 """Certificates: a whole new pair is taken, anything else leaves the old one in use."""
 
+import datetime as dt
+import os
+
 import pytest
 import structlog
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from imagemint.server.rpc.tls import CertificateError, Certificates
 
@@ -57,7 +64,32 @@ def empty(certificate, key):
     certificate.write_bytes(b"")
 
 
-DAMAGES = [half_written, without_its_key, encrypted_key, gone, empty]
+def dated(certificate, key, *, days):
+    """A certificate and its key that are valid for one day, beginning `days` from now."""
+    begin = dt.datetime.now(dt.UTC) + dt.timedelta(days=days)
+    until = begin + dt.timedelta(days=1)
+    issued = trustme.CA().issue_cert("mint.test", not_before=begin, not_after=until)
+    certificate.write_bytes(issued.cert_chain_pems[0].bytes())
+    key.write_bytes(issued.private_key_pem.bytes())
+
+
+def expired(certificate, key):
+    """It was valid until yesterday."""
+    dated(certificate, key, days=-2)
+
+
+def not_yet_valid(certificate, key):
+    """It is valid from tomorrow on."""
+    dated(certificate, key, days=1)
+
+
+def pipe(certificate, key):
+    """A named pipe that nobody writes to lies in place of the key."""
+    key.unlink()
+    os.mkfifo(key)
+
+
+DAMAGES = [half_written, without_its_key, encrypted_key, gone, empty, expired, not_yet_valid, pipe]
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
@@ -73,8 +105,72 @@ def test_bad_change_keeps_the_pair(pair, authority, write_certificate, tmp_path,
     assert outcomes == [False]
     assert [line["log_level"] for line in lines] == ["error"]
     assert secret not in str(lines)
+    for path in pair:
+        path.unlink(missing_ok=True)
     write_certificate(authority, tmp_path)
     assert certificates.changed() is not None
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"), [(expired, "has expired"), (not_yet_valid, "is not yet valid")]
+)
+def test_reason_names_the_dates(pair, damage, why):
+    """What OpenSSL says of them."""
+    certificates = Certificates(*pair)
+    damage(*pair)
+    with structlog.testing.capture_logs() as lines:
+        assert certificates.changed() is None
+    assert why in lines[0]["why"]
+
+
+def test_certificate_is_taken_once_it_is_valid(pair, authority, write_certificate, tmp_path):
+    """A refused pair is tried again after a while, although its files have not changed."""
+    now = [0.0]
+    certificates = Certificates(*pair, clock=lambda: now[0])
+    not_yet_valid(*pair)
+    assert certificates.changed() is None
+    with pytest.MonkeyPatch.context() as patch:  # in place of a day that passes
+        patch.setattr("imagemint.server.rpc.tls._shake_hands", lambda *_: None)
+        assert certificates.changed() is None
+        now[0] += 10.0
+        assert certificates.changed() is not None
+        assert certificates.changed() is None
+
+
+def test_change_behind_a_failed_read_is_taken(pair, authority, write_certificate, tmp_path):
+    """The new pair lies there while a read fails; it is taken once the read succeeds."""
+    certificates = Certificates(*pair)
+    write_certificate(authority, tmp_path)
+    away = pair[1].with_suffix(".away")
+    pair[1].rename(away)
+    assert certificates.changed() is None
+    away.rename(pair[1])
+    assert certificates.changed() is not None
+
+
+@pytest.mark.parametrize("swapped", ["..data", "server.pem"])
+def test_swapped_link_is_a_change(authority, write_certificate, tmp_path, swapped):
+    """Of the directory, as Kubernetes swaps secrets, or of the files themselves."""
+    for name in ("..one", "..two"):
+        (tmp_path / name).mkdir()
+        write_certificate(authority, tmp_path / name)
+    (tmp_path / "..data").symlink_to("..one")
+    pair = tmp_path / "server.pem", tmp_path / "server.key"
+    for path in pair:
+        path.symlink_to(f"..data/{path.name}")
+    certificates = Certificates(*pair)
+    if swapped == "..data":
+        _replace(tmp_path / "..data", "..two")
+    else:
+        for path in pair:
+            _replace(path, f"..two/{path.name}")
+    assert certificates.changed() is not None
+
+
+def _replace(link, target):
+    """Points a link elsewhere, without a moment in which it is gone."""
+    link.with_name("..next").symlink_to(target)
+    link.with_name("..next").replace(link)
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
@@ -90,3 +186,31 @@ def test_bad_authority_is_refused(pair, tmp_path):
     (tmp_path / "ca.pem").write_text("no certificate")
     with pytest.raises(CertificateError, match=r"ca\.pem"):
         Certificates(*pair, tmp_path / "ca.pem")
+
+
+def test_expired_authority_is_refused(pair, tmp_path):
+    """No client could show a certificate of it."""
+    path = tmp_path / "ca.pem"
+    path.write_bytes(_authority(days=-2))
+    with pytest.raises(CertificateError, match="expired"):
+        Certificates(*pair, path)
+    path.write_bytes(_authority(days=-2) + trustme.CA().cert_pem.bytes())
+    assert Certificates(*pair, path)
+
+
+def _authority(*, days):
+    """The certificate of an authority that is valid for one day, beginning `days` from now."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "old")])
+    begin = dt.datetime.now(dt.UTC) + dt.timedelta(days=days)
+    built = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(begin)
+        .not_valid_after(begin + dt.timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    )
+    return built.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)

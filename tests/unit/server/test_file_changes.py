@@ -1,0 +1,112 @@
+"""Configured files: what is read, and when a change counts as seen."""
+
+import os
+
+import pytest
+
+from imagemint.server.file_changes import WatchedFiles, read_file
+
+
+@pytest.fixture
+def path(tmp_path):
+    """A file that holds `old`."""
+    path = tmp_path / "secret"
+    path.write_bytes(b"old")
+    return path
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "directory"])
+def test_only_regular_files_are_read(tmp_path, kind):
+    """A pipe without a writer, an endless device and a directory are errors at once."""
+    path = tmp_path / "odd"
+    match kind:
+        case "pipe":
+            os.mkfifo(path)
+        case "device":
+            path.symlink_to("/dev/zero")
+        case _:
+            path.mkdir()
+    with pytest.raises(OSError, match="not a regular file"):
+        read_file(path)
+
+
+def test_large_file_is_refused(path):
+    """A file of exactly the limit is read, one byte more is not."""
+    assert read_file(path, most_bytes=3) == b"old"
+    with pytest.raises(OSError, match="larger than 2 bytes"):
+        read_file(path, most_bytes=2)
+
+
+def test_change_is_returned_once(path):
+    """The first look returns the content, later ones only what is new."""
+    files = WatchedFiles([path])
+    assert files.changed() == [b"old"]
+    assert files.changed() is None
+    path.write_bytes(b"new")
+    assert files.changed() == [b"new"]
+    assert files.changed() is None
+
+
+def test_change_behind_a_failed_read_is_seen_later(path, tmp_path):
+    """A file that cannot be read for a while is read as soon as it can be, though unchanged."""
+    files = WatchedFiles([path])
+    files.changed()
+    hidden = tmp_path / "hidden"
+    hidden.write_bytes(b"new")
+    os.utime(hidden, (1, 1))
+    path.unlink()
+    path.symlink_to(hidden)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "open", _failing(os.open))
+        for _ in range(2):
+            with pytest.raises(OSError, match="Input/output"):
+                files.changed()
+    assert files.changed() == [b"new"]
+
+
+def _failing(real):
+    def fail(path, flags, *more, **others):
+        raise OSError(5, "Input/output error", str(path))
+
+    return fail
+
+
+def test_rewrite_within_a_tick_is_seen(path):
+    """Two writes that leave the same metadata differ in content, and that counts."""
+    files = WatchedFiles([path])
+    files.changed()
+    status = path.stat()
+    path.write_bytes(b"new")
+    with pytest.MonkeyPatch.context() as patch:
+        real = type(path).stat
+        # As on a file system whose clock stands still: the metadata are those of the first write.
+        patch.setattr(type(path), "stat", lambda self, **o: status if self == path else real(self))
+        assert files.changed() == [b"new"]
+
+
+def test_swapped_directory_link_is_a_change(tmp_path):
+    """Kubernetes mounts secrets as links through `..data`, and swaps that link."""
+    for name in ("one", "two"):
+        (tmp_path / f"..{name}").mkdir()
+        (tmp_path / f"..{name}/keys").write_text(name)
+    (tmp_path / "..data").symlink_to("..one")
+    (tmp_path / "keys").symlink_to("..data/keys")
+    files = WatchedFiles([tmp_path / "keys"])
+    assert files.changed() == [b"one"]
+    (tmp_path / "..tmp").symlink_to("..two")
+    (tmp_path / "..tmp").replace(tmp_path / "..data")
+    assert files.changed() == [b"two"]
+
+
+def test_replaced_file_link_is_a_change(tmp_path):
+    """The last component is a link, which is replaced by one to another file of the same size."""
+    for name in ("one", "two"):
+        (tmp_path / name).write_text(name)
+        os.utime(tmp_path / name, (1, 1))
+    path = tmp_path / "keys"
+    path.symlink_to("one")
+    files = WatchedFiles([path])
+    assert files.changed() == [b"one"]
+    (tmp_path / "next").symlink_to("two")
+    (tmp_path / "next").replace(path)
+    assert files.changed() == [b"two"]
