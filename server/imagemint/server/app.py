@@ -18,6 +18,7 @@ from imagemint.server.batching import Batcher
 from imagemint.server.control import ModelControl
 from imagemint.server.devices import watch_devices
 from imagemint.server.exposition import expose
+from imagemint.server.logs import close_logs
 from imagemint.server.metrics import Metrics
 from imagemint.server.peers import Peers
 from imagemint.server.repository import ModelRepository, Policies, ServedBytes
@@ -222,6 +223,7 @@ class App:
 
         def ask(number: signal.Signals) -> None:
             if asked.is_set():
+                close_logs()
                 os._exit(128 + number)
             asked.set()
 

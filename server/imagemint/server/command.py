@@ -8,13 +8,19 @@ class Serve(ServeSettings):
 
     def run(self) -> int:
         """Serves; returns 0 after a clean drain."""
-        import asyncio  # noqa: PLC0415 - import-light
+        from imagemint.server import logs  # noqa: PLC0415 - import-light
 
-        from imagemint.server.logs import configure_logs, log_settings  # noqa: PLC0415
+        logs.configure_logs(self.log_format, self.log_level)
+        try:
+            logs.log_settings(self)
+            return self._serve()
+        finally:
+            logs.close_logs()
 
-        configure_logs(self.log_format, self.log_level)
-        log_settings(self)
+    def _serve(self) -> int:
         if self.processes > 1:
+            import asyncio  # noqa: PLC0415 - import-light
+
             from imagemint.server.processes.supervisor import Supervisor  # noqa: PLC0415
 
             # This class may be one that the command line made up; workers could not unpickle it.

@@ -37,6 +37,8 @@ class Circumstances:
     """Of a worker; a file descriptor is appended."""
     environment: Mapping[str, str]
     settings: ServeSettings
+    stderr: int | None
+    """Descriptor that becomes the stderr of a worker; None for that of this process."""
     leaving: asyncio.Event
     """Set once no worker is to be started any more."""
     remembered: Callable[[], tuple[Question, ...]]
@@ -131,6 +133,7 @@ class Keeper:
                     pass_fds=(theirs.fileno(),),
                     env=self._circumstances.environment,
                     stdin=asyncio.subprocess.DEVNULL,
+                    stderr=self._circumstances.stderr,
                 )
             except OSError as error:  # no memory, too many processes
                 self._refusal = str(error)

@@ -18,6 +18,7 @@ import structlog
 
 from imagemint.server.devices import watch_devices
 from imagemint.server.exposition import expose
+from imagemint.server.logs import close_logs, real_stderr
 from imagemint.server.processes.keeper import Circumstances, Keeper
 from imagemint.server.processes.messages import Ask, Drain, Reply
 from imagemint.server.processes.metrics import DIRECTORY_VARIABLE, WorkersMetrics, forget_gauges
@@ -99,6 +100,7 @@ class Supervisor:
                 for keeper in self._keepers:
                     keeper.kill()
                 self._clear()
+                close_logs()
                 os._exit(128 + number)
             asked.set()
 
@@ -113,6 +115,7 @@ class Supervisor:
             command=self._worker,
             environment=os.environ | {DIRECTORY_VARIABLE: str(self._directory)},
             settings=worker_settings(self._settings, address),
+            stderr=real_stderr(),
             leaving=self._leaving,
             remembered=lambda: self._questions.remembered,
             changed=self._changed,

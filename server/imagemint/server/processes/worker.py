@@ -17,7 +17,7 @@ from typing import Any
 import structlog
 from prometheus_client import values
 
-from imagemint.server.logs import configure_logs
+from imagemint.server.logs import close_logs, configure_logs
 from imagemint.server.peers import Answer, Peers
 from imagemint.server.processes.channel import Channel
 from imagemint.server.processes.messages import (
@@ -181,7 +181,10 @@ def main() -> int:
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     with contextlib.closing(socket.socket(fileno=int(sys.argv[1]))) as end:
-        return run(work(end))
+        try:
+            return run(work(end))
+        finally:
+            close_logs()
 
 
 if __name__ == "__main__":
