@@ -211,19 +211,31 @@ def test_coloured_parquet_is_read():
     ("content", "text"),
     [
         (b"no parquet", "not a Parquet file in the image layout"),
-        (parquet([gray(1)], [0], image=None), "image layout .no column of images among label"),
-        (parquet([gray(1)], [0], image=pa.array([7])), "image layout"),
+        (
+            parquet([gray(1)], [0], image=None),
+            "no column of images among label; --image-column names it",
+        ),
+        (
+            parquet([gray(1)], [0], image=pa.array([7])),
+            "column image holds int64, should hold encoded",
+        ),
         (parquet([gray(1)], [0], image=pa.array([b"bare"])), "row 0: unreadable picture"),
-        (parquet([gray(1)], [0], label=pa.array(["cow"])), "row 0: label -1 is not in 0 to 1"),
-        (parquet([gray(1)], [0], label=pa.array([0.5])), "image layout .label holds 0.5"),
+        (
+            parquet([gray(1)], [0], label=pa.array(["cow"])),
+            "row 0: class 'cow' is none of the 2 classes cat, dog",
+        ),
+        (
+            parquet([gray(1)], [0], label=pa.array([0.5])),
+            "column label holds 0.5, should hold one text or integer",
+        ),
         (parquet([gray(1), b"no picture"], [0, 0]), "row 1: unreadable picture"),
         (parquet([gray(1), gray(1)[:-30]], [0, 0]), "row 1: unreadable picture"),
         (parquet([gray(1), gray(1)[:40] + b"\0" * 20], [0, 0]), "row 1: unreadable picture"),
-        (parquet([None, gray(1)], [0, 0]), "row 0: unreadable picture"),
+        (parquet([None, gray(1)], [0, 0]), "row 0: no picture"),
         (parquet([gray(1), gray(1, size=5)], [0, 1]), r"row 1: picture of \(5, 5\) pixels"),
         (parquet([gray(1)] * 3, [0, 1, 2]), "row 2: label 2 is not in 0 to 1"),
-        (parquet([gray(1)] * 2, [0, None]), "row 1: label -1 is not in 0 to 1"),
-        (parquet([], []), "N at least 1"),
+        (parquet([gray(1)] * 2, [0, None]), "row 1: no label"),
+        (parquet([], []), "no picture"),
     ],
 )
 def test_bad_parquet_is_refused(content, text):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imagemint.training.datasets import load_dataset, load_folder
+from imagemint.training.datasets import Reading, load_dataset, load_folder
 from imagemint.training.datasets.pictures import Shape
 from imagemint.training.errors import DatasetError
 
@@ -47,13 +47,13 @@ def test_divided_folders_stay_divided(tmp_path):
     assert load_folder(tmp_path, "train").labels.tolist() == [0, 1]
     assert load_folder(tmp_path, "test").labels.tolist() == [1]
     paint(tmp_path / "test" / "c" / "4.png", 4)
-    with pytest.raises(DatasetError, match="classes c are not in"):
+    with pytest.raises(DatasetError, match="test/c: class 'c' is none of the 2 classes a, b"):
         load_folder(tmp_path, "test")
 
 
 def test_order_is_that_of_the_names(pets):
     """However many threads decode, pictures come in one order and with one digest."""
-    one, many = (load_folder(pets, "train", workers=count) for count in (1, 7))
+    one, many = (load_folder(pets, "train", Reading(workers=count)) for count in (1, 7))
     assert np.array_equal(one.images, many.images)
     assert one.sha256 == many.sha256
     assert one.images[:9, 0, 0, 0].tolist() == list(range(9))
@@ -71,13 +71,13 @@ def test_broken_picture_is_named_and_counted(pets, caplog):
     assert [entry.split(":")[0] for entry in data.broken] == ["cat/03.png", "dog/deeper/04.png"]
     assert "2 of 27 pictures are broken: cat/03.png: unreadable" in caplog.text
     with pytest.raises(DatasetError, match=r"2 of 27 pictures are broken: cat/03\.png"):
-        load_folder(pets, "train", strict=True)
+        load_folder(pets, "train", Reading(strict=True))
 
 
 def test_digest_follows_the_pictures(pets):
     """Another picture, or other treatment of the same, is another data set."""
     before = load_folder(pets, "train")
-    treated = load_folder(pets, "train", shape=Shape(4))
+    treated = load_folder(pets, "train", Reading(Shape(4)))
     paint(pets / "cat" / "00.png", 55)
     assert len({before.sha256, treated.sha256, load_folder(pets, "train").sha256}) == 3
 
@@ -87,7 +87,7 @@ def test_sizes_are_settled(pets):
     paint(pets / "cat" / "00.png", 7, size=(9, 5))
     with pytest.raises(DatasetError, match=r"01\.png: picture of \(6, 6\) pixels, .*a size to"):
         load_folder(pets, "train")
-    assert load_folder(pets, "train", shape=Shape(5, 3)).images.shape == (27, 5, 5, 3)
+    assert load_folder(pets, "train", Reading(Shape(5, 3))).images.shape == (27, 5, 5, 3)
 
 
 def test_folder_is_a_data_set(pets, tmp_path):
@@ -118,3 +118,158 @@ def test_useless_folder_is_refused(tmp_path, content):
         (tmp_path / "pets" / "cat" / "1.png").write_bytes(b"meow")
     with pytest.raises(DatasetError, match=r"no such folder|no picture, neither|1 of 1 pictures"):
         load_folder(tmp_path / "pets", "train")
+
+
+def lay(root, *files):
+    """Writes a picture for each .png, a folder for each name that ends in /, else bytes."""
+    for number, name in enumerate(files):
+        if name.endswith("/"):
+            (root / name).mkdir(parents=True)
+        elif name.endswith(".png"):
+            paint(root / name, number)
+        else:
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_bytes(b"\0\5\x16\7")
+    return root
+
+
+def counts(data):
+    """Pictures by class, those without any included."""
+    return dict(
+        zip(
+            data.class_labels,
+            np.bincount(data.labels, minlength=len(data.class_labels)).tolist(),
+            strict=True,
+        )
+    )
+
+
+TWO = ("cat/0.png", "cat/1.png", "dog/0.png")
+
+
+@pytest.mark.parametrize(
+    "strays",
+    [
+        ["__MACOSX/cat/._0.png", "__MACOSX/cat/1.png"],
+        ["cat/.ipynb_checkpoints/0-checkpoint.png", ".ipynb_checkpoints/1.png"],
+        ["horse/"],
+        ["horse/deeper/"],
+        ["logs/x.csv", "lost+found/", "$RECYCLE.BIN/0.png"],
+        ["cat/Thumbs.db", "cat/desktop.ini", ".DS_Store", "cat/._0.png"],
+        ["cat/@eaDir/0.png/SYNOPHOTO_THUMB_M.png", "@eaDir/"],
+        ["cover.png"],
+    ],
+)
+def test_strays_are_no_data(tmp_path, strays):
+    """What tools leave behind is neither a class nor a picture."""
+    data = load_folder(lay(tmp_path, *TWO, *strays), "train")
+    assert counts(data) == {"cat": 2, "dog": 1}
+    assert data.broken == ()
+
+
+@pytest.mark.parametrize(
+    ("files", "train", "test"),
+    [
+        (["train/a/1.png", "train/b/2.png"], {"a": 1, "b": 1}, None),
+        (["train/a/1.png", "train/b/2.png", "val/b/3.png"], {"a": 1, "b": 1}, {"a": 0, "b": 1}),
+        (["Training/a/1.png", "Testing/a/2.png", "x.png"], {"a": 1}, {"a": 1}),
+        (
+            ["train/a/1.png", "train/a/2.png", "validation/a/3.png", "test/a/4.png"],
+            {"a": 2},
+            {"a": 1},
+        ),
+        (["train/a/1.png", "train/b/2.png", "models/3.png"], {"a": 1, "b": 1}, None),
+        (["data/train/a/1.png", "data/valid/a/2.png"], {"a": 1}, {"a": 1}),
+        (["images/a/1.png", "images/b/2.png"], {"a": 1, "b": 1}, None),
+        (["pets/pets/a/1.png", "pets/pets/b/2.png"], {"a": 1, "b": 1}, None),
+        (["train/images/a/1.png", "train/images/b/2.png"], {"a": 1, "b": 1}, None),
+        (["train/1.png", "test/2.png", "test/3.png"], {"all": 1}, {"all": 2}),
+        # Not splits: train is one vehicle among others.
+        (["train/1.png", "plane/2.png"], {"plane": 1, "train": 1}, None),
+        (["cat/deep/1.png"], {"cat": 1}, None),
+    ],
+)
+def test_layouts_are_understood(tmp_path, files, train, test):
+    """Splits and classes are found in the folders that hold them; None: no class has ten."""
+    lay(tmp_path, *files)
+    assert counts(load_folder(tmp_path, "train")) == train
+    if test is None:
+        with pytest.raises(DatasetError, match="no picture is left for the test split"):
+            load_folder(tmp_path, "test")
+    else:
+        assert counts(load_folder(tmp_path, "test")) == test
+
+
+@pytest.mark.parametrize(
+    ("files", "text"),
+    [
+        (["1.png", "2.png"], "no labels: all pictures are of one class"),
+        (["a/1.png", "b/2.png", "c.png"], "1 pictures beside the folders of classes are left out"),
+        (["a/1.png", "b/2.png", "c/"], "folders without pictures are no classes: c"),
+        (["train/a/1.png", "extra/2.png"], "not a split, left out: extra"),
+        (["train/a/1.png"], "the folders of classes are in train"),
+        (["train/a/1.png", "val/a/1.png", "test/a/1.png"], "the validation split is not used"),
+        (["\u00e9/1.png", "e\u0301/2.png"], "1 folders have the name of another one"),
+    ],
+)
+def test_nothing_is_lost_silently(tmp_path, caplog, files, text):
+    """Whatever is left out or guessed is logged and kept with the data."""
+    data = load_folder(lay(tmp_path, *files), "train")
+    assert text in "; ".join(data.remarks)
+    assert text in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("files", "text"),
+    [
+        (["test/a/1.png"], "no folder of the training split beside test"),
+        (
+            ["train/a/1.png", "val/a/2.png", "valid/a/3.png"],
+            "both val and valid are the validation",
+        ),
+        (["train/a/1.png", "train/b/1.png", "test/1.png"], "lie in no folder of a class"),
+    ],
+)
+def test_ambiguous_splits_are_refused(tmp_path, files, text):
+    """Folders that cannot be divided into training and test pictures are refused."""
+    lay(tmp_path, *files)
+    with pytest.raises(DatasetError, match=text):
+        load_folder(tmp_path, "test")
+
+
+def test_numbers_are_sorted_by_value(tmp_path):
+    """Class folders 0 to 11 get those very indices."""
+    data = load_folder(lay(tmp_path, *(f"{n}/x.png" for n in range(12))), "train")
+    assert data.class_labels == tuple(str(n) for n in range(12))
+    assert data.images[:, 0, 0, 0].tolist() == data.labels.tolist() == list(range(12))
+
+
+def test_unicode_twins_are_one_class(tmp_path):
+    """Folders whose names look the same are one class, in composed spelling."""
+    data = load_folder(lay(tmp_path, "e\u0301/1.png", "\u00e9/2.png", "猫/3.png"), "train")
+    assert counts(data) == {"\u00e9": 2, "猫": 1}
+
+
+def test_links_are_followed(tmp_path):
+    """Linked classes and pictures count; a link to a folder above it ends there."""
+    lay(tmp_path / "far", *TWO)
+    (tmp_path / "near" / "dog").mkdir(parents=True)
+    (tmp_path / "near" / "cat").symlink_to(tmp_path / "far" / "cat")
+    (tmp_path / "near" / "dog" / "up").symlink_to(tmp_path / "near")
+    (tmp_path / "near" / "dog" / "0.png").symlink_to(tmp_path / "far" / "dog" / "0.png")
+    (tmp_path / "near" / "dog" / "1.png").symlink_to(tmp_path / "nowhere.png")
+    data = load_folder(tmp_path / "near", "train")
+    assert counts(data) == {"cat": 2, "dog": 1}
+    assert data.broken == ("dog/1.png: unreadable file (No such file or directory)",)
+
+
+def test_given_names_decide_the_order(tmp_path):
+    """Names come before the order of the folders, which may also be indices into them."""
+    folders, numbers = tmp_path / "folders", tmp_path / "numbers"
+    lay(folders, *TWO)
+    lay(numbers, "0/1.png", "2/2.png")
+    given = Reading(class_labels=("dog", "horse", "cat"))
+    assert counts(load_folder(folders, "train", given)) == {"dog": 1, "horse": 0, "cat": 2}
+    assert counts(load_folder(numbers, "train", given)) == {"dog": 1, "horse": 0, "cat": 1}
+    with pytest.raises(DatasetError, match="'dog' is none of the 2 classes cat, dig; did you mean"):
+        load_folder(folders, "train", Reading(class_labels=("cat", "dig")))

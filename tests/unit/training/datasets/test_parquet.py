@@ -123,7 +123,7 @@ def test_classes_are_those_of_the_training_split(pets):
     test = load_dataset("pets", "test", data)
     assert (test.labels.tolist(), test.class_labels) == ([1], ("cat", "dog"))
     pets({"test.parquet": shard([3], None, label=["cow"])})
-    with pytest.raises(DatasetError, match="row 0: label -1 is not in 0 to 1"):
+    with pytest.raises(DatasetError, match="row 0: class 'cow' is none of the 2 classes cat, dog"):
         load_dataset("pets", "test", data)
 
 
@@ -171,3 +171,128 @@ def test_puzzling_folder_is_refused(pets, files, text):
     """A shard that is missing, several data sets in one folder, or none to learn from."""
     with pytest.raises(DatasetError, match=text):
         load_dataset("pets", "train", pets(dict.fromkeys(files, shard([1]))))
+
+
+def written(path, table):
+    """Writes a table of pictures in some odd form."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path)
+    return path
+
+
+PAIR = [encoded(1), encoded(2)]
+
+
+@pytest.mark.parametrize(
+    ("image", "label"),
+    [
+        (pa.array(PAIR, pa.large_binary()), pa.array([0, 1], pa.int8())),
+        (pa.array(PAIR, pa.binary_view()), pa.array(["0", "1"], pa.string_view())),
+        (pa.array(PAIR).dictionary_encode(), pa.array(["0", "1"]).dictionary_encode()),
+        (pa.array([{"bytes": it} for it in PAIR]), pa.array(["0", "1"], pa.large_string())),
+        (pa.array(PAIR), pa.array([0.0, 1.0])),
+        (pa.chunked_array([[PAIR[0]], [PAIR[1]]]), pa.array([0, 1], pa.uint16())),
+    ],
+    ids=["large_binary", "view", "dictionary", "struct", "float", "chunked"],
+)
+def test_arrow_types_are_read(tmp_path, image, label):
+    """Pictures and labels are read from any type that writers choose for them."""
+    path = written(tmp_path / "pets.parquet", pa.table({"image": image, "label": label}))
+    data = load_dataset(str(path), "train")
+    assert data.images[:, 0, 0, 0].tolist() == [1, 2]
+    assert (data.labels.tolist(), data.class_labels) == ([0, 1], ("0", "1"))
+    assert data.name == "pets/train"
+
+
+def test_shards_may_differ_in_types(tmp_path):
+    """One shard has int32 labels, the other int64, and their columns come in another order."""
+    first = pa.table({"image": PAIR, "label": pa.array([0, 1], pa.int32())})
+    second = pa.table({"label": pa.array([1, 0], pa.int64()), "more": ["x", "y"], "image": PAIR})
+    for number, table in enumerate((first, second)):
+        written(tmp_path / f"train-0000{number}-of-00002.parquet", table)
+    written(tmp_path / "test.parquet", first)
+    assert load_dataset(str(tmp_path), "train").labels.tolist() == [0, 1, 1, 0]
+
+
+def test_rows_are_read_in_pieces(tmp_path, monkeypatch):
+    """Few encoded pictures are held at a time, so files may be larger than an Arrow array."""
+    held = []
+    original = pq.ParquetFile.iter_batches
+
+    def watched(self, **options):
+        for batch in original(self, **options):
+            held.append(batch.num_rows)
+            yield batch
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", watched)
+    table = pa.table({"image": [encoded(n) for n in range(200)], "label": [0] * 200})
+    data = load_dataset(str(written(tmp_path / "pets.parquet", table)), "train")
+    assert len(data) == 180
+    assert max(held) <= 32
+
+
+@pytest.mark.parametrize(
+    "column", [pa.array(["img/0.png", "img/1.png"]), [{"path": f"img/{n}.png"} for n in range(2)]]
+)
+def test_paths_are_relative_to_the_file(tmp_path, column):
+    """A column of paths without content names files beside the Parquet file."""
+    (tmp_path / "img").mkdir()
+    for number, content in enumerate(PAIR):
+        (tmp_path / "img" / f"{number}.png").write_bytes(content)
+    table = pa.table({"image": column, "label": [1, 0]})
+    path = written(tmp_path / "pets.parquet", table)
+    data = load_dataset(str(path), "train")
+    assert data.images[:, 0, 0, 0].tolist() == [1, 2]
+    (tmp_path / "img" / "1.png").write_bytes(encoded(9))
+    assert load_dataset(str(path), "train").sha256 != data.sha256
+    (tmp_path / "img" / "1.png").unlink()
+    assert load_dataset(str(path), "train").broken == ("row 1: no file img/1.png, nor its content",)
+
+
+def test_rows_without_label_are_named(tmp_path):
+    """A row whose label is null, or -1 as where data sets hide it, is left out and named."""
+    table = pa.table({"image": PAIR * 2, "label": [0, None, 1, -1]})
+    data = load_dataset(str(written(tmp_path / "pets.parquet", table)), "train")
+    assert data.images[:, 0, 0, 0].tolist() == [1, 1]
+    assert data.broken == ("row 1: no label", "row 3: no label")
+
+
+@pytest.mark.parametrize(
+    ("columns", "asked", "names"),
+    [
+        (["category"], {}, ("a", "b")),
+        (["Class"], {}, ("a", "b")),
+        (["who"], {"label_column": "who"}, ("a", "b")),
+        (["label", "who"], {"label_column": "who"}, ("a", "b")),
+        (["who"], {}, ("all",)),
+    ],
+)
+def test_label_column_is_found_or_named(tmp_path, caplog, columns, asked, names):
+    """The usual names are found; for others, columns are listed with the flag to use."""
+    table = pa.table({"image": PAIR} | {key: ["a", "b"] for key in columns})
+    data = load_dataset(str(written(tmp_path / "pets.parquet", table)), "train", **asked)
+    assert data.class_labels == names
+    said = "no labels: all pictures are of one class; --label-column names the column that holds"
+    assert (said in caplog.text) == (names == ("all",))
+    with pytest.raises(DatasetError, match="no column 'breed' for --label-column; there are"):
+        load_dataset(str(tmp_path / "pets.parquet"), "train", label_column="breed")
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [("content", {}), ("other", {"image_column": "other"}), ("file_name", {})],
+)
+def test_image_column_is_found_or_named(tmp_path, name, asked):
+    """Without a usual name, the only binary column holds the pictures, or a column their files."""
+    (tmp_path / "0.png").write_bytes(PAIR[0])
+    column = ["0.png"] if name == "file_name" else [PAIR[0]]
+    table = pa.table({"label": [0], name: column} | ({"more": [b"x"]} if asked else {}))
+    path = written(tmp_path / "pets.parquet", table)
+    assert load_dataset(str(path), "train", **asked).images[0, 0, 0, 0] == 1
+
+
+def test_numbers_as_text_are_sorted_by_value(tmp_path):
+    """Labels that are written as text keep the order of their values."""
+    table = pa.table({"image": PAIR * 2, "label": ["10", "9", "100", "1"]})
+    data = load_dataset(str(written(tmp_path / "pets.parquet", table)), "train")
+    assert data.class_labels == ("1", "9", "10", "100")

@@ -4,6 +4,7 @@ from imagemint.training.datasets.download import cache_directory
 from imagemint.training.datasets.folder import load_folder
 from imagemint.training.datasets.formats import parse_idx
 from imagemint.training.datasets.images import LabelledImages, Split
+from imagemint.training.datasets.listing import Reading
 from imagemint.training.datasets.parquet import parse_image_parquet
 from imagemint.training.datasets.registry import DATASETS, load_dataset
 from imagemint.training.datasets.stacked import stack_digits
@@ -12,6 +13,7 @@ from imagemint.training.datasets.subsets import few_of_each
 __all__ = [
     "DATASETS",
     "LabelledImages",
+    "Reading",
     "Split",
     "cache_directory",
     "few_of_each",

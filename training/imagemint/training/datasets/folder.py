@@ -1,110 +1,170 @@
 """Pictures in folders, a folder for each class."""
 
 import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from imagemint.training.datasets.classes import composed, number_classes
 from imagemint.training.datasets.images import UNLABELLED, LabelledImages, Split
-from imagemint.training.datasets.pictures import (
-    AS_STORED,
-    HELD_OUT,
-    Shape,
-    complain,
-    decode_all,
-    stack,
-)
+from imagemint.training.datasets.listing import AS_IS, Listing, Reading, read_listing
+from imagemint.training.datasets.splits import chosen_split, remarks_on_splits, split_called
+from imagemint.training.datasets.tree import SUFFIXES, Folder, scan
 from imagemint.training.errors import DatasetError
 
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+_SHOWN = 5
 
 
-def load_folder(
-    folder: Path,
-    split: Split,
-    *,
-    shape: Shape = AS_STORED,
-    strict: bool = False,
-    workers: int = 4,
-) -> LabelledImages:
+def load_folder(folder: Path, split: Split, reading: Reading = AS_IS) -> LabelledImages:
     """Returns the pictures below a folder, labelled by the folder of their class.
 
-    Where it holds ``train/`` and ``test/`` these are the splits; otherwise every tenth picture of
-    each class, in the order of the names, is for testing. Classes and pictures come in the order of
-    their names, whatever ``workers``. A broken picture is left out, named and counted. Without any
-    folder of a class, the pictures are all of one.
+    Folders named after splits (``train``, ``val``, ``testing`` and the like) divide the data. If
+    there is only a training split, or none, every tenth picture of each class is for testing.
+    Classes come in natural order of their names, pictures in the order of their paths. A broken
+    picture is left out, named and counted. Pictures without any folder of a class are all of one.
 
     Args:
-        folder: holds ``<class>/<picture>``, or ``<split>/<class>/<picture>``; deeper folders count
-            to their class, hidden files do not count.
+        folder: holds ``<class>/<picture>`` or ``<split>/<class>/<picture>``, possibly inside one
+            more folder. Deeper folders count to their class. `tree.is_stray` says what is ignored.
         split: which part.
-        shape: what the pictures are brought to; as stored, they must share one size.
-        strict: let a broken picture be an error.
-        workers: threads that decode.
+        reading: shape, names of classes and strictness.
 
     Raises:
         DatasetError: no such folder, no picture in it, a class of the test split that is none of
             the training split, pictures of several sizes, or with ``strict`` a broken one.
     """
-    if not folder.is_dir():
-        raise DatasetError(f"{folder}: no such folder")
-    divided = all((folder / part).is_dir() for part in ("train", "test"))
-    root = folder / split if divided else folder
-    names = _classes(folder / "train" if divided else folder)
-    flat = not names
-    names = names or UNLABELLED
-    strangers = sorted(set(_classes(root)) - set(names))
-    if strangers:
-        raise DatasetError(f"{root}: classes {', '.join(strangers)} are not in {folder / 'train'}")
-    found = [
-        (path, label)
-        for label, name in enumerate(names)
-        for number, path in enumerate(_pictures(root if flat else root / name))
-        if divided or (number % HELD_OUT == HELD_OUT - 1) == (split == "test")
-    ]
-    if not found:
+    return load_tree(scan(folder), split, reading)
+
+
+def load_tree(tree: Folder, split: Split, reading: Reading) -> LabelledImages:
+    """Returns what `load_folder` returns, for a folder that was scanned already."""
+    if not tree.holds_pictures():
         raise DatasetError(
-            f"{root}: no picture, neither there nor in folders of classes ({_suffixes()}), and no"
-            " Parquet file"
+            f"{tree.path}: no picture, neither there nor in folders of classes"
+            f" ({', '.join(sorted(SUFFIXES))}), and no Parquet file or tar shard"
         )
-    digest = hashlib.sha256(f"{shape}\n".encode())
-    pictures, paths, labels, broken = [], [], [], []
-    decoded = decode_all((path for path, _ in found), shape, workers=workers)
-    for (path, label), picture in zip(found, decoded, strict=True):
-        if isinstance(picture, DatasetError):
-            broken.append(f"{path.relative_to(folder)}: {picture}")
-            continue
-        pictures.append(picture)
-        paths.append(path)
-        labels.append(label)
-        content = hashlib.sha256(path.read_bytes()).hexdigest()
-        digest.update(f"{names[label]}/{path.name} {content}\n".encode())
-    complain(folder, broken, len(found), strict=strict)
-    return LabelledImages(
-        name=f"{folder.name}/{split}",
-        images=stack(pictures, lambda index: str(paths[index])),
-        labels=np.array(labels, np.int64),
+    top = unwrap(tree)
+    parts = split_folders(top)
+    if parts and "train" not in parts:
+        raise DatasetError(f"{top.path}: no folder of the training split beside {_of(top.folders)}")
+    train = unwrap(parts["train"]) if parts else top
+    names = _class_names(train, reading)
+    part = chosen_split(parts, split)
+    chosen = train if part == "train" else _unwrapped_like(train, parts[part])
+    remarks = (*_remarks(tree, train, parts), *remarks_on_splits(parts))
+    listing = _list(chosen, names, reading, base=tree.path, flat=not train.folders)
+    undivided = split if parts.keys() <= {"train"} else None
+    name = f"{tree.path.resolve().name}/{split}"
+    return read_listing(replace(listing, remarks=remarks), name, reading, undivided=undivided)
+
+
+def split_folders(folder: Folder) -> dict[str, Folder]:
+    """Returns the folders of splits by the name of the split; {} if folders are classes.
+
+    They are classes unless all are named after splits, or those of training and testing are there,
+    or the one for training has folders of classes in turn.
+
+    Raises:
+        DatasetError: two folders of one split.
+    """
+    found: dict[str, Folder] = {}
+    for each in folder.folders:
+        split = split_called(each.name)
+        if split in found:
+            twins = f"both {found[split].name} and {each.name}"
+            raise DatasetError(f"{folder.path}: {twins} are the {split} split")
+        if split is not None:
+            found[split] = each
+    no_other = len(found) == len(folder.folders)
+    divided = "train" in found and ("test" in found or found["train"].folders)
+    return found if no_other or divided else {}
+
+
+def unwrap(folder: Folder) -> Folder:
+    """Returns the folder of classes or splits inside folders that hold nothing else, or itself."""
+    if split_folders(folder) or folder.pictures or len(folder.folders) != 1:
+        return folder
+    inner = unwrap(folder.folders[0])
+    divided = split_folders(inner) or len(inner.folders) > 1
+    return inner if divided and not inner.pictures else folder
+
+
+def _unwrapped_like(train: Folder, other: Folder) -> Folder:
+    """Returns the folder of the same classes within another split."""
+    classes = {composed(each.name) for each in train.folders}
+    has_one = any(composed(each.name) in classes for each in other.folders)
+    return other if has_one else unwrap(other)
+
+
+def _class_names(train: Folder, reading: Reading) -> tuple[str, ...]:
+    """Returns the names of the classes, in order."""
+    folders = [each.name for each in train.folders]
+    _, names = number_classes(
+        folders or UNLABELLED, lambda n: f"{train.path / folders[n]}", known=reading.class_labels
+    )
+    return names
+
+
+def _list(
+    folder: Folder,
+    names: tuple[str, ...],
+    reading: Reading,
+    *,
+    base: Path,
+    flat: bool,
+) -> Listing:
+    """Returns the pictures in the folders of these classes, those of the first class first."""
+    classes = [folder] if flat else list(folder.folders)
+    if not classes:
+        raise DatasetError(f"{folder.path}: its pictures lie in no folder of a class")
+    labels = [0] * len(classes)
+    if not flat:
+        found, _ = number_classes(
+            [each.name for each in classes], lambda n: f"{classes[n].path}", known=names
+        )
+        labels = found.tolist()
+    order = sorted(range(len(classes)), key=labels.__getitem__)
+    pictures = [path for n in order for path in classes[n].all_pictures]
+    counts = [len(classes[n].all_pictures) for n in order]
+    return Listing(
+        place=str(folder.path),
+        sources=pictures,
+        where=lambda row: str(pictures[row].relative_to(base)),
+        labels=np.repeat(np.array([labels[n] for n in order], np.int64), counts),
         class_labels=names,
-        sha256=digest.hexdigest(),
-        broken=tuple(broken),
+        digest=hashlib.sha256(f"{reading.shape}\n".encode()),
     )
 
 
-def _classes(root: Path) -> tuple[str, ...]:
-    return tuple(
-        sorted(each.name for each in root.iterdir() if each.is_dir() and each.name[0] != ".")
-    )
+def _remarks(tree: Folder, train: Folder, parts: dict[str, Folder]) -> list[str]:
+    """Returns what is left out or was guessed, so that nothing is lost without a word."""
+    said = []
+    if not train.folders:
+        said.append(
+            "no labels: all pictures are of one class; put them in a folder for each class, or"
+            " list them in metadata.csv with the columns file_name and label"
+        )
+    elif train.path != tree.path:
+        said.append(f"the folders of classes are in {train.path.relative_to(tree.path)}")
+    if train.folders and train.pictures:
+        count = len(train.pictures)
+        said.append(f"{count} pictures beside the folders of classes are left out")
+    if parts and len(parts) < len(tree.folders):
+        others = [each for each in tree.folders if split_called(each.name) is None]
+        said.append(f"not a split, left out: {_of(others)}")
+    if train.bare:
+        said.append(f"folders without pictures are no classes: {_listed(train.bare)}")
+    twins = len(train.folders) - len({composed(each.name) for each in train.folders})
+    if twins:
+        said.append(f"{twins} folders have the name of another one in other Unicode, and its class")
+    return said
 
 
-def _pictures(folder: Path) -> list[Path]:
-    if not folder.is_dir():  # a class that this split has no picture of
-        return []
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in _SUFFIXES and path.is_file() and path.name[0] != "."
-    )
+def _of(folders: Sequence[Folder]) -> str:
+    return _listed([each.name for each in folders])
 
 
-def _suffixes() -> str:
-    return ", ".join(sorted(_SUFFIXES))
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")

@@ -26,6 +26,7 @@ class LabelledImages:
             hexadecimal: images of equal digest are equal.
         texts: N texts that describe the images, or none at all.
         broken: pictures that could not be read and were left out, each as "place: reason".
+        remarks: what the user should know about how the data were read, a sentence each.
         license: of the images, which weights that learnt them inherit: SPDX, or what is known.
 
     Raises:
@@ -40,6 +41,7 @@ class LabelledImages:
     sha256: str
     texts: tuple[str, ...] = ()
     broken: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
     license: str = "not stated"
 
     def __post_init__(self) -> None:

@@ -1,99 +1,70 @@
 """Image data sets in Parquet files, as the Hugging Face hub has them.
 
-They differ in what they call their columns (``image`` or ``img``, ``label``, ``labels`` or
-``fine_label``), in whether classes have names, and in where the files of a split lie.
+They differ in what they call their columns (``image`` or ``img``, ``label``, ``category`` or
+``fine_label``), in whether classes have names, in whether pictures are inside or beside the file,
+and in where the files of a split lie. Files are read a few rows at a time, whatever their size.
 """
 
-import io
+import hashlib
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from imagemint.training.datasets.download import digest_of
+from imagemint.training.datasets import columns
+from imagemint.training.datasets.classes import Label, number_classes
 from imagemint.training.datasets.images import UNLABELLED, LabelledImages, Split
-from imagemint.training.datasets.pictures import (
-    AS_STORED,
-    HELD_OUT,
-    Shape,
-    complain,
-    decode_all,
-    stack,
-)
+from imagemint.training.datasets.listing import AS_IS, Listing, Reading, read_listing, with_digest
+from imagemint.training.datasets.pictures import AS_STORED, Encoded
+from imagemint.training.datasets.splits import chosen_split, remarks_on_splits, split_called
+from imagemint.training.datasets.tree import is_stray
 from imagemint.training.errors import DatasetError
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    from hashlib import _Hash
 
-_IMAGES = ("image", "img", "picture", "jpg", "png")
-_LABELS = ("label", "labels", "fine_label", "class", "target")
-_SPLITS = {"train": "train", "test": "test", "validation": "validation", "valid": "validation"}
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
 _DEEPEST = 3  # folder/config/split/0000.parquet
 _NUMBERED = re.compile(r"-\d+-of-(\d+)(-\w+)?$")
+_ROWS = 32  # read at once
+_BLOCK = 2**20
 
 
 def parse_image_parquet(
-    content: bytes | Sequence[bytes],
+    files: bytes | Path | Sequence[bytes | Path],
     name: str,
-    shape: Shape = AS_STORED,
-    *,
-    class_labels: tuple[str, ...] | None = None,
-    strict: bool = True,
+    reading: Reading = Reading(strict=True),  # noqa: B008 - immutable
 ) -> LabelledImages:
     """Returns the images of Parquet files in the Hugging Face image layout.
 
-    The image column is a struct with ``bytes``, or bytes (any format Pillow reads); the schema's
-    ``huggingface`` metadata tell which it is, else its name. Labels are integers with class names
-    in the metadata, or integers or strings that are names themselves; without a label column all
-    images are of one class. Column ``text`` is taken along.
+    The image column is a struct with ``bytes`` and ``path``, bytes, or paths relative to the file;
+    any format Pillow reads. The schema's ``huggingface`` metadata tell which column it is, else its
+    name or type. Labels are integers with class names in the metadata, or integers or strings that
+    are names themselves. Without a label column all images are of one class. Column ``text`` is
+    taken along. Shards may differ in the order and in the integer types of their columns.
 
     Args:
-        content: of one file, or of the shards of a split in their order.
+        files: one file or its content, or the shards of a split in their order.
         name: data set and split.
-        shape: what the pictures are brought to; as stored, they must share one size.
-        class_labels: names of the classes where the file has none; None: the values found.
-        strict: let a broken picture be an error; otherwise it is left out, named and counted.
+        reading: columns, shape, names of classes and strictness.
 
     Raises:
-        DatasetError: not Parquet, no column of images, with ``strict`` an unreadable picture,
-            pictures of several sizes, or a label that is missing or out of range; by row.
+        DatasetError: not Parquet, no column of images, with ``strict`` an unreadable picture or a
+            missing label, pictures of several sizes, or a label out of range; by row.
     """
-    import pyarrow as pa  # noqa: PLC0415 - 100 ms that a run on IDX data need not pay
-    import pyarrow.parquet as pq  # noqa: PLC0415
-
-    contents = [content] if isinstance(content, bytes) else list(content)
-    try:
-        table = pa.concat_tables([pq.read_table(io.BytesIO(each)) for each in contents])
-        encoded = _encoded(table)
-        labels, names = _labels(table, class_labels)
-        told = "text" in table.column_names
-        texts = [str(text or "") for text in table.column("text").to_pylist()] if told else []
-    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise DatasetError(f"{name}: not a Parquet file in the image layout ({error})") from error
-    decoded = decode_all(encoded, shape)
-    rows = [row for row, it in enumerate(decoded) if not isinstance(it, DatasetError)]
-    broken = [f"row {row}: {it}" for row, it in enumerate(decoded) if isinstance(it, DatasetError)]
-    complain(name, broken, len(decoded), strict=strict)
-    pictures = [it for it in decoded if not isinstance(it, DatasetError)]
-    treated = [] if shape == AS_STORED else [str(shape).encode()]
-    return LabelledImages(
-        name=name,
-        images=stack(pictures, lambda index: f"{name}, row {rows[index]}"),
-        labels=labels[rows],
-        class_labels=names,
-        sha256=digest_of([*contents, *treated]),
-        texts=tuple(texts[row] for row in rows) if told else (),
-        broken=tuple(broken),
-    )
+    whole = [files] if isinstance(files, bytes | Path) else list(files)
+    return _read([_Shard(each, name, reading) for each in whole], name, reading)
 
 
 def load_parquet_folder(
-    folder: Path, split: Split, *, shape: Shape = AS_STORED, strict: bool = False
+    folder: Path, split: Split, reading: Reading = AS_IS
 ) -> LabelledImages | None:
     """Returns a split from the Parquet files below a folder; None if there are none.
 
@@ -101,132 +72,241 @@ def load_parquet_folder(
     where there is no test split, validation takes its place, and where there is none either, every
     tenth picture of each class. Classes without names are those of the training split.
 
+    Args:
+        folder: where the files lie, or one file, which nobody divided.
+        split: which part.
+        reading: as for `parse_image_parquet`.
+
     Raises:
         DatasetError: as `parse_image_parquet`; a shard is missing, or there are several data sets.
     """
-    files = _files(folder)
+    files = {"train": [folder]} if folder.is_file() else _files(folder)
     if not files:
         return None
     if "train" not in files:
         raise DatasetError(f"{folder}: no Parquet file of the training split")
-    part = next((each for each in (split, "validation") if each in files), "train")
-    known = None if part == "train" else _values(files["train"])
-    data = parse_image_parquet(
-        [path.read_bytes() for path in files[part]],
-        f"{folder.name}/{split}",
-        shape,
-        class_labels=known,
-        strict=strict,
-    )
-    return data if len(files) > 1 else _held_out(data, split)
+    part = chosen_split(files, split)
+    name = f"{folder.resolve().stem if folder.is_file() else folder.resolve().name}/{split}"
+    shards = [_Shard(path, str(path), reading) for path in files[part]]
+    known = None
+    if part != "train":
+        training = [_Shard(path, str(path), reading) for path in files["train"]]
+        known = _classes(training, str(folder), reading)[1]
+    undivided = split if files.keys() == {"train"} else None
+    remarks = remarks_on_splits(files)
+    return _read(shards, name, reading, known=known, undivided=undivided, remarks=remarks)
 
 
 def _files(folder: Path) -> dict[str, list[Path]]:
-    """The files of each split, in order."""
+    """Returns the files of each split, in order."""
     files: dict[str, list[Path]] = {}
     for path in sorted(folder.rglob("*.parquet")):
         parts = path.relative_to(folder).with_suffix("").parts
-        if len(parts) > _DEEPEST or any(part.startswith(".") for part in parts):
+        if len(parts) > _DEEPEST or any(is_stray(part) for part in parts):
             continue
         words = [re.split(r"[-_.]", parts[-1])[0], *parts[:-1]]
-        split = next((_SPLITS[word] for word in words if word in _SPLITS), "train")
-        files.setdefault(split, []).append(path)
-    for found in files.values():
-        homes = sorted({str(path.parent.relative_to(folder)) for path in found})
+        found = (split for word in words if (split := split_called(word)))
+        files.setdefault(next(found, "train"), []).append(path)
+    for paths in files.values():
+        homes = sorted({str(path.parent.relative_to(folder)) for path in paths})
         if len(homes) > 1:
             raise DatasetError(f"{folder} holds several data sets: name one of {', '.join(homes)}")
-        promised = _NUMBERED.search(found[0].stem)
-        if promised and int(promised[1]) != len(found):
-            raise DatasetError(f"{found[0]}: {len(found)} of {int(promised[1])} files are there")
+        promised = _NUMBERED.search(paths[0].stem)
+        if promised and int(promised[1]) != len(paths):
+            raise DatasetError(f"{paths[0]}: {len(paths)} of {int(promised[1])} files are there")
     return files
 
 
-def _held_out(data: LabelledImages, split: Split) -> LabelledImages:
-    """Every tenth picture of each class, or all the others, of data that nobody divided."""
-    tenth = np.zeros(len(data), bool)
-    for label in range(len(data.class_labels)):
-        tenth[np.flatnonzero(data.labels == label)[HELD_OUT - 1 :: HELD_OUT]] = True
-    rows = np.flatnonzero(tenth if split == "test" else ~tenth)
-    return replace(
-        data,
-        images=data.images[rows],
-        labels=data.labels[rows],
-        texts=tuple(data.texts[row] for row in rows) if data.texts else (),
-        sha256=digest_of([f"{data.sha256} {split}".encode()]),
+def _read(
+    shards: Sequence["_Shard"],
+    name: str,
+    reading: Reading,
+    *,
+    known: tuple[str, ...] | None = None,
+    undivided: Split | None = None,
+    remarks: tuple[str, ...] = (),
+) -> LabelledImages:
+    labels, names = _classes(shards, name, reading, known)
+    if shards[0].label_column is None:
+        others = [each for each in shards[0].schema.names if each != shards[0].image_column]
+        remarks = (*remarks, columns.without_labels(others))
+    digest = hashlib.sha256()
+    for shard in shards:
+        shard.add_to(digest)
+    digest.update(b"" if reading.shape == AS_STORED else str(reading.shape).encode())
+    listing = Listing(
+        place=name,
+        sources=(picture for shard in shards for picture in shard.pictures()),
+        where=lambda row: f"row {row}",
+        labels=labels,
+        class_labels=names,
+        texts=tuple(text for shard in shards for text in shard.texts()),
+        digest=digest,
+        remarks=remarks,
     )
+    data = read_listing(listing, name, reading, undivided=undivided)
+    if undivided is None:
+        return data
+    # Which rows are for testing was once counted without the broken ones.
+    return with_digest(data, undivided, *([f"{len(data.broken)} broken"] if data.broken else []))
+
+
+def _classes(
+    shards: Sequence["_Shard"],
+    name: str,
+    reading: Reading,
+    known: tuple[str, ...] | None = None,
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Returns the labels int64 [N] of all rows and the names of the classes."""
+    if shards[0].label_column is None:
+        return np.zeros(sum(shard.num_rows for shard in shards), np.int64), UNLABELLED
+    told = shards[0].label_names
+    return number_classes(
+        [label for shard in shards for label in shard.labels()],
+        lambda row: f"{name}, row {row}",
+        told=told,
+        known=reading.class_labels or (None if told else known),
+    )
+
+
+class _Shard:
+    """One Parquet file.
+
+    Args:
+        file: where it is, or its content.
+        place: what to name in errors.
+        reading: columns that the user names.
+    """
+
+    def __init__(self, file: bytes | Path, place: str, reading: Reading) -> None:
+        self._file = file
+        self._place = place
+        with self._open() as opened:
+            self.schema: pa.Schema = opened.schema_arrow
+            self.num_rows: int = opened.metadata.num_rows
+            features = _features(self.schema)
+            names = self.schema.names
+            self.image_column = _image_column(self.schema, features, reading.image_column)
+            self.label_column = columns.find_column(
+                [name for name in names if name != self.image_column],
+                columns.LABELS,
+                asked=reading.label_column,
+                flag="--label-column",
+                typed=[name for name, it in features.items() if it.get("_type") == "ClassLabel"],
+            )
+        about = features.get(self.label_column or "", {})
+        self.label_names: tuple[str, ...] = tuple(about.get("names") or ())
+
+    @contextmanager
+    def _open(self) -> Iterator["pq.ParquetFile"]:
+        """Opens the file; what goes wrong with it is a `DatasetError` that names it."""
+        import pyarrow as pa  # noqa: PLC0415 - 100 ms that a run on IDX data need not pay
+        import pyarrow.parquet as pq  # noqa: PLC0415
+
+        source = pa.BufferReader(self._file) if isinstance(self._file, bytes) else self._file
+        try:
+            with pq.ParquetFile(source) as opened:
+                yield opened
+        except DatasetError as error:
+            raise DatasetError(f"{self._place}: {error}") from error
+        except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+            raise DatasetError(
+                f"{self._place}: not a Parquet file in the image layout ({error})"
+            ) from error
+
+    def add_to(self, digest: "_Hash") -> None:
+        """Adds the content of the file to a digest."""
+        if isinstance(self._file, bytes):
+            digest.update(self._file)
+            return
+        with self._file.open("rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+
+    def labels(self) -> list[Label | None]:
+        """Returns the label of each row."""
+        column = self.label_column
+        if column is None:
+            raise DatasetError(f"{self._place}: no column of labels, unlike the other files")
+        place = f"{self._place}: column {column}"
+        return [columns.as_label(value, place) for value in self._column(column)]
+
+    def texts(self) -> list[str]:
+        """Returns the text of each row, or nothing where there is no column of texts."""
+        if "text" not in self.schema.names:
+            return []
+        return [str(value or "") for value in self._column("text")]
+
+    def pictures(self) -> Iterator[Encoded]:
+        """Yields the picture of each row."""
+        for value in self._column(self.image_column):
+            yield self._picture(value)
+
+    def _column(self, name: str) -> Iterator[Any]:
+        with self._open() as opened:
+            for batch in opened.iter_batches(batch_size=_ROWS, columns=[name]):
+                yield from batch.column(0).to_pylist()
+
+    def _picture(self, value: Any) -> Encoded:  # noqa: ANN401 - a cell of a table
+        if isinstance(value, dict):
+            content, path = value.get("bytes"), value.get("path")
+            value = path if content is None else content
+        if not isinstance(value, str):
+            return value  # type: ignore[no-any-return] # by the type of the column: bytes or None
+        if not isinstance(self._file, Path):
+            return DatasetError(f"not in the file, which gives a path, {value}")
+        path = self._file.parent / value
+        return path if path.is_file() else DatasetError(f"no file {value}, nor its content")
 
 
 # --- columns --------------------------------------------------------------------------------------
 
 
-def _features(schema: "pa.Schema") -> dict[str, Any]:
-    """What the metadata say of the columns; {} where there are none."""
+def _features(schema: "pa.Schema") -> dict[str, dict[str, Any]]:
+    """Returns what the metadata say of the columns; {} where there are none."""
     told = (schema.metadata or {}).get(b"huggingface")
     features = json.loads(told).get("info", {}).get("features", {}) if told else {}
-    return {name: about for name, about in features.items() if isinstance(about, dict)}
+    return {
+        name: about
+        for name, about in features.items()
+        if isinstance(about, dict) and name in schema.names
+    }
 
 
-def _column(schema: "pa.Schema", kind: str, usual: tuple[str, ...]) -> str | None:
-    """The column of a kind: one of the usual names, the metadata's word going before ours."""
-    typed = [name for name, about in _features(schema).items() if about.get("_type") == kind]
-    found = [name for name in (*usual, *typed) if name in schema.names]
-    return next((name for name in found if name in typed), found[0] if found else None)
+def _image_column(
+    schema: "pa.Schema", features: dict[str, dict[str, Any]], asked: str | None
+) -> str:
+    """Returns the column of pictures: by metadata, by name, by type, or the one of file names."""
+    kinds = {field.name: _kind(field.type) for field in schema}
+    typed = [name for name, about in features.items() if about.get("_type") == "Image"]
+    found = columns.find_column(
+        schema.names, columns.PICTURES, asked=asked, flag="--image-column", typed=typed
+    )
+    binary = [name for name, kind in kinds.items() if kind == "bytes"]
+    files = [name for name, kind in kinds.items() if kind == "path"]
+    found = found or (binary[0] if len(binary) == 1 else None)
+    found = found or columns.find_column(files, columns.FILES)
+    if found is None:
+        raise DatasetError(
+            f"no column of images among {', '.join(schema.names) or 'none'};"
+            " --image-column names it"
+        )
+    if kinds[found] is None:
+        raise DatasetError(
+            f"column {found} holds {schema.field(found).type}, should hold encoded pictures or"
+            " paths of files"
+        )
+    return found
 
 
-def _encoded(table: "pa.Table") -> list[bytes | None]:
-    import pyarrow as pa  # noqa: PLC0415
-    import pyarrow.compute as pc  # noqa: PLC0415
+def _kind(type_: "pa.DataType") -> Literal["bytes", "path"] | None:
+    """Returns how a column of this Arrow type can hold pictures; None if it cannot."""
+    import pyarrow.types as pt  # noqa: PLC0415
 
-    name = _column(table.schema, "Image", _IMAGES)
-    if name is None:
-        raise ValueError(f"no column of images among {', '.join(table.column_names) or 'none'}")
-    column = table.column(name).combine_chunks()
-    if pa.types.is_struct(column.type):
-        column = pc.struct_field(column, "bytes")
-    encoded: list[bytes | None] = column.cast(pa.binary()).to_pylist()
-    return encoded
-
-
-def _labels(
-    table: "pa.Table", known: tuple[str, ...] | None
-) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """The labels int64 [N], -1 where one is missing or of no class, and the names of the classes.
-
-    Args:
-        table: with or without a column of labels.
-        known: names of the classes where the metadata tell none.
-    """
-    name = _column(table.schema, "ClassLabel", _LABELS)
-    if name is None:
-        return np.zeros(len(table), np.int64), UNLABELLED
-    values = table.column(name).to_pylist()
-    wrong = next((value for value in values if not isinstance(value, int | str | None)), None)
-    if wrong is not None:
-        raise TypeError(f"{name} holds {wrong!r}, should hold integers or strings")
-    names = tuple(_features(table.schema).get(name, {}).get("names") or ())
-    if names and not any(isinstance(value, str) for value in values):
-        return np.array([-1 if value is None else value for value in values], np.int64), names
-    names = names or known or _distinct(values)
-    index = {text: label for label, text in enumerate(names)}
-    return np.array([index.get(str(value), -1) for value in values], np.int64), names
-
-
-def _distinct(values: Sequence[int | str | None]) -> tuple[str, ...]:
-    """Labels that are names themselves, integers in their order."""
-    there = {value for value in values if value is not None}
-    return tuple(str(value) for value in sorted(there, key=lambda it: (isinstance(it, str), it)))
-
-
-def _values(shards: Sequence[Path]) -> tuple[str, ...] | None:
-    """The labels that appear in the files of a split; None where there is no column of them."""
-    import pyarrow as pa  # noqa: PLC0415
-    import pyarrow.parquet as pq  # noqa: PLC0415
-
-    try:
-        name = _column(pq.read_schema(shards[0]), "ClassLabel", _LABELS)
-        if name is None:
-            return None
-        tables = [pq.read_table(shard, columns=[name]) for shard in shards]
-    except (pa.ArrowException, KeyError, ValueError) as error:
-        raise DatasetError(f"{shards[0]}: not a Parquet file ({error})") from error
-    return _distinct(pa.concat_tables(tables).column(name).to_pylist())
+    if pt.is_dictionary(type_):
+        return _kind(type_.value_type)
+    if pt.is_struct(type_):
+        return "bytes" if {"bytes", "path"} & {field.name for field in type_} else None
+    if pt.is_null(type_) or "binary" in str(type_):
+        return "bytes"
+    return "path" if "string" in str(type_) else None

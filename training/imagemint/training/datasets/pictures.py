@@ -1,24 +1,36 @@
 """From encoded pictures to arrays of one size."""
 
+import hashlib
 import io
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from imagemint.training.datasets.levels import is_deep, to_gray
 from imagemint.training.errors import DatasetError
 
 _log = logging.getLogger(__name__)
 
 _WORKERS = 4
-HELD_OUT = 10
-"""Every tenth picture of a class is for testing, where nobody divided them."""
 _NAMED = 3
+# Encoded pictures that are held at once: enough to keep the threads busy, and with photographs of
+# several megabytes still a fraction of a gigabyte.
+_WINDOW = 32
+# Where Pillow finds an orientation, besides TIFF files, which it turns by itself. Parsing the EXIF
+# of every picture would take as long as decoding it.
+_EXIF_KEYS = frozenset({"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"})
+# Stored sizes that differ by more than this factor are worth a word.
+_MIXED = 4
+
+Encoded = bytes | Path | DatasetError | None
+"""A picture in a file format, a file, or the reason why there is none."""
 
 
 @dataclass(frozen=True)
@@ -47,52 +59,94 @@ class Shape:
 AS_STORED = Shape()
 
 
-def decoded(encoded: bytes | Path | None) -> Image.Image:
-    """Returns a picture, turned as its EXIF says, transparency laid on white, gray or RGB.
+@dataclass(frozen=True)
+class Decoded:
+    """A picture that was read.
+
+    Attributes:
+        picture: gray or RGB, brought to the shape that was asked for.
+        stored_size: width and height in the file, after it was turned upright.
+        file: the file that it came from; None for bytes.
+        sha256: of the file's content; empty for bytes.
+    """
+
+    picture: Image.Image
+    stored_size: tuple[int, int]
+    file: Path | None = None
+    sha256: str = ""
+
+
+def decoded(encoded: bytes | None) -> Image.Image:
+    """Returns a picture in mode L or RGB, upright and opaque.
+
+    It is turned as its EXIF says and laid on white where it is transparent. Gray stays gray, with
+    or without transparency and whatever its depth (see `levels.to_gray`). Palettes become RGB. Of
+    an animation, the first frame counts.
 
     Raises:
-        DatasetError: unreadable, incomplete, or too large to be meant.
+        DatasetError: unreadable, incomplete, too large to be meant, or of values without a scale.
     """
+    if encoded is None:
+        raise DatasetError("no picture")
     try:
-        with Image.open(encoded if isinstance(encoded, Path) else io.BytesIO(encoded or b"")) as it:
+        with Image.open(io.BytesIO(encoded)) as it:
             it.load()
-            # Asking every picture for its EXIF would take as long as decoding it.
-            picture = ImageOps.exif_transpose(it) if "exif" in it.info else it.copy()
+            upright = ImageOps.exif_transpose(it) if _EXIF_KEYS & it.info.keys() else it.copy()
+            form = it.format
     except UnidentifiedImageError as error:  # whose own text names an address in memory
         raise DatasetError("unreadable picture (of no known format)") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        # SyntaxError is Pillow's for a broken PNG.
+    except Exception as error:
+        # Of broken files, Pillow's plugins raise whatever the broken field leads them to.
         raise DatasetError(f"unreadable picture ({error})") from error
+    return to_gray(upright, form) if is_deep(upright.mode) else _opaque(upright)
+
+
+def _opaque(picture: Image.Image) -> Image.Image:
+    """Returns a picture as L or RGB, laid on white where it is transparent."""
+    gray = picture.mode in {"1", "L", "LA", "La"}
     if picture.has_transparency_data:
         over = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", over.size, "white"), over).convert("RGB")
-    return picture if picture.mode == "L" else picture.convert("L" if _is_gray(picture) else "RGB")
-
-
-def _is_gray(picture: Image.Image) -> bool:
-    return picture.mode in {"1", "L", "LA", "I", "I;16", "F"}
+    return picture if picture.mode == "L" else picture.convert("L" if gray else "RGB")
 
 
 def decode_all(
-    sources: Iterable[bytes | Path | None], shape: Shape = AS_STORED, *, workers: int = _WORKERS
-) -> list[Image.Image | DatasetError]:
-    """Returns the pictures, or why one cannot be read, in the order given whatever ``workers``.
+    sources: Iterable[Encoded], shape: Shape = AS_STORED, *, workers: int = _WORKERS
+) -> Iterator[Decoded | DatasetError]:
+    """Yields the pictures, or why one cannot be read, in the order given whatever ``workers``.
 
-    Scaled and cropped as ``shape`` says, so that no more than a few large ones are held at once.
+    Few are held at once, so the sources may be longer than the memory is large.
     """
 
-    def one(source: bytes | Path | None) -> Image.Image | DatasetError:
+    def decode(source: Encoded) -> Decoded | DatasetError:
         try:
-            return fitted(decoded(source), shape)
+            return _decode(source, shape)
         except DatasetError as error:
             return error
 
+    remaining = iter(sources)
     with ThreadPoolExecutor(max_workers=max(workers, 1)) as pool:
-        return list(pool.map(one, sources))
+        while window := list(islice(remaining, _WINDOW)):
+            yield from pool.map(decode, window)
+
+
+def _decode(source: Encoded, shape: Shape) -> Decoded:
+    if isinstance(source, DatasetError):
+        raise source
+    if not isinstance(source, Path):
+        picture = decoded(source)
+        return Decoded(fitted(picture, shape), picture.size)
+    try:
+        content = source.read_bytes()
+    except OSError as error:
+        raise DatasetError(f"unreadable file ({error.strerror})") from error
+    picture = decoded(content)
+    digest = hashlib.sha256(content).hexdigest()
+    return Decoded(fitted(picture, shape), picture.size, source, digest)
 
 
 def complain(place: object, broken: list[str], count: int, *, strict: bool) -> None:
-    """Says which of so many pictures are broken, if any: the first three, and how many more.
+    """Logs which of so many pictures are broken, if any: the first three, and how many more.
 
     Raises:
         DatasetError: with ``strict``, or because all of them are.
@@ -115,28 +169,65 @@ def fitted(picture: Image.Image, shape: Shape) -> Image.Image:
     return picture
 
 
-def stack(pictures: list[Image.Image], place: Callable[[int], str]) -> NDArray[np.uint8]:
-    """Returns pictures as uint8 [N, H, W, C]: C is 1 when all are gray, else 3.
+class Stack:
+    """Pictures of one size, gathered in one array: gray while all are gray, RGB from then on.
 
     Args:
-        pictures: gray or RGB.
-        place: tells where the picture of an index comes from.
-
-    Raises:
-        DatasetError: they have several sizes; the first that differs is named.
+        capacity: how many there can be.
     """
-    gray = all(picture.mode == "L" for picture in pictures)
-    arrays = [np.asarray(picture.convert("L" if gray else "RGB")) for picture in pictures]
-    for index, array in enumerate(arrays):
-        if array.shape != arrays[0].shape:
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._count = 0
+        self._images: NDArray[np.uint8] | None = None
+        self._least, self._most = np.full(2, np.iinfo(np.int64).max), np.zeros(2, np.int64)
+
+    def add(self, picture: Image.Image, place: str, stored_size: tuple[int, int]) -> None:
+        """Takes one more picture, gray or RGB.
+
+        Args:
+            picture: what to add.
+            place: where it comes from.
+            stored_size: its width and height before it was brought to a shape.
+
+        Raises:
+            DatasetError: its size is not that of the first one.
+        """
+        array = np.asarray(picture)
+        array = array[..., np.newaxis] if picture.mode == "L" else array
+        if self._images is None:
+            # Memory that is never written to is never taken, so broken pictures cost nothing.
+            self._images = np.empty((self._capacity, *array.shape), np.uint8)
+        elif array.shape[:2] != self._images.shape[1:3]:
             raise DatasetError(
-                f"{place(index)}: picture of {array.shape[:2]} pixels, the first is of"
-                f" {arrays[0].shape[:2]}; a size to bring them all to (--size) settles it"
+                f"{place}: picture of {array.shape[:2]} pixels, the first is of"
+                f" {self._images.shape[1:3]}; a size to bring them all to (--size) settles it"
             )
-    if not arrays:
-        return np.empty((0, 0, 0, 1), np.uint8)
-    images = np.stack(arrays)
-    return images[..., np.newaxis] if gray else images
+        if array.shape[-1] > self._images.shape[-1]:
+            self._images = self._coloured(self._images)
+        self._images[self._count] = array  # gray is broadcast to all channels
+        self._count += 1
+        self._least = np.minimum(self._least, stored_size)
+        self._most = np.maximum(self._most, stored_size)
+
+    def _coloured(self, gray: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        images = np.empty((*gray.shape[:3], 3), np.uint8)
+        images[: self._count] = gray[: self._count]
+        return images
+
+    def images(self) -> NDArray[np.uint8]:
+        """Returns the pictures so far as uint8 [N, H, W, C]: C is 1 when all are gray, else 3."""
+        if self._images is None:
+            return np.empty((0, 0, 0, 1), np.uint8)
+        return self._images[: self._count]
+
+    def remarks(self) -> tuple[str, ...]:
+        """Returns what is worth saying about the sizes in which the pictures were stored."""
+        if not self._count or (self._most <= _MIXED * self._least).all():
+            return ()
+        (least_width, least_height), (most_width, most_height) = self._least, self._most
+        widths, heights = f"{least_width} to {most_width}", f"{least_height} to {most_height}"
+        return (f"stored sizes differ widely: {widths} pixels wide, {heights} high",)
 
 
 def reshaped(images: NDArray[np.uint8], shape: Shape) -> NDArray[np.uint8]:
@@ -146,8 +237,8 @@ def reshaped(images: NDArray[np.uint8], shape: Shape) -> NDArray[np.uint8]:
     size = (shape.size, shape.size) if shape.size else (height, width)
     if (height, width, channels) == (*size, wanted):
         return images
-    pictures = [
-        fitted(Image.fromarray(image[..., 0] if channels == 1 else image), shape)
-        for image in images
-    ]
-    return stack(pictures, lambda index: f"row {index}")
+    stack = Stack(len(images))
+    for row, image in enumerate(images):
+        picture = Image.fromarray(image[..., 0] if channels == 1 else image)
+        stack.add(fitted(picture, shape), f"row {row}", picture.size)
+    return stack.images()

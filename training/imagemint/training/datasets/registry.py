@@ -19,6 +19,7 @@ from imagemint.training.datasets.download import (
 from imagemint.training.datasets.folder import load_folder
 from imagemint.training.datasets.formats import parse_cifar_binary, parse_idx
 from imagemint.training.datasets.images import LabelledImages, Split
+from imagemint.training.datasets.listing import Reading
 from imagemint.training.datasets.parquet import load_parquet_folder, parse_image_parquet
 from imagemint.training.datasets.pictures import Shape
 from imagemint.training.datasets.stacked import stack_digits
@@ -35,50 +36,77 @@ def load_dataset(
     channels: int | None = None,
     per_class: int | None = None,
     subset_seed: int = 0,
+    label_column: str | None = None,
+    image_column: str | None = None,
+    class_labels: tuple[str, ...] | None = None,
     strict: bool = False,
 ) -> LabelledImages:
     """Returns one split of a data set.
 
     Args:
-        name: a key of `DATASETS`, or a folder: its path, or its name below a folder of the search
-            path. A folder holds Parquet files in the Hugging Face image layout (see
-            `load_parquet_folder`), or pictures in a folder of their class (see `load_folder`).
+        name: a key of `DATASETS`, or a folder or file: its path, or its name below a folder of the
+            search path. `load_path` says what it may hold.
         split: ``train`` or ``test``.
-        data: folder that holds ``<name>/``; absent, only the cache is searched.
-        size: height and width that images are scaled and cropped to; absent, as stored.
-        channels: 1 for gray, 3 for RGB; absent, as stored.
+        data: folder that holds ``<name>/``. None: only the cache is searched.
+        size: height and width that images are scaled and cropped to. None: as stored.
+        channels: 1 for gray, 3 for RGB. None: as stored.
         per_class: take only so many images of each class, for work with few data.
         subset_seed: decides which.
-        strict: let a broken picture below a folder be an error; otherwise it is left out and named.
+        label_column: column or field that holds labels. None: the usual names.
+        image_column: column that holds pictures or their file names. None: the usual names.
+        class_labels: names of the classes, by index. None: those of the data set.
+        strict: a broken picture is an error; otherwise it is left out and named.
 
     Raises:
         DatasetError: unknown name; not found and not downloadable, naming what was tried; a file
-            damaged or with another checksum than the published one; fewer images than asked for.
+            damaged or with another checksum than the published one; fewer images than asked for;
+            labels that are none of ``class_labels``.
     """
     shape = Shape(size, channels)
     if name in DATASETS:
-        found = brought_to(DATASETS[name](split, data), shape)
+        published = _renamed(DATASETS[name](split, data), class_labels)
+        found = brought_to(published, shape)
     else:
-        found = _load_from_folder(_folder_of(name, data), split, shape, strict=strict)
+        reading = Reading(shape, label_column, image_column, class_labels, strict)
+        found = load_path(_path_of(name, data), split, reading)
     return found if per_class is None else few_of_each(found, per_class, seed=subset_seed)
 
 
-def _folder_of(name: str, data: Path | None) -> Path:
+def load_path(path: Path, split: Split, reading: Reading) -> LabelledImages:
+    """Returns a split of a data set that somebody brings.
+
+    A folder holds Parquet files (see `load_parquet_folder`) or pictures (see `load_folder`). A file
+    is Parquet.
+
+    Raises:
+        DatasetError: as those readers.
+    """
+    if path.is_file() and path.suffix != ".parquet":
+        raise DatasetError(f"{path}: a data set is a folder or a .parquet file")
+    found = load_parquet_folder(path, split, reading)
+    return load_folder(path, split, reading) if found is None else found
+
+
+def _path_of(name: str, data: Path | None) -> Path:
     tried = [Path(name).expanduser(), *(folder / name for folder in search_path(data))]
-    for folder in tried:
-        if name and folder.is_dir():
-            return folder
+    for path in tried:
+        if name and path.exists():
+            return path
     raise DatasetError(
         f"unknown data set {name!r}; known are {', '.join(sorted(DATASETS))}, and folders of"
         f" pictures or Parquet files (tried {', '.join(map(str, tried))})"
     )
 
 
-def _load_from_folder(folder: Path, split: Split, shape: Shape, *, strict: bool) -> LabelledImages:
-    found = load_parquet_folder(folder, split, shape=shape, strict=strict)
-    if found is not None:
-        return found
-    return load_folder(folder, split, shape=shape, strict=strict)
+def _renamed(data: LabelledImages, class_labels: tuple[str, ...] | None) -> LabelledImages:
+    """Returns a published data set with other names for its classes."""
+    if class_labels is None or class_labels == data.class_labels:
+        return data
+    if len(class_labels) != len(data.class_labels):
+        raise DatasetError(
+            f"{data.name} has {len(data.class_labels)} classes, {len(class_labels)} are named"
+        )
+    return replace(data, class_labels=class_labels)
 
 
 # --- the published ones -------------------------------------------------------------------------

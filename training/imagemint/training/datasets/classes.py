@@ -1,0 +1,93 @@
+"""From labels as they are written to class indices."""
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from difflib import get_close_matches
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imagemint.training.errors import DatasetError
+
+Label = int | str
+MISSING = -1
+"""The index of a row that has no label."""
+_DIGITS = re.compile(r"(\d+)")
+_SHOWN = 10
+
+
+def natural_key(text: str) -> tuple[list[str | int], str]:
+    """Returns a key that sorts numbers within names by their value: 2 before 10."""
+    parts: list[str | int] = list(_DIGITS.split(text))
+    parts[1::2] = [int(part) for part in parts[1::2]]
+    return parts, text
+
+
+def composed(text: str) -> str:
+    """Returns a name in Unicode's composed form (NFC): one spelling for what looks the same."""
+    return unicodedata.normalize("NFC", text)
+
+
+def sorted_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Returns distinct names in composed form and natural order."""
+    return tuple(sorted({composed(name) for name in names}, key=natural_key))
+
+
+def number_classes(
+    values: Sequence[Label | None],
+    place: Callable[[int], str],
+    *,
+    told: tuple[str, ...] = (),
+    known: tuple[str, ...] | None = None,
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Returns labels int64 [N], `MISSING` where there is none, and the names of the classes.
+
+    Args:
+        values: integers or names. None, an empty text and -1 (which data sets write where a label
+            is hidden) are no labels.
+        place: says where the label of a row comes from, for errors.
+        told: names that the data set gives its classes, by index.
+        known: names that the user or the training split gives, which come before ``told``. Labels
+            that are not among them are indices into them.
+
+    Raises:
+        DatasetError: a label that is none of the classes, naming it.
+    """
+    cleaned = [None if value in (None, "", MISSING) else value for value in values]
+    there = [value for value in cleaned if value is not None]
+    if known is None and told and not any(isinstance(value, str) for value in there):
+        # A label out of range is refused by LabelledImages, which knows its row.
+        return _as_array(cleaned), told
+    texts = {composed(str(value)) for value in there}
+    names = known or told or _distinct(there)
+    index = {composed(name): label for label, name in enumerate(names)}
+    if known is not None and not texts <= index.keys() and _are_indices(texts, len(names)):
+        return _as_array([None if value is None else int(value) for value in cleaned]), names
+    for row, value in enumerate(cleaned):
+        if value is not None and composed(str(value)) not in index:
+            raise DatasetError(f"{place(row)}: {_stranger(str(value), names)}")
+    return (
+        _as_array([None if value is None else index[composed(str(value))] for value in cleaned]),
+        names,
+    )
+
+
+def _stranger(text: str, names: Sequence[str]) -> str:
+    more = ", ..." if len(names) > _SHOWN else ""
+    near = get_close_matches(text, names, 1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    shown = ", ".join(names[:_SHOWN])
+    return f"class {text!r} is none of the {len(names)} classes {shown}{more}{hint}"
+
+
+def _are_indices(texts: Iterable[str], count: int) -> bool:
+    return all(text.isascii() and text.isdigit() and int(text) < count for text in texts)
+
+
+def _distinct(values: Iterable[Label]) -> tuple[str, ...]:
+    return sorted_names(str(value) for value in values)
+
+
+def _as_array(values: Sequence[Label | None]) -> NDArray[np.int64]:
+    return np.array([MISSING if value is None else value for value in values], np.int64)

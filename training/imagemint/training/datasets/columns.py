@@ -1,0 +1,102 @@
+"""Which column of a table holds pictures, labels or texts."""
+
+from collections.abc import Collection, Sequence
+
+from imagemint.training.datasets.classes import Label
+from imagemint.training.errors import DatasetError
+
+LABELS = (
+    "label",
+    "labels",
+    "fine_label",
+    "class",
+    "target",
+    "category",
+    "class_name",
+    "classname",
+    "label_name",
+    "category_name",
+    "class_label",
+    "cls",
+    "class_id",
+    "label_id",
+    "category_id",
+    "species",
+    "breed",
+)
+PICTURES = ("image", "img", "picture", "jpg", "png", "jpeg", "webp", "images", "photo")
+FILES = (
+    "file_name",
+    "filename",
+    "file",
+    "path",
+    "filepath",
+    "file_path",
+    "image_path",
+    "image_file",
+    "image_name",
+    "image_id",
+    "id",
+    "name",
+)
+TEXTS = ("text", "caption", "prompt")
+
+
+def find_column(
+    columns: Sequence[str],
+    usual: Sequence[str],
+    *,
+    asked: str | None = None,
+    flag: str = "",
+    typed: Collection[str] = (),
+) -> str | None:
+    """Returns the column of a kind; None if there is none.
+
+    Args:
+        columns: of the table.
+        usual: names to look for, the most telling one first, compared without case.
+        asked: the column that the user names.
+        flag: the option that names it.
+        typed: columns that the table itself declares to be of this kind, which come first.
+
+    Raises:
+        DatasetError: no column has the name that was asked for.
+    """
+    if asked is not None:
+        if asked not in columns:
+            raise DatasetError(f"no column {asked!r} for {flag}; there are {', '.join(columns)}")
+        return asked
+    by_name = {name.casefold(): name for name in reversed(columns)}
+    named = [by_name[name] for name in usual if name in by_name]
+    candidates = [*named, *(name for name in typed if name not in named)]
+    return next((name for name in candidates if name in typed), next(iter(candidates), None))
+
+
+def as_label(value: object, place: str) -> Label | None:
+    """Returns a label from a cell; None for an empty one.
+
+    Args:
+        value: the cell.
+        place: what to name in errors.
+
+    Raises:
+        DatasetError: neither text nor a whole number.
+    """
+    if value is None or value != value:  # noqa: PLR0124 - NaN stands for an empty cell
+        return None
+    if isinstance(value, float) and value.is_integer():
+        return int(value)  # integers beside empty cells become floats in pandas
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    if isinstance(value, int | str):
+        return value
+    raise DatasetError(f"{place} holds {value!r}, should hold one text or integer a row")
+
+
+def without_labels(columns: Sequence[str]) -> str:
+    """Returns what to say of a table in which no column of labels was found."""
+    others = f"there are {', '.join(columns)}" if columns else "there is none"
+    return (
+        "no labels: all pictures are of one class; --label-column names the column that holds them"
+        f" ({others})"
+    )

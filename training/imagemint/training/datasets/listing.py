@@ -1,0 +1,153 @@
+"""Pictures that are listed with their labels, and the one place where all of them are decoded."""
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imagemint.training.datasets.classes import MISSING
+from imagemint.training.datasets.images import LabelledImages, Split
+from imagemint.training.datasets.pictures import (
+    AS_STORED,
+    Encoded,
+    Shape,
+    Stack,
+    complain,
+    decode_all,
+)
+from imagemint.training.datasets.splits import held_out
+from imagemint.training.errors import DatasetError
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+_log = logging.getLogger(__name__)
+_NO_LABEL = DatasetError("no label")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How to read a data set that somebody brings.
+
+    Attributes:
+        shape: what pictures are brought to. As stored, they must share one size.
+        label_column: column, field or member that holds labels. None: the usual names.
+        image_column: likewise of pictures or their file names.
+        class_labels: names of the classes by index. None: those of the data set.
+        strict: a broken picture is an error. Otherwise it is left out, named and counted.
+        workers: threads that decode. The result does not depend on their number.
+    """
+
+    shape: Shape = AS_STORED
+    label_column: str | None = None
+    image_column: str | None = None
+    class_labels: tuple[str, ...] | None = None
+    strict: bool = False
+    workers: int = 4
+
+
+AS_IS = Reading()
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Pictures that are not decoded yet.
+
+    Attributes:
+        place: what to name in errors.
+        sources: N pictures in order. Consumed once, so a file of any size can be streamed.
+        where: says where the picture of a row is.
+        labels: int64 [N], `classes.MISSING` where there is none.
+        class_labels: names of the classes.
+        texts: N texts, or none at all.
+        digest: SHA-256 of what was read so far. Pictures that are files are added to it.
+        remarks: what the user should know about how the data were read.
+    """
+
+    place: str
+    sources: Iterable[Encoded]
+    where: Callable[[int], str]
+    labels: NDArray[np.int64]
+    class_labels: tuple[str, ...]
+    texts: tuple[str, ...] = ()
+    digest: "_Hash" = field(default_factory=hashlib.sha256)
+    remarks: tuple[str, ...] = ()
+
+
+def read_listing(
+    listing: Listing, name: str, reading: Reading, *, undivided: Split | None = None
+) -> LabelledImages:
+    """Returns the listed pictures as arrays.
+
+    Args:
+        listing: what to read.
+        name: data set and split.
+        reading: shape, strictness and threads.
+        undivided: the split to take of pictures that nobody divided. None: all pictures.
+
+    Raises:
+        DatasetError: no picture at all, pictures of several sizes, with ``strict`` a broken
+            picture, or nothing but broken ones.
+    """
+    count = len(listing.labels)
+    rows = np.arange(count) if undivided is None else held_out(listing.labels, undivided)
+    if not rows.size:
+        raise DatasetError(_too_few(listing.place, count, undivided))
+    wanted = np.zeros(count, bool)
+    wanted[rows] = True
+    wanted_sources = (
+        _NO_LABEL if listing.labels[row] == MISSING else source
+        for row, source in enumerate(listing.sources)
+        if wanted[row]
+    )
+    stack, good, broken = Stack(len(rows)), [], []
+    for row, found in zip(
+        rows.tolist(),
+        decode_all(wanted_sources, reading.shape, workers=reading.workers),
+        strict=True,
+    ):
+        if isinstance(found, DatasetError):
+            broken.append(f"{listing.where(row)}: {found}")
+            continue
+        place = f"{listing.place}, {listing.where(row)}"
+        stack.add(found.picture, place, found.stored_size)
+        good.append(row)
+        if found.file is not None:
+            label = listing.class_labels[listing.labels[row]]
+            line = f"{label}/{found.file.name} {found.sha256}\n"
+            listing.digest.update(line.encode(errors="surrogateescape"))
+    complain(listing.place, broken, len(rows), strict=reading.strict)
+    remarks = (*listing.remarks, *stack.remarks())
+    for remark in remarks:
+        _log.warning("%s: %s", listing.place, remark)
+    return LabelledImages(
+        name=name,
+        images=stack.images(),
+        labels=listing.labels[good],
+        class_labels=listing.class_labels,
+        sha256=listing.digest.hexdigest(),
+        texts=tuple(listing.texts[row] for row in good) if listing.texts else (),
+        broken=tuple(broken),
+        remarks=remarks,
+    )
+
+
+def _too_few(place: str, count: int, undivided: Split | None) -> str:
+    if not count:
+        return f"{place}: no picture"
+    return (
+        f"{place}: no picture is left for the {undivided} split: every tenth picture of a class"
+        " is for testing, and no class has ten"
+    )
+
+
+def with_digest(data: LabelledImages, *parts: str) -> LabelledImages:
+    """Returns the data with a digest that also covers ``parts``; the same data for none."""
+    if not parts:
+        return data
+    digest = hashlib.sha256(" ".join([data.sha256, *parts]).encode()).hexdigest()
+    return replace(data, sha256=digest)

@@ -1,0 +1,56 @@
+"""What people call the splits of a data set, and how data that nobody divided are divided."""
+
+from collections.abc import Collection, Mapping
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imagemint.training.datasets.images import Split
+
+T = TypeVar("T")
+
+HELD_OUT = 10
+"""One picture in so many of each class is for testing, where nobody divided the data."""
+SPLIT_NAMES: dict[str, str] = {
+    "train": "train",
+    "training": "train",
+    "test": "test",
+    "testing": "test",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "dev": "validation",
+}
+
+
+def split_called(name: str) -> str | None:
+    """Returns the split that a file or folder of this name holds; None for any other name."""
+    return SPLIT_NAMES.get(name.casefold())
+
+
+def chosen_split(parts: Collection[str], split: Split) -> str:
+    """Returns which of the parts of a data set to read for a split.
+
+    Validation stands in where there is no test split. Where there is neither, the answer for
+    ``test`` is ``train``, of which `held_out` then takes a tenth.
+    """
+    return next((part for part in (split, "validation") if part in parts), "train")
+
+
+def remarks_on_splits(parts: Mapping[str, T]) -> tuple[str, ...]:
+    """Returns what to say about parts that no split uses."""
+    if {"test", "validation"} <= parts.keys():
+        return ("the validation split is not used: the test split is for testing",)
+    return ()
+
+
+def held_out(labels: NDArray[np.int64], split: Split) -> NDArray[np.int64]:
+    """Returns the rows of a split of data that nobody divided: int64, in order.
+
+    Every tenth picture of each class, in the order given, is for testing.
+    """
+    tenth = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        tenth[np.flatnonzero(labels == label)[HELD_OUT - 1 :: HELD_OUT]] = True
+    return np.flatnonzero(tenth if split == "test" else ~tenth)

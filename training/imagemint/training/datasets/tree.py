@@ -1,0 +1,116 @@
+"""The pictures below a folder, without what archivers, notebooks and file managers leave there."""
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from imagemint.training.errors import DatasetError
+
+SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+)
+# Besides hidden ones. Compared without case.
+_STRAY_FOLDERS = frozenset(
+    {
+        "__macosx",
+        "__pycache__",
+        "@eadir",
+        "#recycle",
+        "#snapshot",
+        "lost+found",
+        "$recycle.bin",
+        "system volume information",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder that holds pictures, directly or further down.
+
+    Attributes:
+        path: where it is.
+        pictures: those that lie directly in it, sorted by name.
+        folders: its folders that hold pictures, sorted by name.
+        others: its other files, for those who look for lists of labels.
+        bare: names of its folders without any picture; stray folders are not among them.
+    """
+
+    path: Path
+    pictures: tuple[Path, ...]
+    folders: tuple["Folder", ...]
+    others: tuple[Path, ...]
+    bare: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The folder's own name, without its parents."""
+        return self.path.name
+
+    @cached_property
+    def all_pictures(self) -> list[Path]:
+        """Every picture at any depth, sorted by path."""
+        return sorted(self._walk())
+
+    def _walk(self) -> Iterator[Path]:
+        yield from self.pictures
+        for folder in self.folders:
+            yield from folder.all_pictures
+
+    def holds_pictures(self) -> bool:
+        """Returns whether there is a picture at any depth."""
+        return bool(self.pictures or self.folders)
+
+
+def is_stray(name: str) -> bool:
+    """Returns whether a file or folder of this name is nobody's data: hidden, or left by a tool."""
+    return name.startswith(".") or name.casefold() in _STRAY_FOLDERS
+
+
+def scan(path: Path) -> Folder:
+    """Returns a folder with all pictures below it.
+
+    Symbolic links are followed, except to a folder that the link lies in, which would never end.
+    A link to a missing picture counts as a picture, so that reading it names it.
+
+    Raises:
+        DatasetError: no such folder, or one that may not be read.
+    """
+    if not path.is_dir():
+        raise DatasetError(f"{path}: no such folder")
+    return _scan(path, ())
+
+
+def _scan(path: Path, above: tuple[tuple[int, int], ...]) -> Folder:
+    try:
+        own = path.stat()
+        here = (*above, (own.st_dev, own.st_ino))
+        with os.scandir(path) as entries:
+            found = sorted((each for each in entries if not is_stray(each.name)), key=_name)
+        pictures, folders, others, bare = [], [], [], []
+        for entry in found:
+            if entry.is_dir():
+                about = entry.stat()
+                if (about.st_dev, about.st_ino) in here:
+                    continue
+                folder = _scan(path / entry.name, here)
+                folders.append(folder) if folder.holds_pictures() else bare.append(entry.name)
+            elif Path(entry.name).suffix.lower() not in SUFFIXES:
+                others.append(path / entry.name)
+            elif entry.is_file() or _is_dangling(entry):
+                pictures.append(path / entry.name)
+    except OSError as error:
+        raise DatasetError(f"{path}: this folder cannot be read ({error})") from error
+    return Folder(path, tuple(pictures), tuple(folders), tuple(others), tuple(bare))
+
+
+def _name(entry: os.DirEntry[str]) -> str:
+    return entry.name
+
+
+def _is_dangling(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a link to nothing. Pipes and sockets are no pictures and would block."""
+    return stat.S_ISLNK(entry.stat(follow_symlinks=False).st_mode) and not Path(entry.path).exists()
