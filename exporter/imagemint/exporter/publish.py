@@ -1,7 +1,6 @@
 """Putting a bundle into a model repository: whole or not at all, and never over another."""
 
 import hashlib
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from imagemint.engine.bundle import SUMS_FILE
 from imagemint.exporter.errors import ExportError
+from imagemint.training.durable import flush, flush_directory
 
 STAGING_PREFIX = ".export-"
 """Begins with a dot: no server takes it for a model, whatever a killed export leaves in it."""
@@ -50,7 +50,7 @@ def staged(repository: Path, name: str, version: int) -> Iterator[Path]:
         directory.mkdir(parents=True)
         yield directory
         write_sums(directory)
-        _flush(directory)
+        flush_directory(directory)
         _move(directory, repository / name / str(version))
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -63,15 +63,6 @@ def write_sums(directory: Path) -> None:
     (directory / SUMS_FILE).write_text("".join(lines))
 
 
-def _flush(directory: Path) -> None:
-    for path in [*directory.iterdir(), directory]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 def _move(source: Path, target: Path) -> None:
     target.parent.mkdir(exist_ok=True)
     try:
@@ -81,8 +72,4 @@ def _move(source: Path, target: Path) -> None:
         if target.exists():
             raise ExportError(f"{target} was written by somebody else meanwhile") from error
         raise
-    descriptor = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    flush([target.parent])

@@ -1,8 +1,11 @@
 """Tests of imagemint.training.checkpoints: what goes in comes out, or is refused by name."""
 
 import json
+import os
 import re
+import resource
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -160,6 +163,69 @@ def test_torn_save_is_ignored(saved, state, about, monkeypatch):
         f"{640:010d}",
         f"{1_280:010d}",
     ]
+
+
+@pytest.mark.parametrize("damage", ["empty", "flip", "gone"])
+def test_damaged_newest_falls_back(saved, state, about, caplog, damage):
+    """Where the newest checkpoint is damaged, a resume says so and takes the one before."""
+    state.images_seen = 1_280
+    newest = save_checkpoint(saved, state, state.G_ema, about)
+    if damage == "empty":
+        for path in newest.iterdir():
+            path.write_bytes(b"")
+    elif damage == "flip":
+        content = bytearray((newest / "state.safetensors").read_bytes())
+        content[-1] ^= 1
+        (newest / "state.safetensors").write_bytes(content)
+    else:
+        for path in newest.iterdir():
+            path.unlink()
+    restore(saved, state, about, free=set())
+    assert state.images_seen == 640
+    assert f"damaged checkpoint: {newest}" in caplog.text
+    assert [path.name for path in list_checkpoints(saved)] == [f"{640:010d}"]
+    assert newest.with_name(f"{newest.name}.damaged").is_dir()
+    state.images_seen = 1_280
+    save_checkpoint(saved, state, state.G_ema, about)
+    assert latest_checkpoint(saved) == newest
+
+
+def test_strange_entries_are_left_alone(saved, state, about):
+    """Files, dot-files and other names in checkpoints/ neither end a save nor count."""
+    folder = saved / "checkpoints"
+    for name in (".DS_Store", "notes.txt", "0000009999", "²", ".0000000123.77x"):
+        (folder / name).write_bytes(b"x")
+    state.images_seen = 1_280
+    save_checkpoint(saved, state, state.G_ema, about)
+    assert latest_checkpoint(saved).name == f"{1_280:010d}"
+    assert (folder / ".DS_Store").exists()
+
+
+def test_full_disk_keeps_the_checkpoints(saved, state, about):
+    """A checkpoint that cannot be written is one clear error, and leaves those before."""
+    state.images_seen = 1_280
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, limits[1]))
+    try:
+        with pytest.raises(CheckpointError, match=r"cannot write checkpoint .*; the last one is"):
+            save_checkpoint(saved, state, state.G_ema, about)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in (saved / "checkpoints").iterdir()] == [f"{640:010d}"]
+
+
+def test_checkpoint_is_flushed(tmp_path, state, about, monkeypatch):
+    """Files and directory reach the disk before the rename, the directory above after it."""
+    flushed = []
+
+    def fsync(descriptor):
+        flushed.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    save_checkpoint(tmp_path, state, state.G_ema, about)
+    assert set(flushed[:3]) == {"checkpoint.json", "state.safetensors", "generator.safetensors"}
+    assert flushed[3].startswith(".")
+    assert flushed[4:] == ["checkpoints"]
 
 
 # --- refusals -----------------------------------------------------------------------------------

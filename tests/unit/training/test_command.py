@@ -125,6 +125,57 @@ def test_run_is_not_overwritten(tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("toy_mnist")
+def test_resume_takes_the_options_of_the_run(tmp_path, capsys):
+    """--resume needs no option again; one that is given must agree or be free to change."""
+    assert train(tmp_path, "--images", "16", "--seed", "3", "--log-interval", "8") == 0
+    before = json.loads((tmp_path / "options.json").read_text())
+    resume = ["train", "mnist", "--out", str(tmp_path), "--resume", "--quiet", "--images", "24"]
+    assert main(resume) == 0
+    after = json.loads((tmp_path / "options.json").read_text())
+    assert after["options"] == before["options"] | {"images": 24}
+    assert after["schedule"] == before["schedule"]
+    assert latest_checkpoint(tmp_path).name == f"{24:010d}"
+    capsys.readouterr()
+    assert main([*resume, "--batch-size", "16"]) == 1
+    assert "option batch_size is 8 there and 16 here" in capsys.readouterr().err
+
+
+def test_resume_finds_the_folder_of_the_run(tmp_path, monkeypatch):
+    """The folder of pictures is remembered, whatever directory the resume is called from."""
+    rng = np.random.Generator(np.random.Philox(key=[5, 0]))
+    for label in "ab":
+        (tmp_path / "pictures" / label).mkdir(parents=True)
+        for number in range(12):
+            picture = Image.fromarray(rng.integers(0, 256, (30, 30)).astype(np.uint8))
+            picture.save(tmp_path / "pictures" / label / f"{number}.png")
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "run"
+    assert train(out, "--images", "8", "--dataset", "pictures", "--size", "28") == 0
+    monkeypatch.chdir("/")
+    resume = ["train", "mnist", "--out", str(out), "--resume", "--quiet", "--images", "16"]
+    assert main(resume) == 0
+    assert latest_checkpoint(out).name == f"{16:010d}"
+
+
+@pytest.mark.usefixtures("toy_mnist")
+def test_older_runs_resume(tmp_path, capsys):
+    """A run that does not remember its settings is found by the name of its data."""
+    assert train(tmp_path, "--images", "16", "--log-interval", "8") == 0
+    options = json.loads((tmp_path / "options.json").read_text())
+    del options["settings"]
+    (tmp_path / "options.json").write_text(json.dumps(options))
+    resume = ["train", "mnist", "--out", str(tmp_path), "--resume", "--quiet", "--images", "24"]
+    assert main(resume) == 0
+    checkpoint = latest_checkpoint(tmp_path) / "checkpoint.json"
+    description = json.loads(checkpoint.read_text())
+    checkpoint.write_text(json.dumps(description | {"dataset": "pets/train"}))
+    (tmp_path / "options.json").unlink()
+    capsys.readouterr()
+    assert main(resume) == 1
+    assert "does not tell where its data lie: name the --dataset" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("toy_mnist")
 def test_torn_first_save_is_no_run(tmp_path):
     """A run killed in its very first save can simply be started again."""
     (tmp_path / "checkpoints" / ".0000000008.77").mkdir(parents=True)

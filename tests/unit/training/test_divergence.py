@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from imagemint.training.checkpoints import TrainingState
-from imagemint.training.divergence import refuse_divergence
+from imagemint.training.divergence import LossWatch
 from imagemint.training.errors import Diverged
 from imagemint.training.schedules import Schedule
 
@@ -22,7 +22,7 @@ def judged(tmp_path):
         (tmp_path / "log.jsonl").write_text("".join(f"{line}\n" for line in lines))
         state = TrainingState(None, None, None, None, None)
         state.unlogged = {"loss_D": list(steps), "loss_G": [0.1] * len(steps)}
-        refuse_divergence(tmp_path, state, FACTOR)
+        LossWatch(tmp_path, FACTOR).check(state)
 
     return judge
 
@@ -58,3 +58,15 @@ def test_explosion_is_refused(judged, rows, steps):
 def test_movement_is_none(judged, rows, steps):
     """Whatever healthy runs do is no divergence."""
     judged(rows, steps)
+
+
+def test_rows_count_without_the_log(tmp_path):
+    """Rows that the run adds make the usual size; the log is read once, at the start."""
+    watch = LossWatch(tmp_path, FACTOR)
+    state = TrainingState(None, None, None, None, None)
+    state.unlogged = {"loss_D": [150.0], "loss_G": [0.1]}
+    watch.check(state)  # with no rows yet, 150 is not too much
+    for _ in range(5):
+        watch.add({"loss_D": 0.7, "loss_G": 0.1})
+    with pytest.raises(Diverged):
+        watch.check(state)

@@ -4,6 +4,8 @@ import json
 import re
 import shutil
 import signal
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from imagemint.training import loop, provenance
 from imagemint.training.checkpoints import latest_checkpoint, list_checkpoints
 from imagemint.training.errors import CheckpointError, Diverged, LossNotFinite, ModeCollapse
 from imagemint.training.monitor import Monitor
+from imagemint.training.randomness import torch_seed
 from imagemint.training.recipes.mnist import MnistRecipe
 from imagemint.training.schedules import Schedule
 from imagemint.training.starting import initial_state
@@ -126,6 +129,28 @@ def test_signal_saves_and_returns(train, tmp_path, at_steps, kind):
     assert train(tmp_path).images_seen == 16
     assert latest_checkpoint(tmp_path).name == f"{16:010d}"
     assert signal.getsignal(kind) is before
+
+
+def test_second_signal_aborts(train, tmp_path, at_steps):
+    """A second signal ends the run at once; the checkpoints before stay."""
+    at_steps([5], lambda: [signal.raise_signal(signal.SIGINT) for _ in range(2)])
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path)
+    assert latest_checkpoint(tmp_path).name == f"{32:010d}"
+
+
+def test_signal_outlives_a_failure(rolls_back, tmp_path, monkeypatch):
+    """A run that fails in the step in which it is asked to stop does not roll back and go on."""
+    drawn_codes, left = loop.drawn_codes, iter(range(6, 0, -1))
+
+    def signalling(*arguments):
+        if next(left, 0) == 1:
+            signal.raise_signal(signal.SIGINT)
+        return drawn_codes(*arguments)
+
+    monkeypatch.setattr(loop, "drawn_codes", signalling)
+    with pytest.raises(LossNotFinite):
+        rolls_back(tmp_path, explosions=1, rollbacks=5)
 
 
 def test_finished_run_resumes_to_itself(equals_whole, train, tmp_path):
@@ -300,6 +325,24 @@ def test_initial_weights_follow_the_seed(digits):
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert torch.equal(one["G/project.weight"], one["G_ema/project.weight"])
     torch.random.set_rng_state(before)
+
+
+def test_torch_seeds_are_unrelated():
+    """Neither neighbouring seeds nor processes share the seed of another step."""
+    drawn = [torch_seed(s, n, r) for s in range(3) for n in range(20) for r in range(2)]
+    assert len(set(drawn)) == len(drawn)
+    assert all(0 <= each < 2**63 for each in drawn)
+
+
+def test_code_revision_is_of_its_own_repository(monkeypatch, tmp_path):
+    """Installed below another repository, the code has no revision."""
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)  # noqa: S607 - the git of the path
+    installed = tmp_path / ".venv" / "provenance.py"
+    installed.parent.mkdir()
+    installed.write_bytes(Path(provenance.__file__).read_bytes())
+    monkeypatch.undo()
+    monkeypatch.setattr(provenance, "__file__", str(installed))
+    assert provenance.code_revision() == ""
 
 
 def test_code_revision_names_a_commit(monkeypatch):

@@ -114,6 +114,21 @@ def test_coloured_grids_are_animated(tmp_path, state):
         assert animation.convert("RGB").getpixel((3, 3)) == pytest.approx((250, 0, 0), abs=8)
 
 
+def test_long_runs_are_animated_in_a_hundred_frames(tmp_path):
+    """The animation of many grids begins with the first, ends with the last, and stays small."""
+    (tmp_path / "grids").mkdir()
+    for number in range(250):
+        Image.new("L", (4, 4), number).save(tmp_path / "grids" / f"{number:010d}.png")
+    animate_grids(tmp_path)
+    with Image.open(tmp_path / "grids.gif") as animation:
+        assert animation.n_frames == 100
+        shades = []
+        for frame in (0, 99):
+            animation.seek(frame)
+            shades.append(animation.convert("L").getpixel((0, 0)))
+    assert shades == [0, 249]
+
+
 def test_resuming_forgets_what_came_later(watched, tmp_path, state):
     """Rows and grids after the checkpoint go, a torn last row too; other files stay."""
     run = shutil.copytree(watched, tmp_path / "run")

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from torch import nn
 from imagemint.client.cli import main
 from imagemint.training.checkpoints import list_checkpoints
 from imagemint.training.errors import ProcessesError
+from imagemint.training.game import Game
+from imagemint.training.losses import OBJECTIVES
 from imagemint.training.processes import Batchwise, Processes
 from imagemint.training.recipes import RECIPES
 from imagemint.training.recipes.mnist import MnistRecipe
@@ -112,7 +115,9 @@ def test_two_equal_one(name, two, tmp_path):
     ours, theirs = ([json.loads(row) for row in log.read_text().splitlines()] for log in logs)
     for row, expected in zip(ours, theirs, strict=True):
         del row["images_per_s"], expected["images_per_s"]
-        assert row == pytest.approx(expected, rel=1e-2, abs=1e-3)
+        # Near zero a logit is a difference of sums, whose order the processes change; Adam's first
+        # steps enlarge that rounding. 1e-3 was met on one processor and missed on another.
+        assert row == pytest.approx(expected, rel=1e-2, abs=5e-3)
 
 
 def test_first_process_writes(two):
@@ -180,6 +185,21 @@ def test_foreign_batch_statistics_are_refused(digits, monkeypatch):
     with pytest.raises(
         ProcessesError, match="BatchNorm1d would normalise by the part of the batch"
     ):
+        initial_state(recipe, digits, torch.device("cpu"), TwoOnPaper())
+
+
+@pytest.mark.parametrize("player", ["discriminator", "generator"])
+def test_objective_over_a_batch_is_refused(digits, monkeypatch, player):
+    """A loss that is no mean over images is refused for several processes, and works for one."""
+
+    def relative_to_the_mean(real, fake):
+        return nn.functional.softplus(fake - real.mean()).mean()
+
+    objective = replace(OBJECTIVES["relativistic"], **{player: relative_to_the_mean})
+    monkeypatch.setattr(MnistRecipe, "game", lambda *_: Game(objective))
+    recipe = MnistRecipe(z_dim=4, generator_channels=4, discriminator_channels=1)
+    initial_state(recipe, digits, torch.device("cpu"))
+    with pytest.raises(ProcessesError, match=f"loss of the {player} is no mean over the images"):
         initial_state(recipe, digits, torch.device("cpu"), TwoOnPaper())
 
 

@@ -2,15 +2,19 @@
 
 ``RUN/checkpoints/<images seen>/`` holds ``state.safetensors`` (both networks, the averaged
 generator, both optimisers: all that resumes), ``generator.safetensors`` (the averaged generator,
-ready for use) and ``checkpoint.json``. A directory appears by renaming, so it is whole or absent.
+ready for use) and ``checkpoint.json``. A directory is flushed to the disk and then appears by
+renaming, so it is whole or absent. Damage from elsewhere is found by the digests: a damaged
+checkpoint is renamed to ``<images seen>.damaged`` on resume, and the one before it is used.
 An interim checkpoint, which a run leaves where it was told to stop, goes when the next one comes:
 a run stopped and resumed keeps the checkpoints of a run never stopped.
 """
 
 import hashlib
 import json
+import logging
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from imagemint.engine.sampling import Distribution
+from imagemint.training.durable import flush, flush_directory
 from imagemint.training.errors import CheckpointError
 from imagemint.training.evaluation_report import EvaluationFigure, read_report
 from imagemint.training.game import Game
@@ -29,8 +34,11 @@ from imagemint.training.networks import Discriminator, Shape
 from imagemint.training.recipes import RECIPES
 from imagemint.training.recipes.recipe import Recipe
 
+_log = logging.getLogger(__name__)
+
 FORMAT_VERSION = 1
 _KEPT = 2
+_TORN = ".[0-9]*.[0-9]*"
 _NETWORKS = ("G", "D", "G_ema", "game")
 _FIRST_LICENSE = "CC-BY-SA-3.0"  # of MNIST, which all runs learnt before checkpoints told it
 # What every description of this format holds; unlogged, interim, rollbacks, precision came later.
@@ -124,7 +132,7 @@ def save_checkpoint(
 ) -> Path:
     """Writes a checkpoint of ``state`` below ``run``, and drops older ones.
 
-    The newest two stay, and of interim ones none but the newest.
+    The newest two stay, and of interim ones only the newest.
 
     Args:
         run: the run's directory.
@@ -132,11 +140,38 @@ def save_checkpoint(
         generator: the averaged generator ready for use, in evaluation mode.
         about: recipe, options, data and code, as JSON values; stored as they are.
         interim: whether the run stops here before its end, off its schedule.
+
+    Raises:
+        CheckpointError: the files cannot be written, such as on a full disk. The checkpoints before
+            are kept.
     """
     final = run / "checkpoints" / f"{state.images_seen:010d}"
     part = final.with_name(f".{final.name}.{os.getpid()}")
-    for torn in final.parent.glob(".*"):  # by a run that was killed while it saved
-        shutil.rmtree(torn)
+    for torn in final.parent.glob(_TORN):  # by a run that was killed while it saved
+        shutil.rmtree(torn, ignore_errors=True)
+    try:
+        _write(part, state, generator, about, interim=interim)
+        flush_directory(part)
+        shutil.rmtree(final, ignore_errors=True)
+        part.replace(final)
+        flush([final.parent])
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(part, ignore_errors=True)
+        kept = list_checkpoints(run)
+        last = f"the last one is {kept[-1]}" if kept else "there is none before it"
+        raise CheckpointError(f"cannot write checkpoint {final}: {error}; {last}") from error
+    _drop_old(run)
+    return final
+
+
+def _write(
+    part: Path,
+    state: TrainingState,
+    generator: nn.Module,
+    about: dict[str, Any],
+    *,
+    interim: bool,
+) -> None:
     part.mkdir(parents=True)
     save_file(state.tensors(), part / "state.safetensors")
     weights = {name: t.cpu().contiguous() for name, t in generator.state_dict().items()}
@@ -153,10 +188,6 @@ def save_checkpoint(
         **about,
     }
     (part / "checkpoint.json").write_text(json.dumps(description, indent=2) + "\n")
-    shutil.rmtree(final, ignore_errors=True)
-    part.replace(final)
-    _drop_old(run)
-    return final
 
 
 def _drop_old(run: Path) -> None:
@@ -180,8 +211,10 @@ def _sha256(path: Path) -> str:
 
 
 def list_checkpoints(run: Path) -> list[Path]:
-    """Returns the whole checkpoints below ``run``, oldest first."""
-    return sorted(path for path in run.glob("checkpoints/*") if path.name.isdigit())
+    """Returns the checkpoints below ``run``, oldest first, without a look at their contents."""
+    found = run.glob("checkpoints/*")
+    numbered = (path for path in found if path.name.isascii() and path.name.isdigit())
+    return sorted((path for path in numbered if path.is_dir()), key=lambda path: int(path.name))
 
 
 def latest_checkpoint(run: Path) -> Path:
@@ -219,17 +252,54 @@ def read_description(checkpoint: Path) -> dict[str, Any]:
 
 
 def _read_tensors(path: Path, expected_sha256: str) -> dict[str, Tensor]:
+    _check_digest(path, expected_sha256)
     try:
-        found = _sha256(path)
-        if found != expected_sha256:
-            raise CheckpointError(f"{path}: SHA-256 is {found}, recorded is {expected_sha256}")
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: {error}") from error
 
 
+def _check_digest(path: Path, expected_sha256: str) -> None:
+    try:
+        found = _sha256(path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    if found != expected_sha256:
+        raise CheckpointError(f"{path}: SHA-256 is {found}, recorded is {expected_sha256}")
+
+
+def _set_aside(checkpoint: Path) -> None:
+    aside = checkpoint.with_name(f"{checkpoint.name}.damaged")
+    shutil.rmtree(aside, ignore_errors=True)
+    with suppress(FileNotFoundError):  # another process of the run was first
+        checkpoint.rename(aside)
+
+
+def sound_checkpoint(run: Path) -> Path:
+    """Returns the newest checkpoint below ``run`` whose files are whole; warns of later ones.
+
+    Raises:
+        CheckpointError: there is none; says what is wrong with each.
+    """
+    faults: list[str] = []
+    for checkpoint in reversed(list_checkpoints(run)):
+        try:
+            description = read_description(checkpoint)
+            for name in ("state", "generator"):
+                _check_digest(checkpoint / f"{name}.safetensors", description[f"{name}_sha256"])
+        except CheckpointError as fault:
+            faults.append(str(fault))
+            continue
+        for each in faults:
+            _log.warning("damaged checkpoint: %s", each)
+        return checkpoint
+    if faults:
+        raise CheckpointError("no checkpoint is whole: " + "; ".join(faults))
+    return latest_checkpoint(run)  # raises: there is none
+
+
 def fitting_checkpoint(run: Path, about: dict[str, Any], *, free: set[str]) -> Path:
-    """Returns the newest checkpoint of ``run`` if it is of the run that ``about`` describes.
+    """Returns the newest whole checkpoint of ``run`` if it is of the run that ``about`` describes.
 
     Args:
         run: the run's directory.
@@ -240,7 +310,7 @@ def fitting_checkpoint(run: Path, about: dict[str, Any], *, free: set[str]) -> P
         CheckpointError: none there, unreadable, or made by another recipe, data or options; every
             difference is named.
     """
-    checkpoint = latest_checkpoint(run)
+    checkpoint = sound_checkpoint(run)
     found = read_description(checkpoint)
     faults = [
         f"{key} is {found.get(key)!r} there and {about[key]!r} here"
@@ -271,7 +341,9 @@ def option_defaults(recipe: str) -> dict[str, Any]:
 
 
 def restore(run: Path, state: TrainingState, about: dict[str, Any], *, free: set[str]) -> None:
-    """Fills ``state`` from the newest checkpoint of ``run``, if it fits.
+    """Fills ``state`` from the newest whole checkpoint of ``run``, if it fits.
+
+    Damaged checkpoints that are newer are renamed, so that the run goes on without them.
 
     Args:
         run: the run's directory.
@@ -283,6 +355,9 @@ def restore(run: Path, state: TrainingState, about: dict[str, Any], *, free: set
         CheckpointError: there is none that fits, or its tensors are damaged.
     """
     checkpoint = fitting_checkpoint(run, about, free=free)
+    for damaged in list_checkpoints(run):
+        if int(damaged.name) > int(checkpoint.name):
+            _set_aside(damaged)
     found = read_description(checkpoint)
     state.load_tensors(_read_tensors(checkpoint / "state.safetensors", found["state_sha256"]))
     state.images_seen, state.step = found["images_seen"], found["step"]

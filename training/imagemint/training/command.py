@@ -68,7 +68,8 @@ class TrainGenerator(RunSettings):
     strict: bool = False
     """Let a broken picture below a folder be an error; else it is left out, named and counted."""
     resume: bool = False
-    """Continue from the newest checkpoint in --out."""
+    """Continue from the newest whole checkpoint in --out, with the options of the run. Options that
+    you give anew must agree with it, except those that set its length and what it reports."""
     log_interval: int = Field(default=6_400, ge=1)
     """Images between two rows of the log."""
     snapshot_interval: int | None = Field(default=None, ge=1)
@@ -94,14 +95,23 @@ class TrainGenerator(RunSettings):
 
     def run(self) -> int:
         """Trains, or says what it would do."""
-        from imagemint.training.processes import ALONE, join  # noqa: PLC0415 - torch
-
         if self.compile_ and self.processes * self.nodes > 1:
             raise ProcessesError(
                 "--compile is for one process: statistics that several work out together are"
                 " calls to each other, which the compiler does not see through"
             )
         device = _device(self.device)
+        if self.resume:
+            from imagemint.training.datasets import DATASETS  # noqa: PLC0415 - torch
+            from imagemint.training.resuming import resumed  # noqa: PLC0415 - torch
+
+            return resumed(self, self.out, DATASETS).start(device)
+        return self.start(device)
+
+    def start(self, device: "torch.device") -> int:
+        """Trains with exactly these settings, in as many processes as they say."""
+        from imagemint.training.processes import ALONE, join  # noqa: PLC0415 - torch
+
         if self.dry_run:
             return self._train(ALONE, device)
         processes, device = join(device, self.processes, self.nodes)
@@ -121,6 +131,7 @@ class TrainGenerator(RunSettings):
         )
         from imagemint.training.datasets import load_dataset  # noqa: PLC0415
         from imagemint.training.passes import Passes  # noqa: PLC0415
+        from imagemint.training.resuming import remembered  # noqa: PLC0415
         from imagemint.training.schedules import Schedule  # noqa: PLC0415
 
         recipe = self.recipe_type(
@@ -150,6 +161,7 @@ class TrainGenerator(RunSettings):
             "device": str(device),
             "compile": self.compile_,
             "processes": self.processes * self.nodes,
+            "settings": remembered(self, about["options"]),
         }
         if self.resume:
             found = fitting_checkpoint(self.out, about, free=loop.FREE_ON_RESUME)
@@ -182,17 +194,15 @@ class TrainGenerator(RunSettings):
 
     def _precision(self, device: "torch.device") -> "Precision":
         from imagemint.training.checkpoints import (  # noqa: PLC0415 - torch
-            latest_checkpoint,
             read_description,
+            sound_checkpoint,
         )
         from imagemint.training.passes import precision_of  # noqa: PLC0415
 
         if self.precision != "auto":
             return self.precision
         if self.resume:
-            found: Precision = read_description(latest_checkpoint(self.out)).get(
-                "precision", "fp32"
-            )
+            found: Precision = read_description(sound_checkpoint(self.out)).get("precision", "fp32")
             return found
         return precision_of(device)
 

@@ -18,7 +18,7 @@ from imagemint.training.checkpoints import (
     save_checkpoint,
 )
 from imagemint.training.datasets import LabelledImages
-from imagemint.training.divergence import refuse_divergence
+from imagemint.training.divergence import LossWatch
 from imagemint.training.errors import LossNotFinite, TrainingFailed
 from imagemint.training.feed import Feed
 from imagemint.training.figures import Figures
@@ -28,11 +28,11 @@ from imagemint.training.monitor import Monitor
 from imagemint.training.passes import PLAIN, Passes
 from imagemint.training.processes import ALONE, Processes
 from imagemint.training.provenance import describe
-from imagemint.training.randomness import drawn_codes, training_latents
+from imagemint.training.randomness import drawn_codes, torch_seed, training_latents
 from imagemint.training.recipes.recipe import Recipe
 from imagemint.training.schedules import Schedule, crossed, step_size
 from imagemint.training.starting import forked_rng, initial_state
-from imagemint.training.stopping import stop_on_signal
+from imagemint.training.stopping import StopRequest, stop_on_signal
 
 _log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def train(
 
     On one CPU with a given number of threads the result is a function of recipe and data, bit for
     bit, however often the run was stopped and resumed. SIGINT and SIGTERM finish the step, save an
-    interim checkpoint and return.
+    interim checkpoint and return; the second of them aborts at once.
 
     Several processes share every batch, and the result is that of one, up to rounding; but what
     dropout drops is each one's own. All call this alike and see the same ``run``; the first writes.
@@ -86,31 +86,36 @@ def train(
     about = describe(recipe, data, passes.precision)
     if resume:
         restore(run, state, about, free=FREE_ON_RESUME)
-    while True:
-        try:
-            _play(
-                *(recipe, data, run, state, about),
-                schedule=schedule,
-                device=device,
-                passes=passes,
-                processes=processes,
-                quiet=quiet,
-            )
-        except TrainingFailed as failure:
-            processes.wait()  # for the first, which still draws what there is to draw
-            rollbacks = state.rollbacks + 1
-            if rollbacks > schedule.rollbacks or not list_checkpoints(run):
-                raise
-            state = initial_state(recipe, data, device, processes)
-            restore(run, state, about, free=FREE_ON_RESUME)
-            state.rollbacks = rollbacks
-            _log.warning(
-                "%s; rolled back to image %d with half the step size and another order (%d of %d)",
-                *(failure, state.images_seen, rollbacks, schedule.rollbacks),
-            )
-        else:
-            processes.wait()
-            return state
+    # Around all attempts: a request that comes while one fails ends the run all the same.
+    with stop_on_signal() as stop:
+        while True:
+            try:
+                _play(
+                    *(recipe, data, run, state, about),
+                    asked_to_stop=stop,
+                    schedule=schedule,
+                    device=device,
+                    passes=passes,
+                    processes=processes,
+                    quiet=quiet,
+                )
+            except TrainingFailed as failure:
+                processes.wait()  # for the first, which still draws what there is to draw
+                rollbacks = state.rollbacks + 1
+                is_over = rollbacks > schedule.rollbacks or processes.agreed(stop.requested) > 0
+                if is_over or not list_checkpoints(run):
+                    raise
+                state = initial_state(recipe, data, device, processes)
+                restore(run, state, about, free=FREE_ON_RESUME)
+                state.rollbacks = rollbacks
+                _log.warning(
+                    "%s; rolled back to image %d with half the step size and another order"
+                    " (%d of %d)",
+                    *(failure, state.images_seen, rollbacks, schedule.rollbacks),
+                )
+            else:
+                processes.wait()
+                return state
 
 
 def _play(  # noqa: C901, PLR0915 - one linear story, with headings
@@ -120,13 +125,14 @@ def _play(  # noqa: C901, PLR0915 - one linear story, with headings
     state: TrainingState,
     about: dict[str, Any],
     *,
+    asked_to_stop: StopRequest,
     schedule: Schedule,
     device: torch.device,
     passes: Passes,
     processes: Processes,
     quiet: bool,
 ) -> None:
-    """Plays from ``state`` to the end of the run, or until told to stop."""
+    """Plays from ``state`` to the end of the run, or until a signal asks to stop."""
     # --- the players, what they play for, and where their numbers come from ----------------------
     G, D, game = state.G, state.D, state.game
     k, batch_size, seed = recipe.discriminator_steps, recipe.batch_size, order_seed(recipe, state)
@@ -138,22 +144,22 @@ def _play(  # noqa: C901, PLR0915 - one linear story, with headings
 
     with (
         forked_rng(device),
-        stop_on_signal() as asked_to_stop,
         Monitor(run, recipe.images, state, quiet=quiet) if first else nullcontext() as monitor,
     ):
+        losses = LossWatch(run, schedule.divergence_factor)
 
         def write_row() -> None:
             """Writes a row of the log if its losses are of the usual size."""
-            refuse_divergence(run, state, schedule.divergence_factor)
+            losses.check(state)
             if monitor:
-                monitor.log()
+                losses.add(monitor.log())
 
         def snapshot(*, interim: bool = False) -> None:
             """Saves a checkpoint if the fixed samples are sound."""
             nonlocal saved_at
 
             def save() -> None:
-                refuse_divergence(run, state, schedule.divergence_factor)
+                losses.check(state)
                 generator = inspected(
                     recipe, data, run, state, monitor=monitor, schedule=schedule, interim=interim
                 )
@@ -166,8 +172,8 @@ def _play(  # noqa: C901, PLR0915 - one linear story, with headings
         while state.images_seen < recipe.images and not stop:
             before = state.images_seen
             set_step_sizes(recipe, state)
-            # Of dropout and the like: by position, and different in each process.
-            torch.manual_seed((seed + state.step + (processes.rank << 40)) % 2**63)
+            # For dropout and the like: by position, and different in each process.
+            torch.manual_seed(torch_seed(seed, state.step, processes.rank))
 
             # --- D: k turns, each on fresh images and on fakes of the same condition -------------
             D.requires_grad_(requires_grad=True)
@@ -223,7 +229,7 @@ def _play(  # noqa: C901, PLR0915 - one linear story, with headings
                 processes.by_first(write_row)
             if crossed(before, state.images_seen, schedule.snapshot_interval):
                 snapshot()
-            stop = processes.agreed(bool(asked_to_stop)) > 0
+            stop = processes.agreed(asked_to_stop.requested) > 0
         if saved_at != state.images_seen:
             snapshot(interim=state.images_seen < recipe.images)
 

@@ -24,6 +24,7 @@ _log = logging.getLogger(__name__)
 
 _FRAME_MS = 250
 _LAST_FRAME_MS = 2_000
+_MOST_FRAMES = 100
 _LOSSES = "loss_D", "loss_G"
 _NO_TERMS = {*_LOSSES, "images", "images_per_s", "real_logit", "rollbacks", "augment_p"}
 
@@ -66,9 +67,13 @@ class Monitor:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._bar.close()
-        self._log.close()
-        self._scalars.close()
+        for close in (self._bar.close, self._log.close, self._scalars.close):
+            try:
+                close()
+            except OSError as fault:  # of a full disk, say, which the error tells already
+                if error is None:
+                    raise
+                _log.warning("the log of the failed run is incomplete: %s", fault)
         try:
             plot_losses(self._run)
             animate_grids(self._run)
@@ -83,8 +88,8 @@ class Monitor:
             self._state.unlogged.setdefault(name, []).append(figure)
         self._bar.update(self._state.images_seen - self._bar.n)
 
-    def log(self) -> None:
-        """Writes a row: means since the last one, and images per second."""
+    def log(self) -> dict[str, Any]:
+        """Writes a row and returns it: means since the last one, and images per second."""
         now, (then, before) = time.perf_counter(), self._last
         seen = self._state.images_seen
         row: dict[str, Any] = {"images": seen}
@@ -98,6 +103,7 @@ class Monitor:
         self._bar.set_postfix(D=f"{row.get('loss_D', 0):.3f}", G=f"{row.get('loss_G', 0):.3f}")
         self._state.unlogged.clear()
         self._last = (now, seen)
+        return row
 
     def snapshot(self, samples: NDArray[np.uint8], spread: float) -> None:
         """Writes the grid of the fixed samples uint8 [N, H, W, C] and their relative spread."""
@@ -156,10 +162,16 @@ def plot_losses(run: Path) -> None:
 
 
 def animate_grids(run: Path) -> None:
-    """Writes ``grids.gif`` from the grids in order; nothing when there are none."""
-    frames = [_picture(path) for path in _grids(run)]
-    if not frames:
+    """Writes ``grids.gif`` from the grids in order; nothing when there are none.
+
+    Of a long run it shows 100 grids at even distances, the first and the last among them: all
+    frames are in memory at once.
+    """
+    grids = _grids(run)
+    if not grids:
         return
+    chosen = np.linspace(0, len(grids) - 1, min(len(grids), _MOST_FRAMES)).round().astype(int)
+    frames = [_picture(grids[each]) for each in chosen]
     durations = [_FRAME_MS] * (len(frames) - 1) + [_LAST_FRAME_MS]
     frames[0].save(
         run / "grids.gif", save_all=True, append_images=frames[1:], duration=durations, loop=0

@@ -42,10 +42,19 @@ def write_options(run: Path, about: dict[str, Any]) -> None:
 
 
 def code_revision() -> str:
-    """Returns the git commit of this code, with ``+`` when it has local changes, or ''."""
+    """Returns the git commit of this code, with ``+`` when it has local changes, or ''.
+
+    The repository counts only if it tracks this very file: a virtual environment may lie in any
+    other one.
+    """
     here = Path(__file__).parent
     git = ["git", "-C", str(here)]
     try:
+        subprocess.run(  # noqa: S603 - fixed arguments
+            [*git, "ls-files", "--error-unmatch", "--", Path(__file__).name],
+            capture_output=True,
+            check=True,
+        )
         head = subprocess.run(  # noqa: S603 - fixed arguments
             [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
         ).stdout.strip()

@@ -23,6 +23,7 @@ class Stream(IntEnum):
     CLASSES = 3
     CODES = 4
     INTERPOLATION = 5
+    TORCH = 6
 
 
 def generator_at(seed: int, stream: Stream, position: int) -> np.random.Generator:
@@ -30,6 +31,14 @@ def generator_at(seed: int, stream: Stream, position: int) -> np.random.Generato
     # As an array, because NumPy would round the key [seed, stream] to float64 from 2^63 on.
     key = np.array([seed, stream], np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, position]))
+
+
+def torch_seed(seed: int, step: int, rank: int) -> int:
+    """Returns the seed of PyTorch's own generator for one step of one process, below 2^63.
+
+    Drawn, not added up: the masks of seed 1 would otherwise be those of seed 0, one step later.
+    """
+    return int(generator_at(seed, Stream.TORCH, (rank << 40) + step).integers(2**63))
 
 
 def training_latents(

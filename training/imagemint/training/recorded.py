@@ -35,17 +35,29 @@ def recorded_runs() -> dict[str, RecordedRun]:
 
 
 def table() -> str:
-    """Returns a row for each recipe: data set, image size, length, expected time, quality."""
+    """Returns a row for each recipe: data set, image size, full length, recorded run, quality.
+
+    The time of a full run is that of the recorded one, times the ratio of their lengths.
+    """
     runs = recorded_runs()
-    rows = [("recipe", "data set", "image", "images", "expected time", "quality")]
+    head = ("recipe", "data set", "image", "full run", "on", "measured after", "quality")
+    rows = [head]
     for name, recipe in RECIPES.items():
+        images = recipe.model_fields["images"].default
+        about = (name, recipe.dataset, recipe.image)
         run = runs.get(name)
-        time = f"{run.minutes:g} min, {run.machine}" if run else MISSING
-        images = f"{recipe.model_fields['images'].default:,}"
-        quality = run.quality if run else MISSING
-        rows.append((name, recipe.dataset, recipe.image, images, time, quality))
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+        if run is None:
+            rows.append((*about, f"{images:,} images", MISSING, MISSING, MISSING))
+            continue
+        full = f"{images:,} images, {_spell(run.minutes * images / run.images)}"
+        measured = f"{run.images:,} images, {_spell(run.minutes)}"
+        rows.append((*about, full, run.machine, measured, run.quality))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head) - 1)]
     return "\n".join(
         "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]])
         for row in rows
     )
+
+
+def _spell(minutes: float) -> str:
+    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"  # noqa: PLR2004 - 2 h

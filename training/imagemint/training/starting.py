@@ -9,6 +9,7 @@ from torch import nn
 from imagemint.training.checkpoints import TrainingState
 from imagemint.training.datasets import LabelledImages
 from imagemint.training.errors import DatasetError, ProcessesError
+from imagemint.training.game import Game
 from imagemint.training.networks import Shape
 from imagemint.training.networks.layers import BatchNorm2d
 from imagemint.training.processes import ALONE, Batchwise, Processes
@@ -50,6 +51,8 @@ def initial_state(
     G_ema.load_state_dict(G.state_dict())
     for part in (G, D, game):  # not G_ema, through which the first process looks alone
         _join(part, processes)
+    if processes.count > 1:
+        _refuse_batch_statistics(game)
 
     def optimizer(network: nn.Module) -> torch.optim.Optimizer:
         if recipe.optimizer == "rmsprop":
@@ -85,6 +88,22 @@ def _join(part: nn.Module, processes: Processes) -> None:
                 f"{type(module).__name__} would normalise by the part of the batch that its"
                 " process holds, so the run would differ from that of one process;"
                 " networks.layers.BatchNorm2d does not, nor do layers that keep images apart"
+            )
+
+
+def _refuse_batch_statistics(game: Game) -> None:
+    """Refuses an objective that is no mean over the images of a batch.
+
+    The gradient of a whole batch is the mean of the gradients of its parts only if the loss is.
+    """
+    real, fake = torch.randn(2, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for player in ("discriminator", "generator"):
+        loss = getattr(game.objective, player)
+        halves = [loss(real[half], fake[half]) for half in (slice(4), slice(4, 8))]
+        if not torch.isclose(loss(real, fake), torch.stack(halves).mean()):
+            raise ProcessesError(
+                f"the loss of the {player} is no mean over the images of a batch, so several"
+                " processes would train by another loss than one; use one process"
             )
 
 

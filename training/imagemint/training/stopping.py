@@ -1,23 +1,43 @@
-"""Being told to stop."""
+"""A request to stop, by SIGINT or SIGTERM."""
 
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopRequest:
+    """Whether a signal has asked to stop.
+
+    Attributes:
+        requested: set by the first signal, and never cleared.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def receive(self, number: int, _: FrameType | None) -> None:
+        """Handles a signal: the first one asks to stop, the second one aborts at once.
+
+        Raises:
+            KeyboardInterrupt: this is the second signal. What was being computed is lost; the last
+                checkpoint is not.
+        """
+        del number
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+
 
 @contextmanager
-def stop_on_signal() -> Iterator[list[int]]:
-    """Yields a list that becomes non-empty when SIGINT or SIGTERM asks to stop."""
-    received: list[int] = []
-
-    def remember(number: int, _: FrameType | None) -> None:
-        received.append(number)
-
-    kinds = (signal.SIGINT, signal.SIGTERM)
-    previous = [signal.signal(kind, remember) for kind in kinds]
+def stop_on_signal() -> Iterator[StopRequest]:
+    """Yields the request that SIGINT and SIGTERM make; restores their handlers at the end."""
+    request = StopRequest()
+    previous = [signal.signal(each, request.receive) for each in _SIGNALS]
     try:
-        yield received
+        yield request
     finally:
-        for kind, handler in zip(kinds, previous, strict=True):
-            signal.signal(kind, handler)
+        for each, handler in zip(_SIGNALS, previous, strict=True):
+            signal.signal(each, handler)
