@@ -26,7 +26,6 @@ class HeldBackend:
 
     provider = "CPUExecutionProvider"
     description = "CPUExecutionProvider of a test"
-    quick_rows = 0
     variant = Variant("fp32", Path("model.onnx"), "00" * 32, 0, "fp32", None)
 
     def __init__(self, compute):

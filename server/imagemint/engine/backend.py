@@ -50,10 +50,6 @@ class Backend(Protocol):
     def variant(self) -> Variant:
         """Which of the bundle's graphs it runs."""
 
-    @property
-    def quick_rows(self) -> int:
-        """Largest batch whose run is over sooner than another thread would begin it; 0 for none."""
-
     def run(
         self,
         z: npt.NDArray[np.float32],

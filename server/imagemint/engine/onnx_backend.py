@@ -30,7 +30,6 @@ mode that gives up byte equality for speed: a serial must not change its picture
 
 import contextlib
 import logging
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -75,11 +74,6 @@ from imagemint.engine.variants import REFERENCE, Variant, chosen
 
 _log = logging.getLogger(__name__)
 
-# What it costs to give a batch to another thread and to be told of its end, measured with a model
-# that computes nothing.
-_QUICK_NS = 200_000
-# The first runs of a size allocate; of the rest, the fastest was the least disturbed.
-_TIMED_RUNS = 5
 # Where rows are never run but in batches of one size.
 _SIZES_OF = {Batching.FIXED: (FIXED_BATCH,), Batching.ALONE: (1,)}
 
@@ -147,7 +141,6 @@ class OnnxBackend:
         else:
             self._batching = self._settle(bundle, alone_threads)
             as_hoped, how = self._batching is Batching.AS_THEY_COME, self._batching.value
-        self._quick_rows = 0 if on_gpu else self._count_quick_rows()
         _log.log(
             logging.INFO if as_hoped else logging.WARNING,
             "model %s runs on %s (%s), in batches %s%s",
@@ -173,11 +166,6 @@ class OnnxBackend:
     def variant(self) -> Variant:
         """Which of the bundle's graphs it runs."""
         return self._variant
-
-    @property
-    def quick_rows(self) -> int:
-        """Largest batch whose run takes some 0.2 ms, if each row took as long as one alone."""
-        return self._quick_rows
 
     @property
     def batching(self) -> Batching:
@@ -309,16 +297,6 @@ class OnnxBackend:
 
     def _compute(self, feed: Feed) -> npt.NDArray[np.uint8]:
         return self._opened().run(feed)
-
-    def _count_quick_rows(self) -> int:
-        feed = probe_feed(self._spec, 1)
-        single_ns = min(self._time_ns(feed) for _ in range(_TIMED_RUNS))
-        return min(_QUICK_NS // single_ns, PROBE_ROWS)
-
-    def _time_ns(self, feed: Feed) -> int:
-        began = time.perf_counter_ns()
-        self._as_they_come(feed)
-        return time.perf_counter_ns() - began
 
     def _settle(self, bundle: Bundle, alone_threads: int) -> Batching:
         """Runs the probe, which also warms up, and tells how batches must be run from now on."""

@@ -1,9 +1,9 @@
 """The batcher: a queue, and the instances that it feeds.
 
-Greedy: an instance that is free runs what is queued, and waits for more only if asked to. What
-takes less time than a change of threads is computed on the event loop itself. The unit is the
-image; see queue.py for who goes first. Because a serial's pixels do not depend on what shares its
-batch, none of this shows in the answers.
+It is greedy: an instance that is free runs what is queued, and waits for more only if asked to. The
+unit is the image. See room.py for what may be queued, and queue.py for what goes first. Nothing of
+a model runs on the event loop. A serial's pixels do not depend on what shares its batch, so none of
+this shows in the answers.
 """
 
 import asyncio
@@ -15,7 +15,6 @@ import queue
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
@@ -26,7 +25,7 @@ from imagemint.engine.backend import Backend
 from imagemint.engine.errors import BackendFailed, DeadlinePassed, Draining, QueueFull
 from imagemint.engine.spec import ModelSpec
 from imagemint.server.batching.accounts import Accounts
-from imagemint.server.batching.job import Job, Priority, Slice
+from imagemint.server.batching.job import Job, Slice
 from imagemint.server.batching.passes import (
     hand_out,
     images_in,
@@ -37,6 +36,7 @@ from imagemint.server.batching.passes import (
 )
 from imagemint.server.batching.queue import Queue
 from imagemint.server.batching.rate import Rate
+from imagemint.server.batching.room import Room, Waiter
 from imagemint.server.metrics import Metrics
 from imagemint.server.statistics import Phases
 
@@ -45,8 +45,6 @@ _log = logging.getLogger(__name__)
 # Below this a batch is not split over idle instances: the fixed cost of a pass would outweigh it.
 _SMALLEST_SHARE = 8
 _RETRY_DELAY_S = (0.05, 10.0)
-# HIGH jobs may wait beyond the limit by this share of it: room that nobody else can fill.
-_RESERVED_SHARE = 8
 # A caller is alone when so many batches in a row were one caller's and nothing else was to be done.
 # The first of many who call together is no such caller, though he comes alone.
 _LONELY_BATCHES = 2
@@ -91,7 +89,6 @@ class Batcher:
         self._spec = spec
         self._backend = backend
         self._max_batch = max_batch_images
-        self._max_queue = max_queue_images
         self.instances = instances
         self.delay_s = batch_delay_s
         self.preferred_images = tuple(sorted(preferred_batch_images))
@@ -109,7 +106,7 @@ class Batcher:
         self._lonely = 0
         self._closed = False
         self._drain_rate = Rate()
-        self._room: deque[asyncio.Future[None]] = deque()
+        self._room = Room(self._queue, max_queue_images)
         opened: list[Future[None]] = [Future() for _ in range(instances)]
         self._threads = [
             threading.Thread(
@@ -141,83 +138,85 @@ class Batcher:
         ``job.done`` fails with DeadlinePassed or BackendFailed.
 
         Raises:
-            QueueFull: there is no room for so many images now.
+            QueueFull: there is no room for this many images now.
             Draining: the batcher is closed.
         """
-        if not self._queue_up(job, self._max_queue):
-            self.statistics.add_failure(0)
-            raise QueueFull(self._spec.name, self._retry_delay_s(job.count))
+        with self._lock:
+            excess = self._room.excess(job)
+            if excess <= 0 or self._closed:
+                self._enter(job)
+                return
+        self.statistics.add_failure(0)
+        raise QueueFull(self._spec.name, self._retry_delay_s(excess))
 
     def submit_ahead(self, job: Job) -> bool:
-        """Queues a job that nobody waits for yet, and tells whether it did.
-
-        It leaves half of the queue to those who come anew: a few streams, reading ahead, would
-        otherwise fill it for good.
+        """Queues a job that a stream reads ahead of its consumer; returns whether it did.
 
         Raises:
             Draining: the batcher is closed.
         """
-        return self._queue_up(job, self._max_queue // 2)
+        job.streamed = True
+        with self._lock:
+            fits = self._room.fits_ahead(job)
+            if fits or self._closed:
+                self._enter(job)
+        return fits
 
     async def submit_when_room(self, job: Job) -> None:
-        """Queues a job as `submit` does, waiting for room instead of failing for want of it."""
-        while not self._queue_up(job, self._max_queue):
-            room: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._room.append(room)
-            await room
+        """Queues a job of a stream, after those that have waited longer for room.
 
-    def _queue_up(self, job: Job, most: int) -> bool:
-        """Queues a job unless more than `most` images would then wait."""
+        Raises:
+            Draining: the batcher is closed.
+        """
+        job.streamed = True
+        with self._lock:
+            waiter = self._room.wait(job, asyncio.get_running_loop().create_future())
+        self._admit()
+        try:
+            await waiter.admitted
+        except asyncio.CancelledError:
+            self._withdraw(waiter)
+            raise
+
+    def _enter(self, job: Job) -> None:
+        """Queues a job; the lock is held."""
+        if self._closed:
+            raise Draining(1.0)
         loop = asyncio.get_running_loop()
         job.done = loop.create_future()
-        most += self._reserved(job)
-        with self._lock:
-            if self._closed:
-                raise Draining(1.0)
-            queued = self._queue.images
-            if queued + job.count > most:
-                return False
-            job.accepted_ns = time.perf_counter_ns()
-            self._queue.append(job)
-            # Who is busy looks at the queue when he is done, and who waits for company must see it.
-            wake = self._idle > 0 and (not queued or self.delay_s > 0)
-        if wake:
+        job.accepted_ns = time.perf_counter_ns()
+        was_empty = not self._queue
+        self._queue.append(job)
+        # A busy instance looks at the queue when it has finished. One that waits for a fuller batch
+        # must see every job.
+        if self._idle > 0 and (was_empty or self.delay_s > 0):
             loop.call_soon(self._wake)
-        return True
+
+    def _withdraw(self, waiter: Waiter) -> None:
+        """Removes a job whose caller has left while it waited for room."""
+        if waiter.admitted.done() and not waiter.admitted.cancelled():
+            if waiter.admitted.exception() is None:
+                self.drop(waiter.job)
+            return
+        with self._lock:
+            self._room.leave(waiter)
+        self._admit()
 
     def _wake(self) -> None:
-        """Has an instance look at the queue; one wakes the next while there is work for it.
+        """Has an instance look at the queue; one instance wakes the next while there is work.
 
-        At the end of a turn of the loop: calls that it brought together are one batch. To wake a
-        thread costs as much as half a call, and from then on the two share the interpreter's lock.
+        It runs at the end of a turn of the loop, so that the calls of one turn are one batch. To
+        wake a thread costs as much as half a call, and from then on the two share the interpreter's
+        lock.
         """
         with self._lock:
-            batch = self._take_quick()
-            if not batch:
-                self._rouse()
-        if batch:
-            self._compute(batch, self._backend.run, _now)
-
-    def _take_quick(self) -> list[Slice]:
-        """All that is queued, if it is computed here and now sooner than on another thread.
-
-        Not while an instance is at work: its batch may be a large one, and the loop would wait for
-        the same cores. The lock is held.
-        """
-        is_quick = self._queue.images <= self._backend.quick_rows
-        if not is_quick or self._idle < self.instances or self._worth_waiting():
-            return []
-        self._drop_late()
-        return self._queue.cut(self._queue.images)
+            self._rouse()
 
     def _rouse(self) -> None:
         """Wakes an instance, if one sleeps that is not being woken yet; the lock is held."""
         if self._waking < self._idle:
             self._waking += 1
             self._wakes.put(None)
-
-    def _reserved(self, job: Job) -> int:
-        return self._max_queue // _RESERVED_SHARE if job.priority is Priority.HIGH else 0
 
     def drop(self, job: Job) -> None:
         """Takes back what of a job has not begun; nothing is computed for a caller who left.
@@ -250,16 +249,16 @@ class Batcher:
             thread.join(None if timeout_s is None else max(0.0, until - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
 
-    def _retry_delay_s(self, count: int) -> float:
-        """Time until `count` images should find room, from the measured drain rate."""
+    def _retry_delay_s(self, excess: int) -> float:
+        """Time until the queue should have room for `excess` more images, from the drain rate."""
         least, most = _RETRY_DELAY_S
         rate = self._drain_rate.per_s
         if rate == 0:
             return 1.0
-        return min(max((self._queued + count - self._max_queue) / rate, least), most)
+        return min(max(excess / rate, least), most)
 
     def _settle(self, jobs: list[Job], error: Exception | None) -> None:
-        """Resolves jobs and wakes those who wait for room; on the event loop."""
+        """Resolves jobs and lets in those that wait for room; on the event loop."""
         for job in jobs:
             if not job.done.done():
                 if error is None:
@@ -269,11 +268,19 @@ class Batcher:
         self._admit()
 
     def _admit(self) -> None:
-        """Lets all who wait for room try again, those who came first first."""
-        while self._room:
-            room = self._room.popleft()
-            if not room.done():
-                room.set_result(None)
+        """Queues the jobs that have waited for the room that there is now."""
+        if not self._room:
+            return
+        with self._lock:
+            while (waiter := self._room.next(any_size=self._closed)) is not None:
+                if waiter.admitted.cancelled():
+                    continue
+                try:
+                    self._enter(waiter.job)
+                except Draining as error:
+                    waiter.admitted.set_exception(error)
+                else:
+                    waiter.admitted.set_result(None)
 
     # --- the instances' side --------------------------------------------------------------------
 
@@ -290,7 +297,7 @@ class Batcher:
             while (taken := self._take()) is not None:
                 batch, is_alone = taken
                 run = instance.run_alone if is_alone else instance.run
-                self._compute(batch, run, _on_loop_of)
+                self._compute(batch, run)
 
     def _take(self) -> tuple[list[Slice], bool] | None:
         """Waits for work and returns a batch of it; None when closed and empty.
@@ -368,7 +375,6 @@ class Batcher:
         self,
         batch: list[Slice],
         run: Callable[..., npt.NDArray[np.uint8]],
-        tell: Callable[..., None],
     ) -> None:
         began = time.perf_counter_ns()
         for job, start, _ in batch:
@@ -388,7 +394,7 @@ class Batcher:
             self._fail(batch, error)
             return
         # The rest is the loop's: an instance would only wait for the interpreter's lock.
-        tell(batch[0].job, self._finish, batch, began, time.perf_counter_ns(), took)
+        _on_loop_of(batch[0].job, self._finish, batch, began, time.perf_counter_ns(), took)
 
     def _finish(self, batch: list[Slice], began_ns: int, ended_ns: int, took: Phases) -> None:
         """Tells who is whole, and has the batch accounted for; on the event loop."""
@@ -423,7 +429,3 @@ def _on_loop_of(job: Job, call: Callable[..., None], *arguments: object) -> None
     # A loop that is closed has nobody left to answer, and closes whenever it likes.
     with contextlib.suppress(RuntimeError):
         job.done.get_loop().call_soon_threadsafe(call, *arguments)
-
-
-def _now(_: Job, call: Callable[..., None], *arguments: object) -> None:
-    call(*arguments)

@@ -34,6 +34,7 @@ class Job:
             for all, or float32 [count].
         deadline: `time.monotonic` value after which nothing of it is computed any more.
         priority: who goes first.
+        streamed: whether it is part of a stream, which gets a share of its own; see queue.py.
         images: the result, uint8 [count, H, W, C], whole once `done` is; read-only, for jobs of
             one batch may share its memory.
     """
@@ -44,6 +45,7 @@ class Job:
     truncation: float | npt.NDArray[np.float32] | None = None
     deadline: float = math.inf
     priority: Priority = Priority.NORMAL
+    streamed: bool = False
     images: npt.NDArray[np.uint8] = field(init=False, repr=False)
     done: asyncio.Future[None] = field(init=False, repr=False)
     accepted_ns: int = field(init=False, default=0)

@@ -1,12 +1,17 @@
-"""Who gets into the next batch.
+"""Decides which images are in the next batch.
 
-**Two levels.** Jobs of HIGH priority go first. NORMAL ones are not starved: while both wait, every
-eighth image is theirs. A batch of 64 has at least 8 NORMAL images, one of 8 has one, and of batches
-of four every second one has one. What a level leaves of its part goes to the other.
+**Two priorities.** HIGH jobs go first. While NORMAL jobs wait beside them, one image in eight is
+NORMAL: at least 8 of a batch of 64, one of a batch of 8, and one in every second batch of 4.
 
-**Fair within a level.** Every waiting job gets an even share of each batch, and what a small job
-leaves of its share goes to the larger ones, so that one image is in the next batch although a
-large job queued thousands before it.
+**Streams and single calls.** Within a priority, while both wait, streams get an even share for each
+of their jobs, and at least one image in four. Without that minimum a stream beside 200 single
+callers would get one image in 200, however many it wants.
+
+**Fair among equals.** Every waiting job gets an even share of each batch. What a small job leaves
+of its share goes to the larger ones. One image is therefore in the next batch although a large job
+queued thousands before it.
+
+What a share does not use goes to the others, so a batch is as full as the queue allows.
 """
 
 import math
@@ -16,34 +21,30 @@ from collections.abc import Iterator
 from imagemint.server.batching.job import Job, Priority, Slice, images_left
 
 NORMAL_SHARE = 8
-"""One image in so many is NORMAL while both levels wait."""
-
-
-class _Level:
-    """The jobs of one priority, and their images."""
-
-    __slots__ = ("images", "jobs")
-
-    def __init__(self) -> None:
-        self.jobs: deque[Job] = deque()
-        self.images = 0
+"""One image in this many is NORMAL while both priorities wait."""
+STREAM_SHARE = 4
+"""At least one image in this many is a stream's while streams and single calls wait."""
 
 
 class Queue:
-    """Jobs with images that no batch has taken. Not thread-safe: its owner holds a lock.
-
-    Attributes:
-        images: images that wait.
-    """
+    """Jobs with images that no batch has taken. Not thread-safe: its owner holds a lock."""
 
     def __init__(self) -> None:
-        self.images = 0
         self._high = _Level()
         self._normal = _Level()
-        # Owed to NORMAL, in NORMAL_SHAREs of an image, and below one of them.
-        self._credit = 0
-        # No job is late before: to look at each, for every batch, would cost more than the batch.
+        self._normal_minimum = _Minimum(NORMAL_SHARE)
+        # No job is late before this. Looking at every job for every batch would cost too much.
         self._next_deadline = math.inf
+
+    @property
+    def images(self) -> int:
+        """Images that wait."""
+        return self._high.images + self._normal.images
+
+    @property
+    def stream_images(self) -> int:
+        """Images that wait and belong to streams."""
+        return self._high.streams.images + self._normal.streams.images
 
     def __bool__(self) -> bool:
         """Whether anything waits."""
@@ -51,44 +52,45 @@ class Queue:
 
     def __iter__(self) -> Iterator[Job]:
         """The jobs that wait, HIGH ones first."""
-        yield from self._high.jobs
-        yield from self._normal.jobs
+        for level in (self._high, self._normal):
+            yield from level.singles.jobs
+            yield from level.streams.jobs
 
     def __contains__(self, job: Job) -> bool:
-        return job in self._level(job).jobs
+        return job in self._line(job).jobs
 
     @property
     def is_shared(self) -> bool:
         """Whether several jobs wait."""
-        return len(self._high.jobs) + len(self._normal.jobs) > 1
+        return self._high.size + self._normal.size > 1
 
     @property
     def patient(self) -> bool:
-        """Whether company may be waited for: nothing is HIGH, and nothing has begun."""
+        """Whether the queue may wait for a fuller batch: no job is HIGH, and none has begun."""
         return not self._high.images and not any(job.taken for job in self)
 
     @property
     def oldest_ns(self) -> int:
-        """When the first of a patient queue was accepted; it is not empty."""
-        return self._normal.jobs[0].accepted_ns  # only what has begun loses its place
+        """When the oldest job of a patient queue was accepted; the queue is not empty."""
+        # Only a job that has begun loses its place, so the first of a line is its oldest.
+        lines = (self._normal.singles, self._normal.streams)
+        return min(line.jobs[0].accepted_ns for line in lines if line.jobs)
 
     def append(self, job: Job) -> None:
         """Queues a job, of which nothing has been taken."""
-        level = self._level(job)
-        level.jobs.append(job)
-        level.images += job.count
-        self.images += job.count
+        line = self._line(job)
+        line.jobs.append(job)
+        line.images += job.count
         self._next_deadline = min(self._next_deadline, job.deadline)
 
     def remove(self, job: Job) -> None:
-        """Takes out a job that waits; what has begun of it goes on."""
-        level = self._level(job)
-        level.jobs.remove(job)
-        level.images -= images_left(job)
-        self.images -= images_left(job)
+        """Removes a job that waits; batches that have begun with it go on."""
+        line = self._line(job)
+        line.jobs.remove(job)
+        line.images -= images_left(job)
 
     def late(self, now: float) -> list[Job]:
-        """The jobs whose deadline has passed, by `time.monotonic`; they stay in the queue."""
+        """Returns the jobs whose deadline has passed, by `time.monotonic`; they stay queued."""
         if now < self._next_deadline:
             return []
         late = [job for job in self if job.deadline <= now]
@@ -98,30 +100,61 @@ class Queue:
         return late
 
     def cut(self, room: int) -> list[Slice]:
-        """Takes up to `room` images; a job that is not exhausted goes to the end of its level."""
+        """Takes up to `room` images; a job with images left goes to the end of its line."""
+        high, normal = self._high, self._normal
         room = min(room, self.images)
-        normal = self._normal_share(room)
-        if not self._high.images:
-            return self._cut(self._normal, normal)
-        return [*self._cut(self._high, room - normal), *self._cut(self._normal, normal)]
+        part = self._normal_minimum.part(room, normal.images, high.images)
+        return [*high.cut(room - part), *normal.cut(part)]
 
-    def _level(self, job: Job) -> _Level:
-        return self._high if job.priority is Priority.HIGH else self._normal
+    def _line(self, job: Job) -> "_Line":
+        level = self._high if job.priority is Priority.HIGH else self._normal
+        return level.streams if job.streamed else level.singles
 
-    def _normal_share(self, room: int) -> int:
-        high, normal = self._high.images, self._normal.images
-        if not high or not normal:
+
+class _Minimum:
+    """Guarantees one image in `share` to a part of the queue while another part waits too."""
+
+    __slots__ = ("_credit", "_share")
+
+    def __init__(self, share: int) -> None:
+        self._share = share
+        # What is due and below one image, in images times `share`.
+        self._credit = 0
+
+    def part(self, room: int, mine: int, others: int, even: int = 0) -> int:
+        """Returns how many of `room` images the part gets.
+
+        Args:
+            room: images in the batch; at most `mine` + `others`.
+            mine: images that the part has waiting.
+            others: images of the other part.
+            even: images that the part gets in any case, if it has them.
+        """
+        if not mine or not others:
             self._credit = 0
-            return min(room, normal)
-        guaranteed, self._credit = divmod(self._credit + room, NORMAL_SHARE)
-        return min(normal, max(guaranteed, room - high))
+            return min(room, mine)
+        due, self._credit = divmod(self._credit + room, self._share)
+        return min(mine, max(due, even, room - others))
 
-    def _cut(self, level: _Level, room: int) -> list[Slice]:
-        jobs = level.jobs
-        if room == level.images:  # all of it: no shares to work out
+
+class _Line:
+    """Jobs that take turns, and the sum of their images."""
+
+    __slots__ = ("images", "jobs")
+
+    def __init__(self) -> None:
+        self.jobs: deque[Job] = deque()
+        self.images = 0
+
+    def cut(self, room: int) -> list[Slice]:
+        """Takes exactly `room` images, at most all of them."""
+        if not room:
+            return []
+        jobs = self.jobs
+        if room == self.images:  # all of it: no shares to compute
             chosen = list(jobs)
             jobs.clear()
-            return [self._slice(level, job, images_left(job)) for job in chosen]
+            return [self._slice(job, images_left(job)) for job in chosen]
         chosen = [jobs.popleft() for _ in range(min(room, len(jobs)))]
         sizes = {}
         unserved = len(chosen)
@@ -129,13 +162,41 @@ class Queue:
             sizes[job] = min(images_left(job), room // unserved)
             room -= sizes[job]
             unserved -= 1
-        return [self._slice(level, job, sizes[job]) for job in chosen]
+        return [self._slice(job, sizes[job]) for job in chosen]
 
-    def _slice(self, level: _Level, job: Job, size: int) -> Slice:
+    def _slice(self, job: Job, size: int) -> Slice:
         start = job.taken
         job.taken += size
-        level.images -= size
         self.images -= size
         if images_left(job):
-            level.jobs.append(job)
+            self.jobs.append(job)
         return Slice(job, start, start + size)
+
+
+class _Level:
+    """The jobs of one priority: those of single calls, and those of streams."""
+
+    __slots__ = ("_stream_minimum", "singles", "streams")
+
+    def __init__(self) -> None:
+        self.singles = _Line()
+        self.streams = _Line()
+        self._stream_minimum = _Minimum(STREAM_SHARE)
+
+    @property
+    def images(self) -> int:
+        return self.singles.images + self.streams.images
+
+    @property
+    def size(self) -> int:
+        """Number of jobs."""
+        return len(self.singles.jobs) + len(self.streams.jobs)
+
+    def cut(self, room: int) -> list[Slice]:
+        """Takes exactly `room` images, at most all of them."""
+        if not room:
+            return []
+        singles, streams = self.singles, self.streams
+        even = room * len(streams.jobs) // self.size
+        part = self._stream_minimum.part(room, streams.images, singles.images, even)
+        return [*singles.cut(room - part), *streams.cut(part)]

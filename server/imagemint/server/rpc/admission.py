@@ -108,6 +108,7 @@ class Admission:
             QueueFull, Draining: as `Batcher.submit`.
         """
         await current_caller.get().pace(job.count, lambda: self._stay(version))
+        job.streamed = True
         self._submit(version, job)
 
     async def submit_when_room(self, version: ServedVersion, job: Job) -> None:

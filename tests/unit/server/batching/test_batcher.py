@@ -9,10 +9,12 @@ import time
 import numpy as np
 import pytest
 
+from imagemint.engine.bundle import read_bundle
 from imagemint.engine.errors import BackendFailed, DeadlinePassed, Draining, QueueFull
+from imagemint.engine.onnx_backend import OnnxBackend
 from imagemint.engine.sampling import Run, latents, latents_of
 from imagemint.engine.spec import Truncation, TruncationKind
-from imagemint.server.batching import Job, Priority, passes
+from imagemint.server.batching import Batcher, Job, Priority, passes
 from imagemint.server.batching.rate import Rate
 
 # Seconds that no test lives to see: whoever waited for it would run into the timeout.
@@ -138,8 +140,8 @@ async def test_lone_caller_runs_alone(backend, new_batcher, new_job):
     assert backend.alone == 1
 
 
-async def test_quick_batch_runs_on_the_loop(backend, new_batcher, new_job, monkeypatch):
-    """What takes no longer than a change of threads is computed where it arrived."""
+async def test_model_never_runs_on_the_loop(backend, new_batcher, new_job, monkeypatch):
+    """However small the batch: the loop would wait for a model that is slow on some inputs."""
     threads = []
     compute = backend.run
 
@@ -148,43 +150,41 @@ async def test_quick_batch_runs_on_the_loop(backend, new_batcher, new_job, monke
         return compute(*inputs)
 
     monkeypatch.setattr(backend, "run", noting)
-    monkeypatch.setattr(backend, "quick_rows", 4)
-    batcher = new_batcher(max_batch_images=64)
-    first, second = new_job(1, 3), new_job(2, 1)
-    await computed(batcher, first, second)
-    assert threads == [threading.current_thread()]
-    assert first.images.ravel().tolist() == [50, 51, 52]
-    assert second.images.ravel().tolist() == [100]
-    await computed(batcher, new_job(3, 4), new_job(4, 1))
-    assert threads[1] is not threading.current_thread()
-
-
-async def test_quick_batch_that_fails_is_told(backend, new_batcher, new_job, monkeypatch):
-    """On the loop, too, a failure reaches its caller, and those who come later are served."""
-    monkeypatch.setattr(backend, "quick_rows", 4)
     batcher = new_batcher()
-    backend.failure = RuntimeError("out of order")
+    await computed(batcher, new_job(1, 1))
+    await computed(batcher, new_job(2, 1), new_job(3, 1))
+    assert len(threads) == 2
+    assert threading.current_thread() not in threads
+
+
+async def test_real_model_keeps_to_the_batch_limit(tiny_bundle, metrics, new_job):
+    """Of a model that takes microseconds, too, no batch is larger than `max_batch_images`."""
+    bundle = read_bundle(tiny_bundle)
+    backend = OnnxBackend(bundle, device="cpu")
+    limits = {"instances": 2, "max_batch_images": 1, "max_queue_images": 100}
+    batcher = Batcher(bundle.spec, 1, backend, metrics, **limits)
+    runs = [(Run(seed, 0, 1),) for seed in range(8)]
+    await computed(batcher, *(Job(1, lambda *_, run=run: run, [0]) for run in runs))
+    batcher.close()
+    labels = {"model": "tiny", "version": "1"}
+    value = metrics.registry.get_sample_value
+    assert value("imagemint_batch_images_count", labels) == 8
+    assert value("imagemint_batch_images_sum", labels) == 8
+
+
+async def test_queue_emptied_before_the_wake(backend, new_batcher, new_job):
+    """A job that is dropped in the turn of the loop that brought it leaves nothing to go wrong."""
+    complaints = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, what: complaints.append(what))
+    batcher = new_batcher(batch_delay_s=FOR_EVER_S)
     job = new_job(1, 1)
     batcher.submit(job)
-    with pytest.raises(BackendFailed):
-        await job.done
-    backend.failure = None
-    await computed(batcher, new_job(1, 1))
-
-
-async def test_quick_batch_waits_for_no_instance(backend, new_batcher, new_job, monkeypatch):
-    """While an instance computes the loop stays free: the next batch is an instance's as well."""
-    batcher = new_batcher(instances=1)
-    backend.hold()
-    running, next_one = new_job(1, 1), new_job(2, 1)
-    batcher.submit(running)
-    await backend.begun()
-    monkeypatch.setattr(backend, "quick_rows", 4)
-    batcher.submit(next_one)
+    batcher.drop(job)
+    after = new_job(2, 8)
     await asyncio.sleep(0)
-    assert not next_one.done.done()
-    backend.release()
-    await asyncio.gather(running.done, next_one.done)
+    await computed(batcher, after)
+    assert not complaints
+    assert backend.sizes == [8]
 
 
 async def test_job_beside_another_is_not_alone(backend, new_batcher, new_job):
@@ -371,37 +371,6 @@ async def test_reading_ahead_leaves_half_of_the_queue(new_batcher, new_job, held
     assert batcher.submit_ahead(new_job(1, 5))
     assert not batcher.submit_ahead(new_job(2, 1))
     batcher.submit(new_job(3, 5))
-
-
-@pytest.mark.parametrize("by_drop", [True, False], ids=["dropped", "computed"])
-async def test_waiter_gets_room(backend, new_batcher, new_job, held, by_drop):
-    """Who waits for room is let in by whatever makes some."""
-    batcher = new_batcher(max_queue_images=10)
-    await held(batcher)
-    first, second = new_job(1, 10), new_job(2, 10)
-    batcher.submit(first)
-    waiting = asyncio.create_task(batcher.submit_when_room(second))
-    await asyncio.sleep(0)  # the task runs up to its wait
-    assert batcher._room
-    if by_drop:
-        batcher.drop(first)
-        await waiting
-    backend.release()
-    await waiting
-    await second.done
-
-
-async def test_waiter_hears_of_the_end(backend, new_batcher, new_job, held):
-    """Who waits for room when the batcher closes is refused, not forgotten."""
-    batcher = new_batcher(max_queue_images=1)
-    await held(batcher)
-    batcher.submit(new_job(1, 1))
-    waiting = asyncio.create_task(batcher.submit_when_room(new_job(2, 1)))
-    await asyncio.sleep(0)  # the task runs up to its wait
-    assert not batcher.close(timeout_s=0)
-    backend.release()
-    with pytest.raises(Draining):
-        await waiting
 
 
 async def test_failure_is_that_of_the_batch(backend, new_batcher, new_job, held, metrics):

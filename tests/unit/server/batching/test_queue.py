@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagemint.server.batching.job import Job, Priority, images_left
-from imagemint.server.batching.queue import NORMAL_SHARE, Queue
+from imagemint.server.batching.queue import NORMAL_SHARE, STREAM_SHARE, Queue
 
 HIGH, NORMAL = Priority.HIGH, Priority.NORMAL
 COUNTS = st.lists(st.integers(1, 40), max_size=12)
@@ -42,6 +42,38 @@ def test_small_batches_owe_the_share():
     queue, _ = filled([100], [100])
     found = [taken(queue.cut(1), NORMAL) for _ in range(2 * NORMAL_SHARE)]
     assert found == 2 * [*[0] * (NORMAL_SHARE - 1), 1]
+
+
+def test_stream_beside_many_single_calls():
+    """One job of a stream beside 200 single calls has a quarter of each batch, not a 200th."""
+    queue = Queue()
+    for _ in range(200):
+        queue.append(job(1))
+    chunk = job(512)
+    chunk.streamed = True
+    queue.append(chunk)
+    for taken_so_far in (8, 16, 24):
+        assert len(queue.cut(32)) == 25
+        assert chunk.taken == taken_so_far
+    assert [bool(queue.cut(1)[0].job.streamed) for _ in range(4)].count(True) == 4 // STREAM_SHARE
+
+
+def test_streams_share_evenly_with_single_calls():
+    """Where an even share for each job is more than a quarter, streams get that."""
+    queue = Queue()
+    jobs = [job(100) for _ in range(4)]
+    for each in jobs:
+        queue.append(each)
+    streams = [job(100) for _ in range(4)]
+    for each in streams:
+        each.streamed = True
+        queue.append(each)
+    queue.cut(64)
+    assert [each.taken for each in (*jobs, *streams)] == [8] * 8
+    for each in jobs:
+        queue.remove(each)
+    assert sum(piece.stop - piece.start for piece in queue.cut(64)) == 64
+    assert (queue.images, queue.stream_images) == (304, 304)
 
 
 def test_credit_is_not_saved():

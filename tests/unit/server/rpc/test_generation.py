@@ -27,10 +27,9 @@ class CountingBatcher(Batcher):
 
     accepted = 0
 
-    def _queue_up(self, job, most):
-        done = super()._queue_up(job, most)
-        self.accepted += job.count * done
-        return done
+    def _enter(self, job):
+        super()._enter(job)
+        self.accepted += job.count
 
 
 class SlowReader:

@@ -1,0 +1,119 @@
+"""Decides which jobs may enter a queue, and keeps the jobs that wait for room in order.
+
+A queue holds a limited number of images. The rules, by images:
+
+- A single call that finds no room is refused. So is the first job of a stream.
+- Later jobs of streams wait, first come, first served. What they wait for counts as taken: a single
+  call is refused rather than let in ahead of them.
+- Waiting streams fill at most half of the queue, so that they do not shut out single calls. A job
+  that is larger than this half enters once no other image of a stream is queued.
+- A stream that reads ahead of its consumer enters only if nothing waits and the queue is then at
+  most half full.
+- HIGH jobs may exceed each of these limits by an eighth of the queue.
+"""
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+
+from imagemint.server.batching.job import Job, Priority
+from imagemint.server.batching.queue import Queue
+
+# HIGH jobs may exceed the limits by this share of the queue.
+_RESERVED_SHARE = 8
+
+
+@dataclass(eq=False, slots=True)
+class Waiter:
+    """A job that waits for room.
+
+    Attributes:
+        job: the job.
+        admitted: resolves when the job is queued; fails when it never will be.
+    """
+
+    job: Job
+    admitted: asyncio.Future[None] = field(repr=False)
+
+
+class Room:
+    """The room in one queue. Not thread-safe: its owner holds the lock of the queue.
+
+    Args:
+        queue: the queue.
+        limit: images that may wait in it; HIGH jobs may exceed it by an eighth.
+    """
+
+    def __init__(self, queue: Queue, limit: int) -> None:
+        self._queue = queue
+        self._limit = limit
+        self._stream_limit = limit // 2
+        self._waiters: deque[Waiter] = deque()
+        self._waiting_images = 0
+
+    def __bool__(self) -> bool:
+        """Whether any job waits for room."""
+        return bool(self._waiters)
+
+    def excess(self, job: Job) -> int:
+        """Returns by how many images a job is too large to enter now; 0 or less if it may."""
+        return self._queue.images + self._claimed + job.count - self._limit - self._reserved(job)
+
+    def fits_ahead(self, job: Job) -> bool:
+        """Whether a job that a stream reads ahead may enter."""
+        most = self._stream_limit + self._reserved(job)
+        return not self._waiters and self._queue.images + job.count <= most
+
+    def wait(self, job: Job, admitted: asyncio.Future[None]) -> Waiter:
+        """Adds a job to those that wait."""
+        waiter = Waiter(job, admitted)
+        self._waiters.append(waiter)
+        self._waiting_images += job.count
+        return waiter
+
+    def leave(self, waiter: Waiter) -> None:
+        """Removes a job from those that wait, if it is one of them."""
+        if waiter in self._waiters:
+            self._waiters.remove(waiter)
+            self._waiting_images -= waiter.job.count
+
+    def next(self, *, any_size: bool = False) -> Waiter | None:
+        """Removes and returns the first waiting job that may enter now; None if none may.
+
+        A HIGH job may enter before a NORMAL one that came first, into the room reserved for it.
+
+        Args:
+            any_size: whether every job may enter.
+        """
+        before = 0
+        for waiter in self._waiters:
+            if any_size or self._fits_behind(waiter.job, before):
+                self.leave(waiter)
+                return waiter
+            before += waiter.job.count
+            if before > 2 * self._limit:  # nothing behind it fits
+                return None
+        return None
+
+    @property
+    def _claimed(self) -> int:
+        """Images of the room that waiting jobs will get."""
+        if not self._waiters:
+            return 0
+        queued = self._queue.stream_images
+        share = max(0, self._stream_limit - queued)
+        if not queued:
+            share = max(share, self._waiters[0].job.count)
+        return min(self._waiting_images, share)
+
+    def _fits_behind(self, job: Job, before: int) -> bool:
+        """Whether a job of a stream fits if `before` images enter before it."""
+        reserved = self._reserved(job)
+        images = self._queue.images + before + job.count
+        streamed = self._queue.stream_images + before
+        return images <= self._limit + reserved and (
+            not streamed or streamed + job.count <= self._stream_limit + reserved
+        )
+
+    def _reserved(self, job: Job) -> int:
+        return self._limit // _RESERVED_SHARE if job.priority is Priority.HIGH else 0
