@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic_settings import CliPositionalArg
 
+from imagemint.training.data_options import DataOptions
 from imagemint.training.errors import (
     CheckpointError,
     ProcessesError,
@@ -52,21 +53,20 @@ class RunSettings(BaseModel):
     """Where to train; auto takes the GPU when there is one."""
 
 
-class TrainGenerator(RunSettings):
+class TrainGenerator(RunSettings, DataOptions):
     """What a run of any generator's recipe takes besides the options of the recipe."""
 
     recipe_type: ClassVar[type[Recipe]]
 
     data_set: str | None = Field(default=None, alias="dataset")
-    """Data set by name, or a folder of pictures or Parquet files; absent, that of the recipe."""
+    """Data set by name, or a folder or file: pictures in folders of their classes, or listed by a
+    CSV or JSON Lines file, Parquet files, tar shards. Default: that of the recipe."""
     size: int | None = Field(default=None, ge=8)
     """Height and width that images are scaled and cropped to; absent, as the data set has them."""
     channels: Literal[1, 3] | None = None
     """1 for gray, 3 for RGB; absent, as the data set has them."""
     per_class: int | None = Field(default=None, ge=1)
     """Only so many images of each class, for work with few data; absent, all."""
-    strict: bool = False
-    """Let a broken picture below a folder be an error; else it is left out, named and counted."""
     resume: bool = False
     """Continue from the newest whole checkpoint in --out, with the options of the run. Options that
     you give anew must agree with it, except those that set its length and what it reports."""
@@ -129,7 +129,6 @@ class TrainGenerator(RunSettings):
             latest_checkpoint,
             list_checkpoints,
         )
-        from imagemint.training.datasets import load_dataset  # noqa: PLC0415
         from imagemint.training.passes import Passes  # noqa: PLC0415
         from imagemint.training.resuming import remembered  # noqa: PLC0415
         from imagemint.training.schedules import Schedule  # noqa: PLC0415
@@ -138,14 +137,13 @@ class TrainGenerator(RunSettings):
             **{name: getattr(self, name) for name in self.recipe_type.model_fields}
         )
         with processes.first_ahead():  # which downloads for all
-            data = load_dataset(
+            data = self.load(
                 self.data_set or recipe.dataset,
                 "train",
                 self.data,
                 size=self.size,
                 channels=self.channels,
                 per_class=self.per_class,
-                strict=self.strict,
             )
         schedule = Schedule(
             self.log_interval,
@@ -220,7 +218,7 @@ def _command_of(recipe: type[Recipe]) -> type[BaseModel]:
     return command
 
 
-class TrainMnistClassifier(RunSettings, MnistClassifierRecipe):
+class TrainMnistClassifier(RunSettings, DataOptions, MnistClassifierRecipe):
     """Trains the MNIST classifier that judges generators (two CPU cores: about ten minutes)."""
 
     def run(self) -> int:
@@ -228,7 +226,7 @@ class TrainMnistClassifier(RunSettings, MnistClassifierRecipe):
         return _train_classifier(self, MnistClassifierRecipe, self.dataset, None)
 
 
-class TrainImageClassifier(RunSettings, ImageClassifierRecipe):
+class TrainImageClassifier(RunSettings, DataOptions, ImageClassifierRecipe):
     """Trains a small residual classifier on CIFAR-10 or any data set (two cores: 40 minutes)."""
 
     def run(self) -> int:
@@ -237,14 +235,16 @@ class TrainImageClassifier(RunSettings, ImageClassifierRecipe):
 
 
 def _train_classifier(
-    settings: RunSettings, kind: type[ClassifierRecipe], dataset: str, size: int | None
+    settings: TrainMnistClassifier | TrainImageClassifier,
+    kind: type[ClassifierRecipe],
+    dataset: str,
+    size: int | None,
 ) -> int:
     from imagemint.training import classifier  # noqa: PLC0415 - torch
-    from imagemint.training.datasets import load_dataset  # noqa: PLC0415
 
     recipe = kind(**{name: getattr(settings, name) for name in kind.model_fields})
     train, test = (
-        load_dataset(dataset, split, settings.data, size=size) for split in ("train", "test")
+        settings.load(dataset, split, settings.data, size=size) for split in ("train", "test")
     )
     if settings.dry_run:
         print(recipe.model_dump_json(indent=2))  # noqa: T201 - what the command is for

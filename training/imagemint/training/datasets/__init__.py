@@ -1,5 +1,6 @@
-"""Labelled images in memory: MNIST, Stacked MNIST, CIFAR-10, Parquet files, folders of pictures."""
+"""Labelled images in memory: published data sets, and files and folders of any usual layout."""
 
+from imagemint.training.datasets.classes import read_labels_file
 from imagemint.training.datasets.download import cache_directory
 from imagemint.training.datasets.folder import load_folder
 from imagemint.training.datasets.formats import parse_idx
@@ -21,5 +22,6 @@ __all__ = [
     "load_folder",
     "parse_idx",
     "parse_image_parquet",
+    "read_labels_file",
     "stack_digits",
 ]

@@ -4,6 +4,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,8 +45,8 @@ def number_classes(
     """Returns labels int64 [N], `MISSING` where there is none, and the names of the classes.
 
     Args:
-        values: integers or names. None, an empty text and -1 (which data sets write where a label
-            is hidden) are no labels.
+        values: integers or names. None and an empty text are no labels, nor is -1 where the
+            classes have names: data sets write it where they hide a label.
         place: says where the label of a row comes from, for errors.
         told: names that the data set gives its classes, by index.
         known: names that the user or the training split gives, which come before ``told``. Labels
@@ -54,7 +55,8 @@ def number_classes(
     Raises:
         DatasetError: a label that is none of the classes, naming it.
     """
-    cleaned = [None if value in (None, "", MISSING) else value for value in values]
+    missing = (None, "", MISSING) if told else (None, "")
+    cleaned = [None if value in missing else value for value in values]
     there = [value for value in cleaned if value is not None]
     if known is None and told and not any(isinstance(value, str) for value in there):
         # A label out of range is refused by LabelledImages, which knows its row.
@@ -85,9 +87,34 @@ def _are_indices(texts: Iterable[str], count: int) -> bool:
     return all(text.isascii() and text.isdigit() and int(text) < count for text in texts)
 
 
-def _distinct(values: Iterable[Label]) -> tuple[str, ...]:
+def _distinct(values: Sequence[Label]) -> tuple[str, ...]:
+    """Returns the labels that appear: integers by value, which may be negative, or names."""
+    numbers = {value for value in values if isinstance(value, int)}
+    if len(numbers) == len(set(values)):
+        return tuple(str(number) for number in sorted(numbers))
     return sorted_names(str(value) for value in values)
 
 
 def _as_array(values: Sequence[Label | None]) -> NDArray[np.int64]:
     return np.array([MISSING if value is None else value for value in values], np.int64)
+
+
+def read_labels_file(path: Path) -> tuple[str, ...]:
+    """Returns the names of classes from a UTF-8 text file, one a line, in the order of the indices.
+
+    Raises:
+        DatasetError: not such a file, no name in it, an empty line between names, or a name twice.
+    """
+    try:
+        names = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path}: no text file with a label on each line ({error})") from error
+    while names and not names[-1]:
+        names.pop()
+    if not names or "" in names:
+        line = names.index("") + 1 if names else 1
+        raise DatasetError(f"{path}: each line should hold a label, line {line} is empty")
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise DatasetError(f"{path}: label {twice!r} stands there twice")
+    return tuple(names)

@@ -9,10 +9,15 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from imagemint.training.errors import DatasetError
 
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
 _TIMEOUT_S = 60
+_BLOCK = 2**20
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,13 @@ def read_source(source: Source, data: Path | None) -> bytes:
     checked = _content(content, source, source.url, hint)
     _write_whole(tried[-1], content)
     return checked
+
+
+def add_file(digest: "_Hash", path: Path) -> None:
+    """Adds the content of a file to a digest, a block at a time."""
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
 
 
 def digest_of(contents: Iterable[bytes]) -> str:

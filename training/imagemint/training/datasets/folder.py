@@ -38,8 +38,17 @@ def load_folder(folder: Path, split: Split, reading: Reading = AS_IS) -> Labelle
     return load_tree(scan(folder), split, reading)
 
 
-def load_tree(tree: Folder, split: Split, reading: Reading) -> LabelledImages:
-    """Returns what `load_folder` returns, for a folder that was scanned already."""
+def load_tree(
+    tree: Folder, split: Split, reading: Reading, *, remarks: tuple[str, ...] = ()
+) -> LabelledImages:
+    """Returns what `load_folder` returns, for a folder that was scanned already.
+
+    Args:
+        tree: the folder.
+        split: which part.
+        reading: shape, names of classes and strictness.
+        remarks: what else to tell the user.
+    """
     if not tree.holds_pictures():
         raise DatasetError(
             f"{tree.path}: no picture, neither there nor in folders of classes"
@@ -53,7 +62,7 @@ def load_tree(tree: Folder, split: Split, reading: Reading) -> LabelledImages:
     names = _class_names(train, reading)
     part = chosen_split(parts, split)
     chosen = train if part == "train" else _unwrapped_like(train, parts[part])
-    remarks = (*_remarks(tree, train, parts), *remarks_on_splits(parts))
+    remarks = (*_remarks(tree, train, parts), *remarks_on_splits(parts), *remarks)
     listing = _list(chosen, names, reading, base=tree.path, flat=not train.folders)
     undivided = split if parts.keys() <= {"train"} else None
     name = f"{tree.path.resolve().name}/{split}"

@@ -7,7 +7,6 @@ and in where the files of a split lie. Files are read a few rows at a time, what
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,11 +17,12 @@ from numpy.typing import NDArray
 
 from imagemint.training.datasets import columns
 from imagemint.training.datasets.classes import Label, number_classes
+from imagemint.training.datasets.download import add_file
 from imagemint.training.datasets.images import UNLABELLED, LabelledImages, Split
 from imagemint.training.datasets.listing import AS_IS, Listing, Reading, read_listing, with_digest
 from imagemint.training.datasets.pictures import AS_STORED, Encoded
-from imagemint.training.datasets.splits import chosen_split, remarks_on_splits, split_called
-from imagemint.training.datasets.tree import is_stray
+from imagemint.training.datasets.shards import find_shards, shards_name
+from imagemint.training.datasets.splits import chosen_split, remarks_on_splits
 from imagemint.training.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -31,10 +31,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-_DEEPEST = 3  # folder/config/split/0000.parquet
-_NUMBERED = re.compile(r"-\d+-of-(\d+)(-\w+)?$")
 _ROWS = 32  # read at once
-_BLOCK = 2**20
 
 
 def parse_image_parquet(
@@ -80,13 +77,11 @@ def load_parquet_folder(
     Raises:
         DatasetError: as `parse_image_parquet`; a shard is missing, or there are several data sets.
     """
-    files = {"train": [folder]} if folder.is_file() else _files(folder)
+    files = find_shards(folder, (".parquet",))
     if not files:
         return None
-    if "train" not in files:
-        raise DatasetError(f"{folder}: no Parquet file of the training split")
     part = chosen_split(files, split)
-    name = f"{folder.resolve().stem if folder.is_file() else folder.resolve().name}/{split}"
+    name = f"{shards_name(folder)}/{split}"
     shards = [_Shard(path, str(path), reading) for path in files[part]]
     known = None
     if part != "train":
@@ -95,26 +90,6 @@ def load_parquet_folder(
     undivided = split if files.keys() == {"train"} else None
     remarks = remarks_on_splits(files)
     return _read(shards, name, reading, known=known, undivided=undivided, remarks=remarks)
-
-
-def _files(folder: Path) -> dict[str, list[Path]]:
-    """Returns the files of each split, in order."""
-    files: dict[str, list[Path]] = {}
-    for path in sorted(folder.rglob("*.parquet")):
-        parts = path.relative_to(folder).with_suffix("").parts
-        if len(parts) > _DEEPEST or any(is_stray(part) for part in parts):
-            continue
-        words = [re.split(r"[-_.]", parts[-1])[0], *parts[:-1]]
-        found = (split for word in words if (split := split_called(word)))
-        files.setdefault(next(found, "train"), []).append(path)
-    for paths in files.values():
-        homes = sorted({str(path.parent.relative_to(folder)) for path in paths})
-        if len(homes) > 1:
-            raise DatasetError(f"{folder} holds several data sets: name one of {', '.join(homes)}")
-        promised = _NUMBERED.search(paths[0].stem)
-        if promised and int(promised[1]) != len(paths):
-            raise DatasetError(f"{paths[0]}: {len(paths)} of {int(promised[1])} files are there")
-    return files
 
 
 def _read(
@@ -219,9 +194,7 @@ class _Shard:
         if isinstance(self._file, bytes):
             digest.update(self._file)
             return
-        with self._file.open("rb") as file:
-            while block := file.read(_BLOCK):
-                digest.update(block)
+        add_file(digest, self._file)
 
     def labels(self) -> list[Label | None]:
         """Returns the label of each row."""

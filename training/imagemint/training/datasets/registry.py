@@ -16,7 +16,7 @@ from imagemint.training.datasets.download import (
     read_source,
     search_path,
 )
-from imagemint.training.datasets.folder import load_folder
+from imagemint.training.datasets.folder import load_tree
 from imagemint.training.datasets.formats import parse_cifar_binary, parse_idx
 from imagemint.training.datasets.images import LabelledImages, Split
 from imagemint.training.datasets.listing import Reading
@@ -24,6 +24,10 @@ from imagemint.training.datasets.parquet import load_parquet_folder, parse_image
 from imagemint.training.datasets.pictures import Shape
 from imagemint.training.datasets.stacked import stack_digits
 from imagemint.training.datasets.subsets import brought_to, few_of_each
+from imagemint.training.datasets.table_files import TABLES
+from imagemint.training.datasets.tables import load_tables, unused_tables
+from imagemint.training.datasets.tree import scan
+from imagemint.training.datasets.webdataset import TARS, load_webdataset
 from imagemint.training.errors import DatasetError
 
 
@@ -64,6 +68,11 @@ def load_dataset(
     """
     shape = Shape(size, channels)
     if name in DATASETS:
+        if label_column or image_column:
+            raise DatasetError(
+                f"{name} has one meaning for labels and images; columns are for data sets of your"
+                " own, given by path"
+            )
         published = _renamed(DATASETS[name](split, data), class_labels)
         found = brought_to(published, shape)
     else:
@@ -75,16 +84,42 @@ def load_dataset(
 def load_path(path: Path, split: Split, reading: Reading) -> LabelledImages:
     """Returns a split of a data set that somebody brings.
 
-    A folder holds Parquet files (see `load_parquet_folder`) or pictures (see `load_folder`). A file
-    is Parquet.
+    A folder holds Parquet files (see `load_parquet_folder`), pictures that a table lists (see
+    `load_tables`) or that lie in folders of classes (see `load_folder`), or tar shards (see
+    `load_webdataset`). A file is a Parquet file, a table or a shard.
 
     Raises:
-        DatasetError: as those readers.
+        DatasetError: another file; a label column is named, and there is no table; or as those
+            readers.
     """
-    if path.is_file() and path.suffix != ".parquet":
-        raise DatasetError(f"{path}: a data set is a folder or a .parquet file")
+    if path.is_file():
+        return _load_file(path, split, reading)
     found = load_parquet_folder(path, split, reading)
-    return load_folder(path, split, reading) if found is None else found
+    if found is not None:
+        return found
+    tree = scan(path)
+    if not tree.holds_pictures():
+        found = load_webdataset(path, split, reading)
+    found = found or load_tables(tree, split, reading)
+    if found is not None:
+        return found
+    if reading.label_column is not None:
+        raise DatasetError(f"{path}: no table has a column {reading.label_column!r} of labels")
+    return load_tree(tree, split, reading, remarks=unused_tables(tree))
+
+
+def _load_file(path: Path, split: Split, reading: Reading) -> LabelledImages:
+    found = None
+    if path.suffix == ".parquet":
+        found = load_parquet_folder(path, split, reading)
+    elif path.name.endswith(TARS):
+        found = load_webdataset(path, split, reading)
+    elif path.suffix.lower() in TABLES:
+        found = load_tables(scan(path.parent), split, reading, only=path)
+    if found is None:
+        kinds = ", ".join(sorted({".parquet", *TARS, *TABLES}))
+        raise DatasetError(f"{path}: a data set is a folder, or a file of the kinds {kinds}")
+    return found
 
 
 def _path_of(name: str, data: Path | None) -> Path:

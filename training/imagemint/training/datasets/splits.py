@@ -1,5 +1,6 @@
 """What people call the splits of a data set, and how data that nobody divided are divided."""
 
+import re
 from collections.abc import Collection, Mapping
 from typing import TypeVar
 
@@ -27,6 +28,11 @@ SPLIT_NAMES: dict[str, str] = {
 def split_called(name: str) -> str | None:
     """Returns the split that a file or folder of this name holds; None for any other name."""
     return SPLIT_NAMES.get(name.casefold())
+
+
+def first_word(name: str) -> str:
+    """Returns the beginning of a file name, where shards tell their split: train-00000.tar."""
+    return re.split(r"[-_.]", name)[0]
 
 
 def chosen_split(parts: Collection[str], split: Split) -> str:

@@ -1,0 +1,80 @@
+"""Tests of imagemint.training.datasets.classes."""
+
+import pytest
+
+from imagemint.training.datasets import load_dataset, read_labels_file
+from imagemint.training.datasets.classes import MISSING, number_classes, sorted_names
+from imagemint.training.errors import DatasetError
+
+
+@pytest.mark.parametrize(
+    ("names", "order"),
+    [
+        (["10", "9", "1"], ("1", "9", "10")),
+        (["class10", "class2", "b"], ("b", "class2", "class10")),
+        (["a10b2", "a10b1", "a9"], ("a9", "a10b1", "a10b2")),
+        (["01", "1", "1"], ("01", "1")),
+    ],
+)
+def test_numbers_in_names_are_sorted_by_value(names, order):
+    """Names are distinct and in natural order."""
+    assert sorted_names(names) == order
+
+
+@pytest.mark.parametrize(
+    ("values", "told", "known", "labels", "names"),
+    [
+        ([3, 1, None], (), None, [1, 0, MISSING], ("1", "3")),
+        ([1, -1], ("a", "b"), None, [1, MISSING], ("a", "b")),
+        ([1, -1], (), None, [1, 0], ("-1", "1")),
+        (["b", ""], ("a", "b"), None, [1, MISSING], ("a", "b")),
+        ([1, 0], (), ("zero", "one"), [1, 0], ("zero", "one")),
+        ([1, 0], ("a", "b"), ("zero", "one"), [1, 0], ("zero", "one")),
+        ([7, 9], (), ("9", "7"), [1, 0], ("9", "7")),
+        (["e\u0301"], (), ("\u00e9",), [0], ("\u00e9",)),
+        ([True, False], (), None, [1, 0], ("False", "True")),
+    ],
+)
+def test_labels_become_indices(values, told, known, labels, names):
+    """Names of the data set or of the user give indices; labels among neither are indices."""
+    found, classes = number_classes(values, str, told=told, known=known)
+    assert (found.tolist(), classes) == (labels, names)
+
+
+def test_strange_label_is_named():
+    """A label that is no class is refused with its place and what may have been meant."""
+    with pytest.raises(DatasetError, match="row 1: class 'dgo' is none of the 2 classes cat, dog;"):
+        number_classes(["cat", "dgo"], lambda n: f"row {n}", known=("cat", "dog"))
+
+
+def test_labels_are_read_from_a_file(tmp_path):
+    """A label on each line, in the order of the indices, a byte order mark or not."""
+    (tmp_path / "labels.txt").write_text("cat\nhot dog \n\n", "utf-8-sig")
+    assert read_labels_file(tmp_path / "labels.txt") == ("cat", "hot dog")
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"", "line 1 is empty"),
+        (b"a\n\nb", "line 2 is empty"),
+        (b"a\nb\na", "'a' stands there twice"),
+        (b"\xff", "no text file with a label on each line"),
+    ],
+)
+def test_bad_file_of_labels_is_refused(tmp_path, content, text):
+    """What is wrong with the file is said."""
+    (tmp_path / "labels.txt").write_bytes(content)
+    with pytest.raises(DatasetError, match=text):
+        read_labels_file(tmp_path / "labels.txt")
+
+
+@pytest.mark.usefixtures("toy_mnist")
+def test_published_classes_may_be_renamed():
+    """Published data take other names for all of their classes, and have no columns."""
+    names = tuple("abcdefghij")
+    assert load_dataset("mnist", "train", class_labels=names).class_labels == names
+    with pytest.raises(DatasetError, match="mnist/train has 10 classes, 2 are named"):
+        load_dataset("mnist", "train", class_labels=("a", "b"))
+    with pytest.raises(DatasetError, match="columns are for data sets of your own"):
+        load_dataset("mnist", "train", label_column="label")

@@ -1,0 +1,58 @@
+"""Options that say how to read a data set: one set for every command that reads one.
+
+Import-light, as the commands are.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    from imagemint.training.datasets import LabelledImages, Split
+
+
+class DataOptions(BaseModel):
+    """How labels and pictures are found in a data set of your own."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    label_column: str | None = None
+    """Column of a table or Parquet file, or field or suffix in tar shards, that holds the labels.
+    Default: one of the usual names, such as label, class or category."""
+    image_column: str | None = None
+    """Column, or suffix in tar shards, that holds pictures or names their files. Default: one of
+    the usual names, such as image or file_name."""
+    labels_file: Path | None = None
+    """Text file of class names in UTF-8, one a line, by index. Default: those of the data set."""
+    strict: bool = False
+    """Let a broken picture or a row without a label be an error. Default: it is left out, named and
+    counted."""
+
+    def load(
+        self, name: str, split: "Split", data: Path | None, **treatment: int | None
+    ) -> "LabelledImages":
+        """Returns one split of a data set.
+
+        Args:
+            name: of the data set, or where it is.
+            split: which part.
+            data: folder that holds the data sets.
+            treatment: size, channels and the like, for `datasets.load_dataset`.
+
+        Raises:
+            DatasetError: as `datasets.load_dataset`, or the file of labels is none.
+        """
+        from imagemint.training.datasets import load_dataset, read_labels_file  # noqa: PLC0415
+
+        labels = None if self.labels_file is None else read_labels_file(self.labels_file)
+        return load_dataset(
+            name,
+            split,
+            data,
+            label_column=self.label_column,
+            image_column=self.image_column,
+            class_labels=labels,
+            strict=self.strict,
+            **treatment,  # type: ignore[arg-type] # each is a number; only the seed is never None
+        )

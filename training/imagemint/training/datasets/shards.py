@@ -1,0 +1,48 @@
+"""Files that hold a part of a split each, found by their names."""
+
+import re
+from pathlib import Path
+
+from imagemint.training.datasets.splits import first_word, split_called
+from imagemint.training.datasets.tree import is_stray
+from imagemint.training.errors import DatasetError
+
+_DEEPEST = 3  # folder/config/split/0000.parquet
+_NUMBERED = re.compile(r"-\d+-of-(\d+)(-\w+)?$")
+
+
+def find_shards(folder: Path, suffixes: tuple[str, ...]) -> dict[str, list[Path]]:
+    """Returns the files of each split below a folder, in order; {} if there are none.
+
+    A file belongs to the split that its name begins with, or that a folder above it is called,
+    otherwise to the training split. A file is its own training split.
+
+    Raises:
+        DatasetError: a shard is missing, there are several data sets, or no training split.
+    """
+    if folder.is_file():
+        return {"train": [folder]}
+    files: dict[str, list[Path]] = {}
+    for path in sorted(each for each in folder.rglob("*") if each.name.endswith(suffixes)):
+        parts = path.relative_to(folder).parts
+        if len(parts) > _DEEPEST or any(is_stray(part) for part in parts) or not path.is_file():
+            continue
+        words = [first_word(path.name), *parts[:-1]]
+        found = (split for word in words if (split := split_called(word)))
+        files.setdefault(next(found, "train"), []).append(path)
+    for paths in files.values():
+        homes = sorted({str(path.parent.relative_to(folder)) for path in paths})
+        if len(homes) > 1:
+            raise DatasetError(f"{folder} holds several data sets: name one of {', '.join(homes)}")
+        promised = _NUMBERED.search(paths[0].name.partition(".")[0])
+        if promised and int(promised[1]) != len(paths):
+            raise DatasetError(f"{paths[0]}: {len(paths)} of {int(promised[1])} files are there")
+    if files and "train" not in files:
+        raise DatasetError(f"{folder}: no {suffixes[0]} file of the training split")
+    return files
+
+
+def shards_name(folder: Path) -> str:
+    """Returns the name of the data set in a folder, or in one file."""
+    path = folder.resolve()
+    return path.name.partition(".")[0] if path.is_file() else path.name

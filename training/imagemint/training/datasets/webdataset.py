@@ -1,0 +1,226 @@
+"""Image data sets in tar shards, as WebDataset lays them out.
+
+Files of one name, up to its first dot, are one sample: ``000017.jpg`` beside ``000017.cls``. See
+https://github.com/webdataset/webdataset for the format. The shards are read once for the labels
+and once for the pictures, a few at a time.
+"""
+
+import hashlib
+import json
+import tarfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imagemint.training.datasets import columns
+from imagemint.training.datasets.classes import Label, number_classes
+from imagemint.training.datasets.download import add_file
+from imagemint.training.datasets.images import UNLABELLED, LabelledImages, Split
+from imagemint.training.datasets.listing import Listing, Reading, read_listing, with_digest
+from imagemint.training.datasets.pictures import AS_STORED, Encoded
+from imagemint.training.datasets.shards import find_shards, shards_name
+from imagemint.training.datasets.splits import chosen_split, remarks_on_splits
+from imagemint.training.datasets.tree import SUFFIXES, is_stray
+from imagemint.training.errors import DatasetError
+
+TARS = (".tar", ".tar.gz", ".tgz")
+_LABELS = ("cls", "class", "label")
+_TEXTS = ("txt", "text", "caption")
+_FOLDER = "the folder in the shard"
+
+
+@dataclass
+class _Sample:
+    """What is known of one sample before its picture is read.
+
+    Attributes:
+        shard: the file.
+        key: what its members have in common.
+        pictures: offset and size of each picture in the shard, by suffix.
+        fields: small members by suffix, and the fields of the JSON object.
+    """
+
+    shard: Path
+    key: str
+    pictures: dict[str, tuple[int, int]] = field(default_factory=dict)
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+def load_webdataset(folder: Path, split: Split, reading: Reading) -> LabelledImages | None:
+    """Returns a split from the tar shards below a folder; None if there are none.
+
+    Shards belong to splits by their names, as Parquet files do. Labels are in ``.cls``, or in a
+    field of ``.json`` with a usual name, or in what ``reading.label_column`` names: a suffix or a
+    field. Without any, they are the folders in the shard, if there are several. ``.txt`` holds
+    texts, unless it is named as the label column.
+
+    Args:
+        folder: where the shards lie, or one shard, which nobody divided.
+        split: which part.
+        reading: suffix of pictures (``image_column``), labels, shape and strictness.
+
+    Raises:
+        DatasetError: not a tar file, no picture in it, a label is none of the classes, a shard is
+            missing, there are several data sets, or as `read_listing`.
+    """
+    files = find_shards(folder, TARS)
+    if not files:
+        return None
+    part = chosen_split(files, split)
+    name = f"{shards_name(folder)}/{split}"
+    training = [sample for path in files["train"] for sample in _samples(path)]
+    samples = training
+    if part != "train":
+        samples = [sample for path in files[part] for sample in _samples(path)]
+    if not any(sample.pictures for sample in samples):
+        raise DatasetError(f"{folder}: no picture in {', '.join(map(str, files[part]))}")
+    column = _label_column(training, reading.label_column)
+    suffix = _picture_suffix(samples, reading.image_column)
+    remarks = [*remarks_on_splits(files), *_remarks(training, column, suffix)]
+    labels, names = _classes(samples, training, column, reading)
+    digest = hashlib.sha256()
+    for path in files[part]:
+        add_file(digest, path)
+    digest.update(b"" if reading.shape == AS_STORED else str(reading.shape).encode())
+    texts = tuple(str(_first(sample, _TEXTS) or "") for sample in samples)
+    listing = Listing(
+        place=name,
+        sources=_pictures(samples, suffix),
+        where=lambda row: f"{samples[row].shard.name}, {samples[row].key}",
+        labels=labels,
+        class_labels=names,
+        texts=texts if any(texts) else (),
+        digest=digest,
+        remarks=tuple(remarks),
+    )
+    undivided = split if files.keys() == {"train"} else None
+    data = read_listing(listing, name, reading, undivided=undivided)
+    return with_digest(data, undivided) if undivided else data
+
+
+# --- shards ---------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[tarfile.TarFile]:
+    try:
+        with tarfile.open(path) as archive:
+            yield archive
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        raise DatasetError(f"{path}: not a whole tar file ({error})") from error
+
+
+def _samples(path: Path) -> list[_Sample]:
+    """Returns the samples of a shard in order, with everything but their pictures."""
+    samples: dict[str, _Sample] = {}
+    with _open(path) as archive:
+        for member in archive:
+            inside = PurePosixPath(member.name)
+            if not member.isfile() or any(is_stray(part) for part in inside.parts):
+                continue
+            stem, _, suffix = inside.name.partition(".")
+            key = str(inside.parent / stem)
+            sample = samples.setdefault(key, _Sample(path, key))
+            if f".{suffix.rpartition('.')[-1].lower()}" in SUFFIXES:
+                sample.pictures[suffix.lower()] = (member.offset_data, member.size)
+            elif content := archive.extractfile(member):
+                sample.fields |= _fields(suffix.lower(), content.read(), f"{path}, {member.name}")
+        # tarfile takes whatever is no header for the end.
+        if _read(archive, archive.offset, tarfile.BLOCKSIZE).strip(b"\0"):
+            raise tarfile.ReadError(f"no member begins at byte {archive.offset}")
+    return list(samples.values())
+
+
+def _fields(suffix: str, content: bytes, place: str) -> dict[str, Any]:
+    """Returns what a small member tells: its text by suffix, or the fields of its JSON object."""
+    if suffix == "json":
+        try:
+            fields = json.loads(content)
+        except ValueError as error:
+            raise DatasetError(f"{place}: not JSON ({error})") from error
+        return fields if isinstance(fields, dict) else {"json": fields}
+    return {suffix: content.decode(errors="replace").strip()}
+
+
+def _pictures(samples: Sequence[_Sample], suffix: str) -> Iterator[Encoded]:
+    """Yields the picture of each sample, None where it has none."""
+    for shard, own in groupby(samples, key=lambda sample: sample.shard):
+        with _open(shard) as archive:
+            for sample in own:
+                first = next(iter(sample.pictures.values()), None)
+                place = sample.pictures.get(suffix, first)
+                # By offset, because tarfile looks a name up from the beginning each time.
+                yield _read(archive, *place) if place else None
+
+
+def _read(archive: tarfile.TarFile, offset: int, size: int) -> bytes:
+    file: Any = archive.fileobj  # typed as what can be written to, too
+    file.seek(offset)
+    content: bytes = file.read(size)
+    return content
+
+
+# --- what they tell -------------------------------------------------------------------------------
+
+
+def _label_column(samples: Sequence[_Sample], asked: str | None) -> str | None:
+    """Returns the field of labels, `_FOLDER` for the folders in the shards; None if neither is."""
+    there = list(dict.fromkeys(name for sample in samples for name in sample.fields))
+    usual = (*_LABELS, *columns.LABELS)
+    found = columns.find_column(there, usual, asked=asked, flag="--label-column")
+    if found is None and len({PurePosixPath(sample.key).parent for sample in samples}) > 1:
+        return _FOLDER
+    return found
+
+
+def _picture_suffix(samples: Sequence[_Sample], asked: str | None) -> str:
+    """Returns the suffix of the pictures to take of samples that have several."""
+    there = list(dict.fromkeys(suffix for sample in samples for suffix in sample.pictures))
+    if asked is None:
+        return there[0]
+    found = columns.find_column(there, (), asked=asked.lstrip("."), flag="--image-column")
+    return found or there[0]
+
+
+def _classes(
+    samples: Sequence[_Sample], training: Sequence[_Sample], column: str | None, reading: Reading
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    if column is None:
+        return np.zeros(len(samples), np.int64), UNLABELLED
+
+    def number(
+        some: Sequence[_Sample], known: tuple[str, ...] | None
+    ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+        labels = [_label(sample, column) for sample in some]
+        return number_classes(labels, lambda n: f"{some[n].shard}, {some[n].key}", known=known)
+
+    return number(samples, reading.class_labels or number(training, None)[1])
+
+
+def _label(sample: _Sample, column: str) -> Label | None:
+    if column == _FOLDER:
+        return PurePosixPath(sample.key).parent.name
+    place = f"{sample.shard}, {sample.key}: {column}"
+    return columns.as_label(sample.fields.get(column), place)
+
+
+def _first(sample: _Sample, names: Sequence[str]) -> Any:  # noqa: ANN401 - a value of JSON
+    return next((sample.fields[name] for name in names if name in sample.fields), None)
+
+
+def _remarks(samples: Sequence[_Sample], column: str | None, suffix: str) -> Iterator[str]:
+    if column is None:
+        fields = dict.fromkeys(name for sample in samples for name in sample.fields)
+        yield columns.without_labels(list(fields))
+    elif column == _FOLDER:
+        yield "labels are the folders in the shards, because no file or field holds any"
+    several = {it for sample in samples for it in sample.pictures if len(sample.pictures) > 1}
+    if several:
+        yield f"of several pictures a sample, .{suffix} is taken; --image-column names another"
