@@ -32,12 +32,12 @@ from peers.servers import OURS, PEERS, Model, Server, Started, ours
 from raw_limit import RawLimit
 from side_by_side import Entry, Record, Sample, Visit, publishable, tables
 
-from imagemint.client.bench.clients import Clients
-from imagemint.client.bench.load import Closed, Load, Plan
-from imagemint.client.bench.mix import Mix, parsed
-from imagemint.client.bench.points import Point, joined
-from imagemint.client.bench.report import machine
-from imagemint.client.bench.target import CallFailed
+from imagemint.bench.client_processes import ClientProcesses
+from imagemint.bench.load import Closed, Load, Plan
+from imagemint.bench.mix import Mix, parse_mix
+from imagemint.bench.point import Point, join_results
+from imagemint.bench.report import machine
+from imagemint.bench.target import CallFailed
 from imagemint.engine import variants
 from imagemint.engine.bundle import read_bundle
 
@@ -69,17 +69,17 @@ class Workload:
 
 
 WORKLOADS: dict[str, Workload] = {
-    "1 per call, 1 caller": Workload(Closed(1), parsed("count=1")),
-    "1 per call, 16 callers": Workload(Closed(16), parsed("count=1")),
-    "1 per call, 64 callers": Workload(Closed(64), parsed("count=1")),
-    "64 per call, 4 callers": Workload(Closed(4), parsed("count=64")),
-    "64 PNG per call, 4 callers": Workload(Closed(4), parsed("count=64 format=png")),
+    "1 per call, 1 caller": Workload(Closed(1), parse_mix("count=1")),
+    "1 per call, 16 callers": Workload(Closed(16), parse_mix("count=1")),
+    "1 per call, 64 callers": Workload(Closed(64), parse_mix("count=1")),
+    "64 per call, 4 callers": Workload(Closed(4), parse_mix("count=64")),
+    "64 PNG per call, 4 callers": Workload(Closed(4), parse_mix("count=64 format=png")),
     "one stream of 10,000": Workload(
-        Closed(1), parsed(f"count={STREAM_IMAGES} stream"), STREAM_IMAGES
+        Closed(1), parse_mix(f"count={STREAM_IMAGES} stream"), STREAM_IMAGES
     ),
 }
 # What must be answered rightly before anything is measured.
-CHECKS = parsed("count=1, count=64, count=64 format=png").asks
+CHECKS = parse_mix("count=1, count=64, count=64 format=png").asks
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class Bench:
     def _measure(
         self, server: Server, started: Started, tree: Tree, visit: Visit, turn: int
     ) -> None:
-        with Clients(started.target, self.clients) as clients:
+        with ClientProcesses(started.target, self.clients) as clients:
             for name, workload in WORKLOADS.items():
                 if workload.streams and server.name != OURS:
                     continue
@@ -160,11 +160,11 @@ class Bench:
                     visit.samples[name] = sample
                     _say(f"  {name}: {sample.images_per_s:,.0f}/s, {sample.ratio:.2f} of R")
 
-    def _row(self, clients: Clients, plan: Plan, tree: Tree) -> Sample:
+    def _row(self, clients: ClientProcesses, plan: Plan, tree: Tree) -> Sample:
         """Returns one sample, the raw limit measured on both sides of it."""
         with tree.frozen():
             before = self.raw.measure(self.seconds / 2)
-        point = joined(plan.load, plan.mix, clients.measure(plan))
+        point = join_results(plan.load, plan.mix, clients.measure(plan))
         with tree.frozen():
             after = self.raw.measure(self.seconds / 2)
         return Sample(

@@ -2,8 +2,8 @@
 
 The handler runs in a process of its own, on uvloop, as in cost.py, and returns the answer of
 imagemint for one raw image. The callers take turns on one event loop of uvloop here: gRPC's asyncio
-client, the wire of the load test, the whole load test around it (requests, histograms, images
-counted), and, where it is installed, a client of the h2 library.
+client, the whole load test around it (requests, histograms, images counted), and, where it is
+installed, a client of the h2 library.
 
     python benchmarks/overhead/caller.py
     pip install h2 && python benchmarks/overhead/caller.py --calls 2000 --repeats 5
@@ -22,12 +22,11 @@ from typing import Any, TypeAlias
 import cost
 import grpc
 
-from imagemint.client.bench.clients import measured
-from imagemint.client.bench.clock import Monotonic
-from imagemint.client.bench.load import Closed, Plan
-from imagemint.client.bench.mint import Mint
-from imagemint.client.bench.mix import parsed
-from imagemint.client.bench.wire import open_wire
+from imagemint.bench.client_processes import measure_plan
+from imagemint.bench.clock import Monotonic
+from imagemint.bench.imagemint_target import ImagemintTarget
+from imagemint.bench.load import Closed, Plan
+from imagemint.bench.mix import parse_mix
 from imagemint.server.runtime import run
 from imagemint.v1 import generation_service_pb2, image_pb2
 
@@ -63,13 +62,6 @@ async def over_grpc(address: str) -> AsyncIterator[Call]:
     async with grpc.aio.insecure_channel(address, options=cost.PLAIN) as channel:
         call: Any = channel.unary_unary(cost.METHOD)
         yield call
-
-
-@asynccontextmanager
-async def over_wire(address: str) -> AsyncIterator[Call]:
-    """The wire of the load test."""
-    async with open_wire(address) as wire:
-        yield wire.unary(cost.METHOD)
 
 
 class OverH2(asyncio.Protocol):
@@ -180,8 +172,8 @@ async def benched(address: str, calls: int, callers: int) -> float:
     async def gate() -> int:
         return time.monotonic_ns()
 
-    plan = Plan(Closed(callers), parsed("count=1 class=7"), images=calls)
-    share = await measured(Mint((address,), cost.MODEL), plan, gate, Monotonic())
+    plan = Plan(Closed(callers), parse_mix("count=1 class=7"), images=calls)
+    share = await measure_plan(ImagemintTarget((address,), cost.MODEL), plan, gate, Monotonic())
     return share.effort.cpu_ms_per_call or 0.0
 
 
@@ -189,7 +181,6 @@ def bench(options: argparse.Namespace) -> dict[str, dict[int, list[float]]]:
     """Returns CPU milliseconds by way and number of callers, all taken in turn."""
     ways: dict[str, Callable[[str, int, int], Any]] = {
         "gRPC's asyncio client": lambda *what: looped(over_grpc, *what),
-        "wire": lambda *what: looped(over_wire, *what),
         "imagemint bench": benched,
     }
     if has_h2:

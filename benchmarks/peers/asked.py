@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from imagemint.client.bench.mix import Ask
-from imagemint.client.bench.target import CallFailed, Reply, Streaming
+from imagemint.bench.mix import RequestKind
+from imagemint.bench.target import CallFailed, Reply, Streaming
 from imagemint.engine.sampling import drawn_classes, latents
 from imagemint.engine.spec import ModelSpec
 
-# Different requests of one kind, taken in turn, as imagemint.client.bench.mint has them.
+# Different requests of one kind, taken in turn, as imagemint.bench.imagemint_target has them.
 POOL = 512
 
 Inputs: TypeAlias = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
@@ -37,14 +37,14 @@ class Content:
     framed: bool
 
 
-def inputs_of(spec: ModelSpec, ask: Ask, reel: int, turn: int) -> Inputs:
+def inputs_of(spec: ModelSpec, ask: RequestKind, reel: int, turn: int) -> Inputs:
     """Returns z float32 [N, z_dim] and class_id int64 [N, 1] of one request."""
     first = turn * ask.count
     z = latents(reel, first, ask.count, spec.z_dim, distribution=spec.distribution)
     return z, drawn_classes(reel, first, ask.count, spec.num_classes)[:, np.newaxis]
 
 
-def reply_of(content: Content, ask: Ask, image_bytes: int) -> Reply:
+def reply_of(content: Content, ask: RequestKind, image_bytes: int) -> Reply:
     """Counts the images that came.
 
     Raises:
@@ -60,7 +60,7 @@ def reply_of(content: Content, ask: Ask, image_bytes: int) -> Reply:
     return Reply(images, content)
 
 
-def pixels_of(content: Content, ask: Ask, spec: ModelSpec) -> npt.NDArray[np.uint8]:
+def pixels_of(content: Content, ask: RequestKind, spec: ModelSpec) -> npt.NDArray[np.uint8]:
     """Returns the pixels of an answer, uint8 [N, H, W, C]; PNG is decoded."""
     shape = (-1, spec.height, spec.width, spec.channels)
     files = _files(content.payload) if content.framed else [content.payload]

@@ -17,8 +17,8 @@ from typing import cast
 import numpy as np
 from peers.asked import POOL, Content, inputs_of, no_streams, reply_of
 
-from imagemint.client.bench.mix import Ask
-from imagemint.client.bench.target import CallFailed, Reply, Streaming, Unary
+from imagemint.bench.mix import RequestKind
+from imagemint.bench.target import CallFailed, Reply, Streaming, Unary
 from imagemint.engine.spec import ModelSpec
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
@@ -44,7 +44,7 @@ class Wire(asyncio.Protocol):
         """Part of an answer, or all of it."""
         self._buffer += data
         try:
-            answer = parsed(self._buffer)
+            answer = parse_mix(self._buffer)
         except CallFailed as error:
             self._end(error)
         else:
@@ -81,7 +81,7 @@ class Wire(asyncio.Protocol):
         self.close()
 
 
-def parsed(received: bytearray) -> bytes | None:
+def parse_mix(received: bytearray) -> bytes | None:
     """Returns the body of an answer; None while some of it is missing.
 
     Raises:
@@ -180,7 +180,7 @@ class HttpConnection:
         self._idle: list[Wire] = []
         self._all: set[Wire] = set()
 
-    def unary(self, ask: Ask, reel: int) -> Unary:
+    def unary(self, ask: RequestKind, reel: int) -> Unary:
         """Prepares calls."""
         target = self._target
         requests = [request(target, ask, reel, turn) for turn in range(target.pool)]
@@ -192,7 +192,7 @@ class HttpConnection:
 
         return send
 
-    def streaming(self, ask: Ask, reel: int) -> Streaming:
+    def streaming(self, ask: RequestKind, reel: int) -> Streaming:
         """Raises: such a server has none."""
         del ask, reel
         return no_streams()
@@ -232,7 +232,7 @@ class HttpConnection:
         return wire
 
 
-def request(target: BinaryHttp, ask: Ask, reel: int, turn: int) -> bytes:
+def request(target: BinaryHttp, ask: RequestKind, reel: int, turn: int) -> bytes:
     """Returns one request, head and body; the same turn of a reel is the same."""
     z, class_id = inputs_of(target.spec, ask, reel, turn)
     records = np.empty(ask.count, [("z", "<f4", z.shape[1:]), ("class_id", "<i8", (1,))])

@@ -13,14 +13,14 @@ import onnxruntime as ort
 from peers.asked import Content, inputs_of, pixels_of
 from PIL import Image
 
+from imagemint.bench.mix import RequestKind
+from imagemint.bench.target import CallFailed, Target
 from imagemint.client import AsyncClient
-from imagemint.client.bench.mix import Ask
-from imagemint.client.bench.target import CallFailed, Target
 from imagemint.client.errors import ImagemintError
 from imagemint.engine.spec import ModelSpec
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
-Answers: TypeAlias = Callable[[Ask], Awaitable[Pixels]]
+Answers: TypeAlias = Callable[[RequestKind], Awaitable[Pixels]]
 """Asks for the images of one request, the first of the reel `REEL`."""
 
 REEL = 7
@@ -56,7 +56,7 @@ class Truth:
         self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self._spec = spec
 
-    def difference(self, ask: Ask, answer: Pixels) -> int:
+    def difference(self, ask: RequestKind, answer: Pixels) -> int:
         """Returns by how many levels a pixel of an answer differs at most.
 
         Raises:
@@ -72,7 +72,7 @@ class Truth:
 def peer_answers(target: Target, spec: ModelSpec) -> Answers:
     """Returns what asks a peer for pixels."""
 
-    async def ask_once(ask: Ask) -> Pixels:
+    async def ask_once(ask: RequestKind) -> Pixels:
         async with target.connect() as connection:
             reply = await connection.unary(ask, REEL)(0)
         if not isinstance(reply.content, Content):
@@ -85,7 +85,7 @@ def peer_answers(target: Target, spec: ModelSpec) -> Answers:
 def minted_answers(address: str, model: str) -> Answers:
     """Returns what asks our own server for pixels, by seed and index."""
 
-    async def ask_once(ask: Ask) -> Pixels:
+    async def ask_once(ask: RequestKind) -> Pixels:
         async with AsyncClient(address) as client:
             if ask.format == "raw":
                 return (await client.generate(model, ask.count, seed=REEL)).image
@@ -97,7 +97,7 @@ def minted_answers(address: str, model: str) -> Answers:
 
 
 async def right_answer(
-    answers: Answers, ask: Ask, truth: Truth, server: Runs, until_s: float
+    answers: Answers, ask: RequestKind, truth: Truth, server: Runs, until_s: float
 ) -> None:
     """Asks until there is an answer, and compares it.
 

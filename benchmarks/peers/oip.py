@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from peers.asked import POOL, Content, inputs_of, no_streams, reply_of
 
-from imagemint.client.bench.mix import Ask
-from imagemint.client.bench.target import CallFailed, Reply, Streaming, Unary
-from imagemint.client.bench.wire import Wire, open_wire
+from imagemint.bench.calls import Calls, open_calls
+from imagemint.bench.mix import RequestKind
+from imagemint.bench.target import CallFailed, Reply, Streaming, Unary
 from imagemint.engine.spec import ModelSpec
 from imagemint.open_inference import grpc_service_pb2 as pb
 
@@ -43,10 +43,10 @@ class Oip:
         """Opens one connection.
 
         Raises:
-            CallFailed: there is nobody.
+            CallFailed: the host name does not resolve.
         """
-        async with open_wire(self.address) as wire:
-            yield OipConnection(self, wire)
+        async with open_calls((self.address,)) as calls:
+            yield OipConnection(self, calls)
 
 
 class OipConnection:
@@ -54,17 +54,17 @@ class OipConnection:
 
     Args:
         target: the server.
-        wire: to it.
+        calls: to it.
     """
 
-    def __init__(self, target: Oip, wire: Wire) -> None:
+    def __init__(self, target: Oip, calls: Calls) -> None:
         self._target = target
-        self._wire = wire
+        self._calls = calls
 
-    def unary(self, ask: Ask, reel: int) -> Unary:
+    def unary(self, ask: RequestKind, reel: int) -> Unary:
         """Prepares calls of ModelInfer."""
         target = self._target
-        call = self._wire.unary(_METHOD, timeout_s=target.timeout_s)
+        call = self._calls.unary(_METHOD, timeout_s=target.timeout_s)
         image_bytes = target.spec.image_bytes
         requests = [
             request(target.spec, target.model, ask, reel, turn).SerializeToString()
@@ -77,7 +77,7 @@ class OipConnection:
 
         return send
 
-    def streaming(self, ask: Ask, reel: int) -> Streaming:
+    def streaming(self, ask: RequestKind, reel: int) -> Streaming:
         """Raises: such a server has none."""
         del ask, reel
         return no_streams()
@@ -89,7 +89,9 @@ class OipConnection:
         return content.payload
 
 
-def request(spec: ModelSpec, model: str, ask: Ask, reel: int, turn: int) -> pb.ModelInferRequest:
+def request(
+    spec: ModelSpec, model: str, ask: RequestKind, reel: int, turn: int
+) -> pb.ModelInferRequest:
     """Returns one request; the same turn of a reel is the same."""
     z, class_id = inputs_of(spec, ask, reel, turn)
     tensor = pb.ModelInferRequest.InferInputTensor

@@ -14,8 +14,8 @@ from peers.checking import Answers, minted_answers, peer_answers
 from peers.environments import ENVIRONMENTS, FOLDER
 from peers.oip import Oip
 
-from imagemint.client.bench.mint import Mint
-from imagemint.client.bench.target import Target
+from imagemint.bench.imagemint_target import ImagemintTarget
+from imagemint.bench.target import Target
 from imagemint.client.channel import targets_of
 from imagemint.engine.spec import ModelSpec
 
@@ -91,7 +91,7 @@ def ours(processes: int, variant: str = "reference") -> Server:
             *("--repository", model.repository, "--grpc-address", grpc),
             *("--metrics-address", metrics, "--processes", str(processes), "--variant", variant),
         ]
-        target = Mint(targets_of(grpc), model.spec.name)
+        target = ImagemintTarget(targets_of(grpc), model.spec.name)
         return Started(command, {}, target, minted_answers(grpc, model.spec.name))
 
     return Server(OURS, "imagemint", "imagemint", "gRPC", 2, start)

@@ -5,12 +5,12 @@ import picture_model
 import pytest
 from peers.asked import Content, inputs_of, pixels_of, reply_of
 
-from imagemint.client.bench.mix import parsed
-from imagemint.client.bench.target import CallFailed
+from imagemint.bench.mix import parse_mix
+from imagemint.bench.target import CallFailed
 from imagemint.engine.sampling import drawn_classes, latents
 
-TWO = parsed("count=2").asks[0]
-TWO_PNG = parsed("count=2 format=png").asks[0]
+TWO = parse_mix("count=2").asks[0]
+TWO_PNG = parse_mix("count=2 format=png").asks[0]
 IMAGES = np.arange(12, dtype=np.uint8).reshape(2, 2, 3, 1)
 
 

@@ -10,13 +10,13 @@ import picture_model
 import pytest
 from peers.asked import inputs_of
 from peers.binary_http import BinaryHttp, Encoding, request
-from peers.binary_http import parsed as parsed_answer
+from peers.binary_http import parse_mix as parsed_answer
 
-from imagemint.client.bench.mix import parsed
-from imagemint.client.bench.target import CallFailed
+from imagemint.bench.mix import parse_mix
+from imagemint.bench.target import CallFailed
 
-ONE = parsed("count=1").asks[0]
-TWO_PNG = parsed("count=2 format=png").asks[0]
+ONE = parse_mix("count=1").asks[0]
+TWO_PNG = parse_mix("count=2 format=png").asks[0]
 PIXELS = bytes(range(6))
 CHUNKED = (
     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"

@@ -7,13 +7,13 @@ import pytest
 from peers.checking import REEL, NotReady, Truth, right_answer
 from tiny_bundles import write_bundle
 
-from imagemint.client.bench.mix import parsed
-from imagemint.client.bench.target import CallFailed
+from imagemint.bench.mix import parse_mix
+from imagemint.bench.target import CallFailed
 from imagemint.engine.bundle import read_bundle
 from imagemint.engine.onnx_backend import OnnxBackend
 from imagemint.engine.sampling import drawn_classes, latents
 
-ASK = parsed("count=3").asks[0]
+ASK = parse_mix("count=3").asks[0]
 
 
 class Running:

@@ -7,11 +7,11 @@ import pytest
 from peers.asked import inputs_of
 from peers.oip import Oip
 
-from imagemint.client.bench.mix import parsed
-from imagemint.client.bench.target import CallFailed
+from imagemint.bench.mix import parse_mix
+from imagemint.bench.target import CallFailed
 from imagemint.open_inference import grpc_service_pb2 as pb
 
-TWO = parsed("count=2").asks[0]
+TWO = parse_mix("count=2").asks[0]
 PIXELS = bytes(range(12))
 
 
@@ -72,7 +72,7 @@ async def test_png_is_asked_of_a_model_of_its_own(server):
     """Batches must be of one kind, so the format is no parameter of a request."""
     server.answer = answered("BYTES", picture_model.packed([b"a", b"b"]))
     async with server.target.connect() as connection:
-        await connection.unary(parsed("count=2 format=png").asks[0], 0)(0)
+        await connection.unary(parse_mix("count=2 format=png").asks[0], 0)(0)
     assert server.requests[0].model_name == "model_png"
 
 

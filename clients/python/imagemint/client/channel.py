@@ -80,7 +80,9 @@ def host_and_port(name: str) -> tuple[str, int]:
     return host.strip("[]"), int(port) if port.isascii() and port.isdigit() else 0
 
 
-async def open_channel(targets: tuple[str, ...], tls: Tls | None) -> aio.Channel:
+async def open_channel(
+    targets: tuple[str, ...], tls: Tls | None, *, retries: bool = True
+) -> aio.Channel:
     """A channel over all targets, in turn. It connects with the first call.
 
     One host name is left to gRPC, which resolves it anew as servers come and go; several are
@@ -89,6 +91,7 @@ async def open_channel(targets: tuple[str, ...], tls: Tls | None) -> aio.Channel
     Args:
         targets: as `targets_of` gives them.
         tls: how to encrypt; None for plain text.
+        retries: whether calls are retried as the service config says.
 
     Raises:
         OSError: a TLS file cannot be read.
@@ -96,6 +99,8 @@ async def open_channel(targets: tuple[str, ...], tls: Tls | None) -> aio.Channel
     """
     address = targets[0] if _is_uri(targets[0]) else await _address(targets)
     options = _options(targets, tls)
+    if not retries:
+        options.append(("grpc.enable_retries", 0))
     if tls is None:
         return aio.insecure_channel(address, options=options)
     return aio.secure_channel(address, tls.credentials(), options=options)

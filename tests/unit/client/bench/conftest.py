@@ -5,15 +5,15 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from imagemint.client.bench.effort import Effort
-from imagemint.client.bench.generator import Generator
-from imagemint.client.bench.latencies import Latencies
-from imagemint.client.bench.load import Closed, Open, Plan
-from imagemint.client.bench.mix import parsed
-from imagemint.client.bench.points import Point
-from imagemint.client.bench.tally import Tally
-from imagemint.client.bench.target import CallFailed, Reply
-from imagemint.client.bench.verifying import Verified
+from imagemint.bench.client_cost import ClientCost
+from imagemint.bench.counts import Counts
+from imagemint.bench.generator import Generator
+from imagemint.bench.latencies import Latencies
+from imagemint.bench.load import Closed, Open, Plan
+from imagemint.bench.mix import parse_mix
+from imagemint.bench.point import Point
+from imagemint.bench.target import CallFailed, Reply
+from imagemint.bench.verification import Verified
 
 SECOND = 1_000_000_000
 
@@ -146,7 +146,7 @@ def generate(clock, target):
     """Starts the load of a plan on the fake target; returns the generator and its task."""
 
     async def start(load, mix="count=1", **plan):
-        plan = Plan(load, parsed(mix), **plan)
+        plan = Plan(load, parse_mix(mix), **plan)
         connections = []
         for _ in range(plan.connections):
             async with target.connect() as connection:
@@ -174,7 +174,7 @@ def make_effort():
         lag.record(round(lag_ms * 1e6))
         if late_ms is not None:
             late.record(round(late_ms * 1e6))
-        return Effort(10.0, busy * 20, busy * 10, 100, lag, late)
+        return ClientCost(10.0, busy * 20, busy * 10, 100, lag, late)
 
     return make
 
@@ -184,10 +184,10 @@ def make_point(make_effort):
     """A point of ten seconds: images a second that arrived, p99, and for an open loop offered."""
 
     def make(images_per_s, p99_ms, *, rate=None, concurrency=1, mix="count=1"):
-        tally = Tally(calls=round(images_per_s * 10), images=round(images_per_s * 10))
+        tally = Counts(calls=round(images_per_s * 10), images=round(images_per_s * 10))
         tally.asked_images = tally.asked_calls = round((rate or images_per_s) * 10)
         tally.latency.record(round(p99_ms * 1e6))
         load = Open(rate) if rate else Closed(concurrency)
-        return Point(load, parsed(mix), (tally,), 10.0, (make_effort(),), Verified(), None)
+        return Point(load, parse_mix(mix), (tally,), 10.0, (make_effort(),), Verified(), None)
 
     return make

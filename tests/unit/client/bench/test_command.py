@@ -8,9 +8,9 @@ import urllib.request
 import grpc
 import pytest
 
+from imagemint.bench.latencies import Latencies
+from imagemint.bench.report import SCHEMA
 from imagemint.client import cli
-from imagemint.client.bench.latencies import Latencies
-from imagemint.client.bench.report import SCHEMA
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def verdicts(monkeypatch):
     Server and client share this process, so that its own verdict would be chance.
     """
     verdicts = []
-    limit = "imagemint.client.bench.generator.limit"
+    limit = "imagemint.bench.generator.limit"
     monkeypatch.setattr(limit, lambda *_: verdicts.pop(0) if verdicts else None)
     return verdicts
 
@@ -134,8 +134,8 @@ def test_mix_has_a_row_for_each_kind(bench):
 
 def test_sweep_finds_the_capacity_first(bench, monkeypatch):
     """Then offers shares of it."""
-    monkeypatch.setattr("imagemint.client.bench.knee.GRID", (0.1, 0.2))
-    monkeypatch.setattr("imagemint.client.bench.knee.FINE", 1.0)
+    monkeypatch.setattr("imagemint.bench.knee.GRID", (0.1, 0.2))
+    monkeypatch.setattr("imagemint.bench.knee.FINE", 1.0)
     line = ("--sweep", "--sweep-concurrency", 2, "--images", 8, "--p99-ms", 30_000)
     status, out, _ = bench(*line, "--achieved", 0.001)
     assert status == 0
@@ -167,7 +167,10 @@ def test_client_that_is_the_limit_ends_the_run(bench, tmp_path, verdicts):
 def test_answers_are_verified(bench, mint):
     """Asked for again after the clock has stopped; a difference is status 1."""
     status, out, _ = bench("--concurrency", 2, "--images", 4, "--verify")
-    assert (status, out.splitlines()[-1]) == (0, "4 answers were the same twice")
+    assert (status, out.splitlines()[-1]) == (
+        0,
+        "4 answers were equal when the request was sent again",
+    )
     asked = []
 
     def fickle(spec, picture_format, whole=mint._batch):
@@ -178,7 +181,10 @@ def test_answers_are_verified(bench, mint):
 
     mint._batch = fickle
     status, _, err = bench("--concurrency", 2, "--images", 4, "--verify")
-    assert (status, err) == (1, "imagemint bench: 4 of 4 answers were not the same twice\n")
+    assert (status, err) == (
+        1,
+        "imagemint bench: 4 of 4 answers differed when the request was sent again\n",
+    )
 
 
 def test_refusals_are_in_the_row(bench, mint, fault, tmp_path):

@@ -5,11 +5,11 @@ from itertools import pairwise, takewhile
 
 import pytest
 
-from imagemint.client.bench.generator import PAUSE_NS
-from imagemint.client.bench.load import Closed, Open
-from imagemint.client.bench.schedule import Purpose, arrivals, random_of
-from imagemint.client.bench.tally import total
-from imagemint.client.bench.target import CallFailed
+from imagemint.bench.counts import total
+from imagemint.bench.generator import PAUSE_NS
+from imagemint.bench.load import Closed, Open
+from imagemint.bench.schedule import Purpose, arrivals, random_of
+from imagemint.bench.target import CallFailed
 
 SECOND = 1_000_000_000
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from imagemint.client.bench.knee import FINE, GRID, Bound, knee, next_rate
+from imagemint.bench.knee import FINE, GRID, Bound, knee, next_rate
 
 BOUND = Bound(p99_ms=100.0)
 

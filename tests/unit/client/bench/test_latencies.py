@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
-from imagemint.client.bench.latencies import Latencies
+from imagemint.bench.latencies import Latencies
 
 MILLISECOND = 1_000_000
 

@@ -2,12 +2,12 @@
 
 import pytest
 
-from imagemint.client.bench.mix import MixError, parsed
+from imagemint.bench.mix import MixError, parse_mix
 
 
 def test_mix_is_spelled():
     """Kinds with commas, keys with spaces, the weight after a colon, a key alone is true."""
-    small, large = parsed("count=1:80, count=64 class=7 format=png stream chunk=8:20").asks
+    small, large = parse_mix("count=1:80, count=64 class=7 format=png stream chunk=8:20").asks
     assert (small.count, small.weight, small.format, small.stream) == (1, 80, "raw", False)
     assert (large.count, large.class_, large.format, large.weight) == (64, "7", "png", 20)
     assert (large.stream, large.chunk) == (True, 8)
@@ -15,7 +15,7 @@ def test_mix_is_spelled():
 
 def test_shares_follow_weights():
     """Shares sum to one, whatever the weights; the mean of images follows them."""
-    mix = parsed("count=1:3,count=5")
+    mix = parse_mix("count=1:3,count=5")
     assert mix.shares == [0.75, 0.25]
     assert mix.images_per_call == 2.0
 
@@ -26,7 +26,7 @@ def test_mix_is_read_from_file(tmp_path):
     file.write_text(
         "[[request]]\ncount = 4\nweight = 3\nclass = 7\n[[request]]\ntruncation = 0.5\n"
     )
-    first, second = parsed(str(file)).asks
+    first, second = parse_mix(str(file)).asks
     assert (first.count, first.weight, first.class_) == (4, 3.0, "7")
     assert (second.count, second.truncation) == (1, 0.5)
 
@@ -34,8 +34,8 @@ def test_mix_is_read_from_file(tmp_path):
 def test_kind_is_spelled_back():
     """What a kind prints is what --mix takes."""
     text = "count=2 class=balanced format=jpeg quality=80 truncation=0.5 priority=high"
-    assert str(parsed(text).asks[0]) == text
-    assert str(parsed("stream count=8 chunk=4:3").asks[0]) == "count=8 stream chunk=4"
+    assert str(parse_mix(text).asks[0]) == text
+    assert str(parse_mix("stream count=8 chunk=4:3").asks[0]) == "count=8 stream chunk=4"
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_kind_is_spelled_back():
 def test_bad_mix_is_told(text, message):
     """The part and what is wrong with it."""
     with pytest.raises(MixError, match=message):
-        parsed(text)
+        parse_mix(text)
 
 
 @pytest.mark.parametrize("content", ["", "count = 1", "[request]\ncount = 1", "[[request", "[[x]]"])
@@ -66,4 +66,4 @@ def test_bad_file_is_told(tmp_path, content):
     file = tmp_path / "mix.toml"
     file.write_text(content)
     with pytest.raises(MixError, match=r"mix\.toml"):
-        parsed(str(file))
+        parse_mix(str(file))

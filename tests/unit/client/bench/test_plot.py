@@ -3,8 +3,8 @@
 import pytest
 from PIL import Image
 
-from imagemint.client.bench.exposition import ServerSide
-from imagemint.client.bench.plot import draw
+from imagemint.bench.plot import draw
+from imagemint.bench.server_metrics import ServerMetrics
 
 
 @pytest.mark.parametrize(
@@ -15,7 +15,7 @@ def test_panel_is_there_for_what_was_measured(make_point, tmp_path, rates, calle
     """Latency always, throughput for closed loops, batches where /metrics was read."""
     points = [make_point(rate, 5.0, rate=rate) for rate in rates]
     points += [make_point(10.0 * each, 5.0, concurrency=each) for each in callers]
-    points[0].__dict__["server"] = ServerSide(batches, 0.0)
+    points[0].__dict__["server"] = ServerMetrics(batches, 0.0)
     draw(tmp_path / "run.png", points, points[0] if rates else None)
     with Image.open(tmp_path / "run.png") as picture:
         assert picture.size == (500 * (1 + bool(callers) + bool(batches)), 400)

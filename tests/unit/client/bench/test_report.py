@@ -4,9 +4,9 @@ import json
 import re
 from pathlib import Path
 
-from imagemint.client.bench import report
-from imagemint.client.bench.exposition import ServerSide
-from imagemint.client.bench.knee import Bound
+from imagemint.bench import report
+from imagemint.bench.knee import Bound
+from imagemint.bench.server_metrics import ServerMetrics
 
 PAGE = (Path(__file__).parents[4] / "docs/performance.md").read_text()
 OPEN_KEYS = {"settings", "shed", "failed", "batches", "ask", "machine"}
@@ -25,7 +25,7 @@ def test_page_names_every_key(make_point):
     """Of a document with everything in it; and the page names the schema of the code."""
     point = make_point(100.0, 5.0, rate=100.0)
     aborted = make_point(10.0, 5.0, concurrency=2)
-    point.__dict__["server"] = ServerSide({"1.0": 3}, 0.5)
+    point.__dict__["server"] = ServerMetrics({"1.0": 3}, 0.5)
     made = report.Report({}, [point, aborted], Bound(5.0), point, aborted).document()
     described = set(re.findall(r"`(\w+)`", PAGE.split("### The JSON")[1].split("###")[0]))
     assert keys(json.loads(json.dumps(made))) <= described

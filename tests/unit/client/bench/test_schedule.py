@@ -5,7 +5,7 @@ from itertools import islice, takewhile
 import numpy as np
 import pytest
 
-from imagemint.client.bench.schedule import Purpose, arrivals, kinds, random_of, reel_of
+from imagemint.bench.schedule import Purpose, arrivals, kinds, random_of, reel_of
 
 
 def drawn(seed=1, client=0, rate=100.0, seconds=50.0):
@@ -51,7 +51,7 @@ def test_kinds_come_as_their_shares_say():
 
 
 def test_reels_differ():
-    """Clients and kinds ask for different images; a seed says which."""
+    """ClientProcesses and kinds ask for different images; a seed says which."""
     reels = [reel_of(seed, client, kind) for seed in (0, 1) for client in (0, 1) for kind in (0, 1)]
     assert len(set(reels)) == len(reels)
     assert reel_of(0, 1, 1) == reels[3]

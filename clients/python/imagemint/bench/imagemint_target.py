@@ -1,0 +1,173 @@
+"""An imagemint server as a target: requests are serialised beforehand, and never retried.
+
+Client and server often share the cores in a comparison, so a call costs as little Python as gRPC's
+asyncio client allows: no arrays, no decoding of pictures.
+"""
+
+import hashlib
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from google.protobuf.message import DecodeError
+
+from imagemint.bench.calls import Calls, open_calls
+from imagemint.bench.mix import RequestKind
+from imagemint.bench.target import CallFailed, Reply, Streaming, Unary
+from imagemint.client.channel import Tls
+from imagemint.client.requests import (
+    Condition,
+    Cycle,
+    image_spec,
+    output_spec,
+    priority_value,
+)
+from imagemint.v1 import generation_service_pb2 as pb
+from imagemint.v1 import image_pb2
+
+# Different requests of one kind, taken in turn: too many pixels for a cache to flatter the server,
+# few enough to be prepared in a moment.
+POOL = 512
+
+_SERVICE = "/imagemint.v1.GenerationService"
+
+_Request: TypeAlias = pb.GenerateRequest | pb.StreamGenerateRequest
+
+
+@dataclass(frozen=True, slots=True)
+class ImagemintTarget:
+    """An imagemint server.
+
+    Attributes:
+        targets: addresses, as `imagemint.client.channel.targets_of` gives them.
+        model: the model asked for.
+        version: its version; empty for the server's default.
+        tls: how to encrypt; None for plain text.
+        timeout_s: seconds that a call, or the next chunk of a stream, may take.
+        metadata: goes with every call.
+    """
+
+    targets: tuple[str, ...]
+    model: str
+    version: str = ""
+    tls: Tls | None = None
+    timeout_s: float = 30.0
+    metadata: tuple[tuple[str, str], ...] = ()
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator["ImagemintConnection"]:
+        """Opens one channel over all addresses, which calls take in turn.
+
+        Raises:
+            CallFailed: a host name does not resolve.
+        """
+        async with open_calls(self.targets, self.tls) as calls:
+            yield ImagemintConnection(self, calls)
+
+
+class ImagemintConnection:
+    """One connection to an imagemint server.
+
+    Args:
+        target: the server.
+        calls: to it.
+    """
+
+    def __init__(self, target: ImagemintTarget, calls: Calls) -> None:
+        self._target = target
+        self._calls = calls
+
+    def unary(self, ask: RequestKind, reel: int) -> Unary:
+        """Prepares calls of Generate."""
+        requests = self._serialised(ask, reel)
+        call = self._calls.unary(
+            f"{_SERVICE}/Generate",
+            metadata=self._target.metadata,
+            timeout_s=self._target.timeout_s,
+        )
+
+        async def send(turn: int) -> Reply:
+            return _reply(pb.GenerateResponse, await call(requests[turn % POOL]), ask.count)
+
+        return send
+
+    def streaming(self, ask: RequestKind, reel: int) -> Streaming:
+        """Prepares calls of StreamGenerate."""
+        requests = self._serialised(ask, reel)
+        call = self._calls.streaming(
+            f"{_SERVICE}/StreamGenerate",
+            metadata=self._target.metadata,
+            timeout_s=self._target.timeout_s,
+        )
+
+        async def chunks(turn: int) -> AsyncGenerator[Reply, None]:
+            missing = ask.count
+            async with aclosing(call(requests[turn % POOL])) as messages:
+                async for message in messages:
+                    reply = _reply(pb.StreamGenerateResponse, message, None)
+                    missing -= reply.images
+                    yield reply
+                    if missing <= 0:
+                        return
+            raise CallFailed("SHORT_ANSWER", f"{missing} of {ask.count} images missing")
+
+        return chunks
+
+    def fingerprint(self, content: object) -> bytes:
+        """SHA-256 of the pictures and the serials."""
+        if not isinstance(content, pb.GenerateResponse | pb.StreamGenerateResponse):
+            raise TypeError(f"{type(content).__name__} is no answer of imagemint's")
+        digest = hashlib.sha256()
+        for picture, image in zip(content.batch.pictures, content.batch.images, strict=True):
+            digest.update(picture)
+            digest.update(image.serial.encode())
+        return digest.digest()
+
+    def _serialised(self, ask: RequestKind, reel: int) -> list[bytes]:
+        return [
+            self._request(ask, reel, turn).SerializeToString(deterministic=True)
+            for turn in range(POOL)
+        ]
+
+    def _request(self, ask: RequestKind, reel: int, turn: int) -> _Request:
+        images = image_spec(
+            self._target.model,
+            ask.count,
+            seed=reel,
+            first_index=turn * ask.count,
+            condition=_condition(ask.class_),
+            truncation=ask.truncation,
+            version=self._target.version,
+        )
+        output = image_pb2.OutputSpec(format=image_pb2.IMAGE_FORMAT_RAW)
+        if ask.format != "raw":
+            output = output_spec(ask.format, ask.quality)
+        priority = priority_value(ask.priority)
+        if not ask.stream:
+            return pb.GenerateRequest(images=images, output=output, priority=priority)
+        return pb.StreamGenerateRequest(
+            images=images, output=output, priority=priority, chunk_size=ask.chunk
+        )
+
+
+def _reply(
+    kind: type[pb.GenerateResponse | pb.StreamGenerateResponse], message: bytes, wanted: int | None
+) -> Reply:
+    """Counts what came: an image is a picture and what it is."""
+    try:
+        answer = kind.FromString(message)
+    except DecodeError as error:
+        raise CallFailed("INTERNAL", f"an answer that is none: {error}") from None
+    images, pictures = len(answer.batch.images), len(answer.batch.pictures)
+    if pictures != images or images == 0 or (wanted is not None and images != wanted):
+        raise CallFailed("SHORT_ANSWER", f"{pictures} pictures of {images} images")
+    return Reply(images, answer)
+
+
+def _condition(text: str | None) -> Condition:
+    if text == "balanced":
+        return Cycle()
+    if text is not None and text.isascii() and text.isdigit():
+        return int(text)
+    return text

@@ -1,0 +1,130 @@
+"""The requests of a load test: several kinds, each with its share."""
+
+import math
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from imagemint.client.requests import Priority
+
+_LOSSY = ("jpeg", "webp")
+
+
+class MixError(ValueError):
+    """A mix of requests is invalid; the message names the part and the fault."""
+
+
+class RequestKind(BaseModel):
+    """One kind of request."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+
+    count: int = Field(1, ge=1)
+    """Images in one call, or in all chunks of a stream together."""
+    weight: float = Field(1.0, gt=0, allow_inf_nan=False)
+    """Share of the calls, relative to the weights of the others."""
+    class_: str | None = Field(None, alias="class")
+    """Class by index or label. `balanced` takes all in turn. Default: the server draws."""
+    format: Literal["raw", "png", "jpeg", "webp"] = "raw"
+    """Format of the images."""
+    quality: int | None = Field(None, ge=1, le=100)
+    """Quality of JPEG and WebP. Default: the server's choice."""
+    truncation: float | None = None
+    """Truncation within the range of the model."""
+    stream: bool = False
+    """A stream of chunks instead of one answer."""
+    chunk: int | None = Field(None, ge=1)
+    """Images in a chunk of the stream. Default: the server's choice."""
+    priority: Priority = "normal"
+    """Priority in the server's queue."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.chunk is not None and not self.stream:
+            raise ValueError("chunk belongs to a stream")
+        if self.quality is not None and self.format not in _LOSSY:
+            raise ValueError(f"quality belongs to {' and '.join(_LOSSY)}")
+        return self
+
+    def __str__(self) -> str:
+        """Returns the form that --mix takes, without the weight."""
+        given = self.model_dump(by_alias=True, exclude_defaults=True, exclude={"count", "weight"})
+        words = (key if value is True else f"{key}={value}" for key, value in given.items())
+        return " ".join((f"count={self.count}", *words))
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """Kinds of requests and their shares."""
+
+    asks: tuple[RequestKind, ...]
+
+    @property
+    def shares(self) -> list[float]:
+        """Share of the calls of each kind; they sum to 1."""
+        total = math.fsum(ask.weight for ask in self.asks)
+        return [ask.weight / total for ask in self.asks]
+
+    @property
+    def images_per_call(self) -> float:
+        """Mean images in a call."""
+        return math.fsum(
+            ask.count * share for ask, share in zip(self.asks, self.shares, strict=True)
+        )
+
+
+def parse_mix(text: str) -> Mix:
+    """Parses a mix.
+
+    Args:
+        text: kinds of requests with commas between them, each some `key=value` with spaces between
+            them and a weight after a colon, such as `count=1:80, count=64 format=png:20`; the keys
+            are the fields of `RequestKind`, and a key alone is true. Or the path of a TOML file
+            (`.toml`) with a table `[[request]]` for each kind.
+
+    Raises:
+        MixError: not a mix, or the file cannot be read.
+    """
+    if text.endswith(".toml"):
+        return _read(Path(text))
+    return Mix(tuple(_spelled(part.strip()) for part in text.split(",")))
+
+
+def _spelled(part: str) -> RequestKind:
+    words, colon, weight = part.rpartition(":")
+    values: dict[str, Any] = {"weight": weight.strip()} if colon else {}
+    for word in (words if colon else part).split():
+        key, equals, value = word.partition("=")
+        if key in values:
+            raise MixError(f"{part!r}: {key} stands there twice")
+        values[key] = value if equals else True
+    if not values.keys() - {"weight"}:
+        raise MixError(f"{part!r} asks for nothing; wanted something like 'count=64 format=png:20'")
+    return _valid(repr(part), values)
+
+
+def _read(path: Path) -> Mix:
+    try:
+        content = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise MixError(f"{path}: {error}") from None
+    tables = content.pop("request", None)
+    if content or not isinstance(tables, list) or not tables:
+        raise MixError(f"{path}: wanted tables [[request]], and nothing else")
+    return Mix(
+        tuple(_valid(f"{path}, request {n}", table) for n, table in enumerate(tables, start=1))
+    )
+
+
+def _valid(where: str, values: Any) -> RequestKind:  # noqa: ANN401 - of a file
+    try:
+        return RequestKind.model_validate(values)
+    except ValidationError as error:
+        faults = (
+            ": ".join((*map(str, each["loc"]), each["msg"].removeprefix("Value error, ")))
+            for each in error.errors(include_url=False)
+        )
+        raise MixError(f"{where}: {'; '.join(faults)}") from None

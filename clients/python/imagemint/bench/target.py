@@ -1,0 +1,102 @@
+"""The seam between the load generator and whatever it drives.
+
+The generator knows these protocols and nothing of gRPC. `imagemint.bench.imagemint_target`
+implements them for imagemint's own service; a comparison may implement them for any other server. A
+target is sent to the client processes, so it must pickle. What it opens belongs to one process and
+one event loop.
+
+A target prepares requests before the measurement. What it does for each call counts as cost of the
+client; see `imagemint.bench.client_cost`.
+"""
+
+from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager
+from typing import NamedTuple, Protocol
+
+from imagemint.bench.mix import RequestKind
+
+
+class CallFailed(Exception):  # noqa: N818 - the name says it
+    """A call failed.
+
+    Args:
+        code: stable name to count it by, such as the gRPC status code or `HTTP_503`.
+        message: text for people.
+        shed: whether the server refused the call because of load, as it is meant to. Such calls
+            are counted apart from failures.
+    """
+
+    def __init__(self, code: str, message: str = "", *, shed: bool = False) -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+        self.shed = shed
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}" if self.message else self.code
+
+
+class Reply(NamedTuple):
+    """An answer, or one chunk of a stream."""
+
+    images: int
+    """Number of images in the answer, counted there."""
+    content: object
+    """The argument of `Connection.fingerprint`; opaque to the generator."""
+
+
+class Unary(Protocol):
+    """Prepared calls of one kind."""
+
+    async def __call__(self, turn: int) -> Reply:
+        """Makes one call; the same turn is the same request.
+
+        Raises:
+            CallFailed: there is no answer, or not the images that were asked for.
+        """
+        ...
+
+
+class Streaming(Protocol):
+    """Prepared streams of one kind."""
+
+    def __call__(self, turn: int) -> AsyncGenerator[Reply, None]:
+        """Returns the chunks of one stream; closing the generator ends the stream.
+
+        Raises:
+            CallFailed: the stream broke, or ended early.
+        """
+        ...
+
+
+class Connection(Protocol):
+    """One connection to the server."""
+
+    def unary(self, ask: RequestKind, reel: int) -> Unary:
+        """Prepares calls of one kind.
+
+        Args:
+            ask: what to ask for.
+            reel: seed; different reels ask for different images.
+        """
+        ...
+
+    def streaming(self, ask: RequestKind, reel: int) -> Streaming:
+        """Prepares streams of one kind; arguments as `unary`.
+
+        Raises:
+            CallFailed: with the code UNIMPLEMENTED, the server has no streams.
+        """
+        ...
+
+    def fingerprint(self, content: object) -> bytes:
+        """Returns what two answers to the same request must have in common: pixels and serials."""
+        ...
+
+
+class Target(Protocol):
+    """A server and its protocol. Must pickle."""
+
+    def connect(self) -> AbstractAsyncContextManager[Connection]:
+        """Opens one connection, on the running event loop."""
+        ...

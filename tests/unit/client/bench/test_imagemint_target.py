@@ -1,0 +1,115 @@
+"""imagemint's service as a target: what goes over the wire, and what is made of the answers."""
+
+from contextlib import aclosing
+
+import grpc
+import pytest
+
+from imagemint.bench.imagemint_target import ImagemintTarget
+from imagemint.bench.mix import parse_mix
+from imagemint.bench.target import CallFailed
+from imagemint.v1 import generation_service_pb2 as pb
+from imagemint.v1 import image_pb2
+
+
+@pytest.fixture
+def target(address):
+    """The model `tiny` there, asked with an API key."""
+    return ImagemintTarget((address,), "tiny", "2", metadata=(("authorization", "Bearer key"),))
+
+
+async def test_request_says_what_the_mix_says(target, mint):
+    """Every key of the kind, the reel, and other indices for every turn."""
+    text = "count=2 class=balanced format=png truncation=0.5 priority=high"
+    async with target.connect() as connection:
+        send = connection.unary(parse_mix(text).asks[0], 7)
+        replies = [await send(turn) for turn in (0, 3)]
+    assert [reply.images for reply in replies] == [2, 2]
+    first, second = mint.requests
+    assert (first.images.model, first.images.version, first.images.seed) == ("tiny", "2", 7)
+    assert (first.images.first_index, second.images.first_index) == (0, 6)
+    assert first.images.WhichOneof("condition") == "class_cycle"
+    assert first.images.truncation == 0.5
+    assert first.output.format == image_pb2.IMAGE_FORMAT_PNG
+    assert first.priority == pb.PRIORITY_HIGH
+    assert mint.metadata[0]["authorization"] == "Bearer key"
+
+
+@pytest.mark.parametrize(("text", "condition"), [("2", "class_id"), ("two", "class_label")])
+async def test_class_is_index_or_label(target, mint, text, condition):
+    """As on the command line of `imagemint generate`."""
+    async with target.connect() as connection:
+        await connection.unary(parse_mix(f"class={text}").asks[0], 0)(0)
+    assert mint.requests[0].images.WhichOneof("condition") == condition
+
+
+async def test_stream_is_read_by_chunk(target, mint):
+    """Chunks of the size asked for; leaving early ends the call."""
+    async with target.connect() as connection:
+        chunks = connection.streaming(parse_mix("count=10 stream chunk=4").asks[0], 1)
+        assert [reply.images async for reply in chunks(0)] == [4, 4, 2]
+        async with aclosing(chunks(1)) as left:
+            await anext(left)
+    assert isinstance(mint.requests[0], pb.StreamGenerateRequest)
+    assert mint.requests[1].images.first_index == 10
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE])
+async def test_refusal_is_not_retried(target, mint, fault, code):
+    """One call, one answer: the code is counted, and load that was shed is told from faults."""
+    mint.faults.extend([fault(code, "no")] * 2)
+    async with target.connect() as connection:
+        with pytest.raises(CallFailed, match=f"{code.name}: no") as unary:
+            await connection.unary(parse_mix("count=1").asks[0], 0)(0)
+        chunks = connection.streaming(parse_mix("count=8 stream").asks[0], 0)(0)
+        with pytest.raises(CallFailed, match=f"{code.name}: no") as stream:
+            await anext(chunks)
+    shed = code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert (unary.value.shed, stream.value.shed) == (shed, shed)
+    assert len(mint.requests) == 2
+
+
+async def test_broken_stream_is_a_failure(target, mint, fault):
+    """After chunks that came."""
+    mint.breaks.append((1, fault(grpc.StatusCode.INTERNAL)))
+    async with target.connect() as connection:
+        chunks = connection.streaming(parse_mix("count=8 stream chunk=4").asks[0], 0)(0)
+        assert (await anext(chunks)).images == 4
+        with pytest.raises(CallFailed, match="INTERNAL"):
+            await anext(chunks)
+
+
+async def test_overdue_answers_are_failures(address, mint):
+    """A call, and a chunk of a stream."""
+    mint.silent = True
+    async with ImagemintTarget((address,), "tiny", timeout_s=0.05).connect() as connection:
+        with pytest.raises(CallFailed, match="DEADLINE_EXCEEDED"):
+            await connection.unary(parse_mix("count=1").asks[0], 0)(0)
+        with pytest.raises(CallFailed, match="DEADLINE_EXCEEDED"):
+            await anext(connection.streaming(parse_mix("count=8 stream").asks[0], 0)(0))
+
+
+async def test_images_are_counted_and_not_assumed(target, mint, monkeypatch):
+    """An answer with fewer than were asked for is a failure."""
+    whole = mint._batch
+
+    def short(spec, picture_format):
+        batch = whole(spec, picture_format)
+        del batch.pictures[0]
+        return batch
+
+    monkeypatch.setattr(mint, "_batch", short)
+    async with target.connect() as connection:
+        with pytest.raises(CallFailed, match="SHORT_ANSWER: 1 pictures of 2 images"):
+            await connection.unary(parse_mix("count=2").asks[0], 0)(0)
+
+
+async def test_fingerprint_is_of_pixels_and_serials(target):
+    """The same for the same request, another for another picture or serial."""
+    async with target.connect() as connection:
+        send = connection.unary(parse_mix("count=2 class=1").asks[0], 5)
+        one, again, other = [(await send(turn)).content for turn in (0, 0, 1)]
+        assert connection.fingerprint(one) == connection.fingerprint(again)
+        assert connection.fingerprint(one) != connection.fingerprint(other)
+        again.batch.images[1].serial += "0"
+        assert connection.fingerprint(one) != connection.fingerprint(again)

@@ -1,0 +1,28 @@
+"""Which answers are kept for a second look."""
+
+from itertools import pairwise
+
+from imagemint.bench.verification import Sample, Verified, compare_again
+
+
+def test_sample_is_even_and_bounded():
+    """However long the run, between 64 and 128 answers from all of it."""
+    sample = Sample()
+    for turn in range(10_000):
+        sample.offer(turn, str(turn))
+    turns = [turn for turn, _ in sample.kept]
+    assert 64 <= len(turns) < 128
+    assert len({after - before for before, after in pairwise(turns)}) == 1
+    assert turns[-1] > 9_800
+
+
+async def test_each_kept_answer_is_compared():
+    """By its fingerprint, with what the same turn brings now."""
+    sample = Sample()
+    for turn, content in enumerate(["a", "b", "c"]):
+        sample.offer(turn, content)
+
+    async def again(turn):
+        return "aXc"[turn]
+
+    assert await compare_again(sample, again, str.encode) == Verified(3, 1)
