@@ -1,5 +1,7 @@
 """Tests of imagemint.training.feed: the same batches, wherever the images are kept."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -43,6 +45,17 @@ def test_batches_are_the_data(digits):
     assert sorted(map(bytes, levels)) == sorted(map(bytes, digits.images))
     of_image = {bytes(image): y for image, y in zip(digits.images, digits.labels, strict=True)}
     assert [of_image[bytes(image)] for image in levels] == labels.tolist()
+
+
+def test_cpu_holds_the_data_once(digits):
+    """On the CPU the feed reads the data set's own array; of a read-only one it makes a copy."""
+    fed, once = batches(digits)
+    assert fed._images._images.data_ptr() == digits.images.ctypes.data
+    frozen = digits.images.copy()
+    frozen.flags.writeable = False
+    fed, copied = batches(replace(digits, images=frozen))
+    assert fed._images._images.data_ptr() != frozen.ctypes.data
+    assert same(once, copied)
 
 
 @pytest.mark.usefixtures("no_room")

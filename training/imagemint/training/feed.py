@@ -17,7 +17,7 @@ _SHARE_OF_FREE_MEMORY = 0.5
 def room_on(device: torch.device) -> float:
     """Returns how many bytes of images may stay on a device: half of what is free on a GPU.
 
-    On the CPU it is endless, for there they are anyway.
+    On the CPU there is no limit, because the images are there anyway.
     """
     if device.type != "cuda":
         return float("inf")
@@ -28,8 +28,9 @@ def room_on(device: torch.device) -> float:
 class Feed:
     """The endless, shuffled run of a data set's images.
 
-    They are kept on the device, as uint8: a quarter of what a network takes. Where they do not fit,
-    they stay in the memory of the host, and each batch is sent while the one before is worked on.
+    They are kept on the device, as uint8: a quarter of what a network takes. On the CPU, that is
+    the data set's own array. Where they do not fit, they stay in the memory of the host, and each
+    batch is sent while the network works on the previous one.
 
     Args:
         data: the images.
@@ -79,17 +80,20 @@ class Feed:
 
 
 class _Kept:
-    """Images uint8 [N, C, H, W] on the device."""
+    """Images uint8 [N, H, W, C] on the device; on the CPU, the very memory of the data set."""
 
     def __init__(self, images: NDArray[np.uint8], device: torch.device) -> None:
-        self._images = torch.tensor(images).permute(0, 3, 1, 2).contiguous().to(device)
+        # PyTorch shares no memory that cannot be written to.
+        self._images = torch.from_numpy(images if images.flags.writeable else images.copy())
+        self._images = self._images.to(device)
 
     def at(self, rows: NDArray[np.int64]) -> Tensor:
-        """Returns the images of these rows."""
-        return self._images[torch.from_numpy(rows).to(self._images.device)]
+        """Returns the images of these rows, [N, C, H, W]."""
+        chosen = self._images[torch.from_numpy(rows).to(self._images.device)]
+        return chosen.permute(0, 3, 1, 2).contiguous()
 
     def expect(self, rows: NDArray[np.int64]) -> None:
-        """They are here already."""
+        """Does nothing, because the images are here already."""
 
 
 class _Sent:
