@@ -61,7 +61,6 @@ class App:
         self.metrics = Metrics(shared=self._peers.several)
         if settings.device != "cpu" and not self._peers.several:  # the supervisor does it for all
             watch_devices(self.metrics.registry)
-        self._peers.on("measure", self._measure)
         self._cores = max(1, usable_cores() // settings.processes)
         self._encoders = ThreadPoolExecutor(self._cores, thread_name_prefix="encode")
         shared = self._peers.directory
@@ -176,9 +175,6 @@ class App:
         await self.control.start()
         await self._peers.catch_up()
 
-    async def _measure(self, _: object) -> None:
-        self.metrics.measure()
-
     def _event(self, name: str) -> str:
         """The supervisor logs the plain names, once for all workers."""
         return f"worker {name}" if self._peers.several else name
@@ -213,6 +209,14 @@ class App:
         await self._opened.aclose()
         _log.info(self._event("stopped"))
 
+    def reload(self) -> None:
+        """Looks for changed models now, where the mode of control looks for them at all."""
+        _log.info(
+            self._event("reload"),
+            models="looked for" if self.control.look() else "unchanged: see model_control",
+            files="certificates and API keys are read again whenever they change",
+        )
+
     def _expire(self) -> None:
         self._rpc.gate.expiring = True
 
@@ -229,6 +233,7 @@ class App:
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, ask, number)
+        loop.add_signal_handler(signal.SIGHUP, self.reload)
         await self.start()
         settle()
         await asked.wait()

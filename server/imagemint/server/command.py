@@ -1,6 +1,11 @@
 """The command ``imagemint serve``; import-light, so that listing commands needs no extra."""
 
+import os
+import signal
+
 from imagemint.server.settings import ServeSettings
+
+_FILES_OF_PROMETHEUS = ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir")
 
 
 class Serve(ServeSettings):
@@ -10,6 +15,11 @@ class Serve(ServeSettings):
         """Serves; returns 0 after a clean drain."""
         from imagemint.server import logs  # noqa: PLC0415 - import-light
 
+        # A hangup reloads; until somebody does that it must not end the process.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        # It would make prometheus-client count in memory maps of files, which a full disk kills.
+        for variable in _FILES_OF_PROMETHEUS:
+            os.environ.pop(variable, None)
         logs.configure_logs(self.log_format, self.log_level)
         try:
             logs.log_settings(self)

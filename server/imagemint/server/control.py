@@ -157,6 +157,11 @@ class ModelControl:
 
     # --- by what lies there ---------------------------------------------------------------------
 
+    def look(self) -> bool:
+        """Has the repository looked at now; tells whether this mode looks at it at all."""
+        self._changed.set()
+        return self._mode in ("poll", "watch")
+
     async def refresh(self) -> None:
         """Makes what serves agree with what lies in the repository; returns when that is done.
 

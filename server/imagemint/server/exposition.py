@@ -1,30 +1,55 @@
-"""The HTTP endpoint that Prometheus reads."""
+"""The HTTP endpoint that Prometheus reads: a bounded number of threads, apart from all else."""
 
 import contextlib
+import errno
+import logging
+import os
 import socket
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, cast
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import Metric, make_wsgi_app
+from prometheus_client.registry import Collector
 
 from imagemint.server.settings import join_address, split_address
 
+_log = logging.getLogger(__name__)
 
-def expose(address: str, registry: CollectorRegistry) -> tuple[str, Callable[[], None]]:
+_MOST_CONNECTIONS = 16
+# For the whole of a connection: Prometheus gives up after ten seconds, by default.
+_CONNECTION_S = 15.0
+_LOOK_S = 0.5
+# Kept open, to be given up when the process has used up its descriptors: a scrape needs some.
+_SPARE_DESCRIPTORS = 8
+
+
+def expose(address: str, registry: Collector) -> tuple[str, Callable[[], None]]:
     """Serves a registry at /metrics; returns where, and what ends that.
 
     Args:
         address: HOST:PORT; port 0 takes a free one.
-        registry: what is told.
+        registry: what is told. If a collector of it fails, that is logged, and what it and those
+            after it would tell is left out.
 
     Raises:
         OSError: the address cannot be had.
     """
     host, port = split_address(address)
     try:
-        server, thread = start_http_server(port, host, registry)
+        family, _, _, _, where = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        server = _Server(family, where, _answering(registry))
     except OSError as error:
         raise OSError(f"cannot listen on {address}: {error}") from error
+    thread = threading.Thread(
+        target=server.serve_forever, args=(_LOOK_S,), name="metrics", daemon=True
+    )
+    thread.start()
 
     def stop() -> None:
         ending = threading.Thread(target=server.shutdown)
@@ -36,3 +61,182 @@ def expose(address: str, registry: CollectorRegistry) -> tuple[str, Callable[[],
         thread.join()
 
     return join_address(host, server.server_port), stop
+
+
+class _Server(WSGIServer):
+    """A thread for each connection, up to a number; the oldest makes way for a new one."""
+
+    request_queue_size = 64
+
+    def __init__(self, family: int, address: Any, application: Any) -> None:  # noqa: ANN401 - as of socket and WSGI
+        self.address_family = family
+        self._lock = threading.Lock()
+        self._open: dict[socket.socket, float] = {}
+        self._spare: list[int] = []
+        super().__init__(address, _Handler)
+        self.set_app(application)
+        self._save_descriptors()
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Accepts a connection, even if the process has no descriptor left for it."""
+        try:
+            return super().get_request()
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            self._release_descriptors()
+            try:
+                return super().get_request()
+            except OSError:
+                time.sleep(_LOOK_S)  # or it would be tried again at once, and again
+                raise
+
+    def process_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 - as of the base class
+        """Starts the thread of a connection."""
+        with self._lock:
+            if len(self._open) >= _MOST_CONNECTIONS:
+                _cut(next(iter(self._open)))
+            crowded = len(self._open) >= 2 * _MOST_CONNECTIONS
+            self._open[request] = time.monotonic()
+        if crowded:  # those that were cut have not ended yet
+            self._end(request)
+            return
+        thread = threading.Thread(
+            target=self._converse, args=(request, client_address), name="scrape", daemon=True
+        )
+        try:
+            thread.start()
+        except RuntimeError:  # no more threads
+            self._end(request)
+
+    def _converse(self, request: socket.socket, client_address: object) -> None:
+        try:
+            self.finish_request(request, client_address)
+        except OSError:
+            pass  # the client has gone, or took too long
+        except Exception:  # noqa: BLE001 - the next one may fare better
+            _log.exception("scrape failed")
+        finally:
+            self._end(request)
+
+    def _end(self, request: socket.socket) -> None:
+        with self._lock:
+            self._open.pop(request, None)
+        self.shutdown_request(request)
+
+    def service_actions(self) -> None:
+        """Ends what has lasted too long; called twice a second and after every connection."""
+        before = time.monotonic() - _CONNECTION_S
+        with self._lock:
+            for request in [each for each, since in self._open.items() if since < before]:
+                _cut(request)
+            idle = not self._open
+        if idle and not self._spare:
+            self._save_descriptors()
+
+    def _save_descriptors(self) -> None:
+        try:
+            for _ in range(_SPARE_DESCRIPTORS):
+                self._spare.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+        except OSError:  # some other time
+            self._release_descriptors()
+
+    def _release_descriptors(self) -> None:
+        while self._spare:
+            os.close(self._spare.pop())
+
+    def server_close(self) -> None:
+        """Stops listening, and gives up the connections that are left."""
+        super().server_close()
+        self._release_descriptors()
+        with self._lock:
+            for request in self._open:
+                _cut(request)
+
+
+def _cut(request: socket.socket) -> None:
+    """Wakes the thread of a connection, which then ends it."""
+    with contextlib.suppress(OSError):
+        request.shutdown(socket.SHUT_RDWR)
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = _CONNECTION_S
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - as of the base class
+        """Logs no requests."""
+
+
+def _answering(registry: Collector) -> WSGIApplication:
+    """Returns prometheus-client's application, with what it lacks: HEAD, and ``gzip;q=0``."""
+    # Its types know only registries of its own class, of which it uses what ours has.
+    inner = make_wsgi_app(cast("Any", _Registry(registry)))
+
+    def application(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
+        method = environ["REQUEST_METHOD"]
+        if method not in ("GET", "HEAD"):
+            status = "204 No Content" if method == "OPTIONS" else "405 Method Not Allowed"
+            start(status, [("Allow", "GET, HEAD, OPTIONS")])
+            return []
+        coding = "gzip" if accepts_gzip(environ.get("HTTP_ACCEPT_ENCODING", "")) else ""
+        replies: list[tuple[str, list[tuple[str, str]]]] = []
+        body = list(
+            inner(
+                environ | {"REQUEST_METHOD": "GET", "HTTP_ACCEPT_ENCODING": coding},
+                lambda status, headers: replies.append((status, headers)),
+            )
+        )
+        ((status, headers),) = replies
+        length = str(sum(map(len, body)))
+        start(status, [*headers, ("Vary", "Accept-Encoding"), ("Content-Length", length)])
+        return body if method == "GET" else []
+
+    return application
+
+
+def accepts_gzip(header: str) -> bool:
+    """Tells whether an ``Accept-Encoding`` allows gzip, as RFC 9110 has it: ``q=0`` forbids."""
+    qualities: dict[str, float] = {}
+    for each in header.split(","):
+        coding, *parameters = (part.strip().lower() for part in each.split(";"))
+        quality = 1.0
+        for parameter in parameters:
+            name, _, value = parameter.partition("=")
+            if name.strip() == "q":
+                try:
+                    quality = float(value)
+                except ValueError:
+                    quality = 0.0
+        qualities[coding] = quality
+    return qualities.get("gzip", qualities.get("*", 0.0)) > 0
+
+
+class _Registry:
+    """A registry that a filtered scrape asks for everything too, so that all is up to date."""
+
+    def __init__(self, registry: Collector, names: frozenset[str] | None = None) -> None:
+        self._registry = registry
+        self._names = names
+
+    def restricted_registry(self, names: Iterable[str]) -> "_Registry":
+        """Returns the one that tells only samples, or whole metrics, of these names."""
+        return _Registry(self._registry, frozenset(names))
+
+    def collect(self) -> Iterator[Metric]:
+        """Yields the metrics."""
+        try:
+            for family in self._registry.collect():
+                if (part := self._part_of(family)) is not None:
+                    yield part
+        except Exception:  # noqa: BLE001 - the rest is told all the same
+            _log.exception("some metrics could not be read")
+
+    def _part_of(self, family: Metric) -> Metric | None:
+        if self._names is None or family.name in self._names:
+            return family
+        samples = [each for each in family.samples if each.name in self._names]
+        if not samples:
+            return None
+        part = Metric(family.name, family.documentation, family.type)
+        part.samples = samples
+        return part

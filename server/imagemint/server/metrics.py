@@ -10,9 +10,9 @@ import weakref
 from bisect import bisect_left
 from collections import Counter as Counts
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, TypeVar
 
 from prometheus_client import (
     CollectorRegistry,
@@ -24,7 +24,10 @@ from prometheus_client import (
     PlatformCollector,
     ProcessCollector,
 )
+from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
+
+from imagemint.server.logs import dropped_lines
 
 # 0.5 ms to 10 s, about three a decade: what one image on a GPU and a full queue on a CPU take.
 SECONDS = (
@@ -33,9 +36,16 @@ SECONDS = (
 )
 IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
-_Merge = Literal["livesum", "livemax"]
 _ValueT = TypeVar("_ValueT")
 _BACKLOG = 256
+
+
+LARGEST_OVER_WORKERS = (
+    "imagemint_model_info",
+    "imagemint_model_load_duration_seconds",
+    "imagemint_model_failed_versions",
+)
+"""Gauges of which a server with several workers tells the largest, and not the sum."""
 
 
 class Distribution(Histogram):
@@ -120,12 +130,11 @@ class Metrics:
 
     Args:
         registry: where they are registered; a fresh one by default.
-        shared: whether this is one of several workers, whose supervisor tells what all count.
+        shared: whether this is one of several workers, whose supervisor tells what all count, and
+            what runs.
     """
 
     def __init__(self, registry: CollectorRegistry | None = None, *, shared: bool = False) -> None:
-        self._shared = shared
-        self._watched: dict[tuple[Gauge, tuple[str, ...]], Callable[[], float]] = {}
         self.registry = registry or CollectorRegistry()
         self.backlog = Backlog()
         self.registry.register(self.backlog)
@@ -188,14 +197,12 @@ class Metrics:
             "precision",
             "execution_provider",
             "variant",
-            over_workers="livemax",
         )
         self.model_load_duration = self._gauge(
             "model_load_duration_seconds",
             "Reading, checking and warming up a version.",
             "model",
             "version",
-            over_workers="livemax",
         )
         self.model_load_failures = self._counter(
             "model_load_failures", "Versions refused at loading.", "model"
@@ -204,8 +211,8 @@ class Metrics:
             "model_failed_versions",
             "Versions that do not serve because loading failed.",
             "model",
-            over_workers="livemax",
         )
+        self.registry.register(DroppedLines())
         if not shared:
             add_build_info(self.registry)
             ProcessCollector(registry=self.registry)
@@ -214,20 +221,8 @@ class Metrics:
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"imagemint_{name}", text, labels, registry=self.registry)
 
-    def _gauge(self, name: str, text: str, *labels: str, over_workers: _Merge = "livesum") -> Gauge:
-        """Returns a gauge.
-
-        Args:
-            name: without ``imagemint_``.
-            text: what it is.
-            labels: names of its labels.
-            over_workers: what a server with several workers tells: the sum, or the largest.
-        """
-        return Gauge(
-            *(f"imagemint_{name}", text, labels),
-            registry=self.registry,
-            multiprocess_mode=over_workers,
-        )
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"imagemint_{name}", text, labels, registry=self.registry)
 
     def _histogram(
         self, name: str, text: str, labels: tuple[str, ...], buckets: tuple[float, ...]
@@ -238,23 +233,10 @@ class Metrics:
 
     def watch(self, gauge: Gauge, labels: tuple[str, ...], value: Callable[[], float]) -> None:
         """Reads what a gauge tells whenever it is scraped."""
-        if self._shared:  # the file of a worker knows no functions: see measure
-            self._watched[gauge, labels] = value
-            gauge.labels(*labels).set(value())
-        else:
-            gauge.labels(*labels).set_function(value)
-
-    def measure(self) -> None:
-        """Writes down what is only read when scraped; the supervisor asks for it at each scrape."""
-        self.backlog.clear()
-        for (gauge, labels), value in tuple(self._watched.items()):
-            gauge.labels(*labels).set(value())
+        gauge.labels(*labels).set_function(value)
 
     def forget(self, collectors: Iterable[Counter | Gauge | Histogram], **labels: str) -> None:
         """Tells no more of what is gone, such as a version that was unloaded.
-
-        Of several workers, only the gauges forget: what they have counted is in files from which
-        nothing can be removed, and stays counted when one of them dies.
 
         Args:
             collectors: of these.
@@ -262,10 +244,7 @@ class Metrics:
         """
         self.backlog.clear()  # or it would tell of it anew
         for collector in collectors:
-            if not self._shared:
-                collector.remove_by_labels(labels)
-            elif isinstance(collector, Gauge):
-                self._drop(collector, labels)
+            collector.remove_by_labels(labels)
 
     def count_failed_versions(self, model: str, versions: int | None) -> None:
         """Says how many versions of a model failed; None when there is no such model any more."""
@@ -289,13 +268,25 @@ class Metrics:
             [self.model_info], model=model, version=str(version), bundle_sha256=bundle_sha256
         )
 
-    def _drop(self, gauge: Gauge, labels: Mapping[str, str]) -> None:
-        for family in gauge.collect():
-            for sample in family.samples:
-                if sample.labels.items() >= labels.items():
-                    # The supervisor leaves out what is NaN.
-                    gauge.labels(**sample.labels).set(math.nan)
-                    self._watched.pop((gauge, tuple(sample.labels.values())), None)
+
+class DroppedLines(Collector):
+    """Lines that this process did not log."""
+
+    def describe(self) -> Iterable[Metric]:
+        """Names the metric without samples."""
+        return (self._family(),)
+
+    def collect(self) -> Iterable[Metric]:
+        """Tells them by reason."""
+        family = self._family()
+        for reason, lines in dropped_lines().items():
+            family.add_metric((reason,), lines)
+        return (family,)
+
+    def _family(self) -> CounterMetricFamily:
+        return CounterMetricFamily(
+            "imagemint_log_lines_dropped", "Log lines that were not written.", labels=("reason",)
+        )
 
 
 def add_build_info(registry: CollectorRegistry) -> None:

@@ -33,6 +33,11 @@ class ServeSettings(BaseModel):
     """Worker processes that share the port; 1 serves in the process itself. Cores and
     max_queue_images are divided among them; each holds every model."""
 
+    worker_timeout_s: float = Field(default=10.0, ge=3, le=3_600)
+    """With several processes, time after which a worker whose event loop gives no sign of life is
+    killed and replaced; after 3 s it no longer counts as ready. While it starts it has twelve times
+    as long."""
+
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where models run; auto takes the GPU when there is one, cuda insists on it."""
     variant: Literal["auto", "reference"] = "auto"

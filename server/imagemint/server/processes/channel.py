@@ -9,6 +9,7 @@ from typing import Self, cast
 from imagemint.server.processes.messages import Message
 
 _LENGTH_BYTES = 8
+_MUCH_BYTES = 2**20
 
 
 class Channel:
@@ -36,6 +37,11 @@ class Channel:
         packed = pickle.dumps(message)
         if not self._writer.is_closing():
             self._writer.write(len(packed).to_bytes(_LENGTH_BYTES) + packed)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the other end has left much unread: what it can do without must wait."""
+        return self._writer.transport.get_write_buffer_size() > _MUCH_BYTES
 
     async def receive(self) -> Message | None:
         """Returns the next message; None when the other end is gone, even in mid-message."""

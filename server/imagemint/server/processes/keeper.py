@@ -3,14 +3,17 @@
 import asyncio
 import signal
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import structlog
 
 from imagemint.server.processes.channel import Channel
+from imagemint.server.processes.figures import Figures
 from imagemint.server.processes.messages import (
     Ask,
+    Beat,
     Begin,
     Drain,
     Failed,
@@ -24,6 +27,10 @@ from imagemint.server.settings import ServeSettings
 
 _log = structlog.stdlib.get_logger(__name__)
 
+SUSPECT_S = 3
+"""A worker that is silent for so long does not count as ready."""
+_PATIENCE_AT_START = 12
+
 
 class StartFailed(RuntimeError):  # noqa: N818 - it names what happened, as in the engine
     """A worker cannot serve, or died again and again before it did."""
@@ -35,8 +42,9 @@ class Circumstances:
 
     command: Sequence[str]
     """Of a worker; a file descriptor is appended."""
-    environment: Mapping[str, str]
     settings: ServeSettings
+    directory: Path
+    """Where the workers share files."""
     stderr: int | None
     """Descriptor that becomes the stderr of a worker; None for that of this process."""
     leaving: asyncio.Event
@@ -44,9 +52,11 @@ class Circumstances:
     remembered: Callable[[], tuple[Question, ...]]
     """What a new worker must answer before it takes calls."""
     changed: Callable[[], None]
-    """Called when a worker became ready."""
+    """Called when a worker became ready, or stopped answering, or answers again."""
     heard: Callable[["Keeper", Ask | Reply], None]
     """Called with what a worker says of questions."""
+    counted: Callable[["Keeper", Figures], None]
+    """Called with the latest figures of a worker."""
     died: Callable[["Keeper"], None]
     """Called after a worker's death."""
 
@@ -66,8 +76,10 @@ class Keeper:
         self.number = number
         self.models: dict[str, list[int]] = {}
         """The versions that the worker served when it became ready."""
-        self.ready = False
-        """Whether the worker takes calls."""
+        self._started = False
+        self._watched = False
+        self._silent_s = 0
+        self._verdict = ""
         self.patient = False
         """Whether to go on for ever; otherwise a worker that does not come up ends the start."""
         self.status = 0
@@ -77,6 +89,11 @@ class Keeper:
         self._process: asyncio.subprocess.Process | None = None
         self._channel: Channel | None = None
         self._refusal = ""
+
+    @property
+    def ready(self) -> bool:
+        """Whether the worker takes calls, as far as its signs of life tell."""
+        return self._started and self._silent_s < SUSPECT_S
 
     @property
     def pid(self) -> int | None:
@@ -98,7 +115,7 @@ class Keeper:
                 return
             lived_s = now() - began
             pause_s = self._restarts.pause_s(lived_s)
-            cause = self._refusal or _described(self.status)
+            cause = self._refusal or self._verdict or _described(self.status)
             if not self.patient and (self._refusal or self._restarts.deaths >= START_ATTEMPTS):
                 raise StartFailed(f"worker {self.number} cannot serve: {cause}")
             _log.error(
@@ -116,6 +133,32 @@ class Keeper:
         if self._channel:
             self._channel.send(message)
 
+    def tick(self) -> None:
+        """Notices a worker that hangs, and kills it in the end; called every second.
+
+        The seconds are counted here and not read from a clock: after this process itself was
+        stopped, the workers get their time again.
+        """
+        if self._process is None or not self._watched:
+            return
+        self._silent_s += 1
+        limit_s = self._circumstances.settings.worker_timeout_s
+        if not self._started:  # native code that loads a model may hold the interpreter for long
+            limit_s *= _PATIENCE_AT_START
+        if self._silent_s == SUSPECT_S and self._started:
+            _log.warning("worker does not answer", worker=self.number, pid=self.pid)
+            self._circumstances.changed()
+        if self._silent_s >= max(limit_s, SUSPECT_S):
+            self._verdict = f"no sign of life for {self._silent_s} s"
+            self.kill()
+
+    def _hear(self) -> None:
+        """Takes a sign of life."""
+        was_ready, self._silent_s = self.ready, 0
+        if self.ready and not was_ready:
+            _log.info("worker answers again", worker=self.number, pid=self.pid)
+            self._circumstances.changed()
+
     def kill(self) -> None:
         """Ends the worker at once, if there is one."""
         if self._process and self._process.returncode is None:
@@ -123,20 +166,24 @@ class Keeper:
 
     async def _live(self) -> None:
         """Starts a worker and stays with it until it is gone."""
-        self._refusal = ""
-        ours, theirs = socket.socketpair()
+        self._refusal = self._verdict = ""
+        self._silent_s, self._watched = 0, False
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:  # no descriptors
+            self._refusal = f"cannot be started: {error}"
+            return
         with ours, theirs:
             try:
                 self._process = await asyncio.create_subprocess_exec(
                     *self._circumstances.command,
                     str(theirs.fileno()),
                     pass_fds=(theirs.fileno(),),
-                    env=self._circumstances.environment,
                     stdin=asyncio.subprocess.DEVNULL,
                     stderr=self._circumstances.stderr,
                 )
             except OSError as error:  # no memory, too many processes
-                self._refusal = str(error)
+                self._refusal = f"cannot be started: {error}"
                 return
             theirs.close()
             try:
@@ -145,19 +192,27 @@ class Keeper:
                 self.kill()
                 self.status = await self._process.wait()
                 self._process = None
-                self.ready = False
+                self._started = False
 
     async def _converse(self, process: asyncio.subprocess.Process, end: socket.socket) -> None:
         circumstances = self._circumstances
         self._channel = channel = await Channel.over(end)
         try:
-            channel.send(Begin(self.number, circumstances.settings, circumstances.remembered()))
+            remembered = circumstances.remembered()
+            channel.send(
+                Begin(self.number, circumstances.settings, circumstances.directory, remembered)
+            )
             if circumstances.leaving.is_set():
                 channel.send(Drain())
             while (message := await channel.receive()) is not None:
+                self._hear()
                 match message:
+                    case Beat(figures):
+                        self._watched = True
+                        if figures is not None:
+                            circumstances.counted(self, figures)
                     case Ready(models):
-                        self.models, self.ready = models, True
+                        self.models, self._started = models, True
                         _log.info("worker ready", worker=self.number, pid=process.pid)
                         circumstances.changed()
                     case Failed(reason):

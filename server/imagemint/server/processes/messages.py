@@ -5,7 +5,9 @@ them, nor import what they are made of.
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from imagemint.server.processes.figures import Figures
 from imagemint.server.settings import ServeSettings
 
 
@@ -16,6 +18,8 @@ class Begin:
     number: int
     settings: ServeSettings
     """Of this worker: with the port that was found, and its share of what is shared out."""
+    directory: Path
+    """Where the workers share files; deleted with the server."""
     remembered: tuple["Question", ...] = ()
 
 
@@ -32,6 +36,19 @@ class Failed:
     """From a worker, last of all: it cannot serve."""
 
     reason: str
+
+
+@dataclass(frozen=True)
+class Beat:
+    """From a worker, every second: its event loop runs."""
+
+    figures: Figures | None = None
+    """What it has counted, now and then and when it leaves."""
+
+
+@dataclass(frozen=True)
+class Reload:
+    """To a worker: look for what has changed, now."""
 
 
 @dataclass(frozen=True)
@@ -79,4 +96,4 @@ class Answers:
     replies: list[Reply] = field(default_factory=list)
 
 
-Message = Begin | Ready | Failed | Drain | Ask | Question | Reply | Answers
+Message = Begin | Ready | Failed | Beat | Reload | Drain | Ask | Question | Reply | Answers

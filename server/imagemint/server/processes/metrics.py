@@ -1,15 +1,7 @@
-"""What all workers have counted, as one: the /metrics of a server with several processes.
+"""The /metrics of a server with several processes: what the supervisor tells of all of them."""
 
-Every worker writes its figures to files of its own, mapped into its memory (prometheus-client's
-multi-process mode), which outlive it: what a worker has counted stays counted, however it died. The
-files go by the number of the worker and not by its process id, so that its successor counts on.
-"""
-
-import math
 import os
-import shutil
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 
 from prometheus_client import (
     CollectorRegistry,
@@ -19,33 +11,38 @@ from prometheus_client import (
     PlatformCollector,
     ProcessCollector,
 )
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
-from imagemint.server.metrics import add_build_info
+from imagemint.server.metrics import LARGEST_OVER_WORKERS, DroppedLines, add_build_info
+from imagemint.server.processes.figures import Totals, figures_of
 
-DIRECTORY_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 _SUPERVISOR = "supervisor"
+# The place of the supervisor among the workers.
+_SUPERVISORS_NUMBER = -1
 
 
 class WorkersMetrics:
     """The registry of the supervisor.
 
     Args:
-        directory: where the workers keep their files.
         processes: how many workers there should be.
-        refresh: has the workers write what is not written as it changes; may fail to.
+        refresh: asks the workers for their latest figures and passes them to `totals`.
         pids: process ids of the workers that live, by number.
+
+    Attributes:
+        totals: the figures of the workers.
+        ready: gauge of the workers that take calls.
+        restarts: counter of workers that died and were replaced.
     """
 
     def __init__(
         self,
-        directory: Path,
         processes: int,
         refresh: Callable[[], None],
         pids: Callable[[], Mapping[int, int]],
     ) -> None:
         self.registry = CollectorRegistry()
+        self.totals = Totals(LARGEST_OVER_WORKERS)
         Gauge(
             "imagemint_workers", "Worker processes that there should be.", registry=self.registry
         ).set(processes)
@@ -62,26 +59,25 @@ class WorkersMetrics:
             self.restarts.labels(str(number))
         add_build_info(self.registry)
         PlatformCollector(registry=self.registry)
-        self.registry.register(_Merged(directory, refresh))
+        self.registry.register(_Refreshed(self.totals, refresh))
         self.registry.register(_Processes(pids))
 
 
-class _Merged(Collector):
-    """The workers' figures, added up."""
+class _Refreshed(Collector):
+    """The totals, brought up to date first."""
 
-    def __init__(self, directory: Path, refresh: Callable[[], None]) -> None:
-        self._directory = directory
+    def __init__(self, totals: Totals, refresh: Callable[[], None]) -> None:
+        self._totals = totals
         self._refresh = refresh
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
 
     def collect(self) -> Iterable[Metric]:
         self._refresh()
-        # Without a registry it registers nowhere; the package has no types for that.
-        files = MultiProcessCollector(None, path=str(self._directory))  # type: ignore[no-untyped-call]
-        families = files.collect()  # type: ignore[no-untyped-call] # likewise
-        for family in sorted(families, key=lambda each: each.name):
-            # What a worker has dropped is NaN in its file, for nothing can be removed from it.
-            family.samples = [each for each in family.samples if not math.isnan(each.value)]
-            yield family
+        # What the supervisor counts under the same names as its workers.
+        self._totals.update(_SUPERVISORS_NUMBER, figures_of(DroppedLines()))
+        return self._totals.collect()
 
 
 class _Processes(Collector):
@@ -89,6 +85,9 @@ class _Processes(Collector):
 
     def __init__(self, pids: Callable[[], Mapping[int, int]]) -> None:
         self._pids = pids
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
 
     def collect(self) -> Iterable[Metric]:
         merged: dict[str, Metric] = {}
@@ -102,19 +101,3 @@ class _Processes(Collector):
                     each._replace(labels=each.labels | {"worker": name}) for each in family.samples
                 ]
         return merged.values()
-
-
-def forget_gauges(directory: Path, number: int) -> None:
-    """Drops what only a living worker has, such as calls in its hands; its counts stay."""
-    mark_process_dead(number, str(directory))  # type: ignore[no-untyped-call] # it has no types
-
-
-def remove_files(directory: Path, number: int) -> None:
-    """Removes the files of a worker, and with the last of them the directory and what all shared.
-
-    For a worker whose supervisor died; others may still be using theirs.
-    """
-    for path in directory.glob(f"*_{number}.db"):
-        path.unlink(missing_ok=True)
-    if not any(directory.glob("*.db")):
-        shutil.rmtree(directory, ignore_errors=True)  # another may be at it too

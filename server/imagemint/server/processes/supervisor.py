@@ -19,9 +19,10 @@ import structlog
 from imagemint.server.devices import watch_devices
 from imagemint.server.exposition import expose
 from imagemint.server.logs import close_logs, real_stderr
+from imagemint.server.processes.figures import Figures
 from imagemint.server.processes.keeper import Circumstances, Keeper
-from imagemint.server.processes.messages import Ask, Drain, Reply
-from imagemint.server.processes.metrics import DIRECTORY_VARIABLE, WorkersMetrics, forget_gauges
+from imagemint.server.processes.messages import Ask, Drain, Reload, Reply
+from imagemint.server.processes.metrics import WorkersMetrics
 from imagemint.server.processes.ports import reserve
 from imagemint.server.processes.questions import Questions
 from imagemint.server.settings import ServeSettings
@@ -30,8 +31,9 @@ _log = structlog.stdlib.get_logger(__name__)
 
 # Without -P a module in the current directory would go before ours.
 WORKER = (sys.executable, "-P", "-m", "imagemint.server.processes.worker")
-# A scrape goes without the latest of a worker that is too busy to write it down.
+# A scrape goes without the latest of a worker that is too busy to tell it.
 _MEASURE_S = 1.0
+_TICK_S = 1.0
 # Besides delay and grace: models and spans are put away. Who then still lives hangs.
 _LEAVING_S = 20.0
 
@@ -70,9 +72,7 @@ class Supervisor:
             # Under TMPDIR, which the operator chooses; the root may be read-only.
             self._directory = Path(tempfile.mkdtemp(prefix="imagemint-"))
             opened.callback(self._clear)
-            self._metrics = WorkersMetrics(
-                self._directory, settings.processes, self._measurer(), self._pids
-            )
+            self._metrics = WorkersMetrics(settings.processes, self._measurer(), self._pids)
             if settings.device != "cpu":
                 watch_devices(self._metrics.registry)
             metrics_address, stop_metrics = expose(settings.metrics_address, self._metrics.registry)
@@ -82,6 +82,7 @@ class Supervisor:
             self._keepers += self._hired(address)
             keeping = [asyncio.create_task(keeper.keep()) for keeper in self._keepers]
             opened.push_async_callback(_end, keeping)
+            opened.callback(asyncio.create_task(self._tick()).cancel)
             await _first(keeping, self._all_ready, asked)
             if not asked.is_set():
                 _log.info(
@@ -106,6 +107,19 @@ class Supervisor:
 
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, ask, number)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
+
+    def _reload(self) -> None:
+        """Has every worker look for what has changed; each logs what it does."""
+        _log.info("reload", workers=len(self._keepers))
+        for keeper in self._keepers:
+            keeper.send(Reload())
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(_TICK_S)
+            for keeper in self._keepers:
+                keeper.tick()
 
     def _clear(self) -> None:
         shutil.rmtree(self._directory, ignore_errors=True)
@@ -113,13 +127,14 @@ class Supervisor:
     def _hired(self, address: str) -> list[Keeper]:
         circumstances = Circumstances(
             command=self._worker,
-            environment=os.environ | {DIRECTORY_VARIABLE: str(self._directory)},
             settings=worker_settings(self._settings, address),
+            directory=self._directory,
             stderr=real_stderr(),
             leaving=self._leaving,
             remembered=lambda: self._questions.remembered,
             changed=self._changed,
             heard=self._heard,
+            counted=self._counted,
             died=self._died,
         )
         return [Keeper(number, circumstances) for number in range(self._settings.processes)]
@@ -138,9 +153,12 @@ class Supervisor:
         else:
             self._questions.replied(message)
 
+    def _counted(self, keeper: Keeper, figures: Figures) -> None:
+        self._metrics.totals.update(keeper.number, figures)
+
     def _died(self, keeper: Keeper) -> None:
         self._questions.died(keeper.number)
-        forget_gauges(self._directory, keeper.number)
+        self._metrics.totals.bury(keeper.number)
         self._changed()
         if not self._leaving.is_set():
             self._metrics.restarts.labels(str(keeper.number)).inc()
@@ -149,13 +167,26 @@ class Supervisor:
         return {keeper.number: keeper.pid for keeper in self._keepers if keeper.pid}
 
     def _measurer(self) -> Callable[[], None]:
-        """Returns what has the workers write down what they only know when asked, in a thread."""
+        """Returns what asks the workers for their figures, from the thread of a scrape."""
         loop = asyncio.get_running_loop()
         nothing = pickle.dumps(None)
 
+        async def ask() -> None:
+            pids = self._pids()
+            replies = await self._questions.ask(
+                self._keepers, "measure", nothing, timeout_s=_MEASURE_S
+            )
+            for reply in replies:
+                # What a worker said before it died is in the total already.
+                if reply.value and self._pids().get(reply.worker) == pids.get(reply.worker):
+                    figures = pickle.loads(reply.value)  # noqa: S301 - from our own other half
+                    self._metrics.totals.update(reply.worker, figures)
+
         def measure() -> None:
-            asking = self._questions.ask(self._keepers, "measure", nothing, timeout_s=_MEASURE_S)
-            asyncio.run_coroutine_threadsafe(asking, loop).result()
+            try:
+                asyncio.run_coroutine_threadsafe(ask(), loop).result(2 * _MEASURE_S)
+            except Exception:  # noqa: BLE001 - what was told before is told again
+                _log.exception("the workers were not asked for their figures")
 
         return measure
 

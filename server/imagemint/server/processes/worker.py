@@ -6,36 +6,40 @@ Started by the supervisor, with one end of a socket pair as file descriptor FD.
 import asyncio
 import contextlib
 import itertools
-import os
 import pickle
+import shutil
 import signal
 import socket
 import sys
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import structlog
-from prometheus_client import values
 
 from imagemint.server.logs import close_logs, configure_logs
 from imagemint.server.peers import Answer, Peers
 from imagemint.server.processes.channel import Channel
+from imagemint.server.processes.figures import Figures, figures_of
 from imagemint.server.processes.messages import (
     Answers,
     Ask,
+    Beat,
     Begin,
     Drain,
     Failed,
     Question,
     Ready,
+    Reload,
     Reply,
 )
-from imagemint.server.processes.metrics import DIRECTORY_VARIABLE, remove_files
 from imagemint.server.runtime import run, settle
 
 _log = structlog.stdlib.get_logger(__name__)
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_BEAT_S = 1.0
+# A worker that is killed loses what it has counted since.
+_BEATS_PER_FIGURES = 5
 
 
 class WorkerPeers(Peers):
@@ -50,11 +54,13 @@ class WorkerPeers(Peers):
 
     def __init__(self, begin: Begin, channel: Channel) -> None:
         super().__init__(begin.number)
-        self.directory = Path(os.environ[DIRECTORY_VARIABLE])
+        self.directory = begin.directory
         self.drain = asyncio.Event()
         """Set once this worker is to leave."""
         self.orphaned = False
         """Whether the supervisor is gone."""
+        self.reload: Callable[[], None] = lambda: None
+        """Called when the supervisor wants this worker to look for what has changed."""
         self._channel = channel
         self._remembered = begin.remembered
         self._caught_up = asyncio.Event()
@@ -93,6 +99,8 @@ class WorkerPeers(Peers):
             match message:
                 case Drain():
                     self.drain.set()
+                case Reload():
+                    self.reload()
                 case Question():
                     replying = asyncio.create_task(self._reply(message))
                     self._replying.add(replying)
@@ -139,8 +147,6 @@ async def work(end: socket.socket) -> int:
     if not isinstance(begin, Begin):
         return 1
     configure_logs(begin.settings.log_format, begin.settings.log_level, worker=begin.number)
-    # Before anything counts; the variable that makes it count in files was set before any import.
-    values.ValueClass = values.MultiProcessValue(lambda: begin.number)  # type: ignore[no-untyped-call] # it has no types
     peers = WorkerPeers(begin, channel)
     for number in _SIGNALS:
         asyncio.get_running_loop().add_signal_handler(number, peers.drain.set)
@@ -148,10 +154,10 @@ async def work(end: socket.socket) -> int:
     try:
         return await _serve(begin, peers, channel)
     finally:
+        listening.cancel()  # first: to it the closed channel would mean that the supervisor is gone
         await channel.close()
-        listening.cancel()
         if peers.orphaned:
-            remove_files(Path(os.environ[DIRECTORY_VARIABLE]), begin.number)
+            shutil.rmtree(begin.directory, ignore_errors=True)  # another may be at it too
 
 
 async def _serve(begin: Begin, peers: WorkerPeers, channel: Channel) -> int:
@@ -160,11 +166,15 @@ async def _serve(begin: Begin, peers: WorkerPeers, channel: Channel) -> int:
 
     try:
         app = App(begin.settings, peers)
+        peers.on("measure", lambda _: asyncio.to_thread(figures_of, app.metrics.registry))
+        peers.reload = app.reload
+        beating = asyncio.create_task(_beat(channel, lambda: figures_of(app.metrics.registry)))
         await app.start()
         settle()
     except Exception as error:  # noqa: BLE001 - the supervisor says why, and perhaps tries again
         reason = str(error) or type(error).__name__
-        _log.error("worker cannot serve", reason=reason, exc_info=not isinstance(error, OSError))
+        if not _is_foreseen(error):  # others are told by the supervisor, once for all workers
+            _log.exception("worker cannot serve")
         channel.send(Failed(reason))
         return 1
     channel.send(Ready(app.served))
@@ -172,13 +182,29 @@ async def _serve(begin: Begin, peers: WorkerPeers, channel: Channel) -> int:
     if peers.orphaned:
         _log.warning("supervisor is gone")
     await app.stop()
+    beating.cancel()
+    channel.send(Beat(figures_of(app.metrics.registry)))
     return 0
+
+
+async def _beat(channel: Channel, measure: Callable[[], Figures]) -> None:
+    """Tells the supervisor every second that the event loop runs."""
+    for beat in itertools.count():
+        due = beat % _BEATS_PER_FIGURES == _BEATS_PER_FIGURES - 1 and not channel.is_behind
+        channel.send(Beat(await asyncio.to_thread(measure) if due else None))
+        await asyncio.sleep(_BEAT_S)
+
+
+def _is_foreseen(error: Exception) -> bool:
+    """Tells whether an error is one of ours or of the system, and not a bug: its text says all."""
+    ours = any(each.__module__.partition(".")[0] == "imagemint" for each in type(error).__mro__)
+    return ours or isinstance(error, OSError)
 
 
 def main() -> int:
     """Works at the file descriptor of the command line; returns the exit status."""
     # Until the loop handles them: the supervisor, who gets them too, says what to do.
-    for number in _SIGNALS:
+    for number in (*_SIGNALS, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     with contextlib.closing(socket.socket(fileno=int(sys.argv[1]))) as end:
         try:

@@ -5,7 +5,6 @@ import asyncio
 import pytest
 
 from imagemint.server.processes.messages import Answers, Begin, Drain
-from imagemint.server.processes.metrics import DIRECTORY_VARIABLE
 from imagemint.server.processes.worker import WorkerPeers
 from imagemint.server.settings import ServeSettings
 
@@ -27,11 +26,10 @@ class Line:
 
 
 @pytest.mark.parametrize("last", [Drain(), None])
-async def test_caller_who_leaves_as_the_answers_come(tmp_path, monkeypatch, last):
+async def test_caller_who_leaves_as_the_answers_come(tmp_path, last):
     """He disturbs nobody: the worker still hears that it is to leave, or that it is alone."""
-    monkeypatch.setenv(DIRECTORY_VARIABLE, str(tmp_path))
     line = Line()
-    peers = WorkerPeers(Begin(0, ServeSettings()), line)
+    peers = WorkerPeers(Begin(0, ServeSettings(), tmp_path), line)
     asking = asyncio.create_task(peers.ask("statistics"))
     await asyncio.sleep(0)
     listening = asyncio.create_task(peers.listen())

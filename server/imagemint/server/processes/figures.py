@@ -1,0 +1,138 @@
+"""What each worker has counted, as plain data, and the sums over all workers.
+
+Workers count in their own memory and send their figures to the supervisor: when it is scraped,
+every few seconds, and when they leave. Nothing is shared, so no full disk and no torn file can
+hurt. A worker that is killed loses what it has counted since it last sent its figures.
+"""
+
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from prometheus_client import Metric
+from prometheus_client.registry import Collector
+
+_Labels = tuple[tuple[str, str], ...]
+_Key = tuple[str, _Labels]
+_ADDED_TYPES = frozenset({"counter", "histogram"})
+
+
+@dataclass
+class Family:
+    """One metric of one worker."""
+
+    name: str
+    documentation: str
+    type: str
+    values: dict[_Key, float] = field(default_factory=dict)
+    """By name and labels of the sample."""
+
+    @property
+    def counts(self) -> bool:
+        """Whether its values only grow, and add up over workers and over their successors."""
+        return self.type in _ADDED_TYPES
+
+
+Figures = list[Family]
+
+
+def figures_of(collector: Collector) -> Figures:
+    """Returns all that a registry tells now; from any thread."""
+    found: dict[str, Family] = {}
+    for each in collector.collect():
+        family = found.setdefault(each.name, Family(each.name, each.documentation, each.type))
+        for sample in each.samples:
+            if not sample.name.endswith("_created"):  # a time does not add up
+                family.values[sample.name, tuple(sorted(sample.labels.items()))] = sample.value
+    return list(found.values())
+
+
+class Totals(Collector):
+    """The figures of all workers as one; any thread may ask or tell.
+
+    What a worker has counted stays in the total when it dies. What it tells no more while it lives,
+    such as the counts of a version that was unloaded, is forgotten once no worker tells it.
+
+    Args:
+        largest: names of the gauges of which the largest is told; all others are added up.
+    """
+
+    def __init__(self, largest: Iterable[str] = ()) -> None:
+        self._largest = frozenset(largest)
+        self._lock = threading.Lock()
+        self._living: dict[int, Figures] = {}
+        self._past: dict[str, Family] = {}
+        self._forgotten: dict[str, set[_Key]] = {}
+
+    def update(self, worker: int, figures: Figures) -> None:
+        """Takes the latest figures of a worker that lives."""
+        with self._lock:
+            self._forget(self._living.get(worker, []), figures)
+            self._living[worker] = figures
+            self._drop_forgotten()
+
+    def bury(self, worker: int) -> None:
+        """Keeps what a dead worker has counted, and drops its gauges."""
+        with self._lock:
+            for family in self._living.pop(worker, []):
+                if family.counts:
+                    self._add_past(family, family.values)
+            self._drop_forgotten()
+
+    def collect(self) -> Iterable[Metric]:
+        """Yields the metrics, by name."""
+        with self._lock:
+            totals = self._totals()
+        for name in sorted(totals):
+            family = totals[name]
+            metric = Metric(name, family.documentation, family.type)
+            for (sample, labels), value in family.values.items():
+                metric.add_sample(sample, dict(labels), value)
+            yield metric
+
+    def describe(self) -> Iterable[Metric]:
+        """Names nothing: what there is depends on the workers."""
+        return ()
+
+    def _totals(self) -> Mapping[str, Family]:
+        totals: dict[str, Family] = {}
+        for figures in (list(self._past.values()), *self._living.values()):
+            for family in figures:
+                total = totals.setdefault(
+                    family.name, Family(family.name, family.documentation, family.type)
+                )
+                merge = max if family.name in self._largest else _sum
+                for key, value in family.values.items():
+                    before = total.values.get(key)
+                    total.values[key] = value if before is None else merge(before, value)
+        return totals
+
+    def _add_past(self, family: Family, values: Mapping[_Key, float]) -> None:
+        past = self._past.setdefault(
+            family.name, Family(family.name, family.documentation, family.type)
+        )
+        for key, value in values.items():
+            past.values[key] = past.values.get(key, 0.0) + value
+
+    def _forget(self, old: Figures, new: Figures) -> None:
+        """Keeps what a worker tells no more until no worker does: the total must not fall before.
+
+        To Prometheus a counter that falls has been reset, and all of it counts again.
+        """
+        told = {family.name: family.values for family in new}
+        for family in old:
+            gone = family.values.keys() - told.get(family.name, {}).keys()
+            if gone and family.counts:
+                self._add_past(family, {key: family.values[key] for key in gone})
+                self._forgotten.setdefault(family.name, set()).update(gone)
+
+    def _drop_forgotten(self) -> None:
+        for name, keys in self._forgotten.items():
+            told = [each for all_ in self._living.values() for each in all_ if each.name == name]
+            for key in [key for key in keys if not any(key in each.values for each in told)]:
+                keys.discard(key)
+                self._past[name].values.pop(key, None)
+
+
+def _sum(one: float, other: float) -> float:
+    return one + other

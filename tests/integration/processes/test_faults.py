@@ -1,0 +1,173 @@
+"""Faults of the machine, with two workers: a hung worker, no descriptors, a full disk, a hangup."""
+
+import asyncio
+import ctypes
+import errno
+import json
+import os
+import resource
+import signal
+import socket
+
+import grpc
+import pytest
+from held_backend import WAIT_S
+from server_process import ended, line_of, process
+from tiny_bundles import write_bundle
+
+from imagemint.v1 import generation_service_pb2 as pb
+from imagemint.v1 import generation_service_pb2_grpc
+
+PLAIN = [("grpc.enable_http_proxy", 0), ("grpc.enable_retries", 0)]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """One small model."""
+    directory = tmp_path_factory.mktemp("tiny")
+    write_bundle(directory, "tiny", conditional=False)
+    return directory
+
+
+async def generate(address):
+    """One image, over a connection of its own."""
+    request = pb.GenerateRequest(images={"model": "tiny", "count": 1})
+    options = [*PLAIN, ("grpc.use_local_subchannel_pool", 1)]
+    async with grpc.aio.insecure_channel(address, options=options) as channel:
+        stub = generation_service_pb2_grpc.GenerationServiceStub(channel)
+        return await stub.Generate(request, timeout=WAIT_S, wait_for_ready=True)
+
+
+async def started(server):
+    """What the server logged when all was ready, and the process ids of its two workers."""
+    pids = {}
+    for _ in range(2):
+        line = await line_of(server, "worker ready")
+        pids[line["worker"]] = line["pid"]
+    return await line_of(server, "ready"), pids
+
+
+async def test_hung_worker_is_taken_out_and_replaced(tiny, scrape):
+    """It does not count as ready, is killed in the end, and another one takes its place."""
+    options = (f"--repository={tiny}", "--processes=2", "--worker-timeout-s=4")
+    async with process(*options) as server:
+        ready, pids = await started(server)
+        os.kill(pids[0], signal.SIGSTOP)
+        await line_of(server, "worker does not answer", worker=0, pid=pids[0])
+        samples = await scrape(ready["metrics_address"])
+        assert samples["imagemint_workers_ready", frozenset()] == 1
+        died = await line_of(server, "worker died", worker=0)
+        assert died["cause"] == "no sign of life for 4 s"
+        assert (await line_of(server, "worker ready", worker=0))["pid"] != pids[0]
+        samples = await scrape(ready["metrics_address"])
+        assert samples["imagemint_workers_ready", frozenset()] == 2
+        for _ in range(8):  # whichever worker the kernel gives them to
+            await generate(ready["grpc_address"])
+        server.send_signal(signal.SIGTERM)
+        assert await ended(server) == 0
+
+
+async def test_worker_that_goes_on_stays(tiny):
+    """A pause that is short enough costs nothing but readiness for a while."""
+    async with process(f"--repository={tiny}", "--processes=2") as server:
+        _, pids = await started(server)
+        os.kill(pids[1], signal.SIGSTOP)
+        await line_of(server, "worker does not answer", worker=1)
+        os.kill(pids[1], signal.SIGCONT)
+        await line_of(server, "worker answers again", worker=1, pid=pids[1])
+        server.send_signal(signal.SIGTERM)
+        assert await ended(server) == 0
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+async def test_hangup_reloads(tiny, processes):
+    """Models are looked for at once, and the server goes on; said to a whole process group, too."""
+    options = (f"--repository={tiny}", f"--processes={processes}", "--poll-interval-s=3600")
+    async with process(*options) as server:
+        ready = await line_of(server, "ready")
+        write_bundle(tiny, "more", conditional=False)
+        try:
+            os.killpg(server.pid, signal.SIGHUP)
+            seen = []
+            async with asyncio.timeout(WAIT_S):
+                while sum("serving more@1" in each["event"] for each in seen) < processes:
+                    seen.append(json.loads(await server.stderr.readline()))
+            assert "reload" in {each["event"] for each in seen}
+            await generate(ready["grpc_address"])
+        finally:
+            for path in sorted((tiny / "more").rglob("*"), reverse=True):
+                path.rmdir() if path.is_dir() else path.unlink()
+            (tiny / "more").rmdir()
+        server.send_signal(signal.SIGTERM)
+        assert await ended(server) == 0
+
+
+async def test_idle_scrapers_take_nobody_along(tiny):
+    """With more idle connections than descriptors, a worker that dies is replaced all the same."""
+    async with process(f"--repository={tiny}", "--processes=2") as server:
+        ready, pids = await started(server)
+        resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (60, 60))
+        host, port = ready["metrics_address"].split(":")
+        idle = [socket.create_connection((host, int(port)), WAIT_S) for _ in range(300)]
+        os.kill(pids[0], signal.SIGKILL)
+        await line_of(server, "worker ready", worker=0)
+        await generate(ready["grpc_address"])
+        for each in idle:
+            each.close()
+        server.send_signal(signal.SIGTERM)
+        assert await ended(server) == 0
+
+
+async def test_bad_key_file_is_one_line(tiny, tmp_path):
+    """As with one process: no traceback, the reason, and exit status 1."""
+    (tmp_path / "keys.toml").write_text("not toml")
+    options = (f"--repository={tiny}", "--processes=2", f"--api-keys={tmp_path / 'keys.toml'}")
+    async with process(*options) as server:
+        async with asyncio.timeout(WAIT_S):
+            _, log = await server.communicate()
+    assert server.returncode == 1
+    assert b"Traceback" not in log
+    records = [line for line in log.decode().splitlines() if not line.startswith("{")]
+    (last,) = records
+    assert last.startswith("imagemint serve: worker ")
+    assert "keys.toml" in last
+
+
+@pytest.fixture
+def full_disk(tmp_path):
+    """A file system of its own, of which nothing is left."""
+    where = tmp_path / "full"
+    where.mkdir()
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(b"tmpfs", str(where).encode(), b"tmpfs", 0, b"size=64k") != 0:
+        pytest.skip(f"cannot mount a tmpfs: {os.strerror(ctypes.get_errno())}")
+    yield where
+    libc.umount2(str(where).encode(), 2)
+
+
+def fill(directory):
+    """Leaves no byte on a disk."""
+    with (directory / "filling").open("wb", buffering=0) as file:
+        written = 1
+        while written:
+            try:
+                written = file.write(bytes(4096))
+            except OSError as error:
+                assert error.errno == errno.ENOSPC  # noqa: PT017 - the end of the loop
+                written = 0
+
+
+async def test_full_disk_stops_nobody(tiny, full_disk, scrape):
+    """Workers count and serve, and one that dies is replaced, with no byte left under TMPDIR."""
+    options = (f"--repository={tiny}", "--processes=2")
+    async with process(*options, TMPDIR=str(full_disk)) as server:
+        ready, pids = await started(server)
+        fill(full_disk)
+        os.kill(pids[0], signal.SIGKILL)
+        await line_of(server, "worker ready", worker=0)
+        for _ in range(8):
+            await generate(ready["grpc_address"])
+        samples = await scrape(ready["metrics_address"])
+        assert samples["imagemint_workers_ready", frozenset()] == 2
+        server.send_signal(signal.SIGTERM)
+        assert await ended(server) == 0
