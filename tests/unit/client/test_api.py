@@ -1,5 +1,6 @@
 """The calls: what reaches the wire, and what comes back."""
 
+import asyncio
 import inspect
 import subprocess
 import sys
@@ -229,3 +230,63 @@ async def test_impossible_argument_is_refused(asynchronous, mint, arguments, fie
         await asynchronous.generate("tiny", **arguments)
     assert caught.value.violations[0].field == field
     assert not mint.requests
+
+
+@pytest.mark.parametrize("calls", ["generate", "stream"])
+async def test_close_is_an_error_in_other_tasks(address, mint, calls):
+    """A task whose client is closed raises ClientClosed; a TaskGroup must not take it for done."""
+    asynchronous = AsyncClient(address)
+
+    async def ask():
+        if calls == "generate":
+            await asynchronous.generate("tiny")
+        else:
+            async for _ in asynchronous.stream("tiny", 4):
+                pass
+
+    async def close():
+        await asyncio.to_thread(mint.asked.wait, 30)
+        await asynchronous.close()
+
+    async def both():
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(ask())
+            tasks.create_task(close())
+
+    mint.silent = True
+    with pytest.raises(ExceptionGroup) as caught:
+        await both()
+    (error,) = caught.value.exceptions
+    assert isinstance(error, client.ClientClosed)
+    assert error.reason == "CLIENT_CLOSED"
+
+
+async def test_close_between_chunks_is_an_error(address):
+    """A stream whose client is closed while nobody reads raises at the next chunk."""
+    asynchronous = AsyncClient(address)
+    chunks = asynchronous.stream("tiny", 10**6, seed=1)
+    await anext(chunks)
+    await asynchronous.close()
+    with pytest.raises(client.ClientClosed):
+        await anext(chunks)
+
+
+async def test_own_cancellation_stays_one(address, mint):
+    """A task that is cancelled itself raises CancelledError, also if the client is closed too."""
+    asynchronous = AsyncClient(address)
+    mint.silent = True
+    task = asyncio.create_task(asynchronous.generate("tiny"))
+    await asyncio.to_thread(mint.asked.wait, 30)
+    task.cancel()
+    await asynchronous.close()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_closed_client_refuses_calls(address):
+    """A call after close() raises instead of opening a new connection."""
+    asynchronous = AsyncClient(address)
+    await asynchronous.generate("tiny")
+    await asynchronous.close()
+    with pytest.raises(client.ClientClosed):
+        await asynchronous.generate("tiny")

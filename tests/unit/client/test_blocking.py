@@ -1,5 +1,6 @@
 """The blocking client: the same answers as asyncio, and a tidy end."""
 
+import asyncio
 import gc
 import inspect
 import subprocess
@@ -124,10 +125,52 @@ def test_forgotten_client_is_collected(address):
     blocking = Client(address)
     blocking.generate("tiny")
     gone = weakref.ref(blocking)
+    (thread,) = threads()
     del blocking
     gc.collect()
     assert gone() is None
+    thread.join(30)
     assert not threads()
+
+
+def test_collection_inside_a_submission_does_not_deadlock(address, monkeypatch):
+    """The collector may end a forgotten stream while the portal takes in another call."""
+    submit = asyncio.run_coroutine_threadsafe
+
+    def collecting(coroutine, loop):
+        gc.collect()
+        return submit(coroutine, loop)
+
+    with Client(address) as blocking:
+        chunks = blocking.stream("tiny", 10**6, seed=1)
+        next(chunks)
+        cycle = [chunks]
+        cycle.append(cycle)
+        del chunks, cycle
+        monkeypatch.setattr(asyncio, "run_coroutine_threadsafe", collecting)
+        assert len(blocking.generate("tiny")) == 1
+
+
+def test_calls_at_the_moment_of_closing_end(address):
+    """Calls that other threads make while the client closes are answered or refused, none hangs."""
+    outcomes = []
+
+    def call(blocking):
+        try:
+            while True:
+                blocking.generate("tiny")
+        except client.ClientClosed:
+            outcomes.append("closed")
+
+    for _ in range(20):
+        blocking = Client(address)
+        callers = [threading.Thread(target=call, args=(blocking,)) for _ in range(4)]
+        for caller in callers:
+            caller.start()
+        blocking.close()
+        for caller in callers:
+            caller.join(30)
+    assert outcomes == ["closed"] * 80
 
 
 def test_forgotten_client_does_not_hang_exit(address):

@@ -19,11 +19,19 @@ async def raised(address):
 
 
 def test_table_is_total():
-    """Every status code has its class, and every class but the root is used."""
+    """Every status code has its class; only what the client itself finds out has none."""
     assert set(errors.BY_CODE) == set(grpc.StatusCode)
     classes = {each for each in vars(errors).values() if isinstance(each, type)}
     tree = {each for each in classes if issubclass(each, ImagemintError)} - {ImagemintError}
-    assert set(errors.BY_CODE.values()) == tree
+    assert set(errors.BY_CODE.values()) == tree - {errors.ClientClosed, errors.ClientForked}
+
+
+def test_every_error_has_a_reason():
+    """Also where no server named one, so that programs can branch on it."""
+    reasons = [each("x").reason for each in set(errors.BY_CODE.values())]
+    reasons += [errors.ClientClosed().reason, errors.ClientForked().reason]
+    assert all(reasons)
+    assert len(set(reasons)) == len(reasons)
 
 
 def test_default_codes_agree_with_table():
@@ -89,8 +97,18 @@ def test_damaged_details_are_left_out():
     assert type(errors.translated(error)) is errors.NotFound
 
 
-async def test_absent_server_is_unavailable():
-    """A port where nobody listens is Unavailable, not a hang."""
+async def test_absent_server_is_named():
+    """The error says which address was called and what to look at, and has a stable reason."""
     async with AsyncClient("127.0.0.1:1") as asynchronous:
-        with pytest.raises(errors.Unavailable):
+        with pytest.raises(errors.Unavailable, match=r"127\.0\.0\.1:1.*Is an imagemint") as caught:
             await asynchronous.models()
+    assert caught.value.reason == "SERVER_UNREACHABLE"
+
+
+async def test_own_deadline_is_explained(address, mint):
+    """A deadline that passes in the client names the server, the seconds and a stable reason."""
+    mint.silent = True
+    async with AsyncClient(address) as asynchronous:
+        with pytest.raises(errors.DeadlineExceeded, match=f"{address} within 0.05 s") as caught:
+            await asynchronous.generate("tiny", timeout_s=0.05)
+    assert caught.value.reason == "DEADLINE_EXCEEDED"

@@ -14,8 +14,8 @@ CANCELLED = grpc.StatusCode.CANCELLED
 
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch):
-    """Three attempts, a millisecond apart."""
-    hasty = streams.Backoff(attempts=3, initial_s=0.001)
+    """A millisecond between attempts."""
+    hasty = streams.Backoff(initial_s=0.001, longest_s=0.001)
     monkeypatch.setattr(streams.resuming, "__kwdefaults__", {"backoff": hasty})
 
 
@@ -79,13 +79,20 @@ async def test_encoded_stream_resumes_too(asynchronous, mint, fault):
     assert serials == [f"tiny@3/1/{index}?class={index % 3}" for index in range(6)]
 
 
-async def test_attempts_without_progress_are_bounded(asynchronous, mint, fault):
-    """After so many failures in a row the last one is raised."""
-    mint.breaks.append((1, fault(UNAVAILABLE, "first")))
-    mint.breaks.extend([(0, fault(grpc.StatusCode.UNAVAILABLE, "again"))] * 40)
-    chunks = asynchronous.stream("tiny", 10, seed=1)
+async def test_outage_is_outlasted(asynchronous, mint, fault):
+    """However many attempts fail, the stream goes on if the server is back before the deadline."""
+    mint.breaks.append((1, fault(UNAVAILABLE)))
+    mint.breaks.extend([(0, fault(UNAVAILABLE))] * 20)
+    indices, _, _ = await collected(asynchronous.stream("tiny", 10, seed=1))
+    assert indices == list(range(10))
+
+
+async def test_outage_beyond_the_deadline_is_raised(asynchronous, mint, fault):
+    """A server that does not come back within timeout_s raises the failure, not the waiting."""
+    mint.breaks.extend([(1, fault(UNAVAILABLE, "gone")), *[(0, fault(UNAVAILABLE, "gone"))] * 999])
+    chunks = asynchronous.stream("tiny", 10, seed=1, timeout_s=0.3)
     assert len(await anext(chunks)) == 4
-    with pytest.raises(client.Unavailable, match="again"):
+    with pytest.raises(client.Unavailable, match="gone"):
         await anext(chunks)
 
 

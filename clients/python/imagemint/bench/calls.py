@@ -13,7 +13,7 @@ import grpc
 from grpc import aio
 
 from imagemint.bench.target import CallFailed
-from imagemint.client.channel import Tls, open_channel
+from imagemint.client.channel import Tls, plan_channel
 from imagemint.client.errors import ImagemintError
 
 Metadata: TypeAlias = Sequence[tuple[str, str | bytes]]
@@ -101,7 +101,7 @@ async def open_calls(targets: tuple[str, ...], tls: Tls | None = None) -> AsyncI
         CallFailed: a host name does not resolve.
     """
     try:
-        channel = await open_channel(targets, tls, retries=False)
+        channel = (await plan_channel(targets, tls, retries=False)).open()
     except ImagemintError as error:
         raise CallFailed("UNAVAILABLE", str(error)) from error
     async with channel:

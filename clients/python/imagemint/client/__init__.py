@@ -1,10 +1,14 @@
 """Ask an imagemint server for images: NumPy arrays and PIL images, blocking or with asyncio."""
 
+# First, because gRPC reads its environment when it is imported.
+import imagemint.client.forks  # noqa: F401  # isort: split
 from imagemint.client.api import AsyncClient, Selection
 from imagemint.client.blocking import Client
 from imagemint.client.channel import Tls
 from imagemint.client.errors import (
     Cancelled,
+    ClientClosed,
+    ClientForked,
     DeadlineExceeded,
     FailedPrecondition,
     ImagemintError,
@@ -35,6 +39,8 @@ __all__ = [
     "AsyncClient",
     "Cancelled",
     "Client",
+    "ClientClosed",
+    "ClientForked",
     "Condition",
     "Cycle",
     "DeadlineExceeded",

@@ -1,17 +1,19 @@
 """The client for asyncio: the one implementation. `Client` in `blocking` is derived from it."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from types import TracebackType
-from typing import Self, TypedDict, TypeVar, Unpack
+from typing import Self, TypedDict, TypeVar, Unpack, cast
 
 from grpc import aio
 from numpy.typing import ArrayLike
 
-from imagemint.client import channel, images, models, requests, streams
-from imagemint.client.errors import translated
+from imagemint.client import channel, forks, images, models, requests, streams
+from imagemint.client.errors import ClientClosed
 from imagemint.client.images import EncodedPicture, ImageBatch
+from imagemint.client.lifetime import Lifetime
 from imagemint.client.models import Model
+from imagemint.client.relay import RelayChannel
 from imagemint.client.requests import Condition, Format, Priority
 from imagemint.client.serials import Serial
 from imagemint.v1 import (
@@ -77,6 +79,7 @@ class AsyncClient:
         self._tls = tls
         self._timeout_s = timeout_s
         self._metadata = tuple(metadata)
+        self._lifetime = Lifetime(", ".join(self._targets))
         # Opened by the first call, because only then there is a running event loop to tie it to.
         self._channel: aio.Channel | None = None
 
@@ -92,7 +95,10 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Drops the connection and whatever call is under way. Closing twice is harmless."""
+        """Drops the connection. Calls under way raise ClientClosed. Closing twice is harmless."""
+        if self._lifetime.forked:
+            return  # the connection belongs to the parent
+        self._lifetime.closed = True
         if self._channel is not None:
             opened, self._channel = self._channel, None
             await opened.close()
@@ -102,7 +108,11 @@ class AsyncClient:
         found: list[Model] = []
         page = model_service_pb2.ListModelsRequest()
         while True:
-            answer = await self._answer((await self._models()).ListModels, page, timeout_s)
+            answer = await self._answer(
+                lambda opened: model_service_pb2_grpc.ModelServiceStub(opened).ListModels,
+                page,
+                timeout_s,
+            )
             found += [models.model(each) for each in answer.models]
             if not answer.next_page_token:
                 return found
@@ -115,7 +125,11 @@ class AsyncClient:
             NotFound: there is none of this name.
         """
         request = model_service_pb2.GetModelRequest(model=name)
-        answer = await self._answer((await self._models()).GetModel, request, timeout_s)
+        answer = await self._answer(
+            lambda opened: model_service_pb2_grpc.ModelServiceStub(opened).GetModel,
+            request,
+            timeout_s,
+        )
         return models.model(answer.model)
 
     async def generate(
@@ -259,8 +273,9 @@ class AsyncClient:
             chunk_size: images in a chunk, 1 to the model's max_images_per_request; None for the
                 server's choice. The pixels do not depend on it.
             priority: of every chunk, as for generate().
-            timeout_s: seconds within which each chunk must arrive (the stream as a whole has no
-                deadline); None for the client's own.
+            timeout_s: seconds from asking for a chunk until it arrives, including all attempts to
+                reach a server that went away; the stream as a whole has no deadline. None for the
+                client's own.
             selection: which images, see Selection.
 
         Raises:
@@ -321,41 +336,50 @@ class AsyncClient:
         return streams.resuming(
             lambda each: stub.StreamGenerate(each, metadata=self._metadata),
             request,
+            lifetime=self._lifetime,
             timeout_s=self._timeout_s if timeout_s is None else timeout_s,
         )
 
     async def _generate(
         self, request: generation_service_pb2.GenerateRequest, timeout_s: float | None
     ) -> generation_service_pb2.GenerateResponse:
-        stub = generation_service_pb2_grpc.GenerationServiceStub(await self._open())
-        return await self._answer(stub.Generate, request, timeout_s)
-
-    async def _models(self) -> "model_service_pb2_grpc.ModelServiceAsyncStub":
-        return model_service_pb2_grpc.ModelServiceStub(await self._open())
+        return await self._answer(
+            lambda opened: generation_service_pb2_grpc.GenerationServiceStub(opened).Generate,
+            request,
+            timeout_s,
+        )
 
     async def _answer(
         self,
-        method: aio.UnaryUnaryMultiCallable[RequestT, AnswerT],
+        method: Callable[[aio.Channel], aio.UnaryUnaryMultiCallable[RequestT, AnswerT]],
         request: RequestT,
         timeout_s: float | None,
     ) -> AnswerT:
-        try:
-            return await method(
-                request,
-                timeout=self._timeout_s if timeout_s is None else timeout_s,
-                metadata=self._metadata,
-            )
-        except aio.AioRpcError as error:
-            raise translated(error) from error
+        timeout_s = self._timeout_s if timeout_s is None else timeout_s
+        opened = await self._open()
+        with self._lifetime.translate(timeout_s):
+            return await method(opened)(request, timeout=timeout_s, metadata=self._metadata)
 
     async def _open(self) -> aio.Channel:
+        self._lifetime.check()
         if self._channel is None:
-            opened = await channel.open_channel(self._targets, self._tls)
-            if self._channel is not None:  # another task was faster while names were resolved
+            opened = await self._opened()
+            if self._lifetime.closed:  # in the meantime
                 await opened.close()
-            else:
-                self._channel = opened
+                raise ClientClosed
+            if self._channel is not None:  # another task was faster
+                await opened.close()
+                return self._channel
+            self._channel = opened
         return self._channel
+
+    async def _opened(self) -> aio.Channel:
+        """A new channel, straight to the server unless this process must not use gRPC."""
+        plan = await channel.plan_channel(self._targets, self._tls)
+        if forks.grpc_is_broken():
+            # It offers what the stubs use of a channel.
+            return cast("aio.Channel", await RelayChannel.start(plan))
+        return forks.open_channel(plan.open)
 
 
 def _images(model: str, count: int, selection: Selection) -> image_pb2.ImageSpec:

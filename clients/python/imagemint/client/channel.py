@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import grpc
 from grpc import aio
@@ -19,13 +19,23 @@ MAX_RECEIVE_BYTES = 256 * 2**20
 # A worker that dies resets the connections that it has not accepted yet, so that the first attempt
 # to come back may fail although others serve. gRPC's own second would outlast the retries.
 RECONNECT_MS = 100
+# By itself gRPC waits up to two minutes between attempts to reconnect, long after a server is back.
+LONGEST_RECONNECT_MS = 2_000
 
 Options: TypeAlias = list[tuple[str, str | int]]
 
 
+class Certificates(NamedTuple):
+    """Contents of PEM files, in the order in which gRPC takes them; None for gRPC's default."""
+
+    roots: bytes | None
+    private_key: bytes | None
+    certificate_chain: bytes | None
+
+
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """How to encrypt, and whom to trust. All paths are PEM files.
+    """How to encrypt, and which certificates to trust. All paths are PEM files.
 
     `Tls()` trusts the certificate authorities that gRPC brings along.
     """
@@ -39,16 +49,16 @@ class Tls:
     server_name: str | None = None
     """Name that the server's certificate must bear, if not that of the target."""
 
-    def credentials(self) -> grpc.ChannelCredentials:
-        """What gRPC wants to be told.
+    def certificates(self) -> Certificates:
+        """The contents of the files.
 
         Raises:
             OSError: a file cannot be read.
         """
-        return grpc.ssl_channel_credentials(
-            root_certificates=_read(self.root_certificates_path),
-            private_key=_read(self.private_key_path),
-            certificate_chain=_read(self.certificate_chain_path),
+        return Certificates(
+            _read(self.root_certificates_path),
+            _read(self.private_key_path),
+            _read(self.certificate_chain_path),
         )
 
 
@@ -80,10 +90,29 @@ def host_and_port(name: str) -> tuple[str, int]:
     return host.strip("[]"), int(port) if port.isascii() and port.isdigit() else 0
 
 
-async def open_channel(
+@dataclass(frozen=True, slots=True)
+class ChannelPlan:
+    """All that opens a channel, in this process or in the helper of a forked one."""
+
+    address: str
+    """What gRPC connects to, such as `dns:///host:8001` or `ipv4:10.0.0.1:8001,10.0.0.2:8001`."""
+    options: Options
+    """Channel arguments."""
+    certificates: Certificates | None
+    """Contents of the PEM files; None for plain text."""
+
+    def open(self) -> aio.Channel:
+        """A channel of this process. It connects with the first call."""
+        if self.certificates is None:
+            return aio.insecure_channel(self.address, options=self.options)
+        credentials = grpc.ssl_channel_credentials(*self.certificates)
+        return aio.secure_channel(self.address, credentials, options=self.options)
+
+
+async def plan_channel(
     targets: tuple[str, ...], tls: Tls | None, *, retries: bool = True
-) -> aio.Channel:
-    """A channel over all targets, in turn. It connects with the first call.
+) -> ChannelPlan:
+    """The plan of a channel over all targets, in turn.
 
     One host name is left to gRPC, which resolves it anew as servers come and go; several are
     resolved once, here.
@@ -101,9 +130,8 @@ async def open_channel(
     options = _options(targets, tls)
     if not retries:
         options.append(("grpc.enable_retries", 0))
-    if tls is None:
-        return aio.insecure_channel(address, options=options)
-    return aio.secure_channel(address, tls.credentials(), options=options)
+    certificates = None if tls is None else tls.certificates()
+    return ChannelPlan(address, options, certificates)
 
 
 def service_config() -> str:
@@ -116,6 +144,7 @@ def _options(targets: tuple[str, ...], tls: Tls | None) -> Options:
         ("grpc.service_config", service_config()),
         ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
         ("grpc.initial_reconnect_backoff_ms", RECONNECT_MS),
+        ("grpc.max_reconnect_backoff_ms", LONGEST_RECONNECT_MS),
         # Clients of one process would otherwise share one connection, and so one worker.
         ("grpc.use_local_subchannel_pool", 1),
     ]

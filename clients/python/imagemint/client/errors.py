@@ -1,19 +1,22 @@
-"""What can go wrong, without gRPC in the caller's code.
+"""The errors of the client. Callers never see an exception of gRPC.
 
     ImagemintError
     ├── InvalidRequest        a field is wrong; `violations` names every one
     ├── NotFound              no such model or version
     ├── FailedPrecondition    a class asked of an unconditional model
     ├── Unauthenticated       missing or wrong credentials
-    ├── PermissionDenied      these credentials may not
+    ├── PermissionDenied      the credentials do not allow the call
     ├── QueueFull             queue full, rate or quota exceeded; `retry_delay_s`
     ├── Unavailable           not reachable, draining or still loading; `retry_delay_s`
     ├── DeadlineExceeded      no answer within `timeout_s`
-    ├── Cancelled             the server gave the call up
+    ├── Cancelled             the server cancelled the call
+    │   └── ClientClosed      the client was closed, before or during the call
+    ├── ClientForked          the client was made before this process was forked
     └── ServerError           the server failed; `request_id` finds the detail in its log
         └── Unimplemented     the server is older than this client, or not an imagemint server
 
-`BY_CODE` maps every gRPC status code to one of them.
+`BY_CODE` maps every gRPC status code to one of them. `reason` is never empty: where the server
+names none, each class has a default of its own.
 """
 
 # ruff: noqa: N818 - `errors.NotFound` says it; the tree reads as the table of status codes does
@@ -48,7 +51,7 @@ class ImagemintError(Exception):
 
     Args:
         message: text for people.
-        reason: stable name for machines, in UPPER_SNAKE; empty if the server named none.
+        reason: stable name for machines, in UPPER_SNAKE; each class has a default.
         metadata: facts that belong to `reason`, such as the known models.
         code: status code of the call; each class has a default.
         violations: wrong fields, if any were named.
@@ -57,6 +60,7 @@ class ImagemintError(Exception):
     """
 
     default_code = grpc.StatusCode.UNKNOWN
+    default_reason = "UNKNOWN"
 
     def __init__(
         self,
@@ -71,7 +75,7 @@ class ImagemintError(Exception):
     ) -> None:
         super().__init__(message)
         self.message = message
-        self.reason = reason
+        self.reason = reason or self.default_reason
         self.metadata = dict(metadata)
         self.code = code or self.default_code
         self.violations = tuple(violations)
@@ -89,66 +93,100 @@ class InvalidRequest(ImagemintError):
     """A field of the request is wrong; `violations` names every one."""
 
     default_code = grpc.StatusCode.INVALID_ARGUMENT
+    default_reason = "INVALID_REQUEST"
 
 
 class NotFound(ImagemintError):
     """There is no such model or version; the message says which exist."""
 
     default_code = grpc.StatusCode.NOT_FOUND
+    default_reason = "NOT_FOUND"
 
 
 class FailedPrecondition(ImagemintError):
     """The model cannot do this, such as a class asked of an unconditional one."""
 
     default_code = grpc.StatusCode.FAILED_PRECONDITION
+    default_reason = "FAILED_PRECONDITION"
 
 
 class Unauthenticated(ImagemintError):
     """Credentials are missing or wrong."""
 
     default_code = grpc.StatusCode.UNAUTHENTICATED
+    default_reason = "UNAUTHENTICATED"
 
 
 class PermissionDenied(ImagemintError):
     """These credentials do not allow the call."""
 
     default_code = grpc.StatusCode.PERMISSION_DENIED
+    default_reason = "PERMISSION_DENIED"
 
 
 class QueueFull(ImagemintError):
     """The queue is full, or a rate or quota is exceeded; `retry_delay_s` says when to try again."""
 
     default_code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    default_reason = "RESOURCE_EXHAUSTED"
 
 
 class Unavailable(ImagemintError):
     """No server answers, it is draining, or the model is still loading."""
 
     default_code = grpc.StatusCode.UNAVAILABLE
+    default_reason = "SERVER_UNREACHABLE"
 
 
 class DeadlineExceeded(ImagemintError):
     """No answer within `timeout_s`."""
 
     default_code = grpc.StatusCode.DEADLINE_EXCEEDED
+    default_reason = "DEADLINE_EXCEEDED"
 
 
 class Cancelled(ImagemintError):
-    """The server gave the call up. A cancelled task raises asyncio.CancelledError instead."""
+    """The server cancelled the call. A cancelled task raises asyncio.CancelledError instead."""
 
     default_code = grpc.StatusCode.CANCELLED
+    default_reason = "CANCELLED"
+
+
+class ClientClosed(Cancelled):
+    """The client was closed, before the call or during it."""
+
+    default_reason = "CLIENT_CLOSED"
+
+    def __init__(self) -> None:
+        super().__init__("the client is closed; make a new one for further calls")
+
+
+class ClientForked(ImagemintError):
+    """The client was made before this process was forked, and its connection did not come along."""
+
+    default_code = grpc.StatusCode.FAILED_PRECONDITION
+    default_reason = "CLIENT_FORKED"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this client was made before the process was forked and does not work in the child; "
+            "make a new client in each child process, or start the children with the "
+            'multiprocessing method "spawn" or "forkserver"'
+        )
 
 
 class ServerError(ImagemintError):
     """The server failed; `request_id` finds the detail in its log."""
 
     default_code = grpc.StatusCode.INTERNAL
+    default_reason = "INTERNAL"
 
 
 class Unimplemented(ServerError):
     """The server does not know the call: it is older than this client, or another service."""
 
     default_code = grpc.StatusCode.UNIMPLEMENTED
+    default_reason = "UNIMPLEMENTED"
 
 
 BY_CODE: Mapping[grpc.StatusCode, type[ImagemintError]] = MappingProxyType(
@@ -176,18 +214,26 @@ BY_CODE: Mapping[grpc.StatusCode, type[ImagemintError]] = MappingProxyType(
 """Class for each status code: total, so that no failure escapes the tree."""
 
 
-def translated(error: aio.AioRpcError) -> ImagemintError:
+def translated(
+    error: aio.AioRpcError, server: str = "", timeout_s: float | None = None
+) -> ImagemintError:
     """The error of this module that `error` stands for, with its google.rpc details.
 
     Details that cannot be read are left out: the status code alone still decides the class.
+
+    Args:
+        error: what gRPC raised.
+        server: the address or addresses called, for the messages of failures to reach a server.
+        timeout_s: deadline of the call in seconds, for the message when it has passed.
     """
     details = _details(error)
-    info = _detail(details, error_details_pb2.ErrorInfo)
-    bad_request = _detail(details, error_details_pb2.BadRequest)
-    retry = _detail(details, error_details_pb2.RetryInfo)
-    request = _detail(details, error_details_pb2.RequestInfo)
+    info = _detail(details, error_details_pb2.ErrorInfo) if details else None
+    bad_request = _detail(details, error_details_pb2.BadRequest) if details else None
+    retry = _detail(details, error_details_pb2.RetryInfo) if details else None
+    request = _detail(details, error_details_pb2.RequestInfo) if details else None
+    text = error.details() or error.code().name
     return BY_CODE[error.code()](
-        error.details() or error.code().name,
+        text if details else _explained(error.code(), text, server, timeout_s),
         reason=info.reason if info else "",
         metadata=info.metadata if info else {},
         code=error.code(),
@@ -205,15 +251,24 @@ def invalid(field: str, description: str) -> InvalidRequest:
     return InvalidRequest(f"{field}: {description}", violations=[Violation(field, description)])
 
 
-def _details(error: aio.AioRpcError) -> status_pb2.Status:
-    status = status_pb2.Status()
+def _explained(code: grpc.StatusCode, text: str, server: str, timeout_s: float | None) -> str:
+    """`text` of gRPC's own, with what it does not say: which server, and what to look at."""
+    if code is grpc.StatusCode.UNAVAILABLE and server:
+        return f"cannot reach {server}: {text}. Is an imagemint server running there?"
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED and timeout_s is not None:
+        return f"no answer{f' from {server}' if server else ''} within {timeout_s:g} s"
+    return text
+
+
+def _details(error: aio.AioRpcError) -> status_pb2.Status | None:
+    """The status that the server sent along; None if the error is of gRPC's own making."""
     for key, value in error.trailing_metadata() or ():
         if key == _DETAILS_KEY and isinstance(value, bytes):
             try:
-                status.ParseFromString(value)
+                return status_pb2.Status.FromString(value)
             except DecodeError:
-                status.Clear()
-    return status
+                return status_pb2.Status()
+    return None
 
 
 def _detail(status: status_pb2.Status, kind: type[DetailT]) -> DetailT | None:

@@ -1,0 +1,220 @@
+"""The side of the relay that looks like a gRPC channel."""
+
+import asyncio
+import contextlib
+import itertools
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any, Self, TypeAlias
+
+import grpc
+from grpc import aio
+
+from imagemint.client.channel import ChannelPlan
+from imagemint.client.relay.frames import (
+    Frame,
+    Metadata,
+    pack_bytes,
+    pack_metadata,
+    read_frame,
+    unpack_metadata,
+)
+
+# A fresh interpreter with the same modules in reach. multiprocessing's own spawn would import
+# __main__ again, and is forbidden to the daemonic workers of pools and data loaders.
+_PROGRAM = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[2]);"
+    "from imagemint.client.relay.process import main; main(int(sys.argv[1]))"
+)
+_END_TIMEOUT_S = 5.0
+
+Serializer: TypeAlias = Callable[[object], bytes]
+Deserializer: TypeAlias = Callable[[bytes], object]
+
+
+class RelayChannel:
+    """Calls through a helper process: the part of aio.Channel that the generated stubs use.
+
+    Args:
+        process: the helper.
+        reader: what it sends.
+        writer: what it is sent.
+    """
+
+    def __init__(
+        self,
+        process: "subprocess.Popen[bytes]",
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        self._process = process
+        self._writer = writer
+        self._numbers = itertools.count()
+        self._waiting: dict[int, asyncio.Future[Frame]] = {}
+        self._failure: aio.AioRpcError | None = None
+        self._dispatcher = asyncio.create_task(self._dispatch(reader))
+
+    @classmethod
+    async def start(cls, plan: ChannelPlan) -> Self:
+        """A channel as planned, with a helper of its own.
+
+        Raises:
+            OSError: the helper cannot be started.
+        """
+        own, other = socket.socketpair()
+        with other:
+            process = subprocess.Popen(  # noqa: ASYNC220, S603 - starting one takes milliseconds
+                [sys.executable, "-c", _PROGRAM, str(other.fileno()), json.dumps(sys.path)],
+                pass_fds=[other.fileno()],
+                stdin=subprocess.DEVNULL,
+            )
+        reader, writer = await asyncio.open_connection(sock=own)
+        certificates = plan.certificates and [pack_bytes(each) for each in plan.certificates]
+        header = {"address": plan.address, "options": plan.options, "certificates": certificates}
+        writer.write(Frame(header).packed())
+        return cls(process, reader, writer)
+
+    async def close(self, grace: float | None = None) -> None:  # noqa: ARG002 - gRPC's signature
+        """Cancels the calls under way and ends the helper."""
+        self._writer.close()
+        for waiting in list(self._waiting.values()):
+            waiting.cancel()
+        self._dispatcher.cancel()
+        with contextlib.suppress(ConnectionError):
+            await self._writer.wait_closed()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            await asyncio.to_thread(self._process.wait, _END_TIMEOUT_S)
+
+    def unary_unary(
+        self,
+        method: str,
+        request_serializer: Serializer,
+        response_deserializer: Deserializer,
+        **_options: object,
+    ) -> Callable[..., Coroutine[Any, Any, object]]:
+        """A function that makes a call with one answer."""
+
+        async def call(
+            request: object,
+            *,
+            timeout: float | None = None,  # noqa: ASYNC109 - gRPC's signature
+            metadata: Metadata | None = None,
+        ) -> object:
+            number = next(self._numbers)
+            header = {
+                "call": number,
+                "do": "unary",
+                "method": method,
+                "timeout": timeout,
+                "metadata": pack_metadata(metadata),
+            }
+            try:
+                async with asyncio.timeout(timeout):
+                    answer = await self._ask(Frame(header, request_serializer(request)))
+            except TimeoutError:
+                raise _failure(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded") from None
+            return response_deserializer(answer.body)
+
+        return call
+
+    def unary_stream(
+        self,
+        method: str,
+        request_serializer: Serializer,
+        response_deserializer: Deserializer,
+        **_options: object,
+    ) -> "Callable[..., RelayStream]":
+        """A function that makes a call with many answers, which are read one by one."""
+
+        def call(request: object, *, metadata: Metadata | None = None) -> RelayStream:
+            number = next(self._numbers)
+            header = {
+                "call": number,
+                "do": "stream",
+                "method": method,
+                "metadata": pack_metadata(metadata),
+            }
+            self._send(Frame(header, request_serializer(request)))
+            return RelayStream(self, number, response_deserializer)
+
+        return call
+
+    async def read(self, number: int) -> Frame:
+        """The next answer of a streaming call."""
+        return await self._ask(Frame({"call": number, "do": "read"}))
+
+    def cancel(self, number: int) -> None:
+        """Drops a call."""
+        self._send(Frame({"call": number, "do": "cancel"}))
+
+    async def _ask(self, frame: Frame) -> Frame:
+        """Sends `frame` and waits for the answer to its call.
+
+        Raises:
+            AioRpcError: the call failed, or the helper has ended.
+        """
+        if self._failure is not None:
+            raise self._failure
+        number = frame.header["call"]
+        self._waiting[number] = waiting = asyncio.get_running_loop().create_future()
+        try:
+            self._send(frame)
+            answer: Frame = await waiting
+        except asyncio.CancelledError:
+            self.cancel(number)
+            raise
+        finally:
+            del self._waiting[number]
+        if "code" in answer.header:
+            raise _failure(
+                grpc.StatusCode[answer.header["code"]],
+                answer.header["details"],
+                unpack_metadata(answer.header["trailing"]),
+            )
+        return answer
+
+    def _send(self, frame: Frame) -> None:
+        if not self._writer.is_closing():
+            self._writer.write(frame.packed())
+
+    async def _dispatch(self, reader: asyncio.StreamReader) -> None:
+        """Hands each answer to whatever waits for it, until the helper ends."""
+        while (frame := await read_frame(reader)) is not None:
+            waiting = self._waiting.get(frame.header["call"])
+            if waiting is not None and not waiting.done():
+                waiting.set_result(frame)
+        self._failure = _failure(
+            grpc.StatusCode.UNAVAILABLE,
+            "the helper process that makes the calls of this forked process has ended",
+        )
+        for waiting in self._waiting.values():
+            if not waiting.done():
+                waiting.set_exception(self._failure)
+
+
+class RelayStream:
+    """A streaming call through the helper."""
+
+    def __init__(self, channel: RelayChannel, number: int, deserialize: Deserializer) -> None:
+        self._channel = channel
+        self._number = number
+        self._deserialize = deserialize
+
+    async def read(self) -> object:
+        """The next message; None at the end."""
+        answer = await self._channel.read(self._number)
+        return None if answer.header["ended"] else self._deserialize(answer.body)
+
+    def cancel(self) -> bool:
+        """Drops the call."""
+        self._channel.cancel(self._number)
+        return True
+
+
+def _failure(
+    code: grpc.StatusCode, details: str, trailing: list[tuple[str, str | bytes]] | None = None
+) -> aio.AioRpcError:
+    return aio.AioRpcError(code, aio.Metadata(), aio.Metadata(*trailing or ()), details)

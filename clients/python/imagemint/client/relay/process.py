@@ -1,0 +1,111 @@
+"""The helper: makes the calls of a forked process with a gRPC of its own."""
+
+import asyncio
+import contextlib
+import signal
+import socket
+from typing import Any
+
+from grpc import aio
+
+from imagemint.client.channel import Certificates, ChannelPlan
+from imagemint.client.relay.frames import (
+    Frame,
+    pack_metadata,
+    read_frame,
+    unpack_bytes,
+    unpack_metadata,
+)
+
+
+def main(descriptor: int) -> None:
+    """Serves the socket with this file descriptor until the other side closes it."""
+    # Ctrl-C reaches the whole group of processes; the one that was forked decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    asyncio.run(_serve(socket.socket(fileno=descriptor)))
+
+
+async def _serve(connection: socket.socket) -> None:
+    reader, writer = await asyncio.open_connection(sock=connection)
+    plan = await read_frame(reader)
+    if plan is None:
+        return
+    async with _opened(plan.header) as channel, asyncio.TaskGroup() as tasks:
+        helper = _Helper(channel, writer)
+        while (frame := await read_frame(reader)) is not None:
+            helper.handle(frame, tasks)
+        helper.cancel_all()
+    writer.close()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
+
+
+def _opened(header: dict[str, Any]) -> aio.Channel:
+    certificates = header["certificates"]
+    return ChannelPlan(
+        address=header["address"],
+        options=[(name, value) for name, value in header["options"]],
+        certificates=certificates and Certificates(*map(unpack_bytes, certificates)),
+    ).open()
+
+
+class _Helper:
+    """Starts, reads and cancels calls as the frames say."""
+
+    def __init__(self, channel: aio.Channel, writer: asyncio.StreamWriter) -> None:
+        self._channel = channel
+        self._writer = writer
+        self._calls: dict[int, Any] = {}
+
+    def handle(self, frame: Frame, tasks: asyncio.TaskGroup) -> None:
+        """Does what one frame asks for."""
+        number = frame.header["call"]
+        match frame.header["do"]:
+            case "unary":
+                self._calls[number] = self._unary(frame)
+                tasks.create_task(self._answer(number, self._calls[number]))
+            case "stream":
+                self._calls[number] = self._stream(frame)
+            case "read" if number in self._calls:
+                tasks.create_task(self._answer(number, self._calls[number].read()))
+            case "cancel" if number in self._calls:
+                self._calls.pop(number).cancel()
+
+    def cancel_all(self) -> None:
+        """Cancels every call that is under way."""
+        for call in self._calls.values():
+            call.cancel()
+
+    def _unary(self, frame: Frame) -> Any:  # noqa: ANN401 - gRPC leaves messages of bytes untyped
+        method: Any = self._channel.unary_unary(frame.header["method"])
+        return method(frame.body, timeout=frame.header["timeout"], metadata=_metadata(frame))
+
+    def _stream(self, frame: Frame) -> Any:  # noqa: ANN401 - as above
+        method: Any = self._channel.unary_stream(frame.header["method"])
+        return method(frame.body, metadata=_metadata(frame))
+
+    async def _answer(self, number: int, answer: Any) -> None:  # noqa: ANN401 - as above
+        try:
+            body = await answer
+        except aio.AioRpcError as error:
+            self._calls.pop(number, None)
+            failure = {
+                "call": number,
+                "code": error.code().name,
+                "details": error.details() or "",
+                "trailing": pack_metadata(error.trailing_metadata()),
+            }
+            return await self._send(Frame(failure))
+        except asyncio.CancelledError:
+            return None  # the other side has cancelled the call, and waits for no answer
+        ended = not isinstance(body, bytes)
+        return await self._send(Frame({"call": number, "ended": ended}, b"" if ended else body))
+
+    async def _send(self, frame: Frame) -> None:
+        with contextlib.suppress(ConnectionError):
+            self._writer.write(frame.packed())
+            await self._writer.drain()
+
+
+def _metadata(frame: Frame) -> aio.Metadata:
+    return aio.Metadata(*unpack_metadata(frame.header["metadata"]))

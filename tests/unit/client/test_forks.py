@@ -1,0 +1,215 @@
+"""Clients and forks: an inherited client says so, a new one works, the parent goes on.
+
+Each program is a process of its own, because a fork of the test's own process would carry its
+server along. A hang is the failure to look for: an alarm ends parent and child before the test.
+"""
+
+import subprocess
+import sys
+
+import pytest
+
+PRELUDE = """
+import asyncio, gc, multiprocessing as mp, os, signal, sys, threading
+from imagemint.client import AsyncClient, Client, ClientForked
+signal.alarm(60)
+ADDRESS = sys.argv[1]
+
+def in_fork(work):
+    # What work() returns in a forked child, as text; the child ends as those of multiprocessing do.
+    reading, writing = os.pipe()
+    sys.stdout.flush()
+    child = os.fork()
+    if not child:
+        signal.alarm(30)
+        os.close(reading)
+        try:
+            answer = str(work())
+        except BaseException as error:
+            answer = type(error).__name__
+        os.write(writing, answer.encode())
+        os.close(writing)
+        os._exit(0)
+    os.close(writing)
+    with open(reading) as pipe:
+        answer = pipe.read()
+    _, status = os.waitpid(child, 0)
+    return answer if status == 0 else f"{answer} and status {status}"
+
+def fresh():
+    with Client(ADDRESS, timeout_s=20) as own:
+        return own.generate("tiny", 2, seed=5).serials[1]
+
+def fresh_stream():
+    with Client(ADDRESS, timeout_s=20) as own:
+        return sum(len(chunk) for chunk in own.stream("tiny", 30, chunk_size=4))
+
+async def fresh_asyncio():
+    async with AsyncClient(ADDRESS, timeout_s=20) as own:
+        return (await own.generate("tiny", 2, seed=5)).serials[1]
+
+def unreachable():
+    with Client("127.0.0.1:1", timeout_s=20) as own:
+        own.models()
+"""
+SERIAL = "tiny@3/5/1?class=1"
+
+
+@pytest.fixture
+def run(address, tmp_path):
+    """Runs a program after the prelude; gives what it prints, line by line."""
+
+    def run_program(program):
+        script = tmp_path / "program.py"  # a file, because spawned processes import it again
+        script.write_text(PRELUDE + program)
+        done = subprocess.run(
+            [sys.executable, script, address],
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    return run_program
+
+
+def test_inherited_client_says_so(run):
+    """Every kind of call raises ClientForked at once; closing and collecting it is harmless."""
+    program = """
+client = Client(ADDRESS)
+client.generate("tiny")
+chunks = client.stream("tiny", 10**6)
+next(chunks)
+
+def close():
+    global client, chunks
+    client.close()
+    del client, chunks
+    gc.collect()
+    return "closed"
+
+print(in_fork(lambda: client.generate("tiny")))
+print(in_fork(lambda: next(client.stream("tiny", 4))))
+print(in_fork(lambda: next(chunks)))
+print(in_fork(close))
+print(len(next(chunks)), len(client.generate("tiny")))
+"""
+    assert run(program) == ["ClientForked"] * 3 + ["closed", "4 1"]
+
+
+def test_new_client_works_in_the_child(run):
+    """Calls, streams, asyncio, errors and a child of the child, while the parent keeps its own."""
+    program = """
+client = Client(ADDRESS)
+client.generate("tiny")
+print(in_fork(fresh))
+print(in_fork(fresh_stream))
+print(in_fork(lambda: asyncio.run(fresh_asyncio())))
+print(in_fork(unreachable))
+print(in_fork(lambda: (fresh(), in_fork(fresh))))
+print(client.generate("tiny", 2, seed=5).serials[1])
+"""
+    assert run(program) == [
+        SERIAL,
+        "30",
+        SERIAL,
+        "Unavailable",
+        f"('{SERIAL}', '{SERIAL}')",
+        SERIAL,
+    ]
+
+
+def test_child_of_a_parent_without_clients_uses_grpc(run):
+    """A fork before the first client, or after the last one, costs nothing: no helper process."""
+    program = """
+from imagemint.client import forks
+print(in_fork(lambda: (fresh(), forks.grpc_is_broken())))
+with Client(ADDRESS) as client:
+    client.generate("tiny")
+del client
+gc.collect()
+print(in_fork(lambda: (fresh(), forks.grpc_is_broken())))
+"""
+    assert run(program) == [f"('{SERIAL}', False)"] * 2
+
+
+def test_fork_while_calls_are_under_way(run):
+    """Threads that call and stream all the time: each child works, and no call of theirs fails."""
+    program = """
+client, other, stop, failures = Client(ADDRESS), Client(ADDRESS), threading.Event(), []
+
+def call():
+    try:
+        while not stop.is_set():
+            client.generate("tiny", 3)
+            sum(len(chunk) for chunk in other.stream("tiny", 100))
+    except BaseException as error:
+        failures.append(repr(error))
+
+callers = [threading.Thread(target=call) for _ in range(4)]
+for caller in callers:
+    caller.start()
+for _ in range(4):
+    print(in_fork(fresh), in_fork(lambda: client.generate("tiny")))
+stop.set()
+for caller in callers:
+    caller.join()
+print(failures)
+"""
+    assert run(program) == [f"{SERIAL} ClientForked"] * 4 + ["[]"]
+
+
+def test_child_ends_as_any_program_does(run):
+    """A child of os.fork that unwinds and finalizes its interpreter neither hangs nor crashes."""
+    program = """
+client = Client(ADDRESS)
+chunks = client.stream("tiny", 10**6)
+next(chunks)
+child = os.fork()
+if not child:
+    signal.alarm(30)
+    fresh()
+    sys.exit(0)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), len(next(chunks)))
+"""
+    assert run(program) == ["0 4"]
+
+
+def test_fork_inside_asyncio(run):
+    """A client of the parent's running loop is neither destroyed nor usable in the child."""
+    program = """
+async def main():
+    async with AsyncClient(ADDRESS) as client:
+        await client.generate("tiny")
+        print(in_fork(lambda: asyncio.run(fresh_asyncio())))
+        def inherited():
+            async def call():
+                await client.generate("tiny")
+            asyncio.run(call())
+        print(in_fork(inherited))
+        print(len(await client.generate("tiny")))
+asyncio.run(main())
+"""
+    assert run(program) == [SERIAL, "ClientForked", "1"]
+
+
+def test_pools_and_start_methods(run):
+    """Daemonic workers, as of a pool or a data loader, with every way of starting them."""
+    program = """
+def work(number):
+    with Client(ADDRESS, timeout_s=30) as own:
+        return own.generate("tiny", 1, seed=number).serials[0]
+
+if __name__ == "__main__":
+    client = Client(ADDRESS)
+    client.generate("tiny")
+    for method in ("fork", "forkserver", "spawn"):
+        with mp.get_context(method).Pool(2) as pool:
+            print(method, *pool.map(work, range(3)))
+    print(len(client.generate("tiny")))
+"""
+    serials = " ".join(f"tiny@3/{number}/0?class=0" for number in range(3))
+    expected = [f"{method} {serials}" for method in ("fork", "forkserver", "spawn")]
+    assert run(program) == [*expected, "1"]
