@@ -63,8 +63,8 @@ def reference() -> dict[str, bytes]:
     import torch  # noqa: PLC0415 - not where other providers are measured
 
     from imagemint.exporter.graph import build_graph  # noqa: PLC0415 - likewise
-    from imagemint.exporter.precision import in_int8  # noqa: PLC0415
-    from imagemint.exporter.subpixel import without_transposed  # noqa: PLC0415
+    from imagemint.exporter.precision import quantize_to_int8  # noqa: PLC0415
+    from imagemint.exporter.subpixel import replace_transposed_convolutions  # noqa: PLC0415
     from imagemint.training.checkpoints import TrainedGenerator  # noqa: PLC0415
     from imagemint.training.networks import ConditionalGenerator  # noqa: PLC0415
 
@@ -87,9 +87,9 @@ def reference() -> dict[str, bytes]:
         evaluations=(),
     )
     plain = build_graph(trained)
-    laid_out = without_transposed(plain)
+    laid_out = replace_transposed_convolutions(plain)
     content = plain.SerializeToString()
-    quantised = in_int8(laid_out, [feed_of(content, 256)], ("Gemm", "Conv", "MatMul"))
+    quantised = quantize_to_int8(laid_out, [feed_of(content, 256)], ("Gemm", "Conv", "MatMul"))
     graphs = {"as exported": plain, "fp32": laid_out, "int8": quantised}
     return {name: graph.SerializeToString() for name, graph in graphs.items()}
 

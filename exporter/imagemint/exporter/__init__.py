@@ -1,5 +1,5 @@
 """From a trained generator to a verified bundle.
 
-Nothing is imported here, so that listing the commands does not wait for NumPy or PyTorch: see
-`imagemint.exporter.export` for the work and `imagemint.exporter.errors` for what can go wrong.
+This module imports nothing, so that listing the commands does not wait for NumPy or PyTorch. The
+work is in `imagemint.exporter.export`, the errors are in `imagemint.exporter.errors`.
 """

@@ -12,7 +12,7 @@ from pydantic_settings import CliPositionalArg
 
 if TYPE_CHECKING:
     from imagemint.engine.bundle import Bundle
-    from imagemint.exporter.export import Shape
+    from imagemint.exporter.export import GraphOptions
     from imagemint.exporter.variants import Compare
 
 _DEVICES = {"int8": "cpu", "fp16": "cuda"}
@@ -24,7 +24,7 @@ _ONLY_FROM_ONNX = (
 
 
 class Export(BaseModel):
-    """Turns a training run, or a foreign ONNX file, into a bundle, after comparing the two."""
+    """Exports a training run or a foreign ONNX file to a bundle, and compares the two."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
@@ -45,31 +45,32 @@ class Export(BaseModel):
     """Licence of weights and samples. Default: that of the data set. Required with from_onnx."""
 
     precision: list[Literal["fp32", "fp16", "int8"]] = ["fp32"]
-    """Arithmetic. model.onnx is always fp32; fp16, for GPUs, and int8, for CPUs, are variants
-    beside it, written if they are as good by the classifier."""
+    """Precisions. model.onnx is always fp32. fp16, for GPUs, and int8, for CPUs, are variants
+    beside
+    it, which are written if their quality matches that of model.onnx."""
     target: Literal["cpu", "cuda"] | None = None
-    """Device that the bundle is for: cuda keeps transposed convolutions in model.onnx, and takes no
-    int8; cpu takes no fp16. Absent, model.onnx is laid out as for cpu, and takes either variant."""
+    """Device of the bundle: cuda keeps transposed convolutions in model.onnx and has no int8; cpu
+    has
+    no fp16. Default: model.onnx as for cpu, with either variant."""
     classifier: Path | None = None
-    """Directory of the classifier that judges variants."""
+    """Directory of the classifier that compares variants with model.onnx."""
     inception: Path | None = None
-    """Weights of the standard Inception network, which judges variants where no classifier does."""
+    """Weights of the standard Inception network, in place of a classifier."""
     data: Path | None = None
-    """Folder that holds the data sets; absent, the user's cache, filled by download."""
+    """Folder that holds the data sets. Default: the user's cache, filled by download."""
     judged_images: int = Field(default=10_000, ge=100)
-    """Images of each seed by which variants are judged."""
+    """Images of each seed in the comparison of variants."""
     judged_seeds: int = Field(default=5, ge=2, le=100)
-    """Seeds by which variants are judged; how far model.onnx differs over them is what counts as
-    noise."""
+    """Seeds in the comparison of variants. The deviation of model.onnx over them is the noise."""
 
     threshold_minimum: float = Field(default=0.1, gt=0)
-    """Smallest threshold of truncation that callers may ask for."""
+    """Smallest truncation threshold that callers may request."""
     threshold_maximum: float = Field(default=4.0, gt=0)
-    """Largest threshold of truncation that callers may ask for."""
+    """Largest truncation threshold that callers may request."""
     tolerance_levels: int = Field(default=1, ge=0, le=255)
-    """Largest difference from the original that is accepted, in levels of 255."""
+    """Largest accepted difference from the original, in levels of 255."""
     tolerance_share: float = Field(default=0.001, ge=0, le=1)
-    """Largest share of differing pixel values that is accepted."""
+    """Largest accepted share of differing pixel values."""
 
     value_range: tuple[float, float] | None = None
     """With from_onnx, required: output values of black and white, such as --value-range=-1,1."""
@@ -104,7 +105,7 @@ class Export(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if (self.source is None) == (self.from_onnx is None):
-            raise ValueError("name a training run, or a file by --from-onnx, and not both")
+            raise ValueError("name a training run or --from-onnx, and not both")
         extra = [name for name in _ONLY_FROM_ONNX if name in self.model_fields_set]
         if self.from_onnx is None and extra:
             raise ValueError(f"{extra[0]} goes with --from-onnx: a run records it")
@@ -116,11 +117,11 @@ class Export(BaseModel):
         for variant in variants:
             if self.target not in (None, _DEVICES[variant]):
                 raise ValueError(
-                    f"{variant} is for {_DEVICES[variant]}: on others it gains nothing"
+                    f"{variant} is for {_DEVICES[variant]}: it is not faster on others"
                 )
         if variants and self.classifier is None and self.inception is None:
             raise ValueError(
-                f"{' and '.join(variants)} must be judged before they are written: name a"
+                f"{' and '.join(variants)} must be compared before they are written: name a"
                 " --classifier"
             )
         return self
@@ -159,7 +160,7 @@ class Export(BaseModel):
         from imagemint.exporter.parity import Tolerance  # noqa: PLC0415 - torch
         from imagemint.training.checkpoints import read_generator  # noqa: PLC0415 - torch
 
-        assert self.source is not None  # noqa: S101 - for the type checker; _check looked
+        assert self.source is not None  # noqa: S101 - for the type checker; _check made sure
         bundle = export_generator(
             read_generator(self.source),
             name=self.name,
@@ -169,7 +170,7 @@ class Export(BaseModel):
             version=self.version,
             thresholds=(self.threshold_minimum, self.threshold_maximum),
             tolerance=Tolerance(self.tolerance_levels, self.tolerance_share),
-            shape=self._shape(),
+            graph_options=self._graph_options(),
         )
         return bundle, "PyTorch"
 
@@ -179,7 +180,7 @@ class Export(BaseModel):
         from imagemint.exporter.export import adopt_generator  # noqa: PLC0415 - torch
         from imagemint.exporter.parity import Tolerance  # noqa: PLC0415 - torch
 
-        assert self.from_onnx is not None  # noqa: S101 - for the type checker; _check looked
+        assert self.from_onnx is not None  # noqa: S101 - for the type checker; _check made sure
         assert self.value_range is not None  # noqa: S101 - likewise
         assert self.license is not None  # noqa: S101 - likewise
         foreign = ForeignModel(
@@ -206,7 +207,7 @@ class Export(BaseModel):
             version=self.version,
             thresholds=(self.threshold_minimum, self.threshold_maximum),
             tolerance=Tolerance(self.tolerance_levels, self.tolerance_share),
-            shape=self._shape(),
+            graph_options=self._graph_options(),
         )
         return bundle, self.from_onnx.name
 
@@ -228,11 +229,11 @@ class Export(BaseModel):
             raise ExportError(f"{self.labels_file} must hold one label a line: {where}")
         return tuple(text.strip() for text in texts)
 
-    def _shape(self) -> "Shape":
-        from imagemint.exporter.export import Shape  # noqa: PLC0415 - torch
+    def _graph_options(self) -> "GraphOptions":
+        from imagemint.exporter.export import GraphOptions  # noqa: PLC0415 - torch
 
         compare = self._compare() if self._variants else None
-        return Shape(self.target or "cpu", self._variants, compare)
+        return GraphOptions(self.target or "cpu", self._variants, compare)
 
     def _compare(self) -> "Compare":
         import functools  # noqa: PLC0415 - used here alone

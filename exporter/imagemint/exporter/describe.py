@@ -18,7 +18,7 @@ _DISTRIBUTIONS = {
 
 @dataclass(frozen=True)
 class Description:
-    """What people decide about a bundle, beyond what the run says about itself."""
+    """What the user decides about a bundle, beyond what the run records."""
 
     name: str
     """Model name: 1 to 64 lower-case letters, digits, `-`, `_` and `.`."""
@@ -27,15 +27,15 @@ class Description:
     license: str
     """SPDX expression, or free text, for weights and samples."""
     thresholds: tuple[float, float] | None
-    """Smallest and largest threshold by which normal latents may be truncated; None for no
-    truncation. A model that takes psi takes all of it, and one of uniform latents nothing."""
+    """Smallest and largest truncation threshold of normal latents; None for no truncation. A model
+    with psi accepts 0 to 1, and one with uniform latents accepts no truncation."""
 
 
 def build_manifest(trained: TrainedGenerator, described: Description) -> pb.BundleManifest:
-    """The manifest of a generator, its parity figures still missing.
+    """Returns the manifest of a generator, without its parity figures.
 
     Raises:
-        ExportError: name, title or figures break the rules of the manifest; says all of them.
+        ExportError: name, title or figures break rules of the manifest. The message names all.
     """
     manifest = pb.BundleManifest(
         format_version=FORMAT_VERSION,

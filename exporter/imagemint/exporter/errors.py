@@ -1,4 +1,4 @@
-"""What can go wrong in an export; the texts are written for the person who ran it."""
+"""Errors of the export. Their texts address the user of the command."""
 
 from imagemint.engine import ImagemintError
 
@@ -7,7 +7,7 @@ class ExportError(ImagemintError):
     """No bundle was written.
 
     Args:
-        message: why, and with which figures.
+        message: the reason, with the figures.
     """
 
     reason = "EXPORT_FAILED"

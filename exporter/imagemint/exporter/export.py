@@ -17,10 +17,10 @@ from imagemint.exporter.describe import Description, build_adopted_manifest, bui
 from imagemint.exporter.errors import ExportError
 from imagemint.exporter.files import write_graph
 from imagemint.exporter.graph import build_graph
-from imagemint.exporter.parity import Original, Tolerance, from_pytorch, measure_parity
-from imagemint.exporter.publish import choose_version, staged
+from imagemint.exporter.parity import Original, Tolerance, measure_parity, pytorch_original
+from imagemint.exporter.publish import choose_version, stage_version
 from imagemint.exporter.samples import write_samples
-from imagemint.exporter.subpixel import without_transposed
+from imagemint.exporter.subpixel import replace_transposed_convolutions
 from imagemint.exporter.variants import Compare, add_variants
 from imagemint.training.checkpoints import TrainedGenerator
 from imagemint.v1 import manifest_pb2 as pb
@@ -28,19 +28,19 @@ from imagemint.v1 import manifest_pb2 as pb
 _log = logging.getLogger(__name__)
 
 DEFAULT_THRESHOLDS = (0.1, 4.0)
-"""Truncation that any generator of normal latents takes: a threshold above 4 spares but one
-element in 16,000, and so changes nothing that is seen."""
+"""Range of truncation for generators of normal latents. A threshold of 4 changes one element in
+16,000, so a larger one has no visible effect."""
 
 
 @dataclass(frozen=True)
-class Shape:
-    """What becomes of a graph.
+class GraphOptions:
+    """The forms in which a graph is written.
 
     Attributes:
-        target: device that model.onnx is laid out for: `cpu` writes transposed convolutions as
-            plain ones, `cuda` leaves them to its libraries.
-        variants: other precisions, `int8` and `fp16`, each in a file of its own.
-        compare: judges variants; needed for any.
+        target: device of model.onnx: `cpu` writes transposed convolutions as plain ones, `cuda`
+            keeps them.
+        variants: other precisions, `int8` and `fp16`, each in its own file.
+        compare: compares the quality of variants; required for any variant.
     """
 
     target: Literal["cpu", "cuda"] = "cpu"
@@ -58,23 +58,23 @@ def export_generator(
     version: int | None = None,
     thresholds: tuple[float, float] | None = DEFAULT_THRESHOLDS,
     tolerance: Tolerance = Tolerance(),  # noqa: B008 - frozen
-    shape: Shape = Shape(),
+    graph_options: GraphOptions = GraphOptions(),
 ) -> Bundle:
-    """Writes a bundle that was compared with PyTorch, and returns it as the server will read it.
+    """Writes a bundle, compares it with PyTorch, and returns it as the server reads it.
 
     Args:
         trained: the generator; see `graph.build_graph` for how it is called.
         name: model name, and its folder in the repository.
         repository: the model repository; made if missing.
-        title: one line for people; None: said from data and size.
-        license: of weights and samples; None: as the run says.
-        version: 1 or more, not yet there; None: one more than the last.
-        thresholds: range of truncation to accept; None: the model takes none.
-        tolerance: how far the bundle may stray from PyTorch.
-        shape: for which device, and in which precisions.
+        title: one line for people. None: data set, image size and number of classes.
+        license: licence of weights and samples. None: that of the run.
+        version: a version that does not exist yet. None: one more than the last.
+        thresholds: range of truncation. None: the model takes no truncation.
+        tolerance: largest accepted difference from PyTorch.
+        graph_options: target device and precisions.
 
     Raises:
-        ExportError: anything speaks against it. Nothing is left in the repository then.
+        ExportError: the bundle cannot be written. The repository is unchanged.
     """
     described = Description(
         name=name,
@@ -84,8 +84,8 @@ def export_generator(
     )
     manifest = build_manifest(trained, described)
     version = choose_version(repository, name, version)
-    made = _Made(build_graph(trained), manifest, from_pytorch(trained))
-    return _published(made, repository, version, tolerance, shape)
+    draft = _Draft(build_graph(trained), manifest, pytorch_original(trained))
+    return _publish(draft, repository, version, tolerance, graph_options)
 
 
 def adopt_generator(
@@ -98,7 +98,7 @@ def adopt_generator(
     version: int | None = None,
     thresholds: tuple[float, float] | None = DEFAULT_THRESHOLDS,
     tolerance: Tolerance = Tolerance(),  # noqa: B008 - frozen
-    shape: Shape = Shape(),
+    graph_options: GraphOptions = GraphOptions(),
 ) -> Bundle:
     """Writes a bundle of a generator that another program exported, compared with its file.
 
@@ -108,15 +108,15 @@ def adopt_generator(
         foreign: the file, and what you tell about it.
         name: as for `export_generator`, like all that follow.
         repository: the model repository.
-        license: of weights and samples, which no file tells.
-        title: one line for people; None: the name of the file.
-        version: 1 or more, not yet there; None: one more than the last.
-        thresholds: range of truncation to accept; None: the model takes none.
-        tolerance: how far the bundle may stray from the file.
-        shape: for which device, and in which precisions.
+        license: licence of weights and samples, which the file does not hold.
+        title: one line for people. None: the name of the file.
+        version: a version that does not exist yet. None: one more than the last.
+        thresholds: range of truncation. None: the model takes no truncation.
+        tolerance: largest accepted difference from the file.
+        graph_options: target device and precisions.
 
     Raises:
-        ExportError: anything speaks against it. Nothing is left in the repository then.
+        ExportError: the bundle cannot be written. The repository is unchanged.
     """
     if not license.strip():
         raise ExportError("the licence of the weights is missing: the file does not hold it")
@@ -131,50 +131,50 @@ def adopt_generator(
     )
     manifest = build_adopted_manifest(adopted, described)
     version = choose_version(repository, name, version)
-    made = _Made(adopted.model, manifest, adopted.original)
-    return _published(made, repository, version, tolerance, shape)
+    draft = _Draft(adopted.model, manifest, adopted.original)
+    return _publish(draft, repository, version, tolerance, graph_options)
 
 
 @dataclass(frozen=True)
-class _Made:
-    """A graph that is to be published."""
+class _Draft:
+    """A graph with its manifest, before it is checked and published."""
 
     model: onnx.ModelProto
     manifest: pb.BundleManifest
     original: Original
 
 
-def _published(
-    made: _Made, repository: Path, version: int, tolerance: Tolerance, shape: Shape
+def _publish(
+    draft: _Draft, repository: Path, version: int, tolerance: Tolerance, options: GraphOptions
 ) -> Bundle:
-    if shape.variants and shape.compare is None:
-        raise ExportError("a variant is judged before it is written, and there is nobody to judge")
-    manifest, name = made.manifest, made.manifest.name
-    model = without_transposed(made.model) if shape.target == "cpu" else made.model
-    with staged(repository, name, version) as directory:
-        bundle, backend = _loaded(directory, model, manifest)
-        parity = measure_parity(made.original, bundle.spec, backend, tolerance)
+    if options.variants and options.compare is None:
+        raise ExportError("a variant needs a judge: name a --classifier")
+    manifest, name = draft.manifest, draft.manifest.name
+    model = replace_transposed_convolutions(draft.model) if options.target == "cpu" else draft.model
+    with stage_version(repository, name, version) as directory:
+        bundle, backend = _write_and_load(directory, model, manifest)
+        parity = measure_parity(draft.original, bundle.spec, backend, tolerance)
         manifest.parity.CopyFrom(parity)
-        if shape.compare is not None:
-            add_variants(directory, made.model, manifest, shape.variants, shape.compare)
-        # Once more with the figures in it: what is published is what was looked at last.
-        bundle, backend = _loaded(directory, model, manifest)
+        if options.compare is not None:
+            add_variants(directory, draft.model, manifest, options.variants, options.compare)
+        # Again, with the figures in the manifest: the published file is the one that was checked.
+        bundle, backend = _write_and_load(directory, model, manifest)
         write_samples(directory / "samples.png", backend, bundle.spec, version)
-        card = card_text(manifest, version, made.original.name)
+        card = card_text(manifest, version, draft.original.name)
         (directory / "card.md").write_text(card)
     final = repository.absolute() / name / str(version)
     others = tuple(replace(each, path=final / each.path.name) for each in bundle.others)
     return replace(bundle, directory=final, model_path=final / MODEL_FILE, others=others)
 
 
-def _loaded(
+def _write_and_load(
     directory: Path, model: onnx.ModelProto, manifest: pb.BundleManifest
 ) -> tuple[Bundle, OnnxBackend]:
-    """The model with its manifest, written and read back by the engine that will serve it."""
+    """Writes the model with its manifest, and reads it back with the engine that serves it."""
     write_graph(directory, MODEL_FILE, model, manifest)
     try:
         bundle = read_bundle(directory)
-        # On the CPU everywhere, so that the figures do not depend on who exports.
+        # Always on the CPU, so that the figures do not depend on the machine of the export.
         return bundle, OnnxBackend(bundle, device="cpu")
     except BundleRefused as error:
         raise ExportError(f"the exported graph is not fit to be served: {error.why}") from error

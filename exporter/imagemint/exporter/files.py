@@ -1,4 +1,4 @@
-"""Graphs as files of a bundle that is being made."""
+"""The graph files of a bundle under construction."""
 
 import hashlib
 from pathlib import Path
@@ -14,7 +14,7 @@ from imagemint.v1 import manifest_pb2 as pb
 def write_graph(
     directory: Path, file: str, model: onnx.ModelProto, manifest: pb.BundleManifest
 ) -> str:
-    """Writes a graph with its manifest, and the digests of the directory; returns its SHA-256."""
+    """Writes a graph with its manifest and the digests of the directory; returns its SHA-256."""
     text = json_format.MessageToJson(manifest, indent=None)
     onnx.helper.set_model_props(model, {MANIFEST_KEY: text})
     content = model.SerializeToString(deterministic=True)

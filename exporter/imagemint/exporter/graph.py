@@ -1,4 +1,4 @@
-"""From a PyTorch generator to an ONNX graph that takes latents and yields pixels."""
+"""Exports a PyTorch generator to an ONNX graph from latents to pixels."""
 
 import logging
 import warnings
@@ -14,18 +14,18 @@ from imagemint.exporter.surgery import fold_batch_norm, strip
 from imagemint.training.checkpoints import TrainedGenerator
 
 OPSET = 18
-"""Operator set: the oldest the dynamo exporter writes without converting, so that the file runs on
-as many runtimes as can be. Newer ones hold nothing that a convolutional generator needs."""
+"""Operator set: the oldest one that the dynamo exporter writes without conversion, so that the file
+runs on as many runtimes as possible."""
 
-_EXAMPLE_ROWS = 2  # a batch of one would be taken for a constant
+_EXAMPLE_ROWS = 2  # the exporter treats a batch of one as a constant
 
 
 class _Served(nn.Module):
-    """The graph of a bundle: columns in, image uint8 [N, H, W, C] out.
+    """The module that is exported: columns in, image uint8 [N, H, W, C] out.
 
     Args:
-        generator: called with what the columns hold.
-        names: of the inputs after z: class_id int64 [N, 1], truncation float32 [N, 1].
+        generator: the generator.
+        names: inputs after z: class_id int64 [N, 1], truncation float32 [N, 1].
     """
 
     def __init__(self, generator: nn.Module, names: tuple[str, ...]) -> None:
@@ -35,11 +35,11 @@ class _Served(nn.Module):
 
     def forward(self, z: Tensor, *columns: Tensor) -> Tensor:
         told = dict(zip(self.names, columns, strict=True))
-        return _pixels(self.generator(z, **_as_taken(told)))
+        return _pixels(self.generator(z, **_generator_arguments(told)))
 
 
-def _as_taken(told: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The generator's own arguments: y int64 [N], truncation float32 [N, 1]."""
+def _generator_arguments(told: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the arguments of the generator: y int64 [N], truncation float32 [N, 1]."""
     taken = {}
     if "class_id" in told:
         taken["y"] = told["class_id"].squeeze(1)
@@ -49,20 +49,21 @@ def _as_taken(told: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _pixels(x: Tensor) -> Tensor:
-    """Levels 0 to 255 [N, H, W, C] of images [N, C, H, W] in [-1, 1], rounded half to even."""
+    """Returns levels [N, H, W, C] of images [N, C, H, W] in [-1, 1], rounded half to even."""
     levels = (x * 127.5 + 127.5).clamp(0, 255).round()
     return levels.to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def build_graph(trained: TrainedGenerator) -> onnx.ModelProto:
-    """The ONNX model of a generator, stripped to what decides pixels and without a manifest.
+    """Returns the ONNX model of a generator, stripped and without a manifest.
 
     Args:
-        trained: a generator on the CPU in evaluation mode, called as ``module(z)``; with class
-            labels it is given ``y``, and where truncation is psi ``truncation`` as well, by name.
+        trained: a generator on the CPU in evaluation mode, called as ``module(z)``, with ``y`` if
+        it
+            has class labels and with ``truncation`` if its truncation is psi.
 
     Raises:
-        ExportError: PyTorch cannot express the module as such a graph.
+        ExportError: PyTorch cannot export the module.
     """
     columns = {}
     if trained.class_labels:
@@ -98,10 +99,10 @@ def build_graph(trained: TrainedGenerator) -> onnx.ModelProto:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences what PyTorch's exporter says about itself."""
+    """Silences messages of PyTorch's exporter about itself."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
-    logger.setLevel(logging.ERROR)  # that torchvision, which nothing here uses, is missing
+    logger.setLevel(logging.ERROR)  # it warns that torchvision is missing, which is not used
     try:
         with warnings.catch_warnings():
             # torch.export pickles pytree specs of a class its own code calls deprecated.

@@ -1,4 +1,4 @@
-"""How far the served pixels stray from the network they were exported from."""
+"""Parity: how far the served pixels differ from those of the exported network."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ _Pixels = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far the served pixels may stray."""
+    """Largest accepted difference of the served pixels."""
 
     levels: int = 1
     """Largest difference of any pixel value, in levels of 255."""
@@ -33,34 +33,34 @@ class Tolerance:
 
 @dataclass(frozen=True)
 class Original:
-    """What a bundle is made from, and must agree with."""
+    """The model that a bundle is made from and compared with."""
 
     name: str
-    """What it is, for people."""
+    """Name for people."""
     pixels: Callable[
         [npt.NDArray[np.float32], npt.NDArray[np.int64] | None, npt.NDArray[np.float32] | None],
         _Pixels,
     ]
-    """Its own images uint8 [N, H, W, C] of z [N, z_dim], classes [N] and psi [N], rounded by
-    something else than what is under test."""
+    """Returns its images uint8 [N, H, W, C] of z [N, z_dim], classes [N] and psi [N], rounded by
+    other code than the code under test."""
 
 
-def from_pytorch(trained: TrainedGenerator) -> Original:
-    """The network of a run."""
-    return Original("PyTorch", lambda z, classes, psi: expected_pixels(trained, z, classes, psi))
+def pytorch_original(trained: TrainedGenerator) -> Original:
+    """Returns the network of a run as an original."""
+    return Original("PyTorch", lambda z, classes, psi: run_pytorch(trained, z, classes, psi))
 
 
 def measure_parity(
     original: Original, spec: ModelSpec, backend: Backend, tolerance: Tolerance
 ) -> pb.Parity:
-    """Compares the backend with the original on the first 1,000 serials of seed 0, in all batches.
+    """Compares the backend with the original on 1,000 serials of seed 0, in all batch sizes.
 
     Raises:
-        ExportError: the difference is over the tolerance, or the backend's pixels depend on the
-            batch size; says the figures.
+        ExportError: the difference exceeds the tolerance, or the pixels depend on the batch size.
+            The message gives the figures.
     """
-    z, classes, psi = _asked(spec)
-    served = batch_free_pixels(spec, backend)
+    z, classes, psi = _inputs(spec)
+    served = check_batch_independence(spec, backend)
     difference = np.abs(served.astype(np.int16) - original.pixels(z, classes, psi))
     parity = pb.Parity(
         samples=SAMPLES,
@@ -74,19 +74,19 @@ def measure_parity(
     if parity.max_difference > tolerance.levels or parity.differing_share > tolerance.share:
         raise ExportError(
             f"{backend.description} differs from {original.name} by up to "
-            f"{parity.max_difference} levels, {parity.differing_share:.3%} of the pixel values at "
-            f"all; allowed are {tolerance.levels} and {tolerance.share:.3%}"
+            f"{parity.max_difference} levels and in {parity.differing_share:.3%} of the pixel "
+            f"values; allowed are {tolerance.levels} and {tolerance.share:.3%}"
         )
     return parity
 
 
-def batch_free_pixels(spec: ModelSpec, backend: Backend) -> _Pixels:
-    """The images of the first 1,000 serials of seed 0, the same in batches of every size.
+def check_batch_independence(spec: ModelSpec, backend: Backend) -> _Pixels:
+    """Returns the images of the first 1,000 serials of seed 0, equal in all batch sizes.
 
     Raises:
-        ExportError: they are not.
+        ExportError: the images depend on the batch size.
     """
-    served = [_served(backend, *_asked(spec), size) for size in BATCH_SIZES]
+    served = [_run_backend(backend, *_inputs(spec), size) for size in BATCH_SIZES]
     for size, pixels in zip(BATCH_SIZES, served, strict=True):
         if differing := int(np.count_nonzero(pixels != served[-1])):
             raise ExportError(
@@ -96,23 +96,23 @@ def batch_free_pixels(spec: ModelSpec, backend: Backend) -> _Pixels:
     return served[-1]
 
 
-def _asked(
+def _inputs(
     spec: ModelSpec,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64] | None, npt.NDArray[np.float32] | None]:
-    """Latents, classes and psi of the serials compared, every strength of psi among them."""
+    """Returns latents, classes and psi of the compared serials, with psi from 0 to 1."""
     z = latents(SEED, 0, SAMPLES, spec.z_dim, distribution=spec.distribution)
     classes = drawn_classes(SEED, 0, SAMPLES, spec.num_classes) if spec.conditional else None
     by_psi = spec.truncation is not None and spec.truncation.kind is TruncationKind.PSI
     return z, classes, np.linspace(0, 1, SAMPLES, dtype=np.float32) if by_psi else None
 
 
-def expected_pixels(
+def run_pytorch(
     trained: TrainedGenerator,
     z: npt.NDArray[np.float32],
     classes: npt.NDArray[np.int64] | None,
     psi: npt.NDArray[np.float32] | None = None,
 ) -> _Pixels:
-    """PyTorch's own images uint8 [N, H, W, C], rounded here."""
+    """Returns PyTorch's images uint8 [N, H, W, C], rounded here."""
     batches = []
     with torch.inference_mode():
         for start in range(0, len(z), BATCH_SIZES[-1]):
@@ -129,7 +129,7 @@ def expected_pixels(
     return pixels
 
 
-def _served(
+def _run_backend(
     backend: Backend,
     z: npt.NDArray[np.float32],
     classes: npt.NDArray[np.int64] | None,

@@ -1,7 +1,7 @@
-"""The same generator in fewer bits: 8-bit integers for CPUs, half precision for GPUs.
+"""Lower precision: 8-bit integers for CPUs, half precision for GPUs.
 
-The one module of the exporter that imports onnxruntime, whose tools do the quantising and the
-halving; what they leave undone is done here.
+ONNX Runtime's tools convert the graph; this module does what they leave undone. No other module of
+the exporter imports onnxruntime.
 """
 
 import logging
@@ -16,7 +16,7 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-# First, for it keeps ONNX Runtime from reporting to its maker.
+# Imported first, because it switches off the telemetry of ONNX Runtime.
 from imagemint.engine.onnx_session import RUNTIME_VERSION
 from imagemint.exporter.surgery import sort_nodes, strip
 
@@ -35,23 +35,25 @@ _MOVING = {"Transpose", "Reshape", "Slice"}
 _SUMMING = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 
 
-def in_int8(model: onnx.ModelProto, feeds: Sequence[Feed], kinds: Sequence[str]) -> onnx.ModelProto:
-    """The model with nodes of these kinds in 8-bit integers (QDQ, static); `model` stays.
+def quantize_to_int8(
+    model: onnx.ModelProto, feeds: Sequence[Feed], kinds: Sequence[str]
+) -> onnx.ModelProto:
+    """Returns a copy with the operators `kinds` in 8-bit integers (QDQ, static).
 
-    Weights are signed, each output channel with its own scale; activations unsigned, with one scale
-    and zero point for each value, fixed by the least and greatest seen in `feeds`. Sums are exact
-    integers, so pixels cannot depend on the batch. What follows the last sum is left in float32:
-    in 8 bits of it, steps would be seen.
+    Weights are signed, with a scale for each output channel. Activations are unsigned, with one
+    scale and zero point for each value, from the minimum and maximum in `feeds`. Sums are exact
+    integers, so pixels do not depend on the batch. Everything after the last sum stays float32,
+    because in 8 bits its steps would be visible.
 
     Args:
-        model: of plain convolutions; there are no 8-bit transposed ones.
-        feeds: batches of inputs, of every kind that will be met.
+        model: a graph without transposed convolutions, which have no 8-bit form.
+        feeds: batches of inputs for calibration.
         kinds: operators, such as Conv.
     """
     with tempfile.TemporaryDirectory() as folder, _quiet():
         path = Path(folder) / "int8.onnx"
         quantize_static(
-            _named(model),
+            _copy_with_node_names(model),
             path,
             _Feeds(feeds),
             quant_format=QuantFormat.QDQ,
@@ -60,7 +62,7 @@ def in_int8(model: onnx.ModelProto, feeds: Sequence[Feed], kinds: Sequence[str])
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
-            # Quantised once, where they are read: twice would cost bits for nothing.
+            # Quantised once, at the reader; quantising twice would lose precision.
             extra_options={"OpTypesToExcludeOutputQuantization": list(kinds)},
         )
         quantised = onnx.load_model(path)
@@ -70,26 +72,27 @@ def in_int8(model: onnx.ModelProto, feeds: Sequence[Feed], kinds: Sequence[str])
     return quantised
 
 
-def in_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with weights and sums in half precision; `model` stays.
+def convert_to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Returns a copy with weights and sums in half precision.
 
-    Inputs stay float32, and so does what follows the last sum: levels of 255 take 8 bits of the 11.
+    Inputs stay float32, and so does everything after the last sum: 255 levels need 8 of the 11
+    bits.
     """
-    named = _named(model)
+    named = _copy_with_node_names(model)
     nodes = list(named.graph.node)
     last = max(i for i, node in enumerate(nodes) if node.op_type in _SUMMING)
     halved: onnx.ModelProto = convert_float_to_float16(
         named, keep_io_types=True, node_block_list=[node.name for node in nodes[last + 1 :]]
     )
-    _stay_wide(halved.graph)
+    _remove_cast_pairs(halved.graph)
     sort_nodes(halved.graph)
     strip(halved)
     onnx.checker.check_model(halved, full_check=True)
     return halved
 
 
-def _stay_wide(graph: onnx.GraphProto) -> None:
-    """Takes out the way from float32 to half precision and back between two nodes of float32."""
+def _remove_cast_pairs(graph: onnx.GraphProto) -> None:
+    """Removes casts from float32 to half precision and back between two nodes of float32."""
     casts = {
         node.output[0]: (node, node.attribute[0].i) for node in graph.node if node.op_type == "Cast"
     }
@@ -99,31 +102,31 @@ def _stay_wide(graph: onnx.GraphProto) -> None:
             continue
         for node in graph.node:
             node.input[:] = [narrow.input[0] if n == cast.output[0] else n for n in node.input]
-    for to in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16):  # each was read by the other kind
+    for to in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16):  # one cast reads the other
         read = {name for node in graph.node for name in node.input} | {v.name for v in graph.output}
         for output, (cast, own) in casts.items():
             if own == to and output not in read:
                 graph.node.remove(cast)
 
 
-def quantiser() -> str:
-    """What quantises, for the record."""
+def quantizer_name() -> str:
+    """Returns the name and version of the quantizer, for the record."""
     return f"onnxruntime.quantization {RUNTIME_VERSION}"
 
 
 class _Feeds(CalibrationDataReader):  # type: ignore[misc] # onnxruntime carries no types
-    """Feeds one after the other, as the calibration reads them."""
+    """Hands out the feeds one after the other, as the calibration reads them."""
 
     def __init__(self, feeds: Sequence[Feed]) -> None:
         self._left = iter(feeds)
 
     def get_next(self) -> Feed | None:
-        """The next batch; None after the last."""
+        """Returns the next batch; None after the last."""
         return next(self._left, None)
 
 
-def _named(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy in which every node has a name of its own, by which the tools know it."""
+def _copy_with_node_names(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Returns a copy in which every node has a unique name, which the tools need."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     for number, node in enumerate(copy.graph.node):
@@ -132,10 +135,10 @@ def _named(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _quantise_before_moving(graph: onnx.GraphProto) -> None:
-    """Moves each QuantizeLinear up through nodes that only move values, or confine them.
+    """Moves each QuantizeLinear before nodes that only move or clamp values.
 
-    Bytes are moved instead of floats, and a convolution meets the node that it must, so that the
-    runtime makes one 8-bit operator of the two. Exact: rounding commutes with both.
+    Then bytes move instead of floats, and the QuantizeLinear follows the convolution directly, so
+    that the runtime fuses the two. The result is exact: rounding commutes with moving and clamping.
     """
     constants = {t.name: t for t in graph.initializer}
     while True:
@@ -145,7 +148,7 @@ def _quantise_before_moving(graph: onnx.GraphProto) -> None:
             above = makers.get(quantise.input[0])
             if above is None or readers.count(above.output[0]) > 1:
                 continue
-            if above.op_type in _MOVING or _confines(above, constants):
+            if above.op_type in _MOVING or _clamps(above, constants):
                 _swap(graph, above, quantise, constants)
                 break
         else:
@@ -157,7 +160,7 @@ def _quantise_before_moving(graph: onnx.GraphProto) -> None:
     graph.initializer.extend(kept)
 
 
-def _confines(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> bool:
+def _clamps(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> bool:
     return node.op_type == "Min" and all(name in constants for name in node.input[1:])
 
 
@@ -182,7 +185,7 @@ def _swap(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences the advice of the quantiser, which speaks through the root logger."""
+    """Silences the advice that the quantizer logs through the root logger."""
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Putting a bundle into a model repository: whole or not at all, and never over another."""
+"""Publishes a bundle in a model repository: completely or not at all, and never over another."""
 
 import hashlib
 import shutil
@@ -12,14 +12,14 @@ from imagemint.exporter.errors import ExportError
 from imagemint.training.durable import flush, flush_directory
 
 STAGING_PREFIX = ".export-"
-"""Begins with a dot: no server takes it for a model, whatever a killed export leaves in it."""
+"""Prefix of staging directories. It begins with a dot, so that no server loads a half export."""
 
 
 def choose_version(repository: Path, name: str, version: int | None) -> int:
-    """The version to write: the one asked for, or the one after the last.
+    """Returns the version to write: the requested one, or one more than the last.
 
     Raises:
-        ExportError: the version asked for exists, or is not 1 or more.
+        ExportError: the requested version exists, or is below 1.
     """
     model = repository / name
     taken = [int(p.name) for p in model.glob("*") if p.name.isascii() and p.name.isdigit()]
@@ -33,17 +33,17 @@ def choose_version(repository: Path, name: str, version: int | None) -> int:
 
 
 @contextmanager
-def staged(repository: Path, name: str, version: int) -> Iterator[Path]:
-    """A directory `.../<name>/<version>` to fill; moved into the repository if all went well.
+def stage_version(repository: Path, name: str, version: int) -> Iterator[Path]:
+    """Yields a directory `.../<name>/<version>` to fill, and publishes it at the end.
 
-    The rename is the only step that publishes. Before it everything is flushed to the disk, so
-    that not even a power cut leaves a version with half a file in it.
+    One rename publishes the version. All files are flushed to the disk before it, so that a power
+    cut leaves no incomplete version. After an error the repository is unchanged.
 
     Raises:
-        ExportError: somebody else has written the version meanwhile.
+        ExportError: another process has written the version meanwhile.
     """
     repository.mkdir(parents=True, exist_ok=True)
-    # In the repository itself, for a rename does not cross file systems.
+    # In the repository itself, because a rename does not cross file systems.
     staging = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=repository))
     try:
         directory = staging / name / str(version)
@@ -66,10 +66,10 @@ def write_sums(directory: Path) -> None:
 def _move(source: Path, target: Path) -> None:
     target.parent.mkdir(exist_ok=True)
     try:
-        # Fails on a directory that holds anything, which a version always does.
+        # Fails if the target is a directory with files, which a version always is.
         source.rename(target)
     except OSError as error:
         if target.exists():
-            raise ExportError(f"{target} was written by somebody else meanwhile") from error
+            raise ExportError(f"{target} was written by another process meanwhile") from error
         raise
     flush([target.parent])

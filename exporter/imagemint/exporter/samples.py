@@ -1,4 +1,4 @@
-"""samples.png: what the model draws for fixed serials, through the engine that will serve it."""
+"""samples.png: the images of fixed serials, computed by the engine that serves them."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from imagemint.engine.spec import ModelSpec, TruncationKind
 
 COLUMNS = 10
 SEED = 0
-_MAX_ROWS = 100  # of a model with more classes, the first hundred
+_MAX_ROWS = 100  # a model with more classes shows the first hundred
 _GAP = 2
 _WHITE = 255
 
@@ -21,14 +21,14 @@ _WHITE = 255
 def write_samples(path: Path, backend: Backend, spec: ModelSpec, version: int) -> None:
     """Writes a row of ten images for each class, or ten rows of a model without classes.
 
-    The images are the first of seed 0, in reading order; the file says so in its text.
+    The images are the first of seed 0, in reading order. The text of the PNG says so.
     """
     rows = min(spec.num_classes, _MAX_ROWS) or COLUMNS
     count = rows * COLUMNS
     classes = np.repeat(np.arange(rows, dtype=np.int64), COLUMNS) if spec.conditional else None
     z = latents(SEED, 0, count, spec.z_dim, distribution=spec.distribution)
     by_psi = spec.truncation is not None and spec.truncation.kind is TruncationKind.PSI
-    whole = np.ones(count, np.float32) if by_psi else None  # as a request that names no truncation
+    whole = np.ones(count, np.float32) if by_psi else None  # as for a request without truncation
     sheet = _sheet(backend.run(z, classes, whole), rows)
     first, last = (
         Serial(
@@ -44,7 +44,7 @@ def write_samples(path: Path, backend: Backend, spec: ModelSpec, version: int) -
 
 
 def _sheet(images: npt.NDArray[np.uint8], rows: int) -> npt.NDArray[np.uint8]:
-    """One picture [H, W, C] of images [rows * COLUMNS, h, w, C], a gap between each two."""
+    """Returns one picture [H, W, C] of images [rows * COLUMNS, h, w, C] with gaps between them."""
     _, height, width, channels = images.shape
     framed = np.pad(images, ((0, 0), (0, _GAP), (0, _GAP), (0, 0)), constant_values=_WHITE).reshape(
         rows, COLUMNS, height + _GAP, width + _GAP, channels

@@ -1,4 +1,4 @@
-"""Transposed convolutions as plain ones: the same pixels, from sums that processors compute faster.
+"""Replaces transposed convolutions by plain ones, which CPUs compute faster, with equal pixels.
 
 A transposed convolution of stride 2 with a 4x4 kernel and padding 1 gives, along one axis,
 
@@ -12,10 +12,9 @@ column of pixels, which lie outside the image, are cut off. (Shi et al., "Is the
 the same as a convolutional layer?", 2016, with blocks of pixels 2k and 2k + 1, whose kernel is 3x3:
 2.25 times the multiplications, where these blocks take 1.1 to 1.3 times.)
 
-A last 3x3 convolution to the few channels of an image, the narrowest and on CPUs by far the
-slowest, is computed on the blocks before they are shuffled: a block of the image depends on 2x2
-blocks. Each block is multiplied by one matrix for all four places that it is needed in, and the
-products are added where they meet.
+The last 3x3 convolution, to the few channels of an image, is by far the slowest on CPUs. It is
+computed on the blocks before they are shuffled: a block of the image depends on 2x2 blocks. Each
+block is multiplied by one matrix for the four places that need it, and the products are added.
 """
 
 import itertools
@@ -41,37 +40,37 @@ _INSIDE = np.finfo(np.float32).max
 _PLACES = tuple(itertools.product((0, 1), (0, 1)))
 
 
-def without_transposed(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same generator with plain convolutions in place of transposed ones; the model stays.
+def replace_transposed_convolutions(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Returns a copy with plain convolutions in place of transposed ones.
 
-    Pixels differ where the order of a sum decides a rounding. A transposed convolution of another
-    kind (kernel, stride, padding, groups, weights that are computed) stays as it is.
+    Pixels may differ by rounding, because the order of sums changes. A transposed convolution of
+    another kind (kernel, stride, padding, groups, computed weights) stays as it is.
     """
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
-    _Rewriting(changed.graph, onnx.shape_inference.infer_shapes(model).graph).run()
+    _Rewriter(changed.graph, onnx.shape_inference.infer_shapes(model).graph).run()
     onnx.checker.check_model(changed, full_check=True)
     return changed
 
 
 @dataclass(frozen=True)
 class _Tail:
-    """What follows the last transposed convolution: to the image, each step the only reader."""
+    """The nodes from the last transposed convolution to the image, without branches."""
 
     convolution: onnx.NodeProto
     pointwise: Sequence[onnx.NodeProto]
     image: str
     """The graph's output."""
     nodes: Sequence[onnx.NodeProto]
-    """All of it, the transpose to NHWC included."""
+    """All nodes, with the transpose to NHWC."""
 
 
-class _Rewriting:
-    """One graph under change.
+class _Rewriter:
+    """Rewrites one graph.
 
     Args:
-        graph: changed in place.
-        inferred: the same with the shapes of all values.
+        graph: the graph; it is changed.
+        inferred: the same graph with the shapes of all values.
     """
 
     def __init__(self, graph: onnx.GraphProto, inferred: onnx.GraphProto) -> None:
@@ -87,16 +86,16 @@ class _Rewriting:
         self._stem = ""
 
     def run(self) -> None:
-        """Rewrites what can be."""
+        """Rewrites every transposed convolution that has the right form."""
         replaced: set[str] = set()  # by first output, which is unique
         for node in self._graph.node:
             if node.output[0] in replaced:
                 continue
-            if self._can_be_plain(node):
+            if self._is_replaceable(node):
                 replaced.update(self._rewrite(node))
             else:
                 self._nodes.append(node)
-        # Copies, for what is cleared takes its elements along.
+        # Copies, because clearing the list clears its elements.
         nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in self._nodes]
         del self._graph.node[:]
         self._graph.node.extend(nodes)
@@ -105,10 +104,10 @@ class _Rewriting:
         del self._graph.initializer[:]
         self._graph.initializer.extend(tensors)
 
-    def _can_be_plain(self, node: onnx.NodeProto) -> bool:
+    def _is_replaceable(self, node: onnx.NodeProto) -> bool:
         if node.op_type != "ConvTranspose" or node.domain:
             return False
-        told = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         wanted = {
             "kernel_shape": [_KERNEL] * 2,
             "strides": [_STRIDE] * 2,
@@ -120,16 +119,16 @@ class _Rewriting:
         }
         optional = {"group", "dilations", "output_padding", "auto_pad"}
         as_wanted = all(
-            told.get(name, value if name in optional else None) == value
+            attributes.get(name, value if name in optional else None) == value
             for name, value in wanted.items()
         )
         shape = self._shapes.get(node.input[0], [])
         constant = all(name in self._constants for name in node.input[1:])
         known = len(shape) == len(_NHWC) and all(isinstance(n, int) for n in shape[2:])
-        return as_wanted and constant and known and "output_shape" not in told
+        return as_wanted and constant and known and "output_shape" not in attributes
 
     def _rewrite(self, node: onnx.NodeProto) -> Iterator[str]:
-        """Writes the node anew, and all that goes with it; yields the outputs of what was read."""
+        """Replaces the node and those that go with it; yields the outputs of the replaced nodes."""
         weight = self._constants[node.input[1]]
         channels = weight.shape[1]
         bias = self._constants[node.input[2]] if len(node.input) > 2 else np.zeros(channels)  # noqa: PLR2004 - has a bias
@@ -149,16 +148,16 @@ class _Rewriting:
         blocks = self._put("Transpose", [blocks], perm=_NHWC)
         tail = None if relu is None else self._tail(end)
         if tail is None:
-            pixels = self._shuffled(blocks, height, width, channels)
+            pixels = self._put_shuffle(blocks, height, width, channels)
             edges = [self._integers(n, v) for n, v in _INNER.items()]
             inner = self._put("Slice", [pixels, *edges])
             self._put("Transpose", [inner], end, perm=_NCHW)
         else:
-            self._draw(tail, blocks, (height, width, channels))
+            self._put_tail(tail, blocks, (height, width, channels))
             yield from (each.output[0] for each in tail.nodes)
 
-    def _draw(self, tail: _Tail, blocks: str, shape: tuple[int, int, int]) -> None:
-        """The last convolution and what follows it, on blocks [N, height, width, 4 channels]."""
+    def _put_tail(self, tail: _Tail, blocks: str, shape: tuple[int, int, int]) -> None:
+        """Adds the last convolution and what follows, on blocks [N, height, width, 4 channels]."""
         height, width, channels = shape
         weight = self._constants[tail.convolution.input[1]]
         colours = len(weight)
@@ -186,10 +185,10 @@ class _Rewriting:
             copy.input[:] = [total if name == before else name for name in step.input]
             self._nodes.append(copy)
             before = total = step.output[0]
-        self._shuffled(total, height - 1, width - 1, colours, tail.image)
+        self._put_shuffle(total, height - 1, width - 1, colours, tail.image)
 
     def _tail(self, value: str) -> _Tail | None:
-        """What leads from a value to the image, if no step after a 3x3 convolution looks around."""
+        """Returns the nodes from a value to the image: a 3x3 convolution and pointwise steps."""
         convolution = self._only_reader(value, {"Conv"})
         if convolution is None or not self._is_last(convolution):
             return None
@@ -209,15 +208,15 @@ class _Rewriting:
         return _Tail(convolution, steps, transpose.output[0], nodes)
 
     def _is_last(self, node: onnx.NodeProto) -> bool:
-        told = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         weight = self._constants.get(node.input[1])
         return (
             weight is not None
             and weight.shape[2:] == (3, 3)
-            and told.get("pads") == [1] * 4
-            and told.get("strides", [1, 1]) == told.get("dilations", [1, 1]) == [1, 1]
-            and told.get("group", 1) == 1
-            and told.get("auto_pad", b"NOTSET") == b"NOTSET"
+            and attributes.get("pads") == [1] * 4
+            and attributes.get("strides", [1, 1]) == attributes.get("dilations", [1, 1]) == [1, 1]
+            and attributes.get("group", 1) == 1
+            and attributes.get("auto_pad", b"NOTSET") == b"NOTSET"
             and all(name in self._constants for name in node.input[1:])
         )
 
@@ -230,10 +229,10 @@ class _Rewriting:
             return None
         return readers[0]
 
-    def _shuffled(
+    def _put_shuffle(
         self, blocks: str, height: int, width: int, channels: int, name: str | None = None
     ) -> str:
-        """Pixels [N, 2 height, 2 width, channels] of blocks [N, height, width, 2 2 channels]."""
+        """Adds the shuffle of blocks [N, height, width, 4 channels] to pixels; returns the name."""
         rows = self._integers("rows", [0, height, width, 2, 2 * channels])
         apart = self._put("Reshape", [blocks, rows])
         shuffled = self._put("Transpose", [apart], perm=_SHUFFLE)
@@ -245,7 +244,7 @@ class _Rewriting:
         kind: str,
         inputs: list[str],
         name: str | None = None,
-        **attributes: Any,  # noqa: ANN401 - whatever the operator takes
+        **attributes: Any,  # noqa: ANN401 - any attribute of the operator
     ) -> str:
         name = name or f"{self._stem}.{kind.lower()}.{len(self._nodes)}"
         self._nodes.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
@@ -264,7 +263,7 @@ _INNER = {"begin": [1, 1], "end": [-1, -1], "axes": [1, 2]}
 
 
 def _block_kernel(weight: _Floats) -> _Floats:
-    """Kernel [4 C_out, C_in, 2, 2] of blocks, from that of a transposed one [C_in, C_out, 4, 4]."""
+    """Returns the kernel [4 C_out, C_in, 2, 2] for a transposed one [C_in, C_out, 4, 4]."""
     kernel = np.empty((2, 2, weight.shape[1], weight.shape[0], 2, 2), np.float32)
     for (row, column), (y, x) in itertools.product(_PLACES, _PLACES):
         kernel[row, column, :, :, y, x] = weight[:, :, _TAPS[row][y], _TAPS[column][x]].T
@@ -272,14 +271,14 @@ def _block_kernel(weight: _Floats) -> _Floats:
 
 
 def _inside(height: int, width: int, channels: int) -> _Floats:
-    """The most that each value of blocks [1, height, width, 4 channels] may be: 0 off the image."""
+    """Returns the upper limit of blocks [1, height, width, 4 channels]: 0 outside the image."""
     mask = np.full((height, width, 2, 2, channels), _INSIDE, np.float32)
     mask[0, :, 0] = mask[-1, :, 1] = mask[:, 0, :, 0] = mask[:, -1, :, 1] = 0
     return mask.reshape(1, height, width, -1)
 
 
 def _last_matrix(weight: _Floats) -> _Floats:
-    """Matrix [4 C_in, 16 C_out] of a 3x3 convolution [C_out, C_in, 3, 3] on blocks.
+    """Returns the matrix [4 C_in, 16 C_out] of a 3x3 convolution [C_out, C_in, 3, 3] on blocks.
 
     A block of the image, rows 2j and 2j + 1, reads rows 2j - 1 to 2j + 2: blocks j and j + 1 of the
     input. Columns are ordered by which of the two it is, then by the pixel of the image's block.

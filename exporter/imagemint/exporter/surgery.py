@@ -1,4 +1,4 @@
-"""Changes to an exported graph: what PyTorch's exporter leaves undone, and leaves behind."""
+"""Clean-up of an exported graph: folds what PyTorch's exporter does not, and strips metadata."""
 
 from collections.abc import Iterator
 
@@ -17,8 +17,8 @@ def fold_batch_norm(model: onnx.ModelProto) -> None:
 
     The dynamo exporter folds those that follow a convolution, but not the one behind a projection
     that is reshaped to [N, C, H, W], as DCGAN has it: there channel c owns H W rows of the weights.
-    Computed in float64 and rounded once. One that follows neither is left as it is: a single
-    affine node, for which there is nothing better.
+    The fold is computed in float64 and rounded once. A BatchNormalization that follows neither
+    stays: it is a single affine node.
     """
     graph = model.graph
     constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
@@ -31,7 +31,7 @@ def fold_batch_norm(model: onnx.ModelProto) -> None:
             continue
         if (reshape.op_type, gemm.op_type) != ("Reshape", "Gemm"):
             continue
-        # torch.nn.Linear has no other factors; where something else wrote some, leave it alone.
+        # torch.nn.Linear writes no other factors; a Gemm with others stays as it is.
         plain = _attribute(gemm, "alpha", 1.0) == _attribute(gemm, "beta", 1.0) == 1.0
         private = users[reshape.output[0]] == users[gemm.output[0]] == 1
         constant = [*norm.input[1:], *gemm.input[1:], reshape.input[1]]
@@ -55,7 +55,7 @@ def _fold(
     pixels = weight.shape[0 if transposed else 1] // scale.size
     row_scale, row_shift = np.repeat(scale, pixels), np.repeat(beta - mean * scale, pixels)
     weight = weight * (row_scale[:, np.newaxis] if transposed else row_scale)
-    for name in gemm.input[2:]:  # the bias, if there is one
+    for name in gemm.input[2:]:  # the bias, if any
         row_shift = row_shift + constants[name].astype(np.float64) * row_scale
     names = [f"{gemm.input[1]}.folded", f"{gemm.input[1]}.folded_bias"]
     for name, value in zip(names, (weight, row_shift), strict=True):
@@ -64,9 +64,10 @@ def _fold(
 
 
 def strip(model: onnx.ModelProto) -> None:
-    """Takes out everything that does not decide pixels: stack traces, source lines, doc strings.
+    """Removes everything that does not affect pixels: stack traces, source lines, doc strings.
 
-    Intermediate shapes go as well, which the runtime infers, and the batch axis gets its name.
+    Intermediate shapes are removed as well, because the runtime infers them. The batch axis is
+    named.
     """
     for message in _messages(model):
         for field in ("metadata_props", "doc_string"):
@@ -85,10 +86,10 @@ def strip(model: onnx.ModelProto) -> None:
 
 
 def sort_nodes(graph: onnx.GraphProto) -> None:
-    """Puts every node behind those that it reads from, and changes their order no more than that.
+    """Sorts nodes so that each follows its producers; otherwise keeps their order.
 
     Raises:
-        ValueError: something reads what nothing writes.
+        ValueError: a node reads a value that nothing produces.
     """
     known = {v.name for v in graph.input} | {t.name for t in graph.initializer} | {""}
     left = [onnx.NodeProto.FromString(node.SerializeToString()) for node in graph.node]
@@ -96,14 +97,16 @@ def sort_nodes(graph: onnx.GraphProto) -> None:
     while left:
         at = next((i for i, node in enumerate(left) if known.issuperset(node.input)), None)
         if at is None:
-            raise ValueError(f"{left[0].name or left[0].op_type} reads what nothing writes")
+            raise ValueError(
+                f"{left[0].name or left[0].op_type} reads a value that nothing produces"
+            )
         node = left.pop(at)
         known.update(node.output)
         graph.node.append(node)
 
 
 def _messages(message: Message) -> Iterator[Message]:
-    """A protobuf message and all within it."""
+    """Yields a protobuf message and all messages within it."""
     yield message
     for field, value in message.ListFields():
         if field.message_type is not None:
@@ -112,7 +115,7 @@ def _messages(message: Message) -> Iterator[Message]:
 
 
 def _users(graph: onnx.GraphProto) -> dict[str, int]:
-    """How often each value is read; the graph's outputs count as read once."""
+    """Returns how often each value is read; the outputs of the graph count once."""
     users: dict[str, int] = {value.name: 1 for value in graph.output}
     for name in (name for node in graph.node for name in node.input):
         users[name] = users.get(name, 0) + 1

@@ -1,8 +1,8 @@
-"""Variants of a bundle: the same generator in fewer bits, written only if nobody can tell.
+"""Variants of a bundle: the same generator in lower precision.
 
-A variant is tried in the form that is fastest, and if its images fall short, in the next one. What
-counts is the distance of its pixels from those of model.onnx, and that by the judge it is not worse
-than model.onnx by more than model.onnx differs from itself, drawn from other seeds.
+A variant is written only if its quality matches the reference within seed-to-seed noise. The
+fastest form is tried first; if its images fall short, the next one is tried. Two things are
+compared with model.onnx: the pixels, and the figures of the judge.
 """
 
 import logging
@@ -20,28 +20,28 @@ from imagemint.engine.onnx_backend import OnnxBackend
 from imagemint.engine.spec import ModelSpec, TruncationKind
 from imagemint.exporter.errors import ExportError
 from imagemint.exporter.files import write_graph
-from imagemint.exporter.parity import batch_free_pixels
-from imagemint.exporter.precision import Feed, in_fp16, in_int8, quantiser
-from imagemint.exporter.subpixel import without_transposed
+from imagemint.exporter.parity import check_batch_independence
+from imagemint.exporter.precision import Feed, convert_to_fp16, quantize_to_int8, quantizer_name
+from imagemint.exporter.subpixel import replace_transposed_convolutions
 from imagemint.training.evaluation import Compared
 from imagemint.training.evaluation.sources import BundleSource, Source
 from imagemint.v1 import manifest_pb2 as pb
 
 _log = logging.getLogger(__name__)
 
-_CALIBRATION_SEED = 2**63  # far from any seed that a person types
+_CALIBRATION_SEED = 2**63  # far from the seeds that people choose
 _CALIBRATION_IMAGES = 1_024
 _BATCH = 32
-# The fastest first. Sums in 8 bits of the latents themselves cost the most precision.
+# The fastest first. The projection of the latents loses the most precision in 8 bits.
 _INT8_KINDS = (("Gemm", "Conv", "MatMul"), ("Conv", "MatMul"), ("Conv",))
 
 Compare = Callable[[Source, Source], Compared]
-"""Judges the second source beside the first."""
+"""Compares the quality of the second source with that of the first."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How far pixels may lie from those of model.onnx, in levels of 255."""
+    """Largest accepted differences from the pixels of model.onnx, in levels of 255."""
 
     mean: float
     maximum: int
@@ -49,8 +49,8 @@ class Limits:
     """Share of values that may differ by more than one level."""
 
 
-# The largest difference of int8 is told and not limited: among millions of values there is always a
-# stroke whose edge moved by a pixel, and edges are black on white.
+# The largest difference of int8 is reported and not limited: among millions of values there is
+# always a stroke whose edge moves by a pixel, and edges are black on white.
 LIMITS = {"fp16": Limits(0.1, 2, 0.001), "int8": Limits(1.0, 255, 0.15)}
 _PRECISIONS = {"fp16": pb.PRECISION_FP16, "int8": pb.PRECISION_INT8}
 _TARGETS = {"fp16": pb.TARGET_DEVICE_CUDA, "int8": pb.TARGET_DEVICE_CPU}
@@ -63,23 +63,23 @@ def add_variants(
     names: Sequence[str],
     compare: Compare,
 ) -> None:
-    """Writes variants beside model.onnx, and declares them in the manifest with their figures.
+    """Writes variants beside model.onnx and declares them in the manifest with their figures.
 
     Args:
-        directory: of the bundle, which is complete but for them.
-        model: the graph as it was exported, before it was laid out for a device.
-        manifest: of the bundle; changed.
+        directory: the bundle, complete except for the variants.
+        model: the exported graph, before its layout for a device.
+        manifest: the manifest of the bundle; it is changed.
         names: `int8`, `fp16`.
-        compare: the judgement.
+        compare: compares the quality of two sources.
 
     Raises:
-        ExportError: one of them falls short in every form; says how far.
+        ExportError: a variant falls short in every form. The message gives the figures.
     """
     for name in names:
         why = ""
         for graph, method in _forms(name, model, ModelSpec.of(manifest)):
-            manifest.variants.append(_written(directory, name, graph, method, manifest))
-            write_graph(directory, "model.onnx", _base(directory), manifest)
+            manifest.variants.append(_write_variant(directory, name, graph, method, manifest))
+            write_graph(directory, "model.onnx", _read_reference(directory), manifest)
             variant = manifest.variants[-1]
             faults = _measure(directory, variant, LIMITS[name], compare)
             if not faults:
@@ -94,11 +94,14 @@ def add_variants(
 def _forms(
     name: str, model: onnx.ModelProto, spec: ModelSpec
 ) -> Iterator[tuple[onnx.ModelProto, str]]:
-    """The forms of a variant, the fastest first, and how each is made."""
+    """Yields the forms of a variant, the fastest first, with a description of the method."""
     if name == "fp16":
-        yield in_fp16(model), "onnxruntime.transformers float16; what follows the last sum in fp32"
+        yield (
+            convert_to_fp16(model),
+            "onnxruntime.transformers float16; everything after the last sum in fp32",
+        )
         return
-    plain = without_transposed(model)
+    plain = replace_transposed_convolutions(model)
     feeds = list(_calibration(spec))
     present = {node.op_type for node in plain.graph.node}
     tried: set[frozenset[str]] = set()
@@ -108,15 +111,15 @@ def _forms(
             tried.add(wanted)
             which = ", ".join(kind for kind in kinds if kind in wanted)
             method = (
-                f"{quantiser()}, QDQ, static, least to greatest of {_CALIBRATION_IMAGES:,} serials"
-                f" of seed {_CALIBRATION_SEED}{', classes in turn' if spec.conditional else ''};"
-                f" in 8 bits: {which}"
+                f"{quantizer_name()}, QDQ, static, calibrated by minimum and maximum of"
+                f" {_CALIBRATION_IMAGES:,} serials of seed {_CALIBRATION_SEED}"
+                f"{', classes in turn' if spec.conditional else ''}; in 8 bits: {which}"
             )
-            yield in_int8(plain, feeds, sorted(wanted)), method
+            yield quantize_to_int8(plain, feeds, sorted(wanted)), method
 
 
 def _calibration(spec: ModelSpec) -> Iterator[Feed]:
-    """Inputs as they will be met: serials of every class, psi of every strength."""
+    """Yields inputs for calibration: serials of every class, psi of every strength."""
     for start in range(0, _CALIBRATION_IMAGES, _BATCH):
         feed: Feed = {
             "z": latents(
@@ -133,15 +136,15 @@ def _calibration(spec: ModelSpec) -> Iterator[Feed]:
         yield feed
 
 
-def _written(
+def _write_variant(
     directory: Path, name: str, graph: onnx.ModelProto, method: str, manifest: pb.BundleManifest
 ) -> pb.Variant:
-    """Writes the file of a variant, which describes itself as far as its figures do not matter."""
+    """Writes the file of a variant. Its manifest lacks the figures, which belong to model.onnx."""
     own = pb.BundleManifest()
     own.CopyFrom(manifest)
     own.precision = _PRECISIONS[name]
     for field in ("parity", "evaluations", "variants"):
-        own.ClearField(field)  # of another graph
+        own.ClearField(field)  # they belong to the reference
     file = f"{name}.onnx"
     sha256 = write_graph(directory, file, graph, own)
     return pb.Variant(
@@ -154,16 +157,16 @@ def _written(
     )
 
 
-def _base(directory: Path) -> onnx.ModelProto:
+def _read_reference(directory: Path) -> onnx.ModelProto:
     return onnx.load_model(directory / "model.onnx")
 
 
 def _measure(directory: Path, variant: pb.Variant, limits: Limits, compare: Compare) -> list[str]:
-    """Fills in the figures of a variant, and tells where they fall short."""
+    """Fills in the figures of a variant; returns what falls short."""
     device = torch.device("cpu")
     bundle = read_bundle(directory)
     backend = OnnxBackend(bundle, device="cpu", variant=variant.name)
-    batch_free_pixels(bundle.spec, backend)
+    check_batch_independence(bundle.spec, backend)
     model, other = (BundleSource(directory, device, each) for each in ("reference", variant.name))
     found = compare(model, other)
     model.close()

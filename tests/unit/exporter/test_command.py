@@ -82,11 +82,11 @@ def test_missing_checkpoint_is_a_clear_error(tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({}, "a training run, or a file"),
+        ({}, "a training run or --from-onnx"),
         ({"source": "run", "from_onnx": "x.onnx"}, "not both"),
         ({"source": "run", "labels": ["cat"]}, "labels goes with --from-onnx"),
         ({"from_onnx": "x.onnx", "license": "MIT"}, "needs --license and --value-range"),
-        ({"source": "run", "precision": ["int8"]}, "int8 must be judged"),
+        ({"source": "run", "precision": ["int8"]}, "int8 must be compared"),
         ({"source": "run", "precision": ["fp16"], "target": "cpu"}, "fp16 is for cuda"),
         ({"source": "run", "precision": ["int8"], "target": "cuda"}, "int8 is for cpu"),
     ],

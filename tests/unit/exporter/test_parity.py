@@ -5,7 +5,7 @@ import pytest
 
 from imagemint.engine.onnx_backend import OnnxBackend
 from imagemint.exporter.errors import ExportError
-from imagemint.exporter.parity import Tolerance, from_pytorch, measure_parity
+from imagemint.exporter.parity import Tolerance, measure_parity, pytorch_original
 
 
 class _Disturbed:
@@ -34,7 +34,7 @@ def measured(trained, exported, backend):
 
     def measure(tolerance, fault=lambda images: images):
         disturbed = _Disturbed(backend, fault)
-        return measure_parity(from_pytorch(trained), exported.spec, disturbed, tolerance)
+        return measure_parity(pytorch_original(trained), exported.spec, disturbed, tolerance)
 
     return measure
 
@@ -61,8 +61,16 @@ def _a_level_off_everywhere(images):
 @pytest.mark.parametrize(
     ("fault", "tolerance", "said"),
     [
-        (_two_levels_off, Tolerance(share=1.0), r"by up to \d+ levels, .*allowed are 1 and 100"),
-        (_a_level_off_everywhere, Tolerance(levels=3), r"by up to \d levels, 9\d\.\d+%|100\.000%"),
+        (
+            _two_levels_off,
+            Tolerance(share=1.0),
+            r"by up to \d+ levels .*allowed are 1 and 100",
+        ),
+        (
+            _a_level_off_everywhere,
+            Tolerance(levels=3),
+            r"by up to \d levels and in (9|100)",
+        ),
     ],
 )
 def test_difference_over_the_tolerance_is_refused(measured, fault, tolerance, said):

@@ -9,8 +9,8 @@ from onnx import TensorProto
 from imagemint.engine import drawn_classes, latents
 from imagemint.engine.onnx_session import cpu_session
 from imagemint.exporter.graph import build_graph
-from imagemint.exporter.precision import in_fp16, in_int8
-from imagemint.exporter.subpixel import without_transposed
+from imagemint.exporter.precision import convert_to_fp16, quantize_to_int8
+from imagemint.exporter.subpixel import replace_transposed_convolutions
 
 KINDS = ("Conv", "Gemm", "MatMul")
 
@@ -34,7 +34,9 @@ def graph(trained):
 @pytest.fixture(scope="module")
 def quantised(graph):
     """All sums of it in 8 bits."""
-    return in_int8(without_transposed(graph), [feed(32, seed) for seed in range(8)], KINDS)
+    return quantize_to_int8(
+        replace_transposed_convolutions(graph), [feed(32, seed) for seed in range(8)], KINDS
+    )
 
 
 def kinds(model):
@@ -85,7 +87,7 @@ def test_bytes_are_moved_not_floats(quantised):
 
 def test_half_keeps_the_ends_wide(graph, tmp_path):
     """fp16 inside, float32 latents in, uint8 out; nothing narrow behind the last sum."""
-    half = in_fp16(graph)
+    half = convert_to_fp16(graph)
     assert half.graph.input[0].type.tensor_type.elem_type == TensorProto.FLOAT
     assert half.ByteSize() < 0.7 * graph.ByteSize()
     nodes = list(half.graph.node)

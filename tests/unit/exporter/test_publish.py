@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from imagemint.exporter.errors import ExportError
-from imagemint.exporter.publish import STAGING_PREFIX, choose_version, staged
+from imagemint.exporter.publish import STAGING_PREFIX, choose_version, stage_version
 
 KILLED = """
 import os, pathlib, signal, sys
@@ -15,7 +15,7 @@ from imagemint.exporter import publish
 kill = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 if sys.argv[2] == "renaming":
     pathlib.Path.rename = kill
-with publish.staged(pathlib.Path(sys.argv[1]), "digits", 1) as directory:
+with publish.stage_version(pathlib.Path(sys.argv[1]), "digits", 1) as directory:
     (directory / "model.onnx").write_bytes(b"weights")
     if sys.argv[2] == "writing":
         kill()
@@ -29,7 +29,7 @@ def _visible(repository):
 
 def test_bundle_appears_whole(tmp_path):
     """What was staged is there afterwards, with its checksums, and nothing else."""
-    with staged(tmp_path / "models", "digits", 1) as directory:
+    with stage_version(tmp_path / "models", "digits", 1) as directory:
         (directory / "model.onnx").write_bytes(b"weights")
         (directory / "card.md").write_text("card")
         assert not _visible(tmp_path / "models")
@@ -44,7 +44,7 @@ def test_failed_staging_leaves_nothing(tmp_path):
     """An exception while staging leaves the repository as it was."""
 
     def fail():
-        with staged(tmp_path, "digits", 1) as directory:
+        with stage_version(tmp_path, "digits", 1) as directory:
             (directory / "model.onnx").write_bytes(b"weights")
             raise ExportError("over the tolerance")
 
@@ -61,7 +61,7 @@ def test_killed_export_leaves_nothing_to_load(tmp_path, moment):
     assert not _visible(tmp_path)
     assert [p.name.startswith(STAGING_PREFIX) for p in tmp_path.glob(".*")] == [True]
     assert choose_version(tmp_path, "digits", None) == 1
-    with staged(tmp_path, "digits", 1) as directory:
+    with stage_version(tmp_path, "digits", 1) as directory:
         (directory / "model.onnx").write_bytes(b"weights")
     assert (tmp_path / "digits" / "1" / "model.onnx").read_bytes() == b"weights"
 
@@ -86,16 +86,16 @@ def test_existing_version_is_refused(tmp_path):
 
 
 def test_race_for_a_version_has_one_winner(tmp_path):
-    """If somebody else writes the version meanwhile, theirs stays and ours is an error."""
+    """A version that another process writes meanwhile stays, and the export is an error."""
 
     def lose():
-        with staged(tmp_path, "digits", 1) as directory:
+        with stage_version(tmp_path, "digits", 1) as directory:
             (directory / "model.onnx").write_bytes(b"ours")
             theirs = tmp_path / "digits" / "1"
             theirs.mkdir(parents=True)
             (theirs / "model.onnx").write_bytes(b"theirs")
 
-    with pytest.raises(ExportError, match="somebody else"):
+    with pytest.raises(ExportError, match="another process"):
         lose()
     assert (tmp_path / "digits" / "1" / "model.onnx").read_bytes() == b"theirs"
     assert [p.name for p in tmp_path.iterdir()] == ["digits"]

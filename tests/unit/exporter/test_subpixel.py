@@ -6,7 +6,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from imagemint.engine.onnx_session import cpu_session
-from imagemint.exporter.subpixel import without_transposed
+from imagemint.exporter.subpixel import replace_transposed_convolutions
 
 HEIGHT, WIDTH = 3, 5
 
@@ -85,7 +85,7 @@ def test_pixels_are_the_same(tmp_path, colours, stages, tail, relu):
     """With exact sums not one value differs, at the edges neither, and the weights stay."""
     model = generator(colours=colours, relu=relu, tail=tail, stages=stages)
     before = model.SerializeToString(deterministic=True)
-    plain = without_transposed(model)
+    plain = replace_transposed_convolutions(model)
     assert "ConvTranspose" not in kinds(plain)
     assert model.SerializeToString(deterministic=True) == before
     expected = pixels(model, tmp_path)
@@ -96,11 +96,11 @@ def test_pixels_are_the_same(tmp_path, colours, stages, tail, relu):
 
 def test_last_convolution_meets_the_blocks(tmp_path):
     """A narrow convolution behind a Relu is one product on blocks, with zeros off the image."""
-    plain = without_transposed(generator())
+    plain = replace_transposed_convolutions(generator())
     assert kinds(plain).count("Conv") == 2
     assert kinds(plain).count("MatMul") == kinds(plain).count("Min") == 1
     # Values may be negative where no Relu is, so nothing could hold them to 0 off the image.
-    assert "MatMul" not in kinds(without_transposed(generator(relu=False)))
+    assert "MatMul" not in kinds(replace_transposed_convolutions(generator(relu=False)))
 
 
 @pytest.mark.parametrize(
@@ -121,4 +121,4 @@ def test_other_kinds_stay(upsampling):
         kept = [a for a in node.attribute if a.type != onnx.AttributeProto.UNDEFINED]
         del node.attribute[:]
         node.attribute.extend(kept)
-    assert "ConvTranspose" in kinds(without_transposed(model))
+    assert "ConvTranspose" in kinds(replace_transposed_convolutions(model))

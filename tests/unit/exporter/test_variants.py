@@ -8,7 +8,7 @@ from imagemint.engine.bundle import read_bundle
 from imagemint.engine.onnx_backend import OnnxBackend
 from imagemint.exporter import variants
 from imagemint.exporter.errors import ExportError
-from imagemint.exporter.export import Shape, export_generator
+from imagemint.exporter.export import GraphOptions, export_generator
 from imagemint.training.evaluation.comparing import Compared, Comparison, Difference
 from imagemint.v1 import manifest_pb2 as pb
 
@@ -37,8 +37,8 @@ def export(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(variants, "_CALIBRATION_IMAGES", 64)  # enough to be near, and sooner
 
     def run(compare, *names):
-        shape = Shape("cpu", names, compare)
-        return export_generator(trained, name="digits", repository=tmp_path, shape=shape)
+        options = GraphOptions("cpu", names, compare)
+        return export_generator(trained, name="digits", repository=tmp_path, graph_options=options)
 
     return run
 
@@ -93,7 +93,7 @@ def test_distant_pixels_are_refused(export, monkeypatch):
 
 def test_nobody_to_judge_is_an_error(export):
     """A variant that nobody looked at is not written."""
-    with pytest.raises(ExportError, match="nobody to judge"):
+    with pytest.raises(ExportError, match="needs a judge"):
         export(None, "int8")
 
 
@@ -102,7 +102,7 @@ def test_target_decides_the_layout(trained, tmp_path):
     images = []
     for target in ("cpu", "cuda"):
         bundle = export_generator(
-            trained, name="digits", repository=tmp_path / target, shape=Shape(target)
+            trained, name="digits", repository=tmp_path / target, graph_options=GraphOptions(target)
         )
         assert (b"ConvTranspose" in bundle.read_model()) == (target == "cuda")
         z, classes = latents(1, 0, 50, 8), drawn_classes(1, 0, 50, 3)
