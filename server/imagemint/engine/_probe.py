@@ -3,6 +3,9 @@
 Comparing pixels would be too weak: a difference in the last bits of a float moves a rounded pixel
 once in thousands, so a probe of affordable size would pass and a million images would not. The
 probe therefore looks at the floats just before they are rounded.
+
+A row can depend on the size of its batch, on its place in it, and on what the other rows hold. For
+the last, the probe puts very different rows beside it: only batches of one row are safe then.
 """
 
 import enum
@@ -39,7 +42,10 @@ _REDUCTIONS = {
     *("ReduceMean", "ReduceSum", "ReduceProd", "ReduceSumSquare", "ReduceL1", "ReduceL2"),
     *("ReduceLogSum", "ReduceLogSumExp"),
 }
-_THOROUGH_ROWS = 8 * PROBE_ROWS
+THOROUGH_BATCHES = 8
+"""Batches of the probe of a graph that sums across a row by itself."""
+# Beside latents of these sizes, scales, extremes and statistics of a batch are others.
+_STRANGE_SCALES = np.array([0.0, 1e-3, 30.0, 1e4], np.float32)
 
 
 class Batching(enum.Enum):
@@ -74,48 +80,95 @@ def rows(feed: Mapping[str, npt.NDArray[Any]], start: int, stop: int) -> Feed:
 _MEASURES = (Batching.AS_THEY_COME, Batching.NEVER_ALONE, Batching.FIXED, Batching.ALONE)
 
 
-def rows_to_probe(content: bytes) -> int:
-    """How many rows it takes to trust a model: more where it sums across a row by itself."""
-    graph = onnx.load_model_from_string(content).graph
-    reduces = any(node.op_type in _REDUCTIONS for node in graph.node)
-    return _THOROUGH_ROWS if reduces else PROBE_ROWS
+def reduces(graph: onnx.GraphProto) -> bool:
+    """Whether a graph sums across a row by itself; then it takes more rows to trust it."""
+    return any(node.op_type in _REDUCTIONS for node in graph.node)
 
 
-def needed_batching(compute: Callable[[Feed], npt.NDArray[Any]], feed: Feed) -> Batching:
+def needed_batching(
+    compute: Callable[[Feed], npt.NDArray[Any]],
+    feed: Feed,
+    most_rows: int = PROBE_ROWS,
+    *,
+    thorough: bool = False,
+) -> Batching:
     """The cheapest batching under which the rows of the probe equal those of the whole.
 
     Args:
         compute: runs a batch and returns what is compared, the batch along the first axis.
-        feed: of `probe_feed`; of more than one probe's rows, each row is tried in every way.
+        feed: of `probe_feed`, a multiple of `most_rows` rows.
+        most_rows: of one batch. With fewer than `FIXED_BATCH`, that many are never run, so a graph
+            that needs them is run a row at a time.
+        thorough: whether to try each row in every way.
     """
     count = len(feed["z"])
     needed = (
-        _needed(compute, rows(feed, start, start + PROBE_ROWS), thorough=count > PROBE_ROWS)
-        for start in range(0, count, PROBE_ROWS)
+        _needed(compute, rows(feed, start, start + most_rows), thorough=thorough)
+        for start in range(0, count, most_rows)
     )
-    return max(needed, key=_MEASURES.index)
+    found = max(needed, key=_MEASURES.index)
+    return Batching.ALONE if found is Batching.FIXED and most_rows < FIXED_BATCH else found
 
 
 def _needed(compute: Callable[[Feed], npt.NDArray[Any]], feed: Feed, *, thorough: bool) -> Batching:
     whole = compute(feed)
+    count = len(feed["z"])
 
     def same(start: int, stop: int) -> bool:
         return compute(rows(feed, start, stop)).tobytes() == whole[start:stop].tobytes()
 
-    for shift in (21, 1, 3) if thorough else (21,):
+    for shift in (count // 3, 1, 3) if thorough else (count // 3,):
         moved = {name: np.roll(value, shift, axis=0) for name, value in feed.items()}
         if compute(moved).tobytes() != np.roll(whole, shift, axis=0).tobytes():
             return Batching.ALONE
+    if looks_at_others(compute, feed, whole):
+        return Batching.ALONE
     # Ranges that start further in also move rows to other places within their batch.
+    sizes = [size for size in _SIZES if size < count]
     starts = {
-        size: range(size // 2, PROBE_ROWS - size + 1, size) if thorough else (size // 2,)
-        for size in _SIZES
+        size: range(size // 2, count - size + 1, size) if thorough else (size // 2,)
+        for size in sizes
     }
-    if not all(same(start, start + size) for size in _SIZES for start in starts[size]):
+    if not all(same(start, start + size) for size in sizes for start in starts[size]):
         return Batching.FIXED
-    if not all(same(row, row + 1) for row in range(PROBE_ROWS if thorough else _LONE_ROWS)):
+    if not all(same(row, row + 1) for row in range(count if thorough else min(count, _LONE_ROWS))):
         return Batching.NEVER_ALONE
     return Batching.AS_THEY_COME
+
+
+def looks_at_others(
+    compute: Callable[[Feed], npt.NDArray[Any]], feed: Feed, whole: npt.NDArray[Any]
+) -> bool:
+    """Whether rows change when the rest of their batch is replaced by very different rows.
+
+    Args:
+        compute: as `needed_batching`.
+        feed: a batch.
+        whole: what `compute` made of it.
+    """
+    place = np.arange(len(whole))
+    # What pads a batch is its first row, so that is tried as well.
+    for kept, strangers in (
+        (place % 2 == 0, _strange(feed)),
+        (place % 2 == 1, _strange(feed)),
+        (place % 3 == 0, {name: np.repeat(v[:1], len(v), axis=0) for name, v in feed.items()}),
+    ):
+        mixed = {name: value.copy() for name, value in feed.items()}
+        for name, value in mixed.items():
+            value[~kept] = strangers[name][~kept]
+        if compute(mixed)[kept].tobytes() != whole[kept].tobytes():
+            return True
+    return False
+
+
+def _strange(feed: Feed) -> Feed:
+    """Rows unlike those of a batch: other conditions, and latents of all sizes."""
+    strange = {name: np.roll(value, 1, axis=0) for name, value in feed.items()}
+    z = strange["z"]
+    # Changes every other row, so that each kind stands beside those that are kept.
+    scales = _STRANGE_SCALES[np.arange(len(z)) // 2 % len(_STRANGE_SCALES)]
+    strange["z"] = z * scales[:, np.newaxis]
+    return strange
 
 
 def same_everywhere(
@@ -132,13 +185,15 @@ def same_everywhere(
         other: the same of the other session.
         feed: of `probe_feed`.
     """
-    whole = compute(rows(feed, 0, PROBE_ROWS))
+    count = min(len(feed["z"]), PROBE_ROWS)
+    whole = compute(rows(feed, 0, count))
 
     def same(start: int, stop: int) -> bool:
         return other(rows(feed, start, stop)).tobytes() == whole[start:stop].tobytes()
 
-    stretches = [(size, 2 * size) for size in range(2, ALONE_ROWS + 1)]
-    stretches += [(row, row + 1) for row in range(_LONE_ROWS)]
+    stretches = [(min(size, count - size), size) for size in range(2, min(ALONE_ROWS, count) + 1)]
+    stretches = [(start, start + size) for start, size in stretches]
+    stretches += [(row, row + 1) for row in range(min(_LONE_ROWS, count))]
     return all(same(*stretch) for stretch in stretches)
 
 
@@ -161,6 +216,8 @@ def agreeing_buckets(
         moved = {name: np.roll(value, shift, axis=0) for name, value in feed.items()}
         if compute(moved).tobytes() != np.roll(whole, shift, axis=0).tobytes():
             return (1,)
+    if looks_at_others(compute, feed, whole):
+        return (1,)
 
     def agrees(size: int) -> bool:
         starts = {0, (largest - size) // 2, largest - size}
@@ -174,15 +231,18 @@ def agreeing_buckets(
     return (*(size for size in sorted(set(buckets)) if size < largest and agrees(size)), largest)
 
 
-def showing_floats(content: bytes) -> bytes:
+def showing_floats(model: onnx.ModelProto) -> bytes:
     """The same model with one output: what it rounds to pixels, or its image if it never rounds."""
-    model = onnx.load_model_from_string(content)
+    outputs = list(model.graph.output)
     for node in model.graph.node:
         if node.op_type == "Round" or (node.op_type == "Cast" and _to_uint8(node)):
             del model.graph.output[:]
             model.graph.output.append(onnx.ValueInfoProto(name=node.input[0]))
             break
-    return model.SerializeToString()
+    content = model.SerializeToString()
+    del model.graph.output[:]
+    model.graph.output.extend(outputs)
+    return content
 
 
 def _to_uint8(node: onnx.NodeProto) -> bool:

@@ -8,15 +8,18 @@ import hashlib
 import os
 import re
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx
 from google.protobuf import json_format
 from google.protobuf.message import DecodeError
 
+from imagemint.engine._estimate import Estimate, TooLarge, check_size, estimate
 from imagemint.engine._graph import faults
+from imagemint.engine.causes import is_passing
 from imagemint.engine.errors import BundleRefused
+from imagemint.engine.findings import Findings
 from imagemint.engine.spec import ModelSpec
 from imagemint.engine.variants import Variant, precision_name, target_name
 from imagemint.v1 import manifest_pb2 as pb
@@ -55,12 +58,24 @@ class Bundle:
     """Size of model.onnx."""
     others: tuple[Variant, ...] = ()
     """Other graphs of the same generator, the preferred of a device before others."""
+    estimate: Estimate = field(default=Estimate(0, is_complete=False), repr=False)
+    """What it takes to run model.onnx."""
+    findings: Findings | None = field(default=None, repr=False)
+    """What a trial found out about it; None without one."""
 
     @property
     def reference(self) -> Variant:
         """The graph in model.onnx."""
         precision = precision_name(self.manifest.precision)
-        return Variant(precision, self.model_path, self.sha256, self.model_bytes, precision, None)
+        return Variant(
+            precision,
+            self.model_path,
+            self.sha256,
+            self.model_bytes,
+            precision,
+            None,
+            self.estimate,
+        )
 
     @property
     def variants(self) -> tuple[Variant, ...]:
@@ -96,7 +111,7 @@ def read_bundle(directory: Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Bundl
         raise BundleRefused(directory, f"{directory.name!r} is not a version, a positive integer")
     contents = _checked_contents(directory, max_bytes)
     content = contents[MODEL_FILE]
-    manifest, spec = _examined(directory, MODEL_FILE, content)
+    manifest, spec, taken = _examined(directory, MODEL_FILE, content)
     others = tuple(_variant(directory, spec, each, contents) for each in manifest.variants)
     return Bundle(
         directory=directory,
@@ -107,6 +122,7 @@ def read_bundle(directory: Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Bundl
         version=int(directory.name),
         model_bytes=len(content),
         others=others,
+        estimate=taken,
     )
 
 
@@ -121,7 +137,7 @@ def _variant(
     if sha256 != declared.sha256:
         why = f"{declared.file} is not the file that {MODEL_FILE} declares"
         raise BundleRefused(directory, why)
-    manifest, own_spec = _examined(directory, declared.file, content)
+    manifest, own_spec, taken = _examined(directory, declared.file, content)
     if own_spec != spec or manifest.precision != declared.precision:
         why = f"{declared.file} and {MODEL_FILE} describe different models"
         raise BundleRefused(directory, why)
@@ -132,19 +148,28 @@ def _variant(
         len(content),
         precision_name(declared.precision),
         target_name(declared.target),
+        taken,
     )
 
 
-def _examined(directory: Path, name: str, content: bytes) -> tuple[pb.BundleManifest, ModelSpec]:
-    """What a graph says of itself, once everything in it was looked at."""
+def _examined(
+    directory: Path, name: str, content: bytes
+) -> tuple[pb.BundleManifest, ModelSpec, Estimate]:
+    """What a graph says of itself and what it takes, after every check."""
     try:
-        return _looked_at(directory, name, _parsed(directory, name, content))
+        model = _parsed(directory, name, content)
+        # First, for everything else takes its time with each node.
+        check_size(model)
+        manifest, spec = _checked(directory, name, model)
+        return manifest, spec, estimate(model)
+    except TooLarge as error:
+        raise BundleRefused(directory, _of(name, f"its graph is too large: {error}")) from error
     except UnicodeDecodeError as error:
         # Parsing leaves texts as they are; whoever reads a damaged one first gets this.
         raise BundleRefused(directory, f"{name} has a name that is not text") from error
 
 
-def _looked_at(
+def _checked(
     directory: Path, name: str, model: onnx.ModelProto
 ) -> tuple[pb.BundleManifest, ModelSpec]:
     manifest, spec = _described(directory, model)
@@ -209,7 +234,7 @@ def _read(path: Path, max_bytes: int) -> bytes:
         raise BundleRefused(path.parent, f"{path.name} is missing") from None
     except OSError as error:
         why = f"cannot read {path.name}: {error.strerror}"
-        raise BundleRefused(path.parent, why) from error
+        raise BundleRefused(path.parent, why, passing=is_passing(error)) from error
     if max(found.st_size, len(content)) > max_bytes:
         why = f"{path.name} is larger than the limit of {max_bytes:,} bytes"
         raise BundleRefused(path.parent, why)

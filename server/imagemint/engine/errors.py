@@ -218,13 +218,16 @@ class BundleRefused(ImagemintError):
     Args:
         path: the bundle's directory, or the file at fault.
         why: what is wrong with it, one line.
+        passing: whether the same bytes may load at another time: the cause is the machine's state,
+            such as a want of memory, and not what the bundle is.
     """
 
     reason = "BUNDLE_REFUSED"
 
-    def __init__(self, path: Path, why: str) -> None:
+    def __init__(self, path: Path, why: str, *, passing: bool = False) -> None:
         self.path = path
         self.why = why
+        self.passing = passing
         super().__init__(f"bundle {path} refused: {why}")
 
 

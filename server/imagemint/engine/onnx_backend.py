@@ -35,6 +35,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 
 from imagemint.engine._buckets import (
     BucketedInstance,
@@ -42,23 +43,27 @@ from imagemint.engine._buckets import (
     default_buckets,
     pieces,
 )
+from imagemint.engine._estimate import Estimate
 from imagemint.engine._probe import (
     ALONE_ROWS,
     FIXED_BATCH,
     PROBE_ROWS,
+    THOROUGH_BATCHES,
     Batching,
     Feed,
     agreeing_buckets,
     needed_batching,
     probe_feed,
+    reduces,
     rows,
-    rows_to_probe,
     same_everywhere,
     showing_floats,
 )
 from imagemint.engine.backend import Instance
 from imagemint.engine.bundle import Bundle
+from imagemint.engine.causes import is_passing
 from imagemint.engine.errors import BackendFailed, BundleRefused
+from imagemint.engine.findings import Findings
 from imagemint.engine.onnx_session import (
     CUDA,
     RUNTIME_VERSION,
@@ -74,6 +79,18 @@ from imagemint.engine.variants import REFERENCE, Variant, chosen
 
 _log = logging.getLogger(__name__)
 
+# Working memory of one batch by the estimate, of which the runtime takes up to five times as much.
+# The probe and every later run keep to it, and the probe to so much work, or large images would
+# take gigabytes and slow ones minutes. Neither depends on the machine, for the batches that are run
+# decide the last bits of a float.
+_BATCH_BYTES = 2**28
+_PROBE_FLOPS = 3 * 10**11
+_THOROUGH_FLOPS = 10**12
+# Rows that the probe computes for each row of its largest batch.
+_RUNS_PER_ROW, _RUNS_PER_ROW_THOROUGH = 10, 16
+_FEWEST_ROWS = 4
+DEFAULT_MAX_IMAGE_MEMORY = 2**29
+"""Bytes. A generator of 1024x1024 images with 32 features for each pixel takes about as much."""
 # Where rows are never run but in batches of one size.
 _SIZES_OF = {Batching.FIXED: (FIXED_BATCH,), Batching.ALONE: (1,)}
 
@@ -95,6 +112,7 @@ class OnnxBackend:
         cuda_graphs: whether to capture runs on CUDA, if the model can be.
         variant: which graph of the bundle: `auto` for the one made for the device where there is
             one, `reference` for model.onnx, or a name.
+        max_image_memory_bytes: working memory of one image, above which the bundle is refused.
 
     Raises:
         BundleRefused: the runtime cannot load the model, its images have another shape than the
@@ -115,6 +133,7 @@ class OnnxBackend:
         bucketed: bool | None = None,
         cuda_graphs: bool = True,
         variant: str = REFERENCE,
+        max_image_memory_bytes: int = DEFAULT_MAX_IMAGE_MEMORY,
     ) -> None:
         if device not in ("auto", "cpu", "cuda"):
             raise ValueError(f"device must be auto, cpu or cuda, not {device!r}")
@@ -123,24 +142,29 @@ class OnnxBackend:
         self._takes_psi = (
             bundle.spec.truncation is not None and bundle.spec.truncation.kind is TruncationKind.PSI
         )
-        session, why, self._variant, which = _session(bundle, device, intra_op_threads, variant)
+        session, why, self._variant, which, content = _session(
+            bundle, device, intra_op_threads, variant, max_image_memory_bytes
+        )
         self._session: Session | None = session
         self._provider = session.provider
         self._threads = intra_op_threads
         self._alone: Session | None = None
+        self._most_rows = _most_rows(self._variant.estimate)
         on_gpu = session.provider == CUDA
         # Read again for each session of an instance: the bytes are large, and wanted rarely.
         self._bundle = bundle if on_gpu and cuda_graphs else None
-        wanted = tuple(sorted(set(buckets or default_buckets(max_batch))))
         self._buckets: tuple[int, ...] = ()
         if bucketed if bucketed is not None else on_gpu:
+            sizes = sorted(set(buckets or default_buckets(max_batch)))
+            wanted = tuple(s for s in sizes if s <= self._most_rows) or (self._most_rows,)
             self._sample = probe_feed(bundle.spec, wanted[-1])
-            self._buckets = self._agreeing(bundle, wanted)
+            self._buckets = self._agreeing(bundle, content, wanted)
             self._batching = Batching.BUCKETS
             as_hoped, how = self._buckets == wanted, ", ".join(map(str, self._buckets))
         else:
-            self._batching = self._settle(bundle, alone_threads)
+            self._batching = self._settle(bundle, content, alone_threads)
             as_hoped, how = self._batching is Batching.AS_THEY_COME, self._batching.value
+        del content
         _log.log(
             logging.INFO if as_hoped else logging.WARNING,
             "model %s runs on %s (%s), in batches %s%s",
@@ -173,6 +197,13 @@ class OnnxBackend:
         return self._batching
 
     @property
+    def findings(self) -> Findings:
+        """What another backend of the same graph on the same machine need not find out again."""
+        return Findings(
+            self._variant.sha256, self._batching, self._alone is not None, self._most_rows
+        )
+
+    @property
     def buckets(self) -> tuple[int, ...]:
         """Sizes that batches are padded to, ascending; empty where they run as they come."""
         return self._buckets
@@ -192,9 +223,9 @@ class OnnxBackend:
         if buckets := _SIZES_OF.get(self._batching, self._buckets):
             cut = [(rows(feed, p.start, p.stop), p.size) for p in pieces(count, buckets)]
             return np.concatenate([self._padded(part, size) for part, size in cut])
-        if count > PROBE_ROWS:  # larger batches were not probed, and are no faster
-            starts = range(0, count, PROBE_ROWS)
-            parts = [rows(feed, start, start + PROBE_ROWS) for start in starts]
+        if count > self._most_rows:  # larger batches were not probed, and are no faster
+            starts = range(0, count, self._most_rows)
+            parts = [rows(feed, start, start + self._most_rows) for start in starts]
             return np.concatenate([self._as_they_come(part) for part in parts])
         return self._as_they_come(feed)
 
@@ -206,7 +237,7 @@ class OnnxBackend:
     ) -> npt.NDArray[np.uint8]:
         """The same as `run`, on several threads where the probe found that it is; thread-safe."""
         alone = self._alone
-        if alone is None or not 1 <= len(z) <= ALONE_ROWS:
+        if alone is None or not 1 <= len(z) <= min(ALONE_ROWS, self._most_rows):
             return self.run(z, class_id, truncation)
         return alone.run(self._prepared(z, class_id, truncation))
 
@@ -298,45 +329,77 @@ class OnnxBackend:
     def _compute(self, feed: Feed) -> npt.NDArray[np.uint8]:
         return self._opened().run(feed)
 
-    def _settle(self, bundle: Bundle, alone_threads: int) -> Batching:
+    def _settle(self, bundle: Bundle, content: bytes, alone_threads: int) -> Batching:
         """Runs the probe, which also warms up, and tells how batches must be run from now on."""
-        feed = probe_feed(bundle.spec, rows_to_probe(bundle.read_model(self._variant)))
-        with contextlib.closing(self._checked(bundle, feed)) as floats:
+        found = bundle.findings
+        if found is not None and found.sha256 == self._variant.sha256:
+            self._most_rows = found.most_rows
+            if found.spread and alone_threads > self._threads:
+                self._alone = self._open_alone(bundle, content, alone_threads)
+            return found.batching
+        estimate = self._variant.estimate
+        if estimate.mixing:
+            _log.warning(
+                "model %s runs one image at a time: rows of a batch mix in %s",
+                *(self._name, ", ".join(estimate.mixing)),
+            )
+        if estimate.mixing or self._most_rows == 1:
+            self._check_images(bundle, probe_feed(bundle.spec, 1))
+            return Batching.ALONE
+        return self._probe(bundle, content, alone_threads)
+
+    def _probe(self, bundle: Bundle, content: bytes, alone_threads: int) -> Batching:
+        model = onnx.load_model_from_string(content)
+        thorough = reduces(model.graph)
+        batches = _thorough_batches(self._variant.estimate, self._most_rows) if thorough else 1
+        feed = probe_feed(bundle.spec, batches * self._most_rows)
+        self._check_images(bundle, rows(feed, 0, self._most_rows))
+        shown = showing_floats(model)
+        with contextlib.closing(self._floats_session(bundle, shown)) as floats:
             try:
-                needed = needed_batching(floats.run, feed)
+                needed = needed_batching(floats.run, feed, self._most_rows, thorough=thorough)
                 if needed is Batching.AS_THEY_COME and alone_threads > self._threads:
-                    self._alone = self._settle_alone(bundle, alone_threads, floats, feed)
+                    spread = self._is_spread(bundle, shown, alone_threads, floats, feed)
+                    self._alone = (
+                        self._open_alone(bundle, content, alone_threads) if spread else None
+                    )
             except BackendFailed as error:
                 raise _cannot_run(bundle, error) from error
         return needed
 
-    def _settle_alone(
-        self, bundle: Bundle, threads: int, floats: Session, feed: Feed
-    ) -> Session | None:
-        """A session of more threads, warm; None if its floats are others."""
-        content = bundle.read_model(self._variant)
-        shown = cpu_session(showing_floats(content), threads, bundle.directory)
-        with contextlib.closing(shown):
-            if not same_everywhere(floats.run, shown.run, feed):
-                _log.warning(
-                    "model %s differs on %d threads: a batch that is alone runs on one core",
-                    *(self._name, threads),
-                )
-                return None
+    def _is_spread(
+        self, bundle: Bundle, shown: bytes, threads: int, floats: Session, feed: Feed
+    ) -> bool:
+        """Whether several threads give the floats that one gives."""
+        with contextlib.closing(cpu_session(shown, threads, bundle.directory)) as others:
+            agrees = same_everywhere(floats.run, others.run, feed)
+        if not agrees:
+            _log.warning(
+                "model %s differs on %d threads: a batch that is alone runs on one core",
+                *(self._name, threads),
+            )
+        return agrees
+
+    def _open_alone(self, bundle: Bundle, content: bytes, threads: int) -> Session:
+        """A session of several threads, warm."""
         alone = cpu_session(content, threads, bundle.directory, spinning=True)
-        alone.run(rows(feed, 0, 1))
+        alone.run(probe_feed(self._spec, 1))
         return alone
 
-    def _agreeing(self, bundle: Bundle, wanted: tuple[int, ...]) -> tuple[int, ...]:
+    def _agreeing(self, bundle: Bundle, content: bytes, wanted: tuple[int, ...]) -> tuple[int, ...]:
         """Runs the probe in buckets, the largest first, and tells which of them agree."""
-        with contextlib.closing(self._checked(bundle, self._sample)) as floats:
+        self._check_images(bundle, self._sample)
+        if self._variant.estimate.mixing:
+            return (1,)
+        shown = showing_floats(onnx.load_model_from_string(content))
+        with contextlib.closing(self._floats_session(bundle, shown)) as floats:
             try:
                 return agreeing_buckets(floats.run, self._sample, wanted)
             except BackendFailed as error:
                 raise _cannot_run(bundle, error) from error
 
-    def _checked(self, bundle: Bundle, feed: Feed) -> Session:
-        """Runs a batch, checks its images, and returns the session that shows its floats."""
+    def _check_images(self, bundle: Bundle, feed: Feed) -> None:
+        """Runs a batch, and refuses a bundle whose images are not what its manifest says."""
         spec = bundle.spec
         expected = (len(feed["z"]), spec.height, spec.width, spec.channels)
         try:
@@ -346,14 +409,12 @@ class OnnxBackend:
         if image.dtype != np.uint8 or image.shape != expected:
             why = f"its images are {image.dtype} {image.shape}, not uint8 {expected}"
             raise BundleRefused(bundle.directory, why)
-        return self._floats_session(bundle)
 
-    def _floats_session(self, bundle: Bundle) -> Session:
+    def _floats_session(self, bundle: Bundle, shown: bytes) -> Session:
         """A second, passing session, whose output is the floats before they are rounded."""
-        content = showing_floats(bundle.read_model(self._variant))
         if self._provider == CUDA:
-            return cuda_session(content)
-        return cpu_session(content, self._threads, bundle.directory)
+            return cuda_session(shown)
+        return cpu_session(shown, self._threads, bundle.directory)
 
 
 class _SharedInstance:
@@ -367,32 +428,64 @@ class _SharedInstance:
         """Leaves the backend to who opened it."""
 
 
+def _most_rows(estimate: Estimate) -> int:
+    """Rows of the largest batch that is run where batches run as they come."""
+    by_memory = _BATCH_BYTES // max(estimate.row_bytes, 1)
+    by_time = _PROBE_FLOPS // (_RUNS_PER_ROW * max(estimate.row_flops, 1))
+    return max(1, min(by_memory, max(by_time, _FEWEST_ROWS), PROBE_ROWS))
+
+
+def _thorough_batches(estimate: Estimate, most_rows: int) -> int:
+    """How many batches the thorough probe looks at."""
+    flops = max(1, estimate.row_flops) * most_rows * _RUNS_PER_ROW_THOROUGH
+    return max(1, min(_THOROUGH_FLOPS // flops, THOROUGH_BATCHES))
+
+
 def _cannot_run(bundle: Bundle, error: BackendFailed) -> BundleRefused:
-    return BundleRefused(
-        bundle.directory, f"ONNX Runtime cannot run it: {first_line(error.__cause__)}"
-    )
+    cause = error.__cause__ or error
+    why = f"ONNX Runtime cannot run it: {first_line(cause)}"
+    return BundleRefused(bundle.directory, why, passing=is_passing(cause))
 
 
 def _session(
-    bundle: Bundle, device: str, intra_op_threads: int, asked: str
-) -> tuple[Session, str, Variant, str]:
-    """A session and the reason for its provider; the graph in it and the reason for that."""
+    bundle: Bundle, device: str, intra_op_threads: int, asked: str, most_bytes: int
+) -> tuple[Session, str, Variant, str, bytes]:
+    """A session and the reason for its provider; the graph in it, the reason for that, its bytes.
 
-    def on_cpu(why: str) -> tuple[Session, str, Variant, str]:
+    Raises:
+        BundleRefused: an image takes more memory than `most_bytes`, or the runtime cannot load it.
+    """
+
+    def on_cpu(why: str) -> tuple[Session, str, Variant, str, bytes]:
         variant, which = _chosen(bundle, "cpu", asked)
+        _check_memory(bundle, variant, most_bytes)
         content = bundle.read_model(variant)
-        return cpu_session(content, intra_op_threads, bundle.directory), why, variant, which
+        session = cpu_session(content, intra_op_threads, bundle.directory)
+        return session, why, variant, which, content
 
     if device == "cpu":
         return on_cpu("asked for")
     variant, which = _chosen(bundle, "cuda", asked)
     try:
-        session = cuda_session(bundle.read_model(variant))
+        _check_memory(bundle, variant, most_bytes)
+        content = bundle.read_model(variant)
+        session = cuda_session(content)
     except BackendFailed as error:
         if device == "cuda":
             raise
         return on_cpu(str(error))
-    return session, "asked for" if device == "cuda" else "CUDA is there", variant, which
+    why = "asked for" if device == "cuda" else "CUDA is there"
+    return session, why, variant, which, content
+
+
+def _check_memory(bundle: Bundle, variant: Variant, most_bytes: int) -> None:
+    needed = variant.estimate.row_bytes
+    if needed > most_bytes:
+        raise BundleRefused(
+            bundle.directory,
+            f"one image takes {needed / 2**20:,.0f} MiB of working memory;"
+            f" max_image_memory_bytes allows {most_bytes / 2**20:,.0f} MiB",
+        )
 
 
 def _chosen(bundle: Bundle, device: str, asked: str) -> tuple[Variant, str]:

@@ -19,6 +19,7 @@ import onnxruntime as ort
 from imagemint.engine._cuda import CudaRuntime
 from imagemint.engine._gate import Gate
 from imagemint.engine._probe import Feed
+from imagemint.engine.causes import is_passing
 from imagemint.engine.errors import BackendFailed, BundleRefused
 
 CPU = "CPUExecutionProvider"
@@ -210,7 +211,7 @@ def cpu_session(
         return Session(_inference_session(content, threads, [CPU], spinning=spinning))
     except Exception as error:  # ONNX Runtime's exceptions share no base of their own
         why = f"ONNX Runtime {ort.__version__} cannot load it: {first_line(error)}"
-        raise BundleRefused(directory, why) from error
+        raise BundleRefused(directory, why, passing=is_passing(error)) from error
 
 
 def cuda_session(content: bytes, *, graphs: bool = False) -> Session:

@@ -3,9 +3,10 @@
 import functools
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from imagemint.engine._estimate import Estimate
 from imagemint.v1 import manifest_pb2 as pb
 
 AUTO = "auto"
@@ -37,6 +38,8 @@ class Variant:
     """`fp32`, `fp16` or `int8`."""
     target: str | None
     """Device that it was made for, `cpu` or `cuda`; None for model.onnx, which suits any."""
+    estimate: Estimate = field(default=Estimate(0, is_complete=False), repr=False, compare=False)
+    """What it takes to run it."""
 
 
 def chosen(variants: Sequence[Variant], device: str, asked: str) -> tuple[Variant, str]:

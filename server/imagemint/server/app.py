@@ -103,6 +103,7 @@ class App:
             buckets=settings.batch_buckets,
             cuda_graphs=settings.cuda_graphs,
             variant=settings.variants.get(bundle.spec.name, settings.variant),
+            max_image_memory_bytes=settings.max_image_memory_bytes,
         )
 
     def _open_batcher(self, bundle: Bundle, backend: Backend) -> Batcher:

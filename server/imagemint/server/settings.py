@@ -79,6 +79,9 @@ class ServeSettings(BaseModel):
     """Images that may wait for one model before calls are refused."""
     max_bundle_bytes: int = Field(default=2 * 2**30, ge=1)
     """Larger model files are refused."""
+    max_image_memory_bytes: int = Field(default=512 * 2**20, ge=1)
+    """Working memory that one image may take, by an estimate from the shapes in its graph; bundles
+    whose images take more are refused. The runtime takes some times as much for a batch."""
 
     model_control: Literal["none", "poll", "watch", "explicit"] = "poll"
     """When models are loaded and unloaded. none: at the start; poll: whenever a look at the

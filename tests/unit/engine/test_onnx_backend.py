@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tiny_bundles import write_bundle
 
 from imagemint.engine import latents, onnx_backend
-from imagemint.engine._probe import Batching, same_everywhere
+from imagemint.engine._probe import Batching, needed_batching, same_everywhere
 from imagemint.engine.backend import Backend
 from imagemint.engine.bundle import read_bundle
 from imagemint.engine.errors import BackendFailed, BundleRefused
@@ -71,7 +71,7 @@ def _unpacked_weights(model):
     gemm = next(node for node in model.graph.node if node.op_type == "Gemm")
     gemm.input[1] = "computed"
     nodes = [
-        helper.make_node("ReduceMax", ["z"], ["m"], keepdims=0),
+        helper.make_node("Size", ["z"], ["m"]),
         helper.make_node("Equal", ["m", "m"], ["true"]),
         helper.make_node("Cast", ["true"], ["one"], to=TensorProto.FLOAT),
         helper.make_node("Mul", ["weight", "one"], ["computed"]),
@@ -145,6 +145,61 @@ def test_sums_across_a_row_are_dealt_with(tmp_path, z_dim):
         for start in (0, 1, 150 - size):
             part = slice(start, start + size)
             assert backend.run(z[part], classes[part]).tobytes() == whole[part].tobytes()
+
+
+def _quantized_by_its_batch(model):
+    """Scales the latents by the extremes of their batch, as dynamic quantization does."""
+    model.graph.node.insert(0, helper.make_node("DynamicQuantizeLinear", ["z"], ["q", "s", "p"]))
+    model.graph.node.insert(1, helper.make_node("DequantizeLinear", ["q", "s", "p"], ["z8"]))
+    for node in list(model.graph.node)[2:]:
+        for place, name in enumerate(node.input):
+            if name == "z":
+                node.input[place] = "z8"
+
+
+def _normalized_by_its_batch(model):
+    """Batch normalization that was left in training mode."""
+    for name in ("scale", "bias", "mean", "var"):
+        ones = numpy_helper.from_array(np.ones(24, np.float32), name)
+        model.graph.initializer.append(ones)
+    tanh = next(node for node in model.graph.node if node.op_type == "Tanh")
+    inputs = [tanh.input[0], "scale", "bias", "mean", "var"]
+    outputs = ["normal", "new_mean", "new_var"]
+    node = helper.make_node("BatchNormalization", inputs, outputs, training_mode=1)
+    model.graph.node.insert(list(model.graph.node).index(tanh), node)
+    tanh.input[0] = "normal"
+
+
+@pytest.mark.parametrize("edit", [_quantized_by_its_batch, _normalized_by_its_batch])
+def test_rows_that_look_at_each_other_run_alone(tmp_path, edit, caplog):
+    """Statistics of a batch: every row gets its own, whoever shares the call; the log says why."""
+    backend = backend_of(tmp_path, edit_model=edit, conditional=False)
+    z = latents(5, 0, 64, 8)
+    expected = [backend.run(z[row : row + 1]).tobytes() for row in range(8)]
+    z[8:] *= 100
+    whole = backend.run(z)
+    assert [whole[row : row + 1].tobytes() for row in range(8)] == expected
+    assert backend.batching is Batching.ALONE
+    assert "rows of a batch mix in" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "statistic",
+    [
+        lambda z: np.abs(z).max() > 40,  # beyond all ordinary latents
+        lambda z: z[: len(z) // 2].max(),
+        lambda z: z.mean() * 1e-6,
+    ],
+)
+def test_company_is_found_out(statistic):
+    """The probe itself finds that rows depend on what others hold, be it only on extremes."""
+    feed = {"z": latents(0, 0, 64, 8)}
+
+    def compute(feed):
+        z = feed["z"]
+        return z + np.float32(statistic(z)) * (len(z) > 1)
+
+    assert needed_batching(compute, feed) is Batching.ALONE
 
 
 def test_neighbours_do_not_matter(backend):

@@ -1,0 +1,132 @@
+"""The shape of every tensor in a graph, for a batch of so many rows."""
+
+import math
+from dataclasses import dataclass
+
+import onnx
+from onnx import TensorProto, helper
+
+Dims = tuple[int, ...]
+
+# Larger constants hold weights, whose values decide no shape.
+_SHAPE_ELEMENTS = 128
+# Inference follows axes, and the numbers in small tensors, without a limit of its own.
+_MOST_AXES = 32
+_MOST_ELEMENTS = 4_096
+_UNKNOWN_ITEM_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Shapes:
+    """Types and shapes by name of tensor."""
+
+    types: dict[str, tuple[int, Dims | None]]
+    """Element type and dimensions; None where they are not known."""
+
+    def dims_of(self, name: str) -> Dims | None:
+        """Dimensions; None where they are not known."""
+        return self.types.get(name, (0, None))[1]
+
+    def elements_of(self, name: str) -> int | None:
+        """Number of elements; None where it is not known."""
+        dims = self.dims_of(name)
+        return None if dims is None else math.prod(dims)
+
+    def bytes_of(self, name: str) -> int | None:
+        """Bytes; None where they are not known."""
+        elements = self.elements_of(name)
+        return None if elements is None else elements * _item_bytes(self.types[name][0])
+
+
+def infer_shapes(model: onnx.ModelProto, rows: int) -> Shapes:
+    """Shapes for a batch; what the file itself says of shapes inside it is not believed.
+
+    Args:
+        model: without functions; its inputs have the batch as their first axis.
+        rows: of the batch.
+
+    Raises:
+        ValueError: tensors have more axes, or hold more sizes, than any generator needs.
+        onnx.shape_inference.InferenceError: the graph contradicts itself.
+    """
+    _check_growth(model.graph)
+    found = onnx.shape_inference.infer_shapes(_skeleton(model, rows), data_prop=True).graph
+    values = [*found.input, *found.value_info, *found.output]
+    types = {value.name: _type_of(value) for value in values}
+    types |= {tensor.name: (tensor.data_type, tuple(tensor.dims)) for tensor in found.initializer}
+    return Shapes(types)
+
+
+def _check_growth(graph: onnx.GraphProto) -> None:
+    """Refuses graphs for which inference would need more and more memory with each node.
+
+    Tracks upper bounds of the axes and of the propagated elements of each tensor.
+    """
+    bounds = {
+        t.name: (len(t.dims), min(math.prod(t.dims), _SHAPE_ELEMENTS)) for t in graph.initializer
+    }
+    bounds |= {v.name: (len(v.type.tensor_type.shape.dim), 1) for v in graph.input}
+    for node in graph.node:
+        inputs = [bounds.get(name, (1, 1)) for name in node.input if name] or [(1, 1)]
+        axes = max(axes for axes, _ in inputs)
+        elements = max(elements for _, elements in inputs)
+        match node.op_type:
+            case "Constant":
+                sizes = [(len(a.t.dims), math.prod(a.t.dims)) for a in node.attribute] or [(1, 1)]
+                axes, elements = sizes[0][0], min(sizes[0][1], _SHAPE_ELEMENTS)
+                elements = max([elements, *(len(a.ints) for a in node.attribute)])
+            case "Concat":
+                elements = sum(elements for _, elements in inputs)
+            case "Shape":
+                elements = axes
+            case "Gather" | "GatherND" | "Einsum":
+                axes = sum(axes for axes, _ in inputs)
+            case "OneHot":
+                axes += 1
+            case "Unsqueeze":
+                added = [len(a.ints) for a in node.attribute]
+                axes += sum(added) + (inputs[1][1] if len(inputs) > 1 else 0)
+            case "Reshape" | "Expand" | "Tile" | "ConstantOfShape":
+                axes = max(axes, inputs[-1][1])
+        if axes > _MOST_AXES or elements > _MOST_ELEMENTS:
+            raise ValueError(f"{node.op_type} makes a tensor of too many axes or sizes")
+        bounds.update(dict.fromkeys(node.output, (axes, elements)))
+
+
+def _skeleton(model: onnx.ModelProto, rows: int) -> onnx.ModelProto:
+    """The same graph without its weights, which would be copied again and again."""
+    graph, bare = model.graph, onnx.GraphProto(name="skeleton")
+    bare.node.extend(graph.node)
+    constants = {tensor.name for tensor in graph.initializer}
+    for value in graph.input:
+        if value.name not in constants:
+            bare.input.append(value)
+            shape = bare.input[-1].type.tensor_type.shape
+            if shape.dim:
+                shape.dim[0].dim_value = rows
+    for tensor in graph.initializer:
+        if math.prod(tensor.dims) <= _SHAPE_ELEMENTS and len(tensor.dims) <= _SHAPE_ELEMENTS:
+            bare.initializer.append(tensor)
+        else:
+            weight = helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            bare.input.append(weight)
+    for value in graph.output:
+        element_type = value.type.tensor_type.elem_type
+        bare.output.append(helper.make_tensor_value_info(value.name, element_type, None))
+    skeleton = onnx.ModelProto(ir_version=max(model.ir_version, 4), graph=bare)
+    skeleton.opset_import.extend(model.opset_import)
+    return skeleton
+
+
+def _type_of(value: onnx.ValueInfoProto) -> tuple[int, Dims | None]:
+    tensor = value.type.tensor_type
+    if not tensor.HasField("shape") or not all(d.HasField("dim_value") for d in tensor.shape.dim):
+        return tensor.elem_type, None
+    dims = tuple(d.dim_value for d in tensor.shape.dim)
+    return tensor.elem_type, dims if min(dims, default=0) >= 0 else None
+
+
+def _item_bytes(element_type: int) -> int:
+    if element_type in (TensorProto.UNDEFINED, TensorProto.STRING):
+        return _UNKNOWN_ITEM_BYTES
+    return int(helper.tensor_dtype_to_np_dtype(element_type).itemsize)
