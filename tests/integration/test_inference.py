@@ -321,7 +321,7 @@ async def test_left_stream_takes_its_work_along(held, connect, until):
         batcher = held.repository.resolve("digits").batcher
 
         async def waiting():
-            return batcher._queued == 6 and batcher._room  # half of the queue is for streams
+            return batcher._queued + batcher._room._waiting_images >= 10
 
         async def dropped():
             return batcher._queued == 0 and not batcher._room

@@ -24,6 +24,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+MOST_QUOTED = 200
+"""Characters that a message, a log or a detail holds of one text that a caller sent."""
+
+
+def shortened(text: str, most: int = MOST_QUOTED) -> str:
+    """Returns a text that a caller sent, cut to `most` characters; a cut one ends in an ellipsis.
+
+    Whatever repeats such a text in a message, a log line or a trace cuts it: names of models,
+    versions, labels, tensors and datatypes, keys and values of parameters, ids.
+    """
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def quoted(text: str, most: int = 50) -> str:
+    """Returns a text that a caller sent in quotes, escaped and cut as by `shortened`."""
+    return repr(shortened(text, most))
+
 
 class ImagemintError(Exception):
     """Root of everything that Imagemint raises on purpose.
@@ -78,6 +95,7 @@ class ModelNotFound(ImagemintError):
 
     def __init__(self, model: str, known: Sequence[str]) -> None:
         self.known = tuple(known)
+        model = shortened(model)
         metadata = {"model": model, "known": ",".join(known)}
         super().__init__(
             f"no model {model!r}; there is {_listed(self.known)}",
@@ -98,7 +116,8 @@ class VersionNotFound(ImagemintError):
 
     def __init__(self, model: str, version: str | int, known: Sequence[str | int]) -> None:
         self.known = tuple(str(v) for v in known)
-        metadata = {"model": model, "version": str(version), "known": ",".join(self.known)}
+        model, version = shortened(model), shortened(str(version))
+        metadata = {"model": model, "version": version, "known": ",".join(self.known)}
         super().__init__(
             f"model {model!r} has no version {version}; there is {_listed(self.known)}",
             metadata=metadata,

@@ -43,26 +43,29 @@ class OneClass(NamedTuple):
 class PerImage(NamedTuple):
     """A class for each image, by position within the request."""
 
-    class_ids: list[int]
+    class_ids: npt.NDArray[np.int32]
 
     def classes(self, seed: int, first_index: int, offset: int, count: int) -> list[int]:
-        """Returns the stretch that was asked for."""
+        """Returns the classes of the images that were asked for."""
         del seed, first_index
-        return self.class_ids[offset : offset + count]
+        classes: list[int] = self.class_ids[offset : offset + count].tolist()
+        return classes
 
 
 class Cycle(NamedTuple):
     """Classes in turn: index i gets the class at i mod size, whatever request it is part of."""
 
-    class_ids: list[int]
+    class_ids: npt.NDArray[np.int32]
 
     def classes(self, seed: int, first_index: int, offset: int, count: int) -> list[int]:
-        """Returns the stretch of the cycle."""
+        """Returns this stretch of the cycle; its cost depends on `count` alone."""
         del seed
         size = len(self.class_ids)
         first = (first_index + offset) % size
-        turns = -(-(first + count) // size)
-        return (self.class_ids * turns)[first : first + count]
+        if count == 1:
+            return [int(self.class_ids[first])]
+        classes: list[int] = self.class_ids[np.arange(first, first + count) % size].tolist()
+        return classes
 
 
 class Drawn(NamedTuple):

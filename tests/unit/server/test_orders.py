@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -14,8 +15,8 @@ from imagemint.server.repository import ServedVersion
 SEED = 2**64 - 3
 CONDITIONS = {
     "one": OneClass(7),
-    "per image": PerImage([place % 10 for place in range(23)]),
-    "cycle": Cycle([4, 0, 9]),
+    "per image": PerImage(np.arange(23, dtype=np.int32) % 10),
+    "cycle": Cycle(np.int32([4, 0, 9])),
     "drawn": Drawn(10),
     "weighted": Drawn(10, [0, 0, 1, 2, 3, 0, 0, 1, 0, 5]),
 }
@@ -60,6 +61,19 @@ def test_cycle_goes_by_index():
     assert cycle.classes(SEED, 0, 0, 5) == [4, 0, 9, 4, 0]
     last = 2**64 - 1
     assert cycle.classes(SEED, last, 0, 1) == [[4, 0, 9][last % 3]]
+
+
+def test_chunk_costs_what_it_holds():
+    """The classes of a small chunk are found without a copy of a long list."""
+    many = np.zeros(1_000_000, np.int32)
+    tracemalloc.start()
+    try:
+        for condition in (Cycle(many), PerImage(many)):
+            assert condition.classes(SEED, 2**64 - 1, 0, 1) == [0]
+            assert condition.classes(SEED, 999_999, 0, 3) == [0] * 3
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_drawn_classes_are_those_of_the_reel():

@@ -110,7 +110,7 @@ class ClassPerImage(_message.Message):
     CLASS_IDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def class_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Class indices; exactly `count` of them."""
+        """Class indices; exactly `count` of them, and no more than 262,144 in one request."""
 
     def __init__(
         self,
@@ -136,7 +136,9 @@ class ClassCycle(_message.Message):
     CLASS_IDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def class_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Class indices in order; empty means all classes of the model in order: a balanced set."""
+        """Class indices in order; empty means all classes of the model in order: a balanced set. A model
+        of K classes takes at most K * K, but 4,096 if K is below 64 and 65,536 if K is above 256.
+        """
 
     def __init__(
         self,

@@ -189,7 +189,9 @@ class ListModelsRequest(_message.Message):
     page_size: _builtins.int
     """Models in a page, 0 to 1,000; 0 or absent means 100, more is taken as 1,000."""
     page_token: _builtins.str
-    """`next_page_token` of the page before; empty for the first."""
+    """`next_page_token` of the page before; empty for the first. It stays valid when models come and
+    go between two pages.
+    """
     def __init__(
         self,
         *,

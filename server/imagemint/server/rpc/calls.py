@@ -11,17 +11,16 @@ import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 import structlog
-from google.protobuf.message import DecodeError
 
-from imagemint.engine.errors import ImagemintError, InvalidRequest, Violation
+from imagemint.engine.errors import ImagemintError
 from imagemint.server.metrics import Later, Metrics
 from imagemint.server.rpc.auth import ANYBODY, Guard, Metadata, count_refusal, current_caller
 from imagemint.server.rpc.errors import REQUEST_ID_KEY, outcome_of
+from imagemint.server.rpc.messages import reader_of
 
 if TYPE_CHECKING:  # OpenTelemetry is imported only when something is traced
     from imagemint.server.batching import Job
@@ -179,7 +178,7 @@ class Routes(grpc.GenericRpcHandler):
             behaviour = _writing(behaviour)
         # gRPC would answer bytes that are no message with UNKNOWN, and those of a call with one
         # request before anything is counted: such calls read theirs themselves.
-        read = partial(_message, handler.request_deserializer or bytes)
+        read = reader_of(name, handler.request_deserializer)
         if handler.request_streaming:
             watched = self._watched(service, method, behaviour)
             return kind(watched, read, handler.response_serializer)
@@ -355,13 +354,6 @@ def _writing(generator: Callable[[Any, Context], AsyncIterator[Any]]) -> Behavio
             await context.write(answer)
 
     return write
-
-
-def _message(read: Callable[[bytes], Any], content: bytes) -> Any:  # noqa: ANN401 - any message
-    try:
-        return read(content)
-    except DecodeError:
-        raise InvalidRequest([Violation("request", "its bytes are no such message")]) from None
 
 
 def _given_id(metadata: Metadata) -> str:

@@ -7,7 +7,7 @@ import grpc
 import numpy as np
 import structlog
 
-from imagemint.engine.errors import InvalidRequest, Violation
+from imagemint.engine.errors import InvalidRequest, Violation, shortened
 from imagemint.open_inference import grpc_service_pb2 as messages
 from imagemint.open_inference import grpc_service_pb2_grpc
 from imagemint.server.batching import Job
@@ -21,7 +21,7 @@ from imagemint.server.rpc.calls import current_call
 from imagemint.server.rpc.errors import outcome_of
 from imagemint.server.rpc.infer_stream import InferStream
 from imagemint.server.rpc.model_tensors import config_of, metadata_of, statistics_of
-from imagemint.server.rpc.tensor_requests import InferCall, read_infer
+from imagemint.server.rpc.tensor_requests import MOST_ID_CHARACTERS, InferCall, read_infer
 from imagemint.server.rpc.tensors import add_output, add_texts
 from imagemint.server.statistics import Sums, added
 
@@ -223,9 +223,9 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
             if outcome.code is grpc.StatusCode.INTERNAL:
                 _log.exception("call failed", request_id=current_call.get().request_id)
             answer.error_message = outcome.message
-            answer.infer_response.id = request.id
-            answer.infer_response.model_name = request.model_name
-            answer.infer_response.model_version = request.model_version
+            answer.infer_response.id = shortened(request.id, MOST_ID_CHARACTERS)
+            answer.infer_response.model_name = shortened(request.model_name)
+            answer.infer_response.model_version = shortened(request.model_version)
         # Triton says so of the last answer to a request; here each has one.
         answer.infer_response.parameters["triton_final_response"].bool_param = True
         return answer
@@ -293,7 +293,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
             LoadFailed: a version was refused; those that did serve still do.
         """
         self._check_control(request)
-        if set(request.parameters) - {_ACCEPT_CHANGED}:
+        if len(request.parameters) > (_ACCEPT_CHANGED in request.parameters):
             await context.abort(
                 grpc.StatusCode.UNIMPLEMENTED,
                 "a model is served as it lies in the repository: load takes no parameter but"

@@ -1,5 +1,7 @@
 """ModelService: what is served."""
 
+import zlib
+from bisect import bisect_right
 from typing import Any
 
 import grpc
@@ -14,6 +16,7 @@ from imagemint.v1 import model_service_pb2_grpc
 
 _DEFAULT_PAGE = 100
 _LARGEST_PAGE = 1_000
+_LONGEST_NAME = 255  # of a folder, which a model is
 _STATES = {
     State.LOADING: messages.MODEL_STATE_LOADING,
     State.READY: messages.MODEL_STATE_READY,
@@ -40,21 +43,23 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         request: messages.ListModelsRequest,
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> messages.ListModelsResponse:
-        """Answers one page of what the caller may use; its token is the name before the next."""
+        """Answers one page of the models that the caller may use.
+
+        A token names the last model of its page. The next page begins behind that name, whether or
+        not the model is still there.
+        """
         del context
         may_use = current_caller.get().may_use
         models = self._repository.models  # one moment of it, while versions come and go
         names = sorted(name for name in models if may_use(name))
         if request.page_size < 0:
             raise InvalidRequest([Violation("page_size", f"{request.page_size} is negative")])
-        if request.page_token and request.page_token not in names:
-            raise InvalidRequest([Violation("page_token", "not one of this server's")])
         size = min(request.page_size or _DEFAULT_PAGE, _LARGEST_PAGE)
-        start = names.index(request.page_token) + 1 if request.page_token else 0
+        start = bisect_right(names, _name_in(request.page_token)) if request.page_token else 0
         page = names[start : start + size]
         return messages.ListModelsResponse(
             models=[self._model(models[name]) for name in page],
-            next_page_token=page[-1] if start + size < len(names) else "",
+            next_page_token=_token_of(page[-1]) if start + size < len(names) else "",
         )
 
     async def GetModel(  # noqa: N802 - named by the schema
@@ -82,6 +87,20 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
             answer.limits.default_chunk_size = default_chunk_size(default)
             answer.limits.max_queue_images = self._max_queue_images
         return answer
+
+
+def _token_of(name: str) -> str:
+    """The token of a page that ends with a model; the checksum tells it from any other text."""
+    return f"{zlib.crc32(name.encode(errors='surrogateescape')):08x}.{name}"
+
+
+def _name_in(token: str) -> str:
+    """The model with which the page of a token ended."""
+    checksum_size = 8
+    name = token[checksum_size + 1 :]
+    if len(name) > _LONGEST_NAME or token != _token_of(name):
+        raise InvalidRequest([Violation("page_token", "not one of this server's")])
+    return name
 
 
 def _version(version: Version) -> messages.ModelVersion:

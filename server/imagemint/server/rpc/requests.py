@@ -7,16 +7,16 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from imagemint.engine.errors import ClassUnsupported, InvalidRequest, Violation
 from imagemint.engine.sheets import sheet_grid
 from imagemint.engine.spec import ModelSpec, TruncationKind
 from imagemint.server.batching import Priority
 from imagemint.server.encoding import DEFAULT_QUALITY, PictureFormat
-from imagemint.server.orders import Condition, Cycle, Drawn, OneClass, Order, PerImage
+from imagemint.server.orders import Order
 from imagemint.server.repository import ModelRepository, ServedVersion
+from imagemint.server.rpc.checks import Checks
+from imagemint.server.rpc.conditions import read_condition
 from imagemint.v1 import generation_service_pb2, image_pb2
 
-_UINT64_END = 2**64
 _FORMATS = {
     image_pb2.IMAGE_FORMAT_UNSPECIFIED: PictureFormat.RAW,
     image_pb2.IMAGE_FORMAT_RAW: PictureFormat.RAW,
@@ -81,7 +81,7 @@ def read_generate(
         ModelNotFound, VersionNotFound, ModelNotReady: as `ModelRepository.resolve`.
         ClassUnsupported: a class asked of an unconditional model.
     """
-    checks = _Checks()
+    checks = Checks()
     output = _output(request.output, checks)
     is_sheet, columns = _layout(request, output, checks)
     version = _resolved(request.images, repository, checks)
@@ -101,7 +101,7 @@ def read_stream(
     Raises:
         As `read_generate`.
     """
-    checks = _Checks()
+    checks = Checks()
     output = _output(request.output, checks)
     version = _resolved(request.images, repository, checks)
     listed = request.images.WhichOneof("source") == "latents"
@@ -121,38 +121,8 @@ def default_chunk_size(version: ServedVersion) -> int:
     return min(_DEFAULT_CHUNK, version.max_images)
 
 
-class _Checks:
-    """The violations found so far."""
-
-    def __init__(self) -> None:
-        self._found: list[Violation] = []
-        self._unsupported: ClassUnsupported | None = None
-
-    def fail(self, name: str, description: str) -> None:
-        self._found.append(Violation(name, description))
-
-    def refuse_class(self, model: str) -> None:
-        self._unsupported = ClassUnsupported(model)
-
-    def done(self) -> None:
-        """Raises for what was found; a precondition counts only once the fields are right."""
-        if self._found:
-            raise InvalidRequest(self._found)
-        if self._unsupported is not None:
-            raise self._unsupported
-
-    def count(self, images: image_pb2.ImageSpec, most: int | None) -> None:
-        """`most` None: any number."""
-        if images.count < 1 or (most is not None and images.count > most):
-            limit = "1 or more" if most is None else f"1 to {most}"
-            hint = "" if most is None or images.count < 1 else "; StreamGenerate takes any number"
-            self.fail("images.count", f"{images.count} is not {limit}{hint}")
-        if images.first_index + images.count > _UINT64_END:
-            self.fail("images.first_index", "first_index + count exceeds 2^64")
-
-
 def _resolved(
-    images: image_pb2.ImageSpec, repository: ModelRepository, checks: _Checks
+    images: image_pb2.ImageSpec, repository: ModelRepository, checks: Checks
 ) -> ServedVersion:
     if not images.model:
         checks.fail("images.model", "required")
@@ -162,7 +132,7 @@ def _resolved(
 
 
 def _order(
-    images: image_pb2.ImageSpec, version: ServedVersion, priority: Priority, checks: _Checks
+    images: image_pb2.ImageSpec, version: ServedVersion, priority: Priority, checks: Checks
 ) -> Order:
     spec = version.spec
     source = images.WhichOneof("source")
@@ -177,14 +147,14 @@ def _order(
         seed=seed,
         first_index=images.first_index,
         count=images.count,
-        condition=_condition(images, spec, checks),
+        condition=read_condition(images, spec, checks),
         truncation=_truncation(images, spec, checks),
         explicit_latents=explicit_latents,
         priority=priority,
     )
 
 
-def _priority(value: int, checks: _Checks) -> Priority:
+def _priority(value: int, checks: Checks) -> Priority:
     priority = _PRIORITIES.get(value)
     if priority is None:
         checks.fail("priority", f"{value} is no priority")
@@ -193,16 +163,17 @@ def _priority(value: int, checks: _Checks) -> Priority:
 
 
 def _latents(
-    images: image_pb2.ImageSpec, spec: ModelSpec, checks: _Checks
+    images: image_pb2.ImageSpec, spec: ModelSpec, checks: Checks
 ) -> npt.NDArray[np.float32] | None:
-    values = np.array(images.latents.values, np.float32)
+    given = images.latents.values
     expected = images.count * spec.z_dim
-    if len(values) != expected:
+    if len(given) != expected:
         checks.fail(
             "images.latents.values",
-            f"{len(values)} values; count * z_dim is {images.count} * {spec.z_dim} = {expected}",
+            f"{len(given)} values; count * z_dim is {images.count} * {spec.z_dim} = {expected}",
         )
         return None
+    values = np.array(given, np.float32)
     if not np.isfinite(values).all():
         checks.fail("images.latents.values", "a value is not finite")
     if images.HasField("truncation") and not _takes_psi(spec):
@@ -214,7 +185,7 @@ def _takes_psi(spec: ModelSpec) -> bool:
     return spec.truncation is not None and spec.truncation.kind is TruncationKind.PSI
 
 
-def _truncation(images: image_pb2.ImageSpec, spec: ModelSpec, checks: _Checks) -> float | None:
+def _truncation(images: image_pb2.ImageSpec, spec: ModelSpec, checks: Checks) -> float | None:
     if not images.HasField("truncation"):
         return None
     truncation = images.truncation
@@ -227,70 +198,8 @@ def _truncation(images: image_pb2.ImageSpec, spec: ModelSpec, checks: _Checks) -
     return float(truncation)
 
 
-def _condition(  # noqa: PLR0911 - one return for each kind of condition
-    images: image_pb2.ImageSpec, spec: ModelSpec, checks: _Checks
-) -> Condition | None:
-    kind = images.WhichOneof("condition")
-    if not spec.conditional:
-        if kind is not None:
-            checks.refuse_class(spec.name)
-        return None
-    drawn = kind in (None, "class_weights")
-    if drawn and images.WhichOneof("source") == "latents":
-        checks.fail("images.condition", "with explicit latents the classes must be given")
-    match kind:
-        case "class_id":
-            _check_classes("images.class_id", [images.class_id], spec, checks)
-            return OneClass(images.class_id)
-        case "class_label":
-            return OneClass(_class_of(images.class_label, spec, checks))
-        case "class_per_image":
-            ids = list(images.class_per_image.class_ids)
-            name = "images.class_per_image.class_ids"
-            _check_classes(name, ids, spec, checks)
-            if len(ids) != images.count:
-                checks.fail(name, f"{len(ids)} classes for {images.count} images")
-            return PerImage(ids)
-        case "class_cycle":
-            ids = list(images.class_cycle.class_ids) or list(range(spec.num_classes))
-            _check_classes("images.class_cycle.class_ids", ids, spec, checks)
-            return Cycle(ids)
-        case "class_weights":
-            weights = list(images.class_weights.weights)
-            _check_weights(weights, spec, checks)
-            return Drawn(spec.num_classes, weights)
-        case _:
-            return Drawn(spec.num_classes)
-
-
-def _check_classes(name: str, ids: list[int], spec: ModelSpec, checks: _Checks) -> None:
-    most = spec.num_classes - 1
-    wrong = sorted({class_id for class_id in ids if not 0 <= class_id <= most})
-    if wrong:
-        some = ", ".join(map(str, wrong[:5]))
-        checks.fail(name, f"{some} out of range; classes are 0 to {most}")
-
-
-def _class_of(label: str, spec: ModelSpec, checks: _Checks) -> int:
-    if label in spec.class_labels:
-        return spec.class_labels.index(label)
-    known = ", ".join(spec.class_labels[:50])
-    checks.fail("images.class_label", f"no class {label[:100]!r}; there are {known}")
-    return 0
-
-
-def _check_weights(weights: list[float], spec: ModelSpec, checks: _Checks) -> None:
-    name = "images.class_weights.weights"
-    if len(weights) != spec.num_classes:
-        checks.fail(name, f"{len(weights)} weights; the model has {spec.num_classes} classes")
-    if not all(math.isfinite(weight) and weight >= 0 for weight in weights):
-        checks.fail(name, "a weight is negative or not finite")
-    elif not any(weights):
-        checks.fail(name, "no weight is above 0")
-
-
 def _layout(
-    request: generation_service_pb2.GenerateRequest, output: Output, checks: _Checks
+    request: generation_service_pb2.GenerateRequest, output: Output, checks: Checks
 ) -> tuple[bool, int | None]:
     """Whether a sheet is wanted, and its columns."""
     if request.layout == image_pb2.IMAGE_LAYOUT_UNSPECIFIED and not request.HasField("columns"):
@@ -309,7 +218,7 @@ def _layout(
 
 
 def _check_sheet(
-    count: int, columns: int | None, spec: ModelSpec, output: Output, checks: _Checks
+    count: int, columns: int | None, spec: ModelSpec, output: Output, checks: Checks
 ) -> None:
     most = _LARGEST_SIDE.get(output.picture_format)
     if most is None or count < 1 or (columns is not None and columns < 1):
@@ -321,7 +230,7 @@ def _check_sheet(
         checks.fail("columns", f"a {name} has at most {most} pixels a side, not {height}x{width}")
 
 
-def _output(output: image_pb2.OutputSpec, checks: _Checks) -> Output:
+def _output(output: image_pb2.OutputSpec, checks: Checks) -> Output:
     if output.format not in _FORMATS:
         checks.fail("output.format", f"{output.format} is no format")
         return Output()

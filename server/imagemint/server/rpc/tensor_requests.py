@@ -7,17 +7,27 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from imagemint.engine.errors import ClassUnsupported, InvalidRequest, Violation
+from imagemint.engine.errors import (
+    ClassUnsupported,
+    InvalidRequest,
+    Violation,
+    quoted,
+    shortened,
+)
 from imagemint.engine.sampling import drawn_classes_at
 from imagemint.engine.spec import ModelSpec, Truncation, TruncationKind
 from imagemint.open_inference import grpc_service_pb2 as messages
 from imagemint.server.batching import Priority
 from imagemint.server.repository import ModelRepository, ServedVersion
 from imagemint.server.rows import Reels, Rows
-from imagemint.server.rpc.tensors import Array, known_inputs, quoted, read_inputs
+from imagemint.server.rpc.tensors import Array, known_inputs, read_inputs
 
-# A request may hold any number of inputs, each wrong; the details of a status have 8 KB in all.
+# A request may hold many inputs, each wrong; the details of a status have 8 KB in all.
 _MOST_FAULTS = 12
+# Tensors and parameters of a request. Far more than any model has, and few enough to look at each.
+_MOST_PARTS = 1_024
+MOST_ID_CHARACTERS = 256
+"""Longest id of a request: it comes back with the answer."""
 PRIORITIES = (Priority.HIGH, Priority.NORMAL)
 """What the values of the parameter ``priority`` mean, from 1; 0 is NORMAL."""
 _OUTPUTS = ("image", "class_id", "serial")
@@ -57,31 +67,26 @@ def read_infer(request: messages.ModelInferRequest, repository: ModelRepository)
         ModelNotFound, VersionNotFound, ModelNotReady: as `ModelRepository.resolve`.
         ClassUnsupported: a class asked of an unconditional model.
     """
-    faults: list[Violation] = []
-    level = _parameter(request, "priority", faults)
-    if level > len(PRIORITIES):
-        faults.append(
-            Violation(
-                "parameters.priority", f"{level} is not 0 to {len(PRIORITIES)}, 1 the highest"
-            )
-        )
-        level = 0
+    faults = list(_size_faults(request))
+    if faults:
+        raise InvalidRequest(faults)
+    priority = _priority(request, faults)
     timeout_us = _parameter(request, "timeout", faults)
     if not request.model_name:
         faults.append(Violation("model_name", "required"))
         _raise(faults)
     version = repository.resolve(request.model_name, request.model_version)
     spec = version.spec
-    forms = known_inputs(spec)
-    names = [tensor.name for tensor in request.inputs]
-    if not spec.conditional and "class_id" in names:
-        raise ClassUnsupported(spec.name)
-    arrays = read_inputs(request, forms, version.max_images, faults)
-    faults.extend(_source_faults(set(names), spec))
+    names = {tensor.name for tensor in request.inputs}
+    skipped = () if spec.conditional else ("class_id",)
+    arrays = read_inputs(request, known_inputs(spec), version.max_images, faults, skipped)
+    faults.extend(_source_faults(names, spec))
     faults.extend(_value_faults(arrays, spec))
     faults.extend(_output_faults(request, spec, by_seed="z" not in names))
     if faults:
         _raise(faults)
+    if "class_id" in names and not spec.conditional:  # counts only once the fields are right
+        raise ClassUnsupported(spec.name)
     rows = Rows(
         version=version,
         count=len(next(iter(arrays.values()))),
@@ -91,8 +96,29 @@ def read_infer(request: messages.ModelInferRequest, repository: ModelRepository)
     )
     outputs = tuple(output.name for output in request.outputs) or ("image",)
     deadline = time.monotonic() + timeout_us / 1e6 if timeout_us else float("inf")
-    priority = PRIORITIES[level - 1] if level else Priority.NORMAL
     return InferCall(rows, outputs, deadline, priority)
+
+
+def _size_faults(request: messages.ModelInferRequest) -> Iterator[Violation]:
+    """What is too much to be looked at one by one."""
+    for name in ("inputs", "outputs", "parameters", "raw_input_contents"):
+        count = len(getattr(request, name))
+        if count > _MOST_PARTS:
+            yield Violation(name, f"{count} of them; a request has at most {_MOST_PARTS}")
+    if len(request.id) > MOST_ID_CHARACTERS:
+        given = f"{shortened(request.id, 20)!r} has {len(request.id)} characters"
+        yield Violation("id", f"{given}; at most {MOST_ID_CHARACTERS}")
+
+
+def _priority(request: messages.ModelInferRequest, faults: list[Violation]) -> Priority:
+    level = _parameter(request, "priority", faults)
+    if level > len(PRIORITIES):
+        most = len(PRIORITIES)
+        faults.append(
+            Violation("parameters.priority", f"{level} is not 0 to {most}, 1 the highest")
+        )
+        level = 0
+    return PRIORITIES[level - 1] if level else Priority.NORMAL
 
 
 def _raise(faults: list[Violation]) -> None:
@@ -103,7 +129,7 @@ def _raise(faults: list[Violation]) -> None:
 
 
 def _parameter(request: messages.ModelInferRequest, name: str, faults: list[Violation]) -> int:
-    """An integer of 0 or more; 0 when absent, as Triton's clients mean it."""
+    """Returns an integer of 0 or more; 0 if it is not given, as by Triton's clients."""
     if name not in request.parameters:
         return 0
     parameter = request.parameters[name]

@@ -6,14 +6,14 @@ a field for each datatype; answers are always raw.
 
 import math
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from imagemint.engine.errors import Violation
+from imagemint.engine.errors import Violation, quoted
 from imagemint.engine.spec import ModelSpec, TruncationKind
 from imagemint.open_inference import grpc_service_pb2 as messages
 
@@ -25,7 +25,8 @@ _ELEMENTS = {
     "UINT64": ("<u8", "uint64_contents"),
 }
 _DATATYPES = {"<i8": "INT64", "|u1": "UINT8"}
-_LONGEST_QUOTE = 50
+# Elements of a shape that are looked at; the last of them is not quoted.
+_LONGEST_SHAPE = 6
 
 Array = npt.NDArray[Any]
 
@@ -77,6 +78,7 @@ def read_inputs(
     forms: Mapping[str, TensorForm],
     most_rows: int,
     faults: list[Violation],
+    skipped: Collection[str] = (),
 ) -> dict[str, Array]:
     """Returns the inputs of a request by name, each [N, *row], N the same for all.
 
@@ -85,6 +87,7 @@ def read_inputs(
         forms: what may be sent.
         most_rows: largest N.
         faults: every violation is appended here; an input with one is left out.
+        skipped: inputs that are neither checked nor returned.
     """
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
@@ -94,6 +97,8 @@ def read_inputs(
     arrays: dict[str, Array] = {}
     seen: set[str] = set()
     for number, tensor in enumerate(request.inputs):
+        if tensor.name in skipped:
+            continue
         where = f"inputs[{number}]"
         before = len(faults)
         faults.extend(_form_faults(where, tensor, forms, seen, most_rows))
@@ -130,7 +135,7 @@ def _form_faults(
             f"{where}.datatype",
             f"{form.name} is {form.datatype}, not {quoted(tensor.datatype)}",
         )
-    shape = tuple(tensor.shape)
+    shape = tuple(tensor.shape[:_LONGEST_SHAPE])  # enough to tell, and to quote, what is wrong
     if shape[1:] != form.row or not shape or not 1 <= shape[0] <= most_rows:
         row = ", ".join(map(str, form.row))
         yield Violation(
@@ -194,11 +199,6 @@ def add_texts(answer: messages.ModelInferResponse, name: str, texts: Sequence[st
     )
 
 
-def quoted(text: str) -> str:
-    """Returns what a caller typed, fit for a message: in quotes, and not too much of it."""
-    return repr(text if len(text) <= _LONGEST_QUOTE else f"{text[:_LONGEST_QUOTE]}…")
-
-
 def _shape_text(shape: tuple[int, ...]) -> str:
-    listed = ", ".join(map(str, shape[:5]))
-    return f"[{listed}, …]" if len(shape) > 5 else f"[{listed}]"  # noqa: PLR2004 - as above
+    listed = ", ".join(map(str, shape[: _LONGEST_SHAPE - 1]))
+    return f"[{listed}, …]" if len(shape) == _LONGEST_SHAPE else f"[{listed}]"

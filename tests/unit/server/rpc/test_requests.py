@@ -164,11 +164,47 @@ def test_listed_classes_are_read(generate):
     """A class for each image; a cycle; an empty cycle is all classes in order."""
     listed = generate(count=3, class_per_image={"class_ids": [3, 1, 3]}).order.condition
     assert isinstance(listed, PerImage)
-    assert listed.class_ids == [3, 1, 3]
+    assert listed.class_ids.tolist() == [3, 1, 3]
     cycle = generate(class_cycle={"class_ids": [5, 2]}).order.condition
     assert isinstance(cycle, Cycle)
-    assert cycle.class_ids == [5, 2]
-    assert generate(class_cycle={}).order.condition.class_ids == list(range(10))
+    assert cycle.class_ids.tolist() == [5, 2]
+    assert generate(class_cycle={}).order.condition.class_ids.tolist() == list(range(10))
+
+
+def test_cycle_is_bounded(generate):
+    """A model of ten classes takes 4,096 of them in a cycle, and not one more."""
+    assert len(generate(class_cycle={"class_ids": [1] * 4_096}).order.condition.class_ids) == 4_096
+    with pytest.raises(InvalidRequest, match=r"4097 classes; .* at most 4096"):
+        generate(class_cycle={"class_ids": [1] * 4_097})
+
+
+def test_cycle_of_many_classes_is_their_square(tmp_path, new_repository):
+    """100 classes may each follow each."""
+    write_bundle(tmp_path, "many", num_classes=100)
+    repository = new_repository(tmp_path)
+    images = {"model": "many", "count": 1, "class_cycle": {"class_ids": [99] * 10_000}}
+    assert read_generate(pb.GenerateRequest(images=images), repository)
+    images["class_cycle"]["class_ids"] = [99] * 10_001
+    with pytest.raises(InvalidRequest, match="at most 10000"):
+        read_generate(pb.GenerateRequest(images=images), repository)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        {"class_cycle": {"class_ids": [77] * 50_000}},
+        {"class_per_image": {"class_ids": [77] * 50_000}},
+        {"class_weights": {"weights": [float("nan")] * 50_000}},
+        {"class_id": 0, "latents": {"values": [float("nan")] * 50_000}},
+    ],
+    ids=lambda images: list(images)[-1],
+)
+def test_long_list_is_not_walked(generate, images):
+    """A list that is too long is refused for its length alone, whatever its elements are."""
+    with pytest.raises(InvalidRequest) as caught:
+        generate(**images)
+    (violation,) = caught.value.violations
+    assert "50000" in violation.description
 
 
 @pytest.mark.parametrize(

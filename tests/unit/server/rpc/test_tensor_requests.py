@@ -8,6 +8,7 @@ import pytest
 
 from imagemint.engine.errors import (
     ClassUnsupported,
+    ImagemintError,
     InvalidRequest,
     ModelNotFound,
     VersionNotFound,
@@ -15,7 +16,9 @@ from imagemint.engine.errors import (
 from imagemint.engine.sampling import drawn_classes, latents, latents_of
 from imagemint.open_inference import grpc_service_pb2 as pb
 from imagemint.server.batching import Priority
+from imagemint.server.rpc.requests import read_generate
 from imagemint.server.rpc.tensor_requests import read_infer
+from imagemint.v1 import generation_service_pb2
 
 DATATYPES = {
     "float32": "FP32",
@@ -325,6 +328,82 @@ def test_class_of_an_unconditional_model_is_a_failed_precondition(repository):
     """As it is in imagemint.v1."""
     with pytest.raises(ClassUnsupported):
         read_infer(infer("plain", **reel(1), class_id=CLASSES[:1]), repository)
+
+
+def test_too_many_parts_are_not_walked(repository):
+    """More tensors or parameters than any model could have are counted, and that is all."""
+    request = infer("nobody")
+    for _ in range(1_025):
+        request.inputs.add()
+        request.outputs.add()
+        request.raw_input_contents.append(b"")
+    for number in range(1_025):
+        request.parameters[str(number)].bool_param = True
+    faults = faults_of(request, repository)
+    assert faults == dict.fromkeys(
+        ("inputs", "outputs", "parameters", "raw_input_contents"),
+        "1025 of them; a request has at most 1024",
+    )
+
+
+def test_long_id_is_refused(repository):
+    """It would come back with the answer."""
+    request = infer(**reel(1))
+    request.id = "x" * 256
+    assert read_infer(request, repository)
+    request.id += "x"
+    assert "257 characters; at most 256" in faults_of(request, repository)["id"]
+    assert len(faults_of(request, repository)["id"]) < 100
+
+
+def test_long_shape_is_cut(repository):
+    """A shape of any length is told in a few numbers."""
+    request = infer(**reel(1))
+    request.inputs[0].shape.extend([1] * 2_000)
+    text = faults_of(request, repository)["inputs[0].shape"]
+    assert text.endswith("not [1, 1, 1, 1, 1, …]")
+
+
+# What is wrong with a request, as fields of an ImageSpec and as a ModelInferRequest.
+TWICE_WRONG = {
+    "class of none, bad count": (
+        {"model": "plain", "class_id": 0, "count": 101},
+        infer("plain", **reel(*range(101)), class_id=column(np.int64, *[0] * 101)),
+    ),
+    "class of none, bad truncation": (
+        {"model": "plain", "class_id": 0, "truncation": 0.5},
+        infer("plain", **reel(1), class_id=CLASSES[:1], truncation=column(np.float32, 0.5)),
+    ),
+    "class of none, out of range": (
+        {"model": "plain", "class_id": 77},
+        infer("plain", **reel(1), class_id=column(np.int64, 77)),
+    ),
+    "no such model, bad count": (
+        {"model": "nobody", "count": 0},
+        infer("nobody"),
+    ),
+    "no such version, class of none": (
+        {"model": "plain", "version": "7", "class_id": 0},
+        infer("plain", version="7", **reel(1), class_id=CLASSES[:1]),
+    ),
+    "no model, bad count": ({"model": "", "count": 0}, infer("")),
+    "bad class, bad truncation": (
+        {"class_id": 10, "truncation": 0.5},
+        infer(**reel(1), class_id=column(np.int64, 10), truncation=column(np.float32, 0.5)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TWICE_WRONG)
+def test_both_services_refuse_alike(repository, name):
+    """Where two things are wrong, the same of them decides in Generate and in ModelInfer."""
+    images, request = TWICE_WRONG[name]
+    images = {"model": "tiny", "count": 1, "seed": 5, **images}
+    with pytest.raises(ImagemintError) as generated:
+        read_generate(generation_service_pb2.GenerateRequest(images=images), repository)
+    with pytest.raises(ImagemintError) as inferred:
+        read_infer(request, repository)
+    assert type(inferred.value) is type(generated.value)
 
 
 def test_unknown_model_and_version_are_not_found(repository):
