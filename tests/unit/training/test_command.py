@@ -106,6 +106,7 @@ def test_options_are_written_in_full(tmp_path, capsys, digits):
         "collapse_grace": 128_000,
         "rollbacks": 0,
         "divergence_factor": 100.0,
+        "collapse_patience": 256_000,
     }
     assert written["device"] == "cpu"
     assert written["threads"] == 1
@@ -256,7 +257,7 @@ def test_evaluate_prints_the_figures(tmp_path, judge, capsys, monkeypatch):
         "worst_class_accuracy",
         "frechet_distance",
         "coverage",
-        "training_copies",
+        "within_class_variety",
     ]
     assert " ± " in lines[2]
     assert "(real data 1.0000)" in lines[0]

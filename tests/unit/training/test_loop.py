@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from imagemint.training import loop, provenance
+from imagemint.training import inspection, loop, provenance
 from imagemint.training.checkpoints import latest_checkpoint, list_checkpoints
 from imagemint.training.errors import CheckpointError, Diverged, LossNotFinite, ModeCollapse
 from imagemint.training.monitor import Monitor
 from imagemint.training.randomness import torch_seed
 from imagemint.training.recipes.mnist import MnistRecipe
+from imagemint.training.samples import Variety
 from imagemint.training.schedules import Schedule
 from imagemint.training.starting import initial_state
 
@@ -233,14 +234,58 @@ def test_infinite_weights_are_not_saved(train, tmp_path, poison):
     assert [path.name for path in list_checkpoints(tmp_path)] == [f"{32:010d}"]
 
 
-def test_collapse_is_said(train, tmp_path, poison):
-    """A generator that draws one picture is caught, and the last checkpoint that varied is kept."""
+def collapse_schedule(patience, rollbacks=0):
+    """A schedule that judges from the first checkpoint on."""
+    return Schedule(24, 32, collapse_grace=0, collapse_patience=patience, rollbacks=rollbacks)
+
+
+def test_collapse_that_lasts_ends_the_run(train, tmp_path, poison):
+    """A generator that draws one picture is warned of, then stopped; the sound checkpoint stays."""
     poison(5, 0.0)
-    alert = Schedule(log_interval=24, snapshot_interval=32, collapse_grace=0)
-    with pytest.raises(ModeCollapse, match=rf"vary 0.000 times .* kept, .*{32:010d}"):
-        train(tmp_path, schedule=alert)
-    assert [path.name for path in list_checkpoints(tmp_path)] == [f"{32:010d}"]
-    assert (tmp_path / "grids" / f"{64:010d}.png").exists()
+    with pytest.raises(ModeCollapse, match=rf"vary 0.000 times .* last 32 images.*{32:010d}"):
+        train(tmp_path, schedule=collapse_schedule(32))
+    assert [path.name for path in list_checkpoints(tmp_path)] == [f"{n:010d}" for n in (32, 64)]
+    assert (tmp_path / "grids" / f"{96:010d}.png").exists()
+
+
+def test_collapse_is_a_warning_at_first(train, tmp_path, poison, caplog):
+    """A run that ends before patience does is whole: warned, logged, with all its checkpoints."""
+    poison(5, 0.0)
+    state = train(tmp_path, schedule=collapse_schedule(64))
+    assert (state.images_seen, state.collapsed_since) == (96, 64)
+    assert "the run ends if that lasts for another 64 images" in caplog.text
+    # 32 is from before the collapse, and stays beside the newest two.
+    assert [path.name for path in list_checkpoints(tmp_path)] == [f"{n:010d}" for n in (32, 64, 96)]
+    rows = [json.loads(row) for row in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert rows[-1]["within_class_nearest"] == 0
+
+
+def test_recovery_ends_a_collapse(train, tmp_path, monkeypatch, caplog):
+    """Samples that vary again clear the record, and the run goes on to its end."""
+    found = iter([0.05, 0.3, 0.05])
+    monkeypatch.setattr(
+        inspection, "variety", lambda *_, **__: Variety(1.0, next(found), worst_class=0, worst=0)
+    )
+    state = train(tmp_path, schedule=collapse_schedule(64))
+    assert state.collapsed_since == 96
+    assert "after 64 images the samples vary again" in caplog.text
+    assert "of one class vary 0.30 times as much as real ones" in caplog.text
+
+
+def test_collapse_is_remembered_by_resume(train, tmp_path, poison):
+    """A run that is stopped in a collapse and resumed is stopped where it would have been."""
+    poison(1, 0.0)
+    train(tmp_path, schedule=collapse_schedule(64), images=64)
+    with pytest.raises(ModeCollapse, match=r"after 96 images .* last 64 images"):
+        train(tmp_path, schedule=collapse_schedule(64), resume=True)
+
+
+def test_collapse_rolls_back_before_it(train, tmp_path, poison, caplog):
+    """A rollback goes to the checkpoint from before the collapse, not into the middle of it."""
+    poison(5, 0.0)
+    with pytest.raises(ModeCollapse, match="last 32 images"):
+        train(tmp_path, schedule=collapse_schedule(32, rollbacks=1))
+    assert "rolled back to image 32 with half the step size" in caplog.text
 
 
 @pytest.fixture

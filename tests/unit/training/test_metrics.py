@@ -6,10 +6,13 @@ import torch
 from scipy.linalg import sqrtm
 from scipy.spatial.distance import cdist
 from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.kid import poly_mmd
 
+from imagemint.training.errors import DatasetError
 from imagemint.training.metrics import (
     chance_code_accuracy,
     class_accuracy,
+    class_coverage,
     code_class_accuracy,
     count_modes,
     coverage,
@@ -20,11 +23,13 @@ from imagemint.training.metrics import (
     mode_score,
     nearest_distances,
     nearest_neighbours,
+    nearest_spread,
     neighbour_radii,
     neighbourhoods,
     perfect_sampler_floor,
     reverse_kl,
     two_sample_accuracy,
+    within_class_variety,
 )
 
 
@@ -176,6 +181,111 @@ def test_two_samples_show_strangers_and_copies():
     assert two_sample_accuracy(points, points.copy()) == 0.0
     with pytest.raises(ValueError, match="80 and 79"):
         two_sample_accuracy(points, points[1:])
+
+
+# --- against independent code, on random, duplicate and degenerate features ----------------------
+
+
+def degenerate(kind):
+    """Two sets of sixty points: plain noise, many duplicates, one point, dead features."""
+    a, b = noise(60, 5), noise(60, 5, seed=1) + 0.3
+    if kind == "duplicates":
+        a, b = np.repeat(a[:10], 6, axis=0), np.concatenate([a[:30], b[:30]])
+    elif kind == "one point":
+        a, b = np.zeros((60, 5)), np.zeros((60, 5))
+    elif kind == "dead":
+        a[:, 2:], b[:, 1:] = 0, 0
+    return a, b
+
+
+KINDS = ["noise", "duplicates", "one point", "dead"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("k", [1, 5])
+def test_neighbourhoods_equal_their_definitions(kind, k):
+    """Point by point by the papers: precision and recall have the rim, density and coverage not."""
+    real, fake = degenerate(kind)
+
+    def radii(points):
+        return [sorted(np.linalg.norm(points - p, axis=1))[k] for p in points]
+
+    apart = np.array([[np.linalg.norm(r - f) for f in fake] for r in real])
+    of_real, of_fake = np.array(radii(real)), np.array(radii(fake))
+    found = neighbourhoods(real, fake, k)
+    tight = 1e-9
+    assert found.precision == np.mean((apart <= of_real[:, None] + tight).any(axis=0))
+    assert found.recall == np.mean((apart <= of_fake[None] + tight).any(axis=1))
+    inside = apart < of_real[:, None] - tight
+    assert found.density == pytest.approx(inside.sum() / (k * len(fake)))
+    assert coverage(real, fake, k) == inside.any(axis=1).mean()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_distances_equal_their_definitions(kind):
+    """The Frechet distance by SciPy's matrix root, the kernel distance by torchmetrics."""
+    a, b = degenerate(kind)
+    of_a, of_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    shift = np.square(a.mean(axis=0) - b.mean(axis=0)).sum()
+    root = sqrtm(of_a + 1e-14 * np.eye(5))
+    cross = np.trace(sqrtm(root @ of_b @ root + 1e-14 * np.eye(5)).real)
+    expected = shift + np.trace(of_a) + np.trace(of_b) - 2 * cross
+    assert frechet_distance(a, b) == pytest.approx(expected, abs=1e-5)
+    theirs = poly_mmd(torch.from_numpy(a), torch.from_numpy(b)).item()
+    assert kernel_distance(a, b) == pytest.approx(theirs, abs=1e-12)
+
+
+def test_two_sample_accuracy_of_ties_is_even():
+    """Where all points coincide, half of each one's nearest neighbours are of its own set."""
+    one = np.zeros((40, 3))
+    assert two_sample_accuracy(one, one) == pytest.approx(39 / 79)
+
+
+def test_kernel_distance_of_few_takes_all_points():
+    """Up to 1,000 points one estimate from all of them; beyond, the mean over random subsets."""
+    a, b = noise(1_000, 3), noise(700, 3, seed=1)
+    assert kernel_distance(a, b, seed=1) == kernel_distance(a, b, seed=2)
+    a = noise(1_001, 3)
+    assert kernel_distance(a, b, seed=1) != kernel_distance(a, b, seed=2)
+
+
+@pytest.mark.parametrize("measure", [coverage, neighbourhoods])
+def test_few_points_are_refused_in_words(measure):
+    """Five neighbours need six points: an error of ours, not of NumPy's."""
+    with pytest.raises(DatasetError, match=r"5 images are too few.*at least 6"):
+        measure(noise(5, 2), noise(5, 2))
+    for distance in (frechet_distance, kernel_distance):
+        with pytest.raises(DatasetError, match="1 images are too few"):
+            distance(noise(5, 2), noise(1, 2))
+
+
+def test_nearest_spread_is_of_groups():
+    """On a line of whole numbers every nearest neighbour is 1 away, of every second number 2."""
+    line = np.arange(12.0)[:, np.newaxis]
+    assert nearest_spread(line, 4) == 1.0
+    assert nearest_spread(line[::2], 3) == 2.0
+    assert np.isnan(nearest_spread(line, 13))
+
+
+def test_variety_is_that_of_real_classes():
+    """Half the scale in one class is half the variety there; one picture is none."""
+    real, classes = noise(400, 6), np.repeat([0, 1], 200)
+    fake = noise(400, 6, seed=1) * np.where(classes, 0.5, 1.0)[:, np.newaxis]
+    found = within_class_variety(fake, classes, real, classes, most=50)
+    assert (found.worst, found.worst_class) == (pytest.approx(0.5, rel=0.1), 1)
+    assert found.mean == pytest.approx(0.75, rel=0.1)
+    one = np.repeat(real[[0, 300]], 200, axis=0)
+    assert within_class_variety(one, classes, real, classes, most=50).mean == 0
+
+
+def test_class_coverage_sees_swapped_classes():
+    """Coverage as a whole is 1 though each class is drawn as the other; by class it is 0."""
+    classes = np.repeat([0, 1], 100)
+    real = noise(200, 3) + 50 * classes[:, np.newaxis]
+    assert coverage(real, real) == 1.0
+    assert class_coverage(real, classes, real, classes).mean == 1.0
+    swapped = class_coverage(real, 1 - classes, real, classes)
+    assert (swapped.mean, swapped.worst) == (0.0, 0.0)
 
 
 def certain(classes, num_classes=4):

@@ -12,6 +12,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from imagemint.training import monitor
 from imagemint.training.checkpoints import TrainingState
 from imagemint.training.monitor import Monitor, animate_grids, plot_losses
+from imagemint.training.samples import Variety
+
+VARIED = Variety(spread=0.5, nearest=0.75, worst_class=0, worst=0.25)
 
 
 @pytest.fixture
@@ -36,8 +39,9 @@ def watched(tmp_path_factory):
             penalties = [("r1", 0.1 * step), ("r2", 0.2)] if step % 2 else []
             watch.step([*penalties, ("loss_D", step), ("loss_G", -step), ("real_logit", 0.5)])
             if step % 2 == 0:
+                watch.draw(rng.integers(0, 256, (20, 6, 6, 1)).astype(np.uint8))
+                watch.note_variety(VARIED)
                 watch.log()
-                watch.snapshot(rng.integers(0, 256, (20, 6, 6, 1)).astype(np.uint8), 0.5)
     return run
 
 
@@ -58,6 +62,8 @@ def test_rows_hold_means(watched):
         "loss_D": 1.5,
         "loss_G": -1.5,
         "real_logit": 0.5,
+        "within_class_spread": 0.5,
+        "within_class_nearest": 0.75,
     }
     assert (second["images"], second["loss_D"]) == (400, 3.5)
 
@@ -67,6 +73,7 @@ def test_scalars_reach_tensorboard(watched):
     events = EventAccumulator(str(watched / "tensorboard")).Reload()
     assert [(e.step, e.value) for e in events.Scalars("loss_D")] == [(200, 1.5), (400, 3.5)]
     assert [e.value for e in events.Scalars("within_class_spread")] == [0.5, 0.5]
+    assert [e.value for e in events.Scalars("within_class_nearest")] == [0.75, 0.75]
     assert [e.step for e in events.Images("samples")] == [200, 400]
 
 
@@ -109,7 +116,7 @@ def test_coloured_grids_are_animated(tmp_path, state):
     animate_grids(tmp_path)
     assert not (tmp_path / "grids.gif").exists()
     with Monitor(tmp_path, 1, state, quiet=True) as watch:
-        watch.snapshot(np.full((10, 4, 4, 3), (250, 0, 0), np.uint8), 0.5)
+        watch.draw(np.full((10, 4, 4, 3), (250, 0, 0), np.uint8))
     with Image.open(tmp_path / "grids.gif") as animation:
         assert animation.convert("RGB").getpixel((3, 3)) == pytest.approx((250, 0, 0), abs=8)
 

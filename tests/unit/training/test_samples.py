@@ -6,7 +6,14 @@ import torch
 from torch import nn
 
 from imagemint.engine.sampling import latents
-from imagemint.training.samples import fixed_samples, grid, images_of, within_class_spread
+from imagemint.training.datasets import LabelledImages
+from imagemint.training.samples import (
+    fixed_samples,
+    grid,
+    images_of,
+    variety,
+    within_class_spread,
+)
 
 
 class Echo(nn.Module):
@@ -74,3 +81,48 @@ def test_spread_is_within_classes():
     images = np.array([0, 20, 100, 100, 7], np.uint8).reshape(5, 1, 1, 1)
     assert within_class_spread(images, np.array([0, 0, 1, 1, 2])) == 5.0
     assert within_class_spread(images[:1], np.array([0])) == 0.0
+
+
+@pytest.fixture
+def noisy():
+    """Two classes of noise, sorted by class as a folder is: 40 dark and 40 bright images."""
+    rng = np.random.Generator(np.random.Philox(key=[4, 0]))
+    images = rng.integers(0, 90, (80, 8, 8, 1)) + np.repeat([0, 120], 40)[:, None, None, None]
+    labels = np.repeat([0, 1], 40)
+    return LabelledImages("noise", images.astype(np.uint8), labels, ("dark", "bright"), "0" * 64)
+
+
+def test_real_images_vary_as_real_ones(noisy):
+    """Ten real images of each class have a variety of about 1."""
+    rows = np.concatenate([np.arange(10), np.arange(40, 50)])
+    found = variety(noisy.images[rows], noisy.labels[rows], noisy, labelled=True)
+    assert found.spread == pytest.approx(1, abs=0.05)
+    assert found.nearest == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_ignored_latent_has_no_variety(noisy, labelled):
+    """One picture for each class or code: the samples differ, but not within a row."""
+    found = variety(
+        np.repeat(noisy.images[[0, 40]], 10, axis=0),
+        np.repeat([0, 1], 10),
+        noisy,
+        labelled=labelled,
+    )
+    assert (found.spread, found.nearest, found.least) == (0.0, 0.0, 0.0)
+
+
+def test_few_pictures_in_turn_are_no_variety(noisy):
+    """Two pictures in turn have the spread of real images; their nearest neighbours are copies."""
+    images = noisy.images[[0, 1] * 5 + [40, 41] * 5]
+    found = variety(images, np.repeat([0, 1], 10), noisy, labelled=True)
+    assert found.spread > 0.4
+    assert found.least == found.nearest == 0.0
+
+
+def test_class_of_one_real_image_is_not_judged(noisy):
+    """With one real image of each class nothing is known of their variety, and nothing is said."""
+    single = LabelledImages("two", noisy.images[[0, 40]], np.array([0, 1]), ("a", "b"), "0" * 64)
+    found = variety(noisy.images[::4], np.repeat([0, 1], 10), single, labelled=True)
+    assert np.isnan(found.nearest)
+    assert found.least == np.inf

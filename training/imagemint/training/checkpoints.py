@@ -59,6 +59,7 @@ class TrainingState:
         images_seen: real images shown to D so far.
         step: steps done so far.
         rollbacks: how often the run went back to a good checkpoint.
+        collapsed_since: images seen when the samples turned all alike; None while they vary.
         unlogged: figures of each step since the last row of the log, by name.
     """
 
@@ -71,6 +72,7 @@ class TrainingState:
     images_seen: int = 0
     step: int = 0
     rollbacks: int = 0
+    collapsed_since: int | None = None
     unlogged: dict[str, list[float]] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -132,7 +134,7 @@ def save_checkpoint(
 ) -> Path:
     """Writes a checkpoint of ``state`` below ``run``, and drops older ones.
 
-    The newest two stay, and of interim ones only the newest.
+    The newest two stay, and the newest from before a collapse; of interim ones only the newest.
 
     Args:
         run: the run's directory.
@@ -181,6 +183,7 @@ def _write(
         "images_seen": state.images_seen,
         "step": state.step,
         "rollbacks": state.rollbacks,
+        "collapsed_since": state.collapsed_since,
         "unlogged": state.unlogged,
         "interim": interim,
         "state_sha256": _sha256(part / "state.safetensors"),
@@ -194,8 +197,29 @@ def _drop_old(run: Path) -> None:
     *older, newest = list_checkpoints(run)
     interim = [path for path in older if _is_interim(path)]
     regular = [path for path in older if path not in interim] + [newest]
-    for old in interim + regular[:-_KEPT]:
+    varied = varied_checkpoints(run)[-1:]
+    for old in interim + [path for path in regular[:-_KEPT] if path not in varied]:
         shutil.rmtree(old)
+
+
+def varied_checkpoints(run: Path) -> list[Path]:
+    """Returns the checkpoints below ``run`` whose samples were not all alike, oldest first."""
+    return [path for path in list_checkpoints(run) if not _is_collapsed(path)]
+
+
+def drop_collapsed(run: Path) -> None:
+    """Removes the checkpoints since a collapse, so that the newest one is from before it."""
+    varied = varied_checkpoints(run)
+    for path in list_checkpoints(run):
+        if path not in varied:
+            shutil.rmtree(path)
+
+
+def _is_collapsed(checkpoint: Path) -> bool:
+    try:
+        return read_description(checkpoint).get("collapsed_since") is not None
+    except CheckpointError:  # damaged, which is said when it is read
+        return False
 
 
 def _is_interim(checkpoint: Path) -> bool:
@@ -320,7 +344,6 @@ def fitting_checkpoint(run: Path, about: dict[str, Any], *, free: set[str]) -> P
     found_precision, precision = (each.get("precision", "fp32") for each in (found, about))
     if found_precision != precision:
         faults.append(f"precision is {found_precision} there and {precision} here")
-    # An option that came since means, by its default, what was done before.
     theirs, ours = option_defaults(about["recipe"]) | found["options"], about["options"]
     faults += [
         f"option {key} is {theirs.get(key)!r} there and {ours.get(key)!r} here"
@@ -333,11 +356,11 @@ def fitting_checkpoint(run: Path, about: dict[str, Any], *, free: set[str]) -> P
 
 
 def option_defaults(recipe: str) -> dict[str, Any]:
-    """Returns the default of every option of a recipe that has one; {} of an unknown recipe."""
-    if recipe not in RECIPES:
-        return {}
-    fields = RECIPES[recipe].model_fields.items()
-    return {name: field.default for name, field in fields if not field.is_required()}
+    """Returns the value that each option has in a run that does not name it.
+
+    {} for an unknown recipe. See `Recipe.values_before`.
+    """
+    return RECIPES[recipe].recorded_options({}) if recipe in RECIPES else {}
 
 
 def restore(run: Path, state: TrainingState, about: dict[str, Any], *, free: set[str]) -> None:
@@ -362,6 +385,7 @@ def restore(run: Path, state: TrainingState, about: dict[str, Any], *, free: set
     state.load_tensors(_read_tensors(checkpoint / "state.safetensors", found["state_sha256"]))
     state.images_seen, state.step = found["images_seen"], found["step"]
     state.unlogged, state.rollbacks = found.get("unlogged", {}), found.get("rollbacks", 0)
+    state.collapsed_since = found.get("collapsed_since")
 
 
 # --- for the exporter and for evaluation ---------------------------------------------------------
@@ -418,7 +442,8 @@ def _described(run: Path) -> tuple[Path, dict[str, Any], Recipe]:
         known = ", ".join(sorted(RECIPES))
         raise CheckpointError(f"{checkpoint}: recipe {about['recipe']!r} is not one of {known}")
     try:
-        return checkpoint, about, RECIPES[about["recipe"]].model_validate(about["options"])
+        recipe = RECIPES[about["recipe"]]
+        return checkpoint, about, recipe.model_validate(recipe.recorded_options(about["options"]))
     except ValidationError as error:
         raise CheckpointError(f"{checkpoint}: {error}") from error
 

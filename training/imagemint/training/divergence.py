@@ -47,7 +47,7 @@ class LossWatch:
         Raises:
             Diverged: they are more than the factor times as large as usual.
         """
-        if not state.unlogged:
+        if _LOSSES[0] not in state.unlogged:
             return
         usual = self._usual()
         of_D, of_G = (float(np.median(np.abs(state.unlogged[name]))) for name in _LOSSES)

@@ -7,7 +7,7 @@ TrainingError
 └── TrainingFailed         the run itself went wrong
     ├── LossNotFinite      NaN or infinity
     ├── Diverged           finite, but beyond all measure
-    └── ModeCollapse       the generator repeats itself
+    └── ModeCollapse       the generator repeats itself, and goes on doing so
 """
 
 
@@ -40,4 +40,4 @@ class Diverged(TrainingFailed):
 
 
 class ModeCollapse(TrainingFailed):
-    """Images of one class are all but the same."""
+    """Images of one class are all but the same, for longer than a run takes to recover."""

@@ -53,15 +53,33 @@ def read_report(path: Path, weights_sha256: str) -> tuple[EvaluationFigure, ...]
         raise CheckpointError(f"{path}: not an evaluation report ({error})") from error
 
 
-def write_table(path: Path, title: str, figures: Sequence[EvaluationFigure]) -> None:
-    """Writes figures as a Markdown table, and below it how each was measured."""
-    lines = [f"# {title}", "", "| metric | value | deviation | real data | images |"]
+def write_table(
+    path: Path,
+    title: str,
+    figures: Sequence[EvaluationFigure],
+    *,
+    warnings: Sequence[str] = (),
+    hint: str = "",
+) -> None:
+    """Writes figures as a Markdown table, and below it how each was measured.
+
+    Args:
+        path: of the file.
+        title: its heading.
+        figures: a row for each.
+        warnings: reasons not to trust the figures, above the table.
+        hint: what to look at, below the table; empty for none.
+    """
+    lines = [f"# {title}", ""]
+    lines += [line for warning in warnings for line in (f"**Warning:** {warning}", "")]
+    lines.append("| metric | value | deviation | real data | images |")
     lines.append("| --- | ---: | ---: | ---: | ---: |")
     lines += [
         f"| {f.metric} | {f.value:.4g} | {_cell(f.deviation)} | {_cell(f.reference)} |"
         f" {f.sample_size:,} |"
         for f in figures
     ]
+    lines += ["", hint] if hint else []
     lines += ["", *(f"- {f.metric}: {f.protocol}" for f in figures)]
     path.write_text("\n".join(lines) + "\n")
 

@@ -3,23 +3,26 @@
 import logging
 import math
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from imagemint.engine.sampling import Distribution
 from imagemint.training.averaging import average_into, averaging_weight
 from imagemint.training.checkpoints import (
     TrainingState,
+    drop_collapsed,
     list_checkpoints,
     restore,
     save_checkpoint,
+    varied_checkpoints,
 )
 from imagemint.training.datasets import LabelledImages
 from imagemint.training.divergence import LossWatch
-from imagemint.training.errors import LossNotFinite, TrainingFailed
+from imagemint.training.errors import LossNotFinite, ModeCollapse, TrainingFailed
 from imagemint.training.feed import Feed
 from imagemint.training.figures import Figures
 from imagemint.training.game import Term, Turn
@@ -78,7 +81,8 @@ def train(
         LossNotFinite: a loss or a weight turned NaN or infinite, and no rollback is left; the last
             good checkpoint is kept.
         Diverged: losses are finite, and beyond all measure; likewise.
-        ModeCollapse: images of one class are all but the same; likewise.
+        ModeCollapse: images of one class have been all but the same for longer than the schedule
+            allows; likewise.
         ProcessesError: several processes cannot share a batch of this size, or this network.
     """
     processes.part_of(recipe.batch_size)
@@ -103,8 +107,13 @@ def train(
                 processes.wait()  # for the first, which still draws what there is to draw
                 rollbacks = state.rollbacks + 1
                 is_over = rollbacks > schedule.rollbacks or processes.agreed(stop.requested) > 0
-                if is_over or not list_checkpoints(run):
+                collapsed = isinstance(failure, ModeCollapse)
+                good = varied_checkpoints(run) if collapsed else list_checkpoints(run)
+                if is_over or not good:
                     raise
+                if collapsed:
+                    processes.wait()  # until all have looked
+                    processes.by_first(partial(drop_collapsed, run))
                 state = initial_state(recipe, data, device, processes)
                 restore(run, state, about, free=FREE_ON_RESUME)
                 state.rollbacks = rollbacks
@@ -140,6 +149,7 @@ def _play(  # noqa: C901, PLR0915 - one linear story, with headings
     feed = Feed(data, recipe.shown_labels(data.labels), seed, device, processes)
     figures = Figures(processes)
     saved_at = state.images_seen if state.step else None
+    ready: nn.Module = state.G_ema  # the averaged generator, once prepared for a checkpoint
     first = processes.rank == 0  # who watches, writes and speaks for all
 
     with (
@@ -154,19 +164,17 @@ def _play(  # noqa: C901, PLR0915 - one linear story, with headings
             if monitor:
                 losses.add(monitor.log())
 
-        def snapshot(*, interim: bool = False) -> None:
-            """Saves a checkpoint if the fixed samples are sound."""
-            nonlocal saved_at
+        def look(**occasion: bool) -> None:
+            """Prepares the averaged generator for a checkpoint, if its samples are sound."""
+            nonlocal ready
+            losses.check(state)
+            ready = inspected(
+                recipe, data, run, state, monitor=monitor, schedule=schedule, **occasion
+            )
 
-            def save() -> None:
-                losses.check(state)
-                generator = inspected(
-                    recipe, data, run, state, monitor=monitor, schedule=schedule, interim=interim
-                )
-                save_checkpoint(run, state, generator, about, interim=interim)
-
-            processes.by_first(save)
-            saved_at = state.images_seen
+        def save(*, interim: bool = False) -> None:
+            """Saves a checkpoint with the generator that was prepared."""
+            save_checkpoint(run, state, ready, about, interim=interim)
 
         stop = False
         while state.images_seen < recipe.images and not stop:
@@ -225,13 +233,19 @@ def _play(  # noqa: C901, PLR0915 - one linear story, with headings
             _refuse_not_finite(settled, state, run)
             if monitor:
                 monitor.step(settled)
+            snapshot_due = crossed(before, state.images_seen, schedule.snapshot_interval)
+            if snapshot_due:
+                processes.by_first(look)  # before the row, which tells what was seen
             if crossed(before, state.images_seen, schedule.log_interval):
                 processes.by_first(write_row)
-            if crossed(before, state.images_seen, schedule.snapshot_interval):
-                snapshot()
+            if snapshot_due:
+                processes.by_first(save)
+                saved_at = state.images_seen
             stop = processes.agreed(asked_to_stop.requested) > 0
         if saved_at != state.images_seen:
-            snapshot(interim=state.images_seen < recipe.images)
+            interim = state.images_seen < recipe.images
+            processes.by_first(partial(look, interim=interim, scheduled=False))
+            processes.by_first(partial(save, interim=interim))
 
 
 def _with_terms(

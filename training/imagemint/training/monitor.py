@@ -1,8 +1,13 @@
-"""What a run tells while it goes and leaves behind.
+"""What a run reports while it goes on, and the files it leaves behind.
 
 ``log.jsonl`` (a row per interval), TensorBoard events, ``grids/<images seen>.png``, and at the end
 ``losses.png`` and ``grids.gif``. All but the timings and the progress bar are functions of the
-run's state, so a run stopped and resumed leaves what a run never stopped leaves.
+run's state, so a run that was stopped and resumed leaves the same files as one that was not.
+
+A row of a grid shows ten samples of one class. Look at each row by itself: its pictures should
+differ from each other as pictures of that class do. A row of one picture, ten times, is a generator
+that ignores its latent; the figures ``within_class_spread`` and ``within_class_nearest`` of the log
+measure it (see `samples.Variety`; about 1 is what real images have, below 0.1 is a collapse).
 """
 
 import json
@@ -18,7 +23,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from imagemint.training.checkpoints import TrainingState
-from imagemint.training.samples import SAMPLES_PER_CLASS, grid
+from imagemint.training.samples import SAMPLES_PER_CLASS, Variety, grid
 
 _log = logging.getLogger(__name__)
 
@@ -26,7 +31,11 @@ _FRAME_MS = 250
 _LAST_FRAME_MS = 2_000
 _MOST_FRAMES = 100
 _LOSSES = "loss_D", "loss_G"
-_NO_TERMS = {*_LOSSES, "images", "images_per_s", "real_logit", "rollbacks", "augment_p"}
+_VARIETY = "within_class_spread", "within_class_nearest"
+_NO_TERMS = {
+    *(*_LOSSES, *_VARIETY),
+    *("images", "images_per_s", "real_logit", "rollbacks", "augment_p"),
+}
 
 
 class Monitor:
@@ -105,12 +114,20 @@ class Monitor:
         self._last = (now, seen)
         return row
 
-    def snapshot(self, samples: NDArray[np.uint8], spread: float) -> None:
-        """Writes the grid of the fixed samples uint8 [N, H, W, C] and their relative spread."""
+    def note_variety(self, variety: Variety) -> None:
+        """Puts the variety of the samples into the next row of the log.
+
+        A figure that could not be measured, for want of two real images of one class, is left out.
+        """
+        for name, figure in zip(_VARIETY, (variety.spread, variety.nearest), strict=True):
+            if np.isfinite(figure):
+                self._state.unlogged.setdefault(name, []).append(figure)
+
+    def draw(self, samples: NDArray[np.uint8]) -> None:
+        """Writes the grid of the fixed samples uint8 [N, H, W, C]."""
         seen = self._state.images_seen
         picture = grid(samples, SAMPLES_PER_CLASS)
         Image.fromarray(picture).save(self._run / "grids" / f"{seen:010d}.png")
-        self._scalars.add_scalar("within_class_spread", spread, seen)
         image = picture[np.newaxis] if picture.ndim == 2 else picture.transpose(2, 0, 1)  # noqa: PLR2004 - gray
         self._scalars.add_image("samples", image, seen)
 
@@ -141,10 +158,13 @@ def plot_losses(run: Path) -> None:
         return
     from matplotlib.figure import Figure  # noqa: PLC0415 - half a second, needed once
 
-    terms = list(dict.fromkeys(name for row in rows for name in row if name not in _NO_TERMS))
+    known = dict.fromkeys(name for row in rows for name in row)
+    terms = [name for name in known if name not in _NO_TERMS]
     panels = [("adversarial loss", [*_LOSSES])]
     if terms:
         panels.append(("further losses and penalties, before their weights", terms))
+    if varieties := [name for name in _VARIETY if name in known]:
+        panels.append(("variety within a class, as a multiple of that of real images", varieties))
     figure = Figure(figsize=(8, 3 * len(panels) + 0.5), layout="constrained")
     columns = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (title, names) in zip(columns, panels, strict=True):

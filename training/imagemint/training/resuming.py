@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from imagemint.training.checkpoints import read_description, sound_checkpoint
+from imagemint.training.checkpoints import option_defaults, read_description, sound_checkpoint
 from imagemint.training.errors import CheckpointError
 
 NOT_REMEMBERED = frozenset({"out", "data", "dry_run", "quiet", "device", "resume"})
@@ -57,7 +57,7 @@ def resumed(settings: SettingsT, run: Path, known_datasets: Mapping[str, object]
             raise CheckpointError(f"{run} does not tell where its data lie: name the --dataset")
         kept |= {"size": description["image_size"], "channels": description["image_channels"]}
     given = settings.model_dump(by_alias=True, exclude_unset=True)
-    values = {**description["options"], **kept, **given}
+    values = {**option_defaults(description["recipe"]), **description["options"], **kept, **given}
     names = {field.alias or name for name, field in type(settings).model_fields.items()}
     try:
         return type(settings).model_validate({k: v for k, v in values.items() if k in names})

@@ -1,4 +1,6 @@
-"""Pictures of a generator, always of the same serials."""
+"""Pictures of a generator, always of the same serials, and how much they vary."""
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -6,12 +8,15 @@ from numpy.typing import NDArray
 from torch import nn
 
 from imagemint.engine.sampling import Distribution, latents
+from imagemint.training.datasets import LabelledImages
+from imagemint.training.metrics.variety import within_class_variety
 from imagemint.training.networks import draw
 
 # Ten images of each class: rows of the grid are classes, as in the bundle's samples.png.
 SAMPLES_PER_CLASS = 10
 SAMPLES_SEED = 0
 _ROWS_WITHOUT_CLASSES = 10
+_REAL = 4_000  # real images that samples are compared with, spread over the whole data set
 
 
 def fixed_samples(
@@ -22,10 +27,9 @@ def fixed_samples(
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Returns images uint8 [10 K, H, W, C] at indices 0 to 10 K - 1 of seed 0, and their classes.
 
-    Of a generator without classes a hundred, all of class 0.
+    A generator without classes gives a hundred images, all of class 0.
 
-    They are the very images that the exported bundle mints under those serials, up to its
-    recorded tolerance.
+    The exported bundle mints the same images under those serials, up to its recorded tolerance.
     """
     rows = num_classes or _ROWS_WITHOUT_CLASSES
     classes = np.repeat(np.arange(rows, dtype=np.int64), SAMPLES_PER_CLASS)
@@ -41,7 +45,8 @@ def images_of(
 ) -> NDArray[np.uint8]:
     """Returns uint8 [N, H, W, C] for latents [N, z_dim] and classes [N], in batches of 256.
 
-    Classes are None for a generator that takes none. One that takes psi draws with none.
+    Pass None as ``classes`` for a generator that takes none. A generator that takes psi draws
+    without truncation.
     """
     device = next(generator.parameters()).device
     rows = torch.from_numpy(z).to(device).split(256)
@@ -56,8 +61,8 @@ def images_of(
 def within_class_spread(images: NDArray[np.uint8], classes: NDArray[np.int64]) -> float:
     """Returns how much images of one class differ: standard deviation of a pixel, in levels.
 
-    Mean over classes and pixels; 0 when every class shows one picture. Classes with fewer than two
-    images do not count.
+    The mean over classes and pixels; 0 when every class consists of copies of one picture. Classes
+    with fewer than two images do not count.
     """
     spreads = [
         float(images[classes == y].astype(np.float32).std(axis=0).mean())
@@ -67,8 +72,63 @@ def within_class_spread(images: NDArray[np.uint8], classes: NDArray[np.int64]) -
     return float(np.mean(spreads)) if spreads else 0.0
 
 
+@dataclass(frozen=True)
+class Variety:
+    """How much samples of one class vary, in pixels, as a multiple of what real images do.
+
+    Attributes:
+        spread: of the mean standard deviation of a pixel.
+        nearest: of the mean distance from an image to the nearest other one of its class. A class
+            that consists of a few pictures keeps its spread but has none of this.
+        worst_class: the class whose nearest images are the most alike; -1 if no class counts.
+        worst: ``nearest`` of that class.
+    """
+
+    spread: float
+    nearest: float
+    worst_class: int
+    worst: float
+
+    @property
+    def least(self) -> float:
+        """The smaller of ``spread`` and ``nearest``; infinite where neither can be measured."""
+        known = [value for value in (self.spread, self.nearest) if np.isfinite(value)]
+        return min(known, default=float("inf"))
+
+
+def variety(
+    samples: NDArray[np.uint8], classes: NDArray[np.int64], data: LabelledImages, *, labelled: bool
+) -> Variety:
+    """Returns how much `fixed_samples` vary within their classes, beside real images.
+
+    Args:
+        samples: uint8 [N, H, W, C].
+        classes: of the samples, int64 [N].
+        data: real images of the same shape.
+        labelled: whether ``classes`` are the labels of the data. Codes are not: what varies within
+            a code is not known beforehand, so each is compared with real images of any class.
+    """
+    rows = np.linspace(0, len(data) - 1, min(len(data), _REAL)).astype(np.int64)
+    real = np.ascontiguousarray(data.images[rows])
+    real_classes = data.labels[rows] if labelled else np.zeros(len(rows), np.int64)
+    usual = within_class_spread(real, real_classes)
+    found = within_class_variety(
+        _flat(samples),
+        classes,
+        _flat(real),
+        real_classes if labelled else None,
+        most=max(SAMPLES_PER_CLASS, int(np.bincount(classes).max())),
+    )
+    spread = within_class_spread(samples, classes) / usual if usual else float("nan")
+    return Variety(spread, found.mean, found.worst_class, found.worst)
+
+
+def _flat(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return images.reshape(len(images), -1).astype(np.float32)
+
+
 def grid(images: NDArray[np.uint8], columns: int) -> NDArray[np.uint8]:
-    """Returns the images uint8 [N, H, W, C] as one picture, row by row, black where none is left.
+    """Returns the images uint8 [N, H, W, C] as one picture, row by row, padded with black.
 
     Gray images give [rows * H, columns * W], RGB images [rows * H, columns * W, 3].
     """

@@ -17,6 +17,7 @@ class Schedule:
         log_interval: images between two rows of the log.
         snapshot_interval: images between two checkpoints, each with its grid of samples.
         collapse_grace: images before collapse is judged; early samples are all alike.
+        collapse_patience: images for which a collapse has to last to end the run.
         rollbacks: how often a run that diverged or collapsed goes back to its last good checkpoint
             and on from there with half the step size and another order of the data.
         divergence_factor: losses so many times as large as they used to be are a divergence.
@@ -27,6 +28,7 @@ class Schedule:
     collapse_grace: int = 128_000
     rollbacks: int = 0
     divergence_factor: float = 100.0
+    collapse_patience: int = 256_000
 
 
 @dataclass(frozen=True)

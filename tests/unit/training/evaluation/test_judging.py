@@ -1,6 +1,7 @@
 """Tests of imagemint.training.evaluation: figures of a run and of images somebody brings."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ METRICS = [
     "worst_class_accuracy",
     "frechet_distance",
     "coverage",
+    "within_class_variety",
     "training_copies",
     "kernel_distance",
     "precision",
@@ -270,7 +272,7 @@ def stacks(monkeypatch, digits, test_digits):
     return splits
 
 
-STACKED = ["modes", "reverse_kl", *METRICS[2:4], *METRICS[5:]]
+STACKED = ["modes", "reverse_kl", *METRICS[2:4], *METRICS[6:]]
 
 
 @pytest.mark.usefixtures("stacks")
@@ -311,3 +313,43 @@ def test_unknown_classes_are_not_judged(measured, npz, monkeypatch, digits, test
     monkeypatch.setitem(datasets.DATASETS, "else", renamed)
     path = npz(test_digits.images, test_digits.labels)
     measured(path, metrics=METRICS[2:-1], dataset="else")
+
+
+def test_doubtful_judge_is_said(measured, npz, test_digits, judge, caplog, tmp_path):  # noqa: PLR0917 - fixtures
+    """A weak judge and a small test set are warnings: in the log, the table and each protocol."""
+    path = npz(test_digits.images, test_digits.labels)
+    few = "mnist/test has 60 images only (less than 1,000)"
+    assert few in measured(path)["coverage"].protocol
+    assert few in caplog.text
+    assert "the judge is right" not in caplog.text
+    about = json.loads((judge / "classifier.json").read_text())
+    weak = tmp_path / "weak"
+    shutil.copytree(judge, weak)
+    (weak / "classifier.json").write_text(json.dumps(about | {"test_accuracy": 0.35}))
+    extractor, seer = open_extractor(weak, None, CPU)
+    out = tmp_path / "out"
+    evaluate(open_source(str(path), CPU), extractor, seer, Protocol(), out=out)
+    text = (out / "table.md").read_text()
+    assert "**Warning:** the judge is right about 35.0% of its test images only" in text
+    assert "In `grid.png` each row shows ten images of one class." in text
+    caplog.clear()
+    assert "WARNING: the judge" in measured_again(path, weak)[0].protocol
+    assert "35.0%" in caplog.text
+
+
+def measured_again(path, judge):
+    """An evaluation that finds its earlier result."""
+    return evaluate(open_source(str(path), CPU), *open_extractor(judge, None, CPU), Protocol())
+
+
+def test_tiny_test_set_is_refused(judge, npz, monkeypatch, digits, test_digits):
+    """Five real pictures have no neighbourhoods, and an error says so."""
+    tiny = LabelledImages(
+        "mnist/test", test_digits.images[:5], test_digits.labels[:5], digits.class_labels, "t" * 64
+    )
+    monkeypatch.setitem(
+        datasets.DATASETS, "mnist", lambda split, _: tiny if split == "test" else digits
+    )
+    path = npz(test_digits.images, test_digits.labels)
+    with pytest.raises(DatasetError, match="mnist/test has 5 images, too few to compare with"):
+        measured_again(path, judge)

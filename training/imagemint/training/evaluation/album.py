@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from imagemint.engine.sampling import latents
+from imagemint.training.evaluation.copies import nearest_training_images
 from imagemint.training.evaluation.measuring import Sample
-from imagemint.training.evaluation.reals import Reals, nearest_pixels
+from imagemint.training.evaluation.reals import Reals
 from imagemint.training.evaluation.sheets import COLUMNS, code_sheets, truncation_sheet
 from imagemint.training.evaluation.sources import LatentSource, Source
 from imagemint.training.evaluation_report import EvaluationFigure
@@ -35,10 +36,12 @@ class Album:
     def add(self, source: Source, seed: int, sample: Sample, reals: Reals) -> None:
         """Draws ``grid.png``, ``nearest.png`` and, where there are latents, several more.
 
-        The grid shows the first images of the seed, unselected. ``nearest.png`` shows generated
-        images and below each the training image nearest to it in pixels: of 500 the ten nearest
-        pairs, where there are classes one of each; of stacks there are none. Of latents there are
-        ``interpolation.png``, ``truncation.png`` and ``code*.png``, where there are such.
+        The grid shows the first images of the seed, unselected. Where there are classes, each row
+        shows ten images of one class: they should differ as much as real images of that class do.
+        ``nearest.png`` shows generated images and below each the training image nearest to it in
+        pixels: the ten nearest pairs among 500 images, one of each class where there are classes.
+        There is none for stacks. Sources with latents also get ``interpolation.png``, and
+        ``truncation.png`` and ``code*.png`` where they have truncation and codes.
         """
         self._save("grid.png", _grid(sample), _ROWS)
         if reals.typical_copies is not None:
@@ -106,7 +109,7 @@ def _grid(sample: Sample) -> NDArray[np.uint8]:
 def _pairs(sample: Sample, known: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Generated images, then the known ones nearest to them."""
     images = sample.images[:_SUSPECTS]
-    distances, nearest = nearest_pixels(images, known)
+    distances, nearest = nearest_training_images(images, known)
     worst = np.argsort(distances)
     if sample.classes is not None:
         _, first = np.unique(sample.classes[worst], return_index=True)

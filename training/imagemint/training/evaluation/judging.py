@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +26,15 @@ from imagemint.training.evaluation_report import (
 )
 
 # Stands in the key of every cached result: count it up when a figure's meaning changes.
-_VERSION = 3
+_VERSION = 4
 _SAMPLES = 10_000
 _STACKED_SAMPLES = 26_000  # as in all papers that count modes
+# A judge below this accuracy sees little of what it measures: below it, colour noise was once rated
+# above real pictures. With fewer test images than this, distances are mostly noise.
+WEAK_JUDGE = 0.8
+FEW_TEST_IMAGES = 1_000
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -62,7 +69,8 @@ def evaluate(
 
     A result is kept in the user's cache under the digests of weights, data and extractor and the
     protocol, and found there again. Those of a run are also written to its ``evaluation.json``,
-    where the exporter finds them.
+    where the exporter finds them. `doubts` about the result are logged, and stand above the table
+    and in the protocol of each figure.
 
     Args:
         source: where images come from.
@@ -87,6 +95,9 @@ def evaluate(
         judge = None  # it knows other classes
     samples = protocol.samples or (_STACKED_SAMPLES if dataset == STACKED else _SAMPLES)
     seeds = 1 if isinstance(source, NpzSource) else protocol.seeds
+    warnings = doubts(extractor, judge, test)
+    for warning in warnings:
+        _log.warning("%s", warning)
     digests = [source.sha256, extractor.sha256, judge.sha256 if judge else ""]
     key = _key([*digests, train.sha256, test.sha256], [samples, protocol.seed, seeds])
     kept = cache_directory().with_name("evaluations") / f"{key}.json"
@@ -109,7 +120,8 @@ def evaluate(
     origin = _origin(source, protocol.seed, seeds, len(sample.images))
     about = [extractor.about] + ([judge.about] if judge not in (None, extractor) else [])
     real = f"{test.name} at {'x'.join(map(str, test.images.shape[1:]))}"
-    shared = "; ".join([origin, real, *about, "command: imagemint evaluate RUN --classifier DIR"])
+    command = "command: imagemint evaluate RUN --classifier DIR"
+    shared = "; ".join([origin, real, *about, command, *(f"WARNING: {w}" for w in warnings)])
     found = [_mean(measured, shared, len(sample.images)) for measured in zip(*rounds, strict=True)]
     found = [figure for figure in found if np.isfinite(figure.value)]
     if isinstance(source, RunSource) and source.dataset == dataset:
@@ -118,9 +130,38 @@ def evaluate(
     write_report(kept, key, found)
     if album is not None and out is not None:
         write_report(out / "figures.json", source.sha256, found)
-        write_table(out / "table.md", source.name, found)
+        hint = _ROWS_HINT if source.num_classes else ""
+        write_table(out / "table.md", source.name, found, warnings=warnings, hint=hint)
         album.curves(source.images_seen if isinstance(source, RunSource) else None, found)
     return _recorded(source, found)
+
+
+_ROWS_HINT = (
+    "In `grid.png` each row shows ten images of one class. They should differ from each other as"
+    " much as real images of that class do; if not, the generator ignores its latent, which"
+    " `within_class_variety` and `class_coverage` measure."
+)
+
+
+def doubts(extractor: Extractor, judge: Extractor | None, test: LabelledImages) -> list[str]:
+    """Returns the reasons not to trust an evaluation, in plain words; none if there is none."""
+    found = []
+    weak = {
+        each.about: each.accuracy
+        for each in (extractor, judge)
+        if each is not None and each.accuracy is not None and each.accuracy < WEAK_JUDGE
+    }
+    found += [
+        f"the judge is right about {accuracy:.1%} of its test images only (less than"
+        f" {WEAK_JUDGE:.0%}), so its classes and its feature space say little ({about})"
+        for about, accuracy in weak.items()
+    ]
+    if len(test) < FEW_TEST_IMAGES:
+        found.append(
+            f"{test.name} has {len(test):,} images only (less than {FEW_TEST_IMAGES:,}), so every"
+            " figure is noisy; compare it with its reference, and several seeds with each other"
+        )
+    return found
 
 
 def _real(dataset: str, source: Source, data: Path | None) -> tuple[LabelledImages, LabelledImages]:
@@ -189,6 +230,10 @@ def _check_like(
     num_classes: int,
 ) -> None:
     least = NEIGHBOURS + 1  # a neighbourhood needs so many; a covariance two
+    if len(real) < least:
+        raise DatasetError(
+            f"{real.name} has {len(real)} images, too few to compare with: at least {least}"
+        )
     wanted = real.images.shape[1:]
     if images.dtype != np.uint8 or images.shape[1:] != wanted or len(images) < least:
         raise DatasetError(

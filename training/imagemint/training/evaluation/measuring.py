@@ -1,16 +1,19 @@
 """Every figure of one sample of generated images, beside that of real ones."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from imagemint.training.evaluation.copies import nearest_training_images
 from imagemint.training.evaluation.extractors import Extractor, Looks
-from imagemint.training.evaluation.reals import STACKED, Reals, nearest_pixels
+from imagemint.training.evaluation.reals import Reals
 from imagemint.training.metrics import (
     chance_code_accuracy,
     class_accuracy,
+    class_coverage,
     code_class_accuracy,
     count_modes,
     coverage,
@@ -23,14 +26,20 @@ from imagemint.training.metrics import (
     perfect_sampler_floor,
     reverse_kl,
     two_sample_accuracy,
+    within_class_variety,
 )
 
 NEIGHBOURS = 5
 # A generated image nearer to a training image than this share of the typical distance between a
-# test image and its nearest training image is called a copy. Pixel space, where a copy is a copy.
+# test image and its nearest training image is called a copy.
 _COPY_SHARE = 0.25
 _PAIRS = 2_000  # of each side in the two-sample test
 _SPLITS = 10
+_PLENTY = 3_000  # points of one side that a figure is taken from, by several samples if need be
+_MOST_SAMPLES = 10
+_WITHIN = 100  # images of a class among which the nearest neighbour is looked for
+
+Features = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -74,10 +83,15 @@ def measure(reals: Reals, sample: Sample, judge: Extractor | None) -> list[Measu
 
     Accuracy needs classes asked for, or codes; modes are counted of models without classes; scores
     need a judge who knows the classes of the data; copies are not looked for among stacks.
+
+    Every distance and neighbourhood compares equally many generated and test images, and its
+    reference as many training and test images, because all of them depend on the numbers. Where the
+    test set is small, both are means over several samples of its size.
     """
     return [
         *_classes(reals, sample, judge),
         *_distances(reals, sample),
+        *_variety(reals, sample),
         *_copies(reals, sample),
         *_neighbours(reals, sample),
         *_scores(reals, sample),
@@ -141,25 +155,105 @@ def _modes(reals: Reals, judged: Looks) -> Iterator[Measured]:
     )
 
 
+def _equal_size(reals: Reals, sample: Sample, most: int) -> int:
+    """How many images of each kind a comparison takes."""
+    kinds = sample.looks, reals.real, reals.other
+    return min(most, *(len(looks.features) for looks in kinds))
+
+
+def _samples(features: Features, size: int) -> list[Features]:
+    """Disjoint samples of so many points: one of many, up to ten of few."""
+    rows = np.random.Generator(np.random.Philox(key=[0, 1])).permutation(len(features))
+    number = min(len(features) // size, _PLENTY // size, _MOST_SAMPLES)
+    return [features[rows[size * i : size * (i + 1)]] for i in range(max(number, 1))]
+
+
+def _mean(measured: Callable[[Features], float], points: Features, size: int) -> float:
+    return float(np.mean([measured(each) for each in _samples(points, size)]))
+
+
 def _distances(reals: Reals, sample: Sample) -> Iterator[Measured]:
-    fake, real, other = sample.looks.features, reals.real.features, reals.other.features
-    count = f"{len(real):,} test images"
-    as_many = fake[: len(real)] if reals.dataset == STACKED else fake
+    fake, other = sample.looks.features, reals.other.features
+    size = _equal_size(reals, sample, len(fake))
+    real = _samples(reals.real.features, size)[0]
     yield Measured(
         "frechet_distance",
-        frechet_distance(as_many, real),
-        f"in feature space, against the {count}; reference: as many"
+        _mean(partial(frechet_distance, real), fake, size),
+        f"{size:,} generated and {size:,} test images, in feature space; reference: as many"
         " training images against them (the floor)",
-        frechet_distance(other, real),
+        _mean(partial(frechet_distance, real), other, size),
     )
-    some = real[reals.some]
+    size = _equal_size(reals, sample, len(reals.some))
+    real = reals.real.features[reals.some[:size]]
     yield Measured(
         "coverage",
-        coverage(some, fake, NEIGHBOURS),
-        f"k = {NEIGHBOURS}, {len(some):,} test images, in feature space; reference:"
-        " as many training images in place of the generated",
-        coverage(some, other[: len(fake)], NEIGHBOURS),
+        _mean(partial(coverage, real, k=NEIGHBOURS), fake, size),
+        f"k = {NEIGHBOURS}, {size:,} of each, in feature space; reference: training images in"
+        " place of the generated",
+        _mean(partial(coverage, real, k=NEIGHBOURS), other, size),
     )
+
+
+def _variety(reals: Reals, sample: Sample) -> Iterator[Measured]:
+    """What a generator that ignores its latent does not have."""
+    classes = _known_classes(sample)
+    if classes is None:
+        return
+    kinds = (
+        (sample.looks.features, classes),
+        (reals.real.features, reals.test_classes),
+        (reals.other.features, reals.other_classes),
+    )
+    fake, real, other = _equal_classes(*kinds)
+    varied, usual = (within_class_variety(*each, *real, most=_WITHIN) for each in (fake, other))
+    rivals = "training images in place of the generated"
+    yield Measured(
+        "within_class_variety",
+        varied.mean,
+        "mean distance to the nearest other image of the class, as a multiple of that of as many"
+        f" test images, in feature space; 0 if each class is one picture; lowest {varied.worst:.2f}"
+        f" for class {varied.worst_class}; reference: {rivals}",
+        usual.mean,
+    )
+    covered, coverable = (class_coverage(*each, *real, NEIGHBOURS) for each in (fake, other))
+    yield Measured(
+        "class_coverage",
+        covered.mean,
+        f"coverage of the test images of each class by generated ones of that class,"
+        f" k = {NEIGHBOURS}, as many of each, mean over the classes; reference: {rivals}",
+        coverable.mean,
+    )
+    yield Measured(
+        "worst_class_coverage",
+        covered.worst,
+        f"the same of the worst class, {covered.worst_class}",
+        coverable.worst,
+    )
+
+
+def _known_classes(sample: Sample) -> NDArray[np.int64] | None:
+    """Classes of the data that were asked for; of codes those assigned to them, -1 for none."""
+    if sample.classes is None or not sample.coded:
+        return sample.classes
+    if sample.judged is None:
+        return None
+    meaning = code_class_accuracy(sample.classes, sample.judged.classes).classes
+    return np.array([meaning.get(code, -1) for code in sample.classes.tolist()], np.int64)
+
+
+def _equal_classes(
+    *kinds: tuple[Features, NDArray[np.int64]],
+) -> list[tuple[Features, NDArray[np.int64]]]:
+    """As many points of each class from every kind: those of the kind that has the fewest."""
+    number = max(int(classes.max()) for _, classes in kinds) + 1
+    counts = [np.bincount(classes[classes >= 0], minlength=number) for _, classes in kinds]
+    least = np.min(counts, axis=0)
+    found = []
+    for features, classes in kinds:
+        rows = [np.flatnonzero(classes == y)[: least[y]] for y in range(number)]
+        chosen = np.concatenate(rows)
+        found.append((features[chosen], classes[chosen]))
+    return found
 
 
 def _copies(reals: Reals, sample: Sample) -> Iterator[Measured]:
@@ -167,58 +261,72 @@ def _copies(reals: Reals, sample: Sample) -> Iterator[Measured]:
         return
     few = reals.few_of(len(sample.images))
     limit = _COPY_SHARE * np.median(reals.typical_copies)
-    distances, _ = nearest_pixels(sample.images[few], reals.train.images)
+    distances, _ = nearest_training_images(sample.images[few], reals.train.images)
     yield Measured(
         "training_copies",
         float((distances < limit).mean()),
-        f"share of {len(few):,} images whose nearest training image, in pixels, is nearer"
-        f" than {_COPY_SHARE} of the median for test images; reference: the test images",
+        f"share of {len(few):,} images whose nearest training image, in pixels and under the best"
+        f" small shift, is nearer than {_COPY_SHARE} of the median for test images; reference: the"
+        " test images",
         float((reals.typical_copies < limit).mean()),
     )
 
 
 def _neighbours(reals: Reals, sample: Sample) -> Iterator[Measured]:
-    fake, real, other = sample.looks.features, reals.real.features, reals.other.features
+    fake, other = sample.looks.features, reals.other.features
+    size = _equal_size(reals, sample, len(fake))
+    real = _samples(reals.real.features, size)[0]
     rivals = "reference: training images in place of the generated"
     yield Measured(
         "kernel_distance",
-        kernel_distance(fake, real),
-        f"unbiased squared MMD, kernel (x.y / d + 1)^3, in feature space; {rivals}",
-        kernel_distance(other, real),
+        _mean(partial(kernel_distance, real), fake, size),
+        f"unbiased squared MMD, kernel (x.y / d + 1)^3, {size:,} of each, in feature space;"
+        f" {rivals}",
+        _mean(partial(kernel_distance, real), other, size),
     )
-    size = min(len(fake), len(other), len(reals.some))
-    some = real[reals.some[:size]]
-    found = neighbourhoods(some, fake[:size], NEIGHBOURS)
-    floor = neighbourhoods(some, other[:size], NEIGHBOURS)
+    size = _equal_size(reals, sample, len(reals.some))
+    some = reals.real.features[reals.some[:size]]
+    found, floor = (
+        [neighbourhoods(some, each, NEIGHBOURS) for each in _samples(points, size)]
+        for points in (fake, other)
+    )
     for metric, what in (
         ("precision", "share of generated images among real ones"),
         ("recall", "share of real images among generated ones"),
         ("density", "real neighbourhoods that a generated image lies in, over k"),
     ):
         how = f"{what}, k = {NEIGHBOURS}, {size:,} of each, in feature space; {rivals}"
-        yield Measured(metric, getattr(found, metric), how, getattr(floor, metric))
+        value, reference = (
+            float(np.mean([getattr(each, metric) for each in one])) for one in (found, floor)
+        )
+        yield Measured(metric, value, how, reference)
     pairs = min(size, _PAIRS)
     yield Measured(
         "two_sample_accuracy",
-        two_sample_accuracy(some[:pairs], fake[:pairs]),
+        _mean(partial(two_sample_accuracy, some[:pairs]), fake, pairs),
         f"share of {pairs:,} test and {pairs:,} generated images whose nearest neighbour is of"
         f" their own kind, in feature space, 0.5 where none can tell; {rivals}",
-        two_sample_accuracy(some[:pairs], other[:pairs]),
+        _mean(partial(two_sample_accuracy, some[:pairs]), other, pairs),
     )
 
 
 def _scores(reals: Reals, sample: Sample) -> Iterator[Measured]:
-    fake, real = sample.looks.log_probabilities, reals.real.log_probabilities
-    splits = min(_SPLITS, len(fake), len(real))
+    size = _equal_size(reals, sample, len(sample.images))
+    fake, real = (
+        _samples(looks.log_probabilities, size)[0] for looks in (sample.looks, reals.real)
+    )
+    splits = min(_SPLITS, size)
     yield Measured(
         "inception_score",
         inception_score(fake, splits=splits),
-        f"exp of the mean KL(p(y|x) | p(y)), in {splits} parts; reference: the test images",
+        f"exp of the mean KL(p(y|x) | p(y)), {size:,} of each in {splits} parts; reference: the"
+        " test images",
         inception_score(real, splits=splits),
     )
     if sample.judged is None:
         return
-    judged, known = sample.judged.log_probabilities, sample.judged is sample.looks
+    judged = _samples(sample.judged.log_probabilities, size)[0]
+    known = sample.judged is sample.looks
     yield Measured(
         "mode_score",
         mode_score(judged, reals.shares, splits=splits),

@@ -6,29 +6,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imagemint.training.datasets import LabelledImages
+from imagemint.training.evaluation.copies import nearest_training_images
 from imagemint.training.evaluation.extractors import Extractor, Looks
-from imagemint.training.metrics import nearest_neighbours
 
 STACKED = "stacked-mnist"
-_MOST = 10_000  # test images looked at, as many training images as their rivals
+_MOST = 10_000  # test images looked at, and training images that stand in for generated ones
 _SOME = 3_000  # real images whose neighbourhoods are compared
-_FEW = 2_000  # images whose pixels are compared with all training images
-_BLOCK = 10_000  # training images whose pixels are held as floats at once
+_FEW = 2_000  # images that are compared with all training images
 
 
 @dataclass(frozen=True)
 class Reals:
-    """A data set as it is seen.
+    """A data set as an extractor sees it.
 
     Attributes:
         dataset: its name.
         train: all training images.
         test: test images, the first 10,000 at most.
+        test_classes: their labels int64 [N].
         real: what is seen in the test images.
-        other: what is seen in as many training images: generated images of the best kind.
+        other: what is seen in training images: as good as generated images can get. Up to 10,000,
+            whatever the number of test images, for several samples of a small test set's size.
+        other_classes: labels of those.
         some: up to 3,000 rows of ``real``.
-        typical_copies: distances, in pixels, from test images to their nearest training image;
-            None of stacks, which are drawn and not collected.
+        typical_copies: distances from test images to their nearest training image, as `copies`
+            measures them; None of stacks, which are drawn and not collected.
         shares: share of each class in the training data: float64 [K].
         rng: what draws rows next; the draws above came from it.
     """
@@ -36,8 +38,10 @@ class Reals:
     dataset: str
     train: LabelledImages
     test: NDArray[np.uint8]
+    test_classes: NDArray[np.int64]
     real: Looks
     other: Looks
+    other_classes: NDArray[np.int64]
     some: NDArray[np.int64]
     typical_copies: NDArray[np.float64] | None
     shares: NDArray[np.float64]
@@ -54,18 +58,21 @@ def look_at_reals(
     """Returns a data set as an extractor sees it; the rows drawn are always the same."""
     rng = np.random.Generator(np.random.Philox(key=[0, 0]))
     images = test.images[:_MOST]
-    rows = rng.permutation(len(train))[: len(images)]
+    rows = rng.permutation(len(train))[:_MOST]
     real, other = extractor.look(images), extractor.look(train.images[rows])
     some = rng.permutation(len(images))[:_SOME]
     stacks = dataset == STACKED
+    copies = None if stacks else nearest_training_images(images[:_FEW], train.images)[0]
     return Reals(
         dataset=dataset,
         train=train,
         test=images,
+        test_classes=test.labels[:_MOST],
         real=real,
         other=other,
+        other_classes=train.labels[rows],
         some=some,
-        typical_copies=None if stacks else nearest_pixels(images[:_FEW], train.images)[0],
+        typical_copies=copies,
         shares=_shares(train, stacks=stacks),
         rng=rng,
     )
@@ -80,20 +87,3 @@ def _shares(train: LabelledImages, *, stacks: bool) -> NDArray[np.float64]:
     digit = np.bincount(spelt, minlength=10) / len(spelt)
     joint: NDArray[np.float64] = np.einsum("a,b,c->abc", digit, digit, digit).reshape(-1)
     return joint
-
-
-def nearest_pixels(
-    images: NDArray[np.uint8], known: NDArray[np.uint8]
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Returns how far, in pixels, the nearest of ``known`` is from each image, and which it is."""
-    points = _flat(images)
-    distances, rows = np.full(len(images), np.inf), np.zeros(len(images), np.int64)
-    for start in range(0, len(known), _BLOCK):
-        found, nearest = nearest_neighbours(points, _flat(known[start : start + _BLOCK]))
-        nearer = found < distances
-        distances[nearer], rows[nearer] = found[nearer], start + nearest[nearer]
-    return distances, rows
-
-
-def _flat(images: NDArray[np.uint8]) -> NDArray[np.float64]:
-    return images.reshape(len(images), -1).astype(np.float64)

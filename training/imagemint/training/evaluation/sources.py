@@ -118,7 +118,8 @@ class RunSource(LatentSource):
     def __init__(self, run: Path, device: torch.device) -> None:
         trained = read_generator(run)
         self._place = run
-        self.recipe: Recipe = RECIPES[trained.recipe].model_validate(trained.options)
+        recipe = RECIPES[trained.recipe]
+        self.recipe: Recipe = recipe.model_validate(recipe.recorded_options(trained.options))
         self.run = None if (run / "checkpoint.json").is_file() else run
         self.name = f"run of recipe {trained.recipe}, {trained.images_seen:,} images"
         self.sha256 = trained.weights_sha256

@@ -1,9 +1,9 @@
 """How good generated images are: distances in a feature space, scores of a classifier, modes.
 
-Features are float64 [N, d], distances between them Euclidean; log-probabilities are float64 [N, K].
-What torchmetrics has already is taken from it (kernel distance, Inception Score). Its Frechet
-distance is not: it takes the eigenvalues of a product of covariances, which features that never
-fire make singular; a test holds the two against each other where both are sound.
+Features are float64 [N, d] with Euclidean distances, log-probabilities are float64 [N, K]. The
+Inception Score comes from torchmetrics. Its Frechet distance does not serve, because it takes the
+eigenvalues of a product of covariances, which is singular where a feature never fires; nor does its
+kernel distance, which is for sets of one size. Tests compare both with ours where they are sound.
 """
 
 from imagemint.training.metrics.codes import (
@@ -34,14 +34,22 @@ from imagemint.training.metrics.scores import (
     inception_score,
     mode_score,
 )
+from imagemint.training.metrics.variety import (
+    ByClass,
+    class_coverage,
+    nearest_spread,
+    within_class_variety,
+)
 
 __all__ = [
+    "ByClass",
     "ClassAccuracy",
     "CodeAccuracy",
     "ModeCount",
     "Neighbourhoods",
     "chance_code_accuracy",
     "class_accuracy",
+    "class_coverage",
     "code_class_accuracy",
     "count_modes",
     "coverage",
@@ -52,9 +60,11 @@ __all__ = [
     "mode_score",
     "nearest_distances",
     "nearest_neighbours",
+    "nearest_spread",
     "neighbour_radii",
     "neighbourhoods",
     "perfect_sampler_floor",
     "reverse_kl",
     "two_sample_accuracy",
+    "within_class_variety",
 ]

@@ -1,21 +1,28 @@
 """Distances between two distributions of features."""
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+
+from imagemint.training.errors import DatasetError
 
 Features = NDArray[np.float64]
 _SUBSETS = 100
 _SUBSET_SIZE = 1_000
+_LEAST = 2  # points: one alone has no covariance and no pair
 
 
 def frechet_distance(a: Features, b: Features) -> float:
     """Returns the Frechet distance between the Gaussians fitted to two sets of features, 0 or more.
 
     Dowson & Landau (1982); as a measure of GANs: Heusel et al., "GANs Trained by a Two Time-Scale
-    Update Rule Converge to a Local Nash Equilibrium" (2017).
+    Update Rule Converge to a Local Nash Equilibrium" (2017). It grows as either set gets smaller,
+    so compare it only with distances between sets of the same sizes.
+
+    Raises:
+        DatasetError: a set has fewer than two points.
     """
-    covariance_a, covariance_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    _refuse_few(a, b)
+    covariance_a, covariance_b = (np.atleast_2d(np.cov(x, rowvar=False)) for x in (a, b))
     # Tr (A B)^1/2 = Tr (A^1/2 B A^1/2)^1/2, whose matrix is symmetric: features that never fire
     # make A singular, and there a general matrix square root need not exist.
     scales, axes = np.linalg.eigh(covariance_a)
@@ -31,23 +38,49 @@ def kernel_distance(a: Features, b: Features, *, seed: int = 0) -> float:
     """Returns the squared maximum mean discrepancy under the kernel (x.y / d + 1)^3.
 
     The unbiased estimate, so that two samples of one distribution give about 0 and as often less
-    as more; the mean over 100 pairs of subsets of 1,000 points, or of all where there are fewer.
-    Binkowski et al., "Demystifying MMD GANs" (2018): the KID, where features are Inception's.
+    as more. Binkowski et al., "Demystifying MMD GANs" (2018): the KID, where features are
+    Inception's. As there, the mean over 100 pairs of subsets of 1,000 points. Where neither set has
+    more than 1,000 points, a subset could only be all of them, and one estimate from all points is
+    the result.
 
     Args:
         a: features; at least two points.
         b: likewise.
         seed: decides the subsets.
-    """
-    from torchmetrics.image.kid import poly_mmd  # noqa: PLC0415 - five seconds to import
 
-    size = min(_SUBSET_SIZE, len(a), len(b))
+    Raises:
+        DatasetError: a set has fewer than two points.
+    """
+    _refuse_few(a, b)
+    if max(len(a), len(b)) <= _SUBSET_SIZE:
+        return _squared_discrepancy(a, b)
     rng = np.random.Generator(np.random.Philox(key=[seed, 0]))
     found = [
-        poly_mmd(
-            torch.from_numpy(a[rng.permutation(len(a))[:size]]),
-            torch.from_numpy(b[rng.permutation(len(b))[:size]]),
-        )
+        _squared_discrepancy(*(x[rng.permutation(len(x))[:_SUBSET_SIZE]] for x in (a, b)))
         for _ in range(_SUBSETS)
     ]
-    return float(torch.stack(found).mean())
+    return float(np.mean(found))
+
+
+def _squared_discrepancy(a: Features, b: Features) -> float:
+    """The unbiased estimate from all points: pairs of a point with itself do not count.
+
+    torchmetrics has it for sets of one size only.
+    """
+    within = []
+    for x in (a, b):
+        kernel = _kernel(x, x)
+        within.append((kernel.sum() - np.trace(kernel)) / (len(x) * (len(x) - 1)))
+    return float(sum(within) - 2 * _kernel(a, b).mean())
+
+
+def _kernel(a: Features, b: Features) -> NDArray[np.float64]:
+    return np.asarray((a @ b.T / a.shape[1] + 1) ** 3)
+
+
+def _refuse_few(*sets: Features) -> None:
+    for points in sets:
+        if len(points) < _LEAST:
+            raise DatasetError(
+                f"{len(points)} images are too few for a distance: at least {_LEAST}"
+            )

@@ -1,6 +1,7 @@
-"""Who is near whom in a feature space.
+"""Which points of a feature space are near each other.
 
-Distances are Euclidean; a ball is open: its rim does not belong to it.
+Distances are Euclidean. Every function takes features float64 [N, d] and says which rim belongs to
+a ball, because points that coincide lie on it.
 """
 
 from dataclasses import dataclass
@@ -9,13 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
+from imagemint.training.errors import DatasetError
 from imagemint.training.metrics.distances import Features
 
 _CHUNK = 500  # rows of a distance matrix held at once: 240 MB against 60,000 points
 
 
 def neighbour_radii(features: Features, k: int) -> NDArray[np.float64]:
-    """Returns the distance from each point to its k-th nearest other point: float64 [N]."""
+    """Returns the distance from each point to its k-th nearest other point: float64 [N].
+
+    Raises:
+        DatasetError: there are k points or fewer, so that no point has k others.
+    """
+    if len(features) <= k:
+        raise DatasetError(
+            f"{len(features)} images are too few: a neighbourhood of k = {k} needs at least {k + 1}"
+        )
     return np.concatenate(
         [
             # The nearest of all is the point itself.
@@ -28,10 +38,23 @@ def neighbour_radii(features: Features, k: int) -> NDArray[np.float64]:
 def coverage(real: Features, fake: Features, k: int = 5) -> float:
     """Returns the share of real points with a generated one within their k-th real neighbour.
 
-    0 to 1; Naeem et al., "Reliable Fidelity and Diversity Metrics for Generative Models" (2020).
+    0 to 1. The rim does not belong to the ball, as in the authors' code. Naeem et al., "Reliable
+    Fidelity and Diversity Metrics for Generative Models" (2020), equation 6.
+
+    Args:
+        real: at least k + 1 points.
+        fake: as many as the real ones: among more points the nearest one is nearer.
+        k: neighbours.
+
+    Raises:
+        DatasetError: too few real points.
     """
     radii = neighbour_radii(real, k)
-    return float((nearest_distances(real, fake) < radii).mean())
+    covered = 0
+    for i in range(0, len(real), _CHUNK):
+        nearest = cdist(real[i : i + _CHUNK], fake).min(axis=1)
+        covered += int((nearest < radii[i : i + _CHUNK]).sum())
+    return covered / len(real)
 
 
 def nearest_distances(points: Features, others: Features) -> NDArray[np.float64]:
@@ -76,24 +99,32 @@ class Neighbourhoods:
 def neighbourhoods(real: Features, fake: Features, k: int = 5) -> Neighbourhoods:
     """Returns precision, recall and density, a ball reaching to a point's k-th neighbour.
 
-    Kynkaanniemi et al., "Improved Precision and Recall Metric for Assessing Generative Models"
-    (2019); Naeem et al., "Reliable Fidelity and Diversity Metrics for Generative Models" (2020).
+    Precision and recall count a point on the rim (equation 1 of Kynkaanniemi et al., "Improved
+    Precision and Recall Metric for Assessing Generative Models", 2019, has "at most"), so that
+    coinciding points are inside a ball of radius 0. Density does not (Naeem et al., "Reliable
+    Fidelity and Diversity Metrics for Generative Models", 2020, and their code).
 
     Args:
         real: at least k + 1 points.
-        fake: likewise; as many as the real ones, for the figures depend on the numbers.
+        fake: as many; the figures depend on the numbers.
         k: neighbours.
+
+    Raises:
+        DatasetError: too few points on either side.
     """
     real_radii, fake_radii = neighbour_radii(real, k), neighbour_radii(fake, k)
-    within_real, within_fake = np.zeros(len(fake), np.int64), np.zeros(len(real), bool)
+    balls, precise = np.zeros(len(fake), np.int64), np.zeros(len(fake), bool)
+    recalled = np.zeros(len(real), bool)
     for i in range(0, len(real), _CHUNK):
         distances = cdist(real[i : i + _CHUNK], fake)
-        within_real += (distances < real_radii[i : i + _CHUNK, np.newaxis]).sum(axis=0)
-        within_fake[i : i + _CHUNK] = (distances < fake_radii).any(axis=1)
+        radii = real_radii[i : i + _CHUNK, np.newaxis]
+        balls += (distances < radii).sum(axis=0)
+        precise |= (distances <= radii).any(axis=0)
+        recalled[i : i + _CHUNK] = (distances <= fake_radii).any(axis=1)
     return Neighbourhoods(
-        precision=float((within_real > 0).mean()),
-        recall=float(within_fake.mean()),
-        density=float(within_real.mean() / k),
+        precision=float(precise.mean()),
+        recall=float(recalled.mean()),
+        density=float(balls.mean() / k),
     )
 
 
@@ -101,7 +132,8 @@ def two_sample_accuracy(a: Features, b: Features) -> float:
     """Returns how often the nearest neighbour of a point is of the point's own set: 0 to 1.
 
     0.5 where nothing tells the sets apart, 1 where all does; below 0.5 they copy each other.
-    Lopez-Paz & Oquab, "Revisiting Classifier Two-Sample Tests" (2017), with one neighbour.
+    Lopez-Paz & Oquab, "Revisiting Classifier Two-Sample Tests" (2017), with one neighbour. Of
+    several equally near neighbours the share that is of the point's own set counts.
 
     Args:
         a: points.
@@ -113,10 +145,12 @@ def two_sample_accuracy(a: Features, b: Features) -> float:
     if len(a) != len(b):
         raise ValueError(f"sets of {len(a)} and {len(b)} points; they must be of one size")
     points, first = np.concatenate([a, b]), np.arange(2 * len(a)) < len(a)
-    right = 0
+    right = 0.0
     for i in range(0, len(points), _CHUNK):
         distances = cdist(points[i : i + _CHUNK], points)
         rows = np.arange(len(distances))
         distances[rows, i + rows] = np.inf
-        right += int((first[distances.argmin(axis=1)] == first[i : i + _CHUNK]).sum())
+        nearest = distances == distances.min(axis=1, keepdims=True)
+        own = nearest & (first[np.newaxis] == first[i : i + _CHUNK, np.newaxis])
+        right += float((own.sum(axis=1) / nearest.sum(axis=1)).sum())
     return right / len(points)

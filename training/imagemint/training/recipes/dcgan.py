@@ -18,16 +18,23 @@ class DcganRecipe(ConvolutionalRecipe):
 
     By the paper's rules: uniform latents of 100, batches of 128, Adam at 2e-4 with beta1 at 0.5,
     strided convolutions, batch normalisation, weights from N(0, 0.02).
+
+    D mirrors G, as in the paper: as many channels at each size, and 0.43 million weights beside
+    G's 0.79 million, 0.63 million of them in its dense layer. The default is twenty epochs.
     """
 
     name: ClassVar[str] = "dcgan"
     summary: ClassVar[str] = "digits by the rules of DCGAN"
     latent: ClassVar[Literal["normal", "uniform"]] = "uniform"
 
+    images: int = Field(default=1_200_000, ge=1)
+    """Real images shown to the discriminator, counted with repetition: the length of the run."""
     batch_size: int = Field(default=128, ge=2)
     """Images in one step of either network."""
     z_dim: int = Field(default=100, ge=1)
     """Length of a latent."""
+    discriminator_channels: int = Field(default=64, ge=1)
+    """Channels of the discriminator at half the size; every halving of the size doubles them."""
     objective: Literal["non-saturating", "saturating", "least-squares"] = "non-saturating"
     """Adversarial loss."""
 

@@ -1,6 +1,6 @@
 """Recipe ``r3gan``: the modern baseline."""
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -25,6 +25,7 @@ class R3ganRecipe(ZeroCentredOptions, Recipe):
     dataset: ClassVar[str] = "cifar10"
     image: ClassVar[str] = "32x32 RGB"
     condition: ClassVar[Literal["none", "class", "code"]] = "class"
+    values_before: ClassVar[dict[str, Any]] = {"c_dim": 64}
 
     images: int = Field(default=5_000_000, ge=1)
     """Real images shown to the discriminator, counted with repetition: the length of the run."""
@@ -34,6 +35,8 @@ class R3ganRecipe(ZeroCentredOptions, Recipe):
     """Channels of the generator at 4x4."""
     discriminator_channels: int = Field(default=256, ge=8, multiple_of=8)
     """Channels of the discriminator at 4x4."""
+    c_dim: int = Field(default=8, ge=1)
+    """Length of the class embedding; long ones drown the latent, see `ConvolutionalRecipe`."""
     blocks: int = Field(default=1, ge=1)
     """Residual blocks at each size."""
     groups: int = Field(default=1, ge=1)
@@ -63,6 +66,7 @@ class R3ganRecipe(ZeroCentredOptions, Recipe):
             base_channels=self.generator_channels,
             blocks=self.blocks,
             groups=self.groups,
+            c_dim=self.c_dim,
         )
 
     def discriminator(self, shape: "Shape") -> "Discriminator":

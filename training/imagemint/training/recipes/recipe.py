@@ -1,6 +1,6 @@
 """What every recipe of a generator has: the options of its run, and what it promises to build."""
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 class Recipe(BaseModel):
     """Everything that decides the weights of a run, besides the data and the code.
 
-    An option that comes to a recipe later has to mean, by its default, what was done before it
-    came: checkpoints that do not name it are read as if they named its default.
+    Checkpoints name every option that the recipe had when they were written. An option that is
+    added later is read from older checkpoints as its default, or as its value in `values_before`
+    where the default is not what was done before.
     """
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
@@ -39,6 +40,12 @@ class Recipe(BaseModel):
 
     snapshots_every: ClassVar[int] = 64_000
     """Images between two checkpoints, unless a run says otherwise."""
+    judged_after: ClassVar[int] = 128_000
+    """Images before mode collapse is judged, unless a run says otherwise."""
+    recovers_within: ClassVar[int] = 256_000
+    """Images for which a collapse has to last to end a run, unless the run says otherwise."""
+    values_before: ClassVar[dict[str, Any]] = {}
+    """Values that options have in checkpoints which do not name them, where not the default."""
 
     images: int = Field(default=480_000, ge=1)
     """Real images shown to the discriminator, counted with repetition: the length of the run."""
@@ -74,6 +81,13 @@ class Recipe(BaseModel):
     """Cap of the half-life as a share of the images seen so far, so that it starts short."""
     seed: int = Field(default=0, ge=0, lt=2**64)
     """Seed of the initial weights, the data order and the latents."""
+
+    @classmethod
+    def recorded_options(cls, options: dict[str, Any]) -> dict[str, Any]:
+        """Returns the options of an older run, with those that the recipe did not have then."""
+        fields = cls.model_fields.items()
+        defaults = {name: field.default for name, field in fields if not field.is_required()}
+        return defaults | cls.values_before | options
 
     def generator(self, shape: "Shape") -> "nn.Module":
         """Returns a fresh G: ``G(z)``, or ``G(z, y)`` where there is a condition.
