@@ -5,11 +5,13 @@ from __future__ import annotations  # the type of the tracing is imported for ty
 import asyncio
 import contextlib
 import socket
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import grpc
+import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
@@ -40,6 +42,8 @@ from imagemint.v1 import (
 if TYPE_CHECKING:  # OpenTelemetry is imported only when something is traced
     from imagemint.server.tracing import Tracing
 
+_log = structlog.stdlib.get_logger(__name__)
+
 _SERVICES = (
     generation_service_pb2.DESCRIPTOR.services_by_name["GenerationService"].full_name,
     model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
@@ -47,6 +51,9 @@ _SERVICES = (
 )
 # Longer than a watcher of the health service takes to be told, unless he does not read.
 _FAREWELL_S = 1.0
+_LOOK_S = 0.05
+_MOST_ABANDONED = 4
+_RETRY_S = 1.0
 
 
 class RpcServer:
@@ -102,7 +109,7 @@ class RpcServer:
             reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
                 reflection.aio.ReflectionServicer(names), adding
             )
-        self._server = grpc.aio.server(
+        self._new_server: Callable[[], grpc.aio.Server] = lambda: grpc.aio.server(
             handlers=[routes],
             options=[
                 *channel_options(settings),
@@ -111,6 +118,9 @@ class RpcServer:
                 ("grpc.so_reuseport", int(self._shares_port)),
             ],
         )
+        self._server = self._new_server()
+        self._restarting: asyncio.Task[None] | None = None
+        self._abandoned: list[grpc.aio.Server] = []
 
     async def start(self, address: str) -> str:
         """Listens and returns where; health says NOT_SERVING until `serve`.
@@ -122,6 +132,11 @@ class RpcServer:
             OSError: the address cannot be had.
         """
         await self._set(("", *_SERVICES), serving=False)
+        address = await self._listen(address)
+        self._restarting = asyncio.create_task(self._restart(address))
+        return address
+
+    async def _listen(self, address: str) -> str:
         host, port = split_address(address)
         try:
             if not self._shares_port:
@@ -134,6 +149,30 @@ class RpcServer:
             raise OSError(f"cannot listen on {address}: {error}") from error
         await self._server.start()
         return join_address(host, port)
+
+    async def _restart(self, address: str) -> None:
+        """Listens again whenever gRPC has stopped by itself; calls under way go on.
+
+        Its loop ends at the first request whose path is not UTF-8, and with it the listener, until
+        the process ends (grpcio 1.84 and 1.85 at least).
+        """
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            if _is_running(self._server):
+                continue
+            _log.error("gRPC has stopped by itself; it is started again")
+            self._abandoned.append(self._server)  # its calls have tasks of their own
+            if len(self._abandoned) > _MOST_ABANDONED:
+                await _give_up(self._abandoned.pop(0))
+            self._server = self._new_server()
+            while True:
+                try:
+                    await self._listen(address)
+                    break
+                except OSError as error:
+                    _log.error("gRPC cannot be started again yet", why=str(error))
+                    await asyncio.sleep(_RETRY_S)
+                    self._server = self._new_server()
 
     async def serve(self) -> None:
         """Says what is ready, from now on: each model, and the server as a whole."""
@@ -159,7 +198,9 @@ class RpcServer:
         self._standing.stop()
         self._health.dismiss()
         self._inference.dismiss()
-        await self._server.stop(grace_s)
+        if self._restarting is not None:
+            self._restarting.cancel()
+        await asyncio.gather(self._server.stop(grace_s), *map(_give_up, self._abandoned))
         self._guard.close()
 
     async def _set(self, names: tuple[str, ...], *, serving: bool) -> None:
@@ -176,6 +217,18 @@ def _guard(settings: ServeSettings, metrics: Metrics, shared: Path | None) -> Gu
     # Not named .db: that is what files of metrics are called.
     ledger = Ledger(None if shared is None else shared / "ledger")
     return Guard(metrics, ring, ledger, settings.max_concurrent_calls)
+
+
+def _is_running(server: grpc.aio.Server) -> bool:
+    """Tells whether gRPC serves; what it offers to wait for does not happen in this case."""
+    return bool(getattr(server, "_server").is_running())  # noqa: B009 - the type has no such name
+
+
+async def _give_up(server: grpc.aio.Server) -> None:
+    """Ends the calls of a server that has stopped by itself; its end is never announced."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_FAREWELL_S):
+            await server.stop(None)
 
 
 def _try_out(host: str, port: int) -> None:
