@@ -1,6 +1,6 @@
 """Labelled images in memory: what every reader returns and everything else takes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -11,6 +11,28 @@ from imagemint.training.errors import DatasetError
 Split = Literal["train", "test"]
 UNLABELLED = ("all",)
 """The one class of images that nobody divided into classes."""
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """A property of every image besides its class.
+
+    Attributes:
+        name: such as ``hair``.
+        values: V texts.
+        codes: int64 [N], each in 0 to V - 1.
+        visible: bool [N], whether the picture shows it; None: it always does.
+    """
+
+    name: str
+    values: tuple[str, ...]
+    codes: NDArray[np.int64]
+    visible: NDArray[np.bool_] | None = None
+
+    def at(self, rows: NDArray[np.int64]) -> "Attribute":
+        """Returns the attribute of these rows."""
+        visible = None if self.visible is None else self.visible[rows]
+        return replace(self, codes=self.codes[rows], visible=visible)
 
 
 @dataclass(frozen=True)
@@ -25,6 +47,7 @@ class LabelledImages:
         sha256: digest over the content of the files read and of what was done to it, lower-case
             hexadecimal: images of equal digest are equal.
         texts: N texts that describe the images, or none at all.
+        attributes: what else is known of the images.
         broken: pictures that could not be read and were left out, each as "place: reason".
         remarks: what the user should know about how the data were read, a sentence each.
         license: of the images, which weights that learnt them inherit: SPDX, or what is known.
@@ -43,6 +66,7 @@ class LabelledImages:
     broken: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     license: str = "not stated"
+    attributes: tuple[Attribute, ...] = ()
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
@@ -57,6 +81,12 @@ class LabelledImages:
             )
         if len(self.texts) not in (0, len(images)):
             raise DatasetError(f"{self.name}: {len(images)} images with {len(self.texts)} texts")
+        for attribute in self.attributes:
+            if attribute.codes.shape != labels.shape:
+                raise DatasetError(
+                    f"{self.name}: {len(images)} images with {len(attribute.codes)} codes of"
+                    f" attribute {attribute.name}"
+                )
         wrong = np.flatnonzero((labels < 0) | (labels >= len(self.class_labels)))
         if wrong.size:
             raise DatasetError(

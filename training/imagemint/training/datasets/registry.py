@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from imagemint.training.datasets.avatars import load_avatars64
 from imagemint.training.datasets.download import (
     Source,
     digest_of,
@@ -230,4 +231,5 @@ DATASETS: dict[str, Callable[[Split, Path | None], LabelledImages]] = {
     "stacked-mnist": _load_stacked_mnist,
     "cifar10": _load_cifar10,
     "emoji64": _load_emoji64,
+    "avatars64": load_avatars64,
 }

@@ -35,6 +35,7 @@ def few_of_each(data: LabelledImages, count: int, *, seed: int = 0) -> LabelledI
         images=data.images[rows],
         labels=data.labels[rows],
         texts=tuple(data.texts[row] for row in rows) if data.texts else (),
+        attributes=tuple(attribute.at(rows) for attribute in data.attributes),
         sha256=digest_of([f"{data.sha256} {count} of each, seed {seed}".encode()]),
     )
 
