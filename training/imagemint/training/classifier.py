@@ -18,6 +18,7 @@ from tqdm import tqdm
 from imagemint.training.datasets import LabelledImages
 from imagemint.training.errors import CheckpointError, DatasetError
 from imagemint.training.randomness import ShuffledOrder, Stream, generator_at
+from imagemint.training.recipes.avatars_classifier import AvatarsClassifierRecipe
 from imagemint.training.recipes.classifier import ClassifierRecipe
 from imagemint.training.recipes.image_classifier import ImageClassifierRecipe
 from imagemint.training.recipes.mnist_classifier import MnistClassifierRecipe
@@ -25,9 +26,11 @@ from imagemint.training.recipes.mnist_classifier import MnistClassifierRecipe
 RECIPES: dict[str, type[ClassifierRecipe]] = {
     MnistClassifierRecipe.name: MnistClassifierRecipe,
     ImageClassifierRecipe.name: ImageClassifierRecipe,
+    AvatarsClassifierRecipe.name: AvatarsClassifierRecipe,
 }
 _FEATURES = 128
-_BATCH = 500
+BATCH = 500
+"""Images that a judge looks at in one pass."""
 
 
 class Classifier(nn.Module, ABC):
@@ -48,6 +51,19 @@ class Classifier(nn.Module, ABC):
         logits: Tensor = self.logits(self.dropout(self.features(x)))
         return logits
 
+    def targets(self, data: LabelledImages) -> NDArray[np.int64]:
+        """Returns what the network learns of each image: its class, int64 [N]."""
+        return data.labels
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        """Returns the loss of images ``x`` [N, C, H, W] with rows ``y`` of `targets`."""
+        return F.cross_entropy(self(x), y)
+
+    def report(self, test: LabelledImages) -> dict[str, Any]:
+        """Returns what else ``classifier.json`` says of the test set."""
+        del test
+        return {}
+
     @abstractmethod
     def takes(self, height: int, width: int, channels: int) -> bool:
         """Whether the network can look at images of this shape."""
@@ -57,8 +73,8 @@ class Classifier(nn.Module, ABC):
         """Returns features float64 [N, d] and logits float64 [N, K] for uint8 [N, H, W, C]."""
         device = self.logits.weight.device
         features, logits = [], []
-        for start in range(0, len(images), _BATCH):
-            phi = self.features(_to_network(images[start : start + _BATCH]).to(device))
+        for start in range(0, len(images), BATCH):
+            phi = self.features(to_network(images[start : start + BATCH]).to(device))
             features.append(phi.double().cpu().numpy())
             logits.append(self.logits(phi).double().cpu().numpy())
         return np.concatenate(features), np.concatenate(logits)
@@ -176,7 +192,8 @@ def _block(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
     return nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()
 
 
-def _to_network(images: NDArray[np.uint8]) -> Tensor:
+def to_network(images: NDArray[np.uint8]) -> Tensor:
+    """Returns what a judge looks at, float32 [N, C, H, W] in [-1, 1], of uint8 [N, H, W, C]."""
     x = torch.from_numpy(images).permute(0, 3, 1, 2).float().div(127.5).sub(1)
     return x.contiguous(memory_format=torch.channels_last)
 
@@ -216,11 +233,13 @@ def train_classifier(
         )
         cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, steps)
         order = ShuffledOrder(len(train), recipe.seed)
+        targets = model.targets(train)
         for step in tqdm(range(steps), unit="batches", disable=quiet):
             batch = order.indices(step * recipe.batch_size, recipe.batch_size)
-            x = augmented(_to_network(train.images[batch]), recipe, step)
-            y = torch.from_numpy(train.labels[batch]).to(device)
-            loss = F.cross_entropy(model(x.to(device)), y)
+            x = augmented(to_network(train.images[batch]), recipe, step)
+            y = torch.from_numpy(targets[batch]).to(device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+                loss = model.loss(x.to(device), y)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -230,7 +249,7 @@ def train_classifier(
     out.mkdir(parents=True, exist_ok=True)
     path = out / "classifier.safetensors"
     save_file({name: t.cpu().contiguous() for name, t in model.state_dict().items()}, path)
-    about = {
+    about: dict[str, Any] = {
         "recipe": recipe.name,
         "options": recipe.model_dump(),
         "class_labels": list(train.class_labels),
@@ -240,28 +259,28 @@ def train_classifier(
         "tested_on": test.name,
         "test_accuracy": float((predicted == test.labels).mean()),
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-    }
+    } | model.report(test)
     (out / "classifier.json").write_text(json.dumps(about, indent=2) + "\n")
     return about
 
 
 def augmented(x: Tensor, recipe: ClassifierRecipe, step: int) -> Tensor:
-    """Returns a batch [N, C, H, W] translated, filled with black, and mirrored, at random."""
+    """Returns a batch [N, C, H, W] translated, filled up, and mirrored, at random."""
     rng = generator_at(recipe.seed, Stream.AUGMENTATION, step)
     if recipe.shift:
         count = len(x) if recipe.each_apart else 1
         offsets = rng.integers(0, 2 * recipe.shift + 1, size=(count, 2))
-        x = _translated(x, recipe.shift, torch.from_numpy(offsets))
+        x = _translated(x, recipe.shift, torch.from_numpy(offsets), recipe.background)
     if recipe.mirror:
         turned = torch.from_numpy(rng.integers(0, 2, size=len(x))).bool()[:, None, None, None]
         x = torch.where(turned, x.flip(3), x)
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def _translated(x: Tensor, most: int, offsets: Tensor) -> Tensor:
-    """Cuts windows at ``offsets`` [1 or N, 2] out of the batch with a black margin around it."""
+def _translated(x: Tensor, most: int, offsets: Tensor, background: float) -> Tensor:
+    """Cuts windows at ``offsets`` [1 or N, 2] out of the batch with a margin around it."""
     height, width = x.shape[2:]
-    padded = F.pad(x, (most, most, most, most), value=-1.0)
+    padded = F.pad(x, (most, most, most, most), value=background)
     if len(offsets) == 1:
         top, left = offsets[0].tolist()
         return padded[:, :, top : top + height, left : left + width]

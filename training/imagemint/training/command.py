@@ -20,6 +20,7 @@ from imagemint.training.errors import (
     TrainingFailed,
 )
 from imagemint.training.recipes import RECIPES
+from imagemint.training.recipes.avatars_classifier import AvatarsClassifierRecipe
 from imagemint.training.recipes.classifier import ClassifierRecipe
 from imagemint.training.recipes.image_classifier import ImageClassifierRecipe
 from imagemint.training.recipes.mnist_classifier import MnistClassifierRecipe
@@ -239,6 +240,14 @@ class TrainImageClassifier(RunSettings, DataOptions, ImageClassifierRecipe):
         return _train_classifier(self, ImageClassifierRecipe, self.dataset, self.size)
 
 
+class TrainAvatarsClassifier(RunSettings, AvatarsClassifierRecipe):
+    """Trains the classifier of cartoon people and their attributes (two cores: 15 minutes)."""
+
+    def run(self) -> int:
+        """Trains, writes ``classifier.safetensors`` and ``classifier.json``, says the accuracy."""
+        return _train_classifier(self, AvatarsClassifierRecipe, self.dataset, None)
+
+
 def _train_classifier(
     settings: TrainMnistClassifier | TrainImageClassifier,
     kind: type[ClassifierRecipe],
@@ -279,6 +288,7 @@ class Train(BaseModel):
         **{name: _command_of(recipe) for name, recipe in RECIPES.items()},
         MnistClassifierRecipe.name: TrainMnistClassifier,
         ImageClassifierRecipe.name: TrainImageClassifier,
+        AvatarsClassifierRecipe.name: TrainAvatarsClassifier,
         "--list": ListRecipes,
     }
 

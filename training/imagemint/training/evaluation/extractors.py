@@ -85,6 +85,10 @@ class Judge:
             f"judge {about['recipe']}, SHA-256 {self.sha256[:16]},"
             f" test accuracy {self.accuracy:.4f}, layer {about['feature_layer']}"
         )
+        heads: dict[str, float] = about.get("attribute_accuracy", {})
+        if heads:
+            told = ", ".join(f"{name} {share:.4f}" for name, share in heads.items())
+            self.about += f", accuracy by attribute: {told}"
 
     def look(self, images: NDArray[np.uint8]) -> Looks:
         """Returns features of the named layer, and the classes it was taught."""

@@ -1,7 +1,7 @@
 """What the recipes of all classifiers have in common."""
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -17,6 +17,8 @@ class ClassifierRecipe(BaseModel, ABC):
     name: ClassVar[str]
     each_apart: ClassVar[bool] = True
     """Whether each image of a batch is moved by an offset of its own."""
+    background: ClassVar[float] = -1.0
+    """What comes in at the edges of a moved image: -1 is black, 1 white."""
 
     epochs: int = Field(default=8, ge=1)
     """Passes over the training set."""
@@ -32,6 +34,8 @@ class ClassifierRecipe(BaseModel, ABC):
     """Whether images are mirrored, left to right, half the time."""
     dropout: float = Field(default=0.4, ge=0, lt=1)
     """Share of features dropped in training."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Precision of convolutions and dense layers in training; weights are float32 in any case."""
     seed: int = Field(default=1, ge=0, lt=2**64)
     """Seed of the initial weights, the order and the translations."""
 
