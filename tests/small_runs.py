@@ -10,7 +10,7 @@ from imagemint.training.schedules import Schedule
 SMALL = {
     "batch_size": 8,
     "images": 48,
-    "z_dim": 6,
+    "z_dim": 12,
     "w_dim": 4,
     "c_dim": 2,
     "generator_channels": 16,

@@ -65,7 +65,7 @@ def inspected(
         state.G_ema,
         z_dim=recipe.z_dim,
         num_classes=len(labels),
-        batches=RECALIBRATION_BATCHES,
+        batches=min(RECALIBRATION_BATCHES, recipe.recalibration_batches),
         distribution=distribution,
     )
     samples, classes = fixed_samples(generator, recipe.z_dim, len(labels), distribution)

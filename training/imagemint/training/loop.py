@@ -146,7 +146,7 @@ def _play(  # noqa: C901, PLR0915 - one linear story, with headings
     G, D, game = state.G, state.D, state.game
     k, batch_size, seed = recipe.discriminator_steps, recipe.batch_size, order_seed(recipe, state)
     num_codes = len(recipe.class_labels(data.class_labels))
-    feed = Feed(data, recipe.shown_labels(data.labels), seed, device, processes)
+    feed = Feed(data, recipe.told_labels(data), seed, device, processes)
     figures = Figures(processes)
     saved_at = state.images_seen if state.step else None
     ready: nn.Module = state.G_ema  # the averaged generator, once prepared for a checkpoint

@@ -10,6 +10,8 @@ from imagemint.training.augmentation import AdaptiveAugmentation, Differentiable
 from imagemint.training.game import Augmentation, Game
 from imagemint.training.losses import OBJECTIVES, smoothed
 from imagemint.training.networks import (
+    AttributeDiscriminator,
+    AttributeGenerator,
     ConditionalGenerator,
     ConvolutionalDiscriminator,
     MinibatchDiscrimination,
@@ -36,6 +38,7 @@ from imagemint.training.terms import (
     LipschitzPenalty,
     Mismatch,
     MutualInformation,
+    Reconstruction,
     Supervision,
     WeightClipping,
     ZeroCentredPenalties,
@@ -43,6 +46,8 @@ from imagemint.training.terms import (
 
 __all__ = [
     "OBJECTIVES",
+    "AttributeDiscriminator",
+    "AttributeGenerator",
     "AuxiliaryClassifier",
     "ConditionalGenerator",
     "ConvolutionalDiscriminator",
@@ -57,6 +62,7 @@ __all__ = [
     "MultiScaleGenerator",
     "MutualInformation",
     "ProjectionDiscriminator",
+    "Reconstruction",
     "ResidualDiscriminator",
     "ResidualGenerator",
     "SemiSupervisedDiscriminator",

@@ -103,6 +103,21 @@ class Mismatch(Term):
         return {"mismatch": self.objective.discriminator(turn.real_logits, logits)}
 
 
+class Reconstruction(Term):
+    """G wants its image to be the real one that was told the same.
+
+    Isola et al., "Image-to-Image Translation with Conditional Adversarial Networks" (2016). It
+    makes sense where what G is told decides the picture, and counts nothing where only the class is
+    told.
+    """
+
+    def forward(self, turn: Turn) -> dict[str, Tensor]:
+        """Returns ``reconstruction``: the mean absolute difference of values in [-1, 1]."""
+        told = turn.c is not None and turn.c.ndim == 2  # noqa: PLR2004 - axes
+        difference = F.l1_loss(turn.fake, turn.real.detach())
+        return {"reconstruction": difference if told else 0 * difference}
+
+
 class AuxiliaryClassifier(Term):
     """Both players want images to be of their class.
 

@@ -5,6 +5,7 @@ it (nothing: None), ``x`` image in [-1, 1] as float32 NCHW, ``phi`` features of 
 intermediate latent, ``G`` generator, ``D`` discriminator.
 """
 
+from imagemint.training.networks.attributes import AttributeDiscriminator, AttributeGenerator
 from imagemint.training.networks.convolutional import (
     ConditionalGenerator,
     ConvolutionalDiscriminator,
@@ -24,6 +25,8 @@ from imagemint.training.networks.residual import ResidualDiscriminator, Residual
 from imagemint.training.networks.style import StyleGenerator
 
 __all__ = [
+    "AttributeDiscriminator",
+    "AttributeGenerator",
     "ConditionalGenerator",
     "ConvolutionalDiscriminator",
     "Discriminator",

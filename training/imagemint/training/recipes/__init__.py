@@ -1,5 +1,6 @@
 """Recipes: small typed files. Importing one does not import torch."""
 
+from imagemint.training.recipes.avatars import AvatarsRecipe
 from imagemint.training.recipes.conditional import AcganRecipe, CganRecipe, ProjectionRecipe
 from imagemint.training.recipes.dcgan import DcganRecipe, LsganRecipe
 from imagemint.training.recipes.improved import ImprovedRecipe, SsganRecipe
@@ -31,6 +32,7 @@ _ALL: tuple[type[Recipe], ...] = (
     R3ganRecipe,
     MsgRecipe,
     StyleRecipe,
+    AvatarsRecipe,
 )
 
 RECIPES: dict[str, type[Recipe]] = {recipe.name: recipe for recipe in _ALL}

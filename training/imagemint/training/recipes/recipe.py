@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 if TYPE_CHECKING:
     from torch import nn
 
+    from imagemint.training.datasets import LabelledImages
     from imagemint.training.game import Game
     from imagemint.training.networks import Discriminator, Shape
 
@@ -46,6 +47,9 @@ class Recipe(BaseModel):
     """Images for which a collapse has to last to end a run, unless the run says otherwise."""
     values_before: ClassVar[dict[str, Any]] = {}
     """Values that options have in checkpoints which do not name them, where not the default."""
+
+    recalibration_batches: ClassVar[int] = 40
+    """Batches of 256 images over which statistics of batch normalisation are measured anew."""
 
     images: int = Field(default=480_000, ge=1)
     """Real images shown to the discriminator, counted with repetition: the length of the run."""
@@ -107,6 +111,13 @@ class Recipe(BaseModel):
     def class_labels(self, of_data: tuple[str, ...]) -> tuple[str, ...]:
         """Returns the labels of what G is told; none for a generator without a condition."""
         return of_data if self.condition == "class" else ()
+
+    def told_labels(self, data: "LabelledImages") -> NDArray[np.int64]:
+        """Returns what the networks may be told of the training images: their shown labels [N].
+
+        A recipe whose networks take more than the class returns int64 [N, 1 + A]: the class first.
+        """
+        return self.shown_labels(data.labels)
 
     def shown_labels(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
         """Returns the labels [N] of the training images that the networks may see, -1 if hidden."""
