@@ -20,9 +20,9 @@ PAGE = (ROOT / "docs/operating.md").read_text()
 
 
 @pytest.fixture(scope="module")
-def families(tmp_path_factory):
+def families():
     """The families of a scrape, by name, with their samples' endings."""
-    workers = WorkersMetrics(tmp_path_factory.mktemp("none"), 2, lambda: None, dict)
+    workers = WorkersMetrics(2, lambda: None, dict)
     endings = {
         "counter": ["_total"],
         "gauge": [""],

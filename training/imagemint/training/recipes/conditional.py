@@ -91,7 +91,7 @@ class AcganRecipe(ConvolutionalRecipe):
     """Weight of the cross-entropy of the classes."""
     classify_generated: bool = False
     """Whether D's head learns from generated images too, as in the paper. G and D may then agree on
-    classes that are not those of the data: see docs/training.md."""
+    classes that are not those of the data: see docs/notes/shipped-models.md."""
 
     def discriminator(self, shape: "Shape") -> "Discriminator":
         """Returns a DCGAN discriminator with a head for the class."""
