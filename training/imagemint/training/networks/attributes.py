@@ -1,6 +1,6 @@
 """Networks for pictures whose class and attributes are known, sized for CPUs.
 
-The generator's 3x3 convolutions stop at half the size, where pixel shuffling finishes the picture;
+The generator's layers stop at half the size, where pixel shuffling finishes the picture;
 the discriminator begins by undoing that. Class and attributes enter the generator as scales and
 biases behind each normalisation, as in de Vries et al., "Modulating early visual processing by
 language" (2017) and Brock et al., "Large Scale GAN Training for High Fidelity Natural Image
@@ -116,8 +116,20 @@ class ScaledNorm(nn.Module):
         return out
 
 
+def _upward(wide: int, narrow: int, *, few: bool) -> nn.Module:
+    """Doubles the size; with ``few`` weights, else in half the time.
+
+    A transposed 4x4 convolution has 4 taps for each pixel where a 3x3 one behind nearest upsampling
+    has 9, and 16 weights in place of 9, which count where the channels are many.
+    """
+    if few:
+        conv = nn.Conv2d(wide, narrow, 3, padding=1, bias=False)
+        return nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), conv)
+    return nn.ConvTranspose2d(wide, narrow, 4, stride=2, padding=1, bias=False)
+
+
 class AttributeGenerator(nn.Module):
-    """Upsamples from 4x4 to half the size by 3x3 convolutions, then shuffles pixels.
+    """Upsamples from 4x4 to half the size, then shuffles pixels.
 
     Args:
         z_dim: length of a latent.
@@ -144,9 +156,9 @@ class AttributeGenerator(nn.Module):
         told = self.condition.width
         widths = [base_channels] + [max(base_channels >> k, 1) for k in range(count - 1)]
         self.project = nn.Linear(told, widths[0] * self.start**2, bias=False)
-        self.convs = nn.ModuleList(
-            nn.Conv2d(wide, narrow, 3, padding=1, bias=False)
-            for wide, narrow in itertools.pairwise(widths)
+        self.upward = nn.ModuleList(
+            _upward(wide, narrow, few=k == 0)
+            for k, (wide, narrow) in enumerate(itertools.pairwise(widths))
         )
         self.scales = scales
         self.norms = nn.ModuleList(
@@ -164,8 +176,8 @@ class AttributeGenerator(nn.Module):
         told = self.condition(z, y)
         h = self.project(told).unflatten(1, (-1, self.start, self.start))
         h = F.relu(self._normal(0, h, told))
-        for k, conv in enumerate(self.convs, start=1):
-            h = conv(F.interpolate(h, scale_factor=2, mode="nearest"))
+        for k, upward in enumerate(self.upward, start=1):
+            h = upward(h)
             h = F.relu(self._normal(k, h, told))
         return torch.tanh(F.pixel_shuffle(self.paint(h), 2))
 

@@ -35,7 +35,7 @@ class AvatarsRecipe(ZeroCentredOptions, Recipe):
 
     images: int = Field(default=2_000_000, ge=1)
     """Real images shown to the discriminator, counted with repetition: the length of the run."""
-    z_dim: int = Field(default=64, ge=11)
+    z_dim: int = Field(default=32, ge=11)
     """Length of a latent; its first elements decide the attributes, one element for each."""
     attributes: Literal["told", "hidden"] = "told"
     """Whether the networks are told attributes besides the class, where the data has those of
@@ -54,6 +54,8 @@ class AvatarsRecipe(ZeroCentredOptions, Recipe):
     """Weight of the mean absolute difference between a generated image and the real one with the
     same attributes, as in pix2pix (Isola et al., "Image-to-Image Translation with Conditional
     Adversarial Networks", 2016); only where attributes are told."""
+    batch_size: int = Field(default=32, ge=2)
+    """Images in one step of either network."""
     learning_rate: float = Field(default=6e-4, gt=0)
     """Step size of the generator's optimiser, and of the discriminator's if that has none."""
     beta1: float = Field(default=0.0, ge=0, lt=1)
