@@ -19,6 +19,8 @@ SMALL = {
     "labelled": 2,
     "virtual_batch": 4,
     "penalty_interval": 2,
+    "warm_up_steps": 1,
+    "warm_up_turns": 3,
 }
 SCHEDULE = Schedule(log_interval=16, snapshot_interval=24, collapse_grace=1_000)
 CPU = torch.device("cpu")

@@ -33,8 +33,9 @@ TESTS = Path(__file__).parents[2]
 
 def jobs_of(folder):
     """Every recipe; and a run that is stopped and resumed, and one that cannot be shared."""
-    # What dropout drops is each process's own.
-    options = {"vanilla-mnist": {"dropout": 0.0}}
+    # What dropout drops is each process's own, and so are noise and mixed styles.
+    steady = {"noise": False, "mixing": 0.0, "path_length_weight": 0.0}
+    options = {"vanilla-mnist": {"dropout": 0.0}, "style": steady}
     jobs = [
         {"recipe": name, "options": options.get(name, {}), "run": str(folder / name)}
         for name in RECIPES
@@ -42,7 +43,11 @@ def jobs_of(folder):
     cut = {"recipe": "mnist", "options": {}, "run": str(folder / "cut")}
     odd = {"recipe": "dcgan", "options": {"batch_size": 9}, "run": str(folder / "odd")}
     ill = {"recipe": "dcgan", "options": {"learning_rate": 1e30}, "run": str(folder / "ill")}
-    ada = {"recipe": "style", "options": {"augment_target": 0.0}, "run": str(folder / "ada")}
+    ada = {
+        "recipe": "style",
+        "options": steady | {"augment_target": 0.0},
+        "run": str(folder / "ada"),
+    }
     lead = {"recipe": "dcgan", "options": {"skip_lead": 0.5}, "run": str(folder / "lead")}
     diff = {"recipe": "dcgan", "options": {"augment": "diff"}, "run": str(folder / "diff")}
     stopped = cut | {"stopped_rank": 1, "stopped_after": 2}

@@ -122,6 +122,18 @@ def test_discriminator_may_take_several_steps(tmp_path):
     assert steps_of == [2, 6]
 
 
+@pytest.mark.parametrize("warm_up", [0, 1, 25, 501])
+def test_critic_is_warmed_up(warm_up):
+    """A hundred steps of D before each of the first and every 500th of G, else five; counted up."""
+    recipe = RECIPES["wgan"](warm_up_steps=warm_up)
+    done = 0
+    for step in range(1_100):
+        assert recipe.turns_before(step) == done
+        many = step < warm_up or (warm_up and step % 500 == 0)
+        assert recipe.turns_of_discriminator(step) == (100 if many else 5)
+        done += recipe.turns_of_discriminator(step)
+
+
 def test_discriminator_waits_when_far_ahead(tmp_path):
     """A D that may lead in almost no pair never steps."""
     recipe = small(RECIPES["dcgan"], skip_lead=1e-9)

@@ -4,12 +4,15 @@ import math
 
 import pytest
 import torch
+from small_runs import pictures, small
 from torch import nn
 
-from imagemint.training.game import Game, Turn
-from imagemint.training.losses import OBJECTIVES
-from imagemint.training.networks import Discriminator
+from imagemint.training.game import Augmentation, Game, Turn
+from imagemint.training.losses import OBJECTIVES, zero_centred_penalty
+from imagemint.training.networks import Discriminator, Pyramid
+from imagemint.training.recipes import RECIPES
 from imagemint.training.schedules import CosineRamp
+from imagemint.training.starting import initial_state
 from imagemint.training.terms import (
     AuxiliaryClassifier,
     FeatureMatching,
@@ -122,6 +125,15 @@ def test_information_is_about_codes(turn):
     found = MutualInformation(1.0, 1)(looked(turn))
     assert found["code"].item() == pytest.approx(math.log(2))
     assert found["continuous"].item() == pytest.approx(0.5 * (3 - 1) ** 2)
+    turn.D.heads["continuous"] = nn.Linear(4, 2)
+    nn.init.zeros_(turn.D.heads["continuous"].weight)
+    nn.init.constant_(turn.D.heads["continuous"].bias, 3.0)
+    found = MutualInformation(1.0, 2, 0.1)(turn)
+    # Minus the logarithm of a Gaussian of two codes: a sum over both.
+    normal = torch.distributions.Normal(torch.tensor([3.0, 3.0]), 1.0)
+    likelihood = normal.log_prob(turn.z) - normal.log_prob(torch.tensor([3.0, 3.0]))
+    expected = -0.1 * likelihood.sum(dim=1).mean().item()
+    assert found["continuous"].item() == pytest.approx(expected)
 
 
 def test_features_are_matched_in_the_mean(turn):
@@ -156,3 +168,69 @@ def test_lead_counts_pairs(turn):
     assert looked(turn).lead() == 0.0
     turn.real, turn.fake = torch.ones(2, 1, 2, 2), torch.zeros(2, 1, 2, 2)
     assert looked(turn).lead() == 1.0
+
+
+class Double(Augmentation):
+    """Shows every image twice as strong."""
+
+    def forward(self, x, seed, position):
+        """Returns the images."""
+        return 2 * x
+
+
+def test_penalties_are_before_augmentation(turn):
+    """By the image, through an augmentation that doubles it, the slope 2 is 4: |16 * 4| = 64."""
+    Game(augmentation=Double()).show_discriminator(turn, by_images=True)
+    found = ZeroCentredPenalties(CosineRamp(1.0, 1.0, 0), 1)(turn)
+    assert {name: value.item() for name, value in found.items()} == {"r1": 64, "r2": 64}
+
+
+@pytest.mark.parametrize("augment", ["diff", "ada"])
+def test_penalties_reach_through_augmentation(augment):
+    """R1 and R2 differentiate twice through every augmentation, and D gets gradients."""
+    recipe = small(RECIPES["msg"], augment=augment)
+    state = initial_state(recipe, pictures(RECIPES["msg"]), torch.device("cpu"))
+    if augment == "ada":
+        state.game.augmentation.p.fill_(0.9)
+    z, y = torch.randn(4, recipe.z_dim), torch.zeros(4, dtype=torch.int64)
+    real = torch.rand(4, 1, 28, 28) * 2 - 1
+    turn = Turn(0, 0, state.G, state.D, z, y, None, real, state.G(z))
+    state.game.show_discriminator(turn, by_images=True)
+    sum(ZeroCentredPenalties(CosineRamp(1.0, 1.0, 0), 1)(turn).values()).backward()
+    weights = [p.grad for p in state.D.blocks.parameters() if p.grad is not None]
+    assert all(torch.isfinite(each).all() for each in weights)
+    assert any(each.abs().sum() > 0 for each in weights)
+
+
+def test_pyramid_is_penalised_by_its_pictures():
+    """R1 of a pyramid is the sum of the squared norms by each small picture, worked out apart."""
+    view = Pyramid(1, 3)
+    small_pictures = [torch.randn(2, 1, 8 // f, 8 // f, requires_grad=True) for f in (1, 2, 4)]
+    weights = [torch.randn(1, 1, 8 // f, 8 // f) for f in (1, 2, 4)]
+    logits = sum(
+        (x * w).sum(dim=(1, 2, 3)) ** 2 for x, w in zip(small_pictures, weights, strict=True)
+    )
+    expected = [
+        g.square().sum(dim=(1, 2, 3)) for g in torch.autograd.grad(logits.sum(), small_pictures)
+    ]
+    x = torch.cat(
+        [
+            nn.functional.interpolate(p.detach(), scale_factor=f, mode="nearest")
+            for p, f in zip(small_pictures, (1, 2, 4), strict=True)
+        ],
+        dim=1,
+    ).requires_grad_()
+    seen = [nn.functional.avg_pool2d(x[:, [i]], f) for i, f in enumerate((1, 2, 4))]
+    again = sum((p * w).sum(dim=(1, 2, 3)) ** 2 for p, w in zip(seen, weights, strict=True))
+    found = zero_centred_penalty(again, x, view.power)
+    assert found.item() == pytest.approx(torch.stack(expected).sum(dim=0).mean().item(), rel=1e-5)
+
+
+def test_feature_matching_replaces_the_adversarial_loss():
+    """Of `improved` and `ssgan` G's loss is feature matching; runs of before keep the sum."""
+    for name in ("improved", "ssgan"):
+        recipe = small(RECIPES[name])
+        state = initial_state(recipe, pictures(RECIPES[name]), torch.device("cpu"))
+        assert state.game.adversarial_weight == 0.0
+        before = RECIPES[name].model_validate(RECIPES[name].recorded_options({}))
+        assert before.adversarial_weight == 1.0

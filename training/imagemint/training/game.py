@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from imagemint.training.losses import OBJECTIVES, Objective
 from imagemint.training.networks.players import Discriminator
+from imagemint.training.networks.views import View
 from imagemint.training.passes import PLAIN, Passes
 from imagemint.training.processes import Batchwise
 
@@ -33,6 +34,10 @@ class Turn:
         c: what the networks are told int64 [N], of real and fake images alike; None: nothing.
         real: real images [N, C, H, W]; once looked at, as D sees them.
         fake: generated images [N, C, H, W], likewise.
+        real_images: in D's turn the real images before augmentation, by which R1 differentiates
+            (Karras et al., 2020, and Huang et al., 2024, take it there); they may need a gradient.
+        fake_images: the generated ones, for R2.
+        view: form of the images.
         phi_real: D's features of the real images [N, F]; in G's turn only where it asks for them.
         phi_fake: D's features of the generated images [N, F].
         real_logits: [N]; in G's turn only where it asks for them.
@@ -53,6 +58,9 @@ class Turn:
     phi_fake: Tensor = field(default=_NOTHING)
     real_logits: Tensor = field(default=_NOTHING)
     fake_logits: Tensor = field(default=_NOTHING)
+    real_images: Tensor = field(default=_NOTHING)
+    fake_images: Tensor = field(default=_NOTHING)
+    view: View = field(default_factory=View)
     passes: Passes = PLAIN
 
     def look_at_real(self, *, twice: bool = False) -> None:
@@ -106,7 +114,15 @@ class Term(nn.Module, Batchwise):
 
 
 class Augmentation(nn.Module, Batchwise):
-    """What happens to images, real and generated alike, before D sees them. Here: nothing."""
+    """What happens to images, real and generated alike, before D sees them. Here: nothing.
+
+    Attributes:
+        view: form of the images; set by `Game`.
+        objective: of the game; set by `Game`.
+    """
+
+    view: View = View()
+    objective: Objective = OBJECTIVES["non-saturating"]
 
     def forward(self, x: Tensor, seed: int, position: int) -> Tensor:
         """Returns images like ``x`` [N, C, H, W]; chance is a function of seed and position."""
@@ -126,7 +142,8 @@ class Game(nn.Module):
         objective: the adversarial losses.
         terms_D: further losses of D.
         terms_G: further losses of G.
-        view: brings real images into the form in which G returns its own; None: they have it.
+        adversarial_weight: of the adversarial loss of G, which its terms may replace.
+        view: form in which G returns its images; None: as real ones are.
         augmentation: of what D sees; None: it sees images as they are.
         after_D: called with D after each of its steps; None: nothing is done to it.
     """
@@ -137,7 +154,8 @@ class Game(nn.Module):
         *,
         terms_D: Iterable[Term] = (),
         terms_G: Iterable[Term] = (),
-        view: Callable[[Tensor], Tensor] | None = None,
+        adversarial_weight: float = 1.0,
+        view: View | None = None,
         augmentation: Augmentation | None = None,
         after_D: Callable[[nn.Module], None] | None = None,
     ) -> None:
@@ -145,8 +163,10 @@ class Game(nn.Module):
         self.objective = objective
         self.terms_D = nn.ModuleList(terms_D)
         self.terms_G = nn.ModuleList(terms_G)
-        self.view = view or (lambda x: x)
+        self.adversarial_weight = adversarial_weight
+        self.view = view or View()
         self.augmentation = augmentation or Augmentation()
+        self.augmentation.view, self.augmentation.objective = self.view, objective
         self.after_D = after_D or (lambda _: None)
 
     def due(self, terms: nn.ModuleList, step: int, images_seen: int) -> list[tuple[Term, float]]:
@@ -158,11 +178,12 @@ class Game(nn.Module):
         ]
 
     def show_discriminator(self, turn: Turn, *, by_images: bool) -> None:
-        """Shows D both halves of a batch, in a way that its terms may differentiate by images."""
-        real = self.augmentation(self.view(turn.real), turn.seed, 4 * turn.position)
-        fake = self.augmentation(turn.fake.detach(), turn.seed, 4 * turn.position + 1)
-        turn.real = real.detach().requires_grad_(by_images)
-        turn.fake = fake.detach().requires_grad_(by_images)
+        """Shows D both halves of a batch; with ``by_images`` its terms differentiate by them."""
+        turn.view = self.view
+        turn.real_images = self.view(turn.real).detach().requires_grad_(by_images)
+        turn.fake_images = turn.fake.detach().requires_grad_(by_images)
+        turn.real = self.augmentation(turn.real_images, turn.seed, 4 * turn.position)
+        turn.fake = self.augmentation(turn.fake_images, turn.seed, 4 * turn.position + 1)
         turn.look_at_real(twice=by_images)
         turn.look_at_fake(twice=by_images)
 

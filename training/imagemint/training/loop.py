@@ -144,7 +144,7 @@ def _play(  # noqa: C901, PLR0915 - one linear story, with headings
     """Plays from ``state`` to the end of the run, or until a signal asks to stop."""
     # --- the players, what they play for, and where their numbers come from ----------------------
     G, D, game = state.G, state.D, state.game
-    k, batch_size, seed = recipe.discriminator_steps, recipe.batch_size, order_seed(recipe, state)
+    batch_size, seed = recipe.batch_size, order_seed(recipe, state)
     num_codes = len(recipe.class_labels(data.class_labels))
     feed = Feed(data, recipe.told_labels(data), seed, device, processes)
     figures = Figures(processes)
@@ -185,7 +185,8 @@ def _play(  # noqa: C901, PLR0915 - one linear story, with headings
 
             # --- D: k turns, each on fresh images and on fakes of the same condition -------------
             D.requires_grad_(requires_grad=True)
-            for position in range(k * state.step, k * (state.step + 1)):
+            k, turns = recipe.turns_of_discriminator(state.step), recipe.turns_before(state.step)
+            for position in range(turns, turns + k):
                 real, y = feed.at(state.images_seen, batch_size)
                 z = training_latents(
                     seed, position, batch_size, recipe.z_dim, Distribution(recipe.latent)
@@ -193,7 +194,9 @@ def _play(  # noqa: C901, PLR0915 - one linear story, with headings
                 codes = drawn_codes(seed, position, batch_size, num_codes or 1)
                 z, codes = processes.mine(z).to(device), processes.mine(codes).to(device)
                 c = {"none": None, "class": y, "code": codes}[recipe.condition]
-                with torch.set_grad_enabled(position % k == k - 1):  # G plays with the last ones
+                with torch.set_grad_enabled(
+                    position == turns + k - 1
+                ):  # G plays with the last ones
                     fake = passes.draw(G, z, c)
                 turn = Turn(seed, position, G, D, z, y, c, real, fake, passes=passes)
                 due = game.due(game.terms_D, state.step, state.images_seen)
@@ -216,7 +219,7 @@ def _play(  # noqa: C901, PLR0915 - one linear story, with headings
             game.show_generator(turn)
             loss_G = game.objective.generator(turn.real_logits, turn.fake_logits)
             due = game.due(game.terms_G, state.step, before)
-            total_G = _with_terms(loss_G, due, turn, figures)
+            total_G = _with_terms(game.adversarial_weight * loss_G, due, turn, figures)
             state.opt_G.zero_grad()
             total_G.backward()
             processes.average_gradients(G.parameters())

@@ -23,11 +23,28 @@ class Objective:
         discriminator: loss of D.
         generator: loss of G.
         paired: whether G's loss looks at the real logits, which cost a pass through D.
+        relative: whether only differences of logits count, so that a constant added to all of them
+            changes nothing and the sign of one says nothing.
+        middle: logit half-way between the targets of real and generated images.
     """
 
     discriminator: Loss
     generator: Loss
     paired: bool = False
+    relative: bool = False
+    middle: float = 0.0
+
+    def signs(self, real: Tensor, fake: Tensor) -> Tensor:
+        """Returns for each real image whether D is sure of it, 1 or -1 (0 on the fence): [N].
+
+        What adaptive augmentation calls overfitting is the mean. It is the sign of D(real) where
+        that has a meaning, and otherwise that of D(real) - D(fake).
+
+        Args:
+            real: logits [N].
+            fake: logits [N] of as many generated images.
+        """
+        return (real - fake if self.relative else real - self.middle).sign()
 
 
 # --- the original game: Goodfellow et al., "Generative Adversarial Nets" (2014) ------------------
@@ -106,10 +123,12 @@ def relativistic_generator(real: Tensor, fake: Tensor) -> Tensor:
 OBJECTIVES = {
     "saturating": Objective(cross_entropy_discriminator, saturating_generator),
     "non-saturating": Objective(cross_entropy_discriminator, non_saturating_generator),
-    "least-squares": Objective(least_squares_discriminator, least_squares_generator),
-    "wasserstein": Objective(wasserstein_discriminator, raise_generator),
+    "least-squares": Objective(least_squares_discriminator, least_squares_generator, middle=0.5),
+    "wasserstein": Objective(wasserstein_discriminator, raise_generator, relative=True),
     "hinge": Objective(hinge_discriminator, raise_generator),
-    "relativistic": Objective(relativistic_discriminator, relativistic_generator, paired=True),
+    "relativistic": Objective(
+        relativistic_discriminator, relativistic_generator, paired=True, relative=True
+    ),
 }
 
 
@@ -122,25 +141,39 @@ def smoothed(real_target: float) -> Objective:
 # --- gradient penalties --------------------------------------------------------------------------
 
 
-def _squared_gradient_norms(logits: Tensor, x: Tensor) -> Tensor:
-    """Returns |d logit / d x|^2 for each image, [N], itself differentiable."""
-    (gradient,) = torch.autograd.grad(logits.sum(), x, create_graph=True)
+Power = Callable[[Tensor], Tensor]
+"""Takes a gradient by images and returns its squared norm for each, [N]."""
+
+
+def _whole_power(gradient: Tensor) -> Tensor:
     return gradient.square().sum(dim=(1, 2, 3))
 
 
-def zero_centred_penalty(logits: Tensor, x: Tensor) -> Tensor:
-    """Mean squared gradient norm of ``logits`` [N] at ``x`` [N, C, H, W], which needs a gradient.
+def _squared_gradient_norms(logits: Tensor, x: Tensor, power: Power = _whole_power) -> Tensor:
+    """Returns |d logit / d x|^2 for each image, [N], itself differentiable."""
+    (gradient,) = torch.autograd.grad(logits.sum(), x, create_graph=True)
+    return power(gradient)
+
+
+def zero_centred_penalty(logits: Tensor, x: Tensor, power: Power = _whole_power) -> Tensor:
+    """Returns the mean squared gradient norm of ``logits`` [N] at ``x`` [N, C, H, W].
 
     R1 when ``x`` is real, R2 when it is generated: Mescheder et al., "Which Training Methods for
     GANs do actually Converge?" (2018). Weigh it by gamma / 2.
+
+    Args:
+        logits: of D, computed from ``x``.
+        x: images that need a gradient.
+        power: squared norm of a gradient, where ``x`` holds several pictures of each image.
     """
-    return _squared_gradient_norms(logits, x).mean()
+    return _squared_gradient_norms(logits, x, power).mean()
 
 
 def one_centred_penalty(logits: Tensor, x: Tensor) -> Tensor:
-    """Mean squared distance of the gradient norm from 1, at ``x`` between real and generated.
+    """Returns the mean squared distance of the gradient norm from 1.
 
-    Gulrajani et al., "Improved Training of Wasserstein GANs" (2017). Weigh it by 10.
+    ``x`` lies between real and generated images. Gulrajani et al., "Improved Training of
+    Wasserstein GANs" (2017). Weigh it by 10.
     """
     norms = _squared_gradient_norms(logits, x).add(1e-12).sqrt()  # the root has no slope at 0
     return (norms - 1).square().mean()

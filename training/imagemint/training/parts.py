@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from imagemint.training.augmentation import AdaptiveAugmentation, DifferentiableAugmentation
 from imagemint.training.game import Augmentation, Game
@@ -20,15 +20,16 @@ from imagemint.training.networks import (
     MultiScaleDiscriminator,
     MultiScaleGenerator,
     ProjectionDiscriminator,
+    Pyramid,
     ResidualDiscriminator,
     ResidualGenerator,
     SemiSupervisedDiscriminator,
     Shape,
     StyleGenerator,
     VirtuallyNormalisedGenerator,
-    pyramid,
 )
 from imagemint.training.networks.convolutional import doublings
+from imagemint.training.path_length import PathLength
 from imagemint.training.recipes.recipe import Recipe, ZeroCentredOptions
 from imagemint.training.schedules import CosineRamp
 from imagemint.training.terms import (
@@ -61,6 +62,7 @@ __all__ = [
     "MultiScaleDiscriminator",
     "MultiScaleGenerator",
     "MutualInformation",
+    "PathLength",
     "ProjectionDiscriminator",
     "Reconstruction",
     "ResidualDiscriminator",
@@ -121,7 +123,7 @@ def minibatch_discrimination(kernels: int) -> Callable[[int], nn.Module]:
     return partial(MinibatchDiscrimination, kernels=kernels) if kernels else nn.Identity
 
 
-def pyramid_of(shape: Shape) -> Callable[[Tensor], Tensor]:
-    """Returns what turns images into pyramids of all sizes that a network for them passes."""
+def pyramid_of(shape: Shape) -> Pyramid:
+    """Returns the form of images at all sizes that a network for them passes."""
     _, count = doublings(shape.image_size)
-    return partial(pyramid, scales=count + 1)
+    return Pyramid(shape.image_channels, count + 1)

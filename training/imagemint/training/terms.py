@@ -16,7 +16,8 @@ class ZeroCentredPenalties(Term):
     """R1 and R2: the squared gradient norm of D at real and at generated images.
 
     Mescheder et al. (2018); both, with gamma falling from one weight to another: Huang et al.,
-    "The GAN is dead; long live the GAN!" (2024), appendix.
+    "The GAN is dead; long live the GAN!" (2024), appendix. The gradient is by the images before
+    augmentation, as there, and by every picture of a pyramid at its own size.
 
     Args:
         gamma: weight of each, halved, as the images go by.
@@ -37,16 +38,18 @@ class ZeroCentredPenalties(Term):
 
     def forward(self, turn: Turn) -> dict[str, Tensor]:
         """Returns ``r1``, and ``r2``."""
-        found = {"r1": zero_centred_penalty(turn.real_logits, turn.real)}
+        power = turn.view.power
+        found = {"r1": zero_centred_penalty(turn.real_logits, turn.real_images, power)}
         if self.r2:
-            found["r2"] = zero_centred_penalty(turn.fake_logits, turn.fake)
+            found["r2"] = zero_centred_penalty(turn.fake_logits, turn.fake_images, power)
         return found
 
 
 class LipschitzPenalty(Term):
     """WGAN-GP: gradient norms of 1 on the lines between real and generated images.
 
-    Gulrajani et al., "Improved Training of Wasserstein GANs" (2017).
+    Gulrajani et al., "Improved Training of Wasserstein GANs" (2017). The lines are between images
+    as D sees them, augmented where there is an augmentation: the bound is on D, not on both.
     """
 
     def forward(self, turn: Turn) -> dict[str, Tensor]:
@@ -168,22 +171,28 @@ class MutualInformation(Term):
     the first elements of the latent, normal where the paper has them uniform, so that one seed
     draws all. Counts for D, whose heads ``code`` and ``continuous`` learn it, and for G.
 
+    The bound is the log-likelihood of the codes. That of the continuous ones, Gaussian with a
+    variance of 1, is the sum of the squared distances of all codes, halved; the paper learns the
+    variance, too.
+
     Args:
         weight: lambda of the paper.
         continuous: how many elements of the latent are codes.
+        continuous_weight: of the continuous codes, beside the categorical one.
     """
 
-    def __init__(self, weight: float, continuous: int) -> None:
+    def __init__(self, weight: float, continuous: int, continuous_weight: float = 1.0) -> None:
         super().__init__(weight)
         self.continuous = continuous
+        self.continuous_weight = continuous_weight
 
     def forward(self, turn: Turn) -> dict[str, Tensor]:
-        """Returns ``code`` and ``continuous``: cross-entropy, and half the squared distance."""
+        """Returns ``code``, the cross-entropy, and ``continuous``, half the squared distance."""
         heads = turn.D.heads
         found = {"code": F.cross_entropy(heads["code"](turn.phi_fake), _told(turn))}
         if self.continuous:
-            guessed = heads["continuous"](turn.phi_fake)
-            found["continuous"] = 0.5 * F.mse_loss(guessed, turn.z[:, : self.continuous])
+            apart = heads["continuous"](turn.phi_fake) - turn.z[:, : self.continuous]
+            found["continuous"] = self.continuous_weight * 0.5 * apart.square().sum(dim=1).mean()
         return found
 
 
@@ -197,7 +206,12 @@ def _told(turn: Turn) -> Tensor:
 
 
 class FeatureMatching(Term):
-    """G wants the mean features of its images to be those of real ones; section 3.1."""
+    """G wants the mean features of its images to be those of real ones; section 3.1.
+
+    In the paper it is G's whole loss: set `Game.adversarial_weight` to 0 for that. The squared
+    distance is averaged over the features where the paper sums, which differs by a constant factor
+    that Adam takes out again and that makes the weight independent of the network's width.
+    """
 
     heeds_real = True
 

@@ -13,6 +13,8 @@ from imagemint.training.networks import (
     VirtuallyNormalisedGenerator,
 )
 from imagemint.training.networks.convolutional import doublings
+from imagemint.training.networks.layers import VirtualBatchNorm
+from imagemint.training.recipes import RECIPES
 
 
 @pytest.fixture
@@ -150,3 +152,42 @@ def test_virtual_batch_keeps_images_apart():
     assert together.shape == (5, 1, 28, 28)
     assert torch.allclose(together[:1], G(z[:1]), atol=1e-5)
     assert torch.allclose(together, G.eval()(z), atol=1e-5)
+
+
+def test_reference_batch_counts_once():
+    """A reference image is in the reference batch already; any other image is added to it."""
+    layer = VirtualBatchNorm(2, 6)
+    x = torch.randn(9, 2, 3, 3)
+    found = layer(x)
+    for row in range(9):
+        batch = x[:6] if row < 6 else torch.cat([x[:6], x[row : row + 1]])
+        mean = batch.mean(dim=(0, 2, 3), keepdim=True)
+        variance = batch.var(dim=(0, 2, 3), unbiased=False, keepdim=True)
+        expected = (x[row] - mean[0]) / (variance[0] + 1e-5).sqrt()
+        assert torch.allclose(found[row], expected, atol=1e-4)
+
+
+def test_projection_is_spectrally_normalised():
+    """The embedding's largest singular value is 1; runs of before keep one that starts at 0."""
+    shape = Shape(10, 28, 1)
+    recipe = RECIPES["projection"]
+    D = recipe(discriminator_channels=2).discriminator(shape)
+    for _ in range(20):
+        D(torch.randn(2, 1, 28, 28), torch.arange(2))
+    assert torch.linalg.matrix_norm(D.eval().embed.weight, ord=2).item() == pytest.approx(
+        1, abs=0.1
+    )
+    before = recipe(**recipe.recorded_options({"discriminator_channels": 2})).discriminator(shape)
+    assert before.state_dict()["embed.weight"].abs().sum() == 0
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_runs_of_before_have_their_networks(name):
+    """Options that came since are read, in older checkpoints, as the networks were built then."""
+    recipe = RECIPES[name]
+    ours = recipe(**recipe.recorded_options({}))
+    shape = Shape(10, 64, 3)
+    told = Shape(10 if recipe.condition != "none" else 0, 64, 3)
+    names = ours.discriminator(shape).state_dict().keys() | ours.generator(told).state_dict().keys()
+    since = ("deviation", "strength", "fixed", "embed.parametrizations")
+    assert [each for each in names if any(part in each for part in since)] == []

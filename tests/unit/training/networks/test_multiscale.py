@@ -43,3 +43,13 @@ def test_discriminator_sees_every_size():
         assert not torch.allclose(D(other), logits)
     logits.sum().backward()
     assert all(p.grad.abs().sum() > 0 for p in G.to_image.parameters())
+
+
+def test_discriminator_is_told_the_deviation():
+    """With it one more feature is the mean deviation of the batch, the same for every image."""
+    D = MultiScaleDiscriminator(Shape(0, 28, 1), base_channels=8, deviation=True)
+    x = pyramid(torch.randn(4, 1, 28, 28), 3)
+    phi = D.phi(x, None)
+    expected = phi[:, :-1].std(dim=0, unbiased=False).mean()
+    assert torch.allclose(phi[:, -1], expected.expand(4), atol=1e-4)
+    assert D.phi(x[:1].expand(4, -1, -1, -1), None)[:, -1].max() < 1e-3

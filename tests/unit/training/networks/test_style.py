@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from imagemint.training.networks import Shape, StyleGenerator
+from imagemint.training.game import Turn
+from imagemint.training.networks import Discriminator, Shape, StyleGenerator
 from imagemint.training.networks.style import ModulatedConvolution
+from imagemint.training.path_length import PathLength
 
 
 @pytest.fixture
@@ -65,3 +67,68 @@ def test_classes_change_the_picture():
     network = StyleGenerator(6, Shape(3, 16, 3), w_dim=4, base_channels=8, mapping_layers=1)
     first, second = network(torch.randn(1, 6).expand(2, 6), torch.tensor([0, 1]))
     assert not torch.allclose(first, second)
+
+
+def noisy(mixing=0.0):
+    """A generator with noise of some strength."""
+    torch.manual_seed(0)
+    shape = Shape(0, 16, 1)
+    G = StyleGenerator(
+        6, shape, w_dim=4, base_channels=8, mapping_layers=2, noise=True, mixing=mixing
+    )
+    for layer in G.noise:
+        torch.nn.init.constant_(layer.strength, 0.5)
+    return G
+
+
+def test_noise_is_fixed_once_trained():
+    """In training two passes differ, in evaluation a latent has one picture, in any batch."""
+    G, z = noisy(), torch.randn(4, 6)
+    assert not torch.allclose(G(z), G(z))
+    G.eval()
+    assert torch.equal(G(z), G(z))
+    assert torch.allclose(G(z)[1:2], G(z[1:2]), atol=1e-5)
+    state = noisy().eval()
+    state.load_state_dict(G.state_dict())
+    assert torch.equal(state(z), G(z))
+
+
+def test_styles_are_mixed_in_training_alone(monkeypatch):
+    """The layers before the crossing have the style of z, those behind it another one."""
+    G, seen = noisy(mixing=1.0), []
+    monkeypatch.setattr(G, "synthesis", seen.append)
+    z = torch.randn(3, 6)
+    G(z)
+    w = G.mapping(z)
+    (styles,) = seen
+    own = [torch.equal(each, w) for each in styles]
+    assert own[0]
+    assert not own[-1]
+    assert own == sorted(own, reverse=True)
+    G.eval()(z)
+    assert all(torch.equal(each, w) for each in seen[1])
+
+
+def test_path_length_is_the_norm_of_the_jacobian(monkeypatch):
+    """It equals the formula with the whole Jacobian by each style, worked out apart."""
+    torch.manual_seed(1)
+    G = StyleGenerator(6, Shape(0, 16, 1), w_dim=4, base_channels=8, mapping_layers=2)
+    z, term = torch.randn(5, 6), PathLength(2.0)
+    y = torch.randn(3, 1, 16, 16)
+    monkeypatch.setattr(torch, "randn_like", lambda _: y)
+    turn = Turn(0, 0, G, Discriminator(), z, torch.zeros(5), None, z, z)
+    found = term(turn)["path"]
+    lengths = []
+    for image in range(3):
+        w = G.mapping(z[image : image + 1])
+        jacobians = torch.autograd.functional.jacobian(
+            lambda *styles: G.synthesis(styles).flatten(), (w,) * len(G.noise)
+        )
+        projected = [(y[image].flatten() / 16) @ each[:, 0] for each in jacobians]
+        lengths.append(torch.stack([each.square().sum() for each in projected]).mean().sqrt())
+    lengths = torch.stack(lengths)
+    mean = 0.01 * lengths.mean()
+    assert term.mean.item() == pytest.approx(mean.item(), rel=1e-4)
+    assert found.item() == pytest.approx((lengths - mean).square().mean().item(), rel=1e-4)
+    found.backward()
+    assert G.start.grad.abs().sum() > 0

@@ -18,11 +18,13 @@ from imagemint.training.networks.mlp import MlpDiscriminator, MlpGenerator
 from imagemint.training.networks.multiscale import (
     MultiScaleDiscriminator,
     MultiScaleGenerator,
+    Pyramid,
     pyramid,
 )
 from imagemint.training.networks.players import Discriminator, Shape, draw
 from imagemint.training.networks.residual import ResidualDiscriminator, ResidualGenerator
 from imagemint.training.networks.style import StyleGenerator
+from imagemint.training.networks.views import View
 
 __all__ = [
     "AttributeDiscriminator",
@@ -37,11 +39,13 @@ __all__ = [
     "MultiScaleDiscriminator",
     "MultiScaleGenerator",
     "ProjectionDiscriminator",
+    "Pyramid",
     "ResidualDiscriminator",
     "ResidualGenerator",
     "SemiSupervisedDiscriminator",
     "Shape",
     "StyleGenerator",
+    "View",
     "VirtuallyNormalisedGenerator",
     "draw",
     "pyramid",

@@ -181,6 +181,9 @@ class ConvolutionalDiscriminator(Discriminator):
         concatenated: tell D the class as one more plane of the image, learned for each class
             (Mirza & Osindero, "Conditional Generative Adversarial Nets", 2014).
         projected: tell D the class by projection (Miyato & Koyama, 2018).
+        spectral_embedding: under spectral normalisation, divide the projection's embedding, too, by
+            its largest singular value, as the authors do; otherwise the class may outweigh the
+            image without bound.
         tail: layer behind the features, made for their number; its output is their new number.
     """
 
@@ -193,6 +196,7 @@ class ConvolutionalDiscriminator(Discriminator):
         spectral: bool = False,
         concatenated: bool = False,
         projected: bool = False,
+        spectral_embedding: bool = False,
         tail: Callable[[int], nn.Module] = nn.Identity,
     ) -> None:
         super().__init__()
@@ -215,7 +219,11 @@ class ConvolutionalDiscriminator(Discriminator):
         self.score = nn.Linear(self.width, 1)
         if projected:
             self.embed = nn.Embedding(shape.num_classes, self.width)
-            nn.init.zeros_(self.embed.weight)  # as in ProjectionDiscriminator
+            if spectral and spectral_embedding:
+                nn.init.xavier_uniform_(self.embed.weight)  # 0 has no direction to be normalised
+                nn.utils.parametrizations.spectral_norm(self.embed)
+            else:
+                nn.init.zeros_(self.embed.weight)  # as in ProjectionDiscriminator
         self._concatenated, self._projected = concatenated, projected
         if spectral:
             for layer in self.modules():

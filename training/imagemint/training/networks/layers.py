@@ -105,7 +105,9 @@ class MinibatchDiscrimination(nn.Module, Batchwise):
 class MinibatchDeviation(nn.Module, Batchwise):
     """Adds one feature: how much the batch varies.
 
-    Karras et al., "Progressive Growing of GANs" (2017), section 3; over features instead of pixels.
+    Karras et al., "Progressive Growing of GANs" (2017), section 3: the standard deviation of each
+    feature at each place over the batch, averaged. The paper repeats the number as a map before the
+    last convolution; here it is one more feature after it, which D's last layer weighs.
     """
 
     def forward(self, phi: Tensor) -> Tensor:
@@ -118,9 +120,10 @@ class MinibatchDeviation(nn.Module, Batchwise):
 class VirtualBatchNorm(nn.Module):
     """Batch normalisation by a fixed reference batch, so that images do not depend on each other.
 
-    Salimans et al. (2016), section 3.4: statistics are those of the reference batch with the image
-    itself added to it. In training the reference batch comes as the first rows of the input; in
-    evaluation its statistics are those that training saw last.
+    Salimans et al. (2016), section 3.4: an image is normalised by the statistics of the reference
+    batch with the image itself added. In training the reference batch comes as the first rows of
+    the input and is normalised by its own statistics alone, for each of its images is in them
+    already. In evaluation its statistics are those that training saw last.
 
     Args:
         channels: of the input.
@@ -150,7 +153,10 @@ class VirtualBatchNorm(nn.Module):
             with torch.no_grad():
                 self.mean.copy_(mean)
                 self.square.copy_(square)
-        share = 1 / (self.reference + 1)
+        share: Tensor | float = 1 / (self.reference + 1)
+        if self.training:
+            rows = torch.arange(len(x), device=x.device)[:, None, None, None]
+            share = share * (rows >= self.reference).float()
         # Pooled, not reduced, for the reason that pixel_normal gives.
         whole = list(x.shape[2:])
         mean = mean.lerp(F.avg_pool2d(x, whole), share)

@@ -13,16 +13,74 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from imagemint.training.networks.convolutional import doublings
-from imagemint.training.networks.layers import pixel_normal
+from imagemint.training.networks.layers import MinibatchDeviation, pixel_normal
 from imagemint.training.networks.players import Discriminator, Shape
+from imagemint.training.networks.views import Distortion, View
 
 _SLOPE = 0.2
 
 
+class Pyramid(View):
+    """Images at several scales, each half the last: [N, S C, H, W], the coarse ones enlarged.
+
+    Args:
+        channels: of an image, 1 for gray and 3 for RGB.
+        scales: how many.
+    """
+
+    def __init__(self, channels: int, scales: int) -> None:
+        self.channels = channels
+        self.factors = [2**scale for scale in range(scales)]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Returns the pyramids of images ``x`` [N, C, H, W]."""
+        return torch.cat([_pixelated(x, factor) for factor in self.factors], dim=1)
+
+    def distorted(self, x: Tensor, distort: Distortion, chances: Tensor) -> Tensor:
+        """Returns pyramids whose pictures are distorted as one image.
+
+        A shift by a pixel has no counterpart at a coarse scale, so no picture can be distorted at
+        its own size. Instead the finest one is distorted, and the coarse ones are made from it
+        again. Where a coarse picture differs from the shrunken finest one, as G's may, the
+        difference is added to the finest one first. So a pyramid of a real image stays one, and
+        both players' pictures go through the same operation.
+        """
+        pictures = x.unflatten(1, (-1, self.channels))
+        finest = pictures[:, 0]
+        detailed = [
+            finest + pictures[:, scale] - _pixelated(finest, factor) if scale else finest
+            for scale, factor in enumerate(self.factors)
+        ]
+        scales = len(self.factors)
+        stacked = torch.stack(detailed, dim=1).flatten(0, 1)
+        seen = distort(stacked, chances.repeat_interleave(scales, dim=1))
+        seen = seen.unflatten(0, (-1, scales))
+        again = [_pixelated(seen[:, scale], f) for scale, f in enumerate(self.factors)]
+        return torch.cat(again, dim=1)
+
+    def power(self, gradient: Tensor) -> Tensor:
+        """Returns the squared norm [N] of the gradient by the pictures at their own sizes.
+
+        D's input at a coarse scale is the small picture, as in the paper, where the penalty is
+        taken by each input. A pixel of it has f^2 pixels in the enlarged one, among which its
+        gradient is divided; their sum gives it back. Taken by the enlarged pictures the penalty
+        would be f^2 times too small: 4 and 16 times at the coarse scales of 28 pixels.
+        """
+        views = gradient.split(self.channels, dim=1)
+        powers = [
+            (F.avg_pool2d(view, f) * f**2).square().sum(dim=(1, 2, 3))
+            for view, f in zip(views, self.factors, strict=True)
+        ]
+        return torch.stack(powers).sum(dim=0)
+
+
 def pyramid(x: Tensor, scales: int) -> Tensor:
     """Returns images [N, C, H, W] at so many scales, each half the last: [N, S C, H, W]."""
-    factors = [2**scale for scale in range(1, scales)]
-    return torch.cat([x, *(_enlarged(F.avg_pool2d(x, f), f) for f in factors)], dim=1)
+    return Pyramid(x.shape[1], scales)(x)
+
+
+def _pixelated(x: Tensor, factor: int) -> Tensor:
+    return x if factor == 1 else _enlarged(F.avg_pool2d(x, factor), factor)
 
 
 def _enlarged(x: Tensor, factor: int) -> Tensor:
@@ -68,14 +126,15 @@ class MultiScaleGenerator(nn.Module):
 
 
 class MultiScaleDiscriminator(Discriminator):
-    """Takes a `pyramid` apart again, and each picture in where its size is reached.
+    """Splits a `pyramid` into its pictures and takes each in where its size is reached.
 
     Args:
         shape: of the images.
         base_channels: channels at the smallest size; every doubling of the size halves them.
+        deviation: whether one feature tells how much the batch varies; see `MinibatchDeviation`.
     """
 
-    def __init__(self, shape: Shape, *, base_channels: int) -> None:
+    def __init__(self, shape: Shape, *, base_channels: int, deviation: bool = False) -> None:
         super().__init__()
         start, count = doublings(shape.image_size)
         self.channels = shape.image_channels
@@ -84,7 +143,8 @@ class MultiScaleDiscriminator(Discriminator):
             _block(before + self.channels, wide)
             for before, wide in zip([0, *widths[:-1]], widths, strict=True)
         )
-        self.score = nn.Linear(widths[-1] * start**2, 1)
+        self.tail = MinibatchDeviation() if deviation else nn.Identity()
+        self.score = nn.Linear(widths[-1] * start**2 + deviation, 1)
 
     def phi(self, x: Tensor, c: Tensor | None) -> Tensor:
         """Returns the features [N, F] of the pyramids ``x`` [N, S C, H, W]."""
@@ -96,7 +156,8 @@ class MultiScaleDiscriminator(Discriminator):
             # An enlarged picture shrinks back exactly; its pixels are all alike.
             picture = F.avg_pool2d(view, 2**scale) if scale else view
             h = block(torch.cat([F.avg_pool2d(h, 2) if scale else h, picture], dim=1))
-        return h.flatten(1)
+        features: Tensor = self.tail(h.flatten(1))
+        return features
 
     def logits(self, phi: Tensor, c: Tensor | None) -> Tensor:
         """Returns one logit [N] for each of the features ``phi`` [N, F]."""

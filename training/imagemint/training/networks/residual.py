@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from imagemint.training.networks.convolutional import doublings
+from imagemint.training.networks.layers import MinibatchDeviation
 from imagemint.training.networks.players import Discriminator, Shape
 
 _SLOPE = 0.2
@@ -143,10 +144,17 @@ class ResidualDiscriminator(Discriminator):
         base_channels: channels at the smallest size; every doubling of the size halves them.
         blocks: residual blocks at each size.
         groups: of the 3x3 convolutions.
+        deviation: whether one feature tells how much the batch varies; see `MinibatchDeviation`.
     """
 
     def __init__(
-        self, shape: Shape, *, base_channels: int, blocks: int = 1, groups: int = 1
+        self,
+        shape: Shape,
+        *,
+        base_channels: int,
+        blocks: int = 1,
+        groups: int = 1,
+        deviation: bool = False,
     ) -> None:
         super().__init__()
         start, widths = _widths(shape, base_channels)
@@ -162,10 +170,11 @@ class ResidualDiscriminator(Discriminator):
                 layers.append(Resample((widths[stage], widths[stage - 1]), up=False))
         # The last picture is weighed channel by channel, as the first one of G is.
         last = nn.Conv2d(widths[0], widths[0], start, groups=widths[0], bias=False)
-        self.features = nn.Sequential(*layers, _scaled(last, 1.0), nn.Flatten())
-        self.score = _scaled(nn.Linear(widths[0], 1, bias=False), 1.0)
+        tail = [MinibatchDeviation()] if deviation else []
+        self.features = nn.Sequential(*layers, _scaled(last, 1.0), nn.Flatten(), *tail)
+        self.score = _scaled(nn.Linear(widths[0] + deviation, 1, bias=False), 1.0)
         if shape.num_classes:
-            self.embed = nn.Embedding(shape.num_classes, widths[0])
+            self.embed = nn.Embedding(shape.num_classes, widths[0] + deviation)
             nn.init.zeros_(self.embed.weight)  # starts unconditional
 
     def phi(self, x: Tensor, c: Tensor | None) -> Tensor:

@@ -2,10 +2,12 @@
 
 Karras et al., "A Style-Based Generator Architecture for Generative Adversarial Networks" (2018),
 with the modulated convolutions and skip connections of "Analyzing and Improving the Image Quality
-of StyleGAN" (2019). Noise is off: a serial has but one source of chance.
+of StyleGAN" (2019). The noise of an image is drawn in training and fixed afterwards, as with
+``noise_mode="const"`` of the authors: a serial has but one source of chance, its latent.
 """
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -110,8 +112,33 @@ class ModulatedConvolution(nn.Module):
         return out + self.bias
 
 
+class Noise(nn.Module):
+    """Adds noise to every place, weighed by one learned number that starts at 0.
+
+    In training each image has its own noise, in evaluation all have the same.
+
+    Args:
+        size: height and width of the features.
+    """
+
+    fixed: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.strength = nn.Parameter(torch.zeros(()))
+        self.register_buffer("fixed", torch.randn(1, 1, size, size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns [N, C, H, W] for ``x`` of that shape."""
+        noise = torch.randn_like(x[:, :1]) if self.training else self.fixed
+        return x + self.strength * noise
+
+
 class StyleGenerator(nn.Module, Batchwise):
     """Mapping network, learned start, modulated convolutions, and pictures summed over all sizes.
+
+    A class embedding has the length of a latent, as in the authors' code, and both are normalised
+    together by the first layer of the mapping network.
 
     Args:
         z_dim: length of a latent.
@@ -119,14 +146,26 @@ class StyleGenerator(nn.Module, Batchwise):
         w_dim: length of an intermediate latent.
         base_channels: channels at the smallest size; every doubling of the size halves them.
         mapping_layers: of the mapping network.
+        noise: whether there is `Noise` behind each convolution.
+        mixing: share of training batches in which the layers from a random one on get the style of
+            other latents.
     """
 
     w_mean: Tensor
 
     def __init__(
-        self, z_dim: int, shape: Shape, *, w_dim: int, base_channels: int, mapping_layers: int
+        self,
+        z_dim: int,
+        shape: Shape,
+        *,
+        w_dim: int,
+        base_channels: int,
+        mapping_layers: int,
+        noise: bool = False,
+        mixing: float = 0.0,
     ) -> None:
         super().__init__()
+        self.mixing = mixing
         start, count = doublings(shape.image_size)
         if shape.num_classes:
             self.embed = nn.Embedding(shape.num_classes, z_dim)
@@ -142,6 +181,8 @@ class StyleGenerator(nn.Module, Batchwise):
             ModulatedConvolution((b, shape.image_channels), 1, w_dim, demodulate=False)
             for _, b in pairs
         )
+        sizes = [start * 2**stage for stage in range(len(pairs)) for _ in ("first", "second")]
+        self.noise = nn.ModuleList(Noise(size) if noise else nn.Identity() for size in sizes)
 
     def forward(
         self, z: Tensor, y: Tensor | None = None, truncation: Tensor | None = None
@@ -154,21 +195,33 @@ class StyleGenerator(nn.Module, Batchwise):
             truncation: psi float32 [N, 1]: 1 leaves ``w`` as it is, 0 draws the mean of all ``w``;
                 None: as 1.
         """
-        w = self.mapping(z if y is None else torch.cat([z, self.embed(y)], dim=1))
+        w = self.mapping(self._told(z, y))
         if self.training:
             with torch.no_grad():
                 self.w_mean.lerp_(self.processes.mean(w.float().mean(dim=0)), _W_MEAN_SHARE)
         if truncation is not None:
             w = self.w_mean + (w - self.w_mean) * truncation
-        x = self.start.expand(len(w), *self.start.shape)
+        styles = [w] * len(self.noise)
+        if self.training and self.mixing and float(torch.rand(())) < self.mixing:
+            first = int(torch.randint(1, len(styles), ()))
+            other = self.mapping(self._told(torch.randn_like(z), y))
+            styles[first:] = [other] * (len(styles) - first)
+        return self.synthesis(styles)
+
+    def _told(self, z: Tensor, y: Tensor | None) -> Tensor:
+        return z if y is None else torch.cat([z, self.embed(y)], dim=1)
+
+    def synthesis(self, styles: Sequence[Tensor]) -> Tensor:
+        """Returns images [N, C, H, W] in the styles ``w`` [N, w_dim] of each convolution."""
+        x = self.start.expand(len(styles[0]), *self.start.shape)
         image = torch.zeros(())
-        for stage, (first, second, to_image) in enumerate(
-            zip(self.first, self.second, self.to_image, strict=True)
-        ):
+        for stage, to_image in enumerate(self.to_image):
             if stage:
                 x = F.interpolate(x, scale_factor=2, mode="bilinear")
                 image = F.interpolate(image, scale_factor=2, mode="bilinear")
-            for convolution in (first, second):
-                x = F.leaky_relu(convolution(x, w), _SLOPE) * math.sqrt(2)
-            image = to_image(x, w) if stage == 0 else image + to_image(x, w)
+            for layer, convolutions in ((2 * stage, self.first), (2 * stage + 1, self.second)):
+                out = self.noise[layer](convolutions[stage](x, styles[layer]))
+                x = F.leaky_relu(out, _SLOPE) * math.sqrt(2)
+            drawn = to_image(x, styles[2 * stage + 1])
+            image = drawn if stage == 0 else image + drawn
         return image

@@ -1,6 +1,6 @@
 """Recipes ``cgan``, ``projection`` and ``acgan``: three ways to tell D the class."""
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -43,13 +43,18 @@ class CganRecipe(ConvolutionalRecipe):
 class ProjectionRecipe(ConvolutionalRecipe):
     """Miyato & Koyama, "cGANs with Projection Discriminator" (2018).
 
-    With the hinge loss and spectral normalisation, as there, and with two time scales.
+    With the hinge loss and spectral normalisation of every layer and of the embedding, as there,
+    and with two time scales.
     """
 
     name: ClassVar[str] = "projection"
     summary: ClassVar[str] = "class-conditional digits: projection, hinge, spectral normalisation"
     condition: ClassVar[Literal["none", "class", "code"]] = "class"
 
+    values_before: ClassVar[dict[str, Any]] = {"spectral_embedding": False}
+
+    spectral_embedding: bool = True
+    """Whether the embedding of the classes in D is spectrally normalised, too, as in the paper."""
     beta1: float = Field(default=0.0, ge=0, lt=1)
     """Adam's decay of the first moment."""
     beta2: float = Field(default=0.9, ge=0, lt=1)
@@ -67,6 +72,7 @@ class ProjectionRecipe(ConvolutionalRecipe):
             norm="none",
             spectral=True,
             projected=True,
+            spectral_embedding=self.spectral_embedding,
         )
 
     def game(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "Game":

@@ -1,6 +1,6 @@
 """Recipes ``improved`` and ``ssgan``: the techniques of one paper."""
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,18 +19,25 @@ class ImprovedRecipe(ConvolutionalRecipe):
     """Salimans et al., "Improved Techniques for Training GANs" (2016), sections 3.1 to 3.5.
 
     Feature matching, minibatch discrimination, historical averaging, one-sided label smoothing and
-    virtual batch normalisation, each of them an option; on DCGAN's networks.
+    virtual batch normalisation, each of them an option; on DCGAN's networks. As in the paper,
+    feature matching takes the place of the adversarial loss of G (``--adversarial-weight`` adds
+    that).
     """
 
     name: ClassVar[str] = "improved"
     summary: ClassVar[str] = "digits by the improved techniques"
 
+    values_before: ClassVar[dict[str, Any]] = {"adversarial_weight": 1.0}
+
     feature_weight: float = Field(default=1.0, ge=0)
     """Weight of feature matching in G's loss."""
+    adversarial_weight: float = Field(default=0.0, ge=0)
+    """Weight of the adversarial loss in G's loss, which feature matching replaces."""
     similarity_kernels: int = Field(default=32, ge=0)
     """Similarities that minibatch discrimination adds to the features of D; 0: none."""
-    history_weight: float = Field(default=1e-4, ge=0)
-    """Weight of either player's squared distance from the mean of its past selves."""
+    history_weight: float = Field(default=0.03, ge=0)
+    """Weight of either player's squared distance from the mean of its past selves. The paper names
+    none; with this one the pull is about a hundredth of the gradient."""
     real_target: float = Field(default=0.9, gt=0, le=1)
     """Target of D for real images: below 1 smoothed, on that side alone."""
     virtual_batch: int = Field(default=64, ge=0)
@@ -71,6 +78,7 @@ class ImprovedRecipe(ConvolutionalRecipe):
                 parts.FeatureMatching(self.feature_weight),
                 parts.HistoricalAverage(self.history_weight, G, "history_G"),
             ],
+            adversarial_weight=self.adversarial_weight,
             augmentation=parts.augmentation(self),
         )
 
@@ -87,8 +95,11 @@ class SsganRecipe(ConvolutionalRecipe):
 
     labelled: int = Field(default=100, ge=1)
     """Labels shown of each class; those of all other images are hidden."""
+    values_before: ClassVar[dict[str, Any]] = {"adversarial_weight": 1.0}
     feature_weight: float = Field(default=10.0, gt=0)
     """Weight of feature matching in G's loss."""
+    adversarial_weight: float = Field(default=0.0, ge=0)
+    """Weight of the adversarial loss in G's loss, which feature matching replaces."""
 
     def shown_labels(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
         """Returns the labels [N], all but the first so many of each class replaced by -1."""
@@ -113,5 +124,6 @@ class SsganRecipe(ConvolutionalRecipe):
             parts.OBJECTIVES["non-saturating"],
             terms_D=[parts.Supervision()],
             terms_G=[parts.FeatureMatching(self.feature_weight)],
+            adversarial_weight=self.adversarial_weight,
             augmentation=parts.augmentation(self),
         )

@@ -1,6 +1,6 @@
 """Recipe ``infogan``: codes that come to mean something by themselves."""
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -27,12 +27,16 @@ class InfoganRecipe(ConvolutionalRecipe):
     summary: ClassVar[str] = "digits with codes that find their meaning"
     condition: ClassVar[Literal["none", "class", "code"]] = "code"
 
+    values_before: ClassVar[dict[str, Any]] = {"continuous_weight": 0.5}
+
     codes: int = Field(default=10, ge=2)
     """Values of the categorical code."""
     continuous_codes: int = Field(default=2, ge=0)
     """Elements of the latent, the first, that images have to tell."""
     information_weight: float = Field(default=1.0, gt=0)
     """Lambda: weight of the bound on the mutual information."""
+    continuous_weight: float = Field(default=1.0, ge=0)
+    """Weight of the continuous codes in the bound, beside the categorical one."""
 
     @model_validator(mode="after")
     def _fit(self) -> "Self":
@@ -66,7 +70,9 @@ class InfoganRecipe(ConvolutionalRecipe):
         from imagemint.training import parts
 
         terms = [
-            parts.MutualInformation(self.information_weight, self.continuous_codes)
+            parts.MutualInformation(
+                self.information_weight, self.continuous_codes, self.continuous_weight
+            )
             for _ in ("D", "G")
         ]
         return parts.Game(

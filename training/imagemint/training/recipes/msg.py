@@ -1,6 +1,6 @@
 """Recipe ``msg``: multi-scale gradients."""
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
@@ -16,13 +16,18 @@ if TYPE_CHECKING:
 class MsgRecipe(ZeroCentredOptions, Recipe):
     """Karnewar & Wang, "MSG-GAN: Multi-Scale Gradients for Generative Adversarial Networks" (2019).
 
-    D sees the pictures that G draws at all of its sizes; here with relativistic pairing and both
-    penalties. It stands where progressive growing would.
+    D sees the pictures that G draws at all of its sizes. R1 and R2 are taken by each picture at its
+    own size, as the paper takes its penalty by each input of D, and augmentation distorts all
+    pictures of an image as one. Two things are not the paper's: relativistic pairing with both
+    penalties, which converges where its losses need tuning, and a depth that fits two CPU cores.
     """
 
     name: ClassVar[str] = "msg"
     summary: ClassVar[str] = "digits by multi-scale gradients"
+    values_before: ClassVar[dict[str, Any]] = {"minibatch_deviation": False}
 
+    minibatch_deviation: bool = True
+    """Whether D is told how much the batch varies, as in the paper: one more feature."""
     generator_channels: int = Field(default=128, ge=4, multiple_of=4)
     """Channels of the generator at the smallest size; every doubling of the size halves them."""
     discriminator_channels: int = Field(default=128, ge=4, multiple_of=4)
@@ -44,7 +49,9 @@ class MsgRecipe(ZeroCentredOptions, Recipe):
         """Returns a discriminator that sees every size."""
         from imagemint.training import parts
 
-        return parts.MultiScaleDiscriminator(shape, base_channels=self.discriminator_channels)
+        return parts.MultiScaleDiscriminator(
+            shape, base_channels=self.discriminator_channels, deviation=self.minibatch_deviation
+        )
 
     def game(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "Game":
         """Returns relativistic pairing with both penalties on pyramids of images."""

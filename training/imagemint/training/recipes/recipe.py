@@ -93,6 +93,15 @@ class Recipe(BaseModel):
         defaults = {name: field.default for name, field in fields if not field.is_required()}
         return defaults | cls.values_before | options
 
+    def turns_of_discriminator(self, step: int) -> int:
+        """Returns how many steps D makes before G's step of this number, from 0 on."""
+        del step
+        return self.discriminator_steps
+
+    def turns_before(self, step: int) -> int:
+        """Returns how many steps D has made before G's step of this number and its own."""
+        return self.discriminator_steps * step
+
     def generator(self, shape: "Shape") -> "nn.Module":
         """Returns a fresh G: ``G(z)``, or ``G(z, y)`` where there is a condition.
 

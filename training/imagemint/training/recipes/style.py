@@ -1,6 +1,6 @@
 """Recipe ``style``: a small style-based generator for few images."""
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 class StyleRecipe(ZeroCentredOptions, Recipe):
     """Karras et al., "A Style-Based Generator Architecture for GANs" (2018), and its successors.
 
-    Mapping network, modulated convolutions and pictures summed over all sizes, against a residual
-    discriminator with the non-saturating loss and lazy R1; adaptive augmentation (2020), since it
+    Mapping network, modulated convolutions, noise, style mixing, path length regularisation and
+    pictures summed over all sizes, against a residual discriminator that is told the deviation of
+    the batch, with the non-saturating loss and lazy R1; adaptive augmentation (2020), since it
     trains on 3,063 emoji. Truncation draws w towards its mean.
     """
 
@@ -26,6 +27,12 @@ class StyleRecipe(ZeroCentredOptions, Recipe):
     dataset: ClassVar[str] = "emoji64"
     image: ClassVar[str] = "64x64 RGB"
     truncation: ClassVar[Literal["threshold", "psi"]] = "psi"
+    values_before: ClassVar[dict[str, Any]] = {
+        "minibatch_deviation": False,
+        "noise": False,
+        "mixing": 0.0,
+        "path_length_weight": 0.0,
+    }
 
     images: int = Field(default=2_000_000, ge=1)
     """Real images shown to the discriminator, counted with repetition: the length of the run."""
@@ -37,6 +44,14 @@ class StyleRecipe(ZeroCentredOptions, Recipe):
     """Length of an intermediate latent."""
     mapping_layers: int = Field(default=4, ge=1)
     """Dense layers of the mapping network."""
+    noise: bool = True
+    """Whether G has noise behind each convolution; once trained it is the same for all images."""
+    mixing: float = Field(default=0.9, ge=0, le=1)
+    """Share of batches in which the layers from a random one on get the style of other latents."""
+    path_length_weight: float = Field(default=2.0, ge=0)
+    """Weight of path length regularisation, every eighth step on half of the batch; 0: none."""
+    minibatch_deviation: bool = True
+    """Whether D is told how much the batch varies, as in the paper: one more feature."""
     generator_channels: int = Field(default=256, ge=16, multiple_of=16)
     """Channels of the generator at 4x4."""
     discriminator_channels: int = Field(default=256, ge=16, multiple_of=16)
@@ -67,6 +82,8 @@ class StyleRecipe(ZeroCentredOptions, Recipe):
             w_dim=self.w_dim,
             base_channels=self.generator_channels,
             mapping_layers=self.mapping_layers,
+            noise=self.noise,
+            mixing=self.mixing,
         )
 
     def discriminator(self, shape: "Shape") -> "Discriminator":
@@ -76,15 +93,17 @@ class StyleRecipe(ZeroCentredOptions, Recipe):
         return parts.ResidualDiscriminator(
             parts.Shape(0, shape.image_size, shape.image_channels),
             base_channels=self.discriminator_channels,
+            deviation=self.minibatch_deviation,
         )
 
     def game(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "Game":
-        """Returns the non-saturating objective with R1."""
+        """Returns the non-saturating objective with R1 and path length regularisation."""
         del G, D, shape
         from imagemint.training import parts
 
         return parts.Game(
             parts.OBJECTIVES["non-saturating"],
             terms_D=[parts.zero_centred_penalties(self, r2=False)],
+            terms_G=[parts.PathLength(self.path_length_weight)] if self.path_length_weight else [],
             augmentation=parts.augmentation(self),
         )

@@ -1,6 +1,6 @@
 """Recipes ``wgan``, ``wgan-gp`` and ``sngan``: three ways to a Lipschitz discriminator."""
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -13,11 +13,19 @@ if TYPE_CHECKING:
     from imagemint.training.networks import Discriminator, Shape
 
 
+_REFRESHED_EVERY = 500
+
+
 class WganRecipe(ConvolutionalRecipe):
-    """Arjovsky et al., "Wasserstein GAN" (2017): five steps of D, its weights clipped, RMSprop."""
+    """Arjovsky et al., "Wasserstein GAN" (2017): five steps of D, its weights clipped, RMSprop.
+
+    As in the authors' code, D makes a hundred steps before each of G's first 25, so that it
+    estimates a distance before G follows it, and again before every 500th.
+    """
 
     name: ClassVar[str] = "wgan"
     summary: ClassVar[str] = "digits by the earth mover's distance: clipped weights"
+    values_before: ClassVar[dict[str, Any]] = {"warm_up_steps": 0}
 
     images: int = Field(default=1_500_000, ge=1)
     """Real images shown to the discriminator, counted with repetition: the length of the run."""
@@ -29,8 +37,24 @@ class WganRecipe(ConvolutionalRecipe):
     """Adam's decay of the second moment; RMSprop's only one."""
     discriminator_steps: int = Field(default=5, ge=1)
     """Steps of D for one of G, each on fresh images: n_critic."""
+    warm_up_steps: int = Field(default=25, ge=0)
+    """First steps of G before which D makes more of its own; 0: none, nor before every 500th."""
+    warm_up_turns: int = Field(default=100, ge=1)
+    """Steps of D before each of those."""
     clip: float = Field(default=0.01, gt=0)
     """Every weight of D is kept within plus and minus this."""
+
+    def turns_of_discriminator(self, step: int) -> int:
+        """Returns how many steps D makes before G's step of this number."""
+        more = step < self.warm_up_steps or (self.warm_up_steps and step % _REFRESHED_EVERY == 0)
+        return self.warm_up_turns if more else self.discriminator_steps
+
+    def turns_before(self, step: int) -> int:
+        """Returns how many steps D has made before that."""
+        first = min(step, self.warm_up_steps)
+        refreshed = -(-step // _REFRESHED_EVERY) - -(-first // _REFRESHED_EVERY)
+        many = first + (refreshed if self.warm_up_steps else 0)
+        return many * self.warm_up_turns + (step - many) * self.discriminator_steps
 
     def discriminator(self, shape: "Shape") -> "Discriminator":
         """Returns a DCGAN discriminator."""
