@@ -27,6 +27,7 @@ APART = [
 ]
 SEED = 5
 STREAMS, STREAMED, CALLS = 4, 400, 24
+ENDLESS = pb.StreamGenerateRequest(images={"model": "digits", "count": 10**9})
 
 
 @pytest.fixture(scope="module")
@@ -131,3 +132,36 @@ async def test_second_signal_ends_at_once(large_models, processes, tmp_path):
         for wait in gone:
             await wait()
     assert not list(tmp_path.iterdir())
+
+
+async def test_call_that_comes_late_is_told_when_to_come_back(held, connect, details_of):
+    """While accepted work is finished: UNAVAILABLE and a delay, on old connections and new ones."""
+    single = pb.GenerateRequest(images={"model": "digits", "count": 1})
+    async with connect(held) as channel:
+        stub = generation_service_pb2_grpc.GenerationServiceStub(channel)
+        accepted = stub.Generate(single)
+        await held.backends["digits"].begun()
+        stopping = asyncio.create_task(held.stop())
+        health = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        with pytest.raises(grpc.aio.AioRpcError):  # the watch ends when calls are refused
+            await _statuses(health)
+        async with connect(held) as other:
+            late = generation_service_pb2_grpc.GenerationServiceStub(other)
+            for each in (
+                stub.Generate(single),
+                late.Generate(single),
+                late.StreamGenerate(ENDLESS),
+            ):
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await (each.read() if hasattr(each, "read") else each)
+                assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+                details = details_of(caught.value)
+                assert details["ErrorInfo"].reason == "DRAINING"
+                assert details["RetryInfo"].retry_delay.ToNanoseconds() > 0
+        held.backends["digits"].release()
+        assert len((await accepted).batch.pictures) == 1
+        await stopping
+
+
+async def _statuses(watch):
+    return [answer.status async for answer in watch]

@@ -83,6 +83,22 @@ class Client(BaseModel):
         """Images at once after a pause; only with a rate."""
         return float(self.burst_images or max(1.0, self.rate_images_per_s or 0.0))
 
+    def shared(self, workers: int) -> Self:
+        """Returns what one of several workers lets the client do: an even share of its limits.
+
+        A share is one call and one image of burst at least, however many workers there are.
+        """
+        if workers == 1:
+            return self
+        rate, calls = self.rate_images_per_s, self.max_concurrent_calls
+        return self.model_copy(
+            update={
+                "rate_images_per_s": rate and rate / workers,
+                "burst_images": self.burst_images and max(1, self.burst_images // workers),
+                "max_concurrent_calls": calls and max(1, calls // workers),
+            }
+        )
+
     def may_use(self, model: str) -> bool:
         """Whether it may use a model, whether or not there is one of that name."""
         return self.models == "*" or model in self.models
@@ -168,6 +184,7 @@ class KeyRing:
         on_reload: called after each change of the file with whether it was taken; a failure that
             lasts is reported once.
         clock: seconds; for tests.
+        workers: number of processes among which the limits of each client are divided.
 
     Raises:
         KeyFileError: the file is bad from the start.
@@ -178,8 +195,11 @@ class KeyRing:
         path: Path,
         on_reload: Callable[[bool], object] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        workers: int = 1,
     ) -> None:
         self._path = path
+        self._workers = workers
         self._on_reload = on_reload
         self._clock = clock
         self._file = WatchedFiles([path], _LARGEST_FILE)
@@ -229,6 +249,6 @@ class KeyRing:
             raise _unreadable(self._path, error) from None
         if contents is None:
             return False
-        clients = _parse(self._path, contents[0])
+        clients = [client.shared(self._workers) for client in _parse(self._path, contents[0])]
         self._by_digest = {digest: client for client in clients for digest in client.sha256}
         return True

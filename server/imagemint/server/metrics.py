@@ -179,6 +179,14 @@ class Metrics:
         self.rejected = self._counter(
             "rejected", "Calls refused before any work.", "model", "reason"
         )
+        self.ended = self._counter(
+            "ended_calls",
+            "Calls ended while under way: stalled, or their key was withdrawn.",
+            "reason",
+        )
+        self.bytes_in_flight = self._gauge(
+            "bytes_in_flight", "Bytes of answers made and not yet taken by their callers."
+        )
         self.client_images = self._counter(
             "client_images", "Images let in, by the name of the API key.", "client", "model"
         )
@@ -233,7 +241,8 @@ class Metrics:
 
     def watch(self, gauge: Gauge, labels: tuple[str, ...], value: Callable[[], float]) -> None:
         """Reads what a gauge tells whenever it is scraped."""
-        gauge.labels(*labels).set_function(value)
+        child = gauge.labels(*labels) if labels else gauge
+        child.set_function(value)
 
     def forget(self, collectors: Iterable[Counter | Gauge | Histogram], **labels: str) -> None:
         """Tells no more of what is gone, such as a version that was unloaded.

@@ -122,10 +122,21 @@ class ServeSettings(BaseModel):
     api_keys: Path | None = None
     """TOML file of API keys, as `imagemint key` makes them; absent, nobody is asked for one. Read
     again when it changes."""
-    max_concurrent_calls: int = Field(default=1_024, ge=1)
-    """Calls that run side by side at most, health checks aside; each process counts its own."""
-    max_connections: int = Field(default=4_096, ge=1)
-    """Connections at most; more are closed at once."""
+    max_concurrent_calls: int = Field(default=1_024, ge=1, le=2**20)
+    """Largest number of calls at the same time, without health checks; each process counts its own.
+    """
+    max_calls_per_caller: int | None = Field(default=None, ge=1, le=2**20)
+    """Largest number of calls at the same time of one API key or, without keys, of one address.
+    Default: three quarters of max_concurrent_calls. max_concurrent_calls of a key replaces it."""
+    max_bytes_in_flight: int = Field(default=256 * 2**20, ge=2**20, le=2**40)
+    """Memory for answers that are made and not yet taken by their callers, over all calls; divided
+    among the processes. One caller may hold half of it."""
+    stall_timeout_s: float | None = Field(default=60.0, gt=0, le=10**6)
+    """Time that a client may leave an answer untaken before its connection is closed; our clients
+    come back and resume."""
+    max_connections: int | None = Field(default=None, ge=1, le=2**20)
+    """Largest number of connections; more are closed at once. Default: 4,096, or fewer where the
+    limit of open files is lower. From three quarters on, idle connections are closed."""
     max_streams_per_connection: int = Field(default=256, ge=1)
     """Calls that one connection may have open; its client holds the others back."""
     max_request_bytes: int = Field(default=4 * 2**20, ge=1_024, le=2**31 - 1)
@@ -138,7 +149,7 @@ class ServeSettings(BaseModel):
     connection_age_grace_s: float | None = Field(default=None, gt=0, le=10**6)
     """Time that the calls of such a connection have; absent, as long as they take. Our clients
     resume streams that are cut."""
-    connection_idle_s: float = Field(default=1_800.0, gt=0, le=10**6)
+    connection_idle_s: float = Field(default=300.0, gt=0, le=10**6)
     """Time after which a connection without calls is closed."""
     min_ping_interval_s: float = Field(default=10.0, ge=0, le=10**6)
     """Keepalive pings that come faster, while the server sends nothing, count against their
@@ -157,6 +168,11 @@ class ServeSettings(BaseModel):
     the extra `trace`."""
     trace_sample_ratio: float = Field(default=0.01, ge=0, le=1)
     """Share of calls that are traced, of those whose callers have not decided it."""
+
+    @property
+    def calls_per_caller(self) -> int:
+        """Calls of one caller at the same time."""
+        return self.max_calls_per_caller or -(-3 * self.max_concurrent_calls // 4)
 
     def batch_images(self, *, on_cpu: bool) -> int:
         """Returns the images in one batch at most, on a CPU or on a GPU."""

@@ -22,6 +22,8 @@ EXPECTED = {
     "imagemint_inference_duration_seconds": ("histogram", {"model", "version"}),
     "imagemint_encode_duration_seconds": ("histogram", {"format"}),
     "imagemint_rejected_total": ("counter", {"model", "reason"}),
+    "imagemint_ended_calls_total": ("counter", {"reason"}),
+    "imagemint_bytes_in_flight": ("gauge", set()),
     "imagemint_client_images_total": ("counter", {"client", "model"}),
     "imagemint_reloads_total": ("counter", {"what", "outcome"}),
     "imagemint_model_info": (

@@ -207,7 +207,7 @@ class Supervisor:
 
 
 def worker_settings(settings: ServeSettings, address: str) -> ServeSettings:
-    """Returns the settings of each worker: its share of the queues, but room for any request.
+    """Returns the settings of each worker: its share of queues and memory, room for any request.
 
     Args:
         settings: of the server as a whole.
@@ -215,7 +215,11 @@ def worker_settings(settings: ServeSettings, address: str) -> ServeSettings:
     """
     share = -(-settings.max_queue_images // settings.processes)
     share = max(share, settings.max_images_per_request)
-    return settings.model_copy(update={"grpc_address": address, "max_queue_images": share})
+    shares = {
+        "max_queue_images": share,
+        "max_bytes_in_flight": settings.max_bytes_in_flight // settings.processes,
+    }
+    return settings.model_copy(update={"grpc_address": address, **shares})
 
 
 async def _first(keeping: list[asyncio.Task[None]], *events: asyncio.Event) -> None:

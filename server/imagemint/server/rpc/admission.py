@@ -3,7 +3,7 @@
 import asyncio
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
@@ -16,6 +16,9 @@ from imagemint.server.metrics import Metrics
 from imagemint.server.repository import ModelRepository, ServedVersion
 from imagemint.server.rpc.auth import count_refusal, current_caller
 from imagemint.server.rpc.calls import current_call
+
+# Smaller answers of single calls are bounded by the number of calls alone.
+_SMALL_BYTES = 64 * 2**10
 
 
 class Reading(Protocol):
@@ -91,32 +94,47 @@ class Admission:
             call = read()
         return Held(call)
 
-    def submit(self, version: ServedVersion, job: Job) -> None:
-        """Queues the job of a single call.
+    async def submit(self, version: ServedVersion, job: Job) -> None:
+        """Queues the job of a single call, as soon as there is memory for a large answer.
 
         Raises:
-            RateLimited: the caller has had his images for now.
+            RateLimited: the caller has had its images for now.
             QueueFull, Draining: as `Batcher.submit`.
         """
+        size = job.count * version.spec.image_bytes
+        if size > _SMALL_BYTES:
+            await current_call.get().reserve(size)
         current_caller.get().charge(job.count)
         self._submit(version, job)
 
-    async def submit_paced(self, version: ServedVersion, job: Job) -> None:
-        """Queues the first job of a stream, as soon as the caller's rate allows it.
+    async def submit_paced(self, version: ServedVersion, job: Job, piece: Hashable) -> None:
+        """Queues the first job of a stream, as soon as memory and the caller's rate allow it.
+
+        Args:
+            version: of the model.
+            job: to be queued.
+            piece: what `Call.release` is told when the images have been sent.
 
         Raises:
             QueueFull, Draining: as `Batcher.submit`.
         """
+        await current_call.get().reserve(job.count * version.spec.image_bytes, piece)
         await current_caller.get().pace(job.count, lambda: self._stay(version))
         job.streamed = True
         self._submit(version, job)
 
-    async def submit_when_room(self, version: ServedVersion, job: Job) -> None:
-        """Queues a job of a stream as soon as the rate and the queue have room for it.
+    async def submit_when_room(self, version: ServedVersion, job: Job, piece: Hashable) -> None:
+        """Queues a job of a stream as soon as memory, rate and queue have room for it.
+
+        Args:
+            version: of the model.
+            job: to be queued.
+            piece: as of `submit_paced`.
 
         Raises:
             Draining: as `Batcher.submit`.
         """
+        await current_call.get().reserve(job.count * version.spec.image_bytes, piece)
         await current_caller.get().pace(job.count, lambda: self._stay(version))
         try:
             await version.batcher.submit_when_room(job)
@@ -125,14 +143,22 @@ class Admission:
             raise
         current_caller.get().count(version.spec.name, job.count)
 
-    def submit_ahead(self, version: ServedVersion, job: Job) -> bool:
+    def submit_ahead(self, version: ServedVersion, job: Job, piece: Hashable) -> bool:
         """Queues a job of a stream that nobody waits for yet, and tells whether it did.
+
+        Args:
+            version: of the model.
+            job: to be queued.
+            piece: as of `submit_paced`.
 
         Raises:
             Draining: as `Batcher.submit`.
         """
-        caller = current_caller.get()
+        call, caller = current_call.get(), current_caller.get()
+        if not call.reserve_now(job.count * version.spec.image_bytes, piece):
+            return False
         if not caller.charge_ahead(job.count):
+            call.release(piece)
             return False
         queued = False
         try:
@@ -140,6 +166,7 @@ class Admission:
         finally:
             if not queued:
                 caller.give_back(job.count)
+                call.release(piece)
         if queued:
             caller.count(version.spec.name, job.count)
         return queued

@@ -1,17 +1,17 @@
-"""Who calls, and whether he may: API keys, permissions, rates and numbers of calls.
+"""Identifies callers and limits what they may do: keys, models, rates and numbers of calls.
 
-Without a file of keys everybody may do everything that the server offers, and only the number of
-calls is limited. With one, every method wants a key but those of `_OPEN`: balancers have none.
+Without a key file everybody may do everything that the server offers, within the limits on calls.
+With one, every method wants a key except those of `_OPEN`, because balancers have none.
 """
 
 import asyncio
 import contextvars
 from collections.abc import Callable, Iterable, Iterator
 
-from imagemint.engine.errors import ModelNotFound
+from imagemint.engine.errors import ImagemintError, ModelNotFound
 from imagemint.server.errors import NotAllowed, RateLimited, TooManyCalls, Unauthenticated
 from imagemint.server.keys import Client, KeyRing, digest_of
-from imagemint.server.limits import Ledger
+from imagemint.server.limits import Usage
 from imagemint.server.metrics import Metrics
 
 # Health in its three forms: each tells one bit, to probes that cannot hold a key.
@@ -23,41 +23,41 @@ _OPEN = (
 _KEY_HEADER = "x-api-key"
 _BEARER_HEADER = "authorization"
 _BEARER = "bearer "
-# When a call of the same client will end nobody knows; soon enough to lose little.
+# Nobody knows when a call of the same caller will end; this is soon enough to lose little.
 _CALLS_RETRY_S = 0.5
-# Streams leave this share of a burst to the single calls of the same client, as they leave half of
-# the queue to those who come anew.
+# Streams leave this share of a burst to the single calls of the same client.
 _STREAMS_KEEP = 0.5
-# How often a stream that waits looks whether its key, and the server, still hold.
+# Longest time between two checks of a waiting stream whether it should end.
 _LONGEST_NAP_S = 1.0
 
 Metadata = Iterable[tuple[str, str | bytes]]
 
 
 class Caller:
-    """Whoever makes the call being answered, found by `current_caller`.
+    """The caller of a call, found by `current_caller`.
 
     Args:
-        client: who it is; None where keys are not asked for, and then he may do everything.
-        ring: knows what the client may by now.
-        ledger: what the client has used.
+        client: the client whose key was presented; None where keys are not asked for, and then the
+            caller may do everything.
+        ring: knows what the client may do by now.
+        usage: what the client has used.
         metrics: where to count.
-        digest: of the key that the caller presented. Not the client's name decides what a call may
-            do, but the key: a key that was replaced is withdrawn, although the client stays.
+        digest: of the key that the caller presented. The key decides what a call may do, not the
+            client's name: a key that was replaced is withdrawn, although the client stays.
     """
 
     def __init__(
         self,
         client: Client | None = None,
         ring: KeyRing | None = None,
-        ledger: Ledger | None = None,
+        usage: Usage | None = None,
         metrics: Metrics | None = None,
         digest: str = "",
     ) -> None:
         self._client = client
         self._digest = digest
         self._ring = ring
-        self._ledger = ledger
+        self._usage = usage
         self._metrics = metrics
 
     @property
@@ -67,44 +67,65 @@ class Caller:
 
     @property
     def model_control(self) -> bool:
-        """Whether he may load and unload models, where the server allows it at all."""
+        """Whether it may load and unload models, where the server allows it at all."""
         return self._client is None or self._client.model_control
 
+    @property
+    def max_calls(self) -> int | None:
+        """Calls that the client may run at the same time; None for what the server allows."""
+        return self._client.max_concurrent_calls if self._client else None
+
     def may_use(self, model: str) -> bool:
-        """Whether he may use a model, be there one of that name or not."""
+        """Whether it may use a model, whether or not there is one of that name."""
         return self._client is None or self._client.may_use(model)
 
     def check_model(self, model: str) -> None:
-        """Checks that he may use a model.
+        """Checks that it may use a model.
 
         Raises:
-            NotAllowed: his key is for other models. The same whether there is one of that name or
-                not, so that it tells nothing about what else is served.
+            NotAllowed: its key is for other models. The error is the same whether or not there is a
+                model of that name, so that it does not tell what else is served.
         """
         if not self.may_use(model):
             raise NotAllowed(self.name, "use this model")
 
     def check_model_control(self) -> None:
-        """Checks that he may load and unload models.
+        """Checks that it may load and unload models.
 
         Raises:
-            NotAllowed: his key is not for that.
+            NotAllowed: its key does not allow that.
         """
         if not self.model_control:
             raise NotAllowed(self.name, "control models")
 
+    def objection(self, model: str) -> ImagemintError | None:
+        """Returns why a call that is under way must end, as the key file says now; None if not.
+
+        Args:
+            model: the model of the call; empty while none is known.
+        """
+        if self._client is None or self._ring is None:
+            return None
+        client = self._ring.client_of(self._digest)
+        if client is None:
+            return Unauthenticated("the API key was withdrawn")
+        self._client = client
+        if model and not client.may_use(model):
+            return NotAllowed(client.name, "use this model")
+        return None
+
     def charge(self, images: int) -> None:
-        """Takes the images of one call from his rate.
+        """Takes the images of one call from its rate.
 
         Raises:
-            RateLimited: he has had his images for now; says how long.
+            RateLimited: the client has had its images for now; says how long.
             Unauthenticated: the key was withdrawn during the call.
         """
         if delay_s := self._take(images, keep=0.0):
             raise RateLimited(self.name, delay_s)
 
     def charge_ahead(self, images: int) -> bool:
-        """Takes the images of a chunk that can wait; tells whether it did.
+        """Takes the images of a chunk that can wait, and tells whether it did.
 
         Raises:
             Unauthenticated: the key was withdrawn during the call.
@@ -112,11 +133,11 @@ class Caller:
         return not self._take(images, keep=_STREAMS_KEEP)
 
     async def pace(self, images: int, stay: Callable[[], None]) -> None:
-        """Takes the images of a chunk from his rate, waiting until they can be had.
+        """Takes the images of a chunk from its rate, waiting until there are enough.
 
         Args:
             images: how many.
-            stay: called while waiting; raises when there is no point any more.
+            stay: called while waiting; raises when the call should end.
 
         Raises:
             Unauthenticated: the key was withdrawn during the call.
@@ -127,14 +148,14 @@ class Caller:
 
     def give_back(self, images: int) -> None:
         """Returns images that were charged and then refused for another reason."""
-        if self._client is not None and self._client.rate_images_per_s and self._ledger:
-            self._ledger.give_back(self.name, images)
+        if self._client is not None and self._client.rate_images_per_s and self._usage:
+            self._usage.give_back(self.name, images)
 
     def chunk_size(self, usual: int) -> int:
         """Returns the images in a chunk of a stream whose caller names no size.
 
-        With a rate it is a second's worth at most, for a chunk that took minutes would pass for a
-        server that hangs, and no more than a burst has for streams.
+        With a rate it is a second's worth at most, because a chunk that took minutes would look
+        like a server that hangs, and no more than a burst has for streams.
         """
         client = self._client
         if client is None or client.rate_images_per_s is None:
@@ -143,7 +164,7 @@ class Caller:
         return max(1, min(usual, int(share)))
 
     def _take(self, images: int, *, keep: float) -> float:
-        if self._client is None or self._ring is None or self._ledger is None:
+        if self._client is None or self._ring is None or self._usage is None:
             return 0.0
         client = self._ring.client_of(self._digest)
         if client is None:
@@ -151,7 +172,7 @@ class Caller:
         self._client = client
         if client.rate_images_per_s is None:
             return 0.0
-        return self._ledger.take(
+        return self._usage.take(
             client.name,
             images,
             rate_per_s=client.rate_images_per_s,
@@ -165,7 +186,7 @@ class Caller:
             self._metrics.client_images.labels(self.name, model).inc(images)
 
     def as_seen(self, error: Exception) -> Exception:
-        """Returns an error as this caller may see it: without models that are not his."""
+        """Returns an error as this caller may see it: without the models of others."""
         if isinstance(error, ModelNotFound) and self._client is not None:
             model = error.metadata["model"]
             return ModelNotFound(model, [name for name in error.known if self.may_use(name)])
@@ -173,7 +194,7 @@ class Caller:
 
 
 class _Anybody(Caller):
-    """Who calls where keys are not asked for: asked often, and answering at once."""
+    """The caller where keys are not asked for: asked often, and answering at once."""
 
     def check_model(self, model: str) -> None:
         """Checks nothing."""
@@ -186,7 +207,7 @@ class _Anybody(Caller):
 
 
 ANYBODY = _Anybody()
-"""Who calls where keys are not asked for."""
+"""The caller where keys are not asked for."""
 
 current_caller: contextvars.ContextVar[Caller] = contextvars.ContextVar(
     "current_caller", default=ANYBODY
@@ -199,21 +220,24 @@ class Guard:
     Args:
         metrics: where to count.
         ring: the API keys; None asks for none.
-        ledger: what clients have used; one of this process's own by default.
-        max_calls: calls that run side by side in this process at most; None for any number.
+        max_calls: calls that run at the same time in this process, health checks aside; None for
+            any number.
+        max_calls_per_caller: calls of one key, or without keys of one machine, that run at the
+            same time; None for any number. For health checks it holds by itself.
     """
 
     def __init__(
         self,
         metrics: Metrics,
         ring: KeyRing | None = None,
-        ledger: Ledger | None = None,
         max_calls: int | None = None,
+        max_calls_per_caller: int | None = None,
     ) -> None:
         self._metrics = metrics
         self._ring = ring
-        self._ledger = ledger or Ledger()
+        self._usage = Usage()
         self._max_calls = max_calls
+        self._max_calls_per_caller = max_calls_per_caller
         self._running = 0
 
     def caller(self, method: str, metadata: Metadata) -> Caller:
@@ -225,9 +249,9 @@ class Guard:
 
         Raises:
             Unauthenticated: the method wants a key, and there is none, or none that is known.
-            TooManyCalls: as many as may run in this process are running.
+            TooManyCalls: as many calls as may run in this process are running.
         """
-        # Here too, because here the request has not been read yet.
+        # Checked here as well as in `enter`, because here the request has not been read yet.
         if self._is_full and not method.startswith(_OPEN):
             self._check_room()
         if self._ring is None or method.startswith(_OPEN):
@@ -241,34 +265,47 @@ class Guard:
         client = self._ring.client_of(digest)
         if client is None:
             raise Unauthenticated("the API key is not known")
-        return Caller(client, self._ring, self._ledger, self._metrics, digest)
+        return Caller(client, self._ring, self._usage, self._metrics, digest)
 
-    def counts(self, method: str) -> bool:
-        """Whether the calls of a method are counted, with `enter` and `leave`."""
-        return not method.startswith(_OPEN)
+    def is_open(self, method: str) -> bool:
+        """Whether a method is a health check, which everybody may ask for."""
+        return method.startswith(_OPEN)
 
-    def enter(self, caller: Caller) -> str | None:
-        """Counts a call from now on; returns what `leave` wants to know.
+    def look(self) -> None:
+        """Reads the key file again if it has changed."""
+        if self._ring is not None:
+            self._ring.look()
 
-        Raises:
-            TooManyCalls: as many as may run are running, in this process or of this client.
-        """
-        self._check_room()
-        limit = caller._client.max_concurrent_calls if caller._client else None  # noqa: SLF001 - one unit with Caller
-        if limit is not None and not self._ledger.enter(caller.name, limit):
-            raise TooManyCalls(f"key {caller.name!r}", limit, _CALLS_RETRY_S)
-        self._running += 1
-        return None if limit is None else caller.name
-
-    def leave(self, entered: str | None) -> None:
-        """Counts a call no more.
+    def enter(self, caller: Caller, owner: str, *, is_open: bool = False) -> None:
+        """Counts a call from now on, until `leave`.
 
         Args:
-            entered: what `enter` returned.
+            caller: who calls.
+            owner: the name of the key, or the machine of a caller without one.
+            is_open: whether it is a health check.
+
+        Raises:
+            TooManyCalls: as many as may run are running, in this process or of this caller.
         """
-        self._running -= 1
-        if entered is not None:
-            self._ledger.leave(entered)
+        if is_open:
+            limit = self._max_calls_per_caller
+            if not self._usage.enter(_health(owner), limit):
+                raise TooManyCalls("this address", limit or 0, _CALLS_RETRY_S)
+            return
+        self._check_room()
+        limit = caller.max_calls or self._max_calls_per_caller
+        if not self._usage.enter(owner, limit):
+            whose = f"key {caller.name!r}" if caller.name else "this address"
+            raise TooManyCalls(whose, limit or 0, _CALLS_RETRY_S)
+        self._running += 1
+
+    def leave(self, owner: str, *, is_open: bool = False) -> None:
+        """Counts a call no more; arguments as of `enter`."""
+        if is_open:
+            self._usage.leave(_health(owner))
+        else:
+            self._running -= 1
+            self._usage.leave(owner)
 
     @property
     def _is_full(self) -> bool:
@@ -278,9 +315,9 @@ class Guard:
         if self._is_full and self._max_calls is not None:
             raise TooManyCalls("the server", self._max_calls, _CALLS_RETRY_S)
 
-    def close(self) -> None:
-        """Gives back what is counted here."""
-        self._ledger.close()
+
+def _health(owner: str) -> str:
+    return f"health of {owner}"
 
 
 def count_refusal(metrics: Metrics, error: Exception, model: str) -> None:
@@ -296,7 +333,7 @@ def count_refusal(metrics: Metrics, error: Exception, model: str) -> None:
 
 
 def _presented(metadata: Metadata) -> Iterator[str]:
-    """Every key that came with a call."""
+    """Yields every key that came with a call."""
     for name, value in metadata:
         if isinstance(value, bytes):
             continue

@@ -2,10 +2,8 @@
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -22,6 +20,7 @@ from imagemint.server.repository import ModelRepository, ServedVersion
 from imagemint.server.rpc.admission import Admission, Gate, deadline_of, done, finished
 from imagemint.server.rpc.auth import current_caller
 from imagemint.server.rpc.calls import current_call
+from imagemint.server.rpc.lookahead import UNPROVEN_BYTES, Lookahead
 from imagemint.server.rpc.requests import (
     Output,
     StreamCall,
@@ -37,24 +36,12 @@ _FORMATS = {
     PictureFormat.JPEG: image_pb2.IMAGE_FORMAT_JPEG,
     PictureFormat.WEBP: image_pb2.IMAGE_FORMAT_WEBP,
 }
-# What one stream keeps in the making beyond the chunk being sent, but one chunk at least: enough to
-# keep every instance busy while a chunk travels, and all that a reader who stops reading costs.
-_LOOKAHEAD_IMAGES = 512
-_LOOKAHEAD_BYTES = 16 * 2**20
-# Of a stream whose caller names no size: the first images are there after one small batch, and the
-# chunks grow from then on.
+# Images in the first chunk of a stream whose caller names no size, or fewer if they are large: they
+# are there after one small batch, and the chunks grow from then on.
 _FIRST_CHUNK = 16
 _SECOND_NS = 1_000_000_000
 
 _Answer: TypeAlias = messages.GenerateResponse | messages.StreamGenerateResponse
-
-
-@dataclass(frozen=True)
-class _Pending:
-    """A job under way and its place in the order."""
-
-    job: Job
-    offset: int
 
 
 class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
@@ -93,7 +80,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         with self._admission.held(lambda: read_generate(request, self._repository)) as call:
             order = call.order
             job = order.job(0, order.count, deadline_of(context))
-            self._admission.submit(order.version, job)
+            await self._admission.submit(order.version, job)
             await finished(order.version.batcher, job)
             current_call.get().images = order.count
             answer = messages.GenerateResponse()
@@ -117,7 +104,8 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
             first = most = call.chunk_size
             if not request.HasField("chunk_size"):
                 most = current_caller.get().chunk_size(most)
-                first = min(_FIRST_CHUNK, most)
+                small = UNPROVEN_BYTES // call.version.spec.image_bytes
+                first = max(1, min(_FIRST_CHUNK, small, most))
             await self._stream(call, first, most, context)
 
     async def _stream(
@@ -125,50 +113,41 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
     ) -> None:
         """Sends chunks of `first` images, then twice as many, and so on up to `most`."""
         order, version = call.order, call.version
-        ahead = _chunks_ahead(most, version.spec.image_bytes)
         chunk_size = first
         deadline = deadline_of(context)
-        pending: deque[_Pending] = deque()
-        next_offset = 0
+        ahead = Lookahead(version, most)
         try:
-            while next_offset < order.count or pending:
+            while ahead.next_offset < order.count or ahead.pending:
                 self._gate.stay()
                 order.version.stay()
-                while next_offset < order.count and len(pending) <= ahead:
-                    size = min(chunk_size, order.count - next_offset)
-                    job = order.job(next_offset, size, deadline)
-                    if next_offset == 0:
-                        await self._admission.submit_paced(version, job)
-                    elif not pending:
-                        await self._admission.submit_when_room(version, job)
-                    elif not self._admission.submit_ahead(version, job):
+                while ahead.next_offset < order.count and ahead.has_room(chunk_size):
+                    offset = ahead.next_offset
+                    job = order.job(offset, min(chunk_size, order.count - offset), deadline)
+                    if offset == 0:
+                        await self._admission.submit_paced(version, job, offset)
+                    elif not ahead.pending:
+                        await self._admission.submit_when_room(version, job, offset)
+                    elif not self._admission.submit_ahead(version, job, offset):
                         break  # others wait too; what is under way comes first
-                    pending.append(_Pending(job, next_offset))
-                    next_offset += size
+                    ahead.add(job)
                     chunk_size = min(2 * chunk_size, most)
-                await self._send_chunk(order, call.output, pending[0], context)
-                pending.popleft()
+                await ahead.send_next(context, await self._chunk(order, call.output, ahead))
         finally:
-            for left in pending:
-                version.batcher.drop(left.job)
+            ahead.drop()
 
-    async def _send_chunk(
-        self,
-        order: Order,
-        output: Output,
-        pending: _Pending,
-        context: grpc.aio.ServicerContext[Any, Any],
-    ) -> None:
-        job = pending.job
+    async def _chunk(
+        self, order: Order, output: Output, ahead: Lookahead
+    ) -> messages.StreamGenerateResponse:
+        """Waits for the next chunk of a stream, and returns the answer that holds it."""
+        job, offset = ahead.pending[0].job, ahead.pending[0].offset
         await done(job)
         answer = messages.StreamGenerateResponse()
         if output.picture_format is PictureFormat.RAW:
-            self._fill_raw(answer, order, job, pending.offset)
+            self._fill_raw(answer, order, job, offset)
         else:
-            await self._fill(answer, order, output, job, pending.offset)
+            await self._fill(answer, order, output, job, offset)
         current_call.get().images += job.count
-        # Returns once flow control has let the chunk go: a slow reader holds us here.
-        await context.write(answer)
+        return answer
 
     def _fill_raw(self, answer: _Answer, order: Order, job: Job, offset: int) -> None:
         """Writes the images of a job into an answer; copies of bytes are not worth a thread."""
@@ -248,10 +227,6 @@ def _encoded(
         encode(pixels, names, output.picture_format, output.quality, variant=variant)
         for pixels, names in zip(images, serials, strict=True)
     ]
-
-
-def _chunks_ahead(chunk_size: int, image_bytes: int) -> int:
-    return max(1, min(_LOOKAHEAD_IMAGES, _LOOKAHEAD_BYTES // image_bytes) // chunk_size)
 
 
 def _preamble(

@@ -9,6 +9,7 @@ import grpc
 from imagemint.engine.errors import Draining
 from imagemint.open_inference import grpc_service_pb2 as messages
 from imagemint.server.rpc.admission import Gate
+from imagemint.server.rpc.calls import current_call, send
 
 # Requests of one stream under way, or answered and not yet taken: enough that a stream of single
 # images fills a good batch, and all that a reader who stops reading costs.
@@ -68,8 +69,10 @@ class InferStream:
         reader.add_done_callback(lambda _: self._answers.put_nowait(None))
         try:
             while (answer := await self._answers.get()) is not None:
-                # Returns once flow control has let it go: a slow reader holds us here.
-                await self._context.write(await answer)
+                # Returns once flow control has let the answer go: a slow reader blocks it.
+                await send(self._context, await answer)
+                if (call := current_call.get(None)) is not None:
+                    call.release(answer)  # the task that made it reserved its bytes
                 self._room.release()
         finally:
             reader.cancel()

@@ -1,5 +1,6 @@
 """GRPCInferenceService: the Open Inference Protocol, for clients of KServe and Triton."""
 
+import asyncio
 from importlib.metadata import version as release_of
 from typing import Any
 
@@ -250,11 +251,11 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         version = call.version
         job = call.rows.job(min(call.deadline, deadline_of(context)), call.priority)
         if patient:
-            await self._admission.submit_when_room(version, job)
+            await self._admission.submit_when_room(version, job, asyncio.current_task())
         elif streamed:
-            await self._admission.submit_paced(version, job)
+            await self._admission.submit_paced(version, job, asyncio.current_task())
         else:
-            self._admission.submit(version, job)
+            await self._admission.submit(version, job)
         await finished(version.batcher, job)
         current_call.get().images += job.count
         return job

@@ -5,9 +5,9 @@ from __future__ import annotations  # the type of the tracing is imported for ty
 import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import grpc
@@ -17,20 +17,21 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from imagemint.engine.errors import Draining
 from imagemint.open_inference import grpc_service_pb2, grpc_service_pb2_grpc
+from imagemint.server.bytes_in_flight import Budget
 from imagemint.server.control import ModelControl
 from imagemint.server.keys import KeyRing
-from imagemint.server.limits import Ledger
 from imagemint.server.metrics import Metrics
 from imagemint.server.peers import Peers
 from imagemint.server.repository import ModelRepository
 from imagemint.server.rpc.admission import Gate
 from imagemint.server.rpc.auth import Guard
-from imagemint.server.rpc.calls import Routes
 from imagemint.server.rpc.generation import GenerationServicer
 from imagemint.server.rpc.inference import InferenceServicer
 from imagemint.server.rpc.models import ModelServicer
+from imagemint.server.rpc.routes import Routes
 from imagemint.server.rpc.standing import Standing
-from imagemint.server.rpc.transport import channel_options, server_credentials
+from imagemint.server.rpc.transport import channel_options, connection_limit, server_credentials
+from imagemint.server.rpc.under_way import CallsUnderWay
 from imagemint.server.settings import ServeSettings, join_address, split_address
 from imagemint.v1 import (
     generation_service_pb2,
@@ -49,6 +50,11 @@ _SERVICES = (
     model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
     grpc_service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name,
 )
+# Callers that a draining server refuses are told to wait for so long.
+_RETRY_DELAY_S = 1.0
+# Without a call for so long, callers have heard that the server is leaving.
+_QUIET_S = 0.1
+_MOST_PAUSES = 10
 # Longer than a watcher of the health service takes to be told, unless he does not read.
 _FAREWELL_S = 1.0
 _LOOK_S = 0.05
@@ -90,10 +96,26 @@ class RpcServer:
         self._shares_port = peers.several
         self.gate = Gate()
         self._health = _Health()
-        self._guard = _guard(settings, metrics, peers.directory)
+        self._guard = _guard(settings, metrics)
+        max_connections = connection_limit(settings)
+        budget = Budget(settings.max_bytes_in_flight)
+        metrics.watch(metrics.bytes_in_flight, (), lambda: budget.held_bytes)
+        self._under_way = CallsUnderWay(
+            self._guard,
+            budget,
+            metrics,
+            stall_timeout_s=settings.stall_timeout_s,
+            max_connections=max_connections,
+        )
         self._credentials = server_credentials(settings, metrics)
         self._standing = Standing(repository, self._stand)
-        routes = Routes(metrics, self._guard, access_log=settings.access_log, tracing=tracing)
+        self._routes = routes = Routes(
+            metrics,
+            self._guard,
+            self._under_way,
+            access_log=settings.access_log,
+            tracing=tracing,
+        )
         adding = cast("grpc.aio.Server", routes)  # of a server they use what Routes has
         generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(
             GenerationServicer(repository, metrics, self.gate, encoders), adding
@@ -112,7 +134,7 @@ class RpcServer:
         self._new_server: Callable[[], grpc.aio.Server] = lambda: grpc.aio.server(
             handlers=[routes],
             options=[
-                *channel_options(settings),
+                *channel_options(settings, max_connections),
                 # A second server on the port must fail loudly, not take half of the calls. For
                 # workers their supervisor has seen to that.
                 ("grpc.so_reuseport", int(self._shares_port)),
@@ -148,6 +170,7 @@ class RpcServer:
         except (OSError, RuntimeError) as error:
             raise OSError(f"cannot listen on {address}: {error}") from error
         await self._server.start()
+        self._under_way.start(port)
         return join_address(host, port)
 
     async def _restart(self, address: str) -> None:
@@ -194,14 +217,29 @@ class RpcServer:
                 await self._health.enter_graceful_shutdown()
 
     async def stop(self, grace_s: float) -> None:
-        """Refuses new calls, waits for those inside, and cancels what is left after the grace."""
+        """Refuses new calls, waits for those inside, and cancels what is left after the grace.
+
+        gRPC drops a call that arrives while its server stops. So connections stay open, and new
+        calls are answered UNAVAILABLE with a delay, until the accepted calls are done and callers
+        have been quiet for a moment.
+        """
+        until_s = time.monotonic() + grace_s
         self._standing.stop()
+        self._routes.refuse(Draining(_RETRY_DELAY_S))
         self._health.dismiss()
         self._inference.dismiss()
+        if grace_s > 0:
+            await self._under_way.wait_idle(grace_s)
+            for _ in range(_MOST_PAUSES):
+                pause_s = min(self._routes.latest_s + _QUIET_S, until_s) - time.monotonic()
+                if pause_s <= 0:
+                    break
+                await asyncio.sleep(pause_s)
         if self._restarting is not None:
             self._restarting.cancel()
-        await asyncio.gather(self._server.stop(grace_s), *map(_give_up, self._abandoned))
-        self._guard.close()
+        left_s = max(0.0, until_s - time.monotonic())
+        await asyncio.gather(self._server.stop(left_s), *map(_give_up, self._abandoned))
+        self._under_way.stop()
 
     async def _set(self, names: tuple[str, ...], *, serving: bool) -> None:
         status = health_pb2.HealthCheckResponse
@@ -209,14 +247,14 @@ class RpcServer:
             await self._health.set(name, status.SERVING if serving else status.NOT_SERVING)
 
 
-def _guard(settings: ServeSettings, metrics: Metrics, shared: Path | None) -> Guard:
+def _guard(settings: ServeSettings, metrics: Metrics) -> Guard:
     def count(good: bool) -> None:
         metrics.reloads.labels("api_keys", "ok" if good else "failed").inc()
 
-    ring = None if settings.api_keys is None else KeyRing(settings.api_keys, count)
-    # Not named .db: that is what files of metrics are called.
-    ledger = Ledger(None if shared is None else shared / "ledger")
-    return Guard(metrics, ring, ledger, settings.max_concurrent_calls)
+    ring = None
+    if settings.api_keys is not None:
+        ring = KeyRing(settings.api_keys, count, workers=settings.processes)
+    return Guard(metrics, ring, settings.max_concurrent_calls, settings.calls_per_caller)
 
 
 def _is_running(server: grpc.aio.Server) -> bool:

@@ -1,4 +1,6 @@
-"""What gRPC's transport is told: its limits, from the settings, and its certificates."""
+"""Configures gRPC's transport: its limits, from the settings, and its certificates."""
+
+import resource
 
 import grpc
 import structlog
@@ -13,15 +15,47 @@ _log = structlog.stdlib.get_logger(__name__)
 _NEVER_MS = 2**31 - 1
 
 
-def channel_options(settings: ServeSettings) -> list[tuple[str, int]]:
-    """Returns the arguments of gRPC's core that the settings stand for."""
+# A client that has not finished its handshake by then is sent away.
+_HANDSHAKE_MS = 20_000
+_MAX_CONNECTIONS = 4_096
+# Descriptors that connections leave to the models, the metrics, the log and the workers.
+_OTHER_DESCRIPTORS = 256
+
+
+def connection_limit(settings: ServeSettings) -> int:
+    """Returns how many connections are accepted, so that descriptors are left for all else.
+
+    Raises the limit of open files of this process first, as far as it may and as far as needed.
+    """
+    wanted = settings.max_connections or _MAX_CONNECTIONS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + _OTHER_DESCRIPTORS
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return wanted
+    allowed = soft - min(_OTHER_DESCRIPTORS, soft // 2)
+    if settings.max_connections is not None:
+        _log.warning("max_connections is above the limit of open files", limit=soft, used=allowed)
+    return min(wanted, allowed)
+
+
+def channel_options(settings: ServeSettings, max_connections: int) -> list[tuple[str, int]]:
+    """Returns the arguments of gRPC's core that the settings stand for.
+
+    Args:
+        settings: of the server.
+        max_connections: connections that are accepted, see `connection_limit`.
+    """
     return [
         ("grpc.max_receive_message_length", settings.max_request_bytes),
         # Between these two core refuses by lot; alike, they are one limit.
         ("grpc.max_metadata_size", settings.max_metadata_bytes),
         ("grpc.absolute_max_metadata_size", settings.max_metadata_bytes),
         ("grpc.max_concurrent_streams", settings.max_streams_per_connection),
-        ("grpc.max_allowed_incoming_connections", settings.max_connections),
+        ("grpc.max_allowed_incoming_connections", max_connections),
+        ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
         ("grpc.max_connection_age_ms", _milliseconds(settings.connection_age_s)),
         ("grpc.max_connection_age_grace_ms", _milliseconds(settings.connection_age_grace_s)),
         ("grpc.max_connection_idle_ms", _milliseconds(settings.connection_idle_s)),

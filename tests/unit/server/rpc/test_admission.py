@@ -6,9 +6,11 @@ import pytest
 from tiny_bundles import write_bundle
 
 from imagemint.engine.errors import Draining, ModelNotReady
+from imagemint.server.bytes_in_flight import Budget
 from imagemint.server.repository import ServedVersion
 from imagemint.server.rpc.admission import Admission, Gate
 from imagemint.server.rpc.auth import current_caller
+from imagemint.server.rpc.calls import Call, current_call
 
 
 @dataclass
@@ -68,7 +70,12 @@ async def test_chunk_ahead_that_met_the_end_costs_nothing(admission, served, new
     returned = []
     caller = current_caller.get()
     monkeypatch.setattr(caller, "give_back", returned.append)
+    budget = Budget(2**20)
+    call = Call()
+    call.budget = budget
+    current_call.set(call)
     served[0].batcher.close()
     with pytest.raises(Draining):
-        admission.submit_ahead(served[0], new_job(0, 7))
+        admission.submit_ahead(served[0], new_job(0, 7), 0)
     assert returned == [7]
+    assert budget.held_bytes == 0

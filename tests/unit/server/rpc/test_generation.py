@@ -14,7 +14,8 @@ from imagemint.server.batching import Batcher
 from imagemint.server.metrics import Metrics
 from imagemint.server.rpc.admission import Gate
 from imagemint.server.rpc.calls import Call, current_call
-from imagemint.server.rpc.generation import GenerationServicer, _chunks_ahead
+from imagemint.server.rpc.generation import GenerationServicer
+from imagemint.server.rpc.lookahead import chunks_ahead
 from imagemint.v1 import generation_service_pb2 as pb
 
 CHUNK = 100
@@ -224,5 +225,5 @@ async def test_closed_batcher_counts_a_rejection(server):
 )
 def test_lookahead_is_bounded_in_bytes(chunk_size, image_bytes, chunks):
     """512 images or 16 MB, whichever is less, and one chunk at least."""
-    assert _chunks_ahead(chunk_size, image_bytes) == chunks
+    assert chunks_ahead(chunk_size, image_bytes) == chunks
     assert math.prod((chunks, chunk_size, image_bytes)) <= 16 * 2**20 or chunks == 1

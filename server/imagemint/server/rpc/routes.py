@@ -1,0 +1,366 @@
+"""Leads every call to its handler, with an id, limits, metrics, a log line and mapped errors."""
+
+from __future__ import annotations  # the RPC handler class is generic to type checkers only
+
+import asyncio
+import inspect
+import random
+import re
+import time
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import grpc
+import structlog
+
+from imagemint.engine.errors import ImagemintError
+from imagemint.server.metrics import Later, Metrics
+from imagemint.server.rpc.auth import ANYBODY, Guard, Metadata, count_refusal, current_caller
+from imagemint.server.rpc.calls import Call, Context, current_call, send
+from imagemint.server.rpc.errors import REQUEST_ID_KEY, outcome_of
+from imagemint.server.rpc.messages import reader_of
+from imagemint.server.rpc.under_way import CallsUnderWay
+
+if TYPE_CHECKING:  # OpenTelemetry is imported only when something is traced
+    from imagemint.server.tracing import Tracing
+
+_log = structlog.stdlib.get_logger(__name__)
+
+# The id that a caller sends is logged and echoed, so it must be short and plain.
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+# A deadline travels as time left, so it ends at the caller a little earlier than here, and what
+# arrives then is the caller's cancellation.
+_DEADLINE_SLACK_S = 0.02
+
+# The server's fault, or its operator's: what spends the error budget in deploy/prometheus, too.
+_FAULTS = {
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DATA_LOSS,
+}
+# Balancers ask for health all day; nobody traces that.
+_UNTRACED = "grpc."
+
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Behaviour = Callable[[Any, Context], Awaitable[Any]]
+
+
+@dataclass(slots=True)
+class _Running:
+    """The calls of one service that are being answered."""
+
+    calls: int = 0
+
+
+class _Failure(NamedTuple):
+    """How a call ends that failed."""
+
+    code: grpc.StatusCode
+    error: BaseException
+    outcome: tuple[grpc.StatusCode, str, tuple[tuple[str, str | bytes], ...]] | None = None
+    """Code, message and trailing metadata for the caller; None to raise the error instead."""
+
+
+class Routes(grpc.GenericRpcHandler):
+    """Leads every call to its handler, once it is known who calls.
+
+    Handlers are wrapped when they are added by the functions that are generated for each service,
+    which take this class for a server. An interceptor would do the same for each call anew, in
+    coroutines of its own, which adds a tenth to the cost of a call.
+
+    Args:
+        metrics: where to count.
+        guard: lets callers in.
+        under_way: the calls that are being answered.
+        access_log: share of calls that are logged, 0 to 1; those that fail always are.
+        tracing: makes spans, or None.
+    """
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        guard: Guard,
+        under_way: CallsUnderWay,
+        *,
+        access_log: float = 0.0,
+        tracing: Tracing | None = None,
+    ) -> None:
+        self._metrics = metrics
+        self._guard = guard
+        self._under_way = under_way
+        self._refusal: ImagemintError | None = None
+        self.latest_s = 0.0
+        """`time.monotonic` value when the latest call arrived; 0 before the first one."""
+        self._access_log = access_log
+        self._tracing = tracing
+        self._handlers: dict[str, Handler] = {}
+        self._running: dict[str, _Running] = {}
+        # To look a counter up takes longer than to count; there are as many as in the registry.
+        self._kept: dict[tuple[str, str, str, str], Later[float]] = {}
+
+    def add_generic_rpc_handlers(self, handlers: Iterable[grpc.GenericRpcHandler]) -> None:
+        """Does nothing: the same handlers come with `add_registered_method_handlers`."""
+
+    def add_registered_method_handlers(
+        self, service_name: str, method_handlers: Mapping[str, Handler]
+    ) -> None:
+        """Takes the handlers of a service."""
+        for method, handler in method_handlers.items():
+            name = f"/{service_name}/{method}"
+            self._handlers[name] = self._wrap(name, handler)
+
+    def refuse(self, error: ImagemintError) -> None:
+        """Answers every call that arrives from now on with an error, health checks excepted."""
+        self._refusal = error
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
+        """Returns the handler of a method, or one that refuses the call."""
+        name = handler_call_details.method
+        handler = self._handlers.get(name)
+        if handler is None:
+            return None
+        metadata = handler_call_details.invocation_metadata or ()
+        # The handler runs in this very task, and so in this context.
+        call = Call(_given_id(metadata))
+        current_call.set(call)
+        self.latest_s = time.monotonic()
+        if self._refusal is not None and not self._guard.is_open(name):
+            self._metrics.rejected.labels("", self._refusal.reason.lower()).inc()
+            return self._refusing(name, self._refusal)
+        try:
+            caller = self._guard.caller(name, metadata)
+        except ImagemintError as error:
+            return self._refusing(name, error)
+        if caller is not ANYBODY:  # which is the default
+            current_caller.set(caller)
+        return handler
+
+    def _wrap(self, name: str, handler: Handler) -> Handler:
+        _, service, method = name.split("/")
+        kind, behaviour = _kind_and_behaviour(handler)
+        if inspect.isasyncgenfunction(behaviour):
+            behaviour = _writing(behaviour)
+        # gRPC would answer bytes that are no message with UNKNOWN, and those of a call with one
+        # request before anything is counted: such calls read theirs themselves.
+        read = reader_of(name, handler.request_deserializer)
+        if handler.request_streaming:
+            watched = self._watched(service, method, behaviour)
+            return kind(watched, read, handler.response_serializer)
+        watched = self._watched(service, method, behaviour, read=read)
+        return kind(watched, None, handler.response_serializer)
+
+    def _refusing(self, name: str, error: ImagemintError) -> Handler:
+        """Returns a handler that answers every request with an error."""
+        _, service, method = name.split("/")
+
+        async def refuse(request: object, context: Context) -> None:
+            del request, context
+            raise error
+
+        current_caller.set(ANYBODY)
+        # The client cannot tell, and a handler of streams is called before the request is read.
+        return grpc.stream_stream_rpc_method_handler(
+            self._watched(service, method, refuse, admit=False)
+        )
+
+    def _watched(
+        self,
+        service: str,
+        method: str,
+        behaviour: Behaviour,
+        *,
+        read: Callable[[bytes], Any] | None = None,
+        admit: bool = True,
+    ) -> Behaviour:
+        running = self._running_of(service)
+        is_open = self._guard.is_open(f"/{service}/{method}")
+        tracing = None if service.startswith(_UNTRACED) else self._tracing
+
+        async def watched(
+            request: Any,  # noqa: ANN401 - any request
+            context: Context,
+        ) -> Any:  # noqa: ANN401 - any answer
+            call, caller = current_call.get(), current_caller.get()
+            if tracing is not None:
+                call.span = tracing.call(f"{service}/{method}", _text_metadata(context))
+            if call.given_id:
+                context.set_trailing_metadata(((REQUEST_ID_KEY, call.given_id),))
+            code = grpc.StatusCode.OK
+            running.calls += 1
+            try:
+                if admit:
+                    self._under_way.enter(call, caller, context, is_open=is_open)
+                if read is not None:
+                    request = read(request)
+                return await behaviour(request, context)
+            except (asyncio.CancelledError, Exception) as error:  # noqa: BLE001 - see _failure
+                failure = self._failure(call, error, method, context)
+                code = failure.code
+                if failure.outcome is None:
+                    raise failure.error from None
+                call.sending_since = time.monotonic()
+                await context.abort(*failure.outcome)
+            finally:
+                # When this returns, gRPC sends the answer, or the end of the stream.
+                call.sending_since = time.monotonic()
+                running.calls -= 1
+                self._record(service, method, call, code)
+
+        return watched
+
+    def _failure(
+        self, call: Call, error: asyncio.CancelledError | Exception, method: str, context: Context
+    ) -> _Failure:
+        """Decides how a call ends whose handler raised; the one place where errors become statuses.
+
+        Nothing is sent where the caller has left, or knows already.
+        """
+        if isinstance(error, asyncio.CancelledError):
+            if call.ended is None:  # raised again: a handler that swallows it leaks
+                return _Failure(_cancellation(context), error)
+            error = call.ended
+        elif isinstance(error, grpc.aio.AbortError):
+            return _Failure(_status_code(context.code()), error)
+        elif isinstance(error, grpc.aio.InternalError):  # a write whose connection has gone
+            return _Failure(grpc.StatusCode.CANCELLED, asyncio.CancelledError())
+        error = call.caller.as_seen(error)
+        count_refusal(self._metrics, error, call.model)
+        outcome = outcome_of(error, call.request_id)
+        if outcome.code is grpc.StatusCode.INTERNAL:
+            _log.error(
+                "call failed",
+                request_id=call.request_id,
+                method=method,
+                exc_info=error,
+                **_traced(call),
+            )
+        return _Failure(
+            outcome.code, error, (outcome.code, outcome.message, outcome.trailing_metadata)
+        )
+
+    def _running_of(self, service: str) -> _Running:
+        running = self._running.get(service)
+        if running is None:
+            running = self._running[service] = _Running()
+            self._metrics.watch(self._metrics.inflight, (service,), lambda: running.calls)
+        return running
+
+    def _record(self, service: str, method: str, call: Call, code: grpc.StatusCode) -> None:
+        took_s = time.perf_counter() - call.began
+        # An enum's name is looked up by code in Python.
+        name = "OK" if code is grpc.StatusCode.OK else code.name
+        outcome = service, method, call.model, name
+        durations = self._kept.get(outcome)
+        if durations is None:
+            durations = self._kept[outcome] = self._counted(outcome)
+        durations.add(took_s)
+        if call.span is not None:
+            call.span.end(
+                code.name,
+                failed=code in _FAULTS,
+                request_id=call.request_id,
+                model=call.model,
+                images=call.images,
+            )
+        if code is not grpc.StatusCode.OK or self._chooses(call):
+            _log.info(
+                "call",
+                request_id=call.request_id,
+                service=service,
+                method=method,
+                model=call.model,
+                client=current_caller.get().name,
+                code=code.name,
+                images=call.images,
+                duration_ms=round(1e3 * took_s, 3),
+                **_traced(call),
+            )
+
+    def _chooses(self, call: Call) -> bool:
+        """Whether a call belongs to the share that is logged; one without an id by chance."""
+        if call.given_id:
+            return is_logged(call.given_id, self._access_log)
+        return random.random() < self._access_log  # noqa: S311 - no secret
+
+    def _counted(self, outcome: tuple[str, str, str, str]) -> Later[float]:
+        """What counts the calls that end in one way, by how long they took in seconds."""
+        requests = self._metrics.requests.labels(*outcome)
+        duration = self._metrics.request_duration.labels(*outcome[:3])
+
+        def count(took_s: list[float]) -> None:
+            requests.inc(len(took_s))
+            duration.observe_all(took_s)
+
+        return self._metrics.backlog.later(count)
+
+
+def is_logged(request_id: str, share: float) -> bool:
+    """Whether a call belongs to the share that is logged.
+
+    The id alone decides, so that a call that is retried or travels through several servers is in
+    the logs of all of them or of none.
+    """
+    return zlib.crc32(request_id.encode()) < share * 2**32
+
+
+def _traced(call: Call) -> dict[str, str]:
+    return {} if call.span is None else {"trace_id": call.span.trace_id}
+
+
+def _text_metadata(context: grpc.aio.ServicerContext[Any, Any]) -> dict[str, str]:
+    metadata = context.invocation_metadata() or ()
+    return {key: value for key, value in metadata if isinstance(value, str)}
+
+
+def _kind_and_behaviour(handler: Handler) -> tuple[Callable[..., Handler], Behaviour]:
+    """What makes a handler of the same kind, and what it does."""
+    behaviour: Any  # the stubs know handlers of the threaded server only
+    match handler.request_streaming, handler.response_streaming:
+        case False, False:
+            kind, behaviour = grpc.unary_unary_rpc_method_handler, handler.unary_unary
+        case False, True:
+            kind, behaviour = grpc.unary_stream_rpc_method_handler, handler.unary_stream
+        case True, False:
+            kind, behaviour = grpc.stream_unary_rpc_method_handler, handler.stream_unary
+        case _:
+            kind, behaviour = grpc.stream_stream_rpc_method_handler, handler.stream_stream
+    return kind, behaviour
+
+
+def _cancellation(context: Context) -> grpc.StatusCode:
+    """Why core cancelled a call: its deadline has passed, or its caller has left."""
+    remaining = context.time_remaining()
+    late = remaining is not None and remaining <= _DEADLINE_SLACK_S
+    return grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
+
+
+def _writing(generator: Callable[[Any, Context], AsyncIterator[Any]]) -> Behaviour:
+    """Returns a coroutine that writes the answers of a generator."""
+
+    async def write(request: Any, context: Context) -> None:  # noqa: ANN401 - any request
+        async for answer in generator(request, context):
+            await send(context, answer)
+
+    return write
+
+
+def _given_id(metadata: Metadata) -> str:
+    """The caller's id for the call; empty if there is none that will do."""
+    for key, value in metadata:
+        if key == REQUEST_ID_KEY and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
+            return value
+    return ""
+
+
+def _status_code(code: object) -> grpc.StatusCode:
+    """The aio context gives the code as an enum or as its integer, by version."""
+    if isinstance(code, grpc.StatusCode):
+        return code
+    return next(
+        (known for known in grpc.StatusCode if known.value[0] == code), grpc.StatusCode.UNKNOWN
+    )
