@@ -63,7 +63,12 @@ class FakeMint(
         # Number of chunks after which a stream fails, and how; one for each stream.
         self.breaks = deque()
         self.silent = False
+        # Images after which a stream waits until it is cancelled.
+        self.hold_after = None
+        self.labels = LABELS
+        self.address = ""
         self.asked = threading.Event()
+        self.held = threading.Event()
         self.cancelled = threading.Event()
         self.written = 0
         self.bundle_sha256 = "ab" * 32
@@ -75,7 +80,7 @@ class FakeMint(
         batch = self._batch(request.images, request.output.format)
         if request.layout == image_pb2.IMAGE_LAYOUT_SHEET:
             sheet = Image.new("L", (60, 40))
-            pictures = [png(sheet, "sheet")]
+            pictures = [png(sheet, "sheet", image_pb2.ImageFormat.Name(batch.format)[13:])]
             batch.layout = image_pb2.IMAGE_LAYOUT_SHEET
             batch.shape.CopyFrom(manifest_pb2.ImageShape(height=40, width=60, channels=1))
             del batch.pictures[:]
@@ -92,6 +97,9 @@ class FakeMint(
             for number, start in enumerate(range(0, spec.count, size)):
                 if number == chunks:
                     await abort(context, status)
+                if start == self.hold_after:
+                    self.held.set()
+                    await asyncio.Event().wait()
                 part = image_pb2.ImageSpec()
                 part.CopyFrom(spec)
                 part.first_index += start
@@ -109,7 +117,8 @@ class FakeMint(
         """Two models, one to a page."""
         await self._begin(request, context)
         if not request.page_token:
-            return model_service_pb2.ListModelsResponse(models=[model()], next_page_token="2")  # noqa: S106 - a page, no secret
+            first = [model(self.labels)]
+            return model_service_pb2.ListModelsResponse(models=first, next_page_token="2")  # noqa: S106 - a page
         broken = model_service_pb2.ModelVersion(
             version="4", state=model_service_pb2.MODEL_STATE_FAILED, reason="checksum mismatch"
         )
@@ -118,9 +127,10 @@ class FakeMint(
         )
 
     async def GetModel(self, request, context):  # noqa: N802 - the name of the RPC
-        """The model `tiny`."""
+        """The model `tiny`, by whatever name; `plain` has no classes."""
         await self._begin(request, context)
-        return model_service_pb2.GetModelResponse(model=model())
+        labels = () if request.model == "plain" else self.labels
+        return model_service_pb2.GetModelResponse(model=model(labels))
 
     async def _begin(self, request, context):
         self.requests.append(request)
@@ -187,16 +197,16 @@ def class_of(spec, index, position):
     return None if spec.model == "plain" else index % len(LABELS)
 
 
-def png(image, serial):
-    """A PNG with the serial inside."""
+def png(image, serial, name="PNG"):
+    """A PNG with the serial inside; another format has none."""
     info = PngInfo()
     info.add_text("serial", serial)
     file = io.BytesIO()
-    image.save(file, "PNG", pnginfo=info)
+    image.save(file, name, **({"pnginfo": info} if name == "PNG" else {}))
     return file.getvalue()
 
 
-def model():
+def model(labels=LABELS):
     """The description of `tiny`, one READY and one LOADING version."""
     manifest = manifest_pb2.BundleManifest(
         format_version=1,
@@ -209,7 +219,7 @@ def model():
                 kind=manifest_pb2.TRUNCATION_KIND_THRESHOLD, minimum=0.1, maximum=2.0
             ),
         ),
-        class_labels=LABELS,
+        class_labels=labels,
         image=manifest_pb2.ImageShape(height=4, width=6, channels=1),
         evaluations=[manifest_pb2.Evaluation(metric="class_accuracy", value=0.99, reference=1.0)],
     )
@@ -298,4 +308,5 @@ def mint():
 def address(mint):
     """Where `mint` is served."""
     with served(mint) as found:
+        mint.address = found
         yield found

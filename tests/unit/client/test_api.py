@@ -150,6 +150,28 @@ async def test_mint_repeats_serial(asynchronous):
     assert again.serials == (batch.serials[3],)
 
 
+async def test_mint_takes_many_serials(asynchronous, mint):
+    """Any order and duplicates; neighbours share a call, and the order is kept."""
+    batch = await asynchronous.generate("tiny", 6, seed=9)
+    order = [4, 0, 1, 4, 2]
+    mint.requests.clear()
+    again = await asynchronous.mint([batch.serials[at] for at in order])
+    assert again.serials == tuple(batch.serials[at] for at in order)
+    assert np.array_equal(again.image, batch.image[order])
+    assert again.class_id.tolist() == batch.class_id[order].tolist()
+    assert sorted(each.images.count for each in mint.requests[1:]) == [1, 1, 3]
+
+
+@pytest.mark.parametrize(
+    "serials", [[], ["tiny@3/1/0", "other@3/1/0"], ["tiny@3/1/0", "tiny@4/1/0"]]
+)
+async def test_mint_refuses_none_and_several_models(asynchronous, mint, serials):
+    """One batch is of one model and version."""
+    with pytest.raises(client.InvalidRequest, match="serial"):
+        await asynchronous.mint(serials)
+    assert not mint.requests
+
+
 async def test_encoded_gives_one_picture_each(asynchronous, mint):
     """Format and quality reach the wire; each picture knows its serial and decodes."""
     pictures = await asynchronous.encoded("tiny", 2, seed=1, format="png")

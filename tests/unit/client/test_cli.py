@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from imagemint.client import cli
+from imagemint.client.extras import install_command
 
 PROBE = '''
 """Commands to probe the root with."""
@@ -117,7 +118,7 @@ def test_help_lists_commands(outcome):
     status, out, _ = outcome("--help")
     assert status == 0
     assert "  show      Show the settings.\n" in out
-    assert "  needy     needs: pip install 'imagemint[train]'" in out
+    assert f"  needy     needs: {install_command('train')}" in out
     assert "generate" in out
 
 
@@ -302,10 +303,10 @@ def test_missing_extra_is_named(outcome):
     """Met on loading or on running, a missing module leads to the extra that brings it."""
     status, _, err = outcome("needy")
     assert status == 1
-    assert err.startswith("imagemint needy: needs: pip install 'imagemint[train]'")
+    assert err.startswith(f"imagemint needy: needs: {install_command('train')}")
     status, _, err = outcome("fail torch")
     assert status == 1
-    assert "pip install 'imagemint[train]'" in err
+    assert install_command("train") in err
 
 
 def test_variant_is_picked(outcome):

@@ -2,6 +2,8 @@
 
 import io
 import json
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,8 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imagemint.client import Cycle, InvalidRequest, cli, outputs
-from imagemint.client.commands import condition_of
+from imagemint.client import cli, outputs
 from imagemint.v1 import generation_service_pb2 as pb
 from imagemint.v1 import image_pb2
 
@@ -90,12 +91,12 @@ def test_priority_is_sent(imagemint, mint, tmp_path, out):
     assert {request.priority for request in asked} == {pb.PRIORITY_HIGH}
 
 
-def test_directory_run_again_replaces(imagemint, tmp_path):
-    """A second run leaves one picture for each index, also where the class has changed."""
+def test_append_replaces_the_same_index(imagemint, tmp_path):
+    """--append leaves one picture for each index, also where the class has changed."""
     line = ("generate", "--model", "tiny", "--count", 3, "--seed", 1, "--out", tmp_path)
     (tmp_path / "notes.png").write_text("not ours")
     imagemint(*line, "--class", 0)
-    imagemint(*line, "--class", 2)
+    assert imagemint(*line, "--class", 2, "--append")[0] == 0
     assert sorted(each.name for each in tmp_path.iterdir()) == [
         "000000_class2.png",
         "000001_class2.png",
@@ -119,12 +120,20 @@ def test_npz_holds_arrays(imagemint, make_mint, tmp_path):
     )
     assert status == 0
     with np.load(out) as arrays:
-        assert sorted(arrays) == ["class_id", "image", "index"]
+        names = "bundle_sha256 class_id class_labels image index model seed serial truncation"
+        assert sorted(arrays) == [*names.split(), "variant", "version"]
         assert (arrays["image"].dtype, arrays["image"].shape) == (np.uint8, (10, 4, 6, 1))
         assert (arrays["class_id"].dtype, arrays["index"].dtype) == (np.int64, np.uint64)
         assert arrays["class_id"].tolist() == [0, 1, 2, 0, 1, 2, 0, 1, 2, 0]
         assert arrays["index"].tolist() == list(range(10))
         assert arrays["image"][5, 0, 0, 0] == (7 * 31 + 5 * 7 + 2 * 3) % 256
+        assert arrays["serial"].tolist() == [f"tiny@3/7/{i}?class={i % 3}" for i in range(10)]
+        assert arrays["class_labels"].tolist() == ["zero", "one", "two"]
+        assert [str(arrays[name]) for name in ("model", "version", "variant")] == [
+            *("tiny", "3", "int8")
+        ]
+        assert (arrays["seed"].dtype, int(arrays["seed"])) == (np.uint64, 7)
+        assert np.isnan(arrays["truncation"])
 
 
 def test_npz_of_unconditional_model_has_class_minus_one(imagemint, tmp_path):
@@ -208,7 +217,7 @@ def test_failed_run_leaves_no_half_file(imagemint, mint, fault, tmp_path, name):
     if out.suffix:
         out.write_text("old")
     mint.breaks.append((1, fault(grpc.StatusCode.INTERNAL)))
-    line = ("generate", "--model", "tiny", "--count", 20, "--out", out)
+    line = ("generate", "--model", "tiny", "--count", 20, "--out", out, "--overwrite")
     assert imagemint(*line)[0] == 1
     if out.suffix:
         assert out.read_text() == "old"
@@ -221,8 +230,8 @@ def test_quiet_prints_nothing(imagemint, tmp_path):
     """--quiet is silent where all goes well; without it the bar is for terminals only."""
     line = ("generate", "--model", "tiny", "--out", tmp_path)
     assert imagemint(*line, "--quiet") == (0, "", "")
-    assert imagemint(*line)[2] == ""
-    assert "images" in imagemint(*line, "--progress")[2]
+    assert imagemint(*line, "--append")[2] == ""
+    assert "images" in imagemint(*line, "--append", "--progress")[2]
 
 
 def test_options_reach_wire(imagemint, mint, tmp_path):
@@ -231,46 +240,171 @@ def test_options_reach_wire(imagemint, mint, tmp_path):
         *("generate", "--model", "tiny", "--version", 2, "--truncation", 0.5),
         *("--chunk-size", 3, "--count", 4, "--out", tmp_path / "x.npz"),
     )
-    (request,) = mint.requests
+    (request,) = [each for each in mint.requests if hasattr(each, "images")]
     assert (request.images.version, request.images.truncation) == ("2", 0.5)
     assert request.chunk_size == 3
 
 
-@pytest.mark.parametrize(
-    ("text", "condition"),
-    [
-        (None, None),
-        ("7", 7),
-        ("one", "one"),
-        ("balanced", Cycle()),
-        ("1, 2,3", Cycle([1, 2, 3])),
-        ("two,0,one", Cycle([2, 0, 1])),
-    ],
-)
-def test_class_is_understood(text, condition):
-    """Indices, labels, lists of either, and balanced."""
-    assert condition_of(text, lambda: ("zero", "one", "two")) == condition
+@pytest.fixture
+def interrupted(address, mint):
+    """Runs the command line, presses Ctrl-C when the server is asked; gives status and stderr."""
+
+    def run(*words, written=lambda: True):
+        code = "import sys; from imagemint.command import main; sys.exit(main())"
+        with subprocess.Popen(
+            [*(sys.executable, "-c", code, "generate", "--server", address), *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert (mint.asked if mint.silent else mint.held).wait(60)
+            while not written():
+                assert process.poll() is None
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=60)
+        assert out == ""
+        return process.returncode, err
+
+    return run
 
 
-def test_unknown_label_in_list_is_told():
-    """A label that is not there is named, with those that are."""
-    with pytest.raises(InvalidRequest, match="no class 'ten'; there are zero, one"):
-        condition_of("zero,ten", lambda: ("zero", "one"))
-
-
-def test_interrupt_ends_quietly(address, mint, tmp_path):
+def test_interrupt_says_that_nothing_is_written(interrupted, mint, tmp_path):
     """Ctrl-C while the server works: status 130, no traceback, no half file, the call dropped."""
     mint.silent = True
-    code = "import sys; from imagemint.client.cli import main; sys.exit(main(sys.argv[1:]))"
-    words = ("generate", "--server", address, "--model", "tiny", "--out", tmp_path / "x.npz")
-    with subprocess.Popen(
-        [sys.executable, "-X", "dev", "-c", code, *map(str, words)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as process:
-        assert mint.asked.wait(60)
-        process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=60) == (b"", b"")
-    assert process.returncode == 130
+    out = tmp_path / "x.npz"
+    status, err = interrupted("--model", "plain", "--count", "20", "--seed", "4", "--out", out)
+    assert status == 130
+    words = f"--server {mint.address} --model plain --count 20 --seed 4 --out {out}"
+    assert err.splitlines() == [
+        f"imagemint generate: interrupted after 0 of 20 images; nothing was written to {out}",
+        f"to mint the same images: imagemint generate {words}",
+    ]
     assert mint.cancelled.wait(30)
     assert not list(tmp_path.iterdir())
+
+
+def test_interrupted_folder_is_completed(interrupted, mint, tmp_path):
+    """The message says what is there, and its command mints exactly the rest."""
+    mint.hold_after = 8
+    out = tmp_path / "folder"
+    line = ("--model", "tiny", "--class", "balanced", "--count", "20", "--chunk-size", "4")
+    status, err = interrupted(
+        *(*line, "--out", out), written=lambda: len(list(out.glob("0*.png"))) == 8
+    )
+    first, second = err.splitlines()
+    assert status == 130
+    # The last chunk counts a moment after its last file is there.
+    assert re.search(rf"interrupted after [48] of 20 images; they are in {out}$", first)
+    mint.hold_after = None
+    words = shlex.split(second.removeprefix("to mint the rest: "))
+    assert cli.main(words[1:]) == 0
+    assert [each.name for each in sorted(out.iterdir())] == [
+        f"{index:06d}_class{index % 3}.png" for index in range(20)
+    ]
+    seeds = {opened(each).text["serial"].split("/")[1] for each in out.iterdir()}
+    assert seeds == {str(2**64 - 3)}
+
+
+def test_failure_says_what_is_written(imagemint, mint, fault, tmp_path):
+    """A stream that breaks for good names the pictures that are there and the way to go on."""
+    mint.breaks.append((2, fault(grpc.StatusCode.INTERNAL, "broken")))
+    line = ("generate", "--model", "tiny", "--count", 20, "--seed", 1, "--out", tmp_path / "x")
+    status, _, err = imagemint(*line)
+    assert status == 1
+    assert "stopped after 8 of 20 images; they are in" in err
+    assert "--first-index 8 --count 12" in err
+    assert err.endswith("imagemint generate: broken\n")
+
+
+def test_interrupt_during_the_imports_is_no_traceback():
+    """Ctrl-C in the first moment ends with 130 as well."""
+    code = (
+        "import os, signal, sys\n"
+        "class Press:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'imagemint.client.cli':\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Press())\n"
+        "from imagemint.command import main\n"
+        "sys.exit(main())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.parquet", "a.v2", "-", ".png", "x/.NPZ"])
+def test_other_outputs_are_refused(imagemint, mint, tmp_path, monkeypatch, name):
+    """A name that stands for nothing is refused before anything is asked or made."""
+    monkeypatch.chdir(tmp_path)
+    status, _, err = imagemint("generate", "--model", "tiny", "--out", name)
+    assert status == 2
+    assert "--out: " in err
+    assert not mint.requests
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("a.PNG", "PNG"), ("a.jpg", "JPEG"), ("a.JPEG", "JPEG"), ("a.webp", "WEBP"), ("v.2/", None)],
+)
+@pytest.mark.parametrize("count", [4, 40])
+def test_suffix_decides_in_any_case(imagemint, tmp_path, name, kind, count):
+    """Sheets of the server and sheets composed here have the format of their suffix."""
+    line = ("generate", "--model", "plain", "--count", count, "--out", f"{tmp_path}/{name}")
+    assert imagemint(*line)[0] == 0
+    if kind is None:
+        assert len(list((tmp_path / name).iterdir())) == count
+    else:
+        assert opened(tmp_path / name).format == kind
+
+
+@pytest.mark.parametrize("name", ["x.npz", "x.png", "x"])
+def test_existing_output_is_refused(imagemint, mint, tmp_path, name):
+    """Nothing is replaced or mixed without being told to; --overwrite leaves no old picture."""
+    line = ("generate", "--model", "plain", "--out", tmp_path / name)
+    assert imagemint(*line, "--count", 3, "--seed", 1)[0] == 0
+    mint.requests.clear()
+    status, _, err = imagemint(*line, "--count", 2, "--seed", 2)
+    assert status == 1
+    assert "--overwrite" in err
+    assert not mint.requests
+    assert imagemint(*line, "--count", 2, "--seed", 2, "--overwrite")[0] == 0
+    if name == "x":
+        serials = [opened(each).text["serial"] for each in sorted((tmp_path / name).iterdir())]
+        assert serials == ["plain@3/2/0", "plain@3/2/1"]
+
+
+@pytest.mark.parametrize("words", [("3", "4"), ("3,4",)])
+def test_classes_accumulate(imagemint, mint, tmp_path, words):
+    """Repeated flags mean the same as a list."""
+    mint.labels = tuple("abcdefgh")
+    flags = [each for word in words for each in ("--class", word)]
+    line = ("generate", "--model", "tiny", *flags, "--count", 4, "--out", tmp_path / "x")
+    assert imagemint(*line)[0] == 0
+    assert list(mint.requests[-1].images.class_cycle.class_ids) == [3, 4]
+
+
+def test_many_serials_take_few_calls(imagemint, mint, tmp_path):
+    """Neighbours share a call; the npz keeps the order that was asked for."""
+    numbers = [5, 2, 3, 4, 9]
+    serials = [f"tiny@3/7/{number}?class={number % 3}" for number in numbers]
+    out = tmp_path / "x.npz"
+    line = ("generate", "--serial", serials[0], "--serial", ",".join(serials[1:]), "--out", out)
+    assert imagemint(*line)[0] == 0
+    with np.load(out) as arrays:
+        assert arrays["index"].tolist() == numbers
+        assert arrays["serial"].tolist() == serials
+    counts = [each.images.count for each in mint.requests if hasattr(each, "images")]
+    assert sorted(counts) == [1, 4]
+
+
+def test_serials_of_several_reels_do_not_collide(imagemint, tmp_path):
+    """Pictures of the same index of other seeds have names of their own."""
+    line = ("generate", "--serial", "plain@3/1/0,plain@3/2/0", "--out", tmp_path / "x")
+    assert imagemint(*line)[0] == 0
+    assert [each.name for each in sorted((tmp_path / "x").iterdir())] == [
+        "plain@3_1_000000.png",
+        "plain@3_2_000000.png",
+    ]

@@ -1,25 +1,20 @@
-"""Which extra brings a module."""
+"""Which extra brings a module, and how to install it."""
+
+import json
+import tomllib
+from importlib import metadata
+from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
-from imagemint.client.extras import extra_of
+from imagemint.client import extras
+from imagemint.client.extras import MODULES, extra_of, install_command
 
-REQUIREMENTS = [
-    "grpcio>=1.80",
-    'imagemint[serving]; extra == "server"',
-    'onnxruntime>=1.22; extra == "server"',
-    'imagemint[serving]; extra == "gpu"',
-    'onnxruntime-gpu>=1.22; extra == "gpu"',
-    'grpcio-health-checking>=1.80; extra == "serving"',
-    'prometheus-client>=0.22; extra == "serving"',
-    'scipy>=1.14; extra == "serving"',
-    "opentelemetry-sdk>=1.40; extra == 'trace'",
-    "torch>=2.6; extra == 'train'",
-    "scipy>=1.14; extra == 'train'",
-    'imagemint[server,train]; extra == "export"',
-    'onnxscript>=0.5; extra == "export"',
-    'imagemint[server,train,export]; extra == "dev"',
-]
+ROOT = Path(__file__).parents[3]
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+# Distributions whose modules the table need not name: a command never misses them.
+QUIET = {"nvidia-ml-py", "onnxruntime-gpu"}
 
 
 @pytest.mark.parametrize(
@@ -30,19 +25,57 @@ REQUIREMENTS = [
         ("torch", "imagemint.exporter.command", "export"),
         ("scipy", "imagemint.server.command", "server"),
         ("scipy.special", "imagemint.training.command", "train"),
-        ("prometheus_client", "imagemint.server.command", "server"),
-        ("grpc_health", "imagemint.server.command", "server"),
+        ("matplotlib", "imagemint.bench.command", "bench"),
         ("opentelemetry", "imagemint.server.command", "trace"),
+        ("torch_fidelity", "imagemint.training.command", "inception"),
         ("onnxscript", "imagemint.exporter.command", "export"),
         ("json5", "imagemint.server.command", None),
     ],
 )
 def test_extra_fits_module_and_part(module, part, extra):
-    """Through extras within extras, and by the part where several bring it."""
-    assert extra_of(module, part, REQUIREMENTS) == extra
+    """The part's own extra where it brings the module, else the first that does."""
+    assert extra_of(module, part) == extra
 
 
-def test_installed_metadata_is_read():
-    """Without requirements of its own it reads those of the distribution."""
-    assert extra_of("torch", "imagemint.training.command") == "train"
-    assert extra_of("onnxruntime", "imagemint.server.command") == "server"
+def requirements_of(extra):
+    """The distributions that an extra of pyproject.toml brings, through extras within extras."""
+    for line in EXTRAS[extra]:
+        requirement = Requirement(line)
+        if requirement.name == extras.DISTRIBUTION:
+            for inner in requirement.extras:
+                yield from requirements_of(inner)
+        else:
+            yield requirement.name
+
+
+@pytest.mark.parametrize("extra", MODULES)
+def test_table_is_that_of_pyproject(extra):
+    """Each requirement of an extra has a module in the table, as far as it is installed here."""
+    modules = metadata.packages_distributions()
+    for name in set(requirements_of(extra)) - QUIET:
+        found = {module for module, owners in modules.items() if name in owners}
+        assert not found or found & MODULES[extra], name
+
+
+@pytest.mark.parametrize(
+    ("origin", "command"),
+    [
+        (None, "pip install 'imagemint[train]'"),
+        (
+            {"url": "file:///home/a%20b/imagemint", "dir_info": {"editable": True}},
+            "pip install -e '/home/a b/imagemint[train]'",
+        ),
+        ({"url": "file:///src/imagemint", "dir_info": {}}, "pip install '/src/imagemint[train]'"),
+        ({"url": "https://host/imagemint.whl"}, "pip install 'imagemint[train]'"),
+    ],
+)
+def test_command_names_the_clone(monkeypatch, origin, command):
+    """Where the installation came from a clone, the command installs the extra from there."""
+
+    class Installed:
+        def read_text(self, name):
+            assert name == "direct_url.json"
+            return json.dumps(origin) if origin else None
+
+    monkeypatch.setattr(metadata, "distribution", lambda _: Installed())
+    assert install_command("train") == command

@@ -3,6 +3,7 @@
 import pytest
 
 from imagemint.client import InvalidRequest, Serial
+from imagemint.client.serials import cut_into_runs
 
 
 @pytest.mark.parametrize(
@@ -43,3 +44,17 @@ def test_parse_refuses_other_text(text):
     """Anything else is an InvalidRequest that shows an example."""
     with pytest.raises(InvalidRequest, match="mnist@3/42/17"):
         Serial.parse(text)
+
+
+def test_runs_are_the_fewest_calls():
+    """Neighbours on a reel share a run up to the limit; duplicates and other reels do not."""
+    texts = ["m@1/7/3?class=2", "m@1/7/1?class=0", "m@1/8/2?class=0", "m@1/7/2?class=1"]
+    texts += ["m@1/7/1?class=0", "m@1/7/9?class=0"]
+    runs = cut_into_runs([Serial.parse(each) for each in texts], lambda _: 2)
+    assert [(each.first.index, each.class_ids, each.positions) for each in runs] == [
+        (1, (0,), (1,)),
+        (1, (0, 1), (4, 3)),
+        (3, (2,), (0,)),
+        (9, (0,), (5,)),
+        (2, (0,), (2,)),
+    ]

@@ -78,7 +78,7 @@ def test_commands_of_the_design_are_registered():
         "export",
         "bench",
     } <= commands.keys()
-    assert PROJECT["scripts"] == {"imagemint": "imagemint.client.cli:main"}
+    assert PROJECT["scripts"] == {"imagemint": "imagemint.command:main"}
 
 
 def test_every_entry_point_leads_somewhere():

@@ -1,5 +1,6 @@
 """The client for asyncio: the one implementation. `Client` in `blocking` is derived from it."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from types import TracebackType
@@ -14,8 +15,8 @@ from imagemint.client.images import EncodedPicture, ImageBatch
 from imagemint.client.lifetime import Lifetime
 from imagemint.client.models import Model
 from imagemint.client.relay import RelayChannel
-from imagemint.client.requests import Condition, Format, Priority
-from imagemint.client.serials import Serial
+from imagemint.client.requests import Condition, Format, PerImage, Priority
+from imagemint.client.serials import Run, cut_into_runs, parse_serials
 from imagemint.v1 import (
     generation_service_pb2,
     generation_service_pb2_grpc,
@@ -23,6 +24,9 @@ from imagemint.v1 import (
     model_service_pb2,
     model_service_pb2_grpc,
 )
+
+# Calls of one mint() that are under way at once: enough to fill a batch, few enough to queue.
+_CALLS_AT_ONCE = 16
 
 RequestT = TypeVar("RequestT")
 AnswerT = TypeVar("AnswerT")
@@ -233,24 +237,46 @@ class AsyncClient:
         (picture,) = images.encoded_pictures(answer.batch, answer.timing)
         return picture
 
-    async def mint(self, serial: str, *, timeout_s: float | None = None) -> ImageBatch:
-        """The one image of a serial number, the same pixels as ever.
+    async def mint(
+        self, serial: str | Sequence[str], *, timeout_s: float | None = None
+    ) -> ImageBatch:
+        """The images of one serial number or of many, the same pixels as ever.
+
+        Neighbours on a reel share a call; several calls run side by side.
+
+        Args:
+            serial: a serial number, or any number of them of one model and version, in any order.
+            timeout_s: seconds for each call that it takes; None for the client's own.
+
+        Returns:
+            The images in the order of the serial numbers. Its `seed` is None if they differ in it.
 
         Raises:
-            InvalidRequest: `serial` is not a serial number.
+            InvalidRequest: not a serial number, none at all, or of several models or versions.
             NotFound: the server no longer has that model or version.
             ImagemintError: as generate().
         """
-        wanted = Serial.parse(serial)
-        return await self.generate(
-            wanted.model,
-            seed=wanted.seed,
-            first_index=wanted.index,
-            condition=wanted.class_id,
-            truncation=wanted.truncation,
-            version=wanted.version,
-            timeout_s=timeout_s,
-        )
+        wanted = parse_serials(serial)
+        limit = 1
+        if len(wanted) > 1:
+            model = await self.model(wanted[0].model, timeout_s=timeout_s)
+            limit = model.limits.max_images_per_request
+        runs = cut_into_runs(wanted, lambda _: limit)
+        gate = asyncio.Semaphore(_CALLS_AT_ONCE)
+
+        async def ask(run: Run) -> ImageBatch:
+            async with gate:
+                return await self.generate(
+                    run.first.model, len(run), timeout_s=timeout_s, **run_selection(run)
+                )
+
+        tasks = [asyncio.ensure_future(ask(run)) for run in runs]
+        try:
+            batches = await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+        return images.joined(batches, [at for run in runs for at in run.positions])
 
     def stream(
         self,
@@ -380,6 +406,20 @@ class AsyncClient:
             # It offers what the stubs use of a channel.
             return cast("aio.Channel", await RelayChannel.start(plan))
         return forks.open_channel(plan.open)
+
+
+def run_selection(run: Run) -> Selection:
+    """The images of a run of serial numbers."""
+    first, class_ids = run.first, run.class_ids
+    return Selection(
+        seed=first.seed,
+        first_index=first.index,
+        condition=(class_ids[0] if len(set(class_ids)) == 1 else PerImage(class_ids))
+        if class_ids
+        else None,
+        truncation=first.truncation,
+        version=first.version,
+    )
 
 
 def _images(model: str, count: int, selection: Selection) -> image_pb2.ImageSpec:

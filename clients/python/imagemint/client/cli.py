@@ -34,7 +34,7 @@ from typing import Protocol, runtime_checkable
 
 from pydantic import BaseModel
 
-from imagemint.client.extras import DISTRIBUTION, MissingExtra, extra_of
+from imagemint.client.extras import DISTRIBUTION, MissingExtra, extra_of, install_command
 from imagemint.client.settings import UsageError, gathered
 from imagemint.client.spelling import did_you_mean
 
@@ -156,7 +156,7 @@ def _missing(entry: metadata.EntryPoint, error: ModuleNotFoundError) -> MissingE
     extra = extra_of(error.name or "", entry.module)
     if extra is None:
         raise error
-    return MissingExtra(f"needs: pip install '{DISTRIBUTION}[{extra}]' (no module {error.name})")
+    return MissingExtra(f"needs: {install_command(extra)} (no module {error.name})")
 
 
 def _is_failure(error: Exception) -> bool:

@@ -1,89 +1,83 @@
-"""Which extra to install for a module that is missing, as the distribution's metadata tells it."""
+"""Which extra to install for a module that is missing, by an explicit table."""
 
-import re
-from collections.abc import Iterable
+import json
 from importlib import metadata
-from itertools import takewhile
+from urllib.parse import unquote, urlsplit
 
 DISTRIBUTION = "imagemint"
 
-_REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9._-]+)\s*(?:\[(?P<extras>[^\]]*)\])?")
-_EXTRA = re.compile(r"""extra\s*==\s*['"](?P<extra>[^'"]+)['"]""")
+_SERVER = frozenset(
+    [
+        "grpc_health",
+        "grpc_reflection",
+        "onnx",
+        "onnxruntime",
+        "prometheus_client",
+        "scipy",
+        "structlog",
+        "uvloop",
+        "watchfiles",
+    ]
+)
+_TRAIN = frozenset(
+    [
+        "lightning_fabric",
+        "matplotlib",
+        "pyarrow",
+        "safetensors",
+        "scipy",
+        "tensorboard",
+        "torch",
+        "torchmetrics",
+    ]
+)
+MODULES: dict[str, frozenset[str]] = {
+    "server": _SERVER,
+    "train": _TRAIN,
+    "export": _SERVER | _TRAIN | {"onnxscript"},
+    "bench": frozenset({"hdrh", "matplotlib", "uvloop"}),
+    "trace": frozenset({"opentelemetry"}),
+    "inception": frozenset({"torch_fidelity", "torchvision"}),
+}
+"""The modules that each extra brings; a test compares it with pyproject.toml."""
+
+_EXTRA_OF_PART = {
+    "imagemint.server": "server",
+    "imagemint.engine": "server",
+    "imagemint.training": "train",
+    "imagemint.exporter": "export",
+    "imagemint.bench": "bench",
+}
 
 
 class MissingExtra(Exception):  # noqa: N818 - it names what is missing
     """A command needs an extra that is not installed; the message says which."""
 
 
-def extra_of(module: str, part: str, requirements: Iterable[str] | None = None) -> str | None:
+def extra_of(module: str, part: str) -> str | None:
     """The extra that brings `module`; None if none does.
-
-    Where several do, the one whose name is most like that of the part of imagemint that wants it,
-    as `server` is to `imagemint.server` and `train` to `imagemint.training`; then the smallest.
 
     Args:
         module: the missing module, such as `onnxruntime` or `torch.utils`.
-        part: the module that wants it, such as `imagemint.server.command`.
-        requirements: as in the metadata; None for those of the installed distribution.
+        part: the module that needs it, such as `imagemint.server.command`.
     """
-    if requirements is None:
-        requirements = metadata.requires(DISTRIBUTION) or ()
-    extras = _extras(requirements)
-    wanted = module.partition(".")[0]
-    word = part.split(".")[1] if "." in part else part
-    for fits in (_same, _alike):
-        found = [name for name, brings in extras.items() if any(fits(wanted, r) for r in brings)]
-        if found:
-            return max(found, key=lambda name: (_common(name, word), -len(extras[name])))
-    return None
+    name = module.partition(".")[0]
+    own = _EXTRA_OF_PART.get(".".join(part.split(".")[:2]))
+    if own is not None and name in MODULES[own]:
+        return own
+    return next((extra for extra, modules in MODULES.items() if name in modules), None)
 
 
-def _extras(requirements: Iterable[str]) -> dict[str, set[str]]:
-    """The distributions that each extra brings, also by way of other extras of ours."""
-    brings: dict[str, set[str]] = {}
-    includes: dict[str, set[str]] = {}
-    for line in requirements:
-        requirement, _, marker = line.partition(";")
-        name = _REQUIREMENT.match(requirement)
-        extra = _EXTRA.search(marker)
-        if not name or not extra:
-            continue
-        own = _normal(extra["extra"])
-        brings.setdefault(own, set())
-        includes.setdefault(own, set())
-        if _normal(name["name"]) == DISTRIBUTION:
-            included = (name["extras"] or "").split(",")
-            includes[own].update(_normal(each.strip()) for each in included)
-        else:
-            brings[own].add(_normal(name["name"]))
-    for own in brings:
-        reached: set[str] = set()
-        waiting = {own}
-        while waiting:
-            each = waiting.pop()
-            reached.add(each)
-            waiting |= includes.get(each, set()) - reached
-        brings[own] = set().union(*(brings[each] for each in reached if each in brings))
-    return brings
+def install_command(extra: str) -> str:
+    """The command that installs an extra: from the clone, if the installation is one."""
+    return f"pip install {_source(extra)}"
 
 
-def _same(module: str, distribution: str) -> bool:
-    return _normal(module) == distribution
-
-
-def _alike(module: str, distribution: str) -> bool:
-    """Whether the words of one begin those of the other: grpc_health, grpcio-health-checking."""
-    pairs = zip(_normal(module).split("-"), distribution.split("-"), strict=False)
-    return module.count("_") <= distribution.count("-") and all(
-        longer.startswith(shorter) for shorter, longer in pairs
-    )
-
-
-def _normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def _common(one: str, other: str) -> int:
-    """Length of the beginning that both have."""
-    pairs = zip(one, other, strict=False)
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+def _source(extra: str) -> str:
+    origin = metadata.distribution(DISTRIBUTION).read_text("direct_url.json")
+    found = json.loads(origin) if origin else {}
+    url = urlsplit(found.get("url", ""))
+    if url.scheme != "file":
+        return f"'{DISTRIBUTION}[{extra}]'"
+    editable = "-e " if found.get("dir_info", {}).get("editable") else ""
+    return f"{editable}'{unquote(url.path)}[{extra}]'"

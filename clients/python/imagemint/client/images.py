@@ -52,7 +52,8 @@ class Origin:
     version: str
     """Its version."""
     seed: int | None
-    """The reel, also when the server picked it; None for explicit latents."""
+    """The reel, also when the server picked it; None for explicit latents, and for images of
+    several reels."""
     bundle_sha256: str
     """SHA-256 of the bundle's model.onnx, lower-case hexadecimal."""
     variant: str
@@ -123,6 +124,45 @@ def image_batch(message: image_pb2.ImageBatch, timing: image_pb2.Timing) -> Imag
         )
     pixels = np.frombuffer(data, dtype=np.uint8).reshape(wanted)
     return ImageBatch(**_origin(message, message.images, timing), image=pixels)
+
+
+def joined(batches: Sequence[ImageBatch], positions: Sequence[int]) -> ImageBatch:
+    """The images of several answers of one version, as one batch.
+
+    Args:
+        batches: one or more.
+        positions: for each image, batch after batch, where it goes in the result.
+
+    Raises:
+        ServerError: the answers come from different bytes under the same version.
+    """
+    first = batches[0]
+    if len({(each.bundle_sha256, each.variant) for each in batches}) > 1:
+        raise ServerError(
+            f"{first.model}@{first.version} changed between two calls", reason="BUNDLE_CHANGED"
+        )
+    order = np.argsort(positions)
+    classes = [each.class_id for each in batches if each.class_id is not None]
+    serials = [serial for each in batches for serial in each.serials]
+    seeds = {each.seed for each in batches}
+    timings = [each.timing for each in batches]
+    return ImageBatch(
+        model=first.model,
+        version=first.version,
+        seed=first.seed if len(seeds) == 1 else None,
+        bundle_sha256=first.bundle_sha256,
+        variant=first.variant,
+        index=np.concatenate([each.index for each in batches])[order],
+        class_id=np.concatenate(classes)[order] if classes else None,
+        serials=tuple(serials[at] for at in order),
+        timing=Timing(
+            queue_s=sum(each.queue_s for each in timings),
+            batch_s=sum(each.batch_s for each in timings),
+            inference_s=sum(each.inference_s for each in timings),
+            encode_s=sum(each.encode_s for each in timings),
+        ),
+        image=np.concatenate([each.image for each in batches])[order],
+    )
 
 
 def encoded_pictures(

@@ -1,22 +1,29 @@
-"""Where minted images go: a directory of PNGs, one PNG sheet or an npz, never half written."""
+"""Where minted images go: a folder of PNGs, one sheet or an npz. No file is ever half written."""
 
 import contextlib
 import math
 import re
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from enum import Enum
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from imagemint.client.errors import invalid
 from imagemint.client.images import EncodedPicture, ImageBatch
+from imagemint.client.requests import Format
 
 UNCONDITIONAL = -1
 """What an npz says for the class of an image of an unconditional model."""
 
-_NAME = re.compile(r"(?P<index>[0-9]{6,})(_class[0-9]+)?\.png")
+_SHEETS: dict[str, Format] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
+_NPZ = ".npz"
+_NAME = re.compile(r"(.+_)?(?P<index>[0-9]{6,})(_class[0-9]+)?\.png")
+# Pixels along a side that the formats can hold.
+_LONGEST_SIDE: dict[Format, int] = {"jpeg": 65_500, "webp": 16_383}
 
 # What the server writes into every encoded picture, for the sheets that are composed here.
 _XMP = """<x:xmpmeta xmlns:x="adobe:ns:meta/">
@@ -25,6 +32,72 @@ _XMP = """<x:xmpmeta xmlns:x="adobe:ns:meta/">
    Iptc4xmpExt:DigitalSourceType="http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"/>
  </rdf:RDF>
 </x:xmpmeta>"""
+
+
+class Kind(Enum):
+    """What an output path stands for."""
+
+    FOLDER = "folder"
+    SHEET = "sheet"
+    NPZ = "npz"
+
+
+def kind_of(text: str) -> Kind:
+    """What the output path `text` stands for, by its suffix in any case.
+
+    Raises:
+        ValueError: no such output, with those that there are.
+    """
+    path = Path(text)
+    suffix = path.suffix.lower()
+    if text == "-":
+        raise ValueError("standard output is not supported; name a file or a folder")
+    if text.endswith("/") or (path.is_dir() and suffix not in {*_SHEETS, _NPZ}):
+        return Kind.FOLDER
+    if suffix in _SHEETS:
+        return Kind.SHEET
+    if suffix == _NPZ:
+        return Kind.NPZ
+    if suffix or path.name.lower() in {*_SHEETS, _NPZ}:
+        raise ValueError(
+            f"{path.name} is none of NAME{', NAME'.join([*_SHEETS, _NPZ])}; "
+            f"for a folder of this name say {text}/"
+        )
+    return Kind.FOLDER
+
+
+def format_of(path: Path) -> Format:
+    """The encoding of a sheet."""
+    return _SHEETS[path.suffix.lower()]
+
+
+def check_free(path: Path, kind: Kind) -> None:
+    """Refuses an output that exists: a file, or a folder with pictures of an earlier run.
+
+    Raises:
+        FileExistsError: it does.
+    """
+    if kind is Kind.FOLDER:
+        if path.exists() and not path.is_dir():
+            raise FileExistsError(f"{path} exists and is not a folder")
+        if found := len(_pictures(path)):
+            raise FileExistsError(
+                f"{path} holds {found} pictures of an earlier run; --overwrite deletes them, "
+                "--append keeps them"
+            )
+    elif path.exists():
+        raise FileExistsError(f"{path} exists; --overwrite replaces it")
+
+
+def clear_folder(path: Path) -> None:
+    """Deletes the pictures of an earlier run, and no other file."""
+    for each in _pictures(path):
+        each.unlink()
+
+
+def _pictures(path: Path) -> list[Path]:
+    """The pictures that an earlier run wrote to a folder."""
+    return [each for each in path.iterdir() if _NAME.fullmatch(each.name)] if path.is_dir() else []
 
 
 @contextlib.contextmanager
@@ -40,64 +113,109 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         partial.unlink(missing_ok=True)
 
 
-def write_directory(path: Path, chunks: Iterable[list[EncodedPicture]]) -> None:
+def write_folder(
+    path: Path, chunks: Iterable[list[EncodedPicture]], *, full_names: bool = False
+) -> None:
     """One file for each picture, the bytes as the server encoded them: `000017_class7.png`.
 
-    A second run into the same directory replaces the pictures of the indices that it mints, also
-    where their class has changed and with it their name.
+    A picture replaces that of the same index, also where its class has changed and with it its
+    name.
+
+    Args:
+        path: the folder; it is made if need be.
+        chunks: the pictures.
+        full_names: whether a name also says model, version and seed, as pictures of several reels
+            need it: `mnist@1_42_000017_class7.png`.
     """
     path.mkdir(parents=True, exist_ok=True)
-    there: dict[int, set[Path]] = {}
-    for each in path.iterdir():
-        if match := _NAME.fullmatch(each.name):
-            there.setdefault(int(match["index"]), set()).add(each)
+    there: dict[str, set[Path]] = {}
+    for each in _pictures(path):
+        there.setdefault(each.stem.partition("_class")[0], set()).add(each)
     for picture in (each for chunk in chunks for each in chunk):
-        index = int(picture.index[0])
+        reel = f"{picture.model}@{picture.version}_{picture.seed}_" if full_names else ""
+        stem = f"{reel}{int(picture.index[0]):06d}"
         suffix = "" if picture.class_id is None else f"_class{picture.class_id[0]}"
-        target = path / f"{index:06d}{suffix}.png"
+        target = path / f"{stem}{suffix}.png"
         with replacing(target) as file:
             file.write(picture.data)
-        for stale in there.get(index, set()) - {target}:
+        for stale in there.get(stem, set()) - {target}:
             stale.unlink()
 
 
-def write_npz(path: Path, count: int, batches: Iterable[ImageBatch]) -> None:
-    """`image` uint8 [N, H, W, C], `class_id` int64 [N] and `index` uint64 [N] in one npz.
+def write_npz(
+    path: Path,
+    count: int,
+    batches: Iterable[ImageBatch],
+    *,
+    truncation: float | None = None,
+    class_labels: Callable[[ImageBatch], Sequence[str]] = lambda _: (),
+) -> None:
+    """An npz of images with all that says what they are.
 
-    The pixels go to the file as they come, so memory holds one chunk however large N is. The first
-    and the last serial stand in the comment of the archive.
-    """
-    class_id: list[NDArray[np.int64]] = []
-    index: list[NDArray[np.uint64]] = []
-    serials: list[str] = []
-    with replacing(path) as file, zipfile.ZipFile(file, "w") as archive:
-        with archive.open("image.npy", "w", force_zip64=True) as member:
-            for batch in batches:
-                if not index:
-                    _write_header(member, (count, *batch.image.shape[1:]))
-                member.write(batch.image.tobytes())
-                index.append(batch.index)
-                nothing = np.full(len(batch), UNCONDITIONAL, np.int64)
-                class_id.append(nothing if batch.class_id is None else batch.class_id)
-                serials = [*serials[:1], *batch.serials[:1], *batch.serials[-1:]]
-        for name, arrays in (("class_id", class_id), ("index", index)):
-            with archive.open(f"{name}.npy", "w") as member:
-                np.lib.format.write_array(member, np.concatenate(arrays))
-        archive.comment = " to ".join([*serials[:1], *serials[-1:]]).encode()
+    `image` uint8 [N, H, W, C], `class_id` int64 [N] (-1 for none), `index` uint64 [N] and `serial`
+    str [N]; `class_labels` str [K]; and as scalars `model`, `version`, `variant` and
+    `bundle_sha256` (str), `seed` (uint64; missing if the images come from several reels) and
+    `truncation` (float64, NaN for none).
 
-
-def write_sheet(path: Path, count: int, columns: int | None, batches: Iterable[ImageBatch]) -> None:
-    """One PNG that shows all images row by row, for counts beyond the server's own sheets.
+    The pixels go to the file as they come, so memory holds one chunk and 50 bytes an image, however
+    large N is. The first and the last serial stand in the comment of the archive.
 
     Args:
         path: the file.
         count: number of images.
+        batches: the images, of one model and version.
+        truncation: that of the images.
+        class_labels: asks for the label texts of the model that made a batch.
+    """
+    class_id: list[NDArray[np.int64]] = []
+    index: list[NDArray[np.uint64]] = []
+    serials: list[NDArray[np.bytes_]] = []
+    first: ImageBatch | None = None
+    with replacing(path) as file, zipfile.ZipFile(file, "w") as archive:
+        with archive.open("image.npy", "w", force_zip64=True) as member:
+            for batch in batches:
+                if first is None:
+                    first = batch
+                    _write_header(member, "|u1", (count, *batch.image.shape[1:]))
+                member.write(batch.image.tobytes())
+                index.append(batch.index)
+                nothing = np.full(len(batch), UNCONDITIONAL, np.int64)
+                class_id.append(nothing if batch.class_id is None else batch.class_id)
+                serials.append(np.array(batch.serials, np.bytes_))
+        if first is None:
+            raise ValueError("no images for the npz")
+        scalars: dict[str, object] = {
+            "class_id": np.concatenate(class_id),
+            "index": np.concatenate(index),
+            "class_labels": np.array(class_labels(first), np.str_),
+            "model": np.str_(first.model),
+            "version": np.str_(first.version),
+            "variant": np.str_(first.variant),
+            "bundle_sha256": np.str_(first.bundle_sha256),
+            "truncation": np.float64(np.nan if truncation is None else truncation),
+        }
+        if first.seed is not None:
+            scalars["seed"] = np.uint64(first.seed)
+        for name, value in scalars.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asarray(value))
+        _write_serials(archive, serials)
+        ends = [each for each in (*serials[0][:1], *serials[-1][-1:]) if each]
+        archive.comment = b" to ".join(ends)
+
+
+def write_sheet(path: Path, count: int, columns: int | None, batches: Iterable[ImageBatch]) -> None:
+    """One picture that shows all images row by row, for what the server's own sheets cannot hold.
+
+    Args:
+        path: the file; its suffix says the format.
+        count: number of images.
         columns: images in a row, None for the square root, rounded up.
         batches: the images.
-    """
-    from PIL import Image  # noqa: PLC0415 - only large sheets need it
-    from PIL.PngImagePlugin import PngInfo  # noqa: PLC0415 - as above
 
+    Raises:
+        InvalidRequest: the sheet would be larger than the format can hold.
+    """
     columns = columns or math.isqrt(count - 1) + 1
     canvas: NDArray[np.uint8] | None = None
     serials: list[str] = []
@@ -106,6 +224,7 @@ def write_sheet(path: Path, count: int, columns: int | None, batches: Iterable[I
         _, height, width, channels = batch.image.shape
         if canvas is None:
             rows = math.ceil(count / columns)
+            _check_size(format_of(path), rows * height, columns * width)
             canvas = np.zeros((rows, height, columns, width, channels), np.uint8)
         for image in batch.image:
             canvas[done // columns, :, done % columns] = image
@@ -115,14 +234,49 @@ def write_sheet(path: Path, count: int, columns: int | None, batches: Iterable[I
         raise ValueError("no images for the sheet")
     rows, height, columns, width, channels = canvas.shape
     pixels = canvas.reshape(rows * height, columns * width, channels)
-    info = PngInfo()
-    info.add_text("imagemint:serial-range", " to ".join([*serials[:1], *serials[-1:]]))
-    info.add_itxt("XML:com.adobe.xmp", _XMP)
+    _save_picture(path, pixels, " to ".join([*serials[:1], *serials[-1:]]))
+
+
+def _save_picture(path: Path, pixels: NDArray[np.uint8], serial_range: str) -> None:
+    from PIL import Image  # noqa: PLC0415 - only large sheets need it
+    from PIL.PngImagePlugin import PngInfo  # noqa: PLC0415 - as above
+
+    picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
     with replacing(path) as file:
-        Image.fromarray(pixels[..., 0] if channels == 1 else pixels).save(file, "PNG", pnginfo=info)
+        match format_of(path):
+            case "png":
+                info = PngInfo()
+                info.add_text("imagemint:serial-range", serial_range)
+                info.add_itxt("XML:com.adobe.xmp", _XMP)
+                picture.save(file, "PNG", pnginfo=info)
+            case "jpeg":
+                picture.save(file, "JPEG", quality=90, xmp=_XMP.encode(), comment=serial_range)
+            case "webp":
+                picture.convert("RGB").save(file, "WEBP", quality=90, xmp=_XMP.encode())
 
 
-def _write_header(member: IO[bytes], shape: tuple[int, ...]) -> None:
-    """The beginning of an npy file of uint8."""
-    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+def _check_size(picture_format: Format, height: int, width: int) -> None:
+    longest = _LONGEST_SIDE.get(picture_format)
+    if longest is not None and max(height, width) > longest:
+        raise invalid(
+            "out",
+            f"a sheet of {width}x{height} pixels is too large for {picture_format}, which holds "
+            f"{longest} along a side; use .png, or a folder",
+        )
+
+
+def _write_serials(archive: zipfile.ZipFile, serials: Sequence[NDArray[np.bytes_]]) -> None:
+    """The member `serial.npy`, deflated because serials differ in few characters."""
+    width = max(each.dtype.itemsize for each in serials)
+    entry = zipfile.ZipInfo("serial.npy")
+    entry.compress_type = zipfile.ZIP_DEFLATED
+    with archive.open(entry, "w", force_zip64=True) as member:
+        _write_header(member, np.dtype((np.str_, width)).str, (sum(map(len, serials)),))
+        for each in serials:
+            member.write(each.astype((np.str_, width)).tobytes())
+
+
+def _write_header(member: IO[bytes], descr: str, shape: tuple[int, ...]) -> None:
+    """The beginning of an npy file."""
+    header = {"descr": descr, "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(member, header)

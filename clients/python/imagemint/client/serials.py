@@ -1,6 +1,7 @@
 """Serial numbers: all that decides one image, in one line of text."""
 
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -16,7 +17,7 @@ _TRUNCATION = re.compile(r"truncation=([0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)")
 
 @dataclass(frozen=True, slots=True)
 class Serial:
-    """One serial number, such as `mnist@3/42/17?class=7&truncation=0.7`, taken apart."""
+    """One serial number, such as `mnist@3/42/17?class=7&truncation=0.7`, parsed."""
 
     model: str
     """Model name."""
@@ -54,6 +55,67 @@ class Serial:
             class_id=int(class_id[1]) if class_id else None,
             truncation=float(truncation[1]) if truncation else None,
         )
+
+
+def parse_serials(texts: str | Sequence[str]) -> list[Serial]:
+    """The serials of one model and version that `texts` spells.
+
+    Raises:
+        InvalidRequest: none, not a serial number, or of several models or versions.
+    """
+    serials = [Serial.parse(each) for each in ([texts] if isinstance(texts, str) else texts)]
+    if not serials:
+        raise invalid("serial", "no serial numbers are given")
+    kinds = sorted({f"{each.model}@{each.version}" for each in serials})
+    if len(kinds) > 1:
+        raise invalid("serial", f"one call takes one model and version, not {', '.join(kinds)}")
+    return serials
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Serial numbers that one call can ask for: neighbours on one reel."""
+
+    first: Serial
+    """The first of them."""
+    class_ids: tuple[int, ...]
+    """Class of each; empty for an unconditional model."""
+    positions: tuple[int, ...]
+    """Where each stands in the sequence that the run was cut from."""
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+
+def cut_into_runs(serials: Sequence[Serial], limit: Callable[[str], int]) -> list[Run]:
+    """The fewest calls that ask for every serial, each once; duplicates are several positions.
+
+    Args:
+        serials: in any order.
+        limit: most images that one call may ask of the model of this name.
+    """
+    ordered = sorted(range(len(serials)), key=lambda at: (_reel(serials[at]), serials[at].index))
+    runs: list[Run] = []
+    for at in ordered:
+        serial = serials[at]
+        last = runs[-1] if runs else None
+        if (
+            last is None
+            or _reel(last.first) != _reel(serial)
+            or last.first.index + len(last) != serial.index
+            or len(last) >= limit(serial.model)
+        ):
+            last = Run(serial, (), ())
+            runs.append(last)
+        class_ids = () if serial.class_id is None else (*last.class_ids, serial.class_id)
+        runs[-1] = Run(last.first, class_ids, (*last.positions, at))
+    return runs
+
+
+def _reel(serial: Serial) -> tuple[object, ...]:
+    """What neighbours have in common, in a form that sorts."""
+    truncation = -1.0 if serial.truncation is None else serial.truncation
+    return serial.model, serial.version, serial.seed, truncation, serial.class_id is not None
 
 
 def _malformed(text: str) -> InvalidRequest:

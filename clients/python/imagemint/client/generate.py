@@ -1,0 +1,341 @@
+"""The command `imagemint generate`."""
+
+# ruff: noqa: T201 - a command prints
+
+import shlex
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, NamedTuple, Self, TypeVar
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic_settings import NoDecode
+from tqdm import tqdm
+
+from imagemint.client import outputs
+from imagemint.client.api import Selection, run_selection
+from imagemint.client.blocking import Client
+from imagemint.client.classes import BALANCED, parse_classes
+from imagemint.client.commands import Connection
+from imagemint.client.errors import ImagemintError, NotFound
+from imagemint.client.images import EncodedPicture, ImageBatch
+from imagemint.client.outputs import Kind
+from imagemint.client.requests import UINT64_MAX, Condition, Priority
+from imagemint.client.serials import Serial, cut_into_runs
+
+ChunkT = TypeVar("ChunkT", ImageBatch, list[EncodedPicture])
+
+_INTERRUPTED = 130
+_SERIALS_AT_ONCE = 1024
+
+
+def _as_list(value: object) -> object:
+    """One flag, variable or key, as a list; a key of a TOML file may hold numbers."""
+    values = value if isinstance(value, list) else [value]
+    return [str(each) if isinstance(each, int) else each for each in values]
+
+
+def _checked_output(value: str) -> str:
+    outputs.kind_of(value)
+    return value
+
+
+# Without NoDecode a comma would cut a label in two.
+Texts = Annotated[list[str], NoDecode, BeforeValidator(_as_list)]
+
+
+class Generate(Connection):
+    """Mint images into a folder of PNGs, one sheet, or an npz file."""
+
+    model: str | None = None
+    """Model to ask. Required unless --serial names it."""
+    class_: Texts = Field([], alias="class")
+    """Class by label or index: CLASS, label:TEXT or index:NUMBER. Several, comma-separated or as
+    repeated flags, are taken in turn; `balanced` takes all in turn. Default: a conditional model
+    draws classes at random."""
+    count: int = Field(1, ge=1, le=UINT64_MAX)
+    """Number of images."""
+    seed: int | None = Field(None, ge=0, le=UINT64_MAX)
+    """Seed. Default: the server picks one."""
+    first_index: int = Field(0, ge=0, le=UINT64_MAX)
+    """Index of the first image on the seed's reel."""
+    truncation: float | None = None
+    """Truncation within the range of the model."""
+    version: str = ""
+    """Version of the model. Default: the one that the server prefers."""
+    serial: Texts = Field([])
+    """Serial number to mint again; several, comma-separated or as repeated flags. Excludes the
+    settings that serial numbers hold."""
+    out: Annotated[str, AfterValidator(_checked_output)]
+    """NAME.npz: an npz; NAME.png, .jpg, .jpeg or .webp: one sheet; NAME without a suffix, or NAME/:
+    a folder of PNG files."""
+    overwrite: bool = False
+    """Replace a file that exists, or the pictures that an earlier run wrote to the folder."""
+    append: bool = False
+    """Add to the pictures in the folder; those of the same index are replaced."""
+    columns: int | None = Field(None, ge=1)
+    """Images in a row of the sheet. Default: the square root of the count."""
+    chunk_size: int | None = Field(None, ge=1)
+    """Images in a chunk of the stream. Default: the server's choice."""
+    priority: Priority = "normal"
+    """Order in which waiting requests are served: high goes before normal."""
+    progress: bool | None = None
+    """Show a progress bar. Default: only on a terminal."""
+    quiet: bool = False
+    """Print nothing but errors."""
+
+    @model_validator(mode="after")
+    def _check_combination(self) -> Self:
+        in_serials = {"model", "class_", "count", "seed", "first_index", "truncation", "version"}
+        if not self.serial:
+            if not self.model:
+                raise ValueError("--model is required (or IMAGEMINT_MODEL), or else --serial")
+        elif given := sorted(in_serials & self.model_fields_set):
+            flags = ", ".join(map(_flag, given))
+            raise ValueError(f"--serial says it all and excludes {flags}")
+        if self.overwrite and self.append:
+            raise ValueError("--overwrite and --append exclude each other")
+        if self.append and self._kind is not Kind.FOLDER:
+            raise ValueError("--append needs a folder as --out")
+        return self
+
+    @property
+    def _kind(self) -> Kind:
+        return outputs.kind_of(self.out)
+
+    def run(self) -> int:
+        """Mints the images, writes them and says what they are."""
+        path, kind = Path(self.out), self._kind
+        if kind is not Kind.FOLDER and path.is_dir():
+            raise IsADirectoryError(f"{path} is a folder; for pictures in it say {path}/")
+        if not (self.overwrite or self.append):
+            outputs.check_free(path, kind)
+        serials = [Serial.parse(text) for each in self.serial for text in each.split(",")]
+        report = _Report(len(serials) or self.count, show=False if self.quiet else self.progress)
+        try:
+            with self._noting_failures(report), self.client() as client:
+                self._write(client, serials, report)
+        except KeyboardInterrupt:
+            self._print_rest("interrupted", report)
+            return _INTERRUPTED
+        if not self.quiet:
+            print(f"{report} to {self.out}")
+        return 0
+
+    def _write(self, client: Client, serials: Sequence[Serial], report: "_Report") -> None:
+        path = Path(self.out)
+        jobs = self._jobs(client, serials)
+        match self._kind:
+            case Kind.FOLDER:
+                pictures = self._clearing(path, report.watch(self._pictures(client, jobs)))
+                reels = {(each.model, each.version, each.seed, each.truncation) for each in serials}
+                outputs.write_folder(path, pictures, full_names=len(reels) > 1)
+            case Kind.SHEET if self._fits_one_call(client, jobs):
+                (job,) = jobs
+                sheet = client.sheet(
+                    job.model,
+                    job.images,
+                    columns=self.columns,
+                    format=outputs.format_of(path),
+                    priority=self.priority,
+                    **job.selection,
+                )
+                for (picture,) in report.watch([[sheet]]):
+                    with outputs.replacing(path) as file:
+                        file.write(picture.data)
+            case Kind.SHEET:
+                batches = report.watch(self._batches(client, jobs, serials))
+                outputs.write_sheet(path, report.count, self.columns, batches)
+            case Kind.NPZ:
+                batches = report.watch(self._batches(client, jobs, serials))
+                outputs.write_npz(
+                    path,
+                    report.count,
+                    batches,
+                    truncation=jobs[0].selection.get("truncation"),
+                    class_labels=lambda batch: _labels(client, batch.model, batch.version),
+                )
+
+    def _jobs(self, client: Client, serials: Sequence[Serial]) -> list["_Job"]:
+        """What to ask for, in as few calls as it takes."""
+        if serials:
+            runs = cut_into_runs(serials, _Limits(client).__getitem__)
+            return [_Job(each.first.model, len(each), run_selection(each)) for each in runs]
+        model = self.model or ""
+        selection = Selection(
+            seed=self.seed,
+            first_index=self.first_index,
+            condition=self._condition(client, model),
+            truncation=self.truncation,
+            version=self.version,
+        )
+        return [_Job(model, self.count, selection)]
+
+    def _condition(self, client: Client, model: str) -> Condition:
+        text = ",".join(self.class_)
+        if not text:
+            return None
+        labels = () if text == BALANCED else _labels(client, model, self.version)
+        return parse_classes(text, labels)
+
+    def _pictures(self, client: Client, jobs: Iterable["_Job"]) -> Iterator[list[EncodedPicture]]:
+        for job in jobs:
+            yield from client.stream_encoded(
+                job.model,
+                job.images,
+                chunk_size=self.chunk_size,
+                priority=self.priority,
+                **job.selection,
+            )
+
+    def _batches(
+        self, client: Client, jobs: Iterable["_Job"], serials: Sequence[Serial]
+    ) -> Iterator[ImageBatch]:
+        """The images in the order that was asked for."""
+        if serials:
+            texts = [text for each in self.serial for text in each.split(",")]
+            for start in range(0, len(texts), _SERIALS_AT_ONCE):
+                yield client.mint(texts[start : start + _SERIALS_AT_ONCE])
+            return
+        for job in jobs:
+            yield from client.stream(
+                job.model,
+                job.images,
+                chunk_size=self.chunk_size,
+                priority=self.priority,
+                **job.selection,
+            )
+
+    def _fits_one_call(self, client: Client, jobs: Sequence["_Job"]) -> bool:
+        limits = _Limits(client)
+        return len(jobs) == 1 and jobs[0].images <= limits[jobs[0].model]
+
+    def _clearing(self, path: Path, chunks: Iterable[ChunkT]) -> Iterator[ChunkT]:
+        """`chunks`; the pictures to be overwritten go when the first chunk is there."""
+        clear = self.overwrite
+        for chunk in chunks:
+            if clear:
+                outputs.clear_folder(path)
+                clear = False
+            yield chunk
+
+    @contextmanager
+    def _noting_failures(self, report: "_Report") -> Iterator[None]:
+        """Says what a run that fails has written, and how to go on; the error follows."""
+        try:
+            yield
+        except (ImagemintError, OSError):
+            if report.done:
+                self._print_rest("stopped", report)
+            raise
+
+    def _print_rest(self, event: str, report: "_Report") -> None:
+        """Says what was written before the end, and which command mints the rest."""
+        first, done = report.first, report.done
+        lines = [f"imagemint generate: {event} after {done} of {report.count} images; "]
+        words = self._words(report)
+        if self._kind is not Kind.FOLDER or first is None:
+            lines[0] += f"nothing was written to {self.out}"
+            verb = "the same images"
+        else:
+            lines[0] += f"they are in {self.out}"
+            verb = "the rest"
+            words.append("--append")
+            if not self.serial:
+                begin = self.first_index + done
+                words += ["--first-index", str(begin), "--count", str(self.count - done)]
+        lines.append(f"to mint {verb}: {shlex.join([*words, '--out', self.out])}")
+        print("\n".join(lines), file=sys.stderr)
+
+    def _words(self, report: "_Report") -> list[str]:
+        """The command that asks for the same images, without --out; secrets are left out."""
+        words = ["imagemint", "generate"]
+        resumed = self._kind is Kind.FOLDER and report.first is not None and not self.serial
+        skipped = {"out", "append", "api_key"} | ({"first_index", "count"} if resumed else set())
+        pinned: dict[str, object] = {}
+        if report.first is not None and not self.serial:
+            pinned = {"version": report.first.version, "seed": report.first.seed}
+        if resumed:
+            skipped.add("overwrite")
+        for name, value in self.model_dump(include=self.model_fields_set - skipped).items():
+            if name in pinned or value is None:
+                continue
+            for each in value if isinstance(value, list) else [value]:
+                if isinstance(each, bool):
+                    words.append(_flag(name) if each else _flag(name).replace("--", "--no-", 1))
+                else:
+                    words += [_flag(name), str(each)]
+        for name, value in pinned.items():
+            words += [_flag(name), str(value)]
+        return words
+
+
+class _Job(NamedTuple):
+    """Images of one reel."""
+
+    model: str
+    images: int
+    selection: Selection
+
+
+class _Limits(dict[str, int]):
+    """Most images that one call may ask of a model, by its name; asked for when needed."""
+
+    def __init__(self, client: Client) -> None:
+        super().__init__()
+        self._client = client
+
+    def __missing__(self, model: str) -> int:
+        self[model] = limit = self._client.model(model).limits.max_images_per_request
+        return limit
+
+
+class _Report:
+    """Counts chunks that are written, shows the progress, and says at the end what they were."""
+
+    def __init__(self, count: int, *, show: bool | None) -> None:
+        self.count = count
+        self.done = 0
+        self.first: ImageBatch | EncodedPicture | None = None
+        self._show = show
+        self._started = time.perf_counter()
+        self._elapsed_s = 0.0
+
+    def watch(self, chunks: Iterable[ChunkT]) -> Iterator[ChunkT]:
+        """`chunks`, unchanged."""
+        # None lets tqdm decide: it stays silent where stderr is no terminal.
+        hidden = None if self._show is None else not self._show
+        with tqdm(total=self.count, unit=" images", file=sys.stderr, disable=hidden) as bar:
+            for chunk in chunks:
+                self.first = self.first or (chunk[0] if isinstance(chunk, list) else chunk)
+                yield chunk
+                arrived = chunk if isinstance(chunk, list) else [chunk]
+                self.done += sum(len(each.index) for each in arrived)
+                bar.update(self.done - bar.n)
+        self._elapsed_s = time.perf_counter() - self._started
+
+    def __str__(self) -> str:
+        first = self.first
+        if first is None:
+            return "nothing"
+        images = "1 image" if self.count == 1 else f"{self.count} images"
+        rate = self.count / max(self._elapsed_s, 1e-9)
+        seed = "" if first.seed is None else f" seed {first.seed}"
+        return (
+            f"{first.model}@{first.version}{seed}: {images} in "
+            f"{self._elapsed_s:.2f} s ({rate:.0f} images/s), first serial {first.serials[0]},"
+        )
+
+
+def _labels(client: Client, model: str, version: str) -> Sequence[str]:
+    """The label texts of a model that is ready."""
+    manifest = client.model(model).manifest(version)
+    if manifest is None:
+        raise NotFound(f"{model} has no version {version or 'that is ready'}")
+    return manifest.class_labels
+
+
+def _flag(name: str) -> str:
+    return "--" + name.strip("_").replace("_", "-")
