@@ -161,8 +161,6 @@ def _cut(request: socket.socket) -> None:
 
 
 class _Handler(WSGIRequestHandler):
-    timeout = _CONNECTION_S
-
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - as of the base class
         """Logs no requests."""
 

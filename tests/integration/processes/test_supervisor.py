@@ -1,6 +1,7 @@
 """The supervisor in this process, over workers that only speak, or do not even that."""
 
 import asyncio
+import errno
 import os
 import pickle
 import signal
@@ -84,6 +85,24 @@ async def test_death_is_an_answer():
         nothing = pickle.dumps(None)
         (reply,) = await supervisor._questions.ask(keepers, "die", nothing, timeout_s=WAIT_S)
         assert reply.error == "worker 1 died"
+
+
+async def test_worker_comes_back_when_there_are_descriptors(monkeypatch):
+    """Without any, the supervisor tries again, and the other workers go on."""
+    connect, failures = socket.socketpair, [errno.EMFILE, errno.ENFILE]
+
+    def refuse(*arguments):
+        if failures:
+            raise OSError(failures.pop(), "Too many open files")
+        return connect(*arguments)
+
+    async with supervised() as supervisor:
+        other, old = (keeper.pid for keeper in supervisor._keepers)
+        monkeypatch.setattr(socket, "socketpair", refuse)
+        os.kill(old, signal.SIGKILL)
+        await replaced(supervisor, 1, old)
+        assert not failures
+        assert supervisor._keepers[0].pid == other
 
 
 @pytest.mark.parametrize("status", ["exit status 3", "killed by SIGKILL"])

@@ -180,13 +180,19 @@ async def test_model_statistics_are_of_all_workers(pair):
         assert await told(0) == await told(1) == before + 3
 
 
-async def test_worker_sent_away_is_replaced(pair):
-    """SIGTERM to one worker alone: it leaves in good order, and another comes."""
+async def test_worker_sent_away_is_replaced(pair, scrape, total):
+    """SIGTERM to one worker alone: it leaves in good order with its last counts, another comes."""
+    async with pair.connected() as channels:
+        for number in (0, 1, 1):
+            assert await pair.call(channels[number]) == number
     os.kill(pair.pids[1], signal.SIGTERM)
     await line_of(pair.process, "worker stopped", worker=1)
     died = await line_of(pair.process, "worker died")
     assert (died["worker"], died["cause"]) == (1, "exit status 0")
     pair.pids[1] = (await line_of(pair.process, "worker ready", worker=1))["pid"]
+    samples = await scrape(pair.ready["metrics_address"])
+    calls = pair.made.total()
+    assert total(samples, "imagemint_requests_total", code="OK", method="Generate") == calls
 
 
 async def test_killed_worker_goes_unnoticed(tiny):

@@ -21,6 +21,8 @@ _SECRETS = (
         r"\1\2…",
     ),
 )
+# One search, which finds nothing in nearly every string, is cheaper than the substitutions.
+_SUSPICIOUS = re.compile(r"imk_|bearer|basic|authorization|x-api-key|cookie", re.IGNORECASE)
 # gRPC prints metadata that it cannot decode as bytes, without its name: it may be a credential.
 _BYTES = re.compile(r"\bb'(?:[^'\\]|\\.)*'?|\bb\"(?:[^\"\\]|\\.)*\"?", re.DOTALL)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -36,8 +38,9 @@ def clean(text: str, longest: int = LONGEST_TEXT) -> str:
     """Returns a text without secrets, cut to `longest` characters."""
     if len(text) > longest:
         text = f"{text[:longest]}… ({len(text)} characters)"
-    for pattern, replacement in _SECRETS:
-        text = pattern.sub(replacement, text)
+    if _SUSPICIOUS.search(text):
+        for pattern, replacement in _SECRETS:
+            text = pattern.sub(replacement, text)
     return text
 
 

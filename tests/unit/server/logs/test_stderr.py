@@ -66,6 +66,20 @@ close_logs()
     assert len(records) - len(left_out) == 10
 
 
+def test_loggers_of_grpc_are_limited():
+    """What callers make it say is cut short, whatever the level; our own lines are all there."""
+    code = r"""
+for _ in range(300):
+    logging.getLogger("grpc._cython.cygrpc").error("Invalid encoding on %s", b"s3cret\xff")
+    logging.getLogger("imagemint").info("ours")
+assert dropped_lines() == {"queue_full": 0, "rate_limited": 200}
+"""
+    events = [each["event"] for each in logged(code)]
+    assert events.count("ours") == 300
+    assert sum(event.startswith("Invalid encoding") for event in events) == 100
+    assert not any("s3cret" in event for event in events)
+
+
 def test_warnings_and_lost_exceptions_are_records():
     """They would be plain text on stderr otherwise."""
     code = r"""

@@ -1,13 +1,17 @@
 """What the supervisor tells besides the figures of its workers."""
 
 import os
+import urllib.request
 
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from imagemint.server.exposition import expose
 from imagemint.server.metrics import Metrics
 from imagemint.server.processes.figures import figures_of
 from imagemint.server.processes.metrics import WorkersMetrics
+
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def samples_of(metrics):
@@ -36,6 +40,21 @@ def test_scrape_asks_the_workers():
     for length in (3, 40):
         worker.queue_images.labels("tiny", "1").set(length)
         assert samples_of(metrics)["imagemint_queue_images", "1", "tiny"] == length
+
+
+def test_filtered_scrape_asks_the_workers():
+    """As a whole one does, and only what was asked for is told."""
+    worker = Metrics(shared=True)
+    metrics = WorkersMetrics(1, lambda: metrics.totals.update(0, figures_of(worker.registry)), dict)
+    address, stop = expose("127.0.0.1:0", metrics.registry)
+    try:
+        worker.inflight.labels("s").set(3)
+        with DIRECT.open(f"http://{address}/metrics?name[]=imagemint_inflight_requests") as answer:
+            lines = answer.read().decode().splitlines()
+    finally:
+        stop()
+    assert lines[-1] == 'imagemint_inflight_requests{service="s"} 3.0'
+    assert len(lines) == 3
 
 
 def test_lines_that_were_not_logged_are_counted_by_all(monkeypatch):
