@@ -7,7 +7,7 @@ import sys
 
 from imagemint.server.processes.channel import Channel
 from imagemint.server.processes.messages import Ready
-from imagemint.server.processes.worker import WorkerPeers
+from imagemint.server.processes.worker import WorkerPeers, _beat
 
 
 async def work(end):
@@ -36,7 +36,9 @@ async def work(end):
     listening = asyncio.create_task(peers.listen())
     await peers.catch_up()
     channel.send(Ready({}))
+    beating = asyncio.create_task(_beat(channel, list))
     await peers.drain.wait()
+    beating.cancel()
     await channel.close()
     listening.cancel()
 

@@ -179,7 +179,7 @@ def _formatter(
         structlog.processors.JSONRenderer()
         if is_json
         else structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(),
+            colors=sys.stderr is not None and sys.stderr.isatty(),
             # The default prints local variables: whole requests, and whatever is secret.
             exception_formatter=structlog.dev.plain_traceback,
         )

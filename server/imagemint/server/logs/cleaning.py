@@ -30,8 +30,8 @@ _CONTROL_OF_TRACEBACKS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]"
 
 
 def prints_callers_bytes(logger: str) -> bool:
-    """Tells whether a logger is one of gRPC, or of the event loop, which prints gRPC's errors."""
-    return logger.partition(".")[0] in {"grpc", "asyncio"}
+    """Tells whether a logger is one of gRPC, or prints its errors: the event loop, and stderr."""
+    return logger.partition(".")[0] in {"grpc", "asyncio", "stderr"}
 
 
 def clean(text: str, longest: int = LONGEST_TEXT) -> str:

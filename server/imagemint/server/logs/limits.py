@@ -10,7 +10,9 @@ from collections.abc import Callable
 from imagemint.server.logs.cleaning import prints_callers_bytes
 
 CORE = "grpc.core"
-"""Logger of gRPC's native part, whose lines are limited where they are read."""
+"""Logger of gRPC's native part."""
+STDERR_LOGGER = "stderr"
+"""Logger of all else that is written to file descriptor 2."""
 
 _PEER = re.compile(r"\b(?:ipv[46]|unix|unix-abstract|vsock):(\S+)")
 _MOST_PEERS = 1_000
@@ -106,6 +108,7 @@ class GrpcFilter(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Tells whether a record is logged."""
-        if not prints_callers_bytes(record.name) or record.name == CORE:
+        read_from_stderr = record.name in (CORE, STDERR_LOGGER)  # and limited there
+        if read_from_stderr or not prints_callers_bytes(record.name):
             return True
         return self._limit.admits(record.msg if isinstance(record.msg, str) else "")

@@ -13,7 +13,7 @@ import os
 import re
 import threading
 
-from imagemint.server.logs.limits import CORE, LineLimit
+from imagemint.server.logs.limits import CORE, STDERR_LOGGER, LineLimit
 
 STDERR = 2
 _PIPE_BYTES = 2**20
@@ -51,7 +51,7 @@ class CapturedStderr:
 
     def __init__(self, limit: LineLimit) -> None:
         self._limit = limit
-        self.original = os.dup(STDERR)
+        self.original = _duplicate(STDERR)
         """The real stderr, as a descriptor that child processes do not inherit."""
         self._reading, writing = os.pipe()
         with contextlib.suppress(OSError):  # more than the system allows this user
@@ -113,8 +113,18 @@ def _records(lines: list[bytes]) -> list[tuple[str, int, str]]:
             name, number, before = found[-1]
             found[-1] = (name, number, f"{before}\n{text}"[:_LONGEST_LINE])
         elif text.strip():
-            found.append(("stderr", logging.WARNING, text))
+            found.append((STDERR_LOGGER, logging.WARNING, text))
     return found
+
+
+def _duplicate(descriptor: int) -> int:
+    try:
+        return os.dup(descriptor)
+    except OSError:  # closed: the process was started without one
+        null = os.open(os.devnull, os.O_WRONLY)
+        if null != descriptor:
+            return null
+        return os.dup(null)
 
 
 def _without_waiting(descriptor: int) -> int:

@@ -77,7 +77,7 @@ class Keeper:
         self.models: dict[str, list[int]] = {}
         """The versions that the worker served when it became ready."""
         self._started = False
-        self._watched = False
+        self._beats = False
         self._silent_s = 0
         self._verdict = ""
         self.patient = False
@@ -139,11 +139,12 @@ class Keeper:
         The seconds are counted here and not read from a clock: after this process itself was
         stopped, the workers get their time again.
         """
-        if self._process is None or not self._watched:
+        if self._process is None:
             return
         self._silent_s += 1
         limit_s = self._circumstances.settings.worker_timeout_s
-        if not self._started:  # native code that loads a model may hold the interpreter for long
+        # While it starts it imports, and native code that loads a model holds the interpreter.
+        if not (self._started and self._beats):
             limit_s *= _PATIENCE_AT_START
         if self._silent_s == SUSPECT_S and self._started:
             _log.warning("worker does not answer", worker=self.number, pid=self.pid)
@@ -167,7 +168,7 @@ class Keeper:
     async def _live(self) -> None:
         """Starts a worker and stays with it until it is gone."""
         self._refusal = self._verdict = ""
-        self._silent_s, self._watched = 0, False
+        self._silent_s, self._beats = 0, False
         try:
             ours, theirs = socket.socketpair()
         except OSError as error:  # no descriptors
@@ -208,7 +209,7 @@ class Keeper:
                 self._hear()
                 match message:
                     case Beat(figures):
-                        self._watched = True
+                        self._beats = True
                         if figures is not None:
                             circumstances.counted(self, figures)
                     case Ready(models):

@@ -66,6 +66,18 @@ close_logs()
     assert len(records) - len(left_out) == 10
 
 
+def test_closed_stderr_is_no_fault():
+    """Lines go nowhere, and no file that is opened later takes them for its content."""
+    code = (
+        "import os\nos.close(2)\n"
+        + HEAD
+        + 'logging.getLogger("x").error("lost"); file = os.open("/dev/null", os.O_RDWR)\n'
+        "assert file > 2; close_logs()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_loggers_of_grpc_are_limited():
     """What callers make it say is cut short, whatever the level; our own lines are all there."""
     code = r"""
