@@ -7,6 +7,7 @@ import signal
 import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from imagemint.client.cli import main
 from imagemint.training import datasets, provenance
 from imagemint.training.checkpoints import latest_checkpoint, read_generator
 from imagemint.training.classifier import load_classifier
-from imagemint.training.datasets import registry
+from imagemint.training.datasets import classes, registry
 from imagemint.training.monitor import Monitor
 from imagemint.training.recipes.mnist import MnistRecipe
 
@@ -68,9 +69,71 @@ def test_dry_run_writes_nothing(tmp_path, capsys):
             batch_size=8, z_dim=4, generator_channels=4, discriminator_channels=1, seed=7
         ).model_dump()
     )
+    assert told["data"]["splits"] == {"train": 40, "test": 60}
+    assert told["data"]["classes"]["7"] == {"train": 4, "test": 6}
+    assert (told["data"]["image"], told["device"]) == ("28x28 gray", "cpu")
+    assert any("classes with fewer than 10" in warning for warning in told["warnings"])
+    assert any("with 60 test pictures" in warning for warning in told["warnings"])
+    expected = told["expected"]
+    assert (expected["images"], expected["images_per_s"] > 0) == (480_000, True)
+    assert "measured on" in expected["basis"]
     assert main(["train", "mnist-classifier", "--out", str(tmp_path / "judge"), "--dry-run"]) == 0
-    assert "learning_rate" in json.loads(capsys.readouterr().out)
+    told = json.loads(capsys.readouterr().out)
+    assert (told["learning_rate"], told["steps"]) == (0.002, 2)
+    assert told["data"]["splits"] == {"train": 40, "test": 60}
     assert list(tmp_path.iterdir()) == []
+
+
+def pictures(folder, names, count):
+    """Writes so many noisy pictures for each class."""
+    rng = np.random.Generator(np.random.Philox(key=[3, 4]))
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            levels = rng.integers(0, 256, (28, 28), np.uint8)
+            Image.fromarray(levels).save(folder / name / f"{number}.png")
+    return str(folder)
+
+
+def test_one_picture_a_class_trains(tmp_path, caplog):
+    """What is too few for what is said before the first step; the run leaves a checkpoint."""
+    data = pictures(tmp_path / "pets", ["cat", "dog"], 1)
+    assert train(tmp_path / "run", "--dataset", data, "--images", "16") == 0
+    assert "no class has 2 training pictures, so variety cannot be measured" in caplog.text
+    assert "2 training pictures are fewer than a batch of 8" in caplog.text
+    assert latest_checkpoint(tmp_path / "run").name == f"{16:010d}"
+
+
+def test_dry_run_tells_missing_test_pictures(tmp_path, capsys):
+    """Data that lend nothing for testing are told to be so, and what was left out or guessed."""
+    data = pictures(tmp_path / "pets" / "train", ["cat", "dog"], 3)
+    assert train(tmp_path / "run", "--dataset", str(Path(data).parent), "--dry-run") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert any("`imagemint evaluate` has no test pictures" in it for it in told["warnings"])
+    assert "the folders of classes are in train" in told["data"]["remarks"]
+    assert told["data"]["classes"] == {"cat": {"train": 3}, "dog": {"train": 3}}
+
+
+def test_labels_file_names_the_classes(tmp_path, capsys):
+    """Names from a file stand in the run, whose resume finds the file again."""
+    data = pictures(tmp_path / "pets", ["0", "1"], 5)
+    (tmp_path / "names.txt").write_text("cat\ndog\n")
+    names = ["--labels-file", str(tmp_path / "names.txt")]
+    assert train(tmp_path / "run", "--dataset", data, *names, "--images", "16") == 0
+    assert json.loads((tmp_path / "run/options.json").read_text())["class_labels"] == ["cat", "dog"]
+    assert train(tmp_path / "run", "--resume", "--images", "24") == 0
+
+
+@pytest.mark.parametrize("recipe", ["mnist", "dcgan"])
+def test_older_order_of_classes_resumes(tmp_path, monkeypatch, recipe):
+    """A run whose classes were sorted as text goes on with them in its own order."""
+    data = pictures(tmp_path / "pets", ["1", "2", "10"], 5)
+    tiny = TINY if recipe == "mnist" else ["--batch-size", "8", "--quiet"]
+    run = ["train", recipe, "--dataset", data, "--out", str(tmp_path / "run"), *tiny]
+    with monkeypatch.context() as older:
+        older.setattr(classes, "natural_key", lambda text: ([text], text))
+        assert main([*run, "--images", "16"]) == 0
+    assert main([*run, "--images", "24", "--resume"]) == 0
 
 
 @pytest.mark.usefixtures("toy_mnist")

@@ -22,6 +22,8 @@ from imagemint.training.recipes.avatars_classifier import AvatarsClassifierRecip
 from imagemint.training.recipes.classifier import ClassifierRecipe
 from imagemint.training.recipes.image_classifier import ImageClassifierRecipe
 from imagemint.training.recipes.mnist_classifier import MnistClassifierRecipe
+from imagemint.training.sufficiency import classifier_steps, evaluation_shortages
+from imagemint.training.survey import doubts, summarise
 
 RECIPES: dict[str, type[ClassifierRecipe]] = {
     MnistClassifierRecipe.name: MnistClassifierRecipe,
@@ -198,6 +200,21 @@ def to_network(images: NDArray[np.uint8]) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
+def preview(
+    recipe: ClassifierRecipe, train: LabelledImages, test: LabelledImages
+) -> dict[str, Any]:
+    """Returns what the data hold, what looks wrong with them, and the number of steps, as JSON.
+
+    Raises:
+        DatasetError: not enough pictures for a single batch.
+    """
+    return {
+        "data": summarise(train, test) | {"remarks": list(train.remarks)},
+        "warnings": [*doubts(train), *evaluation_shortages(test)],
+        "steps": classifier_steps(len(train), recipe.epochs, recipe.batch_size),
+    }
+
+
 def train_classifier(
     recipe: ClassifierRecipe,
     train: LabelledImages,
@@ -212,12 +229,13 @@ def train_classifier(
     The test set plays no part in training and picks no checkpoint; it is measured once, at the end.
 
     Raises:
-        DatasetError: the network cannot look at images of this shape, or the test set has other
-            classes.
+        DatasetError: the network cannot look at images of this shape, the test set has other
+            classes, or the pictures are not enough for a single batch.
     """
     channels = train.images.shape[-1]
     if train.class_labels != test.class_labels:
         raise DatasetError(f"{train.name} and {test.name} have different classes")
+    steps = classifier_steps(len(train), recipe.epochs, recipe.batch_size)
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         model = recipe.network(len(train.class_labels), channels)
@@ -227,7 +245,6 @@ def train_classifier(
                 f" {list(train.images.shape[1:])}"
             )
         model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stubs lack this overload
-        steps = recipe.epochs * len(train) // recipe.batch_size
         optimizer = torch.optim.AdamW(
             model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay
         )

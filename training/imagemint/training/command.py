@@ -15,6 +15,7 @@ from pydantic_settings import CliPositionalArg
 from imagemint.training.data_options import DataOptions
 from imagemint.training.errors import (
     CheckpointError,
+    DatasetError,
     ProcessesError,
     TrainingError,
     TrainingFailed,
@@ -29,6 +30,7 @@ from imagemint.training.recipes.recipe import Recipe
 if TYPE_CHECKING:
     import torch
 
+    from imagemint.training.datasets import LabelledImages
     from imagemint.training.passes import Precision
     from imagemint.training.processes import Processes
 
@@ -47,7 +49,9 @@ class RunSettings(BaseModel):
     data: Path | None = None
     """Folder that holds the data sets; absent, the user's cache, filled by download."""
     dry_run: bool = False
-    """Say what would be done, and check data and options, without training."""
+    """Show what would be done: every option, classes with their counts, splits, image shape,
+    device, what looks wrong with the data, and the expected time, measured on a few steps. Nothing
+    is written."""
     quiet: bool = False
     """No progress bar."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -128,7 +132,7 @@ class TrainGenerator(RunSettings, DataOptions):
             return 1  # the first process says why
 
     def _train(self, processes: "Processes", device: "torch.device") -> int:
-        from imagemint.training import loop, provenance, starting  # noqa: PLC0415 - torch
+        from imagemint.training import dry_run, loop, provenance, starting  # noqa: PLC0415 - torch
         from imagemint.training.checkpoints import (  # noqa: PLC0415
             fitting_checkpoint,
             latest_checkpoint,
@@ -142,14 +146,7 @@ class TrainGenerator(RunSettings, DataOptions):
             **{name: getattr(self, name) for name in self.recipe_type.model_fields}
         )
         with processes.first_ahead():  # which downloads for all
-            data = self.load(
-                self.data_set or recipe.dataset,
-                "train",
-                self.data,
-                size=self.size,
-                channels=self.channels,
-                per_class=self.per_class,
-            )
+            data = self._training_data(recipe)
         schedule = Schedule(
             self.log_interval,
             self.snapshot_interval or recipe.snapshots_every,
@@ -172,11 +169,20 @@ class TrainGenerator(RunSettings, DataOptions):
             _log.info("resuming from %s", found)
         elif list_checkpoints(self.out):
             raise CheckpointError(f"{self.out} holds a run already; --resume continues it")
+        if self.dry_run or processes.rank == 0:
+            warnings = dry_run.warnings_for(recipe, data)
         if self.dry_run:
             starting.initial_state(recipe, data, device)  # refuses images that networks cannot draw
+            test = self._test_split(recipe)
+            warnings += dry_run.warnings_on_test(test)
+            options["data"] = dry_run.describe_data(data, test)
+            options["warnings"] = warnings
+            options["expected"] = dry_run.expected_time(recipe, data, schedule, device, passes)
             print(json.dumps(options, indent=2))  # noqa: T201 - what the command is for
             return 0
         if processes.rank == 0:
+            for warning in warnings:
+                _log.warning("%s: %s", data.name, warning)
             provenance.write_options(self.out, options)
         state = loop.train(
             recipe,
@@ -195,6 +201,37 @@ class TrainGenerator(RunSettings, DataOptions):
         hint = f" of {recipe.images:,}; --resume continues" if stopped else ""
         print(f"{latest_checkpoint(self.out)}: {state.images_seen:,} images{hint}")  # noqa: T201 - the command's answer
         return _INTERRUPTED if stopped else 0
+
+    def _training_data(self, recipe: Recipe) -> "LabelledImages":
+        """Returns the training pictures, on resume with the classes in the order of the run."""
+        from imagemint.training.resuming import recorded_order  # noqa: PLC0415 - torch
+
+        def load(order: tuple[str, ...] | None = None) -> "LabelledImages":
+            name = self.data_set or recipe.dataset
+            return self.load(
+                *(name, "train", self.data),
+                class_labels=order,
+                size=self.size,
+                channels=self.channels,
+                per_class=self.per_class,
+            )
+
+        data = load()
+        order = recorded_order(self.out, data) if self.resume else None
+        if order is None:
+            return data
+        try:
+            return load(order)
+        except DatasetError:  # other classes: the checkpoint says what it was made of
+            return data
+
+    def _test_split(self, recipe: Recipe) -> "LabelledImages | str":
+        """Returns the test pictures that `imagemint evaluate` takes, or why there are none."""
+        name = self.data_set or recipe.dataset
+        try:
+            return self.load(name, "test", self.data, size=self.size, channels=self.channels)
+        except DatasetError as error:
+            return str(error)
 
     def _precision(self, device: "torch.device") -> "Precision":
         from imagemint.training.checkpoints import (  # noqa: PLC0415 - torch
@@ -224,7 +261,11 @@ def _command_of(recipe: type[Recipe]) -> type[BaseModel]:
     return command
 
 
-class TrainMnistClassifier(RunSettings, DataOptions, MnistClassifierRecipe):
+class ClassifierSettings(RunSettings, DataOptions):
+    """What training a classifier takes besides the options of its recipe."""
+
+
+class TrainMnistClassifier(ClassifierSettings, MnistClassifierRecipe):
     """Trains the MNIST classifier that judges generators (two CPU cores: about ten minutes)."""
 
     def run(self) -> int:
@@ -232,7 +273,7 @@ class TrainMnistClassifier(RunSettings, DataOptions, MnistClassifierRecipe):
         return _train_classifier(self, MnistClassifierRecipe, self.dataset, None)
 
 
-class TrainImageClassifier(RunSettings, DataOptions, ImageClassifierRecipe):
+class TrainImageClassifier(ClassifierSettings, ImageClassifierRecipe):
     """Trains a small residual classifier on CIFAR-10 or any data set (two cores: 40 minutes)."""
 
     def run(self) -> int:
@@ -240,7 +281,7 @@ class TrainImageClassifier(RunSettings, DataOptions, ImageClassifierRecipe):
         return _train_classifier(self, ImageClassifierRecipe, self.dataset, self.size)
 
 
-class TrainAvatarsClassifier(RunSettings, AvatarsClassifierRecipe):
+class TrainAvatarsClassifier(ClassifierSettings, AvatarsClassifierRecipe):
     """Trains the classifier of cartoon people and their attributes (two cores: 15 minutes)."""
 
     def run(self) -> int:
@@ -249,7 +290,7 @@ class TrainAvatarsClassifier(RunSettings, AvatarsClassifierRecipe):
 
 
 def _train_classifier(
-    settings: TrainMnistClassifier | TrainImageClassifier,
+    settings: ClassifierSettings,
     kind: type[ClassifierRecipe],
     dataset: str,
     size: int | None,
@@ -261,7 +302,9 @@ def _train_classifier(
         settings.load(dataset, split, settings.data, size=size) for split in ("train", "test")
     )
     if settings.dry_run:
-        print(recipe.model_dump_json(indent=2))  # noqa: T201 - what the command is for
+        about = recipe.model_dump(mode="json") | classifier.preview(recipe, train, test)
+        about["device"] = str(_device(settings.device))
+        print(json.dumps(about, indent=2))  # noqa: T201 - what the command is for
         return 0
     about = classifier.train_classifier(
         recipe, train, test, settings.out, device=_device(settings.device), quiet=settings.quiet

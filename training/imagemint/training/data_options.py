@@ -30,7 +30,13 @@ class DataOptions(BaseModel):
     counted."""
 
     def load(
-        self, name: str, split: "Split", data: Path | None, **treatment: int | None
+        self,
+        name: str,
+        split: "Split",
+        data: Path | None,
+        *,
+        class_labels: tuple[str, ...] | None = None,
+        **treatment: int | None,
     ) -> "LabelledImages":
         """Returns one split of a data set.
 
@@ -38,6 +44,7 @@ class DataOptions(BaseModel):
             name: of the data set, or where it is.
             split: which part.
             data: folder that holds the data sets.
+            class_labels: names of the classes, by index. None: those of ``labels_file``, if any.
             treatment: size, channels and the like, for `datasets.load_dataset`.
 
         Raises:
@@ -45,14 +52,15 @@ class DataOptions(BaseModel):
         """
         from imagemint.training.datasets import load_dataset, read_labels_file  # noqa: PLC0415
 
-        labels = None if self.labels_file is None else read_labels_file(self.labels_file)
+        if class_labels is None and self.labels_file is not None:
+            class_labels = read_labels_file(self.labels_file)
         return load_dataset(
             name,
             split,
             data,
             label_column=self.label_column,
             image_column=self.image_column,
-            class_labels=labels,
+            class_labels=class_labels,
             strict=self.strict,
             **treatment,  # type: ignore[arg-type] # each is a number; only the seed is never None
         )

@@ -49,8 +49,8 @@ def table() -> str:
         if run is None:
             rows.append((*about, f"{images:,} images", MISSING, MISSING, MISSING))
             continue
-        full = f"{images:,} images, {_spell(run.minutes * images / run.images)}"
-        measured = f"{run.images:,} images, {_spell(run.minutes)}"
+        full = f"{images:,} images, {spell_minutes(run.minutes * images / run.images)}"
+        measured = f"{run.images:,} images, {spell_minutes(run.minutes)}"
         rows.append((*about, full, run.machine, measured, run.quality))
     widths = [max(len(row[column]) for row in rows) for column in range(len(head) - 1)]
     return "\n".join(
@@ -59,5 +59,8 @@ def table() -> str:
     )
 
 
-def _spell(minutes: float) -> str:
+def spell_minutes(minutes: float) -> str:
+    """Returns a duration in the unit that suits it."""
+    if minutes < 2:  # noqa: PLR2004 - 2 min
+        return f"{60 * minutes:.0f} s"
     return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"  # noqa: PLR2004 - 2 h

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from imagemint.training.checkpoints import option_defaults, read_description, sound_checkpoint
+from imagemint.training.datasets import LabelledImages
 from imagemint.training.errors import CheckpointError
 
 NOT_REMEMBERED = frozenset({"out", "data", "dry_run", "quiet", "device", "resume"})
@@ -28,9 +29,10 @@ def remembered(settings: BaseModel, recipe_options: Mapping[str, Any]) -> dict[s
     """
     left_out = NOT_REMEMBERED | recipe_options.keys()
     kept = settings.model_dump(mode="json", by_alias=True, exclude=set(left_out))
-    if kept.get("dataset") and Path(kept["dataset"]).expanduser().exists():
-        # A resume may be called from another directory.
-        kept["dataset"] = str(Path(kept["dataset"]).expanduser().absolute())
+    for name in ("dataset", "labels_file"):
+        if kept.get(name) and Path(kept[name]).expanduser().exists():
+            # A resume may be called from another directory.
+            kept[name] = str(Path(kept[name]).expanduser().absolute())
     return kept
 
 
@@ -63,6 +65,22 @@ def resumed(settings: SettingsT, run: Path, known_datasets: Mapping[str, object]
         return type(settings).model_validate({k: v for k, v in values.items() if k in names})
     except ValidationError as error:
         raise CheckpointError(f"{run}: {error}") from error
+
+
+def recorded_order(run: Path, data: LabelledImages) -> tuple[str, ...] | None:
+    """Returns the classes of a run in its own order; None if the data have them so already.
+
+    Classes are sorted by the numbers in their names, and folders without pictures are none. Older
+    runs sorted them as text and counted such folders. A run without classes does not tell its
+    order, so it is taken to be that of older runs if the digest of the data differs.
+    """
+    description = read_description(sound_checkpoint(run))
+    recorded = tuple(description.get("class_labels") or ())
+    if recorded and "code 0" not in recorded and recorded != data.class_labels:
+        return recorded
+    if description.get("dataset_sha256") != data.sha256:
+        return recorded or tuple(sorted(data.class_labels))
+    return None
 
 
 def _kept(run: Path) -> dict[str, Any]:

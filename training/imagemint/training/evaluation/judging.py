@@ -15,7 +15,7 @@ from imagemint.training.errors import CheckpointError, DatasetError
 from imagemint.training.evaluation.album import Album
 from imagemint.training.evaluation.classifying import discriminator_figures
 from imagemint.training.evaluation.extractors import Extractor, Looks, StackedJudge
-from imagemint.training.evaluation.measuring import NEIGHBOURS, Measured, Sample, measure
+from imagemint.training.evaluation.measuring import Measured, Sample, measure
 from imagemint.training.evaluation.reals import STACKED, look_at_reals
 from imagemint.training.evaluation.sources import NpzSource, RunSource, Source
 from imagemint.training.evaluation_report import (
@@ -24,15 +24,15 @@ from imagemint.training.evaluation_report import (
     write_report,
     write_table,
 )
+from imagemint.training.sufficiency import COMPARABLE, NEIGHBOURS, STEADY
 
 # Stands in the key of every cached result: count it up when a figure's meaning changes.
 _VERSION = 4
 _SAMPLES = 10_000
 _STACKED_SAMPLES = 26_000  # as in all papers that count modes
 # A judge below this accuracy sees little of what it measures: below it, colour noise was once rated
-# above real pictures. With fewer test images than this, distances are mostly noise.
+# above real pictures.
 WEAK_JUDGE = 0.8
-FEW_TEST_IMAGES = 1_000
 
 _log = logging.getLogger(__name__)
 
@@ -156,9 +156,9 @@ def doubts(extractor: Extractor, judge: Extractor | None, test: LabelledImages) 
         f" {WEAK_JUDGE:.0%}), so its classes and its feature space say little ({about})"
         for about, accuracy in weak.items()
     ]
-    if len(test) < FEW_TEST_IMAGES:
+    if len(test) < STEADY:
         found.append(
-            f"{test.name} has {len(test):,} images only (less than {FEW_TEST_IMAGES:,}), so every"
+            f"{test.name} has {len(test):,} images only (less than {STEADY:,}), so every"
             " figure is noisy; compare it with its reference, and several seeds with each other"
         )
     return found
@@ -229,16 +229,15 @@ def _check_like(
     classes: NDArray[np.int64] | None,
     num_classes: int,
 ) -> None:
-    least = NEIGHBOURS + 1  # a neighbourhood needs so many; a covariance two
-    if len(real) < least:
+    if len(real) < COMPARABLE:
         raise DatasetError(
-            f"{real.name} has {len(real)} images, too few to compare with: at least {least}"
+            f"{real.name} has {len(real)} images, too few to compare with: at least {COMPARABLE}"
         )
     wanted = real.images.shape[1:]
-    if images.dtype != np.uint8 or images.shape[1:] != wanted or len(images) < least:
+    if images.dtype != np.uint8 or images.shape[1:] != wanted or len(images) < COMPARABLE:
         raise DatasetError(
             f"{origin}: images are {images.dtype} {list(images.shape)}, should be uint8"
-            f" {['N', *wanted]} with N at least {least}"
+            f" {['N', *wanted]} with N at least {COMPARABLE}"
         )
     if classes is None:
         return

@@ -28,8 +28,8 @@ from imagemint.training.metrics import (
     two_sample_accuracy,
     within_class_variety,
 )
+from imagemint.training.sufficiency import NEIGHBOURS
 
-NEIGHBOURS = 5
 # A generated image nearer to a training image than this share of the typical distance between a
 # test image and its nearest training image is called a copy.
 _COPY_SHARE = 0.25

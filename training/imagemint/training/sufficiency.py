@@ -1,0 +1,91 @@
+"""How many pictures each part of training and evaluation needs: the one place that knows.
+
+What has too few either goes without, which is said before the first step, or is refused.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from imagemint.training.datasets import LabelledImages
+from imagemint.training.errors import DatasetError
+
+VARIETY = 2
+"""Pictures of a class between which a difference can be seen, for the collapse watch."""
+NEIGHBOURS = 5
+"""Neighbours whose distance is the radius of a neighbourhood: coverage, precision and recall."""
+COMPARABLE = NEIGHBOURS + 1
+"""Pictures of each kind that an evaluation needs at least: a point and its neighbours."""
+STEADY = 1_000
+"""Test pictures below which distances are mostly noise."""
+_SHOWN = 5
+
+
+def shortages(data: LabelledImages, batch_size: int, *, by_class: bool) -> list[str]:
+    """Returns what a run on these training pictures goes without, a sentence each.
+
+    Args:
+        data: training pictures.
+        batch_size: of the run.
+        by_class: whether variety is compared within each class.
+    """
+    said = []
+    if len(data) < batch_size:
+        said.append(
+            f"{len(data)} training pictures are fewer than a batch of {batch_size}, so each batch"
+            " shows some of them twice; --batch-size sets it"
+        )
+    counts = np.bincount(data.labels, minlength=len(data.class_labels))
+    empty = [data.class_labels[label] for label in np.flatnonzero(counts == 0)]
+    if empty:
+        said.append(f"no training picture of {_listed(empty)}")
+    compared = counts if by_class else np.array([len(data)])
+    if compared.max() < VARIETY:
+        said.append(
+            f"no class has {VARIETY} training pictures, so variety cannot be measured and mode"
+            " collapse is not watched for"
+        )
+    elif by_class and (few := np.flatnonzero((counts > 0) & (counts < VARIETY))).size:
+        names = _listed([data.class_labels[label] for label in few])
+        said.append(f"fewer than {VARIETY} training pictures of {names}: no variety is measured")
+    return said
+
+
+def evaluation_shortages(test: LabelledImages) -> list[str]:
+    """Returns what ``imagemint evaluate`` can say little of with these test pictures."""
+    said = []
+    counts = np.bincount(test.labels, minlength=len(test.class_labels))
+    empty = [test.class_labels[label] for label in np.flatnonzero(counts == 0)]
+    if empty:
+        said.append(f"no test picture of {_listed(empty)}")
+    if len(test) < COMPARABLE:
+        said.append(
+            f"{len(test)} test pictures are too few for `imagemint evaluate`, which needs at least"
+            f" {COMPARABLE}"
+        )
+    elif len(test) < STEADY:
+        said.append(
+            f"with {len(test)} test pictures, fewer than {STEADY:,}, the figures of `imagemint"
+            " evaluate` are noisy"
+        )
+    return said
+
+
+def classifier_steps(count: int, epochs: int, batch_size: int) -> int:
+    """Returns the steps of a classifier's training on so many pictures.
+
+    Raises:
+        DatasetError: they are not enough for a single batch.
+    """
+    steps = epochs * count // batch_size
+    if steps < 1:
+        raise DatasetError(
+            f"{count} training pictures in {epochs} epochs are fewer than one batch of"
+            f" {batch_size}: add pictures, or set --batch-size or --epochs"
+        )
+    return steps
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return "class" + ("es " if len(names) > 1 else " ") + ", ".join(names[:_SHOWN]) + more

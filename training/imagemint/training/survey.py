@@ -1,0 +1,81 @@
+"""What a data set holds and what looks wrong with it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from imagemint.training.datasets import LabelledImages
+from imagemint.training.datasets.splits import HELD_OUT, split_called
+
+_SAMPLED = 2_000  # pictures that are compared with each other
+_ALIKE = 2.0  # levels: pictures whose pixels deviate less from their mean are nearly the same
+_DARK = 16  # levels: pictures without anything brighter are nearly black
+_RARE = 50  # a class with so many times fewer pictures than the largest is hardly learnt
+_SHOWN = 5
+
+
+def summarise(train: LabelledImages, test: LabelledImages | None) -> dict[str, Any]:
+    """Returns splits, classes with their counts and the shape of the pictures, as JSON values."""
+    height, width, channels = train.images.shape[1:]
+    splits = {"train": train} | ({"test": test} if test is not None else {})
+    counts = {
+        split: np.bincount(data.labels, minlength=len(train.class_labels)).tolist()
+        for split, data in splits.items()
+    }
+    return {
+        "splits": {split: len(data) for split, data in splits.items()},
+        "classes": {
+            text: {split: counts[split][label] for split in splits}
+            for label, text in enumerate(train.class_labels)
+        },
+        "image": f"{width}x{height} {'gray' if channels == 1 else 'RGB'}",
+        "shape": [height, width, channels],
+        "broken": sum(len(data.broken) for data in splits.values()),
+        "license": train.license,
+    }
+
+
+def doubts(data: LabelledImages) -> list[str]:
+    """Returns what looks wrong with training pictures, a sentence each; none if nothing does."""
+    return [*_doubtful_classes(data), *_doubtful_pictures(data)]
+
+
+def _doubtful_classes(data: LabelledImages) -> list[str]:
+    names = data.class_labels
+    counts = np.bincount(data.labels, minlength=len(names))
+    said = []
+    if len(names) == 1:
+        said.append(f"all {len(data)} pictures are of one class, {names[0]!r}")
+    splits = [name for name in names if split_called(name)]
+    if splits:
+        said.append(f"classes are called like splits: {_listed(splits)}")
+    folded = {name.casefold() for name in names}
+    if len(folded) < len(names):
+        said.append(f"{len(names) - len(folded)} names of classes differ only in case from others")
+    least = max(HELD_OUT, int(counts.max()) // _RARE)
+    tiny = [f"{names[label]} ({counts[label]})" for label in np.flatnonzero(counts < least)]
+    if tiny and len(names) > 1:
+        said.append(f"classes with fewer than {least} training pictures: {_listed(tiny)}")
+    return said
+
+
+def _doubtful_pictures(data: LabelledImages) -> list[str]:
+    rows = np.linspace(0, len(data) - 1, min(len(data), _SAMPLED)).astype(np.int64)
+    some = data.images[rows]
+    distinct = len({image.tobytes() for image in some})
+    said = []
+    if len(some) > 1 and some.astype(np.float32).std(axis=0).mean() < _ALIKE:
+        said.append("nearly all pictures are alike")
+    elif distinct <= len(some) // 2:
+        said.append(f"of {len(some)} pictures only {distinct} differ")
+    dark = float((some.max(axis=(1, 2, 3)) < _DARK).mean())
+    if dark > 1 / 2:
+        said.append(f"{dark:.0%} of the pictures are nearly black")
+    return said
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (
+        f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    )
