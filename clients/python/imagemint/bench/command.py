@@ -26,7 +26,14 @@ from imagemint.client.commands import Connection
 from imagemint.client.requests import UINT64_MAX
 
 _DEFAULT_CONCURRENCY = (1, 4, 16)
+_PICTURES = (".png", ".svg", ".pdf")
 _DEFAULT_DURATION_S = 10.0
+
+
+def _picture(path: Path) -> Path:
+    if path.suffix.lower() not in _PICTURES:
+        raise ValueError(f"{path.name} is none of NAME{', NAME'.join(_PICTURES)}")
+    return path
 
 
 class ClientIsTheLimit(Exception):  # noqa: N818 - the name says it
@@ -95,8 +102,10 @@ class Bench(Connection):
     """HOST:PORT of the server's /metrics, read around each point for the sizes of its batches."""
     json_: Path | None = Field(None, alias="json")
     """Write everything to this file; docs/performance.md describes it."""
-    plot: Path | None = None
+    plot: Annotated[Path, AfterValidator(_picture)] | None = None
     """Write a picture to this file (.png, .svg, .pdf)."""
+    overwrite: bool = False
+    """Replace files of --json and --plot that exist."""
 
     @model_validator(mode="after")
     def _one_end(self) -> Self:
@@ -106,6 +115,9 @@ class Bench(Connection):
 
     def run(self) -> int:
         """Measures and prints every point, and writes the files that are asked for."""
+        for path in (self.json_, self.plot):
+            if path and not self.overwrite:  # before the minutes of measuring
+                outputs.check_free(path, outputs.Kind.FILE)
         found = Report(self._settings(), bound=self._bound() if self.rate or self.sweep else None)
         try:
             with ClientProcesses(self._target(), self.clients) as clients:
@@ -125,7 +137,10 @@ class Bench(Connection):
 
     def _settings(self) -> dict[str, Any]:
         settings = self.model_dump(
-            mode="json", by_alias=True, exclude_none=True, exclude={"api_key", "json_", "plot"}
+            mode="json",
+            by_alias=True,
+            exclude_none=True,
+            exclude={"api_key", "json_", "plot", "overwrite"},
         )
         return settings | {"duration_s": self._seconds()}
 
@@ -202,6 +217,7 @@ class Bench(Connection):
         if self.plot and found.points:
             from imagemint.bench import plot  # noqa: PLC0415 - matplotlib is slow to import
 
+            self.plot.parent.mkdir(parents=True, exist_ok=True)
             plot.draw(self.plot, found.points, found.knee)
 
     def _judge(self, found: Report) -> None:

@@ -108,8 +108,6 @@ class Generate(Connection):
     def run(self) -> int:
         """Mints the images, writes them and says what they are."""
         path, kind = Path(self.out), self._kind
-        if kind is not Kind.FOLDER and path.is_dir():
-            raise IsADirectoryError(f"{path} is a folder; for pictures in it say {path}/")
         if not (self.overwrite or self.append):
             outputs.check_free(path, kind)
         serials = [Serial.parse(text) for each in self.serial for text in each.split(",")]

@@ -40,6 +40,8 @@ class Kind(Enum):
     FOLDER = "folder"
     SHEET = "sheet"
     NPZ = "npz"
+    FILE = "file"
+    """Any other file, of the commands that write reports."""
 
 
 def kind_of(text: str) -> Kind:
@@ -85,6 +87,8 @@ def check_free(path: Path, kind: Kind) -> None:
                 f"{path} holds {found} pictures of an earlier run; --overwrite deletes them, "
                 "--append keeps them"
             )
+    elif path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name a file")
     elif path.exists():
         raise FileExistsError(f"{path} exists; --overwrite replaces it")
 

@@ -110,6 +110,27 @@ def test_point_outlives_the_metrics(bench, metrics_address, tmp_path):
     assert (point["images"], point["server"]) == (4, None)
 
 
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        (("--plot", "a.txt"), 2, "--plot: a.txt is none of NAME.png, NAME.svg, NAME.pdf"),
+        (("--json", "there.json"), 1, "there.json exists; --overwrite replaces it"),
+        (("--plot", "there.png"), 1, "there.png exists; --overwrite replaces it"),
+    ],
+)
+def test_bad_output_is_told_before_the_load(
+    bench, mint, tmp_path, monkeypatch, *, words, status, message
+):
+    """A file that exists, and a picture of no known kind, are refused before anything is sent."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("there.json", "there.png"):
+        (tmp_path / name).write_text("kept")
+    found, _, err = bench("--concurrency", 1, "--images", 1, *words)
+    assert found == status
+    assert message in err
+    assert not mint.requests
+
+
 def test_open_loop_is_measured(bench, tmp_path):
     """Offered and achieved, whether it holds, and a picture."""
     picture = tmp_path / "bench.png"
