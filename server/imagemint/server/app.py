@@ -34,7 +34,6 @@ _log = structlog.stdlib.get_logger(__name__)
 _GPU_INSTANCES = 2
 # More share one batch with ever less gain, and were not measured.
 _MOST_ALONE_THREADS = 4
-_SERVED_BYTES = "served-bytes"
 # Streams are asked to leave at this share of the grace period, so that the last chunk still gets
 # out and the client can tell a drain from a failure.
 _EXPIRING_SHARE = 0.8
@@ -63,7 +62,6 @@ class App:
             watch_devices(self.metrics.registry)
         self._cores = max(1, usable_cores() // settings.processes)
         self._encoders = ThreadPoolExecutor(self._cores, thread_name_prefix="encode")
-        shared = self._peers.directory
         repository = settings.repository or shipped_models()
         if not repository.is_dir():
             raise NotADirectoryError(f"model repository {repository} is not a directory")
@@ -80,7 +78,7 @@ class App:
             ),
             wanted=settings.load_models if settings.model_control == "explicit" else None,
             unload_grace_s=settings.unload_grace_s,
-            served_bytes=ServedBytes(shared and shared / _SERVED_BYTES),
+            served_bytes=ServedBytes(self._peers.served_bytes),
         )
         self.control = ModelControl(
             self.repository,

@@ -52,8 +52,8 @@ class Peers:
 
     several = False
     """Whether there are others, in other processes."""
-    directory: Path | None = None
-    """Where they share files, deleted with the server; None without others."""
+    served_bytes: Path | None = None
+    """The file in which they share what was served (see `ServedBytes`); None without others."""
 
     def __init__(self, number: int = 0) -> None:
         self.number = number

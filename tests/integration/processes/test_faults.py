@@ -158,11 +158,11 @@ def fill(directory):
 
 
 async def test_full_disk_stops_nobody(tiny, full_disk, scrape):
-    """Workers count and serve, and one that dies is replaced, with no byte left under TMPDIR."""
+    """Workers start, count and serve, and are replaced, with no byte left under TMPDIR."""
+    fill(full_disk)
     options = (f"--repository={tiny}", "--processes=2")
     async with process(*options, TMPDIR=str(full_disk)) as server:
         ready, pids = await started(server)
-        fill(full_disk)
         os.kill(pids[0], signal.SIGKILL)
         await line_of(server, "worker ready", worker=0)
         for _ in range(8):

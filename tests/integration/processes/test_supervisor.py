@@ -113,7 +113,6 @@ async def test_workers_that_never_come_up_fail_the_start(status):
     supervisor = Supervisor(ServeSettings(processes=2, **ANYWHERE), command)
     with pytest.raises(StartFailed, match=f"worker [01] cannot serve: {status}"):
         await supervisor.run()
-    assert not supervisor._directory.exists()
 
 
 @pytest.mark.parametrize("which", ["grpc_address", "metrics_address"])

@@ -5,7 +5,6 @@ import signal
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import structlog
 
@@ -43,8 +42,8 @@ class Circumstances:
     command: Sequence[str]
     """Of a worker; a file descriptor is appended."""
     settings: ServeSettings
-    directory: Path
-    """Where the workers share files."""
+    served_bytes: int
+    """File descriptor of the file in which the workers share what was served."""
     stderr: int | None
     """Descriptor that becomes the stderr of a worker; None for that of this process."""
     leaving: asyncio.Event
@@ -179,7 +178,7 @@ class Keeper:
                 self._process = await asyncio.create_subprocess_exec(
                     *self._circumstances.command,
                     str(theirs.fileno()),
-                    pass_fds=(theirs.fileno(),),
+                    pass_fds=(theirs.fileno(), self._circumstances.served_bytes),
                     stdin=asyncio.subprocess.DEVNULL,
                     stderr=self._circumstances.stderr,
                 )
@@ -201,7 +200,7 @@ class Keeper:
         try:
             remembered = circumstances.remembered()
             channel.send(
-                Begin(self.number, circumstances.settings, circumstances.directory, remembered)
+                Begin(self.number, circumstances.settings, circumstances.served_bytes, remembered)
             )
             if circumstances.leaving.is_set():
                 channel.send(Drain())

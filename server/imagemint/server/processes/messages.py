@@ -5,7 +5,6 @@ them, nor import what they are made of.
 """
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from imagemint.server.processes.figures import Figures
 from imagemint.server.settings import ServeSettings
@@ -18,8 +17,8 @@ class Begin:
     number: int
     settings: ServeSettings
     """Of this worker: with the port that was found, and its share of what is shared out."""
-    directory: Path
-    """Where the workers share files; deleted with the server."""
+    served_bytes: int
+    """File descriptor of the file in which the workers share what was served."""
     remembered: tuple["Question", ...] = ()
 
 

@@ -7,12 +7,9 @@ import asyncio
 import contextlib
 import os
 import pickle
-import shutil
 import signal
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import structlog
 
@@ -69,9 +66,9 @@ class Supervisor:
         async with contextlib.AsyncExitStack() as opened:
             port, address = reserve(settings.grpc_address)
             opened.callback(port.close)
-            # Under TMPDIR, which the operator chooses; the root may be read-only.
-            self._directory = Path(tempfile.mkdtemp(prefix="imagemint-"))
-            opened.callback(self._clear)
+            # In memory: no disk can be full or read-only, and it ends with the last process.
+            self._served_bytes = os.memfd_create("imagemint-served-bytes")
+            opened.callback(os.close, self._served_bytes)
             self._metrics = WorkersMetrics(settings.processes, self._measurer(), self._pids)
             if settings.device != "cpu":
                 watch_devices(self._metrics.registry)
@@ -100,7 +97,6 @@ class Supervisor:
             if asked.is_set():
                 for keeper in self._keepers:
                     keeper.kill()
-                self._clear()
                 close_logs()
                 os._exit(128 + number)
             asked.set()
@@ -121,14 +117,11 @@ class Supervisor:
             for keeper in self._keepers:
                 keeper.tick()
 
-    def _clear(self) -> None:
-        shutil.rmtree(self._directory, ignore_errors=True)
-
     def _hired(self, address: str) -> list[Keeper]:
         circumstances = Circumstances(
             command=self._worker,
             settings=worker_settings(self._settings, address),
-            directory=self._directory,
+            served_bytes=self._served_bytes,
             stderr=real_stderr(),
             leaving=self._leaving,
             remembered=lambda: self._questions.remembered,

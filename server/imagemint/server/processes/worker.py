@@ -7,11 +7,11 @@ import asyncio
 import contextlib
 import itertools
 import pickle
-import shutil
 import signal
 import socket
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -54,7 +54,7 @@ class WorkerPeers(Peers):
 
     def __init__(self, begin: Begin, channel: Channel) -> None:
         super().__init__(begin.number)
-        self.directory = begin.directory
+        self.served_bytes = Path(f"/proc/self/fd/{begin.served_bytes}")
         self.drain = asyncio.Event()
         """Set once this worker is to leave."""
         self.orphaned = False
@@ -156,8 +156,6 @@ async def work(end: socket.socket) -> int:
     finally:
         listening.cancel()  # first: to it the closed channel would mean that the supervisor is gone
         await channel.close()
-        if peers.orphaned:
-            shutil.rmtree(begin.directory, ignore_errors=True)  # another may be at it too
 
 
 async def _serve(begin: Begin, peers: WorkerPeers, channel: Channel) -> int:

@@ -26,10 +26,10 @@ class Line:
 
 
 @pytest.mark.parametrize("last", [Drain(), None])
-async def test_caller_who_leaves_as_the_answers_come(tmp_path, last):
+async def test_caller_who_leaves_as_the_answers_come(last):
     """He disturbs nobody: the worker still hears that it is to leave, or that it is alone."""
     line = Line()
-    peers = WorkerPeers(Begin(0, ServeSettings(), tmp_path), line)
+    peers = WorkerPeers(Begin(0, ServeSettings(), 0), line)
     asking = asyncio.create_task(peers.ask("statistics"))
     await asyncio.sleep(0)
     listening = asyncio.create_task(peers.listen())
