@@ -7,8 +7,11 @@ import struct
 import grpc
 import pytest
 from held_backend import WAIT_S
+from setting_bounds import numbers_of
 
 from imagemint.client import AsyncClient
+from imagemint.open_inference import grpc_service_pb2, grpc_service_pb2_grpc
+from imagemint.server.settings import ServeSettings
 from imagemint.v1 import generation_service_pb2 as pb
 from imagemint.v1 import generation_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc
 
@@ -198,3 +201,39 @@ async def test_ping_flood_ends_its_connection(serve, models, settings, expected)
     """Pings that come too fast, three of them, are answered by a farewell."""
     app = await serve(models, **settings)
     assert await pinged(app, 20) == expected
+
+
+# What changes how many threads there are, when the connection ends, or how long a stop takes.
+ELSEWHERE = {
+    "processes",
+    "instances",
+    "connection_age_s",
+    "connection_idle_s",
+    "drain_delay_s",
+    "stall_timeout_s",
+}
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["least", "most"])
+async def test_numbers_at_their_bounds_are_served(serve, models, which):
+    """With all numeric settings at their least, or at their largest, every model is described."""
+    numbers = {
+        name: bounds[which]
+        for name, bounds in numbers_of(ServeSettings).items()
+        if name not in ELSEWHERE and None not in bounds
+    }
+    if which == 0:
+        numbers |= {"max_bundle_bytes": 2**20, "max_image_memory_bytes": 2**20}
+        numbers |= {"connection_age_grace_s": None}
+    app = await serve(models, **numbers)
+    async with connection(app) as channel:
+        get = model_service_pb2_grpc.ModelServiceStub(channel).GetModel
+        answer = await get(model_service_pb2.GetModelRequest(model="digits"))
+        assert answer.model.limits.max_queue_images == numbers["max_queue_images"]
+        assert answer.model.limits.max_images_per_request >= 1
+        config = grpc_service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelConfig
+        answer = await config(grpc_service_pb2.ModelConfigRequest(name="digits"))
+        assert answer.config.max_batch_size >= 1
+        generate = generation_service_pb2_grpc.GenerationServiceStub(channel).Generate
+        images = {"model": "digits", "count": 1}
+        assert await generate(pb.GenerateRequest(images=images))

@@ -26,7 +26,7 @@ _ONLY_FROM_ONNX = (
 class Export(BaseModel):
     """Exports a training run or a foreign ONNX file to a bundle, and compares the two."""
 
-    model_config = ConfigDict(use_attribute_docstrings=True)
+    model_config = ConfigDict(use_attribute_docstrings=True, allow_inf_nan=False)
 
     source: CliPositionalArg[Path | None] = None
     """Directory of the training run. Its newest checkpoint is exported."""
@@ -37,7 +37,7 @@ class Export(BaseModel):
     """Name of the model: lower-case letters, digits, '-', '_' and '.'."""
     repository: Path = Path("models")
     """Model repository to write to. The default is ./models, made if missing."""
-    version: int | None = Field(default=None, ge=1)
+    version: int | None = Field(default=None, ge=1, lt=10**18)
     """Version to write, refused if it exists. Default: one more than the last."""
     title: str | None = None
     """One line for people. Default: the data set, image size and number of classes."""
@@ -58,7 +58,7 @@ class Export(BaseModel):
     """Weights of the standard Inception network, in place of a classifier."""
     data: Path | None = None
     """Folder that holds the data sets. Default: the user's cache, filled by download."""
-    judged_images: int = Field(default=10_000, ge=100)
+    judged_images: int = Field(default=10_000, ge=100, le=10**9)
     """Images of each seed in the comparison of variants."""
     judged_seeds: int = Field(default=5, ge=2, le=100)
     """Seeds in the comparison of variants. The deviation of model.onnx over them is the noise."""

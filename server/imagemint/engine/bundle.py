@@ -229,7 +229,8 @@ def _read(path: Path, max_bytes: int) -> bytes:
             if not stat.S_ISREG(found.st_mode):
                 raise BundleRefused(path.parent, f"{path.name} is not a regular file")
             # One byte more than allowed tells a file that grew after it was measured.
-            content = file.read(max_bytes + 1) if found.st_size <= max_bytes else b""
+            # Never by the limit: a read takes memory for all that it may return.
+            content = file.read(found.st_size + 1) if found.st_size <= max_bytes else b""
     except FileNotFoundError:
         raise BundleRefused(path.parent, f"{path.name} is missing") from None
     except OSError as error:

@@ -10,6 +10,13 @@ _ADDRESS = r"^(.+):(\d{1,5})$"
 _COLLECTOR = r"^https?://[^/@\s]+:\d{1,5}$"
 _LARGEST_PORT = 65_535
 _LARGEST_BATCH = 65_536
+_MOST_SIZES = 64
+# What fields of int32 and gRPC's arguments hold.
+_INT32_MAX = 2**31 - 1
+_MOST_BYTES = 2**40
+# Times that gRPC counts in milliseconds, as an int32.
+_SHORTEST_S = 0.001
+_LONGEST_S = 10**6
 # A core is as fast with 32 as with 64, and of 64 callers the slowest hundredth waits a tenth less;
 # see docs/performance.md.
 _CPU_BATCH = 32
@@ -20,7 +27,7 @@ _POLICY = r"^(all|latest:[1-9]\d{0,8}|[1-9]\d{0,17}(,[1-9]\d{0,17})*)$"
 class ServeSettings(BaseModel):
     """Serves a model repository over gRPC."""
 
-    model_config = ConfigDict(use_attribute_docstrings=True, extra="forbid")
+    model_config = ConfigDict(use_attribute_docstrings=True, extra="forbid", allow_inf_nan=False)
 
     repository: Path | None = None
     """Model repository, <model>/<version>/model.onnx; absent, the models shipped with imagemint."""
@@ -61,25 +68,25 @@ class ServeSettings(BaseModel):
     preferred_batch_images and batch_buckets."""
     batch_delay_ms: float = Field(default=0.0, ge=0, le=1_000)
     """Time that a batch with room may wait for more images; 0 runs what is there."""
-    preferred_batch_images: list[int] = Field(default=[])
+    preferred_batch_images: list[int] = Field(default=[], max_length=_MOST_SIZES)
     """Sizes that batches are cut to while enough waits; the smallest of them ends the wait of
     batch_delay_ms. Empty, any size will do."""
-    batch_buckets: list[int] | None = Field(default=None, min_length=1)
+    batch_buckets: list[int] | None = Field(default=None, min_length=1, max_length=_MOST_SIZES)
     """Sizes of batches on a GPU, which are padded to the next; absent, 1, 2, 4, ...
     max_batch_images."""
     cuda_graphs: bool = True
     """Capture the runs of each bucket as CUDA graphs on a GPU: faster, for more of its memory."""
 
-    max_images_per_request: int = Field(default=1_024, ge=1)
+    max_images_per_request: int = Field(default=1_024, ge=1, le=_INT32_MAX)
     """Images in one Generate, or one chunk of StreamGenerate, at most."""
-    max_response_bytes: int = Field(default=3 * 2**20, ge=1)
+    max_response_bytes: int = Field(default=3 * 2**20, ge=1, le=_INT32_MAX)
     """Raw bytes in one answer at most; lowers max_images_per_request for large images, so that
     clients with gRPC's default receive limit of 4 MB need no option."""
-    max_queue_images: int = Field(default=8_192, ge=1)
+    max_queue_images: int = Field(default=8_192, ge=1, le=_INT32_MAX)
     """Images that may wait for one model before calls are refused."""
-    max_bundle_bytes: int = Field(default=2 * 2**30, ge=1)
+    max_bundle_bytes: int = Field(default=2 * 2**30, ge=1, le=_MOST_BYTES)
     """Larger model files are refused."""
-    max_image_memory_bytes: int = Field(default=512 * 2**20, ge=1)
+    max_image_memory_bytes: int = Field(default=512 * 2**20, ge=1, le=_MOST_BYTES)
     """Working memory that one image may take, by an estimate from the shapes in its graph; bundles
     whose images take more are refused. The runtime takes some times as much for a batch."""
 
@@ -87,27 +94,27 @@ class ServeSettings(BaseModel):
     """When models are loaded and unloaded. none: at the start; poll: whenever a look at the
     repository, every poll_interval_s, finds it changed; watch: as poll, and at once where the file
     system tells of changes; explicit: by RepositoryModelLoad and RepositoryModelUnload."""
-    poll_interval_s: float = Field(default=5.0, gt=0, le=86_400)
+    poll_interval_s: float = Field(default=5.0, ge=_SHORTEST_S, le=86_400)
     """Time between two looks at the repository, for poll and watch."""
     version_policy: str = Field(default="all", pattern=_POLICY)
     """Versions that serve: all, latest:N for the newest N that can be loaded, or numbers, 1,3."""
     version_policies: dict[str, Annotated[str, Field(pattern=_POLICY)]] = {}
     """Policies of single models, in place of version_policy; on the command line mnist=latest:2, or
     a JSON object, as in the environment."""
-    default_versions: dict[str, Annotated[int, Field(ge=1)]] = {}
+    default_versions: dict[str, Annotated[int, Field(ge=1, lt=10**18)]] = {}
     """Versions that answer when a request names none, by model; they serve whatever the policy
     says. Other models answer with their newest that is ready."""
     load_models: list[str] = []
     """Models that are loaded at the start when model_control is explicit; * stands for all."""
     allow_model_control: bool = True
     """Answer RepositoryModelLoad and RepositoryModelUnload when model_control is explicit."""
-    unload_grace_s: float = Field(default=30.0, ge=0)
+    unload_grace_s: float = Field(default=30.0, ge=0, le=_LONGEST_S)
     """Time that calls inside a version have to finish when it is unloaded; then streams break off
     between two chunks."""
 
-    drain_delay_s: float = Field(default=0.0, ge=0)
+    drain_delay_s: float = Field(default=0.0, ge=0, le=_LONGEST_S)
     """After SIGTERM, time to go on accepting while health says NOT_SERVING, for balancers."""
-    drain_grace_s: float = Field(default=30.0, ge=0)
+    drain_grace_s: float = Field(default=30.0, ge=0, le=_LONGEST_S)
     """Time that accepted calls then have to finish."""
     reflection: bool = True
     """Offer gRPC server reflection."""
@@ -131,27 +138,27 @@ class ServeSettings(BaseModel):
     max_bytes_in_flight: int = Field(default=256 * 2**20, ge=2**20, le=2**40)
     """Memory for answers that are made and not yet taken by their callers, over all calls; divided
     among the processes. One caller may hold half of it."""
-    stall_timeout_s: float | None = Field(default=60.0, gt=0, le=10**6)
+    stall_timeout_s: float | None = Field(default=60.0, ge=_SHORTEST_S, le=_LONGEST_S)
     """Time that a client may leave an answer untaken before its connection is closed; our clients
     come back and resume."""
     max_connections: int | None = Field(default=None, ge=1, le=2**20)
     """Largest number of connections; more are closed at once. Default: 4,096, or fewer where the
     limit of open files is lower. From three quarters on, idle connections are closed."""
-    max_streams_per_connection: int = Field(default=256, ge=1)
+    max_streams_per_connection: int = Field(default=256, ge=1, le=_INT32_MAX)
     """Calls that one connection may have open; its client holds the others back."""
-    max_request_bytes: int = Field(default=4 * 2**20, ge=1_024, le=2**31 - 1)
+    max_request_bytes: int = Field(default=4 * 2**20, ge=1_024, le=_INT32_MAX)
     """Larger requests are refused before they are read."""
     max_metadata_bytes: int = Field(default=16 * 2**10, ge=1_024, le=2**24)
     """Calls with more metadata are refused."""
-    connection_age_s: float | None = Field(default=3_600.0, gt=0, le=10**6)
+    connection_age_s: float | None = Field(default=3_600.0, ge=_SHORTEST_S, le=_LONGEST_S)
     """Age at which a connection is asked to leave, by a tenth more or less; its calls finish, and
     its client comes back, to another server perhaps."""
-    connection_age_grace_s: float | None = Field(default=None, gt=0, le=10**6)
+    connection_age_grace_s: float | None = Field(default=None, ge=_SHORTEST_S, le=_LONGEST_S)
     """Time that the calls of such a connection have; absent, as long as they take. Our clients
     resume streams that are cut."""
-    connection_idle_s: float = Field(default=300.0, gt=0, le=10**6)
+    connection_idle_s: float = Field(default=300.0, ge=_SHORTEST_S, le=_LONGEST_S)
     """Time after which a connection without calls is closed."""
-    min_ping_interval_s: float = Field(default=10.0, ge=0, le=10**6)
+    min_ping_interval_s: float = Field(default=10.0, ge=0, le=_LONGEST_S)
     """Keepalive pings that come faster, while the server sends nothing, count against their
     connection."""
     max_ping_strikes: int = Field(default=2, ge=0, le=1_000)
@@ -181,12 +188,20 @@ class ServeSettings(BaseModel):
         sizes = [*self.preferred_batch_images, *(self.batch_buckets or ())]
         return max(sizes, default=_CPU_BATCH if on_cpu else _GPU_BATCH)
 
-    @field_validator("grpc_address", "metrics_address")
+    @field_validator("grpc_address", "metrics_address", "trace_endpoint")
     @classmethod
-    def _port_exists(cls, address: str) -> str:
-        if split_address(address)[1] > _LARGEST_PORT:
+    def _port_exists(cls, address: str | None) -> str | None:
+        if address is not None and split_address(address)[1] > _LARGEST_PORT:
             raise ValueError(f"port is not 0 to {_LARGEST_PORT}")
         return address
+
+    @field_validator("*")
+    @classmethod
+    def _has_no_nul(cls, value: object) -> object:
+        """Refuses the one character that no path, address or name may hold, and no file tells."""
+        if isinstance(value, str | Path) and "\0" in str(value):
+            raise ValueError("holds a NUL character")
+        return value
 
     @model_validator(mode="after")
     def _batches_hold_the_sizes(self) -> Self:

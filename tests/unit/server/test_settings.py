@@ -2,6 +2,7 @@
 
 import pytest
 from pydantic import ValidationError
+from setting_bounds import numbers_of, refused_values
 
 from imagemint.client.settings import gathered
 from imagemint.server.command import Serve
@@ -59,6 +60,48 @@ def test_certificate_and_key_come_together(given):
     assert ServeSettings(tls_certificate="a.pem", tls_key="a.key", tls_client_ca="ca.pem")
 
 
+NUMBERS = numbers_of(ServeSettings)
+# Sizes of batches, whose bounds another setting gives.
+BOUNDED_TOGETHER = {"preferred_batch_images", "batch_buckets"}
+# What a setting needs beside it.
+BESIDE = {
+    "max_queue_images": {"max_images_per_request": 1},
+    "max_images_per_request": {"max_queue_images": 2**31 - 1},
+}
+
+
+@pytest.mark.parametrize("name", sorted(NUMBERS.keys() - BOUNDED_TOGETHER))
+def test_number_is_bounded(name):
+    """Every numeric setting has a least and a largest value; beyond them it is refused."""
+    least, most = NUMBERS[name]
+    assert least is not None
+    assert most is not None
+    beside = BESIDE.get(name, {})
+    for value in (least, most):
+        assert getattr(ServeSettings(**{name: value}, **beside), name) == value
+    for value in refused_values(least, most):
+        with pytest.raises(ValidationError, match=name):
+            ServeSettings(**{name: value}, **beside)
+
+
+def test_numbers_that_others_bound_are_bounded():
+    """Sizes of batches go to the largest batch, versions to 18 digits."""
+    for name in BOUNDED_TOGETHER:
+        for sizes in ([65_537], [0], [1] * 65):
+            with pytest.raises(ValidationError, match=name):
+                ServeSettings(**{name: sizes})
+        assert ServeSettings(**{name: [65_536] * 64})
+    with pytest.raises(ValidationError, match="default_versions"):
+        ServeSettings(default_versions={"mnist": 10**18})
+
+
+@pytest.mark.parametrize("name", ["repository", "tls_client_ca", "api_keys", "grpc_address"])
+def test_nul_is_refused(name):
+    """The system takes no path and no name with it."""
+    with pytest.raises(ValidationError, match=name):
+        ServeSettings(**{name: "a\0b:1"})
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -111,6 +154,8 @@ def test_collector_takes_no_password():
     ServeSettings(trace_endpoint="http://collector:4317")
     with pytest.raises(ValidationError, match="trace_endpoint"):
         ServeSettings(trace_endpoint="http://me:secret@collector:4317")
+    with pytest.raises(ValidationError, match="trace_endpoint"):
+        ServeSettings(trace_endpoint="http://collector:65536")
 
 
 def test_defaults_listen_on_loopback():

@@ -42,7 +42,7 @@ _INTERRUPTED = 130  # as the root command ends on Ctrl-C: a script must not expo
 class RunSettings(BaseModel):
     """What every training run takes besides the options of its recipe."""
 
-    model_config = ConfigDict(use_attribute_docstrings=True)
+    model_config = ConfigDict(use_attribute_docstrings=True, allow_inf_nan=False)
 
     out: Path
     """Directory of the run; created when missing."""
@@ -344,7 +344,7 @@ class Train(BaseModel):
 class Evaluate(BaseModel):
     """Measures a trained run, or images somebody generated, against the real test set."""
 
-    model_config = ConfigDict(use_attribute_docstrings=True)
+    model_config = ConfigDict(use_attribute_docstrings=True, allow_inf_nan=False)
 
     source: CliPositionalArg[str]
     """Run, checkpoint, bundle, .npz of `imagemint generate`, or grpc://HOST:PORT/MODEL[@VERSION]."""

@@ -22,12 +22,16 @@ from imagemint.bench.report import Report
 from imagemint.bench.server_metrics import ServerMetrics
 from imagemint.client import outputs
 from imagemint.client.channel import host_and_port, targets_of
-from imagemint.client.commands import Connection
+from imagemint.client.commands import LONGEST_S, Connection
 from imagemint.client.requests import UINT64_MAX
 
 _DEFAULT_CONCURRENCY = (1, 4, 16)
 _PICTURES = (".png", ".svg", ".pdf")
 _DEFAULT_DURATION_S = 10.0
+# Far more than one machine makes; beyond them a test runs out of memory or of ports.
+_MOST_CALLERS = 65_536
+_MOST_CALLS_PER_S = 10**6
+_MOST_CONNECTIONS = 4_096
 
 
 def _picture(path: Path) -> Path:
@@ -71,28 +75,28 @@ class Bench(Connection):
     """Requests, such as `count=1:80, count=64 format=png:20`: kinds of requests with their
     weights; keys are count, class, format, quality, truncation, stream, chunk and priority. Or a
     TOML file with a table [[request]] for each kind."""
-    concurrency: list[Annotated[int, Field(ge=1)]] = Field([], max_length=100)
+    concurrency: list[Annotated[int, Field(ge=1, le=_MOST_CALLERS)]] = Field([], max_length=100)
     """Closed loop: numbers of callers, one point each. Default: 1,4,16, or none with --rate or
     --sweep."""
-    rate: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field([], max_length=100)
+    rate: list[Annotated[float, Field(gt=0, le=_MOST_CALLS_PER_S)]] = Field([], max_length=100)
     """Open loop: mean calls per second, which arrive at random, one point each."""
     sweep: bool = False
     """Search the knee: raise the load of an open loop until it no longer holds."""
-    sweep_concurrency: int = Field(64, ge=1)
+    sweep_concurrency: int = Field(64, ge=1, le=_MOST_CALLERS)
     """Callers of the closed loop that gives a sweep its capacity."""
-    p99_ms: float = Field(120.0, gt=0)
+    p99_ms: float = Field(120.0, gt=0, le=1e3 * LONGEST_S)
     """A load holds if the 99th percentile of the latency is at most this, in milliseconds."""
     achieved: float = Field(ACHIEVED, gt=0, le=1)
     """A load holds if at least this share of the offered images arrives."""
-    duration_s: float | None = Field(None, gt=0)
+    duration_s: float | None = Field(None, gt=0, le=LONGEST_S)
     """Length of each point, in seconds. Default without --images: 10."""
-    images: int | None = Field(None, ge=1)
+    images: int | None = Field(None, ge=1, le=UINT64_MAX)
     """Length of each point, in images, in place of --duration-s."""
-    warmup_s: float = Field(2.0, ge=0)
+    warmup_s: float = Field(2.0, ge=0, le=LONGEST_S)
     """Seconds of load before each point, which are not counted."""
-    clients: int = Field(1, ge=1)
+    clients: int = Field(1, ge=1, le=256)
     """Client processes that share the load."""
-    connections: int = Field(1, ge=1)
+    connections: int = Field(1, ge=1, le=_MOST_CONNECTIONS)
     """Connections of each client process."""
     seed: int = Field(0, ge=0, le=UINT64_MAX)
     """Seed of arrivals, of the order of the kinds, and of the images."""

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from imagemint.client.requests import Priority
+from imagemint.client.requests import INT32_MAX, UINT64_MAX, Priority
 
 _LOSSY = ("jpeg", "webp")
 
@@ -20,11 +20,13 @@ class MixError(ValueError):
 class RequestKind(BaseModel):
     """One kind of request."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, coerce_numbers_to_str=True, allow_inf_nan=False
+    )
 
-    count: int = Field(1, ge=1)
+    count: int = Field(1, ge=1, le=UINT64_MAX)
     """Images in one call, or in all chunks of a stream together."""
-    weight: float = Field(1.0, gt=0, allow_inf_nan=False)
+    weight: float = Field(1.0, gt=0, le=10**9)
     """Share of the calls, relative to the weights of the others."""
     class_: str | None = Field(None, alias="class")
     """Class by index or label. `balanced` takes all in turn. Default: the server draws."""
@@ -36,7 +38,7 @@ class RequestKind(BaseModel):
     """Truncation within the range of the model."""
     stream: bool = False
     """A stream of chunks instead of one answer."""
-    chunk: int | None = Field(None, ge=1)
+    chunk: int | None = Field(None, ge=1, le=INT32_MAX)
     """Images in a chunk of the stream. Default: the server's choice."""
     priority: Priority = "normal"
     """Priority in the server's queue."""

@@ -18,6 +18,10 @@ from imagemint.client.models import Model, ModelVersion
 ChunkT = TypeVar("ChunkT", ImageBatch, list[EncodedPicture])
 
 
+LONGEST_S = 10**6
+"""Longest time that a setting names, in seconds: gRPC counts milliseconds in an int32."""
+
+
 def _server(value: str) -> str:
     targets_of(value)
     return value
@@ -26,11 +30,13 @@ def _server(value: str) -> str:
 class Connection(BaseModel):
     """How to reach the server; what the commands have in common."""
 
-    model_config = ConfigDict(use_attribute_docstrings=True, coerce_numbers_to_str=True)
+    model_config = ConfigDict(
+        use_attribute_docstrings=True, coerce_numbers_to_str=True, allow_inf_nan=False
+    )
 
     server: Annotated[str, AfterValidator(_server)] = "127.0.0.1:8001"
     """HOST:PORT of the server, or several, comma-separated."""
-    timeout_s: float = Field(30.0, gt=0)
+    timeout_s: float = Field(30.0, gt=0, le=LONGEST_S)
     """Seconds that a call, or the next chunk of a stream, may take."""
     tls: bool = False
     """Encrypt; implied by the other TLS settings."""

@@ -22,7 +22,7 @@ from imagemint.client.commands import Connection
 from imagemint.client.errors import ImagemintError, NotFound
 from imagemint.client.images import EncodedPicture, ImageBatch
 from imagemint.client.outputs import Kind
-from imagemint.client.requests import UINT64_MAX, Condition, Priority
+from imagemint.client.requests import INT32_MAX, UINT64_MAX, Condition, Priority
 from imagemint.client.serials import Serial, cut_into_runs
 
 ChunkT = TypeVar("ChunkT", ImageBatch, list[EncodedPicture])
@@ -75,9 +75,9 @@ class Generate(Connection):
     """Replace a file that exists, or the pictures that an earlier run wrote to the folder."""
     append: bool = False
     """Add to the pictures in the folder; those of the same index are replaced."""
-    columns: int | None = Field(None, ge=1)
+    columns: int | None = Field(None, ge=1, le=INT32_MAX)
     """Images in a row of the sheet. Default: the square root of the count."""
-    chunk_size: int | None = Field(None, ge=1)
+    chunk_size: int | None = Field(None, ge=1, le=INT32_MAX)
     """Images in a chunk of the stream. Default: the server's choice."""
     priority: Priority = "normal"
     """Order in which waiting requests are served: high goes before normal."""

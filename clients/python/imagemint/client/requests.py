@@ -11,6 +11,7 @@ from imagemint.client.errors import invalid
 from imagemint.v1 import generation_service_pb2, image_pb2
 
 UINT64_MAX = 2**64 - 1
+INT32_MAX = 2**31 - 1
 _INT32_MAX = 2**31 - 1
 # The server knows the real bound; this one keeps a stray array of pixels off the wire.
 _LATENT_DIMENSIONS = 2

@@ -131,6 +131,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
                         break  # others wait too; what is under way comes first
                     ahead.add(job)
                     chunk_size = min(2 * chunk_size, most)
+                    await asyncio.sleep(0)  # hundreds of small chunks may have room
                 await ahead.send_next(context, await self._chunk(order, call.output, ahead))
         finally:
             ahead.drop()

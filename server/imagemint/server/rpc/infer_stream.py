@@ -14,6 +14,8 @@ from imagemint.server.rpc.calls import current_call, send
 # Requests of one stream under way, or answered and not yet taken: enough that a stream of single
 # images fills a good batch, and all that a reader who stops reading costs.
 _AHEAD = 32
+# Bytes of these requests, but one request at least.
+_AHEAD_BYTES = 4 * 2**20
 # A draining server ends a stream that has been silent for as long: what its client sent before it
 # could know of the drain has arrived by then.
 _SILENCE_S = 0.5
@@ -50,7 +52,8 @@ class InferStream:
         self._context = context
         self._answering = answering
         self._gate = gate
-        self._room = asyncio.Semaphore(_AHEAD)
+        self._sizes: dict[asyncio.Task[messages.ModelStreamInferResponse], int] = {}
+        self._sent = asyncio.Event()
         self._under_way: set[asyncio.Task[messages.ModelStreamInferResponse]] = set()
         self._answers: asyncio.Queue[asyncio.Task[messages.ModelStreamInferResponse] | None] = (
             asyncio.Queue()
@@ -73,7 +76,8 @@ class InferStream:
                 await send(self._context, await answer)
                 if (call := current_call.get(None)) is not None:
                     call.release(answer)  # the task that made it reserved its bytes
-                self._room.release()
+                del self._sizes[answer]
+                self._sent.set()
         finally:
             reader.cancel()
             for task in self._under_way:
@@ -90,17 +94,28 @@ class InferStream:
 
     async def _read(self) -> None:
         while not self._gate.expiring:
-            await self._room.acquire()
+            await self._wait_for_room(0)
             request = await self._next()
             if request is None:
                 return
+            size = request.ByteSize()
+            await self._wait_for_room(size)
             answer = asyncio.create_task(
                 self._answering(request, self._context, patient=bool(self._under_way))
             )
+            self._sizes[answer] = size
             self._under_way.add(answer)
             answer.add_done_callback(self._under_way.discard)
             self._answers.put_nowait(answer)
         self._left = True
+
+    async def _wait_for_room(self, size: int) -> None:
+        """Waits until a request of so many bytes may be under way."""
+        while self._sizes and (
+            len(self._sizes) >= _AHEAD or sum(self._sizes.values()) + size > _AHEAD_BYTES
+        ):
+            self._sent.clear()
+            await self._sent.wait()
 
     async def _next(self) -> messages.ModelInferRequest | None:
         """The next request; None at the end of the stream, or of its silence while draining."""

@@ -4,6 +4,7 @@ import asyncio
 import math
 import types
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import pytest
 from held_backend import HeldBackend
@@ -121,6 +122,20 @@ async def test_slow_reader_bounds_the_work(server):
     await asyncio.wait({call})
     assert call.cancelled()
     assert parts.batcher._queued == 0
+
+
+async def test_chunks_ahead_are_made_one_in_a_turn(server):
+    """A stream of small chunks, of which many are made ahead, lets other calls in between."""
+    parts = server()
+    parts.backend.hold()
+    call = stream(parts, SlowReader(), chunk_size=1)
+    accepted = [0]
+    while accepted[-1] < 300:
+        await asyncio.sleep(0)
+        accepted.append(parts.batcher.accepted)
+    assert max(after - before for before, after in pairwise(accepted)) == 1
+    call.cancel()
+    await asyncio.wait({call})
 
 
 async def test_every_chunk_arrives_in_order(server):

@@ -66,6 +66,36 @@ async def test_slow_reader_bounds_the_reading():
         await call
 
 
+async def test_large_requests_bound_the_reading(monkeypatch):
+    """Requests under way hold some bytes together, and at least one is under way."""
+    monkeypatch.setattr(infer_stream, "_AHEAD_BYTES", 10_000)
+
+    class Sender(Peer):
+        async def read(self):
+            request = await super().read()
+            request.raw_input_contents.append(bytes(4_000 if self.read_so_far < 6 else 20_000))
+            return request
+
+    peer, answered = Sender(), []
+
+    async def answering(request, context, *, patient):
+        answered.append(request.id)
+        return await echo(request, context, patient=patient)
+
+    call = asyncio.create_task(InferStream(peer, answering, Gate()).run())
+    await settled()
+    assert answered == ["1", "2"]
+    assert peer.read_so_far == 3  # which waits
+    for _ in range(7):
+        peer.may_go.release()
+        await settled()
+    assert peer.written == answered[:7] == [str(i) for i in range(1, 8)]
+    assert len(answered) == 8  # each larger than all that may be under way together
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+
+
 async def test_stream_ends_after_the_last_answer():
     """End of requests, all answers in order, and a normal return."""
     peer = Peer(requests=100)
