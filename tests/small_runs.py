@@ -19,6 +19,7 @@ SMALL = {
     "labelled": 2,
     "virtual_batch": 4,
     "penalty_interval": 2,
+    "stage_images": 8,
     "warm_up_steps": 1,
     "warm_up_turns": 3,
 }

@@ -145,7 +145,8 @@ _BRIGHTNESS, _LOG2_CONTRAST, _LOG2_SATURATION = 0.2, 0.5, 1.0
 
 def _normal(u: Tensor) -> Tensor:
     """Returns standard normal numbers of uniform ones."""
-    return torch.special.ndtri(u.double().clamp(1e-9, 1 - 1e-9)).float()
+    normal: Tensor = torch.special.ndtri(u.double().clamp(1e-9, 1 - 1e-9)).float()
+    return normal
 
 
 def _geometry(u: Tensor, p: float, size: int) -> tuple[Tensor, Tensor]:
@@ -179,7 +180,8 @@ def _geometry(u: Tensor, p: float, size: int) -> tuple[Tensor, Tensor]:
 
 
 def _rows(*numbers: Tensor) -> Tensor:
-    return torch.stack(numbers, dim=1).unflatten(1, (3, 3))
+    matrices: Tensor = torch.stack(numbers, dim=1).unflatten(1, (3, 3))
+    return matrices
 
 
 def _scaling(x: Tensor, y: Tensor) -> Tensor:

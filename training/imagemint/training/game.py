@@ -146,6 +146,7 @@ class Game(nn.Module):
         view: form in which G returns its images; None: as real ones are.
         augmentation: of what D sees; None: it sees images as they are.
         after_D: called with D after each of its steps; None: nothing is done to it.
+        before_step: called with the images seen before each step; None: nothing is done.
     """
 
     def __init__(
@@ -158,6 +159,7 @@ class Game(nn.Module):
         view: View | None = None,
         augmentation: Augmentation | None = None,
         after_D: Callable[[nn.Module], None] | None = None,
+        before_step: Callable[[int], None] | None = None,
     ) -> None:
         super().__init__()
         self.objective = objective
@@ -168,6 +170,7 @@ class Game(nn.Module):
         self.augmentation = augmentation or Augmentation()
         self.augmentation.view, self.augmentation.objective = self.view, objective
         self.after_D = after_D or (lambda _: None)
+        self.before_step = before_step or (lambda _: None)
 
     def due(self, terms: nn.ModuleList, step: int, images_seen: int) -> list[tuple[Term, float]]:
         """Returns the terms that count in a step, with their weights."""

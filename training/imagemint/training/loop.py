@@ -180,6 +180,7 @@ def _play(  # noqa: C901, PLR0915 - one linear story, with headings
         while state.images_seen < recipe.images and not stop:
             before = state.images_seen
             set_step_sizes(recipe, state)
+            game.before_step(state.images_seen)
             # For dropout and the like: by position, and different in each process.
             torch.manual_seed(torch_seed(seed, state.step, processes.rank))
 

@@ -14,6 +14,9 @@ from imagemint.training.networks import (
     AttributeGenerator,
     ConditionalGenerator,
     ConvolutionalDiscriminator,
+    GrowingDiscriminator,
+    GrowingGenerator,
+    Grown,
     MinibatchDiscrimination,
     MlpDiscriminator,
     MlpGenerator,
@@ -27,6 +30,7 @@ from imagemint.training.networks import (
     Shape,
     StyleGenerator,
     VirtuallyNormalisedGenerator,
+    level_at,
 )
 from imagemint.training.networks.convolutional import doublings
 from imagemint.training.path_length import PathLength
@@ -54,6 +58,8 @@ __all__ = [
     "ConvolutionalDiscriminator",
     "FeatureMatching",
     "Game",
+    "GrowingDiscriminator",
+    "GrowingGenerator",
     "HistoricalAverage",
     "LipschitzPenalty",
     "Mismatch",
@@ -75,6 +81,7 @@ __all__ = [
     "WeightClipping",
     "augmentation",
     "dcgan_weights",
+    "growth",
     "minibatch_discrimination",
     "pyramid_of",
     "smoothed",
@@ -121,6 +128,22 @@ def with_heads(D: ConvolutionalDiscriminator, **heads: int) -> ConvolutionalDisc
 def minibatch_discrimination(kernels: int) -> Callable[[int], nn.Module]:
     """Returns what makes such a layer behind so many features; with no kernel, one of no effect."""
     return partial(MinibatchDiscrimination, kernels=kernels) if kernels else nn.Identity
+
+
+def growth(G: nn.Module, D: nn.Module, stage_images: int) -> tuple[Grown, Callable[[int], None]]:
+    """Returns the view of two growing networks, and what lets them grow before a step.
+
+    Raises:
+        TypeError: networks that do not grow.
+    """
+    if not (isinstance(G, GrowingGenerator) and isinstance(D, GrowingDiscriminator)):
+        raise TypeError(f"{type(G).__name__} and {type(D).__name__} do not grow")
+
+    def grow(images_seen: int) -> None:
+        for network in (G, D):
+            network.level.fill_(level_at(images_seen, network.levels, stage_images))
+
+    return Grown(D), grow
 
 
 def pyramid_of(shape: Shape) -> Pyramid:

@@ -22,6 +22,12 @@ from imagemint.training.networks.multiscale import (
     pyramid,
 )
 from imagemint.training.networks.players import Discriminator, Shape, draw
+from imagemint.training.networks.progressive import (
+    GrowingDiscriminator,
+    GrowingGenerator,
+    Grown,
+    level_at,
+)
 from imagemint.training.networks.residual import ResidualDiscriminator, ResidualGenerator
 from imagemint.training.networks.style import StyleGenerator
 from imagemint.training.networks.views import View
@@ -32,6 +38,9 @@ __all__ = [
     "ConditionalGenerator",
     "ConvolutionalDiscriminator",
     "Discriminator",
+    "GrowingDiscriminator",
+    "GrowingGenerator",
+    "Grown",
     "MinibatchDeviation",
     "MinibatchDiscrimination",
     "MlpDiscriminator",
@@ -48,5 +57,6 @@ __all__ = [
     "View",
     "VirtuallyNormalisedGenerator",
     "draw",
+    "level_at",
     "pyramid",
 ]

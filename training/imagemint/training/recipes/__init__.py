@@ -7,6 +7,7 @@ from imagemint.training.recipes.improved import ImprovedRecipe, SsganRecipe
 from imagemint.training.recipes.infogan import InfoganRecipe
 from imagemint.training.recipes.mnist import MnistRecipe
 from imagemint.training.recipes.msg import MsgRecipe
+from imagemint.training.recipes.progressive import ProgressiveRecipe
 from imagemint.training.recipes.r3gan import R3ganRecipe
 from imagemint.training.recipes.recipe import Recipe
 from imagemint.training.recipes.stacked_mnist import StackedMnistRecipe
@@ -31,6 +32,7 @@ _ALL: tuple[type[Recipe], ...] = (
     SsganRecipe,
     R3ganRecipe,
     MsgRecipe,
+    ProgressiveRecipe,
     StyleRecipe,
     AvatarsRecipe,
 )

@@ -1,0 +1,66 @@
+"""Recipe ``progressive``: networks that grow while they train."""
+
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from imagemint.training.recipes.recipe import Recipe, ZeroCentredOptions
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from imagemint.training.game import Game
+    from imagemint.training.networks import Discriminator, Shape
+
+
+class ProgressiveRecipe(ZeroCentredOptions, Recipe):
+    """Karras et al., "Progressive Growing of GANs" (2017).
+
+    Digits of 7 pixels first, then of 14 and 28, each size faded in over as many images as it is
+    trained for then; pixel normalisation in G, minibatch deviation in D. Two things are not the
+    paper's: relativistic pairing with R1 and R2 stands for WGAN-GP, as in the other recipes of this
+    family, and weights are not equalised, since the networks are shallow. Its successors are
+    ``msg``, which trains all sizes at once, and ``style``.
+    """
+
+    name: ClassVar[str] = "progressive"
+    summary: ClassVar[str] = "digits by networks that grow"
+
+    stage_images: int = Field(default=60_000, ge=1)
+    """Images for which a size is faded in, and again for which it is trained before the next."""
+    generator_channels: int = Field(default=128, ge=4, multiple_of=4)
+    """Channels of the generator at the smallest size; every doubling of the size halves them."""
+    discriminator_channels: int = Field(default=128, ge=4, multiple_of=4)
+    """Channels of the discriminator at the smallest size."""
+    learning_rate: float = Field(default=6e-4, gt=0)
+    """Step size of the generator's optimiser, and of the discriminator's if that has none."""
+    beta1: float = Field(default=0.0, ge=0, lt=1)
+    """Adam's decay of the first moment."""
+    beta2: float = Field(default=0.99, ge=0, lt=1)
+    """Adam's decay of the second moment."""
+
+    def generator(self, shape: "Shape") -> "nn.Module":
+        """Returns a generator at its smallest size."""
+        from imagemint.training import parts
+
+        return parts.GrowingGenerator(self.z_dim, shape, base_channels=self.generator_channels)
+
+    def discriminator(self, shape: "Shape") -> "Discriminator":
+        """Returns a discriminator at its smallest size."""
+        from imagemint.training import parts
+
+        return parts.GrowingDiscriminator(shape, base_channels=self.discriminator_channels)
+
+    def game(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "Game":
+        """Returns relativistic pairing with both penalties, and what lets the networks grow."""
+        del shape
+        from imagemint.training import parts
+
+        view, grow = parts.growth(G, D, self.stage_images)
+        return parts.Game(
+            parts.OBJECTIVES["relativistic"],
+            terms_D=[parts.zero_centred_penalties(self)],
+            view=view,
+            augmentation=parts.augmentation(self),
+            before_step=grow,
+        )
