@@ -19,6 +19,7 @@ from imagemint.training import datasets, provenance
 from imagemint.training.checkpoints import latest_checkpoint, read_generator
 from imagemint.training.classifier import load_classifier
 from imagemint.training.datasets import classes, registry
+from imagemint.training.evaluation import judging, open_source
 from imagemint.training.monitor import Monitor
 from imagemint.training.recipes.mnist import MnistRecipe
 
@@ -122,6 +123,19 @@ def test_labels_file_names_the_classes(tmp_path, capsys):
     assert train(tmp_path / "run", "--dataset", data, *names, "--images", "16") == 0
     assert json.loads((tmp_path / "run/options.json").read_text())["class_labels"] == ["cat", "dog"]
     assert train(tmp_path / "run", "--resume", "--images", "24") == 0
+
+
+def test_evaluation_reads_the_data_of_the_run(tmp_path):
+    """A run tells where its data lie and how they were read; an evaluation needs no option."""
+    data = Path(pictures(tmp_path / "pets", ["0", "1"], 10))
+    rows = [f"{name}/{n}.png,{'cat' if n % 2 else 'dog'}" for name in "01" for n in range(10)]
+    (data / "list.csv").write_text("\n".join(["file,who", *rows]))
+    who = ["--label-column", "who"]
+    assert train(tmp_path / "run", "--dataset", str(data), *who, "--images", "16") == 0
+    source = open_source(str(tmp_path / "run"), torch.device("cpu"))
+    assert source.dataset == str(data)
+    _, test = judging._real(source.dataset, source, None, None)
+    assert (test.class_labels, len(test)) == (("cat", "dog"), 2)
 
 
 @pytest.mark.parametrize("recipe", ["mnist", "dcgan"])

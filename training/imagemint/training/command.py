@@ -341,13 +341,15 @@ class Train(BaseModel):
         return cls.recipes
 
 
-class Evaluate(BaseModel):
+class Evaluate(DataOptions):
     """Measures a trained run, or images somebody generated, against the real test set."""
 
     model_config = ConfigDict(use_attribute_docstrings=True, allow_inf_nan=False)
 
     source: CliPositionalArg[str]
-    """Run, checkpoint, bundle, .npz of `imagemint generate`, or grpc://HOST:PORT/MODEL[@VERSION]."""
+    """Run, checkpoint, bundle, folder of pictures or .npz of `imagemint generate`, or
+    grpc://HOST:PORT/MODEL[@VERSION]. Classes of pictures in a folder are told by a CSV there, by
+    their serial numbers, or by folders."""
     classifier: Path | None = None
     """Directory of a classifier trained by `imagemint train mnist-classifier` or another."""
     inception: Path | None = None
@@ -357,7 +359,7 @@ class Evaluate(BaseModel):
     data: Path | None = None
     """Folder that holds the data sets; absent, the user's cache, filled by download."""
     samples: int | None = Field(default=None, ge=100)
-    """Images of a seed, the classes in turn: 10,000, of Stacked MNIST 26,000; an .npz is whole."""
+    """Images of a seed, the classes in turn: 10,000, of Stacked MNIST 26,000; files are whole."""
     seed: int = Field(default=0, ge=0, lt=2**64)
     """Seed whose images are drawn."""
     seeds: int = Field(default=1, ge=1, le=100)
@@ -388,6 +390,7 @@ class Evaluate(BaseModel):
                 self.data,
                 out=self.out or (run / "evaluation" if run else None),
                 cache=self.cache,
+                reading=self if DataOptions.model_fields.keys() & self.model_fields_set else None,
             )
         finally:
             source.close()

@@ -50,7 +50,7 @@ def resumed(settings: SettingsT, run: Path, known_datasets: Mapping[str, object]
             or its options are not those of this recipe.
     """
     description = read_description(sound_checkpoint(run))
-    kept = _kept(run)
+    kept = recorded_settings(run)
     if "dataset" not in kept:
         name = str(description.get("dataset", "")).partition("/")[0]
         if name in known_datasets:
@@ -83,8 +83,8 @@ def recorded_order(run: Path, data: LabelledImages) -> tuple[str, ...] | None:
     return None
 
 
-def _kept(run: Path) -> dict[str, Any]:
-    """Returns what ``options.json`` keeps; {} if it is missing or unreadable."""
+def recorded_settings(run: Path) -> dict[str, Any]:
+    """Returns the settings that ``options.json`` keeps; {} if it is missing or unreadable."""
     try:
         written = json.loads((run / "options.json").read_text())
     except (OSError, ValueError):

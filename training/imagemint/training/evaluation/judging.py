@@ -10,14 +10,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from imagemint.training.datasets import LabelledImages, cache_directory, load_dataset
+from imagemint.training.data_options import DataOptions
+from imagemint.training.datasets import LabelledImages, cache_directory
 from imagemint.training.errors import CheckpointError, DatasetError
 from imagemint.training.evaluation.album import Album
 from imagemint.training.evaluation.classifying import discriminator_figures
 from imagemint.training.evaluation.extractors import Extractor, Looks, StackedJudge
+from imagemint.training.evaluation.files import FileSource
 from imagemint.training.evaluation.measuring import Measured, Sample, measure
 from imagemint.training.evaluation.reals import STACKED, look_at_reals
-from imagemint.training.evaluation.sources import NpzSource, RunSource, Source
+from imagemint.training.evaluation.sources import RunSource, Source
 from imagemint.training.evaluation_report import (
     EvaluationFigure,
     read_report,
@@ -43,7 +45,7 @@ class Protocol:
 
     Attributes:
         samples: images of a seed, the classes in turn; None for 10,000, or 26,000 of Stacked MNIST.
-            An .npz is taken whole.
+            An .npz or a folder is taken whole.
         seed: first seed; its indices from 0 on are drawn.
         seeds: so many seeds from there on, each a sample of its own.
         dataset: compared with; None for the one that the source learnt, else the judge's.
@@ -64,6 +66,7 @@ def evaluate(
     *,
     out: Path | None = None,
     cache: bool = True,
+    reading: DataOptions | None = None,
 ) -> list[EvaluationFigure]:
     """Returns the figures of a source, each the mean over the seeds.
 
@@ -80,6 +83,7 @@ def evaluate(
         data: folder of the data sets.
         out: where ``figures.json``, ``table.md`` and pictures go; None for nowhere.
         cache: whether an earlier result will do.
+        reading: how the data set is read. None: as the run read it.
 
     Raises:
         DatasetError: real data missing, or images or classes unlike the real ones.
@@ -87,14 +91,14 @@ def evaluate(
     dataset = protocol.dataset or source.dataset or _dataset_of(judge)
     if dataset is None:
         raise DatasetError(f"{source.name} tells no data set to compare it with; name a --dataset")
-    train, test = _real(dataset, source, data)
+    train, test = _real(dataset, source, data, reading)
     if dataset == STACKED and judge is not None:
         stacked: Extractor = StackedJudge(judge)
         extractor, judge = (stacked if extractor is judge else extractor), stacked
     if judge is not None and judge.trained_on != train.name:
         judge = None  # it knows other classes
     samples = protocol.samples or (_STACKED_SAMPLES if dataset == STACKED else _SAMPLES)
-    seeds = 1 if isinstance(source, NpzSource) else protocol.seeds
+    seeds = 1 if isinstance(source, FileSource) else protocol.seeds
     warnings = doubts(extractor, judge, test)
     for warning in warnings:
         _log.warning("%s", warning)
@@ -164,14 +168,36 @@ def doubts(extractor: Extractor, judge: Extractor | None, test: LabelledImages) 
     return found
 
 
-def _real(dataset: str, source: Source, data: Path | None) -> tuple[LabelledImages, LabelledImages]:
-    """Training and test split, of the size and colours of the source's images."""
+def _real(
+    dataset: str, source: Source, data: Path | None, reading: DataOptions | None
+) -> tuple[LabelledImages, LabelledImages]:
+    """Returns the training and the test split, of the size and colours of the source's images.
+
+    Classes come in the order of the source, if it has the same ones.
+    """
     height, width, channels = source.image_shape or (None, None, None)
     size = height if height == width else None
-    train, test = (
-        load_dataset(dataset, split, data, size=size, channels=channels)
-        for split in ("train", "test")
+    options = reading or DataOptions.model_validate(
+        {
+            name: value
+            for name, value in getattr(source, "settings", {}).items()
+            if name in DataOptions.model_fields
+        }
     )
+
+    def load(order: tuple[str, ...] | None) -> tuple[LabelledImages, LabelledImages]:
+        train, test = (
+            options.load(dataset, split, data, class_labels=order, size=size, channels=channels)
+            for split in ("train", "test")
+        )
+        return train, test
+
+    train, test = load(None)
+    ours, theirs = source.class_labels or (), test.class_labels
+    if ours != theirs and set(theirs) <= set(ours):
+        return load(tuple(ours))
+    if isinstance(source, FileSource):
+        source.name_classes(theirs)
     return train, test
 
 
@@ -249,7 +275,7 @@ def _check_like(
 
 
 def _origin(source: Source, seed: int, seeds: int, count: int) -> str:
-    if isinstance(source, NpzSource):
+    if isinstance(source, FileSource):
         return source.name
     which = f"seed {seed}" if seeds == 1 else f"seeds {seed} to {seed + seeds - 1}"
     turns = ", classes in turn" if source.num_classes else ""

@@ -1,17 +1,16 @@
 """Where the images to be measured come from.
 
-A source is a run, a bundle, an .npz, or whatever another part of imagemint offers under an address:
-training imports neither the client nor gRPC, so those are found by the entry-point group
-`imagemint.sources`, whose names are the schemes of addresses (``grpc://HOST:PORT/MODEL``).
+A source is a run, a bundle, an .npz, a folder of pictures, or whatever another part of imagemint
+offers under an address: training imports neither the client nor gRPC, so those are found by the
+entry-point group `imagemint.sources`, whose names are the schemes of addresses
+(``grpc://HOST:PORT/MODEL``).
 """
 
-import hashlib
 import json
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Protocol
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -20,17 +19,22 @@ from torch import nn
 
 from imagemint.engine.sampling import Distribution, latents
 from imagemint.training.checkpoints import read_discriminator, read_generator
+from imagemint.training.datasets.tree import scan
 from imagemint.training.errors import DatasetError
+from imagemint.training.evaluation.files import (
+    Classes,
+    Images,
+    NpzSource,
+    PicturesSource,
+    is_folder_of_pictures,
+)
 from imagemint.training.networks import Discriminator
 from imagemint.training.recipes import RECIPES
 from imagemint.training.recipes.recipe import Recipe
+from imagemint.training.resuming import recorded_settings
 
 GROUP = "imagemint.sources"
-_UNCONDITIONAL = -1  # the class in an npz of `imagemint generate`, of a model without classes
 _BATCH = 256
-
-Images = NDArray[np.uint8]
-Classes = NDArray[np.int64]
 
 
 class Source(Protocol):
@@ -123,7 +127,8 @@ class RunSource(LatentSource):
         self.run = None if (run / "checkpoint.json").is_file() else run
         self.name = f"run of recipe {trained.recipe}, {trained.images_seen:,} images"
         self.sha256 = trained.weights_sha256
-        self.dataset = trained.dataset.rpartition("/")[0] or None
+        self.settings = recorded_settings(run if self.run else run.parent.parent)
+        self.dataset = self._dataset(trained.dataset.rpartition("/")[0])
         self.class_labels = trained.class_labels
         self.num_classes = len(trained.class_labels)
         self.image_shape = (trained.image_size, trained.image_size, trained.image_channels)
@@ -134,6 +139,11 @@ class RunSource(LatentSource):
         self.continuous_codes: int = trained.options.get("continuous_codes", 0)
         self._module: nn.Module = trained.module.to(device)
         self._device = device
+
+    def _dataset(self, name: str) -> str | None:
+        """Returns the name of the data set, or where it is if the run remembers and it is there."""
+        place = self.settings.get("dataset")
+        return str(place) if place and Path(str(place)).exists() else name or None
 
     @torch.no_grad()
     def mint(
@@ -223,41 +233,6 @@ class BundleSource(LatentSource):
         self._backend.close()
 
 
-class NpzSource:
-    """Images in a file: all of them, whatever is asked.
-
-    Args:
-        path: .npz with ``image`` uint8 [N, H, W, C] and ``class_id`` int64 [N], as `imagemint
-            generate` writes it; classes of -1 are those of a model without classes.
-
-    Raises:
-        DatasetError: no such file, or an array is missing.
-    """
-
-    dataset: str | None = None
-    class_labels: tuple[str, ...] | None = None
-    image_shape: tuple[int, int, int] | None = None
-
-    def __init__(self, path: Path) -> None:
-        self.name = path.name
-        try:
-            content = path.read_bytes()
-            with path.open("rb") as file, np.load(file) as arrays:
-                self.images, classes = arrays["image"], arrays["class_id"]
-        except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile) as error:
-            raise DatasetError(f"{path}: no .npz with image and class_id ({error})") from error
-        self.sha256 = hashlib.sha256(content).hexdigest()
-        self._classes = None if (classes == _UNCONDITIONAL).all() else classes
-        self.num_classes = 0 if self._classes is None else int(self._classes.max()) + 1
-
-    def draw(self, seed: int, first: int, count: int) -> tuple[Images, Classes | None]:  # noqa: ARG002 - a file has no reel
-        """Returns all images and their classes."""
-        return self.images, self._classes
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-
 def _whole(z: NDArray[np.float32], psi: NDArray[np.float32] | None) -> NDArray[np.float32]:
     """Psi [N] as it was asked for, or 1."""
     return np.ones(len(z), np.float32) if psi is None else psi
@@ -273,7 +248,8 @@ def open_source(
     """Returns the source that an argument names.
 
     Args:
-        place: a run, a bundle, an .npz, or an address such as ``grpc://localhost:8001/mnist``.
+        place: a run, a bundle, an .npz, a folder of pictures, or an address such as
+            ``grpc://localhost:8001/mnist``.
         device: where to compute, for those that compute here.
         plugs: sources by scheme; None for those that are installed.
         variant: of a bundle, which of its graphs.
@@ -292,6 +268,8 @@ def open_source(
     path = Path(place)
     if path.suffix == ".npz":
         return NpzSource(path)
+    if is_folder_of_pictures(path):
+        return PicturesSource(scan(path))
     if (path / "model.onnx").is_file():
         return BundleSource(path, device, variant)
     return RunSource(path, device)

@@ -1,0 +1,182 @@
+"""Generated images that lie in files: an .npz, or a folder of pictures."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import parse_qs
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from imagemint.training.datasets.classes import Label, number_classes
+from imagemint.training.datasets.folder import unwrap
+from imagemint.training.datasets.pictures import Stack, complain, decode_all
+from imagemint.training.datasets.table_files import TABLES, PictureIndex, open_table
+from imagemint.training.datasets.tree import Folder, scan
+from imagemint.training.errors import DatasetError
+
+UNCONDITIONAL = -1
+"""The class in an npz of `imagemint generate`, of a model without classes."""
+_SERIAL_KEY = "imagemint:serial"
+_NAMED_CLASS = re.compile(r"_class(\d+)$")
+
+Images = NDArray[np.uint8]
+Classes = NDArray[np.int64]
+
+
+class FileSource:
+    """Images in files: all of them, whatever is asked.
+
+    Attributes:
+        name: what it is, for people.
+        sha256: digest of the images and their classes.
+        images: uint8 [N, H, W, C].
+        num_classes: 0 if nothing tells classes.
+    """
+
+    dataset: str | None = None
+    class_labels: tuple[str, ...] | None = None
+    image_shape: tuple[int, int, int] | None = None
+    name: str
+    sha256: str
+    images: Images
+    num_classes: int
+    _classes: Classes | None
+
+    def name_classes(self, class_labels: tuple[str, ...]) -> None:
+        """Tells what the data set that the images are compared with calls its classes."""
+
+    def draw(self, seed: int, first: int, count: int) -> tuple[Images, Classes | None]:  # noqa: ARG002 - a file has no reel
+        """Returns all images and their classes."""
+        return self.images, self._classes
+
+    def close(self) -> None:
+        """Does nothing, because nothing is open."""
+
+
+class NpzSource(FileSource):
+    """Images in an .npz.
+
+    Args:
+        path: .npz with ``image`` uint8 [N, H, W, C] and ``class_id`` int64 [N], as `imagemint
+            generate` writes it; classes of -1 are those of a model without classes.
+
+    Raises:
+        DatasetError: no such file, or an array is missing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.name = path.name
+        try:
+            content = path.read_bytes()
+            with path.open("rb") as file, np.load(file) as arrays:
+                self.images, classes = arrays["image"], arrays["class_id"]
+        except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile) as error:
+            raise DatasetError(f"{path}: no .npz with image and class_id ({error})") from error
+        self.sha256 = hashlib.sha256(content).hexdigest()
+        self._classes = None if (classes == UNCONDITIONAL).all() else classes
+        self.num_classes = 0 if self._classes is None else int(self._classes.max()) + 1
+
+
+class PicturesSource(FileSource):
+    """Pictures below a folder, as `imagemint generate` writes them.
+
+    The class of a picture is told by a table in the folder (file name and label), else by the
+    serial number inside the picture, else by its name (``000017_class7.png``), else by the folder
+    of a class that it lies in.
+
+    Args:
+        tree: the folder.
+
+    Raises:
+        DatasetError: a broken picture, several sizes, or only some of them have a class.
+    """
+
+    def __init__(self, tree: Folder) -> None:
+        self.name = f"{len(tree.all_pictures)} pictures in {tree.path.resolve().name}"
+        paths = tree.all_pictures
+        stack, broken, digest = Stack(len(paths)), [], hashlib.sha256()
+        for path, found in zip(paths, decode_all(paths), strict=True):
+            if isinstance(found, DatasetError):
+                broken.append(f"{path.relative_to(tree.path)}: {found}")
+                continue
+            stack.add(found.picture, str(path), found.stored_size)
+            digest.update(f"{path.relative_to(tree.path)} {found.sha256}\n".encode())
+        complain(tree.path, broken, len(paths), strict=True)
+        self.images = stack.images()
+        _, height, width, channels = self.images.shape
+        self.image_shape = (height, width, channels)
+        self._place = tree.path
+        self._labels = _labels_of(tree, paths)
+        digest.update(repr(self._labels).encode())
+        self.sha256 = digest.hexdigest()
+        self._classes = None
+        self.num_classes = len(set(self._labels)) if self._labels else 0
+
+    def name_classes(self, class_labels: tuple[str, ...]) -> None:
+        """Turns labels into the classes of the data set.
+
+        Raises:
+            DatasetError: a label is none of its classes.
+        """
+        if not self._labels:
+            return
+        self._classes, _ = number_classes(
+            self._labels, lambda row: f"{self._place}, picture {row}", known=class_labels
+        )
+        self.num_classes = len(class_labels)
+
+
+def _labels_of(tree: Folder, paths: Sequence[Path]) -> list[Label]:
+    """Returns the label of each picture, as a text or an index; [] if nothing tells any."""
+    told = _by_table(tree) or _by_picture(paths) or _by_folder(tree)
+    if not told:
+        return []
+    missing = next((path for path in paths if path not in told), None)
+    if missing is not None:
+        raise DatasetError(f"{missing}: nothing tells its class, as it does of other pictures")
+    return [told[path] for path in paths]
+
+
+def _by_table(tree: Folder) -> dict[Path, Label]:
+    index = PictureIndex(tree)
+    told: dict[Path, Label] = {}
+    for path in tree.others:
+        table = None
+        if path.suffix.lower() in TABLES:
+            table = open_table(path, index, image_column=None, label_column=None)
+        for row in table.rows if table is not None and table.labels else ():
+            source = index.find(row.get(table.files), path.parent) if table else None
+            if isinstance(source, Path) and table and row.get(table.labels or "") is not None:
+                told[source] = str(row[table.labels or ""])
+    return told
+
+
+def _by_picture(paths: Sequence[Path]) -> dict[Path, Label]:
+    told: dict[Path, Label] = {}
+    for path in paths:
+        with Image.open(path) as picture:
+            serial = str(picture.info.get(_SERIAL_KEY, ""))
+        classes = parse_qs(serial.partition("?")[2]).get("class")
+        named = _NAMED_CLASS.search(path.stem)
+        if classes:
+            told[path] = int(classes[0])
+        elif named:
+            told[path] = int(named[1])
+    return told
+
+
+def _by_folder(tree: Folder) -> dict[Path, Label]:
+    folders = unwrap(tree).folders
+    return {path: folder.name for folder in folders for path in folder.all_pictures}
+
+
+def is_folder_of_pictures(path: Path) -> bool:
+    """Returns whether a folder holds pictures and is neither a run nor a checkpoint."""
+    of_runs = ("checkpoints", "options.json", "checkpoint.json", "log.jsonl")
+    if not path.is_dir() or any((path / name).exists() for name in of_runs):
+        return False
+    return scan(path).holds_pictures()
