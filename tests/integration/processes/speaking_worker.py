@@ -36,7 +36,7 @@ async def work(end):
     listening = asyncio.create_task(peers.listen())
     await peers.catch_up()
     channel.send(Ready({}))
-    beating = asyncio.create_task(_beat(channel, list))
+    beating = asyncio.create_task(_beat(channel))
     await peers.drain.wait()
     beating.cancel()
     await channel.close()

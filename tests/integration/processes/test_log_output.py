@@ -95,7 +95,7 @@ async def test_callers_write_no_lines(tiny, processes):
 
 
 async def test_log_that_nobody_reads_stops_nothing(tiny, processes):
-    """Calls are answered, drops are counted, and SIGTERM ends the server in good order."""
+    """Calls are answered, and SIGTERM ends the server in good order."""
     options = (f"--repository={tiny}", f"--processes={processes}", "--access-log=1")
     async with process(*options) as server:
         ready = await line_of(server, "ready")

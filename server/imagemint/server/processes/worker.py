@@ -10,11 +10,13 @@ import pickle
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import structlog
+from prometheus_client.registry import Collector
 
 from imagemint.server.logs import close_logs, configure_logs
 from imagemint.server.peers import Answer, Peers
@@ -39,7 +41,7 @@ _log = structlog.stdlib.get_logger(__name__)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _BEAT_S = 1.0
 # A worker that is killed loses what it has counted since.
-_BEATS_PER_FIGURES = 5
+_FIGURES_S = 5.0
 
 
 class WorkerPeers(Peers):
@@ -164,9 +166,11 @@ async def _serve(begin: Begin, peers: WorkerPeers, channel: Channel) -> int:
 
     try:
         app = App(begin.settings, peers)
-        peers.on("measure", lambda _: asyncio.to_thread(figures_of, app.metrics.registry))
+        measure = _measurer(app.metrics.registry)
+        peers.on("measure", lambda _: measure())
         peers.reload = app.reload
-        beating = asyncio.create_task(_beat(channel, lambda: figures_of(app.metrics.registry)))
+        telling = [_beat(channel), _report(channel, measure)]
+        tasks = [asyncio.create_task(each) for each in telling]
         await app.start()
         settle()
     except Exception as error:  # noqa: BLE001 - the supervisor says why, and perhaps tries again
@@ -180,17 +184,35 @@ async def _serve(begin: Begin, peers: WorkerPeers, channel: Channel) -> int:
     if peers.orphaned:
         _log.warning("supervisor is gone")
     await app.stop()
-    beating.cancel()
+    for task in tasks:
+        task.cancel()
     channel.send(Beat(figures_of(app.metrics.registry)))
     return 0
 
 
-async def _beat(channel: Channel, measure: Callable[[], Figures]) -> None:
-    """Tells the supervisor every second that the event loop runs."""
-    for beat in itertools.count():
-        due = beat % _BEATS_PER_FIGURES == _BEATS_PER_FIGURES - 1 and not channel.is_behind
-        channel.send(Beat(await asyncio.to_thread(measure) if due else None))
+def _measurer(registry: Collector) -> Callable[[], Awaitable[Figures]]:
+    """Returns what measures off the event loop, in a thread that nothing else keeps busy."""
+    thread = ThreadPoolExecutor(1, thread_name_prefix="figures")
+
+    async def measure() -> Figures:
+        return await asyncio.get_running_loop().run_in_executor(thread, figures_of, registry)
+
+    return measure
+
+
+async def _beat(channel: Channel) -> None:
+    """Tells the supervisor every second that the event loop runs, and waits for nothing else."""
+    while True:
+        channel.send(Beat())
         await asyncio.sleep(_BEAT_S)
+
+
+async def _report(channel: Channel, measure: Callable[[], Awaitable[Figures]]) -> None:
+    """Sends the supervisor the figures every few seconds, if it reads them."""
+    while True:
+        await asyncio.sleep(_FIGURES_S)
+        if not channel.is_behind:
+            channel.send(Beat(await measure()))
 
 
 def _is_foreseen(error: Exception) -> bool:
