@@ -94,7 +94,7 @@ def test_damaged_details_are_left_out():
     """Bytes that are no Status still give the class of the code."""
     trailer = aio.Metadata(("grpc-status-details-bin", b"\xff\xff"))
     error = aio.AioRpcError(grpc.StatusCode.NOT_FOUND, aio.Metadata(), trailer, "gone")
-    assert type(errors.translated(error)) is errors.NotFound
+    assert type(errors.translate_error(error)) is errors.NotFound
 
 
 async def test_absent_server_is_named():

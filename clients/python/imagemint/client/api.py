@@ -33,7 +33,7 @@ AnswerT = TypeVar("AnswerT")
 
 
 class Selection(TypedDict, total=False):
-    """Which images are meant: the keywords that generate, stream, sheet and encoded share."""
+    """The images of a request: the keywords that generate, stream, sheet and encoded share."""
 
     seed: int | None
     """The reel, 0 to 2^64 - 1. None, the default: the server picks one, the answer says which."""
@@ -57,7 +57,8 @@ class AsyncClient:
     server unavailable or its queue full are retried as the service config says.
 
     Each client has a connection of its own to each target. A server of several processes answers
-    all calls of one connection in one of them: who wants more opens more clients.
+    all calls of one connection in one of them; to use more of them, open more clients. A client
+    does not survive a fork: make a new one in each child process.
 
     Args:
         target: "host:port", or several of them, comma-separated or in a sequence: calls then go to
@@ -149,8 +150,9 @@ class AsyncClient:
 
         Args:
             model: model name.
-            count: 1 to the model's max_images_per_request; stream() knows no limit.
-            priority: "high" goes ahead of "normal" where requests wait; no pixel depends on it.
+            count: 1 to the model's max_images_per_request; stream() has no limit.
+            priority: waiting requests of "high" are served before those of "normal"; the pixels do
+                not depend on it.
             timeout_s: seconds for the whole call; None for the client's own.
             selection: which images, see Selection.
 

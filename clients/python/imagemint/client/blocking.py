@@ -1,7 +1,7 @@
-"""The client for ordinary code: `AsyncClient` behind a portal, method by method.
+"""The client for ordinary code: each method of `AsyncClient`, run on a portal.
 
-Nothing is written twice: a method here is the method there, wrapped by `_blocking` or `_iterating`,
-with its signature, types and documentation.
+`_blocking` and `_iterating` wrap the methods and keep their signatures, types and documentation, so
+nothing is written twice.
 """
 
 import asyncio
@@ -76,7 +76,8 @@ def _pulled(portal: Portal, items: AsyncGenerator[ItemT, None]) -> Generator[Ite
 class Client:
     """Asks an imagemint server for images; safe for use by several threads at once.
 
-    Close it, or use it in a `with` statement. It keeps one thread of its own.
+    Close it, or use it in a `with` statement. It keeps one thread of its own. It does not survive a
+    fork: make a new client in each child process.
 
     Args:
         target: "host:port", or several of them, comma-separated or in a sequence: calls then go to
@@ -113,7 +114,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Drops the connection and whatever call is under way. Closing twice is harmless."""
+        """Drops the connection. Calls under way raise ClientClosed. Closing twice is harmless."""
         self._portal.close()
 
     models = _blocking(AsyncClient.models)

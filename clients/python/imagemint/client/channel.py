@@ -35,7 +35,7 @@ class Certificates(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """How to encrypt, and which certificates to trust. All paths are PEM files.
+    """Encryption settings. All paths are PEM files.
 
     `Tls()` trusts the certificate authorities that gRPC brings along.
     """

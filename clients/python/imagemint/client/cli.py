@@ -1,26 +1,26 @@
-"""The root of the command `imagemint`: finds a subcommand, gives it its settings, runs it.
+"""The root of the command `imagemint`: finds a subcommand, gathers its settings, and runs it.
 
-The contract of a subcommand, for every part that brings some:
+The contract of a subcommand, for every part that registers one:
 
 - An entry point of the group `imagemint.commands` names a subclass of `pydantic.BaseModel`. Its
   module imports quickly: torch, onnxruntime and the like are imported inside `run`.
 - Its fields are its settings. The field `first_index` is the flag `--first-index`, the variable
-  `IMAGEMINT_FIRST_INDEX` and the TOML key `first_index`; an alias replaces the name in all three,
-  for names that Python keeps for itself. A flag goes before a variable, before the file of
-  `--config` (or `IMAGEMINT_CONFIG`), before the default. A boolean field is `--name` and
-  `--no-name`; `pydantic_settings.CliPositionalArg` makes a positional argument.
-- The first line of its docstring is its help; the docstrings of its fields
+  `IMAGEMINT_FIRST_INDEX` and the TOML key `first_index`. An alias replaces the name in all three,
+  for names that are Python keywords. A flag goes before a variable, before the file of `--config`
+  (or `IMAGEMINT_CONFIG`), before the default. A boolean field is `--name` and `--no-name`;
+  `pydantic_settings.CliPositionalArg` makes a positional argument.
+- The first line of its docstring is its help. The docstrings of its fields
   (`ConfigDict(use_attribute_docstrings=True)`) are the help of its options.
-- `run(self) -> int | None` does the work; the number is the exit status.
-- Instead it may offer `variants()`, a class method that returns `dict[str, type[BaseModel]]`: the
-  first argument then picks one of those, each a subcommand in its own right:
+- `run(self) -> int | None` does the work and returns the exit status.
+- Instead it may offer `variants()`, a class method that returns `dict[str, type[BaseModel]]`. The
+  first argument then picks one of them, and each is a subcommand of its own:
   `imagemint train mnist --out RUN`.
 
-What the root does for all of them: an unknown flag, an unknown key and every bad value is one line
-on stderr, and exit status 2. A failure (an exception of a class of imagemint's, or an OSError) is
-one line and exit status 1; other exceptions are bugs and show their traceback. A missing extra is
-named. Ctrl-C ends with 130, a closed pipe with 141, both quietly. Values of type `SecretStr` are
-never printed.
+The root does the following for all of them. An unknown flag, an unknown key and every bad value is
+one line on stderr, with exit status 2. A failure (an exception of a class of imagemint, or an
+OSError) is one line, with exit status 1; other exceptions are bugs and show their traceback. A
+missing extra is named. Ctrl-C ends with status 130 and a closed pipe with 141, both without output.
+Values of type `SecretStr` are never printed.
 """
 
 # ruff: noqa: T201 - a command prints
@@ -55,11 +55,11 @@ class _Varies(Protocol):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line `argv`, None for that of the process; returns the exit status."""
+    """Runs the command line `argv` (None: that of the process) and returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        status = _dispatched(arguments)
-        sys.stdout.flush()  # here, where a closed pipe is still noticed
+        status = _dispatch(arguments)
+        sys.stdout.flush()  # here, where a closed pipe is still an exception
     except UsageError as error:
         for fault in error.faults:
             _complain(arguments, fault)
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _INTERRUPTED
     except BrokenPipeError:
-        # Nobody reads on. The interpreter flushes once more at exit, so give it somewhere to.
+        # Nobody reads on. The interpreter flushes once more at exit, which must not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _PIPE_CLOSED
     except Exception as error:
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
-def _dispatched(arguments: list[str]) -> int:
+def _dispatch(arguments: list[str]) -> int:
     commands = {each.name: each for each in metadata.entry_points(group=GROUP)}
     match arguments:
         case ["--version" | "-V", *_]:
@@ -89,13 +89,13 @@ def _dispatched(arguments: list[str]) -> int:
             print(_overview(DISTRIBUTION, "COMMAND", lines))
             return 0 if arguments else _MISUSED
         case [name, *rest] if name in commands:
-            return _started(commands[name], rest)
+            return _start(commands[name], rest)
     exist = ", ".join(sorted(commands))
     near = did_you_mean(arguments[0], sorted(commands))
     raise UsageError([f"there is no command {arguments[0]!r}; there are {exist}{near}"])
 
 
-def _started(entry: metadata.EntryPoint, arguments: list[str]) -> int:
+def _start(entry: metadata.EntryPoint, arguments: list[str]) -> int:
     try:
         return _run(f"{DISTRIBUTION} {entry.name}", entry.load(), arguments)
     except ModuleNotFoundError as error:
@@ -129,7 +129,7 @@ def _run_variant(prog: str, variants: Mapping[str, type[BaseModel]], arguments: 
 
 
 def _one_liner(entry: metadata.EntryPoint) -> str:
-    """The help of a command, or what it takes to have it."""
+    """The first line of the help of a command, or how to install what it needs."""
     try:
         return _first_line(entry.load())
     except ModuleNotFoundError as error:
@@ -147,7 +147,7 @@ def _overview(prog: str, what: str, lines: Mapping[str, str]) -> str:
     listed = "\n".join(f"  {name:<{width}}  {line}" for name, line in lines.items())
     return (
         f"usage: {prog} {what} [options]\n\n{listed}\n\n"
-        f"{prog} {what} --help tells its options; {DISTRIBUTION} --version the version."
+        f"{prog} {what} --help lists its options; {DISTRIBUTION} --version prints the version."
     )
 
 
@@ -160,14 +160,14 @@ def _missing(entry: metadata.EntryPoint, error: ModuleNotFoundError) -> MissingE
 
 
 def _is_failure(error: Exception) -> bool:
-    """Whether `error` was foreseen. The class alone tells: no part has to import another's."""
+    """Whether `error` is a failure and no bug. Its class says so, so no part imports another's."""
     classes = type(error).__mro__
     ours = any(each.__module__.partition(".")[0] == DISTRIBUTION for each in classes)
     return ours or isinstance(error, OSError)
 
 
 def _complain(arguments: list[str], message: str) -> None:
-    """One line on stderr, which begins with the command it is about."""
+    """Prints one line on stderr, which begins with the name of the command."""
     named = [each for each in arguments[:1] if not each.startswith("-")]
     line = " ".join(message.split())
     print(f"{' '.join([DISTRIBUTION, *named])}: {line}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The commands that the client brings: `imagemint models` and `imagemint generate`."""
+"""The settings of a connection, which the commands share, and `imagemint models`."""
 
 # ruff: noqa: T201 - a command prints
 
@@ -28,7 +28,7 @@ def _server(value: str) -> str:
 
 
 class Connection(BaseModel):
-    """How to reach the server; what the commands have in common."""
+    """Settings of the connection to the server, which the commands share."""
 
     model_config = ConfigDict(
         use_attribute_docstrings=True, coerce_numbers_to_str=True, allow_inf_nan=False
@@ -47,9 +47,9 @@ class Connection(BaseModel):
     tls_certificate_chain: Path | None = None
     """PEM file of the client's certificate."""
     tls_server_name: str | None = None
-    """Name that the server's certificate must bear."""
+    """Name that the server's certificate must have. Default: that of the address."""
     api_key: SecretStr | None = None
-    """API key, where the server wants one; better as IMAGEMINT_API_KEY, for others see flags."""
+    """API key, if the server requires one. Prefer IMAGEMINT_API_KEY: other users can see flags."""
 
     def client(self) -> Client:
         """A client of that server."""
@@ -71,7 +71,7 @@ class Connection(BaseModel):
         return tls if self.tls or tls != Tls() else None
 
     def metadata(self) -> list[tuple[str, str]]:
-        """What goes with every call: the API key, if there is one."""
+        """The metadata of every call: the API key, if there is one."""
         if self.api_key is None:
             return []
         return [("authorization", f"Bearer {self.api_key.get_secret_value()}")]

@@ -214,7 +214,7 @@ BY_CODE: Mapping[grpc.StatusCode, type[ImagemintError]] = MappingProxyType(
 """Class for each status code: total, so that no failure escapes the tree."""
 
 
-def translated(
+def translate_error(
     error: aio.AioRpcError, server: str = "", timeout_s: float | None = None
 ) -> ImagemintError:
     """The error of this module that `error` stands for, with its google.rpc details.

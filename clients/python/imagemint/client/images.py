@@ -1,4 +1,4 @@
-"""What comes back: images as arrays, or as encoded pictures, with what each of them is."""
+"""Answers: images as arrays or as encoded pictures, and where they come from."""
 
 import io
 from collections.abc import Sequence
@@ -45,7 +45,7 @@ class Timing:
 # Equality of arrays has no single truth value, so these compare by identity.
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Origin:
-    """Where images come from; what batches and pictures have in common."""
+    """Where images come from; the fields that batches and pictures share."""
 
     model: str
     """Model that made them."""
@@ -59,7 +59,7 @@ class Origin:
     variant: str
     """Variant of the model that made them, such as `fp32` or `int8`: a serial gives the same bytes
     again under the same variant, and nearly the same under others. Empty from a server that does
-    not tell."""
+    not name it."""
     index: NDArray[np.uint64] = field(repr=False)
     """Position on the reel, uint64 [N]."""
     class_id: NDArray[np.int64] | None = field(repr=False)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from grpc import aio
 
 from imagemint.client import forks
-from imagemint.client.errors import ClientClosed, ClientForked, translated
+from imagemint.client.errors import ClientClosed, ClientForked, translate_error
 
 
 class Lifetime:
@@ -60,7 +60,7 @@ class Lifetime:
         try:
             yield
         except aio.AioRpcError as error:
-            raise translated(error, self.server, timeout_s) from error
+            raise translate_error(error, self.server, timeout_s) from error
         except aio.UsageError:  # how gRPC refuses a call on a channel that has just been closed
             self.check()
             raise

@@ -1,4 +1,4 @@
-"""What a server offers: its models, their versions and what each of them says about itself."""
+"""Models of a server, their versions, and the manifest of each."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -8,7 +8,7 @@ from imagemint.v1 import manifest_pb2, model_service_pb2
 
 
 class ModelState(StrEnum):
-    """Whether a version answers."""
+    """State of a version."""
 
     UNKNOWN = "unknown"
     """A state this client does not know: the server is newer."""
@@ -19,7 +19,7 @@ class ModelState(StrEnum):
     FAILED = "failed"
     """Refused; `ModelVersion.reason` says why."""
     UNLOADING = "unloading"
-    """Takes no new calls; those inside finish."""
+    """Takes no new calls; calls under way finish."""
     UNLOADED = "unloaded"
     """In the repository and not loaded; `ModelVersion.reason` says why."""
 
@@ -63,7 +63,7 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a version says about itself."""
+    """The manifest of a version."""
 
     title: str
     """Title for people, one line."""
@@ -108,7 +108,7 @@ class ModelVersion:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What may be asked of a model at once."""
+    """Limits of one request to a model."""
 
     max_images_per_request: int
     """Largest `count` of generate() and largest `chunk_size` of stream()."""
@@ -132,7 +132,7 @@ class Model:
     """Limits of a request."""
 
     def manifest(self, version: str = "") -> Manifest | None:
-        """What `version` (empty: the default one) says about itself; None if it is not READY."""
+        """The manifest of `version` (empty: the default one); None if it is not READY."""
         wanted = version or self.default_version
         found = (each.manifest for each in self.versions if each.version == wanted)
         return next(found, None)

@@ -1,4 +1,4 @@
-"""What to ask for: the conditions, and the messages built from a caller's arguments."""
+"""Conditions, and request messages built from a caller's arguments."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -48,7 +48,7 @@ Format: TypeAlias = Literal["png", "jpeg", "webp"]
 """Encoding of a picture."""
 
 Priority: TypeAlias = Literal["normal", "high"]
-"""Who goes first where requests wait."""
+"""Order in which waiting requests are served: high goes before normal."""
 
 _PRIORITIES: dict[str, generation_service_pb2.Priority.ValueType] = {
     "normal": generation_service_pb2.PRIORITY_NORMAL,
@@ -72,7 +72,7 @@ def image_spec(
     version: str = "",
     latents: ArrayLike | None = None,
 ) -> image_pb2.ImageSpec:
-    """The message that says which images are meant.
+    """The message that names the images of a request.
 
     Args:
         model: model name.
@@ -106,7 +106,7 @@ def image_spec(
 
 
 def remaining(spec: image_pb2.ImageSpec, done: int) -> image_pb2.ImageSpec:
-    """`spec` without its first `done` images: what is still to be asked for after a failure.
+    """`spec` without its first `done` images, to ask for the rest after a failure.
 
     A cycle depends on the index alone and weights on seed and index, so only what is listed image
     by image is cut: `class_per_image` and `latents`.
@@ -124,7 +124,7 @@ def remaining(spec: image_pb2.ImageSpec, done: int) -> image_pb2.ImageSpec:
 
 
 def output_spec(picture_format: Format, quality: int | None) -> image_pb2.OutputSpec:
-    """The message that says how pictures come back.
+    """The message that names the encoding of pictures.
 
     Raises:
         InvalidRequest: unknown format, or a quality that does not fit the message.
@@ -138,7 +138,7 @@ def output_spec(picture_format: Format, quality: int | None) -> image_pb2.Output
 
 
 def priority_value(priority: Priority) -> generation_service_pb2.Priority.ValueType:
-    """The value that says who goes first.
+    """The value of a priority on the wire.
 
     Raises:
         InvalidRequest: unknown priority.
@@ -168,7 +168,7 @@ def _set_condition(spec: image_pb2.ImageSpec, condition: Condition) -> None:
         case None:
             pass
         case bool():  # an int to Python, and never meant as class 0 or 1
-            raise invalid("condition", "a truth value is no class")
+            raise invalid("condition", "a truth value is not a class")
         case str():
             spec.class_label = condition
         case PerImage(class_ids):

@@ -1,4 +1,4 @@
-"""The settings of a command, gathered from flags, environment and file, and every fault in them."""
+"""Gathers the settings of a command from flags, environment and file, and reports every fault."""
 
 import inspect
 import tomllib
@@ -25,7 +25,7 @@ CommandT = TypeVar("CommandT", bound=BaseModel)
 
 
 class UsageError(Exception):
-    """The command was called wrongly; `faults` says how, one line each."""
+    """A command was called wrongly; `faults` has one line for each mistake."""
 
     def __init__(self, faults: Sequence[str]) -> None:
         super().__init__("\n".join(faults))
@@ -34,7 +34,7 @@ class UsageError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Origin:
-    """One source of settings: its values by field name, and what it calls a field."""
+    """One source of settings: its values by field name, and how it spells a field."""
 
     values: Mapping[str, Any]
     spelling: str
@@ -49,7 +49,7 @@ def gathered(command: type[CommandT], prog: str, arguments: Sequence[str]) -> Co
     Args:
         command: the class, see `imagemint.client.cli`.
         prog: what the help calls the command, such as `imagemint serve`.
-        arguments: what follows that on the command line.
+        arguments: the words after that on the command line.
 
     Raises:
         UsageError: an unknown flag, an unknown key in the file, a bad or a missing value.
@@ -89,11 +89,11 @@ def gathered(command: type[CommandT], prog: str, arguments: Sequence[str]) -> Co
 
 
 def from_environment(command: type[CommandT], **given: object) -> CommandT:
-    """Settings from variables alone, for what a command of another part opens on its behalf.
+    """Settings from environment variables alone, for what a command of another part opens.
 
     Args:
         command: the class whose variables count.
-        given: what is settled already, by name.
+        given: values that the caller has already, by name.
 
     Raises:
         UsageError: a bad value.
@@ -107,7 +107,7 @@ def from_environment(command: type[CommandT], **given: object) -> CommandT:
 
 
 class _Variables(EnvSettingsSource):
-    """The environment; a list may be written with commas there, as it may be in a flag."""
+    """The environment. A list may be written with commas, as in a flag."""
 
     def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:  # noqa: ANN401 - theirs
         try:
@@ -147,7 +147,7 @@ def _file(sources: type[BaseSettings], path: Path) -> dict[str, Any]:
 
 
 def _unknown_flags(said: str, command: type[BaseModel], prog: str) -> list[str]:
-    """A line for each flag that argparse knows nothing of; none if it complains of others."""
+    """A line for each unknown flag; empty if argparse complains of something else."""
     _, complaint, rest = said.partition("unrecognized arguments: ")
     if not complaint:
         return []
@@ -163,7 +163,7 @@ def _unknown_flags(said: str, command: type[BaseModel], prog: str) -> list[str]:
 def _faults(
     command: type[BaseModel], error: ValidationError, origins: Sequence[_Origin]
 ) -> list[str]:
-    """A line for each fault, which names the flag, variable or key that brought the value."""
+    """A line for each fault, which names the flag, variable or key that holds the value."""
     secret = {
         _name(name, field)
         for name, field in command.model_fields.items()
@@ -188,7 +188,7 @@ def _faults(
 
 
 def _name(name: str, field: FieldInfo) -> str:
-    """What the world calls a field: its alias, if it has one because its name is a keyword."""
+    """The name of a field in flags, variables and files: its alias, if it has one."""
     return field.alias or name
 
 

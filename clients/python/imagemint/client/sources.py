@@ -1,7 +1,7 @@
 """A model of a running server as a source of images for `imagemint evaluate`.
 
-Found there by the entry-point group `imagemint.sources`, under the scheme of its addresses; the two
-sides share nothing but the shape of this class.
+The command finds it by the entry-point group `imagemint.sources`, under the scheme of its
+addresses. The two sides share only the interface of this class.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from imagemint.client.models import Manifest, Model
 from imagemint.client.requests import Cycle
 from imagemint.client.settings import from_environment
 
-_TIMEOUT_S = 600.0  # till the next chunk: whoever measures can wait
+_TIMEOUT_S = 600.0  # until the next chunk: a measurement can wait
 _ADDRESS = re.compile(r"(?P<target>.+)/(?P<model>[^/@]+)(?:@(?P<version>[^/@]+))?")
 
 
@@ -25,8 +25,8 @@ class RemoteModel:
 
     Args:
         address: ``HOST:PORT/MODEL`` or ``HOST:PORT/MODEL@VERSION``; without a version, the server's
-            default one of now, to which the source then keeps. TLS and API key come from the same
-            variables as for `imagemint generate` (``IMAGEMINT_TLS``, ``IMAGEMINT_API_KEY``, ...).
+            default one at this moment, which the source then keeps. TLS and API key come from the
+            same variables as for `imagemint generate`, such as ``IMAGEMINT_API_KEY``.
 
     Raises:
         NotFound: no such address, or the server has no such model or version.
@@ -50,7 +50,7 @@ class RemoteModel:
             raise
         self._model = model.name
         self.name = f"{model.name}@{self._version} served at {parts['target']}"
-        self.dataset: str | None = None  # a server tells no provenance
+        self.dataset: str | None = None  # a server does not name it
         self.class_labels: tuple[str, ...] | None = manifest.class_labels
         self.num_classes = len(manifest.class_labels)
         self.image_shape: tuple[int, int, int] | None = (

@@ -1,4 +1,4 @@
-"""What somebody may have meant."""
+"""Suggestions for misspelled names."""
 
 import difflib
 from collections.abc import Iterable
@@ -8,9 +8,9 @@ _LIKENESS = 0.7
 
 
 def nearest(given: str, known: Iterable[str]) -> list[str]:
-    """Returns up to three of the known names that are much like the given one, the likest first.
+    """Returns up to three known names that resemble the given one, the most similar first.
 
-    Dashes and underscores are one; a name's beginning is like the name.
+    Dashes and underscores are the same; a prefix of a name resembles it.
     """
     by_letters = {name.strip("-").replace("_", "-"): name for name in known}
     letters = given.strip("-").replace("_", "-")
@@ -20,6 +20,6 @@ def nearest(given: str, known: Iterable[str]) -> list[str]:
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """Returns the end of a complaint, such as ``; did you mean mnist?``, or ""."""
+    """Returns the end of an error message, such as ``; did you mean mnist?``, or ""."""
     found = nearest(given, known)
     return f"; did you mean {' or '.join(found)}?" if found else ""

@@ -1,0 +1,124 @@
+"""Calls through the helper process: the same answers and errors as without it."""
+
+import asyncio
+import os
+import signal
+
+import grpc
+import numpy as np
+import pytest
+from google.rpc import error_details_pb2
+
+from imagemint import client
+from imagemint.client import AsyncClient, Client, Tls, forks
+
+UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.fixture(autouse=True)
+def _in_a_forked_process(monkeypatch):
+    """As if gRPC had been running when this process was forked."""
+    monkeypatch.setattr(forks, "grpc_is_broken", lambda: True)
+
+
+@pytest.fixture
+async def relayed(address):
+    """A client of `mint` with a helper."""
+    async with AsyncClient(address, metadata=[("authorization", "Bearer x")]) as opened:
+        yield opened
+
+
+async def test_answers_are_the_same(relayed, mint, monkeypatch, address):
+    """Calls, streams, models and metadata."""
+    batch = await relayed.generate("tiny", 3, seed=5)
+    streamed = [part async for part in relayed.stream("tiny", 30, seed=5)]
+    assert [model.name for model in await relayed.models()] == ["tiny", "zebra"]
+    assert {each["authorization"] for each in mint.metadata} == {"Bearer x"}
+    monkeypatch.undo()
+    async with AsyncClient(address) as direct:
+        assert np.array_equal((await direct.generate("tiny", 3, seed=5)).image, batch.image)
+        whole = (await direct.generate("tiny", 30, seed=5)).image
+    assert np.array_equal(np.concatenate([part.image for part in streamed]), whole)
+
+
+async def test_large_answer_is_received(relayed):
+    """Beyond the buffers of a socket and the limits of a reader."""
+    assert len(await relayed.generate("tiny", 60_000, seed=1)) == 60_000
+
+
+async def test_errors_keep_their_details(relayed, mint, fault):
+    """Class, reason and metadata come through."""
+    info = error_details_pb2.ErrorInfo(reason="MODEL_NOT_FOUND", metadata={"known": "a, b"})
+    mint.faults.append(fault(grpc.StatusCode.NOT_FOUND, "gone", info))
+    with pytest.raises(client.NotFound, match="gone") as caught:
+        await relayed.generate("tiny")
+    assert (caught.value.reason, caught.value.metadata) == ("MODEL_NOT_FOUND", {"known": "a, b"})
+
+
+async def test_stream_resumes(relayed, mint, fault):
+    """A broken stream goes on from the next index."""
+    mint.breaks.append((1, fault(UNAVAILABLE)))
+    indices = [int(each) async for part in relayed.stream("tiny", 10) for each in part.index]
+    assert indices == list(range(10))
+    assert len(mint.requests) == 2
+
+
+async def test_deadline_passes(relayed, mint):
+    """A silent server is given up, and the call dropped there."""
+    await relayed.generate("tiny")  # so that the helper has started
+    mint.silent = True
+    with pytest.raises(client.DeadlineExceeded):
+        await relayed.generate("tiny", timeout_s=0.2)
+    assert await asyncio.to_thread(mint.cancelled.wait, 30)
+
+
+async def test_stream_left_early_is_dropped(relayed, mint):
+    """Closing the stream cancels the call on the server."""
+    chunks = relayed.stream("tiny", 10**6)
+    await anext(chunks)
+    await chunks.aclose()
+    assert await asyncio.to_thread(mint.cancelled.wait, 30)
+
+
+@pytest.mark.parametrize("calls", ["generate", "stream"])
+async def test_close_is_an_error_in_other_tasks(address, mint, calls):
+    """As without a helper."""
+    relayed = AsyncClient(address)
+    mint.silent = True
+    call = relayed.generate("tiny") if calls == "generate" else anext(relayed.stream("tiny", 4))
+    task = asyncio.ensure_future(call)
+    await asyncio.to_thread(mint.asked.wait, 30)
+    await relayed.close()
+    with pytest.raises(client.ClientClosed):
+        await task
+
+
+async def test_helper_that_dies_is_an_error(relayed):
+    """Calls under way and later ones raise at once; none waits for its deadline."""
+    await relayed.generate("tiny")
+
+    async def call_until_it_fails():
+        while True:
+            await relayed.generate("tiny")
+
+    os.kill(relayed._channel._process.pid, signal.SIGKILL)
+    with pytest.raises(client.Unavailable, match="helper process"):
+        await call_until_it_fails()
+
+
+def test_helper_ends_with_its_client(address):
+    """Closed or collected, no process is left behind."""
+    with Client(address) as blocking:
+        blocking.generate("tiny")
+        process = blocking._client._channel._process
+        assert process.poll() is None
+    assert process.poll() == 0
+
+
+def test_files_of_tls_are_read_here(address, tmp_path):
+    """A path that does not exist is an OSError with the path."""
+    with (
+        Client(address, tls=Tls(tmp_path / "none.pem")) as blocking,
+        pytest.raises(FileNotFoundError, match=r"none\.pem"),
+    ):
+        blocking.models()
