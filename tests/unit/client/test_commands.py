@@ -334,7 +334,7 @@ def test_interrupt_during_the_imports_is_no_traceback():
     assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
 
 
-@pytest.mark.parametrize("name", ["a.zip", "a.parquet", "a.v2", "-", ".png", "x/.NPZ"])
+@pytest.mark.parametrize("name", ["a.zip", "a.parquet", "a.v2", "-", ".png", "x/.NPZ", ""])
 def test_other_outputs_are_refused(imagemint, mint, tmp_path, monkeypatch, name):
     """A name that stands for nothing is refused before anything is asked or made."""
     monkeypatch.chdir(tmp_path)
@@ -384,6 +384,13 @@ def test_classes_accumulate(imagemint, mint, tmp_path, words):
     line = ("generate", "--model", "tiny", *flags, "--count", 4, "--out", tmp_path / "x")
     assert imagemint(*line)[0] == 0
     assert list(mint.requests[-1].images.class_cycle.class_ids) == [3, 4]
+
+
+def test_empty_class_is_refused(imagemint, tmp_path):
+    """An empty variable of a script does not turn into classes at random."""
+    status, _, err = imagemint("generate", "--model", "tiny", "--class", "", "--out", tmp_path)
+    assert status == 1
+    assert "there is no class ''; there are zero, one, two" in err
 
 
 def test_many_serials_take_few_calls(imagemint, mint, tmp_path):

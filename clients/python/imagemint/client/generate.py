@@ -172,9 +172,9 @@ class Generate(Connection):
         return [_Job(model, self.count, selection)]
 
     def _condition(self, client: Client, model: str) -> Condition:
-        text = ",".join(self.class_)
-        if not text:
+        if not self.class_:
             return None
+        text = ",".join(self.class_)
         labels = () if text == BALANCED else _labels(client, model, self.version)
         return parse_classes(text, labels)
 

@@ -52,6 +52,8 @@ def kind_of(text: str) -> Kind:
     """
     path = Path(text)
     suffix = path.suffix.lower()
+    if not text.strip():
+        raise ValueError("the name is empty; for the current folder say ./")
     if text == "-":
         raise ValueError("standard output is not supported; name a file or a folder")
     if text.endswith("/") or (path.is_dir() and suffix not in {*_SHEETS, _NPZ}):
