@@ -213,7 +213,7 @@ async def test_changed_bytes_are_refused_and_told(serve, repository):
 
 async def test_health_and_metrics_follow(serve, repository, tmp_path, connect, scrape):
     """Each version turns as it is loaded and unloaded."""
-    app = await serve(repository, version_policy="latest:1", **QUIET)
+    app = await serve(repository, version_policy="latest:1", unload_when_empty=True, **QUIET)
     async with (
         connect(app) as channel,
         watched(channel, "model/tiny/1") as first,
@@ -302,7 +302,7 @@ async def _touch(directory):
 async def test_none_stays_as_it_started(serve, repository, tmp_path):
     """No look is taken by itself."""
     app = await serve(repository, model_control="none", poll_interval_s=0.01)
-    assert app.control._tasks == []
+    assert [task.get_coro().__name__ for task in app.control._tasks] == ["_keep_trying"]
     put_version(tmp_path / "staging", repository, 2)
     async with AsyncClient(app.grpc_address) as client:
         assert [v.version for v in (await client.model("tiny")).versions] == ["1"]

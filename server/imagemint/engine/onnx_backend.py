@@ -30,7 +30,9 @@ mode that gives up byte equality for speed: a serial must not change its picture
 
 import contextlib
 import logging
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -44,6 +46,7 @@ from imagemint.engine._buckets import (
     pieces,
 )
 from imagemint.engine._estimate import Estimate
+from imagemint.engine._memory import resident_bytes
 from imagemint.engine._probe import (
     ALONE_ROWS,
     FIXED_BATCH,
@@ -89,6 +92,9 @@ _THOROUGH_FLOPS = 10**12
 # Rows that the probe computes for each row of its largest batch.
 _RUNS_PER_ROW, _RUNS_PER_ROW_THOROUGH = 10, 16
 _FEWEST_ROWS = 4
+# Of what a process was seen to take for an image and to compute in a second.
+_TAKEN_PER_ESTIMATED = 4
+_MEASURED_FLOPS_PER_S = 10**10
 DEFAULT_MAX_IMAGE_MEMORY = 2**29
 """Bytes. A generator of 1024x1024 images with 32 features for each pixel takes about as much."""
 # Where rows are never run but in batches of one size.
@@ -338,6 +344,9 @@ class OnnxBackend:
                 self._alone = self._open_alone(bundle, content, alone_threads)
             return found.batching
         estimate = self._variant.estimate
+        if not estimate.is_complete:
+            estimate = self._measured(estimate)
+            self._most_rows = _most_rows(estimate)
         if estimate.mixing:
             _log.warning(
                 "model %s runs one image at a time: rows of a batch mix in %s",
@@ -347,6 +356,20 @@ class OnnxBackend:
             self._check_images(bundle, probe_feed(bundle.spec, 1))
             return Batching.ALONE
         return self._probe(bundle, content, alone_threads)
+
+    def _measured(self, estimate: Estimate) -> Estimate:
+        """An estimate that is at least what one image was seen to take."""
+        before, began = resident_bytes(), time.perf_counter()
+        with contextlib.suppress(BackendFailed):  # the check of the images tells
+            self._compute(probe_feed(self._spec, 1))
+        took_s = time.perf_counter() - began
+        taken = (resident_bytes() - before) // _TAKEN_PER_ESTIMATED
+        flops = int(took_s * _MEASURED_FLOPS_PER_S)
+        return replace(
+            estimate,
+            row_bytes=max(estimate.row_bytes, taken),
+            row_flops=max(estimate.row_flops, flops),
+        )
 
     def _probe(self, bundle: Bundle, content: bytes, alone_threads: int) -> Batching:
         model = onnx.load_model_from_string(content)

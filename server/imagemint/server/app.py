@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ import structlog
 from imagemint.engine.backend import Backend
 from imagemint.engine.bundle import Bundle
 from imagemint.engine.onnx_backend import OnnxBackend
+from imagemint.engine.trial import TrialOptions, Trials
 from imagemint.server.batching import Batcher
 from imagemint.server.control import ModelControl
 from imagemint.server.devices import watch_devices
@@ -79,6 +81,16 @@ class App:
             wanted=settings.load_models if settings.model_control == "explicit" else None,
             unload_grace_s=settings.unload_grace_s,
             served_bytes=ServedBytes(self._peers.served_bytes),
+            trials=Trials(
+                TrialOptions(
+                    timeout_s=settings.load_timeout_s,
+                    max_bytes=settings.max_bundle_bytes,
+                    max_image_memory_bytes=settings.max_image_memory_bytes,
+                    alone_threads=self._alone_threads,
+                )
+            ),
+            variant_of=self._variant_of,
+            unload_when_empty=settings.unload_when_empty,
         )
         self.control = ModelControl(
             self.repository,
@@ -88,19 +100,27 @@ class App:
             peers=self._peers,
         )
         self._opened = contextlib.AsyncExitStack()
+        self._rpc: RpcServer | None = None
         self.grpc_address = ""
         self.metrics_address = ""
+
+    @property
+    def _alone_threads(self) -> int:
+        return min(self._cores, _MOST_ALONE_THREADS) if self._settings.spread_alone else 1
+
+    def _variant_of(self, model: str) -> str:
+        return self._settings.variants.get(model, self._settings.variant)
 
     def _open_backend(self, bundle: Bundle) -> Backend:
         settings = self._settings
         return OnnxBackend(
             bundle,
             device=settings.device,
-            alone_threads=min(self._cores, _MOST_ALONE_THREADS) if settings.spread_alone else 1,
+            alone_threads=self._alone_threads,
             max_batch=settings.batch_images(on_cpu=False),  # of buckets, which a CPU has not
             buckets=settings.batch_buckets,
             cuda_graphs=settings.cuda_graphs,
-            variant=settings.variants.get(bundle.spec.name, settings.variant),
+            variant=self._variant_of(bundle.spec.name),
             max_image_memory_bytes=settings.max_image_memory_bytes,
         )
 
@@ -122,38 +142,19 @@ class App:
         )
 
     async def start(self) -> None:
-        """Listens, loads every model, and says that it is ready; or leaves nothing behind.
+        """Listens, loads the models, and says that it is ready; or leaves nothing behind.
+
+        Each model answers as soon as it is ready. This returns when all were tried, or after
+        `start_timeout_s`. If it is cancelled, what is open stays open for `stop`.
 
         Raises:
             OSError: an address cannot be had.
         """
-        settings = self._settings
-        async with contextlib.AsyncExitStack() as opened:
-            opened.callback(self._encoders.shutdown)
-            opened.push_async_callback(self._release)
-            tracing = self._open_tracing(opened)
-            self._rpc = RpcServer(
-                settings,
-                self.repository,
-                self.metrics,
-                self._encoders,
-                tracing,
-                control=self.control,
-                peers=self._peers,
-            )
-            opened.push_async_callback(self._rpc.stop, 0.0)
-            opened.push_async_callback(self.control.stop)
-            if self._peers.several:
-                # A worker gets its share of the calls as soon as it listens: only when it can serve
-                await self._load()
-                self.grpc_address = await self._rpc.start(settings.grpc_address)
-            else:
-                self.grpc_address = await self._rpc.start(settings.grpc_address)
-                self.metrics_address, stop = expose(settings.metrics_address, self.metrics.registry)
-                opened.callback(stop)
-                await self._load()
-            await self._rpc.serve()
-            self._opened = opened.pop_all()
+        try:
+            await self._start()
+        except Exception:
+            await self._opened.aclose()
+            raise
         if not self._peers.several:  # their supervisor says it, once for all
             _log.info(
                 "ready",
@@ -161,6 +162,61 @@ class App:
                 metrics_address=self.metrics_address,
                 models=self.served,
             )
+
+    async def _start(self) -> None:
+        settings, opened = self._settings, self._opened
+        opened.callback(self._encoders.shutdown)
+        opened.push_async_callback(self._release)
+        tracing = self._open_tracing(opened)
+        self._rpc = rpc = RpcServer(
+            settings,
+            self.repository,
+            self.metrics,
+            self._encoders,
+            tracing,
+            control=self.control,
+            peers=self._peers,
+        )
+        opened.push_async_callback(rpc.stop, 0.0)
+        opened.push_async_callback(self.control.stop)
+        if self._peers.several:
+            # A worker gets its share of the calls as soon as it listens: only when it can serve, or
+            # when it has been waited for long enough.
+            await self._load()
+            self.grpc_address = await rpc.start(settings.grpc_address)
+            await rpc.serve()
+        else:
+            self.grpc_address = await rpc.start(settings.grpc_address)
+            self.metrics_address, stop = expose(settings.metrics_address, self.metrics.registry)
+            opened.callback(stop)
+            await rpc.serve()
+            await self._load()
+
+    async def serve_until(
+        self, leave: asyncio.Event, ready: Callable[[], object] = lambda: None
+    ) -> None:
+        """Starts, serves until told to leave, and drains; obeys at once whenever that comes.
+
+        Args:
+            leave: set when the server is to leave, be it while models are still loading.
+            ready: called when the start is over, unless the server is to leave before.
+
+        Raises:
+            OSError: an address cannot be had.
+        """
+        starting = asyncio.create_task(self.start())
+        leaving = asyncio.create_task(leave.wait())
+        try:
+            await asyncio.wait({starting, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if not leaving.done():
+                starting.result()
+                ready()
+                await leaving
+        finally:
+            starting.cancel()
+            leaving.cancel()
+            await asyncio.gather(starting, leaving, return_exceptions=True)
+        await self.stop()
 
     @property
     def served(self) -> dict[str, list[int]]:
@@ -171,8 +227,13 @@ class App:
         }
 
     async def _load(self) -> None:
-        await self.control.start()
-        await self._peers.catch_up()
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._settings.start_timeout_s
+        await self.control.start(self._settings.start_timeout_s)
+        # What was asked of all workers before is done here too; a slow load is not waited for.
+        self._catching_up = asyncio.create_task(self._peers.catch_up())
+        self._opened.callback(self._catching_up.cancel)
+        await asyncio.wait({self._catching_up}, timeout=max(1.0, until - loop.time()))
 
     def _event(self, name: str) -> str:
         """The supervisor logs the plain names, once for all workers."""
@@ -188,6 +249,11 @@ class App:
         opened.push_async_callback(asyncio.to_thread, tracing.close, _CLOSING_S)
         return tracing
 
+    @property
+    def leaves_work(self) -> bool:
+        """Whether something is left in native code that nothing can interrupt."""
+        return self.repository.is_busy
+
     async def _release(self) -> None:
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(None, self.repository.close, _CLOSING_S)
@@ -198,13 +264,14 @@ class App:
         _log.info(
             self._event("draining"), delay_s=settings.drain_delay_s, grace_s=settings.drain_grace_s
         )
-        await self._rpc.leave()
-        await asyncio.sleep(settings.drain_delay_s)
-        expiry = asyncio.get_running_loop().call_later(
-            _EXPIRING_SHARE * settings.drain_grace_s, self._expire
-        )
-        await self._rpc.stop(settings.drain_grace_s)
-        expiry.cancel()
+        if self._rpc is not None and self.grpc_address:  # else nobody has heard of this server
+            await self._rpc.leave()
+            await asyncio.sleep(settings.drain_delay_s)
+            expiry = asyncio.get_running_loop().call_later(
+                _EXPIRING_SHARE * settings.drain_grace_s, self._expire
+            )
+            await self._rpc.stop(settings.drain_grace_s)
+            expiry.cancel()
         await self._opened.aclose()
         _log.info(self._event("stopped"))
 
@@ -217,7 +284,8 @@ class App:
         )
 
     def _expire(self) -> None:
-        self._rpc.gate.expiring = True
+        if self._rpc is not None:
+            self._rpc.gate.expiring = True
 
     async def run(self) -> None:
         """Serves until SIGTERM or SIGINT, then drains; a second signal ends the process at once."""
@@ -233,7 +301,4 @@ class App:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, ask, number)
         loop.add_signal_handler(signal.SIGHUP, self.reload)
-        await self.start()
-        settle()
-        await asked.wait()
-        await self.stop()
+        await self.serve_until(asked, settle)

@@ -13,6 +13,10 @@ class Serve(ServeSettings):
 
     def run(self) -> int:
         """Serves; returns 0 after a clean drain."""
+        # Until the event loop handles them there is nothing to take down. The first process of a
+        # container gets only the signals that it handles, so without this it would not even end.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: os._exit(0))
         from imagemint.server import logs  # noqa: PLC0415 - import-light
 
         # A hangup reloads; until somebody does that it must not end the process.
@@ -37,7 +41,10 @@ class Serve(ServeSettings):
             settings = ServeSettings.model_validate(self.model_dump())
             return asyncio.run(Supervisor(settings).run())
         from imagemint.server.app import App  # noqa: PLC0415 - the supervisor does without
-        from imagemint.server.runtime import run  # noqa: PLC0415
+        from imagemint.server.runtime import leave_now, run  # noqa: PLC0415
 
-        run(App(self).run())
+        app = App(self)
+        run(app.run())
+        if app.leaves_work:
+            leave_now(0)
         return 0

@@ -3,14 +3,15 @@
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Literal
 
 from imagemint.engine.errors import LoadFailed, ModelControlRefused, ModelNotFound
 from imagemint.server.peers import Peers, Refused
 from imagemint.server.repository import ModelRepository
+from imagemint.server.repository.lanes import Lane
 
 _log = logging.getLogger(__name__)
 
@@ -44,18 +45,34 @@ class ModelControl:
         self._mode = mode
         self._poll_interval_s = poll_interval_s
         self._allowed = allowed
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="models")
+        self._thread = Lane(1, "models")
+        self._first = Lane(1, "first load")
         self._tasks: list[asyncio.Task[None]] = []
         self._changed = asyncio.Event()
         self._complaint = ""
         self._peers = peers or Peers()
         self._peers.on(_TOPIC, self._obey)
 
-    async def start(self) -> None:
-        """Loads what is wanted, and from then on keeps up with the repository, by mode."""
-        await self._in_turn(self._repository.load)
+    async def start(self, patience_s: float = math.inf) -> None:
+        """Loads what is wanted, and from then on keeps up with the repository, by mode.
+
+        Args:
+            patience_s: time after which this returns although something is still loading; that goes
+                on meanwhile.
+        """
+        loading = asyncio.wrap_future(self._first.submit(self._repository.load))
+        wait_s = None if math.isinf(patience_s) else patience_s
+        done, _ = await asyncio.wait({loading}, timeout=wait_s)
+        if done:
+            loading.result()
+        else:
+            loading.add_done_callback(_report)
+            _log.warning("some models are still loading after %g s; others serve", patience_s)
+            self._repository.end_wait()
         if self._mode in ("poll", "watch"):
             self._tasks.append(asyncio.create_task(self._keep_up()))
+        else:
+            self._tasks.append(asyncio.create_task(self._keep_trying()))
         if self._mode == "watch":
             self._tasks.append(asyncio.create_task(self._watch_files()))
 
@@ -64,7 +81,8 @@ class ModelControl:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._first.close(0.0)
+        self._thread.close(0.0)
 
     # --- by name --------------------------------------------------------------------------------
 
@@ -176,13 +194,19 @@ class ModelControl:
                 await asyncio.wait_for(self._changed.wait(), self._poll_interval_s)
             self._changed.clear()
             try:
-                await self.refresh()
+                await self._in_turn(partial(self._repository.refresh, wait=False))
             except OSError as error:
                 self._complain(f"the repository cannot be read: {error}")
             except Exception:  # noqa: BLE001 - the next look may fare better
                 _log.exception("the repository was not brought up to date")
             else:
                 self._complaint = ""
+
+    async def _keep_trying(self) -> None:
+        """Tries again what failed for a cause that passes, where nothing else looks."""
+        while True:
+            await asyncio.sleep(self._poll_interval_s)
+            self._repository.retry()
 
     def _complain(self, complaint: str) -> None:
         """Logs what may go on for long once, not at every look."""
@@ -203,4 +227,10 @@ class ModelControl:
             _log.warning("no file events (%s): only polling", error)
 
     async def _in_turn(self, change: Callable[[], None]) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._thread, change)
+        await asyncio.wrap_future(self._thread.submit(change))
+
+
+def _report(loading: "asyncio.Future[None]") -> None:
+    """Logs how a load failed that nobody waits for any more."""
+    if not loading.cancelled() and (error := loading.exception()) is not None:
+        _log.error("models were not loaded", exc_info=error)

@@ -44,6 +44,7 @@ LARGEST_OVER_WORKERS = (
     "imagemint_model_info",
     "imagemint_model_load_duration_seconds",
     "imagemint_model_failed_versions",
+    "imagemint_repository_lost",
 )
 """Gauges of which a server with several workers tells the largest, and not the sum."""
 
@@ -195,6 +196,10 @@ class Metrics:
             "Files read again because they changed; what is certificate or api_keys.",
             "what",
             "outcome",
+        )
+        self.repository_lost = self._gauge(
+            "repository_lost",
+            "1 while the model repository cannot be read, or is empty though models of it serve.",
         )
         self.model_info = self._gauge(
             "model_info",

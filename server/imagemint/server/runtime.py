@@ -2,8 +2,11 @@
 
 import asyncio
 import gc
+import os
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
+
+from imagemint.server.logs import close_logs
 
 _ResultT = TypeVar("_ResultT")
 
@@ -37,3 +40,12 @@ def settle() -> None:
     """
     gc.freeze()
     gc.set_threshold(_COLLECT_EVERY)
+
+
+def leave_now(status: int) -> NoReturn:
+    """Ends the process without waiting for threads that native code keeps.
+
+    The interpreter's own end would free what such a thread is using, and fault.
+    """
+    close_logs()
+    os._exit(status)

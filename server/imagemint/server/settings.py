@@ -90,6 +90,16 @@ class ServeSettings(BaseModel):
     """Working memory that one image may take, by an estimate from the shapes in its graph; bundles
     whose images take more are refused. The runtime takes some times as much for a batch."""
 
+    load_timeout_s: float = Field(default=120.0, gt=0, le=86_400)
+    """Time that a bundle may take to load where a look at its graph cannot tell that it is cheap.
+    It is tried in a process of its own, and refused until a later try when the time is over."""
+    start_timeout_s: float = Field(default=10.0, ge=0, le=86_400)
+    """Time after which the server is ready although some models are still loading, if any other
+    serves; with several processes each of them listens then."""
+    unload_when_empty: bool = False
+    """Unload what serves when the repository, or the folder of its model, is found without a
+    version. By default that is taken for a mount that was lost, and what serves goes on."""
+
     model_control: Literal["none", "poll", "watch", "explicit"] = "poll"
     """When models are loaded and unloaded. none: at the start; poll: whenever a look at the
     repository, every poll_interval_s, finds it changed; watch: as poll, and at once where the file

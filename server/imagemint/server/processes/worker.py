@@ -12,6 +12,7 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from imagemint.server.processes.messages import (
     Reload,
     Reply,
 )
-from imagemint.server.runtime import run, settle
+from imagemint.server.runtime import leave_now, run, settle
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -161,32 +162,45 @@ async def work(end: socket.socket) -> int:
 
 
 async def _serve(begin: Begin, peers: WorkerPeers, channel: Channel) -> int:
-    # Imported only here: it takes a second or more, in which signals would not be handled.
-    from imagemint.server.app import App  # noqa: PLC0415
-
+    # Imported only here, and on a thread: it takes a second or more, in which the supervisor's word
+    # would not be heard.
+    importing = asyncio.create_task(asyncio.to_thread(import_module, "imagemint.server.app"))
+    leaving = asyncio.create_task(peers.drain.wait())
+    await asyncio.wait({importing, leaving}, return_when=asyncio.FIRST_COMPLETED)
+    if leaving.done():
+        await channel.close()
+        leave_now(0)
+    leaving.cancel()
     try:
+        await importing
+        from imagemint.server.app import App  # noqa: PLC0415 - it is there already
+
         app = App(begin.settings, peers)
         measure = _measurer(app.metrics.registry)
         peers.on("measure", lambda _: measure())
         peers.reload = app.reload
         telling = [_beat(channel), _report(channel, measure)]
         tasks = [asyncio.create_task(each) for each in telling]
-        await app.start()
-        settle()
+
+        def ready() -> None:
+            settle()
+            channel.send(Ready(app.served))
+
+        await app.serve_until(peers.drain, ready)
     except Exception as error:  # noqa: BLE001 - the supervisor says why, and perhaps tries again
         reason = str(error) or type(error).__name__
         if not _is_foreseen(error):  # others are told by the supervisor, once for all workers
             _log.exception("worker cannot serve")
         channel.send(Failed(reason))
         return 1
-    channel.send(Ready(app.served))
-    await peers.drain.wait()
     if peers.orphaned:
         _log.warning("supervisor is gone")
-    await app.stop()
     for task in tasks:
         task.cancel()
     channel.send(Beat(figures_of(app.metrics.registry)))
+    if app.leaves_work:
+        await channel.close()
+        leave_now(0)
     return 0
 
 

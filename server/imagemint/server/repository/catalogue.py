@@ -46,6 +46,8 @@ class Catalogue:
     def resolve(self, name: str, version: str) -> ServedVersion:
         """Returns the version that answers; see `ModelRepository.resolve`."""
         model = self.model(name)
+        if not model.versions:
+            raise ModelNotReady(name, model.problem, _RETRY_S)
         if not version:
             return model.default_version or self._raise_no_default(model)
         # As text: a version has one spelling, and int() chokes on thousands of digits.
@@ -82,12 +84,28 @@ class Catalogue:
             self._put(name, {old.number: new})
         self.tell()
 
+    def note_problems(self, problems: Mapping[str, str]) -> None:
+        """Enters why folders cannot be read; those without a known version are listed by that."""
+        with self._lock:
+            before = self.models
+            models = {
+                name: replace(model, problem=problems.get(name, ""))
+                for name, model in before.items()
+                if model.versions or name in problems
+            }
+            for name in problems.keys() - models.keys():
+                models[name] = Model(name, {}, self._pins.get(name), problems[name])
+            if models != before:
+                self.models = dict(sorted(models.items()))
+        if models != before:
+            self.tell()
+
     def _put(self, name: str, changes: Mapping[int, Version | None]) -> None:
         model = self.models.get(name) or Model(name, {}, self._pins.get(name))
         merged = {**model.versions, **changes}
         versions = {number: each for number, each in sorted(merged.items()) if each is not None}
         models = {**self.models, name: replace(model, versions=versions)}
-        if not versions:
+        if not versions and not model.problem:
             del models[name]
         self.models = dict(sorted(models.items()))
         self._metrics.count_failed_versions(

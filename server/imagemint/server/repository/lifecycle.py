@@ -6,7 +6,9 @@ import time
 from dataclasses import replace
 
 from imagemint.engine.bundle import Bundle
+from imagemint.engine.causes import is_passing
 from imagemint.engine.errors import BundleRefused, ImagemintError
+from imagemint.engine.findings import Findings
 from imagemint.server.metrics import Metrics
 from imagemint.server.repository.catalogue import Catalogue
 from imagemint.server.repository.loading import Loader, close, reason_of
@@ -15,6 +17,14 @@ from imagemint.server.repository.unloading import Unloading
 from imagemint.server.repository.versions import ServedVersion, State, Version
 
 _log = logging.getLogger(__name__)
+
+# Pauses before loading is tried again, where the cause may pass; doubled each time.
+_FIRST_RETRY_S = 5.0
+_LAST_RETRY_S = 600.0
+
+
+class _TakesTrial(Exception):  # noqa: N818 - it names what happened
+    """A bundle must be tried before it is loaded."""
 
 
 class Lifecycle:
@@ -50,45 +60,73 @@ class Lifecycle:
         self._labels = threading.Lock()
         self._opening: set[tuple[str, int]] = set()
 
-    def load(self, name: str, version: Version, *, accept: bool) -> bool:
+    def load(
+        self, name: str, version: Version, *, accept: bool, may_try: bool = True
+    ) -> bool | None:
         """Loads a version, or checks what has taken the place of one that serves.
 
         Args:
             name: the model.
             version: which, as it is listed, with the present signature of its files.
             accept: take other bytes than those that were served under its number before.
+            may_try: whether there is time for a trial.
 
         Returns:
-            Whether a version of that number serves now.
+            Whether a version of that number serves now; None if that takes a trial first.
         """
         key, before = (name, version.number), version.served
         if before is None:
             self._catalogue.put(name, replace(version, state=State.LOADING, reason=""))
         began = time.perf_counter()
         try:
-            bundle = self._loader.read(version.directory)
-            if not accept:
-                _refuse_changed(bundle, self._served_bytes.known(*key))
-            if before is not None and before.bundle.sha256 == bundle.sha256:
-                self._catalogue.put(name, replace(version, reason=""))
+            served = self._opened(key, version, accept=accept, may_try=may_try)
+            if served is before:
+                self._catalogue.put(name, _settled(version))
                 return True
-            with self._labels:
-                self._opening.add(key)
-            served = self._loader.open(bundle)
             if self.closing:
                 close(served)
                 return False
             self._remember(key, served, accept=accept)
+        except _TakesTrial:
+            return None
         except Exception as error:  # noqa: BLE001 - whatever a foreign file does, the rest serves on
             self._refuse(name, version, error)
             return before is not None
-        self._catalogue.put(name, replace(version, state=State.READY, reason="", served=served))
+        self._catalogue.put(name, replace(_settled(version), state=State.READY, served=served))
         with self._labels:
             self._opening.discard(key)
         self._tell_of(name, served, time.perf_counter() - began)
         if before is not None:
             self._unloading.begin(before, lambda: self._forget(before))
         return True
+
+    def _opened(
+        self, key: tuple[str, int], version: Version, *, accept: bool, may_try: bool
+    ) -> ServedVersion:
+        """Returns what is to serve under a number: what does already, if its bytes are the same.
+
+        Raises:
+            _TakesTrial: a trial comes first, and there is no time for it.
+            Exception: whatever a foreign file does.
+        """
+        loader, before, tried = self._loader, version.served, None
+        if loader.needs_trial(version.directory):
+            tried = self._tried(version, may_try=may_try)
+        bundle = loader.read(version.directory)
+        if not accept:
+            _refuse_changed(bundle, self._served_bytes.known(*key))
+        if before is not None and before.bundle.sha256 == bundle.sha256:
+            return before
+        if tried is None and loader.needs_trial(bundle):
+            tried = self._tried(version, may_try=may_try)
+        with self._labels:
+            self._opening.add(key)
+        return loader.open(bundle, tried)
+
+    def _tried(self, version: Version, *, may_try: bool) -> tuple[str, Findings]:
+        if not may_try:
+            raise _TakesTrial
+        return self._loader.try_out(version.directory)
 
     def unload(self, name: str, version: Version, after: Version | None) -> None:
         """Takes a version out of service; calls inside it finish.
@@ -113,6 +151,11 @@ class Lifecycle:
 
         self._unloading.begin(served, gone)
 
+    def end_trials(self) -> None:
+        """Has whatever is being loaded fail soon, because the end has come."""
+        self.closing = True
+        self._loader.close()
+
     def close(self, timeout_s: float | None) -> None:
         """Finishes what is queued and releases every version.
 
@@ -136,6 +179,10 @@ class Lifecycle:
             raise
 
     def _refuse(self, name: str, version: Version, error: Exception) -> None:
+        if self.closing:  # trials were ended, and nobody asks any more
+            with self._labels:
+                self._opening.discard((name, version.number))
+            return
         why = reason_of(error)
         if version.served is None:
             version = replace(version, state=State.FAILED)
@@ -146,6 +193,13 @@ class Lifecycle:
             with self._labels:
                 self._opening.discard((name, version.number))
             why = f"it serves on, but what has taken its place on disk is refused: {why}"
+        if is_passing(error):
+            pause_s = min(_FIRST_RETRY_S * 2**version.attempts, _LAST_RETRY_S)
+            why += f"; tried again in {pause_s:.0f} s"
+            retry_at = time.monotonic() + pause_s
+            version = replace(version, attempts=version.attempts + 1, retry_at=retry_at)
+        else:
+            version = replace(version, attempts=0, retry_at=None)
         self._catalogue.put(name, replace(version, reason=why))
         self._metrics.model_load_failures.labels(name).inc()
         _log.error("version refused: %s", error, exc_info=not isinstance(error, ImagemintError))
@@ -174,6 +228,11 @@ class Lifecycle:
                     self._metrics.forget_bundle(name, number, served.bundle.sha256)
             elif (name, number) not in self._opening:
                 self._metrics.forget_version(name, number)
+
+
+def _settled(version: Version) -> Version:
+    """A version of which nothing is wrong."""
+    return replace(version, reason="", attempts=0, retry_at=None)
 
 
 def _refuse_changed(bundle: Bundle, known: str | None) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,11 @@ import numpy as np
 from imagemint.engine.backend import Backend
 from imagemint.engine.bundle import Bundle, read_bundle
 from imagemint.engine.errors import BundleRefused, ImagemintError
+from imagemint.engine.findings import Findings
 from imagemint.engine.sampling import latents
 from imagemint.engine.spec import ModelSpec, TruncationKind
+from imagemint.engine.trial import PLAIN_BYTES, Trials, is_plain
+from imagemint.engine.variants import REFERENCE
 from imagemint.server.batching import Batcher
 from imagemint.server.repository.versions import ServedVersion
 
@@ -30,6 +34,9 @@ class Loader:
         max_bundle_bytes: larger model files are refused.
         max_images: images in one answer at most.
         max_response_bytes: raw bytes in one answer at most.
+        trials: tries bundles in processes of their own, unless loading them is known to be cheap;
+            None for no trials.
+        variant_of: the variant that is served of a model, by its name.
     """
 
     def __init__(
@@ -40,7 +47,11 @@ class Loader:
         max_bundle_bytes: int,
         max_images: int,
         max_response_bytes: int,
+        trials: Trials | None = None,
+        variant_of: Callable[[str], str] = lambda _: REFERENCE,
     ) -> None:
+        self._trials = trials
+        self._variant_of = variant_of
         self._open_backend = open_backend
         self._open_batcher = open_batcher
         self._max_bundle_bytes = max_bundle_bytes
@@ -55,12 +66,44 @@ class Loader:
         """
         return read_bundle(directory, max_bytes=self._max_bundle_bytes)
 
-    def open(self, bundle: Bundle) -> ServedVersion:
+    def needs_trial(self, found: Path | Bundle) -> bool:
+        """Whether a bundle must be tried before it is opened, or, of a directory, even read."""
+        if self._trials is None:
+            return False
+        if isinstance(found, Bundle):
+            return not is_plain(found)
+        return _largest_file(found) > PLAIN_BYTES
+
+    def try_out(self, directory: Path) -> tuple[str, Findings]:
+        """Loads and probes a bundle in another process; see `Trials.run`.
+
+        Raises:
+            BundleRefused: it failed there.
+        """
+        assert self._trials is not None  # noqa: S101 - for the type checker; needs_trial said so
+        return self._trials.run(directory, self._variant_of(directory.parent.name))
+
+    def close(self) -> None:
+        """Ends every trial."""
+        if self._trials is not None:
+            self._trials.close()
+
+    def open(self, bundle: Bundle, tried: tuple[str, Findings] | None = None) -> ServedVersion:
         """Returns the bundle as a version that is warm and ready; leaves nothing if it fails.
+
+        Args:
+            bundle: which.
+            tried: what its trial said; None without one.
 
         Raises:
             Exception: whatever a foreign file does to the runtime.
         """
+        if tried is not None:
+            sha256, findings = tried
+            if sha256 != bundle.sha256:
+                why = "it changed while it was being loaded"
+                raise BundleRefused(bundle.directory, why, passing=True)
+            bundle = replace(bundle, findings=findings)
         backend = self._open_backend(bundle)
         try:
             _warm_up(bundle.spec, backend)
@@ -92,6 +135,13 @@ def reason_of(error: Exception) -> str:
     return (
         error.message if isinstance(error, ImagemintError) else "it cannot be loaded; see the log"
     )
+
+
+def _largest_file(directory: Path) -> int:
+    try:
+        return max((path.stat().st_size for path in directory.glob("*.onnx")), default=0)
+    except OSError:  # reading it says what is wrong
+        return 0
 
 
 def _warm_up(spec: ModelSpec, backend: Backend) -> None:

@@ -126,6 +126,11 @@ class Version:
     """Set exactly when READY."""
     signature: Signature | None = None
     """What its files looked like when they were last read."""
+    attempts: int = 0
+    """Loads of these files that failed for a passing cause."""
+    retry_at: float | None = None
+    """The `time.monotonic` value from which it is tried again though no file has changed; None to
+    wait for a change."""
 
     @property
     def is_offered(self) -> bool:
@@ -141,6 +146,8 @@ class Model:
     versions: Mapping[int, Version] = field(default_factory=dict)
     pinned: int | None = None
     """The version that must be the default, and no other; None for the newest that is ready."""
+    problem: str = ""
+    """Why no version of it is known: its folder cannot be read, or holds none."""
 
     @cached_property
     def default_version(self) -> ServedVersion | None:

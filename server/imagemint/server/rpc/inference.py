@@ -268,19 +268,19 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         """Lists every version and whether it serves."""
         del context
         _refuse_repository(request.repository_name)
-        return messages.RepositoryIndexResponse(
-            models=[
-                messages.RepositoryIndexResponse.ModelIndex(
-                    name=model.name,
-                    version=str(version.number),
-                    state=_STATES[version.state],
-                    reason=version.reason,
-                )
-                for model in self._visible()
-                for version in model.versions.values()
-                if version.served or not request.ready
-            ]
-        )
+        index = messages.RepositoryIndexResponse()
+        for model in self._visible():
+            for version in model.versions.values():
+                if version.served or not request.ready:
+                    index.models.add(
+                        name=model.name,
+                        version=str(version.number),
+                        state=_STATES[version.state],
+                        reason=version.reason,
+                    )
+            if not model.versions and not request.ready:
+                index.models.add(name=model.name, state=_STATES[State.FAILED], reason=model.problem)
+        return index
 
     async def RepositoryModelLoad(  # noqa: N802 - named by the schema
         self, request: messages.RepositoryModelLoadRequest, context: Context

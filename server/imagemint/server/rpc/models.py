@@ -81,6 +81,8 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         answer = messages.Model(
             name=model.name, versions=[_version(version) for version in model.versions.values()]
         )
+        if not model.versions:
+            answer.versions.add(state=messages.MODEL_STATE_FAILED, reason=model.problem)
         if default is not None:
             answer.default_version = str(default.version)
             answer.limits.max_images_per_request = default.max_images

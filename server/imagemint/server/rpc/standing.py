@@ -71,7 +71,7 @@ class Standing:
             if self._said.get(name) is not serving:
                 await self._say(name, serving=serving)
                 self._said[name] = serving
-                if not name:
+                if not name and (serving or self._repository.loaded):
                     _log.log(*_VERDICTS[serving])
 
     def _standing(self) -> dict[str, bool]:

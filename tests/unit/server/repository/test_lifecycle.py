@@ -1,6 +1,7 @@
 """Versions come and go: found, loaded, the default, unloaded, gone, without disturbing others."""
 
 import asyncio
+import errno
 import gc
 import shutil
 import threading
@@ -13,7 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_bundles import write_bundle, write_sums
 
-from imagemint.engine.errors import LoadFailed, ModelNotFound, ModelNotReady, VersionNotFound
+from imagemint.engine.errors import (
+    BackendFailed,
+    LoadFailed,
+    ModelNotFound,
+    ModelNotReady,
+    VersionNotFound,
+)
 from imagemint.engine.onnx_backend import OnnxBackend
 from imagemint.engine.sampling import latents
 from imagemint.server.batching import Batcher, Job
@@ -163,7 +170,7 @@ def test_removed_version_is_gone(tmp_path, new_repository):
     """From the list too, and with the last version the model."""
     write_bundle(tmp_path, "tiny", 1)
     write_bundle(tmp_path, "tiny", 2)
-    repository = new_repository(tmp_path)
+    repository = new_repository(tmp_path, unload_when_empty=True)
     shutil.rmtree(tmp_path / "tiny/2")
     repository.refresh()
     assert repository.resolve("tiny").version == 1
@@ -255,7 +262,7 @@ def test_broken_bytes_leave_what_serves(tmp_path, new_repository):
 def test_changed_bytes_are_refused_after_an_absence(tmp_path, new_repository):
     """A number keeps its meaning although its directory was gone; the same bytes are welcome."""
     directory = write_bundle(tmp_path)
-    repository = new_repository(tmp_path)
+    repository = new_repository(tmp_path, unload_when_empty=True)
     shutil.rmtree(directory)
     repository.refresh()
     unloaded(repository)
@@ -442,6 +449,114 @@ def test_unreadable_folder_leaves_what_serves(tmp_path, new_repository, monkeypa
     assert repository.resolve("tiny").version == 1
 
 
+def serving_two(tmp_path, new_repository, **options):
+    """A repository in `tmp_path/models` whose models `one` and `two` serve."""
+    for name in ("one", "two"):
+        write_bundle(tmp_path / "models", name)
+    return new_repository(tmp_path / "models", **options)
+
+
+def lost(repository):
+    """What the metric says."""
+    return repository._metrics.registry.get_sample_value("imagemint_repository_lost")
+
+
+@pytest.mark.parametrize("left", ["an empty folder", "nothing", "a file"])
+def test_lost_mount_unloads_nothing(tmp_path, new_repository, left):
+    """The whole repository gone at once: what serves goes on, and the metric tells."""
+    repository = serving_two(tmp_path, new_repository)
+    served = repository.resolve("one")
+    shutil.move(tmp_path / "models", tmp_path / "away")
+    if left == "an empty folder":
+        (tmp_path / "models").mkdir()
+    elif left == "a file":
+        (tmp_path / "models").write_text("")
+    with pytest.raises(OSError):  # noqa: PT011 - of several kinds
+        repository.refresh()
+    assert repository.resolve("one") is served
+    assert lost(repository) == 1
+    if left == "an empty folder":
+        (tmp_path / "models").rmdir()
+    elif left == "a file":
+        (tmp_path / "models").unlink()
+    shutil.move(tmp_path / "away", tmp_path / "models")
+    repository.refresh()
+    assert repository.resolve("one") is served
+    assert lost(repository) == 0
+
+
+def test_lost_mount_of_one_model_unloads_nothing(tmp_path, new_repository, caplog):
+    """Its empty folder is no removal; without the folder it is one."""
+    repository = serving_two(tmp_path, new_repository)
+    served = repository.resolve("one")
+    shutil.rmtree(tmp_path / "models/one/1")
+    repository.refresh()
+    assert repository.resolve("one") is served
+    assert "as if a mount were lost" in caplog.text
+    (tmp_path / "models/one").rmdir()
+    repository.refresh()
+    unloaded(repository)
+    assert list(repository.models) == ["two"]
+
+
+def test_emptied_repository_unloads_when_told_so(tmp_path, new_repository):
+    """`unload_when_empty` takes an empty folder at its word."""
+    repository = serving_two(tmp_path, new_repository, unload_when_empty=True)
+    shutil.rmtree(tmp_path / "models")
+    (tmp_path / "models").mkdir()
+    repository.refresh()
+    unloaded(repository)
+    assert repository.models == {}
+
+
+@pytest.mark.parametrize(
+    "cause",
+    [
+        OSError(errno.EIO, "Input/output error"),
+        OSError(errno.ESTALE, "Stale file handle"),
+        MemoryError(),
+        RuntimeError("can't start new thread"),
+        BackendFailed("CUDA out of memory"),
+    ],
+)
+def test_passing_cause_is_tried_again(tmp_path, new_repository, monkeypatch, cause):
+    """After a pause that grows, although no file has changed; a success ends that."""
+    write_bundle(tmp_path)
+    failing = [cause, cause]
+
+    def open_backend(bundle):
+        if failing:
+            raise failing.pop()
+        return OnnxBackend(bundle, device="cpu")
+
+    now = [1000.0]
+    monkeypatch.setattr("imagemint.server.repository.lifecycle.time.monotonic", lambda: now[0])
+    repository = new_repository(tmp_path, open_backend=open_backend)
+    assert "tried again in 5 s" in reason(repository, 1)
+    repository.refresh()
+    assert len(failing) == 1  # not yet
+    now[0] += 6
+    repository.refresh()
+    assert "tried again in 10 s" in reason(repository, 1)
+    now[0] += 11
+    repository.retry()
+    repository.refresh()
+    assert states(repository) == {1: State.READY}
+    assert reason(repository, 1) == ""
+
+
+def test_lasting_cause_is_not_tried_again(tmp_path, new_repository, monkeypatch):
+    """What a bundle is does not change by waiting."""
+    truncate(write_bundle(tmp_path))
+    now = [1000.0]
+    monkeypatch.setattr("imagemint.server.repository.lifecycle.time.monotonic", lambda: now[0])
+    repository = new_repository(tmp_path)
+    now[0] += 10**6
+    repository.retry()
+    repository.refresh()
+    assert failures(repository) == 1
+
+
 def test_load_goes_on_beside_what_serves(tmp_path, new_repository):
     """While a version is opened the others answer, and it is listed as LOADING."""
     write_bundle(tmp_path, "tiny", 1)
@@ -486,7 +601,9 @@ def test_close_gives_up_what_is_being_loaded(tmp_path, new_repository):
     repository.close(0.01)
     go_on.set()
     loading.join(WAIT_S)
+    repository._quick.close(WAIT_S)
     assert opened[0].closed
+    assert not repository.ready
 
 
 def test_close_cuts_the_grace_short(tmp_path, new_repository):

@@ -1,5 +1,7 @@
 """The model repository: one bad bundle harms no other, and what is asked for is found."""
 
+import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -80,8 +82,8 @@ def test_only_versions_are_models(tmp_path, new_repository):
     """Hidden folders, half-made exports, files and folders without a number are left alone."""
     write_bundle(tmp_path, "tiny")
     write_bundle(tmp_path / ".export-x", "3", 1)
-    write_bundle(tmp_path, "other", "draft")
-    write_bundle(tmp_path, "fullwidth", "\uff11")
+    (tmp_path / "notes/pictures").mkdir(parents=True)
+    (tmp_path / "lost+found").mkdir()
     (tmp_path / "README.md").write_text("not a model")
     (tmp_path / "tiny/7").write_text("not a version")
     repository = new_repository(tmp_path, load=False)
@@ -90,19 +92,79 @@ def test_only_versions_are_models(tmp_path, new_repository):
     }
 
 
-def test_unreadable_folder_is_left_out(tmp_path, new_repository, monkeypatch):
-    """A folder of another user, such as a volume's lost+found, keeps nobody from starting."""
+@pytest.mark.parametrize("stray", ["01", "v1", "1.0", "\uff11", "draft", "model.onnx"])
+def test_folder_that_is_no_version_is_told(tmp_path, new_repository, caplog, stray):
+    """A bundle that somebody may have meant to serve: in the log, and listed if nothing else is."""
     write_bundle(tmp_path, "tiny")
-    (tmp_path / "lost+found").mkdir()
+    if stray == "model.onnx":
+        (tmp_path / "other").mkdir()
+        (tmp_path / "other/model.onnx").write_bytes(b"")
+    else:
+        write_bundle(tmp_path, "other", stray)
+        write_bundle(tmp_path, "tiny", stray)
+    repository = new_repository(tmp_path)
+    assert repository.model("tiny").problem == ""
+    assert stray in repository.model("other").problem
+    with pytest.raises(ModelNotReady, match="no version in it"):
+        repository.resolve("other")
+    with pytest.raises(ModelNotReady, match="no version in it"):
+        repository.resolve("other", "1")
+    assert f"other/{stray} is left out" in caplog.text
+    shutil.rmtree(tmp_path / "other")
+    repository.refresh()
+    assert list(repository.models) == ["tiny"]
+
+
+def test_what_cannot_be_read_is_listed(tmp_path, new_repository):
+    """Link loops and links to nothing, of models and of versions: each FAILED, the rest serves."""
+    write_bundle(tmp_path, "tiny")
+    for loop in ("loop", "tiny/2", "tiny/03"):
+        (tmp_path / loop).symlink_to(tmp_path / loop)
+    for dangling in ("dangling", "tiny/4"):
+        (tmp_path / dangling).symlink_to(tmp_path / "nowhere")
+    (tmp_path / "tiny/5").symlink_to("/dev/null")
+    repository = new_repository(tmp_path)
+    states = {number: each.state for number, each in repository.model("tiny").versions.items()}
+    failed = dict.fromkeys((2, 4, 5), State.FAILED)
+    assert states == {1: State.READY, **failed}
+    assert "symbolic links" in repository.model("tiny").versions[2].reason
+    assert "symbolic links" in repository.model("loop").problem
+    assert repository.model("dangling").problem == "a link to nothing"
+    with pytest.raises(ModelNotReady, match="a link to nothing"):
+        repository.resolve("dangling")
+    (tmp_path / "loop").unlink()
+    write_bundle(tmp_path, "loop")
+    repository.refresh()
+    assert repository.resolve("loop").version == 1
+    assert repository.model("loop").problem == ""
+
+
+def test_name_that_is_not_text_is_told(tmp_path, new_repository, caplog):
+    """It is left out, escaped in the log; the others serve."""
+    write_bundle(tmp_path, "tiny")
+    for name in (b"caf\xe9/1", b"tiny/v\xff1"):
+        (tmp_path / os.fsdecode(name)).mkdir(parents=True)
+    repository = new_repository(tmp_path)
+    assert list(repository.models) == ["tiny"]
+    assert "caf\\xe9 is left out: its name is not UTF-8" in caplog.text
+    caplog.text.encode()
+
+
+def test_unreadable_folder_is_left_out(tmp_path, new_repository, monkeypatch):
+    """A folder of another user keeps nobody from starting, and is listed with its reason."""
+    write_bundle(tmp_path, "tiny")
+    (tmp_path / "private").mkdir()
     listed = Path.iterdir
 
     def iterdir(path):
-        if path.name == "lost+found":  # root may read everything, so the tests must pretend
+        if path.name == "private":  # root may read everything, so the tests must pretend
             raise PermissionError(13, "Permission denied")
         return listed(path)
 
     monkeypatch.setattr(Path, "iterdir", iterdir)
-    assert list(new_repository(tmp_path).models) == ["tiny"]
+    repository = new_repository(tmp_path)
+    assert repository.resolve("tiny").version == 1
+    assert repository.model("private").problem == "Permission denied"
 
 
 def test_failed_version_leaves_nothing_running(tmp_path, new_repository):

@@ -1,0 +1,101 @@
+"""The start of a server beside bundles that are slow, greedy or unreadable."""
+
+import asyncio
+import json
+import os
+import signal
+
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from held_backend import WAIT_S
+from hostile_graphs import folding
+from server_process import ended, line_of, process
+from tiny_bundles import write_bundle
+
+from imagemint.client import AsyncClient, ModelState
+from imagemint.open_inference import grpc_service_pb2 as oip
+from imagemint.open_inference import grpc_service_pb2_grpc as oip_grpc
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+async def test_slow_bundle_keeps_no_other_waiting(tmp_path, processes):
+    """Ready models serve, the slow ones are LOADING and time out; SIGTERM is obeyed meanwhile."""
+    write_bundle(tmp_path, "good")
+    for name in ("a-slow", "b-slow", "c-slow"):
+        write_bundle(tmp_path, name, edit_model=folding(20_000, 1))
+    options = (f"--repository={tmp_path}", f"--processes={processes}", "--start-timeout-s=0.5")
+    async with process(*options) as server:
+        ready = await line_of(server, "ready")
+        async with AsyncClient(ready["grpc_address"]) as client:
+            assert len(await client.generate("good", 2)) == 2
+            states = {m.name: m.versions[0].state for m in await client.models()}
+        slow = dict.fromkeys(("a-slow", "b-slow", "c-slow"), ModelState.LOADING)
+        assert states == {"good": ModelState.READY, **slow}
+        server.send_signal(signal.SIGTERM)
+        assert await ended(server) == 0
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+async def test_sigterm_while_models_load(tmp_path, processes):
+    """It ends the start at once, with status 0, and nothing is said to be serving afterwards."""
+    write_bundle(tmp_path, "good")
+    write_bundle(tmp_path, "slow", edit_model=folding(20_000, 1))
+    options = (f"--repository={tmp_path}", f"--processes={processes}", "--start-timeout-s=3600")
+    async with process(*options) as server:
+        async with asyncio.timeout(WAIT_S):
+            while "serving good@1" not in json.loads(await server.stderr.readline())["event"]:
+                pass
+        server.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(WAIT_S):
+            _, rest = await server.communicate()
+        events = [json.loads(line)["event"] for line in rest.splitlines()]
+        assert server.returncode == 0
+        assert events[-1] == "stopped"
+        assert not {"ready", "health says SERVING"}.intersection(events)
+
+
+async def test_bundle_that_takes_too_long_fails(serve, tmp_path):
+    """After load_timeout_s it is FAILED, says why and when it is tried again."""
+    write_bundle(tmp_path, "good")
+    write_bundle(tmp_path, "slow", edit_model=folding(20_000, 1))
+    app = await serve(tmp_path, load_timeout_s=0.1)
+    async with AsyncClient(app.grpc_address) as client:
+        (version,) = (await client.model("slow")).versions
+        assert version.state is ModelState.FAILED
+        assert "not loaded within load_timeout_s (0.1 s); tried again in 5 s" in version.reason
+        assert len(await client.generate("good", 1)) == 1
+
+
+async def test_unreadable_entries_disturb_nobody(serve, tmp_path, connect):
+    """Link loops, folders that are no versions, names that are not text: every call answers."""
+    write_bundle(tmp_path, "good")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "good/2").symlink_to(tmp_path / "good/2")
+    write_bundle(tmp_path, "misnamed", "v1")
+    (tmp_path / os.fsdecode(b"caf\xe9/1")).mkdir(parents=True)
+    app = await serve(tmp_path)
+    async with AsyncClient(app.grpc_address) as client, connect(app) as channel:
+        models = {model.name: model for model in await client.models()}
+        assert sorted(models) == ["good", "loop", "misnamed"]
+        assert [v.state for v in models["good"].versions] == [ModelState.READY, ModelState.FAILED]
+        for name, reason in (("loop", "symbolic links"), ("misnamed", "'v1' is not one")):
+            (version,) = models[name].versions
+            assert (version.version, version.state) == ("", ModelState.FAILED)
+            assert reason in version.reason
+        index = await oip_grpc.GRPCInferenceServiceStub(channel).RepositoryIndex(
+            oip.RepositoryIndexRequest()
+        )
+        found = {(each.name, each.version): each.state for each in index.models}
+        assert found == {
+            ("good", "1"): "READY",
+            ("good", "2"): "UNAVAILABLE",
+            ("loop", ""): "UNAVAILABLE",
+            ("misnamed", ""): "UNAVAILABLE",
+        }
+        health = health_pb2_grpc.HealthStub(channel)
+        for name, status in (("", 1), ("model/good", 1), ("model/loop", 2)):
+            answer = await health.Check(health_pb2.HealthCheckRequest(service=name))
+            assert answer.status == status
+        assert len(await client.generate("good", 1)) == 1
