@@ -1,7 +1,8 @@
-"""Those who share go together, and who must be alone is."""
+"""Runs share the gate; a capture has it to itself."""
 
 import threading
 
+import pytest
 from held_backend import WAIT_S
 
 from imagemint.engine._gate import Gate
@@ -28,27 +29,37 @@ def test_sharers_go_together():
     assert not meeting.broken
 
 
-def test_alone_is_alone():
-    """Who is alone has nobody beside him, sharer or loner, however many try."""
-    gate, inside, worst = Gate(), [0], []
-
-    def enter(lonely):
-        for _ in range(200):
-            with gate.alone() if lonely else gate.shared():
-                inside[0] += 1
-                if lonely:
-                    worst.append(inside[0])
-                inside[0] -= 1
-
-    threads = [started(lambda lonely=lonely: enter(lonely)) for lonely in (True, True, False)]
-    for thread in threads:
-        thread.join(WAIT_S)
-    assert set(worst) == {1}
+def settles(gate, threads, entered):
+    """Waits until so many threads wait at the gate, or one of them has entered."""
+    moment = threading.Event()
+    while len(gate._changed._waiters) < threads and not entered:
+        moment.wait(0.001)
 
 
-def test_loner_is_not_kept_waiting_by_newcomers():
-    """A sharer who comes after a loner waits for him."""
-    gate, order, entered = Gate(), [], threading.Event()
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(Gate.alone, Gate.shared), (Gate.alone, Gate.alone), (Gate.shared, Gate.alone)],
+    ids=["shared waits for alone", "alone waits for alone", "alone waits for shared"],
+)
+def test_alone_is_alone(first, second):
+    """Neither enters while the other is inside, and it does enter afterwards."""
+    gate, entered = Gate(), []
+
+    def enter():
+        with second(gate):
+            entered.append(second)
+
+    with first(gate):
+        waiting = started(enter)
+        settles(gate, 1, entered)
+        assert not entered
+    waiting.join(WAIT_S)
+    assert entered
+
+
+def test_newcomers_do_not_delay_alone():
+    """A sharer who comes while another waits to be alone enters after it."""
+    gate, order = Gate(), []
 
     def lonely():
         with gate.alone():
@@ -60,9 +71,9 @@ def test_loner_is_not_kept_waiting_by_newcomers():
 
     with gate.shared():
         loner = started(lonely)
-        while not gate._alone:
-            entered.wait(0.001)
+        settles(gate, 1, order)
         newcomer = started(late)
+        settles(gate, 2, order)
         assert not order
     loner.join(WAIT_S)
     newcomer.join(WAIT_S)
