@@ -52,15 +52,17 @@ def test_resuming_changes_no_class(name):
     condition = CONDITIONS[name]
     first = 2**64 - 23
     whole = condition.classes(SEED, first, 0, 23)
-    assert condition.classes(SEED, first + 9, 0, 14) == whole[9:]
+    assert condition.classes(SEED, first + 10, 0, 13) == whole[10:]
 
 
 def test_cycle_goes_by_index():
     """The image at index i has the class at i modulo the size, at the reel's end too."""
     cycle = CONDITIONS["cycle"]
     assert cycle.classes(SEED, 0, 0, 5) == [4, 0, 9, 4, 0]
-    last = 2**64 - 1
-    assert cycle.classes(SEED, last, 0, 1) == [[4, 0, 9][last % 3]]
+    last = 2**64 - 1  # a multiple of 3
+    assert cycle.classes(SEED, last, 0, 1) == [4]
+    assert cycle.classes(SEED, last - 1, 0, 1) == [9]
+    assert cycle.classes(SEED, last - 2, 0, 3) == cycle.classes(SEED, last - 4, 2, 3) == [0, 9, 4]
 
 
 def test_chunk_costs_what_it_holds():

@@ -404,7 +404,7 @@ class Batcher:
             job.inference_ns += took.inference_ns
             job.output_ns += took.output_ns
             job.computed += stop - start
-            if job.computed == job.count and not job.dropped:
+            if job.computed == job.count:
                 job.finished_ns = ended_ns
                 finished.append(job)
         self._settle(finished, None)

@@ -455,6 +455,19 @@ async def test_delay_waits_for_a_full_batch(backend, new_batcher, new_job):
     assert backend.sizes == [8]
 
 
+async def test_delay_is_ended_by_what_comes_later(backend, new_batcher, new_job):
+    """An instance that waits for a fuller batch is told of every job."""
+    batcher = new_batcher(batch_delay_s=FOR_EVER_S)
+    first, filling = new_job(1, 3), new_job(2, 5)
+    batcher.submit(first)
+    await asyncio.sleep(0)  # the wake
+    while batcher._waking:  # noqa: ASYNC110 - an instance is a thread, and sets no event
+        await asyncio.sleep(0.001)
+    batcher.submit(filling)
+    await asyncio.gather(first.done, filling.done)
+    assert backend.sizes == [8]
+
+
 async def test_delay_ends(backend, new_batcher, new_job):
     """A lone job is run when its delay is over, although nobody joined it."""
     batcher = new_batcher(batch_delay_s=0.001)

@@ -147,6 +147,10 @@ def test_patience_ends_with_haste_or_a_beginning():
     first.accepted_ns = 5
     assert queue.patient
     assert queue.oldest_ns == 5
+    streamed = job(1)
+    streamed.streamed, streamed.accepted_ns = True, 3
+    queue.append(streamed)
+    assert queue.oldest_ns == 3
     hasty = job(1, HIGH)
     queue.append(hasty)
     assert not queue.patient

@@ -174,6 +174,23 @@ async def test_waiter_that_leaves_late_is_dropped(new_batcher, new_job, held, wa
     assert batcher._queue.images == 0
 
 
+async def test_room_passes_by_waiters_that_left(new_batcher, new_job, held, wait_for_room):
+    """A caller who leaves in the turn before there is room does not get it; the next one does."""
+    batcher = new_batcher(max_queue_images=20)
+    await held(batcher)
+    filling = new_job(1, 20)
+    batcher.submit(filling)
+    leaving = await wait_for_room(batcher, new_job(2, 8))
+    behind = await wait_for_room(batcher, new_job(3, 7))
+    leaving.cancel()
+    batcher.drop(filling)
+    await behind
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    assert batcher._queue.images == 7
+    assert not batcher._room
+
+
 async def test_reading_ahead_leaves_half(new_batcher, new_job, held, wait_for_room):
     """What a stream reads ahead fills at most half of the queue, and only if nothing waits."""
     batcher = new_batcher(max_queue_images=10)

@@ -1,11 +1,13 @@
 """Admission: whoever is let in stays on the version that his request was resolved to."""
 
+import asyncio
 from dataclasses import dataclass
 
 import pytest
 from tiny_bundles import write_bundle
 
 from imagemint.engine.errors import Draining, ModelNotReady
+from imagemint.engine.sampling import Run
 from imagemint.server.bytes_in_flight import Budget
 from imagemint.server.repository import ServedVersion
 from imagemint.server.rpc.admission import Admission, Gate
@@ -63,6 +65,21 @@ def test_queue_that_closed_under_a_call_says_whose_end_it_was(admission, served)
         admission.held(lambda: Request(served[0])),
     ):
         raise Draining(1.0)
+
+
+async def test_jobs_of_streams_are_marked(admission, served, new_job):
+    """From the first on, so that the queue gives streams their share."""
+    version = served[0]
+    jobs = [new_job(tag, 1, class_id=[0]) for tag in range(4)]
+    for job in jobs:  # what this model takes
+        job.latents = lambda start, stop: (Run(0, start, stop - start),)
+    current_call.set(Call())
+    await admission.submit(version, jobs[0])
+    await admission.submit_paced(version, jobs[1], 1)
+    await admission.submit_when_room(version, jobs[2], 2)
+    assert admission.submit_ahead(version, jobs[3], 3)
+    assert [job.streamed for job in jobs] == [False, True, True, True]
+    await asyncio.gather(*(job.done for job in jobs))
 
 
 async def test_chunk_ahead_that_met_the_end_costs_nothing(admission, served, new_job, monkeypatch):

@@ -178,14 +178,15 @@ def test_cycle_is_bounded(generate):
         generate(class_cycle={"class_ids": [1] * 4_097})
 
 
-def test_cycle_of_many_classes_is_their_square(tmp_path, new_repository):
-    """100 classes may each follow each."""
-    write_bundle(tmp_path, "many", num_classes=100)
+@pytest.mark.parametrize(("num_classes", "most"), [(100, 10_000), (300, 65_536)])
+def test_cycle_of_many_classes_is_their_square(tmp_path, new_repository, num_classes, most):
+    """Each class after each, but no more than 65,536."""
+    write_bundle(tmp_path, "many", num_classes=num_classes)
     repository = new_repository(tmp_path)
-    images = {"model": "many", "count": 1, "class_cycle": {"class_ids": [99] * 10_000}}
+    images = {"model": "many", "count": 1, "class_cycle": {"class_ids": [99] * most}}
     assert read_generate(pb.GenerateRequest(images=images), repository)
-    images["class_cycle"]["class_ids"] = [99] * 10_001
-    with pytest.raises(InvalidRequest, match="at most 10000"):
+    images["class_cycle"]["class_ids"].append(0)
+    with pytest.raises(InvalidRequest, match=f"at most {most}"):
         read_generate(pb.GenerateRequest(images=images), repository)
 
 
