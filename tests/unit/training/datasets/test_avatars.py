@@ -72,6 +72,16 @@ def test_attributes_are_read(toy_people):
     assert by_name["mouth"].visible is None
 
 
+def test_covered_attributes_are_told(toy_people):
+    """Goggles cover the eyes, a hijab the cut of the clothes."""
+    goggles, hijab = PLAIN | {"accessories": "kurt"}, PLAIN | {"top": "hijab"}
+    data = load_dataset("avatars64", "test", toy_people([9, 2], [goggles, hijab]))
+    by_name = {it.name: it for it in data.attributes}
+    assert by_name["eyes"].visible.tolist() == [False, True]
+    assert by_name["eyebrows"].visible.tolist() == [False, True]
+    assert by_name["clothing"].visible.tolist() == [True, False]
+
+
 def test_unknown_value_is_refused(toy_people):
     """A value that is none of the attribute's is named with its row."""
     folder = toy_people([8, 8], [PLAIN, PLAIN], skin=["pale", "green"])

@@ -239,8 +239,19 @@ def _codes(column: list[Any], values: tuple[str, ...], name: str) -> NDArray[np.
 def _visible(
     found: LabelledImages, codes: Mapping[str, NDArray[np.int64]]
 ) -> dict[str, NDArray[np.bool_]]:
-    """Where colours of hair and hats can be seen: bool [N] each."""
+    """Returns where an attribute changes the picture: bool [N] for those that do not always.
+
+    Drawn with every value of the attribute, pictures of the other people are the same but for a few
+    levels in all: no hair below a hat, no cut of the clothes below a hijab, no eyes behind goggles.
+    """
     covered = np.isin(found.labels, [list(STYLES).index(head) for head in _COVERED])
     bald = codes["top"] == VALUES["top"].index(NONE)
     bearded = codes["beard"] != VALUES["beard"].index(NONE)
-    return {"hair": bearded | ~(covered | bald), "hat": covered}
+    bare_eyes = codes["accessories"] != VALUES["accessories"].index("kurt")
+    return {
+        "hair": bearded | ~(covered | bald),
+        "hat": covered,
+        "clothing": found.labels != list(STYLES).index("hijab"),
+        "eyes": bare_eyes,
+        "eyebrows": bare_eyes,
+    }
