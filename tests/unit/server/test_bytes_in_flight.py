@@ -29,6 +29,13 @@ def test_caller_gets_as_much_as_it_leaves(budget):
     assert budget.take("c", 25)
 
 
+def test_large_piece_counts_before_it_is_taken(budget):
+    """What is left free is what remains after it: 30 of 70 would leave 40 beside 60."""
+    assert budget.take("a", 30)
+    assert not budget.take("a", 30)
+    assert budget.take("a", 20)
+
+
 def test_first_piece_may_be_larger_than_a_share(budget):
     """A caller that holds nothing gets what is free; with nothing held, whatever it wants."""
     assert budget.take("a", 90)
