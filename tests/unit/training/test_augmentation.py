@@ -70,11 +70,11 @@ def test_probability_follows_overfitting(images):
     none = torch.zeros(1)
     sure = SimpleNamespace(real_logits=torch.ones(8), fake_logits=none, real=images)
     unsure = SimpleNamespace(real_logits=torch.tensor([1.0, -1.0]), fake_logits=none, real=images)
-    assert adaptive.heed(sure) == {"augment_p": pytest.approx(0.1)}
-    assert adaptive.heed(sure) == {"augment_p": pytest.approx(0.2)}
-    assert adaptive.heed(unsure) == {"augment_p": pytest.approx(0.1)}
+    assert adaptive.adapt(sure) == {"augment_p": pytest.approx(0.1)}
+    assert adaptive.adapt(sure) == {"augment_p": pytest.approx(0.2)}
+    assert adaptive.adapt(unsure) == {"augment_p": pytest.approx(0.1)}
     for _ in range(3):
-        last = adaptive.heed(unsure)
+        last = adaptive.adapt(unsure)
     assert last == {"augment_p": 0.0}
 
 
@@ -88,8 +88,8 @@ def test_free_offset_of_logits_is_ignored(objective, images):
         real = torch.full((8,), offset)
         unsure = SimpleNamespace(real_logits=real, fake_logits=real + 1, real=images)
         sure = SimpleNamespace(real_logits=real, fake_logits=real - 1, real=images)
-        assert adaptive.heed(unsure) == {"augment_p": pytest.approx(0.4)}
-        assert adaptive.heed(sure) == {"augment_p": pytest.approx(0.5)}
+        assert adaptive.adapt(unsure) == {"augment_p": pytest.approx(0.4)}
+        assert adaptive.adapt(sure) == {"augment_p": pytest.approx(0.5)}
 
 
 def test_signs_have_their_middle():

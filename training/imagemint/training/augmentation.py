@@ -128,7 +128,7 @@ class AdaptiveAugmentation(Augmentation):
         seen = warped(coloured, matrix[:, :2].to(x.device))
         return torch.where(moved.to(x.device)[:, None, None, None], seen, coloured)
 
-    def heed(self, turn: Turn) -> dict[str, float]:
+    def adapt(self, turn: Turn) -> dict[str, float]:
         """Moves the probability towards the target; returns it."""
         signs = self.objective.signs(turn.real_logits.detach(), turn.fake_logits.detach())
         overfit = self.processes.agreed(signs.mean().item())

@@ -1,8 +1,8 @@
-"""The game that two networks play: what each is paid for, whichever networks they are.
+"""The game that two networks play: the losses of each, whichever networks they are.
 
-A recipe composes one from named parts: an `Objective`, terms of D and of G, an augmentation of what
-D sees, and what becomes of D after its step. Parts that remember something keep it in buffers,
-which checkpoints save and restore.
+A recipe composes a game of an `Objective`, further terms of D and of G, an augmentation of what D
+sees, and hooks before a step and after D's. Parts with a state keep it in buffers, which
+checkpoints save and restore.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +22,7 @@ _NOTHING = torch.empty(0)
 
 @dataclass
 class Turn:
-    """What a player has at hand in one turn; a term takes what it needs.
+    """The inputs and results of one turn, from which a term takes what it needs.
 
     Attributes:
         seed: of the run; with ``position`` it addresses random numbers.
@@ -88,7 +88,7 @@ class Term(nn.Module, Batchwise):
 
     Attributes:
         by_images: whether it differentiates logits by the images that D sees.
-        heeds_real: whether, as a term of G, it looks at the real images.
+        reads_real: whether, as a term of G, it needs D's view of the real images.
 
     Args:
         weight: of the sum.
@@ -96,7 +96,7 @@ class Term(nn.Module, Batchwise):
     """
 
     by_images = False
-    heeds_real = False
+    reads_real = False
 
     def __init__(self, weight: float = 1.0, interval: int = 1) -> None:
         super().__init__()
@@ -129,14 +129,14 @@ class Augmentation(nn.Module, Batchwise):
         del seed, position
         return x
 
-    def heed(self, turn: Turn) -> dict[str, float]:
+    def adapt(self, turn: Turn) -> dict[str, float]:
         """Adapts to what D made of its turn; returns figures for the log."""
         del turn
         return {}
 
 
 class Game(nn.Module):
-    """What the players are paid for.
+    """The losses of both players.
 
     Args:
         objective: the adversarial losses.
@@ -192,7 +192,7 @@ class Game(nn.Module):
 
     def show_generator(self, turn: Turn) -> None:
         """Shows D the generated images, and the real ones where G's losses look at them."""
-        if self.objective.paired or any(term.heeds_real for term in _terms(self.terms_G)):
+        if self.objective.paired or any(term.reads_real for term in _terms(self.terms_G)):
             with torch.no_grad():
                 real = self.view(turn.real)
                 turn.real = self.augmentation(real, turn.seed, 4 * turn.position + 2)

@@ -27,7 +27,7 @@ COLLAPSE_SHARE = 0.1
 LOW_SHARE = 0.5
 
 
-def inspected(
+def inspect_generator(
     recipe: Recipe,
     data: LabelledImages,
     run: Path,

@@ -26,7 +26,7 @@ from imagemint.training.errors import LossNotFinite, ModeCollapse, TrainingFaile
 from imagemint.training.feed import Feed
 from imagemint.training.figures import Figures
 from imagemint.training.game import Term, Turn
-from imagemint.training.inspection import REMEDY, inspected, what_is_kept
+from imagemint.training.inspection import REMEDY, inspect_generator, what_is_kept
 from imagemint.training.monitor import Monitor
 from imagemint.training.passes import PLAIN, Passes
 from imagemint.training.processes import ALONE, Processes
@@ -168,7 +168,7 @@ def _play(  # noqa: C901, PLR0915 - one linear story, with headings
             """Prepares the averaged generator for a checkpoint, if its samples are sound."""
             nonlocal ready
             losses.check(state)
-            ready = inspected(
+            ready = inspect_generator(
                 recipe, data, run, state, monitor=monitor, schedule=schedule, **occasion
             )
 
@@ -210,7 +210,7 @@ def _play(  # noqa: C901, PLR0915 - one linear story, with headings
                     processes.average_gradients(D.parameters())
                     state.opt_D.step()
                     game.after_D(D)
-                figures.note(**game.augmentation.heed(turn))
+                figures.note(**game.augmentation.adapt(turn))
                 real_logit = turn.real_logits.mean()
                 state.images_seen += batch_size
 

@@ -1,4 +1,4 @@
-"""Further losses of the players, each after a paper."""
+"""Further losses of the players, each from a paper."""
 
 import torch
 from torch import Tensor, nn
@@ -82,7 +82,7 @@ class WeightClipping:
             parameter.clamp_(-self.limit, self.limit)
 
 
-# --- what is told of the class -------------------------------------------------------------------
+# --- losses that involve the class ----------------------------------------------------------------
 
 
 class Mismatch(Term):
@@ -142,7 +142,7 @@ class AuxiliaryClassifier(Term):
         head = turn.D.heads["classes"]
         found = {}
         if self.fake:
-            found["class_fake"] = F.cross_entropy(head(turn.phi_fake), _told(turn))
+            found["class_fake"] = F.cross_entropy(head(turn.phi_fake), _condition(turn))
         if self.real:
             found["class_real"] = F.cross_entropy(head(turn.phi_real), turn.y)
         return found
@@ -189,14 +189,14 @@ class MutualInformation(Term):
     def forward(self, turn: Turn) -> dict[str, Tensor]:
         """Returns ``code``, the cross-entropy, and ``continuous``, half the squared distance."""
         heads = turn.D.heads
-        found = {"code": F.cross_entropy(heads["code"](turn.phi_fake), _told(turn))}
+        found = {"code": F.cross_entropy(heads["code"](turn.phi_fake), _condition(turn))}
         if self.continuous:
             apart = heads["continuous"](turn.phi_fake) - turn.z[:, : self.continuous]
             found["continuous"] = self.continuous_weight * 0.5 * apart.square().sum(dim=1).mean()
         return found
 
 
-def _told(turn: Turn) -> Tensor:
+def _condition(turn: Turn) -> Tensor:
     if turn.c is None:
         raise ValueError("the recipe has no condition")
     return turn.c
@@ -213,7 +213,7 @@ class FeatureMatching(Term):
     that Adam takes out again and that makes the weight independent of the network's width.
     """
 
-    heeds_real = True
+    reads_real = True
 
     def forward(self, turn: Turn) -> dict[str, Tensor]:
         """Returns ``features``."""

@@ -1,6 +1,6 @@
-"""What a run's discriminator has learnt of the classes, asked on the real test set.
+"""The accuracy of a run's discriminator as a classifier, on the real test set.
 
-Some discriminators are classifiers besides: of K + 1 classes (Salimans et al., "Improved Techniques
+Some discriminators are classifiers, too: of K + 1 classes (Salimans et al., "Improved Techniques
 for Training GANs", 2016, whose table 1 counts its errors), with an auxiliary classifier (Odena et
 al., 2016), or with a head that reads codes (Chen et al., "InfoGAN", 2016, section 7.2, who match
 codes with classes for an error of 5 % on MNIST).
@@ -24,15 +24,15 @@ _RECALIBRATION_BATCHES = 40
 def discriminator_figures(
     source: RunSource, train: LabelledImages, test: LabelledImages
 ) -> list[EvaluationFigure]:
-    """Returns the accuracy of a run's D as a classifier of real images; none if it is none.
+    """Returns the accuracy of a run's D as a classifier of real images; [] if D is none.
 
     Args:
         source: the run.
-        train: what it learnt; for the number of labels that it saw, and for batch normalisation.
-        test: what it is asked.
+        train: its data, for the number of labels that it saw and for batch normalisation.
+        test: images to classify.
 
     Raises:
-        CheckpointError: a discriminator of other data.
+        CheckpointError: the discriminator was built for other data.
     """
     D = source.discriminator(len(test.class_labels))
     count = len(test)
@@ -78,7 +78,7 @@ def _recalibrate(D: Discriminator, train: LabelledImages) -> None:
 
 @torch.no_grad()
 def _read(D: Discriminator, head: str, data: LabelledImages) -> NDArray[np.int64]:
-    """The likeliest output of a head for each image: int64 [N]."""
+    """Returns the likeliest output of a head for each image: int64 [N]."""
     parts = [
         D.heads[head](D.phi(_to_network(data.images[i : i + _BATCH], D), None)).argmax(dim=1)
         for i in range(0, len(data), _BATCH)

@@ -1,4 +1,4 @@
-"""Two makers of the same images, judged side by side: what a cheaper one costs in quality."""
+"""Compares two sources of the same images: what a cheaper one costs in quality."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,19 +83,19 @@ def compare(
     samples: int,
     seeds: int,
 ) -> Compared:
-    """Returns how the images of ``other`` stand beside those of ``model``, of the same serials.
+    """Returns how images of ``other`` differ from those of ``model`` for the same serials.
 
     Args:
-        model: what sets the standard, and the noise of it.
-        other: what is compared.
-        extractor: who sees features.
-        judge: who sees the classes asked for; None if nobody does.
+        model: the reference, whose own noise is measured, too.
+        other: the source that is compared with it.
+        extractor: network whose features are compared.
+        judge: network that classifies the images; None if there is none.
         data: folder of the data sets.
         samples: images of a seed, the classes in turn.
         seeds: how many, 2 or more.
 
     Raises:
-        DatasetError: the model does not tell what it learnt, or that is not there.
+        DatasetError: the model does not name its data set, or that is missing.
     """
     dataset = model.dataset or (extractor.trained_on or "").rpartition("/")[0]
     real = extractor.look(load_dataset(dataset, "test", data).images[:_SEEN]).features

@@ -1,4 +1,4 @@
-"""Who looks at images: what turns pictures into features and into classes."""
+"""Extractors: networks that turn images into features and into classes."""
 
 import hashlib
 from dataclasses import dataclass
@@ -47,8 +47,8 @@ class Extractor(Protocol):
     Attributes:
         about: name, digest, layer and accuracy, for protocols.
         sha256: digest of its weights.
-        accuracy: share of the test set that it sees right; None where it knows other classes.
-        trained_on: data set and split whose classes it knows; None where those are others.
+        accuracy: share of its test set that it classifies correctly; None if that is not known.
+        trained_on: data set and split whose classes it knows; None for classes of no data set here.
     """
 
     about: str
@@ -57,10 +57,10 @@ class Extractor(Protocol):
     trained_on: str | None
 
     def look(self, images: NDArray[np.uint8]) -> Looks:
-        """Returns what it sees in images uint8 [N, H, W, C].
+        """Returns the features and classes of images uint8 [N, H, W, C].
 
         Raises:
-            DatasetError: images of a shape that it cannot look at.
+            DatasetError: the images have a shape that it does not take.
         """
 
 
@@ -191,14 +191,14 @@ class Inception:
 def open_extractor(
     classifier: Path | None, inception: Path | None, device: torch.device
 ) -> tuple[Extractor, Extractor | None]:
-    """Returns who sees features, and who sees the classes asked for, if anybody does.
+    """Returns the extractor of features, and that of the classes asked for, which may be None.
 
     Raises:
-        CheckpointError: neither is named, or one is not there.
+        CheckpointError: neither is named, or one does not exist.
     """
     judge = None if classifier is None else Judge(classifier, device)
     if inception is not None:
         return Inception(inception, device), judge
     if judge is None:
-        raise CheckpointError("nobody to look at the images: name a --classifier or --inception")
+        raise CheckpointError("no network to judge the images: name a --classifier or --inception")
     return judge, judge

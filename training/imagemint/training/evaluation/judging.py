@@ -48,7 +48,8 @@ class Protocol:
             An .npz or a folder is taken whole.
         seed: first seed; its indices from 0 on are drawn.
         seeds: so many seeds from there on, each a sample of its own.
-        dataset: compared with; None for the one that the source learnt, else the judge's.
+        dataset: real data to compare with. Default: those that the source was trained on, or else
+            those of the judge.
     """
 
     samples: int | None = None
@@ -76,21 +77,21 @@ def evaluate(
     and in the protocol of each figure.
 
     Args:
-        source: where images come from.
-        extractor: who sees features.
-        judge: who sees the classes asked for; None if nobody does.
+        source: the generator to be measured.
+        extractor: network whose features are compared.
+        judge: network that classifies the images; None if there is none.
         protocol: what is measured.
         data: folder of the data sets.
-        out: where ``figures.json``, ``table.md`` and pictures go; None for nowhere.
-        cache: whether an earlier result will do.
+        out: folder for ``figures.json``, ``table.md`` and pictures; None writes none.
+        cache: whether the result of an earlier evaluation may be returned.
         reading: how the data set is read. None: as the run read it.
 
     Raises:
-        DatasetError: real data missing, or images or classes unlike the real ones.
+        DatasetError: real data are missing or too few, or the images or classes do not match them.
     """
     dataset = protocol.dataset or source.dataset or _dataset_of(judge)
     if dataset is None:
-        raise DatasetError(f"{source.name} tells no data set to compare it with; name a --dataset")
+        raise DatasetError(f"{source.name} does not name its data set; name one with --dataset")
     train, test = _real(dataset, source, data, reading)
     if dataset == STACKED and judge is not None:
         stacked: Extractor = StackedJudge(judge)
@@ -202,7 +203,7 @@ def _real(
 
 
 def _is_of(out: Path, source: Source) -> bool:
-    """Whether the pictures there are of this source."""
+    """Returns whether the pictures in that folder are of this source."""
     try:
         return bool(read_report(out / "figures.json", source.sha256))
     except CheckpointError:
@@ -210,7 +211,7 @@ def _is_of(out: Path, source: Source) -> bool:
 
 
 def _recorded(source: Source, figures: Sequence[EvaluationFigure]) -> list[EvaluationFigure]:
-    """The figures, which a run's ``evaluation.json`` keeps for the exporter."""
+    """Returns the figures, and writes those of a run to its ``evaluation.json``."""
     if isinstance(source, RunSource) and source.run is not None:
         write_report(source.run / "evaluation.json", source.sha256, figures)
     return list(figures)
@@ -221,7 +222,7 @@ def _dataset_of(judge: Extractor | None) -> str | None:
 
 
 def _key(digests: list[str], numbers: list[int]) -> str:
-    """Names a result: equal keys, equal figures."""
+    """Returns the name of a cached result, which is the same for equal figures only."""
     parts = [_VERSION, NEIGHBOURS, *digests, *numbers]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -283,7 +284,7 @@ def _origin(source: Source, seed: int, seeds: int, count: int) -> str:
 
 
 def _mean(rounds: tuple[Measured, ...], shared: str, samples: int) -> EvaluationFigure:
-    """One figure of as many samples: mean, and how far they lie apart."""
+    """Returns one figure of several samples: their mean and standard deviation."""
     values = np.array([each.value for each in rounds])
     first = rounds[0]
     deviation = float(values.std(ddof=1)) if len(values) > 1 else None

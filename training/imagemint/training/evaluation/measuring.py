@@ -67,8 +67,8 @@ class Sample:
         images: uint8 [N, H, W, C].
         classes: asked for, int64 [N]; None of an unconditional model.
         looks: features by the extractor.
-        judged: classes by the judge; None where there is none who knows these classes.
-        coded: whether ``classes`` are codes, which found their meaning by themselves.
+        judged: classes by the judge; None if no judge knows these classes.
+        coded: whether ``classes`` are codes, to which training gave a meaning.
     """
 
     images: NDArray[np.uint8]
@@ -79,10 +79,11 @@ class Sample:
 
 
 def measure(reals: Reals, sample: Sample, judge: Extractor | None) -> list[Measured]:
-    """Returns all figures that make sense of a sample.
+    """Returns all figures that apply to a sample.
 
-    Accuracy needs classes asked for, or codes; modes are counted of models without classes; scores
-    need a judge who knows the classes of the data; copies are not looked for among stacks.
+    Accuracy needs classes that were asked for, or codes. Modes are counted for models without
+    classes. Scores need a judge that knows the classes of the data. Stacks are not searched for
+    copies.
 
     Every distance and neighbourhood compares equally many generated and test images, and its
     reference as many training and test images, because all of them depend on the numbers. Where the
@@ -156,13 +157,13 @@ def _modes(reals: Reals, judged: Looks) -> Iterator[Measured]:
 
 
 def _equal_size(reals: Reals, sample: Sample, most: int) -> int:
-    """How many images of each kind a comparison takes."""
+    """Returns how many images of each kind a comparison takes."""
     kinds = sample.looks, reals.real, reals.other
     return min(most, *(len(looks.features) for looks in kinds))
 
 
 def _samples(features: Features, size: int) -> list[Features]:
-    """Disjoint samples of so many points: one of many, up to ten of few."""
+    """Returns disjoint samples of ``size`` points: one if that is large, up to ten if small."""
     rows = np.random.Generator(np.random.Philox(key=[0, 1])).permutation(len(features))
     number = min(len(features) // size, _PLENTY // size, _MOST_SAMPLES)
     return [features[rows[size * i : size * (i + 1)]] for i in range(max(number, 1))]
@@ -195,7 +196,7 @@ def _distances(reals: Reals, sample: Sample) -> Iterator[Measured]:
 
 
 def _variety(reals: Reals, sample: Sample) -> Iterator[Measured]:
-    """What a generator that ignores its latent does not have."""
+    """Yields the figures that a generator which ignores its latent fails."""
     classes = _known_classes(sample)
     if classes is None:
         return
@@ -232,7 +233,7 @@ def _variety(reals: Reals, sample: Sample) -> Iterator[Measured]:
 
 
 def _known_classes(sample: Sample) -> NDArray[np.int64] | None:
-    """Classes of the data that were asked for; of codes those assigned to them, -1 for none."""
+    """Returns the classes that were asked for; for codes the classes assigned to them, or -1."""
     if sample.classes is None or not sample.coded:
         return sample.classes
     if sample.judged is None:
@@ -244,7 +245,7 @@ def _known_classes(sample: Sample) -> NDArray[np.int64] | None:
 def _equal_classes(
     *kinds: tuple[Features, NDArray[np.int64]],
 ) -> list[tuple[Features, NDArray[np.int64]]]:
-    """As many points of each class from every kind: those of the kind that has the fewest."""
+    """Returns as many points of each class from every kind as the kind with the fewest has."""
     number = max(int(classes.max()) for _, classes in kinds) + 1
     counts = [np.bincount(classes[classes >= 0], minlength=number) for _, classes in kinds]
     least = np.min(counts, axis=0)

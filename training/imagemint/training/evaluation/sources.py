@@ -1,4 +1,4 @@
-"""Where the images to be measured come from.
+"""Sources of the images to be measured.
 
 A source is a run, a bundle, an .npz, a folder of pictures, or whatever another part of imagemint
 offers under an address: training imports neither the client nor gRPC, so those are found by the
@@ -38,16 +38,16 @@ _BATCH = 256
 
 
 class Source(Protocol):
-    """Something that has images by seed and index, the classes in turn.
+    """A source of images by seed and index, with the classes in turn.
 
     Attributes:
-        name: what it is, for people.
+        name: description for people.
         sha256: digest of all that decides its images.
-        dataset: name of the data set that it learnt, where it tells.
+        dataset: name of the data set that it was trained on, if known.
         num_classes: 0 for an unconditional model.
-        class_labels: what it calls its classes; None where it does not tell.
-        image_shape: height, width and channels, to which the real data are brought; None where
-            they count as stored.
+        class_labels: labels of its classes; None if unknown.
+        image_shape: height, width and channels, to which the real data are brought; None leaves
+            them as they are stored.
     """
 
     name: str
@@ -61,11 +61,11 @@ class Source(Protocol):
         """Returns images uint8 [count, H, W, C] at these indices, and their classes int64."""
 
     def close(self) -> None:
-        """Lets go of what it holds."""
+        """Releases its resources."""
 
 
 class LatentSource:
-    """What runs and bundles share: images from latents, at indices or anywhere else.
+    """Base of runs and bundles: images from latents, at indices or any others.
 
     Attributes:
         z_dim: length of a latent.
@@ -93,7 +93,7 @@ class LatentSource:
     ) -> Images:
         """Returns the images uint8 [N, H, W, C] of latents [N, z_dim] and classes [N].
 
-        psi [N] is for those who take it; None is 1, no truncation.
+        psi [N] counts for models that take it; None is 1, no truncation.
         """
         raise NotImplementedError
 
@@ -105,7 +105,7 @@ class LatentSource:
         return self.mint(z, classes), classes
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Does nothing: there are no resources."""
 
 
 class RunSource(LatentSource):

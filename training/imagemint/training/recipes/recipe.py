@@ -78,7 +78,8 @@ class Recipe(BaseModel):
     """What becomes of images before D sees them: nothing, differentiable augmentation (Zhao et al.,
     2020), or that with a strength that adapts to how much D overfits (Karras et al., 2020)."""
     augment_target: float = Field(default=0.6, ge=0, le=1)
-    """Adaptive augmentation aims at this mean sign of the logits of real images."""
+    """Mean sign of D's logits of real images, or of real minus fake where only differences count,
+    that adaptive augmentation aims at."""
     ema_half_life: int = Field(default=50_000, ge=1)
     """Half-life of the generator's moving average, in images."""
     ema_ramp_up: float = Field(default=0.05, gt=0)
