@@ -183,6 +183,27 @@ def test_rows_that_look_at_each_other_run_alone(tmp_path, edit, caplog):
     assert "rows of a batch mix in" in caplog.text
 
 
+def _looking_at_all_rows_in_vain(model):
+    """Adds the largest latent of the batch, times zero: no number can show it."""
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(0), "zero"))
+    tanh = next(node for node in model.graph.node if node.op_type == "Tanh")
+    nodes = [
+        helper.make_node("ReduceMax", ["z"], ["largest"], keepdims=0),
+        helper.make_node("Mul", ["largest", "zero"], ["nothing"]),
+        helper.make_node("Add", [tanh.input[0], "nothing"], ["as_before"]),
+    ]
+    place = list(model.graph.node).index(tanh)
+    for node in reversed(nodes):
+        model.graph.node.insert(place, node)
+    tanh.input[0] = "as_before"
+
+
+def test_what_the_graph_says_is_enough(tmp_path):
+    """An operator over the whole batch runs alone, although the probe sees no difference."""
+    backend = backend_of(tmp_path, edit_model=_looking_at_all_rows_in_vain, conditional=False)
+    assert backend.batching is Batching.ALONE
+
+
 @pytest.mark.parametrize(
     "statistic",
     [
