@@ -105,13 +105,21 @@ def test_one_picture_a_class_trains(tmp_path, caplog):
     assert latest_checkpoint(tmp_path / "run").name == f"{16:010d}"
 
 
+def test_one_class_trains(tmp_path, caplog):
+    """A recipe that is told classes learns a single one, without terms that need another one."""
+    data = pictures(tmp_path / "pets", ["cat"], 9)
+    run = tmp_path / "run"
+    assert train(run, "--dataset", data, "--mismatch-weight", "1", "--images", "8") == 0
+    assert "recipe mnist is told classes, and there is only one" in caplog.text
+
+
 def test_dry_run_tells_missing_test_pictures(tmp_path, capsys):
     """Data that lend nothing for testing are told to be so, and what was left out or guessed."""
     data = pictures(tmp_path / "pets" / "train", ["cat", "dog"], 3)
     assert train(tmp_path / "run", "--dataset", str(Path(data).parent), "--dry-run") == 0
     told = json.loads(capsys.readouterr().out)
     assert any("`imagemint evaluate` has no test pictures" in it for it in told["warnings"])
-    assert "the folders of classes are in train" in told["data"]["remarks"]
+    assert "the folders of classes are in train" in told["warnings"]
     assert told["data"]["classes"] == {"cat": {"train": 3}, "dog": {"train": 3}}
 
 

@@ -33,7 +33,7 @@ def test_summary_counts_everything():
     [
         (data([20]), "all 20 pictures are of one class, 'a'"),
         (data([20, 20], names=["train", "cat"]), "classes are called like splits: train"),
-        (data([20, 20], names=["Cat", "cat"]), "1 names of classes differ only in case"),
+        (data([20, 20], names=["Cat", "cat"]), "names of classes differ only in case: Cat, cat"),
         (data([20, 9]), "classes with fewer than 10 training pictures: b (9)"),
         (data([1000, 19]), "classes with fewer than 20 training pictures: b (19)"),
         (
@@ -78,7 +78,7 @@ def test_shortages_are_told(counts, by_class, text):
     ("counts", "text"),
     [
         ([2, 0], "no test picture of class b"),
-        ([1, 1], "2 test pictures are too few for `imagemint evaluate`, which needs at least 6"),
+        ([1, 1], "too few test pictures for `imagemint evaluate`: 2, it needs at least 6"),
         ([9, 9], "with 18 test pictures, fewer than 1,000"),
     ],
 )

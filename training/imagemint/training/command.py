@@ -176,7 +176,7 @@ class TrainGenerator(RunSettings, DataOptions):
             test = self._test_split(recipe)
             warnings += dry_run.warnings_on_test(test)
             options["data"] = dry_run.describe_data(data, test)
-            options["warnings"] = warnings
+            options["warnings"] = [*options["data"].pop("remarks"), *warnings]
             options["expected"] = dry_run.expected_time(recipe, data, schedule, device, passes)
             print(json.dumps(options, indent=2))  # noqa: T201 - what the command is for
             return 0

@@ -17,7 +17,10 @@ from imagemint.training.survey import doubts, summarise
 def warnings_for(recipe: Recipe, data: LabelledImages) -> list[str]:
     """Returns what looks wrong with the training pictures, and what the run goes without."""
     by_class = recipe.condition == "class"
-    return [*doubts(data), *shortages(data, recipe.batch_size, by_class=by_class)]
+    said = [*doubts(data), *shortages(data, recipe.batch_size, by_class=by_class)]
+    if by_class and len(data.class_labels) == 1:
+        said.append(f"recipe {recipe.name} is told classes, and there is only one")
+    return said
 
 
 def describe_data(train: LabelledImages, test: LabelledImages | str) -> dict[str, Any]:

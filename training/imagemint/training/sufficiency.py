@@ -60,7 +60,7 @@ def evaluation_shortages(test: LabelledImages) -> list[str]:
         said.append(f"no test picture of {_listed(empty)}")
     if len(test) < COMPARABLE:
         said.append(
-            f"{len(test)} test pictures are too few for `imagemint evaluate`, which needs at least"
+            f"too few test pictures for `imagemint evaluate`: {len(test)}, it needs at least"
             f" {COMPARABLE}"
         )
     elif len(test) < STEADY:

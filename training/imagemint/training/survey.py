@@ -1,5 +1,6 @@
 """What a data set holds and what looks wrong with it."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,9 +51,10 @@ def _doubtful_classes(data: LabelledImages) -> list[str]:
     splits = [name for name in names if split_called(name)]
     if splits:
         said.append(f"classes are called like splits: {_listed(splits)}")
-    folded = {name.casefold() for name in names}
-    if len(folded) < len(names):
-        said.append(f"{len(names) - len(folded)} names of classes differ only in case from others")
+    folded = Counter(name.casefold() for name in names)
+    twins = [name for name in names if folded[name.casefold()] > 1]
+    if twins:
+        said.append(f"names of classes differ only in case: {_listed(twins)}")
     least = max(HELD_OUT, int(counts.max()) // _RARE)
     tiny = [f"{names[label]} ({counts[label]})" for label in np.flatnonzero(counts < least)]
     if tiny and len(names) > 1:

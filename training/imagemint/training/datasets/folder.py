@@ -1,6 +1,7 @@
 """Pictures in folders, a folder for each class."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -158,16 +159,17 @@ def _remarks(tree: Folder, train: Folder, parts: dict[str, Folder]) -> list[str]
     elif train.path != tree.path:
         said.append(f"the folders of classes are in {train.path.relative_to(tree.path)}")
     if train.folders and train.pictures:
-        count = len(train.pictures)
-        said.append(f"{count} pictures beside the folders of classes are left out")
+        loose = _listed([path.name for path in train.pictures])
+        said.append(f"left out beside the folders of classes: {loose}")
     if parts and len(parts) < len(tree.folders):
         others = [each for each in tree.folders if split_called(each.name) is None]
         said.append(f"not a split, left out: {_of(others)}")
     if train.bare:
         said.append(f"folders without pictures are no classes: {_listed(train.bare)}")
-    twins = len(train.folders) - len({composed(each.name) for each in train.folders})
+    spelt = Counter(composed(each.name) for each in train.folders)
+    twins = [name for name, count in spelt.items() if count > 1]
     if twins:
-        said.append(f"{twins} folders have the name of another one in other Unicode, and its class")
+        said.append(f"folders whose names differ only in Unicode are one class: {_listed(twins)}")
     return said
 
 

@@ -71,7 +71,9 @@ class MnistRecipe(ZeroCentredOptions, Recipe):
         from imagemint.training import parts
 
         objective = parts.OBJECTIVES[self.objective]
-        mismatch = parts.Mismatch(self.mismatch_weight, objective, shape.num_classes)
+        # Of a single class there is no wrong one to show.
+        weight = self.mismatch_weight if shape.num_classes > 1 else 0.0
+        mismatch = parts.Mismatch(weight, objective, shape.num_classes)
         return parts.Game(
             objective,
             terms_D=[mismatch, parts.zero_centred_penalties(self)],
