@@ -33,6 +33,7 @@ EXPECTED = {
     "imagemint_model_load_duration_seconds": ("gauge", {"model", "version"}),
     "imagemint_model_load_failures_total": ("counter", {"model"}),
     "imagemint_model_failed_versions": ("gauge", {"model"}),
+    "imagemint_repository_lost": ("gauge", set()),
     "imagemint_inflight_requests": ("gauge", {"service"}),
 }
 
