@@ -213,3 +213,32 @@ if __name__ == "__main__":
     serials = " ".join(f"tiny@3/{number}/0?class=0" for number in range(3))
     expected = [f"{method} {serials}" for method in ("fork", "forkserver", "spawn")]
     assert run(program) == [*expected, "1"]
+
+
+@pytest.mark.parametrize(
+    ("first", "switch", "warned"),
+    [("grpc", None, True), ("grpc", "0", False), ("imagemint.client", None, False)],
+)
+def test_grpc_imported_first_is_a_warning(address, monkeypatch, first, switch, warned):
+    """GRPC reads its environment on import; too late to switch its fork support off, we say so."""
+    monkeypatch.delenv("GRPC_ENABLE_FORK_SUPPORT", raising=False)
+    if switch is not None:
+        monkeypatch.setenv("GRPC_ENABLE_FORK_SUPPORT", switch)
+    program = f"""
+import {first}, os, sys
+from imagemint.client import Client
+client = Client(sys.argv[1])
+client.models()
+if not os.fork():
+    os._exit(0)
+os.wait()
+assert os.environ.get("GRPC_ENABLE_FORK_SUPPORT") == {switch!r}
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, address],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert ("RuntimeWarning: this process forks" in done.stderr) is warned

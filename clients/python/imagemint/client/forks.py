@@ -21,6 +21,7 @@ import encodings.idna  # noqa: F401
 import importlib.readers  # noqa: F401
 import os
 import sys
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -41,6 +42,8 @@ def _without_fork_support() -> Iterator[None]:
         del os.environ[_SWITCH]
 
 
+_imported_too_late = "grpc" in sys.modules and _SWITCH not in os.environ
+
 with _without_fork_support():
     from grpc import aio
 
@@ -49,7 +52,7 @@ _THREADS = frozenset({"event_engine", "grpc_global_tim", "lifeguard"})
 
 _generation = 0
 _grpc_is_broken = False
-_found_running = False  # between the hook before a fork and the one in the child
+_had_threads = False  # between the hook before a fork and the one in the child
 _opening: set[object] = set()
 _channels: "weakref.WeakSet[aio.Channel]" = weakref.WeakSet()
 
@@ -80,10 +83,8 @@ def open_channel(factory: Callable[[], aio.Channel]) -> aio.Channel:
     return channel
 
 
-def _is_running() -> bool:
-    """Whether a channel of ours is alive, or anybody's gRPC has its threads."""
-    if _opening or len(_channels):
-        return True
+def _has_threads() -> bool:
+    """Whether anybody's gRPC has its threads in this process."""
     with contextlib.suppress(OSError):  # no /proc but in Linux, or a thread that has just ended
         tasks = Path("/proc/self/task").iterdir()
         return any((task / "comm").read_text().strip() in _THREADS for task in tasks)
@@ -91,14 +92,25 @@ def _is_running() -> bool:
 
 
 def _before() -> None:
-    global _found_running  # noqa: PLW0603 - one process, one state
-    _found_running = _is_running()
+    global _had_threads  # noqa: PLW0603 - one process, one state
+    _had_threads = _has_threads()
+    if _imported_too_late and (_had_threads or _channels):
+        warnings.warn(
+            "this process forks while a client of imagemint is open and grpc was imported before "
+            f"imagemint.client: the child may abort. Set {_SWITCH}=0 in the environment, or import "
+            "imagemint.client first",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
 
 def _in_child() -> None:
     global _generation, _grpc_is_broken  # noqa: PLW0603 - one process, one state
     _generation += 1
-    _grpc_is_broken = _grpc_is_broken or _found_running
+    # Our own state is looked at here, because it is exactly that of the moment of the fork: after
+    # the hook before it, another thread may have opened a channel.
+    if _had_threads or _opening or len(_channels):
+        _grpc_is_broken = True
     for channel in list(_channels):
         # The destructor of the last channel waits for the poller thread, which did not survive.
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(channel))
