@@ -85,6 +85,18 @@ def test_dry_run_writes_nothing(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("toy_mnist")
+def test_recipe_has_its_own_patience(tmp_path, capsys):
+    """The plainest GAN collapses and recovers, so by its defaults it is judged from epoch 30 on."""
+    run = ["train", "vanilla-mnist", "--out", str(tmp_path / "run"), "--dry-run"]
+    found = []
+    for options in ([], ["--collapse-grace", "5", "--collapse-patience", "7"]):
+        assert main([*run, *options]) == 0
+        schedule = json.loads(capsys.readouterr().out)["schedule"]
+        found.append((schedule["collapse_grace"], schedule["collapse_patience"]))
+    assert found == [(1_800_000, 1_800_000), (5, 7)]
+
+
 def pictures(folder, names, count):
     """Writes so many noisy pictures for each class."""
     rng = np.random.Generator(np.random.Philox(key=[3, 4]))
