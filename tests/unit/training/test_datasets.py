@@ -151,7 +151,7 @@ def test_truncated_gzip_is_refused(folder, cut):
 
 def test_unknown_dataset_lists_the_known():
     """A name that is no data set is answered with those that are."""
-    with pytest.raises(DatasetError, match="'imagenet'; known are cifar10, emoji64, mnist"):
+    with pytest.raises(DatasetError, match="known are avatars64, cifar10, emoji64, mnist"):
         load_dataset("imagenet", "train")
 
 
