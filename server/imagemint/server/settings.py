@@ -83,7 +83,8 @@ class ServeSettings(BaseModel):
     """Raw bytes in one answer at most; lowers max_images_per_request for large images, so that
     clients with gRPC's default receive limit of 4 MB need no option."""
     max_queue_images: int = Field(default=8_192, ge=1, le=_INT32_MAX)
-    """Images that may wait for one model before calls are refused."""
+    """Images that may wait for one model before calls are refused. A chunk of a stream counts as
+    half of them at most."""
     max_bundle_bytes: int = Field(default=2 * 2**30, ge=1, le=_MOST_BYTES)
     """Larger model files are refused."""
     max_image_memory_bytes: int = Field(default=512 * 2**20, ge=1, le=_MOST_BYTES)

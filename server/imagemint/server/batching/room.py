@@ -6,7 +6,8 @@ A queue holds a limited number of images. The rules, by images:
 - Later jobs of streams wait, first come, first served. What they wait for counts as taken: a single
   call is refused rather than let in ahead of them.
 - Waiting streams fill at most half of the queue, so that they do not shut out single calls. A job
-  that is larger than this half enters once no other image of a stream is queued.
+  of a stream counts as half of the queue at most, so that larger ones find room, too; the queue
+  may exceed its limit by what is not counted.
 - A stream that reads ahead of its consumer enters only if nothing waits and the queue is then at
   most half full.
 - HIGH jobs may exceed each of these limits by an eighth of the queue.
@@ -16,7 +17,7 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass, field
 
-from imagemint.server.batching.job import Job, Priority
+from imagemint.server.batching.job import Job, Priority, images_left
 from imagemint.server.batching.queue import Queue
 
 # HIGH jobs may exceed the limits by this share of the queue.
@@ -47,7 +48,7 @@ class Room:
     def __init__(self, queue: Queue, limit: int) -> None:
         self._queue = queue
         self._limit = limit
-        self._stream_limit = limit // 2
+        self._stream_limit = max(1, limit // 2)
         self._waiters: deque[Waiter] = deque()
         self._waiting_images = 0
 
@@ -57,7 +58,8 @@ class Room:
 
     def excess(self, job: Job) -> int:
         """Returns by how many images a job is too large to enter now; 0 or less if it may."""
-        return self._queue.images + self._claimed + job.count - self._limit - self._reserved(job)
+        size = self._size(job, job.count)
+        return self._singles + self._streamed + self._claimed + size - self._limit_of(job)
 
     def fits_ahead(self, job: Job) -> bool:
         """Whether a job that a stream reads ahead may enter."""
@@ -68,14 +70,14 @@ class Room:
         """Adds a job to those that wait."""
         waiter = Waiter(job, admitted)
         self._waiters.append(waiter)
-        self._waiting_images += job.count
+        self._waiting_images += self._size(job, job.count)
         return waiter
 
     def leave(self, waiter: Waiter) -> None:
         """Removes a job from those that wait, if it is one of them."""
         if waiter in self._waiters:
             self._waiters.remove(waiter)
-            self._waiting_images -= waiter.job.count
+            self._waiting_images -= self._size(waiter.job, waiter.job.count)
 
     def next(self, *, any_size: bool = False) -> Waiter | None:
         """Removes and returns the first waiting job that may enter now; None if none may.
@@ -90,30 +92,44 @@ class Room:
             if any_size or self._fits_behind(waiter.job, before):
                 self.leave(waiter)
                 return waiter
-            before += waiter.job.count
+            before += self._size(waiter.job, waiter.job.count)
             if before > 2 * self._limit:  # nothing behind it fits
                 return None
         return None
+
+    @property
+    def _singles(self) -> int:
+        """Queued images of single calls."""
+        return self._queue.images - self._queue.stream_images
+
+    @property
+    def _streamed(self) -> int:
+        """Queued images of streams, as far as they count."""
+        images = self._queue.stream_images
+        if images <= self._stream_limit:  # then no job is larger
+            return images
+        return sum(self._size(job, images_left(job)) for job in self._queue if job.streamed)
 
     @property
     def _claimed(self) -> int:
         """Images of the room that waiting jobs will get."""
         if not self._waiters:
             return 0
-        queued = self._queue.stream_images
-        share = max(0, self._stream_limit - queued)
-        if not queued:
-            share = max(share, self._waiters[0].job.count)
-        return min(self._waiting_images, share)
+        return min(self._waiting_images, max(0, self._stream_limit - self._streamed))
 
     def _fits_behind(self, job: Job, before: int) -> bool:
         """Whether a job of a stream fits if `before` images enter before it."""
-        reserved = self._reserved(job)
-        images = self._queue.images + before + job.count
-        streamed = self._queue.stream_images + before
-        return images <= self._limit + reserved and (
-            not streamed or streamed + job.count <= self._stream_limit + reserved
-        )
+        streamed = self._streamed + before + self._size(job, job.count)
+        return self._singles + streamed <= self._limit_of(
+            job
+        ) and streamed <= self._stream_limit + self._reserved(job)
+
+    def _size(self, job: Job, images: int) -> int:
+        """How many of a job's images count."""
+        return min(images, self._stream_limit) if job.streamed else images
+
+    def _limit_of(self, job: Job) -> int:
+        return self._limit + self._reserved(job)
 
     def _reserved(self, job: Job) -> int:
         return self._limit // _RESERVED_SHARE if job.priority is Priority.HIGH else 0

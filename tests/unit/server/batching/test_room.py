@@ -113,18 +113,25 @@ async def test_streams_fill_half(new_batcher, new_job, held, wait_for_room):
     assert refused(batcher, new_job(21, 1))
 
 
-async def test_chunk_beyond_half_enters_alone(new_batcher, new_job, held, wait_for_room):
-    """A chunk larger than the half of streams waits for the others to leave, then has its room."""
+async def test_chunk_beyond_half_counts_as_half(new_batcher, new_job, held, wait_for_room):
+    """A chunk as large as the queue enters into the half of streams, and singles keep theirs."""
     batcher = new_batcher(max_queue_images=20)
     await held(batcher)
     other, single = new_job(1, 4), new_job(2, 8)
     await (await wait_for_room(batcher, other))
     large = await wait_for_room(batcher, new_job(3, 20))
+    behind = await wait_for_room(batcher, new_job(4, 20))
     batcher.submit(single)
+    assert not refused(batcher, new_job(5, 2))
+    assert refused(batcher, new_job(6, 1))
     batcher.drop(other)
-    assert refused(batcher, new_job(4, 1))  # all of the queue is the next chunk's
-    batcher.drop(single)
     await large
+    await settled()
+    assert not behind.done()
+    assert refused(batcher, new_job(7, 1))
+    batcher.drop(single)
+    assert not refused(batcher, new_job(8, 8))
+    assert refused(batcher, new_job(9, 1))
 
 
 async def test_high_has_its_eighth(new_batcher, new_job, held, wait_for_room):
