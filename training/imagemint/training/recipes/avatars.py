@@ -50,7 +50,7 @@ class AvatarsRecipe(ZeroCentredOptions, Recipe):
     """Channels of the discriminator at half the size; every halving doubles them."""
     objective: Literal["relativistic", "hinge"] = "relativistic"
     """Adversarial loss."""
-    reconstruction_weight: float = Field(default=0.0, ge=0)
+    reconstruction_weight: float = Field(default=10.0, ge=0)
     """Weight of the mean absolute difference between a generated image and the real one with the
     same attributes, as in pix2pix (Isola et al., "Image-to-Image Translation with Conditional
     Adversarial Networks", 2016); only where attributes are told."""
