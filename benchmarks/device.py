@@ -21,7 +21,7 @@ import numpy as np
 
 from imagemint.engine.backend import Instance
 from imagemint.engine.bundle import Bundle, read_bundle
-from imagemint.engine.onnx_backend import OnnxBackend
+from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.engine.sampling import drawn_classes, latents
 from imagemint.engine.spec import TruncationKind
 

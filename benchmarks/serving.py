@@ -38,8 +38,7 @@ from imagemint.bench.mix import Mix, parse_mix
 from imagemint.bench.point import Point, join_results
 from imagemint.bench.report import machine
 from imagemint.bench.target import CallFailed
-from imagemint.engine import variants
-from imagemint.engine.bundle import read_bundle
+from imagemint.engine.bundle import read_bundle, variants
 
 ROOT = Path(__file__).resolve().parents[1]
 READY_S = 120.0

@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 
 from imagemint.engine.bundle import read_bundle
-from imagemint.engine.onnx_backend import OnnxBackend
+from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.engine.sampling import drawn_classes, latents
 from imagemint.engine.spec import TruncationKind
 from imagemint.training.checkpoints import read_generator

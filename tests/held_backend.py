@@ -7,7 +7,7 @@ import asyncio
 import threading
 from pathlib import Path
 
-from imagemint.engine.variants import Variant
+from imagemint.engine.bundle.variants import Variant
 
 WAIT_S = 60.0
 """Longer than anything here takes on a busy machine; reached only by a test that fails."""

@@ -27,7 +27,7 @@ from imagemint.bench.clock import Monotonic
 from imagemint.bench.imagemint_target import ImagemintTarget
 from imagemint.bench.load import Closed, Plan
 from imagemint.bench.mix import parse_mix
-from imagemint.server.runtime import run
+from imagemint.server.event_loop import run
 from imagemint.v1 import generation_service_pb2, image_pb2
 
 try:

@@ -29,7 +29,7 @@ from typing import IO, Any, cast
 import grpc
 from bundles import write_empty
 
-from imagemint.server.runtime import run
+from imagemint.server.event_loop import run
 from imagemint.v1 import generation_service_pb2, image_pb2
 
 METHOD = "/imagemint.v1.GenerationService/Generate"

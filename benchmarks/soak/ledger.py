@@ -12,7 +12,7 @@ from onnx import numpy_helper
 
 from imagemint.client import ImageBatch
 from imagemint.engine.bundle import read_bundle
-from imagemint.engine.onnx_backend import OnnxBackend
+from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.engine.sampling import Run, latents_of
 from imagemint.engine.serial import Serial
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from imagemint.engine.bundle import read_bundle
 from imagemint.engine.errors import BundleRefused
-from imagemint.engine.onnx_backend import OnnxBackend
+from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.engine.sampling import latents
 from imagemint.engine.spec import TruncationKind
 

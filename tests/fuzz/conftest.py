@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, settings
 from server_process import server_logs
 from tiny_bundles import write_each_kind
 
+from imagemint.server.access.api_keys import digest_of
 from imagemint.server.app import App
-from imagemint.server.keys import digest_of
 from imagemint.server.settings import ServeSettings
 
 KEY = "imk_" + "f" * 43

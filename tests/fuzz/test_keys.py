@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from imagemint.server.keys import KeyFileError, KeyRing, digest_of, read_keys
+from imagemint.server.access.api_keys import KeyFileError, KeyRing, digest_of, read_keys
 
 FIELDS = (
     "name",

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from made_up_messages import messages
 
 from imagemint.open_inference import grpc_service_pb2
-from imagemint.server.keys import digest_of
+from imagemint.server.access.api_keys import digest_of
 from imagemint.v1 import generation_service_pb2, model_service_pb2
 
 FILES = (generation_service_pb2, model_service_pb2, grpc_service_pb2, health_pb2, reflection_pb2)

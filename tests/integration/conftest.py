@@ -16,7 +16,7 @@ from tiny_bundles import write_each_kind
 
 from imagemint.client import AsyncClient
 from imagemint.engine.bundle import read_bundle
-from imagemint.engine.onnx_backend import OnnxBackend
+from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.server.app import App
 from imagemint.server.settings import ServeSettings
 from imagemint.v1 import generation_service_pb2_grpc, model_service_pb2_grpc

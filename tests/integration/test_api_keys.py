@@ -18,9 +18,9 @@ from imagemint.client import (
     Unauthenticated,
 )
 from imagemint.open_inference import grpc_service_pb2, grpc_service_pb2_grpc
-from imagemint.server.keys import digest_of
-from imagemint.server.logs import log_settings
+from imagemint.server.access.api_keys import digest_of
 from imagemint.server.settings import ServeSettings
+from imagemint.server.telemetry.logs import log_settings
 from imagemint.v1 import generation_service_pb2 as pb
 from imagemint.v1 import generation_service_pb2_grpc
 

@@ -11,7 +11,7 @@ from tiny_bundles import write_bundle
 
 from imagemint.client import AsyncClient, PermissionDenied, Unauthenticated
 from imagemint.open_inference import grpc_service_pb2
-from imagemint.server.keys import digest_of
+from imagemint.server.access.api_keys import digest_of
 from imagemint.v1 import generation_service_pb2 as pb
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

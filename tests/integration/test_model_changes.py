@@ -13,7 +13,7 @@ from tiny_bundles import write_bundle
 from imagemint.client import AsyncClient, ModelState
 from imagemint.client.errors import NotFound
 from imagemint.engine.bundle import read_bundle
-from imagemint.engine.onnx_backend import OnnxBackend
+from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.engine.sampling import drawn_classes, latents
 from imagemint.v1 import generation_service_pb2 as pb
 from imagemint.v1 import generation_service_pb2_grpc

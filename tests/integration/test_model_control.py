@@ -8,7 +8,7 @@ from tiny_bundles import write_bundle
 from imagemint.client import AsyncClient
 from imagemint.open_inference import grpc_service_pb2 as pb
 from imagemint.open_inference import grpc_service_pb2_grpc
-from imagemint.server.keys import digest_of
+from imagemint.server.access.api_keys import digest_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from imagemint.client import AsyncClient, Client, Cycle, PerImage, Weights
-from imagemint.engine.onnx_backend import OnnxBackend
+from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.engine.sampling import latents
 from imagemint.engine.serial import Serial
 from imagemint.server.app import App

@@ -8,9 +8,9 @@ from PIL import Image
 from tiny_bundles import write_bundle, write_variant
 
 from imagemint.client import AsyncClient
-from imagemint.engine import latents, variants
-from imagemint.engine.bundle import read_bundle
-from imagemint.engine.onnx_backend import OnnxBackend
+from imagemint.engine import latents
+from imagemint.engine.bundle import read_bundle, variants
+from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.open_inference import grpc_service_pb2, grpc_service_pb2_grpc
 from imagemint.v1 import generation_service_pb2 as pb
 from imagemint.v1 import generation_service_pb2_grpc, image_pb2

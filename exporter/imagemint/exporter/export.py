@@ -10,7 +10,7 @@ import onnx
 
 from imagemint.engine import BundleRefused
 from imagemint.engine.bundle import MODEL_FILE, Bundle, read_bundle
-from imagemint.engine.onnx_backend import OnnxBackend
+from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.exporter.adoption import ForeignModel, adopt
 from imagemint.exporter.card import card_text
 from imagemint.exporter.describe import Description, build_adopted_manifest, build_manifest

@@ -17,7 +17,7 @@ import onnx
 from onnx import numpy_helper
 
 # Imported first, because it switches off the telemetry of ONNX Runtime.
-from imagemint.engine.onnx_session import RUNTIME_VERSION
+from imagemint.engine.onnx.session import RUNTIME_VERSION
 from imagemint.exporter.surgery import sort_nodes, strip
 
 from onnxruntime.quantization import (  # isort: skip - see above

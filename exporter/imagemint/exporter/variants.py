@@ -16,7 +16,7 @@ import torch
 
 from imagemint.engine import latents
 from imagemint.engine.bundle import read_bundle
-from imagemint.engine.onnx_backend import OnnxBackend
+from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.engine.spec import ModelSpec, TruncationKind
 from imagemint.exporter.errors import ExportError
 from imagemint.exporter.files import write_graph

@@ -5,7 +5,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from imagemint.engine.variants import Variant
+from imagemint.engine.bundle.variants import Variant
 
 
 class Instance(Protocol):

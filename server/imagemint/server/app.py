@@ -14,22 +14,22 @@ import structlog
 
 from imagemint.engine.backend import Backend
 from imagemint.engine.bundle import Bundle
-from imagemint.engine.onnx_backend import OnnxBackend
-from imagemint.engine.trial import TrialOptions, Trials
+from imagemint.engine.onnx.backend import OnnxBackend
+from imagemint.engine.trial.trials import TrialOptions, Trials
 from imagemint.server.batching import Batcher
-from imagemint.server.control import ModelControl
-from imagemint.server.devices import watch_devices
-from imagemint.server.exposition import expose
-from imagemint.server.logs import close_logs
-from imagemint.server.metrics import Metrics
-from imagemint.server.peers import Peers
+from imagemint.server.event_loop import settle
+from imagemint.server.processes.workers import Peers
 from imagemint.server.repository import ModelRepository, Policies, ServedBytes
+from imagemint.server.repository.model_control import ModelControl
 from imagemint.server.rpc.server import RpcServer
-from imagemint.server.runtime import settle
 from imagemint.server.settings import ServeSettings, shipped_models
+from imagemint.server.telemetry.gpu import watch_devices
+from imagemint.server.telemetry.logs import close_logs
+from imagemint.server.telemetry.metrics import Metrics
+from imagemint.server.telemetry.metrics_endpoint import expose
 
 if TYPE_CHECKING:  # see _open_tracing
-    from imagemint.server.tracing import Tracing
+    from imagemint.server.telemetry.tracing import Tracing
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -243,7 +243,7 @@ class App:
         if self._settings.trace_endpoint is None:
             return None
         # Imported here, so that who does not trace need not have it.
-        from imagemint.server.tracing import Tracing  # noqa: PLC0415
+        from imagemint.server.telemetry.tracing import Tracing  # noqa: PLC0415
 
         tracing = Tracing(self._settings.trace_endpoint, self._settings.trace_sample_ratio)
         opened.push_async_callback(asyncio.to_thread, tracing.close, _CLOSING_S)

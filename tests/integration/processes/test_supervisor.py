@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from held_backend import WAIT_S
 
-from imagemint.server.processes.keeper import StartFailed
 from imagemint.server.processes.supervisor import Supervisor, worker_settings
+from imagemint.server.processes.worker_keeper import StartFailed
 from imagemint.server.settings import ServeSettings
 
 SPEAKING = (sys.executable, str(Path(__file__).with_name("speaking_worker.py")))

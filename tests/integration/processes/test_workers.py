@@ -16,10 +16,10 @@ from tiny_bundles import write_bundle
 
 from imagemint.client import AsyncClient
 from imagemint.engine.bundle import read_bundle
-from imagemint.engine.onnx_backend import OnnxBackend
+from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.engine.sampling import latents
 from imagemint.open_inference import grpc_service_pb2, grpc_service_pb2_grpc
-from imagemint.server.keys import digest_of
+from imagemint.server.access.api_keys import digest_of
 from imagemint.v1 import generation_service_pb2 as pb
 from imagemint.v1 import generation_service_pb2_grpc
 

@@ -10,7 +10,7 @@ from tiny_bundles import write_bundle
 from imagemint.bench.mix import parse_mix
 from imagemint.bench.target import CallFailed
 from imagemint.engine.bundle import read_bundle
-from imagemint.engine.onnx_backend import OnnxBackend
+from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.engine.sampling import drawn_classes, latents
 
 ASK = parse_mix("count=3").asks[0]

@@ -20,16 +20,16 @@ QUIET = {"nvidia-ml-py", "onnxruntime-gpu"}
 @pytest.mark.parametrize(
     ("module", "part", "extra"),
     [
-        ("onnxruntime", "imagemint.server.command", "server"),
+        ("onnxruntime", "imagemint.server.commands.serve", "server"),
         ("torch.nn", "imagemint.training.command", "train"),
         ("torch", "imagemint.exporter.command", "export"),
-        ("scipy", "imagemint.server.command", "server"),
+        ("scipy", "imagemint.server.commands.serve", "server"),
         ("scipy.special", "imagemint.training.command", "train"),
         ("matplotlib", "imagemint.bench.command", "bench"),
-        ("opentelemetry", "imagemint.server.command", "trace"),
+        ("opentelemetry", "imagemint.server.commands.serve", "trace"),
         ("torch_fidelity", "imagemint.training.command", "inception"),
         ("onnxscript", "imagemint.exporter.command", "export"),
-        ("json5", "imagemint.server.command", None),
+        ("json5", "imagemint.server.commands.serve", None),
     ],
 )
 def test_extra_fits_module_and_part(module, part, extra):
@@ -62,8 +62,8 @@ def test_table_is_that_of_pyproject(extra):
     [
         (None, "pip install 'imagemint[train]'"),
         (
-            {"url": "file:///home/a%20b/imagemint", "dir_info": {"editable": True}},
-            "pip install -e '/home/a b/imagemint[train]'",
+            {"url": "file:///srv/a%20b/imagemint", "dir_info": {"editable": True}},
+            "pip install -e '/srv/a b/imagemint[train]'",
         ),
         ({"url": "file:///src/imagemint", "dir_info": {}}, "pip install '/src/imagemint[train]'"),
         ({"url": "https://host/imagemint.whl"}, "pip install 'imagemint[train]'"),

@@ -8,8 +8,8 @@ from tiny_bundles import write_bundle
 
 from imagemint.engine import latents
 from imagemint.engine.bundle import read_bundle
-from imagemint.engine.onnx_backend import OnnxBackend
-from imagemint.engine.onnx_session import available_devices
+from imagemint.engine.onnx.backend import OnnxBackend
+from imagemint.engine.onnx.session import available_devices
 
 pytestmark = [
     pytest.mark.gpu,

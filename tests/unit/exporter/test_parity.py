@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from imagemint.engine.onnx_backend import OnnxBackend
+from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.exporter.errors import ExportError
 from imagemint.exporter.parity import Tolerance, measure_parity, pytorch_original
 

@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto
 
 from imagemint.engine import drawn_classes, latents
-from imagemint.engine.onnx_session import cpu_session
+from imagemint.engine.onnx.session import cpu_session
 from imagemint.exporter.graph import build_graph
 from imagemint.exporter.precision import convert_to_fp16, quantize_to_int8
 from imagemint.exporter.subpixel import replace_transposed_convolutions

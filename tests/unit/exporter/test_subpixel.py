@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from imagemint.engine.onnx_session import cpu_session
+from imagemint.engine.onnx.session import cpu_session
 from imagemint.exporter.subpixel import replace_transposed_convolutions
 
 HEIGHT, WIDTH = 3, 5

@@ -5,7 +5,7 @@ import pytest
 
 from imagemint.engine import drawn_classes, latents
 from imagemint.engine.bundle import read_bundle
-from imagemint.engine.onnx_backend import OnnxBackend
+from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.exporter import variants
 from imagemint.exporter.errors import ExportError
 from imagemint.exporter.export import GraphOptions, export_generator

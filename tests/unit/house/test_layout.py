@@ -60,7 +60,7 @@ def test_every_part_is_typed(root: str):
 def test_engine_imports_onnxruntime_in_one_module():
     """Everything else speaks to the backend interface."""
     found = importers(ROOT / "server/imagemint", "onnxruntime")
-    assert found == {"engine/onnx_session.py"}
+    assert found == {"engine/onnx/session.py"}
 
 
 def test_server_imports_grpc_in_one_package_and_the_health_check():

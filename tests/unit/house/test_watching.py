@@ -8,9 +8,9 @@ from types import ModuleType
 
 import pytest
 
-from imagemint.server.devices import DeviceCollector
-from imagemint.server.metrics import Metrics
-from imagemint.server.processes.metrics import WorkersMetrics
+from imagemint.server.processes.supervisor_metrics import WorkersMetrics
+from imagemint.server.telemetry.gpu import DeviceCollector
+from imagemint.server.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).parents[3]
 ALERTS = (ROOT / "deploy/prometheus/alerts.yml").read_text()

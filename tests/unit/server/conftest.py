@@ -5,12 +5,12 @@ import pytest
 from held_backend import HeldBackend
 from tiny_bundles import write_bundle
 
-from imagemint.engine.onnx_backend import OnnxBackend
+from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.engine.sampling import Distribution
 from imagemint.engine.spec import ModelSpec
 from imagemint.server.batching import Batcher, Job
-from imagemint.server.metrics import Metrics
 from imagemint.server.repository import ModelRepository
+from imagemint.server.telemetry.metrics import Metrics
 
 SPEC = ModelSpec(
     name="dot",

@@ -5,7 +5,7 @@ from pydantic import ValidationError
 from setting_bounds import numbers_of, refused_values
 
 from imagemint.client.settings import gathered
-from imagemint.server.command import Serve
+from imagemint.server.commands.serve import Serve
 from imagemint.server.settings import ServeSettings, join_address, split_address
 
 

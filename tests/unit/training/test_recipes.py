@@ -9,7 +9,7 @@ import torch
 from small_runs import pictures, small, train
 
 from imagemint.engine import drawn_classes, latents
-from imagemint.engine.onnx_backend import OnnxBackend
+from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.engine.spec import TruncationKind
 from imagemint.exporter import parity
 from imagemint.exporter.export import export_generator

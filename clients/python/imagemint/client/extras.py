@@ -59,7 +59,7 @@ def extra_of(module: str, part: str) -> str | None:
 
     Args:
         module: the missing module, such as `onnxruntime` or `torch.utils`.
-        part: the module that needs it, such as `imagemint.server.command`.
+        part: the module that needs it, such as `imagemint.server.commands.serve`.
     """
     name = module.partition(".")[0]
     own = _EXTRA_OF_PART.get(".".join(part.split(".")[:2]))

@@ -8,7 +8,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from imagemint.engine import BackendFailed, BundleRefused, Distribution, latents
-from imagemint.engine.onnx_session import cpu_session
+from imagemint.engine.onnx.session import cpu_session
 from imagemint.exporter.adoption.batch_axis import free_batch_axis
 from imagemint.exporter.adoption.foreign import ForeignModel
 from imagemint.exporter.adoption.model_file import read_model

@@ -9,7 +9,7 @@ import onnx
 from onnx import helper
 
 from imagemint.engine import BackendFailed, BundleRefused, latents
-from imagemint.engine.onnx_session import Session, cpu_session
+from imagemint.engine.onnx.session import Session, cpu_session
 from imagemint.exporter.adoption.foreign import ForeignModel
 from imagemint.exporter.adoption.signature import Form, Input, Signature
 from imagemint.exporter.errors import ExportError

@@ -24,9 +24,7 @@ import numpy.typing as npt
 from imagemint.engine.backend import Backend
 from imagemint.engine.errors import BackendFailed, DeadlinePassed, Draining, QueueFull
 from imagemint.engine.spec import ModelSpec
-from imagemint.server.batching.accounts import Accounts
-from imagemint.server.batching.job import Job, Slice
-from imagemint.server.batching.passes import (
+from imagemint.server.batching.batch import (
     hand_out,
     images_in,
     make_room,
@@ -34,11 +32,13 @@ from imagemint.server.batching.passes import (
     stacked_latents,
     stacked_truncation,
 )
+from imagemint.server.batching.drain_rate import Rate
+from imagemint.server.batching.job import Job, Slice
+from imagemint.server.batching.model_metrics import Accounts
 from imagemint.server.batching.queue import Queue
-from imagemint.server.batching.rate import Rate
 from imagemint.server.batching.room import Room, Waiter
-from imagemint.server.metrics import Metrics
-from imagemint.server.statistics import Phases
+from imagemint.server.telemetry.metrics import Metrics
+from imagemint.server.telemetry.statistics import Phases
 
 _log = logging.getLogger(__name__)
 

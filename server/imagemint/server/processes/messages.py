@@ -6,7 +6,7 @@ them, nor import what they are made of.
 
 from dataclasses import dataclass, field
 
-from imagemint.server.processes.figures import Figures
+from imagemint.server.processes.worker_metrics import Figures
 from imagemint.server.settings import ServeSettings
 
 

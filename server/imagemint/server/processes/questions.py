@@ -4,8 +4,8 @@ import asyncio
 import itertools
 from collections.abc import Sequence
 
-from imagemint.server.processes.keeper import Keeper
 from imagemint.server.processes.messages import Answers, Ask, Question, Reply
+from imagemint.server.processes.worker_keeper import Keeper
 
 
 class Questions:
@@ -34,7 +34,7 @@ class Questions:
         """Asks the workers that are ready, and returns their replies in order of their numbers.
 
         What is remembered also goes to those still starting, which are not waited for. See
-        `imagemint.server.peers.Peers.ask`, whose other half this is.
+        `imagemint.server.processes.workers.Peers.ask`, whose other half this is.
         """
         question = Question(next(self._ids), topic, payload)
         before: Question | None = None

@@ -13,16 +13,16 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from imagemint.server.devices import watch_devices
-from imagemint.server.exposition import expose
-from imagemint.server.logs import close_logs, real_stderr
-from imagemint.server.processes.figures import Figures
-from imagemint.server.processes.keeper import Circumstances, Keeper
 from imagemint.server.processes.messages import Ask, Drain, Reload, Reply
-from imagemint.server.processes.metrics import WorkersMetrics
 from imagemint.server.processes.ports import reserve
 from imagemint.server.processes.questions import Questions
+from imagemint.server.processes.supervisor_metrics import WorkersMetrics
+from imagemint.server.processes.worker_keeper import Circumstances, Keeper
+from imagemint.server.processes.worker_metrics import Figures
 from imagemint.server.settings import ServeSettings
+from imagemint.server.telemetry.gpu import watch_devices
+from imagemint.server.telemetry.logs import close_logs, real_stderr
+from imagemint.server.telemetry.metrics_endpoint import expose
 
 _log = structlog.stdlib.get_logger(__name__)
 

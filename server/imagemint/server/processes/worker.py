@@ -19,10 +19,8 @@ from typing import Any
 import structlog
 from prometheus_client.registry import Collector
 
-from imagemint.server.logs import close_logs, configure_logs
-from imagemint.server.peers import Answer, Peers
+from imagemint.server.event_loop import leave_now, run, settle
 from imagemint.server.processes.channel import Channel
-from imagemint.server.processes.figures import Figures, figures_of
 from imagemint.server.processes.messages import (
     Answers,
     Ask,
@@ -35,7 +33,9 @@ from imagemint.server.processes.messages import (
     Reload,
     Reply,
 )
-from imagemint.server.runtime import leave_now, run, settle
+from imagemint.server.processes.worker_metrics import Figures, figures_of
+from imagemint.server.processes.workers import Answer, Peers
+from imagemint.server.telemetry.logs import close_logs, configure_logs
 
 _log = structlog.stdlib.get_logger(__name__)
 

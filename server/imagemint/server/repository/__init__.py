@@ -1,8 +1,8 @@
 """The model repository: what is on disk, what of it serves, and why the rest does not."""
 
-from imagemint.server.repository.policy import Policies, VersionPolicy
 from imagemint.server.repository.repository import ModelRepository
-from imagemint.server.repository.served_bytes import ServedBytes
+from imagemint.server.repository.served_digests import ServedBytes
+from imagemint.server.repository.version_policy import Policies, VersionPolicy
 from imagemint.server.repository.versions import Model, ServedVersion, State, Version
 
 __all__ = [

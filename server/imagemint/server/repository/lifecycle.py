@@ -6,15 +6,15 @@ import time
 from dataclasses import replace
 
 from imagemint.engine.bundle import Bundle
-from imagemint.engine.causes import is_passing
+from imagemint.engine.bundle.findings import Findings
 from imagemint.engine.errors import BundleRefused, ImagemintError
-from imagemint.engine.findings import Findings
-from imagemint.server.metrics import Metrics
-from imagemint.server.repository.catalogue import Catalogue
+from imagemint.engine.failure_causes import is_passing
 from imagemint.server.repository.loading import Loader, close, reason_of
-from imagemint.server.repository.served_bytes import ServedBytes
+from imagemint.server.repository.served_digests import ServedBytes
+from imagemint.server.repository.snapshot import Catalogue
 from imagemint.server.repository.unloading import Unloading
 from imagemint.server.repository.versions import ServedVersion, State, Version
+from imagemint.server.telemetry.metrics import Metrics
 
 _log = logging.getLogger(__name__)
 

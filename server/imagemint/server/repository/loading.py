@@ -9,12 +9,12 @@ import numpy as np
 
 from imagemint.engine.backend import Backend
 from imagemint.engine.bundle import Bundle, read_bundle
+from imagemint.engine.bundle.findings import Findings
+from imagemint.engine.bundle.variants import REFERENCE
 from imagemint.engine.errors import BundleRefused, ImagemintError
-from imagemint.engine.findings import Findings
 from imagemint.engine.sampling import latents
 from imagemint.engine.spec import ModelSpec, TruncationKind
-from imagemint.engine.trial import PLAIN_BYTES, Trials, is_plain
-from imagemint.engine.variants import REFERENCE
+from imagemint.engine.trial.trials import PLAIN_BYTES, Trials, is_plain
 from imagemint.server.batching import Batcher
 from imagemint.server.repository.versions import ServedVersion
 

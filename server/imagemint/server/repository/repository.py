@@ -15,19 +15,19 @@ from pathlib import Path
 
 from imagemint.engine.backend import Backend
 from imagemint.engine.bundle import Bundle
+from imagemint.engine.bundle.variants import REFERENCE
 from imagemint.engine.errors import LoadFailed, ModelNotFound
-from imagemint.engine.trial import Trials
-from imagemint.engine.variants import REFERENCE
+from imagemint.engine.trial.trials import Trials
 from imagemint.server.batching import Batcher
-from imagemint.server.metrics import Metrics
-from imagemint.server.repository.catalogue import Catalogue, reasons_of
-from imagemint.server.repository.lanes import Lane
 from imagemint.server.repository.lifecycle import Lifecycle
 from imagemint.server.repository.loading import Loader
-from imagemint.server.repository.policy import Policies
+from imagemint.server.repository.loading_threads import Lane
 from imagemint.server.repository.scan import Found, scan, signature_of
-from imagemint.server.repository.served_bytes import ServedBytes
+from imagemint.server.repository.served_digests import ServedBytes
+from imagemint.server.repository.snapshot import Catalogue, reasons_of
+from imagemint.server.repository.version_policy import Policies
 from imagemint.server.repository.versions import Model, ServedVersion, State, Version
+from imagemint.server.telemetry.metrics import Metrics
 
 _log = logging.getLogger(__name__)
 

@@ -4,10 +4,10 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
+from imagemint.server.access.caller import current_caller
 from imagemint.server.batching import Job
 from imagemint.server.repository import ServedVersion
-from imagemint.server.rpc.auth import current_caller
-from imagemint.server.rpc.calls import Context, current_call, send
+from imagemint.server.rpc.call import Context, current_call, send
 
 # What one stream keeps in the making beyond the chunk being sent, but one chunk at least: enough to
 # keep every instance busy while a chunk travels.

@@ -16,15 +16,15 @@ import grpc
 import structlog
 
 from imagemint.engine.errors import ImagemintError
-from imagemint.server.metrics import Later, Metrics
-from imagemint.server.rpc.auth import ANYBODY, Guard, Metadata, count_refusal, current_caller
-from imagemint.server.rpc.calls import Call, Context, current_call, send
-from imagemint.server.rpc.errors import REQUEST_ID_KEY, outcome_of
-from imagemint.server.rpc.messages import reader_of
-from imagemint.server.rpc.under_way import CallsUnderWay
+from imagemint.server.access.caller import ANYBODY, Guard, Metadata, count_refusal, current_caller
+from imagemint.server.rpc.call import Call, Context, current_call, send
+from imagemint.server.rpc.message_limits import reader_of
+from imagemint.server.rpc.running_calls import CallsUnderWay
+from imagemint.server.rpc.status import REQUEST_ID_KEY, outcome_of
+from imagemint.server.telemetry.metrics import Later, Metrics
 
 if TYPE_CHECKING:  # OpenTelemetry is imported only when something is traced
-    from imagemint.server.tracing import Tracing
+    from imagemint.server.telemetry.tracing import Tracing
 
 _log = structlog.stdlib.get_logger(__name__)
 

@@ -17,22 +17,26 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from imagemint.engine.errors import Draining
 from imagemint.open_inference import grpc_service_pb2, grpc_service_pb2_grpc
-from imagemint.server.bytes_in_flight import Budget
-from imagemint.server.control import ModelControl
-from imagemint.server.keys import KeyRing
-from imagemint.server.metrics import Metrics
-from imagemint.server.peers import Peers
+from imagemint.server.access.api_keys import KeyRing
+from imagemint.server.access.caller import Guard
+from imagemint.server.images.bytes_in_flight import Budget
+from imagemint.server.processes.workers import Peers
 from imagemint.server.repository import ModelRepository
-from imagemint.server.rpc.admission import Gate
-from imagemint.server.rpc.auth import Guard
-from imagemint.server.rpc.generation import GenerationServicer
-from imagemint.server.rpc.inference import InferenceServicer
-from imagemint.server.rpc.models import ModelServicer
+from imagemint.server.repository.model_control import ModelControl
+from imagemint.server.rpc.channel_options import (
+    channel_options,
+    connection_limit,
+    server_credentials,
+)
+from imagemint.server.rpc.health import Standing
+from imagemint.server.rpc.open_inference.service import InferenceServicer
 from imagemint.server.rpc.routes import Routes
-from imagemint.server.rpc.standing import Standing
-from imagemint.server.rpc.transport import channel_options, connection_limit, server_credentials
-from imagemint.server.rpc.under_way import CallsUnderWay
+from imagemint.server.rpc.running_calls import CallsUnderWay
+from imagemint.server.rpc.submission import Gate
+from imagemint.server.rpc.v1.generation import GenerationServicer
+from imagemint.server.rpc.v1.models import ModelServicer
 from imagemint.server.settings import ServeSettings, join_address, split_address
+from imagemint.server.telemetry.metrics import Metrics
 from imagemint.v1 import (
     generation_service_pb2,
     generation_service_pb2_grpc,
@@ -41,7 +45,7 @@ from imagemint.v1 import (
 )
 
 if TYPE_CHECKING:  # OpenTelemetry is imported only when something is traced
-    from imagemint.server.tracing import Tracing
+    from imagemint.server.telemetry.tracing import Tracing
 
 _log = structlog.stdlib.get_logger(__name__)
 

@@ -7,7 +7,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from imagemint.engine import latents
 from imagemint.engine.bundle import read_bundle
-from imagemint.engine.onnx_backend import OnnxBackend
+from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.exporter.adoption import ForeignModel, adopt
 from imagemint.exporter.errors import ExportError
 from imagemint.exporter.export import adopt_generator

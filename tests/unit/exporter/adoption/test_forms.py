@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 from pydantic import ValidationError
 
 from imagemint.engine import latents
-from imagemint.engine.onnx_backend import OnnxBackend
+from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.exporter.adoption import ForeignModel, adopt
 from imagemint.exporter.command import Export
 from imagemint.exporter.errors import ExportError

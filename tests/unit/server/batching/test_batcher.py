@@ -11,11 +11,12 @@ import pytest
 
 from imagemint.engine.bundle import read_bundle
 from imagemint.engine.errors import BackendFailed, DeadlinePassed, Draining, QueueFull
-from imagemint.engine.onnx_backend import OnnxBackend
+from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.engine.sampling import Run, latents, latents_of
 from imagemint.engine.spec import Truncation, TruncationKind
-from imagemint.server.batching import Batcher, Job, Priority, passes
-from imagemint.server.batching.rate import Rate
+from imagemint.server.batching import Batcher, Job, Priority
+from imagemint.server.batching import batch as passes
+from imagemint.server.batching.drain_rate import Rate
 
 # Seconds that no test lives to see: whoever waited for it would run into the timeout.
 FOR_EVER_S = 1_000.0

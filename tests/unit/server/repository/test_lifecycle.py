@@ -21,11 +21,11 @@ from imagemint.engine.errors import (
     ModelNotReady,
     VersionNotFound,
 )
-from imagemint.engine.onnx_backend import OnnxBackend
+from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.engine.sampling import latents
 from imagemint.server.batching import Batcher, Job
-from imagemint.server.metrics import Metrics
 from imagemint.server.repository import ModelRepository, Policies, ServedBytes, State
+from imagemint.server.telemetry.metrics import Metrics
 
 
 def policies(general="all", pins=None, **own):

@@ -10,7 +10,7 @@ from held_backend import HeldBackend
 from tiny_bundles import write_bundle
 
 from imagemint.engine.errors import ModelNotFound, ModelNotReady, VersionNotFound
-from imagemint.engine.onnx_backend import OnnxBackend
+from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.server.repository import State
 
 

@@ -7,7 +7,7 @@ from tiny_bundles import write_bundle
 
 from imagemint.engine.bundle import read_bundle
 from imagemint.engine.errors import BundleRefused
-from imagemint.engine.onnx_backend import OnnxBackend
+from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.engine.sampling import latents
 from imagemint.training.checkpoints import latest_checkpoint, read_generator
 from imagemint.training.errors import DatasetError

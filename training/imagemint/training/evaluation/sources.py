@@ -186,7 +186,7 @@ class BundleSource(LatentSource):
     def __init__(self, directory: Path, device: torch.device, variant: str = "reference") -> None:
         # Here, because it takes onnxruntime, which who measures only runs need not have.
         from imagemint.engine.bundle import read_bundle  # noqa: PLC0415
-        from imagemint.engine.onnx_backend import OnnxBackend  # noqa: PLC0415
+        from imagemint.engine.onnx.backend import OnnxBackend  # noqa: PLC0415
         from imagemint.engine.spec import TruncationKind  # noqa: PLC0415
 
         bundle = read_bundle(directory)

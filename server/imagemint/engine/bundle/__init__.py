@@ -1,0 +1,20 @@
+"""Bundles: reading one, and refusing one that is not fit to be served.
+
+reader.py           reads a bundle and checks it against its manifest
+graph_checks.py     operators, domains and references that a graph may have
+shapes.py           shapes of the values for several batch sizes
+memory_estimate.py  how many nodes and how much memory a graph needs
+row_mixing.py       operators that let the rows of a batch affect each other
+findings.py         what the probe of a bundle found
+variants.py         the graphs of a bundle, and which one a device runs
+"""
+
+from imagemint.engine.bundle.reader import (
+    MANIFEST_KEY,
+    MODEL_FILE,
+    SUMS_FILE,
+    Bundle,
+    read_bundle,
+)
+
+__all__ = ["MANIFEST_KEY", "MODEL_FILE", "SUMS_FILE", "Bundle", "read_bundle"]

@@ -1,0 +1,269 @@
+"""Reading a bundle from disk, and refusing one that is not fit to be served.
+
+A bundle is data from somewhere else. Nothing of it is believed before it was checked: the size
+before reading, the checksum before parsing, the graph before anything is run.
+"""
+
+import hashlib
+import os
+import re
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnx
+from google.protobuf import json_format
+from google.protobuf.message import DecodeError
+
+from imagemint.engine.bundle.findings import Findings
+from imagemint.engine.bundle.graph_checks import faults
+from imagemint.engine.bundle.memory_estimate import Estimate, TooLarge, check_size, estimate
+from imagemint.engine.bundle.variants import Variant, precision_name, target_name
+from imagemint.engine.errors import BundleRefused
+from imagemint.engine.failure_causes import is_passing
+from imagemint.engine.spec import ModelSpec
+from imagemint.v1 import manifest_pb2 as pb
+
+MODEL_FILE = "model.onnx"
+SUMS_FILE = "SHA256SUMS"
+MANIFEST_KEY = "imagemint.manifest"
+"""Key of the manifest's JSON in the metadata_props of the ONNX model."""
+
+DEFAULT_MAX_BYTES = 2**30
+
+_VERSION = re.compile(r"[1-9][0-9]{0,17}")
+# As `sha256sum` writes them; plain names only, so that no line points out of the directory.
+_SUMS_LINE = re.compile(r"([0-9a-f]{64}) [ *]([A-Za-z0-9][A-Za-z0-9._-]*)")
+_GRAPH_ENDING = ".onnx"
+_SUMS_MAX_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle that passed every check."""
+
+    directory: Path
+    """`<repository>/<model>/<version>`."""
+    model_path: Path
+    """Its model.onnx."""
+    manifest: pb.BundleManifest
+    """Self-description, as read."""
+    spec: ModelSpec
+    """The part of the manifest that requests are checked against."""
+    sha256: str
+    """SHA-256 of model.onnx, lower-case hexadecimal."""
+    version: int
+    """1 or more, the name of its directory."""
+    model_bytes: int
+    """Size of model.onnx."""
+    others: tuple[Variant, ...] = ()
+    """Other graphs of the same generator, the preferred of a device before others."""
+    estimate: Estimate = field(default=Estimate(0, is_complete=False), repr=False)
+    """What it takes to run model.onnx."""
+    findings: Findings | None = field(default=None, repr=False)
+    """What a trial found out about it; None without one."""
+
+    @property
+    def reference(self) -> Variant:
+        """The graph in model.onnx."""
+        precision = precision_name(self.manifest.precision)
+        return Variant(
+            precision,
+            self.model_path,
+            self.sha256,
+            self.model_bytes,
+            precision,
+            None,
+            self.estimate,
+        )
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """Every graph, that of model.onnx first."""
+        return (self.reference, *self.others)
+
+    def read_model(self, variant: Variant | None = None) -> bytes:
+        """The bytes of a graph, read again; None for model.onnx.
+
+        Raises:
+            BundleRefused: they are no longer the bytes that were checked.
+        """
+        graph = variant or self.reference
+        content = _read(graph.path, graph.size)
+        if hashlib.sha256(content).hexdigest() != graph.sha256:
+            why = f"{graph.path.name} changed while it was being loaded"
+            raise BundleRefused(self.directory, why)
+        return content
+
+
+def read_bundle(directory: Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Bundle:
+    """The bundle in a directory `<repository>/<model>/<version>`.
+
+    Args:
+        directory: where it lies; the last two names of the path are its model and version.
+        max_bytes: largest file accepted, looked at before a byte is read.
+
+    Raises:
+        BundleRefused: anything about it is wrong; says what.
+    """
+    directory = directory.absolute()
+    if not _VERSION.fullmatch(directory.name):
+        raise BundleRefused(directory, f"{directory.name!r} is not a version, a positive integer")
+    contents = _checked_contents(directory, max_bytes)
+    content = contents[MODEL_FILE]
+    manifest, spec, taken = _examined(directory, MODEL_FILE, content)
+    others = tuple(_variant(directory, spec, each, contents) for each in manifest.variants)
+    return Bundle(
+        directory=directory,
+        model_path=directory / MODEL_FILE,
+        manifest=manifest,
+        spec=spec,
+        sha256=hashlib.sha256(content).hexdigest(),
+        version=int(directory.name),
+        model_bytes=len(content),
+        others=others,
+        estimate=taken,
+    )
+
+
+def _variant(
+    directory: Path, spec: ModelSpec, declared: pb.Variant, contents: dict[str, bytes]
+) -> Variant:
+    """A variant that is what the manifest of model.onnx declares."""
+    content = contents.get(declared.file)
+    if content is None or declared.file == MODEL_FILE:
+        raise BundleRefused(directory, f"{SUMS_FILE} does not list {declared.file}, of a variant")
+    sha256 = hashlib.sha256(content).hexdigest()
+    if sha256 != declared.sha256:
+        why = f"{declared.file} is not the file that {MODEL_FILE} declares"
+        raise BundleRefused(directory, why)
+    manifest, own_spec, taken = _examined(directory, declared.file, content)
+    if own_spec != spec or manifest.precision != declared.precision:
+        why = f"{declared.file} and {MODEL_FILE} describe different models"
+        raise BundleRefused(directory, why)
+    return Variant(
+        declared.name,
+        directory / declared.file,
+        sha256,
+        len(content),
+        precision_name(declared.precision),
+        target_name(declared.target),
+        taken,
+    )
+
+
+def _examined(
+    directory: Path, name: str, content: bytes
+) -> tuple[pb.BundleManifest, ModelSpec, Estimate]:
+    """What a graph says of itself and what it takes, after every check."""
+    try:
+        model = _parsed(directory, name, content)
+        # First, for everything else takes its time with each node.
+        check_size(model)
+        manifest, spec = _checked(directory, name, model)
+        return manifest, spec, estimate(model)
+    except TooLarge as error:
+        raise BundleRefused(directory, _of(name, f"its graph is too large: {error}")) from error
+    except UnicodeDecodeError as error:
+        # Parsing leaves texts as they are; whoever reads a damaged one first gets this.
+        raise BundleRefused(directory, f"{name} has a name that is not text") from error
+
+
+def _checked(
+    directory: Path, name: str, model: onnx.ModelProto
+) -> tuple[pb.BundleManifest, ModelSpec]:
+    manifest, spec = _described(directory, model)
+    if spec.name != directory.parent.name:
+        raise BundleRefused(
+            directory,
+            f"its manifest names the model {spec.name!r}, its folder {directory.parent.name!r}",
+        )
+    if found := list(faults(model, spec)):
+        raise BundleRefused(directory, _of(name, "; ".join(found)))
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as error:
+        why = str(error).strip().splitlines()[0]
+        raise BundleRefused(directory, _of(name, f"not valid ONNX: {why}")) from error
+    return manifest, spec
+
+
+def _of(name: str, why: str) -> str:
+    return why if name == MODEL_FILE else f"{name}: {why}"
+
+
+def _checked_contents(directory: Path, max_bytes: int) -> dict[str, bytes]:
+    """The bytes of each graph, after every file listed in SHA256SUMS was found as listed."""
+    graphs = {}
+    for name, digest in _sums(directory).items():
+        content = _read(directory / name, max_bytes)
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise BundleRefused(directory, f"checksum mismatch: {name} is truncated or altered")
+        if name.endswith(_GRAPH_ENDING):
+            graphs[name] = content
+    return graphs
+
+
+def _sums(directory: Path) -> dict[str, str]:
+    """Digest by file name, as SHA256SUMS says."""
+    try:
+        lines = _read(directory / SUMS_FILE, _SUMS_MAX_BYTES).decode("ascii").splitlines()
+    except UnicodeDecodeError as error:
+        raise BundleRefused(directory, f"{SUMS_FILE} is not text") from error
+    found = [_SUMS_LINE.fullmatch(line) for line in lines]
+    listed = {match[2]: match[1] for match in found if match}
+    if len(listed) != len(lines):
+        raise BundleRefused(directory, f"{SUMS_FILE} has a line that is not `digest  name`")
+    if MODEL_FILE not in listed:
+        raise BundleRefused(directory, f"{SUMS_FILE} does not list {MODEL_FILE}")
+    return listed
+
+
+def _read(path: Path, max_bytes: int) -> bytes:
+    """The whole of a plain file; refused before reading if larger than `max_bytes`."""
+    try:
+        # Non-blocking, so that a named pipe in place of a file cannot hang the server.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor, not a path
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
+                raise BundleRefused(path.parent, f"{path.name} is not a regular file")
+            # One byte more than allowed tells a file that grew after it was measured.
+            # Never by the limit: a read takes memory for all that it may return.
+            content = file.read(found.st_size + 1) if found.st_size <= max_bytes else b""
+    except FileNotFoundError:
+        raise BundleRefused(path.parent, f"{path.name} is missing") from None
+    except OSError as error:
+        why = f"cannot read {path.name}: {error.strerror}"
+        raise BundleRefused(path.parent, why, passing=is_passing(error)) from error
+    if max(found.st_size, len(content)) > max_bytes:
+        why = f"{path.name} is larger than the limit of {max_bytes:,} bytes"
+        raise BundleRefused(path.parent, why)
+    return content
+
+
+def _parsed(directory: Path, name: str, content: bytes) -> onnx.ModelProto:
+    try:
+        # From a string: nothing outside it is opened, so external data stays where it is.
+        model = onnx.load_model_from_string(content)
+    except (DecodeError, ValueError) as error:
+        raise BundleRefused(directory, f"{name} is truncated, or not ONNX") from error
+    if not model.graph.node:
+        raise BundleRefused(directory, f"{name} is truncated, or not ONNX: no graph in it")
+    return model
+
+
+def _described(directory: Path, model: onnx.ModelProto) -> tuple[pb.BundleManifest, ModelSpec]:
+    texts = [entry.value for entry in model.metadata_props if entry.key == MANIFEST_KEY]
+    if len(texts) != 1:
+        raise BundleRefused(
+            directory, f"metadata_props holds {len(texts)} entries {MANIFEST_KEY!r}, not one"
+        )
+    try:
+        # Fields this version does not know are left to the format version to forbid.
+        manifest = json_format.Parse(texts[0], pb.BundleManifest(), ignore_unknown_fields=True)
+        return manifest, ModelSpec.of(manifest)
+    except json_format.Error as error:
+        raise BundleRefused(directory, f"manifest is not readable: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise BundleRefused(directory, str(error)) from error

@@ -1,0 +1,120 @@
+"""Operators by which a row of a batch depends on the others, told from the graph alone."""
+
+from collections.abc import Iterable, Iterator
+
+import onnx
+
+from imagemint.engine.bundle.shapes import Shapes
+
+
+def words(text: str) -> frozenset[str]:
+    """The words of a text."""
+    return frozenset(text.split())
+
+
+# They look at the whole of a tensor, whatever its shape.
+_WHOLE = words(
+    """
+    DynamicQuantizeLinear DynamicQuantizeMatMul DynamicQuantizeLSTM NonZero Unique
+    """
+)
+_REDUCTIONS = words(
+    """
+    ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd
+    ReduceSum ReduceSumSquare
+    """
+)
+_ALONG_ONE_AXIS = {
+    **dict.fromkeys(("ArgMax", "ArgMin"), 0),
+    **dict.fromkeys(("Hardmax", "LogSoftmax", "Softmax", "LpNormalization", "TopK"), -1),
+}
+# They look at every axis from a certain one on.
+_FROM_AN_AXIS = {
+    "LayerNormalization": -1,
+    "RMSNormalization": -1,
+    "InstanceNormalization": 2,
+    "GroupNormalization": 1,
+}
+
+
+def mixed_rows(graph: onnx.GraphProto, few: Shapes, more: Shapes) -> Iterator[str]:
+    """The operator of each node that lets the rows of a batch depend on each other.
+
+    What it does not find may still mix rows; the probe looks for that with numbers.
+
+    Args:
+        graph: any.
+        few: its shapes for a batch of one size.
+        more: its shapes for a batch of another size: what differs belongs to the batch.
+    """
+    values = {tensor.name: tensor for tensor in graph.initializer}
+    values |= {
+        node.output[0]: attribute.t
+        for node in graph.node
+        for attribute in node.attribute
+        if node.op_type == "Constant" and attribute.name == "value"
+    }
+    for node in graph.node:
+        axes = _batch_axes(node.input[0], few, more) if node.input else set()
+        if _mixes(node, axes, few, values):
+            yield node.op_type
+
+
+def _batch_axes(name: str, few: Shapes, more: Shapes) -> set[int]:
+    """Axes of a tensor along which the batch lies."""
+    one, other = few.dims_of(name), more.dims_of(name)
+    if one is None or other is None or len(one) != len(other):
+        return set()
+    return {axis for axis, (a, b) in enumerate(zip(one, other, strict=True)) if a != b}
+
+
+def _mixes(
+    node: onnx.NodeProto, batch: set[int], shapes: Shapes, values: dict[str, onnx.TensorProto]
+) -> bool:
+    """Whether a node combines what lies along the axes of the batch in its first input."""
+    dims = shapes.dims_of(node.input[0]) if node.input else ()
+    if node.op_type in _WHOLE:
+        return bool(batch) or dims is None
+    if node.op_type == "BatchNormalization":  # in training mode it uses statistics of its batch
+        return _attribute(node, "training_mode", 0) == 1 or sum(map(bool, node.output)) > 1
+    if not batch or not dims:
+        return False
+    return not batch.isdisjoint(_combined_axes(node, len(dims), values))
+
+
+def _combined_axes(
+    node: onnx.NodeProto, rank: int, values: dict[str, onnx.TensorProto]
+) -> Iterable[int]:
+    """Axes along which an operator combines elements of its first input."""
+    if node.op_type in _REDUCTIONS:
+        axes = _reduced_axes(node, values)
+        return {axis % rank for axis in axes} if axes else range(rank)
+    if node.op_type in _ALONG_ONE_AXIS:
+        return {_attribute(node, "axis", _ALONG_ONE_AXIS[node.op_type]) % rank}
+    if node.op_type == "CumSum":
+        return {axis % rank for axis in _integers(values.get(node.input[1])) or [0]}
+    if node.op_type in ("Gemm", "MatMul"):
+        return {0 if _attribute(node, "transA", 0) else rank - 1}
+    if node.op_type in _FROM_AN_AXIS:
+        return range(_attribute(node, "axis", _FROM_AN_AXIS[node.op_type]) % rank, rank)
+    return ()
+
+
+def _attribute(node: onnx.NodeProto, name: str, default: int) -> int:
+    return next((int(a.i) for a in node.attribute if a.name == name), default)
+
+
+def _reduced_axes(node: onnx.NodeProto, values: dict[str, onnx.TensorProto]) -> list[int]:
+    """Axes of a reduction; none stands for all."""
+    given = [list(a.ints) for a in node.attribute if a.name == "axes"]
+    if given:
+        return given[0]
+    if len(node.input) > 1 and node.input[1]:
+        return _integers(values.get(node.input[1]))
+    return []
+
+
+def _integers(tensor: onnx.TensorProto | None) -> list[int]:
+    if tensor is None or tensor.data_type != onnx.TensorProto.INT64:
+        return []
+    return [int(value) for value in onnx.numpy_helper.to_array(tensor).reshape(-1)]

@@ -1,0 +1,92 @@
+"""The graphs of one bundle, and which of them a device runs."""
+
+import functools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from imagemint.engine.bundle.memory_estimate import Estimate
+from imagemint.v1 import manifest_pb2 as pb
+
+AUTO = "auto"
+"""Asks for the variant that was made for the device, where there is one."""
+REFERENCE = "reference"
+"""Asks for model.onnx, whatever its precision."""
+
+_CPU, _CUDA = "cpu", "cuda"
+_TARGETS = {pb.TARGET_DEVICE_CPU: _CPU, pb.TARGET_DEVICE_CUDA: _CUDA}
+_CPU_INFO = Path("/proc/cpuinfo")
+# Of x86 and of ARM. Without them 8-bit sums are slow, and on x86 they saturate in 16 bits, so that
+# pixels would stray further than was measured.
+_DOT_PRODUCTS = frozenset({"avx512_vnni", "avx_vnni", "asimddp"})
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One graph of a bundle."""
+
+    name: str
+    """As the manifest has it; that of model.onnx is its precision in lower case, such as `fp32`."""
+    path: Path
+    """Its file."""
+    sha256: str
+    """SHA-256 of its file, lower-case hexadecimal."""
+    size: int
+    """Bytes of its file."""
+    precision: str
+    """`fp32`, `fp16` or `int8`."""
+    target: str | None
+    """Device that it was made for, `cpu` or `cuda`; None for model.onnx, which suits any."""
+    estimate: Estimate = field(default=Estimate(0, is_complete=False), repr=False, compare=False)
+    """What it takes to run it."""
+
+
+def chosen(variants: Sequence[Variant], device: str, asked: str) -> tuple[Variant, str]:
+    """The graph that a device runs, and why.
+
+    Args:
+        variants: all of a bundle, model.onnx first.
+        device: `cpu` or `cuda`.
+        asked: the name of one, `REFERENCE` or `AUTO`.
+
+    Raises:
+        LookupError: there is none of that name.
+    """
+    reference, *others = variants
+    if asked == REFERENCE:
+        return reference, "asked for"
+    if asked != AUTO:
+        for variant in variants:
+            if variant.name == asked:
+                return variant, "asked for"
+        names = ", ".join(variant.name for variant in variants)
+        raise LookupError(f"it has no variant {asked!r}; there is {names}")
+    made = [variant for variant in others if variant.target == device]
+    able = [variant for variant in made if variant.precision != "int8" or has_dot_products()]
+    if able:
+        return able[0], f"made for {device}"
+    if made:
+        return reference, f"this processor lacks what {made[0].name} needs"
+    return reference, f"none was made for {device}"
+
+
+@functools.cache
+def has_dot_products() -> bool:
+    """Whether this processor says that it multiplies and adds bytes in one instruction."""
+    try:
+        text = _CPU_INFO.read_text()
+    except OSError:
+        return False
+    flags = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
+    return flags is not None and not _DOT_PRODUCTS.isdisjoint(flags[1].split())
+
+
+def precision_name(precision: int) -> str:
+    """`fp32`, `fp16` or `int8` for a value of `pb.Precision`."""
+    return pb.Precision.Name(precision).removeprefix("PRECISION_").lower()  # type: ignore[arg-type] # the stub wants its own int
+
+
+def target_name(target: int) -> str:
+    """`cpu` or `cuda` for a value of `pb.TargetDevice` that is one of them."""
+    return _TARGETS[target]  # type: ignore[index] # the stub wants its own int

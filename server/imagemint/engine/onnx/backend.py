@@ -1,0 +1,526 @@
+"""The backend on ONNX Runtime.
+
+**One session, several threads.** `Run` is thread-safe and releases the interpreter's lock, and with
+one intra-op thread it computes on the thread that called. Two threads on one session delivered
+0.98 to 1.06 times the images/s of two sessions with a thread each (median of 12 alternating rounds,
+batches of 8 and 64, 128-channel digit generator, ONNX Runtime 1.31.1; on busy cores, hence only the
+ratio), and hold the weights once: so one session is enough. Create it after any fork.
+
+**A batch that is alone** may be shared by all cores: the backend then keeps a second session, of
+several threads, which spin, for a run of a millisecond has no time to wake them. It is used only if
+the probe finds its floats to be those of the first, and for a few rows: more are shared out among
+the instances.
+
+**Batch invariance.** A row's pixels must not depend on its batch. Measured with ONNX Runtime 1.31.1
+on AVX-512, batches of 1 to 70, floats before rounding compared bit by bit: a generator (embedding,
+Gemm, two ConvTranspose, Conv, tanh; 64, 128 and 256 channels) never differs; a Gemm or MatMul whose
+weights are constants never differs, for those are packed when the session is made and the packed
+kernel sums each row over K in one order whatever M is; with weights computed in the graph a batch
+of one differs, and only that, for it runs as a GEMV. So neither the exporter nor the backend has to
+pad a generator as it is exported here. Other processors have other kernels, and on CUDA cuDNN and
+cuBLAS pick theirs by shape, so every backend probes its bundle when it is loaded (see _probe.py)
+and runs batches in the cheapest way under which the probe found no difference.
+
+**On a GPU** batches come in buckets (see _buckets.py), those among the sizes asked for in which the
+floats of a row agree. If the model can be captured, each instance has a session of its own, whose
+runs are CUDA graphs: weights, activations of the largest bucket, and buffers and a graph for each
+bucket, times the instances. Otherwise the instances bind their buffers to one session. There is no
+mode that gives up byte equality for speed: a serial must not change its picture with the load.
+"""
+
+import contextlib
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from imagemint.engine.backend import Instance
+from imagemint.engine.bundle import Bundle
+from imagemint.engine.bundle.findings import Findings
+from imagemint.engine.bundle.memory_estimate import Estimate
+from imagemint.engine.bundle.variants import REFERENCE, Variant, chosen
+from imagemint.engine.errors import BackendFailed, BundleRefused
+from imagemint.engine.failure_causes import is_passing
+from imagemint.engine.memory import resident_bytes
+from imagemint.engine.onnx.batch_invariance import (
+    ALONE_ROWS,
+    FIXED_BATCH,
+    PROBE_ROWS,
+    THOROUGH_BATCHES,
+    Batching,
+    Feed,
+    agreeing_buckets,
+    needed_batching,
+    probe_feed,
+    reduces,
+    rows,
+    same_everywhere,
+    showing_floats,
+)
+from imagemint.engine.onnx.buckets import (
+    BucketedInstance,
+    bind_buckets,
+    default_buckets,
+    pieces,
+)
+from imagemint.engine.onnx.session import (
+    CUDA,
+    RUNTIME_VERSION,
+    BoundBatch,
+    Session,
+    cpu_session,
+    cuda_session,
+    first_line,
+    on_device,
+)
+from imagemint.engine.spec import TruncationKind
+
+_log = logging.getLogger(__name__)
+
+# Working memory of one batch by the estimate, of which the runtime takes up to five times as much.
+# The probe and every later run keep to it, and the probe to so much work, or large images would
+# take gigabytes and slow ones minutes. Neither depends on the machine, for the batches that are run
+# decide the last bits of a float.
+_BATCH_BYTES = 2**28
+_PROBE_FLOPS = 3 * 10**11
+_THOROUGH_FLOPS = 10**12
+# Rows that the probe computes for each row of its largest batch.
+_RUNS_PER_ROW, _RUNS_PER_ROW_THOROUGH = 10, 16
+_FEWEST_ROWS = 4
+# Of what a process was seen to take for an image and to compute in a second.
+_TAKEN_PER_ESTIMATED = 4
+_MEASURED_FLOPS_PER_S = 10**10
+DEFAULT_MAX_IMAGE_MEMORY = 2**29
+"""Bytes. A generator of 1024x1024 images with 32 features for each pixel takes about as much."""
+# Where rows are never run but in batches of one size.
+_SIZES_OF = {Batching.FIXED: (FIXED_BATCH,), Batching.ALONE: (1,)}
+
+
+class OnnxBackend:
+    """A bundle in an ONNX Runtime session. Implements `Backend`.
+
+    Args:
+        bundle: what to run; its bytes are read again and must be those that were checked.
+        device: `cpu`, `cuda`, or `auto`: CUDA where it works, the CPU otherwise.
+        intra_op_threads: threads that share one run on the CPU, 1 or more. With 1 the calling
+            thread does the work. CUDA always takes 1.
+        alone_threads: threads that share the run of a batch that is alone on the CPU, if that
+            changes no byte; for as much memory again. With 1 it runs like any other.
+        max_batch: rows that most batches hold at most; larger ones are cut where there are buckets.
+        buckets: sizes of batches, where there are buckets; absent, 1, 2, 4, ... `max_batch`. Those
+            in which a row would differ are left out.
+        bucketed: whether batches are padded to buckets; absent, on CUDA.
+        cuda_graphs: whether to capture runs on CUDA, if the model can be.
+        variant: which graph of the bundle: `auto` for the one made for the device where there is
+            one, `reference` for model.onnx, or a name.
+        max_image_memory_bytes: working memory of one image, above which the bundle is refused.
+
+    Raises:
+        BundleRefused: the runtime cannot load the model, its images have another shape than the
+            manifest says, or it has no such variant.
+        BackendFailed: `cuda` was asked for and does not work.
+        ValueError: no such device.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        device: str = "auto",
+        intra_op_threads: int = 1,
+        alone_threads: int = 1,
+        max_batch: int = PROBE_ROWS,
+        buckets: Sequence[int] | None = None,
+        bucketed: bool | None = None,
+        cuda_graphs: bool = True,
+        variant: str = REFERENCE,
+        max_image_memory_bytes: int = DEFAULT_MAX_IMAGE_MEMORY,
+    ) -> None:
+        if device not in ("auto", "cpu", "cuda"):
+            raise ValueError(f"device must be auto, cpu or cuda, not {device!r}")
+        self._spec = bundle.spec
+        self._name = f"{bundle.spec.name}@{bundle.version}"
+        self._takes_psi = (
+            bundle.spec.truncation is not None and bundle.spec.truncation.kind is TruncationKind.PSI
+        )
+        session, why, self._variant, which, content = _session(
+            bundle, device, intra_op_threads, variant, max_image_memory_bytes
+        )
+        self._session: Session | None = session
+        self._provider = session.provider
+        self._threads = intra_op_threads
+        self._alone: Session | None = None
+        self._most_rows = _most_rows(self._variant.estimate)
+        on_gpu = session.provider == CUDA
+        # Read again for each session of an instance: the bytes are large, and wanted rarely.
+        self._bundle = bundle if on_gpu and cuda_graphs else None
+        self._buckets: tuple[int, ...] = ()
+        if bucketed if bucketed is not None else on_gpu:
+            sizes = sorted(set(buckets or default_buckets(max_batch)))
+            wanted = tuple(s for s in sizes if s <= self._most_rows) or (self._most_rows,)
+            self._sample = probe_feed(bundle.spec, wanted[-1])
+            self._buckets = self._agreeing(bundle, content, wanted)
+            self._batching = Batching.BUCKETS
+            as_hoped, how = self._buckets == wanted, ", ".join(map(str, self._buckets))
+        else:
+            self._batching = self._settle(bundle, content, alone_threads)
+            as_hoped, how = self._batching is Batching.AS_THEY_COME, self._batching.value
+        del content
+        _log.log(
+            logging.INFO if as_hoped else logging.WARNING,
+            "model %s runs on %s (%s), in batches %s%s",
+            *(self._name, self.description, why, "of " if self._buckets else "", how),
+        )
+        _log.log(
+            logging.INFO if len(bundle.variants) > 1 else logging.DEBUG,
+            "model %s runs its variant %s (%s)",
+            *(self._name, self._variant.name, which),
+        )
+
+    @property
+    def provider(self) -> str:
+        """Execution provider that does the work."""
+        return self._provider
+
+    @property
+    def description(self) -> str:
+        """Provider and version of ONNX Runtime, such as `CPUExecutionProvider 1.31.1`."""
+        return f"{self._provider} {RUNTIME_VERSION}"
+
+    @property
+    def variant(self) -> Variant:
+        """Which of the bundle's graphs it runs."""
+        return self._variant
+
+    @property
+    def batching(self) -> Batching:
+        """What the probe found necessary."""
+        return self._batching
+
+    @property
+    def findings(self) -> Findings:
+        """What another backend of the same graph on the same machine need not find out again."""
+        return Findings(
+            self._variant.sha256, self._batching, self._alone is not None, self._most_rows
+        )
+
+    @property
+    def buckets(self) -> tuple[int, ...]:
+        """Sizes that batches are padded to, ascending; empty where they run as they come."""
+        return self._buckets
+
+    def run(
+        self,
+        z: npt.NDArray[np.float32],
+        class_id: npt.NDArray[np.int64] | None = None,
+        truncation: npt.NDArray[np.float32] | None = None,
+    ) -> npt.NDArray[np.uint8]:
+        """Images uint8 [N, height, width, channels]; see `Backend.run`."""
+        feed = self._prepared(z, class_id, truncation)
+        count = len(z)
+        if count == 0:
+            spec = self._spec
+            return np.empty((0, spec.height, spec.width, spec.channels), dtype=np.uint8)
+        if buckets := _SIZES_OF.get(self._batching, self._buckets):
+            cut = [(rows(feed, p.start, p.stop), p.size) for p in pieces(count, buckets)]
+            return np.concatenate([self._padded(part, size) for part, size in cut])
+        if count > self._most_rows:  # larger batches were not probed, and are no faster
+            starts = range(0, count, self._most_rows)
+            parts = [rows(feed, start, start + self._most_rows) for start in starts]
+            return np.concatenate([self._as_they_come(part) for part in parts])
+        return self._as_they_come(feed)
+
+    def run_alone(
+        self,
+        z: npt.NDArray[np.float32],
+        class_id: npt.NDArray[np.int64] | None = None,
+        truncation: npt.NDArray[np.float32] | None = None,
+    ) -> npt.NDArray[np.uint8]:
+        """The same as `run`, on several threads where the probe found that it is; thread-safe."""
+        alone = self._alone
+        if alone is None or not 1 <= len(z) <= min(ALONE_ROWS, self._most_rows):
+            return self.run(z, class_id, truncation)
+        return alone.run(self._prepared(z, class_id, truncation))
+
+    def open_instance(self) -> Instance:
+        """What the calling thread runs many batches with; see `Backend.open_instance`."""
+        session = self._opened()
+        if not self._buckets:
+            return _SharedInstance(self)
+        expected = self._compute(rows(self._sample, 0, self._buckets[-1]))
+        bound = self._captured(expected)
+        if bound is None:
+            bound = self._bound(session, expected, graphs=False)
+        return BucketedInstance(self._prepared, bound)
+
+    def _captured(self, expected: npt.NDArray[np.uint8]) -> dict[int, BoundBatch] | None:
+        """The buckets as CUDA graphs; None where they cannot be, or are not wanted."""
+        if self._bundle is None:
+            return None
+        session = failure = None
+        try:
+            session = cuda_session(self._bundle.read_model(self._variant), graphs=True)
+            return self._bound(session, expected, graphs=True)
+        except BackendFailed as error:
+            failure = error
+        reason = first_line(failure.__cause__ or failure)
+        _log.warning("model %s runs without CUDA graphs: %s", self._name, reason)
+        # Where it is let go, by whatever holds it last, a session must not meet a capture.
+        with on_device(True):
+            del session, failure
+        return None
+
+    def _bound(
+        self, session: Session, expected: npt.NDArray[np.uint8], *, graphs: bool
+    ) -> dict[int, BoundBatch]:
+        return bind_buckets(
+            session, self._spec, self._sample, expected, self._buckets, graphs=graphs
+        )
+
+    def close(self) -> None:
+        """Releases the model; runs under way finish, later ones fail."""
+        with on_device(self._provider == CUDA):
+            self._session = self._alone = None
+
+    def _opened(self) -> Session:
+        if self._session is None:
+            raise BackendFailed("the model was closed")
+        return self._session
+
+    def _prepared(
+        self,
+        z: npt.NDArray[np.float32],
+        class_id: npt.NDArray[np.int64] | None,
+        truncation: npt.NDArray[np.float32] | None,
+    ) -> Feed:
+        """The graph's inputs by name, checked: a graph takes label -1 for the last class."""
+        self._opened()
+        spec = self._spec
+        if z.dtype != np.float32 or z.ndim != 2 or z.shape[1] != spec.z_dim:  # noqa: PLR2004 - axes
+            raise ValueError(f"z must be float32 [N, {spec.z_dim}], not {z.dtype} {z.shape}")
+        feed: Feed = {"z": z}
+        if (class_id is not None) != spec.conditional:
+            raise ValueError(f"class_id {'is missing' if spec.conditional else 'is not wanted'}")
+        if class_id is not None:
+            feed["class_id"] = _column("class_id", class_id, np.dtype(np.int64), len(z))
+            if len(z) and not 0 <= class_id.min() <= class_id.max() < spec.num_classes:
+                raise ValueError(f"class_id must be 0 to {spec.num_classes - 1}")
+        if (truncation is not None) != self._takes_psi:
+            raise ValueError(f"truncation {'is missing' if self._takes_psi else 'is not wanted'}")
+        if truncation is not None:
+            feed["truncation"] = _column("truncation", truncation, np.dtype(np.float32), len(z))
+        return feed
+
+    def _as_they_come(self, feed: Feed) -> npt.NDArray[np.uint8]:
+        """The images of a batch of any size that was probed."""
+        if len(feed["z"]) == 1 and self._batching is Batching.NEVER_ALONE:
+            return self._padded(feed, 2)
+        return self._compute(feed)
+
+    def _padded(self, feed: Feed, size: int) -> npt.NDArray[np.uint8]:
+        """The images of a batch that is run with its first row repeated up to `size` rows."""
+        count = len(feed["z"])
+        if count < size:
+            feed = {
+                name: np.concatenate([value, np.repeat(value[:1], size - count, axis=0)])
+                for name, value in feed.items()
+            }
+        return self._compute(feed)[:count]
+
+    def _compute(self, feed: Feed) -> npt.NDArray[np.uint8]:
+        return self._opened().run(feed)
+
+    def _settle(self, bundle: Bundle, content: bytes, alone_threads: int) -> Batching:
+        """Runs the probe, which also warms up, and tells how batches must be run from now on."""
+        found = bundle.findings
+        if found is not None and found.sha256 == self._variant.sha256:
+            self._most_rows = found.most_rows
+            if found.spread and alone_threads > self._threads:
+                self._alone = self._open_alone(bundle, content, alone_threads)
+            return found.batching
+        estimate = self._variant.estimate
+        if not estimate.is_complete:
+            estimate = self._measured(estimate)
+            self._most_rows = _most_rows(estimate)
+        if estimate.mixing:
+            _log.warning(
+                "model %s runs one image at a time: rows of a batch mix in %s",
+                *(self._name, ", ".join(estimate.mixing)),
+            )
+        if estimate.mixing or self._most_rows == 1:
+            self._check_images(bundle, probe_feed(bundle.spec, 1))
+            return Batching.ALONE
+        return self._probe(bundle, content, alone_threads)
+
+    def _measured(self, estimate: Estimate) -> Estimate:
+        """An estimate that is at least what one image was seen to take."""
+        before, began = resident_bytes(), time.perf_counter()
+        with contextlib.suppress(BackendFailed):  # the check of the images tells
+            self._compute(probe_feed(self._spec, 1))
+        took_s = time.perf_counter() - began
+        taken = (resident_bytes() - before) // _TAKEN_PER_ESTIMATED
+        flops = int(took_s * _MEASURED_FLOPS_PER_S)
+        return replace(
+            estimate,
+            row_bytes=max(estimate.row_bytes, taken),
+            row_flops=max(estimate.row_flops, flops),
+        )
+
+    def _probe(self, bundle: Bundle, content: bytes, alone_threads: int) -> Batching:
+        model = onnx.load_model_from_string(content)
+        thorough = reduces(model.graph)
+        batches = _thorough_batches(self._variant.estimate, self._most_rows) if thorough else 1
+        feed = probe_feed(bundle.spec, batches * self._most_rows)
+        self._check_images(bundle, rows(feed, 0, self._most_rows))
+        shown = showing_floats(model)
+        with contextlib.closing(self._floats_session(bundle, shown)) as floats:
+            try:
+                needed = needed_batching(floats.run, feed, self._most_rows, thorough=thorough)
+                if needed is Batching.AS_THEY_COME and alone_threads > self._threads:
+                    spread = self._is_spread(bundle, shown, alone_threads, floats, feed)
+                    self._alone = (
+                        self._open_alone(bundle, content, alone_threads) if spread else None
+                    )
+            except BackendFailed as error:
+                raise _cannot_run(bundle, error) from error
+        return needed
+
+    def _is_spread(
+        self, bundle: Bundle, shown: bytes, threads: int, floats: Session, feed: Feed
+    ) -> bool:
+        """Whether several threads give the floats that one gives."""
+        with contextlib.closing(cpu_session(shown, threads, bundle.directory)) as others:
+            agrees = same_everywhere(floats.run, others.run, feed)
+        if not agrees:
+            _log.warning(
+                "model %s differs on %d threads: a batch that is alone runs on one core",
+                *(self._name, threads),
+            )
+        return agrees
+
+    def _open_alone(self, bundle: Bundle, content: bytes, threads: int) -> Session:
+        """A session of several threads, warm."""
+        alone = cpu_session(content, threads, bundle.directory, spinning=True)
+        alone.run(probe_feed(self._spec, 1))
+        return alone
+
+    def _agreeing(self, bundle: Bundle, content: bytes, wanted: tuple[int, ...]) -> tuple[int, ...]:
+        """Runs the probe in buckets, the largest first, and tells which of them agree."""
+        self._check_images(bundle, self._sample)
+        if self._variant.estimate.mixing:
+            return (1,)
+        shown = showing_floats(onnx.load_model_from_string(content))
+        with contextlib.closing(self._floats_session(bundle, shown)) as floats:
+            try:
+                return agreeing_buckets(floats.run, self._sample, wanted)
+            except BackendFailed as error:
+                raise _cannot_run(bundle, error) from error
+
+    def _check_images(self, bundle: Bundle, feed: Feed) -> None:
+        """Runs a batch, and refuses a bundle whose images are not what its manifest says."""
+        spec = bundle.spec
+        expected = (len(feed["z"]), spec.height, spec.width, spec.channels)
+        try:
+            image = self._compute(feed)
+        except BackendFailed as error:
+            raise _cannot_run(bundle, error) from error
+        if image.dtype != np.uint8 or image.shape != expected:
+            why = f"its images are {image.dtype} {image.shape}, not uint8 {expected}"
+            raise BundleRefused(bundle.directory, why)
+
+    def _floats_session(self, bundle: Bundle, shown: bytes) -> Session:
+        """A second, passing session, whose output is the floats before they are rounded."""
+        if self._provider == CUDA:
+            return cuda_session(shown)
+        return cpu_session(shown, self._threads, bundle.directory)
+
+
+class _SharedInstance:
+    """A backend of which nothing is tied to a thread. Implements `Instance`."""
+
+    def __init__(self, backend: OnnxBackend) -> None:
+        self.run = backend.run
+        self.run_alone = backend.run_alone
+
+    def close(self) -> None:
+        """Leaves the backend to who opened it."""
+
+
+def _most_rows(estimate: Estimate) -> int:
+    """Rows of the largest batch that is run where batches run as they come."""
+    by_memory = _BATCH_BYTES // max(estimate.row_bytes, 1)
+    by_time = _PROBE_FLOPS // (_RUNS_PER_ROW * max(estimate.row_flops, 1))
+    return max(1, min(by_memory, max(by_time, _FEWEST_ROWS), PROBE_ROWS))
+
+
+def _thorough_batches(estimate: Estimate, most_rows: int) -> int:
+    """How many batches the thorough probe looks at."""
+    flops = max(1, estimate.row_flops) * most_rows * _RUNS_PER_ROW_THOROUGH
+    return max(1, min(_THOROUGH_FLOPS // flops, THOROUGH_BATCHES))
+
+
+def _cannot_run(bundle: Bundle, error: BackendFailed) -> BundleRefused:
+    cause = error.__cause__ or error
+    why = f"ONNX Runtime cannot run it: {first_line(cause)}"
+    return BundleRefused(bundle.directory, why, passing=is_passing(cause))
+
+
+def _session(
+    bundle: Bundle, device: str, intra_op_threads: int, asked: str, most_bytes: int
+) -> tuple[Session, str, Variant, str, bytes]:
+    """A session and the reason for its provider; the graph in it, the reason for that, its bytes.
+
+    Raises:
+        BundleRefused: an image takes more memory than `most_bytes`, or the runtime cannot load it.
+    """
+
+    def on_cpu(why: str) -> tuple[Session, str, Variant, str, bytes]:
+        variant, which = _chosen(bundle, "cpu", asked)
+        _check_memory(bundle, variant, most_bytes)
+        content = bundle.read_model(variant)
+        session = cpu_session(content, intra_op_threads, bundle.directory)
+        return session, why, variant, which, content
+
+    if device == "cpu":
+        return on_cpu("asked for")
+    variant, which = _chosen(bundle, "cuda", asked)
+    try:
+        _check_memory(bundle, variant, most_bytes)
+        content = bundle.read_model(variant)
+        session = cuda_session(content)
+    except BackendFailed as error:
+        if device == "cuda":
+            raise
+        return on_cpu(str(error))
+    why = "asked for" if device == "cuda" else "CUDA is there"
+    return session, why, variant, which, content
+
+
+def _check_memory(bundle: Bundle, variant: Variant, most_bytes: int) -> None:
+    needed = variant.estimate.row_bytes
+    if needed > most_bytes:
+        raise BundleRefused(
+            bundle.directory,
+            f"one image takes {needed / 2**20:,.0f} MiB of working memory;"
+            f" max_image_memory_bytes allows {most_bytes / 2**20:,.0f} MiB",
+        )
+
+
+def _chosen(bundle: Bundle, device: str, asked: str) -> tuple[Variant, str]:
+    try:
+        return chosen(bundle.variants, device, asked)
+    except LookupError as error:
+        raise BundleRefused(bundle.directory, str(error)) from error
+
+
+def _column(
+    name: str, values: npt.NDArray[Any], dtype: np.dtype[Any], rows: int
+) -> npt.NDArray[Any]:
+    if values.dtype != dtype or values.shape != (rows,):
+        raise ValueError(f"{name} must be {dtype} [{rows}], not {values.dtype} {values.shape}")
+    return values[:, np.newaxis]

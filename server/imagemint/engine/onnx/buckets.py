@@ -1,0 +1,177 @@
+"""Batches of a few sizes, each with buffers of its own: the way to run on a GPU.
+
+A batch is padded to the next bucket by repeating its first row, and one above the largest bucket is
+cut. So a device meets a handful of shapes, each prepared once: its kernels chosen, its buffers
+allocated, its run captured as a CUDA graph.
+
+On a CPU this is no gain, for nothing is prepared by shape and padding is computed in full: beside
+plain runs of the digit generator, full buckets delivered 0.9 to 1.1 times the images/s, and batches
+one above a bucket 0.5 to 0.6 times (benchmarks/results/device-cpu.json, on busy cores). So plain
+runs stay the way there. Buckets work all the same, and are tested there.
+"""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from imagemint.engine.errors import BackendFailed
+from imagemint.engine.onnx.batch_invariance import Feed
+from imagemint.engine.onnx.session import BoundBatch, Session
+from imagemint.engine.spec import ModelSpec
+
+_PAGE_BYTES = 4096
+ScalarT = TypeVar("ScalarT", bound=np.generic)
+
+
+def default_buckets(most: int) -> tuple[int, ...]:
+    """1, 2, 4, ... and `most`, 1 or more."""
+    return (*(2**power for power in range((most - 1).bit_length())), most)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Rows ``start`` to ``stop - 1`` of a batch, run as `size` rows."""
+
+    start: int
+    stop: int
+    size: int
+
+
+def pieces(count: int, buckets: Sequence[int]) -> Iterator[Piece]:
+    """Cuts a batch into as few buckets as possible, and takes the smallest that fits the rest.
+
+    Args:
+        count: rows of the batch.
+        buckets: sizes, ascending.
+    """
+    largest = buckets[-1]
+    for start in range(0, count, largest):
+        stop = min(start + largest, count)
+        yield Piece(start, stop, next(size for size in buckets if size >= stop - start))
+
+
+def buffers(
+    spec: ModelSpec, sample: Feed, size: int
+) -> tuple[dict[str, npt.NDArray[Any]], npt.NDArray[np.uint8]]:
+    """Inputs and output of a bucket, on pages of their own; the inputs repeat the last sample.
+
+    Args:
+        spec: the model.
+        sample: of `probe_feed`, `size` rows or more.
+        size: rows.
+    """
+    inputs = {name: _on_pages((size, *v.shape[1:]), v.dtype) for name, v in sample.items()}
+    for name, array in inputs.items():
+        array[:] = sample[name][-1]
+    output = _on_pages((size, spec.height, spec.width, spec.channels), np.dtype(np.uint8))
+    return inputs, output
+
+
+def _on_pages(shape: tuple[int, ...], dtype: np.dtype[ScalarT]) -> npt.NDArray[ScalarT]:
+    """An array that shares no page, for a page is locked once or not at all."""
+    needed = int(np.prod(shape)) * dtype.itemsize
+    whole = -(-needed // _PAGE_BYTES) * _PAGE_BYTES
+    memory = np.zeros(whole + _PAGE_BYTES, np.uint8)
+    start = -memory.ctypes.data % _PAGE_BYTES
+    return memory[start : start + needed].view(dtype).reshape(shape)
+
+
+class BucketedInstance:
+    """Runs batches in buckets. Implements `Instance`; for the thread that made it.
+
+    Args:
+        prepare: checks a batch and turns it into a feed.
+        batches: the buckets, by size.
+    """
+
+    def __init__(self, prepare: Callable[..., Feed], batches: Mapping[int, BoundBatch]) -> None:
+        self._prepare = prepare
+        self._batches = dict(sorted(batches.items()))
+        self._buckets = tuple(self._batches)
+        self._row = next(iter(batches.values())).output.shape[1:]
+        self._thread = threading.get_ident()
+
+    def run(
+        self,
+        z: npt.NDArray[np.float32],
+        class_id: npt.NDArray[np.int64] | None = None,
+        truncation: npt.NDArray[np.float32] | None = None,
+    ) -> npt.NDArray[np.uint8]:
+        """Images uint8 [N, height, width, channels]; see `Backend.run`."""
+        if threading.get_ident() != self._thread:
+            raise RuntimeError("an instance belongs to the thread that opened it")
+        feed = self._prepare(z, class_id, truncation)
+        if not self._batches:
+            raise BackendFailed("the instance was closed")
+        images = np.empty((len(z), *self._row), np.uint8)
+        for piece in pieces(len(z), self._buckets):
+            batch = self._batches[piece.size]
+            count = piece.stop - piece.start
+            for name, array in batch.inputs.items():
+                array[:count] = feed[name][piece.start : piece.stop]
+                array[count:] = feed[name][piece.start]
+            batch.run()
+            images[piece.start : piece.stop] = batch.output[:count]
+        return images
+
+    def run_alone(
+        self,
+        z: npt.NDArray[np.float32],
+        class_id: npt.NDArray[np.int64] | None = None,
+        truncation: npt.NDArray[np.float32] | None = None,
+    ) -> npt.NDArray[np.uint8]:
+        """Images of a batch; a device is no faster for being alone."""
+        return self.run(z, class_id, truncation)
+
+    def close(self) -> None:
+        """Gives the buffers back. May be called twice."""
+        for batch in self._batches.values():
+            batch.close()
+        self._batches = {}
+
+
+def bind_buckets(
+    session: Session,
+    spec: ModelSpec,
+    sample: Feed,
+    expected: npt.NDArray[np.uint8],
+    buckets: Sequence[int],
+    *,
+    graphs: bool,
+) -> dict[int, BoundBatch]:
+    """Binds every bucket and runs it twice, the largest first, so that the arena grows once.
+
+    The first run captures, if graphs are wanted, and the second replays, with other inputs: a
+    bucket is only used once its images are right.
+
+    Args:
+        session: what runs them.
+        spec: the model.
+        sample: inputs, as many rows as the largest bucket.
+        expected: images of the sample.
+        buckets: sizes.
+        graphs: whether to capture.
+
+    Raises:
+        BackendFailed: the runtime failed, or a bucket does not give the images expected.
+    """
+    bound: dict[int, BoundBatch] = {}
+    with contextlib.ExitStack() as undone:
+        for number, size in enumerate(sorted(buckets, reverse=True), start=1):
+            inputs, output = buffers(spec, sample, size)
+            batch = session.bind(inputs, output, graph_id=number if graphs else None)
+            undone.callback(batch.close)
+            batch.run()
+            for name, array in inputs.items():
+                array[:] = sample[name][:size]
+            batch.run()
+            if output.tobytes() != expected[:size].tobytes():
+                raise BackendFailed(f"bound batches of {size} differ from plain ones")
+            bound[size] = batch
+        undone.pop_all()
+    return bound

@@ -1,0 +1,268 @@
+"""Sessions of ONNX Runtime, and batches bound to fixed buffers: the one module that imports it."""
+
+import contextlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+# Since 1.29 ONNX Runtime reports to its maker from its import on, and keeps an id of the machine in
+# the user's cache. A server does neither unless its operator asks for it; the API call to switch it
+# off comes too late for the files.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+import onnxruntime as ort
+
+from imagemint.engine.errors import BackendFailed, BundleRefused
+from imagemint.engine.failure_causes import is_passing
+from imagemint.engine.onnx.batch_invariance import Feed
+from imagemint.engine.onnx.capture_lock import Gate
+from imagemint.engine.onnx.cuda import CudaRuntime
+
+CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+RUNTIME_VERSION: str = ort.__version__
+
+_ERRORS_ONLY = 3
+# Warnings speak of nodes assigned to the CPU and of missing drivers; both are checked here.
+ort.set_default_logger_severity(_ERRORS_ONLY)
+
+_CUDA_OPTIONS = {
+    # EXHAUSTIVE, the default, searches half a second for every new shape; DEFAULT is far slower on
+    # some convolutions.
+    "cudnn_conv_algo_search": "HEURISTIC",
+    # TF32 keeps 10 bits of the mantissa: pixels would leave the tolerance recorded in the bundle.
+    "use_tf32": "0",
+    # The largest batch comes first, so the arena need not leave room to grow.
+    "arena_extend_strategy": "kSameAsRequested",
+}
+_GRAPH_ID = "gpu_graph_id"
+_gate = Gate()  # of the process, as the rule about captures is
+
+
+def available_devices() -> tuple[str, ...]:
+    """Devices that the installed ONNX Runtime was built for, the best first; `cpu` is always one.
+
+    Whether a GPU and its libraries are there is only known once a session was made.
+    """
+    return ("cuda", "cpu") if CUDA in ort.get_available_providers() else ("cpu",)
+
+
+class Session:
+    """A graph with one output, ready to run; see `cpu_session` and `cuda_session`."""
+
+    def __init__(self, session: ort.InferenceSession) -> None:
+        self._session: Any = session
+        self.provider: str = session.get_providers()[0]
+        """Execution provider that does the work."""
+
+    def run(self, feed: Feed) -> npt.NDArray[Any]:
+        """The output for a batch of any size; thread-safe.
+
+        Raises:
+            BackendFailed: the runtime failed; its reason is the cause.
+        """
+        try:
+            with on_device(self.provider == CUDA):
+                return np.asarray(self._session.run(None, feed)[0])
+        except Exception as error:  # ONNX Runtime's exceptions share no base of their own
+            raise BackendFailed("the model failed to run") from error
+
+    def close(self) -> None:
+        """Lets go of the graph; batches that are bound keep theirs. May be called twice."""
+        with on_device(self.provider == CUDA):
+            self._session = None
+
+    def bind(
+        self, feed: Feed, output: npt.NDArray[np.uint8], *, graph_id: int | None = None
+    ) -> "BoundBatch":
+        """A batch of one size whose arrays stay where they are.
+
+        Args:
+            feed: inputs, contiguous; written to before each run.
+            output: what each run overwrites, contiguous.
+            graph_id: 1 or more, and its own for each batch of a session made with `graphs`: the
+                first run captures, later ones replay, all on one thread. None runs node by node.
+
+        Raises:
+            BackendFailed: the device has no room for it.
+        """
+        on_gpu = self.provider == CUDA
+        with on_device(on_gpu):
+            return BoundBatch(self._session, on_gpu, feed, output, graph_id)
+
+
+class BoundBatch:
+    """Buffers of one batch size, on the host and on the device, and the run between them.
+
+    On a GPU the host's side is page-locked where the CUDA runtime can be reached, for page-locked
+    memory is copied without a detour. On a CPU both sides are the same memory.
+
+    Attributes:
+        inputs: write here before `run`.
+        output: read here after it.
+        addresses: of the device's buffers, which never change.
+    """
+
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        on_gpu: bool,
+        feed: Feed,
+        output: npt.NDArray[np.uint8],
+        graph_id: int | None,
+    ) -> None:
+        self.inputs: Mapping[str, npt.NDArray[Any]] = feed
+        self.output = output
+        self._session = session
+        self._cuda = CudaRuntime.find() if on_gpu else None
+        self._on_gpu = on_gpu
+        self._captures = graph_id is not None
+        self._closed = False
+        self._options = ort.RunOptions()
+        if graph_id is not None:
+            self._options.add_run_config_entry(_GRAPH_ID, str(graph_id))
+        self._binding = session.io_binding()
+        try:
+            self._values = {name: self._value(array) for name, array in feed.items()}
+            self._image = self._value(output)
+            for name, value in self._values.items():
+                self._binding.bind_ortvalue_input(name, value)
+            (bound,) = session.get_outputs()
+            self._binding.bind_ortvalue_output(bound.name, self._image)
+        except Exception as error:  # ONNX Runtime's exceptions share no base of their own
+            raise BackendFailed("there is no room for the buffers of a batch") from error
+        self.addresses = tuple(value.data_ptr() for value in (*self._values.values(), self._image))
+        self._pinned: list[npt.NDArray[Any]] = []
+        if self._cuda is not None:
+            self._pinned = [each for each in (*feed.values(), output) if self._cuda.pin(each)]
+
+    def _value(self, array: npt.NDArray[Any]) -> ort.OrtValue:
+        if self._on_gpu:
+            return ort.OrtValue.ortvalue_from_shape_and_type(array.shape, array.dtype, "cuda", 0)
+        return ort.OrtValue.ortvalue_from_numpy(array)
+
+    def run(self) -> None:
+        """Computes `output` from `inputs`.
+
+        Raises:
+            BackendFailed: the runtime failed; its reason is the cause.
+        """
+        try:
+            with _gate.alone() if self._captures else on_device(self._on_gpu):
+                self._run()
+        except Exception as error:  # ONNX Runtime's exceptions share no base of their own
+            raise BackendFailed("the model failed to run") from error
+        self._captures = False
+
+    def _run(self) -> None:
+        if not self._on_gpu:
+            self._session.run_with_iobinding(self._binding, self._options)
+            return
+        for name, array in self.inputs.items():
+            self._values[name].update_inplace(array)
+        self._session.run_with_iobinding(self._binding, self._options)
+        self._binding.synchronize_outputs()
+        self._fetch()
+
+    def _fetch(self) -> None:
+        if self._cuda is None:
+            np.copyto(self.output, self._image.numpy())
+        else:
+            self._cuda.fetch(self.output, self._image.data_ptr())
+
+    def close(self) -> None:
+        """Lets go of the device's memory, and of the host's pages. May be called twice."""
+        if self._closed:
+            return
+        self._closed = True
+        with on_device(self._on_gpu):
+            for array in self._pinned:
+                if self._cuda is not None:
+                    self._cuda.unpin(array)
+            self._values.clear()
+            del self._image, self._binding, self._session
+
+
+def on_device(on_gpu: bool) -> contextlib.AbstractContextManager[None]:
+    """Surrounds whatever allocates, frees, copies or runs on a GPU; see `Gate`."""
+    return _gate.shared() if on_gpu else contextlib.nullcontext()
+
+
+def cpu_session(
+    content: bytes, threads: int, directory: Path, *, spinning: bool = False
+) -> Session:
+    """A session on the CPU.
+
+    Args:
+        content: the model.
+        threads: that share one run, 1 or more; with 1 the calling thread does the work.
+        directory: of its bundle, for the error.
+        spinning: whether threads that share a run wait for their next part of it without giving up
+            their core; they give it up when the run ends.
+
+    Raises:
+        BundleRefused: the runtime cannot load it.
+    """
+    try:
+        return Session(_inference_session(content, threads, [CPU], spinning=spinning))
+    except Exception as error:  # ONNX Runtime's exceptions share no base of their own
+        why = f"ONNX Runtime {ort.__version__} cannot load it: {first_line(error)}"
+        raise BundleRefused(directory, why, passing=is_passing(error)) from error
+
+
+def cuda_session(content: bytes, *, graphs: bool = False) -> Session:
+    """A session on the first GPU.
+
+    Args:
+        content: the model.
+        graphs: whether runs can be captured; then one thread alone may use it, and every node must
+            run on the GPU.
+
+    Raises:
+        BackendFailed: CUDA does not work, or cannot capture this model.
+    """
+    if CUDA not in ort.get_available_providers():
+        raise BackendFailed(f"CUDA does not work: ONNX Runtime {ort.__version__} is a CPU build")
+    # Finds the CUDA libraries that pip installed; never raises, hence the check of the outcome.
+    ort.preload_dlls()
+    cuda = (CUDA, _CUDA_OPTIONS | ({"enable_cuda_graph": "1"} if graphs else {}))
+    try:
+        with _gate.shared():
+            session = _inference_session(content, 1, [cuda, CPU])
+    except Exception as error:  # no device, no driver, or a bundle at fault: the CPU will tell
+        raise BackendFailed(f"CUDA does not work: {first_line(error)}") from error
+    if session.get_providers()[0] != CUDA:
+        raise BackendFailed("CUDA does not work: no device, or a library is missing")
+    return Session(session)
+
+
+def _inference_session(
+    content: bytes, threads: int, providers: list[Any], *, spinning: bool = False
+) -> ort.InferenceSession:
+    # Left to itself, a session whose provider fails prints so and goes on without it, on the CPU.
+    return ort.InferenceSession(
+        content, _options(threads, spinning), providers=providers, enable_fallback=False
+    )
+
+
+def _options(intra_op_threads: int, spinning: bool) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.intra_op_num_threads = intra_op_threads
+    options.inter_op_num_threads = 1
+    options.use_deterministic_compute = True
+    # Idle threads must not burn the cores that other batches run on.
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return options
+
+
+def first_line(error: BaseException | None) -> str:
+    """What an error says first."""
+    return (str(error).strip().splitlines() or ["no reason given"])[0]

@@ -1,0 +1,5 @@
+"""Trials of bundles in a process of their own, which can be killed."""
+
+from imagemint.engine.trial.trials import PLAIN_BYTES, TrialOptions, Trials, is_plain
+
+__all__ = ["PLAIN_BYTES", "TrialOptions", "Trials", "is_plain"]

@@ -1,0 +1,1 @@
+"""Access: API keys, quotas, and the caller of a call."""

@@ -1,0 +1,119 @@
+"""What one version of a model has done, for Prometheus and for the Open Inference Protocol."""
+
+import collections
+import time
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from prometheus_client import Counter
+
+from imagemint.engine.spec import ModelSpec
+from imagemint.server.batching.batch import images_in
+from imagemint.server.batching.job import Job, Priority, Slice
+from imagemint.server.telemetry.metrics import Metrics
+from imagemint.server.telemetry.statistics import Account, Phases, Statistics
+
+
+class _Batch(NamedTuple):
+    """What there is to count of a batch, without its jobs, which hold the images."""
+
+    images: int
+    took: Phases
+    ended_ns: int
+    """Since 1970."""
+    waits: list[tuple[Priority, int]]
+    """Of the jobs that began with it, in nanoseconds."""
+    whole: list[tuple[Sequence[int] | None, int, int, int, int, int]]
+    """Of the jobs that it made whole: classes, images, and in nanoseconds total, input, inference
+    and output."""
+
+
+class Accounts:
+    """Counts batches and the jobs in them, many at a time; see `telemetry.metrics.Later`.
+
+    Args:
+        spec: the model.
+        version: its version, for labels.
+        metrics: where to count.
+
+    Attributes:
+        statistics: the same as sums.
+    """
+
+    def __init__(self, spec: ModelSpec, version: int, metrics: Metrics) -> None:
+        labels = (spec.name, str(version))
+        self.statistics = Statistics(metrics.backlog.clear)
+        self._images = _ImagesByClass(metrics.images, spec, version)
+        self._queue_wait = {level: metrics.queue_wait.labels(*labels, level) for level in Priority}
+        self._batch_images = metrics.batch_images.labels(*labels)
+        self._inference = metrics.inference_duration.labels(*labels)
+        self._batches = metrics.backlog.later(self._count)
+
+    def add(self, batch: list[Slice], began_ns: int, took: Phases, finished: list[Job]) -> None:
+        """Counts a batch that has just ended.
+
+        Args:
+            batch: what was in it.
+            began_ns: when it began, by `time.perf_counter_ns`.
+            took: how long it took.
+            finished: jobs that are whole now.
+        """
+        waits = [(job.priority, began_ns - job.accepted_ns) for job, start, _ in batch if not start]
+        whole = [
+            (
+                *(job.class_id, job.count, job.finished_ns - job.accepted_ns),
+                *(job.input_ns, job.inference_ns, job.output_ns),
+            )
+            for job in finished
+        ]
+        self._batches.add(_Batch(images_in(batch), took, time.time_ns(), waits, whole))
+
+    def _count(self, batches: Sequence[_Batch]) -> None:
+        self._batch_images.observe_all([batch.images for batch in batches])
+        self._inference.observe_all([batch.took.inference_ns / 1e9 for batch in batches])
+        for priority, observed in self._queue_wait.items():
+            observed.observe_all(
+                [ns / 1e9 for batch in batches for level, ns in batch.waits if level is priority]
+            )
+        self._images.count(
+            (classes, images) for batch in batches for classes, images, *_ in batch.whole
+        )
+        for batch in batches:
+            accounts = [Account(total, Phases(*phases)) for _, _, total, *phases in batch.whole]
+            self.statistics.add_batch(batch.images, batch.took, accounts, batch.ended_ns)
+
+
+class _ImagesByClass:
+    """The counters of one version; to look one up takes longer than to count, so they are kept.
+
+    Args:
+        images: the counter, by model, version and class.
+        spec: the model.
+        version: its version, for the label.
+    """
+
+    def __init__(self, images: Counter, spec: ModelSpec, version: int) -> None:
+        self._images = images
+        self._spec = spec
+        self._version = str(version)
+        self._kept: dict[int | None, Counter] = {}
+
+    def count(self, finished: Iterable[tuple[Sequence[int] | None, int]]) -> None:
+        """Counts images that were handed out.
+
+        Args:
+            finished: of each job, the classes, or None, and the number of images.
+        """
+        counts: collections.Counter[int | None] = collections.Counter()
+        for class_ids, count in finished:
+            if class_ids is None:
+                counts[None] += count
+            else:
+                counts.update(class_ids)
+        for class_id, images in counts.items():
+            counter = self._kept.get(class_id)
+            if counter is None:
+                label = "" if class_id is None else self._spec.class_labels[class_id]
+                counter = self._images.labels(self._spec.name, self._version, label)
+                self._kept[class_id] = counter
+            counter.inc(images)

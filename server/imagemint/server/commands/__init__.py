@@ -1,0 +1,1 @@
+"""The subcommands that the server adds to `imagemint`."""

@@ -1,0 +1,137 @@
+"""What there is, for those who ask: one moment of the repository, replaced as a whole."""
+
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import NoReturn
+
+from imagemint.engine.errors import ModelNotFound, ModelNotReady, VersionNotFound
+from imagemint.server.repository.versions import Model, ServedVersion, State, Version
+from imagemint.server.telemetry.metrics import Metrics
+
+_RETRY_S = 1.0
+
+
+class Catalogue:
+    """Models by name, in order. Read on any thread without waiting; changed under a lock.
+
+    Args:
+        metrics: where versions that failed are counted.
+        pins: the default version by model.
+    """
+
+    def __init__(self, metrics: Metrics, pins: Mapping[str, int]) -> None:
+        self.models: Mapping[str, Model] = {}
+        self._metrics = metrics
+        self._pins = pins
+        self._lock = threading.Lock()
+        self._watchers: list[Callable[[], None]] = []
+
+    def model(self, name: str) -> Model:
+        """Returns one model.
+
+        Raises:
+            ModelNotFound: no such model.
+        """
+        models = self.models
+        if name not in models:
+            raise ModelNotFound(name, list(models))
+        return models[name]
+
+    def version(self, name: str, number: int) -> Version | None:
+        """Returns one version; None if there is no such."""
+        model = self.models.get(name)
+        return model.versions.get(number) if model else None
+
+    def resolve(self, name: str, version: str) -> ServedVersion:
+        """Returns the version that answers; see `ModelRepository.resolve`."""
+        model = self.model(name)
+        if not model.versions:
+            raise ModelNotReady(name, model.problem, _RETRY_S)
+        if not version:
+            return model.default_version or self._raise_no_default(model)
+        # As text: a version has one spelling, and int() chokes on thousands of digits.
+        found = {str(number): each for number, each in model.versions.items()}.get(version)
+        if found is None or not found.is_offered:
+            raise VersionNotFound(name, version, [each.number for each in _offered(model)])
+        return found.served or _raise_not_ready(model, [found])
+
+    def _raise_no_default(self, model: Model) -> NoReturn:
+        offered = _offered(model)
+        if model.pinned is not None and model.versions:
+            pinned = [version for version in offered if version.number == model.pinned]
+            if offered and not pinned:
+                why = f"version {model.pinned}, its default by default_versions, is not there"
+                raise ModelNotReady(model.name, why, _RETRY_S)
+            offered = pinned
+        if not offered:
+            raise ModelNotFound(model.name, [m.name for m in self.models.values() if _offered(m)])
+        _raise_not_ready(model, offered)
+
+    # --- changes --------------------------------------------------------------------------------
+
+    def put(self, name: str, *versions: Version) -> None:
+        """Enters versions, in place of those of the same number."""
+        with self._lock:
+            self._put(name, {version.number: version for version in versions})
+        self.tell()
+
+    def exchange(self, name: str, old: Version, new: Version | None) -> None:
+        """Enters `new` in place of `old`, None for nothing, unless another has taken its place."""
+        with self._lock:
+            if self.version(name, old.number) is not old:
+                return
+            self._put(name, {old.number: new})
+        self.tell()
+
+    def note_problems(self, problems: Mapping[str, str]) -> None:
+        """Enters why folders cannot be read; those without a known version are listed by that."""
+        with self._lock:
+            before = self.models
+            models = {
+                name: replace(model, problem=problems.get(name, ""))
+                for name, model in before.items()
+                if model.versions or name in problems
+            }
+            for name in problems.keys() - models.keys():
+                models[name] = Model(name, {}, self._pins.get(name), problems[name])
+            if models != before:
+                self.models = dict(sorted(models.items()))
+        if models != before:
+            self.tell()
+
+    def _put(self, name: str, changes: Mapping[int, Version | None]) -> None:
+        model = self.models.get(name) or Model(name, {}, self._pins.get(name))
+        merged = {**model.versions, **changes}
+        versions = {number: each for number, each in sorted(merged.items()) if each is not None}
+        models = {**self.models, name: replace(model, versions=versions)}
+        if not versions and not model.problem:
+            del models[name]
+        self.models = dict(sorted(models.items()))
+        self._metrics.count_failed_versions(
+            name, sum(v.state is State.FAILED for v in versions.values()) if versions else None
+        )
+
+    def watch(self, changed: Callable[[], None]) -> Callable[[], None]:
+        """Has a function called, on any thread, after every change; returns what ends that."""
+        self._watchers.append(changed)
+        return lambda: self._watchers.remove(changed)
+
+    def tell(self) -> None:
+        """Calls those who watch."""
+        for changed in tuple(self._watchers):
+            changed()
+
+
+def _offered(model: Model) -> list[Version]:
+    return [version for version in model.versions.values() if version.is_offered]
+
+
+def _raise_not_ready(model: Model, versions: Iterable[Version]) -> NoReturn:
+    reasons = reasons_of(version for version in versions if version.state is State.FAILED)
+    raise ModelNotReady(model.name, reasons or "still loading", _RETRY_S)
+
+
+def reasons_of(versions: Iterable[Version]) -> str:
+    """Returns what there is to say of versions, in one line."""
+    return "; ".join(f"version {each.number}: {each.reason}" for each in versions)

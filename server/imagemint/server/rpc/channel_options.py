@@ -1,0 +1,95 @@
+"""Configures gRPC's transport: its limits, from the settings, and its certificates."""
+
+import resource
+
+import grpc
+import structlog
+
+from imagemint.server.rpc.tls import Certificates
+from imagemint.server.settings import ServeSettings, is_loopback, split_address
+from imagemint.server.telemetry.metrics import Metrics
+
+_log = structlog.stdlib.get_logger(__name__)
+
+# How gRPC spells no limit.
+_NEVER_MS = 2**31 - 1
+
+
+# A client that has not finished its handshake by then is sent away.
+_HANDSHAKE_MS = 20_000
+_MAX_CONNECTIONS = 4_096
+# Descriptors that connections leave to the models, the metrics, the log and the workers.
+_OTHER_DESCRIPTORS = 256
+
+
+def connection_limit(settings: ServeSettings) -> int:
+    """Returns how many connections are accepted, so that descriptors are left for all else.
+
+    Raises the limit of open files of this process first, as far as it may and as far as needed.
+    """
+    wanted = settings.max_connections or _MAX_CONNECTIONS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + _OTHER_DESCRIPTORS
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return wanted
+    allowed = soft - min(_OTHER_DESCRIPTORS, soft // 2)
+    if settings.max_connections is not None:
+        _log.warning("max_connections is above the limit of open files", limit=soft, used=allowed)
+    return min(wanted, allowed)
+
+
+def channel_options(settings: ServeSettings, max_connections: int) -> list[tuple[str, int]]:
+    """Returns the arguments of gRPC's core that the settings stand for.
+
+    Args:
+        settings: of the server.
+        max_connections: connections that are accepted, see `connection_limit`.
+    """
+    return [
+        ("grpc.max_receive_message_length", settings.max_request_bytes),
+        # Between these two core refuses by lot; alike, they are one limit.
+        ("grpc.max_metadata_size", settings.max_metadata_bytes),
+        ("grpc.absolute_max_metadata_size", settings.max_metadata_bytes),
+        ("grpc.max_concurrent_streams", settings.max_streams_per_connection),
+        ("grpc.max_allowed_incoming_connections", max_connections),
+        ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
+        ("grpc.max_connection_age_ms", _milliseconds(settings.connection_age_s)),
+        ("grpc.max_connection_age_grace_ms", _milliseconds(settings.connection_age_grace_s)),
+        ("grpc.max_connection_idle_ms", _milliseconds(settings.connection_idle_s)),
+        # Callers with keepalive ping while they have no calls, too; that alone is no abuse.
+        ("grpc.keepalive_permit_without_calls", 1),
+        (
+            "grpc.http2.min_ping_interval_without_data_ms",
+            _milliseconds(settings.min_ping_interval_s),
+        ),
+        ("grpc.http2.max_ping_strikes", settings.max_ping_strikes),
+    ]
+
+
+def _milliseconds(seconds: float | None) -> int:
+    return _NEVER_MS if seconds is None else round(1e3 * seconds)
+
+
+def server_credentials(settings: ServeSettings, metrics: Metrics) -> grpc.ServerCredentials | None:
+    """Returns what the listener encrypts with; None for nothing.
+
+    Raises:
+        CertificateError: the files cannot be used.
+    """
+    if settings.tls_certificate is None or settings.tls_key is None:
+        host, _ = split_address(settings.grpc_address)
+        if settings.api_keys is not None and not is_loopback(host):
+            _log.warning(
+                "api keys travel unencrypted: give a tls_certificate, or let a proxy do it"
+            )
+        return None
+
+    def count(good: bool) -> None:
+        metrics.reloads.labels("certificate", "ok" if good else "failed").inc()
+
+    return Certificates(
+        settings.tls_certificate, settings.tls_key, settings.tls_client_ca, count
+    ).credentials()

@@ -1,0 +1,220 @@
+"""ModelInferRequest in: checked whole, every violation named, and turned into plain dataclasses."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from imagemint.engine.errors import (
+    ClassUnsupported,
+    InvalidRequest,
+    Violation,
+    quoted,
+    shortened,
+)
+from imagemint.engine.sampling import drawn_classes_at
+from imagemint.engine.spec import ModelSpec, Truncation, TruncationKind
+from imagemint.open_inference import grpc_service_pb2 as messages
+from imagemint.server.batching import Priority
+from imagemint.server.images.row_request import Reels, Rows
+from imagemint.server.repository import ModelRepository, ServedVersion
+from imagemint.server.rpc.open_inference.tensors import Array, known_inputs, read_inputs
+
+# A request may hold many inputs, each wrong; the details of a status have 8 KB in all.
+_MOST_FAULTS = 12
+# Tensors and parameters of a request. Far more than any model has, and few enough to look at each.
+_MOST_PARTS = 1_024
+MOST_ID_CHARACTERS = 256
+"""Longest id of a request: it comes back with the answer."""
+PRIORITIES = (Priority.HIGH, Priority.NORMAL)
+"""What the values of the parameter ``priority`` mean, from 1; 0 is NORMAL."""
+_OUTPUTS = ("image", "class_id", "serial")
+_REFUSED_OUTPUT_PARAMETERS = {
+    "shared_memory_region": "shared memory is not offered",
+    "classification": "classification is not offered",
+}
+
+
+@dataclass(frozen=True)
+class InferCall:
+    """A checked ModelInferRequest.
+
+    Attributes:
+        rows: what is to be minted.
+        outputs: names of the tensors that are wanted.
+        deadline: `time.monotonic` value after which nothing is computed; from `timeout`.
+        priority: who goes first; from `priority`.
+    """
+
+    rows: Rows
+    outputs: tuple[str, ...]
+    deadline: float
+    priority: Priority
+
+    @property
+    def version(self) -> ServedVersion:
+        """What mints them."""
+        return self.rows.version
+
+
+def read_infer(request: messages.ModelInferRequest, repository: ModelRepository) -> InferCall:
+    """Returns what a ModelInferRequest asks for.
+
+    Raises:
+        InvalidRequest: one or more fields are wrong; all are named.
+        ModelNotFound, VersionNotFound, ModelNotReady: as `ModelRepository.resolve`.
+        ClassUnsupported: a class asked of an unconditional model.
+    """
+    faults = list(_size_faults(request))
+    if faults:
+        raise InvalidRequest(faults)
+    priority = _priority(request, faults)
+    timeout_us = _parameter(request, "timeout", faults)
+    if not request.model_name:
+        faults.append(Violation("model_name", "required"))
+        _raise(faults)
+    version = repository.resolve(request.model_name, request.model_version)
+    spec = version.spec
+    names = {tensor.name for tensor in request.inputs}
+    skipped = () if spec.conditional else ("class_id",)
+    arrays = read_inputs(request, known_inputs(spec), version.max_images, faults, skipped)
+    faults.extend(_source_faults(names, spec))
+    faults.extend(_value_faults(arrays, spec))
+    faults.extend(_output_faults(request, spec, by_seed="z" not in names))
+    if faults:
+        _raise(faults)
+    if "class_id" in names and not spec.conditional:  # counts only once the fields are right
+        raise ClassUnsupported(spec.name)
+    rows = Rows(
+        version=version,
+        count=len(next(iter(arrays.values()))),
+        source=_source(arrays),
+        class_id=_classes(arrays, spec),
+        truncation=arrays["truncation"][:, 0] if "truncation" in arrays else None,
+    )
+    outputs = tuple(output.name for output in request.outputs) or ("image",)
+    deadline = time.monotonic() + timeout_us / 1e6 if timeout_us else float("inf")
+    return InferCall(rows, outputs, deadline, priority)
+
+
+def _size_faults(request: messages.ModelInferRequest) -> Iterator[Violation]:
+    """What is too much to be looked at one by one."""
+    for name in ("inputs", "outputs", "parameters", "raw_input_contents"):
+        count = len(getattr(request, name))
+        if count > _MOST_PARTS:
+            yield Violation(name, f"{count} of them; a request has at most {_MOST_PARTS}")
+    if len(request.id) > MOST_ID_CHARACTERS:
+        given = f"{shortened(request.id, 20)!r} has {len(request.id)} characters"
+        yield Violation("id", f"{given}; at most {MOST_ID_CHARACTERS}")
+
+
+def _priority(request: messages.ModelInferRequest, faults: list[Violation]) -> Priority:
+    level = _parameter(request, "priority", faults)
+    if level > len(PRIORITIES):
+        most = len(PRIORITIES)
+        faults.append(
+            Violation("parameters.priority", f"{level} is not 0 to {most}, 1 the highest")
+        )
+        level = 0
+    return PRIORITIES[level - 1] if level else Priority.NORMAL
+
+
+def _raise(faults: list[Violation]) -> None:
+    left = len(faults) - _MOST_FAULTS
+    if left > 0:
+        faults = [*faults[:_MOST_FAULTS], Violation("request", f"{left} more violations")]
+    raise InvalidRequest(faults)
+
+
+def _parameter(request: messages.ModelInferRequest, name: str, faults: list[Violation]) -> int:
+    """Returns an integer of 0 or more; 0 if it is not given, as by Triton's clients."""
+    if name not in request.parameters:
+        return 0
+    parameter = request.parameters[name]
+    kind = parameter.WhichOneof("parameter_choice")
+    if kind not in ("int64_param", "uint64_param"):
+        faults.append(Violation(f"parameters.{name}", "not an integer"))
+        return 0
+    value: int = getattr(parameter, kind)
+    if value < 0:
+        faults.append(Violation(f"parameters.{name}", f"{value} is negative"))
+        return 0
+    return value
+
+
+def _source_faults(names: set[str], spec: ModelSpec) -> Iterator[Violation]:
+    reel = names & {"seed", "index"}
+    if "z" not in names:
+        if not reel:
+            yield Violation("inputs", "neither z nor seed with index is given")
+        elif len(reel) == 1:
+            yield Violation("inputs", "seed and index come together")
+        return
+    if reel:
+        yield Violation("inputs", "z excludes seed and index")
+    if spec.conditional and "class_id" not in names:
+        yield Violation("inputs", "with z the class_id must be given")
+    if "truncation" in names and not _takes_psi(spec):
+        yield Violation("inputs", "with z there is no truncation: latents are taken as they are")
+
+
+def _takes_psi(spec: ModelSpec) -> bool:
+    return spec.truncation is not None and spec.truncation.kind is TruncationKind.PSI
+
+
+def _value_faults(arrays: dict[str, Array], spec: ModelSpec) -> Iterator[Violation]:
+    if "z" in arrays and not np.isfinite(arrays["z"]).all():
+        yield Violation("inputs.z", "an element is not finite")
+    if "class_id" in arrays:
+        ids = arrays["class_id"]
+        wrong = np.unique(ids[(ids < 0) | (ids >= spec.num_classes)]).tolist()
+        if wrong:
+            some = ", ".join(map(str, wrong[:5]))
+            last = spec.num_classes - 1
+            yield Violation("inputs.class_id", f"{some} out of range; classes are 0 to {last}")
+    if "truncation" in arrays and spec.truncation is not None:
+        yield from _truncation_faults(arrays["truncation"], spec.truncation)
+
+
+def _truncation_faults(values: Array, accepted: Truncation) -> Iterator[Violation]:
+    # In the precision of the input: 0.7 as FP32 is below 0.7.
+    least, most = np.array([accepted.minimum, accepted.maximum], values.dtype)
+    wrong = values[~((values >= least) & (values <= most))]  # NaN is neither
+    if wrong.size:
+        yield Violation("inputs.truncation", f"{wrong[0]} is not {least} to {most}")
+
+
+def _output_faults(
+    request: messages.ModelInferRequest, spec: ModelSpec, *, by_seed: bool
+) -> Iterator[Violation]:
+    known = [name for name in _OUTPUTS if name != "class_id" or spec.conditional]
+    seen: set[str] = set()
+    for number, output in enumerate(request.outputs):
+        where = f"outputs[{number}]"
+        if output.name not in known:
+            listed = ", ".join(known)
+            yield Violation(f"{where}.name", f"no output {quoted(output.name)}; there are {listed}")
+        elif output.name in seen:
+            yield Violation(f"{where}.name", f"{output.name} is asked for twice")
+        elif output.name == "serial" and not by_seed:
+            yield Violation(f"{where}.name", "images of explicit latents have no serial")
+        seen.add(output.name)
+        for name, why in _REFUSED_OUTPUT_PARAMETERS.items():
+            if name in output.parameters:
+                yield Violation(f"{where}.parameters", why)
+
+
+def _source(arrays: dict[str, Array]) -> Reels | npt.NDArray[np.float32]:
+    if "z" in arrays:
+        return arrays["z"]
+    return Reels(arrays["seed"][:, 0], arrays["index"][:, 0])
+
+
+def _classes(arrays: dict[str, Array], spec: ModelSpec) -> npt.NDArray[np.int64] | None:
+    if not spec.conditional:
+        return None
+    if "class_id" in arrays:
+        return arrays["class_id"][:, 0]
+    return drawn_classes_at(arrays["seed"][:, 0], arrays["index"][:, 0], spec.num_classes)

@@ -1,0 +1,371 @@
+"""GRPCInferenceService: the Open Inference Protocol, for clients of KServe and Triton."""
+
+import asyncio
+from importlib.metadata import version as release_of
+from typing import Any
+
+import grpc
+import numpy as np
+import structlog
+
+from imagemint.engine.errors import InvalidRequest, Violation, shortened
+from imagemint.open_inference import grpc_service_pb2 as messages
+from imagemint.open_inference import grpc_service_pb2_grpc
+from imagemint.server.access.caller import current_caller
+from imagemint.server.batching import Job
+from imagemint.server.processes.workers import Peers
+from imagemint.server.repository import Model, ModelRepository, ServedVersion, State
+from imagemint.server.repository.model_control import ModelControl
+from imagemint.server.rpc.call import current_call
+from imagemint.server.rpc.open_inference.descriptions import config_of, metadata_of, statistics_of
+from imagemint.server.rpc.open_inference.requests import MOST_ID_CHARACTERS, InferCall, read_infer
+from imagemint.server.rpc.open_inference.stream import InferStream
+from imagemint.server.rpc.open_inference.tensors import add_output, add_texts
+from imagemint.server.rpc.status import outcome_of
+from imagemint.server.rpc.submission import Admission, Gate, deadline_of, finished
+from imagemint.server.telemetry.metrics import Metrics
+from imagemint.server.telemetry.statistics import Sums, added
+
+_log = structlog.stdlib.get_logger(__name__)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+# Triton's names of what is answered, whatever the settings.
+_EXTENSIONS = ("statistics", "model_configuration", "parameters", "schedule_policy")
+_STATISTICS_S = 2.0  # longer than a worker takes that is not stuck
+_REPOSITORY_EXTENSION = "model_repository"
+_STATES = {
+    State.READY: "READY",
+    State.LOADING: "LOADING",
+    State.FAILED: "UNAVAILABLE",
+    State.UNLOADING: "UNLOADING",
+    State.UNLOADED: "UNAVAILABLE",
+}
+_ACCEPT_CHANGED = "accept_changed_bundle"
+
+
+class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
+    """Mints images for those who speak of tensors.
+
+    Args:
+        repository: the models.
+        control: loads and unloads them.
+        metrics: where to count.
+        gate: tells streams to leave.
+        peers: the workers of which this is one.
+    """
+
+    def __init__(
+        self,
+        repository: ModelRepository,
+        control: ModelControl,
+        metrics: Metrics,
+        gate: Gate,
+        peers: Peers,
+    ) -> None:
+        self.ready = False
+        """Whether models are ready and no drain has begun; set by the server."""
+        self._repository = repository
+        self._control = control
+        self._admission = Admission(repository, metrics, gate)
+        self._gate = gate
+        self._peers = peers
+        peers.on("statistics", self._own_sums)
+        self._streams: set[InferStream] = set()
+        self._dismissed = False
+
+    # --- health and descriptions ----------------------------------------------------------------
+
+    async def ServerLive(  # noqa: N802 - named by the schema
+        self, request: messages.ServerLiveRequest, context: Context
+    ) -> messages.ServerLiveResponse:
+        """Answers, which is the answer."""
+        del request, context
+        return messages.ServerLiveResponse(live=True)
+
+    async def ServerReady(  # noqa: N802 - named by the schema
+        self, request: messages.ServerReadyRequest, context: Context
+    ) -> messages.ServerReadyResponse:
+        """Tells whether calls are welcome."""
+        del request, context
+        return messages.ServerReadyResponse(ready=self.ready)
+
+    async def ModelReady(  # noqa: N802 - named by the schema
+        self, request: messages.ModelReadyRequest, context: Context
+    ) -> messages.ModelReadyResponse:
+        """Tells whether a version answers; of what does not exist, that it does not."""
+        del context
+        _require("name", request.name)
+        current_caller.get().check_model(request.name)
+        model = self._repository.models.get(request.name)
+        if model is None:
+            return messages.ModelReadyResponse(ready=False)
+        current_call.get().model = model.name
+        if not request.version:
+            return messages.ModelReadyResponse(ready=model.default_version is not None)
+        ready = {str(each.number) for each in model.versions.values() if each.served}
+        return messages.ModelReadyResponse(ready=request.version in ready)
+
+    async def ServerMetadata(  # noqa: N802 - named by the schema
+        self, request: messages.ServerMetadataRequest, context: Context
+    ) -> messages.ServerMetadataResponse:
+        """Tells what answers here."""
+        del request, context
+        control = (_REPOSITORY_EXTENSION,) if self._control.is_offered else ()
+        return messages.ServerMetadataResponse(
+            name="imagemint",
+            version=release_of("imagemint"),
+            extensions=(*_EXTENSIONS, *control),
+        )
+
+    async def ModelMetadata(  # noqa: N802 - named by the schema
+        self, request: messages.ModelMetadataRequest, context: Context
+    ) -> messages.ModelMetadataResponse:
+        """Tells the tensors of a model's graph."""
+        del context
+        model, version = self._resolved(request.name, request.version)
+        return metadata_of(model, version)
+
+    async def ModelConfig(  # noqa: N802 - named by the schema
+        self, request: messages.ModelConfigRequest, context: Context
+    ) -> messages.ModelConfigResponse:
+        """Tells what a client may ask of a model."""
+        del context
+        _, version = self._resolved(request.name, request.version)
+        return messages.ModelConfigResponse(config=config_of(version))
+
+    async def ModelStatistics(  # noqa: N802 - named by the schema
+        self, request: messages.ModelStatisticsRequest, context: Context
+    ) -> messages.ModelStatisticsResponse:
+        """Tells the sums of one version, of all that serve of a model, or of all that serve.
+
+        They are those of all workers that live.
+        """
+        del context
+        if request.name or request.version:
+            model, version = self._resolved(request.name, request.version)
+            versions = [version] if request.version else _served(model)
+        else:
+            models = self._visible()
+            versions = [version for model in models for version in _served(model)]
+        answers = await self._peers.ask("statistics", timeout_s=_STATISTICS_S)
+        found = [answer.value for answer in answers if not answer.error]
+        return messages.ModelStatisticsResponse(
+            model_stats=[
+                statistics_of(
+                    version, added(sums[key] for sums in found if (key := _key(version)) in sums)
+                )
+                for version in versions
+            ]
+        )
+
+    async def _own_sums(self, _: object) -> dict[tuple[str, int], Sums]:
+        models = self._repository.models.values()
+        versions = [version for model in models for version in _served(model)]
+        return {_key(version): version.batcher.statistics.sums() for version in versions}
+
+    def _resolved(
+        self, name: str, version: str, *, field: str = "name"
+    ) -> tuple[Model, ServedVersion]:
+        _require(field, name)
+        current_caller.get().check_model(name)
+        model = self._repository.model(name)
+        current_call.get().model = model.name
+        return model, self._repository.resolve(name, version)
+
+    def _visible(self) -> list[Model]:
+        """The models that the caller may use."""
+        may_use = current_caller.get().may_use
+        return [model for name, model in self._repository.models.items() if may_use(name)]
+
+    # --- images ---------------------------------------------------------------------------------
+
+    async def ModelInfer(  # noqa: N802 - named by the schema
+        self, request: messages.ModelInferRequest, context: Context
+    ) -> messages.ModelInferResponse:
+        """Answers one request."""
+        return await self._infer(request, context, patient=False, streamed=False)
+
+    async def ModelStreamInfer(  # type: ignore[override] # noqa: N802 - named by the schema; the stub has only the generator form
+        self, request_iterator: object, context: Context
+    ) -> None:
+        """Answers one request after another, in order; one that fails does not end the stream.
+
+        Raises:
+            Draining: the server is leaving; what it took is answered.
+        """
+        del request_iterator
+        stream = InferStream(context, self._streamed, self._gate)
+        if self._dismissed:
+            stream.dismiss()
+        self._streams.add(stream)
+        try:
+            await stream.run()
+        finally:
+            self._streams.discard(stream)
+
+    def dismiss(self) -> None:
+        """Ends every stream, now and to come, once it is silent: a client may be so for ever."""
+        self._dismissed = True
+        for stream in self._streams:
+            stream.dismiss()
+
+    async def _streamed(
+        self, request: messages.ModelInferRequest, context: Context, *, patient: bool
+    ) -> messages.ModelStreamInferResponse:
+        """Answers one request of a stream, its failure included."""
+        answer = messages.ModelStreamInferResponse()
+        try:
+            answer.infer_response.CopyFrom(await self._infer(request, context, patient=patient))
+        except Exception as error:  # noqa: BLE001 - becomes the text of the answer
+            self._admission.count_refusal(error)
+            error = current_caller.get().as_seen(error)
+            outcome = outcome_of(error, current_call.get().request_id)
+            if outcome.code is grpc.StatusCode.INTERNAL:
+                _log.exception("call failed", request_id=current_call.get().request_id)
+            answer.error_message = outcome.message
+            answer.infer_response.id = shortened(request.id, MOST_ID_CHARACTERS)
+            answer.infer_response.model_name = shortened(request.model_name)
+            answer.infer_response.model_version = shortened(request.model_version)
+        # Triton says so of the last answer to a request; here each has one.
+        answer.infer_response.parameters["triton_final_response"].bool_param = True
+        return answer
+
+    async def _infer(
+        self,
+        request: messages.ModelInferRequest,
+        context: Context,
+        *,
+        patient: bool,
+        streamed: bool = True,
+    ) -> messages.ModelInferResponse:
+        """Answers one request; a patient one waits for room in the queue and in its rate."""
+        self._admission.name_model(request.model_name)
+        with self._admission.held(lambda: read_infer(request, self._repository)) as call:
+            job = await self._computed(call, context, patient=patient, streamed=streamed)
+            return _answer(request, call, job)
+
+    async def _computed(
+        self, call: InferCall, context: Context, *, patient: bool, streamed: bool
+    ) -> Job:
+        version = call.version
+        job = call.rows.job(min(call.deadline, deadline_of(context)), call.priority)
+        if patient:
+            await self._admission.submit_when_room(version, job, asyncio.current_task())
+        elif streamed:
+            await self._admission.submit_paced(version, job, asyncio.current_task())
+        else:
+            await self._admission.submit(version, job)
+        await finished(version.batcher, job)
+        current_call.get().images += job.count
+        return job
+
+    # --- the repository -------------------------------------------------------------------------
+
+    async def RepositoryIndex(  # noqa: N802 - named by the schema
+        self, request: messages.RepositoryIndexRequest, context: Context
+    ) -> messages.RepositoryIndexResponse:
+        """Lists every version and whether it serves."""
+        del context
+        _refuse_repository(request.repository_name)
+        index = messages.RepositoryIndexResponse()
+        for model in self._visible():
+            for version in model.versions.values():
+                if version.served or not request.ready:
+                    index.models.add(
+                        name=model.name,
+                        version=str(version.number),
+                        state=_STATES[version.state],
+                        reason=version.reason,
+                    )
+            if not model.versions and not request.ready:
+                index.models.add(name=model.name, state=_STATES[State.FAILED], reason=model.problem)
+        return index
+
+    async def RepositoryModelLoad(  # noqa: N802 - named by the schema
+        self, request: messages.RepositoryModelLoadRequest, context: Context
+    ) -> messages.RepositoryModelLoadResponse:
+        """Loads a model, or brings it up to date, as it lies in the repository.
+
+        Raises:
+            NotAllowed: the caller's key is not for that, or not for this model.
+            ModelControlRefused: this server decides that by itself.
+            ModelNotFound: no such model.
+            LoadFailed: a version was refused; those that did serve still do.
+        """
+        self._check_control(request)
+        if len(request.parameters) > (_ACCEPT_CHANGED in request.parameters):
+            await context.abort(
+                grpc.StatusCode.UNIMPLEMENTED,
+                "a model is served as it lies in the repository: load takes no parameter but"
+                f" {_ACCEPT_CHANGED}",
+            )
+        accept = request.parameters.get(_ACCEPT_CHANGED)
+        if accept is not None and accept.WhichOneof("parameter_choice") != "bool_param":
+            name = f"parameters.{_ACCEPT_CHANGED}"
+            raise InvalidRequest([Violation(name, "not a bool_param")])
+        await self._control.load(
+            request.model_name, accept_changed=accept is not None and accept.bool_param
+        )
+        return messages.RepositoryModelLoadResponse()
+
+    async def RepositoryModelUnload(  # noqa: N802 - named by the schema
+        self, request: messages.RepositoryModelUnloadRequest, context: Context
+    ) -> messages.RepositoryModelUnloadResponse:
+        """Takes a model out of service; calls inside it finish.
+
+        Raises:
+            NotAllowed: the caller's key is not for that, or not for this model.
+            ModelControlRefused: this server decides that by itself.
+            ModelNotFound: no such model.
+        """
+        del context
+        self._check_control(request)
+        await self._control.unload(request.model_name)
+        return messages.RepositoryModelUnloadResponse()
+
+    def _check_control(
+        self, request: messages.RepositoryModelLoadRequest | messages.RepositoryModelUnloadRequest
+    ) -> None:
+        """Checks that models may be controlled here, by this caller, and this model."""
+        _refuse_repository(request.repository_name)
+        _require("model_name", request.model_name)
+        current_caller.get().check_model_control()
+        self._admission.name_model(request.model_name)
+        self._control.require()
+
+
+def _require(field: str, value: str) -> None:
+    if not value:
+        raise InvalidRequest([Violation(field, "required")])
+
+
+def _refuse_repository(name: str) -> None:
+    if name:
+        raise InvalidRequest([Violation("repository_name", "leave it empty: there is one")])
+
+
+def _served(model: Model) -> list[ServedVersion]:
+    return [version.served for version in model.versions.values() if version.served]
+
+
+def _key(version: ServedVersion) -> tuple[str, int]:
+    return version.spec.name, version.version
+
+
+def _answer(
+    request: messages.ModelInferRequest, call: InferCall, job: Job
+) -> messages.ModelInferResponse:
+    rows, version = call.rows, call.rows.version
+    answer = messages.ModelInferResponse(
+        model_name=version.spec.name, model_version=str(version.version), id=request.id
+    )
+    answer.parameters["variant"].string_param = version.backend.variant.name
+    for name in call.outputs:
+        if name == "image":
+            add_output(answer, name, job.images)
+        elif name == "serial":
+            add_texts(answer, name, rows.serials())
+        elif rows.class_id is not None:
+            add_output(answer, name, rows.class_id[:, np.newaxis])
+    return answer

@@ -1,0 +1,135 @@
+"""One ModelStreamInfer call: reads ahead of its answers, and answers in order."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, Protocol
+
+import grpc
+
+from imagemint.engine.errors import Draining
+from imagemint.open_inference import grpc_service_pb2 as messages
+from imagemint.server.rpc.call import current_call, send
+from imagemint.server.rpc.submission import Gate
+
+# Requests of one stream under way, or answered and not yet taken: enough that a stream of single
+# images fills a good batch, and all that a reader who stops reading costs.
+_AHEAD = 32
+# Bytes of these requests, but one request at least.
+_AHEAD_BYTES = 4 * 2**20
+# A draining server ends a stream that has been silent for as long: what its client sent before it
+# could know of the drain has arrived by then.
+_SILENCE_S = 0.5
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class Answering(Protocol):
+    """Answers one request, its failure included."""
+
+    def __call__(
+        self, request: messages.ModelInferRequest, context: Context, *, patient: bool
+    ) -> Coroutine[Any, Any, messages.ModelStreamInferResponse]:
+        """Returns the answer.
+
+        Args:
+            request: what was asked.
+            context: of the stream.
+            patient: whether to wait for room in the queue; a request is refused for want of room
+                only while the stream itself fills none of it.
+        """
+
+
+class InferStream:
+    """A stream of requests and their answers.
+
+    Args:
+        context: of the call.
+        answering: answers one request.
+        gate: tells when the grace period of a drain is nearly over.
+    """
+
+    def __init__(self, context: Context, answering: Answering, gate: Gate) -> None:
+        self._context = context
+        self._answering = answering
+        self._gate = gate
+        self._sizes: dict[asyncio.Task[messages.ModelStreamInferResponse], int] = {}
+        self._sent = asyncio.Event()
+        self._under_way: set[asyncio.Task[messages.ModelStreamInferResponse]] = set()
+        self._answers: asyncio.Queue[asyncio.Task[messages.ModelStreamInferResponse] | None] = (
+            asyncio.Queue()
+        )
+        self._dismissed = False
+        self._left = False
+        self._reading: asyncio.Timeout | None = None
+
+    async def run(self) -> None:
+        """Serves the stream until its client is done with it.
+
+        Raises:
+            Draining: dismissed, and silent or out of time; what was taken is answered.
+        """
+        reader = asyncio.create_task(self._read())
+        reader.add_done_callback(lambda _: self._answers.put_nowait(None))
+        try:
+            while (answer := await self._answers.get()) is not None:
+                # Returns once flow control has let the answer go: a slow reader blocks it.
+                await send(self._context, await answer)
+                if (call := current_call.get(None)) is not None:
+                    call.release(answer)  # the task that made it reserved its bytes
+                del self._sizes[answer]
+                self._sent.set()
+        finally:
+            reader.cancel()
+            for task in self._under_way:
+                task.cancel()
+        await reader
+        if self._left:
+            raise Draining(1.0)
+
+    def dismiss(self) -> None:
+        """Goes on for as long as requests come, until the gate says that it is time."""
+        self._dismissed = True
+        if self._reading is not None:
+            self._limit(self._reading)
+
+    async def _read(self) -> None:
+        while not self._gate.expiring:
+            await self._wait_for_room(0)
+            request = await self._next()
+            if request is None:
+                return
+            size = request.ByteSize()
+            await self._wait_for_room(size)
+            answer = asyncio.create_task(
+                self._answering(request, self._context, patient=bool(self._under_way))
+            )
+            self._sizes[answer] = size
+            self._under_way.add(answer)
+            answer.add_done_callback(self._under_way.discard)
+            self._answers.put_nowait(answer)
+        self._left = True
+
+    async def _wait_for_room(self, size: int) -> None:
+        """Waits until a request of so many bytes may be under way."""
+        while self._sizes and (
+            len(self._sizes) >= _AHEAD or sum(self._sizes.values()) + size > _AHEAD_BYTES
+        ):
+            self._sent.clear()
+            await self._sent.wait()
+
+    async def _next(self) -> messages.ModelInferRequest | None:
+        """The next request; None at the end of the stream, or of its silence while draining."""
+        try:
+            async with asyncio.timeout(None) as self._reading:
+                if self._dismissed:
+                    self._limit(self._reading)
+                request: Any = await self._context.read()
+        except TimeoutError:
+            self._left = True
+            return None
+        finally:
+            self._reading = None
+        return None if request is grpc.aio.EOF else request
+
+    def _limit(self, reading: asyncio.Timeout) -> None:
+        reading.reschedule(asyncio.get_running_loop().time() + _SILENCE_S)

@@ -1,0 +1,171 @@
+"""The calls under way: counted, and ended when they may not or cannot go on.
+
+Once a second every call is looked at. One whose key was withdrawn, or may no longer use its model,
+is ended with that error. One whose client takes nothing for `stall_timeout_s` is ended by closing
+its connection: gRPC has no deadline for a write, and no other way to give one up. When connections
+become scarce, idle ones are closed before gRPC has to turn new ones away.
+"""
+
+import asyncio
+import contextlib
+import math
+import time
+from collections.abc import Sequence
+
+import structlog
+
+from imagemint.server.access.caller import Caller, Guard
+from imagemint.server.images.bytes_in_flight import Budget
+from imagemint.server.rpc.call import Call, Context
+from imagemint.server.rpc.connections import (
+    Peer,
+    address_of,
+    close_connections,
+    count_descriptors,
+    list_connections,
+    surplus,
+)
+from imagemint.server.telemetry.metrics import Metrics
+
+_log = structlog.stdlib.get_logger(__name__)
+
+_LOOK_S = 1.0
+# A reader that takes nothing for so long loses what was made ahead for it.
+_PATIENCE_S = 1.0
+# Idle connections are closed from the first share of `max_connections` on, down to the second.
+_SCARCE, _ENOUGH = 0.75, 0.5
+
+
+class CallsUnderWay:
+    """Counts calls in and out, and watches those in between.
+
+    Args:
+        guard: knows the limits.
+        budget: bounds the bytes in flight.
+        metrics: where to count.
+        stall_timeout_s: seconds that a client may leave an answer untaken; None for any time.
+        max_connections: connections that gRPC accepts.
+    """
+
+    def __init__(
+        self,
+        guard: Guard,
+        budget: Budget,
+        metrics: Metrics,
+        *,
+        stall_timeout_s: float | None,
+        max_connections: int,
+    ) -> None:
+        self._guard = guard
+        self._budget = budget
+        self._ended = metrics.ended
+        self._stall_timeout_s = math.inf if stall_timeout_s is None else stall_timeout_s
+        self._max_connections = max_connections
+        self._calls: set[Call] = set()
+        self._working = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._watching: asyncio.Task[None] | None = None
+
+    def enter(self, call: Call, caller: Caller, context: Context, *, is_open: bool) -> None:
+        """Counts a call until gRPC is done with it, which is after its last byte was taken.
+
+        Args:
+            call: the call, whose handler runs on this task.
+            caller: who calls.
+            context: of the call.
+            is_open: whether it is a health check; those do not count as work.
+
+        Raises:
+            TooManyCalls: as many as may run are running.
+        """
+        owner = caller.name or address_of(context.peer())
+        self._guard.enter(caller, owner, is_open=is_open)
+        call.enter(context, caller, owner)
+        call.budget = self._budget
+        self._calls.add(call)
+        if not is_open:
+            self._working += 1
+            self._idle.clear()
+
+        def leave(_: Context) -> None:
+            self._guard.leave(owner, is_open=is_open)
+            self._calls.discard(call)
+            call.release_all()
+            if not is_open:
+                self._working -= 1
+                if not self._working:
+                    self._idle.set()
+
+        context.add_done_callback(leave)  # type: ignore[arg-type] # the stub wants a protocol
+
+    async def wait_idle(self, timeout_s: float) -> None:
+        """Waits until no call but health checks is under way, for `timeout_s` at most."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+
+    def start(self, port: int) -> None:
+        """Begins to watch the calls of the server that listens on a port; may be called again."""
+        if self._watching is None:
+            self._watching = asyncio.create_task(self._watch(port))
+
+    def stop(self) -> None:
+        """Watches no more. May be called twice."""
+        if self._watching is not None:
+            self._watching.cancel()
+
+    async def _watch(self, port: int) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            try:
+                await self._close(port, self._look())
+                await self._make_room(port)
+            except Exception:  # noqa: BLE001 - whatever it is, the next look must come
+                _log.exception("calls not watched")
+
+    def _look(self) -> set[Peer]:
+        """Ends what must end; returns the connections without which that is impossible."""
+        self._guard.look()
+        now, stuck = time.monotonic(), set[Peer]()
+        for call in tuple(self._calls):
+            blocked_s = now - call.sending_since
+            is_stalled = blocked_s > self._stall_timeout_s
+            # One that was told to end at an earlier look and still sends does not end by itself.
+            if (is_stalled or (call.ended is not None and blocked_s > _PATIENCE_S)) and call.peer:
+                if call.ended is None:
+                    self._count("stalled", call)
+                stuck.add(call.peer)
+            elif call.ended is None and (error := call.caller.objection(call.model)) is not None:
+                self._count("withdrawn", call)
+                call.end(error)
+            elif blocked_s > _PATIENCE_S and call.relieve is not None:
+                call.relieve()
+        return stuck
+
+    def _count(self, reason: str, call: Call) -> None:
+        self._ended.labels(reason).inc()
+        _log.warning(
+            "call ended", reason=reason, request_id=call.request_id, client=call.caller.name
+        )
+
+    async def _make_room(self, port: int) -> None:
+        """Closes idle connections when most of those that are allowed are taken."""
+        scarce = _SCARCE * self._max_connections
+        if count_descriptors() < scarce:
+            return
+        found = await asyncio.to_thread(list_connections, port)
+        if len(found) > scarce:
+            await self._close(port, self._surplus(found))
+
+    def _surplus(self, found: Sequence[Peer]) -> set[Peer]:
+        busy = {call.peer for call in self._calls if call.peer is not None}
+        chosen = surplus(found, busy, int(_ENOUGH * self._max_connections))
+        if chosen:
+            _log.warning("idle connections closed", closed=len(chosen), connections=len(found))
+        return chosen
+
+    @staticmethod
+    async def _close(port: int, peers: set[Peer]) -> None:
+        if peers:
+            await asyncio.to_thread(close_connections, port, peers)

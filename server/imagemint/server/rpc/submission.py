@@ -1,0 +1,241 @@
+"""What all calls for images share: the way in, the wait for the work, and the way out."""
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Generic, Protocol, TypeVar
+
+import grpc
+
+from imagemint.engine.errors import Draining, QueueFull
+from imagemint.server.access.caller import count_refusal, current_caller
+from imagemint.server.batching import Batcher, Job
+from imagemint.server.repository import ModelRepository, ServedVersion
+from imagemint.server.rpc.call import current_call
+from imagemint.server.telemetry.metrics import Metrics
+
+# Smaller answers of single calls are bounded by the number of calls alone.
+_SMALL_BYTES = 64 * 2**10
+
+
+class Reading(Protocol):
+    """A checked request."""
+
+    @property
+    def version(self) -> ServedVersion:
+        """The version that it was resolved to."""
+
+
+ReadingT = TypeVar("ReadingT", bound=Reading)
+
+
+@dataclass
+class Gate:
+    """Whether calls should leave.
+
+    It refuses none: what gRPC has accepted when the drain begins is answered like the rest, and it
+    accepts nothing after that.
+
+    Attributes:
+        expiring: the grace period is nearly over; streams end at the next chunk, so that their
+            clients resume elsewhere.
+    """
+
+    expiring: bool = False
+
+    def stay(self) -> None:
+        """Raises Draining when the grace period is nearly over."""
+        if self.expiring:
+            raise Draining(1.0)
+
+
+class Admission:
+    """Lets work into the queues, at the rate of its caller, and counts what is turned away.
+
+    A stream is slowed to its caller's rate; a single call that is over it is refused.
+
+    Args:
+        repository: the models.
+        metrics: where to count.
+        gate: tells streams that wait to leave.
+    """
+
+    def __init__(self, repository: ModelRepository, metrics: Metrics, gate: Gate) -> None:
+        self._repository = repository
+        self._metrics = metrics
+        self._gate = gate
+
+    def name_model(self, name: str) -> None:
+        """Notes for which model the call is, if there is such a model.
+
+        Raises:
+            NotAllowed: the caller may not use it.
+        """
+        if name in self._repository.models:
+            current_call.get().model = name
+        if name:
+            current_caller.get().check_model(name)
+
+    def held(self, read: Callable[[], ReadingT]) -> "Held[ReadingT]":
+        """Reads a request, and keeps the version that it resolves to until the end of the block.
+
+        Args:
+            read: checks the request and resolves its version; called again when that version was
+                unloaded in the very moment between.
+
+        Raises:
+            ModelNotReady: the version was unloaded, and its grace has passed.
+        """
+        call = read()
+        while not call.version.holds.take():
+            call = read()
+        return Held(call)
+
+    async def submit(self, version: ServedVersion, job: Job) -> None:
+        """Queues the job of a single call, as soon as there is memory for a large answer.
+
+        Raises:
+            RateLimited: the caller has had its images for now.
+            QueueFull, Draining: as `Batcher.submit`.
+        """
+        size = job.count * version.spec.image_bytes
+        if size > _SMALL_BYTES:
+            await current_call.get().reserve(size)
+        current_caller.get().charge(job.count)
+        self._submit(version, job)
+
+    async def submit_paced(self, version: ServedVersion, job: Job, piece: Hashable) -> None:
+        """Queues the first job of a stream, as soon as memory and the caller's rate allow it.
+
+        Args:
+            version: of the model.
+            job: to be queued.
+            piece: what `Call.release` is told when the images have been sent.
+
+        Raises:
+            QueueFull, Draining: as `Batcher.submit`.
+        """
+        await current_call.get().reserve(job.count * version.spec.image_bytes, piece)
+        await current_caller.get().pace(job.count, lambda: self._stay(version))
+        job.streamed = True
+        self._submit(version, job)
+
+    async def submit_when_room(self, version: ServedVersion, job: Job, piece: Hashable) -> None:
+        """Queues a job of a stream as soon as memory, rate and queue have room for it.
+
+        Args:
+            version: of the model.
+            job: to be queued.
+            piece: as of `submit_paced`.
+
+        Raises:
+            Draining: as `Batcher.submit`.
+        """
+        await current_call.get().reserve(job.count * version.spec.image_bytes, piece)
+        await current_caller.get().pace(job.count, lambda: self._stay(version))
+        try:
+            await version.batcher.submit_when_room(job)
+        except BaseException:
+            current_caller.get().give_back(job.count)
+            raise
+        current_caller.get().count(version.spec.name, job.count)
+
+    def submit_ahead(self, version: ServedVersion, job: Job, piece: Hashable) -> bool:
+        """Queues a job of a stream that nobody waits for yet, and tells whether it did.
+
+        Args:
+            version: of the model.
+            job: to be queued.
+            piece: as of `submit_paced`.
+
+        Raises:
+            Draining: as `Batcher.submit`.
+        """
+        call, caller = current_call.get(), current_caller.get()
+        if not call.reserve_now(job.count * version.spec.image_bytes, piece):
+            return False
+        if not caller.charge_ahead(job.count):
+            call.release(piece)
+            return False
+        queued = False
+        try:
+            queued = version.batcher.submit_ahead(job)
+        finally:
+            if not queued:
+                caller.give_back(job.count)
+                call.release(piece)
+        if queued:
+            caller.count(version.spec.name, job.count)
+        return queued
+
+    def _stay(self, version: ServedVersion) -> None:
+        self._gate.stay()
+        version.stay()
+
+    def count_refusal(self, error: Exception) -> None:
+        """Counts one request of a stream that was refused for its caller's sake."""
+        count_refusal(self._metrics, error, current_call.get().model)
+
+    def _submit(self, version: ServedVersion, job: Job) -> None:
+        """Queues a job whose images were charged; they are given back if it cannot be."""
+        caller = current_caller.get()
+        try:
+            version.batcher.submit(job)
+        except BaseException as error:
+            caller.give_back(job.count)
+            if isinstance(error, QueueFull | Draining):
+                self._metrics.rejected.labels(version.spec.name, error.reason.lower()).inc()
+            raise
+        caller.count(version.spec.name, job.count)
+
+
+class Held(Generic[ReadingT]):
+    """A block in which a version is kept; a class, for a generator takes thrice as long to enter.
+
+    Args:
+        call: its version is held already.
+    """
+
+    def __init__(self, call: ReadingT) -> None:
+        self._call = call
+
+    def __enter__(self) -> ReadingT:
+        return self._call
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._call.version.holds.give()
+        if isinstance(exc_value, Draining):
+            self._call.version.stay()  # if it is the version that leaves, and not the server
+
+
+async def finished(batcher: Batcher, job: Job) -> None:
+    """Waits for a job; a caller who leaves takes with him what has not begun."""
+    try:
+        await job.done
+    except asyncio.CancelledError:
+        batcher.drop(job)
+        raise
+    finally:
+        current_call.get().trace(job)
+
+
+async def done(job: Job) -> None:
+    """Waits for a job of several, and tells its story to the trace of the call, however it ends."""
+    try:
+        await job.done
+    finally:
+        current_call.get().trace(job)
+
+
+def deadline_of(context: grpc.aio.ServicerContext[Any, Any]) -> float:
+    """Returns the `time.monotonic` value at which the caller gives up; infinity for never."""
+    remaining = context.time_remaining()
+    return math.inf if remaining is None else time.monotonic() + remaining

@@ -1,0 +1,117 @@
+"""The classes of a request: checked, and turned into the rule that gives each image its class.
+
+Lists are checked for their length before anything is done for each of their elements, and elements
+are checked by NumPy: this runs on the event loop.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from imagemint.engine.errors import quoted
+from imagemint.engine.spec import ModelSpec
+from imagemint.server.images.request import Condition, Cycle, Drawn, OneClass, PerImage
+from imagemint.server.rpc.v1.violations import Checks
+from imagemint.v1 import image_pb2
+
+# Classes in a cycle: each class after each other, but for models of very few and of very many.
+_SHORTEST_CYCLE_LIMIT, _LONGEST_CYCLE_LIMIT = 4_096, 65_536
+
+
+def read_condition(  # noqa: PLR0911 - one return for each kind of condition
+    images: image_pb2.ImageSpec, spec: ModelSpec, checks: Checks
+) -> Condition | None:
+    """Returns the condition of a request; None for an unconditional model.
+
+    Args:
+        images: what is asked for.
+        spec: the model.
+        checks: gets what is wrong; what is returned then is not to be used.
+    """
+    kind = images.WhichOneof("condition")
+    if not spec.conditional:
+        if kind is not None:
+            checks.refuse_class(spec.name)
+        return None
+    drawn = kind in (None, "class_weights")
+    if drawn and images.WhichOneof("source") == "latents":
+        checks.fail("images.condition", "with explicit latents the classes must be given")
+    match kind:
+        case "class_id":
+            return _one_class(images.class_id, spec, checks)
+        case "class_label":
+            return OneClass(_class_of(images.class_label, spec, checks))
+        case "class_per_image":
+            return _per_image(images.class_per_image.class_ids, images.count, spec, checks)
+        case "class_cycle":
+            return _cycle(images.class_cycle.class_ids, spec, checks)
+        case "class_weights":
+            return _weighted(images.class_weights.weights, spec, checks)
+        case _:
+            return Drawn(spec.num_classes)
+
+
+def _one_class(class_id: int, spec: ModelSpec, checks: Checks) -> OneClass:
+    if not 0 <= class_id < spec.num_classes:
+        _refuse_classes("images.class_id", [class_id], spec, checks)
+    return OneClass(class_id)
+
+
+def _per_image(
+    given: Sequence[int], count: int, spec: ModelSpec, checks: Checks
+) -> PerImage | None:
+    name = "images.class_per_image.class_ids"
+    if len(given) != count:
+        checks.fail(name, f"{len(given)} classes for {count} images")
+        return None
+    return PerImage(_classes(name, given, spec, checks))
+
+
+def _cycle(given: Sequence[int], spec: ModelSpec, checks: Checks) -> Cycle | None:
+    if not given:
+        return Cycle(np.arange(spec.num_classes, dtype=np.int32))
+    name = "images.class_cycle.class_ids"
+    most = min(max(spec.num_classes**2, _SHORTEST_CYCLE_LIMIT), _LONGEST_CYCLE_LIMIT)
+    if len(given) > most:
+        checks.fail(name, f"{len(given)} classes; a cycle of this model has at most {most}")
+        return None
+    return Cycle(_classes(name, given, spec, checks))
+
+
+def _classes(
+    name: str, given: Sequence[int], spec: ModelSpec, checks: Checks
+) -> npt.NDArray[np.int32]:
+    """Classes int32 [n], checked. Their number is the caller's to check, before this."""
+    ids = np.array(given, np.int32)
+    wrong = ids[(ids < 0) | (ids >= spec.num_classes)]
+    if wrong.size:
+        _refuse_classes(name, np.unique(wrong).tolist(), spec, checks)
+    return ids
+
+
+def _refuse_classes(name: str, wrong: Sequence[int], spec: ModelSpec, checks: Checks) -> None:
+    some = ", ".join(map(str, wrong[:5]))
+    checks.fail(name, f"{some} out of range; classes are 0 to {spec.num_classes - 1}")
+
+
+def _class_of(label: str, spec: ModelSpec, checks: Checks) -> int:
+    if label in spec.class_labels:
+        return spec.class_labels.index(label)
+    known = ", ".join(spec.class_labels[:50])
+    checks.fail("images.class_label", f"no class {quoted(label, 100)}; there are {known}")
+    return 0
+
+
+def _weighted(given: Sequence[float], spec: ModelSpec, checks: Checks) -> Drawn | None:
+    name = "images.class_weights.weights"
+    if len(given) != spec.num_classes:
+        checks.fail(name, f"{len(given)} weights; the model has {spec.num_classes} classes")
+        return None
+    weights = list(given)
+    if not all(math.isfinite(weight) and weight >= 0 for weight in weights):
+        checks.fail(name, "a weight is negative or not finite")
+    elif not any(weights):
+        checks.fail(name, "no weight is above 0")
+    return Drawn(spec.num_classes, weights)

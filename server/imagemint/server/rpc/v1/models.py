@@ -1,0 +1,117 @@
+"""ModelService: what is served."""
+
+import zlib
+from bisect import bisect_right
+from typing import Any
+
+import grpc
+
+from imagemint.engine.errors import InvalidRequest, Violation
+from imagemint.server.access.caller import current_caller
+from imagemint.server.repository import Model, ModelRepository, State, Version
+from imagemint.server.rpc.call import current_call
+from imagemint.server.rpc.v1.requests import default_chunk_size
+from imagemint.v1 import model_service_pb2 as messages
+from imagemint.v1 import model_service_pb2_grpc
+
+_DEFAULT_PAGE = 100
+_LARGEST_PAGE = 1_000
+_LONGEST_NAME = 255  # of a folder, which a model is
+_STATES = {
+    State.LOADING: messages.MODEL_STATE_LOADING,
+    State.READY: messages.MODEL_STATE_READY,
+    State.FAILED: messages.MODEL_STATE_FAILED,
+    State.UNLOADING: messages.MODEL_STATE_UNLOADING,
+    State.UNLOADED: messages.MODEL_STATE_UNLOADED,
+}
+
+
+class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
+    """Tells which models there are.
+
+    Args:
+        repository: the models.
+        max_queue_images: told as a limit.
+    """
+
+    def __init__(self, repository: ModelRepository, max_queue_images: int) -> None:
+        self._repository = repository
+        self._max_queue_images = max_queue_images
+
+    async def ListModels(  # noqa: N802 - named by the schema
+        self,
+        request: messages.ListModelsRequest,
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> messages.ListModelsResponse:
+        """Answers one page of the models that the caller may use.
+
+        A token names the last model of its page. The next page begins behind that name, whether or
+        not the model is still there.
+        """
+        del context
+        may_use = current_caller.get().may_use
+        models = self._repository.models  # one moment of it, while versions come and go
+        names = sorted(name for name in models if may_use(name))
+        if request.page_size < 0:
+            raise InvalidRequest([Violation("page_size", f"{request.page_size} is negative")])
+        size = min(request.page_size or _DEFAULT_PAGE, _LARGEST_PAGE)
+        start = bisect_right(names, _name_in(request.page_token)) if request.page_token else 0
+        page = names[start : start + size]
+        return messages.ListModelsResponse(
+            models=[self._model(models[name]) for name in page],
+            next_page_token=_token_of(page[-1]) if start + size < len(names) else "",
+        )
+
+    async def GetModel(  # noqa: N802 - named by the schema
+        self,
+        request: messages.GetModelRequest,
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> messages.GetModelResponse:
+        """Answers one model."""
+        del context
+        if not request.model:
+            raise InvalidRequest([Violation("model", "required")])
+        current_caller.get().check_model(request.model)
+        model = self._repository.model(request.model)
+        current_call.get().model = model.name
+        return messages.GetModelResponse(model=self._model(model))
+
+    def _model(self, model: Model) -> messages.Model:
+        default = model.default_version
+        answer = messages.Model(
+            name=model.name, versions=[_version(version) for version in model.versions.values()]
+        )
+        if not model.versions:
+            answer.versions.add(state=messages.MODEL_STATE_FAILED, reason=model.problem)
+        if default is not None:
+            answer.default_version = str(default.version)
+            answer.limits.max_images_per_request = default.max_images
+            answer.limits.default_chunk_size = default_chunk_size(default)
+            answer.limits.max_queue_images = self._max_queue_images
+        return answer
+
+
+def _token_of(name: str) -> str:
+    """The token of a page that ends with a model; the checksum tells it from any other text."""
+    return f"{zlib.crc32(name.encode(errors='surrogateescape')):08x}.{name}"
+
+
+def _name_in(token: str) -> str:
+    """The model with which the page of a token ended."""
+    checksum_size = 8
+    name = token[checksum_size + 1 :]
+    if len(name) > _LONGEST_NAME or token != _token_of(name):
+        raise InvalidRequest([Violation("page_token", "not one of this server's")])
+    return name
+
+
+def _version(version: Version) -> messages.ModelVersion:
+    answer = messages.ModelVersion(
+        version=str(version.number), state=_STATES[version.state], reason=version.reason
+    )
+    if version.served is not None:
+        answer.bundle_sha256 = version.served.bundle.sha256
+        answer.manifest.CopyFrom(version.served.manifest)
+        answer.execution_provider = version.served.backend.provider
+        answer.variant = version.served.backend.variant.name
+    return answer

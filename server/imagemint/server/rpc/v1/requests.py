@@ -1,0 +1,244 @@
+"""Messages in: checked whole, every violation named, and turned into plain dataclasses."""
+
+import math
+import secrets
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from imagemint.engine.spec import ModelSpec, TruncationKind
+from imagemint.server.batching import Priority
+from imagemint.server.images.contact_sheet import sheet_grid
+from imagemint.server.images.encoding import DEFAULT_QUALITY, PictureFormat
+from imagemint.server.images.request import Order
+from imagemint.server.repository import ModelRepository, ServedVersion
+from imagemint.server.rpc.v1.conditions import read_condition
+from imagemint.server.rpc.v1.violations import Checks
+from imagemint.v1 import generation_service_pb2, image_pb2
+
+_FORMATS = {
+    image_pb2.IMAGE_FORMAT_UNSPECIFIED: PictureFormat.RAW,
+    image_pb2.IMAGE_FORMAT_RAW: PictureFormat.RAW,
+    image_pb2.IMAGE_FORMAT_PNG: PictureFormat.PNG,
+    image_pb2.IMAGE_FORMAT_JPEG: PictureFormat.JPEG,
+    image_pb2.IMAGE_FORMAT_WEBP: PictureFormat.WEBP,
+}
+_PRIORITIES: dict[int, Priority] = {
+    generation_service_pb2.PRIORITY_UNSPECIFIED: Priority.NORMAL,
+    generation_service_pb2.PRIORITY_NORMAL: Priority.NORMAL,
+    generation_service_pb2.PRIORITY_HIGH: Priority.HIGH,
+}
+_LAYOUTS = frozenset(image_pb2.ImageLayout.values())
+_WITH_QUALITY = (PictureFormat.JPEG, PictureFormat.WEBP)
+_MAX_QUALITY = 100
+_DEFAULT_CHUNK = 256
+# Pixels along a side that the encoders take.
+_LARGEST_SIDE = {PictureFormat.JPEG: 65_500, PictureFormat.WEBP: 16_383}
+
+
+class Output(NamedTuple):
+    """How images come back."""
+
+    picture_format: PictureFormat = PictureFormat.RAW
+    quality: int = DEFAULT_QUALITY
+
+
+class GenerateCall(NamedTuple):
+    """A checked GenerateRequest."""
+
+    order: Order
+    output: Output
+    sheet: bool
+    columns: int | None
+
+    @property
+    def version(self) -> ServedVersion:
+        """What mints them."""
+        return self.order.version
+
+
+class StreamCall(NamedTuple):
+    """A checked StreamGenerateRequest."""
+
+    order: Order
+    output: Output
+    chunk_size: int
+
+    @property
+    def version(self) -> ServedVersion:
+        """What mints them."""
+        return self.order.version
+
+
+def read_generate(
+    request: generation_service_pb2.GenerateRequest, repository: ModelRepository
+) -> GenerateCall:
+    """Returns what a GenerateRequest asks for.
+
+    Raises:
+        InvalidRequest: one or more fields are wrong; all are named.
+        ModelNotFound, VersionNotFound, ModelNotReady: as `ModelRepository.resolve`.
+        ClassUnsupported: a class asked of an unconditional model.
+    """
+    checks = Checks()
+    output = _output(request.output, checks)
+    is_sheet, columns = _layout(request, output, checks)
+    version = _resolved(request.images, repository, checks)
+    checks.count(request.images, version.max_images)
+    if is_sheet:
+        _check_sheet(request.images.count, columns, version.spec, output, checks)
+    order = _order(request.images, version, _priority(request.priority, checks), checks)
+    checks.done()
+    return GenerateCall(order, output, is_sheet, columns)
+
+
+def read_stream(
+    request: generation_service_pb2.StreamGenerateRequest, repository: ModelRepository
+) -> StreamCall:
+    """Returns what a StreamGenerateRequest asks for.
+
+    Raises:
+        As `read_generate`.
+    """
+    checks = Checks()
+    output = _output(request.output, checks)
+    version = _resolved(request.images, repository, checks)
+    listed = request.images.WhichOneof("source") == "latents"
+    checks.count(request.images, version.max_images if listed else None)
+    order = _order(request.images, version, _priority(request.priority, checks), checks)
+    chunk_size = default_chunk_size(version)
+    if request.HasField("chunk_size"):
+        chunk_size = request.chunk_size
+        if not 1 <= chunk_size <= version.max_images:
+            checks.fail("chunk_size", f"{chunk_size} is not 1 to {version.max_images}")
+    checks.done()
+    return StreamCall(order, output, chunk_size)
+
+
+def default_chunk_size(version: ServedVersion) -> int:
+    """Returns the images in a chunk of a stream whose caller names no size."""
+    return min(_DEFAULT_CHUNK, version.max_images)
+
+
+def _resolved(
+    images: image_pb2.ImageSpec, repository: ModelRepository, checks: Checks
+) -> ServedVersion:
+    if not images.model:
+        checks.fail("images.model", "required")
+        checks.count(images, None)
+        checks.done()
+    return repository.resolve(images.model, images.version)
+
+
+def _order(
+    images: image_pb2.ImageSpec, version: ServedVersion, priority: Priority, checks: Checks
+) -> Order:
+    spec = version.spec
+    source = images.WhichOneof("source")
+    seed = None
+    explicit_latents = None
+    if source == "latents":
+        explicit_latents = _latents(images, spec, checks)
+    else:
+        seed = images.seed if source == "seed" else secrets.randbits(64)
+    return Order(
+        version=version,
+        seed=seed,
+        first_index=images.first_index,
+        count=images.count,
+        condition=read_condition(images, spec, checks),
+        truncation=_truncation(images, spec, checks),
+        explicit_latents=explicit_latents,
+        priority=priority,
+    )
+
+
+def _priority(value: int, checks: Checks) -> Priority:
+    priority = _PRIORITIES.get(value)
+    if priority is None:
+        checks.fail("priority", f"{value} is no priority")
+        return Priority.NORMAL
+    return priority
+
+
+def _latents(
+    images: image_pb2.ImageSpec, spec: ModelSpec, checks: Checks
+) -> npt.NDArray[np.float32] | None:
+    given = images.latents.values
+    expected = images.count * spec.z_dim
+    if len(given) != expected:
+        checks.fail(
+            "images.latents.values",
+            f"{len(given)} values; count * z_dim is {images.count} * {spec.z_dim} = {expected}",
+        )
+        return None
+    values = np.array(given, np.float32)
+    if not np.isfinite(values).all():
+        checks.fail("images.latents.values", "a value is not finite")
+    if images.HasField("truncation") and not _takes_psi(spec):
+        checks.fail("images.truncation", "explicit latents are taken as they are")
+    return values.reshape(-1, spec.z_dim)
+
+
+def _takes_psi(spec: ModelSpec) -> bool:
+    return spec.truncation is not None and spec.truncation.kind is TruncationKind.PSI
+
+
+def _truncation(images: image_pb2.ImageSpec, spec: ModelSpec, checks: Checks) -> float | None:
+    if not images.HasField("truncation"):
+        return None
+    truncation = images.truncation
+    if spec.truncation is None:
+        checks.fail("images.truncation", f"model {spec.name!r} takes none")
+        return None
+    least, most = spec.truncation.minimum, spec.truncation.maximum
+    if not (math.isfinite(truncation) and least <= truncation <= most):
+        checks.fail("images.truncation", f"{truncation} is not {least} to {most}")
+    return float(truncation)
+
+
+def _layout(
+    request: generation_service_pb2.GenerateRequest, output: Output, checks: Checks
+) -> tuple[bool, int | None]:
+    """Whether a sheet is wanted, and its columns."""
+    if request.layout == image_pb2.IMAGE_LAYOUT_UNSPECIFIED and not request.HasField("columns"):
+        return False, None
+    is_sheet = request.layout == image_pb2.IMAGE_LAYOUT_SHEET
+    if request.layout not in _LAYOUTS:
+        checks.fail("layout", f"{request.layout} is no layout")
+    if is_sheet and output.picture_format is PictureFormat.RAW:
+        checks.fail("layout", "a SHEET needs an encoded format: PNG, JPEG or WEBP")
+    columns = request.columns if request.HasField("columns") else None
+    if columns is not None and not is_sheet:
+        checks.fail("columns", "only a SHEET has columns")
+    elif columns is not None and not 1 <= columns <= max(request.images.count, 1):
+        checks.fail("columns", f"{columns} is not 1 to count ({request.images.count})")
+    return is_sheet, columns
+
+
+def _check_sheet(
+    count: int, columns: int | None, spec: ModelSpec, output: Output, checks: Checks
+) -> None:
+    most = _LARGEST_SIDE.get(output.picture_format)
+    if most is None or count < 1 or (columns is not None and columns < 1):
+        return
+    down, across = sheet_grid(count, columns)
+    height, width = down * spec.height, across * spec.width
+    if max(height, width) > most:
+        name = output.picture_format.name
+        checks.fail("columns", f"a {name} has at most {most} pixels a side, not {height}x{width}")
+
+
+def _output(output: image_pb2.OutputSpec, checks: Checks) -> Output:
+    if output.format not in _FORMATS:
+        checks.fail("output.format", f"{output.format} is no format")
+        return Output()
+    picture_format = _FORMATS[output.format]
+    if not output.HasField("quality"):
+        return Output(picture_format)
+    if picture_format not in _WITH_QUALITY:
+        checks.fail("output.quality", f"{picture_format.name} has no quality")
+    elif not 1 <= output.quality <= _MAX_QUALITY:
+        checks.fail("output.quality", f"{output.quality} is not 1 to {_MAX_QUALITY}")
+    return Output(picture_format, output.quality)

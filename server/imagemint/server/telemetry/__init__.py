@@ -1,0 +1,1 @@
+"""Telemetry: metrics, statistics, logs, traces, and figures of the GPU."""

@@ -1,0 +1,114 @@
+"""How often gRPC may write to the log: a caller decides what it writes, and how often."""
+
+import logging
+import re
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+from imagemint.server.telemetry.logs.cleaning import prints_callers_bytes
+
+CORE = "grpc.core"
+"""Logger of gRPC's native part."""
+STDERR_LOGGER = "stderr"
+"""Logger of all else that is written to file descriptor 2."""
+
+_PEER = re.compile(r"\b(?:ipv[46]|unix|unix-abstract|vsock):(\S+)")
+_MOST_PEERS = 1_000
+
+
+class Bucket:
+    """A token bucket.
+
+    Args:
+        burst: lines that may come at once.
+        per_second: lines that may come in the long run.
+        now: seconds.
+    """
+
+    def __init__(self, burst: float, per_second: float, now: float) -> None:
+        self._burst = self._left = burst
+        self._per_second = per_second
+        self._since = now
+
+    def take(self, now: float) -> bool:
+        """Takes a token if there is one."""
+        self._left = min(self._burst, self._left + (now - self._since) * self._per_second)
+        self._since = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
+class LineLimit:
+    """Admits a number of lines of each peer that a line names, and of all together.
+
+    Args:
+        clock: seconds; for tests.
+    """
+
+    PEER = (10.0, 0.1)
+    """Lines of one peer: at once, and a second."""
+    ALL = (100.0, 5.0)
+    """Lines of all: at once, and a second."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.refused = 0
+        """Lines refused so far."""
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._all = Bucket(*self.ALL, clock())
+        self._peers: OrderedDict[str, Bucket] = OrderedDict()
+        self._reported = 0
+
+    def admits(self, line: str) -> bool:
+        """Tells whether a line may be logged; counts it if not."""
+        now = self._clock()
+        with self._lock:
+            if self._admits(_host_of(line), now):
+                return True
+            self.refused += 1
+            return False
+
+    def take_refused(self) -> int:
+        """Returns how many lines were refused since this was last asked."""
+        with self._lock:
+            count, self._reported = self.refused - self._reported, self.refused
+            return count
+
+    def _admits(self, host: str, now: float) -> bool:
+        if host:
+            bucket = self._peers.pop(host, None) or Bucket(*self.PEER, now)
+            self._peers[host] = bucket  # the latest last
+            if len(self._peers) > _MOST_PEERS:
+                self._peers.popitem(last=False)
+            if not bucket.take(now):
+                return False
+        return self._all.take(now)
+
+
+def _host_of(line: str) -> str:
+    """The peer that a line names, without its port, which differs with each connection."""
+    found = _PEER.search(line, 0, 400)
+    return found[1].rstrip(":").rpartition(":")[0] or found[1] if found else ""
+
+
+class GrpcFilter(logging.Filter):
+    """Limits the records of gRPC's loggers, and of the event loop, which prints gRPC's errors.
+
+    Args:
+        limit: theirs.
+    """
+
+    def __init__(self, limit: LineLimit) -> None:
+        super().__init__()
+        self._limit = limit
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tells whether a record is logged."""
+        read_from_stderr = record.name in (CORE, STDERR_LOGGER)  # and limited there
+        if read_from_stderr or not prints_callers_bytes(record.name):
+            return True
+        return self._limit.admits(record.msg if isinstance(record.msg, str) else "")

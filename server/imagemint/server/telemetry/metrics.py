@@ -1,0 +1,321 @@
+"""What the server counts, for Prometheus; names and units are those of design.md section 8.
+
+Label values come only from known services, models, versions and classes, never from what a caller
+typed.
+"""
+
+import math
+import threading
+import weakref
+from bisect import bisect_left
+from collections import Counter as Counts
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from importlib.metadata import version
+from typing import Any, Generic, TypeVar
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    Metric,
+    PlatformCollector,
+    ProcessCollector,
+)
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
+
+from imagemint.server.telemetry.logs import dropped_lines
+
+# 0.5 ms to 10 s, about three a decade: what one image on a GPU and a full queue on a CPU take.
+SECONDS = (
+    *(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05),
+    *(0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0),
+)
+IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+_ValueT = TypeVar("_ValueT")
+_BACKLOG = 256
+
+
+LARGEST_OVER_WORKERS = (
+    "imagemint_model_info",
+    "imagemint_model_load_duration_seconds",
+    "imagemint_model_failed_versions",
+    "imagemint_repository_lost",
+)
+"""Gauges of which a server with several workers tells the largest, and not the sum."""
+
+
+class Distribution(Histogram):
+    """A histogram that takes many observations at once."""
+
+    def observe_all(self, amounts: Sequence[float]) -> None:
+        """Counts each amount, as `observe` does, at a small part of the cost."""
+        bounds = self._upper_bounds
+        for place, count in Counts(bisect_left(bounds, each) for each in amounts).items():
+            self._buckets[place].inc(count)
+        self._sum.inc(math.fsum(amounts))
+
+
+class Later(Generic[_ValueT]):
+    """Values that are counted many at a time.
+
+    To count one for each call touches much code once, and that is dear: the caches are full of what
+    the instances compute. Any thread may add or clear. A worker that is killed loses what it had
+    not counted.
+
+    Args:
+        count: counts values; never called twice at a time.
+        most: values at which they are counted by whoever adds the last.
+    """
+
+    def __init__(self, count: Callable[[list[_ValueT]], None], most: int = _BACKLOG) -> None:
+        self._count = count
+        self._most = most
+        self._values: deque[_ValueT] = deque()
+        self._clearing = threading.Lock()
+
+    def add(self, value: _ValueT) -> None:
+        """Has a value counted before anybody looks."""
+        self._values.append(value)
+        if len(self._values) >= self._most:
+            self.clear()
+
+    def clear(self) -> None:
+        """Counts what was added before."""
+        with self._clearing:
+            values = [self._values.popleft() for _ in range(len(self._values))]
+            if values:
+                self._count(values)
+
+
+class Backlog(Collector):
+    """All that is still to be counted; collected before anything else, it clears itself first."""
+
+    def __init__(self) -> None:
+        self._parts: weakref.WeakSet[Later[Any]] = weakref.WeakSet()
+        self._listing = threading.Lock()  # parts are added while others look
+
+    def later(self, count: Callable[[list[_ValueT]], None]) -> Later[_ValueT]:
+        """Returns a part of it, which is forgotten with its owner."""
+        part = Later(count)
+        with self._listing:
+            self._parts.add(part)
+        return part
+
+    def clear(self) -> None:
+        """Counts all that was added before."""
+        with self._listing:
+            parts = tuple(self._parts)
+        for part in parts:
+            part.clear()
+
+    def describe(self) -> Iterable[Metric]:
+        """Tells no names: it has no metrics of its own."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        """Clears itself."""
+        self.clear()
+        return ()
+
+
+class Metrics:
+    """Every collector of one server, in a registry of its own.
+
+    Attributes:
+        backlog: what is still to be counted, for those who count for every call.
+
+    Args:
+        registry: where they are registered; a fresh one by default.
+        shared: whether this is one of several workers, whose supervisor tells what all count, and
+            what runs.
+    """
+
+    def __init__(self, registry: CollectorRegistry | None = None, *, shared: bool = False) -> None:
+        self.registry = registry or CollectorRegistry()
+        self.backlog = Backlog()
+        self.registry.register(self.backlog)
+        self.requests = self._counter(
+            "requests", "Calls answered, by outcome.", "service", "method", "model", "code"
+        )
+        self.request_duration = self._histogram(
+            "request_duration_seconds",
+            "From the arrival of a call to its last answer.",
+            ("service", "method", "model"),
+            SECONDS,
+        )
+        self.inflight = self._gauge("inflight_requests", "Calls being answered.", "service")
+        self.images = self._counter(
+            "images",
+            "Images minted; class is a label text, empty without.",
+            "model",
+            "version",
+            "class",
+        )
+        self.queue_images = self._gauge(
+            "queue_images", "Images waiting for a batch.", "model", "version"
+        )
+        self.queue_limit_images = self._gauge(
+            "queue_limit_images", "Images that may wait for a batch.", "model", "version"
+        )
+        self.queue_wait = self._histogram(
+            "queue_wait_seconds",
+            "From the acceptance of a call until its first image entered a batch.",
+            ("model", "version", "priority"),
+            SECONDS,
+        )
+        self.batch_images = self._histogram(
+            "batch_images", "Images computed in one pass.", ("model", "version"), IMAGES
+        )
+        self.inference_duration = self._histogram(
+            "inference_duration_seconds", "One pass of a model.", ("model", "version"), SECONDS
+        )
+        self.encode_duration = self._histogram(
+            "encode_duration_seconds", "Encoding the pictures of one answer.", ("format",), SECONDS
+        )
+        self.rejected = self._counter(
+            "rejected", "Calls refused before any work.", "model", "reason"
+        )
+        self.ended = self._counter(
+            "ended_calls",
+            "Calls ended while under way: stalled, or their key was withdrawn.",
+            "reason",
+        )
+        self.bytes_in_flight = self._gauge(
+            "bytes_in_flight", "Bytes of answers made and not yet taken by their callers."
+        )
+        self.client_images = self._counter(
+            "client_images", "Images let in, by the name of the API key.", "client", "model"
+        )
+        self.reloads = self._counter(
+            "reloads",
+            "Files read again because they changed; what is certificate or api_keys.",
+            "what",
+            "outcome",
+        )
+        self.repository_lost = self._gauge(
+            "repository_lost",
+            "1 while the model repository cannot be read, or is empty though models of it serve.",
+        )
+        self.model_info = self._gauge(
+            "model_info",
+            "1 for each version that is served.",
+            "model",
+            "version",
+            "bundle_sha256",
+            "precision",
+            "execution_provider",
+            "variant",
+        )
+        self.model_load_duration = self._gauge(
+            "model_load_duration_seconds",
+            "Reading, checking and warming up a version.",
+            "model",
+            "version",
+        )
+        self.model_load_failures = self._counter(
+            "model_load_failures", "Versions refused at loading.", "model"
+        )
+        self.model_failed_versions = self._gauge(
+            "model_failed_versions",
+            "Versions that do not serve because loading failed.",
+            "model",
+        )
+        self.registry.register(DroppedLines())
+        if not shared:
+            add_build_info(self.registry)
+            ProcessCollector(registry=self.registry)
+            PlatformCollector(registry=self.registry)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"imagemint_{name}", text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"imagemint_{name}", text, labels, registry=self.registry)
+
+    def _histogram(
+        self, name: str, text: str, labels: tuple[str, ...], buckets: tuple[float, ...]
+    ) -> Distribution:
+        return Distribution(
+            f"imagemint_{name}", text, labels, buckets=buckets, registry=self.registry
+        )
+
+    def watch(self, gauge: Gauge, labels: tuple[str, ...], value: Callable[[], float]) -> None:
+        """Reads what a gauge tells whenever it is scraped."""
+        child = gauge.labels(*labels) if labels else gauge
+        child.set_function(value)
+
+    def forget(self, collectors: Iterable[Counter | Gauge | Histogram], **labels: str) -> None:
+        """Tells no more of what is gone, such as a version that was unloaded.
+
+        Args:
+            collectors: of these.
+            labels: some of their labels; whatever has these values is forgotten.
+        """
+        self.backlog.clear()  # or it would tell of it anew
+        for collector in collectors:
+            collector.remove_by_labels(labels)
+
+    def count_failed_versions(self, model: str, versions: int | None) -> None:
+        """Says how many versions of a model failed; None when there is no such model any more."""
+        if versions is None:
+            self.forget([self.model_failed_versions], model=model)
+        else:
+            self.model_failed_versions.labels(model).set(versions)
+
+    def forget_version(self, model: str, version: int) -> None:
+        """Removes what is told of a version that serves no more."""
+        of_versions = (
+            *(self.images, self.queue_images, self.queue_limit_images, self.queue_wait),
+            *(self.batch_images, self.inference_duration),
+            *(self.model_info, self.model_load_duration),
+        )
+        self.forget(of_versions, model=model, version=str(version))
+
+    def forget_bundle(self, model: str, version: int, bundle_sha256: str) -> None:
+        """Removes the info of a bundle that another has replaced under the same version."""
+        self.forget(
+            [self.model_info], model=model, version=str(version), bundle_sha256=bundle_sha256
+        )
+
+
+class DroppedLines(Collector):
+    """Lines that this process did not log."""
+
+    def describe(self) -> Iterable[Metric]:
+        """Names the metric without samples."""
+        return (self._family(),)
+
+    def collect(self) -> Iterable[Metric]:
+        """Tells them by reason."""
+        family = self._family()
+        for reason, lines in dropped_lines().items():
+            family.add_metric((reason,), lines)
+        return (family,)
+
+    def _family(self) -> CounterMetricFamily:
+        return CounterMetricFamily(
+            "imagemint_log_lines_dropped", "Log lines that were not written.", labels=("reason",)
+        )
+
+
+def add_build_info(registry: CollectorRegistry) -> None:
+    """Has a registry tell what is running."""
+    Info("imagemint_build", "What is running.", registry=registry).info(
+        {"version": version("imagemint"), "onnxruntime": _onnxruntime_version()}
+    )
+
+
+def _onnxruntime_version() -> str:
+    from importlib.metadata import PackageNotFoundError  # noqa: PLC0415 - used here alone
+
+    for distribution in ("onnxruntime-gpu", "onnxruntime"):
+        try:
+            return f"{distribution} {version(distribution)}"
+        except PackageNotFoundError:
+            continue
+    return "none"

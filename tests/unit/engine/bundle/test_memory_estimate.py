@@ -1,0 +1,208 @@
+"""What a graph takes, told before a runtime sees it; and what is too large to be looked at."""
+
+import json
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from tiny_bundles import write_bundle
+
+from imagemint.engine.bundle import read_bundle
+from imagemint.engine.bundle.memory_estimate import MOST_NODES, TooLarge, count_nodes, estimate
+from imagemint.engine.errors import BundleRefused
+from imagemint.engine.onnx.backend import OnnxBackend
+
+
+def model_of(nodes, *, functions=(), constants=(), width=8):
+    """A model whose last node makes `last` of `z`."""
+    nodes = [*nodes, helper.make_node("Cast", ["last"], ["image"], to=TensorProto.UINT8)]
+    z = helper.make_tensor_value_info("z", TensorProto.FLOAT, ["N", width])
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, None)
+    graph = helper.make_graph(nodes, "g", [z], [image], list(constants))
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)]
+    return helper.make_model(graph, opset_imports=opsets, functions=functions, ir_version=10)
+
+
+def bomb(levels, width):
+    """Functions of `width` calls each: `width` to the power of `levels` nodes."""
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)]
+    functions = []
+    for level in range(levels):
+        names = ["x", *(f"t{i}" for i in range(width - 1)), "y"]
+        operator, domain = (f"F{level - 1}", "com.microsoft") if level else ("Tanh", "")
+        nodes = [
+            helper.make_node(operator, [names[i]], [names[i + 1]], domain=domain)
+            for i in range(width)
+        ]
+        functions.append(
+            helper.make_function("com.microsoft", f"F{level}", ["x"], ["y"], nodes, opsets)
+        )
+    call = helper.make_node(f"F{levels - 1}", ["z"], ["last"], domain="com.microsoft")
+    return model_of([call], functions=functions)
+
+
+def chain(count, operator="Identity"):
+    """`count` nodes in a row."""
+    names = ["z", *(f"t{i}" for i in range(count - 1)), "last"]
+    nodes = [helper.make_node(operator, [names[i]], [names[i + 1]]) for i in range(count)]
+    return model_of(nodes)
+
+
+def test_functions_are_counted_written_out():
+    """Their nodes count as often as they are called."""
+    assert count_nodes(bomb(3, 4)) == 4**3 + 1
+
+
+@pytest.mark.parametrize("model", [bomb(8, 12), bomb(60, 2), chain(MOST_NODES + 1)])
+def test_graph_beyond_the_limit_is_refused(tmp_path, model):
+    """By arithmetic alone: neither the checker, shape inference nor the runtime sees it."""
+
+    def edit(tiny):
+        del tiny.graph.node[:]
+        tiny.graph.node.extend(model.graph.node)
+        tiny.functions.extend(model.functions)
+
+    directory = write_bundle(tmp_path, edit_model=edit)
+    with pytest.raises(BundleRefused, match=f"its graph is too large: more than {MOST_NODES:,}"):
+        read_bundle(directory)
+
+
+def test_function_that_calls_itself_is_refused():
+    """It would never end."""
+    opsets = [helper.make_opsetid("com.microsoft", 1)]
+    call = helper.make_node("F", ["x"], ["y"], domain="com.microsoft")
+    function = helper.make_function("com.microsoft", "F", ["x"], ["y"], [call], opsets)
+    call = helper.make_node("F", ["z"], ["last"], domain="com.microsoft")
+    with pytest.raises(TooLarge, match="deep"):
+        count_nodes(model_of([call], functions=[function]))
+
+
+def test_figures_of_a_known_graph():
+    """A matrix product: its operations, and the bytes that are alive beside each other."""
+    weight = numpy_helper.from_array(np.zeros((8, 100), np.float32), "w")
+    found = estimate(
+        model_of([helper.make_node("MatMul", ["z", "w"], ["last"])], constants=[weight])
+    )
+    assert found.is_complete
+    assert found.row_bytes == 100 * 4 + 100  # the floats and the bytes that they are cast to
+    assert found.row_flops >= 2 * 8 * 100
+    assert (found.constant_bytes, found.constant_flops, found.mixing) == (0, 0, ())
+
+
+def test_folded_constants_are_counted():
+    """What a session would compute when it is made is told apart from what a run computes."""
+    side = numpy_helper.from_array(np.int64([3000, 3000]), "side")
+    nodes = [
+        helper.make_node("ConstantOfShape", ["side"], ["c0"]),
+        helper.make_node("MatMul", ["c0", "c0"], ["c1"]),
+        helper.make_node("ReduceSum", ["c1"], ["sum"], keepdims=0),
+        helper.make_node("Add", ["z", "sum"], ["last"]),
+    ]
+    found = estimate(model_of(nodes, constants=[side]))
+    assert found.constant_bytes == 2 * 4 * 3000**2 + 4
+    assert found.constant_flops > 2 * 3000**3
+    assert found.row_bytes < 1000
+
+
+@pytest.mark.parametrize("operator", ["Concat", "Gather", "Unsqueeze"])
+def test_inference_is_not_led_into_growing(operator):
+    """Axes and sizes that double with each node are not followed, and the estimate says so."""
+    start = numpy_helper.from_array(np.ones((1, 1) if operator == "Gather" else 4, np.int64), "g0")
+    nodes = []
+    for i in range(40):
+        inputs = [f"g{i}", "axes"] if operator == "Unsqueeze" else [f"g{i}", f"g{i}"]
+        options = {"axis": 0} if operator == "Concat" else {}
+        nodes.append(helper.make_node(operator, inputs, [f"g{i + 1}"], **options))
+    nodes.append(helper.make_node("Expand", ["z", "g40"], ["last"]))
+    axes = numpy_helper.from_array(np.int64([0, 1, 2]), "axes")
+    assert not estimate(model_of(nodes, constants=[start, axes])).is_complete
+
+
+@pytest.mark.parametrize(
+    ("nodes", "mixing"),
+    [
+        ([("DynamicQuantizeLinear", ["z"], ["q", "s", "p"], {})], "DynamicQuantizeLinear"),
+        ([("ReduceMean", ["z", "rows"], ["m"], {})], "ReduceMean"),
+        ([("ReduceMax", ["z"], ["m"], {})], "ReduceMax"),
+        ([("Softmax", ["z"], ["m"], {"axis": 0})], "Softmax"),
+        ([("CumSum", ["z", "first"], ["m"], {})], "CumSum"),
+        ([("Gemm", ["z", "z"], ["m"], {"transA": 1})], "Gemm"),
+        ([("Reshape", ["z", "flat"], ["f"], {}), ("Softmax", ["f"], ["m"], {})], "Softmax"),
+        (
+            [("BatchNormalization", ["z", "w8", "w8", "w8", "w8"], ["n"], {"training_mode": 1})],
+            "BatchNormalization",
+        ),
+        ([("ReduceMean", ["z", "columns"], ["m"], {})], None),
+        ([("Softmax", ["z"], ["m"], {})], None),
+        ([("BatchNormalization", ["z", "w8", "w8", "w8", "w8"], ["n"], {})], None),
+        ([("Gemm", ["z", "w88"], ["m"], {})], None),
+    ],
+)
+def test_operators_that_mix_rows_are_told(nodes, mixing):
+    """By their axes, wherever the batch has gone in the shapes."""
+    constants = {
+        "rows": np.int64([0]),
+        "columns": np.int64([1]),
+        "first": np.int64(0),
+        "flat": np.int64([1, -1]),
+        "w8": np.ones(8, np.float32),
+        "w88": np.ones((8, 8), np.float32),
+    }
+    made = [helper.make_node(kind, i, o, **options) for kind, i, o, options in nodes]
+    made.append(helper.make_node("Identity", ["z"], ["last"]))
+    model = model_of(made, constants=[numpy_helper.from_array(v, n) for n, v in constants.items()])
+    assert estimate(model).mixing == ((mixing,) if mixing else ())
+
+
+def upscaled(side, channels):
+    """Makes edits of a tiny model: its image is enlarged to `side` inside the graph."""
+
+    def edit(model):
+        graph = model.graph
+        shape = next(t for t in graph.initializer if t.name == "nhwc")
+        shape.CopyFrom(numpy_helper.from_array(np.int64([-1, channels, 2, 2]), "nhwc"))
+        factor = np.float32([1, 1, side / 2, side / 2])
+        graph.initializer.append(numpy_helper.from_array(factor, "factor"))
+        tail = [node for node in graph.node if node.op_type in ("Cast", "Reshape")]
+        for node in tail:
+            graph.node.remove(node)
+        graph.node.extend(
+            [
+                helper.make_node("Reshape", ["rounded", "nhwc"], ["small"]),
+                helper.make_node("Resize", ["small", "", "factor"], ["large"], mode="nearest"),
+                helper.make_node("Cast", ["large"], ["levels"], to=TensorProto.UINT8),
+                helper.make_node("Transpose", ["levels"], ["image"], perm=[0, 2, 3, 1]),
+            ]
+        )
+        for dim, size in zip(
+            graph.output[0].type.tensor_type.shape.dim[1:], (side, side, channels), strict=True
+        ):
+            dim.dim_value = size
+        manifest = json.loads(model.metadata_props[0].value)
+        manifest["image"] = {"height": side, "width": side, "channels": channels}
+        model.metadata_props[0].value = json.dumps(manifest)
+
+    return edit
+
+
+def test_huge_image_is_refused_before_anything_is_run(tmp_path):
+    """A declared 8192x8192 image: the estimate says what it takes and which setting allows less."""
+    directory = write_bundle(tmp_path, size=(2, 2, 3), edit_model=upscaled(8192, 3))
+    bundle = read_bundle(directory)
+    assert bundle.estimate.row_bytes > 8192**2 * 3 * 4
+    with pytest.raises(BundleRefused, match=r"one image takes .* MiB .*max_image_memory_bytes"):
+        OnnxBackend(bundle, device="cpu")
+
+
+def test_large_images_are_probed_in_small_batches(tmp_path):
+    """A batch keeps to its memory, and longer ones are cut; every row has the same bytes."""
+    directory = write_bundle(
+        tmp_path, size=(2, 2, 1), conditional=False, edit_model=upscaled(2048, 1)
+    )
+    backend = OnnxBackend(read_bundle(directory), device="cpu")
+    most = backend.findings.most_rows
+    assert 1 < most <= 2**28 // (2048**2 * 4)
+    z = np.random.default_rng(0).standard_normal((most + 1, 8), np.float32)
+    whole = backend.run(z)
+    assert whole.shape == (most + 1, 2048, 2048, 1)
+    assert backend.run(z[-1:]).tobytes() == whole[-1:].tobytes()

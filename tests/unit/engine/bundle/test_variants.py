@@ -1,0 +1,179 @@
+"""Tests of imagemint.engine.bundle.variants, and of bundles that hold some."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_bundles import write_bundle, write_sums, write_variant
+
+from imagemint.engine import latents
+from imagemint.engine.bundle import read_bundle, variants
+from imagemint.engine.bundle.variants import Variant, chosen
+from imagemint.engine.errors import BundleRefused
+from imagemint.engine.onnx.backend import OnnxBackend
+from imagemint.v1 import manifest_pb2 as pb
+
+
+def _variant(name, precision, target):
+    return Variant(name, Path(f"{name}.onnx"), "00" * 32, 1, precision, target)
+
+
+EACH = (
+    _variant("fp32", "fp32", None),
+    _variant("int8", "int8", "cpu"),
+    _variant("fp16", "fp16", "cuda"),
+)
+
+
+@pytest.fixture
+def dot_products(monkeypatch):
+    """Makes processors that multiply bytes, and such that do not."""
+    return lambda has: monkeypatch.setattr(variants, "has_dot_products", lambda: has)
+
+
+@pytest.mark.parametrize(
+    ("device", "asked", "name"),
+    [
+        ("cpu", "auto", "int8"),
+        ("cuda", "auto", "fp16"),
+        ("cpu", "reference", "fp32"),
+        ("cuda", "int8", "int8"),
+        ("cpu", "fp32", "fp32"),
+    ],
+)
+def test_device_gets_what_was_made_for_it(dot_products, device, asked, name):
+    """Unless another is asked for by name."""
+    dot_products(True)
+    assert chosen(EACH, device, asked)[0].name == name
+
+
+def test_auto_takes_no_slow_integers(dot_products):
+    """A processor without dot products of bytes runs model.onnx, and the reason is told."""
+    dot_products(False)
+    variant, why = chosen(EACH, "cpu", "auto")
+    assert (variant.name, why) == ("fp32", "this processor lacks what int8 needs")
+    assert chosen(EACH, "cpu", "int8")[0].name == "int8"
+
+
+def test_bundle_of_one_graph_runs_it():
+    """Nothing made for the device: model.onnx."""
+    assert chosen(EACH[:1], "cpu", "auto") == (EACH[0], "none was made for cpu")
+
+
+@pytest.mark.parametrize(
+    ("text", "has"),
+    [
+        ("flags\t\t: fpu avx512f avx512_vnni\n", True),
+        ("flags\t\t: fpu avx2 avx_vnni\n", True),
+        ("Features\t: fp asimd asimddp\n", True),
+        ("flags\t\t: fpu avx2\n", False),
+        (None, False),
+    ],
+)
+def test_processor_is_read(monkeypatch, tmp_path, text, has):
+    """The flags tell; a system without them is taken for one that cannot."""
+    path = tmp_path / "cpuinfo"
+    if text is not None:
+        path.write_text(text)
+    monkeypatch.setattr(variants, "_CPU_INFO", path)
+    variants.has_dot_products.cache_clear()
+    assert variants.has_dot_products() is has
+    variants.has_dot_products.cache_clear()
+
+
+def test_backend_runs_the_variant(tmp_path, dot_products, caplog):
+    """Its pixels are those of the variant's own graph, and the log names it."""
+    dot_products(True)
+    bundle_directory = write_bundle(tmp_path / "both")
+    write_variant(bundle_directory, weights_seed=7)
+    same = read_bundle(write_bundle(tmp_path / "alone", weights_seed=7))
+    z, classes = latents(1, 0, 5, 8), np.arange(5)
+    with caplog.at_level(logging.INFO, logger="imagemint.engine.onnx.backend"):
+        backend = OnnxBackend(read_bundle(bundle_directory), device="auto", variant="auto")
+    assert backend.variant.name == "int8"
+    assert "tiny@1 runs its variant int8 (made for cpu)" in caplog.text
+    expected = OnnxBackend(same, device="cpu").run(z, classes)
+    assert np.array_equal(backend.run(z, classes), expected)
+    reference = OnnxBackend(read_bundle(bundle_directory), device="cpu")
+    assert reference.variant.name == "fp32"
+    assert not np.array_equal(reference.run(z, classes), expected)
+
+
+def test_lonely_batch_runs_the_variant(tmp_path):
+    """The session of more threads, for a batch that is alone, holds the same graph."""
+    directory = write_bundle(tmp_path)
+    write_variant(directory, weights_seed=7)
+    backend = OnnxBackend(read_bundle(directory), device="cpu", variant="int8", alone_threads=2)
+    assert backend._alone is not None
+    z, classes = latents(1, 0, 1, 8), np.arange(1)
+    feed = {"z": z, "class_id": classes[:, np.newaxis]}
+    assert np.array_equal(backend._alone.run(feed), backend.run(z, classes))
+
+
+def test_missing_variant_is_refused(tiny_bundle):
+    """A name that the bundle does not know is an error that says which it knows."""
+    with pytest.raises(BundleRefused, match="no variant 'int8'; there is fp32"):
+        OnnxBackend(read_bundle(tiny_bundle), device="cpu", variant="int8")
+
+
+def test_digest_names_the_variants(tiny_bundle):
+    """Other bytes of a variant give model.onnx another digest: a version cannot change unseen."""
+    before = read_bundle(tiny_bundle).sha256
+    write_variant(tiny_bundle, weights_seed=3)
+    after = read_bundle(tiny_bundle)
+    assert after.sha256 != before
+    assert [variant.name for variant in after.variants] == ["fp32", "int8"]
+    assert after.others[0].target == "cpu"
+
+
+def _declare(**fields):
+    def edit(manifest):
+        for name, value in fields.items():
+            setattr(manifest.variants[-1], name, value)
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"name": "fp32"}, "name 'fp32' is taken"),
+        ({"name": "auto"}, "name 'auto' is taken"),
+        ({"name": "Int8"}, "lower-case"),
+        ({"file": "../int8.onnx"}, "plain name"),
+        ({"file": "other.onnx"}, "does not list other.onnx"),
+        ({"file": "model.onnx"}, "does not list model.onnx, of a variant"),
+        ({"sha256": "00" * 32}, "not the file that model.onnx declares"),
+        ({"sha256": "x"}, "sha256 is not"),
+        ({"precision": pb.PRECISION_FP16}, "describe different models"),
+        ({"precision": 0}, "precision is missing"),
+        ({"target": 0}, "target is missing"),
+    ],
+)
+def test_bad_declaration_is_refused(tiny_bundle, fields, said):
+    """A variant that is not what model.onnx says of it makes the bundle unfit."""
+    write_variant(tiny_bundle, edit=_declare(**fields))
+    with pytest.raises(BundleRefused, match=said):
+        read_bundle(tiny_bundle)
+
+
+def test_figures_out_of_range_are_refused(tiny_bundle):
+    """Shares beyond 1 and figures without a name are no figures."""
+
+    def edit(manifest):
+        manifest.variants[-1].difference.over_one_share = 1.5
+        manifest.variants[-1].quality.add(metric="", value=1.0)
+
+    write_variant(tiny_bundle, edit=edit)
+    with pytest.raises(BundleRefused, match=r"share outside 0 to 1.*figure without name"):
+        read_bundle(tiny_bundle)
+
+
+def test_altered_variant_is_refused(tiny_bundle):
+    """Bytes other than those declared do not pass, even if the checksums were made to fit."""
+    path = write_variant(tiny_bundle)
+    path.write_bytes(path.read_bytes() + b"\x00")
+    write_sums(tiny_bundle)
+    with pytest.raises(BundleRefused, match="not the file that"):
+        read_bundle(tiny_bundle)

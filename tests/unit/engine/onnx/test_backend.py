@@ -1,0 +1,398 @@
+"""Tests of imagemint.engine.onnx.backend on real sessions."""
+
+import gc
+import logging
+import subprocess
+import sys
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from tiny_bundles import write_bundle
+
+from imagemint.engine import latents
+from imagemint.engine.backend import Backend
+from imagemint.engine.bundle import read_bundle
+from imagemint.engine.errors import BackendFailed, BundleRefused
+from imagemint.engine.onnx import backend as onnx_backend
+from imagemint.engine.onnx.backend import OnnxBackend
+from imagemint.engine.onnx.batch_invariance import Batching, needed_batching, same_everywhere
+from imagemint.engine.onnx.session import available_devices
+
+CLASSES = np.arange(70, dtype=np.int64) % 10
+
+
+def backend_of(tmp_path, *, device="cpu", alone_threads=1, **options):
+    """A backend over a new tiny bundle."""
+    bundle = read_bundle(write_bundle(tmp_path, **options))
+    return OnnxBackend(bundle, device=device, alone_threads=alone_threads)
+
+
+@pytest.fixture
+def backend(tmp_path):
+    """A conditional backend on the CPU."""
+    return backend_of(tmp_path)
+
+
+def test_backend_runs(backend):
+    """A batch comes out as uint8 NHWC; latent and class both show in the pixels."""
+    served: Backend = backend
+    z = latents(1, 0, 3, 8)
+    images = served.run(z, np.int64([0, 1, 2]))
+    assert (images.shape, images.dtype) == ((3, 4, 6, 1), np.uint8)
+    assert not np.array_equal(images, served.run(z, np.int64([3, 1, 2])))
+    assert not np.array_equal(images, served.run(latents(2, 0, 3, 8), np.int64([0, 1, 2])))
+
+
+def test_unconditional_backend_runs(tmp_path):
+    """Without classes only the latent goes in."""
+    backend = backend_of(tmp_path, conditional=False, size=(8, 8, 3))
+    assert backend.run(latents(1, 0, 2, 8)).shape == (2, 8, 8, 3)
+
+
+def test_psi_reaches_the_graph(tmp_path):
+    """PSI truncation of 0 gives the mean image for every latent."""
+    backend = backend_of(tmp_path, truncation="psi", conditional=False)
+    images = backend.run(latents(1, 0, 3, 8), truncation=np.float32([0, 0, 1]))
+    assert np.array_equal(images[0], images[1])
+    assert not np.array_equal(images[0], images[2])
+
+
+def test_empty_batch_is_empty(backend):
+    """No rows in, no rows out, in the right shape."""
+    images = backend.run(latents(1, 0, 0, 8), np.int64([]))
+    assert (images.shape, images.dtype) == ((0, 4, 6, 1), np.uint8)
+
+
+def _unpacked_weights(model):
+    """Computes the weights in the graph, from its input, so that the runtime cannot pack them."""
+    gemm = next(node for node in model.graph.node if node.op_type == "Gemm")
+    gemm.input[1] = "computed"
+    nodes = [
+        helper.make_node("Size", ["z"], ["m"]),
+        helper.make_node("Equal", ["m", "m"], ["true"]),
+        helper.make_node("Cast", ["true"], ["one"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["weight", "one"], ["computed"]),
+    ]
+    for node in reversed(nodes):
+        model.graph.node.insert(0, node)
+
+
+@pytest.mark.parametrize(
+    ("exponent", "expected"),
+    [
+        (None, Batching.AS_THEY_COME),
+        # N^-40 is 1 for a lone row and vanishes beside the features for any other batch.
+        (-40.0, Batching.NEVER_ALONE),
+        (0.01, Batching.FIXED),
+        # A difference in the last bits of the floats, far too small for the eye of a pixel.
+        (1e-7, Batching.FIXED),
+    ],
+)
+def test_pixels_do_not_depend_on_the_batch(tmp_path, looks_at_batch, exponent, expected):
+    """For every batch size and place the same bytes, even from a graph that looks at its batch."""
+    edit = None if exponent is None else looks_at_batch(exponent)
+    backend = backend_of(tmp_path, edit_model=edit)
+    assert backend.batching is expected
+    z = latents(5, 0, 70, 8)
+    whole = backend.run(z, CLASSES)
+    for size in range(1, 71):
+        part = slice(70 - size, 70)
+        assert backend.run(z[part], CLASSES[part]).tobytes() == whole[part].tobytes()
+
+
+def test_real_gemv_is_dealt_with(tmp_path):
+    """Where the runtime has another kernel for one row, its floats differ and it is never used."""
+    backend = backend_of(
+        tmp_path, edit_model=_unpacked_weights, z_dim=64, size=(28, 28, 1), weights_seed=3
+    )
+    z = latents(5, 0, 64, 64)
+    whole = backend.run(z, CLASSES[:64])
+    for row in range(64):
+        alone = backend.run(z[row : row + 1], CLASSES[row : row + 1])
+        assert alone.tobytes() == whole[row : row + 1].tobytes()
+    # Where a processor has no such kernel there is nothing to deal with.
+    assert backend.batching in (Batching.NEVER_ALONE, Batching.AS_THEY_COME)
+
+
+def _showing_last_bits_of_the_mean(model):
+    """Every pixel shows the last bits of a sum across the row, ordered as the runtime likes."""
+    for name, value in (("across", np.int64([1])), ("much", np.float32(4e6))):
+        model.graph.initializer.append(numpy_helper.from_array(value, name))
+    tanh = next(node for node in model.graph.node if node.op_type == "Tanh")
+    nodes = [
+        helper.make_node("ReduceMean", ["z", "across"], ["mean"], keepdims=1),
+        helper.make_node("Mul", ["mean", "much"], ["magnified"]),
+        helper.make_node("Sin", ["magnified"], ["last_bits"]),
+        helper.make_node("Add", [tanh.input[0], "last_bits"], ["shifted_features"]),
+    ]
+    tanh.input[0] = "shifted_features"
+    place = list(model.graph.node).index(tanh)
+    for node in reversed(nodes):
+        model.graph.node.insert(place, node)
+
+
+@pytest.mark.parametrize("z_dim", [3, 7, 13])
+def test_sums_across_a_row_are_dealt_with(tmp_path, z_dim):
+    """A row is the same to the last bit in every batch and place, whatever it takes."""
+    backend = backend_of(tmp_path, edit_model=_showing_last_bits_of_the_mean, z_dim=z_dim)
+    z = latents(5, 0, 150, z_dim)
+    classes = np.arange(150) % 10
+    whole = backend.run(z, classes)
+    for size in (1, 2, 3, 5, 7, 63, 64, 65, 149):
+        for start in (0, 1, 150 - size):
+            part = slice(start, start + size)
+            assert backend.run(z[part], classes[part]).tobytes() == whole[part].tobytes()
+
+
+def _quantized_by_its_batch(model):
+    """Scales the latents by the extremes of their batch, as dynamic quantization does."""
+    model.graph.node.insert(0, helper.make_node("DynamicQuantizeLinear", ["z"], ["q", "s", "p"]))
+    model.graph.node.insert(1, helper.make_node("DequantizeLinear", ["q", "s", "p"], ["z8"]))
+    for node in list(model.graph.node)[2:]:
+        for place, name in enumerate(node.input):
+            if name == "z":
+                node.input[place] = "z8"
+
+
+def _normalized_by_its_batch(model):
+    """Batch normalization that was left in training mode."""
+    for name in ("scale", "bias", "mean", "var"):
+        ones = numpy_helper.from_array(np.ones(24, np.float32), name)
+        model.graph.initializer.append(ones)
+    tanh = next(node for node in model.graph.node if node.op_type == "Tanh")
+    inputs = [tanh.input[0], "scale", "bias", "mean", "var"]
+    outputs = ["normal", "new_mean", "new_var"]
+    node = helper.make_node("BatchNormalization", inputs, outputs, training_mode=1)
+    model.graph.node.insert(list(model.graph.node).index(tanh), node)
+    tanh.input[0] = "normal"
+
+
+@pytest.mark.parametrize("edit", [_quantized_by_its_batch, _normalized_by_its_batch])
+def test_rows_that_look_at_each_other_run_alone(tmp_path, edit, caplog):
+    """Statistics of a batch: every row gets its own, whoever shares the call; the log says why."""
+    backend = backend_of(tmp_path, edit_model=edit, conditional=False)
+    z = latents(5, 0, 64, 8)
+    expected = [backend.run(z[row : row + 1]).tobytes() for row in range(8)]
+    z[8:] *= 100
+    whole = backend.run(z)
+    assert [whole[row : row + 1].tobytes() for row in range(8)] == expected
+    assert backend.batching is Batching.ALONE
+    assert "rows of a batch mix in" in caplog.text
+
+
+def _looking_at_all_rows_in_vain(model):
+    """Adds the largest latent of the batch, times zero: no number can show it."""
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(0), "zero"))
+    tanh = next(node for node in model.graph.node if node.op_type == "Tanh")
+    nodes = [
+        helper.make_node("ReduceMax", ["z"], ["largest"], keepdims=0),
+        helper.make_node("Mul", ["largest", "zero"], ["nothing"]),
+        helper.make_node("Add", [tanh.input[0], "nothing"], ["as_before"]),
+    ]
+    place = list(model.graph.node).index(tanh)
+    for node in reversed(nodes):
+        model.graph.node.insert(place, node)
+    tanh.input[0] = "as_before"
+
+
+def test_what_the_graph_says_is_enough(tmp_path):
+    """An operator over the whole batch runs alone, although the probe sees no difference."""
+    backend = backend_of(tmp_path, edit_model=_looking_at_all_rows_in_vain, conditional=False)
+    assert backend.batching is Batching.ALONE
+
+
+@pytest.mark.parametrize(
+    "statistic",
+    [
+        lambda z: np.abs(z).max() > 40,  # beyond all ordinary latents
+        lambda z: z[: len(z) // 2].max(),
+        lambda z: z.mean() * 1e-6,
+    ],
+)
+def test_company_is_found_out(statistic):
+    """The probe itself finds that rows depend on what others hold, be it only on extremes."""
+    feed = {"z": latents(0, 0, 64, 8)}
+
+    def compute(feed):
+        z = feed["z"]
+        return z + np.float32(statistic(z)) * (len(z) > 1)
+
+    assert needed_batching(compute, feed) is Batching.ALONE
+
+
+def test_neighbours_do_not_matter(backend):
+    """A row's pixels are the same whoever shares the batch."""
+    z, strangers = latents(5, 0, 1, 8), latents(6, 0, 30, 8)
+    (alone,) = backend.run(z, np.int64([7]))
+    mixed = np.concatenate([strangers[:11], z, strangers[11:]])
+    assert np.array_equal(backend.run(mixed, np.full(31, 7))[11], alone)
+
+
+def test_threads_share_one_backend(backend):
+    """Concurrent runs on one session give what lone runs give."""
+    batches = [latents(seed, 0, 1 + seed % 7, 8) for seed in range(60)]
+    expected = [backend.run(z, CLASSES[: len(z)]).tobytes() for z in batches]
+    with ThreadPoolExecutor(4) as pool:
+        found = pool.map(lambda z: backend.run(z, CLASSES[: len(z)]).tobytes(), batches)
+        assert list(found) == expected
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2, 8, 9])
+def test_batch_alone_has_the_same_bytes(tmp_path, rows):
+    """On all cores a batch has the pixels that it has on one."""
+    backend = backend_of(tmp_path, alone_threads=2)
+    assert backend._alone is not None
+    z, classes = latents(1, 0, rows, 8), np.arange(rows) % 10
+    instance = backend.open_instance()
+    assert np.array_equal(instance.run_alone(z, classes), backend.run(z, classes))
+
+
+def test_batch_alone_is_one_of_many_where_bytes_differ(tmp_path, caplog, monkeypatch):
+    """If more threads give another float anywhere, they are not used, and the log says so."""
+    monkeypatch.setattr(onnx_backend, "same_everywhere", lambda *_: False)
+    backend = backend_of(tmp_path, alone_threads=2)
+    assert backend._alone is None
+    assert "differs on 2 threads" in caplog.text
+    images = backend.run_alone(latents(1, 0, 3, 8), np.int64([0, 1, 2]))
+    assert images.shape == (3, 4, 6, 1)
+
+
+@pytest.mark.parametrize("odd", [8, 5, 1])
+def test_one_odd_batch_size_tells_sessions_apart(odd):
+    """A session whose last bit differs at one size of batch is found out."""
+    feed = {"z": latents(0, 0, 64, 8)}
+
+    def compute(feed):
+        return feed["z"]
+
+    def other(feed):
+        z = feed["z"]
+        return np.nextafter(z, np.float32(9)) if len(z) == odd else z
+
+    assert same_everywhere(compute, compute, feed)
+    assert not same_everywhere(compute, other, feed)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (lambda z: (z.astype(np.float64), np.int64([0, 1])), "z must be float32"),
+        (lambda z: (z[:, :7], np.int64([0, 1])), r"z must be float32 \[N, 8\]"),
+        (lambda z: (z[0], np.int64([0, 1])), "z must be"),
+        (lambda z: (z,), "class_id is missing"),
+        (lambda z: (z, np.int64([0])), r"class_id must be int64 \[2\]"),
+        (lambda z: (z, np.int32([0, 1])), "class_id must be int64"),
+        (lambda z: (z, np.int64([0, -1])), "class_id must be 0 to 9"),
+        (lambda z: (z, np.int64([10, 0])), "class_id must be 0 to 9"),
+        (lambda z: (z, np.int64([0, 1]), np.float32([1, 1])), "truncation is not wanted"),
+    ],
+)
+def test_wrong_arrays_are_refused(backend, arguments, said):
+    """Wrong dtype, shape or range never reaches the graph, where -1 means the last class."""
+    with pytest.raises(ValueError, match=said):
+        backend.run(*arguments(latents(1, 0, 2, 8)))
+
+
+def test_unwanted_class_is_refused(tmp_path):
+    """An unconditional model takes no classes, and a PSI model needs its truncation."""
+    backend = backend_of(tmp_path, conditional=False, truncation="psi")
+    z = latents(1, 0, 2, 8)
+    with pytest.raises(ValueError, match="class_id is not wanted"):
+        backend.run(z, np.int64([0, 1]), np.float32([1, 1]))
+    with pytest.raises(ValueError, match="truncation is missing"):
+        backend.run(z)
+    with pytest.raises(ValueError, match=r"truncation must be float32 \[2\]"):
+        backend.run(z, truncation=np.float32([1]))
+
+
+def test_closed_backend_fails(backend):
+    """After close the session is freed and a run fails as BackendFailed; closing again is fine."""
+    session = weakref.ref(backend._session)
+    backend.close()
+    backend.close()
+    gc.collect()
+    assert session() is None
+    with pytest.raises(BackendFailed, match="closed"):
+        backend.run(latents(1, 0, 1, 8), np.int64([0]))
+
+
+def test_provider_never_changes(backend):
+    """The runtime's own fallback, which goes on with another provider and prints so, is off."""
+    assert backend._session._session._enable_fallback is False
+
+
+def test_cpu_is_said_in_the_log(tmp_path, caplog):
+    """The log says which provider runs a model and why."""
+    with caplog.at_level(logging.INFO, logger="imagemint.engine.onnx.backend"):
+        backend = backend_of(tmp_path)
+    assert backend.provider == "CPUExecutionProvider"
+    assert backend.description == f"CPUExecutionProvider {onnxruntime.__version__}"
+    assert f"tiny@1 runs on {backend.description} (asked for)" in caplog.text
+
+
+@pytest.mark.skipif("cuda" in available_devices(), reason="this ONNX Runtime can do CUDA")
+def test_missing_cuda_is_a_clear_error(tmp_path):
+    """CUDA asked for by name and not there is an error that says so."""
+    with pytest.raises(BackendFailed, match=r"CUDA does not work: .* is a CPU build"):
+        backend_of(tmp_path, device="cuda")
+
+
+@pytest.mark.skipif("cuda" in available_devices(), reason="this ONNX Runtime can do CUDA")
+def test_auto_falls_back_to_the_cpu(tmp_path, caplog):
+    """Left to choose, the backend takes the CPU and the log says why."""
+    with caplog.at_level(logging.INFO, logger="imagemint.engine.onnx.backend"):
+        backend = backend_of(tmp_path, device="auto")
+    assert backend.provider == "CPUExecutionProvider"
+    assert "CUDA does not work" in caplog.text
+
+
+def test_unknown_device_is_refused(tmp_path):
+    """A misspelt device is named."""
+    with pytest.raises(ValueError, match="'gpu'"):
+        backend_of(tmp_path, device="gpu")
+
+
+def test_unloadable_model_is_refused(tmp_path):
+    """A model the runtime cannot load is refused with the runtime's reason, on one line."""
+
+    def edit(model):
+        model.graph.node[-1].domain = "com.microsoft"
+        model.graph.node[-1].op_type = "NotYetInvented"
+        model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+
+    with pytest.raises(BundleRefused, match=r"ONNX Runtime .* cannot load it: .*NotYetInvented"):
+        backend_of(tmp_path, edit_model=edit)
+
+
+def test_lying_output_shape_is_refused(tmp_path):
+    """A graph whose images have another shape than it declares is found out when it is loaded."""
+
+    def edit(model):
+        tensor = next(t for t in model.graph.initializer if t.name == "nhwc")
+        tensor.CopyFrom(helper.make_tensor("nhwc", TensorProto.INT64, [4], [-1, 6, 4, 1]))
+
+    with pytest.raises(BundleRefused, match=r"its images are uint8 \(64, 6, 4, 1\), not"):
+        backend_of(tmp_path, edit_model=edit)
+
+
+def test_fixed_batch_is_refused(tmp_path):
+    """A graph that only runs at one batch size is found out when it is loaded."""
+
+    def edit(model):
+        tensor = next(t for t in model.graph.initializer if t.name == "nhwc")
+        tensor.CopyFrom(helper.make_tensor("nhwc", TensorProto.INT64, [4], [64, 4, 6, 1]))
+
+    with pytest.raises(BundleRefused, match="ONNX Runtime cannot run it: "):
+        backend_of(tmp_path, edit_model=edit)
+
+
+def test_import_reports_to_nobody(tmp_path):
+    """Importing the backend leaves nothing in the home: telemetry is off before it starts."""
+    environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    command = [sys.executable, "-c", "import imagemint.engine.onnx.backend"]
+    subprocess.run(command, env=environment, check=True)
+    assert not list(tmp_path.rglob("*"))

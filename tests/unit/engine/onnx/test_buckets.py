@@ -1,0 +1,367 @@
+"""Batches in buckets: cutting, padding, buffers, and the bytes of plain runs, on the CPU."""
+
+import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_bundles import write_bundle
+
+from imagemint.engine import latents
+from imagemint.engine.bundle import read_bundle
+from imagemint.engine.errors import BackendFailed
+from imagemint.engine.onnx import backend as onnx_backend
+from imagemint.engine.onnx import session as onnx_session
+from imagemint.engine.onnx.backend import OnnxBackend
+from imagemint.engine.onnx.batch_invariance import Batching, agreeing_buckets, probe_feed
+from imagemint.engine.onnx.buckets import buffers, default_buckets, pieces
+
+MOST = 130
+CLASSES = np.arange(MOST, dtype=np.int64) % 10
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    """A tiny conditional bundle."""
+    return read_bundle(write_bundle(tmp_path_factory.mktemp("models")))
+
+
+@pytest.fixture(scope="module")
+def plain(bundle):
+    """Its backend, with batches as they come."""
+    return OnnxBackend(bundle, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def bucketed(bundle):
+    """Its backend in buckets of 1 to 64."""
+    return OnnxBackend(bundle, device="cpu", bucketed=True)
+
+
+@pytest.mark.parametrize(
+    ("most", "expected"),
+    [(1, (1,)), (2, (1, 2)), (3, (1, 2, 3)), (64, (1, 2, 4, 8, 16, 32, 64)), (5, (1, 2, 4, 5))],
+)
+def test_default_buckets_double(most, expected):
+    """Up to the largest batch, which is one itself."""
+    assert default_buckets(most) == expected
+
+
+@given(
+    count=st.integers(0, 500),
+    buckets=st.sets(st.integers(1, 130), min_size=1).map(lambda sizes: tuple(sorted(sizes))),
+)
+def test_pieces_cover_a_batch(count, buckets):
+    """Without gap or overlap, each in the smallest bucket that holds it, all but the last full."""
+    cut = list(pieces(count, buckets))
+    assert [piece.start for piece in cut[1:]] == [piece.stop for piece in cut[:-1]]
+    assert (cut[0].start, cut[-1].stop) == (0, count) if cut else count == 0
+    for piece in cut:
+        rows = piece.stop - piece.start
+        assert piece.size == min(size for size in buckets if size >= rows)
+        assert rows == buckets[-1] or piece is cut[-1]
+
+
+def test_buffers_share_no_page(bundle):
+    """Each begins on a page of its own, so that it can be locked by itself."""
+    inputs, output = buffers(bundle.spec, probe_feed(bundle.spec, 8), 3)
+    assert {name: array.shape for name, array in inputs.items()} == {
+        "z": (3, 8),
+        "class_id": (3, 1),
+    }
+    assert output.shape == (3, 4, 6, 1)
+    for array in (*inputs.values(), output):
+        assert array.ctypes.data % 4096 == 0
+        assert array.flags.c_contiguous
+
+
+def test_every_size_gives_the_bytes_of_plain_runs(plain, bucketed):
+    """From one row to more than two of the largest bucket, bound and unbound."""
+    instance = bucketed.open_instance()
+    z = latents(3, 0, MOST, 8)
+    for count in range(MOST + 1):
+        expected = plain.run(z[:count], CLASSES[:count])
+        assert instance.run(z[:count], CLASSES[:count]).tobytes() == expected.tobytes(), count
+        assert bucketed.run(z[:count], CLASSES[:count]).tobytes() == expected.tobytes(), count
+    instance.close()
+
+
+@pytest.mark.parametrize("options", [{"truncation": "psi"}, {"conditional": False}], ids=str)
+def test_every_kind_of_model_is_bound(tmp_path, options):
+    """With truncation as an input, and without classes."""
+    bundle = read_bundle(write_bundle(tmp_path, **options))
+    spec = bundle.spec
+    arguments = (
+        latents(3, 0, 70, 8),
+        CLASSES[:70] if spec.conditional else None,
+        np.linspace(0, 1, 70, dtype=np.float32) if spec.truncation else None,
+    )
+    instance = OnnxBackend(bundle, device="cpu", bucketed=True).open_instance()
+    expected = OnnxBackend(bundle, device="cpu").run(*arguments)
+    assert instance.run(*arguments).tobytes() == expected.tobytes()
+    instance.close()
+
+
+def test_threads_run_side_by_side(plain, bucketed):
+    """An instance for each thread, and each gets its own images."""
+
+    def work(seed):
+        instance = bucketed.open_instance()
+        for count in (1, 7, 64, 65, 100, 3, 130):
+            z = latents(seed, count, count, 8)
+            expected = plain.run(z, CLASSES[:count]).tobytes()
+            assert instance.run(z, CLASSES[:count]).tobytes() == expected
+        instance.close()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(8)))
+
+
+def test_buffers_stay_where_they_are(bucketed):
+    """Nothing is allocated anew between runs: a captured graph knows the addresses by heart."""
+    instance = bucketed.open_instance()
+    before = {size: batch.addresses for size, batch in instance._batches.items()}
+    hosts = {size: batch.output.ctypes.data for size, batch in instance._batches.items()}
+    for count in (1, 64, 13, 130):
+        instance.run(latents(3, 0, count, 8), CLASSES[:count])
+    assert {size: batch.addresses for size, batch in instance._batches.items()} == before
+    assert {size: batch.output.ctypes.data for size, batch in instance._batches.items()} == hosts
+    assert len({address for each in before.values() for address in each}) == 3 * len(before)
+    instance.close()
+
+
+def test_images_outlive_the_next_run(bucketed):
+    """What a caller got is a copy, not the buffer."""
+    instance = bucketed.open_instance()
+    first = instance.run(latents(1, 0, 4, 8), CLASSES[:4])
+    kept = first.copy()
+    instance.run(latents(2, 0, 4, 8), CLASSES[:4])
+    assert np.array_equal(first, kept)
+    instance.close()
+
+
+def test_padding_repeats_the_first_row(bucketed):
+    """So it is valid input, whatever the model: a class that exists, a latent that is finite."""
+    instance = bucketed.open_instance()
+    z = latents(3, 0, 5, 8)
+    instance.run(z, CLASSES[2:7])
+    padded = instance._batches[8].inputs
+    assert np.array_equal(padded["z"][5:], np.repeat(z[:1], 3, axis=0))
+    assert padded["class_id"][5:].tolist() == 3 * [[2]]
+    instance.close()
+
+
+def test_largest_bucket_is_bound_first(bundle, monkeypatch):
+    """So that the arena of a GPU grows once."""
+    sizes = []
+    bind = onnx_session.Session.bind
+
+    def noted(self, feed, output, **options):
+        sizes.append(len(output))
+        return bind(self, feed, output, **options)
+
+    monkeypatch.setattr(onnx_session.Session, "bind", noted)
+    OnnxBackend(bundle, device="cpu", buckets=(4, 32, 8), bucketed=True).open_instance().close()
+    assert sizes == [32, 8, 4]
+
+
+def test_instance_belongs_to_its_thread(bucketed):
+    """A captured graph is replayed by the thread that captured it, or not at all."""
+    instance = bucketed.open_instance()
+    caught = []
+
+    def misuse():
+        try:
+            instance.run(latents(1, 0, 1, 8), CLASSES[:1])
+        except RuntimeError as error:
+            caught.append(str(error))
+
+    thread = threading.Thread(target=misuse)
+    thread.start()
+    thread.join()
+    assert caught == ["an instance belongs to the thread that opened it"]
+    instance.close()
+
+
+def test_closed_instance_and_closed_backend_say_so(bundle):
+    """Runs after the end fail cleanly; closing again is fine."""
+    backend = OnnxBackend(bundle, device="cpu", bucketed=True)
+    instance, other = backend.open_instance(), backend.open_instance()
+    instance.close()
+    instance.close()
+    for broken in (instance, other):
+        if broken is other:
+            backend.close()
+        with pytest.raises(BackendFailed, match="closed"):
+            broken.run(latents(1, 0, 1, 8), CLASSES[:1])
+    with pytest.raises(BackendFailed, match="closed"):
+        backend.open_instance()
+    other.close()
+
+
+def test_plain_backend_shares_itself(plain):
+    """On the CPU nothing belongs to a thread, and closing an instance leaves the rest alone."""
+    instance = plain.open_instance()
+    instance.close()
+    z = latents(1, 0, 3, 8)
+    assert np.array_equal(instance.run(z, CLASSES[:3]), plain.run(z, CLASSES[:3]))
+
+
+# --- buckets in which rows differ ---------------------------------------------------------------
+
+
+def disagreeing(sizes):
+    """A computation whose rows differ in batches of these sizes."""
+
+    def compute(feed):
+        z = feed["z"]
+        return z * np.float32(2) + np.float32(1e-6 if len(z) in sizes else 0)
+
+    return compute
+
+
+@pytest.mark.parametrize(
+    ("wrong", "expected"),
+    [
+        ((), (1, 2, 4, 8, 16)),
+        ((1,), (2, 4, 8, 16)),
+        ((2, 8), (1, 4, 16)),
+        ((1, 2, 4, 8), (16,)),
+        ((16,), (16,)),
+    ],
+)
+def test_buckets_that_differ_are_left_out(wrong, expected):
+    """All that are used agree with the largest."""
+    feed = {"z": np.linspace(-1, 1, 64, dtype=np.float32).reshape(16, 4)}
+    assert agreeing_buckets(disagreeing(wrong), feed, (1, 2, 4, 8, 16)) == expected
+
+
+def test_rows_that_depend_on_their_place_are_run_alone():
+    """Where no size is safe, one row at a time is."""
+
+    def compute(feed):
+        return feed["z"] + np.arange(len(feed["z"]), dtype=np.float32)[:, np.newaxis]
+
+    feed = {"z": np.ones((16, 4), np.float32)}
+    assert agreeing_buckets(compute, feed, (1, 4, 16)) == (1,)
+
+
+def test_model_that_looks_at_its_batch_keeps_one_bucket(tmp_path, looks_at_batch, caplog):
+    """A graph whose rows depend on the size of the batch gives equal bytes all the same."""
+    bundle = read_bundle(write_bundle(tmp_path, edit_model=looks_at_batch(1e-7)))
+    with caplog.at_level(logging.INFO, logger="imagemint.engine.onnx.backend"):
+        backend = OnnxBackend(bundle, device="cpu", buckets=(1, 4, 16), bucketed=True)
+    assert (backend.buckets, backend.batching) == ((16,), Batching.BUCKETS)
+    assert caplog.records[-1].levelno == logging.WARNING
+    assert "in batches of 16" in caplog.text
+    instance = backend.open_instance()
+    z = latents(5, 0, 40, 8)
+    whole = instance.run(z, CLASSES[:40])
+    for count in range(1, 41):
+        assert instance.run(z[:count], CLASSES[:count]).tobytes() == whole[:count].tobytes()
+    instance.close()
+
+
+# --- falling back -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pretending(bundle, monkeypatch):
+    """A backend that takes its device for a GPU: each session is one of the CPU.
+
+    `make(session)` opens an instance; `session(graphs)` is what a CUDA session would be.
+    """
+
+    def make(session):
+        backend = OnnxBackend(bundle, device="cpu", buckets=(1, 8), bucketed=True)
+        backend._bundle = bundle
+        monkeypatch.setattr(onnx_backend, "cuda_session", lambda content, graphs: session(graphs))
+        return backend, backend.open_instance()
+
+    return make
+
+
+def cpu(bundle):
+    """A session on the CPU."""
+    return onnx_session.cpu_session(bundle.read_model(), 1, bundle.directory)
+
+
+def test_instances_capture_in_sessions_of_their_own(bundle, pretending):
+    """With graphs, an instance has a session for itself, and a graph id for each bucket."""
+    made = []
+
+    def session(graphs):
+        assert graphs
+        made.append(cpu(bundle))
+        return made[-1]
+
+    backend, first = pretending(session)
+    second = backend.open_instance()
+    assert len(made) == 2
+    ids = [batch._options.get_run_config_entry("gpu_graph_id") for batch in first._batches.values()]
+    assert sorted(ids) == ["1", "2"]
+    first.close()
+    second.close()
+
+
+def test_refused_graphs_leave_plain_binding(plain, pretending, caplog):
+    """A model that cannot be captured runs all the same, and the log says why."""
+
+    def refuse(graphs):
+        raise BackendFailed("CUDA does not work: nodes on the CPU")
+
+    _, instance = pretending(refuse)
+    assert "tiny@1 runs without CUDA graphs: CUDA does not work: nodes on the CPU" in caplog.text
+    z = latents(1, 0, 9, 8)
+    assert np.array_equal(instance.run(z, CLASSES[:9]), plain.run(z, CLASSES[:9]))
+    assert not any(batch._captures for batch in instance._batches.values())
+    instance.close()
+
+
+def test_failed_capture_leaves_plain_binding(bundle, plain, pretending, caplog, monkeypatch):
+    """So does a capture that breaks off half way."""
+
+    class Breaking(onnx_session.Session):
+        def bind(self, feed, output, *, graph_id=None):
+            batch = super().bind(feed, output, graph_id=graph_id)
+            if graph_id == 2:
+                monkeypatch.setattr(batch, "_run", lambda: 1 / 0)
+            return batch
+
+    _, instance = pretending(lambda graphs: Breaking(cpu(bundle)._session))
+    assert "runs without CUDA graphs: division by zero" in caplog.text
+    z = latents(1, 0, 9, 8)
+    assert np.array_equal(instance.run(z, CLASSES[:9]), plain.run(z, CLASSES[:9]))
+    instance.close()
+
+
+def test_graph_that_replays_its_capture_is_not_used(bundle, plain, pretending, caplog, monkeypatch):
+    """A replay that does not read its inputs anew is found out before it answers anybody."""
+
+    class Stuck(onnx_session.Session):
+        def bind(self, feed, output, *, graph_id=None):
+            batch = super().bind(feed, output, graph_id=graph_id)
+            real, runs = batch._run, []
+
+            def once():
+                if not runs:
+                    real()
+                runs.append(1)
+
+            monkeypatch.setattr(batch, "_run", once)
+            return batch
+
+    _, instance = pretending(lambda graphs: Stuck(cpu(bundle)._session))
+    assert "without CUDA graphs: bound batches of 8 differ from plain ones" in caplog.text
+    z = latents(1, 0, 9, 8)
+    assert np.array_equal(instance.run(z, CLASSES[:9]), plain.run(z, CLASSES[:9]))
+    instance.close()
+
+
+def test_graphs_are_not_made_unless_wanted(bundle, monkeypatch):
+    """On the CPU there are none to make."""
+    monkeypatch.setattr(onnx_backend, "cuda_session", lambda *_, **__: pytest.fail("captured"))
+    OnnxBackend(bundle, device="cpu", bucketed=True).open_instance().close()

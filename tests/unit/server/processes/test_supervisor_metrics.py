@@ -1,0 +1,71 @@
+"""What the supervisor tells besides the figures of its workers."""
+
+import os
+import urllib.request
+
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from imagemint.server.processes.supervisor_metrics import WorkersMetrics
+from imagemint.server.processes.worker_metrics import figures_of
+from imagemint.server.telemetry.metrics import Metrics
+from imagemint.server.telemetry.metrics_endpoint import expose
+
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+def samples_of(metrics):
+    """The samples that Prometheus sees, by name and values of the labels."""
+    return {
+        (sample.name, *sorted(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(generate_latest(metrics.registry).decode())
+        for sample in family.samples
+    }
+
+
+def test_each_process_is_told():
+    """The supervisor and every worker that lives, by name."""
+    pids = {0: os.getpid(), 1: os.getppid()}
+    samples = samples_of(WorkersMetrics(2, lambda: None, lambda: pids))
+    for name in ("supervisor", "0", "1"):
+        assert samples["process_resident_memory_bytes", name] > 0
+    assert samples["imagemint_workers",] == 2
+    assert samples["imagemint_worker_restarts_total", "1"] == 0
+
+
+def test_scrape_asks_the_workers():
+    """Before it tells, so that nothing is older than the scrape."""
+    worker = Metrics(shared=True)
+    metrics = WorkersMetrics(1, lambda: metrics.totals.update(0, figures_of(worker.registry)), dict)
+    for length in (3, 40):
+        worker.queue_images.labels("tiny", "1").set(length)
+        assert samples_of(metrics)["imagemint_queue_images", "1", "tiny"] == length
+
+
+def test_filtered_scrape_asks_the_workers():
+    """As a whole one does, and only what was asked for is told."""
+    worker = Metrics(shared=True)
+    metrics = WorkersMetrics(1, lambda: metrics.totals.update(0, figures_of(worker.registry)), dict)
+    address, stop = expose("127.0.0.1:0", metrics.registry)
+    try:
+        worker.inflight.labels("s").set(3)
+        with DIRECT.open(f"http://{address}/metrics?name[]=imagemint_inflight_requests") as answer:
+            lines = answer.read().decode().splitlines()
+    finally:
+        stop()
+    assert lines[-1] == 'imagemint_inflight_requests{service="s"} 3.0'
+    assert len(lines) == 3
+
+
+def test_lines_that_were_not_logged_are_counted_by_all(monkeypatch):
+    """The supervisor's own and the workers', once each."""
+    monkeypatch.setattr(
+        "imagemint.server.telemetry.metrics.dropped_lines",
+        lambda: {"queue_full": 2, "rate_limited": 0},
+    )
+    metrics = WorkersMetrics(2, lambda: None, dict)
+    for number in (0, 1):
+        metrics.totals.update(number, figures_of(Metrics(shared=True).registry))
+    for _ in range(2):
+        samples = samples_of(metrics)
+        assert samples["imagemint_log_lines_dropped_total", "queue_full"] == 6

@@ -1,0 +1,36 @@
+"""What gRPC is told: as many connections as the limit of open files allows."""
+
+import subprocess
+import sys
+
+import pytest
+
+# In a process of its own: a limit that was lowered cannot be raised again.
+LIMITED = """
+import resource, sys
+soft, hard, wanted = (int(text) for text in sys.argv[1:])
+resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+from imagemint.server.rpc.channel_options import connection_limit
+from imagemint.server.settings import ServeSettings
+print(connection_limit(ServeSettings(max_connections=wanted or None)))
+print(*resource.getrlimit(resource.RLIMIT_NOFILE))
+"""
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "wanted", "allowed", "raised"),
+    [
+        (256, 1_024, 0, 768, 1_024),
+        (256, 8_192, 0, 4_096, 4_352),
+        (8_192, 8_192, 0, 4_096, 8_192),
+        (256, 256, 0, 128, 256),
+        (256, 8_192, 5_000, 5_000, 5_256),
+        (256, 1_024, 5_000, 768, 1_024),
+        (256, 1_024, 100, 100, 356),
+    ],
+)
+def test_connections_leave_descriptors(soft, hard, wanted, allowed, raised):
+    """The soft limit is raised as far as needed, and 256 files or a half are left for all else."""
+    command = (sys.executable, "-c", LIMITED, str(soft), str(hard), str(wanted))
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert told[-3:] == [str(allowed), str(raised), str(hard)]

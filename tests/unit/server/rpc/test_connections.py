@@ -1,0 +1,58 @@
+"""Connections: who is at the other end, and which are closed when they become scarce."""
+
+import socket
+
+import pytest
+
+from imagemint.server.rpc.connections import (
+    address_of,
+    close_connections,
+    list_connections,
+    peer_of,
+    surplus,
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "peer", "address"),
+    [
+        ("ipv4:10.0.0.7:50123", ("10.0.0.7", 50_123), "10.0.0.7"),
+        ("ipv6:%5B::1%5D:5", ("::1", 5), "::/64"),
+        ("ipv6:%5B2001:db8:1:2:3::4%5D:5", ("2001:db8:1:2:3::4", 5), "2001:db8:1:2::/64"),
+        ("ipv6:%5Bfe80::1%25eth0%5D:5", ("fe80::1", 5), "fe80::/64"),
+        ("unix:/tmp/socket", None, "unix:/tmp/socket"),
+    ],
+)
+def test_peer_is_read_from_the_name_of_grpc(name, peer, address):
+    """IP address and port; what counts as one machine is an IPv4 address or a /64 network."""
+    assert peer_of(name) == peer
+    assert address_of(name) == address
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_only_the_connection_that_is_meant_is_closed(host):
+    """Connections are listed by port, the oldest first, and closed by their other end."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family) as listener:
+        port = listener.getsockname()[1]
+        ends = [socket.create_connection((host, port)) for _ in range(3)]
+        accepted = [listener.accept()[0] for _ in ends]
+        peers = [end.getsockname()[:2] for end in ends]
+        assert list_connections(port) == peers
+        close_connections(port, {peers[1]})
+        assert ends[1].recv(1) == b""
+        accepted[0].send(b"a")
+        accepted[2].send(b"c")
+        assert (ends[0].recv(1), ends[2].recv(1)) == (b"a", b"c")
+        for each in (*ends, *accepted):
+            each.close()
+
+
+def test_largest_machine_loses_its_oldest_idle_connections():
+    """Busy connections stay, and a machine with few keeps them while another has more."""
+    many = [("10.0.0.1", port) for port in range(1, 9)]
+    few = [("10.0.0.2", 1), ("10.0.0.2", 2)]
+    assert surplus([*few, *many], {many[0]}, 6) == set(many[1:5])
+    assert surplus([*few, *many], set(), 2) == {*many[:7], few[0]}
+    assert surplus([*few, *many], {*few, *many}, 2) == set()
+    assert surplus(many, set(), 8) == set()

@@ -1,0 +1,81 @@
+"""Bytes of requests: what holds too much is refused before it is parsed, and nothing else is."""
+
+import numpy as np
+import pytest
+
+from imagemint.engine.errors import InvalidRequest
+from imagemint.open_inference import grpc_service_pb2
+from imagemint.server.rpc.message_limits import MOST_FIELDS, MOST_NUMBERS, check_contents, reader_of
+from imagemint.v1 import generation_service_pb2, image_pb2
+
+INFER = grpc_service_pb2.ModelInferRequest
+STREAM = generation_service_pb2.StreamGenerateRequest
+MANY = 700_000
+
+
+def field(number, content):
+    """A field of bytes, text, a message or packed numbers."""
+    length, size = len(content), bytearray()
+    while length > 127:
+        size.append(length & 127 | 128)
+        length >>= 7
+    return bytes([number << 3 | 2, *size, length]) + content
+
+
+BOMBS = {
+    "inputs": (INFER, b"\x2a\x00" * MANY),
+    "outputs": (INFER, b"\x32\x00" * MANY),
+    "parameters": (INFER, b"\x22\x00" * MANY),
+    "raw contents": (INFER, b"\x3a\x00" * MANY),
+    "parameters of an input": (INFER, field(5, b"\x22\x00" * MANY)),
+    "shape, not packed": (INFER, field(5, b"\x18\x01" * MANY)),
+    "elements of bytes": (INFER, field(5, field(5, b"\x42\x00" * MANY))),
+    "shape": (INFER, field(5, field(3, b"\x01" * MANY))),
+    "unknown fields": (INFER, b"\x78\x00" * MANY),
+    "groups": (INFER, b"\x7b\x7c" * MANY),
+    "the same field": (STREAM, b"\x0a\x00" * MANY),
+    "cycle": (STREAM, field(1, field(10, field(1, b"\x01" * MANY)))),
+    "cycle in parts": (STREAM, field(1, field(10, field(1, b"\x01" * 1_000) * 700))),
+    "classes": (STREAM, field(1, field(9, field(1, b"\x80\x01" * MANY)))),
+    "behind a good field": (INFER, field(1, b"tiny") + field(7, bytes(4_000)) + b"\x2a\x00" * MANY),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_bomb_is_refused_unparsed(name):
+    """However the parts are wrapped, they are counted, and only up to the limit."""
+    kind, content = BOMBS[name]
+    read = reader_of("/none/none", kind.FromString)
+    assert isinstance(read(content), kind)  # a message all the same
+    with pytest.raises(InvalidRequest, match="more than"):
+        check_contents(content, kind.DESCRIPTOR)
+
+
+def test_reader_checks_before_it_parses():
+    """Of every method whose schema is known; malformed bytes are the parser's to refuse."""
+    read = reader_of("/inference.GRPCInferenceService/ModelInfer", lambda _: pytest.fail("parsed"))
+    with pytest.raises(InvalidRequest, match=f"more than {MOST_FIELDS} fields"):
+        read(BOMBS["inputs"][1])
+    read = reader_of("/inference.GRPCInferenceService/ModelInfer", INFER.FromString)
+    for content in (b"\xff" * 20, b"\xff" * 20_000, b"\x2a\x7f" + bytes(9_000)):
+        with pytest.raises(InvalidRequest, match="no such message"):
+            read(content)
+
+
+def test_large_message_with_few_parts_is_read():
+    """Latents, raw elements and as many classes as may be asked for."""
+    images = {"count": 1, "model": "m" * 10_000, "latents": {"values": [0.5] * 400_000}}
+    infer = INFER(raw_input_contents=[bytes(2_000_000)] * 2)
+    tensor = infer.inputs.add(name="z", datatype="FP32", shape=[1, 8])
+    tensor.contents.fp32_contents.extend([0.5] * 300_000)
+    classes = image_pb2.ClassPerImage(class_ids=np.full(MOST_NUMBERS, 1_000))
+    for method, message in (
+        ("imagemint.v1.GenerationService/StreamGenerate", STREAM(images=images)),
+        (
+            "imagemint.v1.GenerationService/StreamGenerate",
+            STREAM(images={"class_per_image": classes}),
+        ),
+        ("inference.GRPCInferenceService/ModelInfer", infer),
+    ):
+        read = reader_of(f"/{method}", type(message).FromString)
+        assert read(message.SerializeToString()) == message

@@ -1,0 +1,171 @@
+"""The table of status codes: total, with details that machines read, and nothing of our insides."""
+
+from pathlib import Path
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+
+from imagemint.engine.errors import (
+    BackendFailed,
+    BundleRefused,
+    ClassUnsupported,
+    DeadlinePassed,
+    Draining,
+    ImagemintError,
+    InvalidRequest,
+    LoadFailed,
+    ModelControlRefused,
+    ModelNotFound,
+    ModelNotReady,
+    QueueFull,
+    VersionNotFound,
+    Violation,
+)
+from imagemint.server.errors import NotAllowed, RateLimited, TooManyCalls, Unauthenticated
+from imagemint.server.rpc.status import CODES, DETAILS_KEY, PUSHBACK_KEY, REQUEST_ID_KEY, outcome_of
+
+# design.md section 6.
+EXPECTED = {
+    InvalidRequest([Violation("images.count", "0 is not 1 or more")]): "INVALID_ARGUMENT",
+    ModelNotFound("nobody", ["mnist"]): "NOT_FOUND",
+    VersionNotFound("mnist", "9", [1, 2]): "NOT_FOUND",
+    ClassUnsupported("mnist"): "FAILED_PRECONDITION",
+    QueueFull("mnist", 0.25): "RESOURCE_EXHAUSTED",
+    Draining(1.0): "UNAVAILABLE",
+    ModelNotReady("mnist", "still loading", 2.0): "UNAVAILABLE",
+    LoadFailed("mnist", "version 2: no checksum"): "FAILED_PRECONDITION",
+    ModelControlRefused("model_control is poll"): "FAILED_PRECONDITION",
+    DeadlinePassed(): "DEADLINE_EXCEEDED",
+    BackendFailed("no memory at 0xdeadbeef"): "INTERNAL",
+    BundleRefused(Path("/srv/models"), "no checksum"): "INTERNAL",
+    Unauthenticated("the API key is not known"): "UNAUTHENTICATED",
+    NotAllowed("augmentation", "use this model"): "PERMISSION_DENIED",
+    RateLimited("augmentation", 0.5): "RESOURCE_EXHAUSTED",
+    TooManyCalls("the server", 8, 0.5): "RESOURCE_EXHAUSTED",
+    KeyError("secret"): "INTERNAL",
+}
+
+
+def descendants(root):
+    """Every class below `root`."""
+    for child in root.__subclasses__():
+        yield child
+        yield from descendants(child)
+
+
+def details_of(outcome):
+    """The google.rpc details by message name, and the status that holds them."""
+    status = status_pb2.Status.FromString(dict(outcome.trailing_metadata)[DETAILS_KEY])
+    kinds = {
+        kind.DESCRIPTOR.full_name: kind
+        for kind in (
+            error_details_pb2.ErrorInfo,
+            error_details_pb2.BadRequest,
+            error_details_pb2.RetryInfo,
+        )
+    }
+    found = {}
+    for packed in status.details:
+        kind = kinds[packed.TypeName()]
+        found[kind.__name__] = kind.FromString(packed.value)
+    return status, found
+
+
+def test_table_is_total():
+    """Every error of the engine and the server has a code, and no other class is in the table."""
+    served = ("imagemint.engine.", "imagemint.server.")
+    ours = {each for each in descendants(ImagemintError) if each.__module__.startswith(served)}
+    assert set(CODES) == ours
+    assert {type(error) for error in EXPECTED if isinstance(error, ImagemintError)} == ours
+
+
+@pytest.mark.parametrize("error", EXPECTED, ids=lambda error: type(error).__name__)
+def test_code_is_that_of_the_design(error):
+    """The status code, said twice alike: in the call's status and in the details."""
+    outcome = outcome_of(error, "id-1")
+    assert outcome.code is grpc.StatusCode[EXPECTED[error]]
+    status, details = details_of(outcome)
+    assert (status.code, status.message) == (outcome.code.value[0], outcome.message)
+    assert details["ErrorInfo"].domain == "imagemint"
+    assert details["ErrorInfo"].metadata["request_id"] == "id-1"
+    assert dict(outcome.trailing_metadata)[REQUEST_ID_KEY] == "id-1"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [error for error, code in EXPECTED.items() if code == "INTERNAL"],
+    ids=lambda error: type(error).__name__,
+)
+def test_internal_error_tells_nothing(error):
+    """Nothing but the request id leaves the server; there is no retry advice either."""
+    outcome = outcome_of(error, "id-1")
+    assert outcome.message == "the server failed; request id id-1"
+    _, details = details_of(outcome)
+    assert details == {
+        "ErrorInfo": error_details_pb2.ErrorInfo(
+            reason="INTERNAL", domain="imagemint", metadata={"request_id": "id-1"}
+        )
+    }
+    assert PUSHBACK_KEY not in dict(outcome.trailing_metadata)
+
+
+def test_reasons_are_stable():
+    """Machines know an error by its reason, so each has its own."""
+    reasons = {error: each for error in CODES if (each := error.reason) != "INTERNAL"}
+    assert len(set(reasons.values())) == len(CODES)
+    assert all(reason.isupper() for reason in reasons.values())
+
+
+def test_not_found_tells_what_exists():
+    """In the metadata of the ErrorInfo, besides the message."""
+    _, details = details_of(outcome_of(ModelNotFound("nobody", ["emoji", "mnist"]), "id"))
+    assert details["ErrorInfo"].metadata["known"] == "emoji,mnist"
+    _, details = details_of(outcome_of(VersionNotFound("mnist", "9", [1, 2]), "id"))
+    assert details["ErrorInfo"].metadata["known"] == "1,2"
+
+
+def test_every_violation_is_told():
+    """BadRequest lists them all, in order."""
+    error = InvalidRequest([Violation("a.b", "too small"), Violation("c", "unknown")])
+    _, details = details_of(outcome_of(error, "id"))
+    told = [(each.field, each.description) for each in details["BadRequest"].field_violations]
+    assert told == [("a.b", "too small"), ("c", "unknown")]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        QueueFull("m", 0.25),
+        Draining(1.5),
+        ModelNotReady("m", "why", 2.0),
+        RateLimited("augmentation", 0.5),
+        TooManyCalls("the server", 8, 0.5),
+    ],
+)
+def test_retry_delay_is_told_twice(error):
+    """To our clients in the details, to gRPC's own retries as pushback."""
+    outcome = outcome_of(error, "id")
+    _, details = details_of(outcome)
+    delay_s = details["RetryInfo"].retry_delay.ToTimedelta().total_seconds()
+    assert delay_s == error.retry_delay_s
+    assert dict(outcome.trailing_metadata)[PUSHBACK_KEY] == str(round(1000 * error.retry_delay_s))
+
+
+@pytest.mark.parametrize("letter", ["x", "ß", "🂡"])
+def test_outcome_fits_into_metadata(letter):
+    """Whatever the caller typed, code and details stay below the 8 KB that gRPC takes."""
+    typed = letter * 100_000
+    fields = [f"images.field_{number}" for number in range(8)]
+    for error in (
+        ModelNotFound(typed, [typed] * 100),
+        VersionNotFound("mnist", typed, range(1, 10_000)),
+        ModelNotReady("mnist", typed, 1.0),
+        InvalidRequest([Violation(field, typed) for field in fields]),
+    ):
+        outcome = outcome_of(error, "id")
+        percent_encoded = sum(3 if byte > 126 else 1 for byte in outcome.message.encode())
+        sizes = [len(key) + len(value) * 4 / 3 for key, value in outcome.trailing_metadata]
+        assert percent_encoded + sum(sizes) < 8_000
+        assert outcome.message.endswith("…")
+        assert outcome.code is CODES[type(error)]

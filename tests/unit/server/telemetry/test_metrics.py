@@ -1,0 +1,164 @@
+"""Metrics: the names, labels and units that dashboards are built on."""
+
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from imagemint.server.telemetry.metrics import IMAGES, SECONDS, Later, Metrics
+
+# design.md section 8; the samples' names as a scrape shows them.
+EXPECTED = {
+    "imagemint_requests_total": ("counter", {"service", "method", "model", "code"}),
+    "imagemint_request_duration_seconds": ("histogram", {"service", "method", "model"}),
+    "imagemint_images_total": ("counter", {"model", "version", "class"}),
+    "imagemint_queue_images": ("gauge", {"model", "version"}),
+    "imagemint_queue_limit_images": ("gauge", {"model", "version"}),
+    "imagemint_queue_wait_seconds": ("histogram", {"model", "version", "priority"}),
+    "imagemint_batch_images": ("histogram", {"model", "version"}),
+    "imagemint_inference_duration_seconds": ("histogram", {"model", "version"}),
+    "imagemint_encode_duration_seconds": ("histogram", {"format"}),
+    "imagemint_rejected_total": ("counter", {"model", "reason"}),
+    "imagemint_ended_calls_total": ("counter", {"reason"}),
+    "imagemint_bytes_in_flight": ("gauge", set()),
+    "imagemint_client_images_total": ("counter", {"client", "model"}),
+    "imagemint_reloads_total": ("counter", {"what", "outcome"}),
+    "imagemint_model_info": (
+        "gauge",
+        {"model", "version", "bundle_sha256", "precision", "execution_provider", "variant"},
+    ),
+    "imagemint_model_load_duration_seconds": ("gauge", {"model", "version"}),
+    "imagemint_model_load_failures_total": ("counter", {"model"}),
+    "imagemint_model_failed_versions": ("gauge", {"model"}),
+    "imagemint_repository_lost": ("gauge", set()),
+    "imagemint_inflight_requests": ("gauge", {"service"}),
+}
+
+
+@pytest.fixture
+def collectors():
+    """Every collector of ours, by the name of its sample or base."""
+    metrics = Metrics()
+    found = {}
+    for collector in vars(metrics).values():
+        for family in getattr(collector, "describe", list)():
+            suffix = "_total" if family.type == "counter" else ""
+            found[family.name + suffix] = (family.type, set(collector._labelnames))
+    return found
+
+
+def test_names_and_labels_are_those_of_the_design(collectors):
+    """No more and no less, with these labels."""
+    assert collectors == EXPECTED
+
+
+def test_buckets_fit_the_measured_range():
+    """From half a millisecond to ten seconds, and every power of two up to a large request."""
+    assert (SECONDS[0], SECONDS[-1]) == (0.0005, 10.0)
+    assert list(SECONDS) == sorted(SECONDS)
+    assert (IMAGES[0], IMAGES[-1]) == (1, 1024)
+
+
+def test_build_and_process_are_told():
+    """A scrape says what is running and what it takes."""
+    text = generate_latest(Metrics().registry).decode()
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    (build,) = families["imagemint_build_info"].samples
+    assert build.labels["version"]
+    assert build.labels["onnxruntime"].startswith("onnxruntime")
+    assert "process_resident_memory_bytes" in families
+
+
+@given(st.lists(st.floats(0, 20) | st.sampled_from(SECONDS), max_size=30))
+def test_many_observations_count_like_single_ones(amounts):
+    """All at once they fall into the same buckets, the bounds included, with the same sum."""
+    one_by_one, together = Metrics(), Metrics()
+    for amount in amounts:
+        one_by_one.request_duration.labels("s", "m", "tiny").observe(amount)
+    one_by_one.request_duration.labels("s", "m", "tiny")
+    together.request_duration.labels("s", "m", "tiny").observe_all(amounts)
+    counted = [
+        {
+            (sample.name, sample.labels.get("le")): sample.value
+            for family in metrics.request_duration.collect()
+            for sample in family.samples
+            if not sample.name.endswith("_created")
+        }
+        for metrics in (one_by_one, together)
+    ]
+    assert counted[1] == pytest.approx(counted[0])
+
+
+def test_backlog_is_counted_before_anybody_looks():
+    """In order, each value once, when it is long enough or when the registry is scraped."""
+    metrics = Metrics()
+    requests = metrics.requests.labels("s", "m", "tiny", "OK")
+    seen = []
+
+    def count(values):
+        seen.append(values)
+        requests.inc(len(values))
+
+    part = Later(count, most=3)
+    for value in range(4):
+        part.add(value)
+    assert seen == [[0, 1, 2]]
+    part = metrics.backlog.later(count)
+    part.add("late")
+    labels = {"service": "s", "method": "m", "model": "tiny", "code": "OK"}
+    assert metrics.registry.get_sample_value("imagemint_requests_total", labels) == 4
+    assert seen == [[0, 1, 2], ["late"]]
+
+
+def test_many_threads_lose_nothing_of_a_backlog():
+    """Whoever adds while another counts is counted."""
+    counted = []
+    part = Later(counted.extend, most=7)
+    threads = [
+        threading.Thread(target=lambda n=n: [part.add((n, each)) for each in range(500)])
+        for n in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        part.clear()
+    part.clear()
+    assert sorted(counted) == [(n, each) for n in range(4) for each in range(500)]
+
+
+def test_backlog_is_read_while_it_grows():
+    """A new kind of outcome may come in the middle of a scrape, on another thread."""
+    backlog, kept = Metrics().backlog, []
+    adding = threading.Thread(
+        target=lambda: kept.extend(backlog.later(kept.append) for _ in range(20_000))
+    )
+    adding.start()
+    while adding.is_alive():
+        backlog.clear()
+    assert len(kept) == 20_000
+
+
+def test_queue_is_read_when_scraped():
+    """The gauge asks the queue; nobody has to remember to set it."""
+    metrics = Metrics()
+    length = [3]
+    metrics.watch(metrics.queue_images, ("tiny", "2"), lambda: length[0])
+    labels = {"model": "tiny", "version": "2"}
+    assert metrics.registry.get_sample_value("imagemint_queue_images", labels) == 3
+    length[0] = 7
+    assert metrics.registry.get_sample_value("imagemint_queue_images", labels) == 7
+
+
+def test_what_is_gone_is_not_told():
+    """In a single process everything of it is removed, and nothing else."""
+    metrics = Metrics()
+    for version in ("1", "2"):
+        metrics.images.labels("tiny", version, "").inc()
+        metrics.queue_limit_images.labels("tiny", version).set(9)
+    metrics.forget((metrics.images, metrics.queue_limit_images), model="tiny", version="1")
+    text = generate_latest(metrics.registry).decode()
+    assert 'version="2"' in text
+    assert 'version="1"' not in text
