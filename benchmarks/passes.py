@@ -20,13 +20,13 @@ from unittest import mock
 import numpy as np
 import torch
 
-from imagemint.training import starting
 from imagemint.training.datasets import LabelledImages
-from imagemint.training.loop import train
-from imagemint.training.passes import Passes
+from imagemint.training.loop import start as starting
+from imagemint.training.loop.schedules import Schedule
+from imagemint.training.loop.training_loop import train
+from imagemint.training.networks.precision import Passes
 from imagemint.training.recipes import RECIPES
 from imagemint.training.recipes.recipe import Recipe
-from imagemint.training.schedules import Schedule
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 WAYS = ("plain", "compiled", "bf16", "rows first")

@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from imagemint.training.datasets import LabelledImages, load_dataset
-from imagemint.training.loop import train
+from imagemint.training.loop.schedules import Schedule
+from imagemint.training.loop.training_loop import train
 from imagemint.training.recipes.vanilla_mnist import VanillaMnistRecipe
-from imagemint.training.schedules import Schedule
 
 RECIPE = VanillaMnistRecipe()
 

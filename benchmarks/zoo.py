@@ -29,9 +29,9 @@ from imagemint.engine.bundle import read_bundle
 from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.engine.sampling import drawn_classes, latents
 from imagemint.engine.spec import TruncationKind
-from imagemint.training.checkpoints import read_generator
 from imagemint.training.evaluation_report import EvaluationFigure, read_report
 from imagemint.training.recipes import RECIPES
+from imagemint.training.trained import read_generator
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS = ROOT / "benchmarks/results/zoo"

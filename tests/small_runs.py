@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
-from imagemint.training import loop
 from imagemint.training.datasets import LabelledImages
-from imagemint.training.schedules import Schedule
+from imagemint.training.loop import training_loop as loop
+from imagemint.training.loop.schedules import Schedule
 
 SMALL = {
     "batch_size": 8,

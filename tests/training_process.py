@@ -16,10 +16,10 @@ import torch
 from safetensors.torch import save_file
 from small_runs import CPU, small, train
 
-from imagemint.training import inspection, monitor
+from imagemint.training.distributed import join
 from imagemint.training.errors import TrainingError
-from imagemint.training.figures import Figures
-from imagemint.training.processes import join
+from imagemint.training.loop import health, monitor
+from imagemint.training.loop.stats import Figures
 from imagemint.training.recipes import RECIPES
 
 
@@ -58,9 +58,9 @@ def do(job, processes, device):
 def main():
     """Joins the other process and does the jobs."""
     torch.set_num_threads(1)
-    inspection.RECALIBRATION_BATCHES = 1
+    health.RECALIBRATION_BATCHES = 1
     monitor.plot_losses = monitor.animate_grids = lambda _: None
-    sys.modules["imagemint.training.loop"].Figures = SignalledFigures
+    sys.modules["imagemint.training.loop.training_loop"].Figures = SignalledFigures
     processes, device = join(CPU, 2, 1)
     for job in json.loads(Path(sys.argv[1]).read_text()):
         do(job, processes, device)

@@ -158,7 +158,7 @@ class Export(BaseModel):
     def _export_run(self) -> "tuple[Bundle, str]":
         from imagemint.exporter.export import export_generator  # noqa: PLC0415 - torch
         from imagemint.exporter.parity import Tolerance  # noqa: PLC0415 - torch
-        from imagemint.training.checkpoints import read_generator  # noqa: PLC0415 - torch
+        from imagemint.training.trained import read_generator  # noqa: PLC0415 - torch
 
         assert self.source is not None  # noqa: S101 - for the type checker; _check made sure
         bundle = export_generator(

@@ -7,7 +7,7 @@ from imagemint.engine import Distribution
 from imagemint.engine.spec import FORMAT_VERSION, ModelSpec
 from imagemint.exporter.adoption import AdoptedModel
 from imagemint.exporter.errors import ExportError
-from imagemint.training.checkpoints import TrainedGenerator
+from imagemint.training.trained import TrainedGenerator
 from imagemint.v1 import manifest_pb2 as pb
 
 _DISTRIBUTIONS = {

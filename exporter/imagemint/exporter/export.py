@@ -22,7 +22,7 @@ from imagemint.exporter.publish import choose_version, stage_version
 from imagemint.exporter.samples import write_samples
 from imagemint.exporter.subpixel import replace_transposed_convolutions
 from imagemint.exporter.variants import Compare, add_variants
-from imagemint.training.checkpoints import TrainedGenerator
+from imagemint.training.trained import TrainedGenerator
 from imagemint.v1 import manifest_pb2 as pb
 
 _log = logging.getLogger(__name__)

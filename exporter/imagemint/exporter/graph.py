@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from imagemint.exporter.errors import ExportError
 from imagemint.exporter.surgery import fold_batch_norm, strip
-from imagemint.training.checkpoints import TrainedGenerator
+from imagemint.training.trained import TrainedGenerator
 
 OPSET = 18
 """Operator set: the oldest one that the dynamo exporter writes without conversion, so that the file

@@ -11,7 +11,7 @@ from imagemint.engine import drawn_classes, latents
 from imagemint.engine.backend import Backend
 from imagemint.engine.spec import ModelSpec, TruncationKind
 from imagemint.exporter.errors import ExportError
-from imagemint.training.checkpoints import TrainedGenerator
+from imagemint.training.trained import TrainedGenerator
 from imagemint.v1 import manifest_pb2 as pb
 
 SAMPLES = 1000

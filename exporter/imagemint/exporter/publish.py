@@ -9,7 +9,7 @@ from pathlib import Path
 
 from imagemint.engine.bundle import SUMS_FILE
 from imagemint.exporter.errors import ExportError
-from imagemint.training.durable import flush, flush_directory
+from imagemint.training.loop.durable import flush, flush_directory
 
 STAGING_PREFIX = ".export-"
 """Prefix of staging directories. It begins with a dot, so that no server loads a half export."""

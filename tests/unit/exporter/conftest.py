@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from imagemint.exporter.export import export_generator
-from imagemint.training.checkpoints import TrainedGenerator
 from imagemint.training.evaluation_report import EvaluationFigure
 from imagemint.training.networks import ConditionalGenerator
+from imagemint.training.trained import TrainedGenerator
 
 
 @pytest.fixture(scope="session")

@@ -11,12 +11,14 @@ from pydantic import ValidationError
 from imagemint.engine.bundle import read_bundle
 from imagemint.exporter.command import Export
 from imagemint.training import evaluation
-from imagemint.training.checkpoints import TrainingState, read_generator, save_checkpoint
 from imagemint.training.errors import CheckpointError
 from imagemint.training.evaluation.comparing import Compared, Comparison, Difference
 from imagemint.training.evaluation_report import EvaluationFigure, write_report
+from imagemint.training.loop.checkpoints import save_checkpoint
+from imagemint.training.loop.state import TrainingState
 from imagemint.training.networks import Shape
 from imagemint.training.recipes.mnist import MnistRecipe
+from imagemint.training.trained import read_generator
 
 RECIPE = MnistRecipe(z_dim=4, c_dim=2, generator_channels=4, discriminator_channels=1, seed=5)
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from imagemint.exporter.errors import ExportError
 from imagemint.exporter.graph import OPSET, build_graph
-from imagemint.training.checkpoints import TrainedGenerator
+from imagemint.training.trained import TrainedGenerator
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from imagemint.training import datasets, inspection, loop, monitor, provenance
+from imagemint.training import datasets
 from imagemint.training.classifier import train_classifier
 from imagemint.training.datasets import LabelledImages
+from imagemint.training.loop import health, monitor, provenance, training_loop
+from imagemint.training.loop.schedules import Schedule
 from imagemint.training.recipes.mnist import MnistRecipe
 from imagemint.training.recipes.mnist_classifier import MnistClassifierRecipe
-from imagemint.training.schedules import Schedule
 
 LABELS = tuple("0123456789")
 TINY = {
@@ -39,7 +40,7 @@ def _one_thread():
 @pytest.fixture(autouse=True)
 def _quick_and_steady(monkeypatch):
     """Statistics of tiny networks need no 10,240 images, and a commit may come between two runs."""
-    monkeypatch.setattr(inspection, "RECALIBRATION_BATCHES", 1)
+    monkeypatch.setattr(health, "RECALIBRATION_BATCHES", 1)
     monkeypatch.setattr(provenance, "code_revision", lambda: "0123abc+")
 
 
@@ -84,7 +85,7 @@ def train(digits):
     """Trains a tiny recipe into a directory, as in `train(run, resume=True, seed=3)`."""
 
     def start(run, *, resume=False, schedule=SCHEDULE, **options):
-        return loop.train(
+        return training_loop.train(
             MnistRecipe(**TINY | options),
             digits,
             run,
@@ -123,7 +124,7 @@ def poison(monkeypatch):
 
     def arm(first_step, value):
         steps = iter(range(1, 1_000))
-        average_into = loop.average_into
+        average_into = training_loop.average_into
 
         def average(averaged, running, weight):
             average_into(averaged, running, weight)
@@ -131,7 +132,7 @@ def poison(monkeypatch):
                 for parameter in averaged.parameters():
                     parameter.fill_(value)
 
-        monkeypatch.setattr(loop, "average_into", average)
+        monkeypatch.setattr(training_loop, "average_into", average)
 
     return arm
 

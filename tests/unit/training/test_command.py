@@ -15,13 +15,15 @@ import torch
 from PIL import Image
 
 from imagemint.client.cli import main
-from imagemint.training import datasets, provenance
-from imagemint.training.checkpoints import latest_checkpoint, read_generator
+from imagemint.training import datasets
 from imagemint.training.classifier import load_classifier
 from imagemint.training.datasets import classes, registry
 from imagemint.training.evaluation import judging, open_source
-from imagemint.training.monitor import Monitor
+from imagemint.training.loop import provenance
+from imagemint.training.loop.checkpoints import latest_checkpoint
+from imagemint.training.loop.monitor import Monitor
 from imagemint.training.recipes.mnist import MnistRecipe
+from imagemint.training.trained import read_generator
 
 TINY = [
     "--quiet",
@@ -419,5 +421,5 @@ def test_real_digits_from_end_to_end(first_digits, tmp_path, capsys, monkeypatch
     assert "class_accuracy" in capsys.readouterr().out
     trained = read_generator(run)
     assert (trained.dataset, trained.images_seen) == ("mnist/train", 128)
-    assert len(trained.evaluations) == 12
+    assert len(trained.evaluations) == 15
     assert np.isfinite([figure.value for figure in trained.evaluations]).all()

@@ -13,16 +13,16 @@ from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.engine.spec import TruncationKind
 from imagemint.exporter import parity
 from imagemint.exporter.export import export_generator
-from imagemint.training.checkpoints import read_generator
 from imagemint.training.datasets import LabelledImages
 from imagemint.training.errors import CheckpointError, DatasetError
-from imagemint.training.monitor import Monitor
+from imagemint.training.loop.monitor import Monitor
+from imagemint.training.loop.start import initial_state
 from imagemint.training.networks import draw
 from imagemint.training.recipes import RECIPES
 from imagemint.training.recipes.improved import SsganRecipe
 from imagemint.training.recipes.recipe import Recipe
-from imagemint.training.recorded import MISSING, recorded_runs, table
-from imagemint.training.starting import initial_state
+from imagemint.training.recipes.results import MISSING, recorded_runs, table
+from imagemint.training.trained import read_generator
 
 
 def stop_after(monkeypatch, steps):

@@ -16,14 +16,14 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from imagemint.training.datasets import LabelledImages
+from imagemint.training.datasets.sufficiency import classifier_steps, evaluation_shortages
+from imagemint.training.datasets.survey import doubts, summarise
 from imagemint.training.errors import CheckpointError, DatasetError
-from imagemint.training.randomness import ShuffledOrder, Stream, generator_at
 from imagemint.training.recipes.avatars_classifier import AvatarsClassifierRecipe
 from imagemint.training.recipes.classifier import ClassifierRecipe
 from imagemint.training.recipes.image_classifier import ImageClassifierRecipe
 from imagemint.training.recipes.mnist_classifier import MnistClassifierRecipe
-from imagemint.training.sufficiency import classifier_steps, evaluation_shortages
-from imagemint.training.survey import doubts, summarise
+from imagemint.training.rng import ShuffledOrder, Stream, generator_at
 
 RECIPES: dict[str, type[ClassifierRecipe]] = {
     MnistClassifierRecipe.name: MnistClassifierRecipe,

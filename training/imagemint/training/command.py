@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     import torch
 
     from imagemint.training.datasets import LabelledImages
-    from imagemint.training.passes import Precision
-    from imagemint.training.processes import Processes
+    from imagemint.training.distributed import Processes
+    from imagemint.training.networks.precision import Precision
 
 _log = logging.getLogger(__name__)
 
@@ -112,14 +112,14 @@ class TrainGenerator(RunSettings, DataOptions):
         device = _device(self.device)
         if self.resume:
             from imagemint.training.datasets import DATASETS  # noqa: PLC0415 - torch
-            from imagemint.training.resuming import resumed  # noqa: PLC0415 - torch
+            from imagemint.training.loop.resume import resumed  # noqa: PLC0415 - torch
 
             return resumed(self, self.out, DATASETS).start(device)
         return self.start(device)
 
     def start(self, device: "torch.device") -> int:
         """Trains with exactly these settings, in as many processes as they say."""
-        from imagemint.training.processes import ALONE, join  # noqa: PLC0415 - torch
+        from imagemint.training.distributed import ALONE, join  # noqa: PLC0415 - torch
 
         if self.dry_run:
             return self._train(ALONE, device)
@@ -132,15 +132,20 @@ class TrainGenerator(RunSettings, DataOptions):
             return 1  # the first process says why
 
     def _train(self, processes: "Processes", device: "torch.device") -> int:
-        from imagemint.training import dry_run, loop, provenance, starting  # noqa: PLC0415 - torch
-        from imagemint.training.checkpoints import (  # noqa: PLC0415
+        from imagemint.training.loop import (  # noqa: PLC0415 - torch
+            dry_run,
+            provenance,
+            start,
+            training_loop,
+        )
+        from imagemint.training.loop.checkpoints import (  # noqa: PLC0415 - torch
             fitting_checkpoint,
             latest_checkpoint,
             list_checkpoints,
         )
-        from imagemint.training.passes import Passes  # noqa: PLC0415
-        from imagemint.training.resuming import remembered  # noqa: PLC0415
-        from imagemint.training.schedules import Schedule  # noqa: PLC0415
+        from imagemint.training.loop.resume import remembered  # noqa: PLC0415
+        from imagemint.training.loop.schedules import Schedule  # noqa: PLC0415
+        from imagemint.training.networks.precision import Passes  # noqa: PLC0415
 
         recipe = self.recipe_type(
             **{name: getattr(self, name) for name in self.recipe_type.model_fields}
@@ -165,14 +170,14 @@ class TrainGenerator(RunSettings, DataOptions):
             "settings": remembered(self, about["options"]),
         }
         if self.resume:
-            found = fitting_checkpoint(self.out, about, free=loop.FREE_ON_RESUME)
+            found = fitting_checkpoint(self.out, about, free=training_loop.FREE_ON_RESUME)
             _log.info("resuming from %s", found)
         elif list_checkpoints(self.out):
             raise CheckpointError(f"{self.out} holds a run already; --resume continues it")
         if self.dry_run or processes.rank == 0:
             warnings = dry_run.warnings_for(recipe, data)
         if self.dry_run:
-            starting.initial_state(recipe, data, device)  # refuses images that networks cannot draw
+            start.initial_state(recipe, data, device)  # refuses images that networks cannot draw
             test = self._test_split(recipe)
             warnings += dry_run.warnings_on_test(test)
             options["data"] = dry_run.describe_data(data, test)
@@ -184,7 +189,7 @@ class TrainGenerator(RunSettings, DataOptions):
             for warning in warnings:
                 _log.warning("%s: %s", data.name, warning)
             provenance.write_options(self.out, options)
-        state = loop.train(
+        state = training_loop.train(
             recipe,
             data,
             self.out,
@@ -204,7 +209,7 @@ class TrainGenerator(RunSettings, DataOptions):
 
     def _training_data(self, recipe: Recipe) -> "LabelledImages":
         """Returns the training pictures, on resume with the classes in the order of the run."""
-        from imagemint.training.resuming import recorded_order  # noqa: PLC0415 - torch
+        from imagemint.training.loop.resume import recorded_order  # noqa: PLC0415 - torch
 
         def load(order: tuple[str, ...] | None = None) -> "LabelledImages":
             name = self.data_set or recipe.dataset
@@ -234,11 +239,11 @@ class TrainGenerator(RunSettings, DataOptions):
             return str(error)
 
     def _precision(self, device: "torch.device") -> "Precision":
-        from imagemint.training.checkpoints import (  # noqa: PLC0415 - torch
+        from imagemint.training.loop.checkpoints import (  # noqa: PLC0415 - torch
             read_description,
             sound_checkpoint,
         )
-        from imagemint.training.passes import precision_of  # noqa: PLC0415
+        from imagemint.training.networks.precision import precision_of  # noqa: PLC0415
 
         if self.precision != "auto":
             return self.precision
@@ -318,7 +323,7 @@ class ListRecipes(BaseModel):
 
     def run(self) -> int:
         """Prints a table; nothing in it is invented, what was never measured says so."""
-        from imagemint.training.recorded import table  # noqa: PLC0415 - rarely asked for
+        from imagemint.training.recipes.results import table  # noqa: PLC0415 - rarely asked for
 
         print(table())  # noqa: T201 - the command's answer
         return 0

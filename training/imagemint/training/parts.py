@@ -6,9 +6,23 @@ from typing import TypeVar
 
 from torch import nn
 
-from imagemint.training.augmentation import AdaptiveAugmentation, DifferentiableAugmentation
-from imagemint.training.game import Augmentation, Game
-from imagemint.training.losses import OBJECTIVES, smoothed
+from imagemint.training.loop.schedules import CosineRamp
+from imagemint.training.losses.adversarial import OBJECTIVES, smoothed
+from imagemint.training.losses.augment import AdaptiveAugmentation, DifferentiableAugmentation
+from imagemint.training.losses.gan_loss import Augmentation, Game
+from imagemint.training.losses.path_length import PathLength
+from imagemint.training.losses.regularizers import (
+    AuxiliaryClassifier,
+    FeatureMatching,
+    HistoricalAverage,
+    LipschitzPenalty,
+    Mismatch,
+    MutualInformation,
+    Reconstruction,
+    Supervision,
+    WeightClipping,
+    ZeroCentredPenalties,
+)
 from imagemint.training.networks import (
     AttributeDiscriminator,
     AttributeGenerator,
@@ -33,21 +47,7 @@ from imagemint.training.networks import (
     level_at,
 )
 from imagemint.training.networks.convolutional import doublings
-from imagemint.training.path_length import PathLength
 from imagemint.training.recipes.recipe import Recipe, ZeroCentredOptions
-from imagemint.training.schedules import CosineRamp
-from imagemint.training.terms import (
-    AuxiliaryClassifier,
-    FeatureMatching,
-    HistoricalAverage,
-    LipschitzPenalty,
-    Mismatch,
-    MutualInformation,
-    Reconstruction,
-    Supervision,
-    WeightClipping,
-    ZeroCentredPenalties,
-)
 
 __all__ = [
     "OBJECTIVES",

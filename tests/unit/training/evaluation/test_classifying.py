@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from imagemint.training import loop
 from imagemint.training.evaluation import open_source
 from imagemint.training.evaluation.classifying import discriminator_figures
+from imagemint.training.loop import training_loop as loop
+from imagemint.training.loop.schedules import Schedule
 from imagemint.training.recipes import RECIPES
-from imagemint.training.schedules import Schedule
 
 CPU = torch.device("cpu")
 SMALL = {

@@ -9,10 +9,11 @@ import torch
 from PIL import Image
 
 from imagemint.training import datasets
-from imagemint.training.checkpoints import latest_checkpoint, read_generator
 from imagemint.training.datasets import LabelledImages, stack_digits
 from imagemint.training.errors import CheckpointError, DatasetError
 from imagemint.training.evaluation import Protocol, evaluate, open_extractor, open_source
+from imagemint.training.loop.checkpoints import latest_checkpoint
+from imagemint.training.trained import read_generator
 
 pytestmark = pytest.mark.usefixtures("toy_mnist")
 CPU = torch.device("cpu")

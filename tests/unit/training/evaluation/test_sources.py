@@ -9,10 +9,11 @@ from imagemint.engine.bundle import read_bundle
 from imagemint.engine.errors import BundleRefused
 from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.engine.sampling import latents
-from imagemint.training.checkpoints import latest_checkpoint, read_generator
 from imagemint.training.errors import DatasetError
 from imagemint.training.evaluation import open_source
-from imagemint.training.samples import images_of
+from imagemint.training.loop.checkpoints import latest_checkpoint
+from imagemint.training.loop.samples import images_of
+from imagemint.training.trained import read_generator
 
 CPU = torch.device("cpu")
 

@@ -5,15 +5,15 @@ import pytest
 import torch
 from small_runs import SCHEDULE, small
 
-from imagemint.training import loop
-from imagemint.training.checkpoints import read_generator
 from imagemint.training.datasets.avatars import NONE, STYLES, VALUES, frequencies
 from imagemint.training.datasets.images import Attribute, LabelledImages
-from imagemint.training.game import Turn
+from imagemint.training.loop import training_loop as loop
+from imagemint.training.losses.gan_loss import Turn
+from imagemint.training.losses.regularizers import Reconstruction
 from imagemint.training.networks import AttributeDiscriminator, AttributeGenerator, Shape
 from imagemint.training.networks.attributes import limits_of
 from imagemint.training.recipes.avatars import AvatarsRecipe
-from imagemint.training.terms import Reconstruction
+from imagemint.training.trained import read_generator
 
 CPU = torch.device("cpu")
 SHAPE = Shape(10, 64, 3)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from imagemint.training.averaging import average_into
+from imagemint.training.loop.ema import average_into
 from imagemint.training.networks import (
     GrowingDiscriminator,
     GrowingGenerator,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from imagemint.training.losses import zero_centred_penalty
+from imagemint.training.losses.adversarial import zero_centred_penalty
 from imagemint.training.networks import ResidualDiscriminator, ResidualGenerator, Shape
 from imagemint.training.networks.residual import ResidualBlock
 

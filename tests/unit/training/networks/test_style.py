@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from imagemint.training.game import Turn
+from imagemint.training.losses.gan_loss import Turn
+from imagemint.training.losses.path_length import PathLength
 from imagemint.training.networks import Discriminator, Shape, StyleGenerator
 from imagemint.training.networks.style import ModulatedConvolution
-from imagemint.training.path_length import PathLength
 
 
 @pytest.fixture

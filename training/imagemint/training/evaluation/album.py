@@ -15,7 +15,7 @@ from imagemint.training.evaluation.reals import Reals
 from imagemint.training.evaluation.sheets import COLUMNS, code_sheets, truncation_sheet
 from imagemint.training.evaluation.sources import LatentSource, Source
 from imagemint.training.evaluation_report import EvaluationFigure
-from imagemint.training.samples import grid
+from imagemint.training.loop.samples import grid
 
 _ROWS, _STEPS = 10, 10
 _SUSPECTS = 500  # images among which those nearest to a training image are looked for

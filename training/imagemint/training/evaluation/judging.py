@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from imagemint.training.data_options import DataOptions
 from imagemint.training.datasets import LabelledImages, cache_directory
+from imagemint.training.datasets.sufficiency import COMPARABLE, NEIGHBOURS, STEADY
 from imagemint.training.errors import CheckpointError, DatasetError
 from imagemint.training.evaluation.album import Album
 from imagemint.training.evaluation.classifying import discriminator_figures
@@ -26,7 +27,6 @@ from imagemint.training.evaluation_report import (
     write_report,
     write_table,
 )
-from imagemint.training.sufficiency import COMPARABLE, NEIGHBOURS, STEADY
 
 # Stands in the key of every cached result: count it up when a figure's meaning changes.
 _VERSION = 4

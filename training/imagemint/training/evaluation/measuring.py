@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from imagemint.training.datasets.sufficiency import NEIGHBOURS
 from imagemint.training.evaluation.copies import nearest_training_images
 from imagemint.training.evaluation.extractors import Extractor, Looks
 from imagemint.training.evaluation.reals import Reals
@@ -28,7 +29,6 @@ from imagemint.training.metrics import (
     two_sample_accuracy,
     within_class_variety,
 )
-from imagemint.training.sufficiency import NEIGHBOURS
 
 # A generated image nearer to a training image than this share of the typical distance between a
 # test image and its nearest training image is called a copy.

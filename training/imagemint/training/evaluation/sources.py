@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from torch import nn
 
 from imagemint.engine.sampling import Distribution, latents
-from imagemint.training.checkpoints import read_discriminator, read_generator
 from imagemint.training.datasets.tree import scan
 from imagemint.training.errors import DatasetError
 from imagemint.training.evaluation.files import (
@@ -28,10 +27,11 @@ from imagemint.training.evaluation.files import (
     PicturesSource,
     is_folder_of_pictures,
 )
+from imagemint.training.loop.resume import recorded_settings
 from imagemint.training.networks import Discriminator
 from imagemint.training.recipes import RECIPES
 from imagemint.training.recipes.recipe import Recipe
-from imagemint.training.resuming import recorded_settings
+from imagemint.training.trained import read_discriminator, read_generator
 
 GROUP = "imagemint.sources"
 _BATCH = 256

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from imagemint.training.processes import Batchwise
+from imagemint.training.distributed import Batchwise
 
 _EPSILON = 1e-8
 

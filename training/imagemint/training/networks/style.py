@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from imagemint.training.distributed import Batchwise
 from imagemint.training.networks.convolutional import doublings
 from imagemint.training.networks.layers import pixel_normal
 from imagemint.training.networks.players import Shape
-from imagemint.training.processes import Batchwise
 
 _SLOPE = 0.2
 _EPSILON = 1e-8

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from imagemint.training.datasets import LabelledImages
-    from imagemint.training.game import Game
+    from imagemint.training.losses.gan_loss import Game
     from imagemint.training.networks import Discriminator, Shape
     from imagemint.training.networks.attributes import Frequencies
 

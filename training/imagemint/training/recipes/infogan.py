@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from imagemint.training.game import Game
+    from imagemint.training.losses.gan_loss import Game
     from imagemint.training.networks import Discriminator, Shape
 
 

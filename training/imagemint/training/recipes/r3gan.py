@@ -9,7 +9,7 @@ from imagemint.training.recipes.recipe import Recipe, ZeroCentredOptions
 if TYPE_CHECKING:
     from torch import nn
 
-    from imagemint.training.game import Game
+    from imagemint.training.losses.gan_loss import Game
     from imagemint.training.networks import Discriminator, Shape
 
 

@@ -1,0 +1,100 @@
+"""Tests of imagemint.training.datasets.survey and imagemint.training.datasets.sufficiency."""
+
+import numpy as np
+import pytest
+
+from imagemint.training.datasets import LabelledImages
+from imagemint.training.datasets.sufficiency import (
+    classifier_steps,
+    evaluation_shortages,
+    shortages,
+)
+from imagemint.training.datasets.survey import doubts, summarise
+from imagemint.training.errors import DatasetError
+
+
+def data(counts, *, images=None, names="abcdefgh", split="train"):
+    """So many noisy pictures of each class, or these pictures."""
+    labels = np.repeat(np.arange(len(counts)), counts)
+    if images is None:
+        rng = np.random.Generator(np.random.Philox(key=[1, 2]))
+        images = rng.integers(0, 256, (len(labels), 4, 4, 1)).astype(np.uint8)
+    return LabelledImages(f"toy/{split}", images, labels, tuple(names[: len(counts)]), "0" * 64)
+
+
+def test_summary_counts_everything():
+    """Splits, classes and shape are told, with a class that a split has nothing of."""
+    train, test = data([3, 5]), data([1, 0], split="test")
+    told = summarise(train, test)
+    assert told["splits"] == {"train": 8, "test": 1}
+    assert told["classes"] == {"a": {"train": 3, "test": 1}, "b": {"train": 5, "test": 0}}
+    assert (told["image"], told["shape"], told["broken"]) == ("4x4 gray", [4, 4, 1], 0)
+    assert summarise(train, None)["splits"] == {"train": 8}
+
+
+@pytest.mark.parametrize(
+    ("found", "text"),
+    [
+        (data([20]), "all 20 pictures are of one class, 'a'"),
+        (data([20, 20], names=["train", "cat"]), "classes are called like splits: train"),
+        (data([20, 20], names=["Cat", "cat"]), "names of classes differ only in case: Cat, cat"),
+        (data([20, 9]), "classes with fewer than 10 training pictures: b (9)"),
+        (data([1000, 19]), "classes with fewer than 20 training pictures: b (19)"),
+        (
+            data([20, 20], images=np.full((40, 4, 4, 1), 99, np.uint8)),
+            "nearly all pictures are ali",
+        ),
+        (
+            data([20, 20], images=np.tile(data([5]).images, (8, 1, 1, 1))),
+            "of 40 pictures only 5 differ",
+        ),
+        (data([20, 20], images=data([40]).images // 16), "100% of the pictures are nearly black"),
+    ],
+)
+def test_doubtful_data_are_told(found, text):
+    """What looks wrong is said in a sentence."""
+    assert text in "; ".join(doubts(found))
+
+
+def test_sound_data_raise_no_doubt():
+    """Two classes of a usual size, each picture its own, are fine."""
+    assert doubts(data([40, 30])) == []
+    assert shortages(data([40, 30]), 64, by_class=True) == []
+    assert evaluation_shortages(data([600, 500])) == []
+
+
+@pytest.mark.parametrize(
+    ("counts", "by_class", "text"),
+    [
+        ([3, 3], True, "6 training pictures are fewer than a batch of 8"),
+        ([9, 0], True, "no training picture of class b"),
+        ([1, 1], True, "no class has 2 training pictures, so variety cannot be measured"),
+        ([9, 1], True, "fewer than 2 training pictures of class b: no variety is measured"),
+        ([1], False, "variety cannot be measured"),
+    ],
+)
+def test_shortages_are_told(counts, by_class, text):
+    """What a run goes without, for want of pictures, is said before its first step."""
+    assert text in "; ".join(shortages(data(counts), 8, by_class=by_class))
+
+
+@pytest.mark.parametrize(
+    ("counts", "text"),
+    [
+        ([2, 0], "no test picture of class b"),
+        ([1, 1], "too few test pictures for `imagemint evaluate`: 2, it needs at least 6"),
+        ([9, 9], "with 18 test pictures, fewer than 1,000"),
+    ],
+)
+def test_evaluation_shortages_are_told(counts, text):
+    """So is what an evaluation will lack."""
+    assert text in "; ".join(evaluation_shortages(data(counts, split="test")))
+
+
+def test_classifier_needs_a_batch():
+    """Steps are whole batches, and fewer than one are refused with the way out."""
+    assert classifier_steps(45, 3, 128) == 1
+    with pytest.raises(
+        DatasetError, match=r"45 training pictures in 2 .* --batch-size or --epochs"
+    ):
+        classifier_steps(45, 2, 128)

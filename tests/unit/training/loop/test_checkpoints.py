@@ -1,0 +1,317 @@
+"""Tests of imagemint.training.loop.checkpoints: what goes in comes out, or is refused by name."""
+
+import json
+import os
+import re
+import resource
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from imagemint.training.errors import CheckpointError
+from imagemint.training.evaluation_report import EvaluationFigure, write_report
+from imagemint.training.loop import checkpoints, provenance
+from imagemint.training.loop.checkpoints import (
+    latest_checkpoint,
+    list_checkpoints,
+    restore,
+    save_checkpoint,
+)
+from imagemint.training.loop.ema import average_into
+from imagemint.training.loop.start import initial_state
+from imagemint.training.recipes.mnist import MnistRecipe
+from imagemint.training.trained import read_generator
+
+RECIPE = MnistRecipe(z_dim=4, c_dim=2, generator_channels=8, discriminator_channels=2, seed=5)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def about(digits):
+    """What a run says of itself."""
+    return provenance.describe(RECIPE, digits)
+
+
+@pytest.fixture
+def state(digits):
+    """A state whose optimisers have moments, all of them different."""
+    state = initial_state(RECIPE, digits, CPU)
+    torch.manual_seed(0)
+    for optimizer in (state.opt_G, state.opt_D):
+        for parameter in optimizer.param_groups[0]["params"]:
+            parameter.grad = torch.randn_like(parameter)
+        optimizer.step()
+    average_into(state.G_ema, state.G, 0.5)
+    state.images_seen, state.step = 640, 10
+    state.unlogged = {"loss_D": [0.1, 1 / 3]}
+    return state
+
+
+@pytest.fixture
+def saved(tmp_path, state, about):
+    """The directory of a run with one checkpoint."""
+    save_checkpoint(tmp_path, state, state.G_ema.eval(), about)
+    return tmp_path
+
+
+def rewritten(run, **changes):
+    """Changes the description of the newest checkpoint; None removes a key."""
+    path = latest_checkpoint(run) / "checkpoint.json"
+    description = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({k: v for k, v in description.items() if v is not None}))
+
+
+def test_state_comes_back(saved, state, about, digits):
+    """Every tensor and count is restored, moments in the memory layout of their parameters."""
+    other = initial_state(RECIPE, digits, CPU)
+    restore(saved, other, about, free=set())
+    ours, theirs = state.tensors(), other.tensors()
+    assert set(ours) == set(theirs)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert (other.images_seen, other.step) == (640, 10)
+    assert other.unlogged == {"loss_D": [0.1, 1 / 3]}
+    for optimizer in (other.opt_G, other.opt_D):
+        for parameter, moments in optimizer.state.items():
+            assert moments["exp_avg_sq"].stride() == parameter.stride()
+
+
+def test_older_description_is_read(saved, about, digits):
+    """Checkpoints from before unlogged figures and interim marks still resume."""
+    rewritten(saved, unlogged=None, interim=None)
+    other = initial_state(RECIPE, digits, CPU)
+    restore(saved, other, about, free=set())
+    assert (other.step, other.unlogged) == (10, {})
+
+
+def test_license_of_the_first_runs(saved):
+    """Checkpoints from before licences were told are of MNIST."""
+    rewritten(saved, license=None)
+    assert read_generator(saved).license == "CC-BY-SA-3.0"
+
+
+def test_generator_comes_back(saved, state):
+    """The averaged generator is read ready for use, with all that describes it."""
+    trained = read_generator(saved)
+    z, y = torch.randn(3, 4), torch.tensor([1, 2, 3])
+    assert torch.equal(trained.module(z, y), state.G_ema(z, y))
+    assert not trained.module.training
+    assert (trained.z_dim, trained.image_size, trained.image_channels) == (4, 28, 1)
+    assert (trained.recipe, trained.seed, trained.images_seen) == ("mnist", 5, 640)
+    assert (trained.dataset, trained.license) == ("mnist/train", "CC0-1.0")
+    assert trained.class_labels == tuple("0123456789")
+    assert trained.options == RECIPE.model_dump()
+    assert trained.evaluations == ()
+
+
+def test_evaluation_comes_along(saved):
+    """Figures of exactly these weights are read with them."""
+    figure = EvaluationFigure("coverage", 0.9, "as told", 100, 0.95)
+    write_report(saved / "evaluation.json", read_generator(saved).weights_sha256, [figure])
+    assert read_generator(saved).evaluations == (figure,)
+
+
+def test_no_file_is_a_pickle(saved):
+    """A checkpoint holds two safetensors files and JSON, nothing that runs code when read."""
+    files = sorted(latest_checkpoint(saved).iterdir())
+    assert [file.name for file in files] == [
+        "checkpoint.json",
+        "generator.safetensors",
+        "state.safetensors",
+    ]
+    json.loads(files[0].read_text())
+    for file in files[1:]:
+        assert not zipfile.is_zipfile(file)
+        with safe_open(file, "pt") as tensors:
+            assert "embed.weight" in {name.rsplit("/", 1)[-1] for name in tensors.keys()}  # noqa: SIM118 - no mapping
+
+
+def test_newest_two_are_kept(tmp_path, state, about):
+    """Regular checkpoints beyond two go; of interim ones only the newest stays."""
+    plan = [(100, False), (200, False), (250, True), (270, True), (300, False), (310, True)]
+    seen = []
+    for images, interim in plan:
+        state.images_seen = images
+        save_checkpoint(tmp_path, state, state.G_ema, about, interim=interim)
+        seen.append([int(path.name) for path in list_checkpoints(tmp_path)])
+    assert seen == [
+        [100],
+        [100, 200],
+        [200, 250],
+        [200, 270],
+        [200, 300],
+        [300, 310],
+    ]
+
+
+def test_torn_save_is_ignored(saved, state, about, monkeypatch):
+    """A save that was killed leaves the last checkpoint the newest, and is swept by the next."""
+
+    def die(*_):
+        raise MemoryError
+
+    state.images_seen = 1_280
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "save_file", die)
+        with pytest.raises(MemoryError):
+            save_checkpoint(saved, state, state.G_ema, about)
+    assert latest_checkpoint(saved).name == f"{640:010d}"
+    save_checkpoint(saved, state, state.G_ema, about)
+    assert sorted(p.name for p in (saved / "checkpoints").iterdir()) == [
+        f"{640:010d}",
+        f"{1_280:010d}",
+    ]
+
+
+@pytest.mark.parametrize("damage", ["empty", "flip", "gone"])
+def test_damaged_newest_falls_back(saved, state, about, caplog, damage):
+    """Where the newest checkpoint is damaged, a resume says so and takes the one before."""
+    state.images_seen = 1_280
+    newest = save_checkpoint(saved, state, state.G_ema, about)
+    if damage == "empty":
+        for path in newest.iterdir():
+            path.write_bytes(b"")
+    elif damage == "flip":
+        content = bytearray((newest / "state.safetensors").read_bytes())
+        content[-1] ^= 1
+        (newest / "state.safetensors").write_bytes(content)
+    else:
+        for path in newest.iterdir():
+            path.unlink()
+    restore(saved, state, about, free=set())
+    assert state.images_seen == 640
+    assert f"damaged checkpoint: {newest}" in caplog.text
+    assert [path.name for path in list_checkpoints(saved)] == [f"{640:010d}"]
+    assert newest.with_name(f"{newest.name}.damaged").is_dir()
+    state.images_seen = 1_280
+    save_checkpoint(saved, state, state.G_ema, about)
+    assert latest_checkpoint(saved) == newest
+
+
+def test_strange_entries_are_left_alone(saved, state, about):
+    """Files, dot-files and other names in checkpoints/ neither end a save nor count."""
+    folder = saved / "checkpoints"
+    for name in (".DS_Store", "notes.txt", "0000009999", "²", ".0000000123.77x"):
+        (folder / name).write_bytes(b"x")
+    state.images_seen = 1_280
+    save_checkpoint(saved, state, state.G_ema, about)
+    assert latest_checkpoint(saved).name == f"{1_280:010d}"
+    assert (folder / ".DS_Store").exists()
+
+
+def test_full_disk_keeps_the_checkpoints(saved, state, about):
+    """A checkpoint that cannot be written is one clear error, and leaves those before."""
+    state.images_seen = 1_280
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, limits[1]))
+    try:
+        with pytest.raises(CheckpointError, match=r"cannot write checkpoint .*; the last one is"):
+            save_checkpoint(saved, state, state.G_ema, about)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in (saved / "checkpoints").iterdir()] == [f"{640:010d}"]
+
+
+def test_checkpoint_is_flushed(tmp_path, state, about, monkeypatch):
+    """Files and directory reach the disk before the rename, the directory above after it."""
+    flushed = []
+
+    def fsync(descriptor):
+        flushed.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    save_checkpoint(tmp_path, state, state.G_ema, about)
+    assert set(flushed[:3]) == {"checkpoint.json", "state.safetensors", "generator.safetensors"}
+    assert flushed[3].startswith(".")
+    assert flushed[4:] == ["checkpoints"]
+
+
+# --- refusals -----------------------------------------------------------------------------------
+
+
+def test_missing_checkpoint_is_refused(tmp_path):
+    """A directory that holds none is named."""
+    with pytest.raises(CheckpointError, match=f"no checkpoint under {tmp_path}"):
+        read_generator(tmp_path)
+
+
+def test_other_run_is_refused(saved, state, about):
+    """Recipe, data and each option that differs are named with both values; nothing is loaded."""
+    here = about | {"recipe": "other", "dataset_sha256": "ff"}
+    here["options"] = about["options"] | {"batch_size": 32, "seed": 6, "images": 1}
+    before = {name: tensor.clone() for name, tensor in state.tensors().items()}
+    with pytest.raises(CheckpointError) as refusal:
+        restore(saved, state, here, free={"images"})
+    text = str(refusal.value)
+    assert "recipe is 'mnist' there and 'other' here" in text
+    assert f"dataset_sha256 is '{about['dataset_sha256']}' there and 'ff' here" in text
+    assert f"option batch_size is {RECIPE.batch_size} there and 32 here" in text
+    assert "option seed is 5 there and 6 here" in text
+    assert "images" not in text
+    assert all(torch.equal(before[name], tensor) for name, tensor in state.tensors().items())
+
+
+def test_unknown_option_is_refused(saved, state, about):
+    """An option that only one side has differs too."""
+    rewritten(saved, options=about["options"] | {"dropout": 0.5})
+    with pytest.raises(CheckpointError, match=r"option dropout is 0\.5 there and None here"):
+        restore(saved, state, about, free=set())
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "missing"])
+@pytest.mark.parametrize("file", ["state.safetensors", "generator.safetensors"])
+def test_damaged_tensors_are_refused(saved, state, about, file, damage):
+    """A byte changed, an end missing or a file gone is noticed before a tensor is used."""
+    path = latest_checkpoint(saved) / file
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(content if damage == "flip" else content[:-9])
+    use = {
+        "state.safetensors": lambda: restore(saved, state, about, free=set()),
+        "generator.safetensors": lambda: read_generator(saved),
+    }
+    with pytest.raises(CheckpointError, match=re.escape(file)):
+        use[file]()
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("{", "checkpoint.json: "),
+        ("[]", "not a JSON object"),
+        ('{"format_version": 2}', "format version 2, this code reads 1"),
+        ('{"format_version": 1, "step": 3}', "no generator_sha256, images_seen, options"),
+    ],
+)
+def test_bad_description_is_refused(saved, content, text):
+    """A description that is no JSON, of another format or incomplete says so."""
+    (latest_checkpoint(saved) / "checkpoint.json").write_text(content)
+    with pytest.raises(CheckpointError, match=text):
+        read_generator(saved)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"recipe": "cifar"}, "recipe 'cifar' is not one of .*mnist"),
+        ({"options": {"z_dim": -1}}, "z_dim"),
+        ({"options": {"z_dim": 9}}, "size mismatch"),
+    ],
+)
+def test_unfitting_description_is_refused(saved, changes, text):
+    """A generator of a recipe, options or shapes unknown here is not built."""
+    rewritten(saved, **changes)
+    with pytest.raises(CheckpointError, match=text):
+        read_generator(saved)
+
+
+def test_unfitting_tensors_are_refused(saved, about, digits):
+    """Tensors of other networks than the options promise are not loaded."""
+    wider = initial_state(RECIPE.model_copy(update={"z_dim": 6}), digits, CPU)
+    with pytest.raises(CheckpointError, match="does not fit the networks"):
+        restore(saved, wider, about, free=set())

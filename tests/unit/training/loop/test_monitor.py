@@ -1,0 +1,181 @@
+"""Tests of imagemint.training.loop.monitor: the log, the pictures, and keeping out of the way."""
+
+import json
+import logging
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from imagemint.training.loop import monitor
+from imagemint.training.loop.monitor import Monitor, animate_grids, plot_losses
+from imagemint.training.loop.samples import Variety
+from imagemint.training.loop.state import TrainingState
+
+VARIED = Variety(spread=0.5, nearest=0.75, worst_class=0, worst=0.25)
+
+
+@pytest.fixture
+def _no_plots():
+    """Overrides the fixture of this name: here the plots are real."""
+
+
+@pytest.fixture
+def state():
+    """A state of which nothing but the counts is read."""
+    return TrainingState(None, None, None, None, None)
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory):
+    """The directory of a monitor that saw two rows and two grids, as the loop would show them."""
+    run, state = tmp_path_factory.mktemp("run"), TrainingState(None, None, None, None, None)
+    rng = np.random.Generator(np.random.Philox(key=[0, 0]))
+    with Monitor(run, 400, state, quiet=True) as watch:
+        for step in range(1, 5):
+            state.images_seen = 100 * step
+            penalties = [("r1", 0.1 * step), ("r2", 0.2)] if step % 2 else []
+            watch.step([*penalties, ("loss_D", step), ("loss_G", -step), ("real_logit", 0.5)])
+            if step % 2 == 0:
+                watch.draw(rng.integers(0, 256, (20, 6, 6, 1)).astype(np.uint8))
+                watch.note_variety(VARIED)
+                watch.log()
+    return run
+
+
+def rows_of(run):
+    """The rows of a run's log."""
+    return [json.loads(row) for row in (run / "log.jsonl").read_text().splitlines()]
+
+
+def test_rows_hold_means(watched):
+    """A row holds the means since the last one, of penalties over the steps that penalised."""
+    first, second = rows_of(watched)
+    speed = first.pop("images_per_s")
+    assert speed > 0
+    assert first == {
+        "images": 200,
+        "r1": 0.1,
+        "r2": 0.2,
+        "loss_D": 1.5,
+        "loss_G": -1.5,
+        "real_logit": 0.5,
+        "within_class_spread": 0.5,
+        "within_class_nearest": 0.75,
+    }
+    assert (second["images"], second["loss_D"]) == (400, 3.5)
+
+
+def test_scalars_reach_tensorboard(watched):
+    """TensorBoard is told the same figures, the spread of samples and their grid."""
+    events = EventAccumulator(str(watched / "tensorboard")).Reload()
+    assert [(e.step, e.value) for e in events.Scalars("loss_D")] == [(200, 1.5), (400, 3.5)]
+    assert [e.value for e in events.Scalars("within_class_spread")] == [0.5, 0.5]
+    assert [e.value for e in events.Scalars("within_class_nearest")] == [0.75, 0.75]
+    assert [e.step for e in events.Images("samples")] == [200, 400]
+
+
+def test_grids_become_frames(watched):
+    """Each grid is a picture of ten columns and a frame of the animation, the last one longer."""
+    with Image.open(watched / "grids" / f"{200:010d}.png") as picture:
+        assert (picture.size, picture.mode) == ((60, 12), "L")
+    with Image.open(watched / "grids.gif") as animation:
+        durations = []
+        for frame in range(animation.n_frames):
+            animation.seek(frame)
+            durations.append(animation.info["duration"])
+        assert animation.info["loop"] == 0
+    assert durations == [250, 2_000]
+
+
+def test_loss_plot_is_not_blank(watched):
+    """The plot shows curves: many colours, not one."""
+    with Image.open(watched / "losses.png") as picture:
+        assert len(picture.convert("RGB").getcolors(maxcolors=2**24)) > 50
+
+
+def test_plot_does_without_penalties(tmp_path):
+    """One without rows has none, and no further panel where there is no term to draw."""
+    (tmp_path / "log.jsonl").write_text("")
+    plot_losses(tmp_path)
+    assert not (tmp_path / "losses.png").exists()
+    row = {"images": 1, "loss_D": 1, "loss_G": 2}
+    heights = []
+    for terms in ({}, {"gp": 0.5, "features": 0.0}):
+        (tmp_path / "log.jsonl").write_text(json.dumps(row | terms) + "\n")
+        plot_losses(tmp_path)
+        with Image.open(tmp_path / "losses.png") as picture:
+            heights.append(picture.height)
+    assert heights == [420, 780]
+
+
+def test_coloured_grids_are_animated(tmp_path, state):
+    """RGB samples make an RGB grid; without any grid there is no animation."""
+    animate_grids(tmp_path)
+    assert not (tmp_path / "grids.gif").exists()
+    with Monitor(tmp_path, 1, state, quiet=True) as watch:
+        watch.draw(np.full((10, 4, 4, 3), (250, 0, 0), np.uint8))
+    with Image.open(tmp_path / "grids.gif") as animation:
+        assert animation.convert("RGB").getpixel((3, 3)) == pytest.approx((250, 0, 0), abs=8)
+
+
+def test_long_runs_are_animated_in_a_hundred_frames(tmp_path):
+    """The animation of many grids begins with the first, ends with the last, and stays small."""
+    (tmp_path / "grids").mkdir()
+    for number in range(250):
+        Image.new("L", (4, 4), number).save(tmp_path / "grids" / f"{number:010d}.png")
+    animate_grids(tmp_path)
+    with Image.open(tmp_path / "grids.gif") as animation:
+        assert animation.n_frames == 100
+        shades = []
+        for frame in (0, 99):
+            animation.seek(frame)
+            shades.append(animation.convert("L").getpixel((0, 0)))
+    assert shades == [0, 249]
+
+
+def test_resuming_forgets_what_came_later(watched, tmp_path, state):
+    """Rows and grids after the checkpoint go, a torn last row too; other files stay."""
+    run = shutil.copytree(watched, tmp_path / "run")
+    with (run / "log.jsonl").open("a") as log:
+        log.write('{"images": 150')
+    (run / "grids" / "mine.png").write_bytes(b"mine")
+    state.images_seen = 200
+    with Monitor(run, 400, state, quiet=True):
+        pass
+    assert [row["images"] for row in rows_of(run)] == [200]
+    assert sorted(p.name for p in (run / "grids").iterdir()) == [f"{200:010d}.png", "mine.png"]
+    events = EventAccumulator(str(run / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("loss_D")] == [200]
+
+
+def test_failing_plot_hides_no_error(tmp_path, state, monkeypatch, caplog):
+    """What failed the run is raised even when the plots then fail as well, which is logged."""
+
+    def fail(_):
+        raise ValueError("no canvas")
+
+    monkeypatch.setattr(monitor, "plot_losses", fail)
+    with (
+        caplog.at_level(logging.WARNING),
+        pytest.raises(KeyError, match="the real one"),
+        Monitor(tmp_path, 1, state, quiet=True),
+    ):
+        raise KeyError("the real one")
+    assert "no canvas" in caplog.text
+    with pytest.raises(ValueError, match="no canvas"), Monitor(tmp_path, 1, state, quiet=True):
+        pass
+
+
+def test_progress_bar_shows_speed_and_time_left(tmp_path, state, capsys):
+    """The bar counts images and tells rate and time left."""
+    with Monitor(tmp_path, 200, state, quiet=False) as watch:
+        state.images_seen = 100
+        watch.step([("loss_D", 1.0), ("loss_G", 1.0), ("real_logit", 0.0)])
+        watch.log()
+    said = capsys.readouterr().err
+    assert "100/200" in said
+    assert "images/s" in said
+    assert "D=1.000, G=1.000" in said

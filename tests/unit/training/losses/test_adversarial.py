@@ -1,0 +1,101 @@
+"""Tests of imagemint.training.losses.adversarial against closed forms."""
+
+import math
+
+import pytest
+import torch
+
+from imagemint.training.losses.adversarial import (
+    OBJECTIVES,
+    one_centred_penalty,
+    smoothed,
+    zero_centred_penalty,
+)
+
+REAL, FAKE = torch.tensor([2.0, 0.5]), torch.tensor([-1.0, 0.5])
+
+
+def softplus(t):
+    """log(1 + e^t)."""
+    return math.log1p(math.exp(t))
+
+
+@pytest.mark.parametrize(
+    ("objective", "of_discriminator", "of_generator"),
+    [
+        (
+            "saturating",
+            (softplus(-2) + softplus(-0.5)) / 2 + (softplus(-1) + softplus(0.5)) / 2,
+            -(softplus(-1) + softplus(0.5)) / 2,
+        ),
+        (
+            "non-saturating",
+            (softplus(-2) + softplus(-0.5)) / 2 + (softplus(-1) + softplus(0.5)) / 2,
+            (softplus(1) + softplus(-0.5)) / 2,
+        ),
+        ("least-squares", (1 + 0.25) / 4 + (1 + 0.25) / 4, (4 + 0.25) / 4),
+        ("wasserstein", -0.25 - 1.25, 0.25),
+        ("relativistic", (softplus(-3) + softplus(0)) / 2, (softplus(3) + softplus(0)) / 2),
+        ("hinge", (0 + 0.5) / 2 + (0 + 1.5) / 2, (1 - 0.5) / 2),
+    ],
+)
+def test_loss_has_its_closed_form(objective, of_discriminator, of_generator):
+    """Both losses of an objective equal the formulas of the papers, worked out by hand."""
+    losses = OBJECTIVES[objective]
+    assert losses.discriminator(REAL, FAKE).item() == pytest.approx(of_discriminator)
+    assert losses.generator(REAL, FAKE).item() == pytest.approx(of_generator)
+
+
+@pytest.mark.parametrize("objective", sorted(OBJECTIVES))
+def test_players_pull_apart(objective):
+    """D wants real logits up and fake ones down; G wants fake ones up."""
+    losses = OBJECTIVES[objective]
+    # Between the targets of least squares, and within the margins of the hinge.
+    real, fake = (torch.full((3,), 0.5, requires_grad=True) for _ in range(2))
+    losses.discriminator(real, fake).backward()
+    assert (real.grad < 0).all()
+    assert (fake.grad > 0).all()
+    fake.grad = None
+    losses.generator(real.detach(), fake).backward()
+    assert (fake.grad < 0).all()
+
+
+def test_penalty_is_the_squared_gradient():
+    """For logits x.A x / 2 the gradient is A x, so the penalty is the mean of |A x|^2."""
+    matrix = torch.tensor([[2.0, 1.0], [1.0, 3.0]])
+    x = torch.tensor([[1.0, 0.0], [1.0, -2.0]]).reshape(2, 1, 1, 2).requires_grad_()
+    flat = x.flatten(1)
+    penalty = zero_centred_penalty(((flat @ matrix) * flat).sum(dim=1) / 2, x)
+    assert penalty.item() == pytest.approx(((4 + 1) + (0 + 25)) / 2)
+
+
+def test_penalty_teaches():
+    """The penalty has a gradient itself: for logits a sum(x) it is a^2 d, whose slope is 2 a d."""
+    a = torch.tensor(3.0, requires_grad=True)
+    x = torch.ones(4, 1, 2, 2, requires_grad=True)
+    zero_centred_penalty(a * x.sum(dim=(1, 2, 3)), x).backward()
+    assert a.grad.item() == pytest.approx(2 * 3 * 4)
+
+
+def test_lipschitz_penalty_wants_a_norm_of_one():
+    """For logits 3 sum(x) over four pixels the gradient's norm is 6, so the penalty is 25."""
+    x = torch.ones(2, 1, 2, 2, requires_grad=True)
+    penalty = one_centred_penalty(3 * x.sum(dim=(1, 2, 3)), x)
+    assert penalty.item() == pytest.approx(25)
+
+
+def test_smoothing_is_one_sided():
+    """D's best logit for real images is that of the target, log 9 at 0.9; fake ones stay at 0."""
+    real = torch.tensor([math.log(9.0)], requires_grad=True)
+    fake = torch.tensor([0.3], requires_grad=True)
+    smoothed(0.9).discriminator(real, fake).backward()
+    assert real.grad.item() == pytest.approx(0, abs=1e-6)
+    assert fake.grad.item() == pytest.approx(torch.sigmoid(fake).item())
+
+
+@pytest.mark.parametrize("objective", sorted(set(OBJECTIVES) - {"relativistic"}))
+def test_only_pairs_heed_the_real(objective):
+    """Where an objective says that G does not look at real logits, it does not."""
+    assert not OBJECTIVES[objective].paired
+    none = torch.empty(0)
+    assert torch.isfinite(OBJECTIVES[objective].generator(none, FAKE))

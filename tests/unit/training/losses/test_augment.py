@@ -1,0 +1,235 @@
+"""Tests of imagemint.training.losses.augment."""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import kstest
+from torch.nn.functional import affine_grid, grid_sample
+
+from imagemint.training.losses import augment as augmentation
+from imagemint.training.losses.adversarial import OBJECTIVES
+from imagemint.training.losses.affine import warped
+from imagemint.training.losses.augment import AdaptiveAugmentation, DifferentiableAugmentation
+from imagemint.training.losses.gan_loss import Augmentation, Game
+from imagemint.training.networks import Pyramid
+
+COUNT = 16
+
+
+@pytest.fixture
+def images():
+    """RGB images in [-1, 1]."""
+    return torch.rand(COUNT, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def strong(p=1.0):
+    """Adaptive augmentation at a probability."""
+    adaptive = AdaptiveAugmentation(0.6)
+    adaptive.p.fill_(p)
+    return adaptive
+
+
+@pytest.mark.parametrize("distorting", [DifferentiableAugmentation(), strong()])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_are_distorted_by_position(distorting, images, channels):
+    """Images keep their shape and change, by seed and position alone, and let gradients through."""
+    x = images[:, :channels].clone().requires_grad_()
+    seen = distorting(x, 1, 2)
+    assert seen.shape == x.shape
+    assert torch.equal(seen, distorting(x, 1, 2))
+    assert not torch.equal(seen, distorting(x, 1, 3))
+    assert not torch.equal(seen, distorting(x, 2, 2))
+    assert ((seen - x).abs().amax(dim=(1, 2, 3)) > 1e-3).all()
+    seen.sum().backward()
+    assert torch.isfinite(x.grad).all()
+    assert (x.grad.abs().sum(dim=(1, 2, 3)) > 0).all()
+
+
+def test_differentiable_augmentation_cuts_out(images):
+    """Each image has gray pixels: at most a quarter are cut and another are uncovered."""
+    seen = DifferentiableAugmentation()(images, 0, 0)
+    cut = (seen == 0).all(dim=1).float().mean(dim=(1, 2))
+    assert (cut > 0).all()
+    assert (cut <= 0.5).all()
+
+
+def test_adaptive_augmentation_starts_with_nothing(images):
+    """At probability 0 images pass as they are; at a half some do."""
+    assert torch.equal(strong(0.0)(images, 0, 0), images)
+    seen = strong(0.1)(images, 0, 0)
+    unchanged = (seen == images).flatten(1).all(dim=1)
+    assert 0 < unchanged.sum() < COUNT
+
+
+def test_probability_follows_overfitting(images):
+    """It rises while D is surer of real images than the target, and falls otherwise down to 0."""
+    adaptive = AdaptiveAugmentation(0.6, pace=160)
+    none = torch.zeros(1)
+    sure = SimpleNamespace(real_logits=torch.ones(8), fake_logits=none, real=images)
+    unsure = SimpleNamespace(real_logits=torch.tensor([1.0, -1.0]), fake_logits=none, real=images)
+    assert adaptive.adapt(sure) == {"augment_p": pytest.approx(0.1)}
+    assert adaptive.adapt(sure) == {"augment_p": pytest.approx(0.2)}
+    assert adaptive.adapt(unsure) == {"augment_p": pytest.approx(0.1)}
+    for _ in range(3):
+        last = adaptive.adapt(unsure)
+    assert last == {"augment_p": 0.0}
+
+
+@pytest.mark.parametrize("objective", ["relativistic", "wasserstein"])
+def test_free_offset_of_logits_is_ignored(objective, images):
+    """Losses of differences leave an offset of all logits free: only real minus fake counts."""
+    adaptive = AdaptiveAugmentation(0.6, pace=160)
+    Game(OBJECTIVES[objective], augmentation=adaptive)
+    adaptive.p.fill_(0.5)
+    for offset in (-100.0, 100.0):
+        real = torch.full((8,), offset)
+        unsure = SimpleNamespace(real_logits=real, fake_logits=real + 1, real=images)
+        sure = SimpleNamespace(real_logits=real, fake_logits=real - 1, real=images)
+        assert adaptive.adapt(unsure) == {"augment_p": pytest.approx(0.4)}
+        assert adaptive.adapt(sure) == {"augment_p": pytest.approx(0.5)}
+
+
+def test_signs_have_their_middle():
+    """Between the targets 1 and 0 of least squares D is undecided at a half."""
+    real = torch.tensor([0.4, 0.6])
+    assert OBJECTIVES["least-squares"].signs(real, real).tolist() == [-1, 1]
+    assert OBJECTIVES["hinge"].signs(real, real).tolist() == [1, 1]
+
+
+# --- against the papers' code --------------------------------------------------------------------
+
+
+def test_shift_uncovers_gray():
+    """White images that are only shifted are white or, where nothing comes in, 0, not black."""
+    white, u = torch.ones(400, 1, 16, 16), torch.rand(2, 400)
+    seen = augmentation._shifted(white, *u)
+    assert set(seen.unique().tolist()) == {0.0, 1.0}
+    ramp = torch.arange(16.0).expand(400, 1, 16, 16)
+    rights = augmentation._shifted(ramp, torch.full((400,), 0.5), u[1])[:, 0, 8, 8] - 8
+    # From -2 to 2, each as likely.
+    counts = torch.bincount((rights + 2).long(), minlength=5)
+    assert counts.min() > 50
+
+
+@pytest.mark.parametrize("size", [16, 28, 31])
+def test_cutout_is_a_square(size):
+    """A square of half the size with its centre anywhere, cut by the border."""
+    u = torch.linspace(0, 0.999, 50)
+    seen = augmentation._cut_out(torch.ones(50, 1, size, size), u, u)
+    side = size // 2
+    for image, chance in zip(seen[:, 0], u.tolist(), strict=True):
+        first = math.floor(np.float32(chance) * (size + 1 - side % 2)) - side // 2
+        covered = min(first + side, size) - max(first, 0)
+        assert (image == 0).sum() == covered**2
+
+
+def matrices(only, count=4_000, size=32):
+    """The maps of the one geometric transformation whose switch has this number."""
+    u = torch.rand(18, count, generator=torch.Generator().manual_seed(1))
+    u[:8] = 1.0
+    u[only] = 0.0
+    return augmentation._geometry(u, 0.99, size)[0]
+
+
+@pytest.mark.parametrize(("switch", "ratio"), [(3, 1.0), (5, -1.0)])
+def test_scales_are_log_normal(switch, ratio):
+    """The base-2 logarithms of scale and stretching are N(0, 0.2^2)."""
+    matrix = matrices(switch)
+    down, right = torch.log2(matrix[:, 1, 1]), torch.log2(matrix[:, 0, 0])
+    assert torch.allclose(down, ratio * right, atol=1e-5)
+    assert kstest(down.numpy() / 0.2, "norm").pvalue > 0.01
+
+
+def test_shifts_are_by_whole_pixels():
+    """One shift is by whole pixels up to an eighth, the other normal with a deviation of 1 / 8."""
+    whole = matrices(2)[:, :2, 2].numpy() * 16
+    assert whole == pytest.approx(np.round(whole), abs=1e-4)
+    assert np.abs(whole).max() == pytest.approx(4)
+    fraction = matrices(7)[:, 0, 2].numpy() / 2
+    assert kstest(fraction / 0.125, "norm").pvalue > 0.01
+
+
+def test_colours_are_those_of_the_paper():
+    """Each colour transformation alone equals its 3x3 matrix of the paper on every pixel."""
+    x = torch.randn(5, 3, 4, 4)
+    v = torch.full((5,), 0.8)
+    axis = np.ones(3) / np.sqrt(3)
+    along = np.outer(axis, axis)
+    normal = torch.special.ndtri(torch.tensor(0.8)).item()
+    theta, cross = 0.6 * np.pi, np.cross(np.eye(3), axis)
+    rotation = along + (np.eye(3) - along) * np.cos(theta) + cross * np.sin(theta)
+    expected = {
+        1: 2 ** (0.5 * normal) * np.eye(3),
+        2: np.eye(3) - 2 * along,
+        3: rotation,
+        4: along + (np.eye(3) - along) * 2**normal,
+    }
+    for switch, matrix in expected.items():
+        u = torch.ones(10, 5)
+        u[switch], u[5:] = 0.0, v
+        seen = augmentation._recoloured(x, u, 0.5)
+        assert torch.allclose(
+            seen, torch.einsum("ij,njhw->nihw", torch.tensor(matrix).float(), x), atol=1e-5
+        ), switch
+
+
+def test_luma_flip_inverts_gray():
+    """Of a gray image the flip is the negative."""
+    u = torch.ones(10, 2)
+    u[2], u[7] = 0.0, 0.8
+    x = torch.randn(2, 1, 3, 3)
+    assert torch.allclose(augmentation._recoloured(x, u, 0.5), -x)
+
+
+def test_warp_has_two_derivatives():
+    """The warp is PyTorch's, and both of its derivatives are those of finite differences."""
+    generator = torch.Generator().manual_seed(2)
+    x = torch.rand(2, 1, 5, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+    eye = torch.eye(3, dtype=torch.float64)[:2]
+    matrix = eye + 0.2 * torch.randn(2, 2, 3, generator=generator, dtype=torch.float64)
+    grid = affine_grid(matrix, [2, 1, 5, 5], align_corners=False)
+    expected = grid_sample(x, grid, padding_mode="reflection", align_corners=False)
+    assert torch.equal(warped(x, matrix), expected)
+    assert torch.autograd.gradcheck(lambda t: warped(t, matrix), x)
+    assert torch.autograd.gradgradcheck(lambda t: warped(t, matrix) ** 3, x)
+
+
+# --- pyramids ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [DifferentiableAugmentation, lambda: strong(0.9)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pyramids_stay_pyramids(kind, channels, images):
+    """What D sees of a pyramid is a pyramid: its coarse pictures are the finest one, shrunk."""
+    view, distorting = Pyramid(channels, 3), kind()
+    Game(view=view, augmentation=distorting)
+    x = images[:, :channels]
+    seen = distorting(view(x), 3, 4)
+    assert torch.allclose(seen, view(seen[:, :channels]), atol=1e-5)
+    assert not torch.allclose(seen, view(x), atol=1e-2)
+    alone = kind()
+    assert torch.allclose(seen[:, :channels], alone(x, 3, 4), atol=1e-5)
+
+
+def test_pictures_of_a_pyramid_keep_their_differences(images):
+    """A coarse picture that differs from the shrunken finest one does so after distortion."""
+    view = Pyramid(3, 2)
+    whole = view(images)
+    other = whole.clone()
+    other[:, 3:] += 0.5
+    augmented = DifferentiableAugmentation()
+    Game(view=view, augmentation=augmented)
+    first, second = augmented(whole, 0, 0), augmented(other, 0, 0)
+    assert torch.equal(first[:, :3], second[:, :3])
+    assert (second[:, 3:] - first[:, 3:]).mean() > 0.1
+    assert torch.allclose(
+        view.distorted(other, lambda x, _: x, torch.zeros(1, COUNT)), other, atol=1e-5
+    )
+
+
+def test_games_start_with_the_plain_view():
+    """Without a pyramid an augmentation sees pictures as they are."""
+    assert isinstance(Augmentation().view, type(Game().view))

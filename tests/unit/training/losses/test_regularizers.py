@@ -1,0 +1,236 @@
+"""Tests of imagemint.training.losses.regularizers and imagemint.training.losses.gan_loss."""
+
+import math
+
+import pytest
+import torch
+from small_runs import pictures, small
+from torch import nn
+
+from imagemint.training.loop.schedules import CosineRamp
+from imagemint.training.loop.start import initial_state
+from imagemint.training.losses.adversarial import OBJECTIVES, zero_centred_penalty
+from imagemint.training.losses.gan_loss import Augmentation, Game, Turn
+from imagemint.training.losses.regularizers import (
+    AuxiliaryClassifier,
+    FeatureMatching,
+    HistoricalAverage,
+    LipschitzPenalty,
+    Mismatch,
+    MutualInformation,
+    Supervision,
+    WeightClipping,
+    ZeroCentredPenalties,
+)
+from imagemint.training.networks import Discriminator, Pyramid
+from imagemint.training.recipes import RECIPES
+
+
+class Sum(Discriminator):
+    """Features are the pixels; the logit is twice their sum, and ten for each class number."""
+
+    def phi(self, x, c):
+        """Returns the pixels."""
+        return x.flatten(1)
+
+    def logits(self, phi, c):
+        """Returns the logits."""
+        return 2 * phi.sum(dim=1) + (0 if c is None else 10 * c)
+
+
+@pytest.fixture
+def turn():
+    """Two real images of zeros, two fake ones of ones, 2x2 pixels."""
+    real, fake = torch.zeros(2, 1, 2, 2), torch.ones(2, 1, 2, 2)
+    y = torch.tensor([0, 1])
+    return Turn(0, 0, nn.Identity(), Sum(), torch.tensor([[1.0, 5.0]] * 2), y, None, real, fake)
+
+
+def looked(turn):
+    """The turn once D has looked, in a way that allows derivatives by images."""
+    Game().show_discriminator(turn, by_images=True)
+    return turn
+
+
+def test_penalties_take_both_sides(turn):
+    """R1 and R2 are the squared norm 4 * 2^2 of the gradient; alone, only R1 is there."""
+    ramp = CosineRamp(1.0, 1.0, 0)
+    both = ZeroCentredPenalties(ramp, 1)(looked(turn))
+    assert {name: value.item() for name, value in both.items()} == {"r1": 16, "r2": 16}
+    assert set(ZeroCentredPenalties(ramp, 1, r2=False)(looked(turn))) == {"r1"}
+
+
+def test_terms_are_due_by_interval_and_weight():
+    """A term counts every so many steps, as many times, and not at all where its weight is 0."""
+    term = ZeroCentredPenalties(CosineRamp(2.0, 0.0, 100), 4)
+    game = Game(terms_D=[term, LipschitzPenalty(0.0)])
+    assert game.due(game.terms_D, 0, 0) == [(term, 4.0)]
+    assert game.due(game.terms_D, 3, 0) == []
+    assert game.due(game.terms_D, 4, 100) == []
+
+
+def test_lipschitz_penalty_looks_between(turn):
+    """The slope of the logit is 4 everywhere, so the penalty is (4 - 1)^2."""
+    assert LipschitzPenalty()(looked(turn))["gp"].item() == pytest.approx(9)
+
+
+def test_clipping_is_in_place():
+    """No weight is left beyond the limit."""
+    network = nn.Linear(3, 3)
+    nn.init.constant_(network.weight, -7)
+    WeightClipping(0.5)(network)
+    assert (network.weight == -0.5).all()
+
+
+def test_mismatch_compares_with_another_class(turn):
+    """With two classes, each image meets the other one; D loses where the wrong logit is higher."""
+    turn.c = turn.y
+    found = Mismatch(1.0, OBJECTIVES["relativistic"], 2)(looked(turn))["mismatch"].item()
+    expected = (math.log1p(math.exp(10)) + math.log1p(math.exp(-10))) / 2
+    assert found == pytest.approx(expected)
+
+
+def test_classifier_counts_the_images_it_is_told_to(turn):
+    """Real ones in D's turn, generated ones in G's, all of them where the paper is followed."""
+    turn.D.heads["classes"] = nn.Linear(4, 2)
+    nn.init.zeros_(turn.D.heads["classes"].weight)
+    turn.D.heads["classes"].bias.data = torch.tensor([0.0, 0.0])
+    turn.c = turn.y
+    of_discriminator = AuxiliaryClassifier(1.0, real=True, fake=False)(looked(turn))
+    assert set(of_discriminator) == {"class_real"}
+    assert of_discriminator["class_real"].item() == pytest.approx(math.log(2))
+    assert set(AuxiliaryClassifier(1.0, real=False, fake=True)(looked(turn))) == {"class_fake"}
+    as_published = AuxiliaryClassifier(1.0, real=True, fake=True)(looked(turn))
+    assert set(as_published) == {"class_fake", "class_real"}
+
+
+def test_supervision_ignores_hidden_labels(turn):
+    """Only shown labels count; a batch without any counts nothing and has no NaN."""
+    turn.D.heads["classes"] = nn.Linear(4, 2, bias=False)
+    turn.y = torch.tensor([0, -1])
+    assert Supervision()(looked(turn))["supervised"].item() == pytest.approx(math.log(2))
+    turn.y = torch.tensor([-1, -1])
+    assert Supervision()(turn)["supervised"].item() == 0
+
+
+def test_information_is_about_codes(turn):
+    """The categorical code is the condition, the continuous one the first element of z."""
+    turn.D.heads["code"] = nn.Linear(4, 2)
+    nn.init.zeros_(turn.D.heads["code"].weight)
+    nn.init.zeros_(turn.D.heads["code"].bias)
+    turn.D.heads["continuous"] = nn.Linear(4, 1)
+    nn.init.zeros_(turn.D.heads["continuous"].weight)
+    nn.init.constant_(turn.D.heads["continuous"].bias, 3.0)
+    turn.c = turn.y
+    found = MutualInformation(1.0, 1)(looked(turn))
+    assert found["code"].item() == pytest.approx(math.log(2))
+    assert found["continuous"].item() == pytest.approx(0.5 * (3 - 1) ** 2)
+    turn.D.heads["continuous"] = nn.Linear(4, 2)
+    nn.init.zeros_(turn.D.heads["continuous"].weight)
+    nn.init.constant_(turn.D.heads["continuous"].bias, 3.0)
+    found = MutualInformation(1.0, 2, 0.1)(turn)
+    # Minus the logarithm of a Gaussian of two codes: a sum over both.
+    normal = torch.distributions.Normal(torch.tensor([3.0, 3.0]), 1.0)
+    likelihood = normal.log_prob(turn.z) - normal.log_prob(torch.tensor([3.0, 3.0]))
+    expected = -0.1 * likelihood.sum(dim=1).mean().item()
+    assert found["continuous"].item() == pytest.approx(expected)
+
+
+def test_features_are_matched_in_the_mean(turn):
+    """Means of zeros and ones are 1 apart; G's turn looks at real images because of it."""
+    term = FeatureMatching(1.0)
+    Game(terms_G=[term]).show_generator(turn)
+    assert term(turn)["features"].item() == 1.0
+
+
+def test_generator_does_without_real_images(turn):
+    """Where nothing of G's looks at real images, D is not asked about them."""
+    Game(OBJECTIVES["hinge"]).show_generator(turn)
+    assert turn.real_logits.numel() == 0
+    Game(OBJECTIVES["relativistic"]).show_generator(turn)
+    assert turn.real_logits.tolist() == [0, 0]
+
+
+def test_history_is_the_mean_of_the_past(turn):
+    """Standing still costs nothing; after a move by 1 the past is half-way between."""
+    player = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(player.weight)
+    term = HistoricalAverage(1.0, player, "history")
+    assert term(turn)["history"].item() == 0
+    nn.init.ones_(player.weight)
+    assert term(turn)["history"].item() == 1
+    assert term(turn)["history"].item() == 0.25
+    assert set(term.state_dict()) == {"count", "means.0"}
+
+
+def test_lead_counts_pairs(turn):
+    """Fake images of ones outdo real ones of zeros in every pair."""
+    assert looked(turn).lead() == 0.0
+    turn.real, turn.fake = torch.ones(2, 1, 2, 2), torch.zeros(2, 1, 2, 2)
+    assert looked(turn).lead() == 1.0
+
+
+class Double(Augmentation):
+    """Shows every image twice as strong."""
+
+    def forward(self, x, seed, position):
+        """Returns the images."""
+        return 2 * x
+
+
+def test_penalties_are_before_augmentation(turn):
+    """By the image, through an augmentation that doubles it, the slope 2 is 4: |16 * 4| = 64."""
+    Game(augmentation=Double()).show_discriminator(turn, by_images=True)
+    found = ZeroCentredPenalties(CosineRamp(1.0, 1.0, 0), 1)(turn)
+    assert {name: value.item() for name, value in found.items()} == {"r1": 64, "r2": 64}
+
+
+@pytest.mark.parametrize("augment", ["diff", "ada"])
+def test_penalties_reach_through_augmentation(augment):
+    """R1 and R2 differentiate twice through every augmentation, and D gets gradients."""
+    recipe = small(RECIPES["msg"], augment=augment)
+    state = initial_state(recipe, pictures(RECIPES["msg"]), torch.device("cpu"))
+    if augment == "ada":
+        state.game.augmentation.p.fill_(0.9)
+    z, y = torch.randn(4, recipe.z_dim), torch.zeros(4, dtype=torch.int64)
+    real = torch.rand(4, 1, 28, 28) * 2 - 1
+    turn = Turn(0, 0, state.G, state.D, z, y, None, real, state.G(z))
+    state.game.show_discriminator(turn, by_images=True)
+    sum(ZeroCentredPenalties(CosineRamp(1.0, 1.0, 0), 1)(turn).values()).backward()
+    weights = [p.grad for p in state.D.blocks.parameters() if p.grad is not None]
+    assert all(torch.isfinite(each).all() for each in weights)
+    assert any(each.abs().sum() > 0 for each in weights)
+
+
+def test_pyramid_is_penalised_by_its_pictures():
+    """R1 of a pyramid is the sum of the squared norms by each small picture, worked out apart."""
+    view = Pyramid(1, 3)
+    small_pictures = [torch.randn(2, 1, 8 // f, 8 // f, requires_grad=True) for f in (1, 2, 4)]
+    weights = [torch.randn(1, 1, 8 // f, 8 // f) for f in (1, 2, 4)]
+    logits = sum(
+        (x * w).sum(dim=(1, 2, 3)) ** 2 for x, w in zip(small_pictures, weights, strict=True)
+    )
+    expected = [
+        g.square().sum(dim=(1, 2, 3)) for g in torch.autograd.grad(logits.sum(), small_pictures)
+    ]
+    x = torch.cat(
+        [
+            nn.functional.interpolate(p.detach(), scale_factor=f, mode="nearest")
+            for p, f in zip(small_pictures, (1, 2, 4), strict=True)
+        ],
+        dim=1,
+    ).requires_grad_()
+    seen = [nn.functional.avg_pool2d(x[:, [i]], f) for i, f in enumerate((1, 2, 4))]
+    again = sum((p * w).sum(dim=(1, 2, 3)) ** 2 for p, w in zip(seen, weights, strict=True))
+    found = zero_centred_penalty(again, x, view.power)
+    assert found.item() == pytest.approx(torch.stack(expected).sum(dim=0).mean().item(), rel=1e-5)
+
+
+def test_feature_matching_replaces_the_adversarial_loss():
+    """Of `improved` and `ssgan` G's loss is feature matching; runs of before keep the sum."""
+    for name in ("improved", "ssgan"):
+        recipe = small(RECIPES[name])
+        state = initial_state(recipe, pictures(RECIPES[name]), torch.device("cpu"))
+        assert state.game.adversarial_weight == 0.0
+        before = RECIPES[name].model_validate(RECIPES[name].recorded_options({}))
+        assert before.adversarial_weight == 1.0

@@ -1,0 +1,134 @@
+"""Tests of imagemint.training.networks.precision: precision, and what is compiled."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from small_runs import small
+from small_runs import train as train_recipe
+
+from imagemint.training.errors import CheckpointError
+from imagemint.training.loop.checkpoints import latest_checkpoint
+from imagemint.training.loop.schedules import CosineRamp
+from imagemint.training.losses.gan_loss import Game, Turn
+from imagemint.training.losses.regularizers import LipschitzPenalty, ZeroCentredPenalties
+from imagemint.training.networks import ConditionalGenerator, ProjectionDiscriminator
+from imagemint.training.networks.precision import Passes, precision_of
+from imagemint.training.recipes import RECIPES
+
+BF16 = Passes("bf16")
+
+
+@pytest.fixture
+def turn():
+    """A turn of a small discriminator on eight images, by which it is to be differentiated."""
+
+    def start(passes):
+        with torch.random.fork_rng([]):
+            torch.manual_seed(0)
+            D = ProjectionDiscriminator(0, base_channels=8, image_channels=1)
+            real, fake = torch.randn(2, 8, 1, 28, 28)
+        y = torch.zeros(8, dtype=torch.int64)
+        turn = Turn(0, 0, torch.nn.Identity(), D, y, y, None, real, fake, passes=passes)
+        Game().show_discriminator(turn, by_images=True)
+        return turn
+
+    return start
+
+
+def test_gpu_decides_the_precision(monkeypatch):
+    """A CPU computes in fp32, a GPU in bf16 where it has that."""
+    assert precision_of(torch.device("cpu")) == "fp32"
+    for able, expected in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *, able=able, **_: able)
+        assert precision_of(torch.device("cuda")) == expected
+
+
+def test_only_the_layers_are_bf16():
+    """Within a pass numbers are bfloat16, and float32 again as they leave it."""
+    inside = []
+    G = ConditionalGenerator(4, 0, c_dim=0, base_channels=8, image_channels=1)
+    G.trunk[1].register_forward_hook(lambda _, given, __: inside.append(given[0].dtype))
+    z = torch.randn(2, 4)
+    assert BF16.draw(G, z, None).dtype == torch.float32
+    assert Passes().draw(G, z, None).dtype == torch.float32
+    assert inside == [torch.bfloat16, torch.float32]
+    assert {p.dtype for p in G.parameters()} == {torch.float32}
+
+
+def test_penalties_are_close_in_bf16(turn):
+    """R1, R2 and WGAN-GP and their gradients by the weights are what they are in fp32, nearly."""
+    penalties = [ZeroCentredPenalties(CosineRamp(1.0, 1.0, 0), 1), LipschitzPenalty()]
+    found = []
+    for passes in (Passes(), BF16):
+        looked = turn(passes)
+        parts = {name: part for penalty in penalties for name, part in penalty(looked).items()}
+        assert {part.dtype for part in parts.values()} == {torch.float32}
+        sum(parts.values()).backward()
+        slopes = torch.cat([p.grad.flatten() for p in looked.D.parameters() if p.grad is not None])
+        found.append((torch.stack([*parts.values()]), slopes))
+    (exact, exact_slopes), (near, near_slopes) = found
+    assert torch.allclose(near, exact, rtol=0.03)
+    assert not torch.equal(near, exact)
+    assert torch.cosine_similarity(near_slopes, exact_slopes, dim=0) > 0.99
+
+
+@pytest.mark.parametrize("name", ["mnist", "wgan-gp", "improved", "style", "sngan", "msg"])
+def test_bf16_trains_and_resumes(name, tmp_path):
+    """Losses are finite, the state stays float32, and a run cut in two equals the whole."""
+    recipe = small(RECIPES[name], images=32, decay_share=0)
+    whole = train_recipe(recipe, tmp_path / "whole", passes=BF16).tensors()
+    rows = [json.loads(row) for row in (tmp_path / "whole/log.jsonl").read_text().splitlines()]
+    assert np.isfinite([figure for row in rows for figure in row.values()]).all()
+    floating = {t.dtype for t in whole.values() if t.is_floating_point()}
+    assert floating <= {torch.float32, torch.float64}
+    half = recipe.model_copy(update={"images": 16})
+    train_recipe(half, tmp_path / "cut", passes=BF16)
+    resumed = train_recipe(recipe, tmp_path / "cut", passes=BF16, resume=True).tensors()
+    assert [name for name in whole if not torch.equal(whole[name], resumed[name])] == []
+
+
+def test_precision_stays(tmp_path):
+    """A checkpoint tells its precision, and is refused in another; one that tells none is fp32."""
+    recipe = small(RECIPES["dcgan"], images=16)
+    longer = recipe.model_copy(update={"images": 24})
+    train_recipe(recipe, tmp_path, passes=BF16)
+    path = latest_checkpoint(tmp_path) / "checkpoint.json"
+    about = json.loads(path.read_text())
+    assert about["precision"] == "bf16"
+    with pytest.raises(CheckpointError, match="precision is bf16 there and fp32 here"):
+        train_recipe(longer, tmp_path, resume=True)
+    del about["precision"]
+    path.write_text(json.dumps(about))
+    with pytest.raises(CheckpointError, match="precision is fp32 there and bf16 here"):
+        train_recipe(longer, tmp_path, passes=BF16, resume=True)
+    assert train_recipe(longer, tmp_path, resume=True).images_seen == 24
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # of PyTorch's compiler, at each tensor
+@pytest.mark.parametrize("name", ["mnist", "wgan-gp"])
+def test_compiled_run_equals_eager(name, tmp_path, monkeypatch):
+    """Compiled passes compute the same; those differentiated twice are left to eager PyTorch.
+
+    By PyTorch's compiler without its last stage, which takes a minute: whatever it refuses, as it
+    does second derivatives, it refuses here.
+    """
+    compile_, calls = torch.compile, []
+
+    def watched(function):
+        compiled = compile_(function, backend="aot_eager")
+
+        def call(*given):
+            calls.append(function.__name__)
+            return compiled(*given)
+
+        return call
+
+    recipe = small(RECIPES[name], images=16, discriminator_steps=1)
+    eager = train_recipe(recipe, tmp_path / "eager").tensors()
+    monkeypatch.setattr(torch, "compile", watched)
+    compiled = train_recipe(recipe, tmp_path / "compiled", passes=Passes(compiled=True)).tensors()
+    assert all(torch.allclose(eager[key], compiled[key], atol=1e-5) for key in eager)
+    # Of two steps of mnist the first has penalties, so there D looks twice less.
+    assert (calls.count("draw"), calls.count("_look")) == {"mnist": (2, 6), "wgan-gp": (2, 6)}[name]

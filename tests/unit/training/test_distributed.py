@@ -1,0 +1,286 @@
+"""Tests of imagemint.training.distributed: two of them do what one does, and stop as one."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from small_runs import pictures, small, train
+from torch import nn
+
+from imagemint.client.cli import main
+from imagemint.training.distributed import Batchwise, Processes
+from imagemint.training.errors import ProcessesError
+from imagemint.training.loop.checkpoints import list_checkpoints
+from imagemint.training.loop.start import initial_state
+from imagemint.training.losses.adversarial import OBJECTIVES
+from imagemint.training.losses.gan_loss import Game
+from imagemint.training.recipes import RECIPES
+from imagemint.training.recipes.mnist import MnistRecipe
+
+# Starting two processes takes two imports of everything, so they are started once for all.
+pytestmark = [pytest.mark.timeout(900)]
+TESTS = Path(__file__).parents[2]
+
+
+def jobs_of(folder):
+    """Every recipe; and a run that is stopped and resumed, and one that cannot be shared."""
+    # What dropout drops is each process's own, and so are noise and mixed styles.
+    steady = {"noise": False, "mixing": 0.0, "path_length_weight": 0.0}
+    options = {"vanilla-mnist": {"dropout": 0.0}, "style": steady}
+    jobs = [
+        {"recipe": name, "options": options.get(name, {}), "run": str(folder / name)}
+        for name in RECIPES
+    ]
+    cut = {"recipe": "mnist", "options": {}, "run": str(folder / "cut")}
+    odd = {"recipe": "dcgan", "options": {"batch_size": 9}, "run": str(folder / "odd")}
+    ill = {"recipe": "dcgan", "options": {"learning_rate": 1e30}, "run": str(folder / "ill")}
+    ada = {
+        "recipe": "style",
+        "options": steady | {"augment_target": 0.0},
+        "run": str(folder / "ada"),
+    }
+    lead = {"recipe": "dcgan", "options": {"skip_lead": 0.5}, "run": str(folder / "lead")}
+    diff = {"recipe": "dcgan", "options": {"augment": "diff"}, "run": str(folder / "diff")}
+    stopped = cut | {"stopped_rank": 1, "stopped_after": 2}
+    return [*jobs, stopped, cut | {"resume": True}, odd, ill, ada, lead, diff]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """The folder in which two processes have done all jobs."""
+    folder = tmp_path_factory.mktemp("two")
+    (folder / "jobs.json").write_text(json.dumps(jobs_of(folder)))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # As a person or torchrun would say it.
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
+    script = [sys.executable, str(TESTS / "training_process.py"), str(folder / "jobs.json")]
+    started = [
+        subprocess.Popen(
+            script, env=os.environ | meeting | {"PYTHONPATH": path, "LOCAL_RANK": str(rank)}
+        )
+        for rank in (0, 1)
+    ]
+    assert [process.wait() for process in started] == [0, 0]
+    return folder
+
+
+def left_by(folder, run):
+    """The tensors that each process ended with."""
+    return [load_file(folder / f"{run}-{rank}.safetensors") for rank in (0, 1)]
+
+
+def apart(ours, theirs, begin):
+    """How far two states are apart, as a share of how far a run came and of Adam's first moments.
+
+    By norms, because Adam's first steps follow the sign of a gradient: of one that is all but zero,
+    such as that of a bias which cancels, rounding decides the sign.
+    """
+    shares = {}
+    for part in ("G/", "D/", "opt_G/", "opt_D/"):
+        names = [
+            name
+            for name in ours
+            if name.startswith(part)
+            and (not part.startswith("opt") or name.endswith(("exp_avg", "square_avg")))
+        ]
+        off, came = (
+            torch.cat(
+                [(end[name].double() - start.get(name, 0)).flatten() for name in names]
+            ).norm()
+            for end, start in ((ours, theirs), (theirs, begin if len(part) == len("G/") else {}))
+        )
+        shares[part] = (off / came).item()
+    return shares
+
+
+@pytest.mark.parametrize("name", [*RECIPES, "ada", "lead", "diff"])
+def test_two_equal_one(name, two, tmp_path):
+    """Sharing each batch, two processes end with one state, and it is that of one alone."""
+    first, second = left_by(two, name)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    (job,) = (job for job in jobs_of(two) if Path(job["run"]).name == name)
+    recipe = small(RECIPES[job["recipe"]], **job["options"])
+    begin = initial_state(recipe, pictures(type(recipe)), torch.device("cpu")).tensors()
+    alone = train(recipe, tmp_path).tensors()
+    assert first.keys() == alone.keys()
+    assert max(apart(first, alone, begin).values()) < 0.1
+    logs = [run / "log.jsonl" for run in (two / name, tmp_path)]
+    ours, theirs = ([json.loads(row) for row in log.read_text().splitlines()] for log in logs)
+    for row, expected in zip(ours, theirs, strict=True):
+        del row["images_per_s"], expected["images_per_s"]
+        # Near zero a logit is a difference of sums, whose order the processes change; Adam's first
+        # steps enlarge that rounding. 1e-3 was met on one processor and missed on another.
+        assert row == pytest.approx(expected, rel=1e-2, abs=5e-3)
+
+
+def test_first_process_writes(two):
+    """A run of two leaves what a run of one leaves, each thing once."""
+    run = two / "mnist"
+    assert [path.name for path in list_checkpoints(run)] == [f"{n:010d}" for n in (24, 48)]
+    assert [path.name for path in sorted((run / "grids").iterdir())] == [
+        f"{n:010d}.png" for n in (24, 48)
+    ]
+    assert len(list((run / "tensorboard").iterdir())) == 1
+
+
+def test_signal_stops_all_at_one_step(two):
+    """A signal to one process stops both after the step; resumed, the run is the one never cut."""
+    whole, cut = left_by(two, "mnist")[0], left_by(two, "cut")[0]
+    assert [name for name in whole if not torch.equal(whole[name], cut[name])] == []
+    logs = [(two / name / "log.jsonl").read_text().splitlines() for name in ("mnist", "cut")]
+    ours, theirs = (
+        [
+            [figure for figure in json.loads(row).items() if figure[0] != "images_per_s"]
+            for row in log
+        ]
+        for log in logs
+    )
+    assert ours == theirs
+
+
+def test_failures_are_shared(two):
+    """What cannot be shared, and what goes wrong, is told to every process."""
+    for rank in (0, 1):
+        odd, ill = ((two / f"{run}-{rank}.txt").read_text() for run in ("odd", "ill"))
+        assert odd == "ProcessesError: batch_size is 9, which 2 processes cannot share equally"
+        assert ill.startswith("LossNotFinite: after ")
+
+
+# --- without a second process --------------------------------------------------------------------
+
+
+class TwoOnPaper(Processes):
+    """Two processes, of which the other is not there."""
+
+    count = 2
+
+
+def test_parts_of_a_batch():
+    """A part is a share of the rows, or of another dimension."""
+    second = TwoOnPaper()
+    second.rank = 1
+    assert second.part_of(6) == 3
+    assert second.mine(torch.arange(6)).tolist() == [3, 4, 5]
+    assert second.mine(torch.arange(8).reshape(2, 4), dim=1).tolist() == [[2, 3], [6, 7]]
+
+
+def test_foreign_batch_statistics_are_refused(digits, monkeypatch):
+    """A layer that would normalise by its own part of the batch is refused, and says why."""
+    recipe = MnistRecipe(z_dim=4, generator_channels=4, discriminator_channels=1)
+    state = initial_state(recipe, digits, torch.device("cpu"), TwoOnPaper())
+    joined = [part for part in state.G.modules() if isinstance(part, Batchwise)]
+    assert joined
+    assert all(part.processes.count == 2 for part in joined)
+    assert all(
+        part.processes.count == 1 for part in state.G_ema.modules() if isinstance(part, Batchwise)
+    )
+    monkeypatch.setattr(MnistRecipe, "discriminator", lambda *_: nn.BatchNorm1d(3))
+    with pytest.raises(
+        ProcessesError, match="BatchNorm1d would normalise by the part of the batch"
+    ):
+        initial_state(recipe, digits, torch.device("cpu"), TwoOnPaper())
+
+
+@pytest.mark.parametrize("player", ["discriminator", "generator"])
+def test_objective_over_a_batch_is_refused(digits, monkeypatch, player):
+    """A loss that is no mean over images is refused for several processes, and works for one."""
+
+    def relative_to_the_mean(real, fake):
+        return nn.functional.softplus(fake - real.mean()).mean()
+
+    objective = replace(OBJECTIVES["relativistic"], **{player: relative_to_the_mean})
+    monkeypatch.setattr(MnistRecipe, "game", lambda *_: Game(objective))
+    recipe = MnistRecipe(z_dim=4, generator_channels=4, discriminator_channels=1)
+    initial_state(recipe, digits, torch.device("cpu"))
+    with pytest.raises(ProcessesError, match=f"loss of the {player} is no mean over the images"):
+        initial_state(recipe, digits, torch.device("cpu"), TwoOnPaper())
+
+
+# --- by the command ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shades(tmp_path):
+    """A folder of forty noisy pictures in two classes."""
+    rng = np.random.Generator(np.random.Philox(key=[5, 0]))
+    for label in ("dark", "light"):
+        (tmp_path / "shades" / label).mkdir(parents=True)
+        for number in range(20):
+            image = rng.integers(0, 256, (8, 8)).astype(np.uint8)
+            Image.fromarray(image).save(tmp_path / "shades" / label / f"{number:02d}.png")
+    return tmp_path / "shades"
+
+
+def arguments(shades, out, *further):
+    """Options of a small run on the CPU."""
+    options = ["--dataset", str(shades), "--size", "8", "--device", "cpu", "--quiet"]
+    options += ["--batch-size", "8", "--z-dim", "4", "--width", "4", "--dropout", "0"]
+    return ["train", "vanilla-mnist", "--out", str(out), *options, *further]
+
+
+PROGRAM = """
+import os, signal, sys
+from imagemint.client.cli import main
+from imagemint.training.loop.monitor import Monitor
+
+step = Monitor.step
+
+def watched(self, figures):
+    step(self, figures)
+    if self._state.step == 3:
+        os.killpg(0, signal.SIGINT)
+
+Monitor.step = watched
+sys.exit(main())
+"""
+
+
+def test_interrupted_command_saves_once(shades, tmp_path):
+    """--processes 2 starts the second itself; Ctrl-C reaches both, and the first saves and says."""
+    program = tmp_path / "program.py"  # started again by its path, as the command is
+    program.write_text(PROGRAM)
+    run = tmp_path / "run"
+    done = subprocess.run(
+        [sys.executable, program, *arguments(shades, run, "--processes", "2")],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        check=False,
+    )
+    assert done.returncode == 130
+    (only,) = list_checkpoints(run)
+    assert json.loads((only / "checkpoint.json").read_text())["interim"]
+    assert done.stdout == f"{only}: 24 images of 12,000,000; --resume continues\n"
+    options = json.loads((run / "options.json").read_text())
+    assert (options["processes"], options["precision"]) == (2, "fp32")
+
+
+@pytest.mark.parametrize(
+    ("options", "told", "text"),
+    [
+        (["--processes", "2", "--compile"], "2", "--compile is for one process"),
+        ([], "4", "the environment speaks of 4 processes"),
+        (["--processes", "2", "--nodes", "3"], "2", "of 2 on each of 3 machines"),
+    ],
+)
+def test_unfitting_processes_are_refused(shades, capsys, monkeypatch, options, told, text):  # noqa: PLR0917 - three of them are one case
+    """What cannot be is one line, before anything is started or written."""
+    monkeypatch.setenv("WORLD_SIZE", told)
+    run = shades / "run"
+    assert main(arguments(shades, run, *options)) == 1
+    said = capsys.readouterr().err
+    assert text in said
+    assert said.count("\n") == 1
+    assert not run.exists()

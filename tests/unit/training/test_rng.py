@@ -1,0 +1,54 @@
+"""Tests of imagemint.training.rng."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imagemint.training.rng import ShuffledOrder, Stream, generator_at, training_latents
+
+
+def test_epoch_is_a_permutation():
+    """Every epoch shows every image once, in an order of its own."""
+    order = ShuffledOrder(50, seed=3)
+    epochs = [order.indices(50 * epoch, 50) for epoch in range(3)]
+    assert all(sorted(epoch) == list(range(50)) for epoch in epochs)
+    assert not np.array_equal(epochs[0], epochs[1])
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=12))
+def test_cut_order_equals_whole(counts):
+    """However an order is cut, within an epoch or across several, the pieces make the whole."""
+    whole = ShuffledOrder(17, seed=5).indices(0, sum(counts))
+    starts = np.cumsum([0, *counts[:-1]])
+    order = ShuffledOrder(17, seed=5)
+    pieces = [order.indices(int(n), count) for n, count in zip(starts, counts, strict=True)]
+    assert np.array_equal(np.concatenate(pieces), whole)
+
+
+def test_order_is_entered_anywhere():
+    """A fresh order that begins in the third epoch goes on as one that saw the first two."""
+    whole = ShuffledOrder(10, seed=1).indices(0, 40)
+    assert np.array_equal(ShuffledOrder(10, seed=1).indices(25, 15), whole[25:])
+
+
+def test_latents_follow_the_step():
+    """A step's latents are a function of seed and step alone, float32 and near standard normal."""
+    z = training_latents(2, 7, 500, 64)
+    assert (z.dtype, z.shape) == (torch.float32, (500, 64))
+    assert torch.equal(z, training_latents(2, 7, 500, 64))
+    assert z.mean().item() == pytest.approx(0, abs=0.02)
+    assert z.std().item() == pytest.approx(1, abs=0.02)
+    assert not torch.equal(z, training_latents(2, 8, 500, 64))
+    assert not torch.equal(z, training_latents(3, 7, 500, 64))
+
+
+def test_streams_differ():
+    """Uses of one seed at one position share no numbers, nor do the largest seeds."""
+    draws = [
+        generator_at(seed, stream, 4).integers(0, 2**63, 100)
+        for seed in (2**64 - 1, 2**64 - 2)
+        for stream in Stream
+    ]
+    assert len(np.unique(draws)) == 100 * len(draws)

@@ -1,0 +1,131 @@
+"""Batches of real images, by position."""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from imagemint.training.datasets import LabelledImages
+from imagemint.training.distributed import ALONE, Processes
+from imagemint.training.rng import ShuffledOrder
+
+_SHARE_OF_FREE_MEMORY = 0.5
+
+
+def room_on(device: torch.device) -> float:
+    """Returns how many bytes of images may stay on a device: half of what is free on a GPU.
+
+    On the CPU there is no limit, because the images are there anyway.
+    """
+    if device.type != "cuda":
+        return float("inf")
+    free, _ = torch.cuda.mem_get_info(device)
+    return free * _SHARE_OF_FREE_MEMORY
+
+
+class Feed:
+    """The endless, shuffled run of a data set's images.
+
+    They are kept on the device, as uint8: a quarter of what a network takes. On the CPU, that is
+    the data set's own array. Where they do not fit, they stay in the memory of the host, and each
+    batch is sent while the network works on the previous one.
+
+    Args:
+        data: the images.
+        labels: what may be known of their classes, int64 [N], -1 for what is hidden.
+        seed: decides the order.
+        device: where batches are wanted.
+        processes: those that share every batch.
+
+    Attributes:
+        on_device: whether the images fit.
+    """
+
+    def __init__(
+        self,
+        data: LabelledImages,
+        labels: NDArray[np.int64],
+        seed: int,
+        device: torch.device,
+        processes: Processes = ALONE,
+    ) -> None:
+        self.on_device = data.images.nbytes <= room_on(device)
+        self._images = (_Kept if self.on_device else _Sent)(data.images, device)
+        self._labels = torch.tensor(labels).to(device)
+        self._order = ShuffledOrder(len(data), seed)
+        self._processes = processes
+        self._next: tuple[tuple[int, int], NDArray[np.int64]] | None = None
+
+    def at(self, first: int, count: int) -> tuple[Tensor, Tensor]:
+        """Returns this process's part of the batch at positions first to first + count - 1.
+
+        Images are float32 [N, C, H, W] in [-1, 1], channels last in memory; labels int64 [N]. Each
+        process has as many, in the order of their ranks.
+        """
+        rows = self._rows(first, count)
+        images = self._images.at(rows)
+        labels = self._labels[torch.from_numpy(rows).to(self._labels.device)]
+        self._next = ((first + count, count), self._rows(first + count, count))
+        self._images.expect(self._next[1])
+        scaled = images.float().div_(127.5).sub_(1)
+        return scaled.contiguous(memory_format=torch.channels_last), labels
+
+    def _rows(self, first: int, count: int) -> NDArray[np.int64]:
+        if self._next is not None and self._next[0] == (first, count):
+            return self._next[1]
+        size = self._processes.part_of(count)
+        return self._order.indices(first + self._processes.rank * size, size)
+
+
+class _Kept:
+    """Images uint8 [N, H, W, C] on the device; on the CPU, the very memory of the data set."""
+
+    def __init__(self, images: NDArray[np.uint8], device: torch.device) -> None:
+        # PyTorch shares no memory that cannot be written to.
+        self._images = torch.from_numpy(images if images.flags.writeable else images.copy())
+        self._images = self._images.to(device)
+
+    def at(self, rows: NDArray[np.int64]) -> Tensor:
+        """Returns the images of these rows, [N, C, H, W]."""
+        chosen = self._images[torch.from_numpy(rows).to(self._images.device)]
+        return chosen.permute(0, 3, 1, 2).contiguous()
+
+    def expect(self, rows: NDArray[np.int64]) -> None:
+        """Does nothing, because the images are here already."""
+
+
+class _Sent:
+    """Images uint8 [N, H, W, C] in the memory of the host, sent to the device before their turn."""
+
+    def __init__(self, images: NDArray[np.uint8], device: torch.device) -> None:
+        self._images = images
+        self._device = device
+        self._way = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._sender = ThreadPoolExecutor(1, thread_name_prefix="feed")
+        self._expected: tuple[NDArray[np.int64], Future[Tensor]] | None = None
+
+    def at(self, rows: NDArray[np.int64]) -> Tensor:
+        """Returns the images of these rows on the device, [N, C, H, W]."""
+        if self._expected is None or self._expected[0] is not rows:
+            self.expect(rows)
+        assert self._expected is not None  # noqa: S101 - by expect
+        sent = self._expected[1].result()
+        if self._way is not None:
+            working = torch.cuda.current_stream(self._device)
+            working.wait_stream(self._way)
+            sent.record_stream(working)
+        return sent.permute(0, 3, 1, 2).contiguous()
+
+    def expect(self, rows: NDArray[np.int64]) -> None:
+        """Begins to send the images of these rows."""
+        self._expected = (rows, self._sender.submit(self._send, rows))
+
+    def _send(self, rows: NDArray[np.int64]) -> Tensor:
+        shape = (len(rows), *self._images.shape[1:])
+        # Only from pinned memory is a copy asynchronous; PyTorch keeps it until the copy is done.
+        pinned = torch.empty(shape, dtype=torch.uint8, pin_memory=self._way is not None)
+        np.take(self._images, rows, axis=0, out=pinned.numpy(), mode="clip")
+        with torch.cuda.stream(self._way):
+            return pinned.to(self._device, non_blocking=True)

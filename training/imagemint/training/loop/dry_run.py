@@ -1,0 +1,60 @@
+"""What ``--dry-run`` says of a run besides its options."""
+
+from typing import Any
+
+import torch
+
+from imagemint.training.datasets import LabelledImages
+from imagemint.training.datasets.sufficiency import evaluation_shortages, shortages
+from imagemint.training.datasets.survey import doubts, summarise
+from imagemint.training.loop.pace import measure_pace
+from imagemint.training.loop.schedules import Schedule
+from imagemint.training.networks.precision import Passes
+from imagemint.training.recipes.recipe import Recipe
+from imagemint.training.recipes.results import spell_minutes
+
+
+def warnings_for(recipe: Recipe, data: LabelledImages) -> list[str]:
+    """Returns what looks wrong with the training pictures, and what the run goes without."""
+    by_class = recipe.condition == "class"
+    said = [*doubts(data), *shortages(data, recipe.batch_size, by_class=by_class)]
+    if by_class and len(data.class_labels) == 1:
+        said.append(f"recipe {recipe.name} is told classes, and there is only one")
+    return said
+
+
+def describe_data(train: LabelledImages, test: LabelledImages | str) -> dict[str, Any]:
+    """Returns what the data hold, as JSON values.
+
+    Args:
+        train: training pictures.
+        test: test pictures, or why there are none.
+    """
+    known = None if isinstance(test, str) else test
+    remarks = dict.fromkeys([*train.remarks, *(known.remarks if known else ())])
+    return summarise(train, known) | {"remarks": list(remarks)}
+
+
+def warnings_on_test(test: LabelledImages | str) -> list[str]:
+    """Returns what ``imagemint evaluate`` will lack."""
+    if isinstance(test, str):
+        return [f"`imagemint evaluate` has no test pictures: {test}"]
+    return evaluation_shortages(test)
+
+
+def expected_time(
+    recipe: Recipe, data: LabelledImages, schedule: Schedule, device: torch.device, passes: Passes
+) -> dict[str, Any]:
+    """Returns how long the run takes on this machine, measured on its first steps.
+
+    Raises:
+        TrainingError: whatever the first steps of the run would fail by.
+    """
+    pace = measure_pace(recipe, data, schedule, device, passes)
+    where = f"{device}, {torch.get_num_threads()} threads" if device.type == "cpu" else str(device)
+    return {
+        "time": spell_minutes(recipe.images / pace.images_per_s / 60),
+        "images": recipe.images,
+        "images_per_s": round(pace.images_per_s, 1),
+        "basis": f"measured on {pace.steps} steps in one process on {where}, without checkpoints",
+    }

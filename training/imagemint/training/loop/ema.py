@@ -1,0 +1,65 @@
+"""The generator that is served: an exponential moving average of the one that trains."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from imagemint.engine.sampling import Distribution
+from imagemint.training.networks import draw
+from imagemint.training.networks.layers import VirtualBatchNorm
+from imagemint.training.rng import training_latents
+
+
+def averaging_weight(batch_size: int, half_life: int, ramp_up: float, images_seen: int) -> float:
+    """Returns how much of the running generator one step mixes in, 0 to 1.
+
+    The half-life is capped at ``ramp_up`` of the images seen so far, so that the first, poor
+    weights are forgotten quickly (Karras et al., StyleGAN 2 ADA, 2020).
+    """
+    effective = max(min(float(half_life), ramp_up * images_seen), 1e-8)
+    return float(1 - 0.5 ** (batch_size / effective))
+
+
+@torch.no_grad()
+def average_into(averaged: nn.Module, running: nn.Module, weight: float) -> None:
+    """Moves ``averaged`` towards ``running`` in place, parameters and floating buffers alike."""
+    ours, theirs = _floating(averaged), _floating(running)
+    torch._foreach_lerp_(ours, theirs, weight)
+
+
+def _floating(module: nn.Module) -> list[Tensor]:
+    return [tensor for tensor in module.state_dict().values() if tensor.is_floating_point()]
+
+
+@torch.no_grad()
+def recalibrated(
+    averaged: nn.Module,
+    *,
+    z_dim: int,
+    num_classes: int,
+    batches: int,
+    distribution: Distribution = Distribution.NORMAL,
+) -> nn.Module:
+    """Returns a copy in evaluation mode whose batch-normalisation statistics are its own.
+
+    The average of the statistics is not the statistics of the average, so they are measured anew
+    over ``batches`` of 256 images, after Izmailov et al., "Averaging Weights Leads to Wider
+    Optima" (2018). Without classes, num_classes is 0. A network without batch normalisation comes
+    back unchanged.
+    """
+    generator = copy.deepcopy(averaged)
+    measured = nn.BatchNorm2d, VirtualBatchNorm
+    layers = [module for module in generator.modules() if isinstance(module, measured)]
+    if layers:
+        device = next(generator.parameters()).device
+        for layer in layers:
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.reset_running_stats()
+                layer.momentum = None  # a cumulative mean over all batches
+        generator.train()
+        classes = (torch.arange(256) % num_classes).to(device) if num_classes else None
+        for batch in range(batches):
+            z = training_latents(0, batch, 256, z_dim, distribution)
+            draw(generator, z.to(device), classes)
+    return generator.eval()

@@ -1,0 +1,94 @@
+"""How fast a run goes on the machine at hand, by a rehearsal of its first steps."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor
+
+from imagemint.training.datasets import LabelledImages
+from imagemint.training.distributed import Processes
+from imagemint.training.loop.schedules import Schedule
+from imagemint.training.loop.training_loop import train
+from imagemint.training.networks.precision import Passes
+from imagemint.training.recipes.recipe import Recipe
+
+_BUDGET_S = 5.0
+_FEWEST, _MOST = 3, 64  # steps; penalties that are due every 8 or 16 steps are among them
+
+
+@dataclass(frozen=True)
+class Pace:
+    """The speed of a run.
+
+    Attributes:
+        images_per_s: real images shown to the discriminator in a second.
+        steps: how many steps it was measured on.
+    """
+
+    images_per_s: float
+    steps: int
+
+
+class _Rehearsal(Processes):
+    """A process that computes what one alone computes, writes nothing, and stops early.
+
+    Attributes:
+        ends: when each step ended, in seconds.
+        interrupted: whether somebody asked the run to stop.
+    """
+
+    rank = 1  # the first process writes
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+        self.interrupted = False
+
+    def mine(self, whole: Tensor, dim: int = 0) -> Tensor:  # noqa: ARG002 - as in the base class
+        """Returns all of a batch."""
+        return whole
+
+    def agreed(self, figure: float) -> float:
+        """Returns the figure; at the end of a step, where it is a bool, whether to stop."""
+        if not isinstance(figure, bool):
+            return figure
+        self.interrupted = self.interrupted or figure
+        self.ends.append(time.perf_counter())
+        steps, seconds = len(self.ends) - 1, self.ends[-1] - self.ends[0]
+        enough = steps >= _MOST or (steps >= _FEWEST and seconds > _BUDGET_S)
+        return float(figure or enough)
+
+    def by_first(self, action: Callable[[], None]) -> None:
+        """Saves and logs nothing."""
+
+
+def measure_pace(
+    recipe: Recipe, data: LabelledImages, schedule: Schedule, device: torch.device, passes: Passes
+) -> Pace:
+    """Returns the speed of a run's steps, without its checkpoints and grids. Writes nothing.
+
+    It takes a few seconds, or four steps if they are slow. The first step is not counted, because
+    it also allocates and compiles.
+
+    Raises:
+        TrainingError: whatever the first steps of the run itself would fail by.
+        KeyboardInterrupt: somebody asked it to stop.
+    """
+    batch = recipe.discriminator_steps * recipe.batch_size
+    rehearsal = _Rehearsal()
+    with TemporaryDirectory() as nowhere:
+        train(
+            *(recipe.model_copy(update={"images": (_MOST + 2) * batch}), data, Path(nowhere)),
+            schedule=schedule,
+            device=device,
+            passes=passes,
+            processes=rehearsal,
+            quiet=True,
+        )
+    if rehearsal.interrupted:
+        raise KeyboardInterrupt
+    steps = len(rehearsal.ends) - 1
+    return Pace(steps * batch / (rehearsal.ends[-1] - rehearsal.ends[0]), steps)

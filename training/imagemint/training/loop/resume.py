@@ -1,0 +1,95 @@
+"""The settings of a run that is resumed: those of the run, and what the user gives anew."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from imagemint.training.datasets import LabelledImages
+from imagemint.training.errors import CheckpointError
+from imagemint.training.loop.checkpoints import option_defaults, read_description, sound_checkpoint
+
+NOT_REMEMBERED = frozenset({"out", "data", "dry_run", "quiet", "device", "resume"})
+"""Settings of the machine and of one call, which no run remembers."""
+_SETTINGS = "settings"
+_SCHEDULE = "schedule"
+
+
+SettingsT = TypeVar("SettingsT", bound=BaseModel)
+
+
+def remembered(settings: BaseModel, recipe_options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what ``options.json`` keeps for a later resume, as JSON values by name.
+
+    Args:
+        settings: of the command.
+        recipe_options: the options of the recipe, which the checkpoints hold.
+    """
+    left_out = NOT_REMEMBERED | recipe_options.keys()
+    kept = settings.model_dump(mode="json", by_alias=True, exclude=set(left_out))
+    for name in ("dataset", "labels_file"):
+        if kept.get(name) and Path(kept[name]).expanduser().exists():
+            # A resume may be called from another directory.
+            kept[name] = str(Path(kept[name]).expanduser().absolute())
+    return kept
+
+
+def resumed(settings: SettingsT, run: Path, known_datasets: Mapping[str, object]) -> SettingsT:
+    """Returns the settings of a run, overridden by those that the user gives.
+
+    Args:
+        settings: of the command; only the fields that are set count.
+        run: directory of the run.
+        known_datasets: names of the published data sets. A run that is older than this function
+            tells no more than the name of its data.
+
+    Raises:
+        CheckpointError: there is no whole checkpoint, the run does not tell which data it learnt,
+            or its options are not those of this recipe.
+    """
+    description = read_description(sound_checkpoint(run))
+    kept = recorded_settings(run)
+    if "dataset" not in kept:
+        name = str(description.get("dataset", "")).partition("/")[0]
+        if name in known_datasets:
+            kept["dataset"] = name
+        elif "data_set" not in settings.model_fields_set:
+            raise CheckpointError(f"{run} does not tell where its data lie: name the --dataset")
+        kept |= {"size": description["image_size"], "channels": description["image_channels"]}
+    given = settings.model_dump(by_alias=True, exclude_unset=True)
+    values = {**option_defaults(description["recipe"]), **description["options"], **kept, **given}
+    names = {field.alias or name for name, field in type(settings).model_fields.items()}
+    try:
+        return type(settings).model_validate({k: v for k, v in values.items() if k in names})
+    except ValidationError as error:
+        raise CheckpointError(f"{run}: {error}") from error
+
+
+def recorded_order(run: Path, data: LabelledImages) -> tuple[str, ...] | None:
+    """Returns the classes of a run in its own order; None if the data have them so already.
+
+    Classes are sorted by the numbers in their names, and folders without pictures are none. Older
+    runs sorted them as text and counted such folders. A run without classes does not tell its
+    order, so it is taken to be that of older runs if the digest of the data differs.
+    """
+    description = read_description(sound_checkpoint(run))
+    recorded = tuple(description.get("class_labels") or ())
+    if recorded and "code 0" not in recorded and recorded != data.class_labels:
+        return recorded
+    if description.get("dataset_sha256") != data.sha256:
+        return recorded or tuple(sorted(data.class_labels))
+    return None
+
+
+def recorded_settings(run: Path) -> dict[str, Any]:
+    """Returns the settings that ``options.json`` keeps; {} if it is missing or unreadable."""
+    try:
+        written = json.loads((run / "options.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(written, dict):
+        return {}
+    kept: dict[str, Any] = written.get(_SETTINGS) or dict(written.get(_SCHEDULE) or {})
+    return kept

@@ -1,0 +1,111 @@
+"""The state in which a run begins."""
+
+from contextlib import AbstractContextManager
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from imagemint.training.datasets import LabelledImages
+from imagemint.training.distributed import ALONE, Batchwise, Processes
+from imagemint.training.errors import DatasetError, ProcessesError
+from imagemint.training.loop.state import TrainingState
+from imagemint.training.losses.gan_loss import Game
+from imagemint.training.networks import Shape
+from imagemint.training.networks.layers import BatchNorm2d
+from imagemint.training.recipes.recipe import Recipe
+
+MEMORY_FORMAT = torch.channels_last
+"""Of weights and images, on every device; `benchmarks/passes.py` measures what it is worth."""
+
+_OF_A_BATCH = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
+
+
+def initial_state(
+    recipe: Recipe, data: LabelledImages, device: torch.device, processes: Processes = ALONE
+) -> TrainingState:
+    """Returns fresh networks and optimisers; the weights are a function of ``recipe.seed``.
+
+    Raises:
+        DatasetError: images that are not square, or of a size that the networks cannot have.
+        ProcessesError: a layer looks at a batch in a way that several processes cannot share.
+    """
+    height, width = data.images.shape[1:3]
+    if height != width:
+        raise DatasetError(
+            f"{data.name}: images of {width}x{height} pixels, networks draw squares; --size brings"
+            " them to one"
+        )
+    shape = Shape(len(data.class_labels), data.images.shape[1], data.images.shape[-1])
+    told = Shape(
+        len(recipe.class_labels(data.class_labels)), shape.image_size, shape.image_channels
+    )
+    with forked_rng(device):
+        torch.manual_seed(recipe.seed)
+        G = _placed(recipe.generator(told), device)
+        D = _placed(recipe.discriminator(shape), device)
+        G_ema = _placed(recipe.generator(told), device)
+        game = recipe.game(G, D, shape).to(device)
+    G_ema.load_state_dict(G.state_dict())
+    for part in (G, D, game):  # not G_ema, through which the first process looks alone
+        _join(part, processes)
+    if processes.count > 1:
+        _refuse_batch_statistics(game)
+
+    def optimizer(network: nn.Module) -> torch.optim.Optimizer:
+        if recipe.optimizer == "rmsprop":
+            return torch.optim.RMSprop(network.parameters(), recipe.learning_rate, recipe.beta2)
+        betas = (recipe.beta1, recipe.beta2)
+        return torch.optim.Adam(network.parameters(), recipe.learning_rate, betas, fused=True)
+
+    return TrainingState(
+        G=G,
+        D=D,
+        G_ema=G_ema.requires_grad_(requires_grad=False),
+        opt_G=optimizer(G),
+        opt_D=optimizer(D),
+        game=game,
+    )
+
+
+def forked_rng(device: torch.device) -> AbstractContextManager[None]:
+    """Leaves PyTorch's generators, of the CPU and of this device, as they were before."""
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
+
+
+def _join(part: nn.Module, processes: Processes) -> None:
+    for module in part.modules():
+        if isinstance(module, Batchwise):
+            module.processes = processes
+        if (
+            processes.count > 1
+            and isinstance(module, _OF_A_BATCH)
+            and not isinstance(module, BatchNorm2d)
+        ):
+            raise ProcessesError(
+                f"{type(module).__name__} would normalise by the part of the batch that its"
+                " process holds, so the run would differ from that of one process;"
+                " networks.layers.BatchNorm2d does not, nor do layers that keep images apart"
+            )
+
+
+def _refuse_batch_statistics(game: Game) -> None:
+    """Refuses an objective that is no mean over the images of a batch.
+
+    The gradient of a whole batch is the mean of the gradients of its parts only if the loss is.
+    """
+    real, fake = torch.randn(2, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for player in ("discriminator", "generator"):
+        loss = getattr(game.objective, player)
+        halves = [loss(real[half], fake[half]) for half in (slice(4), slice(4, 8))]
+        if not torch.isclose(loss(real, fake), torch.stack(halves).mean()):
+            raise ProcessesError(
+                f"the loss of the {player} is no mean over the images of a batch, so several"
+                " processes would train by another loss than one; use one process"
+            )
+
+
+def _placed(network: NetworkT, device: torch.device) -> NetworkT:
+    return network.to(device, memory_format=MEMORY_FORMAT)  # type: ignore[call-overload,no-any-return] # torch's stubs lack this overload

@@ -1,0 +1,227 @@
+"""Augmentation of what D sees, through which G's gradient flows.
+
+Both kinds show D the same distortions of real and generated images, so that they do not leak into
+what is generated: few images can then train a D for long.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from imagemint.training.distributed import Processes
+from imagemint.training.losses.affine import warped
+from imagemint.training.losses.gan_loss import Augmentation, Turn
+from imagemint.training.rng import Stream, uniforms
+
+_SHIFT_PART = 8  # images are shifted by up to an eighth of their size
+_CUTOUT_PART = 2
+
+# --- always on -----------------------------------------------------------------------------------
+
+
+class DifferentiableAugmentation(Augmentation):
+    """Colour, translation and cutout, always on.
+
+    Zhao et al., "Differentiable Augmentation for Data-Efficient GAN Training" (2020), the policy
+    ``color,translation,cutout`` of their code, with its ranges. What a shift uncovers and what is
+    cut out are 0, a middle gray.
+    """
+
+    def forward(self, x: Tensor, seed: int, position: int) -> Tensor:
+        """Returns distorted images like ``x`` [N, C, H, W]."""
+        u = _chances(self.processes, x, seed, position, 7).to(x.device)
+        return self.view.distorted(x, _colour_shift_cutout, u)
+
+
+def _chances(processes: Processes, x: Tensor, seed: int, position: int, number: int) -> Tensor:
+    """Returns so many numbers in [0, 1) for each image of ``x``: [number, N]."""
+    drawn = uniforms(seed, Stream.AUGMENTATION, position, number, len(x) * processes.count)
+    return processes.mine(drawn, dim=1)
+
+
+def _colour_shift_cutout(x: Tensor, u: Tensor) -> Tensor:
+    x = _coloured(x, u[0], u[1], u[2])
+    return _cut_out(_shifted(x, u[3], u[4]), u[5], u[6])
+
+
+def _coloured(x: Tensor, brightness: Tensor, saturation: Tensor, contrast: Tensor) -> Tensor:
+    """Brightness by up to 0.5, saturation up to doubled, contrast from half to three halves."""
+    b, s, c = (each[:, None, None, None] for each in (brightness, saturation, contrast))
+    x = x + (b - 0.5)
+    gray = x.mean(dim=1, keepdim=True)
+    x = (x - gray) * (2 * s) + gray if x.shape[1] > 1 else x
+    mean = x.mean(dim=(1, 2, 3), keepdim=True)
+    return (x - mean) * (c + 0.5) + mean
+
+
+def _shifted(x: Tensor, down: Tensor, right: Tensor) -> Tensor:
+    """Shifts by up to an eighth of the size in both directions, each whole number as likely."""
+    rows, columns = (
+        torch.arange(size, device=x.device) + _whole(u, size // _SHIFT_PART)[:, None]
+        for u, size in ((down, x.shape[2]), (right, x.shape[3]))
+    )
+    # Gathering from an image padded by one pixel, to whose border everything outside is clamped.
+    padded = F.pad(x, (1, 1, 1, 1)).permute(0, 2, 3, 1)
+    i = (rows.long() + 1).clamp(0, x.shape[2] + 1)
+    j = (columns.long() + 1).clamp(0, x.shape[3] + 1)
+    image = torch.arange(len(x), device=x.device)[:, None, None]
+    return padded[image, i[:, :, None], j[:, None, :]].permute(0, 3, 1, 2)
+
+
+def _whole(u: Tensor, most: int) -> Tensor:
+    """Returns a whole number from -most to most for each ``u`` in [0, 1)."""
+    return (u * (2 * most + 1)).floor() - most
+
+
+def _cut_out(x: Tensor, down: Tensor, right: Tensor) -> Tensor:
+    """Grays a square of half the size, wherever its centre falls."""
+    kept = []
+    for u, size in ((down, x.shape[2]), (right, x.shape[3])):
+        side = size // _CUTOUT_PART
+        first = (u * (size + 1 - side % 2)).floor()[:, None] - side // 2
+        place = torch.arange(size, device=x.device)
+        kept.append((place < first) | (place >= first + side))
+    return x * (kept[0][:, :, None] | kept[1][:, None, :])[:, None]
+
+
+# --- adaptive ------------------------------------------------------------------------------------
+
+
+class AdaptiveAugmentation(Augmentation):
+    """Each distortion of each image with a probability that follows how much D overfits.
+
+    Karras et al., "Training Generative Adversarial Networks with Limited Data" (2020), its pixel
+    blitting, geometric and colour transformations (``bgc``) with the distributions of appendix B:
+    mirroring, quarter turns, shifts by whole pixels; scale, rotation, stretching, shifts by
+    fractions; brightness, contrast, luma flip, hue, saturation. Where D is sure of real images
+    (`losses.Objective.signs`), it knows them by heart, and the probability rises.
+
+    Resampling is bilinear, where the authors upsample through a wavelet filter first: that guards
+    against aliasing at many megapixels and would be most of the work at 28 to 64 pixels.
+
+    Args:
+        target: mean sign to aim at, 0.6 in the paper.
+        pace: images over which the probability may go from 0 to 1.
+    """
+
+    p: Tensor
+
+    def __init__(self, target: float, pace: int = 500_000) -> None:
+        super().__init__()
+        self.target = target
+        self.pace = pace
+        self.register_buffer("p", torch.zeros((), dtype=torch.float64))
+
+    def forward(self, x: Tensor, seed: int, position: int) -> Tensor:
+        """Returns distorted images like ``x`` [N, C, H, W]; those left alone pass unchanged."""
+        if float(self.p) == 0:
+            return x
+        u = _chances(self.processes, x, seed, position, _GEOMETRY + _COLOURS)
+        return self.view.distorted(x, self._distort, u)
+
+    def _distort(self, x: Tensor, u: Tensor) -> Tensor:
+        p = float(self.p)
+        coloured = _recoloured(x, u[_GEOMETRY:].to(x.device), p)
+        matrix, moved = _geometry(u[:_GEOMETRY], p, x.shape[2])
+        seen = warped(coloured, matrix[:, :2].to(x.device))
+        return torch.where(moved.to(x.device)[:, None, None, None], seen, coloured)
+
+    def adapt(self, turn: Turn) -> dict[str, float]:
+        """Moves the probability towards the target; returns it."""
+        signs = self.objective.signs(turn.real_logits.detach(), turn.fake_logits.detach())
+        overfit = self.processes.agreed(signs.mean().item())
+        shown = len(turn.real) * self.processes.count
+        step = math.copysign(shown / self.pace, overfit - self.target)
+        self.p.add_(step).clamp_(0, 1)
+        return {"augment_p": float(self.p)}
+
+
+_GEOMETRY, _COLOURS = 18, 10  # random numbers that each group takes
+_LOG2_SCALE, _LOG2_STRETCH, _FRACTION = 0.2, 0.2, 0.125
+_BRIGHTNESS, _LOG2_CONTRAST, _LOG2_SATURATION = 0.2, 0.5, 1.0
+
+
+def _normal(u: Tensor) -> Tensor:
+    """Returns standard normal numbers of uniform ones."""
+    normal: Tensor = torch.special.ndtri(u.double().clamp(1e-9, 1 - 1e-9)).float()
+    return normal
+
+
+def _geometry(u: Tensor, p: float, size: int) -> tuple[Tensor, Tensor]:
+    """Returns affine maps [N, 3, 3] from places in the new image to the old, and where one is.
+
+    Places go from -1 to 1. The order is that of the paper: each map stands right of those before.
+    """
+    turning = 1 - math.sqrt(max(1 - p, 0))  # before or after stretching: together p
+    chance = torch.tensor([p, p, p, p, turning, p, turning, p])[:, None]
+    on, v = u[:8] < chance, u[8:]
+    one = torch.ones_like(v[0])
+
+    def chosen(k: int, value: Tensor, otherwise: float = 0.0) -> Tensor:
+        return torch.where(on[k], value, otherwise * one)
+
+    mirrored = 1 - 2 * chosen(0, (v[0] * 2).floor())
+    scale = chosen(3, torch.exp2(_normal(v[4]) * _LOG2_SCALE), 1.0)
+    stretch = chosen(5, torch.exp2(_normal(v[6]) * _LOG2_STRETCH), 1.0)
+    quarters, before, after = (
+        chosen(1, (v[1] * 4).floor() * (math.pi / 2)),
+        chosen(4, (v[5] * 2 - 1) * math.pi),
+        chosen(6, (v[7] * 2 - 1) * math.pi),
+    )
+    pixel = 2 / size
+    whole = [chosen(2, ((2 * v[k] - 1) * size / _SHIFT_PART).round() * pixel) for k in (2, 3)]
+    fraction = [chosen(7, _normal(v[k]) * (2 * _FRACTION)) for k in (8, 9)]
+    matrix = _scaling(mirrored, one) @ _rotation(quarters) @ _translation(*whole)
+    matrix = matrix @ _scaling(1 / scale, 1 / scale) @ _rotation(before)
+    matrix = matrix @ _scaling(1 / stretch, stretch) @ _rotation(after) @ _translation(*fraction)
+    return matrix, on.any(dim=0)
+
+
+def _rows(*numbers: Tensor) -> Tensor:
+    matrices: Tensor = torch.stack(numbers, dim=1).unflatten(1, (3, 3))
+    return matrices
+
+
+def _scaling(x: Tensor, y: Tensor) -> Tensor:
+    zero, one = torch.zeros_like(x), torch.ones_like(x)
+    return _rows(x, zero, zero, zero, y, zero, zero, zero, one)
+
+
+def _rotation(angle: Tensor) -> Tensor:
+    zero, one = torch.zeros_like(angle), torch.ones_like(angle)
+    return _rows(
+        *(angle.cos(), -angle.sin(), zero),
+        *(angle.sin(), angle.cos(), zero),
+        *(zero, zero, one),
+    )
+
+
+def _translation(x: Tensor, y: Tensor) -> Tensor:
+    zero, one = torch.zeros_like(x), torch.ones_like(x)
+    return _rows(one, zero, x, zero, one, y, zero, zero, one)
+
+
+def _recoloured(x: Tensor, u: Tensor, p: float) -> Tensor:
+    """Colours, as maps of one pixel; on gray images hue and saturation have no effect."""
+    on, v = u[:5] < p, u[5:]
+
+    def chosen(k: int, value: Tensor, otherwise: float) -> Tensor:
+        return torch.where(on[k], value, torch.full_like(value, otherwise))[:, None, None, None]
+
+    alone = ~on.any(dim=0)[:, None, None, None]
+    before = x
+    x = x + chosen(0, _normal(v[0]) * _BRIGHTNESS, 0.0)
+    x = x * chosen(1, torch.exp2(_normal(v[1]) * _LOG2_CONTRAST), 1.0)
+    gray = x.mean(dim=1, keepdim=True)
+    tint = x - gray
+    # Luma flip: a reflection about the plane across the gray axis. The tint stays.
+    gray = gray * (1 - 2 * chosen(2, (v[2] * 2).floor(), 0.0))
+    if x.shape[1] > 1:
+        angle = chosen(3, (v[3] * 2 - 1) * math.pi, 0.0)
+        # Turning about the gray axis: the tint stays in its plane (Rodrigues' formula).
+        around = (tint.roll(1, dims=1) - tint.roll(-1, dims=1)) / math.sqrt(3)
+        tint = tint * angle.cos() + around * angle.sin()
+        tint = tint * chosen(4, torch.exp2(_normal(v[4]) * _LOG2_SATURATION), 1.0)
+    return torch.where(alone, before, gray + tint)  # rounding would change even those left alone

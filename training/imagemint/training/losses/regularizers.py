@@ -1,0 +1,260 @@
+"""Further losses of the players, each from a paper."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from imagemint.training.loop.schedules import CosineRamp
+from imagemint.training.losses.adversarial import (
+    Objective,
+    one_centred_penalty,
+    zero_centred_penalty,
+)
+from imagemint.training.losses.gan_loss import Term, Turn
+from imagemint.training.rng import Stream, other_classes, uniforms
+
+# --- gradient penalties of D ---------------------------------------------------------------------
+
+
+class ZeroCentredPenalties(Term):
+    """R1 and R2: the squared gradient norm of D at real and at generated images.
+
+    Mescheder et al. (2018); both, with gamma falling from one weight to another: Huang et al.,
+    "The GAN is dead; long live the GAN!" (2024), appendix. The gradient is by the images before
+    augmentation, as there, and by every picture of a pyramid at its own size.
+
+    Args:
+        gamma: weight of each, halved, as the images go by.
+        interval: steps between two.
+        r2: whether generated images count as well.
+    """
+
+    by_images = True
+
+    def __init__(self, gamma: CosineRamp, interval: int, *, r2: bool = True) -> None:
+        super().__init__(interval=interval)
+        self.gamma = gamma
+        self.r2 = r2
+
+    def weight_at(self, images_seen: int) -> float:
+        """Returns half of gamma."""
+        return self.gamma.at(images_seen) / 2
+
+    def forward(self, turn: Turn) -> dict[str, Tensor]:
+        """Returns ``r1``, and ``r2``."""
+        power = turn.view.power
+        found = {"r1": zero_centred_penalty(turn.real_logits, turn.real_images, power)}
+        if self.r2:
+            found["r2"] = zero_centred_penalty(turn.fake_logits, turn.fake_images, power)
+        return found
+
+
+class LipschitzPenalty(Term):
+    """WGAN-GP: gradient norms of 1 on the lines between real and generated images.
+
+    Gulrajani et al., "Improved Training of Wasserstein GANs" (2017). The lines are between images
+    as D sees them, augmented where there is an augmentation: the bound is on D, not on both.
+    """
+
+    def forward(self, turn: Turn) -> dict[str, Tensor]:
+        """Returns ``gp``."""
+        count = len(turn.real) * self.processes.count
+        share = uniforms(turn.seed, Stream.INTERPOLATION, turn.position, count, 1, 1, 1)
+        share = self.processes.mine(share).to(turn.real.device)
+        between = turn.fake.detach().lerp(turn.real.detach(), share).requires_grad_()
+        _, logits = turn.judged(between, twice=True)
+        return {"gp": one_centred_penalty(logits, between)}
+
+
+class WeightClipping:
+    """The Lipschitz bound of the first WGAN: every weight of D within [-limit, limit].
+
+    Arjovsky et al., "Wasserstein GAN" (2017), who call it "a clearly terrible way". Not a loss: it
+    comes after a step of D.
+
+    Args:
+        limit: 0.01 in the paper.
+    """
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+
+    @torch.no_grad()
+    def __call__(self, D: nn.Module) -> None:
+        """Clips in place."""
+        for parameter in D.parameters():
+            parameter.clamp_(-self.limit, self.limit)
+
+
+# --- losses that involve the class ----------------------------------------------------------------
+
+
+class Mismatch(Term):
+    """Real images with another class than theirs, which D has to tell from those with their own.
+
+    Reed et al., "Generative Adversarial Text to Image Synthesis" (2016). Only for a D whose
+    features do not depend on the class: it uses them again and so costs next to nothing.
+    """
+
+    def __init__(self, weight: float, objective: Objective, num_classes: int) -> None:
+        super().__init__(weight)
+        self.objective = objective
+        self.num_classes = num_classes
+
+    def forward(self, turn: Turn) -> dict[str, Tensor]:
+        """Returns ``mismatch``."""
+        y = self.processes.whole(turn.y)
+        wrong = other_classes(turn.seed, turn.position, y, self.num_classes)
+        wrong = self.processes.mine(wrong)
+        logits = turn.D.logits(turn.phi_real, wrong)
+        return {"mismatch": self.objective.discriminator(turn.real_logits, logits)}
+
+
+class Reconstruction(Term):
+    """G wants its image to be the real one that was told the same.
+
+    Isola et al., "Image-to-Image Translation with Conditional Adversarial Networks" (2016). It
+    makes sense where what G is told decides the picture, and counts nothing where only the class is
+    told.
+    """
+
+    def forward(self, turn: Turn) -> dict[str, Tensor]:
+        """Returns ``reconstruction``: the mean absolute difference of values in [-1, 1]."""
+        told = turn.c is not None and turn.c.ndim == 2  # noqa: PLR2004 - axes
+        difference = F.l1_loss(turn.fake, turn.real.detach())
+        return {"reconstruction": difference if told else 0 * difference}
+
+
+class AuxiliaryClassifier(Term):
+    """Both players want images to be of their class.
+
+    Odena et al., "Conditional Image Synthesis with Auxiliary Classifier GANs" (2016). D's head
+    ``classes`` learns from images, real ones or all; G wants its own to be recognised.
+
+    Args:
+        weight: of the cross-entropies.
+        real: whether real images count: in D's turn.
+        fake: whether generated images count: in G's turn, and in D's as in the paper.
+    """
+
+    def __init__(self, weight: float, *, real: bool, fake: bool) -> None:
+        super().__init__(weight)
+        self.real, self.fake = real, fake
+
+    def forward(self, turn: Turn) -> dict[str, Tensor]:
+        """Returns ``class_fake`` and ``class_real``, those that count."""
+        head = turn.D.heads["classes"]
+        found = {}
+        if self.fake:
+            found["class_fake"] = F.cross_entropy(head(turn.phi_fake), _condition(turn))
+        if self.real:
+            found["class_real"] = F.cross_entropy(head(turn.phi_real), turn.y)
+        return found
+
+
+class Supervision(Term):
+    """Cross-entropy of D's K classes on those real images whose label is shown.
+
+    Salimans et al., "Improved Techniques for Training GANs" (2016), section 5. A batch without any
+    shown label counts nothing.
+    """
+
+    def forward(self, turn: Turn) -> dict[str, Tensor]:
+        """Returns ``supervised``."""
+        scores = turn.D.heads["classes"](turn.phi_real)
+        # Of all processes, for the batch counts as one: those with more shown labels count more.
+        shown = self.processes.total((turn.y >= 0).sum()).clamp_min(1) / self.processes.count
+        entropy = F.cross_entropy(scores, turn.y, ignore_index=-1, reduction="sum")
+        return {"supervised": entropy / shown}
+
+
+class MutualInformation(Term):
+    """What an image tells of the codes it was made from, bounded from below by a head of D.
+
+    Chen et al., "InfoGAN" (2016). The categorical code is the condition; the continuous ones are
+    the first elements of the latent, normal where the paper has them uniform, so that one seed
+    draws all. Counts for D, whose heads ``code`` and ``continuous`` learn it, and for G.
+
+    The bound is the log-likelihood of the codes. That of the continuous ones, Gaussian with a
+    variance of 1, is the sum of the squared distances of all codes, halved; the paper learns the
+    variance, too.
+
+    Args:
+        weight: lambda of the paper.
+        continuous: how many elements of the latent are codes.
+        continuous_weight: of the continuous codes, beside the categorical one.
+    """
+
+    def __init__(self, weight: float, continuous: int, continuous_weight: float = 1.0) -> None:
+        super().__init__(weight)
+        self.continuous = continuous
+        self.continuous_weight = continuous_weight
+
+    def forward(self, turn: Turn) -> dict[str, Tensor]:
+        """Returns ``code``, the cross-entropy, and ``continuous``, half the squared distance."""
+        heads = turn.D.heads
+        found = {"code": F.cross_entropy(heads["code"](turn.phi_fake), _condition(turn))}
+        if self.continuous:
+            apart = heads["continuous"](turn.phi_fake) - turn.z[:, : self.continuous]
+            found["continuous"] = self.continuous_weight * 0.5 * apart.square().sum(dim=1).mean()
+        return found
+
+
+def _condition(turn: Turn) -> Tensor:
+    if turn.c is None:
+        raise ValueError("the recipe has no condition")
+    return turn.c
+
+
+# --- the improved techniques: Salimans et al., "Improved Techniques for Training GANs" (2016) -----
+
+
+class FeatureMatching(Term):
+    """G wants the mean features of its images to be those of real ones; section 3.1.
+
+    In the paper it is G's whole loss: set `Game.adversarial_weight` to 0 for that. The squared
+    distance is averaged over the features where the paper sums, which differs by a constant factor
+    that Adam takes out again and that makes the weight independent of the network's width.
+    """
+
+    reads_real = True
+
+    def forward(self, turn: Turn) -> dict[str, Tensor]:
+        """Returns ``features``."""
+        fake, real = (
+            self.processes.mean(phi.mean(dim=0)) for phi in (turn.phi_fake, turn.phi_real)
+        )
+        return {"features": F.mse_loss(fake, real)}
+
+
+class HistoricalAverage(Term):
+    """Keeps a player near the mean of all its past selves; section 3.3.
+
+    Args:
+        weight: of the squared distance.
+        player: whose parameters.
+        name: of the part in the log.
+    """
+
+    count: Tensor
+
+    def __init__(self, weight: float, player: nn.Module, name: str) -> None:
+        super().__init__(weight)
+        # In a tuple, because a module would become part of this one and be saved twice.
+        self.player = (player,)
+        self.name = name
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+        self.means = nn.ParameterList(
+            nn.Parameter(p.detach().clone(), requires_grad=False) for p in player.parameters()
+        )
+
+    def forward(self, turn: Turn) -> dict[str, Tensor]:
+        """Returns the squared distance, and takes the player of now into the mean."""
+        del turn
+        pairs = list(zip(self.player[0].parameters(), self.means, strict=True))
+        distance = torch.stack([(now - mean).square().sum() for now, mean in pairs]).sum()
+        with torch.no_grad():
+            self.count += 1
+            for now, mean in pairs:
+                mean.lerp_(now, 1 / float(self.count))
+        return {self.name: distance}

@@ -1,0 +1,66 @@
+"""The record of real runs, for `imagemint train --list`."""
+
+import json
+from dataclasses import dataclass
+from importlib import resources
+
+from imagemint.training.recipes import RECIPES
+
+MISSING = "not yet recorded"
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """A run that was made and measured.
+
+    Attributes:
+        images: real images shown to D.
+        minutes: it took.
+        machine: it ran on.
+        quality: figures of `imagemint evaluate`, in a few words.
+        command: that made it.
+    """
+
+    images: int
+    minutes: float
+    machine: str
+    quality: str
+    command: str
+
+
+def recorded_runs() -> dict[str, RecordedRun]:
+    """Returns the record of each recipe that has one, by the recipe's name."""
+    text = resources.files(__package__).joinpath("recorded.json").read_text()
+    return {name: RecordedRun(**run) for name, run in json.loads(text).items()}
+
+
+def table() -> str:
+    """Returns a row for each recipe: data set, image size, full length, recorded run, quality.
+
+    The time of a full run is that of the recorded one, times the ratio of their lengths.
+    """
+    runs = recorded_runs()
+    head = ("recipe", "data set", "image", "full run", "on", "measured after", "quality")
+    rows = [head]
+    for name, recipe in RECIPES.items():
+        images = recipe.model_fields["images"].default
+        about = (name, recipe.dataset, recipe.image)
+        run = runs.get(name)
+        if run is None:
+            rows.append((*about, f"{images:,} images", MISSING, MISSING, MISSING))
+            continue
+        full = f"{images:,} images, {spell_minutes(run.minutes * images / run.images)}"
+        measured = f"{run.images:,} images, {spell_minutes(run.minutes)}"
+        rows.append((*about, full, run.machine, measured, run.quality))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head) - 1)]
+    return "\n".join(
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]])
+        for row in rows
+    )
+
+
+def spell_minutes(minutes: float) -> str:
+    """Returns a duration in the unit that suits it."""
+    if minutes < 2:  # noqa: PLR2004 - 2 min
+        return f"{60 * minutes:.0f} s"
+    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"  # noqa: PLR2004 - 2 h

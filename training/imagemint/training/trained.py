@@ -1,0 +1,135 @@
+"""Trained networks, read from the checkpoints of a run by exporter and evaluation."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from imagemint.engine.sampling import Distribution
+from imagemint.training.errors import CheckpointError
+from imagemint.training.evaluation_report import EvaluationFigure, read_report
+from imagemint.training.loop.checkpoints import latest_checkpoint, read_description, read_tensors
+from imagemint.training.loop.state import tensors_below
+from imagemint.training.networks import Discriminator, Shape
+from imagemint.training.recipes import RECIPES
+from imagemint.training.recipes.recipe import Recipe
+
+_FIRST_LICENSE = "CC-BY-SA-3.0"  # of MNIST, the data of all runs before checkpoints recorded it
+
+
+@dataclass(frozen=True)
+class TrainedGenerator:
+    """The averaged generator of a run and what is known about it.
+
+    Attributes:
+        module: in evaluation mode on the CPU; forward(z [N, z_dim], y int64 [N]) -> [N, C, H, W]
+            in [-1, 1]. Without class labels it takes no y; where truncation is ``psi`` it takes
+            that last, float32 [N, 1].
+        z_dim: length of a latent.
+        class_labels: label texts by class index; empty for an unconditional generator.
+        image_size: height and width in pixels.
+        image_channels: 1 or 3.
+        recipe: name of the recipe.
+        options: every option of the recipe.
+        dataset: data set and split.
+        license: licence of the data, which the weights inherit.
+        seed: seed of the run.
+        images_seen: real images shown to the discriminator.
+        code_revision: git commit that trained it, or empty.
+        weights_sha256: digest of generator.safetensors.
+        evaluations: measured figures, from ``RUN/evaluation.json`` if it is of these weights.
+        distribution: of the latent's elements.
+        truncation: how diversity is traded for fidelity, ``threshold`` or ``psi``.
+    """
+
+    module: nn.Module
+    z_dim: int
+    class_labels: tuple[str, ...]
+    image_size: int
+    image_channels: int
+    recipe: str
+    options: dict[str, Any]
+    dataset: str
+    license: str
+    seed: int
+    images_seen: int
+    code_revision: str
+    weights_sha256: str
+    evaluations: tuple[EvaluationFigure, ...]
+    distribution: Distribution = Distribution.NORMAL
+    truncation: Literal["threshold", "psi"] = "threshold"
+
+
+def _described(run: Path) -> tuple[Path, dict[str, Any], Recipe]:
+    """The newest checkpoint below ``run``, or that very one, its JSON and its recipe."""
+    checkpoint = run if (run / "checkpoint.json").is_file() else latest_checkpoint(run)
+    about = read_description(checkpoint)
+    if about["recipe"] not in RECIPES:
+        known = ", ".join(sorted(RECIPES))
+        raise CheckpointError(f"{checkpoint}: recipe {about['recipe']!r} is not one of {known}")
+    try:
+        recipe = RECIPES[about["recipe"]]
+        return checkpoint, about, recipe.model_validate(recipe.recorded_options(about["options"]))
+    except ValidationError as error:
+        raise CheckpointError(f"{checkpoint}: {error}") from error
+
+
+def read_discriminator(run: Path, num_classes: int) -> Discriminator:
+    """Returns D of the newest checkpoint below ``run``, or of that very one, in evaluation mode.
+
+    Args:
+        run: the run's directory, or a checkpoint in it.
+        num_classes: of the data, which the description of an unconditional run does not tell.
+
+    Raises:
+        CheckpointError: as `read_generator`, or D was built for another number of classes.
+    """
+    checkpoint, about, recipe = _described(run)
+    shape = Shape(num_classes, about["image_size"], about["image_channels"])
+    with torch.random.fork_rng():
+        D = recipe.discriminator(shape)
+    state = read_tensors(checkpoint / "state.safetensors", about["state_sha256"])
+    try:
+        D.load_state_dict(tensors_below(state, "D"))
+    except RuntimeError as error:
+        raise CheckpointError(f"{checkpoint}: {error}") from error
+    return D.eval().requires_grad_(requires_grad=False)
+
+
+def read_generator(run: Path) -> TrainedGenerator:
+    """Returns the averaged generator of the newest checkpoint below ``run``, or of that very one.
+
+    Raises:
+        CheckpointError: no checkpoint, damaged, or of a recipe or options this code does not know.
+    """
+    checkpoint, about, recipe = _described(run)
+    labels = tuple(about["class_labels"])
+    shape = Shape(len(labels), about["image_size"], about["image_channels"])
+    with torch.random.fork_rng():  # whoever reads a generator finds the random state as it was
+        generator = recipe.generator(shape)
+    weights = read_tensors(checkpoint / "generator.safetensors", about["generator_sha256"])
+    try:
+        generator.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(f"{checkpoint}: {error}") from error
+    return TrainedGenerator(
+        module=generator.eval().requires_grad_(requires_grad=False),
+        z_dim=recipe.z_dim,
+        class_labels=labels,
+        image_size=about["image_size"],
+        image_channels=about["image_channels"],
+        recipe=about["recipe"],
+        options=about["options"],
+        dataset=about["dataset"],
+        license=about.get("license", _FIRST_LICENSE),
+        seed=recipe.seed,
+        images_seen=about["images_seen"],
+        code_revision=about["code_revision"],
+        weights_sha256=about["generator_sha256"],
+        evaluations=read_report(run / "evaluation.json", about["generator_sha256"]),
+        distribution=Distribution(recipe.latent),
+        truncation=recipe.truncation,
+    )
