@@ -30,7 +30,7 @@ from peers.checking import NotReady, Truth, right_answer
 from peers.processes import Tree, free_ports
 from peers.servers import OURS, PEERS, Model, Server, Started, ours
 from raw_limit import RawLimit
-from side_by_side import Entry, Record, Sample, Visit, publishable, tables
+from side_by_side import Entry, Record, Sample, Visit, render_tables, strip_local_details
 
 from imagemint.bench.client_processes import ClientProcesses
 from imagemint.bench.load import Closed, Load, Plan
@@ -153,7 +153,7 @@ class Bench:
                 try:
                     sample = self._row(clients, plan, tree)
                 except (CallFailed, RuntimeError) as error:
-                    visit.faults[name] = publishable(str(error))
+                    visit.faults[name] = strip_local_details(str(error))
                     _say(f"  {name}: {error}")
                 else:
                     visit.samples[name] = sample
@@ -202,7 +202,7 @@ def compared(bench: Bench, servers: Sequence[Server], repeats: int) -> dict[str,
             try:
                 entries[server.name].visits.append(bench.visit(server, repeat))
             except (NotReady, ValueError, RuntimeError) as error:
-                entries[server.name].reasons.append(publishable(str(error)))
+                entries[server.name].reasons.append(strip_local_details(str(error)))
                 _say(f"  {error}")
     return entries
 
@@ -214,7 +214,7 @@ def _entry(server: Server) -> Entry:
         return Entry(server.title, server.protocol, packages, weight)
     made = environments.environment(server.name)
     packages = {server.package: made.packages.get(server.package, "-")} | made.packages
-    reasons = [publishable(made.reason)] if made.reason else []
+    reasons = [strip_local_details(made.reason)] if made.reason else []
     return Entry(server.title, server.protocol, packages, made.install_bytes, reasons=reasons)
 
 
@@ -284,7 +284,7 @@ def main() -> None:
         workloads=list(WORKLOADS),
         servers=found,
     )
-    print(tables(record))
+    print(render_tables(record))
     if options.json:
         record.write(options.json)
 

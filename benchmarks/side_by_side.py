@@ -1,6 +1,6 @@
-"""The record of a comparison, as tables, and the part of docs/performance.md that shows them.
+"""Writes the record of a comparison as Markdown tables into docs/performance.md.
 
-`benchmarks/serving.py` makes the record. This writes the tables where the page keeps them:
+`benchmarks/serving.py` makes the record. This command replaces the tables of the page:
 
     python benchmarks/side_by_side.py
 """
@@ -23,26 +23,26 @@ BEGIN = "<!-- Written by `python benchmarks/side_by_side.py` from the record. --
 END = "<!-- End of what it writes. -->"
 _CLIENT_LIMIT = "†"
 _REASON_LENGTH = 300
-# More than machines drift by within a run.
+# Machines vary by less than this within a run.
 _STEADY = 1.5
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One timed stretch of one workload.
+    """One timed measurement of one workload.
 
     Attributes:
         images_per_s: throughput.
-        raw_images_per_s: of ONNX Runtime alone, measured just before and after.
-        raw_arrangement: which sessions and threads that was, the better of before and after.
-        raw_single_ms: median time of one image in the fastest bare session, likewise.
+        raw_images_per_s: throughput of ONNX Runtime alone, measured just before and after.
+        raw_arrangement: sessions and threads of the raw limit; the better of before and after.
+        raw_single_ms: median time of one image in the fastest bare session, before or after.
         p50_ms: median latency of a call, or of a chunk of a stream.
-        p99_ms: its 99th percentile.
+        p99_ms: 99th percentile of that latency.
         first_chunk_ms: median time to the first chunk of a stream; None without streams.
         shed: calls that the server refused because of load.
         failed: calls that failed otherwise.
-        client_ms_per_call: CPU time of the load generator by the number of calls.
-        client_limit: why the load generator was the limit, in words; None if it was not.
+        client_ms_per_call: CPU time of the load generator per call.
+        client_limit: why the load generator was the limit; None if it was not.
     """
 
     images_per_s: float
@@ -59,19 +59,19 @@ class Sample:
 
     @property
     def ratio(self) -> float:
-        """Share of the raw limit."""
+        """Throughput as a share of the raw limit."""
         return self.images_per_s / self.raw_images_per_s
 
 
 @dataclass
 class Visit:
-    """One life of one server: started, measured, stopped.
+    """One run of one server, from its start to its stop.
 
     Attributes:
-        ready_s: from its start until the first right answer.
+        ready_s: seconds from the start until the first correct answer.
         memory_bytes: proportional set size of all its processes after the load.
-        processes: how many those were.
-        samples: by workload.
+        processes: number of its processes.
+        samples: measurements by workload.
         faults: why there is no sample, by workload.
     """
 
@@ -84,15 +84,15 @@ class Visit:
 
 @dataclass
 class Entry:
-    """What was found of one server.
+    """All results of one server.
 
     Attributes:
-        title: its name.
-        protocol: how it was asked.
-        packages: versions.
-        install_bytes: of the distribution with all that it requires.
-        visits: one for each repeat in which it came up.
-        reasons: why it did not run, for each time.
+        title: name in the tables.
+        protocol: protocol of the requests.
+        packages: versions by name of the package.
+        install_bytes: size of the package with all its dependencies.
+        visits: one for each round in which it started.
+        reasons: why it did not run, for each failed start.
     """
 
     title: str
@@ -108,13 +108,13 @@ class Record:
     """A comparison.
 
     Attributes:
-        command: that made it.
-        machine: it ran on.
+        command: command line that made the record.
+        machine: description of the machine.
         model: name of the bundle.
-        seconds: of each timed stretch.
-        repeats: rounds over all servers.
-        workloads: names, in order.
-        servers: by name, in order.
+        seconds: length of each measurement.
+        repeats: number of rounds over all servers.
+        workloads: names of the workloads, in order.
+        servers: results by name of the server, in order.
     """
 
     command: str
@@ -126,25 +126,25 @@ class Record:
     servers: dict[str, Entry]
 
     def write(self, path: Path) -> None:
-        """Writes it as JSON."""
+        """Writes the record as JSON."""
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"schema": SCHEMA} | asdict(self), indent=2) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> "Record":
-        """Returns the record in a file.
+        """Reads a record from a file.
 
         Raises:
-            ValueError: of another schema.
+            ValueError: the file has another schema.
         """
         content = json.loads(path.read_text())
         if content.pop("schema") != SCHEMA:
-            raise ValueError(f"{path} is no record of {SCHEMA}")
-        servers = {name: _entry(each) for name, each in content.pop("servers").items()}
+            raise ValueError(f"{path} is not a record of schema {SCHEMA}")
+        servers = {name: _read_entry(each) for name, each in content.pop("servers").items()}
         return cls(**content, servers=servers)
 
 
-def _entry(content: dict[str, Any]) -> Entry:
+def _read_entry(content: dict[str, Any]) -> Entry:
     visits = [
         Visit(**each | {"samples": {n: Sample(**s) for n, s in each["samples"].items()}})
         for each in content["visits"]
@@ -152,22 +152,22 @@ def _entry(content: dict[str, Any]) -> Entry:
     return Entry(**content | {"visits": visits})
 
 
-def tables(record: Record) -> str:
-    """Returns the record in Markdown: a table for each workload, one of the servers, and notes."""
+def render_tables(record: Record) -> str:
+    """Returns the record in Markdown: a table per workload, a table of resources, and notes."""
     lines: list[str] = []
     for workload in record.workloads:
-        lines += [f"**{workload}**", "", *_workload(record, workload), ""]
-    lines += ["**What it takes**", "", *_footprint(record), "", *_notes(record)]
+        lines += [f"**{workload}**", "", *_render_workload(record, workload), ""]
+    lines += ["**Resources**", "", *_render_resources(record), "", *_render_notes(record)]
     machine = ", ".join(f"{key} {value}" for key, value in record.machine.items())
     lines.append(
-        f"Medians of {_counted(record.repeats, 'round')}, {record.seconds:g} s a row, model"
+        f"Medians of {_format_count(record.repeats, 'round')}, {record.seconds:g} s per row, model"
         f" `{record.model}`; {machine}; `{record.command}`."
     )
     return "\n".join(lines)
 
 
-def _workload(record: Record, workload: str) -> Iterator[str]:
-    yield "| server | images/s | of R (least to most) | p50 ms | p99 ms |"
+def _render_workload(record: Record, workload: str) -> Iterator[str]:
+    yield "| server | images/s | share of R (min to max) | p50 ms | p99 ms |"
     yield "|---|---:|---:|---:|---:|"
     for entry in record.servers.values():
         found = [v.samples[workload] for v in entry.visits if workload in v.samples]
@@ -186,8 +186,8 @@ def _workload(record: Record, workload: str) -> Iterator[str]:
         yield "| " + " | ".join(cells) + " |"
 
 
-def _footprint(record: Record) -> Iterator[str]:
-    yield "| server | version | asked by | ready s | memory MB | processes | installed MB |"
+def _render_resources(record: Record) -> Iterator[str]:
+    yield "| server | version | protocol | ready s | memory MB | processes | installed MB |"
     yield "|---|---|---|---:|---:|---:|---:|"
     for entry in record.servers.values():
         version = next(iter(entry.packages.values()), "-")
@@ -203,8 +203,8 @@ def _footprint(record: Record) -> Iterator[str]:
         yield "| " + " | ".join(cells) + " |"
 
 
-def _notes(record: Record) -> Iterator[str]:
-    """What the tables cannot say, each as a paragraph."""
+def _render_notes(record: Record) -> Iterator[str]:
+    """Yields the lines of notes about failures and noise."""
     every = [
         (entry.title, workload, sample)
         for entry in record.servers.values()
@@ -212,13 +212,13 @@ def _notes(record: Record) -> Iterator[str]:
         for workload, sample in visit.samples.items()
     ]
     if any(sample.client_limit for *_, sample in every):
-        yield f"{_CLIENT_LIMIT} The client was the limit at least once: the server may do more."
+        yield f"{_CLIENT_LIMIT} The client was the limit at least once; the server may be faster."
         yield ""
     limits = [sample.raw_images_per_s for *_, sample in every]
     if limits and max(limits) > _STEADY * min(limits):
         yield (
-            f"R itself ran from {min(limits):,.0f} to {max(limits):,.0f} images/s: other work"
-            " shared the cores, and rows are rough."
+            f"R itself varied from {min(limits):,.0f} to {max(limits):,.0f} images/s because other"
+            " work shared the cores, so the figures are rough."
         )
         yield ""
     notes = {
@@ -245,33 +245,33 @@ def _median(values: Sequence[T], of: Callable[[T], float]) -> float:
     return statistics.median(map(of, values))
 
 
-def _counted(count: int, noun: str) -> str:
+def _format_count(count: int, noun: str) -> str:
     return f"{count} {noun}" + ("s" if count > 1 else "")
 
 
-def publishable(reason: str) -> str:
-    """Returns the end of a reason without what is of this machine alone: folders and addresses."""
+def strip_local_details(reason: str) -> str:
+    """Returns the end of a reason, without the folders and addresses of this machine."""
     text = re.sub(r"https?://\S+", "(address)", " ".join(reason.split()))
     text = re.sub(r"(?:/[\w.+@-]+)+/", "", text)
     return text if len(text) <= _REASON_LENGTH else f"... {text[-_REASON_LENGTH:]}"
 
 
-def page(text: str, record: Record) -> str:
-    """Returns the page with the tables of a record in their place.
+def replace_tables(text: str, record: Record) -> str:
+    """Returns the page with its tables replaced by those of a record.
 
     Raises:
-        ValueError: it has no place for them.
+        ValueError: the page lacks the markers around the tables.
     """
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f"{PAGE} has lost its marks")
-    return f"{before}{BEGIN}\n\n{tables(record)}\n\n{END}{after}"
+        raise ValueError(f"{PAGE} lacks the markers around the tables")
+    return f"{before}{BEGIN}\n\n{render_tables(record)}\n\n{END}{after}"
 
 
 def main() -> None:
     """Writes the tables into docs/performance.md."""
-    PAGE.write_text(page(PAGE.read_text(), Record.read(RECORD)))
+    PAGE.write_text(replace_tables(PAGE.read_text(), Record.read(RECORD)))
 
 
 if __name__ == "__main__":

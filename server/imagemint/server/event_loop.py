@@ -18,7 +18,7 @@ _COLLECT_EVERY = 20_000
 def run(main: Coroutine[Any, Any, _ResultT]) -> _ResultT:
     """Runs a coroutine to its end on uvloop, or without it on asyncio's own loop.
 
-    On uvloop an empty call costs a sixth less; see docs/performance.md.
+    On uvloop an empty call costs a sixth less; see docs/notes/serving-performance.md.
     """
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(main)

@@ -18,7 +18,7 @@ _MOST_BYTES = 2**40
 _SHORTEST_S = 0.001
 _LONGEST_S = 10**6
 # A core is as fast with 32 as with 64, and of 64 callers the slowest hundredth waits a tenth less;
-# see docs/performance.md.
+# see docs/notes/serving-performance.md.
 _CPU_BATCH = 32
 _GPU_BATCH = 64
 _POLICY = r"^(all|latest:[1-9]\d{0,8}|[1-9]\d{0,17}(,[1-9]\d{0,17})*)$"

@@ -7,7 +7,17 @@ import pytest
 import serving
 from peers import environments
 from peers.servers import PEERS
-from side_by_side import BEGIN, END, Entry, Record, Sample, Visit, page, publishable, tables
+from side_by_side import (
+    BEGIN,
+    END,
+    Entry,
+    Record,
+    Sample,
+    Visit,
+    render_tables,
+    replace_tables,
+    strip_local_details,
+)
 
 SAMPLE = Sample(500.0, 1000.0, "2 x 1 threads", 1.5, 2.0, 3.0, None, 0, 0, 0.3, None)
 
@@ -28,7 +38,7 @@ def record():
 
 def test_table_has_medians_and_the_spread_of_the_share(record):
     """Of both rounds; a dash where there is nothing."""
-    lines = tables(record).splitlines()
+    lines = render_tables(record).splitlines()
     assert "| imagemint | 500 | 0.50 (0.40 to 0.60) | 2.0 | 3.0 |" in lines
     assert "| Other | - | - | - | - |" in lines
     assert "| imagemint | 1.2 | gRPC | 1.0 | 200 | 1 | 387 |" in lines
@@ -40,17 +50,17 @@ def test_row_of_which_the_client_was_the_limit_is_marked(record):
     """Once is enough, and the mark is explained."""
     samples = record.servers["imagemint"].visits[1].samples
     samples["load"] = replace(SAMPLE, client_limit="busy")
-    text = tables(record)
+    text = render_tables(record)
     assert "| imagemint† | 450 |" in text
     assert "† The client was the limit" in text
 
 
-def test_unsteady_machine_is_told(record):
+def test_unsteady_machine_is_noted(record):
     """Where the limit itself differs too much from row to row, and only there."""
-    assert "R itself" not in tables(record)
+    assert "R itself" not in render_tables(record)
     samples = record.servers["imagemint"].visits[0].samples
     samples["load"] = replace(SAMPLE, raw_images_per_s=300.0)
-    assert "R itself ran from 300 to 1,000 images/s" in tables(record)
+    assert "R itself varied from 300 to 1,000 images/s" in render_tables(record)
 
 
 def test_failures_under_load_are_told(record):
@@ -58,7 +68,7 @@ def test_failures_under_load_are_told(record):
     visit = record.servers["imagemint"].visits[0]
     visit.samples["load"] = replace(SAMPLE, failed=3)
     visit.faults["stream"] = "no answers"
-    text = tables(record)
+    text = render_tables(record)
     assert "- imagemint, load: 0 calls shed, 3 failed" in text
     assert "- imagemint, stream: no answers" in text
 
@@ -68,27 +78,27 @@ def test_record_is_read_as_it_was_written(record, tmp_path):
     record.write(tmp_path / "record.json")
     assert asdict(Record.read(tmp_path / "record.json")) == asdict(record)
     (tmp_path / "record.json").write_text('{"schema": "imagemint.side-by-side/0"}')
-    with pytest.raises(ValueError, match="no record"):
+    with pytest.raises(ValueError, match="not a record"):
         Record.read(tmp_path / "record.json")
 
 
 def test_page_keeps_what_surrounds_the_tables(record):
     """Written twice, it is the same; without the marks, there is no place."""
-    text = page(f"before\n{BEGIN}\nold\n{END}\nafter\n", record)
+    text = replace_tables(f"before\n{BEGIN}\nold\n{END}\nafter\n", record)
     assert text.startswith(f"before\n{BEGIN}\n")
     assert text.endswith(f"{END}\nafter\n")
     assert "old" not in text
-    assert page(text, record) == text
-    with pytest.raises(ValueError, match="marks"):
-        page("nothing", record)
+    assert replace_tables(text, record) == text
+    with pytest.raises(ValueError, match="markers"):
+        replace_tables("nothing", record)
 
 
 def test_reason_keeps_nothing_of_the_machine():
     """Its end, on one line, without folders and addresses."""
     reason = 'File "/home/me/x/server.py", line 3\n  see https://index.example/simple: gone'
-    assert publishable(reason) == 'File "server.py", line 3 see (address) gone'
-    assert publishable("no " * 200).startswith("... ")
-    assert len(publishable("no " * 200)) < 310
+    assert strip_local_details(reason) == 'File "server.py", line 3 see (address) gone'
+    assert strip_local_details("no " * 200).startswith("... ")
+    assert len(strip_local_details("no " * 200)) < 310
 
 
 def test_peers_are_chosen_by_name():

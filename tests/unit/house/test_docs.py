@@ -1,5 +1,7 @@
 """What the documents promise is true of the project."""
 
+import ast
+import importlib
 import json
 import re
 import shlex
@@ -69,6 +71,17 @@ def test_links_lead_somewhere(page: Path):
     targets = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", page.read_text())
     missing = [target for target in targets if not (page.parent / target).exists()]
     assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_imports_of_examples_exist(page: Path):
+    """Every name that a Python example of a page imports from imagemint exists."""
+    for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("imagemint"):
+                module = importlib.import_module(node.module or "")
+                missing = [each.name for each in node.names if not hasattr(module, each.name)]
+                assert not missing, f"{node.module} has no {missing}"
 
 
 def test_changelog_names_the_version():

@@ -1,4 +1,4 @@
-"""The page of speed shows what was recorded, and nothing else."""
+"""The tables of docs/performance.md match the record."""
 
 import importlib.util
 import sys
@@ -8,7 +8,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def test_tables_are_written_from_the_record():
-    """`python benchmarks/side_by_side.py` would change nothing."""
+    """Running `python benchmarks/side_by_side.py` would change nothing."""
     spec = importlib.util.spec_from_file_location(
         "side_by_side_script", ROOT / "benchmarks/side_by_side.py"
     )
@@ -18,4 +18,4 @@ def test_tables_are_written_from_the_record():
     sys.modules[spec.name] = script
     spec.loader.exec_module(script)
     text = script.PAGE.read_text()
-    assert text == script.page(text, script.Record.read(script.RECORD))
+    assert text == script.replace_tables(text, script.Record.read(script.RECORD))
