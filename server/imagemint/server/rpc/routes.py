@@ -28,6 +28,9 @@ if TYPE_CHECKING:  # OpenTelemetry is imported only when something is traced
 
 _log = structlog.stdlib.get_logger(__name__)
 
+# A generator of its own: programs around the server, such as tests, may rely on the global one.
+_chance = random.Random()  # noqa: S311 - no secret
+
 # The id that a caller sends is logged and echoed, so it must be short and plain.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
@@ -285,7 +288,7 @@ class Routes(grpc.GenericRpcHandler):
         """Whether a call belongs to the share that is logged; one without an id by chance."""
         if call.given_id:
             return is_logged(call.given_id, self._access_log)
-        return random.random() < self._access_log  # noqa: S311 - no secret
+        return _chance.random() < self._access_log
 
     def _counted(self, outcome: tuple[str, str, str, str]) -> Later[float]:
         """What counts the calls that end in one way, by how long they took in seconds."""
