@@ -1,4 +1,4 @@
-"""The composition root: everything is built here, started, and taken down again."""
+"""The composition root: builds, starts and stops all parts of one server."""
 
 from __future__ import annotations  # the type of the tracing is imported for type checkers only
 
@@ -34,33 +34,34 @@ if TYPE_CHECKING:  # see _open_tracing
 _log = structlog.stdlib.get_logger(__name__)
 
 _GPU_INSTANCES = 2
-# More share one batch with ever less gain, and were not measured.
+# More threads per batch give diminishing returns and were not measured.
 _MOST_ALONE_THREADS = 4
-# Streams are asked to leave at this share of the grace period, so that the last chunk still gets
-# out and the client can tell a drain from a failure.
+# Streams are asked to end at this share of the grace period, so that their last chunk is still sent
+# and the client can tell a drain from a failure.
 _EXPIRING_SHARE = 0.8
-# After the grace nobody waits for an answer; a device that hangs must not keep the process.
+# After the grace period no caller waits for a response, and a hanging device must not keep the
+# process alive.
 _CLOSING_S = 5.0
 
 
 def usable_cores() -> int:
-    """Returns the cores of the affinity mask, which in a container is less than the host has."""
+    """Returns the number of CPU cores in the affinity mask; in a container, it may be small."""
     return len(os.sched_getaffinity(0))
 
 
 class App:
-    """One server: gRPC, metrics, models.
+    """One server process: gRPC, metrics and models.
 
     Args:
-        settings: all of it.
-        peers: the workers of which this is one; by default it is alone.
+        settings: the settings of this process.
+        peers: the workers of the server, of which this is one. Default: this process is alone.
     """
 
     def __init__(self, settings: ServeSettings, peers: Peers | None = None) -> None:
         self._settings = settings
         self._peers = peers or Peers()
         self.metrics = Metrics(shared=self._peers.several)
-        if settings.device != "cpu" and not self._peers.several:  # the supervisor does it for all
+        if settings.device != "cpu" and not self._peers.several:  # the supervisor exports them
             watch_devices(self.metrics.registry)
         self._cores = max(1, usable_cores() // settings.processes)
         self._encoders = ThreadPoolExecutor(self._cores, thread_name_prefix="encode")
@@ -117,7 +118,7 @@ class App:
             bundle,
             device=settings.device,
             alone_threads=self._alone_threads,
-            max_batch=settings.batch_images(on_cpu=False),  # of buckets, which a CPU has not
+            max_batch=settings.batch_images(on_cpu=False),  # for buckets, which only a GPU uses
             buckets=settings.batch_buckets,
             cuda_graphs=settings.cuda_graphs,
             variant=self._variant_of(bundle.spec.name),
@@ -142,20 +143,20 @@ class App:
         )
 
     async def start(self) -> None:
-        """Listens, loads the models, and says that it is ready; or leaves nothing behind.
+        """Listens, loads the models and logs `ready`; on an error, closes what it opened.
 
-        Each model answers as soon as it is ready. This returns when all were tried, or after
-        `start_timeout_s`. If it is cancelled, what is open stays open for `stop`.
+        Each model serves as soon as it is ready. The method returns when all models were tried, or
+        after `start_timeout_s`. After a cancellation, `stop` closes what is open.
 
         Raises:
-            OSError: an address cannot be had.
+            OSError: an address is not available.
         """
         try:
             await self._start()
         except Exception:
             await self._opened.aclose()
             raise
-        if not self._peers.several:  # their supervisor says it, once for all
+        if not self._peers.several:  # the supervisor logs it once for all
             _log.info(
                 "ready",
                 grpc_address=self.grpc_address,
@@ -180,8 +181,8 @@ class App:
         opened.push_async_callback(rpc.stop, 0.0)
         opened.push_async_callback(self.control.stop)
         if self._peers.several:
-            # A worker gets its share of the calls as soon as it listens: only when it can serve, or
-            # when it has been waited for long enough.
+            # A worker receives its share of the calls as soon as it listens, so it listens only
+            # when its models are loaded or `start_timeout_s` is over.
             await self._load()
             self.grpc_address = await rpc.start(settings.grpc_address)
             await rpc.serve()
@@ -195,14 +196,14 @@ class App:
     async def serve_until(
         self, leave: asyncio.Event, ready: Callable[[], object] = lambda: None
     ) -> None:
-        """Starts, serves until told to leave, and drains; obeys at once whenever that comes.
+        """Starts, serves until `leave` is set, and drains. `leave` also interrupts the start.
 
         Args:
-            leave: set when the server is to leave, be it while models are still loading.
-            ready: called when the start is over, unless the server is to leave before.
+            leave: set to stop the server, even while models are still loading.
+            ready: called when the start is complete, unless `leave` was set before.
 
         Raises:
-            OSError: an address cannot be had.
+            OSError: an address is not available.
         """
         starting = asyncio.create_task(self.start())
         leaving = asyncio.create_task(leave.wait())
@@ -220,7 +221,7 @@ class App:
 
     @property
     def served(self) -> dict[str, list[int]]:
-        """The versions that answer, by model."""
+        """The versions that serve, by model."""
         return {
             name: [version.number for version in model.versions.values() if version.served]
             for name, model in self.repository.models.items()
@@ -230,19 +231,19 @@ class App:
         loop = asyncio.get_running_loop()
         until = loop.time() + self._settings.start_timeout_s
         await self.control.start(self._settings.start_timeout_s)
-        # What was asked of all workers before is done here too; a slow load is not waited for.
+        # Repeats here what all workers were asked before. A slow load does not delay the start.
         self._catching_up = asyncio.create_task(self._peers.catch_up())
         self._opened.callback(self._catching_up.cancel)
         await asyncio.wait({self._catching_up}, timeout=max(1.0, until - loop.time()))
 
     def _event(self, name: str) -> str:
-        """The supervisor logs the plain names, once for all workers."""
+        """Returns the log event of this process; the supervisor logs the plain name for all."""
         return f"worker {name}" if self._peers.several else name
 
     def _open_tracing(self, opened: contextlib.AsyncExitStack) -> Tracing | None:
         if self._settings.trace_endpoint is None:
             return None
-        # Imported here, so that who does not trace need not have it.
+        # Imported here because the extra `trace` is optional.
         from imagemint.server.telemetry.tracing import Tracing  # noqa: PLC0415
 
         tracing = Tracing(self._settings.trace_endpoint, self._settings.trace_sample_ratio)
@@ -251,7 +252,7 @@ class App:
 
     @property
     def leaves_work(self) -> bool:
-        """Whether something is left in native code that nothing can interrupt."""
+        """Whether a thread is still in native code, which nothing can interrupt."""
         return self.repository.is_busy
 
     async def _release(self) -> None:
@@ -259,12 +260,12 @@ class App:
         await loop.run_in_executor(None, self.repository.close, _CLOSING_S)
 
     async def stop(self) -> None:
-        """Drains: health first, the pause for balancers, the calls inside, then the rest."""
+        """Drains: sets health, waits for load balancers, finishes the calls, closes the rest."""
         settings = self._settings
         _log.info(
             self._event("draining"), delay_s=settings.drain_delay_s, grace_s=settings.drain_grace_s
         )
-        if self._rpc is not None and self.grpc_address:  # else nobody has heard of this server
+        if self._rpc is not None and self.grpc_address:  # otherwise no client can know this server
             await self._rpc.leave()
             await asyncio.sleep(settings.drain_delay_s)
             expiry = asyncio.get_running_loop().call_later(
@@ -276,7 +277,7 @@ class App:
         _log.info(self._event("stopped"))
 
     def reload(self) -> None:
-        """Looks for changed models now, where the mode of control looks for them at all."""
+        """Scans the repository for changes now, if `model_control` is poll or watch."""
         _log.info(
             self._event("reload"),
             models="looked for" if self.control.look() else "unchanged: see model_control",

@@ -1,36 +1,36 @@
-"""Errors of the server's protection: who asks, what he may, and how much of it.
+"""Errors for callers without permission and for callers over their limits.
 
 They belong to the tree of `imagemint.engine.errors`::
 
     ImagemintError
-    ├── Unauthenticated       no API key, or none that is known
-    ├── NotAllowed            the key is known, and may not do this
-    ├── RateLimited           the key has had its images for now; says when to come back
-    └── TooManyCalls          as many calls as may run are running; says when to come back
+    ├── Unauthenticated       no API key, or an unknown one
+    ├── NotAllowed            the API key does not permit this
+    ├── RateLimited           the API key is over its image rate; has a retry delay
+    └── TooManyCalls          the limit of concurrent calls is reached; has a retry delay
 
-None of them holds what the caller presented: they travel to logs and to callers.
+No error contains what the caller presented, because logs and callers receive the errors.
 """
-# ruff: noqa: N818 - they name what happened, as in imagemint.engine.errors
+# ruff: noqa: N818 - the names state the condition, as in imagemint.engine.errors
 
 from imagemint.engine.errors import ImagemintError
 
 
 class Unauthenticated(ImagemintError):
-    """No API key, or none that is known; which of both is all that is told.
+    """The call has no API key, or an unknown one. The message says which of the two.
 
     Args:
-        message: one sentence without anything that was presented.
+        message: one sentence that contains nothing of what the caller presented.
     """
 
     reason = "UNAUTHENTICATED"
 
 
 class NotAllowed(ImagemintError):
-    """The key is known, and may not do this.
+    """The API key is known but does not permit this.
 
     Args:
-        client: the name of the key.
-        what: what it may not do, such as `use model 'mnist'`.
+        client: the name of the API key.
+        what: the action that is not permitted, such as `use model 'mnist'`.
     """
 
     reason = "NOT_ALLOWED"
@@ -40,12 +40,12 @@ class NotAllowed(ImagemintError):
 
 
 class RateLimited(ImagemintError):
-    """The key has had its images for now.
+    """The API key is over its image rate.
 
     Args:
-        client: the name of the key.
-        retry_delay_s: seconds after which the same request fits its rate, if nothing else of the
-            same key comes between.
+        client: the name of the API key.
+        retry_delay_s: seconds after which the same request fits the rate, if the key makes no other
+            request meanwhile.
     """
 
     reason = "RATE_LIMITED"
@@ -59,12 +59,12 @@ class RateLimited(ImagemintError):
 
 
 class TooManyCalls(ImagemintError):
-    """As many calls as may run are running.
+    """The maximum number of concurrent calls is reached.
 
     Args:
-        whose: `the server`, or the key that is named.
-        limit: how many may run.
-        retry_delay_s: seconds after which to ask again; a guess, for nobody knows when a call ends.
+        whose: `the server`, or the API key with its name.
+        limit: the maximum number of calls.
+        retry_delay_s: seconds after which to retry; an estimate, since calls end at any time.
     """
 
     reason = "TOO_MANY_CALLS"

@@ -1,4 +1,4 @@
-"""What the interpreter is told for the sake of speed: its event loop and its garbage collector."""
+"""Tunes the interpreter for speed: the event loop and the garbage collector."""
 
 import asyncio
 import gc
@@ -10,13 +10,13 @@ from imagemint.server.telemetry.logs import close_logs
 
 _ResultT = TypeVar("_ResultT")
 
-# A call makes and drops some hundred objects that the collector counts, hardly ever in a cycle: by
-# default it would look every few calls.
+# A call allocates about a hundred tracked objects, hardly ever in a cycle. With the default
+# threshold, the collector would run every few calls.
 _COLLECT_EVERY = 20_000
 
 
 def run(main: Coroutine[Any, Any, _ResultT]) -> _ResultT:
-    """Runs a coroutine to its end on uvloop, or without it on asyncio's own loop.
+    """Runs a coroutine to its end on uvloop, or on asyncio's own loop if uvloop is not installed.
 
     On uvloop an empty call costs a sixth less; see docs/notes/serving-performance.md.
     """
@@ -26,26 +26,25 @@ def run(main: Coroutine[Any, Any, _ResultT]) -> _ResultT:
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     try:
-        import uvloop  # noqa: PLC0415 - a platform that has none serves without
+        import uvloop  # noqa: PLC0415 - uvloop does not exist on every platform
     except ImportError:
         return None
     return uvloop.new_event_loop
 
 
 def settle() -> None:
-    """Takes what is there for good out of the collector's sight; once, when all is loaded.
+    """Excludes all present objects from garbage collection. Call it once, when all is loaded.
 
-    A collection would otherwise visit every object of every module again and again, with the
-    interpreter's lock held.
+    Otherwise every collection would traverse the objects of all modules while it holds the GIL.
     """
     gc.freeze()
     gc.set_threshold(_COLLECT_EVERY)
 
 
 def leave_now(status: int) -> NoReturn:
-    """Ends the process without waiting for threads that native code keeps.
+    """Ends the process without waiting for threads that are inside native code.
 
-    The interpreter's own end would free what such a thread is using, and fault.
+    The interpreter's normal exit would free memory that such a thread uses, and crash.
     """
     close_logs()
     os._exit(status)

@@ -1,13 +1,14 @@
-"""`python -m imagemint.server.healthcheck HOST:PORT`: is that server serving?
+"""`python -m imagemint.server.healthcheck HOST:PORT`: checks whether a server is SERVING.
 
-For the container's HEALTHCHECK and for people at a shell. The exit status is 0 when
-`grpc.health.v1` answers SERVING, 1 when it answers anything else or nothing, 2 when the command
-line is wrong. The module imports nothing heavy, because it is started anew at every probe. It never
-uses a proxy of the environment.
+It is meant for the container's HEALTHCHECK and for the command line. The exit status is 0 if
+`grpc.health.v1` answers SERVING, 1 for any other answer or none, and 2 if the command line is
+wrong. The module imports nothing heavy, because every probe starts it anew. It ignores proxy
+settings of the environment.
 
-With TLS, `--tls-ca` says whom to trust; the server's own certificate will do. There is no option to
-trust anybody. Each TLS option has a variable, so that a container's HEALTHCHECK need not be
-rewritten: IMAGEMINT_HEALTHCHECK_TLS_CA and so on. No API key is needed.
+With TLS, `--tls-ca` names the trusted certificates; you can pass the server's own certificate.
+Verification cannot be switched off. Each TLS option can be set by an environment variable, such as
+IMAGEMINT_HEALTHCHECK_TLS_CA, so that you need not rewrite a container's HEALTHCHECK. The check
+needs no API key.
 """
 
 import argparse
@@ -22,21 +23,21 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from imagemint.server.file_changes import read_file
 
 _TLS_FILES = {
-    "ca": "PEM file of whom to trust, such as the server's certificate; encrypts",
-    "certificate": "PEM file of a certificate for the probe, where the server wants one",
-    "key": "PEM file of its key",
+    "ca": "PEM file with the trusted certificates, such as the server's; enables TLS",
+    "certificate": "PEM file with a client certificate, if the server requires one",
+    "key": "PEM file with the private key of the client certificate",
 }
 
 
 def tls_credentials(
     ca: Path, certificate: Path | None = None, key: Path | None = None
 ) -> grpc.ChannelCredentials:
-    """Returns how to encrypt.
+    """Returns the credentials of a TLS channel.
 
     Args:
-        ca: PEM file of whom to trust: an authority, or the server's certificate itself.
-        certificate: PEM file of the probe's own certificate, where the server wants to see one.
-        key: PEM file of its key.
+        ca: PEM file with the trusted certificates: an authority's, or the server's own.
+        certificate: PEM file with the client certificate, if the server requires one.
+        key: PEM file with the private key of the client certificate.
 
     Raises:
         OSError: a file cannot be read.
@@ -61,19 +62,19 @@ def serving_status(
     Args:
         target: `HOST:PORT` of the gRPC listener.
         service: full name of a gRPC service, or `model/<name>`; empty for the server as a whole.
-        timeout_s: seconds for connection and answer together; a server that is not listening yet
-            is waited for that long.
-        credentials: how to encrypt; None for not at all.
-        server_name: name that the server's certificate must bear; None for the host of `target`.
+        timeout_s: seconds for connection and response together, including the wait for a server
+            that does not listen yet.
+        credentials: TLS credentials; None for a connection without encryption.
+        server_name: name expected in the server's certificate; None for the host of `target`.
 
     Returns:
         `SERVING`, `NOT_SERVING`, `SERVICE_UNKNOWN` or `UNKNOWN`.
 
     Raises:
-        grpc.RpcError: no answer in time, or no such service (`NOT_FOUND`).
+        grpc.RpcError: no response in time, or an unknown service (`NOT_FOUND`).
     """
     request = health_pb2.HealthCheckRequest(service=service)
-    # A probe is about this server and no other: never through an http_proxy of the environment.
+    # A probe must reach this server itself, so it ignores http_proxy.
     options: list[tuple[str, int | str]] = [("grpc.enable_http_proxy", 0)]
     if server_name:
         options.append(("grpc.ssl_target_name_override", server_name))
@@ -91,21 +92,26 @@ def serving_status(
 def main(arguments: list[str] | None = None) -> int:
     """Prints the status and returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m imagemint.server.healthcheck", description="Ask a server for its health."
+        prog="python -m imagemint.server.healthcheck", description="Check the health of a server."
     )
-    parser.add_argument("target", metavar="HOST:PORT", help="the gRPC listener")
-    parser.add_argument("--service", default="", help="a gRPC service, or model/NAME; default: all")
-    parser.add_argument("--timeout-s", type=float, default=5.0, help="default: 5")
+    parser.add_argument("target", metavar="HOST:PORT", help="address of the gRPC services")
+    parser.add_argument(
+        "--service", default="", help="gRPC service, or model/NAME. Default: the server as a whole."
+    )
+    parser.add_argument(
+        "--timeout-s", type=float, default=5.0, help="timeout in seconds. Default: 5."
+    )
     tls = parser.add_argument_group("TLS")
     for name, what in _TLS_FILES.items():
-        tls.add_argument(f"--tls-{name}", type=Path, **_or_variable(name, what))
+        tls.add_argument(f"--tls-{name}", type=Path, **_option_or_variable(name, what))
     tls.add_argument(
-        "--tls-server-name", **_or_variable("server-name", "name that its certificate bears")
+        "--tls-server-name",
+        **_option_or_variable("server-name", "name in the server's certificate"),
     )
     options = parser.parse_args(arguments)
     ca, own, key = options.tls_ca, options.tls_certificate, options.tls_key
     if (own is None) != (key is None) or (own is not None and ca is None):
-        parser.error("--tls-certificate and --tls-key come together, and with --tls-ca")
+        parser.error("set --tls-certificate and --tls-key together, and with --tls-ca")
     try:
         status = serving_status(
             options.target,
@@ -122,10 +128,13 @@ def main(arguments: list[str] | None = None) -> int:
     return 0 if status == "SERVING" else 1
 
 
-def _or_variable(name: str, what: str) -> dict[str, Any]:
-    """An option whose default is a variable of the environment; an empty one counts as absent."""
+def _option_or_variable(name: str, what: str) -> dict[str, Any]:
+    """Returns an option whose default is an environment variable. An empty variable is ignored."""
     variable = f"IMAGEMINT_HEALTHCHECK_TLS_{name.upper().replace('-', '_')}"
-    return {"default": os.environ.get(variable) or None, "help": f"{what}; or {variable}"}
+    return {
+        "default": os.environ.get(variable) or None,
+        "help": f"{what}; environment variable {variable}",
+    }
 
 
 if __name__ == "__main__":

@@ -188,5 +188,5 @@ def test_policies_have_one_name_in_three_spellings(tmp_path, monkeypatch):
 
 def test_start_list_is_for_explicit_control():
     """Elsewhere all models are loaded, and a list would promise something else."""
-    with pytest.raises(ValidationError, match="load_models is for model_control explicit"):
+    with pytest.raises(ValidationError, match="load_models needs model_control explicit"):
         ServeSettings(load_models=["mnist"])

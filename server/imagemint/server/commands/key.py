@@ -1,4 +1,4 @@
-"""The command ``imagemint key``; import-light, so that listing commands needs no extra."""
+"""The command ``imagemint key``. It imports little, so that listing commands needs no extra."""
 
 # ruff: noqa: T201 - a command prints
 
@@ -13,33 +13,33 @@ from imagemint.server.access.api_keys import Client, digest_of, new_key
 
 
 class Key(BaseModel):
-    """Makes an API key: the lines for the server's file on stdout, the key itself on stderr, once.
+    """Creates an API key: prints its entry for the server's file to stdout and the key to stderr.
 
-    So that `imagemint key NAME >> keys.toml` adds it, and only its digest is written anywhere.
+    `imagemint key NAME >> keys.toml` adds the entry. It holds only a digest; the key is not stored.
     """
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     name: CliPositionalArg[str]
-    """Name of the client, for logs and metrics."""
+    """Name of the client in logs and metrics."""
     models: list[str] = Field(default=["*"])
-    """Models that it may use, comma-separated; * for all."""
+    """Models that the client can use, separated by commas; * means all."""
     rate_images_per_s: float | None = None
-    """Images a second, in the long run; absent, no limit."""
+    """Maximum average number of images per second. Default: no limit."""
     burst_images: int | None = None
-    """Images at once after a rest; absent, what the rate gives in a second."""
+    """Maximum number of images at once, after a pause. Default: the images of one second."""
     max_concurrent_calls: int | None = None
-    """Calls that may run side by side; absent, no limit."""
+    """Maximum number of concurrent calls. Default: max_calls_per_caller of the server."""
     model_control: bool = False
-    """Allow it to load and unload models."""
+    """Allow the client to load and unload models."""
 
     @model_validator(mode="after")
-    def _makes_a_client(self) -> Self:
+    def _check_client(self) -> Self:
         try:
             self._client(digest_of(""))
         except ValidationError as error:
-            told = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-            raise ValueError("; ".join(told)) from None
+            problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+            raise ValueError("; ".join(problems)) from None
         return self
 
     def _client(self, digest: str) -> Client:
@@ -54,13 +54,13 @@ class Key(BaseModel):
         )
 
     def run(self) -> int:
-        """Prints both."""
+        """Prints the entry and the key."""
         key = new_key()
         client = self._client(digest_of(key))
         print("\n[[key]]")
         for name, value in client.model_dump(exclude_defaults=True).items():
-            # What JSON and TOML write alike: texts, lists of them, numbers, booleans.
+            # JSON and TOML write strings, lists of strings, numbers and booleans alike.
             print(f"{name} = {json.dumps(value)}")
         sys.stdout.flush()
-        print(f"The key of {self.name}, which is shown this once:\n{key}", file=sys.stderr)
+        print(f"The API key of {self.name}, shown only once:\n{key}", file=sys.stderr)
         return 0
