@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 from server_process import server_logs
 from tiny_bundles import write_each_kind
 
-from imagemint.server.access.api_keys import digest_of
+from imagemint.server.access.api_keys import compute_digest
 from imagemint.server.app import App
 from imagemint.server.settings import ServeSettings
 
@@ -95,6 +95,6 @@ def served(models):
 def locked(models, tmp_path_factory):
     """A server that wants KEY."""
     path = tmp_path_factory.mktemp("keys") / "keys.toml"
-    path.write_text(f'[[key]]\nname = "known"\nsha256 = "{digest_of(KEY)}"\n')
+    path.write_text(f'[[key]]\nname = "known"\nsha256 = "{compute_digest(KEY)}"\n')
     with Served(repository=models, api_keys=path, drain_grace_s=1.0) as served:
         yield served

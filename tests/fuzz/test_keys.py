@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from imagemint.server.access.api_keys import KeyFileError, KeyRing, digest_of, read_keys
+from imagemint.server.access.api_keys import KeyFileError, KeyRing, compute_digest, read_keys
 
 FIELDS = (
     "name",
@@ -20,7 +20,7 @@ FIELDS = (
 GOOD = f"""
 [[key]]
 name = "loader"
-sha256 = ["{digest_of("one")}", "{digest_of("two")}"]
+sha256 = ["{compute_digest("one")}", "{compute_digest("two")}"]
 models = ["mnist"]
 rate_images_per_s = 500.5
 burst_images = 1000

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from made_up_messages import messages
 
 from imagemint.open_inference import grpc_service_pb2
-from imagemint.server.access.api_keys import digest_of
+from imagemint.server.access.api_keys import compute_digest
 from imagemint.v1 import generation_service_pb2, model_service_pb2
 
 FILES = (generation_service_pb2, model_service_pb2, grpc_service_pb2, health_pb2, reflection_pb2)
@@ -122,7 +122,7 @@ def test_made_up_headers_are_answered(locked, fuzz, name):
         assert code is grpc.StatusCode.UNAUTHENTICATED, text
 
     ask()
-    code, _ = status_of(locked.channel, method, [b""], [("x-api-key", digest_of(""))])
+    code, _ = status_of(locked.channel, method, [b""], [("x-api-key", compute_digest(""))])
     assert code is grpc.StatusCode.UNAUTHENTICATED
 
 

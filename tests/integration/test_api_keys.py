@@ -18,7 +18,7 @@ from imagemint.client import (
     Unauthenticated,
 )
 from imagemint.open_inference import grpc_service_pb2, grpc_service_pb2_grpc
-from imagemint.server.access.api_keys import digest_of
+from imagemint.server.access.api_keys import compute_digest
 from imagemint.server.settings import ServeSettings
 from imagemint.server.telemetry.logs import log_settings
 from imagemint.v1 import generation_service_pb2 as pb
@@ -30,28 +30,28 @@ KEYS = {name: f"imk_{name:k<43}" for name in ("all", "digits", "slow", "one", "g
 FILE = f"""
 [[key]]
 name = "all"
-sha256 = "{digest_of(KEYS["all"])}"
+sha256 = "{compute_digest(KEYS["all"])}"
 
 [[key]]
 name = "digits"
-sha256 = "{digest_of(KEYS["digits"])}"
+sha256 = "{compute_digest(KEYS["digits"])}"
 models = ["digits", "absent"]
 
 [[key]]
 name = "slow"
-sha256 = "{digest_of(KEYS["slow"])}"
+sha256 = "{compute_digest(KEYS["slow"])}"
 rate_images_per_s = 100
 burst_images = 20
 
 [[key]]
 name = "one"
-sha256 = "{digest_of(KEYS["one"])}"
+sha256 = "{compute_digest(KEYS["one"])}"
 max_concurrent_calls = 1
 """
 GONE = f"""
 [[key]]
 name = "gone"
-sha256 = "{digest_of(KEYS["gone"])}"
+sha256 = "{compute_digest(KEYS["gone"])}"
 rate_images_per_s = 1000
 """
 
@@ -99,7 +99,7 @@ async def test_key_lets_in(locked):
         [("authorization", f"Basic {KEYS['all']}")],
         [("x-api-key", KEYS["all"]), ("x-api-key", KEYS["digits"])],
         [("x-api-key-bin", KEYS["all"].encode())],
-        [("x-api-key", digest_of(KEYS["all"]))],
+        [("x-api-key", compute_digest(KEYS["all"]))],
     ):
         async with AsyncClient(app.grpc_address, metadata=metadata) as client:
             for call in (client.generate("digits", 1), client.models(), client.model("digits")):
@@ -328,7 +328,7 @@ async def test_nothing_secret_is_told(locked, caplog, connect, keys):
     caplog.set_level(logging.DEBUG)
     app = await locked(access_log=1.0)
     log_settings(ServeSettings(api_keys=keys))
-    secrets = [*KEYS.values(), "imk_wrong", *map(digest_of, KEYS.values())]
+    secrets = [*KEYS.values(), "imk_wrong", *map(compute_digest, KEYS.values())]
     told = []
     for name in ("all", "digits", "slow"):
         async with bearing(app, name) as client:

@@ -11,7 +11,7 @@ from tiny_bundles import write_bundle
 
 from imagemint.client import AsyncClient, PermissionDenied, Unauthenticated
 from imagemint.open_inference import grpc_service_pb2
-from imagemint.server.access.api_keys import digest_of
+from imagemint.server.access.api_keys import compute_digest
 from imagemint.v1 import generation_service_pb2 as pb
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -172,7 +172,7 @@ KEYS = {name: f"imk_{name:k<43}" for name in ("greedy", "other", "new")}
 def key_file(**clients):
     """A key file: by name, the key of each client and the models that it may use."""
     return "".join(
-        f'[[key]]\nname = "{name}"\nsha256 = "{digest_of(KEYS[key])}"\nmodels = {models}\n'
+        f'[[key]]\nname = "{name}"\nsha256 = "{compute_digest(KEYS[key])}"\nmodels = {models}\n'
         for name, (key, models) in clients.items()
     )
 

@@ -8,7 +8,7 @@ from tiny_bundles import write_bundle
 from imagemint.client import AsyncClient
 from imagemint.open_inference import grpc_service_pb2 as pb
 from imagemint.open_inference import grpc_service_pb2_grpc
-from imagemint.server.access.api_keys import digest_of
+from imagemint.server.access.api_keys import compute_digest
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -190,7 +190,7 @@ async def test_key_must_be_for_control_and_for_the_model(explicit, connect, tmp_
     path = tmp_path_factory.mktemp("keys") / "keys.toml"
     path.write_text(
         "".join(
-            f'[[key]]\nname = "{name}"\nsha256 = "{digest_of(secrets[name])}"\n{more}'
+            f'[[key]]\nname = "{name}"\nsha256 = "{compute_digest(secrets[name])}"\n{more}'
             for name, more in names.items()
         )
     )

@@ -273,8 +273,8 @@ async def test_deadline_of_the_caller_is_that_of_the_job(held, connect, monkeypa
     backend = held.backends["digits"]
     batcher = held.repository.resolve("digits").batcher
     jobs = []
-    enter = batcher._enter
-    monkeypatch.setattr(batcher, "_enter", lambda job: jobs.append(job) or enter(job))
+    enqueue = batcher._enqueue
+    monkeypatch.setattr(batcher, "_enqueue", lambda job: jobs.append(job) or enqueue(job))
     backend.release()
     async with connect(held) as channel:
         stub = generation_service_pb2_grpc.GenerationServiceStub(channel)

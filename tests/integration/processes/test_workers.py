@@ -19,7 +19,7 @@ from imagemint.engine.bundle import read_bundle
 from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.engine.sampling import latents
 from imagemint.open_inference import grpc_service_pb2, grpc_service_pb2_grpc
-from imagemint.server.access.api_keys import digest_of
+from imagemint.server.access.api_keys import compute_digest
 from imagemint.v1 import generation_service_pb2 as pb
 from imagemint.v1 import generation_service_pb2_grpc
 
@@ -138,8 +138,8 @@ async def test_workers_divide_the_limits_of_a_key(tiny, tmp_path):
     """Each of two workers lets in half of the burst, and no more."""
     keys = tmp_path / "keys.toml"
     keys.write_text(
-        f'[[key]]\nname = "free"\nsha256 = "{digest_of("free")}"\n'
-        f'[[key]]\nname = "slow"\nsha256 = "{digest_of("slow")}"\n'
+        f'[[key]]\nname = "free"\nsha256 = "{compute_digest("free")}"\n'
+        f'[[key]]\nname = "slow"\nsha256 = "{compute_digest("slow")}"\n'
         "rate_images_per_s = 0.001\nburst_images = 10\n"
     )
     options = (f"--repository={tiny}", "--processes=2", "--access-log=1", f"--api-keys={keys}")

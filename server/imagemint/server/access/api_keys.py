@@ -41,12 +41,12 @@ _MOST_CLIENTS = 1_000
 # Somebody may paste the key where its digest belongs, and no logged error may repeat it.
 _LOOKS_LIKE_KEY = re.compile(rf"{PREFIX}[\w-]{{8,}}")
 # Seconds between two looks at the file, each of which costs a system call.
-_LOOK_S = 1.0
+_CHECK_INTERVAL_S = 1.0
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-def _listed(value: object) -> object:
+def _wrap_in_list(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
@@ -59,7 +59,9 @@ class Client(BaseModel):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     """Name in logs and metrics; not a secret."""
-    sha256: Annotated[list[Digest], BeforeValidator(_listed), Field(min_length=1, max_length=8)]
+    sha256: Annotated[
+        list[Digest], BeforeValidator(_wrap_in_list), Field(min_length=1, max_length=8)
+    ]
     """SHA-256 of the key in lower-case hexadecimal; several while one key replaces another."""
     models: Literal["*"] | list[str] = "*"
     """Names of the models it may use; "*" for all."""
@@ -73,7 +75,7 @@ class Client(BaseModel):
     """Whether it may load and unload models."""
 
     @model_validator(mode="after")
-    def _burst_has_a_rate(self) -> Self:
+    def _check_burst(self) -> Self:
         if self.burst_images is not None and self.rate_images_per_s is None:
             raise ValueError("burst_images means nothing without rate_images_per_s")
         return self
@@ -83,7 +85,7 @@ class Client(BaseModel):
         """Images at once after a pause; only with a rate."""
         return float(self.burst_images or max(1.0, self.rate_images_per_s or 0.0))
 
-    def shared(self, workers: int) -> Self:
+    def divide_limits(self, workers: int) -> Self:
         """Returns what one of several workers lets the client do: an even share of its limits.
 
         A share is one call and one image of burst at least, however many workers there are.
@@ -110,7 +112,7 @@ class _File(BaseModel):
     key: list[Client] = Field(min_length=1, max_length=_MOST_CLIENTS)
 
     @model_validator(mode="after")
-    def _nothing_twice(self) -> Self:
+    def _check_unique(self) -> Self:
         names = [client.name for client in self.key]
         digests = [digest for client in self.key for digest in client.sha256]
         if len(set(names)) != len(names):
@@ -129,7 +131,7 @@ def new_key() -> str:
     return PREFIX + secrets.token_urlsafe(_KEY_BYTES)
 
 
-def digest_of(key: str) -> str:
+def compute_digest(key: str) -> str:
     """Returns the digest of a key, which is all that is stored of it."""
     return hashlib.sha256(key.encode()).hexdigest()
 
@@ -144,11 +146,11 @@ def read_keys(path: Path) -> list[Client]:
     try:
         content = read_file(path, _LARGEST_FILE)
     except OSError as error:
-        raise _unreadable(path, error) from None
+        raise _make_read_error(path, error) from None
     return _parse(path, content)
 
 
-def _unreadable(path: Path, error: OSError) -> KeyFileError:
+def _make_read_error(path: Path, error: OSError) -> KeyFileError:
     return KeyFileError(f"cannot read {path}: {error.strerror}")
 
 
@@ -158,7 +160,7 @@ def _parse(path: Path, content: bytes) -> list[Client]:
     except UnicodeDecodeError:
         raise KeyFileError(f"{path} is not text") from None
     except tomllib.TOMLDecodeError as error:
-        raise KeyFileError(f"{path}: {_masked(str(error))}") from None
+        raise KeyFileError(f"{path}: {_mask_keys(str(error))}") from None
     except RecursionError:
         raise KeyFileError(f"{path}: nested too deeply") from None
     except ValidationError as error:
@@ -167,10 +169,10 @@ def _parse(path: Path, content: bytes) -> list[Client]:
             f"{'.'.join(map(str, fault['loc']))}: {fault['msg'].removeprefix('Value error, ')}"
             for fault in faults[:10]
         )
-        raise KeyFileError(f"{path}: {_masked(told)}") from None
+        raise KeyFileError(f"{path}: {_mask_keys(told)}") from None
 
 
-def _masked(text: str) -> str:
+def _mask_keys(text: str) -> str:
     return _LOOKS_LIKE_KEY.sub(PREFIX + "…", text)
 
 
@@ -203,16 +205,16 @@ class KeyRing:
         self._on_reload = on_reload
         self._clock = clock
         self._file = WatchedFiles([path], _LARGEST_FILE)
-        self._looked_s = clock()
-        self._complaint = ""
+        self._checked_s = clock()
+        self._last_failure = ""
         self._by_digest: dict[str, Client] = {}
         self._read()
 
     def find(self, presented: str) -> Client | None:
         """Returns the client of a presented key; None if the key is not known."""
-        return self.client_of(digest_of(presented))
+        return self.find_by_digest(compute_digest(presented))
 
-    def client_of(self, digest: str) -> Client | None:
+    def find_by_digest(self, digest: str) -> Client | None:
         """Returns the client of a key's digest, as the file says now; None if it is not known.
 
         A dictionary finds it in the same time however many keys there are. Its comparison may stop
@@ -220,23 +222,23 @@ class KeyRing:
         shares a prefix with a stored one is to search SHA-256 for it, and even the whole digest
         does not lead back to the 256 random bits of the key.
         """
-        self.look()
+        self.reload_if_changed()
         return self._by_digest.get(digest)
 
-    def look(self) -> None:
+    def reload_if_changed(self) -> None:
         """Reads the file again if it has changed; looks at most once a second."""
-        if self._clock() - self._looked_s < _LOOK_S:
+        if self._clock() - self._checked_s < _CHECK_INTERVAL_S:
             return
-        self._looked_s = self._clock()
+        self._checked_s = self._clock()
         try:
             is_new = self._read()
         except KeyFileError as error:
-            if str(error) != self._complaint:
-                self._complaint = str(error)
-                _log.error("api keys not reloaded, the old ones stay", why=self._complaint)
+            if str(error) != self._last_failure:
+                self._last_failure = str(error)
+                _log.error("api keys not reloaded, the old ones stay", why=self._last_failure)
                 self._on_reload(False)
             return
-        self._complaint = ""
+        self._last_failure = ""
         if is_new:
             _log.info("api keys reloaded", clients=len(set(map(id, self._by_digest.values()))))
             self._on_reload(True)
@@ -246,9 +248,11 @@ class KeyRing:
         try:
             contents = self._file.changed()
         except OSError as error:
-            raise _unreadable(self._path, error) from None
+            raise _make_read_error(self._path, error) from None
         if contents is None:
             return False
-        clients = [client.shared(self._workers) for client in _parse(self._path, contents[0])]
+        clients = [
+            client.divide_limits(self._workers) for client in _parse(self._path, contents[0])
+        ]
         self._by_digest = {digest: client for client in clients for digest in client.sha256}
         return True

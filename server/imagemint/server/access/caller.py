@@ -1,7 +1,7 @@
 """Identifies callers and limits what they may do: keys, models, rates and numbers of calls.
 
 Without a key file everybody may do everything that the server offers, within the limits on calls.
-With one, every method wants a key except those of `_OPEN`, because balancers have none.
+With one, every method wants a key except those of `_KEYLESS_METHODS`, because balancers have none.
 """
 
 import asyncio
@@ -9,13 +9,13 @@ import contextvars
 from collections.abc import Callable, Iterable, Iterator
 
 from imagemint.engine.errors import ImagemintError, ModelNotFound
-from imagemint.server.access.api_keys import Client, KeyRing, digest_of
+from imagemint.server.access.api_keys import Client, KeyRing, compute_digest
 from imagemint.server.access.quotas import Usage
 from imagemint.server.errors import NotAllowed, RateLimited, TooManyCalls, Unauthenticated
 from imagemint.server.telemetry.metrics import Metrics
 
 # Health in its three forms: each tells one bit, to probes that cannot hold a key.
-_OPEN = (
+_KEYLESS_METHODS = (
     "/grpc.health.v1.Health/",
     "/inference.GRPCInferenceService/ServerLive",
     "/inference.GRPCInferenceService/ServerReady",
@@ -28,7 +28,7 @@ _CALLS_RETRY_S = 0.5
 # Streams leave this share of a burst to the single calls of the same client.
 _STREAMS_KEEP = 0.5
 # Longest time between two checks of a waiting stream whether it should end.
-_LONGEST_NAP_S = 1.0
+_MAX_CHECK_INTERVAL_S = 1.0
 
 Metadata = Iterable[tuple[str, str | bytes]]
 
@@ -98,7 +98,7 @@ class Caller:
         if not self.model_control:
             raise NotAllowed(self.name, "control models")
 
-    def objection(self, model: str) -> ImagemintError | None:
+    def find_end_reason(self, model: str) -> ImagemintError | None:
         """Returns why a call that is under way must end, as the key file says now; None if not.
 
         Args:
@@ -106,7 +106,7 @@ class Caller:
         """
         if self._client is None or self._ring is None:
             return None
-        client = self._ring.client_of(self._digest)
+        client = self._ring.find_by_digest(self._digest)
         if client is None:
             return Unauthenticated("the API key was withdrawn")
         self._client = client
@@ -143,7 +143,7 @@ class Caller:
             Unauthenticated: the key was withdrawn during the call.
         """
         while delay_s := self._take(images, keep=_STREAMS_KEEP):
-            await asyncio.sleep(min(delay_s, _LONGEST_NAP_S))
+            await asyncio.sleep(min(delay_s, _MAX_CHECK_INTERVAL_S))
             stay()
 
     def give_back(self, images: int) -> None:
@@ -166,7 +166,7 @@ class Caller:
     def _take(self, images: int, *, keep: float) -> float:
         if self._client is None or self._ring is None or self._usage is None:
             return 0.0
-        client = self._ring.client_of(self._digest)
+        client = self._ring.find_by_digest(self._digest)
         if client is None:
             raise Unauthenticated("the API key was withdrawn")
         self._client = client
@@ -185,7 +185,7 @@ class Caller:
         if self._client is not None and self._metrics is not None:
             self._metrics.client_images.labels(self.name, model).inc(images)
 
-    def as_seen(self, error: Exception) -> Exception:
+    def filter_error(self, error: Exception) -> Exception:
         """Returns an error as this caller may see it: without the models of others."""
         if isinstance(error, ModelNotFound) and self._client is not None:
             model = error.metadata["model"]
@@ -193,7 +193,7 @@ class Caller:
         return error
 
 
-class _Anybody(Caller):
+class _AnonymousCaller(Caller):
     """The caller where keys are not asked for: asked often, and answering at once."""
 
     def check_model(self, model: str) -> None:
@@ -206,11 +206,11 @@ class _Anybody(Caller):
         """Counts nothing."""
 
 
-ANYBODY = _Anybody()
+ANONYMOUS = _AnonymousCaller()
 """The caller where keys are not asked for."""
 
 current_caller: contextvars.ContextVar[Caller] = contextvars.ContextVar(
-    "current_caller", default=ANYBODY
+    "current_caller", default=ANONYMOUS
 )
 
 
@@ -240,7 +240,7 @@ class Guard:
         self._max_calls_per_caller = max_calls_per_caller
         self._running = 0
 
-    def caller(self, method: str, metadata: Metadata) -> Caller:
+    def identify(self, method: str, metadata: Metadata) -> Caller:
         """Returns who makes a call.
 
         Args:
@@ -252,44 +252,44 @@ class Guard:
             TooManyCalls: as many calls as may run in this process are running.
         """
         # Checked here as well as in `enter`, because here the request has not been read yet.
-        if self._is_full and not method.startswith(_OPEN):
+        if self._is_full and not method.startswith(_KEYLESS_METHODS):
             self._check_room()
-        if self._ring is None or method.startswith(_OPEN):
-            return ANYBODY
-        presented = set(_presented(metadata))
+        if self._ring is None or method.startswith(_KEYLESS_METHODS):
+            return ANONYMOUS
+        presented = set(_read_keys(metadata))
         if not presented:
             raise Unauthenticated(
                 "this server wants an API key: metadata `authorization: Bearer KEY`"
             )
-        digest = digest_of(presented.pop()) if len(presented) == 1 else ""
-        client = self._ring.client_of(digest)
+        digest = compute_digest(presented.pop()) if len(presented) == 1 else ""
+        client = self._ring.find_by_digest(digest)
         if client is None:
             raise Unauthenticated("the API key is not known")
         return Caller(client, self._ring, self._usage, self._metrics, digest)
 
-    def is_open(self, method: str) -> bool:
+    def is_health_check(self, method: str) -> bool:
         """Whether a method is a health check, which everybody may ask for."""
-        return method.startswith(_OPEN)
+        return method.startswith(_KEYLESS_METHODS)
 
-    def look(self) -> None:
+    def reload_if_changed(self) -> None:
         """Reads the key file again if it has changed."""
         if self._ring is not None:
-            self._ring.look()
+            self._ring.reload_if_changed()
 
-    def enter(self, caller: Caller, owner: str, *, is_open: bool = False) -> None:
+    def enter(self, caller: Caller, owner: str, *, is_health_check: bool = False) -> None:
         """Counts a call from now on, until `leave`.
 
         Args:
             caller: who calls.
             owner: the name of the key, or the machine of a caller without one.
-            is_open: whether it is a health check.
+            is_health_check: whether it is a health check.
 
         Raises:
             TooManyCalls: as many as may run are running, in this process or of this caller.
         """
-        if is_open:
+        if is_health_check:
             limit = self._max_calls_per_caller
-            if not self._usage.enter(_health(owner), limit):
+            if not self._usage.enter(_name_health_owner(owner), limit):
                 raise TooManyCalls("this address", limit or 0, _CALLS_RETRY_S)
             return
         self._check_room()
@@ -299,10 +299,10 @@ class Guard:
             raise TooManyCalls(whose, limit or 0, _CALLS_RETRY_S)
         self._running += 1
 
-    def leave(self, owner: str, *, is_open: bool = False) -> None:
+    def leave(self, owner: str, *, is_health_check: bool = False) -> None:
         """Counts a call no more; arguments as of `enter`."""
-        if is_open:
-            self._usage.leave(_health(owner))
+        if is_health_check:
+            self._usage.leave(_name_health_owner(owner))
         else:
             self._running -= 1
             self._usage.leave(owner)
@@ -316,7 +316,7 @@ class Guard:
             raise TooManyCalls("the server", self._max_calls, _CALLS_RETRY_S)
 
 
-def _health(owner: str) -> str:
+def _name_health_owner(owner: str) -> str:
     return f"health of {owner}"
 
 
@@ -332,7 +332,7 @@ def count_refusal(metrics: Metrics, error: Exception, model: str) -> None:
         metrics.rejected.labels(model, error.reason.lower()).inc()
 
 
-def _presented(metadata: Metadata) -> Iterator[str]:
+def _read_keys(metadata: Metadata) -> Iterator[str]:
     """Yields every key that came with a call."""
     for name, value in metadata:
         if isinstance(value, bytes):

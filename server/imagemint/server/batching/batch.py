@@ -8,7 +8,7 @@ from imagemint.engine.spec import ModelSpec
 from imagemint.server.batching.job import Slice
 
 
-def make_room(batch: list[Slice], spec: ModelSpec) -> None:
+def allocate_images(batch: list[Slice], spec: ModelSpec) -> None:
     """Allocates the results of jobs that are cut; under the lock, for their pieces come apart."""
     for job, start, stop in batch:
         if start == 0 and stop < job.count:
@@ -16,9 +16,9 @@ def make_room(batch: list[Slice], spec: ModelSpec) -> None:
             job.images = np.empty(shape, np.uint8)
 
 
-def hand_out(batch: list[Slice], images: npt.NDArray[np.uint8], spec: ModelSpec) -> None:
+def assign_images(batch: list[Slice], images: npt.NDArray[np.uint8], spec: ModelSpec) -> None:
     """Gives the jobs of a batch their images, which hold at most twice as much memory."""
-    count = images_in(batch)
+    count = count_images(batch)
     if images.shape != (expected := (count, spec.height, spec.width, spec.channels)):
         raise ValueError(f"the backend gave images of shape {images.shape}, not {expected}")
     row = 0
@@ -32,14 +32,14 @@ def hand_out(batch: list[Slice], images: npt.NDArray[np.uint8], spec: ModelSpec)
         row += stop - start
 
 
-def images_in(batch: list[Slice]) -> int:
+def count_images(batch: list[Slice]) -> int:
     """Images of a batch."""
     return sum(stop - start for _, start, stop in batch)
 
 
-def stacked_latents(batch: list[Slice], spec: ModelSpec) -> npt.NDArray[np.float32]:
+def stack_latents(batch: list[Slice], spec: ModelSpec) -> npt.NDArray[np.float32]:
     """float32 [N, z_dim]; all that is on reels is drawn at once, however many jobs want it."""
-    z = np.empty((images_in(batch), spec.z_dim), np.float32)
+    z = np.empty((count_images(batch), spec.z_dim), np.float32)
     runs: list[Run] = []
     is_drawn = np.ones(len(z), np.bool_)
     row = 0
@@ -58,7 +58,7 @@ def stacked_latents(batch: list[Slice], spec: ModelSpec) -> npt.NDArray[np.float
     return z
 
 
-def stacked_classes(batch: list[Slice]) -> npt.NDArray[np.int64] | None:
+def stack_classes(batch: list[Slice]) -> npt.NDArray[np.int64] | None:
     """int64 [N], or None if the jobs have no classes."""
     classes: list[int] = []
     for job, start, stop in batch:
@@ -68,7 +68,7 @@ def stacked_classes(batch: list[Slice]) -> npt.NDArray[np.int64] | None:
     return np.array(classes, np.int64)
 
 
-def stacked_truncation(batch: list[Slice]) -> npt.NDArray[np.float32] | None:
+def stack_truncation(batch: list[Slice]) -> npt.NDArray[np.float32] | None:
     """float32 [N], or None if the jobs have no truncation."""
     parts = [
         np.broadcast_to(np.float32(p.job.truncation), p.job.count)[p.start : p.stop]

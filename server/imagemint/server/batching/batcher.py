@@ -25,16 +25,16 @@ from imagemint.engine.backend import Backend
 from imagemint.engine.errors import BackendFailed, DeadlinePassed, Draining, QueueFull
 from imagemint.engine.spec import ModelSpec
 from imagemint.server.batching.batch import (
-    hand_out,
-    images_in,
-    make_room,
-    stacked_classes,
-    stacked_latents,
-    stacked_truncation,
+    allocate_images,
+    assign_images,
+    count_images,
+    stack_classes,
+    stack_latents,
+    stack_truncation,
 )
-from imagemint.server.batching.drain_rate import Rate
+from imagemint.server.batching.drain_rate import DrainRate
 from imagemint.server.batching.job import Job, Slice
-from imagemint.server.batching.model_metrics import Accounts
+from imagemint.server.batching.model_metrics import ModelMetrics
 from imagemint.server.batching.queue import Queue
 from imagemint.server.batching.room import Room, Waiter
 from imagemint.server.telemetry.metrics import Metrics
@@ -47,7 +47,7 @@ _SMALLEST_SHARE = 8
 _RETRY_DELAY_S = (0.05, 10.0)
 # A caller is alone when so many batches in a row were one caller's and nothing else was to be done.
 # The first of many who call together is no such caller, though he comes alone.
-_LONELY_BATCHES = 2
+_SOLO_BATCHES = 2
 
 
 class Batcher:
@@ -92,8 +92,8 @@ class Batcher:
         self.instances = instances
         self.delay_s = batch_delay_s
         self.preferred_images = tuple(sorted(preferred_batch_images))
-        self._accounts = Accounts(spec, version, metrics)
-        self.statistics = self._accounts.statistics
+        self._model_metrics = ModelMetrics(spec, version, metrics)
+        self.statistics = self._model_metrics.statistics
         labels = (spec.name, str(version))
         self._niceness = niceness
         self._lock = threading.Lock()
@@ -103,9 +103,9 @@ class Batcher:
         self._waking = 0
         self._queue = Queue()
         self._idle = 0
-        self._lonely = 0
+        self._solo_batches = 0
         self._closed = False
-        self._drain_rate = Rate()
+        self._drain_rate = DrainRate()
         self._room = Room(self._queue, max_queue_images)
         opened: list[Future[None]] = [Future() for _ in range(instances)]
         self._threads = [
@@ -142,9 +142,9 @@ class Batcher:
             Draining: the batcher is closed.
         """
         with self._lock:
-            excess = self._room.excess(job)
+            excess = self._room.count_excess(job)
             if excess <= 0 or self._closed:
-                self._enter(job)
+                self._enqueue(job)
                 return
         self.statistics.add_failure(0)
         raise QueueFull(self._spec.name, self._retry_delay_s(excess))
@@ -159,7 +159,7 @@ class Batcher:
         with self._lock:
             fits = self._room.fits_ahead(job)
             if fits or self._closed:
-                self._enter(job)
+                self._enqueue(job)
         return fits
 
     async def submit_when_room(self, job: Job) -> None:
@@ -175,10 +175,10 @@ class Batcher:
         try:
             await waiter.admitted
         except asyncio.CancelledError:
-            self._withdraw(waiter)
+            self._cancel_wait(waiter)
             raise
 
-    def _enter(self, job: Job) -> None:
+    def _enqueue(self, job: Job) -> None:
         """Queues a job; the lock is held."""
         if self._closed:
             raise Draining(1.0)
@@ -192,7 +192,7 @@ class Batcher:
         if self._idle > 0 and (was_empty or self.delay_s > 0):
             loop.call_soon(self._wake)
 
-    def _withdraw(self, waiter: Waiter) -> None:
+    def _cancel_wait(self, waiter: Waiter) -> None:
         """Removes a job whose caller has left while it waited for room."""
         if waiter.admitted.done() and not waiter.admitted.cancelled():
             if waiter.admitted.exception() is None:
@@ -210,9 +210,9 @@ class Batcher:
         lock.
         """
         with self._lock:
-            self._rouse()
+            self._wake_one()
 
-    def _rouse(self) -> None:
+    def _wake_one(self) -> None:
         """Wakes an instance, if one sleeps that is not being woken yet; the lock is held."""
         if self._waking < self._idle:
             self._waking += 1
@@ -229,7 +229,7 @@ class Batcher:
         with self._lock:
             if job.dropped or job.taken == job.count:
                 return
-            self._forget(job)
+            self._remove(job)
         self._admit()
 
     def close(self, timeout_s: float | None = None) -> bool:
@@ -243,7 +243,7 @@ class Batcher:
         """
         with self._lock:
             self._closed = True
-            self._rouse()
+            self._wake_one()
         until = math.inf if timeout_s is None else time.monotonic() + timeout_s
         for thread in self._threads:
             thread.join(None if timeout_s is None else max(0.0, until - time.monotonic()))
@@ -257,7 +257,7 @@ class Batcher:
             return 1.0
         return min(max(excess / rate, least), most)
 
-    def _settle(self, jobs: list[Job], error: Exception | None) -> None:
+    def _resolve(self, jobs: list[Job], error: Exception | None) -> None:
         """Resolves jobs and lets in those that wait for room; on the event loop."""
         for job in jobs:
             if not job.done.done():
@@ -276,7 +276,7 @@ class Batcher:
                 if waiter.admitted.cancelled():
                     continue
                 try:
-                    self._enter(waiter.job)
+                    self._enqueue(waiter.job)
                 except Draining as error:
                     waiter.admitted.set_exception(error)
                 else:
@@ -294,12 +294,12 @@ class Batcher:
             return
         opened.set_result(None)
         with contextlib.closing(instance):
-            while (taken := self._take()) is not None:
+            while (taken := self._take_batch()) is not None:
                 batch, is_alone = taken
                 run = instance.run_alone if is_alone else instance.run
                 self._compute(batch, run)
 
-    def _take(self) -> tuple[list[Slice], bool] | None:
+    def _take_batch(self) -> tuple[list[Slice], bool] | None:
         """Waits for work and returns a batch of it; None when closed and empty.
 
         And whether it is alone: one caller's, and nothing else is computed or waits. Where several
@@ -310,21 +310,21 @@ class Batcher:
         while True:
             with self._lock:
                 self._drop_late()
-                if self._queue and not self._worth_waiting():
-                    batch = self._queue.cut(self._share())
-                    make_room(batch, self._spec)
-                    is_lonely = self._idle == self.instances and len(batch) == 1 and not self._queue
-                    self._lonely = self._lonely + 1 if is_lonely else 0
+                if self._queue and not self._should_wait():
+                    batch = self._queue.cut(self._choose_batch_size())
+                    allocate_images(batch, self._spec)
+                    is_solo = self._idle == self.instances and len(batch) == 1 and not self._queue
+                    self._solo_batches = self._solo_batches + 1 if is_solo else 0
                     self._idle -= 1
                     if self._queue:
-                        self._rouse()
-                    return batch, self._lonely >= _LONELY_BATCHES
+                        self._wake_one()
+                    return batch, self._solo_batches >= _SOLO_BATCHES
                 if self._closed and not self._queue:
                     self._idle -= 1
-                    self._rouse()
+                    self._wake_one()
                     return None
-                patience_s = max(0.0, self._patience_s()) if self._queue else None
-            self._sleep(patience_s)
+                timeout_s = max(0.0, self._remaining_delay_s()) if self._queue else None
+            self._sleep(timeout_s)
 
     def _sleep(self, timeout_s: float | None) -> None:
         try:
@@ -335,29 +335,29 @@ class Batcher:
             self._waking -= 1
 
     def _drop_late(self) -> None:
-        late = self._queue.late(time.monotonic())
+        late = self._queue.find_late(time.monotonic())
         if not late:
             return
         for job in late:
-            self._forget(job)
+            self._remove(job)
             self.statistics.add_failure(time.perf_counter_ns() - job.accepted_ns)
-        _on_loop_of(late[0], self._settle, late, DeadlinePassed())
+        _call_on_loop(late[0], self._resolve, late, DeadlinePassed())
 
-    def _forget(self, job: Job) -> None:
+    def _remove(self, job: Job) -> None:
         job.dropped = True
         self._queue.remove(job)
 
-    def _patience_s(self) -> float:
+    def _remaining_delay_s(self) -> float:
         """Time that the queue may still wait for company."""
-        if not self._queue.patient:
+        if not self._queue.can_wait:
             return 0.0
         return self.delay_s - (time.perf_counter_ns() - self._queue.oldest_ns) / 1e9
 
-    def _worth_waiting(self) -> bool:
+    def _should_wait(self) -> bool:
         enough = self.preferred_images[0] if self.preferred_images else self._max_batch
-        return self._queued < enough and not self._closed and self._patience_s() > 0
+        return self._queued < enough and not self._closed and self._remaining_delay_s() > 0
 
-    def _share(self) -> int:
+    def _choose_batch_size(self) -> int:
         """Images for this batch: the queue, divided among the instances that are free now.
 
         Of several callers' images something is left for those that will be free soon, for whoever
@@ -381,20 +381,20 @@ class Batcher:
             if not start:
                 job.started_ns = began
         try:
-            z = stacked_latents(batch, self._spec)
-            class_id = stacked_classes(batch)
-            truncation = stacked_truncation(batch)
+            z = stack_latents(batch, self._spec)
+            class_id = stack_classes(batch)
+            truncation = stack_truncation(batch)
             before = time.perf_counter_ns()
             images = run(z, class_id, truncation)
             after = time.perf_counter_ns()
-            hand_out(batch, images, self._spec)
+            assign_images(batch, images, self._spec)
             took = Phases(before - began, after - before, time.perf_counter_ns() - after)
         except Exception as error:  # noqa: BLE001 - whatever a runtime raises, the callers must hear
-            _log.exception("batch of %d images failed", images_in(batch))
+            _log.exception("batch of %d images failed", count_images(batch))
             self._fail(batch, error)
             return
         # The rest is the loop's: an instance would only wait for the interpreter's lock.
-        _on_loop_of(batch[0].job, self._finish, batch, began, time.perf_counter_ns(), took)
+        _call_on_loop(batch[0].job, self._finish, batch, began, time.perf_counter_ns(), took)
 
     def _finish(self, batch: list[Slice], began_ns: int, ended_ns: int, took: Phases) -> None:
         """Tells who is whole, and has the batch accounted for; on the event loop."""
@@ -407,9 +407,9 @@ class Batcher:
             if job.computed == job.count:
                 job.finished_ns = ended_ns
                 finished.append(job)
-        self._settle(finished, None)
-        self._drain_rate.add(images_in(batch), began_ns, ended_ns)
-        self._accounts.add(batch, began_ns, took, finished)
+        self._resolve(finished, None)
+        self._drain_rate.add(count_images(batch), began_ns, ended_ns)
+        self._model_metrics.add(batch, began_ns, took, finished)
 
     def _fail(self, batch: list[Slice], cause: Exception) -> None:
         error = BackendFailed(f"model {self._spec.name!r} failed to compute a batch")
@@ -420,12 +420,12 @@ class Batcher:
                 if not job.dropped:
                     self.statistics.add_failure(time.perf_counter_ns() - job.accepted_ns)
                 if job in self._queue:
-                    self._forget(job)
+                    self._remove(job)
                 job.dropped = True
-        _on_loop_of(batch[0].job, self._settle, jobs, error)
+        _call_on_loop(batch[0].job, self._resolve, jobs, error)
 
 
-def _on_loop_of(job: Job, call: Callable[..., None], *arguments: object) -> None:
+def _call_on_loop(job: Job, call: Callable[..., None], *arguments: object) -> None:
     # A loop that is closed has nobody left to answer, and closes whenever it likes.
     with contextlib.suppress(RuntimeError):
         job.done.get_loop().call_soon_threadsafe(call, *arguments)

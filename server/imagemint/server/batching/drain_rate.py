@@ -3,7 +3,7 @@
 import math
 
 
-class Rate:
+class DrainRate:
     """Images per second while there was work, those of the last second or so weighing most."""
 
     _TIME_CONSTANT_NS = 1e9

@@ -68,6 +68,6 @@ class Slice(NamedTuple):
     stop: int
 
 
-def images_left(job: Job) -> int:
+def count_images_left(job: Job) -> int:
     """Images of a job that no batch has taken."""
     return job.count - job.taken

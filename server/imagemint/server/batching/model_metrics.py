@@ -8,7 +8,7 @@ from typing import NamedTuple
 from prometheus_client import Counter
 
 from imagemint.engine.spec import ModelSpec
-from imagemint.server.batching.batch import images_in
+from imagemint.server.batching.batch import count_images
 from imagemint.server.batching.job import Job, Priority, Slice
 from imagemint.server.telemetry.metrics import Metrics
 from imagemint.server.telemetry.statistics import Account, Phases, Statistics
@@ -28,7 +28,7 @@ class _Batch(NamedTuple):
     and output."""
 
 
-class Accounts:
+class ModelMetrics:
     """Counts batches and the jobs in them, many at a time; see `telemetry.metrics.Later`.
 
     Args:
@@ -66,7 +66,7 @@ class Accounts:
             )
             for job in finished
         ]
-        self._batches.add(_Batch(images_in(batch), took, time.time_ns(), waits, whole))
+        self._batches.add(_Batch(count_images(batch), took, time.time_ns(), waits, whole))
 
     def _count(self, batches: Sequence[_Batch]) -> None:
         self._batch_images.observe_all([batch.images for batch in batches])
@@ -96,7 +96,7 @@ class _ImagesByClass:
         self._images = images
         self._spec = spec
         self._version = str(version)
-        self._kept: dict[int | None, Counter] = {}
+        self._counters: dict[int | None, Counter] = {}
 
     def count(self, finished: Iterable[tuple[Sequence[int] | None, int]]) -> None:
         """Counts images that were handed out.
@@ -111,9 +111,9 @@ class _ImagesByClass:
             else:
                 counts.update(class_ids)
         for class_id, images in counts.items():
-            counter = self._kept.get(class_id)
+            counter = self._counters.get(class_id)
             if counter is None:
                 label = "" if class_id is None else self._spec.class_labels[class_id]
                 counter = self._images.labels(self._spec.name, self._version, label)
-                self._kept[class_id] = counter
+                self._counters[class_id] = counter
             counter.inc(images)

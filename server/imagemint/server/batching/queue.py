@@ -18,7 +18,7 @@ import math
 from collections import deque
 from collections.abc import Iterator
 
-from imagemint.server.batching.job import Job, Priority, Slice, images_left
+from imagemint.server.batching.job import Job, Priority, Slice, count_images_left
 
 NORMAL_SHARE = 8
 """One image in this many is NORMAL while both priorities wait."""
@@ -57,7 +57,7 @@ class Queue:
             yield from level.streams.jobs
 
     def __contains__(self, job: Job) -> bool:
-        return job in self._line(job).jobs
+        return job in self._find_line(job).jobs
 
     @property
     def is_shared(self) -> bool:
@@ -65,7 +65,7 @@ class Queue:
         return self._high.size + self._normal.size > 1
 
     @property
-    def patient(self) -> bool:
+    def can_wait(self) -> bool:
         """Whether the queue may wait for a fuller batch: no job is HIGH, and none has begun."""
         return not self._high.images and not any(job.taken for job in self)
 
@@ -78,18 +78,18 @@ class Queue:
 
     def append(self, job: Job) -> None:
         """Queues a job, of which nothing has been taken."""
-        line = self._line(job)
+        line = self._find_line(job)
         line.jobs.append(job)
         line.images += job.count
         self._next_deadline = min(self._next_deadline, job.deadline)
 
     def remove(self, job: Job) -> None:
         """Removes a job that waits; batches that have begun with it go on."""
-        line = self._line(job)
+        line = self._find_line(job)
         line.jobs.remove(job)
-        line.images -= images_left(job)
+        line.images -= count_images_left(job)
 
-    def late(self, now: float) -> list[Job]:
+    def find_late(self, now: float) -> list[Job]:
         """Returns the jobs whose deadline has passed, by `time.monotonic`; they stay queued."""
         if now < self._next_deadline:
             return []
@@ -103,10 +103,10 @@ class Queue:
         """Takes up to `room` images; a job with images left goes to the end of its line."""
         high, normal = self._high, self._normal
         room = min(room, self.images)
-        part = self._normal_minimum.part(room, normal.images, high.images)
+        part = self._normal_minimum.grant(room, normal.images, high.images)
         return [*high.cut(room - part), *normal.cut(part)]
 
-    def _line(self, job: Job) -> "_Line":
+    def _find_line(self, job: Job) -> "_Line":
         level = self._high if job.priority is Priority.HIGH else self._normal
         return level.streams if job.streamed else level.singles
 
@@ -121,7 +121,7 @@ class _Minimum:
         # What is due and below one image, in images times `share`.
         self._credit = 0
 
-    def part(self, room: int, mine: int, others: int, even: int = 0) -> int:
+    def grant(self, room: int, mine: int, others: int, even: int = 0) -> int:
         """Returns how many of `room` images the part gets.
 
         Args:
@@ -154,12 +154,12 @@ class _Line:
         if room == self.images:  # all of it: no shares to compute
             chosen = list(jobs)
             jobs.clear()
-            return [self._slice(job, images_left(job)) for job in chosen]
+            return [self._slice(job, count_images_left(job)) for job in chosen]
         chosen = [jobs.popleft() for _ in range(min(room, len(jobs)))]
         sizes = {}
         unserved = len(chosen)
-        for job in sorted(chosen, key=images_left):
-            sizes[job] = min(images_left(job), room // unserved)
+        for job in sorted(chosen, key=count_images_left):
+            sizes[job] = min(count_images_left(job), room // unserved)
             room -= sizes[job]
             unserved -= 1
         return [self._slice(job, sizes[job]) for job in chosen]
@@ -168,7 +168,7 @@ class _Line:
         start = job.taken
         job.taken += size
         self.images -= size
-        if images_left(job):
+        if count_images_left(job):
             self.jobs.append(job)
         return Slice(job, start, start + size)
 
@@ -198,5 +198,5 @@ class _Level:
             return []
         singles, streams = self.singles, self.streams
         even = room * len(streams.jobs) // self.size
-        part = self._stream_minimum.part(room, streams.images, singles.images, even)
+        part = self._stream_minimum.grant(room, streams.images, singles.images, even)
         return [*singles.cut(room - part), *streams.cut(part)]

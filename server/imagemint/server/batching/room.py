@@ -17,7 +17,7 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass, field
 
-from imagemint.server.batching.job import Job, Priority, images_left
+from imagemint.server.batching.job import Job, Priority, count_images_left
 from imagemint.server.batching.queue import Queue
 
 # HIGH jobs may exceed the limits by this share of the queue.
@@ -56,28 +56,28 @@ class Room:
         """Whether any job waits for room."""
         return bool(self._waiters)
 
-    def excess(self, job: Job) -> int:
+    def count_excess(self, job: Job) -> int:
         """Returns by how many images a job is too large to enter now; 0 or less if it may."""
-        size = self._size(job, job.count)
-        return self._singles + self._streamed + self._claimed + size - self._limit_of(job)
+        size = self._count_images(job, job.count)
+        return self._singles + self._streamed + self._claimed + size - self._get_limit(job)
 
     def fits_ahead(self, job: Job) -> bool:
         """Whether a job that a stream reads ahead may enter."""
-        most = self._stream_limit + self._reserved(job)
+        most = self._stream_limit + self._get_reserve(job)
         return not self._waiters and self._queue.images + job.count <= most
 
     def wait(self, job: Job, admitted: asyncio.Future[None]) -> Waiter:
         """Adds a job to those that wait."""
         waiter = Waiter(job, admitted)
         self._waiters.append(waiter)
-        self._waiting_images += self._size(job, job.count)
+        self._waiting_images += self._count_images(job, job.count)
         return waiter
 
     def leave(self, waiter: Waiter) -> None:
         """Removes a job from those that wait, if it is one of them."""
         if waiter in self._waiters:
             self._waiters.remove(waiter)
-            self._waiting_images -= self._size(waiter.job, waiter.job.count)
+            self._waiting_images -= self._count_images(waiter.job, waiter.job.count)
 
     def next(self, *, any_size: bool = False) -> Waiter | None:
         """Removes and returns the first waiting job that may enter now; None if none may.
@@ -92,7 +92,7 @@ class Room:
             if any_size or self._fits_behind(waiter.job, before):
                 self.leave(waiter)
                 return waiter
-            before += self._size(waiter.job, waiter.job.count)
+            before += self._count_images(waiter.job, waiter.job.count)
             if before > 2 * self._limit:  # nothing behind it fits
                 return None
         return None
@@ -108,7 +108,9 @@ class Room:
         images = self._queue.stream_images
         if images <= self._stream_limit:  # then no job is larger
             return images
-        return sum(self._size(job, images_left(job)) for job in self._queue if job.streamed)
+        return sum(
+            self._count_images(job, count_images_left(job)) for job in self._queue if job.streamed
+        )
 
     @property
     def _claimed(self) -> int:
@@ -119,17 +121,17 @@ class Room:
 
     def _fits_behind(self, job: Job, before: int) -> bool:
         """Whether a job of a stream fits if `before` images enter before it."""
-        streamed = self._streamed + before + self._size(job, job.count)
-        return self._singles + streamed <= self._limit_of(
+        streamed = self._streamed + before + self._count_images(job, job.count)
+        return self._singles + streamed <= self._get_limit(
             job
-        ) and streamed <= self._stream_limit + self._reserved(job)
+        ) and streamed <= self._stream_limit + self._get_reserve(job)
 
-    def _size(self, job: Job, images: int) -> int:
+    def _count_images(self, job: Job, images: int) -> int:
         """How many of a job's images count."""
         return min(images, self._stream_limit) if job.streamed else images
 
-    def _limit_of(self, job: Job) -> int:
-        return self._limit + self._reserved(job)
+    def _get_limit(self, job: Job) -> int:
+        return self._limit + self._get_reserve(job)
 
-    def _reserved(self, job: Job) -> int:
+    def _get_reserve(self, job: Job) -> int:
         return self._limit // _RESERVED_SHARE if job.priority is Priority.HIGH else 0

@@ -9,7 +9,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import CliPositionalArg
 
-from imagemint.server.access.api_keys import Client, digest_of, new_key
+from imagemint.server.access.api_keys import Client, compute_digest, new_key
 
 
 class Key(BaseModel):
@@ -36,7 +36,7 @@ class Key(BaseModel):
     @model_validator(mode="after")
     def _check_client(self) -> Self:
         try:
-            self._client(digest_of(""))
+            self._client(compute_digest(""))
         except ValidationError as error:
             problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
             raise ValueError("; ".join(problems)) from None
@@ -56,7 +56,7 @@ class Key(BaseModel):
     def run(self) -> int:
         """Prints the entry and the key."""
         key = new_key()
-        client = self._client(digest_of(key))
+        client = self._client(compute_digest(key))
         print("\n[[key]]")
         for name, value in client.model_dump(exclude_defaults=True).items():
             # JSON and TOML write strings, lists of strings, numbers and booleans alike.

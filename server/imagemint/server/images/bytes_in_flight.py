@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 
 @dataclass(eq=False, slots=True)
-class _Waiting:
+class _Waiter:
     size: int
     granted: asyncio.Future[None]
 
@@ -30,7 +30,7 @@ class Budget:
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
         self._held: dict[str, int] = {}
-        self._waiting: dict[str, deque[_Waiting]] = {}
+        self._waiting: dict[str, deque[_Waiter]] = {}
         self.held_bytes = 0
         """Bytes that all callers hold."""
 
@@ -46,14 +46,14 @@ class Budget:
         """Takes bytes for a caller as soon as there is room; a caller's requests stay in order."""
         if self.take(caller, size):
             return
-        waiting = _Waiting(size, asyncio.get_running_loop().create_future())
+        waiting = _Waiter(size, asyncio.get_running_loop().create_future())
         self._waiting.setdefault(caller, deque()).append(waiting)
         try:
             await waiting.granted
         except asyncio.CancelledError:
             if not waiting.granted.cancelled():  # granted in the very moment in between
                 self.give(caller, size)
-            self._admit()
+            self._grant_waiting()
             raise
 
     def give(self, caller: str, size: int) -> None:
@@ -64,7 +64,7 @@ class Budget:
         else:
             del self._held[caller]
         self.held_bytes -= size
-        self._admit()
+        self._grant_waiting()
 
     def _has_room(self, caller: str, size: int) -> bool:
         held, free = self._held.get(caller, 0), self._most_bytes - self.held_bytes
@@ -72,7 +72,7 @@ class Budget:
             return size <= free or not self.held_bytes
         return held + size <= free - size
 
-    def _admit(self) -> None:
+    def _grant_waiting(self) -> None:
         """Grants what fits now: of each caller what has waited longest, one after another."""
         for caller in tuple(self._waiting):
             queue = self._waiting[caller]

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 
-def sheet_grid(count: int, columns: int | None) -> tuple[int, int]:
+def compute_grid(count: int, columns: int | None) -> tuple[int, int]:
     """Returns rows and columns of a sheet.
 
     Args:
@@ -17,15 +17,15 @@ def sheet_grid(count: int, columns: int | None) -> tuple[int, int]:
     return -(-count // across), across
 
 
-def sheet(images: npt.NDArray[np.uint8], columns: int | None) -> npt.NDArray[np.uint8]:
+def tile_images(images: npt.NDArray[np.uint8], columns: int | None) -> npt.NDArray[np.uint8]:
     """Returns images uint8 [N, H, W, C] as one picture, row by row, black where none is left.
 
     Args:
         images: one or more.
-        columns: as `sheet_grid`.
+        columns: as `compute_grid`.
     """
     count, height, width, channels = images.shape
-    down, across = sheet_grid(count, columns)
+    down, across = compute_grid(count, columns)
     tiles = np.zeros((down * across, height, width, channels), np.uint8)
     tiles[:count] = images
     return (

@@ -58,19 +58,19 @@ def encode(
         return pixels.tobytes()
     image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
     out = io.BytesIO()
-    packet = _xmp(serials, variant)
+    packet = _build_xmp(serials, variant)
     match picture_format:
         case PictureFormat.PNG:
-            image.save(out, "PNG", pnginfo=_png_text(serials, variant, packet))
+            image.save(out, "PNG", pnginfo=_build_png_text(serials, variant, packet))
         case PictureFormat.JPEG:
-            image.save(out, "JPEG", quality=quality, xmp=_fitting_xmp(serials, variant))
+            image.save(out, "JPEG", quality=quality, xmp=_fit_xmp(serials, variant))
         case PictureFormat.WEBP:
             lossless = quality == _LOSSLESS_QUALITY
             image.convert("RGB").save(out, "WEBP", quality=quality, lossless=lossless, xmp=packet)
     return out.getvalue()
 
 
-def _png_text(serials: Sequence[str], variant: str, packet: bytes) -> PngInfo:
+def _build_png_text(serials: Sequence[str], variant: str, packet: bytes) -> PngInfo:
     text = PngInfo()
     if serials:
         text.add_text(SERIAL_KEY, "\n".join(serials))
@@ -80,21 +80,21 @@ def _png_text(serials: Sequence[str], variant: str, packet: bytes) -> PngInfo:
     return text
 
 
-def _fitting_xmp(serials: Sequence[str], variant: str) -> bytes:
-    spare = _MOST_JPEG_XMP_BYTES - len(_xmp((), variant))
-    sizes = (len(_identifier(serial).encode()) for serial in serials)
+def _fit_xmp(serials: Sequence[str], variant: str) -> bytes:
+    spare = _MOST_JPEG_XMP_BYTES - len(_build_xmp((), variant))
+    sizes = (len(_format_identifier(serial).encode()) for serial in serials)
     fitting = sum(1 for total in itertools.accumulate(sizes) if total <= spare)
-    return _xmp(serials[:fitting], variant)
+    return _build_xmp(serials[:fitting], variant)
 
 
-def _identifier(serial: str) -> str:
+def _format_identifier(serial: str) -> str:
     return f"<rdf:li>{escape(serial)}</rdf:li>"
 
 
-def _xmp(serials: Sequence[str], variant: str) -> bytes:
+def _build_xmp(serials: Sequence[str], variant: str) -> bytes:
     """Returns an XMP packet: digital source type, variant, and each serial as dc:identifier."""
     tool = f' xmp:CreatorTool="imagemint, variant {escape(variant)}"' if variant else ""
-    identifiers = "".join(map(_identifier, serials))
+    identifiers = "".join(map(_format_identifier, serials))
     return (
         '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
         '<x:xmpmeta xmlns:x="adobe:ns:meta/">'

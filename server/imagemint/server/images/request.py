@@ -40,7 +40,7 @@ class OneClass(NamedTuple):
         return [self.class_id] * count
 
 
-class PerImage(NamedTuple):
+class ClassPerImage(NamedTuple):
     """A class for each image, by position within the request."""
 
     class_ids: npt.NDArray[np.int32]
@@ -52,7 +52,7 @@ class PerImage(NamedTuple):
         return classes
 
 
-class Cycle(NamedTuple):
+class ClassCycle(NamedTuple):
     """Classes in turn: index i gets the class at i mod size, whatever request it is part of."""
 
     class_ids: npt.NDArray[np.int32]
@@ -68,7 +68,7 @@ class Cycle(NamedTuple):
         return classes
 
 
-class Drawn(NamedTuple):
+class RandomClasses(NamedTuple):
     """Classes from the seed's class stream, uniform or with given odds."""
 
     num_classes: int
@@ -86,7 +86,7 @@ class Drawn(NamedTuple):
 
 
 @dataclass(slots=True)  # not frozen: each call makes one, and that would take three times as long
-class Order:
+class ImageRequest:
     """Images to be minted by one version of a model; every field is valid.
 
     Attributes:
@@ -124,9 +124,9 @@ class Order:
             threshold, psi = None, 1.0 if self.truncation is None else self.truncation
         draw: Callable[[int, int], tuple[Run] | npt.NDArray[np.float32]]
         if self.explicit_latents is not None:
-            draw = partial(_cut, self.explicit_latents[offset : offset + count])
+            draw = partial(_slice_latents, self.explicit_latents[offset : offset + count])
         else:
-            draw = partial(_run, self.seed or 0, self.first_index + offset, threshold)
+            draw = partial(_make_run, self.seed or 0, self.first_index + offset, threshold)
         return Job(count, draw, self.classes(offset, count), psi, deadline, self.priority)
 
     def serials(self, offset: int, classes: Sequence[int | None]) -> list[str]:
@@ -148,9 +148,13 @@ class Order:
         ]
 
 
-def _cut(given: npt.NDArray[np.float32], start: int, stop: int) -> npt.NDArray[np.float32]:
+def _slice_latents(
+    given: npt.NDArray[np.float32], start: int, stop: int
+) -> npt.NDArray[np.float32]:
     return given[start:stop]
 
 
-def _run(seed: int, first_index: int, threshold: float | None, start: int, stop: int) -> tuple[Run]:
+def _make_run(
+    seed: int, first_index: int, threshold: float | None, start: int, stop: int
+) -> tuple[Run]:
     return (Run(seed, first_index + start, stop - start, threshold),)

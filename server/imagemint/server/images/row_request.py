@@ -13,7 +13,7 @@ from imagemint.server.repository import ServedVersion
 
 
 @dataclass(frozen=True)
-class Reels:
+class SeedIndexPairs:
     """Where the latents of rows come from: uint64 [count] each."""
 
     seeds: npt.NDArray[np.uint64]
@@ -21,7 +21,7 @@ class Reels:
 
 
 @dataclass(frozen=True)
-class Rows:
+class RowRequest:
     """Images to be minted by one version of a model, row by row; every field is valid.
 
     Attributes:
@@ -35,29 +35,29 @@ class Rows:
 
     version: ServedVersion
     count: int
-    source: Reels | npt.NDArray[np.float32] = field(repr=False)
+    source: SeedIndexPairs | npt.NDArray[np.float32] = field(repr=False)
     class_id: npt.NDArray[np.int64] | None
     truncation: npt.NDArray[np.float32] | npt.NDArray[np.float64] | None
 
     @property
-    def _by_psi(self) -> bool:
+    def _uses_psi(self) -> bool:
         truncation = self.version.spec.truncation
         return truncation is not None and truncation.kind is TruncationKind.PSI
 
     def job(self, deadline: float, priority: Priority = Priority.NORMAL) -> Job:
         """Returns the work for all rows."""
         classes = None if self.class_id is None else self.class_id.tolist()
-        if not self._by_psi:
-            return Job(self.count, self._latents, classes, None, deadline, priority)
+        if not self._uses_psi:
+            return Job(self.count, self._draw_latents, classes, None, deadline, priority)
         # A PSI graph always takes the input, and 1 leaves w where it is.
         psi = 1.0 if self.truncation is None else self.truncation.astype(np.float32)
-        return Job(self.count, self._latents, classes, psi, deadline, priority)
+        return Job(self.count, self._draw_latents, classes, psi, deadline, priority)
 
-    def _latents(self, start: int, stop: int) -> list[Run] | npt.NDArray[np.float32]:
-        if not isinstance(self.source, Reels):
+    def _draw_latents(self, start: int, stop: int) -> list[Run] | npt.NDArray[np.float32]:
+        if not isinstance(self.source, SeedIndexPairs):
             return self.source[start:stop]
         thresholds = None
-        if self.truncation is not None and not self._by_psi:
+        if self.truncation is not None and not self._uses_psi:
             thresholds = self.truncation[start:stop].astype(np.float64)
         return runs_at(self.source.seeds[start:stop], self.source.indices[start:stop], thresholds)
 
@@ -67,7 +67,7 @@ class Rows:
         Raises:
             ValueError: the latents were given; such images have no serial.
         """
-        if not isinstance(self.source, Reels):
+        if not isinstance(self.source, SeedIndexPairs):
             raise ValueError("explicit latents have no serials")  # noqa: TRY004 - not of its type
         name, version = self.version.spec.name, self.version.version
         seeds, indices = self.source.seeds.tolist(), self.source.indices.tolist()

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from imagemint.engine.errors import ImagemintError
-from imagemint.server.access.caller import ANYBODY, Caller
+from imagemint.server.access.caller import ANONYMOUS, Caller
 from imagemint.server.images.bytes_in_flight import Budget
-from imagemint.server.rpc.connections import Peer, peer_of
+from imagemint.server.rpc.connections import Peer, parse_peer
 
 if TYPE_CHECKING:
     from imagemint.server.batching import Job
@@ -54,7 +54,7 @@ class Call:
     model = ""
     images = 0
     span: CallSpan | None = None
-    caller: Caller = ANYBODY
+    caller: Caller = ANONYMOUS
     owner = ""
     sending_since = math.inf
     ended: ImagemintError | None = None
@@ -84,7 +84,7 @@ class Call:
     @property
     def peer(self) -> Peer | None:
         """The other end of the connection; None if it is not known."""
-        return None if self._context is None else peer_of(self._context.peer())
+        return None if self._context is None else parse_peer(self._context.peer())
 
     # --- bytes in flight --------------------------------------------------------------------------
 
@@ -98,14 +98,14 @@ class Call:
         """
         if self.budget is not None:
             await self.budget.wait(self.owner, _COPIES * size)
-            self._note(size, piece)
+            self._record_reservation(size, piece)
 
     def reserve_now(self, size: int, piece: Hashable) -> bool:
         """Reserves bytes as `reserve` does if there is room now, and tells whether it did."""
         if self.budget is not None:
             if not self.budget.take(self.owner, _COPIES * size):
                 return False
-            self._note(size, piece)
+            self._record_reservation(size, piece)
         return True
 
     def release(self, piece: Hashable) -> None:
@@ -120,7 +120,7 @@ class Call:
         for piece in tuple(self._reserved or ()):
             self.release(piece)
 
-    def _note(self, size: int, piece: Hashable) -> None:
+    def _record_reservation(self, size: int, piece: Hashable) -> None:
         if self._reserved is None:
             self._reserved = {}
         self._reserved[piece] = self._reserved.get(piece, 0) + _COPIES * size

@@ -22,7 +22,7 @@ _MAX_CONNECTIONS = 4_096
 _OTHER_DESCRIPTORS = 256
 
 
-def connection_limit(settings: ServeSettings) -> int:
+def compute_connection_limit(settings: ServeSettings) -> int:
     """Returns how many connections are accepted, so that descriptors are left for all else.
 
     Raises the limit of open files of this process first, as far as it may and as far as needed.
@@ -41,12 +41,12 @@ def connection_limit(settings: ServeSettings) -> int:
     return min(wanted, allowed)
 
 
-def channel_options(settings: ServeSettings, max_connections: int) -> list[tuple[str, int]]:
+def build_channel_options(settings: ServeSettings, max_connections: int) -> list[tuple[str, int]]:
     """Returns the arguments of gRPC's core that the settings stand for.
 
     Args:
         settings: of the server.
-        max_connections: connections that are accepted, see `connection_limit`.
+        max_connections: connections that are accepted, see `compute_connection_limit`.
     """
     return [
         ("grpc.max_receive_message_length", settings.max_request_bytes),
@@ -56,24 +56,26 @@ def channel_options(settings: ServeSettings, max_connections: int) -> list[tuple
         ("grpc.max_concurrent_streams", settings.max_streams_per_connection),
         ("grpc.max_allowed_incoming_connections", max_connections),
         ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
-        ("grpc.max_connection_age_ms", _milliseconds(settings.connection_age_s)),
-        ("grpc.max_connection_age_grace_ms", _milliseconds(settings.connection_age_grace_s)),
-        ("grpc.max_connection_idle_ms", _milliseconds(settings.connection_idle_s)),
+        ("grpc.max_connection_age_ms", _to_milliseconds(settings.connection_age_s)),
+        ("grpc.max_connection_age_grace_ms", _to_milliseconds(settings.connection_age_grace_s)),
+        ("grpc.max_connection_idle_ms", _to_milliseconds(settings.connection_idle_s)),
         # Callers with keepalive ping while they have no calls, too; that alone is no abuse.
         ("grpc.keepalive_permit_without_calls", 1),
         (
             "grpc.http2.min_ping_interval_without_data_ms",
-            _milliseconds(settings.min_ping_interval_s),
+            _to_milliseconds(settings.min_ping_interval_s),
         ),
         ("grpc.http2.max_ping_strikes", settings.max_ping_strikes),
     ]
 
 
-def _milliseconds(seconds: float | None) -> int:
+def _to_milliseconds(seconds: float | None) -> int:
     return _NEVER_MS if seconds is None else round(1e3 * seconds)
 
 
-def server_credentials(settings: ServeSettings, metrics: Metrics) -> grpc.ServerCredentials | None:
+def make_server_credentials(
+    settings: ServeSettings, metrics: Metrics
+) -> grpc.ServerCredentials | None:
     """Returns what the listener encrypts with; None for nothing.
 
     Raises:

@@ -24,25 +24,25 @@ _DESCRIPTORS = Path("/proc/self/fd" if sys.platform == "linux" else "/dev/fd")
 _IPV6_PREFIX = 64
 
 
-def peer_of(name: str) -> Peer | None:
+def parse_peer(name: str) -> Peer | None:
     """Returns the peer that gRPC names, such as `ipv4:10.0.0.7:50123`; None for another kind."""
     kind, _, rest = name.partition(":")
     if kind not in ("ipv4", "ipv6"):
         return None
     host, _, port = unquote(rest).rpartition(":")
-    return _plain(host.strip("[]")), int(port)
+    return _normalize_address(host.strip("[]")), int(port)
 
 
-def address_of(name: str) -> str:
+def parse_machine(name: str) -> str:
     """Returns what stands for the machine of a peer that gRPC names: for IPv6 its /64 network."""
     kind, _, rest = name.partition(":")
     if kind == "ipv4":
         return rest.rpartition(":")[0]
-    peer = peer_of(name)
-    return name if peer is None else machine_of(peer[0])
+    peer = parse_peer(name)
+    return name if peer is None else get_machine(peer[0])
 
 
-def machine_of(host: str) -> str:
+def get_machine(host: str) -> str:
     """Returns what stands for the machine of an IP address: for IPv6 its /64 network."""
     if ":" not in host:
         return host
@@ -56,18 +56,18 @@ def count_descriptors() -> int:
 
 def list_connections(port: int) -> list[Peer]:
     """Returns the peers of the connections that were accepted on a port, the oldest first."""
-    return [peer for peer, _ in _connections(port)]
+    return [peer for peer, _ in _iterate_connections(port)]
 
 
 def close_connections(port: int, peers: Collection[Peer]) -> None:
     """Shuts down the connections of some peers that were accepted on a port."""
-    for peer, connection in _connections(port):
+    for peer, connection in _iterate_connections(port):
         if peer in peers:
             with contextlib.suppress(OSError):  # it has just closed by itself
                 connection.shutdown(socket.SHUT_RDWR)
 
 
-def surplus(connections: Sequence[Peer], busy: Collection[Peer], most: int) -> set[Peer]:
+def choose_surplus(connections: Sequence[Peer], busy: Collection[Peer], most: int) -> set[Peer]:
     """Returns which connections to close so that at most `most` are left.
 
     Args:
@@ -78,11 +78,11 @@ def surplus(connections: Sequence[Peer], busy: Collection[Peer], most: int) -> s
     Returns:
         Idle connections: each time the oldest of the machine that has the most.
     """
-    counts = Counter(machine_of(host) for host, _ in connections)
+    counts = Counter(get_machine(host) for host, _ in connections)
     idle: dict[str, deque[Peer]] = {}
     for peer in connections:
         if peer not in busy:
-            idle.setdefault(machine_of(peer[0]), deque()).append(peer)
+            idle.setdefault(get_machine(peer[0]), deque()).append(peer)
     heap = [(-counts[machine], machine) for machine in idle]
     heapq.heapify(heap)
     chosen: set[Peer] = set()
@@ -94,7 +94,7 @@ def surplus(connections: Sequence[Peer], busy: Collection[Peer], most: int) -> s
     return chosen
 
 
-def _connections(port: int) -> Iterator[tuple[Peer, socket.socket]]:
+def _iterate_connections(port: int) -> Iterator[tuple[Peer, socket.socket]]:
     for descriptor in sorted(int(path.name) for path in _DESCRIPTORS.iterdir()):
         try:
             # A duplicate, because gRPC may close the descriptor and get it again for another file.
@@ -102,11 +102,11 @@ def _connections(port: int) -> Iterator[tuple[Peer, socket.socket]]:
                 if connection.family in (socket.AF_INET, socket.AF_INET6):
                     host, there = connection.getpeername()[:2]
                     if connection.getsockname()[1] == port:
-                        yield (_plain(host), there), connection
+                        yield (_normalize_address(host), there), connection
         except OSError:  # no socket, not connected, or closed meanwhile
             continue
 
 
-def _plain(host: str) -> str:
+def _normalize_address(host: str) -> str:
     """An address without the zone of a link, and IPv4 in its own form."""
     return host.partition("%")[0].removeprefix("::ffff:")

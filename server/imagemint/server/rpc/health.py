@@ -11,14 +11,14 @@ from imagemint.server.repository import ModelRepository
 _log = logging.getLogger(__name__)
 
 
-class Saying(Protocol):
+class StatusSetter(Protocol):
     """Says whether something serves."""
 
     async def __call__(self, name: str, *, serving: bool) -> None:
         """Says so of ``model/<name>``, ``model/<name>/<version>``, or of the whole, as ''."""
 
 
-class Standing:
+class HealthReporter:
     """Follows the repository, and says what has changed.
 
     A version that has gone is NOT_SERVING from then on. The server as a whole serves while any
@@ -29,10 +29,10 @@ class Standing:
         say: tells the health service.
     """
 
-    def __init__(self, repository: ModelRepository, say: Saying) -> None:
+    def __init__(self, repository: ModelRepository, say: StatusSetter) -> None:
         self._repository = repository
-        self._say = say
-        self._said: dict[str, bool] = {}
+        self._set_status = say
+        self._reported: dict[str, bool] = {}
         self._changed = asyncio.Event()
         self._unwatch: Callable[[], None] | None = None
         self._following: asyncio.Task[None] | None = None
@@ -46,7 +46,7 @@ class Standing:
                 loop.call_soon_threadsafe(self._changed.set)
 
         self._unwatch = self._repository.watch(changed)
-        await self._tell()
+        await self._report()
         self._following = asyncio.create_task(self._follow())
 
     def stop(self) -> None:
@@ -61,20 +61,20 @@ class Standing:
         while True:
             await self._changed.wait()
             self._changed.clear()
-            await self._tell()
+            await self._report()
 
-    async def _tell(self) -> None:
-        standing = self._standing()
-        for name in self._said.keys() - standing.keys():
+    async def _report(self) -> None:
+        standing = self._compute_status()
+        for name in self._reported.keys() - standing.keys():
             standing[name] = False
         for name, serving in standing.items():
-            if self._said.get(name) is not serving:
-                await self._say(name, serving=serving)
-                self._said[name] = serving
+            if self._reported.get(name) is not serving:
+                await self._set_status(name, serving=serving)
+                self._reported[name] = serving
                 if not name and (serving or self._repository.loaded):
-                    _log.log(*_VERDICTS[serving])
+                    _log.log(*_LOG_LINES[serving])
 
-    def _standing(self) -> dict[str, bool]:
+    def _compute_status(self) -> dict[str, bool]:
         standing = {}
         for model in self._repository.models.values():
             for version in model.versions.values():
@@ -84,7 +84,7 @@ class Standing:
         return {**standing, "": self._repository.ready}
 
 
-_VERDICTS = {
+_LOG_LINES = {
     True: (logging.INFO, "health says SERVING"),
     False: (logging.ERROR, "health says NOT_SERVING: no model is ready"),
 }

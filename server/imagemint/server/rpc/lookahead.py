@@ -44,7 +44,7 @@ class Lookahead:
         self.pending: deque[Pending] = deque()
         self.next_offset = 0
         self._version = version
-        self._most_ahead = chunks_ahead(most_images, version.spec.image_bytes)
+        self._most_ahead = count_chunks_ahead(most_images, version.spec.image_bytes)
         self._is_prompt = False
         self._call = current_call.get()
         self._caller = current_caller.get()
@@ -91,6 +91,6 @@ class Lookahead:
             self.pending.clear()
 
 
-def chunks_ahead(chunk_size: int, image_bytes: int) -> int:
+def count_chunks_ahead(chunk_size: int, image_bytes: int) -> int:
     """Returns how many chunks a stream may keep in the making beyond the one being sent."""
     return max(1, min(_MOST_IMAGES, _MOST_BYTES // image_bytes) // chunk_size)

@@ -49,7 +49,7 @@ class _Span(NamedTuple):
     stop: int
 
 
-def reader_of(method: str, parse: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
+def make_reader(method: str, parse: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
     """Returns what reads the requests of a method.
 
     Args:
@@ -62,7 +62,7 @@ def reader_of(method: str, parse: Callable[[bytes], Any] | None) -> Callable[[by
     """
     if parse is None:
         return bytes
-    known_parse, kind = parse, _request_kind(method)
+    known_parse, kind = parse, _find_request_type(method)
 
     def read(content: bytes) -> Any:  # noqa: ANN401 - any message
         if len(content) > _SMALL_BYTES and kind is not None:
@@ -70,7 +70,7 @@ def reader_of(method: str, parse: Callable[[bytes], Any] | None) -> Callable[[by
         try:
             return known_parse(content)
         except DecodeError:
-            raise _refusal("its bytes are no such message") from None
+            raise _make_refusal("its bytes are no such message") from None
 
     return read
 
@@ -91,10 +91,10 @@ def check_contents(content: bytes, kind: Descriptor) -> None:
         while spans:
             span = spans.pop()
             by_number = {} if span.kind is None else span.kind.fields_by_number
-            for number, wire_type, start, stop in _fields(content, span.start, span.stop):
+            for number, wire_type, start, stop in _iterate_fields(content, span.start, span.stop):
                 fields += 1
                 if fields > MOST_FIELDS:
-                    raise _refusal(f"it holds more than {MOST_FIELDS} fields")
+                    raise _make_refusal(f"it holds more than {MOST_FIELDS} fields")
                 field = by_number.get(number)
                 if wire_type != _DELIMITED or field is None or field.type in _FIXED_TYPES:
                     continue
@@ -104,21 +104,21 @@ def check_contents(content: bytes, kind: Descriptor) -> None:
                 packed = np.frombuffer(content, np.uint8, stop - start, start)
                 numbers += int(np.count_nonzero(packed < _CONTINUED))
                 if numbers > MOST_NUMBERS:
-                    raise _refusal(f"its lists hold more than {MOST_NUMBERS} numbers")
+                    raise _make_refusal(f"its lists hold more than {MOST_NUMBERS} numbers")
     except _MalformedError:
         return
 
 
-def _fields(content: bytes, start: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
+def _iterate_fields(content: bytes, start: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
     """Number, wire type, and first and last byte + 1 of the value, of each field in a span."""
     at = start
     while at < stop:
-        tag, at = _varint(content, at, stop)
+        tag, at = _read_varint(content, at, stop)
         wire_type, begin = tag & 7, at
         if wire_type == _VARINT:
-            _, at = _varint(content, at, stop)
+            _, at = _read_varint(content, at, stop)
         elif wire_type == _DELIMITED:
-            length, begin = _varint(content, at, stop)
+            length, begin = _read_varint(content, at, stop)
             at = begin + length
         else:  # a group has no length: its fields count like those around it
             at += _FIXED_BYTES.get(wire_type, 0)
@@ -127,7 +127,7 @@ def _fields(content: bytes, start: int, stop: int) -> Iterator[tuple[int, int, i
         yield tag >> 3, wire_type, begin, at
 
 
-def _varint(content: bytes, at: int, stop: int) -> tuple[int, int]:
+def _read_varint(content: bytes, at: int, stop: int) -> tuple[int, int]:
     """A number and where the next byte is."""
     if at < stop and content[at] < _CONTINUED:  # nearly always
         return content[at], at + 1
@@ -139,7 +139,7 @@ def _varint(content: bytes, at: int, stop: int) -> tuple[int, int]:
     raise _MalformedError
 
 
-def _request_kind(method: str) -> Descriptor | None:
+def _find_request_type(method: str) -> Descriptor | None:
     """The message that a method takes; None for a method that no schema describes."""
     try:
         return Default().FindMethodByName(method[1:].replace("/", ".")).input_type
@@ -147,5 +147,5 @@ def _request_kind(method: str) -> Descriptor | None:
         return None
 
 
-def _refusal(why: str) -> InvalidRequest:
+def _make_refusal(why: str) -> InvalidRequest:
     return InvalidRequest([Violation("request", why)])

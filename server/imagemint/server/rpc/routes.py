@@ -16,11 +16,11 @@ import grpc
 import structlog
 
 from imagemint.engine.errors import ImagemintError
-from imagemint.server.access.caller import ANYBODY, Guard, Metadata, count_refusal, current_caller
+from imagemint.server.access.caller import ANONYMOUS, Guard, Metadata, count_refusal, current_caller
 from imagemint.server.rpc.call import Call, Context, current_call, send
-from imagemint.server.rpc.message_limits import reader_of
-from imagemint.server.rpc.running_calls import CallsUnderWay
-from imagemint.server.rpc.status import REQUEST_ID_KEY, outcome_of
+from imagemint.server.rpc.message_limits import make_reader
+from imagemint.server.rpc.running_calls import RunningCalls
+from imagemint.server.rpc.status import REQUEST_ID_KEY, make_outcome
 from imagemint.server.telemetry.metrics import Later, Metrics
 
 if TYPE_CHECKING:  # OpenTelemetry is imported only when something is traced
@@ -79,7 +79,7 @@ class Routes(grpc.GenericRpcHandler):
     Args:
         metrics: where to count.
         guard: lets callers in.
-        under_way: the calls that are being answered.
+        running_calls: the calls that are being answered.
         access_log: share of calls that are logged, 0 to 1; those that fail always are.
         tracing: makes spans, or None.
     """
@@ -88,14 +88,14 @@ class Routes(grpc.GenericRpcHandler):
         self,
         metrics: Metrics,
         guard: Guard,
-        under_way: CallsUnderWay,
+        running_calls: RunningCalls,
         *,
         access_log: float = 0.0,
         tracing: Tracing | None = None,
     ) -> None:
         self._metrics = metrics
         self._guard = guard
-        self._under_way = under_way
+        self._running_calls = running_calls
         self._refusal: ImagemintError | None = None
         self.latest_s = 0.0
         """`time.monotonic` value when the latest call arrived; 0 before the first one."""
@@ -104,7 +104,7 @@ class Routes(grpc.GenericRpcHandler):
         self._handlers: dict[str, Handler] = {}
         self._running: dict[str, _Running] = {}
         # To look a counter up takes longer than to count; there are as many as in the registry.
-        self._kept: dict[tuple[str, str, str, str], Later[float]] = {}
+        self._counters: dict[tuple[str, str, str, str], Later[float]] = {}
 
     def add_generic_rpc_handlers(self, handlers: Iterable[grpc.GenericRpcHandler]) -> None:
         """Does nothing: the same handlers come with `add_registered_method_handlers`."""
@@ -129,35 +129,35 @@ class Routes(grpc.GenericRpcHandler):
             return None
         metadata = handler_call_details.invocation_metadata or ()
         # The handler runs in this very task, and so in this context.
-        call = Call(_given_id(metadata))
+        call = Call(_read_request_id(metadata))
         current_call.set(call)
         self.latest_s = time.monotonic()
-        if self._refusal is not None and not self._guard.is_open(name):
+        if self._refusal is not None and not self._guard.is_health_check(name):
             self._metrics.rejected.labels("", self._refusal.reason.lower()).inc()
-            return self._refusing(name, self._refusal)
+            return self._make_refusing_handler(name, self._refusal)
         try:
-            caller = self._guard.caller(name, metadata)
+            caller = self._guard.identify(name, metadata)
         except ImagemintError as error:
-            return self._refusing(name, error)
-        if caller is not ANYBODY:  # which is the default
+            return self._make_refusing_handler(name, error)
+        if caller is not ANONYMOUS:  # which is the default
             current_caller.set(caller)
         return handler
 
     def _wrap(self, name: str, handler: Handler) -> Handler:
         _, service, method = name.split("/")
-        kind, behaviour = _kind_and_behaviour(handler)
+        kind, behaviour = _split_handler(handler)
         if inspect.isasyncgenfunction(behaviour):
-            behaviour = _writing(behaviour)
+            behaviour = _make_writer(behaviour)
         # gRPC would answer bytes that are no message with UNKNOWN, and those of a call with one
         # request before anything is counted: such calls read theirs themselves.
-        read = reader_of(name, handler.request_deserializer)
+        read = make_reader(name, handler.request_deserializer)
         if handler.request_streaming:
-            watched = self._watched(service, method, behaviour)
+            watched = self._watch_behaviour(service, method, behaviour)
             return kind(watched, read, handler.response_serializer)
-        watched = self._watched(service, method, behaviour, read=read)
+        watched = self._watch_behaviour(service, method, behaviour, read=read)
         return kind(watched, None, handler.response_serializer)
 
-    def _refusing(self, name: str, error: ImagemintError) -> Handler:
+    def _make_refusing_handler(self, name: str, error: ImagemintError) -> Handler:
         """Returns a handler that answers every request with an error."""
         _, service, method = name.split("/")
 
@@ -165,13 +165,13 @@ class Routes(grpc.GenericRpcHandler):
             del request, context
             raise error
 
-        current_caller.set(ANYBODY)
+        current_caller.set(ANONYMOUS)
         # The client cannot tell, and a handler of streams is called before the request is read.
         return grpc.stream_stream_rpc_method_handler(
-            self._watched(service, method, refuse, admit=False)
+            self._watch_behaviour(service, method, refuse, admit=False)
         )
 
-    def _watched(
+    def _watch_behaviour(
         self,
         service: str,
         method: str,
@@ -180,8 +180,8 @@ class Routes(grpc.GenericRpcHandler):
         read: Callable[[bytes], Any] | None = None,
         admit: bool = True,
     ) -> Behaviour:
-        running = self._running_of(service)
-        is_open = self._guard.is_open(f"/{service}/{method}")
+        running = self._get_running(service)
+        is_health_check = self._guard.is_health_check(f"/{service}/{method}")
         tracing = None if service.startswith(_UNTRACED) else self._tracing
 
         async def watched(
@@ -197,12 +197,14 @@ class Routes(grpc.GenericRpcHandler):
             running.calls += 1
             try:
                 if admit:
-                    self._under_way.enter(call, caller, context, is_open=is_open)
+                    self._running_calls.enter(
+                        call, caller, context, is_health_check=is_health_check
+                    )
                 if read is not None:
                     request = read(request)
                 return await behaviour(request, context)
-            except (asyncio.CancelledError, Exception) as error:  # noqa: BLE001 - see _failure
-                failure = self._failure(call, error, method, context)
+            except (asyncio.CancelledError, Exception) as error:  # noqa: BLE001 - see _make_failure
+                failure = self._make_failure(call, error, method, context)
                 code = failure.code
                 if failure.outcome is None:
                     raise failure.error from None
@@ -216,7 +218,7 @@ class Routes(grpc.GenericRpcHandler):
 
         return watched
 
-    def _failure(
+    def _make_failure(
         self, call: Call, error: asyncio.CancelledError | Exception, method: str, context: Context
     ) -> _Failure:
         """Decides how a call ends whose handler raised; the one place where errors become statuses.
@@ -225,28 +227,28 @@ class Routes(grpc.GenericRpcHandler):
         """
         if isinstance(error, asyncio.CancelledError):
             if call.ended is None:  # raised again: a handler that swallows it leaks
-                return _Failure(_cancellation(context), error)
+                return _Failure(_get_cancellation_code(context), error)
             error = call.ended
         elif isinstance(error, grpc.aio.AbortError):
-            return _Failure(_status_code(context.code()), error)
+            return _Failure(_parse_status_code(context.code()), error)
         elif isinstance(error, grpc.aio.InternalError):  # a write whose connection has gone
             return _Failure(grpc.StatusCode.CANCELLED, asyncio.CancelledError())
-        error = call.caller.as_seen(error)
+        error = call.caller.filter_error(error)
         count_refusal(self._metrics, error, call.model)
-        outcome = outcome_of(error, call.request_id)
+        outcome = make_outcome(error, call.request_id)
         if outcome.code is grpc.StatusCode.INTERNAL:
             _log.error(
                 "call failed",
                 request_id=call.request_id,
                 method=method,
                 exc_info=error,
-                **_traced(call),
+                **_get_trace_fields(call),
             )
         return _Failure(
             outcome.code, error, (outcome.code, outcome.message, outcome.trailing_metadata)
         )
 
-    def _running_of(self, service: str) -> _Running:
+    def _get_running(self, service: str) -> _Running:
         running = self._running.get(service)
         if running is None:
             running = self._running[service] = _Running()
@@ -258,9 +260,9 @@ class Routes(grpc.GenericRpcHandler):
         # An enum's name is looked up by code in Python.
         name = "OK" if code is grpc.StatusCode.OK else code.name
         outcome = service, method, call.model, name
-        durations = self._kept.get(outcome)
+        durations = self._counters.get(outcome)
         if durations is None:
-            durations = self._kept[outcome] = self._counted(outcome)
+            durations = self._counters[outcome] = self._make_counter(outcome)
         durations.add(took_s)
         if call.span is not None:
             call.span.end(
@@ -270,7 +272,7 @@ class Routes(grpc.GenericRpcHandler):
                 model=call.model,
                 images=call.images,
             )
-        if code is not grpc.StatusCode.OK or self._chooses(call):
+        if code is not grpc.StatusCode.OK or self._should_log(call):
             _log.info(
                 "call",
                 request_id=call.request_id,
@@ -281,16 +283,16 @@ class Routes(grpc.GenericRpcHandler):
                 code=code.name,
                 images=call.images,
                 duration_ms=round(1e3 * took_s, 3),
-                **_traced(call),
+                **_get_trace_fields(call),
             )
 
-    def _chooses(self, call: Call) -> bool:
+    def _should_log(self, call: Call) -> bool:
         """Whether a call belongs to the share that is logged; one without an id by chance."""
         if call.given_id:
             return is_logged(call.given_id, self._access_log)
         return _chance.random() < self._access_log
 
-    def _counted(self, outcome: tuple[str, str, str, str]) -> Later[float]:
+    def _make_counter(self, outcome: tuple[str, str, str, str]) -> Later[float]:
         """What counts the calls that end in one way, by how long they took in seconds."""
         requests = self._metrics.requests.labels(*outcome)
         duration = self._metrics.request_duration.labels(*outcome[:3])
@@ -311,7 +313,7 @@ def is_logged(request_id: str, share: float) -> bool:
     return zlib.crc32(request_id.encode()) < share * 2**32
 
 
-def _traced(call: Call) -> dict[str, str]:
+def _get_trace_fields(call: Call) -> dict[str, str]:
     return {} if call.span is None else {"trace_id": call.span.trace_id}
 
 
@@ -320,7 +322,7 @@ def _text_metadata(context: grpc.aio.ServicerContext[Any, Any]) -> dict[str, str
     return {key: value for key, value in metadata if isinstance(value, str)}
 
 
-def _kind_and_behaviour(handler: Handler) -> tuple[Callable[..., Handler], Behaviour]:
+def _split_handler(handler: Handler) -> tuple[Callable[..., Handler], Behaviour]:
     """What makes a handler of the same kind, and what it does."""
     behaviour: Any  # the stubs know handlers of the threaded server only
     match handler.request_streaming, handler.response_streaming:
@@ -335,14 +337,14 @@ def _kind_and_behaviour(handler: Handler) -> tuple[Callable[..., Handler], Behav
     return kind, behaviour
 
 
-def _cancellation(context: Context) -> grpc.StatusCode:
+def _get_cancellation_code(context: Context) -> grpc.StatusCode:
     """Why core cancelled a call: its deadline has passed, or its caller has left."""
     remaining = context.time_remaining()
     late = remaining is not None and remaining <= _DEADLINE_SLACK_S
     return grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
 
 
-def _writing(generator: Callable[[Any, Context], AsyncIterator[Any]]) -> Behaviour:
+def _make_writer(generator: Callable[[Any, Context], AsyncIterator[Any]]) -> Behaviour:
     """Returns a coroutine that writes the answers of a generator."""
 
     async def write(request: Any, context: Context) -> None:  # noqa: ANN401 - any request
@@ -352,7 +354,7 @@ def _writing(generator: Callable[[Any, Context], AsyncIterator[Any]]) -> Behavio
     return write
 
 
-def _given_id(metadata: Metadata) -> str:
+def _read_request_id(metadata: Metadata) -> str:
     """The caller's id for the call; empty if there is none that will do."""
     for key, value in metadata:
         if key == REQUEST_ID_KEY and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
@@ -360,7 +362,7 @@ def _given_id(metadata: Metadata) -> str:
     return ""
 
 
-def _status_code(code: object) -> grpc.StatusCode:
+def _parse_status_code(code: object) -> grpc.StatusCode:
     """The aio context gives the code as an enum or as its integer, by version."""
     if isinstance(code, grpc.StatusCode):
         return code

@@ -19,24 +19,24 @@ from imagemint.server.images.bytes_in_flight import Budget
 from imagemint.server.rpc.call import Call, Context
 from imagemint.server.rpc.connections import (
     Peer,
-    address_of,
+    choose_surplus,
     close_connections,
     count_descriptors,
     list_connections,
-    surplus,
+    parse_machine,
 )
 from imagemint.server.telemetry.metrics import Metrics
 
 _log = structlog.stdlib.get_logger(__name__)
 
-_LOOK_S = 1.0
+_CHECK_INTERVAL_S = 1.0
 # A reader that takes nothing for so long loses what was made ahead for it.
 _PATIENCE_S = 1.0
 # Idle connections are closed from the first share of `max_connections` on, down to the second.
 _SCARCE, _ENOUGH = 0.75, 0.5
 
 
-class CallsUnderWay:
+class RunningCalls:
     """Counts calls in and out, and watches those in between.
 
     Args:
@@ -67,32 +67,32 @@ class CallsUnderWay:
         self._idle.set()
         self._watching: asyncio.Task[None] | None = None
 
-    def enter(self, call: Call, caller: Caller, context: Context, *, is_open: bool) -> None:
+    def enter(self, call: Call, caller: Caller, context: Context, *, is_health_check: bool) -> None:
         """Counts a call until gRPC is done with it, which is after its last byte was taken.
 
         Args:
             call: the call, whose handler runs on this task.
             caller: who calls.
             context: of the call.
-            is_open: whether it is a health check; those do not count as work.
+            is_health_check: whether it is a health check; those do not count as work.
 
         Raises:
             TooManyCalls: as many as may run are running.
         """
-        owner = caller.name or address_of(context.peer())
-        self._guard.enter(caller, owner, is_open=is_open)
+        owner = caller.name or parse_machine(context.peer())
+        self._guard.enter(caller, owner, is_health_check=is_health_check)
         call.enter(context, caller, owner)
         call.budget = self._budget
         self._calls.add(call)
-        if not is_open:
+        if not is_health_check:
             self._working += 1
             self._idle.clear()
 
         def leave(_: Context) -> None:
-            self._guard.leave(owner, is_open=is_open)
+            self._guard.leave(owner, is_health_check=is_health_check)
             self._calls.discard(call)
             call.release_all()
-            if not is_open:
+            if not is_health_check:
                 self._working -= 1
                 if not self._working:
                     self._idle.set()
@@ -117,16 +117,16 @@ class CallsUnderWay:
 
     async def _watch(self, port: int) -> None:
         while True:
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(_CHECK_INTERVAL_S)
             try:
-                await self._close(port, self._look())
-                await self._make_room(port)
+                await self._close(port, self._check_calls())
+                await self._close_idle(port)
             except Exception:  # noqa: BLE001 - whatever it is, the next look must come
                 _log.exception("calls not watched")
 
-    def _look(self) -> set[Peer]:
+    def _check_calls(self) -> set[Peer]:
         """Ends what must end; returns the connections without which that is impossible."""
-        self._guard.look()
+        self._guard.reload_if_changed()
         now, stuck = time.monotonic(), set[Peer]()
         for call in tuple(self._calls):
             blocked_s = now - call.sending_since
@@ -136,7 +136,10 @@ class CallsUnderWay:
                 if call.ended is None:
                     self._count("stalled", call)
                 stuck.add(call.peer)
-            elif call.ended is None and (error := call.caller.objection(call.model)) is not None:
+            elif (
+                call.ended is None
+                and (error := call.caller.find_end_reason(call.model)) is not None
+            ):
                 self._count("withdrawn", call)
                 call.end(error)
             elif blocked_s > _PATIENCE_S and call.relieve is not None:
@@ -149,18 +152,18 @@ class CallsUnderWay:
             "call ended", reason=reason, request_id=call.request_id, client=call.caller.name
         )
 
-    async def _make_room(self, port: int) -> None:
+    async def _close_idle(self, port: int) -> None:
         """Closes idle connections when most of those that are allowed are taken."""
         scarce = _SCARCE * self._max_connections
         if count_descriptors() < scarce:
             return
         found = await asyncio.to_thread(list_connections, port)
         if len(found) > scarce:
-            await self._close(port, self._surplus(found))
+            await self._close(port, self._choose_surplus(found))
 
-    def _surplus(self, found: Sequence[Peer]) -> set[Peer]:
+    def _choose_surplus(self, found: Sequence[Peer]) -> set[Peer]:
         busy = {call.peer for call in self._calls if call.peer is not None}
-        chosen = surplus(found, busy, int(_ENOUGH * self._max_connections))
+        chosen = choose_surplus(found, busy, int(_ENOUGH * self._max_connections))
         if chosen:
             _log.warning("idle connections closed", closed=len(chosen), connections=len(found))
         return chosen

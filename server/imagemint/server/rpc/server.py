@@ -24,14 +24,14 @@ from imagemint.server.processes.workers import Peers
 from imagemint.server.repository import ModelRepository
 from imagemint.server.repository.model_control import ModelControl
 from imagemint.server.rpc.channel_options import (
-    channel_options,
-    connection_limit,
-    server_credentials,
+    build_channel_options,
+    compute_connection_limit,
+    make_server_credentials,
 )
-from imagemint.server.rpc.health import Standing
+from imagemint.server.rpc.health import HealthReporter
 from imagemint.server.rpc.open_inference.service import InferenceServicer
 from imagemint.server.rpc.routes import Routes
-from imagemint.server.rpc.running_calls import CallsUnderWay
+from imagemint.server.rpc.running_calls import RunningCalls
 from imagemint.server.rpc.submission import Gate
 from imagemint.server.rpc.v1.generation import GenerationServicer
 from imagemint.server.rpc.v1.models import ModelServicer
@@ -60,8 +60,8 @@ _RETRY_DELAY_S = 1.0
 _QUIET_S = 0.1
 _MOST_PAUSES = 10
 # Longer than a watcher of the health service takes to be told, unless he does not read.
-_FAREWELL_S = 1.0
-_LOOK_S = 0.05
+_WATCHER_TIMEOUT_S = 1.0
+_CHECK_INTERVAL_S = 0.05
 _MOST_ABANDONED = 4
 _RETRY_S = 1.0
 
@@ -100,23 +100,23 @@ class RpcServer:
         self._shares_port = peers.several
         self.gate = Gate()
         self._health = _Health()
-        self._guard = _guard(settings, metrics)
-        max_connections = connection_limit(settings)
+        self._guard = _make_guard(settings, metrics)
+        max_connections = compute_connection_limit(settings)
         budget = Budget(settings.max_bytes_in_flight)
         metrics.watch(metrics.bytes_in_flight, (), lambda: budget.held_bytes)
-        self._under_way = CallsUnderWay(
+        self._running_calls = RunningCalls(
             self._guard,
             budget,
             metrics,
             stall_timeout_s=settings.stall_timeout_s,
             max_connections=max_connections,
         )
-        self._credentials = server_credentials(settings, metrics)
-        self._standing = Standing(repository, self._stand)
+        self._credentials = make_server_credentials(settings, metrics)
+        self._health_reporter = HealthReporter(repository, self._set_serving)
         self._routes = routes = Routes(
             metrics,
             self._guard,
-            self._under_way,
+            self._running_calls,
             access_log=settings.access_log,
             tracing=tracing,
         )
@@ -138,7 +138,7 @@ class RpcServer:
         self._new_server: Callable[[], grpc.aio.Server] = lambda: grpc.aio.server(
             handlers=[routes],
             options=[
-                *channel_options(settings, max_connections),
+                *build_channel_options(settings, max_connections),
                 # A second server on the port must fail loudly, not take half of the calls. For
                 # workers their supervisor has seen to that.
                 ("grpc.so_reuseport", int(self._shares_port)),
@@ -166,7 +166,7 @@ class RpcServer:
         host, port = split_address(address)
         try:
             if not self._shares_port:
-                _try_out(host, port)
+                _check_bindable(host, port)
             if self._credentials is None:
                 port = self._server.add_insecure_port(join_address(host, port))
             else:
@@ -174,7 +174,7 @@ class RpcServer:
         except (OSError, RuntimeError) as error:
             raise OSError(f"cannot listen on {address}: {error}") from error
         await self._server.start()
-        self._under_way.start(port)
+        self._running_calls.start(port)
         return join_address(host, port)
 
     async def _restart(self, address: str) -> None:
@@ -184,13 +184,13 @@ class RpcServer:
         the process ends (grpcio 1.84 and 1.85 at least).
         """
         while True:
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(_CHECK_INTERVAL_S)
             if _is_running(self._server):
                 continue
             _log.error("gRPC has stopped by itself; it is started again")
             self._abandoned.append(self._server)  # its calls have tasks of their own
             if len(self._abandoned) > _MOST_ABANDONED:
-                await _give_up(self._abandoned.pop(0))
+                await _stop_abandoned(self._abandoned.pop(0))
             self._server = self._new_server()
             while True:
                 try:
@@ -203,9 +203,9 @@ class RpcServer:
 
     async def serve(self) -> None:
         """Says what is ready, from now on: each model, and the server as a whole."""
-        await self._standing.start()
+        await self._health_reporter.start()
 
-    async def _stand(self, name: str, *, serving: bool) -> None:
+    async def _set_serving(self, name: str, *, serving: bool) -> None:
         if name:
             await self._set((name,), serving=serving)
             return
@@ -214,10 +214,10 @@ class RpcServer:
 
     async def leave(self) -> None:
         """Says NOT_SERVING everywhere, for good; calls are still answered."""
-        self._standing.stop()
+        self._health_reporter.stop()
         self._inference.ready = False
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_FAREWELL_S):
+            async with asyncio.timeout(_WATCHER_TIMEOUT_S):
                 await self._health.enter_graceful_shutdown()
 
     async def stop(self, grace_s: float) -> None:
@@ -228,12 +228,12 @@ class RpcServer:
         have been quiet for a moment.
         """
         until_s = time.monotonic() + grace_s
-        self._standing.stop()
+        self._health_reporter.stop()
         self._routes.refuse(Draining(_RETRY_DELAY_S))
         self._health.dismiss()
         self._inference.dismiss()
         if grace_s > 0:
-            await self._under_way.wait_idle(grace_s)
+            await self._running_calls.wait_idle(grace_s)
             for _ in range(_MOST_PAUSES):
                 pause_s = min(self._routes.latest_s + _QUIET_S, until_s) - time.monotonic()
                 if pause_s <= 0:
@@ -242,8 +242,8 @@ class RpcServer:
         if self._restarting is not None:
             self._restarting.cancel()
         left_s = max(0.0, until_s - time.monotonic())
-        await asyncio.gather(self._server.stop(left_s), *map(_give_up, self._abandoned))
-        self._under_way.stop()
+        await asyncio.gather(self._server.stop(left_s), *map(_stop_abandoned, self._abandoned))
+        self._running_calls.stop()
 
     async def _set(self, names: tuple[str, ...], *, serving: bool) -> None:
         status = health_pb2.HealthCheckResponse
@@ -251,7 +251,7 @@ class RpcServer:
             await self._health.set(name, status.SERVING if serving else status.NOT_SERVING)
 
 
-def _guard(settings: ServeSettings, metrics: Metrics) -> Guard:
+def _make_guard(settings: ServeSettings, metrics: Metrics) -> Guard:
     def count(good: bool) -> None:
         metrics.reloads.labels("api_keys", "ok" if good else "failed").inc()
 
@@ -266,14 +266,14 @@ def _is_running(server: grpc.aio.Server) -> bool:
     return bool(getattr(server, "_server").is_running())  # noqa: B009 - the type has no such name
 
 
-async def _give_up(server: grpc.aio.Server) -> None:
+async def _stop_abandoned(server: grpc.aio.Server) -> None:
     """Ends the calls of a server that has stopped by itself; its end is never announced."""
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_FAREWELL_S):
+        async with asyncio.timeout(_WATCHER_TIMEOUT_S):
             await server.stop(None)
 
 
-def _try_out(host: str, port: int) -> None:
+def _check_bindable(host: str, port: int) -> None:
     """Binds and releases an address: gRPC does not say why it cannot, and logs lines of its own."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     family, kind, protocol, _, address = found[0]

@@ -73,7 +73,7 @@ class Outcome:
     trailing_metadata: tuple[tuple[str, str | bytes], ...]
 
 
-def outcome_of(error: Exception, request_id: str) -> Outcome:
+def make_outcome(error: Exception, request_id: str) -> Outcome:
     """Returns how a call that failed with ``error`` ends.
 
     What is not in the table is INTERNAL with a text that tells nothing but the request id; the
@@ -84,13 +84,13 @@ def outcome_of(error: Exception, request_id: str) -> Outcome:
         code, reason, metadata = grpc.StatusCode.INTERNAL, "INTERNAL", {}
         message = f"the server failed; request id {request_id}"
     else:
-        reason, message = error.reason, _shortened(error.message, _MOST_MESSAGE_BYTES)
-        metadata = {k: _shortened(v, _MOST_DETAIL_BYTES) for k, v in error.metadata.items()}
+        reason, message = error.reason, _shorten(error.message, _MOST_MESSAGE_BYTES)
+        metadata = {k: _shorten(v, _MOST_DETAIL_BYTES) for k, v in error.metadata.items()}
     info = error_details_pb2.ErrorInfo(
         reason=reason, domain=DOMAIN, metadata={**metadata, "request_id": request_id}
     )
     status = status_pb2.Status(code=code.value[0], message=message)
-    status.details.extend(_packed(detail) for detail in (info, *_more_details(error)))
+    status.details.extend(_pack(detail) for detail in (info, *_make_details(error)))
     trailing: list[tuple[str, str | bytes]] = [
         (DETAILS_KEY, status.SerializeToString()),
         (REQUEST_ID_KEY, request_id),
@@ -101,11 +101,11 @@ def outcome_of(error: Exception, request_id: str) -> Outcome:
     return Outcome(code, message, tuple(trailing))
 
 
-def _more_details(error: Exception) -> Iterator[Message]:
+def _make_details(error: Exception) -> Iterator[Message]:
     if isinstance(error, InvalidRequest):
         violations = [
             error_details_pb2.BadRequest.FieldViolation(
-                field=v.field, description=_shortened(v.description, _MOST_DETAIL_BYTES)
+                field=v.field, description=_shorten(v.description, _MOST_DETAIL_BYTES)
             )
             for v in error.violations
         ]
@@ -116,13 +116,13 @@ def _more_details(error: Exception) -> Iterator[Message]:
         yield error_details_pb2.RetryInfo(retry_delay=delay)
 
 
-def _packed(detail: Message) -> any_pb2.Any:
+def _pack(detail: Message) -> any_pb2.Any:
     packed = any_pb2.Any()
     packed.Pack(detail)
     return packed
 
 
-def _shortened(text: str, most_bytes: int) -> str:
+def _shorten(text: str, most_bytes: int) -> str:
     encoded = text.encode()
     if len(encoded) <= most_bytes:
         return text

@@ -21,7 +21,7 @@ from imagemint.server.telemetry.metrics import Metrics
 _SMALL_BYTES = 64 * 2**10
 
 
-class Reading(Protocol):
+class CheckedRequest(Protocol):
     """A checked request."""
 
     @property
@@ -29,7 +29,7 @@ class Reading(Protocol):
         """The version that it was resolved to."""
 
 
-ReadingT = TypeVar("ReadingT", bound=Reading)
+RequestT = TypeVar("RequestT", bound=CheckedRequest)
 
 
 @dataclass
@@ -46,13 +46,13 @@ class Gate:
 
     expiring: bool = False
 
-    def stay(self) -> None:
+    def raise_if_expiring(self) -> None:
         """Raises Draining when the grace period is nearly over."""
         if self.expiring:
             raise Draining(1.0)
 
 
-class Admission:
+class Submission:
     """Lets work into the queues, at the rate of its caller, and counts what is turned away.
 
     A stream is slowed to its caller's rate; a single call that is over it is refused.
@@ -79,7 +79,7 @@ class Admission:
         if name:
             current_caller.get().check_model(name)
 
-    def held(self, read: Callable[[], ReadingT]) -> "Held[ReadingT]":
+    def hold_version(self, read: Callable[[], RequestT]) -> "VersionHold[RequestT]":
         """Reads a request, and keeps the version that it resolves to until the end of the block.
 
         Args:
@@ -92,7 +92,7 @@ class Admission:
         call = read()
         while not call.version.holds.take():
             call = read()
-        return Held(call)
+        return VersionHold(call)
 
     async def submit(self, version: ServedVersion, job: Job) -> None:
         """Queues the job of a single call, as soon as there is memory for a large answer.
@@ -119,7 +119,7 @@ class Admission:
             QueueFull, Draining: as `Batcher.submit`.
         """
         await current_call.get().reserve(job.count * version.spec.image_bytes, piece)
-        await current_caller.get().pace(job.count, lambda: self._stay(version))
+        await current_caller.get().pace(job.count, lambda: self._raise_if_ending(version))
         job.streamed = True
         self._submit(version, job)
 
@@ -135,7 +135,7 @@ class Admission:
             Draining: as `Batcher.submit`.
         """
         await current_call.get().reserve(job.count * version.spec.image_bytes, piece)
-        await current_caller.get().pace(job.count, lambda: self._stay(version))
+        await current_caller.get().pace(job.count, lambda: self._raise_if_ending(version))
         try:
             await version.batcher.submit_when_room(job)
         except BaseException:
@@ -171,8 +171,8 @@ class Admission:
             caller.count(version.spec.name, job.count)
         return queued
 
-    def _stay(self, version: ServedVersion) -> None:
-        self._gate.stay()
+    def _raise_if_ending(self, version: ServedVersion) -> None:
+        self._gate.raise_if_expiring()
         version.stay()
 
     def count_refusal(self, error: Exception) -> None:
@@ -192,17 +192,17 @@ class Admission:
         caller.count(version.spec.name, job.count)
 
 
-class Held(Generic[ReadingT]):
+class VersionHold(Generic[RequestT]):
     """A block in which a version is kept; a class, for a generator takes thrice as long to enter.
 
     Args:
         call: its version is held already.
     """
 
-    def __init__(self, call: ReadingT) -> None:
+    def __init__(self, call: RequestT) -> None:
         self._call = call
 
-    def __enter__(self) -> ReadingT:
+    def __enter__(self) -> RequestT:
         return self._call
 
     def __exit__(
@@ -216,7 +216,7 @@ class Held(Generic[ReadingT]):
             self._call.version.stay()  # if it is the version that leaves, and not the server
 
 
-async def finished(batcher: Batcher, job: Job) -> None:
+async def wait_or_drop(batcher: Batcher, job: Job) -> None:
     """Waits for a job; a caller who leaves takes with him what has not begun."""
     try:
         await job.done
@@ -227,7 +227,7 @@ async def finished(batcher: Batcher, job: Job) -> None:
         current_call.get().trace(job)
 
 
-async def done(job: Job) -> None:
+async def wait_for_job(job: Job) -> None:
     """Waits for a job of several, and tells its story to the trace of the call, however it ends."""
     try:
         await job.done
@@ -235,7 +235,7 @@ async def done(job: Job) -> None:
         current_call.get().trace(job)
 
 
-def deadline_of(context: grpc.aio.ServicerContext[Any, Any]) -> float:
+def get_deadline(context: grpc.aio.ServicerContext[Any, Any]) -> float:
     """Returns the `time.monotonic` value at which the caller gives up; infinity for never."""
     remaining = context.time_remaining()
     return math.inf if remaining is None else time.monotonic() + remaining

@@ -59,7 +59,7 @@ class Certificates:
         self._clock = clock
         self._lock = threading.Lock()
         self._files = WatchedFiles(self._paths)
-        self._complaint = ""
+        self._last_failure = ""
         self._retry_at_s = 0.0
         first = self._read()
         assert first is not None  # noqa: S101 - for the type checker: the first read is a change
@@ -69,11 +69,11 @@ class Certificates:
         """Returns the credentials for a listener."""
         return grpc.dynamic_ssl_server_credentials(
             self._configuration,
-            self.changed,  # type: ignore[arg-type] # the stub does not know that None means no change
+            self.read_changes,  # type: ignore[arg-type] # the stub does not know that None means no change
             require_client_authentication=self._has_client_ca,
         )
 
-    def changed(self) -> grpc.ServerCertificateConfiguration | None:
+    def read_changes(self) -> grpc.ServerCertificateConfiguration | None:
         """Returns what the files hold if it is new and good; None to keep the current pair.
 
         gRPC's own threads call it at every handshake. Never raises.
@@ -82,24 +82,24 @@ class Certificates:
             try:
                 configuration = self._read()
             except CertificateError as error:
-                self._complain(str(error))
+                self._report_failure(str(error))
                 return None
             if configuration is None:
                 return None
-            self._configuration, self._complaint = configuration, ""
+            self._configuration, self._last_failure = configuration, ""
         _log.info("certificate reloaded", path=str(self._paths[0]))
         self._on_reload(True)
         return configuration
 
-    def _complain(self, complaint: str) -> None:
-        if complaint != self._complaint:
-            self._complaint = complaint
+    def _report_failure(self, complaint: str) -> None:
+        if complaint != self._last_failure:
+            self._last_failure = complaint
             _log.error("certificate not reloaded, the old one stays", why=complaint)
             self._on_reload(False)
 
     def _read(self) -> grpc.ServerCertificateConfiguration | None:
         """Reads and checks the files if they have changed; None if they have not."""
-        if self._complaint and self._clock() >= self._retry_at_s:
+        if self._last_failure and self._clock() >= self._retry_at_s:
             self._files.forget()
         try:
             contents = self._files.changed()
@@ -120,16 +120,21 @@ def _check_pair(certificate_path: Path, key_path: Path, certificate: bytes, key:
     """Checks that the key belongs to the certificate, and that the certificate is valid today."""
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        with _as_file(certificate, certificate_path) as chain, _as_file(key, key_path) as private:
-            server.load_cert_chain(chain, private, password=_no_password)
-        _shake_hands(server, certificate.decode("ascii"))
+        with (
+            _expose_as_file(certificate, certificate_path) as chain,
+            _expose_as_file(key, key_path) as private,
+        ):
+            server.load_cert_chain(chain, private, password=_refuse_password)
+        _run_handshake(server, certificate.decode("ascii"))
     except ssl.SSLCertVerificationError as error:
         raise CertificateError(f"{certificate_path}: {error.verify_message}") from None
     except (ssl.SSLError, OSError, ValueError) as error:
-        raise CertificateError(f"{certificate_path} and {key_path}: {_why(error)}") from None
+        raise CertificateError(
+            f"{certificate_path} and {key_path}: {_describe_error(error)}"
+        ) from None
 
 
-def _shake_hands(server: ssl.SSLContext, certificate: str) -> None:
+def _run_handshake(server: ssl.SSLContext, certificate: str) -> None:
     """Runs a handshake in memory with a client that trusts the server's own certificate.
 
     The standard library cannot read the dates of a certificate, but its handshake checks them.
@@ -157,14 +162,14 @@ def _check_authorities(path: Path, content: bytes) -> None:
     try:
         context.load_verify_locations(cadata=content.decode("ascii"))
     except (ssl.SSLError, ValueError) as error:
-        raise CertificateError(f"{path}: {_why(error)}") from None
+        raise CertificateError(f"{path}: {_describe_error(error)}") from None
     ends = [str(each["notAfter"]) for each in context.get_ca_certs()]
     if ends and all(ssl.cert_time_to_seconds(end) < time.time() for end in ends):
         raise CertificateError(f"{path}: every certificate in it has expired")
 
 
 @contextlib.contextmanager
-def _as_file(content: bytes, path: Path) -> Iterator[str]:
+def _expose_as_file(content: bytes, path: Path) -> Iterator[str]:
     """Yields the path of a file in memory; OpenSSL reads only files.
 
     So what is checked is what was read, whatever lies at `path` by now. Elsewhere than on Linux it
@@ -178,12 +183,12 @@ def _as_file(content: bytes, path: Path) -> Iterator[str]:
         yield f"/proc/self/fd/{file.fileno()}"
 
 
-def _no_password() -> str:
+def _refuse_password() -> str:
     """Refuses. Without it, OpenSSL asks for the password of an encrypted key at the terminal."""
     raise ValueError("the key is encrypted, which is not supported")
 
 
-def _why(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
     if isinstance(error, ssl.SSLError) and error.reason:
         return error.reason.lower().replace("_", " ")
     return str(error)

@@ -7,7 +7,13 @@ import pytest
 import structlog
 
 from imagemint.client.settings import UsageError, gathered
-from imagemint.server.access.api_keys import KeyFileError, KeyRing, digest_of, new_key, read_keys
+from imagemint.server.access.api_keys import (
+    KeyFileError,
+    KeyRing,
+    compute_digest,
+    new_key,
+    read_keys,
+)
 from imagemint.server.commands.key import Key
 
 KEY = "imk_" + "k" * 43
@@ -15,7 +21,7 @@ KEY = "imk_" + "k" * 43
 
 def entry(name="augmentation", key=KEY, **more):
     """The TOML of one client."""
-    lines = [f'[[key]]\nname = "{name}"\nsha256 = "{digest_of(key)}"']
+    lines = [f'[[key]]\nname = "{name}"\nsha256 = "{compute_digest(key)}"']
     lines += [f"{field} = {value}" for field, value in more.items()]
     return "\n".join(lines) + "\n"
 
@@ -52,7 +58,7 @@ def test_key_is_found_by_its_digest(path):
     """The whole key leads to its client; a part, another case or nothing lead to nobody."""
     ring = KeyRing(path)
     assert ring.find(KEY).name == "augmentation"
-    for wrong in ("", KEY[:-1], KEY + "k", KEY.upper(), digest_of(KEY), "k" * 10_000, "ß\x00"):
+    for wrong in ("", KEY[:-1], KEY + "k", KEY.upper(), compute_digest(KEY), "k" * 10_000, "ß\x00"):
         assert ring.find(wrong) is None
 
 
@@ -79,14 +85,16 @@ def test_lookup_does_not_grow_with_the_keys(path):
             met.append(other)
             return str.__eq__(self, other)
 
-    assert ring.client_of(Digest(digest_of("key 700"))).name == "c700"
-    assert ring.client_of(Digest(digest_of("key 1000"))) is None
+    assert ring.find_by_digest(Digest(compute_digest("key 700"))).name == "c700"
+    assert ring.find_by_digest(Digest(compute_digest("key 1000"))) is None
     assert len(met) < 10  # the one that is right, and some whose hash begins alike
 
 
 def test_two_keys_serve_one_client_during_rotation(path):
     """A list of digests lets the old and the new key in."""
-    path.write_text(f'[[key]]\nname = "c"\nsha256 = ["{digest_of("old")}", "{digest_of("new")}"]\n')
+    path.write_text(
+        f'[[key]]\nname = "c"\nsha256 = ["{compute_digest("old")}", "{compute_digest("new")}"]\n'
+    )
     ring = KeyRing(path)
     assert ring.find("old") == ring.find("new") is not None
 

@@ -16,7 +16,7 @@ from imagemint.engine.sampling import Run, latents, latents_of
 from imagemint.engine.spec import Truncation, TruncationKind
 from imagemint.server.batching import Batcher, Job, Priority
 from imagemint.server.batching import batch as passes
-from imagemint.server.batching.drain_rate import Rate
+from imagemint.server.batching.drain_rate import DrainRate
 
 # Seconds that no test lives to see: whoever waited for it would run into the timeout.
 FOR_EVER_S = 1_000.0
@@ -353,7 +353,7 @@ async def test_retry_delay_is_that_of_the_drain(new_batcher, new_job, held, per_
 
 def test_rate_is_images_over_busy_time():
     """Batches side by side add up, idle time does not count, and the past fades."""
-    rate = Rate()
+    rate = DrainRate()
     assert rate.per_s == 0
     rate.add(50, 0, 10**9)
     assert rate.per_s == pytest.approx(50)

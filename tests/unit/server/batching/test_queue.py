@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imagemint.server.batching.job import Job, Priority, images_left
+from imagemint.server.batching.job import Job, Priority, count_images_left
 from imagemint.server.batching.queue import NORMAL_SHARE, STREAM_SHARE, Queue
 
 HIGH, NORMAL = Priority.HIGH, Priority.NORMAL
@@ -93,7 +93,8 @@ def test_every_cut_is_full_and_fair_to_both(high, normal, rooms):
     both_waited = due = 0
     for room in rooms:
         waiting = {
-            level: sum(images_left(j) for j in queue if j.priority is level) for level in Priority
+            level: sum(count_images_left(j) for j in queue if j.priority is level)
+            for level in Priority
         }
         batch = queue.cut(room)
         size = sum(waiting.values())
@@ -130,7 +131,7 @@ def test_no_job_gets_more_than_another_wants(counts, room):
     begun = [each for each in jobs if each.taken]
     for each in begun:
         for other in begun:
-            assert each.taken <= other.taken + 1 or not images_left(other)
+            assert each.taken <= other.taken + 1 or not count_images_left(other)
 
 
 def test_removed_job_leaves_no_trace():

@@ -9,16 +9,22 @@ import pytest
 
 from imagemint.engine.bundle import read_bundle
 from imagemint.engine.sampling import drawn_classes, latents, latents_of
-from imagemint.server.images.request import Cycle, Drawn, OneClass, Order, PerImage
+from imagemint.server.images.request import (
+    ClassCycle,
+    ClassPerImage,
+    ImageRequest,
+    OneClass,
+    RandomClasses,
+)
 from imagemint.server.repository import ServedVersion
 
 SEED = 2**64 - 3
 CONDITIONS = {
     "one": OneClass(7),
-    "per image": PerImage(np.arange(23, dtype=np.int32) % 10),
-    "cycle": Cycle(np.int32([4, 0, 9])),
-    "drawn": Drawn(10),
-    "weighted": Drawn(10, [0, 0, 1, 2, 3, 0, 0, 1, 0, 5]),
+    "per image": ClassPerImage(np.arange(23, dtype=np.int32) % 10),
+    "cycle": ClassCycle(np.int32([4, 0, 9])),
+    "drawn": RandomClasses(10),
+    "weighted": RandomClasses(10, [0, 0, 1, 2, 3, 0, 0, 1, 0, 5]),
 }
 
 
@@ -70,7 +76,7 @@ def test_chunk_costs_what_it_holds():
     many = np.zeros(1_000_000, np.int32)
     tracemalloc.start()
     try:
-        for condition in (Cycle(many), PerImage(many)):
+        for condition in (ClassCycle(many), ClassPerImage(many)):
             assert condition.classes(SEED, 2**64 - 1, 0, 1) == [0]
             assert condition.classes(SEED, 999_999, 0, 3) == [0] * 3
         assert tracemalloc.get_traced_memory()[1] < 100_000
@@ -87,7 +93,7 @@ def test_drawn_classes_are_those_of_the_reel():
 def order(served, name="tiny", **changes):
     """An order for 23 images of a model, changed as told."""
     fields = {"seed": SEED, "first_index": 40, "count": 23, "condition": None, "truncation": None}
-    return Order(served[name], **(fields | changes))
+    return ImageRequest(served[name], **(fields | changes))
 
 
 def test_job_draws_the_reel(served):

@@ -10,9 +10,9 @@ LIMITED = """
 import resource, sys
 soft, hard, wanted = (int(text) for text in sys.argv[1:])
 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-from imagemint.server.rpc.channel_options import connection_limit
+from imagemint.server.rpc.channel_options import compute_connection_limit
 from imagemint.server.settings import ServeSettings
-print(connection_limit(ServeSettings(max_connections=wanted or None)))
+print(compute_connection_limit(ServeSettings(max_connections=wanted or None)))
 print(*resource.getrlimit(resource.RLIMIT_NOFILE))
 """
 

@@ -5,11 +5,11 @@ import socket
 import pytest
 
 from imagemint.server.rpc.connections import (
-    address_of,
+    choose_surplus,
     close_connections,
     list_connections,
-    peer_of,
-    surplus,
+    parse_machine,
+    parse_peer,
 )
 
 
@@ -25,8 +25,8 @@ from imagemint.server.rpc.connections import (
 )
 def test_peer_is_read_from_the_name_of_grpc(name, peer, address):
     """IP address and port; what counts as one machine is an IPv4 address or a /64 network."""
-    assert peer_of(name) == peer
-    assert address_of(name) == address
+    assert parse_peer(name) == peer
+    assert parse_machine(name) == address
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
@@ -52,7 +52,7 @@ def test_largest_machine_loses_its_oldest_idle_connections():
     """Busy connections stay, and a machine with few keeps them while another has more."""
     many = [("10.0.0.1", port) for port in range(1, 9)]
     few = [("10.0.0.2", 1), ("10.0.0.2", 2)]
-    assert surplus([*few, *many], {many[0]}, 6) == set(many[1:5])
-    assert surplus([*few, *many], set(), 2) == {*many[:7], few[0]}
-    assert surplus([*few, *many], {*few, *many}, 2) == set()
-    assert surplus(many, set(), 8) == set()
+    assert choose_surplus([*few, *many], {many[0]}, 6) == set(many[1:5])
+    assert choose_surplus([*few, *many], set(), 2) == {*many[:7], few[0]}
+    assert choose_surplus([*few, *many], {*few, *many}, 2) == set()
+    assert choose_surplus(many, set(), 8) == set()

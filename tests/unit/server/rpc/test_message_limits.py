@@ -5,7 +5,12 @@ import pytest
 
 from imagemint.engine.errors import InvalidRequest
 from imagemint.open_inference import grpc_service_pb2
-from imagemint.server.rpc.message_limits import MOST_FIELDS, MOST_NUMBERS, check_contents, reader_of
+from imagemint.server.rpc.message_limits import (
+    MOST_FIELDS,
+    MOST_NUMBERS,
+    check_contents,
+    make_reader,
+)
 from imagemint.v1 import generation_service_pb2, image_pb2
 
 INFER = grpc_service_pb2.ModelInferRequest
@@ -45,7 +50,7 @@ BOMBS = {
 def test_bomb_is_refused_unparsed(name):
     """However the parts are wrapped, they are counted, and only up to the limit."""
     kind, content = BOMBS[name]
-    read = reader_of("/none/none", kind.FromString)
+    read = make_reader("/none/none", kind.FromString)
     assert isinstance(read(content), kind)  # a message all the same
     with pytest.raises(InvalidRequest, match="more than"):
         check_contents(content, kind.DESCRIPTOR)
@@ -53,10 +58,12 @@ def test_bomb_is_refused_unparsed(name):
 
 def test_reader_checks_before_it_parses():
     """Of every method whose schema is known; malformed bytes are the parser's to refuse."""
-    read = reader_of("/inference.GRPCInferenceService/ModelInfer", lambda _: pytest.fail("parsed"))
+    read = make_reader(
+        "/inference.GRPCInferenceService/ModelInfer", lambda _: pytest.fail("parsed")
+    )
     with pytest.raises(InvalidRequest, match=f"more than {MOST_FIELDS} fields"):
         read(BOMBS["inputs"][1])
-    read = reader_of("/inference.GRPCInferenceService/ModelInfer", INFER.FromString)
+    read = make_reader("/inference.GRPCInferenceService/ModelInfer", INFER.FromString)
     for content in (b"\xff" * 20, b"\xff" * 20_000, b"\x2a\x7f" + bytes(9_000)):
         with pytest.raises(InvalidRequest, match="no such message"):
             read(content)
@@ -77,5 +84,5 @@ def test_large_message_with_few_parts_is_read():
         ),
         ("inference.GRPCInferenceService/ModelInfer", infer),
     ):
-        read = reader_of(f"/{method}", type(message).FromString)
+        read = make_reader(f"/{method}", type(message).FromString)
         assert read(message.SerializeToString()) == message

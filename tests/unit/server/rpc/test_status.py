@@ -23,7 +23,13 @@ from imagemint.engine.errors import (
     Violation,
 )
 from imagemint.server.errors import NotAllowed, RateLimited, TooManyCalls, Unauthenticated
-from imagemint.server.rpc.status import CODES, DETAILS_KEY, PUSHBACK_KEY, REQUEST_ID_KEY, outcome_of
+from imagemint.server.rpc.status import (
+    CODES,
+    DETAILS_KEY,
+    PUSHBACK_KEY,
+    REQUEST_ID_KEY,
+    make_outcome,
+)
 
 # design.md section 6.
 EXPECTED = {
@@ -83,7 +89,7 @@ def test_table_is_total():
 @pytest.mark.parametrize("error", EXPECTED, ids=lambda error: type(error).__name__)
 def test_code_is_that_of_the_design(error):
     """The status code, said twice alike: in the call's status and in the details."""
-    outcome = outcome_of(error, "id-1")
+    outcome = make_outcome(error, "id-1")
     assert outcome.code is grpc.StatusCode[EXPECTED[error]]
     status, details = details_of(outcome)
     assert (status.code, status.message) == (outcome.code.value[0], outcome.message)
@@ -99,7 +105,7 @@ def test_code_is_that_of_the_design(error):
 )
 def test_internal_error_tells_nothing(error):
     """Nothing but the request id leaves the server; there is no retry advice either."""
-    outcome = outcome_of(error, "id-1")
+    outcome = make_outcome(error, "id-1")
     assert outcome.message == "the server failed; request id id-1"
     _, details = details_of(outcome)
     assert details == {
@@ -119,16 +125,16 @@ def test_reasons_are_stable():
 
 def test_not_found_tells_what_exists():
     """In the metadata of the ErrorInfo, besides the message."""
-    _, details = details_of(outcome_of(ModelNotFound("nobody", ["emoji", "mnist"]), "id"))
+    _, details = details_of(make_outcome(ModelNotFound("nobody", ["emoji", "mnist"]), "id"))
     assert details["ErrorInfo"].metadata["known"] == "emoji,mnist"
-    _, details = details_of(outcome_of(VersionNotFound("mnist", "9", [1, 2]), "id"))
+    _, details = details_of(make_outcome(VersionNotFound("mnist", "9", [1, 2]), "id"))
     assert details["ErrorInfo"].metadata["known"] == "1,2"
 
 
 def test_every_violation_is_told():
     """BadRequest lists them all, in order."""
     error = InvalidRequest([Violation("a.b", "too small"), Violation("c", "unknown")])
-    _, details = details_of(outcome_of(error, "id"))
+    _, details = details_of(make_outcome(error, "id"))
     told = [(each.field, each.description) for each in details["BadRequest"].field_violations]
     assert told == [("a.b", "too small"), ("c", "unknown")]
 
@@ -145,7 +151,7 @@ def test_every_violation_is_told():
 )
 def test_retry_delay_is_told_twice(error):
     """To our clients in the details, to gRPC's own retries as pushback."""
-    outcome = outcome_of(error, "id")
+    outcome = make_outcome(error, "id")
     _, details = details_of(outcome)
     delay_s = details["RetryInfo"].retry_delay.ToTimedelta().total_seconds()
     assert delay_s == error.retry_delay_s
@@ -163,7 +169,7 @@ def test_outcome_fits_into_metadata(letter):
         ModelNotReady("mnist", typed, 1.0),
         InvalidRequest([Violation(field, typed) for field in fields]),
     ):
-        outcome = outcome_of(error, "id")
+        outcome = make_outcome(error, "id")
         percent_encoded = sum(3 if byte > 126 else 1 for byte in outcome.message.encode())
         sizes = [len(key) + len(value) * 4 / 3 for key, value in outcome.trailing_metadata]
         assert percent_encoded + sum(sizes) < 8_000

@@ -1,4 +1,4 @@
-"""Admission: whoever is let in stays on the version that his request was resolved to."""
+"""A call keeps the version that its request was resolved to."""
 
 import asyncio
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from imagemint.server.access.caller import current_caller
 from imagemint.server.images.bytes_in_flight import Budget
 from imagemint.server.repository import ServedVersion
 from imagemint.server.rpc.call import Call, current_call
-from imagemint.server.rpc.submission import Admission, Gate
+from imagemint.server.rpc.submission import Gate, Submission
 
 
 @dataclass
@@ -32,57 +32,57 @@ def served(tmp_path, new_repository):
 
 
 @pytest.fixture
-def admission(repository, metrics):
+def submission(repository, metrics):
     """The way in."""
-    return Admission(repository, metrics, Gate())
+    return Submission(repository, metrics, Gate())
 
 
-def test_version_unloaded_in_between_is_resolved_again(admission, served):
+def test_version_unloaded_in_between_is_resolved_again(submission, served):
     """A request that met a version in its last moment is read once more, and is not lost."""
     old, new = served
     old.holds.retire()
     readings = iter([Request(old), Request(new)])
-    with admission.held(lambda: next(readings)) as call:
+    with submission.hold_version(lambda: next(readings)) as call:
         assert call.version is new
         assert not new.holds.wait(0)
     assert new.holds.wait(0)
 
 
-def test_version_is_released_whatever_happens(admission, served):
+def test_version_is_released_whatever_happens(submission, served):
     """A call that fails holds nothing."""
-    with pytest.raises(KeyError), admission.held(lambda: Request(served[0])):
+    with pytest.raises(KeyError), submission.hold_version(lambda: Request(served[0])):
         raise KeyError
     assert served[0].holds.wait(0)
 
 
-def test_queue_that_closed_under_a_call_says_whose_end_it_was(admission, served):
+def test_queue_that_closed_under_a_call_says_whose_end_it_was(submission, served):
     """That of the server, unless the version was unloaded and its grace has passed."""
-    with pytest.raises(Draining), admission.held(lambda: Request(served[0])):
+    with pytest.raises(Draining), submission.hold_version(lambda: Request(served[0])):
         raise Draining(1.0)
     served[0].holds.expire()
     with (
         pytest.raises(ModelNotReady, match="version 1 was unloaded"),
-        admission.held(lambda: Request(served[0])),
+        submission.hold_version(lambda: Request(served[0])),
     ):
         raise Draining(1.0)
 
 
-async def test_jobs_of_streams_are_marked(admission, served, new_job):
+async def test_jobs_of_streams_are_marked(submission, served, new_job):
     """From the first on, so that the queue gives streams their share."""
     version = served[0]
     jobs = [new_job(tag, 1, class_id=[0]) for tag in range(4)]
     for job in jobs:  # what this model takes
         job.latents = lambda start, stop: (Run(0, start, stop - start),)
     current_call.set(Call())
-    await admission.submit(version, jobs[0])
-    await admission.submit_paced(version, jobs[1], 1)
-    await admission.submit_when_room(version, jobs[2], 2)
-    assert admission.submit_ahead(version, jobs[3], 3)
+    await submission.submit(version, jobs[0])
+    await submission.submit_paced(version, jobs[1], 1)
+    await submission.submit_when_room(version, jobs[2], 2)
+    assert submission.submit_ahead(version, jobs[3], 3)
     assert [job.streamed for job in jobs] == [False, True, True, True]
     await asyncio.gather(*(job.done for job in jobs))
 
 
-async def test_chunk_ahead_that_met_the_end_costs_nothing(admission, served, new_job, monkeypatch):
+async def test_chunk_ahead_that_met_the_end_costs_nothing(submission, served, new_job, monkeypatch):
     """Its images are given back, as those of a chunk for which the queue has no room."""
     returned = []
     caller = current_caller.get()
@@ -93,6 +93,6 @@ async def test_chunk_ahead_that_met_the_end_costs_nothing(admission, served, new
     current_call.set(call)
     served[0].batcher.close()
     with pytest.raises(Draining):
-        admission.submit_ahead(served[0], new_job(0, 7), 0)
+        submission.submit_ahead(served[0], new_job(0, 7), 0)
     assert returned == [7]
     assert budget.held_bytes == 0

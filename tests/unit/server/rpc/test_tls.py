@@ -23,7 +23,7 @@ def pair(authority, write_certificate, tmp_path):
 def test_unchanged_files_are_not_read_again(pair):
     """A handshake costs a look at the files."""
     certificates = Certificates(*pair)
-    assert certificates.changed() is None
+    assert certificates.read_changes() is None
 
 
 def test_new_pair_is_taken_once(pair, authority, write_certificate, tmp_path):
@@ -31,8 +31,8 @@ def test_new_pair_is_taken_once(pair, authority, write_certificate, tmp_path):
     outcomes = []
     certificates = Certificates(*pair, on_reload=outcomes.append)
     write_certificate(authority, tmp_path)
-    assert certificates.changed() is not None
-    assert certificates.changed() is None
+    assert certificates.read_changes() is not None
+    assert certificates.read_changes() is None
     assert outcomes == [True]
 
 
@@ -100,15 +100,15 @@ def test_bad_change_keeps_the_pair(pair, authority, write_certificate, tmp_path,
     secret = pair[1].read_text().splitlines()[1]
     damage(*pair)
     with structlog.testing.capture_logs() as lines:
-        assert certificates.changed() is None
-        assert certificates.changed() is None
+        assert certificates.read_changes() is None
+        assert certificates.read_changes() is None
     assert outcomes == [False]
     assert [line["log_level"] for line in lines] == ["error"]
     assert secret not in str(lines)
     for path in pair:
         path.unlink(missing_ok=True)
     write_certificate(authority, tmp_path)
-    assert certificates.changed() is not None
+    assert certificates.read_changes() is not None
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_reason_names_the_dates(pair, damage, why):
     certificates = Certificates(*pair)
     damage(*pair)
     with structlog.testing.capture_logs() as lines:
-        assert certificates.changed() is None
+        assert certificates.read_changes() is None
     assert why in lines[0]["why"]
 
 
@@ -128,13 +128,13 @@ def test_certificate_is_taken_once_it_is_valid(pair, authority, write_certificat
     now = [0.0]
     certificates = Certificates(*pair, clock=lambda: now[0])
     not_yet_valid(*pair)
-    assert certificates.changed() is None
+    assert certificates.read_changes() is None
     with pytest.MonkeyPatch.context() as patch:  # in place of a day that passes
-        patch.setattr("imagemint.server.rpc.tls._shake_hands", lambda *_: None)
-        assert certificates.changed() is None
+        patch.setattr("imagemint.server.rpc.tls._run_handshake", lambda *_: None)
+        assert certificates.read_changes() is None
         now[0] += 10.0
-        assert certificates.changed() is not None
-        assert certificates.changed() is None
+        assert certificates.read_changes() is not None
+        assert certificates.read_changes() is None
 
 
 def test_change_behind_a_failed_read_is_taken(pair, authority, write_certificate, tmp_path):
@@ -143,9 +143,9 @@ def test_change_behind_a_failed_read_is_taken(pair, authority, write_certificate
     write_certificate(authority, tmp_path)
     away = pair[1].with_suffix(".away")
     pair[1].rename(away)
-    assert certificates.changed() is None
+    assert certificates.read_changes() is None
     away.rename(pair[1])
-    assert certificates.changed() is not None
+    assert certificates.read_changes() is not None
 
 
 @pytest.mark.parametrize("swapped", ["..data", "server.pem"])
@@ -166,7 +166,7 @@ def test_swapped_link_is_a_change(authority, write_certificate, tmp_path, swappe
     else:
         for path in pair:
             _replace(path, f"..two/{path.name}")
-    assert certificates.changed() is not None
+    assert certificates.read_changes() is not None
 
 
 def _replace(link, target):

@@ -5,7 +5,11 @@ from imagemint.open_inference import model_config_pb2 as configuration
 from imagemint.server.batching import Priority
 from imagemint.server.repository import Model, ServedVersion
 from imagemint.server.rpc.open_inference.requests import PRIORITIES
-from imagemint.server.rpc.open_inference.tensors import TensorForm, graph_inputs, graph_outputs
+from imagemint.server.rpc.open_inference.tensors import (
+    TensorForm,
+    list_graph_inputs,
+    list_graph_outputs,
+)
 from imagemint.server.telemetry.statistics import Sums, Tally
 
 # As a stock Triton calls a model.onnx in its repository.
@@ -15,24 +19,24 @@ _FILE = "model.onnx"
 _ANY_NUMBER = -1
 
 
-def metadata_of(model: Model, version: ServedVersion) -> messages.ModelMetadataResponse:
+def describe_tensors(model: Model, version: ServedVersion) -> messages.ModelMetadataResponse:
     """Returns the graph's own tensors, so that whoever sends all of them is answered."""
     return messages.ModelMetadataResponse(
         name=model.name,
         versions=[str(each.number) for each in model.versions.values() if each.served],
         platform=_PLATFORM,
-        inputs=[_metadata(form) for form in graph_inputs(version.spec)],
-        outputs=[_metadata(form) for form in graph_outputs(version.spec)],
+        inputs=[_describe_tensor(form) for form in list_graph_inputs(version.spec)],
+        outputs=[_describe_tensor(form) for form in list_graph_outputs(version.spec)],
     )
 
 
-def _metadata(form: TensorForm) -> messages.ModelMetadataResponse.TensorMetadata:
+def _describe_tensor(form: TensorForm) -> messages.ModelMetadataResponse.TensorMetadata:
     return messages.ModelMetadataResponse.TensorMetadata(
         name=form.name, datatype=form.datatype, shape=(_ANY_NUMBER, *form.row)
     )
 
 
-def config_of(version: ServedVersion) -> configuration.ModelConfig:
+def describe_configuration(version: ServedVersion) -> configuration.ModelConfig:
     """Returns what a client may ask of a version."""
     batcher, spec = version.batcher, version.spec
     on_cpu = version.backend.provider == "CPUExecutionProvider"
@@ -45,13 +49,16 @@ def config_of(version: ServedVersion) -> configuration.ModelConfig:
         max_batch_size=version.max_images,
         input=[
             configuration.ModelInput(
-                name=form.name, data_type=_data_type(form), dims=form.row, optional=form.optional
+                name=form.name,
+                data_type=_get_data_type(form),
+                dims=form.row,
+                optional=form.optional,
             )
-            for form in graph_inputs(spec)
+            for form in list_graph_inputs(spec)
         ],
         output=[
-            configuration.ModelOutput(name=form.name, data_type=_data_type(form), dims=form.row)
-            for form in graph_outputs(spec)
+            configuration.ModelOutput(name=form.name, data_type=_get_data_type(form), dims=form.row)
+            for form in list_graph_outputs(spec)
         ],
         instance_group=[
             group(kind=group.KIND_CPU if on_cpu else group.KIND_GPU, count=batcher.instances)
@@ -65,11 +72,13 @@ def config_of(version: ServedVersion) -> configuration.ModelConfig:
     )
 
 
-def _data_type(form: TensorForm) -> "configuration.DataType.ValueType":  # known to the stubs alone
+def _get_data_type(
+    form: TensorForm,
+) -> "configuration.DataType.ValueType":  # known to the stubs alone
     return configuration.DataType.Value(f"TYPE_{form.datatype}")
 
 
-def statistics_of(version: ServedVersion, sums: Sums) -> messages.ModelStatistics:
+def describe_statistics(version: ServedVersion, sums: Sums) -> messages.ModelStatistics:
     """Returns what a version has done, whichever service asked for it."""
     return messages.ModelStatistics(
         name=version.spec.name,
@@ -78,24 +87,24 @@ def statistics_of(version: ServedVersion, sums: Sums) -> messages.ModelStatistic
         inference_count=sums.images,
         execution_count=sums.executions,
         inference_stats=messages.InferStatistics(
-            success=_duration(sums.success),
-            fail=_duration(sums.fail),
-            queue=_duration(sums.queue),
-            compute_input=_duration(sums.input),
-            compute_infer=_duration(sums.inference),
-            compute_output=_duration(sums.output),
+            success=_make_duration(sums.success),
+            fail=_make_duration(sums.fail),
+            queue=_make_duration(sums.queue),
+            compute_input=_make_duration(sums.input),
+            compute_infer=_make_duration(sums.inference),
+            compute_output=_make_duration(sums.output),
         ),
         batch_stats=[
             messages.InferBatchStatistics(
                 batch_size=size,
-                compute_input=_duration(passes.input),
-                compute_infer=_duration(passes.inference),
-                compute_output=_duration(passes.output),
+                compute_input=_make_duration(passes.input),
+                compute_infer=_make_duration(passes.inference),
+                compute_output=_make_duration(passes.output),
             )
             for size, passes in sorted(sums.passes.items())
         ],
     )
 
 
-def _duration(tally: Tally) -> messages.StatisticDuration:
+def _make_duration(tally: Tally) -> messages.StatisticDuration:
     return messages.StatisticDuration(count=tally.count, ns=tally.ns)

@@ -18,9 +18,9 @@ from imagemint.engine.sampling import drawn_classes_at
 from imagemint.engine.spec import ModelSpec, Truncation, TruncationKind
 from imagemint.open_inference import grpc_service_pb2 as messages
 from imagemint.server.batching import Priority
-from imagemint.server.images.row_request import Reels, Rows
+from imagemint.server.images.row_request import RowRequest, SeedIndexPairs
 from imagemint.server.repository import ModelRepository, ServedVersion
-from imagemint.server.rpc.open_inference.tensors import Array, known_inputs, read_inputs
+from imagemint.server.rpc.open_inference.tensors import Array, list_known_inputs, read_inputs
 
 # A request may hold many inputs, each wrong; the details of a status have 8 KB in all.
 _MOST_FAULTS = 12
@@ -48,7 +48,7 @@ class InferCall:
         priority: who goes first; from `priority`.
     """
 
-    rows: Rows
+    rows: RowRequest
     outputs: tuple[str, ...]
     deadline: float
     priority: Priority
@@ -67,31 +67,31 @@ def read_infer(request: messages.ModelInferRequest, repository: ModelRepository)
         ModelNotFound, VersionNotFound, ModelNotReady: as `ModelRepository.resolve`.
         ClassUnsupported: a class asked of an unconditional model.
     """
-    faults = list(_size_faults(request))
+    faults = list(_check_sizes(request))
     if faults:
         raise InvalidRequest(faults)
-    priority = _priority(request, faults)
-    timeout_us = _parameter(request, "timeout", faults)
+    priority = _read_priority(request, faults)
+    timeout_us = _read_parameter(request, "timeout", faults)
     if not request.model_name:
         faults.append(Violation("model_name", "required"))
-        _raise(faults)
+        _raise_violations(faults)
     version = repository.resolve(request.model_name, request.model_version)
     spec = version.spec
     names = {tensor.name for tensor in request.inputs}
     skipped = () if spec.conditional else ("class_id",)
-    arrays = read_inputs(request, known_inputs(spec), version.max_images, faults, skipped)
-    faults.extend(_source_faults(names, spec))
-    faults.extend(_value_faults(arrays, spec))
-    faults.extend(_output_faults(request, spec, by_seed="z" not in names))
+    arrays = read_inputs(request, list_known_inputs(spec), version.max_images, faults, skipped)
+    faults.extend(_check_source(names, spec))
+    faults.extend(_check_values(arrays, spec))
+    faults.extend(_check_outputs(request, spec, by_seed="z" not in names))
     if faults:
-        _raise(faults)
+        _raise_violations(faults)
     if "class_id" in names and not spec.conditional:  # counts only once the fields are right
         raise ClassUnsupported(spec.name)
-    rows = Rows(
+    rows = RowRequest(
         version=version,
         count=len(next(iter(arrays.values()))),
-        source=_source(arrays),
-        class_id=_classes(arrays, spec),
+        source=_read_source(arrays),
+        class_id=_read_classes(arrays, spec),
         truncation=arrays["truncation"][:, 0] if "truncation" in arrays else None,
     )
     outputs = tuple(output.name for output in request.outputs) or ("image",)
@@ -99,7 +99,7 @@ def read_infer(request: messages.ModelInferRequest, repository: ModelRepository)
     return InferCall(rows, outputs, deadline, priority)
 
 
-def _size_faults(request: messages.ModelInferRequest) -> Iterator[Violation]:
+def _check_sizes(request: messages.ModelInferRequest) -> Iterator[Violation]:
     """What is too much to be looked at one by one."""
     for name in ("inputs", "outputs", "parameters", "raw_input_contents"):
         count = len(getattr(request, name))
@@ -110,8 +110,8 @@ def _size_faults(request: messages.ModelInferRequest) -> Iterator[Violation]:
         yield Violation("id", f"{given}; at most {MOST_ID_CHARACTERS}")
 
 
-def _priority(request: messages.ModelInferRequest, faults: list[Violation]) -> Priority:
-    level = _parameter(request, "priority", faults)
+def _read_priority(request: messages.ModelInferRequest, faults: list[Violation]) -> Priority:
+    level = _read_parameter(request, "priority", faults)
     if level > len(PRIORITIES):
         most = len(PRIORITIES)
         faults.append(
@@ -121,14 +121,14 @@ def _priority(request: messages.ModelInferRequest, faults: list[Violation]) -> P
     return PRIORITIES[level - 1] if level else Priority.NORMAL
 
 
-def _raise(faults: list[Violation]) -> None:
+def _raise_violations(faults: list[Violation]) -> None:
     left = len(faults) - _MOST_FAULTS
     if left > 0:
         faults = [*faults[:_MOST_FAULTS], Violation("request", f"{left} more violations")]
     raise InvalidRequest(faults)
 
 
-def _parameter(request: messages.ModelInferRequest, name: str, faults: list[Violation]) -> int:
+def _read_parameter(request: messages.ModelInferRequest, name: str, faults: list[Violation]) -> int:
     """Returns an integer of 0 or more; 0 if it is not given, as by Triton's clients."""
     if name not in request.parameters:
         return 0
@@ -144,7 +144,7 @@ def _parameter(request: messages.ModelInferRequest, name: str, faults: list[Viol
     return value
 
 
-def _source_faults(names: set[str], spec: ModelSpec) -> Iterator[Violation]:
+def _check_source(names: set[str], spec: ModelSpec) -> Iterator[Violation]:
     reel = names & {"seed", "index"}
     if "z" not in names:
         if not reel:
@@ -164,7 +164,7 @@ def _takes_psi(spec: ModelSpec) -> bool:
     return spec.truncation is not None and spec.truncation.kind is TruncationKind.PSI
 
 
-def _value_faults(arrays: dict[str, Array], spec: ModelSpec) -> Iterator[Violation]:
+def _check_values(arrays: dict[str, Array], spec: ModelSpec) -> Iterator[Violation]:
     if "z" in arrays and not np.isfinite(arrays["z"]).all():
         yield Violation("inputs.z", "an element is not finite")
     if "class_id" in arrays:
@@ -175,10 +175,10 @@ def _value_faults(arrays: dict[str, Array], spec: ModelSpec) -> Iterator[Violati
             last = spec.num_classes - 1
             yield Violation("inputs.class_id", f"{some} out of range; classes are 0 to {last}")
     if "truncation" in arrays and spec.truncation is not None:
-        yield from _truncation_faults(arrays["truncation"], spec.truncation)
+        yield from _check_truncation(arrays["truncation"], spec.truncation)
 
 
-def _truncation_faults(values: Array, accepted: Truncation) -> Iterator[Violation]:
+def _check_truncation(values: Array, accepted: Truncation) -> Iterator[Violation]:
     # In the precision of the input: 0.7 as FP32 is below 0.7.
     least, most = np.array([accepted.minimum, accepted.maximum], values.dtype)
     wrong = values[~((values >= least) & (values <= most))]  # NaN is neither
@@ -186,7 +186,7 @@ def _truncation_faults(values: Array, accepted: Truncation) -> Iterator[Violatio
         yield Violation("inputs.truncation", f"{wrong[0]} is not {least} to {most}")
 
 
-def _output_faults(
+def _check_outputs(
     request: messages.ModelInferRequest, spec: ModelSpec, *, by_seed: bool
 ) -> Iterator[Violation]:
     known = [name for name in _OUTPUTS if name != "class_id" or spec.conditional]
@@ -206,13 +206,13 @@ def _output_faults(
                 yield Violation(f"{where}.parameters", why)
 
 
-def _source(arrays: dict[str, Array]) -> Reels | npt.NDArray[np.float32]:
+def _read_source(arrays: dict[str, Array]) -> SeedIndexPairs | npt.NDArray[np.float32]:
     if "z" in arrays:
         return arrays["z"]
-    return Reels(arrays["seed"][:, 0], arrays["index"][:, 0])
+    return SeedIndexPairs(arrays["seed"][:, 0], arrays["index"][:, 0])
 
 
-def _classes(arrays: dict[str, Array], spec: ModelSpec) -> npt.NDArray[np.int64] | None:
+def _read_classes(arrays: dict[str, Array], spec: ModelSpec) -> npt.NDArray[np.int64] | None:
     if not spec.conditional:
         return None
     if "class_id" in arrays:

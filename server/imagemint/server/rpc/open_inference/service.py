@@ -17,12 +17,16 @@ from imagemint.server.processes.workers import Peers
 from imagemint.server.repository import Model, ModelRepository, ServedVersion, State
 from imagemint.server.repository.model_control import ModelControl
 from imagemint.server.rpc.call import current_call
-from imagemint.server.rpc.open_inference.descriptions import config_of, metadata_of, statistics_of
+from imagemint.server.rpc.open_inference.descriptions import (
+    describe_configuration,
+    describe_statistics,
+    describe_tensors,
+)
 from imagemint.server.rpc.open_inference.requests import MOST_ID_CHARACTERS, InferCall, read_infer
 from imagemint.server.rpc.open_inference.stream import InferStream
 from imagemint.server.rpc.open_inference.tensors import add_output, add_texts
-from imagemint.server.rpc.status import outcome_of
-from imagemint.server.rpc.submission import Admission, Gate, deadline_of, finished
+from imagemint.server.rpc.status import make_outcome
+from imagemint.server.rpc.submission import Gate, Submission, get_deadline, wait_or_drop
 from imagemint.server.telemetry.metrics import Metrics
 from imagemint.server.telemetry.statistics import Sums, added
 
@@ -67,10 +71,10 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         """Whether models are ready and no drain has begun; set by the server."""
         self._repository = repository
         self._control = control
-        self._admission = Admission(repository, metrics, gate)
+        self._submission = Submission(repository, metrics, gate)
         self._gate = gate
         self._peers = peers
-        peers.on("statistics", self._own_sums)
+        peers.on("statistics", self._collect_sums)
         self._streams: set[InferStream] = set()
         self._dismissed = False
 
@@ -123,16 +127,16 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
     ) -> messages.ModelMetadataResponse:
         """Tells the tensors of a model's graph."""
         del context
-        model, version = self._resolved(request.name, request.version)
-        return metadata_of(model, version)
+        model, version = self._resolve(request.name, request.version)
+        return describe_tensors(model, version)
 
     async def ModelConfig(  # noqa: N802 - named by the schema
         self, request: messages.ModelConfigRequest, context: Context
     ) -> messages.ModelConfigResponse:
         """Tells what a client may ask of a model."""
         del context
-        _, version = self._resolved(request.name, request.version)
-        return messages.ModelConfigResponse(config=config_of(version))
+        _, version = self._resolve(request.name, request.version)
+        return messages.ModelConfigResponse(config=describe_configuration(version))
 
     async def ModelStatistics(  # noqa: N802 - named by the schema
         self, request: messages.ModelStatisticsRequest, context: Context
@@ -143,28 +147,29 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         """
         del context
         if request.name or request.version:
-            model, version = self._resolved(request.name, request.version)
-            versions = [version] if request.version else _served(model)
+            model, version = self._resolve(request.name, request.version)
+            versions = [version] if request.version else _list_served(model)
         else:
-            models = self._visible()
-            versions = [version for model in models for version in _served(model)]
+            models = self._list_visible()
+            versions = [version for model in models for version in _list_served(model)]
         answers = await self._peers.ask("statistics", timeout_s=_STATISTICS_S)
         found = [answer.value for answer in answers if not answer.error]
         return messages.ModelStatisticsResponse(
             model_stats=[
-                statistics_of(
-                    version, added(sums[key] for sums in found if (key := _key(version)) in sums)
+                describe_statistics(
+                    version,
+                    added(sums[key] for sums in found if (key := _get_key(version)) in sums),
                 )
                 for version in versions
             ]
         )
 
-    async def _own_sums(self, _: object) -> dict[tuple[str, int], Sums]:
+    async def _collect_sums(self, _: object) -> dict[tuple[str, int], Sums]:
         models = self._repository.models.values()
-        versions = [version for model in models for version in _served(model)]
-        return {_key(version): version.batcher.statistics.sums() for version in versions}
+        versions = [version for model in models for version in _list_served(model)]
+        return {_get_key(version): version.batcher.statistics.sums() for version in versions}
 
-    def _resolved(
+    def _resolve(
         self, name: str, version: str, *, field: str = "name"
     ) -> tuple[Model, ServedVersion]:
         _require(field, name)
@@ -173,7 +178,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         current_call.get().model = model.name
         return model, self._repository.resolve(name, version)
 
-    def _visible(self) -> list[Model]:
+    def _list_visible(self) -> list[Model]:
         """The models that the caller may use."""
         may_use = current_caller.get().may_use
         return [model for name, model in self._repository.models.items() if may_use(name)]
@@ -195,7 +200,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
             Draining: the server is leaving; what it took is answered.
         """
         del request_iterator
-        stream = InferStream(context, self._streamed, self._gate)
+        stream = InferStream(context, self._answer_in_stream, self._gate)
         if self._dismissed:
             stream.dismiss()
         self._streams.add(stream)
@@ -210,7 +215,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         for stream in self._streams:
             stream.dismiss()
 
-    async def _streamed(
+    async def _answer_in_stream(
         self, request: messages.ModelInferRequest, context: Context, *, patient: bool
     ) -> messages.ModelStreamInferResponse:
         """Answers one request of a stream, its failure included."""
@@ -218,9 +223,9 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         try:
             answer.infer_response.CopyFrom(await self._infer(request, context, patient=patient))
         except Exception as error:  # noqa: BLE001 - becomes the text of the answer
-            self._admission.count_refusal(error)
-            error = current_caller.get().as_seen(error)
-            outcome = outcome_of(error, current_call.get().request_id)
+            self._submission.count_refusal(error)
+            error = current_caller.get().filter_error(error)
+            outcome = make_outcome(error, current_call.get().request_id)
             if outcome.code is grpc.StatusCode.INTERNAL:
                 _log.exception("call failed", request_id=current_call.get().request_id)
             answer.error_message = outcome.message
@@ -240,23 +245,23 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         streamed: bool = True,
     ) -> messages.ModelInferResponse:
         """Answers one request; a patient one waits for room in the queue and in its rate."""
-        self._admission.name_model(request.model_name)
-        with self._admission.held(lambda: read_infer(request, self._repository)) as call:
-            job = await self._computed(call, context, patient=patient, streamed=streamed)
-            return _answer(request, call, job)
+        self._submission.name_model(request.model_name)
+        with self._submission.hold_version(lambda: read_infer(request, self._repository)) as call:
+            job = await self._compute(call, context, patient=patient, streamed=streamed)
+            return _build_answer(request, call, job)
 
-    async def _computed(
+    async def _compute(
         self, call: InferCall, context: Context, *, patient: bool, streamed: bool
     ) -> Job:
         version = call.version
-        job = call.rows.job(min(call.deadline, deadline_of(context)), call.priority)
+        job = call.rows.job(min(call.deadline, get_deadline(context)), call.priority)
         if patient:
-            await self._admission.submit_when_room(version, job, asyncio.current_task())
+            await self._submission.submit_when_room(version, job, asyncio.current_task())
         elif streamed:
-            await self._admission.submit_paced(version, job, asyncio.current_task())
+            await self._submission.submit_paced(version, job, asyncio.current_task())
         else:
-            await self._admission.submit(version, job)
-        await finished(version.batcher, job)
+            await self._submission.submit(version, job)
+        await wait_or_drop(version.batcher, job)
         current_call.get().images += job.count
         return job
 
@@ -269,7 +274,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         del context
         _refuse_repository(request.repository_name)
         index = messages.RepositoryIndexResponse()
-        for model in self._visible():
+        for model in self._list_visible():
             for version in model.versions.values():
                 if version.served or not request.ready:
                     index.models.add(
@@ -331,7 +336,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         _refuse_repository(request.repository_name)
         _require("model_name", request.model_name)
         current_caller.get().check_model_control()
-        self._admission.name_model(request.model_name)
+        self._submission.name_model(request.model_name)
         self._control.require()
 
 
@@ -345,15 +350,15 @@ def _refuse_repository(name: str) -> None:
         raise InvalidRequest([Violation("repository_name", "leave it empty: there is one")])
 
 
-def _served(model: Model) -> list[ServedVersion]:
+def _list_served(model: Model) -> list[ServedVersion]:
     return [version.served for version in model.versions.values() if version.served]
 
 
-def _key(version: ServedVersion) -> tuple[str, int]:
+def _get_key(version: ServedVersion) -> tuple[str, int]:
     return version.spec.name, version.version
 
 
-def _answer(
+def _build_answer(
     request: messages.ModelInferRequest, call: InferCall, job: Job
 ) -> messages.ModelInferResponse:
     rows, version = call.rows, call.rows.version

@@ -23,7 +23,7 @@ _SILENCE_S = 0.5
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class Answering(Protocol):
+class Answerer(Protocol):
     """Answers one request, its failure included."""
 
     def __call__(
@@ -48,9 +48,9 @@ class InferStream:
         gate: tells when the grace period of a drain is nearly over.
     """
 
-    def __init__(self, context: Context, answering: Answering, gate: Gate) -> None:
+    def __init__(self, context: Context, answering: Answerer, gate: Gate) -> None:
         self._context = context
-        self._answering = answering
+        self._answer = answering
         self._gate = gate
         self._sizes: dict[asyncio.Task[messages.ModelStreamInferResponse], int] = {}
         self._sent = asyncio.Event()
@@ -90,18 +90,18 @@ class InferStream:
         """Goes on for as long as requests come, until the gate says that it is time."""
         self._dismissed = True
         if self._reading is not None:
-            self._limit(self._reading)
+            self._limit_silence(self._reading)
 
     async def _read(self) -> None:
         while not self._gate.expiring:
             await self._wait_for_room(0)
-            request = await self._next()
+            request = await self._read_next()
             if request is None:
                 return
             size = request.ByteSize()
             await self._wait_for_room(size)
             answer = asyncio.create_task(
-                self._answering(request, self._context, patient=bool(self._under_way))
+                self._answer(request, self._context, patient=bool(self._under_way))
             )
             self._sizes[answer] = size
             self._under_way.add(answer)
@@ -117,12 +117,12 @@ class InferStream:
             self._sent.clear()
             await self._sent.wait()
 
-    async def _next(self) -> messages.ModelInferRequest | None:
+    async def _read_next(self) -> messages.ModelInferRequest | None:
         """The next request; None at the end of the stream, or of its silence while draining."""
         try:
             async with asyncio.timeout(None) as self._reading:
                 if self._dismissed:
-                    self._limit(self._reading)
+                    self._limit_silence(self._reading)
                 request: Any = await self._context.read()
         except TimeoutError:
             self._left = True
@@ -131,5 +131,5 @@ class InferStream:
             self._reading = None
         return None if request is grpc.aio.EOF else request
 
-    def _limit(self, reading: asyncio.Timeout) -> None:
+    def _limit_silence(self, reading: asyncio.Timeout) -> None:
         reading.reschedule(asyncio.get_running_loop().time() + _SILENCE_S)

@@ -48,7 +48,7 @@ class TensorForm:
     optional: bool = False
 
 
-def graph_inputs(spec: ModelSpec) -> list[TensorForm]:
+def list_graph_inputs(spec: ModelSpec) -> list[TensorForm]:
     """Returns the inputs of a model's graph, in its order."""
     forms = [TensorForm("z", "FP32", (spec.z_dim,))]
     if spec.conditional:
@@ -58,14 +58,14 @@ def graph_inputs(spec: ModelSpec) -> list[TensorForm]:
     return forms
 
 
-def graph_outputs(spec: ModelSpec) -> list[TensorForm]:
+def list_graph_outputs(spec: ModelSpec) -> list[TensorForm]:
     """Returns the output of a model's graph."""
     return [TensorForm("image", "UINT8", (spec.height, spec.width, spec.channels))]
 
 
-def known_inputs(spec: ModelSpec) -> dict[str, TensorForm]:
+def list_known_inputs(spec: ModelSpec) -> dict[str, TensorForm]:
     """Returns by name what a request may send: the graph's inputs, and what stands for `z`."""
-    forms = [*graph_inputs(spec), TensorForm("seed", "UINT64", (1,))]
+    forms = [*list_graph_inputs(spec), TensorForm("seed", "UINT64", (1,))]
     forms.append(TensorForm("index", "UINT64", (1,)))
     if spec.truncation is not None and spec.truncation.kind is TruncationKind.THRESHOLD:
         # FP64, as it decides the latents: 0.7 as FP32 is another threshold than the serial's.
@@ -101,14 +101,14 @@ def read_inputs(
             continue
         where = f"inputs[{number}]"
         before = len(faults)
-        faults.extend(_form_faults(where, tensor, forms, seen, most_rows))
+        faults.extend(_check_form(where, tensor, forms, seen, most_rows))
         seen.add(tensor.name)
         if len(faults) == before and not (raw and len(raw) != len(request.inputs)):
             form = forms[tensor.name]
             content = raw[number] if raw else None
-            faults.extend(_content_faults(where, number, tensor, form, content))
+            faults.extend(_check_content(where, number, tensor, form, content))
             if len(faults) == before:
-                arrays[form.name] = _array(tensor, form, content)
+                arrays[form.name] = _make_array(tensor, form, content)
     counts = {len(array) for array in arrays.values()}
     if len(counts) > 1:
         listed = ", ".join(f"{name} {len(array)}" for name, array in arrays.items())
@@ -116,7 +116,7 @@ def read_inputs(
     return arrays
 
 
-def _form_faults(
+def _check_form(
     where: str,
     tensor: messages.ModelInferRequest.InferInputTensor,
     forms: Mapping[str, TensorForm],
@@ -140,13 +140,13 @@ def _form_faults(
         row = ", ".join(map(str, form.row))
         yield Violation(
             f"{where}.shape",
-            f"{form.name} is [N, {row}], N 1 to {most_rows}, not {_shape_text(shape)}",
+            f"{form.name} is [N, {row}], N 1 to {most_rows}, not {_format_shape(shape)}",
         )
     if "shared_memory_region" in tensor.parameters:
         yield Violation(f"{where}.parameters", "shared memory is not offered")
 
 
-def _content_faults(
+def _check_content(
     where: str,
     number: int,
     tensor: messages.ModelInferRequest.InferInputTensor,
@@ -172,7 +172,7 @@ def _content_faults(
         )
 
 
-def _array(
+def _make_array(
     tensor: messages.ModelInferRequest.InferInputTensor, form: TensorForm, raw: bytes | None
 ) -> Array:
     dtype, field = _ELEMENTS[form.datatype]
@@ -199,6 +199,6 @@ def add_texts(answer: messages.ModelInferResponse, name: str, texts: Sequence[st
     )
 
 
-def _shape_text(shape: tuple[int, ...]) -> str:
+def _format_shape(shape: tuple[int, ...]) -> str:
     listed = ", ".join(map(str, shape[: _LONGEST_SHAPE - 1]))
     return f"[{listed}, …]" if len(shape) == _LONGEST_SHAPE else f"[{listed}]"

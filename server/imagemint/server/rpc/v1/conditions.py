@@ -12,7 +12,13 @@ import numpy.typing as npt
 
 from imagemint.engine.errors import quoted
 from imagemint.engine.spec import ModelSpec
-from imagemint.server.images.request import Condition, Cycle, Drawn, OneClass, PerImage
+from imagemint.server.images.request import (
+    ClassCycle,
+    ClassPerImage,
+    Condition,
+    OneClass,
+    RandomClasses,
+)
 from imagemint.server.rpc.v1.violations import Checks
 from imagemint.v1 import image_pb2
 
@@ -40,47 +46,49 @@ def read_condition(  # noqa: PLR0911 - one return for each kind of condition
         checks.fail("images.condition", "with explicit latents the classes must be given")
     match kind:
         case "class_id":
-            return _one_class(images.class_id, spec, checks)
+            return _read_class_id(images.class_id, spec, checks)
         case "class_label":
-            return OneClass(_class_of(images.class_label, spec, checks))
+            return OneClass(_read_class_label(images.class_label, spec, checks))
         case "class_per_image":
-            return _per_image(images.class_per_image.class_ids, images.count, spec, checks)
+            return _read_class_per_image(
+                images.class_per_image.class_ids, images.count, spec, checks
+            )
         case "class_cycle":
-            return _cycle(images.class_cycle.class_ids, spec, checks)
+            return _read_class_cycle(images.class_cycle.class_ids, spec, checks)
         case "class_weights":
-            return _weighted(images.class_weights.weights, spec, checks)
+            return _read_class_weights(images.class_weights.weights, spec, checks)
         case _:
-            return Drawn(spec.num_classes)
+            return RandomClasses(spec.num_classes)
 
 
-def _one_class(class_id: int, spec: ModelSpec, checks: Checks) -> OneClass:
+def _read_class_id(class_id: int, spec: ModelSpec, checks: Checks) -> OneClass:
     if not 0 <= class_id < spec.num_classes:
         _refuse_classes("images.class_id", [class_id], spec, checks)
     return OneClass(class_id)
 
 
-def _per_image(
+def _read_class_per_image(
     given: Sequence[int], count: int, spec: ModelSpec, checks: Checks
-) -> PerImage | None:
+) -> ClassPerImage | None:
     name = "images.class_per_image.class_ids"
     if len(given) != count:
         checks.fail(name, f"{len(given)} classes for {count} images")
         return None
-    return PerImage(_classes(name, given, spec, checks))
+    return ClassPerImage(_check_classes(name, given, spec, checks))
 
 
-def _cycle(given: Sequence[int], spec: ModelSpec, checks: Checks) -> Cycle | None:
+def _read_class_cycle(given: Sequence[int], spec: ModelSpec, checks: Checks) -> ClassCycle | None:
     if not given:
-        return Cycle(np.arange(spec.num_classes, dtype=np.int32))
+        return ClassCycle(np.arange(spec.num_classes, dtype=np.int32))
     name = "images.class_cycle.class_ids"
     most = min(max(spec.num_classes**2, _SHORTEST_CYCLE_LIMIT), _LONGEST_CYCLE_LIMIT)
     if len(given) > most:
         checks.fail(name, f"{len(given)} classes; a cycle of this model has at most {most}")
         return None
-    return Cycle(_classes(name, given, spec, checks))
+    return ClassCycle(_check_classes(name, given, spec, checks))
 
 
-def _classes(
+def _check_classes(
     name: str, given: Sequence[int], spec: ModelSpec, checks: Checks
 ) -> npt.NDArray[np.int32]:
     """Classes int32 [n], checked. Their number is the caller's to check, before this."""
@@ -96,7 +104,7 @@ def _refuse_classes(name: str, wrong: Sequence[int], spec: ModelSpec, checks: Ch
     checks.fail(name, f"{some} out of range; classes are 0 to {spec.num_classes - 1}")
 
 
-def _class_of(label: str, spec: ModelSpec, checks: Checks) -> int:
+def _read_class_label(label: str, spec: ModelSpec, checks: Checks) -> int:
     if label in spec.class_labels:
         return spec.class_labels.index(label)
     known = ", ".join(spec.class_labels[:50])
@@ -104,7 +112,9 @@ def _class_of(label: str, spec: ModelSpec, checks: Checks) -> int:
     return 0
 
 
-def _weighted(given: Sequence[float], spec: ModelSpec, checks: Checks) -> Drawn | None:
+def _read_class_weights(
+    given: Sequence[float], spec: ModelSpec, checks: Checks
+) -> RandomClasses | None:
     name = "images.class_weights.weights"
     if len(given) != spec.num_classes:
         checks.fail(name, f"{len(given)} weights; the model has {spec.num_classes} classes")
@@ -114,4 +124,4 @@ def _weighted(given: Sequence[float], spec: ModelSpec, checks: Checks) -> Drawn 
         checks.fail(name, "a weight is negative or not finite")
     elif not any(weights):
         checks.fail(name, "no weight is above 0")
-    return Drawn(spec.num_classes, weights)
+    return RandomClasses(spec.num_classes, weights)

@@ -13,13 +13,19 @@ import numpy.typing as npt
 
 from imagemint.server.access.caller import current_caller
 from imagemint.server.batching import Job
-from imagemint.server.images.contact_sheet import sheet
+from imagemint.server.images.contact_sheet import tile_images
 from imagemint.server.images.encoding import PictureFormat, encode
-from imagemint.server.images.request import Order
+from imagemint.server.images.request import ImageRequest
 from imagemint.server.repository import ModelRepository, ServedVersion
 from imagemint.server.rpc.call import current_call
 from imagemint.server.rpc.lookahead import UNPROVEN_BYTES, Lookahead
-from imagemint.server.rpc.submission import Admission, Gate, deadline_of, done, finished
+from imagemint.server.rpc.submission import (
+    Gate,
+    Submission,
+    get_deadline,
+    wait_for_job,
+    wait_or_drop,
+)
 from imagemint.server.rpc.v1.requests import (
     Output,
     StreamCall,
@@ -61,7 +67,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         gate: Gate,
         encoders: ThreadPoolExecutor,
     ) -> None:
-        self._admission = Admission(repository, metrics, gate)
+        self._submission = Submission(repository, metrics, gate)
         self._repository = repository
         self._encode_durations = {
             each: metrics.backlog.later(metrics.encode_duration.labels(each).observe_all)
@@ -76,12 +82,14 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> messages.GenerateResponse:
         """Answers one bounded request."""
-        self._admission.name_model(request.images.model)
-        with self._admission.held(lambda: read_generate(request, self._repository)) as call:
+        self._submission.name_model(request.images.model)
+        with self._submission.hold_version(
+            lambda: read_generate(request, self._repository)
+        ) as call:
             order = call.order
-            job = order.job(0, order.count, deadline_of(context))
-            await self._admission.submit(order.version, job)
-            await finished(order.version.batcher, job)
+            job = order.job(0, order.count, get_deadline(context))
+            await self._submission.submit(order.version, job)
+            await wait_or_drop(order.version.batcher, job)
             current_call.get().images = order.count
             answer = messages.GenerateResponse()
             if call.output.picture_format is PictureFormat.RAW:
@@ -99,8 +107,8 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> None:
         """Sends chunk after chunk, a bounded number of images ahead of the reader."""
-        self._admission.name_model(request.images.model)
-        with self._admission.held(lambda: read_stream(request, self._repository)) as call:
+        self._submission.name_model(request.images.model)
+        with self._submission.hold_version(lambda: read_stream(request, self._repository)) as call:
             first = most = call.chunk_size
             if not request.HasField("chunk_size"):
                 most = current_caller.get().chunk_size(most)
@@ -114,34 +122,34 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         """Sends chunks of `first` images, then twice as many, and so on up to `most`."""
         order, version = call.order, call.version
         chunk_size = first
-        deadline = deadline_of(context)
+        deadline = get_deadline(context)
         ahead = Lookahead(version, most)
         try:
             while ahead.next_offset < order.count or ahead.pending:
-                self._gate.stay()
+                self._gate.raise_if_expiring()
                 order.version.stay()
                 while ahead.next_offset < order.count and ahead.has_room(chunk_size):
                     offset = ahead.next_offset
                     job = order.job(offset, min(chunk_size, order.count - offset), deadline)
                     if offset == 0:
-                        await self._admission.submit_paced(version, job, offset)
+                        await self._submission.submit_paced(version, job, offset)
                     elif not ahead.pending:
-                        await self._admission.submit_when_room(version, job, offset)
-                    elif not self._admission.submit_ahead(version, job, offset):
+                        await self._submission.submit_when_room(version, job, offset)
+                    elif not self._submission.submit_ahead(version, job, offset):
                         break  # others wait too; what is under way comes first
                     ahead.add(job)
                     chunk_size = min(2 * chunk_size, most)
                     await asyncio.sleep(0)  # hundreds of small chunks may have room
-                await ahead.send_next(context, await self._chunk(order, call.output, ahead))
+                await ahead.send_next(context, await self._make_chunk(order, call.output, ahead))
         finally:
             ahead.drop()
 
-    async def _chunk(
-        self, order: Order, output: Output, ahead: Lookahead
+    async def _make_chunk(
+        self, order: ImageRequest, output: Output, ahead: Lookahead
     ) -> messages.StreamGenerateResponse:
         """Waits for the next chunk of a stream, and returns the answer that holds it."""
         job, offset = ahead.pending[0].job, ahead.pending[0].offset
-        await done(job)
+        await wait_for_job(job)
         answer = messages.StreamGenerateResponse()
         if output.picture_format is PictureFormat.RAW:
             self._fill_raw(answer, order, job, offset)
@@ -150,12 +158,12 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         current_call.get().images += job.count
         return answer
 
-    def _fill_raw(self, answer: _Answer, order: Order, job: Job, offset: int) -> None:
+    def _fill_raw(self, answer: _Answer, order: ImageRequest, job: Job, offset: int) -> None:
         """Writes the images of a job into an answer; copies of bytes are not worth a thread."""
         began = time.perf_counter_ns()
-        classes = _classes(job)
+        classes = _list_classes(job)
         batch = answer.batch
-        batch.MergeFromString(_preamble(order.version, PictureFormat.RAW, job.images.shape[1:]))
+        batch.MergeFromString(_get_preamble(order.version, PictureFormat.RAW, job.images.shape[1:]))
         if order.seed is not None:
             batch.seed = order.seed
         batch.pictures.extend([pixels.tobytes() for pixels in job.images])
@@ -165,7 +173,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
     async def _fill(
         self,
         answer: _Answer,
-        order: Order,
+        order: ImageRequest,
         output: Output,
         job: Job,
         offset: int,
@@ -175,19 +183,19 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
     ) -> None:
         """Writes the images of a job into an answer as pictures, encoded on other threads."""
         began = time.perf_counter_ns()
-        classes = _classes(job)
+        classes = _list_classes(job)
         serials = order.serials(offset, classes)
         named = [serial for serial in serials if serial]
         images, names = job.images, [[serial] if serial else [] for serial in serials]
         if is_sheet:
-            images, names = sheet(images, columns)[np.newaxis], [named]
+            images, names = tile_images(images, columns)[np.newaxis], [named]
         batch = answer.batch
         batch.MergeFromString(
-            _preamble(order.version, output.picture_format, images.shape[1:], is_sheet=is_sheet)
+            _get_preamble(order.version, output.picture_format, images.shape[1:], is_sheet=is_sheet)
         )
         if order.seed is not None:
             batch.seed = order.seed
-        work = partial(_encoded, images, names, output, order.version.backend.variant.name)
+        work = partial(_encode_images, images, names, output, order.version.backend.variant.name)
         loop = asyncio.get_running_loop()
         batch.pictures.extend(await loop.run_in_executor(self._encoders, work))
         _list_images(batch, order, offset, classes, serials)
@@ -204,13 +212,13 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         _write_timing(answer.timing, job, took_ns)
 
 
-def _classes(job: Job) -> Sequence[int | None]:
+def _list_classes(job: Job) -> Sequence[int | None]:
     return [None] * job.count if job.class_id is None else job.class_id
 
 
 def _list_images(
     batch: image_pb2.ImageBatch,
-    order: Order,
+    order: ImageRequest,
     offset: int,
     classes: Sequence[int | None],
     serials: Sequence[str],
@@ -221,7 +229,7 @@ def _list_images(
         index += 1
 
 
-def _encoded(
+def _encode_images(
     images: npt.NDArray[np.uint8], serials: list[list[str]], output: Output, variant: str
 ) -> list[bytes]:
     return [
@@ -230,7 +238,7 @@ def _encoded(
     ]
 
 
-def _preamble(
+def _get_preamble(
     version: ServedVersion,
     picture_format: PictureFormat,
     shape: tuple[int, ...],
@@ -239,15 +247,15 @@ def _preamble(
 ) -> bytes:
     """The part of an ImageBatch that many answers share; to read it is faster than to build it."""
     if is_sheet:  # of any size, so that they would pile up
-        return _built(version, picture_format, shape, image_pb2.IMAGE_LAYOUT_SHEET)
+        return _build_preamble(version, picture_format, shape, image_pb2.IMAGE_LAYOUT_SHEET)
     built = version.preambles.get(picture_format)
     if built is None:
-        built = _built(version, picture_format, shape, image_pb2.IMAGE_LAYOUT_INDIVIDUAL)
+        built = _build_preamble(version, picture_format, shape, image_pb2.IMAGE_LAYOUT_INDIVIDUAL)
         version.preambles[picture_format] = built
     return built
 
 
-def _built(
+def _build_preamble(
     version: ServedVersion,
     picture_format: PictureFormat,
     shape: tuple[int, ...],

@@ -55,11 +55,11 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         if request.page_size < 0:
             raise InvalidRequest([Violation("page_size", f"{request.page_size} is negative")])
         size = min(request.page_size or _DEFAULT_PAGE, _LARGEST_PAGE)
-        start = bisect_right(names, _name_in(request.page_token)) if request.page_token else 0
+        start = bisect_right(names, _parse_token(request.page_token)) if request.page_token else 0
         page = names[start : start + size]
         return messages.ListModelsResponse(
-            models=[self._model(models[name]) for name in page],
-            next_page_token=_token_of(page[-1]) if start + size < len(names) else "",
+            models=[self._describe_model(models[name]) for name in page],
+            next_page_token=_make_token(page[-1]) if start + size < len(names) else "",
         )
 
     async def GetModel(  # noqa: N802 - named by the schema
@@ -74,12 +74,13 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         current_caller.get().check_model(request.model)
         model = self._repository.model(request.model)
         current_call.get().model = model.name
-        return messages.GetModelResponse(model=self._model(model))
+        return messages.GetModelResponse(model=self._describe_model(model))
 
-    def _model(self, model: Model) -> messages.Model:
+    def _describe_model(self, model: Model) -> messages.Model:
         default = model.default_version
         answer = messages.Model(
-            name=model.name, versions=[_version(version) for version in model.versions.values()]
+            name=model.name,
+            versions=[_describe_version(version) for version in model.versions.values()],
         )
         if not model.versions:
             answer.versions.add(state=messages.MODEL_STATE_FAILED, reason=model.problem)
@@ -91,21 +92,21 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         return answer
 
 
-def _token_of(name: str) -> str:
+def _make_token(name: str) -> str:
     """The token of a page that ends with a model; the checksum tells it from any other text."""
     return f"{zlib.crc32(name.encode(errors='surrogateescape')):08x}.{name}"
 
 
-def _name_in(token: str) -> str:
+def _parse_token(token: str) -> str:
     """The model with which the page of a token ended."""
     checksum_size = 8
     name = token[checksum_size + 1 :]
-    if len(name) > _LONGEST_NAME or token != _token_of(name):
+    if len(name) > _LONGEST_NAME or token != _make_token(name):
         raise InvalidRequest([Violation("page_token", "not one of this server's")])
     return name
 
 
-def _version(version: Version) -> messages.ModelVersion:
+def _describe_version(version: Version) -> messages.ModelVersion:
     answer = messages.ModelVersion(
         version=str(version.number), state=_STATES[version.state], reason=version.reason
     )

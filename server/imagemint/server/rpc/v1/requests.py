@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 from imagemint.engine.spec import ModelSpec, TruncationKind
 from imagemint.server.batching import Priority
-from imagemint.server.images.contact_sheet import sheet_grid
+from imagemint.server.images.contact_sheet import compute_grid
 from imagemint.server.images.encoding import DEFAULT_QUALITY, PictureFormat
-from imagemint.server.images.request import Order
+from imagemint.server.images.request import ImageRequest
 from imagemint.server.repository import ModelRepository, ServedVersion
 from imagemint.server.rpc.v1.conditions import read_condition
 from imagemint.server.rpc.v1.violations import Checks
@@ -47,7 +47,7 @@ class Output(NamedTuple):
 class GenerateCall(NamedTuple):
     """A checked GenerateRequest."""
 
-    order: Order
+    order: ImageRequest
     output: Output
     sheet: bool
     columns: int | None
@@ -61,7 +61,7 @@ class GenerateCall(NamedTuple):
 class StreamCall(NamedTuple):
     """A checked StreamGenerateRequest."""
 
-    order: Order
+    order: ImageRequest
     output: Output
     chunk_size: int
 
@@ -82,13 +82,13 @@ def read_generate(
         ClassUnsupported: a class asked of an unconditional model.
     """
     checks = Checks()
-    output = _output(request.output, checks)
-    is_sheet, columns = _layout(request, output, checks)
-    version = _resolved(request.images, repository, checks)
+    output = _read_output(request.output, checks)
+    is_sheet, columns = _read_layout(request, output, checks)
+    version = _resolve_version(request.images, repository, checks)
     checks.count(request.images, version.max_images)
     if is_sheet:
         _check_sheet(request.images.count, columns, version.spec, output, checks)
-    order = _order(request.images, version, _priority(request.priority, checks), checks)
+    order = _read_images(request.images, version, _read_priority(request.priority, checks), checks)
     checks.done()
     return GenerateCall(order, output, is_sheet, columns)
 
@@ -102,11 +102,11 @@ def read_stream(
         As `read_generate`.
     """
     checks = Checks()
-    output = _output(request.output, checks)
-    version = _resolved(request.images, repository, checks)
+    output = _read_output(request.output, checks)
+    version = _resolve_version(request.images, repository, checks)
     listed = request.images.WhichOneof("source") == "latents"
     checks.count(request.images, version.max_images if listed else None)
-    order = _order(request.images, version, _priority(request.priority, checks), checks)
+    order = _read_images(request.images, version, _read_priority(request.priority, checks), checks)
     chunk_size = default_chunk_size(version)
     if request.HasField("chunk_size"):
         chunk_size = request.chunk_size
@@ -121,7 +121,7 @@ def default_chunk_size(version: ServedVersion) -> int:
     return min(_DEFAULT_CHUNK, version.max_images)
 
 
-def _resolved(
+def _resolve_version(
     images: image_pb2.ImageSpec, repository: ModelRepository, checks: Checks
 ) -> ServedVersion:
     if not images.model:
@@ -131,30 +131,30 @@ def _resolved(
     return repository.resolve(images.model, images.version)
 
 
-def _order(
+def _read_images(
     images: image_pb2.ImageSpec, version: ServedVersion, priority: Priority, checks: Checks
-) -> Order:
+) -> ImageRequest:
     spec = version.spec
     source = images.WhichOneof("source")
     seed = None
     explicit_latents = None
     if source == "latents":
-        explicit_latents = _latents(images, spec, checks)
+        explicit_latents = _read_latents(images, spec, checks)
     else:
         seed = images.seed if source == "seed" else secrets.randbits(64)
-    return Order(
+    return ImageRequest(
         version=version,
         seed=seed,
         first_index=images.first_index,
         count=images.count,
         condition=read_condition(images, spec, checks),
-        truncation=_truncation(images, spec, checks),
+        truncation=_read_truncation(images, spec, checks),
         explicit_latents=explicit_latents,
         priority=priority,
     )
 
 
-def _priority(value: int, checks: Checks) -> Priority:
+def _read_priority(value: int, checks: Checks) -> Priority:
     priority = _PRIORITIES.get(value)
     if priority is None:
         checks.fail("priority", f"{value} is no priority")
@@ -162,7 +162,7 @@ def _priority(value: int, checks: Checks) -> Priority:
     return priority
 
 
-def _latents(
+def _read_latents(
     images: image_pb2.ImageSpec, spec: ModelSpec, checks: Checks
 ) -> npt.NDArray[np.float32] | None:
     given = images.latents.values
@@ -185,7 +185,7 @@ def _takes_psi(spec: ModelSpec) -> bool:
     return spec.truncation is not None and spec.truncation.kind is TruncationKind.PSI
 
 
-def _truncation(images: image_pb2.ImageSpec, spec: ModelSpec, checks: Checks) -> float | None:
+def _read_truncation(images: image_pb2.ImageSpec, spec: ModelSpec, checks: Checks) -> float | None:
     if not images.HasField("truncation"):
         return None
     truncation = images.truncation
@@ -198,7 +198,7 @@ def _truncation(images: image_pb2.ImageSpec, spec: ModelSpec, checks: Checks) ->
     return float(truncation)
 
 
-def _layout(
+def _read_layout(
     request: generation_service_pb2.GenerateRequest, output: Output, checks: Checks
 ) -> tuple[bool, int | None]:
     """Whether a sheet is wanted, and its columns."""
@@ -223,14 +223,14 @@ def _check_sheet(
     most = _LARGEST_SIDE.get(output.picture_format)
     if most is None or count < 1 or (columns is not None and columns < 1):
         return
-    down, across = sheet_grid(count, columns)
+    down, across = compute_grid(count, columns)
     height, width = down * spec.height, across * spec.width
     if max(height, width) > most:
         name = output.picture_format.name
         checks.fail("columns", f"a {name} has at most {most} pixels a side, not {height}x{width}")
 
 
-def _output(output: image_pb2.OutputSpec, checks: Checks) -> Output:
+def _read_output(output: image_pb2.OutputSpec, checks: Checks) -> Output:
     if output.format not in _FORMATS:
         checks.fail("output.format", f"{output.format} is no format")
         return Output()

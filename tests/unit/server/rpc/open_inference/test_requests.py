@@ -118,7 +118,7 @@ def test_unconditional_rows_have_no_class(repository):
 
 
 def test_psi_goes_to_the_graph_row_by_row(repository):
-    """Rows may differ; the serial spells the number as it was meant."""
+    """Rows may have different truncations; the serial spells the number as it was meant."""
     psi = column(np.float32, 0.7, 0)
     call = read_infer(
         infer("styled", truncation=psi, class_id=CLASSES[:2], **reel(1, 2)), repository

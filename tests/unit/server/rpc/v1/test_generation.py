@@ -13,7 +13,7 @@ from imagemint.engine.errors import Draining, ModelNotReady
 from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.server.batching import Batcher
 from imagemint.server.rpc.call import Call, current_call
-from imagemint.server.rpc.lookahead import chunks_ahead
+from imagemint.server.rpc.lookahead import count_chunks_ahead
 from imagemint.server.rpc.submission import Gate
 from imagemint.server.rpc.v1.generation import GenerationServicer
 from imagemint.server.telemetry.metrics import Metrics
@@ -29,8 +29,8 @@ class CountingBatcher(Batcher):
 
     accepted = 0
 
-    def _enter(self, job):
-        super()._enter(job)
+    def _enqueue(self, job):
+        super()._enqueue(job)
         self.accepted += job.count
 
 
@@ -240,5 +240,5 @@ async def test_closed_batcher_counts_a_rejection(server):
 )
 def test_lookahead_is_bounded_in_bytes(chunk_size, image_bytes, chunks):
     """512 images or 16 MB, whichever is less, and one chunk at least."""
-    assert chunks_ahead(chunk_size, image_bytes) == chunks
+    assert count_chunks_ahead(chunk_size, image_bytes) == chunks
     assert math.prod((chunks, chunk_size, image_bytes)) <= 16 * 2**20 or chunks == 1

@@ -7,7 +7,7 @@ from tiny_bundles import write_bundle
 from imagemint.engine.errors import ClassUnsupported, InvalidRequest, ModelNotFound
 from imagemint.server.batching import Priority
 from imagemint.server.images.encoding import PictureFormat
-from imagemint.server.images.request import Cycle, Drawn, OneClass, PerImage
+from imagemint.server.images.request import ClassCycle, ClassPerImage, OneClass, RandomClasses
 from imagemint.server.rpc.v1.requests import read_generate, read_stream
 from imagemint.v1 import generation_service_pb2 as pb
 from imagemint.v1 import image_pb2
@@ -61,7 +61,7 @@ def test_defaults_are_those_of_the_schema(generate):
         None,
     )
     assert (call.order.first_index, call.order.count, call.order.truncation) == (0, 1, None)
-    assert call.order.condition == Drawn(10)
+    assert call.order.condition == RandomClasses(10)
     assert 0 <= call.order.seed < 2**64
     assert generate().order.seed != call.order.seed
 
@@ -152,7 +152,7 @@ def test_latents_are_taken_image_by_image(generate):
         ({"class_id": 0}, OneClass(0)),
         ({"class_id": 9}, OneClass(9)),
         ({"class_label": "7"}, OneClass(7)),
-        ({"class_weights": {"weights": [0] * 9 + [2]}}, Drawn(10, [0] * 9 + [2])),
+        ({"class_weights": {"weights": [0] * 9 + [2]}}, RandomClasses(10, [0] * 9 + [2])),
     ],
 )
 def test_condition_is_read(generate, images, condition):
@@ -163,10 +163,10 @@ def test_condition_is_read(generate, images, condition):
 def test_listed_classes_are_read(generate):
     """A class for each image; a cycle; an empty cycle is all classes in order."""
     listed = generate(count=3, class_per_image={"class_ids": [3, 1, 3]}).order.condition
-    assert isinstance(listed, PerImage)
+    assert isinstance(listed, ClassPerImage)
     assert listed.class_ids.tolist() == [3, 1, 3]
     cycle = generate(class_cycle={"class_ids": [5, 2]}).order.condition
-    assert isinstance(cycle, Cycle)
+    assert isinstance(cycle, ClassCycle)
     assert cycle.class_ids.tolist() == [5, 2]
     assert generate(class_cycle={}).order.condition.class_ids.tolist() == list(range(10))
 
