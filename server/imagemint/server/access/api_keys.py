@@ -1,19 +1,19 @@
-"""API keys: the clients that the server knows, and what each of them may do.
+"""API keys: the clients of the server and their permissions.
 
 The key file is TOML, with a table for each client::
 
     [[key]]
     name = "augmentation"
-    sha256 = "9f86d08…"            # of the whole key; a list while one key replaces another
-    models = ["mnist"]             # or "*", all of them
+    sha256 = "9f86d08…"            # digest of the whole key; a list while one key replaces another
+    models = ["mnist"]             # or "*" for all models
     rate_images_per_s = 500.0      # default: no limit
-    burst_images = 2000            # default: what the rate gives in a second
+    burst_images = 2000            # default: the images of one second at that rate
     max_concurrent_calls = 16      # default: the setting max_calls_per_caller
     model_control = false
 
-A key is 256 random bits, so its plain SHA-256 is safe to store. A slow, salted hash protects
-passwords that people make up, which an attacker who has the file can guess; nobody guesses random
-bits, and a slow hash would cost time at every call.
+A key is 256 random bits, so its plain SHA-256 is safe to store. Passwords need a slow, salted hash,
+because an attacker who has the file can guess them. Random bits cannot be guessed, and a slow hash
+would cost time at every call.
 """
 
 import hashlib
@@ -38,9 +38,9 @@ PREFIX = "imk_"
 _KEY_BYTES = 32
 _LARGEST_FILE = 2**20
 _MOST_CLIENTS = 1_000
-# Somebody may paste the key where its digest belongs, and no logged error may repeat it.
+# An operator may paste a key where its digest belongs. No logged error may repeat it.
 _LOOKS_LIKE_KEY = re.compile(rf"{PREFIX}[\w-]{{8,}}")
-# Seconds between two looks at the file, each of which costs a system call.
+# Seconds between two checks of the file. Each check costs a system call.
 _CHECK_INTERVAL_S = 1.0
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -51,28 +51,28 @@ def _wrap_in_list(value: object) -> object:
 
 
 class Client(BaseModel):
-    """A client and what it may do."""
+    """A client and its permissions and limits."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
     )
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
-    """Name in logs and metrics; not a secret."""
+    """Name in logs and metrics. It is not a secret."""
     sha256: Annotated[
         list[Digest], BeforeValidator(_wrap_in_list), Field(min_length=1, max_length=8)
     ]
-    """SHA-256 of the key in lower-case hexadecimal; several while one key replaces another."""
+    """SHA-256 of the key in lower-case hexadecimal; a list while one key replaces another."""
     models: Literal["*"] | list[str] = "*"
-    """Names of the models it may use; "*" for all."""
+    """Names of the models that the client may use; "*" for all."""
     rate_images_per_s: float | None = Field(default=None, gt=0, le=1e9)
-    """Images a second in the long run. Default: no limit."""
+    """Images per second in the long run. Default: no limit."""
     burst_images: int | None = Field(default=None, ge=1, le=10**9)
-    """Images at once after a pause. Default: what the rate gives in a second."""
+    """Images at once after a pause. Default: the images of one second at the rate."""
     max_concurrent_calls: int | None = Field(default=None, ge=1)
     """Calls that may run at the same time. Default: the setting `max_calls_per_caller`."""
     model_control: bool = False
-    """Whether it may load and unload models."""
+    """Whether the client may load and unload models."""
 
     @model_validator(mode="after")
     def _check_burst(self) -> Self:
@@ -82,13 +82,13 @@ class Client(BaseModel):
 
     @property
     def burst(self) -> float:
-        """Images at once after a pause; only with a rate."""
+        """Images at once after a pause. It is defined only with a rate."""
         return float(self.burst_images or max(1.0, self.rate_images_per_s or 0.0))
 
     def divide_limits(self, workers: int) -> Self:
-        """Returns what one of several workers lets the client do: an even share of its limits.
+        """Returns the client with its limits divided evenly among workers.
 
-        A share is one call and one image of burst at least, however many workers there are.
+        A share is at least one call and one image of burst, however many workers there are.
         """
         if workers == 1:
             return self
@@ -102,7 +102,7 @@ class Client(BaseModel):
         )
 
     def may_use(self, model: str) -> bool:
-        """Whether it may use a model, whether or not there is one of that name."""
+        """Whether the client may use a model. The model need not exist."""
         return self.models == "*" or model in self.models
 
 
@@ -123,25 +123,25 @@ class _File(BaseModel):
 
 
 class KeyFileError(ValueError):
-    """A key file cannot be used. The message says why and repeats nothing that could be a key."""
+    """A key file cannot be used. The message gives the reason and never repeats a key."""
 
 
 def new_key() -> str:
-    """Returns a fresh key: 256 random bits as text."""
+    """Returns a new key: 256 random bits as text."""
     return PREFIX + secrets.token_urlsafe(_KEY_BYTES)
 
 
 def compute_digest(key: str) -> str:
-    """Returns the digest of a key, which is all that is stored of it."""
+    """Returns the digest of a key. The server stores only digests."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 
 def read_keys(path: Path) -> list[Client]:
-    """Returns the clients of a file.
+    """Returns the clients of a key file.
 
     Raises:
         KeyFileError: the file cannot be read, or anything in it is wrong. A file without keys is
-            wrong too: it is more likely half-written than meant to lock everybody out.
+            wrong too: it is more likely half-written than meant to reject every caller.
     """
     try:
         content = read_file(path, _LARGEST_FILE)
@@ -177,19 +177,20 @@ def _mask_keys(text: str) -> str:
 
 
 class KeyRing:
-    """The clients of a key file, read again when the file changes.
+    """The clients of a key file. The file is read again when it changes.
 
-    A file that is bad or cannot be read leaves the clients as they were, and is tried again.
+    If the changed file is invalid or cannot be read, the clients stay as they were and the file is
+    tried again.
 
     Args:
-        path: the file.
-        on_reload: called after each change of the file with whether it was taken; a failure that
-            lasts is reported once.
-        clock: seconds; for tests.
+        path: the key file.
+        on_reload: called after each change of the file with whether the change was applied. A
+            lasting failure is reported once.
+        clock: returns seconds; tests replace it.
         workers: number of processes among which the limits of each client are divided.
 
     Raises:
-        KeyFileError: the file is bad from the start.
+        KeyFileError: the file is invalid at the start.
     """
 
     def __init__(
@@ -211,22 +212,22 @@ class KeyRing:
         self._read()
 
     def find(self, presented: str) -> Client | None:
-        """Returns the client of a presented key; None if the key is not known."""
+        """Returns the client of a key; None if the key is not known."""
         return self.find_by_digest(compute_digest(presented))
 
     def find_by_digest(self, digest: str) -> Client | None:
-        """Returns the client of a key's digest, as the file says now; None if it is not known.
+        """Returns the client of a key's digest in the current file; None if it is not known.
 
-        A dictionary finds it in the same time however many keys there are. Its comparison may stop
-        at the first difference, which tells an attacker nothing of use: to choose a digest that
-        shares a prefix with a stored one is to search SHA-256 for it, and even the whole digest
-        does not lead back to the 256 random bits of the key.
+        The lookup in a dictionary takes the same time however many keys there are. Its comparison
+        may stop at the first difference. That tells an attacker nothing useful: to choose a key
+        whose digest shares a prefix with a stored one means to search SHA-256, and even the whole
+        digest does not lead back to the 256 random bits of the key.
         """
         self.reload_if_changed()
         return self._by_digest.get(digest)
 
     def reload_if_changed(self) -> None:
-        """Reads the file again if it has changed; looks at most once a second."""
+        """Reads the file again if it has changed; checks at most once per second."""
         if self._clock() - self._checked_s < _CHECK_INTERVAL_S:
             return
         self._checked_s = self._clock()
@@ -244,7 +245,7 @@ class KeyRing:
             self._on_reload(True)
 
     def _read(self) -> bool:
-        """Takes the clients of a file that has changed, and tells whether it has."""
+        """Reads the clients again if the file has changed; returns whether it has."""
         try:
             contents = self._file.changed()
         except OSError as error:

@@ -1,7 +1,8 @@
-"""Identifies callers and limits what they may do: keys, models, rates and numbers of calls.
+"""Identifies callers and enforces their permissions, rates and numbers of calls.
 
-Without a key file everybody may do everything that the server offers, within the limits on calls.
-With one, every method wants a key except those of `_KEYLESS_METHODS`, because balancers have none.
+Without a key file, every caller may use everything that the server offers, within the limits on
+calls. With a key file, every method except `_KEYLESS_METHODS` requires a key. Load balancers call
+these methods and have no key.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ from imagemint.server.access.quotas import Usage
 from imagemint.server.errors import NotAllowed, RateLimited, TooManyCalls, Unauthenticated
 from imagemint.server.telemetry.metrics import Metrics
 
-# Health in its three forms: each tells one bit, to probes that cannot hold a key.
+# The three health checks. Each returns one bit, to probes that cannot hold a key.
 _KEYLESS_METHODS = (
     "/grpc.health.v1.Health/",
     "/inference.GRPCInferenceService/ServerLive",
@@ -23,27 +24,28 @@ _KEYLESS_METHODS = (
 _KEY_HEADER = "x-api-key"
 _BEARER_HEADER = "authorization"
 _BEARER = "bearer "
-# Nobody knows when a call of the same caller will end; this is soon enough to lose little.
+# The server cannot know when a call of the same caller will end. This delay is short enough to
+# waste little time.
 _CALLS_RETRY_S = 0.5
-# Streams leave this share of a burst to the single calls of the same client.
+# Streams leave this share of a burst to single calls of the same client.
 _STREAMS_KEEP = 0.5
-# Longest time between two checks of a waiting stream whether it should end.
+# Longest time between two checks whether a waiting stream should end.
 _MAX_CHECK_INTERVAL_S = 1.0
 
 Metadata = Iterable[tuple[str, str | bytes]]
 
 
 class Caller:
-    """The caller of a call, found by `current_caller`.
+    """The caller of a call. Get it from `current_caller`.
 
     Args:
-        client: the client whose key was presented; None where keys are not asked for, and then the
-            caller may do everything.
-        ring: knows what the client may do by now.
-        usage: what the client has used.
-        metrics: where to count.
-        digest: of the key that the caller presented. The key decides what a call may do, not the
-            client's name: a key that was replaced is withdrawn, although the client stays.
+        client: the client whose key came with the call; None if the server requires no keys, and
+            then the caller may do everything.
+        ring: the current permissions of the clients.
+        usage: the images and calls that clients have used.
+        metrics: the server's metrics.
+        digest: digest of the caller's key. Permissions belong to the key, not to the client's name:
+            a key that was replaced is no longer valid, although its client remains.
     """
 
     def __init__(
@@ -62,47 +64,47 @@ class Caller:
 
     @property
     def name(self) -> str:
-        """Name of the client; empty for anybody."""
+        """Name of the client; empty without keys."""
         return self._client.name if self._client else ""
 
     @property
     def model_control(self) -> bool:
-        """Whether it may load and unload models, where the server allows it at all."""
+        """Whether the caller may load and unload models, if the server allows it at all."""
         return self._client is None or self._client.model_control
 
     @property
     def max_calls(self) -> int | None:
-        """Calls that the client may run at the same time; None for what the server allows."""
+        """Number of calls that the client may run at the same time; None for the server's limit."""
         return self._client.max_concurrent_calls if self._client else None
 
     def may_use(self, model: str) -> bool:
-        """Whether it may use a model, whether or not there is one of that name."""
+        """Whether the caller may use a model. The model need not exist."""
         return self._client is None or self._client.may_use(model)
 
     def check_model(self, model: str) -> None:
-        """Checks that it may use a model.
+        """Checks that the caller may use a model.
 
         Raises:
-            NotAllowed: its key is for other models. The error is the same whether or not there is a
-                model of that name, so that it does not tell what else is served.
+            NotAllowed: the caller's key is for other models. The error is the same whether or not
+                the model exists, so that it does not reveal which models the server has.
         """
         if not self.may_use(model):
             raise NotAllowed(self.name, "use this model")
 
     def check_model_control(self) -> None:
-        """Checks that it may load and unload models.
+        """Checks that the caller may load and unload models.
 
         Raises:
-            NotAllowed: its key does not allow that.
+            NotAllowed: the caller's key does not allow model control.
         """
         if not self.model_control:
             raise NotAllowed(self.name, "control models")
 
     def find_end_reason(self, model: str) -> ImagemintError | None:
-        """Returns why a call that is under way must end, as the key file says now; None if not.
+        """Returns why a running call must end under the current key file; None if it may go on.
 
         Args:
-            model: the model of the call; empty while none is known.
+            model: the model of the call; empty if it is not known yet.
         """
         if self._client is None or self._ring is None:
             return None
@@ -115,17 +117,17 @@ class Caller:
         return None
 
     def charge(self, images: int) -> None:
-        """Takes the images of one call from its rate.
+        """Charges the images of one call to the client's rate.
 
         Raises:
-            RateLimited: the client has had its images for now; says how long.
+            RateLimited: the client has used up its rate; the error has the delay before a retry.
             Unauthenticated: the key was withdrawn during the call.
         """
         if delay_s := self._take(images, keep=0.0):
             raise RateLimited(self.name, delay_s)
 
     def charge_ahead(self, images: int) -> bool:
-        """Takes the images of a chunk that can wait, and tells whether it did.
+        """Charges the images of a chunk that can wait; returns whether the rate allowed it.
 
         Raises:
             Unauthenticated: the key was withdrawn during the call.
@@ -133,11 +135,11 @@ class Caller:
         return not self._take(images, keep=_STREAMS_KEEP)
 
     async def pace(self, images: int, stay: Callable[[], None]) -> None:
-        """Takes the images of a chunk from its rate, waiting until there are enough.
+        """Charges the images of a chunk to the client's rate, and waits until the rate allows it.
 
         Args:
-            images: how many.
-            stay: called while waiting; raises when the call should end.
+            images: number of images.
+            stay: called repeatedly while waiting; raises if the call should end.
 
         Raises:
             Unauthenticated: the key was withdrawn during the call.
@@ -147,15 +149,16 @@ class Caller:
             stay()
 
     def give_back(self, images: int) -> None:
-        """Returns images that were charged and then refused for another reason."""
+        """Returns charged images to the client's rate, after a refusal for another reason."""
         if self._client is not None and self._client.rate_images_per_s and self._usage:
             self._usage.give_back(self.name, images)
 
     def chunk_size(self, usual: int) -> int:
-        """Returns the images in a chunk of a stream whose caller names no size.
+        """Returns the number of images per chunk for a stream that names no chunk size.
 
-        With a rate it is a second's worth at most, because a chunk that took minutes would look
-        like a server that hangs, and no more than a burst has for streams.
+        With a rate, a chunk has at most the images of one second, because a chunk that takes
+        minutes looks like a server that hangs. It also has at most the part of a burst that streams
+        may use.
         """
         client = self._client
         if client is None or client.rate_images_per_s is None:
@@ -181,12 +184,12 @@ class Caller:
         )
 
     def count(self, model: str, images: int) -> None:
-        """Counts images that were let in."""
+        """Counts images that were accepted for computation."""
         if self._client is not None and self._metrics is not None:
             self._metrics.client_images.labels(self.name, model).inc(images)
 
     def filter_error(self, error: Exception) -> Exception:
-        """Returns an error as this caller may see it: without the models of others."""
+        """Returns the error without the names of models that this caller may not use."""
         if isinstance(error, ModelNotFound) and self._client is not None:
             model = error.metadata["model"]
             return ModelNotFound(model, [name for name in error.known if self.may_use(name)])
@@ -194,20 +197,20 @@ class Caller:
 
 
 class _AnonymousCaller(Caller):
-    """The caller where keys are not asked for: asked often, and answering at once."""
+    """The caller of a server without keys. It is a fast path: the methods return at once."""
 
     def check_model(self, model: str) -> None:
-        """Checks nothing."""
+        """Does nothing: every model is allowed."""
 
     def charge(self, images: int) -> None:
-        """Charges nothing."""
+        """Does nothing: there is no rate."""
 
     def count(self, model: str, images: int) -> None:
-        """Counts nothing."""
+        """Does nothing: there is no client to count for."""
 
 
 ANONYMOUS = _AnonymousCaller()
-"""The caller where keys are not asked for."""
+"""The caller of every call on a server without keys."""
 
 current_caller: contextvars.ContextVar[Caller] = contextvars.ContextVar(
     "current_caller", default=ANONYMOUS
@@ -215,15 +218,15 @@ current_caller: contextvars.ContextVar[Caller] = contextvars.ContextVar(
 
 
 class Guard:
-    """Lets calls in, or says why not.
+    """Accepts calls, or raises why they are refused.
 
     Args:
-        metrics: where to count.
-        ring: the API keys; None asks for none.
-        max_calls: calls that run at the same time in this process, health checks aside; None for
-            any number.
-        max_calls_per_caller: calls of one key, or without keys of one machine, that run at the
-            same time; None for any number. For health checks it holds by itself.
+        metrics: the server's metrics.
+        ring: the API keys. Default: no keys are required.
+        max_calls: number of calls that may run at the same time in this process, health checks
+            excluded; None for no limit.
+        max_calls_per_caller: number of calls of one key, or of one machine without keys, that may
+            run at the same time; None for no limit. Health checks are counted separately.
     """
 
     def __init__(
@@ -241,17 +244,17 @@ class Guard:
         self._running = 0
 
     def identify(self, method: str, metadata: Metadata) -> Caller:
-        """Returns who makes a call.
+        """Returns the caller of a call.
 
         Args:
             method: `/package.Service/Method`.
-            metadata: what came with the call.
+            metadata: the metadata of the call.
 
         Raises:
-            Unauthenticated: the method wants a key, and there is none, or none that is known.
-            TooManyCalls: as many calls as may run in this process are running.
+            Unauthenticated: the method requires a key, and the call has none or an unknown one.
+            TooManyCalls: the limit on calls of this process is reached.
         """
-        # Checked here as well as in `enter`, because here the request has not been read yet.
+        # `enter` checks this too. Here the request has not been read yet.
         if self._is_full and not method.startswith(_KEYLESS_METHODS):
             self._check_room()
         if self._ring is None or method.startswith(_KEYLESS_METHODS):
@@ -268,7 +271,7 @@ class Guard:
         return Caller(client, self._ring, self._usage, self._metrics, digest)
 
     def is_health_check(self, method: str) -> bool:
-        """Whether a method is a health check, which everybody may ask for."""
+        """Whether a method is a health check, which needs no key."""
         return method.startswith(_KEYLESS_METHODS)
 
     def reload_if_changed(self) -> None:
@@ -277,15 +280,15 @@ class Guard:
             self._ring.reload_if_changed()
 
     def enter(self, caller: Caller, owner: str, *, is_health_check: bool = False) -> None:
-        """Counts a call from now on, until `leave`.
+        """Counts a running call until `leave`.
 
         Args:
-            caller: who calls.
+            caller: the caller of the call.
             owner: the name of the key, or the machine of a caller without one.
             is_health_check: whether it is a health check.
 
         Raises:
-            TooManyCalls: as many as may run are running, in this process or of this caller.
+            TooManyCalls: the limit on calls of this process or of this caller is reached.
         """
         if is_health_check:
             limit = self._max_calls_per_caller
@@ -300,7 +303,7 @@ class Guard:
         self._running += 1
 
     def leave(self, owner: str, *, is_health_check: bool = False) -> None:
-        """Counts a call no more; arguments as of `enter`."""
+        """Stops counting a call; the arguments are those of `enter`."""
         if is_health_check:
             self._usage.leave(_name_health_owner(owner))
         else:
@@ -321,19 +324,19 @@ def _name_health_owner(owner: str) -> str:
 
 
 def count_refusal(metrics: Metrics, error: Exception, model: str) -> None:
-    """Counts a call that was refused for a reason of this module's.
+    """Counts a call that was refused for an access reason.
 
     Args:
-        metrics: where to count.
-        error: why it was refused; any other error counts nothing.
-        model: a model that exists, or ''.
+        metrics: the server's metrics.
+        error: the reason of the refusal; any other error is not counted.
+        model: name of an existing model, or ''.
     """
     if isinstance(error, Unauthenticated | NotAllowed | RateLimited | TooManyCalls):
         metrics.rejected.labels(model, error.reason.lower()).inc()
 
 
 def _read_keys(metadata: Metadata) -> Iterator[str]:
-    """Yields every key that came with a call."""
+    """Yields every key in the metadata of a call."""
     for name, value in metadata:
         if isinstance(value, bytes):
             continue

@@ -1,11 +1,11 @@
-"""What callers have used: images by token bucket, and calls under way.
+"""Counts what callers have used: images in token buckets, and running calls.
 
-The unit of the rate is the image, because that is the work. A bucket holds the burst at most and
-gains the rate. A request for more than the burst waits until the bucket is full and leaves it in
-debt, so the rate holds in the long run whatever the size of the requests.
+The unit of the rate is the image, because images are the work. A bucket holds at most the burst and
+is refilled at the rate. A request for more images than the burst waits until the bucket is full and
+leaves it in debt. The rate therefore holds in the long run for requests of any size.
 
-Each process counts for itself. Of several workers each gives a client its share of the limits, see
-`Client.shared`.
+Each process counts separately. Each of several workers gives a client its share of the limits, see
+`Client.divide_limits`.
 """
 
 import time
@@ -14,63 +14,63 @@ from collections.abc import Callable
 
 
 class Usage:
-    """Images and calls by caller; used on one event loop.
+    """Images and calls by caller. Use it on one event loop.
 
     Args:
-        clock: seconds; for tests.
+        clock: returns seconds; tests replace it.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._buckets: dict[str, tuple[float, float]] = {}  # images left, and when
+        self._buckets: dict[str, tuple[float, float]] = {}  # images left, and time of the update
         self._calls: Counter[str] = Counter()
 
     def take(
         self, client: str, images: int, *, rate_per_s: float, burst: float, keep: float = 0.0
     ) -> float:
-        """Takes images out of a client's bucket, or tells when it could.
+        """Takes images from a client's bucket, or returns the delay until it has them.
 
         Args:
-            client: name.
-            images: how many, 1 or more; more than the burst need a full bucket.
-            rate_per_s: images that it gains a second.
-            burst: images that it holds at most.
-            keep: share of the burst, 0 to 1, that must be left for other calls of the client; more
+            client: name of the client.
+            images: number of images, 1 or more. More than the burst need a full bucket.
+            rate_per_s: images that the bucket gains per second.
+            burst: images that the bucket holds at most.
+            keep: share of the burst, 0 to 1, that must remain for other calls of the client. More
                 images than the rest need a full bucket.
 
         Returns:
-            0 when the images were taken. Otherwise none were, and it is the number of seconds after
-            which they could be, if no other call of the client comes first.
+            0 if the images were taken. Otherwise no images were taken, and the result is the number
+            of seconds until they are available, if no other call of the client takes them first.
         """
         now_s = self._clock()
         left, since_s = self._buckets.get(client, (burst, now_s))
         left = min(burst, left + (now_s - since_s) * rate_per_s)
         needed = min(keep * burst + images, burst)
-        # Repeated sums of floats lose about a millionth of an image.
+        # Rounding errors of repeated sums amount to about a millionth of an image.
         if left < needed - 1e-6:
             return max((needed - left) / rate_per_s, 1e-3)
         self._buckets[client] = left - images, now_s
         return 0.0
 
     def give_back(self, client: str, images: int) -> None:
-        """Returns images that were taken and not asked of any model after all."""
+        """Returns images to the bucket that were taken and then not computed."""
         if client in self._buckets:
             left, since_s = self._buckets[client]
             self._buckets[client] = left + images, since_s
 
     def enter(self, caller: str, limit: int | None) -> bool:
-        """Counts one call more unless `limit` are running, and tells whether it did."""
+        """Counts one more call unless `limit` calls are running; returns whether it did."""
         if limit is not None and self.running(caller) >= limit:
             return False
         self._calls[caller] += 1
         return True
 
     def leave(self, caller: str) -> None:
-        """Counts one call less, after an `enter` that counted."""
+        """Counts one call less. Call it after an `enter` that returned True."""
         self._calls[caller] -= 1
         if not self._calls[caller]:
             del self._calls[caller]
 
     def running(self, caller: str) -> int:
-        """Returns the calls of a caller that are counted."""
+        """Returns the number of running calls of a caller."""
         return self._calls.get(caller, 0)

@@ -1,11 +1,11 @@
-"""Bounds the memory of answers that are made and not yet taken by their callers.
+"""Limits the memory of answers that are computed and not yet read by their callers.
 
-One budget holds for all calls of a process. Bytes count from the moment before they are computed
-until gRPC has handed the message to the kernel: a write that has not returned still counts, because
-gRPC buffers its message.
+All calls of a process share one budget. The bytes of an answer count from the moment before it is
+computed until gRPC has handed the message to the kernel. A write that has not returned still
+counts, because gRPC buffers its message.
 
-A caller may hold as much as is left free beside it. One that never reads holds half of the budget
-at most, two hold a third each, and so on, so there is always room for others.
+A caller may hold as many bytes as remain free. One caller that never reads holds at most half of
+the budget, two hold a third each, and so on. There is always room for another caller.
 """
 
 import asyncio
@@ -20,11 +20,11 @@ class _Waiter:
 
 
 class Budget:
-    """Bytes that are promised to callers; used on one event loop.
+    """A limited number of bytes, divided among callers. Use it on one event loop.
 
     Args:
-        most_bytes: bytes for all callers together. A single answer that is larger is let through
-            while nothing else is held.
+        most_bytes: number of bytes for all callers together. A single larger answer is accepted
+            while no other bytes are held.
     """
 
     def __init__(self, most_bytes: int) -> None:
@@ -32,10 +32,10 @@ class Budget:
         self._held: dict[str, int] = {}
         self._waiting: dict[str, deque[_Waiter]] = {}
         self.held_bytes = 0
-        """Bytes that all callers hold."""
+        """Number of bytes that all callers hold now."""
 
     def take(self, caller: str, size: int) -> bool:
-        """Takes bytes for a caller if there is room now, and tells whether it did."""
+        """Reserves bytes for a caller if there is room now; returns whether it did."""
         if caller in self._waiting or not self._has_room(caller, size):
             return False
         self._held[caller] = self._held.get(caller, 0) + size
@@ -43,7 +43,7 @@ class Budget:
         return True
 
     async def wait(self, caller: str, size: int) -> None:
-        """Takes bytes for a caller as soon as there is room; a caller's requests stay in order."""
+        """Reserves bytes as soon as there is room. The requests of one caller stay in order."""
         if self.take(caller, size):
             return
         waiting = _Waiter(size, asyncio.get_running_loop().create_future())
@@ -51,7 +51,7 @@ class Budget:
         try:
             await waiting.granted
         except asyncio.CancelledError:
-            if not waiting.granted.cancelled():  # granted in the very moment in between
+            if not waiting.granted.cancelled():  # granted just before the cancellation
                 self.give(caller, size)
             self._grant_waiting()
             raise
@@ -73,12 +73,12 @@ class Budget:
         return held + size <= free - size
 
     def _grant_waiting(self) -> None:
-        """Grants what fits now: of each caller what has waited longest, one after another."""
+        """Grants the waiting requests that fit now, in order for each caller."""
         for caller in tuple(self._waiting):
             queue = self._waiting[caller]
             while queue and (queue[0].granted.done() or self._has_room(caller, queue[0].size)):
                 waiting = queue.popleft()
-                if not waiting.granted.done():  # otherwise its call was cancelled
+                if not waiting.granted.done():  # a cancelled call leaves a finished future
                     self._held[caller] = self._held.get(caller, 0) + waiting.size
                     self.held_bytes += waiting.size
                     waiting.granted.set_result(None)

@@ -1,4 +1,4 @@
-"""Many images as one picture."""
+"""Contact sheets: many images in one picture."""
 
 import math
 
@@ -7,22 +7,22 @@ import numpy.typing as npt
 
 
 def compute_grid(count: int, columns: int | None) -> tuple[int, int]:
-    """Returns rows and columns of a sheet.
+    """Returns the numbers of rows and columns of a contact sheet.
 
     Args:
-        count: images, 1 or more.
-        columns: 1 to count; None takes the square root of the count, rounded up.
+        count: number of images, 1 or more.
+        columns: 1 to count. Default: the square root of the count, rounded up.
     """
     across = columns or math.isqrt(count - 1) + 1
     return -(-count // across), across
 
 
 def tile_images(images: npt.NDArray[np.uint8], columns: int | None) -> npt.NDArray[np.uint8]:
-    """Returns images uint8 [N, H, W, C] as one picture, row by row, black where none is left.
+    """Returns one picture of the images uint8 [N, H, W, C], row by row; unused tiles are black.
 
     Args:
-        images: one or more.
-        columns: as `compute_grid`.
+        images: uint8 [N, H, W, C], N 1 or more.
+        columns: as in `compute_grid`.
     """
     count, height, width, channels = images.shape
     down, across = compute_grid(count, columns)

@@ -1,8 +1,8 @@
-"""Pictures for people: PNG, JPEG and WebP that say what they are.
+"""Encodes images as PNG, JPEG or WebP with their origin in the metadata.
 
-Each encoded picture carries its serial number and the IPTC digital source type
-``trainedAlgorithmicMedia`` in an XMP packet, which names the variant that made it as well; PNG
-carries serial and variant in text chunks besides.
+Each encoded picture has an XMP packet with its serial number, the variant that computed it, and the
+IPTC digital source type ``trainedAlgorithmicMedia``. PNG files also have the serial and the variant
+in text chunks.
 """
 
 import enum
@@ -22,12 +22,13 @@ SERIAL_KEY = "imagemint:serial"
 VARIANT_KEY = "imagemint:variant"
 DEFAULT_QUALITY = 90
 _LOSSLESS_QUALITY = 100
-# XMP of a JPEG lives in one APP1 segment: 64 KB less its length field and its name space.
+# The XMP packet of a JPEG must fit one APP1 segment: 64 KB less the length field and the name
+# space.
 _MOST_JPEG_XMP_BYTES = 65_533 - len(b"http://ns.adobe.com/xap/1.0/\0")
 
 
 class PictureFormat(enum.StrEnum):
-    """Encoding of a picture; the value names it in metrics and to Pillow."""
+    """Encoding of a picture. The value is its name in metrics and in Pillow."""
 
     RAW = "raw"
     PNG = "png"
@@ -43,16 +44,16 @@ def encode(
     *,
     variant: str = "",
 ) -> bytes:
-    """Returns one picture.
+    """Returns one encoded picture.
 
     Args:
-        pixels: uint8 [height, width, channels], 1 channel gray, 3 RGB.
-        serials: serial numbers of the images in it, in order; empty for explicit latents. A JPEG
-            has room for some 700, and carries the first that fit.
-        picture_format: RAW gives the bare pixels and says nothing of itself.
-        quality: 1 to 100, of JPEG and WEBP; WEBP at 100 is lossless.
-        variant: of the model, without which a serial stands for pixels within a tolerance; empty
-            for a model that is not told.
+        pixels: uint8 [height, width, channels]; 1 channel is gray, 3 are RGB.
+        serials: serial numbers of the images in the picture, in order; empty for explicit latents.
+            A JPEG has room for about 700 and holds the first ones that fit.
+        picture_format: RAW returns the pixels without metadata.
+        quality: 1 to 100, for JPEG and WEBP. WEBP is lossless at 100.
+        variant: variant of the model; without it, a serial determines the pixels only within a
+            tolerance. Empty if the model has no named variant.
     """
     if picture_format is PictureFormat.RAW:
         return pixels.tobytes()
@@ -92,7 +93,7 @@ def _format_identifier(serial: str) -> str:
 
 
 def _build_xmp(serials: Sequence[str], variant: str) -> bytes:
-    """Returns an XMP packet: digital source type, variant, and each serial as dc:identifier."""
+    """Returns an XMP packet with the source type, the variant, and each serial as dc:identifier."""
     tool = f' xmp:CreatorTool="imagemint, variant {escape(variant)}"' if variant else ""
     identifiers = "".join(map(_format_identifier, serials))
     return (

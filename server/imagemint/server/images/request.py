@@ -1,4 +1,4 @@
-"""A validated request for images, without gRPC: what is to be minted, and how it is named."""
+"""A validated request for images, independent of gRPC: its latents, classes and serials."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from imagemint.server.repository import ServedVersion
 
 
 class Condition(Protocol):
-    """Rule that gives each image of a request its class."""
+    """The rule that determines the class of each image of a request."""
 
     def classes(self, seed: int, first_index: int, offset: int, count: int) -> list[int]:
         """Returns the classes of the images ``offset`` to ``offset + count - 1`` of a request.
@@ -25,40 +25,40 @@ class Condition(Protocol):
             seed: the request's seed.
             first_index: index of the request's first image.
             offset: position within the request.
-            count: images wanted.
+            count: number of images.
         """
 
 
 class OneClass(NamedTuple):
-    """The same class for all."""
+    """The same class for all images."""
 
     class_id: int
 
     def classes(self, seed: int, first_index: int, offset: int, count: int) -> list[int]:
-        """Returns the class, `count` times."""
+        """Returns the class `count` times."""
         del seed, first_index, offset
         return [self.class_id] * count
 
 
 class ClassPerImage(NamedTuple):
-    """A class for each image, by position within the request."""
+    """A list with the class of each image, by position within the request."""
 
     class_ids: npt.NDArray[np.int32]
 
     def classes(self, seed: int, first_index: int, offset: int, count: int) -> list[int]:
-        """Returns the classes of the images that were asked for."""
+        """Returns the classes at these positions."""
         del seed, first_index
         classes: list[int] = self.class_ids[offset : offset + count].tolist()
         return classes
 
 
 class ClassCycle(NamedTuple):
-    """Classes in turn: index i gets the class at i mod size, whatever request it is part of."""
+    """Classes in turn: the image of index i gets the class at i mod size, in every request."""
 
     class_ids: npt.NDArray[np.int32]
 
     def classes(self, seed: int, first_index: int, offset: int, count: int) -> list[int]:
-        """Returns this stretch of the cycle; its cost depends on `count` alone."""
+        """Returns the classes of these indices; the cost depends on `count` alone."""
         del seed
         size = len(self.class_ids)
         first = (first_index + offset) % size
@@ -69,13 +69,13 @@ class ClassCycle(NamedTuple):
 
 
 class RandomClasses(NamedTuple):
-    """Classes from the seed's class stream, uniform or with given odds."""
+    """Classes from the seed's class stream, uniform or with given weights."""
 
     num_classes: int
     weights: Sequence[float] | None = None
 
     def classes(self, seed: int, first_index: int, offset: int, count: int) -> list[int]:
-        """Returns the drawn classes."""
+        """Returns the classes that the seed's class stream gives these indices."""
         first = first_index + offset
         if count == 1 and self.weights is None:
             return [drawn_class(seed, first, self.num_classes)]
@@ -85,19 +85,19 @@ class RandomClasses(NamedTuple):
         return classes
 
 
-@dataclass(slots=True)  # not frozen: each call makes one, and that would take three times as long
+@dataclass(slots=True)  # not frozen: creation for each call would take three times as long
 class ImageRequest:
-    """Images to be minted by one version of a model; every field is valid.
+    """A validated request for images of one version of a model. Every field is valid.
 
     Attributes:
-        version: what mints them.
-        seed: the reel; None exactly when `explicit_latents` are given.
+        version: the version that computes the images.
+        seed: the seed; None if and only if `explicit_latents` are given.
         first_index: index of the first image.
         count: number of images, 1 or more.
         condition: None for an unconditional model.
-        truncation: within the model's range, or None.
+        truncation: truncation within the model's range, or None.
         explicit_latents: float32 [count, z_dim], or None.
-        priority: who goes first.
+        priority: priority in the queue.
     """
 
     version: ServedVersion
@@ -110,17 +110,17 @@ class ImageRequest:
     priority: Priority = Priority.NORMAL
 
     def classes(self, offset: int, count: int) -> list[int] | None:
-        """Returns `count` classes, or None for an unconditional model."""
+        """Returns the classes of `count` images, or None for an unconditional model."""
         if self.condition is None:
             return None
         return self.condition.classes(self.seed or 0, self.first_index, offset, count)
 
     def job(self, offset: int, count: int, deadline: float) -> Job:
-        """Returns the work for the images ``offset`` to ``offset + count - 1`` of the order."""
+        """Returns the job for the images ``offset`` to ``offset + count - 1`` of the request."""
         spec = self.version.spec
         threshold, psi = self.truncation, None
         if spec.truncation is not None and spec.truncation.kind is TruncationKind.PSI:
-            # A PSI graph always takes the input, and 1 leaves w where it is.
+            # A PSI graph always takes the input. At 1, w stays unchanged.
             threshold, psi = None, 1.0 if self.truncation is None else self.truncation
         draw: Callable[[int, int], tuple[Run] | npt.NDArray[np.float32]]
         if self.explicit_latents is not None:
@@ -130,11 +130,11 @@ class ImageRequest:
         return Job(count, draw, self.classes(offset, count), psi, deadline, self.priority)
 
     def serials(self, offset: int, classes: Sequence[int | None]) -> list[str]:
-        """Returns the serial numbers of the images from ``offset`` on, empty for given latents.
+        """Returns the serials of the images from ``offset`` on; empty texts for given latents.
 
         Args:
-            offset: position within the order.
-            classes: of each image, None for an unconditional model.
+            offset: position within the request.
+            classes: class of each image; None for an unconditional model.
         """
         if self.seed is None:
             return [""] * len(classes)

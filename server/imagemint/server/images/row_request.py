@@ -1,4 +1,4 @@
-"""A validated request whose images each have a seed and an index of their own, without gRPC."""
+"""A validated request with a seed and an index for each image, independent of gRPC."""
 
 from dataclasses import dataclass, field
 
@@ -14,7 +14,7 @@ from imagemint.server.repository import ServedVersion
 
 @dataclass(frozen=True)
 class SeedIndexPairs:
-    """Where the latents of rows come from: uint64 [count] each."""
+    """Seeds and indices of the rows, uint64 [count] each."""
 
     seeds: npt.NDArray[np.uint64]
     indices: npt.NDArray[np.uint64]
@@ -22,15 +22,15 @@ class SeedIndexPairs:
 
 @dataclass(frozen=True)
 class RowRequest:
-    """Images to be minted by one version of a model, row by row; every field is valid.
+    """A validated request for images of one version, row by row. Every field is valid.
 
     Attributes:
-        version: what mints them.
+        version: the version that computes the images.
         count: number of rows, 1 or more.
         source: seeds and indices, or the latents themselves, float32 [count, z_dim].
         class_id: int64 [count]; None for an unconditional model.
-        truncation: [count], float32 for a model whose truncation is PSI, float64 for one whose
-            truncation is a threshold; None for none.
+        truncation: [count]: float32 for a model with PSI truncation, float64 for a model with a
+            truncation threshold; None for no truncation.
     """
 
     version: ServedVersion
@@ -45,11 +45,11 @@ class RowRequest:
         return truncation is not None and truncation.kind is TruncationKind.PSI
 
     def job(self, deadline: float, priority: Priority = Priority.NORMAL) -> Job:
-        """Returns the work for all rows."""
+        """Returns the job for all rows."""
         classes = None if self.class_id is None else self.class_id.tolist()
         if not self._uses_psi:
             return Job(self.count, self._draw_latents, classes, None, deadline, priority)
-        # A PSI graph always takes the input, and 1 leaves w where it is.
+        # A PSI graph always takes the input. At 1, w stays unchanged.
         psi = 1.0 if self.truncation is None else self.truncation.astype(np.float32)
         return Job(self.count, self._draw_latents, classes, psi, deadline, priority)
 
@@ -65,14 +65,14 @@ class RowRequest:
         """Returns the serial number of each row.
 
         Raises:
-            ValueError: the latents were given; such images have no serial.
+            ValueError: the request gives latents, and their images have no serials.
         """
         if not isinstance(self.source, SeedIndexPairs):
-            raise ValueError("explicit latents have no serials")  # noqa: TRY004 - not of its type
+            raise ValueError("explicit latents have no serials")  # noqa: TRY004 - the type is valid, the value is not
         name, version = self.version.spec.name, self.version.version
         seeds, indices = self.source.seeds.tolist(), self.source.indices.tolist()
         classes = [None] * self.count if self.class_id is None else self.class_id.tolist()
-        # Through text: 0.7 as float32 is spelt 0.7, as it is when asked for as a float64.
+        # The conversion goes through text, so that float32 0.7 is spelled 0.7, like float64 0.7.
         truncation = (
             [None] * self.count
             if self.truncation is None
