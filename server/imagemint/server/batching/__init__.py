@@ -1,4 +1,4 @@
-"""Many callers' images, computed together, a batch at a time."""
+"""Computes the images of many callers together, in batches."""
 
 from imagemint.server.batching.batcher import Batcher
 from imagemint.server.batching.job import Job, Priority

@@ -1,4 +1,4 @@
-"""The inputs of a pass from its slices, and its images back to them."""
+"""Builds the inputs of a batch from its slices, and assigns its images to their jobs."""
 
 import numpy as np
 import numpy.typing as npt
@@ -9,7 +9,7 @@ from imagemint.server.batching.job import Slice
 
 
 def allocate_images(batch: list[Slice], spec: ModelSpec) -> None:
-    """Allocates the results of jobs that are cut; under the lock, for their pieces come apart."""
+    """Allocates the results of jobs that span several batches; the caller holds the lock."""
     for job, start, stop in batch:
         if start == 0 and stop < job.count:
             shape = (job.count, spec.height, spec.width, spec.channels)
@@ -17,15 +17,15 @@ def allocate_images(batch: list[Slice], spec: ModelSpec) -> None:
 
 
 def assign_images(batch: list[Slice], images: npt.NDArray[np.uint8], spec: ModelSpec) -> None:
-    """Gives the jobs of a batch their images, which hold at most twice as much memory."""
+    """Assigns the images of a batch to its jobs. They keep at most twice their size in memory."""
     count = count_images(batch)
     if images.shape != (expected := (count, spec.height, spec.width, spec.channels)):
-        raise ValueError(f"the backend gave images of shape {images.shape}, not {expected}")
+        raise ValueError(f"the backend returned images of shape {images.shape}, not {expected}")
     row = 0
     for job, start, stop in batch:
         part = images[row : row + stop - start]
         if stop - start == job.count:
-            # A view keeps the whole batch in memory, for as long as the slowest reader takes.
+            # A view keeps the whole batch in memory until the slowest reader has its answer.
             job.images = part if 2 * len(part) > count else part.copy()
         else:
             job.images[start:stop] = part
@@ -33,12 +33,12 @@ def assign_images(batch: list[Slice], images: npt.NDArray[np.uint8], spec: Model
 
 
 def count_images(batch: list[Slice]) -> int:
-    """Images of a batch."""
+    """Returns the number of images of a batch."""
     return sum(stop - start for _, start, stop in batch)
 
 
 def stack_latents(batch: list[Slice], spec: ModelSpec) -> npt.NDArray[np.float32]:
-    """float32 [N, z_dim]; all that is on reels is drawn at once, however many jobs want it."""
+    """Returns the latents float32 [N, z_dim]; one call draws those of all seeds."""
     z = np.empty((count_images(batch), spec.z_dim), np.float32)
     runs: list[Run] = []
     is_drawn = np.ones(len(z), np.bool_)
@@ -59,7 +59,7 @@ def stack_latents(batch: list[Slice], spec: ModelSpec) -> npt.NDArray[np.float32
 
 
 def stack_classes(batch: list[Slice]) -> npt.NDArray[np.int64] | None:
-    """int64 [N], or None if the jobs have no classes."""
+    """Returns the classes int64 [N]; None if the jobs have no classes."""
     classes: list[int] = []
     for job, start, stop in batch:
         if job.class_id is None:
@@ -69,7 +69,7 @@ def stack_classes(batch: list[Slice]) -> npt.NDArray[np.int64] | None:
 
 
 def stack_truncation(batch: list[Slice]) -> npt.NDArray[np.float32] | None:
-    """float32 [N], or None if the jobs have no truncation."""
+    """Returns the truncation float32 [N]; None if the jobs have no truncation."""
     parts = [
         np.broadcast_to(np.float32(p.job.truncation), p.job.count)[p.start : p.stop]
         for p in batch

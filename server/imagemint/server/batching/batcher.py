@@ -1,9 +1,9 @@
-"""The batcher: a queue, and the instances that it feeds.
+"""The batcher: a queue and the instances that compute its images.
 
-It is greedy: an instance that is free runs what is queued, and waits for more only if asked to. The
-unit is the image. See room.py for what may be queued, and queue.py for what goes first. Nothing of
-a model runs on the event loop. A serial's pixels do not depend on what shares its batch, so none of
-this shows in the answers.
+An idle instance computes the queued images at once, and waits for more only if a delay is set. The
+unit is the image. room.py decides which jobs may enter the queue, and queue.py decides their order.
+No model runs on the event loop. The pixels of a serial do not depend on the other images in its
+batch, so the batches do not affect the answers.
 """
 
 import asyncio
@@ -42,34 +42,36 @@ from imagemint.server.telemetry.statistics import Phases
 
 _log = logging.getLogger(__name__)
 
-# Below this a batch is not split over idle instances: the fixed cost of a pass would outweigh it.
+# Smaller batches are not split over idle instances: the fixed cost of a batch would outweigh the
+# gain.
 _SMALLEST_SHARE = 8
 _RETRY_DELAY_S = (0.05, 10.0)
-# A caller is alone when so many batches in a row were one caller's and nothing else was to be done.
-# The first of many who call together is no such caller, though he comes alone.
+# A caller is alone after this many batches in a row that were one caller's while the queue was
+# empty. A single such batch may belong to the first of many callers.
 _SOLO_BATCHES = 2
 
 
 class Batcher:
-    """Queue and instances of one version of a model.
+    """The queue and the instances of one version of a model.
 
     Args:
         spec: the model.
-        version: its version, for labels.
-        backend: what computes; each thread opens an instance of its own.
-        metrics: where to count.
-        instances: batches that run side by side.
-        max_batch_images: images in one batch at most.
-        max_queue_images: images that may wait; HIGH ones may exceed it by an eighth.
-        batch_delay_s: time a batch with room may wait for more; 0 never waits. HIGH jobs are not
-            kept waiting, nor is what is left of a job that has begun.
-        preferred_batch_images: sizes to cut batches to, each 1 to `max_batch_images`: the largest
-            of them that the queue fills, whatever the delay. Once it fills the smallest, it is not
-            kept waiting. Less than the smallest runs as it comes.
-        niceness: of the instances' threads, 0 to 19, where threads have one of their own.
+        version: version of the model, for metric labels.
+        backend: computes images; each thread opens its own instance.
+        metrics: the server's metrics.
+        instances: number of batches that are computed in parallel.
+        max_batch_images: most images in one batch.
+        max_queue_images: most images that may wait; HIGH jobs may exceed it by an eighth.
+        batch_delay_s: time that a batch with room may wait for more images. Default: 0, it never
+            waits. HIGH jobs and the rest of a job that has begun never wait.
+        preferred_batch_images: preferred batch sizes, each 1 to `max_batch_images`. A batch gets
+            the largest size that the queue fills, whatever the delay. A queue that fills the
+            smallest size does not wait. Fewer images form a batch of their own number.
+        niceness: niceness of the instances' threads, 0 to 19, on systems where each thread has its
+            own.
 
     Raises:
-        Exception: an instance could not be opened; whatever the backend said.
+        Exception: an instance could not be opened; the backend's own error.
     """
 
     def __init__(
@@ -97,8 +99,8 @@ class Batcher:
         labels = (spec.name, str(version))
         self._niceness = niceness
         self._lock = threading.Lock()
-        # One for each instance that is to look at the queue. The queue of the standard library that
-        # is written in C: a threading.Condition costs several times as much.
+        # Each item wakes one instance. The C queue of the standard library costs a fraction of a
+        # threading.Condition.
         self._wakes: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._waking = 0
         self._queue = Queue()
@@ -122,7 +124,8 @@ class Batcher:
         except BaseException:
             self.close()
             raise
-        # Only now: until it can serve, they tell of whatever serves the version already.
+        # The metrics are set last: until this batcher can serve, they describe the batcher that
+        # serves the version.
         metrics.watch(metrics.queue_images, labels, lambda: self._queue.images)
         metrics.queue_limit_images.labels(*labels).set(max_queue_images)
 
@@ -133,7 +136,7 @@ class Batcher:
     # --- the event loop's side ------------------------------------------------------------------
 
     def submit(self, job: Job) -> None:
-        """Queues a job of the running event loop; ``job.done`` resolves when it is whole.
+        """Queues a job of the running event loop; ``job.done`` resolves when it is complete.
 
         ``job.done`` fails with DeadlinePassed or BackendFailed.
 
@@ -150,7 +153,7 @@ class Batcher:
         raise QueueFull(self._spec.name, self._retry_delay_s(excess))
 
     def submit_ahead(self, job: Job) -> bool:
-        """Queues a job that a stream reads ahead of its consumer; returns whether it did.
+        """Queues a job that a stream computes ahead of its reader; returns whether it was queued.
 
         Raises:
             Draining: the batcher is closed.
@@ -163,7 +166,7 @@ class Batcher:
         return fits
 
     async def submit_when_room(self, job: Job) -> None:
-        """Queues a job of a stream, after those that have waited longer for room.
+        """Queues a job of a stream as soon as there is room, in order of arrival.
 
         Raises:
             Draining: the batcher is closed.
@@ -179,7 +182,7 @@ class Batcher:
             raise
 
     def _enqueue(self, job: Job) -> None:
-        """Queues a job; the lock is held."""
+        """Queues a job; the caller holds the lock."""
         if self._closed:
             raise Draining(1.0)
         loop = asyncio.get_running_loop()
@@ -187,13 +190,13 @@ class Batcher:
         job.accepted_ns = time.perf_counter_ns()
         was_empty = not self._queue
         self._queue.append(job)
-        # A busy instance looks at the queue when it has finished. One that waits for a fuller batch
-        # must see every job.
+        # A busy instance checks the queue when it has finished. An instance that waits for a fuller
+        # batch must see every job.
         if self._idle > 0 and (was_empty or self.delay_s > 0):
             loop.call_soon(self._wake)
 
     def _cancel_wait(self, waiter: Waiter) -> None:
-        """Removes a job whose caller has left while it waited for room."""
+        """Removes a job whose caller left while the job waited for room."""
         if waiter.admitted.done() and not waiter.admitted.cancelled():
             if waiter.admitted.exception() is None:
                 self.drop(waiter.job)
@@ -203,29 +206,29 @@ class Batcher:
         self._admit()
 
     def _wake(self) -> None:
-        """Has an instance look at the queue; one instance wakes the next while there is work.
+        """Wakes an instance; one instance wakes the next while there is work.
 
-        It runs at the end of a turn of the loop, so that the calls of one turn are one batch. To
-        wake a thread costs as much as half a call, and from then on the two share the interpreter's
-        lock.
+        It runs at the end of an iteration of the event loop, so that the calls of one iteration
+        form one batch. To wake a thread costs as much as half a call, and from then on both threads
+        share the interpreter's lock.
         """
         with self._lock:
             self._wake_one()
 
     def _wake_one(self) -> None:
-        """Wakes an instance, if one sleeps that is not being woken yet; the lock is held."""
+        """Wakes an idle instance that is not being woken yet; the caller holds the lock."""
         if self._waking < self._idle:
             self._waking += 1
             self._wakes.put(None)
 
     def drop(self, job: Job) -> None:
-        """Takes back what of a job has not begun; nothing is computed for a caller who left.
+        """Removes the images of a job that no batch has taken; the caller no longer waits for them.
 
-        On the event loop, for a job that was submitted, whatever became of it since; nobody waits
-        for it any more, and `job.done` is cancelled if it is still open.
+        Call it on the event loop for a submitted job in any state. It cancels `job.done` if that is
+        still pending.
         """
         if not job.done.cancel() and not job.done.cancelled():
-            job.done.exception()  # seen: asyncio would complain of an error that nobody asked for
+            job.done.exception()  # asyncio would log an error that nobody retrieved
         with self._lock:
             if job.dropped or job.taken == job.count:
                 return
@@ -233,13 +236,13 @@ class Batcher:
         self._admit()
 
     def close(self, timeout_s: float | None = None) -> bool:
-        """Finishes what is queued and ends the instances; from now on `submit` refuses.
+        """Computes the queued jobs and ends the instances; from now on `submit` refuses.
 
         Args:
-            timeout_s: time to wait for the end; None waits as long as it takes.
+            timeout_s: time to wait for the end. Default: no limit.
 
         Returns:
-            Whether all instances have ended; False leaves them to end by themselves.
+            Whether all instances have ended. If False, they end later by themselves.
         """
         with self._lock:
             self._closed = True
@@ -250,7 +253,7 @@ class Batcher:
         return not any(thread.is_alive() for thread in self._threads)
 
     def _retry_delay_s(self, excess: int) -> float:
-        """Time until the queue should have room for `excess` more images, from the drain rate."""
+        """Returns the estimated time until the queue has room for `excess` more images."""
         least, most = _RETRY_DELAY_S
         rate = self._drain_rate.per_s
         if rate == 0:
@@ -258,7 +261,7 @@ class Batcher:
         return min(max(excess / rate, least), most)
 
     def _resolve(self, jobs: list[Job], error: Exception | None) -> None:
-        """Resolves jobs and lets in those that wait for room; on the event loop."""
+        """Resolves jobs and queues jobs that wait for room; runs on the event loop."""
         for job in jobs:
             if not job.done.done():
                 if error is None:
@@ -268,7 +271,7 @@ class Batcher:
         self._admit()
 
     def _admit(self) -> None:
-        """Queues the jobs that have waited for the room that there is now."""
+        """Queues the waiting jobs for which there is room now."""
         if not self._room:
             return
         with self._lock:
@@ -285,11 +288,11 @@ class Batcher:
     # --- the instances' side --------------------------------------------------------------------
 
     def _work(self, opened: Future[None]) -> None:
-        if self._niceness and sys.platform == "linux":  # elsewhere it is the process that is nice
+        if self._niceness and sys.platform == "linux":  # elsewhere it applies to the process
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._niceness)
         try:
             instance = self._backend.open_instance()
-        except BaseException as error:  # noqa: BLE001 - raised again where the batcher is made
+        except BaseException as error:  # noqa: BLE001 - raised again by the constructor
             opened.set_exception(error)
             return
         opened.set_result(None)
@@ -300,10 +303,10 @@ class Batcher:
                 self._compute(batch, run)
 
     def _take_batch(self) -> tuple[list[Slice], bool] | None:
-        """Waits for work and returns a batch of it; None when closed and empty.
+        """Waits for work and returns a batch; None when the batcher is closed and its queue empty.
 
-        And whether it is alone: one caller's, and nothing else is computed or waits. Where several
-        call, others will soon want the other cores.
+        The second value tells whether the batch is the only work: it is one caller's, and nothing
+        else waits or is computed. With several callers, others soon need the other cores.
         """
         with self._lock:
             self._idle += 1
@@ -348,7 +351,7 @@ class Batcher:
         self._queue.remove(job)
 
     def _remaining_delay_s(self) -> float:
-        """Time that the queue may still wait for company."""
+        """Returns the time that the queue may still wait for more images."""
         if not self._queue.can_wait:
             return 0.0
         return self.delay_s - (time.perf_counter_ns() - self._queue.oldest_ns) / 1e9
@@ -358,11 +361,11 @@ class Batcher:
         return self._queued < enough and not self._closed and self._remaining_delay_s() > 0
 
     def _choose_batch_size(self) -> int:
-        """Images for this batch: the queue, divided among the instances that are free now.
+        """Returns the size of the next batch: the queue, divided among the idle instances.
 
-        Of several callers' images something is left for those that will be free soon, for whoever
-        comes next would wait for the whole of a batch that took everything: where there are two
-        instances, a third.
+        If several callers wait, some images are left for the instances that will be idle soon,
+        because a later caller would wait for the whole of a batch that took everything. With two
+        instances, a third is left.
         """
         fair = -(-self._queued // max(self._idle, 1))
         if self._queue.is_shared:
@@ -389,15 +392,15 @@ class Batcher:
             after = time.perf_counter_ns()
             assign_images(batch, images, self._spec)
             took = Phases(before - began, after - before, time.perf_counter_ns() - after)
-        except Exception as error:  # noqa: BLE001 - whatever a runtime raises, the callers must hear
+        except Exception as error:  # noqa: BLE001 - every error of a runtime goes to the callers
             _log.exception("batch of %d images failed", count_images(batch))
             self._fail(batch, error)
             return
-        # The rest is the loop's: an instance would only wait for the interpreter's lock.
+        # The event loop does the rest: an instance would wait for the interpreter's lock.
         _call_on_loop(batch[0].job, self._finish, batch, began, time.perf_counter_ns(), took)
 
     def _finish(self, batch: list[Slice], began_ns: int, ended_ns: int, took: Phases) -> None:
-        """Tells who is whole, and has the batch accounted for; on the event loop."""
+        """Resolves the finished jobs and counts the batch; runs on the event loop."""
         finished: list[Job] = []
         for job, start, stop in batch:
             job.input_ns += took.input_ns
@@ -426,6 +429,6 @@ class Batcher:
 
 
 def _call_on_loop(job: Job, call: Callable[..., None], *arguments: object) -> None:
-    # A loop that is closed has nobody left to answer, and closes whenever it likes.
+    # A closed loop has no callers left, and it may close at any time.
     with contextlib.suppress(RuntimeError):
         job.done.get_loop().call_soon_threadsafe(call, *arguments)

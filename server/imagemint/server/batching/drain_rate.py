@@ -1,10 +1,10 @@
-"""How fast a queue drains."""
+"""Measures how fast a queue drains."""
 
 import math
 
 
 class DrainRate:
-    """Images per second while there was work, those of the last second or so weighing most."""
+    """Images per second while there was work, weighted towards about the last second."""
 
     _TIME_CONSTANT_NS = 1e9
 
@@ -15,11 +15,11 @@ class DrainRate:
 
     @property
     def per_s(self) -> float:
-        """The rate; 0 while nothing was measured."""
+        """Images per second; 0 before the first batch."""
         return 1e9 * self._images / self._busy_ns if self._busy_ns else 0.0
 
     def add(self, images: int, began_ns: int, ended_ns: int) -> None:
-        """Counts a batch; the time since the one before counts as far as this one was running."""
+        """Counts a batch. Time since the last batch counts while this batch was running."""
         elapsed = max(ended_ns - max(self._last_ns, began_ns), 1)
         keep = math.exp(-elapsed / self._TIME_CONSTANT_NS)
         self._images = keep * self._images + images

@@ -1,4 +1,4 @@
-"""What callers wait for, and the parts it is cut into."""
+"""Jobs that callers wait for, and the slices that batches take from them."""
 
 import asyncio
 import enum
@@ -14,7 +14,7 @@ from imagemint.engine.sampling import Run
 
 
 class Priority(enum.StrEnum):
-    """Who goes first, the highest first; the values name them in metrics."""
+    """Priorities, the highest first. The values are their names in metrics."""
 
     HIGH = "high"
     NORMAL = "normal"
@@ -25,18 +25,19 @@ class Job:
     """Images that one caller waits for.
 
     Attributes:
-        count: how many, 1 or more.
-        latents: gives what the latents of images start to stop - 1 of the job are: runs of that
-            many images in all, or float32 [n, z_dim]. The instance that computes them draws them,
-            for a whole batch at once.
-        class_id: `count` of them, or None.
-        truncation: for a model whose truncation is PSI, and then never None; otherwise None. One
-            for all, or float32 [count].
-        deadline: `time.monotonic` value after which nothing of it is computed any more.
-        priority: who goes first.
-        streamed: whether it is part of a stream, which gets a share of its own; see queue.py.
-        images: the result, uint8 [count, H, W, C], whole once `done` is; read-only, for jobs of
-            one batch may share its memory.
+        count: number of images, 1 or more.
+        latents: returns the latents of the images start to stop - 1 of the job: runs of that many
+            images in all, or float32 [n, z_dim]. The instance draws the latents of a whole batch at
+            once.
+        class_id: `count` classes, or None.
+        truncation: only for a model with PSI truncation, where it is never None: one value for all
+            images, or float32 [count].
+        deadline: `time.monotonic` value after which no image of the job is computed.
+        priority: priority in the queue.
+        streamed: whether the job is part of a stream. Streams get their own share of a batch; see
+            queue.py.
+        images: the result, uint8 [count, H, W, C], complete once `done` resolves. It is read-only,
+            because jobs of one batch may share its memory.
     """
 
     count: int
@@ -54,7 +55,7 @@ class Job:
     input_ns: int = field(init=False, default=0)
     inference_ns: int = field(init=False, default=0)
     output_ns: int = field(init=False, default=0)
-    # Owned by the batcher, under its lock.
+    # The batcher changes these under its lock.
     taken: int = field(init=False, default=0, repr=False)
     computed: int = field(init=False, default=0, repr=False)
     dropped: bool = field(init=False, default=False, repr=False)
@@ -69,5 +70,5 @@ class Slice(NamedTuple):
 
 
 def count_images_left(job: Job) -> int:
-    """Images of a job that no batch has taken."""
+    """Returns the number of images of a job that no batch has taken."""
     return job.count - job.taken

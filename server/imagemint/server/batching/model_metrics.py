@@ -1,4 +1,4 @@
-"""What one version of a model has done, for Prometheus and for the Open Inference Protocol."""
+"""Counts the work of a model version, for Prometheus and the Open Inference Protocol."""
 
 import collections
 import time
@@ -15,29 +15,28 @@ from imagemint.server.telemetry.statistics import Account, Phases, Statistics
 
 
 class _Batch(NamedTuple):
-    """What there is to count of a batch, without its jobs, which hold the images."""
+    """The figures of a batch without its jobs, which hold the images."""
 
     images: int
     took: Phases
     ended_ns: int
-    """Since 1970."""
+    """Nanoseconds since 1970."""
     waits: list[tuple[Priority, int]]
-    """Of the jobs that began with it, in nanoseconds."""
+    """Time in the queue of the jobs that began in the batch, in nanoseconds."""
     whole: list[tuple[Sequence[int] | None, int, int, int, int, int]]
-    """Of the jobs that it made whole: classes, images, and in nanoseconds total, input, inference
-    and output."""
+    """Completed jobs: classes, images, and total, input, inference and output nanoseconds."""
 
 
 class ModelMetrics:
-    """Counts batches and the jobs in them, many at a time; see `telemetry.metrics.Later`.
+    """Counts batches and their jobs, many at a time; see `telemetry.metrics.Later`.
 
     Args:
         spec: the model.
-        version: its version, for labels.
-        metrics: where to count.
+        version: version of the model, for metric labels.
+        metrics: the server's metrics.
 
     Attributes:
-        statistics: the same as sums.
+        statistics: the same figures as sums.
     """
 
     def __init__(self, spec: ModelSpec, version: int, metrics: Metrics) -> None:
@@ -50,13 +49,13 @@ class ModelMetrics:
         self._batches = metrics.backlog.later(self._count)
 
     def add(self, batch: list[Slice], began_ns: int, took: Phases, finished: list[Job]) -> None:
-        """Counts a batch that has just ended.
+        """Counts a finished batch.
 
         Args:
-            batch: what was in it.
-            began_ns: when it began, by `time.perf_counter_ns`.
-            took: how long it took.
-            finished: jobs that are whole now.
+            batch: slices of the batch.
+            began_ns: start of the batch, by `time.perf_counter_ns`.
+            took: duration of the batch.
+            finished: jobs that the batch completed.
         """
         waits = [(job.priority, began_ns - job.accepted_ns) for job, start, _ in batch if not start]
         whole = [
@@ -84,12 +83,12 @@ class ModelMetrics:
 
 
 class _ImagesByClass:
-    """The counters of one version; to look one up takes longer than to count, so they are kept.
+    """The counters of one version. They are kept, because a lookup takes longer than an increment.
 
     Args:
-        images: the counter, by model, version and class.
+        images: counter with the labels model, version and class.
         spec: the model.
-        version: its version, for the label.
+        version: version of the model, for the label.
     """
 
     def __init__(self, images: Counter, spec: ModelSpec, version: int) -> None:
@@ -99,10 +98,10 @@ class _ImagesByClass:
         self._counters: dict[int | None, Counter] = {}
 
     def count(self, finished: Iterable[tuple[Sequence[int] | None, int]]) -> None:
-        """Counts images that were handed out.
+        """Counts the images of completed jobs.
 
         Args:
-            finished: of each job, the classes, or None, and the number of images.
+            finished: for each job, its classes or None, and its number of images.
         """
         counts: collections.Counter[int | None] = collections.Counter()
         for class_ids, count in finished:

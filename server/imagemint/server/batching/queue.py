@@ -1,17 +1,17 @@
-"""Decides which images are in the next batch.
+"""Decides which images go into the next batch.
 
 **Two priorities.** HIGH jobs go first. While NORMAL jobs wait beside them, one image in eight is
 NORMAL: at least 8 of a batch of 64, one of a batch of 8, and one in every second batch of 4.
 
-**Streams and single calls.** Within a priority, while both wait, streams get an even share for each
-of their jobs, and at least one image in four. Without that minimum a stream beside 200 single
-callers would get one image in 200, however many it wants.
+**Streams and single calls.** Within a priority, while both wait, each job of a stream gets an equal
+share, and streams together get at least one image in four. Without that minimum, a stream beside
+200 single callers would get one image in 200.
 
-**Fair among equals.** Every waiting job gets an even share of each batch. What a small job leaves
-of its share goes to the larger ones. One image is therefore in the next batch although a large job
-queued thousands before it.
+**Equal shares.** Every waiting job gets an equal share of each batch. Larger jobs get what a small
+job leaves of its share. One image is therefore in the next batch, even if a large job queued
+thousands before it.
 
-What a share does not use goes to the others, so a batch is as full as the queue allows.
+Images that a share does not use go to the others, so a batch is as full as the queue allows.
 """
 
 import math
@@ -23,35 +23,36 @@ from imagemint.server.batching.job import Job, Priority, Slice, count_images_lef
 NORMAL_SHARE = 8
 """One image in this many is NORMAL while both priorities wait."""
 STREAM_SHARE = 4
-"""At least one image in this many is a stream's while streams and single calls wait."""
+"""At least one image in this many belongs to a stream while streams and single calls wait."""
 
 
 class Queue:
-    """Jobs with images that no batch has taken. Not thread-safe: its owner holds a lock."""
+    """Jobs with images that no batch has taken. Not thread-safe: the owner holds a lock."""
 
     def __init__(self) -> None:
         self._high = _Level()
         self._normal = _Level()
         self._normal_minimum = _Minimum(NORMAL_SHARE)
-        # No job is late before this. Looking at every job for every batch would cost too much.
+        # No deadline passes before this time. Checking every job for every batch would cost too
+        # much.
         self._next_deadline = math.inf
 
     @property
     def images(self) -> int:
-        """Images that wait."""
+        """Number of images that wait."""
         return self._high.images + self._normal.images
 
     @property
     def stream_images(self) -> int:
-        """Images that wait and belong to streams."""
+        """Number of images of streams that wait."""
         return self._high.streams.images + self._normal.streams.images
 
     def __bool__(self) -> bool:
-        """Whether anything waits."""
+        """Whether any image waits."""
         return self.images > 0
 
     def __iter__(self) -> Iterator[Job]:
-        """The jobs that wait, HIGH ones first."""
+        """Yields the waiting jobs, HIGH jobs first."""
         for level in (self._high, self._normal):
             yield from level.singles.jobs
             yield from level.streams.jobs
@@ -66,25 +67,25 @@ class Queue:
 
     @property
     def can_wait(self) -> bool:
-        """Whether the queue may wait for a fuller batch: no job is HIGH, and none has begun."""
+        """Whether the queue may wait for a fuller batch: no job is HIGH, and no job has begun."""
         return not self._high.images and not any(job.taken for job in self)
 
     @property
     def oldest_ns(self) -> int:
-        """When the oldest job of a patient queue was accepted; the queue is not empty."""
-        # Only a job that has begun loses its place, so the first of a line is its oldest.
+        """Acceptance time of the oldest job, if `can_wait`; the queue is not empty."""
+        # Only a job that has begun loses its place, so the first job of a line is its oldest.
         lines = (self._normal.singles, self._normal.streams)
         return min(line.jobs[0].accepted_ns for line in lines if line.jobs)
 
     def append(self, job: Job) -> None:
-        """Queues a job, of which nothing has been taken."""
+        """Queues a job whose images no batch has taken."""
         line = self._find_line(job)
         line.jobs.append(job)
         line.images += job.count
         self._next_deadline = min(self._next_deadline, job.deadline)
 
     def remove(self, job: Job) -> None:
-        """Removes a job that waits; batches that have begun with it go on."""
+        """Removes a waiting job; batches with some of its images go on."""
         line = self._find_line(job)
         line.jobs.remove(job)
         line.images -= count_images_left(job)
@@ -100,7 +101,7 @@ class Queue:
         return late
 
     def cut(self, room: int) -> list[Slice]:
-        """Takes up to `room` images; a job with images left goes to the end of its line."""
+        """Takes up to `room` images. A job with images left goes to the end of its line."""
         high, normal = self._high, self._normal
         room = min(room, self.images)
         part = self._normal_minimum.grant(room, normal.images, high.images)
@@ -118,17 +119,17 @@ class _Minimum:
 
     def __init__(self, share: int) -> None:
         self._share = share
-        # What is due and below one image, in images times `share`.
+        # The fraction of an image that is due, multiplied by `share`.
         self._credit = 0
 
     def grant(self, room: int, mine: int, others: int, even: int = 0) -> int:
-        """Returns how many of `room` images the part gets.
+        """Returns how many of `room` images this part gets.
 
         Args:
-            room: images in the batch; at most `mine` + `others`.
-            mine: images that the part has waiting.
-            others: images of the other part.
-            even: images that the part gets in any case, if it has them.
+            room: number of images in the batch; at most `mine` + `others`.
+            mine: number of waiting images of this part.
+            others: number of waiting images of the other part.
+            even: number of images that this part gets in any case, if it has them.
         """
         if not mine or not others:
             self._credit = 0
@@ -138,7 +139,7 @@ class _Minimum:
 
 
 class _Line:
-    """Jobs that take turns, and the sum of their images."""
+    """Jobs that take turns, and the number of their images."""
 
     __slots__ = ("images", "jobs")
 
@@ -151,7 +152,7 @@ class _Line:
         if not room:
             return []
         jobs = self.jobs
-        if room == self.images:  # all of it: no shares to compute
+        if room == self.images:  # the whole line: no shares to compute
             chosen = list(jobs)
             jobs.clear()
             return [self._slice(job, count_images_left(job)) for job in chosen]

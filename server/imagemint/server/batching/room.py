@@ -1,8 +1,8 @@
-"""Decides which jobs may enter a queue, and keeps the jobs that wait for room in order.
+"""Decides which jobs may enter a queue, and keeps waiting jobs in order.
 
-A queue holds a limited number of images. The rules, by images:
+A queue holds a limited number of images. These are the rules:
 
-- A single call that finds no room is refused. So is the first job of a stream.
+- A single call without room is refused. So is the first job of a stream.
 - Later jobs of streams wait, first come, first served. What they wait for counts as taken: a single
   call is refused rather than let in ahead of them.
 - Waiting streams fill at most half of the queue, so that they do not shut out single calls. A job
@@ -30,7 +30,7 @@ class Waiter:
 
     Attributes:
         job: the job.
-        admitted: resolves when the job is queued; fails when it never will be.
+        admitted: resolves when the job is queued; fails if it can never be queued.
     """
 
     job: Job
@@ -38,11 +38,11 @@ class Waiter:
 
 
 class Room:
-    """The room in one queue. Not thread-safe: its owner holds the lock of the queue.
+    """The room in one queue. Not thread-safe: the owner holds the lock of the queue.
 
     Args:
         queue: the queue.
-        limit: images that may wait in it; HIGH jobs may exceed it by an eighth.
+        limit: most images that may wait in the queue; HIGH jobs may exceed it by an eighth.
     """
 
     def __init__(self, queue: Queue, limit: int) -> None:
@@ -57,32 +57,32 @@ class Room:
         return bool(self._waiters)
 
     def count_excess(self, job: Job) -> int:
-        """Returns by how many images a job is too large to enter now; 0 or less if it may."""
+        """Returns by how many images a job is too large to enter now; 0 or less if it may enter."""
         size = self._count_images(job, job.count)
         return self._singles + self._streamed + self._claimed + size - self._get_limit(job)
 
     def fits_ahead(self, job: Job) -> bool:
-        """Whether a job that a stream reads ahead may enter."""
+        """Whether a job that a stream computes ahead of its reader may enter."""
         most = self._stream_limit + self._get_reserve(job)
         return not self._waiters and self._queue.images + job.count <= most
 
     def wait(self, job: Job, admitted: asyncio.Future[None]) -> Waiter:
-        """Adds a job to those that wait."""
+        """Adds a job to the waiting jobs."""
         waiter = Waiter(job, admitted)
         self._waiters.append(waiter)
         self._waiting_images += self._count_images(job, job.count)
         return waiter
 
     def leave(self, waiter: Waiter) -> None:
-        """Removes a job from those that wait, if it is one of them."""
+        """Removes a job from the waiting jobs, if it is one of them."""
         if waiter in self._waiters:
             self._waiters.remove(waiter)
             self._waiting_images -= self._count_images(waiter.job, waiter.job.count)
 
     def next(self, *, any_size: bool = False) -> Waiter | None:
-        """Removes and returns the first waiting job that may enter now; None if none may.
+        """Removes and returns the first waiting job that may enter now; None if there is none.
 
-        A HIGH job may enter before a NORMAL one that came first, into the room reserved for it.
+        A HIGH job may enter before an earlier NORMAL job, into the room that is reserved for it.
 
         Args:
             any_size: whether every job may enter.
@@ -93,20 +93,20 @@ class Room:
                 self.leave(waiter)
                 return waiter
             before += self._count_images(waiter.job, waiter.job.count)
-            if before > 2 * self._limit:  # nothing behind it fits
+            if before > 2 * self._limit:  # no later job fits
                 return None
         return None
 
     @property
     def _singles(self) -> int:
-        """Queued images of single calls."""
+        """Number of queued images of single calls."""
         return self._queue.images - self._queue.stream_images
 
     @property
     def _streamed(self) -> int:
-        """Queued images of streams, as far as they count."""
+        """Number of queued images of streams that count towards the limit."""
         images = self._queue.stream_images
-        if images <= self._stream_limit:  # then no job is larger
+        if images <= self._stream_limit:  # then no job exceeds the limit
             return images
         return sum(
             self._count_images(job, count_images_left(job)) for job in self._queue if job.streamed
@@ -114,7 +114,7 @@ class Room:
 
     @property
     def _claimed(self) -> int:
-        """Images of the room that waiting jobs will get."""
+        """Number of images of the room that is kept for waiting jobs."""
         if not self._waiters:
             return 0
         return min(self._waiting_images, max(0, self._stream_limit - self._streamed))
@@ -127,7 +127,7 @@ class Room:
         ) and streamed <= self._stream_limit + self._get_reserve(job)
 
     def _count_images(self, job: Job, images: int) -> int:
-        """How many of a job's images count."""
+        """Returns how many of a job's images count towards the limit."""
         return min(images, self._stream_limit) if job.streamed else images
 
     def _get_limit(self, job: Job) -> int:

@@ -1,1 +1,1 @@
-"""The one package of the server that knows gRPC."""
+"""The gRPC side of the server. No other package of the server imports gRPC."""

@@ -1,6 +1,6 @@
-"""The call being answered: what it is known by, what it holds, and how far it has come."""
+"""The state of the call that is being answered."""
 
-from __future__ import annotations  # OpenTelemetry is imported only when something is traced
+from __future__ import annotations  # OpenTelemetry is imported only for traced calls
 
 import asyncio
 import contextvars
@@ -21,34 +21,36 @@ if TYPE_CHECKING:
     from imagemint.server.batching import Job
     from imagemint.server.telemetry.tracing import CallSpan
 
-# Ids must differ and nothing more. Asking the operating system would release the interpreter's
-# lock, for which the instances are waiting, at each call.
+# Ids only need to differ. Random bytes from the operating system would release the interpreter's
+# lock at each call, and the instances wait for that lock.
 _ids = random.Random()  # noqa: S311 - no secret
 
-# While an answer waits for its reader, its bytes exist in the message, in what was serialized of it
-# and in what gRPC buffers; while it is computed, once.
+# While an answer waits for its reader, its bytes exist three times: in the message, in its
+# serialized form and in gRPC's buffer. While it is computed, they exist once.
 _COPIES = 3
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class Call:
-    """The call being answered, found by `current_call`.
+    """The call that is being answered. Get it from `current_call`.
 
-    A plain class with defaults, because one is made for every call.
+    It is a plain class with defaults, because an instance is created for every call.
 
     Attributes:
-        given_id: the caller's ``x-request-id``, which it gets back; '' without.
-        model: name of a model that exists, or '' while none is known.
-        images: images sent so far.
-        span: None unless the call is traced.
-        caller: who calls.
-        owner: whose limits count: the name of the key, or the machine of a caller without one.
-        sending_since: `time.monotonic` value when the write began that has not returned yet;
-            infinity while there is none.
-        ended: why the call must end before its time; None while it need not.
-        budget: bounds the bytes of all calls; None for no bound.
-        relieve: gives up what the call has made ahead of its reader, if it makes anything ahead.
+        given_id: the caller's ``x-request-id``, which the answer repeats; '' without one.
+        model: name of an existing model; '' if it is not known yet.
+        images: number of images sent so far.
+        span: the span; None unless the call is traced.
+        caller: the caller.
+        owner: owner of the limits that apply: the name of the key, or the machine of a caller
+            without a key.
+        sending_since: `time.monotonic` value at the start of the write that has not returned yet;
+            infinity if there is none.
+        ended: the error with which the call must end early; None if it may go on.
+        budget: limits the bytes of all calls; None for no limit.
+        relieve: discards what the call has computed ahead of its reader; None if it computes
+            nothing ahead.
     """
 
     model = ""
@@ -70,20 +72,20 @@ class Call:
         self.began = time.perf_counter()
 
     def enter(self, context: Context, caller: Caller, owner: str) -> None:
-        """Notes who makes the call, on the task that answers it."""
+        """Sets the caller. Runs on the task that answers the call."""
         self._context, self.caller, self.owner = context, caller, owner
         self._task = asyncio.current_task()
 
     @property
     def request_id(self) -> str:
-        """The caller's id, or one that is made when somebody asks for it."""
+        """The caller's id, or a generated id. The first access generates it."""
         if not self.given_id and not self._made_id:
             self._made_id = f"{_ids.getrandbits(128):032x}"
         return self.given_id or self._made_id
 
     @property
     def peer(self) -> Peer | None:
-        """The other end of the connection; None if it is not known."""
+        """Address of the other end of the connection; None if it is not known."""
         return None if self._context is None else parse_peer(self._context.peer())
 
     # --- bytes in flight --------------------------------------------------------------------------
@@ -92,16 +94,16 @@ class Call:
         """Waits until the budget has room for a piece of the answer.
 
         Args:
-            size: bytes of its images as the model makes them.
-            piece: what `release` is told; by default the whole answer, which is released when the
-                call is over.
+            size: number of bytes of its images as the model returns them.
+            piece: key for `release`. Default: the whole answer, which is released when the call
+                ends.
         """
         if self.budget is not None:
             await self.budget.wait(self.owner, _COPIES * size)
             self._record_reservation(size, piece)
 
     def reserve_now(self, size: int, piece: Hashable) -> bool:
-        """Reserves bytes as `reserve` does if there is room now, and tells whether it did."""
+        """Reserves bytes like `reserve` if there is room now; returns whether it did."""
         if self.budget is not None:
             if not self.budget.take(self.owner, _COPIES * size):
                 return False
@@ -109,14 +111,14 @@ class Call:
         return True
 
     def release(self, piece: Hashable) -> None:
-        """Returns the bytes of a piece that was sent or given up; harmless if it holds none."""
+        """Releases the bytes of a piece that was sent or discarded, if it holds any."""
         if self._reserved and self.budget is not None:
             size = self._reserved.pop(piece, 0)
             if size:
                 self.budget.give(self.owner, size)
 
     def release_all(self) -> None:
-        """Returns all bytes that the call holds."""
+        """Releases all bytes that the call holds."""
         for piece in tuple(self._reserved or ()):
             self.release(piece)
 
@@ -128,10 +130,10 @@ class Call:
     # --- sending ----------------------------------------------------------------------------------
 
     async def send(self, context: Context, answer: object) -> None:
-        """Writes one answer of a stream; returns once flow control has let it go.
+        """Writes one answer of a stream. Returns when flow control has accepted it.
 
         Raises:
-            ImagemintError: the call must end, see `ended`.
+            ImagemintError: the call must end; see `ended`.
         """
         self.sending_since = time.monotonic()
         await context.write(answer)
@@ -140,9 +142,10 @@ class Call:
             raise self.ended
 
     def end(self, error: ImagemintError) -> None:
-        """Ends the call with an error, at once unless a write is under way.
+        """Ends the call with an error: at once, or after the write that is in progress.
 
-        A write cannot be given up without its connection; when it returns, `send` raises the error.
+        gRPC cannot cancel a write without closing its connection. When the write returns, `send`
+        raises the error.
         """
         self.ended = error
         if self._task is not None and self.sending_since == math.inf:
@@ -151,7 +154,7 @@ class Call:
     # --- tracing ----------------------------------------------------------------------------------
 
     def trace(self, job: Job) -> None:
-        """Adds the stages of a job to the call's trace, as far as the job has come."""
+        """Adds the stages that a job has passed to the call's trace."""
         if self.span is None or not job.accepted_ns:
             return
         now = time.perf_counter_ns()
@@ -162,12 +165,12 @@ class Call:
                 job.started_ns,
                 job.finished_ns or now,
                 images=job.count,
-                # Of the batches that it was part of; they may have run side by side.
+                # The sum over the batches of the job, which may have run in parallel.
                 batches_duration_s=job.inference_ns / 1e9,
             )
 
     def trace_encoding(self, began_ns: int, picture_format: str) -> None:
-        """Adds the encoding of an answer, which ended just now, to the call's trace."""
+        """Adds the encoding of an answer to the call's trace. The encoding has just ended."""
         if self.span is not None:
             self.span.stage("encode", began_ns, time.perf_counter_ns(), format=picture_format)
 

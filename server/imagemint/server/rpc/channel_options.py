@@ -1,4 +1,4 @@
-"""Configures gRPC's transport: its limits, from the settings, and its certificates."""
+"""Configures gRPC's transport from the settings: limits and certificates."""
 
 import resource
 
@@ -11,21 +11,21 @@ from imagemint.server.telemetry.metrics import Metrics
 
 _log = structlog.stdlib.get_logger(__name__)
 
-# How gRPC spells no limit.
+# gRPC's value for no limit.
 _NEVER_MS = 2**31 - 1
 
 
-# A client that has not finished its handshake by then is sent away.
+# The server disconnects a client whose handshake takes longer.
 _HANDSHAKE_MS = 20_000
 _MAX_CONNECTIONS = 4_096
-# Descriptors that connections leave to the models, the metrics, the log and the workers.
+# File descriptors that are kept for the models, the metrics, the log and the workers.
 _OTHER_DESCRIPTORS = 256
 
 
 def compute_connection_limit(settings: ServeSettings) -> int:
-    """Returns how many connections are accepted, so that descriptors are left for all else.
+    """Returns the number of connections to accept, so that enough file descriptors remain.
 
-    Raises the limit of open files of this process first, as far as it may and as far as needed.
+    First raises this process's limit on open files, as far as needed and permitted.
     """
     wanted = settings.max_connections or _MAX_CONNECTIONS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -42,15 +42,15 @@ def compute_connection_limit(settings: ServeSettings) -> int:
 
 
 def build_channel_options(settings: ServeSettings, max_connections: int) -> list[tuple[str, int]]:
-    """Returns the arguments of gRPC's core that the settings stand for.
+    """Returns the options of gRPC's core for the settings.
 
     Args:
-        settings: of the server.
-        max_connections: connections that are accepted, see `compute_connection_limit`.
+        settings: settings of the server.
+        max_connections: number of connections to accept, see `compute_connection_limit`.
     """
     return [
         ("grpc.max_receive_message_length", settings.max_request_bytes),
-        # Between these two core refuses by lot; alike, they are one limit.
+        # Between these two limits, gRPC refuses calls at random. Equal values make them one limit.
         ("grpc.max_metadata_size", settings.max_metadata_bytes),
         ("grpc.absolute_max_metadata_size", settings.max_metadata_bytes),
         ("grpc.max_concurrent_streams", settings.max_streams_per_connection),
@@ -59,7 +59,7 @@ def build_channel_options(settings: ServeSettings, max_connections: int) -> list
         ("grpc.max_connection_age_ms", _to_milliseconds(settings.connection_age_s)),
         ("grpc.max_connection_age_grace_ms", _to_milliseconds(settings.connection_age_grace_s)),
         ("grpc.max_connection_idle_ms", _to_milliseconds(settings.connection_idle_s)),
-        # Callers with keepalive ping while they have no calls, too; that alone is no abuse.
+        # Clients with keepalive also ping while they have no calls. That alone is no abuse.
         ("grpc.keepalive_permit_without_calls", 1),
         (
             "grpc.http2.min_ping_interval_without_data_ms",
@@ -76,7 +76,7 @@ def _to_milliseconds(seconds: float | None) -> int:
 def make_server_credentials(
     settings: ServeSettings, metrics: Metrics
 ) -> grpc.ServerCredentials | None:
-    """Returns what the listener encrypts with; None for nothing.
+    """Returns the TLS credentials of the listener; None for an unencrypted listener.
 
     Raises:
         CertificateError: the files cannot be used.

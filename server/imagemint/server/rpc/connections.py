@@ -1,7 +1,8 @@
-"""The TCP connections of this process, as the operating system lists them.
+"""Lists and closes the TCP connections of this process.
 
-gRPC offers no way to close a single connection, nor to limit those of one address. Shutting the
-socket down does: gRPC then sees the other end leave, and fails the calls of the connection.
+gRPC cannot close a single connection, nor limit the connections of one address. This module finds
+the sockets through the operating system and shuts them down. gRPC then sees the other end leave,
+and fails the calls of the connection.
 """
 
 import contextlib
@@ -20,12 +21,12 @@ Peer: TypeAlias = tuple[str, int]
 """IP address and port of the other end of a connection."""
 
 _DESCRIPTORS = Path("/proc/self/fd" if sys.platform == "linux" else "/dev/fd")
-# One machine has a whole network of IPv6 addresses.
+# One machine may have a whole /64 network of IPv6 addresses.
 _IPV6_PREFIX = 64
 
 
 def parse_peer(name: str) -> Peer | None:
-    """Returns the peer that gRPC names, such as `ipv4:10.0.0.7:50123`; None for another kind."""
+    """Returns the peer of a gRPC name such as `ipv4:10.0.0.7:50123`; None for other kinds."""
     kind, _, rest = name.partition(":")
     if kind not in ("ipv4", "ipv6"):
         return None
@@ -34,7 +35,7 @@ def parse_peer(name: str) -> Peer | None:
 
 
 def parse_machine(name: str) -> str:
-    """Returns what stands for the machine of a peer that gRPC names: for IPv6 its /64 network."""
+    """Returns the machine of a gRPC peer name: its IPv4 address or /64 network of IPv6."""
     kind, _, rest = name.partition(":")
     if kind == "ipv4":
         return rest.rpartition(":")[0]
@@ -43,24 +44,24 @@ def parse_machine(name: str) -> str:
 
 
 def get_machine(host: str) -> str:
-    """Returns what stands for the machine of an IP address: for IPv6 its /64 network."""
+    """Returns the machine of an IP address: the IPv4 address, or the /64 network of IPv6."""
     if ":" not in host:
         return host
     return str(ipaddress.IPv6Network((host, _IPV6_PREFIX), strict=False))
 
 
 def count_descriptors() -> int:
-    """Returns the file descriptors that this process has open."""
+    """Returns the number of open file descriptors of this process."""
     return sum(1 for _ in _DESCRIPTORS.iterdir())
 
 
 def list_connections(port: int) -> list[Peer]:
-    """Returns the peers of the connections that were accepted on a port, the oldest first."""
+    """Returns the peers of the connections that were accepted on a port, oldest first."""
     return [peer for peer, _ in _iterate_connections(port)]
 
 
 def close_connections(port: int, peers: Collection[Peer]) -> None:
-    """Shuts down the connections of some peers that were accepted on a port."""
+    """Shuts down the connections of these peers that were accepted on a port."""
     for peer, connection in _iterate_connections(port):
         if peer in peers:
             with contextlib.suppress(OSError):  # it has just closed by itself
@@ -68,15 +69,15 @@ def close_connections(port: int, peers: Collection[Peer]) -> None:
 
 
 def choose_surplus(connections: Sequence[Peer], busy: Collection[Peer], most: int) -> set[Peer]:
-    """Returns which connections to close so that at most `most` are left.
+    """Returns the connections to close so that at most `most` remain.
 
     Args:
-        connections: all of them, the oldest first.
-        busy: those with a call under way, which stay.
-        most: how many may be left.
+        connections: all connections, oldest first.
+        busy: connections with a running call, which are kept.
+        most: number of connections that may remain.
 
     Returns:
-        Idle connections: each time the oldest of the machine that has the most.
+        Idle connections. Each step chooses the oldest idle connection of the machine with the most.
     """
     counts = Counter(get_machine(host) for host, _ in connections)
     idle: dict[str, deque[Peer]] = {}
@@ -97,16 +98,17 @@ def choose_surplus(connections: Sequence[Peer], busy: Collection[Peer], most: in
 def _iterate_connections(port: int) -> Iterator[tuple[Peer, socket.socket]]:
     for descriptor in sorted(int(path.name) for path in _DESCRIPTORS.iterdir()):
         try:
-            # A duplicate, because gRPC may close the descriptor and get it again for another file.
+            # A duplicate, because gRPC may close the descriptor and the number may then refer to
+            # another file.
             with socket.socket(fileno=os.dup(descriptor)) as connection:
                 if connection.family in (socket.AF_INET, socket.AF_INET6):
                     host, there = connection.getpeername()[:2]
                     if connection.getsockname()[1] == port:
                         yield (_normalize_address(host), there), connection
-        except OSError:  # no socket, not connected, or closed meanwhile
+        except OSError:  # not a connected socket, or just closed
             continue
 
 
 def _normalize_address(host: str) -> str:
-    """An address without the zone of a link, and IPv4 in its own form."""
+    """Returns an address without its zone; an IPv4-mapped address becomes IPv4."""
     return host.partition("%")[0].removeprefix("::ffff:")

@@ -1,4 +1,4 @@
-"""What health says of models and of the server, as models come and go."""
+"""Reports the health of the server and its models as models come and go."""
 
 import asyncio
 import contextlib
@@ -12,21 +12,21 @@ _log = logging.getLogger(__name__)
 
 
 class StatusSetter(Protocol):
-    """Says whether something serves."""
+    """Sets the status of one name in the health service."""
 
     async def __call__(self, name: str, *, serving: bool) -> None:
-        """Says so of ``model/<name>``, ``model/<name>/<version>``, or of the whole, as ''."""
+        """Sets the status of ``model/<name>``, ``model/<name>/<version>``, or '' for the server."""
 
 
 class HealthReporter:
-    """Follows the repository, and says what has changed.
+    """Follows the repository and reports every change of status.
 
-    A version that has gone is NOT_SERVING from then on. The server as a whole serves while any
-    version does; with nothing ready it does not, unless nothing is meant to be loaded.
+    An unloaded version is NOT_SERVING. The server as a whole is SERVING while any version is.
+    Without a ready version it is NOT_SERVING, unless no model is meant to be loaded.
 
     Args:
         repository: the models.
-        say: tells the health service.
+        say: sets a status in the health service.
     """
 
     def __init__(self, repository: ModelRepository, say: StatusSetter) -> None:
@@ -38,11 +38,11 @@ class HealthReporter:
         self._following: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Says how everything stands now, and goes on saying what changes."""
+        """Reports the current status and then every change."""
         loop = asyncio.get_running_loop()
 
         def changed() -> None:
-            with contextlib.suppress(RuntimeError):  # a loop that is closed has nobody to tell
+            with contextlib.suppress(RuntimeError):  # a closed loop needs no report
                 loop.call_soon_threadsafe(self._changed.set)
 
         self._unwatch = self._repository.watch(changed)
@@ -50,7 +50,7 @@ class HealthReporter:
         self._following = asyncio.create_task(self._follow())
 
     def stop(self) -> None:
-        """Says nothing more. May be called twice."""
+        """Stops reporting. May be called twice."""
         if self._unwatch is not None:
             self._unwatch()
             self._unwatch = None
@@ -80,7 +80,7 @@ class HealthReporter:
             for version in model.versions.values():
                 standing[f"model/{model.name}/{version.number}"] = version.served is not None
             standing[f"model/{model.name}"] = model.default_version is not None
-        # Last: who waits for the whole finds the parts as they are.
+        # The server comes last: a client that waits for it then finds the models up to date.
         return {**standing, "": self._repository.ready}
 
 

@@ -1,4 +1,4 @@
-"""The chunks of one stream that are made ahead of its reader."""
+"""The chunks of one stream that are computed ahead of its reader."""
 
 import time
 from collections import deque
@@ -9,35 +9,35 @@ from imagemint.server.batching import Job
 from imagemint.server.repository import ServedVersion
 from imagemint.server.rpc.call import Context, current_call, send
 
-# What one stream keeps in the making beyond the chunk being sent, but one chunk at least: enough to
-# keep every instance busy while a chunk travels.
+# What one stream computes ahead of the chunk that is being sent, but at least one chunk. It is
+# enough to keep every instance busy while a chunk is on its way.
 _MOST_IMAGES = 512
 _MOST_BYTES = 16 * 2**20
-# What it keeps in the making, the next chunk included, before its reader has taken anything, and
-# again after its reader has stopped for a while: one chunk at least. A client that never reads
-# costs no more than this.
+# What a stream computes, the next chunk included, before its reader has taken any chunk, and again
+# after its reader has paused. It is at least one chunk. A client that never reads costs no more
+# than this.
 UNPROVEN_BYTES = 2**20
 _PROMPT_S = 1.0
 
 
 @dataclass(frozen=True)
 class Pending:
-    """A job under way and its place in the order."""
+    """A submitted job and the position of its first image in the request."""
 
     job: Job
     offset: int
 
 
 class Lookahead:
-    """Keeps the chunks of a stream that are under way, in order.
+    """Keeps the chunks of a stream that are being computed, in order.
 
     Args:
-        version: what makes them.
-        most_images: images in one chunk at most.
+        version: the version that computes them.
+        most_images: most images in one chunk.
 
     Attributes:
-        pending: the chunk to be sent next, and those that follow it.
-        next_offset: where the next chunk begins.
+        pending: the next chunk to send and those after it.
+        next_offset: position of the first image of the next chunk to submit.
     """
 
     def __init__(self, version: ServedVersion, most_images: int) -> None:
@@ -51,7 +51,7 @@ class Lookahead:
         self._call.relieve = self._relieve
 
     def has_room(self, images: int) -> bool:
-        """Whether another chunk of so many images may be made already."""
+        """Whether the stream may compute another chunk of this many images now."""
         if not self.pending:
             return True
         if self._is_prompt:
@@ -61,28 +61,28 @@ class Lookahead:
         return is_small and len(self.pending) <= self._most_ahead
 
     def add(self, job: Job) -> None:
-        """Appends a job that was queued."""
+        """Appends a submitted job."""
         self.pending.append(Pending(job, self.next_offset))
         self.next_offset += job.count
 
     async def send_next(self, context: Context, answer: object) -> None:
-        """Sends the answer that holds the next chunk; returns once flow control has let it go."""
-        offset = self.pending.popleft().offset  # without its job, whose images would be kept
+        """Sends the answer with the next chunk. Returns when flow control has accepted it."""
+        offset = self.pending.popleft().offset  # a kept job would keep its images
         began_s = time.monotonic()
         await send(context, answer)
         self._call.release(offset)
         self._is_prompt = time.monotonic() - began_s < _PROMPT_S
 
     def drop(self) -> None:
-        """Gives up all chunks that were not sent."""
+        """Drops all chunks that were not sent."""
         for left in self.pending:
             self._version.batcher.drop(left.job)
             self._call.release(left.offset)
 
     def _relieve(self) -> None:
-        """Gives up what was made ahead, while the reader does not take the chunk before it.
+        """Drops the chunks that were computed ahead while the reader does not take the one before.
 
-        The chunks are made again, with the same pixels, once the reader goes on.
+        The stream computes them again, with the same pixels, when the reader continues.
         """
         if self.pending:
             self.drop()
@@ -92,5 +92,5 @@ class Lookahead:
 
 
 def count_chunks_ahead(chunk_size: int, image_bytes: int) -> int:
-    """Returns how many chunks a stream may keep in the making beyond the one being sent."""
+    """Returns how many chunks a stream may compute ahead of the one that is being sent."""
     return max(1, min(_MOST_IMAGES, _MOST_BYTES // image_bytes) // chunk_size)

@@ -1,9 +1,9 @@
-"""Reads the bytes of requests, and refuses those that hold too much before they are parsed.
+"""Parses requests, and refuses those that hold too many elements before it parses them.
 
 Parsing takes time and memory for each field and each number, and holds the interpreter's lock
-meanwhile, on whatever thread it runs: 4 MB can hold two million empty tensors, which take a tenth
-of a second and 170 MB. So the fields of a large message are counted first, from its bytes, and the
-count ends at the limit. What a message holds as bytes, text or packed floats is skipped.
+meanwhile on any thread. 4 MB can hold two million empty tensors, which take a tenth of a second and
+170 MB. The fields of a large message are therefore counted in its bytes before it is parsed, and
+the count ends at the limit. Bytes, text and packed floats are skipped.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,10 +17,10 @@ from google.protobuf.message import DecodeError
 from imagemint.engine.errors import InvalidRequest, Violation
 
 MOST_FIELDS = 2_048
-"""Fields of a message, those of the messages in it included."""
+"""Most fields of a message, nested messages included."""
 MOST_NUMBERS = 262_144
-"""Whole numbers in all packed lists of a message, such as the classes of its images."""
-# Smaller messages are parsed in less than a millisecond, whatever they hold.
+"""Most integers in all packed lists of a message, such as the classes of its images."""
+# Smaller messages are parsed in less than a millisecond, whatever their fields are.
 _SMALL_BYTES = 8 * 2**10
 
 _VARINT, _FIXED64, _DELIMITED, _FIXED32 = 0, 1, 2, 5  # wire types
@@ -38,11 +38,11 @@ _FIXED_TYPES = frozenset(
 
 
 class _MalformedError(Exception):
-    """The bytes are no message; the parser says so, too."""
+    """The bytes are not a message. The parser reports that as well."""
 
 
 class _Span(NamedTuple):
-    """Bytes of a message and what they are; None if the schema does not tell."""
+    """A range of bytes and its message type; None if the schema does not define it."""
 
     kind: Descriptor | None
     start: int
@@ -50,15 +50,15 @@ class _Span(NamedTuple):
 
 
 def make_reader(method: str, parse: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
-    """Returns what reads the requests of a method.
+    """Returns a function that parses the requests of a method.
 
     Args:
         method: `/package.Service/Method`.
-        parse: parses a request; None leaves it as bytes.
+        parse: parses a request. Default: it stays bytes.
 
     Returns:
-        A function of a request's bytes, which raises InvalidRequest for those that are no message
-        of the method, or that hold too much.
+        A function of a request's bytes. It raises InvalidRequest if they are not a message of the
+        method, or hold too many elements.
     """
     if parse is None:
         return bytes
@@ -70,7 +70,7 @@ def make_reader(method: str, parse: Callable[[bytes], Any] | None) -> Callable[[
         try:
             return known_parse(content)
         except DecodeError:
-            raise _make_refusal("its bytes are no such message") from None
+            raise _make_refusal("its bytes are not a message of this type") from None
 
     return read
 
@@ -79,8 +79,8 @@ def check_contents(content: bytes, kind: Descriptor) -> None:
     """Checks that a serialized message may be parsed.
 
     Args:
-        content: the message; what is malformed in it is left to the parser.
-        kind: of which kind it is.
+        content: the message; the parser reports malformed parts.
+        kind: type of the message.
 
     Raises:
         InvalidRequest: it holds more than MOST_FIELDS fields or MOST_NUMBERS packed numbers.
@@ -110,7 +110,7 @@ def check_contents(content: bytes, kind: Descriptor) -> None:
 
 
 def _iterate_fields(content: bytes, start: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
-    """Number, wire type, and first and last byte + 1 of the value, of each field in a span."""
+    """Yields number, wire type, start and end of the value of each field in a range."""
     at = start
     while at < stop:
         tag, at = _read_varint(content, at, stop)
@@ -120,7 +120,7 @@ def _iterate_fields(content: bytes, start: int, stop: int) -> Iterator[tuple[int
         elif wire_type == _DELIMITED:
             length, begin = _read_varint(content, at, stop)
             at = begin + length
-        else:  # a group has no length: its fields count like those around it
+        else:  # a group has no length, so its fields count at this level
             at += _FIXED_BYTES.get(wire_type, 0)
         if at > stop or tag >> 3 == 0:
             raise _MalformedError
@@ -128,8 +128,8 @@ def _iterate_fields(content: bytes, start: int, stop: int) -> Iterator[tuple[int
 
 
 def _read_varint(content: bytes, at: int, stop: int) -> tuple[int, int]:
-    """A number and where the next byte is."""
-    if at < stop and content[at] < _CONTINUED:  # nearly always
+    """Returns a number and the position after it."""
+    if at < stop and content[at] < _CONTINUED:  # the usual case
         return content[at], at + 1
     value = 0
     for place, byte in enumerate(content[at : min(at + _LONGEST_VARINT, stop)]):
@@ -140,7 +140,7 @@ def _read_varint(content: bytes, at: int, stop: int) -> tuple[int, int]:
 
 
 def _find_request_type(method: str) -> Descriptor | None:
-    """The message that a method takes; None for a method that no schema describes."""
+    """Returns the request type of a method; None for a method without a schema."""
     try:
         return Default().FindMethodByName(method[1:].replace("/", ".")).input_type
     except KeyError:
