@@ -1,5 +1,6 @@
 """Which graph of a bundle answers, and that every answer says so."""
 
+import asyncio
 import io
 
 import numpy as np
@@ -7,7 +8,8 @@ import pytest
 from PIL import Image
 from tiny_bundles import write_bundle, write_variant
 
-from imagemint.client import AsyncClient
+from imagemint.client import AsyncClient, FailedPrecondition, cli
+from imagemint.client.sources import RemoteModel
 from imagemint.engine import latents
 from imagemint.engine.bundle import read_bundle, variants
 from imagemint.engine.onnx.backend import OnnxBackend
@@ -30,14 +32,14 @@ def repository(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "case",
     [
-        ({}, "int8"),
-        ({"variant": "reference"}, "fp32"),
-        ({"variants": {"both": "fp32"}}, "fp32"),
-        ({"variant": "reference", "variants": {"both": "int8"}}, "int8"),
+        ({}, "fp32"),
+        ({"variant": "auto"}, "int8"),
+        ({"variant": "auto", "variants": {"both": "fp32"}}, "fp32"),
+        ({"variants": {"both": "int8"}}, "int8"),
     ],
 )
 async def test_variant_is_chosen_and_told(serve, repository, scrape, total, case):
-    """Left to itself the server takes what was made for its device; settings overrule it."""
+    """The server runs the reference by default; settings choose another variant."""
     settings, both = case
     app = await serve(repository, **settings)
     async with AsyncClient(app.grpc_address) as client:
@@ -56,7 +58,7 @@ async def test_variant_is_chosen_and_told(serve, repository, scrape, total, case
 
 async def test_missing_variant_fails_its_model_alone(serve, repository):
     """A bundle that lacks what was insisted on is refused with the reason."""
-    app = await serve(repository, variants={"one": "int8"})
+    app = await serve(repository, variant="auto", variants={"one": "int8"})
     async with AsyncClient(app.grpc_address) as client:
         (version,) = (await client.model("one")).versions
         assert version.reason == "it has no variant 'int8'; there is fp32"
@@ -64,8 +66,8 @@ async def test_missing_variant_fails_its_model_alone(serve, repository):
 
 
 async def test_pictures_name_their_variant(serve, repository, connect):
-    """A PNG in its text and its XMP, JPEG and WebP in their XMP; the serial is as ever."""
-    app = await serve(repository)
+    """A PNG in its text and its XMP, JPEG and WebP in their XMP; so does the serial in each."""
+    app = await serve(repository, variant="auto")
     images = {"model": "both", "count": 1, "seed": 1, "class_id": 7}
     async with connect(app) as channel:
         stub = generation_service_pb2_grpc.GenerationServiceStub(channel)
@@ -74,26 +76,92 @@ async def test_pictures_name_their_variant(serve, repository, connect):
             answer = await stub.Generate(pb.GenerateRequest(images=images, output=output))
             (picture,) = answer.batch.pictures
             assert b'xmp:CreatorTool="imagemint, variant int8"' in picture
-            assert answer.batch.images[0].serial == "both@1/1/0?class=7"
+            assert b"<rdf:li>both@1+int8/1/0?class=7</rdf:li>" in picture
+            assert answer.batch.images[0].serial == "both@1+int8/1/0?class=7"
             if name == "PNG":
                 text = Image.open(io.BytesIO(picture)).text
                 assert text["imagemint:variant"] == "int8"
-                assert text["imagemint:serial"] == "both@1/1/0?class=7"
+                assert text["imagemint:serial"] == "both@1+int8/1/0?class=7"
 
 
 async def test_tensors_name_their_variant(serve, repository, connect):
-    """An answer of the Open Inference Protocol has it among its parameters."""
-    app = await serve(repository)
-    z = grpc_service_pb2.ModelInferRequest.InferInputTensor(name="z", datatype="FP32", shape=[1, 8])
-    y = grpc_service_pb2.ModelInferRequest.InferInputTensor(
-        name="class_id", datatype="INT64", shape=[1, 1]
-    )
+    """An answer of the Open Inference Protocol has it as a parameter and in its serials."""
+    app = await serve(repository, variant="auto")
+    values = {"seed": np.uint64(1), "index": np.uint64(0), "class_id": np.int64(7)}
     request = grpc_service_pb2.ModelInferRequest(
         model_name="both",
-        inputs=[z, y],
-        raw_input_contents=[latents(1, 0, 1, 8).tobytes(), np.int64([[7]]).tobytes()],
+        inputs=[
+            {"name": name, "datatype": value.dtype.name.upper(), "shape": [1, 1]}
+            for name, value in values.items()
+        ],
+        outputs=[{"name": "serial"}],
+        raw_input_contents=[value.tobytes() for value in values.values()],
     )
     async with connect(app) as channel:
         stub = grpc_service_pb2_grpc.GRPCInferenceServiceStub(channel)
         answer = await stub.ModelInfer(request)
     assert answer.parameters["variant"].string_param == "int8"
+    assert answer.raw_output_contents[0].endswith(b"both@1+int8/1/0?class=7")
+
+
+async def test_serial_is_minted_by_its_variant_alone(serve, repository):
+    """The server that runs the serial's variant repeats its bytes, and any other one refuses."""
+    apps = {"fp32": await serve(repository), "int8": await serve(repository, variant="auto")}
+    spelled = {"fp32": "both@1/5/2?class=7", "int8": "both@1+int8/5/2?class=7"}
+    named = {"fp32": "reference", "int8": "int8"}
+    made = {}
+    for runs, other in (("fp32", "int8"), ("int8", "fp32")):
+        async with AsyncClient(apps[runs].grpc_address) as client:
+            batch = await client.generate("both", 1, seed=5, first_index=2, condition=7)
+            assert batch.serials == (spelled[runs],)
+            again = await client.mint(spelled[runs])
+            assert (again.serials, again.variant) == (batch.serials, runs)
+            assert np.array_equal(again.image, batch.image)
+            made[runs] = batch.image
+            with pytest.raises(FailedPrecondition, match="not") as caught:
+                await client.mint([spelled[other], spelled[other]])
+            assert caught.value.reason == "VARIANT_MISMATCH"
+            asked = {"running": runs, "asked": named[other]}
+            assert asked.items() <= caught.value.metadata.items()
+    assert not np.array_equal(made["fp32"], made["int8"])
+
+
+async def test_evaluation_keeps_its_variant(serve, repository):
+    """A source of `imagemint evaluate` demands the variant that ran when it was opened."""
+    app = await serve(repository, variant="auto")
+
+    def drawn():
+        source = RemoteModel(f"{app.grpc_address}/both")
+        try:
+            images, _ = source.draw(1, 0, 3)
+            source._variant = "fp32"  # as if the server had been restarted with another setting
+            with pytest.raises(FailedPrecondition, match="runs variant 'int8'"):
+                source.draw(1, 0, 3)
+        finally:
+            source.close()
+        return images
+
+    engine = OnnxBackend(read_bundle(repository / "both" / "1"), device="cpu", variant="int8")
+    expected = engine.run(latents(1, 0, 3, 8), np.arange(3))
+    assert np.array_equal(await asyncio.to_thread(drawn), expected)
+
+
+async def test_generate_command_mints_serials_of_variants(serve, repository, tmp_path, capsys):
+    """`imagemint generate` takes a serial or `--variant`, and writes the server's refusal."""
+    app = await serve(repository, variant="auto")
+
+    async def generate(name, *arguments):
+        line = ("generate", "--server", app.grpc_address, *arguments, "--out")
+        return await asyncio.to_thread(cli.main, [*line, str(tmp_path / f"{name}.npz")])
+
+    assert await generate("a", "--serial", "both@1+int8/5/2?class=7") == 0
+    one = ("--model", "both", "--seed", "5", "--first-index", "2", "--class", "7")
+    assert await generate("b", *one, "--variant", "int8") == 0
+    arrays = [np.load(tmp_path / f"{name}.npz") for name in "ab"]
+    assert [each["serial"].tolist() for each in arrays] == [["both@1+int8/5/2?class=7"]] * 2
+    assert np.array_equal(arrays[0]["image"], arrays[1]["image"])
+    capsys.readouterr()
+    for refused in (("--serial", "both@1/5/2?class=7"), (*one, "--variant", "reference")):
+        assert await generate("c", *refused) != 0
+        assert "runs variant 'int8' of both@1, not 'reference'" in capsys.readouterr().err
+    assert not (tmp_path / "c.npz").exists()

@@ -17,6 +17,7 @@ from imagemint.engine.errors import (
     ModelNotFound,
     ModelNotReady,
     QueueFull,
+    VariantMismatch,
     VersionNotFound,
     Violation,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "ModelNotReady",
     "QueueFull",
     "Serial",
+    "VariantMismatch",
     "VersionNotFound",
     "Violation",
     "drawn_classes",

@@ -8,6 +8,7 @@ happened, `reason` says it to machines, the message says it to people::
     ├── ModelNotFound         no such model
     ├── VersionNotFound       the model exists, that version does not
     ├── ClassUnsupported      a class asked of an unconditional model
+    ├── VariantMismatch       a variant of the model that this server does not run
     ├── QueueFull             too much is waiting; says when to come back
     ├── Draining              the server is shutting down
     ├── ModelNotReady         the model is still loading, or was refused
@@ -136,6 +137,32 @@ class ClassUnsupported(ImagemintError):
     def __init__(self, model: str) -> None:
         super().__init__(
             f"model {model!r} is unconditional: ask it for no class", metadata={"model": model}
+        )
+
+
+class VariantMismatch(ImagemintError):
+    """The request names another variant than the one that this server runs.
+
+    Args:
+        model: the model's name.
+        version: its version.
+        running: name of the variant that the server runs.
+        asked: the variant asked for, a name or `reference`.
+    """
+
+    reason = "VARIANT_MISMATCH"
+
+    def __init__(self, model: str, version: int, running: str, asked: str) -> None:
+        asked = shortened(asked)
+        super().__init__(
+            f"this server runs variant {running!r} of {model}@{version}, not {asked!r}: its pixels "
+            "would be different",
+            metadata={
+                "model": model,
+                "version": str(version),
+                "running": running,
+                "asked": asked,
+            },
         )
 
 

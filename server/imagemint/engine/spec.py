@@ -16,7 +16,8 @@ FORMAT_VERSION = 1
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_VARIANT_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
+VARIANT_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
+"""Form of the name of a variant."""
 _VARIANT_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.onnx")
 # What asks for a variant without naming one.
 _RESERVED = {"auto", "reference"}
@@ -220,7 +221,7 @@ def _variant_faults(manifest: pb.BundleManifest) -> Iterator[str]:
     taken = _RESERVED | {pb.Precision.Name(manifest.precision).removeprefix("PRECISION_").lower()}
     for number, variant in enumerate(manifest.variants):
         place = f"variants[{number}]"
-        if not _VARIANT_NAME.fullmatch(variant.name):
+        if not VARIANT_NAME.fullmatch(variant.name):
             yield f"{place}.name {variant.name!r} is not 1 to 32 lower-case letters, digits and '-'"
         elif variant.name in taken:
             yield f"{place}.name {variant.name!r} is taken"

@@ -49,9 +49,10 @@ class ServeSettings(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where models run. auto uses the GPU if there is one, and the CPU otherwise; cuda requires a
     GPU."""
-    variant: Literal["auto", "reference"] = "auto"
-    """Which of a bundle's graphs serves; auto takes the one made for the device, such as int8 on a
-    CPU, where there is one; reference takes model.onnx."""
+    variant: Literal["auto", "reference"] = "reference"
+    """Which of a bundle's graphs serves. reference takes model.onnx. auto takes the variant made
+    for the device, such as int8 on a CPU, if the bundle has one; its pixels and serial numbers are
+    different."""
     variants: dict[str, str] = {}
     """Graphs of single models, in place of variant: auto, reference, or the name of one; a bundle
     that lacks it is refused. On the command line mnist=fp32."""

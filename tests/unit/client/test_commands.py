@@ -297,6 +297,7 @@ def test_interrupted_folder_is_completed(interrupted, mint, tmp_path):
     assert re.search(rf"interrupted after [48] of 20 images; they are in {out}$", first)
     mint.hold_after = None
     words = shlex.split(second.removeprefix("to mint the rest: "))
+    assert words[words.index("--variant") + 1] == mint.variant
     assert cli.main(words[1:]) == 0
     assert [each.name for each in sorted(out.iterdir())] == [
         f"{index:06d}_class{index % 3}.png" for index in range(20)

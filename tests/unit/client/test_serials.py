@@ -3,7 +3,8 @@
 import pytest
 
 from imagemint.client import InvalidRequest, Serial
-from imagemint.client.serials import cut_into_runs
+from imagemint.client.api import run_selection
+from imagemint.client.serials import cut_into_runs, parse_serials
 
 
 @pytest.mark.parametrize(
@@ -12,6 +13,7 @@ from imagemint.client.serials import cut_into_runs
         ("mnist@3/42/17", Serial("mnist", "3", 42, 17)),
         ("a.b-c_1@1/0/0?class=7", Serial("a.b-c_1", "1", 0, 0, class_id=7)),
         ("m@1/1/2?truncation=0.0", Serial("m", "1", 1, 2, truncation=0.0)),
+        ("m@1+int8/1/2?class=7", Serial("m", "1", 1, 2, class_id=7, variant="int8")),
         (
             f"m@10/{2**64 - 1}/{2**64 - 1}?class=0&truncation=1e-05",
             Serial("m", "10", 2**64 - 1, 2**64 - 1, class_id=0, truncation=1e-05),
@@ -33,6 +35,11 @@ def test_parse_reads_serial(text, serial):
         "mnist@3/-1/0",
         "Mnist@3/1/1",
         "m@1/1/1?",
+        "m@1+/1/1",
+        "m@1+INT8/1/1",
+        "m@1+reference/1/1",
+        "m@1+auto/1/1",
+        "m@1/1/1+int8",
         "m@1/1/1?class=",
         "m@1/1/1?class=1&class=2",
         "m@1/1/1?truncation=0.5&class=1",
@@ -58,3 +65,13 @@ def test_runs_are_the_fewest_calls():
         (9, (0,), (5,)),
         (2, (0,), (2,)),
     ]
+
+
+def test_serials_of_two_variants_share_no_call():
+    """Each run names its variant, the reference where the serial names none; mint() takes one."""
+    texts = ["m@1/7/1", "m@1+int8/7/2", "m@1/7/2"]
+    runs = cut_into_runs([Serial.parse(each) for each in texts], lambda _: 9)
+    asked = [(run_selection(each)["variant"], each.positions) for each in runs]
+    assert asked == [("reference", (0, 2)), ("int8", (1,))]
+    with pytest.raises(InvalidRequest, match=r"not m@1, m@1\+int8"):
+        parse_serials(texts)

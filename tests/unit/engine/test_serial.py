@@ -15,6 +15,7 @@ serials = st.builds(
     index=uint64,
     class_id=st.none() | st.integers(0, 10**6),
     truncation=st.none() | st.floats(0, allow_infinity=False).map(abs),
+    variant=st.none() | st.from_regex(r"\Av[a-z0-9-]{0,31}\Z"),
 )
 
 
@@ -26,6 +27,8 @@ serials = st.builds(
         (Serial("faces", 1, 0, 0, truncation=0.0), "faces@1/0/0?truncation=0.0"),
         (Serial("faces", 1, 0, 2**64 - 1), "faces@1/0/18446744073709551615"),
         (Serial("faces", 1, 5, 6, truncation=1e-9), "faces@1/5/6?truncation=1e-09"),
+        (Serial("mnist", 2, 42, 17, 7, variant="int8"), "mnist@2+int8/42/17?class=7"),
+        (Serial("a-b", 1, 0, 0, variant="fp16-x"), "a-b@1+fp16-x/0/0"),
     ],
 )
 def test_serial_has_one_spelling(serial, text):
@@ -56,6 +59,14 @@ def test_truncation_may_be_written_plainly():
         "mnist@03/42/17",
         "mnist@3/042/17",
         "mnist@3/42/-1",
+        "mnist@3+/42/17",
+        "mnist@3+INT8/42/17",
+        "mnist@3+int8+fp16/42/17",
+        "mnist@3+reference/42/17",
+        "mnist@3+auto/42/17",
+        f"mnist@3+{33 * 'v'}/42/17",
+        "mnist+int8@3/42/17",
+        "mnist@3/42/17+int8",
         "mnist@3/42/18446744073709551616",
         "mnist@3/18446744073709551616/0",
         "mnist@3/42/17?",

@@ -16,7 +16,7 @@ from imagemint.client.lifetime import Lifetime
 from imagemint.client.models import Model
 from imagemint.client.relay import RelayChannel
 from imagemint.client.requests import Condition, Format, PerImage, Priority
-from imagemint.client.serials import Run, cut_into_runs, parse_serials
+from imagemint.client.serials import REFERENCE, Run, cut_into_runs, parse_serials
 from imagemint.v1 import (
     generation_service_pb2,
     generation_service_pb2_grpc,
@@ -46,6 +46,9 @@ class Selection(TypedDict, total=False):
     """Truncation within the range of the model. None, the default: none; zero is a value."""
     version: str
     """Version of the model. Empty, the default: the server's default version."""
+    variant: str
+    """Variant that must make the images: a name such as `int8`, or `reference` for model.onnx. A
+    server that runs another one refuses. Empty, the default: whichever the server runs."""
     latents: ArrayLike | None
     """float32 [count, z_dim] instead of a seed. Such images have no serial."""
 
@@ -247,14 +250,17 @@ class AsyncClient:
         Neighbours on a reel share a call; several calls run side by side.
 
         Args:
-            serial: a serial number, or any number of them of one model and version, in any order.
+            serial: a serial number, or any number of them of one model, version and variant, in any
+                order.
             timeout_s: seconds for each call that it takes; None for the client's own.
 
         Returns:
             The images in the order of the serial numbers. Its `seed` is None if they differ in it.
 
         Raises:
-            InvalidRequest: not a serial number, none at all, or of several models or versions.
+            InvalidRequest: not a serial number, none at all, or of several models, versions or
+                variants.
+            FailedPrecondition: the server runs another variant, whose pixels would be different.
             NotFound: the server no longer has that model or version.
             ImagemintError: as generate().
         """
@@ -421,6 +427,7 @@ def run_selection(run: Run) -> Selection:
         else None,
         truncation=first.truncation,
         version=first.version,
+        variant=first.variant or REFERENCE,
     )
 
 

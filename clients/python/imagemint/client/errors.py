@@ -104,7 +104,10 @@ class NotFound(ImagemintError):
 
 
 class FailedPrecondition(ImagemintError):
-    """The model cannot do this, such as a class asked of an unconditional one."""
+    """The model cannot do this, or the server runs another variant of it.
+
+    An unconditional model, for example, takes no class.
+    """
 
     default_code = grpc.StatusCode.FAILED_PRECONDITION
     default_reason = "FAILED_PRECONDITION"

@@ -65,6 +65,9 @@ class Generate(Connection):
     """Truncation within the range of the model."""
     version: str = ""
     """Version of the model. Default: the one that the server prefers."""
+    variant: str = ""
+    """Variant of the model, such as int8, or reference for model.onnx; a server that runs another
+    one refuses. Default: whichever the server runs."""
     serial: Texts = Field([])
     """Serial number to mint again; several, comma-separated or as repeated flags. Excludes the
     settings that serial numbers hold."""
@@ -88,7 +91,10 @@ class Generate(Connection):
 
     @model_validator(mode="after")
     def _check_combination(self) -> Self:
-        in_serials = {"model", "class_", "count", "seed", "first_index", "truncation", "version"}
+        in_serials = {
+            *("model", "version", "variant"),
+            *("class_", "count", "seed", "first_index", "truncation"),
+        }
         if not self.serial:
             if not self.model:
                 raise ValueError("--model is required (or IMAGEMINT_MODEL), or else --serial")
@@ -128,7 +134,7 @@ class Generate(Connection):
         match self._kind:
             case Kind.FOLDER:
                 pictures = self._clearing(path, report.watch(self._pictures(client, jobs)))
-                reels = {(each.model, each.version, each.seed, each.truncation) for each in serials}
+                reels = {(each.maker, each.seed, each.truncation) for each in serials}
                 outputs.write_folder(path, pictures, full_names=len(reels) > 1)
             case Kind.SHEET if self._fits_one_call(client, jobs):
                 (job,) = jobs
@@ -168,6 +174,7 @@ class Generate(Connection):
             condition=self._condition(client, model),
             truncation=self.truncation,
             version=self.version,
+            variant=self.variant,
         )
         return [_Job(model, self.count, selection)]
 
@@ -255,6 +262,8 @@ class Generate(Connection):
         pinned: dict[str, object] = {}
         if report.first is not None and not self.serial:
             pinned = {"version": report.first.version, "seed": report.first.seed}
+            if report.first.variant:  # a server that is older than variants names none
+                pinned["variant"] = report.first.variant
         if resumed:
             skipped.add("overwrite")
         for name, value in self.model_dump(include=self.model_fields_set - skipped).items():

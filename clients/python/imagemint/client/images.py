@@ -57,9 +57,8 @@ class Origin:
     bundle_sha256: str
     """SHA-256 of the bundle's model.onnx, lower-case hexadecimal."""
     variant: str
-    """Variant of the model that made them, such as `fp32` or `int8`: a serial gives the same bytes
-    again under the same variant, and nearly the same under others. Empty from a server that does
-    not name it."""
+    """Variant of the model that made them, such as `fp32` or `int8`. The pixels of other variants
+    are different. Empty from a server that does not name it."""
     index: NDArray[np.uint64] = field(repr=False)
     """Position on the reel, uint64 [N]."""
     class_id: NDArray[np.int64] | None = field(repr=False)

@@ -70,6 +70,7 @@ def image_spec(
     condition: Condition = None,
     truncation: float | None = None,
     version: str = "",
+    variant: str = "",
     latents: ArrayLike | None = None,
 ) -> image_pb2.ImageSpec:
     """The message that names the images of a request.
@@ -82,6 +83,7 @@ def image_spec(
         condition: the class or classes.
         truncation: None for none; zero is a value.
         version: empty for the model's default.
+        variant: name of the variant that must make them, or `reference`; empty for any.
         latents: float32 [count, z_dim] instead of a seed.
 
     Raises:
@@ -90,6 +92,7 @@ def image_spec(
     spec = image_pb2.ImageSpec(
         model=model,
         version=version,
+        variant=variant,
         count=whole_number("count", count, UINT64_MAX),
         first_index=whole_number("first_index", first_index, UINT64_MAX),
     )

@@ -9,10 +9,15 @@ from imagemint.client.errors import InvalidRequest, invalid
 
 _FORM = re.compile(
     r"(?P<model>[a-z0-9][a-z0-9._-]{0,63})@(?P<version>[1-9][0-9]*)"
+    r"(?:\+(?P<variant>[a-z0-9][a-z0-9-]{0,31}))?"
     r"/(?P<seed>[0-9]+)/(?P<index>[0-9]+)(?:\?(?P<terms>.+))?"
 )
 _CLASS = re.compile(r"class=([0-9]+)")
 _TRUNCATION = re.compile(r"truncation=([0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)")
+REFERENCE = "reference"
+"""Asks for model.onnx, which is what a serial number without a variant means."""
+# These words ask for a variant, but no variant has such a name.
+_NOT_VARIANTS = ("auto", REFERENCE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +36,13 @@ class Serial:
     """Class index; None for an unconditional model."""
     truncation: float | None = None
     """Truncation; None for none, which is not the same as 0."""
+    variant: str | None = None
+    """Name of the variant; None for the reference, which a serial does not spell."""
+
+    @property
+    def maker(self) -> str:
+        """What makes the image, such as `mnist@3` or `mnist@3+int8`."""
+        return f"{self.model}@{self.version}" + (f"+{self.variant}" if self.variant else "")
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -40,7 +52,7 @@ class Serial:
             InvalidRequest: not a serial number.
         """
         match = _FORM.fullmatch(text)
-        if match is None:
+        if match is None or match["variant"] in _NOT_VARIANTS:
             raise _malformed(text)
         terms = match["terms"].split("&") if match["terms"] else []
         class_id = _CLASS.fullmatch(terms[0]) if terms else None
@@ -54,21 +66,23 @@ class Serial:
             index=int(match["index"]),
             class_id=int(class_id[1]) if class_id else None,
             truncation=float(truncation[1]) if truncation else None,
+            variant=match["variant"],
         )
 
 
 def parse_serials(texts: str | Sequence[str]) -> list[Serial]:
-    """The serials of one model and version that `texts` spells.
+    """The serials of one model, version and variant that `texts` spells.
 
     Raises:
-        InvalidRequest: none, not a serial number, or of several models or versions.
+        InvalidRequest: none, not a serial number, or of several models, versions or variants.
     """
     serials = [Serial.parse(each) for each in ([texts] if isinstance(texts, str) else texts)]
     if not serials:
         raise invalid("serial", "no serial numbers are given")
-    kinds = sorted({f"{each.model}@{each.version}" for each in serials})
+    kinds = sorted({each.maker for each in serials})
     if len(kinds) > 1:
-        raise invalid("serial", f"one call takes one model and version, not {', '.join(kinds)}")
+        named = ", ".join(kinds)
+        raise invalid("serial", f"one call takes one model, version and variant, not {named}")
     return serials
 
 
@@ -115,7 +129,7 @@ def cut_into_runs(serials: Sequence[Serial], limit: Callable[[str], int]) -> lis
 def _reel(serial: Serial) -> tuple[object, ...]:
     """What neighbours have in common, in a form that sorts."""
     truncation = -1.0 if serial.truncation is None else serial.truncation
-    return serial.model, serial.version, serial.seed, truncation, serial.class_id is not None
+    return serial.maker, serial.seed, truncation, serial.class_id is not None
 
 
 def _malformed(text: str) -> InvalidRequest:

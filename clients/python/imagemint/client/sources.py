@@ -25,8 +25,9 @@ class RemoteModel:
 
     Args:
         address: ``HOST:PORT/MODEL`` or ``HOST:PORT/MODEL@VERSION``; without a version, the server's
-            default one at this moment, which the source then keeps. TLS and API key come from the
-            same variables as for `imagemint generate`, such as ``IMAGEMINT_API_KEY``.
+            default one at this moment. The source keeps that version, and the variant that the
+            server runs now. TLS and API key come from the same variables as for `imagemint
+            generate`, such as ``IMAGEMINT_API_KEY``.
 
     Raises:
         NotFound: no such address, or the server has no such model or version.
@@ -44,7 +45,7 @@ class RemoteModel:
         try:
             model = self._client.model(parts["model"])
             self._version = parts["version"] or model.default_version
-            self.sha256, manifest = _ready(model, self._version)
+            self.sha256, self._variant, manifest = _ready(model, self._version)
         except BaseException:
             self._client.close()
             raise
@@ -72,6 +73,7 @@ class RemoteModel:
                 first_index=first,
                 condition=condition,
                 version=self._version,
+                variant=self._variant,
             )
         )
         images = np.concatenate([chunk.image for chunk in chunks])
@@ -83,12 +85,12 @@ class RemoteModel:
         self._client.close()
 
 
-def _ready(model: Model, version: str) -> tuple[str, Manifest]:
-    """What decides the images of a version that answers, and its self-description."""
+def _ready(model: Model, version: str) -> tuple[str, str, Manifest]:
+    """What decides the images of a version that answers, its variant, and its manifest."""
     for each in model.versions:
         if each.version == version and each.manifest is not None:
             digest = each.bundle_sha256
             if each.variant not in ("", "fp32"):
                 digest = hashlib.sha256(f"{digest} {each.variant}".encode()).hexdigest()
-            return digest, each.manifest
+            return digest, each.variant, each.manifest
     raise NotFound(f"model {model.name}: version {version or '(default)'} is not ready")

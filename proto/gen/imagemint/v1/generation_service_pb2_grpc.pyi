@@ -39,8 +39,9 @@ class GenerationServiceStub:
     """A bounded number of images in one answer.
 
     INVALID_ARGUMENT: a field is wrong. NOT_FOUND: no such model or version. FAILED_PRECONDITION: a
-    class asked of an unconditional model. RESOURCE_EXHAUSTED: the queue is full. UNAVAILABLE: the
-    server is draining, or the model is not ready.
+    class asked of an unconditional model, or a variant that this server does not run.
+    RESOURCE_EXHAUSTED: the queue is full. UNAVAILABLE: the server is draining, or the model is not
+    ready.
     """
     StreamGenerate: _grpc.UnaryStreamMultiCallable[_generation_service_pb2.StreamGenerateRequest, _generation_service_pb2.StreamGenerateResponse]
     """Any number of images, in chunks, in order of index. Flow control is honoured: a slow reader
@@ -61,8 +62,9 @@ class GenerationServiceAsyncStub(GenerationServiceStub):
     """A bounded number of images in one answer.
 
     INVALID_ARGUMENT: a field is wrong. NOT_FOUND: no such model or version. FAILED_PRECONDITION: a
-    class asked of an unconditional model. RESOURCE_EXHAUSTED: the queue is full. UNAVAILABLE: the
-    server is draining, or the model is not ready.
+    class asked of an unconditional model, or a variant that this server does not run.
+    RESOURCE_EXHAUSTED: the queue is full. UNAVAILABLE: the server is draining, or the model is not
+    ready.
     """
     StreamGenerate: _aio.UnaryStreamMultiCallable[_generation_service_pb2.StreamGenerateRequest, _generation_service_pb2.StreamGenerateResponse]  # type: ignore[assignment]
     """Any number of images, in chunks, in order of index. Flow control is honoured: a slow reader
@@ -86,8 +88,9 @@ class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
         """A bounded number of images in one answer.
 
         INVALID_ARGUMENT: a field is wrong. NOT_FOUND: no such model or version. FAILED_PRECONDITION: a
-        class asked of an unconditional model. RESOURCE_EXHAUSTED: the queue is full. UNAVAILABLE: the
-        server is draining, or the model is not ready.
+        class asked of an unconditional model, or a variant that this server does not run.
+        RESOURCE_EXHAUSTED: the queue is full. UNAVAILABLE: the server is draining, or the model is not
+        ready.
         """
 
     @_abc_1.abstractmethod

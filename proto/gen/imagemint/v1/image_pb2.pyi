@@ -195,6 +195,7 @@ class ImageSpec(_message.Message):
     CLASS_CYCLE_FIELD_NUMBER: _builtins.int
     CLASS_WEIGHTS_FIELD_NUMBER: _builtins.int
     TRUNCATION_FIELD_NUMBER: _builtins.int
+    VARIANT_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Model name. Required."""
     version: _builtins.str
@@ -211,6 +212,11 @@ class ImageSpec(_message.Message):
     """One class for all, by label text."""
     truncation: _builtins.float
     """Truncation within the range of the manifest. Absent: none. Zero may be legal, so presence counts."""
+    variant: _builtins.str
+    """Variant that must make them: `reference` for model.onnx, or a name of 1 to 32 lower-case letters,
+    digits and '-' as in ImageBatch.variant. A server that runs another one answers
+    FAILED_PRECONDITION with reason VARIANT_MISMATCH. Empty: whichever the server runs.
+    """
     @_builtins.property
     def latents(self) -> Global___Latents:
         """The latents themselves. The classes must then not be left to chance."""
@@ -242,10 +248,11 @@ class ImageSpec(_message.Message):
         class_cycle: Global___ClassCycle | None = ...,
         class_weights: Global___ClassWeights | None = ...,
         truncation: _builtins.float | None = ...,
+        variant: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_truncation", b"_truncation", "class_cycle", b"class_cycle", "class_id", b"class_id", "class_label", b"class_label", "class_per_image", b"class_per_image", "class_weights", b"class_weights", "condition", b"condition", "latents", b"latents", "seed", b"seed", "source", b"source", "truncation", b"truncation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_truncation", b"_truncation", "class_cycle", b"class_cycle", "class_id", b"class_id", "class_label", b"class_label", "class_per_image", b"class_per_image", "class_weights", b"class_weights", "condition", b"condition", "count", b"count", "first_index", b"first_index", "latents", b"latents", "model", b"model", "seed", b"seed", "source", b"source", "truncation", b"truncation", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_truncation", b"_truncation", "class_cycle", b"class_cycle", "class_id", b"class_id", "class_label", b"class_label", "class_per_image", b"class_per_image", "class_weights", b"class_weights", "condition", b"condition", "count", b"count", "first_index", b"first_index", "latents", b"latents", "model", b"model", "seed", b"seed", "source", b"source", "truncation", b"truncation", "variant", b"variant", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__truncation: _TypeAlias = _typing.Literal["truncation"]  # noqa: Y015
     _WhichOneofArgType__truncation: _TypeAlias = _typing.Literal["_truncation", b"_truncation"]  # noqa: Y015
@@ -305,7 +312,8 @@ class MintedImage(_message.Message):
     """Class it was asked for; absent for an unconditional model."""
     serial: _builtins.str
     """Its serial number, `model@version/seed/index?class=C&truncation=T`, class and truncation only
-    where they apply. Empty for explicit latents.
+    where they apply; `model@version+variant/...` if another variant than model.onnx made it. Empty
+    for explicit latents.
     """
     def __init__(
         self,
@@ -356,8 +364,8 @@ class ImageBatch(_message.Message):
     """Arrangement of `pictures`."""
     variant: _builtins.str
     """Variant that made them: `fp32`, or the like, for model.onnx itself, otherwise the name of one of
-    the manifest's variants. The same serial gives the same bytes under the same variant; others
-    stray as far as the manifest records.
+    the manifest's variants. Their pixels differ as far as the manifest records, so a serial names
+    the variant.
     """
     @_builtins.property
     def shape(self) -> _manifest_pb2.ImageShape:

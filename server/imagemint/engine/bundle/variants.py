@@ -41,6 +41,20 @@ class Variant:
     estimate: Estimate = field(default=Estimate(0, is_complete=False), repr=False, compare=False)
     """What it takes to run it."""
 
+    @property
+    def is_reference(self) -> bool:
+        """Whether this is model.onnx."""
+        return self.target is None
+
+    @property
+    def name_in_serials(self) -> str | None:
+        """The name that serial numbers spell; None for the reference, which they do not spell."""
+        return None if self.is_reference else self.name
+
+    def is_named(self, asked: str) -> bool:
+        """Tells whether a request for `asked`, a name or `REFERENCE`, means this variant."""
+        return asked == self.name or (asked == REFERENCE and self.is_reference)
+
 
 def chosen(variants: Sequence[Variant], device: str, asked: str) -> tuple[Variant, str]:
     """The graph that a device runs, and why.

@@ -52,8 +52,7 @@ def encode(
             A JPEG has room for about 700 and holds the first ones that fit.
         picture_format: RAW returns the pixels without metadata.
         quality: 1 to 100, for JPEG and WEBP. WEBP is lossless at 100.
-        variant: variant of the model; without it, a serial determines the pixels only within a
-            tolerance. Empty if the model has no named variant.
+        variant: name of the variant that made the images; empty to leave it out.
     """
     if picture_format is PictureFormat.RAW:
         return pixels.tobytes()

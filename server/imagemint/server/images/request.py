@@ -138,12 +138,13 @@ class ImageRequest:
         """
         if self.seed is None:
             return [""] * len(classes)
-        name, number, seed, truncation = (
+        name, number, variant = (
             *(self.version.spec.name, self.version.version),
-            *(self.seed, self.truncation),
+            self.version.backend.variant.name_in_serials,
         )
+        seed, truncation = self.seed, self.truncation
         return [
-            spelled(name, number, seed, index, class_id, truncation)
+            spelled(name, number, seed, index, class_id, truncation, variant)
             for index, class_id in enumerate(classes, self.first_index + offset)
         ]
 

@@ -70,6 +70,7 @@ class RowRequest:
         if not isinstance(self.source, SeedIndexPairs):
             raise ValueError("explicit latents have no serials")  # noqa: TRY004 - the type is valid, the value is not
         name, version = self.version.spec.name, self.version.version
+        variant = self.version.backend.variant.name_in_serials
         seeds, indices = self.source.seeds.tolist(), self.source.indices.tolist()
         classes = [None] * self.count if self.class_id is None else self.class_id.tolist()
         # The conversion goes through text, so that float32 0.7 is spelled 0.7, like float64 0.7.
@@ -79,6 +80,6 @@ class RowRequest:
             else [float(str(value)) for value in self.truncation]
         )
         return [
-            str(Serial(name, version, *row))
+            str(Serial(name, version, *row, variant=variant))
             for row in zip(seeds, indices, classes, truncation, strict=True)
         ]

@@ -21,6 +21,7 @@ from imagemint.engine.errors import (
     ModelNotFound,
     ModelNotReady,
     QueueFull,
+    VariantMismatch,
     VersionNotFound,
 )
 from imagemint.server.errors import NotAllowed, RateLimited, TooManyCalls, Unauthenticated
@@ -42,6 +43,7 @@ CODES: dict[type[ImagemintError], grpc.StatusCode] = {
     ModelNotFound: grpc.StatusCode.NOT_FOUND,
     VersionNotFound: grpc.StatusCode.NOT_FOUND,
     ClassUnsupported: grpc.StatusCode.FAILED_PRECONDITION,
+    VariantMismatch: grpc.StatusCode.FAILED_PRECONDITION,
     QueueFull: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Draining: grpc.StatusCode.UNAVAILABLE,
     ModelNotReady: grpc.StatusCode.UNAVAILABLE,

@@ -6,6 +6,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from held_backend import HeldBackend
 
 from imagemint.engine.bundle import read_bundle
 from imagemint.engine.sampling import drawn_classes, latents, latents_of
@@ -32,7 +33,7 @@ CONDITIONS = {
 def served(models):
     """The session's models, loaded once: the orders only read their specs."""
     return {
-        name: ServedVersion(1, read_bundle(models / name / "1"), None, None, 100)
+        name: ServedVersion(1, read_bundle(models / name / "1"), HeldBackend(None), None, 100)
         for name in ("tiny", "plain", "bounded", "styled")
     }
 

@@ -19,6 +19,7 @@ from imagemint.engine.errors import (
     ModelNotFound,
     ModelNotReady,
     QueueFull,
+    VariantMismatch,
     VersionNotFound,
     Violation,
 )
@@ -37,6 +38,7 @@ EXPECTED = {
     ModelNotFound("nobody", ["mnist"]): "NOT_FOUND",
     VersionNotFound("mnist", "9", [1, 2]): "NOT_FOUND",
     ClassUnsupported("mnist"): "FAILED_PRECONDITION",
+    VariantMismatch("mnist", 2, "int8", "reference"): "FAILED_PRECONDITION",
     QueueFull("mnist", 0.25): "RESOURCE_EXHAUSTED",
     Draining(1.0): "UNAVAILABLE",
     ModelNotReady("mnist", "still loading", 2.0): "UNAVAILABLE",

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from imagemint.engine.errors import quoted
+from imagemint.engine.errors import ClassUnsupported, quoted
 from imagemint.engine.spec import ModelSpec
 from imagemint.server.images.request import (
     ClassCycle,
@@ -39,7 +39,7 @@ def read_condition(  # noqa: PLR0911 - one return for each kind of condition
     kind = images.WhichOneof("condition")
     if not spec.conditional:
         if kind is not None:
-            checks.refuse_class(spec.name)
+            checks.refuse(ClassUnsupported(spec.name))
         return None
     drawn = kind in (None, "class_weights")
     if drawn and images.WhichOneof("source") == "latents":

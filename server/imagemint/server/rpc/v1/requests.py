@@ -7,7 +7,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from imagemint.engine.spec import ModelSpec, TruncationKind
+from imagemint.engine.bundle.variants import AUTO
+from imagemint.engine.errors import VariantMismatch, quoted
+from imagemint.engine.spec import VARIANT_NAME, ModelSpec, TruncationKind
 from imagemint.server.batching import Priority
 from imagemint.server.images.contact_sheet import compute_grid
 from imagemint.server.images.encoding import DEFAULT_QUALITY, PictureFormat
@@ -80,6 +82,7 @@ def read_generate(
         InvalidRequest: one or more fields are wrong; all are named.
         ModelNotFound, VersionNotFound, ModelNotReady: as `ModelRepository.resolve`.
         ClassUnsupported: a class asked of an unconditional model.
+        VariantMismatch: the server runs another variant than the request names.
     """
     checks = Checks()
     output = _read_output(request.output, checks)
@@ -135,6 +138,7 @@ def _read_images(
     images: image_pb2.ImageSpec, version: ServedVersion, priority: Priority, checks: Checks
 ) -> ImageRequest:
     spec = version.spec
+    _check_variant(images.variant, version, checks)
     source = images.WhichOneof("source")
     seed = None
     explicit_latents = None
@@ -152,6 +156,19 @@ def _read_images(
         explicit_latents=explicit_latents,
         priority=priority,
     )
+
+
+def _check_variant(asked: str, version: ServedVersion, checks: Checks) -> None:
+    if not asked:
+        return
+    if not VARIANT_NAME.fullmatch(asked) or asked == AUTO:
+        checks.fail(
+            "images.variant", f"{quoted(asked)} is neither 'reference' nor a variant's name"
+        )
+        return
+    running = version.backend.variant
+    if not running.is_named(asked):
+        checks.refuse(VariantMismatch(version.spec.name, version.version, running.name, asked))
 
 
 def _read_priority(value: int, checks: Checks) -> Priority:

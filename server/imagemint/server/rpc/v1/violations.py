@@ -1,6 +1,6 @@
 """The violations of one request."""
 
-from imagemint.engine.errors import ClassUnsupported, InvalidRequest, Violation
+from imagemint.engine.errors import ImagemintError, InvalidRequest, Violation
 from imagemint.v1 import image_pb2
 
 _UINT64_END = 2**64
@@ -11,27 +11,27 @@ class Checks:
 
     def __init__(self) -> None:
         self._found: list[Violation] = []
-        self._unsupported: ClassUnsupported | None = None
+        self._refusal: ImagemintError | None = None
 
     def fail(self, name: str, description: str) -> None:
         """Notes that a field is wrong."""
         self._found.append(Violation(name, description))
 
-    def refuse_class(self, model: str) -> None:
-        """Notes that a class was asked of an unconditional model."""
-        self._unsupported = ClassUnsupported(model)
+    def refuse(self, error: ImagemintError) -> None:
+        """Notes that a precondition does not hold. The first such error counts."""
+        self._refusal = self._refusal or error
 
     def done(self) -> None:
         """Raises for what was found; a precondition counts only once the fields are right.
 
         Raises:
             InvalidRequest: one or more fields are wrong.
-            ClassUnsupported: only that.
+            ImagemintError: the fields are right, and a precondition does not hold.
         """
         if self._found:
             raise InvalidRequest(self._found)
-        if self._unsupported is not None:
-            raise self._unsupported
+        if self._refusal is not None:
+            raise self._refusal
 
     def count(self, images: image_pb2.ImageSpec, most: int | None) -> None:
         """Checks how many images are asked for: 1 to `most`, or any number if that is None."""

@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 from tiny_bundles import write_bundle
 
-from imagemint.engine.errors import ClassUnsupported, InvalidRequest, ModelNotFound
+from imagemint.engine.errors import (
+    ClassUnsupported,
+    InvalidRequest,
+    ModelNotFound,
+    VariantMismatch,
+)
 from imagemint.server.batching import Priority
 from imagemint.server.images.encoding import PictureFormat
 from imagemint.server.images.request import ClassCycle, ClassPerImage, OneClass, RandomClasses
@@ -224,6 +229,28 @@ def test_class_of_unconditional_model_is_unsupported(generate, images):
     with pytest.raises(ClassUnsupported):
         generate(model="plain", **images)
     assert faults(generate, model="plain", **(images | {"count": 0})) == ["images.count"]
+
+
+@pytest.mark.parametrize("variant", ["", "reference", "fp32"])
+def test_running_variant_may_be_named(generate, stream, variant):
+    """By its name or as the reference; a request that names none takes whichever runs."""
+    assert generate(variant=variant).order.count == stream(variant=variant).order.count == 1
+
+
+def test_other_variant_is_refused(generate, stream):
+    """With what runs and what was asked, but only once the fields are right."""
+    for read in (generate, stream):
+        with pytest.raises(VariantMismatch) as caught:
+            read(variant="int8")
+        told = {"model": "tiny", "version": "1", "running": "fp32", "asked": "int8"}
+        assert caught.value.metadata == told
+        assert faults(read, variant="int8", count=0) == ["images.count"]
+
+
+@pytest.mark.parametrize("variant", ["auto", "INT8", "-int8", "int8\n", 33 * "v", "i" * 100_000])
+def test_malformed_variant_is_a_fault(generate, variant):
+    """It is no name that a variant can have."""
+    assert faults(generate, variant=variant) == ["images.variant"]
 
 
 def test_unconditional_model_needs_no_class(generate):
