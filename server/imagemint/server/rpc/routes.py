@@ -1,4 +1,4 @@
-"""Leads every call to its handler, with an id, limits, metrics, a log line and mapped errors."""
+"""Routes calls to their handlers, with ids, limits, metrics, log lines and statuses."""
 
 from __future__ import annotations  # the RPC handler class is generic to type checkers only
 
@@ -31,14 +31,15 @@ _log = structlog.stdlib.get_logger(__name__)
 # A generator of its own: programs around the server, such as tests, may rely on the global one.
 _chance = random.Random()  # noqa: S311 - no secret
 
-# The id that a caller sends is logged and echoed, so it must be short and plain.
+# The caller's id is logged and returned, so it must be short and plain.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
-# A deadline travels as time left, so it ends at the caller a little earlier than here, and what
-# arrives then is the caller's cancellation.
+# A deadline is sent as the time that remains, so it ends a little earlier at the caller than here.
+# A cancellation that arrives within this time is the end of the deadline.
 _DEADLINE_SLACK_S = 0.02
 
-# The server's fault, or its operator's: what spends the error budget in deploy/prometheus, too.
+# Statuses that are the fault of the server or its operator. They spend the error budget in
+# deploy/prometheus, too.
 _FAULTS = {
     grpc.StatusCode.UNKNOWN,
     grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -46,7 +47,7 @@ _FAULTS = {
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DATA_LOSS,
 }
-# Balancers ask for health all day; nobody traces that.
+# Calls of services with this prefix are not traced: load balancers check health continuously.
 _UNTRACED = "grpc."
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -55,13 +56,13 @@ Behaviour = Callable[[Any, Context], Awaitable[Any]]
 
 @dataclass(slots=True)
 class _Running:
-    """The calls of one service that are being answered."""
+    """Counts the running calls of one service."""
 
     calls: int = 0
 
 
 class _Failure(NamedTuple):
-    """How a call ends that failed."""
+    """How a failed call ends."""
 
     code: grpc.StatusCode
     error: BaseException
@@ -70,18 +71,19 @@ class _Failure(NamedTuple):
 
 
 class Routes(grpc.GenericRpcHandler):
-    """Leads every call to its handler, once it is known who calls.
+    """Routes every call to its handler once its caller is identified.
 
-    Handlers are wrapped when they are added by the functions that are generated for each service,
-    which take this class for a server. An interceptor would do the same for each call anew, in
-    coroutines of its own, which adds a tenth to the cost of a call.
+    The functions that gRPC generates for each service add handlers here as if this class were a
+    server, and each handler is wrapped once. An interceptor would wrap the handler again for each
+    call, in its own coroutines, which adds a tenth to the cost of a call.
 
     Args:
-        metrics: where to count.
-        guard: lets callers in.
+        metrics: the server's metrics.
+        guard: identifies callers and enforces their limits.
         running_calls: the calls that are being answered.
-        access_log: share of calls that are logged, 0 to 1; those that fail always are.
-        tracing: makes spans, or None.
+        access_log: share of successful calls that are logged, 0 to 1. Failed calls are always
+            logged.
+        tracing: creates spans; None for no tracing.
     """
 
     def __init__(
@@ -98,12 +100,13 @@ class Routes(grpc.GenericRpcHandler):
         self._running_calls = running_calls
         self._refusal: ImagemintError | None = None
         self.latest_s = 0.0
-        """`time.monotonic` value when the latest call arrived; 0 before the first one."""
+        """`time.monotonic` value at the arrival of the latest call; 0 before the first one."""
         self._access_log = access_log
         self._tracing = tracing
         self._handlers: dict[str, Handler] = {}
         self._running: dict[str, _Running] = {}
-        # To look a counter up takes longer than to count; there are as many as in the registry.
+        # A lookup takes longer than an increment, so the counters are kept. There are as many as in
+        # the registry.
         self._counters: dict[tuple[str, str, str, str], Later[float]] = {}
 
     def add_generic_rpc_handlers(self, handlers: Iterable[grpc.GenericRpcHandler]) -> None:
@@ -112,23 +115,23 @@ class Routes(grpc.GenericRpcHandler):
     def add_registered_method_handlers(
         self, service_name: str, method_handlers: Mapping[str, Handler]
     ) -> None:
-        """Takes the handlers of a service."""
+        """Adds the handlers of a service."""
         for method, handler in method_handlers.items():
             name = f"/{service_name}/{method}"
             self._handlers[name] = self._wrap(name, handler)
 
     def refuse(self, error: ImagemintError) -> None:
-        """Answers every call that arrives from now on with an error, health checks excepted."""
+        """Answers every new call with an error from now on, except health checks."""
         self._refusal = error
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
-        """Returns the handler of a method, or one that refuses the call."""
+        """Returns the handler of a method, or a handler that refuses the call."""
         name = handler_call_details.method
         handler = self._handlers.get(name)
         if handler is None:
             return None
         metadata = handler_call_details.invocation_metadata or ()
-        # The handler runs in this very task, and so in this context.
+        # The handler runs in this task, and therefore in this context.
         call = Call(_read_request_id(metadata))
         current_call.set(call)
         self.latest_s = time.monotonic()
@@ -139,7 +142,7 @@ class Routes(grpc.GenericRpcHandler):
             caller = self._guard.identify(name, metadata)
         except ImagemintError as error:
             return self._make_refusing_handler(name, error)
-        if caller is not ANONYMOUS:  # which is the default
+        if caller is not ANONYMOUS:  # the default
             current_caller.set(caller)
         return handler
 
@@ -148,8 +151,8 @@ class Routes(grpc.GenericRpcHandler):
         kind, behaviour = _split_handler(handler)
         if inspect.isasyncgenfunction(behaviour):
             behaviour = _make_writer(behaviour)
-        # gRPC would answer bytes that are no message with UNKNOWN, and those of a call with one
-        # request before anything is counted: such calls read theirs themselves.
+        # gRPC would answer malformed bytes with UNKNOWN, and in a call with one request before
+        # anything is counted. Handlers of such calls therefore parse the request themselves.
         read = make_reader(name, handler.request_deserializer)
         if handler.request_streaming:
             watched = self._watch_behaviour(service, method, behaviour)
@@ -166,7 +169,8 @@ class Routes(grpc.GenericRpcHandler):
             raise error
 
         current_caller.set(ANONYMOUS)
-        # The client cannot tell, and a handler of streams is called before the request is read.
+        # The client sees no difference, and a handler of streams is called before the request is
+        # read.
         return grpc.stream_stream_rpc_method_handler(
             self._watch_behaviour(service, method, refuse, admit=False)
         )
@@ -221,17 +225,17 @@ class Routes(grpc.GenericRpcHandler):
     def _make_failure(
         self, call: Call, error: asyncio.CancelledError | Exception, method: str, context: Context
     ) -> _Failure:
-        """Decides how a call ends whose handler raised; the one place where errors become statuses.
+        """Returns how a failed call ends. This is the only place that maps errors to statuses.
 
-        Nothing is sent where the caller has left, or knows already.
+        Nothing is sent to a caller that has left or already has a status.
         """
         if isinstance(error, asyncio.CancelledError):
-            if call.ended is None:  # raised again: a handler that swallows it leaks
+            if call.ended is None:  # raised again: a swallowed cancellation leaks
                 return _Failure(_get_cancellation_code(context), error)
             error = call.ended
         elif isinstance(error, grpc.aio.AbortError):
             return _Failure(_parse_status_code(context.code()), error)
-        elif isinstance(error, grpc.aio.InternalError):  # a write whose connection has gone
+        elif isinstance(error, grpc.aio.InternalError):  # a write to a closed connection
             return _Failure(grpc.StatusCode.CANCELLED, asyncio.CancelledError())
         error = call.caller.filter_error(error)
         count_refusal(self._metrics, error, call.model)
@@ -257,7 +261,7 @@ class Routes(grpc.GenericRpcHandler):
 
     def _record(self, service: str, method: str, call: Call, code: grpc.StatusCode) -> None:
         took_s = time.perf_counter() - call.began
-        # An enum's name is looked up by code in Python.
+        # The name of an enum member is a slow property, and most calls end with OK.
         name = "OK" if code is grpc.StatusCode.OK else code.name
         outcome = service, method, call.model, name
         durations = self._counters.get(outcome)
@@ -287,13 +291,13 @@ class Routes(grpc.GenericRpcHandler):
             )
 
     def _should_log(self, call: Call) -> bool:
-        """Whether a call belongs to the share that is logged; one without an id by chance."""
+        """Whether a call belongs to the logged share. A call without an id is chosen at random."""
         if call.given_id:
             return is_logged(call.given_id, self._access_log)
         return _chance.random() < self._access_log
 
     def _make_counter(self, outcome: tuple[str, str, str, str]) -> Later[float]:
-        """What counts the calls that end in one way, by how long they took in seconds."""
+        """Returns a counter of the calls with one outcome, with their durations in seconds."""
         requests = self._metrics.requests.labels(*outcome)
         duration = self._metrics.request_duration.labels(*outcome[:3])
 
@@ -305,10 +309,10 @@ class Routes(grpc.GenericRpcHandler):
 
 
 def is_logged(request_id: str, share: float) -> bool:
-    """Whether a call belongs to the share that is logged.
+    """Whether a call belongs to the logged share.
 
-    The id alone decides, so that a call that is retried or travels through several servers is in
-    the logs of all of them or of none.
+    The id alone decides. A call that is retried or passes several servers is therefore logged by
+    all of them or by none.
     """
     return zlib.crc32(request_id.encode()) < share * 2**32
 
@@ -323,8 +327,8 @@ def _text_metadata(context: grpc.aio.ServicerContext[Any, Any]) -> dict[str, str
 
 
 def _split_handler(handler: Handler) -> tuple[Callable[..., Handler], Behaviour]:
-    """What makes a handler of the same kind, and what it does."""
-    behaviour: Any  # the stubs know handlers of the threaded server only
+    """Returns the function that creates handlers of the same kind, and the handler's behaviour."""
+    behaviour: Any  # the stubs only have the threaded server's handlers
     match handler.request_streaming, handler.response_streaming:
         case False, False:
             kind, behaviour = grpc.unary_unary_rpc_method_handler, handler.unary_unary
@@ -338,14 +342,14 @@ def _split_handler(handler: Handler) -> tuple[Callable[..., Handler], Behaviour]
 
 
 def _get_cancellation_code(context: Context) -> grpc.StatusCode:
-    """Why core cancelled a call: its deadline has passed, or its caller has left."""
+    """Returns why gRPC cancelled a call: its deadline has passed, or its caller has left."""
     remaining = context.time_remaining()
     late = remaining is not None and remaining <= _DEADLINE_SLACK_S
     return grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
 
 
 def _make_writer(generator: Callable[[Any, Context], AsyncIterator[Any]]) -> Behaviour:
-    """Returns a coroutine that writes the answers of a generator."""
+    """Returns a coroutine function that writes the answers of a generator."""
 
     async def write(request: Any, context: Context) -> None:  # noqa: ANN401 - any request
         async for answer in generator(request, context):
@@ -355,7 +359,7 @@ def _make_writer(generator: Callable[[Any, Context], AsyncIterator[Any]]) -> Beh
 
 
 def _read_request_id(metadata: Metadata) -> str:
-    """The caller's id for the call; empty if there is none that will do."""
+    """Returns the caller's id for the call; empty if it is missing or invalid."""
     for key, value in metadata:
         if key == REQUEST_ID_KEY and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
             return value
@@ -363,7 +367,7 @@ def _read_request_id(metadata: Metadata) -> str:
 
 
 def _parse_status_code(code: object) -> grpc.StatusCode:
-    """The aio context gives the code as an enum or as its integer, by version."""
+    """Returns the code; the aio context has it as an enum or an integer, by version."""
     if isinstance(code, grpc.StatusCode):
         return code
     return next(

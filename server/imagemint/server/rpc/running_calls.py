@@ -1,9 +1,9 @@
-"""The calls under way: counted, and ended when they may not or cannot go on.
+"""The running calls: counts them, and ends those that may not or cannot go on.
 
-Once a second every call is looked at. One whose key was withdrawn, or may no longer use its model,
-is ended with that error. One whose client takes nothing for `stall_timeout_s` is ended by closing
-its connection: gRPC has no deadline for a write, and no other way to give one up. When connections
-become scarce, idle ones are closed before gRPC has to turn new ones away.
+Once per second, the server checks every call. A call whose key was withdrawn, or may no longer use
+its model, ends with that error. A call whose client reads nothing for `stall_timeout_s` ends with
+its connection: gRPC has no deadline for a write and no other way to cancel one. If connections
+become scarce, the server closes idle ones before gRPC has to refuse new ones.
 """
 
 import asyncio
@@ -30,21 +30,21 @@ from imagemint.server.telemetry.metrics import Metrics
 _log = structlog.stdlib.get_logger(__name__)
 
 _CHECK_INTERVAL_S = 1.0
-# A reader that takes nothing for so long loses what was made ahead for it.
+# A stream drops the chunks that it computed ahead if its reader takes nothing for this time.
 _PATIENCE_S = 1.0
-# Idle connections are closed from the first share of `max_connections` on, down to the second.
+# Idle connections are closed above the first share of `max_connections`, down to the second.
 _SCARCE, _ENOUGH = 0.75, 0.5
 
 
 class RunningCalls:
-    """Counts calls in and out, and watches those in between.
+    """Counts the running calls and checks them once per second.
 
     Args:
-        guard: knows the limits.
-        budget: bounds the bytes in flight.
-        metrics: where to count.
-        stall_timeout_s: seconds that a client may leave an answer untaken; None for any time.
-        max_connections: connections that gRPC accepts.
+        guard: enforces the limits on calls.
+        budget: limits the bytes in flight.
+        metrics: the server's metrics.
+        stall_timeout_s: seconds that a client may leave an answer unread; None for no limit.
+        max_connections: number of connections that gRPC accepts.
     """
 
     def __init__(
@@ -68,16 +68,16 @@ class RunningCalls:
         self._watching: asyncio.Task[None] | None = None
 
     def enter(self, call: Call, caller: Caller, context: Context, *, is_health_check: bool) -> None:
-        """Counts a call until gRPC is done with it, which is after its last byte was taken.
+        """Counts a call until gRPC has finished it, which is after its last byte was sent.
 
         Args:
             call: the call, whose handler runs on this task.
-            caller: who calls.
-            context: of the call.
-            is_health_check: whether it is a health check; those do not count as work.
+            caller: the caller.
+            context: context of the call.
+            is_health_check: whether it is a health check; health checks do not count as work.
 
         Raises:
-            TooManyCalls: as many as may run are running.
+            TooManyCalls: the limit on calls is reached.
         """
         owner = caller.name or parse_machine(context.peer())
         self._guard.enter(caller, owner, is_health_check=is_health_check)
@@ -100,18 +100,18 @@ class RunningCalls:
         context.add_done_callback(leave)  # type: ignore[arg-type] # the stub wants a protocol
 
     async def wait_idle(self, timeout_s: float) -> None:
-        """Waits until no call but health checks is under way, for `timeout_s` at most."""
+        """Waits until only health checks are running, for `timeout_s` at most."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._idle.wait()
 
     def start(self, port: int) -> None:
-        """Begins to watch the calls of the server that listens on a port; may be called again."""
+        """Starts to check the calls of the server on this port; may be called again."""
         if self._watching is None:
             self._watching = asyncio.create_task(self._watch(port))
 
     def stop(self) -> None:
-        """Watches no more. May be called twice."""
+        """Stops checking. May be called twice."""
         if self._watching is not None:
             self._watching.cancel()
 
@@ -121,17 +121,17 @@ class RunningCalls:
             try:
                 await self._close(port, self._check_calls())
                 await self._close_idle(port)
-            except Exception:  # noqa: BLE001 - whatever it is, the next look must come
+            except Exception:  # noqa: BLE001 - after any error, the next check must run
                 _log.exception("calls not watched")
 
     def _check_calls(self) -> set[Peer]:
-        """Ends what must end; returns the connections without which that is impossible."""
+        """Ends calls that must end; returns the connections that must be closed to end theirs."""
         self._guard.reload_if_changed()
         now, stuck = time.monotonic(), set[Peer]()
         for call in tuple(self._calls):
             blocked_s = now - call.sending_since
             is_stalled = blocked_s > self._stall_timeout_s
-            # One that was told to end at an earlier look and still sends does not end by itself.
+            # A call that an earlier check ended and that still sends does not end by itself.
             if (is_stalled or (call.ended is not None and blocked_s > _PATIENCE_S)) and call.peer:
                 if call.ended is None:
                     self._count("stalled", call)
@@ -153,7 +153,7 @@ class RunningCalls:
         )
 
     async def _close_idle(self, port: int) -> None:
-        """Closes idle connections when most of those that are allowed are taken."""
+        """Closes idle connections if most of the allowed connections are in use."""
         scarce = _SCARCE * self._max_connections
         if count_descriptors() < scarce:
             return

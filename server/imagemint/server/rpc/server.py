@@ -1,4 +1,4 @@
-"""The gRPC server: services, health, reflection, limits."""
+"""The gRPC server: services, health, reflection and limits."""
 
 from __future__ import annotations  # the type of the tracing is imported for type checkers only
 
@@ -54,12 +54,12 @@ _SERVICES = (
     model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
     grpc_service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name,
 )
-# Callers that a draining server refuses are told to wait for so long.
+# A draining server asks refused callers to wait for this time.
 _RETRY_DELAY_S = 1.0
-# Without a call for so long, callers have heard that the server is leaving.
+# After this time without a call, callers know that the server is shutting down.
 _QUIET_S = 0.1
 _MOST_PAUSES = 10
-# Longer than a watcher of the health service takes to be told, unless he does not read.
+# Longer than it takes to notify a watcher of the health service, unless the watcher does not read.
 _WATCHER_TIMEOUT_S = 1.0
 _CHECK_INTERVAL_S = 0.05
 _MOST_ABANDONED = 4
@@ -67,19 +67,19 @@ _RETRY_S = 1.0
 
 
 class RpcServer:
-    """The gRPC side of the server, on the running event loop.
+    """The gRPC side of the server. It runs on the current event loop.
 
-    Health knows the whole server as '', each service by its full name, and each model as
-    ``model/<name>`` and ``model/<name>/<version>``.
+    The health service has the names '' for the server, the full name of each service, and
+    ``model/<name>`` and ``model/<name>/<version>`` for each model.
 
     Args:
         settings: addresses and limits.
         repository: the models.
-        metrics: where to count.
+        metrics: the server's metrics.
         encoders: threads that encode pictures.
-        tracing: what makes spans, or None.
+        tracing: creates spans; None for no tracing.
         control: loads and unloads the models.
-        peers: the workers of which this is one; by default it is alone.
+        peers: the workers of the server, including this one. Default: only this one.
 
     Raises:
         KeyFileError, CertificateError: the files of the settings cannot be used.
@@ -120,7 +120,7 @@ class RpcServer:
             access_log=settings.access_log,
             tracing=tracing,
         )
-        adding = cast("grpc.aio.Server", routes)  # of a server they use what Routes has
+        adding = cast("grpc.aio.Server", routes)  # Routes has the methods that they call
         generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(
             GenerationServicer(repository, metrics, self.gate, encoders), adding
         )
@@ -139,8 +139,8 @@ class RpcServer:
             handlers=[routes],
             options=[
                 *build_channel_options(settings, max_connections),
-                # A second server on the port must fail loudly, not take half of the calls. For
-                # workers their supervisor has seen to that.
+                # A second server on the port must fail, instead of taking half of the calls. With
+                # several workers, the supervisor checks that.
                 ("grpc.so_reuseport", int(self._shares_port)),
             ],
         )
@@ -149,13 +149,13 @@ class RpcServer:
         self._abandoned: list[grpc.aio.Server] = []
 
     async def start(self, address: str) -> str:
-        """Listens and returns where; health says NOT_SERVING until `serve`.
+        """Starts to listen and returns the address; health is NOT_SERVING until `serve`.
 
         Args:
-            address: HOST:PORT; port 0 takes a free one.
+            address: HOST:PORT; port 0 chooses a free port.
 
         Raises:
-            OSError: the address cannot be had.
+            OSError: the server cannot listen on the address.
         """
         await self._set(("", *_SERVICES), serving=False)
         address = await self._listen(address)
@@ -178,17 +178,17 @@ class RpcServer:
         return join_address(host, port)
 
     async def _restart(self, address: str) -> None:
-        """Listens again whenever gRPC has stopped by itself; calls under way go on.
+        """Starts gRPC again whenever it has stopped by itself; running calls go on.
 
-        Its loop ends at the first request whose path is not UTF-8, and with it the listener, until
-        the process ends (grpcio 1.84 and 1.85 at least).
+        In grpcio 1.84 and 1.85, the accept loop ends at the first request whose path is not UTF-8,
+        and the listener stays closed until the process ends.
         """
         while True:
             await asyncio.sleep(_CHECK_INTERVAL_S)
             if _is_running(self._server):
                 continue
             _log.error("gRPC has stopped by itself; it is started again")
-            self._abandoned.append(self._server)  # its calls have tasks of their own
+            self._abandoned.append(self._server)  # its calls go on in their own tasks
             if len(self._abandoned) > _MOST_ABANDONED:
                 await _stop_abandoned(self._abandoned.pop(0))
             self._server = self._new_server()
@@ -202,7 +202,7 @@ class RpcServer:
                     self._server = self._new_server()
 
     async def serve(self) -> None:
-        """Says what is ready, from now on: each model, and the server as a whole."""
+        """Starts to report health: of each model, and of the server as a whole."""
         await self._health_reporter.start()
 
     async def _set_serving(self, name: str, *, serving: bool) -> None:
@@ -213,7 +213,7 @@ class RpcServer:
         await self._set(("", *_SERVICES), serving=serving)
 
     async def leave(self) -> None:
-        """Says NOT_SERVING everywhere, for good; calls are still answered."""
+        """Sets every status to NOT_SERVING permanently; calls are still answered."""
         self._health_reporter.stop()
         self._inference.ready = False
         with contextlib.suppress(TimeoutError):
@@ -221,11 +221,11 @@ class RpcServer:
                 await self._health.enter_graceful_shutdown()
 
     async def stop(self, grace_s: float) -> None:
-        """Refuses new calls, waits for those inside, and cancels what is left after the grace.
+        """Refuses new calls, waits for running calls, and cancels the rest after the grace period.
 
-        gRPC drops a call that arrives while its server stops. So connections stay open, and new
-        calls are answered UNAVAILABLE with a delay, until the accepted calls are done and callers
-        have been quiet for a moment.
+        gRPC drops a call that arrives while its server stops. Therefore connections stay open at
+        first. New calls get UNAVAILABLE with a retry delay until the accepted calls are finished
+        and no new call has come for a moment.
         """
         until_s = time.monotonic() + grace_s
         self._health_reporter.stop()
@@ -262,19 +262,19 @@ def _make_guard(settings: ServeSettings, metrics: Metrics) -> Guard:
 
 
 def _is_running(server: grpc.aio.Server) -> bool:
-    """Tells whether gRPC serves; what it offers to wait for does not happen in this case."""
-    return bool(getattr(server, "_server").is_running())  # noqa: B009 - the type has no such name
+    """Whether gRPC is running. Its `wait_for_termination` does not return in this case."""
+    return bool(getattr(server, "_server").is_running())  # noqa: B009 - a private attribute
 
 
 async def _stop_abandoned(server: grpc.aio.Server) -> None:
-    """Ends the calls of a server that has stopped by itself; its end is never announced."""
+    """Ends the calls of a server that has stopped by itself; its `stop` never completes."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_WATCHER_TIMEOUT_S):
             await server.stop(None)
 
 
 def _check_bindable(host: str, port: int) -> None:
-    """Binds and releases an address: gRPC does not say why it cannot, and logs lines of its own."""
+    """Binds and releases an address. gRPC reports no reason and logs its own lines."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     family, kind, protocol, _, address = found[0]
     with socket.socket(family, kind, protocol) as trial:
@@ -283,10 +283,10 @@ def _check_bindable(host: str, port: int) -> None:
 
 
 class _Health(health.aio.HealthServicer):  # type: ignore[misc] # the package has no types
-    """The standard health service, whose watchers can be sent away.
+    """The standard health service, with an end to watches.
 
-    A watch never ends by itself: one client-side health check would hold the drain up for the
-    whole of its grace.
+    A watch never ends by itself: one client-side health check would delay the drain for the whole
+    grace period.
     """
 
     def __init__(self) -> None:
@@ -301,7 +301,7 @@ class _Health(health.aio.HealthServicer):  # type: ignore[misc] # the package ha
             health_pb2.HealthListRequest, health_pb2.HealthListResponse
         ],
     ) -> None:
-        """Refuses: health wants no API key, and this would name every model to everybody."""
+        """Refuses: health checks need no API key, and the list would show every model."""
         del request
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "ask for one service by its name")
 
@@ -312,10 +312,10 @@ class _Health(health.aio.HealthServicer):  # type: ignore[misc] # the package ha
             health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse
         ],
     ) -> None:
-        """Sends every change of a status, until dismissed.
+        """Sends every change of a status until `dismiss`.
 
         Raises:
-            Draining: dismissed.
+            Draining: the server shuts down.
         """
         if self._dismissed:
             raise Draining(1.0)
@@ -331,7 +331,7 @@ class _Health(health.aio.HealthServicer):  # type: ignore[misc] # the package ha
         await watch
 
     def dismiss(self) -> None:
-        """Ends every watch, now and to come."""
+        """Ends all current and future watches."""
         self._dismissed = True
         for watch in self._watches:
             watch.cancel()

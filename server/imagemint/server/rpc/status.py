@@ -1,4 +1,4 @@
-"""One table from what went wrong to a gRPC status with google.rpc details."""
+"""Maps errors to gRPC statuses with google.rpc details."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,13 +31,13 @@ DETAILS_KEY = "grpc-status-details-bin"
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
 REQUEST_ID_KEY = "x-request-id"
 
-# gRPC drops a call whose trailing metadata exceed 8 KB, and with it the code, while a message may
-# quote what the caller typed, or name every model. With the base64 of the details and the percent
-# signs of the message this stays below, for the one largest of these.
+# gRPC drops a call, and its status code, if the trailing metadata exceed 8 KB. A message may quote
+# the caller's text or name every model. With these limits, the base64 of the details and the
+# percent encoding of the message stay below 8 KB, even if one of them has its largest size.
 _MOST_MESSAGE_BYTES = 1_000
 _MOST_DETAIL_BYTES = 200
 
-# design.md section 6; a test proves that every error of the hierarchy stands here.
+# design.md section 6. A test checks that every error of the hierarchy is listed here.
 CODES: dict[type[ImagemintError], grpc.StatusCode] = {
     InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
     ModelNotFound: grpc.StatusCode.NOT_FOUND,
@@ -66,7 +66,7 @@ class Outcome:
     Attributes:
         code: gRPC status code.
         message: text for the caller.
-        trailing_metadata: google.rpc details, request id, and the pushback that gRPC's own
+        trailing_metadata: google.rpc details, the request id, and the retry delay that gRPC's own
             retries obey.
     """
 
@@ -78,8 +78,8 @@ class Outcome:
 def make_outcome(error: Exception, request_id: str) -> Outcome:
     """Returns how a call that failed with ``error`` ends.
 
-    What is not in the table is INTERNAL with a text that tells nothing but the request id; the
-    detail belongs in the log.
+    Errors outside the table become INTERNAL. The caller gets only the request id; the details are
+    in the log.
     """
     code = CODES.get(type(error)) if isinstance(error, ImagemintError) else None
     if code is None or code is grpc.StatusCode.INTERNAL or not isinstance(error, ImagemintError):

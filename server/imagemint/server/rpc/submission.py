@@ -1,4 +1,4 @@
-"""What all calls for images share: the way in, the wait for the work, and the way out."""
+"""Submits the jobs of all calls for images, and waits for them."""
 
 import asyncio
 import math
@@ -17,7 +17,7 @@ from imagemint.server.repository import ModelRepository, ServedVersion
 from imagemint.server.rpc.call import current_call
 from imagemint.server.telemetry.metrics import Metrics
 
-# Smaller answers of single calls are bounded by the number of calls alone.
+# Smaller answers of single calls are limited only by the number of calls.
 _SMALL_BYTES = 64 * 2**10
 
 
@@ -26,7 +26,7 @@ class CheckedRequest(Protocol):
 
     @property
     def version(self) -> ServedVersion:
-        """The version that it was resolved to."""
+        """The version that the request was resolved to."""
 
 
 RequestT = TypeVar("RequestT", bound=CheckedRequest)
@@ -34,33 +34,33 @@ RequestT = TypeVar("RequestT", bound=CheckedRequest)
 
 @dataclass
 class Gate:
-    """Whether calls should leave.
+    """Tells streams whether to end because the server shuts down.
 
-    It refuses none: what gRPC has accepted when the drain begins is answered like the rest, and it
-    accepts nothing after that.
+    It refuses no call: calls that gRPC accepted before the drain are answered, and gRPC accepts
+    none after that.
 
     Attributes:
-        expiring: the grace period is nearly over; streams end at the next chunk, so that their
-            clients resume elsewhere.
+        expiring: whether the grace period is nearly over. Streams then end at the next chunk, so
+            that their clients resume on another server.
     """
 
     expiring: bool = False
 
     def raise_if_expiring(self) -> None:
-        """Raises Draining when the grace period is nearly over."""
+        """Raises Draining if the grace period is nearly over."""
         if self.expiring:
             raise Draining(1.0)
 
 
 class Submission:
-    """Lets work into the queues, at the rate of its caller, and counts what is turned away.
+    """Submits jobs within their caller's rate, and counts refusals.
 
-    A stream is slowed to its caller's rate; a single call that is over it is refused.
+    A stream is slowed to its caller's rate. A single call above the rate is refused.
 
     Args:
         repository: the models.
-        metrics: where to count.
-        gate: tells streams that wait to leave.
+        metrics: the server's metrics.
+        gate: tells waiting streams to end.
     """
 
     def __init__(self, repository: ModelRepository, metrics: Metrics, gate: Gate) -> None:
@@ -69,10 +69,10 @@ class Submission:
         self._gate = gate
 
     def name_model(self, name: str) -> None:
-        """Notes for which model the call is, if there is such a model.
+        """Sets the model of the call, if the model exists.
 
         Raises:
-            NotAllowed: the caller may not use it.
+            NotAllowed: the caller may not use the model.
         """
         if name in self._repository.models:
             current_call.get().model = name
@@ -80,14 +80,14 @@ class Submission:
             current_caller.get().check_model(name)
 
     def hold_version(self, read: Callable[[], RequestT]) -> "VersionHold[RequestT]":
-        """Reads a request, and keeps the version that it resolves to until the end of the block.
+        """Reads a request, and keeps its version loaded until the end of the block.
 
         Args:
-            read: checks the request and resolves its version; called again when that version was
-                unloaded in the very moment between.
+            read: checks the request and resolves its version. It is called again if that version
+                was unloaded just then.
 
         Raises:
-            ModelNotReady: the version was unloaded, and its grace has passed.
+            ModelNotReady: the version was unloaded, and its grace period has passed.
         """
         call = read()
         while not call.version.holds.take():
@@ -95,11 +95,11 @@ class Submission:
         return VersionHold(call)
 
     async def submit(self, version: ServedVersion, job: Job) -> None:
-        """Queues the job of a single call, as soon as there is memory for a large answer.
+        """Queues the job of a single call as soon as there is memory for its answer.
 
         Raises:
-            RateLimited: the caller has had its images for now.
-            QueueFull, Draining: as `Batcher.submit`.
+            RateLimited: the caller has used up its rate.
+            QueueFull, Draining: as in `Batcher.submit`.
         """
         size = job.count * version.spec.image_bytes
         if size > _SMALL_BYTES:
@@ -108,15 +108,15 @@ class Submission:
         self._submit(version, job)
 
     async def submit_paced(self, version: ServedVersion, job: Job, piece: Hashable) -> None:
-        """Queues the first job of a stream, as soon as memory and the caller's rate allow it.
+        """Queues the first job of a stream as soon as memory and the caller's rate allow it.
 
         Args:
-            version: of the model.
-            job: to be queued.
-            piece: what `Call.release` is told when the images have been sent.
+            version: version of the model.
+            job: the job to queue.
+            piece: key for `Call.release` after the images were sent.
 
         Raises:
-            QueueFull, Draining: as `Batcher.submit`.
+            QueueFull, Draining: as in `Batcher.submit`.
         """
         await current_call.get().reserve(job.count * version.spec.image_bytes, piece)
         await current_caller.get().pace(job.count, lambda: self._raise_if_ending(version))
@@ -127,12 +127,12 @@ class Submission:
         """Queues a job of a stream as soon as memory, rate and queue have room for it.
 
         Args:
-            version: of the model.
-            job: to be queued.
-            piece: as of `submit_paced`.
+            version: version of the model.
+            job: the job to queue.
+            piece: as in `submit_paced`.
 
         Raises:
-            Draining: as `Batcher.submit`.
+            Draining: as in `Batcher.submit`.
         """
         await current_call.get().reserve(job.count * version.spec.image_bytes, piece)
         await current_caller.get().pace(job.count, lambda: self._raise_if_ending(version))
@@ -144,15 +144,15 @@ class Submission:
         current_caller.get().count(version.spec.name, job.count)
 
     def submit_ahead(self, version: ServedVersion, job: Job, piece: Hashable) -> bool:
-        """Queues a job of a stream that nobody waits for yet, and tells whether it did.
+        """Queues a job that a stream computes ahead of its reader; returns whether it was queued.
 
         Args:
-            version: of the model.
-            job: to be queued.
-            piece: as of `submit_paced`.
+            version: version of the model.
+            job: the job to queue.
+            piece: as in `submit_paced`.
 
         Raises:
-            Draining: as `Batcher.submit`.
+            Draining: as in `Batcher.submit`.
         """
         call, caller = current_call.get(), current_caller.get()
         if not call.reserve_now(job.count * version.spec.image_bytes, piece):
@@ -176,11 +176,11 @@ class Submission:
         version.stay()
 
     def count_refusal(self, error: Exception) -> None:
-        """Counts one request of a stream that was refused for its caller's sake."""
+        """Counts a request of a stream that was refused for an access reason."""
         count_refusal(self._metrics, error, current_call.get().model)
 
     def _submit(self, version: ServedVersion, job: Job) -> None:
-        """Queues a job whose images were charged; they are given back if it cannot be."""
+        """Queues a job whose images were charged, and returns the charge if that fails."""
         caller = current_caller.get()
         try:
             version.batcher.submit(job)
@@ -193,10 +193,10 @@ class Submission:
 
 
 class VersionHold(Generic[RequestT]):
-    """A block in which a version is kept; a class, for a generator takes thrice as long to enter.
+    """Keeps a version loaded during a block. A generator would take three times as long to enter.
 
     Args:
-        call: its version is held already.
+        call: the request; its version is already held.
     """
 
     def __init__(self, call: RequestT) -> None:
@@ -213,11 +213,11 @@ class VersionHold(Generic[RequestT]):
     ) -> None:
         self._call.version.holds.give()
         if isinstance(exc_value, Draining):
-            self._call.version.stay()  # if it is the version that leaves, and not the server
+            self._call.version.stay()  # raises if the version is being unloaded
 
 
 async def wait_or_drop(batcher: Batcher, job: Job) -> None:
-    """Waits for a job; a caller who leaves takes with him what has not begun."""
+    """Waits for a job; drops it if the caller leaves."""
     try:
         await job.done
     except asyncio.CancelledError:
@@ -228,7 +228,7 @@ async def wait_or_drop(batcher: Batcher, job: Job) -> None:
 
 
 async def wait_for_job(job: Job) -> None:
-    """Waits for a job of several, and tells its story to the trace of the call, however it ends."""
+    """Waits for one of several jobs, and adds its stages to the trace of the call."""
     try:
         await job.done
     finally:
@@ -236,6 +236,6 @@ async def wait_for_job(job: Job) -> None:
 
 
 def get_deadline(context: grpc.aio.ServicerContext[Any, Any]) -> float:
-    """Returns the `time.monotonic` value at which the caller gives up; infinity for never."""
+    """Returns the caller's deadline as a `time.monotonic` value; infinity for none."""
     remaining = context.time_remaining()
     return math.inf if remaining is None else time.monotonic() + remaining

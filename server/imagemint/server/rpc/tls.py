@@ -1,8 +1,8 @@
-"""TLS of the listener: certificates that are read again when their files change.
+"""TLS of the listener, with certificates that are reloaded when their files change.
 
-Every handshake asks for the certificates and looks at the files. New contents are used only once
-they are good as a whole: the key belongs to the certificate, and the certificate is valid today.
-Until then the old pair stays in use. Open connections keep the pair that they began with.
+Every handshake checks the files. New contents are used only if they are valid together: the key
+belongs to the certificate, and the certificate is valid today. Until then the old pair stays in
+use. Open connections keep the pair of their handshake.
 """
 
 import contextlib
@@ -21,28 +21,29 @@ from imagemint.server.file_changes import WatchedFiles
 
 _log = structlog.stdlib.get_logger(__name__)
 
-# A pair that was refused is tried again after so long, although its files have not changed: it may
-# have become valid meanwhile.
+# A refused pair is tried again after this time, although its files have not changed: the
+# certificate may have become valid since.
 _RETRY_S = 10.0
 
 
 class CertificateError(ValueError):
-    """The files of a certificate cannot be used; says why, with paths and without contents."""
+    """The files of a certificate cannot be used. The message has paths and no contents."""
 
 
 class Certificates:
-    """The server's certificate and key, and the authorities that its clients must come from.
+    """The server's certificate and key, and the authorities for client certificates.
 
     Args:
-        certificate: PEM file, the server's certificate first, then those that lead to its root.
-        key: PEM file of its key, not encrypted.
-        client_ca: PEM file of authorities; every client must then show a certificate of theirs.
-        on_reload: called after each change of the files with whether it was taken; a failure that
-            lasts is reported once.
-        clock: seconds; for tests.
+        certificate: PEM file: the server's certificate first, then the chain to its root.
+        key: PEM file of its unencrypted key.
+        client_ca: PEM file of authorities. With it, every client must present a certificate of one
+            of them.
+        on_reload: called after each change of the files with whether the change was applied. A
+            lasting failure is reported once.
+        clock: returns seconds; tests replace it.
 
     Raises:
-        CertificateError: the files are bad from the start.
+        CertificateError: the files are invalid at the start.
     """
 
     def __init__(
@@ -74,9 +75,9 @@ class Certificates:
         )
 
     def read_changes(self) -> grpc.ServerCertificateConfiguration | None:
-        """Returns what the files hold if it is new and good; None to keep the current pair.
+        """Returns the new contents of the files if they are valid; None keeps the current pair.
 
-        gRPC's own threads call it at every handshake. Never raises.
+        gRPC's threads call it at every handshake. It never raises.
         """
         with self._lock:
             try:
@@ -98,7 +99,7 @@ class Certificates:
             self._on_reload(False)
 
     def _read(self) -> grpc.ServerCertificateConfiguration | None:
-        """Reads and checks the files if they have changed; None if they have not."""
+        """Reads and checks the files if they have changed; returns None if not."""
         if self._last_failure and self._clock() >= self._retry_at_s:
             self._files.forget()
         try:
@@ -157,7 +158,7 @@ def _run_handshake(server: ssl.SSLContext, certificate: str) -> None:
 
 
 def _check_authorities(path: Path, content: bytes) -> None:
-    """Checks that there is an authority, and one at least that has not expired."""
+    """Checks that the file has at least one authority that has not expired."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         context.load_verify_locations(cadata=content.decode("ascii"))
@@ -170,10 +171,10 @@ def _check_authorities(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def _expose_as_file(content: bytes, path: Path) -> Iterator[str]:
-    """Yields the path of a file in memory; OpenSSL reads only files.
+    """Yields the path of a file in memory, because OpenSSL reads only files.
 
-    So what is checked is what was read, whatever lies at `path` by now. Elsewhere than on Linux it
-    is `path` itself.
+    The check therefore uses the contents that were read, even if the file at `path` has changed
+    since. On systems other than Linux, it yields `path` itself.
     """
     if sys.platform != "linux":
         yield str(path)
@@ -184,7 +185,7 @@ def _expose_as_file(content: bytes, path: Path) -> Iterator[str]:
 
 
 def _refuse_password() -> str:
-    """Refuses. Without it, OpenSSL asks for the password of an encrypted key at the terminal."""
+    """Raises. Without it, OpenSSL asks at the terminal for the password of an encrypted key."""
     raise ValueError("the key is encrypted, which is not supported")
 
 

@@ -146,7 +146,7 @@ def test_patience_ends_with_haste_or_a_beginning():
     """A queue waits for company while nothing in it is HIGH and nothing has begun."""
     queue, (first,) = filled([], [10])
     first.accepted_ns = 5
-    assert queue.patient
+    assert queue.can_wait
     assert queue.oldest_ns == 5
     streamed = job(1)
     streamed.streamed, streamed.accepted_ns = True, 3
@@ -154,7 +154,7 @@ def test_patience_ends_with_haste_or_a_beginning():
     assert queue.oldest_ns == 3
     hasty = job(1, HIGH)
     queue.append(hasty)
-    assert not queue.patient
+    assert not queue.can_wait
     queue.remove(hasty)
     queue.cut(1)
-    assert not queue.patient
+    assert not queue.can_wait
