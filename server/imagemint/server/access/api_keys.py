@@ -77,7 +77,7 @@ class Client(BaseModel):
     @model_validator(mode="after")
     def _check_burst(self) -> Self:
         if self.burst_images is not None and self.rate_images_per_s is None:
-            raise ValueError("burst_images means nothing without rate_images_per_s")
+            raise ValueError("burst_images requires rate_images_per_s")
         return self
 
     @property

@@ -262,7 +262,7 @@ class Guard:
         presented = set(_read_keys(metadata))
         if not presented:
             raise Unauthenticated(
-                "this server wants an API key: metadata `authorization: Bearer KEY`"
+                "this server requires an API key: send metadata `authorization: Bearer KEY`"
             )
         digest = compute_digest(presented.pop()) if len(presented) == 1 else ""
         client = self._ring.find_by_digest(digest)

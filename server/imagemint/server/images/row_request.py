@@ -68,7 +68,7 @@ class RowRequest:
             ValueError: the request gives latents, and their images have no serials.
         """
         if not isinstance(self.source, SeedIndexPairs):
-            raise ValueError("explicit latents have no serials")  # noqa: TRY004 - the type is valid, the value is not
+            raise ValueError("explicit latents have no serials")  # noqa: TRY004 - the value is wrong
         name, version = self.version.spec.name, self.version.version
         variant = self.version.backend.variant.name_in_serials
         seeds, indices = self.source.seeds.tolist(), self.source.indices.tolist()

@@ -85,7 +85,7 @@ def make_server_credentials(
         host, _ = split_address(settings.grpc_address)
         if settings.api_keys is not None and not is_loopback(host):
             _log.warning(
-                "api keys travel unencrypted: give a tls_certificate, or let a proxy do it"
+                "API keys are sent unencrypted: set tls_certificate, or use a proxy with TLS"
             )
         return None
 

@@ -303,7 +303,7 @@ class _Health(health.aio.HealthServicer):  # type: ignore[misc] # the package ha
     ) -> None:
         """Refuses: health checks need no API key, and the list would show every model."""
         del request
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "ask for one service by its name")
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "use Check with the name of one service")
 
     async def Watch(  # noqa: N802 - named by the schema
         self,

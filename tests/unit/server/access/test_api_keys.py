@@ -137,7 +137,7 @@ def test_burst_is_a_second_of_the_rate_by_default(path, rate, burst, expected):
         (entry() + entry("other"), "same sha256"),
         (entry(rate_images_per_s="0"), "rate_images_per_s"),
         (entry(rate_images_per_s="nan"), "rate_images_per_s"),
-        (entry(burst_images="5"), "means nothing without"),
+        (entry(burst_images="5"), "burst_images requires rate_images_per_s"),
         (entry(max_concurrent_calls='"4"'), "max_concurrent_calls"),
         (entry(modles='["mnist"]'), "modles"),
         (entry(models='"mnist"'), "models"),

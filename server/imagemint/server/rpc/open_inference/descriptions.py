@@ -1,4 +1,4 @@
-"""What the Open Inference Protocol says of a model: its tensors, its configuration, its sums."""
+"""Describes models in the Open Inference Protocol: tensors, configuration and statistics."""
 
 from imagemint.open_inference import grpc_service_pb2 as messages
 from imagemint.open_inference import model_config_pb2 as configuration
@@ -12,7 +12,7 @@ from imagemint.server.rpc.open_inference.tensors import (
 )
 from imagemint.server.telemetry.statistics import Sums, Tally
 
-# As a stock Triton calls a model.onnx in its repository.
+# Triton's name for a model.onnx in its repository.
 _PLATFORM = "onnxruntime_onnx"
 _BACKEND = "onnxruntime"
 _FILE = "model.onnx"
@@ -20,7 +20,7 @@ _ANY_NUMBER = -1
 
 
 def describe_tensors(model: Model, version: ServedVersion) -> messages.ModelMetadataResponse:
-    """Returns the graph's own tensors, so that whoever sends all of them is answered."""
+    """Returns the tensors of the graph. A request with all of its inputs is valid."""
     return messages.ModelMetadataResponse(
         name=model.name,
         versions=[str(each.number) for each in model.versions.values() if each.served],
@@ -37,7 +37,7 @@ def _describe_tensor(form: TensorForm) -> messages.ModelMetadataResponse.TensorM
 
 
 def describe_configuration(version: ServedVersion) -> configuration.ModelConfig:
-    """Returns what a client may ask of a version."""
+    """Returns the configuration of a version."""
     batcher, spec = version.batcher, version.spec
     on_cpu = version.backend.provider == "CPUExecutionProvider"
     group = configuration.ModelInstanceGroup
@@ -74,12 +74,12 @@ def describe_configuration(version: ServedVersion) -> configuration.ModelConfig:
 
 def _get_data_type(
     form: TensorForm,
-) -> "configuration.DataType.ValueType":  # known to the stubs alone
+) -> "configuration.DataType.ValueType":  # only the stubs have this type
     return configuration.DataType.Value(f"TYPE_{form.datatype}")
 
 
 def describe_statistics(version: ServedVersion, sums: Sums) -> messages.ModelStatistics:
-    """Returns what a version has done, whichever service asked for it."""
+    """Returns the statistics of a version, over the calls of all services."""
     return messages.ModelStatistics(
         name=version.spec.name,
         version=str(version.version),

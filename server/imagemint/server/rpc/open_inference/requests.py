@@ -1,4 +1,4 @@
-"""ModelInferRequest in: checked whole, every violation named, and turned into plain dataclasses."""
+"""Checks a ModelInferRequest as a whole and converts it to plain dataclasses."""
 
 import time
 from collections.abc import Iterator
@@ -22,18 +22,19 @@ from imagemint.server.images.row_request import RowRequest, SeedIndexPairs
 from imagemint.server.repository import ModelRepository, ServedVersion
 from imagemint.server.rpc.open_inference.tensors import Array, list_known_inputs, read_inputs
 
-# A request may hold many inputs, each wrong; the details of a status have 8 KB in all.
+# A request may have many invalid inputs, and the details of a status have 8 KB in all.
 _MOST_FAULTS = 12
-# Tensors and parameters of a request. Far more than any model has, and few enough to look at each.
+# Most tensors and parameters of a request. It is far more than any model has, and few enough to
+# check each one.
 _MOST_PARTS = 1_024
 MOST_ID_CHARACTERS = 256
-"""Longest id of a request: it comes back with the answer."""
+"""Longest id of a request. The answer repeats the id."""
 PRIORITIES = (Priority.HIGH, Priority.NORMAL)
-"""What the values of the parameter ``priority`` mean, from 1; 0 is NORMAL."""
+"""Meaning of the values of the parameter ``priority``, from 1. The value 0 is NORMAL."""
 _OUTPUTS = ("image", "class_id", "serial")
 _REFUSED_OUTPUT_PARAMETERS = {
-    "shared_memory_region": "shared memory is not offered",
-    "classification": "classification is not offered",
+    "shared_memory_region": "shared memory is not supported",
+    "classification": "classification is not supported",
 }
 
 
@@ -42,10 +43,10 @@ class InferCall:
     """A checked ModelInferRequest.
 
     Attributes:
-        rows: what is to be minted.
-        outputs: names of the tensors that are wanted.
-        deadline: `time.monotonic` value after which nothing is computed; from `timeout`.
-        priority: who goes first; from `priority`.
+        rows: rows of images to generate.
+        outputs: names of the requested tensors.
+        deadline: `time.monotonic` value after which no image is computed; from `timeout`.
+        priority: priority in the queue; from `priority`.
     """
 
     rows: RowRequest
@@ -55,7 +56,7 @@ class InferCall:
 
     @property
     def version(self) -> ServedVersion:
-        """What mints them."""
+        """The version that computes the images."""
         return self.rows.version
 
 
@@ -63,9 +64,9 @@ def read_infer(request: messages.ModelInferRequest, repository: ModelRepository)
     """Returns what a ModelInferRequest asks for.
 
     Raises:
-        InvalidRequest: one or more fields are wrong; all are named.
-        ModelNotFound, VersionNotFound, ModelNotReady: as `ModelRepository.resolve`.
-        ClassUnsupported: a class asked of an unconditional model.
+        InvalidRequest: one or more fields are wrong; the error lists all of them.
+        ModelNotFound, VersionNotFound, ModelNotReady: as in `ModelRepository.resolve`.
+        ClassUnsupported: the request names a class, and the model is unconditional.
     """
     faults = list(_check_sizes(request))
     if faults:
@@ -85,7 +86,7 @@ def read_infer(request: messages.ModelInferRequest, repository: ModelRepository)
     faults.extend(_check_outputs(request, spec, by_seed="z" not in names))
     if faults:
         _raise_violations(faults)
-    if "class_id" in names and not spec.conditional:  # counts only once the fields are right
+    if "class_id" in names and not spec.conditional:  # counts only if the fields are valid
         raise ClassUnsupported(spec.name)
     rows = RowRequest(
         version=version,
@@ -100,7 +101,7 @@ def read_infer(request: messages.ModelInferRequest, repository: ModelRepository)
 
 
 def _check_sizes(request: messages.ModelInferRequest) -> Iterator[Violation]:
-    """What is too much to be looked at one by one."""
+    """Yields violations for parts that are too many or too long to check one by one."""
     for name in ("inputs", "outputs", "parameters", "raw_input_contents"):
         count = len(getattr(request, name))
         if count > _MOST_PARTS:
@@ -129,7 +130,7 @@ def _raise_violations(faults: list[Violation]) -> None:
 
 
 def _read_parameter(request: messages.ModelInferRequest, name: str, faults: list[Violation]) -> int:
-    """Returns an integer of 0 or more; 0 if it is not given, as by Triton's clients."""
+    """Returns an integer parameter of 0 or more. Default: 0, as Triton's clients expect."""
     if name not in request.parameters:
         return 0
     parameter = request.parameters[name]
@@ -150,14 +151,14 @@ def _check_source(names: set[str], spec: ModelSpec) -> Iterator[Violation]:
         if not reel:
             yield Violation("inputs", "neither z nor seed with index is given")
         elif len(reel) == 1:
-            yield Violation("inputs", "seed and index come together")
+            yield Violation("inputs", "seed and index are required together")
         return
     if reel:
-        yield Violation("inputs", "z excludes seed and index")
+        yield Violation("inputs", "give either z, or seed and index")
     if spec.conditional and "class_id" not in names:
-        yield Violation("inputs", "with z the class_id must be given")
+        yield Violation("inputs", "class_id is required with z")
     if "truncation" in names and not _takes_psi(spec):
-        yield Violation("inputs", "with z there is no truncation: latents are taken as they are")
+        yield Violation("inputs", "truncation is not allowed with z")
 
 
 def _takes_psi(spec: ModelSpec) -> bool:
@@ -179,7 +180,7 @@ def _check_values(arrays: dict[str, Array], spec: ModelSpec) -> Iterator[Violati
 
 
 def _check_truncation(values: Array, accepted: Truncation) -> Iterator[Violation]:
-    # In the precision of the input: 0.7 as FP32 is below 0.7.
+    # The limits have the precision of the input, because 0.7 as FP32 is below 0.7.
     least, most = np.array([accepted.minimum, accepted.maximum], values.dtype)
     wrong = values[~((values >= least) & (values <= most))]  # NaN is neither
     if wrong.size:

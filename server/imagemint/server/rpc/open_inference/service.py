@@ -34,9 +34,9 @@ _log = structlog.stdlib.get_logger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
-# Triton's names of what is answered, whatever the settings.
+# Triton's names of the extensions that are always available.
 _EXTENSIONS = ("statistics", "model_configuration", "parameters", "schedule_policy")
-_STATISTICS_S = 2.0  # longer than a worker takes that is not stuck
+_STATISTICS_S = 2.0  # a worker that takes longer is stuck
 _REPOSITORY_EXTENSION = "model_repository"
 _STATES = {
     State.READY: "READY",
@@ -49,14 +49,14 @@ _ACCEPT_CHANGED = "accept_changed_bundle"
 
 
 class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
-    """Mints images for those who speak of tensors.
+    """Generates images for clients of the Open Inference Protocol.
 
     Args:
         repository: the models.
-        control: loads and unloads them.
-        metrics: where to count.
-        gate: tells streams to leave.
-        peers: the workers of which this is one.
+        control: loads and unloads the models.
+        metrics: the server's metrics.
+        gate: tells streams to end.
+        peers: the workers of the server, including this one.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         peers: Peers,
     ) -> None:
         self.ready = False
-        """Whether models are ready and no drain has begun; set by the server."""
+        """Whether models are ready and no drain has begun. The server sets it."""
         self._repository = repository
         self._control = control
         self._submission = Submission(repository, metrics, gate)
@@ -83,21 +83,21 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
     async def ServerLive(  # noqa: N802 - named by the schema
         self, request: messages.ServerLiveRequest, context: Context
     ) -> messages.ServerLiveResponse:
-        """Answers, which is the answer."""
+        """Returns that the server is live."""
         del request, context
         return messages.ServerLiveResponse(live=True)
 
     async def ServerReady(  # noqa: N802 - named by the schema
         self, request: messages.ServerReadyRequest, context: Context
     ) -> messages.ServerReadyResponse:
-        """Tells whether calls are welcome."""
+        """Returns whether the server is ready for calls."""
         del request, context
         return messages.ServerReadyResponse(ready=self.ready)
 
     async def ModelReady(  # noqa: N802 - named by the schema
         self, request: messages.ModelReadyRequest, context: Context
     ) -> messages.ModelReadyResponse:
-        """Tells whether a version answers; of what does not exist, that it does not."""
+        """Returns whether a version is ready. A version that does not exist is not."""
         del context
         _require("name", request.name)
         current_caller.get().check_model(request.name)
@@ -113,7 +113,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
     async def ServerMetadata(  # noqa: N802 - named by the schema
         self, request: messages.ServerMetadataRequest, context: Context
     ) -> messages.ServerMetadataResponse:
-        """Tells what answers here."""
+        """Returns the name, the version and the extensions of the server."""
         del request, context
         control = (_REPOSITORY_EXTENSION,) if self._control.is_offered else ()
         return messages.ServerMetadataResponse(
@@ -125,7 +125,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
     async def ModelMetadata(  # noqa: N802 - named by the schema
         self, request: messages.ModelMetadataRequest, context: Context
     ) -> messages.ModelMetadataResponse:
-        """Tells the tensors of a model's graph."""
+        """Returns the tensors of a model's graph."""
         del context
         model, version = self._resolve(request.name, request.version)
         return describe_tensors(model, version)
@@ -133,7 +133,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
     async def ModelConfig(  # noqa: N802 - named by the schema
         self, request: messages.ModelConfigRequest, context: Context
     ) -> messages.ModelConfigResponse:
-        """Tells what a client may ask of a model."""
+        """Returns the configuration of a model."""
         del context
         _, version = self._resolve(request.name, request.version)
         return messages.ModelConfigResponse(config=describe_configuration(version))
@@ -141,9 +141,9 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
     async def ModelStatistics(  # noqa: N802 - named by the schema
         self, request: messages.ModelStatisticsRequest, context: Context
     ) -> messages.ModelStatisticsResponse:
-        """Tells the sums of one version, of all that serve of a model, or of all that serve.
+        """Returns the statistics of one version, of a model's served versions, or of all of them.
 
-        They are those of all workers that live.
+        They are the sums over all running workers.
         """
         del context
         if request.name or request.version:
@@ -179,7 +179,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         return model, self._repository.resolve(name, version)
 
     def _list_visible(self) -> list[Model]:
-        """The models that the caller may use."""
+        """Returns the models that the caller may use."""
         may_use = current_caller.get().may_use
         return [model for name, model in self._repository.models.items() if may_use(name)]
 
@@ -194,10 +194,10 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
     async def ModelStreamInfer(  # type: ignore[override] # noqa: N802 - named by the schema; the stub has only the generator form
         self, request_iterator: object, context: Context
     ) -> None:
-        """Answers one request after another, in order; one that fails does not end the stream.
+        """Answers the requests of a stream in order. A failed request does not end the stream.
 
         Raises:
-            Draining: the server is leaving; what it took is answered.
+            Draining: the server shuts down; the accepted requests are answered.
         """
         del request_iterator
         stream = InferStream(context, self._answer_in_stream, self._gate)
@@ -210,7 +210,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
             self._streams.discard(stream)
 
     def dismiss(self) -> None:
-        """Ends every stream, now and to come, once it is silent: a client may be so for ever."""
+        """Ends current and future streams when they are silent. They may be silent forever."""
         self._dismissed = True
         for stream in self._streams:
             stream.dismiss()
@@ -218,11 +218,11 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
     async def _answer_in_stream(
         self, request: messages.ModelInferRequest, context: Context, *, patient: bool
     ) -> messages.ModelStreamInferResponse:
-        """Answers one request of a stream, its failure included."""
+        """Answers one request of a stream; a failure becomes an answer too."""
         answer = messages.ModelStreamInferResponse()
         try:
             answer.infer_response.CopyFrom(await self._infer(request, context, patient=patient))
-        except Exception as error:  # noqa: BLE001 - becomes the text of the answer
+        except Exception as error:  # noqa: BLE001 - the answer has its text
             self._submission.count_refusal(error)
             error = current_caller.get().filter_error(error)
             outcome = make_outcome(error, current_call.get().request_id)
@@ -232,7 +232,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
             answer.infer_response.id = shortened(request.id, MOST_ID_CHARACTERS)
             answer.infer_response.model_name = shortened(request.model_name)
             answer.infer_response.model_version = shortened(request.model_version)
-        # Triton says so of the last answer to a request; here each has one.
+        # Triton sets this in the last answer to a request. Here, each request has one answer.
         answer.infer_response.parameters["triton_final_response"].bool_param = True
         return answer
 
@@ -244,7 +244,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         patient: bool,
         streamed: bool = True,
     ) -> messages.ModelInferResponse:
-        """Answers one request; a patient one waits for room in the queue and in its rate."""
+        """Answers one request. A patient request waits for the queue and for its rate."""
         self._submission.name_model(request.model_name)
         with self._submission.hold_version(lambda: read_infer(request, self._repository)) as call:
             job = await self._compute(call, context, patient=patient, streamed=streamed)
@@ -270,7 +270,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
     async def RepositoryIndex(  # noqa: N802 - named by the schema
         self, request: messages.RepositoryIndexRequest, context: Context
     ) -> messages.RepositoryIndexResponse:
-        """Lists every version and whether it serves."""
+        """Returns every version with its state."""
         del context
         _refuse_repository(request.repository_name)
         index = messages.RepositoryIndexResponse()
@@ -290,20 +290,19 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
     async def RepositoryModelLoad(  # noqa: N802 - named by the schema
         self, request: messages.RepositoryModelLoadRequest, context: Context
     ) -> messages.RepositoryModelLoadResponse:
-        """Loads a model, or brings it up to date, as it lies in the repository.
+        """Loads a model from the repository, or updates it.
 
         Raises:
-            NotAllowed: the caller's key is not for that, or not for this model.
-            ModelControlRefused: this server decides that by itself.
-            ModelNotFound: no such model.
-            LoadFailed: a version was refused; those that did serve still do.
+            NotAllowed: the caller's key does not allow model control, or not this model.
+            ModelControlRefused: the server does not load or unload on request.
+            ModelNotFound: the model does not exist.
+            LoadFailed: a version was refused; versions that were ready stay ready.
         """
         self._check_control(request)
         if len(request.parameters) > (_ACCEPT_CHANGED in request.parameters):
             await context.abort(
                 grpc.StatusCode.UNIMPLEMENTED,
-                "a model is served as it lies in the repository: load takes no parameter but"
-                f" {_ACCEPT_CHANGED}",
+                f"load takes no parameter except {_ACCEPT_CHANGED}",
             )
         accept = request.parameters.get(_ACCEPT_CHANGED)
         if accept is not None and accept.WhichOneof("parameter_choice") != "bool_param":
@@ -317,12 +316,12 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
     async def RepositoryModelUnload(  # noqa: N802 - named by the schema
         self, request: messages.RepositoryModelUnloadRequest, context: Context
     ) -> messages.RepositoryModelUnloadResponse:
-        """Takes a model out of service; calls inside it finish.
+        """Unloads a model; its running calls finish.
 
         Raises:
-            NotAllowed: the caller's key is not for that, or not for this model.
-            ModelControlRefused: this server decides that by itself.
-            ModelNotFound: no such model.
+            NotAllowed: the caller's key does not allow model control, or not this model.
+            ModelControlRefused: the server does not load or unload on request.
+            ModelNotFound: the model does not exist.
         """
         del context
         self._check_control(request)
@@ -332,7 +331,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
     def _check_control(
         self, request: messages.RepositoryModelLoadRequest | messages.RepositoryModelUnloadRequest
     ) -> None:
-        """Checks that models may be controlled here, by this caller, and this model."""
+        """Checks that the server and the caller's key allow control of this model."""
         _refuse_repository(request.repository_name)
         _require("model_name", request.model_name)
         current_caller.get().check_model_control()
@@ -347,7 +346,9 @@ def _require(field: str, value: str) -> None:
 
 def _refuse_repository(name: str) -> None:
     if name:
-        raise InvalidRequest([Violation("repository_name", "leave it empty: there is one")])
+        raise InvalidRequest(
+            [Violation("repository_name", "must be empty: the server has one repository")]
+        )
 
 
 def _list_served(model: Model) -> list[ServedVersion]:

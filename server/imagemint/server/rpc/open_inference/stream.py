@@ -1,4 +1,4 @@
-"""One ModelStreamInfer call: reads ahead of its answers, and answers in order."""
+"""One ModelStreamInfer call: reads requests ahead and answers them in order."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -11,20 +11,20 @@ from imagemint.open_inference import grpc_service_pb2 as messages
 from imagemint.server.rpc.call import current_call, send
 from imagemint.server.rpc.submission import Gate
 
-# Requests of one stream under way, or answered and not yet taken: enough that a stream of single
-# images fills a good batch, and all that a reader who stops reading costs.
+# Most requests of one stream that are running, or answered and not yet read. With it, a stream of
+# single images fills a good batch, and a client that stops reading costs no more.
 _AHEAD = 32
-# Bytes of these requests, but one request at least.
+# Most bytes of these requests, but at least one request.
 _AHEAD_BYTES = 4 * 2**20
-# A draining server ends a stream that has been silent for as long: what its client sent before it
-# could know of the drain has arrived by then.
+# A draining server ends a stream after this silence. By then, requests that the client sent before
+# it knew of the drain have arrived.
 _SILENCE_S = 0.5
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class Answerer(Protocol):
-    """Answers one request, its failure included."""
+    """A function that answers one request; a failure becomes an answer too."""
 
     def __call__(
         self, request: messages.ModelInferRequest, context: Context, *, patient: bool
@@ -32,10 +32,10 @@ class Answerer(Protocol):
         """Returns the answer.
 
         Args:
-            request: what was asked.
-            context: of the stream.
-            patient: whether to wait for room in the queue; a request is refused for want of room
-                only while the stream itself fills none of it.
+            request: the request.
+            context: context of the stream.
+            patient: whether to wait for room in the queue. A request is refused for lack of room
+                only if the stream has no other request running.
         """
 
 
@@ -43,9 +43,9 @@ class InferStream:
     """A stream of requests and their answers.
 
     Args:
-        context: of the call.
+        context: context of the call.
         answering: answers one request.
-        gate: tells when the grace period of a drain is nearly over.
+        gate: tells whether the grace period of a drain is nearly over.
     """
 
     def __init__(self, context: Context, answering: Answerer, gate: Gate) -> None:
@@ -63,19 +63,20 @@ class InferStream:
         self._reading: asyncio.Timeout | None = None
 
     async def run(self) -> None:
-        """Serves the stream until its client is done with it.
+        """Serves the stream until the client closes it.
 
         Raises:
-            Draining: dismissed, and silent or out of time; what was taken is answered.
+            Draining: the server shuts down, and the stream is silent or out of time. The accepted
+                requests are answered.
         """
         reader = asyncio.create_task(self._read())
         reader.add_done_callback(lambda _: self._answers.put_nowait(None))
         try:
             while (answer := await self._answers.get()) is not None:
-                # Returns once flow control has let the answer go: a slow reader blocks it.
+                # Returns when flow control has accepted the answer, so a slow reader blocks it.
                 await send(self._context, await answer)
                 if (call := current_call.get(None)) is not None:
-                    call.release(answer)  # the task that made it reserved its bytes
+                    call.release(answer)  # its task reserved the bytes
                 del self._sizes[answer]
                 self._sent.set()
         finally:
@@ -87,7 +88,7 @@ class InferStream:
             raise Draining(1.0)
 
     def dismiss(self) -> None:
-        """Goes on for as long as requests come, until the gate says that it is time."""
+        """Ends the stream at its first silence, or when the grace period is nearly over."""
         self._dismissed = True
         if self._reading is not None:
             self._limit_silence(self._reading)
@@ -110,7 +111,7 @@ class InferStream:
         self._left = True
 
     async def _wait_for_room(self, size: int) -> None:
-        """Waits until a request of so many bytes may be under way."""
+        """Waits until another request of this many bytes may run."""
         while self._sizes and (
             len(self._sizes) >= _AHEAD or sum(self._sizes.values()) + size > _AHEAD_BYTES
         ):
@@ -118,7 +119,7 @@ class InferStream:
             await self._sent.wait()
 
     async def _read_next(self) -> messages.ModelInferRequest | None:
-        """The next request; None at the end of the stream, or of its silence while draining."""
+        """Returns the next request; None at the end, or after a silence during a drain."""
         try:
             async with asyncio.timeout(None) as self._reading:
                 if self._dismissed:

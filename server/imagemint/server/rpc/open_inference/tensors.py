@@ -1,7 +1,7 @@
-"""Tensors of the Open Inference Protocol: what a model takes, and elements to arrays and back.
+"""Tensors of the Open Inference Protocol: a model's inputs and outputs, and their elements.
 
-Every tensor has one row for each image. Elements travel raw, little-endian and row-major, or typed,
-a field for each datatype; answers are always raw.
+Every tensor has one row per image. The elements of a request are either raw, little-endian and
+row-major, or typed, in one field per datatype. Answers are always raw.
 """
 
 import math
@@ -17,7 +17,7 @@ from imagemint.engine.errors import Violation, quoted
 from imagemint.engine.spec import ModelSpec, TruncationKind
 from imagemint.open_inference import grpc_service_pb2 as messages
 
-# NumPy's name of each datatype that is taken, and the field of its typed elements.
+# For each accepted datatype, the NumPy name and the field of its typed elements.
 _ELEMENTS = {
     "FP32": ("<f4", "fp32_contents"),
     "FP64": ("<f8", "fp64_contents"),
@@ -25,7 +25,7 @@ _ELEMENTS = {
     "UINT64": ("<u8", "uint64_contents"),
 }
 _DATATYPES = {"<i8": "INT64", "|u1": "UINT8"}
-# Elements of a shape that are looked at; the last of them is not quoted.
+# Most elements of a shape that are checked. A message does not quote the last one.
 _LONGEST_SHAPE = 6
 
 Array = npt.NDArray[Any]
@@ -33,13 +33,13 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class TensorForm:
-    """What a tensor must look like.
+    """The required form of a tensor.
 
     Attributes:
-        name: in requests and answers.
-        datatype: such as `FP32`.
+        name: name in requests and answers.
+        datatype: datatype, such as `FP32`.
         row: shape of one row, without the batch dimension.
-        optional: whether a request may leave it out.
+        optional: whether a request may omit the tensor.
     """
 
     name: str
@@ -49,7 +49,7 @@ class TensorForm:
 
 
 def list_graph_inputs(spec: ModelSpec) -> list[TensorForm]:
-    """Returns the inputs of a model's graph, in its order."""
+    """Returns the inputs of a model's graph, in order."""
     forms = [TensorForm("z", "FP32", (spec.z_dim,))]
     if spec.conditional:
         forms.append(TensorForm("class_id", "INT64", (1,)))
@@ -64,11 +64,12 @@ def list_graph_outputs(spec: ModelSpec) -> list[TensorForm]:
 
 
 def list_known_inputs(spec: ModelSpec) -> dict[str, TensorForm]:
-    """Returns by name what a request may send: the graph's inputs, and what stands for `z`."""
+    """Returns the inputs of a request by name: those of the graph, and those that replace `z`."""
     forms = [*list_graph_inputs(spec), TensorForm("seed", "UINT64", (1,))]
     forms.append(TensorForm("index", "UINT64", (1,)))
     if spec.truncation is not None and spec.truncation.kind is TruncationKind.THRESHOLD:
-        # FP64, as it decides the latents: 0.7 as FP32 is another threshold than the serial's.
+        # FP64, because the threshold determines the latents: 0.7 as FP32 differs from the serial's
+        # threshold.
         forms.append(TensorForm("truncation", "FP64", (1,), optional=True))
     return {form.name: form for form in forms}
 
@@ -80,19 +81,19 @@ def read_inputs(
     faults: list[Violation],
     skipped: Collection[str] = (),
 ) -> dict[str, Array]:
-    """Returns the inputs of a request by name, each [N, *row], N the same for all.
+    """Returns the inputs of a request by name, each [N, *row] with the same N.
 
     Args:
-        request: what was sent.
-        forms: what may be sent.
+        request: the request.
+        forms: the accepted inputs.
         most_rows: largest N.
-        faults: every violation is appended here; an input with one is left out.
+        faults: every violation is appended here; an input with a violation is omitted.
         skipped: inputs that are neither checked nor returned.
     """
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
         faults.append(
-            Violation("raw_input_contents", f"{len(raw)} for {len(request.inputs)} inputs")
+            Violation("raw_input_contents", f"{len(raw)} entries for {len(request.inputs)} inputs")
         )
     arrays: dict[str, Array] = {}
     seen: set[str] = set()
@@ -135,7 +136,7 @@ def _check_form(
             f"{where}.datatype",
             f"{form.name} is {form.datatype}, not {quoted(tensor.datatype)}",
         )
-    shape = tuple(tensor.shape[:_LONGEST_SHAPE])  # enough to tell, and to quote, what is wrong
+    shape = tuple(tensor.shape[:_LONGEST_SHAPE])  # enough to find and quote a violation
     if shape[1:] != form.row or not shape or not 1 <= shape[0] <= most_rows:
         row = ", ".join(map(str, form.row))
         yield Violation(
@@ -143,7 +144,7 @@ def _check_form(
             f"{form.name} is [N, {row}], N 1 to {most_rows}, not {_format_shape(shape)}",
         )
     if "shared_memory_region" in tensor.parameters:
-        yield Violation(f"{where}.parameters", "shared memory is not offered")
+        yield Violation(f"{where}.parameters", "shared memory is not supported")
 
 
 def _check_content(
@@ -158,13 +159,13 @@ def _check_content(
     if raw is None:
         others = [each.name for each, _ in tensor.contents.ListFields() if each.name != field]
         if others:
-            yield Violation(f"{where}.contents", f"{form.datatype} goes into {field} alone")
+            yield Violation(f"{where}.contents", f"{form.datatype} elements belong in {field} only")
         given = len(getattr(tensor.contents, field))
         if given != size:
             yield Violation(f"{where}.contents.{field}", f"{given} elements, not {size}")
         return
     if tensor.HasField("contents"):
-        yield Violation(f"{where}.contents", "given besides raw_input_contents")
+        yield Violation(f"{where}.contents", "must be empty if raw_input_contents is used")
     expected = size * np.dtype(dtype).itemsize
     if len(raw) != expected:
         yield Violation(
@@ -191,7 +192,7 @@ def add_output(answer: messages.ModelInferResponse, name: str, array: Array) -> 
 
 
 def add_texts(answer: messages.ModelInferResponse, name: str, texts: Sequence[str]) -> None:
-    """Adds an output of BYTES, [N, 1], to an answer: each text after its length."""
+    """Adds an output of BYTES, [N, 1], to an answer: each text follows its length."""
     answer.outputs.add(name=name, datatype="BYTES", shape=(len(texts), 1))
     encoded = [text.encode() for text in texts]
     answer.raw_output_contents.append(

@@ -1,7 +1,7 @@
-"""The classes of a request: checked, and turned into the rule that gives each image its class.
+"""Checks the classes of a request and converts them to a condition.
 
-Lists are checked for their length before anything is done for each of their elements, and elements
-are checked by NumPy: this runs on the event loop.
+The length of a list is checked before its elements, and NumPy checks the elements, because this
+code runs on the event loop.
 """
 
 import math
@@ -22,7 +22,7 @@ from imagemint.server.images.request import (
 from imagemint.server.rpc.v1.violations import Checks
 from imagemint.v1 import image_pb2
 
-# Classes in a cycle: each class after each other, but for models of very few and of very many.
+# Limits on the length of a cycle. Between them, the limit is the square of the number of classes.
 _SHORTEST_CYCLE_LIMIT, _LONGEST_CYCLE_LIMIT = 4_096, 65_536
 
 
@@ -32,9 +32,9 @@ def read_condition(  # noqa: PLR0911 - one return for each kind of condition
     """Returns the condition of a request; None for an unconditional model.
 
     Args:
-        images: what is asked for.
+        images: images of the request.
         spec: the model.
-        checks: gets what is wrong; what is returned then is not to be used.
+        checks: collects the violations; if there are any, do not use the result.
     """
     kind = images.WhichOneof("condition")
     if not spec.conditional:
@@ -43,7 +43,7 @@ def read_condition(  # noqa: PLR0911 - one return for each kind of condition
         return None
     drawn = kind in (None, "class_weights")
     if drawn and images.WhichOneof("source") == "latents":
-        checks.fail("images.condition", "with explicit latents the classes must be given")
+        checks.fail("images.condition", "classes are required with explicit latents")
     match kind:
         case "class_id":
             return _read_class_id(images.class_id, spec, checks)
@@ -91,7 +91,7 @@ def _read_class_cycle(given: Sequence[int], spec: ModelSpec, checks: Checks) -> 
 def _check_classes(
     name: str, given: Sequence[int], spec: ModelSpec, checks: Checks
 ) -> npt.NDArray[np.int32]:
-    """Classes int32 [n], checked. Their number is the caller's to check, before this."""
+    """Returns the classes int32 [n]; records invalid ones. The caller checks their number."""
     ids = np.array(given, np.int32)
     wrong = ids[(ids < 0) | (ids >= spec.num_classes)]
     if wrong.size:

@@ -42,8 +42,8 @@ _FORMATS = {
     PictureFormat.JPEG: image_pb2.IMAGE_FORMAT_JPEG,
     PictureFormat.WEBP: image_pb2.IMAGE_FORMAT_WEBP,
 }
-# Images in the first chunk of a stream whose caller names no size, or fewer if they are large: they
-# are there after one small batch, and the chunks grow from then on.
+# Most images in the first chunk of a stream that names no chunk size; fewer if they are large. They
+# are ready after one small batch, and later chunks are larger.
 _FIRST_CHUNK = 16
 _SECOND_NS = 1_000_000_000
 
@@ -51,12 +51,12 @@ _Answer: TypeAlias = messages.GenerateResponse | messages.StreamGenerateResponse
 
 
 class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
-    """Mints images.
+    """Generates images.
 
     Args:
         repository: the models.
-        metrics: where to count.
-        gate: tells streams to leave.
+        metrics: the server's metrics.
+        gate: tells streams to end.
         encoders: threads that encode pictures.
     """
 
@@ -81,7 +81,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         request: messages.GenerateRequest,
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> messages.GenerateResponse:
-        """Answers one bounded request."""
+        """Answers one request for a limited number of images."""
         self._submission.name_model(request.images.model)
         with self._submission.hold_version(
             lambda: read_generate(request, self._repository)
@@ -106,7 +106,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         request: messages.StreamGenerateRequest,
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> None:
-        """Sends chunk after chunk, a bounded number of images ahead of the reader."""
+        """Sends the images in chunks, and computes a limited number of them ahead of the reader."""
         self._submission.name_model(request.images.model)
         with self._submission.hold_version(lambda: read_stream(request, self._repository)) as call:
             first = most = call.chunk_size
@@ -136,7 +136,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
                     elif not ahead.pending:
                         await self._submission.submit_when_room(version, job, offset)
                     elif not self._submission.submit_ahead(version, job, offset):
-                        break  # others wait too; what is under way comes first
+                        break  # others wait too; chunks in progress come first
                     ahead.add(job)
                     chunk_size = min(2 * chunk_size, most)
                     await asyncio.sleep(0)  # hundreds of small chunks may have room
@@ -147,7 +147,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
     async def _make_chunk(
         self, order: ImageRequest, output: Output, ahead: Lookahead
     ) -> messages.StreamGenerateResponse:
-        """Waits for the next chunk of a stream, and returns the answer that holds it."""
+        """Waits for the next chunk of a stream and returns the answer with it."""
         job, offset = ahead.pending[0].job, ahead.pending[0].offset
         await wait_for_job(job)
         answer = messages.StreamGenerateResponse()
@@ -159,7 +159,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         return answer
 
     def _fill_raw(self, answer: _Answer, order: ImageRequest, job: Job, offset: int) -> None:
-        """Writes the images of a job into an answer; copies of bytes are not worth a thread."""
+        """Writes the images of a job into an answer. Copies of bytes need no other thread."""
         began = time.perf_counter_ns()
         classes = _list_classes(job)
         batch = answer.batch
@@ -245,8 +245,8 @@ def _get_preamble(
     *,
     is_sheet: bool = False,
 ) -> bytes:
-    """The part of an ImageBatch that many answers share; to read it is faster than to build it."""
-    if is_sheet:  # of any size, so that they would pile up
+    """Returns the part of an ImageBatch that answers share; parsing is faster than building."""
+    if is_sheet:  # of any size, so a cache would grow without limit
         return _build_preamble(version, picture_format, shape, image_pb2.IMAGE_LAYOUT_SHEET)
     built = version.preambles.get(picture_format)
     if built is None:
@@ -275,7 +275,8 @@ def _build_preamble(
 
 def _write_timing(timing: image_pb2.Timing, job: Job, encode_ns: int) -> None:
     computing_ns = job.finished_ns - job.started_ns
-    # Batches of one job may run side by side, and then their sum exceeds the time they took.
+    # Batches of one job may run in parallel, and the sum of their times may then exceed the
+    # duration.
     around_ns = max(0, computing_ns - job.inference_ns)
     queue_ns = job.started_ns - job.accepted_ns
     timing.queue.nanos = queue_ns % _SECOND_NS

@@ -1,4 +1,4 @@
-"""ModelService: what is served."""
+"""ModelService: describes the models."""
 
 import zlib
 from bisect import bisect_right
@@ -16,7 +16,7 @@ from imagemint.v1 import model_service_pb2_grpc
 
 _DEFAULT_PAGE = 100
 _LARGEST_PAGE = 1_000
-_LONGEST_NAME = 255  # of a folder, which a model is
+_LONGEST_NAME = 255  # of a folder name
 _STATES = {
     State.LOADING: messages.MODEL_STATE_LOADING,
     State.READY: messages.MODEL_STATE_READY,
@@ -27,11 +27,11 @@ _STATES = {
 
 
 class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
-    """Tells which models there are.
+    """Describes the models.
 
     Args:
         repository: the models.
-        max_queue_images: told as a limit.
+        max_queue_images: limit of the queue, which the answer repeats.
     """
 
     def __init__(self, repository: ModelRepository, max_queue_images: int) -> None:
@@ -43,14 +43,14 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         request: messages.ListModelsRequest,
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> messages.ListModelsResponse:
-        """Answers one page of the models that the caller may use.
+        """Returns one page of the models that the caller may use.
 
-        A token names the last model of its page. The next page begins behind that name, whether or
-        not the model is still there.
+        A token has the name of the last model of its page. The next page begins after that name,
+        whether or not the model still exists.
         """
         del context
         may_use = current_caller.get().may_use
-        models = self._repository.models  # one moment of it, while versions come and go
+        models = self._repository.models  # a snapshot
         names = sorted(name for name in models if may_use(name))
         if request.page_size < 0:
             raise InvalidRequest([Violation("page_size", f"{request.page_size} is negative")])
@@ -67,7 +67,7 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         request: messages.GetModelRequest,
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> messages.GetModelResponse:
-        """Answers one model."""
+        """Returns one model."""
         del context
         if not request.model:
             raise InvalidRequest([Violation("model", "required")])
@@ -93,16 +93,16 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
 
 
 def _make_token(name: str) -> str:
-    """The token of a page that ends with a model; the checksum tells it from any other text."""
+    """Returns the page token after a model; the checksum detects tokens of other origin."""
     return f"{zlib.crc32(name.encode(errors='surrogateescape')):08x}.{name}"
 
 
 def _parse_token(token: str) -> str:
-    """The model with which the page of a token ended."""
+    """Returns the name of the last model of a token's page."""
     checksum_size = 8
     name = token[checksum_size + 1 :]
     if len(name) > _LONGEST_NAME or token != _make_token(name):
-        raise InvalidRequest([Violation("page_token", "not one of this server's")])
+        raise InvalidRequest([Violation("page_token", "not a page token of this server")])
     return name
 
 

@@ -1,4 +1,4 @@
-"""Messages in: checked whole, every violation named, and turned into plain dataclasses."""
+"""Checks request messages as a whole and converts them to plain dataclasses."""
 
 import math
 import secrets
@@ -35,12 +35,12 @@ _LAYOUTS = frozenset(image_pb2.ImageLayout.values())
 _WITH_QUALITY = (PictureFormat.JPEG, PictureFormat.WEBP)
 _MAX_QUALITY = 100
 _DEFAULT_CHUNK = 256
-# Pixels along a side that the encoders take.
+# Most pixels along a side that the encoders accept.
 _LARGEST_SIDE = {PictureFormat.JPEG: 65_500, PictureFormat.WEBP: 16_383}
 
 
 class Output(NamedTuple):
-    """How images come back."""
+    """The format of the images in the answer."""
 
     picture_format: PictureFormat = PictureFormat.RAW
     quality: int = DEFAULT_QUALITY
@@ -56,7 +56,7 @@ class GenerateCall(NamedTuple):
 
     @property
     def version(self) -> ServedVersion:
-        """What mints them."""
+        """The version that computes the images."""
         return self.order.version
 
 
@@ -69,7 +69,7 @@ class StreamCall(NamedTuple):
 
     @property
     def version(self) -> ServedVersion:
-        """What mints them."""
+        """The version that computes the images."""
         return self.order.version
 
 
@@ -79,9 +79,9 @@ def read_generate(
     """Returns what a GenerateRequest asks for.
 
     Raises:
-        InvalidRequest: one or more fields are wrong; all are named.
-        ModelNotFound, VersionNotFound, ModelNotReady: as `ModelRepository.resolve`.
-        ClassUnsupported: a class asked of an unconditional model.
+        InvalidRequest: one or more fields are wrong; the error lists all of them.
+        ModelNotFound, VersionNotFound, ModelNotReady: as in `ModelRepository.resolve`.
+        ClassUnsupported: the request names a class, and the model is unconditional.
         VariantMismatch: the server runs another variant than the request names.
     """
     checks = Checks()
@@ -102,7 +102,7 @@ def read_stream(
     """Returns what a StreamGenerateRequest asks for.
 
     Raises:
-        As `read_generate`.
+        As in `read_generate`.
     """
     checks = Checks()
     output = _read_output(request.output, checks)
@@ -120,7 +120,7 @@ def read_stream(
 
 
 def default_chunk_size(version: ServedVersion) -> int:
-    """Returns the images in a chunk of a stream whose caller names no size."""
+    """Returns the number of images per chunk for a stream that names no chunk size."""
     return min(_DEFAULT_CHUNK, version.max_images)
 
 
@@ -174,7 +174,7 @@ def _check_variant(asked: str, version: ServedVersion, checks: Checks) -> None:
 def _read_priority(value: int, checks: Checks) -> Priority:
     priority = _PRIORITIES.get(value)
     if priority is None:
-        checks.fail("priority", f"{value} is no priority")
+        checks.fail("priority", f"{value} is not a priority")
         return Priority.NORMAL
     return priority
 
@@ -194,7 +194,7 @@ def _read_latents(
     if not np.isfinite(values).all():
         checks.fail("images.latents.values", "a value is not finite")
     if images.HasField("truncation") and not _takes_psi(spec):
-        checks.fail("images.truncation", "explicit latents are taken as they are")
+        checks.fail("images.truncation", "truncation does not apply to explicit latents")
     return values.reshape(-1, spec.z_dim)
 
 
@@ -207,7 +207,7 @@ def _read_truncation(images: image_pb2.ImageSpec, spec: ModelSpec, checks: Check
         return None
     truncation = images.truncation
     if spec.truncation is None:
-        checks.fail("images.truncation", f"model {spec.name!r} takes none")
+        checks.fail("images.truncation", f"model {spec.name!r} does not support truncation")
         return None
     least, most = spec.truncation.minimum, spec.truncation.maximum
     if not (math.isfinite(truncation) and least <= truncation <= most):
@@ -218,12 +218,12 @@ def _read_truncation(images: image_pb2.ImageSpec, spec: ModelSpec, checks: Check
 def _read_layout(
     request: generation_service_pb2.GenerateRequest, output: Output, checks: Checks
 ) -> tuple[bool, int | None]:
-    """Whether a sheet is wanted, and its columns."""
+    """Returns whether the request asks for a contact sheet, and its columns."""
     if request.layout == image_pb2.IMAGE_LAYOUT_UNSPECIFIED and not request.HasField("columns"):
         return False, None
     is_sheet = request.layout == image_pb2.IMAGE_LAYOUT_SHEET
     if request.layout not in _LAYOUTS:
-        checks.fail("layout", f"{request.layout} is no layout")
+        checks.fail("layout", f"{request.layout} is not a layout")
     if is_sheet and output.picture_format is PictureFormat.RAW:
         checks.fail("layout", "a SHEET needs an encoded format: PNG, JPEG or WEBP")
     columns = request.columns if request.HasField("columns") else None
@@ -249,7 +249,7 @@ def _check_sheet(
 
 def _read_output(output: image_pb2.OutputSpec, checks: Checks) -> Output:
     if output.format not in _FORMATS:
-        checks.fail("output.format", f"{output.format} is no format")
+        checks.fail("output.format", f"{output.format} is not a format")
         return Output()
     picture_format = _FORMATS[output.format]
     if not output.HasField("quality"):

@@ -190,9 +190,13 @@ def test_wrong_parameters_are_named(repository, name, kind, value):
 
 WRONG = {
     "nothing": (infer(), "inputs", "neither z nor seed"),
-    "seed alone": (infer(seed=column(np.uint64, 1)), "inputs", "come together"),
-    "both": (infer(z=Z, class_id=CLASSES, **reel(1, 2, 3)), "inputs", "excludes"),
-    "no class": (infer(z=Z), "inputs", "class_id must be given"),
+    "seed alone": (infer(seed=column(np.uint64, 1)), "inputs", "required together"),
+    "both": (
+        infer(z=Z, class_id=CLASSES, **reel(1, 2, 3)),
+        "inputs",
+        "either z, or seed and index",
+    ),
+    "no class": (infer(z=Z), "inputs", "class_id is required with z"),
     "class": (infer(**reel(1), class_id=column(np.int64, 10)), "inputs.class_id", "0 to 9"),
     "class below 0": (infer(**reel(1), class_id=column(np.int64, -1)), "inputs.class_id", "-1"),
     "rows": (infer(z=Z, class_id=CLASSES[:2]), "inputs", "z 3, class_id 2"),
@@ -214,7 +218,7 @@ WRONG = {
     "threshold of latents": (
         infer("bounded", z=Z, class_id=CLASSES, truncation=column(np.float64, 1, 1, 1)),
         "inputs",
-        "taken as they are",
+        "truncation is not allowed with z",
     ),
     "truncation of none": (
         infer(**reel(1), truncation=column(np.float32, 1)),
