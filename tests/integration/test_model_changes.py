@@ -208,7 +208,7 @@ async def test_changed_bytes_are_refused_and_told(serve, repository):
         assert after.image.tobytes() == before.image.tobytes()
         (version,) = (await client.model("tiny")).versions
         assert version.state is ModelState.READY
-        assert "a version is immutable" in version.reason
+        assert "version 1 is immutable" in version.reason
 
 
 async def test_health_and_metrics_follow(serve, repository, tmp_path, connect, scrape):

@@ -108,7 +108,7 @@ async def test_changed_bundle_is_accepted_by_parameter(explicit, connect, tmp_pa
         for request in (load("a"), load("a", accept_changed_bundle=False)):
             code, text = await refused(stub.RepositoryModelLoad(request))
             assert code is grpc.StatusCode.FAILED_PRECONDITION
-            assert "a version is immutable" in text
+            assert "version 1 is immutable" in text
         same = await client.generate("a", 3, seed=1)
         await stub.RepositoryModelLoad(load("a", accept_changed_bundle=True))
         after = await client.generate("a", 3, seed=1)

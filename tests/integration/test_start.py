@@ -64,7 +64,7 @@ async def test_bundle_that_takes_too_long_fails(serve, tmp_path):
     async with AsyncClient(app.grpc_address) as client:
         (version,) = (await client.model("slow")).versions
         assert version.state is ModelState.FAILED
-        assert "not loaded within load_timeout_s (0.1 s); tried again in 5 s" in version.reason
+        assert "not loaded within load_timeout_s (0.1 s); next attempt in 5 s" in version.reason
         assert len(await client.generate("good", 1)) == 1
 
 
@@ -80,7 +80,7 @@ async def test_unreadable_entries_disturb_nobody(serve, tmp_path, connect):
         models = {model.name: model for model in await client.models()}
         assert sorted(models) == ["good", "loop", "misnamed"]
         assert [v.state for v in models["good"].versions] == [ModelState.READY, ModelState.FAILED]
-        for name, reason in (("loop", "symbolic links"), ("misnamed", "'v1' is not one")):
+        for name, reason in (("loop", "symbolic links"), ("misnamed", "'v1' is not a version")):
             (version,) = models[name].versions
             assert (version.version, version.state) == ("", ModelState.FAILED)
             assert reason in version.reason

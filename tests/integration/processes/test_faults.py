@@ -57,7 +57,7 @@ async def test_hung_worker_is_taken_out_and_replaced(tiny, scrape):
         samples = await scrape(ready["metrics_address"])
         assert samples["imagemint_workers_ready", frozenset()] == 1
         died = await line_of(server, "worker died", worker=0)
-        assert died["cause"] == "no sign of life for 4 s"
+        assert died["cause"] == "no heartbeat for 4 s"
         assert (await line_of(server, "worker ready", worker=0))["pid"] != pids[0]
         samples = await scrape(ready["metrics_address"])
         assert samples["imagemint_workers_ready", frozenset()] == 2

@@ -15,12 +15,12 @@ _MUCH_BYTES = 2**20
 class Channel:
     """One end of the pair, on the running event loop.
 
-    Messages are pickled, as multiprocessing has it: both ends are one program of one version, and
-    the pair has no name by which a stranger could reach it.
+    Messages are pickled, as in multiprocessing: both ends run the same version of the same program,
+    and no other process can connect to the socket pair, because it has no name.
 
     Args:
-        reader: what the other end says.
-        writer: what it hears.
+        reader: receives from the other end.
+        writer: sends to the other end.
     """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -29,31 +29,31 @@ class Channel:
 
     @classmethod
     async def over(cls, end: socket.socket) -> Self:
-        """Returns the channel over one end of a socket pair, which it owns from now on."""
+        """Returns a channel over one end of a socket pair, and takes ownership of the socket."""
         return cls(*await asyncio.open_connection(sock=end))
 
     def send(self, message: Message) -> None:
-        """Sends a message; to an end that is gone, nothing."""
+        """Sends a message; does nothing if the other end is gone."""
         packed = pickle.dumps(message)
         if not self._writer.is_closing():
             self._writer.write(len(packed).to_bytes(_LENGTH_BYTES) + packed)
 
     @property
     def is_behind(self) -> bool:
-        """Whether the other end has left much unread: what it can do without must wait."""
+        """Whether the other end has much unread; optional messages should wait then."""
         return self._writer.transport.get_write_buffer_size() > _MUCH_BYTES
 
     async def receive(self) -> Message | None:
-        """Returns the next message; None when the other end is gone, even in mid-message."""
+        """Returns the next message; None if the other end is gone, even within a message."""
         try:
             length = int.from_bytes(await self._reader.readexactly(_LENGTH_BYTES))
             packed = await self._reader.readexactly(length)
         except (asyncio.IncompleteReadError, ConnectionError):
             return None
-        return cast("Message", pickle.loads(packed))  # noqa: S301 - from our own other half
+        return cast("Message", pickle.loads(packed))  # noqa: S301 - both ends are the same program
 
     async def close(self) -> None:
-        """Sends what is left and closes."""
+        """Sends the remaining messages and closes the channel."""
         self._writer.close()
         with contextlib.suppress(ConnectionError):
             await self._writer.wait_closed()

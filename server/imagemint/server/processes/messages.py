@@ -1,7 +1,7 @@
-"""What the supervisor and its workers tell each other.
+"""Messages between the supervisor and its workers.
 
-Payloads and values of questions are bytes here: the supervisor passes them on and need not know
-them, nor import what they are made of.
+Payloads and values of questions are bytes here: the supervisor forwards them without importing
+their types.
 """
 
 from dataclasses import dataclass, field
@@ -12,27 +12,27 @@ from imagemint.server.settings import ServeSettings
 
 @dataclass(frozen=True)
 class Begin:
-    """To a worker, first of all: what it is."""
+    """To a worker: the first message, with its identity and settings."""
 
     number: int
     settings: ServeSettings
-    """Of this worker: with the port that was found, and its share of what is shared out."""
+    """The settings of the worker, with the actual port and its share of the limits."""
     served_bytes: int
-    """File descriptor of the file in which the workers share what was served."""
+    """File descriptor of the file in which the workers share the digests of served versions."""
     remembered: tuple["Question", ...] = ()
 
 
 @dataclass(frozen=True)
 class Ready:
-    """From a worker: it takes calls."""
+    """From a worker: it accepts calls."""
 
     models: dict[str, list[int]]
-    """The versions that it serves."""
+    """The versions that it serves, by model."""
 
 
 @dataclass(frozen=True)
 class Failed:
-    """From a worker, last of all: it cannot serve."""
+    """From a worker: the last message; it cannot serve."""
 
     reason: str
 
@@ -42,25 +42,25 @@ class Beat:
     """From a worker, every second: its event loop runs."""
 
     figures: Figures | None = None
-    """What it has counted, now and then and when it leaves."""
+    """Its metrics, from time to time and when it leaves."""
 
 
 @dataclass(frozen=True)
 class Reload:
-    """To a worker: look for what has changed, now."""
+    """To a worker: scan for changed models now."""
 
 
 @dataclass(frozen=True)
 class Drain:
-    """To a worker: finish what was accepted, and leave."""
+    """To a worker: finish the accepted calls and exit."""
 
 
 @dataclass(frozen=True)
 class Ask:
-    """From a worker: ask all workers."""
+    """From a worker: a question to all workers."""
 
     id: int
-    """Chosen by the worker, for the answers."""
+    """Chosen by the worker; the answers carry it."""
     topic: str
     payload: bytes
     remember_as: str
@@ -69,17 +69,17 @@ class Ask:
 
 @dataclass(frozen=True)
 class Question:
-    """To a worker."""
+    """To a worker: a question to answer."""
 
     id: int
-    """Chosen by the supervisor, for the reply."""
+    """Chosen by the supervisor; the reply carries it."""
     topic: str
     payload: bytes
 
 
 @dataclass(frozen=True)
 class Reply:
-    """From a worker, to a question; `value` is empty if none came."""
+    """From a worker: the reply to a question; `value` is empty if there is none."""
 
     id: int
     worker: int
@@ -89,7 +89,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class Answers:
-    """To the worker who asked."""
+    """To the worker that asked: the replies of all workers."""
 
     id: int
     replies: list[Reply] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""The one port on which all workers listen."""
+"""Reserves the port on which all workers listen."""
 
 import contextlib
 import socket
@@ -7,17 +7,17 @@ from imagemint.server.settings import join_address, split_address
 
 
 def reserve(address: str) -> tuple[socket.socket, str]:
-    """Takes a port for the workers; returns what holds it, and where it is.
+    """Reserves a port for the workers; returns the socket that holds it, and its HOST:PORT.
 
-    The socket is bound and never listens, so that the kernel gives it no connection. It is bound
-    alone and shared only afterwards: whoever holds the port already makes this fail, even if he
-    would share it, and one of our kind who comes later fails in turn.
+    The socket is bound but never listens, so that the kernel gives it no connections. SO_REUSEPORT
+    is set only after binding: binding then fails if any other process has the port, even one that
+    shares it, and a second server that starts later fails in the same way.
 
     Args:
-        address: HOST:PORT; port 0 takes a free one.
+        address: HOST:PORT; port 0 selects a free port.
 
     Raises:
-        OSError: the address cannot be had.
+        OSError: the address is not available.
     """
     host, port = split_address(address)
     with contextlib.ExitStack() as opened:
@@ -25,7 +25,7 @@ def reserve(address: str) -> tuple[socket.socket, str]:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
             family, kind, protocol, _, where = found[0]
             held = opened.enter_context(socket.socket(family, kind, protocol))
-            # Connections of a server that ended just now must not be in the way.
+            # Old connections of a server that just ended must not block the port.
             held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             held.bind(where)
             held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

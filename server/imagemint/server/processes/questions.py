@@ -1,4 +1,4 @@
-"""Questions that go to every worker, from one of them or from the supervisor."""
+"""Questions to every worker, from one of them or from the supervisor."""
 
 import asyncio
 import itertools
@@ -9,7 +9,7 @@ from imagemint.server.processes.worker_keeper import Keeper
 
 
 class Questions:
-    """Passes questions on and gathers the replies; on the event loop of the supervisor."""
+    """Forwards questions and collects the replies, on the event loop of the supervisor."""
 
     def __init__(self) -> None:
         self._remembered: dict[str, Question] = {}
@@ -19,7 +19,7 @@ class Questions:
 
     @property
     def remembered(self) -> tuple[Question, ...]:
-        """What a worker that starts now must answer first, in the order in which it was asked."""
+        """The questions that a new worker must answer first, in the order of asking."""
         return tuple(self._remembered.values())
 
     async def ask(
@@ -31,15 +31,17 @@ class Questions:
         timeout_s: float,
         remember_as: str = "",
     ) -> list[Reply]:
-        """Asks the workers that are ready, and returns their replies in order of their numbers.
+        """Asks the ready workers, and returns their replies in order of their numbers.
 
-        What is remembered also goes to those still starting, which are not waited for. See
-        `imagemint.server.processes.workers.Peers.ask`, whose other half this is.
+        A question with `remember_as` also goes to workers that are still starting, without waiting
+        for them. `imagemint.server.processes.workers.Peers.ask` is the worker's side of this.
         """
         question = Question(next(self._ids), topic, payload)
         before: Question | None = None
         if remember_as:
-            before = self._remembered.pop(remember_as, None)  # ordered by the last question
+            before = self._remembered.pop(
+                remember_as, None
+            )  # keeps the order of the last questions
             self._remembered[remember_as] = question
         self._open[question.id] = asked = _Open({k.number for k in keepers if k.ready})
         for keeper in keepers:
@@ -57,9 +59,9 @@ class Questions:
         return replies
 
     def pass_on(self, keepers: Sequence[Keeper], asker: Keeper, ask: Ask) -> None:
-        """Asks for a worker, and sends it the answers when they are there."""
+        """Asks on behalf of a worker, and sends it the answers."""
 
-        async def passing() -> None:
+        async def forward() -> None:
             replies = await self.ask(
                 *(keepers, ask.topic, ask.payload),
                 timeout_s=ask.timeout_s,
@@ -67,17 +69,17 @@ class Questions:
             )
             asker.send(Answers(ask.id, replies))
 
-        task = asyncio.create_task(passing())
+        task = asyncio.create_task(forward())
         self._passing.add(task)
         task.add_done_callback(self._passing.discard)
 
     def replied(self, reply: Reply) -> None:
-        """Takes a reply; one that nobody waits for any more goes nowhere."""
+        """Records a reply; ignores one that comes too late."""
         if reply.id in self._open:
             self._open[reply.id].add(reply)
 
     def died(self, number: int) -> None:
-        """Waits no more for a worker."""
+        """Records that a worker died, so that no question waits for it."""
         for identity, asked in self._open.items():
             asked.add(Reply(identity, number, error=f"worker {number} died"))
 
@@ -86,7 +88,7 @@ class _Open:
     """A question that waits for replies.
 
     Args:
-        missing: whose.
+        missing: the numbers of the workers that must reply.
     """
 
     def __init__(self, missing: set[int]) -> None:
@@ -96,7 +98,7 @@ class _Open:
         self._look()
 
     def add(self, reply: Reply) -> None:
-        """Takes the first reply of each worker that was asked."""
+        """Records the first reply of each worker that was asked."""
         if reply.worker in self._missing:
             self._missing.discard(reply.worker)
             self._replies.append(reply)

@@ -1,4 +1,4 @@
-"""When a worker that died is started again."""
+"""Delays between the death of a worker and its restart."""
 
 import random
 from collections.abc import Callable
@@ -10,28 +10,28 @@ START_ATTEMPTS = 3
 
 
 class Restarts:
-    """The deaths of one worker, and the pause after each.
+    """Counts the deaths of one worker, and computes the delay after each.
 
-    The pause doubles from death to death, up to half a minute, and begins anew once a worker has
-    lived for a minute. Up to half of it is left off by chance, lest workers that died of one cause
-    all come back at once.
+    The delay doubles with each death, up to 30 s, and starts again once a worker has lived for
+    60 s. A random part, up to half, is subtracted, so that workers that died of one cause do not
+    all restart at the same time.
 
     Args:
-        chance: gives a number from 0 to 1.
+        chance: returns a random number from 0 to 1.
     """
 
     def __init__(self, chance: Callable[[], float] = random.random) -> None:
         self._chance = chance
         self.deaths = 0
-        """In a row, without a long life between them."""
+        """Number of consecutive deaths without 60 s of life between them."""
 
     def pause_s(self, lived_s: float) -> float:
-        """Counts a death and returns the pause before the next start.
+        """Counts a death and returns the delay before the next start, in seconds.
 
         Args:
-            lived_s: from its start to its death.
+            lived_s: time from the start of the worker to its death.
         """
         self.deaths = 1 if lived_s >= SETTLED_S else self.deaths + 1
-        # The exponent is bounded too: a float has no room for two to the power of a bad week.
+        # The exponent is limited too, because 2.0 ** deaths overflows after many deaths.
         whole = min(FIRST_S * 2.0 ** min(self.deaths - 1, 32), LONGEST_S)
         return whole * (1 - self._chance() / 2)

@@ -1,6 +1,6 @@
-"""The supervisor: keeps the workers, tells what they count, and takes them down together.
+"""The supervisor: starts and restarts the workers, exports their metrics, and stops them together.
 
-It imports neither gRPC nor a runtime of models, and answers no calls itself.
+It imports neither gRPC nor ONNX Runtime, and answers no calls itself.
 """
 
 import asyncio
@@ -26,12 +26,13 @@ from imagemint.server.telemetry.metrics_endpoint import expose
 
 _log = structlog.stdlib.get_logger(__name__)
 
-# Without -P a module in the current directory would go before ours.
+# Without -P, a module in the current directory could shadow ours.
 WORKER = (sys.executable, "-P", "-m", "imagemint.server.processes.worker")
-# A scrape goes without the latest of a worker that is too busy to tell it.
+# A scrape does not wait longer for a busy worker, and uses its previous metrics.
 _MEASURE_S = 1.0
 _TICK_S = 1.0
-# Besides delay and grace: models and spans are put away. Who then still lives hangs.
+# Time besides delay and grace period for closing models and exporting spans. A worker that still
+# runs after that hangs.
 _LEAVING_S = 20.0
 
 
@@ -39,8 +40,8 @@ class Supervisor:
     """`imagemint serve` with several processes.
 
     Args:
-        settings: of the server as a whole.
-        worker: the command of a worker; the number of a file descriptor is appended.
+        settings: the settings of the whole server.
+        worker: the command of a worker; the number of a file descriptor is appended to it.
     """
 
     def __init__(self, settings: ServeSettings, worker: Sequence[str] = WORKER) -> None:
@@ -52,13 +53,13 @@ class Supervisor:
         self._questions = Questions()
 
     async def run(self) -> int:
-        """Serves until SIGTERM or SIGINT, then drains; a second signal ends everything at once.
+        """Serves until SIGTERM or SIGINT, then drains. A second signal kills all workers.
 
         Returns:
-            The exit status: 0 if every worker left in good order.
+            The exit status: 0 if every worker exited with status 0.
 
         Raises:
-            OSError: an address cannot be had.
+            OSError: an address is not available.
             StartFailed: a worker cannot serve.
         """
         settings = self._settings
@@ -66,21 +67,21 @@ class Supervisor:
         async with contextlib.AsyncExitStack() as opened:
             port, address = reserve(settings.grpc_address)
             opened.callback(port.close)
-            # In memory: no disk can be full or read-only, and it ends with the last process.
+            # A file in memory cannot meet a full or read-only disk, and ends with the last process.
             self._served_bytes = os.memfd_create("imagemint-served-bytes")
             opened.callback(os.close, self._served_bytes)
             self._metrics = WorkersMetrics(settings.processes, self._measurer(), self._pids)
             if settings.device != "cpu":
                 watch_devices(self._metrics.registry)
             metrics_address, stop_metrics = expose(settings.metrics_address, self._metrics.registry)
-            # In a thread: a scrape under way waits for this loop.
+            # On a thread, because a scrape under way waits for this event loop.
             opened.push_async_callback(asyncio.to_thread, stop_metrics)
             self._handle_signals(asked)
-            self._keepers += self._hired(address)
+            self._keepers += self._create_keepers(address)
             keeping = [asyncio.create_task(keeper.keep()) for keeper in self._keepers]
-            opened.push_async_callback(_end, keeping)
+            opened.push_async_callback(_cancel_all, keeping)
             opened.callback(asyncio.create_task(self._tick()).cancel)
-            await _first(keeping, self._all_ready, asked)
+            await _wait_for_any(keeping, self._all_ready, asked)
             if not asked.is_set():
                 _log.info(
                     "ready",
@@ -89,7 +90,7 @@ class Supervisor:
                     processes=settings.processes,
                     models=self._keepers[0].models,
                 )
-                await _first(keeping, asked)
+                await _wait_for_any(keeping, asked)
             return await self._drain(keeping)
 
     def _handle_signals(self, asked: asyncio.Event) -> None:
@@ -106,7 +107,7 @@ class Supervisor:
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
 
     def _reload(self) -> None:
-        """Has every worker look for what has changed; each logs what it does."""
+        """Asks every worker to scan for changes; each worker logs what it does."""
         _log.info("reload", workers=len(self._keepers))
         for keeper in self._keepers:
             keeper.send(Reload())
@@ -117,7 +118,7 @@ class Supervisor:
             for keeper in self._keepers:
                 keeper.tick()
 
-    def _hired(self, address: str) -> list[Keeper]:
+    def _create_keepers(self, address: str) -> list[Keeper]:
         circumstances = Circumstances(
             command=self._worker,
             settings=worker_settings(self._settings, address),
@@ -125,14 +126,14 @@ class Supervisor:
             stderr=real_stderr(),
             leaving=self._leaving,
             remembered=lambda: self._questions.remembered,
-            changed=self._changed,
-            heard=self._heard,
-            counted=self._counted,
-            died=self._died,
+            changed=self._on_change,
+            heard=self._on_message,
+            counted=self._on_figures,
+            died=self._on_death,
         )
         return [Keeper(number, circumstances) for number in range(self._settings.processes)]
 
-    def _changed(self) -> None:
+    def _on_change(self) -> None:
         ready = sum(keeper.ready for keeper in self._keepers)
         self._metrics.ready.set(ready)
         if ready == len(self._keepers):
@@ -140,19 +141,19 @@ class Supervisor:
             for keeper in self._keepers:
                 keeper.patient = True
 
-    def _heard(self, keeper: Keeper, message: Ask | Reply) -> None:
+    def _on_message(self, keeper: Keeper, message: Ask | Reply) -> None:
         if isinstance(message, Ask):
             self._questions.pass_on(self._keepers, keeper, message)
         else:
             self._questions.replied(message)
 
-    def _counted(self, keeper: Keeper, figures: Figures) -> None:
+    def _on_figures(self, keeper: Keeper, figures: Figures) -> None:
         self._metrics.totals.update(keeper.number, figures)
 
-    def _died(self, keeper: Keeper) -> None:
+    def _on_death(self, keeper: Keeper) -> None:
         self._questions.died(keeper.number)
         self._metrics.totals.bury(keeper.number)
-        self._changed()
+        self._on_change()
         if not self._leaving.is_set():
             self._metrics.restarts.labels(str(keeper.number)).inc()
 
@@ -160,7 +161,7 @@ class Supervisor:
         return {keeper.number: keeper.pid for keeper in self._keepers if keeper.pid}
 
     def _measurer(self) -> Callable[[], None]:
-        """Returns what asks the workers for their figures, from the thread of a scrape."""
+        """Returns a function that updates the totals from the workers, on the scrape's thread."""
         loop = asyncio.get_running_loop()
         nothing = pickle.dumps(None)
 
@@ -170,16 +171,16 @@ class Supervisor:
                 self._keepers, "measure", nothing, timeout_s=_MEASURE_S
             )
             for reply in replies:
-                # What a worker said before it died is in the total already.
+                # If the worker died since, the total already contains its metrics.
                 if reply.value and self._pids().get(reply.worker) == pids.get(reply.worker):
-                    figures = pickle.loads(reply.value)  # noqa: S301 - from our own other half
+                    figures = pickle.loads(reply.value)  # noqa: S301 - both ends are the same program
                     self._metrics.totals.update(reply.worker, figures)
 
         def measure() -> None:
             try:
                 asyncio.run_coroutine_threadsafe(ask(), loop).result(2 * _MEASURE_S)
-            except Exception:  # noqa: BLE001 - what was told before is told again
-                _log.exception("the workers were not asked for their figures")
+            except Exception:  # noqa: BLE001 - the previous metrics are exported again
+                _log.exception("cannot read the metrics of the workers")
 
         return measure
 
@@ -193,18 +194,20 @@ class Supervisor:
         _, hanging = await asyncio.wait(keeping, timeout=limit)
         failed = [keeper.number for keeper in self._keepers if keeper.status or keeper.pid]
         if failed:
-            _log.error("workers did not leave in good order", workers=failed, hang=len(hanging))
+            _log.error("workers did not exit cleanly", workers=failed, hang=len(hanging))
             return 1
         _log.info("stopped")
         return 0
 
 
 def worker_settings(settings: ServeSettings, address: str) -> ServeSettings:
-    """Returns the settings of each worker: its share of queues and memory, room for any request.
+    """Returns the settings of each worker, with its share of queue and memory.
+
+    The queue of each worker holds at least one request of the maximum size.
 
     Args:
-        settings: of the server as a whole.
-        address: where the workers listen.
+        settings: the settings of the whole server.
+        address: HOST:PORT on which the workers listen.
     """
     share = -(-settings.max_queue_images // settings.processes)
     share = max(share, settings.max_images_per_request)
@@ -215,8 +218,8 @@ def worker_settings(settings: ServeSettings, address: str) -> ServeSettings:
     return settings.model_copy(update={"grpc_address": address, **shares})
 
 
-async def _first(keeping: list[asyncio.Task[None]], *events: asyncio.Event) -> None:
-    """Returns when one of the events is set; raises what ends the keeping of a worker before."""
+async def _wait_for_any(keeping: list[asyncio.Task[None]], *events: asyncio.Event) -> None:
+    """Returns when one of the events is set; raises the error of a keeper that fails before."""
     waiting = [asyncio.create_task(event.wait()) for event in events]
     try:
         done, _ = await asyncio.wait([*keeping, *waiting], return_when=asyncio.FIRST_COMPLETED)
@@ -227,8 +230,8 @@ async def _first(keeping: list[asyncio.Task[None]], *events: asyncio.Event) -> N
             each.cancel()
 
 
-async def _end(keeping: list[asyncio.Task[None]]) -> None:
-    """Kills the workers that are left."""
+async def _cancel_all(keeping: list[asyncio.Task[None]]) -> None:
+    """Kills the remaining workers."""
     for each in keeping:
         each.cancel()
     await asyncio.gather(*keeping, return_exceptions=True)

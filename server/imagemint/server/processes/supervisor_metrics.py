@@ -1,4 +1,4 @@
-"""The /metrics of a server with several processes: what the supervisor tells of all of them."""
+"""The metrics that the supervisor exports for a server with several processes."""
 
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -17,7 +17,7 @@ from imagemint.server.processes.worker_metrics import Totals, figures_of
 from imagemint.server.telemetry.metrics import LARGEST_OVER_WORKERS, DroppedLines, add_build_info
 
 _SUPERVISOR = "supervisor"
-# The place of the supervisor among the workers.
+# Identifies the supervisor among the workers.
 _SUPERVISORS_NUMBER = -1
 
 
@@ -25,13 +25,13 @@ class WorkersMetrics:
     """The registry of the supervisor.
 
     Args:
-        processes: how many workers there should be.
-        refresh: asks the workers for their latest figures and passes them to `totals`.
-        pids: process ids of the workers that live, by number.
+        processes: the configured number of workers.
+        refresh: reads the latest metrics of the workers and passes them to `totals`.
+        pids: returns the process ids of the living workers, by number.
 
     Attributes:
-        totals: the figures of the workers.
-        ready: gauge of the workers that take calls.
+        totals: the metrics of the workers, summed up.
+        ready: gauge of the workers that accept calls.
         restarts: counter of workers that died and were replaced.
     """
 
@@ -44,10 +44,10 @@ class WorkersMetrics:
         self.registry = CollectorRegistry()
         self.totals = Totals(LARGEST_OVER_WORKERS)
         Gauge(
-            "imagemint_workers", "Worker processes that there should be.", registry=self.registry
+            "imagemint_workers", "Configured number of worker processes.", registry=self.registry
         ).set(processes)
         self.ready = Gauge(
-            "imagemint_workers_ready", "Worker processes that take calls.", registry=self.registry
+            "imagemint_workers_ready", "Worker processes that accept calls.", registry=self.registry
         )
         self.restarts = Counter(
             "imagemint_worker_restarts",
@@ -64,7 +64,7 @@ class WorkersMetrics:
 
 
 class _Refreshed(Collector):
-    """The totals, brought up to date first."""
+    """Collects the totals after it refreshed them."""
 
     def __init__(self, totals: Totals, refresh: Callable[[], None]) -> None:
         self._totals = totals
@@ -75,13 +75,13 @@ class _Refreshed(Collector):
 
     def collect(self) -> Iterable[Metric]:
         self._refresh()
-        # What the supervisor counts under the same names as its workers.
+        # The supervisor counts its log lines under the same name as its workers.
         self._totals.update(_SUPERVISORS_NUMBER, figures_of(DroppedLines()))
         return self._totals.collect()
 
 
 class _Processes(Collector):
-    """What each process takes, the supervisor's included."""
+    """Collects the resource usage of each process, including the supervisor."""
 
     def __init__(self, pids: Callable[[], Mapping[int, int]]) -> None:
         self._pids = pids

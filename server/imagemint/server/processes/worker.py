@@ -1,6 +1,6 @@
-"""One of several processes that answer calls: `python -m imagemint.server.processes.worker FD`.
+"""A worker process, which answers calls: `python -m imagemint.server.processes.worker FD`.
 
-Started by the supervisor, with one end of a socket pair as file descriptor FD.
+The supervisor starts it, with one end of a socket pair as file descriptor FD.
 """
 
 import asyncio
@@ -41,16 +41,16 @@ _log = structlog.stdlib.get_logger(__name__)
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _BEAT_S = 1.0
-# A worker that is killed loses what it has counted since.
+# A killed worker loses the metrics that it counted since the last report.
 _FIGURES_S = 5.0
 
 
 class WorkerPeers(Peers):
-    """All workers of the supervisor at the other end of a channel.
+    """All workers of the supervisor, reached over a channel.
 
     Args:
-        begin: what this worker was told first.
-        channel: the way to the supervisor.
+        begin: the first message to this worker.
+        channel: the channel to the supervisor.
     """
 
     several = True
@@ -59,11 +59,11 @@ class WorkerPeers(Peers):
         super().__init__(begin.number)
         self.served_bytes = Path(f"/proc/self/fd/{begin.served_bytes}")
         self.drain = asyncio.Event()
-        """Set once this worker is to leave."""
+        """Set when this worker must drain and exit."""
         self.orphaned = False
         """Whether the supervisor is gone."""
         self.reload: Callable[[], None] = lambda: None
-        """Called when the supervisor wants this worker to look for what has changed."""
+        """Called when the supervisor asks this worker to scan for changes."""
         self._channel = channel
         self._remembered = begin.remembered
         self._caught_up = asyncio.Event()
@@ -79,25 +79,25 @@ class WorkerPeers(Peers):
         remember_as: str = "",
         timeout_s: float = 60.0,
     ) -> list[Answer]:
-        """Asks every worker, by way of the supervisor; without one, this worker alone."""
+        """Asks every worker through the supervisor; without a supervisor, this worker alone."""
         if self.orphaned:
             return await super().ask(topic, payload)
         ask = Ask(next(self._ids), topic, pickle.dumps(payload), remember_as, timeout_s)
         told = self._asked[ask.id] = asyncio.get_running_loop().create_future()
         self._channel.send(ask)
         try:
-            return [_answer_of(reply) for reply in await told]
+            return [_to_answer(reply) for reply in await told]
         finally:
             del self._asked[ask.id]
 
     async def catch_up(self) -> None:
-        """Answers what was asked before this worker was there, then what came meanwhile."""
+        """Answers the questions that were asked before this worker started, then new ones."""
         for question in self._remembered:
             await self.answer(question.topic, pickle.loads(question.payload))  # noqa: S301 - see Channel
         self._caught_up.set()
 
     async def listen(self) -> None:
-        """Does as the supervisor says; returns when it is gone."""
+        """Handles the messages of the supervisor; returns when the supervisor is gone."""
         while (message := await self._channel.receive()) is not None:
             match message:
                 case Drain():
@@ -118,7 +118,7 @@ class WorkerPeers(Peers):
             self._hand_over(number, [Reply(0, self.number, error="the supervisor is gone")])
 
     def _hand_over(self, number: int, replies: list[Reply]) -> None:
-        """Gives a caller his answers, unless he has left, be it in this very turn of the loop."""
+        """Passes the replies to the waiting `ask`, unless it was cancelled."""
         told = self._asked.get(number)
         if told is not None and not told.done():
             told.set_result(replies)
@@ -130,20 +130,20 @@ class WorkerPeers(Peers):
         self._channel.send(Reply(question.id, self.number, value, answer.error))
 
 
-def _answer_of(reply: Reply) -> Answer:
+def _to_answer(reply: Reply) -> Answer:
     value = pickle.loads(reply.value) if reply.value else None  # noqa: S301 - see Channel
     return Answer(reply.worker, value, reply.error)
 
 
 async def work(end: socket.socket) -> int:
-    """Serves until told to leave, or until the supervisor is gone; returns the exit status.
+    """Serves until it must drain or the supervisor is gone; returns the exit status.
 
-    A signal means the same as the supervisor's word, however often it comes: with a signal to the
-    whole process group both arrive. What ends a worker at once is SIGKILL, the supervisor's or
-    another's.
+    SIGTERM and SIGINT mean the same as the message `Drain`, and can come several times: a signal
+    to the whole process group arrives together with the message. Only SIGKILL ends a worker at
+    once.
 
     Args:
-        end: of the socket pair whose other end the supervisor holds.
+        end: one end of a socket pair; the supervisor has the other end.
     """
     channel = await Channel.over(end)
     begin = await channel.receive()
@@ -157,13 +157,13 @@ async def work(end: socket.socket) -> int:
     try:
         return await _serve(begin, peers, channel)
     finally:
-        listening.cancel()  # first: to it the closed channel would mean that the supervisor is gone
+        listening.cancel()  # before the channel closes, or it would report a lost supervisor
         await channel.close()
 
 
 async def _serve(begin: Begin, peers: WorkerPeers, channel: Channel) -> int:
-    # Imported only here, and on a thread: it takes a second or more, in which the supervisor's word
-    # would not be heard.
+    # The import takes a second or more. It runs on a thread, so that the worker handles messages of
+    # the supervisor meanwhile.
     importing = asyncio.create_task(asyncio.to_thread(import_module, "imagemint.server.app"))
     leaving = asyncio.create_task(peers.drain.wait())
     await asyncio.wait({importing, leaving}, return_when=asyncio.FIRST_COMPLETED)
@@ -173,7 +173,7 @@ async def _serve(begin: Begin, peers: WorkerPeers, channel: Channel) -> int:
     leaving.cancel()
     try:
         await importing
-        from imagemint.server.app import App  # noqa: PLC0415 - it is there already
+        from imagemint.server.app import App  # noqa: PLC0415 - imported on a thread above
 
         app = App(begin.settings, peers)
         measure = _measurer(app.metrics.registry)
@@ -187,9 +187,9 @@ async def _serve(begin: Begin, peers: WorkerPeers, channel: Channel) -> int:
             channel.send(Ready(app.served))
 
         await app.serve_until(peers.drain, ready)
-    except Exception as error:  # noqa: BLE001 - the supervisor says why, and perhaps tries again
+    except Exception as error:  # noqa: BLE001 - the supervisor logs it and may restart the worker
         reason = str(error) or type(error).__name__
-        if not _is_foreseen(error):  # others are told by the supervisor, once for all workers
+        if not _is_expected(error):  # the supervisor logs expected errors once for all workers
             _log.exception("worker cannot serve")
         channel.send(Failed(reason))
         return 1
@@ -205,7 +205,7 @@ async def _serve(begin: Begin, peers: WorkerPeers, channel: Channel) -> int:
 
 
 def _measurer(registry: Collector) -> Callable[[], Awaitable[Figures]]:
-    """Returns what measures off the event loop, in a thread that nothing else keeps busy."""
+    """Returns a function that reads the metrics on a dedicated thread, off the event loop."""
     thread = ThreadPoolExecutor(1, thread_name_prefix="figures")
 
     async def measure() -> Figures:
@@ -215,29 +215,30 @@ def _measurer(registry: Collector) -> Callable[[], Awaitable[Figures]]:
 
 
 async def _beat(channel: Channel) -> None:
-    """Tells the supervisor every second that the event loop runs, and waits for nothing else."""
+    """Sends the supervisor a heartbeat every second; it must not wait for anything else."""
     while True:
         channel.send(Beat())
         await asyncio.sleep(_BEAT_S)
 
 
 async def _report(channel: Channel, measure: Callable[[], Awaitable[Figures]]) -> None:
-    """Sends the supervisor the figures every few seconds, if it reads them."""
+    """Sends the supervisor the metrics every few seconds, if it reads them."""
     while True:
         await asyncio.sleep(_FIGURES_S)
         if not channel.is_behind:
             channel.send(Beat(await measure()))
 
 
-def _is_foreseen(error: Exception) -> bool:
-    """Tells whether an error is one of ours or of the system, and not a bug: its text says all."""
+def _is_expected(error: Exception) -> bool:
+    """Returns whether an error comes from imagemint or the operating system, so is not a bug."""
     ours = any(each.__module__.partition(".")[0] == "imagemint" for each in type(error).__mro__)
     return ours or isinstance(error, OSError)
 
 
 def main() -> int:
-    """Works at the file descriptor of the command line; returns the exit status."""
-    # Until the loop handles them: the supervisor, who gets them too, says what to do.
+    """Runs the worker on the file descriptor of the command line; returns the exit status."""
+    # Until the event loop handles signals, the worker ignores them. The supervisor, which receives
+    # them too, sends `Drain`.
     for number in (*_SIGNALS, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     with contextlib.closing(socket.socket(fileno=int(sys.argv[1]))) as end:

@@ -1,4 +1,4 @@
-"""Keeps one worker: starts it, listens to it, and starts it again when it dies."""
+"""Keeps one worker running: starts it, handles its messages, and restarts it when it dies."""
 
 import asyncio
 import signal
@@ -27,46 +27,46 @@ from imagemint.server.settings import ServeSettings
 _log = structlog.stdlib.get_logger(__name__)
 
 SUSPECT_S = 3
-"""A worker that is silent for so long does not count as ready."""
+"""Seconds without a heartbeat after which a worker does not count as ready."""
 _PATIENCE_AT_START = 12
 
 
-class StartFailed(RuntimeError):  # noqa: N818 - it names what happened, as in the engine
-    """A worker cannot serve, or died again and again before it did."""
+class StartFailed(RuntimeError):  # noqa: N818 - the name states the condition, as in the engine
+    """A worker cannot serve, or died several times before it was ready."""
 
 
 @dataclass(frozen=True)
 class Circumstances:
-    """What a keeper shares with the others, and whom it tells."""
+    """The data and callbacks that all keepers share."""
 
     command: Sequence[str]
-    """Of a worker; a file descriptor is appended."""
+    """The command of a worker; a file descriptor is appended to it."""
     settings: ServeSettings
     served_bytes: int
-    """File descriptor of the file in which the workers share what was served."""
+    """File descriptor of the file in which the workers share the digests of served versions."""
     stderr: int | None
-    """Descriptor that becomes the stderr of a worker; None for that of this process."""
+    """File descriptor for the stderr of workers; None for the stderr of this process."""
     leaving: asyncio.Event
-    """Set once no worker is to be started any more."""
+    """Set when no more workers must be started."""
     remembered: Callable[[], tuple[Question, ...]]
-    """What a new worker must answer before it takes calls."""
+    """Returns the questions that a new worker must answer before it accepts calls."""
     changed: Callable[[], None]
-    """Called when a worker became ready, or stopped answering, or answers again."""
+    """Called when a worker becomes ready, stops responding or responds again."""
     heard: Callable[["Keeper", Ask | Reply], None]
-    """Called with what a worker says of questions."""
+    """Called with each question and reply of a worker."""
     counted: Callable[["Keeper", Figures], None]
-    """Called with the latest figures of a worker."""
+    """Called with the latest metrics of a worker."""
     died: Callable[["Keeper"], None]
-    """Called after a worker's death."""
+    """Called after a worker died."""
 
 
 class Keeper:
-    """The place of one worker, whichever process fills it.
+    """Keeps one worker running, with a new process after each death.
 
     Args:
-        number: of the worker, from 0.
-        circumstances: what is the same for all.
-        restarts: when to start again.
+        number: the number of the worker, from 0.
+        circumstances: the data and callbacks that all keepers share.
+        restarts: computes the delays between restarts.
     """
 
     def __init__(
@@ -80,9 +80,9 @@ class Keeper:
         self._silent_s = 0
         self._verdict = ""
         self.patient = False
-        """Whether to go on for ever; otherwise a worker that does not come up ends the start."""
+        """Whether to restart without limit; if not, a worker that cannot start is an error."""
         self.status = 0
-        """Exit status of the worker that left; negative for a signal."""
+        """Exit status of the last process; negative for a signal."""
         self._circumstances = circumstances
         self._restarts = restarts or Restarts()
         self._process: asyncio.subprocess.Process | None = None
@@ -91,30 +91,30 @@ class Keeper:
 
     @property
     def ready(self) -> bool:
-        """Whether the worker takes calls, as far as its signs of life tell."""
+        """Whether the worker accepts calls, judged by its heartbeats."""
         return self._started and self._silent_s < SUSPECT_S
 
     @property
     def pid(self) -> int | None:
-        """Process id of the worker, while there is one."""
+        """Process id of the worker; None if no process runs."""
         return self._process.pid if self._process else None
 
     async def keep(self) -> None:
-        """Keeps the worker until all leave.
+        """Keeps the worker running until the server stops.
 
         Raises:
-            StartFailed: it cannot serve, and the server is not up yet.
+            StartFailed: the worker cannot serve, and the server has not started yet.
         """
         now, leaving = asyncio.get_running_loop().time, self._circumstances.leaving
         while not leaving.is_set():
             began = now()
-            await self._live()
+            await self._run_worker()
             self._circumstances.died(self)
             if leaving.is_set():
                 return
             lived_s = now() - began
             pause_s = self._restarts.pause_s(lived_s)
-            cause = self._refusal or self._verdict or _described(self.status)
+            cause = self._refusal or self._verdict or _describe(self.status)
             if not self.patient and (self._refusal or self._restarts.deaths >= START_ATTEMPTS):
                 raise StartFailed(f"worker {self.number} cannot serve: {cause}")
             _log.error(
@@ -125,52 +125,52 @@ class Keeper:
                 restart_in_s=round(pause_s, 2),
             )
             self.status = 0
-            await _either(leaving, pause_s)
+            await _wait_for(leaving, pause_s)
 
     def send(self, message: Message) -> None:
-        """Tells the worker something, if there is one."""
+        """Sends the worker a message, if a process runs."""
         if self._channel:
             self._channel.send(message)
 
     def tick(self) -> None:
-        """Notices a worker that hangs, and kills it in the end; called every second.
+        """Detects a worker that hangs, and kills it after `worker_timeout_s`; called every second.
 
-        The seconds are counted here and not read from a clock: after this process itself was
-        stopped, the workers get their time again.
+        The method counts its calls instead of reading a clock. If this process was stopped for a
+        while, the workers then still have their full time.
         """
         if self._process is None:
             return
         self._silent_s += 1
         limit_s = self._circumstances.settings.worker_timeout_s
-        # While it starts it imports, and native code that loads a model holds the interpreter.
+        # During the start, imports and native code that loads a model hold the GIL.
         if not (self._started and self._beats):
             limit_s *= _PATIENCE_AT_START
         if self._silent_s == SUSPECT_S and self._started:
             _log.warning("worker does not answer", worker=self.number, pid=self.pid)
             self._circumstances.changed()
         if self._silent_s >= max(limit_s, SUSPECT_S):
-            self._verdict = f"no sign of life for {self._silent_s} s"
+            self._verdict = f"no heartbeat for {self._silent_s} s"
             self.kill()
 
-    def _hear(self) -> None:
-        """Takes a sign of life."""
+    def _note_heartbeat(self) -> None:
+        """Records that the worker responds."""
         was_ready, self._silent_s = self.ready, 0
         if self.ready and not was_ready:
             _log.info("worker answers again", worker=self.number, pid=self.pid)
             self._circumstances.changed()
 
     def kill(self) -> None:
-        """Ends the worker at once, if there is one."""
+        """Kills the worker, if a process runs."""
         if self._process and self._process.returncode is None:
             self._process.kill()
 
-    async def _live(self) -> None:
-        """Starts a worker and stays with it until it is gone."""
+    async def _run_worker(self) -> None:
+        """Starts a worker process and returns when it has ended."""
         self._refusal = self._verdict = ""
         self._silent_s, self._beats = 0, False
         try:
             ours, theirs = socket.socketpair()
-        except OSError as error:  # no descriptors
+        except OSError as error:  # no file descriptors left
             self._refusal = f"cannot be started: {error}"
             return
         with ours, theirs:
@@ -182,7 +182,7 @@ class Keeper:
                     stdin=asyncio.subprocess.DEVNULL,
                     stderr=self._circumstances.stderr,
                 )
-            except OSError as error:  # no memory, too many processes
+            except OSError as error:  # not enough memory, or too many processes
                 self._refusal = f"cannot be started: {error}"
                 return
             theirs.close()
@@ -205,7 +205,7 @@ class Keeper:
             if circumstances.leaving.is_set():
                 channel.send(Drain())
             while (message := await channel.receive()) is not None:
-                self._hear()
+                self._note_heartbeat()
                 match message:
                     case Beat(figures):
                         self._beats = True
@@ -225,8 +225,8 @@ class Keeper:
             await channel.close()
 
 
-async def _either(event: asyncio.Event, timeout_s: float) -> None:
-    """Returns when the event is set or the time is up."""
+async def _wait_for(event: asyncio.Event, timeout_s: float) -> None:
+    """Returns when the event is set or the time is over."""
     try:
         async with asyncio.timeout(timeout_s):
             await event.wait()
@@ -234,5 +234,5 @@ async def _either(event: asyncio.Event, timeout_s: float) -> None:
         pass
 
 
-def _described(status: int) -> str:
+def _describe(status: int) -> str:
     return f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"

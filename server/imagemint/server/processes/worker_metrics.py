@@ -1,8 +1,8 @@
-"""What each worker has counted, as plain data, and the sums over all workers.
+"""The metrics of each worker as plain data, and their totals over all workers.
 
-Workers count in their own memory and send their figures to the supervisor: when it is scraped,
-every few seconds, and when they leave. Nothing is shared, so no full disk and no torn file can
-hurt. A worker that is killed loses what it has counted since it last sent its figures.
+Workers count in their own memory and send their metrics to the supervisor: at every scrape, every
+few seconds, and when they exit. They share no files, so a full disk or a torn file cannot break the
+metrics. A killed worker loses what it counted since its last report.
 """
 
 import threading
@@ -25,11 +25,11 @@ class Family:
     documentation: str
     type: str
     values: dict[_Key, float] = field(default_factory=dict)
-    """By name and labels of the sample."""
+    """Values by name and labels of the sample."""
 
     @property
     def counts(self) -> bool:
-        """Whether its values only grow, and add up over workers and over their successors."""
+        """Whether the values only grow, so that they add up over workers and their successors."""
         return self.type in _ADDED_TYPES
 
 
@@ -37,24 +37,24 @@ Figures = list[Family]
 
 
 def figures_of(collector: Collector) -> Figures:
-    """Returns all that a registry tells now; from any thread."""
+    """Returns the current metrics of a registry; thread-safe."""
     found: dict[str, Family] = {}
     for each in collector.collect():
         family = found.setdefault(each.name, Family(each.name, each.documentation, each.type))
         for sample in each.samples:
-            if not sample.name.endswith("_created"):  # a time does not add up
+            if not sample.name.endswith("_created"):  # times cannot be summed
                 family.values[sample.name, tuple(sorted(sample.labels.items()))] = sample.value
     return list(found.values())
 
 
 class Totals(Collector):
-    """The figures of all workers as one; any thread may ask or tell.
+    """The totals of the metrics of all workers; thread-safe.
 
-    What a worker has counted stays in the total when it dies. What it tells no more while it lives,
-    such as the counts of a version that was unloaded, is forgotten once no worker tells it.
+    The counts of a worker stay in the totals after it died. Series that a living worker no longer
+    reports, such as those of an unloaded version, are removed once no worker reports them.
 
     Args:
-        largest: names of the gauges of which the largest is told; all others are added up.
+        largest: names of the gauges of which the largest value counts; all others are summed.
     """
 
     def __init__(self, largest: Iterable[str] = ()) -> None:
@@ -65,14 +65,14 @@ class Totals(Collector):
         self._forgotten: dict[str, set[_Key]] = {}
 
     def update(self, worker: int, figures: Figures) -> None:
-        """Takes the latest figures of a worker that lives."""
+        """Stores the latest metrics of a living worker."""
         with self._lock:
             self._forget(self._living.get(worker, []), figures)
             self._living[worker] = figures
             self._drop_forgotten()
 
     def bury(self, worker: int) -> None:
-        """Keeps what a dead worker has counted, and drops its gauges."""
+        """Keeps the counts of a dead worker, and drops its gauges."""
         with self._lock:
             for family in self._living.pop(worker, []):
                 if family.counts:
@@ -80,7 +80,7 @@ class Totals(Collector):
             self._drop_forgotten()
 
     def collect(self) -> Iterable[Metric]:
-        """Yields the metrics, by name."""
+        """Yields the metrics in order of their names."""
         with self._lock:
             totals = self._totals()
         for name in sorted(totals):
@@ -91,7 +91,7 @@ class Totals(Collector):
             yield metric
 
     def describe(self) -> Iterable[Metric]:
-        """Names nothing: what there is depends on the workers."""
+        """Returns nothing, because the metrics depend on the workers."""
         return ()
 
     def _totals(self) -> Mapping[str, Family]:
@@ -115,9 +115,10 @@ class Totals(Collector):
             past.values[key] = past.values.get(key, 0.0) + value
 
     def _forget(self, old: Figures, new: Figures) -> None:
-        """Keeps what a worker tells no more until no worker does: the total must not fall before.
+        """Keeps counts that a worker no longer reports until no worker reports them.
 
-        To Prometheus a counter that falls has been reset, and all of it counts again.
+        The total must not decrease before: Prometheus takes a decrease for a counter reset, and
+        would count the whole value again.
         """
         told = {family.name: family.values for family in new}
         for family in old:

@@ -1,9 +1,9 @@
-"""The workers of a server, as one of them sees them all; in a single process, it alone.
+"""Asks all workers of a server, from one of them; in a single process, only this one.
 
-Whoever must know or do something in every worker asks here and need not know how many there are:
+Code that must read or do something in every worker uses `Peers`, whatever their number:
 
-    peers.on("statistics", answer)          # at the start, in every worker
-    answers = await peers.ask("statistics")  # in the worker that was called
+    peers.on("statistics", answer)          # at startup, in every worker
+    answers = await peers.ask("statistics")  # in the worker that received the call
 """
 
 import asyncio
@@ -22,38 +22,38 @@ Handler = Callable[[Any], Awaitable[Any]]
 
 @dataclass(frozen=True)
 class Answer:
-    """What one worker says to a question."""
+    """The answer of one worker to a question."""
 
     worker: int
     value: Any = None
-    """What its handler returned, or refused with; None if it failed."""
+    """The value that its handler returned or refused with; None if the handler failed."""
     error: str = ""
-    """What went wrong: the handler refused or failed, or the worker died or took too long."""
+    """Why there is no result: the handler refused or failed, or the worker died or timed out."""
 
 
-class Refused(Exception):  # noqa: N818 - it names what happened, as in the engine
-    """Raised by a handler that changed nothing, and has a value to say why.
+class Refused(Exception):  # noqa: N818 - the name states the condition, as in the engine
+    """Raised by a handler that refuses a question and changed nothing.
 
     Args:
-        value: of the answer.
+        value: the value of the answer, which gives the reason.
     """
 
-    def __init__(self, value: Any) -> None:  # noqa: ANN401 - whatever the asker makes of it
+    def __init__(self, value: Any) -> None:  # noqa: ANN401 - each topic has its own type
         super().__init__()
         self.value = value
 
 
 class Peers:
-    """All workers of a server that has one.
+    """The workers of a server with a single process.
 
     Args:
-        number: of this worker, from 0.
+        number: the number of this worker, from 0.
     """
 
     several = False
-    """Whether there are others, in other processes."""
+    """Whether there are other workers, in other processes."""
     served_bytes: Path | None = None
-    """The file in which they share what was served (see `ServedBytes`); None without others."""
+    """The file in which workers share digests (see `ServedBytes`); None for a single worker."""
 
     def __init__(self, number: int = 0) -> None:
         self.number = number
@@ -61,21 +61,22 @@ class Peers:
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     def on(self, topic: str, handler: Handler) -> None:
-        """Lets `handler` answer the questions of a topic, on the event loop.
+        """Registers the handler of a topic; it runs on the event loop.
 
-        Questions of one topic are answered one after another, in the same order in every worker;
-        those of different topics side by side. A handler that fails becomes an `Answer.error`.
+        Every worker answers the questions of one topic one after another, in the same order.
+        Questions of different topics run concurrently. The error of a handler becomes
+        `Answer.error`.
 
         Args:
-            topic: what is asked.
-            handler: gets the payload and returns the value. Both cross processes by pickle.
+            topic: the name of the topic.
+            handler: receives the payload and returns the value. Both must be picklable.
         """
         self._handlers[topic] = handler
 
     async def ask(
         self,
         topic: str,
-        payload: Any = None,  # noqa: ANN401 - whatever the handlers of the topic take
+        payload: Any = None,  # noqa: ANN401 - each topic has its own type
         *,
         remember_as: str = "",
         timeout_s: float = 60.0,
@@ -83,18 +84,18 @@ class Peers:
         """Asks every worker, this one included, and returns the answers by number.
 
         Args:
-            topic: what is asked.
-            payload: passed to the handlers.
-            remember_as: if given, workers that start later are asked too, before they take their
-                first call; of several questions under one name only the last. Forgotten again, for
-                what was remembered before, if every worker refused or failed.
-            timeout_s: how long to wait for the answers of others.
+            topic: the name of the topic.
+            payload: the argument of the handlers.
+            remember_as: if given, workers that start later are asked too, before they accept their
+                first call. Of several questions with the same value, only the last is repeated. If
+                every worker refuses or fails, the previous question is restored.
+            timeout_s: time to wait for the answers of other workers.
         """
-        del remember_as, timeout_s  # there is nobody to come, and nobody to wait for
+        del remember_as, timeout_s  # there are no other workers
         return [await self.answer(topic, payload)]
 
     async def answer(self, topic: str, payload: Any) -> Answer:  # noqa: ANN401 - see ask
-        """Returns what this worker says."""
+        """Returns the answer of this worker."""
         handler = self._handlers.get(topic)
         if handler is None:
             return Answer(self.number, error=f"nothing answers {topic!r}")
@@ -103,9 +104,9 @@ class Peers:
                 return Answer(self.number, await handler(payload))
             except Refused as refusal:
                 return Answer(self.number, refusal.value, error="refused")
-            except Exception as error:  # noqa: BLE001 - whatever it is, the asker must hear
+            except Exception as error:  # noqa: BLE001 - the worker that asks must receive the error
                 _log.exception("question failed", topic=topic)
                 return Answer(self.number, error=str(error) or type(error).__name__)
 
     async def catch_up(self) -> None:
-        """Answers what was remembered for this worker; called before it listens."""
+        """Answers the questions asked before this worker started; called before it listens."""

@@ -1,4 +1,4 @@
-"""The model repository: what is on disk, what of it serves, and why the rest does not."""
+"""The model repository: finds, loads, serves and unloads versions of models."""
 
 from imagemint.server.repository.repository import ModelRepository
 from imagemint.server.repository.served_digests import ServedBytes

@@ -1,4 +1,4 @@
-"""The life of one version: loading, serving, unloading, and what is counted and said of it."""
+"""The lifecycle of one version: loads and unloads it, and updates metrics, log and snapshot."""
 
 import logging
 import threading
@@ -18,27 +18,27 @@ from imagemint.server.telemetry.metrics import Metrics
 
 _log = logging.getLogger(__name__)
 
-# Pauses before loading is tried again, where the cause may pass; doubled each time.
+# Delays before a load that failed for a transient cause is retried. Each delay doubles the last.
 _FIRST_RETRY_S = 5.0
 _LAST_RETRY_S = 600.0
 
 
-class _TakesTrial(Exception):  # noqa: N818 - it names what happened
-    """A bundle must be tried before it is loaded."""
+class _NeedsTrial(Exception):  # noqa: N818 - the name states the condition
+    """A bundle must be loaded in a trial process first."""
 
 
 class Lifecycle:
-    """Leads versions through their states; those of one model by one thread at a time.
+    """Moves versions through their states. Only one thread at a time handles the same model.
 
-    A number keeps its meaning: bytes other than those that were served under it, however long ago,
-    are refused for as long as the server lives, unless they are expressly accepted.
+    A version number is immutable: while the server runs, it refuses a bundle whose digest differs
+    from the one that was served under the same number before, unless the caller accepts the change.
 
     Args:
-        catalogue: where versions are listed.
-        loader: opens them.
-        metrics: where to count.
-        served_bytes: what was served so far.
-        unload_grace_s: time that calls inside an unloaded version have to finish.
+        catalogue: lists the versions.
+        loader: opens versions.
+        metrics: the metrics to update.
+        served_bytes: the digests that were served so far.
+        unload_grace_s: time for the running calls of an unloaded version to finish.
     """
 
     def __init__(
@@ -50,49 +50,51 @@ class Lifecycle:
         unload_grace_s: float,
     ) -> None:
         self.closing = False
-        """Set when the end has come: what is being loaded is not entered any more."""
+        """Whether the server stops. Versions whose loading completes after that do not serve."""
         self._catalogue = catalogue
         self._loader = loader
         self._metrics = metrics
         self._unloading = Unloading(unload_grace_s)
         self._served_bytes = served_bytes
-        # Two of one number may live at once, one of them leaving, and share their labels.
+        # Two versions of one number can exist at once, one of them unloading. They share labels.
         self._labels = threading.Lock()
         self._opening: set[tuple[str, int]] = set()
 
     def load(
         self, name: str, version: Version, *, accept: bool, may_try: bool = True
     ) -> bool | None:
-        """Loads a version, or checks what has taken the place of one that serves.
+        """Loads a version, or checks the changed files of a version that serves.
 
         Args:
             name: the model.
-            version: which, as it is listed, with the present signature of its files.
-            accept: take other bytes than those that were served under its number before.
-            may_try: whether there is time for a trial.
+            version: the version as listed, with the current signature of its files.
+            accept: whether the digest may differ from the one served under this number before.
+            may_try: whether this thread may run a trial.
 
         Returns:
-            Whether a version of that number serves now; None if that takes a trial first.
+            Whether a version of that number serves now; None if it needs a trial first.
         """
         key, before = (name, version.number), version.served
         if before is None:
             self._catalogue.put(name, replace(version, state=State.LOADING, reason=""))
         began = time.perf_counter()
         try:
-            served = self._opened(key, version, accept=accept, may_try=may_try)
+            served = self._open(key, version, accept=accept, may_try=may_try)
             if served is before:
-                self._catalogue.put(name, _settled(version))
+                self._catalogue.put(name, _without_failure(version))
                 return True
             if self.closing:
                 close(served)
                 return False
             self._remember(key, served, accept=accept)
-        except _TakesTrial:
+        except _NeedsTrial:
             return None
-        except Exception as error:  # noqa: BLE001 - whatever a foreign file does, the rest serves on
+        except Exception as error:  # noqa: BLE001 - a faulty file must not affect other versions
             self._refuse(name, version, error)
             return before is not None
-        self._catalogue.put(name, replace(_settled(version), state=State.READY, served=served))
+        self._catalogue.put(
+            name, replace(_without_failure(version), state=State.READY, served=served)
+        )
         with self._labels:
             self._opening.discard(key)
         self._tell_of(name, served, time.perf_counter() - began)
@@ -100,41 +102,41 @@ class Lifecycle:
             self._unloading.begin(before, lambda: self._forget(before))
         return True
 
-    def _opened(
+    def _open(
         self, key: tuple[str, int], version: Version, *, accept: bool, may_try: bool
     ) -> ServedVersion:
-        """Returns what is to serve under a number: what does already, if its bytes are the same.
+        """Returns the version to serve: the present one if its digest is unchanged, or a new one.
 
         Raises:
-            _TakesTrial: a trial comes first, and there is no time for it.
-            Exception: whatever a foreign file does.
+            _NeedsTrial: the bundle needs a trial, and `may_try` is false.
+            Exception: the bundle cannot be loaded.
         """
         loader, before, tried = self._loader, version.served, None
         if loader.needs_trial(version.directory):
-            tried = self._tried(version, may_try=may_try)
+            tried = self._try_out(version, may_try=may_try)
         bundle = loader.read(version.directory)
         if not accept:
             _refuse_changed(bundle, self._served_bytes.known(*key))
         if before is not None and before.bundle.sha256 == bundle.sha256:
             return before
         if tried is None and loader.needs_trial(bundle):
-            tried = self._tried(version, may_try=may_try)
+            tried = self._try_out(version, may_try=may_try)
         with self._labels:
             self._opening.add(key)
         return loader.open(bundle, tried)
 
-    def _tried(self, version: Version, *, may_try: bool) -> tuple[str, Findings]:
+    def _try_out(self, version: Version, *, may_try: bool) -> tuple[str, Findings]:
         if not may_try:
-            raise _TakesTrial
+            raise _NeedsTrial
         return self._loader.try_out(version.directory)
 
     def unload(self, name: str, version: Version, after: Version | None) -> None:
-        """Takes a version out of service; calls inside it finish.
+        """Takes a version out of service after its running calls.
 
         Args:
             name: the model.
-            version: which, as it is listed.
-            after: how it stays listed; None for not at all.
+            version: the version as listed.
+            after: the entry that replaces it in the list; None removes it.
         """
         if version.state is State.UNLOADING or version == after:
             return
@@ -152,15 +154,15 @@ class Lifecycle:
         self._unloading.begin(served, gone)
 
     def end_trials(self) -> None:
-        """Has whatever is being loaded fail soon, because the end has come."""
+        """Ends all trials, so that loads under way fail soon. Call it when the server stops."""
         self.closing = True
         self._loader.close()
 
     def close(self, timeout_s: float | None) -> None:
-        """Finishes what is queued and releases every version.
+        """Finishes the queued work and releases every version.
 
         Args:
-            timeout_s: time for each; None waits as long as it takes.
+            timeout_s: time for each version; None means no limit.
         """
         for model in self._catalogue.models.values():
             for version in model.versions.values():
@@ -169,17 +171,17 @@ class Lifecycle:
         self._unloading.close(timeout_s)
 
     def _remember(self, key: tuple[str, int], served: ServedVersion, *, accept: bool) -> None:
-        """Remembers what is about to serve; what cannot be remembered must not serve."""
+        """Records the digest of a version before it serves; closes the version if that fails."""
         bundle = served.bundle
         try:
             holds = self._served_bytes.add(*key, bundle.sha256, accept=accept)
-            _refuse_changed(bundle, holds)  # another worker may have come first, with other bytes
+            _refuse_changed(bundle, holds)  # another worker may have recorded another digest first
         except (OSError, BundleRefused):
             close(served)
             raise
 
     def _refuse(self, name: str, version: Version, error: Exception) -> None:
-        if self.closing:  # trials were ended, and nobody asks any more
+        if self.closing:  # ended trials are no failures
             with self._labels:
                 self._opening.discard((name, version.number))
             return
@@ -192,10 +194,10 @@ class Lifecycle:
         else:
             with self._labels:
                 self._opening.discard((name, version.number))
-            why = f"it serves on, but what has taken its place on disk is refused: {why}"
+            why = f"it still serves, but the files that replaced it are refused: {why}"
         if is_passing(error):
             pause_s = min(_FIRST_RETRY_S * 2**version.attempts, _LAST_RETRY_S)
-            why += f"; tried again in {pause_s:.0f} s"
+            why += f"; next attempt in {pause_s:.0f} s"
             retry_at = time.monotonic() + pause_s
             version = replace(version, attempts=version.attempts + 1, retry_at=retry_at)
         else:
@@ -219,7 +221,7 @@ class Lifecycle:
         )
 
     def _forget(self, served: ServedVersion) -> None:
-        """Removes the labels of a version, unless another of its number has taken them over."""
+        """Removes the metrics of a version unless another version of that number uses them."""
         name, number = served.spec.name, served.version
         with self._labels:
             now = self._catalogue.version(name, number)
@@ -230,17 +232,21 @@ class Lifecycle:
                 self._metrics.forget_version(name, number)
 
 
-def _settled(version: Version) -> Version:
-    """A version of which nothing is wrong."""
+def _without_failure(version: Version) -> Version:
+    """Returns the version without a reason, attempts or a retry time."""
     return replace(version, reason="", attempts=0, retry_at=None)
 
 
 def _refuse_changed(bundle: Bundle, known: str | None) -> None:
-    """Raises if other bytes than these are known under the version's number."""
+    """Checks that a bundle has the digest that was served under its number before.
+
+    Raises:
+        BundleRefused: it has another one.
+    """
     if known not in (None, bundle.sha256):
         raise BundleRefused(
             bundle.directory,
-            f"not the bytes that were served as version {bundle.version} before (SHA-256"
-            f" {known:.12}…, now {bundle.sha256[:12]}…): a version is immutable, give them another"
-            " number",
+            f"version {bundle.version} is immutable, and its content differs from what was served"
+            f" before (SHA-256 {known:.12}…, now {bundle.sha256[:12]}…); export it under a new"
+            " version number",
         )

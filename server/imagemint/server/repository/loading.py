@@ -1,4 +1,4 @@
-"""From a version directory to a version that answers, and back to memory that is free."""
+"""Opens a version directory as a version that serves, and releases it again."""
 
 import logging
 from collections.abc import Callable
@@ -20,8 +20,8 @@ from imagemint.server.repository.versions import ServedVersion
 
 _log = logging.getLogger(__name__)
 
-# What an image takes in an answer besides its pixels, at most: its serial, once more in the picture
-# with what else a picture says of itself, and what PNG adds to pixels that do not compress.
+# Maximum bytes that an image adds to a response besides its pixels: its serial, the metadata in the
+# picture (with the serial again), and the overhead of PNG for pixels that do not compress.
 _BYTES_AROUND_IMAGE = 1536
 
 
@@ -29,14 +29,14 @@ class Loader:
     """Opens versions.
 
     Args:
-        open_backend: what computes a bundle.
-        open_batcher: queue and instances in front of a backend.
-        max_bundle_bytes: larger model files are refused.
-        max_images: images in one answer at most.
-        max_response_bytes: raw bytes in one answer at most.
-        trials: tries bundles in processes of their own, unless loading them is known to be cheap;
-            None for no trials.
-        variant_of: the variant that is served of a model, by its name.
+        open_backend: returns the backend of a bundle.
+        open_batcher: returns the batcher in front of a backend.
+        max_bundle_bytes: maximum size of a model file.
+        max_images: maximum number of images in one response.
+        max_response_bytes: maximum raw bytes of images in one response.
+        trials: loads bundles in separate processes if their cost is not known to be low; None for
+            no trials.
+        variant_of: returns the variant to serve, by model name.
     """
 
     def __init__(
@@ -59,15 +59,15 @@ class Loader:
         self._max_response_bytes = max_response_bytes
 
     def read(self, directory: Path) -> Bundle:
-        """Returns a bundle that passed every check.
+        """Reads and checks a bundle.
 
         Raises:
-            BundleRefused: it did not.
+            BundleRefused: the bundle fails a check.
         """
         return read_bundle(directory, max_bytes=self._max_bundle_bytes)
 
     def needs_trial(self, found: Path | Bundle) -> bool:
-        """Whether a bundle must be tried before it is opened, or, of a directory, even read."""
+        """Returns whether a bundle, or a directory that is not read yet, needs a trial first."""
         if self._trials is None:
             return False
         if isinstance(found, Bundle):
@@ -75,28 +75,28 @@ class Loader:
         return _largest_file(found) > PLAIN_BYTES
 
     def try_out(self, directory: Path) -> tuple[str, Findings]:
-        """Loads and probes a bundle in another process; see `Trials.run`.
+        """Loads and probes a bundle in a trial process; see `Trials.run`.
 
         Raises:
-            BundleRefused: it failed there.
+            BundleRefused: the trial failed.
         """
-        assert self._trials is not None  # noqa: S101 - for the type checker; needs_trial said so
+        assert self._trials is not None  # noqa: S101 - for the type checker; needs_trial returned true
         return self._trials.run(directory, self._variant_of(directory.parent.name))
 
     def close(self) -> None:
-        """Ends every trial."""
+        """Ends all trials."""
         if self._trials is not None:
             self._trials.close()
 
     def open(self, bundle: Bundle, tried: tuple[str, Findings] | None = None) -> ServedVersion:
-        """Returns the bundle as a version that is warm and ready; leaves nothing if it fails.
+        """Opens and warms up a bundle, and returns it as a ready version. Closes it on failure.
 
         Args:
-            bundle: which.
-            tried: what its trial said; None without one.
+            bundle: the bundle.
+            tried: the result of its trial; None without a trial.
 
         Raises:
-            Exception: whatever a foreign file does to the runtime.
+            Exception: the runtime cannot load the bundle.
         """
         if tried is not None:
             sha256, findings = tried
@@ -117,19 +117,19 @@ class Loader:
 
 
 def close(served: ServedVersion, timeout_s: float | None = None) -> None:
-    """Finishes what is queued and gives the memory back.
+    """Finishes the queued work of a version and releases its memory.
 
     Args:
-        served: what nobody may ask any more.
-        timeout_s: time to finish; None waits as long as it takes.
+        served: a version that receives no new calls.
+        timeout_s: time to finish; None means no limit.
     """
     if not served.batcher.close(timeout_s):
-        _log.error("%s@%d hangs; it is left behind", served.spec.name, served.version)
+        _log.error("%s@%d hangs and is not released", served.spec.name, served.version)
     served.backend.close()
 
 
 def reason_of(error: Exception) -> str:
-    """What callers are told of a version that failed: no paths, and nothing of internals."""
+    """Returns the reason of a failed load for callers, without paths and internals."""
     if isinstance(error, BundleRefused):
         return error.why
     return (
@@ -140,12 +140,12 @@ def reason_of(error: Exception) -> str:
 def _largest_file(directory: Path) -> int:
     try:
         return max((path.stat().st_size for path in directory.glob("*.onnx")), default=0)
-    except OSError:  # reading it says what is wrong
+    except OSError:  # reading the bundle reports the cause
         return 0
 
 
 def _warm_up(spec: ModelSpec, backend: Backend) -> None:
-    """Runs two images, so that the first caller does not pay for what the runtime puts off."""
+    """Computes two images, so that lazy initialization of the runtime delays no caller."""
     by_psi = spec.truncation is not None and spec.truncation.kind is TruncationKind.PSI
     backend.run(
         latents(0, 0, 2, spec.z_dim, distribution=spec.distribution),

@@ -1,4 +1,4 @@
-"""Threads for work that may take long, which keep no process from ending."""
+"""Daemon threads for long tasks; they do not keep the process from ending."""
 
 import threading
 from collections import deque
@@ -9,15 +9,15 @@ from typing import TypeVar
 _ResultT = TypeVar("_ResultT")
 
 
-class Lane:
-    """Does one task after another on so many threads.
+class DaemonPool:
+    """A thread pool with a queue of tasks.
 
-    Unlike those of `concurrent.futures`, its threads are daemons: a task that hangs in native code
-    does not keep the process, and a signal is obeyed at once.
+    Unlike the threads of `concurrent.futures`, its threads are daemons: a task that hangs in native
+    code does not keep the process from ending.
 
     Args:
-        threads: tasks that run side by side.
-        name: of the threads.
+        threads: maximum number of tasks that run in parallel.
+        name: name of the threads.
     """
 
     def __init__(self, threads: int, name: str) -> None:
@@ -34,7 +34,7 @@ class Lane:
         return any(thread.is_alive() for thread in tuple(self._threads))
 
     def submit(self, task: Callable[[], _ResultT]) -> "Future[_ResultT]":
-        """Has a task done; once the lane is closed, its future is cancelled."""
+        """Queues a task and returns its future, which is cancelled if the pool is closed."""
         done: Future[_ResultT] = Future()
 
         def work() -> None:
@@ -42,7 +42,7 @@ class Lane:
                 return
             try:
                 result = task()
-            except BaseException as error:  # noqa: BLE001 - whoever waits for it gets it
+            except BaseException as error:  # noqa: BLE001 - the future carries it
                 done.set_exception(error)
             else:
                 done.set_result(result)
@@ -59,7 +59,7 @@ class Lane:
         return done
 
     def close(self, timeout_s: float) -> None:
-        """Drops what has not begun, and waits so long for the rest."""
+        """Drops the tasks that have not begun, and waits up to `timeout_s` for each thread."""
         with self._lock:
             self._closed = True
             self._waiting.clear()

@@ -1,4 +1,4 @@
-"""Who decides what is loaded: the clock, the file system, or whoever asks by name."""
+"""Applies `model_control`: load once, poll, watch, or on request."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,7 @@ from typing import Any, Literal
 from imagemint.engine.errors import LoadFailed, ModelControlRefused, ModelNotFound
 from imagemint.server.processes.workers import Peers, Refused
 from imagemint.server.repository import ModelRepository
-from imagemint.server.repository.loading_threads import Lane
+from imagemint.server.repository.loading_threads import DaemonPool
 
 _log = logging.getLogger(__name__)
 
@@ -22,14 +22,14 @@ Mode = Literal["none", "poll", "watch", "explicit"]
 
 
 class ModelControl:
-    """Keeps a repository as it is meant to be, off the event loop, one change at a time.
+    """Keeps the served models up to date, off the event loop, one change at a time.
 
     Args:
         repository: the models.
-        mode: none, poll, watch or explicit, as the setting `model_control` explains them.
-        poll_interval_s: time between two looks, for poll and watch.
-        allowed: whether models may be loaded and unloaded by name, in the mode explicit.
-        peers: the workers, all of which do what one is asked to; by default there is one.
+        mode: none, poll, watch or explicit; see the setting `model_control`.
+        poll_interval_s: time between two scans, in the modes poll and watch.
+        allowed: whether callers may load and unload models, in the mode explicit.
+        peers: the workers; each of them executes a request to any of them. Default: one worker.
     """
 
     def __init__(
@@ -45,8 +45,8 @@ class ModelControl:
         self._mode = mode
         self._poll_interval_s = poll_interval_s
         self._allowed = allowed
-        self._thread = Lane(1, "models")
-        self._first = Lane(1, "first load")
+        self._thread = DaemonPool(1, "models")
+        self._first = DaemonPool(1, "first load")
         self._tasks: list[asyncio.Task[None]] = []
         self._changed = asyncio.Event()
         self._complaint = ""
@@ -54,11 +54,11 @@ class ModelControl:
         self._peers.on(_TOPIC, self._obey)
 
     async def start(self, patience_s: float = math.inf) -> None:
-        """Loads what is wanted, and from then on keeps up with the repository, by mode.
+        """Loads the wanted models and starts the background tasks of the mode.
 
         Args:
-            patience_s: time after which this returns although something is still loading; that goes
-                on meanwhile.
+            patience_s: time after which the method returns although models are still loading; they
+                continue in the background.
         """
         loading = asyncio.wrap_future(self._first.submit(self._repository.load))
         wait_s = None if math.isinf(patience_s) else patience_s
@@ -77,25 +77,25 @@ class ModelControl:
             self._tasks.append(asyncio.create_task(self._watch_files()))
 
     async def stop(self) -> None:
-        """Ends that; what is being loaded is given up as soon as the runtime returns."""
+        """Stops the background tasks; abandons loads under way once the runtime returns."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._first.close(0.0)
         self._thread.close(0.0)
 
-    # --- by name --------------------------------------------------------------------------------
+    # --- on request -----------------------------------------------------------------------------
 
     @property
     def is_offered(self) -> bool:
-        """Whether models may be loaded and unloaded by name."""
+        """Whether callers may load and unload models."""
         return self._mode == "explicit" and self._allowed
 
     def require(self) -> None:
-        """The one place where explicit control is allowed or not.
+        """Checks that callers may load and unload models.
 
         Raises:
-            ModelControlRefused: the mode is another, or it is switched off.
+            ModelControlRefused: `model_control` is not explicit, or `allow_model_control` is off.
         """
         if self._mode != "explicit":
             raise ModelControlRefused(
@@ -108,17 +108,17 @@ class ModelControl:
             )
 
     async def load(self, name: str, *, accept_changed: bool = False) -> None:
-        """Loads a model, or brings it up to date, in every worker; returns when that is done.
+        """Loads a model or brings it up to date, in every worker; returns when that is done.
 
         Args:
-            name: which.
-            accept_changed: serve a version although its bytes are not those that were served under
-                its number before.
+            name: the model.
+            accept_changed: whether to accept a digest that differs from the one served under the
+                same version number before.
 
         Raises:
-            ModelControlRefused: as `require`.
-            ModelNotFound: it is not in the repository.
-            LoadFailed: a version that should serve was refused; those that did serve still do.
+            ModelControlRefused: see `require`.
+            ModelNotFound: the model is not in the repository.
+            LoadFailed: a wanted version was refused; versions that served before still serve.
         """
         await self._command("load", name, accept_changed)
 
@@ -126,8 +126,8 @@ class ModelControl:
         """Takes a model out of service, in every worker; returns when no new call reaches it.
 
         Raises:
-            ModelControlRefused: as `require`.
-            ModelNotFound: no such model.
+            ModelControlRefused: see `require`.
+            ModelNotFound: there is no such model.
         """
         await self._command("unload", name)
 
@@ -136,7 +136,7 @@ class ModelControl:
         answers = await self._peers.ask(
             _TOPIC,
             (action, name, accept_changed),
-            remember_as=f"model {name}",  # for workers that start later: the last word on it
+            remember_as=f"model {name}",  # workers that start later repeat the last command
             timeout_s=_PATIENCE_S,
         )
         for answer in answers:
@@ -149,11 +149,11 @@ class ModelControl:
                     raise LoadFailed(name, f"worker {answer.worker}: see its log")
 
     async def _obey(self, command: tuple[str, str, bool]) -> tuple[str, Any]:
-        """Does here what any worker was asked to; returns what went wrong: errors do not travel.
+        """Executes a command in this worker; returns the outcome, because errors are not picklable.
 
         Raises:
-            Refused: a load that brought nothing into service. A worker that starts later must not
-                try it again: it may find other files, and serve what its peers do not.
+            Refused: a load brought no version into service. Workers that start later must not
+                repeat it: they could find other files and serve what the others do not.
         """
         action, name, accept_changed = command
         try:
@@ -173,18 +173,18 @@ class ModelControl:
             return "failed", error.why
         return "done", None
 
-    # --- by what lies there ---------------------------------------------------------------------
+    # --- from the repository --------------------------------------------------------------------
 
     def look(self) -> bool:
-        """Has the repository looked at now; tells whether this mode looks at it at all."""
+        """Requests a scan now; returns whether this mode scans the repository at all."""
         self._changed.set()
         return self._mode in ("poll", "watch")
 
     async def refresh(self) -> None:
-        """Makes what serves agree with what lies in the repository; returns when that is done.
+        """Updates the served models from the repository; returns when that is done.
 
         Raises:
-            OSError: the repository cannot be read; all goes on as it is.
+            OSError: the repository cannot be read. Nothing changes.
         """
         await self._in_turn(self._repository.refresh)
 
@@ -197,25 +197,25 @@ class ModelControl:
                 await self._in_turn(partial(self._repository.refresh, wait=False))
             except OSError as error:
                 self._complain(f"the repository cannot be read: {error}")
-            except Exception:  # noqa: BLE001 - the next look may fare better
+            except Exception:  # noqa: BLE001 - the next scan may succeed
                 _log.exception("the repository was not brought up to date")
             else:
                 self._complaint = ""
 
     async def _keep_trying(self) -> None:
-        """Tries again what failed for a cause that passes, where nothing else looks."""
+        """Retries loads that failed for a transient cause, in the modes without scans."""
         while True:
             await asyncio.sleep(self._poll_interval_s)
             self._repository.retry()
 
     def _complain(self, complaint: str) -> None:
-        """Logs what may go on for long once, not at every look."""
+        """Logs a lasting problem once, not at every scan."""
         if complaint != self._complaint:
-            _log.error("%s; what serves goes on", complaint)
+            _log.error("%s; the loaded models still serve", complaint)
         self._complaint = complaint
 
     async def _watch_files(self) -> None:
-        # Imported here, for who does not watch.
+        # Imported here because only the mode watch needs it.
         from watchfiles import awatch  # noqa: PLC0415
 
         try:
@@ -224,13 +224,13 @@ class ModelControl:
             ):
                 self._changed.set()
         except (OSError, RuntimeError) as error:
-            _log.warning("no file events (%s): only polling", error)
+            _log.warning("no file system events (%s); the repository is only polled", error)
 
     async def _in_turn(self, change: Callable[[], None]) -> None:
         await asyncio.wrap_future(self._thread.submit(change))
 
 
 def _report(loading: "asyncio.Future[None]") -> None:
-    """Logs how a load failed that nobody waits for any more."""
+    """Logs the failure of a load that continued in the background."""
     if not loading.cancelled() and (error := loading.exception()) is not None:
         _log.error("models were not loaded", exc_info=error)

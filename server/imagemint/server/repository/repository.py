@@ -1,4 +1,4 @@
-"""The repository as a whole: what lies there, what of it is wanted, and what answers."""
+"""The model repository as a whole: what it contains, what is wanted, and what serves."""
 
 import contextlib
 import errno
@@ -21,7 +21,7 @@ from imagemint.engine.trial.trials import Trials
 from imagemint.server.batching import Batcher
 from imagemint.server.repository.lifecycle import Lifecycle
 from imagemint.server.repository.loading import Loader
-from imagemint.server.repository.loading_threads import Lane
+from imagemint.server.repository.loading_threads import DaemonPool
 from imagemint.server.repository.scan import Found, scan, signature_of
 from imagemint.server.repository.served_digests import ServedBytes
 from imagemint.server.repository.snapshot import Catalogue, reasons_of
@@ -33,36 +33,36 @@ _log = logging.getLogger(__name__)
 
 EVERY_MODEL = "*"
 _NOT_LOADED = "not loaded"
-# What is being loaded when the server leaves; whatever takes longer is left behind.
+# Time for loads under way when the server stops. Longer ones are abandoned.
 _LOADING_S = 1.0
 
 
 class ModelRepository:
     """Finds, loads, resolves and unloads the models under one directory.
 
-    A version that is refused disturbs no other, and never takes the place of one that serves: that
-    one goes only after another was ready. `models` is one moment of the repository: it is replaced
-    as a whole, so whoever looks, on whatever thread, sees one state or the next and never a mix.
-    What changes it blocks, and takes turns; `resolve` never waits.
+    A refused version affects no other version. A version that serves is replaced only after its
+    successor is ready. `models` is an immutable snapshot that is replaced as a whole, so every
+    thread sees a consistent state. Methods that change the repository block and run one at a time
+    per model; `resolve` never blocks.
 
     Args:
         directory: the repository.
-        open_backend: what computes a bundle.
-        open_batcher: queue and instances in front of a backend.
-        metrics: where to count.
-        max_bundle_bytes: larger model files are refused.
-        max_images: images in one answer at most.
-        max_response_bytes: raw bytes in one answer at most.
-        policies: which versions serve; all by default.
-        wanted: the models that are loaded at first, `*` for all that are there then, others only by
-            `load_model`; None for all that there ever are.
-        unload_grace_s: time that calls inside an unloaded version have to finish.
-        served_bytes: what was served so far, by this process or others; nothing by default.
-        trials: tries bundles in processes of their own, unless loading them is known to be cheap;
-            None for no trials.
-        variant_of: the variant that is served of a model, by its name.
-        unload_when_empty: whether versions are unloaded when the repository, or the folder of their
-            model, is found without any version. A mount that is lost looks like that.
+        open_backend: returns the backend of a bundle.
+        open_batcher: returns the batcher in front of a backend.
+        metrics: the metrics to update.
+        max_bundle_bytes: maximum size of a model file.
+        max_images: maximum number of images in one response.
+        max_response_bytes: maximum raw bytes of images in one response.
+        policies: the versions to serve. Default: all.
+        wanted: the models to load at startup, `*` for all that are present then; others are loaded
+            only by `load_model`. None: load all models, also those that are added later.
+        unload_grace_s: time for the running calls of an unloaded version to finish.
+        served_bytes: digests that were served so far, by this process or others. Default: none.
+        trials: loads bundles in separate processes if their cost is not known to be low; None for
+            no trials.
+        variant_of: returns the variant to serve, by model name.
+        unload_when_empty: whether to unload models when the repository, or the directory of a
+            model, contains no version. A lost mount looks the same.
     """
 
     def __init__(
@@ -101,51 +101,51 @@ class ModelRepository:
             self._catalogue, loader, metrics, served_bytes or ServedBytes(), unload_grace_s
         )
         cores = len(os.sched_getaffinity(0))
-        # Trials have threads of their own: what takes long must not keep what is quick.
-        self._quick = Lane(cores, "loading")
-        self._trying = Lane(cores, "trying")
-        self._looking = threading.Lock()
-        self._turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
-        self._settling: dict[str, Future[None]] = {}
+        # Trials have separate threads, so that slow loads do not delay fast ones.
+        self._threads = DaemonPool(cores, "loading")
+        self._trial_threads = DaemonPool(cores, "trying")
+        self._scan_lock = threading.Lock()
+        self._model_locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._updates: dict[str, Future[None]] = {}
         self._outdated: set[str] = set()
-        self._scheduling = threading.Lock()  # of the two before
+        self._scheduling = threading.Lock()  # guards the two fields above
         self._loaded = False
         self._left_out: dict[str, str] = {}
-        self._found = found = self._look()
+        self._found = found = self._scan()
         self._wanted = None if wanted is None else set(wanted)
         if self._wanted is not None and EVERY_MODEL in self._wanted:
             self._wanted = set(found.versions)
-        self._list(found, found.versions)
+        self._list_new(found, found.versions)
 
-    # --- looking at it --------------------------------------------------------------------------
+    # --- reading --------------------------------------------------------------------------------
 
     @property
     def models(self) -> Mapping[str, Model]:
-        """One moment of the repository, by name; never changed, but replaced."""
+        """An immutable snapshot of the models, by name; every change replaces it."""
         return self._catalogue.models
 
     @property
     def loaded(self) -> bool:
-        """Whether all was tried once, or waited for long enough."""
+        """Whether every wanted version was tried once, or the wait at startup is over."""
         return self._loaded
 
     @property
     def ready(self) -> bool:
-        """Whether all was tried once and anything serves, or nothing is meant to."""
+        """Whether the repository is loaded and a version serves, or no model is wanted."""
         serving = any(v.served for model in self.models.values() for v in model.versions.values())
         return self._loaded and (serving or (self._wanted is not None and not self._wanted))
 
     def resolve(self, name: str, version: str = "") -> ServedVersion:
-        """Returns the version that answers for a model.
+        """Returns the version that serves requests for a model.
 
         Args:
             name: model name.
             version: a positive decimal integer; empty for the default version.
 
         Raises:
-            ModelNotFound: no such model, or it is not loaded.
+            ModelNotFound: there is no such model, or it is not loaded.
             VersionNotFound: the model has no such version, or it is not loaded.
-            ModelNotReady: it is loading, or was refused.
+            ModelNotReady: the version is loading, or was refused.
         """
         return self._catalogue.resolve(name, version)
 
@@ -153,21 +153,21 @@ class ModelRepository:
         """Returns one model, loaded or not.
 
         Raises:
-            ModelNotFound: no such model.
+            ModelNotFound: there is no such model.
         """
         return self._catalogue.model(name)
 
     def watch(self, changed: Callable[[], None]) -> Callable[[], None]:
-        """Has a function called, on any thread, after every change; returns what ends that."""
+        """Calls a function on any thread after every change; returns a function that stops it."""
         return self._catalogue.watch(changed)
 
-    # --- changing it ----------------------------------------------------------------------------
+    # --- changing -------------------------------------------------------------------------------
 
     def load(self) -> None:
-        """Loads what is wanted of what is there; blocks until each is READY or FAILED.
+        """Loads all wanted versions; blocks until each is READY or FAILED.
 
-        Models side by side, one for each core; of each the newest version first, so that its
-        default settles early. What must be tried first keeps no other model waiting.
+        Models load in parallel, one per CPU core. Within a model, the newest version loads first,
+        so that its default is ready early. A trial delays no other model.
         """
         self.refresh()
         if self._lifecycle.closing:
@@ -177,66 +177,66 @@ class ModelRepository:
             _log.error("no model %s in the repository", name)
 
     def end_wait(self) -> None:
-        """Lets `ready` be true from now on, although something may still be loading."""
+        """Marks the repository as loaded although some models may still be loading."""
         if not self._loaded:
             self._loaded = True
             self._catalogue.tell()
 
     def refresh(self, *, wait: bool = True) -> None:
-        """Makes what serves agree with what now lies in the repository.
+        """Scans the repository and updates the served models.
 
-        A version that was refused is tried again if its files have changed, or, where the cause may
-        pass, after a while.
+        It retries a refused version if its files changed, or after a delay if the cause was
+        transient.
 
         Args:
-            wait: whether to block until that is done.
+            wait: whether to block until the update is done.
 
         Raises:
-            OSError: the repository cannot be read, or is empty although models of it serve; all
-                goes on as it is.
+            OSError: the repository cannot be read, or is empty although models serve. Nothing
+                changes then.
         """
-        with self._looking:
-            self._found = found = self._look()
-            self._list(found, found.versions)
+        with self._scan_lock:
+            self._found = found = self._scan()
+            self._list_new(found, found.versions)
             self._fail_unreadable(found)
             names = {**found.versions, **self.models}
-            settling = [self._settle_soon(n) for n in names if n not in found.unreadable]
+            settling = [self._schedule(n) for n in names if n not in found.unreadable]
         for each in settling if wait else ():
-            with contextlib.suppress(CancelledError):  # the end has come
+            with contextlib.suppress(CancelledError):  # the server stops
                 each.result()
 
     def retry(self) -> None:
-        """Tries versions again that failed for a cause that may have passed; does not wait."""
+        """Retries versions whose retry time has come; does not block."""
         now = time.monotonic()
         for name, model in self.models.items():
             due = [v.retry_at for v in model.versions.values() if v.retry_at is not None]
             if due and min(due) <= now:
-                self._settle_soon(name)
+                self._schedule(name)
 
     def load_model(self, name: str, *, accept_changed: bool = False) -> None:
-        """Loads, or brings up to date, one model; blocks.
+        """Loads one model or brings it up to date; blocks.
 
         Args:
-            name: which.
-            accept_changed: serve a version although its bytes are not those that were served under
-                its number before.
+            name: the model.
+            accept_changed: whether to accept a digest that differs from the one served under the
+                same version number before.
 
         Raises:
-            ModelNotFound: it is not in the repository.
-            LoadFailed: a version that should serve was refused; those that did serve still do.
+            ModelNotFound: the model is not in the repository.
+            LoadFailed: a wanted version was refused; versions that served before still serve.
             OSError: the repository cannot be read.
         """
-        with self._turns[name]:
-            with self._looking:
-                self._found = found = self._look()
+        with self._model_locks[name]:
+            with self._scan_lock:
+                self._found = found = self._scan()
                 if name in found.unreadable and name not in found.versions:
                     raise LoadFailed(name, found.unreadable[name])
                 if name not in found.versions:
                     raise ModelNotFound(name, list(found.versions))
                 if self._wanted is not None:
                     self._wanted.add(name)
-                self._list(found, [name])
-            self._settle(name, found.versions[name], again=True, accept=accept_changed)
+                self._list_new(found, [name])
+            self._update(name, found.versions[name], again=True, accept=accept_changed)
             versions = self.models[name].versions.values()
             if self._wanted is not None and not any(version.served for version in versions):
                 self._wanted.discard(name)
@@ -245,43 +245,43 @@ class ModelRepository:
             raise LoadFailed(name, reasons_of(faults))
 
     def unload_model(self, name: str) -> None:
-        """Takes one model out of service until `load_model`; calls inside it may finish.
+        """Takes one model out of service until `load_model`; its running calls can finish.
 
         Raises:
-            ModelNotFound: no such model.
+            ModelNotFound: there is no such model.
         """
-        with self._turns[name]:
+        with self._model_locks[name]:
             model = self.model(name)
             if self._wanted is not None:
                 self._wanted.discard(name)
-            self._settle(name, {each.number: each.directory for each in model.versions.values()})
+            self._update(name, {each.number: each.directory for each in model.versions.values()})
 
     def close(self, timeout_s: float | None = None) -> None:
-        """Finishes what is queued and releases every model.
+        """Finishes the queued work and releases every model.
 
         Args:
-            timeout_s: time for each model to finish; None waits as long as it takes.
+            timeout_s: time for each model to finish; None means no limit.
         """
         self._lifecycle.end_trials()
         limit_s = _LOADING_S if timeout_s is None else min(timeout_s, _LOADING_S)
-        self._quick.close(limit_s)
-        self._trying.close(limit_s)
-        for each in tuple(self._settling.values()):
+        self._threads.close(limit_s)
+        self._trial_threads.close(limit_s)
+        for each in tuple(self._updates.values()):
             each.cancel()
         self._lifecycle.close(timeout_s)
 
     @property
     def is_busy(self) -> bool:
         """Whether a bundle is being loaded."""
-        return self._quick.is_busy or self._trying.is_busy
+        return self._threads.is_busy or self._trial_threads.is_busy
 
-    # --- one turn -------------------------------------------------------------------------------
+    # --- one update -----------------------------------------------------------------------------
 
-    def _look(self) -> Found:
-        """Looks at the repository.
+    def _scan(self) -> Found:
+        """Scans the repository, and reports ignored and unreadable entries.
 
         Raises:
-            OSError: it cannot be read, or a mount seems to be lost.
+            OSError: the repository cannot be read, or its mount seems to be lost.
         """
         try:
             found = scan(self.directory)
@@ -299,14 +299,15 @@ class ModelRepository:
         return found
 
     def _check_mount(self, found: Found) -> None:
-        """Tells empty folders in the place of models that serve from models that were removed."""
+        """Treats empty directories of models that serve as a lost mount, not as removed models."""
         if self._unload_when_empty:
             return
         serving = {n for n, m in self.models.items() if any(v.served for v in m.versions.values())}
         if serving and not found.versions and not found.unreadable:
             raise OSError(
                 errno.ENODATA,
-                "no model in it any more, as if a mount were lost; unload_when_empty unloads them",
+                "it contains no model any more, as if a mount were lost; set unload_when_empty to"
+                " unload them",
             )
         for name in serving & found.empty:
             found.unreadable[name] = (
@@ -314,53 +315,53 @@ class ModelRepository:
             )
 
     def _fail_unreadable(self, found: Found) -> None:
-        """Settles versions that were to be loaded from a folder that cannot be read any more."""
+        """Marks versions FAILED that were to be loaded from a directory that became unreadable."""
         for name, why in found.unreadable.items():
             model = self.models.get(name)
             for version in model.versions.values() if model else ():
-                if version.state is State.LOADING and name not in self._settling:
+                if version.state is State.LOADING and name not in self._updates:
                     self._catalogue.put(name, replace(version, state=State.FAILED, reason=why))
 
-    def _settle_soon(self, name: str) -> "Future[None]":
-        """Has a model settled by what was found last; at once, or when that is done once more."""
+    def _schedule(self, name: str) -> "Future[None]":
+        """Queues the update of a model. If one is running, another follows it."""
         with self._scheduling:
-            if name in self._settling:
+            if name in self._updates:
                 self._outdated.add(name)
-                return self._settling[name]
-            self._settling[name] = done = Future[None]()
-        self._pass_on(self._quick, name, done)
+                return self._updates[name]
+            self._updates[name] = done = Future[None]()
+        self._submit(self._threads, name, done)
         return done
 
-    def _pass_on(self, lane: Lane, name: str, done: "Future[None]") -> None:
-        may_try = lane is self._trying
-        if lane.submit(partial(self._settle_in_turn, name, done, may_try=may_try)).cancelled():
-            done.cancel()  # the end has come
+    def _submit(self, lane: DaemonPool, name: str, done: "Future[None]") -> None:
+        may_try = lane is self._trial_threads
+        if lane.submit(partial(self._run_update, name, done, may_try=may_try)).cancelled():
+            done.cancel()  # the server stops
 
-    def _settle_in_turn(self, name: str, done: "Future[None]", *, may_try: bool) -> None:
+    def _run_update(self, name: str, done: "Future[None]", *, may_try: bool) -> None:
         failure: Exception | None = None
         try:
-            with self._turns[name]:
+            with self._model_locks[name]:
                 directories = self._found.versions.get(name, {})
-                needs_trial = self._settle(name, directories, may_try=may_try)
+                needs_trial = self._update(name, directories, may_try=may_try)
             if needs_trial and not may_try:
-                self._pass_on(self._trying, name, done)
+                self._submit(self._trial_threads, name, done)
                 return
-        except Exception as error:  # noqa: BLE001 - whoever waits gets it, and the rest goes on
+        except Exception as error:  # noqa: BLE001 - the future carries it; other models go on
             _log.exception("model %s was not brought up to date", name)
             failure = error
         with self._scheduling:
             outdated = name in self._outdated
             self._outdated.discard(name)
             if not outdated:
-                del self._settling[name]
+                del self._updates[name]
         if outdated:
-            self._pass_on(self._quick, name, done)
+            self._submit(self._threads, name, done)
             return
-        with contextlib.suppress(InvalidStateError):  # cancelled, for the end has come
+        with contextlib.suppress(InvalidStateError):  # cancelled, because the server stops
             done.set_result(None) if failure is None else done.set_exception(failure)
 
-    def _list(self, found: Found, settling: Iterable[str]) -> None:
-        """Enters what is new, before any of it is loaded: that takes its time."""
+    def _list_new(self, found: Found, settling: Iterable[str]) -> None:
+        """Lists new versions before they are loaded, because loading can take long."""
         settling = set(settling)
         for name, directories in found.versions.items():
             loading: set[int] = set()
@@ -379,7 +380,7 @@ class ModelRepository:
     def _wants(self, name: str) -> bool:
         return self._wanted is None or name in self._wanted
 
-    def _settle(
+    def _update(
         self,
         name: str,
         directories: Mapping[int, Path],
@@ -388,10 +389,10 @@ class ModelRepository:
         accept: bool = False,
         may_try: bool = True,
     ) -> bool:
-        """Loads what should serve of a model, and only then unloads what should not.
+        """Loads the wanted versions of a model, and only then unloads the others.
 
         Returns:
-            Whether a version is left that takes a trial; another stands in for it meanwhile.
+            Whether a version still needs a trial. Another version serves in the meantime.
         """
         policy, pin = self._policies.of(name), self._policies.pins.get(name)
         candidates = self._policies.candidates(name, directories) if self._wants(name) else []
@@ -401,7 +402,7 @@ class ModelRepository:
         for number in candidates:
             if not policy.is_full(len(kept)) or number == pin:
                 tried.add(number)
-                serves = self._serves(
+                serves = self._ensure_served(
                     *(name, number, directories[number]),
                     again=again,
                     accept=accept,
@@ -413,7 +414,7 @@ class ModelRepository:
             if self._lifecycle.closing:
                 return False
         why = f"version_policy is {policy.text}" if self._wants(name) else _NOT_LOADED
-        model = self.models.get(name)  # gone, if all that was left of it has just been unloaded
+        model = self.models.get(name)  # None if its last version was just unloaded
         for version in model.versions.values() if model else ():
             if version.number not in directories:
                 self._lifecycle.unload(name, version, None)
@@ -422,12 +423,12 @@ class ModelRepository:
                 self._lifecycle.unload(name, version, left)
         return needs_trial
 
-    def _serves(
+    def _ensure_served(
         self, name: str, number: int, directory: Path, *, again: bool, accept: bool, may_try: bool
     ) -> bool | None:
-        """Whether a version serves; it is loaded, or looked at again, if there is reason to.
+        """Loads or checks a version if needed, and returns whether it serves.
 
-        None if it takes a trial, and there is no time for one.
+        Returns None if the version needs a trial and `may_try` is false.
         """
         version = self._catalogue.version(name, number) or Version(number, directory)
         signature = signature_of(directory)

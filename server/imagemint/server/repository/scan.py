@@ -1,4 +1,4 @@
-"""What lies in a model repository, without opening any of it."""
+"""Scans a model repository for versions without opening any file."""
 
 import re
 import stat
@@ -7,35 +7,34 @@ from pathlib import Path
 from typing import TypeAlias
 
 Signature: TypeAlias = tuple[tuple[str, int, int, int, int], ...]
-"""Name, size, times of change and inode of each file of a version: differs when they do."""
+"""Name, size, change times and inode of each file of a version; it differs if a file changed."""
 
 _VERSION = re.compile(r"[1-9][0-9]*")
-# What people write for a version, and what is none: 01, v1, 1.0, full-width digits.
+# Names that look like versions but are not valid: 01, v1, 1.0, full-width digits.
 _LIKE_A_VERSION = re.compile(r"[vV]?[-+]?\d+(\.\d+)*")
 _MODEL_FILE = "model.onnx"
-_LOST_FOUND = "lost+found"  # lies in every volume of its own, and only root may read it
+_LOST_FOUND = "lost+found"  # exists at the root of a volume; only root can read it
 
 
 @dataclass
 class Found:
-    """What a look at the repository found."""
+    """The result of a scan."""
 
     versions: dict[str, dict[int, Path]] = field(default_factory=dict)
-    """Directories by model and number, oldest first; no model without a version."""
+    """Directories by model and version number, oldest first; only models with a version."""
     unreadable: dict[str, str] = field(default_factory=dict)
-    """Entries that could not be read, or that hold no version though they seem to, and why."""
+    """Reasons by name for entries that cannot be read, or that contain only invalid versions."""
     empty: set[str] = field(default_factory=set)
-    """Folders of models that hold no version at all."""
+    """Directories of models that contain no version."""
     ignored: dict[str, str] = field(default_factory=dict)
-    """Other paths that are not served though somebody may expect it, escaped, and why."""
+    """Reasons by escaped path for other paths that look like models but are not served."""
 
 
 def scan(directory: Path) -> Found:
-    """Returns the versions under a repository.
+    """Returns the versions in a repository.
 
-    A directory ``<model>/<number>/`` is a version; an entry that cannot be read is told apart from
-    one that is not there. Hidden folders are left alone, so that an export may prepare a version
-    beside the others.
+    A directory ``<model>/<number>/`` is a version. An unreadable entry is distinguished from a
+    missing one. Hidden directories are ignored, so that an export can prepare a version there.
 
     Raises:
         OSError: the repository itself cannot be listed.
@@ -51,9 +50,9 @@ def scan(directory: Path) -> Found:
             if _is_folder(path):
                 _scan_model(path, found)
             elif path.name == _MODEL_FILE:
-                found.ignored[path.name] = "a model lies in a folder <model>/<version>/"
+                found.ignored[path.name] = "a model must be in a folder <model>/<version>/"
         except FileNotFoundError:
-            continue  # it went away during the look
+            continue  # removed during the scan
         except OSError as error:
             found.unreadable[path.name] = error.strerror or type(error).__name__
     return found
@@ -64,24 +63,24 @@ def _scan_model(path: Path, found: Found) -> None:
     strays: list[str] = []
     for entry in path.iterdir():
         if _VERSION.fullmatch(entry.name):
-            # What cannot be read is a version all the same: loading it says why it fails.
+            # An unreadable entry counts as a version, so that loading it reports why it fails.
             if entry.is_symlink() or stat.S_ISDIR(entry.lstat().st_mode):
                 numbers[int(entry.name)] = entry
         elif _is_stray(entry):
             strays.append(escaped(entry.name))
     for name in sorted(strays):
-        why = "a version is a folder named by a positive integer without leading zeros, such as 1"
+        why = "the name of a version must be a positive integer without leading zeros, such as 1"
         found.ignored[f"{path.name}/{name}"] = why
     if numbers:
         found.versions[path.name] = dict(sorted(numbers.items()))
     elif strays:
-        found.unreadable[path.name] = f"no version in it; {min(strays)!r} is not one"
+        found.unreadable[path.name] = f"it contains no version; {min(strays)!r} is not a version"
     else:
         found.empty.add(path.name)
 
 
 def _is_stray(entry: Path) -> bool:
-    """Whether somebody may have meant an entry of a model's folder to be a version."""
+    """Returns whether an entry of a model's directory looks like a version but is not one."""
     name = entry.name
     if name.startswith("."):
         return False
@@ -94,46 +93,46 @@ def _is_stray(entry: Path) -> bool:
 
 
 def _is_folder(path: Path) -> bool:
-    """Whether a path is a directory.
+    """Returns whether a path is a directory.
 
     Raises:
-        OSError: that cannot be told; of a link to nowhere as well.
+        OSError: the path cannot be read, or is a broken link.
     """
     try:
         return stat.S_ISDIR(path.stat().st_mode)
     except FileNotFoundError:
         if path.is_symlink():
-            raise OSError(0, "a link to nothing") from None
+            raise OSError(0, "broken link") from None
         raise
 
 
 def _is_text(name: str) -> bool:
     try:
         name.encode()
-    except UnicodeEncodeError:  # Python stands surrogates in for bytes that are not UTF-8
+    except UnicodeEncodeError:  # Python represents bytes that are not UTF-8 as surrogates
         return False
     return True
 
 
 def escaped(name: str) -> str:
-    """A name as text that can be logged and sent, whatever bytes it is made of."""
+    """Returns a file name as text that can be logged and sent, with other bytes escaped."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def signature_of(directory: Path) -> Signature:
-    """Returns what tells whether the files of a version have changed; reads none of them.
+    """Returns the metadata of the files of a version, to detect changes without reading them.
 
-    The time of the inode is part of it, for copies that keep the time of the content.
+    It includes the change time of the inode, because copies can keep the modification time.
     """
     try:
-        return tuple(sorted(map(_look_of, directory.iterdir())))
-    except OSError:  # it goes away during the look: the next look tells
+        return tuple(sorted(map(_signature_of_file, directory.iterdir())))
+    except OSError:  # removed during the scan; the next scan notices
         return ()
 
 
-def _look_of(path: Path) -> tuple[str, int, int, int, int]:
+def _signature_of_file(path: Path) -> tuple[str, int, int, int, int]:
     try:
         status = path.stat()
-    except OSError:  # a link to nowhere, for one
+    except OSError:  # for example a broken link
         return (path.name, -1, 0, 0, 0)
     return (path.name, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)

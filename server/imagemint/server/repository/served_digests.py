@@ -1,7 +1,7 @@
-"""Which bytes were served under which number: what makes a version immutable while a server lives.
+"""Digests of the served versions; they make versions immutable while the server runs.
 
-In one process a dictionary is enough. Workers share a file, so that one that starts later, in the
-place of one that died, refuses what its peers refuse.
+In one process a dictionary is enough. Workers share a file, so that a worker that replaces another
+one refuses the same bundles.
 """
 
 import errno
@@ -15,66 +15,66 @@ from pathlib import Path
 
 
 class ServedBytes:
-    """Digests of all that was served, by model and version; any thread may ask or add.
+    """Digests of all versions that were served, by model and version number; thread-safe.
 
     Args:
-        path: a file that all workers of a server share, made if missing, on a local disk; None
-            remembers in this process alone. It belongs to one run of the server: delete it after.
+        path: a file on a local disk that all workers share; it is created if missing. It belongs
+            to one run of the server: delete it afterwards. None keeps the digests in this process.
     """
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
         self._known: dict[tuple[str, int], str] = {}
 
     def known(self, name: str, version: int) -> str | None:
-        """Returns the SHA-256 last served under a number, by any worker; None for none yet."""
-        with self._turn:
+        """Returns the SHA-256 that any worker last served under a number; None if there is none."""
+        with self._lock:
             if self._path is not None:
                 with self._locked() as descriptor:
                     self._read(descriptor)
             return self._known.get((name, version))
 
     def add(self, name: str, version: int, sha256: str, *, accept: bool = False) -> str:
-        """Remembers what is served under a number from now on, unless that is settled already.
+        """Records the digest served under a version number, unless one is recorded already.
 
         Args:
             name: the model.
-            version: the number.
-            sha256: of its bytes.
-            accept: settle it anew.
+            version: the version number.
+            sha256: the digest.
+            accept: whether to replace a recorded digest.
 
         Returns:
-            The digest that holds; another one if a worker was first, with other bytes.
+            The recorded digest; it differs from `sha256` if another worker recorded one first.
 
         Raises:
-            OSError: it cannot be written; nothing is remembered.
+            OSError: the file cannot be written; nothing is recorded.
         """
-        with self._turn:
+        with self._lock:
             return self._add(name, version, sha256, accept=accept)
 
     def _add(self, name: str, version: int, sha256: str, *, accept: bool) -> str:
         if self._path is None:
-            return self._settle(name, version, sha256, accept=accept)
+            return self._record(name, version, sha256, accept=accept)
         with self._locked() as descriptor:
             self._read(descriptor)
             before = self._known.get((name, version))
-            holds = self._settle(name, version, sha256, accept=accept)
+            holds = self._record(name, version, sha256, accept=accept)
             if holds != before:
                 try:
                     _append(descriptor, json.dumps([name, version, holds]) + "\n")
                 except OSError:
-                    del self._known[name, version]  # read again when it is asked for
+                    del self._known[name, version]  # the next lookup reads it again
                     raise
             return holds
 
-    def _settle(self, name: str, version: int, sha256: str, *, accept: bool) -> str:
+    def _record(self, name: str, version: int, sha256: str, *, accept: bool) -> str:
         if accept:
             self._known[name, version] = sha256
         return self._known.setdefault((name, version), sha256)
 
     def _read(self, descriptor: int) -> None:
-        """Takes in what all workers wrote; of several lines on one number the last holds."""
+        """Reads the digests of all workers; the last line of a number counts."""
         size = os.fstat(descriptor).st_size
         for line in os.pread(descriptor, size, 0).splitlines():
             name, version, sha256 = json.loads(line)
@@ -82,18 +82,18 @@ class ServedBytes:
 
     @contextmanager
     def _locked(self) -> Iterator[int]:
-        """Yields the file, which is this process's alone until the end of the block."""
-        assert self._path is not None  # noqa: S101 - for the type checker; both callers looked
+        """Opens and locks the file exclusively until the end of the block."""
+        assert self._path is not None  # noqa: S101 - for the type checker; both callers check it
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield descriptor
         finally:
-            os.close(descriptor)  # and with it goes the lock
+            os.close(descriptor)  # releases the lock
 
 
 def _append(descriptor: int, line: str) -> None:
-    """Writes a whole line or none: half of one would spoil the file for every reader."""
+    """Writes a whole line or nothing; a partial line would corrupt the file for every reader."""
     content, end = line.encode(), os.fstat(descriptor).st_size
     try:
         written = os.write(descriptor, content)

@@ -1,4 +1,4 @@
-"""What there is, for those who ask: one moment of the repository, replaced as a whole."""
+"""An immutable snapshot of the models, swapped on change."""
 
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -13,10 +13,10 @@ _RETRY_S = 1.0
 
 
 class Catalogue:
-    """Models by name, in order. Read on any thread without waiting; changed under a lock.
+    """The models in order of their names. Any thread reads without waiting; a lock guards changes.
 
     Args:
-        metrics: where versions that failed are counted.
+        metrics: counts the versions that failed.
         pins: the default version by model.
     """
 
@@ -31,7 +31,7 @@ class Catalogue:
         """Returns one model.
 
         Raises:
-            ModelNotFound: no such model.
+            ModelNotFound: there is no such model.
         """
         models = self.models
         if name not in models:
@@ -39,18 +39,18 @@ class Catalogue:
         return models[name]
 
     def version(self, name: str, number: int) -> Version | None:
-        """Returns one version; None if there is no such."""
+        """Returns one version; None if it does not exist."""
         model = self.models.get(name)
         return model.versions.get(number) if model else None
 
     def resolve(self, name: str, version: str) -> ServedVersion:
-        """Returns the version that answers; see `ModelRepository.resolve`."""
+        """Returns the version that serves a request; see `ModelRepository.resolve`."""
         model = self.model(name)
         if not model.versions:
             raise ModelNotReady(name, model.problem, _RETRY_S)
         if not version:
             return model.default_version or self._raise_no_default(model)
-        # As text: a version has one spelling, and int() chokes on thousands of digits.
+        # Compared as text, because a version has one spelling and int() rejects very long texts.
         found = {str(number): each for number, each in model.versions.items()}.get(version)
         if found is None or not found.is_offered:
             raise VersionNotFound(name, version, [each.number for each in _offered(model)])
@@ -61,7 +61,7 @@ class Catalogue:
         if model.pinned is not None and model.versions:
             pinned = [version for version in offered if version.number == model.pinned]
             if offered and not pinned:
-                why = f"version {model.pinned}, its default by default_versions, is not there"
+                why = f"version {model.pinned}, its default by default_versions, does not exist"
                 raise ModelNotReady(model.name, why, _RETRY_S)
             offered = pinned
         if not offered:
@@ -71,13 +71,13 @@ class Catalogue:
     # --- changes --------------------------------------------------------------------------------
 
     def put(self, name: str, *versions: Version) -> None:
-        """Enters versions, in place of those of the same number."""
+        """Adds versions; each replaces the version of the same number."""
         with self._lock:
             self._put(name, {version.number: version for version in versions})
         self.tell()
 
     def exchange(self, name: str, old: Version, new: Version | None) -> None:
-        """Enters `new` in place of `old`, None for nothing, unless another has taken its place."""
+        """Replaces `old` by `new`, or removes it for None, unless `old` was replaced before."""
         with self._lock:
             if self.version(name, old.number) is not old:
                 return
@@ -85,7 +85,7 @@ class Catalogue:
         self.tell()
 
     def note_problems(self, problems: Mapping[str, str]) -> None:
-        """Enters why folders cannot be read; those without a known version are listed by that."""
+        """Records why directories cannot be read, and lists those without a known version."""
         with self._lock:
             before = self.models
             models = {
@@ -113,12 +113,12 @@ class Catalogue:
         )
 
     def watch(self, changed: Callable[[], None]) -> Callable[[], None]:
-        """Has a function called, on any thread, after every change; returns what ends that."""
+        """Calls a function on any thread after every change; returns a function that stops it."""
         self._watchers.append(changed)
         return lambda: self._watchers.remove(changed)
 
     def tell(self) -> None:
-        """Calls those who watch."""
+        """Calls the watchers."""
         for changed in tuple(self._watchers):
             changed()
 
@@ -133,5 +133,5 @@ def _raise_not_ready(model: Model, versions: Iterable[Version]) -> NoReturn:
 
 
 def reasons_of(versions: Iterable[Version]) -> str:
-    """Returns what there is to say of versions, in one line."""
+    """Returns the reasons of versions in one line."""
     return "; ".join(f"version {each.number}: {each.reason}" for each in versions)

@@ -1,4 +1,4 @@
-"""Taking a version away behind the last call inside it, and giving its memory back."""
+"""Unloads versions: waits for their last calls and releases their memory."""
 
 import logging
 import threading
@@ -12,10 +12,10 @@ _log = logging.getLogger(__name__)
 
 
 class Unloading:
-    """The versions that are leaving, each on a thread of its own, for their calls take their time.
+    """Unloads each version on its own thread, because running calls can take long.
 
     Args:
-        grace_s: time that the calls inside have to finish.
+        grace_s: time for running calls to finish.
     """
 
     def __init__(self, grace_s: float) -> None:
@@ -23,18 +23,18 @@ class Unloading:
         self._leaving: dict[threading.Thread, ServedVersion] = {}
 
     def begin(self, served: ServedVersion, gone: Callable[[], None]) -> None:
-        """Lets a version go that nobody can resolve any more.
+        """Starts to unload a version that receives no new calls.
 
         Args:
-            served: which.
-            gone: called on another thread when its memory was given back.
+            served: the version.
+            gone: called on another thread after its memory was released.
         """
         served.holds.retire()
         thread = threading.Thread(
             target=self._unload,
             args=(served, gone),
             name=f"unload-{served.spec.name}-{served.version}",
-            daemon=True,  # a device that hangs must not keep the process
+            daemon=True,  # a hanging device must not keep the process alive
         )
         self._leaving[thread] = served
         thread.start()
@@ -43,25 +43,25 @@ class Unloading:
         name, number = served.spec.name, served.version
         began = time.monotonic()
         if not served.holds.wait(self._grace_s):
-            # Streams end between two chunks; what is queued is computed all the same.
-            _log.warning("%s@%d is unloaded under calls that are still inside", name, number)
+            # Streams end between two chunks; queued work is still computed.
+            _log.warning("%s@%d is unloaded while calls are still running", name, number)
             served.holds.expire()
         try:
             close(served)
             gone()
-        except Exception:  # noqa: BLE001 - nobody else would hear of it on this thread
-            _log.exception("%s@%d did not unload well", name, number)
+        except Exception:  # noqa: BLE001 - nothing else reports it on this thread
+            _log.exception("%s@%d failed to unload", name, number)
         _log.info("unloaded %s@%d after %.2f s", name, number, time.monotonic() - began)
         del self._leaving[threading.current_thread()]
 
     def close(self, timeout_s: float | None = None) -> None:
-        """Cuts every grace short and waits for the end.
+        """Ends all grace periods and waits until the versions are unloaded.
 
         Args:
-            timeout_s: time for each; None waits as long as it takes.
+            timeout_s: time for each version; None means no limit.
         """
         for thread, served in tuple(self._leaving.items()):
             served.holds.expire()
             thread.join(timeout_s)
             if thread.is_alive():
-                _log.error("%s@%d hangs; it is left behind", served.spec.name, served.version)
+                _log.error("%s@%d hangs and is not released", served.spec.name, served.version)

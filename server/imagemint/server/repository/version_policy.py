@@ -1,4 +1,4 @@
-"""Which of the versions found are to be served, and which of them is the default."""
+"""Selects the versions to serve, and the default version of each model."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class VersionPolicy:
-    """A rule that picks versions.
+    """A rule that selects versions.
 
     Attributes:
-        text: as the settings spell it: ``all``, ``latest:N``, or numbers with commas.
-        limit: most versions that serve at once; None for any number.
-        named: the only ones that may serve; None for any.
+        text: the policy as in the settings: ``all``, ``latest:N``, or numbers with commas.
+        limit: maximum number of versions that serve at once; None for no limit.
+        named: the versions that can serve; None for any.
     """
 
     text: str
@@ -20,10 +20,10 @@ class VersionPolicy:
 
     @classmethod
     def parse(cls, text: str) -> "VersionPolicy":
-        """Returns the policy of a text.
+        """Parses a policy.
 
         Raises:
-            ValueError: it is none.
+            ValueError: the text is not a policy.
         """
         if text == "all":
             return cls(text)
@@ -32,9 +32,9 @@ class VersionPolicy:
         return cls(text, named=frozenset(int(number) for number in text.split(",")))
 
     def candidates(self, numbers: Iterable[int]) -> list[int]:
-        """Returns those that may serve, in the order in which they are to be tried: newest first.
+        """Returns the versions that can serve, newest first; they are tried in this order.
 
-        More of them than `limit`: one that fails leaves its place to the next.
+        The list can be longer than `limit`, because the next version replaces one that fails.
         """
         return sorted(
             (number for number in numbers if self.named is None or number in self.named),
@@ -42,18 +42,18 @@ class VersionPolicy:
         )
 
     def is_full(self, serving: int) -> bool:
-        """Whether no more may serve beside so many."""
+        """Returns whether the limit is reached when `serving` versions serve."""
         return self.limit is not None and serving >= self.limit
 
 
 @dataclass(frozen=True)
 class Policies:
-    """The policy of every model.
+    """The version policies of all models.
 
     Attributes:
-        general: for models that have none of their own.
-        of_models: by model.
-        pins: the default version, by model. It serves whatever the policy says.
+        general: the policy of models without their own.
+        of_models: policies of single models, by model name.
+        pins: the default version, by model name. It serves whatever the policy says.
     """
 
     general: VersionPolicy = field(default_factory=lambda: VersionPolicy.parse("all"))
@@ -64,7 +64,7 @@ class Policies:
     def parse(
         cls, general: str, of_models: Mapping[str, str], pins: Mapping[str, int]
     ) -> "Policies":
-        """Returns the policies as the settings spell them."""
+        """Parses the policies of the settings."""
         own = {name: VersionPolicy.parse(text) for name, text in of_models.items()}
         return cls(VersionPolicy.parse(general), own, dict(pins))
 
@@ -73,14 +73,14 @@ class Policies:
         return self.of_models.get(model, self.general)
 
     def candidates(self, model: str, numbers: Iterable[int]) -> list[int]:
-        """Returns those that may serve, in the order in which they are to be tried."""
+        """Returns the versions of a model that can serve, in the order in which they are tried."""
         found = list(numbers)
         chosen = self.of(model).candidates(found)
         pin = self.pins.get(model)
         return [*chosen, pin] if pin in found and pin not in chosen else chosen
 
     def first_choice(self, model: str, numbers: Iterable[int]) -> set[int]:
-        """Returns those that serve if none fails."""
+        """Returns the versions of a model that serve if none fails."""
         candidates = self.candidates(model, numbers)
         pin = self.pins.get(model)
         return {*candidates[: self.of(model).limit], *(each for each in candidates if each == pin)}

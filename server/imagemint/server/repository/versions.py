@@ -1,6 +1,6 @@
-"""The nouns of the repository: models, their versions, and who holds one.
+"""The data types of the repository: models, their versions, and the calls that use a version.
 
-All but `Holds` are frozen: whoever has a model in hand sees one moment of it, on any thread.
+All types except `Holds` are immutable, so every thread sees a consistent state of a model.
 """
 
 import enum
@@ -22,19 +22,19 @@ _GONE_RETRY_S = 0.1
 
 
 class State(enum.Enum):
-    """Whether a version answers."""
+    """The state of a version."""
 
     LOADING = "loading"
     READY = "ready"
     FAILED = "failed"
     UNLOADING = "unloading"
-    """Takes no new calls; those inside finish."""
+    """Accepts no new calls; running calls finish."""
     UNLOADED = "unloaded"
-    """On disk, and not wanted."""
+    """On disk, but not wanted."""
 
 
 class Holds:
-    """The calls that a version answers, counted, so that it can be taken away behind the last."""
+    """Counts the running calls of a version, so that it can be unloaded after the last one."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -44,56 +44,56 @@ class Holds:
         self._expired = False
 
     def take(self) -> bool:
-        """Enters a call; False when the version takes no more, and another must be resolved."""
+        """Adds a call; returns False if the version is retired and must be resolved again."""
         with self._lock:
             if not self._retired:
                 self._held += 1
             return not self._retired
 
     def give(self) -> None:
-        """Leaves again."""
+        """Removes a call."""
         with self._lock:
             self._held -= 1
-            if self._retired:  # nobody waits before
+            if self._retired:  # before that, no thread waits
                 self._changed.notify_all()
 
     def retire(self) -> None:
-        """From now on nobody enters."""
+        """Accepts no further calls."""
         with self._changed:
             self._retired = True
 
     def expire(self) -> None:
-        """Asks those who are still inside to leave, and no longer waits for them."""
+        """Asks the running calls to end, and stops waiting for them."""
         with self._changed:
             self._expired = True
             self._changed.notify_all()
 
     def wait(self, timeout_s: float) -> bool:
-        """Waits until nobody is inside, and tells whether that is so; not beyond `expire`."""
+        """Waits until no call is running or `expire` is called; returns whether none is running."""
         with self._changed:
             self._changed.wait_for(lambda: not self._held or self._expired, timeout_s)
             return not self._held
 
     @property
     def expired(self) -> bool:
-        """Whether those who are still inside should leave."""
+        """Whether the running calls should end."""
         return self._expired
 
 
 @dataclass(frozen=True)
 class ServedVersion:
-    """A version that answers."""
+    """A version that serves."""
 
     version: int
     bundle: Bundle
     backend: Backend
     batcher: Batcher
     max_images: int
-    """Images in one answer at most."""
+    """Maximum number of images in one response."""
     holds: Holds = field(default_factory=Holds, repr=False, compare=False)
-    """The calls inside."""
+    """The running calls."""
     preambles: dict[str, bytes] = field(default_factory=dict, repr=False, compare=False)
-    """What its answers share, by the format of their pictures; kept by whoever answers."""
+    """The bytes that all responses share, by image format; a cache of the code that responds."""
 
     @cached_property
     def spec(self) -> ModelSpec:
@@ -106,7 +106,7 @@ class ServedVersion:
         return self.bundle.manifest
 
     def stay(self) -> None:
-        """Raises ModelNotReady when the version was unloaded and its grace has passed."""
+        """Raises ModelNotReady if the version was unloaded and its grace period is over."""
         if self.holds.expired:
             why = f"version {self.version} was unloaded"
             raise ModelNotReady(self.spec.name, why, _GONE_RETRY_S)
@@ -114,27 +114,27 @@ class ServedVersion:
 
 @dataclass(frozen=True)
 class Version:
-    """A version directory, whatever became of it."""
+    """A version directory and its state."""
 
     number: int
     directory: Path
     state: State = State.LOADING
     reason: str = ""
-    """Why it FAILED or is UNLOADED; of one that is READY, why the bytes that have since taken the
-    place of its own are refused."""
+    """Why the version is FAILED or UNLOADED. Of a READY version: why the files that replaced its
+    own are refused."""
     served: ServedVersion | None = None
-    """Set exactly when READY."""
+    """Set if and only if the state is READY."""
     signature: Signature | None = None
-    """What its files looked like when they were last read."""
+    """The signature of its files when they were last read."""
     attempts: int = 0
-    """Loads of these files that failed for a passing cause."""
+    """Number of loads of these files that failed for a transient cause."""
     retry_at: float | None = None
-    """The `time.monotonic` value from which it is tried again though no file has changed; None to
-    wait for a change."""
+    """The `time.monotonic` value at which loading is retried without a change of the files; None
+    waits for a change."""
 
     @property
     def is_offered(self) -> bool:
-        """Whether callers may ask for it, though it may not be ready, or never be."""
+        """Whether callers can request the version; it is not necessarily ready."""
         return self.state not in (State.UNLOADING, State.UNLOADED)
 
 
@@ -145,13 +145,13 @@ class Model:
     name: str
     versions: Mapping[int, Version] = field(default_factory=dict)
     pinned: int | None = None
-    """The version that must be the default, and no other; None for the newest that is ready."""
+    """The version that must be the default; None for the newest ready version."""
     problem: str = ""
-    """Why no version of it is known: its folder cannot be read, or holds none."""
+    """Why no version of the model is known: its directory is unreadable or has no version."""
 
     @cached_property
     def default_version(self) -> ServedVersion | None:
-        """The version that answers when a request names none."""
+        """The version that serves requests without a version."""
         if self.pinned is not None:
             version = self.versions.get(self.pinned)
             return version.served if version else None

@@ -1,4 +1,4 @@
-"""Memory and utilisation of the GPUs, asked of NVML whenever Prometheus asks."""
+"""Exports memory and utilization of the GPUs; every scrape reads them from NVML."""
 
 import importlib
 import logging
@@ -17,9 +17,9 @@ ResultT = TypeVar("ResultT")
 
 
 def watch_devices(registry: CollectorRegistry) -> bool:
-    """Adds the GPUs to what is scraped, and tells whether there are any to add.
+    """Adds the GPU metrics to a registry; returns whether there are any GPUs.
 
-    There are none without the library nvidia-ml-py, without a driver, or without a GPU.
+    Without the library nvidia-ml-py, a driver or a GPU, it adds nothing.
     """
     try:
         nvml = importlib.import_module("pynvml")
@@ -29,7 +29,7 @@ def watch_devices(registry: CollectorRegistry) -> bool:
         nvml.nvmlInit()
         count = nvml.nvmlDeviceGetCount()
     except nvml.NVMLError as error:
-        _log.info("no GPU is watched: %s", error)
+        _log.info("GPU metrics are not available: %s", error)
         return False
     if count:
         registry.register(DeviceCollector(nvml, count))
@@ -37,13 +37,13 @@ def watch_devices(registry: CollectorRegistry) -> bool:
 
 
 class DeviceCollector(Collector):
-    """What NVML says of each GPU that this process may see, whoever uses it.
+    """Collects the metrics of each visible GPU, including the usage by other processes.
 
-    A figure that a device does not tell (parts of a GPU, for one, have no utilisation) is left out.
+    Values that a device does not report are left out; for example, MIG slices have no utilization.
 
     Args:
-        nvml: the module pynvml, initialised.
-        count: GPUs.
+        nvml: the initialized module pynvml.
+        count: number of GPUs.
     """
 
     def __init__(self, nvml: ModuleType, count: int) -> None:
@@ -53,11 +53,11 @@ class DeviceCollector(Collector):
         ]
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
-        """The families without samples, so that registering asks no device."""
+        """Yields the metrics without samples, so that registration reads no device."""
         yield from self._families()
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Asks every device."""
+        """Yields the metrics of every device."""
         used, total, utilisation = families = self._families()
         for index, handle in self._devices:
             name = self._asked(self._nvml.nvmlDeviceGetName, handle)
@@ -73,7 +73,7 @@ class DeviceCollector(Collector):
         return (
             GaugeMetricFamily(
                 "imagemint_device_memory_used_bytes",
-                "Memory of the GPU in use, by whatever process.",
+                "Memory of the GPU in use by all processes.",
                 labels=_LABELS,
             ),
             GaugeMetricFamily(
@@ -81,7 +81,7 @@ class DeviceCollector(Collector):
             ),
             GaugeMetricFamily(
                 "imagemint_device_utilization_ratio",
-                "Share of the last moment in which the GPU ran a kernel, by whatever process.",
+                "Share of the last sample period in which the GPU ran a kernel of any process.",
                 labels=_LABELS,
             ),
         )

@@ -1,7 +1,6 @@
-"""What the server counts, for Prometheus; names and units are those of design.md section 8.
+"""The Prometheus metrics of the server; names and units follow design.md, section 8.
 
-Label values come only from known services, models, versions and classes, never from what a caller
-typed.
+Label values come only from known services, models, versions and classes, never from callers' input.
 """
 
 import math
@@ -29,7 +28,7 @@ from prometheus_client.registry import Collector
 
 from imagemint.server.telemetry.logs import dropped_lines
 
-# 0.5 ms to 10 s, about three a decade: what one image on a GPU and a full queue on a CPU take.
+# 0.5 ms to 10 s, about three per decade: from one image on a GPU to a full queue on a CPU.
 SECONDS = (
     *(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05),
     *(0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0),
@@ -46,14 +45,14 @@ LARGEST_OVER_WORKERS = (
     "imagemint_model_failed_versions",
     "imagemint_repository_lost",
 )
-"""Gauges of which a server with several workers tells the largest, and not the sum."""
+"""Gauges for which a server with several workers exports the largest value, not the sum."""
 
 
 class Distribution(Histogram):
-    """A histogram that takes many observations at once."""
+    """A histogram that accepts many observations at once."""
 
     def observe_all(self, amounts: Sequence[float]) -> None:
-        """Counts each amount, as `observe` does, at a small part of the cost."""
+        """Observes each amount like `observe`, at a small part of the cost."""
         bounds = self._upper_bounds
         for place, count in Counts(bisect_left(bounds, each) for each in amounts).items():
             self._buckets[place].inc(count)
@@ -61,15 +60,14 @@ class Distribution(Histogram):
 
 
 class Later(Generic[_ValueT]):
-    """Values that are counted many at a time.
+    """Buffers values, and counts many of them at a time. It is thread-safe.
 
-    To count one for each call touches much code once, and that is dear: the caches are full of what
-    the instances compute. Any thread may add or clear. A worker that is killed loses what it had
-    not counted.
+    Counting in every call is slow: it touches much code, and the CPU caches are full of the data of
+    the instances. A killed worker loses the values that are not counted yet.
 
     Args:
-        count: counts values; never called twice at a time.
-        most: values at which they are counted by whoever adds the last.
+        count: counts values; it is never called concurrently.
+        most: number of buffered values at which `add` counts them.
     """
 
     def __init__(self, count: Callable[[list[_ValueT]], None], most: int = _BACKLOG) -> None:
@@ -79,13 +77,13 @@ class Later(Generic[_ValueT]):
         self._clearing = threading.Lock()
 
     def add(self, value: _ValueT) -> None:
-        """Has a value counted before anybody looks."""
+        """Buffers a value; it is counted before the next scrape."""
         self._values.append(value)
         if len(self._values) >= self._most:
             self.clear()
 
     def clear(self) -> None:
-        """Counts what was added before."""
+        """Counts the buffered values."""
         with self._clearing:
             values = [self._values.popleft() for _ in range(len(self._values))]
             if values:
@@ -93,46 +91,46 @@ class Later(Generic[_ValueT]):
 
 
 class Backlog(Collector):
-    """All that is still to be counted; collected before anything else, it clears itself first."""
+    """All buffers of values; it is registered first, so that a scrape counts them before others."""
 
     def __init__(self) -> None:
         self._parts: weakref.WeakSet[Later[Any]] = weakref.WeakSet()
-        self._listing = threading.Lock()  # parts are added while others look
+        self._listing = threading.Lock()  # parts are added while others iterate
 
     def later(self, count: Callable[[list[_ValueT]], None]) -> Later[_ValueT]:
-        """Returns a part of it, which is forgotten with its owner."""
+        """Returns a new buffer; it is removed when its owner drops it."""
         part = Later(count)
         with self._listing:
             self._parts.add(part)
         return part
 
     def clear(self) -> None:
-        """Counts all that was added before."""
+        """Counts the values of all buffers."""
         with self._listing:
             parts = tuple(self._parts)
         for part in parts:
             part.clear()
 
     def describe(self) -> Iterable[Metric]:
-        """Tells no names: it has no metrics of its own."""
+        """Returns nothing, because the backlog has no metrics."""
         return ()
 
     def collect(self) -> Iterable[Metric]:
-        """Clears itself."""
+        """Counts the values of all buffers, and returns nothing."""
         self.clear()
         return ()
 
 
 class Metrics:
-    """Every collector of one server, in a registry of its own.
+    """All metrics of one server process, in a registry of its own.
 
     Attributes:
-        backlog: what is still to be counted, for those who count for every call.
+        backlog: buffers for values that are counted in every call.
 
     Args:
-        registry: where they are registered; a fresh one by default.
-        shared: whether this is one of several workers, whose supervisor tells what all count, and
-            what runs.
+        registry: the registry. Default: a new one.
+        shared: whether this process is one of several workers. Their supervisor then exports the
+            metrics of processes, platform and build.
     """
 
     def __init__(self, registry: CollectorRegistry | None = None, *, shared: bool = False) -> None:
@@ -245,30 +243,30 @@ class Metrics:
         )
 
     def watch(self, gauge: Gauge, labels: tuple[str, ...], value: Callable[[], float]) -> None:
-        """Reads what a gauge tells whenever it is scraped."""
+        """Sets the function that returns the value of a gauge at every scrape."""
         child = gauge.labels(*labels) if labels else gauge
         child.set_function(value)
 
     def forget(self, collectors: Iterable[Counter | Gauge | Histogram], **labels: str) -> None:
-        """Tells no more of what is gone, such as a version that was unloaded.
+        """Removes series, such as those of an unloaded version.
 
         Args:
-            collectors: of these.
-            labels: some of their labels; whatever has these values is forgotten.
+            collectors: the metrics to remove series from.
+            labels: labels and values; every series with these values is removed.
         """
-        self.backlog.clear()  # or it would tell of it anew
+        self.backlog.clear()  # or buffered values would create the series again
         for collector in collectors:
             collector.remove_by_labels(labels)
 
     def count_failed_versions(self, model: str, versions: int | None) -> None:
-        """Says how many versions of a model failed; None when there is no such model any more."""
+        """Sets the number of failed versions of a model; None removes the series of the model."""
         if versions is None:
             self.forget([self.model_failed_versions], model=model)
         else:
             self.model_failed_versions.labels(model).set(versions)
 
     def forget_version(self, model: str, version: int) -> None:
-        """Removes what is told of a version that serves no more."""
+        """Removes the series of a version that no longer serves."""
         of_versions = (
             *(self.images, self.queue_images, self.queue_limit_images, self.queue_wait),
             *(self.batch_images, self.inference_duration),
@@ -277,21 +275,21 @@ class Metrics:
         self.forget(of_versions, model=model, version=str(version))
 
     def forget_bundle(self, model: str, version: int, bundle_sha256: str) -> None:
-        """Removes the info of a bundle that another has replaced under the same version."""
+        """Removes the info of a bundle that was replaced under the same version number."""
         self.forget(
             [self.model_info], model=model, version=str(version), bundle_sha256=bundle_sha256
         )
 
 
 class DroppedLines(Collector):
-    """Lines that this process did not log."""
+    """Counts the log lines that this process dropped."""
 
     def describe(self) -> Iterable[Metric]:
-        """Names the metric without samples."""
+        """Returns the metric without samples."""
         return (self._family(),)
 
     def collect(self) -> Iterable[Metric]:
-        """Tells them by reason."""
+        """Returns the metric, by reason."""
         family = self._family()
         for reason, lines in dropped_lines().items():
             family.add_metric((reason,), lines)
@@ -304,7 +302,7 @@ class DroppedLines(Collector):
 
 
 def add_build_info(registry: CollectorRegistry) -> None:
-    """Has a registry tell what is running."""
+    """Adds the versions of imagemint and ONNX Runtime to a registry."""
     Info("imagemint_build", "What is running.", registry=registry).info(
         {"version": version("imagemint"), "onnxruntime": _onnxruntime_version()}
     )

@@ -1,4 +1,4 @@
-"""The HTTP endpoint that Prometheus reads: a bounded number of threads, apart from all else."""
+"""The HTTP endpoint for Prometheus, on a bounded number of its own threads."""
 
 import contextlib
 import errno
@@ -20,30 +20,30 @@ from imagemint.server.settings import join_address, split_address
 _log = logging.getLogger(__name__)
 
 _MOST_CONNECTIONS = 16
-# For the whole of a connection: Prometheus gives up after ten seconds, by default.
+# Limit for the whole connection. By default, Prometheus gives up after ten seconds.
 _CONNECTION_S = 15.0
 _LOOK_S = 0.5
-# Kept open, to be given up when the process has used up its descriptors: a scrape needs some.
+# Reserved file descriptors. A scrape needs some even if the process has used up all others.
 _SPARE_DESCRIPTORS = 8
 
 
 def expose(address: str, registry: Collector) -> tuple[str, Callable[[], None]]:
-    """Serves a registry at /metrics; returns where, and what ends that.
+    """Serves a registry at /metrics; returns the actual HOST:PORT and a function that stops it.
 
     Args:
-        address: HOST:PORT; port 0 takes a free one.
-        registry: what is told. If a collector of it fails, that is logged, and what it and those
-            after it would tell is left out.
+        address: HOST:PORT; port 0 selects a free port.
+        registry: the metrics to serve. If a collector fails, the error is logged, and the metrics
+            of this collector and of those after it are left out.
 
     Raises:
-        OSError: the address cannot be had.
+        OSError: the address is not available.
     """
     host, port = split_address(address)
     try:
         family, _, _, _, where = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        server = _Server(family, where, _answering(registry))
+        server = _Server(family, where, _application(registry))
     except OSError as error:
         raise OSError(f"cannot listen on {address}: {error}") from error
     thread = threading.Thread(
@@ -54,7 +54,9 @@ def expose(address: str, registry: Collector) -> tuple[str, Callable[[], None]]:
     def stop() -> None:
         ending = threading.Thread(target=server.shutdown)
         ending.start()
-        with contextlib.suppress(OSError):  # wakes it; by itself it looks twice a second
+        with contextlib.suppress(
+            OSError
+        ):  # wakes the loop, which otherwise checks twice per second
             server.socket.shutdown(socket.SHUT_RDWR)
         ending.join()
         server.server_close()
@@ -64,7 +66,7 @@ def expose(address: str, registry: Collector) -> tuple[str, Callable[[], None]]:
 
 
 class _Server(WSGIServer):
-    """A thread for each connection, up to a number; the oldest makes way for a new one."""
+    """Runs one thread per connection; beyond the limit, a new connection closes the oldest one."""
 
     request_queue_size = 64
 
@@ -78,7 +80,7 @@ class _Server(WSGIServer):
         self._save_descriptors()
 
     def get_request(self) -> tuple[socket.socket, Any]:
-        """Accepts a connection, even if the process has no descriptor left for it."""
+        """Accepts a connection, even if the process has no file descriptor left."""
         try:
             return super().get_request()
         except OSError as error:
@@ -88,17 +90,17 @@ class _Server(WSGIServer):
             try:
                 return super().get_request()
             except OSError:
-                time.sleep(_LOOK_S)  # or it would be tried again at once, and again
+                time.sleep(_LOOK_S)  # avoids a busy loop of retries
                 raise
 
     def process_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 - as of the base class
-        """Starts the thread of a connection."""
+        """Starts a thread for a connection."""
         with self._lock:
             if len(self._open) >= _MOST_CONNECTIONS:
                 _cut(next(iter(self._open)))
             crowded = len(self._open) >= 2 * _MOST_CONNECTIONS
             self._open[request] = time.monotonic()
-        if crowded:  # those that were cut have not ended yet
+        if crowded:  # the closed connections have not ended yet
             self._end(request)
             return
         thread = threading.Thread(
@@ -114,7 +116,7 @@ class _Server(WSGIServer):
             self.finish_request(request, client_address)
         except OSError:
             pass  # the client has gone, or took too long
-        except Exception:  # noqa: BLE001 - the next one may fare better
+        except Exception:  # noqa: BLE001 - the next scrape may succeed
             _log.exception("scrape failed")
         finally:
             self._end(request)
@@ -125,7 +127,7 @@ class _Server(WSGIServer):
         self.shutdown_request(request)
 
     def service_actions(self) -> None:
-        """Ends what has lasted too long; called twice a second and after every connection."""
+        """Closes connections that are too old; called twice per second and per connection."""
         before = time.monotonic() - _CONNECTION_S
         with self._lock:
             for request in [each for each, since in self._open.items() if since < before]:
@@ -138,7 +140,7 @@ class _Server(WSGIServer):
         try:
             for _ in range(_SPARE_DESCRIPTORS):
                 self._spare.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
-        except OSError:  # some other time
+        except OSError:  # retried later
             self._release_descriptors()
 
     def _release_descriptors(self) -> None:
@@ -146,7 +148,7 @@ class _Server(WSGIServer):
             os.close(self._spare.pop())
 
     def server_close(self) -> None:
-        """Stops listening, and gives up the connections that are left."""
+        """Stops listening and closes the remaining connections."""
         super().server_close()
         self._release_descriptors()
         with self._lock:
@@ -155,19 +157,19 @@ class _Server(WSGIServer):
 
 
 def _cut(request: socket.socket) -> None:
-    """Wakes the thread of a connection, which then ends it."""
+    """Shuts a connection down, so that its thread wakes and closes it."""
     with contextlib.suppress(OSError):
         request.shutdown(socket.SHUT_RDWR)
 
 
 class _Handler(WSGIRequestHandler):
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - as of the base class
-        """Logs no requests."""
+        """Does not log requests."""
 
 
-def _answering(registry: Collector) -> WSGIApplication:
-    """Returns prometheus-client's application, with what it lacks: HEAD, and ``gzip;q=0``."""
-    # Its types know only registries of its own class, of which it uses what ours has.
+def _application(registry: Collector) -> WSGIApplication:
+    """Returns prometheus-client's application, extended by HEAD and ``gzip;q=0``."""
+    # Its annotations require its own registry class, but it uses only the methods of ours.
     inner = make_wsgi_app(cast("Any", _Registry(registry)))
 
     def application(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
@@ -193,7 +195,7 @@ def _answering(registry: Collector) -> WSGIApplication:
 
 
 def accepts_gzip(header: str) -> bool:
-    """Tells whether an ``Accept-Encoding`` allows gzip, as RFC 9110 has it: ``q=0`` forbids."""
+    """Returns whether an ``Accept-Encoding`` header allows gzip (RFC 9110; ``q=0`` forbids it)."""
     qualities: dict[str, float] = {}
     for each in header.split(","):
         coding, *parameters = (part.strip().lower() for part in each.split(";"))
@@ -210,23 +212,23 @@ def accepts_gzip(header: str) -> bool:
 
 
 class _Registry:
-    """A registry that a filtered scrape asks for everything too, so that all is up to date."""
+    """Collects all metrics even for a filtered scrape, so that every value is up to date."""
 
     def __init__(self, registry: Collector, names: frozenset[str] | None = None) -> None:
         self._registry = registry
         self._names = names
 
     def restricted_registry(self, names: Iterable[str]) -> "_Registry":
-        """Returns the one that tells only samples, or whole metrics, of these names."""
+        """Returns a registry with only the samples or metrics of these names."""
         return _Registry(self._registry, frozenset(names))
 
     def collect(self) -> Iterator[Metric]:
-        """Yields the metrics."""
+        """Yields the selected metrics."""
         try:
             for family in self._registry.collect():
                 if (part := self._part_of(family)) is not None:
                     yield part
-        except Exception:  # noqa: BLE001 - the rest is told all the same
+        except Exception:  # noqa: BLE001 - the metrics read so far are still served
             _log.exception("some metrics could not be read")
 
     def _part_of(self, family: Metric) -> Metric | None:

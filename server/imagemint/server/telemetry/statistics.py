@@ -1,7 +1,7 @@
-"""What one version of a model has done, as sums: for those who divide one by another.
+"""Statistics of one version of a model, as sums of counts and durations.
 
-Prometheus has the same as histograms; these are the exact counts and durations that Triton's
-clients ask for over the Open Inference Protocol.
+Prometheus has the same data as histograms. Triton's clients request these exact sums over the Open
+Inference Protocol.
 """
 
 import copy
@@ -13,41 +13,41 @@ from typing import NamedTuple
 
 
 class Phases(NamedTuple):
-    """Where the time of a pass went, in nanoseconds; of a request, the sum over its passes."""
+    """Durations of the phases of a pass, in nanoseconds; of a request, summed over its passes."""
 
     input_ns: int
-    """Drawing latents and gathering inputs."""
+    """Drawing latents and collecting inputs."""
     inference_ns: int
-    """The backend."""
+    """Running the backend."""
     output_ns: int
-    """Handing out images."""
+    """Distributing the images to the requests."""
 
 
 class Account(NamedTuple):
-    """A request that was answered."""
+    """The durations of a completed request."""
 
     total_ns: int
     """From acceptance to the last image."""
     phases: Phases
-    """Passes that ran side by side count in full, so the sum may exceed the total."""
+    """Passes that ran in parallel count in full, so the sum can exceed the total."""
 
 
 @dataclass(slots=True)
 class Tally:
-    """How often, and how long in all."""
+    """A count and a total duration."""
 
     count: int = 0
     ns: int = 0
 
     def add(self, count: int, ns: int) -> None:
-        """Counts so many more, that took so long in all."""
+        """Adds `count` events with a total duration of `ns` nanoseconds."""
         self.count += count
         self.ns += ns
 
 
 @dataclass(slots=True)
 class Passes:
-    """Passes of one size; all three have the same count."""
+    """Passes of one batch size; all three tallies have the same count."""
 
     input: Tally = field(default_factory=Tally)
     inference: Tally = field(default_factory=Tally)
@@ -56,10 +56,10 @@ class Passes:
 
 @dataclass(slots=True)
 class Sums:
-    """Everything up to one moment.
+    """All sums at one point in time.
 
     The counts of ``success``, ``queue``, ``input``, ``inference`` and ``output`` are equal, and the
-    times of the last four add up to that of the first.
+    durations of the last four add up to the duration of the first.
     """
 
     success: Tally = field(default_factory=Tally)
@@ -69,44 +69,44 @@ class Sums:
     inference: Tally = field(default_factory=Tally)
     output: Tally = field(default_factory=Tally)
     passes: dict[int, Passes] = field(default_factory=dict)
-    """By images in the pass."""
+    """Passes by batch size."""
     last_ms: int = 0
-    """When the last pass ended, in milliseconds since 1970; 0 for never."""
+    """End of the last pass, in milliseconds since 1970; 0 if there was none."""
 
     @property
     def images(self) -> int:
-        """Images computed."""
+        """Number of images computed."""
         return sum(size * each.inference.count for size, each in self.passes.items())
 
     @property
     def executions(self) -> int:
-        """Passes run."""
+        """Number of passes."""
         return sum(each.inference.count for each in self.passes.values())
 
 
-def added(parts: Iterable[Sums]) -> Sums:
-    """Returns the sums of several workers as those of one; of none, zeros."""
+def add_sums(parts: Iterable[Sums]) -> Sums:
+    """Returns the total of the sums of several workers; zeros for no workers."""
     whole = Sums()
     for part in parts:
         for name in ("success", "fail", "queue", "input", "inference", "output"):
-            _pour(getattr(part, name), getattr(whole, name))
+            _add_to(getattr(part, name), getattr(whole, name))
         for size, each in part.passes.items():
             passes = whole.passes.setdefault(size, Passes())
             for name in ("input", "inference", "output"):
-                _pour(getattr(each, name), getattr(passes, name))
+                _add_to(getattr(each, name), getattr(passes, name))
         whole.last_ms = max(whole.last_ms, part.last_ms)
     return whole
 
 
-def _pour(tally: Tally, into: Tally) -> None:
+def _add_to(tally: Tally, into: Tally) -> None:
     into.add(tally.count, tally.ns)
 
 
 class Statistics:
-    """The sums of one version; any thread may add or look.
+    """The statistics of one version; thread-safe.
 
     Args:
-        catch_up: called before anybody looks: adds what is still to be added.
+        catch_up: called before `sums` reads, to add values that are still buffered.
     """
 
     def __init__(self, catch_up: Callable[[], None] = lambda: None) -> None:
@@ -117,13 +117,13 @@ class Statistics:
     def add_batch(
         self, images: int, took: Phases, finished: Sequence[Account], at_ns: int | None = None
     ) -> None:
-        """Counts a pass and the requests that it made whole, so that nobody sees one half.
+        """Counts a pass and the requests that it completes, atomically.
 
         Args:
-            images: in the pass.
-            took: by the pass.
-            finished: requests whose last image it held.
-            at_ns: when it ended, since 1970; by default now.
+            images: number of images in the pass.
+            took: the durations of the pass.
+            finished: the requests whose last image the pass computed.
+            at_ns: end of the pass in nanoseconds since 1970. Default: now.
         """
         with self._lock:
             sums = self._sums
@@ -137,7 +137,7 @@ class Statistics:
             self._add(finished)
 
     def _add(self, accounts: Sequence[Account]) -> None:
-        """Counts requests; what their passes do not account for is waiting, before or between."""
+        """Counts requests; time outside of their passes counts as queue time."""
         total = waiting = input_ns = inference_ns = output_ns = 0
         for total_ns, phases in accounts:
             inference = min(phases.inference_ns, total_ns)
@@ -156,10 +156,10 @@ class Statistics:
         sums.output.add(count, output_ns)
 
     def add_failure(self, ns: int) -> None:
-        """Counts a request that was refused for want of room, came too late, or failed.
+        """Counts a request that failed, missed its deadline, or was refused by a full queue.
 
         Args:
-            ns: since its acceptance; 0 if it was not accepted.
+            ns: nanoseconds since its acceptance; 0 if it was not accepted.
         """
         with self._lock:
             self._sums.fail.add(1, ns)

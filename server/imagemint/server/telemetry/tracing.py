@@ -1,7 +1,7 @@
-"""Spans of calls, for OpenTelemetry; imported only when there is somewhere to send them.
+"""OpenTelemetry spans of calls; imported only if `trace_endpoint` is set.
 
-A call is one span; under it lie the stages of its jobs: ``queue``, ``inference`` and ``encode``.
-A call that brings a W3C ``traceparent`` continues that trace and its decision whether to sample.
+Each call has one span with child spans for the stages of its jobs: ``queue``, ``inference`` and
+``encode``. A call with a W3C ``traceparent`` continues that trace and its sampling decision.
 """
 
 import os
@@ -21,29 +21,29 @@ from opentelemetry.util.types import AttributeValue
 
 from imagemint.server.settings import is_loopback, split_address
 
-# Retries included; a collector that is away costs spans, never calls and never the drain.
+# Includes retries. An unreachable collector loses spans but never delays calls or the drain.
 _EXPORT_S = 5.0
-# Every chunk of a stream has three stages, and a stream may have a million chunks.
+# Every chunk of a stream has three stages, and a stream can have a million chunks.
 _MOST_STAGES = 99
 
 _propagator = TraceContextTextMapPropagator()
 
 
 class Tracing:
-    """Makes the spans of calls and sends them to a collector, in batches, from its own thread.
+    """Creates the spans of calls and sends them to a collector, in batches, on its own thread.
 
-    What the SDK reads from the environment holds here too: ``OTEL_RESOURCE_ATTRIBUTES``,
-    ``OTEL_EXPORTER_OTLP_HEADERS``, ``OTEL_EXPORTER_OTLP_CERTIFICATE`` and the like.
+    The environment variables of the SDK apply: ``OTEL_RESOURCE_ATTRIBUTES``,
+    ``OTEL_EXPORTER_OTLP_HEADERS``, ``OTEL_EXPORTER_OTLP_CERTIFICATE`` and others.
 
     Args:
         endpoint: ``http://HOST:PORT`` of an OTLP gRPC collector; ``https`` for TLS.
-        sample_ratio: share of traces that begin here and are kept, 0 to 1.
+        sample_ratio: share of the traces that begin here to keep, 0 to 1.
     """
 
     def __init__(self, endpoint: str, sample_ratio: float) -> None:
         host, _ = split_address(endpoint.partition("://")[2])
-        # A collector on this machine is never behind an http_proxy of the environment; for others
-        # the environment decides, as it does for our client.
+        # A collector on this machine is never behind a proxy. For others, the environment decides,
+        # as for our client.
         proxy = (("grpc.enable_http_proxy", 0),) if is_loopback(host) else ()
         self._exporter = OTLPSpanExporter(
             endpoint=endpoint,
@@ -54,10 +54,10 @@ class Tracing:
             {
                 SERVICE_NAME: "imagemint",
                 SERVICE_VERSION: version("imagemint"),
-                PROCESS_PID: os.getpid(),  # tells the workers of one server apart
+                PROCESS_PID: os.getpid(),  # distinguishes the workers of one server
             }
         )
-        # No exit hook: `close` is the end, and a process that is killed twice must not wait.
+        # No exit hook: `close` shuts down, and a process that receives two signals must not wait.
         self._provider = TracerProvider(
             sampler=ParentBased(TraceIdRatioBased(sample_ratio)),
             resource=resource,
@@ -67,11 +67,11 @@ class Tracing:
         self._tracer = self._provider.get_tracer("imagemint.server", version("imagemint"))
 
     def call(self, method: str, metadata: Mapping[str, str]) -> "CallSpan | None":
-        """Begins the span of a call; None if it is not sampled.
+        """Begins and returns the span of a call; returns None if the call is not sampled.
 
         Args:
             method: full name, ``package.Service/Method``.
-            metadata: of the call, where ``traceparent`` and ``tracestate`` may be.
+            metadata: metadata of the call, possibly with ``traceparent`` and ``tracestate``.
         """
         parent = _propagator.extract(metadata)
         span = self._tracer.start_span(
@@ -83,8 +83,8 @@ class Tracing:
         return CallSpan(self._tracer, span) if span.is_recording() else None
 
     def close(self, timeout_s: float) -> None:
-        """Sends what is left, giving up after `timeout_s`."""
-        # The SDK's own limit is half a minute, whatever one asks for.
+        """Sends the remaining spans; gives up after `timeout_s`."""
+        # The SDK always waits up to 30 s, whatever timeout is given.
         closing = threading.Thread(target=self._provider.shutdown, daemon=True)
         closing.start()
         closing.join(timeout_s)
@@ -96,8 +96,8 @@ class CallSpan:
     """The span of one sampled call.
 
     Args:
-        tracer: what makes the spans of its stages.
-        span: its own, begun just now.
+        tracer: creates the spans of the stages.
+        span: the span of the call, just begun.
     """
 
     def __init__(self, tracer: Tracer, span: Span) -> None:
@@ -105,7 +105,7 @@ class CallSpan:
         self._span = span
         self._context = set_span_in_context(span)
         self._stages = 0
-        # Jobs carry the monotonic clock, spans the calendar's.
+        # Jobs use the monotonic clock; spans use wall-clock time.
         self._epoch_ns = time.time_ns() - time.perf_counter_ns()
 
     @property
@@ -114,13 +114,13 @@ class CallSpan:
         return f"{self._span.get_span_context().trace_id:032x}"
 
     def stage(self, name: str, began_ns: int, ended_ns: int, **attributes: AttributeValue) -> None:
-        """Adds a stage; beyond the 99th they are only counted.
+        """Adds a child span for a stage. After 99 stages, further ones are only counted.
 
         Args:
             name: ``queue``, ``inference`` or ``encode``.
-            began_ns: `time.perf_counter_ns` value.
-            ended_ns: likewise.
-            attributes: of the stage, each under ``imagemint.``.
+            began_ns: `time.perf_counter_ns` at the start of the stage.
+            ended_ns: `time.perf_counter_ns` at its end.
+            attributes: attributes of the stage; each name gets the prefix ``imagemint.``.
         """
         self._stages += 1
         if self._stages > _MOST_STAGES:
@@ -134,12 +134,12 @@ class CallSpan:
         span.end(self._epoch_ns + ended_ns)
 
     def end(self, code: str, *, failed: bool, **attributes: AttributeValue) -> None:
-        """Ends the call.
+        """Ends the span of the call.
 
         Args:
-            code: name of its gRPC status code.
-            failed: whether that is the server's fault.
-            attributes: of the call, each under ``imagemint.``.
+            code: name of the gRPC status code.
+            failed: whether the code means a fault of the server.
+            attributes: attributes of the call; each name gets the prefix ``imagemint.``.
         """
         for key, value in attributes.items():
             self._span.set_attribute(f"imagemint.{key}", value)

@@ -240,7 +240,7 @@ def test_changed_bytes_are_refused_beside_what_serves(tmp_path, new_repository):
     for _ in range(2):
         repository.refresh()
         assert repository.resolve("tiny") is served
-        assert "a version is immutable" in reason(repository, 1)
+        assert "version 1 is immutable" in reason(repository, 1)
         assert failures(repository) == 1
     assert states(repository) == {1: State.READY}
     replace_bytes(directory, seed=0)  # the right ones again
@@ -256,7 +256,7 @@ def test_broken_bytes_leave_what_serves(tmp_path, new_repository):
     truncate(directory)
     repository.refresh()
     assert repository.resolve("tiny").version == 1
-    assert "it serves on, but" in reason(repository, 1)
+    assert "it still serves, but" in reason(repository, 1)
 
 
 def test_changed_bytes_are_refused_after_an_absence(tmp_path, new_repository):
@@ -269,7 +269,7 @@ def test_changed_bytes_are_refused_after_an_absence(tmp_path, new_repository):
     write_bundle(tmp_path, weights_seed=9)
     repository.refresh()
     assert states(repository) == {1: State.FAILED}
-    assert "a version is immutable" in reason(repository, 1)
+    assert "version 1 is immutable" in reason(repository, 1)
     replace_bytes(directory, seed=0)
     repository.refresh()
     assert states(repository) == {1: State.READY}
@@ -281,7 +281,7 @@ def test_changed_bytes_are_accepted_when_told_so(tmp_path, new_repository):
     repository = new_repository(tmp_path, wanted=["tiny"])
     old = repository.resolve("tiny")
     replace_bytes(directory, seed=9)
-    with pytest.raises(LoadFailed, match="a version is immutable"):
+    with pytest.raises(LoadFailed, match="version 1 is immutable"):
         repository.load_model("tiny")
     assert repository.resolve("tiny") is old
     repository.load_model("tiny", accept_changed=True)
@@ -532,12 +532,12 @@ def test_passing_cause_is_tried_again(tmp_path, new_repository, monkeypatch, cau
     now = [1000.0]
     monkeypatch.setattr("imagemint.server.repository.lifecycle.time.monotonic", lambda: now[0])
     repository = new_repository(tmp_path, open_backend=open_backend)
-    assert "tried again in 5 s" in reason(repository, 1)
+    assert "next attempt in 5 s" in reason(repository, 1)
     repository.refresh()
     assert len(failing) == 1  # not yet
     now[0] += 6
     repository.refresh()
-    assert "tried again in 10 s" in reason(repository, 1)
+    assert "next attempt in 10 s" in reason(repository, 1)
     now[0] += 11
     repository.retry()
     repository.refresh()
@@ -601,7 +601,7 @@ def test_close_gives_up_what_is_being_loaded(tmp_path, new_repository):
     repository.close(0.01)
     go_on.set()
     loading.join(WAIT_S)
-    repository._quick.close(WAIT_S)
+    repository._threads.close(WAIT_S)
     assert opened[0].closed
     assert not repository.ready
 

@@ -105,9 +105,9 @@ def test_folder_that_is_no_version_is_told(tmp_path, new_repository, caplog, str
     repository = new_repository(tmp_path)
     assert repository.model("tiny").problem == ""
     assert stray in repository.model("other").problem
-    with pytest.raises(ModelNotReady, match="no version in it"):
+    with pytest.raises(ModelNotReady, match="it contains no version"):
         repository.resolve("other")
-    with pytest.raises(ModelNotReady, match="no version in it"):
+    with pytest.raises(ModelNotReady, match="it contains no version"):
         repository.resolve("other", "1")
     assert f"other/{stray} is left out" in caplog.text
     shutil.rmtree(tmp_path / "other")
@@ -129,8 +129,8 @@ def test_what_cannot_be_read_is_listed(tmp_path, new_repository):
     assert states == {1: State.READY, **failed}
     assert "symbolic links" in repository.model("tiny").versions[2].reason
     assert "symbolic links" in repository.model("loop").problem
-    assert repository.model("dangling").problem == "a link to nothing"
-    with pytest.raises(ModelNotReady, match="a link to nothing"):
+    assert repository.model("dangling").problem == "broken link"
+    with pytest.raises(ModelNotReady, match="broken link"):
         repository.resolve("dangling")
     (tmp_path / "loop").unlink()
     write_bundle(tmp_path, "loop")

@@ -3,7 +3,7 @@
 import pytest
 
 from imagemint.engine.errors import BackendFailed, DeadlinePassed, QueueFull
-from imagemint.server.telemetry.statistics import Account, Phases, Statistics, Sums, added
+from imagemint.server.telemetry.statistics import Account, Phases, Statistics, Sums, add_sums
 
 
 def phases_of(sums):
@@ -39,14 +39,14 @@ def test_sums_of_workers_add_up():
         statistics.add_failure(50)
         workers.append(statistics.sums())
     workers[0].last_ms += 1_000
-    whole = added(workers)
+    whole = add_sums(workers)
     assert (whole.success.count, whole.success.ns) == (3, 300)
     assert [tally.ns for tally in phases_of(whole)] == [282, 3, 6, 9]
     assert (whole.fail.count, whole.fail.ns) == (2, 100)
     assert {size: passes.output.ns for size, passes in whole.passes.items()} == {4: 9, 8: 3}
     assert (whole.images, whole.executions) == (20, 4)
     assert whole.last_ms == workers[0].last_ms
-    assert added([]) == Sums()
+    assert add_sums([]) == Sums()
 
 
 def test_passes_are_kept_by_size():

@@ -28,7 +28,7 @@ from imagemint.server.rpc.open_inference.tensors import add_output, add_texts
 from imagemint.server.rpc.status import make_outcome
 from imagemint.server.rpc.submission import Gate, Submission, get_deadline, wait_or_drop
 from imagemint.server.telemetry.metrics import Metrics
-from imagemint.server.telemetry.statistics import Sums, added
+from imagemint.server.telemetry.statistics import Sums, add_sums
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -158,7 +158,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
             model_stats=[
                 describe_statistics(
                     version,
-                    added(sums[key] for sums in found if (key := _get_key(version)) in sums),
+                    add_sums(sums[key] for sums in found if (key := _get_key(version)) in sums),
                 )
                 for version in versions
             ]

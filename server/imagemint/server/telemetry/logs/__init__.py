@@ -1,4 +1,4 @@
-"""Structured logs on stderr: ours, the standard library's, and what native code writes there."""
+"""Structured logs on stderr, including those of the standard library and of native code."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ _REPORT_S = 10.0
 
 
 def configure_logs(log_format: str, level: str, worker: int | None = None) -> None:
-    """Sends every log line to stderr as JSON, or as text for people, until `close_logs`.
+    """Writes every log line to stderr, as JSON or as text for a console, until `close_logs`.
 
-    Nobody who logs waits for whoever reads stderr: see `LogWriter`. File descriptor 2 is captured:
+    Logging never waits for the reader of stderr; see `LogWriter`. File descriptor 2 is captured;
     see `CapturedStderr`. Warnings, and exceptions that end a thread, are logged too.
 
     Args:
         log_format: ``json`` or ``console``.
         level: ``debug``, ``info``, ``warning`` or ``error``.
-        worker: number of this process, in every line; None where there is only one.
+        worker: number of this worker, added to every line; None for a single process.
     """
     close_logs()
     formatter, shared = _formatter(log_format, worker)
@@ -61,12 +61,12 @@ def configure_logs(log_format: str, level: str, worker: int | None = None) -> No
     logging.captureWarnings(capture=True)
     threading.excepthook = _log_thread_exception
     sys.unraisablehook = _log_unraisable
-    # Before the end of `logging` itself, which holds the handler's lock while it closes it.
+    # Must run before the exit hook of `logging`, which holds the handler's lock while it closes it.
     atexit.register(close_logs)
 
 
 def close_logs() -> None:
-    """Writes what waits, gives stderr back, and ends the threads. Closing twice is harmless."""
+    """Writes the queued lines, restores stderr and ends the threads. It can be called twice."""
     for handler in [each for each in logging.getLogger().handlers if isinstance(each, _Handler)]:
         handler.close()
         logging.getLogger().removeHandler(handler)
@@ -77,7 +77,7 @@ def close_logs() -> None:
 
 
 def dropped_lines() -> Mapping[str, int]:
-    """Returns how many lines this process did not log, by reason."""
+    """Returns the number of lines that this process dropped, by reason."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, _Handler):
             return handler.dropped()
@@ -85,10 +85,7 @@ def dropped_lines() -> Mapping[str, int]:
 
 
 def real_stderr() -> int | None:
-    """Returns the descriptor of the stderr that this process was started with.
-
-    None if descriptor 2 is not captured.
-    """
+    """Returns the file descriptor of the original stderr; None if stderr is not captured."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, _Handler):
             return handler.stderr.original
@@ -96,14 +93,14 @@ def real_stderr() -> int | None:
 
 
 def log_settings(settings: ServeSettings) -> None:
-    """Logs the effective settings; those that are secrets print as asterisks."""
+    """Logs the effective settings, with secrets as asterisks."""
     values = settings.model_dump(mode="json")
     values["repository"] = str(settings.repository or shipped_models())
     _log.info("settings", **{k: str(v) if isinstance(v, Path) else v for k, v in values.items()})
 
 
 class _Handler(logging.Handler):
-    """Formats records where they are logged, and queues the lines."""
+    """Formats records on the thread that logs, and queues the lines."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -118,11 +115,11 @@ class _Handler(logging.Handler):
         try:
             self._writer.put(self._line(record))
             self._report_refused()
-        except Exception:  # noqa: BLE001 - as every handler of the standard library
+        except Exception:  # noqa: BLE001 - as in every handler of the standard library
             self.handleError(record)
 
     def close(self) -> None:
-        """Writes what waits. What is printed to stderr later goes nowhere if nobody reads it."""
+        """Writes the queued lines. If stderr is not read, later output to it is discarded."""
         if self._open:
             self._open = False
             self.stderr.close()
@@ -159,7 +156,7 @@ def _report(event: str, lines: int) -> logging.LogRecord:
 def _formatter(
     log_format: str, worker: int | None
 ) -> tuple[structlog.stdlib.ProcessorFormatter, list[structlog.typing.Processor]]:
-    """Returns what makes lines of records, and the steps that our own events take before."""
+    """Returns the formatter of records, and the processors for our own events before it."""
 
     def name_worker(
         _logger: object, _method: str, event: structlog.typing.EventDict
@@ -180,7 +177,7 @@ def _formatter(
         if is_json
         else structlog.dev.ConsoleRenderer(
             colors=sys.stderr is not None and sys.stderr.isatty(),
-            # The default prints local variables: whole requests, and whatever is secret.
+            # The default prints local variables, which can hold requests and secrets.
             exception_formatter=structlog.dev.plain_traceback,
         )
     )

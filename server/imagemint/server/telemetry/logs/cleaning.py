@@ -1,4 +1,4 @@
-"""Strings on their way into the log: without secrets, of bounded length, on one line."""
+"""Cleans strings for the log: removes secrets, limits the length, escapes control characters."""
 
 import re
 from collections.abc import Callable
@@ -9,7 +9,7 @@ LONGEST_TEXT = 2_000
 LONGEST_TRACEBACK = 16_000
 
 _SECRETS = (
-    # An API key of ours, wherever it stands.
+    # Our API keys, anywhere in the text.
     (re.compile(r"imk_[\w-]{4,}"), "imk_…"),
     (re.compile(r"\b(bearer|basic)\s+[^\s'\",;]+", re.IGNORECASE), r"\1 …"),
     (
@@ -21,21 +21,21 @@ _SECRETS = (
         r"\1\2…",
     ),
 )
-# One search, which finds nothing in nearly every string, is cheaper than the substitutions.
+# Nearly no string contains these words, so one search is cheaper than all substitutions.
 _SUSPICIOUS = re.compile(r"imk_|bearer|basic|authorization|x-api-key|cookie", re.IGNORECASE)
-# gRPC prints metadata that it cannot decode as bytes, without its name: it may be a credential.
+# gRPC prints metadata that it cannot decode as bytes, without the key: it may be a credential.
 _BYTES = re.compile(r"\bb'(?:[^'\\]|\\.)*'?|\bb\"(?:[^\"\\]|\\.)*\"?", re.DOTALL)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _CONTROL_OF_TRACEBACKS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def prints_callers_bytes(logger: str) -> bool:
-    """Tells whether a logger is one of gRPC, or prints its errors: the event loop, and stderr."""
+    """Returns whether a logger can print bytes of callers: gRPC's, asyncio's and stderr's can."""
     return logger.partition(".")[0] in {"grpc", "asyncio", "stderr"}
 
 
 def clean(text: str, longest: int = LONGEST_TEXT) -> str:
-    """Returns a text without secrets, cut to `longest` characters."""
+    """Returns the text without secrets, cut to `longest` characters."""
     if len(text) > longest:
         text = f"{text[:longest]}… ({len(text)} characters)"
     if _SUSPICIOUS.search(text):
@@ -45,7 +45,7 @@ def clean(text: str, longest: int = LONGEST_TEXT) -> str:
 
 
 def clean_bytes(text: str) -> str:
-    """Returns a text in which each literal of bytes is replaced by its length."""
+    """Returns the text with each bytes literal replaced by its length."""
     return _BYTES.sub(lambda found: f"b'…' ({len(found[0]) - 3} characters)", text)
 
 
@@ -53,8 +53,8 @@ def cleaner(*, escape: bool) -> structlog.typing.Processor:
     """Returns the processor that cleans every string of an event.
 
     Args:
-        escape: whether to escape control characters, for renderers that do not: a line feed would
-            begin a line that looks like one of ours, and an escape sequence talks to the terminal.
+        escape: whether to escape control characters; needed for renderers that do not. Otherwise a
+            line feed could forge a log line, and an escape sequence could control the terminal.
     """
 
     def process(

@@ -1,4 +1,4 @@
-"""How often gRPC may write to the log: a caller decides what it writes, and how often."""
+"""Limits how many lines gRPC logs, because callers can cause any number of them."""
 
 import logging
 import re
@@ -10,9 +10,9 @@ from collections.abc import Callable
 from imagemint.server.telemetry.logs.cleaning import prints_callers_bytes
 
 CORE = "grpc.core"
-"""Logger of gRPC's native part."""
+"""Logger of gRPC's native code."""
 STDERR_LOGGER = "stderr"
-"""Logger of all else that is written to file descriptor 2."""
+"""Logger of all other output to file descriptor 2."""
 
 _PEER = re.compile(r"\b(?:ipv[46]|unix|unix-abstract|vsock):(\S+)")
 _MOST_PEERS = 1_000
@@ -22,9 +22,9 @@ class Bucket:
     """A token bucket.
 
     Args:
-        burst: lines that may come at once.
-        per_second: lines that may come in the long run.
-        now: seconds.
+        burst: maximum number of lines at once.
+        per_second: average number of lines per second.
+        now: current time in seconds.
     """
 
     def __init__(self, burst: float, per_second: float, now: float) -> None:
@@ -33,7 +33,7 @@ class Bucket:
         self._since = now
 
     def take(self, now: float) -> bool:
-        """Takes a token if there is one."""
+        """Takes a token; returns false if there is none."""
         self._left = min(self._burst, self._left + (now - self._since) * self._per_second)
         self._since = now
         if self._left < 1:
@@ -43,20 +43,20 @@ class Bucket:
 
 
 class LineLimit:
-    """Admits a number of lines of each peer that a line names, and of all together.
+    """Limits the lines that name one peer, and all lines together.
 
     Args:
-        clock: seconds; for tests.
+        clock: returns seconds; for tests.
     """
 
     PEER = (10.0, 0.1)
-    """Lines of one peer: at once, and a second."""
+    """Burst and lines per second of one peer."""
     ALL = (100.0, 5.0)
-    """Lines of all: at once, and a second."""
+    """Burst and lines per second of all peers."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.refused = 0
-        """Lines refused so far."""
+        """Number of lines refused so far."""
         self._clock = clock
         self._lock = threading.Lock()
         self._all = Bucket(*self.ALL, clock())
@@ -64,7 +64,7 @@ class LineLimit:
         self._reported = 0
 
     def admits(self, line: str) -> bool:
-        """Tells whether a line may be logged; counts it if not."""
+        """Returns whether a line is within the limits; counts it as refused otherwise."""
         now = self._clock()
         with self._lock:
             if self._admits(_host_of(line), now):
@@ -73,7 +73,7 @@ class LineLimit:
             return False
 
     def take_refused(self) -> int:
-        """Returns how many lines were refused since this was last asked."""
+        """Returns how many lines were refused since the last call."""
         with self._lock:
             count, self._reported = self.refused - self._reported, self.refused
             return count
@@ -81,7 +81,7 @@ class LineLimit:
     def _admits(self, host: str, now: float) -> bool:
         if host:
             bucket = self._peers.pop(host, None) or Bucket(*self.PEER, now)
-            self._peers[host] = bucket  # the latest last
+            self._peers[host] = bucket  # keeps the most recent peer last
             if len(self._peers) > _MOST_PEERS:
                 self._peers.popitem(last=False)
             if not bucket.take(now):
@@ -90,16 +90,16 @@ class LineLimit:
 
 
 def _host_of(line: str) -> str:
-    """The peer that a line names, without its port, which differs with each connection."""
+    """Returns the peer that a line names, without the port, which differs per connection."""
     found = _PEER.search(line, 0, 400)
     return found[1].rstrip(":").rpartition(":")[0] or found[1] if found else ""
 
 
 class GrpcFilter(logging.Filter):
-    """Limits the records of gRPC's loggers, and of the event loop, which prints gRPC's errors.
+    """Limits the records of gRPC's loggers and of asyncio's, which prints gRPC's errors.
 
     Args:
-        limit: theirs.
+        limit: the limit to apply.
     """
 
     def __init__(self, limit: LineLimit) -> None:
@@ -107,8 +107,8 @@ class GrpcFilter(logging.Filter):
         self._limit = limit
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Tells whether a record is logged."""
-        read_from_stderr = record.name in (CORE, STDERR_LOGGER)  # and limited there
+        """Returns whether to log a record."""
+        read_from_stderr = record.name in (CORE, STDERR_LOGGER)  # limited when read
         if read_from_stderr or not prints_callers_bytes(record.name):
             return True
         return self._limit.admits(record.msg if isinstance(record.msg, str) else "")

@@ -1,8 +1,8 @@
-"""What native code writes to stderr: gRPC's core and ONNX Runtime know no logger of Python's.
+"""Captures the output of native code on stderr: gRPC's core and ONNX Runtime use no Python logger.
 
-They write to file descriptor 2. Here that is a pipe, whose lines become records of the log like any
-other: with a level and the name of a logger, escaped, without secrets and limited. What a caller
-sends, such as the text of a GOAWAY, cannot look like a line of ours any more.
+Native code writes to file descriptor 2, which is replaced by a pipe. The lines of the pipe become
+log records with a level and a logger name; they are escaped, cleaned of secrets and limited like
+all others. Text that a caller sends, such as a GOAWAY message, therefore cannot forge a log line.
 """
 
 import contextlib
@@ -20,10 +20,10 @@ _PIPE_BYTES = 2**20
 _READ_BYTES = 2**16
 _LONGEST_LINE = 8_192
 _JOIN_S = 1.0
-# After a read that came back full: somebody floods the pipe.
+# Pause after a read that filled the buffer, because then a writer floods the pipe.
 _FLOOD_PAUSE_S = 0.05
 
-# As absl has it: I1128 08:39:52.206038   12376 chttp2_transport.cc:1403] text
+# The format of absl: I1128 08:39:52.206038   12376 chttp2_transport.cc:1403] text
 _GRPC = re.compile(r"([IWEF])\d{4} [\d:.]+ +\d+ (\S+:\d+)\] ?(.*)", re.DOTALL)
 # 2026-11-28 08:39:52.206038 [W:onnxruntime:Default, file.cc:12 Name] text
 _ONNXRUNTIME = re.compile(
@@ -39,34 +39,34 @@ _LEVELS = {
 
 
 class CapturedStderr:
-    """Reads what this process writes to file descriptor 2, from now until `close`.
+    """Reads what this process writes to file descriptor 2, until `close`.
 
-    The write end does not block: who writes faster than the reader reads loses what does not fit. A
-    crash is told on the real stderr by `faulthandler`; what native code says in its last moment
-    before it aborts may be lost in the pipe.
+    The write end does not block: output that does not fit into the pipe is lost. `faulthandler`
+    reports a crash on the original stderr. The last output of native code before an abort may stay
+    unread in the pipe.
 
     Args:
-        limit: decides which lines are logged.
+        limit: limits the number of logged lines.
     """
 
     def __init__(self, limit: LineLimit) -> None:
         self._limit = limit
         self.original = _duplicate(STDERR)
-        """The real stderr, as a descriptor that child processes do not inherit."""
+        """The original stderr, as a file descriptor that child processes do not inherit."""
         self._reading, writing = os.pipe()
-        with contextlib.suppress(OSError):  # more than the system allows this user
+        with contextlib.suppress(OSError):  # above the limit of the system for this user
             fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         os.set_blocking(writing, False)
         os.dup2(writing, STDERR)
         os.close(writing)
-        self._crashes = _without_waiting(self.original)
+        self._crashes = _open_nonblocking(self.original)
         faulthandler.enable(self._crashes)
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._read, name="stderr", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Gives the real stderr back to everybody; what was written before is logged."""
+        """Restores the original stderr, and logs what was written before."""
         faulthandler.disable()
         self._closing.set()
         os.dup2(self.original, STDERR)  # closes the write end, which ends the thread
@@ -84,7 +84,7 @@ class CapturedStderr:
                 rest = b""
             self._log(lines)
             if len(chunk) == _READ_BYTES:
-                self._closing.wait(_FLOOD_PAUSE_S)  # leaves the interpreter to the calls
+                self._closing.wait(_FLOOD_PAUSE_S)  # leaves the GIL to the calls
         self._log([rest])
         os.close(self._reading)
 
@@ -92,12 +92,12 @@ class CapturedStderr:
         for name, level, text in _records(lines):
             logger = logging.getLogger(name)
             if logger.isEnabledFor(level) and self._limit.admits(text):
-                with contextlib.suppress(Exception):  # whatever it is, the pipe must be read
+                with contextlib.suppress(Exception):  # the pipe must be read whatever fails
                     logger.log(level, "%s", text)
 
 
 def _records(lines: list[bytes]) -> list[tuple[str, int, str]]:
-    """Returns logger, level and text of each message; lines without a prefix continue one."""
+    """Returns logger, level and text of each message; a line without prefix continues a message."""
     found: list[tuple[str, int, str]] = []
     in_message = False
     for line in lines:
@@ -120,17 +120,17 @@ def _records(lines: list[bytes]) -> list[tuple[str, int, str]]:
 def _duplicate(descriptor: int) -> int:
     try:
         return os.dup(descriptor)
-    except OSError:  # closed: the process was started without one
+    except OSError:  # the process was started without stderr
         null = os.open(os.devnull, os.O_WRONLY)
         if null != descriptor:
             return null
         return os.dup(null)
 
 
-def _without_waiting(descriptor: int) -> int:
-    """Returns another descriptor of the same file that does not block, or the same if none can be.
+def _open_nonblocking(descriptor: int) -> int:
+    """Returns a non-blocking file descriptor of the same file, or `descriptor` if that fails.
 
-    A crash must end the process even if nobody reads what is written about it.
+    A crash must end the process even if its report is not read.
     """
     flags = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC
     try:

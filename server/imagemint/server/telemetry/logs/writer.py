@@ -1,4 +1,4 @@
-"""Log lines on their way out: a bounded queue, and a thread that writes it to a descriptor."""
+"""Writes log lines to a file descriptor on a thread, from a bounded queue."""
 
 import contextlib
 import os
@@ -8,27 +8,27 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-# About four times what a busy server logs in a second.
+# About four times the lines that a busy server logs per second.
 _MOST_LINES = 10_000
 _MOST_BYTES = 16 * 2**20
 _WRITE_BYTES = 64 * 2**10
-# A reader that has taken nothing for so long is not waited for at the exit.
+# At exit, the writer gives up on a reader that has read nothing for this long.
 _STUCK_S = 1.0
 _CLOSE_S = 10.0
 _RETRY_S = 0.1
 
 
 class LogWriter:
-    """Writes lines in the order in which they come, and never makes the caller wait.
+    """Writes lines in order, and never blocks the caller. It is thread-safe.
 
-    Lines that find the queue full are dropped and counted. Any thread may call.
+    If the queue is full, lines are dropped and counted.
 
     Args:
-        descriptor: where the lines go, such as a duplicate of stderr. It stays open.
-        report_dropped: makes the line that says how many lines were dropped; written as soon as
-            there is room again.
-        most_lines: lines that may wait.
-        most_bytes: bytes that may wait.
+        descriptor: the file descriptor to write to, such as a duplicate of stderr. It stays open.
+        report_dropped: returns the line that reports the number of dropped lines; it is written as
+            soon as the queue has room again.
+        most_lines: maximum number of queued lines.
+        most_bytes: maximum size of the queued lines.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class LogWriter:
         most_bytes: int = _MOST_BYTES,
     ) -> None:
         self.dropped = 0
-        """Lines dropped so far."""
+        """Number of lines dropped so far."""
         self._descriptor = descriptor
         self._report_dropped = report_dropped
         self._most_lines = most_lines
@@ -53,12 +53,12 @@ class LogWriter:
         self._writing = False
         self._written = 0
         self._closed = False
-        # A daemon: a reader that never reads must not keep the process.
+        # A daemon thread, because a reader that never reads must not keep the process alive.
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
 
     def put(self, line: bytes) -> None:
-        """Queues a line, which ends with a line feed; drops it if there is no room."""
+        """Queues a line, which must end with a line feed; drops it if the queue is full."""
         with self._changed:
             full = len(self._lines) >= self._most_lines
             if self._closed or full or self._bytes + len(line) > self._most_bytes:
@@ -69,7 +69,7 @@ class LogWriter:
             self._changed.notify_all()
 
     def close(self) -> bool:
-        """Writes what waits and ends the thread; gives up on a reader that does not read.
+        """Writes the queued lines and ends the thread; gives up on a reader that does not read.
 
         Returns:
             Whether everything was written.
@@ -85,7 +85,7 @@ class LogWriter:
             return not self._is_pending()
 
     def _is_pending(self) -> bool:
-        # While writing fails, a report of it would fail too.
+        # While writing fails, writing the report would fail too.
         unreported = self.dropped > self._reported and not self._fails
         return bool(self._lines) or self._writing or unreported
 
@@ -104,7 +104,7 @@ class LogWriter:
                 self._changed.notify_all()
 
     def _take(self) -> tuple[list[bytes], int] | None:
-        """Returns the next lines, and how many drops to report after them; None at the end."""
+        """Returns the next lines and the number of drops to report after them; None at the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._is_pending())
             if not self._is_pending():
@@ -120,15 +120,15 @@ class LogWriter:
             return lines, self.dropped - self._reported
 
     def _write(self, chunk: bytes) -> int:
-        """Writes a piece, however long that takes; returns how many lines of it were not written.
+        """Writes a chunk, however long it takes; returns the number of lines that were not written.
 
-        That happens on a full disk, or when the reader has gone.
+        Lines are not written if the disk is full or the reader is gone.
         """
         left = memoryview(chunk)
         while left:
             try:
                 count = os.write(self._descriptor, left)
-            except BlockingIOError:  # somebody else has made it non-blocking
+            except BlockingIOError:  # another process made it non-blocking
                 with contextlib.suppress(OSError):
                     select.select((), (self._descriptor,), (), _RETRY_S)
                 continue
