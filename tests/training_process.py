@@ -16,29 +16,29 @@ import torch
 from safetensors.torch import save_file
 from small_runs import CPU, small, train
 
-from imagemint.training.distributed import join
+from imagemint.training.distributed import start_distributed
 from imagemint.training.errors import TrainingError
 from imagemint.training.loop import health, monitor
-from imagemint.training.loop.stats import Figures
+from imagemint.training.loop.stats import Stats
 from imagemint.training.recipes import RECIPES
 
 
-class SignalledFigures(Figures):
-    """Figures as whose steps are counted, for SIGTERM to come in one of them."""
+class SignalledStats(Stats):
+    """Statistics that send SIGTERM to this process in a given step."""
 
     left = 0
 
-    def settle(self):
+    def collect(self):
         """Settles, and sends the signal when it is time."""
-        SignalledFigures.left -= 1
-        if SignalledFigures.left == 0:
+        SignalledStats.left -= 1
+        if SignalledStats.left == 0:
             signal.raise_signal(signal.SIGTERM)
-        return super().settle()
+        return super().collect()
 
 
 def do(job, processes, device):
     """Trains as the job says."""
-    SignalledFigures.left = job["stopped_after"] if job.get("stopped_rank") == processes.rank else 0
+    SignalledStats.left = job["stopped_after"] if job.get("stopped_rank") == processes.rank else 0
     recipe = small(RECIPES[job["recipe"]], **job["options"])
     left = f"{job['run']}-{processes.rank}"
     try:
@@ -60,11 +60,11 @@ def main():
     torch.set_num_threads(1)
     health.RECALIBRATION_BATCHES = 1
     monitor.plot_losses = monitor.animate_grids = lambda _: None
-    sys.modules["imagemint.training.loop.training_loop"].Figures = SignalledFigures
-    processes, device = join(CPU, 2, 1)
+    sys.modules["imagemint.training.loop.training_loop"].Stats = SignalledStats
+    processes, device = start_distributed(CPU, 2, 1)
     for job in json.loads(Path(sys.argv[1]).read_text()):
         do(job, processes, device)
-    processes.wait()
+    processes.barrier()
 
 
 if __name__ == "__main__":

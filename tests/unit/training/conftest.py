@@ -124,15 +124,15 @@ def poison(monkeypatch):
 
     def arm(first_step, value):
         steps = iter(range(1, 1_000))
-        average_into = training_loop.average_into
+        update_ema = training_loop.update_ema
 
         def average(averaged, running, weight):
-            average_into(averaged, running, weight)
+            update_ema(averaged, running, weight)
             if next(steps) >= first_step:
                 for parameter in averaged.parameters():
                     parameter.fill_(value)
 
-        monkeypatch.setattr(training_loop, "average_into", average)
+        monkeypatch.setattr(training_loop, "update_ema", average)
 
     return arm
 

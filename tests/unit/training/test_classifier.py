@@ -10,7 +10,7 @@ import torch
 from imagemint.training.classifier import (
     DigitClassifier,
     ResidualClassifier,
-    augmented,
+    augment,
     load_classifier,
     train_classifier,
 )
@@ -60,24 +60,24 @@ def test_shift_moves_the_picture():
     x[0, 0, 14, 14] = 1
     recipe = MnistClassifierRecipe(shift=2)
     places = {
-        tuple(divmod(int(augmented(x, recipe, step).flatten().argmax()), 28)) for step in range(200)
+        tuple(divmod(int(augment(x, recipe, step).flatten().argmax()), 28)) for step in range(200)
     }
     assert places == {(14 + down, 14 + right) for down in range(-2, 3) for right in range(-2, 3)}
-    assert augmented(x, recipe, 3).sum() == x.sum()
-    assert torch.equal(augmented(x, MnistClassifierRecipe(shift=0), 3), x)
+    assert augment(x, recipe, 3).sum() == x.sum()
+    assert torch.equal(augment(x, MnistClassifierRecipe(shift=0), 3), x)
 
 
 def test_images_are_moved_and_mirrored_apart():
     """Each image of a batch has its own offset and side, none of its pixels changes."""
     x = torch.full((64, 3, 10, 12), -1.0)
     x[:, :, 5, 6], x[:, :, 5, 8] = 1, 0.5
-    moved = augmented(x, ImageClassifierRecipe(shift=1), 7)
+    moved = augment(x, ImageClassifierRecipe(shift=1), 7)
     assert moved.shape == x.shape
     assert torch.equal(moved.sum((1, 2, 3)), x.sum((1, 2, 3)))
     bright, dim = ((moved[:, 0] == level).nonzero()[:, 1:] for level in (1, 0.5))
     assert set((dim - bright)[:, 1].tolist()) == {2, -2}
     assert len({tuple(place) for place in bright.tolist()}) > 9
-    assert torch.equal(augmented(x, ImageClassifierRecipe(shift=0, mirror=False), 7), x)
+    assert torch.equal(augment(x, ImageClassifierRecipe(shift=0, mirror=False), 7), x)
 
 
 @pytest.mark.parametrize(

@@ -17,12 +17,12 @@ from small_runs import pictures, small, train
 from torch import nn
 
 from imagemint.client.cli import main
-from imagemint.training.distributed import Batchwise, Processes
+from imagemint.training.distributed import Batchwise, Distributed
 from imagemint.training.errors import ProcessesError
 from imagemint.training.loop.checkpoints import list_checkpoints
 from imagemint.training.loop.start import initial_state
-from imagemint.training.losses.adversarial import OBJECTIVES
-from imagemint.training.losses.gan_loss import Game
+from imagemint.training.losses.adversarial import ADVERSARIAL_LOSSES
+from imagemint.training.losses.gan_loss import GanLoss
 from imagemint.training.recipes import RECIPES
 from imagemint.training.recipes.mnist import MnistRecipe
 
@@ -161,19 +161,19 @@ def test_failures_are_shared(two):
 # --- without a second process --------------------------------------------------------------------
 
 
-class TwoOnPaper(Processes):
+class TwoOnPaper(Distributed):
     """Two processes, of which the other is not there."""
 
-    count = 2
+    world_size = 2
 
 
 def test_parts_of_a_batch():
     """A part is a share of the rows, or of another dimension."""
     second = TwoOnPaper()
     second.rank = 1
-    assert second.part_of(6) == 3
-    assert second.mine(torch.arange(6)).tolist() == [3, 4, 5]
-    assert second.mine(torch.arange(8).reshape(2, 4), dim=1).tolist() == [[2, 3], [6, 7]]
+    assert second.local_batch_size(6) == 3
+    assert second.local_part(torch.arange(6)).tolist() == [3, 4, 5]
+    assert second.local_part(torch.arange(8).reshape(2, 4), dim=1).tolist() == [[2, 3], [6, 7]]
 
 
 def test_foreign_batch_statistics_are_refused(digits, monkeypatch):
@@ -182,9 +182,11 @@ def test_foreign_batch_statistics_are_refused(digits, monkeypatch):
     state = initial_state(recipe, digits, torch.device("cpu"), TwoOnPaper())
     joined = [part for part in state.G.modules() if isinstance(part, Batchwise)]
     assert joined
-    assert all(part.processes.count == 2 for part in joined)
+    assert all(part.processes.world_size == 2 for part in joined)
     assert all(
-        part.processes.count == 1 for part in state.G_ema.modules() if isinstance(part, Batchwise)
+        part.processes.world_size == 1
+        for part in state.G_ema.modules()
+        if isinstance(part, Batchwise)
     )
     monkeypatch.setattr(MnistRecipe, "discriminator", lambda *_: nn.BatchNorm1d(3))
     with pytest.raises(
@@ -200,8 +202,8 @@ def test_objective_over_a_batch_is_refused(digits, monkeypatch, player):
     def relative_to_the_mean(real, fake):
         return nn.functional.softplus(fake - real.mean()).mean()
 
-    objective = replace(OBJECTIVES["relativistic"], **{player: relative_to_the_mean})
-    monkeypatch.setattr(MnistRecipe, "game", lambda *_: Game(objective))
+    objective = replace(ADVERSARIAL_LOSSES["relativistic"], **{player: relative_to_the_mean})
+    monkeypatch.setattr(MnistRecipe, "gan_loss", lambda *_: GanLoss(objective))
     recipe = MnistRecipe(z_dim=4, generator_channels=4, discriminator_channels=1)
     initial_state(recipe, digits, torch.device("cpu"))
     with pytest.raises(ProcessesError, match=f"loss of the {player} is no mean over the images"):
@@ -271,8 +273,8 @@ def test_interrupted_command_saves_once(shades, tmp_path):
     ("options", "told", "text"),
     [
         (["--processes", "2", "--compile"], "2", "--compile is for one process"),
-        ([], "4", "the environment speaks of 4 processes"),
-        (["--processes", "2", "--nodes", "3"], "2", "of 2 on each of 3 machines"),
+        ([], "4", "WORLD_SIZE is 4, but the options ask for"),
+        (["--processes", "2", "--nodes", "3"], "2", "ask for 2 processes on each of 3 machines"),
     ],
 )
 def test_unfitting_processes_are_refused(shades, capsys, monkeypatch, options, told, text):  # noqa: PLR0917 - three of them are one case

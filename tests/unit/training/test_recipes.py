@@ -1,7 +1,11 @@
 """Tests of the recipes: every one trains, resumes bit for bit, is exported and served."""
 
+import importlib.util
 import json
+import re
 import signal
+import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -42,6 +46,34 @@ def same_tensors(state, other):
     ours, theirs = state.tensors(), other.tensors()
     assert ours.keys() == theirs.keys()
     return [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+
+
+def import_from_readme(folder):
+    """Imports the recipe of "How to add a recipe" in training/README.md from a file."""
+    readme = (Path(__file__).parents[3] / "training/README.md").read_text()
+    section = readme.partition("### How to add a recipe")[2].partition("\n## ")[0]
+    (block,) = re.findall(r"^ *```python\n(.*?)^ *```$", section, re.DOTALL | re.MULTILINE)
+    file = folder / "hinge.py"
+    file.write_text(textwrap.dedent(block))
+    spec = importlib.util.spec_from_file_location("hinge_of_the_readme", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.HingeRecipe
+
+
+def test_recipe_of_the_readme_trains(tmp_path, monkeypatch):
+    """One file and one line in the table: the recipe trains, resumes, and its generator is read."""
+    added = import_from_readme(tmp_path)
+    monkeypatch.setitem(RECIPES, added.name, added)
+    recipe = small(added)
+    whole = train(recipe, tmp_path / "whole")
+    assert "gp" in json.loads((tmp_path / "whole/log.jsonl").read_text().splitlines()[0])
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        train(recipe, tmp_path / "cut")
+    assert same_tensors(train(recipe, tmp_path / "cut", resume=True), whole)
+    assert read_generator(tmp_path / "whole").recipe == "hinge"
+    assert added.model_fields["penalty_weight"].description == "Weight of the gradient penalty."
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -128,10 +160,10 @@ def test_critic_is_warmed_up(warm_up):
     recipe = RECIPES["wgan"](warm_up_steps=warm_up)
     done = 0
     for step in range(1_100):
-        assert recipe.turns_before(step) == done
+        assert recipe.discriminator_steps_before(step) == done
         many = step < warm_up or (warm_up and step % 500 == 0)
-        assert recipe.turns_of_discriminator(step) == (100 if many else 5)
-        done += recipe.turns_of_discriminator(step)
+        assert recipe.discriminator_steps_at(step) == (100 if many else 5)
+        done += recipe.discriminator_steps_at(step)
 
 
 def test_discriminator_waits_when_far_ahead(tmp_path):
@@ -163,7 +195,7 @@ def test_weights_are_clipped(tmp_path):
 def test_few_labels_are_shown():
     """Of each class the first so many labels are shown, and all others hidden."""
     labels = np.array([1, 0, 1, 1, 0, 0])
-    shown = SsganRecipe(labelled=2).shown_labels(labels)
+    shown = SsganRecipe(labelled=2).visible_labels(labels)
     assert shown.tolist() == [1, 0, 1, -1, 0, -1]
 
 

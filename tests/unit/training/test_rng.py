@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imagemint.training.rng import ShuffledOrder, Stream, generator_at, training_latents
+from imagemint.training.rng import ShuffledOrder, Stream, draw_latents, generator_at
 
 
 def test_epoch_is_a_permutation():
@@ -35,13 +35,13 @@ def test_order_is_entered_anywhere():
 
 def test_latents_follow_the_step():
     """A step's latents are a function of seed and step alone, float32 and near standard normal."""
-    z = training_latents(2, 7, 500, 64)
+    z = draw_latents(2, 7, 500, 64)
     assert (z.dtype, z.shape) == (torch.float32, (500, 64))
-    assert torch.equal(z, training_latents(2, 7, 500, 64))
+    assert torch.equal(z, draw_latents(2, 7, 500, 64))
     assert z.mean().item() == pytest.approx(0, abs=0.02)
     assert z.std().item() == pytest.approx(1, abs=0.02)
-    assert not torch.equal(z, training_latents(2, 8, 500, 64))
-    assert not torch.equal(z, training_latents(3, 7, 500, 64))
+    assert not torch.equal(z, draw_latents(2, 8, 500, 64))
+    assert not torch.equal(z, draw_latents(3, 7, 500, 64))
 
 
 def test_streams_differ():

@@ -253,7 +253,7 @@ def train_classifier(
         targets = model.targets(train)
         for step in tqdm(range(steps), unit="batches", disable=quiet):
             batch = order.indices(step * recipe.batch_size, recipe.batch_size)
-            x = augmented(to_network(train.images[batch]), recipe, step)
+            x = augment(to_network(train.images[batch]), recipe, step)
             y = torch.from_numpy(targets[batch]).to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
                 loss = model.loss(x.to(device), y)
@@ -281,7 +281,7 @@ def train_classifier(
     return about
 
 
-def augmented(x: Tensor, recipe: ClassifierRecipe, step: int) -> Tensor:
+def augment(x: Tensor, recipe: ClassifierRecipe, step: int) -> Tensor:
     """Returns a batch [N, C, H, W] translated, filled up, and mirrored, at random."""
     rng = generator_at(recipe.seed, Stream.AUGMENTATION, step)
     if recipe.shift:

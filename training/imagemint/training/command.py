@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import torch
 
     from imagemint.training.datasets import LabelledImages
-    from imagemint.training.distributed import Processes
+    from imagemint.training.distributed import Distributed
     from imagemint.training.networks.precision import Precision
 
 _log = logging.getLogger(__name__)
@@ -112,18 +112,18 @@ class TrainGenerator(RunSettings, DataOptions):
         device = _device(self.device)
         if self.resume:
             from imagemint.training.datasets import DATASETS  # noqa: PLC0415 - torch
-            from imagemint.training.loop.resume import resumed  # noqa: PLC0415 - torch
+            from imagemint.training.loop.resume import resume_settings  # noqa: PLC0415 - torch
 
-            return resumed(self, self.out, DATASETS).start(device)
+            return resume_settings(self, self.out, DATASETS).start(device)
         return self.start(device)
 
     def start(self, device: "torch.device") -> int:
         """Trains with exactly these settings, in as many processes as they say."""
-        from imagemint.training.distributed import ALONE, join  # noqa: PLC0415 - torch
+        from imagemint.training.distributed import SINGLE_PROCESS, start_distributed  # noqa: PLC0415 - torch
 
         if self.dry_run:
-            return self._train(ALONE, device)
-        processes, device = join(device, self.processes, self.nodes)
+            return self._train(SINGLE_PROCESS, device)
+        processes, device = start_distributed(device, self.processes, self.nodes)
         try:
             return self._train(processes, device)
         except TrainingFailed:
@@ -131,7 +131,7 @@ class TrainGenerator(RunSettings, DataOptions):
                 raise
             return 1  # the first process says why
 
-    def _train(self, processes: "Processes", device: "torch.device") -> int:
+    def _train(self, processes: "Distributed", device: "torch.device") -> int:
         from imagemint.training.loop import (  # noqa: PLC0415 - torch
             dry_run,
             provenance,
@@ -139,18 +139,18 @@ class TrainGenerator(RunSettings, DataOptions):
             training_loop,
         )
         from imagemint.training.loop.checkpoints import (  # noqa: PLC0415 - torch
-            fitting_checkpoint,
+            find_fitting_checkpoint,
             latest_checkpoint,
             list_checkpoints,
         )
-        from imagemint.training.loop.resume import remembered  # noqa: PLC0415
+        from imagemint.training.loop.resume import settings_to_record  # noqa: PLC0415
         from imagemint.training.loop.schedules import Schedule  # noqa: PLC0415
         from imagemint.training.networks.precision import Passes  # noqa: PLC0415
 
         recipe = self.recipe_type(
             **{name: getattr(self, name) for name in self.recipe_type.model_fields}
         )
-        with processes.first_ahead():  # which downloads for all
+        with processes.rank_zero_first():  # which downloads for all
             data = self._training_data(recipe)
         schedule = Schedule(
             self.log_interval,
@@ -167,10 +167,10 @@ class TrainGenerator(RunSettings, DataOptions):
             "device": str(device),
             "compile": self.compile_,
             "processes": self.processes * self.nodes,
-            "settings": remembered(self, about["options"]),
+            "settings": settings_to_record(self, about["options"]),
         }
         if self.resume:
-            found = fitting_checkpoint(self.out, about, free=training_loop.FREE_ON_RESUME)
+            found = find_fitting_checkpoint(self.out, about, free=training_loop.FREE_ON_RESUME)
             _log.info("resuming from %s", found)
         elif list_checkpoints(self.out):
             raise CheckpointError(f"{self.out} holds a run already; --resume continues it")
@@ -209,7 +209,7 @@ class TrainGenerator(RunSettings, DataOptions):
 
     def _training_data(self, recipe: Recipe) -> "LabelledImages":
         """Returns the training pictures, on resume with the classes in the order of the run."""
-        from imagemint.training.loop.resume import recorded_order  # noqa: PLC0415 - torch
+        from imagemint.training.loop.resume import read_class_order  # noqa: PLC0415 - torch
 
         def load(order: tuple[str, ...] | None = None) -> "LabelledImages":
             name = self.data_set or recipe.dataset
@@ -222,7 +222,7 @@ class TrainGenerator(RunSettings, DataOptions):
             )
 
         data = load()
-        order = recorded_order(self.out, data) if self.resume else None
+        order = read_class_order(self.out, data) if self.resume else None
         if order is None:
             return data
         try:
@@ -240,15 +240,17 @@ class TrainGenerator(RunSettings, DataOptions):
 
     def _precision(self, device: "torch.device") -> "Precision":
         from imagemint.training.loop.checkpoints import (  # noqa: PLC0415 - torch
+            find_whole_checkpoint,
             read_description,
-            sound_checkpoint,
         )
         from imagemint.training.networks.precision import precision_of  # noqa: PLC0415
 
         if self.precision != "auto":
             return self.precision
         if self.resume:
-            found: Precision = read_description(sound_checkpoint(self.out)).get("precision", "fp32")
+            found: Precision = read_description(find_whole_checkpoint(self.out)).get(
+                "precision", "fp32"
+            )
             return found
         return precision_of(device)
 

@@ -1,12 +1,12 @@
-"""The processes of one run, each of which holds its part of every batch.
+"""Data-parallel training: every process computes an equal part of each batch.
 
-Lightning Fabric starts them and lets them find one another. It wraps no network: the hooks of
-`DistributedDataParallel` expect one backward pass for each forward pass of the wrapped module, but
-D looks twice a turn, is asked for features and not for its output, and penalties go backwards
-twice. Instead the gradients are averaged when they are complete, whatever made them. With parts of
-one size the mean over processes of gradients of mean losses is the gradient of the whole batch;
-what is no mean over images (statistics of a batch, similarities within it) is worked out over all
-processes, through which gradients flow, any number of times.
+Lightning Fabric starts the processes and connects them. It does not wrap the networks: the hooks
+of `DistributedDataParallel` expect one backward pass for each forward pass of the wrapped module,
+but a step evaluates D twice, calls its features instead of its `forward`, and differentiates
+penalties twice. Instead, `Distributed.average_gradients` runs after the backward pass. Because the
+parts have equal sizes, the mean over processes of the gradients of mean losses is the gradient of
+the whole batch. Losses and layers that are not a mean over images (batch statistics, similarities
+within a batch) use the differentiable collectives.
 """
 
 import os
@@ -26,152 +26,153 @@ if TYPE_CHECKING:
 _BUCKET_ELEMENTS = 8 * 2**20  # 32 MiB of float32: few calls, and little memory beside the weights
 
 
-class Processes:
-    """The processes of a run; of this class, one alone, for which everything is as it is.
+class Distributed:
+    """Single-process stub: every collective is a no-op.
 
     Attributes:
-        rank: of this process, from 0. The first writes and speaks for all.
-        count: of all.
+        rank: index of this process, from 0. Rank 0 writes all files.
+        world_size: number of processes.
     """
 
     rank = 0
-    count = 1
+    world_size = 1
 
-    def part_of(self, batch_size: int) -> int:
-        """Returns how many images of a batch are this process's.
+    def local_batch_size(self, batch_size: int) -> int:
+        """Returns how many images of a batch this process computes.
 
         Raises:
-            ProcessesError: the batch cannot be shared equally.
+            ProcessesError: the batch size is not a multiple of the number of processes.
         """
-        size, left = divmod(batch_size, self.count)
+        size, left = divmod(batch_size, self.world_size)
         if left:
             raise ProcessesError(
-                f"batch_size is {batch_size}, which {self.count} processes cannot share equally"
+                f"batch_size is {batch_size}, which {self.world_size} processes cannot share"
+                " equally"
             )
         return size
 
-    def mine(self, whole: Tensor, dim: int = 0) -> Tensor:
-        """Returns this process's part of what was drawn for a whole batch along ``dim``."""
-        size = whole.shape[dim] // self.count
+    def local_part(self, whole: Tensor, dim: int = 0) -> Tensor:
+        """Returns the part of a whole batch, along ``dim``, that this process computes."""
+        size = whole.shape[dim] // self.world_size
         return whole.narrow(dim, self.rank * size, size)
 
-    def total(self, x: Tensor) -> Tensor:
-        """Returns the sum of ``x`` over all processes, through which gradients flow."""
+    def all_reduce_sum(self, x: Tensor) -> Tensor:
+        """Returns the sum of ``x`` over all processes; differentiable."""
         return x
 
-    def mean(self, x: Tensor) -> Tensor:
-        """Returns the mean of ``x`` over all processes, through which gradients flow."""
+    def all_reduce_mean(self, x: Tensor) -> Tensor:
+        """Returns the mean of ``x`` over all processes; differentiable."""
         return x
 
-    def whole(self, part: Tensor) -> Tensor:
-        """Returns the rows of all processes, [count * N, ...] of [N, ...]; gradients flow."""
+    def all_gather(self, part: Tensor) -> Tensor:
+        """Returns the rows of all processes, [world_size * N, ...]; differentiable."""
         return part
 
     def average_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Replaces every gradient by its mean over all processes."""
+        """Replaces every gradient with its mean over all processes."""
 
-    def agreed(self, figure: float) -> float:
-        """Returns the mean of a figure over all processes."""
-        return figure
+    def average(self, value: float) -> float:
+        """Returns the mean of a number over all processes."""
+        return value
 
-    def by_first(self, action: Callable[[], None]) -> None:
-        """Lets the first process act while the others wait; what it raises, all raise."""
+    def on_rank_zero(self, action: Callable[[], None]) -> None:
+        """Runs ``action`` on rank 0 and re-raises its exception on every rank."""
         action()
 
-    def wait(self) -> None:
-        """Returns when all have come here."""
+    def barrier(self) -> None:
+        """Waits until every process has reached this call."""
 
     @contextmanager
-    def first_ahead(self) -> Iterator[None]:
-        """Lets the first process through before the others, who find done what it did."""
+    def rank_zero_first(self) -> Iterator[None]:
+        """Runs the block on rank 0 first, then on the other ranks."""
         if self.rank:
-            self.wait()
+            self.barrier()
         try:
             yield
         finally:
             if not self.rank:
-                self.wait()
+                self.barrier()
 
 
-ALONE = Processes()
+SINGLE_PROCESS = Distributed()
 
 
 class Batchwise:
-    """A part of the game that looks at a batch as a whole.
+    """A layer or loss that needs the whole batch, not only the part of its process.
 
     Attributes:
-        processes: which hold the batch together; set by `starting.initial_state`.
+        processes: the collectives of the run; set by `start.initial_state`.
     """
 
-    processes: Processes = ALONE
+    processes: Distributed = SINGLE_PROCESS
 
 
-class FabricProcesses(Processes):
-    """Several processes, joined by Lightning Fabric.
+class FabricDistributed(Distributed):
+    """Collectives over several processes, by Lightning Fabric.
 
     Args:
-        fabric: launched.
+        fabric: a Fabric whose `launch` has run.
     """
 
     def __init__(self, fabric: "Fabric") -> None:
         self._fabric = fabric
         self.rank = fabric.global_rank
-        self.count = fabric.world_size
+        self.world_size = fabric.world_size
 
-    def total(self, x: Tensor) -> Tensor:
-        """Returns the sum of ``x`` over all processes, through which gradients flow."""
+    def all_reduce_sum(self, x: Tensor) -> Tensor:
+        """Returns the sum of ``x`` over all processes; differentiable."""
         summed: Tensor = _Sum.apply(x)  # type: ignore[no-untyped-call]
         return summed
 
-    def mean(self, x: Tensor) -> Tensor:
-        """Returns the mean of ``x`` over all processes, through which gradients flow."""
-        return self.total(x) / self.count
+    def all_reduce_mean(self, x: Tensor) -> Tensor:
+        """Returns the mean of ``x`` over all processes; differentiable."""
+        return self.all_reduce_sum(x) / self.world_size
 
-    def whole(self, part: Tensor) -> Tensor:
-        """Returns the rows of all processes, [count * N, ...] of [N, ...]; gradients flow."""
-        before, after = self.rank, self.count - 1 - self.rank
+    def all_gather(self, part: Tensor) -> Tensor:
+        """Returns the rows of all processes, [world_size * N, ...]; differentiable."""
+        before, after = self.rank, self.world_size - 1 - self.rank
         rows = [torch.zeros_like(part)] * before + [part] + [torch.zeros_like(part)] * after
-        return self.total(torch.cat(rows))
+        return self.all_reduce_sum(torch.cat(rows))
 
     def average_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Replaces every gradient by its mean over all processes, in buckets."""
+        """Replaces every gradient with its mean over all processes, in buckets of 32 MiB."""
         gradients = [p.grad for p in parameters if p.grad is not None]
         for bucket in _buckets(gradients):
-            # Not Fabric.all_reduce, which first waits for all, a round trip more for each bucket.
+            # Not Fabric.all_reduce: its barrier costs one more round trip for each bucket.
             flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
             dist.all_reduce(flat)
-            flat /= self.count
+            flat /= self.world_size
             parts = flat.split([gradient.numel() for gradient in bucket])
             for gradient, part in zip(bucket, parts, strict=True):
                 gradient.copy_(part.view(gradient.shape))
 
-    def agreed(self, figure: float) -> float:
-        """Returns the mean of a figure over all processes."""
-        tensor = torch.tensor(figure, dtype=torch.float64, device=self._fabric.device)
-        return self.mean(tensor).item()
+    def average(self, value: float) -> float:
+        """Returns the mean of a number over all processes."""
+        tensor = torch.tensor(value, dtype=torch.float64, device=self._fabric.device)
+        return self.all_reduce_mean(tensor).item()
 
-    def by_first(self, action: Callable[[], None]) -> None:
-        """Lets the first process act while the others wait; what it raises, all raise."""
+    def on_rank_zero(self, action: Callable[[], None]) -> None:
+        """Runs ``action`` on rank 0 and re-raises its exception on every rank."""
         failure: Exception | None = None
         if self.rank == 0:
             try:
                 action()
             except Exception as error:  # noqa: BLE001 - raised again below, in every process
                 failure = error
-        told = failure
+        shared: Exception | None = failure
         if failure is not None and not isinstance(failure, TrainingError):
-            told = TrainingError(f"the first process failed: {failure!r}")
-        told = self._fabric.broadcast(told)
-        if told is not None:
-            raise failure or told
+            shared = TrainingError(f"rank 0 failed: {failure!r}")
+        shared = self._fabric.broadcast(shared)
+        if shared is not None:
+            raise failure or shared
 
-    def wait(self) -> None:
-        """Returns when all have come here."""
+    def barrier(self) -> None:
+        """Waits until every process has reached this call."""
         self._fabric.barrier()
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over processes. Its gradient is that of the sum of all their losses: a sum again."""
+    """The sum over processes. Its gradient is the sum of the gradients of all processes."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ANN401, ARG004 - as PyTorch calls it
@@ -186,7 +187,7 @@ class _Sum(torch.autograd.Function):
 
 
 def _buckets(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
-    """Yields the tensors in order, of one dtype and some 32 MiB at a time."""
+    """Yields the tensors in order, in lists of about 32 MiB of one dtype."""
     bucket: list[Tensor] = []
     for tensor in tensors:
         full = sum(each.numel() for each in bucket) + tensor.numel() > _BUCKET_ELEMENTS
@@ -198,41 +199,47 @@ def _buckets(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
         yield bucket
 
 
-def join(device: torch.device, processes: int, nodes: int) -> tuple[Processes, torch.device]:
-    """Starts the other processes of this machine, unless something else has, and joins them all.
+def start_distributed(
+    device: torch.device, processes: int, nodes: int
+) -> tuple[Distributed, torch.device]:
+    """Starts the processes of this machine, unless a launcher has, and connects all of them.
 
-    torchrun, SLURM and the like say by environment variables which process this is and where the
-    first one listens, and so may a person: ``MASTER_ADDR``, ``MASTER_PORT`` and ``NODE_RANK``.
+    Launchers such as torchrun and SLURM set environment variables that name the rank of a process
+    and the address of rank 0. You can set them yourself: ``MASTER_ADDR``, ``MASTER_PORT`` and
+    ``NODE_RANK``.
 
     Args:
-        device: what each process computes on: of type cuda a GPU of its own, or the CPU.
-        processes: on this machine.
-        nodes: machines.
+        device: device of each process: with type cuda, each process gets its own GPU.
+        processes: number of processes on this machine.
+        nodes: number of machines.
 
     Returns:
-        The processes, and the device of this one.
+        The collectives, and the device of this process.
 
     Raises:
         ProcessesError: Lightning Fabric is not installed, there are fewer GPUs than processes, or
-            the environment speaks of another number of processes.
+            the environment names another number of processes.
     """
-    count, told = processes * nodes, int(os.environ.get("WORLD_SIZE", processes * nodes))
-    if told != count:
+    world_size = processes * nodes
+    announced = int(os.environ.get("WORLD_SIZE", world_size))
+    if announced != world_size:
         raise ProcessesError(
-            f"the environment speaks of {told} processes (WORLD_SIZE), the options of {processes}"
-            f" on each of {nodes} machines: --processes and --nodes have to say the same"
+            f"WORLD_SIZE is {announced}, but the options ask for {processes} processes on each of"
+            f" {nodes} machines; --processes times --nodes must equal WORLD_SIZE"
         )
-    if count == 1:
-        return ALONE, device
+    if world_size == 1:
+        return SINGLE_PROCESS, device
     if device.type == "cuda" and torch.cuda.device_count() < processes:
         raise ProcessesError(
-            f"{processes} processes need a GPU each, and here are {torch.cuda.device_count()};"
-            " --device cpu does without"
+            f"{processes} processes need {processes} GPUs, and this machine has"
+            f" {torch.cuda.device_count()}; use --device cpu or fewer --processes"
         )
     try:
         from lightning_fabric import Fabric  # noqa: PLC0415 - seconds, and only for several
     except ModuleNotFoundError as error:
-        raise ProcessesError("several processes need: pip install 'imagemint[train]'") from error
+        raise ProcessesError(
+            "more than one process needs: pip install 'imagemint[train]'"
+        ) from error
     fabric = Fabric(accelerator=device.type, devices=processes, num_nodes=nodes, strategy="ddp")
     fabric.launch()
-    return FabricProcesses(fabric), fabric.device
+    return FabricDistributed(fabric), fabric.device

@@ -7,9 +7,9 @@ from typing import TypeVar
 from torch import nn
 
 from imagemint.training.loop.schedules import CosineRamp
-from imagemint.training.losses.adversarial import OBJECTIVES, smoothed
+from imagemint.training.losses.adversarial import ADVERSARIAL_LOSSES, smooth_labels
 from imagemint.training.losses.augment import AdaptiveAugmentation, DifferentiableAugmentation
-from imagemint.training.losses.gan_loss import Augmentation, Game
+from imagemint.training.losses.gan_loss import Augmentation, GanLoss
 from imagemint.training.losses.path_length import PathLength
 from imagemint.training.losses.regularizers import (
     AuxiliaryClassifier,
@@ -50,14 +50,14 @@ from imagemint.training.networks.convolutional import doublings
 from imagemint.training.recipes.recipe import Recipe, ZeroCentredOptions
 
 __all__ = [
-    "OBJECTIVES",
+    "ADVERSARIAL_LOSSES",
     "AttributeDiscriminator",
     "AttributeGenerator",
     "AuxiliaryClassifier",
     "ConditionalGenerator",
     "ConvolutionalDiscriminator",
     "FeatureMatching",
-    "Game",
+    "GanLoss",
     "GrowingDiscriminator",
     "GrowingGenerator",
     "HistoricalAverage",
@@ -84,7 +84,7 @@ __all__ = [
     "growth",
     "minibatch_discrimination",
     "pyramid_of",
-    "smoothed",
+    "smooth_labels",
     "with_heads",
     "zero_centred_penalties",
 ]

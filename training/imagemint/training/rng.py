@@ -41,7 +41,7 @@ def torch_seed(seed: int, step: int, rank: int) -> int:
     return int(generator_at(seed, Stream.TORCH, (rank << 40) + step).integers(2**63))
 
 
-def training_latents(
+def draw_latents(
     seed: int,
     step: int,
     batch_size: int,
@@ -56,19 +56,19 @@ def training_latents(
     return torch.from_numpy(generator.standard_normal((batch_size, z_dim), dtype=np.float32))
 
 
-def drawn_codes(seed: int, step: int, batch_size: int, num_codes: int) -> Tensor:
+def draw_codes(seed: int, step: int, batch_size: int, num_codes: int) -> Tensor:
     """Returns categorical codes, each as likely as the others: int64 [batch_size]."""
     generator = generator_at(seed, Stream.CODES, step)
     return torch.from_numpy(generator.integers(0, num_codes, size=batch_size))
 
 
-def uniforms(seed: int, stream: Stream, position: int, *shape: int) -> Tensor:
+def draw_uniforms(seed: int, stream: Stream, position: int, *shape: int) -> Tensor:
     """Returns numbers in [0, 1) that belong to one position: float32 of that shape."""
     generator = generator_at(seed, stream, position)
     return torch.from_numpy(generator.random(shape, dtype=np.float32))
 
 
-def other_classes(seed: int, step: int, classes: Tensor, num_classes: int) -> Tensor:
+def draw_other_classes(seed: int, step: int, classes: Tensor, num_classes: int) -> Tensor:
     """Returns for each of ``classes`` int64 [N] another one, uniformly among the K - 1 others."""
     generator = generator_at(seed, Stream.CLASSES, step)
     shifts = torch.from_numpy(generator.integers(1, num_classes, size=len(classes)))

@@ -12,7 +12,7 @@ from imagemint.engine.sampling import Distribution
 from imagemint.training.errors import CheckpointError
 from imagemint.training.evaluation_report import EvaluationFigure, read_report
 from imagemint.training.loop.checkpoints import latest_checkpoint, read_description, read_tensors
-from imagemint.training.loop.state import tensors_below
+from imagemint.training.loop.state import select_tensors
 from imagemint.training.networks import Discriminator, Shape
 from imagemint.training.recipes import RECIPES
 from imagemint.training.recipes.recipe import Recipe
@@ -93,7 +93,7 @@ def read_discriminator(run: Path, num_classes: int) -> Discriminator:
         D = recipe.discriminator(shape)
     state = read_tensors(checkpoint / "state.safetensors", about["state_sha256"])
     try:
-        D.load_state_dict(tensors_below(state, "D"))
+        D.load_state_dict(select_tensors(state, "D"))
     except RuntimeError as error:
         raise CheckpointError(f"{checkpoint}: {error}") from error
     return D.eval().requires_grad_(requires_grad=False)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from imagemint.training.datasets import loader as feed
-from imagemint.training.datasets.loader import Feed
-from imagemint.training.distributed import Processes
+from imagemint.training.datasets import loader
+from imagemint.training.datasets.loader import ImageLoader
+from imagemint.training.distributed import Distributed
 
 CPU = torch.device("cpu")
 
@@ -16,12 +16,12 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def no_room(monkeypatch):
     """A device with room for one byte less than the toy digits take."""
-    monkeypatch.setattr(feed, "room_on", lambda _: 40 * 28 * 28 - 1)
+    monkeypatch.setattr(loader, "room_on", lambda _: 40 * 28 * 28 - 1)
 
 
 def batches(digits, positions=((0, 16), (16, 16), (32, 16), (8, 4)), processes=None):
     """Batches at these positions, the third of which begins a second epoch."""
-    fed = Feed(digits, digits.labels, 7, CPU, processes or Processes())
+    fed = ImageLoader(digits, digits.labels, 7, CPU, processes or Distributed())
     return fed, [fed.at(*position) for position in positions]
 
 
@@ -63,7 +63,7 @@ def test_what_does_not_fit_is_sent(digits, monkeypatch):
     """Images that stay with the host give the same batches, also when asked out of turn."""
     fed, sent = batches(digits)
     assert not fed.on_device
-    monkeypatch.setattr(feed, "room_on", lambda _: 40 * 28 * 28)
+    monkeypatch.setattr(loader, "room_on", lambda _: 40 * 28 * 28)
     fed, kept = batches(digits)
     assert fed.on_device
     assert same(sent, kept)
@@ -86,12 +86,12 @@ def test_next_batch_is_sent_ahead(digits):
 @pytest.mark.parametrize("room", [True, False], ids=["kept", "sent"])
 def test_processes_share_a_batch(digits, room, monkeypatch):
     """The parts of the processes, in the order of their ranks, are the batch of one."""
-    monkeypatch.setattr(feed, "room_on", lambda _: float("inf") if room else 0)
+    monkeypatch.setattr(loader, "room_on", lambda _: float("inf") if room else 0)
     _, whole = batches(digits)
     parts = []
     for rank in (0, 1):
-        one_of_two = Processes()
-        one_of_two.rank, one_of_two.count = rank, 2
+        one_of_two = Distributed()
+        one_of_two.rank, one_of_two.world_size = rank, 2
         parts.append(batches(digits, processes=one_of_two)[1])
     joined = [
         tuple(torch.cat(pair) for pair in zip(a, b, strict=True))
@@ -107,7 +107,7 @@ def test_processes_share_a_batch(digits, room, monkeypatch):
 def test_run_does_not_depend_on_room(train, tmp_path, left_behind, monkeypatch):
     """A whole run with images that do not fit leaves what one leaves whose images do."""
     with monkeypatch.context() as patch:
-        patch.setattr(feed, "room_on", lambda _: 0)
+        patch.setattr(loader, "room_on", lambda _: 0)
         train(tmp_path / "sent", images=32)
     train(tmp_path / "kept", images=32)
     name = f"checkpoints/{32:010d}/state.safetensors"

@@ -20,8 +20,9 @@ from imagemint.training.loop.checkpoints import (
     restore,
     save_checkpoint,
 )
-from imagemint.training.loop.ema import average_into
+from imagemint.training.loop.ema import update_ema
 from imagemint.training.loop.start import initial_state
+from imagemint.training.recipes.improved import ImprovedRecipe
 from imagemint.training.recipes.mnist import MnistRecipe
 from imagemint.training.trained import read_generator
 
@@ -44,7 +45,7 @@ def state(digits):
         for parameter in optimizer.param_groups[0]["params"]:
             parameter.grad = torch.randn_like(parameter)
         optimizer.step()
-    average_into(state.G_ema, state.G, 0.5)
+    update_ema(state.G_ema, state.G, 0.5)
     state.images_seen, state.step = 640, 10
     state.unlogged = {"loss_D": [0.1, 1 / 3]}
     return state
@@ -76,6 +77,18 @@ def test_state_comes_back(saved, state, about, digits):
     for optimizer in (other.opt_G, other.opt_D):
         for parameter, moments in optimizer.state.items():
             assert moments["exp_avg_sq"].stride() == parameter.stride()
+
+
+def test_tensor_names_never_change(digits):
+    """Old runs resume: the names of tensors in a checkpoint do not follow the names in the code."""
+    recipe = ImprovedRecipe(z_dim=4, generator_channels=4, discriminator_channels=1)
+    state = initial_state(recipe, digits, CPU)
+    names = state.tensors().keys()
+    assert {name.partition("/")[0] for name in names} == {"G", "D", "G_ema", "game"}
+    old = {name: torch.full_like(tensor, 3) for name, tensor in state.tensors().items()}
+    assert {"game/terms_D.0.count", "game/terms_G.1.count", "game/terms_D.0.means.0"} <= old.keys()
+    state.load_tensors(old)
+    assert state.gan_loss.terms_G[1].count == 3
 
 
 def test_older_description_is_read(saved, about, digits):

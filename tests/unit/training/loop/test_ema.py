@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from imagemint.training.loop.ema import average_into, averaging_weight, recalibrated
+from imagemint.training.loop.ema import ema_weight, recalibrate, update_ema
 from imagemint.training.networks import ConditionalGenerator
-from imagemint.training.rng import training_latents
+from imagemint.training.rng import draw_latents
 
 
 @pytest.fixture
@@ -18,14 +18,14 @@ def generator():
 
 def test_half_life_halves():
     """After a half-life of images half of what was averaged is left."""
-    kept = 1 - averaging_weight(100, 50_000, 0.05, images_seen=10_000_000)
+    kept = 1 - ema_weight(100, 50_000, 0.05, images_seen=10_000_000)
     assert kept ** (50_000 / 100) == pytest.approx(0.5)
 
 
 def test_half_life_starts_short():
     """Early on the half-life is a share of the images seen: 5 % of 2,000 here."""
-    assert averaging_weight(100, 50_000, 0.05, images_seen=2_000) == pytest.approx(0.5)
-    assert averaging_weight(100, 50_000, 0.05, images_seen=0) == 1.0
+    assert ema_weight(100, 50_000, 0.05, images_seen=2_000) == pytest.approx(0.5)
+    assert ema_weight(100, 50_000, 0.05, images_seen=0) == 1.0
 
 
 def test_average_moves_by_its_weight():
@@ -33,7 +33,7 @@ def test_average_moves_by_its_weight():
     averaged, running = nn.BatchNorm2d(2), nn.BatchNorm2d(2)
     for tensor in running.state_dict().values():
         tensor.fill_(8)
-    average_into(averaged, running, 0.25)
+    update_ema(averaged, running, 0.25)
     assert averaged.weight.tolist() == [2.75, 2.75]
     assert averaged.running_mean.tolist() == [2.0, 2.0]
     assert averaged.num_batches_tracked.item() == 0
@@ -41,7 +41,7 @@ def test_average_moves_by_its_weight():
 
 def test_recalibrated_statistics_are_measured(generator):
     """The statistics equal means over the batches of what each layer was shown in training mode."""
-    ready = recalibrated(generator, z_dim=4, num_classes=3, batches=3)
+    ready = recalibrate(generator, z_dim=4, num_classes=3, batches=3)
     seen = {}
     for name, layer in generator.named_modules():
         if isinstance(layer, nn.BatchNorm2d):
@@ -50,7 +50,7 @@ def test_recalibrated_statistics_are_measured(generator):
             )
     with torch.no_grad():
         for batch in range(3):
-            generator.train()(training_latents(0, batch, 256, 4), torch.arange(256) % 3)
+            generator.train()(draw_latents(0, batch, 256, 4), torch.arange(256) % 3)
     assert len(seen) == 3
     for name, inputs in seen.items():
         layer = ready.get_submodule(name)
@@ -63,7 +63,7 @@ def test_recalibrated_statistics_are_measured(generator):
 def test_recalibration_copies(generator):
     """The average itself stays as it was; the copy is ready for use."""
     before = {name: tensor.clone() for name, tensor in generator.state_dict().items()}
-    ready = recalibrated(generator, z_dim=4, num_classes=3, batches=1)
+    ready = recalibrate(generator, z_dim=4, num_classes=3, batches=1)
     assert not ready.training
     assert generator.training
     assert all(torch.equal(tensor, before[n]) for n, tensor in generator.state_dict().items())
@@ -72,5 +72,5 @@ def test_recalibration_copies(generator):
 def test_recalibration_needs_normalisation():
     """A network without batch normalisation comes back with the same weights."""
     network = nn.Linear(2, 2)
-    ready = recalibrated(network, z_dim=2, num_classes=1, batches=1)
+    ready = recalibrate(network, z_dim=2, num_classes=1, batches=1)
     assert torch.equal(ready.weight, network.weight)

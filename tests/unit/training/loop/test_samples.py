@@ -8,10 +8,10 @@ from torch import nn
 from imagemint.engine.sampling import latents
 from imagemint.training.datasets import LabelledImages
 from imagemint.training.loop.samples import (
-    fixed_samples,
-    grid,
+    arrange_grid,
+    draw_fixed_samples,
     images_of,
-    variety,
+    measure_variety,
     within_class_spread,
 )
 
@@ -33,7 +33,7 @@ class Echo(nn.Module):
 
 def test_fixed_samples_are_serials():
     """Row k of the grid holds class k at indices 10 k to 10 k + 9 of seed 0."""
-    images, classes = fixed_samples(Echo(), z_dim=3, num_classes=4)
+    images, classes = draw_fixed_samples(Echo(), z_dim=3, num_classes=4)
     z = latents(0, 0, 40, 3)
     levels = np.clip(np.round((z + 1) * 127.5), 0, 255)
     assert np.array_equal(images[:, 0, :3, 0], levels.astype(np.uint8))
@@ -61,7 +61,7 @@ def test_images_come_in_batches():
 def test_grid_goes_row_by_row():
     """Images fill rows from the left; the rest of the last row is black."""
     images = np.stack([np.full((2, 3, 1), level, np.uint8) for level in (10, 20, 30)])
-    picture = grid(images, columns=2)
+    picture = arrange_grid(images, columns=2)
     assert picture.shape == (4, 6)
     assert picture[::2, ::3].tolist() == [[10, 20], [30, 0]]
     assert picture[1, 2] == 10
@@ -71,7 +71,7 @@ def test_grid_keeps_colours():
     """RGB images give an RGB picture."""
     images = np.zeros((4, 2, 2, 3), np.uint8)
     images[3, ..., 2] = 255
-    picture = grid(images, columns=4)
+    picture = arrange_grid(images, columns=4)
     assert picture.shape == (2, 8, 3)
     assert picture[0, 7].tolist() == [0, 0, 255]
 
@@ -95,7 +95,7 @@ def noisy():
 def test_real_images_vary_as_real_ones(noisy):
     """Ten real images of each class have a variety of about 1."""
     rows = np.concatenate([np.arange(10), np.arange(40, 50)])
-    found = variety(noisy.images[rows], noisy.labels[rows], noisy, labelled=True)
+    found = measure_variety(noisy.images[rows], noisy.labels[rows], noisy, labelled=True)
     assert found.spread == pytest.approx(1, abs=0.05)
     assert found.nearest == pytest.approx(1, abs=0.05)
 
@@ -103,7 +103,7 @@ def test_real_images_vary_as_real_ones(noisy):
 @pytest.mark.parametrize("labelled", [True, False])
 def test_ignored_latent_has_no_variety(noisy, labelled):
     """One picture for each class or code: the samples differ, but not within a row."""
-    found = variety(
+    found = measure_variety(
         np.repeat(noisy.images[[0, 40]], 10, axis=0),
         np.repeat([0, 1], 10),
         noisy,
@@ -115,7 +115,7 @@ def test_ignored_latent_has_no_variety(noisy, labelled):
 def test_few_pictures_in_turn_are_no_variety(noisy):
     """Two pictures in turn have the spread of real images; their nearest neighbours are copies."""
     images = noisy.images[[0, 1] * 5 + [40, 41] * 5]
-    found = variety(images, np.repeat([0, 1], 10), noisy, labelled=True)
+    found = measure_variety(images, np.repeat([0, 1], 10), noisy, labelled=True)
     assert found.spread > 0.4
     assert found.least == found.nearest == 0.0
 
@@ -123,6 +123,6 @@ def test_few_pictures_in_turn_are_no_variety(noisy):
 def test_class_of_one_real_image_is_not_judged(noisy):
     """With one real image of each class nothing is known of their variety, and nothing is said."""
     single = LabelledImages("two", noisy.images[[0, 40]], np.array([0, 1]), ("a", "b"), "0" * 64)
-    found = variety(noisy.images[::4], np.repeat([0, 1], 10), single, labelled=True)
+    found = measure_variety(noisy.images[::4], np.repeat([0, 1], 10), single, labelled=True)
     assert np.isnan(found.nearest)
     assert found.least == np.inf

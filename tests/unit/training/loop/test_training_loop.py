@@ -142,14 +142,14 @@ def test_second_signal_aborts(train, tmp_path, at_steps):
 
 def test_signal_outlives_a_failure(rolls_back, tmp_path, monkeypatch):
     """A run that fails in the step in which it is asked to stop does not roll back and go on."""
-    drawn_codes, left = training_loop.drawn_codes, iter(range(6, 0, -1))
+    draw_codes, left = training_loop.draw_codes, iter(range(6, 0, -1))
 
     def signalling(*arguments):
         if next(left, 0) == 1:
             signal.raise_signal(signal.SIGINT)
-        return drawn_codes(*arguments)
+        return draw_codes(*arguments)
 
-    monkeypatch.setattr(training_loop, "drawn_codes", signalling)
+    monkeypatch.setattr(training_loop, "draw_codes", signalling)
     with pytest.raises(LossNotFinite):
         rolls_back(tmp_path, explosions=1, rollbacks=5)
 
@@ -215,10 +215,12 @@ def test_exploding_loss_is_said(train, tmp_path):
 
 def test_explosion_keeps_the_good_checkpoint(equals_whole, train, tmp_path, monkeypatch):
     """What was saved before losses turned NaN stays, is named, and resumes to the whole run."""
-    step_size = training_loop.step_size
+    learning_rate_at = training_loop.learning_rate_at
     with monkeypatch.context() as patch:
         patch.setattr(
-            training_loop, "step_size", lambda r, n, _: 1e30 if n >= 40 else step_size(r, n)
+            training_loop,
+            "learning_rate_at",
+            lambda r, n, _: 1e30 if n >= 40 else learning_rate_at(r, n),
         )
         with pytest.raises(LossNotFinite, match=f"kept, .*{32:010d}; a smaller --learning-rate"):
             train(tmp_path)
@@ -266,7 +268,9 @@ def test_recovery_ends_a_collapse(train, tmp_path, monkeypatch, caplog):
     """Samples that vary again clear the record, and the run goes on to its end."""
     found = iter([0.05, 0.3, 0.05])
     monkeypatch.setattr(
-        health, "variety", lambda *_, **__: Variety(1.0, next(found), worst_class=0, worst=0)
+        health,
+        "measure_variety",
+        lambda *_, **__: Variety(1.0, next(found), worst_class=0, worst=0),
     )
     state = train(tmp_path, schedule=collapse_schedule(64))
     assert state.collapsed_since == 96
@@ -295,14 +299,14 @@ def rolls_back(train, monkeypatch):
     """Trains with steps that explode past the 40th image, for as often as said."""
 
     def start(run, explosions, rollbacks):
-        step_size, left = training_loop.step_size, [explosions]
+        learning_rate_at, left = training_loop.learning_rate_at, [explosions]
 
         def exploding(recipe, images_seen, rolled):
             if images_seen >= 40 and rolled < left[0]:
                 return 1e30
-            return step_size(recipe, images_seen, rolled)
+            return learning_rate_at(recipe, images_seen, rolled)
 
-        monkeypatch.setattr(training_loop, "step_size", exploding)
+        monkeypatch.setattr(training_loop, "learning_rate_at", exploding)
         alert = Schedule(24, 32, 1_000, rollbacks=rollbacks)
         return train(run, schedule=alert)
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from imagemint.training.losses.adversarial import (
-    OBJECTIVES,
+    ADVERSARIAL_LOSSES,
     one_centred_penalty,
-    smoothed,
+    smooth_labels,
     zero_centred_penalty,
 )
 
@@ -41,15 +41,15 @@ def softplus(t):
 )
 def test_loss_has_its_closed_form(objective, of_discriminator, of_generator):
     """Both losses of an objective equal the formulas of the papers, worked out by hand."""
-    losses = OBJECTIVES[objective]
+    losses = ADVERSARIAL_LOSSES[objective]
     assert losses.discriminator(REAL, FAKE).item() == pytest.approx(of_discriminator)
     assert losses.generator(REAL, FAKE).item() == pytest.approx(of_generator)
 
 
-@pytest.mark.parametrize("objective", sorted(OBJECTIVES))
+@pytest.mark.parametrize("objective", sorted(ADVERSARIAL_LOSSES))
 def test_players_pull_apart(objective):
     """D wants real logits up and fake ones down; G wants fake ones up."""
-    losses = OBJECTIVES[objective]
+    losses = ADVERSARIAL_LOSSES[objective]
     # Between the targets of least squares, and within the margins of the hinge.
     real, fake = (torch.full((3,), 0.5, requires_grad=True) for _ in range(2))
     losses.discriminator(real, fake).backward()
@@ -88,14 +88,14 @@ def test_smoothing_is_one_sided():
     """D's best logit for real images is that of the target, log 9 at 0.9; fake ones stay at 0."""
     real = torch.tensor([math.log(9.0)], requires_grad=True)
     fake = torch.tensor([0.3], requires_grad=True)
-    smoothed(0.9).discriminator(real, fake).backward()
+    smooth_labels(0.9).discriminator(real, fake).backward()
     assert real.grad.item() == pytest.approx(0, abs=1e-6)
     assert fake.grad.item() == pytest.approx(torch.sigmoid(fake).item())
 
 
-@pytest.mark.parametrize("objective", sorted(set(OBJECTIVES) - {"relativistic"}))
+@pytest.mark.parametrize("objective", sorted(set(ADVERSARIAL_LOSSES) - {"relativistic"}))
 def test_only_pairs_heed_the_real(objective):
     """Where an objective says that G does not look at real logits, it does not."""
-    assert not OBJECTIVES[objective].paired
+    assert not ADVERSARIAL_LOSSES[objective].paired
     none = torch.empty(0)
-    assert torch.isfinite(OBJECTIVES[objective].generator(none, FAKE))
+    assert torch.isfinite(ADVERSARIAL_LOSSES[objective].generator(none, FAKE))

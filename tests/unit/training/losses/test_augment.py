@@ -10,10 +10,10 @@ from scipy.stats import kstest
 from torch.nn.functional import affine_grid, grid_sample
 
 from imagemint.training.losses import augment as augmentation
-from imagemint.training.losses.adversarial import OBJECTIVES
-from imagemint.training.losses.affine import warped
+from imagemint.training.losses.adversarial import ADVERSARIAL_LOSSES
+from imagemint.training.losses.affine import warp
 from imagemint.training.losses.augment import AdaptiveAugmentation, DifferentiableAugmentation
-from imagemint.training.losses.gan_loss import Augmentation, Game
+from imagemint.training.losses.gan_loss import Augmentation, GanLoss
 from imagemint.training.networks import Pyramid
 
 COUNT = 16
@@ -82,7 +82,7 @@ def test_probability_follows_overfitting(images):
 def test_free_offset_of_logits_is_ignored(objective, images):
     """Losses of differences leave an offset of all logits free: only real minus fake counts."""
     adaptive = AdaptiveAugmentation(0.6, pace=160)
-    Game(OBJECTIVES[objective], augmentation=adaptive)
+    GanLoss(ADVERSARIAL_LOSSES[objective], augmentation=adaptive)
     adaptive.p.fill_(0.5)
     for offset in (-100.0, 100.0):
         real = torch.full((8,), offset)
@@ -95,8 +95,8 @@ def test_free_offset_of_logits_is_ignored(objective, images):
 def test_signs_have_their_middle():
     """Between the targets 1 and 0 of least squares D is undecided at a half."""
     real = torch.tensor([0.4, 0.6])
-    assert OBJECTIVES["least-squares"].signs(real, real).tolist() == [-1, 1]
-    assert OBJECTIVES["hinge"].signs(real, real).tolist() == [1, 1]
+    assert ADVERSARIAL_LOSSES["least-squares"].signs(real, real).tolist() == [-1, 1]
+    assert ADVERSARIAL_LOSSES["hinge"].signs(real, real).tolist() == [1, 1]
 
 
 # --- against the papers' code --------------------------------------------------------------------
@@ -105,10 +105,10 @@ def test_signs_have_their_middle():
 def test_shift_uncovers_gray():
     """White images that are only shifted are white or, where nothing comes in, 0, not black."""
     white, u = torch.ones(400, 1, 16, 16), torch.rand(2, 400)
-    seen = augmentation._shifted(white, *u)
+    seen = augmentation._shift(white, *u)
     assert set(seen.unique().tolist()) == {0.0, 1.0}
     ramp = torch.arange(16.0).expand(400, 1, 16, 16)
-    rights = augmentation._shifted(ramp, torch.full((400,), 0.5), u[1])[:, 0, 8, 8] - 8
+    rights = augmentation._shift(ramp, torch.full((400,), 0.5), u[1])[:, 0, 8, 8] - 8
     # From -2 to 2, each as likely.
     counts = torch.bincount((rights + 2).long(), minlength=5)
     assert counts.min() > 50
@@ -170,7 +170,7 @@ def test_colours_are_those_of_the_paper():
     for switch, matrix in expected.items():
         u = torch.ones(10, 5)
         u[switch], u[5:] = 0.0, v
-        seen = augmentation._recoloured(x, u, 0.5)
+        seen = augmentation._transform_colour(x, u, 0.5)
         assert torch.allclose(
             seen, torch.einsum("ij,njhw->nihw", torch.tensor(matrix).float(), x), atol=1e-5
         ), switch
@@ -181,7 +181,7 @@ def test_luma_flip_inverts_gray():
     u = torch.ones(10, 2)
     u[2], u[7] = 0.0, 0.8
     x = torch.randn(2, 1, 3, 3)
-    assert torch.allclose(augmentation._recoloured(x, u, 0.5), -x)
+    assert torch.allclose(augmentation._transform_colour(x, u, 0.5), -x)
 
 
 def test_warp_has_two_derivatives():
@@ -192,9 +192,9 @@ def test_warp_has_two_derivatives():
     matrix = eye + 0.2 * torch.randn(2, 2, 3, generator=generator, dtype=torch.float64)
     grid = affine_grid(matrix, [2, 1, 5, 5], align_corners=False)
     expected = grid_sample(x, grid, padding_mode="reflection", align_corners=False)
-    assert torch.equal(warped(x, matrix), expected)
-    assert torch.autograd.gradcheck(lambda t: warped(t, matrix), x)
-    assert torch.autograd.gradgradcheck(lambda t: warped(t, matrix) ** 3, x)
+    assert torch.equal(warp(x, matrix), expected)
+    assert torch.autograd.gradcheck(lambda t: warp(t, matrix), x)
+    assert torch.autograd.gradgradcheck(lambda t: warp(t, matrix) ** 3, x)
 
 
 # --- pyramids ------------------------------------------------------------------------------------
@@ -205,7 +205,7 @@ def test_warp_has_two_derivatives():
 def test_pyramids_stay_pyramids(kind, channels, images):
     """What D sees of a pyramid is a pyramid: its coarse pictures are the finest one, shrunk."""
     view, distorting = Pyramid(channels, 3), kind()
-    Game(view=view, augmentation=distorting)
+    GanLoss(view=view, augmentation=distorting)
     x = images[:, :channels]
     seen = distorting(view(x), 3, 4)
     assert torch.allclose(seen, view(seen[:, :channels]), atol=1e-5)
@@ -220,9 +220,9 @@ def test_pictures_of_a_pyramid_keep_their_differences(images):
     whole = view(images)
     other = whole.clone()
     other[:, 3:] += 0.5
-    augmented = DifferentiableAugmentation()
-    Game(view=view, augmentation=augmented)
-    first, second = augmented(whole, 0, 0), augmented(other, 0, 0)
+    augment = DifferentiableAugmentation()
+    GanLoss(view=view, augmentation=augment)
+    first, second = augment(whole, 0, 0), augment(other, 0, 0)
     assert torch.equal(first[:, :3], second[:, :3])
     assert (second[:, 3:] - first[:, 3:]).mean() > 0.1
     assert torch.allclose(
@@ -232,4 +232,4 @@ def test_pictures_of_a_pyramid_keep_their_differences(images):
 
 def test_games_start_with_the_plain_view():
     """Without a pyramid an augmentation sees pictures as they are."""
-    assert isinstance(Augmentation().view, type(Game().view))
+    assert isinstance(Augmentation().view, type(GanLoss().view))

@@ -9,8 +9,8 @@ from torch import nn
 
 from imagemint.training.loop.schedules import CosineRamp
 from imagemint.training.loop.start import initial_state
-from imagemint.training.losses.adversarial import OBJECTIVES, zero_centred_penalty
-from imagemint.training.losses.gan_loss import Augmentation, Game, Turn
+from imagemint.training.losses.adversarial import ADVERSARIAL_LOSSES, zero_centred_penalty
+from imagemint.training.losses.gan_loss import Augmentation, Batch, GanLoss
 from imagemint.training.losses.regularizers import (
     AuxiliaryClassifier,
     FeatureMatching,
@@ -39,39 +39,39 @@ class Sum(Discriminator):
 
 
 @pytest.fixture
-def turn():
+def batch():
     """Two real images of zeros, two fake ones of ones, 2x2 pixels."""
     real, fake = torch.zeros(2, 1, 2, 2), torch.ones(2, 1, 2, 2)
     y = torch.tensor([0, 1])
-    return Turn(0, 0, nn.Identity(), Sum(), torch.tensor([[1.0, 5.0]] * 2), y, None, real, fake)
+    return Batch(0, 0, nn.Identity(), Sum(), torch.tensor([[1.0, 5.0]] * 2), y, None, real, fake)
 
 
-def looked(turn):
+def looked(batch):
     """The turn once D has looked, in a way that allows derivatives by images."""
-    Game().show_discriminator(turn, by_images=True)
-    return turn
+    GanLoss().show_discriminator(batch, by_images=True)
+    return batch
 
 
-def test_penalties_take_both_sides(turn):
+def test_penalties_take_both_sides(batch):
     """R1 and R2 are the squared norm 4 * 2^2 of the gradient; alone, only R1 is there."""
     ramp = CosineRamp(1.0, 1.0, 0)
-    both = ZeroCentredPenalties(ramp, 1)(looked(turn))
+    both = ZeroCentredPenalties(ramp, 1)(looked(batch))
     assert {name: value.item() for name, value in both.items()} == {"r1": 16, "r2": 16}
-    assert set(ZeroCentredPenalties(ramp, 1, r2=False)(looked(turn))) == {"r1"}
+    assert set(ZeroCentredPenalties(ramp, 1, r2=False)(looked(batch))) == {"r1"}
 
 
 def test_terms_are_due_by_interval_and_weight():
     """A term counts every so many steps, as many times, and not at all where its weight is 0."""
     term = ZeroCentredPenalties(CosineRamp(2.0, 0.0, 100), 4)
-    game = Game(terms_D=[term, LipschitzPenalty(0.0)])
-    assert game.due(game.terms_D, 0, 0) == [(term, 4.0)]
-    assert game.due(game.terms_D, 3, 0) == []
-    assert game.due(game.terms_D, 4, 100) == []
+    gan_loss = GanLoss(terms_D=[term, LipschitzPenalty(0.0)])
+    assert gan_loss.due(gan_loss.terms_D, 0, 0) == [(term, 4.0)]
+    assert gan_loss.due(gan_loss.terms_D, 3, 0) == []
+    assert gan_loss.due(gan_loss.terms_D, 4, 100) == []
 
 
-def test_lipschitz_penalty_looks_between(turn):
+def test_lipschitz_penalty_looks_between(batch):
     """The slope of the logit is 4 everywhere, so the penalty is (4 - 1)^2."""
-    assert LipschitzPenalty()(looked(turn))["gp"].item() == pytest.approx(9)
+    assert LipschitzPenalty()(looked(batch))["gp"].item() == pytest.approx(9)
 
 
 def test_clipping_is_in_place():
@@ -82,92 +82,92 @@ def test_clipping_is_in_place():
     assert (network.weight == -0.5).all()
 
 
-def test_mismatch_compares_with_another_class(turn):
+def test_mismatch_compares_with_another_class(batch):
     """With two classes, each image meets the other one; D loses where the wrong logit is higher."""
-    turn.c = turn.y
-    found = Mismatch(1.0, OBJECTIVES["relativistic"], 2)(looked(turn))["mismatch"].item()
+    batch.c = batch.y
+    found = Mismatch(1.0, ADVERSARIAL_LOSSES["relativistic"], 2)(looked(batch))["mismatch"].item()
     expected = (math.log1p(math.exp(10)) + math.log1p(math.exp(-10))) / 2
     assert found == pytest.approx(expected)
 
 
-def test_classifier_counts_the_images_it_is_told_to(turn):
+def test_classifier_counts_the_images_it_is_told_to(batch):
     """Real ones in D's turn, generated ones in G's, all of them where the paper is followed."""
-    turn.D.heads["classes"] = nn.Linear(4, 2)
-    nn.init.zeros_(turn.D.heads["classes"].weight)
-    turn.D.heads["classes"].bias.data = torch.tensor([0.0, 0.0])
-    turn.c = turn.y
-    of_discriminator = AuxiliaryClassifier(1.0, real=True, fake=False)(looked(turn))
+    batch.D.heads["classes"] = nn.Linear(4, 2)
+    nn.init.zeros_(batch.D.heads["classes"].weight)
+    batch.D.heads["classes"].bias.data = torch.tensor([0.0, 0.0])
+    batch.c = batch.y
+    of_discriminator = AuxiliaryClassifier(1.0, real=True, fake=False)(looked(batch))
     assert set(of_discriminator) == {"class_real"}
     assert of_discriminator["class_real"].item() == pytest.approx(math.log(2))
-    assert set(AuxiliaryClassifier(1.0, real=False, fake=True)(looked(turn))) == {"class_fake"}
-    as_published = AuxiliaryClassifier(1.0, real=True, fake=True)(looked(turn))
+    assert set(AuxiliaryClassifier(1.0, real=False, fake=True)(looked(batch))) == {"class_fake"}
+    as_published = AuxiliaryClassifier(1.0, real=True, fake=True)(looked(batch))
     assert set(as_published) == {"class_fake", "class_real"}
 
 
-def test_supervision_ignores_hidden_labels(turn):
+def test_supervision_ignores_hidden_labels(batch):
     """Only shown labels count; a batch without any counts nothing and has no NaN."""
-    turn.D.heads["classes"] = nn.Linear(4, 2, bias=False)
-    turn.y = torch.tensor([0, -1])
-    assert Supervision()(looked(turn))["supervised"].item() == pytest.approx(math.log(2))
-    turn.y = torch.tensor([-1, -1])
-    assert Supervision()(turn)["supervised"].item() == 0
+    batch.D.heads["classes"] = nn.Linear(4, 2, bias=False)
+    batch.y = torch.tensor([0, -1])
+    assert Supervision()(looked(batch))["supervised"].item() == pytest.approx(math.log(2))
+    batch.y = torch.tensor([-1, -1])
+    assert Supervision()(batch)["supervised"].item() == 0
 
 
-def test_information_is_about_codes(turn):
+def test_information_is_about_codes(batch):
     """The categorical code is the condition, the continuous one the first element of z."""
-    turn.D.heads["code"] = nn.Linear(4, 2)
-    nn.init.zeros_(turn.D.heads["code"].weight)
-    nn.init.zeros_(turn.D.heads["code"].bias)
-    turn.D.heads["continuous"] = nn.Linear(4, 1)
-    nn.init.zeros_(turn.D.heads["continuous"].weight)
-    nn.init.constant_(turn.D.heads["continuous"].bias, 3.0)
-    turn.c = turn.y
-    found = MutualInformation(1.0, 1)(looked(turn))
+    batch.D.heads["code"] = nn.Linear(4, 2)
+    nn.init.zeros_(batch.D.heads["code"].weight)
+    nn.init.zeros_(batch.D.heads["code"].bias)
+    batch.D.heads["continuous"] = nn.Linear(4, 1)
+    nn.init.zeros_(batch.D.heads["continuous"].weight)
+    nn.init.constant_(batch.D.heads["continuous"].bias, 3.0)
+    batch.c = batch.y
+    found = MutualInformation(1.0, 1)(looked(batch))
     assert found["code"].item() == pytest.approx(math.log(2))
     assert found["continuous"].item() == pytest.approx(0.5 * (3 - 1) ** 2)
-    turn.D.heads["continuous"] = nn.Linear(4, 2)
-    nn.init.zeros_(turn.D.heads["continuous"].weight)
-    nn.init.constant_(turn.D.heads["continuous"].bias, 3.0)
-    found = MutualInformation(1.0, 2, 0.1)(turn)
+    batch.D.heads["continuous"] = nn.Linear(4, 2)
+    nn.init.zeros_(batch.D.heads["continuous"].weight)
+    nn.init.constant_(batch.D.heads["continuous"].bias, 3.0)
+    found = MutualInformation(1.0, 2, 0.1)(batch)
     # Minus the logarithm of a Gaussian of two codes: a sum over both.
     normal = torch.distributions.Normal(torch.tensor([3.0, 3.0]), 1.0)
-    likelihood = normal.log_prob(turn.z) - normal.log_prob(torch.tensor([3.0, 3.0]))
+    likelihood = normal.log_prob(batch.z) - normal.log_prob(torch.tensor([3.0, 3.0]))
     expected = -0.1 * likelihood.sum(dim=1).mean().item()
     assert found["continuous"].item() == pytest.approx(expected)
 
 
-def test_features_are_matched_in_the_mean(turn):
+def test_features_are_matched_in_the_mean(batch):
     """Means of zeros and ones are 1 apart; G's turn looks at real images because of it."""
     term = FeatureMatching(1.0)
-    Game(terms_G=[term]).show_generator(turn)
-    assert term(turn)["features"].item() == 1.0
+    GanLoss(terms_G=[term]).show_generator(batch)
+    assert term(batch)["features"].item() == 1.0
 
 
-def test_generator_does_without_real_images(turn):
+def test_generator_does_without_real_images(batch):
     """Where nothing of G's looks at real images, D is not asked about them."""
-    Game(OBJECTIVES["hinge"]).show_generator(turn)
-    assert turn.real_logits.numel() == 0
-    Game(OBJECTIVES["relativistic"]).show_generator(turn)
-    assert turn.real_logits.tolist() == [0, 0]
+    GanLoss(ADVERSARIAL_LOSSES["hinge"]).show_generator(batch)
+    assert batch.real_logits.numel() == 0
+    GanLoss(ADVERSARIAL_LOSSES["relativistic"]).show_generator(batch)
+    assert batch.real_logits.tolist() == [0, 0]
 
 
-def test_history_is_the_mean_of_the_past(turn):
+def test_history_is_the_mean_of_the_past(batch):
     """Standing still costs nothing; after a move by 1 the past is half-way between."""
     player = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(player.weight)
     term = HistoricalAverage(1.0, player, "history")
-    assert term(turn)["history"].item() == 0
+    assert term(batch)["history"].item() == 0
     nn.init.ones_(player.weight)
-    assert term(turn)["history"].item() == 1
-    assert term(turn)["history"].item() == 0.25
+    assert term(batch)["history"].item() == 1
+    assert term(batch)["history"].item() == 0.25
     assert set(term.state_dict()) == {"count", "means.0"}
 
 
-def test_lead_counts_pairs(turn):
+def test_lead_counts_pairs(batch):
     """Fake images of ones outdo real ones of zeros in every pair."""
-    assert looked(turn).lead() == 0.0
-    turn.real, turn.fake = torch.ones(2, 1, 2, 2), torch.zeros(2, 1, 2, 2)
-    assert looked(turn).lead() == 1.0
+    assert looked(batch).lead() == 0.0
+    batch.real, batch.fake = torch.ones(2, 1, 2, 2), torch.zeros(2, 1, 2, 2)
+    assert looked(batch).lead() == 1.0
 
 
 class Double(Augmentation):
@@ -178,10 +178,10 @@ class Double(Augmentation):
         return 2 * x
 
 
-def test_penalties_are_before_augmentation(turn):
+def test_penalties_are_before_augmentation(batch):
     """By the image, through an augmentation that doubles it, the slope 2 is 4: |16 * 4| = 64."""
-    Game(augmentation=Double()).show_discriminator(turn, by_images=True)
-    found = ZeroCentredPenalties(CosineRamp(1.0, 1.0, 0), 1)(turn)
+    GanLoss(augmentation=Double()).show_discriminator(batch, by_images=True)
+    found = ZeroCentredPenalties(CosineRamp(1.0, 1.0, 0), 1)(batch)
     assert {name: value.item() for name, value in found.items()} == {"r1": 64, "r2": 64}
 
 
@@ -191,12 +191,12 @@ def test_penalties_reach_through_augmentation(augment):
     recipe = small(RECIPES["msg"], augment=augment)
     state = initial_state(recipe, pictures(RECIPES["msg"]), torch.device("cpu"))
     if augment == "ada":
-        state.game.augmentation.p.fill_(0.9)
+        state.gan_loss.augmentation.p.fill_(0.9)
     z, y = torch.randn(4, recipe.z_dim), torch.zeros(4, dtype=torch.int64)
     real = torch.rand(4, 1, 28, 28) * 2 - 1
-    turn = Turn(0, 0, state.G, state.D, z, y, None, real, state.G(z))
-    state.game.show_discriminator(turn, by_images=True)
-    sum(ZeroCentredPenalties(CosineRamp(1.0, 1.0, 0), 1)(turn).values()).backward()
+    batch = Batch(0, 0, state.G, state.D, z, y, None, real, state.G(z))
+    state.gan_loss.show_discriminator(batch, by_images=True)
+    sum(ZeroCentredPenalties(CosineRamp(1.0, 1.0, 0), 1)(batch).values()).backward()
     weights = [p.grad for p in state.D.blocks.parameters() if p.grad is not None]
     assert all(torch.isfinite(each).all() for each in weights)
     assert any(each.abs().sum() > 0 for each in weights)
@@ -231,6 +231,6 @@ def test_feature_matching_replaces_the_adversarial_loss():
     for name in ("improved", "ssgan"):
         recipe = small(RECIPES[name])
         state = initial_state(recipe, pictures(RECIPES[name]), torch.device("cpu"))
-        assert state.game.adversarial_weight == 0.0
+        assert state.gan_loss.adversarial_weight == 0.0
         before = RECIPES[name].model_validate(RECIPES[name].recorded_options({}))
         assert before.adversarial_weight == 1.0

@@ -8,7 +8,7 @@ from small_runs import SCHEDULE, small
 from imagemint.training.datasets.avatars import NONE, STYLES, VALUES, frequencies
 from imagemint.training.datasets.images import Attribute, LabelledImages
 from imagemint.training.loop import training_loop as loop
-from imagemint.training.losses.gan_loss import Turn
+from imagemint.training.losses.gan_loss import Batch
 from imagemint.training.losses.regularizers import Reconstruction
 from imagemint.training.networks import AttributeDiscriminator, AttributeGenerator, Shape
 from imagemint.training.networks.attributes import limits_of
@@ -104,17 +104,17 @@ def test_reconstruction_is_the_mean_difference():
     real, fake = torch.zeros(2, 3, 64, 64), torch.full((2, 3, 64, 64), 0.25)
     told = torch.zeros(2, 12, dtype=torch.int64)
     for c, value in ((told, 0.25), (told[:, 0], 0.0)):
-        turn = Turn(0, 0, G, D, torch.zeros(2, 16), c, c, real, fake)
-        assert Reconstruction()(turn)["reconstruction"].item() == value
+        batch = Batch(0, 0, G, D, torch.zeros(2, 16), c, c, real, fake)
+        assert Reconstruction()(batch)["reconstruction"].item() == value
 
 
 def test_what_networks_are_told(people):
     """Head first, then the attributes in their order; or the head alone."""
-    told = AvatarsRecipe().told_labels(people)
+    told = AvatarsRecipe().network_labels(people)
     assert told.shape == (40, 12)
     assert (told[:, 0] == people.labels).all()
     assert (told[:, 2] == people.attributes[1].codes).all()
-    assert AvatarsRecipe(attributes="hidden").told_labels(people).shape == (40,)
+    assert AvatarsRecipe(attributes="hidden").network_labels(people).shape == (40,)
 
 
 def test_run_with_attributes_resumes(people, tmp_path):

@@ -11,7 +11,7 @@ from small_runs import train as train_recipe
 from imagemint.training.errors import CheckpointError
 from imagemint.training.loop.checkpoints import latest_checkpoint
 from imagemint.training.loop.schedules import CosineRamp
-from imagemint.training.losses.gan_loss import Game, Turn
+from imagemint.training.losses.gan_loss import Batch, GanLoss
 from imagemint.training.losses.regularizers import LipschitzPenalty, ZeroCentredPenalties
 from imagemint.training.networks import ConditionalGenerator, ProjectionDiscriminator
 from imagemint.training.networks.precision import Passes, precision_of
@@ -21,7 +21,7 @@ BF16 = Passes("bf16")
 
 
 @pytest.fixture
-def turn():
+def batch():
     """A turn of a small discriminator on eight images, by which it is to be differentiated."""
 
     def start(passes):
@@ -30,9 +30,9 @@ def turn():
             D = ProjectionDiscriminator(0, base_channels=8, image_channels=1)
             real, fake = torch.randn(2, 8, 1, 28, 28)
         y = torch.zeros(8, dtype=torch.int64)
-        turn = Turn(0, 0, torch.nn.Identity(), D, y, y, None, real, fake, passes=passes)
-        Game().show_discriminator(turn, by_images=True)
-        return turn
+        batch = Batch(0, 0, torch.nn.Identity(), D, y, y, None, real, fake, passes=passes)
+        GanLoss().show_discriminator(batch, by_images=True)
+        return batch
 
     return start
 
@@ -57,12 +57,12 @@ def test_only_the_layers_are_bf16():
     assert {p.dtype for p in G.parameters()} == {torch.float32}
 
 
-def test_penalties_are_close_in_bf16(turn):
+def test_penalties_are_close_in_bf16(batch):
     """R1, R2 and WGAN-GP and their gradients by the weights are what they are in fp32, nearly."""
     penalties = [ZeroCentredPenalties(CosineRamp(1.0, 1.0, 0), 1), LipschitzPenalty()]
     found = []
     for passes in (Passes(), BF16):
-        looked = turn(passes)
+        looked = batch(passes)
         parts = {name: part for penalty in penalties for name, part in penalty(looked).items()}
         assert {part.dtype for part in parts.values()} == {torch.float32}
         sum(parts.values()).backward()

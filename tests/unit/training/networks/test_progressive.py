@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from imagemint.training.loop.ema import average_into
+from imagemint.training.loop.ema import update_ema
 from imagemint.training.networks import (
     GrowingDiscriminator,
     GrowingGenerator,
@@ -109,5 +109,5 @@ def test_level_is_kept(players):
     averaged = GrowingGenerator(4, SHAPE, base_channels=8)
     at(3.0, G)
     for _ in range(40):
-        average_into(averaged, G, 0.1)
+        update_ema(averaged, G, 0.1)
     assert averaged.grown() == (2, 1.0)

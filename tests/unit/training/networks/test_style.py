@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from imagemint.training.losses.gan_loss import Turn
+from imagemint.training.losses.gan_loss import Batch
 from imagemint.training.losses.path_length import PathLength
 from imagemint.training.networks import Discriminator, Shape, StyleGenerator
 from imagemint.training.networks.style import ModulatedConvolution
@@ -116,8 +116,8 @@ def test_path_length_is_the_norm_of_the_jacobian(monkeypatch):
     z, term = torch.randn(5, 6), PathLength(2.0)
     y = torch.randn(3, 1, 16, 16)
     monkeypatch.setattr(torch, "randn_like", lambda _: y)
-    turn = Turn(0, 0, G, Discriminator(), z, torch.zeros(5), None, z, z)
-    found = term(turn)["path"]
+    batch = Batch(0, 0, G, Discriminator(), z, torch.zeros(5), None, z, z)
+    found = term(batch)["path"]
     lengths = []
     for image in range(3):
         w = G.mapping(z[image : image + 1])

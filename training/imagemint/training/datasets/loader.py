@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from imagemint.training.datasets import LabelledImages
-from imagemint.training.distributed import ALONE, Processes
+from imagemint.training.distributed import SINGLE_PROCESS, Distributed
 from imagemint.training.rng import ShuffledOrder
 
 _SHARE_OF_FREE_MEMORY = 0.5
@@ -25,7 +25,7 @@ def room_on(device: torch.device) -> float:
     return free * _SHARE_OF_FREE_MEMORY
 
 
-class Feed:
+class ImageLoader:
     """The endless, shuffled run of a data set's images.
 
     They are kept on the device, as uint8: a quarter of what a network takes. On the CPU, that is
@@ -49,7 +49,7 @@ class Feed:
         labels: NDArray[np.int64],
         seed: int,
         device: torch.device,
-        processes: Processes = ALONE,
+        processes: Distributed = SINGLE_PROCESS,
     ) -> None:
         self.on_device = data.images.nbytes <= room_on(device)
         self._images = (_Kept if self.on_device else _Sent)(data.images, device)
@@ -75,7 +75,7 @@ class Feed:
     def _rows(self, first: int, count: int) -> NDArray[np.int64]:
         if self._next is not None and self._next[0] == (first, count):
             return self._next[1]
-        size = self._processes.part_of(count)
+        size = self._processes.local_batch_size(count)
         return self._order.indices(first + self._processes.rank * size, size)
 
 

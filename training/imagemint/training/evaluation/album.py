@@ -15,7 +15,7 @@ from imagemint.training.evaluation.reals import Reals
 from imagemint.training.evaluation.sheets import COLUMNS, code_sheets, truncation_sheet
 from imagemint.training.evaluation.sources import LatentSource, Source
 from imagemint.training.evaluation_report import EvaluationFigure
-from imagemint.training.loop.samples import grid
+from imagemint.training.loop.samples import arrange_grid
 
 _ROWS, _STEPS = 10, 10
 _SUSPECTS = 500  # images among which those nearest to a training image are looked for
@@ -72,7 +72,7 @@ class Album:
         draw_curves(self._folder / "curves.png", rows, figures)
 
     def _save(self, name: str, images: NDArray[np.uint8], columns: int) -> None:
-        Image.fromarray(grid(images, columns)).save(self._folder / name)
+        Image.fromarray(arrange_grid(images, columns)).save(self._folder / name)
 
 
 def draw_curves(

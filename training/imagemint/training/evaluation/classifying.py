@@ -39,7 +39,7 @@ def discriminator_figures(
     asked = f"on all {count:,} images of {test.name}; D of the newest step, not averaged"
     if "classes" in D.heads:
         _recalibrate(D, train)
-        shown = int((source.recipe.shown_labels(train.labels) >= 0).sum())
+        shown = int((source.recipe.visible_labels(train.labels) >= 0).sum())
         how = f"share that D's own classifier sees right, {shown:,} labels shown in training"
         share = float((_read(D, "classes", test) == test.labels).mean())
         return [EvaluationFigure("classifier_accuracy", share, f"{how}, {asked}", count)]

@@ -27,7 +27,7 @@ from imagemint.training.evaluation.files import (
     PicturesSource,
     is_folder_of_pictures,
 )
-from imagemint.training.loop.resume import recorded_settings
+from imagemint.training.loop.resume import read_settings
 from imagemint.training.networks import Discriminator
 from imagemint.training.recipes import RECIPES
 from imagemint.training.recipes.recipe import Recipe
@@ -127,7 +127,7 @@ class RunSource(LatentSource):
         self.run = None if (run / "checkpoint.json").is_file() else run
         self.name = f"run of recipe {trained.recipe}, {trained.images_seen:,} images"
         self.sha256 = trained.weights_sha256
-        self.settings = recorded_settings(run if self.run else run.parent.parent)
+        self.settings = read_settings(run if self.run else run.parent.parent)
         self.dataset = self._dataset(trained.dataset.rpartition("/")[0])
         self.class_labels = trained.class_labels
         self.num_classes = len(trained.class_labels)

@@ -109,19 +109,19 @@ def _drop_old(run: Path) -> None:
     *older, newest = list_checkpoints(run)
     interim = [path for path in older if _is_interim(path)]
     regular = [path for path in older if path not in interim] + [newest]
-    varied = varied_checkpoints(run)[-1:]
+    varied = list_varied_checkpoints(run)[-1:]
     for old in interim + [path for path in regular[:-_KEPT] if path not in varied]:
         shutil.rmtree(old)
 
 
-def varied_checkpoints(run: Path) -> list[Path]:
+def list_varied_checkpoints(run: Path) -> list[Path]:
     """Returns the checkpoints below ``run`` whose samples were not all alike, oldest first."""
     return [path for path in list_checkpoints(run) if not _is_collapsed(path)]
 
 
 def drop_collapsed(run: Path) -> None:
     """Removes the checkpoints since a collapse, so that the newest one is from before it."""
-    varied = varied_checkpoints(run)
+    varied = list_varied_checkpoints(run)
     for path in list_checkpoints(run):
         if path not in varied:
             shutil.rmtree(path)
@@ -216,7 +216,7 @@ def _set_aside(checkpoint: Path) -> None:
         checkpoint.rename(aside)
 
 
-def sound_checkpoint(run: Path) -> Path:
+def find_whole_checkpoint(run: Path) -> Path:
     """Returns the newest checkpoint below ``run`` whose files are whole; warns of later ones.
 
     Raises:
@@ -239,7 +239,7 @@ def sound_checkpoint(run: Path) -> Path:
     return latest_checkpoint(run)  # raises: there is none
 
 
-def fitting_checkpoint(run: Path, about: dict[str, Any], *, free: set[str]) -> Path:
+def find_fitting_checkpoint(run: Path, about: dict[str, Any], *, free: set[str]) -> Path:
     """Returns the newest whole checkpoint of ``run`` if it is of the run that ``about`` describes.
 
     Args:
@@ -251,7 +251,7 @@ def fitting_checkpoint(run: Path, about: dict[str, Any], *, free: set[str]) -> P
         CheckpointError: none there, unreadable, or made by another recipe, data or options; every
             difference is named.
     """
-    checkpoint = sound_checkpoint(run)
+    checkpoint = find_whole_checkpoint(run)
     found = read_description(checkpoint)
     faults = [
         f"{key} is {found.get(key)!r} there and {about[key]!r} here"
@@ -288,13 +288,13 @@ def restore(run: Path, state: TrainingState, about: dict[str, Any], *, free: set
     Args:
         run: the run's directory.
         state: networks and optimisers as the recipe builds them.
-        about: as for `fitting_checkpoint`.
-        free: as for `fitting_checkpoint`.
+        about: as for `find_fitting_checkpoint`.
+        free: as for `find_fitting_checkpoint`.
 
     Raises:
         CheckpointError: there is none that fits, or its tensors are damaged.
     """
-    checkpoint = fitting_checkpoint(run, about, free=free)
+    checkpoint = find_fitting_checkpoint(run, about, free=free)
     for damaged in list_checkpoints(run):
         if int(damaged.name) > int(checkpoint.name):
             _set_aside(damaged)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from imagemint.training.errors import Diverged
-from imagemint.training.loop.health import REMEDY, what_is_kept
+from imagemint.training.loop.health import REMEDY, describe_kept_checkpoint
 from imagemint.training.loop.state import TrainingState
 
 _ROWS = 3  # of the log; with fewer there is no usual size yet
@@ -55,7 +55,7 @@ class LossWatch:
             raise Diverged(
                 f"after {state.images_seen:,} images the losses of D and G are of the size"
                 f" {of_D:.3g} and {of_G:.3g}, at most {self._factor:g} times {usual:.3g} is usual;"
-                f" {what_is_kept(self._run)}; {REMEDY}"
+                f" {describe_kept_checkpoint(self._run)}; {REMEDY}"
             )
 
     def _usual(self) -> float:

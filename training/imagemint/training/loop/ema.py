@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from imagemint.engine.sampling import Distribution
 from imagemint.training.networks import draw
 from imagemint.training.networks.layers import VirtualBatchNorm
-from imagemint.training.rng import training_latents
+from imagemint.training.rng import draw_latents
 
 
-def averaging_weight(batch_size: int, half_life: int, ramp_up: float, images_seen: int) -> float:
+def ema_weight(batch_size: int, half_life: int, ramp_up: float, images_seen: int) -> float:
     """Returns how much of the running generator one step mixes in, 0 to 1.
 
     The half-life is capped at ``ramp_up`` of the images seen so far, so that the first, poor
@@ -22,7 +22,7 @@ def averaging_weight(batch_size: int, half_life: int, ramp_up: float, images_see
 
 
 @torch.no_grad()
-def average_into(averaged: nn.Module, running: nn.Module, weight: float) -> None:
+def update_ema(averaged: nn.Module, running: nn.Module, weight: float) -> None:
     """Moves ``averaged`` towards ``running`` in place, parameters and floating buffers alike."""
     ours, theirs = _floating(averaged), _floating(running)
     torch._foreach_lerp_(ours, theirs, weight)
@@ -33,7 +33,7 @@ def _floating(module: nn.Module) -> list[Tensor]:
 
 
 @torch.no_grad()
-def recalibrated(
+def recalibrate(
     averaged: nn.Module,
     *,
     z_dim: int,
@@ -60,6 +60,6 @@ def recalibrated(
         generator.train()
         classes = (torch.arange(256) % num_classes).to(device) if num_classes else None
         for batch in range(batches):
-            z = training_latents(0, batch, 256, z_dim, distribution)
+            z = draw_latents(0, batch, 256, z_dim, distribution)
             draw(generator, z.to(device), classes)
     return generator.eval()

@@ -9,10 +9,10 @@ from torch import nn
 from imagemint.engine.sampling import Distribution
 from imagemint.training.datasets import LabelledImages
 from imagemint.training.errors import LossNotFinite, ModeCollapse
-from imagemint.training.loop.checkpoints import list_checkpoints, varied_checkpoints
-from imagemint.training.loop.ema import recalibrated
+from imagemint.training.loop.checkpoints import list_checkpoints, list_varied_checkpoints
+from imagemint.training.loop.ema import recalibrate
 from imagemint.training.loop.monitor import Monitor
-from imagemint.training.loop.samples import Variety, fixed_samples, variety
+from imagemint.training.loop.samples import Variety, draw_fixed_samples, measure_variety
 from imagemint.training.loop.schedules import Schedule
 from imagemint.training.loop.state import TrainingState
 from imagemint.training.recipes.recipe import Recipe
@@ -62,19 +62,19 @@ def inspect_generator(
     """
     labels = recipe.class_labels(data.class_labels)
     distribution = Distribution(recipe.latent)
-    generator = recalibrated(
+    generator = recalibrate(
         state.G_ema,
         z_dim=recipe.z_dim,
         num_classes=len(labels),
         batches=min(RECALIBRATION_BATCHES, recipe.recalibration_batches),
         distribution=distribution,
     )
-    samples, classes = fixed_samples(generator, recipe.z_dim, len(labels), distribution)
+    samples, classes = draw_fixed_samples(generator, recipe.z_dim, len(labels), distribution)
     _refuse_not_finite(state, generator, run)
     if monitor and not interim:
         monitor.draw(samples)
     if scheduled:
-        found = variety(samples, classes, data, labelled=recipe.condition == "class")
+        found = measure_variety(samples, classes, data, labelled=recipe.condition == "class")
         if monitor:
             monitor.note_variety(found)
         watch_collapse(run, state, found, schedule)
@@ -112,7 +112,9 @@ def watch_collapse(run: Path, state: TrainingState, found: Variety, schedule: Sc
     )
     lasted = state.images_seen - state.collapsed_since
     if lasted >= schedule.collapse_patience:
-        raise ModeCollapse(f"{what}, as for the last {lasted:,} images; {what_is_kept(run)}")
+        raise ModeCollapse(
+            f"{what}, as for the last {lasted:,} images; {describe_kept_checkpoint(run)}"
+        )
     _log.warning(
         "%s; the run ends if that lasts for another %d images (--collapse-patience)",
         *(what, schedule.collapse_patience - lasted),
@@ -126,13 +128,13 @@ def _refuse_not_finite(state: TrainingState, generator: nn.Module, run: Path) ->
     if faults:
         raise LossNotFinite(
             f"after {state.images_seen:,} images {len(faults)} tensors, {faults[0]} first, hold NaN"
-            f" or infinity; {what_is_kept(run)}; {REMEDY}"
+            f" or infinity; {describe_kept_checkpoint(run)}; {REMEDY}"
         )
 
 
-def what_is_kept(run: Path) -> str:
+def describe_kept_checkpoint(run: Path) -> str:
     """Returns the part of an error message that says which checkpoint a failed run has left."""
-    found = varied_checkpoints(run) or list_checkpoints(run)
+    found = list_varied_checkpoints(run) or list_checkpoints(run)
     return (
         f"the last good checkpoint is kept, {found[-1]}" if found else "no checkpoint was saved yet"
     )

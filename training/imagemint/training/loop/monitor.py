@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from imagemint.training.loop.samples import SAMPLES_PER_CLASS, Variety, grid
+from imagemint.training.loop.samples import SAMPLES_PER_CLASS, Variety, arrange_grid
 from imagemint.training.loop.state import TrainingState
 
 _log = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ class Monitor:
     def draw(self, samples: NDArray[np.uint8]) -> None:
         """Writes the grid of the fixed samples uint8 [N, H, W, C]."""
         seen = self._state.images_seen
-        picture = grid(samples, SAMPLES_PER_CLASS)
+        picture = arrange_grid(samples, SAMPLES_PER_CLASS)
         Image.fromarray(picture).save(self._run / "grids" / f"{seen:010d}.png")
         image = picture[np.newaxis] if picture.ndim == 2 else picture.transpose(2, 0, 1)  # noqa: PLR2004 - gray
         self._scalars.add_image("samples", image, seen)

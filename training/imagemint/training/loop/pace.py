@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from imagemint.training.datasets import LabelledImages
-from imagemint.training.distributed import Processes
+from imagemint.training.distributed import Distributed
 from imagemint.training.loop.schedules import Schedule
 from imagemint.training.loop.training_loop import train
 from imagemint.training.networks.precision import Passes
@@ -33,7 +33,7 @@ class Pace:
     steps: int
 
 
-class _Rehearsal(Processes):
+class _Rehearsal(Distributed):
     """A process that computes what one alone computes, writes nothing, and stops early.
 
     Attributes:
@@ -47,11 +47,11 @@ class _Rehearsal(Processes):
         self.ends: list[float] = []
         self.interrupted = False
 
-    def mine(self, whole: Tensor, dim: int = 0) -> Tensor:  # noqa: ARG002 - as in the base class
+    def local_part(self, whole: Tensor, dim: int = 0) -> Tensor:  # noqa: ARG002 - as in the base class
         """Returns all of a batch."""
         return whole
 
-    def agreed(self, figure: float) -> float:
+    def average(self, figure: float) -> float:
         """Returns the figure; at the end of a step, where it is a bool, whether to stop."""
         if not isinstance(figure, bool):
             return figure
@@ -61,7 +61,7 @@ class _Rehearsal(Processes):
         enough = steps >= _MOST or (steps >= _FEWEST and seconds > _BUDGET_S)
         return float(figure or enough)
 
-    def by_first(self, action: Callable[[], None]) -> None:
+    def on_rank_zero(self, action: Callable[[], None]) -> None:
         """Saves and logs nothing."""
 
 

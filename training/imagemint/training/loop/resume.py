@@ -9,7 +9,11 @@ from pydantic import BaseModel, ValidationError
 
 from imagemint.training.datasets import LabelledImages
 from imagemint.training.errors import CheckpointError
-from imagemint.training.loop.checkpoints import option_defaults, read_description, sound_checkpoint
+from imagemint.training.loop.checkpoints import (
+    find_whole_checkpoint,
+    option_defaults,
+    read_description,
+)
 
 NOT_REMEMBERED = frozenset({"out", "data", "dry_run", "quiet", "device", "resume"})
 """Settings of the machine and of one call, which no run remembers."""
@@ -20,7 +24,7 @@ _SCHEDULE = "schedule"
 SettingsT = TypeVar("SettingsT", bound=BaseModel)
 
 
-def remembered(settings: BaseModel, recipe_options: Mapping[str, Any]) -> dict[str, Any]:
+def settings_to_record(settings: BaseModel, recipe_options: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what ``options.json`` keeps for a later resume, as JSON values by name.
 
     Args:
@@ -36,7 +40,9 @@ def remembered(settings: BaseModel, recipe_options: Mapping[str, Any]) -> dict[s
     return kept
 
 
-def resumed(settings: SettingsT, run: Path, known_datasets: Mapping[str, object]) -> SettingsT:
+def resume_settings(
+    settings: SettingsT, run: Path, known_datasets: Mapping[str, object]
+) -> SettingsT:
     """Returns the settings of a run, overridden by those that the user gives.
 
     Args:
@@ -49,8 +55,8 @@ def resumed(settings: SettingsT, run: Path, known_datasets: Mapping[str, object]
         CheckpointError: there is no whole checkpoint, the run does not tell which data it learnt,
             or its options are not those of this recipe.
     """
-    description = read_description(sound_checkpoint(run))
-    kept = recorded_settings(run)
+    description = read_description(find_whole_checkpoint(run))
+    kept = read_settings(run)
     if "dataset" not in kept:
         name = str(description.get("dataset", "")).partition("/")[0]
         if name in known_datasets:
@@ -67,14 +73,14 @@ def resumed(settings: SettingsT, run: Path, known_datasets: Mapping[str, object]
         raise CheckpointError(f"{run}: {error}") from error
 
 
-def recorded_order(run: Path, data: LabelledImages) -> tuple[str, ...] | None:
+def read_class_order(run: Path, data: LabelledImages) -> tuple[str, ...] | None:
     """Returns the classes of a run in its own order; None if the data have them so already.
 
     Classes are sorted by the numbers in their names, and folders without pictures are none. Older
     runs sorted them as text and counted such folders. A run without classes does not tell its
     order, so it is taken to be that of older runs if the digest of the data differs.
     """
-    description = read_description(sound_checkpoint(run))
+    description = read_description(find_whole_checkpoint(run))
     recorded = tuple(description.get("class_labels") or ())
     if recorded and "code 0" not in recorded and recorded != data.class_labels:
         return recorded
@@ -83,7 +89,7 @@ def recorded_order(run: Path, data: LabelledImages) -> tuple[str, ...] | None:
     return None
 
 
-def recorded_settings(run: Path) -> dict[str, Any]:
+def read_settings(run: Path) -> dict[str, Any]:
     """Returns the settings that ``options.json`` keeps; {} if it is missing or unreadable."""
     try:
         written = json.loads((run / "options.json").read_text())

@@ -19,7 +19,7 @@ _ROWS_WITHOUT_CLASSES = 10
 _REAL = 4_000  # real images that samples are compared with, spread over the whole data set
 
 
-def fixed_samples(
+def draw_fixed_samples(
     generator: nn.Module,
     z_dim: int,
     num_classes: int,
@@ -96,10 +96,10 @@ class Variety:
         return min(known, default=float("inf"))
 
 
-def variety(
+def measure_variety(
     samples: NDArray[np.uint8], classes: NDArray[np.int64], data: LabelledImages, *, labelled: bool
 ) -> Variety:
-    """Returns how much `fixed_samples` vary within their classes, beside real images.
+    """Returns how much `draw_fixed_samples` vary within their classes, beside real images.
 
     Args:
         samples: uint8 [N, H, W, C].
@@ -127,7 +127,7 @@ def _flat(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     return images.reshape(len(images), -1).astype(np.float32)
 
 
-def grid(images: NDArray[np.uint8], columns: int) -> NDArray[np.uint8]:
+def arrange_grid(images: NDArray[np.uint8], columns: int) -> NDArray[np.uint8]:
     """Returns the images uint8 [N, H, W, C] as one picture, row by row, padded with black.
 
     Gray images give [rows * H, columns * W], RGB images [rows * H, columns * W, 3].

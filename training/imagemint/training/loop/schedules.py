@@ -51,7 +51,7 @@ class CosineRamp:
         return self.final + (self.first - self.final) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def step_size(recipe: Recipe, images_seen: int, rollbacks: int = 0) -> float:
+def learning_rate_at(recipe: Recipe, images_seen: int, rollbacks: int = 0) -> float:
     """Returns G's step size: constant, then a half cosine down to zero at the end."""
     decayed = recipe.decay_share * recipe.images
     left = recipe.images - images_seen
@@ -61,6 +61,6 @@ def step_size(recipe: Recipe, images_seen: int, rollbacks: int = 0) -> float:
     return full * 0.5 * (1 - math.cos(math.pi * max(left, 0) / decayed))
 
 
-def crossed(before: int, after: int, interval: int) -> bool:
+def has_crossed(before: int, after: int, interval: int) -> bool:
     """Whether a multiple of ``interval`` images lies above ``before`` and not above ``after``."""
     return after // interval > before // interval

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from imagemint.training.datasets import LabelledImages
-from imagemint.training.distributed import ALONE, Batchwise, Processes
+from imagemint.training.distributed import SINGLE_PROCESS, Batchwise, Distributed
 from imagemint.training.errors import DatasetError, ProcessesError
 from imagemint.training.loop.state import TrainingState
-from imagemint.training.losses.gan_loss import Game
+from imagemint.training.losses.gan_loss import GanLoss
 from imagemint.training.networks import Shape
 from imagemint.training.networks.layers import BatchNorm2d
 from imagemint.training.recipes.recipe import Recipe
@@ -24,7 +24,10 @@ NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
 
 def initial_state(
-    recipe: Recipe, data: LabelledImages, device: torch.device, processes: Processes = ALONE
+    recipe: Recipe,
+    data: LabelledImages,
+    device: torch.device,
+    processes: Distributed = SINGLE_PROCESS,
 ) -> TrainingState:
     """Returns fresh networks and optimisers; the weights are a function of ``recipe.seed``.
 
@@ -42,17 +45,17 @@ def initial_state(
     told = Shape(
         len(recipe.class_labels(data.class_labels)), shape.image_size, shape.image_channels
     )
-    with forked_rng(device):
+    with fork_rng(device):
         torch.manual_seed(recipe.seed)
-        G = _placed(recipe.generator(told), device)
-        D = _placed(recipe.discriminator(shape), device)
-        G_ema = _placed(recipe.generator(told), device)
-        game = recipe.game(G, D, shape).to(device)
+        G = _place(recipe.generator(told), device)
+        D = _place(recipe.discriminator(shape), device)
+        G_ema = _place(recipe.generator(told), device)
+        gan_loss = recipe.gan_loss(G, D, shape).to(device)
     G_ema.load_state_dict(G.state_dict())
-    for part in (G, D, game):  # not G_ema, through which the first process looks alone
+    for part in (G, D, gan_loss):  # not G_ema, through which the first process looks alone
         _join(part, processes)
-    if processes.count > 1:
-        _refuse_batch_statistics(game)
+    if processes.world_size > 1:
+        _refuse_batch_statistics(gan_loss)
 
     def optimizer(network: nn.Module) -> torch.optim.Optimizer:
         if recipe.optimizer == "rmsprop":
@@ -66,21 +69,21 @@ def initial_state(
         G_ema=G_ema.requires_grad_(requires_grad=False),
         opt_G=optimizer(G),
         opt_D=optimizer(D),
-        game=game,
+        gan_loss=gan_loss,
     )
 
 
-def forked_rng(device: torch.device) -> AbstractContextManager[None]:
+def fork_rng(device: torch.device) -> AbstractContextManager[None]:
     """Leaves PyTorch's generators, of the CPU and of this device, as they were before."""
     return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
-def _join(part: nn.Module, processes: Processes) -> None:
+def _join(part: nn.Module, processes: Distributed) -> None:
     for module in part.modules():
         if isinstance(module, Batchwise):
             module.processes = processes
         if (
-            processes.count > 1
+            processes.world_size > 1
             and isinstance(module, _OF_A_BATCH)
             and not isinstance(module, BatchNorm2d)
         ):
@@ -91,14 +94,14 @@ def _join(part: nn.Module, processes: Processes) -> None:
             )
 
 
-def _refuse_batch_statistics(game: Game) -> None:
+def _refuse_batch_statistics(gan_loss: GanLoss) -> None:
     """Refuses an objective that is no mean over the images of a batch.
 
     The gradient of a whole batch is the mean of the gradients of its parts only if the loss is.
     """
     real, fake = torch.randn(2, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for player in ("discriminator", "generator"):
-        loss = getattr(game.objective, player)
+        loss = getattr(gan_loss.adversarial, player)
         halves = [loss(real[half], fake[half]) for half in (slice(4), slice(4, 8))]
         if not torch.isclose(loss(real, fake), torch.stack(halves).mean()):
             raise ProcessesError(
@@ -107,5 +110,5 @@ def _refuse_batch_statistics(game: Game) -> None:
             )
 
 
-def _placed(network: NetworkT, device: torch.device) -> NetworkT:
+def _place(network: NetworkT, device: torch.device) -> NetworkT:
     return network.to(device, memory_format=MEMORY_FORMAT)  # type: ignore[call-overload,no-any-return] # torch's stubs lack this overload

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from imagemint.training.errors import CheckpointError
-from imagemint.training.losses.gan_loss import Game
+from imagemint.training.losses.gan_loss import GanLoss
 from imagemint.training.networks import Discriminator
 
-_NETWORKS = ("G", "D", "G_ema", "game")
+# attribute -> prefix of its tensors in a checkpoint. The prefixes never change: old runs resume.
+_MODULES = {"G": "G", "D": "D", "G_ema": "G_ema", "gan_loss": "game"}
 
 
 @dataclass
@@ -22,7 +23,7 @@ class TrainingState:
         G_ema: moving average of G.
         opt_G: optimiser of G.
         opt_D: optimiser of D.
-        game: what they play for, and what its parts remember.
+        gan_loss: the losses of both networks, with the buffers of their parts.
         images_seen: real images shown to D so far.
         step: steps done so far.
         rollbacks: how often the run went back to a good checkpoint.
@@ -35,7 +36,7 @@ class TrainingState:
     G_ema: nn.Module
     opt_G: torch.optim.Optimizer
     opt_D: torch.optim.Optimizer
-    game: Game = field(default_factory=Game)
+    gan_loss: GanLoss = field(default_factory=GanLoss)
     images_seen: int = 0
     step: int = 0
     rollbacks: int = 0
@@ -45,8 +46,8 @@ class TrainingState:
     def tensors(self) -> dict[str, Tensor]:
         """Returns every tensor by a flat name, such as ``G/embed.weight``."""
         flat = {
-            f"{part}/{name}": tensor
-            for part in _NETWORKS
+            f"{prefix}/{name}": tensor
+            for part, prefix in _MODULES.items()
             for name, tensor in getattr(self, part).state_dict().items()
         }
         for part in ("opt_G", "opt_D"):
@@ -62,22 +63,22 @@ class TrainingState:
             CheckpointError: names or shapes are not those of these networks.
         """
         try:
-            for part in _NETWORKS:
-                getattr(self, part).load_state_dict(tensors_below(tensors, part))
+            for part, prefix in _MODULES.items():
+                getattr(self, part).load_state_dict(select_tensors(tensors, prefix))
             for part in ("opt_G", "opt_D"):
                 optimizer = getattr(self, part)
                 parameters = [p for group in optimizer.param_groups for p in group["params"]]
                 moments: dict[int, dict[str, Tensor]] = {}
-                for name, tensor in tensors_below(tensors, part).items():
+                for name, tensor in select_tensors(tensors, part).items():
                     index, _, moment = name.partition("/")
-                    laid_out = _laid_out_as(parameters[int(index)], tensor)
+                    laid_out = _match_layout(parameters[int(index)], tensor)
                     moments.setdefault(int(index), {})[moment] = laid_out
                 optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
         except (RuntimeError, LookupError, ValueError) as error:
             raise CheckpointError(f"the checkpoint does not fit the networks: {error}") from error
 
 
-def _laid_out_as(parameter: Tensor, moment: Tensor) -> Tensor:
+def _match_layout(parameter: Tensor, moment: Tensor) -> Tensor:
     """Returns ``moment`` with the strides of its parameter; step counts, scalars, as they are.
 
     Fused Adam walks through parameter, gradient and moments by memory address. A row-major moment
@@ -86,7 +87,7 @@ def _laid_out_as(parameter: Tensor, moment: Tensor) -> Tensor:
     return moment if moment.ndim == 0 else torch.empty_like(parameter).copy_(moment)
 
 
-def tensors_below(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
+def select_tensors(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
     """Returns the tensors whose names begin with `part/`, without that prefix."""
     prefix = f"{part}/"
     return {name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)}

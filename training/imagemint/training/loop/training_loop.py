@@ -12,30 +12,30 @@ from torch import Tensor, nn
 
 from imagemint.engine.sampling import Distribution
 from imagemint.training.datasets import LabelledImages
-from imagemint.training.datasets.loader import Feed
-from imagemint.training.distributed import ALONE, Processes
+from imagemint.training.datasets.loader import ImageLoader
+from imagemint.training.distributed import SINGLE_PROCESS, Distributed
 from imagemint.training.errors import LossNotFinite, ModeCollapse, TrainingFailed
 from imagemint.training.loop.checkpoints import (
     drop_collapsed,
     list_checkpoints,
+    list_varied_checkpoints,
     restore,
     save_checkpoint,
-    varied_checkpoints,
 )
 from imagemint.training.loop.divergence import LossWatch
-from imagemint.training.loop.ema import average_into, averaging_weight
-from imagemint.training.loop.health import REMEDY, inspect_generator, what_is_kept
+from imagemint.training.loop.ema import ema_weight, update_ema
+from imagemint.training.loop.health import REMEDY, describe_kept_checkpoint, inspect_generator
 from imagemint.training.loop.monitor import Monitor
 from imagemint.training.loop.provenance import describe
-from imagemint.training.loop.schedules import Schedule, crossed, step_size
-from imagemint.training.loop.start import forked_rng, initial_state
+from imagemint.training.loop.schedules import Schedule, has_crossed, learning_rate_at
+from imagemint.training.loop.start import fork_rng, initial_state
 from imagemint.training.loop.state import TrainingState
-from imagemint.training.loop.stats import Figures
+from imagemint.training.loop.stats import Stats
 from imagemint.training.loop.stopping import StopRequest, stop_on_signal
-from imagemint.training.losses.gan_loss import Term, Turn
+from imagemint.training.losses.gan_loss import Batch, Regularizer
 from imagemint.training.networks.precision import PLAIN, Passes
 from imagemint.training.recipes.recipe import Recipe
-from imagemint.training.rng import drawn_codes, torch_seed, training_latents
+from imagemint.training.rng import draw_codes, draw_latents, torch_seed
 
 _log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def train(
     schedule: Schedule,
     device: torch.device,
     passes: Passes = PLAIN,
-    processes: Processes = ALONE,
+    processes: Distributed = SINGLE_PROCESS,
     resume: bool = False,
     quiet: bool = False,
 ) -> TrainingState:
@@ -85,7 +85,7 @@ def train(
             allows; likewise.
         ProcessesError: several processes cannot share a batch of this size, or this network.
     """
-    processes.part_of(recipe.batch_size)
+    processes.local_batch_size(recipe.batch_size)
     state = initial_state(recipe, data, device, processes)
     about = describe(recipe, data, passes.precision)
     if resume:
@@ -104,16 +104,16 @@ def train(
                     quiet=quiet,
                 )
             except TrainingFailed as failure:
-                processes.wait()  # for the first, which still draws what there is to draw
+                processes.barrier()  # for the first, which still draws what there is to draw
                 rollbacks = state.rollbacks + 1
-                is_over = rollbacks > schedule.rollbacks or processes.agreed(stop.requested) > 0
+                is_over = rollbacks > schedule.rollbacks or processes.average(stop.requested) > 0
                 collapsed = isinstance(failure, ModeCollapse)
-                good = varied_checkpoints(run) if collapsed else list_checkpoints(run)
+                good = list_varied_checkpoints(run) if collapsed else list_checkpoints(run)
                 if is_over or not good:
                     raise
                 if collapsed:
-                    processes.wait()  # until all have looked
-                    processes.by_first(partial(drop_collapsed, run))
+                    processes.barrier()  # until all have looked
+                    processes.on_rank_zero(partial(drop_collapsed, run))
                 state = initial_state(recipe, data, device, processes)
                 restore(run, state, about, free=FREE_ON_RESUME)
                 state.rollbacks = rollbacks
@@ -123,7 +123,7 @@ def train(
                     *(failure, state.images_seen, rollbacks, schedule.rollbacks),
                 )
             else:
-                processes.wait()
+                processes.barrier()
                 return state
 
 
@@ -138,22 +138,22 @@ def _play(  # noqa: C901, PLR0915 - one linear story, with headings
     schedule: Schedule,
     device: torch.device,
     passes: Passes,
-    processes: Processes,
+    processes: Distributed,
     quiet: bool,
 ) -> None:
     """Plays from ``state`` to the end of the run, or until a signal asks to stop."""
     # --- the players, what they play for, and where their numbers come from ----------------------
-    G, D, game = state.G, state.D, state.game
+    G, D, gan_loss = state.G, state.D, state.gan_loss
     batch_size, seed = recipe.batch_size, order_seed(recipe, state)
     num_codes = len(recipe.class_labels(data.class_labels))
-    feed = Feed(data, recipe.told_labels(data), seed, device, processes)
-    figures = Figures(processes)
+    loader = ImageLoader(data, recipe.network_labels(data), seed, device, processes)
+    figures = Stats(processes)
     saved_at = state.images_seen if state.step else None
     ready: nn.Module = state.G_ema  # the averaged generator, once prepared for a checkpoint
     first = processes.rank == 0  # who watches, writes and speaks for all
 
     with (
-        forked_rng(device),
+        fork_rng(device),
         Monitor(run, recipe.images, state, quiet=quiet) if first else nullcontext() as monitor,
     ):
         losses = LossWatch(run, schedule.divergence_factor)
@@ -179,48 +179,54 @@ def _play(  # noqa: C901, PLR0915 - one linear story, with headings
         stop = False
         while state.images_seen < recipe.images and not stop:
             before = state.images_seen
-            set_step_sizes(recipe, state)
-            game.before_step(state.images_seen)
+            set_learning_rates(recipe, state)
+            gan_loss.before_step(state.images_seen)
             # For dropout and the like: by position, and different in each process.
             torch.manual_seed(torch_seed(seed, state.step, processes.rank))
 
             # --- D: k turns, each on fresh images and on fakes of the same condition -------------
             D.requires_grad_(requires_grad=True)
-            k, turns = recipe.turns_of_discriminator(state.step), recipe.turns_before(state.step)
+            k, turns = (
+                recipe.discriminator_steps_at(state.step),
+                recipe.discriminator_steps_before(state.step),
+            )
             for position in range(turns, turns + k):
-                real, y = feed.at(state.images_seen, batch_size)
-                z = training_latents(
+                real, y = loader.at(state.images_seen, batch_size)
+                z = draw_latents(
                     seed, position, batch_size, recipe.z_dim, Distribution(recipe.latent)
                 )
-                codes = drawn_codes(seed, position, batch_size, num_codes or 1)
-                z, codes = processes.mine(z).to(device), processes.mine(codes).to(device)
+                codes = draw_codes(seed, position, batch_size, num_codes or 1)
+                z, codes = (
+                    processes.local_part(z).to(device),
+                    processes.local_part(codes).to(device),
+                )
                 c = {"none": None, "class": y, "code": codes}[recipe.condition]
                 with torch.set_grad_enabled(
                     position == turns + k - 1
                 ):  # G plays with the last ones
                     fake = passes.draw(G, z, c)
-                turn = Turn(seed, position, G, D, z, y, c, real, fake, passes=passes)
-                due = game.due(game.terms_D, state.step, state.images_seen)
-                game.show_discriminator(turn, by_images=any(term.by_images for term, _ in due))
-                loss_D = game.objective.discriminator(turn.real_logits, turn.fake_logits)
-                total_D = _with_terms(loss_D, due, turn, figures)
-                if recipe.skip_lead == 1 or processes.agreed(turn.lead()) <= recipe.skip_lead:
+                batch = Batch(seed, position, G, D, z, y, c, real, fake, passes=passes)
+                due = gan_loss.due(gan_loss.terms_D, state.step, state.images_seen)
+                gan_loss.show_discriminator(batch, by_images=any(term.by_images for term, _ in due))
+                loss_D = gan_loss.adversarial.discriminator(batch.real_logits, batch.fake_logits)
+                total_D = _with_terms(loss_D, due, batch, figures)
+                if recipe.skip_lead == 1 or processes.average(batch.lead()) <= recipe.skip_lead:
                     state.opt_D.zero_grad()
                     total_D.backward()
                     processes.average_gradients(D.parameters())
                     state.opt_D.step()
-                    game.after_D(D)
-                figures.note(**game.augmentation.adapt(turn))
-                real_logit = turn.real_logits.mean()
+                    gan_loss.after_D(D)
+                figures.note(**gan_loss.augmentation.adapt(batch))
+                real_logit = batch.real_logits.mean()
                 state.images_seen += batch_size
 
             # --- G: through the D just updated; the same fakes, G has not changed since ----------
             D.requires_grad_(requires_grad=False)
-            turn = Turn(seed, position, G, D, z, y, c, real, fake, passes=passes)
-            game.show_generator(turn)
-            loss_G = game.objective.generator(turn.real_logits, turn.fake_logits)
-            due = game.due(game.terms_G, state.step, before)
-            total_G = _with_terms(game.adversarial_weight * loss_G, due, turn, figures)
+            batch = Batch(seed, position, G, D, z, y, c, real, fake, passes=passes)
+            gan_loss.show_generator(batch)
+            loss_G = gan_loss.adversarial.generator(batch.real_logits, batch.fake_logits)
+            due = gan_loss.due(gan_loss.terms_G, state.step, before)
+            total_G = _with_terms(gan_loss.adversarial_weight * loss_G, due, batch, figures)
             state.opt_G.zero_grad()
             total_G.backward()
             processes.average_gradients(G.parameters())
@@ -228,36 +234,36 @@ def _play(  # noqa: C901, PLR0915 - one linear story, with headings
 
             # --- average, count, watch -----------------------------------------------------------
             state.step += 1
-            share = averaging_weight(
+            share = ema_weight(
                 k * batch_size, recipe.ema_half_life, recipe.ema_ramp_up, state.images_seen
             )
-            average_into(state.G_ema, G, share)
+            update_ema(state.G_ema, G, share)
             figures.note(loss_D=loss_D, loss_G=loss_G, real_logit=real_logit)
-            settled = figures.settle()
+            settled = figures.collect()
             _refuse_not_finite(settled, state, run)
             if monitor:
                 monitor.step(settled)
-            snapshot_due = crossed(before, state.images_seen, schedule.snapshot_interval)
+            snapshot_due = has_crossed(before, state.images_seen, schedule.snapshot_interval)
             if snapshot_due:
-                processes.by_first(look)  # before the row, which tells what was seen
-            if crossed(before, state.images_seen, schedule.log_interval):
-                processes.by_first(write_row)
+                processes.on_rank_zero(look)  # before the row, which tells what was seen
+            if has_crossed(before, state.images_seen, schedule.log_interval):
+                processes.on_rank_zero(write_row)
             if snapshot_due:
-                processes.by_first(save)
+                processes.on_rank_zero(save)
                 saved_at = state.images_seen
-            stop = processes.agreed(asked_to_stop.requested) > 0
+            stop = processes.average(asked_to_stop.requested) > 0
         if saved_at != state.images_seen:
             interim = state.images_seen < recipe.images
-            processes.by_first(partial(look, interim=interim, scheduled=False))
-            processes.by_first(partial(save, interim=interim))
+            processes.on_rank_zero(partial(look, interim=interim, scheduled=False))
+            processes.on_rank_zero(partial(save, interim=interim))
 
 
 def _with_terms(
-    loss: Tensor, due: list[tuple[Term, float]], turn: Turn, figures: Figures
+    loss: Tensor, due: list[tuple[Regularizer, float]], batch: Batch, figures: Stats
 ) -> Tensor:
     """Returns the adversarial loss with the terms that are due, which the log is told apart."""
     for term, weight in due:
-        parts: dict[str, Tensor] = term(turn)
+        parts: dict[str, Tensor] = term(batch)
         loss = loss + weight * sum(parts.values())
         figures.note(**parts)
     return loss
@@ -268,7 +274,7 @@ def _refuse_not_finite(settled: list[tuple[str, float]], state: TrainingState, r
     if faults:
         raise LossNotFinite(
             f"after {state.images_seen:,} images {' and '.join(dict.fromkeys(faults))};"
-            f" {what_is_kept(run)}; {REMEDY}"
+            f" {describe_kept_checkpoint(run)}; {REMEDY}"
         )
 
 
@@ -277,9 +283,9 @@ def order_seed(recipe: Recipe, state: TrainingState) -> int:
     return (recipe.seed + 0x9E3779B97F4A7C15 * state.rollbacks) % 2**64
 
 
-def set_step_sizes(recipe: Recipe, state: TrainingState) -> None:
+def set_learning_rates(recipe: Recipe, state: TrainingState) -> None:
     """Sets the step sizes of both optimisers for the next step."""
-    size = step_size(recipe, state.images_seen, state.rollbacks)
+    size = learning_rate_at(recipe, state.images_seen, state.rollbacks)
     own = recipe.discriminator_learning_rate
     of_D = size if own is None else size * (own / recipe.learning_rate)
     state.opt_G.param_groups[0]["lr"], state.opt_D.param_groups[0]["lr"] = size, of_D

@@ -16,7 +16,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Objective:
+class AdversarialLoss:
     """The pair of losses that D and G play.
 
     Attributes:
@@ -120,22 +120,24 @@ def relativistic_generator(real: Tensor, fake: Tensor) -> Tensor:
     return F.softplus(real - fake).mean()
 
 
-OBJECTIVES = {
-    "saturating": Objective(cross_entropy_discriminator, saturating_generator),
-    "non-saturating": Objective(cross_entropy_discriminator, non_saturating_generator),
-    "least-squares": Objective(least_squares_discriminator, least_squares_generator, middle=0.5),
-    "wasserstein": Objective(wasserstein_discriminator, raise_generator, relative=True),
-    "hinge": Objective(hinge_discriminator, raise_generator),
-    "relativistic": Objective(
+ADVERSARIAL_LOSSES = {
+    "saturating": AdversarialLoss(cross_entropy_discriminator, saturating_generator),
+    "non-saturating": AdversarialLoss(cross_entropy_discriminator, non_saturating_generator),
+    "least-squares": AdversarialLoss(
+        least_squares_discriminator, least_squares_generator, middle=0.5
+    ),
+    "wasserstein": AdversarialLoss(wasserstein_discriminator, raise_generator, relative=True),
+    "hinge": AdversarialLoss(hinge_discriminator, raise_generator),
+    "relativistic": AdversarialLoss(
         relativistic_discriminator, relativistic_generator, paired=True, relative=True
     ),
 }
 
 
-def smoothed(real_target: float) -> Objective:
+def smooth_labels(real_target: float) -> AdversarialLoss:
     """Returns the non-saturating objective with one-sided label smoothing, targets to 0 to 1."""
     discriminator = partial(cross_entropy_discriminator, real_target=real_target)
-    return Objective(discriminator, non_saturating_generator)
+    return AdversarialLoss(discriminator, non_saturating_generator)
 
 
 # --- gradient penalties --------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 _BILINEAR, _REFLECTION = 0, 2  # as PyTorch's operators number them
 
 
-def warped(x: Tensor, matrices: Tensor) -> Tensor:
+def warp(x: Tensor, matrices: Tensor) -> Tensor:
     """Returns images like ``x`` [N, C, H, W], each warped; edges are reflected.
 
     Args:

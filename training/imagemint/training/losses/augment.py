@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from imagemint.training.distributed import Processes
-from imagemint.training.losses.affine import warped
-from imagemint.training.losses.gan_loss import Augmentation, Turn
-from imagemint.training.rng import Stream, uniforms
+from imagemint.training.distributed import Distributed
+from imagemint.training.losses.affine import warp
+from imagemint.training.losses.gan_loss import Augmentation, Batch
+from imagemint.training.rng import Stream, draw_uniforms
 
 _SHIFT_PART = 8  # images are shifted by up to an eighth of their size
 _CUTOUT_PART = 2
@@ -35,18 +35,20 @@ class DifferentiableAugmentation(Augmentation):
         return self.view.distorted(x, _colour_shift_cutout, u)
 
 
-def _chances(processes: Processes, x: Tensor, seed: int, position: int, number: int) -> Tensor:
+def _chances(processes: Distributed, x: Tensor, seed: int, position: int, number: int) -> Tensor:
     """Returns so many numbers in [0, 1) for each image of ``x``: [number, N]."""
-    drawn = uniforms(seed, Stream.AUGMENTATION, position, number, len(x) * processes.count)
-    return processes.mine(drawn, dim=1)
+    drawn = draw_uniforms(
+        seed, Stream.AUGMENTATION, position, number, len(x) * processes.world_size
+    )
+    return processes.local_part(drawn, dim=1)
 
 
 def _colour_shift_cutout(x: Tensor, u: Tensor) -> Tensor:
-    x = _coloured(x, u[0], u[1], u[2])
-    return _cut_out(_shifted(x, u[3], u[4]), u[5], u[6])
+    x = _jitter_colour(x, u[0], u[1], u[2])
+    return _cut_out(_shift(x, u[3], u[4]), u[5], u[6])
 
 
-def _coloured(x: Tensor, brightness: Tensor, saturation: Tensor, contrast: Tensor) -> Tensor:
+def _jitter_colour(x: Tensor, brightness: Tensor, saturation: Tensor, contrast: Tensor) -> Tensor:
     """Brightness by up to 0.5, saturation up to doubled, contrast from half to three halves."""
     b, s, c = (each[:, None, None, None] for each in (brightness, saturation, contrast))
     x = x + (b - 0.5)
@@ -56,7 +58,7 @@ def _coloured(x: Tensor, brightness: Tensor, saturation: Tensor, contrast: Tenso
     return (x - mean) * (c + 0.5) + mean
 
 
-def _shifted(x: Tensor, down: Tensor, right: Tensor) -> Tensor:
+def _shift(x: Tensor, down: Tensor, right: Tensor) -> Tensor:
     """Shifts by up to an eighth of the size in both directions, each whole number as likely."""
     rows, columns = (
         torch.arange(size, device=x.device) + _whole(u, size // _SHIFT_PART)[:, None]
@@ -96,7 +98,7 @@ class AdaptiveAugmentation(Augmentation):
     blitting, geometric and colour transformations (``bgc``) with the distributions of appendix B:
     mirroring, quarter turns, shifts by whole pixels; scale, rotation, stretching, shifts by
     fractions; brightness, contrast, luma flip, hue, saturation. Where D is sure of real images
-    (`losses.Objective.signs`), it knows them by heart, and the probability rises.
+    (`losses.AdversarialLoss.signs`), it knows them by heart, and the probability rises.
 
     Resampling is bilinear, where the authors upsample through a wavelet filter first: that guards
     against aliasing at many megapixels and would be most of the work at 28 to 64 pixels.
@@ -123,16 +125,16 @@ class AdaptiveAugmentation(Augmentation):
 
     def _distort(self, x: Tensor, u: Tensor) -> Tensor:
         p = float(self.p)
-        coloured = _recoloured(x, u[_GEOMETRY:].to(x.device), p)
+        coloured = _transform_colour(x, u[_GEOMETRY:].to(x.device), p)
         matrix, moved = _geometry(u[:_GEOMETRY], p, x.shape[2])
-        seen = warped(coloured, matrix[:, :2].to(x.device))
+        seen = warp(coloured, matrix[:, :2].to(x.device))
         return torch.where(moved.to(x.device)[:, None, None, None], seen, coloured)
 
-    def adapt(self, turn: Turn) -> dict[str, float]:
+    def adapt(self, batch: Batch) -> dict[str, float]:
         """Moves the probability towards the target; returns it."""
-        signs = self.objective.signs(turn.real_logits.detach(), turn.fake_logits.detach())
-        overfit = self.processes.agreed(signs.mean().item())
-        shown = len(turn.real) * self.processes.count
+        signs = self.adversarial.signs(batch.real_logits.detach(), batch.fake_logits.detach())
+        overfit = self.processes.average(signs.mean().item())
+        shown = len(batch.real) * self.processes.world_size
         step = math.copysign(shown / self.pace, overfit - self.target)
         self.p.add_(step).clamp_(0, 1)
         return {"augment_p": float(self.p)}
@@ -203,7 +205,7 @@ def _translation(x: Tensor, y: Tensor) -> Tensor:
     return _rows(one, zero, x, zero, one, y, zero, zero, one)
 
 
-def _recoloured(x: Tensor, u: Tensor, p: float) -> Tensor:
+def _transform_colour(x: Tensor, u: Tensor, p: float) -> Tensor:
     """Colours, as maps of one pixel; on gray images hue and saturation have no effect."""
     on, v = u[:5] < p, u[5:]
 

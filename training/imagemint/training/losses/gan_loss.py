@@ -1,7 +1,7 @@
 """The game that two networks play: the losses of each, whichever networks they are.
 
-A recipe composes a game of an `Objective`, further terms of D and of G, an augmentation of what D
-sees, and hooks before a step and after D's. Parts with a state keep it in buffers, which
+A recipe composes a game of an `AdversarialLoss`, further terms of D and of G, an augmentation of
+what D sees, and hooks before a step and after D's. Parts with a state keep it in buffers, which
 checkpoints save and restore.
 """
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from imagemint.training.distributed import Batchwise
-from imagemint.training.losses.adversarial import OBJECTIVES, Objective
+from imagemint.training.losses.adversarial import ADVERSARIAL_LOSSES, AdversarialLoss
 from imagemint.training.networks.players import Discriminator
 from imagemint.training.networks.precision import PLAIN, Passes
 from imagemint.training.networks.views import View
@@ -21,7 +21,7 @@ _NOTHING = torch.empty(0)
 
 
 @dataclass
-class Turn:
+class Batch:
     """The inputs and results of one turn, from which a term takes what it needs.
 
     Attributes:
@@ -63,15 +63,15 @@ class Turn:
     view: View = field(default_factory=View)
     passes: Passes = PLAIN
 
-    def look_at_real(self, *, twice: bool = False) -> None:
+    def judge_real(self, *, twice: bool = False) -> None:
         """Lets D judge the real images; with ``twice``, for a gradient that counts as a loss."""
-        self.phi_real, self.real_logits = self.judged(self.real, twice=twice)
+        self.phi_real, self.real_logits = self.judge(self.real, twice=twice)
 
-    def look_at_fake(self, *, twice: bool = False) -> None:
+    def judge_fake(self, *, twice: bool = False) -> None:
         """Lets D judge the generated images; ``twice`` as above."""
-        self.phi_fake, self.fake_logits = self.judged(self.fake, twice=twice)
+        self.phi_fake, self.fake_logits = self.judge(self.fake, twice=twice)
 
-    def judged(self, x: Tensor, *, twice: bool) -> tuple[Tensor, Tensor]:
+    def judge(self, x: Tensor, *, twice: bool) -> tuple[Tensor, Tensor]:
         """Returns D's features [N, F] and logits [N] of any images [N, C, H, W] of this turn."""
         phi = self.passes.features(self.D, x, self.c, twice=twice)
         return phi, self.D.logits(phi, self.c)
@@ -81,8 +81,8 @@ class Turn:
         return (self.real_logits > self.fake_logits).float().mean().item()
 
 
-class Term(nn.Module, Batchwise):
-    """A further loss of a player: called with a `Turn`, it returns its parts by their names.
+class Regularizer(nn.Module, Batchwise):
+    """A further loss of a player: called with a `Batch`, it returns its parts by their names.
 
     Their sum counts, times `weight_at`.
 
@@ -108,7 +108,7 @@ class Term(nn.Module, Batchwise):
         del images_seen
         return self.weight
 
-    def forward(self, turn: Turn) -> dict[str, Tensor]:
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Returns scalars to be minimised, by the names they have in the log."""
         raise NotImplementedError
 
@@ -117,25 +117,25 @@ class Augmentation(nn.Module, Batchwise):
     """What happens to images, real and generated alike, before D sees them. Here: nothing.
 
     Attributes:
-        view: form of the images; set by `Game`.
-        objective: of the game; set by `Game`.
+        view: form of the images; set by `GanLoss`.
+        objective: of the game; set by `GanLoss`.
     """
 
     view: View = View()
-    objective: Objective = OBJECTIVES["non-saturating"]
+    adversarial: AdversarialLoss = ADVERSARIAL_LOSSES["non-saturating"]
 
     def forward(self, x: Tensor, seed: int, position: int) -> Tensor:
         """Returns images like ``x`` [N, C, H, W]; chance is a function of seed and position."""
         del seed, position
         return x
 
-    def adapt(self, turn: Turn) -> dict[str, float]:
+    def adapt(self, batch: Batch) -> dict[str, float]:
         """Adapts to what D made of its turn; returns figures for the log."""
-        del turn
+        del batch
         return {}
 
 
-class Game(nn.Module):
+class GanLoss(nn.Module):
     """The losses of both players.
 
     Args:
@@ -151,10 +151,10 @@ class Game(nn.Module):
 
     def __init__(
         self,
-        objective: Objective = OBJECTIVES["non-saturating"],
+        adversarial: AdversarialLoss = ADVERSARIAL_LOSSES["non-saturating"],
         *,
-        terms_D: Iterable[Term] = (),
-        terms_G: Iterable[Term] = (),
+        terms_D: Iterable[Regularizer] = (),
+        terms_G: Iterable[Regularizer] = (),
         adversarial_weight: float = 1.0,
         view: View | None = None,
         augmentation: Augmentation | None = None,
@@ -162,17 +162,19 @@ class Game(nn.Module):
         before_step: Callable[[int], None] | None = None,
     ) -> None:
         super().__init__()
-        self.objective = objective
+        self.adversarial = adversarial
         self.terms_D = nn.ModuleList(terms_D)
         self.terms_G = nn.ModuleList(terms_G)
         self.adversarial_weight = adversarial_weight
         self.view = view or View()
         self.augmentation = augmentation or Augmentation()
-        self.augmentation.view, self.augmentation.objective = self.view, objective
+        self.augmentation.view, self.augmentation.adversarial = self.view, adversarial
         self.after_D = after_D or (lambda _: None)
         self.before_step = before_step or (lambda _: None)
 
-    def due(self, terms: nn.ModuleList, step: int, images_seen: int) -> list[tuple[Term, float]]:
+    def due(
+        self, terms: nn.ModuleList, step: int, images_seen: int
+    ) -> list[tuple[Regularizer, float]]:
         """Returns the terms that count in a step, with their weights."""
         return [
             (term, weight * term.interval)
@@ -180,29 +182,29 @@ class Game(nn.Module):
             if step % term.interval == 0 and (weight := term.weight_at(images_seen)) > 0
         ]
 
-    def show_discriminator(self, turn: Turn, *, by_images: bool) -> None:
+    def show_discriminator(self, batch: Batch, *, by_images: bool) -> None:
         """Shows D both halves of a batch; with ``by_images`` its terms differentiate by them."""
-        turn.view = self.view
-        turn.real_images = self.view(turn.real).detach().requires_grad_(by_images)
-        turn.fake_images = turn.fake.detach().requires_grad_(by_images)
-        turn.real = self.augmentation(turn.real_images, turn.seed, 4 * turn.position)
-        turn.fake = self.augmentation(turn.fake_images, turn.seed, 4 * turn.position + 1)
-        turn.look_at_real(twice=by_images)
-        turn.look_at_fake(twice=by_images)
+        batch.view = self.view
+        batch.real_images = self.view(batch.real).detach().requires_grad_(by_images)
+        batch.fake_images = batch.fake.detach().requires_grad_(by_images)
+        batch.real = self.augmentation(batch.real_images, batch.seed, 4 * batch.position)
+        batch.fake = self.augmentation(batch.fake_images, batch.seed, 4 * batch.position + 1)
+        batch.judge_real(twice=by_images)
+        batch.judge_fake(twice=by_images)
 
-    def show_generator(self, turn: Turn) -> None:
+    def show_generator(self, batch: Batch) -> None:
         """Shows D the generated images, and the real ones where G's losses look at them."""
-        if self.objective.paired or any(term.reads_real for term in _terms(self.terms_G)):
+        if self.adversarial.paired or any(term.reads_real for term in _terms(self.terms_G)):
             with torch.no_grad():
-                real = self.view(turn.real)
-                turn.real = self.augmentation(real, turn.seed, 4 * turn.position + 2)
-                turn.look_at_real()
-        turn.fake = self.augmentation(turn.fake, turn.seed, 4 * turn.position + 3)
-        turn.look_at_fake()
+                real = self.view(batch.real)
+                batch.real = self.augmentation(real, batch.seed, 4 * batch.position + 2)
+                batch.judge_real()
+        batch.fake = self.augmentation(batch.fake, batch.seed, 4 * batch.position + 3)
+        batch.judge_fake()
 
 
-def _terms(terms: nn.ModuleList) -> Iterator[Term]:
+def _terms(terms: nn.ModuleList) -> Iterator[Regularizer]:
     for term in terms:
-        if not isinstance(term, Term):
+        if not isinstance(term, Regularizer):
             raise TypeError(f"{type(term).__name__} is no Term")
         yield term

@@ -5,11 +5,11 @@ import math
 import torch
 from torch import Tensor
 
-from imagemint.training.losses.gan_loss import Term, Turn
+from imagemint.training.losses.gan_loss import Batch, Regularizer
 from imagemint.training.networks import StyleGenerator
 
 
-class PathLength(Term):
+class PathLength(Regularizer):
     """A step in ``w`` moves the picture by the same distance, wherever and in whichever direction.
 
     Karras et al., "Analyzing and Improving the Image Quality of StyleGAN" (2019), section 3.2: the
@@ -29,17 +29,17 @@ class PathLength(Term):
         super().__init__(weight, interval)
         self.register_buffer("mean", torch.zeros(()))
 
-    def forward(self, turn: Turn) -> dict[str, Tensor]:
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Returns ``path``."""
-        G = turn.G
+        G = batch.G
         if not isinstance(G, StyleGenerator):
             raise TypeError(f"{type(G).__name__} has no intermediate latents")
-        w = G.mapping(turn.z[: -(-len(turn.z) // self._PART)])
+        w = G.mapping(batch.z[: -(-len(batch.z) // self._PART)])
         styles = [w.clone() for _ in G.noise]  # for the gradient by each convolution's own style
         images = G.synthesis(styles)
         noise = torch.randn_like(images) / math.sqrt(images.shape[2] * images.shape[3])
         gradients = torch.autograd.grad((images * noise).sum(), styles, create_graph=True)
         lengths = torch.stack(gradients).square().sum(dim=2).mean(dim=0).sqrt()
-        mean = self.mean.lerp(self.processes.mean(lengths.mean()), self._SHARE)
+        mean = self.mean.lerp(self.processes.all_reduce_mean(lengths.mean()), self._SHARE)
         self.mean.copy_(mean.detach())
         return {"path": (lengths - mean).square().mean()}

@@ -6,17 +6,17 @@ from torch.nn import functional as F
 
 from imagemint.training.loop.schedules import CosineRamp
 from imagemint.training.losses.adversarial import (
-    Objective,
+    AdversarialLoss,
     one_centred_penalty,
     zero_centred_penalty,
 )
-from imagemint.training.losses.gan_loss import Term, Turn
-from imagemint.training.rng import Stream, other_classes, uniforms
+from imagemint.training.losses.gan_loss import Batch, Regularizer
+from imagemint.training.rng import Stream, draw_other_classes, draw_uniforms
 
 # --- gradient penalties of D ---------------------------------------------------------------------
 
 
-class ZeroCentredPenalties(Term):
+class ZeroCentredPenalties(Regularizer):
     """R1 and R2: the squared gradient norm of D at real and at generated images.
 
     Mescheder et al. (2018); both, with gamma falling from one weight to another: Huang et al.,
@@ -40,29 +40,29 @@ class ZeroCentredPenalties(Term):
         """Returns half of gamma."""
         return self.gamma.at(images_seen) / 2
 
-    def forward(self, turn: Turn) -> dict[str, Tensor]:
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Returns ``r1``, and ``r2``."""
-        power = turn.view.power
-        found = {"r1": zero_centred_penalty(turn.real_logits, turn.real_images, power)}
+        power = batch.view.power
+        found = {"r1": zero_centred_penalty(batch.real_logits, batch.real_images, power)}
         if self.r2:
-            found["r2"] = zero_centred_penalty(turn.fake_logits, turn.fake_images, power)
+            found["r2"] = zero_centred_penalty(batch.fake_logits, batch.fake_images, power)
         return found
 
 
-class LipschitzPenalty(Term):
+class LipschitzPenalty(Regularizer):
     """WGAN-GP: gradient norms of 1 on the lines between real and generated images.
 
     Gulrajani et al., "Improved Training of Wasserstein GANs" (2017). The lines are between images
     as D sees them, augmented where there is an augmentation: the bound is on D, not on both.
     """
 
-    def forward(self, turn: Turn) -> dict[str, Tensor]:
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Returns ``gp``."""
-        count = len(turn.real) * self.processes.count
-        share = uniforms(turn.seed, Stream.INTERPOLATION, turn.position, count, 1, 1, 1)
-        share = self.processes.mine(share).to(turn.real.device)
-        between = turn.fake.detach().lerp(turn.real.detach(), share).requires_grad_()
-        _, logits = turn.judged(between, twice=True)
+        count = len(batch.real) * self.processes.world_size
+        share = draw_uniforms(batch.seed, Stream.INTERPOLATION, batch.position, count, 1, 1, 1)
+        share = self.processes.local_part(share).to(batch.real.device)
+        between = batch.fake.detach().lerp(batch.real.detach(), share).requires_grad_()
+        _, logits = batch.judge(between, twice=True)
         return {"gp": one_centred_penalty(logits, between)}
 
 
@@ -89,28 +89,28 @@ class WeightClipping:
 # --- losses that involve the class ----------------------------------------------------------------
 
 
-class Mismatch(Term):
+class Mismatch(Regularizer):
     """Real images with another class than theirs, which D has to tell from those with their own.
 
     Reed et al., "Generative Adversarial Text to Image Synthesis" (2016). Only for a D whose
     features do not depend on the class: it uses them again and so costs next to nothing.
     """
 
-    def __init__(self, weight: float, objective: Objective, num_classes: int) -> None:
+    def __init__(self, weight: float, adversarial: AdversarialLoss, num_classes: int) -> None:
         super().__init__(weight)
-        self.objective = objective
+        self.adversarial = adversarial
         self.num_classes = num_classes
 
-    def forward(self, turn: Turn) -> dict[str, Tensor]:
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Returns ``mismatch``."""
-        y = self.processes.whole(turn.y)
-        wrong = other_classes(turn.seed, turn.position, y, self.num_classes)
-        wrong = self.processes.mine(wrong)
-        logits = turn.D.logits(turn.phi_real, wrong)
-        return {"mismatch": self.objective.discriminator(turn.real_logits, logits)}
+        y = self.processes.all_gather(batch.y)
+        wrong = draw_other_classes(batch.seed, batch.position, y, self.num_classes)
+        wrong = self.processes.local_part(wrong)
+        logits = batch.D.logits(batch.phi_real, wrong)
+        return {"mismatch": self.adversarial.discriminator(batch.real_logits, logits)}
 
 
-class Reconstruction(Term):
+class Reconstruction(Regularizer):
     """G wants its image to be the real one that was told the same.
 
     Isola et al., "Image-to-Image Translation with Conditional Adversarial Networks" (2016). It
@@ -118,14 +118,14 @@ class Reconstruction(Term):
     told.
     """
 
-    def forward(self, turn: Turn) -> dict[str, Tensor]:
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Returns ``reconstruction``: the mean absolute difference of values in [-1, 1]."""
-        told = turn.c is not None and turn.c.ndim == 2  # noqa: PLR2004 - axes
-        difference = F.l1_loss(turn.fake, turn.real.detach())
+        told = batch.c is not None and batch.c.ndim == 2  # noqa: PLR2004 - axes
+        difference = F.l1_loss(batch.fake, batch.real.detach())
         return {"reconstruction": difference if told else 0 * difference}
 
 
-class AuxiliaryClassifier(Term):
+class AuxiliaryClassifier(Regularizer):
     """Both players want images to be of their class.
 
     Odena et al., "Conditional Image Synthesis with Auxiliary Classifier GANs" (2016). D's head
@@ -141,34 +141,37 @@ class AuxiliaryClassifier(Term):
         super().__init__(weight)
         self.real, self.fake = real, fake
 
-    def forward(self, turn: Turn) -> dict[str, Tensor]:
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Returns ``class_fake`` and ``class_real``, those that count."""
-        head = turn.D.heads["classes"]
+        head = batch.D.heads["classes"]
         found = {}
         if self.fake:
-            found["class_fake"] = F.cross_entropy(head(turn.phi_fake), _condition(turn))
+            found["class_fake"] = F.cross_entropy(head(batch.phi_fake), _condition(batch))
         if self.real:
-            found["class_real"] = F.cross_entropy(head(turn.phi_real), turn.y)
+            found["class_real"] = F.cross_entropy(head(batch.phi_real), batch.y)
         return found
 
 
-class Supervision(Term):
+class Supervision(Regularizer):
     """Cross-entropy of D's K classes on those real images whose label is shown.
 
     Salimans et al., "Improved Techniques for Training GANs" (2016), section 5. A batch without any
     shown label counts nothing.
     """
 
-    def forward(self, turn: Turn) -> dict[str, Tensor]:
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Returns ``supervised``."""
-        scores = turn.D.heads["classes"](turn.phi_real)
+        scores = batch.D.heads["classes"](batch.phi_real)
         # Of all processes, for the batch counts as one: those with more shown labels count more.
-        shown = self.processes.total((turn.y >= 0).sum()).clamp_min(1) / self.processes.count
-        entropy = F.cross_entropy(scores, turn.y, ignore_index=-1, reduction="sum")
+        shown = (
+            self.processes.all_reduce_sum((batch.y >= 0).sum()).clamp_min(1)
+            / self.processes.world_size
+        )
+        entropy = F.cross_entropy(scores, batch.y, ignore_index=-1, reduction="sum")
         return {"supervised": entropy / shown}
 
 
-class MutualInformation(Term):
+class MutualInformation(Regularizer):
     """What an image tells of the codes it was made from, bounded from below by a head of D.
 
     Chen et al., "InfoGAN" (2016). The categorical code is the condition; the continuous ones are
@@ -190,44 +193,45 @@ class MutualInformation(Term):
         self.continuous = continuous
         self.continuous_weight = continuous_weight
 
-    def forward(self, turn: Turn) -> dict[str, Tensor]:
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Returns ``code``, the cross-entropy, and ``continuous``, half the squared distance."""
-        heads = turn.D.heads
-        found = {"code": F.cross_entropy(heads["code"](turn.phi_fake), _condition(turn))}
+        heads = batch.D.heads
+        found = {"code": F.cross_entropy(heads["code"](batch.phi_fake), _condition(batch))}
         if self.continuous:
-            apart = heads["continuous"](turn.phi_fake) - turn.z[:, : self.continuous]
+            apart = heads["continuous"](batch.phi_fake) - batch.z[:, : self.continuous]
             found["continuous"] = self.continuous_weight * 0.5 * apart.square().sum(dim=1).mean()
         return found
 
 
-def _condition(turn: Turn) -> Tensor:
-    if turn.c is None:
+def _condition(batch: Batch) -> Tensor:
+    if batch.c is None:
         raise ValueError("the recipe has no condition")
-    return turn.c
+    return batch.c
 
 
 # --- the improved techniques: Salimans et al., "Improved Techniques for Training GANs" (2016) -----
 
 
-class FeatureMatching(Term):
+class FeatureMatching(Regularizer):
     """G wants the mean features of its images to be those of real ones; section 3.1.
 
-    In the paper it is G's whole loss: set `Game.adversarial_weight` to 0 for that. The squared
+    In the paper it is G's whole loss: set `GanLoss.adversarial_weight` to 0 for that. The squared
     distance is averaged over the features where the paper sums, which differs by a constant factor
     that Adam takes out again and that makes the weight independent of the network's width.
     """
 
     reads_real = True
 
-    def forward(self, turn: Turn) -> dict[str, Tensor]:
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Returns ``features``."""
         fake, real = (
-            self.processes.mean(phi.mean(dim=0)) for phi in (turn.phi_fake, turn.phi_real)
+            self.processes.all_reduce_mean(phi.mean(dim=0))
+            for phi in (batch.phi_fake, batch.phi_real)
         )
         return {"features": F.mse_loss(fake, real)}
 
 
-class HistoricalAverage(Term):
+class HistoricalAverage(Regularizer):
     """Keeps a player near the mean of all its past selves; section 3.3.
 
     Args:
@@ -248,9 +252,9 @@ class HistoricalAverage(Term):
             nn.Parameter(p.detach().clone(), requires_grad=False) for p in player.parameters()
         )
 
-    def forward(self, turn: Turn) -> dict[str, Tensor]:
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Returns the squared distance, and takes the player of now into the mean."""
-        del turn
+        del batch
         pairs = list(zip(self.player[0].parameters(), self.means, strict=True))
         distance = torch.stack([(now - mean).square().sum() for now, mean in pairs]).sum()
         with torch.no_grad():

@@ -36,12 +36,12 @@ class BatchNorm2d(nn.BatchNorm2d, Batchwise):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the normalised ``x`` [N, C, H, W]."""
-        if not self.training or self.processes.count == 1:
+        if not self.training or self.processes.world_size == 1:
             return super().forward(x)
         numbers = x.float()
-        mean = self.processes.mean(numbers.mean(dim=(0, 2, 3)))
+        mean = self.processes.all_reduce_mean(numbers.mean(dim=(0, 2, 3)))
         apart = numbers - mean[:, None, None]
-        variance = self.processes.mean(apart.square().mean(dim=(0, 2, 3)))
+        variance = self.processes.all_reduce_mean(apart.square().mean(dim=(0, 2, 3)))
         self._remember(mean.detach(), variance.detach(), x.numel() // x.shape[1])
         normal = apart * (variance + self.eps).rsqrt()[:, None, None]
         return normal * self.weight[:, None, None] + self.bias[:, None, None]
@@ -50,7 +50,7 @@ class BatchNorm2d(nn.BatchNorm2d, Batchwise):
     def _remember(self, mean: Tensor, variance: Tensor, count: int) -> None:
         if self.running_mean is None or self.running_var is None or self.momentum is None:
             raise ValueError("without running statistics or momentum it has nothing to be served")
-        count *= self.processes.count
+        count *= self.processes.world_size
         self.running_mean.lerp_(mean, self.momentum)
         self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
         if self.num_batches_tracked is not None:
@@ -97,7 +97,7 @@ class MinibatchDiscrimination(nn.Module, Batchwise):
     def forward(self, phi: Tensor) -> Tensor:
         """Returns [N, F + kernels] for features [N, F]."""
         m = self.project(phi).float().unflatten(1, (self.kernels, -1))
-        apart = (m[:, None] - self.processes.whole(m)[None]).abs().sum(dim=3)
+        apart = (m[:, None] - self.processes.all_gather(m)[None]).abs().sum(dim=3)
         alike = (-apart).exp().sum(dim=1) - 1  # less the image itself
         return torch.cat([phi, alike], dim=1)
 
@@ -112,7 +112,7 @@ class MinibatchDeviation(nn.Module, Batchwise):
 
     def forward(self, phi: Tensor) -> Tensor:
         """Returns [N, F + 1] for features [N, F]."""
-        batch = self.processes.whole(phi.float())
+        batch = self.processes.all_gather(phi.float())
         deviation = batch.var(dim=0, unbiased=False).add(1e-8).sqrt().mean()
         return torch.cat([phi, deviation.expand(len(phi), 1)], dim=1)
 

@@ -198,7 +198,9 @@ class StyleGenerator(nn.Module, Batchwise):
         w = self.mapping(self._told(z, y))
         if self.training:
             with torch.no_grad():
-                self.w_mean.lerp_(self.processes.mean(w.float().mean(dim=0)), _W_MEAN_SHARE)
+                self.w_mean.lerp_(
+                    self.processes.all_reduce_mean(w.float().mean(dim=0)), _W_MEAN_SHARE
+                )
         if truncation is not None:
             w = self.w_mean + (w - self.w_mean) * truncation
         styles = [w] * len(self.noise)

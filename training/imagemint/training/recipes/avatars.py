@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from imagemint.training.datasets import LabelledImages
-    from imagemint.training.losses.gan_loss import Game
+    from imagemint.training.losses.gan_loss import GanLoss
     from imagemint.training.networks import Discriminator, Shape
     from imagemint.training.networks.attributes import Frequencies
 
@@ -65,7 +65,7 @@ class AvatarsRecipe(ZeroCentredOptions, Recipe):
     decay_share: float = Field(default=0.4, ge=0, le=1)
     """Last share of the run over which the step size falls to zero along a cosine."""
 
-    def told_labels(self, data: "LabelledImages") -> NDArray[np.int64]:
+    def network_labels(self, data: "LabelledImages") -> NDArray[np.int64]:
         """Returns class and attributes int64 [N, 1 + A], or classes [N] where these are all."""
         from imagemint.training.datasets import avatars
 
@@ -97,13 +97,13 @@ class AvatarsRecipe(ZeroCentredOptions, Recipe):
             values=[table.shape[1] for table in self._frequencies(shape).values()],
         )
 
-    def game(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "Game":
+    def gan_loss(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "GanLoss":
         """Returns the objective with both penalties and, if it counts, the reconstruction."""
         del G, D, shape
         from imagemint.training import parts
 
-        return parts.Game(
-            parts.OBJECTIVES[self.objective],
+        return parts.GanLoss(
+            parts.ADVERSARIAL_LOSSES[self.objective],
             terms_D=[parts.zero_centred_penalties(self)],
             terms_G=[parts.Reconstruction(self.reconstruction_weight)],
             augmentation=parts.augmentation(self),

@@ -9,7 +9,7 @@ from imagemint.training.recipes.convolutional import ConvolutionalRecipe
 if TYPE_CHECKING:
     from torch import nn
 
-    from imagemint.training.losses.gan_loss import Game
+    from imagemint.training.losses.gan_loss import GanLoss
     from imagemint.training.networks import Discriminator, Shape
 
 
@@ -31,13 +31,13 @@ class CganRecipe(ConvolutionalRecipe):
             shape, base_channels=self.discriminator_channels, concatenated=True
         )
 
-    def game(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "Game":
+    def gan_loss(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "GanLoss":
         """Returns the non-saturating objective."""
         del G, D, shape
         from imagemint.training import parts
 
-        objective = parts.OBJECTIVES["non-saturating"]
-        return parts.Game(objective, augmentation=parts.augmentation(self))
+        adversarial = parts.ADVERSARIAL_LOSSES["non-saturating"]
+        return parts.GanLoss(adversarial, augmentation=parts.augmentation(self))
 
 
 class ProjectionRecipe(ConvolutionalRecipe):
@@ -75,12 +75,14 @@ class ProjectionRecipe(ConvolutionalRecipe):
             spectral_embedding=self.spectral_embedding,
         )
 
-    def game(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "Game":
+    def gan_loss(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "GanLoss":
         """Returns the hinge objective."""
         del G, D, shape
         from imagemint.training import parts
 
-        return parts.Game(parts.OBJECTIVES["hinge"], augmentation=parts.augmentation(self))
+        return parts.GanLoss(
+            parts.ADVERSARIAL_LOSSES["hinge"], augmentation=parts.augmentation(self)
+        )
 
 
 class AcganRecipe(ConvolutionalRecipe):
@@ -108,13 +110,13 @@ class AcganRecipe(ConvolutionalRecipe):
         )
         return parts.with_heads(discriminator, classes=shape.num_classes)
 
-    def game(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "Game":
+    def gan_loss(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "GanLoss":
         """Returns the non-saturating objective with the classifier's losses."""
         del G, D, shape
         from imagemint.training import parts
 
-        return parts.Game(
-            parts.OBJECTIVES["non-saturating"],
+        return parts.GanLoss(
+            parts.ADVERSARIAL_LOSSES["non-saturating"],
             terms_D=[
                 parts.AuxiliaryClassifier(
                     self.classifier_weight, real=True, fake=self.classify_generated

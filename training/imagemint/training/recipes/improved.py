@@ -11,7 +11,7 @@ from imagemint.training.recipes.convolutional import ConvolutionalRecipe
 if TYPE_CHECKING:
     from torch import nn
 
-    from imagemint.training.losses.gan_loss import Game
+    from imagemint.training.losses.gan_loss import GanLoss
     from imagemint.training.networks import Discriminator, Shape
 
 
@@ -66,13 +66,13 @@ class ImprovedRecipe(ConvolutionalRecipe):
             tail=parts.minibatch_discrimination(self.similarity_kernels),
         )
 
-    def game(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "Game":
+    def gan_loss(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "GanLoss":
         """Returns the smoothed objective with feature matching and historical averages."""
         del shape
         from imagemint.training import parts
 
-        return parts.Game(
-            parts.smoothed(self.real_target),
+        return parts.GanLoss(
+            parts.smooth_labels(self.real_target),
             terms_D=[parts.HistoricalAverage(self.history_weight, D, "history_D")],
             terms_G=[
                 parts.FeatureMatching(self.feature_weight),
@@ -101,7 +101,7 @@ class SsganRecipe(ConvolutionalRecipe):
     adversarial_weight: float = Field(default=0.0, ge=0)
     """Weight of the adversarial loss in G's loss, which feature matching replaces."""
 
-    def shown_labels(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    def visible_labels(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
         """Returns the labels [N], all but the first so many of each class replaced by -1."""
         shown = np.full_like(labels, -1)
         for label in np.unique(labels):
@@ -115,13 +115,13 @@ class SsganRecipe(ConvolutionalRecipe):
 
         return parts.SemiSupervisedDiscriminator(shape, base_channels=self.discriminator_channels)
 
-    def game(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "Game":
+    def gan_loss(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "GanLoss":
         """Returns the non-saturating objective, supervision for D, feature matching for G."""
         del G, D, shape
         from imagemint.training import parts
 
-        return parts.Game(
-            parts.OBJECTIVES["non-saturating"],
+        return parts.GanLoss(
+            parts.ADVERSARIAL_LOSSES["non-saturating"],
             terms_D=[parts.Supervision()],
             terms_G=[parts.FeatureMatching(self.feature_weight)],
             adversarial_weight=self.adversarial_weight,

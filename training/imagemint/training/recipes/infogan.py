@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from imagemint.training.losses.gan_loss import Game
+    from imagemint.training.losses.gan_loss import GanLoss
     from imagemint.training.networks import Discriminator, Shape
 
 
@@ -64,7 +64,7 @@ class InfoganRecipe(ConvolutionalRecipe):
             heads["continuous"] = self.continuous_codes
         return parts.with_heads(discriminator, **heads)
 
-    def game(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "Game":
+    def gan_loss(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "GanLoss":
         """Returns the non-saturating objective with the information term for both players."""
         del G, D, shape
         from imagemint.training import parts
@@ -75,8 +75,8 @@ class InfoganRecipe(ConvolutionalRecipe):
             )
             for _ in ("D", "G")
         ]
-        return parts.Game(
-            parts.OBJECTIVES["non-saturating"],
+        return parts.GanLoss(
+            parts.ADVERSARIAL_LOSSES["non-saturating"],
             terms_D=terms[:1],
             terms_G=terms[1:],
             augmentation=parts.augmentation(self),

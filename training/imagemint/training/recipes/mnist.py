@@ -9,7 +9,7 @@ from imagemint.training.recipes.recipe import Recipe, ZeroCentredOptions
 if TYPE_CHECKING:
     from torch import nn
 
-    from imagemint.training.losses.gan_loss import Game
+    from imagemint.training.losses.gan_loss import GanLoss
     from imagemint.training.networks import Discriminator, Shape
 
 
@@ -65,17 +65,17 @@ class MnistRecipe(ZeroCentredOptions, Recipe):
             image_size=shape.image_size,
         )
 
-    def game(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "Game":
+    def gan_loss(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "GanLoss":
         """Returns the objective with the mismatch loss and both penalties."""
         del G, D
         from imagemint.training import parts
 
-        objective = parts.OBJECTIVES[self.objective]
+        adversarial = parts.ADVERSARIAL_LOSSES[self.objective]
         # Of a single class there is no wrong one to show.
         weight = self.mismatch_weight if shape.num_classes > 1 else 0.0
-        mismatch = parts.Mismatch(weight, objective, shape.num_classes)
-        return parts.Game(
-            objective,
+        mismatch = parts.Mismatch(weight, adversarial, shape.num_classes)
+        return parts.GanLoss(
+            adversarial,
             terms_D=[mismatch, parts.zero_centred_penalties(self)],
             augmentation=parts.augmentation(self),
         )

@@ -9,7 +9,7 @@ from imagemint.training.recipes.recipe import Recipe, ZeroCentredOptions
 if TYPE_CHECKING:
     from torch import nn
 
-    from imagemint.training.losses.gan_loss import Game
+    from imagemint.training.losses.gan_loss import GanLoss
     from imagemint.training.networks import Discriminator, Shape
 
 
@@ -53,13 +53,13 @@ class MsgRecipe(ZeroCentredOptions, Recipe):
             shape, base_channels=self.discriminator_channels, deviation=self.minibatch_deviation
         )
 
-    def game(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "Game":
+    def gan_loss(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "GanLoss":
         """Returns relativistic pairing with both penalties on pyramids of images."""
         del G, D
         from imagemint.training import parts
 
-        return parts.Game(
-            parts.OBJECTIVES["relativistic"],
+        return parts.GanLoss(
+            parts.ADVERSARIAL_LOSSES["relativistic"],
             terms_D=[parts.zero_centred_penalties(self)],
             view=parts.pyramid_of(shape),
             augmentation=parts.augmentation(self),

@@ -9,7 +9,7 @@ from imagemint.training.recipes.recipe import Recipe, ZeroCentredOptions
 if TYPE_CHECKING:
     from torch import nn
 
-    from imagemint.training.losses.gan_loss import Game
+    from imagemint.training.losses.gan_loss import GanLoss
     from imagemint.training.networks import Discriminator, Shape
 
 
@@ -51,14 +51,14 @@ class ProgressiveRecipe(ZeroCentredOptions, Recipe):
 
         return parts.GrowingDiscriminator(shape, base_channels=self.discriminator_channels)
 
-    def game(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "Game":
+    def gan_loss(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "GanLoss":
         """Returns relativistic pairing with both penalties, and what lets the networks grow."""
         del shape
         from imagemint.training import parts
 
         view, grow = parts.growth(G, D, self.stage_images)
-        return parts.Game(
-            parts.OBJECTIVES["relativistic"],
+        return parts.GanLoss(
+            parts.ADVERSARIAL_LOSSES["relativistic"],
             terms_D=[parts.zero_centred_penalties(self)],
             view=view,
             augmentation=parts.augmentation(self),

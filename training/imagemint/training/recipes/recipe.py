@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from imagemint.training.datasets import LabelledImages
-    from imagemint.training.losses.gan_loss import Game
+    from imagemint.training.losses.gan_loss import GanLoss
     from imagemint.training.networks import Discriminator, Shape
 
 
@@ -94,12 +94,12 @@ class Recipe(BaseModel):
         defaults = {name: field.default for name, field in fields if not field.is_required()}
         return defaults | cls.values_before | options
 
-    def turns_of_discriminator(self, step: int) -> int:
+    def discriminator_steps_at(self, step: int) -> int:
         """Returns how many steps D makes before G's step of this number, from 0 on."""
         del step
         return self.discriminator_steps
 
-    def turns_before(self, step: int) -> int:
+    def discriminator_steps_before(self, step: int) -> int:
         """Returns how many steps D has made before G's step of this number and its own."""
         return self.discriminator_steps * step
 
@@ -114,7 +114,7 @@ class Recipe(BaseModel):
         """Returns a fresh D."""
         raise NotImplementedError
 
-    def game(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "Game":
+    def gan_loss(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "GanLoss":
         """Returns what the two are paid for."""
         raise NotImplementedError
 
@@ -122,14 +122,14 @@ class Recipe(BaseModel):
         """Returns the labels of what G is told; none for a generator without a condition."""
         return of_data if self.condition == "class" else ()
 
-    def told_labels(self, data: "LabelledImages") -> NDArray[np.int64]:
+    def network_labels(self, data: "LabelledImages") -> NDArray[np.int64]:
         """Returns what the networks may be told of the training images: their shown labels [N].
 
         A recipe whose networks take more than the class returns int64 [N, 1 + A]: the class first.
         """
-        return self.shown_labels(data.labels)
+        return self.visible_labels(data.labels)
 
-    def shown_labels(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    def visible_labels(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
         """Returns the labels [N] of the training images that the networks may see, -1 if hidden."""
         return labels
 

@@ -9,7 +9,7 @@ from imagemint.training.recipes.recipe import Recipe, ZeroCentredOptions
 if TYPE_CHECKING:
     from torch import nn
 
-    from imagemint.training.losses.gan_loss import Game
+    from imagemint.training.losses.gan_loss import GanLoss
     from imagemint.training.networks import Discriminator, Shape
 
 
@@ -71,13 +71,13 @@ class StackedMnistRecipe(ZeroCentredOptions, Recipe):
             image_size=shape.image_size,
         )
 
-    def game(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "Game":
+    def gan_loss(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "GanLoss":
         """Returns relativistic pairing with both penalties."""
         del G, D, shape
         from imagemint.training import parts
 
-        return parts.Game(
-            parts.OBJECTIVES["relativistic"],
+        return parts.GanLoss(
+            parts.ADVERSARIAL_LOSSES["relativistic"],
             terms_D=[parts.zero_centred_penalties(self)],
             augmentation=parts.augmentation(self),
         )

@@ -9,7 +9,7 @@ from imagemint.training.recipes.recipe import Recipe, ZeroCentredOptions
 if TYPE_CHECKING:
     from torch import nn
 
-    from imagemint.training.losses.gan_loss import Game
+    from imagemint.training.losses.gan_loss import GanLoss
     from imagemint.training.networks import Discriminator, Shape
 
 
@@ -96,13 +96,13 @@ class StyleRecipe(ZeroCentredOptions, Recipe):
             deviation=self.minibatch_deviation,
         )
 
-    def game(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "Game":
+    def gan_loss(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "GanLoss":
         """Returns the non-saturating objective with R1 and path length regularisation."""
         del G, D, shape
         from imagemint.training import parts
 
-        return parts.Game(
-            parts.OBJECTIVES["non-saturating"],
+        return parts.GanLoss(
+            parts.ADVERSARIAL_LOSSES["non-saturating"],
             terms_D=[parts.zero_centred_penalties(self, r2=False)],
             terms_G=[parts.PathLength(self.path_length_weight)] if self.path_length_weight else [],
             augmentation=parts.augmentation(self),

@@ -9,7 +9,7 @@ from imagemint.training.recipes.recipe import Recipe
 if TYPE_CHECKING:
     from torch import nn
 
-    from imagemint.training.losses.gan_loss import Game
+    from imagemint.training.losses.gan_loss import GanLoss
     from imagemint.training.networks import Discriminator, Shape
 
 
@@ -70,10 +70,10 @@ class VanillaMnistRecipe(Recipe):
         unconditional = parts.Shape(0, shape.image_size, shape.image_channels)
         return parts.MlpDiscriminator(unconditional, width=4 * self.width, dropout=self.dropout)
 
-    def game(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "Game":
+    def gan_loss(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "GanLoss":
         """Returns the bare objective."""
         del G, D, shape
         from imagemint.training import parts
 
-        objective = parts.OBJECTIVES[self.objective]
-        return parts.Game(objective, augmentation=parts.augmentation(self))
+        adversarial = parts.ADVERSARIAL_LOSSES[self.objective]
+        return parts.GanLoss(adversarial, augmentation=parts.augmentation(self))

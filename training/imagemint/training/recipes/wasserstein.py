@@ -9,7 +9,7 @@ from imagemint.training.recipes.convolutional import ConvolutionalRecipe
 if TYPE_CHECKING:
     from torch import nn
 
-    from imagemint.training.losses.gan_loss import Game
+    from imagemint.training.losses.gan_loss import GanLoss
     from imagemint.training.networks import Discriminator, Shape
 
 
@@ -44,12 +44,12 @@ class WganRecipe(ConvolutionalRecipe):
     clip: float = Field(default=0.01, gt=0)
     """Every weight of D is kept within plus and minus this."""
 
-    def turns_of_discriminator(self, step: int) -> int:
+    def discriminator_steps_at(self, step: int) -> int:
         """Returns how many steps D makes before G's step of this number."""
         more = step < self.warm_up_steps or (self.warm_up_steps and step % _REFRESHED_EVERY == 0)
         return self.warm_up_turns if more else self.discriminator_steps
 
-    def turns_before(self, step: int) -> int:
+    def discriminator_steps_before(self, step: int) -> int:
         """Returns how many steps D has made before that."""
         first = min(step, self.warm_up_steps)
         refreshed = -(-step // _REFRESHED_EVERY) - -(-first // _REFRESHED_EVERY)
@@ -62,13 +62,13 @@ class WganRecipe(ConvolutionalRecipe):
 
         return parts.ConvolutionalDiscriminator(shape, base_channels=self.discriminator_channels)
 
-    def game(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "Game":
+    def gan_loss(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "GanLoss":
         """Returns the Wasserstein objective with clipping."""
         del G, D, shape
         from imagemint.training import parts
 
-        return parts.Game(
-            parts.OBJECTIVES["wasserstein"],
+        return parts.GanLoss(
+            parts.ADVERSARIAL_LOSSES["wasserstein"],
             after_D=parts.WeightClipping(self.clip),
             augmentation=parts.augmentation(self),
         )
@@ -101,13 +101,13 @@ class WganGpRecipe(ConvolutionalRecipe):
             shape, base_channels=self.discriminator_channels, norm="layer"
         )
 
-    def game(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "Game":
+    def gan_loss(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "GanLoss":
         """Returns the Wasserstein objective with the penalty."""
         del G, D, shape
         from imagemint.training import parts
 
-        return parts.Game(
-            parts.OBJECTIVES["wasserstein"],
+        return parts.GanLoss(
+            parts.ADVERSARIAL_LOSSES["wasserstein"],
             terms_D=[parts.LipschitzPenalty(self.penalty_weight)],
             augmentation=parts.augmentation(self),
         )
@@ -137,9 +137,11 @@ class SnganRecipe(ConvolutionalRecipe):
             shape, base_channels=self.discriminator_channels, norm="none", spectral=True
         )
 
-    def game(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "Game":
+    def gan_loss(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "GanLoss":
         """Returns the hinge objective."""
         del G, D, shape
         from imagemint.training import parts
 
-        return parts.Game(parts.OBJECTIVES["hinge"], augmentation=parts.augmentation(self))
+        return parts.GanLoss(
+            parts.ADVERSARIAL_LOSSES["hinge"], augmentation=parts.augmentation(self)
+        )
