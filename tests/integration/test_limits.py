@@ -225,6 +225,8 @@ async def test_numbers_at_their_bounds_are_served(serve, models, which):
     if which == 0:
         numbers |= {"max_bundle_bytes": 2**20, "max_image_memory_bytes": 2**20}
         numbers |= {"connection_age_grace_s": None}
+        # With the least time the server starts before its models are loaded, as it should.
+        numbers |= {"start_timeout_s": 10.0, "load_timeout_s": 10.0}
     app = await serve(models, **numbers)
     async with connection(app) as channel:
         get = model_service_pb2_grpc.ModelServiceStub(channel).GetModel
