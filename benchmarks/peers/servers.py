@@ -16,7 +16,7 @@ from peers.oip import Oip
 
 from imagemint.bench.imagemint_target import ImagemintTarget
 from imagemint.bench.target import Target
-from imagemint.client.channel import targets_of
+from imagemint.client.channel import parse_targets
 from imagemint.engine.spec import ModelSpec
 
 OURS = "imagemint"
@@ -91,7 +91,7 @@ def ours(processes: int, variant: str = "reference") -> Server:
             *("--repository", model.repository, "--grpc-address", grpc),
             *("--metrics-address", metrics, "--processes", str(processes), "--variant", variant),
         ]
-        target = ImagemintTarget(targets_of(grpc), model.spec.name)
+        target = ImagemintTarget(parse_targets(grpc), model.spec.name)
         return Started(command, {}, target, minted_answers(grpc, model.spec.name))
 
     return Server(OURS, "imagemint", "imagemint", "gRPC", 2, start)

@@ -13,7 +13,7 @@ import pytest
 
 from imagemint import client
 from imagemint.client import AsyncClient, Client, Cycle
-from imagemint.client.blocking import _iterating
+from imagemint.client.blocking import _make_iterator
 
 
 def threads():
@@ -61,7 +61,7 @@ def test_iterator_fetches_nothing_ahead(address):
             yield number
 
     with Client(address) as blocking:
-        items = _iterating(numbers)(blocking)
+        items = _make_iterator(numbers)(blocking)
         assert made == []
         assert [next(items), next(items)] == [0, 1]
         assert made == [0, 1]

@@ -19,7 +19,7 @@ from imagemint.client import AsyncClient, Client, Tls, channel
 )
 def test_targets_are_taken_apart(target, targets):
     """One or several, as text or as a sequence."""
-    assert channel.targets_of(target) == targets
+    assert channel.parse_targets(target) == targets
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ def test_unknown_command_is_told(outcome):
     """One line that says which exist."""
     status, _, err = outcome("mint")
     assert status == 2
-    assert err.startswith("imagemint mint: there is no command 'mint'; there are ")
+    assert err.startswith("imagemint mint: there is no command 'mint'; the commands are ")
     assert "show" in err
 
 
@@ -319,7 +319,9 @@ def test_variants_are_listed(outcome):
     status, out, _ = outcome("many --help")
     assert status == 0
     assert "  show  Show the settings.\n" in out
-    assert outcome("many") == (2, "", "imagemint many: wants one of show, fail; none is given\n")
+    assert outcome("many") == (2, "", "imagemint many: expects one of show, fail; none is given\n")
     assert outcome("many shwo")[2].endswith("'shwo' is none of them; did you mean show?\n")
     assert outcome("shw")[2].endswith("did you mean show?\n")
-    assert outcome("many x")[2] == "imagemint many: wants one of show, fail; 'x' is none of them\n"
+    assert (
+        outcome("many x")[2] == "imagemint many: expects one of show, fail; 'x' is none of them\n"
+    )

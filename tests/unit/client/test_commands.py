@@ -185,7 +185,7 @@ def test_serial_is_minted_again(imagemint, tmp_path):
         ((), "--model is required (or IMAGEMINT_MODEL), or else --serial"),
         (
             ("--serial", "tiny@3/5/2", "--class", "1", "--seed", "3"),
-            "--serial says it all and excludes --class, --seed",
+            "--serial determines the image and excludes --class, --seed",
         ),
         (("--model", "tiny", "--count", "0"), "--count: Input should be greater than or equal"),
         (("--model", "tiny", "--server", "nowhere"), "--server: 'nowhere' is not HOST:PORT"),
@@ -391,7 +391,7 @@ def test_empty_class_is_refused(imagemint, tmp_path):
     """An empty variable of a script does not turn into classes at random."""
     status, _, err = imagemint("generate", "--model", "tiny", "--class", "", "--out", tmp_path)
     assert status == 1
-    assert "there is no class ''; there are zero, one, two" in err
+    assert "there is no class ''; the classes are zero, one, two" in err
 
 
 def test_many_serials_take_few_calls(imagemint, mint, tmp_path):

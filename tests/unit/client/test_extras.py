@@ -9,7 +9,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from imagemint.client import extras
-from imagemint.client.extras import MODULES, extra_of, install_command
+from imagemint.client.extras import MODULES, find_extra, install_command
 
 ROOT = Path(__file__).parents[3]
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
@@ -34,7 +34,7 @@ QUIET = {"nvidia-ml-py", "onnxruntime-gpu"}
 )
 def test_extra_fits_module_and_part(module, part, extra):
     """The part's own extra where it brings the module, else the first that does."""
-    assert extra_of(module, part) == extra
+    assert find_extra(module, part) == extra
 
 
 def requirements_of(extra):

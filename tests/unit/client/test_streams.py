@@ -16,7 +16,7 @@ CANCELLED = grpc.StatusCode.CANCELLED
 def hasty(monkeypatch):
     """A millisecond between attempts."""
     hasty = streams.Backoff(initial_s=0.001, longest_s=0.001)
-    monkeypatch.setattr(streams.resuming, "__kwdefaults__", {"backoff": hasty})
+    monkeypatch.setattr(streams.resume_stream, "__kwdefaults__", {"backoff": hasty})
 
 
 @pytest.fixture

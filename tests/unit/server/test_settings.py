@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 from setting_bounds import numbers_of, refused_values
 
-from imagemint.client.settings import gathered
+from imagemint.client.settings import gather_settings
 from imagemint.server.commands.serve import Serve
 from imagemint.server.settings import ServeSettings, join_address, split_address
 
@@ -176,13 +176,15 @@ def test_policies_have_one_name_in_three_spellings(tmp_path, monkeypatch):
         ["--config", str(path)],
     )
     for arguments in flags:
-        assert gathered(Serve, "imagemint serve", arguments).version_policies == expected
+        assert gather_settings(Serve, "imagemint serve", arguments).version_policies == expected
     monkeypatch.setenv("IMAGEMINT_VERSION_POLICIES", '{"mnist": "1,3", "faces": "latest:2"}')
     monkeypatch.setenv("IMAGEMINT_LOAD_MODELS", "mnist,faces")
-    settings = gathered(Serve, "imagemint serve", ["--model-control", "explicit"])
+    settings = gather_settings(Serve, "imagemint serve", ["--model-control", "explicit"])
     assert settings.version_policies == expected
     assert settings.load_models == ["mnist", "faces"]
-    pinned = gathered(Serve, "x", ["--default-versions", "mnist=2", "--model-control", "explicit"])
+    pinned = gather_settings(
+        Serve, "x", ["--default-versions", "mnist=2", "--model-control", "explicit"]
+    )
     assert pinned.default_versions == {"mnist": 2}
 
 

@@ -94,7 +94,7 @@ async def open_calls(targets: tuple[str, ...], tls: Tls | None = None) -> AsyncI
     """Opens a channel without retries.
 
     Args:
-        targets: addresses, as `imagemint.client.channel.targets_of` gives them.
+        targets: addresses, as `imagemint.client.channel.parse_targets` gives them.
         tls: how to encrypt; None for plain text.
 
     Raises:

@@ -21,7 +21,7 @@ from imagemint.bench.point import Point, join_results
 from imagemint.bench.report import Report
 from imagemint.bench.server_metrics import ServerMetrics
 from imagemint.client import outputs
-from imagemint.client.channel import host_and_port, targets_of
+from imagemint.client.channel import parse_targets, split_address
 from imagemint.client.commands import LONGEST_S, Connection
 from imagemint.client.requests import UINT64_MAX
 
@@ -58,7 +58,7 @@ def _mix(value: str) -> str:
 
 
 def _address(value: str) -> str:
-    host, port = host_and_port(value)
+    host, port = split_address(value)
     if not host or not port:
         raise ValueError(f"{value!r} is not HOST:PORT")
     return value
@@ -153,7 +153,7 @@ class Bench(Connection):
 
     def _target(self) -> ImagemintTarget:
         return ImagemintTarget(
-            targets_of(self.server),
+            parse_targets(self.server),
             self.model,
             self.version,
             tls=self.encryption(),
@@ -216,7 +216,7 @@ class Bench(Connection):
             found.knee = knee(found.points, found.bound)
             print(_sentence(found))
         if self.json_:
-            with outputs.replacing(self.json_) as file:
+            with outputs.write_atomically(self.json_) as file:
                 file.write(json.dumps(found.document(), indent=2).encode() + b"\n")
         if self.plot and found.points:
             from imagemint.bench import plot  # noqa: PLC0415 - matplotlib is slow to import

@@ -40,7 +40,7 @@ class ImagemintTarget:
     """An imagemint server.
 
     Attributes:
-        targets: addresses, as `imagemint.client.channel.targets_of` gives them.
+        targets: addresses, as `imagemint.client.channel.parse_targets` gives them.
         model: the model asked for.
         version: its version; empty for the server's default.
         tls: how to encrypt; None for plain text.

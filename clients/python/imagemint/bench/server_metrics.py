@@ -5,7 +5,7 @@ import urllib.request
 from collections import Counter
 from dataclasses import dataclass
 
-from imagemint.client.channel import host_and_port, is_loopback
+from imagemint.client.channel import is_loopback, split_address
 
 _BATCHES = re.compile(
     r"^imagemint_batch_images_bucket\{(?P<labels>.*)\} (?P<value>\S+)$", re.MULTILINE
@@ -56,7 +56,7 @@ def read_metrics(address: str, model: str) -> ServerMetrics:
         OSError: there is no answer at this address.
     """
     handlers = []
-    if is_loopback(host_and_port(address)[0]):
+    if is_loopback(split_address(address)[0]):
         handlers.append(urllib.request.ProxyHandler({}))  # no proxy of the environment
     opener = urllib.request.build_opener(*handlers)
     with opener.open(f"http://{address}/metrics", timeout=_TIMEOUT_S) as answer:

@@ -1,4 +1,4 @@
-"""Ask an imagemint server for images: NumPy arrays and PIL images, blocking or with asyncio."""
+"""Client of an imagemint server: NumPy arrays and PIL images, blocking or with asyncio."""
 
 # First, because gRPC reads its environment when it is imported.
 import imagemint.client.forks  # noqa: F401  # isort: split

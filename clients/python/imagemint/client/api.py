@@ -1,4 +1,4 @@
-"""The client for asyncio: the one implementation. `Client` in `blocking` is derived from it."""
+"""The client for asyncio. `Client` in `blocking` wraps it."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -25,7 +25,7 @@ from imagemint.v1 import (
     model_service_pb2_grpc,
 )
 
-# Calls of one mint() that are under way at once: enough to fill a batch, few enough to queue.
+# Calls of one mint() at the same time: enough to fill a batch, and few enough for the queue.
 _CALLS_AT_ONCE = 16
 
 RequestT = TypeVar("RequestT")
@@ -54,14 +54,14 @@ class Selection(TypedDict, total=False):
 
 
 class AsyncClient:
-    """Asks an imagemint server for images, from asyncio.
+    """A client of an imagemint server for asyncio.
 
-    Calls raise the errors of `imagemint.client.errors` and nothing of gRPC. Calls that find the
-    server unavailable or its queue full are retried as the service config says.
+    Calls raise the errors of `imagemint.client.errors`, and no gRPC errors. If the server is
+    unavailable or its queue is full, calls are retried as the service config specifies.
 
-    Each client has a connection of its own to each target. A server of several processes answers
-    all calls of one connection in one of them; to use more of them, open more clients. A client
-    does not survive a fork: make a new one in each child process.
+    Each client has its own connection to each target. A server with several processes answers all
+    calls of one connection in one process; open more clients to use more processes. A client does
+    not work after a fork: create a new one in each child process.
 
     Args:
         target: "host:port", or several of them, comma-separated or in a sequence: calls then go to
@@ -83,12 +83,12 @@ class AsyncClient:
         timeout_s: float | None = 30.0,
         metadata: Sequence[tuple[str, str | bytes]] = (),
     ) -> None:
-        self._targets = channel.targets_of(target)
+        self._targets = channel.parse_targets(target)
         self._tls = tls
         self._timeout_s = timeout_s
         self._metadata = tuple(metadata)
         self._lifetime = Lifetime(", ".join(self._targets))
-        # Opened by the first call, because only then there is a running event loop to tie it to.
+        # The first call opens it, because a channel belongs to a running event loop.
         self._channel: aio.Channel | None = None
 
     async def __aenter__(self) -> Self:
@@ -103,7 +103,7 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Drops the connection. Calls under way raise ClientClosed. Closing twice is harmless."""
+        """Closes the connection. Active calls raise ClientClosed. You may close twice."""
         if self._lifetime.forked:
             return  # the connection belongs to the parent
         self._lifetime.closed = True
@@ -112,7 +112,7 @@ class AsyncClient:
             await opened.close()
 
     async def models(self, *, timeout_s: float | None = None) -> list[Model]:
-        """Every model of the server, by name."""
+        """Returns all models of the server, sorted by name."""
         found: list[Model] = []
         page = model_service_pb2.ListModelsRequest()
         while True:
@@ -121,16 +121,16 @@ class AsyncClient:
                 page,
                 timeout_s,
             )
-            found += [models.model(each) for each in answer.models]
+            found += [models.parse_model(each) for each in answer.models]
             if not answer.next_page_token:
                 return found
             page.page_token = answer.next_page_token
 
     async def model(self, name: str, *, timeout_s: float | None = None) -> Model:
-        """One model.
+        """Returns one model.
 
         Raises:
-            NotFound: there is none of this name.
+            NotFound: there is no model of this name.
         """
         request = model_service_pb2.GetModelRequest(model=name)
         answer = await self._answer(
@@ -138,7 +138,7 @@ class AsyncClient:
             request,
             timeout_s,
         )
-        return models.model(answer.model)
+        return models.parse_model(answer.model)
 
     async def generate(
         self,
@@ -149,7 +149,7 @@ class AsyncClient:
         timeout_s: float | None = None,
         **selection: Unpack[Selection],
     ) -> ImageBatch:
-        """`count` images as pixels, in one answer.
+        """Returns `count` images as pixels, in one answer.
 
         Args:
             model: model name.
@@ -169,7 +169,7 @@ class AsyncClient:
             images=_images(model, count, selection), priority=requests.priority_value(priority)
         )
         answer = await self._generate(request, timeout_s)
-        return images.image_batch(answer.batch, answer.timing)
+        return images.parse_image_batch(answer.batch, answer.timing)
 
     async def encoded(
         self,
@@ -182,7 +182,7 @@ class AsyncClient:
         timeout_s: float | None = None,
         **selection: Unpack[Selection],
     ) -> list[EncodedPicture]:
-        """`count` images as files that carry their serials, in one answer.
+        """Returns `count` images as files that contain their serials, in one answer.
 
         Args:
             model: model name.
@@ -202,7 +202,7 @@ class AsyncClient:
             priority=requests.priority_value(priority),
         )
         answer = await self._generate(request, timeout_s)
-        return images.encoded_pictures(answer.batch, answer.timing)
+        return images.parse_pictures(answer.batch, answer.timing)
 
     async def sheet(
         self,
@@ -216,7 +216,7 @@ class AsyncClient:
         timeout_s: float | None = None,
         **selection: Unpack[Selection],
     ) -> EncodedPicture:
-        """One picture that shows `count` images, row by row.
+        """Returns one picture that shows `count` images, row by row.
 
         Args:
             model: model name.
@@ -239,15 +239,15 @@ class AsyncClient:
             priority=requests.priority_value(priority),
         )
         answer = await self._generate(request, timeout_s)
-        (picture,) = images.encoded_pictures(answer.batch, answer.timing)
+        (picture,) = images.parse_pictures(answer.batch, answer.timing)
         return picture
 
     async def mint(
         self, serial: str | Sequence[str], *, timeout_s: float | None = None
     ) -> ImageBatch:
-        """The images of one serial number or of many, the same pixels as ever.
+        """Returns the images of one or many serial numbers, always with the same pixels.
 
-        Neighbours on a reel share a call; several calls run side by side.
+        Neighbouring indices share a call, and several calls run in parallel.
 
         Args:
             serial: a serial number, or any number of them of one model, version and variant, in any
@@ -284,7 +284,7 @@ class AsyncClient:
         finally:
             for task in tasks:
                 task.cancel()
-        return images.joined(batches, [at for run in runs for at in run.positions])
+        return images.join_batches(batches, [at for run in runs for at in run.positions])
 
     def stream(
         self,
@@ -296,10 +296,10 @@ class AsyncClient:
         timeout_s: float | None = None,
         **selection: Unpack[Selection],
     ) -> AsyncGenerator[ImageBatch, None]:
-        """Any number of images as pixels, in chunks, each index exactly once.
+        """Streams any number of images as pixels, in chunks, each index exactly once.
 
-        If the server goes away or is too busy in between, the stream goes on from the next index
-        by itself, with the same seed and version. Leaving it early drops the work.
+        If the server goes away or is too busy, the stream resumes from the next index with the same
+        seed and version. If you leave it early, the server stops the work.
 
         Args:
             model: model name.
@@ -330,7 +330,7 @@ class AsyncClient:
         timeout_s: float | None = None,
         **selection: Unpack[Selection],
     ) -> AsyncGenerator[list[EncodedPicture], None]:
-        """Any number of images as files that carry their serials, in chunks.
+        """Streams any number of images as files that contain their serials, in chunks.
 
         Args:
             model: model name.
@@ -354,20 +354,20 @@ class AsyncClient:
     ) -> AsyncGenerator[ImageBatch, None]:
         async with aclosing(await self._stream(request, timeout_s)) as chunks:
             async for chunk in chunks:
-                yield images.image_batch(chunk.batch, chunk.timing)
+                yield images.parse_image_batch(chunk.batch, chunk.timing)
 
     async def _pictures(
         self, request: streams.Request, timeout_s: float | None
     ) -> AsyncGenerator[list[EncodedPicture], None]:
         async with aclosing(await self._stream(request, timeout_s)) as chunks:
             async for chunk in chunks:
-                yield images.encoded_pictures(chunk.batch, chunk.timing)
+                yield images.parse_pictures(chunk.batch, chunk.timing)
 
     async def _stream(
         self, request: streams.Request, timeout_s: float | None
     ) -> AsyncGenerator[streams.Response, None]:
         stub = generation_service_pb2_grpc.GenerationServiceStub(await self._open())
-        return streams.resuming(
+        return streams.resume_stream(
             lambda each: stub.StreamGenerate(each, metadata=self._metadata),
             request,
             lifetime=self._lifetime,
@@ -397,27 +397,27 @@ class AsyncClient:
     async def _open(self) -> aio.Channel:
         self._lifetime.check()
         if self._channel is None:
-            opened = await self._opened()
-            if self._lifetime.closed:  # in the meantime
+            opened = await self._open_channel()
+            if self._lifetime.closed:  # during the await
                 await opened.close()
                 raise ClientClosed
-            if self._channel is not None:  # another task was faster
+            if self._channel is not None:  # another task opened one first
                 await opened.close()
                 return self._channel
             self._channel = opened
         return self._channel
 
-    async def _opened(self) -> aio.Channel:
-        """A new channel, straight to the server unless this process must not use gRPC."""
+    async def _open_channel(self) -> aio.Channel:
+        """Opens a channel: directly, or through a helper if this process must not use gRPC."""
         plan = await channel.plan_channel(self._targets, self._tls)
         if forks.grpc_is_broken():
-            # It offers what the stubs use of a channel.
+            # The relay has the methods of a channel that the stubs use.
             return cast("aio.Channel", await RelayChannel.start(plan))
         return forks.open_channel(plan.open)
 
 
 def run_selection(run: Run) -> Selection:
-    """The images of a run of serial numbers."""
+    """Returns the selection for a run of serial numbers."""
     first, class_ids = run.first, run.class_ids
     return Selection(
         seed=first.seed,

@@ -1,7 +1,7 @@
-"""The client for ordinary code: each method of `AsyncClient`, run on a portal.
+"""The blocking client: each method of `AsyncClient`, run on a portal.
 
-`_blocking` and `_iterating` wrap the methods and keep their signatures, types and documentation, so
-nothing is written twice.
+`_make_blocking` and `_make_iterator` wrap the methods. They keep signatures, types and
+docstrings, so nothing is written twice.
 """
 
 import asyncio
@@ -19,10 +19,10 @@ ResultT = TypeVar("ResultT")
 ItemT = TypeVar("ItemT")
 
 
-def _blocking(
+def _make_blocking(
     method: Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, ResultT]],
 ) -> Callable[Concatenate["Client", P], ResultT]:
-    """`method` for Client: waits for the result."""
+    """Returns `method` for Client, which waits for the result."""
 
     @functools.wraps(method)
     def call(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> ResultT:
@@ -32,25 +32,25 @@ def _blocking(
     return call
 
 
-def _iterating(
+def _make_iterator(
     method: Callable[Concatenate[AsyncClient, P], AsyncGenerator[ItemT, None]],
 ) -> Callable[Concatenate["Client", P], Generator[ItemT, None, None]]:
-    """`method` for Client: a generator that fetches an item only when it is asked for one.
+    """Returns `method` for Client as a generator that requests each item when it is needed.
 
-    Nothing is fetched ahead, so a slow consumer holds the server back as it does in asyncio.
-    Closing the generator, or leaving it to the garbage collector, drops the call.
+    It does not prefetch, so a slow consumer slows the server down as in asyncio. If the generator
+    is closed or garbage-collected, the call is cancelled.
     """
 
     @functools.wraps(method)
     def call(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> Generator[ItemT, None, None]:
-        # Outside the generator, so that wrong arguments are told at once.
-        return _pulled(self._portal, method(self._client, *args, **kwargs))
+        # Outside the generator, so that invalid arguments raise at once.
+        return _iterate(self._portal, method(self._client, *args, **kwargs))
 
     call.__qualname__ = f"Client.{method.__name__}"
     return call
 
 
-def _pulled(portal: Portal, items: AsyncGenerator[ItemT, None]) -> Generator[ItemT, None, None]:
+def _iterate(portal: Portal, items: AsyncGenerator[ItemT, None]) -> Generator[ItemT, None, None]:
     # After an interrupted wait the last step may still be unwinding, and an asynchronous generator
     # must not be closed while it runs.
     turn = asyncio.Lock()
@@ -69,15 +69,15 @@ def _pulled(portal: Portal, items: AsyncGenerator[ItemT, None]) -> Generator[Ite
         while (found := portal.wait(step())) is not None:
             yield found[0]
     finally:
-        # Not waited for: the garbage collector may run this on any thread, the portal's too.
+        # Without waiting: the garbage collector may run this on any thread, even the portal's.
         portal.post(close())
 
 
 class Client:
-    """Asks an imagemint server for images; safe for use by several threads at once.
+    """A blocking client of an imagemint server. It is thread-safe.
 
-    Close it, or use it in a `with` statement. It keeps one thread of its own. It does not survive a
-    fork: make a new client in each child process.
+    Close it, or use it in a `with` statement. It has one thread of its own. It does not work after
+    a fork: create a new client in each child process.
 
     Args:
         target: "host:port", or several of them, comma-separated or in a sequence: calls then go to
@@ -117,11 +117,11 @@ class Client:
         """Drops the connection. Calls under way raise ClientClosed. Closing twice is harmless."""
         self._portal.close()
 
-    models = _blocking(AsyncClient.models)
-    model = _blocking(AsyncClient.model)
-    generate = _blocking(AsyncClient.generate)
-    encoded = _blocking(AsyncClient.encoded)
-    sheet = _blocking(AsyncClient.sheet)
-    mint = _blocking(AsyncClient.mint)
-    stream = _iterating(AsyncClient.stream)
-    stream_encoded = _iterating(AsyncClient.stream_encoded)
+    models = _make_blocking(AsyncClient.models)
+    model = _make_blocking(AsyncClient.model)
+    generate = _make_blocking(AsyncClient.generate)
+    encoded = _make_blocking(AsyncClient.encoded)
+    sheet = _make_blocking(AsyncClient.sheet)
+    mint = _make_blocking(AsyncClient.mint)
+    stream = _make_iterator(AsyncClient.stream)
+    stream_encoded = _make_iterator(AsyncClient.stream_encoded)

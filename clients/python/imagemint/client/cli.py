@@ -12,15 +12,15 @@ The contract of a subcommand, for every part that registers one:
 - The first line of its docstring is its help. The docstrings of its fields
   (`ConfigDict(use_attribute_docstrings=True)`) are the help of its options.
 - `run(self) -> int | None` does the work and returns the exit status.
-- Instead it may offer `variants()`, a class method that returns `dict[str, type[BaseModel]]`. The
-  first argument then picks one of them, and each is a subcommand of its own:
+- Instead of `run`, it may have a class method `variants()` that returns
+  `dict[str, type[BaseModel]]`. The first argument then selects one of these subcommands, such as
   `imagemint train mnist --out RUN`.
 
-The root does the following for all of them. An unknown flag, an unknown key and every bad value is
-one line on stderr, with exit status 2. A failure (an exception of a class of imagemint, or an
-OSError) is one line, with exit status 1; other exceptions are bugs and show their traceback. A
-missing extra is named. Ctrl-C ends with status 130 and a closed pipe with 141, both without output.
-Values of type `SecretStr` are never printed.
+The root handles errors for all commands. Each unknown flag, unknown key and invalid value gives one
+line on stderr, and exit status 2. A failure (an exception class of imagemint, or an OSError)
+gives one line and exit status 1. Other exceptions are bugs and show their traceback. If an extra is
+missing, the message names it. Ctrl-C ends with status 130 and a closed pipe with 141, both without
+output. Values of type `SecretStr` are never printed.
 """
 
 # ruff: noqa: T201 - a command prints
@@ -34,9 +34,9 @@ from typing import Protocol, runtime_checkable
 
 from pydantic import BaseModel
 
-from imagemint.client.extras import DISTRIBUTION, MissingExtra, extra_of, install_command
-from imagemint.client.settings import UsageError, gathered
-from imagemint.client.spelling import did_you_mean
+from imagemint.client.extras import DISTRIBUTION, MissingExtra, find_extra, install_command
+from imagemint.client.settings import UsageError, gather_settings
+from imagemint.client.spelling import suggest
 
 GROUP = "imagemint.commands"
 
@@ -44,12 +44,12 @@ _FAILED, _MISUSED, _INTERRUPTED, _PIPE_CLOSED = 1, 2, 130, 141
 
 
 @runtime_checkable
-class _Runs(Protocol):
+class _Runnable(Protocol):
     def run(self) -> int | None: ...
 
 
 @runtime_checkable
-class _Varies(Protocol):
+class _HasVariants(Protocol):
     @classmethod
     def variants(cls) -> dict[str, type[BaseModel]]: ...
 
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         status = _dispatch(arguments)
-        sys.stdout.flush()  # here, where a closed pipe is still an exception
+        sys.stdout.flush()  # here, a closed pipe still raises
     except UsageError as error:
         for fault in error.faults:
             _complain(arguments, fault)
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _INTERRUPTED
     except BrokenPipeError:
-        # Nobody reads on. The interpreter flushes once more at exit, which must not fail.
+        # The reader has gone. The interpreter flushes again at exit, which must not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _PIPE_CLOSED
     except Exception as error:
@@ -85,31 +85,31 @@ def _dispatch(arguments: list[str]) -> int:
             print(DISTRIBUTION, metadata.version(DISTRIBUTION))
             return 0
         case [] | ["--help" | "-h", *_]:
-            lines = {name: _one_liner(commands[name]) for name in sorted(commands)}
-            print(_overview(DISTRIBUTION, "COMMAND", lines))
+            lines = {name: _summarize(commands[name]) for name in sorted(commands)}
+            print(_format_overview(DISTRIBUTION, "COMMAND", lines))
             return 0 if arguments else _MISUSED
         case [name, *rest] if name in commands:
             return _start(commands[name], rest)
     exist = ", ".join(sorted(commands))
-    near = did_you_mean(arguments[0], sorted(commands))
-    raise UsageError([f"there is no command {arguments[0]!r}; there are {exist}{near}"])
+    near = suggest(arguments[0], sorted(commands))
+    raise UsageError([f"there is no command {arguments[0]!r}; the commands are {exist}{near}"])
 
 
 def _start(entry: metadata.EntryPoint, arguments: list[str]) -> int:
     try:
         return _run(f"{DISTRIBUTION} {entry.name}", entry.load(), arguments)
     except ModuleNotFoundError as error:
-        raise _missing(entry, error) from error
+        raise _explain_missing(entry, error) from error
 
 
 def _run(prog: str, command: type[BaseModel], arguments: list[str]) -> int:
-    if isinstance(command, _Varies):
+    if isinstance(command, _HasVariants):
         return _run_variant(prog, command.variants(), arguments)
     try:
-        ready = gathered(command, prog, arguments)
+        ready = gather_settings(command, prog, arguments)
     except SystemExit as end:  # argparse has printed the help
         return end.code if isinstance(end.code, int) else 0
-    if not isinstance(ready, _Runs):
+    if not isinstance(ready, _Runnable):
         raise TypeError(f"{command.__qualname__} has no method run; see {__name__}")
     return ready.run() or 0
 
@@ -117,32 +117,32 @@ def _run(prog: str, command: type[BaseModel], arguments: list[str]) -> int:
 def _run_variant(prog: str, variants: Mapping[str, type[BaseModel]], arguments: list[str]) -> int:
     match arguments:
         case ["--help" | "-h", *_]:
-            lines = {name: _first_line(variants[name]) for name in variants}
-            print(_overview(prog, "VARIANT", lines))
+            lines = {name: _read_first_line(variants[name]) for name in variants}
+            print(_format_overview(prog, "VARIANT", lines))
             return 0
         case [name, *rest] if name in variants:
             return _run(f"{prog} {name}", variants[name], rest)
     given = "none is given"
     if arguments:
-        given = f"{arguments[0]!r} is none of them{did_you_mean(arguments[0], variants)}"
-    raise UsageError([f"wants one of {', '.join(variants)}; {given}"])
+        given = f"{arguments[0]!r} is none of them{suggest(arguments[0], variants)}"
+    raise UsageError([f"expects one of {', '.join(variants)}; {given}"])
 
 
-def _one_liner(entry: metadata.EntryPoint) -> str:
-    """The first line of the help of a command, or how to install what it needs."""
+def _summarize(entry: metadata.EntryPoint) -> str:
+    """Returns the first line of the help of a command, or how to install what it needs."""
     try:
-        return _first_line(entry.load())
+        return _read_first_line(entry.load())
     except ModuleNotFoundError as error:
         with contextlib.suppress(ModuleNotFoundError):
-            return str(_missing(entry, error))
+            return str(_explain_missing(entry, error))
         return f"cannot be loaded: {error}"
 
 
-def _first_line(command: type[BaseModel]) -> str:
+def _read_first_line(command: type[BaseModel]) -> str:
     return (command.__doc__ or "").strip().partition("\n")[0]
 
 
-def _overview(prog: str, what: str, lines: Mapping[str, str]) -> str:
+def _format_overview(prog: str, what: str, lines: Mapping[str, str]) -> str:
     width = max(map(len, lines), default=0)
     listed = "\n".join(f"  {name:<{width}}  {line}" for name, line in lines.items())
     return (
@@ -151,23 +151,23 @@ def _overview(prog: str, what: str, lines: Mapping[str, str]) -> str:
     )
 
 
-def _missing(entry: metadata.EntryPoint, error: ModuleNotFoundError) -> MissingExtra:
-    """What to install; raises `error` again if no extra would help."""
-    extra = extra_of(error.name or "", entry.module)
+def _explain_missing(entry: metadata.EntryPoint, error: ModuleNotFoundError) -> MissingExtra:
+    """Returns an error that names the extra to install; raises `error` if no extra helps."""
+    extra = find_extra(error.name or "", entry.module)
     if extra is None:
         raise error
     return MissingExtra(f"needs: {install_command(extra)} (no module {error.name})")
 
 
 def _is_failure(error: Exception) -> bool:
-    """Whether `error` is a failure and no bug. Its class says so, so no part imports another's."""
+    """Returns whether `error` is a failure, not a bug, without importing its class."""
     classes = type(error).__mro__
     ours = any(each.__module__.partition(".")[0] == DISTRIBUTION for each in classes)
     return ours or isinstance(error, OSError)
 
 
 def _complain(arguments: list[str], message: str) -> None:
-    """Prints one line on stderr, which begins with the name of the command."""
+    """Prints one line on stderr that begins with the name of the command."""
     named = [each for each in arguments[:1] if not each.startswith("-")]
     line = " ".join(message.split())
     print(f"{' '.join([DISTRIBUTION, *named])}: {line}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The settings of a connection, which the commands share, and `imagemint models`."""
+"""The connection settings that the commands share, and the command `imagemint models`."""
 
 # ruff: noqa: T201 - a command prints
 
@@ -11,7 +11,7 @@ from typing import Annotated, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
 from imagemint.client.blocking import Client
-from imagemint.client.channel import Tls, targets_of
+from imagemint.client.channel import Tls, parse_targets
 from imagemint.client.images import EncodedPicture, ImageBatch
 from imagemint.client.models import Model, ModelVersion
 
@@ -19,11 +19,11 @@ ChunkT = TypeVar("ChunkT", ImageBatch, list[EncodedPicture])
 
 
 LONGEST_S = 10**6
-"""Longest time that a setting names, in seconds: gRPC counts milliseconds in an int32."""
+"""Longest time of a setting, in seconds; gRPC counts milliseconds in an int32."""
 
 
-def _server(value: str) -> str:
-    targets_of(value)
+def _check_server(value: str) -> str:
+    parse_targets(value)
     return value
 
 
@@ -34,12 +34,12 @@ class Connection(BaseModel):
         use_attribute_docstrings=True, coerce_numbers_to_str=True, allow_inf_nan=False
     )
 
-    server: Annotated[str, AfterValidator(_server)] = "127.0.0.1:8001"
+    server: Annotated[str, AfterValidator(_check_server)] = "127.0.0.1:8001"
     """HOST:PORT of the server, or several, comma-separated."""
     timeout_s: float = Field(30.0, gt=0, le=LONGEST_S)
     """Seconds that a call, or the next chunk of a stream, may take."""
     tls: bool = False
-    """Encrypt; implied by the other TLS settings."""
+    """Use TLS. The other TLS settings imply it."""
     tls_root_certificates: Path | None = None
     """PEM file of the certificate authorities to trust."""
     tls_private_key: Path | None = None
@@ -52,7 +52,7 @@ class Connection(BaseModel):
     """API key, if the server requires one. Prefer IMAGEMINT_API_KEY: other users can see flags."""
 
     def client(self) -> Client:
-        """A client of that server."""
+        """Returns a client of the server."""
         return Client(
             self.server,
             tls=self.encryption(),
@@ -61,7 +61,7 @@ class Connection(BaseModel):
         )
 
     def encryption(self) -> Tls | None:
-        """How to encrypt; None for plain text."""
+        """Returns the encryption settings; None for plain text."""
         tls = Tls(
             root_certificates_path=self.tls_root_certificates,
             private_key_path=self.tls_private_key,
@@ -71,17 +71,17 @@ class Connection(BaseModel):
         return tls if self.tls or tls != Tls() else None
 
     def metadata(self) -> list[tuple[str, str]]:
-        """The metadata of every call: the API key, if there is one."""
+        """Returns the metadata of every call: the API key, if there is one."""
         if self.api_key is None:
             return []
         return [("authorization", f"Bearer {self.api_key.get_secret_value()}")]
 
 
 class Models(Connection):
-    """List the models of a server, with their versions and what they make."""
+    """List the models of a server, with versions, states, classes and image sizes."""
 
     json_: bool = Field(default=False, alias="json")
-    """Print JSON with everything the server says, instead of a table."""
+    """Print everything that the server reports as JSON, instead of a table."""
 
     def run(self) -> int:
         """Prints the list."""
@@ -90,17 +90,17 @@ class Models(Connection):
         if self.json_:
             print(json.dumps([dataclasses.asdict(each) for each in found], indent=2))
         else:
-            print(_table(found))
+            print(_format_table(found))
         return 0
 
 
-def _table(models: Sequence[Model]) -> str:
-    """The models as text, a line for each version; `*` marks the one that answers by default."""
+def _format_table(models: Sequence[Model]) -> str:
+    """Returns a table with a line for each version; `*` marks the default version."""
     head = (
         *("MODEL", "VERSION", "STATE", "CLASSES", "IMAGE", "TRUNCATION"),
         *("VARIANT", "PROVIDER", "REASON"),
     )
-    rows = [head, *(_row(model, each) for model in models for each in model.versions)]
+    rows = [head, *(_format_row(model, each) for model in models for each in model.versions)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = (
         "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
@@ -109,7 +109,7 @@ def _table(models: Sequence[Model]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _row(model: Model, version: ModelVersion) -> tuple[str, ...]:
+def _format_row(model: Model, version: ModelVersion) -> tuple[str, ...]:
     classes = image = truncation = "-"
     if manifest := version.manifest:
         classes = str(len(manifest.class_labels) or "-")

@@ -1,9 +1,9 @@
-"""The errors of the client. Callers never see an exception of gRPC.
+"""The errors of the client. The client raises no gRPC exceptions.
 
     ImagemintError
     ├── InvalidRequest        a field is wrong; `violations` names every one
     ├── NotFound              no such model or version
-    ├── FailedPrecondition    a class asked of an unconditional model
+    ├── FailedPrecondition    a class requested from an unconditional model
     ├── Unauthenticated       missing or wrong credentials
     ├── PermissionDenied      the credentials do not allow the call
     ├── QueueFull             queue full, rate or quota exceeded; `retry_delay_s`
@@ -11,12 +11,12 @@
     ├── DeadlineExceeded      no answer within `timeout_s`
     ├── Cancelled             the server cancelled the call
     │   └── ClientClosed      the client was closed, before or during the call
-    ├── ClientForked          the client was made before this process was forked
+    ├── ClientForked          the client was created before this process was forked
     └── ServerError           the server failed; `request_id` finds the detail in its log
         └── Unimplemented     the server is older than this client, or not an imagemint server
 
-`BY_CODE` maps every gRPC status code to one of them. `reason` is never empty: where the server
-names none, each class has a default of its own.
+`BY_CODE` maps every gRPC status code to one of them. `reason` is never empty: each class has a
+default for errors without a reason from the server.
 """
 
 # ruff: noqa: N818 - `errors.NotFound` says it; the tree reads as the table of status codes does
@@ -50,13 +50,13 @@ class ImagemintError(Exception):
     """Any failure of a call.
 
     Args:
-        message: text for people.
-        reason: stable name for machines, in UPPER_SNAKE; each class has a default.
-        metadata: facts that belong to `reason`, such as the known models.
+        message: text for humans.
+        reason: stable name for programs, in UPPER_SNAKE_CASE; each class has a default.
+        metadata: details of `reason`, such as the known models.
         code: status code of the call; each class has a default.
-        violations: wrong fields, if any were named.
-        retry_delay_s: seconds the server asks to wait before trying again; None if it named none.
-        request_id: what the server's log calls this request; empty if it named none.
+        violations: invalid fields, if the server names them.
+        retry_delay_s: seconds to wait before a retry, as the server asks; None if it does not ask.
+        request_id: id of the request in the server's log; empty if the server sent none.
     """
 
     default_code = grpc.StatusCode.UNKNOWN
@@ -161,19 +161,19 @@ class ClientClosed(Cancelled):
     default_reason = "CLIENT_CLOSED"
 
     def __init__(self) -> None:
-        super().__init__("the client is closed; make a new one for further calls")
+        super().__init__("the client is closed; create a new one for further calls")
 
 
 class ClientForked(ImagemintError):
-    """The client was made before this process was forked, and its connection did not come along."""
+    """The client was created before this process was forked; its connection is the parent's."""
 
     default_code = grpc.StatusCode.FAILED_PRECONDITION
     default_reason = "CLIENT_FORKED"
 
     def __init__(self) -> None:
         super().__init__(
-            "this client was made before the process was forked and does not work in the child; "
-            "make a new client in each child process, or start the children with the "
+            "this client was created before the process was forked and does not work in the child; "
+            "create a new client in each child process, or start the children with the "
             'multiprocessing method "spawn" or "forkserver"'
         )
 
@@ -186,7 +186,7 @@ class ServerError(ImagemintError):
 
 
 class Unimplemented(ServerError):
-    """The server does not know the call: it is older than this client, or another service."""
+    """The server does not know the call: it is older than the client, or another service."""
 
     default_code = grpc.StatusCode.UNIMPLEMENTED
     default_reason = "UNIMPLEMENTED"
@@ -210,33 +210,33 @@ BY_CODE: Mapping[grpc.StatusCode, type[ImagemintError]] = MappingProxyType(
         grpc.StatusCode.INTERNAL: ServerError,
         grpc.StatusCode.UNKNOWN: ServerError,
         grpc.StatusCode.DATA_LOSS: ServerError,
-        # A call that raised although its status is OK.
+        # A call that fails although its status is OK.
         grpc.StatusCode.OK: ServerError,
     }
 )
-"""Class for each status code: total, so that no failure escapes the tree."""
+"""Error class for each status code. It has all codes, so that every failure is translated."""
 
 
 def translate_error(
     error: aio.AioRpcError, server: str = "", timeout_s: float | None = None
 ) -> ImagemintError:
-    """The error of this module that `error` stands for, with its google.rpc details.
+    """Translates a gRPC error, with its google.rpc details.
 
-    Details that cannot be read are left out: the status code alone still decides the class.
+    Details that cannot be parsed are ignored. The status code determines the class.
 
     Args:
-        error: what gRPC raised.
-        server: the address or addresses called, for the messages of failures to reach a server.
-        timeout_s: deadline of the call in seconds, for the message when it has passed.
+        error: error of gRPC.
+        server: address or addresses, for messages about unreachable servers.
+        timeout_s: deadline of the call in seconds, for messages about deadlines.
     """
-    details = _details(error)
-    info = _detail(details, error_details_pb2.ErrorInfo) if details else None
-    bad_request = _detail(details, error_details_pb2.BadRequest) if details else None
-    retry = _detail(details, error_details_pb2.RetryInfo) if details else None
-    request = _detail(details, error_details_pb2.RequestInfo) if details else None
+    details = _read_status(error)
+    info = _find_detail(details, error_details_pb2.ErrorInfo) if details else None
+    bad_request = _find_detail(details, error_details_pb2.BadRequest) if details else None
+    retry = _find_detail(details, error_details_pb2.RetryInfo) if details else None
+    request = _find_detail(details, error_details_pb2.RequestInfo) if details else None
     text = error.details() or error.code().name
     return BY_CODE[error.code()](
-        text if details else _explained(error.code(), text, server, timeout_s),
+        text if details else _explain(error.code(), text, server, timeout_s),
         reason=info.reason if info else "",
         metadata=info.metadata if info else {},
         code=error.code(),
@@ -245,17 +245,17 @@ def translate_error(
             for each in (bad_request.field_violations if bad_request else ())
         ],
         retry_delay_s=retry.retry_delay.ToTimedelta().total_seconds() if retry else None,
-        request_id=_request_id(request, info),
+        request_id=_read_request_id(request, info),
     )
 
 
 def invalid(field: str, description: str) -> InvalidRequest:
-    """The error of a wrong argument that was noticed before asking any server."""
+    """Returns the error for an invalid argument that the client detects before a call."""
     return InvalidRequest(f"{field}: {description}", violations=[Violation(field, description)])
 
 
-def _explained(code: grpc.StatusCode, text: str, server: str, timeout_s: float | None) -> str:
-    """`text` of gRPC's own, with what it does not say: which server, and what to look at."""
+def _explain(code: grpc.StatusCode, text: str, server: str, timeout_s: float | None) -> str:
+    """Returns gRPC's own `text` with the server and a hint."""
     if code is grpc.StatusCode.UNAVAILABLE and server:
         return f"cannot reach {server}: {text}. Is an imagemint server running there?"
     if code is grpc.StatusCode.DEADLINE_EXCEEDED and timeout_s is not None:
@@ -263,8 +263,8 @@ def _explained(code: grpc.StatusCode, text: str, server: str, timeout_s: float |
     return text
 
 
-def _details(error: aio.AioRpcError) -> status_pb2.Status | None:
-    """The status that the server sent along; None if the error is of gRPC's own making."""
+def _read_status(error: aio.AioRpcError) -> status_pb2.Status | None:
+    """Returns the status that the server sent; None if gRPC itself raised the error."""
     for key, value in error.trailing_metadata() or ():
         if key == _DETAILS_KEY and isinstance(value, bytes):
             try:
@@ -274,8 +274,8 @@ def _details(error: aio.AioRpcError) -> status_pb2.Status | None:
     return None
 
 
-def _detail(status: status_pb2.Status, kind: type[DetailT]) -> DetailT | None:
-    """The first detail of this kind, None if there is none or it is damaged."""
+def _find_detail(status: status_pb2.Status, kind: type[DetailT]) -> DetailT | None:
+    """Returns the first detail of this kind; None if there is none or it is malformed."""
     for packed in status.details:
         message = kind()
         try:
@@ -286,7 +286,7 @@ def _detail(status: status_pb2.Status, kind: type[DetailT]) -> DetailT | None:
     return None
 
 
-def _request_id(
+def _read_request_id(
     request: error_details_pb2.RequestInfo | None, info: error_details_pb2.ErrorInfo | None
 ) -> str:
     if request:

@@ -1,4 +1,4 @@
-"""Which extra to install for a module that is missing, by an explicit table."""
+"""Finds the extra to install for a missing module, in an explicit table."""
 
 import json
 from importlib import metadata
@@ -39,7 +39,7 @@ MODULES: dict[str, frozenset[str]] = {
     "trace": frozenset({"opentelemetry"}),
     "inception": frozenset({"torch_fidelity", "torchvision"}),
 }
-"""The modules that each extra brings; a test compares it with pyproject.toml."""
+"""The modules that each extra installs; a test compares the table with pyproject.toml."""
 
 _EXTRA_OF_PART = {
     "imagemint.server": "server",
@@ -54,8 +54,8 @@ class MissingExtra(Exception):  # noqa: N818 - it names what is missing
     """A command needs an extra that is not installed; the message says which."""
 
 
-def extra_of(module: str, part: str) -> str | None:
-    """The extra that brings `module`; None if none does.
+def find_extra(module: str, part: str) -> str | None:
+    """Returns the extra that installs `module`; None if there is none.
 
     Args:
         module: the missing module, such as `onnxruntime` or `torch.utils`.
@@ -69,11 +69,11 @@ def extra_of(module: str, part: str) -> str | None:
 
 
 def install_command(extra: str) -> str:
-    """The command that installs an extra: from the clone, if the installation is one."""
-    return f"pip install {_source(extra)}"
+    """Returns the command that installs an extra, from the clone if imagemint runs from one."""
+    return f"pip install {_find_source(extra)}"
 
 
-def _source(extra: str) -> str:
+def _find_source(extra: str) -> str:
     origin = metadata.distribution(DISTRIBUTION).read_text("direct_url.json")
     found = json.loads(origin) if origin else {}
     url = urlsplit(found.get("url", ""))

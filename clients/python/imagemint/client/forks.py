@@ -1,19 +1,19 @@
-"""What a forked process must know about its parent's gRPC.
+"""Detects forks, after which gRPC does not work in the child.
 
-A fork copies only the thread that calls it, and gRPC lives on threads of its own. In the child
-their work stands still, their locks may be taken for ever, the asyncio stack cannot be started
-again (its state is private to Cython), and the epoll descriptors are shared with the parent. Two
-facts therefore cross the fork: how many forks there have been, which tells a client that it was
-inherited, and whether gRPC was running at that moment, in which case new clients of the child make
-their calls through a helper process (see `relay`).
+A fork copies only the calling thread, but gRPC has threads of its own. In the child these threads
+do not run, their locks may be held for ever, the asyncio stack cannot be started again (its state
+is private to Cython), and the epoll descriptors are shared with the parent. This module therefore
+keeps two facts: the number of forks, by which a client detects that it was inherited, and whether
+gRPC was running during a fork. In the latter case, new clients of the child make their calls
+through a helper process (see `relay`).
 
-gRPC can handle forks for its blocking stack. Beside the asyncio stack it does half of the work: the
-child gets threads that close the parent's calls, and aborts. So it is switched off, unless the
-environment asks for it or somebody else has imported gRPC before.
+gRPC supports forks for its blocking stack. With the asyncio stack, this support is incomplete: the
+child gets threads that close the parent's calls, and aborts. This module therefore disables the
+support, unless the environment enables it or gRPC was imported before.
 """
 
-# The first call would import the modules marked F401. A fork in the middle of an import leaves its
-# lock to a thread that the child does not have.
+# The first call would import the modules marked F401. After a fork during an import, the import
+# lock belongs to a thread that does not exist in the child.
 import concurrent.futures.thread  # noqa: F401
 import contextlib
 import ctypes
@@ -31,7 +31,7 @@ _SWITCH = "GRPC_ENABLE_FORK_SUPPORT"
 
 @contextlib.contextmanager
 def _without_fork_support() -> Iterator[None]:
-    """Sets the variable while gRPC is imported, which is when it reads its environment."""
+    """Sets the variable while gRPC is imported, because gRPC reads its environment then."""
     if _SWITCH in os.environ or "grpc" in sys.modules:
         yield
         return
@@ -47,31 +47,31 @@ _imported_too_late = "grpc" in sys.modules and _SWITCH not in os.environ
 with _without_fork_support():
     from grpc import aio
 
-# Names of gRPC's own threads in Linux, where the kernel keeps 15 characters of them.
+# Names of gRPC's threads on Linux, where the kernel keeps 15 characters.
 _THREADS = frozenset({"event_engine", "grpc_global_tim", "lifeguard"})
 
 _generation = 0
 _grpc_is_broken = False
-_had_threads = False  # between the hook before a fork and the one in the child
+_had_threads = False  # set before a fork, read in the child
 _opening: set[object] = set()
 _channels: "weakref.WeakSet[aio.Channel]" = weakref.WeakSet()
 
 
 def generation() -> int:
-    """Number of forks between the first process that imported this module and this one."""
+    """Returns the number of forks since the first process that imported this module."""
     return _generation
 
 
 def grpc_is_broken() -> bool:
-    """Whether this process was forked while gRPC was running, so that it must not use gRPC."""
+    """Returns whether this process was forked while gRPC ran, so that it must not use gRPC."""
     return _grpc_is_broken
 
 
 def open_channel(factory: Callable[[], aio.Channel]) -> aio.Channel:
-    """The channel that `factory` makes, made known to the hooks around a fork.
+    """Creates a channel with `factory` and registers it for the fork hooks.
 
-    A forked child must never destroy its copy of the channel, which would wait for ever. And while
-    gRPC starts on one thread, another may fork.
+    A forked child must never destroy its copy of the channel, because the destructor would block
+    for ever. Another thread may fork while gRPC starts.
     """
     opening = object()
     _opening.add(opening)
@@ -84,14 +84,16 @@ def open_channel(factory: Callable[[], aio.Channel]) -> aio.Channel:
 
 
 def _has_threads() -> bool:
-    """Whether anybody's gRPC has its threads in this process."""
-    with contextlib.suppress(OSError):  # no /proc but in Linux, or a thread that has just ended
+    """Returns whether threads of gRPC run in this process."""
+    with contextlib.suppress(
+        OSError
+    ):  # /proc exists only on Linux, and a thread may just have ended
         tasks = Path("/proc/self/task").iterdir()
         return any((task / "comm").read_text().strip() in _THREADS for task in tasks)
     return False
 
 
-def _before() -> None:
+def _before_fork() -> None:
     global _had_threads  # noqa: PLW0603 - one process, one state
     _had_threads = _has_threads()
     if _imported_too_late and (_had_threads or _channels):
@@ -104,11 +106,11 @@ def _before() -> None:
         )
 
 
-def _in_child() -> None:
+def _after_fork_in_child() -> None:
     global _generation, _grpc_is_broken  # noqa: PLW0603 - one process, one state
     _generation += 1
-    # Our own state is looked at here, because it is exactly that of the moment of the fork: after
-    # the hook before it, another thread may have opened a channel.
+    # The state is read here, because it is exactly that of the moment of the fork. Another thread
+    # may have opened a channel after the hook that runs before the fork.
     if _had_threads or _opening or len(_channels):
         _grpc_is_broken = True
     for channel in list(_channels):
@@ -119,4 +121,4 @@ def _in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):  # Windows has no fork
-    os.register_at_fork(before=_before, after_in_child=_in_child)
+    os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)

@@ -31,26 +31,26 @@ _INTERRUPTED = 130
 _SERIALS_AT_ONCE = 1024
 
 
-def _as_list(value: object) -> object:
-    """One flag, variable or key, as a list; a key of a TOML file may hold numbers."""
+def _to_list(value: object) -> object:
+    """Returns the value of a flag, variable or key as a list of texts; TOML may have numbers."""
     values = value if isinstance(value, list) else [value]
     return [str(each) if isinstance(each, int) else each for each in values]
 
 
-def _checked_output(value: str) -> str:
-    outputs.kind_of(value)
+def _check_output(value: str) -> str:
+    outputs.parse_kind(value)
     return value
 
 
-# Without NoDecode a comma would cut a label in two.
-Texts = Annotated[list[str], NoDecode, BeforeValidator(_as_list)]
+# Without NoDecode, a comma would split a label.
+Texts = Annotated[list[str], NoDecode, BeforeValidator(_to_list)]
 
 
 class Generate(Connection):
-    """Mint images into a folder of PNGs, one sheet, or an npz file."""
+    """Generate images into a folder of PNG files, one sheet, or an npz file."""
 
     model: str | None = None
-    """Model to ask. Required unless --serial names it."""
+    """Name of the model. Required without --serial."""
     class_: Texts = Field([], alias="class")
     """Class by label or index: CLASS, label:TEXT or index:NUMBER. Several, comma-separated or as
     repeated flags, are taken in turn; `balanced` takes all in turn. Default: a conditional model
@@ -60,34 +60,34 @@ class Generate(Connection):
     seed: int | None = Field(None, ge=0, le=UINT64_MAX)
     """Seed. Default: the server picks one."""
     first_index: int = Field(0, ge=0, le=UINT64_MAX)
-    """Index of the first image on the seed's reel."""
+    """Index of the first image."""
     truncation: float | None = None
     """Truncation within the range of the model."""
     version: str = ""
-    """Version of the model. Default: the one that the server prefers."""
+    """Version of the model. Default: the server's default version."""
     variant: str = ""
     """Variant of the model, such as int8, or reference for model.onnx; a server that runs another
     one refuses. Default: whichever the server runs."""
     serial: Texts = Field([])
-    """Serial number to mint again; several, comma-separated or as repeated flags. Excludes the
-    settings that serial numbers hold."""
-    out: Annotated[str, AfterValidator(_checked_output)]
+    """Serial number of an image to generate again. Separate several by commas or repeat the flag.
+    Excludes the settings that a serial number contains."""
+    out: Annotated[str, AfterValidator(_check_output)]
     """NAME.npz: an npz; NAME.png, .jpg, .jpeg or .webp: one sheet; NAME without a suffix, or NAME/:
     a folder of PNG files."""
     overwrite: bool = False
     """Replace a file that exists, or the pictures that an earlier run wrote to the folder."""
     append: bool = False
-    """Add to the pictures in the folder; those of the same index are replaced."""
+    """Add to the pictures in the folder, and replace those of the same index."""
     columns: int | None = Field(None, ge=1, le=INT32_MAX)
-    """Images in a row of the sheet. Default: the square root of the count."""
+    """Images per row of the sheet. Default: the square root of the count, rounded up."""
     chunk_size: int | None = Field(None, ge=1, le=INT32_MAX)
-    """Images in a chunk of the stream. Default: the server's choice."""
+    """Images per chunk of the stream. Default: the server's choice."""
     priority: Priority = "normal"
     """Order in which waiting requests are served: high goes before normal."""
     progress: bool | None = None
     """Show a progress bar. Default: only on a terminal."""
     quiet: bool = False
-    """Print nothing but errors."""
+    """Print only errors."""
 
     @model_validator(mode="after")
     def _check_combination(self) -> Self:
@@ -99,8 +99,8 @@ class Generate(Connection):
             if not self.model:
                 raise ValueError("--model is required (or IMAGEMINT_MODEL), or else --serial")
         elif given := sorted(in_serials & self.model_fields_set):
-            flags = ", ".join(map(_flag, given))
-            raise ValueError(f"--serial says it all and excludes {flags}")
+            flags = ", ".join(map(_to_flag, given))
+            raise ValueError(f"--serial determines the image and excludes {flags}")
         if self.overwrite and self.append:
             raise ValueError("--overwrite and --append exclude each other")
         if self.append and self._kind is not Kind.FOLDER:
@@ -109,20 +109,20 @@ class Generate(Connection):
 
     @property
     def _kind(self) -> Kind:
-        return outputs.kind_of(self.out)
+        return outputs.parse_kind(self.out)
 
     def run(self) -> int:
-        """Mints the images, writes them and says what they are."""
+        """Generates the images, writes them and prints a summary."""
         path, kind = Path(self.out), self._kind
         if not (self.overwrite or self.append):
             outputs.check_free(path, kind)
         serials = [Serial.parse(text) for each in self.serial for text in each.split(",")]
         report = _Report(len(serials) or self.count, show=False if self.quiet else self.progress)
         try:
-            with self._noting_failures(report), self.client() as client:
+            with self._report_failures(report), self.client() as client:
                 self._write(client, serials, report)
         except KeyboardInterrupt:
-            self._print_rest("interrupted", report)
+            self._print_how_to_continue("interrupted", report)
             return _INTERRUPTED
         if not self.quiet:
             print(f"{report} to {self.out}")
@@ -130,10 +130,12 @@ class Generate(Connection):
 
     def _write(self, client: Client, serials: Sequence[Serial], report: "_Report") -> None:
         path = Path(self.out)
-        jobs = self._jobs(client, serials)
+        jobs = self._plan_jobs(client, serials)
         match self._kind:
             case Kind.FOLDER:
-                pictures = self._clearing(path, report.watch(self._pictures(client, jobs)))
+                pictures = self._clear_before_first(
+                    path, report.watch(self._request_pictures(client, jobs))
+                )
                 reels = {(each.maker, each.seed, each.truncation) for each in serials}
                 outputs.write_folder(path, pictures, full_names=len(reels) > 1)
             case Kind.SHEET if self._fits_one_call(client, jobs):
@@ -142,28 +144,28 @@ class Generate(Connection):
                     job.model,
                     job.images,
                     columns=self.columns,
-                    format=outputs.format_of(path),
+                    format=outputs.sheet_format(path),
                     priority=self.priority,
                     **job.selection,
                 )
                 for (picture,) in report.watch([[sheet]]):
-                    with outputs.replacing(path) as file:
+                    with outputs.write_atomically(path) as file:
                         file.write(picture.data)
             case Kind.SHEET:
-                batches = report.watch(self._batches(client, jobs, serials))
+                batches = report.watch(self._request_batches(client, jobs, serials))
                 outputs.write_sheet(path, report.count, self.columns, batches)
             case Kind.NPZ:
-                batches = report.watch(self._batches(client, jobs, serials))
+                batches = report.watch(self._request_batches(client, jobs, serials))
                 outputs.write_npz(
                     path,
                     report.count,
                     batches,
                     truncation=jobs[0].selection.get("truncation"),
-                    class_labels=lambda batch: _labels(client, batch.model, batch.version),
+                    class_labels=lambda batch: _fetch_labels(client, batch.model, batch.version),
                 )
 
-    def _jobs(self, client: Client, serials: Sequence[Serial]) -> list["_Job"]:
-        """What to ask for, in as few calls as it takes."""
+    def _plan_jobs(self, client: Client, serials: Sequence[Serial]) -> list["_Job"]:
+        """Returns the requests to make, as few as possible."""
         if serials:
             runs = cut_into_runs(serials, _Limits(client).__getitem__)
             return [_Job(each.first.model, len(each), run_selection(each)) for each in runs]
@@ -171,21 +173,23 @@ class Generate(Connection):
         selection = Selection(
             seed=self.seed,
             first_index=self.first_index,
-            condition=self._condition(client, model),
+            condition=self._parse_condition(client, model),
             truncation=self.truncation,
             version=self.version,
             variant=self.variant,
         )
         return [_Job(model, self.count, selection)]
 
-    def _condition(self, client: Client, model: str) -> Condition:
+    def _parse_condition(self, client: Client, model: str) -> Condition:
         if not self.class_:
             return None
         text = ",".join(self.class_)
-        labels = () if text == BALANCED else _labels(client, model, self.version)
+        labels = () if text == BALANCED else _fetch_labels(client, model, self.version)
         return parse_classes(text, labels)
 
-    def _pictures(self, client: Client, jobs: Iterable["_Job"]) -> Iterator[list[EncodedPicture]]:
+    def _request_pictures(
+        self, client: Client, jobs: Iterable["_Job"]
+    ) -> Iterator[list[EncodedPicture]]:
         for job in jobs:
             yield from client.stream_encoded(
                 job.model,
@@ -195,10 +199,10 @@ class Generate(Connection):
                 **job.selection,
             )
 
-    def _batches(
+    def _request_batches(
         self, client: Client, jobs: Iterable["_Job"], serials: Sequence[Serial]
     ) -> Iterator[ImageBatch]:
-        """The images in the order that was asked for."""
+        """Yields the images in the requested order."""
         if serials:
             texts = [text for each in self.serial for text in each.split(",")]
             for start in range(0, len(texts), _SERIALS_AT_ONCE):
@@ -217,8 +221,8 @@ class Generate(Connection):
         limits = _Limits(client)
         return len(jobs) == 1 and jobs[0].images <= limits[jobs[0].model]
 
-    def _clearing(self, path: Path, chunks: Iterable[ChunkT]) -> Iterator[ChunkT]:
-        """`chunks`; the pictures to be overwritten go when the first chunk is there."""
+    def _clear_before_first(self, path: Path, chunks: Iterable[ChunkT]) -> Iterator[ChunkT]:
+        """Yields `chunks`; with --overwrite, clears the folder when the first chunk has arrived."""
         clear = self.overwrite
         for chunk in chunks:
             if clear:
@@ -227,20 +231,20 @@ class Generate(Connection):
             yield chunk
 
     @contextmanager
-    def _noting_failures(self, report: "_Report") -> Iterator[None]:
-        """Says what a run that fails has written, and how to go on; the error follows."""
+    def _report_failures(self, report: "_Report") -> Iterator[None]:
+        """After a failure, prints what was written and how to continue; then raises the error."""
         try:
             yield
         except (ImagemintError, OSError):
             if report.done:
-                self._print_rest("stopped", report)
+                self._print_how_to_continue("stopped", report)
             raise
 
-    def _print_rest(self, event: str, report: "_Report") -> None:
-        """Says what was written before the end, and which command mints the rest."""
+    def _print_how_to_continue(self, event: str, report: "_Report") -> None:
+        """Prints what was written, and the command that generates the rest."""
         first, done = report.first, report.done
         lines = [f"imagemint generate: {event} after {done} of {report.count} images; "]
-        words = self._words(report)
+        words = self._build_command(report)
         if self._kind is not Kind.FOLDER or first is None:
             lines[0] += f"nothing was written to {self.out}"
             verb = "the same images"
@@ -254,8 +258,8 @@ class Generate(Connection):
         lines.append(f"to mint {verb}: {shlex.join([*words, '--out', self.out])}")
         print("\n".join(lines), file=sys.stderr)
 
-    def _words(self, report: "_Report") -> list[str]:
-        """The command that asks for the same images, without --out; secrets are left out."""
+    def _build_command(self, report: "_Report") -> list[str]:
+        """Returns the command for the same images, without --out and without secrets."""
         words = ["imagemint", "generate"]
         resumed = self._kind is Kind.FOLDER and report.first is not None and not self.serial
         skipped = {"out", "append", "api_key"} | ({"first_index", "count"} if resumed else set())
@@ -271,16 +275,18 @@ class Generate(Connection):
                 continue
             for each in value if isinstance(value, list) else [value]:
                 if isinstance(each, bool):
-                    words.append(_flag(name) if each else _flag(name).replace("--", "--no-", 1))
+                    words.append(
+                        _to_flag(name) if each else _to_flag(name).replace("--", "--no-", 1)
+                    )
                 else:
-                    words += [_flag(name), str(each)]
+                    words += [_to_flag(name), str(each)]
         for name, value in pinned.items():
-            words += [_flag(name), str(value)]
+            words += [_to_flag(name), str(value)]
         return words
 
 
 class _Job(NamedTuple):
-    """Images of one reel."""
+    """Images of one seed."""
 
     model: str
     images: int
@@ -288,7 +294,7 @@ class _Job(NamedTuple):
 
 
 class _Limits(dict[str, int]):
-    """Most images that one call may ask of a model, by its name; asked for when needed."""
+    """Largest number of images per call by model, requested from the server when needed."""
 
     def __init__(self, client: Client) -> None:
         super().__init__()
@@ -300,7 +306,7 @@ class _Limits(dict[str, int]):
 
 
 class _Report:
-    """Counts chunks that are written, shows the progress, and says at the end what they were."""
+    """Counts the written images, shows the progress, and formats a summary."""
 
     def __init__(self, count: int, *, show: bool | None) -> None:
         self.count = count
@@ -311,8 +317,8 @@ class _Report:
         self._elapsed_s = 0.0
 
     def watch(self, chunks: Iterable[ChunkT]) -> Iterator[ChunkT]:
-        """`chunks`, unchanged."""
-        # None lets tqdm decide: it stays silent where stderr is no terminal.
+        """Yields `chunks` unchanged."""
+        # None lets tqdm decide: it shows nothing if stderr is not a terminal.
         hidden = None if self._show is None else not self._show
         with tqdm(total=self.count, unit=" images", file=sys.stderr, disable=hidden) as bar:
             for chunk in chunks:
@@ -336,13 +342,13 @@ class _Report:
         )
 
 
-def _labels(client: Client, model: str, version: str) -> Sequence[str]:
-    """The label texts of a model that is ready."""
+def _fetch_labels(client: Client, model: str, version: str) -> Sequence[str]:
+    """Returns the label texts of a model."""
     manifest = client.model(model).manifest(version)
     if manifest is None:
         raise NotFound(f"{model} has no version {version or 'that is ready'}")
     return manifest.class_labels
 
 
-def _flag(name: str) -> str:
+def _to_flag(name: str) -> str:
     return "--" + name.strip("_").replace("_", "-")

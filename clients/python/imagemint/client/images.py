@@ -1,4 +1,4 @@
-"""Answers: images as arrays or as encoded pictures, and where they come from."""
+"""Images of an answer, as arrays or encoded pictures, with their origin."""
 
 import io
 from collections.abc import Sequence
@@ -24,49 +24,49 @@ _FORMATS: dict[int, Format] = {
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Where the time of a call went, in seconds; parts of one call overlap those of others."""
+    """Time of a call by phase, in seconds. Phases of different calls overlap."""
 
     queue_s: float
-    """From acceptance until the first image entered a batch."""
+    """From acceptance until the first image enters a batch."""
     batch_s: float
-    """From then until the last result, less `inference_s`."""
+    """From then until the last result, without `inference_s`."""
     inference_s: float
-    """Inside the model, summed over the batches."""
+    """Time inside the model, summed over the batches."""
     encode_s: float
-    """Encoding pictures."""
+    """Time to encode the pictures."""
 
     @classmethod
     def of(cls, message: image_pb2.Timing) -> "Timing":
-        """The timing that a response holds."""
+        """Returns the timing of a response."""
         parts = (message.queue, message.batch, message.inference, message.encode)
         return cls(*(part.ToTimedelta().total_seconds() for part in parts))
 
 
-# Equality of arrays has no single truth value, so these compare by identity.
+# Arrays do not compare to a single truth value, so these classes compare by identity.
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Origin:
-    """Where images come from; the fields that batches and pictures share."""
+    """Origin of images: the fields that batches and pictures share."""
 
     model: str
-    """Model that made them."""
+    """Name of the model."""
     version: str
-    """Its version."""
+    """Version of the model."""
     seed: int | None
-    """The reel, also when the server picked it; None for explicit latents, and for images of
-    several reels."""
+    """Seed, even if the server chose it; None for explicit latents and for images of several
+    seeds."""
     bundle_sha256: str
     """SHA-256 of the bundle's model.onnx, lower-case hexadecimal."""
     variant: str
     """Variant of the model that made them, such as `fp32` or `int8`. The pixels of other variants
     are different. Empty from a server that does not name it."""
     index: NDArray[np.uint64] = field(repr=False)
-    """Position on the reel, uint64 [N]."""
+    """Index of each image, uint64 [N]."""
     class_id: NDArray[np.int64] | None = field(repr=False)
-    """Class of each, int64 [N]; None for an unconditional model."""
+    """Class of each image, int64 [N]; None for an unconditional model."""
     serials: tuple[str, ...] = field(repr=False)
-    """Serial number of each; empty for explicit latents."""
+    """Serial number of each image; empty for explicit latents."""
     timing: Timing = field(repr=False)
-    """Where the time of the call that brought them went."""
+    """Time of the call by phase."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -80,7 +80,7 @@ class ImageBatch(Origin):
         return len(self.image)
 
     def pil(self) -> "list[Image]":
-        """The images for Pillow, mode L or RGB."""
+        """Returns the images as Pillow images, mode L or RGB."""
         from PIL import Image  # noqa: PLC0415 - Pillow is slow to import and often not wanted
 
         gray = self.image.shape[-1] == 1
@@ -89,10 +89,10 @@ class ImageBatch(Origin):
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class EncodedPicture(Origin):
-    """One encoded picture: of one image, or a sheet of many."""
+    """One encoded picture, of a single image or a sheet."""
 
     data: bytes = field(repr=False)
-    """The file, with its provenance inside; write it unchanged to keep that."""
+    """Bytes of the file, with metadata about its origin. Write them unchanged to keep it."""
     format: Format
     """Encoding of `data`."""
     height: int
@@ -101,17 +101,17 @@ class EncodedPicture(Origin):
     """Columns of the picture."""
 
     def pil(self) -> "Image":
-        """The decoded picture."""
+        """Returns the decoded picture."""
         from PIL import Image  # noqa: PLC0415 - see above
 
         return Image.open(io.BytesIO(self.data))
 
 
-def image_batch(message: image_pb2.ImageBatch, timing: image_pb2.Timing) -> ImageBatch:
-    """The pixels of a RAW batch.
+def parse_image_batch(message: image_pb2.ImageBatch, timing: image_pb2.Timing) -> ImageBatch:
+    """Returns the pixels of a RAW batch.
 
     Raises:
-        ServerError: the bytes do not fit the shape that the server names.
+        ServerError: the number of bytes does not match the shape.
     """
     shape = (message.shape.height, message.shape.width, message.shape.channels)
     data = message.pictures[0] if len(message.pictures) == 1 else b"".join(message.pictures)
@@ -122,18 +122,18 @@ def image_batch(message: image_pb2.ImageBatch, timing: image_pb2.Timing) -> Imag
             reason="MALFORMED_ANSWER",
         )
     pixels = np.frombuffer(data, dtype=np.uint8).reshape(wanted)
-    return ImageBatch(**_origin(message, message.images, timing), image=pixels)
+    return ImageBatch(**_read_origin(message, message.images, timing), image=pixels)
 
 
-def joined(batches: Sequence[ImageBatch], positions: Sequence[int]) -> ImageBatch:
-    """The images of several answers of one version, as one batch.
+def join_batches(batches: Sequence[ImageBatch], positions: Sequence[int]) -> ImageBatch:
+    """Joins the images of several answers of one version into one batch.
 
     Args:
         batches: one or more.
-        positions: for each image, batch after batch, where it goes in the result.
+        positions: position of each image in the result, batch after batch.
 
     Raises:
-        ServerError: the answers come from different bytes under the same version.
+        ServerError: the bundle or the variant changed between the answers.
     """
     first = batches[0]
     if len({(each.bundle_sha256, each.variant) for each in batches}) > 1:
@@ -164,13 +164,11 @@ def joined(batches: Sequence[ImageBatch], positions: Sequence[int]) -> ImageBatc
     )
 
 
-def encoded_pictures(
-    message: image_pb2.ImageBatch, timing: image_pb2.Timing
-) -> list[EncodedPicture]:
-    """The pictures of an encoded batch: one for each image, or the one sheet.
+def parse_pictures(message: image_pb2.ImageBatch, timing: image_pb2.Timing) -> list[EncodedPicture]:
+    """Returns the pictures of an encoded batch: one for each image, or one sheet.
 
     Raises:
-        ServerError: another number of pictures, or not encoded.
+        ServerError: the number of pictures is wrong, or they are not encoded.
     """
     sheet = message.layout == image_pb2.IMAGE_LAYOUT_SHEET
     groups = [list(message.images)] if sheet else [[each] for each in message.images]
@@ -182,7 +180,7 @@ def encoded_pictures(
         )
     return [
         EncodedPicture(
-            **_origin(message, group, timing),
+            **_read_origin(message, group, timing),
             data=data,
             format=_FORMATS[message.format],
             height=message.shape.height,
@@ -192,8 +190,8 @@ def encoded_pictures(
     ]
 
 
-class _Origin(TypedDict):
-    """The fields of Origin, by name."""
+class _OriginFields(TypedDict):
+    """Fields of Origin by name."""
 
     model: str
     version: str
@@ -206,14 +204,14 @@ class _Origin(TypedDict):
     timing: Timing
 
 
-def _origin(
+def _read_origin(
     message: image_pb2.ImageBatch,
     images: Sequence[image_pb2.MintedImage],
     timing: image_pb2.Timing,
-) -> _Origin:
+) -> _OriginFields:
     conditional = bool(images) and images[0].HasField("class_id")
     class_id = np.array([each.class_id for each in images], np.int64) if conditional else None
-    return _Origin(
+    return _OriginFields(
         model=message.model,
         version=message.version,
         seed=message.seed if message.HasField("seed") else None,

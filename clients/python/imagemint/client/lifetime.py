@@ -1,4 +1,4 @@
-"""The life of a client: open, closed, or inherited by a forked process."""
+"""State of a client: open, closed, or inherited by a forked process."""
 
 import asyncio
 import contextlib
@@ -11,10 +11,10 @@ from imagemint.client.errors import ClientClosed, ClientForked, translate_error
 
 
 class Lifetime:
-    """Says whether a client may still be used, and translates what its calls raise.
+    """Checks that a client is usable, and translates the errors of its calls.
 
     Args:
-        server: the address or addresses of the server, for messages.
+        server: address or addresses of the server, for messages.
     """
 
     def __init__(self, server: str) -> None:
@@ -28,10 +28,10 @@ class Lifetime:
         return self._generation != forks.generation()
 
     def check(self) -> None:
-        """Does nothing for a client that is open.
+        """Checks that the client is open.
 
         Raises:
-            ClientForked: the client was made before this process was forked.
+            ClientForked: the client was created before this process was forked.
             ClientClosed: the client is closed.
         """
         if self.forked:
@@ -41,14 +41,14 @@ class Lifetime:
 
     @contextlib.contextmanager
     def translate(self, timeout_s: float | None) -> Iterator[None]:
-        """Raises the errors of this package for those that gRPC raises inside the block.
+        """Converts gRPC errors that the block raises to the errors of this package.
 
-        Closing a channel cancels its calls, and gRPC raises that in the tasks that wait for them
-        as asyncio.CancelledError, although nobody cancelled these tasks: a TaskGroup would take
-        them for done. Only a cancellation of the task itself stays what it is.
+        If a channel is closed, gRPC raises asyncio.CancelledError in the tasks that wait for its
+        calls, although these tasks are not cancelled. A TaskGroup would take them for finished.
+        Therefore only a cancellation of the task itself remains a CancelledError.
 
         Args:
-            timeout_s: deadline of the call in seconds, for messages; None for none.
+            timeout_s: deadline of the call in seconds, for messages; None for no deadline.
 
         Raises:
             ClientClosed: the client was closed during the call.
@@ -61,7 +61,7 @@ class Lifetime:
             yield
         except aio.AioRpcError as error:
             raise translate_error(error, self.server, timeout_s) from error
-        except aio.UsageError:  # how gRPC refuses a call on a channel that has just been closed
+        except aio.UsageError:  # gRPC raises it for a call on a channel that is closed
             self.check()
             raise
         except asyncio.CancelledError:

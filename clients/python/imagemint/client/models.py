@@ -1,4 +1,4 @@
-"""Models of a server, their versions, and the manifest of each."""
+"""Models of a server, with versions and manifests."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -11,17 +11,17 @@ class ModelState(StrEnum):
     """State of a version."""
 
     UNKNOWN = "unknown"
-    """A state this client does not know: the server is newer."""
+    """A state that this client does not know, because the server is newer."""
     LOADING = "loading"
-    """Being read, checked and warmed up."""
+    """The server reads, checks and warms up the version."""
     READY = "ready"
-    """Serving."""
+    """The server answers requests for the version."""
     FAILED = "failed"
-    """Refused; `ModelVersion.reason` says why."""
+    """The server refused the version; `ModelVersion.reason` says why."""
     UNLOADING = "unloading"
-    """Takes no new calls; calls under way finish."""
+    """The server takes no new calls for the version; active calls finish."""
     UNLOADED = "unloaded"
-    """In the repository and not loaded; `ModelVersion.reason` says why."""
+    """The version is in the repository but not loaded; `ModelVersion.reason` says why."""
 
 
 _STATES = {
@@ -38,7 +38,7 @@ class Truncation:
     """Truncation that a model accepts."""
 
     kind: Literal["threshold", "psi"]
-    """threshold: latents confined to [-t, t]. psi: w drawn towards its mean."""
+    """threshold: latents are limited to [-t, t]. psi: w is moved towards its mean."""
     minimum: float
     """Smallest accepted value, inclusive."""
     maximum: float
@@ -52,7 +52,7 @@ class Evaluation:
     metric: str
     """Name of the metric, such as `class_accuracy`."""
     value: float
-    """Its value; shares are 0 to 1."""
+    """Value of the figure; shares are 0 to 1."""
     protocol: str
     """How it was measured."""
     sample_size: int
@@ -70,7 +70,7 @@ class Manifest:
     z_dim: int
     """Length of one latent."""
     truncation: Truncation | None
-    """Accepted truncation; None: the model takes none."""
+    """Accepted truncation; None if the model does not support truncation."""
     class_labels: tuple[str, ...]
     """Label text by class index; empty for an unconditional model."""
     height: int
@@ -92,18 +92,18 @@ class ModelVersion:
     version: str
     """Version, a positive decimal integer."""
     state: ModelState
-    """Whether it answers."""
+    """State of the version."""
     reason: str
-    """Why it FAILED or is UNLOADED; of one that is READY, why the bytes that have since taken its
-    place are refused. Empty otherwise."""
+    """Why the version is FAILED or UNLOADED. If it is READY: why the server refuses the bytes that
+    have replaced it since. Empty otherwise."""
     bundle_sha256: str
-    """SHA-256 of its model.onnx; empty while unread."""
+    """SHA-256 of its model.onnx; empty before the server has read it."""
     execution_provider: str
-    """Execution provider that runs it; empty unless READY."""
+    """Execution provider of ONNX Runtime; empty unless READY."""
     variant: str
-    """Variant that answers, such as `fp32` or `int8`; empty unless READY."""
+    """Variant that the server runs, such as `fp32` or `int8`; empty unless READY."""
     manifest: Manifest | None
-    """Its self-description; None unless READY."""
+    """Manifest of the version; None unless READY."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +113,9 @@ class Limits:
     max_images_per_request: int
     """Largest `count` of generate() and largest `chunk_size` of stream()."""
     default_chunk_size: int
-    """Chunk size of stream() when none is named."""
+    """Default chunk size of stream()."""
     max_queue_images: int
-    """Images that may wait in the queue before calls are refused."""
+    """Images that can wait in the queue before the server refuses calls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,28 +123,28 @@ class Model:
     """A model and all its versions."""
 
     name: str
-    """Name."""
+    """Name of the model."""
     default_version: str
-    """Version that answers when none is named; empty when none is READY."""
+    """Version for requests that name none; empty if no version is READY."""
     versions: tuple[ModelVersion, ...]
-    """Every version found, oldest first."""
+    """All versions, oldest first."""
     limits: Limits
     """Limits of a request."""
 
     def manifest(self, version: str = "") -> Manifest | None:
-        """The manifest of `version` (empty: the default one); None if it is not READY."""
+        """Returns the manifest of `version` (default: the default version); None unless READY."""
         wanted = version or self.default_version
         found = (each.manifest for each in self.versions if each.version == wanted)
         return next(found, None)
 
 
-def model(message: model_service_pb2.Model) -> Model:
-    """The model that a response describes."""
+def parse_model(message: model_service_pb2.Model) -> Model:
+    """Returns the model that a response describes."""
     limits = message.limits
     return Model(
         name=message.name,
         default_version=message.default_version,
-        versions=tuple(_version(each) for each in message.versions),
+        versions=tuple(_parse_version(each) for each in message.versions),
         limits=Limits(
             max_images_per_request=limits.max_images_per_request,
             default_chunk_size=limits.default_chunk_size,
@@ -153,7 +153,7 @@ def model(message: model_service_pb2.Model) -> Model:
     )
 
 
-def _version(message: model_service_pb2.ModelVersion) -> ModelVersion:
+def _parse_version(message: model_service_pb2.ModelVersion) -> ModelVersion:
     return ModelVersion(
         version=message.version,
         state=_STATES.get(message.state, ModelState.UNKNOWN),
@@ -161,31 +161,31 @@ def _version(message: model_service_pb2.ModelVersion) -> ModelVersion:
         bundle_sha256=message.bundle_sha256,
         execution_provider=message.execution_provider,
         variant=message.variant,
-        manifest=_manifest(message.manifest) if message.HasField("manifest") else None,
+        manifest=_parse_manifest(message.manifest) if message.HasField("manifest") else None,
     )
 
 
-def _manifest(message: manifest_pb2.BundleManifest) -> Manifest:
+def _parse_manifest(message: manifest_pb2.BundleManifest) -> Manifest:
     latent = message.latent
     return Manifest(
         title=message.title,
         z_dim=latent.z_dim,
-        truncation=_truncation(latent.truncation) if latent.HasField("truncation") else None,
+        truncation=_parse_truncation(latent.truncation) if latent.HasField("truncation") else None,
         class_labels=tuple(message.class_labels),
         height=message.image.height,
         width=message.image.width,
         channels=message.image.channels,
-        evaluations=tuple(_evaluation(each) for each in message.evaluations),
+        evaluations=tuple(_parse_evaluation(each) for each in message.evaluations),
         license=message.license,
     )
 
 
-def _truncation(message: manifest_pb2.TruncationRange) -> Truncation:
+def _parse_truncation(message: manifest_pb2.TruncationRange) -> Truncation:
     psi = message.kind == manifest_pb2.TRUNCATION_KIND_PSI
     return Truncation("psi" if psi else "threshold", message.minimum, message.maximum)
 
 
-def _evaluation(message: manifest_pb2.Evaluation) -> Evaluation:
+def _parse_evaluation(message: manifest_pb2.Evaluation) -> Evaluation:
     return Evaluation(
         metric=message.metric,
         value=message.value,

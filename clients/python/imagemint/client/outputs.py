@@ -1,4 +1,4 @@
-"""Where minted images go: a folder of PNGs, one sheet or an npz. No file is ever half written."""
+"""Writes images: a folder of PNG files, one sheet, or an npz. All files are replaced atomically."""
 
 import contextlib
 import math
@@ -17,15 +17,15 @@ from imagemint.client.images import EncodedPicture, ImageBatch
 from imagemint.client.requests import Format
 
 UNCONDITIONAL = -1
-"""What an npz says for the class of an image of an unconditional model."""
+"""Class of an image of an unconditional model in an npz."""
 
 _SHEETS: dict[str, Format] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 _NPZ = ".npz"
 _NAME = re.compile(r"(.+_)?(?P<index>[0-9]{6,})(_class[0-9]+)?\.png")
-# Pixels along a side that the formats can hold.
+# Largest height or width of each format, in pixels.
 _LONGEST_SIDE: dict[Format, int] = {"jpeg": 65_500, "webp": 16_383}
 
-# What the server writes into every encoded picture, for the sheets that are composed here.
+# The server writes the same metadata into every encoded picture.
 _XMP = """<x:xmpmeta xmlns:x="adobe:ns:meta/">
  <rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
   <rdf:Description xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
@@ -35,25 +35,25 @@ _XMP = """<x:xmpmeta xmlns:x="adobe:ns:meta/">
 
 
 class Kind(Enum):
-    """What an output path stands for."""
+    """Kind of an output path."""
 
     FOLDER = "folder"
     SHEET = "sheet"
     NPZ = "npz"
     FILE = "file"
-    """Any other file, of the commands that write reports."""
+    """Any other file, such as a report."""
 
 
-def kind_of(text: str) -> Kind:
-    """What the output path `text` stands for, by its suffix in any case.
+def parse_kind(text: str) -> Kind:
+    """Returns the kind of the output path `text`, by its suffix in upper or lower case.
 
     Raises:
-        ValueError: no such output, with those that there are.
+        ValueError: the suffix is unknown; the message lists the known ones.
     """
     path = Path(text)
     suffix = path.suffix.lower()
     if not text.strip():
-        raise ValueError("the name is empty; for the current folder say ./")
+        raise ValueError("the name is empty; use ./ for the current folder")
     if text == "-":
         raise ValueError("standard output is not supported; name a file or a folder")
     if text.endswith("/") or (path.is_dir() and suffix not in {*_SHEETS, _NPZ}):
@@ -65,26 +65,26 @@ def kind_of(text: str) -> Kind:
     if suffix or path.name.lower() in {*_SHEETS, _NPZ}:
         raise ValueError(
             f"{path.name} is none of NAME{', NAME'.join([*_SHEETS, _NPZ])}; "
-            f"for a folder of this name say {text}/"
+            f"for a folder of this name use {text}/"
         )
     return Kind.FOLDER
 
 
-def format_of(path: Path) -> Format:
-    """The encoding of a sheet."""
+def sheet_format(path: Path) -> Format:
+    """Returns the encoding of a sheet."""
     return _SHEETS[path.suffix.lower()]
 
 
 def check_free(path: Path, kind: Kind) -> None:
-    """Refuses an output that exists: a file, or a folder with pictures of an earlier run.
+    """Checks that an output is free: no such file, or a folder without pictures of an earlier run.
 
     Raises:
-        FileExistsError: it does.
+        FileExistsError: the output exists.
     """
     if kind is Kind.FOLDER:
         if path.exists() and not path.is_dir():
             raise FileExistsError(f"{path} exists and is not a folder")
-        if found := len(_pictures(path)):
+        if found := len(_list_pictures(path)):
             raise FileExistsError(
                 f"{path} holds {found} pictures of an earlier run; --overwrite deletes them, "
                 "--append keeps them"
@@ -96,19 +96,19 @@ def check_free(path: Path, kind: Kind) -> None:
 
 
 def clear_folder(path: Path) -> None:
-    """Deletes the pictures of an earlier run, and no other file."""
-    for each in _pictures(path):
+    """Deletes the pictures of an earlier run. Other files stay."""
+    for each in _list_pictures(path):
         each.unlink()
 
 
-def _pictures(path: Path) -> list[Path]:
-    """The pictures that an earlier run wrote to a folder."""
+def _list_pictures(path: Path) -> list[Path]:
+    """Returns the pictures that an earlier run wrote to a folder."""
     return [each for each in path.iterdir() if _NAME.fullmatch(each.name)] if path.is_dir() else []
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file that takes the place of `path` once it is complete, and vanishes if that fails."""
+def write_atomically(path: Path) -> Iterator[IO[bytes]]:
+    """Opens a temporary file that replaces `path` at the end, and is deleted after an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -122,27 +122,27 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 def write_folder(
     path: Path, chunks: Iterable[list[EncodedPicture]], *, full_names: bool = False
 ) -> None:
-    """One file for each picture, the bytes as the server encoded them: `000017_class7.png`.
+    """Writes each picture to a file such as `000017_class7.png`, with the bytes from the server.
 
-    A picture replaces that of the same index, also where its class has changed and with it its
-    name.
+    A picture replaces an earlier one of the same index, even if its class and therefore its name
+    has changed.
 
     Args:
-        path: the folder; it is made if need be.
+        path: the folder; it is created if it does not exist.
         chunks: the pictures.
-        full_names: whether a name also says model, version and seed, as pictures of several reels
-            need it: `mnist@1_42_000017_class7.png`.
+        full_names: whether a name includes model, version and seed, which pictures of several
+            seeds need: `mnist@1_42_000017_class7.png`.
     """
     path.mkdir(parents=True, exist_ok=True)
     there: dict[str, set[Path]] = {}
-    for each in _pictures(path):
+    for each in _list_pictures(path):
         there.setdefault(each.stem.partition("_class")[0], set()).add(each)
     for picture in (each for chunk in chunks for each in chunk):
         reel = f"{picture.model}@{picture.version}_{picture.seed}_" if full_names else ""
         stem = f"{reel}{int(picture.index[0]):06d}"
         suffix = "" if picture.class_id is None else f"_class{picture.class_id[0]}"
         target = path / f"{stem}{suffix}.png"
-        with replacing(target) as file:
+        with write_atomically(target) as file:
             file.write(picture.data)
         for stale in there.get(stem, set()) - {target}:
             stale.unlink()
@@ -156,28 +156,28 @@ def write_npz(
     truncation: float | None = None,
     class_labels: Callable[[ImageBatch], Sequence[str]] = lambda _: (),
 ) -> None:
-    """An npz of images with all that says what they are.
+    """Writes an npz of images with their metadata.
 
     `image` uint8 [N, H, W, C], `class_id` int64 [N] (-1 for none), `index` uint64 [N] and `serial`
     str [N]; `class_labels` str [K]; and as scalars `model`, `version`, `variant` and
-    `bundle_sha256` (str), `seed` (uint64; missing if the images come from several reels) and
+    `bundle_sha256` (str), `seed` (uint64; missing if the images have several seeds) and
     `truncation` (float64, NaN for none).
 
-    The pixels go to the file as they come, so memory holds one chunk and 50 bytes an image, however
-    large N is. The first and the last serial stand in the comment of the archive.
+    Pixels are written as they arrive, so memory holds one chunk and 50 bytes per image for any N.
+    The comment of the archive has the first and the last serial.
 
     Args:
         path: the file.
         count: number of images.
         batches: the images, of one model and version.
-        truncation: that of the images.
-        class_labels: asks for the label texts of the model that made a batch.
+        truncation: truncation of the images.
+        class_labels: returns the label texts of the model of a batch.
     """
     class_id: list[NDArray[np.int64]] = []
     index: list[NDArray[np.uint64]] = []
     serials: list[NDArray[np.bytes_]] = []
     first: ImageBatch | None = None
-    with replacing(path) as file, zipfile.ZipFile(file, "w") as archive:
+    with write_atomically(path) as file, zipfile.ZipFile(file, "w") as archive:
         with archive.open("image.npy", "w", force_zip64=True) as member:
             for batch in batches:
                 if first is None:
@@ -211,12 +211,12 @@ def write_npz(
 
 
 def write_sheet(path: Path, count: int, columns: int | None, batches: Iterable[ImageBatch]) -> None:
-    """One picture that shows all images row by row, for what the server's own sheets cannot hold.
+    """Writes one picture with all images row by row, if the server cannot make such a large sheet.
 
     Args:
-        path: the file; its suffix says the format.
+        path: the file; its suffix determines the format.
         count: number of images.
-        columns: images in a row, None for the square root, rounded up.
+        columns: images per row; None for the square root of `count`, rounded up.
         batches: the images.
 
     Raises:
@@ -230,7 +230,7 @@ def write_sheet(path: Path, count: int, columns: int | None, batches: Iterable[I
         _, height, width, channels = batch.image.shape
         if canvas is None:
             rows = math.ceil(count / columns)
-            _check_size(format_of(path), rows * height, columns * width)
+            _check_size(sheet_format(path), rows * height, columns * width)
             canvas = np.zeros((rows, height, columns, width, channels), np.uint8)
         for image in batch.image:
             canvas[done // columns, :, done % columns] = image
@@ -248,8 +248,8 @@ def _save_picture(path: Path, pixels: NDArray[np.uint8], serial_range: str) -> N
     from PIL.PngImagePlugin import PngInfo  # noqa: PLC0415 - as above
 
     picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-    with replacing(path) as file:
-        match format_of(path):
+    with write_atomically(path) as file:
+        match sheet_format(path):
             case "png":
                 info = PngInfo()
                 info.add_text("imagemint:serial-range", serial_range)
@@ -272,7 +272,7 @@ def _check_size(picture_format: Format, height: int, width: int) -> None:
 
 
 def _write_serials(archive: zipfile.ZipFile, serials: Sequence[NDArray[np.bytes_]]) -> None:
-    """The member `serial.npy`, deflated because serials differ in few characters."""
+    """Writes the member `serial.npy`, compressed because serials differ in few characters."""
     width = max(each.dtype.itemsize for each in serials)
     entry = zipfile.ZipInfo("serial.npy")
     entry.compress_type = zipfile.ZIP_DEFLATED
@@ -283,6 +283,6 @@ def _write_serials(archive: zipfile.ZipFile, serials: Sequence[NDArray[np.bytes_
 
 
 def _write_header(member: IO[bytes], descr: str, shape: tuple[int, ...]) -> None:
-    """The beginning of an npy file."""
+    """Writes the header of an npy file."""
     header = {"descr": descr, "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(member, header)

@@ -1,4 +1,4 @@
-"""An event loop on a thread of its own, which ordinary code submits coroutines to."""
+"""An event loop on its own thread, which blocking code submits coroutines to."""
 
 import asyncio
 import atexit
@@ -14,23 +14,23 @@ from imagemint.client.errors import ClientClosed, ClientForked
 
 ResultT = TypeVar("ResultT")
 
-# A loop that does not end by then is stuck in foreign code; an exiting process does not wait on.
+# A loop that takes longer to end is stuck in other code, and an exiting process must not wait.
 _CLOSE_TIMEOUT_S = 5.0
 
 
 class Portal:
-    """Runs coroutines to their end on a private event loop.
+    """Runs coroutines on a private event loop.
 
-    It is safe for use from any thread but its own. If nobody closes it, the garbage collector or
-    the end of the process does.
+    You can use it from any thread but its own. If you do not close it, the garbage collector or the
+    end of the process closes it.
 
-    The garbage collector may call `post` at any point of any thread, also inside another method of
-    the same portal. Therefore nothing here takes a lock: the loop and its callers share a set of
-    pending futures, and either side cancels what the other can no longer finish.
+    The garbage collector may call `post` at any point of any thread, even inside another method of
+    the same portal. Therefore this class takes no lock: the loop and its callers share a set of
+    pending futures, and either side cancels the futures that the other can no longer finish.
 
     Args:
-        farewell: the last coroutine that runs on the loop. It must not refer to the portal, which
-            would otherwise never be collected.
+        farewell: the last coroutine that runs on the loop. It must not refer to the portal, or the
+            portal would never be collected.
     """
 
     def __init__(self, farewell: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -45,17 +45,17 @@ class Portal:
         self._thread.start()
         self._state.started.result()
         finalizer = weakref.finalize(self, _stop, self._state, self._generation)
-        finalizer.atexit = False  # _close_all does it, and waits
+        finalizer.atexit = False  # _close_all closes the portal and waits
         _portals.add(self)
         _threads.add(self._thread)
 
     def wait(self, coroutine: Coroutine[Any, Any, ResultT]) -> ResultT:
-        """The result of `coroutine`. An interrupted wait, as by Ctrl-C, cancels it.
+        """Returns the result of `coroutine`. An interrupt, such as Ctrl-C, cancels it.
 
         Raises:
             ClientForked: this process inherited the portal from its parent.
-            ClientClosed: the portal is closed, or was closed meanwhile.
-            RuntimeError: called on the portal's own thread, where waiting would never end.
+            ClientClosed: the portal is closed, or another thread closed it during the wait.
+            RuntimeError: the call comes from the portal's own thread, and would never return.
         """
         if threading.current_thread() is self._thread and not self._forked:
             coroutine.close()
@@ -66,7 +66,7 @@ class Portal:
         except concurrent.futures.CancelledError:
             raise ClientClosed from None
         finally:
-            future.cancel()  # of no effect on what is done
+            future.cancel()  # has no effect on a future that is done
 
     def post(self, coroutine: Coroutine[Any, Any, object]) -> None:
         """Starts `coroutine` without waiting for it; drops it if the portal is closed."""
@@ -76,7 +76,7 @@ class Portal:
             return
 
     def close(self) -> None:
-        """Cancels what is under way and ends the thread. Closing twice is harmless."""
+        """Cancels all calls and ends the thread. You may close twice."""
         _stop(self._state, self._generation)
         if not self._forked and self._thread is not threading.current_thread():
             self._thread.join(_CLOSE_TIMEOUT_S)
@@ -101,8 +101,8 @@ class Portal:
             raise ClientClosed from None
         self._state.pending.add(future)
         future.add_done_callback(self._state.pending.discard)
-        # In this order: the thread first says that it ended and then cancels what is pending.
-        if self._state.ended and future.cancel() and not _was_started(coroutine):
+        # The order matters: the thread first sets `ended` and then cancels the pending futures.
+        if self._state.ended and future.cancel() and not _is_started(coroutine):
             coroutine.close()
         return future
 
@@ -111,7 +111,7 @@ _Ends = tuple[asyncio.AbstractEventLoop, asyncio.Event]
 
 
 class _State:
-    """What the portal and its thread share."""
+    """State that the portal and its thread share."""
 
     def __init__(self) -> None:
         self.started: concurrent.futures.Future[_Ends] = concurrent.futures.Future()
@@ -121,25 +121,25 @@ class _State:
 
 
 def _run(state: _State, farewell: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """The whole life of the thread."""
+    """Runs on the thread from its start to its end."""
     try:
-        asyncio.run(_live(state, farewell))
+        asyncio.run(_run_loop(state, farewell))
     finally:
         state.ended = True
         while state.pending:
             state.pending.pop().cancel()
 
 
-async def _live(state: _State, farewell: Callable[[], Coroutine[Any, Any, None]]) -> None:
+async def _run_loop(state: _State, farewell: Callable[[], Coroutine[Any, Any, None]]) -> None:
     stop = asyncio.Event()
     state.started.set_result((asyncio.get_running_loop(), stop))
     await stop.wait()
     await farewell()
-    # asyncio.run cancels what is left, and waits for it.
+    # asyncio.run cancels the remaining tasks and waits for them.
 
 
 def _stop(state: _State, generation: int) -> None:
-    """Lets the loop end; does not wait, because the garbage collector may call it anywhere."""
+    """Tells the loop to end, without waiting: the garbage collector may call this anywhere."""
     if generation != forks.generation():
         return  # the loop and its self-pipe belong to the parent
     state.stopping = True
@@ -147,10 +147,10 @@ def _stop(state: _State, generation: int) -> None:
     try:
         loop.call_soon_threadsafe(stop.set)
     except RuntimeError:
-        return  # it has ended by itself
+        return  # the loop has already ended
 
 
-def _was_started(coroutine: Coroutine[Any, Any, object]) -> bool:
+def _is_started(coroutine: Coroutine[Any, Any, object]) -> bool:
     return inspect.getcoroutinestate(coroutine) != inspect.CORO_CREATED
 
 
@@ -160,7 +160,7 @@ _threads: "weakref.WeakSet[threading.Thread]" = weakref.WeakSet()
 
 @atexit.register
 def _close_all() -> None:
-    """Ends every thread before the interpreter takes the modules apart that it runs in."""
+    """Ends every thread before the interpreter clears the modules that it uses."""
     for portal in list(_portals):
         portal.close()
     for thread in list(_threads):

@@ -1,4 +1,4 @@
-"""Gathers the settings of a command from flags, environment and file, and reports every fault."""
+"""Gathers the settings of a command from flags, environment and file, and reports all errors."""
 
 import inspect
 import tomllib
@@ -17,7 +17,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from imagemint.client.spelling import did_you_mean
+from imagemint.client.spelling import suggest
 
 PREFIX = "IMAGEMINT_"
 
@@ -25,7 +25,7 @@ CommandT = TypeVar("CommandT", bound=BaseModel)
 
 
 class UsageError(Exception):
-    """A command was called wrongly; `faults` has one line for each mistake."""
+    """The command line or its settings are wrong; `faults` has one line for each error."""
 
     def __init__(self, faults: Sequence[str]) -> None:
         super().__init__("\n".join(faults))
@@ -39,23 +39,23 @@ class _Origin:
     values: Mapping[str, Any]
     spelling: str
 
-    def called(self, name: str) -> str:
-        return self.spelling.format(flag=_flag(name), variable=_variable(name), key=name)
+    def spell(self, name: str) -> str:
+        return self.spelling.format(flag=_to_flag(name), variable=_to_variable(name), key=name)
 
 
-def gathered(command: type[CommandT], prog: str, arguments: Sequence[str]) -> CommandT:
-    """The command with its settings: flag before variable before file before default.
+def gather_settings(command: type[CommandT], prog: str, arguments: Sequence[str]) -> CommandT:
+    """Returns the command with its settings. Flags override variables, the file, and the defaults.
 
     Args:
-        command: the class, see `imagemint.client.cli`.
-        prog: what the help calls the command, such as `imagemint serve`.
-        arguments: the words after that on the command line.
+        command: class of the command; see `imagemint.client.cli`.
+        prog: name of the command in the help, such as `imagemint serve`.
+        arguments: the rest of the command line.
 
     Raises:
         UsageError: an unknown flag, an unknown key in the file, a bad or a missing value.
-        SystemExit: help was asked for, and printed.
+        SystemExit: `--help` was given, and the help is printed.
     """
-    sources = _sources_class(command)
+    sources = _build_sources(command)
     try:
         flags: dict[str, Any] = CliSettingsSource(
             sources, cli_prog_name=prog, cli_parse_args=list(arguments), cli_exit_on_error=False
@@ -63,18 +63,18 @@ def gathered(command: type[CommandT], prog: str, arguments: Sequence[str]) -> Co
         variables = _Variables(sources)()
     except SettingsError as error:
         said = str(error).removeprefix("error parsing CLI: ")
-        raise UsageError(_unknown_flags(said, command, prog) or [said]) from None
+        raise UsageError(_find_unknown_flags(said, command, prog) or [said]) from None
     path = flags.pop("config", None) or variables.get("config")
     variables.pop("config", None)
-    keys = _file(sources, Path(path)) if path else {}
+    keys = _read_file(sources, Path(path)) if path else {}
     origins = (
         _Origin(flags, "{flag}"),
         _Origin(variables, "{variable}"),
         _Origin(keys, f"{{key}} in {path}"),
     )
-    known = {_name(name, field) for name, field in command.model_fields.items()}
+    known = {_setting_name(name, field) for name, field in command.model_fields.items()}
     unknown = [
-        f"{key} in {path}: there is no such setting{did_you_mean(key, known)}"
+        f"{key} in {path}: there is no such setting{suggest(key, known)}"
         for key in keys
         if key not in known
     ]
@@ -82,43 +82,45 @@ def gathered(command: type[CommandT], prog: str, arguments: Sequence[str]) -> Co
     try:
         built = command.model_validate({name: values[name] for name in values if name in known})
     except ValidationError as error:
-        raise UsageError([*unknown, *_faults(command, error, origins)]) from None
+        raise UsageError([*unknown, *_describe_faults(command, error, origins)]) from None
     if unknown:
         raise UsageError(unknown)
     return built
 
 
-def from_environment(command: type[CommandT], **given: object) -> CommandT:
-    """Settings from environment variables alone, for what a command of another part opens.
+def read_environment(command: type[CommandT], **given: object) -> CommandT:
+    """Returns a command with settings from environment variables only.
 
     Args:
-        command: the class whose variables count.
-        given: values that the caller has already, by name.
+        command: class of the command.
+        given: values that replace variables, by name.
 
     Raises:
         UsageError: a bad value.
     """
-    variables = _Variables(_sources_class(command))()
+    variables = _Variables(_build_sources(command))()
     variables.pop("config", None)
     try:
         return command.model_validate(variables | given)
     except ValidationError as error:
-        raise UsageError(_faults(command, error, (_Origin(variables, "{variable}"),))) from None
+        raise UsageError(
+            _describe_faults(command, error, (_Origin(variables, "{variable}"),))
+        ) from None
 
 
 class _Variables(EnvSettingsSource):
-    """The environment. A list may be written with commas, as in a flag."""
+    """Environment variables. Values of a list are comma-separated, as in a flag."""
 
     def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:  # noqa: ANN401 - theirs
         try:
             return super().decode_complex_value(field_name, field, value)
         except ValueError:
-            # Where the field is no list, validation says so and names the variable.
+            # If the field is not a list, validation fails and names the variable.
             return str(value).split(",")
 
 
-def _sources_class(command: type[BaseModel]) -> type[BaseSettings]:
-    """What pydantic-settings reads names, types and help from: the command, and --config."""
+def _build_sources(command: type[BaseModel]) -> type[BaseSettings]:
+    """Returns the class that pydantic-settings reads: the command with the option --config."""
     return create_model(
         command.__name__,
         __base__=(BaseSettings, command),  # type: ignore[arg-type]  # one base suffices
@@ -137,35 +139,35 @@ def _sources_class(command: type[BaseModel]) -> type[BaseSettings]:
     )
 
 
-def _file(sources: type[BaseSettings], path: Path) -> dict[str, Any]:
-    if not path.is_file():  # the source would pass over it in silence
-        raise UsageError([f"{_flag('config')}: there is no file {path}"])
+def _read_file(sources: type[BaseSettings], path: Path) -> dict[str, Any]:
+    if not path.is_file():  # the source would ignore a missing file
+        raise UsageError([f"{_to_flag('config')}: there is no file {path}"])
     try:
         return TomlConfigSettingsSource(sources, toml_file=path)()
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError([f"{path}: {error}"]) from None
 
 
-def _unknown_flags(said: str, command: type[BaseModel], prog: str) -> list[str]:
-    """A line for each unknown flag; empty if argparse complains of something else."""
+def _find_unknown_flags(said: str, command: type[BaseModel], prog: str) -> list[str]:
+    """Returns a line for each unknown flag; empty if argparse reports another error."""
     _, complaint, rest = said.partition("unrecognized arguments: ")
     if not complaint:
         return []
-    known = [_flag(_name(name, field)) for name, field in command.model_fields.items()]
+    known = [_to_flag(_setting_name(name, field)) for name, field in command.model_fields.items()]
     known += ["--config", "--help"]
     flags = [each.partition("=")[0] for each in rest.split() if each.startswith("--")]
     return [
-        f"{flag}: there is no such option{did_you_mean(flag, known)} ({prog} --help lists them)"
+        f"{flag}: there is no such option{suggest(flag, known)} ({prog} --help lists them)"
         for flag in flags
     ]
 
 
-def _faults(
+def _describe_faults(
     command: type[BaseModel], error: ValidationError, origins: Sequence[_Origin]
 ) -> list[str]:
-    """A line for each fault, which names the flag, variable or key that holds the value."""
+    """Returns a line for each error, which names the flag, variable or key of the value."""
     secret = {
-        _name(name, field)
+        _setting_name(name, field)
         for name, field in command.model_fields.items()
         if SecretStr.__name__ in str(field.annotation)
     }
@@ -178,23 +180,23 @@ def _faults(
         name = str(fault["loc"][0])
         origin = next((each for each in origins if name in each.values), None)
         if origin is None:
-            wanted = f"{_flag(name)} is required (or {_variable(name)}, or {name} in a file)"
-            lines.append(wanted if fault["type"] == "missing" else f"{_flag(name)}: {message}")
+            wanted = f"{_to_flag(name)} is required (or {_to_variable(name)}, or {name} in a file)"
+            lines.append(wanted if fault["type"] == "missing" else f"{_to_flag(name)}: {message}")
         elif name in secret:
-            lines.append(f"{origin.called(name)}: {message}")
+            lines.append(f"{origin.spell(name)}: {message}")
         else:
-            lines.append(f"{origin.called(name)}: {message} (got {fault['input']!r})")
+            lines.append(f"{origin.spell(name)}: {message} (got {fault['input']!r})")
     return lines
 
 
-def _name(name: str, field: FieldInfo) -> str:
-    """The name of a field in flags, variables and files: its alias, if it has one."""
+def _setting_name(name: str, field: FieldInfo) -> str:
+    """Returns the name of a field in flags, variables and files: its alias, or its own name."""
     return field.alias or name
 
 
-def _flag(name: str) -> str:
+def _to_flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _variable(name: str) -> str:
+def _to_variable(name: str) -> str:
     return PREFIX + name.upper()

@@ -14,14 +14,14 @@ from imagemint.client.commands import Connection
 from imagemint.client.errors import NotFound
 from imagemint.client.models import Manifest, Model
 from imagemint.client.requests import Cycle
-from imagemint.client.settings import from_environment
+from imagemint.client.settings import read_environment
 
 _TIMEOUT_S = 600.0  # until the next chunk: a measurement can wait
 _ADDRESS = re.compile(r"(?P<target>.+)/(?P<model>[^/@]+)(?:@(?P<version>[^/@]+))?")
 
 
 class RemoteModel:
-    """Images of a model by seed and index, the classes in turn.
+    """Images of a served model by seed and index, with the classes in turn.
 
     Args:
         address: ``HOST:PORT/MODEL`` or ``HOST:PORT/MODEL@VERSION``; without a version, the server's
@@ -30,7 +30,7 @@ class RemoteModel:
             generate`, such as ``IMAGEMINT_API_KEY``.
 
     Raises:
-        NotFound: no such address, or the server has no such model or version.
+        NotFound: the address is malformed, or the server has no such model or version.
         UsageError: a variable of the connection has a bad value.
         ImagemintError: any other failure.
     """
@@ -39,13 +39,13 @@ class RemoteModel:
         parts = _ADDRESS.fullmatch(address)
         if parts is None:
             raise NotFound(f"{address!r} is not HOST:PORT/MODEL or HOST:PORT/MODEL@VERSION")
-        self._client = from_environment(
+        self._client = read_environment(
             Connection, server=parts["target"], timeout_s=_TIMEOUT_S
         ).client()
         try:
             model = self._client.model(parts["model"])
             self._version = parts["version"] or model.default_version
-            self.sha256, self._variant, manifest = _ready(model, self._version)
+            self.sha256, self._variant, manifest = _find_ready_version(model, self._version)
         except BaseException:
             self._client.close()
             raise
@@ -81,11 +81,11 @@ class RemoteModel:
         return images, np.concatenate(classes) if classes else None
 
     def close(self) -> None:
-        """Drops the connection."""
+        """Closes the connection."""
         self._client.close()
 
 
-def _ready(model: Model, version: str) -> tuple[str, str, Manifest]:
+def _find_ready_version(model: Model, version: str) -> tuple[str, str, Manifest]:
     """What decides the images of a version that answers, its variant, and its manifest."""
     for each in model.versions:
         if each.version == version and each.manifest is not None:

@@ -7,10 +7,10 @@ _MOST = 3
 _LIKENESS = 0.7
 
 
-def nearest(given: str, known: Iterable[str]) -> list[str]:
-    """Returns up to three known names that resemble the given one, the most similar first.
+def find_similar(given: str, known: Iterable[str]) -> list[str]:
+    """Returns up to three known names that are similar to the given one, the most similar first.
 
-    Dashes and underscores are the same; a prefix of a name resembles it.
+    Dashes and underscores are equal. A prefix of a name is similar to it.
     """
     by_letters = {name.strip("-").replace("_", "-"): name for name in known}
     letters = given.strip("-").replace("_", "-")
@@ -19,7 +19,7 @@ def nearest(given: str, known: Iterable[str]) -> list[str]:
     return [by_letters[each] for each in dict.fromkeys([*alike, *longer])][:_MOST]
 
 
-def did_you_mean(given: str, known: Iterable[str]) -> str:
+def suggest(given: str, known: Iterable[str]) -> str:
     """Returns the end of an error message, such as ``; did you mean mnist?``, or ""."""
-    found = nearest(given, known)
+    found = find_similar(given, known)
     return f"; did you mean {' or '.join(found)}?" if found else ""

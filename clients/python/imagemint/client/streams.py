@@ -1,4 +1,4 @@
-"""A stream of chunks that outlives its connections: each index arrives exactly once."""
+"""A stream of chunks that resumes after failures: each index arrives exactly once."""
 
 import asyncio
 import random
@@ -24,28 +24,28 @@ Response: TypeAlias = generation_service_pb2.StreamGenerateResponse
 
 
 class Call(Protocol):
-    """One call of StreamGenerate, as grpc.aio and the relay make it."""
+    """One call of StreamGenerate, through grpc.aio or the relay."""
 
     async def read(self) -> object:
-        """The next Response, or anything else at the end."""
+        """Returns the next Response, or any other object at the end."""
 
     def cancel(self) -> bool:
-        """Drops the call."""
+        """Cancels the call."""
 
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """How long to wait between attempts."""
+    """Delays between attempts."""
 
     initial_s: float = 0.1
-    """Wait after the first failure, in seconds; it doubles with each further one."""
+    """Delay after the first failure, in seconds. It doubles with each further failure."""
     longest_s: float = 2.0
-    """Longest wait of the client's own; the server may ask for more."""
+    """Longest delay in seconds, unless the server asks for more."""
 
     def delay_s(self, failures: int, asked_s: float | None) -> float:
-        """Seconds to wait after this many failures in a row: never less than the server asked.
+        """Returns the delay after this many failures in a row: at least what the server asked for.
 
-        The jitter of a quarter keeps many clients of one server from returning all at once.
+        A jitter of up to a quarter prevents many clients from retrying at the same moment.
         """
         own_s = min(self.initial_s * 2.0 ** min(failures - 1, 32), self.longest_s)
         jitter_s = own_s * random.uniform(0, 0.25)  # noqa: S311 - spreads load, guards nothing
@@ -55,7 +55,7 @@ class Backoff:
 BACKOFF = Backoff()
 
 
-async def resuming(
+async def resume_stream(
     open_call: Callable[[Request], Call],
     request: Request,
     *,
@@ -63,28 +63,28 @@ async def resuming(
     timeout_s: float | None,
     backoff: Backoff = BACKOFF,
 ) -> AsyncGenerator[Response, None]:
-    """The chunks of `request`, in order of index, across as many calls as it takes.
+    """Yields the chunks of `request` in order of index, with as many calls as necessary.
 
-    The first chunk pins version and seed. After it, UNAVAILABLE, RESOURCE_EXHAUSTED and a server's
-    CANCELLED, which is how gRPC ends calls that reach a server just as it drains, lead to new calls
-    from the next index on, until a chunk arrives or `timeout_s` has passed. Before it, the retries
-    of the service config are all, so that a wrong address fails at once. Each chunk is read when it
-    is asked for, so a slow consumer slows the server through flow control.
+    The first chunk fixes version and seed. After it, UNAVAILABLE, RESOURCE_EXHAUSTED or a server's
+    CANCELLED (which ends calls that reach a draining server) lead to new calls from the next index
+    on, until a chunk arrives or `timeout_s` has passed. Before the first chunk, only the service
+    config retries, so that a wrong address fails at once. Each chunk is read when the consumer
+    requests it, so a slow consumer slows the server down through flow control.
 
     Args:
         open_call: starts the call for a request.
-        request: what is wanted.
-        lifetime: that of the client.
-        timeout_s: seconds from asking for a chunk until it arrives, all new calls and waits
-            included; None for no limit. The time that the consumer spends between chunks does not
-            count, and the stream as a whole has no deadline.
-        backoff: how long to wait between calls.
+        request: the request.
+        lifetime: lifetime of the client.
+        timeout_s: longest time for one chunk in seconds, with all new calls and delays; None for no
+            limit. The time that the consumer spends between chunks does not count. The stream as a
+            whole has no deadline.
+        backoff: delays between calls.
 
     Raises:
         DeadlineExceeded: a chunk did not arrive in time.
-        Unavailable, QueueFull: the server did not come back in time, or asked to wait longer.
-        ServerError: the chunks leave a gap, or come from other bytes than those before.
-        ImagemintError: the call failed for good.
+        Unavailable, QueueFull: the server did not recover in time, or asked for a longer delay.
+        ServerError: an index is missing, or the bundle changed during the stream.
+        ImagemintError: the call failed, and a retry cannot help.
     """
     stream = _Stream(open_call, request, lifetime, timeout_s, backoff)
     try:
@@ -95,7 +95,7 @@ async def resuming(
 
 
 class _Stream:
-    """The state of one stream: the call under way, and what has arrived."""
+    """State of one stream: the active call, and what has arrived."""
 
     def __init__(
         self,
@@ -116,13 +116,13 @@ class _Stream:
         self._done = 0
 
     def cancel(self) -> None:
-        """Drops the call under way, if there is one and this process may touch it."""
+        """Cancels the active call, unless it belongs to the parent process."""
         if self._call is not None and not self._lifetime.forked:
             self._call.cancel()
         self._call = None
 
     async def next_chunk(self) -> Response | None:
-        """The next chunk, over as many calls as the deadline allows; None at the end."""
+        """Returns the next chunk, with as many calls as the deadline allows; None at the end."""
         loop = asyncio.get_running_loop()
         deadline = None if self._timeout_s is None else loop.time() + self._timeout_s
         failures = 0
@@ -134,7 +134,7 @@ class _Stream:
                 raise
             except (Unavailable, QueueFull, Cancelled) as error:
                 if self._done >= self._wanted.count:
-                    return None  # all is there; how the call ended does not matter
+                    return None  # everything has arrived, so the error does not matter
                 self.cancel()
                 failure = error
                 failures += 1
@@ -151,7 +151,7 @@ class _Stream:
     async def _read(
         self, deadline: float | None, failure: ImagemintError | None
     ) -> Response | None:
-        """The next chunk of the call under way, or of a new one; None at the end."""
+        """Returns the next chunk of the active call or of a new one; None at the end."""
         with self._lifetime.translate(self._timeout_s):
             if self._call is None:
                 self._call = self._open_call(self._pending())
@@ -174,7 +174,7 @@ class _Stream:
         return chunk
 
     def _pending(self) -> Request:
-        """The request for what is still missing, pinned to what the first chunk came from."""
+        """Returns the request for the missing images, with version and seed of the first chunk."""
         if self._first is None:
             return self._request
         rest = Request()
@@ -186,7 +186,7 @@ class _Stream:
         return rest
 
     def _check_end(self) -> None:
-        """Raises if the stream has ended too early."""
+        """Raises ServerError if the stream ended too early."""
         if self._done < self._wanted.count:
             raise ServerError(
                 f"the stream ended after {self._done} of {self._wanted.count} images",
@@ -194,7 +194,7 @@ class _Stream:
             )
 
     def _check(self, batch: image_pb2.ImageBatch) -> None:
-        """Raises unless `batch` continues the stream: the next indices, from the same bytes."""
+        """Raises ServerError unless `batch` has the next indices, from the same bundle."""
         first, next_index = self._first, self._wanted.first_index + self._done
         if not batch.images or batch.images[0].index != next_index:
             got = batch.images[0].index if batch.images else "none"
@@ -205,7 +205,7 @@ class _Stream:
                 f"{first.bundle_sha256[:12]} became {batch.bundle_sha256[:12]}",
                 reason="BUNDLE_CHANGED",
             )
-        # A server that is older than variants names none.
+        # Servers without variants do not send one.
         if first and batch.variant and first.variant and batch.variant != first.variant:
             raise ServerError(
                 f"{batch.model}@{batch.version} changed under the stream: variant "

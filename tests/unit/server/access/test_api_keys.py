@@ -6,7 +6,7 @@ import tomllib
 import pytest
 import structlog
 
-from imagemint.client.settings import UsageError, gathered
+from imagemint.client.settings import UsageError, gather_settings
 from imagemint.server.access.api_keys import (
     KeyFileError,
     KeyRing,
@@ -265,7 +265,7 @@ def test_command_prints_lines_for_the_file(path, capsys):
     """Stdout is what the file takes, stderr the key that opens it, and it is written nowhere."""
     arguments = ["loader", "--models", "mnist,emoji", "--rate-images-per-s", "250"]
     arguments += ["--burst-images", "1000", "--max-concurrent-calls", "8", "--model-control"]
-    assert gathered(Key, "imagemint key", arguments).run() == 0
+    assert gather_settings(Key, "imagemint key", arguments).run() == 0
     out, err = capsys.readouterr()
     key = err.splitlines()[-1]
     assert key not in out
@@ -279,7 +279,7 @@ def test_command_prints_lines_for_the_file(path, capsys):
 
 def test_command_writes_only_what_was_said(capsys):
     """What is left out of the lines has the default of the file."""
-    assert gathered(Key, "imagemint key", ["plain"]).run() == 0
+    assert gather_settings(Key, "imagemint key", ["plain"]).run() == 0
     assert set(tomllib.loads(capsys.readouterr().out)["key"][0]) == {"name", "sha256"}
 
 
@@ -287,4 +287,4 @@ def test_command_writes_only_what_was_said(capsys):
 def test_command_refuses_what_the_file_would(arguments):
     """Before a key is made."""
     with pytest.raises(UsageError):
-        gathered(Key, "imagemint key", arguments)
+        gather_settings(Key, "imagemint key", arguments)

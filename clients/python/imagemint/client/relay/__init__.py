@@ -1,7 +1,7 @@
-"""Calls of a forked process that must not use gRPC, made by a helper process on its behalf.
+"""Calls of a forked process that must not use gRPC, through a helper process.
 
-The helper is a fresh interpreter. The two talk over a socket pair: a frame for each request,
-answer, read and cancellation. One channel has one helper, which ends with it.
+The helper is a new interpreter. The two processes communicate over a socket pair, with one frame
+for each request, answer, read and cancellation. Each channel has one helper, which ends with it.
 """
 
 from imagemint.client.relay.channel import RelayChannel

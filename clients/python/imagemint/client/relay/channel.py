@@ -1,4 +1,4 @@
-"""The side of the relay that looks like a gRPC channel."""
+"""The client side of the relay, with the interface of a gRPC channel."""
 
 import asyncio
 import contextlib
@@ -23,8 +23,8 @@ from imagemint.client.relay.frames import (
     unpack_metadata,
 )
 
-# A fresh interpreter with the same modules in reach. multiprocessing's own spawn would import
-# __main__ again, and is forbidden to the daemonic workers of pools and data loaders.
+# A new interpreter with the same sys.path. The spawn method of multiprocessing would import
+# __main__ again, and daemonic workers of pools and data loaders are not allowed to use it.
 _PROGRAM = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[2]);"
     "from imagemint.client.relay.process import main; main(int(sys.argv[1]))"
@@ -36,12 +36,12 @@ Deserializer: TypeAlias = Callable[[bytes], object]
 
 
 class RelayChannel:
-    """Calls through a helper process: the part of aio.Channel that the generated stubs use.
+    """Makes calls through a helper process; has the part of aio.Channel that the stubs use.
 
     Args:
         process: the helper.
-        reader: what it sends.
-        writer: what it is sent.
+        reader: reads from the helper.
+        writer: writes to the helper.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class RelayChannel:
 
     @classmethod
     async def start(cls, plan: ChannelPlan) -> Self:
-        """A channel as planned, with a helper of its own.
+        """Starts a helper and returns its channel.
 
         Raises:
             OSError: the helper cannot be started.
@@ -74,11 +74,11 @@ class RelayChannel:
         reader, writer = await asyncio.open_connection(sock=own)
         certificates = plan.certificates and [pack_bytes(each) for each in plan.certificates]
         header = {"address": plan.address, "options": plan.options, "certificates": certificates}
-        writer.write(Frame(header).packed())
+        writer.write(Frame(header).pack())
         return cls(process, reader, writer)
 
     async def close(self, grace: float | None = None) -> None:  # noqa: ARG002 - gRPC's signature
-        """Cancels the calls under way and ends the helper."""
+        """Cancels the active calls and ends the helper."""
         self._writer.close()
         for waiting in list(self._waiting.values()):
             waiting.cancel()
@@ -95,7 +95,7 @@ class RelayChannel:
         response_deserializer: Deserializer,
         **_options: object,
     ) -> Callable[..., Coroutine[Any, Any, object]]:
-        """A function that makes a call with one answer."""
+        """Returns a function that makes a call with one answer."""
 
         async def call(
             request: object,
@@ -115,7 +115,7 @@ class RelayChannel:
                 async with asyncio.timeout(timeout):
                     answer = await self._ask(Frame(header, request_serializer(request)))
             except TimeoutError:
-                raise _failure(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded") from None
+                raise _make_error(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded") from None
             return response_deserializer(answer.body)
 
         return call
@@ -127,7 +127,7 @@ class RelayChannel:
         response_deserializer: Deserializer,
         **_options: object,
     ) -> "Callable[..., RelayStream]":
-        """A function that makes a call with many answers, which are read one by one."""
+        """Returns a function that makes a call with many answers."""
 
         def call(request: object, *, metadata: Metadata | None = None) -> RelayStream:
             number = next(self._numbers)
@@ -143,11 +143,11 @@ class RelayChannel:
         return call
 
     async def read(self, number: int) -> Frame:
-        """The next answer of a streaming call."""
+        """Returns the next answer of a streaming call."""
         return await self._ask(Frame({"call": number, "do": "read"}))
 
     def cancel(self, number: int) -> None:
-        """Drops a call."""
+        """Cancels a call."""
         self._send(Frame({"call": number, "do": "cancel"}))
 
     async def _ask(self, frame: Frame) -> Frame:
@@ -169,7 +169,7 @@ class RelayChannel:
         finally:
             del self._waiting[number]
         if "code" in answer.header:
-            raise _failure(
+            raise _make_error(
                 grpc.StatusCode[answer.header["code"]],
                 answer.header["details"],
                 unpack_metadata(answer.header["trailing"]),
@@ -178,15 +178,15 @@ class RelayChannel:
 
     def _send(self, frame: Frame) -> None:
         if not self._writer.is_closing():
-            self._writer.write(frame.packed())
+            self._writer.write(frame.pack())
 
     async def _dispatch(self, reader: asyncio.StreamReader) -> None:
-        """Hands each answer to whatever waits for it, until the helper ends."""
+        """Passes each answer to the waiting call, until the helper ends."""
         while (frame := await read_frame(reader)) is not None:
             waiting = self._waiting.get(frame.header["call"])
             if waiting is not None and not waiting.done():
                 waiting.set_result(frame)
-        self._failure = _failure(
+        self._failure = _make_error(
             grpc.StatusCode.UNAVAILABLE,
             "the helper process that makes the calls of this forked process has ended",
         )
@@ -204,17 +204,17 @@ class RelayStream:
         self._deserialize = deserialize
 
     async def read(self) -> object:
-        """The next message; None at the end."""
+        """Returns the next message; None at the end."""
         answer = await self._channel.read(self._number)
         return None if answer.header["ended"] else self._deserialize(answer.body)
 
     def cancel(self) -> bool:
-        """Drops the call."""
+        """Cancels the call."""
         self._channel.cancel(self._number)
         return True
 
 
-def _failure(
+def _make_error(
     code: grpc.StatusCode, details: str, trailing: list[tuple[str, str | bytes]] | None = None
 ) -> aio.AioRpcError:
     return aio.AioRpcError(code, aio.Metadata(), aio.Metadata(*trailing or ()), details)

@@ -1,4 +1,4 @@
-"""What passes between a relay channel and its helper: a JSON header and a body of bytes."""
+"""Frames between a relay channel and its helper: a JSON header and a body of bytes."""
 
 import asyncio
 import base64
@@ -16,18 +16,18 @@ class Frame(NamedTuple):
     """One message."""
 
     header: dict[str, Any]
-    """What it is about; the key `call` numbers the call."""
+    """Content by key; `call` is the number of the call."""
     body: bytes = b""
-    """A serialized protobuf message, if it carries one."""
+    """Serialized protobuf message, or empty."""
 
-    def packed(self) -> bytes:
-        """The bytes on the wire."""
+    def pack(self) -> bytes:
+        """Returns the bytes on the wire."""
         header = json.dumps(self.header).encode()
         return _LENGTHS.pack(len(header), len(self.body)) + header + self.body
 
 
 async def read_frame(reader: asyncio.StreamReader) -> Frame | None:
-    """The next frame; None once the other side has gone."""
+    """Reads the next frame; returns None after the other side has closed."""
     try:
         header, body = _LENGTHS.unpack(await reader.readexactly(_LENGTHS.size))
         return Frame(json.loads(await reader.readexactly(header)), await reader.readexactly(body))
@@ -36,17 +36,17 @@ async def read_frame(reader: asyncio.StreamReader) -> Frame | None:
 
 
 def pack_bytes(value: bytes | None) -> str | None:
-    """`value` as JSON can hold it."""
+    """Returns `value` in a form that JSON can hold."""
     return None if value is None else base64.b64encode(value).decode()
 
 
 def unpack_bytes(text: str | None) -> bytes | None:
-    """The opposite of `pack_bytes`."""
+    """Reverses `pack_bytes`."""
     return None if text is None else base64.b64decode(text)
 
 
 def pack_metadata(metadata: Metadata | None) -> list[tuple[str, str, bool]]:
-    """`metadata` as JSON can hold it: key, value, whether the value was bytes."""
+    """Returns `metadata` in a form that JSON can hold: key, value, whether the value is bytes."""
     return [
         (key, base64.b64encode(value).decode(), True)
         if isinstance(value, bytes)
@@ -56,7 +56,7 @@ def pack_metadata(metadata: Metadata | None) -> list[tuple[str, str, bool]]:
 
 
 def unpack_metadata(packed: list[tuple[str, str, bool]]) -> list[tuple[str, str | bytes]]:
-    """The opposite of `pack_metadata`."""
+    """Reverses `pack_metadata`."""
     return [
         (key, base64.b64decode(value) if is_bytes else value) for key, value, is_bytes in packed
     ]

@@ -1,4 +1,4 @@
-"""The helper: makes the calls of a forked process with a gRPC of its own."""
+"""The helper process: makes the calls of a forked process with its own gRPC."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,7 @@ from imagemint.client.relay.frames import (
 
 def main(descriptor: int) -> None:
     """Serves the socket with this file descriptor until the other side closes it."""
-    # Ctrl-C reaches the whole group of processes; the one that was forked decides what it means.
+    # Ctrl-C reaches the whole process group; the forked process decides what to do.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     asyncio.run(_serve(socket.socket(fileno=descriptor)))
 
@@ -30,7 +30,7 @@ async def _serve(connection: socket.socket) -> None:
     plan = await read_frame(reader)
     if plan is None:
         return
-    async with _opened(plan.header) as channel, asyncio.TaskGroup() as tasks:
+    async with _open_channel(plan.header) as channel, asyncio.TaskGroup() as tasks:
         helper = _Helper(channel, writer)
         while (frame := await read_frame(reader)) is not None:
             helper.handle(frame, tasks)
@@ -40,7 +40,7 @@ async def _serve(connection: socket.socket) -> None:
         await writer.wait_closed()
 
 
-def _opened(header: dict[str, Any]) -> aio.Channel:
+def _open_channel(header: dict[str, Any]) -> aio.Channel:
     certificates = header["certificates"]
     return ChannelPlan(
         address=header["address"],
@@ -50,7 +50,7 @@ def _opened(header: dict[str, Any]) -> aio.Channel:
 
 
 class _Helper:
-    """Starts, reads and cancels calls as the frames say."""
+    """Starts, reads and cancels calls, as the frames request."""
 
     def __init__(self, channel: aio.Channel, writer: asyncio.StreamWriter) -> None:
         self._channel = channel
@@ -58,7 +58,7 @@ class _Helper:
         self._calls: dict[int, Any] = {}
 
     def handle(self, frame: Frame, tasks: asyncio.TaskGroup) -> None:
-        """Does what one frame asks for."""
+        """Handles one frame."""
         number = frame.header["call"]
         match frame.header["do"]:
             case "unary":
@@ -72,17 +72,17 @@ class _Helper:
                 self._calls.pop(number).cancel()
 
     def cancel_all(self) -> None:
-        """Cancels every call that is under way."""
+        """Cancels every active call."""
         for call in self._calls.values():
             call.cancel()
 
     def _unary(self, frame: Frame) -> Any:  # noqa: ANN401 - gRPC leaves messages of bytes untyped
         method: Any = self._channel.unary_unary(frame.header["method"])
-        return method(frame.body, timeout=frame.header["timeout"], metadata=_metadata(frame))
+        return method(frame.body, timeout=frame.header["timeout"], metadata=_read_metadata(frame))
 
     def _stream(self, frame: Frame) -> Any:  # noqa: ANN401 - as above
         method: Any = self._channel.unary_stream(frame.header["method"])
-        return method(frame.body, metadata=_metadata(frame))
+        return method(frame.body, metadata=_read_metadata(frame))
 
     async def _answer(self, number: int, answer: Any) -> None:  # noqa: ANN401 - as above
         try:
@@ -97,15 +97,15 @@ class _Helper:
             }
             return await self._send(Frame(failure))
         except asyncio.CancelledError:
-            return None  # the other side has cancelled the call, and waits for no answer
+            return None  # the other side cancelled the call and expects no answer
         ended = not isinstance(body, bytes)
         return await self._send(Frame({"call": number, "ended": ended}, b"" if ended else body))
 
     async def _send(self, frame: Frame) -> None:
         with contextlib.suppress(ConnectionError):
-            self._writer.write(frame.packed())
+            self._writer.write(frame.pack())
             await self._writer.drain()
 
 
-def _metadata(frame: Frame) -> aio.Metadata:
+def _read_metadata(frame: Frame) -> aio.Metadata:
     return aio.Metadata(*unpack_metadata(frame.header["metadata"]))
