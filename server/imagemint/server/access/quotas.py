@@ -60,7 +60,7 @@ class Usage:
 
     def enter(self, caller: str, limit: int | None) -> bool:
         """Counts one more call unless `limit` calls are running; returns whether it did."""
-        if limit is not None and self.running(caller) >= limit:
+        if limit is not None and self.count_running(caller) >= limit:
             return False
         self._calls[caller] += 1
         return True
@@ -71,6 +71,6 @@ class Usage:
         if not self._calls[caller]:
             del self._calls[caller]
 
-    def running(self, caller: str) -> int:
+    def count_running(self, caller: str) -> int:
         """Returns the number of running calls of a caller."""
         return self._calls.get(caller, 0)

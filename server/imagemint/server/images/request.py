@@ -18,7 +18,7 @@ from imagemint.server.repository import ServedVersion
 class Condition(Protocol):
     """The rule that determines the class of each image of a request."""
 
-    def classes(self, seed: int, first_index: int, offset: int, count: int) -> list[int]:
+    def list_classes(self, seed: int, first_index: int, offset: int, count: int) -> list[int]:
         """Returns the classes of the images ``offset`` to ``offset + count - 1`` of a request.
 
         Args:
@@ -34,7 +34,7 @@ class OneClass(NamedTuple):
 
     class_id: int
 
-    def classes(self, seed: int, first_index: int, offset: int, count: int) -> list[int]:
+    def list_classes(self, seed: int, first_index: int, offset: int, count: int) -> list[int]:
         """Returns the class `count` times."""
         del seed, first_index, offset
         return [self.class_id] * count
@@ -45,7 +45,7 @@ class ClassPerImage(NamedTuple):
 
     class_ids: npt.NDArray[np.int32]
 
-    def classes(self, seed: int, first_index: int, offset: int, count: int) -> list[int]:
+    def list_classes(self, seed: int, first_index: int, offset: int, count: int) -> list[int]:
         """Returns the classes at these positions."""
         del seed, first_index
         classes: list[int] = self.class_ids[offset : offset + count].tolist()
@@ -57,7 +57,7 @@ class ClassCycle(NamedTuple):
 
     class_ids: npt.NDArray[np.int32]
 
-    def classes(self, seed: int, first_index: int, offset: int, count: int) -> list[int]:
+    def list_classes(self, seed: int, first_index: int, offset: int, count: int) -> list[int]:
         """Returns the classes of these indices; the cost depends on `count` alone."""
         del seed
         size = len(self.class_ids)
@@ -74,7 +74,7 @@ class RandomClasses(NamedTuple):
     num_classes: int
     weights: Sequence[float] | None = None
 
-    def classes(self, seed: int, first_index: int, offset: int, count: int) -> list[int]:
+    def list_classes(self, seed: int, first_index: int, offset: int, count: int) -> list[int]:
         """Returns the classes that the seed's class stream gives these indices."""
         first = first_index + offset
         if count == 1 and self.weights is None:
@@ -109,13 +109,13 @@ class ImageRequest:
     explicit_latents: npt.NDArray[np.float32] | None = field(default=None, repr=False)
     priority: Priority = Priority.NORMAL
 
-    def classes(self, offset: int, count: int) -> list[int] | None:
+    def list_classes(self, offset: int, count: int) -> list[int] | None:
         """Returns the classes of `count` images, or None for an unconditional model."""
         if self.condition is None:
             return None
-        return self.condition.classes(self.seed or 0, self.first_index, offset, count)
+        return self.condition.list_classes(self.seed or 0, self.first_index, offset, count)
 
-    def job(self, offset: int, count: int, deadline: float) -> Job:
+    def make_job(self, offset: int, count: int, deadline: float) -> Job:
         """Returns the job for the images ``offset`` to ``offset + count - 1`` of the request."""
         spec = self.version.spec
         threshold, psi = self.truncation, None
@@ -127,9 +127,9 @@ class ImageRequest:
             draw = partial(_slice_latents, self.explicit_latents[offset : offset + count])
         else:
             draw = partial(_make_run, self.seed or 0, self.first_index + offset, threshold)
-        return Job(count, draw, self.classes(offset, count), psi, deadline, self.priority)
+        return Job(count, draw, self.list_classes(offset, count), psi, deadline, self.priority)
 
-    def serials(self, offset: int, classes: Sequence[int | None]) -> list[str]:
+    def make_serials(self, offset: int, classes: Sequence[int | None]) -> list[str]:
         """Returns the serials of the images from ``offset`` on; empty texts for given latents.
 
         Args:

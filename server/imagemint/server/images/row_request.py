@@ -44,7 +44,7 @@ class RowRequest:
         truncation = self.version.spec.truncation
         return truncation is not None and truncation.kind is TruncationKind.PSI
 
-    def job(self, deadline: float, priority: Priority = Priority.NORMAL) -> Job:
+    def make_job(self, deadline: float, priority: Priority = Priority.NORMAL) -> Job:
         """Returns the job for all rows."""
         classes = None if self.class_id is None else self.class_id.tolist()
         if not self._uses_psi:
@@ -61,7 +61,7 @@ class RowRequest:
             thresholds = self.truncation[start:stop].astype(np.float64)
         return runs_at(self.source.seeds[start:stop], self.source.indices[start:stop], thresholds)
 
-    def serials(self) -> list[str]:
+    def make_serials(self) -> list[str]:
         """Returns the serial number of each row.
 
         Raises:

@@ -41,11 +41,11 @@ class HealthReporter:
         """Reports the current status and then every change."""
         loop = asyncio.get_running_loop()
 
-        def changed() -> None:
+        def on_change() -> None:
             with contextlib.suppress(RuntimeError):  # a closed loop needs no report
                 loop.call_soon_threadsafe(self._changed.set)
 
-        self._unwatch = self._repository.watch(changed)
+        self._unwatch = self._repository.watch(on_change)
         await self._report()
         self._following = asyncio.create_task(self._follow())
 

@@ -155,10 +155,10 @@ class Routes(grpc.GenericRpcHandler):
         # anything is counted. Handlers of such calls therefore parse the request themselves.
         read = make_reader(name, handler.request_deserializer)
         if handler.request_streaming:
-            watched = self._watch_behaviour(service, method, behaviour)
-            return kind(watched, read, handler.response_serializer)
-        watched = self._watch_behaviour(service, method, behaviour, read=read)
-        return kind(watched, None, handler.response_serializer)
+            handle = self._watch_behaviour(service, method, behaviour)
+            return kind(handle, read, handler.response_serializer)
+        handle = self._watch_behaviour(service, method, behaviour, read=read)
+        return kind(handle, None, handler.response_serializer)
 
     def _make_refusing_handler(self, name: str, error: ImagemintError) -> Handler:
         """Returns a handler that answers every request with an error."""
@@ -188,7 +188,7 @@ class Routes(grpc.GenericRpcHandler):
         is_health_check = self._guard.is_health_check(f"/{service}/{method}")
         tracing = None if service.startswith(_UNTRACED) else self._tracing
 
-        async def watched(
+        async def handle(
             request: Any,  # noqa: ANN401 - any request
             context: Context,
         ) -> Any:  # noqa: ANN401 - any answer
@@ -220,7 +220,7 @@ class Routes(grpc.GenericRpcHandler):
                 running.calls -= 1
                 self._record(service, method, call, code)
 
-        return watched
+        return handle
 
     def _make_failure(
         self, call: Call, error: asyncio.CancelledError | Exception, method: str, context: Context

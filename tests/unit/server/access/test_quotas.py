@@ -88,7 +88,7 @@ def test_calls_are_counted_up_to_the_limit(usage):
     assert [usage.enter("a", 2) for _ in range(3)] == [True, True, False]
     assert usage.enter("b", 1)
     usage.leave("a")
-    assert usage.running("a") == 1
+    assert usage.count_running("a") == 1
     assert usage.enter("a", 2)
 
 

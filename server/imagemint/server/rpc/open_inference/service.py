@@ -254,7 +254,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         self, call: InferCall, context: Context, *, patient: bool, streamed: bool
     ) -> Job:
         version = call.version
-        job = call.rows.job(min(call.deadline, get_deadline(context)), call.priority)
+        job = call.rows.make_job(min(call.deadline, get_deadline(context)), call.priority)
         if patient:
             await self._submission.submit_when_room(version, job, asyncio.current_task())
         elif streamed:
@@ -371,7 +371,7 @@ def _build_answer(
         if name == "image":
             add_output(answer, name, job.images)
         elif name == "serial":
-            add_texts(answer, name, rows.serials())
+            add_texts(answer, name, rows.make_serials())
         elif rows.class_id is not None:
             add_output(answer, name, rows.class_id[:, np.newaxis])
     return answer

@@ -86,18 +86,18 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         with self._submission.hold_version(
             lambda: read_generate(request, self._repository)
         ) as call:
-            order = call.order
-            job = order.job(0, order.count, get_deadline(context))
-            await self._submission.submit(order.version, job)
-            await wait_or_drop(order.version.batcher, job)
-            current_call.get().images = order.count
+            image_request = call.image_request
+            job = image_request.make_job(0, image_request.count, get_deadline(context))
+            await self._submission.submit(image_request.version, job)
+            await wait_or_drop(image_request.version.batcher, job)
+            current_call.get().images = image_request.count
             answer = messages.GenerateResponse()
             if call.output.picture_format is PictureFormat.RAW:
-                self._fill_raw(answer, order, job, 0)
+                self._fill_raw(answer, image_request, job, 0)
             else:
                 columns = call.columns if call.sheet else None
                 await self._fill(
-                    answer, order, call.output, job, 0, is_sheet=call.sheet, columns=columns
+                    answer, image_request, call.output, job, 0, is_sheet=call.sheet, columns=columns
                 )
             return answer
 
@@ -120,17 +120,19 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         self, call: StreamCall, first: int, most: int, context: grpc.aio.ServicerContext[Any, Any]
     ) -> None:
         """Sends chunks of `first` images, then twice as many, and so on up to `most`."""
-        order, version = call.order, call.version
+        image_request, version = call.image_request, call.version
         chunk_size = first
         deadline = get_deadline(context)
         ahead = Lookahead(version, most)
         try:
-            while ahead.next_offset < order.count or ahead.pending:
+            while ahead.next_offset < image_request.count or ahead.pending:
                 self._gate.raise_if_expiring()
-                order.version.stay()
-                while ahead.next_offset < order.count and ahead.has_room(chunk_size):
+                image_request.version.stay()
+                while ahead.next_offset < image_request.count and ahead.has_room(chunk_size):
                     offset = ahead.next_offset
-                    job = order.job(offset, min(chunk_size, order.count - offset), deadline)
+                    job = image_request.make_job(
+                        offset, min(chunk_size, image_request.count - offset), deadline
+                    )
                     if offset == 0:
                         await self._submission.submit_paced(version, job, offset)
                     elif not ahead.pending:
@@ -140,40 +142,48 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
                     ahead.add(job)
                     chunk_size = min(2 * chunk_size, most)
                     await asyncio.sleep(0)  # hundreds of small chunks may have room
-                await ahead.send_next(context, await self._make_chunk(order, call.output, ahead))
+                await ahead.send_next(
+                    context, await self._make_chunk(image_request, call.output, ahead)
+                )
         finally:
             ahead.drop()
 
     async def _make_chunk(
-        self, order: ImageRequest, output: Output, ahead: Lookahead
+        self, image_request: ImageRequest, output: Output, ahead: Lookahead
     ) -> messages.StreamGenerateResponse:
         """Waits for the next chunk of a stream and returns the answer with it."""
         job, offset = ahead.pending[0].job, ahead.pending[0].offset
         await wait_for_job(job)
         answer = messages.StreamGenerateResponse()
         if output.picture_format is PictureFormat.RAW:
-            self._fill_raw(answer, order, job, offset)
+            self._fill_raw(answer, image_request, job, offset)
         else:
-            await self._fill(answer, order, output, job, offset)
+            await self._fill(answer, image_request, output, job, offset)
         current_call.get().images += job.count
         return answer
 
-    def _fill_raw(self, answer: _Answer, order: ImageRequest, job: Job, offset: int) -> None:
+    def _fill_raw(
+        self, answer: _Answer, image_request: ImageRequest, job: Job, offset: int
+    ) -> None:
         """Writes the images of a job into an answer. Copies of bytes need no other thread."""
         began = time.perf_counter_ns()
         classes = _list_classes(job)
         batch = answer.batch
-        batch.MergeFromString(_get_preamble(order.version, PictureFormat.RAW, job.images.shape[1:]))
-        if order.seed is not None:
-            batch.seed = order.seed
+        batch.MergeFromString(
+            _get_preamble(image_request.version, PictureFormat.RAW, job.images.shape[1:])
+        )
+        if image_request.seed is not None:
+            batch.seed = image_request.seed
         batch.pictures.extend([pixels.tobytes() for pixels in job.images])
-        _list_images(batch, order, offset, classes, order.serials(offset, classes))
+        _list_images(
+            batch, image_request, offset, classes, image_request.make_serials(offset, classes)
+        )
         self._count_encoding(answer, job, PictureFormat.RAW, began)
 
     async def _fill(
         self,
         answer: _Answer,
-        order: ImageRequest,
+        image_request: ImageRequest,
         output: Output,
         job: Job,
         offset: int,
@@ -184,21 +194,25 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         """Writes the images of a job into an answer as pictures, encoded on other threads."""
         began = time.perf_counter_ns()
         classes = _list_classes(job)
-        serials = order.serials(offset, classes)
+        serials = image_request.make_serials(offset, classes)
         named = [serial for serial in serials if serial]
         images, names = job.images, [[serial] if serial else [] for serial in serials]
         if is_sheet:
             images, names = tile_images(images, columns)[np.newaxis], [named]
         batch = answer.batch
         batch.MergeFromString(
-            _get_preamble(order.version, output.picture_format, images.shape[1:], is_sheet=is_sheet)
+            _get_preamble(
+                image_request.version, output.picture_format, images.shape[1:], is_sheet=is_sheet
+            )
         )
-        if order.seed is not None:
-            batch.seed = order.seed
-        work = partial(_encode_images, images, names, output, order.version.backend.variant.name)
+        if image_request.seed is not None:
+            batch.seed = image_request.seed
+        work = partial(
+            _encode_images, images, names, output, image_request.version.backend.variant.name
+        )
         loop = asyncio.get_running_loop()
         batch.pictures.extend(await loop.run_in_executor(self._encoders, work))
-        _list_images(batch, order, offset, classes, serials)
+        _list_images(batch, image_request, offset, classes, serials)
         self._count_encoding(answer, job, output.picture_format, began)
 
     def _count_encoding(
@@ -218,12 +232,12 @@ def _list_classes(job: Job) -> Sequence[int | None]:
 
 def _list_images(
     batch: image_pb2.ImageBatch,
-    order: ImageRequest,
+    image_request: ImageRequest,
     offset: int,
     classes: Sequence[int | None],
     serials: Sequence[str],
 ) -> None:
-    add, index = batch.images.add, order.first_index + offset
+    add, index = batch.images.add, image_request.first_index + offset
     for class_id, serial in zip(classes, serials, strict=True):
         add(index=index, class_id=class_id, serial=serial)
         index += 1

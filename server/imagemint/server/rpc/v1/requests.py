@@ -49,7 +49,7 @@ class Output(NamedTuple):
 class GenerateCall(NamedTuple):
     """A checked GenerateRequest."""
 
-    order: ImageRequest
+    image_request: ImageRequest
     output: Output
     sheet: bool
     columns: int | None
@@ -57,20 +57,20 @@ class GenerateCall(NamedTuple):
     @property
     def version(self) -> ServedVersion:
         """The version that computes the images."""
-        return self.order.version
+        return self.image_request.version
 
 
 class StreamCall(NamedTuple):
     """A checked StreamGenerateRequest."""
 
-    order: ImageRequest
+    image_request: ImageRequest
     output: Output
     chunk_size: int
 
     @property
     def version(self) -> ServedVersion:
         """The version that computes the images."""
-        return self.order.version
+        return self.image_request.version
 
 
 def read_generate(
@@ -88,12 +88,14 @@ def read_generate(
     output = _read_output(request.output, checks)
     is_sheet, columns = _read_layout(request, output, checks)
     version = _resolve_version(request.images, repository, checks)
-    checks.count(request.images, version.max_images)
+    checks.check_count(request.images, version.max_images)
     if is_sheet:
         _check_sheet(request.images.count, columns, version.spec, output, checks)
-    order = _read_images(request.images, version, _read_priority(request.priority, checks), checks)
-    checks.done()
-    return GenerateCall(order, output, is_sheet, columns)
+    image_request = _read_images(
+        request.images, version, _read_priority(request.priority, checks), checks
+    )
+    checks.raise_violations()
+    return GenerateCall(image_request, output, is_sheet, columns)
 
 
 def read_stream(
@@ -108,15 +110,17 @@ def read_stream(
     output = _read_output(request.output, checks)
     version = _resolve_version(request.images, repository, checks)
     listed = request.images.WhichOneof("source") == "latents"
-    checks.count(request.images, version.max_images if listed else None)
-    order = _read_images(request.images, version, _read_priority(request.priority, checks), checks)
+    checks.check_count(request.images, version.max_images if listed else None)
+    image_request = _read_images(
+        request.images, version, _read_priority(request.priority, checks), checks
+    )
     chunk_size = default_chunk_size(version)
     if request.HasField("chunk_size"):
         chunk_size = request.chunk_size
         if not 1 <= chunk_size <= version.max_images:
             checks.fail("chunk_size", f"{chunk_size} is not 1 to {version.max_images}")
-    checks.done()
-    return StreamCall(order, output, chunk_size)
+    checks.raise_violations()
+    return StreamCall(image_request, output, chunk_size)
 
 
 def default_chunk_size(version: ServedVersion) -> int:
@@ -129,8 +133,8 @@ def _resolve_version(
 ) -> ServedVersion:
     if not images.model:
         checks.fail("images.model", "required")
-        checks.count(images, None)
-        checks.done()
+        checks.check_count(images, None)
+        checks.raise_violations()
     return repository.resolve(images.model, images.version)
 
 

@@ -21,7 +21,7 @@ class Checks:
         """Records that a precondition does not hold. The first such error counts."""
         self._refusal = self._refusal or error
 
-    def done(self) -> None:
+    def raise_violations(self) -> None:
         """Raises the recorded violations. A precondition counts only if all fields are valid.
 
         Raises:
@@ -33,7 +33,7 @@ class Checks:
         if self._refusal is not None:
             raise self._refusal
 
-    def count(self, images: image_pb2.ImageSpec, most: int | None) -> None:
+    def check_count(self, images: image_pb2.ImageSpec, most: int | None) -> None:
         """Checks the number of images: 1 to `most`, or 1 or more if `most` is None."""
         if images.count < 1 or (most is not None and images.count > most):
             limit = "1 or more" if most is None else f"1 to {most}"

@@ -80,7 +80,7 @@ CLASSES = column(np.int64, 1, 2, 3)
 def test_latents_arrive_as_sent(repository, typed):
     """Raw or typed, elements and classes are those of the request."""
     call = read_infer(infer(z=Z, class_id=CLASSES, typed=typed), repository)
-    job = call.rows.job(math.inf)
+    job = call.rows.make_job(math.inf)
     assert job.count == 3
     assert job.latents(1, 3).tobytes() == Z[1:3].tobytes()
     assert job.class_id == [1, 2, 3]
@@ -97,10 +97,10 @@ def test_rows_have_seeds_and_indices_of_their_own(repository, typed):
     call = read_infer(
         infer(class_id=column(np.int64, 0, 1, 2, 3, 9), typed=typed, **inputs), repository
     )
-    drawn = latents_of(call.rows.job(math.inf).latents(0, 5), 8)
+    drawn = latents_of(call.rows.make_job(math.inf).latents(0, 5), 8)
     for row, (seed, index) in zip(drawn, rows, strict=True):
         assert row.tobytes() == latents(seed, index, 1, 8).tobytes()
-    assert call.rows.serials()[:2] == ["tiny@1/5/9?class=0", f"tiny@1/{2**64 - 1}/3?class=1"]
+    assert call.rows.make_serials()[:2] == ["tiny@1/5/9?class=0", f"tiny@1/{2**64 - 1}/3?class=1"]
 
 
 def test_absent_classes_are_drawn(repository):
@@ -113,8 +113,8 @@ def test_absent_classes_are_drawn(repository):
 def test_unconditional_rows_have_no_class(repository):
     """Neither in the job nor in the serial."""
     call = read_infer(infer("plain", **reel(4)), repository)
-    assert call.rows.job(math.inf).class_id is None
-    assert call.rows.serials() == ["plain@1/5/4"]
+    assert call.rows.make_job(math.inf).class_id is None
+    assert call.rows.make_serials() == ["plain@1/5/4"]
 
 
 def test_psi_goes_to_the_graph_row_by_row(repository):
@@ -123,28 +123,28 @@ def test_psi_goes_to_the_graph_row_by_row(repository):
     call = read_infer(
         infer("styled", truncation=psi, class_id=CLASSES[:2], **reel(1, 2)), repository
     )
-    job = call.rows.job(math.inf)
+    job = call.rows.make_job(math.inf)
     assert job.truncation.tolist() == psi[:, 0].tolist()
     assert latents_of(job.latents(0, 1), 8).tobytes() == latents(5, 1, 1, 8).tobytes()
-    assert call.rows.serials()[0] == "styled@1/5/1?class=1&truncation=0.7"
+    assert call.rows.make_serials()[0] == "styled@1/5/1?class=1&truncation=0.7"
 
 
 def test_psi_absent_leaves_w_where_it_is(repository):
     """The graph always takes the input; the serial names none."""
     call = read_infer(infer("styled", **reel(1)), repository)
-    assert call.rows.job(math.inf).truncation == 1.0
-    assert "truncation" not in call.rows.serials()[0]
+    assert call.rows.make_job(math.inf).truncation == 1.0
+    assert "truncation" not in call.rows.make_serials()[0]
 
 
 def test_threshold_confines_the_latents(repository):
     """A model truncated by threshold takes it as FP64, and its graph gets none."""
     thresholds = column(np.float64, 0.7, 2.0)
     call = read_infer(infer("bounded", truncation=thresholds, **reel(1, 2)), repository)
-    job = call.rows.job(math.inf)
+    job = call.rows.make_job(math.inf)
     assert job.truncation is None
     drawn = latents_of(job.latents(0, 1), 8)
     assert drawn.tobytes() == latents(5, 1, 1, 8, threshold=0.7).tobytes()
-    assert call.rows.serials()[1].endswith("&truncation=2.0")
+    assert call.rows.make_serials()[1].endswith("&truncation=2.0")
 
 
 def test_timeout_becomes_a_deadline(repository):
@@ -171,7 +171,7 @@ def test_priority_is_read(repository, value, priority):
     """1 is the highest, 0 the default; it reaches the job."""
     parameters = {"priority": ("uint64_param", value)}
     call = read_infer(infer(**reel(1), parameters=parameters), repository)
-    assert call.rows.job(math.inf, call.priority).priority is priority
+    assert call.rows.make_job(math.inf, call.priority).priority is priority
 
 
 def test_priority_beyond_the_levels_is_refused(repository):

@@ -65,16 +65,20 @@ def test_defaults_are_those_of_the_schema(generate):
         False,
         None,
     )
-    assert (call.order.first_index, call.order.count, call.order.truncation) == (0, 1, None)
-    assert call.order.condition == RandomClasses(10)
-    assert 0 <= call.order.seed < 2**64
-    assert generate().order.seed != call.order.seed
+    assert (
+        call.image_request.first_index,
+        call.image_request.count,
+        call.image_request.truncation,
+    ) == (0, 1, None)
+    assert call.image_request.condition == RandomClasses(10)
+    assert 0 <= call.image_request.seed < 2**64
+    assert generate().image_request.seed != call.image_request.seed
 
 
 def test_seed_zero_is_a_seed(generate):
     """Presence counts, not the value."""
-    assert generate(seed=0).order.seed == 0
-    assert generate(seed=2**64 - 1).order.seed == 2**64 - 1
+    assert generate(seed=0).image_request.seed == 0
+    assert generate(seed=2**64 - 1).image_request.seed == 2**64 - 1
 
 
 @pytest.mark.parametrize(
@@ -133,22 +137,22 @@ def test_truncation_out_of_range_is_refused(generate, model, value):
 )
 def test_truncation_in_range_is_taken(generate, model, value):
     """Both ends are legal; zero of a psi is a value."""
-    assert generate(model=model, truncation=value).order.truncation == value
+    assert generate(model=model, truncation=value).image_request.truncation == value
 
 
 def test_latents_leave_no_room_for_a_threshold(generate):
     """A threshold shapes the drawing of latents; psi works on any."""
     given = {"class_id": 0, "latents": {"values": [0.5] * 8}}
     assert faults(generate, model="bounded", truncation=1.0, **given) == ["images.truncation"]
-    assert generate(model="styled", truncation=0.5, **given).order.truncation == 0.5
+    assert generate(model="styled", truncation=0.5, **given).image_request.truncation == 0.5
 
 
 def test_latents_are_taken_image_by_image(generate):
     """There are count * z_dim values, and no seed."""
     values = np.arange(24, dtype=np.float32)
-    order = generate(count=3, class_id=2, latents={"values": values}).order
-    assert order.explicit_latents.tolist() == values.reshape(3, 8).tolist()
-    assert order.seed is None
+    image_request = generate(count=3, class_id=2, latents={"values": values}).image_request
+    assert image_request.explicit_latents.tolist() == values.reshape(3, 8).tolist()
+    assert image_request.seed is None
 
 
 @pytest.mark.parametrize(
@@ -162,23 +166,26 @@ def test_latents_are_taken_image_by_image(generate):
 )
 def test_condition_is_read(generate, images, condition):
     """Zero is a class, a label finds its index, weights need only one above 0."""
-    assert generate(**images).order.condition == condition
+    assert generate(**images).image_request.condition == condition
 
 
 def test_listed_classes_are_read(generate):
     """A class for each image; a cycle; an empty cycle is all classes in order."""
-    listed = generate(count=3, class_per_image={"class_ids": [3, 1, 3]}).order.condition
+    listed = generate(count=3, class_per_image={"class_ids": [3, 1, 3]}).image_request.condition
     assert isinstance(listed, ClassPerImage)
     assert listed.class_ids.tolist() == [3, 1, 3]
-    cycle = generate(class_cycle={"class_ids": [5, 2]}).order.condition
+    cycle = generate(class_cycle={"class_ids": [5, 2]}).image_request.condition
     assert isinstance(cycle, ClassCycle)
     assert cycle.class_ids.tolist() == [5, 2]
-    assert generate(class_cycle={}).order.condition.class_ids.tolist() == list(range(10))
+    assert generate(class_cycle={}).image_request.condition.class_ids.tolist() == list(range(10))
 
 
 def test_cycle_is_bounded(generate):
     """A model of ten classes takes 4,096 of them in a cycle, and not one more."""
-    assert len(generate(class_cycle={"class_ids": [1] * 4_096}).order.condition.class_ids) == 4_096
+    assert (
+        len(generate(class_cycle={"class_ids": [1] * 4_096}).image_request.condition.class_ids)
+        == 4_096
+    )
     with pytest.raises(InvalidRequest, match=r"4097 classes; .* at most 4096"):
         generate(class_cycle={"class_ids": [1] * 4_097})
 
@@ -234,7 +241,11 @@ def test_class_of_unconditional_model_is_unsupported(generate, images):
 @pytest.mark.parametrize("variant", ["", "reference", "fp32"])
 def test_running_variant_may_be_named(generate, stream, variant):
     """By its name or as the reference; a request that names none takes whichever runs."""
-    assert generate(variant=variant).order.count == stream(variant=variant).order.count == 1
+    assert (
+        generate(variant=variant).image_request.count
+        == stream(variant=variant).image_request.count
+        == 1
+    )
 
 
 def test_other_variant_is_refused(generate, stream):
@@ -255,8 +266,8 @@ def test_malformed_variant_is_a_fault(generate, variant):
 
 def test_unconditional_model_needs_no_class(generate):
     """Explicit latents then leave nothing to chance."""
-    assert generate(model="plain").order.condition is None
-    assert generate(model="plain", latents={"values": [0.0] * 8}).order.condition is None
+    assert generate(model="plain").image_request.condition is None
+    assert generate(model="plain", latents={"values": [0.0] * 8}).image_request.condition is None
 
 
 @pytest.mark.parametrize(
@@ -342,7 +353,7 @@ def test_unknown_model_is_not_found(generate, stream):
 def test_stream_takes_any_count(stream):
     """Up to the end of the reel; the chunk size is the server's choice."""
     call = stream(count=2**64 - 1, first_index=1)
-    assert call.order.count == 2**64 - 1
+    assert call.image_request.count == 2**64 - 1
     assert call.chunk_size == 100
 
 
@@ -370,11 +381,11 @@ def test_streamed_latents_are_limited(stream):
 )
 def test_priority_is_read(generate, stream, value, priority):
     """By both calls; NORMAL unless it says otherwise."""
-    for order in (
-        generate(pb.GenerateRequest(priority=value)).order,
-        stream(pb.StreamGenerateRequest(priority=value)).order,
+    for image_request in (
+        generate(pb.GenerateRequest(priority=value)).image_request,
+        stream(pb.StreamGenerateRequest(priority=value)).image_request,
     ):
-        assert order.job(0, 1, INFINITY).priority is priority
+        assert image_request.make_job(0, 1, INFINITY).priority is priority
 
 
 def test_unknown_priority_is_refused(generate, stream):
