@@ -133,7 +133,7 @@ class Batcher:
     def _queued(self) -> int:
         return self._queue.images
 
-    # --- the event loop's side ------------------------------------------------------------------
+    # --- runs on the event loop -----------------------------------------------------------------
 
     def submit(self, job: Job) -> None:
         """Queues a job of the running event loop; ``job.done`` resolves when it is complete.
@@ -285,7 +285,7 @@ class Batcher:
                 else:
                     waiter.admitted.set_result(None)
 
-    # --- the instances' side --------------------------------------------------------------------
+    # --- runs on the instances' threads ---------------------------------------------------------
 
     def _work(self, opened: Future[None]) -> None:
         if self._niceness and sys.platform == "linux":  # elsewhere it applies to the process

@@ -113,7 +113,7 @@ class Queue:
 
 
 class _Minimum:
-    """Guarantees one image in `share` to a part of the queue while another part waits too."""
+    """Guarantees a part of the queue one image in `share` while another part waits too."""
 
     __slots__ = ("_credit", "_share")
 
@@ -175,7 +175,7 @@ class _Line:
 
 
 class _Level:
-    """The jobs of one priority: those of single calls, and those of streams."""
+    """The jobs of one priority, in a line for single calls and a line for streams."""
 
     __slots__ = ("_stream_minimum", "singles", "streams")
 

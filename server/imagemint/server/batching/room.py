@@ -3,13 +3,13 @@
 A queue holds a limited number of images. These are the rules:
 
 - A single call without room is refused. So is the first job of a stream.
-- Later jobs of streams wait, first come, first served. What they wait for counts as taken: a single
-  call is refused rather than let in ahead of them.
-- Waiting streams fill at most half of the queue, so that they do not shut out single calls. A job
-  of a stream counts as half of the queue at most, so that larger ones find room, too; the queue
-  may exceed its limit by what is not counted.
-- A stream that reads ahead of its consumer enters only if nothing waits and the queue is then at
-  most half full.
+- Later jobs of streams wait, first come, first served. The room that they wait for counts as taken:
+  a single call is refused instead of entering before them.
+- Waiting streams fill at most half of the queue, so that single calls find room. A job of a stream
+  counts as at most half of the queue, so that larger jobs find room too; the queue may exceed its
+  limit by the images that are not counted.
+- A job that a stream computes ahead of its reader enters only if no job waits and the queue is then
+  at most half full.
 - HIGH jobs may exceed each of these limits by an eighth of the queue.
 """
 

@@ -1,1 +1,1 @@
-"""Images of a request: which ones, how they are encoded, and the memory that they hold."""
+"""Image requests, the encoding of their images, and the memory of their answers."""

@@ -57,7 +57,7 @@ class Budget:
             raise
 
     def give(self, caller: str, size: int) -> None:
-        """Returns bytes that a caller took."""
+        """Releases bytes that a caller reserved."""
         left = self._held[caller] - size
         if left:
             self._held[caller] = left

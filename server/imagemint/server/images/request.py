@@ -94,7 +94,7 @@ class ImageRequest:
         seed: the seed; None if and only if `explicit_latents` are given.
         first_index: index of the first image.
         count: number of images, 1 or more.
-        condition: None for an unconditional model.
+        condition: the rule for the classes; None for an unconditional model.
         truncation: truncation within the model's range, or None.
         explicit_latents: float32 [count, z_dim], or None.
         priority: priority in the queue.

@@ -26,12 +26,12 @@ class HealthReporter:
 
     Args:
         repository: the models.
-        say: sets a status in the health service.
+        set_status: sets a status in the health service.
     """
 
-    def __init__(self, repository: ModelRepository, say: StatusSetter) -> None:
+    def __init__(self, repository: ModelRepository, set_status: StatusSetter) -> None:
         self._repository = repository
-        self._set_status = say
+        self._set_status = set_status
         self._reported: dict[str, bool] = {}
         self._changed = asyncio.Event()
         self._unwatch: Callable[[], None] | None = None

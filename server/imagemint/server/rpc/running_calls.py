@@ -62,7 +62,7 @@ class RunningCalls:
         self._stall_timeout_s = math.inf if stall_timeout_s is None else stall_timeout_s
         self._max_connections = max_connections
         self._calls: set[Call] = set()
-        self._working = 0
+        self._counted_calls = 0
         self._idle = asyncio.Event()
         self._idle.set()
         self._watching: asyncio.Task[None] | None = None
@@ -85,7 +85,7 @@ class RunningCalls:
         call.budget = self._budget
         self._calls.add(call)
         if not is_health_check:
-            self._working += 1
+            self._counted_calls += 1
             self._idle.clear()
 
         def leave(_: Context) -> None:
@@ -93,8 +93,8 @@ class RunningCalls:
             self._calls.discard(call)
             call.release_all()
             if not is_health_check:
-                self._working -= 1
-                if not self._working:
+                self._counted_calls -= 1
+                if not self._counted_calls:
                     self._idle.set()
 
         context.add_done_callback(leave)  # type: ignore[arg-type] # the stub wants a protocol

@@ -29,7 +29,7 @@ class Answerer(Protocol):
     def __call__(
         self, request: messages.ModelInferRequest, context: Context, *, patient: bool
     ) -> Coroutine[Any, Any, messages.ModelStreamInferResponse]:
-        """Returns the answer.
+        """Returns the answer to a request.
 
         Args:
             request: the request.
@@ -44,13 +44,13 @@ class InferStream:
 
     Args:
         context: context of the call.
-        answering: answers one request.
+        answer_request: answers one request.
         gate: tells whether the grace period of a drain is nearly over.
     """
 
-    def __init__(self, context: Context, answering: Answerer, gate: Gate) -> None:
+    def __init__(self, context: Context, answer_request: Answerer, gate: Gate) -> None:
         self._context = context
-        self._answer = answering
+        self._answer_request = answer_request
         self._gate = gate
         self._sizes: dict[asyncio.Task[messages.ModelStreamInferResponse], int] = {}
         self._sent = asyncio.Event()
@@ -102,7 +102,7 @@ class InferStream:
             size = request.ByteSize()
             await self._wait_for_room(size)
             answer = asyncio.create_task(
-                self._answer(request, self._context, patient=bool(self._under_way))
+                self._answer_request(request, self._context, patient=bool(self._under_way))
             )
             self._sizes[answer] = size
             self._under_way.add(answer)

@@ -141,7 +141,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
                         break  # others wait too; chunks in progress come first
                     ahead.add(job)
                     chunk_size = min(2 * chunk_size, most)
-                    await asyncio.sleep(0)  # hundreds of small chunks may have room
+                    await asyncio.sleep(0)  # hundreds of small chunks may fit
                 await ahead.send_next(
                     context, await self._make_chunk(image_request, call.output, ahead)
                 )
