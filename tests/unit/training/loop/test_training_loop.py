@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from imagemint.training.errors import CheckpointError, Diverged, LossNotFinite, ModeCollapse
-from imagemint.training.loop import health, provenance, training_loop
+from imagemint.training.loop import batches, health, provenance, training_loop
 from imagemint.training.loop.checkpoints import latest_checkpoint, list_checkpoints
 from imagemint.training.loop.monitor import Monitor
 from imagemint.training.loop.samples import Variety
@@ -142,14 +142,14 @@ def test_second_signal_aborts(train, tmp_path, at_steps):
 
 def test_signal_outlives_a_failure(rolls_back, tmp_path, monkeypatch):
     """A run that fails in the step in which it is asked to stop does not roll back and go on."""
-    draw_codes, left = training_loop.draw_codes, iter(range(6, 0, -1))
+    draw_codes, left = batches.draw_codes, iter(range(6, 0, -1))
 
     def signalling(*arguments):
         if next(left, 0) == 1:
             signal.raise_signal(signal.SIGINT)
         return draw_codes(*arguments)
 
-    monkeypatch.setattr(training_loop, "draw_codes", signalling)
+    monkeypatch.setattr(batches, "draw_codes", signalling)
     with pytest.raises(LossNotFinite):
         rolls_back(tmp_path, explosions=1, rollbacks=5)
 

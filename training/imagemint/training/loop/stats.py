@@ -1,4 +1,6 @@
-"""The figures of a step."""
+"""Statistics of one step: losses, penalties, logits."""
+
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -7,28 +9,33 @@ from imagemint.training.distributed import Distributed
 
 
 class Stats:
-    """Losses and the like, left on the device until the step ends: to read one is to wait for it.
+    """Collects scalars on the device. Reading one waits for the GPU, so all are read together.
 
     Args:
-        processes: over which they are averaged.
+        processes: the scalars are averaged over these.
     """
 
     def __init__(self, processes: Distributed) -> None:
         self._processes = processes
-        self._noted: list[tuple[str, Tensor | float]] = []
+        self._pending: list[tuple[str, Tensor | float]] = []
 
-    def note(self, **figures: Tensor | float) -> None:
-        """Takes scalars by their names, which may come again; numbers are the same everywhere."""
-        self._noted += figures.items()
+    def add(self, **scalars: Tensor | float) -> None:
+        """Adds scalars by name; a name may occur again. Floats are equal in every process."""
+        self.extend(scalars.items())
+
+    def extend(self, scalars: Iterable[tuple[str, Tensor | float]]) -> None:
+        """Adds pairs of name and scalar."""
+        self._pending += scalars
 
     def collect(self) -> list[tuple[str, float]]:
-        """Returns what was noted since the last time, in order: means over all processes."""
-        waiting = [each.detach() for _, each in self._noted if isinstance(each, Tensor)]
+        """Returns the scalars added since the last call, in order, averaged over all processes."""
+        tensors = [value.detach() for _, value in self._pending if isinstance(value, Tensor)]
         means = iter(
-            self._processes.all_reduce_mean(torch.stack(waiting)).tolist() if waiting else []
+            self._processes.all_reduce_mean(torch.stack(tensors)).tolist() if tensors else []
         )
-        settled = [
-            (name, next(means) if isinstance(each, Tensor) else each) for name, each in self._noted
+        collected = [
+            (name, next(means) if isinstance(value, Tensor) else value)
+            for name, value in self._pending
         ]
-        self._noted = []
-        return settled
+        self._pending = []
+        return collected

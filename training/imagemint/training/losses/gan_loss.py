@@ -135,6 +135,21 @@ class Augmentation(nn.Module, Batchwise):
         return {}
 
 
+@dataclass
+class Loss:
+    """The loss of one network in one step.
+
+    Attributes:
+        total: scalar to differentiate.
+        adversarial: its adversarial part, before the weight.
+        terms: its other parts, before their weights, by their names in the log.
+    """
+
+    total: Tensor
+    adversarial: Tensor
+    terms: list[tuple[str, Tensor]]
+
+
 class GanLoss(nn.Module):
     """The losses of both players.
 
@@ -182,6 +197,20 @@ class GanLoss(nn.Module):
             if step % term.interval == 0 and (weight := term.weight_at(images_seen)) > 0
         ]
 
+    def discriminator_loss(self, batch: Batch, step: int, images_seen: int) -> Loss:
+        """Returns the loss of D in a step; leaves D's features and logits in ``batch``."""
+        due = self.due(self.terms_D, step, images_seen)
+        self.show_discriminator(batch, by_images=any(term.by_images for term, _ in due))
+        loss = self.adversarial.discriminator(batch.real_logits, batch.fake_logits)
+        return _add_terms(loss, loss, due, batch)
+
+    def generator_loss(self, batch: Batch, step: int, images_seen: int) -> Loss:
+        """Returns the loss of G in a step; leaves D's features and logits in ``batch``."""
+        due = self.due(self.terms_G, step, images_seen)
+        self.show_generator(batch)
+        loss = self.adversarial.generator(batch.real_logits, batch.fake_logits)
+        return _add_terms(loss, self.adversarial_weight * loss, due, batch)
+
     def show_discriminator(self, batch: Batch, *, by_images: bool) -> None:
         """Shows D both halves of a batch; with ``by_images`` its terms differentiate by them."""
         batch.view = self.view
@@ -201,6 +230,17 @@ class GanLoss(nn.Module):
                 batch.judge_real()
         batch.fake = self.augmentation(batch.fake, batch.seed, 4 * batch.position + 3)
         batch.judge_fake()
+
+
+def _add_terms(
+    adversarial: Tensor, total: Tensor, due: list[tuple[Regularizer, float]], batch: Batch
+) -> Loss:
+    found: list[tuple[str, Tensor]] = []
+    for term, weight in due:
+        parts: dict[str, Tensor] = term(batch)
+        total = total + weight * sum(parts.values())
+        found += parts.items()
+    return Loss(total, adversarial, found)
 
 
 def _terms(terms: nn.ModuleList) -> Iterator[Regularizer]:

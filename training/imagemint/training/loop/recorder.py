@@ -1,0 +1,133 @@
+"""What the loop leaves on disk: rows of the log, grids of samples, and checkpoints."""
+
+import math
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from torch import nn
+
+from imagemint.training.datasets import LabelledImages
+from imagemint.training.distributed import Distributed
+from imagemint.training.errors import LossNotFinite
+from imagemint.training.loop.checkpoints import save_checkpoint
+from imagemint.training.loop.divergence import LossWatch
+from imagemint.training.loop.health import REMEDY, describe_kept_checkpoint, inspect_generator
+from imagemint.training.loop.monitor import Monitor
+from imagemint.training.loop.schedules import Schedule, has_crossed
+from imagemint.training.loop.state import TrainingState
+from imagemint.training.recipes.recipe import Recipe
+
+
+class Recorder:
+    """Checks each step, and writes what is due after it. Only rank 0 writes.
+
+    Use it as a context manager: at the end it draws the loss plot and the animated grids.
+
+    Args:
+        recipe: of the run.
+        data: its images.
+        run: its directory.
+        state: its state, read when something is written.
+        about: the description that every checkpoint holds.
+        schedule: how often to log and save.
+        processes: the collectives of the run.
+        quiet: no progress bar.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: LabelledImages,
+        run: Path,
+        state: TrainingState,
+        about: dict[str, Any],
+        *,
+        schedule: Schedule,
+        processes: Distributed,
+        quiet: bool,
+    ) -> None:
+        self._recipe, self._data, self._run, self._state = recipe, data, run, state
+        self._about, self._schedule, self._processes = about, schedule, processes
+        is_writer = processes.rank == 0
+        self._monitor = Monitor(run, recipe.images, state, quiet=quiet) if is_writer else None
+        self._losses = LossWatch(run, schedule.divergence_factor)
+        self._seen = state.images_seen
+        self._saved_at = state.images_seen if state.step else None
+        self._generator: nn.Module = state.G_ema  # recalibrated, once a checkpoint is due
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._monitor:
+            self._monitor.__exit__(kind, error, trace)
+
+    def record_step(self, stats: list[tuple[str, float]]) -> None:
+        """Takes the statistics of a step; writes a grid, a row and a checkpoint where due.
+
+        Raises:
+            LossNotFinite: a loss or a tensor of the state is NaN or infinite.
+            Diverged: the losses are far beyond their usual size.
+            ModeCollapse: samples of one class have been nearly equal for too long.
+        """
+        seen, schedule = self._state.images_seen, self._schedule
+        _refuse_not_finite(stats, self._state, self._run)
+        if self._monitor:
+            self._monitor.step(stats)
+        is_snapshot_due = has_crossed(self._seen, seen, schedule.snapshot_interval)
+        is_row_due = has_crossed(self._seen, seen, schedule.log_interval)
+        self._seen = seen
+        if is_snapshot_due:  # before the row, which holds the variety of the samples
+            self._processes.on_rank_zero(self._inspect)
+        if is_row_due:
+            self._processes.on_rank_zero(self._write_row)
+        if is_snapshot_due:
+            self._processes.on_rank_zero(self._save)
+            self._saved_at = seen
+
+    def save_end(self) -> None:
+        """Saves the last state, unless the schedule already has.
+
+        Raises:
+            LossNotFinite, Diverged: as for `record_step`.
+        """
+        if self._saved_at == self._state.images_seen:
+            return
+        interim = self._state.images_seen < self._recipe.images
+        inspect = partial(self._inspect, interim=interim, scheduled=False)
+        self._processes.on_rank_zero(inspect)
+        self._processes.on_rank_zero(partial(self._save, interim=interim))
+
+    def _inspect(self, *, interim: bool = False, scheduled: bool = True) -> None:
+        self._losses.check(self._state)
+        self._generator = inspect_generator(
+            *(self._recipe, self._data, self._run, self._state),
+            monitor=self._monitor,
+            schedule=self._schedule,
+            interim=interim,
+            scheduled=scheduled,
+        )
+
+    def _write_row(self) -> None:
+        self._losses.check(self._state)
+        if self._monitor:
+            self._losses.add(self._monitor.log())
+
+    def _save(self, *, interim: bool = False) -> None:
+        save_checkpoint(self._run, self._state, self._generator, self._about, interim=interim)
+
+
+def _refuse_not_finite(stats: list[tuple[str, float]], state: TrainingState, run: Path) -> None:
+    faults = [f"{name} is {value}" for name, value in stats if not math.isfinite(value)]
+    if faults:
+        raise LossNotFinite(
+            f"after {state.images_seen:,} images {' and '.join(dict.fromkeys(faults))};"
+            f" {describe_kept_checkpoint(run)}; {REMEDY}"
+        )
