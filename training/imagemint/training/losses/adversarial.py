@@ -1,4 +1,4 @@
-"""Adversarial objectives and gradient penalties.
+"""Adversarial losses and gradient penalties.
 
 Every loss takes logits float32 [N] and returns a scalar to be minimised.
 """
@@ -17,12 +17,12 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class AdversarialLoss:
-    """The pair of losses that D and G play.
+    """A pair of losses, of D and of G.
 
     Attributes:
         discriminator: loss of D.
         generator: loss of G.
-        paired: whether G's loss looks at the real logits, which cost a pass through D.
+        paired: whether G's loss needs the real logits, which cost one more pass through D.
         relative: whether only differences of logits count, so that a constant added to all of them
             changes nothing and the sign of one says nothing.
         middle: logit half-way between the targets of real and generated images.
@@ -47,7 +47,7 @@ class AdversarialLoss:
         return (real - fake if self.relative else real - self.middle).sign()
 
 
-# --- the original game: Goodfellow et al., "Generative Adversarial Nets" (2014) ------------------
+# --- the original GAN: Goodfellow et al., "Generative Adversarial Nets" (2014) ------------------
 
 
 def cross_entropy_discriminator(real: Tensor, fake: Tensor, *, real_target: float = 1.0) -> Tensor:
@@ -89,8 +89,8 @@ def least_squares_generator(real: Tensor, fake: Tensor) -> Tensor:
 def wasserstein_discriminator(real: Tensor, fake: Tensor) -> Tensor:
     """Minus the estimate of the earth mover's distance: Arjovsky et al., "WGAN" (2017).
 
-    An estimate only for a D that is Lipschitz, by `terms.WeightClipping` or
-    `terms.LipschitzPenalty`.
+    The estimate holds only for a Lipschitz D: add `regularizers.WeightClipping` or
+    `regularizers.LipschitzPenalty`.
     """
     return fake.mean() - real.mean()
 
@@ -135,7 +135,7 @@ ADVERSARIAL_LOSSES = {
 
 
 def smooth_labels(real_target: float) -> AdversarialLoss:
-    """Returns the non-saturating objective with one-sided label smoothing, targets to 0 to 1."""
+    """Returns the non-saturating loss with one-sided label smoothing, ``real_target`` in (0, 1]."""
     discriminator = partial(cross_entropy_discriminator, real_target=real_target)
     return AdversarialLoss(discriminator, non_saturating_generator)
 

@@ -1,8 +1,8 @@
-"""The game that two networks play: the losses of each, whichever networks they are.
+"""The losses of generator and discriminator, independent of their architectures.
 
-A recipe composes a game of an `AdversarialLoss`, further terms of D and of G, an augmentation of
-what D sees, and hooks before a step and after D's. Parts with a state keep it in buffers, which
-checkpoints save and restore.
+A recipe composes a `GanLoss` from an `AdversarialLoss`, further terms of D and of G, an
+augmentation of what D sees, and hooks before a step and after D's. Parts with a state keep it in
+buffers, which checkpoints save and restore.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -22,17 +22,17 @@ _NOTHING = torch.empty(0)
 
 @dataclass
 class Batch:
-    """The inputs and results of one turn, from which a term takes what it needs.
+    """The inputs and results of one step of one network. Each loss term reads what it needs.
 
     Attributes:
         seed: of the run; with ``position`` it addresses random numbers.
-        position: turns of D before this one.
+        position: number of D steps before this one.
         G: generator.
         D: discriminator.
         z: latents [N, z_dim].
         y: labels of the real images int64 [N]; -1 where the recipe hides them.
-        c: what the networks are told int64 [N], of real and fake images alike; None: nothing.
-        real: real images [N, C, H, W]; once looked at, as D sees them.
+        c: condition int64 [N], the same for real and generated images; None: no condition.
+        real: real images [N, C, H, W]; augmented once D has judged them.
         fake: generated images [N, C, H, W], likewise.
         real_images: in D's turn the real images before augmentation, by which R1 differentiates
             (Karras et al., 2020, and Huang et al., 2024, take it there); they may need a gradient.
@@ -42,7 +42,7 @@ class Batch:
         phi_fake: D's features of the generated images [N, F].
         real_logits: [N]; in G's turn only where it asks for them.
         fake_logits: [N].
-        passes: how D is run.
+        passes: runs D.
     """
 
     seed: int
@@ -64,15 +64,15 @@ class Batch:
     passes: Passes = PLAIN
 
     def judge_real(self, *, twice: bool = False) -> None:
-        """Lets D judge the real images; with ``twice``, for a gradient that counts as a loss."""
+        """Computes D's output for the real images; ``twice`` allows a gradient penalty on it."""
         self.phi_real, self.real_logits = self.judge(self.real, twice=twice)
 
     def judge_fake(self, *, twice: bool = False) -> None:
-        """Lets D judge the generated images; ``twice`` as above."""
+        """Computes D's output for the generated images; ``twice`` as for `judge_real`."""
         self.phi_fake, self.fake_logits = self.judge(self.fake, twice=twice)
 
     def judge(self, x: Tensor, *, twice: bool) -> tuple[Tensor, Tensor]:
-        """Returns D's features [N, F] and logits [N] of any images [N, C, H, W] of this turn."""
+        """Returns D's features [N, F] and logits [N] of images [N, C, H, W]."""
         phi = self.passes.features(self.D, x, self.c, twice=twice)
         return phi, self.D.logits(phi, self.c)
 
@@ -82,17 +82,17 @@ class Batch:
 
 
 class Regularizer(nn.Module, Batchwise):
-    """A further loss of a player: called with a `Batch`, it returns its parts by their names.
+    """A further loss of a network: called with a `Batch`, it returns its parts by their names.
 
     Their sum counts, times `weight_at`.
 
     Attributes:
-        by_images: whether it differentiates logits by the images that D sees.
+        by_images: whether it differentiates logits with respect to the images.
         reads_real: whether, as a term of G, it needs D's view of the real images.
 
     Args:
         weight: of the sum.
-        interval: steps between two; each counts as many times, as in StyleGAN 2.
+        interval: computed every ``interval`` steps and multiplied by it, as in StyleGAN 2.
     """
 
     by_images = False
@@ -114,23 +114,23 @@ class Regularizer(nn.Module, Batchwise):
 
 
 class Augmentation(nn.Module, Batchwise):
-    """What happens to images, real and generated alike, before D sees them. Here: nothing.
+    """Changes real and generated images before D sees them. This base class changes nothing.
 
     Attributes:
         view: form of the images; set by `GanLoss`.
-        objective: of the game; set by `GanLoss`.
+        adversarial: adversarial loss of the run; set by `GanLoss`.
     """
 
     view: View = View()
     adversarial: AdversarialLoss = ADVERSARIAL_LOSSES["non-saturating"]
 
     def forward(self, x: Tensor, seed: int, position: int) -> Tensor:
-        """Returns images like ``x`` [N, C, H, W]; chance is a function of seed and position."""
+        """Returns augmented images [N, C, H, W], a function of ``x``, seed and position."""
         del seed, position
         return x
 
     def adapt(self, batch: Batch) -> dict[str, float]:
-        """Adapts to what D made of its turn; returns figures for the log."""
+        """Adapts the strength to the logits of a D step; returns values for the log."""
         del batch
         return {}
 
@@ -151,10 +151,10 @@ class Loss:
 
 
 class GanLoss(nn.Module):
-    """The losses of both players.
+    """The losses of both networks.
 
     Args:
-        objective: the adversarial losses.
+        adversarial: the adversarial losses.
         terms_D: further losses of D.
         terms_G: further losses of G.
         adversarial_weight: of the adversarial loss of G, which its terms may replace.
@@ -190,7 +190,7 @@ class GanLoss(nn.Module):
     def due(
         self, terms: nn.ModuleList, step: int, images_seen: int
     ) -> list[tuple[Regularizer, float]]:
-        """Returns the terms that count in a step, with their weights."""
+        """Returns the terms that are computed in a step, with their weights."""
         return [
             (term, weight * term.interval)
             for term in _terms(terms)
@@ -212,7 +212,7 @@ class GanLoss(nn.Module):
         return _add_terms(loss, self.adversarial_weight * loss, due, batch)
 
     def show_discriminator(self, batch: Batch, *, by_images: bool) -> None:
-        """Shows D both halves of a batch; with ``by_images`` its terms differentiate by them."""
+        """Computes D's output for both halves of a batch; ``by_images`` allows penalties on it."""
         batch.view = self.view
         batch.real_images = self.view(batch.real).detach().requires_grad_(by_images)
         batch.fake_images = batch.fake.detach().requires_grad_(by_images)
@@ -222,7 +222,7 @@ class GanLoss(nn.Module):
         batch.judge_fake(twice=by_images)
 
     def show_generator(self, batch: Batch) -> None:
-        """Shows D the generated images, and the real ones where G's losses look at them."""
+        """Computes D's output for the generated images, and the real ones if G's losses need it."""
         if self.adversarial.paired or any(term.reads_real for term in _terms(self.terms_G)):
             with torch.no_grad():
                 real = self.view(batch.real)
@@ -246,5 +246,5 @@ def _add_terms(
 def _terms(terms: nn.ModuleList) -> Iterator[Regularizer]:
     for term in terms:
         if not isinstance(term, Regularizer):
-            raise TypeError(f"{type(term).__name__} is no Term")
+            raise TypeError(f"{type(term).__name__} is not a Regularizer")
         yield term

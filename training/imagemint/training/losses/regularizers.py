@@ -1,4 +1,4 @@
-"""Further losses of the players, each from a paper."""
+"""Regularizers and further losses of both networks, each from a paper."""
 
 import torch
 from torch import Tensor, nn
@@ -90,7 +90,7 @@ class WeightClipping:
 
 
 class Mismatch(Regularizer):
-    """Real images with another class than theirs, which D has to tell from those with their own.
+    """Trains D to reject real images that are paired with a wrong class.
 
     Reed et al., "Generative Adversarial Text to Image Synthesis" (2016). Only for a D whose
     features do not depend on the class: it uses them again and so costs next to nothing.
@@ -111,7 +111,7 @@ class Mismatch(Regularizer):
 
 
 class Reconstruction(Regularizer):
-    """G wants its image to be the real one that was told the same.
+    """Pulls the image of G towards the real image with the same condition.
 
     Isola et al., "Image-to-Image Translation with Conditional Adversarial Networks" (2016). It
     makes sense where what G is told decides the picture, and counts nothing where only the class is
@@ -126,7 +126,7 @@ class Reconstruction(Regularizer):
 
 
 class AuxiliaryClassifier(Regularizer):
-    """Both players want images to be of their class.
+    """Trains D to classify images, and G to make images of the requested class.
 
     Odena et al., "Conditional Image Synthesis with Auxiliary Classifier GANs" (2016). D's head
     ``classes`` learns from images, real ones or all; G wants its own to be recognised.
@@ -172,7 +172,7 @@ class Supervision(Regularizer):
 
 
 class MutualInformation(Regularizer):
-    """What an image tells of the codes it was made from, bounded from below by a head of D.
+    """A lower bound of the mutual information between an image and its codes, by a head of D.
 
     Chen et al., "InfoGAN" (2016). The categorical code is the condition; the continuous ones are
     the first elements of the latent, normal where the paper has them uniform, so that one seed
@@ -213,7 +213,7 @@ def _condition(batch: Batch) -> Tensor:
 
 
 class FeatureMatching(Regularizer):
-    """G wants the mean features of its images to be those of real ones; section 3.1.
+    """Matches the mean features of generated and of real images; section 3.1.
 
     In the paper it is G's whole loss: set `GanLoss.adversarial_weight` to 0 for that. The squared
     distance is averaged over the features where the paper sums, which differs by a constant factor
@@ -232,7 +232,7 @@ class FeatureMatching(Regularizer):
 
 
 class HistoricalAverage(Regularizer):
-    """Keeps a player near the mean of all its past selves; section 3.3.
+    """Keeps the parameters of a network near their historical average; section 3.3.
 
     Args:
         weight: of the squared distance.
@@ -253,7 +253,7 @@ class HistoricalAverage(Regularizer):
         )
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Returns the squared distance, and takes the player of now into the mean."""
+        """Returns the squared distance, and adds the current parameters to the mean."""
         del batch
         pairs = list(zip(self.player[0].parameters(), self.means, strict=True))
         distance = torch.stack([(now - mean).square().sum() for now, mean in pairs]).sum()
