@@ -1,7 +1,7 @@
-"""From a serial number to latents to pixels; no gRPC here.
+"""Computes latents and images from serials, without gRPC.
 
-Only what needs NumPy and SciPy is imported: training draws its latents here where neither onnx nor
-onnxruntime is installed. Bundles and backends are imported from their modules.
+This module imports only NumPy and SciPy, because training draws its latents here without onnx and
+onnxruntime. Import bundles and backends from their own modules.
 """
 
 from imagemint.engine.errors import (

@@ -1,4 +1,4 @@
-"""What the rest of the system asks of a runtime."""
+"""The interfaces of a runtime: `Backend` and `Instance`."""
 
 from typing import Protocol
 
@@ -9,10 +9,10 @@ from imagemint.engine.bundle.variants import Variant
 
 
 class Instance(Protocol):
-    """What one thread runs batches with: opened, used and closed by that thread alone.
+    """Runs batches for one thread, which alone opens, uses and closes it.
 
-    On a GPU it owns a session, buffers and captured graphs, which are tied to the thread; on a CPU
-    there is nothing to own.
+    On a GPU it owns a session, buffers and captured graphs, which are bound to the thread. On a CPU
+    it owns nothing.
     """
 
     def run(
@@ -21,7 +21,7 @@ class Instance(Protocol):
         class_id: npt.NDArray[np.int64] | None = None,
         truncation: npt.NDArray[np.float32] | None = None,
     ) -> npt.NDArray[np.uint8]:
-        """Images of a batch, byte for byte those of `Backend.run`, with the same errors."""
+        """Returns the images of a batch, the same bytes and errors as `Backend.run`."""
 
     def run_alone(
         self,
@@ -29,10 +29,10 @@ class Instance(Protocol):
         class_id: npt.NDArray[np.int64] | None = None,
         truncation: npt.NDArray[np.float32] | None = None,
     ) -> npt.NDArray[np.uint8]:
-        """The same as `run`, sooner perhaps: for a batch beside which no other runs."""
+        """Returns the same as `run`, possibly faster; for a batch while no other one runs."""
 
     def close(self) -> None:
-        """Gives back what it owns. May be called twice."""
+        """Releases its resources. It can be called twice."""
 
 
 class Backend(Protocol):
@@ -40,7 +40,7 @@ class Backend(Protocol):
 
     @property
     def provider(self) -> str:
-        """Execution provider that does the work, such as `CPUExecutionProvider`."""
+        """The active execution provider, such as `CPUExecutionProvider`."""
 
     @property
     def description(self) -> str:
@@ -48,7 +48,7 @@ class Backend(Protocol):
 
     @property
     def variant(self) -> Variant:
-        """Which of the bundle's graphs it runs."""
+        """The graph of the bundle that it runs."""
 
     def run(
         self,
@@ -56,28 +56,28 @@ class Backend(Protocol):
         class_id: npt.NDArray[np.int64] | None = None,
         truncation: npt.NDArray[np.float32] | None = None,
     ) -> npt.NDArray[np.uint8]:
-        """Images [N, height, width, channels] of a batch.
+        """Returns the images of a batch, uint8 [N, height, width, channels].
 
-        A row's pixels depend on that row alone: neither on the size of the batch nor on who shares
-        it. Thread-safe; blocks its thread until done, without holding the interpreter's lock.
+        The pixels of a row depend only on that row, not on the size or the other rows of the batch.
+        The method is thread-safe, and blocks its thread without holding the GIL.
 
         Args:
-            z: float32 [N, z_dim]; N may be 0.
+            z: float32 [N, z_dim]; N can be 0.
             class_id: int64 [N], each 0 to K - 1; None for an unconditional model.
             truncation: float32 [N], for a model whose truncation is PSI; None otherwise.
 
         Raises:
-            ValueError: shape, dtype or range disagrees with the model: a fault of the caller's
-                code, for requests are validated before they get here.
-            BackendFailed: the runtime failed, or the backend was closed.
+            ValueError: a shape, dtype or range does not fit the model. This is a bug in the calling
+                code, because requests are validated before.
+            BackendFailed: the runtime failed, or the backend is closed.
         """
 
     def open_instance(self) -> Instance:
-        """What the calling thread runs many batches with; warm when this returns.
+        """Returns a warmed-up instance, with which the calling thread can run many batches.
 
         Raises:
-            BackendFailed: the device has no room for one more, or the backend was closed.
+            BackendFailed: the device has not enough memory, or the backend is closed.
         """
 
     def close(self) -> None:
-        """Releases the model; runs under way finish, later ones fail. May be called twice."""
+        """Releases the model. Active runs finish, later ones fail. It can be called twice."""

@@ -1,24 +1,24 @@
 """Errors of the engine and the server, without gRPC.
 
-The RPC layer translates them to status codes with one table; the exception classes say *what*
-happened, `reason` says it to machines, the message says it to people::
+The RPC layer maps them to status codes in one table. The class says what happened, `reason` is the
+same for programs, and the message is for people::
 
     ImagemintError
     ├── InvalidRequest        a field of the request is wrong; lists every violation
     ├── ModelNotFound         no such model
     ├── VersionNotFound       the model exists, that version does not
-    ├── ClassUnsupported      a class asked of an unconditional model
+    ├── ClassUnsupported      the request names a class, the model has none
     ├── VariantMismatch       a variant of the model that this server does not run
-    ├── QueueFull             too much is waiting; says when to come back
+    ├── QueueFull             the queue of the model is full; has a retry delay
     ├── Draining              the server is shutting down
     ├── ModelNotReady         the model is still loading, or was refused
-    ├── LoadFailed            an explicit load was refused; what served before still does
+    ├── LoadFailed            a requested load failed; versions that served before still serve
     ├── ModelControlRefused   this server does not load and unload models on demand
     ├── DeadlinePassed        the caller's deadline passed before the work began
-    ├── BackendFailed         the runtime failed; the caller is not to blame
-    └── BundleRefused         a bundle on disk is not fit to be served
+    ├── BackendFailed         the runtime failed; the request is not the cause
+    └── BundleRefused         a bundle on disk cannot be served
 """
-# ruff: noqa: N818 - they name what happened, and read as such in `except QueueFull:`
+# ruff: noqa: N818 - the names state the condition, as in `except QueueFull:`
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,33 +26,33 @@ from pathlib import Path
 from typing import ClassVar
 
 MOST_QUOTED = 200
-"""Characters that a message, a log or a detail holds of one text that a caller sent."""
+"""Maximum characters of a caller's text in a message, a log line or an error detail."""
 
 
 def shortened(text: str, most: int = MOST_QUOTED) -> str:
-    """Returns a text that a caller sent, cut to `most` characters; a cut one ends in an ellipsis.
+    """Returns a caller's text, cut to `most` characters; a cut text ends with an ellipsis.
 
-    Whatever repeats such a text in a message, a log line or a trace cuts it: names of models,
+    Messages, log lines and traces must use it for every text of a caller: names of models,
     versions, labels, tensors and datatypes, keys and values of parameters, ids.
     """
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def quoted(text: str, most: int = 50) -> str:
-    """Returns a text that a caller sent in quotes, escaped and cut as by `shortened`."""
+    """Returns a caller's text in quotes, escaped, and cut as by `shortened`."""
     return repr(shortened(text, most))
 
 
 class ImagemintError(Exception):
-    """Root of everything that Imagemint raises on purpose.
+    """Base class of all errors that Imagemint raises on purpose.
 
     Args:
-        message: one sentence for people; it may reach the caller, so it holds no secrets.
-        metadata: details for machines, by name; values are short strings.
+        message: one sentence for people; it can reach the caller, so it contains no secrets.
+        metadata: details for programs, by name; values are short strings.
     """
 
     reason: ClassVar[str] = "INTERNAL"
-    """Stable identity for machines, upper snake case."""
+    """Stable identifier for programs, in upper snake case."""
 
     def __init__(self, message: str, *, metadata: dict[str, str] | None = None) -> None:
         super().__init__(message)
@@ -67,14 +67,14 @@ class Violation:
     field: str
     """Path of the field as in the proto, such as `images.class_id`."""
     description: str
-    """What is wrong with it and what would be right."""
+    """What is wrong, and what is valid."""
 
 
 class InvalidRequest(ImagemintError):
-    """A request breaks the documented range of one or more fields.
+    """One or more fields of a request are outside their documented range.
 
     Args:
-        violations: every fault found, not only the first; at least one.
+        violations: all faults, not only the first; at least one.
     """
 
     reason = "INVALID_REQUEST"
@@ -85,10 +85,10 @@ class InvalidRequest(ImagemintError):
 
 
 class ModelNotFound(ImagemintError):
-    """No model of that name.
+    """There is no model of that name.
 
     Args:
-        model: the name asked for.
+        model: the requested name.
         known: the names that exist.
     """
 
@@ -105,11 +105,11 @@ class ModelNotFound(ImagemintError):
 
 
 class VersionNotFound(ImagemintError):
-    """The model exists, that version of it does not.
+    """The model exists, but not that version.
 
     Args:
         model: the model's name.
-        version: the version asked for.
+        version: the requested version.
         known: the versions that exist, oldest first.
     """
 
@@ -126,7 +126,7 @@ class VersionNotFound(ImagemintError):
 
 
 class ClassUnsupported(ImagemintError):
-    """A class was asked of a model that has none.
+    """The request names a class, but the model is unconditional.
 
     Args:
         model: the model's name.
@@ -167,11 +167,11 @@ class VariantMismatch(ImagemintError):
 
 
 class QueueFull(ImagemintError):
-    """As much is waiting for the model as it will hold.
+    """The queue of the model is full.
 
     Args:
         model: the model's name.
-        retry_delay_s: seconds after which there should be room again.
+        retry_delay_s: estimated seconds until the queue has room again.
     """
 
     reason = "QUEUE_FULL"
@@ -185,10 +185,10 @@ class QueueFull(ImagemintError):
 
 
 class Draining(ImagemintError):
-    """The server finishes what it has accepted and takes nothing more.
+    """The server finishes the accepted calls and accepts no others.
 
     Args:
-        retry_delay_s: seconds after which another server should have taken over.
+        retry_delay_s: seconds after which another server should accept calls.
     """
 
     reason = "DRAINING"
@@ -199,12 +199,12 @@ class Draining(ImagemintError):
 
 
 class ModelNotReady(ImagemintError):
-    """The model exists but does not answer.
+    """The model exists but does not serve.
 
     Args:
         model: the model's name.
         state_reason: why, such as `still loading`, or the reason of a refusal.
-        retry_delay_s: seconds after which to ask again.
+        retry_delay_s: seconds after which to retry.
     """
 
     reason = "MODEL_NOT_READY"
@@ -215,11 +215,11 @@ class ModelNotReady(ImagemintError):
 
 
 class LoadFailed(ImagemintError):
-    """A model was asked to be loaded, and some of it was refused; what served before still does.
+    """A requested load failed for one or more versions; versions that served before still serve.
 
     Args:
         model: the model's name.
-        why: each version that was refused, and its reason.
+        why: the refused versions and their reasons.
     """
 
     reason = "LOAD_FAILED"
@@ -233,14 +233,14 @@ class ModelControlRefused(ImagemintError):
     """This server does not load and unload models on demand.
 
     Args:
-        message: why, and what would change it.
+        message: why, and which setting changes it.
     """
 
     reason = "MODEL_CONTROL_REFUSED"
 
 
 class DeadlinePassed(ImagemintError):
-    """The caller's deadline passed before the work began; it was dropped, never run."""
+    """The caller's deadline passed before the work began; the work was dropped."""
 
     reason = "DEADLINE_PASSED"
 
@@ -249,23 +249,23 @@ class DeadlinePassed(ImagemintError):
 
 
 class BackendFailed(ImagemintError):
-    """The runtime failed at something that should have worked.
+    """The runtime failed unexpectedly.
 
     Args:
-        message: short text without internals; the detail is the `__cause__`, for the log.
+        message: short text without internals; the details for the log are in `__cause__`.
     """
 
     reason = "BACKEND_FAILED"
 
 
 class BundleRefused(ImagemintError):
-    """A bundle on disk is not fit to be served.
+    """A bundle on disk cannot be served.
 
     Args:
-        path: the bundle's directory, or the file at fault.
-        why: what is wrong with it, one line.
-        passing: whether the same bytes may load at another time: the cause is the machine's state,
-            such as a want of memory, and not what the bundle is.
+        path: the bundle's directory, or the faulty file.
+        why: what is wrong, in one line.
+        passing: whether the cause is transient: the state of the machine, such as too little
+            memory, and not the content of the bundle.
     """
 
     reason = "BUNDLE_REFUSED"

@@ -1,15 +1,15 @@
-"""Whether a failure lies in a file or in the state of the machine."""
+"""Distinguishes permanent failures, caused by a file, from transient ones of the machine."""
 
 import errno
 
 from imagemint.engine.errors import BundleRefused
 
-# How runtimes, which have no types for it, spell a want of memory or of threads.
+# The texts of runtimes, which have no error types for a lack of memory or threads.
 _WANTS = (
     *("bad_alloc", "bad allocation", "allocate memory", "out of memory", "start new thread"),
     "failed to allocate",
 )
-# These errors say what a path is. Any other, such as EIO, EMFILE or ESTALE, may be gone next time.
+# These errors concern the path itself. Others, such as EIO, EMFILE or ESTALE, can be transient.
 _LASTING = frozenset(
     {
         *(errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR),
@@ -19,7 +19,7 @@ _LASTING = frozenset(
 
 
 def is_passing(error: BaseException) -> bool:
-    """Whether an error comes from the machine's state, and the same bytes may load another time."""
+    """Returns whether an error is transient, so that a retry with the same bytes may succeed."""
     if isinstance(error, BundleRefused):
         return error.passing
     if isinstance(error, OSError):

@@ -1,4 +1,4 @@
-"""How much memory there is for one more model: of the machine, and of the container in it."""
+"""Reads the available memory of the machine and of the container."""
 
 import contextlib
 from pathlib import Path
@@ -9,7 +9,7 @@ _STATUS = Path("/proc/self/status")
 
 
 def available_bytes() -> int | None:
-    """Memory that could be allocated now without swapping; None where that is not known."""
+    """Returns the memory in bytes that can be allocated without swapping; None if unknown."""
     amounts = [_of_machine(), _left("memory.max", "memory.current")]
     amounts.append(_left("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
     known = [amount for amount in amounts if amount is not None]
@@ -17,7 +17,7 @@ def available_bytes() -> int | None:
 
 
 def resident_bytes() -> int:
-    """Memory that this process holds; 0 where that is not known."""
+    """Returns the resident memory of this process in bytes; 0 if unknown."""
     return _field(_STATUS, "VmRSS:") or 0
 
 
@@ -26,7 +26,7 @@ def _of_machine() -> int | None:
 
 
 def _field(path: Path, name: str) -> int | None:
-    """A line of /proc in kB, as bytes."""
+    """Returns a value in kB of a /proc file, in bytes; None if it is missing."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         for line in path.read_text().splitlines():
             if line.startswith(name):
@@ -35,8 +35,8 @@ def _field(path: Path, name: str) -> int | None:
 
 
 def _left(limit: str, used: str) -> int | None:
-    """What a control group still allows, the page cache that it would drop aside."""
-    with contextlib.suppress(OSError, ValueError):  # there is none, or it says "max"
+    """Returns the unused memory of the control group; its page cache counts as used."""
+    with contextlib.suppress(OSError, ValueError):  # no control group, or the limit is "max"
         most = int((_CGROUP / limit).read_text())
         return max(0, most - int((_CGROUP / used).read_text()))
     return None

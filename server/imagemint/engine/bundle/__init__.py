@@ -1,4 +1,4 @@
-"""Bundles: reading one, and refusing one that is not fit to be served.
+"""Bundles: reads and checks them, and refuses those that cannot be served.
 
 reader.py           reads a bundle and checks it against its manifest
 graph_checks.py     operators, domains and references that a graph may have

@@ -1,4 +1,4 @@
-"""What the probe of a bundle found out, in a form that crosses processes."""
+"""The results of the probe of a bundle, which processes exchange as JSON."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -9,22 +9,22 @@ from imagemint.engine.onnx.batch_invariance import Batching
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """How the batches of one graph must be run on the CPUs of this machine."""
+    """How to run the batches of one graph on the CPUs of this machine."""
 
     sha256: str
-    """Of the graph that was probed."""
+    """SHA-256 of the probed graph."""
     batching: Batching
     spread: bool
-    """Whether a batch that is alone may be shared by several threads."""
+    """Whether several threads can share a batch while no other batch runs."""
     most_rows: int
-    """Rows of the largest batch that was probed; larger ones are cut."""
+    """Number of rows of the largest probed batch; larger batches are split."""
 
     def to_json(self) -> str:
-        """A line of JSON."""
+        """Returns the findings as a line of JSON."""
         return json.dumps(asdict(self) | {"batching": self.batching.name})
 
     @classmethod
     def of_json(cls, text: str) -> Self:
-        """The findings of such a line."""
+        """Returns the findings of a line of JSON."""
         fields = json.loads(text)
         return cls(**(fields | {"batching": Batching[fields["batching"]]}))

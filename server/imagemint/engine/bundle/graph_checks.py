@@ -1,4 +1,4 @@
-"""What may stand in the graph of a bundle, and what its inputs and output must look like."""
+"""Checks the operators and tensors in the graph of a bundle, and its inputs and output."""
 
 from collections.abc import Iterable, Iterator
 
@@ -8,10 +8,10 @@ from onnx import TensorProto
 from imagemint.engine.spec import ModelSpec, TruncationKind
 
 ALLOWED_DOMAINS = frozenset({"", "ai.onnx", "com.microsoft"})
-"""Operator domains: what ONNX Runtime ships. Anything else needs code of its own."""
+"""The operator domains that ONNX Runtime ships. Other domains need custom code."""
 
 _CONTROL_FLOW = frozenset({"If", "Loop", "Scan", "SequenceMap"})
-# Dropout and its fused forms only act at random in training mode, which no generator needs.
+# Dropout and its fused forms are random only in training mode, which no generator needs.
 _RANDOM = frozenset(
     {
         "Bernoulli",
@@ -27,27 +27,27 @@ _RANDOM = frozenset(
         "Sampling",
     }
 )
-# com.microsoft operators that reach out of the file: a compiled blob beside it, Python, Triton.
+# Operators of com.microsoft that use more than the file: a compiled file beside it, Python, Triton.
 _REACHING_OUT = frozenset({"EPContext", "PythonOp", "PythonOpGrad", "TritonOp"})
 
 
 def faults(model: onnx.ModelProto, spec: ModelSpec) -> Iterator[str]:
-    """Everything that forbids to serve a model: its nodes, tensors, inputs and output."""
-    graphs, nodes = _everything(model)
+    """Yields the faults in nodes, tensors, inputs and output for which a model is refused."""
+    graphs, nodes = _collect_nodes(model)
     yield from sorted({fault for node in nodes for fault in _node_faults(node)})
     tensors = [*_graph_tensors(graphs), *_attribute_tensors(nodes)]
     external = [t.name for t in tensors if t.data_location or t.external_data]
     if external:
-        yield f"external data: {external[0]!r} lies outside the file"
+        yield f"external data: tensor {external[0]!r} is stored outside the file"
     yield from _signature_faults(model.graph, spec)
 
 
-def _everything(
+def _collect_nodes(
     model: onnx.ModelProto,
 ) -> tuple[list[onnx.GraphProto], list[onnx.NodeProto]]:
-    """All graphs and all nodes: of the graph, of graphs within nodes, and of functions."""
+    """Returns all graphs and nodes, including graphs within nodes, and functions."""
     graphs = [model.graph]
-    # Training graphs are never run here, yet what they hold would travel with the bundle.
+    # Training graphs never run here, but they are part of the bundle.
     for training in model.training_info:
         graphs += [training.initialization, training.algorithm]
     nodes = [node for function in model.functions for node in function.node]
@@ -72,7 +72,7 @@ def _node_faults(node: onnx.NodeProto) -> Iterator[str]:
     if node.op_type in _RANDOM:
         yield f"random node: {node.op_type}"
     if node.op_type in _REACHING_OUT:
-        yield f"operator that reaches out of the bundle: {node.op_type}"
+        yield f"operator that uses files or code outside of the bundle: {node.op_type}"
 
 
 def _graph_tensors(graphs: Iterable[onnx.GraphProto]) -> Iterator[TensorProto]:
@@ -96,13 +96,13 @@ def _attribute_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[TensorProto]
 
 
 def _signature_faults(graph: onnx.GraphProto, spec: ModelSpec) -> Iterator[str]:
-    """How inputs and outputs disagree with the manifest."""
+    """Yields the differences between the inputs and outputs and the manifest."""
     expected: dict[str, tuple[int, tuple[int, ...]]] = {"z": (TensorProto.FLOAT, (spec.z_dim,))}
     if spec.conditional:
         expected["class_id"] = (TensorProto.INT64, (1,))
     if spec.truncation is not None and spec.truncation.kind is TruncationKind.PSI:
         expected["truncation"] = (TensorProto.FLOAT, (1,))
-    # Before IR version 4 every initializer is listed as an input as well.
+    # Before IR version 4, every initializer is also listed as an input.
     constants = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in constants]
     yield from _value_faults("input", inputs, expected)
@@ -119,7 +119,7 @@ def _value_faults(
     if set(found) != set(expected):
         yield (
             f"{kind}s are {', '.join(sorted(found)) or 'none'}; "
-            f"the manifest asks for {', '.join(sorted(expected))}"
+            f"the manifest requires {', '.join(sorted(expected))}"
         )
     for name in sorted(set(found) & set(expected)):
         dtype, tail = expected[name]

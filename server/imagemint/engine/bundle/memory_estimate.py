@@ -1,9 +1,9 @@
-"""What a graph takes to run, computed from its shapes before a runtime sees it.
+"""Estimates the time and memory of a graph from its shapes, before a runtime loads it.
 
-A bundle of a few kilobytes can ask for any amount of time and memory: functions that call
-functions, constants that are folded when a session is made, images of any size. The estimate runs
-nothing. Where it cannot tell, it says so, and the bundle is tried in a process that can be killed
-(see trial.py).
+A bundle of a few kilobytes can need any amount of time and memory: functions that call functions,
+constants that the runtime folds when it creates a session, images of any size. The estimate runs no
+part of the graph. If it is incomplete, the bundle is first loaded in a trial process that can be
+killed (see the package trial).
 """
 
 import math
@@ -17,46 +17,46 @@ from imagemint.engine.bundle.row_mixing import mixed_rows, words
 from imagemint.engine.bundle.shapes import Dims, Shapes, infer_shapes
 
 MOST_NODES = 50_000
-"""Nodes of a graph, functions written out. Large generators have some thousands."""
+"""Maximum number of nodes, with functions inlined. Large generators have a few thousand."""
 
 _MOST_CONNECTIONS = 10 * MOST_NODES
 _MOST_PARTS = 4 * MOST_NODES
 _LISTS = ("node", "initializer", "sparse_initializer", "input", "output", "value_info")
 _DEEPEST = 64
-# Shapes are inferred for batches of these sizes: what differs between the last two belongs to the
-# batch. They are primes, so that no product of constants equals one of them.
+# Shapes are inferred for batches of these sizes. An axis that differs between the last two is a
+# batch axis. The sizes are primes, so that no product of constants equals one of them.
 _ONE, _FEW, _MORE = 1, 61, 67
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Time and memory of one graph."""
+    """Estimated time and memory of one graph."""
 
     nodes: int
-    """With functions written out."""
+    """Number of nodes, with functions inlined."""
     is_complete: bool
-    """Whether every shape and every operator is known; if not, the other figures are too low."""
+    """Whether all shapes and operators are known; if not, the other values are too low."""
     constant_bytes: int = 0
-    """Of the tensors that depend on no input; a session computes them when it is made."""
+    """Bytes of the tensors that depend on no input; creating a session computes them."""
     constant_flops: int = 0
-    """Operations for these tensors."""
+    """Operations to compute these tensors."""
     row_bytes: int = 0
-    """Working memory of a batch of one image, weights aside."""
+    """Working memory of a batch of one image, without weights."""
     row_flops: int = 0
-    """Operations for one image."""
+    """Operations to compute one image."""
     mixing: tuple[str, ...] = ()
-    """Operators by which the pixels of an image depend on what shares its batch."""
+    """Operators that let the pixels of an image depend on other rows of its batch."""
 
 
-class TooLarge(ValueError):  # noqa: N818 - it names what was found
-    """A graph that no generator needs; the message says what is too much."""
+class TooLarge(ValueError):  # noqa: N818 - the name states the condition
+    """The graph is larger than any generator needs; the message says what exceeds which limit."""
 
 
 def check_size(model: onnx.ModelProto) -> None:
-    """Refuses a graph of which even a look at every part would take long.
+    """Checks that a graph is small enough to be inspected part by part.
 
     Raises:
-        TooLarge: says what there is too much of.
+        TooLarge: it is not; the message says which part is too large.
     """
     for field in _LISTS:
         if len(getattr(model.graph, field)) > MOST_NODES:
@@ -70,10 +70,10 @@ def check_size(model: onnx.ModelProto) -> None:
 
 
 def _all_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    """Every node written in the file: of the graph, of functions, and of graphs within nodes."""
+    """Yields every node of the file: of the graph, of functions, and of graphs within nodes."""
     waiting: list[Iterable[onnx.NodeProto]] = [model.graph.node]
     waiting += [function.node for function in model.functions]
-    # Training graphs are never run here, yet everything in them is looked at.
+    # Training graphs never run here, but other checks inspect them.
     for training in model.training_info:
         waiting += [training.initialization.node, training.algorithm.node]
     while waiting:
@@ -86,10 +86,10 @@ def _all_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
 
 
 def count_nodes(model: onnx.ModelProto) -> int:
-    """The nodes of a graph, with functions written out; computed without writing them out.
+    """Returns the number of nodes with functions inlined, without inlining them.
 
     Raises:
-        TooLarge: there are more than `MOST_NODES`, or more connections than so many nodes have.
+        TooLarge: there are more than `MOST_NODES` nodes, or too many connections between them.
     """
     _check_size(len(model.graph.node), 0)
     _check_size(len(model.functions), 0)
@@ -110,7 +110,7 @@ def count_nodes(model: onnx.ModelProto) -> int:
             _check_size(total, links)
         return total, links
 
-    for function in model.functions:  # those that are never called are checked as well
+    for function in model.functions:  # includes functions that are never called
         size_of(function.node, 0)
     return size_of(model.graph.node, 0)[0]
 
@@ -123,15 +123,15 @@ def _check_size(nodes: int, connections: int) -> None:
 
 
 def estimate(model: onnx.ModelProto) -> Estimate:
-    """What a graph takes; `count_nodes` has accepted it.
+    """Returns the estimated time and memory of a graph.
 
     Args:
-        model: a graph whose inputs have the batch as their first axis.
+        model: a graph that `count_nodes` accepts; the first axis of its inputs is the batch.
     """
     nodes = count_nodes(model)
     try:
         return _estimate(model, nodes)
-    except Exception:  # noqa: BLE001 - a foreign graph may break any assumption: nothing is known then
+    except Exception:  # noqa: BLE001 - an arbitrary graph can break any assumption; the estimate is incomplete then
         return Estimate(nodes, is_complete=False)
 
 
@@ -164,9 +164,9 @@ class _Step:
     """Whether it depends on an input of the graph."""
     is_known: bool
     sizes: Mapping[str, int]
-    """Bytes of its outputs."""
+    """Bytes of its outputs, by name."""
     scratch: int
-    """Bytes that it needs while it runs."""
+    """Temporary memory of the node, in bytes."""
     flops: int
 
     @property
@@ -200,7 +200,7 @@ def _steps(graph: onnx.GraphProto, shapes: Shapes, varying: set[str]) -> Iterato
 
 
 def _peak(graph: onnx.GraphProto, steps: Iterable[_Step]) -> int:
-    """The most bytes that are alive at a time, where each tensor goes after its last use."""
+    """Returns the maximum bytes in use at a time, if each tensor is freed after its last use."""
     steps = list(steps)
     last = {name: number for number, step in enumerate(steps) for name in step.node.input}
     last.update({value.name: len(steps) for value in graph.output})
@@ -216,7 +216,7 @@ def _peak(graph: onnx.GraphProto, steps: Iterable[_Step]) -> int:
     return peak
 
 
-# Operators whose time is that of looking at each element of their inputs and outputs a few times.
+# Operators whose time is proportional to the number of elements of their inputs and outputs.
 _ELEMENTWISE = words(
     """
     Abs Add And ArgMax ArgMin BatchNormalization Cast Ceil Clip Concat Constant ConstantOfShape Cos
@@ -234,27 +234,27 @@ _PER_ELEMENT = 8
 
 
 def _flops(node: onnx.NodeProto, shapes: Shapes) -> int | None:
-    """Operations of a node; None of an operator that is not known here."""
+    """Returns the number of operations of a node; None for an unknown operator."""
     if node.domain not in ("", "ai.onnx"):
         return None
     touched = sum(shapes.elements_of(name) or 0 for name in (*node.input, *node.output) if name)
     if node.op_type in _ELEMENTWISE:
         return _PER_ELEMENT * touched
     per_element = _sums_per_element(node, [shapes.dims_of(name) for name in node.input])
-    # Of a transposed convolution each element of the input, not of the output, enters the sums.
+    # In a transposed convolution, the sums run per element of the input, not of the output.
     counted = node.input if node.op_type == "ConvTranspose" else node.output
     elements = shapes.elements_of(counted[0])
     return None if per_element is None or elements is None else touched + 2 * elements * per_element
 
 
 def _sums_per_element(node: onnx.NodeProto, dims: Sequence[Dims | None]) -> int | None:
-    """Products that are added up for one element; None where it is not known."""
+    """Returns the number of products summed for one element; None if unknown."""
     weight_at = {"Conv": 1, "ConvInteger": 1, "ConvTranspose": 1, "QLinearConv": 3}
     if node.op_type in weight_at:
         weight = dims[weight_at[node.op_type]]
         return math.prod(weight[1:]) if weight else None
     if node.op_type in ("Gemm", "MatMul", "MatMulInteger", "QLinearMatMul"):
-        # A Gemm may be transposed, so that either axis is the one along which it sums.
+        # A Gemm can be transposed, so either axis can be the one that it sums over.
         left = dims[0]
         return (max(left) if node.op_type == "Gemm" else left[-1]) if left else None
     if node.op_type in ("AveragePool", "MaxPool"):
@@ -263,7 +263,7 @@ def _sums_per_element(node: onnx.NodeProto, dims: Sequence[Dims | None]) -> int 
 
 
 def _scratch(node: onnx.NodeProto, shapes: Shapes) -> int:
-    """Bytes that the runtime needs beside inputs and outputs, where they can be many."""
+    """Returns the temporary bytes of a node besides inputs and outputs, if they can be many."""
     if node.op_type != "ConvTranspose":
         return 0
     weight, source = shapes.dims_of(node.input[1]), shapes.dims_of(node.input[0])

@@ -1,7 +1,7 @@
-"""Reading a bundle from disk, and refusing one that is not fit to be served.
+"""Reads a bundle from disk, and refuses a bundle that cannot be served.
 
-A bundle is data from somewhere else. Nothing of it is believed before it was checked: the size
-before reading, the checksum before parsing, the graph before anything is run.
+Bundles are untrusted data, so the reader checks before it uses: the size before reading, the
+checksum before parsing, the graph before running.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ MANIFEST_KEY = "imagemint.manifest"
 DEFAULT_MAX_BYTES = 2**30
 
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
-# As `sha256sum` writes them; plain names only, so that no line points out of the directory.
+# The format of `sha256sum`. Only plain file names, so that no line refers to another directory.
 _SUMS_LINE = re.compile(r"([0-9a-f]{64}) [ *]([A-Za-z0-9][A-Za-z0-9._-]*)")
 _GRAPH_ENDING = ".onnx"
 _SUMS_MAX_BYTES = 64 * 1024
@@ -45,23 +45,23 @@ class Bundle:
     directory: Path
     """`<repository>/<model>/<version>`."""
     model_path: Path
-    """Its model.onnx."""
+    """Path of its model.onnx."""
     manifest: pb.BundleManifest
-    """Self-description, as read."""
+    """The manifest as read."""
     spec: ModelSpec
-    """The part of the manifest that requests are checked against."""
+    """The part of the manifest that validates requests."""
     sha256: str
     """SHA-256 of model.onnx, lower-case hexadecimal."""
     version: int
-    """1 or more, the name of its directory."""
+    """Version number, 1 or more; the name of its directory."""
     model_bytes: int
-    """Size of model.onnx."""
+    """Size of model.onnx in bytes."""
     others: tuple[Variant, ...] = ()
-    """Other graphs of the same generator, the preferred of a device before others."""
+    """Other graphs of the same generator; for each device, the preferred one first."""
     estimate: Estimate = field(default=Estimate(0, is_complete=False), repr=False)
-    """What it takes to run model.onnx."""
+    """Estimated time and memory of model.onnx."""
     findings: Findings | None = field(default=None, repr=False)
-    """What a trial found out about it; None without one."""
+    """The findings of a trial; None without a trial."""
 
     @property
     def reference(self) -> Variant:
@@ -79,14 +79,14 @@ class Bundle:
 
     @property
     def variants(self) -> tuple[Variant, ...]:
-        """Every graph, that of model.onnx first."""
+        """All graphs; the one in model.onnx is first."""
         return (self.reference, *self.others)
 
     def read_model(self, variant: Variant | None = None) -> bytes:
-        """The bytes of a graph, read again; None for model.onnx.
+        """Reads a graph again and returns its bytes; `None` means model.onnx.
 
         Raises:
-            BundleRefused: they are no longer the bytes that were checked.
+            BundleRefused: the file changed since it was checked.
         """
         graph = variant or self.reference
         content = _read(graph.path, graph.size)
@@ -97,21 +97,23 @@ class Bundle:
 
 
 def read_bundle(directory: Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Bundle:
-    """The bundle in a directory `<repository>/<model>/<version>`.
+    """Reads and checks the bundle in a directory `<repository>/<model>/<version>`.
 
     Args:
-        directory: where it lies; the last two names of the path are its model and version.
-        max_bytes: largest file accepted, looked at before a byte is read.
+        directory: the directory; the last two parts of its path are the model and the version.
+        max_bytes: maximum file size, checked before reading.
 
     Raises:
-        BundleRefused: anything about it is wrong; says what.
+        BundleRefused: a check failed; the message says which.
     """
     directory = directory.absolute()
     if not _VERSION.fullmatch(directory.name):
-        raise BundleRefused(directory, f"{directory.name!r} is not a version, a positive integer")
-    contents = _checked_contents(directory, max_bytes)
+        raise BundleRefused(
+            directory, f"the version must be a positive integer, not {directory.name!r}"
+        )
+    contents = _read_graphs(directory, max_bytes)
     content = contents[MODEL_FILE]
-    manifest, spec, taken = _examined(directory, MODEL_FILE, content)
+    manifest, spec, taken = _examine(directory, MODEL_FILE, content)
     others = tuple(_variant(directory, spec, each, contents) for each in manifest.variants)
     return Bundle(
         directory=directory,
@@ -129,15 +131,15 @@ def read_bundle(directory: Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Bundl
 def _variant(
     directory: Path, spec: ModelSpec, declared: pb.Variant, contents: dict[str, bytes]
 ) -> Variant:
-    """A variant that is what the manifest of model.onnx declares."""
+    """Returns a variant after checking it against the manifest of model.onnx."""
     content = contents.get(declared.file)
     if content is None or declared.file == MODEL_FILE:
-        raise BundleRefused(directory, f"{SUMS_FILE} does not list {declared.file}, of a variant")
+        raise BundleRefused(directory, f"{SUMS_FILE} does not list the variant {declared.file}")
     sha256 = hashlib.sha256(content).hexdigest()
     if sha256 != declared.sha256:
         why = f"{declared.file} is not the file that {MODEL_FILE} declares"
         raise BundleRefused(directory, why)
-    manifest, own_spec, taken = _examined(directory, declared.file, content)
+    manifest, own_spec, taken = _examine(directory, declared.file, content)
     if own_spec != spec or manifest.precision != declared.precision:
         why = f"{declared.file} and {MODEL_FILE} describe different models"
         raise BundleRefused(directory, why)
@@ -152,31 +154,32 @@ def _variant(
     )
 
 
-def _examined(
+def _examine(
     directory: Path, name: str, content: bytes
 ) -> tuple[pb.BundleManifest, ModelSpec, Estimate]:
-    """What a graph says of itself and what it takes, after every check."""
+    """Checks a graph, and returns its manifest, spec and estimate."""
     try:
-        model = _parsed(directory, name, content)
-        # First, for everything else takes its time with each node.
+        model = _parse(directory, name, content)
+        # First, because all other checks take time for each node.
         check_size(model)
-        manifest, spec = _checked(directory, name, model)
+        manifest, spec = _check_model(directory, name, model)
         return manifest, spec, estimate(model)
     except TooLarge as error:
         raise BundleRefused(directory, _of(name, f"its graph is too large: {error}")) from error
     except UnicodeDecodeError as error:
-        # Parsing leaves texts as they are; whoever reads a damaged one first gets this.
-        raise BundleRefused(directory, f"{name} has a name that is not text") from error
+        # Parsing does not decode strings; reading a damaged one raises this error.
+        raise BundleRefused(directory, f"{name} contains a name that is not UTF-8") from error
 
 
-def _checked(
+def _check_model(
     directory: Path, name: str, model: onnx.ModelProto
 ) -> tuple[pb.BundleManifest, ModelSpec]:
-    manifest, spec = _described(directory, model)
+    manifest, spec = _read_manifest(directory, model)
     if spec.name != directory.parent.name:
         raise BundleRefused(
             directory,
-            f"its manifest names the model {spec.name!r}, its folder {directory.parent.name!r}",
+            f"its manifest names the model {spec.name!r}, but its folder is"
+            f" {directory.parent.name!r}",
         )
     if found := list(faults(model, spec)):
         raise BundleRefused(directory, _of(name, "; ".join(found)))
@@ -192,10 +195,10 @@ def _of(name: str, why: str) -> str:
     return why if name == MODEL_FILE else f"{name}: {why}"
 
 
-def _checked_contents(directory: Path, max_bytes: int) -> dict[str, bytes]:
-    """The bytes of each graph, after every file listed in SHA256SUMS was found as listed."""
+def _read_graphs(directory: Path, max_bytes: int) -> dict[str, bytes]:
+    """Checks every file in SHA256SUMS against its digest, and returns the bytes of each graph."""
     graphs = {}
-    for name, digest in _sums(directory).items():
+    for name, digest in _read_sums(directory).items():
         content = _read(directory / name, max_bytes)
         if hashlib.sha256(content).hexdigest() != digest:
             raise BundleRefused(directory, f"checksum mismatch: {name} is truncated or altered")
@@ -204,8 +207,8 @@ def _checked_contents(directory: Path, max_bytes: int) -> dict[str, bytes]:
     return graphs
 
 
-def _sums(directory: Path) -> dict[str, str]:
-    """Digest by file name, as SHA256SUMS says."""
+def _read_sums(directory: Path) -> dict[str, str]:
+    """Returns the digests in SHA256SUMS by file name."""
     try:
         lines = _read(directory / SUMS_FILE, _SUMS_MAX_BYTES).decode("ascii").splitlines()
     except UnicodeDecodeError as error:
@@ -220,16 +223,16 @@ def _sums(directory: Path) -> dict[str, str]:
 
 
 def _read(path: Path, max_bytes: int) -> bytes:
-    """The whole of a plain file; refused before reading if larger than `max_bytes`."""
+    """Returns the content of a regular file; refuses one larger than `max_bytes` unread."""
     try:
-        # Non-blocking, so that a named pipe in place of a file cannot hang the server.
+        # Non-blocking, so that a named pipe in place of the file cannot block the server.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor, not a path
             found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode):
                 raise BundleRefused(path.parent, f"{path.name} is not a regular file")
-            # One byte more than allowed tells a file that grew after it was measured.
-            # Never by the limit: a read takes memory for all that it may return.
+            # Reading one byte more than the size detects a file that grew meanwhile. It must not
+            # read up to `max_bytes`, because a read allocates memory for its full size.
             content = file.read(found.st_size + 1) if found.st_size <= max_bytes else b""
     except FileNotFoundError:
         raise BundleRefused(path.parent, f"{path.name} is missing") from None
@@ -242,25 +245,26 @@ def _read(path: Path, max_bytes: int) -> bytes:
     return content
 
 
-def _parsed(directory: Path, name: str, content: bytes) -> onnx.ModelProto:
+def _parse(directory: Path, name: str, content: bytes) -> onnx.ModelProto:
     try:
-        # From a string: nothing outside it is opened, so external data stays where it is.
+        # Loading from a string opens no other file, so external data is not read.
         model = onnx.load_model_from_string(content)
     except (DecodeError, ValueError) as error:
         raise BundleRefused(directory, f"{name} is truncated, or not ONNX") from error
     if not model.graph.node:
-        raise BundleRefused(directory, f"{name} is truncated, or not ONNX: no graph in it")
+        raise BundleRefused(directory, f"{name} is truncated, or not ONNX: it has no graph")
     return model
 
 
-def _described(directory: Path, model: onnx.ModelProto) -> tuple[pb.BundleManifest, ModelSpec]:
+def _read_manifest(directory: Path, model: onnx.ModelProto) -> tuple[pb.BundleManifest, ModelSpec]:
     texts = [entry.value for entry in model.metadata_props if entry.key == MANIFEST_KEY]
     if len(texts) != 1:
         raise BundleRefused(
-            directory, f"metadata_props holds {len(texts)} entries {MANIFEST_KEY!r}, not one"
+            directory,
+            f"metadata_props has {len(texts)} entries {MANIFEST_KEY!r}; exactly one is required",
         )
     try:
-        # Fields this version does not know are left to the format version to forbid.
+        # Ignores unknown fields; a manifest that needs them has a newer format version.
         manifest = json_format.Parse(texts[0], pb.BundleManifest(), ignore_unknown_fields=True)
         return manifest, ModelSpec.of(manifest)
     except json_format.Error as error:

@@ -1,4 +1,4 @@
-"""Operators by which a row of a batch depends on the others, told from the graph alone."""
+"""Finds operators that let the rows of a batch affect each other, from the graph alone."""
 
 from collections.abc import Iterable, Iterator
 
@@ -8,11 +8,11 @@ from imagemint.engine.bundle.shapes import Shapes
 
 
 def words(text: str) -> frozenset[str]:
-    """The words of a text."""
+    """Returns the set of words in a text."""
     return frozenset(text.split())
 
 
-# They look at the whole of a tensor, whatever its shape.
+# These operators combine all elements of a tensor, whatever its shape.
 _WHOLE = words(
     """
     DynamicQuantizeLinear DynamicQuantizeMatMul DynamicQuantizeLSTM NonZero Unique
@@ -28,7 +28,7 @@ _ALONG_ONE_AXIS = {
     **dict.fromkeys(("ArgMax", "ArgMin"), 0),
     **dict.fromkeys(("Hardmax", "LogSoftmax", "Softmax", "LpNormalization", "TopK"), -1),
 }
-# They look at every axis from a certain one on.
+# These operators combine all axes from the given one on.
 _FROM_AN_AXIS = {
     "LayerNormalization": -1,
     "RMSNormalization": -1,
@@ -38,14 +38,14 @@ _FROM_AN_AXIS = {
 
 
 def mixed_rows(graph: onnx.GraphProto, few: Shapes, more: Shapes) -> Iterator[str]:
-    """The operator of each node that lets the rows of a batch depend on each other.
+    """Yields the operator of each node that lets the rows of a batch affect each other.
 
-    What it does not find may still mix rows; the probe looks for that with numbers.
+    The check does not find all such operators; the probe searches for the others numerically.
 
     Args:
-        graph: any.
-        few: its shapes for a batch of one size.
-        more: its shapes for a batch of another size: what differs belongs to the batch.
+        graph: any graph.
+        few: shapes for one batch size.
+        more: shapes for another batch size; axes that differ are batch axes.
     """
     values = {tensor.name: tensor for tensor in graph.initializer}
     values |= {
@@ -61,7 +61,7 @@ def mixed_rows(graph: onnx.GraphProto, few: Shapes, more: Shapes) -> Iterator[st
 
 
 def _batch_axes(name: str, few: Shapes, more: Shapes) -> set[int]:
-    """Axes of a tensor along which the batch lies."""
+    """Returns the batch axes of a tensor."""
     one, other = few.dims_of(name), more.dims_of(name)
     if one is None or other is None or len(one) != len(other):
         return set()
@@ -71,11 +71,11 @@ def _batch_axes(name: str, few: Shapes, more: Shapes) -> set[int]:
 def _mixes(
     node: onnx.NodeProto, batch: set[int], shapes: Shapes, values: dict[str, onnx.TensorProto]
 ) -> bool:
-    """Whether a node combines what lies along the axes of the batch in its first input."""
+    """Returns whether a node combines elements along the batch axes of its first input."""
     dims = shapes.dims_of(node.input[0]) if node.input else ()
     if node.op_type in _WHOLE:
         return bool(batch) or dims is None
-    if node.op_type == "BatchNormalization":  # in training mode it uses statistics of its batch
+    if node.op_type == "BatchNormalization":  # uses batch statistics in training mode
         return _attribute(node, "training_mode", 0) == 1 or sum(map(bool, node.output)) > 1
     if not batch or not dims:
         return False
@@ -85,7 +85,7 @@ def _mixes(
 def _combined_axes(
     node: onnx.NodeProto, rank: int, values: dict[str, onnx.TensorProto]
 ) -> Iterable[int]:
-    """Axes along which an operator combines elements of its first input."""
+    """Returns the axes along which an operator combines elements of its first input."""
     if node.op_type in _REDUCTIONS:
         axes = _reduced_axes(node, values)
         return {axis % rank for axis in axes} if axes else range(rank)
@@ -105,7 +105,7 @@ def _attribute(node: onnx.NodeProto, name: str, default: int) -> int:
 
 
 def _reduced_axes(node: onnx.NodeProto, values: dict[str, onnx.TensorProto]) -> list[int]:
-    """Axes of a reduction; none stands for all."""
+    """Returns the axes of a reduction; an empty list means all axes."""
     given = [list(a.ints) for a in node.attribute if a.name == "axes"]
     if given:
         return given[0]

@@ -1,4 +1,4 @@
-"""The shape of every tensor in a graph, for a batch of so many rows."""
+"""Infers the shape of every tensor in a graph, for a given batch size."""
 
 import math
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ from onnx import TensorProto, helper
 
 Dims = tuple[int, ...]
 
-# Larger constants hold weights, whose values decide no shape.
+# Larger constants are weights, whose values determine no shape.
 _SHAPE_ELEMENTS = 128
-# Inference follows axes, and the numbers in small tensors, without a limit of its own.
+# Shape inference itself has no limit on axes and on values in small tensors.
 _MOST_AXES = 32
 _MOST_ELEMENTS = 4_096
 _UNKNOWN_ITEM_BYTES = 8
@@ -18,35 +18,36 @@ _UNKNOWN_ITEM_BYTES = 8
 
 @dataclass(frozen=True, slots=True)
 class Shapes:
-    """Types and shapes by name of tensor."""
+    """Types and shapes of tensors, by name."""
 
     types: dict[str, tuple[int, Dims | None]]
-    """Element type and dimensions; None where they are not known."""
+    """Element type and dimensions; None for unknown dimensions."""
 
     def dims_of(self, name: str) -> Dims | None:
-        """Dimensions; None where they are not known."""
+        """Returns the dimensions of a tensor; None if unknown."""
         return self.types.get(name, (0, None))[1]
 
     def elements_of(self, name: str) -> int | None:
-        """Number of elements; None where it is not known."""
+        """Returns the number of elements of a tensor; None if unknown."""
         dims = self.dims_of(name)
         return None if dims is None else math.prod(dims)
 
     def bytes_of(self, name: str) -> int | None:
-        """Bytes; None where they are not known."""
+        """Returns the size of a tensor in bytes; None if unknown."""
         elements = self.elements_of(name)
         return None if elements is None else elements * _item_bytes(self.types[name][0])
 
 
 def infer_shapes(model: onnx.ModelProto, rows: int) -> Shapes:
-    """Shapes for a batch; what the file itself says of shapes inside it is not believed.
+    """Returns the shapes for a batch size, ignoring the shapes that the file declares inside.
 
     Args:
-        model: without functions; its inputs have the batch as their first axis.
-        rows: of the batch.
+        model: a model without functions; the first axis of its inputs is the batch.
+        rows: the batch size.
 
     Raises:
-        ValueError: tensors have more axes, or hold more sizes, than any generator needs.
+        ValueError: a tensor has more axes, or a shape tensor more elements, than any generator
+            needs.
         onnx.shape_inference.InferenceError: the graph contradicts itself.
     """
     _check_growth(model.graph)
@@ -58,9 +59,12 @@ def infer_shapes(model: onnx.ModelProto, rows: int) -> Shapes:
 
 
 def _check_growth(graph: onnx.GraphProto) -> None:
-    """Refuses graphs for which inference would need more and more memory with each node.
+    """Refuses graphs for which the memory of shape inference grows with each node.
 
-    Tracks upper bounds of the axes and of the propagated elements of each tensor.
+    It tracks upper bounds of the axes and of the propagated elements of each tensor.
+
+    Raises:
+        ValueError: an upper bound exceeds its limit.
     """
     bounds = {
         t.name: (len(t.dims), min(math.prod(t.dims), _SHAPE_ELEMENTS)) for t in graph.initializer
@@ -89,7 +93,7 @@ def _check_growth(graph: onnx.GraphProto) -> None:
             case "Reshape" | "Expand" | "Tile" | "ConstantOfShape":
                 axes = max(axes, inputs[-1][1])
         if axes > _MOST_AXES or elements > _MOST_ELEMENTS:
-            raise ValueError(f"{node.op_type} makes a tensor of too many axes or sizes")
+            raise ValueError(f"{node.op_type} creates a tensor with too many axes or elements")
         bounds.update(dict.fromkeys(node.output, (axes, elements)))
 
 

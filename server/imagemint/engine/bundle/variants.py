@@ -1,4 +1,4 @@
-"""The graphs of one bundle, and which of them a device runs."""
+"""The graphs of one bundle, and the choice of the graph that a device runs."""
 
 import functools
 import re
@@ -17,8 +17,8 @@ REFERENCE = "reference"
 _CPU, _CUDA = "cpu", "cuda"
 _TARGETS = {pb.TARGET_DEVICE_CPU: _CPU, pb.TARGET_DEVICE_CUDA: _CUDA}
 _CPU_INFO = Path("/proc/cpuinfo")
-# Of x86 and of ARM. Without them 8-bit sums are slow, and on x86 they saturate in 16 bits, so that
-# pixels would stray further than was measured.
+# CPU flags of x86 and ARM. Without them, 8-bit sums are slow; on x86 they also saturate at 16 bits,
+# so that pixels would differ more than measured.
 _DOT_PRODUCTS = frozenset({"avx512_vnni", "avx_vnni", "asimddp"})
 
 
@@ -27,19 +27,19 @@ class Variant:
     """One graph of a bundle."""
 
     name: str
-    """As the manifest has it; that of model.onnx is its precision in lower case, such as `fp32`."""
+    """Name in the manifest; for model.onnx, its precision in lower case, such as `fp32`."""
     path: Path
-    """Its file."""
+    """Path of its file."""
     sha256: str
     """SHA-256 of its file, lower-case hexadecimal."""
     size: int
-    """Bytes of its file."""
+    """Size of its file in bytes."""
     precision: str
     """`fp32`, `fp16` or `int8`."""
     target: str | None
-    """Device that it was made for, `cpu` or `cuda`; None for model.onnx, which suits any."""
+    """Device that it was made for, `cpu` or `cuda`; None for model.onnx, which runs on any."""
     estimate: Estimate = field(default=Estimate(0, is_complete=False), repr=False, compare=False)
-    """What it takes to run it."""
+    """Its estimated time and memory."""
 
     @property
     def is_reference(self) -> bool:
@@ -56,7 +56,7 @@ class Variant:
         return asked == self.name or (asked == REFERENCE and self.is_reference)
 
 
-def chosen(variants: Sequence[Variant], device: str, asked: str) -> tuple[Variant, str]:
+def choose_variant(variants: Sequence[Variant], device: str, asked: str) -> tuple[Variant, str]:
     """The graph that a device runs, and why.
 
     Args:
@@ -87,7 +87,7 @@ def chosen(variants: Sequence[Variant], device: str, asked: str) -> tuple[Varian
 
 @functools.cache
 def has_dot_products() -> bool:
-    """Whether this processor says that it multiplies and adds bytes in one instruction."""
+    """Returns whether the CPU has instructions for dot products of bytes."""
     try:
         text = _CPU_INFO.read_text()
     except OSError:
@@ -97,10 +97,10 @@ def has_dot_products() -> bool:
 
 
 def precision_name(precision: int) -> str:
-    """`fp32`, `fp16` or `int8` for a value of `pb.Precision`."""
+    """Returns `fp32`, `fp16` or `int8` for a value of `pb.Precision`."""
     return pb.Precision.Name(precision).removeprefix("PRECISION_").lower()  # type: ignore[arg-type] # the stub wants its own int
 
 
 def target_name(target: int) -> str:
-    """`cpu` or `cuda` for a value of `pb.TargetDevice` that is one of them."""
+    """Returns `cpu` or `cuda` for a known value of `pb.TargetDevice`."""
     return _TARGETS[target]  # type: ignore[index] # the stub wants its own int

@@ -1,31 +1,32 @@
 """The backend on ONNX Runtime.
 
-**One session, several threads.** `Run` is thread-safe and releases the interpreter's lock, and with
-one intra-op thread it computes on the thread that called. Two threads on one session delivered
-0.98 to 1.06 times the images/s of two sessions with a thread each (median of 12 alternating rounds,
-batches of 8 and 64, 128-channel digit generator, ONNX Runtime 1.31.1; on busy cores, hence only the
-ratio), and hold the weights once: so one session is enough. Create it after any fork.
+**One session, several threads.** `Run` is thread-safe and releases the GIL, and with one intra-op
+thread it computes on the calling thread. Two threads on one session delivered 0.98 to 1.06 times
+the images/s of two sessions with one thread each (median of 12 alternating rounds, batches of 8 and
+64, 128-channel digit generator, ONNX Runtime 1.31.1; the cores were busy, hence only the ratio). A
+session holds the weights once, so one is enough. Create it after any fork.
 
-**A batch that is alone** may be shared by all cores: the backend then keeps a second session, of
-several threads, which spin, for a run of a millisecond has no time to wake them. It is used only if
-the probe finds its floats to be those of the first, and for a few rows: more are shared out among
-the instances.
+**A batch without others beside it** can use several cores. For that, the backend keeps a second
+session with several threads. They spin, because waking them takes too long for a run of a
+millisecond. The backend uses this session only if the probe finds the same floats as in the first
+one, and only for a few rows; larger batches are divided among the instances.
 
-**Batch invariance.** A row's pixels must not depend on its batch. Measured with ONNX Runtime 1.31.1
-on AVX-512, batches of 1 to 70, floats before rounding compared bit by bit: a generator (embedding,
-Gemm, two ConvTranspose, Conv, tanh; 64, 128 and 256 channels) never differs; a Gemm or MatMul whose
-weights are constants never differs, for those are packed when the session is made and the packed
-kernel sums each row over K in one order whatever M is; with weights computed in the graph a batch
-of one differs, and only that, for it runs as a GEMV. So neither the exporter nor the backend has to
-pad a generator as it is exported here. Other processors have other kernels, and on CUDA cuDNN and
-cuBLAS pick theirs by shape, so every backend probes its bundle when it is loaded (see _probe.py)
-and runs batches in the cheapest way under which the probe found no difference.
+**Batch invariance.** The pixels of a row must not depend on its batch. Measured with ONNX Runtime
+1.31.1 on AVX-512, batches of 1 to 70, floats before rounding compared bit by bit: a generator
+(embedding, Gemm, two ConvTranspose, Conv, tanh; 64, 128 and 256 channels) never differs. A Gemm or
+MatMul with constant weights never differs, because the weights are packed when the session is
+created, and the packed kernel sums each row over K in the same order for every M. With weights that
+the graph computes, only a batch of one differs, because it runs as a GEMV. So neither the exporter
+nor the backend pads generators that are exported here. Other CPUs have other kernels, and on CUDA
+cuDNN and cuBLAS select kernels by shape. Therefore every backend probes its bundle when it loads it
+(see batch_invariance.py), and runs batches in the fastest way without any difference.
 
-**On a GPU** batches come in buckets (see _buckets.py), those among the sizes asked for in which the
-floats of a row agree. If the model can be captured, each instance has a session of its own, whose
-runs are CUDA graphs: weights, activations of the largest bucket, and buffers and a graph for each
-bucket, times the instances. Otherwise the instances bind their buffers to one session. There is no
-mode that gives up byte equality for speed: a serial must not change its picture with the load.
+**On a GPU**, batches have fixed sizes, the buckets (see buckets.py): those of the configured sizes
+in which the floats of a row agree. If the model can be captured, each instance has its own session,
+whose runs are CUDA graphs. Each instance then needs memory for the weights, the activations of the
+largest bucket, and buffers and a graph per bucket. Otherwise the instances bind their buffers to
+one session. No mode gives up byte equality for speed, because a serial must not change its image
+with the load.
 """
 
 import contextlib
@@ -43,7 +44,7 @@ from imagemint.engine.backend import Instance
 from imagemint.engine.bundle import Bundle
 from imagemint.engine.bundle.findings import Findings
 from imagemint.engine.bundle.memory_estimate import Estimate
-from imagemint.engine.bundle.variants import REFERENCE, Variant, chosen
+from imagemint.engine.bundle.variants import REFERENCE, Variant, choose_variant
 from imagemint.engine.errors import BackendFailed, BundleRefused
 from imagemint.engine.failure_causes import is_passing
 from imagemint.engine.memory import resident_bytes
@@ -82,49 +83,49 @@ from imagemint.engine.spec import TruncationKind
 
 _log = logging.getLogger(__name__)
 
-# Working memory of one batch by the estimate, of which the runtime takes up to five times as much.
-# The probe and every later run keep to it, and the probe to so much work, or large images would
-# take gigabytes and slow ones minutes. Neither depends on the machine, for the batches that are run
-# decide the last bits of a float.
+# Maximum estimated working memory of one batch, and work of the probe; the runtime uses up to five
+# times the memory. Without these limits, large images would need gigabytes, and slow ones minutes.
+# The limits must not depend on the machine, because the batch sizes determine the last bits of
+# floats.
 _BATCH_BYTES = 2**28
 _PROBE_FLOPS = 3 * 10**11
 _THOROUGH_FLOPS = 10**12
-# Rows that the probe computes for each row of its largest batch.
+# Number of rows that the probe computes per row of its largest batch.
 _RUNS_PER_ROW, _RUNS_PER_ROW_THOROUGH = 10, 16
 _FEWEST_ROWS = 4
-# Of what a process was seen to take for an image and to compute in a second.
+# Convert measured memory and time of one image to the units of the estimate.
 _TAKEN_PER_ESTIMATED = 4
 _MEASURED_FLOPS_PER_S = 10**10
 DEFAULT_MAX_IMAGE_MEMORY = 2**29
-"""Bytes. A generator of 1024x1024 images with 32 features for each pixel takes about as much."""
-# Where rows are never run but in batches of one size.
+"""Bytes. A generator of 1024x1024 images with 32 features per pixel needs about as much."""
+# The batch size of the modes with a single batch size.
 _SIZES_OF = {Batching.FIXED: (FIXED_BATCH,), Batching.ALONE: (1,)}
 
 
 class OnnxBackend:
-    """A bundle in an ONNX Runtime session. Implements `Backend`.
+    """Runs a bundle in an ONNX Runtime session. Implements `Backend`.
 
     Args:
-        bundle: what to run; its bytes are read again and must be those that were checked.
-        device: `cpu`, `cuda`, or `auto`: CUDA where it works, the CPU otherwise.
-        intra_op_threads: threads that share one run on the CPU, 1 or more. With 1 the calling
-            thread does the work. CUDA always takes 1.
-        alone_threads: threads that share the run of a batch that is alone on the CPU, if that
-            changes no byte; for as much memory again. With 1 it runs like any other.
-        max_batch: rows that most batches hold at most; larger ones are cut where there are buckets.
-        buckets: sizes of batches, where there are buckets; absent, 1, 2, 4, ... `max_batch`. Those
-            in which a row would differ are left out.
-        bucketed: whether batches are padded to buckets; absent, on CUDA.
-        cuda_graphs: whether to capture runs on CUDA, if the model can be.
-        variant: which graph of the bundle: `auto` for the one made for the device where there is
-            one, `reference` for model.onnx, or a name.
-        max_image_memory_bytes: working memory of one image, above which the bundle is refused.
+        bundle: the bundle; its file is read again and must be unchanged.
+        device: `cpu`, `cuda`, or `auto`: CUDA if it works, otherwise the CPU.
+        intra_op_threads: number of threads per run on the CPU. With 1, the calling thread computes.
+            CUDA always uses 1.
+        alone_threads: number of threads for a batch on the CPU while no other batch runs, if the
+            result is the same byte for byte. Above 1, the model takes twice the memory.
+        max_batch: maximum number of rows of most batches; with buckets, larger batches are split.
+        buckets: batch sizes, if batches are padded to buckets. Default: 1, 2, 4, ... `max_batch`.
+            Sizes in which a row would differ are left out.
+        bucketed: whether to pad batches to buckets. Default: only on CUDA.
+        cuda_graphs: whether to capture runs as CUDA graphs, if the model supports it.
+        variant: the graph of the bundle: `auto` for the one made for the device, if any;
+            `reference` for model.onnx; or a name.
+        max_image_memory_bytes: maximum working memory of one image; more refuses the bundle.
 
     Raises:
-        BundleRefused: the runtime cannot load the model, its images have another shape than the
-            manifest says, or it has no such variant.
-        BackendFailed: `cuda` was asked for and does not work.
-        ValueError: no such device.
+        BundleRefused: the runtime cannot load the model, its images differ in shape from the
+            manifest, or it has no such variant.
+        BackendFailed: `cuda` was requested and does not work.
+        ValueError: there is no such device.
     """
 
     def __init__(
@@ -148,7 +149,7 @@ class OnnxBackend:
         self._takes_psi = (
             bundle.spec.truncation is not None and bundle.spec.truncation.kind is TruncationKind.PSI
         )
-        session, why, self._variant, which, content = _session(
+        session, why, self._variant, which, content = _open_session(
             bundle, device, intra_op_threads, variant, max_image_memory_bytes
         )
         self._session: Session | None = session
@@ -157,18 +158,18 @@ class OnnxBackend:
         self._alone: Session | None = None
         self._most_rows = _most_rows(self._variant.estimate)
         on_gpu = session.provider == CUDA
-        # Read again for each session of an instance: the bytes are large, and wanted rarely.
+        # Kept to read the graph again for each instance: the bytes are large and rarely needed.
         self._bundle = bundle if on_gpu and cuda_graphs else None
         self._buckets: tuple[int, ...] = ()
         if bucketed if bucketed is not None else on_gpu:
             sizes = sorted(set(buckets or default_buckets(max_batch)))
             wanted = tuple(s for s in sizes if s <= self._most_rows) or (self._most_rows,)
             self._sample = probe_feed(bundle.spec, wanted[-1])
-            self._buckets = self._agreeing(bundle, content, wanted)
+            self._buckets = self._find_buckets(bundle, content, wanted)
             self._batching = Batching.BUCKETS
             as_hoped, how = self._buckets == wanted, ", ".join(map(str, self._buckets))
         else:
-            self._batching = self._settle(bundle, content, alone_threads)
+            self._batching = self._determine_batching(bundle, content, alone_threads)
             as_hoped, how = self._batching is Batching.AS_THEY_COME, self._batching.value
         del content
         _log.log(
@@ -184,7 +185,7 @@ class OnnxBackend:
 
     @property
     def provider(self) -> str:
-        """Execution provider that does the work."""
+        """The active execution provider."""
         return self._provider
 
     @property
@@ -194,24 +195,24 @@ class OnnxBackend:
 
     @property
     def variant(self) -> Variant:
-        """Which of the bundle's graphs it runs."""
+        """The graph of the bundle that it runs."""
         return self._variant
 
     @property
     def batching(self) -> Batching:
-        """What the probe found necessary."""
+        """The batching that the probe requires."""
         return self._batching
 
     @property
     def findings(self) -> Findings:
-        """What another backend of the same graph on the same machine need not find out again."""
+        """The results of the probe, for other backends of the same graph on this machine."""
         return Findings(
             self._variant.sha256, self._batching, self._alone is not None, self._most_rows
         )
 
     @property
     def buckets(self) -> tuple[int, ...]:
-        """Sizes that batches are padded to, ascending; empty where they run as they come."""
+        """Sizes that batches are padded to, ascending; empty without padding to buckets."""
         return self._buckets
 
     def run(
@@ -220,20 +221,20 @@ class OnnxBackend:
         class_id: npt.NDArray[np.int64] | None = None,
         truncation: npt.NDArray[np.float32] | None = None,
     ) -> npt.NDArray[np.uint8]:
-        """Images uint8 [N, height, width, channels]; see `Backend.run`."""
-        feed = self._prepared(z, class_id, truncation)
+        """Returns the images, uint8 [N, height, width, channels]; see `Backend.run`."""
+        feed = self._prepare(z, class_id, truncation)
         count = len(z)
         if count == 0:
             spec = self._spec
             return np.empty((0, spec.height, spec.width, spec.channels), dtype=np.uint8)
         if buckets := _SIZES_OF.get(self._batching, self._buckets):
             cut = [(rows(feed, p.start, p.stop), p.size) for p in pieces(count, buckets)]
-            return np.concatenate([self._padded(part, size) for part, size in cut])
-        if count > self._most_rows:  # larger batches were not probed, and are no faster
+            return np.concatenate([self._run_padded(part, size) for part, size in cut])
+        if count > self._most_rows:  # larger batches are not probed, and are no faster
             starts = range(0, count, self._most_rows)
             parts = [rows(feed, start, start + self._most_rows) for start in starts]
-            return np.concatenate([self._as_they_come(part) for part in parts])
-        return self._as_they_come(feed)
+            return np.concatenate([self._run_as_given(part) for part in parts])
+        return self._run_as_given(feed)
 
     def run_alone(
         self,
@@ -241,41 +242,41 @@ class OnnxBackend:
         class_id: npt.NDArray[np.int64] | None = None,
         truncation: npt.NDArray[np.float32] | None = None,
     ) -> npt.NDArray[np.uint8]:
-        """The same as `run`, on several threads where the probe found that it is; thread-safe."""
+        """Returns the same as `run`, on several threads if the probe found equal results."""
         alone = self._alone
         if alone is None or not 1 <= len(z) <= min(ALONE_ROWS, self._most_rows):
             return self.run(z, class_id, truncation)
-        return alone.run(self._prepared(z, class_id, truncation))
+        return alone.run(self._prepare(z, class_id, truncation))
 
     def open_instance(self) -> Instance:
-        """What the calling thread runs many batches with; see `Backend.open_instance`."""
-        session = self._opened()
+        """Returns an instance for the calling thread; see `Backend.open_instance`."""
+        session = self._get_session()
         if not self._buckets:
             return _SharedInstance(self)
         expected = self._compute(rows(self._sample, 0, self._buckets[-1]))
-        bound = self._captured(expected)
+        bound = self._capture(expected)
         if bound is None:
-            bound = self._bound(session, expected, graphs=False)
-        return BucketedInstance(self._prepared, bound)
+            bound = self._bind(session, expected, graphs=False)
+        return BucketedInstance(self._prepare, bound)
 
-    def _captured(self, expected: npt.NDArray[np.uint8]) -> dict[int, BoundBatch] | None:
-        """The buckets as CUDA graphs; None where they cannot be, or are not wanted."""
+    def _capture(self, expected: npt.NDArray[np.uint8]) -> dict[int, BoundBatch] | None:
+        """Returns the buckets as CUDA graphs; None if disabled or not possible."""
         if self._bundle is None:
             return None
         session = failure = None
         try:
             session = cuda_session(self._bundle.read_model(self._variant), graphs=True)
-            return self._bound(session, expected, graphs=True)
+            return self._bind(session, expected, graphs=True)
         except BackendFailed as error:
             failure = error
         reason = first_line(failure.__cause__ or failure)
         _log.warning("model %s runs without CUDA graphs: %s", self._name, reason)
-        # Where it is let go, by whatever holds it last, a session must not meet a capture.
+        # Freeing a session must not overlap with a capture of another model.
         with on_device(True):
             del session, failure
         return None
 
-    def _bound(
+    def _bind(
         self, session: Session, expected: npt.NDArray[np.uint8], *, graphs: bool
     ) -> dict[int, BoundBatch]:
         return bind_buckets(
@@ -283,23 +284,26 @@ class OnnxBackend:
         )
 
     def close(self) -> None:
-        """Releases the model; runs under way finish, later ones fail."""
+        """Releases the model. Active runs finish, later ones fail."""
         with on_device(self._provider == CUDA):
             self._session = self._alone = None
 
-    def _opened(self) -> Session:
+    def _get_session(self) -> Session:
         if self._session is None:
             raise BackendFailed("the model was closed")
         return self._session
 
-    def _prepared(
+    def _prepare(
         self,
         z: npt.NDArray[np.float32],
         class_id: npt.NDArray[np.int64] | None,
         truncation: npt.NDArray[np.float32] | None,
     ) -> Feed:
-        """The graph's inputs by name, checked: a graph takes label -1 for the last class."""
-        self._opened()
+        """Checks the inputs and returns them by name.
+
+        A graph itself would not reject class -1: it means the last class there.
+        """
+        self._get_session()
         spec = self._spec
         if z.dtype != np.float32 or z.ndim != 2 or z.shape[1] != spec.z_dim:  # noqa: PLR2004 - axes
             raise ValueError(f"z must be float32 [N, {spec.z_dim}], not {z.dtype} {z.shape}")
@@ -316,14 +320,14 @@ class OnnxBackend:
             feed["truncation"] = _column("truncation", truncation, np.dtype(np.float32), len(z))
         return feed
 
-    def _as_they_come(self, feed: Feed) -> npt.NDArray[np.uint8]:
-        """The images of a batch of any size that was probed."""
+    def _run_as_given(self, feed: Feed) -> npt.NDArray[np.uint8]:
+        """Returns the images of a batch of any probed size."""
         if len(feed["z"]) == 1 and self._batching is Batching.NEVER_ALONE:
-            return self._padded(feed, 2)
+            return self._run_padded(feed, 2)
         return self._compute(feed)
 
-    def _padded(self, feed: Feed, size: int) -> npt.NDArray[np.uint8]:
-        """The images of a batch that is run with its first row repeated up to `size` rows."""
+    def _run_padded(self, feed: Feed, size: int) -> npt.NDArray[np.uint8]:
+        """Returns the images of a batch that is padded to `size` rows with its first row."""
         count = len(feed["z"])
         if count < size:
             feed = {
@@ -333,10 +337,10 @@ class OnnxBackend:
         return self._compute(feed)[:count]
 
     def _compute(self, feed: Feed) -> npt.NDArray[np.uint8]:
-        return self._opened().run(feed)
+        return self._get_session().run(feed)
 
-    def _settle(self, bundle: Bundle, content: bytes, alone_threads: int) -> Batching:
-        """Runs the probe, which also warms up, and tells how batches must be run from now on."""
+    def _determine_batching(self, bundle: Bundle, content: bytes, alone_threads: int) -> Batching:
+        """Runs the probe, which also warms up the model; returns how batches must run."""
         found = bundle.findings
         if found is not None and found.sha256 == self._variant.sha256:
             self._most_rows = found.most_rows
@@ -345,7 +349,7 @@ class OnnxBackend:
             return found.batching
         estimate = self._variant.estimate
         if not estimate.is_complete:
-            estimate = self._measured(estimate)
+            estimate = self._measure(estimate)
             self._most_rows = _most_rows(estimate)
         if estimate.mixing:
             _log.warning(
@@ -357,10 +361,10 @@ class OnnxBackend:
             return Batching.ALONE
         return self._probe(bundle, content, alone_threads)
 
-    def _measured(self, estimate: Estimate) -> Estimate:
-        """An estimate that is at least what one image was seen to take."""
+    def _measure(self, estimate: Estimate) -> Estimate:
+        """Returns the estimate, raised to the measured memory and time of one image."""
         before, began = resident_bytes(), time.perf_counter()
-        with contextlib.suppress(BackendFailed):  # the check of the images tells
+        with contextlib.suppress(BackendFailed):  # the check of the images reports it
             self._compute(probe_feed(self._spec, 1))
         took_s = time.perf_counter() - began
         taken = (resident_bytes() - before) // _TAKEN_PER_ESTIMATED
@@ -393,24 +397,26 @@ class OnnxBackend:
     def _is_spread(
         self, bundle: Bundle, shown: bytes, threads: int, floats: Session, feed: Feed
     ) -> bool:
-        """Whether several threads give the floats that one gives."""
+        """Returns whether several threads give the same floats as one thread."""
         with contextlib.closing(cpu_session(shown, threads, bundle.directory)) as others:
             agrees = same_everywhere(floats.run, others.run, feed)
         if not agrees:
             _log.warning(
-                "model %s differs on %d threads: a batch that is alone runs on one core",
+                "model %s gives other floats on %d threads: every batch runs on one core",
                 *(self._name, threads),
             )
         return agrees
 
     def _open_alone(self, bundle: Bundle, content: bytes, threads: int) -> Session:
-        """A session of several threads, warm."""
+        """Returns a warmed-up session with several threads."""
         alone = cpu_session(content, threads, bundle.directory, spinning=True)
         alone.run(probe_feed(self._spec, 1))
         return alone
 
-    def _agreeing(self, bundle: Bundle, content: bytes, wanted: tuple[int, ...]) -> tuple[int, ...]:
-        """Runs the probe in buckets, the largest first, and tells which of them agree."""
+    def _find_buckets(
+        self, bundle: Bundle, content: bytes, wanted: tuple[int, ...]
+    ) -> tuple[int, ...]:
+        """Runs the probe in all buckets and returns those that agree with the largest."""
         self._check_images(bundle, self._sample)
         if self._variant.estimate.mixing:
             return (1,)
@@ -422,7 +428,7 @@ class OnnxBackend:
                 raise _cannot_run(bundle, error) from error
 
     def _check_images(self, bundle: Bundle, feed: Feed) -> None:
-        """Runs a batch, and refuses a bundle whose images are not what its manifest says."""
+        """Runs a batch, and refuses the bundle if the images do not fit its manifest."""
         spec = bundle.spec
         expected = (len(feed["z"]), spec.height, spec.width, spec.channels)
         try:
@@ -434,32 +440,32 @@ class OnnxBackend:
             raise BundleRefused(bundle.directory, why)
 
     def _floats_session(self, bundle: Bundle, shown: bytes) -> Session:
-        """A second, passing session, whose output is the floats before they are rounded."""
+        """Returns a temporary session whose output is the floats before rounding."""
         if self._provider == CUDA:
             return cuda_session(shown)
         return cpu_session(shown, self._threads, bundle.directory)
 
 
 class _SharedInstance:
-    """A backend of which nothing is tied to a thread. Implements `Instance`."""
+    """An instance that shares the session of its backend. Implements `Instance`."""
 
     def __init__(self, backend: OnnxBackend) -> None:
         self.run = backend.run
         self.run_alone = backend.run_alone
 
     def close(self) -> None:
-        """Leaves the backend to who opened it."""
+        """Does nothing; the owner of the backend closes it."""
 
 
 def _most_rows(estimate: Estimate) -> int:
-    """Rows of the largest batch that is run where batches run as they come."""
+    """Returns the maximum number of rows of a batch without padding."""
     by_memory = _BATCH_BYTES // max(estimate.row_bytes, 1)
     by_time = _PROBE_FLOPS // (_RUNS_PER_ROW * max(estimate.row_flops, 1))
     return max(1, min(by_memory, max(by_time, _FEWEST_ROWS), PROBE_ROWS))
 
 
 def _thorough_batches(estimate: Estimate, most_rows: int) -> int:
-    """How many batches the thorough probe looks at."""
+    """Returns the number of batches of the thorough probe."""
     flops = max(1, estimate.row_flops) * most_rows * _RUNS_PER_ROW_THOROUGH
     return max(1, min(_THOROUGH_FLOPS // flops, THOROUGH_BATCHES))
 
@@ -470,17 +476,21 @@ def _cannot_run(bundle: Bundle, error: BackendFailed) -> BundleRefused:
     return BundleRefused(bundle.directory, why, passing=is_passing(cause))
 
 
-def _session(
+def _open_session(
     bundle: Bundle, device: str, intra_op_threads: int, asked: str, most_bytes: int
 ) -> tuple[Session, str, Variant, str, bytes]:
-    """A session and the reason for its provider; the graph in it, the reason for that, its bytes.
+    """Opens a session on a device.
+
+    Returns:
+        The session, the reason for its provider, the graph, the reason for the graph, and the bytes
+        of the graph.
 
     Raises:
-        BundleRefused: an image takes more memory than `most_bytes`, or the runtime cannot load it.
+        BundleRefused: an image needs more memory than `most_bytes`, or the runtime cannot load it.
     """
 
     def on_cpu(why: str) -> tuple[Session, str, Variant, str, bytes]:
-        variant, which = _chosen(bundle, "cpu", asked)
+        variant, which = _choose(bundle, "cpu", asked)
         _check_memory(bundle, variant, most_bytes)
         content = bundle.read_model(variant)
         session = cpu_session(content, intra_op_threads, bundle.directory)
@@ -488,7 +498,7 @@ def _session(
 
     if device == "cpu":
         return on_cpu("asked for")
-    variant, which = _chosen(bundle, "cuda", asked)
+    variant, which = _choose(bundle, "cuda", asked)
     try:
         _check_memory(bundle, variant, most_bytes)
         content = bundle.read_model(variant)
@@ -511,9 +521,9 @@ def _check_memory(bundle: Bundle, variant: Variant, most_bytes: int) -> None:
         )
 
 
-def _chosen(bundle: Bundle, device: str, asked: str) -> tuple[Variant, str]:
+def _choose(bundle: Bundle, device: str, asked: str) -> tuple[Variant, str]:
     try:
-        return chosen(bundle.variants, device, asked)
+        return choose_variant(bundle.variants, device, asked)
     except LookupError as error:
         raise BundleRefused(bundle.directory, str(error)) from error
 

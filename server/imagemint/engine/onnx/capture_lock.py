@@ -1,4 +1,4 @@
-"""Runs side by side, and now and then something that must be alone."""
+"""A shared and exclusive lock that keeps work off the GPU during CUDA graph captures."""
 
 import contextlib
 import threading
@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 
 class Gate:
-    """Lets through many who share, or one who is alone, and keeps nobody alone waiting for ever.
+    """A lock with shared and exclusive holders; a waiting exclusive holder goes first.
 
-    ONNX Runtime captures CUDA graphs in the mode `cudaStreamCaptureModeGlobal`: meanwhile
-    allocations, copies and releases of other threads fail, and undo the capture; in a destructor
-    that ends the process. So captures are alone in it, whatever models run there.
+    ONNX Runtime captures CUDA graphs in the mode `cudaStreamCaptureModeGlobal`: during a capture,
+    allocations, copies and releases of other threads fail and abort the capture; a failure in a
+    destructor ends the process. Therefore a capture holds the lock exclusively for all models.
     """
 
     def __init__(self) -> None:
@@ -20,7 +20,7 @@ class Gate:
 
     @contextlib.contextmanager
     def shared(self) -> Iterator[None]:
-        """Waits until nobody is alone, or waits to be."""
+        """Holds the lock shared; waits while it is held exclusively or such a holder waits."""
         with self._changed:
             self._changed.wait_for(lambda: not self._alone)
             self._inside += 1
@@ -31,7 +31,7 @@ class Gate:
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Waits until everybody else is outside, and keeps them there."""
+        """Holds the lock exclusively; waits for all other holders."""
         with self._changed:
             self._alone += 1
             self._changed.wait_for(lambda: not self._inside)

@@ -1,4 +1,4 @@
-"""The few calls of the CUDA runtime that ONNX Runtime's Python leaves out."""
+"""Calls of the CUDA runtime that the Python API of ONNX Runtime lacks."""
 
 import ctypes
 import functools
@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 _log = logging.getLogger(__name__)
 
-# ONNX Runtime has loaded one of them by the time it has a session on a GPU; the newest first.
+# ONNX Runtime loads one of these before it has a session on a GPU; the newest first.
 _LIBRARIES = ("libcudart.so.13", "libcudart.so.12")
 _DEVICE_TO_HOST = 2
 
@@ -29,7 +29,7 @@ class CudaRuntime:
     @classmethod
     @functools.cache
     def find(cls) -> Self | None:
-        """The runtime of this process; None, and a line in the log, where it cannot be reached."""
+        """Returns the CUDA runtime of this process; logs a warning and returns None without one."""
         for name in _LIBRARIES:
             try:
                 return cls(ctypes.CDLL(name))
@@ -39,24 +39,24 @@ class CudaRuntime:
         return None
 
     def pin(self, array: npt.NDArray[Any]) -> bool:
-        """Page-locks the memory of an array, and tells whether that worked; it works either way."""
+        """Page-locks the memory of an array; returns whether that succeeded. It is optional."""
         locked = not self._library.cudaHostRegister(
             self._address(array.ctypes.data), self._size(array.nbytes), ctypes.c_uint(0)
         )
         if not locked:
-            self._library.cudaGetLastError()  # or ONNX Runtime takes it for one of its own
+            self._library.cudaGetLastError()  # or ONNX Runtime would report it as its own error
             _log.warning("%d bytes could not be page-locked", array.nbytes)
         return locked
 
     def unpin(self, array: npt.NDArray[Any]) -> None:
-        """Takes that back, before the array is freed."""
+        """Unlocks the memory of an array; call it before the array is freed."""
         self._library.cudaHostUnregister(self._address(array.ctypes.data))
 
     def fetch(self, array: npt.NDArray[Any], address: int) -> None:
-        """Copies from the device into a contiguous array, and waits for it, without the GIL.
+        """Copies from the device into a contiguous array; blocks without holding the GIL.
 
         Raises:
-            OSError: CUDA refused.
+            OSError: the copy failed.
         """
         code = self._library.cudaMemcpy(
             self._address(array.ctypes.data),

@@ -1,4 +1,4 @@
-"""Sessions of ONNX Runtime, and batches bound to fixed buffers: the one module that imports it."""
+"""ONNX Runtime sessions and bound buffers; the only module that imports onnxruntime."""
 
 import contextlib
 import os
@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-# Since 1.29 ONNX Runtime reports to its maker from its import on, and keeps an id of the machine in
-# the user's cache. A server does neither unless its operator asks for it; the API call to switch it
-# off comes too late for the files.
+# Since 1.29, ONNX Runtime sends telemetry from its import on, and stores a machine id in the user's
+# cache. The server disables both unless the operator enables them. The API call to disable
+# telemetry comes too late for the files.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import onnxruntime as ort
@@ -27,26 +27,26 @@ CUDA = "CUDAExecutionProvider"
 RUNTIME_VERSION: str = ort.__version__
 
 _ERRORS_ONLY = 3
-# Warnings speak of nodes assigned to the CPU and of missing drivers; both are checked here.
+# Warnings concern nodes assigned to the CPU and missing drivers; this module checks both.
 ort.set_default_logger_severity(_ERRORS_ONLY)
 
 _CUDA_OPTIONS = {
-    # EXHAUSTIVE, the default, searches half a second for every new shape; DEFAULT is far slower on
-    # some convolutions.
+    # EXHAUSTIVE, the default, takes half a second per new shape; DEFAULT is far slower for some
+    # convolutions.
     "cudnn_conv_algo_search": "HEURISTIC",
-    # TF32 keeps 10 bits of the mantissa: pixels would leave the tolerance recorded in the bundle.
+    # TF32 has a 10-bit mantissa, so pixels would exceed the tolerance recorded in the bundle.
     "use_tf32": "0",
-    # The largest batch comes first, so the arena need not leave room to grow.
+    # The largest batch runs first, so the arena does not need room to grow.
     "arena_extend_strategy": "kSameAsRequested",
 }
 _GRAPH_ID = "gpu_graph_id"
-_gate = Gate()  # of the process, as the rule about captures is
+_gate = Gate()  # one per process, because a capture affects the whole process
 
 
 def available_devices() -> tuple[str, ...]:
-    """Devices that the installed ONNX Runtime was built for, the best first; `cpu` is always one.
+    """Returns the devices that the installed ONNX Runtime supports, the fastest first.
 
-    Whether a GPU and its libraries are there is only known once a session was made.
+    `cpu` is always included. Only creating a session shows whether a GPU and its libraries exist.
     """
     return ("cuda", "cpu") if CUDA in ort.get_available_providers() else ("cpu",)
 
@@ -57,13 +57,13 @@ class Session:
     def __init__(self, session: ort.InferenceSession) -> None:
         self._session: Any = session
         self.provider: str = session.get_providers()[0]
-        """Execution provider that does the work."""
+        """The active execution provider."""
 
     def run(self, feed: Feed) -> npt.NDArray[Any]:
-        """The output for a batch of any size; thread-safe.
+        """Returns the output for a batch of any size; thread-safe.
 
         Raises:
-            BackendFailed: the runtime failed; its reason is the cause.
+            BackendFailed: the runtime failed; `__cause__` has its error.
         """
         try:
             with on_device(self.provider == CUDA):
@@ -72,23 +72,23 @@ class Session:
             raise BackendFailed("the model failed to run") from error
 
     def close(self) -> None:
-        """Lets go of the graph; batches that are bound keep theirs. May be called twice."""
+        """Releases the session; bound batches keep theirs. It can be called twice."""
         with on_device(self.provider == CUDA):
             self._session = None
 
     def bind(
         self, feed: Feed, output: npt.NDArray[np.uint8], *, graph_id: int | None = None
     ) -> "BoundBatch":
-        """A batch of one size whose arrays stay where they are.
+        """Binds a batch of one size to fixed buffers.
 
         Args:
-            feed: inputs, contiguous; written to before each run.
-            output: what each run overwrites, contiguous.
-            graph_id: 1 or more, and its own for each batch of a session made with `graphs`: the
-                first run captures, later ones replay, all on one thread. None runs node by node.
+            feed: inputs, contiguous; the caller writes to them before each run.
+            output: contiguous; each run overwrites it.
+            graph_id: 1 or more, unique per batch, for a session created with `graphs`. The first
+                run captures, later runs replay, all on one thread. None runs node by node.
 
         Raises:
-            BackendFailed: the device has no room for it.
+            BackendFailed: the device has not enough memory.
         """
         on_gpu = self.provider == CUDA
         with on_device(on_gpu):
@@ -96,15 +96,15 @@ class Session:
 
 
 class BoundBatch:
-    """Buffers of one batch size, on the host and on the device, and the run between them.
+    """Buffers of one batch size on the host and on the device, and the run between them.
 
-    On a GPU the host's side is page-locked where the CUDA runtime can be reached, for page-locked
-    memory is copied without a detour. On a CPU both sides are the same memory.
+    On a GPU, the host buffers are page-locked if the CUDA runtime is available, because page-locked
+    memory is copied directly. On a CPU, host and device buffers are the same memory.
 
     Attributes:
-        inputs: write here before `run`.
-        output: read here after it.
-        addresses: of the device's buffers, which never change.
+        inputs: the buffers to write before `run`.
+        output: the buffer to read after `run`.
+        addresses: addresses of the device buffers, which never change.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class BoundBatch:
             (bound,) = session.get_outputs()
             self._binding.bind_ortvalue_output(bound.name, self._image)
         except Exception as error:  # ONNX Runtime's exceptions share no base of their own
-            raise BackendFailed("there is no room for the buffers of a batch") from error
+            raise BackendFailed("not enough memory for the buffers of a batch") from error
         self.addresses = tuple(value.data_ptr() for value in (*self._values.values(), self._image))
         self._pinned: list[npt.NDArray[Any]] = []
         if self._cuda is not None:
@@ -149,7 +149,7 @@ class BoundBatch:
         """Computes `output` from `inputs`.
 
         Raises:
-            BackendFailed: the runtime failed; its reason is the cause.
+            BackendFailed: the runtime failed; `__cause__` has its error.
         """
         try:
             with _gate.alone() if self._captures else on_device(self._on_gpu):
@@ -175,7 +175,7 @@ class BoundBatch:
             self._cuda.fetch(self.output, self._image.data_ptr())
 
     def close(self) -> None:
-        """Lets go of the device's memory, and of the host's pages. May be called twice."""
+        """Releases device memory and page locks. It can be called twice."""
         if self._closed:
             return
         self._closed = True
@@ -188,24 +188,24 @@ class BoundBatch:
 
 
 def on_device(on_gpu: bool) -> contextlib.AbstractContextManager[None]:
-    """Surrounds whatever allocates, frees, copies or runs on a GPU; see `Gate`."""
+    """Returns the context for code that allocates, frees, copies or runs on a GPU; see `Gate`."""
     return _gate.shared() if on_gpu else contextlib.nullcontext()
 
 
 def cpu_session(
     content: bytes, threads: int, directory: Path, *, spinning: bool = False
 ) -> Session:
-    """A session on the CPU.
+    """Creates a session on the CPU.
 
     Args:
-        content: the model.
-        threads: that share one run, 1 or more; with 1 the calling thread does the work.
-        directory: of its bundle, for the error.
-        spinning: whether threads that share a run wait for their next part of it without giving up
-            their core; they give it up when the run ends.
+        content: the serialized model.
+        threads: number of threads per run; with 1, the calling thread computes.
+        directory: directory of the bundle, for the error message.
+        spinning: whether the threads of a run spin while they wait for work; they stop spinning
+            when the run ends.
 
     Raises:
-        BundleRefused: the runtime cannot load it.
+        BundleRefused: the runtime cannot load the model.
     """
     try:
         return Session(_inference_session(content, threads, [CPU], spinning=spinning))
@@ -215,25 +215,27 @@ def cpu_session(
 
 
 def cuda_session(content: bytes, *, graphs: bool = False) -> Session:
-    """A session on the first GPU.
+    """Creates a session on the first GPU.
 
     Args:
-        content: the model.
-        graphs: whether runs can be captured; then one thread alone may use it, and every node must
-            run on the GPU.
+        content: the serialized model.
+        graphs: whether runs can be captured as CUDA graphs; then only one thread can use the
+            session, and every node must run on the GPU.
 
     Raises:
         BackendFailed: CUDA does not work, or cannot capture this model.
     """
     if CUDA not in ort.get_available_providers():
         raise BackendFailed(f"CUDA does not work: ONNX Runtime {ort.__version__} is a CPU build")
-    # Finds the CUDA libraries that pip installed; never raises, hence the check of the outcome.
+    # Finds CUDA libraries installed by pip. It never raises, so the provider is checked below.
     ort.preload_dlls()
     cuda = (CUDA, _CUDA_OPTIONS | ({"enable_cuda_graph": "1"} if graphs else {}))
     try:
         with _gate.shared():
             session = _inference_session(content, 1, [cuda, CPU])
-    except Exception as error:  # no device, no driver, or a bundle at fault: the CPU will tell
+    except (
+        Exception
+    ) as error:  # no device, no driver, or a faulty bundle, which the CPU session will report
         raise BackendFailed(f"CUDA does not work: {first_line(error)}") from error
     if session.get_providers()[0] != CUDA:
         raise BackendFailed("CUDA does not work: no device, or a library is missing")
@@ -243,7 +245,7 @@ def cuda_session(content: bytes, *, graphs: bool = False) -> Session:
 def _inference_session(
     content: bytes, threads: int, providers: list[Any], *, spinning: bool = False
 ) -> ort.InferenceSession:
-    # Left to itself, a session whose provider fails prints so and goes on without it, on the CPU.
+    # With fallback enabled, a session whose provider fails prints a message and uses the CPU.
     return ort.InferenceSession(
         content, _options(threads, spinning), providers=providers, enable_fallback=False
     )
@@ -256,7 +258,7 @@ def _options(intra_op_threads: int, spinning: bool) -> ort.SessionOptions:
     options.intra_op_num_threads = intra_op_threads
     options.inter_op_num_threads = 1
     options.use_deterministic_compute = True
-    # Idle threads must not burn the cores that other batches run on.
+    # Idle threads must not take CPU time from other batches.
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     options.add_session_config_entry("session.force_spinning_stop", "1")
@@ -264,5 +266,5 @@ def _options(intra_op_threads: int, spinning: bool) -> ort.SessionOptions:
 
 
 def first_line(error: BaseException | None) -> str:
-    """What an error says first."""
+    """Returns the first line of an error's message."""
     return (str(error).strip().splitlines() or ["no reason given"])[0]

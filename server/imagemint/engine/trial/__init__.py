@@ -1,4 +1,4 @@
-"""Trials of bundles in a process of their own, which can be killed."""
+"""Trials: load and probe bundles in a separate process, which can be killed."""
 
 from imagemint.engine.trial.trials import PLAIN_BYTES, TrialOptions, Trials, is_plain
 

@@ -1,9 +1,8 @@
-"""Trying a bundle in a process of its own, which can be killed.
+"""Loads and probes a bundle in a separate process, which can be killed.
 
-Neither a session that is being made nor an operator that is running can be interrupted, and a fault
-in native code takes its process along. So a bundle of which the estimate cannot say that it is
-cheap is first loaded and probed in a child process, under limits of time and memory. What the probe
-finds out there need not be found out again.
+Neither the creation of a session nor a running operator can be interrupted, and a crash of native
+code ends its process. Therefore a bundle that is not estimated as cheap is first loaded and probed
+in a child process with limits of time and memory. The server reuses the findings of that probe.
 """
 
 import json
@@ -22,20 +21,20 @@ from imagemint.engine.errors import BundleRefused
 from imagemint.engine.memory import available_bytes
 
 PLAIN_BYTES = 16 * 2**20
-"""Size of a model file above which it is not even parsed outside a trial."""
+"""Size above which a model file is not even parsed outside of a trial."""
 _PLAIN_NODES = 5_000
 _PLAIN_CONSTANT_BYTES = 64 * 2**20
 _PLAIN_CONSTANT_FLOPS = 10**9
 _PLAIN_ROW_BYTES = 16 * 2**20
 _PLAIN_ROW_FLOPS = 5 * 10**7
-# Of the memory that is available; several workers may try the same bundle at the same time.
+# Share of the available memory; several workers can try the same bundle at the same time.
 _MEMORY_SHARE = 0.5
-# Without -P a module in the current directory would go before ours.
+# Without -P, a module in the current directory could shadow ours.
 _CHILD = (sys.executable, "-P", "-m", "imagemint.engine.trial.trial_process")
 
 
 def is_plain(bundle: Bundle) -> bool:
-    """Whether loading a bundle is known to be cheap, so that it need not be tried first."""
+    """Returns whether loading a bundle is estimated as cheap, so that it needs no trial."""
     return all(map(_is_plain, bundle.variants))
 
 
@@ -54,10 +53,10 @@ def _is_plain(variant: Variant) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class TrialOptions:
-    """What a trial is told; the meanings are those of `read_bundle` and `OnnxBackend`."""
+    """Options of a trial; see `read_bundle` and `OnnxBackend` for the others."""
 
     timeout_s: float
-    """Time from the start of the process to its verdict."""
+    """Time from the start of the process to its result."""
     max_bytes: int
     max_image_memory_bytes: int
     alone_threads: int = 1
@@ -65,7 +64,7 @@ class TrialOptions:
 
 
 class Trials:
-    """Tries bundles, each in a process; thread-safe."""
+    """Tries each bundle in its own process; thread-safe."""
 
     def __init__(self, options: TrialOptions) -> None:
         self._options = options
@@ -74,15 +73,15 @@ class Trials:
         self._closed = False
 
     def run(self, directory: Path, variant: str) -> tuple[str, Findings]:
-        """The SHA-256 of model.onnx, and what was found out about the bundle on this machine.
+        """Returns the SHA-256 of model.onnx and the findings about the bundle on this machine.
 
         Args:
-            directory: of the bundle.
-            variant: which of its graphs, as `OnnxBackend` takes it.
+            directory: the directory of the bundle.
+            variant: the graph to run; see `OnnxBackend`.
 
         Raises:
-            BundleRefused: it cannot be loaded, takes too long or too much memory, or ends the
-                process; `passing` tells whether it is worth another try.
+            BundleRefused: the bundle cannot be loaded, takes too long or too much memory, or
+                crashes the process. `passing` says whether a retry is useful.
         """
         available = available_bytes()
         arguments = asdict(self._options) | {
@@ -91,7 +90,7 @@ class Trials:
             "memory_bytes": None if available is None else int(available * _MEMORY_SHARE),
         }
         process = self._start(directory, json.dumps(arguments))
-        # Its end tells the child that this process is gone, so that it stays open until then.
+        # The child exits when its stdin closes, so the pipe stays open while the child runs.
         lifeline, process.stdin = process.stdin, None
         try:
             answer, _ = process.communicate(timeout=self._options.timeout_s)
@@ -108,7 +107,7 @@ class Trials:
         return _verdict(directory, process.returncode, answer)
 
     def close(self) -> None:
-        """Kills every trial, now and to come."""
+        """Kills all trials and refuses new ones."""
         with self._lock:
             self._closed = True
             for process in self._running:
@@ -137,7 +136,7 @@ def _verdict(directory: Path, status: int, answer: str) -> tuple[str, Findings]:
     if not answer:
         cause = signal.Signals(-status).name if status < 0 else f"exit status {status}"
         why = f"the process that tried to load it ended: {cause}"
-        # Somebody who needed its memory may have killed it; anything else is the bundle's doing.
+        # SIGKILL can come from the out-of-memory killer; the bundle causes any other end.
         raise BundleRefused(directory, why, passing=status == -signal.SIGKILL)
     found: dict[str, Any] = json.loads(answer)
     if "refused" in found:

@@ -9,7 +9,7 @@ from tiny_bundles import write_bundle, write_sums, write_variant
 
 from imagemint.engine import latents
 from imagemint.engine.bundle import read_bundle, variants
-from imagemint.engine.bundle.variants import Variant, chosen
+from imagemint.engine.bundle.variants import Variant, choose_variant
 from imagemint.engine.errors import BundleRefused
 from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.v1 import manifest_pb2 as pb
@@ -45,20 +45,20 @@ def dot_products(monkeypatch):
 def test_device_gets_what_was_made_for_it(dot_products, device, asked, name):
     """Unless another is asked for by name."""
     dot_products(True)
-    assert chosen(EACH, device, asked)[0].name == name
+    assert choose_variant(EACH, device, asked)[0].name == name
 
 
 def test_auto_takes_no_slow_integers(dot_products):
     """A processor without dot products of bytes runs model.onnx, and the reason is told."""
     dot_products(False)
-    variant, why = chosen(EACH, "cpu", "auto")
+    variant, why = choose_variant(EACH, "cpu", "auto")
     assert (variant.name, why) == ("fp32", "this processor lacks what int8 needs")
-    assert chosen(EACH, "cpu", "int8")[0].name == "int8"
+    assert choose_variant(EACH, "cpu", "int8")[0].name == "int8"
 
 
 def test_bundle_of_one_graph_runs_it():
     """Nothing made for the device: model.onnx."""
-    assert chosen(EACH[:1], "cpu", "auto") == (EACH[0], "none was made for cpu")
+    assert choose_variant(EACH[:1], "cpu", "auto") == (EACH[0], "none was made for cpu")
 
 
 @pytest.mark.parametrize(
@@ -142,8 +142,8 @@ def _declare(**fields):
         ({"name": "auto"}, "name 'auto' is taken"),
         ({"name": "Int8"}, "lower-case"),
         ({"file": "../int8.onnx"}, "plain name"),
-        ({"file": "other.onnx"}, "does not list other.onnx"),
-        ({"file": "model.onnx"}, "does not list model.onnx, of a variant"),
+        ({"file": "other.onnx"}, "does not list the variant other.onnx"),
+        ({"file": "model.onnx"}, "does not list the variant model.onnx"),
         ({"sha256": "00" * 32}, "not the file that model.onnx declares"),
         ({"sha256": "x"}, "sha256 is not"),
         ({"precision": pb.PRECISION_FP16}, "describe different models"),

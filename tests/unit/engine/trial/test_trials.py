@@ -67,7 +67,7 @@ def test_greedy_bundle_is_refused_by_a_limit(tmp_path, monkeypatch):
     """More memory than the share of a trial is an error there, and the machine is spared."""
     monkeypatch.setattr(trial, "available_bytes", lambda: 4 * 2**30)
     directory = write_bundle(tmp_path, edit_model=folding(40_000, 0))
-    with pytest.raises(BundleRefused, match=r"may take 2.0 GiB") as caught:
+    with pytest.raises(BundleRefused, match=r"the limit is 2.0 GiB") as caught:
         trials().run(directory, "reference")
     assert caught.value.passing
 
