@@ -59,7 +59,7 @@ class Batches:
         return done / took
 
 
-def ways(bundle: Bundle, most: int) -> tuple[OnnxBackend, dict[str, Instance]]:
+def open_instances(bundle: Bundle, most: int) -> tuple[OnnxBackend, dict[str, Instance]]:
     """Returns a backend, for what it says of itself, and an instance for each way.
 
     Args:
@@ -81,7 +81,7 @@ def sizes(most: int) -> list[int]:
     return sorted({*powers, *(power + 1 for power in powers[2:] if power < most)})
 
 
-def measured(
+def measure(
     bundle: Bundle, instances: dict[str, Instance], options: argparse.Namespace
 ) -> dict[int, dict[str, list[float]]]:
     """Returns images per second, by batch size and way, one for each round."""
@@ -99,7 +99,7 @@ def measured(
     return found
 
 
-def table(found: dict[int, dict[str, list[float]]]) -> str:
+def format_table(found: dict[int, dict[str, list[float]]]) -> str:
     """Returns the medians of the ratios, with the least and the most."""
     names = [name for name in next(iter(found.values())) if name != BASELINE]
     lines = [
@@ -150,9 +150,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write every sample here")
     options = parser.parse_args()
     bundle = read_bundle(options.bundle)
-    backend, instances = ways(bundle, options.most)
-    found = measured(bundle, instances, options)
-    print(table(found))
+    backend, instances = open_instances(bundle, options.most)
+    found = measure(bundle, instances, options)
+    print(format_table(found))
     told = {
         "machine": machine(),
         "model": f"{bundle.spec.name}@{bundle.version}",

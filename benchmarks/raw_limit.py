@@ -1,6 +1,6 @@
-"""What ONNX Runtime alone does with a bundle on the cores at hand: the limit of any server.
+"""Measures ONNX Runtime alone on a bundle and the available cores: the limit of any server.
 
-The graph is run as it stands in the file, without anything of the engine around it.
+The graph of the file runs unchanged, without the engine.
 """
 
 import os
@@ -19,7 +19,7 @@ from imagemint.engine.bundle import read_bundle
 from imagemint.engine.sampling import latents
 
 BATCH = 64
-# Of each measurement, what goes to the time of a single image.
+# Share of each measurement for the time of a single image.
 SINGLE_SHARE = 0.2
 
 
@@ -28,8 +28,8 @@ class Raw:
     """One measurement.
 
     Attributes:
-        images_per_s: of the best arrangement of sessions and threads, in batches of 64.
-        arrangement: which one that was.
+        images_per_s: throughput of the best arrangement of sessions and threads, in batches of 64.
+        arrangement: sessions and threads of the best arrangement.
         single_ms: median time of a batch of one in the fastest session.
     """
 
@@ -39,9 +39,9 @@ class Raw:
 
 
 class RawLimit:
-    """Every way to divide the cores into sessions of equal numbers of threads.
+    """All ways to divide the cores into sessions of equal numbers of threads.
 
-    On two cores: two sessions of one thread side by side, and one session of two threads.
+    On two cores: two parallel sessions of one thread, and one session of two threads.
 
     Args:
         directory: the bundle.
@@ -63,7 +63,7 @@ class RawLimit:
         }
 
     def measure(self, seconds: float) -> Raw:
-        """Returns what the best arrangement does, each having had its part of the time."""
+        """Measures all arrangements for equal parts of the time, and returns the best."""
         part = seconds / len(self._arrangements)
         rates = {
             name: self._rate(sessions, part * (1 - SINGLE_SHARE))
@@ -91,7 +91,7 @@ class RawLimit:
         return done / (time.perf_counter() - began)
 
     def _time_ms(self, session: ort.InferenceSession, seconds: float) -> float:
-        session.run(None, self._single)  # the first of its shape allocates
+        session.run(None, self._single)  # the first run with a shape allocates memory
         times: list[float] = []
         until = time.perf_counter() + seconds
         while (began := time.perf_counter()) < until or not times:

@@ -1,9 +1,9 @@
-"""Load-tests the server and its peers, beside what ONNX Runtime alone can do on the same cores.
+"""Load-tests the server and its peers, and ONNX Runtime alone on the same cores.
 
-Machines drift, so nothing absolute is claimed: the raw limit is measured anew beside every row,
-with the server frozen meanwhile, and the ratio of the two is the figure. Server, client and raw
-limit share the cores. One server runs at a time, each in turn, in another order in each round. The
-load is that of `imagemint bench`; docs/performance.md tells how it is measured, and of the peers.
+The speed of machines varies, so the result is a ratio: the raw limit is measured again beside every
+row, with the server frozen. Server, client and raw limit share the cores. One server runs at a
+time, in another order in each round. The load is that of `imagemint bench`. docs/performance.md
+describes the measurement and the peers.
 
     make bench
     make bench BENCH_ARGS="--peers none --seconds 5 --repeats 5"
@@ -26,8 +26,8 @@ from importlib import metadata
 from pathlib import Path
 
 from peers import environments
-from peers.checking import NotReady, Truth, right_answer
-from peers.processes import Tree, free_ports
+from peers.checking import NotReady, Truth, check_answer
+from peers.processes import Tree, find_free_ports
 from peers.servers import OURS, PEERS, Model, Server, Started, ours
 from raw_limit import RawLimit
 from side_by_side import Entry, Record, Sample, Visit, render_tables, strip_local_details
@@ -49,12 +49,12 @@ STREAM_IMAGES = 10_000
 
 @dataclass(frozen=True)
 class Workload:
-    """What is asked for.
+    """The requests of one row.
 
     Attributes:
-        load: how hard.
-        mix: what.
-        images: how many, in place of a time.
+        load: number of callers or rate.
+        mix: kinds of requests.
+        images: number of images, instead of a duration.
     """
 
     load: Load
@@ -63,7 +63,7 @@ class Workload:
 
     @property
     def streams(self) -> bool:
-        """Whether it is for servers that stream."""
+        """Whether it needs a server that streams."""
         return any(ask.stream for ask in self.mix.asks)
 
 
@@ -77,21 +77,21 @@ WORKLOADS: dict[str, Workload] = {
         Closed(1), parse_mix(f"count={STREAM_IMAGES} stream"), STREAM_IMAGES
     ),
 }
-# What must be answered rightly before anything is measured.
+# Requests whose answers must be correct before the measurement.
 CHECKS = parse_mix("count=1, count=64, count=64 format=png").asks
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What all rows have in common.
+    """Settings that all rows share.
 
     Attributes:
-        model: what is served.
-        raw: measures the raw limit of it.
-        truth: knows the right answers.
-        seconds: of each timed stretch.
-        clients: processes of the load generator.
-        processes: workers of our server.
+        model: the served model.
+        raw: measures the raw limit of the model.
+        truth: computes the correct answers.
+        seconds: length of each measurement.
+        clients: number of processes of the load generator.
+        processes: number of workers of imagemint.
     """
 
     model: Model
@@ -105,10 +105,10 @@ class Bench:
         """Starts a server, measures all its rows, and stops it.
 
         Raises:
-            NotReady: it did not come up; the message has the end of its output.
-            ValueError: it computes other pictures.
+            NotReady: the server did not start; the message has the end of its output.
+            ValueError: the pictures are wrong.
         """
-        started = server.start(self.model, free_ports(server.ports))
+        started = server.start(self.model, find_free_ports(server.ports))
         with tempfile.TemporaryDirectory(prefix="peer-") as folder:
             began_s = time.monotonic()
             variables = started.environment | {"TMPDIR": folder}
@@ -124,11 +124,11 @@ class Bench:
         return visit
 
     async def _ready(self, started: Started, tree: Tree) -> float:
-        """Returns when the first right answer came, once all checks have passed."""
+        """Returns the time of the first correct answer, after all checks have passed."""
         until_s = time.monotonic() + READY_S
         ready_s = None
         for ask in CHECKS:
-            await right_answer(started.answers, ask, self.truth, tree, until_s)
+            await check_answer(started.answers, ask, self.truth, tree, until_s)
             ready_s = ready_s or time.monotonic()
         return ready_s or time.monotonic()
 
@@ -139,7 +139,7 @@ class Bench:
             for name, workload in WORKLOADS.items():
                 if workload.streams and server.name != OURS:
                     continue
-                # A connection stays with one worker: several for each, so that none is idle.
+                # A connection stays with one worker; several per worker keep all of them busy.
                 workers = self.processes if server.name == OURS else 1
                 plan = Plan(
                     workload.load,
@@ -160,7 +160,7 @@ class Bench:
                     _say(f"  {name}: {sample.images_per_s:,.0f}/s, {sample.ratio:.2f} of R")
 
     def _row(self, clients: ClientProcesses, plan: Plan, tree: Tree) -> Sample:
-        """Returns one sample, the raw limit measured on both sides of it."""
+        """Returns one sample, with the raw limit measured before and after it."""
         with tree.frozen():
             before = self.raw.measure(self.seconds / 2)
         point = join_results(plan.load, plan.mix, clients.measure(plan))
@@ -192,8 +192,8 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def compared(bench: Bench, servers: Sequence[Server], repeats: int) -> dict[str, Entry]:
-    """Returns what was found of each server, all taken in turn."""
+def compare(bench: Bench, servers: Sequence[Server], repeats: int) -> dict[str, Entry]:
+    """Returns the results of each server; the servers take turns."""
     entries = {each.name: _entry(each) for each in servers}
     runnable = [each for each in servers if not entries[each.name].reasons]
     for repeat in range(repeats):
@@ -218,11 +218,11 @@ def _entry(server: Server) -> Entry:
     return Entry(server.title, server.protocol, packages, made.install_bytes, reasons=reasons)
 
 
-def chosen(text: str) -> list[Server]:
-    """Returns the peers that a list of names, `all` or `none` stands for.
+def parse_peers(text: str) -> list[Server]:
+    """Returns the peers of a comma-separated list of names, `all` or `none`.
 
     Raises:
-        argparse.ArgumentTypeError: no such peer.
+        argparse.ArgumentTypeError: a peer is unknown.
     """
     names = {"all": list(PEERS), "none": []}.get(text, text.split(","))
     if unknown := [name for name in names if name not in PEERS]:
@@ -235,22 +235,26 @@ def chosen(text: str) -> list[Server]:
 def main() -> None:
     """Prints the tables; with --json also writes every sample."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--peers", type=chosen, default="all", help="names; all, or none")
-    parser.add_argument("--repository", type=Path, help="of bundles; the reference model without")
+    parser.add_argument(
+        "--peers", type=parse_peers, default="all", help="comma-separated names, all, or none"
+    )
+    parser.add_argument(
+        "--repository", type=Path, help="model repository; default: the reference model"
+    )
     parser.add_argument("--model", default=REFERENCE)
     parser.add_argument(
         "--variant",
         choices=["reference", "auto"],
         default="reference",
-        help="graph that our server runs; peers, and R, have model.onnx",
+        help="variant that imagemint runs; peers and R use model.onnx",
     )
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each timed stretch")
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of each measurement")
     parser.add_argument("--repeats", type=int, default=3, help="rounds over all servers")
-    parser.add_argument("--processes", type=int, default=1, help="workers of our server")
+    parser.add_argument("--processes", type=int, default=1, help="workers of imagemint")
     parser.add_argument("--clients", type=int, default=1, help="processes of the load generator")
-    parser.add_argument("--json", type=Path, help="write every sample here")
+    parser.add_argument("--json", type=Path, help="file for all samples")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # and the server with us
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # stops the server too
     with tempfile.TemporaryDirectory() as folder:
         repository = options.repository or Path(folder)
         if options.repository is None:
@@ -274,7 +278,7 @@ def main() -> None:
             options.processes,
         )
         servers = [ours(options.processes, options.variant), *options.peers]
-        found = compared(bench, servers, options.repeats)
+        found = compare(bench, servers, options.repeats)
     record = Record(
         command=f"make bench BENCH_ARGS={shlex.quote(shlex.join(sys.argv[1:]))}",
         machine=machine(),

@@ -148,7 +148,7 @@ async def over_h2(address: str) -> AsyncIterator[Call]:
 # --- the measurement ------------------------------------------------------------------------------
 
 
-async def looped(
+async def measure_loop(
     way: Callable[[str], AbstractAsyncContextManager[Call]], address: str, calls: int, callers: int
 ) -> float:
     """Returns the CPU milliseconds of this process for each call of a closed loop."""
@@ -166,7 +166,7 @@ async def looped(
         return 1e3 * (time.process_time() - began) / calls
 
 
-async def benched(address: str, calls: int, callers: int) -> float:
+async def measure_bench(address: str, calls: int, callers: int) -> float:
     """Returns what the load test itself reports for each call."""
 
     async def gate() -> int:
@@ -180,11 +180,11 @@ async def benched(address: str, calls: int, callers: int) -> float:
 def bench(options: argparse.Namespace) -> dict[str, dict[int, list[float]]]:
     """Returns CPU milliseconds by way and number of callers, all taken in turn."""
     ways: dict[str, Callable[[str, int, int], Any]] = {
-        "gRPC's asyncio client": lambda *what: looped(over_grpc, *what),
-        "imagemint bench": benched,
+        "gRPC's asyncio client": lambda *what: measure_loop(over_grpc, *what),
+        "imagemint bench": measure_bench,
     }
     if has_h2:
-        ways["h2"] = lambda *what: looped(over_h2, *what)
+        ways["h2"] = lambda *what: measure_loop(over_h2, *what)
     found: dict[str, dict[int, list[float]]] = {
         name: {callers: [] for callers in options.callers} for name in ways
     }

@@ -122,7 +122,7 @@ async def closed_loop(address: str, calls: int, callers: int, model: str = MODEL
     return answer
 
 
-def measured(address: str, pid: int, calls: int, callers: int) -> Sample:
+def measure(address: str, pid: int, calls: int, callers: int) -> Sample:
     """Returns one sample of a server."""
     began, own, theirs = time.perf_counter(), time.process_time(), cpu_s(pid)
     run(closed_loop(address, calls, callers))
@@ -153,14 +153,14 @@ def bench(options: argparse.Namespace, repository: Path) -> dict[str, list[Sampl
             "empty handler, uvloop": stack.enter_context(started(*empty, "--uvloop")),
         }
         for address, pid in servers.values():
-            measured(address, pid, options.calls, options.callers[-1])  # warms up
+            measure(address, pid, options.calls, options.callers[-1])  # warms up
         samples: dict[str, list[Sample]] = {
             f"{name}, {callers} callers": [] for callers in options.callers for name in servers
         }
         for _ in range(options.repeats):
             for callers in options.callers:
                 for name, (address, pid) in servers.items():
-                    sample = measured(address, pid, options.calls, callers)
+                    sample = measure(address, pid, options.calls, callers)
                     samples[f"{name}, {callers} callers"].append(sample)
     return samples
 

@@ -1,7 +1,7 @@
-"""What peers are asked for, and what is in their answers, whatever the protocol.
+"""Requests to peers and the content of their answers, for all protocols.
 
-A peer knows neither seeds nor serials, so the latents come from the client: those that imagemint's
-server draws for the same reel, prepared before the clock runs.
+Peers have neither seeds nor serials, so the client sends the latents. They are those that
+imagemint's server computes for the same seed, and they are prepared before the measurement.
 """
 
 import io
@@ -17,7 +17,7 @@ from imagemint.bench.target import CallFailed, Reply, Streaming
 from imagemint.engine.sampling import drawn_classes, latents
 from imagemint.engine.spec import ModelSpec
 
-# Different requests of one kind, taken in turn, as imagemint.bench.imagemint_target has them.
+# Different requests of one kind, used in turn, as in imagemint.bench.imagemint_target.
 POOL = 512
 
 Inputs: TypeAlias = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
@@ -25,33 +25,33 @@ Inputs: TypeAlias = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """The pictures of one answer, as they came.
+    """The pictures of one answer.
 
     Attributes:
-        payload: all of them, one after the other.
-        framed: whether the length of each stands before it, uint32, little-endian. Raw pixels of
-            one size need none.
+        payload: all pictures, concatenated.
+        framed: whether each picture follows its length, uint32, little-endian. Raw pixels of one
+            size need no length.
     """
 
     payload: bytes
     framed: bool
 
 
-def inputs_of(spec: ModelSpec, ask: RequestKind, reel: int, turn: int) -> Inputs:
+def make_inputs(spec: ModelSpec, ask: RequestKind, reel: int, turn: int) -> Inputs:
     """Returns z float32 [N, z_dim] and class_id int64 [N, 1] of one request."""
     first = turn * ask.count
     z = latents(reel, first, ask.count, spec.z_dim, distribution=spec.distribution)
     return z, drawn_classes(reel, first, ask.count, spec.num_classes)[:, np.newaxis]
 
 
-def reply_of(content: Content, ask: RequestKind, image_bytes: int) -> Reply:
-    """Counts the images that came.
+def count_images(content: Content, ask: RequestKind, image_bytes: int) -> Reply:
+    """Counts the images of an answer.
 
     Raises:
-        CallFailed: not as many as were asked for.
+        CallFailed: the number of images is not the requested one.
     """
     if content.framed:
-        images = len(_files(content.payload))
+        images = len(_split_files(content.payload))
     else:
         images, rest = divmod(len(content.payload), image_bytes)
         images = -1 if rest else images
@@ -60,22 +60,22 @@ def reply_of(content: Content, ask: RequestKind, image_bytes: int) -> Reply:
     return Reply(images, content)
 
 
-def pixels_of(content: Content, ask: RequestKind, spec: ModelSpec) -> npt.NDArray[np.uint8]:
+def decode_pixels(content: Content, ask: RequestKind, spec: ModelSpec) -> npt.NDArray[np.uint8]:
     """Returns the pixels of an answer, uint8 [N, H, W, C]; PNG is decoded."""
     shape = (-1, spec.height, spec.width, spec.channels)
-    files = _files(content.payload) if content.framed else [content.payload]
+    files = _split_files(content.payload) if content.framed else [content.payload]
     if ask.format == "raw":
         return np.frombuffer(b"".join(files), np.uint8).reshape(shape)
     return np.stack([np.asarray(Image.open(io.BytesIO(file))) for file in files]).reshape(shape)
 
 
-def no_streams() -> Streaming:
-    """Peers answer a call at once, and know no streams of pictures."""
-    raise CallFailed("UNIMPLEMENTED", "peers know no streams")
+def refuse_streams() -> Streaming:
+    """Raises CallFailed, because peers have no streams of pictures."""
+    raise CallFailed("UNIMPLEMENTED", "peers have no streams")
 
 
-def _files(payload: bytes) -> list[bytes]:
-    """What stands between the lengths."""
+def _split_files(payload: bytes) -> list[bytes]:
+    """Returns the files of a framed payload."""
     files, at = [], 0
     while at < len(payload):
         size = int.from_bytes(payload[at : at + 4], "little")

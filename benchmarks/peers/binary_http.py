@@ -1,7 +1,7 @@
-"""Peers that speak HTTP, as targets of the load generator: binary bodies over kept connections.
+"""HTTP peers as targets of the load generator: binary bodies over persistent connections.
 
-Requests are prepared to the last byte, and of an answer no more is read than its status and its
-length: a client library would cost more than some of the servers do, on the cores that they share.
+Requests are serialised beforehand. Of the head of an answer, only status and length are parsed: a
+client library would take more CPU time than some of the servers, on the cores that they share.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
-from peers.asked import POOL, Content, inputs_of, no_streams, reply_of
+from peers.asked import POOL, Content, count_images, make_inputs, refuse_streams
 
 from imagemint.bench.mix import RequestKind
 from imagemint.bench.target import CallFailed, Reply, Streaming, Unary
@@ -28,7 +28,7 @@ _SHED = (429, 503)
 
 
 class Wire(asyncio.Protocol):
-    """One connection, with one request on its way at most (HTTP/1.1, RFC 9112)."""
+    """One connection with at most one active request (HTTP/1.1, RFC 9112)."""
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
@@ -37,14 +37,14 @@ class Wire(asyncio.Protocol):
         self.closed = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The connection is there."""
+        """Stores the transport."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's has another base
 
     def data_received(self, data: bytes) -> None:
-        """Part of an answer, or all of it."""
+        """Completes the request if the whole answer has arrived."""
         self._buffer += data
         try:
-            answer = parse_mix(self._buffer)
+            answer = parse_response(self._buffer)
         except CallFailed as error:
             self._end(error)
         else:
@@ -53,7 +53,7 @@ class Wire(asyncio.Protocol):
                 self._answer.set_result(answer)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The server has gone."""
+        """Fails the active request."""
         self.closed = True
         self._end(CallFailed("CONNECTION_LOST", str(exc or "the server closed it")))
 
@@ -61,7 +61,7 @@ class Wire(asyncio.Protocol):
         """Sends a request and returns the body of the answer.
 
         Raises:
-            CallFailed: there is none, or its status is not 200.
+            CallFailed: there is no answer, or its status is not 200.
         """
         if self._transport is None or self.closed:
             raise CallFailed("CONNECTION_LOST")
@@ -70,22 +70,22 @@ class Wire(asyncio.Protocol):
         return await self._answer
 
     def close(self) -> None:
-        """Ends the connection."""
+        """Closes the connection."""
         if self._transport:
             self._transport.abort()
 
     def _end(self, error: CallFailed) -> None:
-        """An answer that is not as it should be leaves nothing to go on with."""
+        """Fails the active request and closes the connection, which cannot be used again."""
         if self._answer and not self._answer.done():
             self._answer.set_exception(error)
         self.close()
 
 
-def parse_mix(received: bytearray) -> bytes | None:
-    """Returns the body of an answer; None while some of it is missing.
+def parse_response(received: bytearray) -> bytes | None:
+    """Returns the body of an answer; None while it is incomplete.
 
     Raises:
-        CallFailed: the status is not 200, or the length is not told.
+        CallFailed: the status is not 200, or the length is unknown.
     """
     head_end = received.find(b"\r\n\r\n")
     if head_end < 0:
@@ -97,7 +97,7 @@ def parse_mix(received: bytearray) -> bytes | None:
             return None
         body = bytes(received[body_at : body_at + int(length[1])])
     elif _CHUNKED.search(head):
-        joined = _joined(received, body_at)
+        joined = _join_chunks(received, body_at)
         if joined is None:
             return None
         body = joined
@@ -109,8 +109,8 @@ def parse_mix(received: bytearray) -> bytes | None:
     return body
 
 
-def _joined(received: bytearray, at: int) -> bytes | None:
-    """A body in chunks (RFC 9112, 7.1), without trailers; None while some of it is missing."""
+def _join_chunks(received: bytearray, at: int) -> bytes | None:
+    """Returns a chunked body (RFC 9112, 7.1) without trailers; None while it is incomplete."""
     parts: list[bytes] = []
     while (line_end := received.find(b"\r\n", at)) >= 0:
         size = int(received[at:line_end].split(b";")[0], 16)
@@ -125,30 +125,30 @@ def _joined(received: bytearray, at: int) -> bytes | None:
 
 
 class Encoding(enum.Enum):
-    """How a body holds what is asked for.
+    """Format of a request body.
 
-    A record is an image's latent, float32, then its class, int64, little-endian.
+    A record is the latent of an image, float32, and its class, int64, little-endian.
     """
 
     RECORDS = "records"
-    """One after the other; the path tells the format of the pictures."""
+    """Concatenated records; the path has the format of the pictures."""
     TAGGED = "tagged"
-    """Likewise, and a byte more where PNG is wanted."""
+    """Concatenated records, and one more byte to request PNG."""
     BASE64_JSON = "base64 json"
-    """A list of strings in JSON, each a record in Base64."""
+    """A JSON list of records in Base64."""
 
 
 @dataclass(frozen=True, slots=True)
 class BinaryHttp:
-    """A server that takes latents and gives pictures in the bodies of POST.
+    """A server that receives latents and returns pictures in the bodies of POST requests.
 
     Attributes:
         address: HOST:PORT.
-        spec: of the model.
-        path: where it answers; `{format}` stands for the format of the pictures.
-        encoding: of the records in a body.
+        spec: spec of the model.
+        path: path of the request; `{format}` is replaced by the format of the pictures.
+        encoding: format of a request body.
         timeout_s: seconds that a call may take.
-        pool: different requests of one kind, taken in turn.
+        pool: number of different requests of one kind, used in turn.
     """
 
     address: str
@@ -160,7 +160,7 @@ class BinaryHttp:
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator["HttpConnection"]:
-        """Opens a pool that grows to one connection for each call under way."""
+        """Opens a pool that grows to one connection per active call."""
         connection = HttpConnection(self)
         try:
             yield connection
@@ -169,7 +169,7 @@ class BinaryHttp:
 
 
 class HttpConnection:
-    """Connections to one server, each of which has one call under way.
+    """Connections to one server, each with one active call.
 
     Args:
         target: the server.
@@ -188,40 +188,40 @@ class HttpConnection:
 
         async def send(turn: int) -> Reply:
             body = await self._post(requests[turn % target.pool])
-            return reply_of(Content(body, framed), ask, image_bytes)
+            return count_images(Content(body, framed), ask, image_bytes)
 
         return send
 
     def streaming(self, ask: RequestKind, reel: int) -> Streaming:
-        """Raises: such a server has none."""
+        """Raises CallFailed, because the server has no streams."""
         del ask, reel
-        return no_streams()
+        return refuse_streams()
 
     def fingerprint(self, content: object) -> bytes:
-        """The pictures."""
+        """Returns the pictures."""
         if not isinstance(content, Content):
-            raise TypeError(f"{type(content).__name__} is no answer of a peer's")
+            raise TypeError(f"{type(content).__name__} is not an answer of a peer")
         return content.payload
 
     def close(self) -> None:
-        """Ends all connections."""
+        """Closes all connections."""
         for wire in self._all:
             wire.close()
 
     async def _post(self, message: bytes) -> bytes:
         while self._idle and self._idle[-1].closed:
             self._all.discard(self._idle.pop())
-        wire = self._idle.pop() if self._idle else await self._opened()
+        wire = self._idle.pop() if self._idle else await self._open_wire()
         try:
             async with asyncio.timeout(self._target.timeout_s):
                 body = await wire.ask(message)
         except TimeoutError:
             wire.close()
             raise CallFailed("DEADLINE_EXCEEDED") from None
-        self._idle.append(wire)  # not after an error: what is left of the answer may yet come
+        self._idle.append(wire)  # not after an error: the rest of the answer may still arrive
         return body
 
-    async def _opened(self) -> Wire:
+    async def _open_wire(self) -> Wire:
         host, _, port = self._target.address.rpartition(":")
         loop = asyncio.get_running_loop()
         try:
@@ -233,8 +233,8 @@ class HttpConnection:
 
 
 def request(target: BinaryHttp, ask: RequestKind, reel: int, turn: int) -> bytes:
-    """Returns one request, head and body; the same turn of a reel is the same."""
-    z, class_id = inputs_of(target.spec, ask, reel, turn)
+    """Returns one request, head and body. The same turn of a reel gives the same request."""
+    z, class_id = make_inputs(target.spec, ask, reel, turn)
     records = np.empty(ask.count, [("z", "<f4", z.shape[1:]), ("class_id", "<i8", (1,))])
     records["z"], records["class_id"] = z, class_id
     body, content_type = records.tobytes(), "application/octet-stream"

@@ -1,4 +1,4 @@
-"""Whether a server computes the very pictures: its answers beside those of ONNX Runtime."""
+"""Checks that a server computes the correct pictures, by comparison with ONNX Runtime."""
 
 import asyncio
 import io
@@ -10,7 +10,7 @@ from typing import Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
-from peers.asked import Content, inputs_of, pixels_of
+from peers.asked import Content, decode_pixels, make_inputs
 from PIL import Image
 
 from imagemint.bench.mix import RequestKind
@@ -21,20 +21,20 @@ from imagemint.engine.spec import ModelSpec
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 Answers: TypeAlias = Callable[[RequestKind], Awaitable[Pixels]]
-"""Asks for the images of one request, the first of the reel `REEL`."""
+"""Requests the images of one kind, the first of the reel `REEL`."""
 
 REEL = 7
-# Batches of other sizes may take other kernels.
+# Batches of other sizes may use other kernels.
 TOLERANCE = 1
 _PAUSE_S = 0.03
 
 
 class Runs(Protocol):
-    """A server that has been started."""
+    """A server that is started."""
 
     @property
     def ended(self) -> int | None:
-        """Its exit status; None while it runs."""
+        """Exit status; None while it runs."""
         ...
 
 
@@ -43,11 +43,11 @@ class NotReady(Exception):  # noqa: N818 - the name says it
 
 
 class Truth:
-    """What ONNX Runtime itself computes.
+    """The correct answers, computed by ONNX Runtime.
 
     Args:
         model: the ONNX file.
-        spec: of the model.
+        spec: spec of the model.
     """
 
     def __init__(self, model: Path, spec: ModelSpec) -> None:
@@ -57,33 +57,33 @@ class Truth:
         self._spec = spec
 
     def difference(self, ask: RequestKind, answer: Pixels) -> int:
-        """Returns by how many levels a pixel of an answer differs at most.
+        """Returns the largest difference of a pixel of an answer, in levels.
 
         Raises:
             ValueError: the answer has another shape.
         """
-        z, class_id = inputs_of(self._spec, ask, REEL, 0)
+        z, class_id = make_inputs(self._spec, ask, REEL, 0)
         (image,) = self._session.run(None, {"z": z, "class_id": class_id})
         if image.shape != answer.shape:
-            raise ValueError(f"{answer.shape} in place of {image.shape}")
+            raise ValueError(f"shape {answer.shape} instead of {image.shape}")
         return int(np.abs(image.astype(np.int16) - answer).max())
 
 
-def peer_answers(target: Target, spec: ModelSpec) -> Answers:
-    """Returns what asks a peer for pixels."""
+def make_peer_answers(target: Target, spec: ModelSpec) -> Answers:
+    """Returns a function that requests pixels from a peer."""
 
     async def ask_once(ask: RequestKind) -> Pixels:
         async with target.connect() as connection:
             reply = await connection.unary(ask, REEL)(0)
         if not isinstance(reply.content, Content):
-            raise TypeError(f"{type(reply.content).__name__} is no answer of a peer's")
-        return pixels_of(reply.content, ask, spec)
+            raise TypeError(f"{type(reply.content).__name__} is not an answer of a peer")
+        return decode_pixels(reply.content, ask, spec)
 
     return ask_once
 
 
-def minted_answers(address: str, model: str) -> Answers:
-    """Returns what asks our own server for pixels, by seed and index."""
+def make_own_answers(address: str, model: str) -> Answers:
+    """Returns a function that requests pixels from imagemint, by seed and index."""
 
     async def ask_once(ask: RequestKind) -> Pixels:
         async with AsyncClient(address) as client:
@@ -96,21 +96,21 @@ def minted_answers(address: str, model: str) -> Answers:
     return ask_once
 
 
-async def right_answer(
+async def check_answer(
     answers: Answers, ask: RequestKind, truth: Truth, server: Runs, until_s: float
 ) -> None:
-    """Asks until there is an answer, and compares it.
+    """Repeats a request until it is answered, and checks the answer.
 
     Args:
-        answers: asks the server.
-        ask: for what.
-        truth: knows better.
-        server: is given up when it ends.
-        until_s: when it is given up otherwise, by time.monotonic().
+        answers: sends the request.
+        ask: kind of the request.
+        truth: computes the correct answer.
+        server: the server; the check ends when it ends.
+        until_s: deadline by time.monotonic().
 
     Raises:
         NotReady: there is no answer.
-        ValueError: it is another picture.
+        ValueError: the picture is wrong.
     """
     while True:
         try:

@@ -1,13 +1,14 @@
-"""Peers that speak the Open Inference Protocol over gRPC, as targets of the load generator.
+"""Peers of the Open Inference Protocol over gRPC as targets of the load generator.
 
-Tensors travel as raw contents, the protocol's cheapest form. Requests are serialised beforehand.
+Tensors are sent as raw contents, the cheapest form of the protocol. Requests are serialised
+beforehand.
 """
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from peers.asked import POOL, Content, inputs_of, no_streams, reply_of
+from peers.asked import POOL, Content, count_images, make_inputs, refuse_streams
 
 from imagemint.bench.calls import Calls, open_calls
 from imagemint.bench.mix import RequestKind
@@ -16,7 +17,7 @@ from imagemint.engine.spec import ModelSpec
 from imagemint.open_inference import grpc_service_pb2 as pb
 
 _METHOD = "/inference.GRPCInferenceService/ModelInfer"
-# Of the model that answers with PNG, after the name of the one that answers with pixels.
+# Suffix of the name of the model that returns PNG instead of pixels.
 PNG_SUFFIX = "_png"
 
 
@@ -26,10 +27,10 @@ class Oip:
 
     Attributes:
         address: HOST:PORT.
-        model: its name there; with `PNG_SUFFIX`, that of the one that answers with PNG.
-        spec: of the model.
+        model: name of the model; with `PNG_SUFFIX`, the model that returns PNG.
+        spec: spec of the model.
         timeout_s: seconds that a call may take.
-        pool: different requests of one kind, taken in turn.
+        pool: number of different requests of one kind, used in turn.
     """
 
     address: str
@@ -54,7 +55,7 @@ class OipConnection:
 
     Args:
         target: the server.
-        calls: to it.
+        calls: calls to the server.
     """
 
     def __init__(self, target: Oip, calls: Calls) -> None:
@@ -73,27 +74,27 @@ class OipConnection:
 
         async def send(turn: int) -> Reply:
             answer = pb.ModelInferResponse.FromString(await call(requests[turn % target.pool]))
-            return reply_of(content(answer), ask, image_bytes)
+            return count_images(content(answer), ask, image_bytes)
 
         return send
 
     def streaming(self, ask: RequestKind, reel: int) -> Streaming:
-        """Raises: such a server has none."""
+        """Raises CallFailed, because the server has no streams."""
         del ask, reel
-        return no_streams()
+        return refuse_streams()
 
     def fingerprint(self, content: object) -> bytes:
-        """The pictures."""
+        """Returns the pictures."""
         if not isinstance(content, Content):
-            raise TypeError(f"{type(content).__name__} is no answer of a peer's")
+            raise TypeError(f"{type(content).__name__} is not an answer of a peer")
         return content.payload
 
 
 def request(
     spec: ModelSpec, model: str, ask: RequestKind, reel: int, turn: int
 ) -> pb.ModelInferRequest:
-    """Returns one request; the same turn of a reel is the same."""
-    z, class_id = inputs_of(spec, ask, reel, turn)
+    """Returns one request. The same turn of a reel gives the same request."""
+    z, class_id = make_inputs(spec, ask, reel, turn)
     tensor = pb.ModelInferRequest.InferInputTensor
     return pb.ModelInferRequest(
         model_name=model if ask.format == "raw" else model + PNG_SUFFIX,
@@ -109,7 +110,7 @@ def content(answer: pb.ModelInferResponse) -> Content:
     """Returns the pictures of an answer.
 
     Raises:
-        CallFailed: it does not hold one tensor in raw contents.
+        CallFailed: the answer does not have exactly one tensor in raw contents.
     """
     if len(answer.raw_output_contents) != 1 or len(answer.outputs) != 1:
         raise CallFailed("NO_RAW_CONTENTS", f"{len(answer.outputs)} tensors")

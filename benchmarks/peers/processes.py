@@ -1,6 +1,6 @@
-"""A server with all its processes: started, weighed, frozen and ended as one.
+"""Starts, measures, freezes and stops a server with all its processes.
 
-Linux only: everything is read from /proc (man 5 proc).
+This module needs Linux, because it reads /proc (man 5 proc).
 """
 
 import os
@@ -21,28 +21,28 @@ _PROC = Path("/proc")
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process, told from later ones with the same number.
+    """A process. The start time distinguishes it from later ones with the same id.
 
     Attributes:
-        pid: its number.
-        started: clock ticks after boot.
-        parent: number of its parent.
-        session: number of its session's leader.
+        pid: process id.
+        started: start time in clock ticks after boot.
+        parent: id of the parent.
+        session: id of the session leader.
     """
 
     pid: int
     started: int
-    parent: int = field(compare=False)  # changes where the parent ends first
+    parent: int = field(compare=False)  # changes if the parent ends first
     session: int = field(compare=False)
 
 
 class Tree:
-    """A server: the process that was started, and all that came of it.
+    """A server: the started process and all its descendants.
 
     Args:
         command: program and arguments.
-        environment: on top of this process's.
-        directory: where it runs, and where its output is written.
+        environment: variables in addition to those of this process.
+        directory: working directory, which also receives the output.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Tree:
         self._log = directory / "output.log"
         self._known: dict[int, Process] = {}
         with self._log.open("wb") as log:
-            # A session of its own: a terminal's Ctrl-C is for us, who then end it properly.
+            # A session of its own: Ctrl-C reaches only this program, which then stops the server.
             self._leader = subprocess.Popen(  # noqa: S603 - commands are ours
                 command,
                 cwd=directory,
@@ -64,15 +64,15 @@ class Tree:
 
     @property
     def ended(self) -> int | None:
-        """Exit status of the process that was started; None while it runs."""
+        """Exit status of the started process; None while it runs."""
         return self._leader.poll()
 
     def output(self) -> str:
-        """The end of what it printed."""
+        """Returns the end of its output."""
         return self._log.read_bytes()[-_TAIL_BYTES:].decode(errors="replace")
 
     def processes(self) -> list[Process]:
-        """All that run now, those that daemonised themselves included."""
+        """Returns all running processes, including daemonised ones."""
         running = {each.pid: each for each in _running()}
         known = {each.pid for each in self._known.values() if running.get(each.pid) == each}
         members = known | {self._leader.pid}
@@ -89,12 +89,12 @@ class Tree:
         return [running[pid] for pid in sorted(members) if pid in running]
 
     def memory_bytes(self) -> int:
-        """Proportional set size of all processes together: shared pages count once."""
+        """Returns the proportional set size of all processes: shared pages count once."""
         return sum(_pss_bytes(each.pid) for each in self.processes())
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Stands still meanwhile, so that what else is measured has the cores to itself."""
+        """Stops all processes inside the block, so that another measurement has the cores alone."""
         frozen = self.processes()
         _signal(frozen, signal.SIGSTOP)
         try:
@@ -103,12 +103,12 @@ class Tree:
             _signal(frozen, signal.SIGCONT)
 
     def stop(self) -> None:
-        """Asks the first process to end, then kills what is left.
+        """Terminates the first process, then kills the remaining ones.
 
         Raises:
-            RuntimeError: something runs on regardless.
+            RuntimeError: a process is still running.
         """
-        self.processes()  # so that those are known who lose their parent now
+        self.processes()  # remembers processes that lose their parent now
         self._leader.terminate()
         with suppress(subprocess.TimeoutExpired):
             self._leader.wait(_STOP_S)
@@ -122,8 +122,8 @@ class Tree:
             time.sleep(0.05)
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports of the loopback that nobody listens on at this moment."""
+def find_free_ports(count: int) -> list[int]:
+    """Returns free ports of the loopback interface."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [each.getsockname()[1] for each in sockets]
     for each in sockets:
@@ -135,9 +135,9 @@ def _running() -> Iterator[Process]:
     for path in _PROC.glob("[0-9]*/stat"):
         try:
             stat = path.read_text()
-        except OSError:  # it has ended
+        except OSError:  # the process has ended
             continue
-        # The name in brackets may hold anything; what follows is numbers.
+        # The name in brackets may contain anything; numbers follow it.
         fields = stat.rpartition(")")[2].split()
         if fields[0] not in "ZX":
             yield Process(

@@ -1,7 +1,7 @@
-"""The servers that are compared: how each is started, and how it is asked.
+"""The compared servers: how to start each of them, and how to send requests.
 
-Two workers or threads on two cores for each, one thread in each ONNX Runtime session, batches of 64
-at most; what else there is to say stands in the program of each peer, and in docs/performance.md.
+Each has two workers or threads on two cores, one thread per ONNX Runtime session, and batches of at
+most 64. The program of each peer and docs/performance.md have the details.
 """
 
 import sys
@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from peers.binary_http import BinaryHttp, Encoding
-from peers.checking import Answers, minted_answers, peer_answers
+from peers.checking import Answers, make_own_answers, make_peer_answers
 from peers.environments import ENVIRONMENTS, FOLDER
 from peers.oip import Oip
 
@@ -20,17 +20,17 @@ from imagemint.client.channel import parse_targets
 from imagemint.engine.spec import ModelSpec
 
 OURS = "imagemint"
-_MODEL = "reference"  # of those who speak OIP, whatever the bundle is called
+_MODEL = "reference"  # name of the model in OIP peers, whatever the name of the bundle
 
 
 @dataclass(frozen=True)
 class Model:
-    """What is served.
+    """The served model.
 
     Attributes:
-        repository: that our own server reads.
-        file: the ONNX file that peers read.
-        spec: of the model.
+        repository: model repository for imagemint.
+        file: ONNX file for the peers.
+        spec: spec of the model.
     """
 
     repository: Path
@@ -40,13 +40,13 @@ class Model:
 
 @dataclass(frozen=True)
 class Started:
-    """What it takes to start a server, and to ask it.
+    """How to start a server and send requests.
 
     Attributes:
         command: program and arguments.
-        environment: variables, on top of those at hand.
-        target: asks it, under load.
-        answers: asks it once.
+        environment: additional variables.
+        target: sends requests under load.
+        answers: sends a single request.
     """
 
     command: Sequence[str | Path]
@@ -60,12 +60,12 @@ class Server:
     """A server that can be measured.
 
     Attributes:
-        name: of its folder and environment.
-        title: as its makers write it.
-        package: distribution whose version counts.
-        protocol: how it is asked, in words.
-        ports: how many it listens on.
-        start: tells how to start it, on these ports.
+        name: name of its folder and environment.
+        title: name in the tables.
+        package: package whose version is recorded.
+        protocol: protocol of the requests, for the tables.
+        ports: number of ports.
+        start: returns how to start it on the given ports.
     """
 
     name: str
@@ -77,11 +77,11 @@ class Server:
 
 
 def ours(processes: int, variant: str = "reference") -> Server:
-    """Returns our own server.
+    """Returns imagemint.
 
     Args:
-        processes: its workers.
-        variant: which of the bundle's graphs it runs.
+        processes: number of workers.
+        variant: variant of the model.
     """
 
     def start(model: Model, ports: list[int]) -> Started:
@@ -92,7 +92,7 @@ def ours(processes: int, variant: str = "reference") -> Server:
             *("--metrics-address", metrics, "--processes", str(processes), "--variant", variant),
         ]
         target = ImagemintTarget(parse_targets(grpc), model.spec.name)
-        return Started(command, {}, target, minted_answers(grpc, model.spec.name))
+        return Started(command, {}, target, make_own_answers(grpc, model.spec.name))
 
     return Server(OURS, "imagemint", "imagemint", "gRPC", 2, start)
 
@@ -134,7 +134,7 @@ def _bentoml(model: Model, ports: list[int]) -> Started:
 
 def _ray(model: Model, ports: list[int]) -> Started:
     http, statistics, metrics = ports
-    # What its manual says for high throughput: HAProxy, which it brings, in front of the replicas.
+    # The manual recommends the bundled HAProxy in front of the replicas for high throughput.
     return Started(
         _program("ray", "--port", str(http)),
         _environment(
@@ -182,14 +182,14 @@ def _options(ports: list[int], *names: str) -> list[str]:
 
 def _oip(port: int, model: Model) -> tuple[Target, Answers]:
     target = Oip(f"127.0.0.1:{port}", _MODEL, model.spec)
-    return target, peer_answers(replace(target, pool=1), model.spec)
+    return target, make_peer_answers(replace(target, pool=1), model.spec)
 
 
 def _http(
     port: int, model: Model, *, path: str = "/{format}", encoding: Encoding = Encoding.RECORDS
 ) -> tuple[Target, Answers]:
     target = BinaryHttp(f"127.0.0.1:{port}", model.spec, path, encoding)
-    return target, peer_answers(replace(target, pool=1), model.spec)
+    return target, make_peer_answers(replace(target, pool=1), model.spec)
 
 
 def _bin(name: str) -> Path:
@@ -197,7 +197,7 @@ def _bin(name: str) -> Path:
 
 
 def _environment(name: str, model: Model, **more: str) -> dict[str, str]:
-    """As if the environment were activated, with what the programs of all peers import."""
+    """Returns the variables of the activated environment, with the path of the shared module."""
     return {
         "PATH": f"{_bin(name)}:/usr/local/bin:/usr/bin:/bin",
         "PYTHONPATH": f"{FOLDER / 'shared'}",

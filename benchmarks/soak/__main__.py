@@ -44,12 +44,12 @@ async def soak(options: argparse.Namespace, workshop: Path) -> dict[str, object]
     bundles.publish()
     service = Service(workshop / "repository", options.log, options.serve)
     try:
-        return await _soaked(options, bundles, ledger, service)
+        return await _run_actors(options, bundles, ledger, service)
     finally:
         service.kill()
 
 
-async def _soaked(
+async def _run_actors(
     options: argparse.Namespace, bundles: Bundles, ledger: Ledger, service: Service
 ) -> dict[str, object]:
     dice = random.Random(options.seed)  # noqa: S311 - reproducible load
@@ -70,10 +70,10 @@ async def _soaked(
             await stage.pause(SAMPLE_S)
         over.set()
         await asyncio.gather(*cast)
-        queued = await _settled(service, "imagemint_queue_images")
-        inflight = await _settled(service, "imagemint_inflight_requests")
+        queued = await _wait_until_zero(service, "imagemint_queue_images")
+        inflight = await _wait_until_zero(service, "imagemint_inflight_requests")
         served = await service.total("imagemint_images_total")
-        drain = await _drained(stage)
+        drain = await _drain(stage)
     return {
         "ended": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "machine": _machine(),
@@ -102,7 +102,7 @@ def _machine() -> dict[str, str | int]:
     }
 
 
-async def _settled(service: Service, name: str) -> float:
+async def _wait_until_zero(service: Service, name: str) -> float:
     """A gauge once it is 0, or what it still is after ten seconds."""
     until = time.monotonic() + 10
     while True:
@@ -112,7 +112,7 @@ async def _settled(service: Service, name: str) -> float:
         await asyncio.sleep(0.1)
 
 
-async def _drained(stage: Stage) -> dict[str, object]:
+async def _drain(stage: Stage) -> dict[str, object]:
     """SIGTERM while calls are inside: each of them is answered."""
     calls = [
         asyncio.create_task(stage.client.generate(stage.bundles.model, 64, seed=seed))
@@ -155,7 +155,7 @@ def _slopes(memory: list[dict[str, object]], seconds: float) -> dict[str, object
     }
 
 
-def verdicts(report: dict[str, object]) -> dict[str, bool]:
+def judge(report: dict[str, object]) -> dict[str, bool]:
     """What had to hold, and whether it did."""
     memory, drain, outcomes = report["memory"], report["drain"], report["outcomes"]
     if not (isinstance(memory, dict) and isinstance(drain, dict) and isinstance(outcomes, dict)):
@@ -190,7 +190,7 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="imagemint-soak-") as workshop:
         report = asyncio.run(soak(options, Path(workshop)))
-    report["verdicts"] = held = verdicts(report)
+    report["verdicts"] = held = judge(report)
     text = json.dumps(report, indent=2) + "\n"
     print(text)
     if options.json:

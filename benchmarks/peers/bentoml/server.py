@@ -12,11 +12,11 @@ from typing import Annotated
 import bentoml
 import numpy as np
 from bentoml.validators import ContentType
-from picture_model import PictureModel, packed, pngs, unpacked
+from picture_model import PictureModel, encode_pngs, pack, unpack
 from pydantic import PlainSerializer
 
 Pixels = Annotated[list[bytes], PlainSerializer(b"".join), ContentType("application/octet-stream")]
-Pngs = Annotated[list[bytes], PlainSerializer(packed), ContentType("application/octet-stream")]
+Pngs = Annotated[list[bytes], PlainSerializer(pack), ContentType("application/octet-stream")]
 
 
 @bentoml.service(workers=2, threads=1, logging={"access": {"enabled": False}})
@@ -29,13 +29,13 @@ class Images:
     @bentoml.api(batchable=True, max_batch_size=64)
     def raw(self, records: list[str], /) -> Pixels:
         """Raw pixels."""
-        return [image.tobytes() for image in self._computed(records)]
+        return [image.tobytes() for image in self._compute(records)]
 
     @bentoml.api(batchable=True, max_batch_size=64)
     def png(self, records: list[str], /) -> Pngs:
         """PNG files."""
-        return pngs(self._computed(records))
+        return encode_pngs(self._compute(records))
 
-    def _computed(self, records: list[str]) -> np.ndarray:
+    def _compute(self, records: list[str]) -> np.ndarray:
         body = b"".join(base64.b64decode(record) for record in records)
-        return self._model.images(*unpacked(body, self._model.z_dim))
+        return self._model.images(*unpack(body, self._model.z_dim))

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from kserve import InferOutput, InferRequest, InferResponse, Model, ModelServer
-from picture_model import PictureModel, pngs
+from picture_model import PictureModel, encode_pngs
 
 THREADS = ThreadPoolExecutor(2)
 
@@ -55,7 +55,7 @@ class Pngs(Pixels):
 
     def answer(self, z: np.ndarray, class_id: np.ndarray) -> InferOutput:
         """Runs in a thread."""
-        files = np.array(pngs(self._model.images(z, class_id)), dtype=np.object_)
+        files = np.array(encode_pngs(self._model.images(z, class_id)), dtype=np.object_)
         output = InferOutput("image", list(files.shape), "BYTES")
         output.set_data_from_numpy(files, binary_data=True)
         return output

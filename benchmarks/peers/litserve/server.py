@@ -14,7 +14,7 @@ from typing import Annotated, TypeAlias
 import litserve
 import numpy as np
 from fastapi import Body, Response
-from picture_model import PictureModel, packed, pngs, unpacked
+from picture_model import PictureModel, encode_pngs, pack, unpack
 
 WORKERS = 2
 Inputs: TypeAlias = tuple[np.ndarray, np.ndarray, bool]
@@ -33,7 +33,7 @@ class Images(litserve.LitAPI):
         """Latents and classes of one request, and whether it wants PNG."""
         count, png = divmod(len(request), self._record_bytes)
         records = request[: count * self._record_bytes]
-        return *unpacked(records, self._model.z_dim), bool(png)
+        return *unpack(records, self._model.z_dim), bool(png)
 
     def batch(self, inputs: list[Inputs]) -> list[Inputs]:
         """The requests as they are: their sizes must be known behind the pass."""
@@ -53,7 +53,7 @@ class Images(litserve.LitAPI):
     def encode_response(self, output: tuple[np.ndarray, bool]) -> Response:
         """The answer's body."""
         images, png = output
-        content = packed(pngs(images)) if png else images.tobytes()
+        content = pack(encode_pngs(images)) if png else images.tobytes()
         return Response(content, media_type="application/octet-stream")
 
 

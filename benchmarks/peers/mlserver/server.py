@@ -13,7 +13,7 @@ import numpy as np
 from mlserver import MLModel
 from mlserver.codecs import NumpyCodec
 from mlserver.types import InferenceRequest, InferenceResponse, ResponseOutput
-from picture_model import PictureModel, pngs
+from picture_model import PictureModel, encode_pngs
 
 
 class Pixels(MLModel):
@@ -41,4 +41,4 @@ class Pngs(Pixels):
 
     def encoded(self, images: np.ndarray) -> list[bytes]:
         """One element of the answer for each image."""
-        return pngs(images)
+        return encode_pngs(images)

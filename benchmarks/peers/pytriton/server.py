@@ -12,7 +12,7 @@ import sys
 import sysconfig
 
 import numpy as np
-from picture_model import PictureModel, pngs
+from picture_model import PictureModel, encode_pngs
 from pytriton.decorators import batch
 from pytriton.model_config import DynamicBatcher, ModelConfig, Tensor
 from pytriton.triton import Triton, TritonConfig
@@ -48,7 +48,7 @@ class Pngs(Pixels):
     @batch
     def __call__(self, z: np.ndarray, class_id: np.ndarray) -> dict[str, np.ndarray]:
         """Computes one batch."""
-        files = pngs(self._model.images(z, class_id))
+        files = encode_pngs(self._model.images(z, class_id))
         return {"image": np.array(files, dtype=np.object_).reshape(-1, 1)}
 
 

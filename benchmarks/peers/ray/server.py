@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import ray
-from picture_model import PictureModel, packed, pngs, unpacked
+from picture_model import PictureModel, encode_pngs, pack, unpack
 from ray import serve
 from ray.serve.schema import LoggingConfig
 from starlette.requests import Request
@@ -53,16 +53,16 @@ class Images:
     @serve.batch(max_batch_size=64, batch_wait_timeout_s=0)
     async def raw(self, bodies: list[bytes]) -> list[bytes]:
         """Raw pixels."""
-        return [images.tobytes() for images in await self._computed(bodies)]
+        return [images.tobytes() for images in await self._compute(bodies)]
 
     @serve.batch(max_batch_size=64, batch_wait_timeout_s=0)
     async def png(self, bodies: list[bytes]) -> list[bytes]:
         """PNG files."""
-        return [packed(pngs(images)) for images in await self._computed(bodies)]
+        return [pack(encode_pngs(images)) for images in await self._compute(bodies)]
 
-    async def _computed(self, bodies: list[bytes]) -> list[np.ndarray]:
+    async def _compute(self, bodies: list[bytes]) -> list[np.ndarray]:
         """The images of each request, computed in one pass."""
-        z, class_id = unpacked(b"".join(bodies), self._model.z_dim)
+        z, class_id = unpack(b"".join(bodies), self._model.z_dim)
         images = await asyncio.get_running_loop().run_in_executor(
             self._thread, self._model.images, z, class_id
         )

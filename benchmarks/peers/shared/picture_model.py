@@ -1,7 +1,7 @@
-"""What every peer serves: the bundle's graph in a bare ONNX Runtime session, and PNG by Pillow.
+"""The model of all peers: the bundle's graph in a plain ONNX Runtime session, and PNG by Pillow.
 
-The servers of all peers import this, each in the environment of its peer, so that they differ by
-nothing but the framework. It needs onnxruntime, numpy and Pillow.
+All peers import this module, each in its own environment, so that they differ only in the
+framework. It needs onnxruntime, numpy and Pillow.
 """
 
 import io
@@ -14,17 +14,17 @@ import numpy.typing as npt
 import onnxruntime as ort
 from PIL import Image
 
-# The graph, as the runner names it.
+# Variable with the path of the ONNX file.
 MODEL_FILE = "PEER_MODEL"
-# Two workers or threads share two cores, so each has one.
+# Two workers or threads share two cores, so each session has one thread.
 THREADS = 1
 
 
 class PictureModel:
-    """The generator of a bundle. Thread-safe: `run` of a session is, and releases the GIL.
+    """The generator of a bundle. It is thread-safe, as `run` of a session is, and releases the GIL.
 
     Args:
-        path: the ONNX file; the one that the environment names, without it.
+        path: the ONNX file. Default: that of the environment variable.
 
     Attributes:
         z_dim: length of a latent.
@@ -47,8 +47,8 @@ class PictureModel:
         return image  # type: ignore[no-any-return]
 
 
-def pngs(images: npt.NDArray[np.uint8]) -> list[bytes]:
-    """Returns uint8 [N, H, W, C] as N files."""
+def encode_pngs(images: npt.NDArray[np.uint8]) -> list[bytes]:
+    """Encodes uint8 [N, H, W, C] as N PNG files."""
     return [_png(image) for image in images]
 
 
@@ -58,15 +58,15 @@ def _png(image: npt.NDArray[np.uint8]) -> bytes:
     return out.getvalue()
 
 
-def unpacked(body: bytes, z_dim: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Returns z float32 [N, z_dim] and class_id int64 [N, 1] of a body over HTTP.
+def unpack(body: bytes, z_dim: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Returns z float32 [N, z_dim] and class_id int64 [N, 1] of an HTTP body.
 
-    A body is a record for each image: its latent, then its class, little-endian.
+    A body has one record per image: its latent and its class, little-endian.
     """
     records = np.frombuffer(body, [("z", "<f4", (z_dim,)), ("class_id", "<i8", (1,))])
     return np.ascontiguousarray(records["z"]), np.ascontiguousarray(records["class_id"])
 
 
-def packed(files: Sequence[bytes]) -> bytes:
-    """Returns files as one body, the length of each before it (uint32, little-endian)."""
+def pack(files: Sequence[bytes]) -> bytes:
+    """Returns files as one body, each after its length (uint32, little-endian)."""
     return b"".join(part for file in files for part in (struct.pack("<I", len(file)), file))

@@ -8,9 +8,8 @@ from contextlib import asynccontextmanager
 import numpy as np
 import picture_model
 import pytest
-from peers.asked import inputs_of
-from peers.binary_http import BinaryHttp, Encoding, request
-from peers.binary_http import parse_mix as parsed_answer
+from peers.asked import make_inputs
+from peers.binary_http import BinaryHttp, Encoding, parse_response, request
 
 from imagemint.bench.mix import parse_mix
 from imagemint.bench.target import CallFailed
@@ -81,8 +80,8 @@ async def test_connection_is_kept(spec):
 def test_answer_is_whole_only_at_its_end(answer):
     """Wherever TCP cuts it."""
     for end in range(len(answer)):
-        assert parsed_answer(bytearray(answer[:end])) is None
-    assert parsed_answer(bytearray(answer)) == PIXELS
+        assert parse_response(bytearray(answer[:end])) is None
+    assert parse_response(bytearray(answer)) == PIXELS
 
 
 async def test_calls_at_once_have_a_connection_each(spec):
@@ -122,7 +121,7 @@ async def test_silent_server_is_given_up(spec):
 
 @pytest.mark.parametrize("encoding", Encoding)
 def test_body_is_what_the_peers_programs_read(spec, encoding):
-    """The records of `picture_model.unpacked`, whichever way they are written."""
+    """The records of `picture_model.unpack`, whichever way they are written."""
     target = BinaryHttp("host:1", spec, "/{format}", encoding)
     head, _, body = request(target, TWO_PNG, 3, 4).partition(b"\r\n\r\n")
     assert head.startswith(b"POST /png HTTP/1.1\r\n")
@@ -131,7 +130,7 @@ def test_body_is_what_the_peers_programs_read(spec, encoding):
         body = body.removesuffix(b"P")
     elif encoding is Encoding.BASE64_JSON:
         body = b"".join(map(base64.b64decode, json.loads(body)))
-    z, class_id = inputs_of(spec, TWO_PNG, 3, 4)
-    read = picture_model.unpacked(body, spec.z_dim)
+    z, class_id = make_inputs(spec, TWO_PNG, 3, 4)
+    read = picture_model.unpack(body, spec.z_dim)
     assert np.array_equal(read[0], z)
     assert np.array_equal(read[1], class_id)

@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 import pytest
-from peers.checking import REEL, NotReady, Truth, right_answer
+from peers.checking import REEL, NotReady, Truth, check_answer
 from tiny_bundles import write_bundle
 
 from imagemint.bench.mix import parse_mix
@@ -60,21 +60,21 @@ def scripted(*answers):
 async def test_server_is_asked_until_it_answers(truth, images):
     """One that is not there yet is no error."""
     answers = scripted(CallFailed("UNAVAILABLE"), images)
-    await right_answer(answers, ASK, truth, Running(), time.monotonic() + 60)
+    await check_answer(answers, ASK, truth, Running(), time.monotonic() + 60)
 
 
 async def test_other_picture_is_an_error(truth, images):
     """One pixel that is two levels off is enough, one level is not."""
     near, far = (np.clip(images.astype(int) + by, 0, 255).astype(np.uint8) for by in (1, 2))
-    await right_answer(scripted(near), ASK, truth, Running(), time.monotonic() + 60)
+    await check_answer(scripted(near), ASK, truth, Running(), time.monotonic() + 60)
     with pytest.raises(ValueError, match="levels off"):
-        await right_answer(scripted(far), ASK, truth, Running(), time.monotonic() + 60)
+        await check_answer(scripted(far), ASK, truth, Running(), time.monotonic() + 60)
 
 
 async def test_other_shape_is_an_error(truth, images):
     """Two images are no answer to a request for three."""
-    with pytest.raises(ValueError, match="in place of"):
-        await right_answer(scripted(images[:2]), ASK, truth, Running(), time.monotonic() + 60)
+    with pytest.raises(ValueError, match="instead of"):
+        await check_answer(scripted(images[:2]), ASK, truth, Running(), time.monotonic() + 60)
 
 
 async def test_server_that_ended_is_given_up(truth):
@@ -82,6 +82,6 @@ async def test_server_that_ended_is_given_up(truth):
     dead = Running()
     dead.ended = 3
     with pytest.raises(NotReady, match="status 3"):
-        await right_answer(scripted(CallFailed("GONE")), ASK, truth, dead, time.monotonic() + 60)
+        await check_answer(scripted(CallFailed("GONE")), ASK, truth, dead, time.monotonic() + 60)
     with pytest.raises(NotReady, match="GONE"):
-        await right_answer(scripted(CallFailed("GONE")), ASK, truth, Running(), 0)
+        await check_answer(scripted(CallFailed("GONE")), ASK, truth, Running(), 0)

@@ -4,7 +4,7 @@ import grpc
 import numpy as np
 import picture_model
 import pytest
-from peers.asked import inputs_of
+from peers.asked import make_inputs
 from peers.oip import Oip
 
 from imagemint.bench.mix import parse_mix
@@ -55,13 +55,13 @@ def answered(datatype, content):
 @pytest.mark.parametrize("datatype", ["UINT8", "BYTES"])
 async def test_request_has_latents_and_the_answer_is_counted(server, spec, datatype):
     """Raw contents both ways; pixels as one tensor of numbers, or as one element an image."""
-    framed = picture_model.packed([PIXELS[:6], PIXELS[6:]])
+    framed = picture_model.pack([PIXELS[:6], PIXELS[6:]])
     server.answer = answered(datatype, framed if datatype == "BYTES" else PIXELS)
     async with server.target.connect() as connection:
         reply = await connection.unary(TWO, 9)(1)
     assert reply.images == 2
     (request,) = server.requests
-    z, class_id = inputs_of(spec, TWO, 9, 1)
+    z, class_id = make_inputs(spec, TWO, 9, 1)
     assert request.model_name == "model"
     assert [list(each.shape) for each in request.inputs] == [[2, 4], [2, 1]]
     assert np.array_equal(np.frombuffer(request.raw_input_contents[0], "<f4"), z.ravel())
@@ -70,7 +70,7 @@ async def test_request_has_latents_and_the_answer_is_counted(server, spec, datat
 
 async def test_png_is_asked_of_a_model_of_its_own(server):
     """Batches must be of one kind, so the format is no parameter of a request."""
-    server.answer = answered("BYTES", picture_model.packed([b"a", b"b"]))
+    server.answer = answered("BYTES", picture_model.pack([b"a", b"b"]))
     async with server.target.connect() as connection:
         await connection.unary(parse_mix("count=2 format=png").asks[0], 0)(0)
     assert server.requests[0].model_name == "model_png"

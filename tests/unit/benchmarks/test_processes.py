@@ -5,7 +5,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from peers.processes import Tree, free_ports
+from peers.processes import Tree, find_free_ports
 
 # A child that leaves its parent's session, as daemons do, and tells when it is there.
 FAMILY = 'setsid sh -c "echo \\$\\$ > told; exec sleep 60" & exec sleep 60'
@@ -66,7 +66,7 @@ def test_output_is_kept(tmp_path):
 
 def test_ports_are_free_and_differ():
     """Each can be listened on."""
-    ports = free_ports(3)
+    ports = find_free_ports(3)
     assert len(set(ports)) == 3
     for port in ports:
         socket.create_server(("127.0.0.1", port)).close()

@@ -103,11 +103,11 @@ def test_reason_keeps_nothing_of_the_machine():
 
 def test_peers_are_chosen_by_name():
     """All, none, or some in the order given; an unknown one is named."""
-    assert serving.chosen("all") == list(PEERS.values())
-    assert serving.chosen("none") == []
-    assert [each.name for each in serving.chosen("ray,kserve")] == ["ray", "kserve"]
+    assert serving.parse_peers("all") == list(PEERS.values())
+    assert serving.parse_peers("none") == []
+    assert [each.name for each in serving.parse_peers("ray,kserve")] == ["ray", "kserve"]
     with pytest.raises(argparse.ArgumentTypeError, match="no peer someone"):
-        serving.chosen("ray,someone")
+        serving.parse_peers("ray,someone")
 
 
 def test_every_peer_has_its_folder():
