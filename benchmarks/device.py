@@ -1,8 +1,8 @@
-"""Compares the ways to run batches on a device: as they come, in bound buckets, as CUDA graphs.
+"""Compares three ways to run batches: as they come, in bound buckets, and as CUDA graphs.
 
-On a machine with CUDA all three; on one without, the first two on the CPU. Each way runs the same
-images in one thread, the ways in turn within a round, so that a machine that drifts favours none;
-the figure is the ratio to batches as they come. That all give the same bytes is checked on the way.
+Without CUDA, it compares the first two on the CPU. Each way runs the same images in one thread. The
+ways take turns within a round, so that variations of the machine affect all of them. The result is
+the ratio to batches as they come. The program also checks that all ways give the same bytes.
 
     python benchmarks/device.py
     python benchmarks/device.py --json benchmarks/results/device.json
@@ -60,7 +60,7 @@ class Batches:
 
 
 def open_instances(bundle: Bundle, most: int) -> tuple[OnnxBackend, dict[str, Instance]]:
-    """Returns a backend, for what it says of itself, and an instance for each way.
+    """Returns a backend, for its description, and an instance for each way.
 
     Args:
         bundle: the model.
@@ -76,7 +76,7 @@ def open_instances(bundle: Bundle, most: int) -> tuple[OnnxBackend, dict[str, In
 
 
 def sizes(most: int) -> list[int]:
-    """Returns batch sizes in their bucket and just above one, where padding costs most."""
+    """Returns batch sizes that fill a bucket, and sizes just above, where padding costs most."""
     powers = [2**power for power in range(most.bit_length()) if 2**power <= most]
     return sorted({*powers, *(power + 1 for power in powers[2:] if power < most)})
 
@@ -100,7 +100,7 @@ def measure(
 
 
 def format_table(found: dict[int, dict[str, list[float]]]) -> str:
-    """Returns the medians of the ratios, with the least and the most."""
+    """Returns a table of the medians, minima and maxima of the ratios."""
     names = [name for name in next(iter(found.values())) if name != BASELINE]
     lines = [
         f"| batch | images/s {BASELINE} | " + " | ".join(names) + " |",
@@ -117,7 +117,7 @@ def format_table(found: dict[int, dict[str, list[float]]]) -> str:
 
 
 def gpu() -> str:
-    """Returns the name of the first GPU; empty if NVML knows of none."""
+    """Returns the name of the first GPU; empty if NVML finds none."""
     try:
         import pynvml  # type: ignore[import-not-found,import-untyped,unused-ignore] # noqa: PLC0415 - of the extra gpu
     except ModuleNotFoundError:
@@ -130,7 +130,7 @@ def gpu() -> str:
 
 
 def machine() -> dict[str, str | int]:
-    """Returns what the figures were measured on."""
+    """Returns a description of the machine."""
     found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     return {
         "processor": found[1] if found else platform.processor(),
@@ -145,9 +145,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--bundle", type=Path, default=ROOT / "models/mnist/1")
     parser.add_argument("--most", type=int, default=64, help="images in the largest batch")
-    parser.add_argument("--seconds", type=float, default=0.5, help="of each timed stretch")
+    parser.add_argument("--seconds", type=float, default=0.5, help="length of each measurement")
     parser.add_argument("--repeats", type=int, default=5, help="rounds over the ways")
-    parser.add_argument("--json", type=Path, help="write every sample here")
+    parser.add_argument("--json", type=Path, help="file for all samples")
     options = parser.parse_args()
     bundle = read_bundle(options.bundle)
     backend, instances = open_instances(bundle, options.most)

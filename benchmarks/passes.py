@@ -1,9 +1,9 @@
-"""Measures what compilation, precision and memory format are worth, recipe by recipe.
+"""Measures the effect of compilation, precision and memory format for each recipe.
 
-For each recipe some steps are trained on noise of the right shape, first to warm up (and to
-compile), then in rounds that take the ways in turn; the figure is the ratio of time per step to
-that of the plain way. Time is that of the process on its processors, not that on the wall, so other
-work on the machine disturbs little; on a GPU, where it would say nothing, it is wall time.
+For each recipe, the program trains a few steps on noise of the right shape: first to warm up (and
+to compile), then in rounds in which the ways take turns. The result is the ratio of the time per
+step to that of the plain way. On a CPU, time is the CPU time of the process, so that other work on
+the machine has little effect. On a GPU it is wall time.
 
     python benchmarks/passes.py vanilla-mnist dcgan mnist --json FILE
 """
@@ -33,7 +33,7 @@ WAYS = ("plain", "compiled", "bf16", "rows first")
 
 
 def noise(recipe: type[Recipe]) -> LabelledImages:
-    """Pictures of the size and colours that a recipe is for."""
+    """Returns random images with the size and channels of a recipe."""
     size, channels = int(recipe.image.split("x")[0]), 3 if "RGB" in recipe.image else 1
     rng = np.random.Generator(np.random.Philox(key=[0, 0]))
     images = rng.integers(0, 256, (2_000, size, size, channels)).astype(np.uint8)
@@ -41,7 +41,7 @@ def noise(recipe: type[Recipe]) -> LabelledImages:
 
 
 def clock() -> float:
-    """Seconds, of the process or on the wall."""
+    """Returns CPU time or, on a GPU, wall time in seconds."""
     if DEVICE.type == "cpu":
         return time.process_time()
     torch.cuda.synchronize()
@@ -49,7 +49,7 @@ def clock() -> float:
 
 
 def seconds(way: str, passes: Passes, recipe: type[Recipe], steps: int) -> float:
-    """Trains so many steps; returns seconds, less those of a run of one step."""
+    """Trains `steps` steps and returns the seconds, without those of a run of one step."""
     layout = torch.contiguous_format if way == "rows first" else torch.channels_last
     found = []
     for count in (1, 1 + steps):
@@ -75,7 +75,7 @@ def seconds(way: str, passes: Passes, recipe: type[Recipe], steps: int) -> float
 
 
 def compare(recipe: type[Recipe], ways: list[str], steps: int, rounds: int) -> dict[str, float]:
-    """Seconds per step in each way: medians over rounds, after one that does not count."""
+    """Returns seconds per step of each way: medians over rounds, after a warm-up round."""
     kinds = {
         way: Passes(
             "bf16" if way == "bf16" else "fp32",
@@ -92,7 +92,7 @@ def compare(recipe: type[Recipe], ways: list[str], steps: int, rounds: int) -> d
 
 
 def main() -> None:
-    """Prints seconds per step and their ratios, and writes them down where asked."""
+    """Prints seconds per step and their ratios; with --json also writes them to a file."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("recipes", nargs="+", choices=RECIPES)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))

@@ -1,9 +1,9 @@
-"""Compares the recipe vanilla-mnist with the lecture's plain script: the same game, written out.
+"""Compares the speed of the recipe vanilla-mnist with a plain training script.
 
-Both train on the same digits with the same networks, loss, optimiser, batch size and step sizes,
-in turn within a round, so that a machine that drifts favours neither; the figure is the ratio of
-images per second. The plain script does what such scripts do: a `DataLoader` that turns pictures
-into tensors one by one, and a fresh batch of fakes for each player.
+Both train on the same digits with the same networks, loss, optimiser, batch size and step sizes.
+They take turns within a round, so that variations of the machine affect both. The result is the
+ratio of images per second. The plain script is typical: a `DataLoader` converts images to tensors
+one by one, and each network gets a new batch of generated images.
 
     python benchmarks/training.py --data DIR
     python benchmarks/training.py --data DIR --json benchmarks/results/training-cpu.json
@@ -34,7 +34,7 @@ RECIPE = VanillaMnistRecipe()
 
 
 class PlainDigits(Dataset[Tensor]):
-    """Digits as a picture library hands them out: each converted when it is asked for."""
+    """Digits as Pillow images, each converted to a tensor on access."""
 
     def __init__(self, images: NDArray[np.uint8]) -> None:
         self._images = images
@@ -49,7 +49,7 @@ class PlainDigits(Dataset[Tensor]):
 
 
 def plain_generator() -> nn.Sequential:
-    """The lecture's generator."""
+    """Returns the generator of the plain script."""
     return nn.Sequential(
         *(nn.Linear(RECIPE.z_dim, 256), nn.LeakyReLU(0.2)),
         *(nn.Linear(256, 512), nn.LeakyReLU(0.2)),
@@ -59,7 +59,7 @@ def plain_generator() -> nn.Sequential:
 
 
 def plain_discriminator() -> nn.Sequential:
-    """The lecture's discriminator."""
+    """Returns the discriminator of the plain script."""
     return nn.Sequential(
         *(nn.Linear(784, 1024), nn.LeakyReLU(0.2), nn.Dropout(0.3)),
         *(nn.Linear(1024, 512), nn.LeakyReLU(0.2), nn.Dropout(0.3)),
@@ -69,7 +69,7 @@ def plain_discriminator() -> nn.Sequential:
 
 
 def plain_script(data: LabelledImages, images: int) -> float:
-    """Trains as the lecture's script does; returns images per second."""
+    """Trains with the plain script and returns images per second."""
     torch.manual_seed(0)
     G, D = plain_generator(), plain_discriminator()
     opt_G = torch.optim.Adam(G.parameters(), lr=RECIPE.learning_rate)
@@ -99,7 +99,7 @@ def plain_script(data: LabelledImages, images: int) -> float:
 
 
 def recipe(data: LabelledImages, images: int) -> float:
-    """Trains by the recipe, log included, the one checkpoint at the end not; images per second."""
+    """Trains with the recipe; returns images per second, with the log, without the checkpoint."""
     options = VanillaMnistRecipe(images=images)
     with tempfile.TemporaryDirectory() as run:
         quiet = Schedule(log_interval=images // 2, snapshot_interval=10 * images)
@@ -109,7 +109,7 @@ def recipe(data: LabelledImages, images: int) -> float:
 
 
 def main() -> None:
-    """Prints the ratio, and writes it down where asked."""
+    """Prints the ratio; with --json also writes it to a file."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path, help="folder that holds mnist/")
     parser.add_argument("--images", type=int, default=60 * RECIPE.batch_size)

@@ -1,18 +1,18 @@
-"""Speed of the graphs of a bundle, beside each other or beside any other graph.
+"""Measures the speed of the graphs of a bundle, relative to each other or to another graph.
 
     python benchmarks/variants.py models/mnist/2 --plain plain.onnx
     python benchmarks/variants.py --reference --json benchmarks/results/variants.json
     python benchmarks/variants.py models/mnist/2 --provider OpenVINOExecutionProvider
 
-The graphs take turns within each round, and what is told is the median of the ratios of each round
-to the first graph: machines drift by tens of percent, and so do both sides of a ratio. With one
-thread time is that on the core, so that others who share it count less; with more, the clock's.
+The graphs take turns within each round. The result is the median over the rounds of the ratio to
+the first graph, because the speed of machines varies by tens of percent. With one thread, time is
+CPU time, so that other processes have little effect; with several threads it is wall time.
 
 With `--reference` the graphs are those of the benchmark's DCGAN (256x7x7, two transposed
 convolutions to 64 channels at 28x28, 3x3 to one; 3.1 M weights drawn at random), whose speed does
 not depend on training. Another execution provider needs its own build of ONNX Runtime, in an
-environment of its own, with numpy, scipy, onnx and protobuf; there `--reference` cannot be made,
-for it takes torch.
+environment of its own, with numpy, scipy, onnx and protobuf. `--reference` does not work there,
+because it needs torch.
 """
 
 import argparse
@@ -31,12 +31,12 @@ from imagemint.engine import drawn_classes, latents
 from imagemint.engine.bundle import read_bundle
 
 BATCHES = (1, 8, 64)
-_PASS_S = 0.05  # time of one measurement, in as many runs as fit
+_PASS_S = 0.05  # length of one measurement in seconds
 Feed = dict[str, Any]
 
 
 def session(content: bytes, provider: str, threads: int) -> Callable[[Feed], Any]:
-    """What runs a graph, with as many threads."""
+    """Returns a function that runs a graph with this number of threads."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
@@ -49,7 +49,7 @@ def session(content: bytes, provider: str, threads: int) -> Callable[[Feed], Any
 
 
 def feed_of(content: bytes, rows: int) -> Feed:
-    """Serials of seed 0, every class among them."""
+    """Returns inputs of seed 0 with random classes."""
     graph = onnx.load_model_from_string(content).graph
     sides = {v.name: v.type.tensor_type.shape.dim[1].dim_value for v in graph.input}
     feed: Feed = {"z": latents(0, 0, rows, sides["z"])}
@@ -59,7 +59,7 @@ def feed_of(content: bytes, rows: int) -> Feed:
 
 
 def reference() -> dict[str, bytes]:
-    """The benchmark's DCGAN: as PyTorch exports it, laid out for CPUs, and in int8."""
+    """Returns the benchmark's DCGAN as PyTorch exports it, optimised for CPUs, and in int8."""
     import torch  # noqa: PLC0415 - not where other providers are measured
 
     from imagemint.exporter.graph import build_graph  # noqa: PLC0415 - likewise
@@ -97,7 +97,7 @@ def reference() -> dict[str, bytes]:
 def compare(
     graphs: Mapping[str, Callable[[Feed], Any]], feed: Feed, rounds: int, clock: Callable[[], float]
 ) -> dict[str, dict[str, float]]:
-    """Milliseconds of a batch and speed beside the first graph, each the median of the rounds."""
+    """Returns milliseconds per batch and speed relative to the first graph, as medians."""
     repeats, times = {}, {name: list[float]() for name in graphs}
     for name, run in graphs.items():
         run(feed)

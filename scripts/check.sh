@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Everything `make check` asks of the code, in order of cost. Stops at the first fault and names the
-# command that mends it, where there is one.
+# All checks of `make check`, the cheapest first. Stops at the first error and names the command that
+# fixes it, if there is one.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PWD/.venv/bin:$PATH
@@ -18,17 +18,17 @@ step() {
 fresh_stubs() {
   local fresh
   fresh=$(mktemp -d)
-  # shellcheck disable=SC2064 # the path of now is meant, not of when the trap fires
+  # shellcheck disable=SC2064 # expands the path now, not when the trap runs
   trap "rm -rf '$fresh'" EXIT
   scripts/genproto.sh "$fresh" && diff --recursive --brief --exclude=__pycache__ proto/gen "$fresh"
 }
 
-step 'mend it with: make fix' ruff format --check --quiet
-step 'mend what can be mended with: make fix' ruff check --quiet
+step 'fix it with: make fix' ruff format --check --quiet
+step 'fix what is fixable with: make fix' ruff check --quiet
 step 'see docs/architecture.md for the arrows' lint-imports --no-logo
 step 'each message stands beside its field in proto/' buf lint proto
-step 'mend it with: make proto' fresh_stubs
+step 'fix it with: make proto' fresh_stubs
 step 'an exemption needs its reason beside it' hadolint Dockerfile
 step 'an exemption needs its reason beside it' shellcheck .ci/run scripts/*.sh
 step 'an exemption needs its reason beside it' mypy
-printf 'make check: all is well\n'
+printf 'make check: all checks passed\n'

@@ -1,9 +1,9 @@
-"""`make demo`: serve the shipped models, mint ten digits of each class over gRPC, say how it went.
+"""`make demo`: serves the shipped models and generates ten digits of each class over gRPC.
 
-What it shows, in order: a server that comes up on free ports and says that it is ready; a contact
-sheet (rows are classes, columns share a latent); serial numbers; what the server's own metrics say
-of latency and throughput; one serial minted again by a new client, byte for byte the same; a
-shutdown on SIGTERM with exit status 0. Needs the `server` extra, and no GPU, data or torch.
+The demo shows, in this order: a server that starts on free ports and reports that it is ready; a
+contact sheet (rows are classes, columns share a latent); serial numbers; latency and throughput
+from the server's metrics; one serial that a new client generates again with the same bytes; a
+shutdown on SIGTERM with exit status 0. It needs the `server` extra, but no GPU, data or torch.
 """
 
 import argparse
@@ -35,13 +35,13 @@ PER_CLASS = 10
 BURST = 1000
 READY_WITHIN_S = 30.0
 GONE_WITHIN_S = 15.0
-# Pixels around every digit of the sheet, and how much larger than life it is drawn.
+# Pixels around each digit of the sheet, and the scale of the sheet.
 GAP = 2
 ZOOM = 2
 
 
 class DemoError(Exception):
-    """The demo cannot go on; the message says why."""
+    """The demo failed; the message has the reason."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Server:
 
 @contextmanager
 def running_server(repository: Path) -> Iterator[Server]:
-    """Yields a server over `repository` on free loopback ports; never leaves it behind."""
+    """Yields a server over `repository` on free loopback ports, and always stops it."""
     command = Path(sys.executable).with_name("imagemint")
     process = subprocess.Popen(
         [
@@ -64,7 +64,7 @@ def running_server(repository: Path) -> Iterator[Server]:
             f"--repository={repository}",
             "--grpc-address=127.0.0.1:0",
             "--metrics-address=127.0.0.1:0",
-            # Flags go before the environment: the log is read below, whatever is set there.
+            # Flags override the environment: the code below parses the log.
             "--log-format=json",
             "--log-level=info",
         ],
@@ -81,11 +81,11 @@ def running_server(repository: Path) -> Iterator[Server]:
 
 
 def _ready_line(process: subprocess.Popen[str]) -> dict[str, str]:
-    """Returns the server's `ready` line, and keeps its log flowing for the rest of its life."""
+    """Returns the server's `ready` line, and continues to read its log."""
     lines: queue.Queue[str | None] = queue.Queue()
 
     def drain() -> None:
-        # A pipe that nobody reads would block the server once it is full.
+        # The server would block when the pipe is full.
         assert process.stderr is not None  # noqa: S101 - it was opened as a pipe
         for line in process.stderr:
             lines.put(line)
@@ -114,7 +114,7 @@ def _ready_line(process: subprocess.Popen[str]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Counters:
-    """What the demo reads from /metrics; differences of two are what happened between them."""
+    """Counters from /metrics. Subtract two of them to measure the time between."""
 
     images: float
     requests: float
@@ -123,9 +123,9 @@ class Counters:
 
     @classmethod
     def read(cls, metrics_address: str) -> "Counters":
-        """Returns the counters of now.
+        """Reads the current counters.
 
-        Unary requests only: the duration of a stream is its length, not a latency.
+        Only unary requests count: the duration of a stream is its length, not a latency.
         """
         with urllib.request.urlopen(f"http://{metrics_address}/metrics", timeout=10) as answer:
             text = answer.read().decode()
@@ -153,14 +153,14 @@ def sheet(rows: list[ImageBatch]) -> Image.Image:
 
 
 def mint_sheet(client: Client, out: Path) -> list[ImageBatch]:
-    """Asks for ten of each class, writes the sheet, prints some serials; returns the rows.
+    """Requests ten images of each class, writes the sheet, prints some serials; returns the rows.
 
     Raises:
-        DemoError: the server refused every version of the model.
+        DemoError: no version of the model is ready.
     """
     manifest = client.model(MODEL).manifest()
     if manifest is None:
-        raise DemoError(f"no version of {MODEL} is ready; the reason: imagemint models")
+        raise DemoError(f"no version of {MODEL} is ready; run imagemint models for the reason")
     labels = manifest.class_labels
     rows = [
         client.generate(MODEL, PER_CLASS, seed=SEED, condition=class_id)
@@ -175,7 +175,7 @@ def mint_sheet(client: Client, out: Path) -> list[ImageBatch]:
 
 
 def report_speed(client: Client, server: Server) -> None:
-    """Prints latency of the sheet's calls and throughput of a stream, both from /metrics."""
+    """Prints the latency of the calls and the throughput of a stream, both from /metrics."""
     before = Counters.read(server.metrics_address)
     latency_ms = 1000 * before.request_seconds / before.requests
     for _ in client.stream(MODEL, BURST, seed=SEED):
@@ -189,7 +189,7 @@ def report_speed(client: Client, server: Server) -> None:
 
 
 def prove_serial(server: Server, row: ImageBatch) -> None:
-    """Mints the last image of `row` again, alone, through a client that knows only its serial.
+    """Generates the last image of `row` again, through a client that has only its serial.
 
     Raises:
         DemoError: the pixels differ.
@@ -203,10 +203,10 @@ def prove_serial(server: Server, row: ImageBatch) -> None:
 
 
 def shut_down(server: Server) -> None:
-    """Asks the server to go and checks that it goes cleanly.
+    """Sends SIGTERM and checks that the server stops cleanly.
 
     Raises:
-        DemoError: it did not go in time, or with another exit status than 0.
+        DemoError: the server did not stop in time, or its exit status is not 0.
     """
     server.process.send_signal(signal.SIGTERM)
     try:
@@ -219,11 +219,11 @@ def shut_down(server: Server) -> None:
 
 
 def demo(repository: Path, out: Path) -> None:
-    """Runs the whole of it."""
+    """Runs the whole demo."""
     if not any((repository / MODEL).glob("*/model.onnx")):
         raise DemoError(
             f"{repository} holds no bundle `{MODEL}/<version>/model.onnx`; it ships with the "
-            "project, or comes out of `imagemint train mnist` and `imagemint export`"
+            "project, or you create it with `imagemint train mnist` and `imagemint export`"
         )
     with running_server(repository) as server:
         status = serving_status(server.grpc_address, timeout_s=READY_WITHIN_S)
@@ -236,7 +236,7 @@ def demo(repository: Path, out: Path) -> None:
 
 
 def main() -> int:
-    """Returns the exit status: 0, or 1 with one line that says what went wrong."""
+    """Runs the demo; returns 0, or 1 after one line about the error."""
     parser = argparse.ArgumentParser(description="Mint ten digits of each class.")
     parser.add_argument("--repository", type=Path, default=ROOT / "models")
     parser.add_argument("--out", type=Path, default=Path("demo/sheet.png"))

@@ -1,11 +1,11 @@
-"""Draws a data set like ``avatars64``: cartoon people, each an independent draw of attributes.
+"""Draws a data set like ``avatars64``: cartoon people with independent random attributes.
 
     mkdir dicebear && cd dicebear
     npm install @dicebear/core@9.4.3 @dicebear/collection@9.4.3 @resvg/resvg-js@2.6.2
     cd .. && python scripts/draw_avatars.py --packages dicebear --out data/avatars64
 
-The artwork is Avataaars by Pablo Stanley, free for personal and commercial use. It takes Node.js
-and about a minute for 5,000 people. People are drawn by NumPy's Philox from ``--seed``, so equal
+The artwork is Avataaars by Pablo Stanley, free for personal and commercial use. You need Node.js.
+5,000 people take about a minute. The attributes come from NumPy's Philox with ``--seed``, so equal
 seeds give equal people.
 """
 
@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--packages", type=Path, required=True, help="folder where npm was run")
     parser.add_argument("--train", type=int, default=20_000, help="people to train on")
     parser.add_argument("--test", type=int, default=2_200, help="people to test on")
-    parser.add_argument("--seed", type=int, default=0, help="decides who is drawn")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the attributes")
     told = parser.parse_args()
     told.out.mkdir(parents=True, exist_ok=True)
     rng = np.random.Generator(np.random.Philox(told.seed))
@@ -86,7 +86,7 @@ def main() -> None:
 
 
 def draw_people(count: int, rng: np.random.Generator) -> tuple[list[int], list[Person]]:
-    """Returns so many heads, as labels, and people with a value for each attribute."""
+    """Returns labels (heads) and people with a value for each attribute."""
     labels = rng.integers(len(STYLES), size=count).tolist()
     tables = {name: frequencies(name) for name in VALUES}
     people = [
@@ -97,7 +97,7 @@ def draw_people(count: int, rng: np.random.Generator) -> tuple[list[int], list[P
 
 
 def to_table(labels: list[int], people: list[Person], packages: Path) -> pa.Table:
-    """Returns people with their pictures in the image layout of the Hugging Face hub."""
+    """Returns a table of people and pictures in the image layout of the Hugging Face hub."""
     heads = list(STYLES)
     pictures = list(draw(people, packages))
     bare = iter(draw([it | {"accessories": NONE} for it in people if wears_glasses(it)], packages))
@@ -120,7 +120,7 @@ def to_table(labels: list[int], people: list[Person], packages: Path) -> pa.Tabl
 
 
 def wears_glasses(person: Person) -> bool:
-    """Returns whether there is anything to take off."""
+    """Returns whether the person wears glasses."""
     return person["accessories"] != NONE
 
 
@@ -142,10 +142,10 @@ def draw(people: list[Person], packages: Path) -> Iterator[bytes]:
 
 
 def to_options(person: Person) -> dict[str, object]:
-    """Returns what DiceBear is told of a person: one choice for every option of the style."""
+    """Returns the options of DiceBear for a person: one choice for every option of the style."""
     some = {"accessories": "accessories", "facialHair": "beard", "top": "top"}
     options: dict[str, object] = {
-        "seed": "",  # decides what is left open, which is nothing
+        "seed": "",  # has no effect, because all options are set
         "size": 64,
         "backgroundColor": ["ffffff"],
         "skinColor": [SKIN[person["skin"]]],

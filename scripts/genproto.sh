@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Generates the Python stubs from proto/ into proto/gen with the pinned tools of constraints.txt.
-# `genproto.sh DIR` writes into DIR instead, which is how `make check` proves the committed ones fresh.
+# `genproto.sh DIR` writes into DIR instead, which `make check` uses to compare.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-proto/gen}
@@ -20,7 +20,7 @@ done
   --grpc_python_out="$out" --mypy_grpc_out="$out" \
   proto/imagemint/v1/*.proto proto/imagemint/open_inference/*.proto
 for package in "${packages[@]}"; do
-  # A nouns-only file has no services, and an empty stub module for it would only mislead.
+  # Files without services get no service stubs.
   for file in "$out/$package"/*_pb2_grpc.py; do
     case "$file" in *_service_pb2_grpc.py) ;; *) rm -f "$file" "${file}i" ;; esac
   done

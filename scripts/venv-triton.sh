@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes `.venv-triton`, where tests/interop finds the client of Triton. It stands apart from `.venv`,
-# whose Python it borrows: the client needs a protobuf that the server's tools are too new for.
+# Creates `.venv-triton` with the Triton client for tests/interop. It uses the Python of `.venv`, but is
+# separate, because the client needs an older protobuf than the tools of the server.
 set -eu
 cd "$(dirname "$0")/.."
 

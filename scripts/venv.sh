@@ -1,8 +1,8 @@
 #!/bin/sh
-# Makes `.venv` where it is missing, and installs this checkout with one extra into it.
+# Creates `.venv` if it is missing, and installs this checkout with one extra into it.
 # Usage: venv.sh EXTRA    (server, dev, ...)
-# The Python is $PYTHON where set, otherwise the first of the usual names that is new enough.
-# Plain sh: this is the first thing that runs on a fresh machine.
+# Uses $PYTHON if it is set, otherwise the first of the usual names that is new enough.
+# Plain sh, because this script runs first on a new machine.
 set -eu
 cd "$(dirname "$0")/.."
 extra=$1
@@ -12,7 +12,7 @@ fail() {
   exit 1
 }
 
-# A name on the PATH proves nothing (version managers leave dead shims), so each candidate is run.
+# A name on the PATH may not work (version managers leave dead shims), so each candidate is run.
 is_new_enough() {
   "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1
 }

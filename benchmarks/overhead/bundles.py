@@ -1,6 +1,6 @@
-"""Bundles that only benchmarks need: the reference generator of speed, and one that does nothing.
+"""Writes bundles for benchmarks: the reference generator, and a model that computes nothing.
 
-Their weights are random numbers, for speed does not depend on what a picture shows.
+Their weights are random, because speed does not depend on the pictures.
 
     python benchmarks/overhead/bundles.py DIR
     make bench BENCH_ARGS="--repository DIR --model reference"
@@ -27,7 +27,7 @@ _Array = npt.NDArray[np.generic]
 
 
 def write_reference(repository: Path, name: str = "reference") -> Path:
-    """Writes the conditional DCGAN that the project's targets are stated for; returns its folder.
+    """Writes the conditional DCGAN of the project's speed targets; returns its folder.
 
     z 128 beside a 64-d class embedding, 256x7x7, two transposed convolutions of stride 2 to 64
     channels at 28x28, a 3x3 convolution to gray: 3.1 M weights, 108 MFLOP an image, float32.

@@ -1,9 +1,9 @@
-"""What a call costs the caller: CPU time of ways to make it, against a handler that does nothing.
+"""Measures the CPU time of a call in several clients, against an empty handler.
 
-The handler runs in a process of its own, on uvloop, as in cost.py, and returns the answer of
-imagemint for one raw image. The callers take turns on one event loop of uvloop here: gRPC's asyncio
-client, the whole load test around it (requests, histograms, images counted), and, where it is
-installed, a client of the h2 library.
+The handler runs in its own process on uvloop, as in cost.py, and returns imagemint's answer with
+one raw image. The clients take turns on an event loop of uvloop: gRPC's asyncio client, the whole
+load test with it (requests, histograms, counts of images) and, if it is installed, a client on the
+h2 library.
 
     python benchmarks/overhead/caller.py
     pip install h2 && python benchmarks/overhead/caller.py --calls 2000 --repeats 5
@@ -45,7 +45,7 @@ Call: TypeAlias = Callable[[bytes], Awaitable[bytes]]
 
 
 def answer() -> bytes:
-    """Returns an answer with one raw image, serialised."""
+    """Returns a serialised answer with one raw image."""
     image = image_pb2.MintedImage(serial="empty@1/42/0?class=7", index=0, class_id=7)
     batch = image_pb2.ImageBatch(
         model=cost.MODEL, version="1", seed=42, images=[image], pictures=[bytes(PIXELS)]
@@ -58,14 +58,14 @@ def answer() -> bytes:
 
 @asynccontextmanager
 async def over_grpc(address: str) -> AsyncIterator[Call]:
-    """The client of gRPC's own library."""
+    """Opens gRPC's asyncio client."""
     async with grpc.aio.insecure_channel(address, options=cost.PLAIN) as channel:
         call: Any = channel.unary_unary(cost.METHOD)
         yield call
 
 
 class OverH2(asyncio.Protocol):
-    """As little as can be around the h2 library, without its checks of header fields."""
+    """A minimal client on the h2 library, without its checks of header fields."""
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
@@ -84,14 +84,14 @@ class OverH2(asyncio.Protocol):
         self.http = h2.connection.H2Connection(config)
 
     def connection_made(self, transport: Any) -> None:  # noqa: ANN401 - asyncio's or uvloop's
-        """Greets."""
+        """Opens the HTTP/2 connection."""
         self.transport = transport
         self.http.initiate_connection()
         self.http.increment_flow_control_window(2**30)
         self.flush()
 
     def data_received(self, data: bytes) -> None:
-        """Gives answers to who waits."""
+        """Passes answers to the waiting calls."""
         for event in self.http.receive_data(data):
             if isinstance(event, h2.events.DataReceived):
                 self.answers[event.stream_id] = event.data[5:]
@@ -102,7 +102,7 @@ class OverH2(asyncio.Protocol):
         self.flush()
 
     def flush(self) -> None:
-        """Sends what there is, once in a turn of the loop."""
+        """Sends pending data, once per iteration of the loop."""
         self.flushing = False
         if data := self.http.data_to_send():
             self.transport.write(data)
@@ -122,7 +122,7 @@ class OverH2(asyncio.Protocol):
 
 @asynccontextmanager
 async def over_h2(address: str) -> AsyncIterator[Call]:
-    """The h2 library."""
+    """Opens a client on the h2 library."""
     host, port = address.split(":")
     loop = asyncio.get_running_loop()
     transport, client = await loop.create_connection(OverH2, host, int(port))
@@ -151,7 +151,7 @@ async def over_h2(address: str) -> AsyncIterator[Call]:
 async def measure_loop(
     way: Callable[[str], AbstractAsyncContextManager[Call]], address: str, calls: int, callers: int
 ) -> float:
-    """Returns the CPU milliseconds of this process for each call of a closed loop."""
+    """Returns the CPU time per call of this process in a closed loop, in milliseconds."""
     async with way(address) as call:
         requests = [cost.request(index) for index in range(512)]
         await call(requests[0])
@@ -167,7 +167,7 @@ async def measure_loop(
 
 
 async def measure_bench(address: str, calls: int, callers: int) -> float:
-    """Returns what the load test itself reports for each call."""
+    """Returns the CPU time per call that the load test reports, in milliseconds."""
 
     async def gate() -> int:
         return time.monotonic_ns()
@@ -178,7 +178,7 @@ async def measure_bench(address: str, calls: int, callers: int) -> float:
 
 
 def bench(options: argparse.Namespace) -> dict[str, dict[int, list[float]]]:
-    """Returns CPU milliseconds by way and number of callers, all taken in turn."""
+    """Returns CPU milliseconds per call by client and number of callers, measured in turn."""
     ways: dict[str, Callable[[str, int, int], Any]] = {
         "gRPC's asyncio client": lambda *what: measure_loop(over_grpc, *what),
         "imagemint bench": measure_bench,
@@ -198,9 +198,9 @@ def bench(options: argparse.Namespace) -> dict[str, dict[int, list[float]]]:
 
 
 def main() -> None:
-    """Prints a table: medians, the least in brackets."""
+    """Prints a table of medians, with minima in parentheses."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--calls", type=int, default=2_000, help="in one timed stretch")
+    parser.add_argument("--calls", type=int, default=2_000, help="calls per measurement")
     parser.add_argument("--callers", type=int, nargs="+", default=[1, 16, 64])
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""What a call costs the server beside inference: CPU time, against a handler that does nothing.
+"""Measures the CPU time of a call in the server without inference, and of an empty handler.
 
 The server runs a model that computes nothing; the handler beside it, on gRPC's asyncio server too,
 returns the same bytes to the same requests. Both are asked for one raw image at a time, in turn, by
@@ -54,7 +54,7 @@ class Sample:
 
 
 def request(index: int, model: str = MODEL) -> bytes:
-    """Returns a request for one raw image, serialised."""
+    """Returns a serialised request for one raw image."""
     images = image_pb2.ImageSpec(model=model, seed=42, first_index=index, count=1, class_id=7)
     return generation_service_pb2.GenerateRequest(images=images).SerializeToString()
 
@@ -90,7 +90,7 @@ def started(*command: str | Path) -> Iterator[tuple[str, int]]:
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:  # noqa: S603 - fixed
         log = cast("IO[str]", process.stderr)  # a pipe, as asked for above
         ready = next(line for line in log if '"ready"' in line)  # gRPC's core may log, too
-        # Read to the end: a server whose log is not read stands still once the pipe is full.
+        # Read the log to the end: a server blocks when the pipe is full.
         reading = threading.Thread(target=log.read)
         reading.start()
         try:
@@ -135,7 +135,7 @@ def measure(address: str, pid: int, calls: int, callers: int) -> Sample:
 
 
 def bench(options: argparse.Namespace, repository: Path) -> dict[str, list[Sample]]:
-    """Returns the samples of every server and number of callers, all taken in turn."""
+    """Returns the samples of each server and number of callers, measured in turn."""
     imagemint = Path(sys.executable).with_name("imagemint")
     with contextlib.ExitStack() as stack:
         ours = stack.enter_context(
@@ -184,11 +184,13 @@ def table(samples: dict[str, list[Sample]]) -> str:
 def main() -> None:
     """Prints the table; with --json also writes every sample."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--calls", type=int, default=4_000, help="in one timed stretch")
+    parser.add_argument("--calls", type=int, default=4_000, help="calls per measurement")
     parser.add_argument("--callers", type=int, nargs="+", default=[1, 16, 64])
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--serve", nargs=argparse.REMAINDER, default=[], help="options of serve")
-    parser.add_argument("--json", type=Path, help="write every sample here")
+    parser.add_argument(
+        "--serve", nargs=argparse.REMAINDER, default=[], help="options of imagemint serve"
+    )
+    parser.add_argument("--json", type=Path, help="file for all samples")
     parser.add_argument("--serve-nothing", help=argparse.SUPPRESS)
     parser.add_argument("--uvloop", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Uses a server hard for a while, and looks whether it lost, spoilt or kept anything.
+"""Stresses a server for a while, and checks for lost requests, wrong images and leaks.
 
 Askers, streams, cancellations, deadline storms, readers that do not read, versions rolled out
 twice a minute, broken bundles, and workers killed with SIGKILL, all at once; every image is
@@ -30,7 +30,7 @@ from imagemint.client import AsyncClient
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE_S = 5.0
-# What loading, warm-up and the first of everything take is not a leak.
+# Memory for loading, warm-up and first uses is not a leak.
 SETTLING_SHARE = 0.25
 MOST_MB_PER_HOUR = 60.0
 
@@ -103,7 +103,7 @@ def _machine() -> dict[str, str | int]:
 
 
 async def _wait_until_zero(service: Service, name: str) -> float:
-    """A gauge once it is 0, or what it still is after ten seconds."""
+    """Waits up to ten seconds until a gauge is 0, and returns its value."""
     until = time.monotonic() + 10
     while True:
         value = await service.total(name)
@@ -113,12 +113,12 @@ async def _wait_until_zero(service: Service, name: str) -> float:
 
 
 async def _drain(stage: Stage) -> dict[str, object]:
-    """SIGTERM while calls are inside: each of them is answered."""
+    """Sends SIGTERM during calls, and checks that each of them is answered."""
     calls = [
         asyncio.create_task(stage.client.generate(stage.bundles.model, 64, seed=seed))
         for seed in range(32)
     ]
-    # Accepted is what the server has begun to count; a call that comes later may be refused.
+    # A call is accepted once the server counts it; a later call may be refused.
     while await stage.service.total("imagemint_inflight_requests") < 1:
         if all(call.done() for call in calls):
             break
@@ -134,7 +134,7 @@ async def _drain(stage: Stage) -> dict[str, object]:
 
 
 def _slopes(memory: list[dict[str, object]], seconds: float) -> dict[str, object]:
-    """Slope of each process that lived through all of what counts, and the samples."""
+    """Returns the slope of each process that ran the whole time, and the samples."""
     counted = [row for row in memory if float(str(row["s"])) >= SETTLING_SHARE * seconds]
     series = [dict(row["mb"]) for row in counted if isinstance(row["mb"], dict)]
     times = [float(str(row["s"])) for row in counted]
@@ -156,7 +156,7 @@ def _slopes(memory: list[dict[str, object]], seconds: float) -> dict[str, object
 
 
 def judge(report: dict[str, object]) -> dict[str, bool]:
-    """What had to hold, and whether it did."""
+    """Returns each criterion, and whether it is met."""
     memory, drain, outcomes = report["memory"], report["drain"], report["outcomes"]
     if not (isinstance(memory, dict) and isinstance(drain, dict) and isinstance(outcomes, dict)):
         raise TypeError("not a report")
@@ -175,9 +175,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--bundle", type=Path, default=ROOT / "models/mnist/1")
-    parser.add_argument("--seed", type=int, default=0, help="of the actors' dice")
-    parser.add_argument("--json", type=Path, help="write the report here")
-    parser.add_argument("--log", type=Path, default=Path("soak.log"), help="log of the server")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the actors' random choices")
+    parser.add_argument("--json", type=Path, help="file for the report")
+    parser.add_argument(
+        "--log", type=Path, default=Path("soak.log"), help="file for the server log"
+    )
     parser.add_argument(
         "--serve",
         nargs=argparse.REMAINDER,

@@ -1,4 +1,4 @@
-"""Those who use the server, well and badly, all at once."""
+"""Actors that use the server in good and bad ways at the same time."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ _PLAIN = [("grpc.enable_http_proxy", 0)]
 
 @dataclass
 class Stage:
-    """What every actor is given.
+    """What all actors share.
 
     Attributes:
         client: the public client, with its retries.
@@ -41,7 +41,7 @@ class Stage:
     over: asyncio.Event
 
     async def pause(self, seconds: float) -> None:
-        """Waits, or until the end."""
+        """Waits for some seconds, or until the end of the test."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self.over.wait()
@@ -51,7 +51,7 @@ Actor = Callable[[Stage, random.Random], Coroutine[Any, Any, None]]
 
 
 async def asker(stage: Stage, dice: random.Random) -> None:
-    """A backend service: small requests, one after another; every one must be answered."""
+    """Sends small requests one after another, as a backend service does. All must be answered."""
     while not stage.over.is_set():
         count, first = dice.randint(1, 32), dice.randrange(2**40)
         truncation = dice.choice([None, None, 0.7])
@@ -71,7 +71,7 @@ async def asker(stage: Stage, dice: random.Random) -> None:
 
 
 async def streamer(stage: Stage, dice: random.Random) -> None:
-    """An augmentation pipeline: long streams, each index exactly once; pinned to one version."""
+    """Reads long streams of one version, as an augmentation pipeline does: each index once."""
     while not stage.over.is_set():
         seed, following, version = dice.randrange(_SEEDS), 0, ""
         try:
@@ -84,8 +84,8 @@ async def streamer(stage: Stage, dice: random.Random) -> None:
                 following += len(batch)
             stage.ledger.outcomes["streamer: streams whole"] += 1
         except ImagemintError as error:
-            # A stream is pinned to its version; when a worker dies and the version has been
-            # unloaded meanwhile, there is nothing left to resume from, and the client says so.
+            # A stream keeps its version. If a worker dies after the version was unloaded, the
+            # stream cannot resume, and the client raises an error.
             if version and int(version) < stage.bundles.newest and error.code in _GONE:
                 stage.ledger.outcomes["streamer: version gone while resuming"] += 1
             else:
@@ -96,7 +96,7 @@ _GONE = (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNAVAILABLE)
 
 
 async def canceller(stage: Stage, dice: random.Random) -> None:
-    """A caller who leaves before the answer."""
+    """Cancels calls before the answer."""
     while not stage.over.is_set():
         call = asyncio.create_task(
             stage.client.generate(stage.bundles.model, 200, seed=dice.randrange(_SEEDS))
@@ -109,7 +109,7 @@ async def canceller(stage: Stage, dice: random.Random) -> None:
 
 
 async def stormer(stage: Stage, dice: random.Random) -> None:
-    """A burst, now and then, of calls whose deadlines are too short."""
+    """Sometimes sends a burst of calls with too short deadlines."""
     while not stage.over.is_set():
         await stage.pause(dice.uniform(3, 8))
         burst = [
@@ -128,7 +128,7 @@ async def stormer(stage: Stage, dice: random.Random) -> None:
 
 
 async def dawdler(stage: Stage, dice: random.Random) -> None:
-    """A reader who asks for a million images and hardly reads."""
+    """Requests a million images and reads very slowly."""
     while not stage.over.is_set():
         address = stage.service.grpc_address
         async with grpc.aio.insecure_channel(address, options=_PLAIN) as channel:
@@ -144,7 +144,7 @@ async def dawdler(stage: Stage, dice: random.Random) -> None:
 
 
 async def publisher(stage: Stage, dice: random.Random) -> None:
-    """An operator who rolls out a version each half minute, and now and then a broken model."""
+    """Publishes a version every half minute, and sometimes a broken model."""
     while not stage.over.is_set():
         await stage.pause(dice.uniform(20, 40))
         stage.bundles.publish()

@@ -1,4 +1,4 @@
-"""What happened, and whether every image was the one that its serial number names."""
+"""Records outcomes, and checks every image against its serial number."""
 
 import asyncio
 import hashlib
@@ -37,17 +37,17 @@ class Bundles:
         self.newest = 0
 
     def content(self, version: int) -> bytes:
-        """The bytes of a version's model.onnx."""
+        """Returns the bytes of model.onnx of a version."""
         return self._contents[version % VARIANTS]
 
     def publish(self) -> int:
-        """Puts the next version into the repository, by one rename, and returns its number."""
+        """Publishes the next version with an atomic rename, and returns its number."""
         self.newest += 1
         self._put(self.content(self.newest), self.newest, self._home / str(self.newest))
         return self.newest
 
     def publish_broken(self, name: str) -> Path:
-        """Puts a model that does not parse, under a right checksum, beside the good one."""
+        """Publishes a model that does not parse but has a correct checksum."""
         home = self._home.parent / name
         home.mkdir(exist_ok=True)
         self._put(self._contents[0][:10_000], 0, home / "1")
@@ -71,7 +71,7 @@ def _scaled(original: Path, factor: float) -> bytes:
 
 
 class Ledger:
-    """Counts outcomes, and compares images with those of an engine of its own.
+    """Counts outcomes, and compares images with those of its own engine.
 
     Args:
         bundles: what the server serves.
@@ -98,12 +98,12 @@ class Ledger:
             self._spec = bundle.spec
 
     def fail(self, actor: str, error: BaseException) -> None:
-        """Notes a failure that nobody provoked: a lost request."""
+        """Records an unexpected failure: a lost request."""
         self.outcomes[f"{actor}: LOST"] += 1
         self.failures.append(f"{actor}: {type(error).__name__}: {error}")
 
     async def check(self, actor: str, batch: ImageBatch, first_index: int, count: int) -> None:
-        """Compares every image with the one that its serial names, and the request's indices."""
+        """Compares every image with that of its serial, and the indices with the request."""
         self.outcomes[f"{actor}: answered"] += 1
         wrong = await asyncio.to_thread(self._wrong, batch)
         if batch.index.tolist() != list(range(first_index, first_index + count)):
@@ -115,7 +115,7 @@ class Ledger:
             self.failures.append(f"{actor}: {wrong} of {len(batch)} wrong from {batch.serials[0]}")
 
     def _wrong(self, batch: ImageBatch) -> int:
-        """How many images are not what their serials say; all, if they are not of one version."""
+        """Returns the number of wrong images; all of them if they have several versions."""
         serials = [Serial.parse(text) for text in batch.serials]
         variant = int(batch.version) % VARIANTS
         if {str(each.version) for each in serials} != {batch.version}:
@@ -130,6 +130,6 @@ class Ledger:
 
 
 def some_condition(dice: random.Random, classes: int) -> int | None:
-    """A class, or now and then none."""
+    """Returns a random class or, sometimes, None."""
     drawn = dice.randrange(classes + 1)
     return drawn if drawn < classes else None

@@ -1,4 +1,4 @@
-"""The server under test: a real process, watched from outside."""
+"""The server under test: a real process, observed from outside."""
 
 import asyncio
 import json
@@ -54,11 +54,11 @@ class Service:
 
     @property
     def pid(self) -> int:
-        """Of the process that was started: the supervisor, where there are several."""
+        """Process id of the started process: the supervisor, if there are several processes."""
         return self._process.pid
 
     def workers(self) -> list[int]:
-        """Process ids of those that serve, the longest-lived first."""
+        """Returns the process ids of the workers, the oldest first."""
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
         found = [
             int(pid) for pid in children if _rss_mb(int(pid)) and "processes.worker" in _line(pid)
@@ -66,11 +66,11 @@ class Service:
         return sorted(found, key=_started) or [self.pid]
 
     def memory_mb(self) -> dict[int, float]:
-        """Resident memory of each process, in MB of 2^20 bytes."""
+        """Returns the resident memory of each process, in MB of 2^20 bytes."""
         return {pid: _rss_mb(pid) for pid in {self.pid, *self.workers()}}
 
     async def metrics(self) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-        """Every sample at /metrics."""
+        """Returns all samples of /metrics."""
 
         def read() -> str:
             with _DIRECT.open(f"http://{self.metrics_address}/metrics", timeout=30) as answer:
@@ -83,11 +83,11 @@ class Service:
         }
 
     async def total(self, name: str) -> float:
-        """A metric, summed over its labels."""
+        """Returns the sum of a metric over its labels."""
         return sum(value for (each, _), value in (await self.metrics()).items() if each == name)
 
     def kill_worker(self) -> int | None:
-        """Kills the youngest worker where there are several; the oldest is left for the slope."""
+        """Kills the youngest of several workers; the oldest stays, to measure its memory."""
         workers = self.workers()
         if len(workers) < 2:  # noqa: PLR2004 - one to kill, one to stay
             return None
@@ -103,13 +103,13 @@ class Service:
         return await asyncio.to_thread(self._process.wait, READY_S)
 
     def kill(self) -> None:
-        """Ends what is left, after a failure of the driver."""
+        """Kills the remaining processes after a failure of the driver."""
         if self._process.poll() is None:
             self._process.kill()
 
 
 def slope_mb_per_hour(times_s: Sequence[float], values_mb: Sequence[float]) -> float:
-    """Slope of a straight line through the values, by least squares."""
+    """Returns the slope of the least-squares line through the values."""
     return float(np.polyfit(np.asarray(times_s) / 3600, np.asarray(values_mb), 1)[0])
 
 
@@ -129,7 +129,7 @@ def _line(pid: str) -> str:
 
 
 def _started(pid: int) -> int:
-    """Start of a process in clock ticks since boot; the 22nd field, after a name with spaces."""
+    """Returns the start time of a process in clock ticks since boot (field 22 of stat)."""
     try:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
     except FileNotFoundError:
