@@ -291,7 +291,7 @@ def test_collapse_rolls_back_before_it(train, tmp_path, poison, caplog):
     poison(5, 0.0)
     with pytest.raises(ModeCollapse, match="last 32 images"):
         train(tmp_path, schedule=collapse_schedule(32, rollbacks=1))
-    assert "rolled back to image 32 with half the step size" in caplog.text
+    assert "rolled back to image 32 with half the learning rate" in caplog.text
 
 
 @pytest.fixture
@@ -318,7 +318,7 @@ def test_explosion_is_rolled_back(rolls_back, tmp_path, caplog, left_behind):
     state = rolls_back(tmp_path / "run", explosions=2, rollbacks=2)
     assert (state.images_seen, state.rollbacks) == (96, 2)
     assert state.opt_G.param_groups[0]["lr"] < 1e-3 / 4
-    assert caplog.text.count("rolled back to image 32 with half the step size") == 2
+    assert caplog.text.count("rolled back to image 32 with half the learning rate") == 2
     rows = [json.loads(row) for row in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     assert [row.get("rollbacks") for row in rows] == [None, 2, 2, 2]
     checkpoint = json.loads((latest_checkpoint(tmp_path / "run") / "checkpoint.json").read_text())

@@ -1,4 +1,4 @@
-"""Whether the losses of a run have left their usual size for good, although they are finite."""
+"""Detects losses that are finite but far beyond their usual size."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The generator that is served: an exponential moving average of the one that trains."""
+"""The exponential moving average of the generator, which is exported."""
 
 import copy
 
@@ -12,7 +12,7 @@ from imagemint.training.rng import draw_latents
 
 
 def ema_weight(batch_size: int, half_life: int, ramp_up: float, images_seen: int) -> float:
-    """Returns how much of the running generator one step mixes in, 0 to 1.
+    """Returns the weight of the current generator in one update of the average, 0 to 1.
 
     The half-life is capped at ``ramp_up`` of the images seen so far, so that the first, poor
     weights are forgotten quickly (Karras et al., StyleGAN 2 ADA, 2020).

@@ -1,4 +1,4 @@
-"""Pictures of a generator, always of the same serials, and how much they vary."""
+"""Images of fixed serials, and how much they vary."""
 
 from dataclasses import dataclass
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from imagemint.training.recipes.recipe import Recipe
 
 ROLLBACK_FACTOR = 0.5
-"""What each rollback multiplies the step sizes by."""
+"""Each rollback multiplies the learning rates by this."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How often a run reports and saves, and how often it may start over from what was good.
+    """How often a run logs and saves, and when it fails or rolls back.
 
     Attributes:
         log_interval: images between two rows of the log.
@@ -19,8 +19,8 @@ class Schedule:
         collapse_grace: images before collapse is judged; early samples are all alike.
         collapse_patience: images for which a collapse has to last to end the run.
         rollbacks: how often a run that diverged or collapsed goes back to its last good checkpoint
-            and on from there with half the step size and another order of the data.
-        divergence_factor: losses so many times as large as they used to be are a divergence.
+            and on from there with half the learning rate and another order of the data.
+        divergence_factor: the run has diverged once its losses exceed the usual by this factor.
     """
 
     log_interval: int = 6_400
@@ -33,7 +33,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class CosineRamp:
-    """Half a cosine from one number to another.
+    """A value that follows half a cosine from ``first`` to ``final``.
 
     Attributes:
         first: at the start.
@@ -52,7 +52,7 @@ class CosineRamp:
 
 
 def learning_rate_at(recipe: Recipe, images_seen: int, rollbacks: int = 0) -> float:
-    """Returns G's step size: constant, then a half cosine down to zero at the end."""
+    """Returns the learning rate of G: constant, then half a cosine to zero at the end."""
     decayed = recipe.decay_share * recipe.images
     left = recipe.images - images_seen
     full = recipe.learning_rate * ROLLBACK_FACTOR**rollbacks

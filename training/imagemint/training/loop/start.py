@@ -1,4 +1,4 @@
-"""The state in which a run begins."""
+"""Builds the initial state of a run."""
 
 from contextlib import AbstractContextManager
 from typing import TypeVar

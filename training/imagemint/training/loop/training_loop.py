@@ -118,7 +118,7 @@ def train(
                 restore(run, state, about, free=FREE_ON_RESUME)
                 state.rollbacks = rollbacks
                 _log.warning(
-                    "%s; rolled back to image %d with half the step size and another order"
+                    "%s; rolled back to image %d with half the learning rate and another order"
                     " (%d of %d)",
                     *(failure, state.images_seen, rollbacks, schedule.rollbacks),
                 )

@@ -57,13 +57,13 @@ class AvatarsRecipe(ZeroCentredOptions, Recipe):
     batch_size: int = Field(default=32, ge=2)
     """Images in one step of either network."""
     learning_rate: float = Field(default=6e-4, gt=0)
-    """Step size of the generator's optimiser, and of the discriminator's if that has none."""
+    """Learning rate of the generator, and of the discriminator unless that has its own."""
     beta1: float = Field(default=0.0, ge=0, lt=1)
     """Adam's decay of the first moment."""
     beta2: float = Field(default=0.99, ge=0, lt=1)
     """Adam's decay of the second moment."""
     decay_share: float = Field(default=0.4, ge=0, le=1)
-    """Last share of the run over which the step size falls to zero along a cosine."""
+    """Last share of the run over which the learning rate falls to zero along a cosine."""
 
     def network_labels(self, data: "LabelledImages") -> NDArray[np.int64]:
         """Returns class and attributes int64 [N, 1 + A], or classes [N] where these are all."""
@@ -98,7 +98,7 @@ class AvatarsRecipe(ZeroCentredOptions, Recipe):
         )
 
     def gan_loss(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "GanLoss":
-        """Returns the objective with both penalties and, if it counts, the reconstruction."""
+        """Returns the adversarial loss, both penalties, and the reconstruction if it counts."""
         del G, D, shape
         from imagemint.training import parts
 

@@ -32,7 +32,7 @@ class CganRecipe(ConvolutionalRecipe):
         )
 
     def gan_loss(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "GanLoss":
-        """Returns the non-saturating objective."""
+        """Returns the non-saturating loss."""
         del G, D, shape
         from imagemint.training import parts
 
@@ -60,7 +60,7 @@ class ProjectionRecipe(ConvolutionalRecipe):
     beta2: float = Field(default=0.9, ge=0, lt=1)
     """Adam's decay of the second moment."""
     discriminator_learning_rate: float | None = Field(default=4e-4, gt=0)
-    """Step size of the discriminator's optimiser, for two time scales (Heusel et al., 2017)."""
+    """Learning rate of the discriminator, for two time scales (Heusel et al., 2017)."""
 
     def discriminator(self, shape: "Shape") -> "Discriminator":
         """Returns a spectrally normalised discriminator with a projection head."""
@@ -76,7 +76,7 @@ class ProjectionRecipe(ConvolutionalRecipe):
         )
 
     def gan_loss(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "GanLoss":
-        """Returns the hinge objective."""
+        """Returns the hinge loss."""
         del G, D, shape
         from imagemint.training import parts
 
@@ -111,7 +111,7 @@ class AcganRecipe(ConvolutionalRecipe):
         return parts.with_heads(discriminator, classes=shape.num_classes)
 
     def gan_loss(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "GanLoss":
-        """Returns the non-saturating objective with the classifier's losses."""
+        """Returns the non-saturating loss with the classifier's losses."""
         del G, D, shape
         from imagemint.training import parts
 

@@ -54,7 +54,7 @@ class DcganRecipe(ConvolutionalRecipe):
         return parts.dcgan_weights(discriminator)
 
     def gan_loss(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "GanLoss":
-        """Returns the bare objective."""
+        """Returns the adversarial loss alone."""
         del G, D, shape
         from imagemint.training import parts
 

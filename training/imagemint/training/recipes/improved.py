@@ -67,7 +67,7 @@ class ImprovedRecipe(ConvolutionalRecipe):
         )
 
     def gan_loss(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "GanLoss":
-        """Returns the smoothed objective with feature matching and historical averages."""
+        """Returns the smoothed adversarial loss with feature matching and historical averages."""
         del shape
         from imagemint.training import parts
 
@@ -116,7 +116,7 @@ class SsganRecipe(ConvolutionalRecipe):
         return parts.SemiSupervisedDiscriminator(shape, base_channels=self.discriminator_channels)
 
     def gan_loss(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "GanLoss":
-        """Returns the non-saturating objective, supervision for D, feature matching for G."""
+        """Returns the non-saturating loss, supervision for D, feature matching for G."""
         del G, D, shape
         from imagemint.training import parts
 

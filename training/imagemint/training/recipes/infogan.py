@@ -65,7 +65,7 @@ class InfoganRecipe(ConvolutionalRecipe):
         return parts.with_heads(discriminator, **heads)
 
     def gan_loss(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "GanLoss":
-        """Returns the non-saturating objective with the information term for both players."""
+        """Returns the non-saturating loss with the information term for both networks."""
         del G, D, shape
         from imagemint.training import parts
 

@@ -33,13 +33,13 @@ class MnistRecipe(ZeroCentredOptions, Recipe):
     (Reed et al., "Generative Adversarial Text to Image Synthesis", 2016), so that G has to heed the
     class. It shares the features of the real images and costs next to nothing."""
     learning_rate: float = Field(default=6e-4, gt=0)
-    """Step size of the generator's optimiser, and of the discriminator's if that has none."""
+    """Learning rate of the generator, and of the discriminator unless that has its own."""
     beta1: float = Field(default=0.0, ge=0, lt=1)
     """Adam's decay of the first moment."""
     beta2: float = Field(default=0.99, ge=0, lt=1)
     """Adam's decay of the second moment."""
     decay_share: float = Field(default=0.4, ge=0, le=1)
-    """Last share of the run over which the step size falls to zero along a cosine."""
+    """Last share of the run over which the learning rate falls to zero along a cosine."""
 
     def generator(self, shape: "Shape") -> "nn.Module":
         """Returns a DCGAN generator with a class embedding."""
@@ -66,7 +66,7 @@ class MnistRecipe(ZeroCentredOptions, Recipe):
         )
 
     def gan_loss(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "GanLoss":
-        """Returns the objective with the mismatch loss and both penalties."""
+        """Returns the adversarial loss with the mismatch loss and both penalties."""
         del G, D
         from imagemint.training import parts
 

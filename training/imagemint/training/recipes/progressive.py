@@ -33,7 +33,7 @@ class ProgressiveRecipe(ZeroCentredOptions, Recipe):
     discriminator_channels: int = Field(default=128, ge=4, multiple_of=4)
     """Channels of the discriminator at the smallest size."""
     learning_rate: float = Field(default=6e-4, gt=0)
-    """Step size of the generator's optimiser, and of the discriminator's if that has none."""
+    """Learning rate of the generator, and of the discriminator unless that has its own."""
     beta1: float = Field(default=0.0, ge=0, lt=1)
     """Adam's decay of the first moment."""
     beta2: float = Field(default=0.99, ge=0, lt=1)

@@ -54,7 +54,7 @@ class R3ganRecipe(ZeroCentredOptions, Recipe):
     beta2: float = Field(default=0.99, ge=0, lt=1)
     """Adam's decay of the second moment."""
     decay_share: float = Field(default=0.5, ge=0, le=1)
-    """Last share of the run over which the step size falls to zero along a cosine."""
+    """Last share of the run over which the learning rate falls to zero along a cosine."""
 
     def generator(self, shape: "Shape") -> "nn.Module":
         """Returns a residual generator."""

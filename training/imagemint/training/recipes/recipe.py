@@ -1,4 +1,4 @@
-"""What every recipe of a generator has: the options of its run, and what it promises to build."""
+"""The base class of recipes: the options of a run, and methods that build its parts."""
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -27,17 +27,17 @@ class Recipe(BaseModel):
     name: ClassVar[str]
     """As on the command line."""
     summary: ClassVar[str]
-    """One line for people."""
+    """One line for `--help` and `--list`."""
     dataset: ClassVar[str] = "mnist"
     """Data set it trains on, a key of `datasets.DATASETS`."""
     image: ClassVar[str] = "28x28 gray"
-    """What it draws, for people."""
+    """Size and colours of its images, for `--list`."""
     condition: ClassVar[Literal["none", "class", "code"]] = "none"
-    """What G is told: nothing, the class, or a code whose meaning it finds by itself."""
+    """The condition of G: none, the class, or a code whose meaning G learns without labels."""
     latent: ClassVar[Literal["normal", "uniform"]] = "normal"
     """Distribution of a latent's elements."""
     truncation: ClassVar[Literal["threshold", "psi"]] = "threshold"
-    """How the generator trades diversity for fidelity; with psi it takes that as one more input."""
+    """How the generator truncates its latents; with psi it has one more input."""
 
     snapshots_every: ClassVar[int] = 64_000
     """Images between two checkpoints, unless a run says otherwise."""
@@ -49,7 +49,7 @@ class Recipe(BaseModel):
     """Values that options have in checkpoints which do not name them, where not the default."""
 
     recalibration_batches: ClassVar[int] = 40
-    """Batches of 256 images over which statistics of batch normalisation are measured anew."""
+    """Batches of 256 images over which batch-normalisation statistics are measured again."""
 
     images: int = Field(default=480_000, ge=1)
     """Real images shown to the discriminator, counted with repetition: the length of the run."""
@@ -58,17 +58,17 @@ class Recipe(BaseModel):
     z_dim: int = Field(default=64, ge=1)
     """Length of a latent."""
     learning_rate: float = Field(default=2e-4, gt=0)
-    """Step size of the generator's optimiser, and of the discriminator's if that has none."""
+    """Learning rate of the generator, and of the discriminator unless that has its own."""
     discriminator_learning_rate: float | None = Field(default=None, gt=0)
-    """Step size of the discriminator's optimiser, for two time scales (Heusel et al., 2017)."""
+    """Learning rate of the discriminator, for two time scales (Heusel et al., 2017)."""
     optimizer: Literal["adam", "rmsprop"] = "adam"
-    """How both networks step."""
+    """Optimiser of both networks."""
     beta1: float = Field(default=0.5, ge=0, lt=1)
     """Adam's decay of the first moment."""
     beta2: float = Field(default=0.999, ge=0, lt=1)
     """Adam's decay of the second moment; RMSprop's only one."""
     decay_share: float = Field(default=0.0, ge=0, le=1)
-    """Last share of the run over which the step size falls to zero along a cosine."""
+    """Last share of the run over which the learning rate falls to zero along a cosine."""
     discriminator_steps: int = Field(default=1, ge=1)
     """Steps of D for one of G, each on fresh images: k in Goodfellow et al. (2014)."""
     skip_lead: float = Field(default=1.0, gt=0, le=1)
@@ -95,12 +95,12 @@ class Recipe(BaseModel):
         return defaults | cls.values_before | options
 
     def discriminator_steps_at(self, step: int) -> int:
-        """Returns how many steps D makes before G's step of this number, from 0 on."""
+        """Returns the number of D steps before the G step with this index, from 0."""
         del step
         return self.discriminator_steps
 
     def discriminator_steps_before(self, step: int) -> int:
-        """Returns how many steps D has made before G's step of this number and its own."""
+        """Returns the number of D steps of all G steps before this one."""
         return self.discriminator_steps * step
 
     def generator(self, shape: "Shape") -> "nn.Module":
@@ -115,27 +115,27 @@ class Recipe(BaseModel):
         raise NotImplementedError
 
     def gan_loss(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "GanLoss":
-        """Returns what the two are paid for."""
+        """Returns the losses of both networks."""
         raise NotImplementedError
 
     def class_labels(self, of_data: tuple[str, ...]) -> tuple[str, ...]:
-        """Returns the labels of what G is told; none for a generator without a condition."""
+        """Returns the labels of G's condition; () for a generator without one."""
         return of_data if self.condition == "class" else ()
 
     def network_labels(self, data: "LabelledImages") -> NDArray[np.int64]:
-        """Returns what the networks may be told of the training images: their shown labels [N].
+        """Returns the labels of the training images that the networks may use: int64 [N].
 
-        A recipe whose networks take more than the class returns int64 [N, 1 + A]: the class first.
+        A recipe whose networks use attributes returns int64 [N, 1 + A], the class first.
         """
         return self.visible_labels(data.labels)
 
     def visible_labels(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Returns the labels [N] of the training images that the networks may see, -1 if hidden."""
+        """Returns the class labels int64 [N] that the networks may use, -1 if hidden."""
         return labels
 
 
 class ZeroCentredOptions(BaseModel):
-    """Options of a recipe whose D is held by R1 and R2."""
+    """Options of a recipe that regularises D with R1 and R2."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 

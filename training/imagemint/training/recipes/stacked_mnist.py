@@ -39,13 +39,13 @@ class StackedMnistRecipe(ZeroCentredOptions, Recipe):
     burn_in: int = Field(default=300_000, ge=0)
     """Images over which gamma goes from the one to the other along a cosine, as in R3GAN."""
     learning_rate: float = Field(default=6e-4, gt=0)
-    """Step size of the generator's optimiser, and of the discriminator's if that has none."""
+    """Learning rate of the generator, and of the discriminator unless that has its own."""
     beta1: float = Field(default=0.0, ge=0, lt=1)
     """Adam's decay of the first moment."""
     beta2: float = Field(default=0.99, ge=0, lt=1)
     """Adam's decay of the second moment."""
     decay_share: float = Field(default=0.4, ge=0, le=1)
-    """Last share of the run over which the step size falls to zero along a cosine."""
+    """Last share of the run over which the learning rate falls to zero along a cosine."""
 
     def generator(self, shape: "Shape") -> "nn.Module":
         """Returns a DCGAN generator without a condition."""

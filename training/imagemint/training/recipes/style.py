@@ -57,7 +57,7 @@ class StyleRecipe(ZeroCentredOptions, Recipe):
     discriminator_channels: int = Field(default=256, ge=16, multiple_of=16)
     """Channels of the discriminator at 4x4."""
     learning_rate: float = Field(default=2e-3, gt=0)
-    """Step size of the generator's optimiser, and of the discriminator's if that has none."""
+    """Learning rate of the generator, and of the discriminator unless that has its own."""
     discriminator_learning_rate: float | None = Field(default=5e-4, gt=0)
     """Step size of the discriminator's optimiser, whose weights are not equalised."""
     beta1: float = Field(default=0.0, ge=0, lt=1)
@@ -97,7 +97,7 @@ class StyleRecipe(ZeroCentredOptions, Recipe):
         )
 
     def gan_loss(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "GanLoss":
-        """Returns the non-saturating objective with R1 and path length regularisation."""
+        """Returns the non-saturating loss with R1 and path length regularisation."""
         del G, D, shape
         from imagemint.training import parts
 

@@ -71,7 +71,7 @@ class VanillaMnistRecipe(Recipe):
         return parts.MlpDiscriminator(unconditional, width=4 * self.width, dropout=self.dropout)
 
     def gan_loss(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "GanLoss":
-        """Returns the bare objective."""
+        """Returns the adversarial loss alone."""
         del G, D, shape
         from imagemint.training import parts
 

@@ -30,7 +30,7 @@ class WganRecipe(ConvolutionalRecipe):
     images: int = Field(default=1_500_000, ge=1)
     """Real images shown to the discriminator, counted with repetition: the length of the run."""
     learning_rate: float = Field(default=5e-5, gt=0)
-    """Step size of the generator's optimiser, and of the discriminator's if that has none."""
+    """Learning rate of the generator, and of the discriminator unless that has its own."""
     optimizer: Literal["adam", "rmsprop"] = "rmsprop"
     """How both networks step."""
     beta2: float = Field(default=0.99, ge=0, lt=1)
@@ -63,7 +63,7 @@ class WganRecipe(ConvolutionalRecipe):
         return parts.ConvolutionalDiscriminator(shape, base_channels=self.discriminator_channels)
 
     def gan_loss(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "GanLoss":
-        """Returns the Wasserstein objective with clipping."""
+        """Returns the Wasserstein loss with clipping."""
         del G, D, shape
         from imagemint.training import parts
 
@@ -83,7 +83,7 @@ class WganGpRecipe(ConvolutionalRecipe):
     images: int = Field(default=1_500_000, ge=1)
     """Real images shown to the discriminator, counted with repetition: the length of the run."""
     learning_rate: float = Field(default=1e-4, gt=0)
-    """Step size of the generator's optimiser, and of the discriminator's if that has none."""
+    """Learning rate of the generator, and of the discriminator unless that has its own."""
     beta1: float = Field(default=0.0, ge=0, lt=1)
     """Adam's decay of the first moment."""
     beta2: float = Field(default=0.9, ge=0, lt=1)
@@ -102,7 +102,7 @@ class WganGpRecipe(ConvolutionalRecipe):
         )
 
     def gan_loss(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "GanLoss":
-        """Returns the Wasserstein objective with the penalty."""
+        """Returns the Wasserstein loss with the penalty."""
         del G, D, shape
         from imagemint.training import parts
 
@@ -127,7 +127,7 @@ class SnganRecipe(ConvolutionalRecipe):
     beta2: float = Field(default=0.9, ge=0, lt=1)
     """Adam's decay of the second moment."""
     discriminator_learning_rate: float | None = Field(default=4e-4, gt=0)
-    """Step size of the discriminator's optimiser, for two time scales (Heusel et al., 2017)."""
+    """Learning rate of the discriminator, for two time scales (Heusel et al., 2017)."""
 
     def discriminator(self, shape: "Shape") -> "Discriminator":
         """Returns a discriminator whose every layer is spectrally normalised."""
@@ -138,7 +138,7 @@ class SnganRecipe(ConvolutionalRecipe):
         )
 
     def gan_loss(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "GanLoss":
-        """Returns the hinge objective."""
+        """Returns the hinge loss."""
         del G, D, shape
         from imagemint.training import parts
 
