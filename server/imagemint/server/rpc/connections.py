@@ -97,16 +97,35 @@ def choose_surplus(connections: Sequence[Peer], busy: Collection[Peer], most: in
 
 def _iterate_connections(port: int) -> Iterator[tuple[Peer, socket.socket]]:
     for descriptor in sorted(int(path.name) for path in _DESCRIPTORS.iterdir()):
-        try:
-            # A duplicate, because gRPC may close the descriptor and the number may then refer to
-            # another file.
-            with socket.socket(fileno=os.dup(descriptor)) as connection:
-                if connection.family in (socket.AF_INET, socket.AF_INET6):
-                    host, there = connection.getpeername()[:2]
-                    if connection.getsockname()[1] == port:
-                        yield (_normalize_address(host), there), connection
-        except OSError:  # not a connected socket, or just closed
+        connection = _duplicate_socket(descriptor)
+        if connection is None:
             continue
+        with connection:
+            try:
+                if connection.family not in (socket.AF_INET, socket.AF_INET6):
+                    continue
+                host, there = connection.getpeername()[:2]
+                accepted_on = connection.getsockname()[1]
+            except OSError:  # not connected, or just closed
+                continue
+            if accepted_on == port:
+                yield (_normalize_address(host), there), connection
+
+
+def _duplicate_socket(descriptor: int) -> socket.socket | None:
+    """Returns a duplicate of a socket; None if the descriptor is closed or no socket.
+
+    A duplicate, because gRPC may close the descriptor, whose number may then refer to another file.
+    """
+    try:
+        duplicate = os.dup(descriptor)
+    except OSError:
+        return None
+    try:
+        return socket.socket(fileno=duplicate)
+    except OSError:  # no socket; the constructor then leaves the descriptor open
+        os.close(duplicate)
+        return None
 
 
 def _normalize_address(host: str) -> str:

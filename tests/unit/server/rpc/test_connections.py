@@ -1,12 +1,15 @@
 """Connections: who is at the other end, and which are closed when they become scarce."""
 
+import os
 import socket
+from pathlib import Path
 
 import pytest
 
 from imagemint.server.rpc.connections import (
     choose_surplus,
     close_connections,
+    count_descriptors,
     list_connections,
     parse_machine,
     parse_peer,
@@ -56,3 +59,15 @@ def test_largest_machine_loses_its_oldest_idle_connections():
     assert choose_surplus([*few, *many], set(), 2) == {*many[:7], few[0]}
     assert choose_surplus([*few, *many], {*few, *many}, 2) == set()
     assert choose_surplus(many, set(), 8) == set()
+
+
+def test_listing_opens_nothing_for_good():
+    """Files, pipes and sockets of the process are looked at, and none stays open twice."""
+    reading, writing = os.pipe()
+    with socket.create_server(("127.0.0.1", 0)) as listener, Path(__file__).open():
+        before = count_descriptors()
+        for _ in range(3):
+            assert list_connections(listener.getsockname()[1]) == []
+        assert count_descriptors() == before
+    os.close(reading)
+    os.close(writing)
