@@ -151,14 +151,14 @@ def _answer(pipe: "Pipe[ClientResult | Exception | None, Plan | int]", target: T
         pipe.send(None)
         begin_ns = pipe.recv()
         if not isinstance(begin_ns, int):
-            raise TypeError(f"{begin_ns!r} is no moment")
+            raise TypeError(f"{begin_ns!r} is not a time")
         return begin_ns
 
     while True:
         try:
             plan = pipe.recv()
             if not isinstance(plan, Plan):
-                raise TypeError(f"{plan!r} is no plan")
+                raise TypeError(f"{plan!r} is not a plan")
             pipe.send(_run(target, plan, gate))
         except EOFError:
             return

@@ -34,7 +34,7 @@ _MOST_CALLS_PER_S = 10**6
 _MOST_CONNECTIONS = 4_096
 
 
-def _picture(path: Path) -> Path:
+def _check_picture(path: Path) -> Path:
     if path.suffix.lower() not in _PICTURES:
         raise ValueError(f"{path.name} is none of NAME{', NAME'.join(_PICTURES)}")
     return path
@@ -52,12 +52,12 @@ class NotTheSame(Exception):  # noqa: N818 - the name says it
     """The server gave two different answers to the same request."""
 
 
-def _mix(value: str) -> str:
+def _check_mix(value: str) -> str:
     parse_mix(value)
     return value
 
 
-def _address(value: str) -> str:
+def _check_address(value: str) -> str:
     host, port = split_address(value)
     if not host or not port:
         raise ValueError(f"{value!r} is not HOST:PORT")
@@ -71,7 +71,7 @@ class Bench(Connection):
     """Model to request."""
     version: str = ""
     """Version of the model. Default: the server's."""
-    mix: Annotated[str, AfterValidator(_mix)] = "count=1"
+    mix: Annotated[str, AfterValidator(_check_mix)] = "count=1"
     """Requests, such as `count=1:80, count=64 format=png:20`: kinds of requests with their
     weights; keys are count, class, format, quality, truncation, stream, chunk and priority. Or a
     TOML file with a table [[request]] for each kind."""
@@ -91,7 +91,7 @@ class Bench(Connection):
     duration_s: float | None = Field(None, gt=0, le=LONGEST_S)
     """Length of each point, in seconds. Default without --images: 10."""
     images: int | None = Field(None, ge=1, le=UINT64_MAX)
-    """Length of each point, in images, in place of --duration-s."""
+    """Length of each point, in images, instead of --duration-s."""
     warmup_s: float = Field(2.0, ge=0, le=LONGEST_S)
     """Seconds of load before each point, which are not counted."""
     clients: int = Field(1, ge=1, le=256)
@@ -102,17 +102,17 @@ class Bench(Connection):
     """Seed of arrivals, of the order of the kinds, and of the images."""
     verify: bool = False
     """Send some requests of each point again, and fail unless the answers are equal."""
-    metrics: Annotated[str, AfterValidator(_address)] | None = None
+    metrics: Annotated[str, AfterValidator(_check_address)] | None = None
     """HOST:PORT of the server's /metrics, read around each point for the sizes of its batches."""
     json_: Path | None = Field(None, alias="json")
     """Write everything to this file; docs/performance.md describes it."""
-    plot: Annotated[Path, AfterValidator(_picture)] | None = None
+    plot: Annotated[Path, AfterValidator(_check_picture)] | None = None
     """Write a picture to this file (.png, .svg, .pdf)."""
     overwrite: bool = False
     """Replace files of --json and --plot that exist."""
 
     @model_validator(mode="after")
-    def _one_end(self) -> Self:
+    def _check_end(self) -> Self:
         if self.duration_s is not None and self.images is not None:
             raise ValueError("--duration-s and --images exclude each other")
         return self
@@ -127,7 +127,7 @@ class Bench(Connection):
             with ClientProcesses(self._target(), self.clients) as clients:
                 print(report.head(), flush=True)
                 for load in self._loads(found.points):
-                    point = self._measured(clients, load)
+                    point = self._measure(clients, load)
                     if point.client_limit:
                         found.aborted = point
                         break
@@ -179,7 +179,7 @@ class Bench(Connection):
         while (rate := following()) is not None:
             yield Open(rate)
 
-    def _measured(self, clients: ClientProcesses, load: Load) -> Point:
+    def _measure(self, clients: ClientProcesses, load: Load) -> Point:
         mix = parse_mix(self.mix)
         plan = Plan(
             load,
@@ -193,13 +193,13 @@ class Bench(Connection):
         )
         before = server_metrics.read_metrics(self.metrics, self.model) if self.metrics else None
         shares = clients.measure(plan)
-        point = join_results(load, mix, shares, self._server_side(before))
+        point = join_results(load, mix, shares, self._read_server_metrics(before))
         if not point.sum.images:
             why = point.sum.example or f"nothing arrived within {point.elapsed_s:g} s"
             raise NoAnswers(f"{load}: not one call was answered: {why}")
         return point
 
-    def _server_side(self, before: ServerMetrics | None) -> ServerMetrics | None:
+    def _read_server_metrics(self, before: ServerMetrics | None) -> ServerMetrics | None:
         """Returns the server's counts since; None, and a line on stderr, if it does not answer."""
         if self.metrics is None or before is None:
             return None
@@ -214,7 +214,7 @@ class Bench(Connection):
     def _write(self, found: Report) -> None:
         if found.bound:
             found.knee = knee(found.points, found.bound)
-            print(_sentence(found))
+            print(_describe_knee(found))
         if self.json_:
             with outputs.write_atomically(self.json_) as file:
                 file.write(json.dumps(found.document(), indent=2).encode() + b"\n")
@@ -246,7 +246,7 @@ class Bench(Connection):
             print(f"{compared} answers were equal when the request was sent again")
 
 
-def _sentence(found: Report) -> str:
+def _describe_knee(found: Report) -> str:
     bound = found.bound or Bound(0)
     holds = f"p99 at most {bound.p99_ms:g} ms, {bound.achieved:.0%} of the offered images"
     if found.knee is None:

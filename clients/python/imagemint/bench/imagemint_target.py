@@ -80,7 +80,7 @@ class ImagemintConnection:
 
     def unary(self, ask: RequestKind, reel: int) -> Unary:
         """Prepares calls of Generate."""
-        requests = self._serialised(ask, reel)
+        requests = self._serialise(ask, reel)
         call = self._calls.unary(
             f"{_SERVICE}/Generate",
             metadata=self._target.metadata,
@@ -94,7 +94,7 @@ class ImagemintConnection:
 
     def streaming(self, ask: RequestKind, reel: int) -> Streaming:
         """Prepares calls of StreamGenerate."""
-        requests = self._serialised(ask, reel)
+        requests = self._serialise(ask, reel)
         call = self._calls.streaming(
             f"{_SERVICE}/StreamGenerate",
             metadata=self._target.metadata,
@@ -117,14 +117,14 @@ class ImagemintConnection:
     def fingerprint(self, content: object) -> bytes:
         """SHA-256 of the pictures and the serials."""
         if not isinstance(content, pb.GenerateResponse | pb.StreamGenerateResponse):
-            raise TypeError(f"{type(content).__name__} is no answer of imagemint's")
+            raise TypeError(f"{type(content).__name__} is not an answer of imagemint")
         digest = hashlib.sha256()
         for picture, image in zip(content.batch.pictures, content.batch.images, strict=True):
             digest.update(picture)
             digest.update(image.serial.encode())
         return digest.digest()
 
-    def _serialised(self, ask: RequestKind, reel: int) -> list[bytes]:
+    def _serialise(self, ask: RequestKind, reel: int) -> list[bytes]:
         return [
             self._request(ask, reel, turn).SerializeToString(deterministic=True)
             for turn in range(POOL)

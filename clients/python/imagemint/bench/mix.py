@@ -91,11 +91,11 @@ def parse_mix(text: str) -> Mix:
         MixError: not a mix, or the file cannot be read.
     """
     if text.endswith(".toml"):
-        return _read(Path(text))
-    return Mix(tuple(_spelled(part.strip()) for part in text.split(",")))
+        return _read_file(Path(text))
+    return Mix(tuple(_parse_kind(part.strip()) for part in text.split(",")))
 
 
-def _spelled(part: str) -> RequestKind:
+def _parse_kind(part: str) -> RequestKind:
     words, colon, weight = part.rpartition(":")
     values: dict[str, Any] = {"weight": weight.strip()} if colon else {}
     for word in (words if colon else part).split():
@@ -105,10 +105,10 @@ def _spelled(part: str) -> RequestKind:
         values[key] = value if equals else True
     if not values.keys() - {"weight"}:
         raise MixError(f"{part!r} asks for nothing; wanted something like 'count=64 format=png:20'")
-    return _valid(repr(part), values)
+    return _validate(repr(part), values)
 
 
-def _read(path: Path) -> Mix:
+def _read_file(path: Path) -> Mix:
     try:
         content = tomllib.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
@@ -117,11 +117,11 @@ def _read(path: Path) -> Mix:
     if content or not isinstance(tables, list) or not tables:
         raise MixError(f"{path}: wanted tables [[request]], and nothing else")
     return Mix(
-        tuple(_valid(f"{path}, request {n}", table) for n, table in enumerate(tables, start=1))
+        tuple(_validate(f"{path}, request {n}", table) for n, table in enumerate(tables, start=1))
     )
 
 
-def _valid(where: str, values: Any) -> RequestKind:  # noqa: ANN401 - of a file
+def _validate(where: str, values: Any) -> RequestKind:  # noqa: ANN401 - of a file
     try:
         return RequestKind.model_validate(values)
     except ValidationError as error:

@@ -52,7 +52,7 @@ class Unary(Protocol):
         """Makes one call; the same turn is the same request.
 
         Raises:
-            CallFailed: there is no answer, or not the images that were asked for.
+            CallFailed: there is no answer, or the number of images is wrong.
         """
         ...
 
