@@ -268,7 +268,7 @@ def main() -> None:
         model = Model(repository.resolve(), newest / "model.onnx", bundle.spec)
         if options.variant != "reference" and options.peers:
             parser.error("peers serve model.onnx: --variant is for --peers none")
-        graph, _ = variants.chosen(bundle.variants, "cpu", options.variant)
+        graph, _ = variants.choose_variant(bundle.variants, "cpu", options.variant)
         bench = Bench(
             model,
             RawLimit(newest),
