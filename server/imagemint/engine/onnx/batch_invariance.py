@@ -1,4 +1,4 @@
-"""Finding out, when a bundle is loaded, whether a row's pixels depend on its batch.
+"""Probes, when a bundle is loaded, whether the pixels of a row depend on its batch.
 
 Comparing pixels would be too weak: a difference in the last bits of a float moves a rounded pixel
 once in thousands, so a probe of affordable size would pass and a million images would not. The
@@ -49,7 +49,7 @@ _STRANGE_SCALES = np.array([0.0, 1e-3, 30.0, 1e4], np.float32)
 
 
 class Batching(enum.Enum):
-    """How batches must be run so that pixels do not depend on them."""
+    """How batches must run so that pixels do not depend on them."""
 
     AS_THEY_COME = "as they come"
     NEVER_ALONE = "never of one row"
@@ -59,7 +59,7 @@ class Batching(enum.Enum):
 
 
 def probe_feed(spec: ModelSpec, count: int = PROBE_ROWS) -> Feed:
-    """Rows of input, every class and the whole range of truncation among them."""
+    """Returns input rows that cover the classes and the whole range of truncation."""
     z = latents(_SEED, 0, count, spec.z_dim, distribution=spec.distribution)
     feed: Feed = {"z": z}
     if spec.conditional:
@@ -72,7 +72,7 @@ def probe_feed(spec: ModelSpec, count: int = PROBE_ROWS) -> Feed:
 
 
 def rows(feed: Mapping[str, npt.NDArray[Any]], start: int, stop: int) -> Feed:
-    """A stretch of a batch."""
+    """Returns the rows `start` to `stop - 1` of a batch."""
     return {name: value[start:stop] for name, value in feed.items()}
 
 
@@ -81,7 +81,7 @@ _MEASURES = (Batching.AS_THEY_COME, Batching.NEVER_ALONE, Batching.FIXED, Batchi
 
 
 def reduces(graph: onnx.GraphProto) -> bool:
-    """Whether a graph sums across a row by itself; then it takes more rows to trust it."""
+    """Returns whether a graph has reductions, which need a probe with more rows."""
     return any(node.op_type in _REDUCTIONS for node in graph.node)
 
 
@@ -92,7 +92,7 @@ def needed_batching(
     *,
     thorough: bool = False,
 ) -> Batching:
-    """The cheapest batching under which the rows of the probe equal those of the whole.
+    """Returns the cheapest batching under which the rows of the probe do not change.
 
     Args:
         compute: runs a batch and returns what is compared, the batch along the first axis.
@@ -139,7 +139,7 @@ def _needed(compute: Callable[[Feed], npt.NDArray[Any]], feed: Feed, *, thorough
 def looks_at_others(
     compute: Callable[[Feed], npt.NDArray[Any]], feed: Feed, whole: npt.NDArray[Any]
 ) -> bool:
-    """Whether rows change when the rest of their batch is replaced by very different rows.
+    """Returns whether rows change when very different rows replace the rest of their batch.
 
     Args:
         compute: as `needed_batching`.
@@ -162,7 +162,7 @@ def looks_at_others(
 
 
 def _strange(feed: Feed) -> Feed:
-    """Rows unlike those of a batch: other conditions, and latents of all sizes."""
+    """Returns rows unlike those of a batch: other conditions, and latents of other scales."""
     strange = {name: np.roll(value, 1, axis=0) for name, value in feed.items()}
     z = strange["z"]
     # Changes every other row, so that each kind stands beside those that are kept.
@@ -176,9 +176,9 @@ def same_everywhere(
     other: Callable[[Feed], npt.NDArray[Any]],
     feed: Feed,
 ) -> bool:
-    """Whether another session gives rows the same floats, in batches of 1 to `ALONE_ROWS`.
+    """Returns whether another session gives the same floats, in batches of 1 to `ALONE_ROWS`.
 
-    All of these sizes are tried, for these are all that it will run.
+    It tries all of these sizes, because the session will run no others.
 
     Args:
         compute: as `needed_batching`, which found that batches may run as they come.
@@ -232,7 +232,7 @@ def agreeing_buckets(
 
 
 def showing_floats(model: onnx.ModelProto) -> bytes:
-    """The same model with one output: what it rounds to pixels, or its image if it never rounds."""
+    """Returns the model with one output: the floats before rounding, or else its image."""
     outputs = list(model.graph.output)
     for node in model.graph.node:
         if node.op_type == "Round" or (node.op_type == "Cast" and _to_uint8(node)):

@@ -1,4 +1,4 @@
-"""Batches of a few sizes, each with buffers of its own: the way to run on a GPU.
+"""Batches of a few fixed sizes, each with its own buffers, for a GPU.
 
 A batch is padded to the next bucket by repeating its first row, and one above the largest bucket is
 cut. So a device meets a handful of shapes, each prepared once: its kernels chosen, its buffers
@@ -82,7 +82,7 @@ def _on_pages(shape: tuple[int, ...], dtype: np.dtype[ScalarT]) -> npt.NDArray[S
 
 
 class BucketedInstance:
-    """Runs batches in buckets. Implements `Instance`; for the thread that made it.
+    """Runs batches in buckets, on the thread that created it. Implements `Instance`.
 
     Args:
         prepare: checks a batch and turns it into a feed.
@@ -125,11 +125,11 @@ class BucketedInstance:
         class_id: npt.NDArray[np.int64] | None = None,
         truncation: npt.NDArray[np.float32] | None = None,
     ) -> npt.NDArray[np.uint8]:
-        """Images of a batch; a device is no faster for being alone."""
+        """Returns the same as `run`; a GPU gains nothing when no other batch runs."""
         return self.run(z, class_id, truncation)
 
     def close(self) -> None:
-        """Gives the buffers back. May be called twice."""
+        """Releases the buffers. It can be called twice."""
         for batch in self._batches.values():
             batch.close()
         self._batches = {}
