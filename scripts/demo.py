@@ -35,9 +35,10 @@ PER_CLASS = 10
 BURST = 1000
 READY_WITHIN_S = 30.0
 GONE_WITHIN_S = 15.0
-# Pixels around each digit of the sheet, and the scale of the sheet.
-GAP = 2
-ZOOM = 2
+# A second model, on the right of the sheet, if the repository holds it.
+PEOPLE = "avatars"
+# Side of a tile of the sheet, in pixels: an image, enlarged by a whole number, and its margin.
+TILE = 64
 
 
 class DemoError(Exception):
@@ -145,33 +146,47 @@ class Counters:
 def sheet(rows: list[ImageBatch]) -> Image.Image:
     """Returns one picture: a row for each batch, a column for each of its images."""
     tiles: NDArray[np.uint8] = np.stack([row.image for row in rows])  # [R, C, h, w, channels]
-    padded = np.pad(tiles, ((0, 0), (0, 0), (GAP, GAP), (GAP, GAP), (0, 0)), constant_values=48)
+    zoom = TILE // tiles.shape[2]
+    gap = (TILE // zoom - tiles.shape[2]) // 2
+    padded = np.pad(tiles, ((0, 0), (0, 0), (gap, gap), (gap, gap), (0, 0)), constant_values=48)
     r, c, h, w, channels = padded.shape
     pixels = padded.transpose(0, 2, 1, 3, 4).reshape(r * h, c * w, channels)
     picture = Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels)
-    return picture.resize((picture.width * ZOOM, picture.height * ZOOM), Image.Resampling.NEAREST)
+    return picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)
 
 
-def mint_sheet(client: Client, out: Path) -> list[ImageBatch]:
-    """Requests ten images of each class, writes the sheet, prints some serials; returns the rows.
+def mint_rows(client: Client, model: str) -> list[ImageBatch]:
+    """Requests ten images of each class and prints some serials; returns a batch for each class.
 
     Raises:
         DemoError: no version of the model is ready.
     """
-    manifest = client.model(MODEL).manifest()
+    manifest = client.model(model).manifest()
     if manifest is None:
-        raise DemoError(f"no version of {MODEL} is ready; run imagemint models for the reason")
+        raise DemoError(f"no version of {model} is ready; run imagemint models for the reason")
     labels = manifest.class_labels
     rows = [
-        client.generate(MODEL, PER_CLASS, seed=SEED, condition=class_id)
+        client.generate(model, PER_CLASS, seed=SEED, condition=class_id)
         for class_id in range(len(labels))
     ]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    sheet(rows).save(out)
-    print(f"{out}: {PER_CLASS} images of each of {len(labels)} classes, model {MODEL}")
+    print(f"{PER_CLASS} images of each of {len(labels)} classes, model {model}")
     for row in rows[:: max(1, len(rows) // 3)]:
         print(f"  serial {row.serials[0]}")
     return rows
+
+
+def write_sheet(parts: list[list[ImageBatch]], out: Path) -> None:
+    """Writes one picture with the rows of each model side by side."""
+    pictures = [sheet(rows) for rows in parts]
+    width, height = sum(each.width for each in pictures), max(each.height for each in pictures)
+    whole = Image.new("RGB" if len(pictures) > 1 else pictures[0].mode, (width, height))
+    left = 0
+    for each in pictures:
+        whole.paste(each, (left, 0))
+        left += each.width
+    out.parent.mkdir(parents=True, exist_ok=True)
+    whole.save(out)
+    print(f"wrote {out}")
 
 
 def report_speed(client: Client, server: Server) -> None:
@@ -229,15 +244,19 @@ def demo(repository: Path, out: Path) -> None:
         status = serving_status(server.grpc_address, timeout_s=READY_WITHIN_S)
         print(f"server at {server.grpc_address}: {status}")
         with Client(server.grpc_address) as client:
-            rows = mint_sheet(client, out)
+            rows = mint_rows(client, MODEL)
             report_speed(client, server)
+            parts = [rows]
+            if any((repository / PEOPLE).glob("*/model.onnx")):
+                parts.append(mint_rows(client, PEOPLE))
+            write_sheet(parts, out)
         prove_serial(server, rows[-1])
         shut_down(server)
 
 
 def main() -> int:
     """Runs the demo; returns 0, or 1 after one line about the error."""
-    parser = argparse.ArgumentParser(description="Mint ten digits of each class.")
+    parser = argparse.ArgumentParser(description="Generate ten images of each class.")
     parser.add_argument("--repository", type=Path, default=ROOT / "models")
     parser.add_argument("--out", type=Path, default=Path("demo/sheet.png"))
     options = parser.parse_args()

@@ -32,15 +32,18 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     return done.stdout, sheet
 
 
-def test_demo_sheet_holds_ten_rows_of_ten_different_digits(demo: tuple[str, Path]):
-    """Every tile of the sheet shows something, and no two tiles show the same."""
+def test_demo_sheet_holds_different_digits_and_people(demo: tuple[str, Path]):
+    """Each half has ten rows of ten tiles. Every tile shows something, and no two are alike."""
     _, path = demo
     with Image.open(path) as picture:
-        assert picture.size == (640, 640)
+        assert picture.size == (1280, 640)
         pixels = np.asarray(picture.convert("L"))
-    tiles = pixels.reshape(10, 64, 10, 64).swapaxes(1, 2)[:, :, 4:-4, 4:-4].reshape(100, -1)
-    assert np.all(np.ptp(tiles, axis=1) > 200)
-    assert len(np.unique(tiles, axis=0)) == 100
+    for half in np.split(pixels, 2, axis=1):
+        tiles = half.reshape(10, 64, 10, 64).swapaxes(1, 2)[:, :, 4:-4, 4:-4].reshape(100, -1)
+        assert np.all(np.ptp(tiles, axis=1) > 150)
+        assert len(np.unique(tiles, axis=0)) == 100
+    colours = np.asarray(Image.open(path).convert("RGB"))[:, 640:]
+    assert np.ptp(colours, axis=2).max() > 100
 
 
 def test_demo_prints_serials_of_the_fixed_seed(demo: tuple[str, Path]):
