@@ -42,6 +42,7 @@ _REDUCTIONS = {
     *("ReduceMean", "ReduceSum", "ReduceProd", "ReduceSumSquare", "ReduceL1", "ReduceL2"),
     *("ReduceLogSum", "ReduceLogSumExp"),
 }
+_INTEGERS = {onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.UINT8}
 THOROUGH_BATCHES = 8
 """Batches of the probe of a graph that sums across a row by itself."""
 # Beside latents of these sizes, scales, extremes and statistics of a batch are others.
@@ -81,8 +82,18 @@ _MEASURES = (Batching.AS_THEY_COME, Batching.NEVER_ALONE, Batching.FIXED, Batchi
 
 
 def reduces(graph: onnx.GraphProto) -> bool:
-    """Returns whether a graph has reductions, which need a probe with more rows."""
-    return any(node.op_type in _REDUCTIONS for node in graph.node)
+    """Returns whether a graph contains reductions, whose sums depend on their order.
+
+    Sums of integers are exact, so reductions of values that are cast to integers do not count.
+    """
+    integers = {name for node in graph.node if _casts_to_integer(node) for name in node.output}
+    return any(node.op_type in _REDUCTIONS and node.input[0] not in integers for node in graph.node)
+
+
+def _casts_to_integer(node: onnx.NodeProto) -> bool:
+    return node.op_type == "Cast" and any(
+        attribute.name == "to" and attribute.i in _INTEGERS for attribute in node.attribute
+    )
 
 
 def needed_batching(

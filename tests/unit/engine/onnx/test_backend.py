@@ -18,6 +18,7 @@ from imagemint.engine.backend import Backend
 from imagemint.engine.bundle import read_bundle
 from imagemint.engine.errors import BackendFailed, BundleRefused
 from imagemint.engine.onnx import backend as onnx_backend
+from imagemint.engine.onnx import batch_invariance
 from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.engine.onnx.batch_invariance import Batching, needed_batching, same_everywhere
 from imagemint.engine.onnx.session import available_devices
@@ -396,3 +397,17 @@ def test_import_reports_to_nobody(tmp_path):
     command = [sys.executable, "-c", "import imagemint.engine.onnx.backend"]
     subprocess.run(command, env=environment, check=True)
     assert not list(tmp_path.rglob("*"))
+
+
+def test_sums_of_integers_need_no_thorough_probe():
+    """The order of a sum decides nothing where the numbers are integers."""
+
+    def graph(to):
+        nodes = [
+            helper.make_node("Cast", ["z"], ["cast"], to=to),
+            helper.make_node("ReduceSum", ["cast", "axes"], ["sum"]),
+        ]
+        return helper.make_graph(nodes, "g", [], [])
+
+    assert not batch_invariance.reduces(graph(TensorProto.INT64))
+    assert batch_invariance.reduces(graph(TensorProto.FLOAT))

@@ -25,12 +25,15 @@ def trials(timeout_s=WAIT_S):
     return Trials(TrialOptions(timeout_s, 2**30, 2**29, alone_threads=2))
 
 
-def test_shipped_models_are_plain():
-    """They need no trial, so a start with them is as quick as it was."""
+def test_shipped_digits_are_plain():
+    """They load without a trial. Avatars need one: the estimate of their graph is incomplete."""
     models = Path(__file__).parents[4] / "models"
-    bundles = [read_bundle(path.parent) for path in models.glob("*/*/model.onnx")]
-    assert bundles
-    assert all(map(is_plain, bundles))
+    plain = {
+        path.parent.parent.name
+        for path in models.glob("*/*/model.onnx")
+        if is_plain(read_bundle(path.parent))
+    }
+    assert plain >= {"mnist", "stacked-mnist"}
 
 
 @pytest.mark.parametrize("edit", [folding(3000, 1), folding(10**6, 0), unknown])
