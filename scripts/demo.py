@@ -26,6 +26,7 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 from imagemint.client import Client, ImageBatch, ImagemintError
+from imagemint.client.models import Manifest
 from imagemint.server.healthcheck import serving_status
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -161,9 +162,7 @@ def mint_rows(client: Client, model: str) -> list[ImageBatch]:
     Raises:
         DemoError: no version of the model is ready.
     """
-    manifest = client.model(model).manifest()
-    if manifest is None:
-        raise DemoError(f"no version of {model} is ready; run imagemint models for the reason")
+    manifest = _wait_for_manifest(client, model)
     labels = manifest.class_labels
     rows = [
         client.generate(model, PER_CLASS, seed=SEED, condition=class_id)
@@ -173,6 +172,16 @@ def mint_rows(client: Client, model: str) -> list[ImageBatch]:
     for row in rows[:: max(1, len(rows) // 3)]:
         print(f"  serial {row.serials[0]}")
     return rows
+
+
+def _wait_for_manifest(client: Client, model: str) -> Manifest:
+    """Returns the manifest of the default version; large models load while others serve."""
+    deadline = time.monotonic() + READY_WITHIN_S
+    while (manifest := client.model(model).manifest()) is None:
+        if time.monotonic() > deadline:
+            raise DemoError(f"no version of {model} is ready; run imagemint models for the reason")
+        time.sleep(0.2)
+    return manifest
 
 
 def write_sheet(parts: list[list[ImageBatch]], out: Path) -> None:
