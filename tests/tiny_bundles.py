@@ -1,7 +1,8 @@
 """Tiny real bundles for tests: a generator of a few hundred weights, written as the exporter does.
 
-The pixels depend visibly on the latent, the class and the truncation, and on nothing else; the
-weights are the same on every machine. Imported by name: pyproject.toml puts tests/ on the path.
+The pixels depend visibly on the latent, the class or caption, and the truncation, and on nothing
+else; the weights are the same on every machine. Imported by name: pyproject.toml puts tests/ on the
+path.
 """
 
 import hashlib
@@ -17,23 +18,47 @@ from imagemint.v1 import manifest_pb2 as pb
 
 MANIFEST_KEY = "imagemint.manifest"
 DIGITS = tuple("0123456789")
+WORDS = ("a", "person", "with", "red", "blue", "hair", "round", "glasses", "no", "grey-green")
+MAX_WORDS = 8
+EXAMPLES = ("a person with red hair", "blue hair no glasses", "round glasses")
 
 
 def tiny_manifest(
-    name="tiny", *, conditional=True, truncation=None, z_dim=8, size=(4, 6, 1), num_classes=10
+    name="tiny",
+    *,
+    conditional=True,
+    truncation=None,
+    z_dim=8,
+    size=(4, 6, 1),
+    num_classes=10,
+    captions=False,
 ):
-    """The manifest of a tiny bundle; `truncation` is None, "psi" or "threshold"."""
+    """The manifest of a tiny bundle.
+
+    Args:
+        name: the model.
+        conditional: whether it takes a class; a model with captions does not.
+        truncation: None, "psi" or "threshold".
+        z_dim: length of a latent.
+        size: height, width and channels.
+        num_classes: number of classes.
+        captions: whether it takes a caption, in `WORDS`.
+    """
     height, width, channels = size
     manifest = pb.BundleManifest(
         format_version=1,
         name=name,
         title=f"Tiny test model {name}",
         latent=pb.LatentSpec(z_dim=z_dim, distribution=pb.LATENT_DISTRIBUTION_NORMAL),
-        class_labels=_labels(num_classes) if conditional else [],
+        class_labels=_labels(num_classes) if conditional and not captions else [],
         image=pb.ImageShape(height=height, width=width, channels=channels),
         precision=pb.PRECISION_FP32,
         license="Apache-2.0",
     )
+    if captions:
+        manifest.caption.CopyFrom(
+            pb.CaptionSpec(vocabulary=WORDS, max_words=MAX_WORDS, examples=EXAMPLES)
+        )
     if truncation is not None:
         psi = truncation == "psi"
         manifest.latent.truncation.CopyFrom(
@@ -52,7 +77,8 @@ def tiny_model(manifest, *, weights_seed=0):
     z_dim, shape, num_classes = manifest.latent.z_dim, manifest.image, len(manifest.class_labels)
     psi = manifest.latent.truncation.kind == pb.TRUNCATION_KIND_PSI
     pixels = shape.height * shape.width * shape.channels
-    fan_in = z_dim + (z_dim if num_classes else 0)
+    captions = manifest.HasField("caption")
+    fan_in = z_dim + (z_dim if num_classes or captions else 0)
     constants = {
         "weight": random.normal(0, 1.2 / fan_in**0.5, (fan_in, pixels)).astype(np.float32),
         "half": np.float32([127.5]),
@@ -69,6 +95,21 @@ def tiny_model(manifest, *, weights_seed=0):
         nodes += [
             helper.make_node("Squeeze", ["class_id", "second_axis"], ["y"]),
             helper.make_node("Gather", ["embedding", "y"], ["c"]),
+            helper.make_node("Concat", ["z", "c"], ["zc"], axis=1),
+        ]
+        h = "zc"
+    if captions:
+        words, length = len(manifest.caption.vocabulary), manifest.caption.max_words
+        constants["words"] = random.normal(0, 1, (words + 1, z_dim)).astype(np.float32)
+        constants["words"][0] = 0  # padding
+        mixed = random.normal(0, 0.7, (length * z_dim, z_dim)).astype(np.float32)
+        constants["mixed"] = mixed
+        constants["row"] = np.int64([-1, length * z_dim])
+        inputs.append(helper.make_tensor_value_info("tokens", TensorProto.INT64, ["N", length]))
+        nodes += [
+            helper.make_node("Gather", ["words", "tokens"], ["embedded"]),
+            helper.make_node("Reshape", ["embedded", "row"], ["text"]),
+            helper.make_node("MatMul", ["text", "mixed"], ["c"]),
             helper.make_node("Concat", ["z", "c"], ["zc"], axis=1),
         ]
         h = "zc"

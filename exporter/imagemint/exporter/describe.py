@@ -4,7 +4,8 @@ import json
 from dataclasses import dataclass
 
 from imagemint.engine import Distribution
-from imagemint.engine.spec import FORMAT_VERSION, ModelSpec
+from imagemint.engine.manifest_checks import FORMAT_VERSION
+from imagemint.engine.spec import ModelSpec
 from imagemint.exporter.adoption import AdoptedModel
 from imagemint.exporter.errors import ExportError
 from imagemint.training.trained import TrainedGenerator

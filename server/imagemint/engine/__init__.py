@@ -7,6 +7,7 @@ onnxruntime. Import bundles and backends from their own modules.
 from imagemint.engine.errors import (
     BackendFailed,
     BundleRefused,
+    CaptionUnsupported,
     ClassUnsupported,
     DeadlinePassed,
     Draining,
@@ -27,6 +28,7 @@ from imagemint.engine.serial import Serial
 __all__ = [
     "BackendFailed",
     "BundleRefused",
+    "CaptionUnsupported",
     "ClassUnsupported",
     "DeadlinePassed",
     "Distribution",

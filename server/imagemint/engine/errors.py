@@ -8,6 +8,7 @@ same for programs, and the message is for people::
     ├── ModelNotFound         no such model
     ├── VersionNotFound       the model exists, that version does not
     ├── ClassUnsupported      the request names a class, the model has none
+    ├── CaptionUnsupported    the request has a caption, the model takes none
     ├── VariantMismatch       a variant of the model that this server does not run
     ├── QueueFull             the queue of the model is full; has a retry delay
     ├── Draining              the server is shutting down
@@ -126,7 +127,7 @@ class VersionNotFound(ImagemintError):
 
 
 class ClassUnsupported(ImagemintError):
-    """The request names a class, but the model is unconditional.
+    """The request names a class, but the model has none.
 
     Args:
         model: the model's name.
@@ -136,7 +137,22 @@ class ClassUnsupported(ImagemintError):
 
     def __init__(self, model: str) -> None:
         super().__init__(
-            f"model {model!r} is unconditional: ask it for no class", metadata={"model": model}
+            f"model {model!r} has no classes: ask it for no class", metadata={"model": model}
+        )
+
+
+class CaptionUnsupported(ImagemintError):
+    """The request has a caption, but the model takes none.
+
+    Args:
+        model: the model's name.
+    """
+
+    reason = "CAPTION_UNSUPPORTED"
+
+    def __init__(self, model: str) -> None:
+        super().__init__(
+            f"model {model!r} takes no caption: ask it for none", metadata={"model": model}
         )
 
 

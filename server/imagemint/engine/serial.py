@@ -4,6 +4,9 @@ import math
 import re
 from dataclasses import dataclass
 from typing import Self
+from urllib.parse import quote, unquote
+
+from imagemint.engine.captions import normalize
 
 _INTEGER = r"(?:0|[1-9][0-9]*)"
 _FORM = re.compile(
@@ -13,6 +16,7 @@ _FORM = re.compile(
     r"(?:\?(?P<terms>.+))?"
 )
 _CLASS = re.compile(rf"class=({_INTEGER})")
+_CAPTION = re.compile(r"caption=((?:[A-Za-z0-9-]|%[0-9A-F]{2})+)")
 _TRUNCATION = re.compile(r"truncation=([0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)")
 _UINT64_MAX = 2**64 - 1
 # These words ask for a variant, but no variant has such a name.
@@ -23,8 +27,9 @@ _NOT_VARIANTS = ("auto", "reference")
 class Serial:
     """The name under which the same pixels can be minted again.
 
-    `str()` gives its one spelling, such as `mnist@3/42/17?class=7&truncation=0.7`, or of a variant
-    `mnist@3+int8/42/17?class=7`; `parse()` reads it back exactly.
+    `str()` gives its one spelling, such as `mnist@3/42/17?class=7&truncation=0.7`, of a variant
+    `mnist@3+int8/42/17?class=7`, of a text-to-image model `people@1/42/17?caption=red%20hair`;
+    `parse()` reads it back exactly.
     """
 
     model: str
@@ -36,11 +41,13 @@ class Serial:
     index: int
     """Position on the reel, 0 to 2^64 - 1."""
     class_id: int | None = None
-    """Class, 0 to K - 1; None for an unconditional model."""
+    """Class, 0 to K - 1; None for a model without classes."""
     truncation: float | None = None
     """Truncation; None for none, which is not the same as 0."""
     variant: str | None = None
     """Name of the variant; None for the reference, which is never spelled."""
+    caption: str | None = None
+    """Caption in its normal form; None for a model without captions."""
 
     def __str__(self) -> str:
         return spelled(
@@ -48,6 +55,7 @@ class Serial:
             class_id=self.class_id,
             truncation=self.truncation,
             variant=self.variant,
+            caption=self.caption,
         )
 
     @classmethod
@@ -63,13 +71,13 @@ class Serial:
         found = _FORM.fullmatch(text)
         if found is None or found["variant"] in _NOT_VARIANTS:
             raise _malformed(text)
-        class_id, truncation = _conditions(text, found["terms"])
+        class_id, caption, truncation = _parse_terms(text, found["terms"])
         seed, index = int(found["seed"]), int(found["index"])
         if max(seed, index) > _UINT64_MAX:
             raise ValueError(f"{text!r}: seed and index are at most 2^64 - 1")
         version = int(found["version"])
         variant = found["variant"]
-        return cls(found["model"], version, seed, index, class_id, truncation, variant)
+        return cls(found["model"], version, seed, index, class_id, truncation, variant, caption)
 
 
 def spelled(  # noqa: PLR0917 - in the order in which they are spelt; and called for every image
@@ -80,32 +88,46 @@ def spelled(  # noqa: PLR0917 - in the order in which they are spelt; and called
     class_id: int | None = None,
     truncation: float | None = None,
     variant: str | None = None,
+    caption: str | None = None,
 ) -> str:
     """The one spelling of a serial number, of the parts of a `Serial`: for those who spell many."""
     text = f"{model}@{version}{'' if variant is None else f'+{variant}'}/{seed}/{index}"
+    separator = "?"
     if class_id is not None:
         text = f"{text}?class={class_id}"
+        separator = "&"
+    if caption is not None:
+        text = f"{text}{separator}caption={quote(caption, safe='')}"
+        separator = "&"
     if truncation is not None:
         # repr is the shortest decimal that reads back as the same float64.
-        text = f"{text}{'?' if class_id is None else '&'}truncation={float(truncation)!r}"
+        text = f"{text}{separator}truncation={float(truncation)!r}"
     return text
 
 
-def _conditions(text: str, terms: str | None) -> tuple[int | None, float | None]:
-    """Class and truncation from what follows the question mark: either, or both in that order."""
+def _parse_terms(text: str, terms: str | None) -> tuple[int | None, str | None, float | None]:
+    """Returns class, caption and truncation from the part after the question mark, in that order.
+
+    Every term may be missing.
+    """
+    class_id = caption = truncation = None
     if terms is None:
-        return None, None
+        return class_id, caption, truncation
     rest = terms.split("&")
-    class_id = truncation = None
     if found := _CLASS.fullmatch(rest[0]):
         class_id = int(found[1])
+        rest.pop(0)
+    if rest and (found := _CAPTION.fullmatch(rest[0])):
+        caption = unquote(found[1], errors="replace")
+        if caption != normalize(caption) or quote(caption, safe="") != found[1]:
+            raise _malformed(text)
         rest.pop(0)
     if rest and (found := _TRUNCATION.fullmatch(rest[0])):
         truncation = float(found[1])
         rest.pop(0)
     if rest or (truncation is not None and not math.isfinite(truncation)):
         raise _malformed(text)
-    return class_id, truncation
+    return class_id, caption, truncation
 
 
 def _malformed(text: str) -> ValueError:

@@ -1,30 +1,17 @@
 """What a model is, read once from its manifest and checked whole."""
 
 import enum
-import json
-import math
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Self
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, NamedTuple, Self
 
+import numpy as np
+
+from imagemint.engine.captions import Captions
+from imagemint.engine.manifest_checks import FORMAT_VERSION, find_faults
 from imagemint.engine.sampling import Distribution
 from imagemint.v1 import manifest_pb2 as pb
-
-FORMAT_VERSION = 1
-"""Newest version of the manifest's format that this code reads."""
-
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-VARIANT_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
-"""Form of the name of a variant."""
-_VARIANT_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.onnx")
-# What asks for a variant without naming one.
-_RESERVED = {"auto", "reference"}
-_MAX_Z_DIM = 65_536
-_MAX_SIDE = 8_192
-_CHANNELS = (1, 3)
-_LEVELS = 255
 
 _DISTRIBUTIONS = {
     pb.LATENT_DISTRIBUTION_NORMAL: Distribution.NORMAL,
@@ -58,6 +45,14 @@ class Truncation:
     """Largest accepted value, inclusive."""
 
 
+class GraphInput(NamedTuple):
+    """One input of a graph, dtype [N, *row]."""
+
+    dtype: np.dtype[Any]
+    row: tuple[int, ...]
+    """Shape of the part that belongs to one image."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
     """Input and output of a generator; one image is uint8 [height, width, channels]."""
@@ -76,6 +71,23 @@ class ModelSpec:
     width: int
     channels: int
     """1 gray, 3 RGB."""
+    captions: Captions | None = None
+    """None: the model takes no caption."""
+    inputs: Mapping[str, GraphInput] = field(init=False, repr=False, compare=False)
+    """The inputs of the graph by name, in order."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "inputs", MappingProxyType(dict(_list_inputs(self))))
+
+    @property
+    def takes_psi(self) -> bool:
+        """Whether the graph takes the truncation: psi, of which 1 changes nothing."""
+        return self.truncation is not None and self.truncation.kind is TruncationKind.PSI
+
+    @property
+    def takes_threshold(self) -> bool:
+        """Whether the truncation is a threshold, which confines the latents."""
+        return self.truncation is not None and self.truncation.kind is TruncationKind.THRESHOLD
 
     @property
     def num_classes(self) -> int:
@@ -86,6 +98,11 @@ class ModelSpec:
     def conditional(self) -> bool:
         """Whether the model takes a class."""
         return bool(self.class_labels)
+
+    @property
+    def num_choices(self) -> int:
+        """Number of classes or example captions from which a condition is drawn; 0 for neither."""
+        return self.num_classes if self.captions is None else len(self.captions.examples)
 
     @property
     def image_bytes(self) -> int:
@@ -105,7 +122,7 @@ class ModelSpec:
                 f"manifest format {manifest.format_version} is newer than {FORMAT_VERSION}, "
                 "the newest this version of imagemint reads"
             )
-        faults = list(_faults(manifest))
+        faults = list(find_faults(manifest))
         if faults:
             raise ValueError("manifest: " + "; ".join(faults))
         latent, image = manifest.latent, manifest.image
@@ -118,7 +135,26 @@ class ModelSpec:
             height=image.height,
             width=image.width,
             channels=image.channels,
+            captions=_captions(manifest),
         )
+
+
+def _list_inputs(spec: ModelSpec) -> Iterator[tuple[str, GraphInput]]:
+    yield "z", GraphInput(np.dtype(np.float32), (spec.z_dim,))
+    if spec.conditional:
+        # The second axis, because Triton's batching strips the first.
+        yield "class_id", GraphInput(np.dtype(np.int64), (1,))
+    if spec.captions is not None:
+        yield "tokens", GraphInput(np.dtype(np.int64), (spec.captions.max_words,))
+    if spec.takes_psi:
+        yield "truncation", GraphInput(np.dtype(np.float32), (1,))
+
+
+def _captions(manifest: pb.BundleManifest) -> Captions | None:
+    if not manifest.HasField("caption"):
+        return None
+    caption = manifest.caption
+    return Captions(tuple(caption.vocabulary), caption.max_words, tuple(caption.examples))
 
 
 def _truncation(latent: pb.LatentSpec) -> Truncation | None:
@@ -126,132 +162,3 @@ def _truncation(latent: pb.LatentSpec) -> Truncation | None:
         return None
     accepted = latent.truncation
     return Truncation(_TRUNCATION_KINDS[accepted.kind], accepted.minimum, accepted.maximum)
-
-
-def _faults(manifest: pb.BundleManifest) -> Iterator[str]:
-    if manifest.format_version < 1:
-        yield f"format_version is {manifest.format_version}, not {FORMAT_VERSION}"
-    if not _NAME.fullmatch(manifest.name):
-        yield (
-            f"name {manifest.name!r} is not 1 to 64 lower-case letters, digits, '-', '_' and '.', "
-            "the first a letter or digit"
-        )
-    if len(manifest.title.splitlines()) > 1:
-        yield "title is more than one line"
-    yield from _latent_faults(manifest.latent)
-    if len(set(manifest.class_labels)) < len(manifest.class_labels):
-        yield "class_labels are not unique"
-    if not all(manifest.class_labels):
-        yield "class_labels holds an empty text"
-    yield from _image_faults(manifest.image)
-    if manifest.precision not in pb.Precision.values() or not manifest.precision:
-        yield "precision is missing or unknown"
-    yield from _parity_faults(manifest.parity)
-    yield from _training_faults(manifest.training)
-    yield from _evaluation_faults(manifest)
-    yield from _variant_faults(manifest)
-
-
-def _latent_faults(latent: pb.LatentSpec) -> Iterator[str]:
-    if not 1 <= latent.z_dim <= _MAX_Z_DIM:
-        yield f"latent.z_dim is {latent.z_dim}, not 1 to {_MAX_Z_DIM}"
-    if latent.distribution not in _DISTRIBUTIONS:
-        yield "latent.distribution is missing or unknown"
-    if not latent.HasField("truncation"):
-        return
-    accepted = latent.truncation
-    low, high = accepted.minimum, accepted.maximum
-    kind = _TRUNCATION_KINDS.get(accepted.kind)
-    if kind is None:
-        yield "latent.truncation.kind is missing or unknown"
-    if not (math.isfinite(low) and math.isfinite(high) and low <= high):
-        yield f"latent.truncation range {low} to {high} is empty or not finite"
-    if kind is TruncationKind.THRESHOLD and not low > 0:
-        yield f"latent.truncation.minimum is {low}; a threshold is above 0"
-    if kind is TruncationKind.THRESHOLD and latent.distribution != pb.LATENT_DISTRIBUTION_NORMAL:
-        yield "latent.truncation by threshold needs the normal distribution"
-    if kind is TruncationKind.PSI and not (low >= 0 and high <= 1):
-        yield f"latent.truncation range {low} to {high} leaves 0 to 1"
-
-
-def _image_faults(image: pb.ImageShape) -> Iterator[str]:
-    for side, pixels in (("height", image.height), ("width", image.width)):
-        if not 1 <= pixels <= _MAX_SIDE:
-            yield f"image.{side} is {pixels}, not 1 to {_MAX_SIDE}"
-    if image.channels not in _CHANNELS:
-        yield f"image.channels is {image.channels}, not 1 or 3"
-
-
-def _parity_faults(parity: pb.Parity) -> Iterator[str]:
-    shares = (parity.differing_share, parity.tolerance_share)
-    if not all(0 <= share <= 1 for share in shares):
-        yield "a share in parity is outside 0 to 1"
-    counts = (parity.samples, parity.max_difference, parity.tolerance_difference)
-    if min(counts) < 0:
-        yield "a count in parity is negative"
-    if any(size < 1 for size in parity.batch_sizes):
-        yield "parity.batch_sizes holds a size below 1"
-
-
-def _training_faults(training: pb.TrainingProvenance) -> Iterator[str]:
-    if training.images_seen < 0:
-        yield "training.images_seen is negative"
-    if training.checkpoint_sha256 and not _SHA256.fullmatch(training.checkpoint_sha256):
-        yield "training.checkpoint_sha256 is not 64 lower-case hexadecimal digits"
-    if training.options_json:
-        try:
-            json.loads(training.options_json)
-        except ValueError:
-            yield "training.options_json is not JSON"
-
-
-def _evaluation_faults(manifest: pb.BundleManifest) -> Iterator[str]:
-    for number, evaluation in enumerate(manifest.evaluations):
-        if not evaluation.metric:
-            yield f"evaluations[{number}].metric is empty"
-        if not (math.isfinite(evaluation.value) and math.isfinite(evaluation.reference)):
-            yield f"evaluations[{number}] is not finite"
-        if evaluation.sample_size < 0:
-            yield f"evaluations[{number}].sample_size is negative"
-
-
-def _variant_faults(manifest: pb.BundleManifest) -> Iterator[str]:
-    if manifest.precision not in pb.Precision.values():
-        return  # said already
-    taken = _RESERVED | {pb.Precision.Name(manifest.precision).removeprefix("PRECISION_").lower()}
-    for number, variant in enumerate(manifest.variants):
-        place = f"variants[{number}]"
-        if not VARIANT_NAME.fullmatch(variant.name):
-            yield f"{place}.name {variant.name!r} is not 1 to 32 lower-case letters, digits and '-'"
-        elif variant.name in taken:
-            yield f"{place}.name {variant.name!r} is taken"
-        taken.add(variant.name)
-        if not _VARIANT_FILE.fullmatch(variant.file):
-            yield f"{place}.file {variant.file!r} is not a plain name that ends in .onnx"
-        if not _SHA256.fullmatch(variant.sha256):
-            yield f"{place}.sha256 is not 64 lower-case hexadecimal digits"
-        if variant.precision not in pb.Precision.values() or not variant.precision:
-            yield f"{place}.precision is missing or unknown"
-        if variant.target not in pb.TargetDevice.values() or not variant.target:
-            yield f"{place}.target is missing or unknown"
-        yield from _figure_faults(place, variant)
-
-
-def _figure_faults(place: str, variant: pb.Variant) -> Iterator[str]:
-    difference = variant.difference
-    shares = (
-        *(difference.differing_share, difference.over_one_share),
-        difference.tolerance_over_one_share,
-    )
-    if not all(0 <= share <= 1 for share in shares):
-        yield f"{place}.difference holds a share outside 0 to 1"
-    levels = (
-        *(difference.mean, difference.maximum),
-        *(difference.tolerance_mean, difference.tolerance_maximum),
-    )
-    if difference.images < 0 or not all(0 <= level <= _LEVELS for level in levels):
-        yield f"{place}.difference holds a number out of range"
-    for each in variant.quality:
-        finite = all(map(math.isfinite, (each.value, each.model, each.noise)))
-        if not each.metric or not finite or min(each.sample_size, each.seeds) < 0:
-            yield f"{place}.quality holds a figure without name, or out of range"

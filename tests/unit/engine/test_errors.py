@@ -12,6 +12,7 @@ SAMPLES = [
     errors.ModelNotFound("cats", ["dogs", "mnist"]),
     errors.VersionNotFound("mnist", "7", [1, 2]),
     errors.ClassUnsupported("faces"),
+    errors.CaptionUnsupported("faces"),
     errors.VariantMismatch("mnist", 2, "int8", "reference"),
     errors.QueueFull("mnist", 0.25),
     errors.Draining(1.0),

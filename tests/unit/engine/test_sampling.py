@@ -101,6 +101,16 @@ def test_classes_match_vectors(vector):
     assert drawn.tolist() == vector["class_ids"]
 
 
+@pytest.mark.parametrize("vector", VECTORS["examples"], ids=lambda v: v["name"])
+def test_drawn_captions_match_vectors(vector):
+    """The published example captions are drawn, by the way of the classes."""
+    examples = vector["examples"]
+    drawn = drawn_classes(
+        int(vector["seed"]), int(vector["first_index"]), len(vector["captions"]), len(examples)
+    )
+    assert [examples[number] for number in drawn] == vector["captions"]
+
+
 @given(seed=uint64, index=uint64, z_dim=st.integers(1, 70))
 def test_words_are_those_of_philox(seed, index, z_dim):
     """Uniform latents, an invertible function of the words, come from the stretch an image owns."""

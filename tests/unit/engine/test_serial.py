@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from imagemint.engine.captions import normalize
 from imagemint.engine.serial import Serial
 
 uint64 = st.integers(0, 2**64 - 1)
@@ -16,6 +17,7 @@ serials = st.builds(
     class_id=st.none() | st.integers(0, 10**6),
     truncation=st.none() | st.floats(0, allow_infinity=False).map(abs),
     variant=st.none() | st.from_regex(r"\Av[a-z0-9-]{0,31}\Z"),
+    caption=st.none() | st.text(max_size=40).map(normalize).filter(bool),
 )
 
 
@@ -29,6 +31,11 @@ serials = st.builds(
         (Serial("faces", 1, 5, 6, truncation=1e-9), "faces@1/5/6?truncation=1e-09"),
         (Serial("mnist", 2, 42, 17, 7, variant="int8"), "mnist@2+int8/42/17?class=7"),
         (Serial("a-b", 1, 0, 0, variant="fp16-x"), "a-b@1+fp16-x/0/0"),
+        (Serial("p", 1, 2, 3, caption="red hair"), "p@1/2/3?caption=red%20hair"),
+        (
+            Serial("p", 1, 2, 3, 7, 0.5, "int8", "grey-green café"),
+            "p@1+int8/2/3?class=7&caption=grey-green%20caf%C3%A9&truncation=0.5",
+        ),
     ],
 )
 def test_serial_has_one_spelling(serial, text):
@@ -79,6 +86,17 @@ def test_truncation_may_be_written_plainly():
         "mnist@3/42/17?truncation=1e999",
         "mnist@3/42/17?truncation=-0.5",
         "mnist@3/42/17?color=red",
+        "mnist@3/42/17?caption=",
+        "mnist@3/42/17?caption=red hair",
+        "mnist@3/42/17?caption=red+hair",
+        "mnist@3/42/17?caption=Red%20hair",
+        "mnist@3/42/17?caption=red%20%20hair",
+        "mnist@3/42/17?caption=%72ed",
+        "mnist@3/42/17?caption=caf%c3%a9",
+        "mnist@3/42/17?caption=caf%C3",
+        "mnist@3/42/17?caption=cafe%CC%81",
+        "mnist@3/42/17?caption=red&class=7",
+        "mnist@3/42/17?truncation=0.5&caption=red",
         "mnist@3/42/17\n",
         "mnist@3/42/\u0661\u0667",
     ],

@@ -2,9 +2,11 @@
 
 import math
 
+import numpy as np
 import pytest
-from tiny_bundles import tiny_manifest
+from tiny_bundles import EXAMPLES, MAX_WORDS, WORDS, tiny_manifest
 
+from imagemint.engine.captions import Captions
 from imagemint.engine.sampling import Distribution
 from imagemint.engine.spec import ModelSpec, Truncation, TruncationKind
 from imagemint.v1 import manifest_pb2 as pb
@@ -30,6 +32,70 @@ def test_unconditional_spec_has_no_classes():
     """Without labels a model is unconditional."""
     spec = ModelSpec.of(tiny_manifest(conditional=False))
     assert (spec.num_classes, spec.conditional, spec.truncation) == (0, False, None)
+
+
+def test_spec_reads_captions():
+    """A manifest with captions declares the input `tokens` and no class."""
+    spec = ModelSpec.of(tiny_manifest(captions=True))
+    assert spec.captions == Captions(WORDS, MAX_WORDS, EXAMPLES)
+    assert (spec.conditional, spec.num_choices) == (False, len(EXAMPLES))
+
+
+@pytest.mark.parametrize(
+    ("options", "inputs"),
+    [
+        ({}, {"z": (np.float32, (8,)), "class_id": (np.int64, (1,))}),
+        ({"conditional": False, "z_dim": 3}, {"z": (np.float32, (3,))}),
+        ({"captions": True}, {"z": (np.float32, (8,)), "tokens": (np.int64, (MAX_WORDS,))}),
+        (
+            {"truncation": "psi"},
+            {
+                "z": (np.float32, (8,)),
+                "class_id": (np.int64, (1,)),
+                "truncation": (np.float32, (1,)),
+            },
+        ),
+    ],
+)
+def test_spec_lists_the_inputs_of_the_graph(options, inputs):
+    """Name, dtype and row of every input, in the order of the graph."""
+    found = ModelSpec.of(tiny_manifest(**options)).inputs
+    assert list(found.items()) == [(name, (np.dtype(d), row)) for name, (d, row) in inputs.items()]
+
+
+@pytest.mark.parametrize(
+    ("truncation", "kinds"),
+    [(None, (False, False)), ("psi", (True, False)), ("threshold", (False, True))],
+)
+def test_spec_tells_the_kind_of_truncation(truncation, kinds):
+    """A model takes psi, a threshold, or neither."""
+    spec = ModelSpec.of(tiny_manifest(truncation=truncation))
+    assert (spec.takes_psi, spec.takes_threshold) == kinds
+
+
+CAPTION_FAULTS = {
+    "a class or a caption": lambda m: m.class_labels.append("x"),
+    "caption.max_words is 0": lambda m: m.caption.ClearField("max_words"),
+    "caption.max_words is 257": lambda m: setattr(m.caption, "max_words", 257),
+    "caption.vocabulary has 0 words": lambda m: m.caption.ClearField("vocabulary"),
+    "caption.vocabulary is not unique": lambda m: m.caption.vocabulary.append("red"),
+    "'Red' is not lower": lambda m: m.caption.vocabulary.append("Red"),
+    "'red hair' is not lower": lambda m: m.caption.vocabulary.append("red hair"),
+    "caption.examples are missing": lambda m: m.caption.ClearField("examples"),
+    "or not unique": lambda m: m.caption.examples.append("round glasses"),
+    "'green hair': unknown word 'green'": lambda m: m.caption.examples.append("green hair"),
+    "'Red hair' is not in its normal form": lambda m: m.caption.examples.append("Red hair"),
+}
+
+
+@pytest.mark.parametrize("said", CAPTION_FAULTS)
+def test_each_fault_of_captions_is_named(said):
+    """Whatever in the captions of a manifest breaks the documented range is named."""
+    manifest = tiny_manifest(captions=True)
+    CAPTION_FAULTS[said](manifest)
+    with pytest.raises(ValueError, match="manifest: ") as caught:
+        ModelSpec.of(manifest)
+    assert said in str(caught.value)
 
 
 def _threshold(manifest, low, high):

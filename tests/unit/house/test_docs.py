@@ -65,6 +65,17 @@ def test_sampling_page_gives_the_drawn_classes(reference: dict):
             assert drawn == vector["class_ids"]
 
 
+def test_sampling_page_gives_the_drawn_captions(reference: dict):
+    """The page draws the example captions of the vectors."""
+    for vector in VECTORS["examples"]:
+        seed, first, examples = int(vector["seed"]), int(vector["first_index"]), vector["examples"]
+        drawn = [
+            examples[reference["drawn_class"](seed, first + i, len(examples))]
+            for i in range(len(vector["captions"]))
+        ]
+        assert drawn == vector["captions"]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_links_lead_somewhere(page: Path):
     """Every relative link of a page names a file or folder that is there."""

@@ -39,7 +39,7 @@ class GenerationServiceStub:
     """A bounded number of images in one answer.
 
     INVALID_ARGUMENT: a field is wrong. NOT_FOUND: no such model or version. FAILED_PRECONDITION: a
-    class asked of an unconditional model, or a variant that this server does not run.
+    class or a caption asked of a model that takes none, or a variant that this server does not run.
     RESOURCE_EXHAUSTED: the queue is full. UNAVAILABLE: the server is draining, or the model is not
     ready.
     """
@@ -62,7 +62,7 @@ class GenerationServiceAsyncStub(GenerationServiceStub):
     """A bounded number of images in one answer.
 
     INVALID_ARGUMENT: a field is wrong. NOT_FOUND: no such model or version. FAILED_PRECONDITION: a
-    class asked of an unconditional model, or a variant that this server does not run.
+    class or a caption asked of a model that takes none, or a variant that this server does not run.
     RESOURCE_EXHAUSTED: the queue is full. UNAVAILABLE: the server is draining, or the model is not
     ready.
     """
@@ -88,7 +88,7 @@ class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
         """A bounded number of images in one answer.
 
         INVALID_ARGUMENT: a field is wrong. NOT_FOUND: no such model or version. FAILED_PRECONDITION: a
-        class asked of an unconditional model, or a variant that this server does not run.
+        class or a caption asked of a model that takes none, or a variant that this server does not run.
         RESOURCE_EXHAUSTED: the queue is full. UNAVAILABLE: the server is draining, or the model is not
         ready.
         """

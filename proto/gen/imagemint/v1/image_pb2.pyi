@@ -194,6 +194,7 @@ class ImageSpec(_message.Message):
     CLASS_PER_IMAGE_FIELD_NUMBER: _builtins.int
     CLASS_CYCLE_FIELD_NUMBER: _builtins.int
     CLASS_WEIGHTS_FIELD_NUMBER: _builtins.int
+    CAPTION_FIELD_NUMBER: _builtins.int
     TRUNCATION_FIELD_NUMBER: _builtins.int
     VARIANT_FIELD_NUMBER: _builtins.int
     model: _builtins.str
@@ -210,6 +211,10 @@ class ImageSpec(_message.Message):
     """One class for all, 0 to K - 1."""
     class_label: _builtins.str
     """One class for all, by label text."""
+    caption: _builtins.str
+    """One caption for all, at most 2,000 characters, in words of the manifest's vocabulary and at
+    most its max_words of them. Case and punctuation do not matter.
+    """
     truncation: _builtins.float
     """Truncation within the range of the manifest. Absent: none. Zero may be legal, so presence counts."""
     variant: _builtins.str
@@ -219,7 +224,7 @@ class ImageSpec(_message.Message):
     """
     @_builtins.property
     def latents(self) -> Global___Latents:
-        """The latents themselves. The classes must then not be left to chance."""
+        """The latents themselves. Classes and captions must then not be left to chance."""
 
     @_builtins.property
     def class_per_image(self) -> Global___ClassPerImage:
@@ -247,16 +252,17 @@ class ImageSpec(_message.Message):
         class_per_image: Global___ClassPerImage | None = ...,
         class_cycle: Global___ClassCycle | None = ...,
         class_weights: Global___ClassWeights | None = ...,
+        caption: _builtins.str = ...,
         truncation: _builtins.float | None = ...,
         variant: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_truncation", b"_truncation", "class_cycle", b"class_cycle", "class_id", b"class_id", "class_label", b"class_label", "class_per_image", b"class_per_image", "class_weights", b"class_weights", "condition", b"condition", "latents", b"latents", "seed", b"seed", "source", b"source", "truncation", b"truncation"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_truncation", b"_truncation", "caption", b"caption", "class_cycle", b"class_cycle", "class_id", b"class_id", "class_label", b"class_label", "class_per_image", b"class_per_image", "class_weights", b"class_weights", "condition", b"condition", "latents", b"latents", "seed", b"seed", "source", b"source", "truncation", b"truncation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_truncation", b"_truncation", "class_cycle", b"class_cycle", "class_id", b"class_id", "class_label", b"class_label", "class_per_image", b"class_per_image", "class_weights", b"class_weights", "condition", b"condition", "count", b"count", "first_index", b"first_index", "latents", b"latents", "model", b"model", "seed", b"seed", "source", b"source", "truncation", b"truncation", "variant", b"variant", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_truncation", b"_truncation", "caption", b"caption", "class_cycle", b"class_cycle", "class_id", b"class_id", "class_label", b"class_label", "class_per_image", b"class_per_image", "class_weights", b"class_weights", "condition", b"condition", "count", b"count", "first_index", b"first_index", "latents", b"latents", "model", b"model", "seed", b"seed", "source", b"source", "truncation", b"truncation", "variant", b"variant", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__truncation: _TypeAlias = _typing.Literal["truncation"]  # noqa: Y015
     _WhichOneofArgType__truncation: _TypeAlias = _typing.Literal["_truncation", b"_truncation"]  # noqa: Y015
-    _WhichOneofReturnType_condition: _TypeAlias = _typing.Literal["class_id", "class_label", "class_per_image", "class_cycle", "class_weights"]  # noqa: Y015
+    _WhichOneofReturnType_condition: _TypeAlias = _typing.Literal["class_id", "class_label", "class_per_image", "class_cycle", "class_weights", "caption"]  # noqa: Y015
     _WhichOneofArgType_condition: _TypeAlias = _typing.Literal["condition", b"condition"]  # noqa: Y015
     _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["seed", "latents"]  # noqa: Y015
     _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
@@ -306,14 +312,19 @@ class MintedImage(_message.Message):
     INDEX_FIELD_NUMBER: _builtins.int
     CLASS_ID_FIELD_NUMBER: _builtins.int
     SERIAL_FIELD_NUMBER: _builtins.int
+    CAPTION_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Index on the seed's reel; for explicit latents the position from first_index on."""
     class_id: _builtins.int
-    """Class it was asked for; absent for an unconditional model."""
+    """Class it was asked for; absent for a model without classes."""
     serial: _builtins.str
-    """Its serial number, `model@version/seed/index?class=C&truncation=T`, class and truncation only
-    where they apply; `model@version+variant/...` if another variant than model.onnx made it. Empty
-    for explicit latents.
+    """Its serial number, `model@version/seed/index?class=C&caption=TEXT&truncation=T`, class, caption
+    and truncation only where they apply; `model@version+variant/...` if another variant than
+    model.onnx made it. Empty for explicit latents.
+    """
+    caption: _builtins.str
+    """Caption it was asked for, in its normal form: lower-case words separated by one space. Absent
+    for a model without captions.
     """
     def __init__(
         self,
@@ -321,13 +332,19 @@ class MintedImage(_message.Message):
         index: _builtins.int = ...,
         class_id: _builtins.int | None = ...,
         serial: _builtins.str = ...,
+        caption: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_class_id", b"_class_id", "class_id", b"class_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_caption", b"_caption", "_class_id", b"_class_id", "caption", b"caption", "class_id", b"class_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_class_id", b"_class_id", "class_id", b"class_id", "index", b"index", "serial", b"serial"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_caption", b"_caption", "_class_id", b"_class_id", "caption", b"caption", "class_id", b"class_id", "index", b"index", "serial", b"serial"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__caption: _TypeAlias = _typing.Literal["caption"]  # noqa: Y015
+    _WhichOneofArgType__caption: _TypeAlias = _typing.Literal["_caption", b"_caption"]  # noqa: Y015
     _WhichOneofReturnType__class_id: _TypeAlias = _typing.Literal["class_id"]  # noqa: Y015
     _WhichOneofArgType__class_id: _TypeAlias = _typing.Literal["_class_id", b"_class_id"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__caption) -> _WhichOneofReturnType__caption | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__class_id) -> _WhichOneofReturnType__class_id | None: ...
 
 Global___MintedImage: _TypeAlias = MintedImage  # noqa: Y015

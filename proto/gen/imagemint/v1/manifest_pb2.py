@@ -24,39 +24,41 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bimagemint/v1/manifest.proto\x12\x0cimagemint.v1\"_\n\x0fTruncationRange\x12*\n\x04kind\x18\x01 \x01(\x0e\x32\x1c.imagemint.v1.TruncationKind\x12\x0f\n\x07minimum\x18\x02 \x01(\x01\x12\x0f\n\x07maximum\x18\x03 \x01(\x01\"\x9a\x01\n\nLatentSpec\x12\r\n\x05z_dim\x18\x01 \x01(\x05\x12\x36\n\x0c\x64istribution\x18\x02 \x01(\x0e\x32 .imagemint.v1.LatentDistribution\x12\x36\n\ntruncation\x18\x03 \x01(\x0b\x32\x1d.imagemint.v1.TruncationRangeH\x00\x88\x01\x01\x42\r\n\x0b_truncation\"=\n\nImageShape\x12\x0e\n\x06height\x18\x01 \x01(\x05\x12\r\n\x05width\x18\x02 \x01(\x05\x12\x10\n\x08\x63hannels\x18\x03 \x01(\x05\"\xa7\x01\n\x06Parity\x12\x0f\n\x07samples\x18\x01 \x01(\x03\x12\x13\n\x0b\x62\x61tch_sizes\x18\x02 \x03(\x05\x12\x16\n\x0emax_difference\x18\x03 \x01(\x05\x12\x17\n\x0f\x64iffering_share\x18\x04 \x01(\x01\x12\x1c\n\x14tolerance_difference\x18\x05 \x01(\x05\x12\x17\n\x0ftolerance_share\x18\x06 \x01(\x01\x12\x0f\n\x07\x62\x61\x63kend\x18\x07 \x01(\t\"\xa0\x01\n\x12TrainingProvenance\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x0e\n\x06recipe\x18\x02 \x01(\t\x12\x14\n\x0coptions_json\x18\x03 \x01(\t\x12\x0c\n\x04seed\x18\x04 \x01(\x04\x12\x13\n\x0bimages_seen\x18\x05 \x01(\x03\x12\x15\n\rcode_revision\x18\x06 \x01(\t\x12\x19\n\x11\x63heckpoint_sha256\x18\x07 \x01(\t\"x\n\nEvaluation\x12\x0e\n\x06metric\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\x10\n\x08protocol\x18\x03 \x01(\t\x12\x13\n\x0bsample_size\x18\x04 \x01(\x03\x12\x16\n\treference\x18\x05 \x01(\x01H\x00\x88\x01\x01\x42\x0c\n\n_reference\"\xd7\x01\n\x0fPixelDifference\x12\x0e\n\x06images\x18\x01 \x01(\x03\x12\x0c\n\x04mean\x18\x02 \x01(\x01\x12\x0f\n\x07maximum\x18\x03 \x01(\x05\x12\x17\n\x0f\x64iffering_share\x18\x04 \x01(\x01\x12\x16\n\x0eover_one_share\x18\x05 \x01(\x01\x12\x16\n\x0etolerance_mean\x18\x06 \x01(\x01\x12\x19\n\x11tolerance_maximum\x18\x07 \x01(\x05\x12 \n\x18tolerance_over_one_share\x18\x08 \x01(\x01\x12\x0f\n\x07\x62\x61\x63kend\x18\t \x01(\t\"\x86\x01\n\x11QualityComparison\x12\x0e\n\x06metric\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\r\n\x05model\x18\x03 \x01(\x01\x12\r\n\x05noise\x18\x04 \x01(\x01\x12\x10\n\x08protocol\x18\x05 \x01(\t\x12\x13\n\x0bsample_size\x18\x06 \x01(\x03\x12\r\n\x05seeds\x18\x07 \x01(\x05\"\x82\x02\n\x07Variant\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x66ile\x18\x02 \x01(\t\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12*\n\tprecision\x18\x04 \x01(\x0e\x32\x17.imagemint.v1.Precision\x12*\n\x06target\x18\x05 \x01(\x0e\x32\x1a.imagemint.v1.TargetDevice\x12\x0e\n\x06method\x18\x06 \x01(\t\x12\x31\n\ndifference\x18\x07 \x01(\x0b\x32\x1d.imagemint.v1.PixelDifference\x12\x30\n\x07quality\x18\x08 \x03(\x0b\x32\x1f.imagemint.v1.QualityComparison\"\x9d\x03\n\x0e\x42undleManifest\x12\x16\n\x0e\x66ormat_version\x18\x01 \x01(\x05\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05title\x18\x03 \x01(\t\x12(\n\x06latent\x18\x04 \x01(\x0b\x32\x18.imagemint.v1.LatentSpec\x12\x14\n\x0c\x63lass_labels\x18\x05 \x03(\t\x12\'\n\x05image\x18\x06 \x01(\x0b\x32\x18.imagemint.v1.ImageShape\x12*\n\tprecision\x18\x07 \x01(\x0e\x32\x17.imagemint.v1.Precision\x12$\n\x06parity\x18\x08 \x01(\x0b\x32\x14.imagemint.v1.Parity\x12\x32\n\x08training\x18\t \x01(\x0b\x32 .imagemint.v1.TrainingProvenance\x12-\n\x0b\x65valuations\x18\n \x03(\x0b\x32\x18.imagemint.v1.Evaluation\x12\x0f\n\x07license\x18\x0b \x01(\t\x12\'\n\x08variants\x18\x0c \x03(\x0b\x32\x15.imagemint.v1.Variant*z\n\x12LatentDistribution\x12#\n\x1fLATENT_DISTRIBUTION_UNSPECIFIED\x10\x00\x12\x1e\n\x1aLATENT_DISTRIBUTION_NORMAL\x10\x01\x12\x1f\n\x1bLATENT_DISTRIBUTION_UNIFORM\x10\x02*i\n\x0eTruncationKind\x12\x1f\n\x1bTRUNCATION_KIND_UNSPECIFIED\x10\x00\x12\x1d\n\x19TRUNCATION_KIND_THRESHOLD\x10\x01\x12\x17\n\x13TRUNCATION_KIND_PSI\x10\x02*b\n\tPrecision\x12\x19\n\x15PRECISION_UNSPECIFIED\x10\x00\x12\x12\n\x0ePRECISION_FP32\x10\x01\x12\x12\n\x0ePRECISION_FP16\x10\x02\x12\x12\n\x0ePRECISION_INT8\x10\x03*\\\n\x0cTargetDevice\x12\x1d\n\x19TARGET_DEVICE_UNSPECIFIED\x10\x00\x12\x15\n\x11TARGET_DEVICE_CPU\x10\x01\x12\x16\n\x12TARGET_DEVICE_CUDA\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bimagemint/v1/manifest.proto\x12\x0cimagemint.v1\"_\n\x0fTruncationRange\x12*\n\x04kind\x18\x01 \x01(\x0e\x32\x1c.imagemint.v1.TruncationKind\x12\x0f\n\x07minimum\x18\x02 \x01(\x01\x12\x0f\n\x07maximum\x18\x03 \x01(\x01\"\x9a\x01\n\nLatentSpec\x12\r\n\x05z_dim\x18\x01 \x01(\x05\x12\x36\n\x0c\x64istribution\x18\x02 \x01(\x0e\x32 .imagemint.v1.LatentDistribution\x12\x36\n\ntruncation\x18\x03 \x01(\x0b\x32\x1d.imagemint.v1.TruncationRangeH\x00\x88\x01\x01\x42\r\n\x0b_truncation\"F\n\x0b\x43\x61ptionSpec\x12\x12\n\nvocabulary\x18\x01 \x03(\t\x12\x11\n\tmax_words\x18\x02 \x01(\x05\x12\x10\n\x08\x65xamples\x18\x03 \x03(\t\"=\n\nImageShape\x12\x0e\n\x06height\x18\x01 \x01(\x05\x12\r\n\x05width\x18\x02 \x01(\x05\x12\x10\n\x08\x63hannels\x18\x03 \x01(\x05\"\xa7\x01\n\x06Parity\x12\x0f\n\x07samples\x18\x01 \x01(\x03\x12\x13\n\x0b\x62\x61tch_sizes\x18\x02 \x03(\x05\x12\x16\n\x0emax_difference\x18\x03 \x01(\x05\x12\x17\n\x0f\x64iffering_share\x18\x04 \x01(\x01\x12\x1c\n\x14tolerance_difference\x18\x05 \x01(\x05\x12\x17\n\x0ftolerance_share\x18\x06 \x01(\x01\x12\x0f\n\x07\x62\x61\x63kend\x18\x07 \x01(\t\"\xa0\x01\n\x12TrainingProvenance\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x0e\n\x06recipe\x18\x02 \x01(\t\x12\x14\n\x0coptions_json\x18\x03 \x01(\t\x12\x0c\n\x04seed\x18\x04 \x01(\x04\x12\x13\n\x0bimages_seen\x18\x05 \x01(\x03\x12\x15\n\rcode_revision\x18\x06 \x01(\t\x12\x19\n\x11\x63heckpoint_sha256\x18\x07 \x01(\t\"x\n\nEvaluation\x12\x0e\n\x06metric\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\x10\n\x08protocol\x18\x03 \x01(\t\x12\x13\n\x0bsample_size\x18\x04 \x01(\x03\x12\x16\n\treference\x18\x05 \x01(\x01H\x00\x88\x01\x01\x42\x0c\n\n_reference\"\xd7\x01\n\x0fPixelDifference\x12\x0e\n\x06images\x18\x01 \x01(\x03\x12\x0c\n\x04mean\x18\x02 \x01(\x01\x12\x0f\n\x07maximum\x18\x03 \x01(\x05\x12\x17\n\x0f\x64iffering_share\x18\x04 \x01(\x01\x12\x16\n\x0eover_one_share\x18\x05 \x01(\x01\x12\x16\n\x0etolerance_mean\x18\x06 \x01(\x01\x12\x19\n\x11tolerance_maximum\x18\x07 \x01(\x05\x12 \n\x18tolerance_over_one_share\x18\x08 \x01(\x01\x12\x0f\n\x07\x62\x61\x63kend\x18\t \x01(\t\"\x86\x01\n\x11QualityComparison\x12\x0e\n\x06metric\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\r\n\x05model\x18\x03 \x01(\x01\x12\r\n\x05noise\x18\x04 \x01(\x01\x12\x10\n\x08protocol\x18\x05 \x01(\t\x12\x13\n\x0bsample_size\x18\x06 \x01(\x03\x12\r\n\x05seeds\x18\x07 \x01(\x05\"\x82\x02\n\x07Variant\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x66ile\x18\x02 \x01(\t\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12*\n\tprecision\x18\x04 \x01(\x0e\x32\x17.imagemint.v1.Precision\x12*\n\x06target\x18\x05 \x01(\x0e\x32\x1a.imagemint.v1.TargetDevice\x12\x0e\n\x06method\x18\x06 \x01(\t\x12\x31\n\ndifference\x18\x07 \x01(\x0b\x32\x1d.imagemint.v1.PixelDifference\x12\x30\n\x07quality\x18\x08 \x03(\x0b\x32\x1f.imagemint.v1.QualityComparison\"\xda\x03\n\x0e\x42undleManifest\x12\x16\n\x0e\x66ormat_version\x18\x01 \x01(\x05\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05title\x18\x03 \x01(\t\x12(\n\x06latent\x18\x04 \x01(\x0b\x32\x18.imagemint.v1.LatentSpec\x12\x14\n\x0c\x63lass_labels\x18\x05 \x03(\t\x12\'\n\x05image\x18\x06 \x01(\x0b\x32\x18.imagemint.v1.ImageShape\x12*\n\tprecision\x18\x07 \x01(\x0e\x32\x17.imagemint.v1.Precision\x12$\n\x06parity\x18\x08 \x01(\x0b\x32\x14.imagemint.v1.Parity\x12\x32\n\x08training\x18\t \x01(\x0b\x32 .imagemint.v1.TrainingProvenance\x12-\n\x0b\x65valuations\x18\n \x03(\x0b\x32\x18.imagemint.v1.Evaluation\x12\x0f\n\x07license\x18\x0b \x01(\t\x12\'\n\x08variants\x18\x0c \x03(\x0b\x32\x15.imagemint.v1.Variant\x12/\n\x07\x63\x61ption\x18\r \x01(\x0b\x32\x19.imagemint.v1.CaptionSpecH\x00\x88\x01\x01\x42\n\n\x08_caption*z\n\x12LatentDistribution\x12#\n\x1fLATENT_DISTRIBUTION_UNSPECIFIED\x10\x00\x12\x1e\n\x1aLATENT_DISTRIBUTION_NORMAL\x10\x01\x12\x1f\n\x1bLATENT_DISTRIBUTION_UNIFORM\x10\x02*i\n\x0eTruncationKind\x12\x1f\n\x1bTRUNCATION_KIND_UNSPECIFIED\x10\x00\x12\x1d\n\x19TRUNCATION_KIND_THRESHOLD\x10\x01\x12\x17\n\x13TRUNCATION_KIND_PSI\x10\x02*b\n\tPrecision\x12\x19\n\x15PRECISION_UNSPECIFIED\x10\x00\x12\x12\n\x0ePRECISION_FP32\x10\x01\x12\x12\n\x0ePRECISION_FP16\x10\x02\x12\x12\n\x0ePRECISION_INT8\x10\x03*\\\n\x0cTargetDevice\x12\x1d\n\x19TARGET_DEVICE_UNSPECIFIED\x10\x00\x12\x15\n\x11TARGET_DEVICE_CPU\x10\x01\x12\x16\n\x12TARGET_DEVICE_CUDA\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'imagemint.v1.manifest_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LATENTDISTRIBUTION']._serialized_start=1849
-  _globals['_LATENTDISTRIBUTION']._serialized_end=1971
-  _globals['_TRUNCATIONKIND']._serialized_start=1973
-  _globals['_TRUNCATIONKIND']._serialized_end=2078
-  _globals['_PRECISION']._serialized_start=2080
-  _globals['_PRECISION']._serialized_end=2178
-  _globals['_TARGETDEVICE']._serialized_start=2180
-  _globals['_TARGETDEVICE']._serialized_end=2272
+  _globals['_LATENTDISTRIBUTION']._serialized_start=1982
+  _globals['_LATENTDISTRIBUTION']._serialized_end=2104
+  _globals['_TRUNCATIONKIND']._serialized_start=2106
+  _globals['_TRUNCATIONKIND']._serialized_end=2211
+  _globals['_PRECISION']._serialized_start=2213
+  _globals['_PRECISION']._serialized_end=2311
+  _globals['_TARGETDEVICE']._serialized_start=2313
+  _globals['_TARGETDEVICE']._serialized_end=2405
   _globals['_TRUNCATIONRANGE']._serialized_start=45
   _globals['_TRUNCATIONRANGE']._serialized_end=140
   _globals['_LATENTSPEC']._serialized_start=143
   _globals['_LATENTSPEC']._serialized_end=297
-  _globals['_IMAGESHAPE']._serialized_start=299
-  _globals['_IMAGESHAPE']._serialized_end=360
-  _globals['_PARITY']._serialized_start=363
-  _globals['_PARITY']._serialized_end=530
-  _globals['_TRAININGPROVENANCE']._serialized_start=533
-  _globals['_TRAININGPROVENANCE']._serialized_end=693
-  _globals['_EVALUATION']._serialized_start=695
-  _globals['_EVALUATION']._serialized_end=815
-  _globals['_PIXELDIFFERENCE']._serialized_start=818
-  _globals['_PIXELDIFFERENCE']._serialized_end=1033
-  _globals['_QUALITYCOMPARISON']._serialized_start=1036
-  _globals['_QUALITYCOMPARISON']._serialized_end=1170
-  _globals['_VARIANT']._serialized_start=1173
-  _globals['_VARIANT']._serialized_end=1431
-  _globals['_BUNDLEMANIFEST']._serialized_start=1434
-  _globals['_BUNDLEMANIFEST']._serialized_end=1847
+  _globals['_CAPTIONSPEC']._serialized_start=299
+  _globals['_CAPTIONSPEC']._serialized_end=369
+  _globals['_IMAGESHAPE']._serialized_start=371
+  _globals['_IMAGESHAPE']._serialized_end=432
+  _globals['_PARITY']._serialized_start=435
+  _globals['_PARITY']._serialized_end=602
+  _globals['_TRAININGPROVENANCE']._serialized_start=605
+  _globals['_TRAININGPROVENANCE']._serialized_end=765
+  _globals['_EVALUATION']._serialized_start=767
+  _globals['_EVALUATION']._serialized_end=887
+  _globals['_PIXELDIFFERENCE']._serialized_start=890
+  _globals['_PIXELDIFFERENCE']._serialized_end=1105
+  _globals['_QUALITYCOMPARISON']._serialized_start=1108
+  _globals['_QUALITYCOMPARISON']._serialized_end=1242
+  _globals['_VARIANT']._serialized_start=1245
+  _globals['_VARIANT']._serialized_end=1503
+  _globals['_BUNDLEMANIFEST']._serialized_start=1506
+  _globals['_BUNDLEMANIFEST']._serialized_end=1980
 # @@protoc_insertion_point(module_scope)

@@ -188,6 +188,48 @@ class LatentSpec(_message.Message):
 Global___LatentSpec: _TypeAlias = LatentSpec  # noqa: Y015
 
 @_typing.final
+class CaptionSpec(_message.Message):
+    """Text condition of a text-to-image model. Its graph has one more input, `tokens` int64
+    [N, max_words]: the ids of a caption's words in order, then zeros. docs/sampling.md says how a
+    caption is split into words.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOCABULARY_FIELD_NUMBER: _builtins.int
+    MAX_WORDS_FIELD_NUMBER: _builtins.int
+    EXAMPLES_FIELD_NUMBER: _builtins.int
+    max_words: _builtins.int
+    """Most words of a caption, 1 to 256. Required."""
+    @_builtins.property
+    def vocabulary(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The words that a caption may hold: lower-case letters, digits and hyphens. Unique, at most
+        10,000. The id of a word is its position, from 1 on; id 0 pads. Required.
+        """
+
+    @_builtins.property
+    def examples(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Captions of this vocabulary, for people; an image that is asked for without a caption gets one
+        of them, chosen by its serial. Each in its normal form: words separated by one space. At least
+        one, unique.
+        """
+
+    def __init__(
+        self,
+        *,
+        vocabulary: _abc.Iterable[_builtins.str] | None = ...,
+        max_words: _builtins.int = ...,
+        examples: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["examples", b"examples", "max_words", b"max_words", "vocabulary", b"vocabulary"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CaptionSpec: _TypeAlias = CaptionSpec  # noqa: Y015
+
+@_typing.final
 class ImageShape(_message.Message):
     """The generator's output, one image: uint8 [height, width, channels]."""
 
@@ -535,6 +577,7 @@ class BundleManifest(_message.Message):
     EVALUATIONS_FIELD_NUMBER: _builtins.int
     LICENSE_FIELD_NUMBER: _builtins.int
     VARIANTS_FIELD_NUMBER: _builtins.int
+    CAPTION_FIELD_NUMBER: _builtins.int
     format_version: _builtins.int
     """Version of this format: 1. A reader refuses a newer one."""
     name: _builtins.str
@@ -577,6 +620,12 @@ class BundleManifest(_message.Message):
         of the variants themselves.
         """
 
+    @_builtins.property
+    def caption(self) -> Global___CaptionSpec:
+        """The captions that it understands. Absent: the model takes no caption. A model takes a class or a
+        caption, not both.
+        """
+
     def __init__(
         self,
         *,
@@ -592,11 +641,14 @@ class BundleManifest(_message.Message):
         evaluations: _abc.Iterable[Global___Evaluation] | None = ...,
         license: _builtins.str = ...,
         variants: _abc.Iterable[Global___Variant] | None = ...,
+        caption: Global___CaptionSpec | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "latent", b"latent", "parity", b"parity", "training", b"training"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_caption", b"_caption", "caption", b"caption", "image", b"image", "latent", b"latent", "parity", b"parity", "training", b"training"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["class_labels", b"class_labels", "evaluations", b"evaluations", "format_version", b"format_version", "image", b"image", "latent", b"latent", "license", b"license", "name", b"name", "parity", b"parity", "precision", b"precision", "title", b"title", "training", b"training", "variants", b"variants"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_caption", b"_caption", "caption", b"caption", "class_labels", b"class_labels", "evaluations", b"evaluations", "format_version", b"format_version", "image", b"image", "latent", b"latent", "license", b"license", "name", b"name", "parity", b"parity", "precision", b"precision", "title", b"title", "training", b"training", "variants", b"variants"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__caption: _TypeAlias = _typing.Literal["caption"]  # noqa: Y015
+    _WhichOneofArgType__caption: _TypeAlias = _typing.Literal["_caption", b"_caption"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__caption) -> _WhichOneofReturnType__caption | None: ...
 
 Global___BundleManifest: _TypeAlias = BundleManifest  # noqa: Y015

@@ -1,11 +1,11 @@
 """Checks the operators and tensors in the graph of a bundle, and its inputs and output."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import onnx
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
-from imagemint.engine.spec import ModelSpec, TruncationKind
+from imagemint.engine.spec import ModelSpec
 
 ALLOWED_DOMAINS = frozenset({"", "ai.onnx", "com.microsoft"})
 """The operator domains that ONNX Runtime ships. Other domains need custom code."""
@@ -97,11 +97,10 @@ def _attribute_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[TensorProto]
 
 def _signature_faults(graph: onnx.GraphProto, spec: ModelSpec) -> Iterator[str]:
     """Yields the differences between the inputs and outputs and the manifest."""
-    expected: dict[str, tuple[int, tuple[int, ...]]] = {"z": (TensorProto.FLOAT, (spec.z_dim,))}
-    if spec.conditional:
-        expected["class_id"] = (TensorProto.INT64, (1,))
-    if spec.truncation is not None and spec.truncation.kind is TruncationKind.PSI:
-        expected["truncation"] = (TensorProto.FLOAT, (1,))
+    expected = {
+        name: (helper.np_dtype_to_tensor_dtype(each.dtype), each.row)
+        for name, each in spec.inputs.items()
+    }
     # Before IR version 4, every initializer is also listed as an input.
     constants = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in constants]
@@ -113,7 +112,7 @@ def _signature_faults(graph: onnx.GraphProto, spec: ModelSpec) -> Iterator[str]:
 def _value_faults(
     kind: str,
     values: Iterable[onnx.ValueInfoProto],
-    expected: dict[str, tuple[int, tuple[int, ...]]],
+    expected: Mapping[str, tuple[int, tuple[int, ...]]],
 ) -> Iterator[str]:
     found = {value.name: value.type for value in values}
     if set(found) != set(expected):

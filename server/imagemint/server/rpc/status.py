@@ -11,6 +11,7 @@ from google.rpc import error_details_pb2, status_pb2
 from imagemint.engine.errors import (
     BackendFailed,
     BundleRefused,
+    CaptionUnsupported,
     ClassUnsupported,
     DeadlinePassed,
     Draining,
@@ -43,6 +44,7 @@ CODES: dict[type[ImagemintError], grpc.StatusCode] = {
     ModelNotFound: grpc.StatusCode.NOT_FOUND,
     VersionNotFound: grpc.StatusCode.NOT_FOUND,
     ClassUnsupported: grpc.StatusCode.FAILED_PRECONDITION,
+    CaptionUnsupported: grpc.StatusCode.FAILED_PRECONDITION,
     VariantMismatch: grpc.StatusCode.FAILED_PRECONDITION,
     QueueFull: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Draining: grpc.StatusCode.UNAVAILABLE,

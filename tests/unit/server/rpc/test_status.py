@@ -9,6 +9,7 @@ from google.rpc import error_details_pb2, status_pb2
 from imagemint.engine.errors import (
     BackendFailed,
     BundleRefused,
+    CaptionUnsupported,
     ClassUnsupported,
     DeadlinePassed,
     Draining,
@@ -38,6 +39,7 @@ EXPECTED = {
     ModelNotFound("nobody", ["mnist"]): "NOT_FOUND",
     VersionNotFound("mnist", "9", [1, 2]): "NOT_FOUND",
     ClassUnsupported("mnist"): "FAILED_PRECONDITION",
+    CaptionUnsupported("mnist"): "FAILED_PRECONDITION",
     VariantMismatch("mnist", 2, "int8", "reference"): "FAILED_PRECONDITION",
     QueueFull("mnist", 0.25): "RESOURCE_EXHAUSTED",
     Draining(1.0): "UNAVAILABLE",

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from imagemint.engine.errors import ClassUnsupported, quoted
+from imagemint.engine.errors import CaptionUnsupported, ClassUnsupported, quoted
 from imagemint.engine.spec import ModelSpec
 from imagemint.server.images.request import (
     ClassCycle,
@@ -37,6 +37,9 @@ def read_condition(  # noqa: PLR0911 - one return for each kind of condition
         checks: collects the violations; if there are any, do not use the result.
     """
     kind = images.WhichOneof("condition")
+    if kind == "caption":
+        checks.refuse(CaptionUnsupported(spec.name))
+        return None
     if not spec.conditional:
         if kind is not None:
             checks.refuse(ClassUnsupported(spec.name))

@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from imagemint.engine.bundle.variants import AUTO
 from imagemint.engine.errors import VariantMismatch, quoted
-from imagemint.engine.spec import VARIANT_NAME, ModelSpec, TruncationKind
+from imagemint.engine.manifest_checks import VARIANT_NAME
+from imagemint.engine.spec import ModelSpec, TruncationKind
 from imagemint.server.batching import Priority
 from imagemint.server.images.contact_sheet import compute_grid
 from imagemint.server.images.encoding import DEFAULT_QUALITY, PictureFormat

@@ -1,0 +1,186 @@
+"""Checks a manifest against the rules of manifest.proto."""
+
+import json
+import math
+import re
+from collections.abc import Iterator
+
+from imagemint.engine.captions import MAX_VOCABULARY, MAX_WORDS, Captions, normalize, split_words
+from imagemint.v1 import manifest_pb2 as pb
+
+FORMAT_VERSION = 1
+"""Newest version of the manifest's format that this code reads."""
+
+VARIANT_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
+"""Form of the name of a variant."""
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_VARIANT_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.onnx")
+# What asks for a variant without naming one.
+_RESERVED = {"auto", "reference"}
+_MAX_Z_DIM = 65_536
+_MAX_SIDE = 8_192
+_CHANNELS = (1, 3)
+_LEVELS = 255
+
+
+def find_faults(manifest: pb.BundleManifest) -> Iterator[str]:
+    """Yields what a manifest says against the rules of manifest.proto, one line each."""
+    if manifest.format_version < 1:
+        yield f"format_version is {manifest.format_version}, not {FORMAT_VERSION}"
+    if not _NAME.fullmatch(manifest.name):
+        yield (
+            f"name {manifest.name!r} is not 1 to 64 lower-case letters, digits, '-', '_' and '.', "
+            "the first a letter or digit"
+        )
+    if len(manifest.title.splitlines()) > 1:
+        yield "title is more than one line"
+    yield from _latent_faults(manifest.latent)
+    if len(set(manifest.class_labels)) < len(manifest.class_labels):
+        yield "class_labels are not unique"
+    if not all(manifest.class_labels):
+        yield "class_labels holds an empty text"
+    if manifest.HasField("caption"):
+        yield from _caption_faults(manifest)
+    yield from _image_faults(manifest.image)
+    if manifest.precision not in pb.Precision.values() or not manifest.precision:
+        yield "precision is missing or unknown"
+    yield from _parity_faults(manifest.parity)
+    yield from _training_faults(manifest.training)
+    yield from _evaluation_faults(manifest)
+    yield from _variant_faults(manifest)
+
+
+def _latent_faults(latent: pb.LatentSpec) -> Iterator[str]:
+    if not 1 <= latent.z_dim <= _MAX_Z_DIM:
+        yield f"latent.z_dim is {latent.z_dim}, not 1 to {_MAX_Z_DIM}"
+    if latent.distribution not in pb.LatentDistribution.values() or not latent.distribution:
+        yield "latent.distribution is missing or unknown"
+    if not latent.HasField("truncation"):
+        return
+    accepted = latent.truncation
+    low, high = accepted.minimum, accepted.maximum
+    kind, distribution = accepted.kind, latent.distribution
+    if kind not in pb.TruncationKind.values() or not kind:
+        yield "latent.truncation.kind is missing or unknown"
+    if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+        yield f"latent.truncation range {low} to {high} is empty or not finite"
+    if kind == pb.TRUNCATION_KIND_THRESHOLD and not low > 0:
+        yield f"latent.truncation.minimum is {low}; a threshold is above 0"
+    if kind == pb.TRUNCATION_KIND_THRESHOLD and distribution != pb.LATENT_DISTRIBUTION_NORMAL:
+        yield "latent.truncation by threshold needs the normal distribution"
+    if kind == pb.TRUNCATION_KIND_PSI and not (low >= 0 and high <= 1):
+        yield f"latent.truncation range {low} to {high} leaves 0 to 1"
+
+
+def _caption_faults(manifest: pb.BundleManifest) -> Iterator[str]:
+    caption = manifest.caption
+    if manifest.class_labels:
+        yield "class_labels and caption are both given; a model takes a class or a caption"
+    if not 1 <= caption.max_words <= MAX_WORDS:
+        yield f"caption.max_words is {caption.max_words}, not 1 to {MAX_WORDS}"
+    words = caption.vocabulary
+    if not 1 <= len(words) <= MAX_VOCABULARY:
+        yield f"caption.vocabulary has {len(words)} words, not 1 to {MAX_VOCABULARY}"
+    if len(set(words)) < len(words):
+        yield "caption.vocabulary is not unique"
+    for word in words:
+        if split_words(word) != [word]:
+            yield f"caption.vocabulary: {word!r} is not lower-case letters, digits and '-'"
+    yield from _example_faults(caption)
+
+
+def _example_faults(caption: pb.CaptionSpec) -> Iterator[str]:
+    if not caption.examples or len(set(caption.examples)) < len(caption.examples):
+        yield "caption.examples are missing or not unique"
+    known = Captions(tuple(caption.vocabulary), caption.max_words, ())
+    for example in caption.examples:
+        try:
+            known.parse(example)
+        except ValueError as error:
+            yield f"caption.examples: {example!r}: {error}"
+        if normalize(example) != example:
+            yield f"caption.examples: {example!r} is not in its normal form, {normalize(example)!r}"
+
+
+def _image_faults(image: pb.ImageShape) -> Iterator[str]:
+    for side, pixels in (("height", image.height), ("width", image.width)):
+        if not 1 <= pixels <= _MAX_SIDE:
+            yield f"image.{side} is {pixels}, not 1 to {_MAX_SIDE}"
+    if image.channels not in _CHANNELS:
+        yield f"image.channels is {image.channels}, not 1 or 3"
+
+
+def _parity_faults(parity: pb.Parity) -> Iterator[str]:
+    shares = (parity.differing_share, parity.tolerance_share)
+    if not all(0 <= share <= 1 for share in shares):
+        yield "a share in parity is outside 0 to 1"
+    counts = (parity.samples, parity.max_difference, parity.tolerance_difference)
+    if min(counts) < 0:
+        yield "a count in parity is negative"
+    if any(size < 1 for size in parity.batch_sizes):
+        yield "parity.batch_sizes holds a size below 1"
+
+
+def _training_faults(training: pb.TrainingProvenance) -> Iterator[str]:
+    if training.images_seen < 0:
+        yield "training.images_seen is negative"
+    if training.checkpoint_sha256 and not _SHA256.fullmatch(training.checkpoint_sha256):
+        yield "training.checkpoint_sha256 is not 64 lower-case hexadecimal digits"
+    if training.options_json:
+        try:
+            json.loads(training.options_json)
+        except ValueError:
+            yield "training.options_json is not JSON"
+
+
+def _evaluation_faults(manifest: pb.BundleManifest) -> Iterator[str]:
+    for number, evaluation in enumerate(manifest.evaluations):
+        if not evaluation.metric:
+            yield f"evaluations[{number}].metric is empty"
+        if not (math.isfinite(evaluation.value) and math.isfinite(evaluation.reference)):
+            yield f"evaluations[{number}] is not finite"
+        if evaluation.sample_size < 0:
+            yield f"evaluations[{number}].sample_size is negative"
+
+
+def _variant_faults(manifest: pb.BundleManifest) -> Iterator[str]:
+    if manifest.precision not in pb.Precision.values():
+        return  # said already
+    taken = _RESERVED | {pb.Precision.Name(manifest.precision).removeprefix("PRECISION_").lower()}
+    for number, variant in enumerate(manifest.variants):
+        place = f"variants[{number}]"
+        if not VARIANT_NAME.fullmatch(variant.name):
+            yield f"{place}.name {variant.name!r} is not 1 to 32 lower-case letters, digits and '-'"
+        elif variant.name in taken:
+            yield f"{place}.name {variant.name!r} is taken"
+        taken.add(variant.name)
+        if not _VARIANT_FILE.fullmatch(variant.file):
+            yield f"{place}.file {variant.file!r} is not a plain name that ends in .onnx"
+        if not _SHA256.fullmatch(variant.sha256):
+            yield f"{place}.sha256 is not 64 lower-case hexadecimal digits"
+        if variant.precision not in pb.Precision.values() or not variant.precision:
+            yield f"{place}.precision is missing or unknown"
+        if variant.target not in pb.TargetDevice.values() or not variant.target:
+            yield f"{place}.target is missing or unknown"
+        yield from _figure_faults(place, variant)
+
+
+def _figure_faults(place: str, variant: pb.Variant) -> Iterator[str]:
+    difference = variant.difference
+    shares = (
+        *(difference.differing_share, difference.over_one_share),
+        difference.tolerance_over_one_share,
+    )
+    if not all(0 <= share <= 1 for share in shares):
+        yield f"{place}.difference holds a share outside 0 to 1"
+    levels = (
+        *(difference.mean, difference.maximum),
+        *(difference.tolerance_mean, difference.tolerance_maximum),
+    )
+    if difference.images < 0 or not all(0 <= level <= _LEVELS for level in levels):
+        yield f"{place}.difference holds a number out of range"
+    for each in variant.quality:
+        finite = all(map(math.isfinite, (each.value, each.model, each.noise)))
+        if not each.metric or not finite or min(each.sample_size, each.seeds) < 0:
+            yield f"{place}.quality holds a figure without name, or out of range"
