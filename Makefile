@@ -33,8 +33,9 @@ check: $(DEV) ## format, lint, types, arrows, schemas, fresh stubs, Dockerfile, 
 fix: $(DEV) ## mend what can be mended by machine
 	@$(BIN)/ruff check --fix; status=$$?; $(BIN)/ruff format; exit $$status
 
-proto: $(DEV) ## generate proto/gen from proto/
+proto: $(DEV) ## generate proto/gen and clients/typescript/src/gen from proto/
 	@scripts/genproto.sh
+	@scripts/genproto-typescript.sh
 
 # It makes the environments of the peers that it is told to run, in .venv-peers.
 bench: $(DEV) ## load-test the server beside its peers; BENCH_ARGS="--peers none" alone

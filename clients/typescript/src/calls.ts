@@ -1,0 +1,145 @@
+/** Single calls over a connection: one answer, or a stream of answers that is read on demand. */
+
+import { fromBinary, toBinary } from "@bufbuild/protobuf";
+import type { DescMessage, DescMethodServerStreaming, DescMethodUnary } from "@bufbuild/protobuf";
+import type { MessageShape } from "@bufbuild/protobuf";
+import {
+  InterceptingCall,
+  type CallOptions,
+  type Client,
+  type ClientReadableStream,
+  type Metadata,
+  type ServiceError,
+} from "@grpc/grpc-js";
+
+import { onAbort } from "./cancellation.js";
+
+/** What goes with a call. */
+export interface CallContext {
+  readonly connection: Client;
+  readonly metadata: Metadata;
+}
+
+/** Makes a call with one answer; each of `signals` cancels it. */
+export function callUnary<I extends DescMessage, O extends DescMessage>(
+  { connection, metadata }: CallContext,
+  method: DescMethodUnary<I, O>,
+  request: MessageShape<I>,
+  deadline: Date | undefined,
+  signals: readonly AbortSignal[],
+): Promise<MessageShape<O>> {
+  return new Promise((resolve, reject) => {
+    const call = connection.makeUnaryRequest(
+      pathOf(method),
+      (message: MessageShape<I>) => Buffer.from(toBinary(method.input, message)),
+      (data: Buffer) => fromBinary(method.output, data),
+      request,
+      metadata,
+      optionsOf(deadline),
+      (error: ServiceError | null, answer?: MessageShape<O>) => {
+        stopListening();
+        if (error === null) {
+          resolve(answer!);
+        } else {
+          reject(error);
+        }
+      },
+    );
+    const stopListening = onAbort(signals, () => call.cancel());
+  });
+}
+
+/** A call with many answers. */
+export class ServerStream<Answer> {
+  readonly #call: ClientReadableStream<Answer>;
+  readonly #answers: AsyncIterator<Answer>;
+  readonly #permits: ReadPermits;
+
+  constructor(call: ClientReadableStream<Answer>, permits: ReadPermits) {
+    this.#call = call;
+    this.#permits = permits;
+    call.on("error", () => {}); // an error after cancel() has no reader
+    this.#answers = call[Symbol.asyncIterator]();
+  }
+
+  /** Opens the call for `request`. */
+  static open<I extends DescMessage, O extends DescMessage>(
+    { connection, metadata }: CallContext,
+    method: DescMethodServerStreaming<I, O>,
+    request: MessageShape<I>,
+  ): ServerStream<MessageShape<O>> {
+    const permits = new ReadPermits();
+    const call = connection.makeServerStreamRequest(
+      pathOf(method),
+      (message: MessageShape<I>) => Buffer.from(toBinary(method.input, message)),
+      (data: Buffer) => fromBinary(method.output, data),
+      request,
+      metadata,
+      { interceptors: [(options, next) => new PacedCall(next(options), permits)] },
+    );
+    return new ServerStream(call, permits);
+  }
+
+  /** Returns the next answer; undefined at the end. */
+  async next(): Promise<Answer | undefined> {
+    this.#permits.add();
+    const { done, value } = await this.#answers.next();
+    return done ? undefined : value;
+  }
+
+  /** Cancels the call. */
+  cancel(): void {
+    this.#call.cancel();
+  }
+}
+
+/**
+ * Counts the answers that the consumer has asked for.
+ *
+ * A readable stream of Node would read 16 answers ahead. An answer may hold hundreds of images, so
+ * the call reads only one more than the consumer has asked for.
+ */
+class ReadPermits {
+  #count = 1;
+  #waiting: (() => void) | undefined;
+
+  add(): void {
+    this.#count += 1;
+    this.#grant();
+  }
+
+  wait(read: () => void): void {
+    this.#waiting = read;
+    this.#grant();
+  }
+
+  #grant(): void {
+    const read = this.#waiting;
+    if (read !== undefined && this.#count > 0) {
+      this.#count -= 1;
+      this.#waiting = undefined;
+      read();
+    }
+  }
+}
+
+class PacedCall extends InterceptingCall {
+  readonly #permits: ReadPermits;
+
+  constructor(call: ConstructorParameters<typeof InterceptingCall>[0], permits: ReadPermits) {
+    super(call);
+    this.#permits = permits;
+  }
+
+  override startRead(): void {
+    this.#permits.wait(() => super.startRead());
+  }
+}
+
+function pathOf(method: { parent: { typeName: string }; name: string }): string {
+  return `/${method.parent.typeName}/${method.name}`;
+}
+
+function optionsOf(deadline: Date | undefined): CallOptions {
+  return deadline === undefined ? {} : { deadline };
+}

@@ -1,0 +1,34 @@
+/** Cancellation by several signals: that of the caller, and that of the closed client. */
+
+/**
+ * Calls `cancel` once one of the signals is aborted, at once if one already is.
+ *
+ * Unlike AbortSignal.any, this leaves nothing behind on a signal that outlives many calls.
+ *
+ * @returns a function that stops listening
+ */
+export function onAbort(signals: readonly AbortSignal[], cancel: () => void): () => void {
+  if (signals.some((each) => each.aborted)) {
+    cancel();
+    return () => {};
+  }
+  signals.forEach((each) => each.addEventListener("abort", cancel));
+  return () => signals.forEach((each) => each.removeEventListener("abort", cancel));
+}
+
+/** Waits for `ms` milliseconds, or until one of the signals is aborted. */
+export function sleep(ms: number, signals: readonly AbortSignal[]): Promise<void> {
+  return new Promise((resolve) => {
+    if (signals.some((each) => each.aborted)) {
+      resolve();
+      return;
+    }
+    const timer = setTimeout(end, ms);
+    const stop = onAbort(signals, end);
+    function end(): void {
+      clearTimeout(timer);
+      stop();
+      resolve();
+    }
+  });
+}

@@ -1,0 +1,138 @@
+/** Opens gRPC connections: targets, load balancing, TLS, and the retries of the service config. */
+
+import { promises as dns } from "node:dns";
+import { readFile } from "node:fs/promises";
+import { isIP, isIPv6 } from "node:net";
+import { Client, credentials, type ChannelCredentials, type ChannelOptions } from "@grpc/grpc-js";
+
+import { Unavailable } from "./errors.js";
+import { serviceConfig } from "./gen/imagemint/v1/service_config.js";
+
+// gRPC's default of 4 MB holds only five images of 512x512x3. This limit still protects the caller.
+const MAX_RECEIVE_BYTES = 256 * 2 ** 20;
+// When a server process dies, other processes serve; gRPC's first delay of a second exceeds the retries.
+const RECONNECT_MS = 100;
+// gRPC's default waits up to two minutes between attempts, long after a server is back.
+const LONGEST_RECONNECT_MS = 2_000;
+
+/** Encryption settings. All paths are PEM files; `{}` trusts the authorities of Node. */
+export interface Tls {
+  /** Certificate authorities to trust instead of Node's. */
+  readonly rootCertificatesPath?: string;
+  /** Key of the client, for servers that require client certificates. */
+  readonly privateKeyPath?: string;
+  /** Certificate of the client, which belongs to the key. */
+  readonly certificateChainPath?: string;
+  /** Name that the server's certificate must have. Default: the host of the target. */
+  readonly serverName?: string;
+}
+
+/**
+ * Splits "host:port" or "a:1,b:2" into single targets.
+ *
+ * @throws TypeError if a target is empty or lacks its port
+ */
+export function parseTargets(target: string | readonly string[]): string[] {
+  const names = (typeof target === "string" ? target.split(",") : target).map((each) => each.trim());
+  if (names.length === 1 && isUri(names[0]!)) {
+    return names;
+  }
+  for (const name of names) {
+    const { host, port } = splitAddress(name);
+    if (host === "" || !(port > 0 && port < 2 ** 16)) {
+      throw new TypeError(`${JSON.stringify(name)} is not HOST:PORT`);
+    }
+  }
+  return names;
+}
+
+/**
+ * Opens a connection over all targets, which calls use in turn. It connects with the first call.
+ *
+ * @throws Unavailable if a host name does not resolve
+ */
+export async function openConnection(
+  targets: readonly string[],
+  tls: Tls | undefined,
+): Promise<Client> {
+  const address = isUri(targets[0]!) ? targets[0]! : await buildAddress(targets);
+  return new Client(address, await readCredentials(tls), buildOptions(targets, tls));
+}
+
+function buildOptions(targets: readonly string[], tls: Tls | undefined): ChannelOptions {
+  const options: ChannelOptions = {
+    "grpc.service_config": JSON.stringify(serviceConfig),
+    "grpc.max_receive_message_length": MAX_RECEIVE_BYTES,
+    "grpc.initial_reconnect_backoff_ms": RECONNECT_MS,
+    "grpc.max_reconnect_backoff_ms": LONGEST_RECONNECT_MS,
+    // Otherwise all clients of a process share one connection, and therefore one server process.
+    "grpc.use_local_subchannel_pool": 1,
+  };
+  const hosts = targets.filter((each) => !isUri(each)).map((each) => splitAddress(each).host);
+  if (hosts.every(isLoopback)) {
+    options["grpc.enable_http_proxy"] = 0; // of the environment, which loopback never needs
+  }
+  // Addresses alone do not determine the name in the certificate.
+  const serverName = tls?.serverName ?? (tls && hosts.length > 1 ? hosts[0] : undefined);
+  if (serverName !== undefined) {
+    options["grpc.ssl_target_name_override"] = serverName;
+    options["grpc.default_authority"] = serverName;
+  }
+  return options;
+}
+
+async function readCredentials(tls: Tls | undefined): Promise<ChannelCredentials> {
+  if (tls === undefined) {
+    return credentials.createInsecure();
+  }
+  const paths = [tls.rootCertificatesPath, tls.privateKeyPath, tls.certificateChainPath];
+  const files = paths.map((path) => (path === undefined ? null : readFile(path)));
+  return credentials.createSsl(...((await Promise.all(files)) as [Buffer, Buffer, Buffer]));
+}
+
+async function buildAddress(targets: readonly string[]): Promise<string> {
+  if (targets.length === 1 && !isIP(splitAddress(targets[0]!).host)) {
+    return `dns:///${targets[0]!}`; // gRPC resolves the name again when servers come and go
+  }
+  const resolved = await Promise.all(targets.map(resolve));
+  for (const family of [4, 6]) {
+    const found = resolved.map((each) => each.filter((address) => address.family === family));
+    if (found.every((each) => each.length > 0)) {
+      return `ipv${family}:${found.flat().map((each) => each.text).join(",")}`;
+    }
+  }
+  throw new Unavailable(`${targets.join(", ")}: no address family in common`, {
+    reason: "UNRESOLVED",
+  });
+}
+
+async function resolve(target: string): Promise<{ family: number; text: string }[]> {
+  const { host, port } = splitAddress(target);
+  try {
+    const found = await dns.lookup(host, { all: true });
+    return found.map(({ address, family }) => ({
+      family,
+      text: isIPv6(address) ? `[${address}]:${port}` : `${address}:${port}`,
+    }));
+  } catch (error) {
+    throw new Unavailable(`${host}: ${(error as Error).message}`, { reason: "UNRESOLVED" });
+  }
+}
+
+function splitAddress(name: string): { host: string; port: number } {
+  const colon = name.lastIndexOf(":");
+  const host = name.slice(0, Math.max(colon, 0));
+  if (host.includes(":") && !host.startsWith("[")) {
+    return { host: name, port: 0 }; // a bare IPv6 address: no port at all
+  }
+  const port = name.slice(colon + 1);
+  return { host: host.replace(/^\[|\]$/g, ""), port: /^[0-9]+$/.test(port) ? Number(port) : 0 };
+}
+
+function isUri(target: string): boolean {
+  return /^(unix|unix-abstract|dns|ipv4|ipv6|xds):/.test(target);
+}
+
+function isLoopback(host: string): boolean {
+  return host === "localhost" || host === "::1" || (isIP(host) === 4 && host.startsWith("127."));
+}

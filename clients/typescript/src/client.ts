@@ -1,0 +1,334 @@
+/** The client of an imagemint server. */
+
+import { setMaxListeners } from "node:events";
+
+import { create } from "@bufbuild/protobuf";
+import { Metadata, type Client as Connection } from "@grpc/grpc-js";
+
+import { callUnary, ServerStream, type CallContext } from "./calls.js";
+import { openConnection, parseTargets, type Tls } from "./channel.js";
+import { Cancelled, ClientClosed, isServiceError, translateError } from "./errors.js";
+import {
+  GenerateRequestSchema,
+  GenerationService,
+  StreamGenerateRequestSchema,
+  type GenerateRequest,
+  type GenerateResponse,
+  type StreamGenerateRequest,
+} from "./gen/imagemint/v1/generation_service_pb.js";
+import {
+  ImageLayout,
+  type ImageBatch as WireBatch,
+  type Timing as WireTiming,
+} from "./gen/imagemint/v1/image_pb.js";
+import {
+  GetModelRequestSchema,
+  ListModelsRequestSchema,
+  ModelService,
+  type Model,
+} from "./gen/imagemint/v1/model_service_pb.js";
+import {
+  joinBatches,
+  parseImageBatch,
+  parsePictures,
+  type EncodedPicture,
+  type ImageBatch,
+} from "./images.js";
+import {
+  imageSpec,
+  outputSpec,
+  priorityValue,
+  smallNumber,
+  type Encoding,
+  type Priority,
+  type Selection,
+  type Whole,
+} from "./requests.js";
+import { cutIntoRuns, runSelection } from "./runs.js";
+import { resumeStream } from "./streams.js";
+
+// Calls of one mint() at the same time: enough to fill a batch, and few enough for the queue.
+const CALLS_AT_ONCE = 16;
+
+/** Settings of a client. */
+export interface ClientOptions {
+  /** How to encrypt. Default: plain text. */
+  readonly tls?: Tls | undefined;
+  /** API key, sent as `authorization: Bearer KEY`. */
+  readonly apiKey?: string | undefined;
+  /** Pairs that go with every call. */
+  readonly metadata?: Readonly<Record<string, string>> | undefined;
+  /** Milliseconds that a call may take, retries included. Default 30,000; null for no limit. */
+  readonly timeoutMs?: number | null | undefined;
+}
+
+/** Settings of one call. */
+export interface CallSettings {
+  /** Milliseconds for the call; for a stream, for each chunk. Default: the client's own. */
+  readonly timeoutMs?: number | null | undefined;
+  /** Cancels the call, or ends the stream. */
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** Settings of a call for images. */
+export interface GenerateOptions extends Selection, CallSettings {
+  /** Number of images, 1 to the model's limit. Default 1. */
+  readonly count?: Whole | undefined;
+  /** Default normal; the pixels do not depend on it. */
+  readonly priority?: Priority | undefined;
+}
+
+/** Settings of a stream of images. */
+export interface StreamOptions extends Selection, CallSettings {
+  /** Number of images, 1 or more. */
+  readonly count: Whole;
+  /** Images in a chunk. Default: the server's choice. The pixels do not depend on it. */
+  readonly chunkSize?: number | undefined;
+  /** Of every chunk. Default normal. */
+  readonly priority?: Priority | undefined;
+}
+
+/**
+ * A client of an imagemint server. It throws the errors of this package, and no gRPC errors. If the
+ * server is unavailable or its queue is full, calls are retried as the service config specifies.
+ */
+export class Client {
+  readonly #targets: readonly string[];
+  readonly #options: ClientOptions;
+  readonly #closed = new AbortController();
+  #connection: Promise<Connection> | undefined;
+
+  /**
+   * @param target "host:port", or several of them, comma-separated or in an array: calls then go to
+   *   each in turn. `unix:PATH` works too.
+   * @throws TypeError if `target` names no server
+   */
+  constructor(target: string | readonly string[], options: ClientOptions = {}) {
+    this.#targets = parseTargets(target);
+    this.#options = options;
+    setMaxListeners(0, this.#closed.signal); // one for each active call
+  }
+
+  /** Closes the connection. Active calls throw ClientClosed. You may close twice. */
+  close(): void {
+    this.#closed.abort();
+    this.#connection?.then((opened) => opened.close()).catch(() => {});
+    this.#connection = undefined;
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  /** Returns all models of the server, sorted by name. */
+  async models(settings: CallSettings = {}): Promise<Model[]> {
+    const found: Model[] = [];
+    for (let pageToken = ""; ; ) {
+      const request = create(ListModelsRequestSchema, { pageToken });
+      const answer = await this.#unary(settings, (context, deadline, signals) =>
+        callUnary(context, ModelService.method.listModels, request, deadline, signals),
+      );
+      found.push(...answer.models);
+      pageToken = answer.nextPageToken;
+      if (pageToken === "") {
+        return found;
+      }
+    }
+  }
+
+  /**
+   * Returns one model.
+   *
+   * @throws NotFound if there is no model of this name
+   */
+  async model(name: string, settings: CallSettings = {}): Promise<Model> {
+    const request = create(GetModelRequestSchema, { model: name });
+    const answer = await this.#unary(settings, (context, deadline, signals) =>
+      callUnary(context, ModelService.method.getModel, request, deadline, signals),
+    );
+    return answer.model!;
+  }
+
+  /** Returns images as pixels, in one answer. */
+  async generate(model: string, options: GenerateOptions = {}): Promise<ImageBatch> {
+    const answer = await this.#generate(generateRequest(model, options), options);
+    return parseImageBatch(answer.batch!, answer.timing);
+  }
+
+  /** Returns images as files that contain their serials, in one answer. */
+  async encoded(
+    model: string,
+    options: GenerateOptions & Encoding = {},
+  ): Promise<EncodedPicture[]> {
+    const request = generateRequest(model, options);
+    request.output = outputSpec(options);
+    const answer = await this.#generate(request, options);
+    return parsePictures(answer.batch!, answer.timing);
+  }
+
+  /** Returns one picture that shows `count` images, row by row; `columns` in each row. */
+  async sheet(
+    model: string,
+    options: GenerateOptions & Encoding & { columns?: number | undefined },
+  ): Promise<EncodedPicture> {
+    const request = generateRequest(model, options);
+    request.output = outputSpec(options);
+    request.layout = ImageLayout.SHEET;
+    if (options.columns !== undefined) {
+      request.columns = smallNumber("columns", options.columns);
+    }
+    const answer = await this.#generate(request, options);
+    return parsePictures(answer.batch!, answer.timing)[0]!;
+  }
+
+  /**
+   * Returns the images of serial numbers, always with the same pixels, in the order of `serials`.
+   *
+   * @param serials one or more of one model, version and variant, in any order
+   * @throws FailedPrecondition if the server runs another variant
+   */
+  async mint(
+    serials: string | readonly string[],
+    settings: CallSettings = {},
+  ): Promise<ImageBatch> {
+    const texts = typeof serials === "string" ? [serials] : serials;
+    const runs = cutIntoRuns(texts, async (model) =>
+      texts.length === 1 ? 1 : (await this.model(model, settings)).limits!.maxImagesPerRequest,
+    );
+    const batches: ImageBatch[] = [];
+    const waiting = [...(await runs).entries()];
+    const work = async (): Promise<void> => {
+      for (let next = waiting.shift(); next !== undefined; next = waiting.shift()) {
+        const [at, run] = next;
+        batches[at] = await this.generate(run.first.model, { ...settings, ...runSelection(run) });
+      }
+    };
+    await Promise.all(Array.from({ length: CALLS_AT_ONCE }, work));
+    return joinBatches(batches, (await runs).flatMap((run) => run.positions));
+  }
+
+  /**
+   * Streams any number of images as pixels, in chunks, each index exactly once.
+   *
+   * If the server goes away or is too busy, the stream resumes from the next index with the same
+   * seed and version. If you leave the loop early, the server stops the work.
+   */
+  stream(model: string, options: StreamOptions): AsyncGenerator<ImageBatch, void, undefined> {
+    return this.#stream(streamRequest(model, options), options, parseImageBatch);
+  }
+
+  /** Streams any number of images as files that contain their serials, in chunks. */
+  streamEncoded(
+    model: string,
+    options: StreamOptions & Encoding,
+  ): AsyncGenerator<EncodedPicture[], void, undefined> {
+    const request = streamRequest(model, options);
+    request.output = outputSpec(options);
+    return this.#stream(request, options, parsePictures);
+  }
+
+  async *#stream<Item>(
+    request: StreamGenerateRequest,
+    settings: CallSettings,
+    parse: (batch: WireBatch, timing: WireTiming | undefined) => Item,
+  ): AsyncGenerator<Item, void, undefined> {
+    const source = {
+      server: this.#server,
+      open: async (pending: StreamGenerateRequest) =>
+        ServerStream.open(await this.#open(), GenerationService.method.streamGenerate, pending),
+      translate: (error: unknown) => this.#translate(error, settings.signal),
+    };
+    const limits = { timeoutMs: this.#timeoutMs(settings), signals: this.#signals(settings) };
+    for await (const chunk of resumeStream(source, request, limits)) {
+      yield parse(chunk.batch!, chunk.timing);
+    }
+  }
+
+  #generate(request: GenerateRequest, settings: CallSettings): Promise<GenerateResponse> {
+    return this.#unary(settings, (context, deadline, signals) =>
+      callUnary(context, GenerationService.method.generate, request, deadline, signals),
+    );
+  }
+
+  async #unary<Answer>(
+    settings: CallSettings,
+    call: (
+      context: CallContext,
+      deadline: Date | undefined,
+      signals: readonly AbortSignal[],
+    ) => Promise<Answer>,
+  ): Promise<Answer> {
+    const timeoutMs = this.#timeoutMs(settings);
+    const deadline = timeoutMs === undefined ? undefined : new Date(Date.now() + timeoutMs);
+    try {
+      return await call(await this.#open(), deadline, this.#signals(settings));
+    } catch (error) {
+      throw this.#translate(error, settings.signal);
+    }
+  }
+
+  async #open(): Promise<CallContext> {
+    if (this.#closed.signal.aborted) {
+      throw new ClientClosed();
+    }
+    this.#connection ??= openConnection(this.#targets, this.#options.tls);
+    try {
+      return { connection: await this.#connection, metadata: this.#metadata() };
+    } catch (error) {
+      this.#connection = undefined; // the next call reads files and names again
+      throw error;
+    }
+  }
+
+  #metadata(): Metadata {
+    const metadata = new Metadata();
+    for (const [key, value] of Object.entries(this.#options.metadata ?? {})) {
+      metadata.set(key, value);
+    }
+    if (this.#options.apiKey !== undefined) {
+      metadata.set("authorization", `Bearer ${this.#options.apiKey}`);
+    }
+    return metadata;
+  }
+
+  #translate(error: unknown, signal: AbortSignal | undefined): Error {
+    if (this.#closed.signal.aborted) {
+      return new ClientClosed();
+    }
+    if (signal?.aborted) {
+      return new Cancelled("the call was aborted by its signal", { reason: "ABORTED" });
+    }
+    return isServiceError(error) ? translateError(error, this.#server) : (error as Error);
+  }
+
+  #signals({ signal }: CallSettings): readonly AbortSignal[] {
+    return signal === undefined ? [this.#closed.signal] : [this.#closed.signal, signal];
+  }
+
+  #timeoutMs(settings: CallSettings): number | undefined {
+    const { timeoutMs = this.#options.timeoutMs } = settings;
+    return timeoutMs === undefined ? 30_000 : (timeoutMs ?? undefined);
+  }
+
+  get #server(): string {
+    return this.#targets.join(", ");
+  }
+}
+
+function generateRequest(model: string, options: GenerateOptions): GenerateRequest {
+  return create(GenerateRequestSchema, {
+    images: imageSpec(model, options.count ?? 1, options),
+    priority: priorityValue(options.priority),
+  });
+}
+
+function streamRequest(model: string, options: StreamOptions): StreamGenerateRequest {
+  const request = create(StreamGenerateRequestSchema, {
+    images: imageSpec(model, options.count, options),
+    priority: priorityValue(options.priority),
+  });
+  if (options.chunkSize !== undefined) {
+    request.chunkSize = smallNumber("chunkSize", options.chunkSize);
+  }
+  return request;
+}

@@ -1,0 +1,204 @@
+/** Conditions, and request messages built from a caller's arguments. */
+
+import { create } from "@bufbuild/protobuf";
+
+import { invalid } from "./errors.js";
+import { Priority as WirePriority } from "./gen/imagemint/v1/generation_service_pb.js";
+import {
+  ClassCycleSchema,
+  ClassPerImageSchema,
+  ClassWeightsSchema,
+  ImageFormat,
+  ImageSpecSchema,
+  LatentsSchema,
+  OutputSpecSchema,
+  type ImageSpec,
+  type OutputSpec,
+} from "./gen/imagemint/v1/image_pb.js";
+
+const UINT64_MAX = 2n ** 64n - 1n;
+const INT32_MAX = 2n ** 31n - 1n;
+
+/** A whole number; use bigint above 2^53. */
+export type Whole = number | bigint;
+
+/** A class for each image: exactly `count` class indices. */
+export interface PerImage {
+  readonly perImage: readonly number[];
+}
+
+/**
+ * Classes in turn by index: the image at index i gets class number i modulo the length. An empty
+ * list means all classes of the model in order: a balanced set.
+ */
+export interface Cycle {
+  readonly cycle: readonly number[];
+}
+
+/** Classes drawn at random with these odds: one finite weight, 0 or more, for each class. */
+export interface Weights {
+  readonly weights: readonly number[];
+}
+
+/** One class by index, one by label, or several; undefined lets a conditional model draw. */
+export type Condition = number | string | PerImage | Cycle | Weights;
+
+/** Encoding of a picture. */
+export type Format = "png" | "jpeg" | "webp";
+
+/** Order in which waiting requests are served: high goes before normal. */
+export type Priority = "normal" | "high";
+
+/** Which images: what all calls for images have in common. */
+export interface Selection {
+  /** Seed, 0 to 2^64 - 1. Default: the server picks one, and the answer says which. */
+  readonly seed?: Whole | undefined;
+  /** Index of the first image, default 0. */
+  readonly firstIndex?: Whole | undefined;
+  /** Class or classes. Default: drawn at random by a conditional model. */
+  readonly condition?: Condition | undefined;
+  /** Truncation within the range of the model. Default: none; zero is a value. */
+  readonly truncation?: number | undefined;
+  /** Version of the model. Default: the server's default version. */
+  readonly version?: string | undefined;
+  /** Variant that must make the images, or `reference`. Default: whichever the server runs. */
+  readonly variant?: string | undefined;
+  /** `count` latents of z_dim elements each, instead of a seed. Such images have no serial. */
+  readonly latents?: readonly (readonly number[])[] | undefined;
+}
+
+/** Encoding of pictures. */
+export interface Encoding {
+  /** Default png. */
+  readonly format?: Format | undefined;
+  /** 1 to 100 for jpeg and webp. Default: the server's, 90. */
+  readonly quality?: number | undefined;
+}
+
+export const FORMATS: Readonly<Record<Format, ImageFormat>> = {
+  png: ImageFormat.PNG,
+  jpeg: ImageFormat.JPEG,
+  webp: ImageFormat.WEBP,
+};
+
+/** Classes in turn; without arguments all classes of the model: a balanced set. */
+export function cycle(classIds: readonly number[] = []): Cycle {
+  return { cycle: classIds };
+}
+
+/**
+ * Returns the message that names the images of a request.
+ *
+ * @throws InvalidRequest for an argument that no server could accept, or that does not fit
+ */
+export function imageSpec(model: string, count: Whole, selection: Selection): ImageSpec {
+  const { seed, firstIndex = 0, truncation, version = "", variant = "", latents } = selection;
+  const spec = create(ImageSpecSchema, {
+    model,
+    version,
+    variant,
+    count: wholeNumber("count", count, UINT64_MAX),
+    firstIndex: wholeNumber("firstIndex", firstIndex, UINT64_MAX),
+  });
+  if (truncation !== undefined) {
+    spec.truncation = truncation;
+  }
+  if (seed !== undefined && latents !== undefined) {
+    throw invalid("latents", "a seed and latents exclude each other");
+  }
+  if (seed !== undefined) {
+    spec.source = { case: "seed", value: wholeNumber("seed", seed, UINT64_MAX) };
+  }
+  if (latents !== undefined) {
+    if (latents.length !== Number(count) || new Set(latents.map((each) => each.length)).size > 1) {
+      throw invalid("latents", `${latents.length} latents, wanted ${count} of one length`);
+    }
+    spec.source = { case: "latents", value: create(LatentsSchema, { values: latents.flat() }) };
+  }
+  spec.condition = conditionOf(selection.condition);
+  return spec;
+}
+
+/**
+ * Returns `spec` without its first `done` images, to ask for the rest after a failure.
+ *
+ * A cycle depends on the index alone and weights on seed and index, so only what is listed image by
+ * image is cut.
+ */
+export function remaining(spec: ImageSpec, done: number): ImageSpec {
+  const rest = {
+    ...spec,
+    firstIndex: spec.firstIndex + BigInt(done),
+    count: spec.count - BigInt(done),
+  };
+  if (spec.source.case === "latents") {
+    const zDim = spec.source.value.values.length / Number(spec.count);
+    const values = spec.source.value.values.slice(done * zDim);
+    rest.source = { case: "latents", value: create(LatentsSchema, { values }) };
+  }
+  if (spec.condition.case === "classPerImage") {
+    const classIds = spec.condition.value.classIds.slice(done);
+    rest.condition = {
+      case: "classPerImage",
+      value: create(ClassPerImageSchema, { classIds }),
+    };
+  }
+  return rest;
+}
+
+/** Returns the message that names the encoding of pictures. */
+export function outputSpec({ format = "png", quality }: Encoding): OutputSpec {
+  const known = FORMATS[format];
+  if (known === undefined) {
+    throw invalid("format", `${String(format)} is none of ${Object.keys(FORMATS).join(", ")}`);
+  }
+  const output = create(OutputSpecSchema, { format: known });
+  if (quality !== undefined) {
+    output.quality = smallNumber("quality", quality);
+  }
+  return output;
+}
+
+/** Returns the value of a priority on the wire. */
+export function priorityValue(priority: Priority = "normal"): WirePriority {
+  return priority === "high" ? WirePriority.HIGH : WirePriority.NORMAL;
+}
+
+/** Returns `value` as a number that fits an int32 of 0 or more. */
+export function smallNumber(name: string, value: Whole): number {
+  return Number(wholeNumber(name, value, INT32_MAX));
+}
+
+function wholeNumber(name: string, value: Whole, largest: bigint): bigint {
+  if (typeof value === "number" && !Number.isSafeInteger(value)) {
+    const hint = Number.isInteger(value) ? "is not exact; use a bigint" : "is not a whole number";
+    throw invalid(name, `${value} ${hint}`);
+  }
+  const whole = BigInt(value);
+  if (whole < 0n || whole > largest) {
+    throw invalid(name, `${whole} is outside 0 to ${largest}`);
+  }
+  return whole;
+}
+
+function conditionOf(condition: Condition | undefined): ImageSpec["condition"] {
+  if (condition === undefined) {
+    return { case: undefined };
+  }
+  if (typeof condition === "number") {
+    return { case: "classId", value: smallNumber("condition", condition) };
+  }
+  if (typeof condition === "string") {
+    return { case: "classLabel", value: condition };
+  }
+  if ("perImage" in condition) {
+    const classIds = condition.perImage.map((each) => smallNumber("condition", each));
+    return { case: "classPerImage", value: create(ClassPerImageSchema, { classIds }) };
+  }
+  if ("cycle" in condition) {
+    const classIds = condition.cycle.map((each) => smallNumber("condition", each));
+    return { case: "classCycle", value: create(ClassCycleSchema, { classIds }) };
+  }
+  const weights = [...condition.weights];
+  return { case: "classWeights", value: create(ClassWeightsSchema, { weights }) };
+}

@@ -1,0 +1,135 @@
+import assert from "node:assert/strict";
+import { after, test } from "node:test";
+
+import {
+  Client,
+  ClientClosed,
+  cycle,
+  DeadlineExceeded,
+  FailedPrecondition,
+  InvalidRequest,
+  NotFound,
+  Unauthenticated,
+  Unavailable,
+} from "../src/index.js";
+import { given, listenSilently, Proxy } from "./server.js";
+
+const client = new Client(given.address);
+after(() => client.close());
+
+const hex = (pixels: Uint8Array) => Buffer.from(pixels).toString("hex");
+
+test("images and serials are those of the Python client", async () => {
+  const serials = Object.keys(given.pixels);
+  const batch = await client.generate("digits", { seed: 42n, count: 4, condition: cycle() });
+  assert.equal(batch.images.length, 4);
+  for (const image of batch.images) {
+    assert.ok(serials.includes(image.serial), image.serial);
+    assert.equal(hex(image.pixels), given.pixels[image.serial]);
+  }
+  assert.deepEqual([batch.height, batch.width, batch.channels], [4, 6, 1]);
+});
+
+test("serials of the sampling vectors are drawn", async () => {
+  assert.ok(given.vectors.length >= 4);
+  for (const { model, seed, firstIndex, weights, serials } of given.vectors) {
+    const batch = await client.generate(model, {
+      seed: BigInt(seed),
+      firstIndex: BigInt(firstIndex),
+      count: serials.length,
+      condition: weights === null ? undefined : { weights },
+    });
+    assert.deepEqual(batch.images.map((each) => each.serial), serials);
+  }
+});
+
+test("serial numbers are minted in any order, and twice", async () => {
+  const serials = Object.keys(given.pixels).reverse();
+  serials.push(serials[0]!);
+  const batch = await client.mint(serials);
+  assert.deepEqual(batch.images.map((each) => each.serial), serials);
+  assert.deepEqual(
+    batch.images.map((each) => hex(each.pixels)),
+    serials.map((each) => given.pixels[each]),
+  );
+});
+
+test("pictures carry their serial", async () => {
+  const [picture] = await client.encoded("digits", { seed: 42, condition: 7 });
+  assert.equal(picture!.mimeType, "image/png");
+  assert.ok(Buffer.from(picture!.data).includes("digits@1/42/0?class=7"));
+  const sheet = await client.sheet("digits", { seed: 42, count: 6, columns: 3 });
+  assert.deepEqual([sheet.width, sheet.images.length], [18, 6]);
+});
+
+test("models are listed with their manifests", async () => {
+  const models = await client.models();
+  const digits = models.find((each) => each.name === "digits")!;
+  assert.equal(digits.versions[0]!.manifest!.classLabels.length, 10);
+  assert.deepEqual(await client.model("digits"), digits);
+});
+
+test("every wrong field is named", async () => {
+  const wrong = client.generate("digits", { count: 0, condition: 99 });
+  await assert.rejects(wrong, (error: InvalidRequest) => {
+    assert.ok(error instanceof InvalidRequest);
+    assert.deepEqual(error.violations.map((each) => each.field).sort(), [
+      "images.class_id",
+      "images.count",
+    ]);
+    return true;
+  });
+});
+
+test("an unknown model and a class without classes have their reasons", async () => {
+  await assert.rejects(client.generate("absent"), (error: NotFound) => {
+    assert.ok(error instanceof NotFound);
+    assert.match(error.reason, /^[A-Z_]+$/);
+    assert.match(error.message, /digits/);
+    return true;
+  });
+  await assert.rejects(client.generate("plain", { condition: 1 }), FailedPrecondition);
+});
+
+test("an unreachable server is named", async () => {
+  using lost = new Client("127.0.0.1:1");
+  await assert.rejects(lost.models(), (error: Unavailable) => {
+    assert.ok(error instanceof Unavailable);
+    assert.match(error.message, /127\.0\.0\.1:1/);
+    return true;
+  });
+});
+
+test("a server that never answers ends the call at its deadline", async () => {
+  const silent = await listenSilently();
+  using waiting = new Client(silent.address, { timeoutMs: 50 });
+  await assert.rejects(waiting.generate("digits"), DeadlineExceeded);
+  silent.close();
+});
+
+test("a call whose connection is cut is retried by the service config", async () => {
+  const proxy = new Proxy(given.address);
+  proxy.cutFirst = 1;
+  using retrying = new Client(await proxy.listen());
+  const batch = await retrying.generate("digits", { seed: 1, count: 2 });
+  assert.equal(batch.images.length, 2);
+  assert.equal(proxy.connections, 2);
+  proxy.close();
+});
+
+test("TLS and an API key open a locked server", async () => {
+  const tls = { rootCertificatesPath: given.rootCertificatesPath, serverName: "mint.test" };
+  using open = new Client(given.secureAddress, { tls, apiKey: given.apiKey });
+  assert.equal((await open.generate("digits", { count: 2 })).images.length, 2);
+  using stranger = new Client(given.secureAddress, { tls });
+  await assert.rejects(stranger.generate("digits"), Unauthenticated);
+});
+
+test("a closed client says so", async () => {
+  const closed = new Client(given.address);
+  await closed.models();
+  const active = closed.generate("digits", { count: 64 });
+  closed.close();
+  await assert.rejects(active, ClientClosed);
+  await assert.rejects(closed.models(), ClientClosed);
+});

@@ -1,0 +1,48 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { formatSerial, InvalidRequest, parseSerial } from "../src/index.js";
+import { given } from "./server.js";
+
+test("serials are spelled and parsed as the engine does", () => {
+  assert.ok(given.spelled.length > 100);
+  for (const { text, seed, index, classId, truncation, variant } of given.spelled) {
+    const serial = {
+      model: "mnist",
+      version: "3",
+      variant: variant ?? undefined,
+      seed: BigInt(seed),
+      index: BigInt(index),
+      classId: classId ?? undefined,
+      truncation: truncation ?? undefined,
+    };
+    assert.equal(formatSerial(serial), text);
+    assert.deepEqual(parseSerial(text), serial);
+  }
+});
+
+const MALFORMED = [
+  "",
+  "mnist",
+  "mnist@3/42",
+  "Mnist@3/42/17",
+  "mnist@0/42/17",
+  "mnist@03/42/17",
+  "mnist@3/042/17",
+  "mnist@3/42/-1",
+  "mnist@3+/42/17",
+  "mnist@3+reference/42/17",
+  "mnist@3/42/18446744073709551616",
+  "mnist@3/42/17?",
+  "mnist@3/42/17&class=7",
+  "mnist@3/42/17?class=7&",
+  "mnist@3/42/17?class=7&class=7",
+  "mnist@3/42/17?truncation=0.7&class=7",
+  "mnist@3/42/17?truncation=nan",
+];
+
+test("other texts are refused", () => {
+  for (const text of MALFORMED) {
+    assert.throws(() => parseSerial(text), InvalidRequest, text);
+  }
+});

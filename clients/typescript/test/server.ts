@@ -1,0 +1,103 @@
+/** What the tests know about the real servers that pytest started, and a proxy that fails. */
+
+import { readFileSync } from "node:fs";
+import { connect, createServer, type AddressInfo, type Socket } from "node:net";
+
+/** Written by tests/integration/test_typescript_client.py. */
+export interface Given {
+  /** A server without keys or TLS. */
+  readonly address: string;
+  /** A server with TLS that asks for keys. */
+  readonly secureAddress: string;
+  readonly rootCertificatesPath: string;
+  readonly apiKey: string;
+  /** Pixels, as hexadecimal text, that the Python client minted of each serial. */
+  readonly pixels: Readonly<Record<string, string>>;
+  /** Serials of the classes in the sampling vectors, and how to ask for them. */
+  readonly vectors: readonly {
+    readonly model: string;
+    readonly seed: string;
+    readonly firstIndex: string;
+    readonly weights: number[] | null;
+    readonly serials: readonly string[];
+  }[];
+  /** Serials as the engine spells them, with their parts. */
+  readonly spelled: readonly {
+    readonly text: string;
+    readonly seed: string;
+    readonly index: string;
+    readonly classId: number | null;
+    readonly truncation: number | null;
+    readonly variant: string | null;
+  }[];
+}
+
+/** What pytest wrote. */
+export const given: Given = JSON.parse(readFileSync(process.env["IMAGEMINT_TEST_GIVEN"]!, "utf8"));
+
+/** A TCP proxy that forwards connections to a server and can cut them. */
+export class Proxy {
+  /** Connections so far. */
+  connections = 0;
+  /** Connections that are cut when their first bytes arrive. */
+  cutFirst = 0;
+  /** Bytes of the server after which each connection is cut. */
+  cutAfterBytes = Infinity;
+  readonly #server = createServer((socket) => this.#accept(socket));
+  readonly #sockets = new Set<Socket>();
+
+  constructor(private readonly target: string) {}
+
+  async listen(): Promise<string> {
+    await new Promise<void>((ready) => this.#server.listen(0, "127.0.0.1", ready));
+    return `127.0.0.1:${(this.#server.address() as AddressInfo).port}`;
+  }
+
+  /** Cuts all open connections. */
+  cut(): void {
+    this.#sockets.forEach((each) => each.destroy());
+  }
+
+  close(): void {
+    this.cut();
+    this.#server.close();
+  }
+
+  #accept(socket: Socket): void {
+    this.connections += 1;
+    socket.on("error", () => {});
+    if (this.connections <= this.cutFirst) {
+      socket.once("data", () => socket.destroy());
+      return;
+    }
+    const [host, port] = this.target.split(":") as [string, string];
+    const upstream = connect(Number(port), host);
+    let bytes = 0;
+    upstream.on("data", (data) => {
+      bytes += data.length;
+      if (bytes > this.cutAfterBytes) {
+        socket.destroy();
+      }
+    });
+    for (const [each, other] of [[socket, upstream], [upstream, socket]] as const) {
+      this.#sockets.add(each);
+      each.on("error", () => {});
+      each.on("close", () => other.destroy());
+      each.pipe(other);
+    }
+  }
+}
+
+/** A server that accepts connections and never answers. */
+export async function listenSilently(): Promise<{ address: string; close: () => void }> {
+  const sockets: Socket[] = [];
+  const server = createServer((socket) => sockets.push(socket));
+  await new Promise<void>((ready) => server.listen(0, "127.0.0.1", ready));
+  return {
+    address: `127.0.0.1:${(server.address() as AddressInfo).port}`,
+    close: () => {
+      sockets.forEach((each) => each.destroy());
+      server.close();
+    },
+  };
+}

@@ -1,0 +1,77 @@
+import assert from "node:assert/strict";
+import { after, test } from "node:test";
+
+import { Cancelled, Client, ClientClosed, cycle, InvalidRequest, Unavailable } from "../src/index.js";
+import { given, Proxy } from "./server.js";
+
+const client = new Client(given.address);
+after(() => client.close());
+
+test("a stream resumes at the next index after its connection is cut", async () => {
+  const proxy = new Proxy(given.address);
+  proxy.cutAfterBytes = 6_000;
+  using cut = new Client(await proxy.listen());
+  const serials: string[] = [];
+  const options = { seed: 9, count: 300, chunkSize: 16, condition: cycle([3, 1]) };
+  for await (const batch of cut.stream("digits", options)) {
+    serials.push(...batch.images.map((each) => each.serial));
+  }
+  const wanted = Array.from(
+    { length: 300 },
+    (_, index) => `digits@1/9/${index}?class=${index % 2 === 0 ? 3 : 1}`,
+  );
+  assert.deepEqual(serials, wanted);
+  assert.ok(proxy.connections > 2, `${proxy.connections} connections`);
+  proxy.close();
+});
+
+test("a seed that the server chose is kept when the stream resumes", async () => {
+  const proxy = new Proxy(given.address);
+  using cut = new Client(await proxy.listen());
+  const seeds = new Set<bigint>();
+  for await (const batch of cut.stream("digits", { count: 100, chunkSize: 10 })) {
+    seeds.add(batch.seed!);
+    proxy.cut();
+  }
+  assert.equal(seeds.size, 1);
+  proxy.close();
+});
+
+test("a server that stays away ends the stream with Unavailable", async () => {
+  const proxy = new Proxy(given.address);
+  using lost = new Client(await proxy.listen(), { timeoutMs: 400 });
+  const stream = lost.stream("digits", { count: 10_000, chunkSize: 10 });
+  await stream.next();
+  proxy.close();
+  await assert.rejects(async () => {
+    for await (const batch of stream) {
+      assert.ok(batch.images.length > 0);
+    }
+  }, Unavailable);
+});
+
+test("encoded pictures are streamed", async () => {
+  const pictures = [];
+  for await (const some of client.streamEncoded("digits", { seed: 3, count: 5, chunkSize: 2 })) {
+    pictures.push(...some);
+  }
+  assert.deepEqual(pictures.map((each) => each.images[0]!.index), [0n, 1n, 2n, 3n, 4n]);
+});
+
+test("a stream ends when its signal is aborted, and when the client is closed", async () => {
+  const abort = new AbortController();
+  const options = { count: 1_000_000, chunkSize: 10 };
+  const stream = client.stream("digits", { ...options, signal: abort.signal });
+  await stream.next();
+  abort.abort();
+  await assert.rejects(stream.next(), Cancelled);
+  const own = new Client(given.address);
+  const active = own.stream("digits", options);
+  await active.next();
+  own.close();
+  await assert.rejects(active.next(), ClientClosed);
+});
+
+test("wrong arguments throw before the first chunk", () => {
+  assert.throws(() => client.stream("digits", { count: -1 }), InvalidRequest);
+});
