@@ -78,6 +78,7 @@ def spell_serials():
     truncations += [abs(each) for each in doubles if each == each][:150]  # noqa: PLR0124 - not NaN
     truncations += [generator.uniform(0, 2) for _ in range(50)]
     uint64 = [0, 1, 2**53 + 1, 2**64 - 1]
+    captions = [None, *(each["normal"] for each in VECTORS["captions"])]
     spelled = []
     for at, truncation in enumerate(truncations):
         serial = Serial(
@@ -86,6 +87,7 @@ def spell_serials():
             seed=uint64[at % 4],
             index=uint64[at // 4 % 4],
             class_id=(None, 0, 7)[at % 3],
+            caption=captions[at % len(captions)],
             truncation=truncation,
             variant=(None, "int8")[at // 2 % 2],
         )
@@ -95,6 +97,7 @@ def spell_serials():
                 "seed": str(serial.seed),
                 "index": str(serial.index),
                 "classId": serial.class_id,
+                "caption": serial.caption,
                 "truncation": truncation,
                 "variant": serial.variant,
             }

@@ -44,8 +44,10 @@ export interface Origin {
 export interface ImageIdentity {
   /** Position in the sequence of the seed. */
   readonly index: bigint;
-  /** Class; undefined for an unconditional model. */
+  /** Class; undefined for a model without classes. */
   readonly classId: number | undefined;
+  /** Caption in its normal form; undefined for a model without captions. */
+  readonly caption: string | undefined;
   /** Serial number; empty for explicit latents. */
   readonly serial: string;
 }
@@ -185,7 +187,8 @@ function originOf(batch: WireBatch, timing: WireTiming | undefined): Origin {
 }
 
 function identityOf(image: WireImage): ImageIdentity {
-  return { index: image.index, classId: image.classId, serial: image.serial };
+  const { index, classId, caption, serial } = image;
+  return { index, classId, caption, serial };
 }
 
 function milliseconds(duration: Duration | undefined): number {

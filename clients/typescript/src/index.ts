@@ -29,6 +29,7 @@ export { ModelState, type Model, type ModelVersion } from "./gen/imagemint/v1/mo
 export type { EncodedPicture, Image, ImageBatch, ImageIdentity, Origin, Timing } from "./images.js";
 export {
   cycle,
+  type Caption,
   type Condition,
   type Cycle,
   type Encoding,

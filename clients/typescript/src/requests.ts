@@ -40,8 +40,16 @@ export interface Weights {
   readonly weights: readonly number[];
 }
 
-/** One class by index, one by label, or several; undefined lets a conditional model draw. */
-export type Condition = number | string | PerImage | Cycle | Weights;
+/** One caption for all images of a text-to-image model, in words of its vocabulary. */
+export interface Caption {
+  readonly caption: string;
+}
+
+/**
+ * One class by index, one by label, several classes, or a caption. Undefined lets the model draw a
+ * class, or one of its example captions.
+ */
+export type Condition = number | string | PerImage | Cycle | Weights | Caption;
 
 /** Encoding of a picture. */
 export type Format = "png" | "jpeg" | "webp";
@@ -55,7 +63,7 @@ export interface Selection {
   readonly seed?: Whole | undefined;
   /** Index of the first image, default 0. */
   readonly firstIndex?: Whole | undefined;
-  /** Class or classes. Default: drawn at random by a conditional model. */
+  /** Class, classes or caption. Default: drawn at random by a conditional model. */
   readonly condition?: Condition | undefined;
   /** Truncation within the range of the model. Default: none; zero is a value. */
   readonly truncation?: number | undefined;
@@ -198,6 +206,9 @@ function conditionOf(condition: Condition | undefined): ImageSpec["condition"] {
   if ("cycle" in condition) {
     const classIds = condition.cycle.map((each) => smallNumber("condition", each));
     return { case: "classCycle", value: create(ClassCycleSchema, { classIds }) };
+  }
+  if ("caption" in condition) {
+    return { case: "caption", value: condition.caption };
   }
   const weights = [...condition.weights];
   return { case: "classWeights", value: create(ClassWeightsSchema, { weights }) };

@@ -1,7 +1,7 @@
 /** Cuts serial numbers into runs, which one call each can ask for. */
 
 import { invalid } from "./errors.js";
-import type { Selection } from "./requests.js";
+import type { Condition, Selection } from "./requests.js";
 import { parseSerial, REFERENCE, type Serial } from "./serials.js";
 
 /** Serial numbers that one call can ask for: neighbours in one sequence. */
@@ -54,11 +54,18 @@ export function runSelection({ first, classIds, positions }: Run): Selection & {
     count: positions.length,
     seed: first.seed,
     firstIndex: first.index,
-    condition: classIds.length > 0 ? { perImage: classIds } : undefined,
+    condition: conditionOf(first, classIds),
     truncation: first.truncation,
     version: first.version,
     variant: first.variant ?? REFERENCE,
   };
+}
+
+function conditionOf({ caption }: Serial, classIds: number[]): Condition | undefined {
+  if (caption !== undefined) {
+    return { caption };
+  }
+  return classIds.length > 0 ? { perImage: classIds } : undefined;
 }
 
 function makerOf({ model, version, variant }: Serial): string {
@@ -71,8 +78,8 @@ function follows(serial: Serial, { first, positions }: Run): boolean {
 }
 
 /** What neighbours have in common, as text. */
-function sequenceOf({ seed, truncation, classId }: Serial): string {
-  return `${seed} ${truncation} ${classId !== undefined}`;
+function sequenceOf({ seed, truncation, classId, caption }: Serial): string {
+  return `${seed} ${truncation} ${classId !== undefined} ${caption}`;
 }
 
 function compare(a: { serial: Serial }, b: { serial: Serial }): number {

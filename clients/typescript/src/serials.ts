@@ -5,6 +5,7 @@ import { invalid, type InvalidRequest } from "./errors.js";
 const FORM =
   /^(?<model>[a-z0-9][a-z0-9._-]{0,63})@(?<version>[1-9][0-9]*)(?:\+(?<variant>[a-z0-9][a-z0-9-]{0,31}))?\/(?<seed>0|[1-9][0-9]*)\/(?<index>0|[1-9][0-9]*)(?:\?(?<terms>.+))?$/;
 const CLASS = /^class=(0|[1-9][0-9]*)$/;
+const CAPTION = /^caption=((?:[A-Za-z0-9-]|%[0-9A-F]{2})+)$/;
 const TRUNCATION = /^truncation=([0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)$/;
 const UINT64_MAX = 2n ** 64n - 1n;
 /** Asks for model.onnx, which is what a serial number without a variant means. */
@@ -24,8 +25,10 @@ export interface Serial {
   readonly seed: bigint;
   /** Position in the sequence of the seed, 0 to 2^64 - 1. */
   readonly index: bigint;
-  /** Class index; undefined for an unconditional model. */
+  /** Class index; undefined for a model without classes. */
   readonly classId?: number | undefined;
+  /** Caption in its normal form; undefined for a model without captions. */
+  readonly caption?: string | undefined;
   /** Truncation; undefined for none, which is not the same as 0. */
   readonly truncation?: number | undefined;
 }
@@ -41,11 +44,15 @@ export function parseSerial(text: string): Serial {
     throw malformed(text);
   }
   const terms = groups["terms"]?.split("&") ?? [];
-  const classId = CLASS.exec(terms[0] ?? "");
-  const truncation = TRUNCATION.exec(terms.at(-1) ?? "");
+  const [classId, caption, truncation] = [CLASS, CAPTION, TRUNCATION].map((form) => {
+    const value = form.exec(terms[0] ?? "")?.[1];
+    if (value !== undefined) {
+      terms.shift();
+    }
+    return value;
+  });
   const [seed, index] = [BigInt(groups["seed"]!), BigInt(groups["index"]!)];
-  const known = Number(classId !== null) + Number(truncation !== null);
-  if (terms.length !== known || seed > UINT64_MAX || index > UINT64_MAX) {
+  if (terms.length > 0 || seed > UINT64_MAX || index > UINT64_MAX) {
     throw malformed(text);
   }
   return {
@@ -54,8 +61,9 @@ export function parseSerial(text: string): Serial {
     variant: groups["variant"],
     seed,
     index,
-    classId: classId === null ? undefined : Number(classId[1]),
-    truncation: truncation === null ? undefined : Number(truncation[1]),
+    classId: classId === undefined ? undefined : Number(classId),
+    caption: caption === undefined ? undefined : decode(caption, text),
+    truncation: truncation === undefined ? undefined : Number(truncation),
   };
 }
 
@@ -65,6 +73,9 @@ export function formatSerial(serial: Serial): string {
   const terms: string[] = [];
   if (serial.classId !== undefined) {
     terms.push(`class=${serial.classId}`);
+  }
+  if (serial.caption !== undefined) {
+    terms.push(`caption=${encodeURIComponent(serial.caption)}`);
   }
   if (serial.truncation !== undefined) {
     terms.push(`truncation=${formatFloat(serial.truncation)}`);
@@ -88,6 +99,14 @@ function formatFloat(value: number): string {
   }
   const text = String(value); // plain digits in this range
   return text.includes(".") ? text : `${text}.0`;
+}
+
+function decode(caption: string, text: string): string {
+  try {
+    return decodeURIComponent(caption);
+  } catch {
+    throw malformed(text); // not UTF-8
+  }
 }
 
 function malformed(text: string): InvalidRequest {

@@ -6,7 +6,7 @@ import { given } from "./server.js";
 
 test("serials are spelled and parsed as the engine does", () => {
   assert.ok(given.spelled.length > 100);
-  for (const { text, seed, index, classId, truncation, variant } of given.spelled) {
+  for (const { text, seed, index, classId, caption, truncation, variant } of given.spelled) {
     const serial = {
       model: "mnist",
       version: "3",
@@ -14,6 +14,7 @@ test("serials are spelled and parsed as the engine does", () => {
       seed: BigInt(seed),
       index: BigInt(index),
       classId: classId ?? undefined,
+      caption: caption ?? undefined,
       truncation: truncation ?? undefined,
     };
     assert.equal(formatSerial(serial), text);
@@ -39,6 +40,10 @@ const MALFORMED = [
   "mnist@3/42/17?class=7&class=7",
   "mnist@3/42/17?truncation=0.7&class=7",
   "mnist@3/42/17?truncation=nan",
+  "mnist@3/42/17?caption=",
+  "mnist@3/42/17?caption=red hair",
+  "mnist@3/42/17?caption=%FF",
+  "mnist@3/42/17?caption=red&class=1",
 ];
 
 test("other texts are refused", () => {

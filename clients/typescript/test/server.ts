@@ -27,6 +27,7 @@ export interface Given {
     readonly seed: string;
     readonly index: string;
     readonly classId: number | null;
+    readonly caption: string | null;
     readonly truncation: number | null;
     readonly variant: string | null;
   }[];

@@ -210,7 +210,7 @@ export const GenerationService: GenService<{
    * A bounded number of images in one answer.
    *
    * INVALID_ARGUMENT: a field is wrong. NOT_FOUND: no such model or version. FAILED_PRECONDITION: a
-   * class asked of an unconditional model, or a variant that this server does not run.
+   * class or a caption asked of a model that takes none, or a variant that this server does not run.
    * RESOURCE_EXHAUSTED: the queue is full. UNAVAILABLE: the server is draining, or the model is not
    * ready.
    *

@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file imagemint/v1/image.proto.
  */
 export const file_imagemint_v1_image: GenFile = /*@__PURE__*/
-  fileDesc("ChhpbWFnZW1pbnQvdjEvaW1hZ2UucHJvdG8SDGltYWdlbWludC52MSIZCgdMYXRlbnRzEg4KBnZhbHVlcxgBIAMoAiIiCg1DbGFzc1BlckltYWdlEhEKCWNsYXNzX2lkcxgBIAMoBSIfCgpDbGFzc0N5Y2xlEhEKCWNsYXNzX2lkcxgBIAMoBSIfCgxDbGFzc1dlaWdodHMSDwoHd2VpZ2h0cxgBIAMoASKiAwoJSW1hZ2VTcGVjEg0KBW1vZGVsGAEgASgJEg8KB3ZlcnNpb24YAiABKAkSDgoEc2VlZBgDIAEoBEgAEigKB2xhdGVudHMYBCABKAsyFS5pbWFnZW1pbnQudjEuTGF0ZW50c0gAEhMKC2ZpcnN0X2luZGV4GAUgASgEEg0KBWNvdW50GAYgASgEEhIKCGNsYXNzX2lkGAcgASgFSAESFQoLY2xhc3NfbGFiZWwYCCABKAlIARI2Cg9jbGFzc19wZXJfaW1hZ2UYCSABKAsyGy5pbWFnZW1pbnQudjEuQ2xhc3NQZXJJbWFnZUgBEi8KC2NsYXNzX2N5Y2xlGAogASgLMhguaW1hZ2VtaW50LnYxLkNsYXNzQ3ljbGVIARIzCg1jbGFzc193ZWlnaHRzGAsgASgLMhouaW1hZ2VtaW50LnYxLkNsYXNzV2VpZ2h0c0gBEhcKCnRydW5jYXRpb24YDCABKAFIAogBARIPCgd2YXJpYW50GA0gASgJQggKBnNvdXJjZUILCgljb25kaXRpb25CDQoLX3RydW5jYXRpb24iWQoKT3V0cHV0U3BlYxIpCgZmb3JtYXQYASABKA4yGS5pbWFnZW1pbnQudjEuSW1hZ2VGb3JtYXQSFAoHcXVhbGl0eRgCIAEoBUgAiAEBQgoKCF9xdWFsaXR5IlAKC01pbnRlZEltYWdlEg0KBWluZGV4GAEgASgEEhUKCGNsYXNzX2lkGAIgASgFSACIAQESDgoGc2VyaWFsGAMgASgJQgsKCV9jbGFzc19pZCKsAgoKSW1hZ2VCYXRjaBINCgVtb2RlbBgBIAEoCRIPCgd2ZXJzaW9uGAIgASgJEhUKDWJ1bmRsZV9zaGEyNTYYAyABKAkSEQoEc2VlZBgEIAEoBEgAiAEBEikKBmZvcm1hdBgFIAEoDjIZLmltYWdlbWludC52MS5JbWFnZUZvcm1hdBIpCgZsYXlvdXQYBiABKA4yGS5pbWFnZW1pbnQudjEuSW1hZ2VMYXlvdXQSJwoFc2hhcGUYByABKAsyGC5pbWFnZW1pbnQudjEuSW1hZ2VTaGFwZRIQCghwaWN0dXJlcxgIIAMoDBIpCgZpbWFnZXMYCSADKAsyGS5pbWFnZW1pbnQudjEuTWludGVkSW1hZ2USDwoHdmFyaWFudBgKIAEoCUIHCgVfc2VlZCK1AQoGVGltaW5nEigKBXF1ZXVlGAEgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEigKBWJhdGNoGAIgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEiwKCWluZmVyZW5jZRgDIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIpCgZlbmNvZGUYBCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24qhQEKC0ltYWdlRm9ybWF0EhwKGElNQUdFX0ZPUk1BVF9VTlNQRUNJRklFRBAAEhQKEElNQUdFX0ZPUk1BVF9SQVcQARIUChBJTUFHRV9GT1JNQVRfUE5HEAISFQoRSU1BR0VfRk9STUFUX0pQRUcQAxIVChFJTUFHRV9GT1JNQVRfV0VCUBAEKmAKC0ltYWdlTGF5b3V0EhwKGElNQUdFX0xBWU9VVF9VTlNQRUNJRklFRBAAEhsKF0lNQUdFX0xBWU9VVF9JTkRJVklEVUFMEAESFgoSSU1BR0VfTEFZT1VUX1NIRUVUEAJiBnByb3RvMw", [file_google_protobuf_duration, file_imagemint_v1_manifest]);
+  fileDesc("ChhpbWFnZW1pbnQvdjEvaW1hZ2UucHJvdG8SDGltYWdlbWludC52MSIZCgdMYXRlbnRzEg4KBnZhbHVlcxgBIAMoAiIiCg1DbGFzc1BlckltYWdlEhEKCWNsYXNzX2lkcxgBIAMoBSIfCgpDbGFzc0N5Y2xlEhEKCWNsYXNzX2lkcxgBIAMoBSIfCgxDbGFzc1dlaWdodHMSDwoHd2VpZ2h0cxgBIAMoASK1AwoJSW1hZ2VTcGVjEg0KBW1vZGVsGAEgASgJEg8KB3ZlcnNpb24YAiABKAkSDgoEc2VlZBgDIAEoBEgAEigKB2xhdGVudHMYBCABKAsyFS5pbWFnZW1pbnQudjEuTGF0ZW50c0gAEhMKC2ZpcnN0X2luZGV4GAUgASgEEg0KBWNvdW50GAYgASgEEhIKCGNsYXNzX2lkGAcgASgFSAESFQoLY2xhc3NfbGFiZWwYCCABKAlIARI2Cg9jbGFzc19wZXJfaW1hZ2UYCSABKAsyGy5pbWFnZW1pbnQudjEuQ2xhc3NQZXJJbWFnZUgBEi8KC2NsYXNzX2N5Y2xlGAogASgLMhguaW1hZ2VtaW50LnYxLkNsYXNzQ3ljbGVIARIzCg1jbGFzc193ZWlnaHRzGAsgASgLMhouaW1hZ2VtaW50LnYxLkNsYXNzV2VpZ2h0c0gBEhEKB2NhcHRpb24YDiABKAlIARIXCgp0cnVuY2F0aW9uGAwgASgBSAKIAQESDwoHdmFyaWFudBgNIAEoCUIICgZzb3VyY2VCCwoJY29uZGl0aW9uQg0KC190cnVuY2F0aW9uIlkKCk91dHB1dFNwZWMSKQoGZm9ybWF0GAEgASgOMhkuaW1hZ2VtaW50LnYxLkltYWdlRm9ybWF0EhQKB3F1YWxpdHkYAiABKAVIAIgBAUIKCghfcXVhbGl0eSJyCgtNaW50ZWRJbWFnZRINCgVpbmRleBgBIAEoBBIVCghjbGFzc19pZBgCIAEoBUgAiAEBEg4KBnNlcmlhbBgDIAEoCRIUCgdjYXB0aW9uGAQgASgJSAGIAQFCCwoJX2NsYXNzX2lkQgoKCF9jYXB0aW9uIqwCCgpJbWFnZUJhdGNoEg0KBW1vZGVsGAEgASgJEg8KB3ZlcnNpb24YAiABKAkSFQoNYnVuZGxlX3NoYTI1NhgDIAEoCRIRCgRzZWVkGAQgASgESACIAQESKQoGZm9ybWF0GAUgASgOMhkuaW1hZ2VtaW50LnYxLkltYWdlRm9ybWF0EikKBmxheW91dBgGIAEoDjIZLmltYWdlbWludC52MS5JbWFnZUxheW91dBInCgVzaGFwZRgHIAEoCzIYLmltYWdlbWludC52MS5JbWFnZVNoYXBlEhAKCHBpY3R1cmVzGAggAygMEikKBmltYWdlcxgJIAMoCzIZLmltYWdlbWludC52MS5NaW50ZWRJbWFnZRIPCgd2YXJpYW50GAogASgJQgcKBV9zZWVkIrUBCgZUaW1pbmcSKAoFcXVldWUYASABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SKAoFYmF0Y2gYAiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SLAoJaW5mZXJlbmNlGAMgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEikKBmVuY29kZRgEIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbiqFAQoLSW1hZ2VGb3JtYXQSHAoYSU1BR0VfRk9STUFUX1VOU1BFQ0lGSUVEEAASFAoQSU1BR0VfRk9STUFUX1JBVxABEhQKEElNQUdFX0ZPUk1BVF9QTkcQAhIVChFJTUFHRV9GT1JNQVRfSlBFRxADEhUKEUlNQUdFX0ZPUk1BVF9XRUJQEAQqYAoLSW1hZ2VMYXlvdXQSHAoYSU1BR0VfTEFZT1VUX1VOU1BFQ0lGSUVEEAASGwoXSU1BR0VfTEFZT1VUX0lORElWSURVQUwQARIWChJJTUFHRV9MQVlPVVRfU0hFRVQQAmIGcHJvdG8z", [file_google_protobuf_duration, file_imagemint_v1_manifest]);
 
 /**
  * The latents of a request, given instead of a seed. Such images have no serial.
@@ -139,7 +139,7 @@ export type ImageSpec = Message<"imagemint.v1.ImageSpec"> & {
     case: "seed";
   } | {
     /**
-     * The latents themselves. The classes must then not be left to chance.
+     * The latents themselves. Classes and captions must then not be left to chance.
      *
      * @generated from field: imagemint.v1.Latents latents = 4;
      */
@@ -162,7 +162,8 @@ export type ImageSpec = Message<"imagemint.v1.ImageSpec"> & {
   count: bigint;
 
   /**
-   * The class. Absent: none for an unconditional model, otherwise drawn uniformly for each image.
+   * The condition. Absent: none for an unconditional model, otherwise a class, or one of the
+   * manifest's example captions, drawn uniformly for each image.
    *
    * @generated from oneof imagemint.v1.ImageSpec.condition
    */
@@ -206,6 +207,15 @@ export type ImageSpec = Message<"imagemint.v1.ImageSpec"> & {
      */
     value: ClassWeights;
     case: "classWeights";
+  } | {
+    /**
+     * One caption for all, at most 2,000 characters, in words of the manifest's vocabulary and at
+     * most its max_words of them. Case and punctuation do not matter.
+     *
+     * @generated from field: string caption = 14;
+     */
+    value: string;
+    case: "caption";
   } | { case: undefined; value?: undefined };
 
   /**
@@ -274,20 +284,28 @@ export type MintedImage = Message<"imagemint.v1.MintedImage"> & {
   index: bigint;
 
   /**
-   * Class it was asked for; absent for an unconditional model.
+   * Class it was asked for; absent for a model without classes.
    *
    * @generated from field: optional int32 class_id = 2;
    */
   classId?: number | undefined;
 
   /**
-   * Its serial number, `model@version/seed/index?class=C&truncation=T`, class and truncation only
-   * where they apply; `model@version+variant/...` if another variant than model.onnx made it. Empty
-   * for explicit latents.
+   * Its serial number, `model@version/seed/index?class=C&caption=TEXT&truncation=T`, class, caption
+   * and truncation only where they apply; `model@version+variant/...` if another variant than
+   * model.onnx made it. Empty for explicit latents.
    *
    * @generated from field: string serial = 3;
    */
   serial: string;
+
+  /**
+   * Caption it was asked for, in its normal form: lower-case words separated by one space. Absent
+   * for a model without captions.
+   *
+   * @generated from field: optional string caption = 4;
+   */
+  caption?: string | undefined;
 };
 
 /**

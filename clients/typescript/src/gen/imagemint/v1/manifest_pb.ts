@@ -12,7 +12,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file imagemint/v1/manifest.proto.
  */
 export const file_imagemint_v1_manifest: GenFile = /*@__PURE__*/
-  fileDesc("ChtpbWFnZW1pbnQvdjEvbWFuaWZlc3QucHJvdG8SDGltYWdlbWludC52MSJfCg9UcnVuY2F0aW9uUmFuZ2USKgoEa2luZBgBIAEoDjIcLmltYWdlbWludC52MS5UcnVuY2F0aW9uS2luZBIPCgdtaW5pbXVtGAIgASgBEg8KB21heGltdW0YAyABKAEimgEKCkxhdGVudFNwZWMSDQoFel9kaW0YASABKAUSNgoMZGlzdHJpYnV0aW9uGAIgASgOMiAuaW1hZ2VtaW50LnYxLkxhdGVudERpc3RyaWJ1dGlvbhI2Cgp0cnVuY2F0aW9uGAMgASgLMh0uaW1hZ2VtaW50LnYxLlRydW5jYXRpb25SYW5nZUgAiAEBQg0KC190cnVuY2F0aW9uIj0KCkltYWdlU2hhcGUSDgoGaGVpZ2h0GAEgASgFEg0KBXdpZHRoGAIgASgFEhAKCGNoYW5uZWxzGAMgASgFIqcBCgZQYXJpdHkSDwoHc2FtcGxlcxgBIAEoAxITCgtiYXRjaF9zaXplcxgCIAMoBRIWCg5tYXhfZGlmZmVyZW5jZRgDIAEoBRIXCg9kaWZmZXJpbmdfc2hhcmUYBCABKAESHAoUdG9sZXJhbmNlX2RpZmZlcmVuY2UYBSABKAUSFwoPdG9sZXJhbmNlX3NoYXJlGAYgASgBEg8KB2JhY2tlbmQYByABKAkioAEKElRyYWluaW5nUHJvdmVuYW5jZRIPCgdkYXRhc2V0GAEgASgJEg4KBnJlY2lwZRgCIAEoCRIUCgxvcHRpb25zX2pzb24YAyABKAkSDAoEc2VlZBgEIAEoBBITCgtpbWFnZXNfc2VlbhgFIAEoAxIVCg1jb2RlX3JldmlzaW9uGAYgASgJEhkKEWNoZWNrcG9pbnRfc2hhMjU2GAcgASgJIngKCkV2YWx1YXRpb24SDgoGbWV0cmljGAEgASgJEg0KBXZhbHVlGAIgASgBEhAKCHByb3RvY29sGAMgASgJEhMKC3NhbXBsZV9zaXplGAQgASgDEhYKCXJlZmVyZW5jZRgFIAEoAUgAiAEBQgwKCl9yZWZlcmVuY2Ui1wEKD1BpeGVsRGlmZmVyZW5jZRIOCgZpbWFnZXMYASABKAMSDAoEbWVhbhgCIAEoARIPCgdtYXhpbXVtGAMgASgFEhcKD2RpZmZlcmluZ19zaGFyZRgEIAEoARIWCg5vdmVyX29uZV9zaGFyZRgFIAEoARIWCg50b2xlcmFuY2VfbWVhbhgGIAEoARIZChF0b2xlcmFuY2VfbWF4aW11bRgHIAEoBRIgChh0b2xlcmFuY2Vfb3Zlcl9vbmVfc2hhcmUYCCABKAESDwoHYmFja2VuZBgJIAEoCSKGAQoRUXVhbGl0eUNvbXBhcmlzb24SDgoGbWV0cmljGAEgASgJEg0KBXZhbHVlGAIgASgBEg0KBW1vZGVsGAMgASgBEg0KBW5vaXNlGAQgASgBEhAKCHByb3RvY29sGAUgASgJEhMKC3NhbXBsZV9zaXplGAYgASgDEg0KBXNlZWRzGAcgASgFIoICCgdWYXJpYW50EgwKBG5hbWUYASABKAkSDAoEZmlsZRgCIAEoCRIOCgZzaGEyNTYYAyABKAkSKgoJcHJlY2lzaW9uGAQgASgOMhcuaW1hZ2VtaW50LnYxLlByZWNpc2lvbhIqCgZ0YXJnZXQYBSABKA4yGi5pbWFnZW1pbnQudjEuVGFyZ2V0RGV2aWNlEg4KBm1ldGhvZBgGIAEoCRIxCgpkaWZmZXJlbmNlGAcgASgLMh0uaW1hZ2VtaW50LnYxLlBpeGVsRGlmZmVyZW5jZRIwCgdxdWFsaXR5GAggAygLMh8uaW1hZ2VtaW50LnYxLlF1YWxpdHlDb21wYXJpc29uIp0DCg5CdW5kbGVNYW5pZmVzdBIWCg5mb3JtYXRfdmVyc2lvbhgBIAEoBRIMCgRuYW1lGAIgASgJEg0KBXRpdGxlGAMgASgJEigKBmxhdGVudBgEIAEoCzIYLmltYWdlbWludC52MS5MYXRlbnRTcGVjEhQKDGNsYXNzX2xhYmVscxgFIAMoCRInCgVpbWFnZRgGIAEoCzIYLmltYWdlbWludC52MS5JbWFnZVNoYXBlEioKCXByZWNpc2lvbhgHIAEoDjIXLmltYWdlbWludC52MS5QcmVjaXNpb24SJAoGcGFyaXR5GAggASgLMhQuaW1hZ2VtaW50LnYxLlBhcml0eRIyCgh0cmFpbmluZxgJIAEoCzIgLmltYWdlbWludC52MS5UcmFpbmluZ1Byb3ZlbmFuY2USLQoLZXZhbHVhdGlvbnMYCiADKAsyGC5pbWFnZW1pbnQudjEuRXZhbHVhdGlvbhIPCgdsaWNlbnNlGAsgASgJEicKCHZhcmlhbnRzGAwgAygLMhUuaW1hZ2VtaW50LnYxLlZhcmlhbnQqegoSTGF0ZW50RGlzdHJpYnV0aW9uEiMKH0xBVEVOVF9ESVNUUklCVVRJT05fVU5TUEVDSUZJRUQQABIeChpMQVRFTlRfRElTVFJJQlVUSU9OX05PUk1BTBABEh8KG0xBVEVOVF9ESVNUUklCVVRJT05fVU5JRk9STRACKmkKDlRydW5jYXRpb25LaW5kEh8KG1RSVU5DQVRJT05fS0lORF9VTlNQRUNJRklFRBAAEh0KGVRSVU5DQVRJT05fS0lORF9USFJFU0hPTEQQARIXChNUUlVOQ0FUSU9OX0tJTkRfUFNJEAIqYgoJUHJlY2lzaW9uEhkKFVBSRUNJU0lPTl9VTlNQRUNJRklFRBAAEhIKDlBSRUNJU0lPTl9GUDMyEAESEgoOUFJFQ0lTSU9OX0ZQMTYQAhISCg5QUkVDSVNJT05fSU5UOBADKlwKDFRhcmdldERldmljZRIdChlUQVJHRVRfREVWSUNFX1VOU1BFQ0lGSUVEEAASFQoRVEFSR0VUX0RFVklDRV9DUFUQARIWChJUQVJHRVRfREVWSUNFX0NVREEQAmIGcHJvdG8z");
+  fileDesc("ChtpbWFnZW1pbnQvdjEvbWFuaWZlc3QucHJvdG8SDGltYWdlbWludC52MSJfCg9UcnVuY2F0aW9uUmFuZ2USKgoEa2luZBgBIAEoDjIcLmltYWdlbWludC52MS5UcnVuY2F0aW9uS2luZBIPCgdtaW5pbXVtGAIgASgBEg8KB21heGltdW0YAyABKAEimgEKCkxhdGVudFNwZWMSDQoFel9kaW0YASABKAUSNgoMZGlzdHJpYnV0aW9uGAIgASgOMiAuaW1hZ2VtaW50LnYxLkxhdGVudERpc3RyaWJ1dGlvbhI2Cgp0cnVuY2F0aW9uGAMgASgLMh0uaW1hZ2VtaW50LnYxLlRydW5jYXRpb25SYW5nZUgAiAEBQg0KC190cnVuY2F0aW9uIkYKC0NhcHRpb25TcGVjEhIKCnZvY2FidWxhcnkYASADKAkSEQoJbWF4X3dvcmRzGAIgASgFEhAKCGV4YW1wbGVzGAMgAygJIj0KCkltYWdlU2hhcGUSDgoGaGVpZ2h0GAEgASgFEg0KBXdpZHRoGAIgASgFEhAKCGNoYW5uZWxzGAMgASgFIqcBCgZQYXJpdHkSDwoHc2FtcGxlcxgBIAEoAxITCgtiYXRjaF9zaXplcxgCIAMoBRIWCg5tYXhfZGlmZmVyZW5jZRgDIAEoBRIXCg9kaWZmZXJpbmdfc2hhcmUYBCABKAESHAoUdG9sZXJhbmNlX2RpZmZlcmVuY2UYBSABKAUSFwoPdG9sZXJhbmNlX3NoYXJlGAYgASgBEg8KB2JhY2tlbmQYByABKAkioAEKElRyYWluaW5nUHJvdmVuYW5jZRIPCgdkYXRhc2V0GAEgASgJEg4KBnJlY2lwZRgCIAEoCRIUCgxvcHRpb25zX2pzb24YAyABKAkSDAoEc2VlZBgEIAEoBBITCgtpbWFnZXNfc2VlbhgFIAEoAxIVCg1jb2RlX3JldmlzaW9uGAYgASgJEhkKEWNoZWNrcG9pbnRfc2hhMjU2GAcgASgJIngKCkV2YWx1YXRpb24SDgoGbWV0cmljGAEgASgJEg0KBXZhbHVlGAIgASgBEhAKCHByb3RvY29sGAMgASgJEhMKC3NhbXBsZV9zaXplGAQgASgDEhYKCXJlZmVyZW5jZRgFIAEoAUgAiAEBQgwKCl9yZWZlcmVuY2Ui1wEKD1BpeGVsRGlmZmVyZW5jZRIOCgZpbWFnZXMYASABKAMSDAoEbWVhbhgCIAEoARIPCgdtYXhpbXVtGAMgASgFEhcKD2RpZmZlcmluZ19zaGFyZRgEIAEoARIWCg5vdmVyX29uZV9zaGFyZRgFIAEoARIWCg50b2xlcmFuY2VfbWVhbhgGIAEoARIZChF0b2xlcmFuY2VfbWF4aW11bRgHIAEoBRIgChh0b2xlcmFuY2Vfb3Zlcl9vbmVfc2hhcmUYCCABKAESDwoHYmFja2VuZBgJIAEoCSKGAQoRUXVhbGl0eUNvbXBhcmlzb24SDgoGbWV0cmljGAEgASgJEg0KBXZhbHVlGAIgASgBEg0KBW1vZGVsGAMgASgBEg0KBW5vaXNlGAQgASgBEhAKCHByb3RvY29sGAUgASgJEhMKC3NhbXBsZV9zaXplGAYgASgDEg0KBXNlZWRzGAcgASgFIoICCgdWYXJpYW50EgwKBG5hbWUYASABKAkSDAoEZmlsZRgCIAEoCRIOCgZzaGEyNTYYAyABKAkSKgoJcHJlY2lzaW9uGAQgASgOMhcuaW1hZ2VtaW50LnYxLlByZWNpc2lvbhIqCgZ0YXJnZXQYBSABKA4yGi5pbWFnZW1pbnQudjEuVGFyZ2V0RGV2aWNlEg4KBm1ldGhvZBgGIAEoCRIxCgpkaWZmZXJlbmNlGAcgASgLMh0uaW1hZ2VtaW50LnYxLlBpeGVsRGlmZmVyZW5jZRIwCgdxdWFsaXR5GAggAygLMh8uaW1hZ2VtaW50LnYxLlF1YWxpdHlDb21wYXJpc29uItoDCg5CdW5kbGVNYW5pZmVzdBIWCg5mb3JtYXRfdmVyc2lvbhgBIAEoBRIMCgRuYW1lGAIgASgJEg0KBXRpdGxlGAMgASgJEigKBmxhdGVudBgEIAEoCzIYLmltYWdlbWludC52MS5MYXRlbnRTcGVjEhQKDGNsYXNzX2xhYmVscxgFIAMoCRInCgVpbWFnZRgGIAEoCzIYLmltYWdlbWludC52MS5JbWFnZVNoYXBlEioKCXByZWNpc2lvbhgHIAEoDjIXLmltYWdlbWludC52MS5QcmVjaXNpb24SJAoGcGFyaXR5GAggASgLMhQuaW1hZ2VtaW50LnYxLlBhcml0eRIyCgh0cmFpbmluZxgJIAEoCzIgLmltYWdlbWludC52MS5UcmFpbmluZ1Byb3ZlbmFuY2USLQoLZXZhbHVhdGlvbnMYCiADKAsyGC5pbWFnZW1pbnQudjEuRXZhbHVhdGlvbhIPCgdsaWNlbnNlGAsgASgJEicKCHZhcmlhbnRzGAwgAygLMhUuaW1hZ2VtaW50LnYxLlZhcmlhbnQSLwoHY2FwdGlvbhgNIAEoCzIZLmltYWdlbWludC52MS5DYXB0aW9uU3BlY0gAiAEBQgoKCF9jYXB0aW9uKnoKEkxhdGVudERpc3RyaWJ1dGlvbhIjCh9MQVRFTlRfRElTVFJJQlVUSU9OX1VOU1BFQ0lGSUVEEAASHgoaTEFURU5UX0RJU1RSSUJVVElPTl9OT1JNQUwQARIfChtMQVRFTlRfRElTVFJJQlVUSU9OX1VOSUZPUk0QAippCg5UcnVuY2F0aW9uS2luZBIfChtUUlVOQ0FUSU9OX0tJTkRfVU5TUEVDSUZJRUQQABIdChlUUlVOQ0FUSU9OX0tJTkRfVEhSRVNIT0xEEAESFwoTVFJVTkNBVElPTl9LSU5EX1BTSRACKmIKCVByZWNpc2lvbhIZChVQUkVDSVNJT05fVU5TUEVDSUZJRUQQABISCg5QUkVDSVNJT05fRlAzMhABEhIKDlBSRUNJU0lPTl9GUDE2EAISEgoOUFJFQ0lTSU9OX0lOVDgQAypcCgxUYXJnZXREZXZpY2USHQoZVEFSR0VUX0RFVklDRV9VTlNQRUNJRklFRBAAEhUKEVRBUkdFVF9ERVZJQ0VfQ1BVEAESFgoSVEFSR0VUX0RFVklDRV9DVURBEAJiBnByb3RvMw");
 
 /**
  * Truncation that a model accepts. Absent from a model that takes none.
@@ -85,6 +85,46 @@ export const LatentSpecSchema: GenMessage<LatentSpec> = /*@__PURE__*/
   messageDesc(file_imagemint_v1_manifest, 1);
 
 /**
+ * Text condition of a text-to-image model. Its graph has one more input, `tokens` int64
+ * [N, max_words]: the ids of a caption's words in order, then zeros. docs/sampling.md says how a
+ * caption is split into words.
+ *
+ * @generated from message imagemint.v1.CaptionSpec
+ */
+export type CaptionSpec = Message<"imagemint.v1.CaptionSpec"> & {
+  /**
+   * The words that a caption may hold: lower-case letters, digits and hyphens. Unique, at most
+   * 10,000. The id of a word is its position, from 1 on; id 0 pads. Required.
+   *
+   * @generated from field: repeated string vocabulary = 1;
+   */
+  vocabulary: string[];
+
+  /**
+   * Most words of a caption, 1 to 256. Required.
+   *
+   * @generated from field: int32 max_words = 2;
+   */
+  maxWords: number;
+
+  /**
+   * Captions of this vocabulary, for people; an image that is asked for without a caption gets one
+   * of them, chosen by its serial. Each in its normal form: words separated by one space. At least
+   * one, unique.
+   *
+   * @generated from field: repeated string examples = 3;
+   */
+  examples: string[];
+};
+
+/**
+ * Describes the message imagemint.v1.CaptionSpec.
+ * Use `create(CaptionSpecSchema)` to create a new message.
+ */
+export const CaptionSpecSchema: GenMessage<CaptionSpec> = /*@__PURE__*/
+  messageDesc(file_imagemint_v1_manifest, 2);
+
+/**
  * The generator's output, one image: uint8 [height, width, channels].
  *
  * @generated from message imagemint.v1.ImageShape
@@ -117,7 +157,7 @@ export type ImageShape = Message<"imagemint.v1.ImageShape"> & {
  * Use `create(ImageShapeSchema)` to create a new message.
  */
 export const ImageShapeSchema: GenMessage<ImageShape> = /*@__PURE__*/
-  messageDesc(file_imagemint_v1_manifest, 2);
+  messageDesc(file_imagemint_v1_manifest, 3);
 
 /**
  * How far the graph may stray from the network it was exported from, and how far it did.
@@ -181,7 +221,7 @@ export type Parity = Message<"imagemint.v1.Parity"> & {
  * Use `create(ParitySchema)` to create a new message.
  */
 export const ParitySchema: GenMessage<Parity> = /*@__PURE__*/
-  messageDesc(file_imagemint_v1_manifest, 3);
+  messageDesc(file_imagemint_v1_manifest, 4);
 
 /**
  * Where the weights come from.
@@ -244,7 +284,7 @@ export type TrainingProvenance = Message<"imagemint.v1.TrainingProvenance"> & {
  * Use `create(TrainingProvenanceSchema)` to create a new message.
  */
 export const TrainingProvenanceSchema: GenMessage<TrainingProvenance> = /*@__PURE__*/
-  messageDesc(file_imagemint_v1_manifest, 4);
+  messageDesc(file_imagemint_v1_manifest, 5);
 
 /**
  * One measured figure.
@@ -293,7 +333,7 @@ export type Evaluation = Message<"imagemint.v1.Evaluation"> & {
  * Use `create(EvaluationSchema)` to create a new message.
  */
 export const EvaluationSchema: GenMessage<Evaluation> = /*@__PURE__*/
-  messageDesc(file_imagemint_v1_manifest, 5);
+  messageDesc(file_imagemint_v1_manifest, 6);
 
 /**
  * How far the images of a variant lie from those of model.onnx, of the same serials, and how far
@@ -372,7 +412,7 @@ export type PixelDifference = Message<"imagemint.v1.PixelDifference"> & {
  * Use `create(PixelDifferenceSchema)` to create a new message.
  */
 export const PixelDifferenceSchema: GenMessage<PixelDifference> = /*@__PURE__*/
-  messageDesc(file_imagemint_v1_manifest, 6);
+  messageDesc(file_imagemint_v1_manifest, 7);
 
 /**
  * One figure of a variant, beside the same of model.onnx; each the mean over the seeds.
@@ -435,7 +475,7 @@ export type QualityComparison = Message<"imagemint.v1.QualityComparison"> & {
  * Use `create(QualityComparisonSchema)` to create a new message.
  */
 export const QualityComparisonSchema: GenMessage<QualityComparison> = /*@__PURE__*/
-  messageDesc(file_imagemint_v1_manifest, 7);
+  messageDesc(file_imagemint_v1_manifest, 8);
 
 /**
  * Another graph of the same generator, in a file beside model.onnx: the same inputs and output, in
@@ -507,7 +547,7 @@ export type Variant = Message<"imagemint.v1.Variant"> & {
  * Use `create(VariantSchema)` to create a new message.
  */
 export const VariantSchema: GenMessage<Variant> = /*@__PURE__*/
-  messageDesc(file_imagemint_v1_manifest, 8);
+  messageDesc(file_imagemint_v1_manifest, 9);
 
 /**
  * Self-description of a bundle; its JSON form stands in the ONNX file under
@@ -601,6 +641,14 @@ export type BundleManifest = Message<"imagemint.v1.BundleManifest"> & {
    * @generated from field: repeated imagemint.v1.Variant variants = 12;
    */
   variants: Variant[];
+
+  /**
+   * The captions that it understands. Absent: the model takes no caption. A model takes a class or a
+   * caption, not both.
+   *
+   * @generated from field: optional imagemint.v1.CaptionSpec caption = 13;
+   */
+  caption?: CaptionSpec | undefined;
 };
 
 /**
@@ -608,7 +656,7 @@ export type BundleManifest = Message<"imagemint.v1.BundleManifest"> & {
  * Use `create(BundleManifestSchema)` to create a new message.
  */
 export const BundleManifestSchema: GenMessage<BundleManifest> = /*@__PURE__*/
-  messageDesc(file_imagemint_v1_manifest, 9);
+  messageDesc(file_imagemint_v1_manifest, 10);
 
 /**
  * Distribution from which every element of a latent is drawn independently.
