@@ -14,6 +14,7 @@ import structlog
 
 from imagemint.engine.backend import Backend
 from imagemint.engine.bundle import Bundle
+from imagemint.engine.bundle.shipped import shipped_models
 from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.engine.trial.trials import TrialOptions, Trials
 from imagemint.server.batching import Batcher
@@ -22,7 +23,7 @@ from imagemint.server.processes.workers import Peers
 from imagemint.server.repository import ModelRepository, Policies, ServedBytes
 from imagemint.server.repository.model_control import ModelControl
 from imagemint.server.rpc.server import RpcServer
-from imagemint.server.settings import ServeSettings, shipped_models
+from imagemint.server.settings import ServeSettings
 from imagemint.server.telemetry.gpu import watch_devices
 from imagemint.server.telemetry.logs import close_logs
 from imagemint.server.telemetry.metrics import Metrics

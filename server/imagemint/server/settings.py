@@ -278,16 +278,3 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def shipped_models() -> Path:
-    """Returns the directory of the model repository that is shipped with imagemint.
-
-    Raises:
-        FileNotFoundError: this installation contains no models.
-    """
-    package = Path(__file__).parents[1]
-    for candidate in (package / "models", package.parents[1] / "models"):
-        if candidate.is_dir():
-            return candidate
-    raise FileNotFoundError("this installation contains no models; set --repository")

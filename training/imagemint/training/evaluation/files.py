@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from imagemint.pictures import SERIAL_KEY
 from imagemint.training.datasets.classes import Label, number_classes
 from imagemint.training.datasets.folder import unwrap
 from imagemint.training.datasets.pictures import Stack, complain, decode_all
@@ -20,7 +21,6 @@ from imagemint.training.errors import DatasetError
 
 UNCONDITIONAL = -1
 """The class in an npz of `imagemint generate`, of a model without classes."""
-_SERIAL_KEY = "imagemint:serial"
 _NAMED_CLASS = re.compile(r"_class(\d+)$")
 
 Images = NDArray[np.uint8]
@@ -159,7 +159,7 @@ def _by_picture(paths: Sequence[Path]) -> dict[Path, Label]:
     told: dict[Path, Label] = {}
     for path in paths:
         with Image.open(path) as picture:
-            serial = str(picture.info.get(_SERIAL_KEY, ""))
+            serial = str(picture.info.get(SERIAL_KEY, ""))
         classes = parse_qs(serial.partition("?")[2]).get("class")
         named = _NAMED_CLASS.search(path.stem)
         if classes:

@@ -11,10 +11,10 @@ import grpc
 import numpy as np
 import numpy.typing as npt
 
+from imagemint.pictures import PictureFormat, encode
 from imagemint.server.access.caller import current_caller
 from imagemint.server.batching import Job
 from imagemint.server.images.contact_sheet import tile_images
-from imagemint.server.images.encoding import PictureFormat, encode
 from imagemint.server.images.request import ImageRequest
 from imagemint.server.repository import ModelRepository, ServedVersion
 from imagemint.server.rpc.call import current_call

@@ -11,9 +11,9 @@ from imagemint.engine.bundle.variants import AUTO
 from imagemint.engine.errors import VariantMismatch, quoted
 from imagemint.engine.manifest_checks import VARIANT_NAME
 from imagemint.engine.spec import ModelSpec, TruncationKind
+from imagemint.pictures import DEFAULT_QUALITY, PictureFormat
 from imagemint.server.batching import Priority
 from imagemint.server.images.contact_sheet import compute_grid
-from imagemint.server.images.encoding import DEFAULT_QUALITY, PictureFormat
 from imagemint.server.images.request import ImageRequest
 from imagemint.server.repository import ModelRepository, ServedVersion
 from imagemint.server.rpc.v1.conditions import read_condition

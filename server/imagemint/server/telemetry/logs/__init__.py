@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from imagemint.server.settings import ServeSettings, shipped_models
+from imagemint.engine.bundle.shipped import shipped_models
+from imagemint.server.settings import ServeSettings
 from imagemint.server.telemetry.logs.cleaning import cleaner
 from imagemint.server.telemetry.logs.rate_limits import CORE, GrpcFilter, LineLimit
 from imagemint.server.telemetry.logs.stderr import STDERR, CapturedStderr

@@ -10,8 +10,8 @@ from imagemint.engine.errors import (
     ModelNotFound,
     VariantMismatch,
 )
+from imagemint.pictures import PictureFormat
 from imagemint.server.batching import Priority
-from imagemint.server.images.encoding import PictureFormat
 from imagemint.server.images.request import ClassCycle, ClassPerImage, OneClass, RandomClasses
 from imagemint.server.rpc.v1.requests import read_generate, read_stream
 from imagemint.v1 import generation_service_pb2 as pb

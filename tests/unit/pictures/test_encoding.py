@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imagemint.server.images.encoding import (
+from imagemint.pictures import (
     SERIAL_KEY,
     TRAINED_ALGORITHMIC_MEDIA,
     PictureFormat,
