@@ -109,6 +109,12 @@ async def held(serve, models, tmp_path):
 
 
 @pytest.fixture(scope="session")
+def held_kind():
+    """The kind of app of `held`, for servers with other settings."""
+    return HeldApp
+
+
+@pytest.fixture(scope="session")
 def connect():
     """Opens a plain channel to a server, closed at the end of its block."""
 

@@ -8,9 +8,11 @@ import os
 import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
+from prometheus_client import generate_latest
 
 from imagemint.engine.backend import Backend
 from imagemint.engine.bundle import Bundle
@@ -29,7 +31,8 @@ from imagemint.server.telemetry.logs import close_logs
 from imagemint.server.telemetry.metrics import Metrics
 from imagemint.server.telemetry.metrics_endpoint import expose
 
-if TYPE_CHECKING:  # see _open_tracing
+if TYPE_CHECKING:  # see _start_http and _open_tracing
+    from imagemint.server.http.server import HttpServer
     from imagemint.server.telemetry.tracing import Tracing
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -51,7 +54,7 @@ def usable_cores() -> int:
 
 
 class App:
-    """One server process: gRPC, metrics and models.
+    """One server process: gRPC, HTTP, metrics and models.
 
     Args:
         settings: the settings of this process.
@@ -103,8 +106,10 @@ class App:
         )
         self._opened = contextlib.AsyncExitStack()
         self._rpc: RpcServer | None = None
+        self._http: HttpServer | None = None
         self.grpc_address = ""
         self.metrics_address = ""
+        self.http_url = ""
 
     @property
     def _alone_threads(self) -> int:
@@ -162,6 +167,7 @@ class App:
                 "ready",
                 grpc_address=self.grpc_address,
                 metrics_address=self.metrics_address,
+                **({"http_url": self.http_url} if self.http_url else {}),
                 models=self.served,
             )
 
@@ -186,13 +192,44 @@ class App:
             # when its models are loaded or `start_timeout_s` is over.
             await self._load()
             self.grpc_address = await rpc.start(settings.grpc_address)
+            await self._start_http(rpc)
             await rpc.serve()
         else:
             self.grpc_address = await rpc.start(settings.grpc_address)
+            await self._start_http(rpc)
             self.metrics_address, stop = expose(settings.metrics_address, self.metrics.registry)
             opened.callback(stop)
             await rpc.serve()
             await self._load()
+
+    async def _start_http(self, rpc: RpcServer) -> None:
+        settings = self._settings
+        if settings.http_address is None:
+            return
+        # Imported here because a server without HTTP starts faster, and takes less memory.
+        from imagemint.server.http.application import Probes, make_application  # noqa: PLC0415
+        from imagemint.server.http.server import HttpServer  # noqa: PLC0415
+
+        registry = self.metrics.registry
+        scrape = partial(generate_latest, registry) if settings.http_metrics else None
+        application = make_application(
+            settings,
+            rpc.services,
+            self.repository,
+            self._encoders,
+            Probes(lambda: rpc.is_ready, scrape),
+        )
+        self._http = http = HttpServer(
+            settings,
+            application,
+            self.metrics,
+            max_connections=rpc.max_connections,
+            shares_port=self._peers.several,
+        )
+        await http.start(settings.http_address)
+        self._opened.push_async_callback(http.stop)
+        rpc.services.running_calls.start(http.port)
+        self.http_url = http.url
 
     async def serve_until(
         self, leave: asyncio.Event, ready: Callable[[], object] = lambda: None
@@ -272,6 +309,7 @@ class App:
             expiry = asyncio.get_running_loop().call_later(
                 _EXPIRING_SHARE * settings.drain_grace_s, self._expire
             )
+            # HTTP refuses new calls meanwhile, and closes when the calls of both are finished.
             await self._rpc.stop(settings.drain_grace_s)
             expiry.cancel()
         await self._opened.aclose()

@@ -36,6 +36,18 @@ class ServeSettings(BaseModel):
     """HOST:PORT of the gRPC services. Port 0 selects a free port."""
     metrics_address: str = Field(default="127.0.0.1:8002", pattern=_ADDRESS)
     """HOST:PORT of the Prometheus endpoint /metrics. Port 0 selects a free port."""
+    http_address: str | None = Field(default=None, pattern=_ADDRESS)
+    """HOST:PORT of the HTTP interface and its page, usually port 8000. Port 0 selects a free port.
+    Default: no HTTP."""
+    http_page: bool = True
+    """Serve the page at / of the HTTP interface."""
+    http_metrics: bool = False
+    """Serve /metrics at the HTTP interface too, without an API key. Not with several processes."""
+    http_allow_origins: list[str] = Field(default=[], max_length=_MOST_SIZES)
+    """Origins whose pages may call the HTTP interface from a browser (CORS), such as
+    https://example.org; * means all. Default: only the server's own page."""
+    http_receive_timeout_s: float = Field(default=10.0, ge=_SHORTEST_S, le=_LONGEST_S)
+    """Maximum time for an HTTP request to arrive. Later ones are refused."""
 
     processes: int = Field(default=1, ge=1, le=256)
     """Number of worker processes that share the port. With 1, the main process serves by itself.
@@ -211,7 +223,7 @@ class ServeSettings(BaseModel):
         sizes = [*self.preferred_batch_images, *(self.batch_buckets or ())]
         return max(sizes, default=_CPU_BATCH if on_cpu else _GPU_BATCH)
 
-    @field_validator("grpc_address", "metrics_address", "trace_endpoint")
+    @field_validator("grpc_address", "metrics_address", "http_address", "trace_endpoint")
     @classmethod
     def _check_port(cls, address: str | None) -> str | None:
         if address is not None and split_address(address)[1] > _LARGEST_PORT:
@@ -241,6 +253,14 @@ class ServeSettings(BaseModel):
             raise ValueError("set tls_certificate and tls_key together")
         if self.tls_client_ca is not None and self.tls_certificate is None:
             raise ValueError("tls_client_ca needs tls_certificate and tls_key")
+        return self
+
+    @model_validator(mode="after")
+    def _check_http_metrics(self) -> Self:
+        if self.http_metrics and self.processes > 1:
+            raise ValueError(
+                "http_metrics needs processes = 1: a worker knows only its own metrics"
+            )
         return self
 
     @model_validator(mode="after")

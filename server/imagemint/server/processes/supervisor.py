@@ -67,6 +67,10 @@ class Supervisor:
         async with contextlib.AsyncExitStack() as opened:
             port, address = reserve(settings.grpc_address)
             opened.callback(port.close)
+            http_address = None
+            if settings.http_address is not None:
+                http_port, http_address = reserve(settings.http_address)
+                opened.callback(http_port.close)
             # A file in memory cannot meet a full or read-only disk, and ends with the last process.
             self._served_bytes = os.memfd_create("imagemint-served-bytes")
             opened.callback(os.close, self._served_bytes)
@@ -77,7 +81,7 @@ class Supervisor:
             # On a thread, because a scrape under way waits for this event loop.
             opened.push_async_callback(asyncio.to_thread, stop_metrics)
             self._handle_signals(asked)
-            self._keepers += self._create_keepers(address)
+            self._keepers += self._create_keepers(address, http_address)
             keeping = [asyncio.create_task(keeper.keep()) for keeper in self._keepers]
             opened.push_async_callback(_cancel_all, keeping)
             opened.callback(asyncio.create_task(self._tick()).cancel)
@@ -87,6 +91,7 @@ class Supervisor:
                     "ready",
                     grpc_address=address,
                     metrics_address=metrics_address,
+                    **describe_http(settings, http_address),
                     processes=settings.processes,
                     models=self._keepers[0].models,
                 )
@@ -118,10 +123,10 @@ class Supervisor:
             for keeper in self._keepers:
                 keeper.tick()
 
-    def _create_keepers(self, address: str) -> list[Keeper]:
+    def _create_keepers(self, address: str, http_address: str | None) -> list[Keeper]:
         circumstances = Circumstances(
             command=self._worker,
-            settings=worker_settings(self._settings, address),
+            settings=worker_settings(self._settings, address, http_address),
             served_bytes=self._served_bytes,
             stderr=real_stderr(),
             leaving=self._leaving,
@@ -200,7 +205,9 @@ class Supervisor:
         return 0
 
 
-def worker_settings(settings: ServeSettings, address: str) -> ServeSettings:
+def worker_settings(
+    settings: ServeSettings, address: str, http_address: str | None = None
+) -> ServeSettings:
     """Returns the settings of each worker, with its share of queue and memory.
 
     The queue of each worker holds at least one request of the maximum size.
@@ -208,6 +215,7 @@ def worker_settings(settings: ServeSettings, address: str) -> ServeSettings:
     Args:
         settings: the settings of the whole server.
         address: HOST:PORT on which the workers listen.
+        http_address: HOST:PORT of their HTTP interface; None for none.
     """
     share = -(-settings.max_queue_images // settings.processes)
     share = max(share, settings.max_images_per_request)
@@ -215,7 +223,16 @@ def worker_settings(settings: ServeSettings, address: str) -> ServeSettings:
         "max_queue_images": share,
         "max_bytes_in_flight": settings.max_bytes_in_flight // settings.processes,
     }
-    return settings.model_copy(update={"grpc_address": address, **shares})
+    addresses = {"grpc_address": address, "http_address": http_address}
+    return settings.model_copy(update={**addresses, **shares})
+
+
+def describe_http(settings: ServeSettings, address: str | None) -> dict[str, str]:
+    """Returns the field of the log line `ready` with the address of the page, if there is one."""
+    if address is None:
+        return {}
+    scheme = "http" if settings.tls_certificate is None else "https"
+    return {"http_url": f"{scheme}://{address}/"}
 
 
 async def _wait_for_any(keeping: list[asyncio.Task[None]], *events: asyncio.Event) -> None:

@@ -29,13 +29,14 @@ def compute_connection_limit(settings: ServeSettings) -> int:
     """
     wanted = settings.max_connections or _MAX_CONNECTIONS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = wanted + _OTHER_DESCRIPTORS
+    listeners = 1 if settings.http_address is None else 2
+    needed = listeners * wanted + _OTHER_DESCRIPTORS
     if soft != resource.RLIM_INFINITY and soft < needed:
         soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return wanted
-    allowed = soft - min(_OTHER_DESCRIPTORS, soft // 2)
+    allowed = (soft - min(_OTHER_DESCRIPTORS, soft // 2)) // listeners
     if settings.max_connections is not None:
         _log.warning("max_connections is above the limit of open files", limit=soft, used=allowed)
     return min(wanted, allowed)

@@ -130,21 +130,48 @@ class Routes(grpc.GenericRpcHandler):
         handler = self._handlers.get(name)
         if handler is None:
             return None
-        metadata = handler_call_details.invocation_metadata or ()
         # The handler runs in this task, and therefore in this context.
-        call = Call(_read_request_id(metadata))
-        current_call.set(call)
+        error = self.begin(name, handler_call_details.invocation_metadata or ())
+        return handler if error is None else self._make_refusing_handler(name, error)
+
+    def begin(self, name: str, metadata: Metadata) -> ImagemintError | None:
+        """Begins a call in the current context: sets `current_call` and `current_caller`.
+
+        Args:
+            name: `/package.Service/Method`.
+            metadata: the metadata of the call.
+
+        Returns:
+            Why the call is refused; None if it may go on.
+        """
+        current_call.set(Call(_read_request_id(metadata)))
         self.latest_s = time.monotonic()
         if self._refusal is not None and not self._guard.is_health_check(name):
             self._metrics.rejected.labels("", self._refusal.reason.lower()).inc()
-            return self._make_refusing_handler(name, self._refusal)
+            return self._refusal
         try:
             caller = self._guard.identify(name, metadata)
         except ImagemintError as error:
-            return self._make_refusing_handler(name, error)
+            return error
         if caller is not ANONYMOUS:  # the default
             current_caller.set(caller)
-        return handler
+        return None
+
+    async def run(
+        self, name: str, behaviour: Behaviour, context: Context, *, admit: bool = True
+    ) -> Any:  # noqa: ANN401 - any answer
+        """Runs a call that `begin` began and that did not come over gRPC.
+
+        Limits, metrics, log lines, spans and errors are those of the method.
+
+        Args:
+            name: `/package.Service/Method`.
+            behaviour: answers the call; its request is None.
+            context: the part of gRPC's context that handlers use. Its `abort` must raise.
+            admit: whether to count the call among the running ones; False for a refused call.
+        """
+        _, service, method = name.split("/")
+        return await self._watch_behaviour(service, method, behaviour, admit=admit)(None, context)
 
     def _wrap(self, name: str, handler: Handler) -> Handler:
         _, service, method = name.split("/")

@@ -62,6 +62,7 @@ class RunningCalls:
         self._stall_timeout_s = math.inf if stall_timeout_s is None else stall_timeout_s
         self._max_connections = max_connections
         self._calls: set[Call] = set()
+        self._ports: set[int] = set()
         self._counted_calls = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -106,21 +107,24 @@ class RunningCalls:
                 await self._idle.wait()
 
     def start(self, port: int) -> None:
-        """Starts to check the calls of the server on this port; may be called again."""
+        """Starts to check the calls on this port; may be called again, and for several ports."""
+        self._ports.add(port)
         if self._watching is None:
-            self._watching = asyncio.create_task(self._watch(port))
+            self._watching = asyncio.create_task(self._watch())
 
     def stop(self) -> None:
         """Stops checking. May be called twice."""
         if self._watching is not None:
             self._watching.cancel()
 
-    async def _watch(self, port: int) -> None:
+    async def _watch(self) -> None:
         while True:
             await asyncio.sleep(_CHECK_INTERVAL_S)
             try:
-                await self._close(port, self._check_calls())
-                await self._close_idle(port)
+                stuck = self._check_calls()
+                for port in self._ports:
+                    await self._close(port, stuck)
+                await self._close_idle()
             except Exception:  # noqa: BLE001 - after any error, the next check must run
                 _log.exception("calls not watched")
 
@@ -152,14 +156,15 @@ class RunningCalls:
             "call ended", reason=reason, request_id=call.request_id, client=call.caller.name
         )
 
-    async def _close_idle(self, port: int) -> None:
+    async def _close_idle(self) -> None:
         """Closes idle connections if most of the allowed connections are in use."""
         scarce = _SCARCE * self._max_connections
         if count_descriptors() < scarce:
             return
-        found = await asyncio.to_thread(list_connections, port)
-        if len(found) > scarce:
-            await self._close(port, self._choose_surplus(found))
+        for port in self._ports:
+            found = await asyncio.to_thread(list_connections, port)
+            if len(found) > scarce:
+                await self._close(port, self._choose_surplus(found))
 
     def _choose_surplus(self, found: Sequence[Peer]) -> set[Peer]:
         busy = {call.peer for call in self._calls if call.peer is not None}

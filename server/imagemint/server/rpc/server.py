@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import grpc
 import structlog
@@ -66,6 +66,15 @@ _MOST_ABANDONED = 4
 _RETRY_S = 1.0
 
 
+class Services(NamedTuple):
+    """What answers calls, however they come."""
+
+    routes: Routes
+    running_calls: RunningCalls
+    generation: GenerationServicer
+    models: ModelServicer
+
+
 class RpcServer:
     """The gRPC side of the server. It runs on the current event loop.
 
@@ -101,7 +110,7 @@ class RpcServer:
         self.gate = Gate()
         self._health = _Health()
         self._guard = _make_guard(settings, metrics)
-        max_connections = compute_connection_limit(settings)
+        self.max_connections = max_connections = compute_connection_limit(settings)
         budget = Budget(settings.max_bytes_in_flight)
         metrics.watch(metrics.bytes_in_flight, (), lambda: budget.held_bytes)
         self._running_calls = RunningCalls(
@@ -121,12 +130,11 @@ class RpcServer:
             tracing=tracing,
         )
         adding = cast("grpc.aio.Server", routes)  # Routes has the methods that they call
-        generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(
-            GenerationServicer(repository, metrics, self.gate, encoders), adding
-        )
-        model_service_pb2_grpc.add_ModelServiceServicer_to_server(
-            ModelServicer(repository, settings.max_queue_images), adding
-        )
+        generation = GenerationServicer(repository, metrics, self.gate, encoders)
+        generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(generation, adding)
+        models = ModelServicer(repository, settings.max_queue_images)
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(models, adding)
+        self.services = Services(routes, self._running_calls, generation, models)
         self._inference = InferenceServicer(repository, control, metrics, self.gate, peers)
         grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self._inference, adding)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, adding)
@@ -204,6 +212,11 @@ class RpcServer:
     async def serve(self) -> None:
         """Starts to report health: of each model, and of the server as a whole."""
         await self._health_reporter.start()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the server as a whole is SERVING."""
+        return self._inference.ready
 
     async def _set_serving(self, name: str, *, serving: bool) -> None:
         if name:

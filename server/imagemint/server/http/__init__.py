@@ -1,0 +1,1 @@
+"""The HTTP side of the server: the RPCs as JSON, images by URL, health, and the page."""

@@ -1,0 +1,205 @@
+"""The ASGI application: its routes, and the headers and errors that all answers share."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
+from typing import NamedTuple
+
+from starlette.applications import Starlette
+from starlette.convertors import StringConvertor, register_url_convertor
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from imagemint.server.http import openapi, page
+from imagemint.server.http.generation import PICTURES, SERIAL_HEADER, SERVICE, Generation
+from imagemint.server.http.images import Images
+from imagemint.server.http.models import FILES, Models
+from imagemint.server.http.models import SERVICE as MODEL_SERVICE
+from imagemint.server.http.problems import Problem
+from imagemint.server.http.rpcs import Rpcs
+from imagemint.server.repository import ModelRepository
+from imagemint.server.rpc.server import Services
+from imagemint.server.settings import ServeSettings
+
+# `text/plain` and the rest must be what they say, and nothing here may be framed by other sites.
+_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"content-security-policy", page.POLICY.encode()),
+)
+_EXPOSED_HEADERS = (SERIAL_HEADER, "etag", "retry-after", "x-request-id")
+_CORS_MAX_AGE_S = 600
+_CODES = {404: "NOT_FOUND", 405: "UNIMPLEMENTED"}
+
+
+class Probes(NamedTuple):
+    """What the server knows about itself.
+
+    Attributes:
+        is_ready: returns whether the server as a whole answers calls.
+        scrape: returns the metrics as text; None if they are not served over HTTP.
+    """
+
+    is_ready: Callable[[], bool]
+    scrape: Callable[[], bytes] | None
+
+
+def make_application(
+    settings: ServeSettings,
+    services: Services,
+    repository: ModelRepository,
+    workers: ThreadPoolExecutor,
+    probes: Probes,
+) -> ASGIApp:
+    """Returns the application.
+
+    Args:
+        settings: the settings of the server.
+        services: what answers RPCs.
+        repository: the models.
+        workers: threads that convert large messages.
+        probes: what the server knows about itself.
+    """
+    middleware = [Middleware(_SharedHeaders)]
+    if settings.http_allow_origins:
+        middleware.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=settings.http_allow_origins,
+                allow_methods=["GET", "POST"],
+                allow_headers=["*"],
+                expose_headers=_EXPOSED_HEADERS,
+                max_age=_CORS_MAX_AGE_S,
+            )
+        )
+    return Starlette(
+        routes=[
+            *_make_rpc_routes(settings, services, repository, workers),
+            *_make_probe_routes(probes),
+            Route("/openapi.json", openapi.make_endpoint()),
+            *(page.make_routes() if settings.http_page else ()),
+        ],
+        middleware=middleware,
+        exception_handlers={HTTPException: _answer_http_error, Exception: _answer_fault},
+    )
+
+
+def _make_rpc_routes(
+    settings: ServeSettings,
+    services: Services,
+    repository: ModelRepository,
+    workers: ThreadPoolExecutor,
+) -> Sequence[BaseRoute]:
+    rpcs = Rpcs(services.routes, settings.max_request_bytes, settings.http_receive_timeout_s)
+    generation = Generation(services.generation, workers)
+    models = Models(services.models, repository)
+    images = Images(services.generation, repository)
+    generate, get_model = f"{SERVICE}/Generate", f"{MODEL_SERVICE}/GetModel"
+    model = "/v1/models/{model:name}"
+    version = model + "/versions/{version}"
+    return [
+        Route(
+            model + ":generate",
+            rpcs.make_endpoint(generate, generation.generate, has_body=True),
+            methods=["POST"],
+        ),
+        Route(
+            model + ":streamGenerate",
+            rpcs.make_endpoint(f"{SERVICE}/StreamGenerate", generation.stream, has_body=True),
+            methods=["POST"],
+        ),
+        Route(
+            "/v1/models",
+            rpcs.make_endpoint(f"{MODEL_SERVICE}/ListModels", models.list),
+            methods=["GET"],
+        ),
+        Route(model, rpcs.make_endpoint(get_model, models.get), methods=["GET"]),
+        Route(
+            version + "/images/{seed}/{index}.{extension:picture}",
+            rpcs.make_endpoint(generate, images.get),
+            methods=["GET"],
+        ),
+        Route(
+            version + "/{file:bundle_file}",
+            rpcs.make_endpoint(get_model, models.get_file),
+            methods=["GET"],
+        ),
+    ]
+
+
+def _make_probe_routes(probes: Probes) -> Sequence[BaseRoute]:
+    def check_health(_: Request) -> Response:
+        return _make_text("ok\n")
+
+    def check_ready(_: Request) -> Response:
+        if probes.is_ready():
+            return _make_text("ready\n")
+        return _make_text("not ready\n", HTTPStatus.SERVICE_UNAVAILABLE)
+
+    async def health(request: Request) -> Response:
+        return check_health(request)
+
+    async def ready(request: Request) -> Response:
+        return check_ready(request)
+
+    routes = [Route("/healthz", health), Route("/readyz", ready)]
+    if (scrape := probes.scrape) is not None:
+
+        def metrics(_: Request) -> Response:  # on a thread of its own: it takes milliseconds
+            return Response(
+                scrape(), media_type="text/plain; version=0.0.4; charset=utf-8", headers=_NOT_STORED
+            )
+
+        routes.append(Route("/metrics", metrics))
+    return routes
+
+
+_NOT_STORED = {"cache-control": "no-store"}
+
+
+def _make_text(text: str, status: int = HTTPStatus.OK) -> Response:
+    return Response(text, status, _NOT_STORED, "text/plain")
+
+
+async def _answer_http_error(_: Request, error: Exception) -> Response:
+    """Answers a request that no route takes."""
+    assert isinstance(error, HTTPException)  # noqa: S101 - for the type checker
+    code = _CODES.get(error.status_code, "INVALID_ARGUMENT")
+    problem = Problem(error.status_code, str(error.detail), code)
+    headers = {**problem.headers(), **(error.headers or {})}
+    return Response(problem.encode(), problem.status, headers)
+
+
+async def _answer_fault(_: Request, __: Exception) -> Response:
+    """Answers a request that failed through a fault of ours; Starlette logs the exception."""
+    problem = Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "the server failed", "INTERNAL")
+    return Response(problem.encode(), problem.status, problem.headers())
+
+
+class _SharedHeaders:
+    """Adds the headers of all answers."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *_HEADERS]
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)
+
+
+def _register_convertor(name: str, regex: str) -> None:
+    register_url_convertor(name, type(name, (StringConvertor,), {"regex": regex})())
+
+
+_register_convertor("name", "[^/:]+")
+_register_convertor("picture", "|".join(PICTURES))
+_register_convertor("bundle_file", "|".join(FILES).replace(".", r"\."))

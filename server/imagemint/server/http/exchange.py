@@ -1,0 +1,200 @@
+"""One HTTP request that is answered as an RPC, and the bytes of its answer."""
+
+import asyncio
+import math
+import re
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.datastructures import Headers, QueryParams
+from starlette.types import Receive, Scope, Send
+
+from imagemint.engine.errors import InvalidRequest, Violation
+from imagemint.server.http.context import HttpContext
+from imagemint.server.http.json_messages import encode_line
+from imagemint.server.http.problems import Problem
+
+NDJSON = "application/x-ndjson"
+
+# The transport buffers what its client does not read. Pieces of this size keep the buffer small,
+# because each one waits until the buffer has room.
+_PIECE_BYTES = 64 * 2**10
+_TIMEOUT_HEADER = "x-request-timeout"
+_GRPC_TIMEOUT_HEADER = "grpc-timeout"
+_GRPC_TIMEOUT = re.compile(r"(\d{1,8})([HMSmun])")
+_UNITS_S = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
+_LONGEST_TIMEOUT_S = 1e6
+
+
+class Exchange:
+    """One HTTP request and its answer.
+
+    Args:
+        scope: ASGI scope of the request.
+        receive: receives the body and the end of the connection.
+        send: sends the answer.
+        most_bytes: largest body to accept.
+
+    Attributes:
+        headers: headers of the request.
+        query: query parameters of the request.
+        path: parameters of the path, by name.
+        body: the body, once `read_body` has read it.
+        context: what the handlers of RPCs get.
+        deadline: `time.monotonic` value at which the caller stops waiting; None for never.
+        has_begun: whether a part of the answer was sent.
+        failure_status: HTTP status for a failure, in place of that of its code; None for the usual.
+        request_id: the caller's id for the request; '' for none.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, most_bytes: int) -> None:
+        self._receive = receive
+        self._send = send
+        self._most_bytes = most_bytes
+        self.is_head = scope["method"] == "HEAD"
+        self.headers = Headers(scope=scope)
+        self.query = QueryParams(scope["query_string"])
+        self.path: Mapping[str, str] = scope["path_params"]
+        self.body = b""
+        self.has_begun = False
+        self.failure_status: int | None = None
+        self.request_id = ""
+        self.body_read = asyncio.Event()
+        self.timeout_error: InvalidRequest | None = None
+        self.deadline = self._read_deadline()
+        self.context = HttpContext(
+            _name_peer(scope), self.headers.items(), self.deadline, self._write_line
+        )
+
+    def _read_deadline(self) -> float | None:
+        try:
+            timeout_s = _read_timeout(self.headers)
+        except InvalidRequest as error:
+            self.timeout_error = error
+            return None
+        return None if timeout_s is None else time.monotonic() + timeout_s
+
+    async def read_body(self, timeout_s: float) -> None:
+        """Reads the body.
+
+        Raises:
+            InvalidRequest: it is too large, or did not come in time. `failure_status` says which.
+            asyncio.CancelledError: the client has left.
+        """
+        if self.timeout_error is not None:
+            raise self.timeout_error
+        if int(self.headers.get("content-length", "0")) > self._most_bytes:
+            raise self._refuse_size()
+        pieces, size = [], 0
+        try:
+            async with asyncio.timeout(timeout_s):
+                more = True
+                while more:
+                    message = await self._receive()
+                    if message["type"] == "http.disconnect":
+                        raise asyncio.CancelledError
+                    pieces.append(message.get("body", b""))
+                    size += len(pieces[-1])
+                    if size > self._most_bytes:
+                        raise self._refuse_size()
+                    more = message.get("more_body", False)
+        except TimeoutError:
+            self.failure_status = 408
+            raise _refuse_body(f"it did not come within {timeout_s:g} s") from None
+        self.body = b"".join(pieces)
+        self.body_read.set()
+
+    def _refuse_size(self) -> InvalidRequest:
+        self.failure_status = 413
+        return _refuse_body(f"it has more than {self._most_bytes} bytes")
+
+    async def wait_until_left(self) -> None:
+        """Returns when the client has closed its connection; call it once."""
+        await self.body_read.wait()
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    # --- the answer -------------------------------------------------------------------------------
+
+    async def answer(
+        self, body: bytes, *, status: int = 200, headers: Mapping[str, str] | None = None
+    ) -> None:
+        """Sends a whole answer."""
+        await self._begin(status, {**(headers or {}), "content-length": str(len(body))})
+        view = memoryview(body)
+        for start in range(0, len(body), _PIECE_BYTES):
+            await self._send_piece(bytes(view[start : start + _PIECE_BYTES]))
+        await self._end()
+
+    async def answer_problem(self, problem: Problem) -> None:
+        """Sends an error; at the end of a stream as its last line."""
+        if self.has_begun:
+            await self._send_piece(encode_line({"error": problem.as_dict()}))
+            await self._end()
+            return
+        await self.answer(problem.encode(), status=problem.status, headers=problem.headers())
+
+    async def end_stream(self) -> None:
+        """Ends a stream, even one without any line."""
+        if not self.has_begun:
+            await self._begin_stream()
+        await self._end()
+
+    async def _write_line(self, answer: Any) -> None:  # noqa: ANN401 - any message
+        """Sends one message of a stream as a line of JSON."""
+        if not self.has_begun:
+            await self._begin_stream()
+        line = memoryview(encode_line(answer))
+        for start in range(0, len(line), _PIECE_BYTES):
+            await self._send_piece(bytes(line[start : start + _PIECE_BYTES]))
+
+    async def _begin_stream(self) -> None:
+        # Without the last header, some proxies collect the whole answer before they pass it on.
+        headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
+        await self._begin(200, {"content-type": NDJSON, **headers})
+
+    async def _begin(self, status: int, headers: Mapping[str, str]) -> None:
+        self.has_begun = True
+        if self.request_id:
+            headers = {"x-request-id": self.request_id, **headers}
+        raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+        await self._send({"type": "http.response.start", "status": status, "headers": raw})
+
+    async def _send_piece(self, piece: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+
+    async def _end(self) -> None:
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _name_peer(scope: Scope) -> str:
+    """Returns the client's address as gRPC spells it."""
+    host, port = scope["client"] or ("", 0)
+    return f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
+
+
+def _read_timeout(headers: Headers) -> float | None:
+    """Returns the seconds that the caller waits; None for no limit.
+
+    Raises:
+        InvalidRequest: the header is not a time.
+    """
+    if text := headers.get(_TIMEOUT_HEADER):
+        try:
+            seconds = float(text)
+        except ValueError:
+            seconds = math.nan
+        if not 0 < seconds <= _LONGEST_TIMEOUT_S:
+            raise InvalidRequest([Violation(_TIMEOUT_HEADER, "not a number of seconds above 0")])
+        return seconds
+    if text := headers.get(_GRPC_TIMEOUT_HEADER):
+        found = _GRPC_TIMEOUT.fullmatch(text)
+        if found is None:
+            raise InvalidRequest([Violation(_GRPC_TIMEOUT_HEADER, "not a time such as 500m")])
+        return int(found[1]) * _UNITS_S[found[2]]
+    return None
+
+
+def _refuse_body(why: str) -> InvalidRequest:
+    return InvalidRequest([Violation("body", why)])

@@ -1,0 +1,120 @@
+"""GenerationService over HTTP: JSON, streams of JSON lines, and pictures."""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar, cast
+
+from google.protobuf.message import Message
+
+from imagemint.engine.errors import InvalidRequest, Violation
+from imagemint.server.http.exchange import Exchange
+from imagemint.server.http.json_messages import encode_json, parse_json
+from imagemint.server.http.rpcs import Reply
+from imagemint.server.rpc.v1.generation import GenerationServicer
+from imagemint.v1 import generation_service_pb2 as messages
+from imagemint.v1 import image_pb2
+
+SERVICE = "/imagemint.v1.GenerationService"
+SERIAL_HEADER = "imagemint-serial"
+
+# Converting larger ones takes longer than a millisecond, so that another thread does it.
+_LARGE_BYTES = 16 * 2**10
+_LARGE_COUNT = 32
+
+MessageT = TypeVar("MessageT", bound=Message)
+
+
+class Picture(NamedTuple):
+    """An encoding of pictures, by its names."""
+
+    media_type: str
+    format: "image_pb2.ImageFormat.ValueType"
+
+
+PNG = Picture("image/png", image_pb2.IMAGE_FORMAT_PNG)
+PICTURES = {
+    "png": PNG,
+    "jpg": Picture("image/jpeg", image_pb2.IMAGE_FORMAT_JPEG),
+    "webp": Picture("image/webp", image_pb2.IMAGE_FORMAT_WEBP),
+}
+"""Encodings by file name extension."""
+
+
+class Generation:
+    """Handlers of GenerationService.
+
+    Args:
+        servicer: generates the images.
+        workers: threads that convert large messages.
+    """
+
+    def __init__(self, servicer: GenerationServicer, workers: ThreadPoolExecutor) -> None:
+        self._servicer = servicer
+        self._workers = workers
+
+    async def generate(self, exchange: Exchange) -> Reply:
+        """Answers `POST /v1/models/{model}:generate` with JSON or, if asked, with one picture."""
+        request = await self._read(exchange, messages.GenerateRequest)
+        picture = _choose_picture(exchange.headers.get("accept", ""))
+        if picture is not None:
+            _ask_for_picture(request, picture)
+        answer = await self._servicer.Generate(request, cast("Any", exchange.context))
+        if picture is not None:
+            return Reply(answer.batch.pictures[0], make_picture_headers(answer.batch, picture))
+        headers = {"content-type": "application/json", "cache-control": "no-store"}
+        if len(answer.batch.images) < _LARGE_COUNT:
+            return Reply(encode_json(answer), headers)
+        loop = asyncio.get_running_loop()
+        return Reply(await loop.run_in_executor(self._workers, encode_json, answer), headers)
+
+    async def stream(self, exchange: Exchange) -> None:
+        """Answers `POST /v1/models/{model}:streamGenerate` with a line of JSON for each chunk."""
+        request = await self._read(exchange, messages.StreamGenerateRequest)
+        await self._servicer.StreamGenerate(request, cast("Any", exchange.context))
+
+    async def _read(self, exchange: Exchange, kind: type[MessageT]) -> MessageT:
+        if len(exchange.body) < _LARGE_BYTES:
+            request = parse_json(exchange.body, kind)
+        else:
+            loop = asyncio.get_running_loop()
+            request = await loop.run_in_executor(self._workers, parse_json, exchange.body, kind)
+        _set_model(request.images, exchange.path["model"])  # type: ignore[attr-defined] # both have it
+        return request
+
+
+def make_picture_headers(batch: image_pb2.ImageBatch, picture: Picture) -> dict[str, str]:
+    """Returns the headers of an answer that is a picture."""
+    headers = {"content-type": picture.media_type, "cache-control": "no-store"}
+    if len(batch.images) == 1 and batch.images[0].serial:
+        headers[SERIAL_HEADER] = batch.images[0].serial
+    return headers
+
+
+def _set_model(images: image_pb2.ImageSpec, model: str) -> None:
+    """Sets the model of the path."""
+    if images.model and images.model != model:
+        raise InvalidRequest([Violation("images.model", "differs from the model of the path")])
+    images.model = model
+
+
+def _choose_picture(accept: str) -> Picture | None:
+    """Returns the encoding that an `Accept` header asks for; None for JSON.
+
+    Only a header that names an encoding first asks for a picture. Browsers accept everything.
+    """
+    first = accept.partition(",")[0].partition(";")[0].strip().lower()
+    return next((each for each in PICTURES.values() if each.media_type == first), None)
+
+
+def _ask_for_picture(request: messages.GenerateRequest, picture: Picture) -> None:
+    """Sets encoding and layout so that the answer is one picture."""
+    wrong = []
+    if request.output.format not in (image_pb2.IMAGE_FORMAT_UNSPECIFIED, picture.format):
+        wrong.append(Violation("output.format", "differs from the header Accept"))
+    if request.layout == image_pb2.IMAGE_LAYOUT_INDIVIDUAL and request.images.count > 1:
+        wrong.append(Violation("layout", "several pictures need JSON, or the layout SHEET"))
+    if wrong:
+        raise InvalidRequest(wrong)
+    request.output.format = picture.format
+    if request.layout == image_pb2.IMAGE_LAYOUT_UNSPECIFIED and request.images.count > 1:
+        request.layout = image_pb2.IMAGE_LAYOUT_SHEET

@@ -1,0 +1,121 @@
+"""One image by URL: the same bytes for ever, so that browsers and proxies may keep them."""
+
+import hashlib
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any, cast
+
+from google.protobuf import json_format
+
+from imagemint.engine.errors import InvalidRequest, Violation, shortened
+from imagemint.server.access.caller import current_caller
+from imagemint.server.http.exchange import Exchange
+from imagemint.server.http.generation import PICTURES, make_picture_headers
+from imagemint.server.http.models import resolve_allowed
+from imagemint.server.http.rpcs import Reply
+from imagemint.server.repository import ModelRepository, ServedVersion
+from imagemint.server.rpc.v1.generation import GenerationServicer
+from imagemint.v1 import generation_service_pb2 as messages
+from imagemint.v1 import image_pb2
+
+_FOREVER = "max-age=31536000, immutable"
+# The encoders of another release may write other bytes of the same pixels.
+_ENCODERS = f"imagemint {version('imagemint')}, Pillow {version('pillow')}"
+_REFERENCE = "reference"
+_MODIFIED_NOT = 304
+
+
+class Images:
+    """The handler of image URLs.
+
+    Args:
+        servicer: generates the images.
+        repository: the models.
+    """
+
+    def __init__(self, servicer: GenerationServicer, repository: ModelRepository) -> None:
+        self._servicer = servicer
+        self._repository = repository
+
+    async def get(self, exchange: Exchange) -> Reply:
+        """Answers `GET /v1/models/{model}/versions/{version}/images/{seed}/{index}.{extension}`."""
+        picture = PICTURES[exchange.path["extension"]]
+        request = _read_request(exchange)
+        request.output.format = picture.format
+        served = resolve_allowed(self._repository, request.images.model, request.images.version)
+        headers = {"etag": _make_etag(served, request), **_make_cache_headers()}
+        if _matches(exchange.headers.get("if-none-match", ""), headers["etag"]):
+            return Reply(b"", headers, _MODIFIED_NOT)
+        answer = await self._servicer.Generate(request, cast("Any", exchange.context))
+        headers = make_picture_headers(answer.batch, picture) | headers
+        return Reply(answer.batch.pictures[0], headers)
+
+
+def _read_request(exchange: Exchange) -> messages.GenerateRequest:
+    """Returns what a URL asks for.
+
+    A URL without a variant means the reference, as a serial without one does.
+
+    Raises:
+        InvalidRequest: parts of the URL are wrong; the error lists all of them.
+    """
+    path, query = exchange.path, exchange.query
+    images = image_pb2.ImageSpec(
+        model=path["model"],
+        version=path["version"],
+        variant=query.get("variant", _REFERENCE),
+        count=1,
+    )
+    request = messages.GenerateRequest(images=images)
+    wrong: list[Violation] = []
+
+    def read(name: str, text: str, set_value: Callable[[str], None]) -> None:
+        try:
+            set_value(text)
+        except (ValueError, OverflowError):
+            wrong.append(Violation(name, f"{shortened(text)!r} is not a number in its range"))
+
+    spec = request.images
+    setters: dict[str, Callable[[str], None]] = {
+        "class": lambda text: setattr(spec, "class_id", _parse_integer(text)),
+        "truncation": lambda text: setattr(spec, "truncation", float(text)),
+        "quality": lambda text: setattr(request.output, "quality", _parse_integer(text)),
+        "variant": lambda _: None,
+    }
+    read("seed", path["seed"], lambda text: setattr(spec, "seed", _parse_integer(text)))
+    read("index", path["index"], lambda text: setattr(spec, "first_index", _parse_integer(text)))
+    for name, text in exchange.query.multi_items():
+        if name not in setters or len(query.getlist(name)) > 1:
+            wrong.append(Violation(shortened(name), "not a parameter of an image, or not once"))
+        else:
+            read(name, text, setters[name])
+    if wrong:
+        raise InvalidRequest(wrong)
+    return request
+
+
+def _parse_integer(text: str) -> int:
+    """Returns an integer from decimal digits; `int` also takes spaces and underscores."""
+    if not (text.isascii() and text.isdigit()):
+        raise ValueError(text)
+    return int(text)
+
+
+def _make_etag(served: ServedVersion, request: messages.GenerateRequest) -> str:
+    """Returns a strong tag: all that decides the bytes of the picture."""
+    asked = json_format.MessageToJson(request, sort_keys=True, indent=None)
+    parts = (served.bundle.sha256, served.backend.variant.name, _ENCODERS, asked)
+    return f'"{hashlib.sha256("|".join(parts).encode()).hexdigest()[:32]}"'
+
+
+def _make_cache_headers() -> dict[str, str]:
+    """Returns how long an image may be kept, and by whom: with API keys, only by its caller."""
+    if not current_caller.get().name:
+        return {"cache-control": f"public, {_FOREVER}"}
+    return {"cache-control": f"private, {_FOREVER}", "vary": "authorization, x-api-key"}
+
+
+def _matches(header: str, etag: str) -> bool:
+    """Whether an `If-None-Match` header names the tag."""
+    tags = [each.strip().removeprefix("W/") for each in header.split(",")]
+    return "*" in tags or etag in tags

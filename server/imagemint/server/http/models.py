@@ -1,0 +1,77 @@
+"""ModelService over HTTP, and the card and the samples of a bundle."""
+
+import asyncio
+from pathlib import Path
+from typing import Any, cast
+
+from imagemint.server.access.caller import current_caller
+from imagemint.server.http.exchange import Exchange
+from imagemint.server.http.json_messages import encode_json, fill_message
+from imagemint.server.http.problems import Problem
+from imagemint.server.http.rpcs import Reply
+from imagemint.server.repository import ModelRepository, ServedVersion
+from imagemint.server.rpc.call import current_call
+from imagemint.server.rpc.v1.models import ModelServicer
+from imagemint.v1 import model_service_pb2 as messages
+
+SERVICE = "/imagemint.v1.ModelService"
+FILES = {"card.md": "text/markdown; charset=utf-8", "samples.png": "image/png"}
+"""Media types of the files of a bundle that callers may read, by name."""
+_MOST_FILE_BYTES = 8 * 2**20
+
+
+class Models:
+    """Handlers of ModelService.
+
+    Args:
+        servicer: describes the models.
+        repository: the models.
+    """
+
+    def __init__(self, servicer: ModelServicer, repository: ModelRepository) -> None:
+        self._servicer = servicer
+        self._repository = repository
+
+    async def list(self, exchange: Exchange) -> Reply:
+        """Answers `GET /v1/models` with a ListModelsResponse."""
+        request = fill_message(dict(exchange.query), messages.ListModelsRequest())
+        answer = await self._servicer.ListModels(request, cast("Any", exchange.context))
+        return _reply_json(encode_json(answer))
+
+    async def get(self, exchange: Exchange) -> Reply:
+        """Answers `GET /v1/models/{model}` with a Model."""
+        request = messages.GetModelRequest(model=exchange.path["model"])
+        answer = await self._servicer.GetModel(request, cast("Any", exchange.context))
+        return _reply_json(encode_json(answer.model))
+
+    async def get_file(self, exchange: Exchange) -> Reply:
+        """Answers `GET /v1/models/{model}/versions/{version}/{file}`: a card or samples."""
+        model, number, name = (exchange.path[each] for each in ("model", "version", "file"))
+        version = resolve_allowed(self._repository, model, number)
+        try:
+            content = await asyncio.to_thread(_read_file, version.bundle.directory / name)
+        except OSError:
+            problem = Problem(404, f"the bundle of {model}@{number} has no {name}", "NOT_FOUND")
+            return Reply(problem.encode(), problem.headers(), problem.status)
+        return Reply(content, {"content-type": FILES[name], "cache-control": "no-cache"})
+
+
+def resolve_allowed(repository: ModelRepository, model: str, version: str) -> ServedVersion:
+    """Returns a version if the caller may use its model.
+
+    Raises:
+        NotAllowed: the caller may not use the model.
+        ModelNotFound, VersionNotFound, ModelNotReady: as in `ModelRepository.resolve`.
+    """
+    current_caller.get().check_model(model)
+    current_call.get().model = repository.model(model).name
+    return repository.resolve(model, version)
+
+
+def _read_file(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_MOST_FILE_BYTES)
+
+
+def _reply_json(body: bytes) -> Reply:
+    return Reply(body, {"content-type": "application/json", "cache-control": "no-store"})

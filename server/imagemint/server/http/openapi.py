@@ -1,0 +1,311 @@
+"""The OpenAPI document. The schemas of messages are made from their protobuf descriptors."""
+
+import functools
+import json
+from collections.abc import Awaitable, Callable
+from importlib.metadata import version
+from typing import Any
+
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
+from starlette.requests import Request
+from starlette.responses import Response
+
+from imagemint.server.http.exchange import NDJSON
+from imagemint.server.http.generation import PICTURES
+from imagemint.server.http.models import FILES
+from imagemint.server.http.problems import MEDIA_TYPE
+from imagemint.v1 import generation_service_pb2, model_service_pb2
+
+Schema = dict[str, Any]
+
+_JSON = "application/json"
+_UINT64 = r"^(0|[1-9][0-9]{0,19})$"
+_DIGITS = r"^[0-9]{1,20}$"
+_TAG = "imagemint"
+
+# 64-bit integers are text in the JSON mapping; a number is accepted as well.
+_INTEGER_TEXT = {"type": "string", "pattern": _UINT64}
+_NUMBER = {
+    "oneOf": [{"type": "number"}, {"type": "string", "enum": ["NaN", "Infinity", "-Infinity"]}]
+}
+_INT32 = {"type": "integer", "minimum": -(2**31), "maximum": 2**31 - 1}
+_SCALARS: dict[int, Schema] = {
+    FieldDescriptor.TYPE_BOOL: {"type": "boolean"},
+    FieldDescriptor.TYPE_BYTES: {"type": "string", "contentEncoding": "base64"},
+    FieldDescriptor.TYPE_DOUBLE: _NUMBER,
+    FieldDescriptor.TYPE_FLOAT: _NUMBER,
+    FieldDescriptor.TYPE_INT32: _INT32,
+    FieldDescriptor.TYPE_UINT32: {"type": "integer", "minimum": 0, "maximum": 2**32 - 1},
+    FieldDescriptor.TYPE_INT64: {"type": "string", "pattern": "^-?[0-9]{1,19}$"},
+    FieldDescriptor.TYPE_STRING: {"type": "string"},
+    FieldDescriptor.TYPE_UINT64: _INTEGER_TEXT,
+}
+_WELL_KNOWN: dict[str, Schema] = {
+    "google.protobuf.Duration": {"type": "string", "pattern": r"^-?[0-9]+(\.[0-9]{1,9})?s$"},
+    "google.protobuf.Struct": {"type": "object"},
+    "google.protobuf.Timestamp": {"type": "string", "format": "date-time"},
+}
+
+_PROBLEM: Schema = {
+    "type": "object",
+    "description": "Problem details (RFC 9457).",
+    "required": ["type", "title", "status", "detail", "code"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string", "description": "What is wrong, for people."},
+        "code": {"type": "string", "description": "Name of the gRPC status code."},
+        "reason": {"type": "string", "description": "What is wrong, for programs."},
+        "metadata": {"type": "object", "additionalProperties": {"type": "string"}},
+        "violations": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {"field": {"type": "string"}, "description": {"type": "string"}},
+            },
+        },
+        "retry_delay_s": {"type": "number", "description": "Seconds until a retry makes sense."},
+        "request_id": {"type": "string"},
+    },
+}
+
+
+def make_endpoint() -> Callable[[Request], Awaitable[Response]]:
+    """Returns the handler of `GET /openapi.json`."""
+
+    async def get(_: Request) -> Response:
+        return Response(_encode_document(), media_type=_JSON)
+
+    return get
+
+
+@functools.cache
+def _encode_document() -> bytes:
+    return json.dumps(make_document()).encode()
+
+
+def make_document() -> Schema:
+    """Returns the OpenAPI 3.1 document of the HTTP interface."""
+    schemas: dict[str, Schema] = {"Problem": _PROBLEM}
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "imagemint",
+            "version": version("imagemint"),
+            "description": "Synthetic images by serial number. The JSON is that of the protocol"
+            " buffers in proto/imagemint/v1.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "/"}],
+        "tags": [{"name": _TAG}],
+        "security": [{}, {"bearer": []}, {"key": []}],
+        "paths": _make_paths(schemas),
+        "components": {
+            "schemas": schemas,
+            "responses": {
+                "Problem": {
+                    "description": "The request failed.",
+                    "content": {MEDIA_TYPE: {"schema": _refer("Problem")}},
+                }
+            },
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+            },
+        },
+    }
+
+
+def _make_paths(schemas: dict[str, Schema]) -> Schema:
+    messages, models = generation_service_pb2, model_service_pb2
+    name = _make_path_parameter("model", "Name of the model.", "^[^/:]+$")
+    number = _make_path_parameter("version", "Version of the model.", "^[1-9][0-9]{0,17}$")
+    generated = _make_content(_JSON, _add(messages.GenerateResponse.DESCRIPTOR, schemas))
+    for picture in PICTURES.values():
+        generated |= _make_content(picture.media_type, {"type": "string"})
+    line = _add(messages.StreamGenerateResponse.DESCRIPTOR, schemas)
+    return {
+        "/v1/models": {
+            "get": _make_operation(
+                "listModels",
+                "The models of this server.",
+                _make_content(_JSON, _add(models.ListModelsResponse.DESCRIPTOR, schemas)),
+                parameters=[
+                    _make_query("pageSize", _INT32 | {"minimum": 0}, "Models in a page."),
+                    _make_query("pageToken", {"type": "string"}, "nextPageToken of a page."),
+                ],
+            )
+        },
+        "/v1/models/{model}": {
+            "get": _make_operation(
+                "getModel",
+                "One model.",
+                _make_content(_JSON, _add(models.Model.DESCRIPTOR, schemas)),
+                parameters=[name],
+            )
+        },
+        "/v1/models/{model}:generate": {
+            "post": _make_operation(
+                "generate",
+                "A bounded number of images, as JSON or, with the header Accept, as one picture.",
+                generated,
+                parameters=[name, _TIMEOUT],
+                body=_add(messages.GenerateRequest.DESCRIPTOR, schemas),
+            )
+        },
+        "/v1/models/{model}:streamGenerate": {
+            "post": _make_operation(
+                "streamGenerate",
+                "Any number of images, as lines of JSON. A stream that fails ends with a line that"
+                " has the member `error`, a Problem.",
+                _make_content(NDJSON, line),
+                parameters=[name, _TIMEOUT],
+                body=_add(messages.StreamGenerateRequest.DESCRIPTOR, schemas),
+            )
+        },
+        **{
+            f"/v1/models/{{model}}/versions/{{version}}/images/{{seed}}/{{index}}.{extension}": {
+                "get": _make_image_operation(extension, picture.media_type, [name, number])
+            }
+            for extension, picture in PICTURES.items()
+        },
+        **{
+            f"/v1/models/{{model}}/versions/{{version}}/{file}": {
+                "get": _make_operation(
+                    "get_" + file.replace(".", "_"),
+                    f"{file} of the bundle.",
+                    _make_content(media_type.partition(";")[0], {"type": "string"}),
+                    parameters=[name, number],
+                )
+            }
+            for file, media_type in FILES.items()
+        },
+        "/healthz": {"get": _make_probe("health", "Whether the process answers.")},
+        "/readyz": {"get": _make_probe("ready", "Whether the server takes calls; 503 if not.")},
+    }
+
+
+def _make_image_operation(extension: str, media_type: str, parameters: list[Schema]) -> Schema:
+    seed = _make_path_parameter("seed", "Seed, any uint64.", _DIGITS)
+    index = _make_path_parameter("index", "Index of the image, any uint64.", _DIGITS)
+    query = [
+        _make_query("class", {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}, "Class."),
+        _make_query("truncation", {"type": "number"}, "Truncation."),
+        _make_query("variant", {"type": "string"}, "Variant; the reference if absent."),
+    ]
+    if extension != "png":
+        quality = {"type": "integer", "minimum": 1, "maximum": 100}
+        query.append(_make_query("quality", quality, "Quality, 90 if absent."))
+    operation = _make_operation(
+        f"get_{extension}",
+        "One image, by its serial number. It never changes.",
+        _make_content(media_type, {"type": "string"}),
+        parameters=[*parameters, seed, index, *query],
+    )
+    operation["responses"]["304"] = {"description": "The copy with this ETag is still right."}
+    return operation
+
+
+def _make_operation(
+    name: str,
+    summary: str,
+    content: Schema,
+    *,
+    parameters: list[Schema],
+    body: Schema | None = None,
+) -> Schema:
+    operation: Schema = {
+        "operationId": name,
+        "tags": [_TAG],
+        "summary": summary,
+        "parameters": parameters,
+        "responses": {
+            "200": {"description": "The answer.", "content": content},
+            "default": {"$ref": "#/components/responses/Problem"},
+        },
+    }
+    if body is not None:
+        operation["requestBody"] = {"required": True, "content": _make_content(_JSON, body)}
+    return operation
+
+
+def _make_probe(name: str, summary: str) -> Schema:
+    text = _make_content("text/plain", {"type": "string"})
+    return {
+        "operationId": name,
+        "tags": [_TAG],
+        "summary": summary,
+        "security": [],
+        "responses": {
+            "200": {"description": "Yes.", "content": text},
+            "default": {"description": "No."},
+        },
+    }
+
+
+def _make_content(media_type: str, schema: Schema) -> Schema:
+    return {media_type: {"schema": schema}}
+
+
+def _make_path_parameter(name: str, description: str, pattern: str) -> Schema:
+    schema = {"type": "string", "pattern": pattern}
+    return {
+        "name": name,
+        "in": "path",
+        "required": True,
+        "description": description,
+        "schema": schema,
+    }
+
+
+def _make_query(name: str, schema: Schema, description: str) -> Schema:
+    return {"name": name, "in": "query", "description": description, "schema": schema}
+
+
+_TIMEOUT: Schema = {
+    "name": "x-request-timeout",
+    "in": "header",
+    "description": "Seconds until the caller stops waiting.",
+    "schema": {"type": "number", "minimum": 0.001, "maximum": 1e6},
+}
+
+
+def _refer(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _add(kind: Descriptor, schemas: dict[str, Schema]) -> Schema:
+    """Adds the schema of a message and of those inside, and returns a reference to it."""
+    if (known := _WELL_KNOWN.get(kind.full_name)) is not None:
+        return known
+    if kind.name not in schemas:
+        schemas[kind.name] = {}  # a message may contain itself
+        fields = {field.json_name: _describe_field(field, schemas) for field in kind.fields}
+        schemas[kind.name] = {
+            "type": "object",
+            "properties": fields,
+            "additionalProperties": False,
+        }
+    return _refer(kind.name)
+
+
+def _describe_field(field: FieldDescriptor, schemas: dict[str, Schema]) -> Schema:
+    kind = field.message_type
+    if kind is not None and kind.GetOptions().map_entry:
+        value = _describe_value(kind.fields_by_name["value"], schemas)
+        return {"type": "object", "additionalProperties": value}
+    value = _describe_value(field, schemas)
+    return {"type": "array", "items": value} if field.is_repeated else value
+
+
+def _describe_value(field: FieldDescriptor, schemas: dict[str, Schema]) -> Schema:
+    if field.message_type is not None:
+        return _add(field.message_type, schemas)
+    if field.enum_type is not None:
+        return _describe_enum(field.enum_type)
+    return _SCALARS[field.type]
+
+
+def _describe_enum(kind: EnumDescriptor) -> Schema:
+    return {"type": "string", "enum": [value.name for value in kind.values]}

@@ -1,0 +1,48 @@
+"""Servers with HTTP on loopback, and clients that speak it."""
+
+import pytest
+import pytest_asyncio
+from http_clients import EVERYWHERE, browse
+
+from imagemint.server.app import App
+from imagemint.server.settings import ServeSettings
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def site(models):
+    """A server over `models`, for the tests of one module that need no other."""
+    app = App(ServeSettings(repository=models, http_metrics=True, **EVERYWHERE))
+    await app.start()
+    yield app
+    await app.stop()
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def web(site):
+    """A client of `site`."""
+    async with browse(site) as client:
+        yield client
+
+
+@pytest.fixture
+def serve_http(serve):
+    """Starts servers with HTTP."""
+
+    async def start(repository, *kind, **settings):
+        return await serve(repository, *kind, **EVERYWHERE | settings)
+
+    return start
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def held_site(serve_http, models, tmp_path, held_kind):
+    """A server with one held instance over `digits`: batches of 8, a queue of 20."""
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one/digits").symlink_to(models / "digits")
+    sizes = {"instances": 1, "max_batch_images": 8, "max_queue_images": 20}
+    app = await serve_http(tmp_path / "one", held_kind, max_images_per_request=20, **sizes)
+    backend = app.backends["digits"]
+    await backend.begun()  # the warm-up
+    backend.batches.clear()
+    backend.hold()
+    return app

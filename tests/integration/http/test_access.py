@@ -1,0 +1,142 @@
+"""API keys, TLS, drain and several processes: as over gRPC."""
+
+import asyncio
+import ssl
+
+import httpx
+import pytest
+from http_clients import browse, open_socket
+from server_process import ended, line_of, process
+from tiny_bundles import write_bundle
+
+from imagemint.server.access.api_keys import compute_digest
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+ONE = {"images": {"count": 1}}
+GENERATE = "/v1/models/digits:generate"
+KEYS = {name: f"imk_{name:k<43}" for name in ("all", "plain", "slow")}
+KEY_FILE = f"""
+[[key]]
+name = "all"
+sha256 = "{compute_digest(KEYS["all"])}"
+
+[[key]]
+name = "plain"
+sha256 = "{compute_digest(KEYS["plain"])}"
+models = ["plain"]
+
+[[key]]
+name = "slow"
+sha256 = "{compute_digest(KEYS["slow"])}"
+rate_images_per_s = 10
+burst_images = 20
+"""
+
+
+def bear(name):
+    """The header with a key."""
+    return {"authorization": f"Bearer {KEYS[name]}"}
+
+
+async def test_keys(serve_http, models, tmp_path):
+    """Without one nothing is answered but health; each has its models and its rate."""
+    keys = tmp_path / "keys.toml"
+    keys.write_text(KEY_FILE)
+    app = await serve_http(models, api_keys=keys)
+    image = "/v1/models/digits/versions/1/images/1/0.png"
+    async with browse(app) as web:
+        for headers in ({}, {"authorization": "Bearer wrong"}):
+            for answer in (
+                await web.post(GENERATE, json=ONE, headers=headers),
+                await web.get("/v1/models", headers=headers),
+                await web.get(image, headers=headers),
+            ):
+                assert answer.status_code == 401
+                assert answer.headers["www-authenticate"] == "Bearer"
+                assert answer.json()["reason"] == "UNAUTHENTICATED"
+        assert (await web.get("/healthz")).status_code == 200
+        answer = await web.get(image, headers={"x-api-key": KEYS["all"]})
+        assert answer.headers["cache-control"] == "private, max-age=31536000, immutable"
+        tag = answer.headers["etag"]
+        forbidden = bear("plain") | {"if-none-match": tag}
+        for answer in (
+            await web.post(GENERATE, json=ONE, headers=bear("plain")),
+            await web.get(image, headers=forbidden),
+            await web.get("/v1/models/digits/versions/1/card.md", headers=bear("plain")),
+        ):
+            assert answer.status_code == 403
+            assert answer.json()["reason"] == "NOT_ALLOWED"
+        listed = (await web.get("/v1/models", headers=bear("plain"))).json()["models"]
+        assert [each["name"] for each in listed] == ["plain"]
+        many = {"images": {"count": 20}}
+        assert (await web.post(GENERATE, json=many, headers=bear("slow"))).status_code == 200
+        answer = await web.post(GENERATE, json=many, headers=bear("slow"))
+        assert (answer.status_code, answer.json()["reason"]) == (429, "RATE_LIMITED")
+        assert answer.headers["retry-after"] in ("1", "2")
+
+
+async def test_drain(held_site):
+    """Readiness fails first, accepted calls finish, new ones are refused, and then it closes."""
+    backend = held_site.backends["digits"]
+    async with browse(held_site) as web:
+        accepted = asyncio.create_task(web.post(GENERATE, json={"images": {"count": 3}}))
+        await backend.begun()
+        stopping = asyncio.create_task(held_site.stop())
+        while (await web.get("/readyz")).status_code == 200:
+            pass
+        assert (await web.get("/healthz")).status_code == 200
+        while (answer := await web.post(GENERATE, json=ONE)).status_code == 429:
+            pass
+        assert answer.status_code == 503
+        assert answer.json()["reason"] == "DRAINING"
+        assert answer.headers["retry-after"] == "1"
+        backend.release()
+        assert (await accepted).status_code == 200
+        await stopping
+    with pytest.raises(OSError, match=r"refused|failed"):
+        async with open_socket(held_site):
+            pass
+
+
+async def test_tls(serve_http, models, authority, write_certificate, tmp_path):
+    """The files of the gRPC listener; a new pair is used without a restart."""
+    certificate, key = write_certificate(authority, tmp_path)
+    app = await serve_http(models, tls_certificate=certificate, tls_key=key)
+    assert app.http_url.startswith("https://")
+
+    async def see():
+        """Serial number of the certificate of a new connection."""
+        context = ssl.create_default_context()
+        authority.configure_trust(context)
+        context.check_hostname = False
+        port = httpx.URL(app.http_url).port
+        _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+        found = writer.get_extra_info("peercert")["serialNumber"]
+        writer.close()
+        return found
+
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    context.check_hostname = False
+    async with browse(app, verify=context) as web:
+        assert (await web.post(GENERATE, json=ONE)).status_code == 200
+    before = await see()
+    write_certificate(authority, tmp_path)
+    assert await see() != before
+
+
+async def test_workers_share_the_port(tmp_path):
+    """Each answers; the line `ready` has the address of the page."""
+    write_bundle(tmp_path, "digits")
+    options = (f"--repository={tmp_path}", "--processes=2", "--http-address=127.0.0.1:0")
+    async with process(*options) as started:
+        ready = await line_of(started, "ready")
+        async with httpx.AsyncClient(base_url=ready["http_url"], trust_env=False) as web:
+            for _ in range(4):
+                headers = {"connection": "close"}
+                answer = await web.post(GENERATE, json=ONE, headers=headers)
+                assert answer.status_code == 200
+            assert (await web.get("/readyz")).status_code == 200
+        started.terminate()
+        assert await ended(started) == 0

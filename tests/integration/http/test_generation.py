@@ -1,0 +1,194 @@
+"""Images over HTTP: the pixels of gRPC, as JSON, as lines, as pictures and by URL."""
+
+import base64
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+SPEC = {"seed": "42", "firstIndex": "17", "count": "3", "classId": 7}
+
+
+@pytest.fixture(scope="module")
+def expected(engines):
+    """The pixels of SPEC, from the bare engine."""
+    from imagemint.engine.sampling import latents  # noqa: PLC0415 - used here alone
+
+    return engines["digits"].run(latents(42, 17, 3, 8), np.full((3,), 7))
+
+
+def decode(picture):
+    """Pixels [H, W] of an encoded gray picture."""
+    return np.asarray(Image.open(io.BytesIO(picture)))
+
+
+async def test_json_holds_the_pixels_of_the_engine(web, expected):
+    """As raw bytes in base64, with serials and indices as text."""
+    answer = await web.post("/v1/models/digits:generate", json={"images": SPEC})
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "application/json"
+    batch = answer.json()["batch"]
+    pixels = [np.frombuffer(base64.b64decode(each), np.uint8) for each in batch["pictures"]]
+    assert np.array_equal(np.stack(pixels), expected.reshape(3, -1))
+    assert [each["serial"] for each in batch["images"]] == [
+        f"digits@1/42/{index}?class=7" for index in (17, 18, 19)
+    ]
+    assert batch["images"][0] == {
+        "index": "17",
+        "classId": 7,
+        "serial": "digits@1/42/17?class=7",
+    }
+    assert answer.json()["timing"]["inference"].endswith("s")
+
+
+async def test_snake_case_and_default_values(web):
+    """Names of the schema are accepted, and index 0 is written."""
+    images = {"seed": 1, "count": 1, "class_id": 0}
+    answer = await web.post("/v1/models/digits:generate", json={"images": images})
+    assert answer.json()["batch"]["images"] == [
+        {"index": "0", "classId": 0, "serial": "digits@1/1/0?class=0"}
+    ]
+
+
+@pytest.mark.parametrize("media_type", ["image/png", "image/webp"])
+async def test_accept_asks_for_a_picture(web, expected, media_type):
+    """One image is that picture, with its serial in a header; several are a sheet."""
+    one = {"images": SPEC | {"count": 1}, "output": {"quality": 100}}
+    if media_type == "image/png":
+        del one["output"]
+    headers = {"accept": f"{media_type}, */*;q=0.1"}
+    answer = await web.post("/v1/models/digits:generate", json=one, headers=headers)
+    assert answer.headers["content-type"] == media_type
+    assert answer.headers["imagemint-serial"] == "digits@1/42/17?class=7"
+    pixels = np.asarray(Image.open(io.BytesIO(answer.content)).convert("L"))
+    assert np.array_equal(pixels, expected[0, ..., 0])
+    sheet = {"images": SPEC, "columns": 3}
+    answer = await web.post("/v1/models/digits:generate", json=sheet, headers=headers)
+    assert Image.open(io.BytesIO(answer.content)).size == (3 * 6, 4)
+    assert "imagemint-serial" not in answer.headers
+    apart = sheet | {"layout": "IMAGE_LAYOUT_INDIVIDUAL"}
+    answer = await web.post("/v1/models/digits:generate", json=apart, headers=headers)
+    assert {each["field"] for each in answer.json()["violations"]} == {"layout"}
+
+
+async def test_stream_sends_lines(web, expected):
+    """Each line holds the next images, in order; together they are all of them."""
+    request = {"images": SPEC | {"count": "50"}, "chunkSize": 7}
+    body = json.dumps(request)
+    async with web.stream("POST", "/v1/models/digits:streamGenerate", content=body) as answer:
+        assert answer.headers["content-type"] == "application/x-ndjson"
+        lines = [json.loads(line)["batch"] async for line in answer.aiter_lines()]
+    assert [len(each["images"]) for each in lines] == [7] * 7 + [1]
+    indices = [int(image["index"]) for each in lines for image in each["images"]]
+    assert indices == list(range(17, 67))
+    first = np.frombuffer(base64.b64decode(lines[0]["pictures"][0]), np.uint8)
+    assert np.array_equal(first, expected[0].ravel())
+
+
+async def test_url_of_a_serial(web, expected):
+    """The same pixels as any other way, with a tag that saves the second transfer."""
+    url = "/v1/models/digits/versions/1/images/42/17.png?class=7"
+    answer = await web.get(url)
+    assert answer.headers["content-type"] == "image/png"
+    assert answer.headers["cache-control"] == "public, max-age=31536000, immutable"
+    assert answer.headers["imagemint-serial"] == "digits@1/42/17?class=7"
+    assert np.array_equal(decode(answer.content), expected[0, ..., 0])
+    tag = answer.headers["etag"]
+    again = await web.get(url, headers={"if-none-match": f'"other", W/{tag}'})
+    assert again.status_code == 304
+    assert not again.content
+    assert again.headers["etag"] == tag
+    other = await web.get(url.replace("class=7", "class=8"), headers={"if-none-match": tag})
+    assert other.status_code == 200
+    assert other.headers["etag"] != tag
+    head = await web.head(url)
+    assert head.headers["content-length"] == str(len(answer.content))
+
+
+async def test_url_with_truncation_and_quality(web, engines):
+    """Truncation is a part of the serial; a WebP of quality 100 is lossless."""
+    url = "/v1/models/bounded/versions/1/images/3/0.webp?class=1&truncation=0.5&quality=100"
+    answer = await web.get(url)
+    assert answer.headers["imagemint-serial"] == "bounded@1/3/0?class=1&truncation=0.5"
+    assert Image.open(io.BytesIO(answer.content)).size == (6, 4)
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("images/x/17.png", {"seed"}),
+        ("images/-1/1_7.png", {"seed", "index"}),
+        ("images/18446744073709551616/0.png", {"seed"}),
+        ("images/1/0.png?class=a&truncation=b&colour=red", {"class", "truncation", "colour"}),
+        ("images/1/0.png?class=1&class=2", {"class"}),
+        ("images/1/0.png?class=10", {"images.class_id"}),
+    ],
+)
+async def test_url_that_is_wrong(web, path, fields):
+    """The problem lists every part that is."""
+    answer = await web.get(f"/v1/models/digits/versions/1/{path}")
+    assert answer.status_code == 400
+    assert answer.headers["cache-control"] == "no-store"
+    assert {each["field"] for each in answer.json()["violations"]} == fields
+
+
+async def test_url_of_another_variant(web):
+    """A URL without a variant means the reference; one of another is refused."""
+    url = "/v1/models/digits/versions/1/images/1/0.png"
+    assert (await web.get(f"{url}?variant=reference")).status_code == 200
+    answer = await web.get(f"{url}?variant=int8")
+    assert answer.status_code == 400
+    assert answer.json()["reason"] == "VARIANT_MISMATCH"
+
+
+@pytest.mark.parametrize(
+    ("model", "body", "status", "reason"),
+    [
+        ("nobody", {"images": {"count": 1}}, 404, "MODEL_NOT_FOUND"),
+        ("digits", {"images": {"count": 1, "version": "9"}}, 404, "VERSION_NOT_FOUND"),
+        ("digits", {"images": {"count": 0}}, 400, "INVALID_REQUEST"),
+        ("digits", {"images": {"count": 1, "model": "plain"}}, 400, "INVALID_REQUEST"),
+        ("digits", {"images": {"count": 1}, "colour": 1}, 400, "INVALID_REQUEST"),
+        ("plain", {"images": {"count": 1, "classId": 1}}, 400, "CLASS_UNSUPPORTED"),
+        ("digits", [], 400, "INVALID_REQUEST"),
+        ("digits", {"images": {"count": {"a": [1, 2]}}}, 400, "INVALID_REQUEST"),
+        ("digits", {"images": {"latents": {"values": [0.0] * 300_000}}}, 400, "INVALID_REQUEST"),
+    ],
+)
+async def test_problems(web, model, body, status, reason):
+    """Each error has its status and the reason that gRPC gives."""
+    for verb in ("generate", "streamGenerate"):
+        answer = await web.post(f"/v1/models/{model}:{verb}", json=body)
+        problem = answer.json()
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert (answer.status_code, problem["reason"]) == (status, reason)
+        assert problem["status"] == status
+        assert problem["request_id"] == answer.headers["x-request-id"]
+
+
+async def test_bodies_that_are_no_json(web):
+    """Are refused, whatever they are."""
+    for body in (b"\xff", b"{", b"[" * 100_000, b'{"images": NaN}', b"1" * 10_000):
+        answer = await web.post("/v1/models/digits:generate", content=body)
+        assert answer.json()["reason"] == "INVALID_REQUEST", body[:9]
+
+
+async def test_calls_count_as_those_of_grpc(web, site, scrape, total):
+    """By service, method, model and code; and /metrics is served here too."""
+    count = {"service": "imagemint.v1.GenerationService", "method": "Generate"}
+    before = await scrape(site.metrics_address)
+    await web.post("/v1/models/digits:generate", json={"images": {"count": 2}})
+    await web.post("/v1/models/digits:generate", json={"images": {"count": 0}})
+    after = await scrape(site.metrics_address)
+    for code in ("OK", "INVALID_ARGUMENT"):
+        name = "imagemint_requests_total"
+        had, has = (
+            total(each, name, code=code, model="digits", **count) for each in (before, after)
+        )
+        assert has == had + 1
+    assert not total(after, "imagemint_bytes_in_flight")
+    assert "imagemint_requests_total" in (await web.get("/metrics")).text

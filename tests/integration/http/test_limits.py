@@ -1,0 +1,148 @@
+"""Slow, large and absent clients, deadlines, and a full queue."""
+
+import asyncio
+import json
+
+import pytest
+from http_clients import browse, open_socket
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+ONE = {"images": {"model": "digits", "count": 1}}
+GENERATE = "/v1/models/digits:generate"
+HEAD = f"POST {GENERATE} HTTP/1.1\r\nhost: test\r\n"
+
+
+async def read_answer(reader):
+    """The status of an answer, and all bytes until the connection ends."""
+    answer = await reader.read()
+    return int(answer.split()[1]), answer
+
+
+async def test_large_bodies_are_refused(serve_http, models):
+    """By their declared length, before they are read, or as soon as they are too long."""
+    app = await serve_http(models, max_request_bytes=10_000)
+    async with browse(app) as web:
+        answer = await web.post(GENERATE, content=b" " * 10_001)
+        assert answer.status_code == 413
+        assert answer.json()["violations"][0]["field"] == "body"
+
+        async def pieces():
+            for _ in range(20):
+                yield b" " * 1_000
+
+        answer = await web.post(GENERATE, content=pieces())
+        assert answer.status_code == 413
+        fitting = json.dumps(ONE).encode().ljust(10_000)
+        assert (await web.post(GENERATE, content=fitting)).status_code == 200
+
+
+async def test_large_headers_are_refused(serve_http, models):
+    """A head above max_metadata_bytes ends the connection."""
+    app = await serve_http(models, max_metadata_bytes=4_000)
+    async with open_socket(app) as (reader, writer):
+        writer.write(HEAD.encode() + b"note: " + b"x" * 100_000)
+        assert (await read_answer(reader))[0] == 400
+
+
+async def test_slow_requests_end(serve_http, models):
+    """A head that never ends is cut off, a body that never ends is answered, and others go on."""
+    app = await serve_http(models, http_receive_timeout_s=0.2)
+    async with open_socket(app) as (silent, _), open_socket(app) as (head, writer):
+        writer.write(b"GET /v1/models HTTP/1.1\r\nhost: te")
+        async with open_socket(app) as (body, other):
+            other.write(f"{HEAD}content-length: 100\r\nconnection: close\r\n\r\nhalf".encode())
+            async with browse(app) as web:
+                assert (await web.post(GENERATE, json=ONE)).status_code == 200
+            status, _ = await read_answer(body)
+            assert status == 408
+        with pytest.raises((ConnectionError, EOFError)):
+            await head.readexactly(1)
+        with pytest.raises((ConnectionError, EOFError)):
+            await silent.readexactly(1)
+
+
+async def test_slow_bodies_hold_no_call(serve_http, models):
+    """A call counts from the end of its request on."""
+    app = await serve_http(models, max_concurrent_calls=1, max_calls_per_caller=1)
+    async with open_socket(app) as (_, writer):
+        writer.write(f"{HEAD}content-length: 100\r\n\r\nhalf".encode())
+        async with browse(app) as web:
+            for _ in range(3):
+                assert (await web.post(GENERATE, json=ONE)).status_code == 200
+
+
+async def test_unread_stream_ends(serve_http, models, scrape, total, until):
+    """Whoever reads nothing for stall_timeout_s is cut off, and its memory is free again."""
+    app = await serve_http(models, stall_timeout_s=0.2)
+    body = json.dumps({"images": {"count": 10**9}})
+    async with open_socket(app) as (_, writer):
+        path = "/v1/models/digits:streamGenerate"
+        head = f"POST {path} HTTP/1.1\r\nhost: test\r\ncontent-length: {len(body)}\r\n\r\n"
+        writer.write((head + body).encode())
+
+        async def is_ended():
+            samples = await scrape(app.metrics_address)
+            running = total(samples, "imagemint_inflight_requests")
+            ended = total(samples, "imagemint_ended_calls_total", reason="stalled")
+            return ended == 1 and not running and not total(samples, "imagemint_bytes_in_flight")
+
+        await until(is_ended)
+
+
+async def test_deadline_drops_the_work(held_site):
+    """In seconds, or as gRPC spells it; what waits is never computed."""
+    backend = held_site.backends["digits"]
+    async with browse(held_site) as web:
+        for headers in ({"x-request-timeout": "0.1"}, {"grpc-timeout": "100m"}):
+            answer = await web.post(GENERATE, json=ONE, headers=headers)
+            assert answer.status_code == 504
+            assert answer.json()["code"] == "DEADLINE_EXCEEDED"
+        for headers in ({"x-request-timeout": "soon"}, {"grpc-timeout": "1"}):
+            answer = await web.post(GENERATE, json=ONE, headers=headers)
+            assert answer.json()["violations"][0]["field"] in headers
+            assert (await web.get("/v1/models", headers=headers)).status_code == 400
+        backend.release()
+        assert (await web.post(GENERATE, json=ONE)).status_code == 200
+    assert sum(backend.sizes) <= 2  # the batch that was held, and the last call
+
+
+async def test_client_that_leaves_drops_its_work(held_site, scrape, total, until):
+    """Its images leave the queue."""
+    backend = held_site.backends["digits"]
+    waiting = {"images": {"count": 20}}
+
+    def queued(samples):
+        return total(samples, "imagemint_queue_images", model="digits")
+
+    async def is_full():
+        return queued(await scrape(held_site.metrics_address)) >= 20
+
+    async def is_empty():
+        return not queued(await scrape(held_site.metrics_address))
+
+    async with browse(held_site) as web:
+        first = asyncio.create_task(web.post(GENERATE, json=ONE))
+        await backend.begun()
+        leaving = asyncio.create_task(web.post(GENERATE, json=waiting))
+        await until(is_full)
+        refused = await web.post(GENERATE, json=waiting)
+        assert refused.status_code == 429
+        assert refused.json()["reason"] == "QUEUE_FULL"
+        assert int(refused.headers["retry-after"]) >= refused.json()["retry_delay_s"]
+        leaving.cancel()
+        await until(is_empty)
+        backend.release()
+        assert (await first).status_code == 200
+    assert sum(backend.sizes) == 1
+
+
+async def test_connections_are_limited(serve_http, models):
+    """One above max_connections is closed at once; when one ends, the next is accepted."""
+    app = await serve_http(models, max_connections=2)
+    async with open_socket(app), browse(app) as web:
+        assert (await web.get("/healthz")).status_code == 200
+        async with open_socket(app) as (reader, writer):
+            writer.write(b"GET /healthz HTTP/1.1\r\nhost: test\r\n\r\n")
+            with pytest.raises((ConnectionError, EOFError)):
+                await reader.readexactly(1)

@@ -1,0 +1,87 @@
+"""What the HTTP interface says of models, of itself, and to browsers of other origins."""
+
+import pytest
+from http_clients import browse
+from tiny_bundles import write_bundle, write_sums
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+async def test_models(web):
+    """Pages of models, and one model, as the RPCs describe them."""
+    page = (await web.get("/v1/models", params={"pageSize": 3})).json()
+    assert [each["name"] for each in page["models"]] == ["bounded", "digits", "plain"]
+    rest = (await web.get("/v1/models", params={"pageToken": page["nextPageToken"]})).json()
+    assert [each["name"] for each in rest["models"]] == ["styled"]
+    model = (await web.get("/v1/models/digits")).json()
+    assert model == page["models"][1]
+    (version,) = model["versions"]
+    assert version["state"] == "MODEL_STATE_READY"
+    assert version["manifest"]["classLabels"] == list("0123456789")
+    assert (await web.get("/v1/models/nobody")).json()["reason"] == "MODEL_NOT_FOUND"
+    assert (await web.get("/v1/models", params={"pageSize": "x"})).status_code == 400
+
+
+async def test_files_of_a_bundle(serve_http, tmp_path):
+    """The card is served, and nothing else of the directory."""
+    directory = write_bundle(tmp_path, "digits")
+    (directory / "card.md").write_text("# Digits\n")
+    write_sums(directory)
+    app = await serve_http(tmp_path)
+    async with browse(app) as web:
+        card = await web.get("/v1/models/digits/versions/1/card.md")
+        assert card.text == "# Digits\n"
+        assert card.headers["content-type"].startswith("text/markdown")
+        for name in ("samples.png", "model.onnx", "..%2f..%2fcard.md"):
+            answer = await web.get(f"/v1/models/digits/versions/1/{name}")
+            assert answer.status_code == 404
+            assert answer.json()["code"] == "NOT_FOUND"
+
+
+async def test_probes_and_unknown_paths(web):
+    """Health and readiness are plain; everything else is a problem."""
+    assert (await web.get("/healthz")).text == "ok\n"
+    assert (await web.get("/readyz")).text == "ready\n"
+    for method, path, status in (
+        ("GET", "/v1/nothing", 404),
+        ("DELETE", "/v1/models", 405),
+        ("GET", "/v1/models/digits:generate", 405),
+        ("POST", "/readyz", 405),
+    ):
+        answer = await web.request(method, path)
+        assert answer.status_code == status, path
+        assert answer.json()["status"] == status
+
+
+async def test_headers_protect_browsers(web):
+    """Nothing inline, nothing from elsewhere, no guessed types, and no frames."""
+    for path in ("/", "/healthz", "/v1/models", "/v1/nothing"):
+        headers = (await web.get(path)).headers
+        assert "default-src 'none'" in headers["content-security-policy"]
+        assert "frame-ancestors 'none'" in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff"
+        assert "access-control-allow-origin" not in headers
+
+
+async def test_other_origins_are_allowed_by_name(serve_http, models):
+    """Only those of http_allow_origins."""
+    app = await serve_http(models, http_allow_origins=["https://art.example"])
+    async with browse(app) as web:
+        for origin, allowed in (("https://art.example", True), ("https://evil.example", False)):
+            answer = await web.get("/v1/models", headers={"origin": origin})
+            assert (answer.headers.get("access-control-allow-origin") == origin) is allowed
+
+
+async def test_request_id_is_repeated(web):
+    """The caller's own comes back; without one, only an error has one."""
+    answer = await web.get("/v1/models", headers={"x-request-id": "mine-1"})
+    assert answer.headers["x-request-id"] == "mine-1"
+    assert "x-request-id" not in (await web.get("/v1/models")).headers
+
+
+async def test_page_can_be_left_out(serve_http, models):
+    """Without http_page there is no page; the interface stays."""
+    app = await serve_http(models, http_page=False)
+    async with browse(app) as web:
+        assert (await web.get("/")).status_code == 404
+        assert (await web.get("/v1/models")).status_code == 200
