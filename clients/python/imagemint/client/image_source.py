@@ -1,0 +1,256 @@
+"""Sources of images for training: one seed of one version of a model, read by index."""
+
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imagemint.client import forks
+from imagemint.client.blocking import Client
+from imagemint.client.channel import Tls
+from imagemint.client.errors import (
+    Cancelled,
+    ClientClosed,
+    NotFound,
+    QueueFull,
+    ServerError,
+    Unavailable,
+    invalid,
+)
+from imagemint.client.images import ImageBatch
+from imagemint.client.models import Model, ModelVersion
+from imagemint.client.requests import Condition, PerImage
+from imagemint.client.streams import BACKOFF
+
+_TRANSIENT = (Unavailable, QueueFull, Cancelled)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceIdentity:
+    """Everything that all images of a source have in common."""
+
+    model: str
+    """Name of the model."""
+    version: str
+    """Version of the model."""
+    variant: str
+    """Variant that makes the images, such as `fp32` or `int8`."""
+    bundle_sha256: str
+    """SHA-256 of the bundle's model.onnx."""
+    seed: int
+    """Seed, 0 to 2^64 - 1."""
+    class_labels: tuple[str, ...]
+    """Label text by class index; empty for a model without classes."""
+    image_shape: tuple[int, int, int]
+    """Height, width and channels of an image."""
+
+
+class SourceImages(Protocol):
+    """Images of a source, in order of index."""
+
+    @property
+    def image(self) -> NDArray[np.uint8]:
+        """Pixels, uint8 [N, H, W, C]; may be read-only."""
+
+    @property
+    def class_id(self) -> NDArray[np.int64] | None:
+        """Class of each image, int64 [N]; None for a model without classes."""
+
+    @property
+    def serials(self) -> tuple[str, ...]:
+        """Serial number of each image."""
+
+
+class ImageSource(Protocol):
+    """Computes images by index: a server, or an engine in this process.
+
+    A source can be pickled, and used after a fork and from several threads: it opens its connection
+    or its engine in each process when it is first read there.
+    """
+
+    @property
+    def identity(self) -> SourceIdentity:
+        """What all images have in common. It needs no connection."""
+
+    @property
+    def max_images(self) -> int:
+        """Largest `count` of one read."""
+
+    def read(
+        self, first_index: int, count: int, class_ids: Sequence[int] | None = None
+    ) -> SourceImages:
+        """Returns `count` images from `first_index` on.
+
+        Args:
+            first_index: index of the first image.
+            count: 1 to `max_images`.
+            class_ids: class of each image; None for the condition of the source.
+        """
+
+    def close(self) -> None:
+        """Releases what this process has opened."""
+
+
+class ServerSource:
+    """Images of a server.
+
+    The constructor asks the server once for the model, and closes that connection. It pins version,
+    variant and bundle, so that every process reads the same images; a server that runs others
+    later is an error. `read` waits for a server that is away, busy or restarting.
+
+    Args:
+        target: as for `Client`.
+        model: name of the model.
+        seed: 0 to 2^64 - 1; None chooses one at random, see `identity.seed`.
+        condition: the class or classes, as for `Client.generate`, except PerImage.
+        truncation: within the range of the model; None for none.
+        version: empty for the server's default version at this moment.
+        tls: how to encrypt; None for plain text.
+        timeout_s: longest time of one read in seconds, with all retries; None for no limit.
+        metadata: pairs that go with every call, such as credentials.
+
+    Raises:
+        NotFound: there is no such model, or the version is not ready.
+        InvalidRequest: the condition lists a class for each image.
+        ImagemintError: any other failure.
+    """
+
+    def __init__(
+        self,
+        target: str | Sequence[str],
+        model: str,
+        *,
+        seed: int | None = None,
+        condition: Condition = None,
+        truncation: float | None = None,
+        version: str = "",
+        tls: Tls | None = None,
+        timeout_s: float | None = 30.0,
+        metadata: Sequence[tuple[str, str | bytes]] = (),
+    ) -> None:
+        if isinstance(condition, PerImage):
+            raise invalid("condition", "a source has no classes image by image; use Cycle")
+        self._target = target
+        self._connection: dict[str, Any] = {
+            "tls": tls,
+            "timeout_s": timeout_s,
+            "metadata": metadata,
+        }
+        self._condition = condition
+        self._truncation = truncation
+        self._timeout_s = timeout_s
+        self._clients: dict[int, Client] = {}  # by generation of forks; one of them is ours
+        # The client must be closed before workers are forked, or they could not use gRPC.
+        with Client(target, **self._connection) as client:
+            found = client.model(model)
+        self._identity = _identify(found, version, secrets.randbits(64) if seed is None else seed)
+        self._max_images = found.limits.max_images_per_request
+
+    @property
+    def identity(self) -> SourceIdentity:
+        """What all images have in common."""
+        return self._identity
+
+    @property
+    def max_images(self) -> int:
+        """Largest `count` of one read: the server's limit."""
+        return self._max_images
+
+    def read(
+        self, first_index: int, count: int, class_ids: Sequence[int] | None = None
+    ) -> ImageBatch:
+        """Returns `count` images from `first_index` on, in one answer.
+
+        Raises:
+            Unavailable, QueueFull: the server did not recover within `timeout_s`.
+            ServerError: the server has other bytes under this version.
+            ImagemintError: any other failure.
+        """
+        deadline = None if self._timeout_s is None else time.monotonic() + self._timeout_s
+        failures = 0
+        while True:
+            left_s = None if deadline is None else max(deadline - time.monotonic(), 0.001)
+            try:
+                return self._ask(first_index, count, class_ids, left_s)
+            except ClientClosed:
+                raise
+            except _TRANSIENT as error:
+                failures += 1
+                wait_s = BACKOFF.delay_s(failures, error.retry_delay_s)
+                if deadline is not None and time.monotonic() + wait_s >= deadline:
+                    raise
+            time.sleep(wait_s)
+
+    def close(self) -> None:
+        """Closes the connection of this process. The next read opens a new one."""
+        client = self._clients.pop(forks.generation(), None)
+        if client is not None:
+            client.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_clients": {}}
+
+    def _ask(
+        self, first_index: int, count: int, class_ids: Sequence[int] | None, timeout_s: float | None
+    ) -> ImageBatch:
+        pinned = self._identity
+        batch = self._open().generate(
+            pinned.model,
+            count,
+            seed=pinned.seed,
+            first_index=first_index,
+            condition=self._condition if class_ids is None else PerImage(class_ids),
+            truncation=self._truncation,
+            version=pinned.version,
+            variant=pinned.variant,
+            timeout_s=timeout_s,
+        )
+        if batch.bundle_sha256 != pinned.bundle_sha256:
+            raise ServerError(
+                f"{pinned.model}@{pinned.version} changed: bundle {pinned.bundle_sha256[:12]} "
+                f"became {batch.bundle_sha256[:12]}",
+                reason="BUNDLE_CHANGED",
+            )
+        return batch
+
+    def _open(self) -> Client:
+        """Returns the client of this process.
+
+        It takes no lock, because a fork could copy a lock that another thread holds.
+        """
+        generation = forks.generation()
+        client = self._clients.get(generation)
+        if client is None:
+            fresh = Client(self._target, **self._connection)
+            client = self._clients.setdefault(generation, fresh)
+            if client is not fresh:  # another thread was first
+                fresh.close()
+        return client
+
+
+def _identify(model: Model, version: str, seed: int) -> SourceIdentity:
+    wanted = version or model.default_version
+    found = next((each for each in model.versions if each.version == wanted), None)
+    if found is None or found.manifest is None:
+        raise NotFound(_explain_missing(model, wanted, found), reason="VERSION_NOT_READY")
+    manifest = found.manifest
+    return SourceIdentity(
+        model=model.name,
+        version=found.version,
+        variant=found.variant,
+        bundle_sha256=found.bundle_sha256,
+        seed=seed,
+        class_labels=manifest.class_labels,
+        image_shape=(manifest.height, manifest.width, manifest.channels),
+    )
+
+
+def _explain_missing(model: Model, wanted: str, found: ModelVersion | None) -> str:
+    if found is not None:
+        return f"{model.name}@{wanted} is {found.state}{': ' * bool(found.reason)}{found.reason}"
+    known = ", ".join(each.version for each in model.versions) or "none"
+    return f"{model.name} has no version {wanted or 'that is ready'}; versions: {known}"

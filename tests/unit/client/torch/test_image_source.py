@@ -1,0 +1,75 @@
+"""Tests of imagemint.client.image_source."""
+
+import pickle
+
+import grpc
+import pytest
+
+from imagemint.client import Cycle, InvalidRequest, NotFound, PerImage, ServerError, Unavailable
+from imagemint.client.image_source import ServerSource
+
+
+def test_source_pins_what_decides_the_images(source, mint):
+    """Version, variant and seed go with every read, and the classes that are asked for."""
+    batch = source.read(7, 3, [2, 0, 1])
+    assert batch.serials[0] == "tiny@3/5/7?class=2"
+    asked = mint.requests[-1].images
+    assert (asked.version, asked.variant, asked.seed) == ("3", "int8", 5)
+    assert source.identity.image_shape == (4, 6, 1)
+    assert source.max_images == 16
+
+
+def test_seed_is_drawn_once(address):
+    """A source without a seed has one of its own, which does not change."""
+    first, second = (ServerSource(address, "tiny") for _ in range(2))
+    assert first.identity.seed != second.identity.seed
+    assert first.read(0, 1).seed == first.identity.seed
+    first.close()
+
+
+def test_read_waits_for_a_busy_server(source, mint, fault):
+    """A full queue and an absent server are asked again."""
+    codes = [grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE] * 4
+    mint.faults.extend(fault(code, retry_s=0.01) for code in codes)
+    assert len(source.read(0, 2)) == 2
+    assert not mint.faults
+
+
+def test_read_gives_up_after_its_timeout(address, mint, fault):
+    """The last failure is raised if the server asks for more time than there is."""
+    source = ServerSource(address, "tiny", seed=1, timeout_s=0.5)
+    mint.faults.extend(fault(grpc.StatusCode.UNAVAILABLE, retry_s=0.9) for _ in range(100))
+    with pytest.raises(Unavailable):
+        source.read(0, 1)
+    source.close()
+
+
+def test_changed_bundle_is_an_error(source, mint):
+    """Other bytes under the same version are not the same images."""
+    source.read(0, 1)
+    mint.bundle_sha256 = "ef" * 32
+    with pytest.raises(ServerError, match="became") as raised:
+        source.read(1, 1)
+    assert raised.value.reason == "BUNDLE_CHANGED"
+
+
+def test_bad_model_is_an_error_at_once(address, fault, mint):
+    """A version that is not ready, an unknown one, and classes image by image are refused."""
+    with pytest.raises(NotFound, match=r"tiny@4 is loading"):
+        ServerSource(address, "tiny", version="4")
+    with pytest.raises(NotFound, match=r"no version 9; versions: 3, 4"):
+        ServerSource(address, "tiny", version="9")
+    with pytest.raises(InvalidRequest):
+        ServerSource(address, "tiny", condition=PerImage([1]))
+
+
+def test_source_survives_pickling(address):
+    """A copy reads the same images, with a connection of its own."""
+    source = ServerSource(address, "tiny", seed=3, condition=Cycle([2]))
+    before = source.read(0, 2)
+    copy = pickle.loads(pickle.dumps(source))  # noqa: S301 - made here
+    assert copy.read(0, 2).serials == before.serials
+    source.close()
+    copy.close()
+    assert copy.read(0, 1).serials == before.serials[:1]
+    copy.close()

@@ -1,0 +1,95 @@
+"""Tests of imagemint.client.torch.mixing."""
+
+from collections import Counter
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from imagemint.client.torch import MixedSampler, SyntheticImages, mix
+
+LABELS = [0, 0, 0, 0, 1, 2, 2, 1]
+
+
+class Real(TensorDataset):
+    """Eight real images, each of value 200; classes 0, 1, 2."""
+
+    def __init__(self, labels=LABELS):
+        super().__init__(torch.full((len(labels), 1, 4, 6), 200, dtype=torch.uint8))
+        self.targets = labels
+
+    def __getitem__(self, position):
+        """(image, class)."""
+        return super().__getitem__(position)[0], self.targets[position]
+
+
+def is_real(item):
+    """Whether an item is one of Real."""
+    return int(item[0].flatten()[0]) == 200
+
+
+def test_classes_are_topped_up(computed):
+    """Each class has N images, real ones first; a class with more keeps what it has."""
+    mixed = mix(Real(), SyntheticImages(computed(), 0, first_index=50), per_class=3)
+    assert Counter(class_id for _, class_id in mixed) == {0: 4, 1: 3, 2: 3}
+    assert [is_real(each) for each in mixed] == [True] * 8 + [False] * 2
+    assert [int(mixed[at][0].flatten()[0]) for at in (8, 9)] == [50, 51]
+
+
+def test_ratio_adds_the_first_images(computed):
+    """A ratio of a half adds one synthetic image for two real ones."""
+    mixed = mix(Real(), SyntheticImages(computed(), 100), ratio=0.5)
+    assert len(mixed) == 12
+    assert [int(mixed[at][0].flatten()[0]) for at in range(8, 12)] == [0, 1, 2, 3]
+    assert is_real(mixed[-5])
+
+
+def test_labels_are_found_or_given(computed):
+    """Labels come from the argument, from the dataset, or from the items."""
+    real, synthetic = Real(), SyntheticImages(computed(), 0)
+    found = [len(mix(real, synthetic, per_class=5))]
+    found.append(len(mix(real, synthetic, per_class=5, labels=[0] * 8)))
+    found.append(len(mix([real[at] for at in range(8)], synthetic, per_class=5)))
+    assert found == [15, 18, 15]
+
+
+def test_sampler_gives_each_position_once_over_ranks(computed):
+    """Real ones in an order that follows from the epoch, synthetic ones in order of index."""
+    mixed = mix(Real(), SyntheticImages(computed(), 100), ratio=2.0)
+    samplers = [MixedSampler(mixed, rank=rank, world_size=3) for rank in range(3)]
+    orders = [list(each) for each in samplers]
+    assert sorted(each for order in orders for each in order) == list(range(24))
+    assert [len(each) for each in samplers] == [len(each) for each in orders]
+    for order in orders:
+        synthetic = [each for each in order if each >= 8]
+        assert synthetic == list(range(synthetic[0], synthetic[0] + len(synthetic)))
+    assert orders[0] == list(samplers[0])
+    samplers[0].set_epoch(1)
+    assert orders[0] != list(samplers[0])
+    even = [MixedSampler(mixed, rank=rank, world_size=3, drop_last=True) for rank in range(3)]
+    assert {len(list(each)) for each in even} == {7}
+
+
+def test_batch_of_a_mix_needs_one_read(computed):
+    """The synthetic images of a shuffled batch are neighbours."""
+    source = computed()
+    mixed = mix(Real(), SyntheticImages(source, 100), ratio=3.0)
+    loader = DataLoader(mixed, batch_size=8, sampler=mixed.sampler(seed=1))
+    batches = list(loader)
+    assert [len(images) for images, _ in batches] == [8] * 4
+    assert len(source.reads) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "either ratio or per_class"),
+        ({"ratio": 1.0, "per_class": 1}, "either ratio or per_class"),
+        ({"ratio": 20.0}, "160 of 100"),
+        ({"per_class": 3, "labels": [0, 7]}, r"classes \[7\]; counted has 3"),
+    ],
+)
+def test_bad_mix_is_refused(computed, arguments, message):
+    """Each error says what is wrong."""
+    with pytest.raises(ValueError, match=message):
+        mix(Real(), SyntheticImages(computed(), 100), **arguments)

@@ -1,0 +1,45 @@
+"""Tests of imagemint.client.prefetch."""
+
+import threading
+
+import pytest
+
+from imagemint.client.prefetch import Prefetch
+
+
+@pytest.mark.parametrize("depth", [0, 1, 3, 100])
+def test_results_come_in_order(depth):
+    """The order is that of the items, whichever read ends first."""
+    assert list(Prefetch(lambda item: item * 2, range(10), depth)) == list(range(0, 20, 2))
+
+
+def test_reads_run_ahead_within_the_depth():
+    """While the loop works, as many reads as the depth run, and no more."""
+    begun = threading.Semaphore(0)
+    started = []
+
+    def read(item):
+        started.append(item)
+        begun.release()
+        return item
+
+    results = Prefetch(read, range(100), 3)
+    assert next(results) == 0
+    for _ in range(4):
+        assert begun.acquire(timeout=20)
+    assert sorted(started) == [0, 1, 2, 3]
+
+
+def test_nothing_is_read_before_the_first_result():
+    """An iterator that nobody uses costs nothing."""
+    read = []
+    Prefetch(read.append, range(3), 2)
+    assert not read
+
+
+def test_failed_read_raises_in_its_turn():
+    """The results before it arrive first."""
+    results = Prefetch(lambda item: 1 // (2 - item), range(4), 4)
+    assert [next(results), next(results)] == [0, 1]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
