@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from imagemint.client import cli
-from imagemint.client.extras import install_command
+from imagemint.client.extras import _EXTRA_OF_PART, install_command
 
 PROBE = '''
 """Commands to probe the root with."""
@@ -92,6 +92,8 @@ def installed(tmp_path, monkeypatch):
         "raise ModuleNotFoundError('No module named tensorboard', name='tensorboard')"
     )
     monkeypatch.syspath_prepend(str(folder))
+    for module in ("probe_commands", "probe_training"):
+        monkeypatch.setitem(_EXTRA_OF_PART, module, "train")
     yield folder
     sys.modules.pop("probe_commands", None)
 

@@ -6,15 +6,17 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement
 
-from imagemint.client import extras
-from imagemint.client.extras import MODULES, find_extra, install_command
+from imagemint.client.extras import (
+    _EXTRA_OF_MODULE,
+    _EXTRA_OF_PART,
+    find_extra,
+    install_command,
+)
 
 ROOT = Path(__file__).parents[3]
-EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-# Distributions whose modules the table need not name: a command never misses them.
-QUIET = {"nvidia-ml-py", "onnxruntime-gpu"}
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
 
 
 @pytest.mark.parametrize(
@@ -29,32 +31,26 @@ QUIET = {"nvidia-ml-py", "onnxruntime-gpu"}
         ("opentelemetry", "imagemint.server.commands.serve", "trace"),
         ("torch_fidelity", "imagemint.training.command", "inception"),
         ("onnxscript", "imagemint.exporter.command", "export"),
-        ("json5", "imagemint.server.commands.serve", None),
+        ("imagemint.server.nothing", "imagemint.server.commands.serve", None),
+        ("json5", "imagemint.client.generate", None),
     ],
 )
 def test_extra_fits_module_and_part(module, part, extra):
-    """The part's own extra where it brings the module, else the first that does."""
+    """The module's own extra, otherwise that of the part."""
     assert find_extra(module, part) == extra
 
 
-def requirements_of(extra):
-    """The distributions that an extra of pyproject.toml brings, through extras within extras."""
-    for line in EXTRAS[extra]:
-        requirement = Requirement(line)
-        if requirement.name == extras.DISTRIBUTION:
-            for inner in requirement.extras:
-                yield from requirements_of(inner)
-        else:
-            yield requirement.name
+@pytest.mark.parametrize("extra", [*_EXTRA_OF_MODULE.values(), *_EXTRA_OF_PART.values()])
+def test_extra_exists(extra):
+    """Every extra of the tables is one of pyproject.toml."""
+    assert extra in EXTRAS
 
 
-@pytest.mark.parametrize("extra", MODULES)
-def test_table_is_that_of_pyproject(extra):
-    """Each requirement of an extra has a module in the table, as far as it is installed here."""
-    modules = metadata.packages_distributions()
-    for name in set(requirements_of(extra)) - QUIET:
-        found = {module for module, owners in modules.items() if name in owners}
-        assert not found or found & MODULES[extra], name
+def test_every_command_has_its_extra():
+    """Only the commands of the client need none."""
+    for name, target in PROJECT["entry-points"]["imagemint.commands"].items():
+        part = ".".join(target.split(".")[:2])
+        assert part == "imagemint.client" or part in _EXTRA_OF_PART, name
 
 
 @pytest.mark.parametrize(

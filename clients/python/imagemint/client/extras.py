@@ -1,4 +1,4 @@
-"""Finds the extra to install for a missing module, in an explicit table."""
+"""Finds the extra to install for a missing module, in explicit tables."""
 
 import json
 from importlib import metadata
@@ -6,41 +6,11 @@ from urllib.parse import unquote, urlsplit
 
 DISTRIBUTION = "imagemint"
 
-_SERVER = frozenset(
-    [
-        "grpc_health",
-        "grpc_reflection",
-        "onnx",
-        "onnxruntime",
-        "prometheus_client",
-        "scipy",
-        "structlog",
-        "uvloop",
-        "watchfiles",
-    ]
-)
-_TRAIN = frozenset(
-    [
-        "lightning_fabric",
-        "matplotlib",
-        "pyarrow",
-        "safetensors",
-        "scipy",
-        "tensorboard",
-        "torch",
-        "torchmetrics",
-    ]
-)
-MODULES: dict[str, frozenset[str]] = {
-    "server": _SERVER,
-    "train": _TRAIN,
-    "export": _SERVER | _TRAIN | {"onnxscript"},
-    "bench": frozenset({"hdrh", "matplotlib", "uvloop"}),
-    "trace": frozenset({"opentelemetry"}),
-    "inception": frozenset({"torch_fidelity", "torchvision"}),
+_EXTRA_OF_MODULE = {
+    "opentelemetry": "trace",
+    "torch_fidelity": "inception",
+    "torchvision": "inception",
 }
-"""The modules that each extra installs; a test compares the table with pyproject.toml."""
-
 _EXTRA_OF_PART = {
     "imagemint.server": "server",
     "imagemint.engine": "server",
@@ -58,14 +28,14 @@ def find_extra(module: str, part: str) -> str | None:
     """Returns the extra that installs `module`; None if there is none.
 
     Args:
-        module: the missing module, such as `onnxruntime` or `torch.utils`.
+        module: the missing module, such as `onnxruntime` or `torch.utils`. A module of imagemint
+            itself is missing because of a bug.
         part: the module that needs it, such as `imagemint.server.commands.serve`.
     """
     name = module.partition(".")[0]
-    own = _EXTRA_OF_PART.get(".".join(part.split(".")[:2]))
-    if own is not None and name in MODULES[own]:
-        return own
-    return next((extra for extra, modules in MODULES.items() if name in modules), None)
+    if name in ("", DISTRIBUTION):
+        return None
+    return _EXTRA_OF_MODULE.get(name) or _EXTRA_OF_PART.get(".".join(part.split(".")[:2]))
 
 
 def install_command(extra: str) -> str:
