@@ -21,7 +21,7 @@ from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.engine.trial.trials import TrialOptions, Trials
 from imagemint.server.batching import Batcher
 from imagemint.server.event_loop import settle
-from imagemint.server.processes.workers import Peers
+from imagemint.server.peers import Peers
 from imagemint.server.repository import ModelRepository, Policies, ServedBytes
 from imagemint.server.repository.model_control import ModelControl
 from imagemint.server.rpc.server import RpcServer

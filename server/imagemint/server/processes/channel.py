@@ -2,11 +2,10 @@
 
 import asyncio
 import contextlib
-import pickle
 import socket
-from typing import Self, cast
+from typing import Self
 
-from imagemint.server.processes.messages import Message
+from imagemint.server.processes.messages import Message, dump_message, parse_message
 
 _LENGTH_BYTES = 8
 _MUCH_BYTES = 2**20
@@ -15,8 +14,8 @@ _MUCH_BYTES = 2**20
 class Channel:
     """One end of the pair, on the running event loop.
 
-    Messages are pickled, as in multiprocessing: both ends run the same version of the same program,
-    and no other process can connect to the socket pair, because it has no name.
+    Each message has its length before it. No other process can connect to the socket pair, because
+    it has no name.
 
     Args:
         reader: receives from the other end.
@@ -34,7 +33,7 @@ class Channel:
 
     def send(self, message: Message) -> None:
         """Sends a message; does nothing if the other end is gone."""
-        packed = pickle.dumps(message)
+        packed = dump_message(message)
         if not self._writer.is_closing():
             self._writer.write(len(packed).to_bytes(_LENGTH_BYTES) + packed)
 
@@ -50,7 +49,7 @@ class Channel:
             packed = await self._reader.readexactly(length)
         except (asyncio.IncompleteReadError, ConnectionError):
             return None
-        return cast("Message", pickle.loads(packed))  # noqa: S301 - both ends are the same program
+        return parse_message(packed)
 
     async def close(self) -> None:
         """Sends the remaining messages and closes the channel."""

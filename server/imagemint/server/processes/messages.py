@@ -1,10 +1,13 @@
-"""Messages between the supervisor and its workers.
+"""Messages between the supervisor and its workers, as JSON.
 
-Payloads and values of questions are bytes here: the supervisor forwards them without importing
+Payloads and values of questions are plain JSON values: the supervisor forwards them without knowing
 their types.
 """
 
 from dataclasses import dataclass, field
+from typing import Any, get_args
+
+from pydantic import TypeAdapter
 
 from imagemint.server.processes.worker_metrics import Figures
 from imagemint.server.settings import ServeSettings
@@ -62,7 +65,7 @@ class Ask:
     id: int
     """Chosen by the worker; the answers carry it."""
     topic: str
-    payload: bytes
+    payload: Any
     remember_as: str
     timeout_s: float
 
@@ -74,16 +77,16 @@ class Question:
     id: int
     """Chosen by the supervisor; the reply carries it."""
     topic: str
-    payload: bytes
+    payload: Any
 
 
 @dataclass(frozen=True)
 class Reply:
-    """From a worker: the reply to a question; `value` is empty if there is none."""
+    """From a worker: the reply to a question; `value` is None if there is none."""
 
     id: int
     worker: int
-    value: bytes = b""
+    value: Any = None
     error: str = ""
 
 
@@ -96,3 +99,24 @@ class Answers:
 
 
 Message = Begin | Ready | Failed | Beat | Reload | Drain | Ask | Question | Reply | Answers
+
+_ADAPTERS: dict[str, TypeAdapter[Any]] = {
+    kind.__name__: TypeAdapter(kind) for kind in get_args(Message)
+}
+
+
+def dump_message(message: Message) -> bytes:
+    """Returns a message as bytes: the name of its class, a space, and its fields as JSON."""
+    name = type(message).__name__
+    return name.encode() + b" " + _ADAPTERS[name].dump_json(message)
+
+
+def parse_message(content: bytes) -> Message:
+    """Returns the message of `dump_message`.
+
+    Raises:
+        KeyError, ValueError: the bytes are not a message.
+    """
+    name, _, fields = content.partition(b" ")
+    message: Message = _ADAPTERS[name.decode()].validate_json(fields)
+    return message

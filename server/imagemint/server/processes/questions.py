@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 from imagemint.server.processes.messages import Answers, Ask, Question, Reply
 from imagemint.server.processes.worker_keeper import Keeper
@@ -26,7 +27,7 @@ class Questions:
         self,
         keepers: Sequence[Keeper],
         topic: str,
-        payload: bytes,
+        payload: Any,  # noqa: ANN401 - each topic has its own type
         *,
         timeout_s: float,
         remember_as: str = "",
@@ -34,7 +35,7 @@ class Questions:
         """Asks the ready workers, and returns their replies in order of their numbers.
 
         A question with `remember_as` also goes to workers that are still starting, without waiting
-        for them. `imagemint.server.processes.workers.Peers.ask` is the worker's side of this.
+        for them. `imagemint.server.peers.Peers.ask` is the worker's side of this.
         """
         question = Question(next(self._ids), topic, payload)
         before: Question | None = None

@@ -6,7 +6,6 @@ It imports neither gRPC nor ONNX Runtime, and answers no calls itself.
 import asyncio
 import contextlib
 import os
-import pickle
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ from imagemint.server.processes.ports import reserve
 from imagemint.server.processes.questions import Questions
 from imagemint.server.processes.supervisor_metrics import WorkersMetrics
 from imagemint.server.processes.worker_keeper import Circumstances, Keeper
-from imagemint.server.processes.worker_metrics import Figures
+from imagemint.server.processes.worker_metrics import Figures, parse_figures
 from imagemint.server.settings import ServeSettings
 from imagemint.server.telemetry.gpu import watch_devices
 from imagemint.server.telemetry.logs import close_logs, real_stderr
@@ -168,18 +167,16 @@ class Supervisor:
     def _measurer(self) -> Callable[[], None]:
         """Returns a function that updates the totals from the workers, on the scrape's thread."""
         loop = asyncio.get_running_loop()
-        nothing = pickle.dumps(None)
 
         async def ask() -> None:
             pids = self._pids()
             replies = await self._questions.ask(
-                self._keepers, "measure", nothing, timeout_s=_MEASURE_S
+                self._keepers, "measure", None, timeout_s=_MEASURE_S
             )
             for reply in replies:
                 # If the worker died since, the total already contains its metrics.
                 if reply.value and self._pids().get(reply.worker) == pids.get(reply.worker):
-                    figures = pickle.loads(reply.value)  # noqa: S301 - both ends are the same program
-                    self._metrics.totals.update(reply.worker, figures)
+                    self._metrics.totals.update(reply.worker, parse_figures(reply.value))
 
         def measure() -> None:
             try:

@@ -6,7 +6,6 @@ The supervisor starts it, with one end of a socket pair as file descriptor FD.
 import asyncio
 import contextlib
 import itertools
-import pickle
 import signal
 import socket
 import sys
@@ -20,6 +19,7 @@ import structlog
 from prometheus_client.registry import Collector
 
 from imagemint.server.event_loop import leave_now, run, settle
+from imagemint.server.peers import Answer, Peers
 from imagemint.server.processes.channel import Channel
 from imagemint.server.processes.messages import (
     Answers,
@@ -33,8 +33,7 @@ from imagemint.server.processes.messages import (
     Reload,
     Reply,
 )
-from imagemint.server.processes.worker_metrics import Figures, figures_of
-from imagemint.server.processes.workers import Answer, Peers
+from imagemint.server.processes.worker_metrics import Figures, dump_figures, figures_of
 from imagemint.server.telemetry.logs import close_logs, configure_logs
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -82,18 +81,18 @@ class WorkerPeers(Peers):
         """Asks every worker through the supervisor; without a supervisor, this worker alone."""
         if self.orphaned:
             return await super().ask(topic, payload)
-        ask = Ask(next(self._ids), topic, pickle.dumps(payload), remember_as, timeout_s)
+        ask = Ask(next(self._ids), topic, payload, remember_as, timeout_s)
         told = self._asked[ask.id] = asyncio.get_running_loop().create_future()
         self._channel.send(ask)
         try:
-            return [_to_answer(reply) for reply in await told]
+            return [Answer(reply.worker, reply.value, reply.error) for reply in await told]
         finally:
             del self._asked[ask.id]
 
     async def catch_up(self) -> None:
         """Answers the questions that were asked before this worker started, then new ones."""
         for question in self._remembered:
-            await self.answer(question.topic, pickle.loads(question.payload))  # noqa: S301 - see Channel
+            await self.answer(question.topic, question.payload)
         self._caught_up.set()
 
     async def listen(self) -> None:
@@ -125,14 +124,8 @@ class WorkerPeers(Peers):
 
     async def _reply(self, question: Question) -> None:
         await self._caught_up.wait()
-        answer = await self.answer(question.topic, pickle.loads(question.payload))  # noqa: S301 - see Channel
-        value = pickle.dumps(answer.value)
-        self._channel.send(Reply(question.id, self.number, value, answer.error))
-
-
-def _to_answer(reply: Reply) -> Answer:
-    value = pickle.loads(reply.value) if reply.value else None  # noqa: S301 - see Channel
-    return Answer(reply.worker, value, reply.error)
+        answer = await self.answer(question.topic, question.payload)
+        self._channel.send(Reply(question.id, self.number, answer.value, answer.error))
 
 
 async def work(end: socket.socket) -> int:
@@ -177,7 +170,11 @@ async def _serve(begin: Begin, peers: WorkerPeers, channel: Channel) -> int:
 
         app = App(begin.settings, peers)
         measure = _measurer(app.metrics.registry)
-        peers.on("measure", lambda _: measure())
+
+        async def tell(_: object) -> str:
+            return dump_figures(await measure())
+
+        peers.on("measure", tell)
         peers.reload = app.reload
         telling = [_beat(channel), _report(channel, measure)]
         tasks = [asyncio.create_task(each) for each in telling]

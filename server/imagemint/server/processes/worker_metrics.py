@@ -8,23 +8,38 @@ metrics. A killed worker loses what it counted since its last report.
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Annotated, Any
 
 from prometheus_client import Metric
 from prometheus_client.registry import Collector
+from pydantic import BeforeValidator, ConfigDict, PlainSerializer, TypeAdapter
 
 _Labels = tuple[tuple[str, str], ...]
 _Key = tuple[str, _Labels]
 _ADDED_TYPES = frozenset({"counter", "histogram"})
 
 
+def _to_pairs(values: dict[_Key, float]) -> list[tuple[_Key, float]]:
+    """Returns the items of the dictionary, whose keys JSON does not allow."""
+    return list(values.items())
+
+
+def _from_pairs(pairs: Any) -> Any:  # noqa: ANN401 - not validated yet
+    return {(name, tuple(map(tuple, labels))): value for (name, labels), value in pairs}
+
+
 @dataclass
 class Family:
     """One metric of one worker."""
 
+    __pydantic_config__ = ConfigDict(ser_json_inf_nan="constants")
+
     name: str
     documentation: str
     type: str
-    values: dict[_Key, float] = field(default_factory=dict)
+    values: Annotated[
+        dict[_Key, float], PlainSerializer(_to_pairs), BeforeValidator(_from_pairs)
+    ] = field(default_factory=dict)
     """Values by name and labels of the sample."""
 
     @property
@@ -34,6 +49,17 @@ class Family:
 
 
 Figures = list[Family]
+_FIGURES = TypeAdapter(Figures)
+
+
+def dump_figures(figures: Figures) -> str:
+    """Returns metrics as JSON."""
+    return _FIGURES.dump_json(figures).decode()
+
+
+def parse_figures(text: str) -> Figures:
+    """Returns the metrics of `dump_figures`."""
+    return _FIGURES.validate_json(text)
 
 
 def figures_of(collector: Collector) -> Figures:

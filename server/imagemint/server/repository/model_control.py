@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Literal
 
 from imagemint.engine.errors import LoadFailed, ModelControlRefused, ModelNotFound
-from imagemint.server.processes.workers import Peers, Refused
+from imagemint.server.peers import Peers, Refused
 from imagemint.server.repository import ModelRepository
 from imagemint.server.repository.loading_threads import DaemonPool
 
@@ -149,7 +149,7 @@ class ModelControl:
                     raise LoadFailed(name, f"worker {answer.worker}: see its log")
 
     async def _obey(self, command: tuple[str, str, bool]) -> tuple[str, Any]:
-        """Executes a command in this worker; returns the outcome, because errors are not picklable.
+        """Executes a command in this worker; returns the outcome, because errors are no JSON.
 
         Raises:
             Refused: a load brought no version into service. Workers that start later must not

@@ -20,7 +20,7 @@ from imagemint.open_inference import grpc_service_pb2, grpc_service_pb2_grpc
 from imagemint.server.access.api_keys import KeyRing
 from imagemint.server.access.caller import Guard
 from imagemint.server.images.bytes_in_flight import Budget
-from imagemint.server.processes.workers import Peers
+from imagemint.server.peers import Peers
 from imagemint.server.repository import ModelRepository
 from imagemint.server.repository.model_control import ModelControl
 from imagemint.server.rpc.channel_options import (

@@ -7,9 +7,11 @@ Inference Protocol.
 import copy
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from pydantic import TypeAdapter
 
 
 class Phases(NamedTuple):
@@ -82,6 +84,21 @@ class Sums:
     def executions(self) -> int:
         """Number of passes."""
         return sum(each.inference.count for each in self.passes.values())
+
+
+_VERSIONS = TypeAdapter(list[tuple[str, int, Sums]])
+
+
+def dump_sums(sums: Mapping[tuple[str, int], Sums]) -> list[Any]:
+    """Returns the sums of versions, by model and number, as a JSON value for other workers."""
+    found = [(name, number, each) for (name, number), each in sums.items()]
+    value: list[Any] = _VERSIONS.dump_python(found, mode="json")
+    return value
+
+
+def parse_sums(value: object) -> dict[tuple[str, int], Sums]:
+    """Returns the sums of `dump_sums`."""
+    return {(name, number): each for name, number, each in _VERSIONS.validate_python(value)}
 
 
 def add_sums(parts: Iterable[Sums]) -> Sums:

@@ -1,9 +1,19 @@
 """The sums of a version, alone and as the batcher feeds them."""
 
+import json
+
 import pytest
 
 from imagemint.engine.errors import BackendFailed, DeadlinePassed, QueueFull
-from imagemint.server.telemetry.statistics import Account, Phases, Statistics, Sums, add_sums
+from imagemint.server.telemetry.statistics import (
+    Account,
+    Phases,
+    Statistics,
+    Sums,
+    add_sums,
+    dump_sums,
+    parse_sums,
+)
 
 
 def phases_of(sums):
@@ -47,6 +57,14 @@ def test_sums_of_workers_add_up():
     assert (whole.images, whole.executions) == (20, 4)
     assert whole.last_ms == workers[0].last_ms
     assert add_sums([]) == Sums()
+
+
+def test_sums_travel_as_json():
+    """A worker sends them to the worker that asked."""
+    statistics = Statistics()
+    statistics.add_batch(8, Phases(1, 2, 3), [Account(100, Phases(1, 2, 3))])
+    sums = {("tiny", 1): statistics.sums(), ("tiny", 2): Sums()}
+    assert parse_sums(json.loads(json.dumps(dump_sums(sums)))) == sums
 
 
 def test_passes_are_kept_by_size():

@@ -13,7 +13,7 @@ from imagemint.open_inference import grpc_service_pb2 as messages
 from imagemint.open_inference import grpc_service_pb2_grpc
 from imagemint.server.access.caller import current_caller
 from imagemint.server.batching import Job
-from imagemint.server.processes.workers import Peers
+from imagemint.server.peers import Peers
 from imagemint.server.repository import Model, ModelRepository, ServedVersion, State
 from imagemint.server.repository.model_control import ModelControl
 from imagemint.server.rpc.call import current_call
@@ -28,7 +28,7 @@ from imagemint.server.rpc.open_inference.tensors import add_output, add_texts
 from imagemint.server.rpc.status import make_outcome
 from imagemint.server.rpc.submission import Gate, Submission, get_deadline, wait_or_drop
 from imagemint.server.telemetry.metrics import Metrics
-from imagemint.server.telemetry.statistics import Sums, add_sums
+from imagemint.server.telemetry.statistics import add_sums, dump_sums, parse_sums
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -153,7 +153,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
             models = self._list_visible()
             versions = [version for model in models for version in _list_served(model)]
         answers = await self._peers.ask("statistics", timeout_s=_STATISTICS_S)
-        found = [answer.value for answer in answers if not answer.error]
+        found = [parse_sums(answer.value) for answer in answers if not answer.error]
         return messages.ModelStatisticsResponse(
             model_stats=[
                 describe_statistics(
@@ -164,10 +164,12 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
             ]
         )
 
-    async def _collect_sums(self, _: object) -> dict[tuple[str, int], Sums]:
+    async def _collect_sums(self, _: object) -> list[Any]:
         models = self._repository.models.values()
         versions = [version for model in models for version in _list_served(model)]
-        return {_get_key(version): version.batcher.statistics.sums() for version in versions}
+        return dump_sums(
+            {_get_key(version): version.batcher.statistics.sums() for version in versions}
+        )
 
     def _resolve(
         self, name: str, version: str, *, field: str = "name"

@@ -69,7 +69,8 @@ class Peers:
 
         Args:
             topic: the name of the topic.
-            handler: receives the payload and returns the value. Both must be picklable.
+            handler: receives the payload and returns the value. Both must be JSON values; a
+                tuple may arrive as a list.
         """
         self._handlers[topic] = handler
 

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from imagemint.server.processes.workers import Answer, Peers, Refused
+from imagemint.server.peers import Answer, Peers, Refused
 
 
 async def test_lone_worker_answers_itself():

@@ -1,0 +1,65 @@
+"""Messages between supervisor and workers: every kind survives the way as JSON."""
+
+import math
+import socket
+from pathlib import Path
+
+import pytest
+
+from imagemint.server.processes.channel import Channel
+from imagemint.server.processes.messages import (
+    Answers,
+    Ask,
+    Beat,
+    Begin,
+    Drain,
+    Failed,
+    Question,
+    Ready,
+    Reload,
+    Reply,
+)
+from imagemint.server.processes.worker_metrics import Family
+from imagemint.server.settings import ServeSettings
+
+SETTINGS = ServeSettings(
+    repository=Path("/srv/models"), processes=2, version_policies={"mnist": "latest:2"}
+)
+VALUES = {("a_total", (("model", "ä\n"), ("version", "1"))): 2.5, ("a_created", ()): math.inf}
+MESSAGES = [
+    Begin(1, SETTINGS, 7, (Question(3, "load", ["mnist", True]),)),
+    Ready({"mnist": [1, 2]}),
+    Failed("no such directory"),
+    Beat(),
+    Beat([Family("a", "Counts.", "counter", VALUES)]),
+    Reload(),
+    Drain(),
+    Ask(1, "load", {"name": "mnist"}, "model mnist", 1.5),
+    Question(1, "statistics", None),
+    Reply(1, 0, ["done", None]),
+    Answers(2, [Reply(1, 0), Reply(1, 1, error="worker 1 died")]),
+]
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda each: type(each).__name__)
+async def test_message_arrives_unchanged(message):
+    """With the types of all its parts: tuples, paths, and numbers that are not finite."""
+    ends = socket.socketpair()
+    sender, receiver = [await Channel.over(end) for end in ends]
+    sender.send(message)
+    sender.send(Drain())
+    assert await receiver.receive() == message
+    assert await receiver.receive() == Drain()
+    await sender.close()
+    assert await receiver.receive() is None
+    await receiver.close()
+
+
+async def test_torn_message_is_the_end():
+    """A worker that dies while it sends is gone, and its last message with it."""
+    ours, theirs = socket.socketpair()
+    receiver = await Channel.over(ours)
+    theirs.sendall((100).to_bytes(8) + b"Beat {")
+    theirs.close()
+    assert await receiver.receive() is None
+    await receiver.close()
