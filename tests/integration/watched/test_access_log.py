@@ -11,7 +11,7 @@ import pytest
 from held_backend import WAIT_S
 from tiny_bundles import write_bundle
 
-from imagemint.server.rpc.routes import is_logged
+from imagemint.server.rpc.interceptor import is_logged
 from imagemint.v1 import generation_service_pb2 as pb
 from imagemint.v1 import generation_service_pb2_grpc
 

@@ -95,7 +95,7 @@ def _make_rpc_routes(
     repository: ModelRepository,
     workers: ThreadPoolExecutor,
 ) -> Sequence[BaseRoute]:
-    rpcs = Rpcs(services.routes, settings.max_request_bytes, settings.http_receive_timeout_s)
+    rpcs = Rpcs(services.interceptor, settings.max_request_bytes, settings.http_receive_timeout_s)
     generation = Generation(services.generation, workers)
     models = Models(services.models, repository)
     images = Images(services.generation, repository)

@@ -1,4 +1,4 @@
-"""Answers HTTP requests as RPCs, through the routes of the gRPC server.
+"""Answers HTTP requests as RPCs, through the interceptor of the gRPC server.
 
 Each request is a call of one RPC: it has the caller, the limits, the metrics, the log lines and the
 errors of that RPC.
@@ -19,7 +19,7 @@ from imagemint.server.http.context import RpcFailed
 from imagemint.server.http.exchange import Exchange
 from imagemint.server.http.problems import Problem
 from imagemint.server.rpc.call import current_call
-from imagemint.server.rpc.routes import Routes
+from imagemint.server.rpc.interceptor import CallInterceptor
 
 Handler = Callable[[Exchange], Awaitable["Reply | None"]]
 
@@ -43,13 +43,15 @@ class Rpcs:
     """Makes ASGI applications of RPCs.
 
     Args:
-        routes: identifies callers, and counts and logs calls.
+        interceptor: identifies callers, and counts and logs calls.
         max_request_bytes: largest body.
         receive_timeout_s: time for a body to arrive.
     """
 
-    def __init__(self, routes: Routes, max_request_bytes: int, receive_timeout_s: float) -> None:
-        self._routes = routes
+    def __init__(
+        self, interceptor: CallInterceptor, max_request_bytes: int, receive_timeout_s: float
+    ) -> None:
+        self._interceptor = interceptor
         self._max_request_bytes = max_request_bytes
         self._receive_timeout_s = receive_timeout_s
 
@@ -71,7 +73,7 @@ class Rpcs:
         self, name: str, handler: Handler, exchange: Exchange, *, has_body: bool
     ) -> None:
         """Answers one request, on a task of its own."""
-        error = self._routes.begin(name, exchange.headers.items())
+        error = self._interceptor.begin(name, exchange.headers.items())
         exchange.request_id = current_call.get().given_id
         if error is None:
             error = await self._read(exchange, has_body=has_body)
@@ -86,7 +88,7 @@ class Rpcs:
         context = cast("Any", exchange.context)  # it has what the handlers use
         try:
             async with asyncio.timeout(_get_timeout(exchange)):
-                reply = await self._routes.run(name, behave, context, admit=refusal is None)
+                reply = await self._interceptor.run(name, behave, context, admit=refusal is None)
             if reply is None:
                 await exchange.end_stream()
             else:

@@ -6,14 +6,13 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple
 
 import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection
 
 from imagemint.engine.errors import Draining
 from imagemint.open_inference import grpc_service_pb2, grpc_service_pb2_grpc
@@ -29,8 +28,8 @@ from imagemint.server.rpc.channel_options import (
     make_server_credentials,
 )
 from imagemint.server.rpc.health import HealthReporter
+from imagemint.server.rpc.interceptor import CallInterceptor
 from imagemint.server.rpc.open_inference.service import InferenceServicer
-from imagemint.server.rpc.routes import Routes
 from imagemint.server.rpc.running_calls import RunningCalls
 from imagemint.server.rpc.submission import Gate
 from imagemint.server.rpc.v1.generation import GenerationServicer
@@ -69,7 +68,7 @@ _RETRY_S = 1.0
 class Services(NamedTuple):
     """What answers calls, however they come."""
 
-    routes: Routes
+    interceptor: CallInterceptor
     running_calls: RunningCalls
     generation: GenerationServicer
     models: ModelServicer
@@ -122,39 +121,45 @@ class RpcServer:
         )
         self._credentials = make_server_credentials(settings, metrics)
         self._health_reporter = HealthReporter(repository, self._set_serving)
-        self._routes = routes = Routes(
+        self._interceptor = CallInterceptor(
             metrics,
             self._guard,
             self._running_calls,
             access_log=settings.access_log,
             tracing=tracing,
         )
-        adding = cast("grpc.aio.Server", routes)  # Routes has the methods that they call
-        generation = GenerationServicer(repository, metrics, self.gate, encoders)
-        generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(generation, adding)
-        models = ModelServicer(repository, settings.max_queue_images)
-        model_service_pb2_grpc.add_ModelServiceServicer_to_server(models, adding)
-        self.services = Services(routes, self._running_calls, generation, models)
-        self._inference = InferenceServicer(repository, control, metrics, self.gate, peers)
-        grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self._inference, adding)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, adding)
-        if settings.reflection:
-            names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
-            reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
-                reflection.aio.ReflectionServicer(names), adding
-            )
-        self._new_server: Callable[[], grpc.aio.Server] = lambda: grpc.aio.server(
-            handlers=[routes],
-            options=[
-                *build_channel_options(settings, max_connections),
-                # A second server on the port must fail, instead of taking half of the calls. With
-                # several workers, the supervisor checks that.
-                ("grpc.so_reuseport", int(self._shares_port)),
-            ],
+        self.services = Services(
+            self._interceptor,
+            self._running_calls,
+            GenerationServicer(repository, metrics, self.gate, encoders),
+            ModelServicer(repository, settings.max_queue_images),
         )
-        self._server = self._new_server()
+        self._inference = InferenceServicer(repository, control, metrics, self.gate, peers)
+        self._options = [
+            *build_channel_options(settings, max_connections),
+            # A second server on the port must fail, instead of taking half of the calls. With
+            # several workers, the supervisor checks that.
+            ("grpc.so_reuseport", int(self._shares_port)),
+        ]
+        self._has_reflection = settings.reflection
+        self._server = self._create_server()
         self._restarting: asyncio.Task[None] | None = None
         self._abandoned: list[grpc.aio.Server] = []
+
+    def _create_server(self) -> grpc.aio.Server:
+        server = grpc.aio.server(interceptors=[self._interceptor], options=self._options)
+        services = self.services
+        generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(
+            services.generation, server
+        )
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(services.models, server)
+        grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self._inference, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        if self._has_reflection:
+            reflection.enable_server_reflection(
+                (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server
+            )
+        return server
 
     async def start(self, address: str) -> str:
         """Starts to listen and returns the address; health is NOT_SERVING until `serve`.
@@ -199,7 +204,7 @@ class RpcServer:
             self._abandoned.append(self._server)  # its calls go on in their own tasks
             if len(self._abandoned) > _MOST_ABANDONED:
                 await _stop_abandoned(self._abandoned.pop(0))
-            self._server = self._new_server()
+            self._server = self._create_server()
             while True:
                 try:
                     await self._listen(address)
@@ -207,7 +212,7 @@ class RpcServer:
                 except OSError as error:
                     _log.error("gRPC cannot be started again yet", why=str(error))
                     await asyncio.sleep(_RETRY_S)
-                    self._server = self._new_server()
+                    self._server = self._create_server()
 
     async def serve(self) -> None:
         """Starts to report health: of each model, and of the server as a whole."""
@@ -242,13 +247,13 @@ class RpcServer:
         """
         until_s = time.monotonic() + grace_s
         self._health_reporter.stop()
-        self._routes.refuse(Draining(_RETRY_DELAY_S))
+        self._interceptor.refuse(Draining(_RETRY_DELAY_S))
         self._health.dismiss()
         self._inference.dismiss()
         if grace_s > 0:
             await self._running_calls.wait_idle(grace_s)
             for _ in range(_MOST_PAUSES):
-                pause_s = min(self._routes.latest_s + _QUIET_S, until_s) - time.monotonic()
+                pause_s = min(self._interceptor.latest_s + _QUIET_S, until_s) - time.monotonic()
                 if pause_s <= 0:
                     break
                 await asyncio.sleep(pause_s)

@@ -1,4 +1,4 @@
-"""Routes calls to their handlers, with ids, limits, metrics, log lines and statuses."""
+"""Wraps the handlers of all calls with ids, limits, metrics, log lines and statuses."""
 
 from __future__ import annotations  # the RPC handler class is generic to type checkers only
 
@@ -8,7 +8,7 @@ import random
 import re
 import time
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -70,12 +70,8 @@ class _Failure(NamedTuple):
     """Code, message and trailing metadata for the caller; None to raise the error instead."""
 
 
-class Routes(grpc.GenericRpcHandler):
-    """Routes every call to its handler once its caller is identified.
-
-    The functions that gRPC generates for each service add handlers here as if this class were a
-    server, and each handler is wrapped once. An interceptor would wrap the handler again for each
-    call, in its own coroutines, which adds a tenth to the cost of a call.
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """Identifies the caller of each call, and wraps the handler of each method once.
 
     Args:
         metrics: the server's metrics.
@@ -103,33 +99,30 @@ class Routes(grpc.GenericRpcHandler):
         """`time.monotonic` value at the arrival of the latest call; 0 before the first one."""
         self._access_log = access_log
         self._tracing = tracing
+        # Wrapping a handler takes longer than the rest of this class, so wrapped ones are kept.
         self._handlers: dict[str, Handler] = {}
         self._running: dict[str, _Running] = {}
         # A lookup takes longer than an increment, so the counters are kept. There are as many as in
         # the registry.
         self._counters: dict[tuple[str, str, str, str], Later[float]] = {}
 
-    def add_generic_rpc_handlers(self, handlers: Iterable[grpc.GenericRpcHandler]) -> None:
-        """Does nothing: the same handlers come with `add_registered_method_handlers`."""
-
-    def add_registered_method_handlers(
-        self, service_name: str, method_handlers: Mapping[str, Handler]
-    ) -> None:
-        """Adds the handlers of a service."""
-        for method, handler in method_handlers.items():
-            name = f"/{service_name}/{method}"
-            self._handlers[name] = self._wrap(name, handler)
-
     def refuse(self, error: ImagemintError) -> None:
         """Answers every new call with an error from now on, except health checks."""
         self._refusal = error
 
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
-        """Returns the handler of a method, or a handler that refuses the call."""
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        """Returns the wrapped handler of a method, or a handler that refuses the call."""
         name = handler_call_details.method
         handler = self._handlers.get(name)
         if handler is None:
-            return None
+            found = await continuation(handler_call_details)
+            if found is None:  # gRPC answers with UNIMPLEMENTED
+                return None
+            handler = self._handlers[name] = self._wrap(name, found)
         # The handler runs in this task, and therefore in this context.
         error = self.begin(name, handler_call_details.invocation_metadata or ())
         return handler if error is None else self._make_refusing_handler(name, error)
