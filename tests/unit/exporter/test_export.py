@@ -11,7 +11,8 @@ from PIL import Image
 
 from imagemint.engine import Serial, drawn_classes, latents
 from imagemint.engine.bundle import read_bundle
-from imagemint.engine.onnx.backend import Batching, OnnxBackend
+from imagemint.engine.bundle.findings import Batching
+from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.exporter import parity
 from imagemint.exporter.errors import ExportError
 from imagemint.exporter.export import export_generator

@@ -6,11 +6,11 @@ from typing import TypeVar
 
 from torch import nn
 
-from imagemint.training.loop.schedules import CosineRamp
 from imagemint.training.losses.adversarial import ADVERSARIAL_LOSSES, smooth_labels
 from imagemint.training.losses.augment import AdaptiveAugmentation, DifferentiableAugmentation
 from imagemint.training.losses.gan_loss import Augmentation, GanLoss
 from imagemint.training.losses.path_length import PathLength
+from imagemint.training.losses.ramp import CosineRamp
 from imagemint.training.losses.regularizers import (
     AuxiliaryClassifier,
     FeatureMatching,

@@ -1,10 +1,22 @@
 """The results of the probe of a bundle, which processes exchange as JSON."""
 
+import enum
 import json
 from dataclasses import asdict, dataclass
 from typing import Self
 
-from imagemint.engine.onnx.batch_invariance import Batching
+FIXED_BATCH = 64
+"""Rows of every run if no smaller measure makes pixels independent of the batch."""
+
+
+class Batching(enum.Enum):
+    """How batches must run so that pixels do not depend on them."""
+
+    AS_THEY_COME = "as they come"
+    NEVER_ALONE = "never of one row"
+    BUCKETS = "of certain sizes, always"
+    FIXED = f"of {FIXED_BATCH} rows, always"
+    ALONE = "of one row, always"
 
 
 @dataclass(frozen=True, slots=True)

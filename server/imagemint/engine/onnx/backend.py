@@ -42,7 +42,7 @@ import onnx
 
 from imagemint.engine.backend import Instance
 from imagemint.engine.bundle import Bundle
-from imagemint.engine.bundle.findings import Findings
+from imagemint.engine.bundle.findings import FIXED_BATCH, Batching, Findings
 from imagemint.engine.bundle.memory_estimate import Estimate
 from imagemint.engine.bundle.variants import REFERENCE, Variant, choose_variant
 from imagemint.engine.errors import BackendFailed, BundleRefused
@@ -50,10 +50,8 @@ from imagemint.engine.failure_causes import is_passing
 from imagemint.engine.memory import resident_bytes
 from imagemint.engine.onnx.batch_invariance import (
     ALONE_ROWS,
-    FIXED_BATCH,
     PROBE_ROWS,
     THOROUGH_BATCHES,
-    Batching,
     Feed,
     agreeing_buckets,
     needed_batching,

@@ -8,7 +8,6 @@ A row can depend on the size of its batch, on its place in it, and on what the o
 the last, the probe puts very different rows beside it: only batches of one row are safe then.
 """
 
-import enum
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,14 +15,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from imagemint.engine.bundle.findings import FIXED_BATCH, Batching
 from imagemint.engine.sampling import drawn_classes, latents
 from imagemint.engine.spec import ModelSpec, TruncationKind
 
 Feed = dict[str, npt.NDArray[Any]]
 """The graph's inputs by name, the batch along the first axis of each."""
-
-FIXED_BATCH = 64
-"""Rows of every run where no smaller measure makes pixels independent of the batch."""
 
 PROBE_ROWS = 64
 """Rows of one probe, and of the largest batch that is run where batches run as they come."""
@@ -47,16 +44,6 @@ THOROUGH_BATCHES = 8
 """Batches of the probe of a graph that sums across a row by itself."""
 # Beside latents of these sizes, scales, extremes and statistics of a batch are others.
 _STRANGE_SCALES = np.array([0.0, 1e-3, 30.0, 1e4], np.float32)
-
-
-class Batching(enum.Enum):
-    """How batches must run so that pixels do not depend on them."""
-
-    AS_THEY_COME = "as they come"
-    NEVER_ALONE = "never of one row"
-    BUCKETS = "of certain sizes, always"
-    FIXED = f"of {FIXED_BATCH} rows, always"
-    ALONE = "of one row, always"
 
 
 def probe_feed(spec: ModelSpec, count: int = PROBE_ROWS) -> Feed:

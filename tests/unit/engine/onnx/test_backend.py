@@ -16,11 +16,12 @@ from tiny_bundles import write_bundle
 from imagemint.engine import latents
 from imagemint.engine.backend import Backend
 from imagemint.engine.bundle import read_bundle
+from imagemint.engine.bundle.findings import Batching
 from imagemint.engine.errors import BackendFailed, BundleRefused
 from imagemint.engine.onnx import backend as onnx_backend
 from imagemint.engine.onnx import batch_invariance
 from imagemint.engine.onnx.backend import OnnxBackend
-from imagemint.engine.onnx.batch_invariance import Batching, needed_batching, same_everywhere
+from imagemint.engine.onnx.batch_invariance import needed_batching, same_everywhere
 from imagemint.engine.onnx.session import available_devices
 
 CLASSES = np.arange(70, dtype=np.int64) % 10

@@ -12,11 +12,12 @@ from tiny_bundles import write_bundle
 
 from imagemint.engine import latents
 from imagemint.engine.bundle import read_bundle
+from imagemint.engine.bundle.findings import Batching
 from imagemint.engine.errors import BackendFailed
 from imagemint.engine.onnx import backend as onnx_backend
 from imagemint.engine.onnx import session as onnx_session
 from imagemint.engine.onnx.backend import OnnxBackend
-from imagemint.engine.onnx.batch_invariance import Batching, agreeing_buckets, probe_feed
+from imagemint.engine.onnx.batch_invariance import agreeing_buckets, probe_feed
 from imagemint.engine.onnx.buckets import buffers, default_buckets, pieces
 
 MOST = 130

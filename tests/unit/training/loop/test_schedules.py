@@ -4,7 +4,8 @@ from itertools import pairwise
 
 import pytest
 
-from imagemint.training.loop.schedules import CosineRamp, has_crossed, learning_rate_at
+from imagemint.training.loop.schedules import has_crossed, learning_rate_at
+from imagemint.training.losses.ramp import CosineRamp
 from imagemint.training.recipes.mnist import MnistRecipe
 
 

@@ -7,10 +7,10 @@ import torch
 from small_runs import pictures, small
 from torch import nn
 
-from imagemint.training.loop.schedules import CosineRamp
 from imagemint.training.loop.start import initial_state
 from imagemint.training.losses.adversarial import ADVERSARIAL_LOSSES, zero_centred_penalty
 from imagemint.training.losses.gan_loss import Augmentation, Batch, GanLoss
+from imagemint.training.losses.ramp import CosineRamp
 from imagemint.training.losses.regularizers import (
     AuxiliaryClassifier,
     FeatureMatching,

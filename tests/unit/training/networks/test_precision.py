@@ -10,8 +10,8 @@ from small_runs import train as train_recipe
 
 from imagemint.training.errors import CheckpointError
 from imagemint.training.loop.checkpoints import latest_checkpoint
-from imagemint.training.loop.schedules import CosineRamp
 from imagemint.training.losses.gan_loss import Batch, GanLoss
+from imagemint.training.losses.ramp import CosineRamp
 from imagemint.training.losses.regularizers import LipschitzPenalty, ZeroCentredPenalties
 from imagemint.training.networks import ConditionalGenerator, ProjectionDiscriminator
 from imagemint.training.networks.precision import Passes, precision_of

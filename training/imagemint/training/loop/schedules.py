@@ -31,26 +31,6 @@ class Schedule:
     collapse_patience: int = 256_000
 
 
-@dataclass(frozen=True)
-class CosineRamp:
-    """A value that follows half a cosine from ``first`` to ``final``.
-
-    Attributes:
-        first: at the start.
-        final: from ``length`` on.
-        length: in images; 0: final from the start.
-    """
-
-    first: float
-    final: float
-    length: int
-
-    def at(self, images_seen: int) -> float:
-        """Returns the number after so many images."""
-        progress = min(images_seen / self.length, 1.0) if self.length else 1.0
-        return self.final + (self.first - self.final) * 0.5 * (1 + math.cos(math.pi * progress))
-
-
 def learning_rate_at(recipe: Recipe, images_seen: int, rollbacks: int = 0) -> float:
     """Returns the learning rate of G: constant, then half a cosine to zero at the end."""
     decayed = recipe.decay_share * recipe.images

@@ -4,13 +4,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from imagemint.training.loop.schedules import CosineRamp
 from imagemint.training.losses.adversarial import (
     AdversarialLoss,
     one_centred_penalty,
     zero_centred_penalty,
 )
 from imagemint.training.losses.gan_loss import Batch, Regularizer
+from imagemint.training.losses.ramp import CosineRamp
 from imagemint.training.rng import Stream, draw_other_classes, draw_uniforms
 
 # --- gradient penalties of D ---------------------------------------------------------------------

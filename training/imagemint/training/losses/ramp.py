@@ -1,0 +1,24 @@
+"""A weight of a loss that changes as the run goes on."""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class CosineRamp:
+    """A value that follows half a cosine from ``first`` to ``final``.
+
+    Attributes:
+        first: at the start.
+        final: from ``length`` on.
+        length: in images; 0: final from the start.
+    """
+
+    first: float
+    final: float
+    length: int
+
+    def at(self, images_seen: int) -> float:
+        """Returns the number after so many images."""
+        progress = min(images_seen / self.length, 1.0) if self.length else 1.0
+        return self.final + (self.first - self.final) * 0.5 * (1 + math.cos(math.pi * progress))
