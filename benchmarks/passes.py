@@ -20,7 +20,7 @@ from unittest import mock
 import numpy as np
 import torch
 
-from imagemint.training.datasets import LabelledImages
+from imagemint.training.datasets import IMAGE_SHAPES, LabelledImages
 from imagemint.training.loop import start as starting
 from imagemint.training.loop.schedules import Schedule
 from imagemint.training.loop.training_loop import train
@@ -34,9 +34,8 @@ WAYS = ("plain", "compiled", "bf16", "rows first")
 
 def noise(recipe: type[Recipe]) -> LabelledImages:
     """Returns random images with the size and channels of a recipe."""
-    size, channels = int(recipe.image.split("x")[0]), 3 if "RGB" in recipe.image else 1
     rng = np.random.Generator(np.random.Philox(key=[0, 0]))
-    images = rng.integers(0, 256, (2_000, size, size, channels)).astype(np.uint8)
+    images = rng.integers(0, 256, (2_000, *IMAGE_SHAPES[recipe.dataset])).astype(np.uint8)
     return LabelledImages("noise/train", images, np.arange(2_000) % 10, tuple("abcdefghij"), "")
 
 

@@ -314,6 +314,7 @@ def listed(records: Iterable[Record]) -> str:
     content = {
         each.recipe: {
             "images": each.images,
+            "full_images": RECIPES[each.recipe].model_fields["images"].default,
             "minutes": each.minutes,
             "machine": each.machine,
             "quality": quality(each),

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from imagemint.training.datasets import LabelledImages
+from imagemint.training.datasets import IMAGE_SHAPES, LabelledImages
 from imagemint.training.loop import training_loop as loop
 from imagemint.training.loop.schedules import Schedule
 
@@ -36,9 +36,8 @@ def small(recipe, **options):
 
 def pictures(recipe):
     """Forty noisy pictures of ten classes, of the size and colours that a recipe is for."""
-    size, channels = int(recipe.image.split("x")[0]), 3 if "RGB" in recipe.image else 1
     rng = np.random.Generator(np.random.Philox(key=[3, 0]))
-    images = rng.integers(0, 256, (40, size, size, channels)).astype(np.uint8)
+    images = rng.integers(0, 256, (40, *IMAGE_SHAPES[recipe.dataset])).astype(np.uint8)
     labels = tuple("abcdefghij")
     return LabelledImages("toy/train", images, np.arange(40) % 10, labels, "0" * 64)
 

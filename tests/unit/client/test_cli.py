@@ -67,7 +67,11 @@ class Many:
 
     @classmethod
     def variants(cls):
-        return {"show": Show, "fail": Fail}
+        return {"show": "Show the settings.", "fail": "Fail as told."}
+
+    @classmethod
+    def load_variant(cls, name):
+        return {"show": Show, "fail": Fail}[name]
 '''
 
 ENTRIES = """

@@ -110,7 +110,7 @@ def test_readme_commands_exist(line: str):
     (entry,) = entry_points(group="imagemint.commands", name=name)
     command = entry.load()
     if hasattr(command, "variants"):
-        command = command.variants()[arguments.pop(0)]
+        command = command.load_variant(arguments.pop(0))
     known = {"config"} | {field.alias or key for key, field in command.model_fields.items()}
     flags = [each[2:].replace("-", "_") for each in arguments if each.startswith("--")]
     assert set(flags) <= known

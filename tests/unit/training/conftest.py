@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from imagemint.training import datasets
-from imagemint.training.classifier import train_classifier
+from imagemint.training.classifier.recipes import MnistClassifierRecipe
+from imagemint.training.classifier.training import train_classifier
 from imagemint.training.datasets import LabelledImages
 from imagemint.training.loop import health, monitor, provenance, training_loop
 from imagemint.training.loop.schedules import Schedule
 from imagemint.training.recipes.mnist import MnistRecipe
-from imagemint.training.recipes.mnist_classifier import MnistClassifierRecipe
 
 LABELS = tuple("0123456789")
 TINY = {

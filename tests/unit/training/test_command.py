@@ -16,7 +16,7 @@ from PIL import Image
 
 from imagemint.client.cli import main
 from imagemint.training import datasets
-from imagemint.training.classifier import load_classifier
+from imagemint.training.classifier.trained import load_classifier
 from imagemint.training.datasets import classes, registry
 from imagemint.training.evaluation import judging, open_source
 from imagemint.training.loop import provenance
@@ -40,9 +40,19 @@ def train(out, *options):
     return main(["train", "mnist", "--out", str(out), *TINY, *options])
 
 
-def test_import_is_light():
-    """Listing commands and options imports neither torch nor any other slow package."""
-    script = "import sys, imagemint.training.command as c; c.Train.variants(); print(*sys.modules)"
+@pytest.mark.parametrize(
+    "arguments", ["--help", "train --help", "train --list", "evaluate --help", "export --help"]
+)
+def test_listing_is_light(arguments):
+    """Listing commands, recipes and options imports neither torch nor any other slow package."""
+    script = (
+        "import sys, contextlib, io\n"
+        "from imagemint.client.cli import main\n"
+        "with contextlib.redirect_stdout(io.StringIO()) as said:\n"
+        f"    assert main({arguments.split()!r}) == 0\n"
+        "assert said.getvalue()\n"
+        "print(*sys.modules)"
+    )
     modules = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     ).stdout.split()

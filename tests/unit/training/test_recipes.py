@@ -1,9 +1,9 @@
 """Tests of the recipes: every one trains, resumes bit for bit, is exported and served."""
 
-import importlib.util
 import json
 import re
 import signal
+import sys
 import textwrap
 from pathlib import Path
 
@@ -12,17 +12,25 @@ import pytest
 import torch
 from small_runs import pictures, small, train
 
+from imagemint.client.cli import main
 from imagemint.engine import drawn_classes, latents
 from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.engine.spec import TruncationKind
 from imagemint.exporter import parity
 from imagemint.exporter.export import export_generator
+from imagemint.training import recipes
+from imagemint.training.classifier.recipes import CLASSIFIER_RECIPES
 from imagemint.training.datasets import LabelledImages
 from imagemint.training.errors import CheckpointError, DatasetError
 from imagemint.training.loop.monitor import Monitor
 from imagemint.training.loop.start import initial_state
 from imagemint.training.networks import draw
-from imagemint.training.recipes import RECIPES
+from imagemint.training.recipes import (
+    CLASSIFIER_TABLE,
+    RECIPES,
+    TABLE,
+    Entry,
+)
 from imagemint.training.recipes.improved import SsganRecipe
 from imagemint.training.recipes.recipe import Recipe
 from imagemint.training.recipes.results import MISSING, recorded_runs, table
@@ -48,23 +56,25 @@ def same_tensors(state, other):
     return [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
 
 
-def import_from_readme(folder):
-    """Imports the recipe of "How to add a recipe" in training/README.md from a file."""
+@pytest.fixture
+def add_from_readme(tmp_path, monkeypatch):
+    """Does what "How to add a recipe" in training/README.md says: one file, one line; the name."""
     readme = (Path(__file__).parents[3] / "training/README.md").read_text()
     section = readme.partition("### How to add a recipe")[2].partition("\n## ")[0]
-    (block,) = re.findall(r"^ *```python\n(.*?)^ *```$", section, re.DOTALL | re.MULTILINE)
-    file = folder / "hinge.py"
-    file.write_text(textwrap.dedent(block))
-    spec = importlib.util.spec_from_file_location("hinge_of_the_readme", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.HingeRecipe
+    blocks = re.findall(r"^ *```python\n(.*?)^ *```$", section, re.DOTALL | re.MULTILINE)
+    file, line = map(textwrap.dedent, blocks)
+    (tmp_path / "hinge.py").write_text(file)
+    monkeypatch.setattr(recipes, "__path__", [*recipes.__path__, str(tmp_path)])
+    (row,) = eval(f"{{{line}}}", {"Entry": Entry}).items()  # noqa: S307 - a line of our own README
+    monkeypatch.setitem(TABLE, *row)
+    yield row[0]
+    sys.modules.pop("imagemint.training.recipes.hinge", None)
 
 
-def test_recipe_of_the_readme_trains(tmp_path, monkeypatch):
+def test_recipe_of_the_readme_trains(tmp_path, monkeypatch, add_from_readme):
     """One file and one line in the table: the recipe trains, resumes, and its generator is read."""
-    added = import_from_readme(tmp_path)
-    monkeypatch.setitem(RECIPES, added.name, added)
+    added = RECIPES[add_from_readme]
+    assert added.name == add_from_readme == "hinge"
     recipe = small(added)
     whole = train(recipe, tmp_path / "whole")
     assert "gp" in json.loads((tmp_path / "whole/log.jsonl").read_text().splitlines()[0])
@@ -73,7 +83,16 @@ def test_recipe_of_the_readme_trains(tmp_path, monkeypatch):
         train(recipe, tmp_path / "cut")
     assert same_tensors(train(recipe, tmp_path / "cut", resume=True), whole)
     assert read_generator(tmp_path / "whole").recipe == "hinge"
-    assert added.model_fields["penalty_weight"].description == "Weight of the gradient penalty."
+
+
+def test_recipe_of_the_readme_is_a_command(add_from_readme, capsys):
+    """The command line lists the recipe, and its field is an option with its docstring as help."""
+    assert main(["train", "--help"]) == 0
+    assert "  hinge  " in capsys.readouterr().out
+    assert main(["train", add_from_readme, "--help"]) == 0
+    said = capsys.readouterr().out
+    assert "--penalty-weight" in said
+    assert "Weight of the gradient penalty." in said
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -223,12 +242,32 @@ def test_older_checkpoint_resumes(tmp_path):
 # --- what is said of recipes ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
-def test_recipe_is_described(recipe):
-    """Every recipe has a summary, its source in the docstring and words for every option."""
-    assert isinstance(recipe.summary, str)
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipe_is_described(name):
+    """Every recipe has its source in the docstring and words for every option."""
+    recipe = RECIPES[name]
     assert recipe.__doc__ != Recipe.__doc__
     assert all(field.description for field in recipe.model_fields.values())
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_table_agrees_with_the_recipe(name):
+    """Name and data set of a line are those of its class."""
+    recipe = RECIPES[name]
+    assert (recipe.name, recipe.dataset) == (name, TABLE[name].dataset)
+
+
+@pytest.mark.parametrize("name", CLASSIFIER_RECIPES)
+def test_classifier_table_agrees_with_the_recipe(name):
+    """Name and data set of a line are those of its class."""
+    recipe = CLASSIFIER_RECIPES[name]
+    assert (recipe.name, recipe().dataset) == (name, CLASSIFIER_TABLE[name].dataset)
+
+
+def test_recorded_lengths_are_those_of_the_recipes():
+    """The list is written from records without the recipes, so it has their full lengths."""
+    for name, run in recorded_runs().items():
+        assert run.full_images == RECIPES[name].model_fields["images"].default
 
 
 def test_table_has_every_recipe():

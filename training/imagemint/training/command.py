@@ -20,19 +20,16 @@ from imagemint.training.errors import (
     TrainingError,
     TrainingFailed,
 )
-from imagemint.training.recipes import RECIPES
-from imagemint.training.recipes.avatars_classifier import AvatarsClassifierRecipe
-from imagemint.training.recipes.classifier import ClassifierRecipe
-from imagemint.training.recipes.image_classifier import ImageClassifierRecipe
-from imagemint.training.recipes.mnist_classifier import MnistClassifierRecipe
-from imagemint.training.recipes.recipe import Recipe
+from imagemint.training.recipes import CLASSIFIER_TABLE, TABLE
 
 if TYPE_CHECKING:
     import torch
 
+    from imagemint.training.classifier.recipes import ClassifierRecipe
     from imagemint.training.datasets import LabelledImages
     from imagemint.training.distributed import Distributed
     from imagemint.training.networks.precision import Precision
+    from imagemint.training.recipes.recipe import Recipe
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +58,7 @@ class RunSettings(BaseModel):
 class TrainGenerator(RunSettings, DataOptions):
     """What a run of any generator's recipe takes besides the options of the recipe."""
 
-    recipe_type: ClassVar[type[Recipe]]
+    recipe_type: ClassVar[type["Recipe"]]
 
     data_set: str | None = Field(default=None, alias="dataset")
     """Data set by name, or a folder or file: pictures in folders of their classes, or listed by a
@@ -207,7 +204,7 @@ class TrainGenerator(RunSettings, DataOptions):
         print(f"{latest_checkpoint(self.out)}: {state.images_seen:,} images{hint}")  # noqa: T201 - the command's answer
         return _INTERRUPTED if stopped else 0
 
-    def _training_data(self, recipe: Recipe) -> "LabelledImages":
+    def _training_data(self, recipe: "Recipe") -> "LabelledImages":
         """Returns the training pictures, on resume with the classes in the order of the run."""
         from imagemint.training.loop.resume import read_class_order  # noqa: PLC0415 - torch
 
@@ -230,7 +227,7 @@ class TrainGenerator(RunSettings, DataOptions):
         except DatasetError:  # other classes: the checkpoint says what it was made of
             return data
 
-    def _test_split(self, recipe: Recipe) -> "LabelledImages | str":
+    def _test_split(self, recipe: "Recipe") -> "LabelledImages | str":
         """Returns the test pictures that `imagemint evaluate` takes, or why there are none."""
         name = self.data_set or recipe.dataset
         try:
@@ -255,73 +252,37 @@ class TrainGenerator(RunSettings, DataOptions):
         return precision_of(device)
 
 
-def _command_of(recipe: type[Recipe]) -> type[BaseModel]:
-    """Returns the command that trains by ``recipe``, whose options are its own."""
-    command = create_model(
-        f"Train{recipe.__name__}",
-        __base__=(TrainGenerator, recipe),
-        __doc__=f"Trains {recipe.summary} ({recipe.dataset}).",
-        __module__=__name__,
-    )
-    # Set, not declared, because a ClassVar cannot be given to create_model.
-    setattr(command, "recipe_type", recipe)  # noqa: B010
-    return command
-
-
-class ClassifierSettings(RunSettings, DataOptions):
+class TrainClassifier(RunSettings, DataOptions):
     """What training a classifier takes besides the options of its recipe."""
 
-
-class TrainMnistClassifier(ClassifierSettings, MnistClassifierRecipe):
-    """Trains the MNIST classifier that judges generators (two CPU cores: about ten minutes)."""
+    recipe_type: ClassVar[type["ClassifierRecipe"]]
 
     def run(self) -> int:
         """Trains, writes ``classifier.safetensors`` and ``classifier.json``, says the accuracy."""
-        return _train_classifier(self, MnistClassifierRecipe, self.dataset, None)
+        from imagemint.training.classifier.training import (  # noqa: PLC0415 - torch
+            preview,
+            train_classifier,
+        )
 
-
-class TrainImageClassifier(ClassifierSettings, ImageClassifierRecipe):
-    """Trains a small residual classifier on CIFAR-10 or any data set (two cores: 40 minutes)."""
-
-    def run(self) -> int:
-        """Trains, writes ``classifier.safetensors`` and ``classifier.json``, says the accuracy."""
-        return _train_classifier(self, ImageClassifierRecipe, self.dataset, self.size)
-
-
-class TrainAvatarsClassifier(ClassifierSettings, AvatarsClassifierRecipe):
-    """Trains the classifier of cartoon people and their attributes (two cores: 15 minutes)."""
-
-    def run(self) -> int:
-        """Trains, writes ``classifier.safetensors`` and ``classifier.json``, says the accuracy."""
-        return _train_classifier(self, AvatarsClassifierRecipe, self.dataset, None)
-
-
-def _train_classifier(
-    settings: ClassifierSettings,
-    kind: type[ClassifierRecipe],
-    dataset: str,
-    size: int | None,
-) -> int:
-    from imagemint.training import classifier  # noqa: PLC0415 - torch
-
-    recipe = kind(**{name: getattr(settings, name) for name in kind.model_fields})
-    train, test = (
-        settings.load(dataset, split, settings.data, size=size) for split in ("train", "test")
-    )
-    if settings.dry_run:
-        about = recipe.model_dump(mode="json") | classifier.preview(recipe, train, test)
-        about["device"] = str(_device(settings.device))
-        print(json.dumps(about, indent=2))  # noqa: T201 - what the command is for
+        recipe = self.recipe_type(
+            **{name: getattr(self, name) for name in self.recipe_type.model_fields}
+        )
+        train, test = (
+            self.load(recipe.dataset, split, self.data, size=recipe.size)
+            for split in ("train", "test")
+        )
+        device = _device(self.device)
+        if self.dry_run:
+            about = recipe.model_dump(mode="json") | preview(recipe, train, test)
+            about["device"] = str(device)
+        else:
+            about = train_classifier(recipe, train, test, self.out, device=device, quiet=self.quiet)
+        print(json.dumps(about, indent=2))  # noqa: T201 - the command's answer
         return 0
-    about = classifier.train_classifier(
-        recipe, train, test, settings.out, device=_device(settings.device), quiet=settings.quiet
-    )
-    print(json.dumps(about, indent=2))  # noqa: T201 - the command's answer
-    return 0
 
 
 class ListRecipes(BaseModel):
-    """Shows every recipe: data set, image size, expected time and recorded quality."""
+    """Shows every recipe: data set, expected time and recorded quality."""
 
     def run(self) -> int:
         """Prints a table; nothing in it is invented, what was never measured says so."""
@@ -334,18 +295,29 @@ class ListRecipes(BaseModel):
 class Train(BaseModel):
     """Trains a network by recipe: imagemint train RECIPE --out RUN."""
 
-    recipes: ClassVar[dict[str, type[BaseModel]]] = {
-        **{name: _command_of(recipe) for name, recipe in RECIPES.items()},
-        MnistClassifierRecipe.name: TrainMnistClassifier,
-        ImageClassifierRecipe.name: TrainImageClassifier,
-        AvatarsClassifierRecipe.name: TrainAvatarsClassifier,
-        "--list": ListRecipes,
-    }
+    @classmethod
+    def variants(cls) -> dict[str, str]:
+        """Returns the recipes by name, each with one line of help. Imports none of them."""
+        table = TABLE | CLASSIFIER_TABLE
+        lines = {name: f"Trains {each.summary} ({each.dataset})." for name, each in table.items()}
+        return lines | {"--list": (ListRecipes.__doc__ or "").partition("\n")[0]}
 
     @classmethod
-    def variants(cls) -> dict[str, type[BaseModel]]:
-        """Returns the recipes by name, each with its own options."""
-        return cls.recipes
+    def load_variant(cls, name: str) -> type[BaseModel]:
+        """Returns the command that trains by the recipe, whose options are its own."""
+        if name == "--list":
+            return ListRecipes
+        entry = (TABLE | CLASSIFIER_TABLE)[name]
+        recipe = entry.load()
+        command = create_model(
+            f"Train{recipe.__name__}",
+            __base__=(TrainGenerator if name in TABLE else TrainClassifier, recipe),
+            __doc__=cls.variants()[name],
+            __module__=__name__,
+        )
+        # Set, not declared, because a ClassVar cannot be given to create_model.
+        setattr(command, "recipe_type", recipe)  # noqa: B010
+        return command
 
 
 class Evaluate(DataOptions):

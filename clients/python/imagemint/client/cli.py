@@ -12,9 +12,10 @@ The contract of a subcommand, for every part that registers one:
 - The first line of its docstring is its help. The docstrings of its fields
   (`ConfigDict(use_attribute_docstrings=True)`) are the help of its options.
 - `run(self) -> int | None` does the work and returns the exit status.
-- Instead of `run`, it may have a class method `variants()` that returns
-  `dict[str, type[BaseModel]]`. The first argument then selects one of these subcommands, such as
-  `imagemint train mnist --out RUN`.
+- Instead of `run`, it may have two class methods: `variants()` returns the names of further
+  subcommands, each with one line of help, and `load_variant(name)` returns the `BaseModel` of one.
+  The first argument then selects it, as in `imagemint train mnist --out RUN`. Only the selected one
+  is loaded, so listing them stays quick.
 
 The root handles errors for all commands. Each unknown flag, unknown key and invalid value gives one
 line on stderr, and exit status 2. A failure (an exception class of imagemint, or an OSError)
@@ -51,7 +52,9 @@ class _Runnable(Protocol):
 @runtime_checkable
 class _HasVariants(Protocol):
     @classmethod
-    def variants(cls) -> dict[str, type[BaseModel]]: ...
+    def variants(cls) -> dict[str, str]: ...
+    @classmethod
+    def load_variant(cls, name: str) -> type[BaseModel]: ...
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -104,7 +107,7 @@ def _start(entry: metadata.EntryPoint, arguments: list[str]) -> int:
 
 def _run(prog: str, command: type[BaseModel], arguments: list[str]) -> int:
     if isinstance(command, _HasVariants):
-        return _run_variant(prog, command.variants(), arguments)
+        return _run_variant(prog, command, arguments)
     try:
         ready = gather_settings(command, prog, arguments)
     except SystemExit as end:  # argparse has printed the help
@@ -114,14 +117,14 @@ def _run(prog: str, command: type[BaseModel], arguments: list[str]) -> int:
     return ready.run() or 0
 
 
-def _run_variant(prog: str, variants: Mapping[str, type[BaseModel]], arguments: list[str]) -> int:
+def _run_variant(prog: str, command: type[_HasVariants], arguments: list[str]) -> int:
+    variants = command.variants()
     match arguments:
         case ["--help" | "-h", *_]:
-            lines = {name: _read_first_line(variants[name]) for name in variants}
-            print(_format_overview(prog, "VARIANT", lines))
+            print(_format_overview(prog, "VARIANT", variants))
             return 0
         case [name, *rest] if name in variants:
-            return _run(f"{prog} {name}", variants[name], rest)
+            return _run(f"{prog} {name}", command.load_variant(name), rest)
     given = "none is given"
     if arguments:
         given = f"{arguments[0]!r} is none of them{suggest(arguments[0], variants)}"

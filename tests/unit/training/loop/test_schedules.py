@@ -5,7 +5,6 @@ from itertools import pairwise
 import pytest
 
 from imagemint.training.loop.schedules import has_crossed, learning_rate_at
-from imagemint.training.losses.ramp import CosineRamp
 from imagemint.training.recipes.mnist import MnistRecipe
 
 
@@ -23,13 +22,6 @@ def test_rollback_halves_the_step():
     """Each rollback halves the step size, before the decay and within it."""
     recipe = MnistRecipe(images=1_000, decay_share=0.4, learning_rate=0.5)
     assert [learning_rate_at(recipe, n, 2) for n in (0, 800)] == pytest.approx([0.125, 0.0625])
-
-
-def test_ramp_ends_at_the_final_number():
-    """A ramp starts at the first number, is half-way at half its length, and stays at the last."""
-    ramp = CosineRamp(1.0, 0.1, 1_000)
-    assert [ramp.at(n) for n in (0, 500, 1_000, 9_000)] == pytest.approx([1.0, 0.55, 0.1, 0.1])
-    assert CosineRamp(1.0, 0.1, 0).at(0) == 0.1
 
 
 def test_interval_is_crossed_once():

@@ -7,12 +7,13 @@ from imagemint.training.datasets.formats import parse_idx
 from imagemint.training.datasets.images import LabelledImages, Split
 from imagemint.training.datasets.listing import Reading
 from imagemint.training.datasets.parquet import parse_image_parquet
-from imagemint.training.datasets.registry import DATASETS, load_dataset
+from imagemint.training.datasets.registry import DATASETS, IMAGE_SHAPES, load_dataset
 from imagemint.training.datasets.stacked import stack_digits
 from imagemint.training.datasets.subsets import few_of_each
 
 __all__ = [
     "DATASETS",
+    "IMAGE_SHAPES",
     "LabelledImages",
     "Reading",
     "Split",

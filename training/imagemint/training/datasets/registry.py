@@ -233,3 +233,13 @@ DATASETS: dict[str, Callable[[Split, Path | None], LabelledImages]] = {
     "emoji64": _load_emoji64,
     "avatars64": load_avatars64,
 }
+"""The published data sets by name: each loads one split."""
+
+IMAGE_SHAPES: dict[str, tuple[int, int, int]] = {
+    "mnist": (28, 28, 1),
+    "stacked-mnist": (28, 28, 3),
+    "cifar10": (32, 32, 3),
+    "emoji64": (64, 64, 3),
+    "avatars64": (64, 64, 3),
+}
+"""Height, width and channels of the images of each published data set."""

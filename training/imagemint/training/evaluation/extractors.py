@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import log_softmax
 
-from imagemint.training.classifier import Classifier, load_classifier
+from imagemint.training.classifier.networks import Classifier
+from imagemint.training.classifier.trained import load_classifier
 from imagemint.training.datasets.stacked import STACK
 from imagemint.training.errors import CheckpointError, DatasetError, TrainingError
 

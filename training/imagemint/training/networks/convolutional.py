@@ -6,6 +6,7 @@ normalisation, ReLU and tanh in G, leaky ReLU in D.
 """
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,9 @@ from imagemint.training.networks.players import Discriminator, Shape
 
 _LARGEST_START = 7
 _SLOPE = 0.2
+_DCGAN_DEVIATION = 0.02
 
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
 Norm = Callable[[int], nn.Module]
 """Makes the normalisation behind a convolution of so many channels."""
 
@@ -244,6 +247,23 @@ class ConvolutionalDiscriminator(Discriminator):
         if self._projected and c is not None:
             score = score + (self.embed(c) * phi).sum(dim=1)
         return score
+
+
+def add_heads(D: ConvolutionalDiscriminator, **heads: int) -> ConvolutionalDiscriminator:
+    """Returns D with further heads on its features: a dense layer of so many outputs each."""
+    for name, outputs in heads.items():
+        D.heads[name] = nn.Linear(D.width, outputs)
+    return D
+
+
+def init_dcgan_weights(network: NetworkT) -> NetworkT:
+    """Returns the network with weights from N(0, 0.02), scales of batch norms from N(1, 0.02)."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            nn.init.normal_(layer.weight, 0.0, _DCGAN_DEVIATION)
+        elif isinstance(layer, nn.BatchNorm2d):
+            nn.init.normal_(layer.weight, 1.0, _DCGAN_DEVIATION)
+    return network
 
 
 class SemiSupervisedDiscriminator(ConvolutionalDiscriminator):

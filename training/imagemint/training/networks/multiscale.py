@@ -32,6 +32,12 @@ class Pyramid(View):
         self.channels = channels
         self.factors = [2**scale for scale in range(scales)]
 
+    @classmethod
+    def of(cls, shape: Shape) -> "Pyramid":
+        """Returns the pyramids that a network for images of this shape draws."""
+        _, count = doublings(shape.image_size)
+        return cls(shape.image_channels, count + 1)
+
     def __call__(self, x: Tensor) -> Tensor:
         """Returns the pyramids of images ``x`` [N, C, H, W]."""
         return torch.cat([_pixelated(x, factor) for factor in self.factors], dim=1)

@@ -1,41 +1,155 @@
-"""Recipes: small typed files. Importing one does not import torch."""
+"""The table of all recipes. It imports no recipe, and so no torch, until one is asked for.
 
-from imagemint.training.recipes.avatars import AvatarsRecipe
-from imagemint.training.recipes.conditional import AcganRecipe, CganRecipe, ProjectionRecipe
-from imagemint.training.recipes.dcgan import DcganRecipe, LsganRecipe
-from imagemint.training.recipes.improved import ImprovedRecipe, SsganRecipe
-from imagemint.training.recipes.infogan import InfoganRecipe
-from imagemint.training.recipes.mnist import MnistRecipe
-from imagemint.training.recipes.msg import MsgRecipe
-from imagemint.training.recipes.progressive import ProgressiveRecipe
-from imagemint.training.recipes.r3gan import R3ganRecipe
-from imagemint.training.recipes.recipe import Recipe
-from imagemint.training.recipes.stacked_mnist import StackedMnistRecipe
-from imagemint.training.recipes.style import StyleRecipe
-from imagemint.training.recipes.vanilla_mnist import VanillaMnistRecipe
-from imagemint.training.recipes.wasserstein import SnganRecipe, WganGpRecipe, WganRecipe
+To add a recipe, write its file and add one line to `TABLE`; see training/README.md.
+"""
 
-_ALL: tuple[type[Recipe], ...] = (
-    MnistRecipe,
-    StackedMnistRecipe,
-    VanillaMnistRecipe,
-    DcganRecipe,
-    LsganRecipe,
-    CganRecipe,
-    ProjectionRecipe,
-    AcganRecipe,
-    WganRecipe,
-    WganGpRecipe,
-    SnganRecipe,
-    InfoganRecipe,
-    ImprovedRecipe,
-    SsganRecipe,
-    R3ganRecipe,
-    MsgRecipe,
-    ProgressiveRecipe,
-    StyleRecipe,
-    AvatarsRecipe,
-)
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any, TypeVar
 
-RECIPES: dict[str, type[Recipe]] = {recipe.name: recipe for recipe in _ALL}
-"""Every recipe of a generator, by name."""
+if TYPE_CHECKING:
+    from imagemint.training.recipes.recipe import Recipe
+
+RecipeT = TypeVar("RecipeT")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of the table.
+
+    Attributes:
+        where: module and class of the recipe below `imagemint.training`, as ``module:Class``.
+        dataset: data set that it trains on by default.
+        summary: what it trains, in one line for `--help` and `--list`.
+    """
+
+    where: str
+    dataset: str
+    summary: str
+
+    def load(self) -> Any:  # noqa: ANN401 - a class of either kind of recipe
+        """Imports the recipe and returns its class."""
+        return resolve_name(f"imagemint.training.{self.where}")
+
+
+TABLE: dict[str, Entry] = {
+    "mnist": Entry(
+        "recipes.mnist:MnistRecipe",
+        "mnist",
+        "class-conditional digits: projection, relativistic pairing, R1 and R2",
+    ),
+    "stacked-mnist": Entry(
+        "recipes.stacked_mnist:StackedMnistRecipe",
+        "stacked-mnist",
+        "1000 modes, no labels: relativistic pairing, R1 and R2",
+    ),
+    "vanilla-mnist": Entry(
+        "recipes.vanilla_mnist:VanillaMnistRecipe",
+        "mnist",
+        "digits by dense networks: the lecture's own setting",
+    ),
+    "dcgan": Entry("recipes.dcgan:DcganRecipe", "mnist", "digits by the rules of DCGAN"),
+    "lsgan": Entry("recipes.dcgan:LsganRecipe", "mnist", "digits by least squares"),
+    "cgan": Entry(
+        "recipes.conditional:CganRecipe",
+        "mnist",
+        "class-conditional digits: the label concatenated",
+    ),
+    "projection": Entry(
+        "recipes.conditional:ProjectionRecipe",
+        "mnist",
+        "class-conditional digits: projection, hinge, spectral normalisation",
+    ),
+    "acgan": Entry(
+        "recipes.conditional:AcganRecipe",
+        "mnist",
+        "class-conditional digits: an auxiliary classifier",
+    ),
+    "wgan": Entry(
+        "recipes.wasserstein:WganRecipe",
+        "mnist",
+        "digits by the earth mover's distance: clipped weights",
+    ),
+    "wgan-gp": Entry(
+        "recipes.wasserstein:WganGpRecipe",
+        "mnist",
+        "digits by the earth mover's distance: gradient penalty",
+    ),
+    "sngan": Entry(
+        "recipes.wasserstein:SnganRecipe", "mnist", "digits by hinge and spectral normalisation"
+    ),
+    "infogan": Entry(
+        "recipes.infogan:InfoganRecipe", "mnist", "digits with codes that find their meaning"
+    ),
+    "improved": Entry(
+        "recipes.improved:ImprovedRecipe", "mnist", "digits by the improved techniques"
+    ),
+    "ssgan": Entry(
+        "recipes.improved:SsganRecipe", "mnist", "digits with a few labels: K + 1 classes"
+    ),
+    "r3gan": Entry(
+        "recipes.r3gan:R3ganRecipe",
+        "cifar10",
+        "class-conditional CIFAR-10: residual networks, no normalisation",
+    ),
+    "msg": Entry("recipes.msg:MsgRecipe", "mnist", "digits by multi-scale gradients"),
+    "progressive": Entry(
+        "recipes.progressive:ProgressiveRecipe", "mnist", "digits by networks that grow"
+    ),
+    "style": Entry(
+        "recipes.style:StyleRecipe",
+        "emoji64",
+        "emoji: a style-based generator, adaptive augmentation",
+    ),
+    "avatars": Entry(
+        "recipes.avatars:AvatarsRecipe",
+        "avatars64",
+        "cartoon people by head: attributes told, scales, relativistic pairing",
+    ),
+}
+"""Every recipe of a generator, by name, in the order of `imagemint train --list`."""
+
+CLASSIFIER_TABLE: dict[str, Entry] = {
+    "mnist-classifier": Entry(
+        "classifier.recipes:MnistClassifierRecipe",
+        "mnist",
+        "the classifier that judges generators of digits",
+    ),
+    "image-classifier": Entry(
+        "classifier.recipes:ImageClassifierRecipe",
+        "cifar10",
+        "a residual classifier of any data set",
+    ),
+    "avatars-classifier": Entry(
+        "classifier.recipes:AvatarsClassifierRecipe",
+        "avatars64",
+        "the classifier of cartoon people and their attributes",
+    ),
+}
+"""Every recipe of a classifier, by name."""
+
+
+class Recipes(Mapping[str, RecipeT]):
+    """The classes of a table by name; each is imported when it is asked for.
+
+    Args:
+        table: the entries, read at each call.
+    """
+
+    def __init__(self, table: Mapping[str, Entry]) -> None:
+        self._table = table
+
+    def __getitem__(self, name: str) -> RecipeT:
+        recipe: RecipeT = self._table[name].load()
+        return recipe
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._table)
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+
+RECIPES: "Recipes[type[Recipe]]" = Recipes(TABLE)
+"""The class of every recipe of a generator, by name."""

@@ -1,20 +1,24 @@
 """Recipe ``avatars``: cartoon people at 64x64, by the shape of their heads."""
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
+from torch import nn
 
+from imagemint.training.datasets import LabelledImages, avatars
+from imagemint.training.losses.adversarial import ADVERSARIAL_LOSSES
+from imagemint.training.losses.gan_loss import GanLoss
+from imagemint.training.losses.regularizers import Reconstruction
+from imagemint.training.networks import (
+    AttributeDiscriminator,
+    AttributeGenerator,
+    Discriminator,
+    Shape,
+)
+from imagemint.training.networks.attributes import Frequencies
 from imagemint.training.recipes.recipe import Recipe, ZeroCentredOptions
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from imagemint.training.datasets import LabelledImages
-    from imagemint.training.losses.gan_loss import GanLoss
-    from imagemint.training.networks import Discriminator, Shape
-    from imagemint.training.networks.attributes import Frequencies
 
 
 class AvatarsRecipe(ZeroCentredOptions, Recipe):
@@ -26,9 +30,7 @@ class AvatarsRecipe(ZeroCentredOptions, Recipe):
     """
 
     name: ClassVar[str] = "avatars"
-    summary: ClassVar[str] = "cartoon people by head: attributes told, scales, relativistic pairing"
     dataset: ClassVar[str] = "avatars64"
-    image: ClassVar[str] = "64x64 RGB"
     condition: ClassVar[Literal["none", "class", "code"]] = "class"
     recalibration_batches: ClassVar[int] = 8
     """As many pixels as 40 batches of digits have; those would take a minute of a CPU core."""
@@ -65,20 +67,16 @@ class AvatarsRecipe(ZeroCentredOptions, Recipe):
     decay_share: float = Field(default=0.4, ge=0, le=1)
     """Last share of the run over which the learning rate falls to zero along a cosine."""
 
-    def network_labels(self, data: "LabelledImages") -> NDArray[np.int64]:
+    def network_labels(self, data: LabelledImages) -> NDArray[np.int64]:
         """Returns class and attributes int64 [N, 1 + A], or classes [N] where these are all."""
-        from imagemint.training.datasets import avatars
-
         known = {attribute.name: attribute.codes for attribute in data.attributes}
         if self.attributes == "hidden" or not known.keys() >= avatars.VALUES.keys():
             return data.labels
         return np.stack([data.labels, *(known[name] for name in avatars.VALUES)], axis=1)
 
-    def generator(self, shape: "Shape") -> "nn.Module":
+    def generator(self, shape: Shape) -> nn.Module:
         """Returns a generator that upsamples by plain convolutions."""
-        from imagemint.training import parts
-
-        return parts.AttributeGenerator(
+        return AttributeGenerator(
             self.z_dim,
             shape,
             c_dim=self.c_dim,
@@ -87,32 +85,25 @@ class AvatarsRecipe(ZeroCentredOptions, Recipe):
             scales=self.conditioning == "scales",
         )
 
-    def discriminator(self, shape: "Shape") -> "Discriminator":
+    def discriminator(self, shape: Shape) -> Discriminator:
         """Returns a projection discriminator without normalisation."""
-        from imagemint.training import parts
-
-        return parts.AttributeDiscriminator(
+        return AttributeDiscriminator(
             shape,
             base_channels=self.discriminator_channels,
             values=[table.shape[1] for table in self._frequencies(shape).values()],
         )
 
-    def gan_loss(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "GanLoss":
+    def gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
         """Returns the adversarial loss, both penalties, and the reconstruction if it counts."""
-        del G, D, shape
-        from imagemint.training import parts
-
-        return parts.GanLoss(
-            parts.ADVERSARIAL_LOSSES[self.objective],
-            terms_D=[parts.zero_centred_penalties(self)],
-            terms_G=[parts.Reconstruction(self.reconstruction_weight)],
-            augmentation=parts.augmentation(self),
+        return GanLoss(
+            ADVERSARIAL_LOSSES[self.objective],
+            terms_D=[self.zero_centred_penalties()],
+            terms_G=[Reconstruction(self.reconstruction_weight)],
+            augmentation=self.augmentation(),
         )
 
-    def _frequencies(self, shape: "Shape") -> "Frequencies":
+    def _frequencies(self, shape: Shape) -> Frequencies:
         """Frequencies of the attributes, where the classes can be those of `avatars64`."""
-        from imagemint.training.datasets import avatars
-
         if self.attributes == "hidden" or shape.num_classes != len(avatars.STYLES):
             return {}
         return {name: avatars.frequencies(name) for name in avatars.VALUES}

@@ -1,16 +1,16 @@
 """Recipes ``cgan``, ``projection`` and ``acgan``: three ways to tell D the class."""
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
+from torch import nn
 
+from imagemint.training.losses.adversarial import ADVERSARIAL_LOSSES
+from imagemint.training.losses.gan_loss import GanLoss
+from imagemint.training.losses.regularizers import AuxiliaryClassifier
+from imagemint.training.networks import ConvolutionalDiscriminator, Discriminator, Shape
+from imagemint.training.networks.convolutional import add_heads
 from imagemint.training.recipes.convolutional import ConvolutionalRecipe
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from imagemint.training.losses.gan_loss import GanLoss
-    from imagemint.training.networks import Discriminator, Shape
 
 
 class CganRecipe(ConvolutionalRecipe):
@@ -20,24 +20,18 @@ class CganRecipe(ConvolutionalRecipe):
     """
 
     name: ClassVar[str] = "cgan"
-    summary: ClassVar[str] = "class-conditional digits: the label concatenated"
     condition: ClassVar[Literal["none", "class", "code"]] = "class"
 
-    def discriminator(self, shape: "Shape") -> "Discriminator":
+    def discriminator(self, shape: Shape) -> Discriminator:
         """Returns a DCGAN discriminator that sees the class as a plane of the image."""
-        from imagemint.training import parts
-
-        return parts.ConvolutionalDiscriminator(
+        return ConvolutionalDiscriminator(
             shape, base_channels=self.discriminator_channels, concatenated=True
         )
 
-    def gan_loss(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "GanLoss":
+    def gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
         """Returns the non-saturating loss."""
-        del G, D, shape
-        from imagemint.training import parts
-
-        adversarial = parts.ADVERSARIAL_LOSSES["non-saturating"]
-        return parts.GanLoss(adversarial, augmentation=parts.augmentation(self))
+        adversarial = ADVERSARIAL_LOSSES["non-saturating"]
+        return GanLoss(adversarial, augmentation=self.augmentation())
 
 
 class ProjectionRecipe(ConvolutionalRecipe):
@@ -48,7 +42,6 @@ class ProjectionRecipe(ConvolutionalRecipe):
     """
 
     name: ClassVar[str] = "projection"
-    summary: ClassVar[str] = "class-conditional digits: projection, hinge, spectral normalisation"
     condition: ClassVar[Literal["none", "class", "code"]] = "class"
 
     values_before: ClassVar[dict[str, Any]] = {"spectral_embedding": False}
@@ -62,11 +55,9 @@ class ProjectionRecipe(ConvolutionalRecipe):
     discriminator_learning_rate: float | None = Field(default=4e-4, gt=0)
     """Learning rate of the discriminator, for two time scales (Heusel et al., 2017)."""
 
-    def discriminator(self, shape: "Shape") -> "Discriminator":
+    def discriminator(self, shape: Shape) -> Discriminator:
         """Returns a spectrally normalised discriminator with a projection head."""
-        from imagemint.training import parts
-
-        return parts.ConvolutionalDiscriminator(
+        return ConvolutionalDiscriminator(
             shape,
             base_channels=self.discriminator_channels,
             norm="none",
@@ -75,14 +66,9 @@ class ProjectionRecipe(ConvolutionalRecipe):
             spectral_embedding=self.spectral_embedding,
         )
 
-    def gan_loss(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "GanLoss":
+    def gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
         """Returns the hinge loss."""
-        del G, D, shape
-        from imagemint.training import parts
-
-        return parts.GanLoss(
-            parts.ADVERSARIAL_LOSSES["hinge"], augmentation=parts.augmentation(self)
-        )
+        return GanLoss(ADVERSARIAL_LOSSES["hinge"], augmentation=self.augmentation())
 
 
 class AcganRecipe(ConvolutionalRecipe):
@@ -92,7 +78,6 @@ class AcganRecipe(ConvolutionalRecipe):
     """
 
     name: ClassVar[str] = "acgan"
-    summary: ClassVar[str] = "class-conditional digits: an auxiliary classifier"
     condition: ClassVar[Literal["none", "class", "code"]] = "class"
 
     classifier_weight: float = Field(default=1.0, gt=0)
@@ -101,27 +86,18 @@ class AcganRecipe(ConvolutionalRecipe):
     """Whether D's head learns from generated images too, as in the paper. G and D may then agree on
     classes that are not those of the data: see docs/notes/shipped-models.md."""
 
-    def discriminator(self, shape: "Shape") -> "Discriminator":
+    def discriminator(self, shape: Shape) -> Discriminator:
         """Returns a DCGAN discriminator with a head for the class."""
-        from imagemint.training import parts
+        discriminator = ConvolutionalDiscriminator(shape, base_channels=self.discriminator_channels)
+        return add_heads(discriminator, classes=shape.num_classes)
 
-        discriminator = parts.ConvolutionalDiscriminator(
-            shape, base_channels=self.discriminator_channels
-        )
-        return parts.with_heads(discriminator, classes=shape.num_classes)
-
-    def gan_loss(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "GanLoss":
+    def gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
         """Returns the non-saturating loss with the classifier's losses."""
-        del G, D, shape
-        from imagemint.training import parts
-
-        return parts.GanLoss(
-            parts.ADVERSARIAL_LOSSES["non-saturating"],
+        return GanLoss(
+            ADVERSARIAL_LOSSES["non-saturating"],
             terms_D=[
-                parts.AuxiliaryClassifier(
-                    self.classifier_weight, real=True, fake=self.classify_generated
-                )
+                AuxiliaryClassifier(self.classifier_weight, real=True, fake=self.classify_generated)
             ],
-            terms_G=[parts.AuxiliaryClassifier(self.classifier_weight, real=False, fake=True)],
-            augmentation=parts.augmentation(self),
+            terms_G=[AuxiliaryClassifier(self.classifier_weight, real=False, fake=True)],
+            augmentation=self.augmentation(),
         )

@@ -1,15 +1,10 @@
 """What the recipes on DCGAN's networks share."""
 
-from typing import TYPE_CHECKING
-
 from pydantic import Field
+from torch import nn
 
+from imagemint.training.networks import ConditionalGenerator, Shape
 from imagemint.training.recipes.recipe import Recipe
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from imagemint.training.networks import Shape
 
 
 class ConvolutionalRecipe(Recipe):
@@ -30,11 +25,9 @@ class ConvolutionalRecipe(Recipe):
     discriminator_channels: int = Field(default=32, ge=1)
     """Channels of the discriminator at half the size; every halving of the size doubles them."""
 
-    def generator(self, shape: "Shape") -> "nn.Module":
+    def generator(self, shape: Shape) -> nn.Module:
         """Returns a DCGAN generator."""
-        from imagemint.training import parts
-
-        return parts.ConditionalGenerator(
+        return ConditionalGenerator(
             self.z_dim,
             0 if self.condition == "none" else shape.num_classes,
             c_dim=self.c_dim,

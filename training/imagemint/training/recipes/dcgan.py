@@ -1,16 +1,15 @@
 """Recipes ``dcgan`` and ``lsgan``: batch normalisation in both networks, two losses."""
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
+from torch import nn
 
+from imagemint.training.losses.adversarial import ADVERSARIAL_LOSSES
+from imagemint.training.losses.gan_loss import GanLoss
+from imagemint.training.networks import ConvolutionalDiscriminator, Discriminator, Shape
+from imagemint.training.networks.convolutional import init_dcgan_weights
 from imagemint.training.recipes.convolutional import ConvolutionalRecipe
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from imagemint.training.losses.gan_loss import GanLoss
-    from imagemint.training.networks import Discriminator, Shape
 
 
 class DcganRecipe(ConvolutionalRecipe):
@@ -24,7 +23,6 @@ class DcganRecipe(ConvolutionalRecipe):
     """
 
     name: ClassVar[str] = "dcgan"
-    summary: ClassVar[str] = "digits by the rules of DCGAN"
     latent: ClassVar[Literal["normal", "uniform"]] = "uniform"
 
     images: int = Field(default=1_200_000, ge=1)
@@ -38,35 +36,25 @@ class DcganRecipe(ConvolutionalRecipe):
     objective: Literal["non-saturating", "saturating", "least-squares"] = "non-saturating"
     """Adversarial loss."""
 
-    def generator(self, shape: "Shape") -> "nn.Module":
+    def generator(self, shape: Shape) -> nn.Module:
         """Returns a DCGAN generator with the paper's initial weights."""
-        from imagemint.training import parts
+        return init_dcgan_weights(super().generator(shape))
 
-        return parts.dcgan_weights(super().generator(shape))
-
-    def discriminator(self, shape: "Shape") -> "Discriminator":
+    def discriminator(self, shape: Shape) -> Discriminator:
         """Returns a DCGAN discriminator with the paper's initial weights."""
-        from imagemint.training import parts
+        discriminator = ConvolutionalDiscriminator(shape, base_channels=self.discriminator_channels)
+        return init_dcgan_weights(discriminator)
 
-        discriminator = parts.ConvolutionalDiscriminator(
-            shape, base_channels=self.discriminator_channels
-        )
-        return parts.dcgan_weights(discriminator)
-
-    def gan_loss(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "GanLoss":
+    def gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
         """Returns the adversarial loss alone."""
-        del G, D, shape
-        from imagemint.training import parts
-
-        adversarial = parts.ADVERSARIAL_LOSSES[self.objective]
-        return parts.GanLoss(adversarial, augmentation=parts.augmentation(self))
+        adversarial = ADVERSARIAL_LOSSES[self.objective]
+        return GanLoss(adversarial, augmentation=self.augmentation())
 
 
 class LsganRecipe(DcganRecipe):
     """Mao et al., "Least Squares Generative Adversarial Networks" (2016), on DCGAN's networks."""
 
     name: ClassVar[str] = "lsgan"
-    summary: ClassVar[str] = "digits by least squares"
 
     objective: Literal["non-saturating", "saturating", "least-squares"] = "least-squares"
     """Adversarial loss."""

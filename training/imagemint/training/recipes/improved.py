@@ -1,18 +1,26 @@
 """Recipes ``improved`` and ``ssgan``: the techniques of one paper."""
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable
+from functools import partial
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
+from torch import nn
 
+from imagemint.training.losses.adversarial import ADVERSARIAL_LOSSES, smooth_labels
+from imagemint.training.losses.gan_loss import GanLoss
+from imagemint.training.losses.regularizers import FeatureMatching, HistoricalAverage, Supervision
+from imagemint.training.networks import (
+    ConvolutionalDiscriminator,
+    Discriminator,
+    MinibatchDiscrimination,
+    SemiSupervisedDiscriminator,
+    Shape,
+    VirtuallyNormalisedGenerator,
+)
 from imagemint.training.recipes.convolutional import ConvolutionalRecipe
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from imagemint.training.losses.gan_loss import GanLoss
-    from imagemint.training.networks import Discriminator, Shape
 
 
 class ImprovedRecipe(ConvolutionalRecipe):
@@ -25,7 +33,6 @@ class ImprovedRecipe(ConvolutionalRecipe):
     """
 
     name: ClassVar[str] = "improved"
-    summary: ClassVar[str] = "digits by the improved techniques"
 
     values_before: ClassVar[dict[str, Any]] = {"adversarial_weight": 1.0}
 
@@ -43,43 +50,40 @@ class ImprovedRecipe(ConvolutionalRecipe):
     virtual_batch: int = Field(default=64, ge=0)
     """Latents of the reference batch of virtual batch normalisation in G; 0: of each batch."""
 
-    def generator(self, shape: "Shape") -> "nn.Module":
+    def generator(self, shape: Shape) -> nn.Module:
         """Returns a DCGAN generator, with virtual batch normalisation if asked for."""
-        from imagemint.training import parts
-
         if not self.virtual_batch:
             return super().generator(shape)
-        return parts.VirtuallyNormalisedGenerator(
+        return VirtuallyNormalisedGenerator(
             self.z_dim,
             shape,
             base_channels=self.generator_channels,
             reference=self.virtual_batch,
         )
 
-    def discriminator(self, shape: "Shape") -> "Discriminator":
+    def discriminator(self, shape: Shape) -> Discriminator:
         """Returns a DCGAN discriminator, with minibatch discrimination if asked for."""
-        from imagemint.training import parts
-
-        return parts.ConvolutionalDiscriminator(
+        return ConvolutionalDiscriminator(
             shape,
             base_channels=self.discriminator_channels,
-            tail=parts.minibatch_discrimination(self.similarity_kernels),
+            tail=self._minibatch_discrimination(),
         )
 
-    def gan_loss(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "GanLoss":
-        """Returns the smoothed adversarial loss with feature matching and historical averages."""
-        del shape
-        from imagemint.training import parts
+    def _minibatch_discrimination(self) -> Callable[[int], nn.Module]:
+        kernels = self.similarity_kernels
+        return partial(MinibatchDiscrimination, kernels=kernels) if kernels else nn.Identity
 
-        return parts.GanLoss(
-            parts.smooth_labels(self.real_target),
-            terms_D=[parts.HistoricalAverage(self.history_weight, D, "history_D")],
+    def gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
+        """Returns the smoothed adversarial loss with feature matching and historical averages."""
+        return GanLoss(
+            smooth_labels(self.real_target),
+            terms_D=[HistoricalAverage(self.history_weight, D, "history_D")],
             terms_G=[
-                parts.FeatureMatching(self.feature_weight),
-                parts.HistoricalAverage(self.history_weight, G, "history_G"),
+                FeatureMatching(self.feature_weight),
+                HistoricalAverage(self.history_weight, G, "history_G"),
             ],
             adversarial_weight=self.adversarial_weight,
-            augmentation=parts.augmentation(self),
+            augmentation=self.augmentation(),
         )
 
 
@@ -91,7 +95,6 @@ class SsganRecipe(ConvolutionalRecipe):
     """
 
     name: ClassVar[str] = "ssgan"
-    summary: ClassVar[str] = "digits with a few labels: K + 1 classes"
 
     labelled: int = Field(default=100, ge=1)
     """Labels shown of each class; those of all other images are hidden."""
@@ -109,21 +112,16 @@ class SsganRecipe(ConvolutionalRecipe):
             shown[rows] = label
         return shown
 
-    def discriminator(self, shape: "Shape") -> "Discriminator":
+    def discriminator(self, shape: Shape) -> Discriminator:
         """Returns a convolutional discriminator of K + 1 classes, without normalisation."""
-        from imagemint.training import parts
+        return SemiSupervisedDiscriminator(shape, base_channels=self.discriminator_channels)
 
-        return parts.SemiSupervisedDiscriminator(shape, base_channels=self.discriminator_channels)
-
-    def gan_loss(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "GanLoss":
+    def gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
         """Returns the non-saturating loss, supervision for D, feature matching for G."""
-        del G, D, shape
-        from imagemint.training import parts
-
-        return parts.GanLoss(
-            parts.ADVERSARIAL_LOSSES["non-saturating"],
-            terms_D=[parts.Supervision()],
-            terms_G=[parts.FeatureMatching(self.feature_weight)],
+        return GanLoss(
+            ADVERSARIAL_LOSSES["non-saturating"],
+            terms_D=[Supervision()],
+            terms_G=[FeatureMatching(self.feature_weight)],
             adversarial_weight=self.adversarial_weight,
-            augmentation=parts.augmentation(self),
+            augmentation=self.augmentation(),
         )

@@ -1,18 +1,16 @@
 """Recipe ``infogan``: codes that come to mean something by themselves."""
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
+from torch import nn
 
+from imagemint.training.losses.adversarial import ADVERSARIAL_LOSSES
+from imagemint.training.losses.gan_loss import GanLoss
+from imagemint.training.losses.regularizers import MutualInformation
+from imagemint.training.networks import ConvolutionalDiscriminator, Discriminator, Shape
+from imagemint.training.networks.convolutional import add_heads
 from imagemint.training.recipes.convolutional import ConvolutionalRecipe
-
-if TYPE_CHECKING:
-    from typing import Self
-
-    from torch import nn
-
-    from imagemint.training.losses.gan_loss import GanLoss
-    from imagemint.training.networks import Discriminator, Shape
 
 
 class InfoganRecipe(ConvolutionalRecipe):
@@ -24,7 +22,6 @@ class InfoganRecipe(ConvolutionalRecipe):
     """
 
     name: ClassVar[str] = "infogan"
-    summary: ClassVar[str] = "digits with codes that find their meaning"
     condition: ClassVar[Literal["none", "class", "code"]] = "code"
 
     values_before: ClassVar[dict[str, Any]] = {"continuous_weight": 0.5}
@@ -39,7 +36,7 @@ class InfoganRecipe(ConvolutionalRecipe):
     """Weight of the continuous codes in the bound, beside the categorical one."""
 
     @model_validator(mode="after")
-    def _fit(self) -> "Self":
+    def _fit(self) -> Self:
         if self.continuous_codes >= self.z_dim:
             raise ValueError(
                 f"continuous_codes is {self.continuous_codes}, should be less than z_dim"
@@ -49,35 +46,27 @@ class InfoganRecipe(ConvolutionalRecipe):
 
     def class_labels(self, of_data: tuple[str, ...]) -> tuple[str, ...]:
         """Returns a name for each value of the code."""
-        del of_data
         return tuple(f"code {code}" for code in range(self.codes))
 
-    def discriminator(self, shape: "Shape") -> "Discriminator":
+    def discriminator(self, shape: Shape) -> Discriminator:
         """Returns a DCGAN discriminator with heads for the codes: Q of the paper."""
-        from imagemint.training import parts
-
-        discriminator = parts.ConvolutionalDiscriminator(
-            shape, base_channels=self.discriminator_channels
-        )
+        discriminator = ConvolutionalDiscriminator(shape, base_channels=self.discriminator_channels)
         heads = {"code": self.codes}
         if self.continuous_codes:
             heads["continuous"] = self.continuous_codes
-        return parts.with_heads(discriminator, **heads)
+        return add_heads(discriminator, **heads)
 
-    def gan_loss(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "GanLoss":
+    def gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
         """Returns the non-saturating loss with the information term for both networks."""
-        del G, D, shape
-        from imagemint.training import parts
-
         terms = [
-            parts.MutualInformation(
+            MutualInformation(
                 self.information_weight, self.continuous_codes, self.continuous_weight
             )
             for _ in ("D", "G")
         ]
-        return parts.GanLoss(
-            parts.ADVERSARIAL_LOSSES["non-saturating"],
+        return GanLoss(
+            ADVERSARIAL_LOSSES["non-saturating"],
             terms_D=terms[:1],
             terms_G=terms[1:],
-            augmentation=parts.augmentation(self),
+            augmentation=self.augmentation(),
         )

@@ -1,23 +1,26 @@
 """Recipe ``mnist``: a class-conditional convolutional GAN at 28x28."""
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
+from torch import nn
 
+from imagemint.training.losses.adversarial import ADVERSARIAL_LOSSES
+from imagemint.training.losses.gan_loss import GanLoss
+from imagemint.training.losses.regularizers import Mismatch
+from imagemint.training.networks import (
+    ConditionalGenerator,
+    Discriminator,
+    ProjectionDiscriminator,
+    Shape,
+)
 from imagemint.training.recipes.recipe import Recipe, ZeroCentredOptions
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from imagemint.training.losses.gan_loss import GanLoss
-    from imagemint.training.networks import Discriminator, Shape
 
 
 class MnistRecipe(ZeroCentredOptions, Recipe):
     """Class-conditional digits: projection, relativistic pairing, lazy R1 and R2."""
 
     name: ClassVar[str] = "mnist"
-    summary: ClassVar[str] = "class-conditional digits: projection, relativistic pairing, R1 and R2"
     condition: ClassVar[Literal["none", "class", "code"]] = "class"
 
     c_dim: int = Field(default=8, ge=1)
@@ -41,11 +44,9 @@ class MnistRecipe(ZeroCentredOptions, Recipe):
     decay_share: float = Field(default=0.4, ge=0, le=1)
     """Last share of the run over which the learning rate falls to zero along a cosine."""
 
-    def generator(self, shape: "Shape") -> "nn.Module":
+    def generator(self, shape: Shape) -> nn.Module:
         """Returns a DCGAN generator with a class embedding."""
-        from imagemint.training import parts
-
-        return parts.ConditionalGenerator(
+        return ConditionalGenerator(
             self.z_dim,
             shape.num_classes,
             c_dim=self.c_dim,
@@ -54,28 +55,23 @@ class MnistRecipe(ZeroCentredOptions, Recipe):
             image_size=shape.image_size,
         )
 
-    def discriminator(self, shape: "Shape") -> "Discriminator":
+    def discriminator(self, shape: Shape) -> Discriminator:
         """Returns a projection discriminator without normalisation."""
-        from imagemint.training import parts
-
-        return parts.ProjectionDiscriminator(
+        return ProjectionDiscriminator(
             shape.num_classes,
             base_channels=self.discriminator_channels,
             image_channels=shape.image_channels,
             image_size=shape.image_size,
         )
 
-    def gan_loss(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "GanLoss":
+    def gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
         """Returns the adversarial loss with the mismatch loss and both penalties."""
-        del G, D
-        from imagemint.training import parts
-
-        adversarial = parts.ADVERSARIAL_LOSSES[self.objective]
+        adversarial = ADVERSARIAL_LOSSES[self.objective]
         # Of a single class there is no wrong one to show.
         weight = self.mismatch_weight if shape.num_classes > 1 else 0.0
-        mismatch = parts.Mismatch(weight, adversarial, shape.num_classes)
-        return parts.GanLoss(
+        mismatch = Mismatch(weight, adversarial, shape.num_classes)
+        return GanLoss(
             adversarial,
-            terms_D=[mismatch, parts.zero_centred_penalties(self)],
-            augmentation=parts.augmentation(self),
+            terms_D=[mismatch, self.zero_centred_penalties()],
+            augmentation=self.augmentation(),
         )

@@ -1,16 +1,20 @@
 """Recipe ``msg``: multi-scale gradients."""
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
+from torch import nn
 
+from imagemint.training.losses.adversarial import ADVERSARIAL_LOSSES
+from imagemint.training.losses.gan_loss import GanLoss
+from imagemint.training.networks import (
+    Discriminator,
+    MultiScaleDiscriminator,
+    MultiScaleGenerator,
+    Pyramid,
+    Shape,
+)
 from imagemint.training.recipes.recipe import Recipe, ZeroCentredOptions
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from imagemint.training.losses.gan_loss import GanLoss
-    from imagemint.training.networks import Discriminator, Shape
 
 
 class MsgRecipe(ZeroCentredOptions, Recipe):
@@ -23,7 +27,6 @@ class MsgRecipe(ZeroCentredOptions, Recipe):
     """
 
     name: ClassVar[str] = "msg"
-    summary: ClassVar[str] = "digits by multi-scale gradients"
     values_before: ClassVar[dict[str, Any]] = {"minibatch_deviation": False}
 
     minibatch_deviation: bool = True
@@ -39,28 +42,21 @@ class MsgRecipe(ZeroCentredOptions, Recipe):
     beta2: float = Field(default=0.99, ge=0, lt=1)
     """Adam's decay of the second moment."""
 
-    def generator(self, shape: "Shape") -> "nn.Module":
+    def generator(self, shape: Shape) -> nn.Module:
         """Returns a generator that draws at every size."""
-        from imagemint.training import parts
+        return MultiScaleGenerator(self.z_dim, shape, base_channels=self.generator_channels)
 
-        return parts.MultiScaleGenerator(self.z_dim, shape, base_channels=self.generator_channels)
-
-    def discriminator(self, shape: "Shape") -> "Discriminator":
+    def discriminator(self, shape: Shape) -> Discriminator:
         """Returns a discriminator that sees every size."""
-        from imagemint.training import parts
-
-        return parts.MultiScaleDiscriminator(
+        return MultiScaleDiscriminator(
             shape, base_channels=self.discriminator_channels, deviation=self.minibatch_deviation
         )
 
-    def gan_loss(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "GanLoss":
+    def gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
         """Returns relativistic pairing with both penalties on pyramids of images."""
-        del G, D
-        from imagemint.training import parts
-
-        return parts.GanLoss(
-            parts.ADVERSARIAL_LOSSES["relativistic"],
-            terms_D=[parts.zero_centred_penalties(self)],
-            view=parts.pyramid_of(shape),
-            augmentation=parts.augmentation(self),
+        return GanLoss(
+            ADVERSARIAL_LOSSES["relativistic"],
+            terms_D=[self.zero_centred_penalties()],
+            view=Pyramid.of(shape),
+            augmentation=self.augmentation(),
         )

@@ -1,16 +1,21 @@
 """Recipe ``progressive``: networks that grow while they train."""
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
+from torch import nn
 
+from imagemint.training.losses.adversarial import ADVERSARIAL_LOSSES
+from imagemint.training.losses.gan_loss import GanLoss
+from imagemint.training.networks import (
+    Discriminator,
+    GrowingDiscriminator,
+    GrowingGenerator,
+    Grown,
+    Shape,
+    level_at,
+)
 from imagemint.training.recipes.recipe import Recipe, ZeroCentredOptions
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from imagemint.training.losses.gan_loss import GanLoss
-    from imagemint.training.networks import Discriminator, Shape
 
 
 class ProgressiveRecipe(ZeroCentredOptions, Recipe):
@@ -24,7 +29,6 @@ class ProgressiveRecipe(ZeroCentredOptions, Recipe):
     """
 
     name: ClassVar[str] = "progressive"
-    summary: ClassVar[str] = "digits by networks that grow"
 
     stage_images: int = Field(default=60_000, ge=1)
     """Images for which a size is faded in, and again for which it is trained before the next."""
@@ -39,28 +43,32 @@ class ProgressiveRecipe(ZeroCentredOptions, Recipe):
     beta2: float = Field(default=0.99, ge=0, lt=1)
     """Adam's decay of the second moment."""
 
-    def generator(self, shape: "Shape") -> "nn.Module":
+    def generator(self, shape: Shape) -> nn.Module:
         """Returns a generator at its smallest size."""
-        from imagemint.training import parts
+        return GrowingGenerator(self.z_dim, shape, base_channels=self.generator_channels)
 
-        return parts.GrowingGenerator(self.z_dim, shape, base_channels=self.generator_channels)
-
-    def discriminator(self, shape: "Shape") -> "Discriminator":
+    def discriminator(self, shape: Shape) -> Discriminator:
         """Returns a discriminator at its smallest size."""
-        from imagemint.training import parts
+        return GrowingDiscriminator(shape, base_channels=self.discriminator_channels)
 
-        return parts.GrowingDiscriminator(shape, base_channels=self.discriminator_channels)
+    def gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
+        """Returns relativistic pairing with both penalties; both networks grow before a step.
 
-    def gan_loss(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "GanLoss":
-        """Returns relativistic pairing with both penalties, and what lets the networks grow."""
-        del shape
-        from imagemint.training import parts
+        Raises:
+            TypeError: the networks do not grow.
+        """
+        if not (isinstance(G, GrowingGenerator) and isinstance(D, GrowingDiscriminator)):
+            raise TypeError(f"{type(G).__name__} and {type(D).__name__} do not grow")
+        networks = (G, D)
 
-        view, grow = parts.growth(G, D, self.stage_images)
-        return parts.GanLoss(
-            parts.ADVERSARIAL_LOSSES["relativistic"],
-            terms_D=[parts.zero_centred_penalties(self)],
-            view=view,
-            augmentation=parts.augmentation(self),
+        def grow(images_seen: int) -> None:
+            for network in networks:
+                network.level.fill_(level_at(images_seen, network.levels, self.stage_images))
+
+        return GanLoss(
+            ADVERSARIAL_LOSSES["relativistic"],
+            terms_D=[self.zero_centred_penalties()],
+            view=Grown(D),
+            augmentation=self.augmentation(),
             before_step=grow,
         )

@@ -1,16 +1,19 @@
 """Recipe ``r3gan``: the modern baseline."""
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
+from torch import nn
 
+from imagemint.training.losses.adversarial import ADVERSARIAL_LOSSES
+from imagemint.training.losses.gan_loss import GanLoss
+from imagemint.training.networks import (
+    Discriminator,
+    ResidualDiscriminator,
+    ResidualGenerator,
+    Shape,
+)
 from imagemint.training.recipes.recipe import Recipe, ZeroCentredOptions
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from imagemint.training.losses.gan_loss import GanLoss
-    from imagemint.training.networks import Discriminator, Shape
 
 
 class R3ganRecipe(ZeroCentredOptions, Recipe):
@@ -21,9 +24,7 @@ class R3ganRecipe(ZeroCentredOptions, Recipe):
     """
 
     name: ClassVar[str] = "r3gan"
-    summary: ClassVar[str] = "class-conditional CIFAR-10: residual networks, no normalisation"
     dataset: ClassVar[str] = "cifar10"
-    image: ClassVar[str] = "32x32 RGB"
     condition: ClassVar[Literal["none", "class", "code"]] = "class"
     values_before: ClassVar[dict[str, Any]] = {"c_dim": 64}
 
@@ -56,11 +57,9 @@ class R3ganRecipe(ZeroCentredOptions, Recipe):
     decay_share: float = Field(default=0.5, ge=0, le=1)
     """Last share of the run over which the learning rate falls to zero along a cosine."""
 
-    def generator(self, shape: "Shape") -> "nn.Module":
+    def generator(self, shape: Shape) -> nn.Module:
         """Returns a residual generator."""
-        from imagemint.training import parts
-
-        return parts.ResidualGenerator(
+        return ResidualGenerator(
             self.z_dim,
             shape,
             base_channels=self.generator_channels,
@@ -69,24 +68,19 @@ class R3ganRecipe(ZeroCentredOptions, Recipe):
             c_dim=self.c_dim,
         )
 
-    def discriminator(self, shape: "Shape") -> "Discriminator":
+    def discriminator(self, shape: Shape) -> Discriminator:
         """Returns a residual discriminator with a projection head."""
-        from imagemint.training import parts
-
-        return parts.ResidualDiscriminator(
+        return ResidualDiscriminator(
             shape,
             base_channels=self.discriminator_channels,
             blocks=self.blocks,
             groups=self.groups,
         )
 
-    def gan_loss(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "GanLoss":
+    def gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
         """Returns relativistic pairing with both penalties."""
-        del G, D, shape
-        from imagemint.training import parts
-
-        return parts.GanLoss(
-            parts.ADVERSARIAL_LOSSES["relativistic"],
-            terms_D=[parts.zero_centred_penalties(self)],
-            augmentation=parts.augmentation(self),
+        return GanLoss(
+            ADVERSARIAL_LOSSES["relativistic"],
+            terms_D=[self.zero_centred_penalties()],
+            augmentation=self.augmentation(),
         )

@@ -1,17 +1,18 @@
 """The base class of recipes: the options of a run, and methods that build its parts."""
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
 
-if TYPE_CHECKING:
-    from torch import nn
-
-    from imagemint.training.datasets import LabelledImages
-    from imagemint.training.losses.gan_loss import GanLoss
-    from imagemint.training.networks import Discriminator, Shape
+from imagemint.training.datasets import LabelledImages
+from imagemint.training.losses.augment import AdaptiveAugmentation, DifferentiableAugmentation
+from imagemint.training.losses.gan_loss import Augmentation, GanLoss
+from imagemint.training.losses.ramp import CosineRamp
+from imagemint.training.losses.regularizers import ZeroCentredPenalties
+from imagemint.training.networks import Discriminator, Shape
 
 
 class Recipe(BaseModel):
@@ -25,13 +26,9 @@ class Recipe(BaseModel):
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
     name: ClassVar[str]
-    """As on the command line."""
-    summary: ClassVar[str]
-    """One line for `--help` and `--list`."""
+    """Its name on the command line, a key of the table in `recipes/__init__.py`."""
     dataset: ClassVar[str] = "mnist"
     """Data set it trains on, a key of `datasets.DATASETS`."""
-    image: ClassVar[str] = "28x28 gray"
-    """Size and colours of its images, for `--list`."""
     condition: ClassVar[Literal["none", "class", "code"]] = "none"
     """The condition of G: none, the class, or a code whose meaning G learns without labels."""
     latent: ClassVar[Literal["normal", "uniform"]] = "normal"
@@ -96,33 +93,40 @@ class Recipe(BaseModel):
 
     def discriminator_steps_at(self, step: int) -> int:
         """Returns the number of D steps before the G step with this index, from 0."""
-        del step
         return self.discriminator_steps
 
     def discriminator_steps_before(self, step: int) -> int:
         """Returns the number of D steps of all G steps before this one."""
         return self.discriminator_steps * step
 
-    def generator(self, shape: "Shape") -> "nn.Module":
+    def generator(self, shape: Shape) -> nn.Module:
         """Returns a fresh G: ``G(z)``, or ``G(z, y)`` where there is a condition.
 
         Of the shape's classes it may only use the number, and only under a condition.
         """
         raise NotImplementedError
 
-    def discriminator(self, shape: "Shape") -> "Discriminator":
+    def discriminator(self, shape: Shape) -> Discriminator:
         """Returns a fresh D."""
         raise NotImplementedError
 
-    def gan_loss(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "GanLoss":
+    def gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
         """Returns the losses of both networks."""
         raise NotImplementedError
+
+    def augmentation(self) -> Augmentation:
+        """Returns the augmentation that the options ask for."""
+        if self.augment == "diff":
+            return DifferentiableAugmentation()
+        if self.augment == "ada":
+            return AdaptiveAugmentation(self.augment_target)
+        return Augmentation()
 
     def class_labels(self, of_data: tuple[str, ...]) -> tuple[str, ...]:
         """Returns the labels of G's condition; () for a generator without one."""
         return of_data if self.condition == "class" else ()
 
-    def network_labels(self, data: "LabelledImages") -> NDArray[np.int64]:
+    def network_labels(self, data: LabelledImages) -> NDArray[np.int64]:
         """Returns the labels of the training images that the networks may use: int64 [N].
 
         A recipe whose networks use attributes returns int64 [N, 1 + A], the class first.
@@ -147,3 +151,8 @@ class ZeroCentredOptions(BaseModel):
     """Images over which gamma goes from the one to the other along a cosine, as in R3GAN."""
     penalty_interval: int = Field(default=8, ge=1)
     """Steps between two penalties; each is scaled by the interval, as in StyleGAN 2."""
+
+    def zero_centred_penalties(self, *, r2: bool = True) -> ZeroCentredPenalties:
+        """Returns R1 and, with ``r2``, R2, with the weight and interval of the options."""
+        gamma = CosineRamp(self.penalty_weight, self.final_penalty_weight, self.burn_in)
+        return ZeroCentredPenalties(gamma, self.penalty_interval, r2=r2)

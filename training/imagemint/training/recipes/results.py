@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from importlib import resources
 
-from imagemint.training.recipes import RECIPES
+from imagemint.training.recipes import TABLE
 
 MISSING = "not yet recorded"
 
@@ -15,6 +15,7 @@ class RecordedRun:
 
     Attributes:
         images: real images shown to D.
+        full_images: the same by the recipe's default.
         minutes: it took.
         machine: it ran on.
         quality: figures of `imagemint evaluate`, in a few words.
@@ -22,6 +23,7 @@ class RecordedRun:
     """
 
     images: int
+    full_images: int
     minutes: float
     machine: str
     quality: str
@@ -35,23 +37,22 @@ def recorded_runs() -> dict[str, RecordedRun]:
 
 
 def table() -> str:
-    """Returns a row for each recipe: data set, image size, full length, recorded run, quality.
+    """Returns a row for each recipe: data set, full length, recorded run, quality.
 
     The time of a full run is that of the recorded one, times the ratio of their lengths.
     """
     runs = recorded_runs()
-    head = ("recipe", "data set", "image", "full run", "on", "measured after", "quality")
+    head = ("recipe", "data set", "full run", "on", "measured after", "quality")
     rows = [head]
-    for name, recipe in RECIPES.items():
-        images = recipe.model_fields["images"].default
-        about = (name, recipe.dataset, recipe.image)
+    for name, entry in TABLE.items():
         run = runs.get(name)
         if run is None:
-            rows.append((*about, f"{images:,} images", MISSING, MISSING, MISSING))
+            rows.append((name, entry.dataset, *[MISSING] * 4))
             continue
-        full = f"{images:,} images, {spell_minutes(run.minutes * images / run.images)}"
+        minutes = run.minutes * run.full_images / run.images
+        full = f"{run.full_images:,} images, {spell_minutes(minutes)}"
         measured = f"{run.images:,} images, {spell_minutes(run.minutes)}"
-        rows.append((*about, full, run.machine, measured, run.quality))
+        rows.append((name, entry.dataset, full, run.machine, measured, run.quality))
     widths = [max(len(row[column]) for row in rows) for column in range(len(head) - 1)]
     return "\n".join(
         "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]])

@@ -1,16 +1,19 @@
 """Recipe ``stacked-mnist``: the benchmark of mode coverage, three digits as one RGB image."""
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
+from torch import nn
 
+from imagemint.training.losses.adversarial import ADVERSARIAL_LOSSES
+from imagemint.training.losses.gan_loss import GanLoss
+from imagemint.training.networks import (
+    ConditionalGenerator,
+    Discriminator,
+    ProjectionDiscriminator,
+    Shape,
+)
 from imagemint.training.recipes.recipe import Recipe, ZeroCentredOptions
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from imagemint.training.losses.gan_loss import GanLoss
-    from imagemint.training.networks import Discriminator, Shape
 
 
 class StackedMnistRecipe(ZeroCentredOptions, Recipe):
@@ -24,9 +27,7 @@ class StackedMnistRecipe(ZeroCentredOptions, Recipe):
     """
 
     name: ClassVar[str] = "stacked-mnist"
-    summary: ClassVar[str] = "1000 modes, no labels: relativistic pairing, R1 and R2"
     dataset: ClassVar[str] = "stacked-mnist"
-    image: ClassVar[str] = "28x28 RGB"
 
     images: int = Field(default=1_200_000, ge=1)
     """Real images shown to the discriminator, counted with repetition: the length of the run."""
@@ -47,11 +48,9 @@ class StackedMnistRecipe(ZeroCentredOptions, Recipe):
     decay_share: float = Field(default=0.4, ge=0, le=1)
     """Last share of the run over which the learning rate falls to zero along a cosine."""
 
-    def generator(self, shape: "Shape") -> "nn.Module":
+    def generator(self, shape: Shape) -> nn.Module:
         """Returns a DCGAN generator without a condition."""
-        from imagemint.training import parts
-
-        return parts.ConditionalGenerator(
+        return ConditionalGenerator(
             self.z_dim,
             0,
             c_dim=0,
@@ -60,24 +59,19 @@ class StackedMnistRecipe(ZeroCentredOptions, Recipe):
             image_size=shape.image_size,
         )
 
-    def discriminator(self, shape: "Shape") -> "Discriminator":
+    def discriminator(self, shape: Shape) -> Discriminator:
         """Returns a convolutional discriminator without normalisation."""
-        from imagemint.training import parts
-
-        return parts.ProjectionDiscriminator(
+        return ProjectionDiscriminator(
             0,
             base_channels=self.discriminator_channels,
             image_channels=shape.image_channels,
             image_size=shape.image_size,
         )
 
-    def gan_loss(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "GanLoss":
+    def gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
         """Returns relativistic pairing with both penalties."""
-        del G, D, shape
-        from imagemint.training import parts
-
-        return parts.GanLoss(
-            parts.ADVERSARIAL_LOSSES["relativistic"],
-            terms_D=[parts.zero_centred_penalties(self)],
-            augmentation=parts.augmentation(self),
+        return GanLoss(
+            ADVERSARIAL_LOSSES["relativistic"],
+            terms_D=[self.zero_centred_penalties()],
+            augmentation=self.augmentation(),
         )

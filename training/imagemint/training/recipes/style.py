@@ -1,16 +1,15 @@
 """Recipe ``style``: a small style-based generator for few images."""
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
+from torch import nn
 
+from imagemint.training.losses.adversarial import ADVERSARIAL_LOSSES
+from imagemint.training.losses.gan_loss import GanLoss
+from imagemint.training.losses.path_length import PathLength
+from imagemint.training.networks import Discriminator, ResidualDiscriminator, Shape, StyleGenerator
 from imagemint.training.recipes.recipe import Recipe, ZeroCentredOptions
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from imagemint.training.losses.gan_loss import GanLoss
-    from imagemint.training.networks import Discriminator, Shape
 
 
 class StyleRecipe(ZeroCentredOptions, Recipe):
@@ -23,9 +22,7 @@ class StyleRecipe(ZeroCentredOptions, Recipe):
     """
 
     name: ClassVar[str] = "style"
-    summary: ClassVar[str] = "emoji: a style-based generator, adaptive augmentation"
     dataset: ClassVar[str] = "emoji64"
-    image: ClassVar[str] = "64x64 RGB"
     truncation: ClassVar[Literal["threshold", "psi"]] = "psi"
     values_before: ClassVar[dict[str, Any]] = {
         "minibatch_deviation": False,
@@ -72,13 +69,11 @@ class StyleRecipe(ZeroCentredOptions, Recipe):
     penalty_interval: int = Field(default=16, ge=1)
     """Steps between two penalties; each is scaled by the interval, as in StyleGAN 2."""
 
-    def generator(self, shape: "Shape") -> "nn.Module":
+    def generator(self, shape: Shape) -> nn.Module:
         """Returns a style-based generator."""
-        from imagemint.training import parts
-
-        return parts.StyleGenerator(
+        return StyleGenerator(
             self.z_dim,
-            parts.Shape(0, shape.image_size, shape.image_channels),
+            Shape(0, shape.image_size, shape.image_channels),
             w_dim=self.w_dim,
             base_channels=self.generator_channels,
             mapping_layers=self.mapping_layers,
@@ -86,24 +81,19 @@ class StyleRecipe(ZeroCentredOptions, Recipe):
             mixing=self.mixing,
         )
 
-    def discriminator(self, shape: "Shape") -> "Discriminator":
+    def discriminator(self, shape: Shape) -> Discriminator:
         """Returns a residual discriminator."""
-        from imagemint.training import parts
-
-        return parts.ResidualDiscriminator(
-            parts.Shape(0, shape.image_size, shape.image_channels),
+        return ResidualDiscriminator(
+            Shape(0, shape.image_size, shape.image_channels),
             base_channels=self.discriminator_channels,
             deviation=self.minibatch_deviation,
         )
 
-    def gan_loss(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "GanLoss":
+    def gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
         """Returns the non-saturating loss with R1 and path length regularisation."""
-        del G, D, shape
-        from imagemint.training import parts
-
-        return parts.GanLoss(
-            parts.ADVERSARIAL_LOSSES["non-saturating"],
-            terms_D=[parts.zero_centred_penalties(self, r2=False)],
-            terms_G=[parts.PathLength(self.path_length_weight)] if self.path_length_weight else [],
-            augmentation=parts.augmentation(self),
+        return GanLoss(
+            ADVERSARIAL_LOSSES["non-saturating"],
+            terms_D=[self.zero_centred_penalties(r2=False)],
+            terms_G=[PathLength(self.path_length_weight)] if self.path_length_weight else [],
+            augmentation=self.augmentation(),
         )

@@ -1,16 +1,14 @@
 """Recipe ``vanilla-mnist``: the first GAN, in the setting of the lecture."""
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
+from torch import nn
 
+from imagemint.training.losses.adversarial import ADVERSARIAL_LOSSES
+from imagemint.training.losses.gan_loss import GanLoss
+from imagemint.training.networks import Discriminator, MlpDiscriminator, MlpGenerator, Shape
 from imagemint.training.recipes.recipe import Recipe
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from imagemint.training.losses.gan_loss import GanLoss
-    from imagemint.training.networks import Discriminator, Shape
 
 
 class VanillaMnistRecipe(Recipe):
@@ -36,7 +34,6 @@ class VanillaMnistRecipe(Recipe):
     """
 
     name: ClassVar[str] = "vanilla-mnist"
-    summary: ClassVar[str] = "digits by dense networks: the lecture's own setting"
     snapshots_every: ClassVar[int] = 60_000
     judged_after: ClassVar[int] = 30 * 60_000
     recovers_within: ClassVar[int] = 30 * 60_000
@@ -56,24 +53,17 @@ class VanillaMnistRecipe(Recipe):
     dropout: float = Field(default=0.3, ge=0, lt=1)
     """Share of D's features dropped in training."""
 
-    def generator(self, shape: "Shape") -> "nn.Module":
+    def generator(self, shape: Shape) -> nn.Module:
         """Returns dense layers of width, 2 width and 4 width."""
-        from imagemint.training import parts
+        unconditional = Shape(0, shape.image_size, shape.image_channels)
+        return MlpGenerator(self.z_dim, unconditional, width=self.width)
 
-        unconditional = parts.Shape(0, shape.image_size, shape.image_channels)
-        return parts.MlpGenerator(self.z_dim, unconditional, width=self.width)
-
-    def discriminator(self, shape: "Shape") -> "Discriminator":
+    def discriminator(self, shape: Shape) -> Discriminator:
         """Returns dense layers of 4 width, 2 width and width."""
-        from imagemint.training import parts
+        unconditional = Shape(0, shape.image_size, shape.image_channels)
+        return MlpDiscriminator(unconditional, width=4 * self.width, dropout=self.dropout)
 
-        unconditional = parts.Shape(0, shape.image_size, shape.image_channels)
-        return parts.MlpDiscriminator(unconditional, width=4 * self.width, dropout=self.dropout)
-
-    def gan_loss(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "GanLoss":
+    def gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
         """Returns the adversarial loss alone."""
-        del G, D, shape
-        from imagemint.training import parts
-
-        adversarial = parts.ADVERSARIAL_LOSSES[self.objective]
-        return parts.GanLoss(adversarial, augmentation=parts.augmentation(self))
+        adversarial = ADVERSARIAL_LOSSES[self.objective]
+        return GanLoss(adversarial, augmentation=self.augmentation())

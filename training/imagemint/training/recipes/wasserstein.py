@@ -1,17 +1,15 @@
 """Recipes ``wgan``, ``wgan-gp`` and ``sngan``: three ways to a Lipschitz discriminator."""
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
+from torch import nn
 
+from imagemint.training.losses.adversarial import ADVERSARIAL_LOSSES
+from imagemint.training.losses.gan_loss import GanLoss
+from imagemint.training.losses.regularizers import LipschitzPenalty, WeightClipping
+from imagemint.training.networks import ConvolutionalDiscriminator, Discriminator, Shape
 from imagemint.training.recipes.convolutional import ConvolutionalRecipe
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from imagemint.training.losses.gan_loss import GanLoss
-    from imagemint.training.networks import Discriminator, Shape
-
 
 _REFRESHED_EVERY = 500
 
@@ -24,7 +22,6 @@ class WganRecipe(ConvolutionalRecipe):
     """
 
     name: ClassVar[str] = "wgan"
-    summary: ClassVar[str] = "digits by the earth mover's distance: clipped weights"
     values_before: ClassVar[dict[str, Any]] = {"warm_up_steps": 0}
 
     images: int = Field(default=1_500_000, ge=1)
@@ -56,21 +53,16 @@ class WganRecipe(ConvolutionalRecipe):
         many = first + (refreshed if self.warm_up_steps else 0)
         return many * self.warm_up_turns + (step - many) * self.discriminator_steps
 
-    def discriminator(self, shape: "Shape") -> "Discriminator":
+    def discriminator(self, shape: Shape) -> Discriminator:
         """Returns a DCGAN discriminator."""
-        from imagemint.training import parts
+        return ConvolutionalDiscriminator(shape, base_channels=self.discriminator_channels)
 
-        return parts.ConvolutionalDiscriminator(shape, base_channels=self.discriminator_channels)
-
-    def gan_loss(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "GanLoss":
+    def gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
         """Returns the Wasserstein loss with clipping."""
-        del G, D, shape
-        from imagemint.training import parts
-
-        return parts.GanLoss(
-            parts.ADVERSARIAL_LOSSES["wasserstein"],
-            after_D=parts.WeightClipping(self.clip),
-            augmentation=parts.augmentation(self),
+        return GanLoss(
+            ADVERSARIAL_LOSSES["wasserstein"],
+            after_D=WeightClipping(self.clip),
+            augmentation=self.augmentation(),
         )
 
 
@@ -78,7 +70,6 @@ class WganGpRecipe(ConvolutionalRecipe):
     """Gulrajani et al., "Improved Training of Wasserstein GANs" (2017): a gradient penalty."""
 
     name: ClassVar[str] = "wgan-gp"
-    summary: ClassVar[str] = "digits by the earth mover's distance: gradient penalty"
 
     images: int = Field(default=1_500_000, ge=1)
     """Real images shown to the discriminator, counted with repetition: the length of the run."""
@@ -93,23 +84,18 @@ class WganGpRecipe(ConvolutionalRecipe):
     penalty_weight: float = Field(default=10.0, gt=0)
     """Lambda of the gradient penalty."""
 
-    def discriminator(self, shape: "Shape") -> "Discriminator":
+    def discriminator(self, shape: Shape) -> Discriminator:
         """Returns a DCGAN discriminator with layer normalisation, as the penalty is per image."""
-        from imagemint.training import parts
-
-        return parts.ConvolutionalDiscriminator(
+        return ConvolutionalDiscriminator(
             shape, base_channels=self.discriminator_channels, norm="layer"
         )
 
-    def gan_loss(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "GanLoss":
+    def gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
         """Returns the Wasserstein loss with the penalty."""
-        del G, D, shape
-        from imagemint.training import parts
-
-        return parts.GanLoss(
-            parts.ADVERSARIAL_LOSSES["wasserstein"],
-            terms_D=[parts.LipschitzPenalty(self.penalty_weight)],
-            augmentation=parts.augmentation(self),
+        return GanLoss(
+            ADVERSARIAL_LOSSES["wasserstein"],
+            terms_D=[LipschitzPenalty(self.penalty_weight)],
+            augmentation=self.augmentation(),
         )
 
 
@@ -120,7 +106,6 @@ class SnganRecipe(ConvolutionalRecipe):
     """
 
     name: ClassVar[str] = "sngan"
-    summary: ClassVar[str] = "digits by hinge and spectral normalisation"
 
     beta1: float = Field(default=0.0, ge=0, lt=1)
     """Adam's decay of the first moment."""
@@ -129,19 +114,12 @@ class SnganRecipe(ConvolutionalRecipe):
     discriminator_learning_rate: float | None = Field(default=4e-4, gt=0)
     """Learning rate of the discriminator, for two time scales (Heusel et al., 2017)."""
 
-    def discriminator(self, shape: "Shape") -> "Discriminator":
+    def discriminator(self, shape: Shape) -> Discriminator:
         """Returns a discriminator whose every layer is spectrally normalised."""
-        from imagemint.training import parts
-
-        return parts.ConvolutionalDiscriminator(
+        return ConvolutionalDiscriminator(
             shape, base_channels=self.discriminator_channels, norm="none", spectral=True
         )
 
-    def gan_loss(self, G: "nn.Module", D: "Discriminator", shape: "Shape") -> "GanLoss":
+    def gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
         """Returns the hinge loss."""
-        del G, D, shape
-        from imagemint.training import parts
-
-        return parts.GanLoss(
-            parts.ADVERSARIAL_LOSSES["hinge"], augmentation=parts.augmentation(self)
-        )
+        return GanLoss(ADVERSARIAL_LOSSES["hinge"], augmentation=self.augmentation())

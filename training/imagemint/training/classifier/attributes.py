@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from imagemint.training.classifier import BATCH, Classifier, to_network
+from imagemint.training.classifier.networks import BATCH, Classifier, to_network
 from imagemint.training.datasets import LabelledImages
 from imagemint.training.errors import DatasetError
 

@@ -1,4 +1,4 @@
-"""Tests of imagemint.training.attribute_classifier: the judge of people and their attributes."""
+"""Tests of imagemint.training.classifier.attributes: the judge of people and their attributes."""
 
 import json
 
@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from imagemint.training.attribute_classifier import AttributeClassifier
-from imagemint.training.classifier import load_classifier, train_classifier
+from imagemint.training.classifier.attributes import AttributeClassifier
+from imagemint.training.classifier.recipes import AvatarsClassifierRecipe
+from imagemint.training.classifier.trained import load_classifier
+from imagemint.training.classifier.training import train_classifier
 from imagemint.training.datasets.avatars import STYLES, VALUES
 from imagemint.training.datasets.images import Attribute, LabelledImages
 from imagemint.training.errors import DatasetError
 from imagemint.training.evaluation.extractors import Judge
-from imagemint.training.recipes.avatars_classifier import AvatarsClassifierRecipe
 
 CPU = torch.device("cpu")
 COUNT = 80

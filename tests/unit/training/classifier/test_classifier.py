@@ -7,17 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from imagemint.training.classifier import (
-    DigitClassifier,
-    ResidualClassifier,
-    augment,
-    load_classifier,
-    train_classifier,
-)
+from imagemint.training.classifier.networks import DigitClassifier, ResidualClassifier
+from imagemint.training.classifier.recipes import ImageClassifierRecipe, MnistClassifierRecipe
+from imagemint.training.classifier.trained import load_classifier
+from imagemint.training.classifier.training import augment, train_classifier
 from imagemint.training.datasets import LabelledImages, load_dataset
 from imagemint.training.errors import CheckpointError, DatasetError
-from imagemint.training.recipes.image_classifier import ImageClassifierRecipe
-from imagemint.training.recipes.mnist_classifier import MnistClassifierRecipe
 
 CPU = torch.device("cpu")
 

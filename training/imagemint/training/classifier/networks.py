@@ -1,0 +1,181 @@
+"""Convolutional classifiers, and the features in which generators are judged."""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from imagemint.training.datasets import LabelledImages
+
+_FEATURES = 128
+BATCH = 500
+"""Images that a judge looks at in one pass."""
+
+
+class Classifier(nn.Module, ABC):
+    """A network that ends in features, dropout and logits.
+
+    Attributes:
+        feature_layer: the layer whose output is the feature space of distances: the last one before
+            the logits.
+    """
+
+    feature_layer: ClassVar[str]
+    features: nn.Module
+    dropout: nn.Dropout
+    logits: nn.Linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns logits [N, K] for ``x`` [N, C, H, W] in [-1, 1]."""
+        logits: Tensor = self.logits(self.dropout(self.features(x)))
+        return logits
+
+    def targets(self, data: LabelledImages) -> NDArray[np.int64]:
+        """Returns what the network learns of each image: its class, int64 [N]."""
+        return data.labels
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        """Returns the loss of images ``x`` [N, C, H, W] with rows ``y`` of `targets`."""
+        return F.cross_entropy(self(x), y)
+
+    def report(self, test: LabelledImages) -> dict[str, Any]:
+        """Returns what else ``classifier.json`` says of the test set."""
+        del test
+        return {}
+
+    @abstractmethod
+    def takes(self, height: int, width: int, channels: int) -> bool:
+        """Whether the network can look at images of this shape."""
+
+    @torch.no_grad()
+    def look(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Returns features float64 [N, d] and logits float64 [N, K] for uint8 [N, H, W, C]."""
+        device = self.logits.weight.device
+        features, logits = [], []
+        for start in range(0, len(images), BATCH):
+            phi = self.features(to_network(images[start : start + BATCH]).to(device))
+            features.append(phi.double().cpu().numpy())
+            logits.append(self.logits(phi).double().cpu().numpy())
+        return np.concatenate(features), np.concatenate(logits)
+
+    def judge(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Returns features float64 [N, d] and classes int64 [N] for uint8 [N, H, W, C]."""
+        features, logits = self.look(images)
+        return features, logits.argmax(axis=1)
+
+
+class DigitClassifier(Classifier):
+    """Convolutional classifier of 28x28 images with 128 penultimate features.
+
+    Args:
+        num_classes: number of classes K.
+        image_channels: 1 for gray, 3 for RGB.
+        dropout: share of the features dropped in training.
+    """
+
+    feature_layer = "features.relu"
+
+    def __init__(self, num_classes: int, *, image_channels: int = 1, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            *_block(image_channels, 32),
+            *_block(32, 32),
+            nn.MaxPool2d(2),
+            *_block(32, 64),
+            *_block(64, 64),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(64 * 7 * 7, _FEATURES),
+            nn.ReLU(),
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.logits = nn.Linear(_FEATURES, num_classes)
+        self._channels = image_channels
+
+    def takes(self, height: int, width: int, channels: int) -> bool:
+        """Whether images are 28x28, of the channels it was made for."""
+        return (height, width, channels) == (28, 28, self._channels)
+
+
+class ResidualClassifier(Classifier):
+    """Small residual network; its features are the means of its last maps.
+
+    He et al., "Identity Mappings in Deep Residual Networks" (2016): normalise, activate, convolve.
+
+    Args:
+        num_classes: number of classes K.
+        image_channels: 1 for gray, 3 for RGB.
+        width: channels at full resolution; four times as many are the features.
+        blocks: residual blocks at each of three resolutions.
+        dropout: share of the features dropped in training.
+    """
+
+    feature_layer = "features.pool"
+    _SMALLEST = 8
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        image_channels: int = 3,
+        width: int = 32,
+        blocks: int = 1,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        stages = [
+            _Residual(
+                inputs=width * 2 ** max(stage - (block == 0), 0),
+                outputs=width * 2**stage,
+                stride=2 if stage and block == 0 else 1,
+            )
+            for stage in range(3)
+            for block in range(blocks)
+        ]
+        self.features = nn.Sequential(
+            nn.Conv2d(image_channels, width, 3, padding=1, bias=False),
+            *stages,
+            nn.BatchNorm2d(4 * width),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.logits = nn.Linear(4 * width, num_classes)
+        self._channels = image_channels
+
+    def takes(self, height: int, width: int, channels: int) -> bool:
+        """Whether images have the channels it was made for, and eight pixels a side."""
+        return min(height, width) >= self._SMALLEST and channels == self._channels
+
+
+class _Residual(nn.Module):
+    """x + conv(relu(norm(conv(relu(norm(x)))))); x by a 1x1 convolution where shapes differ."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        same = inputs == outputs and stride == 1
+        self.skip = nn.Identity() if same else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(F.relu(self.norm1(x)))
+        out: Tensor = self.skip(x) + self.conv2(F.relu(self.norm2(h)))
+        return out
+
+
+def _block(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
+    return nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()
+
+
+def to_network(images: NDArray[np.uint8]) -> Tensor:
+    """Returns what a judge looks at, float32 [N, C, H, W] in [-1, 1], of uint8 [N, H, W, C]."""
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+    return x.contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,40 @@
+"""Reads a trained classifier from its directory."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from imagemint.training.classifier.networks import Classifier
+from imagemint.training.classifier.recipes import CLASSIFIER_RECIPES
+from imagemint.training.errors import CheckpointError
+
+
+def load_classifier(directory: Path, device: torch.device) -> tuple[Classifier, dict[str, Any]]:
+    """Returns a trained classifier in evaluation mode and its ``classifier.json``.
+
+    Raises:
+        CheckpointError: missing, damaged, or not the weights its JSON names.
+    """
+    path = directory / "classifier.safetensors"
+    try:
+        about: dict[str, Any] = json.loads((directory / "classifier.json").read_text())
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        # What an evaluation will quote is asked for here, before hours of work.
+        recorded, _, _ = about["sha256"], about["test_accuracy"], about["feature_layer"]
+        if digest != recorded:
+            raise CheckpointError(f"{path}: SHA-256 is {digest}, recorded is {recorded}")
+        recipe = CLASSIFIER_RECIPES[about["recipe"]].model_validate(about["options"])
+        # Those written before there were others are of gray digits.
+        model = recipe.network(len(about["class_labels"]), about.get("image_channels", 1))
+        model.load_state_dict(load_file(path))
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{directory} holds no classifier ({error}); `imagemint train mnist-classifier --out"
+            f" {directory}` makes one"
+        ) from error
+    return model.to(device).eval(), about

@@ -1,0 +1,129 @@
+"""Trains a classifier and writes it to a directory."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from imagemint.training.classifier.networks import to_network
+from imagemint.training.classifier.recipes import ClassifierRecipe
+from imagemint.training.datasets import LabelledImages
+from imagemint.training.datasets.sufficiency import classifier_steps, evaluation_shortages
+from imagemint.training.datasets.survey import doubts, summarise
+from imagemint.training.errors import DatasetError
+from imagemint.training.rng import ShuffledOrder, Stream, generator_at
+
+
+def preview(
+    recipe: ClassifierRecipe, train: LabelledImages, test: LabelledImages
+) -> dict[str, Any]:
+    """Returns what the data hold, what looks wrong with them, and the number of steps, as JSON.
+
+    Raises:
+        DatasetError: not enough pictures for a single batch.
+    """
+    return {
+        "data": summarise(train, test) | {"remarks": list(train.remarks)},
+        "warnings": [*doubts(train), *evaluation_shortages(test)],
+        "steps": classifier_steps(len(train), recipe.epochs, recipe.batch_size),
+    }
+
+
+def train_classifier(
+    recipe: ClassifierRecipe,
+    train: LabelledImages,
+    test: LabelledImages,
+    out: Path,
+    *,
+    device: torch.device,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Trains, writes ``classifier.safetensors`` and ``classifier.json``, and returns the latter.
+
+    The test set plays no part in training and picks no checkpoint; it is measured once, at the end.
+
+    Raises:
+        DatasetError: the network cannot look at images of this shape, the test set has other
+            classes, or the pictures are not enough for a single batch.
+    """
+    channels = train.images.shape[-1]
+    if train.class_labels != test.class_labels:
+        raise DatasetError(f"{train.name} and {test.name} have different classes")
+    steps = classifier_steps(len(train), recipe.epochs, recipe.batch_size)
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.seed)
+        model = recipe.network(len(train.class_labels), channels)
+        if not model.takes(*train.images.shape[1:]):
+            raise DatasetError(
+                f"{train.name}: recipe {recipe.name} cannot look at images of"
+                f" {list(train.images.shape[1:])}"
+            )
+        model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stubs lack this overload
+        optimizer = torch.optim.AdamW(
+            model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay
+        )
+        cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, steps)
+        order = ShuffledOrder(len(train), recipe.seed)
+        targets = model.targets(train)
+        for step in tqdm(range(steps), unit="batches", disable=quiet):
+            batch = order.indices(step * recipe.batch_size, recipe.batch_size)
+            x = augment(to_network(train.images[batch]), recipe, step)
+            y = torch.from_numpy(targets[batch]).to(device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+                loss = model.loss(x.to(device), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            cycle.step()
+    model.eval()
+    _, predicted = model.judge(test.images)
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "classifier.safetensors"
+    save_file({name: t.cpu().contiguous() for name, t in model.state_dict().items()}, path)
+    about: dict[str, Any] = {
+        "recipe": recipe.name,
+        "options": recipe.model_dump(),
+        "class_labels": list(train.class_labels),
+        "image_channels": channels,
+        "feature_layer": model.feature_layer,
+        "trained_on": train.name,
+        "tested_on": test.name,
+        "test_accuracy": float((predicted == test.labels).mean()),
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+    } | model.report(test)
+    (out / "classifier.json").write_text(json.dumps(about, indent=2) + "\n")
+    return about
+
+
+def augment(x: Tensor, recipe: ClassifierRecipe, step: int) -> Tensor:
+    """Returns a batch [N, C, H, W] translated, filled up, and mirrored, at random."""
+    rng = generator_at(recipe.seed, Stream.AUGMENTATION, step)
+    if recipe.shift:
+        count = len(x) if recipe.each_apart else 1
+        offsets = rng.integers(0, 2 * recipe.shift + 1, size=(count, 2))
+        x = _translated(x, recipe.shift, torch.from_numpy(offsets), recipe.background)
+    if recipe.mirror:
+        turned = torch.from_numpy(rng.integers(0, 2, size=len(x))).bool()[:, None, None, None]
+        x = torch.where(turned, x.flip(3), x)
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _translated(x: Tensor, most: int, offsets: Tensor, background: float) -> Tensor:
+    """Cuts windows at ``offsets`` [1 or N, 2] out of the batch with a margin around it."""
+    height, width = x.shape[2:]
+    padded = F.pad(x, (most, most, most, most), value=background)
+    if len(offsets) == 1:
+        top, left = offsets[0].tolist()
+        return padded[:, :, top : top + height, left : left + width]
+    rows = offsets[:, :1] + torch.arange(height)
+    columns = offsets[:, 1:] + torch.arange(width)
+    images = torch.arange(len(x))[:, None, None]
+    return padded.permute(0, 2, 3, 1)[images, rows[:, :, None], columns[:, None, :]].permute(
+        0, 3, 1, 2
+    )
