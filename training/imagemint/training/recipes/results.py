@@ -43,7 +43,7 @@ def table() -> str:
     """
     runs = recorded_runs()
     head = ("recipe", "data set", "full run", "on", "measured after", "quality")
-    rows = [head]
+    rows: list[tuple[str, ...]] = [head]
     for name, entry in TABLE.items():
         run = runs.get(name)
         if run is None:
