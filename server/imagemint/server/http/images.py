@@ -78,6 +78,7 @@ def _read_request(exchange: Exchange) -> messages.GenerateRequest:
     spec = request.images
     setters: dict[str, Callable[[str], None]] = {
         "class": lambda text: setattr(spec, "class_id", _parse_integer(text)),
+        "caption": lambda text: setattr(spec, "caption", text),
         "truncation": lambda text: setattr(spec, "truncation", float(text)),
         "quality": lambda text: setattr(request.output, "quality", _parse_integer(text)),
         "variant": lambda _: None,

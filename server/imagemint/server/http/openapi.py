@@ -191,6 +191,7 @@ def _make_image_operation(extension: str, media_type: str, parameters: list[Sche
     index = _make_path_parameter("index", "Index of the image, any uint64.", _DIGITS)
     query = [
         _make_query("class", {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}, "Class."),
+        _make_query("caption", {"type": "string"}, "Caption."),
         _make_query("truncation", {"type": "number"}, "Truncation."),
         _make_query("variant", {"type": "string"}, "Variant; the reference if absent."),
     ]

@@ -1,0 +1,133 @@
+// Calls of the server. Every failure becomes a Failure with the members of a problem (RFC 9457).
+
+const KEY = "imagemint.key";
+
+/** The API key of this tab; empty for none. */
+export const getKey = () => sessionStorage.getItem(KEY) ?? "";
+export const setKey = (key) => (key ? sessionStorage.setItem(KEY, key) : sessionStorage.removeItem(KEY));
+
+/** A failed call. `problem` has at least status and detail; status 0 means that nothing answered. */
+export class Failure extends Error {
+  constructor(problem) {
+    super(problem.detail);
+    this.problem = problem;
+  }
+}
+
+function headers(more) {
+  const key = getKey();
+  return { ...(key ? { authorization: `Bearer ${key}` } : {}), ...more };
+}
+
+/** Sends a request and returns the response; throws a Failure unless it is a success. */
+export async function call(path, { method = "GET", body, accept = "application/json", signal, cache } = {}) {
+  let response;
+  try {
+    response = await fetch(path, {
+      method,
+      signal,
+      cache,
+      headers: headers(body ? { accept, "content-type": "application/json" } : { accept }),
+      body: body ? JSON.stringify(body) : undefined,
+    });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Failure({ status: 0, reason: "UNREACHABLE", detail: "The server does not answer." });
+  }
+  if (!response.ok) throw new Failure(await readProblem(response));
+  return response;
+}
+
+async function readProblem(response) {
+  try {
+    return await response.json();
+  } catch {
+    return { status: response.status, detail: `The server answered ${response.status}.` };
+  }
+}
+
+/** Yields the messages of a stream of JSON lines. */
+export async function* streamLines(path, body, signal) {
+  const response = await call(path, { method: "POST", body, signal });
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    let part;
+    try {
+      part = await reader.read();
+    } catch (error) {
+      if (error.name === "AbortError") throw error;
+      throw new Failure({ status: 0, reason: "CUT", detail: "The connection was cut." });
+    }
+    if (part.done) return;
+    const lines = (rest + part.value).split("\n");
+    rest = lines.pop();
+    for (const line of lines) {
+      const message = JSON.parse(line);
+      if (message.error) throw new Failure(message.error);
+      yield message;
+    }
+  }
+}
+
+const modelPath = (name) => `v1/models/${encodeURIComponent(name)}`;
+
+/** Returns all models. */
+export async function listModels() {
+  const models = [];
+  let token = "";
+  do {
+    const page = await (await call(`v1/models?pageToken=${encodeURIComponent(token)}`)).json();
+    models.push(...page.models);
+    token = page.nextPageToken;
+  } while (token);
+  return models;
+}
+
+/** Yields chunks of images; `spec` is an ImageSpec in JSON. */
+export const streamImages = (model, spec, signal) =>
+  streamLines(`${modelPath(model)}:streamGenerate`, { images: spec, output: PNG, priority: "PRIORITY_HIGH" }, signal);
+
+const PNG = { format: "IMAGE_FORMAT_PNG" };
+
+/** Yields chunks of frames of the path through serial numbers. */
+export const streamWalk = (model, serials, frames, signal) =>
+  streamLines(`${modelPath(model)}:interpolate`, { serials, frames, output: PNG }, signal);
+
+/** Returns the path through serial numbers as an animated WebP. */
+export async function fetchWalk(model, serials, frames) {
+  const body = { serials, frames };
+  const response = await call(`${modelPath(model)}:interpolate`, { method: "POST", body, accept: "image/webp" });
+  return response.blob();
+}
+
+/** Returns the text of a bundle's card; null if it has none. */
+export async function fetchCard(model, version) {
+  try {
+    return await (await call(`${modelPath(model)}/versions/${version}/card.md`, { accept: "text/markdown" })).text();
+  } catch {
+    return null;
+  }
+}
+
+/** Returns a picture as a blob; `fresh` asks the server again, whatever the browser has kept. */
+export async function fetchPicture(path, fresh = false) {
+  return (await call(path, { accept: "image/png", cache: fresh ? "no-store" : "default" })).blob();
+}
+
+/** Returns the path of the URL of a serial number. */
+export function pathOfSerial(serial) {
+  const [, model, version, variant, seed, index, query] =
+    serial.match(/^([^@]+)@(\d+)(?:\+([^/]+))?\/(\d+)\/(\d+)(?:\?(.*))?$/);
+  const terms = [query, variant ? `variant=${variant}` : ""].filter(Boolean).join("&");
+  return `${modelPath(model)}/versions/${version}/images/${seed}/${index}.png${terms ? `?${terms}` : ""}`;
+}
+
+/** Returns the PNG that base64 text holds. */
+export function decodePicture(base64) {
+  const bytes = Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
+  return new Blob([bytes], { type: "image/png" });
+}
+
+/** Returns the seconds of a duration such as "0.012s". */
+export const parseDuration = (text) => (text ? Number.parseFloat(text) : 0);

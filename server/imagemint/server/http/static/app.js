@@ -1,0 +1,181 @@
+// The page: connects the form, the grids, the viewer, the walk and the figures.
+
+import { byId, formatCount, formatSeconds } from "./dom.js";
+import { Failure, decodePicture, listModels, streamImages } from "./api.js";
+import { Controls, drawSeed } from "./controls.js";
+import { Grid } from "./grid.js";
+import { Meter } from "./meter.js";
+import { Viewer } from "./viewer.js";
+import { Walk } from "./walk.js";
+import { showCard } from "./card.js";
+import { hideNotice, showFailure, tell } from "./notices.js";
+import { connectKey, connectTheme, followStatus } from "./status.js";
+
+const SLOW_MS = 1500;
+const LOADING_MS = 2500;
+
+const meter = new Meter();
+const walk = new Walk(pickTwo);
+const viewer = new Viewer((end, image) => walk.set(end, image));
+let grids = [];
+let running = null;
+let shown = "";
+
+const askKey = connectKey(() => loadModels());
+connectTheme();
+const controls = new Controls(onVersion);
+
+byId("controls").addEventListener("submit", (event) => {
+  event.preventDefault();
+  mint();
+});
+byId("stop").addEventListener("click", () => running?.abort());
+document.addEventListener("keydown", (event) => {
+  const typing = event.target.closest("input:not([type=radio], [type=range]), select, dialog, textarea");
+  if (event.key !== "n" || typing || event.ctrlKey || event.metaKey || event.altKey) return;
+  byId("seed").value = drawSeed();
+  mint();
+});
+followStatus((state, last) => {
+  if (state === "ready" || !last) loadModels();
+});
+
+/** Reads the models; comes again while some are loading. */
+async function loadModels() {
+  try {
+    const models = await listModels();
+    const before = JSON.stringify(controls.models.map((each) => each.versions.map((one) => one.state)));
+    controls.setModels(models);
+    const states = controls.models.map((each) => each.versions.map((one) => one.state));
+    if (states.flat().includes("MODEL_STATE_LOADING")) setTimeout(loadModels, LOADING_MS);
+    if (JSON.stringify(states) !== before && !grids.length) await mint();
+    if (!controls.version && models.length) tell("The models are loading", "The page goes on by itself when one is ready.");
+    if (!models.length) tell("No models", "This server's repository is empty, or your key may use none of its models.");
+  } catch (error) {
+    fail(error, loadModels);
+  }
+}
+
+function onVersion() {
+  showCard(controls.model, controls.version);
+  const name = `${controls.name}@${controls.version?.version}`;
+  if (name === shown) return;
+  if (shown) {
+    walk.clear();
+    if (controls.version) mint();
+  }
+  shown = name;
+}
+
+/** Mints what the form asks for. `attempt` counts retries after refusals. */
+async function mint(attempt = 0) {
+  if (!controls.version) return;
+  const spec = controls.read();
+  byId("form-error").hidden = Boolean(spec);
+  if (!spec) {
+    byId("form-error").textContent = "A seed is a whole number from 0 to 18446744073709551615.";
+    byId("seed").focus();
+    return;
+  }
+  running?.abort();
+  const aborter = (running = new AbortController());
+  hideNotice();
+  byId("stop").hidden = false;
+  makeGrids(Number(spec.count));
+  meter.begin();
+  try {
+    await Promise.all(grids.map((grid) => fill(grid, spec, aborter.signal)));
+    meter.end();
+    announce(aborter.signal);
+  } catch (error) {
+    aborter.abort();
+    if (error.name === "AbortError") announce(aborter.signal);
+    else fail(error, mint, attempt);
+  } finally {
+    if (running === aborter) {
+      running = null;
+      byId("stop").hidden = true;
+      for (const grid of grids) grid.end();
+    }
+  }
+}
+
+function makeGrids(count) {
+  const versions = [controls.version, controls.other].filter(Boolean);
+  for (const grid of grids) grid.clear();
+  const pixels = controls.version.manifest.image.width <= 40;
+  grids = versions.map((version) => {
+    const grid = new Grid(`${controls.name}@${version.version}`, (at) => viewer.show(grid, at, pixels));
+    grid.version = version;
+    grid.begin(count, version.manifest.image);
+    return grid;
+  });
+  if (grids.length > 1) [grids[0].twin, grids[1].twin] = [grids[1], grids[0]];
+  byId("panes").replaceChildren(...grids.map((grid) => grid.element));
+}
+
+/** Fills a grid from a stream; says so if it is slow to begin. */
+async function fill(grid, spec, signal) {
+  const { model, version, manifest } = { model: controls.name, version: grid.version.version, manifest: grid.version.manifest };
+  const slow = setTimeout(() => {
+    byId("progress").textContent = "Waiting in the queue of the model …";
+  }, SLOW_MS);
+  try {
+    for await (const chunk of streamImages(model, { ...spec, version }, signal)) {
+      clearTimeout(slow);
+      if (signal.aborted) return;
+      const { pictures, images } = chunk.batch;
+      images.forEach((image, at) => {
+        const blob = decodePicture(pictures[at]);
+        grid.add({
+          blob, model, serial: image.serial, url: URL.createObjectURL(blob),
+          version: `version ${version}`, label: nameImage(image, manifest), pixels: manifest.image.width <= 40,
+        });
+      });
+      if (grid === grids[0]) meter.add(images.length, chunk.timing);
+      byId("progress").textContent = `${formatCount(grid.images.length)} of ${formatCount(Number(spec.count))} images`;
+    }
+    if (grid === grids[0]) proposeWalk(grid);
+  } finally {
+    clearTimeout(slow);
+  }
+}
+
+function nameImage(image, manifest) {
+  if (image.caption) return `“${image.caption}”`;
+  const label = manifest.classLabels?.[image.classId];
+  return label === undefined ? `Image ${image.index}` : `${/^\d+$/.test(label) ? "Class " : ""}${label}, image ${image.index}`;
+}
+
+/** Puts the first two images into the slots of the walk, if they are empty. */
+function proposeWalk(grid) {
+  if (walk.ends.a || grid.images.length < 2) return;
+  walk.set("b", grid.images[1]);
+  walk.set("a", grid.images[0]);
+}
+
+function pickTwo() {
+  const images = grids[0]?.images ?? [];
+  if (images.length < 2) return null;
+  const a = Math.floor(Math.random() * images.length);
+  const b = (a + 1 + Math.floor(Math.random() * (images.length - 1))) % images.length;
+  return [images[a], images[b]];
+}
+
+function announce(signal) {
+  const images = grids.reduce((sum, grid) => sum + grid.images.length, 0);
+  const seconds = (performance.now() - meter.began) / 1e3;
+  const end = signal.aborted ? "Stopped after" : "Minted";
+  byId("progress").textContent = `${end} ${formatCount(images)} images in ${formatSeconds(seconds)}. Press N for others.`;
+}
+
+function fail(error, again, attempt) {
+  if (!(error instanceof Failure)) throw error;
+  byId("progress").textContent = "";
+  const { violations } = error.problem;
+  if (violations) {
+    byId("form-error").hidden = false;
+    byId("form-error").textContent = violations.map((each) => `${each.field}: ${each.description}`).join("\n");
+  }
+  showFailure(error.problem, { retry: again, askKey }, attempt);
+}

@@ -1,0 +1,98 @@
+// The model card: what the model is, and its measured quality.
+
+import { byId, formatCount, make } from "./dom.js";
+import { fetchCard, fetchPicture } from "./api.js";
+
+const MOST_ROWS = 8;
+
+/** Shows the card of a version. */
+export function showCard(model, version) {
+  const place = byId("card");
+  if (!version) {
+    const reason = model?.versions.map((each) => each.reason).find(Boolean);
+    place.replaceChildren(make("p", { class: "muted" }, reason ? `Not ready: ${reason}` : "Not ready yet."));
+    return;
+  }
+  const { manifest } = version;
+  const shape = manifest.image;
+  const facts = [
+    ["Serial prefix", `${model.name}@${version.version}`],
+    ["Image", `${shape.width} × ${shape.height}, ${shape.channels === 1 ? "gray" : "colour"}`],
+    ["Latent", `${manifest.latent.zDim} numbers`],
+    ["Runs on", `${version.executionProvider.replace("ExecutionProvider", "")}, ${version.variant}`],
+    ["Licence", manifest.license || "not stated"],
+  ];
+  place.replaceChildren(
+    make("p", {}, make("strong", {}, manifest.title || model.name)),
+    makeTable(["", ""], facts),
+    makeFigures(manifest.evaluations ?? []),
+    makeDetails("Samples of every class", (body) => showSamples(body, model, version)),
+    makeDetails("The whole card", (body) => showText(body, model, version)),
+  );
+}
+
+function makeFigures(evaluations) {
+  if (!evaluations.length) return make("p", { class: "muted small" }, "No quality figures.");
+  const rows = evaluations.slice(0, MOST_ROWS).map((each) => [
+    each.metric.replaceAll("_", " "), formatFigure(each.value), each.reference === undefined ? "" : formatFigure(each.reference),
+  ]);
+  const samples = formatCount(Number(evaluations[0].sampleSize));
+  return make("div", {}, makeTable(["Quality", "model", "real"], rows),
+    make("p", { class: "muted small" }, `Of ${samples} images. “real”: the same figure for real images.`));
+}
+
+function formatFigure(value) {
+  return Math.abs(value) >= 100 ? value.toFixed(1) : String(Number(value.toPrecision(3)));
+}
+
+function makeTable(head, rows) {
+  const body = make("tbody", {}, ...rows.map(([name, ...cells]) =>
+    make("tr", {}, make("th", { scope: "row" }, name), ...cells.map((cell) => make("td", {}, cell)))));
+  const top = head.some(Boolean)
+    ? make("thead", {}, make("tr", {}, ...head.map((name) => make("th", { scope: "col" }, name)))) : null;
+  return make("table", {}, top, body);
+}
+
+function makeDetails(title, fill) {
+  const body = make("div");
+  const details = make("details", {}, make("summary", {}, title), body);
+  details.addEventListener("toggle", () => {
+    if (details.open && !body.hasChildNodes()) fill(body);
+  });
+  return details;
+}
+
+async function showSamples(body, model, version) {
+  try {
+    const blob = await fetchPicture(`v1/models/${model.name}/versions/${version.version}/samples.png`);
+    body.append(make("img", { src: URL.createObjectURL(blob), alt: `Samples of ${model.name}: each row is one class` }));
+  } catch {
+    body.append(make("p", { class: "muted small" }, "The bundle has no samples."));
+  }
+}
+
+async function showText(body, model, version) {
+  const text = await fetchCard(model.name, version.version);
+  const blocks = text === null ? [make("p", { class: "muted" }, "The bundle has no card.")] : parseMarkdown(text);
+  body.append(make("div", { class: "card-text", tabindex: "0", role: "region", "aria-label": "Card" }, ...blocks));
+}
+
+/** Returns elements for the Markdown of our cards: headings, lists, tables, code and paragraphs. */
+function parseMarkdown(text) {
+  return text.split(/\n{2,}/).map((block) => {
+    const lines = block.trim().split("\n");
+    if (/^!\[/.test(lines[0]) || !lines[0]) return null;
+    if (/^#+ /.test(lines[0])) return make("p", {}, make("strong", {}, lines[0].replace(/^#+ /, "")));
+    if (lines[0].startsWith("```")) return make("pre", {}, lines.slice(1, -1).join("\n"));
+    if (lines[0].startsWith("|")) {
+      const cells = lines.filter((line) => !/^[|\s:-]+$/.test(line)).map((line) => line.slice(1, -1).split("|").map((cell) => cell.trim()));
+      return makeTable(cells[0], cells.slice(1));
+    }
+    if (lines[0].startsWith("- ")) {
+      return make("ul", {}, ...block.trim().split(/\n(?=- )/).map((line) => make("li", {}, plain(line.slice(2)))));
+    }
+    return make("p", {}, plain(lines.join(" ")));
+  }).filter(Boolean);
+}
+
+const plain = (text) => text.replaceAll(/[`*]/g, "").replaceAll(/\[([^\]]+)\]\([^)]+\)/g, "$1");

@@ -1,0 +1,63 @@
+// What the page says when something is wrong, and what the visitor can do about it.
+
+import { byId, make, sleep } from "./dom.js";
+
+const MOST_RETRIES = 5;
+
+/** Hides the notice. */
+export function hideNotice() {
+  byId("notice").hidden = true;
+}
+
+function show(kind, title, detail, ...rest) {
+  const notice = byId("notice");
+  notice.dataset.kind = kind;
+  notice.setAttribute("role", kind === "bad" ? "alert" : "status");
+  notice.replaceChildren(make("strong", {}, title), make("p", {}, detail), ...rest);
+  notice.hidden = false;
+}
+
+/** Says something that is not an error. */
+export const tell = (title, detail) => show("calm", title, detail);
+
+/**
+ * Shows a failure.
+ *
+ * @param problem the problem of the server.
+ * @param actions retry: asks again; askKey: opens the dialog of the key.
+ * @param attempt how often this request was retried by itself.
+ */
+export function showFailure(problem, { retry, askKey }, attempt = 0) {
+  const [kind, title] = describe(problem);
+  const retryButton = make("button", { type: "button", class: "primary", onclick: () => retry(0) }, "Try again");
+  const buttons = make("div", { class: "actions" }, problem.status === 401 ? makeKeyButton(askKey) : retryButton);
+  const id = problem.request_id
+    ? make("p", { class: "small muted" }, `Request ${problem.request_id}, reason ${problem.reason}`) : null;
+  show(kind, title, problem.detail, buttons, id);
+  if (problem.retry_delay_s !== undefined && attempt < MOST_RETRIES) countDown(problem.retry_delay_s, retryButton, () => retry(attempt + 1));
+}
+
+function describe({ status, reason, code }) {
+  if (reason === "QUEUE_FULL") return ["busy", "The queue is full"];
+  if (status === 429) return ["busy", "Too much at once"];
+  if (reason === "DRAINING") return ["busy", "The server is shutting down"];
+  if (reason === "MODEL_NOT_READY") return ["busy", "The model is not ready"];
+  if (status === 401) return ["bad", "This server requires an API key"];
+  if (status === 403) return ["bad", "This key may not do that"];
+  if (status === 0) return ["bad", "No answer from the server"];
+  if (code === "DEADLINE_EXCEEDED") return ["busy", "It took too long"];
+  return ["bad", status === 400 ? "The server refuses this request" : "The server failed"];
+}
+
+const makeKeyButton = (askKey) => make("button", { type: "button", class: "primary", onclick: askKey }, "Enter a key");
+
+/** Retries after a delay; a click on the button, or another notice, is faster. */
+async function countDown(seconds, button, retry) {
+  const until = performance.now() + seconds * 1e3;
+  while (button.isConnected && !byId("notice").hidden) {
+    const left = Math.ceil((until - performance.now()) / 1e3);
+    if (left <= 0) return retry();
+    button.textContent = `Try again (by itself in ${left} s)`;
+    await sleep(200);
+  }
+}

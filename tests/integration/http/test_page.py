@@ -1,0 +1,293 @@
+"""The page in a real Chromium: mints, proves serials, compares, refuses well, is accessible."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import httpx
+import pytest
+import pytest_asyncio
+from http_clients import EVERYWHERE
+from playwright.async_api import async_playwright, expect
+from tiny_bundles import write_bundle
+
+from imagemint.server.access.api_keys import compute_digest
+from imagemint.server.app import App
+from imagemint.server.settings import ServeSettings
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+AXE = "axe-core@4.11.0"
+KEY = f"imk_{'page':k<43}"
+MS = 30_000
+
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium"),
+]
+
+
+@pytest.fixture(scope="module")
+def gallery(tmp_path_factory):
+    """Two versions of one model, a model without classes, and one with truncation."""
+    directory = tmp_path_factory.mktemp("gallery")
+    write_bundle(directory, "digits", 1)
+    write_bundle(directory, "digits", 2, weights_seed=1)
+    write_bundle(directory, "plain", conditional=False, size=(5, 3, 3))
+    write_bundle(directory, "bounded", truncation="threshold")
+    return directory
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def shop(gallery):
+    """A server over `gallery`."""
+    app = App(ServeSettings(repository=gallery, http_metrics=True, **EVERYWHERE))
+    await app.start()
+    yield app
+    await app.stop()
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def chromium():
+    """One browser for all tests."""
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--no-proxy-server"]
+        )
+        yield browser
+        await browser.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def visit(chromium):
+    """Opens pages; at the end, none may have thrown, nor asked another host."""
+    contexts, faults = [], []
+
+    async def open_page(app, fragment="", **options):
+        context = await chromium.new_context(**options)
+        contexts.append(context)
+        page = await context.new_page()
+        page.set_default_timeout(MS)
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("console", lambda line: _note(line, faults))
+        page.on("request", lambda request: _check_host(request, app, faults))
+        await page.goto(app.http_url + fragment)
+        return page
+
+    yield open_page
+    for context in contexts:
+        await context.close()
+    assert not faults
+
+
+def _note(line, faults):
+    """Notes what the console reports; failed requests are a part of the tests."""
+    if line.type == "error" and "Failed to load resource" not in line.text:
+        faults.append(line.text)
+
+
+def _check_host(request, app, faults):
+    if not request.url.startswith((app.http_url, "blob:", "data:")):
+        faults.append(request.url)
+
+
+async def wait_until_minted(page):
+    """Waits for the end of the stream."""
+    await expect(page.locator("#progress")).to_contain_text("Minted", timeout=MS)
+
+
+async def test_page_mints_by_itself(visit, shop):
+    """It shows the models, fills the grid, and has what it asks for in its address."""
+    page = await visit(shop, "#model=digits&seed=5&count=16&class=7")
+    await wait_until_minted(page)
+    await expect(page.locator(".tile img")).to_have_count(16)
+    await expect(page.locator(".model")).to_have_count(3)
+    await expect(page.locator("#status-text")).to_have_text("Ready")
+    label = await page.locator(".tile").nth(3).get_attribute("aria-label")
+    assert label == "Class 7, image 3, serial digits@2/5/3?class=7"
+    await page.locator("#seed").fill("6")
+    await page.locator("#mint").click()
+    await expect(page.locator(".tile").first).to_have_attribute("title", "digits@2/6/0?class=7")
+    assert "seed=6" in page.url
+    await expect(page.locator("#m-rate")).to_have_text(re.compile(r"^[\d,]+/s$"))
+    await expect(page.locator("#card")).to_contain_text("digits@2")
+
+
+async def test_models_and_truncation(visit, shop):
+    """Another model has other fields; the truncation becomes a part of the serials."""
+    page = await visit(shop, "#model=plain&count=4")
+    await wait_until_minted(page)
+    await expect(page.locator("#class-field")).to_be_hidden()
+    await expect(page.locator("#truncation-field")).to_be_hidden()
+    await page.locator(".model", has_text="bounded").click()
+    await expect(page.locator("#truncation-field")).to_be_visible()
+    await page.locator("#truncation").fill("0.5")
+    await page.locator("#mint").click()
+    await expect(page.locator(".tile").first).to_have_attribute(
+        "title", re.compile(r"^bounded@1/42/0\?class=\d&truncation=0.5$")
+    )
+
+
+async def test_viewer_proves_the_serial(visit, shop):
+    """The same pixels come from the serial alone; the URL is the one of the serial."""
+    page = await visit(shop, "#model=digits&version=1&count=9&seed=3&class=1")
+    await wait_until_minted(page)
+    await page.locator(".tile").nth(4).click()
+    await expect(page.locator("#viewer-serial")).to_have_text("digits@1/3/4?class=1")
+    await page.locator("#remint").click()
+    await expect(page.locator("#viewer-note")).to_have_text(
+        "Minted again: the same image. 24 of 24 pixels are equal."
+    )
+    await page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    await page.locator("#copy-url").click()
+    await expect(page.locator("#viewer-note")).to_have_text("The URL is copied.")
+    url = await page.evaluate("() => navigator.clipboard.readText()")
+    assert url == f"{shop.http_url}v1/models/digits/versions/1/images/3/4.png?class=1"
+    async with httpx.AsyncClient(trust_env=False) as web:
+        picture = (await web.get(url)).content
+    async with page.expect_download() as saved:
+        await page.locator("#download").click()
+    download = await saved.value
+    assert download.suggested_filename == "digits-1-3-4-class=1.png"
+    assert Path(await download.path()).read_bytes() == picture  # noqa: ASYNC240 - a small file
+
+
+async def test_two_versions_side_by_side(visit, shop):
+    """On the same seeds; an image marks its twin, and the viewer shows both."""
+    page = await visit(shop, "#model=digits&version=2&compare=1&count=9&class=balanced")
+    await wait_until_minted(page)
+    await expect(page.locator(".pane h2")).to_have_text(["digits@2", "digits@1"])
+    panes = page.locator(".pane")
+    await panes.nth(0).locator(".tile").nth(2).hover()
+    await expect(panes.nth(1).locator(".tile").nth(2)).to_have_class(re.compile("twin"))
+    await panes.nth(0).locator(".tile").nth(2).click()
+    await expect(page.locator("#twin-caption")).to_have_text("version 1")
+
+
+async def test_keyboard(visit, shop):
+    """One Tab stop for the grid, arrows inside, Enter opens, Escape returns to the image."""
+    page = await visit(shop, "#model=digits&count=9")
+    await wait_until_minted(page)
+    await page.locator(".tile").first.focus()
+    await page.keyboard.press("ArrowRight")
+    await page.keyboard.press("ArrowDown")
+    columns = await page.evaluate(
+        "() => Number(document.querySelector('.grid').style.getPropertyValue('--columns'))"
+    )
+    focused = page.locator(".tile").nth(1 + columns)
+    await expect(focused).to_be_focused()
+    await page.keyboard.press("Enter")
+    await expect(page.locator("#viewer")).to_be_visible()
+    await page.keyboard.press("ArrowRight")
+    await page.keyboard.press("Escape")
+    await expect(page.locator(".tile").nth(2 + columns)).to_be_focused()
+    before = await page.locator("#seed").input_value()
+    await page.keyboard.press("n")
+    await expect(page.locator("#seed")).not_to_have_value(before)
+    await expect(page.locator(".tile[tabindex='0']")).to_have_count(1)
+
+
+async def test_wrong_seed_is_said_beside_the_form(visit, shop):
+    """Nothing is asked of the server."""
+    page = await visit(shop, "#model=digits&count=4")
+    await wait_until_minted(page)
+    await page.locator("#seed").fill("many")
+    await page.locator("#mint").click()
+    await expect(page.locator("#form-error")).to_contain_text("A seed is a whole number")
+    await expect(page.locator("#seed")).to_have_attribute("aria-invalid", "true")
+
+
+async def test_full_queue_is_retried(visit, held_site):
+    """The page says that the queue is full, waits as long as the server says, and goes on."""
+    backend = held_site.backends["digits"]
+    page = await visit(held_site, "#model=digits&count=36")
+    await backend.begun()
+    await expect(page.locator("#progress")).to_contain_text("Waiting in the queue")
+    others = [await visit(held_site, "#model=digits&count=36") for _ in range(2)]
+    for other in others:
+        await expect(other.locator("#status-text")).to_have_text("Ready")
+    notice = others[-1].locator("#notice")
+    await expect(notice).to_contain_text("The queue is full")
+    await expect(notice.locator("button")).to_contain_text("by itself in")
+    backend.release()
+    for each in (page, *others):
+        await wait_until_minted(each)
+
+
+async def test_drain_and_absence_are_shown(visit, serve_http, gallery):
+    """While the server drains, and when it is gone."""
+    app = await serve_http(gallery, drain_delay_s=3.0)
+    page = await visit(app, "#model=digits&count=4")
+    await wait_until_minted(page)
+    await app._rpc.leave()
+    await expect(page.locator("#status")).to_have_attribute("data-state", "waiting")
+    await app._http.stop()
+    await expect(page.locator("#status-text")).to_have_text("No answer")
+    await page.locator("#mint").click()
+    await expect(page.locator("#notice")).to_contain_text("No answer from the server")
+
+
+async def test_key_is_asked_for(visit, serve_http, gallery, tmp_path):
+    """Without a key the page offers to enter one, and then works."""
+    keys = tmp_path / "keys.toml"
+    keys.write_text(f'[[key]]\nname = "page"\nsha256 = "{compute_digest(KEY)}"\n')
+    app = await serve_http(gallery, api_keys=keys)
+    page = await visit(app, "#count=4")
+    await expect(page.locator("#notice")).to_contain_text("requires an API key")
+    await page.locator("#notice button").click()
+    await page.locator("#key").fill(KEY)
+    await page.locator("#key-form button[value=save]").click()
+    await wait_until_minted(page)
+    await expect(page.locator("#notice")).to_be_hidden()
+
+
+async def test_empty_repository_is_said(visit, serve_http, tmp_path):
+    """No models is a state, not an error."""
+    (tmp_path / "nothing").mkdir()
+    app = await serve_http(tmp_path / "nothing", load_models=[], model_control="explicit")
+    page = await visit(app)
+    await expect(page.locator("#notice")).to_contain_text("No models")
+
+
+@pytest.fixture(scope="module")
+def axe(tmp_path_factory):
+    """The source of axe-core, from npm."""
+    npm = shutil.which("npm")
+    if npm is None:
+        pytest.skip("needs npm")
+    folder = tmp_path_factory.mktemp("axe")
+    command = [npm, "install", "--silent", "--no-save", "--no-audit", "--prefix", folder, AXE]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=60, check=False)
+    except subprocess.TimeoutExpired:
+        pytest.skip("npm does not answer")
+    if done.returncode:
+        pytest.skip(f"npm has no {AXE}")
+    return (folder / "node_modules/axe-core/axe.min.js").read_text()
+
+
+async def find_violations(page):
+    """What axe finds on the page as it is."""
+    found = await page.evaluate("() => axe.run({resultTypes: ['violations']})")
+    return [
+        (each["id"], [node["html"][:200] for node in each["nodes"]]) for each in found["violations"]
+    ]
+
+
+async def test_page_is_accessible(visit, shop, axe):
+    """Axe finds no violation: page, viewer and dialog, dark, light and on a phone."""
+    options = {"bypass_csp": True, "reduced_motion": "reduce", "color_scheme": "dark"}
+    page = await visit(shop, "#model=digits&count=9", **options)
+    await wait_until_minted(page)
+    await page.evaluate(axe)
+    assert not await find_violations(page)
+    await page.emulate_media(color_scheme="light")
+    await page.set_viewport_size({"width": 390, "height": 844})
+    assert not await find_violations(page)
+    width = await page.evaluate("() => document.documentElement.scrollWidth - innerWidth")
+    assert width <= 0, "the page scrolls sideways"
+    await page.locator(".tile").first.click()
+    assert not await find_violations(page)
+    await page.keyboard.press("Escape")
+    await page.locator("#key-button").click()
+    assert not await find_violations(page)
