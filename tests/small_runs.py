@@ -4,6 +4,8 @@ import numpy as np
 import torch
 
 from imagemint.training.datasets import IMAGE_SHAPES, LabelledImages
+from imagemint.training.datasets.avatars import VALUES
+from imagemint.training.datasets.images import Attribute
 from imagemint.training.loop import training_loop as loop
 from imagemint.training.loop.schedules import Schedule
 
@@ -35,11 +37,18 @@ def small(recipe, **options):
 
 
 def pictures(recipe):
-    """Forty noisy pictures of ten classes, of the size and colours that a recipe is for."""
+    """Forty noisy pictures of ten classes, of the size and colours that a recipe is for.
+
+    For a recipe of captions they have attributes besides.
+    """
     rng = np.random.Generator(np.random.Philox(key=[3, 0]))
     images = rng.integers(0, 256, (40, *IMAGE_SHAPES[recipe.dataset])).astype(np.uint8)
-    labels = tuple("abcdefghij")
-    return LabelledImages("toy/train", images, np.arange(40) % 10, labels, "0" * 64)
+    attributes = tuple(
+        Attribute(name, values, rng.integers(len(values), size=40))
+        for name, values in (VALUES.items() if recipe.condition == "caption" else ())
+    )
+    classes, labels = np.arange(40) % 10, tuple("abcdefghij")
+    return LabelledImages("toy/train", images, classes, labels, "0" * 64, attributes=attributes)
 
 
 def train(recipe, run, *, schedule=SCHEDULE, device=CPU, **further):

@@ -24,6 +24,7 @@ class Stream(IntEnum):
     CODES = 4
     INTERPOLATION = 5
     TORCH = 6
+    CAPTIONS = 7
 
 
 def generator_at(seed: int, stream: Stream, position: int) -> np.random.Generator:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from imagemint.training.datasets.avatars import NONE
 
-_HEADS = {
+HEADS = {
     "hat": "a {hat} hat",
     "winter hat": "a {hat} winter hat",
     "hijab": "a {hat} hijab",
@@ -15,14 +15,14 @@ _HEADS = {
     "afro": "a {hair} afro",
     "short hair": "short {hair} hair",
 }
-_BEARDS = {
+BEARDS = {
     "beardLight": "a {hair} light beard",
     "beardMajestic": "a {hair} long beard",
     "beardMedium": "a {hair} beard",
     "moustacheFancy": "a {hair} curled moustache",
     "moustacheMagnum": "a {hair} moustache",
 }
-_GLASSES = {
+GLASSES = {
     "kurt": "white goggles",
     "prescription01": "glasses",
     "prescription02": "glasses",
@@ -30,7 +30,7 @@ _GLASSES = {
     "sunglasses": "sunglasses",
     "wayfarers": "dark glasses",
 }
-_MOODS = {
+MOODS = {
     "concerned": "worried",
     "default": "calm",
     "disbelief": "stunned",
@@ -42,7 +42,7 @@ _MOODS = {
     "tongue": "tongue out",
     "twinkle": "content",
 }
-_CLOTHES = {
+CLOTHES = {
     "blazerAndShirt": "a blazer over a {clothes} shirt",
     "blazerAndSweater": "a blazer over a {clothes} sweater",
     "collarAndSweater": "a {clothes} sweater with a collar",
@@ -65,12 +65,12 @@ def caption_of(head: str, person: Mapping[str, str]) -> str:
         person: a value for each attribute of `avatars.VALUES`.
     """
     hair = "{hair} hair at the sides" if person["top"] == "sides" else "a bald head"
-    parts = ["{skin} skin", _HEADS.get(head, hair)]
+    parts = ["{skin} skin", HEADS.get(head, hair)]
     if person["beard"] != NONE:
-        parts.append(_BEARDS[person["beard"]])
+        parts.append(BEARDS[person["beard"]])
     if person["accessories"] != NONE:
-        parts.append(_GLASSES[person["accessories"]])
+        parts.append(GLASSES[person["accessories"]])
     looks = f"{', '.join(parts[:-1])} and {parts[-1]}"
-    mood, clothes = _MOODS[person["mouth"]], _CLOTHES[person["clothing"]]
+    mood, clothes = MOODS[person["mouth"]], CLOTHES[person["clothing"]]
     sentence = f"a person with {looks}, {mood}, in {clothes}".format_map(person)
     return sentence.replace(" a auburn", " an auburn")

@@ -57,7 +57,7 @@ class BatchSource:
         codes = draw_codes(self._seed, position, recipe.batch_size, self._num_codes)
         z = self._processes.local_part(z).to(self._device)
         codes = self._processes.local_part(codes).to(self._device)
-        c = {"none": None, "class": y, "code": codes}[recipe.condition]
+        c = {"none": None, "class": y, "caption": y, "code": codes}[recipe.condition]
         with torch.set_grad_enabled(with_gradient):
             fake = self._passes.draw(state.G, z, c)
         return Batch(

@@ -6,6 +6,7 @@ intermediate latent, ``G`` generator, ``D`` discriminator.
 """
 
 from imagemint.training.networks.attributes import AttributeDiscriminator, AttributeGenerator
+from imagemint.training.networks.captions import CaptionGenerator, CaptionReader
 from imagemint.training.networks.convolutional import (
     ConditionalGenerator,
     ConvolutionalDiscriminator,
@@ -35,6 +36,8 @@ from imagemint.training.networks.views import View
 __all__ = [
     "AttributeDiscriminator",
     "AttributeGenerator",
+    "CaptionGenerator",
+    "CaptionReader",
     "ConditionalGenerator",
     "ConvolutionalDiscriminator",
     "Discriminator",

@@ -107,6 +107,11 @@ TABLE: dict[str, Entry] = {
         "avatars64",
         "cartoon people by head: attributes told, scales, relativistic pairing",
     ),
+    "avatars-text": Entry(
+        "recipes.avatars_text:AvatarsTextRecipe",
+        "avatars64",
+        "cartoon people by caption: a reader of captions before `avatars`",
+    ),
 }
 """Every recipe of a generator, by name, in the order of `imagemint train --list`."""
 

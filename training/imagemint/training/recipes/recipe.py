@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
+from imagemint.engine.captions import Captions
 from imagemint.training.datasets import LabelledImages
 from imagemint.training.losses.augment import AdaptiveAugmentation, DifferentiableAugmentation
 from imagemint.training.losses.gan_loss import Augmentation, GanLoss
@@ -29,8 +30,8 @@ class Recipe(BaseModel):
     """Its name on the command line, a key of the table in `recipes/__init__.py`."""
     dataset: ClassVar[str] = "mnist"
     """Data set it trains on, a key of `datasets.DATASETS`."""
-    condition: ClassVar[Literal["none", "class", "code"]] = "none"
-    """The condition of G: none, the class, or a code whose meaning G learns without labels."""
+    condition: ClassVar[Literal["none", "class", "code", "caption"]] = "none"
+    """The condition of G: none, class, caption, or a code whose meaning G learns without labels."""
     latent: ClassVar[Literal["normal", "uniform"]] = "normal"
     """Distribution of a latent's elements."""
     truncation: ClassVar[Literal["threshold", "psi"]] = "threshold"
@@ -125,6 +126,10 @@ class Recipe(BaseModel):
     def class_labels(self, of_data: tuple[str, ...]) -> tuple[str, ...]:
         """Returns the labels of G's condition; () for a generator without one."""
         return of_data if self.condition == "class" else ()
+
+    def captions(self) -> Captions | None:
+        """Returns the captions that G understands; None if it takes none."""
+        return None
 
     def network_labels(self, data: LabelledImages) -> NDArray[np.int64]:
         """Returns the labels of the training images that the networks may use: int64 [N].

@@ -1,0 +1,65 @@
+"""Tests of imagemint.training.losses.captions."""
+
+import pytest
+import torch
+from torch import nn
+
+from imagemint.training.datasets.avatar_wordings import CAPTIONS, CaptionDraws
+from imagemint.training.datasets.avatars import VALUES, frequencies
+from imagemint.training.losses.adversarial import ADVERSARIAL_LOSSES
+from imagemint.training.losses.captions import Reading, WrongCaption
+from imagemint.training.losses.gan_loss import Batch
+from imagemint.training.networks import AttributeDiscriminator, CaptionGenerator, Shape
+
+SHAPE = Shape(10, 64, 3)
+TABLES = {name: frequencies(name) for name in VALUES}
+
+
+def batch(generator):
+    """Two people, an image of zeros of each."""
+    torch.manual_seed(0)
+    D = AttributeDiscriminator(SHAPE, base_channels=2, values=[len(it) for it in VALUES.values()])
+    images = torch.zeros(2, 3, 64, 64)
+    c = torch.stack([torch.zeros(12), torch.ones(12)]).long()
+    found = Batch(0, 0, generator, D, torch.zeros(2, 16), c, c, images, images)
+    found.judge_real()
+    return found
+
+
+def test_reading_learns_captions():
+    """A few steps bring the reader nearer to what captions name; nothing else gets a gradient."""
+    torch.manual_seed(0)
+    words = len(CAPTIONS.vocabulary)
+    G = CaptionGenerator(16, SHAPE, words=words, c_dim=2, base_channels=16, frequencies=TABLES)
+    term, told = Reading(1.0, CaptionDraws(4)), batch(G)
+    optimizer = torch.optim.Adam(G.parameters(), 1e-3)
+    before = term(told)["reading"]
+    for _ in range(20):
+        loss = term(told)["reading"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss < before / 2
+    assert {name.split(".")[0] for name, p in G.named_parameters() if p.grad is not None} == {
+        "reader"
+    }
+
+
+def test_reading_needs_a_reader():
+    """Other generators are refused by name."""
+    with pytest.raises(TypeError, match="reads captions"):
+        Reading(1.0, CaptionDraws(1))(batch(nn.Identity()))
+
+
+def test_wrong_captions_are_of_the_neighbour():
+    """D is to rate an image with its own caption above the same one with the neighbour's."""
+    told = batch(nn.Identity())
+    term = WrongCaption(0.5, ADVERSARIAL_LOSSES["relativistic"])
+    assert term(told)["wrong_caption"].item() == pytest.approx(0.6931, abs=1e-4)
+    with torch.no_grad():
+        told.D.embeds[0].weight[0] = told.phi_real[0]
+        told.D.embeds[0].weight[1] = -told.phi_real[0]
+    told.judge_real()
+    first = told.D.logits(told.phi_real, told.c) - told.D.logits(told.phi_real, told.c.flip(0))
+    expected = torch.nn.functional.softplus(-first).mean()
+    assert term(told)["wrong_caption"].item() == pytest.approx(expected.item(), abs=1e-5)

@@ -1,0 +1,93 @@
+"""Tests of imagemint.training.networks.captions."""
+
+import numpy as np
+import pytest
+import torch
+
+from imagemint.training.datasets.avatars import NONE, STYLES, VALUES, frequencies
+from imagemint.training.networks import CaptionGenerator, CaptionReader, Shape
+
+TABLES = {name: frequencies(name) for name in VALUES}
+READ = {"head": tuple(STYLES), **VALUES}
+SKIN, BEARD = list(READ).index("skin"), list(READ).index("beard")
+
+
+@pytest.fixture
+def generator():
+    """A tiny generator of people."""
+    torch.manual_seed(0)
+    shape = Shape(10, 64, 3)
+    options = {"words": 9, "c_dim": 2, "base_channels": 16, "frequencies": TABLES}
+    return CaptionGenerator(16, shape, **options).eval()
+
+
+@pytest.fixture
+def z():
+    """Latents."""
+    return torch.randn(20_000, 16, generator=torch.Generator().manual_seed(3))
+
+
+def anything(count):
+    """Allows every value."""
+    return [torch.ones(count, len(values)) for values in READ.values()]
+
+
+def test_padding_does_not_matter():
+    """However many places are padded, the reader reads the same."""
+    torch.manual_seed(0)
+    reader = CaptionReader(9, 5)
+    tokens = torch.tensor([[3, 1, 4, 0, 0], [1, 5, 9, 2, 6]])
+    longer = torch.cat([tokens, torch.zeros(2, 35, dtype=torch.int64)], dim=1)
+    assert torch.allclose(reader(tokens), reader(longer), atol=1e-5)
+    assert not torch.allclose(reader(tokens)[0], reader(tokens)[1])
+
+
+def test_open_values_come_by_frequency(generator, z):
+    """Where nothing is named, every value has the share that it has in the data."""
+    codes = generator.codes(z)
+    for k, (name, values) in enumerate(VALUES.items(), start=1):
+        shares = np.bincount(codes[:, k], minlength=len(values)) / len(z)
+        assert shares == pytest.approx(TABLES[name].mean(axis=0), abs=0.015)
+    hijab = codes[:, 0] == list(STYLES).index("hijab")
+    assert (codes[hijab, BEARD] == VALUES["beard"].index(NONE)).all()
+
+
+def test_named_values_are_drawn(generator, z):
+    """Of the values allowed, each has its share, and no other value has any."""
+    allowed = anything(len(z))
+    allowed[SKIN][:, [0, 1, 2, 6]] = 0
+    codes = generator.codes(z, allowed)[:, SKIN]
+    shares = np.bincount(codes, minlength=7) / len(z)
+    assert shares == pytest.approx([0, 0, 0, 1 / 3, 1 / 3, 1 / 3, 0], abs=0.015)
+
+
+@pytest.mark.parametrize("value", [-30.0, -5.5, 0.0, 5.5, 30.0])
+def test_extreme_latents_obey(generator, value):
+    """However far out a latent lies, it draws what is allowed."""
+    allowed = anything(1)
+    for each in allowed:
+        each[:, :2] = each[:, 3:] = 0
+    codes = generator.codes(torch.full((1, 16), value), allowed)[0]
+    # A hijab has one style and no beard, whatever is named.
+    top, beard = VALUES["top"].index("hijab"), VALUES["beard"].index(NONE)
+    assert codes.tolist() == [2, top, 2, 2, beard, *[2] * 7]
+
+
+def test_contradictions_draw_as_usual(generator, z):
+    """A hijab with a beard, which nobody wears, is a hijab without."""
+    allowed = anything(100)
+    allowed[0][:] = torch.nn.functional.one_hot(torch.tensor(2), 10)
+    allowed[BEARD][:, 0] = 0
+    codes = generator.codes(z[:100], allowed)
+    assert (codes[:, 0] == 2).all()
+    assert (codes[:, BEARD] == 0).all()
+
+
+def test_told_and_drawn_attributes_agree(generator, z):
+    """Told the attributes that its latent draws, the generator paints the same picture."""
+    tokens = torch.tensor([[1, 2, 3, 0]] * 6)
+    drawn = generator(z[:6], tokens=tokens)
+    assert drawn.shape == (6, 3, 64, 64)
+    assert torch.equal(drawn, generator(z[:6], generator.codes(z[:6], generator.read(tokens))))
+    heads = torch.arange(6)
+    assert not torch.equal(generator(z[:6], heads), generator(z[:6]))

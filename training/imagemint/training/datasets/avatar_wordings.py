@@ -1,0 +1,289 @@
+"""Wordings of `avatars64`: captions that name any part of a person, in any order.
+
+The captions of the data set name everything in one order. These name a few attributes or all of
+them, in any order and with other connecting words, and come with what they name.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from imagemint.engine.captions import Captions, normalize
+from imagemint.training.datasets.avatar_captions import (
+    BEARDS,
+    CLOTHES,
+    GLASSES,
+    HEADS,
+    MOODS,
+    caption_of,
+)
+from imagemint.training.datasets.avatars import NONE, STYLES, VALUES
+from imagemint.training.rng import Stream, generator_at
+
+HEAD = "head"
+"""Name of the class among the attributes."""
+READ: Mapping[str, tuple[str, ...]] = {HEAD: tuple(STYLES), **VALUES}
+"""What a caption is read into: the head, then the attributes, each with its values."""
+
+_WITH_HAIR = frozenset({"long hair", "wavy hair", "bun", "afro", "short hair"})
+_WITH_CHIN = frozenset(STYLES) - {"hijab"}
+_ALWAYS_NAMED = frozenset({"skin", "hair", "mood", "clothes"})
+_AS_IN_THE_DATA, _WHOLE = 0.3, 0.55
+_JOINS: Mapping[str, tuple[str, ...]] = {
+    "clothes": ("in", "in", "wearing", "and in", "and", "with", ""),
+    "mood": ("", "", "and", "is", "who is"),
+}
+_OTHER_JOINS = ("", "", "with", "and", "and with", "has", "who has")
+_SUBJECTS = ("a person", "a person", "a person", "person", "someone", "")
+
+
+_COLOURS = ("skin", "hair", "clothes", "hat")
+_OTHER_WORDS = ("skin", "an", "bald", "head", "at the sides", "no", "without", "clothes")
+_EXAMPLES = (
+    "a person with red hair and round glasses",
+    "a smiling person with a blue winter hat",
+    "a person with very dark skin and a silver afro, in a coral hoodie",
+    "long pink hair and sunglasses",
+    "a bald person with a black long beard, serious, in a white shirt",
+    "a person with pale skin and a mint hijab, content",
+    "a person in a blazer over a light blue shirt, with blond hair in a bun",
+    "a screaming person with white goggles",
+    "a person with tanned skin, short black hair and a black moustache, calm, in a navy hoodie",
+    "a person",
+)
+_AN = re.compile(r"\ba (auburn|afro|overall)\b")
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """A part of a caption.
+
+    Attributes:
+        text: such as ``a red beard``.
+        names: the values of each attribute that it allows, such as ``hair: {red}``.
+        heads: the heads that show what it names; it does not name them.
+        before: the words that may stand before the person, such as ``smiling``; "": none.
+    """
+
+    text: str
+    names: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    heads: frozenset[str] = frozenset(STYLES)
+    before: str = ""
+
+
+def phrases_of(head: str, person: Mapping[str, str]) -> dict[str, tuple[Phrase, ...]]:
+    """Returns the phrases for each part of a person; the first is that of the data set.
+
+    Args:
+        head: a key of `avatars.STYLES`.
+        person: a value for each attribute of `avatars.VALUES`.
+    """
+    mood = MOODS[person["mouth"]]
+    before = mood if " " not in mood else ""
+    return {
+        "skin": (_phrase("{skin} skin", person, "skin"),),
+        "hair": _hair(head, person),
+        "beard": _beard(person),
+        "glasses": _glasses(person),
+        "mood": (Phrase(mood, _named(person, "mouth"), before=before),),
+        "clothes": _clothes(person),
+    }
+
+
+def draw_caption(
+    head: str, person: Mapping[str, str], rng: np.random.Generator
+) -> tuple[str, dict[str, frozenset[str]]]:
+    """Returns a caption of a person, and what it names, by attribute of `READ`.
+
+    Three in ten are worded as in the data set, a quarter name as much in another order, the others
+    name some of it. What is not in the result was not named. A caption that names skin, hair or
+    head, mood and clothes, as all captions of the data set do, has beard and glasses only where it
+    names them.
+    """
+    found = phrases_of(head, person)
+    kind = rng.random()
+    if kind < _AS_IN_THE_DATA:
+        chosen = {part: some[0] for part, some in found.items() if not _absent(some[0])}
+        return caption_of(head, person), _names(chosen)
+    kept = 1.0 if kind < _WHOLE else rng.random()
+    chosen = {}
+    for part, some in found.items():
+        if rng.random() >= kept or (_absent(some[0]) and rng.random() >= 0.25):  # noqa: PLR2004 - seldom
+            continue
+        first = rng.random() < 0.7 and not _absent(some[0])  # noqa: PLR2004 - mostly
+        chosen[part] = some[0] if first else some[rng.integers(len(some))]
+        if _absent(chosen[part]) and not chosen[part].text:
+            del chosen[part]
+    return _join(chosen, rng), _names(chosen)
+
+
+def _absent(phrase: Phrase) -> bool:
+    return not phrase.text
+
+
+def _named(person: Mapping[str, str], *attributes: str) -> dict[str, frozenset[str]]:
+    return {name: frozenset({person[name]}) for name in attributes}
+
+
+def _phrase(text: str, person: Mapping[str, str], *attributes: str) -> Phrase:
+    return Phrase(text.format_map(person), _named(person, *attributes))
+
+
+def _hair(head: str, person: Mapping[str, str]) -> tuple[Phrase, ...]:
+    this = {HEAD: frozenset({head})}
+    if head == "bald":
+        top = this | _named(person, "top")
+        if person["top"] == "sides":
+            text = f"{person['hair']} hair at the sides"
+            return Phrase(text, top | _named(person, "hair")), Phrase("hair at the sides", top)
+        return Phrase("a bald head", top), Phrase("bald", top, before="bald")
+    covered = "{hat}" in HEADS[head]
+    colour = _named(person, "hat" if covered else "hair")
+    plain = Phrase(" ".join(HEADS[head].format(hat="", hair="").split()), this)
+    whole = Phrase(HEADS[head].format_map(person), this | colour)
+    if covered:
+        return whole, plain
+    return whole, plain, Phrase(f"{person['hair']} hair", colour, heads=_WITH_HAIR)
+
+
+def _beard(person: Mapping[str, str]) -> tuple[Phrase, ...]:
+    this = _named(person, "beard")
+    if person["beard"] == NONE:
+        return Phrase(""), Phrase("no beard", this), Phrase("without a beard", this)
+    text = BEARDS[person["beard"]]
+    return (
+        Phrase(text.format_map(person), this | _named(person, "hair"), heads=_WITH_CHIN),
+        Phrase(" ".join(text.format(hair="").split()), this, heads=_WITH_CHIN),
+    )
+
+
+def _glasses(person: Mapping[str, str]) -> tuple[Phrase, ...]:
+    value = person["accessories"]
+    if value == NONE:
+        this = _named(person, "accessories")
+        return Phrase(""), Phrase("no glasses", this), Phrase("without glasses", this)
+    text = GLASSES[value]
+    this = {"accessories": frozenset(it for it, said in GLASSES.items() if said == text)}
+    return (Phrase(text, this), *([Phrase("goggles", this)] if "goggles" in text else []))
+
+
+def _clothes(person: Mapping[str, str]) -> tuple[Phrase, ...]:
+    cut, colour = _named(person, "clothing"), _named(person, "clothes")
+    text = CLOTHES[person["clothing"]]
+    blazer = []
+    if "blazer" in text:
+        either = frozenset(it for it, said in CLOTHES.items() if "blazer" in said)
+        blazer = [Phrase("a blazer", {"clothing": either}, heads=_WITH_CHIN)]
+    return (
+        Phrase(text.format_map(person), cut | colour, heads=_WITH_CHIN),
+        Phrase(" ".join(text.format(clothes="").split()), cut, heads=_WITH_CHIN),
+        Phrase(f"{person['clothes']} clothes", colour),
+        *blazer,
+    )
+
+
+def _names(chosen: Mapping[str, Phrase]) -> dict[str, frozenset[str]]:
+    names: dict[str, frozenset[str]] = {}
+    shown = frozenset(STYLES)
+    for phrase in chosen.values():
+        names |= phrase.names
+        shown &= phrase.heads
+    if HEAD not in names and shown < frozenset(STYLES):
+        names[HEAD] = shown
+    if chosen.keys() >= _ALWAYS_NAMED:
+        for attribute in ("beard", "accessories"):
+            names.setdefault(attribute, frozenset({NONE}))
+    return names
+
+
+def _join(chosen: Mapping[str, Phrase], rng: np.random.Generator) -> str:
+    parts = [*chosen]
+    rng.shuffle(parts)
+    subject = _SUBJECTS[rng.integers(len(_SUBJECTS))]
+    first = next((it for it in parts if chosen[it].before), None)
+    if first and subject and rng.random() < 0.3:  # noqa: PLR2004 - three in ten
+        subject = subject.replace("a ", "").replace("someone", "person")
+        subject = f"a {chosen[first].before} {subject}"
+        parts.remove(first)
+    said = []
+    for part in parts:
+        joins = _JOINS.get(part, _OTHER_JOINS)
+        said.append(f"{joins[rng.integers(len(joins))]} {chosen[part].text}")
+    place = 0 if rng.random() < 0.8 else int(rng.integers(len(said) + 1))  # noqa: PLR2004 - mostly
+    said.insert(place, subject)
+    words = " ".join(said).split()
+    if rng.random() < 0.1:  # noqa: PLR2004 - as people type
+        words = [word for word in words if word not in ("a", "an")]
+    return _AN.sub(r"an \1", " ".join(words)) or "a person"
+
+
+def _list_words() -> set[str]:
+    colours = dict.fromkeys(VALUES, "")
+    texts = [" ".join(values) for name, values in VALUES.items() if name in _COLOURS]
+    for templates in (HEADS, BEARDS, GLASSES, MOODS, CLOTHES):
+        texts += [text.format_map(colours) for text in templates.values()]
+    texts += [it for joins in (*_JOINS.values(), _OTHER_JOINS, _SUBJECTS) for it in joins]
+    texts += [*_OTHER_WORDS]
+    return set(" ".join(texts).lower().split())
+
+
+CAPTIONS = Captions(
+    vocabulary=tuple(sorted(_list_words())),
+    max_words=40,  # those of the data set have at most 28
+    examples=tuple(normalize(text) for text in _EXAMPLES),
+)
+"""The captions that a generator of people understands.
+
+A trained network knows the words by their positions, so another vocabulary is another network.
+"""
+
+
+class CaptionDraws:
+    """Draws captions of people, and which values these allow.
+
+    Args:
+        count: captions of each person.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __call__(self, people: Tensor, seed: int, position: int) -> tuple[Tensor, Tensor]:
+        """Returns tokens int64 [N, L] and what is allowed float32 [N, values].
+
+        Args:
+            people: class and attributes int64 [M, 1 + A]; N is M times the count.
+            seed: of the run.
+            position: of the step.
+        """
+        rng = generator_at(seed, Stream.CAPTIONS, position)
+        drawn = [
+            draw_caption(*_person(row), rng)
+            for row in people.cpu().numpy()
+            for _ in range(self.count)
+        ]
+        tokens = CAPTIONS.encode([normalize(caption) for caption, _ in drawn])
+        tokens = tokens[:, : max(int((tokens > 0).sum(axis=1).max()), 1)]
+        allowed = np.stack([_allowed(names) for _, names in drawn])
+        return torch.from_numpy(tokens), torch.from_numpy(allowed)
+
+
+def _person(row: NDArray[np.int64]) -> tuple[str, dict[str, str]]:
+    values = {name: READ[name][code] for name, code in zip(READ, row.tolist(), strict=True)}
+    return values.pop(HEAD), values
+
+
+def _allowed(names: Mapping[str, frozenset[str]]) -> NDArray[np.float32]:
+    return np.array(
+        [
+            name not in names or value in names[name]
+            for name, values in READ.items()
+            for value in values
+        ],
+        np.float32,
+    )
