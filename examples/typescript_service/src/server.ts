@@ -1,0 +1,57 @@
+/**
+ * A backend service that answers with a synthetic picture within a deadline.
+ *
+ * `GET /avatars/NAME.png` answers with a PNG. A name always has the same picture: the name decides
+ * the seed, so there is nothing to store.
+ */
+
+import { createHash } from "node:crypto";
+import { createServer, type ServerResponse } from "node:http";
+import type { AddressInfo } from "node:net";
+import { Client, DeadlineExceeded, QueueFull, Unavailable } from "imagemint";
+
+const model = process.env["MODEL"] ?? "mnist";
+const client = new Client(process.env["IMAGEMINT_SERVER"] ?? "127.0.0.1:8001", {
+  apiKey: process.env["IMAGEMINT_API_KEY"],
+  timeoutMs: 1_000 * Number(process.env["DEADLINE_S"] ?? 0.5),
+});
+
+async function sendAvatar(name: string, response: ServerResponse): Promise<void> {
+  const seed = createHash("sha256").update(name).digest().readBigUInt64BE();
+  // High priority: somebody waits for this picture.
+  const [picture] = await client.encoded(model, { seed, priority: "high" });
+  const { data, mimeType, images } = picture!;
+  response.writeHead(200, { "Content-Type": mimeType, "Serial-Number": images[0]!.serial });
+  response.end(data);
+}
+
+function sendError(error: unknown, response: ServerResponse): void {
+  if (error instanceof DeadlineExceeded) {
+    response.writeHead(504).end("the picture is not ready in time\n");
+  } else if (error instanceof QueueFull || error instanceof Unavailable) {
+    const retryAfter = String(Math.ceil((error.retryDelayMs ?? 1_000) / 1_000));
+    response.writeHead(503, { "Retry-After": retryAfter }).end("no server has capacity\n");
+  } else {
+    console.error(error);
+    response.writeHead(500).end();
+  }
+}
+
+const server = createServer((request, response) => {
+  const name = /^\/avatars\/([^/]+)\.png$/.exec(request.url ?? "")?.[1];
+  if (name === undefined) {
+    response.writeHead(404).end();
+    return;
+  }
+  sendAvatar(decodeURIComponent(name), response).catch((error) => sendError(error, response));
+});
+
+server.listen(Number(process.env["PORT"] ?? 8000), "127.0.0.1", () => {
+  console.log(`listening on http://127.0.0.1:${(server.address() as AddressInfo).port}`);
+});
+
+process.on("SIGTERM", () => {
+  server.close();
+  server.closeIdleConnections();
+  client.close();
+});

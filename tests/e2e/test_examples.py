@@ -1,0 +1,172 @@
+"""The examples, as a user runs them: real processes over a real server with a shipped model."""
+
+import asyncio
+import functools
+import os
+import re
+import signal
+import sys
+import urllib.error
+import urllib.request
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytest_asyncio
+from held_backend import WAIT_S
+from node import CLIENT, require_node, run_node
+from server_process import line_of, process
+
+from imagemint.client import AsyncClient, Cycle
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def server(tmp_path_factory):
+    """The address of `imagemint serve` with the shipped digits."""
+    repository = tmp_path_factory.mktemp("models")
+    (repository / "mnist").mkdir()
+    (repository / "mnist/2").symlink_to(ROOT / "models/mnist/2")
+    settings = (f"--repository={repository}", f"--start-timeout-s={WAIT_S}")
+    async with process(*settings) as started:
+        yield (await line_of(started, "ready"))["grpc_address"]
+
+
+@asynccontextmanager
+async def running(*command, says, **environment):
+    """A program that serves; yields the address that it writes after `says`."""
+    started = await asyncio.create_subprocess_exec(
+        *command,
+        env=os.environ | environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        async with asyncio.timeout(WAIT_S):
+            while line := (await started.stdout.readline()).decode():
+                if found := re.search(rf"{says} (http://\S+)", line):
+                    yield found[1]
+                    break
+            else:
+                raise AssertionError("the program ended without an address")
+    finally:
+        if started.returncode is None:
+            os.killpg(started.pid, signal.SIGKILL)
+        await started.communicate()
+
+
+async def fetch(url):
+    """Status, headers and body of an answer, whatever the status."""
+
+    def read():
+        try:
+            with DIRECT.open(url, timeout=WAIT_S) as answer:
+                return answer.status, answer.headers, answer.read()
+        except urllib.error.HTTPError as error:
+            return error.code, error.headers, error.read()
+
+    return await asyncio.to_thread(read)
+
+
+async def check_avatars(address, serials):
+    """A name has one picture, with its serial inside; other names have others."""
+    ada, again, bob = [
+        await fetch(f"{address}/avatars/{name}.png") for name in ("ada", "ada", "bob")
+    ]
+    for status, headers, picture in (ada, bob):
+        assert (status, headers["Content-Type"]) == (200, "image/png")
+        assert picture.startswith(b"\x89PNG")
+        assert headers["Serial-Number"].encode() in picture
+    assert ada[2] == again[2] != bob[2]
+    serials.append(ada[1]["Serial-Number"])
+
+
+@pytest.fixture(scope="module")
+def serials():
+    """The serial of the same name in each service."""
+    return []
+
+
+def serve_with_fastapi(address, deadline_s="60"):
+    """The service in Python."""
+    return running(
+        *(sys.executable, "-m", "uvicorn", "--app-dir", EXAMPLES / "backend_service"),
+        *("app:app", "--port", "0", "--log-level", "info"),
+        says="Uvicorn running on",
+        IMAGEMINT_SERVER=address,
+        DEADLINE_S=deadline_s,
+    )
+
+
+def serve_with_node(program, address, deadline_s="60"):
+    """The service in TypeScript."""
+    settings = {"IMAGEMINT_SERVER": address, "PORT": "0", "DEADLINE_S": deadline_s}
+    return running("node", program, says="on", **settings)
+
+
+async def check_failures(serve):
+    """503 says when to come back if no server answers; 504 ends a call that takes too long."""
+    async with serve("127.0.0.1:1") as address:
+        status, headers, _ = await fetch(f"{address}/avatars/ada.png")
+        assert (status, headers["Retry-After"]) == (503, "1")
+    async with serve("127.0.0.1:1", deadline_s="0.001") as address:
+        assert (await fetch(f"{address}/avatars/ada.png"))[0] == 504
+
+
+async def test_backend_service_answers_with_pictures(server, serials):
+    """FastAPI answers with a PNG for each name."""
+    async with serve_with_fastapi(server) as address:
+        await check_avatars(address, serials)
+
+
+async def test_backend_service_says_when_to_come_back():
+    """Without a server the service answers 503, or 504 at its deadline."""
+    await check_failures(serve_with_fastapi)
+
+
+async def test_typescript_service_is_the_same_service(server, serials, tmp_path):
+    """Node answers with the same picture for the same name, and with the same failures."""
+    await asyncio.to_thread(require_node)
+    await asyncio.to_thread(run_node, "npm", "run", "build")
+    modules = tmp_path / "node_modules"
+    modules.mkdir()
+    (modules / "imagemint").symlink_to(CLIENT)
+    for name in ("@types", "undici-types"):
+        (modules / name).symlink_to(CLIENT / "node_modules" / name)
+    for name in ("package.json", "tsconfig.json", "src"):
+        (tmp_path / name).symlink_to(EXAMPLES / "typescript_service" / name)
+    compiler = CLIENT / "node_modules/.bin/tsc"
+    await asyncio.to_thread(run_node, compiler, "--preserveSymlinks", cwd=tmp_path)
+    serve = functools.partial(serve_with_node, tmp_path / "dist/server.js")
+    async with serve(server) as address:
+        await check_avatars(address, serials)
+        assert (await fetch(f"{address}/nothing"))[0] == 404
+    assert len(set(serials)) == 1
+    await check_failures(serve)
+
+
+async def test_augmentation_tops_few_images_up(server, tmp_path):
+    """The loop trains twice: on the real images, and with synthetic ones of each class."""
+    async with AsyncClient(server) as client:
+        batch = await client.generate("mnist", 80, seed=7, condition=Cycle())
+    np.savez(tmp_path / "few.npz", image=batch.image, label=batch.class_id)
+    done = await asyncio.create_subprocess_exec(
+        *(sys.executable, EXAMPLES / "augmentation/train.py", "--real", tmp_path / "few.npz"),
+        *("--server", server, "--per-class", "20", "--epochs", "1"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    printed, errors = await done.communicate()
+    assert done.returncode == 0, errors.decode()
+    lines = printed.decode().splitlines()
+    assert [line.partition(", accuracy")[0] for line in lines] == [
+        "real: 60 images",
+        "real and synthetic: 200 images",
+    ]
