@@ -17,13 +17,10 @@ import statistics
 import time
 from pathlib import Path
 
-import numpy as np
-
 from imagemint.engine.backend import Instance
+from imagemint.engine.batch import draw_batch
 from imagemint.engine.bundle import Bundle, read_bundle
 from imagemint.engine.onnx.backend import OnnxBackend
-from imagemint.engine.sampling import drawn_classes, latents
-from imagemint.engine.spec import TruncationKind
 
 ROOT = Path(__file__).resolve().parents[1]
 BASELINE = "as they come"
@@ -38,16 +35,12 @@ class Batches:
     """
 
     def __init__(self, bundle: Bundle, size: int) -> None:
-        spec = bundle.spec
-        by_psi = spec.truncation is not None and spec.truncation.kind is TruncationKind.PSI
         self.size = size
-        self._z = latents(0, 0, size, spec.z_dim, distribution=spec.distribution)
-        self._class_id = drawn_classes(0, 0, size, spec.num_classes) if spec.conditional else None
-        self._truncation = np.ones(size, np.float32) if by_psi else None
+        self._batch = draw_batch(bundle.spec, 0, 0, size)
 
     def run(self, instance: Instance) -> bytes:
         """Returns the pixels."""
-        return instance.run(self._z, self._class_id, self._truncation).tobytes()
+        return instance.run(self._batch).tobytes()
 
     def rate(self, instance: Instance, seconds: float) -> float:
         """Returns images per second."""

@@ -22,13 +22,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
+from imagemint.engine.batch import draw_batch
 from imagemint.engine.bundle import read_bundle
 from imagemint.engine.onnx.backend import OnnxBackend
-from imagemint.engine.sampling import drawn_classes, latents
-from imagemint.engine.spec import TruncationKind
 from imagemint.training.evaluation_report import EvaluationFigure, read_report
 from imagemint.training.recipes import RECIPES
 from imagemint.training.trained import read_generator
@@ -178,21 +176,15 @@ class Runner:
 
     def __init__(self, directory: Path) -> None:
         bundle = read_bundle(directory)
-        spec = bundle.spec
-        by_psi = spec.truncation is not None and spec.truncation.kind is TruncationKind.PSI
         self._instance = OnnxBackend(bundle, device="cpu").open_instance()
-        self._batch = (
-            latents(0, 0, BATCH, spec.z_dim, distribution=spec.distribution),
-            drawn_classes(0, 0, BATCH, spec.num_classes) if spec.conditional else None,
-            np.ones(BATCH, np.float32) if by_psi else None,
-        )
-        self._instance.run(*self._batch)
+        self._batch = draw_batch(bundle.spec, 0, 0, BATCH)
+        self._instance.run(self._batch)
 
     def rate(self) -> float:
         """Returns images per second."""
         began, done = time.perf_counter(), 0
         while (took := time.perf_counter() - began) < SECONDS:
-            self._instance.run(*self._batch)
+            self._instance.run(self._batch)
             done += BATCH
         return done / took
 

@@ -14,10 +14,10 @@ WAIT_S = 60.0
 
 
 class HeldBackend:
-    """Computes with `compute(z, class_id, truncation)`, when it may.
+    """Computes with `compute(batch)`, when it may.
 
     Attributes:
-        batches: arguments of every run, in the order in which they began.
+        batches: inputs of every run, in the order in which they began.
         failure: what the next runs raise; None for none.
         closed: whether `close` was called.
         opened: instances that are open.
@@ -44,7 +44,7 @@ class HeldBackend:
     @property
     def sizes(self):
         """Images of every run, in the order in which they began."""
-        return [len(z) for z, _, _ in self.batches]
+        return [len(batch) for batch in self.batches]
 
     def hold(self):
         """Lets no further run end until `step` or `release`."""
@@ -64,16 +64,16 @@ class HeldBackend:
         for _ in range(runs):
             assert await asyncio.to_thread(self._begun.acquire, timeout=WAIT_S), "no run began"
 
-    def run(self, z, class_id=None, truncation=None):
+    def run(self, batch):
         """The images of a batch."""
         with self._lock:
-            self.batches.append((z, class_id, truncation))
+            self.batches.append(batch)
         self._begun.release()
         if not self._free.is_set():
             assert self._permits.acquire(timeout=WAIT_S), "held for ever"
         if self.failure is not None:
             raise self.failure
-        return self._compute(z, class_id, truncation)
+        return self._compute(batch)
 
     def open_instance(self):
         """Of itself: all instances are held together."""
@@ -92,14 +92,14 @@ class HeldInstance:
         with backend._lock:
             backend.opened += 1
 
-    def run(self, z, class_id=None, truncation=None):
+    def run(self, batch):
         """The images of a batch."""
-        return self._backend.run(z, class_id, truncation)
+        return self._backend.run(batch)
 
-    def run_alone(self, z, class_id=None, truncation=None):
+    def run_alone(self, batch):
         """The images of a batch, noted as alone."""
         self._backend.alone += 1
-        return self._backend.run(z, class_id, truncation)
+        return self._backend.run(batch)
 
     def close(self):
         """Counts down."""

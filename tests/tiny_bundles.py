@@ -222,6 +222,7 @@ def write_each_kind(repository: Path) -> None:
     write_bundle(repository, "plain", conditional=False, size=(5, 3, 3))
     write_bundle(repository, "bounded", truncation="threshold")
     write_bundle(repository, "styled", truncation="psi")
+    write_bundle(repository, "people", captions=True, truncation="threshold")
 
 
 def write_sums(directory: Path) -> None:

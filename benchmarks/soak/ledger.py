@@ -11,6 +11,7 @@ import onnx
 from onnx import numpy_helper
 
 from imagemint.client import ImageBatch
+from imagemint.engine.batch import Batch
 from imagemint.engine.bundle import read_bundle
 from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.engine.sampling import Run, latents_of
@@ -125,7 +126,7 @@ class Ledger:
         runs = [Run(each.seed, each.index, 1, each.truncation) for each in serials]
         z = latents_of(runs, self._spec.z_dim)
         class_id = np.array([each.class_id for each in serials], np.int64)
-        expected = self._engines[variant].run(z, class_id)
+        expected = self._engines[variant].run(Batch(z, class_id))
         return int((expected != batch.image).any(axis=(1, 2, 3)).sum())
 
 

@@ -9,13 +9,10 @@ import resource
 import sys
 from pathlib import Path
 
-import numpy as np
-
+from imagemint.engine.batch import draw_batch
 from imagemint.engine.bundle import read_bundle
 from imagemint.engine.errors import BundleRefused
 from imagemint.engine.onnx.backend import OnnxBackend
-from imagemint.engine.sampling import latents
-from imagemint.engine.spec import TruncationKind
 
 # Of address space: what asks for more fails to allocate, as in a container.
 _MOST_BYTES = 6 * 2**30
@@ -30,11 +27,7 @@ def verdict(directory: Path) -> str:
         return f"refused: {error.why}"
     except BaseException as error:  # noqa: BLE001 - that is the question
         return f"raised {type(error).__name__}: {error}"
-    spec = bundle.spec
-    by_psi = spec.truncation is not None and spec.truncation.kind is TruncationKind.PSI
-    z = latents(0, 0, 2, spec.z_dim, distribution=spec.distribution)
-    classes = np.zeros(2, np.int64) if spec.conditional else None
-    images = backend.run(z, classes, np.ones(2, np.float32) if by_psi else None)
+    images = backend.run(draw_batch(bundle.spec, 0, 0, 2))
     return f"loaded: {images.shape}"
 
 

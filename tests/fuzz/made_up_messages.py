@@ -6,9 +6,22 @@ from hypothesis import strategies as st
 
 # What makes the interesting code run, by the name of the field.
 _HINTS = {
-    "model": ["digits", "plain", "bounded", "styled", "nobody"],
-    "model_name": ["digits", "plain", "bounded", "styled", "nobody"],
-    "name": ["digits", "plain", "z", "seed", "index", "class_id", "truncation", "image", "serial"],
+    "model": ["digits", "people", "plain", "bounded", "styled", "nobody"],
+    "model_name": ["digits", "people", "plain", "bounded", "styled", "nobody"],
+    "name": [
+        "digits",
+        "people",
+        "plain",
+        "z",
+        "seed",
+        "index",
+        "class_id",
+        "text",
+        "tokens",
+        "truncation",
+        "image",
+        "serial",
+    ],
     "version": ["", "1", "2", "01", "-1"],
     "model_version": ["", "1", "2"],
     "class_label": ["0", "9", "ten"],

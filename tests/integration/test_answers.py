@@ -109,7 +109,13 @@ async def test_sheet_shows_all_images(generation, columns, across, down):
 async def test_catalogue_is_in_order(model_service, models):
     """Models by name, with manifest, digest, provider and limits."""
     answer = await model_service.ListModels(model_service_pb2.ListModelsRequest())
-    assert [model.name for model in answer.models] == ["bounded", "digits", "plain", "styled"]
+    assert [model.name for model in answer.models] == [
+        "bounded",
+        "digits",
+        "people",
+        "plain",
+        "styled",
+    ]
     assert answer.next_page_token == ""
     (digits,) = (model for model in answer.models if model.name == "digits")
     assert digits.default_version == "1"
@@ -136,4 +142,4 @@ async def test_catalogue_comes_in_pages(model_service):
             assert len(page.models) <= size
             names += [model.name for model in page.models]
             token = page.next_page_token
-        assert names == ["bounded", "digits", "plain", "styled"]
+        assert names == ["bounded", "digits", "people", "plain", "styled"]

@@ -80,10 +80,10 @@ async def test_bad_field_of_a_stream_is_named(generation, details_of):
 @pytest.mark.parametrize(
     ("images", "reason", "known"),
     [
-        ({"model": "nobody"}, "MODEL_NOT_FOUND", "bounded,digits,plain,styled"),
+        ({"model": "nobody"}, "MODEL_NOT_FOUND", "bounded,digits,people,plain,styled"),
         ({"version": "2"}, "VERSION_NOT_FOUND", "1"),
         ({"version": "latest"}, "VERSION_NOT_FOUND", "1"),
-        ({"model": "🂡" * 100_000}, "MODEL_NOT_FOUND", "bounded,digits,plain,styled"),
+        ({"model": "🂡" * 100_000}, "MODEL_NOT_FOUND", "bounded,digits,people,plain,styled"),
         ({"version": "9" * 100_000}, "VERSION_NOT_FOUND", "1"),
     ],
 )

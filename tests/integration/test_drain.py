@@ -11,6 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from server_process import ended, line_of, process, watched
 from tiny_bundles import write_bundle
 
+from imagemint.engine.batch import Batch
 from imagemint.engine.bundle import read_bundle
 from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.engine.sampling import latents
@@ -42,7 +43,7 @@ def large_models(tmp_path_factory):
 def expected(large_models):
     """The pixels of the images that are asked for, from the bare engine."""
     engine = OnnxBackend(read_bundle(large_models / "large/1"), device="cpu")
-    return engine.run(latents(SEED, 0, STREAMED, 8))
+    return engine.run(Batch(latents(SEED, 0, STREAMED, 8)))
 
 
 @pytest.mark.parametrize("processes", [1, 2])

@@ -8,6 +8,7 @@ import pytest
 from imagemint.client.errors import NotFound
 from imagemint.client.settings import UsageError
 from imagemint.client.sources import RemoteModel
+from imagemint.engine.batch import Batch
 from imagemint.engine.sampling import latents
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -26,7 +27,7 @@ async def test_served_images_are_those_of_the_bundle(app, engines, model):
 
     name, digest, num_classes, (images, classes) = await asyncio.to_thread(drawn)
     turns = np.arange(7, 97) % 10 if model == "digits" else None
-    assert np.array_equal(images, engines[model].run(latents(11, 7, 90, 8), turns))
+    assert np.array_equal(images, engines[model].run(Batch(latents(11, 7, 90, 8), turns)))
     assert np.array_equal(classes, turns) if turns is not None else classes is None
     assert num_classes == (10 if model == "digits" else 0)
     assert name.startswith(f"{model}@1 served at ")

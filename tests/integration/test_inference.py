@@ -139,7 +139,7 @@ async def test_index_lists_every_version(inference):
     """What there is, and what of it serves."""
     answer = await inference.RepositoryIndex(pb.RepositoryIndexRequest(ready=True))
     listed = [(each.name, each.version, each.state) for each in answer.models]
-    names = ("bounded", "digits", "plain", "styled")
+    names = ("bounded", "digits", "people", "plain", "styled")
     assert listed == [(name, "1", "READY") for name in names]
 
 
@@ -264,7 +264,7 @@ async def test_statistics_of_all_models(inference):
     """No name means all."""
     answer = await inference.ModelStatistics(pb.ModelStatisticsRequest())
     names = [each.name for each in answer.model_stats]
-    assert names == ["bounded", "digits", "plain", "styled"]
+    assert names == ["bounded", "digits", "people", "plain", "styled"]
 
 
 async def test_statistics_of_nobody_are_not_found(inference):

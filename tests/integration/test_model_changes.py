@@ -12,6 +12,7 @@ from tiny_bundles import write_bundle
 
 from imagemint.client import AsyncClient, ModelState
 from imagemint.client.errors import NotFound
+from imagemint.engine.batch import Batch
 from imagemint.engine.bundle import read_bundle
 from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.engine.sampling import drawn_classes, latents
@@ -29,7 +30,7 @@ QUIET = {"poll_interval_s": 3_600.0}
 def pixels_of(directory, seed, first, count):
     """What the bare engine makes of a bundle."""
     engine = OnnxBackend(read_bundle(directory), device="cpu")
-    return engine.run(latents(seed, first, count, 8), drawn_classes(seed, first, count, 10))
+    return engine.run(Batch(latents(seed, first, count, 8), drawn_classes(seed, first, count, 10)))
 
 
 def put_version(staging, repository, number):

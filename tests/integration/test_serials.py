@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from imagemint.client import AsyncClient, Client, Cycle, PerImage, Weights
+from imagemint.engine.batch import Batch
 from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.engine.sampling import latents
 from imagemint.engine.serial import Serial
@@ -31,9 +32,11 @@ def alone(engines, serial):
     threshold = name.truncation if name.model == "bounded" else None
     psi = 1.0 if name.truncation is None else name.truncation
     image = engines[name.model].run(
-        latents(name.seed, name.index, 1, 8, threshold=threshold),
-        None if name.class_id is None else np.int64([name.class_id]),
-        np.float32([psi]) if name.model == "styled" else None,
+        Batch(
+            latents(name.seed, name.index, 1, 8, threshold=threshold),
+            None if name.class_id is None else np.int64([name.class_id]),
+            truncation=np.float32([psi]) if name.model == "styled" else None,
+        )
     )
     return image[0].tobytes()
 

@@ -71,6 +71,14 @@ def build_manifest(trained: TrainedGenerator, described: Description) -> pb.Bund
         ],
         license=described.license,
     )
+    if trained.captions is not None:
+        manifest.caption.CopyFrom(
+            pb.CaptionSpec(
+                vocabulary=trained.captions.vocabulary,
+                max_words=trained.captions.max_words,
+                examples=trained.captions.examples,
+            )
+        )
     if trained.truncation == "psi":
         return _checked(_by_psi(manifest))
     return _checked(_by_threshold(manifest, described))

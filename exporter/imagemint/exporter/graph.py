@@ -25,7 +25,8 @@ class _Served(nn.Module):
 
     Args:
         generator: the generator.
-        names: inputs after z: class_id int64 [N, 1], truncation float32 [N, 1].
+        names: inputs after z: class_id int64 [N, 1], tokens int64 [N, L], truncation float32
+            [N, 1].
     """
 
     def __init__(self, generator: nn.Module, names: tuple[str, ...]) -> None:
@@ -39,12 +40,10 @@ class _Served(nn.Module):
 
 
 def _generator_arguments(told: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Returns the arguments of the generator: y int64 [N], truncation float32 [N, 1]."""
-    taken = {}
+    """Returns the arguments of the generator: y int64 [N], the other inputs as they are."""
+    taken = {name: value for name, value in told.items() if name != "class_id"}
     if "class_id" in told:
         taken["y"] = told["class_id"].squeeze(1)
-    if "truncation" in told:
-        taken["truncation"] = told["truncation"]
     return taken
 
 
@@ -59,8 +58,8 @@ def build_graph(trained: TrainedGenerator) -> onnx.ModelProto:
 
     Args:
         trained: a generator on the CPU in evaluation mode, called as ``module(z)``, with ``y`` if
-        it
-            has class labels and with ``truncation`` if its truncation is psi.
+            it has class labels, ``tokens`` if it takes captions, and ``truncation`` if its
+            truncation is psi.
 
     Raises:
         ExportError: PyTorch cannot export the module.
@@ -68,6 +67,9 @@ def build_graph(trained: TrainedGenerator) -> onnx.ModelProto:
     columns = {}
     if trained.class_labels:
         columns["class_id"] = torch.zeros(_EXAMPLE_ROWS, 1, dtype=torch.int64)
+    if trained.captions is not None:
+        length = trained.captions.max_words
+        columns["tokens"] = torch.zeros(_EXAMPLE_ROWS, length, dtype=torch.int64)
     if trained.truncation == "psi":
         columns["truncation"] = torch.ones(_EXAMPLE_ROWS, 1)
     served = _Served(trained.module, tuple(columns))

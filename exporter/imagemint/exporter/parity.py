@@ -1,15 +1,15 @@
 """Parity: how far the served pixels differ from those of the exported network."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from imagemint.engine import drawn_classes, latents
 from imagemint.engine.backend import Backend
-from imagemint.engine.spec import ModelSpec, TruncationKind
+from imagemint.engine.batch import Batch, draw_batch
+from imagemint.engine.spec import ModelSpec
 from imagemint.exporter.errors import ExportError
 from imagemint.training.trained import TrainedGenerator
 from imagemint.v1 import manifest_pb2 as pb
@@ -37,17 +37,14 @@ class Original:
 
     name: str
     """Name for people."""
-    pixels: Callable[
-        [npt.NDArray[np.float32], npt.NDArray[np.int64] | None, npt.NDArray[np.float32] | None],
-        _Pixels,
-    ]
-    """Returns its images uint8 [N, H, W, C] of z [N, z_dim], classes [N] and psi [N], rounded by
-    other code than the code under test."""
+    pixels: Callable[[Batch], _Pixels]
+    """Returns its images uint8 [N, H, W, C] of a batch, rounded by other code than the code under
+    test."""
 
 
 def pytorch_original(trained: TrainedGenerator) -> Original:
     """Returns the network of a run as an original."""
-    return Original("PyTorch", lambda z, classes, psi: run_pytorch(trained, z, classes, psi))
+    return Original("PyTorch", lambda batch: run_pytorch(trained, batch))
 
 
 def measure_parity(
@@ -59,9 +56,8 @@ def measure_parity(
         ExportError: the difference exceeds the tolerance, or the pixels depend on the batch size.
             The message gives the figures.
     """
-    z, classes, psi = _inputs(spec)
     served = check_batch_independence(spec, backend)
-    difference = np.abs(served.astype(np.int16) - original.pixels(z, classes, psi))
+    difference = np.abs(served.astype(np.int16) - original.pixels(_make_inputs(spec)))
     parity = pb.Parity(
         samples=SAMPLES,
         batch_sizes=BATCH_SIZES,
@@ -86,7 +82,8 @@ def check_batch_independence(spec: ModelSpec, backend: Backend) -> _Pixels:
     Raises:
         ExportError: the images depend on the batch size.
     """
-    served = [_run_backend(backend, *_inputs(spec), size) for size in BATCH_SIZES]
+    inputs = _make_inputs(spec)
+    served = [_run_backend(backend, inputs, size) for size in BATCH_SIZES]
     for size, pixels in zip(BATCH_SIZES, served, strict=True):
         if differing := int(np.count_nonzero(pixels != served[-1])):
             raise ExportError(
@@ -96,48 +93,35 @@ def check_batch_independence(spec: ModelSpec, backend: Backend) -> _Pixels:
     return served[-1]
 
 
-def _inputs(
-    spec: ModelSpec,
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64] | None, npt.NDArray[np.float32] | None]:
-    """Returns latents, classes and psi of the compared serials, with psi from 0 to 1."""
-    z = latents(SEED, 0, SAMPLES, spec.z_dim, distribution=spec.distribution)
-    classes = drawn_classes(SEED, 0, SAMPLES, spec.num_classes) if spec.conditional else None
-    by_psi = spec.truncation is not None and spec.truncation.kind is TruncationKind.PSI
-    return z, classes, np.linspace(0, 1, SAMPLES, dtype=np.float32) if by_psi else None
+def _make_inputs(spec: ModelSpec) -> Batch:
+    """Returns the inputs of the compared serials, with psi from 0 to 1."""
+    batch = draw_batch(spec, SEED, 0, SAMPLES)
+    if not spec.takes_psi:
+        return batch
+    return replace(batch, truncation=np.linspace(0, 1, SAMPLES, dtype=np.float32))
 
 
-def run_pytorch(
-    trained: TrainedGenerator,
-    z: npt.NDArray[np.float32],
-    classes: npt.NDArray[np.int64] | None,
-    psi: npt.NDArray[np.float32] | None = None,
-) -> _Pixels:
+def run_pytorch(trained: TrainedGenerator, batch: Batch) -> _Pixels:
     """Returns PyTorch's images uint8 [N, H, W, C], rounded here."""
     batches = []
     with torch.inference_mode():
-        for start in range(0, len(z), BATCH_SIZES[-1]):
-            part = slice(start, start + BATCH_SIZES[-1])
+        for start in range(0, len(batch), BATCH_SIZES[-1]):
+            part = batch[start : start + BATCH_SIZES[-1]]
             told = {}
-            if classes is not None:
-                told["y"] = torch.from_numpy(classes[part])
-            if psi is not None:
-                told["truncation"] = torch.from_numpy(psi[part])[:, None]
-            batches.append(trained.module(torch.from_numpy(z[part]), **told).numpy())
+            if part.class_id is not None:
+                told["y"] = torch.from_numpy(part.class_id)
+            if part.tokens is not None:
+                told["tokens"] = torch.from_numpy(part.tokens)
+            if part.truncation is not None:
+                told["truncation"] = torch.from_numpy(part.truncation)[:, None]
+            batches.append(trained.module(torch.from_numpy(part.z), **told).numpy())
     x: npt.NDArray[np.float32] = np.concatenate(batches).transpose(0, 2, 3, 1)
     levels = np.rint(np.clip(x * np.float32(127.5) + np.float32(127.5), 0, 255))
     pixels: _Pixels = levels.astype(np.uint8)
     return pixels
 
 
-def _run_backend(
-    backend: Backend,
-    z: npt.NDArray[np.float32],
-    classes: npt.NDArray[np.int64] | None,
-    psi: npt.NDArray[np.float32] | None,
-    size: int,
-) -> _Pixels:
-    def run(part: slice) -> _Pixels:
-        told = None if classes is None else classes[part]
-        return backend.run(z[part], told, None if psi is None else psi[part])
-
-    return np.concatenate([run(slice(at, at + size)) for at in range(0, len(z), size)])
+def _run_backend(backend: Backend, batch: Batch, size: int) -> _Pixels:
+    return np.concatenate(
+        [backend.run(batch[start : start + size]) for start in range(0, len(batch), size)]
+    )

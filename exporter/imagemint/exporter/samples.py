@@ -1,5 +1,6 @@
 """samples.png: the images of fixed serials, computed by the engine that serves them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,32 +8,37 @@ import numpy.typing as npt
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from imagemint.engine import Serial, latents
+from imagemint.engine import Serial
 from imagemint.engine.backend import Backend
-from imagemint.engine.spec import ModelSpec, TruncationKind
+from imagemint.engine.batch import draw_batch
+from imagemint.engine.spec import ModelSpec
 
 COLUMNS = 10
 SEED = 0
-_MAX_ROWS = 100  # a model with more classes shows the first hundred
+_MAX_ROWS = 100  # a model with more classes or examples shows the first hundred
 _GAP = 2
 _WHITE = 255
 
 
 def write_samples(path: Path, backend: Backend, spec: ModelSpec, version: int) -> None:
-    """Writes a row of ten images for each class, or ten rows of a model without classes.
+    """Writes a row of ten images for each class or example caption, or else ten rows.
 
     The images are the first of seed 0, in reading order. The text of the PNG says so.
     """
-    rows = min(spec.num_classes, _MAX_ROWS) or COLUMNS
+    rows = min(spec.num_choices, _MAX_ROWS) or COLUMNS
     count = rows * COLUMNS
-    classes = np.repeat(np.arange(rows, dtype=np.int64), COLUMNS) if spec.conditional else None
-    z = latents(SEED, 0, count, spec.z_dim, distribution=spec.distribution)
-    by_psi = spec.truncation is not None and spec.truncation.kind is TruncationKind.PSI
-    whole = np.ones(count, np.float32) if by_psi else None  # as for a request without truncation
-    sheet = _sheet(backend.run(z, classes, whole), rows)
+    turns = np.repeat(np.arange(rows, dtype=np.int64), COLUMNS)
+    batch = draw_batch(spec, SEED, 0, count)
+    if spec.conditional:
+        batch = replace(batch, class_id=turns)
+    if spec.captions is not None:
+        batch = replace(batch, tokens=spec.captions.example_tokens[turns])
+    sheet = _sheet(backend.run(batch), rows)
     first, last = (
         Serial(
-            spec.name, version, SEED, index, int(classes[index]) if classes is not None else None
+            *(spec.name, version, SEED, index),
+            class_id=int(turns[index]) if spec.conditional else None,
+            caption=None if spec.captions is None else spec.captions.examples[turns[index]],
         )
         for index in (0, count - 1)
     )

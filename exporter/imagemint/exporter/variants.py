@@ -14,10 +14,10 @@ import numpy as np
 import onnx
 import torch
 
-from imagemint.engine import latents
+from imagemint.engine.batch import draw_batch
 from imagemint.engine.bundle import read_bundle
 from imagemint.engine.onnx.backend import OnnxBackend
-from imagemint.engine.spec import ModelSpec, TruncationKind
+from imagemint.engine.spec import ModelSpec
 from imagemint.exporter.errors import ExportError
 from imagemint.exporter.files import write_graph
 from imagemint.exporter.parity import check_batch_independence
@@ -119,17 +119,13 @@ def _forms(
 
 
 def _calibration(spec: ModelSpec) -> Iterator[Feed]:
-    """Yields inputs for calibration: serials of every class, psi of every strength."""
+    """Yields inputs for calibration: every class, example captions, psi of every strength."""
     for start in range(0, _CALIBRATION_IMAGES, _BATCH):
-        feed: Feed = {
-            "z": latents(
-                _CALIBRATION_SEED, start, _BATCH, spec.z_dim, distribution=spec.distribution
-            )
-        }
+        feed = draw_batch(spec, _CALIBRATION_SEED, start, _BATCH).make_feed(spec.inputs)
         turns = np.arange(start, start + _BATCH, dtype=np.int64)[:, np.newaxis]
         if spec.conditional:
             feed["class_id"] = turns % spec.num_classes
-        if spec.truncation is not None and spec.truncation.kind is TruncationKind.PSI:
+        if spec.takes_psi and spec.truncation is not None:
             low, high = spec.truncation.minimum, spec.truncation.maximum
             strength = low + (high - low) * turns / (_CALIBRATION_IMAGES - 1)
             feed["truncation"] = strength.astype(np.float32)

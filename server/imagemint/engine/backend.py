@@ -5,6 +5,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from imagemint.engine.batch import Batch
 from imagemint.engine.bundle.variants import Variant
 
 
@@ -15,20 +16,10 @@ class Instance(Protocol):
     it owns nothing.
     """
 
-    def run(
-        self,
-        z: npt.NDArray[np.float32],
-        class_id: npt.NDArray[np.int64] | None = None,
-        truncation: npt.NDArray[np.float32] | None = None,
-    ) -> npt.NDArray[np.uint8]:
+    def run(self, batch: Batch) -> npt.NDArray[np.uint8]:
         """Returns the images of a batch, the same bytes and errors as `Backend.run`."""
 
-    def run_alone(
-        self,
-        z: npt.NDArray[np.float32],
-        class_id: npt.NDArray[np.int64] | None = None,
-        truncation: npt.NDArray[np.float32] | None = None,
-    ) -> npt.NDArray[np.uint8]:
+    def run_alone(self, batch: Batch) -> npt.NDArray[np.uint8]:
         """Returns the same as `run`, possibly faster; for a batch while no other one runs."""
 
     def close(self) -> None:
@@ -50,25 +41,15 @@ class Backend(Protocol):
     def variant(self) -> Variant:
         """The graph of the bundle that it runs."""
 
-    def run(
-        self,
-        z: npt.NDArray[np.float32],
-        class_id: npt.NDArray[np.int64] | None = None,
-        truncation: npt.NDArray[np.float32] | None = None,
-    ) -> npt.NDArray[np.uint8]:
+    def run(self, batch: Batch) -> npt.NDArray[np.uint8]:
         """Returns the images of a batch, uint8 [N, height, width, channels].
 
         The pixels of a row depend only on that row, not on the size or the other rows of the batch.
         The method is thread-safe, and blocks its thread without holding the GIL.
 
-        Args:
-            z: float32 [N, z_dim]; N can be 0.
-            class_id: int64 [N], each 0 to K - 1; None for an unconditional model.
-            truncation: float32 [N], for a model whose truncation is PSI; None otherwise.
-
         Raises:
-            ValueError: a shape, dtype or range does not fit the model. This is a bug in the calling
-                code, because requests are validated before.
+            ValueError: an input is missing, or its dtype or shape does not fit the model. This is
+                a bug in the calling code, because requests are validated before.
             BackendFailed: the runtime failed, or the backend is closed.
         """
 

@@ -48,11 +48,14 @@ class Captions:
     """Maximum words of a caption, and the length of its token ids."""
     examples: tuple[str, ...]
     """Captions in their normal form, at least one."""
+    example_tokens: npt.NDArray[np.int64] = field(init=False, repr=False, compare=False)
+    """Token ids of the examples, int64 [K, max_words]."""
     _ids: dict[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         ids = {word: number for number, word in enumerate(self.vocabulary, start=1)}
         object.__setattr__(self, "_ids", ids)
+        object.__setattr__(self, "example_tokens", self.encode(self.examples))
 
     def parse(self, text: str) -> str:
         """Returns the normal form of a caption that the model understands.

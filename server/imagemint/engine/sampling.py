@@ -125,6 +125,19 @@ def latents_of(
     return _shaped(u, distribution, _thresholds(runs))
 
 
+def cut_runs(runs: Sequence[Run], start: int, stop: int) -> list[Run]:
+    """Returns the runs of the images ``start .. stop - 1`` of several runs."""
+    parts = []
+    for seed, first_index, length, threshold in runs:
+        low, high = max(start, 0), min(stop, length)
+        if low < high:
+            parts.append(Run(seed, first_index + low, high - low, threshold))
+        start, stop = start - length, stop - length
+        if stop <= 0:
+            break
+    return parts
+
+
 def runs_at(
     seeds: npt.NDArray[np.uint64],
     indices: npt.NDArray[np.uint64],

@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Self
 from urllib.parse import quote, unquote
 
@@ -50,13 +51,8 @@ class Serial:
     """Caption in its normal form; None for a model without captions."""
 
     def __str__(self) -> str:
-        return spelled(
-            *(self.model, self.version, self.seed, self.index),
-            class_id=self.class_id,
-            truncation=self.truncation,
-            variant=self.variant,
-            caption=self.caption,
-        )
+        reel = spell_reel(self.model, self.version, self.variant, self.seed)
+        return f"{reel}{self.index}{spell_terms(self.class_id, self.caption, self.truncation)}"
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -80,29 +76,26 @@ class Serial:
         return cls(found["model"], version, seed, index, class_id, truncation, variant, caption)
 
 
-def spelled(  # noqa: PLR0917 - in the order in which they are spelt; and called for every image
-    model: str,
-    version: int,
-    seed: int,
-    index: int,
-    class_id: int | None = None,
-    truncation: float | None = None,
-    variant: str | None = None,
-    caption: str | None = None,
-) -> str:
-    """The one spelling of a serial number, of the parts of a `Serial`: for those who spell many."""
-    text = f"{model}@{version}{'' if variant is None else f'+{variant}'}/{seed}/{index}"
-    separator = "?"
+def spell_reel(model: str, version: int, variant: str | None, seed: int) -> str:
+    """Returns the first part of the serials of a seed, up to the index."""
+    return f"{model}@{version}{'' if variant is None else f'+{variant}'}/{seed}/"
+
+
+@lru_cache(maxsize=1_024)
+def spell_terms(class_id: int | None, caption: str | None, truncation: float | None) -> str:
+    """Returns the last part of a serial, which follows the index.
+
+    It is cached, because it is needed for every image, and most images have it in common.
+    """
+    terms = []
     if class_id is not None:
-        text = f"{text}?class={class_id}"
-        separator = "&"
+        terms.append(f"class={class_id}")
     if caption is not None:
-        text = f"{text}{separator}caption={quote(caption, safe='')}"
-        separator = "&"
+        terms.append(f"caption={quote(caption, safe='')}")
     if truncation is not None:
         # repr is the shortest decimal that reads back as the same float64.
-        text = f"{text}{separator}truncation={float(truncation)!r}"
-    return text
+        terms.append(f"truncation={float(truncation)!r}")
+    return f"?{'&'.join(terms)}" if terms else ""
 
 
 def _parse_terms(text: str, terms: str | None) -> tuple[int | None, str | None, float | None]:

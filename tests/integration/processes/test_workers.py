@@ -15,6 +15,7 @@ from server_process import ended, line_of, process, watched
 from tiny_bundles import write_bundle
 
 from imagemint.client import AsyncClient
+from imagemint.engine.batch import Batch
 from imagemint.engine.bundle import read_bundle
 from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.engine.sampling import latents
@@ -199,7 +200,7 @@ async def test_killed_worker_goes_unnoticed(tiny):
     """Under load: no asker sees an error or a wrong byte, streams go on, and it is replaced."""
     count, streamed = 16, 40
     engine = OnnxBackend(read_bundle(tiny / "tiny/1"), device="cpu")
-    expected = engine.run(latents(5, 0, 64 * streamed, 8))
+    expected = engine.run(Batch(latents(5, 0, 64 * streamed, 8)))
     answered, more = asyncio.Semaphore(0), asyncio.Event()
     more.set()
 

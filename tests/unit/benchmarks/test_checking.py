@@ -9,6 +9,7 @@ from tiny_bundles import write_bundle
 
 from imagemint.bench.mix import parse_mix
 from imagemint.bench.target import CallFailed
+from imagemint.engine.batch import Batch
 from imagemint.engine.bundle import read_bundle
 from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.engine.sampling import drawn_classes, latents
@@ -40,7 +41,7 @@ def images(bundle):
     spec = bundle.spec
     instance = OnnxBackend(bundle, device="cpu").open_instance()
     z = latents(REEL, 0, 3, spec.z_dim)
-    return np.array(instance.run(z, drawn_classes(REEL, 0, 3, spec.num_classes), None))
+    return np.array(instance.run(Batch(z, drawn_classes(REEL, 0, 3, spec.num_classes))))
 
 
 def scripted(*answers):

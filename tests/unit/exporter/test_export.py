@@ -10,6 +10,7 @@ from google.protobuf import json_format
 from PIL import Image
 
 from imagemint.engine import Serial, drawn_classes, latents
+from imagemint.engine.batch import Batch
 from imagemint.engine.bundle import read_bundle
 from imagemint.engine.bundle.findings import Batching
 from imagemint.engine.onnx.backend import OnnxBackend
@@ -59,8 +60,8 @@ def test_pixels_are_those_of_pytorch(trained, exported):
     """Latents not seen in the export give PyTorch's pixels within a level."""
     z, classes = latents(99, 5, 200, 8), drawn_classes(99, 5, 200, 3)
     backend = OnnxBackend(exported, device="cpu")
-    served = backend.run(z, classes).astype(int)
-    assert np.abs(served - parity.run_pytorch(trained, z, classes)).max() <= 1
+    served = backend.run(Batch(z, classes)).astype(int)
+    assert np.abs(served - parity.run_pytorch(trained, Batch(z, classes))).max() <= 1
     assert served.std() > 20
 
 
@@ -76,7 +77,7 @@ def test_samples_are_the_first_serials(exported):
     backend = OnnxBackend(exported, device="cpu")
     for row, column in ((0, 0), (1, 4), (2, 9)):
         z = latents(0, row * 10 + column, 1, 8)
-        (image,) = backend.run(z, np.int64([row]))
+        (image,) = backend.run(Batch(z, np.int64([row])))
         top, left = 2 + row * 30, 2 + column * 30
         assert np.array_equal(sheet[top : top + 28, left : left + 28], image[:, :, 0])
 

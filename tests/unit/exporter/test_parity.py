@@ -15,8 +15,8 @@ class _Disturbed:
         self._backend, self._fault = backend, fault
         self.provider, self.description = backend.provider, backend.description
 
-    def run(self, z, class_id=None, truncation=None):
-        return self._fault(self._backend.run(z, class_id, truncation).copy())
+    def run(self, batch):
+        return self._fault(self._backend.run(batch).copy())
 
     def close(self):
         self._backend.close()

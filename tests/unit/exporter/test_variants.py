@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from imagemint.engine import drawn_classes, latents
+from imagemint.engine.batch import Batch
 from imagemint.engine.bundle import read_bundle
 from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.exporter import variants
@@ -106,5 +107,5 @@ def test_target_decides_the_layout(trained, tmp_path):
         )
         assert (b"ConvTranspose" in bundle.read_model()) == (target == "cuda")
         z, classes = latents(1, 0, 50, 8), drawn_classes(1, 0, 50, 3)
-        images.append(OnnxBackend(bundle, device="cpu").run(z, classes).astype(int))
+        images.append(OnnxBackend(bundle, device="cpu").run(Batch(z, classes)).astype(int))
     assert np.abs(images[0] - images[1]).max() <= 1

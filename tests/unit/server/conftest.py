@@ -8,7 +8,7 @@ from tiny_bundles import write_bundle
 from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.engine.sampling import Distribution
 from imagemint.engine.spec import ModelSpec
-from imagemint.server.batching import Batcher, Job
+from imagemint.server.batching import Batcher, Conditions, Job
 from imagemint.server.repository import ModelRepository
 from imagemint.server.telemetry.metrics import Metrics
 
@@ -24,8 +24,9 @@ SPEC = ModelSpec(
 )
 
 
-def dots(z, class_id, truncation):
+def dots(batch):
     """One pixel for each image, from the two numbers of its latent."""
+    z = batch.z
     return ((z[:, 0] * 50 + z[:, 1]) % 256).astype(np.uint8).reshape(-1, 1, 1, 1)
 
 
@@ -64,11 +65,10 @@ def new_job():
     """Makes jobs whose latents tell them apart: [tag, place within the job]."""
 
     def make(tag, count, **options):
-        def draw(start, stop):
-            places = np.arange(start, stop, dtype=np.float32)
-            return np.stack([np.full(stop - start, tag, np.float32), places], axis=1)
-
-        return Job(count, draw, options.pop("class_id", None), **options)
+        places = np.arange(count, dtype=np.float32)
+        latents = np.stack([np.full(count, tag, np.float32), places], axis=1)
+        conditions = Conditions(options.pop("class_id", None))
+        return Job(count, latents, conditions, **options)
 
     return make
 
@@ -96,6 +96,7 @@ def models(tmp_path_factory):
     write_bundle(directory, "plain", conditional=False)
     write_bundle(directory, "bounded", truncation="threshold")
     write_bundle(directory, "styled", truncation="psi")
+    write_bundle(directory, "people", captions=True, truncation="threshold")
     return directory
 
 

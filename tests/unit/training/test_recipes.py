@@ -14,6 +14,7 @@ from small_runs import pictures, small, train
 
 from imagemint.client.cli import main
 from imagemint.engine import drawn_classes, latents
+from imagemint.engine.batch import Batch
 from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.engine.spec import TruncationKind
 from imagemint.exporter import parity
@@ -119,7 +120,7 @@ def test_recipe_trains_resumes_and_serves(name, tmp_path, monkeypatch):
     z = latents(0, 0, 5, spec.z_dim, distribution=spec.distribution)
     classes = drawn_classes(0, 0, 5, spec.num_classes) if spec.conditional else None
     psi = np.linspace(0, 1, 5, dtype=np.float32) if recipe.truncation == "psi" else None
-    images = backend.run(z, classes, psi)
+    images = backend.run(Batch(z, classes, truncation=psi))
     assert images.shape[1:] == pictures(type(recipe)).images.shape[1:]
     assert images.std() > 0
 

@@ -8,6 +8,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from imagemint.engine.captions import Captions
 from imagemint.engine.sampling import Distribution
 from imagemint.training.errors import CheckpointError
 from imagemint.training.evaluation_report import EvaluationFigure, read_report
@@ -26,8 +27,9 @@ class TrainedGenerator:
 
     Attributes:
         module: in evaluation mode on the CPU; forward(z [N, z_dim], y int64 [N]) -> [N, C, H, W]
-            in [-1, 1]. Without class labels it takes no y; where truncation is ``psi`` it takes
-            that last, float32 [N, 1].
+            in [-1, 1]. Without class labels it takes no y. With captions it takes
+            ``tokens=`` int64 [N, max_words], and where truncation is ``psi`` also ``truncation=``
+            float32 [N, 1].
         z_dim: length of a latent.
         class_labels: label texts by class index; empty for an unconditional generator.
         image_size: height and width in pixels.
@@ -43,6 +45,7 @@ class TrainedGenerator:
         evaluations: measured figures, from ``RUN/evaluation.json`` if it is of these weights.
         distribution: of the latent's elements.
         truncation: how diversity is traded for fidelity, ``threshold`` or ``psi``.
+        captions: the captions that it understands; None if it takes none.
     """
 
     module: nn.Module
@@ -61,6 +64,7 @@ class TrainedGenerator:
     evaluations: tuple[EvaluationFigure, ...]
     distribution: Distribution = Distribution.NORMAL
     truncation: Literal["threshold", "psi"] = "threshold"
+    captions: Captions | None = None
 
 
 def _described(run: Path) -> tuple[Path, dict[str, Any], Recipe]:

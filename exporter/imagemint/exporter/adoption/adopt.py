@@ -8,6 +8,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from imagemint.engine import BackendFailed, BundleRefused, Distribution, latents
+from imagemint.engine.batch import Batch
 from imagemint.engine.onnx.session import cpu_session
 from imagemint.exporter.adoption.batch_axis import free_batch_axis
 from imagemint.exporter.adoption.foreign import ForeignModel
@@ -107,7 +108,8 @@ def _check_any_batch(
     labels = len(foreign.class_labels)
     classes = np.arange(rows) % labels if labels else None
     psi = None if signature.truncation is None else np.ones(rows, np.float32)
-    expected = original.pixels(z, classes, psi).astype(np.int16)
+    batch = Batch(z, classes, truncation=psi)
+    expected = original.pixels(batch).astype(np.int16)
     try:
         session = cpu_session(model.SerializeToString(), 1, foreign.path)
         for size in _BATCHES:

@@ -9,6 +9,7 @@ import onnx
 from onnx import helper
 
 from imagemint.engine import BackendFailed, BundleRefused, latents
+from imagemint.engine.batch import Batch
 from imagemint.engine.onnx.session import Session, cpu_session
 from imagemint.exporter.adoption.foreign import ForeignModel
 from imagemint.exporter.adoption.signature import Form, Input, Signature
@@ -71,21 +72,14 @@ class OriginalModel:
                     self.batch = None
             raise ExportError(f"{self._foreign.path} does not run: {error.__cause__}") from error
 
-    def pixels(
-        self, z: _Floats, classes: _Classes | None, psi: _Floats | None
-    ) -> npt.NDArray[np.uint8]:
+    def pixels(self, batch: Batch) -> npt.NDArray[np.uint8]:
         """Returns images uint8 [N, H, W, C], scaled and rounded here.
-
-        Args:
-            z: latents float32 [N, z_dim].
-            classes: class indices int64 [N], or None.
-            psi: truncation float32 [N], or None.
 
         Raises:
             ExportError: the file does not run.
         """
         try:
-            values = self._images(self._output(z, classes, psi))
+            values = self._images(self._output(batch.z, batch.class_id, batch.truncation))
         except BackendFailed as error:
             raise ExportError(f"{self._foreign.path} does not run: {error.__cause__}") from error
         low, high = map(np.float32, self._foreign.value_range)

@@ -34,13 +34,13 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 
 from imagemint.engine.backend import Instance
+from imagemint.engine.batch import Batch, Feed, rows
 from imagemint.engine.bundle import Bundle
 from imagemint.engine.bundle.findings import FIXED_BATCH, Batching, Findings
 from imagemint.engine.bundle.memory_estimate import Estimate
@@ -52,12 +52,10 @@ from imagemint.engine.onnx.batch_invariance import (
     ALONE_ROWS,
     PROBE_ROWS,
     THOROUGH_BATCHES,
-    Feed,
     agreeing_buckets,
     needed_batching,
     probe_feed,
     reduces,
-    rows,
     same_everywhere,
     showing_floats,
 )
@@ -77,7 +75,6 @@ from imagemint.engine.onnx.session import (
     first_line,
     on_device,
 )
-from imagemint.engine.spec import TruncationKind
 
 _log = logging.getLogger(__name__)
 
@@ -144,9 +141,6 @@ class OnnxBackend:
             raise ValueError(f"device must be auto, cpu or cuda, not {device!r}")
         self._spec = bundle.spec
         self._name = f"{bundle.spec.name}@{bundle.version}"
-        self._takes_psi = (
-            bundle.spec.truncation is not None and bundle.spec.truncation.kind is TruncationKind.PSI
-        )
         session, why, self._variant, which, content = _open_session(
             bundle, device, intra_op_threads, variant, max_image_memory_bytes
         )
@@ -213,15 +207,10 @@ class OnnxBackend:
         """Sizes that batches are padded to, ascending; empty without padding to buckets."""
         return self._buckets
 
-    def run(
-        self,
-        z: npt.NDArray[np.float32],
-        class_id: npt.NDArray[np.int64] | None = None,
-        truncation: npt.NDArray[np.float32] | None = None,
-    ) -> npt.NDArray[np.uint8]:
+    def run(self, batch: Batch) -> npt.NDArray[np.uint8]:
         """Returns the images, uint8 [N, height, width, channels]; see `Backend.run`."""
-        feed = self._prepare(z, class_id, truncation)
-        count = len(z)
+        feed = self._prepare(batch)
+        count = len(batch)
         if count == 0:
             spec = self._spec
             return np.empty((0, spec.height, spec.width, spec.channels), dtype=np.uint8)
@@ -234,17 +223,12 @@ class OnnxBackend:
             return np.concatenate([self._run_as_given(part) for part in parts])
         return self._run_as_given(feed)
 
-    def run_alone(
-        self,
-        z: npt.NDArray[np.float32],
-        class_id: npt.NDArray[np.int64] | None = None,
-        truncation: npt.NDArray[np.float32] | None = None,
-    ) -> npt.NDArray[np.uint8]:
+    def run_alone(self, batch: Batch) -> npt.NDArray[np.uint8]:
         """Returns the same as `run`, on several threads if the probe found equal results."""
         alone = self._alone
-        if alone is None or not 1 <= len(z) <= min(ALONE_ROWS, self._most_rows):
-            return self.run(z, class_id, truncation)
-        return alone.run(self._prepare(z, class_id, truncation))
+        if alone is None or not 1 <= len(batch) <= min(ALONE_ROWS, self._most_rows):
+            return self.run(batch)
+        return alone.run(self._prepare(batch))
 
     def open_instance(self) -> Instance:
         """Returns an instance for the calling thread; see `Backend.open_instance`."""
@@ -291,32 +275,9 @@ class OnnxBackend:
             raise BackendFailed("the model was closed")
         return self._session
 
-    def _prepare(
-        self,
-        z: npt.NDArray[np.float32],
-        class_id: npt.NDArray[np.int64] | None,
-        truncation: npt.NDArray[np.float32] | None,
-    ) -> Feed:
-        """Checks the inputs and returns them by name.
-
-        A graph itself would not reject class -1: it means the last class there.
-        """
+    def _prepare(self, batch: Batch) -> Feed:
         self._get_session()
-        spec = self._spec
-        if z.dtype != np.float32 or z.ndim != 2 or z.shape[1] != spec.z_dim:  # noqa: PLR2004 - axes
-            raise ValueError(f"z must be float32 [N, {spec.z_dim}], not {z.dtype} {z.shape}")
-        feed: Feed = {"z": z}
-        if (class_id is not None) != spec.conditional:
-            raise ValueError(f"class_id {'is missing' if spec.conditional else 'is not wanted'}")
-        if class_id is not None:
-            feed["class_id"] = _column("class_id", class_id, np.dtype(np.int64), len(z))
-            if len(z) and not 0 <= class_id.min() <= class_id.max() < spec.num_classes:
-                raise ValueError(f"class_id must be 0 to {spec.num_classes - 1}")
-        if (truncation is not None) != self._takes_psi:
-            raise ValueError(f"truncation {'is missing' if self._takes_psi else 'is not wanted'}")
-        if truncation is not None:
-            feed["truncation"] = _column("truncation", truncation, np.dtype(np.float32), len(z))
-        return feed
+        return batch.make_feed(self._spec.inputs)
 
     def _run_as_given(self, feed: Feed) -> npt.NDArray[np.uint8]:
         """Returns the images of a batch of any probed size."""
@@ -524,11 +485,3 @@ def _choose(bundle: Bundle, device: str, asked: str) -> tuple[Variant, str]:
         return choose_variant(bundle.variants, device, asked)
     except LookupError as error:
         raise BundleRefused(bundle.directory, str(error)) from error
-
-
-def _column(
-    name: str, values: npt.NDArray[Any], dtype: np.dtype[Any], rows: int
-) -> npt.NDArray[Any]:
-    if values.dtype != dtype or values.shape != (rows,):
-        raise ValueError(f"{name} must be {dtype} [{rows}], not {values.dtype} {values.shape}")
-    return values[:, np.newaxis]

@@ -8,19 +8,16 @@ A row can depend on the size of its batch, on its place in it, and on what the o
 the last, the probe puts very different rows beside it: only batches of one row are safe then.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 
+from imagemint.engine.batch import Feed, draw_batch, rows
 from imagemint.engine.bundle.findings import FIXED_BATCH, Batching
-from imagemint.engine.sampling import drawn_classes, latents
-from imagemint.engine.spec import ModelSpec, TruncationKind
-
-Feed = dict[str, npt.NDArray[Any]]
-"""The graph's inputs by name, the batch along the first axis of each."""
+from imagemint.engine.spec import ModelSpec
 
 PROBE_ROWS = 64
 """Rows of one probe, and of the largest batch that is run where batches run as they come."""
@@ -47,21 +44,12 @@ _STRANGE_SCALES = np.array([0.0, 1e-3, 30.0, 1e4], np.float32)
 
 
 def probe_feed(spec: ModelSpec, count: int = PROBE_ROWS) -> Feed:
-    """Returns input rows that cover the classes and the whole range of truncation."""
-    z = latents(_SEED, 0, count, spec.z_dim, distribution=spec.distribution)
-    feed: Feed = {"z": z}
-    if spec.conditional:
-        classes = drawn_classes(_SEED, 0, count, spec.num_classes)
-        feed["class_id"] = classes[:, np.newaxis]
-    if spec.truncation is not None and spec.truncation.kind is TruncationKind.PSI:
+    """Returns input rows that cover classes or captions and the whole range of truncation."""
+    feed = draw_batch(spec, _SEED, 0, count).make_feed(spec.inputs)
+    if spec.takes_psi and spec.truncation is not None:
         low, high = spec.truncation.minimum, spec.truncation.maximum
         feed["truncation"] = np.linspace(low, high, count, dtype=np.float32)[:, np.newaxis]
     return feed
-
-
-def rows(feed: Mapping[str, npt.NDArray[Any]], start: int, stop: int) -> Feed:
-    """Returns the rows `start` to `stop - 1` of a batch."""
-    return {name: value[start:stop] for name, value in feed.items()}
 
 
 # The milder measure first.

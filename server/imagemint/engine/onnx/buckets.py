@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from imagemint.engine.batch import Batch, Feed
 from imagemint.engine.errors import BackendFailed
-from imagemint.engine.onnx.batch_invariance import Feed
 from imagemint.engine.onnx.session import BoundBatch, Session
 from imagemint.engine.spec import ModelSpec
 
@@ -89,44 +89,34 @@ class BucketedInstance:
         batches: the buckets, by size.
     """
 
-    def __init__(self, prepare: Callable[..., Feed], batches: Mapping[int, BoundBatch]) -> None:
+    def __init__(self, prepare: Callable[[Batch], Feed], batches: Mapping[int, BoundBatch]) -> None:
         self._prepare = prepare
         self._batches = dict(sorted(batches.items()))
         self._buckets = tuple(self._batches)
         self._row = next(iter(batches.values())).output.shape[1:]
         self._thread = threading.get_ident()
 
-    def run(
-        self,
-        z: npt.NDArray[np.float32],
-        class_id: npt.NDArray[np.int64] | None = None,
-        truncation: npt.NDArray[np.float32] | None = None,
-    ) -> npt.NDArray[np.uint8]:
+    def run(self, batch: Batch) -> npt.NDArray[np.uint8]:
         """Images uint8 [N, height, width, channels]; see `Backend.run`."""
         if threading.get_ident() != self._thread:
             raise RuntimeError("an instance belongs to the thread that opened it")
-        feed = self._prepare(z, class_id, truncation)
+        feed = self._prepare(batch)
         if not self._batches:
             raise BackendFailed("the instance was closed")
-        images = np.empty((len(z), *self._row), np.uint8)
-        for piece in pieces(len(z), self._buckets):
-            batch = self._batches[piece.size]
+        images = np.empty((len(batch), *self._row), np.uint8)
+        for piece in pieces(len(batch), self._buckets):
+            bound = self._batches[piece.size]
             count = piece.stop - piece.start
-            for name, array in batch.inputs.items():
+            for name, array in bound.inputs.items():
                 array[:count] = feed[name][piece.start : piece.stop]
                 array[count:] = feed[name][piece.start]
-            batch.run()
-            images[piece.start : piece.stop] = batch.output[:count]
+            bound.run()
+            images[piece.start : piece.stop] = bound.output[:count]
         return images
 
-    def run_alone(
-        self,
-        z: npt.NDArray[np.float32],
-        class_id: npt.NDArray[np.int64] | None = None,
-        truncation: npt.NDArray[np.float32] | None = None,
-    ) -> npt.NDArray[np.uint8]:
+    def run_alone(self, batch: Batch) -> npt.NDArray[np.uint8]:
         """Returns the same as `run`; a GPU gains nothing when no other batch runs."""
-        return self.run(z, class_id, truncation)
+        return self.run(batch)
 
     def close(self) -> None:
         """Releases the buffers. It can be called twice."""

@@ -16,9 +16,9 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import onnxruntime as ort
 
+from imagemint.engine.batch import Feed
 from imagemint.engine.errors import BackendFailed, BundleRefused
 from imagemint.engine.failure_causes import is_passing
-from imagemint.engine.onnx.batch_invariance import Feed
 from imagemint.engine.onnx.capture_lock import Gate
 from imagemint.engine.onnx.cuda import CudaRuntime
 

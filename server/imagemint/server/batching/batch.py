@@ -3,7 +3,8 @@
 import numpy as np
 import numpy.typing as npt
 
-from imagemint.engine.sampling import Run, latents_of
+from imagemint.engine.batch import Batch
+from imagemint.engine.sampling import Run, cut_runs, latents_of
 from imagemint.engine.spec import ModelSpec
 from imagemint.server.batching.job import Slice
 
@@ -37,42 +38,66 @@ def count_images(batch: list[Slice]) -> int:
     return sum(stop - start for _, start, stop in batch)
 
 
-def stack_latents(batch: list[Slice], spec: ModelSpec) -> npt.NDArray[np.float32]:
+def stack_inputs(batch: list[Slice], spec: ModelSpec) -> Batch:
+    """Returns the inputs of a batch."""
+    return Batch(
+        z=_stack_latents(batch, spec),
+        class_id=_stack_classes(batch) if spec.conditional else None,
+        tokens=_stack_tokens(batch) if spec.captions is not None else None,
+        truncation=_stack_psi(batch) if spec.takes_psi else None,
+    )
+
+
+def _stack_latents(batch: list[Slice], spec: ModelSpec) -> npt.NDArray[np.float32]:
     """Returns the latents float32 [N, z_dim]; one call draws those of all seeds."""
-    z = np.empty((count_images(batch), spec.z_dim), np.float32)
     runs: list[Run] = []
-    is_drawn = np.ones(len(z), np.bool_)
+    given: list[tuple[int, npt.NDArray[np.float32]]] = []
     row = 0
     for job, start, stop in batch:
-        latents = job.latents(start, stop)
-        if isinstance(latents, np.ndarray):
-            z[row : row + stop - start] = latents
-            is_drawn[row : row + stop - start] = False
+        if isinstance(job.latents, np.ndarray):
+            given.append((row, job.latents[start:stop]))
+        elif stop - start == job.count:
+            runs += job.latents
         else:
-            runs += latents
+            runs += cut_runs(job.latents, start, stop)
         row += stop - start
     drawn = latents_of(runs, spec.z_dim, distribution=spec.distribution)
-    if len(drawn) == len(z):
+    if not given:
         return drawn
+    z = np.empty((row, spec.z_dim), np.float32)
+    is_drawn = np.ones(row, np.bool_)
+    for first, latents in given:
+        z[first : first + len(latents)] = latents
+        is_drawn[first : first + len(latents)] = False
     z[is_drawn] = drawn
     return z
 
 
-def stack_classes(batch: list[Slice]) -> npt.NDArray[np.int64] | None:
-    """Returns the classes int64 [N]; None if the jobs have no classes."""
+def _stack_classes(batch: list[Slice]) -> npt.NDArray[np.int64]:
+    """Returns the classes int64 [N]."""
     classes: list[int] = []
     for job, start, stop in batch:
-        if job.class_id is None:
-            return None
-        classes.extend(job.class_id[start:stop])
+        classes.extend((job.conditions.class_id or ())[start:stop])
     return np.array(classes, np.int64)
 
 
-def stack_truncation(batch: list[Slice]) -> npt.NDArray[np.float32] | None:
-    """Returns the truncation float32 [N]; None if the jobs have no truncation."""
-    parts = [
-        np.broadcast_to(np.float32(p.job.truncation), p.job.count)[p.start : p.stop]
-        for p in batch
-        if p.job.truncation is not None
-    ]
-    return np.concatenate(parts) if parts else None
+def _stack_tokens(batch: list[Slice]) -> npt.NDArray[np.int64]:
+    """Returns the token ids int64 [N, max_words]."""
+    return np.concatenate(
+        [
+            job.conditions.tokens[start:stop]
+            for job, start, stop in batch
+            if job.conditions.tokens is not None
+        ]
+    )
+
+
+def _stack_psi(batch: list[Slice]) -> npt.NDArray[np.float32]:
+    """Returns the truncation float32 [N]."""
+    return np.concatenate(
+        [
+            np.broadcast_to(np.float32(job.psi), job.count)[start:stop]
+            for job, start, stop in batch
+            if job.psi is not None
+        ]
+    )

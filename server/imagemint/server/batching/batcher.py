@@ -28,9 +28,7 @@ from imagemint.server.batching.batch import (
     allocate_images,
     assign_images,
     count_images,
-    stack_classes,
-    stack_latents,
-    stack_truncation,
+    stack_inputs,
 )
 from imagemint.server.batching.drain_rate import DrainRate
 from imagemint.server.batching.job import Job, Slice
@@ -384,11 +382,9 @@ class Batcher:
             if not start:
                 job.started_ns = began
         try:
-            z = stack_latents(batch, self._spec)
-            class_id = stack_classes(batch)
-            truncation = stack_truncation(batch)
+            inputs = stack_inputs(batch, self._spec)
             before = time.perf_counter_ns()
-            images = run(z, class_id, truncation)
+            images = run(inputs)
             after = time.perf_counter_ns()
             assign_images(batch, images, self._spec)
             took = Phases(before - began, after - before, time.perf_counter_ns() - after)

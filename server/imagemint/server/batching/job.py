@@ -3,7 +3,7 @@
 import asyncio
 import enum
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -20,18 +20,32 @@ class Priority(enum.StrEnum):
     NORMAL = "normal"
 
 
+class Conditions(NamedTuple):
+    """What each image of a job shows; None for an input that the model does not take."""
+
+    class_id: Sequence[int] | None = None
+    """Class of each image."""
+    captions: Sequence[str] | None = None
+    """Caption of each image, in its normal form."""
+    tokens: npt.NDArray[np.int64] | None = None
+    """Token ids of the captions, int64 [count, max_words]."""
+
+
+NO_CONDITIONS = Conditions()
+"""The conditions of a model that takes none."""
+
+
 @dataclass(eq=False, slots=True)
 class Job:
     """Images that one caller waits for.
 
     Attributes:
         count: number of images, 1 or more.
-        latents: returns the latents of the images start to stop - 1 of the job: runs of that many
-            images in all, or float32 [n, z_dim]. The instance draws the latents of a whole batch at
-            once.
-        class_id: `count` classes, or None.
-        truncation: only for a model with PSI truncation, where it is never None: one value for all
-            images, or float32 [count].
+        latents: runs of `count` images in all, of which the instance draws the latents of a whole
+            batch at once; or the latents themselves, float32 [count, z_dim].
+        conditions: what each image shows.
+        psi: only for a model with PSI truncation, where it is never None: one value for all images,
+            or float32 [count].
         deadline: `time.monotonic` value after which no image of the job is computed.
         priority: priority in the queue.
         streamed: whether the job is part of a stream. Streams get their own share of a batch; see
@@ -41,9 +55,9 @@ class Job:
     """
 
     count: int
-    latents: Callable[[int, int], Sequence[Run] | npt.NDArray[np.float32]]
-    class_id: Sequence[int] | None
-    truncation: float | npt.NDArray[np.float32] | None = None
+    latents: Sequence[Run] | npt.NDArray[np.float32]
+    conditions: Conditions = NO_CONDITIONS
+    psi: float | npt.NDArray[np.float32] | None = None
     deadline: float = math.inf
     priority: Priority = Priority.NORMAL
     streamed: bool = False

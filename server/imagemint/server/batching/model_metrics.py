@@ -60,7 +60,7 @@ class ModelMetrics:
         waits = [(job.priority, began_ns - job.accepted_ns) for job, start, _ in batch if not start]
         whole = [
             (
-                *(job.class_id, job.count, job.finished_ns - job.accepted_ns),
+                *(job.conditions.class_id, job.count, job.finished_ns - job.accepted_ns),
                 *(job.input_ns, job.inference_ns, job.output_ns),
             )
             for job in finished

@@ -27,25 +27,26 @@ STREAM_SHARE = 4
 
 
 class Queue:
-    """Jobs with images that no batch has taken. Not thread-safe: the owner holds a lock."""
+    """Jobs with images that no batch has taken. Not thread-safe: the owner holds a lock.
+
+    Attributes:
+        images: number of images that wait.
+        stream_images: number of images of streams that wait.
+        next_deadline: a `time.monotonic` value before which no deadline passes. Checking every job
+            for every batch would cost too much.
+    """
 
     def __init__(self) -> None:
+        self.images = 0
+        self.stream_images = 0
+        self.next_deadline = math.inf
         self._high = _Level()
         self._normal = _Level()
+        self._lines = (
+            *(self._high.singles, self._high.streams),
+            *(self._normal.singles, self._normal.streams),
+        )
         self._normal_minimum = _Minimum(NORMAL_SHARE)
-        # No deadline passes before this time. Checking every job for every batch would cost too
-        # much.
-        self._next_deadline = math.inf
-
-    @property
-    def images(self) -> int:
-        """Number of images that wait."""
-        return self._high.images + self._normal.images
-
-    @property
-    def stream_images(self) -> int:
-        """Number of images of streams that wait."""
-        return self._high.streams.images + self._normal.streams.images
 
     def __bool__(self) -> bool:
         """Whether any image waits."""
@@ -53,9 +54,8 @@ class Queue:
 
     def __iter__(self) -> Iterator[Job]:
         """Yields the waiting jobs, HIGH jobs first."""
-        for level in (self._high, self._normal):
-            yield from level.singles.jobs
-            yield from level.streams.jobs
+        for line in self._lines:
+            yield from line.jobs
 
     def __contains__(self, job: Job) -> bool:
         return job in self._find_line(job).jobs
@@ -63,7 +63,7 @@ class Queue:
     @property
     def is_shared(self) -> bool:
         """Whether several jobs wait."""
-        return self._high.size + self._normal.size > 1
+        return sum([len(line.jobs) for line in self._lines]) > 1
 
     @property
     def can_wait(self) -> bool:
@@ -82,30 +82,43 @@ class Queue:
         line = self._find_line(job)
         line.jobs.append(job)
         line.images += job.count
-        self._next_deadline = min(self._next_deadline, job.deadline)
+        self._count(job, job.count)
+        self.next_deadline = min(self.next_deadline, job.deadline)
 
     def remove(self, job: Job) -> None:
         """Removes a waiting job; batches with some of its images go on."""
         line = self._find_line(job)
         line.jobs.remove(job)
-        line.images -= count_images_left(job)
+        left = count_images_left(job)
+        line.images -= left
+        self._count(job, -left)
 
     def find_late(self, now: float) -> list[Job]:
         """Returns the jobs whose deadline has passed, by `time.monotonic`; they stay queued."""
-        if now < self._next_deadline:
+        if now < self.next_deadline:
             return []
         late = [job for job in self if job.deadline <= now]
-        self._next_deadline = min(
+        self.next_deadline = min(
             (job.deadline for job in self if job.deadline > now), default=math.inf
         )
         return late
 
     def cut(self, room: int) -> list[Slice]:
         """Takes up to `room` images. A job with images left goes to the end of its line."""
-        high, normal = self._high, self._normal
-        room = min(room, self.images)
-        part = self._normal_minimum.grant(room, normal.images, high.images)
-        return [*high.cut(room - part), *normal.cut(part)]
+        if room >= self.images:  # everything: no shares to compute
+            batch = [piece for line in self._lines if line.jobs for piece in line.cut(line.images)]
+        else:
+            high, normal = self._high, self._normal
+            part = self._normal_minimum.grant(room, normal.images, high.images)
+            batch = [*high.cut(room - part), *normal.cut(part)]
+        for job, start, stop in batch:
+            self._count(job, start - stop)
+        return batch
+
+    def _count(self, job: Job, images: int) -> None:
+        self.images += images
+        if job.streamed:
+            self.stream_images += images
 
     def _find_line(self, job: Job) -> "_Line":
         level = self._high if job.priority is Priority.HIGH else self._normal

@@ -5,15 +5,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from imagemint.engine.backend import Backend
+from imagemint.engine.batch import draw_batch
 from imagemint.engine.bundle import Bundle, read_bundle
 from imagemint.engine.bundle.findings import Findings
 from imagemint.engine.bundle.variants import REFERENCE
 from imagemint.engine.errors import BundleRefused, ImagemintError
-from imagemint.engine.sampling import latents
-from imagemint.engine.spec import ModelSpec, TruncationKind
+from imagemint.engine.spec import ModelSpec
 from imagemint.engine.trial.trials import PLAIN_BYTES, Trials, is_plain
 from imagemint.server.batching import Batcher
 from imagemint.server.repository.versions import ServedVersion
@@ -146,9 +144,4 @@ def _largest_file(directory: Path) -> int:
 
 def _warm_up(spec: ModelSpec, backend: Backend) -> None:
     """Computes two images, so that lazy initialization of the runtime delays no caller."""
-    by_psi = spec.truncation is not None and spec.truncation.kind is TruncationKind.PSI
-    backend.run(
-        latents(0, 0, 2, spec.z_dim, distribution=spec.distribution),
-        np.zeros(2, np.int64) if spec.conditional else None,
-        np.ones(2, np.float32) if by_psi else None,
-    )
+    backend.run(draw_batch(spec, 0, 0, 2))

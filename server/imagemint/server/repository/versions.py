@@ -100,6 +100,11 @@ class ServedVersion:
         """The model's input and output."""
         return self.bundle.spec
 
+    @cached_property
+    def name_in_serials(self) -> str | None:
+        """Name of the variant in serials; None for the reference."""
+        return self.backend.variant.name_in_serials
+
     @property
     def manifest(self) -> manifest_pb2.BundleManifest:
         """The bundle's self-description."""

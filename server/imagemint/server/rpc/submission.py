@@ -3,10 +3,10 @@
 import asyncio
 import math
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any
 
 import grpc
 
@@ -19,17 +19,6 @@ from imagemint.server.telemetry.metrics import Metrics
 
 # Smaller answers of single calls are limited only by the number of calls.
 _SMALL_BYTES = 64 * 2**10
-
-
-class CheckedRequest(Protocol):
-    """A checked request."""
-
-    @property
-    def version(self) -> ServedVersion:
-        """The version that the request was resolved to."""
-
-
-RequestT = TypeVar("RequestT", bound=CheckedRequest)
 
 
 @dataclass
@@ -79,49 +68,56 @@ class Submission:
         if name:
             current_caller.get().check_model(name)
 
-    def hold_version(self, read: Callable[[], RequestT]) -> "VersionHold[RequestT]":
-        """Reads a request, and keeps its version loaded until the end of the block.
+    def hold_version(self, name: str, version: str) -> "VersionHold":
+        """Resolves the model of a call, and keeps the version loaded until the end of the block.
 
         Args:
-            read: checks the request and resolves its version. It is called again if that version
-                was unloaded just then.
+            name: model name.
+            version: a positive decimal integer; empty for the default version.
 
         Raises:
-            ModelNotReady: the version was unloaded, and its grace period has passed.
+            NotAllowed: the caller may not use the model.
+            ModelNotFound, VersionNotFound, ModelNotReady: as in `ModelRepository.resolve`.
         """
-        call = read()
-        while not call.version.holds.take():
-            call = read()
-        return VersionHold(call)
+        self.name_model(name)
+        served = self._repository.resolve(name, version)
+        while not served.holds.take():  # it was unloaded just then
+            served = self._repository.resolve(name, version)
+        return VersionHold(served)
 
-    async def submit(self, version: ServedVersion, job: Job) -> None:
-        """Queues the job of a single call as soon as there is memory for its answer.
+    async def submit(self, version: ServedVersion, job: Job, piece: Hashable = None) -> None:
+        """Queues the job of a single call, or the first job of a stream.
 
-        Raises:
-            RateLimited: the caller has used up its rate.
-            QueueFull, Draining: as in `Batcher.submit`.
-        """
-        size = job.count * version.spec.image_bytes
-        if size > _SMALL_BYTES:
-            await current_call.get().reserve(size)
-        current_caller.get().charge(job.count)
-        self._submit(version, job)
-
-    async def submit_paced(self, version: ServedVersion, job: Job, piece: Hashable) -> None:
-        """Queues the first job of a stream as soon as memory and the caller's rate allow it.
+        It waits for memory for the answer. A single call above the caller's rate is refused, and a
+        stream waits.
 
         Args:
             version: version of the model.
             job: the job to queue.
-            piece: key for `Call.release` after the images were sent.
+            piece: for a job of a stream, the key for `Call.release` after its images were sent.
 
         Raises:
+            RateLimited: the caller of a single call has used up its rate.
             QueueFull, Draining: as in `Batcher.submit`.
         """
-        await current_call.get().reserve(job.count * version.spec.image_bytes, piece)
-        await current_caller.get().pace(job.count, lambda: self._raise_if_ending(version))
-        job.streamed = True
-        self._submit(version, job)
+        caller = current_caller.get()
+        size = job.count * version.spec.image_bytes
+        if piece is not None:
+            await current_call.get().reserve(size, piece)
+            await caller.pace(job.count, lambda: self._raise_if_ending(version))
+            job.streamed = True
+        else:
+            if size > _SMALL_BYTES:
+                await current_call.get().reserve(size)
+            caller.charge(job.count)
+        try:
+            version.batcher.submit(job)
+        except BaseException as error:
+            caller.give_back(job.count)
+            if isinstance(error, QueueFull | Draining):
+                self._metrics.rejected.labels(version.spec.name, error.reason.lower()).inc()
+            raise
+        caller.count(version.spec.name, job.count)
 
     async def submit_when_room(self, version: ServedVersion, job: Job, piece: Hashable) -> None:
         """Queues a job of a stream as soon as memory, rate and queue have room for it.
@@ -129,7 +125,7 @@ class Submission:
         Args:
             version: version of the model.
             job: the job to queue.
-            piece: as in `submit_paced`.
+            piece: as in `submit`.
 
         Raises:
             Draining: as in `Batcher.submit`.
@@ -149,7 +145,7 @@ class Submission:
         Args:
             version: version of the model.
             job: the job to queue.
-            piece: as in `submit_paced`.
+            piece: as in `submit`.
 
         Raises:
             Draining: as in `Batcher.submit`.
@@ -179,31 +175,19 @@ class Submission:
         """Counts a request of a stream that was refused for an access reason."""
         count_refusal(self._metrics, error, current_call.get().model)
 
-    def _submit(self, version: ServedVersion, job: Job) -> None:
-        """Queues a job whose images were charged, and returns the charge if that fails."""
-        caller = current_caller.get()
-        try:
-            version.batcher.submit(job)
-        except BaseException as error:
-            caller.give_back(job.count)
-            if isinstance(error, QueueFull | Draining):
-                self._metrics.rejected.labels(version.spec.name, error.reason.lower()).inc()
-            raise
-        caller.count(version.spec.name, job.count)
 
-
-class VersionHold(Generic[RequestT]):
+class VersionHold:
     """Keeps a version loaded during a block. A generator would take three times as long to enter.
 
     Args:
-        call: the request; its version is already held.
+        version: the version, which is already held.
     """
 
-    def __init__(self, call: RequestT) -> None:
-        self._call = call
+    def __init__(self, version: ServedVersion) -> None:
+        self._version = version
 
-    def __enter__(self) -> RequestT:
-        return self._call
+    def __enter__(self) -> ServedVersion:
+        return self._version
 
     def __exit__(
         self,
@@ -211,9 +195,9 @@ class VersionHold(Generic[RequestT]):
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._call.version.holds.give()
+        self._version.holds.give()
         if isinstance(exc_value, Draining):
-            self._call.version.stay()  # raises if the version is being unloaded
+            self._version.stay()  # raises if the version is being unloaded
 
 
 async def wait_or_drop(batcher: Batcher, job: Job) -> None:

@@ -7,6 +7,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tiny_bundles import write_bundle
 
+from imagemint.engine.batch import Batch
 from imagemint.engine.bundle import read_bundle
 from imagemint.engine.bundle.memory_estimate import MOST_NODES, TooLarge, count_nodes, estimate
 from imagemint.engine.errors import BundleRefused
@@ -203,6 +204,6 @@ def test_large_images_are_probed_in_small_batches(tmp_path):
     most = backend.findings.most_rows
     assert 1 < most <= 2**28 // (2048**2 * 4)
     z = np.random.default_rng(0).standard_normal((most + 1, 8), np.float32)
-    whole = backend.run(z)
+    whole = backend.run(Batch(z))
     assert whole.shape == (most + 1, 2048, 2048, 1)
-    assert backend.run(z[-1:]).tobytes() == whole[-1:].tobytes()
+    assert backend.run(Batch(z[-1:])).tobytes() == whole[-1:].tobytes()

@@ -8,6 +8,7 @@ import pytest
 from tiny_bundles import write_bundle, write_sums, write_variant
 
 from imagemint.engine import latents
+from imagemint.engine.batch import Batch
 from imagemint.engine.bundle import read_bundle, variants
 from imagemint.engine.bundle.variants import Variant, choose_variant
 from imagemint.engine.errors import BundleRefused
@@ -93,11 +94,11 @@ def test_backend_runs_the_variant(tmp_path, dot_products, caplog):
         backend = OnnxBackend(read_bundle(bundle_directory), device="auto", variant="auto")
     assert backend.variant.name == "int8"
     assert "tiny@1 runs its variant int8 (made for cpu)" in caplog.text
-    expected = OnnxBackend(same, device="cpu").run(z, classes)
-    assert np.array_equal(backend.run(z, classes), expected)
+    expected = OnnxBackend(same, device="cpu").run(Batch(z, classes))
+    assert np.array_equal(backend.run(Batch(z, classes)), expected)
     reference = OnnxBackend(read_bundle(bundle_directory), device="cpu")
     assert reference.variant.name == "fp32"
-    assert not np.array_equal(reference.run(z, classes), expected)
+    assert not np.array_equal(reference.run(Batch(z, classes)), expected)
 
 
 def test_lonely_batch_runs_the_variant(tmp_path):
@@ -108,7 +109,7 @@ def test_lonely_batch_runs_the_variant(tmp_path):
     assert backend._alone is not None
     z, classes = latents(1, 0, 1, 8), np.arange(1)
     feed = {"z": z, "class_id": classes[:, np.newaxis]}
-    assert np.array_equal(backend._alone.run(feed), backend.run(z, classes))
+    assert np.array_equal(backend._alone.run(feed), backend.run(Batch(z, classes)))
 
 
 def test_missing_variant_is_refused(tiny_bundle):

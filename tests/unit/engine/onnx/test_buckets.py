@@ -3,6 +3,7 @@
 import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from tiny_bundles import write_bundle
 
 from imagemint.engine import latents
+from imagemint.engine.batch import Batch, draw_batch
 from imagemint.engine.bundle import read_bundle
 from imagemint.engine.bundle.findings import Batching
 from imagemint.engine.errors import BackendFailed
@@ -84,25 +86,29 @@ def test_every_size_gives_the_bytes_of_plain_runs(plain, bucketed):
     instance = bucketed.open_instance()
     z = latents(3, 0, MOST, 8)
     for count in range(MOST + 1):
-        expected = plain.run(z[:count], CLASSES[:count])
-        assert instance.run(z[:count], CLASSES[:count]).tobytes() == expected.tobytes(), count
-        assert bucketed.run(z[:count], CLASSES[:count]).tobytes() == expected.tobytes(), count
+        expected = plain.run(Batch(z[:count], CLASSES[:count]))
+        assert instance.run(Batch(z[:count], CLASSES[:count])).tobytes() == expected.tobytes(), (
+            count
+        )
+        assert bucketed.run(Batch(z[:count], CLASSES[:count])).tobytes() == expected.tobytes(), (
+            count
+        )
     instance.close()
 
 
-@pytest.mark.parametrize("options", [{"truncation": "psi"}, {"conditional": False}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"truncation": "psi"}, {"conditional": False}, {"captions": True}], ids=str
+)
 def test_every_kind_of_model_is_bound(tmp_path, options):
-    """With truncation as an input, and without classes."""
+    """With truncation as an input, without classes, and with captions."""
     bundle = read_bundle(write_bundle(tmp_path, **options))
     spec = bundle.spec
-    arguments = (
-        latents(3, 0, 70, 8),
-        CLASSES[:70] if spec.conditional else None,
-        np.linspace(0, 1, 70, dtype=np.float32) if spec.truncation else None,
-    )
+    batch = draw_batch(spec, 3, 0, 70)
+    if spec.takes_psi:
+        batch = replace(batch, truncation=np.linspace(0, 1, 70, dtype=np.float32))
     instance = OnnxBackend(bundle, device="cpu", bucketed=True).open_instance()
-    expected = OnnxBackend(bundle, device="cpu").run(*arguments)
-    assert instance.run(*arguments).tobytes() == expected.tobytes()
+    expected = OnnxBackend(bundle, device="cpu").run(batch)
+    assert instance.run(batch).tobytes() == expected.tobytes()
     instance.close()
 
 
@@ -113,8 +119,8 @@ def test_threads_run_side_by_side(plain, bucketed):
         instance = bucketed.open_instance()
         for count in (1, 7, 64, 65, 100, 3, 130):
             z = latents(seed, count, count, 8)
-            expected = plain.run(z, CLASSES[:count]).tobytes()
-            assert instance.run(z, CLASSES[:count]).tobytes() == expected
+            expected = plain.run(Batch(z, CLASSES[:count])).tobytes()
+            assert instance.run(Batch(z, CLASSES[:count])).tobytes() == expected
         instance.close()
 
     with ThreadPoolExecutor(4) as pool:
@@ -127,7 +133,7 @@ def test_buffers_stay_where_they_are(bucketed):
     before = {size: batch.addresses for size, batch in instance._batches.items()}
     hosts = {size: batch.output.ctypes.data for size, batch in instance._batches.items()}
     for count in (1, 64, 13, 130):
-        instance.run(latents(3, 0, count, 8), CLASSES[:count])
+        instance.run(Batch(latents(3, 0, count, 8), CLASSES[:count]))
     assert {size: batch.addresses for size, batch in instance._batches.items()} == before
     assert {size: batch.output.ctypes.data for size, batch in instance._batches.items()} == hosts
     assert len({address for each in before.values() for address in each}) == 3 * len(before)
@@ -137,9 +143,9 @@ def test_buffers_stay_where_they_are(bucketed):
 def test_images_outlive_the_next_run(bucketed):
     """What a caller got is a copy, not the buffer."""
     instance = bucketed.open_instance()
-    first = instance.run(latents(1, 0, 4, 8), CLASSES[:4])
+    first = instance.run(Batch(latents(1, 0, 4, 8), CLASSES[:4]))
     kept = first.copy()
-    instance.run(latents(2, 0, 4, 8), CLASSES[:4])
+    instance.run(Batch(latents(2, 0, 4, 8), CLASSES[:4]))
     assert np.array_equal(first, kept)
     instance.close()
 
@@ -148,7 +154,7 @@ def test_padding_repeats_the_first_row(bucketed):
     """So it is valid input, whatever the model: a class that exists, a latent that is finite."""
     instance = bucketed.open_instance()
     z = latents(3, 0, 5, 8)
-    instance.run(z, CLASSES[2:7])
+    instance.run(Batch(z, CLASSES[2:7]))
     padded = instance._batches[8].inputs
     assert np.array_equal(padded["z"][5:], np.repeat(z[:1], 3, axis=0))
     assert padded["class_id"][5:].tolist() == 3 * [[2]]
@@ -176,7 +182,7 @@ def test_instance_belongs_to_its_thread(bucketed):
 
     def misuse():
         try:
-            instance.run(latents(1, 0, 1, 8), CLASSES[:1])
+            instance.run(Batch(latents(1, 0, 1, 8), CLASSES[:1]))
         except RuntimeError as error:
             caught.append(str(error))
 
@@ -197,7 +203,7 @@ def test_closed_instance_and_closed_backend_say_so(bundle):
         if broken is other:
             backend.close()
         with pytest.raises(BackendFailed, match="closed"):
-            broken.run(latents(1, 0, 1, 8), CLASSES[:1])
+            broken.run(Batch(latents(1, 0, 1, 8), CLASSES[:1]))
     with pytest.raises(BackendFailed, match="closed"):
         backend.open_instance()
     other.close()
@@ -208,7 +214,7 @@ def test_plain_backend_shares_itself(plain):
     instance = plain.open_instance()
     instance.close()
     z = latents(1, 0, 3, 8)
-    assert np.array_equal(instance.run(z, CLASSES[:3]), plain.run(z, CLASSES[:3]))
+    assert np.array_equal(instance.run(Batch(z, CLASSES[:3])), plain.run(Batch(z, CLASSES[:3])))
 
 
 # --- buckets in which rows differ ---------------------------------------------------------------
@@ -260,9 +266,9 @@ def test_model_that_looks_at_its_batch_keeps_one_bucket(tmp_path, looks_at_batch
     assert "in batches of 16" in caplog.text
     instance = backend.open_instance()
     z = latents(5, 0, 40, 8)
-    whole = instance.run(z, CLASSES[:40])
+    whole = instance.run(Batch(z, CLASSES[:40]))
     for count in range(1, 41):
-        assert instance.run(z[:count], CLASSES[:count]).tobytes() == whole[:count].tobytes()
+        assert instance.run(Batch(z[:count], CLASSES[:count])).tobytes() == whole[:count].tobytes()
     instance.close()
 
 
@@ -317,7 +323,7 @@ def test_refused_graphs_leave_plain_binding(plain, pretending, caplog):
     _, instance = pretending(refuse)
     assert "tiny@1 runs without CUDA graphs: CUDA does not work: nodes on the CPU" in caplog.text
     z = latents(1, 0, 9, 8)
-    assert np.array_equal(instance.run(z, CLASSES[:9]), plain.run(z, CLASSES[:9]))
+    assert np.array_equal(instance.run(Batch(z, CLASSES[:9])), plain.run(Batch(z, CLASSES[:9])))
     assert not any(batch._captures for batch in instance._batches.values())
     instance.close()
 
@@ -335,7 +341,7 @@ def test_failed_capture_leaves_plain_binding(bundle, plain, pretending, caplog, 
     _, instance = pretending(lambda graphs: Breaking(cpu(bundle)._session))
     assert "runs without CUDA graphs: division by zero" in caplog.text
     z = latents(1, 0, 9, 8)
-    assert np.array_equal(instance.run(z, CLASSES[:9]), plain.run(z, CLASSES[:9]))
+    assert np.array_equal(instance.run(Batch(z, CLASSES[:9])), plain.run(Batch(z, CLASSES[:9])))
     instance.close()
 
 
@@ -358,7 +364,7 @@ def test_graph_that_replays_its_capture_is_not_used(bundle, plain, pretending, c
     _, instance = pretending(lambda graphs: Stuck(cpu(bundle)._session))
     assert "without CUDA graphs: bound batches of 8 differ from plain ones" in caplog.text
     z = latents(1, 0, 9, 8)
-    assert np.array_equal(instance.run(z, CLASSES[:9]), plain.run(z, CLASSES[:9]))
+    assert np.array_equal(instance.run(Batch(z, CLASSES[:9])), plain.run(Batch(z, CLASSES[:9])))
     instance.close()
 
 

@@ -11,6 +11,7 @@ from hostile_graphs import folding, unknown
 from tiny_bundles import write_bundle
 
 from imagemint.engine import memory
+from imagemint.engine.batch import Batch
 from imagemint.engine.bundle import read_bundle
 from imagemint.engine.errors import BundleRefused
 from imagemint.engine.failure_causes import is_passing
@@ -54,8 +55,8 @@ def test_findings_are_those_of_the_backend(tmp_path):
     told = OnnxBackend(bundle, device="cpu", alone_threads=2)
     assert told.findings == findings
     z = latents(1, 0, 5, 8)
-    assert told.run(z).tobytes() == probed.run(z).tobytes()
-    assert told.run_alone(z).tobytes() == probed.run(z).tobytes()
+    assert told.run(Batch(z)).tobytes() == probed.run(Batch(z)).tobytes()
+    assert told.run_alone(Batch(z)).tobytes() == probed.run(Batch(z)).tobytes()
 
 
 def test_slow_bundle_is_refused_when_its_time_is_over(tmp_path):

@@ -9,6 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 from pydantic import ValidationError
 
 from imagemint.engine import latents
+from imagemint.engine.batch import Batch
 from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.exporter.adoption import ForeignModel, adopt
 from imagemint.exporter.command import Export
@@ -87,7 +88,7 @@ def test_weights_in_second_file_are_adopted(tmp_path, monkeypatch, where):
         (folder / "g.onnx") if where == "elsewhere" else type(folder)("g.onnx"), tmp_path / "r"
     )
     z = latents(1, 0, 5, Z_DIM)
-    assert np.abs(backend.run(z) - expected_images(z)).max() <= 1
+    assert np.abs(backend.run(Batch(z)) - expected_images(z)).max() <= 1
     assert bundle.manifest.training.checkpoint_sha256 not in ("", "0" * 64)
 
 
@@ -148,7 +149,7 @@ def test_fixed_batch_becomes_dynamic(tmp_path, declared, batch):
     path = plain_file(tmp_path / "g.onnx", batch=declared, shape=(batch, 1, SIDE, SIDE))
     _, backend = serve(path, tmp_path / "r")
     z = latents(1, 0, 7, Z_DIM)
-    assert np.abs(backend.run(z) - expected_images(z)).max() <= 1
+    assert np.abs(backend.run(Batch(z)) - expected_images(z)).max() <= 1
 
 
 def test_graph_of_one_batch_size_is_refused(tmp_path):
@@ -176,7 +177,7 @@ def test_latents_of_other_precision(tmp_path, dtype):
     _, backend = serve(plain_file(tmp_path / "g.onnx", z=dtype), tmp_path / "r")
     z = latents(1, 0, 5, Z_DIM)
     expected = expected_images(z, helper.tensor_dtype_to_np_dtype(dtype))
-    assert np.abs(backend.run(z) - expected).max() <= 1
+    assert np.abs(backend.run(Batch(z)) - expected).max() <= 1
 
 
 @pytest.mark.parametrize("shape", [None, (-1, SIDE, SIDE)])
@@ -187,7 +188,7 @@ def test_output_without_channels(tmp_path, shape):
     bundle, backend = serve(path, tmp_path / "r", **told)
     z = latents(1, 0, 5, Z_DIM)
     assert bundle.spec.channels == 1
-    assert np.abs(backend.run(z) - expected_images(z)).max() <= 1
+    assert np.abs(backend.run(Batch(z)) - expected_images(z)).max() <= 1
 
 
 @pytest.mark.parametrize(
@@ -254,7 +255,7 @@ def test_stylegan_inputs(tmp_path):
     psi = np.linspace(0, 1, 5, dtype=np.float32)
     expected = expected_images(z * psi[:, None], styles=STYLES[classes])
     assert bundle.spec.truncation is not None
-    assert np.abs(backend.run(z, classes, psi) - expected).max() <= 1
+    assert np.abs(backend.run(Batch(z, classes, truncation=psi)) - expected).max() <= 1
 
 
 def test_stylegan_without_classes(tmp_path):
@@ -262,7 +263,7 @@ def test_stylegan_without_classes(tmp_path):
     path = stylegan_file(tmp_path / "g.onnx", c=("c", TensorProto.FLOAT, ["n", 0]), psi=())
     _, backend = serve(path, tmp_path / "r", fixed_inputs={"truncation_psi": 0.5})
     z = latents(1, 0, 5, Z_DIM)
-    assert np.abs(backend.run(z) - expected_images(z * 0.5)).max() <= 1
+    assert np.abs(backend.run(Batch(z)) - expected_images(z * 0.5)).max() <= 1
 
 
 @pytest.mark.parametrize(
@@ -288,7 +289,7 @@ def test_ignored_input_is_zero(tmp_path):
     _, backend = serve(path, tmp_path / "r", fixed_inputs={"c": 0.0})
     z = latents(1, 0, 5, Z_DIM)
     full = np.ones(5, np.float32)
-    assert np.abs(backend.run(z, None, full) - expected_images(z)).max() <= 1
+    assert np.abs(backend.run(Batch(z, truncation=full)) - expected_images(z)).max() <= 1
 
 
 @pytest.mark.parametrize(

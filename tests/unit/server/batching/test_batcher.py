@@ -14,7 +14,7 @@ from imagemint.engine.errors import BackendFailed, DeadlinePassed, Draining, Que
 from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.engine.sampling import Run, latents, latents_of
 from imagemint.engine.spec import Truncation, TruncationKind
-from imagemint.server.batching import Batcher, Job, Priority
+from imagemint.server.batching import Batcher, Conditions, Job, Priority
 from imagemint.server.batching import batch as passes
 from imagemint.server.batching.drain_rate import DrainRate
 
@@ -24,7 +24,7 @@ FOR_EVER_S = 1_000.0
 
 def tags(backend, batch):
     """The tags of the images of one batch."""
-    return [int(tag) for tag in backend.batches[batch][0][:, 0]]
+    return [int(tag) for tag in backend.batches[batch].z[:, 0]]
 
 
 def queued(metrics):
@@ -94,8 +94,7 @@ async def test_batch_draws_once(new_batcher, held, backend, monkeypatch):
     await held(batcher)
     given = np.float32([[5, 6]])
     jobs = [
-        Job(1, (lambda *_, seed=seed: (Run(seed, 3, 1),)) if seed else lambda *_: given, None)
-        for seed in (*range(1, 33), 0, *range(33, 64))
+        Job(1, (Run(seed, 3, 1),) if seed else given) for seed in (*range(1, 33), 0, *range(33, 64))
     ]
     for job in jobs:
         batcher.submit(job)
@@ -103,7 +102,8 @@ async def test_batch_draws_once(new_batcher, held, backend, monkeypatch):
     backend.release()
     await asyncio.gather(*(job.done for job in jobs))
     assert draws == [63]
-    ((z, _, _),) = backend.batches
+    (batch,) = backend.batches
+    z = batch.z
     assert z[32].tolist() == [5, 6]
     assert z[33].tobytes() == latents(33, 3, 1, 2).tobytes()
 
@@ -165,7 +165,7 @@ async def test_real_model_keeps_to_the_batch_limit(tiny_bundle, metrics, new_job
     limits = {"instances": 2, "max_batch_images": 1, "max_queue_images": 100}
     batcher = Batcher(bundle.spec, 1, backend, metrics, **limits)
     runs = [(Run(seed, 0, 1),) for seed in range(8)]
-    await computed(batcher, *(Job(1, lambda *_, run=run: run, [0]) for run in runs))
+    await computed(batcher, *(Job(1, run, Conditions([0])) for run in runs))
     batcher.close()
     labels = {"model": "tiny", "version": "1"}
     value = metrics.registry.get_sample_value
@@ -621,17 +621,17 @@ async def test_classes_and_truncation_follow_their_images(backend, metrics, new_
         truncation=Truncation(TruncationKind.PSI, 0.0, 1.0),
     )
     batcher = new_batcher(styled, max_batch_images=64, batch_delay_s=FOR_EVER_S)
-    first = new_job(1, 3, class_id=[0, 1, 1], truncation=0.25)
-    second = new_job(2, 2, class_id=[1, 0], truncation=0.0)
-    third = new_job(3, 59, class_id=[0] * 59, truncation=1.0)
+    first = new_job(1, 3, class_id=[0, 1, 1], psi=0.25)
+    second = new_job(2, 2, class_id=[1, 0], psi=0.0)
+    third = new_job(3, 59, class_id=[0] * 59, psi=1.0)
     for job in (first, second, third):
         batcher.submit(job)
     await asyncio.gather(first.done, second.done, third.done)
-    ((z, class_id, truncation),) = backend.batches
-    assert z[:5, 0].tolist() == [1, 1, 1, 2, 2]
-    assert class_id[:5].tolist() == [0, 1, 1, 1, 0]
-    assert truncation.dtype == np.float32
-    assert truncation[:6].tolist() == [0.25, 0.25, 0.25, 0.0, 0.0, 1.0]
+    (batch,) = backend.batches
+    assert batch.z[:5, 0].tolist() == [1, 1, 1, 2, 2]
+    assert batch.class_id[:5].tolist() == [0, 1, 1, 1, 0]
+    assert batch.truncation.dtype == np.float32
+    assert batch.truncation[:6].tolist() == [0.25, 0.25, 0.25, 0.0, 0.0, 1.0]
     counted = {
         sample.labels["class"]: sample.value
         for family in metrics.registry.collect()

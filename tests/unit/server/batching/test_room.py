@@ -225,7 +225,7 @@ async def test_stream_gets_its_share_of_an_overload(
             """One more single call finds room."""
         backend.step()
         await backend.begun()
-        streamed += [int(tag) for tag in backend.batches[-1][0][:, 0]].count(1)
+        streamed += [int(tag) for tag in backend.batches[-1].z[:, 0]].count(1)
         await settled()
         if waiting.done() and chunk.taken == chunk.count:
             chunk = new_job(1, 4)

@@ -7,19 +7,24 @@ import tracemalloc
 import numpy as np
 import pytest
 from held_backend import HeldBackend
+from tiny_bundles import EXAMPLES, MAX_WORDS
 
 from imagemint.engine.bundle import read_bundle
-from imagemint.engine.sampling import drawn_classes, latents, latents_of
-from imagemint.server.images.request import (
+from imagemint.engine.sampling import Run, cut_runs, drawn_classes, latents, latents_of
+from imagemint.server.images.conditions import (
+    CaptionPerImage,
     ClassCycle,
     ClassPerImage,
-    ImageRequest,
+    OneCaption,
     OneClass,
+    RandomCaptions,
     RandomClasses,
 )
+from imagemint.server.images.request import ImageRequest
 from imagemint.server.repository import ServedVersion
 
 SEED = 2**64 - 3
+TOKENS = np.ones((1, MAX_WORDS), np.int64)
 CONDITIONS = {
     "one": OneClass(7),
     "per image": ClassPerImage(np.arange(23, dtype=np.int32) % 10),
@@ -34,7 +39,7 @@ def served(models):
     """The session's models, loaded once: the orders only read their specs."""
     return {
         name: ServedVersion(1, read_bundle(models / name / "1"), HeldBackend(None), None, 100)
-        for name in ("tiny", "plain", "bounded", "styled")
+        for name in ("tiny", "plain", "bounded", "styled", "people")
     }
 
 
@@ -43,11 +48,11 @@ def served(models):
 def test_cuts_change_no_class(name, first_index):
     """The classes of a request are the same in one piece and in any pieces."""
     condition = CONDITIONS[name]
-    whole = condition.list_classes(SEED, first_index, 0, 23)
+    whole = condition.choose(SEED, first_index, 0, 23).class_id
     assert all(type(class_id) is int for class_id in whole)  # what a message takes
     for size in (1, 4, 7, 22):
         pieces = [
-            condition.list_classes(SEED, first_index, offset, min(size, 23 - offset))
+            condition.choose(SEED, first_index, offset, min(size, 23 - offset)).class_id
             for offset in range(0, 23, size)
         ]
         assert list(itertools.chain(*pieces)) == whole
@@ -58,20 +63,20 @@ def test_resuming_changes_no_class(name):
     """A request that begins where another broke off continues its classes."""
     condition = CONDITIONS[name]
     first = 2**64 - 23
-    whole = condition.list_classes(SEED, first, 0, 23)
-    assert condition.list_classes(SEED, first + 10, 0, 13) == whole[10:]
+    whole = condition.choose(SEED, first, 0, 23).class_id
+    assert condition.choose(SEED, first + 10, 0, 13).class_id == whole[10:]
 
 
 def test_cycle_goes_by_index():
     """The image at index i has the class at i modulo the size, at the reel's end too."""
     cycle = CONDITIONS["cycle"]
-    assert cycle.list_classes(SEED, 0, 0, 5) == [4, 0, 9, 4, 0]
+    assert cycle.choose(SEED, 0, 0, 5).class_id == [4, 0, 9, 4, 0]
     last = 2**64 - 1  # a multiple of 3
-    assert cycle.list_classes(SEED, last, 0, 1) == [4]
-    assert cycle.list_classes(SEED, last - 1, 0, 1) == [9]
+    assert cycle.choose(SEED, last, 0, 1).class_id == [4]
+    assert cycle.choose(SEED, last - 1, 0, 1).class_id == [9]
     assert (
-        cycle.list_classes(SEED, last - 2, 0, 3)
-        == cycle.list_classes(SEED, last - 4, 2, 3)
+        cycle.choose(SEED, last - 2, 0, 3).class_id
+        == cycle.choose(SEED, last - 4, 2, 3).class_id
         == [0, 9, 4]
     )
 
@@ -82,8 +87,8 @@ def test_chunk_costs_what_it_holds():
     tracemalloc.start()
     try:
         for condition in (ClassCycle(many), ClassPerImage(many)):
-            assert condition.list_classes(SEED, 2**64 - 1, 0, 1) == [0]
-            assert condition.list_classes(SEED, 999_999, 0, 3) == [0] * 3
+            assert condition.choose(SEED, 2**64 - 1, 0, 1).class_id == [0]
+            assert condition.choose(SEED, 999_999, 0, 3).class_id == [0] * 3
         assert tracemalloc.get_traced_memory()[1] < 100_000
     finally:
         tracemalloc.stop()
@@ -92,55 +97,62 @@ def test_chunk_costs_what_it_holds():
 def test_drawn_classes_are_those_of_the_reel():
     """Without a class the engine's class stream decides."""
     expected = drawn_classes(SEED, 2**63 + 4, 6, 10)
-    assert CONDITIONS["drawn"].list_classes(SEED, 2**63, 4, 6) == expected.tolist()
+    assert CONDITIONS["drawn"].choose(SEED, 2**63, 4, 6).class_id == expected.tolist()
 
 
-def order(served, name="tiny", **changes):
-    """An order for 23 images of a model, changed as told."""
-    fields = {"seed": SEED, "first_index": 40, "count": 23, "condition": None, "truncation": None}
-    return ImageRequest(served[name], **(fields | changes))
+def order(served, name="tiny", *, first_index=40, count=23, threshold=None, **changes):
+    """A request for `count` images of the seed."""
+    run = Run(SEED, first_index, count, threshold)
+    return ImageRequest(served[name], count, changes.pop("latents", (run,)), **changes)
+
+
+def serials_of(request, offset, count):
+    """The serials of a part of a request."""
+    conditions = request.make_job(offset, count, math.inf).conditions
+    return request.make_serials(offset, count, conditions)
 
 
 def test_job_draws_the_reel(served):
     """A job for a stretch of the order holds the latents of those indices, however it is cut."""
     job = order(served, condition=OneClass(3)).make_job(10, 8, math.inf)
     expected = latents(SEED, 50, 8, 8)
-    drawn = latents_of([*job.latents(0, 3), *job.latents(3, 8)], 8)
+    drawn = latents_of([*cut_runs(job.latents, 0, 3), *cut_runs(job.latents, 3, 8)], 8)
     assert drawn.tobytes() == expected.tobytes()
-    assert job.class_id == [3] * 8
-    assert job.truncation is None
+    assert job.conditions.class_id == [3] * 8
+    assert job.psi is None
 
 
 def test_last_index_is_reached(served):
     """The image at 2^64 - 1 has a latent and a serial."""
     last = order(served, "plain", first_index=2**64 - 1, count=1)
-    assert latents_of(last.make_job(0, 1, math.inf).latents(0, 1), 8).shape == (1, 8)
-    assert last.make_serials(0, [None])[0] == f"plain@1/{SEED}/{2**64 - 1}"
+    assert latents_of(last.make_job(0, 1, math.inf).latents, 8).shape == (1, 8)
+    assert serials_of(last, 0, 1) == [f"plain@1/{SEED}/{2**64 - 1}"]
 
 
 def test_threshold_confines_the_latents(served):
     """A model truncated by threshold has it in its latents, not as an input of the graph."""
-    job = order(served, "bounded", condition=OneClass(0), truncation=0.5).make_job(0, 23, math.inf)
-    drawn = latents_of(job.latents(0, 23), 8)
+    request = order(served, "bounded", condition=OneClass(0), truncation=0.5, threshold=0.5)
+    job = request.make_job(0, 23, math.inf)
+    drawn = latents_of(job.latents, 8)
     assert drawn.tobytes() == latents(SEED, 40, 23, 8, threshold=0.5).tobytes()
-    assert job.truncation is None
+    assert job.psi is None
 
 
 @pytest.mark.parametrize(("asked", "given"), [(0.0, 0.0), (0.3, 0.3), (None, 1.0)])
 def test_psi_goes_into_the_graph(served, asked, given):
     """A model truncated by psi always takes it; absent leaves w where it is, and zero does not."""
     job = order(served, "styled", condition=OneClass(0), truncation=asked).make_job(0, 2, math.inf)
-    assert latents_of(job.latents(0, 2), 8).tobytes() == latents(SEED, 40, 2, 8).tobytes()
-    assert job.truncation == given
+    assert latents_of(job.latents, 8).tobytes() == latents(SEED, 40, 2, 8).tobytes()
+    assert job.psi == given
 
 
 def test_explicit_latents_are_taken_as_they_are(served):
     """They are cut by position and have no serial."""
     given = np.arange(23 * 8, dtype=np.float32).reshape(23, 8)
-    explicit = order(served, seed=None, condition=OneClass(2), explicit_latents=given)
+    explicit = order(served, condition=OneClass(2), latents=given)
     job = explicit.make_job(20, 3, math.inf)
-    assert job.latents(1, 3).tolist() == given[21:].tolist()
-    assert explicit.make_serials(20, job.class_id) == ["", "", ""]
+    assert job.latents.tolist() == given[20:].tolist()
+    assert serials_of(explicit, 20, 3) == ["", "", ""]
 
 
 @pytest.mark.parametrize(
@@ -151,10 +163,54 @@ def test_explicit_latents_are_taken_as_they_are(served):
         ("bounded", OneClass(0), 0.7, "?class=0&truncation=0.7"),
         ("styled", OneClass(1), 0.0, "?class=1&truncation=0.0"),
         ("styled", OneClass(1), None, "?class=1"),
+        ("people", OneCaption("red hair", TOKENS), 0.5, "?caption=red%20hair&truncation=0.5"),
     ],
 )
 def test_serial_says_what_decides_the_image(served, name, condition, truncation, terms):
-    """Class and truncation stand in it only where they apply."""
+    """Class, caption and truncation stand in it only where they apply."""
     asked = order(served, name, condition=condition, truncation=truncation)
-    classes = asked.make_job(3, 1, math.inf).class_id or [None]
-    assert asked.make_serials(3, classes)[0] == f"{name}@1/{SEED}/43{terms}"
+    assert serials_of(asked, 3, 1) == [f"{name}@1/{SEED}/43{terms}"]
+
+
+def test_rows_have_seeds_and_truncations_of_their_own(served):
+    """Images of several seeds are cut anywhere, and each keeps its own serial."""
+    runs = (Run(5, 9, 2, 0.5), Run(6, 2**64 - 1, 1, 2.0))
+    classes = ClassPerImage(np.int64([0, 1, 2]))
+    rows = ImageRequest(served["bounded"], 3, runs, classes, [0.5, 0.5, 2.0])
+    expected = [
+        "bounded@1/5/9?class=0&truncation=0.5",
+        "bounded@1/5/10?class=1&truncation=0.5",
+        f"bounded@1/6/{2**64 - 1}?class=2&truncation=2.0",
+    ]
+    assert serials_of(rows, 0, 3) == expected
+    assert serials_of(rows, 1, 2) == expected[1:]
+    assert rows.make_job(1, 2, math.inf).latents == [Run(5, 10, 1, 0.5), runs[1]]
+
+
+@pytest.mark.parametrize("first_index", [0, 5, 2**63, 2**64 - 23])
+@pytest.mark.parametrize("name", ["one", "per image", "drawn"])
+def test_cuts_change_no_caption(served, name, first_index):
+    """The captions of a request and their ids are the same in one piece and in any pieces."""
+    known = served["people"].spec.captions
+    each = [EXAMPLES[row % 3] for row in range(23)]
+    condition = {
+        "one": OneCaption(EXAMPLES[0], known.encode(EXAMPLES[:1])),
+        "per image": CaptionPerImage(each, known.encode(each)),
+        "drawn": RandomCaptions(known),
+    }[name]
+    whole = condition.choose(SEED, first_index, 0, 23)
+    assert whole.class_id is None
+    assert np.array_equal(whole.tokens, known.encode(whole.captions))
+    for size in (1, 4, 22):
+        for offset in range(0, 23, size):
+            count = min(size, 23 - offset)
+            part = condition.choose(SEED, first_index, offset, count)
+            assert list(part.captions) == list(whole.captions[offset : offset + count])
+            assert np.array_equal(part.tokens, whole.tokens[offset : offset + count])
+
+
+def test_drawn_captions_are_those_of_the_reel(served):
+    """The example of an image comes from its own word of the class stream."""
+    drawn = RandomCaptions(served["people"].spec.captions).choose(SEED, 2**63, 4, 6)
+    expected = drawn_classes(SEED, 2**63 + 4, 6, len(EXAMPLES))
+    assert drawn.captions == [EXAMPLES[number] for number in expected]

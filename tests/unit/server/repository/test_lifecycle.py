@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_bundles import write_bundle, write_sums
 
+from imagemint.engine.batch import Batch
 from imagemint.engine.errors import (
     BackendFailed,
     LoadFailed,
@@ -23,7 +24,7 @@ from imagemint.engine.errors import (
 )
 from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.engine.sampling import latents
-from imagemint.server.batching import Batcher, Job
+from imagemint.server.batching import Batcher, Conditions, Job
 from imagemint.server.repository import ModelRepository, Policies, ServedBytes, State
 from imagemint.server.telemetry.metrics import Metrics
 
@@ -146,7 +147,7 @@ def test_calls_inside_finish_on_the_version_they_resolved(tmp_path, new_reposito
     assert states(repository) == {1: State.UNLOADING, 2: State.READY}
     assert not old.holds.take()
     old.stay()
-    assert old.backend.run(latents(1, 0, 2, 8), np.zeros(2, np.int64)).shape == (2, 4, 6, 1)
+    assert old.backend.run(Batch(latents(1, 0, 2, 8), np.zeros(2, np.int64))).shape == (2, 4, 6, 1)
     old.holds.give()
     unloaded(repository)
     assert states(repository) == {1: State.UNLOADED, 2: State.READY}
@@ -636,8 +637,8 @@ def test_unload_during_batches_in_flight_loses_nothing(tmp_path_factory, counts,
             jobs.append(
                 Job(
                     count,
-                    lambda a, b, s=place: latents(s, a, b - a, 8),
-                    [i % 10 for i in range(count)],
+                    latents(place, 0, count, 8),
+                    Conditions([i % 10 for i in range(count)]),
                 )
             )
             served.batcher.submit(jobs[-1])
@@ -648,7 +649,8 @@ def test_unload_during_batches_in_flight_loses_nothing(tmp_path_factory, counts,
         for place, job in enumerate(jobs):
             await job.done
             served.holds.give()
-            alone = backend._compute(latents(place, 0, job.count, 8), np.int64(job.class_id), None)
+            classes = np.int64(job.conditions.class_id)
+            alone = backend._compute(Batch(latents(place, 0, job.count, 8), classes))
             assert job.images.tobytes() == alone.tobytes()
         await asyncio.to_thread(unloaded, repository)
         assert backend.closed

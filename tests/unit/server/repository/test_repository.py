@@ -48,7 +48,7 @@ def test_unknown_model_is_not_found(models, new_repository):
     """The error names those that exist."""
     with pytest.raises(ModelNotFound) as caught:
         new_repository(models, load=False).resolve("nobody")
-    assert caught.value.known == ("bounded", "plain", "styled", "tiny")
+    assert caught.value.known == ("bounded", "people", "plain", "styled", "tiny")
 
 
 @pytest.mark.parametrize(

@@ -1,68 +1,68 @@
 """A call keeps the version that its request was resolved to."""
 
 import asyncio
-from dataclasses import dataclass
 
 import pytest
 from tiny_bundles import write_bundle
 
 from imagemint.engine.errors import Draining, ModelNotReady
 from imagemint.engine.sampling import Run
-from imagemint.server.access.caller import current_caller
+from imagemint.server.access.caller import ANONYMOUS, current_caller
 from imagemint.server.images.bytes_in_flight import Budget
-from imagemint.server.repository import ServedVersion
 from imagemint.server.rpc.call import Call, current_call
 from imagemint.server.rpc.submission import Gate, Submission
 
 
-@dataclass
-class Request:
-    """A request that was read."""
-
-    version: ServedVersion
-
-
 @pytest.fixture
-def served(tmp_path, new_repository):
-    """The versions 1 and 2 of a model."""
+def several(tmp_path, new_repository):
+    """A repository with the versions 1 and 2 of a model."""
     for version in (1, 2):
         write_bundle(tmp_path, "tiny", version)
-    repository = new_repository(tmp_path)
-    return [repository.resolve("tiny", number) for number in ("1", "2")]
+    return new_repository(tmp_path)
 
 
 @pytest.fixture
-def submission(repository, metrics):
-    """The way in."""
-    return Submission(repository, metrics, Gate())
+def served(several):
+    """The versions 1 and 2."""
+    return [several.resolve("tiny", number) for number in ("1", "2")]
 
 
-def test_version_unloaded_in_between_is_resolved_again(submission, served):
-    """A request that met a version in its last moment is read once more, and is not lost."""
+@pytest.fixture
+def submission(several, metrics):
+    """The way in, for a caller who may use every model."""
+    call, caller = current_call.set(Call()), current_caller.set(ANONYMOUS)
+    yield Submission(several, metrics, Gate())
+    current_caller.reset(caller)
+    current_call.reset(call)
+
+
+def test_version_unloaded_in_between_is_resolved_again(submission, several, served, monkeypatch):
+    """A request that met a version in its last moment gets the next one, and is not lost."""
     old, new = served
     old.holds.retire()
-    readings = iter([Request(old), Request(new)])
-    with submission.hold_version(lambda: next(readings)) as call:
-        assert call.version is new
+    found = iter([old, new])
+    monkeypatch.setattr(several, "resolve", lambda name, version: next(found))
+    with submission.hold_version("tiny", "") as version:
+        assert version is new
         assert not new.holds.wait(0)
     assert new.holds.wait(0)
 
 
 def test_version_is_released_whatever_happens(submission, served):
     """A call that fails holds nothing."""
-    with pytest.raises(KeyError), submission.hold_version(lambda: Request(served[0])):
+    with pytest.raises(KeyError), submission.hold_version("tiny", "1"):
         raise KeyError
     assert served[0].holds.wait(0)
 
 
 def test_queue_that_closed_under_a_call_says_whose_end_it_was(submission, served):
     """That of the server, unless the version was unloaded and its grace has passed."""
-    with pytest.raises(Draining), submission.hold_version(lambda: Request(served[0])):
+    with pytest.raises(Draining), submission.hold_version("tiny", "1"):
         raise Draining(1.0)
     served[0].holds.expire()
     with (
         pytest.raises(ModelNotReady, match="version 1 was unloaded"),
-        submission.hold_version(lambda: Request(served[0])),
+        submission.hold_version("tiny", "1"),
     ):
         raise Draining(1.0)
 
@@ -72,10 +72,10 @@ async def test_jobs_of_streams_are_marked(submission, served, new_job):
     version = served[0]
     jobs = [new_job(tag, 1, class_id=[0]) for tag in range(4)]
     for job in jobs:  # what this model takes
-        job.latents = lambda start, stop: (Run(0, start, stop - start),)
+        job.latents = (Run(0, 0, 1),)
     current_call.set(Call())
     await submission.submit(version, jobs[0])
-    await submission.submit_paced(version, jobs[1], 1)
+    await submission.submit(version, jobs[1], 1)
     await submission.submit_when_room(version, jobs[2], 2)
     assert submission.submit_ahead(version, jobs[3], 3)
     assert [job.streamed for job in jobs] == [False, True, True, True]

@@ -5,6 +5,7 @@ import pytest
 import torch
 from tiny_bundles import write_bundle
 
+from imagemint.engine.batch import Batch
 from imagemint.engine.bundle import read_bundle
 from imagemint.engine.errors import BundleRefused
 from imagemint.engine.onnx.backend import OnnxBackend
@@ -45,7 +46,7 @@ def test_bundle_mints_its_serials(tmp_path, options, conditional):
     bundle = read_bundle(directory)
     backend = OnnxBackend(bundle, device="cpu")
     psi = np.ones(300, np.float32) if "truncation" in options else None
-    expected = backend.run(latents(9, 250, 300, 8), classes, psi)
+    expected = backend.run(Batch(latents(9, 250, 300, 8), classes, truncation=psi))
     assert np.array_equal(images, expected)
     assert (classes is not None) == conditional
     assert (source.name, source.sha256) == ("bundle tiny@1, fp32", bundle.sha256)

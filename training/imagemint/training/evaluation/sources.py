@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from imagemint.engine.batch import Batch
 from imagemint.engine.sampling import Distribution, latents
 from imagemint.training.datasets.tree import scan
 from imagemint.training.errors import DatasetError
@@ -187,7 +188,6 @@ class BundleSource(LatentSource):
         # Here, because it takes onnxruntime, which who measures only runs need not have.
         from imagemint.engine.bundle import read_bundle  # noqa: PLC0415
         from imagemint.engine.onnx.backend import OnnxBackend  # noqa: PLC0415
-        from imagemint.engine.spec import TruncationKind  # noqa: PLC0415
 
         bundle = read_bundle(directory)
         spec = bundle.spec
@@ -205,7 +205,7 @@ class BundleSource(LatentSource):
         self.num_classes = spec.num_classes
         self.image_shape = (spec.height, spec.width, spec.channels)
         self.z_dim, self.distribution = spec.z_dim, spec.distribution
-        self.takes_psi = spec.truncation is not None and spec.truncation.kind is TruncationKind.PSI
+        self.takes_psi = spec.takes_psi
         options = json.loads(bundle.manifest.training.options_json or "{}")
         self.continuous_codes = options.get("continuous_codes", 0)
 
@@ -216,16 +216,9 @@ class BundleSource(LatentSource):
         psi: NDArray[np.float32] | None = None,
     ) -> Images:
         """Returns the images of latents."""
-        psi = _whole(z, psi) if self.takes_psi else None
+        batch = Batch(z, classes, truncation=_whole(z, psi) if self.takes_psi else None)
         return np.concatenate(
-            [
-                self._backend.run(
-                    z[i : i + _BATCH],
-                    None if classes is None else classes[i : i + _BATCH],
-                    None if psi is None else psi[i : i + _BATCH],
-                )
-                for i in range(0, len(z), _BATCH)
-            ]
+            [self._backend.run(batch[i : i + _BATCH]) for i in range(0, len(z), _BATCH)]
         )
 
     def close(self) -> None:

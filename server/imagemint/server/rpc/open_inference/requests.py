@@ -5,21 +5,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from imagemint.engine.captions import Captions
 from imagemint.engine.errors import (
+    CaptionUnsupported,
     ClassUnsupported,
+    ImagemintError,
     InvalidRequest,
     Violation,
     quoted,
     shortened,
 )
-from imagemint.engine.sampling import drawn_classes_at
-from imagemint.engine.spec import ModelSpec, Truncation, TruncationKind
+from imagemint.engine.sampling import Run, drawn_classes_at, runs_at
+from imagemint.engine.spec import ModelSpec, Truncation
 from imagemint.open_inference import grpc_service_pb2 as messages
 from imagemint.server.batching import Priority
-from imagemint.server.images.row_request import RowRequest, SeedIndexPairs
-from imagemint.server.repository import ModelRepository, ServedVersion
+from imagemint.server.images.conditions import CaptionPerImage, ClassPerImage, Condition
+from imagemint.server.images.request import ImageRequest
+from imagemint.server.repository import ServedVersion
 from imagemint.server.rpc.open_inference.tensors import Array, list_known_inputs, read_inputs
 
 # A request may have many invalid inputs, and the details of a status have 8 KB in all.
@@ -31,7 +34,7 @@ MOST_ID_CHARACTERS = 256
 """Longest id of a request. The answer repeats the id."""
 PRIORITIES = (Priority.HIGH, Priority.NORMAL)
 """Meaning of the values of the parameter ``priority``, from 1. The value 0 is NORMAL."""
-_OUTPUTS = ("image", "class_id", "serial")
+_OUTPUTS = ("image", "class_id", "caption", "serial")
 _REFUSED_OUTPUT_PARAMETERS = {
     "shared_memory_region": "shared memory is not supported",
     "classification": "classification is not supported",
@@ -43,61 +46,76 @@ class InferCall:
     """A checked ModelInferRequest.
 
     Attributes:
-        rows: rows of images to generate.
+        image_request: the images to generate.
         outputs: names of the requested tensors.
         deadline: `time.monotonic` value after which no image is computed; from `timeout`.
-        priority: priority in the queue; from `priority`.
     """
 
-    rows: RowRequest
+    image_request: ImageRequest
     outputs: tuple[str, ...]
     deadline: float
-    priority: Priority
-
-    @property
-    def version(self) -> ServedVersion:
-        """The version that computes the images."""
-        return self.rows.version
 
 
-def read_infer(request: messages.ModelInferRequest, repository: ModelRepository) -> InferCall:
-    """Returns what a ModelInferRequest asks for.
+def check_parts(request: messages.ModelInferRequest) -> None:
+    """Checks what can be checked without the model.
+
+    Raises:
+        InvalidRequest: a part is too long to be checked, or the model is not named.
+    """
+    faults = list(_check_sizes(request))
+    if not faults and not request.model_name:
+        _read_priority(request, faults)
+        _read_parameter(request, "timeout", faults)
+        faults.append(Violation("model_name", "required"))
+    if faults:
+        _raise_violations(faults)
+
+
+def read_infer(request: messages.ModelInferRequest, version: ServedVersion) -> InferCall:
+    """Returns what a ModelInferRequest asks of a version; `check_parts` has passed.
 
     Raises:
         InvalidRequest: one or more fields are wrong; the error lists all of them.
-        ModelNotFound, VersionNotFound, ModelNotReady: as in `ModelRepository.resolve`.
-        ClassUnsupported: the request names a class, and the model is unconditional.
+        ClassUnsupported, CaptionUnsupported: the request names what the model does not take.
     """
-    faults = list(_check_sizes(request))
-    if faults:
-        raise InvalidRequest(faults)
+    faults: list[Violation] = []
     priority = _read_priority(request, faults)
     timeout_us = _read_parameter(request, "timeout", faults)
-    if not request.model_name:
-        faults.append(Violation("model_name", "required"))
-        _raise_violations(faults)
-    version = repository.resolve(request.model_name, request.model_version)
     spec = version.spec
     names = {tensor.name for tensor in request.inputs}
-    skipped = () if spec.conditional else ("class_id",)
-    arrays = read_inputs(request, list_known_inputs(spec), version.max_images, faults, skipped)
+    unsupported = dict(_find_unsupported(names, spec))
+    forms = list_known_inputs(spec)
+    arrays = read_inputs(request, forms, version.max_images, faults, unsupported)
     faults.extend(_check_source(names, spec))
     faults.extend(_check_values(arrays, spec))
+    condition = _read_condition(arrays, spec, faults)
     faults.extend(_check_outputs(request, spec, by_seed="z" not in names))
     if faults:
         _raise_violations(faults)
-    if "class_id" in names and not spec.conditional:  # counts only if the fields are valid
-        raise ClassUnsupported(spec.name)
-    rows = RowRequest(
+    for error in unsupported.values():  # counts only if the fields are valid
+        raise error
+    image_request = ImageRequest(
         version=version,
         count=len(next(iter(arrays.values()))),
-        source=_read_source(arrays),
-        class_id=_read_classes(arrays, spec),
-        truncation=arrays["truncation"][:, 0] if "truncation" in arrays else None,
+        latents=_read_latents(arrays, spec),
+        condition=condition,
+        # The conversion goes through text, so that float32 0.7 is spelled 0.7, like float64 0.7.
+        truncation=[float(str(value)) for value in arrays["truncation"][:, 0]]
+        if "truncation" in arrays
+        else None,
+        priority=priority,
     )
     outputs = tuple(output.name for output in request.outputs) or ("image",)
     deadline = time.monotonic() + timeout_us / 1e6 if timeout_us else float("inf")
-    return InferCall(rows, outputs, deadline, priority)
+    return InferCall(image_request, outputs, deadline)
+
+
+def _find_unsupported(names: set[str], spec: ModelSpec) -> Iterator[tuple[str, ImagemintError]]:
+    """Yields the conditions in a request that the model does not take, with their errors."""
+    if not spec.conditional:
+        yield from (("class_id", ClassUnsupported(spec.name)) for _ in names & {"class_id"})
+    if spec.captions is None:
+        yield from ((name, CaptionUnsupported(spec.name)) for name in names & {"text", "tokens"})
 
 
 def _check_sizes(request: messages.ModelInferRequest) -> Iterator[Violation]:
@@ -157,12 +175,10 @@ def _check_source(names: set[str], spec: ModelSpec) -> Iterator[Violation]:
         yield Violation("inputs", "give either z, or seed and index")
     if spec.conditional and "class_id" not in names:
         yield Violation("inputs", "class_id is required with z")
-    if "truncation" in names and not _takes_psi(spec):
+    if spec.captions is not None and not names & {"text", "tokens"}:
+        yield Violation("inputs", "text or tokens is required with z")
+    if "truncation" in names and not spec.takes_psi:
         yield Violation("inputs", "truncation is not allowed with z")
-
-
-def _takes_psi(spec: ModelSpec) -> bool:
-    return spec.truncation is not None and spec.truncation.kind is TruncationKind.PSI
 
 
 def _check_values(arrays: dict[str, Array], spec: ModelSpec) -> Iterator[Violation]:
@@ -190,7 +206,11 @@ def _check_truncation(values: Array, accepted: Truncation) -> Iterator[Violation
 def _check_outputs(
     request: messages.ModelInferRequest, spec: ModelSpec, *, by_seed: bool
 ) -> Iterator[Violation]:
-    known = [name for name in _OUTPUTS if name != "class_id" or spec.conditional]
+    missing = {
+        *(() if spec.conditional else ("class_id",)),
+        *(() if spec.captions is not None else ("caption",)),
+    }
+    known = [name for name in _OUTPUTS if name not in missing]
     seen: set[str] = set()
     for number, output in enumerate(request.outputs):
         where = f"outputs[{number}]"
@@ -207,15 +227,57 @@ def _check_outputs(
                 yield Violation(f"{where}.parameters", why)
 
 
-def _read_source(arrays: dict[str, Array]) -> SeedIndexPairs | npt.NDArray[np.float32]:
+def _read_latents(arrays: dict[str, Array], spec: ModelSpec) -> list[Run] | Array:
     if "z" in arrays:
         return arrays["z"]
-    return SeedIndexPairs(arrays["seed"][:, 0], arrays["index"][:, 0])
+    thresholds = None
+    if "truncation" in arrays and not spec.takes_psi:
+        thresholds = arrays["truncation"][:, 0]
+    return runs_at(arrays["seed"][:, 0], arrays["index"][:, 0], thresholds)
 
 
-def _read_classes(arrays: dict[str, Array], spec: ModelSpec) -> npt.NDArray[np.int64] | None:
-    if not spec.conditional:
-        return None
+def _read_condition(
+    arrays: dict[str, Array], spec: ModelSpec, faults: list[Violation]
+) -> Condition | None:
+    """Returns the class or caption of each row; without one, the drawn class or caption."""
+    if spec.captions is not None and {"text", "tokens"} & arrays.keys():
+        return _read_captions(arrays, spec.captions, faults)
     if "class_id" in arrays:
-        return arrays["class_id"][:, 0]
-    return drawn_classes_at(arrays["seed"][:, 0], arrays["index"][:, 0], spec.num_classes)
+        return ClassPerImage(arrays["class_id"][:, 0])
+    if not spec.num_choices or not {"seed", "index"} <= arrays.keys():
+        return None
+    if len(arrays["seed"]) != len(arrays["index"]):
+        return None  # a recorded violation
+    drawn = drawn_classes_at(arrays["seed"][:, 0], arrays["index"][:, 0], spec.num_choices)
+    if spec.captions is None:
+        return ClassPerImage(drawn)
+    examples = [spec.captions.examples[number] for number in drawn.tolist()]
+    return CaptionPerImage(examples, spec.captions.example_tokens[drawn])
+
+
+def _read_captions(
+    arrays: dict[str, Array], known: Captions, faults: list[Violation]
+) -> CaptionPerImage | None:
+    if {"text", "tokens"} <= arrays.keys():
+        faults.append(Violation("inputs", "give either text or tokens"))
+        return None
+    if "tokens" in arrays:
+        try:
+            return CaptionPerImage(known.decode(arrays["tokens"]), arrays["tokens"])
+        except ValueError as error:
+            faults.append(Violation("inputs.tokens", str(error)))
+            return None
+    texts = arrays["text"][:, 0].tolist()
+    captions = {}
+    before = len(faults)
+    for text in dict.fromkeys(texts):
+        try:
+            captions[text] = known.parse(text.decode())
+        except ValueError as error:  # UnicodeDecodeError is one
+            faults.append(Violation("inputs.text", str(error)))
+            if len(faults) > _MOST_FAULTS:  # the search for similar words takes time
+                break
+    if len(faults) > before:
+        return None
+    ordered = [captions[text] for text in texts]
+    return CaptionPerImage(ordered, known.encode(ordered))

@@ -22,7 +22,12 @@ from imagemint.server.rpc.open_inference.descriptions import (
     describe_statistics,
     describe_tensors,
 )
-from imagemint.server.rpc.open_inference.requests import MOST_ID_CHARACTERS, InferCall, read_infer
+from imagemint.server.rpc.open_inference.requests import (
+    MOST_ID_CHARACTERS,
+    InferCall,
+    check_parts,
+    read_infer,
+)
 from imagemint.server.rpc.open_inference.stream import InferStream
 from imagemint.server.rpc.open_inference.tensors import add_output, add_texts
 from imagemint.server.rpc.status import make_outcome
@@ -247,25 +252,24 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         streamed: bool = True,
     ) -> messages.ModelInferResponse:
         """Answers one request. A patient request waits for the queue and for its rate."""
-        self._submission.name_model(request.model_name)
-        with self._submission.hold_version(lambda: read_infer(request, self._repository)) as call:
-            job = await self._compute(call, context, patient=patient, streamed=streamed)
+        check_parts(request)
+        with self._submission.hold_version(request.model_name, request.model_version) as version:
+            call = read_infer(request, version)
+            images = call.image_request
+            job = images.make_job(0, images.count, min(call.deadline, get_deadline(context)))
+            await self._compute(version, job, patient=patient, streamed=streamed)
             return _build_answer(request, call, job)
 
     async def _compute(
-        self, call: InferCall, context: Context, *, patient: bool, streamed: bool
-    ) -> Job:
-        version = call.version
-        job = call.rows.make_job(min(call.deadline, get_deadline(context)), call.priority)
+        self, version: ServedVersion, job: Job, *, patient: bool, streamed: bool
+    ) -> None:
+        piece = asyncio.current_task()
         if patient:
-            await self._submission.submit_when_room(version, job, asyncio.current_task())
-        elif streamed:
-            await self._submission.submit_paced(version, job, asyncio.current_task())
+            await self._submission.submit_when_room(version, job, piece)
         else:
-            await self._submission.submit(version, job)
+            await self._submission.submit(version, job, piece if streamed else None)
         await wait_or_drop(version.batcher, job)
         current_call.get().images += job.count
-        return job
 
     # --- the repository -------------------------------------------------------------------------
 
@@ -364,7 +368,8 @@ def _get_key(version: ServedVersion) -> tuple[str, int]:
 def _build_answer(
     request: messages.ModelInferRequest, call: InferCall, job: Job
 ) -> messages.ModelInferResponse:
-    rows, version = call.rows, call.rows.version
+    images = call.image_request
+    version, conditions = images.version, job.conditions
     answer = messages.ModelInferResponse(
         model_name=version.spec.name, model_version=str(version.version), id=request.id
     )
@@ -373,7 +378,9 @@ def _build_answer(
         if name == "image":
             add_output(answer, name, job.images)
         elif name == "serial":
-            add_texts(answer, name, rows.make_serials())
-        elif rows.class_id is not None:
-            add_output(answer, name, rows.class_id[:, np.newaxis])
+            add_texts(answer, name, images.make_serials(0, job.count, conditions))
+        elif name == "caption" and conditions.captions is not None:
+            add_texts(answer, name, conditions.captions)
+        elif name == "class_id" and conditions.class_id is not None:
+            add_output(answer, name, np.array(conditions.class_id, np.int64)[:, np.newaxis])
     return answer

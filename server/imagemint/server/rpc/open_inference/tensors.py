@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imagemint.engine.errors import Violation, quoted
-from imagemint.engine.spec import ModelSpec, TruncationKind
+from imagemint.engine.spec import ModelSpec
 from imagemint.open_inference import grpc_service_pb2 as messages
 
 # For each accepted datatype, the NumPy name and the field of its typed elements.
@@ -23,8 +23,12 @@ _ELEMENTS = {
     "FP64": ("<f8", "fp64_contents"),
     "INT64": ("<i8", "int64_contents"),
     "UINT64": ("<u8", "uint64_contents"),
+    "BYTES": ("object", "bytes_contents"),
 }
-_DATATYPES = {"<i8": "INT64", "|u1": "UINT8"}
+_INPUT_DATATYPES = {"<f4": "FP32", "<i8": "INT64"}
+_OUTPUT_DATATYPES = {"<i8": "INT64", "|u1": "UINT8"}
+# In raw elements of BYTES, each text follows its length.
+_LENGTH = struct.Struct("<I")
 # Most elements of a shape that are checked. A message does not quote the last one.
 _LONGEST_SHAPE = 6
 
@@ -49,13 +53,11 @@ class TensorForm:
 
 
 def list_graph_inputs(spec: ModelSpec) -> list[TensorForm]:
-    """Returns the inputs of a model's graph, in order."""
-    forms = [TensorForm("z", "FP32", (spec.z_dim,))]
-    if spec.conditional:
-        forms.append(TensorForm("class_id", "INT64", (1,)))
-    if spec.truncation is not None and spec.truncation.kind is TruncationKind.PSI:
-        forms.append(TensorForm("truncation", "FP32", (1,), optional=True))
-    return forms
+    """Returns the inputs of a model's graph, in order. Psi of 1 is the default of truncation."""
+    return [
+        TensorForm(name, _INPUT_DATATYPES[each.dtype.str], each.row, optional=name == "truncation")
+        for name, each in spec.inputs.items()
+    ]
 
 
 def list_graph_outputs(spec: ModelSpec) -> list[TensorForm]:
@@ -64,10 +66,12 @@ def list_graph_outputs(spec: ModelSpec) -> list[TensorForm]:
 
 
 def list_known_inputs(spec: ModelSpec) -> dict[str, TensorForm]:
-    """Returns the inputs of a request by name: those of the graph, and those that replace `z`."""
+    """Returns the inputs of a request by name: those of the graph, and those that replace them."""
     forms = [*list_graph_inputs(spec), TensorForm("seed", "UINT64", (1,))]
     forms.append(TensorForm("index", "UINT64", (1,)))
-    if spec.truncation is not None and spec.truncation.kind is TruncationKind.THRESHOLD:
+    if spec.captions is not None:
+        forms.append(TensorForm("text", "BYTES", (1,)))
+    if spec.takes_threshold:
         # FP64, because the threshold determines the latents: 0.7 as FP32 differs from the serial's
         # threshold.
         forms.append(TensorForm("truncation", "FP64", (1,), optional=True))
@@ -166,11 +170,43 @@ def _check_content(
         return
     if tensor.HasField("contents"):
         yield Violation(f"{where}.contents", "must be empty if raw_input_contents is used")
+    if form.datatype == "BYTES":
+        yield from _check_texts(number, raw, size, form)
+        return
     expected = size * np.dtype(dtype).itemsize
     if len(raw) != expected:
         yield Violation(
             f"raw_input_contents[{number}]", f"{len(raw)} bytes; {form.name} has {expected}"
         )
+
+
+def _check_texts(number: int, raw: bytes, size: int, form: TensorForm) -> Iterator[Violation]:
+    try:
+        found = len(_split_texts(raw, size))
+    except ValueError as error:
+        yield Violation(f"raw_input_contents[{number}]", str(error))
+        return
+    if found != size:
+        yield Violation(
+            f"raw_input_contents[{number}]", f"{found} elements; {form.name} has {size}"
+        )
+
+
+def _split_texts(raw: bytes, most: int) -> list[bytes]:
+    """Returns the texts of raw elements of BYTES, or one more than `most` if there are more.
+
+    Raises:
+        ValueError: a length exceeds the bytes that are left.
+    """
+    texts: list[bytes] = []
+    place = 0
+    while place < len(raw) and len(texts) <= most:
+        start = place + _LENGTH.size
+        if start > len(raw) or (stop := start + _LENGTH.unpack_from(raw, place)[0]) > len(raw):
+            raise ValueError(f"element {len(texts)} is longer than the {len(raw)} bytes")
+        texts.append(raw[start:stop])
+        place = stop
+    return texts
 
 
 def _make_array(
@@ -179,6 +215,8 @@ def _make_array(
     dtype, field = _ELEMENTS[form.datatype]
     if raw is None:
         flat = np.array(getattr(tensor.contents, field), dtype)
+    elif form.datatype == "BYTES":
+        flat = np.array(_split_texts(raw, math.prod(tensor.shape)), dtype)
     else:
         flat = np.frombuffer(raw, dtype)
     return flat.reshape(tuple(tensor.shape))
@@ -186,7 +224,7 @@ def _make_array(
 
 def add_output(answer: messages.ModelInferResponse, name: str, array: Array) -> None:
     """Adds an output of INT64 or UINT8 elements to an answer."""
-    datatype = _DATATYPES[array.dtype.str]
+    datatype = _OUTPUT_DATATYPES[array.dtype.str]
     answer.outputs.add(name=name, datatype=datatype, shape=array.shape)
     answer.raw_output_contents.append(array.tobytes())
 
@@ -195,9 +233,7 @@ def add_texts(answer: messages.ModelInferResponse, name: str, texts: Sequence[st
     """Adds an output of BYTES, [N, 1], to an answer: each text follows its length."""
     answer.outputs.add(name=name, datatype="BYTES", shape=(len(texts), 1))
     encoded = [text.encode() for text in texts]
-    answer.raw_output_contents.append(
-        b"".join(struct.pack("<I", len(each)) + each for each in encoded)
-    )
+    answer.raw_output_contents.append(b"".join(_LENGTH.pack(len(each)) + each for each in encoded))
 
 
 def _format_shape(shape: tuple[int, ...]) -> str:

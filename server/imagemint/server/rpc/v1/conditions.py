@@ -1,4 +1,4 @@
-"""Checks the classes of a request and converts them to a condition.
+"""Checks the classes or the caption of a request and converts them to a condition.
 
 The length of a list is checked before its elements, and NumPy checks the elements, because this
 code runs on the event loop.
@@ -12,11 +12,13 @@ import numpy.typing as npt
 
 from imagemint.engine.errors import CaptionUnsupported, ClassUnsupported, quoted
 from imagemint.engine.spec import ModelSpec
-from imagemint.server.images.request import (
+from imagemint.server.images.conditions import (
     ClassCycle,
     ClassPerImage,
     Condition,
+    OneCaption,
     OneClass,
+    RandomCaptions,
     RandomClasses,
 )
 from imagemint.server.rpc.v1.violations import Checks
@@ -29,7 +31,7 @@ _SHORTEST_CYCLE_LIMIT, _LONGEST_CYCLE_LIMIT = 4_096, 65_536
 def read_condition(  # noqa: PLR0911 - one return for each kind of condition
     images: image_pb2.ImageSpec, spec: ModelSpec, checks: Checks
 ) -> Condition | None:
-    """Returns the condition of a request; None for an unconditional model.
+    """Returns the condition of a request; None for a model without classes and captions.
 
     Args:
         images: images of the request.
@@ -38,15 +40,14 @@ def read_condition(  # noqa: PLR0911 - one return for each kind of condition
     """
     kind = images.WhichOneof("condition")
     if kind == "caption":
-        checks.refuse(CaptionUnsupported(spec.name))
-        return None
-    if not spec.conditional:
-        if kind is not None:
-            checks.refuse(ClassUnsupported(spec.name))
+        return _read_caption(images.caption, spec, checks)
+    if kind is not None and not spec.conditional:
+        checks.refuse(ClassUnsupported(spec.name))
         return None
     drawn = kind in (None, "class_weights")
-    if drawn and images.WhichOneof("source") == "latents":
-        checks.fail("images.condition", "classes are required with explicit latents")
+    if drawn and spec.num_choices and images.WhichOneof("source") == "latents":
+        what = "classes are" if spec.conditional else "a caption is"
+        checks.fail("images.condition", f"{what} required with explicit latents")
     match kind:
         case "class_id":
             return _read_class_id(images.class_id, spec, checks)
@@ -60,8 +61,22 @@ def read_condition(  # noqa: PLR0911 - one return for each kind of condition
             return _read_class_cycle(images.class_cycle.class_ids, spec, checks)
         case "class_weights":
             return _read_class_weights(images.class_weights.weights, spec, checks)
+        case _ if spec.captions is not None:
+            return RandomCaptions(spec.captions)
         case _:
-            return RandomClasses(spec.num_classes)
+            return RandomClasses(spec.num_classes) if spec.conditional else None
+
+
+def _read_caption(caption: str, spec: ModelSpec, checks: Checks) -> OneCaption | None:
+    if spec.captions is None:
+        checks.refuse(CaptionUnsupported(spec.name))
+        return None
+    try:
+        known = spec.captions.parse(caption)
+    except ValueError as error:
+        checks.fail("images.caption", str(error))
+        return None
+    return OneCaption(known, spec.captions.encode([known]))
 
 
 def _read_class_id(class_id: int, spec: ModelSpec, checks: Checks) -> OneClass:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import grpc
 import numpy as np
@@ -31,6 +31,7 @@ from imagemint.server.rpc.v1.requests import (
     StreamCall,
     read_generate,
     read_stream,
+    require_model,
 )
 from imagemint.server.telemetry.metrics import Metrics
 from imagemint.v1 import generation_service_pb2 as messages
@@ -48,6 +49,26 @@ _FIRST_CHUNK = 16
 _SECOND_NS = 1_000_000_000
 
 _Answer: TypeAlias = messages.GenerateResponse | messages.StreamGenerateResponse
+
+
+class Chunk(NamedTuple):
+    """The images of one answer."""
+
+    image_request: ImageRequest
+    job: Job
+    offset: int
+    """Position of the first image in the request."""
+    first_index: int
+    """Index of the first image, which explicit latents have too."""
+
+    @property
+    def version(self) -> ServedVersion:
+        """The version that computes the images."""
+        return self.image_request.version
+
+    def make_serials(self) -> list[str]:
+        """Returns the serial of each image; empty texts for explicit latents."""
+        return self.image_request.make_serials(self.offset, self.job.count, self.job.conditions)
 
 
 class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
@@ -68,7 +89,6 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         encoders: ThreadPoolExecutor,
     ) -> None:
         self._submission = Submission(repository, metrics, gate)
-        self._repository = repository
         self._encode_durations = {
             each: metrics.backlog.later(metrics.encode_duration.labels(each).observe_all)
             for each in PictureFormat
@@ -82,23 +102,20 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> messages.GenerateResponse:
         """Answers one request for a limited number of images."""
-        self._submission.name_model(request.images.model)
-        with self._submission.hold_version(
-            lambda: read_generate(request, self._repository)
-        ) as call:
-            image_request = call.image_request
+        require_model(request)
+        images = request.images
+        with self._submission.hold_version(images.model, images.version) as version:
+            image_request, output, is_sheet, columns = read_generate(request, version)
             job = image_request.make_job(0, image_request.count, get_deadline(context))
-            await self._submission.submit(image_request.version, job)
-            await wait_or_drop(image_request.version.batcher, job)
+            await self._submission.submit(version, job)
+            await wait_or_drop(version.batcher, job)
             current_call.get().images = image_request.count
             answer = messages.GenerateResponse()
-            if call.output.picture_format is PictureFormat.RAW:
-                self._fill_raw(answer, image_request, job, 0)
+            chunk = Chunk(image_request, job, 0, images.first_index)
+            if output.picture_format is PictureFormat.RAW:
+                self._fill_raw(answer, chunk)
             else:
-                columns = call.columns if call.sheet else None
-                await self._fill(
-                    answer, image_request, call.output, job, 0, is_sheet=call.sheet, columns=columns
-                )
+                await self._fill(answer, chunk, output, is_sheet=is_sheet, columns=columns)
             return answer
 
     async def StreamGenerate(  # type: ignore[override] # noqa: N802 - named by the schema; the stub has only the generator form
@@ -107,34 +124,40 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> None:
         """Sends the images in chunks, and computes a limited number of them ahead of the reader."""
-        self._submission.name_model(request.images.model)
-        with self._submission.hold_version(lambda: read_stream(request, self._repository)) as call:
+        require_model(request)
+        images = request.images
+        with self._submission.hold_version(images.model, images.version) as version:
+            call = read_stream(request, version)
             first = most = call.chunk_size
             if not request.HasField("chunk_size"):
                 most = current_caller.get().chunk_size(most)
-                small = UNPROVEN_BYTES // call.version.spec.image_bytes
+                small = UNPROVEN_BYTES // version.spec.image_bytes
                 first = max(1, min(_FIRST_CHUNK, small, most))
-            await self._stream(call, first, most, context)
+            await self._stream(call, images.first_index, (first, most), context)
 
     async def _stream(
-        self, call: StreamCall, first: int, most: int, context: grpc.aio.ServicerContext[Any, Any]
+        self,
+        call: StreamCall,
+        first_index: int,
+        sizes: tuple[int, int],
+        context: grpc.aio.ServicerContext[Any, Any],
     ) -> None:
-        """Sends chunks of `first` images, then twice as many, and so on up to `most`."""
-        image_request, version = call.image_request, call.version
-        chunk_size = first
+        """Sends chunks of the first size, then twice as many images, up to the second size."""
+        image_request, version = call.image_request, call.image_request.version
+        chunk_size, most = sizes
         deadline = get_deadline(context)
         ahead = Lookahead(version, most)
         try:
             while ahead.next_offset < image_request.count or ahead.pending:
                 self._gate.raise_if_expiring()
-                image_request.version.stay()
+                version.stay()
                 while ahead.next_offset < image_request.count and ahead.has_room(chunk_size):
                     offset = ahead.next_offset
                     job = image_request.make_job(
                         offset, min(chunk_size, image_request.count - offset), deadline
                     )
                     if offset == 0:
-                        await self._submission.submit_paced(version, job, offset)
+                        await self._submission.submit(version, job, offset)
                     elif not ahead.pending:
                         await self._submission.submit_when_room(version, job, offset)
                     elif not self._submission.submit_ahead(version, job, offset):
@@ -142,78 +165,58 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
                     ahead.add(job)
                     chunk_size = min(2 * chunk_size, most)
                     await asyncio.sleep(0)  # hundreds of small chunks may fit
-                await ahead.send_next(
-                    context, await self._make_chunk(image_request, call.output, ahead)
-                )
+                job, offset = ahead.pending[0].job, ahead.pending[0].offset
+                chunk = Chunk(image_request, job, offset, first_index + offset)
+                await ahead.send_next(context, await self._answer_chunk(chunk, call.output))
         finally:
             ahead.drop()
 
-    async def _make_chunk(
-        self, image_request: ImageRequest, output: Output, ahead: Lookahead
-    ) -> messages.StreamGenerateResponse:
-        """Waits for the next chunk of a stream and returns the answer with it."""
-        job, offset = ahead.pending[0].job, ahead.pending[0].offset
-        await wait_for_job(job)
+    async def _answer_chunk(self, chunk: Chunk, output: Output) -> messages.StreamGenerateResponse:
+        """Waits for a chunk of a stream and returns the answer with it."""
+        await wait_for_job(chunk.job)
         answer = messages.StreamGenerateResponse()
         if output.picture_format is PictureFormat.RAW:
-            self._fill_raw(answer, image_request, job, offset)
+            self._fill_raw(answer, chunk)
         else:
-            await self._fill(answer, image_request, output, job, offset)
-        current_call.get().images += job.count
+            await self._fill(answer, chunk, output)
+        current_call.get().images += chunk.job.count
         return answer
 
-    def _fill_raw(
-        self, answer: _Answer, image_request: ImageRequest, job: Job, offset: int
-    ) -> None:
+    def _fill_raw(self, answer: _Answer, chunk: Chunk) -> None:
         """Writes the images of a job into an answer. Copies of bytes need no other thread."""
         began = time.perf_counter_ns()
-        classes = _list_classes(job)
-        batch = answer.batch
-        batch.MergeFromString(
-            _get_preamble(image_request.version, PictureFormat.RAW, job.images.shape[1:])
-        )
-        if image_request.seed is not None:
-            batch.seed = image_request.seed
-        batch.pictures.extend([pixels.tobytes() for pixels in job.images])
-        _list_images(
-            batch, image_request, offset, classes, image_request.make_serials(offset, classes)
-        )
+        job = chunk.job
+        preamble = _get_preamble(chunk.version, PictureFormat.RAW, job.images.shape[1:])
+        answer.batch.MergeFromString(preamble)
+        answer.batch.pictures.extend([pixels.tobytes() for pixels in job.images])
+        _list_images(answer.batch, chunk, chunk.make_serials())
         self._count_encoding(answer, job, PictureFormat.RAW, began)
 
     async def _fill(
         self,
         answer: _Answer,
-        image_request: ImageRequest,
+        chunk: Chunk,
         output: Output,
-        job: Job,
-        offset: int,
         *,
         is_sheet: bool = False,
         columns: int | None = None,
     ) -> None:
         """Writes the images of a job into an answer as pictures, encoded on other threads."""
         began = time.perf_counter_ns()
-        classes = _list_classes(job)
-        serials = image_request.make_serials(offset, classes)
+        serials = chunk.make_serials()
         named = [serial for serial in serials if serial]
-        images, names = job.images, [[serial] if serial else [] for serial in serials]
+        images, names = chunk.job.images, [[serial] if serial else [] for serial in serials]
         if is_sheet:
             images, names = tile_images(images, columns)[np.newaxis], [named]
-        batch = answer.batch
+        batch, version, shape = answer.batch, chunk.version, images.shape[1:]
         batch.MergeFromString(
-            _get_preamble(
-                image_request.version, output.picture_format, images.shape[1:], is_sheet=is_sheet
-            )
+            _get_preamble(version, output.picture_format, shape, is_sheet=is_sheet)
         )
-        if image_request.seed is not None:
-            batch.seed = image_request.seed
-        work = partial(
-            _encode_images, images, names, output, image_request.version.backend.variant.name
-        )
+        work = partial(_encode_images, images, names, output, version.backend.variant.name)
         loop = asyncio.get_running_loop()
         batch.pictures.extend(await loop.run_in_executor(self._encoders, work))
-        _list_images(batch, image_request, offset, classes, serials)
-        self._count_encoding(answer, job, output.picture_format, began)
+        _list_images(batch, chunk, serials)
+        self._count_encoding(answer, chunk.job, output.picture_format, began)
 
     def _count_encoding(
         self, answer: _Answer, job: Job, picture_format: PictureFormat, began_ns: int
@@ -226,20 +229,17 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         _write_timing(answer.timing, job, took_ns)
 
 
-def _list_classes(job: Job) -> Sequence[int | None]:
-    return [None] * job.count if job.class_id is None else job.class_id
-
-
-def _list_images(
-    batch: image_pb2.ImageBatch,
-    image_request: ImageRequest,
-    offset: int,
-    classes: Sequence[int | None],
-    serials: Sequence[str],
-) -> None:
-    add, index = batch.images.add, image_request.first_index + offset
-    for class_id, serial in zip(classes, serials, strict=True):
-        add(index=index, class_id=class_id, serial=serial)
+def _list_images(batch: image_pb2.ImageBatch, chunk: Chunk, serials: Sequence[str]) -> None:
+    """Writes the seed, and what each image is."""
+    latents, conditions = chunk.image_request.latents, chunk.job.conditions
+    if not isinstance(latents, np.ndarray):
+        batch.seed = latents[0].seed
+    unknown = [None] * len(serials)
+    add, index = batch.images.add, chunk.first_index
+    for serial, class_id, caption in zip(
+        serials, conditions.class_id or unknown, conditions.captions or unknown, strict=True
+    ):
+        add(index=index, class_id=class_id, serial=serial, caption=caption)
         index += 1
 
 

@@ -10,12 +10,13 @@ import numpy.typing as npt
 from imagemint.engine.bundle.variants import AUTO
 from imagemint.engine.errors import VariantMismatch, quoted
 from imagemint.engine.manifest_checks import VARIANT_NAME
-from imagemint.engine.spec import ModelSpec, TruncationKind
+from imagemint.engine.sampling import Run
+from imagemint.engine.spec import ModelSpec
 from imagemint.pictures import DEFAULT_QUALITY, PictureFormat
 from imagemint.server.batching import Priority
 from imagemint.server.images.contact_sheet import compute_grid
 from imagemint.server.images.request import ImageRequest
-from imagemint.server.repository import ModelRepository, ServedVersion
+from imagemint.server.repository import ServedVersion
 from imagemint.server.rpc.v1.conditions import read_condition
 from imagemint.server.rpc.v1.violations import Checks
 from imagemint.v1 import generation_service_pb2, image_pb2
@@ -55,11 +56,6 @@ class GenerateCall(NamedTuple):
     sheet: bool
     columns: int | None
 
-    @property
-    def version(self) -> ServedVersion:
-        """The version that computes the images."""
-        return self.image_request.version
-
 
 class StreamCall(NamedTuple):
     """A checked StreamGenerateRequest."""
@@ -68,53 +64,59 @@ class StreamCall(NamedTuple):
     output: Output
     chunk_size: int
 
-    @property
-    def version(self) -> ServedVersion:
-        """The version that computes the images."""
-        return self.image_request.version
+
+def require_model(
+    request: generation_service_pb2.GenerateRequest | generation_service_pb2.StreamGenerateRequest,
+) -> None:
+    """Checks that a request names a model, without which most fields cannot be checked.
+
+    Raises:
+        InvalidRequest: it names none.
+    """
+    if not request.images.model:
+        checks = Checks()
+        output = _read_output(request.output, checks)
+        if isinstance(request, generation_service_pb2.GenerateRequest):
+            _read_layout(request, output, checks)
+        checks.fail("images.model", "required")
+        checks.check_count(request.images, None)
+        checks.raise_violations()
 
 
 def read_generate(
-    request: generation_service_pb2.GenerateRequest, repository: ModelRepository
+    request: generation_service_pb2.GenerateRequest, version: ServedVersion
 ) -> GenerateCall:
-    """Returns what a GenerateRequest asks for.
+    """Returns what a GenerateRequest asks of a version.
 
     Raises:
         InvalidRequest: one or more fields are wrong; the error lists all of them.
-        ModelNotFound, VersionNotFound, ModelNotReady: as in `ModelRepository.resolve`.
-        ClassUnsupported: the request names a class, and the model is unconditional.
+        ClassUnsupported, CaptionUnsupported: the request names what the model does not take.
         VariantMismatch: the server runs another variant than the request names.
     """
     checks = Checks()
     output = _read_output(request.output, checks)
     is_sheet, columns = _read_layout(request, output, checks)
-    version = _resolve_version(request.images, repository, checks)
     checks.check_count(request.images, version.max_images)
     if is_sheet:
         _check_sheet(request.images.count, columns, version.spec, output, checks)
-    image_request = _read_images(
-        request.images, version, _read_priority(request.priority, checks), checks
-    )
+    image_request = _read_images(request.images, version, request.priority, checks)
     checks.raise_violations()
     return GenerateCall(image_request, output, is_sheet, columns)
 
 
 def read_stream(
-    request: generation_service_pb2.StreamGenerateRequest, repository: ModelRepository
+    request: generation_service_pb2.StreamGenerateRequest, version: ServedVersion
 ) -> StreamCall:
-    """Returns what a StreamGenerateRequest asks for.
+    """Returns what a StreamGenerateRequest asks of a version.
 
     Raises:
         As in `read_generate`.
     """
     checks = Checks()
     output = _read_output(request.output, checks)
-    version = _resolve_version(request.images, repository, checks)
     listed = request.images.WhichOneof("source") == "latents"
     checks.check_count(request.images, version.max_images if listed else None)
-    image_request = _read_images(
-        request.images, version, _read_priority(request.priority, checks), checks
-    )
+    image_request = _read_images(request.images, version, request.priority, checks)
     chunk_size = default_chunk_size(version)
     if request.HasField("chunk_size"):
         chunk_size = request.chunk_size
@@ -129,43 +131,32 @@ def default_chunk_size(version: ServedVersion) -> int:
     return min(_DEFAULT_CHUNK, version.max_images)
 
 
-def _resolve_version(
-    images: image_pb2.ImageSpec, repository: ModelRepository, checks: Checks
-) -> ServedVersion:
-    if not images.model:
-        checks.fail("images.model", "required")
-        checks.check_count(images, None)
-        checks.raise_violations()
-    return repository.resolve(images.model, images.version)
-
-
 def _read_images(
-    images: image_pb2.ImageSpec, version: ServedVersion, priority: Priority, checks: Checks
+    images: image_pb2.ImageSpec, version: ServedVersion, priority: int, checks: Checks
 ) -> ImageRequest:
     spec = version.spec
-    _check_variant(images.variant, version, checks)
+    if images.variant:
+        _check_variant(images.variant, version, checks)
+    truncation = _read_truncation(images, spec, checks) if images.HasField("truncation") else None
     source = images.WhichOneof("source")
-    seed = None
-    explicit_latents = None
+    latents: tuple[Run] | npt.NDArray[np.float32]
     if source == "latents":
-        explicit_latents = _read_latents(images, spec, checks)
+        latents = _read_latents(images, spec, checks)
     else:
         seed = images.seed if source == "seed" else secrets.randbits(64)
+        threshold = None if spec.takes_psi else truncation
+        latents = (Run(seed, images.first_index, images.count, threshold),)
     return ImageRequest(
-        version=version,
-        seed=seed,
-        first_index=images.first_index,
-        count=images.count,
-        condition=read_condition(images, spec, checks),
-        truncation=_read_truncation(images, spec, checks),
-        explicit_latents=explicit_latents,
-        priority=priority,
+        version,
+        images.count,
+        latents,
+        read_condition(images, spec, checks),
+        truncation,
+        _read_priority(priority, checks) if priority else Priority.NORMAL,
     )
 
 
 def _check_variant(asked: str, version: ServedVersion, checks: Checks) -> None:
-    if not asked:
-        return
     if not VARIANT_NAME.fullmatch(asked) or asked == AUTO:
         checks.fail(
             "images.variant", f"{quoted(asked)} is neither 'reference' nor a variant's name"
@@ -186,7 +177,7 @@ def _read_priority(value: int, checks: Checks) -> Priority:
 
 def _read_latents(
     images: image_pb2.ImageSpec, spec: ModelSpec, checks: Checks
-) -> npt.NDArray[np.float32] | None:
+) -> npt.NDArray[np.float32]:
     given = images.latents.values
     expected = images.count * spec.z_dim
     if len(given) != expected:
@@ -194,22 +185,16 @@ def _read_latents(
             "images.latents.values",
             f"{len(given)} values; count * z_dim is {images.count} * {spec.z_dim} = {expected}",
         )
-        return None
+        return np.empty((0, spec.z_dim), np.float32)
     values = np.array(given, np.float32)
     if not np.isfinite(values).all():
         checks.fail("images.latents.values", "a value is not finite")
-    if images.HasField("truncation") and not _takes_psi(spec):
+    if images.HasField("truncation") and not spec.takes_psi:
         checks.fail("images.truncation", "truncation does not apply to explicit latents")
     return values.reshape(-1, spec.z_dim)
 
 
-def _takes_psi(spec: ModelSpec) -> bool:
-    return spec.truncation is not None and spec.truncation.kind is TruncationKind.PSI
-
-
 def _read_truncation(images: image_pb2.ImageSpec, spec: ModelSpec, checks: Checks) -> float | None:
-    if not images.HasField("truncation"):
-        return None
     truncation = images.truncation
     if spec.truncation is None:
         checks.fail("images.truncation", f"model {spec.name!r} does not support truncation")

@@ -13,11 +13,11 @@ from imagemint.engine.errors import (
     ModelNotFound,
     VersionNotFound,
 )
-from imagemint.engine.sampling import drawn_classes, latents, latents_of
+from imagemint.engine.sampling import cut_runs, drawn_classes, latents, latents_of
 from imagemint.open_inference import grpc_service_pb2 as pb
 from imagemint.server.batching import Priority
-from imagemint.server.rpc.open_inference.requests import read_infer
-from imagemint.server.rpc.v1.requests import read_generate
+from imagemint.server.rpc.open_inference.requests import check_parts, read_infer
+from imagemint.server.rpc.v1.requests import read_generate, require_model
 from imagemint.v1 import generation_service_pb2
 
 DATATYPES = {
@@ -65,10 +65,27 @@ def infer(model="tiny", *, typed=False, outputs=(), parameters=None, version="",
     return request
 
 
+def read(repository, request):
+    """What a request asks of its model, as the servicer reads it."""
+    check_parts(request)
+    return read_infer(request, repository.resolve(request.model_name, request.model_version))
+
+
+def job_of(call):
+    """The job for all rows of a call."""
+    return call.image_request.make_job(0, call.image_request.count, math.inf)
+
+
+def serials_of(call):
+    """The serial of each row."""
+    count = call.image_request.count
+    return call.image_request.make_serials(0, count, job_of(call).conditions)
+
+
 def faults_of(request, repository):
     """Field and description of each violation."""
     with pytest.raises(InvalidRequest) as refused:
-        read_infer(request, repository)
+        read(repository, request)
     return {violation.field: violation.description for violation in refused.value.violations}
 
 
@@ -79,11 +96,11 @@ CLASSES = column(np.int64, 1, 2, 3)
 @pytest.mark.parametrize("typed", [False, True])
 def test_latents_arrive_as_sent(repository, typed):
     """Raw or typed, elements and classes are those of the request."""
-    call = read_infer(infer(z=Z, class_id=CLASSES, typed=typed), repository)
-    job = call.rows.make_job(math.inf)
+    call = read(repository, infer(z=Z, class_id=CLASSES, typed=typed))
+    job = job_of(call)
     assert job.count == 3
-    assert job.latents(1, 3).tobytes() == Z[1:3].tobytes()
-    assert job.class_id == [1, 2, 3]
+    assert job.latents.tobytes() == Z.tobytes()
+    assert job.conditions.class_id == [1, 2, 3]
     assert call.outputs == ("image",)
     assert call.deadline == math.inf
 
@@ -94,57 +111,56 @@ def test_rows_have_seeds_and_indices_of_their_own(repository, typed):
     rows = [(5, 9), (2**64 - 1, 3), (5, 10), (5, 11), (0, 2**64 - 1)]
     seeds, indices = zip(*rows, strict=True)
     inputs = {"seed": column(np.uint64, *seeds), "index": column(np.uint64, *indices)}
-    call = read_infer(
-        infer(class_id=column(np.int64, 0, 1, 2, 3, 9), typed=typed, **inputs), repository
+    call = read(
+        repository,
+        infer(class_id=column(np.int64, 0, 1, 2, 3, 9), typed=typed, **inputs),
     )
-    drawn = latents_of(call.rows.make_job(math.inf).latents(0, 5), 8)
+    drawn = latents_of(job_of(call).latents, 8)
     for row, (seed, index) in zip(drawn, rows, strict=True):
         assert row.tobytes() == latents(seed, index, 1, 8).tobytes()
-    assert call.rows.make_serials()[:2] == ["tiny@1/5/9?class=0", f"tiny@1/{2**64 - 1}/3?class=1"]
+    assert serials_of(call)[:2] == ["tiny@1/5/9?class=0", f"tiny@1/{2**64 - 1}/3?class=1"]
 
 
 def test_absent_classes_are_drawn(repository):
     """The class of a row without one is that of its serial."""
-    call = read_infer(infer(**reel(4, 7)), repository)
+    call = read(repository, infer(**reel(4, 7)))
     expected = [drawn_classes(5, index, 1, 10)[0] for index in (4, 7)]
-    assert call.rows.class_id.tolist() == expected
+    assert job_of(call).conditions.class_id == expected
 
 
 def test_unconditional_rows_have_no_class(repository):
     """Neither in the job nor in the serial."""
-    call = read_infer(infer("plain", **reel(4)), repository)
-    assert call.rows.make_job(math.inf).class_id is None
-    assert call.rows.make_serials() == ["plain@1/5/4"]
+    call = read(repository, infer("plain", **reel(4)))
+    assert job_of(call).conditions.class_id is None
+    assert serials_of(call) == ["plain@1/5/4"]
 
 
 def test_psi_goes_to_the_graph_row_by_row(repository):
     """Rows may have different truncations; the serial spells the number as it was meant."""
     psi = column(np.float32, 0.7, 0)
-    call = read_infer(
-        infer("styled", truncation=psi, class_id=CLASSES[:2], **reel(1, 2)), repository
-    )
-    job = call.rows.make_job(math.inf)
-    assert job.truncation.tolist() == psi[:, 0].tolist()
-    assert latents_of(job.latents(0, 1), 8).tobytes() == latents(5, 1, 1, 8).tobytes()
-    assert call.rows.make_serials()[0] == "styled@1/5/1?class=1&truncation=0.7"
+    call = read(repository, infer("styled", truncation=psi, class_id=CLASSES[:2], **reel(1, 2)))
+    job = job_of(call)
+    assert job.psi.tolist() == psi[:, 0].tolist()
+    assert latents_of(cut_runs(job.latents, 0, 1), 8).tobytes() == latents(5, 1, 1, 8).tobytes()
+    assert serials_of(call)[0] == "styled@1/5/1?class=1&truncation=0.7"
 
 
 def test_psi_absent_leaves_w_where_it_is(repository):
     """The graph always takes the input; the serial names none."""
-    call = read_infer(infer("styled", **reel(1)), repository)
-    assert call.rows.make_job(math.inf).truncation == 1.0
-    assert "truncation" not in call.rows.make_serials()[0]
+    call = read(repository, infer("styled", **reel(1)))
+    assert job_of(call).psi == 1.0
+    assert "truncation" not in serials_of(call)[0]
 
 
 def test_threshold_confines_the_latents(repository):
     """A model truncated by threshold takes it as FP64, and its graph gets none."""
     thresholds = column(np.float64, 0.7, 2.0)
-    call = read_infer(infer("bounded", truncation=thresholds, **reel(1, 2)), repository)
-    job = call.rows.make_job(math.inf)
-    assert job.truncation is None
-    drawn = latents_of(job.latents(0, 1), 8)
+    call = read(repository, infer("bounded", truncation=thresholds, **reel(1, 2)))
+    job = job_of(call)
+    assert job.psi is None
+    drawn = latents_of(cut_runs(job.latents, 0, 1), 8)
     assert drawn.tobytes() == latents(5, 1, 1, 8, threshold=0.7).tobytes()
-    assert call.rows.make_serials()[1].endswith("&truncation=2.0")
+    assert serials_of(call)[1].endswith("&truncation=2.0")
 
 
 def test_timeout_becomes_a_deadline(repository):
@@ -152,16 +168,16 @@ def test_timeout_becomes_a_deadline(repository):
     for kind in ("int64_param", "uint64_param"):
         request = infer(**reel(1), parameters={"timeout": (kind, 3_000_000)})
         before = time.monotonic()
-        deadline = read_infer(request, repository).deadline
+        deadline = read(repository, request).deadline
         assert before + 3 <= deadline <= time.monotonic() + 3
     never = infer(**reel(1), parameters={"timeout": ("int64_param", 0)})
-    assert read_infer(never, repository).deadline == math.inf
+    assert read(repository, never).deadline == math.inf
 
 
 def test_unknown_parameters_are_taken(repository):
     """As Triton does, what is not known is not read."""
     parameters = {"sequence_id": ("string_param", "x")}
-    assert read_infer(infer(**reel(1), parameters=parameters), repository)
+    assert read(repository, infer(**reel(1), parameters=parameters))
 
 
 @pytest.mark.parametrize(
@@ -170,8 +186,8 @@ def test_unknown_parameters_are_taken(repository):
 def test_priority_is_read(repository, value, priority):
     """1 is the highest, 0 the default; it reaches the job."""
     parameters = {"priority": ("uint64_param", value)}
-    call = read_infer(infer(**reel(1), parameters=parameters), repository)
-    assert call.rows.make_job(math.inf, call.priority).priority is priority
+    call = read(repository, infer(**reel(1), parameters=parameters))
+    assert job_of(call).priority is priority
 
 
 def test_priority_beyond_the_levels_is_refused(repository):
@@ -273,7 +289,7 @@ def test_faults_without_number_are_cut(repository):
     """A status has room for some; the rest is counted."""
     request = infer(**{f"x{i}": CLASSES for i in range(500)})
     with pytest.raises(InvalidRequest) as refused:
-        read_infer(request, repository)
+        read(repository, request)
     assert len(refused.value.violations) == 13
     assert refused.value.violations[-1].description == "489 more violations"
 
@@ -331,7 +347,7 @@ def test_shared_memory_is_refused(repository):
 def test_class_of_an_unconditional_model_is_a_failed_precondition(repository):
     """As it is in imagemint.v1."""
     with pytest.raises(ClassUnsupported):
-        read_infer(infer("plain", **reel(1), class_id=CLASSES[:1]), repository)
+        read(repository, infer("plain", **reel(1), class_id=CLASSES[:1]))
 
 
 def test_too_many_parts_are_not_walked(repository):
@@ -354,7 +370,7 @@ def test_long_id_is_refused(repository):
     """It would come back with the answer."""
     request = infer(**reel(1))
     request.id = "x" * 256
-    assert read_infer(request, repository)
+    assert read(repository, request)
     request.id += "x"
     assert "257 characters; at most 256" in faults_of(request, repository)["id"]
     assert len(faults_of(request, repository)["id"]) < 100
@@ -403,16 +419,18 @@ def test_both_services_refuse_alike(repository, name):
     """Where two things are wrong, the same of them decides in Generate and in ModelInfer."""
     images, request = TWICE_WRONG[name]
     images = {"model": "tiny", "count": 1, "seed": 5, **images}
-    with pytest.raises(ImagemintError) as generated:
-        read_generate(generation_service_pb2.GenerateRequest(images=images), repository)
+    message = generation_service_pb2.GenerateRequest(images=images)
+    with pytest.raises(ImagemintError) as generated:  # noqa: PT012 - what the servicer does
+        require_model(message)
+        read_generate(message, repository.resolve(message.images.model, message.images.version))
     with pytest.raises(ImagemintError) as inferred:
-        read_infer(request, repository)
+        read(repository, request)
     assert type(inferred.value) is type(generated.value)
 
 
 def test_unknown_model_and_version_are_not_found(repository):
     """Before anything is said of tensors."""
     with pytest.raises(ModelNotFound):
-        read_infer(infer("nobody"), repository)
+        read(repository, infer("nobody"))
     with pytest.raises(VersionNotFound):
-        read_infer(infer(version="7"), repository)
+        read(repository, infer(version="7"))

@@ -12,8 +12,8 @@ from imagemint.engine.errors import (
 )
 from imagemint.pictures import PictureFormat
 from imagemint.server.batching import Priority
-from imagemint.server.images.request import ClassCycle, ClassPerImage, OneClass, RandomClasses
-from imagemint.server.rpc.v1.requests import read_generate, read_stream
+from imagemint.server.images.conditions import ClassCycle, ClassPerImage, OneClass, RandomClasses
+from imagemint.server.rpc.v1.requests import read_generate, read_stream, require_model
 from imagemint.v1 import generation_service_pb2 as pb
 from imagemint.v1 import image_pb2
 
@@ -26,6 +26,19 @@ PNG, JPEG, WEBP = (
 NAN, INFINITY = float("nan"), float("inf")
 
 
+def read_from(repository, request):
+    """What a request asks of its model, as the servicer reads it."""
+    require_model(request)
+    version = repository.resolve(request.images.model, request.images.version)
+    is_stream = isinstance(request, pb.StreamGenerateRequest)
+    return (read_stream if is_stream else read_generate)(request, version)
+
+
+def seed_of(call):
+    """The seed of a call."""
+    return call.image_request.latents[0].seed
+
+
 @pytest.fixture
 def generate(repository):
     """Reads a GenerateRequest of one image of `tiny` changed by keywords of ImageSpec."""
@@ -33,7 +46,7 @@ def generate(repository):
     def read(request=None, **images):
         request = pb.GenerateRequest() if request is None else request
         request.images.CopyFrom(image_pb2.ImageSpec(**({"model": "tiny", "count": 1} | images)))
-        return read_generate(request, repository)
+        return read_from(repository, request)
 
     return read
 
@@ -45,7 +58,7 @@ def stream(repository):
     def read(request=None, **images):
         request = pb.StreamGenerateRequest() if request is None else request
         request.images.CopyFrom(image_pb2.ImageSpec(**({"model": "tiny", "count": 1} | images)))
-        return read_stream(request, repository)
+        return read_from(repository, request)
 
     return read
 
@@ -66,19 +79,19 @@ def test_defaults_are_those_of_the_schema(generate):
         None,
     )
     assert (
-        call.image_request.first_index,
+        call.image_request.latents[0].first_index,
         call.image_request.count,
         call.image_request.truncation,
     ) == (0, 1, None)
     assert call.image_request.condition == RandomClasses(10)
-    assert 0 <= call.image_request.seed < 2**64
-    assert generate().image_request.seed != call.image_request.seed
+    assert 0 <= seed_of(call) < 2**64
+    assert seed_of(generate()) != seed_of(call)
 
 
 def test_seed_zero_is_a_seed(generate):
     """Presence counts, not the value."""
-    assert generate(seed=0).image_request.seed == 0
-    assert generate(seed=2**64 - 1).image_request.seed == 2**64 - 1
+    assert seed_of(generate(seed=0)) == 0
+    assert seed_of(generate(seed=2**64 - 1)) == 2**64 - 1
 
 
 @pytest.mark.parametrize(
@@ -151,8 +164,7 @@ def test_latents_are_taken_image_by_image(generate):
     """There are count * z_dim values, and no seed."""
     values = np.arange(24, dtype=np.float32)
     image_request = generate(count=3, class_id=2, latents={"values": values}).image_request
-    assert image_request.explicit_latents.tolist() == values.reshape(3, 8).tolist()
-    assert image_request.seed is None
+    assert image_request.latents.tolist() == values.reshape(3, 8).tolist()
 
 
 @pytest.mark.parametrize(
@@ -196,10 +208,10 @@ def test_cycle_of_many_classes_is_their_square(tmp_path, new_repository, num_cla
     write_bundle(tmp_path, "many", num_classes=num_classes)
     repository = new_repository(tmp_path)
     images = {"model": "many", "count": 1, "class_cycle": {"class_ids": [99] * most}}
-    assert read_generate(pb.GenerateRequest(images=images), repository)
+    assert read_from(repository, pb.GenerateRequest(images=images))
     images["class_cycle"]["class_ids"].append(0)
     with pytest.raises(InvalidRequest, match=f"at most {most}"):
-        read_generate(pb.GenerateRequest(images=images), repository)
+        read_from(repository, pb.GenerateRequest(images=images))
 
 
 @pytest.mark.parametrize(
@@ -315,9 +327,9 @@ def test_sheet_beyond_its_format_is_refused(tmp_path, new_repository):
         images={"model": "tall", "count": 82}, output={"format": WEBP}, layout=SHEET, columns=1
     )
     with pytest.raises(InvalidRequest, match="16383 pixels"):
-        read_generate(wanted, repository)
+        read_from(repository, wanted)
     wanted.output.format = PNG
-    assert read_generate(wanted, repository).sheet
+    assert read_from(repository, wanted).sheet
 
 
 def test_every_fault_is_named_at_once(generate):

@@ -1,0 +1,91 @@
+"""The inputs of a batch by name: everything that a generator receives for some images."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from imagemint.engine.sampling import drawn_classes, latents
+from imagemint.engine.spec import GraphInput, ModelSpec
+
+Feed = dict[str, npt.NDArray[Any]]
+"""The graph's inputs by name, the batch along the first axis of each."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """The inputs of N images. An input that the model does not take is None.
+
+    A further input of generators is one field here, one line in `spec.ModelSpec.inputs`, and its
+    value for images that do not ask for it in `draw_batch`.
+    """
+
+    z: npt.NDArray[np.float32]
+    """Latents, float32 [N, z_dim]; N can be 0."""
+    class_id: npt.NDArray[np.int64] | None = None
+    """Classes, int64 [N], each 0 to K - 1."""
+    tokens: npt.NDArray[np.int64] | None = None
+    """Token ids of the captions, int64 [N, max_words]; see `captions.Captions.encode`."""
+    truncation: npt.NDArray[np.float32] | None = None
+    """Psi, float32 [N]."""
+
+    def __len__(self) -> int:
+        """Returns the number of images."""
+        return len(self.z)
+
+    def __getitem__(self, part: slice) -> Self:
+        """Returns the images of a part of the batch."""
+        values: dict[str, Any] = {name: getattr(self, name) for name in _NAMES}
+        given = {name: value[part] for name, value in values.items() if value is not None}
+        return type(self)(**given)
+
+    def make_feed(self, inputs: Mapping[str, GraphInput]) -> Feed:
+        """Returns the inputs of a graph, each [N, *row].
+
+        Only types and shapes are checked. A graph takes class -1 for the last class, so the values
+        are checked where a request is read.
+
+        Raises:
+            ValueError: an input is missing, or its type or shape differs.
+        """
+        feed: Feed = {}
+        for name, (dtype, row) in inputs.items():
+            array = getattr(self, name)
+            if array is not None and array.ndim == 1:
+                array = array[:, np.newaxis]
+            if array is None or array.dtype != dtype or array.shape != (len(self.z), *row):
+                found = "missing" if array is None else f"{array.dtype} {list(array.shape)}"
+                raise ValueError(f"input {name!r} is {found}, not {dtype} {[len(self.z), *row]}")
+            feed[name] = array
+        return feed
+
+
+_NAMES = tuple(each.name for each in fields(Batch))
+
+
+def draw_batch(spec: ModelSpec, seed: int, first_index: int, count: int) -> Batch:
+    """Returns the inputs of images of a seed for which nothing else is asked.
+
+    Classes and captions are drawn, and truncation changes nothing.
+
+    Args:
+        spec: the model.
+        seed: 0 to 2^64 - 1.
+        first_index: 0 to 2^64 - 1.
+        count: number of images; first_index + count at most 2^64.
+    """
+    drawn = drawn_classes(seed, first_index, count, spec.num_choices) if spec.num_choices else None
+    captions = spec.captions
+    return Batch(
+        z=latents(seed, first_index, count, spec.z_dim, distribution=spec.distribution),
+        class_id=drawn if spec.conditional else None,
+        tokens=captions.example_tokens[drawn] if captions is not None else None,
+        truncation=np.ones(count, np.float32) if spec.takes_psi else None,
+    )
+
+
+def rows(feed: Mapping[str, npt.NDArray[Any]], start: int, stop: int) -> Feed:
+    """Returns the rows `start` to `stop - 1` of a feed."""
+    return {name: value[start:stop] for name, value in feed.items()}
