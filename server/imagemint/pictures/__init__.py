@@ -1,5 +1,6 @@
 """Encoded pictures that state their origin: what the server sends, and what data sets hold."""
 
+from imagemint.pictures.animation import AnimationFormat, encode_animation
 from imagemint.pictures.encoding import (
     DEFAULT_QUALITY,
     SERIAL_KEY,
@@ -14,6 +15,8 @@ __all__ = [
     "SERIAL_KEY",
     "TRAINED_ALGORITHMIC_MEDIA",
     "VARIANT_KEY",
+    "AnimationFormat",
     "PictureFormat",
     "encode",
+    "encode_animation",
 ]

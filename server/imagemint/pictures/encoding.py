@@ -58,10 +58,10 @@ def encode(
         return pixels.tobytes()
     image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
     out = io.BytesIO()
-    packet = _build_xmp(serials, variant)
+    packet = build_xmp(serials, variant)
     match picture_format:
         case PictureFormat.PNG:
-            image.save(out, "PNG", pnginfo=_build_png_text(serials, variant, packet))
+            image.save(out, "PNG", pnginfo=build_png_text(serials, variant, packet))
         case PictureFormat.JPEG:
             image.save(out, "JPEG", quality=quality, xmp=_fit_xmp(serials, variant))
         case PictureFormat.WEBP:
@@ -70,7 +70,8 @@ def encode(
     return out.getvalue()
 
 
-def _build_png_text(serials: Sequence[str], variant: str, packet: bytes) -> PngInfo:
+def build_png_text(serials: Sequence[str], variant: str, packet: bytes) -> PngInfo:
+    """Returns the text chunks of a PNG: serials, variant, and the XMP packet."""
     text = PngInfo()
     if serials:
         text.add_text(SERIAL_KEY, "\n".join(serials))
@@ -81,17 +82,17 @@ def _build_png_text(serials: Sequence[str], variant: str, packet: bytes) -> PngI
 
 
 def _fit_xmp(serials: Sequence[str], variant: str) -> bytes:
-    spare = _MOST_JPEG_XMP_BYTES - len(_build_xmp((), variant))
+    spare = _MOST_JPEG_XMP_BYTES - len(build_xmp((), variant))
     sizes = (len(_format_identifier(serial).encode()) for serial in serials)
     fitting = sum(1 for total in itertools.accumulate(sizes) if total <= spare)
-    return _build_xmp(serials[:fitting], variant)
+    return build_xmp(serials[:fitting], variant)
 
 
 def _format_identifier(serial: str) -> str:
     return f"<rdf:li>{escape(serial)}</rdf:li>"
 
 
-def _build_xmp(serials: Sequence[str], variant: str) -> bytes:
+def build_xmp(serials: Sequence[str], variant: str) -> bytes:
     """Returns an XMP packet with the source type, the variant, and each serial as dc:identifier."""
     tool = f' xmp:CreatorTool="imagemint, variant {escape(variant)}"' if variant else ""
     identifiers = "".join(map(_format_identifier, serials))

@@ -192,3 +192,31 @@ async def test_calls_count_as_those_of_grpc(web, site, scrape, total):
         assert has == had + 1
     assert not total(after, "imagemint_bytes_in_flight")
     assert "imagemint_requests_total" in (await web.get("/metrics")).text
+
+
+WALK = {"serials": ["digits@1/1/0?class=3", "digits@1/2/0?class=3"], "frames": 12}
+
+
+async def test_walk_as_lines_and_as_animation(web):
+    """The frames of the RPC; with an Accept header, one animated picture."""
+    url = "/v1/models/digits:interpolate"
+    png = {"output": {"format": "IMAGE_FORMAT_PNG"}}
+    async with web.stream("POST", url, json=WALK | png) as answer:
+        assert answer.headers["content-type"] == "application/x-ndjson"
+        chunks = [json.loads(line)["batch"] async for line in answer.aiter_lines()]
+    pictures = [base64.b64decode(each) for chunk in chunks for each in chunk["pictures"]]
+    assert len(pictures) == 12
+    first = await web.get("/v1/models/digits/versions/1/images/1/0.png?class=3")
+    assert np.array_equal(decode(pictures[0]), decode(first.content))
+    for media_type in ("image/webp", "image/gif", "image/apng"):
+        answer = await web.post(url, json=WALK, headers={"accept": media_type})
+        assert answer.headers["content-type"] == media_type
+        assert Image.open(io.BytesIO(answer.content)).n_frames == 12
+
+
+async def test_walk_that_is_wrong(web):
+    """Serial numbers of another model, or none."""
+    for model, body in (("plain", WALK), ("digits", WALK | {"serials": []})):
+        answer = await web.post(f"/v1/models/{model}:interpolate", json=body)
+        assert answer.status_code == 400
+        assert answer.json()["violations"][0]["field"].startswith("serials")

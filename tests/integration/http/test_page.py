@@ -9,6 +9,7 @@ import httpx
 import pytest
 import pytest_asyncio
 from http_clients import EVERYWHERE
+from PIL import Image
 from playwright.async_api import async_playwright, expect
 from tiny_bundles import write_bundle
 
@@ -162,6 +163,32 @@ async def test_two_versions_side_by_side(visit, shop):
     await expect(panes.nth(1).locator(".tile").nth(2)).to_have_class(re.compile("twin"))
     await panes.nth(0).locator(".tile").nth(2).click()
     await expect(page.locator("#twin-caption")).to_have_text("version 1")
+
+
+async def test_walk_between_two_images(visit, shop):
+    """From a chosen image to another: all frames come, can be passed by hand, and are saved."""
+    page = await visit(shop, "#model=digits&version=1&count=9&class=2", reduced_motion="reduce")
+    await wait_until_minted(page)
+    for place, end in ((3, "from"), (7, "to")):
+        await page.locator(".tile").nth(place).click()
+        await page.locator(f"#walk-{end}").click()
+        await page.keyboard.press("Escape")
+    await expect(page.locator("#slot-b")).to_have_attribute(
+        "aria-label", "B: Class 2, image 7, serial digits@1/42/7?class=2"
+    )
+    await page.locator("#walk-play").click()
+    await expect(page.locator("#walk-hint")).to_contain_text("60 images between A and B")
+    await expect(page.locator("#walk-position")).to_have_value("59")
+    await page.locator("#walk-position").fill("0")
+    await expect(page.locator("#walk-position")).to_have_attribute(
+        "aria-valuetext", "Frame 1 of 60"
+    )
+    async with page.expect_download() as saved:
+        await page.locator("#walk-save").click()
+    path = await (await saved.value).path()
+    with Image.open(path) as picture:
+        assert picture.format == "WEBP"
+        assert picture.n_frames > 2  # the encoder joins frames that are equal
 
 
 async def test_keyboard(visit, shop):

@@ -10,12 +10,12 @@ from grpc import aio
 from numpy.typing import ArrayLike
 
 from imagemint.client import channel, forks, images, models, requests, streams
-from imagemint.client.errors import ClientClosed
+from imagemint.client.errors import ClientClosed, invalid
 from imagemint.client.images import EncodedPicture, ImageBatch
 from imagemint.client.lifetime import Lifetime
 from imagemint.client.models import Model
 from imagemint.client.relay import RelayChannel
-from imagemint.client.requests import Condition, Format, PerImage, Priority
+from imagemint.client.requests import AnimationFormat, Condition, Format, PerImage, Priority
 from imagemint.client.serials import REFERENCE, Run, cut_into_runs, parse_serials
 from imagemint.v1 import (
     generation_service_pb2,
@@ -349,6 +349,83 @@ class AsyncClient:
         request.output.CopyFrom(requests.output_spec(format, quality))
         return self._pictures(request, timeout_s)
 
+    async def interpolate(
+        self,
+        serials: Sequence[str],
+        frames: int = 60,
+        *,
+        priority: Priority = "normal",
+        timeout_s: float | None = None,
+    ) -> AsyncGenerator[ImageBatch, None]:
+        """Streams the images on the path through the latents of serial numbers, in chunks.
+
+        Args:
+            serials: serial numbers of one model, version and variant, 2 to 64.
+            frames: images on the whole path, both ends included. The first and the last have the
+                pixels of the first and the last serial number.
+            priority: as for generate().
+            timeout_s: seconds for the whole call; None for the client's own.
+
+        Raises:
+            ImagemintError: as generate().
+        """
+        request = _path_request(serials, frames, priority)
+        async with aclosing(self._walk(request, timeout_s)) as chunks:
+            async for chunk in chunks:
+                yield images.parse_image_batch(chunk.batch, chunk.timing)
+
+    async def animate(
+        self,
+        serials: Sequence[str],
+        frames: int = 60,
+        *,
+        format: AnimationFormat = "webp",  # noqa: A002 - the word for it
+        quality: int | None = None,
+        frame_ms: int = 50,
+        bounces: bool = False,
+        priority: Priority = "normal",
+        timeout_s: float | None = None,
+    ) -> bytes:
+        """Returns the path of interpolate() as one animated picture.
+
+        Args:
+            serials: as for interpolate().
+            frames: as for interpolate().
+            format: webp, gif or apng.
+            quality: 1 to 100 for webp, None for the server's default of 90.
+            frame_ms: time of one frame in milliseconds, 10 to 10,000.
+            bounces: whether to show the frames forwards and then backwards.
+            priority: as for generate().
+            timeout_s: seconds for the whole call; None for the client's own.
+
+        Raises:
+            ImagemintError: as generate().
+        """
+        request = _path_request(serials, frames, priority)
+        request.animation.CopyFrom(
+            requests.animation_spec(format, quality, frame_ms, bounces=bounces)
+        )
+        async with aclosing(self._walk(request, timeout_s)) as chunks:
+            return b"".join([chunk.animation async for chunk in chunks])
+
+    async def _walk(
+        self, request: generation_service_pb2.InterpolateRequest, timeout_s: float | None
+    ) -> AsyncGenerator[generation_service_pb2.InterpolateResponse, None]:
+        timeout_s = self._timeout_s if timeout_s is None else timeout_s
+        stub = generation_service_pb2_grpc.GenerationServiceStub(await self._open())
+        with self._lifetime.translate(timeout_s):
+            call = stub.Interpolate(request, timeout=timeout_s, metadata=self._metadata)
+        try:
+            while True:
+                with self._lifetime.translate(timeout_s):
+                    chunk = await call.read()
+                if not isinstance(chunk, generation_service_pb2.InterpolateResponse):
+                    return
+                yield chunk
+        finally:
+            if not self._lifetime.forked:
+                call.cancel()
+
     async def _batches(
         self, request: streams.Request, timeout_s: float | None
     ) -> AsyncGenerator[ImageBatch, None]:
@@ -414,6 +491,23 @@ class AsyncClient:
             # The relay has the methods of a channel that the stubs use.
             return cast("aio.Channel", await RelayChannel.start(plan))
         return forks.open_channel(plan.open)
+
+
+def _path_request(
+    serials: Sequence[str], frames: int, priority: Priority
+) -> generation_service_pb2.InterpolateRequest:
+    """Returns the request for a path; the server checks the serial numbers.
+
+    Raises:
+        InvalidRequest: an argument does not fit the message.
+    """
+    if isinstance(serials, str):
+        raise invalid("serials", "a path needs two serial numbers, not one text")
+    return generation_service_pb2.InterpolateRequest(
+        serials=list(serials),
+        frames=requests.whole_number("frames", frames),
+        priority=requests.priority_value(priority),
+    )
 
 
 def run_selection(run: Run) -> Selection:

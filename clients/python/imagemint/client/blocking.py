@@ -123,5 +123,7 @@ class Client:
     encoded = _make_blocking(AsyncClient.encoded)
     sheet = _make_blocking(AsyncClient.sheet)
     mint = _make_blocking(AsyncClient.mint)
+    animate = _make_blocking(AsyncClient.animate)
+    interpolate = _make_iterator(AsyncClient.interpolate)
     stream = _make_iterator(AsyncClient.stream)
     stream_encoded = _make_iterator(AsyncClient.stream_encoded)

@@ -71,9 +71,18 @@ class Generate(Connection):
     serial: Texts = Field([])
     """Serial number of an image to generate again. Separate several by commas or repeat the flag.
     Excludes the settings that a serial number contains."""
+    interpolate: Texts = Field([])
+    """Serial numbers of a walk: the images on the path between them, as one animation. Separate
+    them by commas or repeat the flag. Needs --out NAME.webp, .gif or .apng."""
+    frames: int = Field(60, ge=2, le=INT32_MAX)
+    """Images of the walk, both ends included."""
+    frame_ms: int = Field(50, ge=10, le=10_000)
+    """Time of one image of the walk in milliseconds."""
+    bounce: bool = False
+    """Show the walk forwards and then backwards."""
     out: Annotated[str, AfterValidator(_check_output)]
     """NAME.npz: an npz; NAME.png, .jpg, .jpeg or .webp: one sheet; NAME without a suffix, or NAME/:
-    a folder of PNG files."""
+    a folder of PNG files; with --interpolate, NAME.webp, .gif or .apng: an animation."""
     overwrite: bool = False
     """Replace a file that exists, or the pictures that an earlier run wrote to the folder."""
     append: bool = False
@@ -95,12 +104,21 @@ class Generate(Connection):
             *("model", "version", "variant"),
             *("class_", "count", "seed", "first_index", "truncation"),
         }
-        if not self.serial:
+        if self.interpolate:
+            outputs.animation_format(Path(self.out))
+            if self.serial:
+                raise ValueError("--interpolate and --serial exclude each other")
+        elif self._kind is Kind.ANIMATION:
+            raise ValueError(f"{self.out} is an animation, which needs --interpolate")
+        elif given := sorted({"frames", "frame_ms", "bounce"} & self.model_fields_set):
+            raise ValueError(f"{_to_flag(given[0])} needs --interpolate")
+        if not self.serial and not self.interpolate:
             if not self.model:
                 raise ValueError("--model is required (or IMAGEMINT_MODEL), or else --serial")
         elif given := sorted(in_serials & self.model_fields_set):
             flags = ", ".join(map(_to_flag, given))
-            raise ValueError(f"--serial determines the image and excludes {flags}")
+            flag = "--interpolate" if self.interpolate else "--serial"
+            raise ValueError(f"{flag} determines the image and excludes {flags}")
         if self.overwrite and self.append:
             raise ValueError("--overwrite and --append exclude each other")
         if self.append and self._kind is not Kind.FOLDER:
@@ -116,6 +134,8 @@ class Generate(Connection):
         path, kind = Path(self.out), self._kind
         if not (self.overwrite or self.append):
             outputs.check_free(path, kind)
+        if self.interpolate:
+            return self._write_walk(path)
         serials = [Serial.parse(text) for each in self.serial for text in each.split(",")]
         report = _Report(len(serials) or self.count, show=False if self.quiet else self.progress)
         try:
@@ -126,6 +146,24 @@ class Generate(Connection):
             return _INTERRUPTED
         if not self.quiet:
             print(f"{report} to {self.out}")
+        return 0
+
+    def _write_walk(self, path: Path) -> int:
+        """Writes the animation of a walk, and prints a summary."""
+        began = time.perf_counter()
+        with self.client() as client:
+            picture = client.animate(
+                [text for each in self.interpolate for text in each.split(",")],
+                self.frames,
+                format=outputs.animation_format(path),
+                frame_ms=self.frame_ms,
+                bounces=self.bounce,
+                priority=self.priority,
+            )
+        with outputs.write_atomically(path) as file:
+            file.write(picture)
+        if not self.quiet:
+            print(f"{self.frames} frames in {time.perf_counter() - began:.2f} s to {self.out}")
         return 0
 
     def _write(self, client: Client, serials: Sequence[Serial], report: "_Report") -> None:

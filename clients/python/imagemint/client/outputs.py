@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 from imagemint.client.errors import invalid
 from imagemint.client.images import EncodedPicture, ImageBatch
-from imagemint.client.requests import Format
+from imagemint.client.requests import AnimationFormat, Format
 
 UNCONDITIONAL = -1
 """Class of an image of an unconditional model in an npz."""
 
 _SHEETS: dict[str, Format] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 _NPZ = ".npz"
+_ANIMATIONS: dict[str, AnimationFormat] = {".webp": "webp", ".gif": "gif", ".apng": "apng"}
 _NAME = re.compile(r"(.+_)?(?P<index>[0-9]{6,})(_class[0-9]+)?\.png")
 # Largest height or width of each format, in pixels.
 _LONGEST_SIDE: dict[Format, int] = {"jpeg": 65_500, "webp": 16_383}
@@ -40,6 +41,7 @@ class Kind(Enum):
     FOLDER = "folder"
     SHEET = "sheet"
     NPZ = "npz"
+    ANIMATION = "animation"
     FILE = "file"
     """Any other file, such as a report."""
 
@@ -62,12 +64,26 @@ def parse_kind(text: str) -> Kind:
         return Kind.SHEET
     if suffix == _NPZ:
         return Kind.NPZ
+    if suffix in _ANIMATIONS:
+        return Kind.ANIMATION
     if suffix or path.name.lower() in {*_SHEETS, _NPZ}:
         raise ValueError(
             f"{path.name} is none of NAME{', NAME'.join([*_SHEETS, _NPZ])}; "
             f"for a folder of this name use {text}/"
         )
     return Kind.FOLDER
+
+
+def animation_format(path: Path) -> AnimationFormat:
+    """Returns the encoding of an animation.
+
+    Raises:
+        ValueError: the suffix names none.
+    """
+    found = _ANIMATIONS.get(path.suffix.lower())
+    if found is None:
+        raise ValueError(f"{path.name} is none of NAME{', NAME'.join(_ANIMATIONS)}")
+    return found
 
 
 def sheet_format(path: Path) -> Format:

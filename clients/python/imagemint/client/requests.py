@@ -47,6 +47,9 @@ Condition: TypeAlias = int | str | PerImage | Cycle | Weights | None
 Format: TypeAlias = Literal["png", "jpeg", "webp"]
 """Encoding of a picture."""
 
+AnimationFormat: TypeAlias = Literal["webp", "gif", "apng"]
+"""Encoding of an animated picture."""
+
 Priority: TypeAlias = Literal["normal", "high"]
 """Order in which waiting requests are served: high goes before normal."""
 
@@ -58,6 +61,11 @@ _FORMATS: dict[str, image_pb2.ImageFormat.ValueType] = {
     "png": image_pb2.IMAGE_FORMAT_PNG,
     "jpeg": image_pb2.IMAGE_FORMAT_JPEG,
     "webp": image_pb2.IMAGE_FORMAT_WEBP,
+}
+_ANIMATIONS: dict[str, generation_service_pb2.AnimationFormat.ValueType] = {
+    "webp": generation_service_pb2.ANIMATION_FORMAT_WEBP,
+    "gif": generation_service_pb2.ANIMATION_FORMAT_GIF,
+    "apng": generation_service_pb2.ANIMATION_FORMAT_APNG,
 }
 
 
@@ -138,6 +146,26 @@ def output_spec(picture_format: Format, quality: int | None) -> image_pb2.Output
     if quality is not None:
         output.quality = whole_number("quality", quality)
     return output
+
+
+def animation_spec(
+    animation_format: AnimationFormat, quality: int | None, frame_ms: int, *, bounces: bool
+) -> generation_service_pb2.Animation:
+    """The message that names the encoding of an animated picture.
+
+    Raises:
+        InvalidRequest: unknown format, or a number that does not fit the message.
+    """
+    if animation_format not in _ANIMATIONS:
+        raise invalid("format", f"{animation_format!r} is none of {', '.join(_ANIMATIONS)}")
+    animation = generation_service_pb2.Animation(
+        format=_ANIMATIONS[animation_format],
+        frame_ms=whole_number("frame_ms", frame_ms),
+        bounces=bounces,
+    )
+    if quality is not None:
+        animation.quality = whole_number("quality", quality)
+    return animation
 
 
 def priority_value(priority: Priority) -> generation_service_pb2.Priority.ValueType:

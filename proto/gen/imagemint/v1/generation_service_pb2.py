@@ -25,15 +25,17 @@ _sym_db = _symbol_database.Default()
 from imagemint.v1 import image_pb2 as imagemint_dot_v1_dot_image__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%imagemint/v1/generation_service.proto\x12\x0cimagemint.v1\x1a\x18imagemint/v1/image.proto\"\xdb\x01\n\x0fGenerateRequest\x12\'\n\x06images\x18\x01 \x01(\x0b\x32\x17.imagemint.v1.ImageSpec\x12(\n\x06output\x18\x02 \x01(\x0b\x32\x18.imagemint.v1.OutputSpec\x12)\n\x06layout\x18\x03 \x01(\x0e\x32\x19.imagemint.v1.ImageLayout\x12\x14\n\x07\x63olumns\x18\x04 \x01(\x05H\x00\x88\x01\x01\x12(\n\x08priority\x18\x05 \x01(\x0e\x32\x16.imagemint.v1.PriorityB\n\n\x08_columns\"a\n\x10GenerateResponse\x12\'\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x18.imagemint.v1.ImageBatch\x12$\n\x06timing\x18\x02 \x01(\x0b\x32\x14.imagemint.v1.Timing\"\xbc\x01\n\x15StreamGenerateRequest\x12\'\n\x06images\x18\x01 \x01(\x0b\x32\x17.imagemint.v1.ImageSpec\x12(\n\x06output\x18\x02 \x01(\x0b\x32\x18.imagemint.v1.OutputSpec\x12\x17\n\nchunk_size\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12(\n\x08priority\x18\x04 \x01(\x0e\x32\x16.imagemint.v1.PriorityB\r\n\x0b_chunk_size\"g\n\x16StreamGenerateResponse\x12\'\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x18.imagemint.v1.ImageBatch\x12$\n\x06timing\x18\x02 \x01(\x0b\x32\x14.imagemint.v1.Timing*L\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x13\n\x0fPRIORITY_NORMAL\x10\x01\x12\x11\n\rPRIORITY_HIGH\x10\x02\x32\xbd\x01\n\x11GenerationService\x12I\n\x08Generate\x12\x1d.imagemint.v1.GenerateRequest\x1a\x1e.imagemint.v1.GenerateResponse\x12]\n\x0eStreamGenerate\x12#.imagemint.v1.StreamGenerateRequest\x1a$.imagemint.v1.StreamGenerateResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%imagemint/v1/generation_service.proto\x12\x0cimagemint.v1\x1a\x18imagemint/v1/image.proto\"\xdb\x01\n\x0fGenerateRequest\x12\'\n\x06images\x18\x01 \x01(\x0b\x32\x17.imagemint.v1.ImageSpec\x12(\n\x06output\x18\x02 \x01(\x0b\x32\x18.imagemint.v1.OutputSpec\x12)\n\x06layout\x18\x03 \x01(\x0e\x32\x19.imagemint.v1.ImageLayout\x12\x14\n\x07\x63olumns\x18\x04 \x01(\x05H\x00\x88\x01\x01\x12(\n\x08priority\x18\x05 \x01(\x0e\x32\x16.imagemint.v1.PriorityB\n\n\x08_columns\"a\n\x10GenerateResponse\x12\'\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x18.imagemint.v1.ImageBatch\x12$\n\x06timing\x18\x02 \x01(\x0b\x32\x14.imagemint.v1.Timing\"\xbc\x01\n\x15StreamGenerateRequest\x12\'\n\x06images\x18\x01 \x01(\x0b\x32\x17.imagemint.v1.ImageSpec\x12(\n\x06output\x18\x02 \x01(\x0b\x32\x18.imagemint.v1.OutputSpec\x12\x17\n\nchunk_size\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12(\n\x08priority\x18\x04 \x01(\x0e\x32\x16.imagemint.v1.PriorityB\r\n\x0b_chunk_size\"g\n\x16StreamGenerateResponse\x12\'\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x18.imagemint.v1.ImageBatch\x12$\n\x06timing\x18\x02 \x01(\x0b\x32\x14.imagemint.v1.Timing\"\xc8\x01\n\x12InterpolateRequest\x12\x0f\n\x07serials\x18\x01 \x03(\t\x12\x0e\n\x06\x66rames\x18\x02 \x01(\x05\x12(\n\x06output\x18\x03 \x01(\x0b\x32\x18.imagemint.v1.OutputSpec\x12(\n\x08priority\x18\x04 \x01(\x0e\x32\x16.imagemint.v1.Priority\x12/\n\tanimation\x18\x05 \x01(\x0b\x32\x17.imagemint.v1.AnimationH\x00\x88\x01\x01\x42\x0c\n\n_animation\"\x91\x01\n\tAnimation\x12-\n\x06\x66ormat\x18\x01 \x01(\x0e\x32\x1d.imagemint.v1.AnimationFormat\x12\x14\n\x07quality\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x15\n\x08\x66rame_ms\x18\x03 \x01(\x05H\x01\x88\x01\x01\x12\x0f\n\x07\x62ounces\x18\x04 \x01(\x08\x42\n\n\x08_qualityB\x0b\n\t_frame_ms\"w\n\x13InterpolateResponse\x12\'\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x18.imagemint.v1.ImageBatch\x12$\n\x06timing\x18\x02 \x01(\x0b\x32\x14.imagemint.v1.Timing\x12\x11\n\tanimation\x18\x03 \x01(\x0c*L\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x13\n\x0fPRIORITY_NORMAL\x10\x01\x12\x11\n\rPRIORITY_HIGH\x10\x02*\x83\x01\n\x0f\x41nimationFormat\x12 \n\x1c\x41NIMATION_FORMAT_UNSPECIFIED\x10\x00\x12\x19\n\x15\x41NIMATION_FORMAT_WEBP\x10\x01\x12\x18\n\x14\x41NIMATION_FORMAT_GIF\x10\x02\x12\x19\n\x15\x41NIMATION_FORMAT_APNG\x10\x03\x32\x93\x02\n\x11GenerationService\x12I\n\x08Generate\x12\x1d.imagemint.v1.GenerateRequest\x1a\x1e.imagemint.v1.GenerateResponse\x12]\n\x0eStreamGenerate\x12#.imagemint.v1.StreamGenerateRequest\x1a$.imagemint.v1.StreamGenerateResponse0\x01\x12T\n\x0bInterpolate\x12 .imagemint.v1.InterpolateRequest\x1a!.imagemint.v1.InterpolateResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'imagemint.v1.generation_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PRIORITY']._serialized_start=698
-  _globals['_PRIORITY']._serialized_end=774
+  _globals['_PRIORITY']._serialized_start=1170
+  _globals['_PRIORITY']._serialized_end=1246
+  _globals['_ANIMATIONFORMAT']._serialized_start=1249
+  _globals['_ANIMATIONFORMAT']._serialized_end=1380
   _globals['_GENERATEREQUEST']._serialized_start=82
   _globals['_GENERATEREQUEST']._serialized_end=301
   _globals['_GENERATERESPONSE']._serialized_start=303
@@ -42,6 +44,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STREAMGENERATEREQUEST']._serialized_end=591
   _globals['_STREAMGENERATERESPONSE']._serialized_start=593
   _globals['_STREAMGENERATERESPONSE']._serialized_end=696
-  _globals['_GENERATIONSERVICE']._serialized_start=777
-  _globals['_GENERATIONSERVICE']._serialized_end=966
+  _globals['_INTERPOLATEREQUEST']._serialized_start=699
+  _globals['_INTERPOLATEREQUEST']._serialized_end=899
+  _globals['_ANIMATION']._serialized_start=902
+  _globals['_ANIMATION']._serialized_end=1047
+  _globals['_INTERPOLATERESPONSE']._serialized_start=1049
+  _globals['_INTERPOLATERESPONSE']._serialized_end=1168
+  _globals['_GENERATIONSERVICE']._serialized_start=1383
+  _globals['_GENERATIONSERVICE']._serialized_end=1658
 # @@protoc_insertion_point(module_scope)

@@ -3,8 +3,10 @@
 isort:skip_file
 Asking for images."""
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from imagemint.v1 import image_pb2 as _image_pb2
 import builtins as _builtins
@@ -45,6 +47,34 @@ PRIORITY_HIGH: Priority.ValueType  # 2
 eighth of the queue to itself: for somebody who sits and waits.
 """
 Global___Priority: _TypeAlias = Priority  # noqa: Y015
+
+class _AnimationFormat:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AnimationFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AnimationFormat.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ANIMATION_FORMAT_UNSPECIFIED: _AnimationFormat.ValueType  # 0
+    """WEBP."""
+    ANIMATION_FORMAT_WEBP: _AnimationFormat.ValueType  # 1
+    """WebP, lossless at quality 100, lossy below."""
+    ANIMATION_FORMAT_GIF: _AnimationFormat.ValueType  # 2
+    """GIF, with at most 256 colours in a frame."""
+    ANIMATION_FORMAT_APNG: _AnimationFormat.ValueType  # 3
+    """APNG, lossless."""
+
+class AnimationFormat(_AnimationFormat, metaclass=_AnimationFormatEnumTypeWrapper):
+    """Encoding of an animated picture."""
+
+ANIMATION_FORMAT_UNSPECIFIED: AnimationFormat.ValueType  # 0
+"""WEBP."""
+ANIMATION_FORMAT_WEBP: AnimationFormat.ValueType  # 1
+"""WebP, lossless at quality 100, lossy below."""
+ANIMATION_FORMAT_GIF: AnimationFormat.ValueType  # 2
+"""GIF, with at most 256 colours in a frame."""
+ANIMATION_FORMAT_APNG: AnimationFormat.ValueType  # 3
+"""APNG, lossless."""
+Global___AnimationFormat: _TypeAlias = AnimationFormat  # noqa: Y015
 
 @_typing.final
 class GenerateRequest(_message.Message):
@@ -191,3 +221,130 @@ class StreamGenerateResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StreamGenerateResponse: _TypeAlias = StreamGenerateResponse  # noqa: Y015
+
+@_typing.final
+class InterpolateRequest(_message.Message):
+    """Request of Interpolate."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERIALS_FIELD_NUMBER: _builtins.int
+    FRAMES_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    ANIMATION_FIELD_NUMBER: _builtins.int
+    frames: _builtins.int
+    """Frames of the whole path, both ends included: 2 or more, at least the number of serials, and at
+    most the model's max_images_per_request.
+    """
+    priority: Global___Priority.ValueType
+    """Default NORMAL."""
+    @_builtins.property
+    def serials(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Serial numbers that the path passes through, in order, 2 to 64: all of one model, version and
+        variant, with the same caption, and of a model with PSI truncation with the same truncation.
+        """
+
+    @_builtins.property
+    def output(self) -> _image_pb2.OutputSpec:
+        """How the frames come back. Absent: RAW. Not with `animation`."""
+
+    @_builtins.property
+    def animation(self) -> Global___Animation:
+        """One animated picture in place of the frames."""
+
+    def __init__(
+        self,
+        *,
+        serials: _abc.Iterable[_builtins.str] | None = ...,
+        frames: _builtins.int = ...,
+        output: _image_pb2.OutputSpec | None = ...,
+        priority: Global___Priority.ValueType = ...,
+        animation: Global___Animation | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_animation", b"_animation", "animation", b"animation", "output", b"output"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_animation", b"_animation", "animation", b"animation", "frames", b"frames", "output", b"output", "priority", b"priority", "serials", b"serials"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__animation: _TypeAlias = _typing.Literal["animation"]  # noqa: Y015
+    _WhichOneofArgType__animation: _TypeAlias = _typing.Literal["_animation", b"_animation"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__animation) -> _WhichOneofReturnType__animation | None: ...
+
+Global___InterpolateRequest: _TypeAlias = InterpolateRequest  # noqa: Y015
+
+@_typing.final
+class Animation(_message.Message):
+    """An animated picture, which repeats for ever."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FORMAT_FIELD_NUMBER: _builtins.int
+    QUALITY_FIELD_NUMBER: _builtins.int
+    FRAME_MS_FIELD_NUMBER: _builtins.int
+    BOUNCES_FIELD_NUMBER: _builtins.int
+    format: Global___AnimationFormat.ValueType
+    """Encoding, default WEBP."""
+    quality: _builtins.int
+    """Quality of WEBP, 1 to 100, default 90; refused for the others."""
+    frame_ms: _builtins.int
+    """Time of one frame in milliseconds, 10 to 10,000, default 50."""
+    bounces: _builtins.bool
+    """Whether to show the frames forwards and then backwards."""
+    def __init__(
+        self,
+        *,
+        format: Global___AnimationFormat.ValueType = ...,
+        quality: _builtins.int | None = ...,
+        frame_ms: _builtins.int | None = ...,
+        bounces: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_frame_ms", b"_frame_ms", "_quality", b"_quality", "frame_ms", b"frame_ms", "quality", b"quality"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_frame_ms", b"_frame_ms", "_quality", b"_quality", "bounces", b"bounces", "format", b"format", "frame_ms", b"frame_ms", "quality", b"quality"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__frame_ms: _TypeAlias = _typing.Literal["frame_ms"]  # noqa: Y015
+    _WhichOneofArgType__frame_ms: _TypeAlias = _typing.Literal["_frame_ms", b"_frame_ms"]  # noqa: Y015
+    _WhichOneofReturnType__quality: _TypeAlias = _typing.Literal["quality"]  # noqa: Y015
+    _WhichOneofArgType__quality: _TypeAlias = _typing.Literal["_quality", b"_quality"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__frame_ms) -> _WhichOneofReturnType__frame_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__quality) -> _WhichOneofReturnType__quality | None: ...
+
+Global___Animation: _TypeAlias = Animation  # noqa: Y015
+
+@_typing.final
+class InterpolateResponse(_message.Message):
+    """The next frames, or the whole animation in one response."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BATCH_FIELD_NUMBER: _builtins.int
+    TIMING_FIELD_NUMBER: _builtins.int
+    ANIMATION_FIELD_NUMBER: _builtins.int
+    animation: _builtins.bytes
+    """The animated picture, if the request asked for one; empty otherwise."""
+    @_builtins.property
+    def batch(self) -> _image_pb2.ImageBatch:
+        """The frames, in order: `index` is the number of the frame from 0 on, `serial` is empty, as for
+        explicit latents. With `animation`, the batch describes all frames and has no pictures.
+        """
+
+    @_builtins.property
+    def timing(self) -> _image_pb2.Timing:
+        """Where the time of this response went."""
+
+    def __init__(
+        self,
+        *,
+        batch: _image_pb2.ImageBatch | None = ...,
+        timing: _image_pb2.Timing | None = ...,
+        animation: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "timing", b"timing"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["animation", b"animation", "batch", b"batch", "timing", b"timing"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InterpolateResponse: _TypeAlias = InterpolateResponse  # noqa: Y015

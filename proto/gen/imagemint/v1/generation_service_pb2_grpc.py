@@ -46,6 +46,11 @@ class GenerationServiceStub:
                 request_serializer=imagemint_dot_v1_dot_generation__service__pb2.StreamGenerateRequest.SerializeToString,
                 response_deserializer=imagemint_dot_v1_dot_generation__service__pb2.StreamGenerateResponse.FromString,
                 _registered_method=True)
+        self.Interpolate = channel.unary_stream(
+                '/imagemint.v1.GenerationService/Interpolate',
+                request_serializer=imagemint_dot_v1_dot_generation__service__pb2.InterpolateRequest.SerializeToString,
+                response_deserializer=imagemint_dot_v1_dot_generation__service__pb2.InterpolateResponse.FromString,
+                _registered_method=True)
 
 
 class GenerationServiceServicer:
@@ -76,6 +81,20 @@ class GenerationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Interpolate(self, request, context):
+        """A walk: the images on the path through the latents of serial numbers, in chunks of frames, or one
+        animated picture. Between two latents the path is an arc of a great circle with a length that
+        changes evenly; between uniform latents it is a straight line. A frame has the class and the
+        caption of the serial that is nearer. The first and the last frame are the images of the first
+        and the last serial, pixel by pixel.
+
+        Errors as Generate; FAILED_PRECONDITION also if a serial is of a variant that this server does
+        not run.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GenerationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -88,6 +107,11 @@ def add_GenerationServiceServicer_to_server(servicer, server):
                     servicer.StreamGenerate,
                     request_deserializer=imagemint_dot_v1_dot_generation__service__pb2.StreamGenerateRequest.FromString,
                     response_serializer=imagemint_dot_v1_dot_generation__service__pb2.StreamGenerateResponse.SerializeToString,
+            ),
+            'Interpolate': grpc.unary_stream_rpc_method_handler(
+                    servicer.Interpolate,
+                    request_deserializer=imagemint_dot_v1_dot_generation__service__pb2.InterpolateRequest.FromString,
+                    response_serializer=imagemint_dot_v1_dot_generation__service__pb2.InterpolateResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -146,6 +170,33 @@ class GenerationService:
             '/imagemint.v1.GenerationService/StreamGenerate',
             imagemint_dot_v1_dot_generation__service__pb2.StreamGenerateRequest.SerializeToString,
             imagemint_dot_v1_dot_generation__service__pb2.StreamGenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Interpolate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/imagemint.v1.GenerationService/Interpolate',
+            imagemint_dot_v1_dot_generation__service__pb2.InterpolateRequest.SerializeToString,
+            imagemint_dot_v1_dot_generation__service__pb2.InterpolateResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -50,6 +50,16 @@ class GenerationServiceStub:
 
     Errors as Generate.
     """
+    Interpolate: _grpc.UnaryStreamMultiCallable[_generation_service_pb2.InterpolateRequest, _generation_service_pb2.InterpolateResponse]
+    """A walk: the images on the path through the latents of serial numbers, in chunks of frames, or one
+    animated picture. Between two latents the path is an arc of a great circle with a length that
+    changes evenly; between uniform latents it is a straight line. A frame has the class and the
+    caption of the serial that is nearer. The first and the last frame are the images of the first
+    and the last serial, pixel by pixel.
+
+    Errors as Generate; FAILED_PRECONDITION also if a serial is of a variant that this server does
+    not run.
+    """
 
 @_typing.type_check_only
 class GenerationServiceAsyncStub(GenerationServiceStub):
@@ -72,6 +82,16 @@ class GenerationServiceAsyncStub(GenerationServiceStub):
     first_index set to the first index not received.
 
     Errors as Generate.
+    """
+    Interpolate: _aio.UnaryStreamMultiCallable[_generation_service_pb2.InterpolateRequest, _generation_service_pb2.InterpolateResponse]  # type: ignore[assignment]
+    """A walk: the images on the path through the latents of serial numbers, in chunks of frames, or one
+    animated picture. Between two latents the path is an arc of a great circle with a length that
+    changes evenly; between uniform latents it is a straight line. A frame has the class and the
+    caption of the serial that is nearer. The first and the last frame are the images of the first
+    and the last serial, pixel by pixel.
+
+    Errors as Generate; FAILED_PRECONDITION also if a serial is of a variant that this server does
+    not run.
     """
 
 class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -104,6 +124,22 @@ class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
         first_index set to the first index not received.
 
         Errors as Generate.
+        """
+
+    @_abc_1.abstractmethod
+    def Interpolate(
+        self,
+        request: _generation_service_pb2.InterpolateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_generation_service_pb2.InterpolateResponse], _abc.AsyncIterator[_generation_service_pb2.InterpolateResponse]]:
+        """A walk: the images on the path through the latents of serial numbers, in chunks of frames, or one
+        animated picture. Between two latents the path is an arc of a great circle with a length that
+        changes evenly; between uniform latents it is a straight line. A frame has the class and the
+        caption of the serial that is nearer. The first and the last frame are the images of the first
+        and the last serial, pixel by pixel.
+
+        Errors as Generate; FAILED_PRECONDITION also if a serial is of a variant that this server does
+        not run.
         """
 
 def add_GenerationServiceServicer_to_server(servicer: GenerationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -114,6 +114,11 @@ def _make_rpc_routes(
             methods=["POST"],
         ),
         Route(
+            model + ":interpolate",
+            rpcs.make_endpoint(f"{SERVICE}/Interpolate", generation.interpolate, has_body=True),
+            methods=["POST"],
+        ),
+        Route(
             "/v1/models",
             rpcs.make_endpoint(f"{MODEL_SERVICE}/ListModels", models.list),
             methods=["GET"],

@@ -10,7 +10,7 @@ from imagemint.engine.errors import InvalidRequest, Violation
 from imagemint.server.http.exchange import Exchange
 from imagemint.server.http.json_messages import encode_json, parse_json
 from imagemint.server.http.rpcs import Reply
-from imagemint.server.rpc.v1.generation import GenerationServicer
+from imagemint.server.rpc.v1.interpolation import PathServicer
 from imagemint.v1 import generation_service_pb2 as messages
 from imagemint.v1 import image_pb2
 
@@ -40,6 +40,14 @@ PICTURES = {
 """Encodings by file name extension."""
 
 
+ANIMATIONS = {
+    "image/webp": messages.ANIMATION_FORMAT_WEBP,
+    "image/gif": messages.ANIMATION_FORMAT_GIF,
+    "image/apng": messages.ANIMATION_FORMAT_APNG,
+}
+"""Encodings of animations by media type."""
+
+
 class Generation:
     """Handlers of GenerationService.
 
@@ -48,7 +56,7 @@ class Generation:
         workers: threads that convert large messages.
     """
 
-    def __init__(self, servicer: GenerationServicer, workers: ThreadPoolExecutor) -> None:
+    def __init__(self, servicer: PathServicer, workers: ThreadPoolExecutor) -> None:
         self._servicer = servicer
         self._workers = workers
 
@@ -72,14 +80,49 @@ class Generation:
         request = await self._read(exchange, messages.StreamGenerateRequest)
         await self._servicer.StreamGenerate(request, cast("Any", exchange.context))
 
+    async def interpolate(self, exchange: Exchange) -> Reply | None:
+        """Answers `POST /v1/models/{model}:interpolate` with lines of JSON, or an animation."""
+        request = await self._read(exchange, messages.InterpolateRequest)
+        prefix = f"{exchange.path['model']}@"
+        wrong = [at for at, serial in enumerate(request.serials) if not serial.startswith(prefix)]
+        if wrong:
+            why = "is not of the model of the path"
+            raise InvalidRequest([Violation(f"serials[{at}]", why) for at in wrong])
+        media_type = _parse_first_type(exchange.headers.get("accept", ""))
+        if media_type not in ANIMATIONS:
+            await self._servicer.Interpolate(request, cast("Any", exchange.context))
+            return None
+        request.animation.format = ANIMATIONS[media_type]
+        collector = _Collector(exchange)
+        await self._servicer.Interpolate(request, cast("Any", collector))
+        headers = {"content-type": media_type, "cache-control": "no-store"}
+        return Reply(collector.answers[0].animation, headers)
+
     async def _read(self, exchange: Exchange, kind: type[MessageT]) -> MessageT:
         if len(exchange.body) < _LARGE_BYTES:
             request = parse_json(exchange.body, kind)
         else:
             loop = asyncio.get_running_loop()
             request = await loop.run_in_executor(self._workers, parse_json, exchange.body, kind)
-        _set_model(request.images, exchange.path["model"])  # type: ignore[attr-defined] # both have it
+        if isinstance(request, messages.GenerateRequest | messages.StreamGenerateRequest):
+            _set_model(request.images, exchange.path["model"])
         return request
+
+
+class _Collector:
+    """The context of a stream that is answered as a whole."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._context = exchange.context
+        self.answers: list[messages.InterpolateResponse] = []
+
+    def time_remaining(self) -> float | None:
+        """Returns the seconds until the deadline; None without a deadline."""
+        return self._context.time_remaining()
+
+    async def write(self, answer: messages.InterpolateResponse) -> None:
+        """Keeps an answer."""
+        self.answers.append(answer)
 
 
 def make_picture_headers(batch: image_pb2.ImageBatch, picture: Picture) -> dict[str, str]:
@@ -102,8 +145,13 @@ def _choose_picture(accept: str) -> Picture | None:
 
     Only a header that names an encoding first asks for a picture. Browsers accept everything.
     """
-    first = accept.partition(",")[0].partition(";")[0].strip().lower()
+    first = _parse_first_type(accept)
     return next((each for each in PICTURES.values() if each.media_type == first), None)
+
+
+def _parse_first_type(accept: str) -> str:
+    """Returns the first media type of an `Accept` header, without parameters."""
+    return accept.partition(",")[0].partition(";")[0].strip().lower()
 
 
 def _ask_for_picture(request: messages.GenerateRequest, picture: Picture) -> None:

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from imagemint.server.http.exchange import NDJSON
-from imagemint.server.http.generation import PICTURES
+from imagemint.server.http.generation import ANIMATIONS, PICTURES
 from imagemint.server.http.models import FILES
 from imagemint.server.http.problems import MEDIA_TYPE
 from imagemint.v1 import generation_service_pb2, model_service_pb2
@@ -125,6 +125,9 @@ def _make_paths(schemas: dict[str, Schema]) -> Schema:
     for picture in PICTURES.values():
         generated |= _make_content(picture.media_type, {"type": "string"})
     line = _add(messages.StreamGenerateResponse.DESCRIPTOR, schemas)
+    walked = _make_content(NDJSON, _add(messages.InterpolateResponse.DESCRIPTOR, schemas))
+    for media_type in ANIMATIONS:
+        walked |= _make_content(media_type, {"type": "string"})
     return {
         "/v1/models": {
             "get": _make_operation(
@@ -162,6 +165,16 @@ def _make_paths(schemas: dict[str, Schema]) -> Schema:
                 _make_content(NDJSON, line),
                 parameters=[name, _TIMEOUT],
                 body=_add(messages.StreamGenerateRequest.DESCRIPTOR, schemas),
+            )
+        },
+        "/v1/models/{model}:interpolate": {
+            "post": _make_operation(
+                "interpolate",
+                "The images on a path between serial numbers, as lines of JSON or, with the header"
+                " Accept, as one animated picture.",
+                walked,
+                parameters=[name, _TIMEOUT],
+                body=_add(messages.InterpolateRequest.DESCRIPTOR, schemas),
             )
         },
         **{

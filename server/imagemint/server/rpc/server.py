@@ -32,7 +32,7 @@ from imagemint.server.rpc.interceptor import CallInterceptor
 from imagemint.server.rpc.open_inference.service import InferenceServicer
 from imagemint.server.rpc.running_calls import RunningCalls
 from imagemint.server.rpc.submission import Gate
-from imagemint.server.rpc.v1.generation import GenerationServicer
+from imagemint.server.rpc.v1.interpolation import PathServicer
 from imagemint.server.rpc.v1.models import ModelServicer
 from imagemint.server.settings import ServeSettings, join_address, split_address
 from imagemint.server.telemetry.metrics import Metrics
@@ -70,7 +70,7 @@ class Services(NamedTuple):
 
     interceptor: CallInterceptor
     running_calls: RunningCalls
-    generation: GenerationServicer
+    generation: PathServicer
     models: ModelServicer
 
 
@@ -131,7 +131,7 @@ class RpcServer:
         self.services = Services(
             self._interceptor,
             self._running_calls,
-            GenerationServicer(repository, metrics, self.gate, encoders),
+            PathServicer(repository, metrics, self.gate, encoders),
             ModelServicer(repository, settings.max_queue_images),
         )
         self._inference = InferenceServicer(repository, control, metrics, self.gate, peers)

@@ -94,9 +94,9 @@ const PNG = { format: "IMAGE_FORMAT_PNG" };
 export const streamWalk = (model, serials, frames, signal) =>
   streamLines(`${modelPath(model)}:interpolate`, { serials, frames, output: PNG }, signal);
 
-/** Returns the path through serial numbers as an animated WebP. */
+/** Returns the path through serial numbers, forwards and backwards, as an animated WebP. */
 export async function fetchWalk(model, serials, frames) {
-  const body = { serials, frames };
+  const body = { serials, frames, animation: { bounces: true } };
   const response = await call(`${modelPath(model)}:interpolate`, { method: "POST", body, accept: "image/webp" });
   return response.blob();
 }

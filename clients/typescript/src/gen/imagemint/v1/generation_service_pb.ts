@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file imagemint/v1/generation_service.proto.
  */
 export const file_imagemint_v1_generation_service: GenFile = /*@__PURE__*/
-  fileDesc("CiVpbWFnZW1pbnQvdjEvZ2VuZXJhdGlvbl9zZXJ2aWNlLnByb3RvEgxpbWFnZW1pbnQudjEi2wEKD0dlbmVyYXRlUmVxdWVzdBInCgZpbWFnZXMYASABKAsyFy5pbWFnZW1pbnQudjEuSW1hZ2VTcGVjEigKBm91dHB1dBgCIAEoCzIYLmltYWdlbWludC52MS5PdXRwdXRTcGVjEikKBmxheW91dBgDIAEoDjIZLmltYWdlbWludC52MS5JbWFnZUxheW91dBIUCgdjb2x1bW5zGAQgASgFSACIAQESKAoIcHJpb3JpdHkYBSABKA4yFi5pbWFnZW1pbnQudjEuUHJpb3JpdHlCCgoIX2NvbHVtbnMiYQoQR2VuZXJhdGVSZXNwb25zZRInCgViYXRjaBgBIAEoCzIYLmltYWdlbWludC52MS5JbWFnZUJhdGNoEiQKBnRpbWluZxgCIAEoCzIULmltYWdlbWludC52MS5UaW1pbmcivAEKFVN0cmVhbUdlbmVyYXRlUmVxdWVzdBInCgZpbWFnZXMYASABKAsyFy5pbWFnZW1pbnQudjEuSW1hZ2VTcGVjEigKBm91dHB1dBgCIAEoCzIYLmltYWdlbWludC52MS5PdXRwdXRTcGVjEhcKCmNodW5rX3NpemUYAyABKAVIAIgBARIoCghwcmlvcml0eRgEIAEoDjIWLmltYWdlbWludC52MS5Qcmlvcml0eUINCgtfY2h1bmtfc2l6ZSJnChZTdHJlYW1HZW5lcmF0ZVJlc3BvbnNlEicKBWJhdGNoGAEgASgLMhguaW1hZ2VtaW50LnYxLkltYWdlQmF0Y2gSJAoGdGltaW5nGAIgASgLMhQuaW1hZ2VtaW50LnYxLlRpbWluZypMCghQcmlvcml0eRIYChRQUklPUklUWV9VTlNQRUNJRklFRBAAEhMKD1BSSU9SSVRZX05PUk1BTBABEhEKDVBSSU9SSVRZX0hJR0gQAjK9AQoRR2VuZXJhdGlvblNlcnZpY2USSQoIR2VuZXJhdGUSHS5pbWFnZW1pbnQudjEuR2VuZXJhdGVSZXF1ZXN0Gh4uaW1hZ2VtaW50LnYxLkdlbmVyYXRlUmVzcG9uc2USXQoOU3RyZWFtR2VuZXJhdGUSIy5pbWFnZW1pbnQudjEuU3RyZWFtR2VuZXJhdGVSZXF1ZXN0GiQuaW1hZ2VtaW50LnYxLlN0cmVhbUdlbmVyYXRlUmVzcG9uc2UwAWIGcHJvdG8z", [file_imagemint_v1_image]);
+  fileDesc("CiVpbWFnZW1pbnQvdjEvZ2VuZXJhdGlvbl9zZXJ2aWNlLnByb3RvEgxpbWFnZW1pbnQudjEi2wEKD0dlbmVyYXRlUmVxdWVzdBInCgZpbWFnZXMYASABKAsyFy5pbWFnZW1pbnQudjEuSW1hZ2VTcGVjEigKBm91dHB1dBgCIAEoCzIYLmltYWdlbWludC52MS5PdXRwdXRTcGVjEikKBmxheW91dBgDIAEoDjIZLmltYWdlbWludC52MS5JbWFnZUxheW91dBIUCgdjb2x1bW5zGAQgASgFSACIAQESKAoIcHJpb3JpdHkYBSABKA4yFi5pbWFnZW1pbnQudjEuUHJpb3JpdHlCCgoIX2NvbHVtbnMiYQoQR2VuZXJhdGVSZXNwb25zZRInCgViYXRjaBgBIAEoCzIYLmltYWdlbWludC52MS5JbWFnZUJhdGNoEiQKBnRpbWluZxgCIAEoCzIULmltYWdlbWludC52MS5UaW1pbmcivAEKFVN0cmVhbUdlbmVyYXRlUmVxdWVzdBInCgZpbWFnZXMYASABKAsyFy5pbWFnZW1pbnQudjEuSW1hZ2VTcGVjEigKBm91dHB1dBgCIAEoCzIYLmltYWdlbWludC52MS5PdXRwdXRTcGVjEhcKCmNodW5rX3NpemUYAyABKAVIAIgBARIoCghwcmlvcml0eRgEIAEoDjIWLmltYWdlbWludC52MS5Qcmlvcml0eUINCgtfY2h1bmtfc2l6ZSJnChZTdHJlYW1HZW5lcmF0ZVJlc3BvbnNlEicKBWJhdGNoGAEgASgLMhguaW1hZ2VtaW50LnYxLkltYWdlQmF0Y2gSJAoGdGltaW5nGAIgASgLMhQuaW1hZ2VtaW50LnYxLlRpbWluZyLIAQoSSW50ZXJwb2xhdGVSZXF1ZXN0Eg8KB3NlcmlhbHMYASADKAkSDgoGZnJhbWVzGAIgASgFEigKBm91dHB1dBgDIAEoCzIYLmltYWdlbWludC52MS5PdXRwdXRTcGVjEigKCHByaW9yaXR5GAQgASgOMhYuaW1hZ2VtaW50LnYxLlByaW9yaXR5Ei8KCWFuaW1hdGlvbhgFIAEoCzIXLmltYWdlbWludC52MS5BbmltYXRpb25IAIgBAUIMCgpfYW5pbWF0aW9uIpEBCglBbmltYXRpb24SLQoGZm9ybWF0GAEgASgOMh0uaW1hZ2VtaW50LnYxLkFuaW1hdGlvbkZvcm1hdBIUCgdxdWFsaXR5GAIgASgFSACIAQESFQoIZnJhbWVfbXMYAyABKAVIAYgBARIPCgdib3VuY2VzGAQgASgIQgoKCF9xdWFsaXR5QgsKCV9mcmFtZV9tcyJ3ChNJbnRlcnBvbGF0ZVJlc3BvbnNlEicKBWJhdGNoGAEgASgLMhguaW1hZ2VtaW50LnYxLkltYWdlQmF0Y2gSJAoGdGltaW5nGAIgASgLMhQuaW1hZ2VtaW50LnYxLlRpbWluZxIRCglhbmltYXRpb24YAyABKAwqTAoIUHJpb3JpdHkSGAoUUFJJT1JJVFlfVU5TUEVDSUZJRUQQABITCg9QUklPUklUWV9OT1JNQUwQARIRCg1QUklPUklUWV9ISUdIEAIqgwEKD0FuaW1hdGlvbkZvcm1hdBIgChxBTklNQVRJT05fRk9STUFUX1VOU1BFQ0lGSUVEEAASGQoVQU5JTUFUSU9OX0ZPUk1BVF9XRUJQEAESGAoUQU5JTUFUSU9OX0ZPUk1BVF9HSUYQAhIZChVBTklNQVRJT05fRk9STUFUX0FQTkcQAzKTAgoRR2VuZXJhdGlvblNlcnZpY2USSQoIR2VuZXJhdGUSHS5pbWFnZW1pbnQudjEuR2VuZXJhdGVSZXF1ZXN0Gh4uaW1hZ2VtaW50LnYxLkdlbmVyYXRlUmVzcG9uc2USXQoOU3RyZWFtR2VuZXJhdGUSIy5pbWFnZW1pbnQudjEuU3RyZWFtR2VuZXJhdGVSZXF1ZXN0GiQuaW1hZ2VtaW50LnYxLlN0cmVhbUdlbmVyYXRlUmVzcG9uc2UwARJUCgtJbnRlcnBvbGF0ZRIgLmltYWdlbWludC52MS5JbnRlcnBvbGF0ZVJlcXVlc3QaIS5pbWFnZW1pbnQudjEuSW50ZXJwb2xhdGVSZXNwb25zZTABYgZwcm90bzM", [file_imagemint_v1_image]);
 
 /**
  * Request of Generate.
@@ -165,6 +165,135 @@ export const StreamGenerateResponseSchema: GenMessage<StreamGenerateResponse> = 
   messageDesc(file_imagemint_v1_generation_service, 3);
 
 /**
+ * Request of Interpolate.
+ *
+ * @generated from message imagemint.v1.InterpolateRequest
+ */
+export type InterpolateRequest = Message<"imagemint.v1.InterpolateRequest"> & {
+  /**
+   * Serial numbers that the path passes through, in order, 2 to 64: all of one model, version and
+   * variant, with the same caption, and of a model with PSI truncation with the same truncation.
+   *
+   * @generated from field: repeated string serials = 1;
+   */
+  serials: string[];
+
+  /**
+   * Frames of the whole path, both ends included: 2 or more, at least the number of serials, and at
+   * most the model's max_images_per_request.
+   *
+   * @generated from field: int32 frames = 2;
+   */
+  frames: number;
+
+  /**
+   * How the frames come back. Absent: RAW. Not with `animation`.
+   *
+   * @generated from field: imagemint.v1.OutputSpec output = 3;
+   */
+  output?: OutputSpec | undefined;
+
+  /**
+   * Default NORMAL.
+   *
+   * @generated from field: imagemint.v1.Priority priority = 4;
+   */
+  priority: Priority;
+
+  /**
+   * One animated picture in place of the frames.
+   *
+   * @generated from field: optional imagemint.v1.Animation animation = 5;
+   */
+  animation?: Animation | undefined;
+};
+
+/**
+ * Describes the message imagemint.v1.InterpolateRequest.
+ * Use `create(InterpolateRequestSchema)` to create a new message.
+ */
+export const InterpolateRequestSchema: GenMessage<InterpolateRequest> = /*@__PURE__*/
+  messageDesc(file_imagemint_v1_generation_service, 4);
+
+/**
+ * An animated picture, which repeats for ever.
+ *
+ * @generated from message imagemint.v1.Animation
+ */
+export type Animation = Message<"imagemint.v1.Animation"> & {
+  /**
+   * Encoding, default WEBP.
+   *
+   * @generated from field: imagemint.v1.AnimationFormat format = 1;
+   */
+  format: AnimationFormat;
+
+  /**
+   * Quality of WEBP, 1 to 100, default 90; refused for the others.
+   *
+   * @generated from field: optional int32 quality = 2;
+   */
+  quality?: number | undefined;
+
+  /**
+   * Time of one frame in milliseconds, 10 to 10,000, default 50.
+   *
+   * @generated from field: optional int32 frame_ms = 3;
+   */
+  frameMs?: number | undefined;
+
+  /**
+   * Whether to show the frames forwards and then backwards.
+   *
+   * @generated from field: bool bounces = 4;
+   */
+  bounces: boolean;
+};
+
+/**
+ * Describes the message imagemint.v1.Animation.
+ * Use `create(AnimationSchema)` to create a new message.
+ */
+export const AnimationSchema: GenMessage<Animation> = /*@__PURE__*/
+  messageDesc(file_imagemint_v1_generation_service, 5);
+
+/**
+ * The next frames, or the whole animation in one response.
+ *
+ * @generated from message imagemint.v1.InterpolateResponse
+ */
+export type InterpolateResponse = Message<"imagemint.v1.InterpolateResponse"> & {
+  /**
+   * The frames, in order: `index` is the number of the frame from 0 on, `serial` is empty, as for
+   * explicit latents. With `animation`, the batch describes all frames and has no pictures.
+   *
+   * @generated from field: imagemint.v1.ImageBatch batch = 1;
+   */
+  batch?: ImageBatch | undefined;
+
+  /**
+   * Where the time of this response went.
+   *
+   * @generated from field: imagemint.v1.Timing timing = 2;
+   */
+  timing?: Timing | undefined;
+
+  /**
+   * The animated picture, if the request asked for one; empty otherwise.
+   *
+   * @generated from field: bytes animation = 3;
+   */
+  animation: Uint8Array;
+};
+
+/**
+ * Describes the message imagemint.v1.InterpolateResponse.
+ * Use `create(InterpolateResponseSchema)` to create a new message.
+ */
+export const InterpolateResponseSchema: GenMessage<InterpolateResponse> = /*@__PURE__*/
+  messageDesc(file_imagemint_v1_generation_service, 6);
+
+/**
  * Who goes first where requests wait. No pixel depends on it.
  *
  * @generated from enum imagemint.v1.Priority
@@ -198,6 +327,47 @@ export enum Priority {
  */
 export const PrioritySchema: GenEnum<Priority> = /*@__PURE__*/
   enumDesc(file_imagemint_v1_generation_service, 0);
+
+/**
+ * Encoding of an animated picture.
+ *
+ * @generated from enum imagemint.v1.AnimationFormat
+ */
+export enum AnimationFormat {
+  /**
+   * WEBP.
+   *
+   * @generated from enum value: ANIMATION_FORMAT_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * WebP, lossless at quality 100, lossy below.
+   *
+   * @generated from enum value: ANIMATION_FORMAT_WEBP = 1;
+   */
+  WEBP = 1,
+
+  /**
+   * GIF, with at most 256 colours in a frame.
+   *
+   * @generated from enum value: ANIMATION_FORMAT_GIF = 2;
+   */
+  GIF = 2,
+
+  /**
+   * APNG, lossless.
+   *
+   * @generated from enum value: ANIMATION_FORMAT_APNG = 3;
+   */
+  APNG = 3,
+}
+
+/**
+ * Describes the enum imagemint.v1.AnimationFormat.
+ */
+export const AnimationFormatSchema: GenEnum<AnimationFormat> = /*@__PURE__*/
+  enumDesc(file_imagemint_v1_generation_service, 1);
 
 /**
  * Mints images. Errors carry google.rpc details: BadRequest with every violation, ErrorInfo with
@@ -234,6 +404,23 @@ export const GenerationService: GenService<{
     methodKind: "server_streaming";
     input: typeof StreamGenerateRequestSchema;
     output: typeof StreamGenerateResponseSchema;
+  },
+  /**
+   * A walk: the images on the path through the latents of serial numbers, in chunks of frames, or one
+   * animated picture. Between two latents the path is an arc of a great circle with a length that
+   * changes evenly; between uniform latents it is a straight line. A frame has the class and the
+   * caption of the serial that is nearer. The first and the last frame are the images of the first
+   * and the last serial, pixel by pixel.
+   *
+   * Errors as Generate; FAILED_PRECONDITION also if a serial is of a variant that this server does
+   * not run.
+   *
+   * @generated from rpc imagemint.v1.GenerationService.Interpolate
+   */
+  interpolate: {
+    methodKind: "server_streaming";
+    input: typeof InterpolateRequestSchema;
+    output: typeof InterpolateResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_imagemint_v1_generation_service, 0);

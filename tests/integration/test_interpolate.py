@@ -1,0 +1,158 @@
+"""Walks between serial numbers: frames, animations, and what is refused."""
+
+import io
+
+import grpc
+import numpy as np
+import pytest
+from PIL import Image, ImageSequence
+from server_process import COMMAND
+
+from imagemint.client import FailedPrecondition, InvalidRequest, NotFound
+from imagemint.v1 import generation_service_pb2 as pb
+from imagemint.v1 import image_pb2
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+A, B, C = (
+    f"digits@1/{seed}/{index}?class={k}" for seed, index, k in ((1, 0, 3), (2, 5, 3), (9, 9, 4))
+)
+
+
+async def collect(frames):
+    """The pixels of all frames, and their batches."""
+    batches = [batch async for batch in frames]
+    return np.concatenate([each.image for each in batches]), batches
+
+
+async def test_ends_are_the_images_of_their_serials(client):
+    """Pixel by pixel; and so is a serial that a frame meets on the way."""
+    pixels, batches = await collect(client.interpolate([A, C, B], 21))
+    assert pixels.shape == (21, 4, 6, 1)
+    wanted = await client.mint([A, C, B])
+    assert np.array_equal(pixels[[0, 10, 20]], wanted.image)
+    assert [int(index) for each in batches for index in each.index] == list(range(21))
+    classes = [int(each) for batch in batches for each in batch.class_id]
+    # Half-way between two serials, the even one of their positions counts as the nearer.
+    assert classes == [3] * 6 + [4] * 9 + [3] * 6
+    assert len({each.tobytes() for each in pixels}) > 10
+
+
+@pytest.mark.parametrize(
+    "serials",
+    [
+        ("plain@1/1/0", "plain@1/2/0"),
+        ("bounded@1/1/0?class=1&truncation=0.5", "bounded@1/2/0?class=2&truncation=2.0"),
+        ("styled@1/1/0?class=1&truncation=0.5", "styled@1/2/0?class=1&truncation=0.5"),
+    ],
+)
+async def test_every_kind_of_model_walks(client, serials):
+    """Without classes, with a threshold of each end, and with psi."""
+    pixels, _ = await collect(client.interpolate(serials, 9))
+    for end, serial in ((0, serials[0]), (-1, serials[1])):
+        assert np.array_equal(pixels[end], (await client.mint(serial)).image[0])
+
+
+@pytest.mark.parametrize("kind", ["webp", "gif", "apng"])
+async def test_animation_shows_the_frames(client, kind):
+    """In order, and for ever; the lossless ones exactly."""
+    pixels, _ = await collect(client.interpolate([A, B], 8))
+    quality = 100 if kind == "webp" else None
+    data = await client.animate([A, B], 8, format=kind, frame_ms=40, quality=quality)
+    picture = Image.open(io.BytesIO(data))
+    assert picture.n_frames == 8
+    assert picture.info["loop"] == 0
+    shown = np.stack([np.asarray(each.convert("L")) for each in ImageSequence.Iterator(picture)])
+    assert np.array_equal(shown, pixels[..., 0])
+    assert A.encode() in data
+    assert b"trainedAlgorithmicMedia" in data
+    there_and_back = await client.animate([A, B], 8, format=kind, bounces=True)
+    assert Image.open(io.BytesIO(there_and_back)).n_frames == 14
+
+
+async def test_frames_come_encoded(generation):
+    """As PNG, in chunks whose timing is told."""
+    request = pb.InterpolateRequest(
+        serials=[A, B], frames=30, output={"format": image_pb2.IMAGE_FORMAT_PNG}
+    )
+    chunks = [chunk async for chunk in generation.Interpolate(request)]
+    pictures = [each for chunk in chunks for each in chunk.batch.pictures]
+    assert len(pictures) == 30
+    assert all(Image.open(io.BytesIO(each)).size == (6, 4) for each in pictures)
+    assert all(chunk.HasField("timing") and not chunk.animation for chunk in chunks)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fields"),
+    [
+        ({"serials": [A]}, {"serials"}),
+        ({"serials": [A] * 65, "frames": 65}, {"serials"}),
+        ({"serials": [A, "digits@1"]}, {"serials[1]"}),
+        ({"serials": [A, "plain@1/1/1"]}, {"serials[1]"}),
+        ({"serials": [A, "digits@1/1/1?class=10"]}, {"serials[1]"}),
+        ({"serials": [A, f"{B}&truncation=0.5"]}, {"serials[0]", "serials[1]"}),
+        ({"serials": ["plain@1/1/0?class=1", "plain@1/1/1"]}, {"serials[0]"}),
+        ({"frames": 1}, {"frames"}),
+        ({"serials": [A, B, C], "frames": 2}, {"frames"}),
+        ({"frames": 1025}, {"frames"}),
+        ({"animation": {"format": 9}}, {"animation.format"}),
+        ({"animation": {"format": 2, "quality": 5}}, {"animation.quality"}),
+        ({"animation": {"quality": 0, "frame_ms": 5}}, {"animation.quality", "animation.frame_ms"}),
+        ({"animation": {}, "output": {}}, {"output"}),
+    ],
+)
+async def test_wrong_requests_are_refused(generation, details_of, changes, fields):
+    """With every violation."""
+    request = pb.InterpolateRequest(**({"serials": [A, B], "frames": 10} | changes))
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await generation.Interpolate(request).read()
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    violations = details_of(caught.value)["BadRequest"].field_violations
+    wanted = fields if "truncation" not in str(changes) else {"serials[1]"}
+    assert {each.field for each in violations} == wanted
+
+
+async def test_refusals_of_the_client(client):
+    """Unknown models, other variants and unfitting serials have the errors of other calls."""
+    with pytest.raises(NotFound):
+        await client.animate(["absent@1/1/1", "absent@1/1/2"])
+    with pytest.raises(FailedPrecondition):
+        await client.animate(["digits@1+int8/1/1", "digits@1+int8/1/2"])
+    with pytest.raises(InvalidRequest):
+        await client.animate([A, "plain@1/1/1"])
+    with pytest.raises(InvalidRequest):
+        await client.animate(A)
+
+
+async def test_command_writes_a_walk(app, tmp_path, run_command):
+    """`imagemint generate --interpolate A,B` writes an animation; without it, none is written."""
+    out = tmp_path / "walk.webp"
+    serials = f"--interpolate={A},{B}"
+    done = await run_command(app, serials, "--frames=6", f"--out={out}")
+    assert done.returncode == 0, done.stderr
+    assert "6 frames" in done.stdout
+    assert Image.open(io.BytesIO(out.read_bytes())).n_frames == 6
+    for arguments, message in (
+        ((serials, "--out=walk.npz"), "walk.npz is none of NAME.webp"),
+        (("--model=digits", f"--out={tmp_path}/walk.gif"), "needs --interpolate"),
+        (("--model=digits", "--frames=3", f"--out={tmp_path}/a.png"), "--frames needs"),
+        ((serials, "--seed=3", f"--out={tmp_path}/b.gif"), "excludes --seed"),
+    ):
+        done = await run_command(app, *arguments)
+        assert done.returncode == 2
+        assert message in done.stderr
+
+
+@pytest.fixture
+def run_command():
+    """Runs `imagemint generate` against a server."""
+    import asyncio  # noqa: PLC0415 - used here alone
+    import subprocess  # noqa: PLC0415
+
+    async def run(app, *arguments):
+        command = [COMMAND, "generate", f"--server={app.grpc_address}", *arguments]
+        return await asyncio.to_thread(
+            subprocess.run, command, capture_output=True, text=True, check=False
+        )
+
+    return run
