@@ -6,6 +6,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tiny_bundles import write_bundle
 
 from imagemint.client import AsyncClient, ModelState
+from imagemint.server import app as app_module
 from imagemint.v1 import generation_service_pb2 as pb
 from imagemint.v1 import generation_service_pb2_grpc
 
@@ -115,11 +116,12 @@ async def test_model_without_ready_version_is_not_serving(serve, tmp_path, conne
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
-async def test_oversized_bundle_is_refused(serve, tmp_path):
-    """The limit of the settings holds before a byte is believed."""
+async def test_oversized_bundle_is_refused(serve, tmp_path, monkeypatch):
+    """The limit holds before a byte is believed."""
     write_bundle(tmp_path, "good", size=(2, 2, 1))
     write_bundle(tmp_path, "huge", size=(64, 64, 1))
-    app = await serve(tmp_path, max_bundle_bytes=100_000)
+    monkeypatch.setattr(app_module, "_MAX_BUNDLE_BYTES", 100_000)
+    app = await serve(tmp_path)
     async with AsyncClient(app.grpc_address) as client:
         assert (
             "larger than the limit of 100,000 bytes"

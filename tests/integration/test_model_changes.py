@@ -145,7 +145,7 @@ async def test_endless_stream_is_told_after_the_grace(
     serve, repository, tmp_path, connect, details_of
 ):
     """UNAVAILABLE between two chunks; who resumes is told that the version is gone."""
-    app = await serve(repository, version_policy="latest:1", unload_grace_s=0.05, **QUIET)
+    app = await serve(repository, version_policy="latest:1", drain_grace_s=0.05, **QUIET)
     async with connect(app) as channel:
         stub = generation_service_pb2_grpc.GenerationServiceStub(channel)
         images = {"model": "tiny", "count": 2**50, "seed": 7}
@@ -167,7 +167,7 @@ async def _read_on(stream):
 
 async def test_client_is_told_when_its_stream_cannot_go_on(serve, repository, tmp_path):
     """It does not go on with another version's pixels."""
-    app = await serve(repository, version_policy="latest:1", unload_grace_s=0.05, **QUIET)
+    app = await serve(repository, version_policy="latest:1", drain_grace_s=0.05, **QUIET)
     async with AsyncClient(app.grpc_address) as client:
         chunks = client.stream("tiny", 2**50, seed=7, chunk_size=16)
         assert (await anext(chunks)).version == "1"

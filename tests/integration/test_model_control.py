@@ -123,7 +123,6 @@ async def test_changed_bundle_is_accepted_by_parameter(explicit, connect, tmp_pa
         ({"model_control": "none"}, "model_control is none"),
         ({"model_control": "poll"}, "model_control is poll"),
         ({"model_control": "watch"}, "model_control is watch"),
-        ({"allow_model_control": False, "load_models": ["*"]}, "allow_model_control is off"),
     ],
 )
 async def test_control_is_refused_where_it_is_not_offered(explicit, connect, settings, why):
@@ -141,6 +140,14 @@ async def test_control_is_refused_where_it_is_not_offered(explicit, connect, set
         assert await index_of(stub) == {"a": ("READY", ""), "b": ("READY", "")}
         answer = await stub.ServerMetadata(pb.ServerMetadataRequest())
         assert "model_repository" not in answer.extensions
+
+
+async def test_chosen_models_are_loaded_once(explicit, connect):
+    """With model_control none, load_models chooses what is loaded, and nothing changes it."""
+    app = await explicit(model_control="none", load_models=["b"])
+    async with connect(app) as channel:
+        assert (await index_of(stub_of(channel)))["b"] == ("READY", "")
+        assert (await index_of(stub_of(channel)))["a"][0] == "UNAVAILABLE"
 
 
 async def test_control_is_announced(explicit, connect):

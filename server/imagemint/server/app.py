@@ -40,6 +40,9 @@ _log = structlog.stdlib.get_logger(__name__)
 _GPU_INSTANCES = 2
 # More threads per batch give diminishing returns and were not measured.
 _MOST_ALONE_THREADS = 4
+# The event loop gets a CPU core as soon as it needs one; see docs/notes/serving-performance.md.
+_NICENESS = 5
+_MAX_BUNDLE_BYTES = 2**31  # the limit of protobuf, and therefore of a file without external data
 # Streams are asked to end at this share of the grace period, so that their last chunk is still sent
 # and the client can tell a drain from a failure.
 _EXPIRING_SHARE = 0.8
@@ -77,19 +80,19 @@ class App:
             self._open_backend,
             self._open_batcher,
             self.metrics,
-            max_bundle_bytes=settings.max_bundle_bytes,
+            max_bundle_bytes=_MAX_BUNDLE_BYTES,
             max_images=settings.max_images_per_request,
             max_response_bytes=settings.max_response_bytes,
             policies=Policies.parse(
                 settings.version_policy, settings.version_policies, settings.default_versions
             ),
-            wanted=settings.load_models if settings.model_control == "explicit" else None,
-            unload_grace_s=settings.unload_grace_s,
+            wanted=_list_wanted(settings),
+            unload_grace_s=settings.drain_grace_s,
             served_bytes=ServedBytes(self._peers.served_bytes),
             trials=Trials(
                 TrialOptions(
                     timeout_s=settings.load_timeout_s,
-                    max_bytes=settings.max_bundle_bytes,
+                    max_bytes=_MAX_BUNDLE_BYTES,
                     max_image_memory_bytes=settings.max_image_memory_bytes,
                     alone_threads=self._alone_threads,
                 )
@@ -101,7 +104,6 @@ class App:
             self.repository,
             settings.model_control,
             poll_interval_s=settings.poll_interval_s,
-            allowed=settings.allow_model_control,
             peers=self._peers,
         )
         self._opened = contextlib.AsyncExitStack()
@@ -144,7 +146,7 @@ class App:
             max_batch_images=settings.batch_images(on_cpu=on_cpu),
             max_queue_images=settings.max_queue_images,
             batch_delay_s=settings.batch_delay_ms / 1e3,
-            niceness=settings.instance_niceness if on_cpu else 0,
+            niceness=_NICENESS if on_cpu else 0,
             preferred_batch_images=settings.preferred_batch_images,
         )
 
@@ -342,3 +344,10 @@ class App:
             loop.add_signal_handler(number, ask, number)
         loop.add_signal_handler(signal.SIGHUP, self.reload)
         await self.serve_until(asked, settle)
+
+
+def _list_wanted(settings: ServeSettings) -> list[str] | None:
+    """Returns the models to load at startup; None for all of the repository."""
+    if settings.model_control == "explicit" or settings.load_models:
+        return settings.load_models
+    return None

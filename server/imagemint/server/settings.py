@@ -53,11 +53,6 @@ class ServeSettings(BaseModel):
     """Number of worker processes that share the port. With 1, the main process serves by itself.
     CPU cores and max_queue_images are divided among the workers; each worker loads every model."""
 
-    worker_timeout_s: float = Field(default=10.0, ge=3, le=3_600)
-    """With several processes: a worker whose event loop does not respond for this long is killed
-    and replaced. It stops counting as ready after 3 s. A worker that is starting has twelve times
-    as long."""
-
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where models run. auto uses the GPU if there is one, and the CPU otherwise; cuda requires a
     GPU."""
@@ -75,9 +70,6 @@ class ServeSettings(BaseModel):
     spread_alone: bool = True
     """Run a batch on up to 4 CPU cores if no other batch is running and the result is the same byte
     for byte. A single caller waits less; each model takes twice the memory."""
-    instance_niceness: int = Field(default=5, ge=0, le=19)
-    """Niceness of the compute threads, on Linux. The event loop then gets a CPU core as soon as it
-    needs one. Set 0 if other programs compute on the same CPU cores."""
     max_batch_images: int | None = Field(default=None, ge=1, le=_LARGEST_BATCH)
     """Maximum number of images in one batch. Default: the largest of preferred_batch_images and
     batch_buckets; if neither is set, 32 on a CPU and 64 on a GPU."""
@@ -103,8 +95,6 @@ class ServeSettings(BaseModel):
     max_queue_images: int = Field(default=8_192, ge=1, le=_INT32_MAX)
     """Maximum number of images that wait for one model; further calls are refused. A stream chunk
     counts as at most half of it."""
-    max_bundle_bytes: int = Field(default=2 * 2**30, ge=1, le=_MOST_BYTES)
-    """Maximum size of a model file. Larger files are refused."""
     max_image_memory_bytes: int = Field(default=512 * 2**20, ge=1, le=_MOST_BYTES)
     """Maximum working memory per image, estimated from the shapes in the graph. Bundles above it
     are refused. ONNX Runtime takes several times as much for a batch."""
@@ -135,18 +125,15 @@ class ServeSettings(BaseModel):
     """Default version by model, for requests that name no version. It is served whatever the policy
     says. Other models default to their newest ready version."""
     load_models: list[str] = []
-    """Models to load at startup if model_control is explicit; * means all."""
-    allow_model_control: bool = True
-    """Allow RepositoryModelLoad and RepositoryModelUnload if model_control is explicit."""
-    unload_grace_s: float = Field(default=30.0, ge=0, le=_LONGEST_S)
-    """When a version is unloaded, time for its running calls to finish. After that, its streams end
-    between two chunks."""
+    """Models to load at startup if model_control is explicit or none; * means all. Default: none if
+    it is explicit, all if it is none."""
 
     drain_delay_s: float = Field(default=0.0, ge=0, le=_LONGEST_S)
     """After SIGTERM, time during which the server still accepts calls while its health is
     NOT_SERVING, so that load balancers notice."""
     drain_grace_s: float = Field(default=30.0, ge=0, le=_LONGEST_S)
-    """After drain_delay_s, time for accepted calls to finish."""
+    """Time for running calls to finish: of a version that is unloaded, after which its streams end
+    between two chunks, and of the server after drain_delay_s."""
     reflection: bool = True
     """Enable gRPC server reflection."""
 
@@ -178,25 +165,11 @@ class ServeSettings(BaseModel):
     """Maximum number of connections; further connections are closed at once. Default: 4,096, or
     fewer if the limit of open files is lower. Above three quarters of it, the server closes idle
     connections."""
-    max_streams_per_connection: int = Field(default=256, ge=1, le=_INT32_MAX)
-    """Maximum number of concurrent calls on one connection. The client queues further calls."""
     max_request_bytes: int = Field(default=4 * 2**20, ge=1_024, le=_INT32_MAX)
     """Maximum size of a request. Larger requests are refused before they are read."""
-    max_metadata_bytes: int = Field(default=16 * 2**10, ge=1_024, le=2**24)
-    """Maximum size of a call's metadata. Calls with more are refused."""
     connection_age_s: float | None = Field(default=3_600.0, ge=_SHORTEST_S, le=_LONGEST_S)
     """Age at which the server asks a client to reconnect, plus or minus 10 %. Running calls finish
     first. Behind a load balancer, the new connection may reach another server."""
-    connection_age_grace_s: float | None = Field(default=None, ge=_SHORTEST_S, le=_LONGEST_S)
-    """Time for the calls of a connection that reached connection_age_s to finish. Default: no
-    limit. Our clients resume streams that are cut."""
-    connection_idle_s: float = Field(default=300.0, ge=_SHORTEST_S, le=_LONGEST_S)
-    """Connections without calls are closed after this time."""
-    min_ping_interval_s: float = Field(default=10.0, ge=0, le=_LONGEST_S)
-    """Minimum interval between keepalive pings while the server sends nothing. A ping that comes
-    sooner is a strike against its connection."""
-    max_ping_strikes: int = Field(default=2, ge=0, le=1_000)
-    """Number of strikes after which a connection is closed; 0 means no limit."""
 
     log_format: Literal["console", "json"] = "json"
     """Format of the log on stderr: JSON lines, or text for a console."""
@@ -265,9 +238,9 @@ class ServeSettings(BaseModel):
 
     @model_validator(mode="after")
     def _check_load_models(self) -> Self:
-        if self.load_models and self.model_control != "explicit":
+        if self.load_models and self.model_control not in ("explicit", "none"):
             raise ValueError(
-                "load_models needs model_control explicit; other modes load all models"
+                "load_models needs model_control explicit or none; other modes load all models"
             )
         return self
 

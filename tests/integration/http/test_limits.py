@@ -38,8 +38,8 @@ async def test_large_bodies_are_refused(serve_http, models):
 
 
 async def test_large_headers_are_refused(serve_http, models):
-    """A head above max_metadata_bytes ends the connection."""
-    app = await serve_http(models, max_metadata_bytes=4_000)
+    """A head above 16 KiB ends the connection."""
+    app = await serve_http(models)
     async with open_socket(app) as (reader, writer):
         writer.write(HEAD.encode() + b"note: " + b"x" * 100_000)
         assert (await read_answer(reader))[0] == 400

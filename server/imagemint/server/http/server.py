@@ -10,6 +10,7 @@ from starlette.types import ASGIApp
 
 from imagemint.server.http.protocol import make_protocol
 from imagemint.server.http.tls import make_tls_context
+from imagemint.server.rpc.channel_options import MAX_METADATA_BYTES
 from imagemint.server.settings import ServeSettings, join_address, split_address
 from imagemint.server.telemetry.metrics import Metrics
 
@@ -60,7 +61,7 @@ class HttpServer:
             backlog=_BACKLOG,
             timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=_CLOSING_S,  # type: ignore[arg-type] # it goes to asyncio.wait_for
-            h11_max_incomplete_event_size=settings.max_metadata_bytes,
+            h11_max_incomplete_event_size=MAX_METADATA_BYTES,
         )
         config.load()
         config.ssl = make_tls_context(settings, metrics)

@@ -28,6 +28,8 @@ _log = structlog.stdlib.get_logger(__name__)
 
 SUSPECT_S = 3
 """Seconds without a heartbeat after which a worker does not count as ready."""
+HANGS_S = 10
+"""Seconds without a heartbeat after which a worker is killed and replaced."""
 _PATIENCE_AT_START = 12
 
 
@@ -133,7 +135,7 @@ class Keeper:
             self._channel.send(message)
 
     def tick(self) -> None:
-        """Detects a worker that hangs, and kills it after `worker_timeout_s`; called every second.
+        """Detects a worker that hangs, and kills it after `HANGS_S`; called every second.
 
         The method counts its calls instead of reading a clock. If this process was stopped for a
         while, the workers then still have their full time.
@@ -141,14 +143,14 @@ class Keeper:
         if self._process is None:
             return
         self._silent_s += 1
-        limit_s = self._circumstances.settings.worker_timeout_s
+        limit_s = HANGS_S
         # During the start, imports and native code that loads a model hold the GIL.
         if not (self._started and self._beats):
             limit_s *= _PATIENCE_AT_START
         if self._silent_s == SUSPECT_S and self._started:
             _log.warning("worker does not answer", worker=self.number, pid=self.pid)
             self._circumstances.changed()
-        if self._silent_s >= max(limit_s, SUSPECT_S):
+        if self._silent_s >= limit_s:
             self._verdict = f"no heartbeat for {self._silent_s} s"
             self.kill()
 

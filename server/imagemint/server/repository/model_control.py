@@ -28,7 +28,6 @@ class ModelControl:
         repository: the models.
         mode: none, poll, watch or explicit; see the setting `model_control`.
         poll_interval_s: time between two scans, in the modes poll and watch.
-        allowed: whether callers may load and unload models, in the mode explicit.
         peers: the workers; each of them executes a request to any of them. Default: one worker.
     """
 
@@ -38,13 +37,11 @@ class ModelControl:
         mode: Mode,
         *,
         poll_interval_s: float,
-        allowed: bool,
         peers: Peers | None = None,
     ) -> None:
         self._repository = repository
         self._mode = mode
         self._poll_interval_s = poll_interval_s
-        self._allowed = allowed
         self._thread = DaemonPool(1, "models")
         self._first = DaemonPool(1, "first load")
         self._tasks: list[asyncio.Task[None]] = []
@@ -89,22 +86,18 @@ class ModelControl:
     @property
     def is_offered(self) -> bool:
         """Whether callers may load and unload models."""
-        return self._mode == "explicit" and self._allowed
+        return self._mode == "explicit"
 
     def require(self) -> None:
         """Checks that callers may load and unload models.
 
         Raises:
-            ModelControlRefused: `model_control` is not explicit, or `allow_model_control` is off.
+            ModelControlRefused: `model_control` is not explicit.
         """
         if self._mode != "explicit":
             raise ModelControlRefused(
                 "explicit model load / unload is not allowed:"
                 f" model_control is {self._mode}, not explicit"
-            )
-        if not self._allowed:
-            raise ModelControlRefused(
-                "explicit model load / unload is not allowed: allow_model_control is off"
             )
 
     async def load(self, name: str, *, accept_changed: bool = False) -> None:

@@ -14,7 +14,15 @@ _log = structlog.stdlib.get_logger(__name__)
 # gRPC's value for no limit.
 _NEVER_MS = 2**31 - 1
 
-
+MAX_METADATA_BYTES = 16 * 2**10
+"""Maximum size of a call's metadata; calls with more are refused."""
+_MAX_STREAMS = 256  # concurrent calls on one connection; the client queues further ones
+# Calls of a connection that reached its age finish, however long they take.
+_AGE_GRACE_MS = _NEVER_MS
+_IDLE_MS = 300_000
+# A client may ping this often while the server sends nothing, and more often twice.
+_PING_INTERVAL_MS = 10_000
+_PING_STRIKES = 2
 # The server disconnects a client whose handshake takes longer.
 _HANDSHAKE_MS = 20_000
 _MAX_CONNECTIONS = 4_096
@@ -52,21 +60,18 @@ def build_channel_options(settings: ServeSettings, max_connections: int) -> list
     return [
         ("grpc.max_receive_message_length", settings.max_request_bytes),
         # Between these two limits, gRPC refuses calls at random. Equal values make them one limit.
-        ("grpc.max_metadata_size", settings.max_metadata_bytes),
-        ("grpc.absolute_max_metadata_size", settings.max_metadata_bytes),
-        ("grpc.max_concurrent_streams", settings.max_streams_per_connection),
+        ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
+        ("grpc.max_concurrent_streams", _MAX_STREAMS),
         ("grpc.max_allowed_incoming_connections", max_connections),
         ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
         ("grpc.max_connection_age_ms", _to_milliseconds(settings.connection_age_s)),
-        ("grpc.max_connection_age_grace_ms", _to_milliseconds(settings.connection_age_grace_s)),
-        ("grpc.max_connection_idle_ms", _to_milliseconds(settings.connection_idle_s)),
+        ("grpc.max_connection_age_grace_ms", _AGE_GRACE_MS),
+        ("grpc.max_connection_idle_ms", _IDLE_MS),
         # Clients with keepalive also ping while they have no calls. That alone is no abuse.
         ("grpc.keepalive_permit_without_calls", 1),
-        (
-            "grpc.http2.min_ping_interval_without_data_ms",
-            _to_milliseconds(settings.min_ping_interval_s),
-        ),
-        ("grpc.http2.max_ping_strikes", settings.max_ping_strikes),
+        ("grpc.http2.min_ping_interval_without_data_ms", _PING_INTERVAL_MS),
+        ("grpc.http2.max_ping_strikes", _PING_STRIKES),
     ]
 
 
