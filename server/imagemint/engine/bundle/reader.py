@@ -8,8 +8,10 @@ import hashlib
 import os
 import re
 import stat
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import onnx
 from google.protobuf import json_format
@@ -18,6 +20,7 @@ from google.protobuf.message import DecodeError
 from imagemint.engine.bundle.findings import Findings
 from imagemint.engine.bundle.graph_checks import faults
 from imagemint.engine.bundle.memory_estimate import Estimate, TooLarge, check_size, estimate
+from imagemint.engine.bundle.probe_hints import ProbeHints, find_hints
 from imagemint.engine.bundle.variants import Variant, precision_name, target_name
 from imagemint.engine.errors import BundleRefused
 from imagemint.engine.failure_causes import is_passing
@@ -60,6 +63,10 @@ class Bundle:
     """Other graphs of the same generator; for each device, the preferred one first."""
     estimate: Estimate = field(default=Estimate(0, is_complete=False), repr=False)
     """Estimated time and memory of model.onnx."""
+    hints: ProbeHints = field(default=ProbeHints(), repr=False)
+    """What the probe of model.onnx must know."""
+    contents: Mapping[str, bytes] = field(default_factory=dict, repr=False, compare=False)
+    """The bytes of its graphs by file name, as checked; see `without_contents`."""
     findings: Findings | None = field(default=None, repr=False)
     """The findings of a trial; None without a trial."""
 
@@ -75,6 +82,7 @@ class Bundle:
             precision,
             None,
             self.estimate,
+            self.hints,
         )
 
     @property
@@ -82,13 +90,22 @@ class Bundle:
         """All graphs; the one in model.onnx is first."""
         return (self.reference, *self.others)
 
+    def without_contents(self) -> "Bundle":
+        """Returns the bundle without the bytes of its graphs, once they are loaded."""
+        return replace(self, contents={})
+
     def read_model(self, variant: Variant | None = None) -> bytes:
-        """Reads a graph again and returns its bytes; `None` means model.onnx.
+        """Returns the bytes of a graph, from its file if they are not kept.
+
+        Args:
+            variant: the graph. Default: model.onnx.
 
         Raises:
             BundleRefused: the file changed since it was checked.
         """
         graph = variant or self.reference
+        if (kept := self.contents.get(graph.path.name)) is not None:
+            return kept
         content = _read(graph.path, graph.size)
         if hashlib.sha256(content).hexdigest() != graph.sha256:
             why = f"{graph.path.name} changed while it was being loaded"
@@ -113,7 +130,7 @@ def read_bundle(directory: Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Bundl
         )
     contents = _read_graphs(directory, max_bytes)
     content = contents[MODEL_FILE]
-    manifest, spec, taken = _examine(directory, MODEL_FILE, content)
+    manifest, spec, taken, hints = _examine(directory, MODEL_FILE, content)
     others = tuple(_variant(directory, spec, each, contents) for each in manifest.variants)
     return Bundle(
         directory=directory,
@@ -125,6 +142,8 @@ def read_bundle(directory: Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Bundl
         model_bytes=len(content),
         others=others,
         estimate=taken,
+        hints=hints,
+        contents=contents,
     )
 
 
@@ -139,7 +158,7 @@ def _variant(
     if sha256 != declared.sha256:
         why = f"{declared.file} is not the file that {MODEL_FILE} declares"
         raise BundleRefused(directory, why)
-    manifest, own_spec, taken = _examine(directory, declared.file, content)
+    manifest, own_spec, taken, hints = _examine(directory, declared.file, content)
     if own_spec != spec or manifest.precision != declared.precision:
         why = f"{declared.file} and {MODEL_FILE} describe different models"
         raise BundleRefused(directory, why)
@@ -151,19 +170,25 @@ def _variant(
         precision_name(declared.precision),
         target_name(declared.target),
         taken,
+        hints,
     )
 
 
-def _examine(
-    directory: Path, name: str, content: bytes
-) -> tuple[pb.BundleManifest, ModelSpec, Estimate]:
-    """Checks a graph, and returns its manifest, spec and estimate."""
+class _Examined(NamedTuple):
+    manifest: pb.BundleManifest
+    spec: ModelSpec
+    estimate: Estimate
+    hints: ProbeHints
+
+
+def _examine(directory: Path, name: str, content: bytes) -> _Examined:
+    """Checks a graph, and returns what it says."""
     try:
         model = _parse(directory, name, content)
         # First, because all other checks take time for each node.
         check_size(model)
         manifest, spec = _check_model(directory, name, model)
-        return manifest, spec, estimate(model)
+        return _Examined(manifest, spec, estimate(model), find_hints(model.graph))
     except TooLarge as error:
         raise BundleRefused(directory, _of(name, f"its graph is too large: {error}")) from error
     except UnicodeDecodeError as error:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from imagemint.engine.bundle.memory_estimate import Estimate
+from imagemint.engine.bundle.probe_hints import ProbeHints
 from imagemint.v1 import manifest_pb2 as pb
 
 AUTO = "auto"
@@ -40,6 +41,8 @@ class Variant:
     """Device that it was made for, `cpu` or `cuda`; None for model.onnx, which runs on any."""
     estimate: Estimate = field(default=Estimate(0, is_complete=False), repr=False, compare=False)
     """Its estimated time and memory."""
+    hints: ProbeHints = field(default=ProbeHints(), repr=False, compare=False)
+    """What its probe must know."""
 
     @property
     def is_reference(self) -> bool:

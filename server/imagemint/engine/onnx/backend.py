@@ -32,18 +32,20 @@ with the load.
 import contextlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
 from imagemint.engine.backend import Instance
 from imagemint.engine.batch import Batch, Feed, rows
 from imagemint.engine.bundle import Bundle
 from imagemint.engine.bundle.findings import FIXED_BATCH, Batching, Findings
 from imagemint.engine.bundle.memory_estimate import Estimate
+from imagemint.engine.bundle.probe_hints import add_output
 from imagemint.engine.bundle.variants import REFERENCE, Variant, choose_variant
 from imagemint.engine.errors import BackendFailed, BundleRefused
 from imagemint.engine.failure_causes import is_passing
@@ -55,9 +57,7 @@ from imagemint.engine.onnx.batch_invariance import (
     agreeing_buckets,
     needed_batching,
     probe_feed,
-    reduces,
     same_everywhere,
-    showing_floats,
 )
 from imagemint.engine.onnx.buckets import (
     BucketedInstance,
@@ -77,6 +77,8 @@ from imagemint.engine.onnx.session import (
 )
 
 _log = logging.getLogger(__name__)
+
+_Compute = Callable[[Feed], npt.NDArray[Any]]
 
 # Maximum estimated working memory of one batch, and work of the probe; the runtime uses up to five
 # times the memory. Without these limits, large images would need gigabytes, and slow ones minutes.
@@ -151,7 +153,7 @@ class OnnxBackend:
         self._most_rows = _most_rows(self._variant.estimate)
         on_gpu = session.provider == CUDA
         # Kept to read the graph again for each instance: the bytes are large and rarely needed.
-        self._bundle = bundle if on_gpu and cuda_graphs else None
+        self._bundle = bundle.without_contents() if on_gpu and cuda_graphs else None
         self._buckets: tuple[int, ...] = ()
         if bucketed if bucketed is not None else on_gpu:
             sizes = sorted(set(buckets or default_buckets(max_batch)))
@@ -335,30 +337,27 @@ class OnnxBackend:
         )
 
     def _probe(self, bundle: Bundle, content: bytes, alone_threads: int) -> Batching:
-        model = onnx.load_model_from_string(content)
-        thorough = reduces(model.graph)
+        thorough = self._variant.hints.reduces
         batches = _thorough_batches(self._variant.estimate, self._most_rows) if thorough else 1
         feed = probe_feed(bundle.spec, batches * self._most_rows)
         self._check_images(bundle, rows(feed, 0, self._most_rows))
-        shown = showing_floats(model)
-        with contextlib.closing(self._floats_session(bundle, shown)) as floats:
+        with self._open_floats(content) as compute_floats:
             try:
-                needed = needed_batching(floats.run, feed, self._most_rows, thorough=thorough)
+                needed = needed_batching(compute_floats, feed, self._most_rows, thorough=thorough)
                 if needed is Batching.AS_THEY_COME and alone_threads > self._threads:
-                    spread = self._is_spread(bundle, shown, alone_threads, floats, feed)
-                    self._alone = (
-                        self._open_alone(bundle, content, alone_threads) if spread else None
-                    )
+                    alone = self._open_alone(bundle, content, alone_threads)
+                    if self._is_spread(alone, alone_threads, compute_floats, feed):
+                        self._alone = alone
             except BackendFailed as error:
                 raise _cannot_run(bundle, error) from error
         return needed
 
     def _is_spread(
-        self, bundle: Bundle, shown: bytes, threads: int, floats: Session, feed: Feed
+        self, alone: Session, threads: int, compute_floats: _Compute, feed: Feed
     ) -> bool:
         """Returns whether several threads give the same floats as one thread."""
-        with contextlib.closing(cpu_session(shown, threads, bundle.directory)) as others:
-            agrees = same_everywhere(floats.run, others.run, feed)
+        others = partial(alone.run, output=self._variant.hints.floats)
+        agrees = same_everywhere(compute_floats, others, feed)
         if not agrees:
             _log.warning(
                 "model %s gives other floats on %d threads: every batch runs on one core",
@@ -368,6 +367,7 @@ class OnnxBackend:
 
     def _open_alone(self, bundle: Bundle, content: bytes, threads: int) -> Session:
         """Returns a warmed-up session with several threads."""
+        content = add_output(content, self._variant.hints.floats)
         alone = cpu_session(content, threads, bundle.directory, spinning=True)
         alone.run(probe_feed(self._spec, 1))
         return alone
@@ -379,10 +379,9 @@ class OnnxBackend:
         self._check_images(bundle, self._sample)
         if self._variant.estimate.mixing:
             return (1,)
-        shown = showing_floats(onnx.load_model_from_string(content))
-        with contextlib.closing(self._floats_session(bundle, shown)) as floats:
+        with self._open_floats(content) as compute_floats:
             try:
-                return agreeing_buckets(floats.run, self._sample, wanted)
+                return agreeing_buckets(compute_floats, self._sample, wanted)
             except BackendFailed as error:
                 raise _cannot_run(bundle, error) from error
 
@@ -398,11 +397,20 @@ class OnnxBackend:
             why = f"its images are {image.dtype} {image.shape}, not uint8 {expected}"
             raise BundleRefused(bundle.directory, why)
 
-    def _floats_session(self, bundle: Bundle, shown: bytes) -> Session:
-        """Returns a temporary session whose output is the floats before rounding."""
-        if self._provider == CUDA:
-            return cuda_session(shown)
-        return cpu_session(shown, self._threads, bundle.directory)
+    @contextlib.contextmanager
+    def _open_floats(self, content: bytes) -> Iterator[_Compute]:
+        """Yields a function that computes the floats before rounding, or else the images.
+
+        On a CPU, the session that serves has the floats as its second output, which costs nothing
+        if nobody asks for it. On a GPU, a temporary session computes them, because CUDA graphs and
+        buffers are made for one output.
+        """
+        name = self._variant.hints.floats
+        if self._provider != CUDA:
+            yield partial(self._get_session().run, output=name)
+            return
+        with contextlib.closing(cuda_session(add_output(content, name))) as session:
+            yield partial(session.run, output=name)
 
 
 class _SharedInstance:
@@ -452,7 +460,8 @@ def _open_session(
         variant, which = _choose(bundle, "cpu", asked)
         _check_memory(bundle, variant, most_bytes)
         content = bundle.read_model(variant)
-        session = cpu_session(content, intra_op_threads, bundle.directory)
+        shown = add_output(content, variant.hints.floats)
+        session = cpu_session(shown, intra_op_threads, bundle.directory)
         return session, why, variant, which, content
 
     if device == "cpu":

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
 from imagemint.engine.batch import Feed, draw_batch, rows
 from imagemint.engine.bundle.findings import FIXED_BATCH, Batching
@@ -30,13 +29,6 @@ _SEED = 0
 _LONE_ROWS = 16
 # Small batches, and those beside the tiles of vector kernels, 4, 8 and 16 rows high.
 _SIZES = (2, 3, 5, 8, 13, 17, 31, 47)
-# Sums whose order ONNX Runtime chooses by the shape: of 7 numbers a row differed, between batches
-# or places in one, every third time, so in longer chains a difference may be too rare for 64 rows.
-_REDUCTIONS = {
-    *("ReduceMean", "ReduceSum", "ReduceProd", "ReduceSumSquare", "ReduceL1", "ReduceL2"),
-    *("ReduceLogSum", "ReduceLogSumExp"),
-}
-_INTEGERS = {onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.UINT8}
 THOROUGH_BATCHES = 8
 """Batches of the probe of a graph that sums across a row by itself."""
 # Beside latents of these sizes, scales, extremes and statistics of a batch are others.
@@ -54,21 +46,6 @@ def probe_feed(spec: ModelSpec, count: int = PROBE_ROWS) -> Feed:
 
 # The milder measure first.
 _MEASURES = (Batching.AS_THEY_COME, Batching.NEVER_ALONE, Batching.FIXED, Batching.ALONE)
-
-
-def reduces(graph: onnx.GraphProto) -> bool:
-    """Returns whether a graph contains reductions, whose sums depend on their order.
-
-    Sums of integers are exact, so reductions of values that are cast to integers do not count.
-    """
-    integers = {name for node in graph.node if _casts_to_integer(node) for name in node.output}
-    return any(node.op_type in _REDUCTIONS and node.input[0] not in integers for node in graph.node)
-
-
-def _casts_to_integer(node: onnx.NodeProto) -> bool:
-    return node.op_type == "Cast" and any(
-        attribute.name == "to" and attribute.i in _INTEGERS for attribute in node.attribute
-    )
 
 
 def needed_batching(
@@ -215,21 +192,3 @@ def agreeing_buckets(
         )
 
     return (*(size for size in sorted(set(buckets)) if size < largest and agrees(size)), largest)
-
-
-def showing_floats(model: onnx.ModelProto) -> bytes:
-    """Returns the model with one output: the floats before rounding, or else its image."""
-    outputs = list(model.graph.output)
-    for node in model.graph.node:
-        if node.op_type == "Round" or (node.op_type == "Cast" and _to_uint8(node)):
-            del model.graph.output[:]
-            model.graph.output.append(onnx.ValueInfoProto(name=node.input[0]))
-            break
-    content = model.SerializeToString()
-    del model.graph.output[:]
-    model.graph.output.extend(outputs)
-    return content
-
-
-def _to_uint8(node: onnx.NodeProto) -> bool:
-    return any(a.name == "to" and a.i == onnx.TensorProto.UINT8 for a in node.attribute)

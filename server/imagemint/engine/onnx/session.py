@@ -52,22 +52,30 @@ def available_devices() -> tuple[str, ...]:
 
 
 class Session:
-    """A graph with one output, ready to run; see `cpu_session` and `cuda_session`."""
+    """A graph whose first output is the image, ready to run.
+
+    See `cpu_session` and `cuda_session`.
+    """
 
     def __init__(self, session: ort.InferenceSession) -> None:
         self._session: Any = session
         self.provider: str = session.get_providers()[0]
         """The active execution provider."""
+        self._image: str = session.get_outputs()[0].name
 
-    def run(self, feed: Feed) -> npt.NDArray[Any]:
-        """Returns the output for a batch of any size; thread-safe.
+    def run(self, feed: Feed, output: str | None = None) -> npt.NDArray[Any]:
+        """Returns an output for a batch of any size; thread-safe.
+
+        Args:
+            feed: the inputs by name.
+            output: name of the output. Default: the image.
 
         Raises:
             BackendFailed: the runtime failed; `__cause__` has its error.
         """
         try:
             with on_device(self.provider == CUDA):
-                return np.asarray(self._session.run(None, feed)[0])
+                return np.asarray(self._session.run([output or self._image], feed)[0])
         except Exception as error:  # ONNX Runtime's exceptions share no base of their own
             raise BackendFailed("the model failed to run") from error
 
@@ -131,8 +139,7 @@ class BoundBatch:
             self._image = self._value(output)
             for name, value in self._values.items():
                 self._binding.bind_ortvalue_input(name, value)
-            (bound,) = session.get_outputs()
-            self._binding.bind_ortvalue_output(bound.name, self._image)
+            self._binding.bind_ortvalue_output(session.get_outputs()[0].name, self._image)
         except Exception as error:  # ONNX Runtime's exceptions share no base of their own
             raise BackendFailed("not enough memory for the buffers of a batch") from error
         self.addresses = tuple(value.data_ptr() for value in (*self._values.values(), self._image))

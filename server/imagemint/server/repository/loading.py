@@ -111,7 +111,9 @@ class Loader:
             raise
         image_bytes = bundle.spec.image_bytes + _BYTES_AROUND_IMAGE
         max_images = max(1, min(self._max_images, self._max_response_bytes // image_bytes))
-        return ServedVersion(bundle.version, bundle, backend, batcher, max_images)
+        return ServedVersion(
+            bundle.version, bundle.without_contents(), backend, batcher, max_images
+        )
 
 
 def close(served: ServedVersion, timeout_s: float | None = None) -> None:

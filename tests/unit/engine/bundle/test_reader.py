@@ -167,12 +167,14 @@ def test_name_must_match_its_folder(tiny_bundle):
 
 def test_model_changed_after_the_check_is_refused(tiny_bundle):
     """The bytes that are loaded are the bytes that were checked."""
-    bundle = read_bundle(tiny_bundle)
+    kept = read_bundle(tiny_bundle)
+    checked, bundle = kept.read_model(), kept.without_contents()
     model = bytearray(bundle.model_path.read_bytes())
     model[-1] ^= 1
     bundle.model_path.write_bytes(model)
     with pytest.raises(BundleRefused, match="changed while it was being loaded"):
         bundle.read_model()
+    assert kept.read_model() == checked
     bundle.model_path.unlink()
     with pytest.raises(BundleRefused, match="missing"):
         bundle.read_model()

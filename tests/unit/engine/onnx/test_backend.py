@@ -16,11 +16,10 @@ from tiny_bundles import write_bundle
 from imagemint.engine import latents
 from imagemint.engine.backend import Backend
 from imagemint.engine.batch import Batch
-from imagemint.engine.bundle import read_bundle
+from imagemint.engine.bundle import probe_hints, read_bundle
 from imagemint.engine.bundle.findings import Batching
 from imagemint.engine.errors import BackendFailed, BundleRefused
 from imagemint.engine.onnx import backend as onnx_backend
-from imagemint.engine.onnx import batch_invariance
 from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.engine.onnx.batch_invariance import needed_batching, same_everywhere
 from imagemint.engine.onnx.session import available_devices
@@ -406,5 +405,5 @@ def test_sums_of_integers_need_no_thorough_probe():
         ]
         return helper.make_graph(nodes, "g", [], [])
 
-    assert not batch_invariance.reduces(graph(TensorProto.INT64))
-    assert batch_invariance.reduces(graph(TensorProto.FLOAT))
+    assert not probe_hints.reduces(graph(TensorProto.INT64))
+    assert probe_hints.reduces(graph(TensorProto.FLOAT))
