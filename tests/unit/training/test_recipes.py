@@ -120,7 +120,9 @@ def test_recipe_trains_resumes_and_serves(name, tmp_path, monkeypatch):
     z = latents(0, 0, 5, spec.z_dim, distribution=spec.distribution)
     classes = drawn_classes(0, 0, 5, spec.num_classes) if spec.conditional else None
     psi = np.linspace(0, 1, 5, dtype=np.float32) if recipe.truncation == "psi" else None
-    images = backend.run(Batch(z, classes, truncation=psi))
+    assert spec.captions == recipe.captions()
+    tokens = spec.captions.example_tokens[:5] if spec.captions else None
+    images = backend.run(Batch(z, classes, tokens=tokens, truncation=psi))
     assert images.shape[1:] == pictures(type(recipe)).images.shape[1:]
     assert images.std() > 0
 

@@ -136,4 +136,5 @@ def read_generator(run: Path) -> TrainedGenerator:
         evaluations=read_report(run / "evaluation.json", about["generator_sha256"]),
         distribution=Distribution(recipe.latent),
         truncation=recipe.truncation,
+        captions=recipe.captions(),
     )

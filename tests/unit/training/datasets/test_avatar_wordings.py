@@ -11,20 +11,21 @@ from imagemint.training.datasets.avatar_wordings import (
     CAPTIONS,
     HEAD,
     READ,
-    CaptionDraws,
     draw_caption,
     phrases_of,
 )
 from imagemint.training.datasets.avatars import NONE, STYLES, VALUES
+from imagemint.training.datasets.caption_draws import CaptionDraws
 
 PLAIN = {name: values[0] for name, values in VALUES.items()}
 BEARDED = PLAIN | {"hair": "red", "beard": "beardMedium", "accessories": "round", "skin": "pale"}
 
 
 def draws(head, person, count=300):
-    """Captions of a person, each with what it names."""
+    """Captions of a person, each with what it allows."""
     rng = np.random.Generator(np.random.Philox(5))
-    return [draw_caption(head, person, rng) for _ in range(count)]
+    drawn = [draw_caption(head, person, rng) for _ in range(count)]
+    return [(caption.text, caption.allowed) for caption in drawn]
 
 
 @pytest.mark.parametrize("head", STYLES)
@@ -34,8 +35,7 @@ def test_every_caption_is_in_the_vocabulary(head):
     for _ in range(200):
         person = {name: str(rng.choice(values)) for name, values in VALUES.items()}
         person["top"] = str(rng.choice(STYLES[head]))
-        caption, _ = draw_caption(head, person, rng)
-        assert CAPTIONS.parse(caption)
+        assert CAPTIONS.parse(draw_caption(head, person, rng).text)
 
 
 def test_vocabulary_keeps_its_order():
@@ -132,3 +132,20 @@ def test_draws_are_a_function_of_their_position():
     assert (allowed[:, skin] == 1).all()
     assert 0 < allowed[:, skin + 1].mean() < 1
     assert allowed.shape[1] == sum(map(len, READ.values()))
+
+
+def test_manner_can_be_asked_for():
+    """As in the data set, in another order, or a part; what is named has no values added."""
+    person = BEARDED | {"top": "bun"}
+    rng = np.random.Generator(np.random.Philox(1))
+    whole = draw_caption("bun", person, rng, "data")
+    assert whole.text == caption_of("bun", person)
+    assert whole.named == whole.allowed
+    others = [draw_caption("bun", person, rng, "order") for _ in range(20)]
+    assert all({HEAD, "hair"} & other.named.keys() and "skin" in other.named for other in others)
+    assert len({other.text for other in others}) > 15
+    parts = [draw_caption("bun", person, rng, "part") for _ in range(50)]
+    assert any("skin" not in part.named for part in parts)
+    bare = draw_caption("bun", PLAIN | {"top": "bun"}, rng, "data")
+    assert "beard" in bare.allowed
+    assert "beard" not in bare.named

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from imagemint.training.datasets.avatar_wordings import CAPTIONS, CaptionDraws
+from imagemint.training.datasets.avatar_wordings import CAPTIONS
 from imagemint.training.datasets.avatars import VALUES, frequencies
+from imagemint.training.datasets.caption_draws import CaptionDraws
 from imagemint.training.losses.adversarial import ADVERSARIAL_LOSSES
 from imagemint.training.losses.captions import Reading, WrongCaption
 from imagemint.training.losses.gan_loss import Batch

@@ -7,11 +7,10 @@ them, in any order and with other connecting words, and come with what they name
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from imagemint.engine.captions import Captions, normalize
 from imagemint.training.datasets.avatar_captions import (
@@ -23,7 +22,8 @@ from imagemint.training.datasets.avatar_captions import (
     caption_of,
 )
 from imagemint.training.datasets.avatars import NONE, STYLES, VALUES
-from imagemint.training.rng import Stream, generator_at
+
+Manner = Literal["data", "order", "part"]
 
 HEAD = "head"
 """Name of the class among the attributes."""
@@ -33,7 +33,8 @@ READ: Mapping[str, tuple[str, ...]] = {HEAD: tuple(STYLES), **VALUES}
 _WITH_HAIR = frozenset({"long hair", "wavy hair", "bun", "afro", "short hair"})
 _WITH_CHIN = frozenset(STYLES) - {"hijab"}
 _ALWAYS_NAMED = frozenset({"skin", "hair", "mood", "clothes"})
-_AS_IN_THE_DATA, _WHOLE = 0.3, 0.55
+_MANNERS: tuple[Manner, ...] = ("data", "order", "part")
+_UP_TO = (0.3, 0.55)
 _JOINS: Mapping[str, tuple[str, ...]] = {
     "clothes": ("in", "in", "wearing", "and in", "and", "with", ""),
     "mood": ("", "", "and", "is", "who is"),
@@ -95,22 +96,41 @@ def phrases_of(head: str, person: Mapping[str, str]) -> dict[str, tuple[Phrase, 
     }
 
 
-def draw_caption(
-    head: str, person: Mapping[str, str], rng: np.random.Generator
-) -> tuple[str, dict[str, frozenset[str]]]:
-    """Returns a caption of a person, and what it names, by attribute of `READ`.
+@dataclass(frozen=True)
+class Caption:
+    """A caption of a person.
 
-    Three in ten are worded as in the data set, a quarter name as much in another order, the others
-    name some of it. What is not in the result was not named. A caption that names skin, hair or
-    head, mood and clothes, as all captions of the data set do, has beard and glasses only where it
-    names them.
+    Attributes:
+        text: its words.
+        named: the values of each attribute that it names, by attribute of `READ`.
+        allowed: the values of each attribute that fit it, of those that not all fit: what is named,
+            the heads that can show it, and no beard or glasses where a caption names skin, hair or
+            head, mood and clothes, as all captions of the data set do, but neither of these.
+    """
+
+    text: str
+    named: Mapping[str, frozenset[str]]
+    allowed: Mapping[str, frozenset[str]]
+
+
+def draw_caption(
+    head: str, person: Mapping[str, str], rng: np.random.Generator, manner: Manner | None = None
+) -> Caption:
+    """Returns a caption of a person.
+
+    Args:
+        head: a key of `avatars.STYLES`.
+        person: a value for each attribute of `avatars.VALUES`.
+        rng: draws the words.
+        manner: ``data`` as in the data set, ``order`` as much in another order, ``part`` some of
+            it. Default: drawn, three in ten as in the data set and a quarter in another order.
     """
     found = phrases_of(head, person)
-    kind = rng.random()
-    if kind < _AS_IN_THE_DATA:
+    manner = manner or _MANNERS[int(np.searchsorted(_UP_TO, rng.random(), side="right"))]
+    if manner == "data":
         chosen = {part: some[0] for part, some in found.items() if not _absent(some[0])}
-        return caption_of(head, person), _names(chosen)
-    kept = 1.0 if kind < _WHOLE else rng.random()
+        return _caption(caption_of(head, person), chosen)
+    kept = 1.0 if manner == "order" else rng.random()
     chosen = {}
     for part, some in found.items():
         if rng.random() >= kept or (_absent(some[0]) and rng.random() >= 0.25):  # noqa: PLR2004 - seldom
@@ -119,7 +139,7 @@ def draw_caption(
         chosen[part] = some[0] if first else some[rng.integers(len(some))]
         if _absent(chosen[part]) and not chosen[part].text:
             del chosen[part]
-    return _join(chosen, rng), _names(chosen)
+    return _caption(_join(chosen, rng), chosen)
 
 
 def _absent(phrase: Phrase) -> bool:
@@ -187,18 +207,19 @@ def _clothes(person: Mapping[str, str]) -> tuple[Phrase, ...]:
     )
 
 
-def _names(chosen: Mapping[str, Phrase]) -> dict[str, frozenset[str]]:
-    names: dict[str, frozenset[str]] = {}
+def _caption(text: str, chosen: Mapping[str, Phrase]) -> Caption:
+    named: dict[str, frozenset[str]] = {}
     shown = frozenset(STYLES)
     for phrase in chosen.values():
-        names |= phrase.names
+        named |= phrase.names
         shown &= phrase.heads
-    if HEAD not in names and shown < frozenset(STYLES):
-        names[HEAD] = shown
+    allowed = dict(named)
+    if HEAD not in named and shown < frozenset(STYLES):
+        allowed[HEAD] = shown
     if chosen.keys() >= _ALWAYS_NAMED:
         for attribute in ("beard", "accessories"):
-            names.setdefault(attribute, frozenset({NONE}))
-    return names
+            allowed.setdefault(attribute, frozenset({NONE}))
+    return Caption(text, named, allowed)
 
 
 def _join(chosen: Mapping[str, Phrase], rng: np.random.Generator) -> str:
@@ -243,47 +264,7 @@ A trained network knows the words by their positions, so another vocabulary is a
 """
 
 
-class CaptionDraws:
-    """Draws captions of people, and which values these allow.
-
-    Args:
-        count: captions of each person.
-    """
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-
-    def __call__(self, people: Tensor, seed: int, position: int) -> tuple[Tensor, Tensor]:
-        """Returns tokens int64 [N, L] and what is allowed float32 [N, values].
-
-        Args:
-            people: class and attributes int64 [M, 1 + A]; N is M times the count.
-            seed: of the run.
-            position: of the step.
-        """
-        rng = generator_at(seed, Stream.CAPTIONS, position)
-        drawn = [
-            draw_caption(*_person(row), rng)
-            for row in people.cpu().numpy()
-            for _ in range(self.count)
-        ]
-        tokens = CAPTIONS.encode([normalize(caption) for caption, _ in drawn])
-        tokens = tokens[:, : max(int((tokens > 0).sum(axis=1).max()), 1)]
-        allowed = np.stack([_allowed(names) for _, names in drawn])
-        return torch.from_numpy(tokens), torch.from_numpy(allowed)
-
-
-def _person(row: NDArray[np.int64]) -> tuple[str, dict[str, str]]:
+def person_of(row: NDArray[np.int64]) -> tuple[str, dict[str, str]]:
+    """Returns head and attributes by name of class and codes int64 [1 + A]."""
     values = {name: READ[name][code] for name, code in zip(READ, row.tolist(), strict=True)}
     return values.pop(HEAD), values
-
-
-def _allowed(names: Mapping[str, frozenset[str]]) -> NDArray[np.float32]:
-    return np.array(
-        [
-            name not in names or value in names[name]
-            for name, values in READ.items()
-            for value in values
-        ],
-        np.float32,
-    )

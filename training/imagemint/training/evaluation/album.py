@@ -122,6 +122,11 @@ def _between(source: LatentSource, seed: int) -> NDArray[np.uint8]:
     """Ten walks between two latents each, along the sphere, within one class."""
     ends = latents(seed, 0, 2 * _ROWS, source.z_dim, distribution=source.distribution)
     z = np.concatenate([_walk(*ends[2 * row : 2 * row + 2]) for row in range(_ROWS)])
+    if source.captions is not None:
+        known = source.captions.example_tokens
+        return source.mint(
+            z, None, tokens=np.repeat(np.resize(known, (_ROWS, known.shape[1])), _STEPS, axis=0)
+        )
     if not source.num_classes:
         return source.mint(z, None)
     classes = np.repeat(np.arange(_ROWS, dtype=np.int64) % source.num_classes, _STEPS)

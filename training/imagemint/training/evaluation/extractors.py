@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import log_softmax
 
+from imagemint.training.classifier.attributes import AttributeClassifier
 from imagemint.training.classifier.networks import Classifier
 from imagemint.training.classifier.trained import load_classifier
 from imagemint.training.datasets.stacked import STACK
@@ -87,6 +88,7 @@ class Judge:
             f" test accuracy {self.accuracy:.4f}, layer {about['feature_layer']}"
         )
         heads: dict[str, float] = about.get("attribute_accuracy", {})
+        self.attribute_names = frozenset(heads)
         if heads:
             told = ", ".join(f"{name} {share:.4f}" for name, share in heads.items())
             self.about += f", accuracy by attribute: {told}"
@@ -97,6 +99,16 @@ class Judge:
             raise DatasetError(f"the judge cannot look at images of {list(images.shape[1:])}")
         features, logits = self._model.look(images)
         return Looks(features, log_softmax(logits, axis=1))
+
+    def attributes(self, images: NDArray[np.uint8]) -> dict[str, NDArray[np.int64]]:
+        """Returns the likeliest value of each attribute, int64 [N], by name; {} if it knows none.
+
+        Args:
+            images: uint8 [N, H, W, C].
+        """
+        if not isinstance(self._model, AttributeClassifier):
+            return {}
+        return self._model.attributes(images)
 
 
 class StackedJudge:

@@ -15,6 +15,7 @@ from imagemint.training.datasets import LabelledImages, cache_directory
 from imagemint.training.datasets.sufficiency import COMPARABLE, NEIGHBOURS, STEADY
 from imagemint.training.errors import CheckpointError, DatasetError
 from imagemint.training.evaluation.album import Album
+from imagemint.training.evaluation.captioned import caption_figures, draw_images
 from imagemint.training.evaluation.classifying import discriminator_figures
 from imagemint.training.evaluation.extractors import Extractor, Looks, StackedJudge
 from imagemint.training.evaluation.files import FileSource
@@ -114,12 +115,13 @@ def evaluate(
     rounds = []
     album = Album(out) if out is not None else None
     for seed in range(protocol.seed, protocol.seed + seeds):
-        images, classes = source.draw(seed, 0, samples)
+        images, classes = draw_images(source, test, seed, samples)
         coded = source.class_labels not in (None, (), test.class_labels)
         num_classes = source.num_classes if coded else len(test.class_labels)
         _check_like(test, source.name, images, classes, num_classes)
         sample = _seen(images, classes, extractor, judge, coded=coded)
-        rounds.append(measure(looking, sample, judge))
+        captioned = caption_figures(source, judge, test, seed)
+        rounds.append([*measure(looking, sample, judge), *captioned])
         if album is not None and seed == protocol.seed:
             album.add(source, seed, sample, looking)
     origin = _origin(source, protocol.seed, seeds, len(sample.images))
@@ -280,6 +282,8 @@ def _origin(source: Source, seed: int, seeds: int, count: int) -> str:
         return source.name
     which = f"seed {seed}" if seeds == 1 else f"seeds {seed} to {seed + seeds - 1}"
     turns = ", classes in turn" if source.num_classes else ""
+    if getattr(source, "captions", None) is not None:
+        turns = ", captions of the test split in turn"
     return f"{which}, indices 0 to {count - 1}{turns}"
 
 

@@ -7,7 +7,7 @@ entry-point group `imagemint.sources`, whose names are the schemes of addresses
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Protocol
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from imagemint.engine.batch import Batch
+from imagemint.engine.captions import Captions
 from imagemint.engine.sampling import Distribution, latents
 from imagemint.training.datasets.tree import scan
 from imagemint.training.errors import DatasetError
@@ -73,6 +74,7 @@ class LatentSource:
         distribution: of its elements.
         takes_psi: whether truncation is an input of the network.
         continuous_codes: how many elements of the latent, the first, are codes.
+        captions: that the model understands; None if it takes none.
     """
 
     name: str
@@ -85,18 +87,44 @@ class LatentSource:
     distribution: Distribution
     takes_psi: bool
     continuous_codes: int
+    captions: Captions | None
 
     def mint(
         self,
         z: NDArray[np.float32],
         classes: Classes | None,
         psi: NDArray[np.float32] | None = None,
+        tokens: NDArray[np.int64] | None = None,
     ) -> Images:
         """Returns the images uint8 [N, H, W, C] of latents [N, z_dim] and classes [N].
 
-        psi [N] counts for models that take it; None is 1, no truncation.
+        psi [N] counts for models that take it; None is 1, no truncation. tokens [N, L] count for
+        models that take captions; None is their example captions in turn.
         """
+        psi = _whole(z, psi) if self.takes_psi else None
+        if self.captions is not None and tokens is None:
+            tokens = self.captions.example_tokens[np.arange(len(z)) % len(self.captions.examples)]
+        batch = Batch(z, classes, tokens=tokens, truncation=psi)
+        parts = [self._run(batch[i : i + _BATCH]) for i in range(0, len(batch), _BATCH)]
+        return np.concatenate(parts)
+
+    def _run(self, batch: Batch) -> Images:
         raise NotImplementedError
+
+    def draw_captions(self, seed: int, first: int, texts: Sequence[str]) -> Images:
+        """Returns the images of N captions at indices ``first`` to ``first + N - 1``.
+
+        Raises:
+            DatasetError: a caption that the model does not understand.
+        """
+        if self.captions is None:
+            raise DatasetError(f"{self.name} takes no captions")
+        try:
+            tokens = self.captions.encode([self.captions.parse(text) for text in texts])
+        except ValueError as error:
+            raise DatasetError(f"{self.name} does not understand a caption: {error}") from error
+        z = latents(seed, first, len(texts), self.z_dim, distribution=self.distribution)
+        return self.mint(z, None, tokens=tokens)
 
     def draw(self, seed: int, first: int, count: int) -> tuple[Images, Classes | None]:
         """Returns images and classes at these indices."""
@@ -137,6 +165,7 @@ class RunSource(LatentSource):
         self.images_seen = trained.images_seen
         self.distribution = trained.distribution
         self.takes_psi = trained.truncation == "psi"
+        self.captions = trained.captions
         self.continuous_codes: int = trained.options.get("continuous_codes", 0)
         self._module: nn.Module = trained.module.to(device)
         self._device = device
@@ -147,25 +176,18 @@ class RunSource(LatentSource):
         return str(place) if place and Path(str(place)).exists() else name or None
 
     @torch.no_grad()
-    def mint(
-        self,
-        z: NDArray[np.float32],
-        classes: Classes | None,
-        psi: NDArray[np.float32] | None = None,
-    ) -> Images:
-        """Returns the images of latents."""
-        parts = []
-        for i in range(0, len(z), _BATCH):
-            rows = torch.from_numpy(z[i : i + _BATCH]).to(self._device)
-            told = {}
-            if classes is not None:
-                told["y"] = torch.from_numpy(classes[i : i + _BATCH]).to(self._device)
-            if self.takes_psi:
-                part = _whole(z, psi)[i : i + _BATCH, np.newaxis]
-                told["truncation"] = torch.from_numpy(part).to(self._device)
-            levels = self._module(rows, **told).add(1).mul(127.5).round().clamp(0, 255)
-            parts.append(levels.byte().permute(0, 2, 3, 1).cpu().numpy())
-        return np.concatenate(parts)
+    def _run(self, batch: Batch) -> Images:
+        told = {}
+        if batch.class_id is not None:
+            told["y"] = torch.from_numpy(batch.class_id).to(self._device)
+        if batch.tokens is not None:
+            told["tokens"] = torch.from_numpy(batch.tokens).to(self._device)
+        if batch.truncation is not None:
+            told["truncation"] = torch.from_numpy(batch.truncation)[:, None].to(self._device)
+        x = self._module(torch.from_numpy(batch.z).to(self._device), **told)
+        levels = x.add(1).mul(127.5).round().clamp(0, 255)
+        images: Images = levels.byte().permute(0, 2, 3, 1).cpu().numpy()
+        return images
 
     def discriminator(self, num_classes: int) -> Discriminator:
         """Returns the run's D for data of so many classes, where the images are computed."""
@@ -206,20 +228,12 @@ class BundleSource(LatentSource):
         self.image_shape = (spec.height, spec.width, spec.channels)
         self.z_dim, self.distribution = spec.z_dim, spec.distribution
         self.takes_psi = spec.takes_psi
+        self.captions = spec.captions
         options = json.loads(bundle.manifest.training.options_json or "{}")
         self.continuous_codes = options.get("continuous_codes", 0)
 
-    def mint(
-        self,
-        z: NDArray[np.float32],
-        classes: Classes | None,
-        psi: NDArray[np.float32] | None = None,
-    ) -> Images:
-        """Returns the images of latents."""
-        batch = Batch(z, classes, truncation=_whole(z, psi) if self.takes_psi else None)
-        return np.concatenate(
-            [self._backend.run(batch[i : i + _BATCH]) for i in range(0, len(z), _BATCH)]
-        )
+    def _run(self, batch: Batch) -> Images:
+        return self._backend.run(batch)
 
     def close(self) -> None:
         """Releases the model."""

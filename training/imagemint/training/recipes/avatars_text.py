@@ -9,7 +9,8 @@ from torch import nn
 
 from imagemint.engine.captions import Captions
 from imagemint.training.datasets import LabelledImages, avatars
-from imagemint.training.datasets.avatar_wordings import CAPTIONS, CaptionDraws
+from imagemint.training.datasets.avatar_wordings import CAPTIONS
+from imagemint.training.datasets.caption_draws import CaptionDraws
 from imagemint.training.errors import DatasetError
 from imagemint.training.losses.adversarial import ADVERSARIAL_LOSSES
 from imagemint.training.losses.captions import Reading, WrongCaption

@@ -1,0 +1,150 @@
+"""Whether images of people show what their captions name, and vary in what these leave open."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imagemint.training.datasets import LabelledImages
+from imagemint.training.datasets.avatar_wordings import (
+    HEAD,
+    READ,
+    Caption,
+    Manner,
+    draw_caption,
+    person_of,
+)
+from imagemint.training.evaluation.extractors import Extractor, Judge
+from imagemint.training.evaluation.measuring import Measured
+from imagemint.training.evaluation.sources import LatentSource, Source
+
+_PEOPLE = 2_000
+_CAPTIONS, _EACH = 40, 50
+_STREAM = 1
+_MANNERS: tuple[tuple[Manner, str, str], ...] = (
+    ("data", "caption_accuracy", "captions of the test split"),
+    ("order", "caption_accuracy_other_order", "the same with the phrases in another order"),
+    ("part", "caption_accuracy_parts", "captions that name a part of the person"),
+)
+_STYLE = "top"  # a caption names it of bald people only
+
+Seen = dict[str, NDArray[np.int64]]
+"""The values that the judge sees in N images, int64 [N], by attribute of `READ`."""
+
+
+def draw_images(
+    source: Source, test: LabelledImages, seed: int, samples: int
+) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None]:
+    """Returns images at indices 0 to ``samples - 1`` of a seed, and the classes asked for.
+
+    A model that takes captions is given those of the test split in turn, which name the classes.
+    """
+    if not (isinstance(source, LatentSource) and source.captions is not None and test.texts):
+        return source.draw(seed, 0, samples)
+    rows = np.arange(samples) % len(test)
+    return source.draw_captions(seed, 0, [test.texts[row] for row in rows]), test.labels[rows]
+
+
+def caption_figures(
+    source: Source, judge: Extractor | None, test: LabelledImages, seed: int
+) -> Iterator[Measured]:
+    """Yields how well images obey captions of the first 2,000 people of the test split.
+
+    Nothing if the source takes no captions, or judge or split do not know the attributes of
+    `avatars64`.
+
+    Args:
+        source: a generator.
+        judge: sees the attributes of people.
+        test: people.
+        seed: of the latents.
+    """
+    if not (isinstance(source, LatentSource) and source.captions is not None):
+        return
+    told = {attribute.name for attribute in test.attributes}
+    if not (isinstance(judge, Judge) and told & judge.attribute_names >= READ.keys() - {HEAD}):
+        return
+    known = {attribute.name: attribute for attribute in test.attributes}
+    people = np.stack([test.labels, *(known[name].codes for name in list(READ)[1:])], axis=1)
+    people = people[:_PEOPLE]
+    hidden = {
+        name: ~attribute.visible[:_PEOPLE]
+        for name, attribute in known.items()
+        if attribute.visible is not None
+    }
+    real = _see(judge, test.images[: len(people)])
+    for manner, metric, what in _MANNERS:
+        captions = _draw_captions(people, manner)
+        images = source.draw_captions(seed, 0, [caption.text for caption in captions])
+        shares = _shares(captions, _see(judge, images), hidden)
+        rivals = _shares(captions, real, hidden)
+        listed = ", ".join(f"{name} {share:.3f}" for name, share in shares.items())
+        yield Measured(
+            metric,
+            float(np.mean([*shares.values()])),
+            f"share of {len(captions):,} images that show what their caption names, mean over the"
+            f" attributes ({listed}); {what}; reference: the judge on the real images",
+            float(np.mean([*rivals.values()])),
+        )
+    yield _variety(source, judge, seed, people, real)
+
+
+def _see(judge: Judge, images: NDArray[np.uint8]) -> Seen:
+    return {HEAD: judge.look(images).classes, **judge.attributes(images)}
+
+
+def _draw_captions(people: NDArray[np.int64], manner: Manner) -> list[Caption]:
+    rng = np.random.Generator(np.random.Philox(key=[0, _STREAM]))
+    return [draw_caption(*person_of(row), rng, manner) for row in people]
+
+
+def _shares(
+    captions: Sequence[Caption], seen: Seen, hidden: dict[str, NDArray[np.bool_]]
+) -> dict[str, float]:
+    """Returns the share of images that show what is named, for each attribute that any names.
+
+    Args:
+        captions: of N images.
+        seen: in these images.
+        hidden: where the person that a caption was drawn from does not show an attribute, bool [N].
+    """
+    shares = {}
+    for name, values in READ.items():
+        named = [
+            row
+            for row, caption in enumerate(captions)
+            if name in caption.named and not (name in hidden and hidden[name][row])
+        ]
+        if named and name != _STYLE:
+            right = [values[seen[name][row]] in captions[row].named[name] for row in named]
+            shares[name] = float(np.mean(right))
+    return shares
+
+
+def _variety(
+    source: LatentSource, judge: Judge, seed: int, people: NDArray[np.int64], real: Seen
+) -> Measured:
+    captions = _draw_captions(people[:_CAPTIONS], "part")
+    texts = [caption.text for caption in captions for _ in range(_EACH)]
+    seen = _see(judge, source.draw_captions(seed, 0, texts))
+    found, usual = [], []
+    for number, caption in enumerate(captions):
+        rows = slice(number * _EACH, (number + 1) * _EACH)
+        open_ = [name for name in READ if name not in caption.allowed and name != _STYLE]
+        found += [_differ(seen[name][rows], len(READ[name])) for name in open_]
+        usual += [_differ(real[name], len(READ[name])) for name in open_]
+    return Measured(
+        "open_attribute_variety",
+        float(np.mean(found)),
+        f"how often two images of one caption differ in an attribute that it leaves open, mean over"
+        f" the attributes of {len(captions)} captions with {_EACH} images each; reference: two real"
+        " images",
+        float(np.mean(usual)),
+    )
+
+
+def _differ(codes: NDArray[np.int64], values: int) -> float:
+    """Returns the probability that two of N codes, without replacement, differ."""
+    counts = np.bincount(codes, minlength=values)
+    count = len(codes)
+    return float(1 - (counts * (counts - 1)).sum() / (count * (count - 1)))
