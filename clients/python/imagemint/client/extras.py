@@ -17,6 +17,7 @@ _EXTRA_OF_PART = {
     "imagemint.training": "train",
     "imagemint.exporter": "export",
     "imagemint.bench": "bench",
+    "imagemint.dataset": "dataset",
 }
 
 

@@ -22,6 +22,7 @@ UNCONDITIONAL = -1
 _SHEETS: dict[str, Format] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 _NPZ = ".npz"
 _ANIMATIONS: dict[str, AnimationFormat] = {".webp": "webp", ".gif": "gif", ".apng": "apng"}
+_SERIALS_IN_BLOCK = 4096
 _NAME = re.compile(r"(.+_)?(?P<index>[0-9]{6,})(_class[0-9]+)?\.png")
 # Largest height or width of each format, in pixels.
 _LONGEST_SIDE: dict[Format, int] = {"jpeg": 65_500, "webp": 16_383}
@@ -172,6 +173,20 @@ def write_npz(
     truncation: float | None = None,
     class_labels: Callable[[ImageBatch], Sequence[str]] = lambda _: (),
 ) -> None:
+    """Writes an npz of images with their metadata to a file; see `write_npz_to`."""
+    with write_atomically(path) as file:
+        write_npz_to(file, count, batches, truncation=truncation, class_labels=class_labels)
+
+
+def write_npz_to(
+    file: IO[bytes],
+    count: int,
+    batches: Iterable[ImageBatch],
+    *,
+    truncation: float | None = None,
+    class_labels: Callable[[ImageBatch], Sequence[str]] = lambda _: (),
+    **more: str,
+) -> None:
     """Writes an npz of images with their metadata.
 
     `image` uint8 [N, H, W, C], `class_id` int64 [N] (-1 for none), `index` uint64 [N] and `serial`
@@ -183,17 +198,18 @@ def write_npz(
     The comment of the archive has the first and the last serial.
 
     Args:
-        path: the file.
+        file: the open file; it gets no dates, so equal images give equal bytes.
         count: number of images.
         batches: the images, of one model and version.
         truncation: truncation of the images.
         class_labels: returns the label texts of the model of a batch.
+        more: further texts, by the name of their scalar.
     """
     class_id: list[NDArray[np.int64]] = []
     index: list[NDArray[np.uint64]] = []
     serials: list[NDArray[np.bytes_]] = []
     first: ImageBatch | None = None
-    with write_atomically(path) as file, zipfile.ZipFile(file, "w") as archive:
+    with zipfile.ZipFile(file, "w") as archive:
         with archive.open("image.npy", "w", force_zip64=True) as member:
             for batch in batches:
                 if first is None:
@@ -215,6 +231,7 @@ def write_npz(
             "variant": np.str_(first.variant),
             "bundle_sha256": np.str_(first.bundle_sha256),
             "truncation": np.float64(np.nan if truncation is None else truncation),
+            **{name: np.str_(text) for name, text in more.items()},
         }
         if first.seed is not None:
             scalars["seed"] = np.uint64(first.seed)
@@ -288,14 +305,18 @@ def _check_size(picture_format: Format, height: int, width: int) -> None:
 
 
 def _write_serials(archive: zipfile.ZipFile, serials: Sequence[NDArray[np.bytes_]]) -> None:
-    """Writes the member `serial.npy`, compressed because serials differ in few characters."""
-    width = max(each.dtype.itemsize for each in serials)
+    """Writes the member `serial.npy`, compressed because serials differ in few characters.
+
+    The blocks have a fixed size, so that the bytes do not depend on the size of the batches.
+    """
+    together = np.concatenate(serials)
     entry = zipfile.ZipInfo("serial.npy")
     entry.compress_type = zipfile.ZIP_DEFLATED
+    dtype = np.dtype((np.str_, together.dtype.itemsize))
     with archive.open(entry, "w", force_zip64=True) as member:
-        _write_header(member, np.dtype((np.str_, width)).str, (sum(map(len, serials)),))
-        for each in serials:
-            member.write(each.astype((np.str_, width)).tobytes())
+        _write_header(member, dtype.str, together.shape)
+        for start in range(0, len(together), _SERIALS_IN_BLOCK):
+            member.write(together[start : start + _SERIALS_IN_BLOCK].astype(dtype).tobytes())
 
 
 def _write_header(member: IO[bytes], descr: str, shape: tuple[int, ...]) -> None:

@@ -1,0 +1,277 @@
+"""The command `imagemint dataset`."""
+
+# ruff: noqa: T201 - a command prints
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from imagemint.client.classes import parse_classes
+from imagemint.client.commands import Connection
+from imagemint.client.extras import MissingExtra, install_command
+from imagemint.client.requests import UINT64_MAX, Cycle
+from imagemint.dataset.errors import DatasetError
+from imagemint.dataset.folder import Folder, LocalFolder, explain_os_error
+from imagemint.dataset.making import (
+    check_folder,
+    claim_folder,
+    finish,
+    is_complete,
+    list_missing,
+    make_here,
+    read_plan,
+)
+from imagemint.dataset.places import open_folder
+from imagemint.dataset.plan import FormatName, ImageFormat, Plan, Shard, describe_software
+from imagemint.dataset.progress import Progress
+from imagemint.dataset.shards import Task
+from imagemint.dataset.sources import LocalSpec, Offer, ServerSpec, Spec
+from imagemint.dataset.trial import estimate
+from imagemint.dataset.verification import choose_shards, verify
+from imagemint.dataset.workers import make_in_processes
+
+RANDOM: Literal["random"] = "random"
+_DRAWN_SEED_BITS = 63
+
+
+class Dataset(Connection):
+    """Make a data set of labelled images, resumable: run the same command again to continue."""
+
+    model: str | None = None
+    """Name of the model."""
+    count: int | None = Field(None, ge=1, le=UINT64_MAX)
+    """Number of images."""
+    classes: str = RANDOM
+    """Classes of the images: `balanced` takes all classes in turn; labels or indices, separated by
+    commas, are taken in turn; `random` draws them by seed and index."""
+    seed: int | None = Field(None, ge=0, le=UINT64_MAX)
+    """Seed. Default: that of the data set in --out, or a new one."""
+    first_index: int = Field(0, ge=0, le=UINT64_MAX)
+    """Index of the first image."""
+    truncation: float | None = None
+    """Truncation within the range of the model."""
+    version: str = ""
+    """Version of the model. Default: that of the data set in --out, or the default version."""
+    variant: str = ""
+    """Variant of the model, such as int8. Default: that of the data set in --out, or the one that
+    the server runs; with --local, the reference."""
+    format: FormatName = "webdataset"
+    """webdataset: tar shards; parquet: Hugging Face image layout; imagefolder: a folder for each
+    class; npz: pixels as arrays."""
+    image_format: ImageFormat = "png"
+    """Encoding of the images. An npz does not use it."""
+    quality: int = Field(90, ge=1, le=100)
+    """Quality of jpeg and webp; webp is lossless at 100."""
+    shard_size: int = Field(10_000, ge=1, le=10**7)
+    """Images in a shard, which is the unit of work."""
+    out: str | None = None
+    """Folder of the data set, or an address that fsspec knows, such as s3://BUCKET/NAME."""
+    local: bool = False
+    """Make the images in this process with the engine. --server is not used then."""
+    repository: str = ""
+    """Model repository for --local. Default: the models that are shipped with imagemint."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Device for --local. `auto` is CUDA if it works, otherwise the CPU."""
+    workers: int | None = Field(None, ge=1, le=1024)
+    """Processes that make shards. Default: one per CPU core."""
+    dry_run: bool = False
+    """Make a few images in memory; print size, number of shards and time; write nothing."""
+    verify: str | None = None
+    """Folder of a complete data set: check its checksums, make some of its images again, and
+    compare their bytes."""
+    sample: int | None = Field(10_000, ge=1)
+    """Smallest number of images that --verify makes again, in whole shards."""
+    all_: bool = Field(default=False, alias="all")
+    """--verify makes all images again."""
+    progress: bool | None = None
+    """Show a progress bar. Default: only on a terminal."""
+    quiet: bool = False
+    """Print only errors."""
+
+    @model_validator(mode="after")
+    def _check_combination(self) -> Self:
+        if self.verify is None:
+            if missing := [name for name in ("model", "count", "out") if not getattr(self, name)]:
+                flags = ", ".join(f"--{name}" for name in missing)
+                raise ValueError(f"{flags} is required, or else --verify")
+            if self.first_index + (self.count or 0) > UINT64_MAX + 1:
+                raise ValueError("--first-index plus --count is above 2^64")
+        elif self.out is not None or self.dry_run:
+            raise ValueError("--verify excludes --out and --dry-run")
+        return self
+
+    def run(self) -> int:
+        """Makes, estimates or verifies the data set."""
+        place = self.verify or self.out or ""
+        try:
+            folder = open_folder(place)
+            if self.verify is not None:
+                self._verify(folder)
+            elif self.dry_run:
+                self._estimate(folder)
+            else:
+                self._make(folder, place)
+        except OSError as error:
+            raise DatasetError(explain_os_error(error, place)) from error
+        return 0
+
+    def _make(self, folder: Folder, place: str) -> None:
+        with contextlib.ExitStack() as held:
+            plan, spec = self._plan(read_plan(folder))
+            check_folder(folder, plan)  # before anything is written
+            if is_complete(folder, plan):
+                folder.finish()  # if an earlier run was interrupted in it
+                self._say(f"{place} is complete: {_describe(plan)}")
+                return
+            if isinstance(folder, LocalFolder):
+                held.enter_context(folder.lock())
+            claim_folder(folder, plan)
+            began = time.perf_counter()
+            progress = held.enter_context(Progress(plan.count, show=self._shows))
+            missing = list_missing(folder, plan, lambda shard: progress.skip(shard.count))
+            self._make_shards(Task(plan, spec, place), folder, missing, progress)
+            num_bytes = finish(folder, plan)
+            folder.finish()
+        took_s = time.perf_counter() - began
+        self._say(
+            f"{place}: {_describe(plan)}, {num_bytes:,} bytes; {progress.images:,} images made in "
+            f"{took_s:.1f} s ({progress.images / took_s:,.0f} images/s)"
+        )
+
+    def _make_shards(
+        self, task: Task, folder: Folder, missing: Iterator[Shard], progress: Progress
+    ) -> None:
+        workers = self._count_workers(task.plan)
+        if workers == 1:
+            make_here(task, folder, missing, progress)
+        else:
+            make_in_processes(task, missing, workers, progress)
+
+    def _estimate(self, folder: Folder) -> None:
+        plan, spec = self._plan(read_plan(folder))
+        workers = self._count_workers(plan)
+        found = estimate(plan, spec)
+        print(
+            f"{_describe(plan)}\n"
+            f"size: about {found.num_bytes:,} bytes in {plan.num_shards:,} shards of "
+            f"{plan.shard_size:,} images\n"
+            f"time: about {found.seconds / workers:,.0f} s in {workers} processes, from "
+            f"{found.sample} images made in one process"
+        )
+
+    def _verify(self, folder: Folder) -> None:
+        plan = read_plan(folder)
+        if plan is None:
+            raise DatasetError(f"{folder.place} holds no data set: it has no imagemint.json")
+        spec, _ = self._open_spec(plan)
+        shards = choose_shards(plan, None if self.all_ else self.sample)
+        images = sum(each.count for each in shards)
+        with Progress(images, show=self._shows) as progress:
+            verify(plan, spec, folder, shards, progress)
+        self._say(
+            f"{folder.place}: {_describe(plan)}; every checksum is right, and {images:,} images of "
+            f"{len(shards)} of {plan.num_shards} shards were made again with the same bytes"
+        )
+
+    def _plan(self, existing: Plan | None) -> tuple[Plan, Spec]:
+        """Returns the plan; what the settings leave open is taken from an existing plan."""
+        spec, offer = self._open_spec(existing)
+        seed = self.seed
+        if seed is None:
+            seed = existing.seed if existing else _draw_seed()
+        plan = Plan(
+            model=offer.model,
+            version=offer.version,
+            variant=offer.variant,
+            bundle_sha256=offer.bundle_sha256,
+            execution_provider=offer.execution_provider,
+            seed=seed,
+            first_index=self.first_index,
+            count=self.count or 0,
+            classes=_parse_rule(self.classes, offer.class_labels),
+            truncation=self.truncation,
+            class_labels=offer.class_labels,
+            height=offer.height,
+            width=offer.width,
+            channels=offer.channels,
+            title=offer.title,
+            license=offer.license,
+            format=self.format,
+            image_format=self.image_format,
+            quality=self.quality,
+            shard_size=self.shard_size,
+            software=describe_software(self.format),
+        )
+        return plan, spec
+
+    def _open_spec(self, existing: Plan | None) -> tuple[Spec, Offer]:
+        """Returns the source, and what it makes of the model, version and variant."""
+        model, version, variant = self.model or "", self.version, self.variant
+        if existing is not None and existing.model == (self.model or existing.model):
+            model = existing.model
+            version = version or existing.version
+            variant = variant or existing.variant
+        if self.local:
+            return self._open_local(model, version, variant)
+        spec = ServerSpec(
+            tuple(each.strip() for each in self.server.split(",")),
+            self.timeout_s,
+            self.encryption(),
+            tuple(self.metadata()),
+        )
+        return spec, spec.offer(model, version, variant)
+
+    def _open_local(self, model: str, version: str, variant: str) -> tuple[LocalSpec, Offer]:
+        # Here, because the server extra need not be installed.
+        try:
+            from imagemint.dataset import local  # noqa: PLC0415
+        except ModuleNotFoundError as error:
+            raise MissingExtra(
+                f"--local needs: {install_command('server')} (no module {error.name})"
+            ) from error
+
+        spec = local.find_bundle(self.repository, model, version, self.device)
+        local.check_truncation(spec, self.truncation)
+        return local.describe_bundle(spec, variant)
+
+    def _count_workers(self, plan: Plan) -> int:
+        return min(self.workers or len(os.sched_getaffinity(0)), plan.num_shards)
+
+    @property
+    def _shows(self) -> bool | None:
+        return False if self.quiet else self.progress
+
+    def _say(self, text: str) -> None:
+        if not self.quiet:
+            print(text)
+
+
+def _parse_rule(text: str, labels: tuple[str, ...]) -> tuple[int, ...] | Literal["random"] | None:
+    """Returns the classes of a plan."""
+    if not labels:
+        if text.strip() != RANDOM:
+            raise DatasetError("this model has no classes: leave --classes out")
+        return None
+    if text.strip() == RANDOM:
+        return RANDOM
+    condition = parse_classes(text, labels)
+    if isinstance(condition, Cycle):
+        return tuple(condition.class_ids) or tuple(range(len(labels)))
+    if isinstance(condition, int):
+        return (condition,)
+    raise TypeError(f"unexpected condition {condition!r}")
+
+
+def _draw_seed() -> int:
+    return int.from_bytes(os.urandom(8)) >> (64 - _DRAWN_SEED_BITS)
+
+
+def _describe(plan: Plan) -> str:
+    return (
+        f"{plan.count:,} images of {plan.model}@{plan.version} (variant {plan.variant}), seed "
+        f"{plan.seed}, {plan.format}"
+    )

@@ -1,0 +1,21 @@
+"""Errors of making a data set.
+
+::
+
+    DatasetError
+    ├── OtherPlan       the folder belongs to another data set, or holds files of somebody else
+    └── SourceChanged   a source runs another bundle, variant or provider than the plan names
+"""
+# ruff: noqa: N818 - the names state the condition
+
+
+class DatasetError(Exception):
+    """A data set cannot be made, continued or verified. The message says why, and what to do."""
+
+
+class OtherPlan(DatasetError):
+    """The folder holds another data set, or files that this data set did not write."""
+
+
+class SourceChanged(DatasetError):
+    """A source would make other pixels than the plan names."""

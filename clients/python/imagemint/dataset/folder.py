@@ -1,0 +1,282 @@
+"""The files of a data set: each is complete, or not there.
+
+A shard is written to a staging area. Publishing it has three steps, each of which can be repeated
+after an interruption:
+
+1. The files are flushed to the disk.
+2. The journal gets an entry with the name, size and digest of each file.
+3. The files are renamed to their names.
+
+A file that is in the journal belongs to the data set. Any other file in the way belongs to somebody
+else, and is never replaced.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, NamedTuple, Protocol
+
+from imagemint.dataset.errors import DatasetError, OtherPlan
+from imagemint.dataset.plan import Shard
+
+WORK = ".imagemint"
+"""Folder for the state of an unfinished data set."""
+# More files than this are flushed together, because each flush waits for the disk.
+_FLUSHED_SINGLY = 16
+
+
+class WrittenFile(NamedTuple):
+    """One finished file."""
+
+    name: str
+    """Name, relative to the data set, with slashes."""
+    size: int
+    """Size in bytes."""
+    sha256: str
+    """SHA-256, lower-case hexadecimal."""
+
+
+class Folder(Protocol):
+    """The place of a data set."""
+
+    place: str
+    """Its path or address, for messages."""
+
+    def list_strangers(self) -> list[str]:
+        """Returns some of the names in it, without the state of an unfinished data set."""
+
+    def read(self, name: str) -> bytes | None:
+        """Returns the content of a small file; None if there is none."""
+
+    def put(self, name: str, content: bytes) -> None:
+        """Writes a file at once, replacing an earlier one."""
+
+    def digest(self, name: str) -> str | None:
+        """Returns the SHA-256 of a file; None if there is none."""
+
+    def publish(self, staged: Path, name: str) -> None:
+        """Moves a flushed file from the staging area to its name."""
+
+    def stage(self) -> contextlib.AbstractContextManager[Path]:
+        """Returns a new folder for unfinished files, on a local disk; it is deleted at the end."""
+
+    def finish(self) -> None:
+        """Deletes the state of the unfinished data set."""
+
+
+class LocalFolder:
+    """A data set on a local disk.
+
+    Args:
+        path: the folder; `lock` makes it.
+
+    Raises:
+        OtherPlan: a file has its name.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if path.exists() and not path.is_dir():
+            raise OtherPlan(f"{path} exists and is not a folder")
+        self.path = path
+        self.place = str(path)
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Makes the folder, keeps other runs out, and waits for the workers of an earlier run.
+
+        Unfinished files of earlier runs are deleted.
+
+        Raises:
+            DatasetError: another run is active.
+        """
+        (self.path / WORK).mkdir(parents=True, exist_ok=True)
+        with self._open_lock("run.lock") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise DatasetError(
+                    f"another run of imagemint dataset writes to {self.path}"
+                ) from None
+            with self._open_lock("workers.lock") as workers:
+                fcntl.flock(workers, fcntl.LOCK_EX)
+            for each in (self.path / WORK).glob("partial-*"):
+                shutil.rmtree(each, ignore_errors=True)
+            yield
+
+    @contextlib.contextmanager
+    def hold_as_worker(self) -> Iterator[None]:
+        """Lets a later run wait for the end of this process."""
+        with self._open_lock("workers.lock") as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            yield
+
+    def list_strangers(self) -> list[str]:
+        """Returns the names in the folder, without the state of an unfinished data set."""
+        if not self.path.is_dir():
+            return []
+        return sorted(each.name for each in self.path.iterdir() if each.name != WORK)
+
+    def read(self, name: str) -> bytes | None:
+        """Returns the content of a small file; None if there is none."""
+        try:
+            return (self.path / name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def put(self, name: str, content: bytes) -> None:
+        """Writes a file at once, replacing an earlier one."""
+        target = self.path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with self.stage() as folder:
+            partial = folder / target.name
+            partial.write_bytes(content)
+            flush([partial])
+            partial.replace(target)
+        _flush_folder(target.parent)
+
+    def digest(self, name: str) -> str | None:
+        """Returns the SHA-256 of a file; None if there is none."""
+        try:
+            with (self.path / name).open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except FileNotFoundError:
+            return None
+
+    def publish(self, staged: Path, name: str) -> None:
+        """Moves a flushed file from the staging area to its name."""
+        target = self.path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staged.replace(target)
+
+    @contextlib.contextmanager
+    def stage(self) -> Iterator[Path]:
+        """Returns a new folder for unfinished files, beside their places."""
+        folder = self.path / WORK / f"partial-{os.getpid()}-{os.urandom(4).hex()}"
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def finish(self) -> None:
+        """Deletes the state of the unfinished data set."""
+        if (self.path / WORK).is_dir():
+            shutil.rmtree(self.path / WORK)
+            _flush_folder(self.path)
+
+    def _open_lock(self, name: str) -> IO[bytes]:
+        return (self.path / WORK / name).open("ab")
+
+
+class Staging:
+    """Collects the files of a shard in the staging area. Implements `formats.NewFiles`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.staged: dict[str, Path] = {}
+
+    @contextlib.contextmanager
+    def create(self, name: str) -> Iterator[IO[bytes]]:
+        """Opens a new file; `name` is relative to the data set, with slashes."""
+        path = self._folder / str(len(self.staged))
+        with path.open("xb") as file:
+            yield file
+        self.staged[name] = path
+
+    def describe(self) -> list[WrittenFile]:
+        """Returns the name, size and digest of each file."""
+        found = []
+        for name, path in self.staged.items():
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            found.append(WrittenFile(name, path.stat().st_size, digest))
+        return found
+
+
+class Journal:
+    """The finished shards of an unfinished data set, in a file for each."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+
+    def read(self, shard: Shard) -> list[WrittenFile] | None:
+        """Returns the files of a shard; None if it was not finished."""
+        content = self._folder.read(_name_entry(shard))
+        return None if content is None else [WrittenFile(*each) for each in json.loads(content)]
+
+    def write(self, shard: Shard, files: list[WrittenFile]) -> None:
+        """Enters the files of a shard."""
+        self._folder.put(_name_entry(shard), json.dumps(files).encode())
+
+
+def publish_shard(folder: Folder, shard: Shard, staging: Staging) -> list[WrittenFile]:
+    """Publishes a shard in three steps; see the docstring of the module.
+
+    Raises:
+        OtherPlan: a file that the data set did not write is in the way.
+        DatasetError: the shard differs from the same shard of an earlier run.
+    """
+    journal = Journal(folder)
+    entered, files = journal.read(shard), staging.describe()
+    if entered is not None and entered != files:
+        raise DatasetError(
+            f"{folder.place}: shard {shard.number} has other bytes than in an earlier run, although"
+            " the plan is the same; the CPU or a library may be another one"
+        )
+    missing = [each for each in files if folder.digest(each.name) != each.sha256]
+    for each in missing:
+        if folder.digest(each.name) is not None:
+            raise refuse_stranger(folder, each.name)
+    flush(list(staging.staged.values()))
+    if entered is None:
+        journal.write(shard, files)
+    for each in missing:
+        folder.publish(staging.staged[each.name], each.name)
+    return files
+
+
+def refuse_stranger(folder: Folder, name: str) -> OtherPlan:
+    """Returns the error for a file that the data set did not write."""
+    return OtherPlan(
+        f"{folder.place}/{name} is not the file that this data set has there. It is kept: move it "
+        "away and run the same command again"
+    )
+
+
+def flush(paths: list[Path]) -> None:
+    """Writes files to the disk, so that they survive a loss of power."""
+    if len(paths) > _FLUSHED_SINGLY:
+        os.sync()
+        return
+    for path in paths:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def explain_os_error(error: OSError, place: str) -> str:
+    """Returns what an error of the disk means for a data set."""
+    again = "Run the same command again to continue"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{place}: the disk is full. What is finished is kept. Make room. {again}"
+    if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        return f"{place} cannot be written: {error.strerror}"
+    named = f" ({error.filename})" if error.filename else ""
+    return f"{place}: {error.strerror or error}{named}. What is finished is kept. {again}"
+
+
+def _flush_folder(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _name_entry(shard: Shard) -> str:
+    return f"{WORK}/done/{shard.number:08d}.json"

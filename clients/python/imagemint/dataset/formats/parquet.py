@@ -1,0 +1,79 @@
+"""Parquet shards in the image layout of Hugging Face, named as the hub names them."""
+
+import json
+from collections.abc import Iterable
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from imagemint.client.images import ImageBatch
+from imagemint.dataset.formats import SPLIT, NewFiles
+from imagemint.dataset.pictures import SUFFIXES, Picture, encode_batch
+from imagemint.dataset.plan import Plan, Shard
+
+# Small groups let readers fetch single images; the hub's own tools write 100 images in a group.
+_ROWS_IN_GROUP = 100
+
+
+def name_file(plan: Plan, shard: Shard) -> str:
+    """Returns the file of a shard. Its number determines its range of indices."""
+    return f"data/{SPLIT}-{shard.number:05d}-of-{plan.num_shards:05d}.parquet"
+
+
+def match_files() -> str:
+    """Returns the pattern of the files."""
+    return f"data/{SPLIT}-*"
+
+
+def write(plan: Plan, shard: Shard, batches: Iterable[ImageBatch], files: NewFiles) -> None:
+    """Writes the images of a shard."""
+    schema = make_schema(plan)
+    with (
+        files.create(name_file(plan, shard)) as file,
+        pq.ParquetWriter(
+            file,
+            schema,
+            # Pictures are compressed already.
+            compression={"image.bytes": "NONE", "image.path": "SNAPPY", "serial": "SNAPPY"},
+            use_dictionary=["label"] if plan.class_labels else False,
+            write_page_index=True,
+        ) as writer,
+    ):
+        rows: list[Picture] = []
+        for batch in batches:
+            for picture in encode_batch(plan, batch):
+                rows.append(picture)
+                if len(rows) == _ROWS_IN_GROUP:
+                    writer.write_table(_make_table(plan, schema, rows))
+                    rows = []
+        if rows:
+            writer.write_table(_make_table(plan, schema, rows))
+
+
+def make_schema(plan: Plan) -> pa.Schema:
+    """Returns the schema, with the features that Hugging Face datasets reads from its metadata."""
+    fields = [pa.field("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())]))]
+    features: dict[str, object] = {"image": {"_type": "Image"}}
+    if plan.class_labels:
+        fields.append(pa.field("label", pa.int64()))
+        features["label"] = {"names": list(plan.class_labels), "_type": "ClassLabel"}
+    fields += [pa.field("serial", pa.string()), pa.field("index", pa.uint64())]
+    features["serial"] = {"dtype": "string", "_type": "Value"}
+    features["index"] = {"dtype": "uint64", "_type": "Value"}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    return pa.schema(fields, metadata=metadata)
+
+
+def _make_table(plan: Plan, schema: pa.Schema, rows: list[Picture]) -> pa.Table:
+    suffix = SUFFIXES[plan.image_format]
+    columns: dict[str, object] = {
+        "image": [
+            {"bytes": each.data, "path": f"{plan.spell_index(each.index)}.{suffix}"}
+            for each in rows
+        ],
+        "serial": [each.serial for each in rows],
+        "index": [each.index for each in rows],
+    }
+    if plan.class_labels:
+        columns["label"] = [each.class_id for each in rows]
+    return pa.table(columns, schema=schema)

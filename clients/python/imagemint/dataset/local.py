@@ -1,0 +1,211 @@
+"""The engine in this process as a source of images. Only this module uses the engine."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imagemint.client.images import ImageBatch, Timing
+from imagemint.dataset.errors import DatasetError
+from imagemint.dataset.plan import Plan
+from imagemint.dataset.sources import LocalSpec, Offer
+from imagemint.engine.batch import Batch
+from imagemint.engine.bundle import Bundle, read_bundle
+from imagemint.engine.bundle.shipped import shipped_models
+from imagemint.engine.onnx.backend import OnnxBackend
+from imagemint.engine.sampling import drawn_classes, latents
+from imagemint.engine.serial import spell_reel, spell_terms
+from imagemint.engine.spec import ModelSpec
+
+# A batch for the backend, which splits it further. More images would only take memory.
+_MOST_ROWS = 256
+_MOST_BYTES = 2**24
+_NO_TIME = Timing(0.0, 0.0, 0.0, 0.0)
+
+
+def find_bundle(repository: str, model: str, version: str, device: str) -> LocalSpec:
+    """Returns the specification of a bundle in a model repository.
+
+    Args:
+        repository: directory of the repository; empty for the models shipped with imagemint.
+        model: name of the model.
+        version: version; empty for the newest.
+        device: `cpu`, `cuda` or `auto`.
+
+    Raises:
+        DatasetError: there is no such model or version.
+    """
+    root = Path(repository) if repository else shipped_models()
+    folder = root / model
+    versions = sorted((each.name for each in folder.glob("*") if each.name.isdecimal()), key=int)
+    if not versions:
+        names = ", ".join(sorted(each.name for each in root.glob("*") if each.is_dir())) or "none"
+        raise DatasetError(f"{root} has no model {model!r}; there is: {names}")
+    if version and version not in versions:
+        raise DatasetError(f"{folder} has no version {version}; there is: {', '.join(versions)}")
+    return LocalSpec((folder / (version or versions[-1])).absolute(), device)
+
+
+def describe_bundle(spec: LocalSpec, variant: str) -> tuple[LocalSpec, Offer]:
+    """Returns what the engine makes of a bundle on its device, and the spec with its findings.
+
+    Raises:
+        BundleRefused: the bundle cannot be used, or has no such variant.
+    """
+    bundle = read_bundle(spec.directory)
+    backend = _open_backend(bundle, spec, variant or "reference")
+    try:
+        found = None if backend.buckets else backend.findings
+        return replace(spec, findings=found), _describe(bundle, backend)
+    finally:
+        backend.close()
+
+
+class LocalSource:
+    """Computes images with the engine in this process.
+
+    Args:
+        spec: the bundle and the device.
+        plan: the plan.
+        worker: number of the worker; workers share the GPUs of the machine in turn.
+
+    Raises:
+        SourceChanged: the bundle or the device is not the one of the plan.
+        BundleRefused: the bundle cannot be used.
+    """
+
+    def __init__(self, spec: LocalSpec, plan: Plan, worker: int) -> None:
+        _choose_gpu(worker)
+        bundle = replace(read_bundle(spec.directory), findings=spec.findings)
+        self._plan = plan
+        self._spec: ModelSpec = bundle.spec
+        self._backend = _open_backend(bundle, spec, plan.variant)
+        try:
+            _describe(bundle, self._backend).check(plan, str(spec.directory))
+        except BaseException:
+            self._backend.close()
+            raise
+        self._rows = max(1, min(_MOST_ROWS, _MOST_BYTES // plan.image_bytes))
+
+    def read(self, first_index: int, count: int) -> Iterator[ImageBatch]:
+        """Yields the images in order of index."""
+        for start in range(first_index, first_index + count, self._rows):
+            yield self._compute(start, min(self._rows, first_index + count - start))
+
+    def close(self) -> None:
+        """Releases the model."""
+        self._backend.close()
+
+    def _compute(self, first: int, count: int) -> ImageBatch:
+        plan, spec = self._plan, self._spec
+        classes = list_classes(plan, first, count)
+        captions = self._draw_captions(first, count)
+        threshold, psi = plan.truncation, None
+        if spec.takes_psi:  # the graph always takes it; 1 leaves w unchanged
+            threshold = None
+            psi = np.full(count, 1.0 if plan.truncation is None else plan.truncation, np.float32)
+        batch = Batch(
+            z=latents(
+                plan.seed,
+                first,
+                count,
+                spec.z_dim,
+                distribution=spec.distribution,
+                threshold=threshold,
+            ),
+            class_id=classes,
+            tokens=spec.captions.encode(captions) if spec.captions and captions else None,
+            truncation=psi,
+        )
+        return ImageBatch(
+            model=plan.model,
+            version=plan.version,
+            seed=plan.seed,
+            bundle_sha256=plan.bundle_sha256,
+            variant=plan.variant,
+            index=np.arange(count, dtype=np.uint64) + np.uint64(first),
+            class_id=classes,
+            serials=self._spell_serials(first, count, classes, captions),
+            timing=_NO_TIME,
+            image=self._backend.run(batch),
+        )
+
+    def _draw_captions(self, first: int, count: int) -> list[str] | None:
+        """Returns example captions, as a server draws them; None for a model without captions."""
+        captions = self._spec.captions
+        if captions is None:
+            return None
+        drawn = drawn_classes(self._plan.seed, first, count, len(captions.examples))
+        return [captions.examples[at] for at in drawn.tolist()]
+
+    def _spell_serials(
+        self,
+        first: int,
+        count: int,
+        classes: NDArray[np.int64] | None,
+        captions: list[str] | None,
+    ) -> tuple[str, ...]:
+        plan, variant = self._plan, self._backend.variant.name_in_serials
+        reel = spell_reel(plan.model, int(plan.version), variant, plan.seed)
+        class_ids: list[int | None] = [None] * count if classes is None else classes.tolist()
+        texts: list[str | None] = [None] * count if captions is None else [*captions]
+        return tuple(
+            f"{reel}{index}{spell_terms(class_id, text, plan.truncation)}"
+            for index, (class_id, text) in enumerate(zip(class_ids, texts, strict=True), first)
+        )
+
+
+def list_classes(plan: Plan, first: int, count: int) -> NDArray[np.int64] | None:
+    """Returns the classes of neighbouring images, int64 [count], as a server determines them."""
+    if plan.classes is None:
+        return None
+    if plan.classes == "random":
+        return drawn_classes(plan.seed, first, count, len(plan.class_labels))
+    cycle = np.array(plan.classes, np.int64)
+    start = first % len(cycle)
+    return cycle[np.arange(start, start + count) % len(cycle)]
+
+
+def check_truncation(directory_spec: LocalSpec, truncation: float | None) -> None:
+    """Raises DatasetError if the model does not accept a truncation."""
+    if truncation is None:
+        return
+    accepted = read_bundle(directory_spec.directory).spec.truncation
+    if accepted is None:
+        raise DatasetError("this model takes no truncation")
+    if not accepted.minimum <= truncation <= accepted.maximum:
+        raise DatasetError(
+            f"truncation is {truncation}; this model takes {accepted.minimum} to {accepted.maximum}"
+        )
+
+
+def _open_backend(bundle: Bundle, spec: LocalSpec, variant: str) -> OnnxBackend:
+    # The other workers use the other cores.
+    return OnnxBackend(bundle, device=spec.device, variant=variant)
+
+
+def _describe(bundle: Bundle, backend: OnnxBackend) -> Offer:
+    spec = bundle.spec
+    return Offer(
+        model=spec.name,
+        version=str(bundle.version),
+        variant=backend.variant.name,
+        bundle_sha256=bundle.sha256,
+        execution_provider=backend.provider,
+        class_labels=spec.class_labels,
+        height=spec.height,
+        width=spec.width,
+        channels=spec.channels,
+        title=bundle.manifest.title,
+        license=bundle.manifest.license,
+    )
+
+
+def _choose_gpu(worker: int) -> None:
+    """Shows this process one GPU, if the environment lists several."""
+    listed = [each for each in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if each]
+    if len(listed) > 1:
+        os.environ["CUDA_VISIBLE_DEVICES"] = listed[worker % len(listed)]

@@ -1,0 +1,168 @@
+"""Makes a data set: what is missing of it, then its card and its checksums."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from itertools import chain
+
+from imagemint.dataset.card import CARD_FILE, format_card
+from imagemint.dataset.errors import DatasetError, OtherPlan
+from imagemint.dataset.folder import Folder, Journal, WrittenFile, refuse_stranger
+from imagemint.dataset.formats import load_format
+from imagemint.dataset.plan import PLAN_FILE, Plan, Shard, spell_software
+from imagemint.dataset.progress import Progress
+from imagemint.dataset.shards import Task, make_shard
+
+SUMS_FILE = "SHA256SUMS"
+
+
+def read_plan(folder: Folder) -> Plan | None:
+    """Returns the plan of the data set in a folder; None if there is none."""
+    content = folder.read(PLAN_FILE)
+    return None if content is None else Plan.parse(content, f"{folder.place}/{PLAN_FILE}")
+
+
+def claim_folder(folder: Folder, plan: Plan) -> None:
+    """Writes the plan into a new folder; see `check_folder` for the errors."""
+    if check_folder(folder, plan):
+        folder.put(PLAN_FILE, plan.to_json())
+
+
+def check_folder(folder: Folder, plan: Plan) -> bool:
+    """Returns whether a folder is empty; otherwise it has this plan.
+
+    Raises:
+        OtherPlan: it has another plan, or files of somebody else.
+    """
+    existing = read_plan(folder)
+    if existing is None:
+        if strangers := folder.list_strangers():
+            named = ", ".join(strangers[:3]) + (", …" if len(strangers) > 3 else "")  # noqa: PLR2004
+            raise OtherPlan(
+                f"{folder.place} is not empty and holds no data set ({named}); name another folder"
+            )
+        return True
+    if replace(existing, software=plan.software) == plan != existing:
+        raise OtherPlan(
+            f"{folder.place} was begun with {spell_software(existing.software)}; here is "
+            f"{spell_software(plan.software)}, which writes other bytes. Install the same releases "
+            "to continue"
+        )
+    if existing != plan:
+        raise OtherPlan(
+            f"{folder.place} holds another data set: {existing.describe_difference(plan)}; name "
+            "another folder"
+        )
+    return False
+
+
+def is_complete(folder: Folder, plan: Plan) -> bool:
+    """Returns whether a data set is complete, after checking the digest of each file.
+
+    Raises:
+        DatasetError: it was completed, and a file is missing or changed since.
+    """
+    sums = folder.read(SUMS_FILE)
+    if sums is None:
+        return False
+    check_sums(folder, sums, plan)
+    return True
+
+
+def check_sums(folder: Folder, sums: bytes, plan: Plan) -> None:
+    """Checks the digest of each file of a complete data set.
+
+    Raises:
+        DatasetError: a file is missing or changed.
+    """
+    checked = 0
+    for line in sums.decode().splitlines():
+        digest, _, name = line.partition("  ")
+        found = folder.digest(name)
+        if found != digest:
+            what = "is missing" if found is None else "has changed"
+            raise DatasetError(
+                f"{folder.place}/{name} {what} since the data set was completed; restore it, or "
+                "make the data set in another folder"
+            )
+        checked += 1
+    if checked < plan.num_shards:
+        raise DatasetError(f"{folder.place}/{SUMS_FILE} does not list all shards")
+
+
+def list_missing(folder: Folder, plan: Plan, on_done: Callable[[Shard], None]) -> Iterator[Shard]:
+    """Yields the shards that must be made, one after the other.
+
+    Args:
+        folder: the place of the data set.
+        plan: the plan.
+        on_done: is called with each shard that is there.
+
+    Raises:
+        OtherPlan: a file has changed, or somebody else's file has the name of a shard.
+    """
+    journal, shard_format = Journal(folder), load_format(plan.format)
+    for shard in plan.shards():
+        entry = journal.read(shard)
+        if entry is None:
+            name = shard_format.name_file(plan, shard)
+            if name is not None and folder.digest(name) is not None:
+                raise refuse_stranger(folder, name)
+            yield shard
+        elif _has_all(folder, entry):
+            on_done(shard)
+        else:
+            yield shard
+
+
+def _has_all(folder: Folder, entry: list[WrittenFile]) -> bool:
+    digests = [(each, folder.digest(each.name)) for each in entry]
+    for each, digest in digests:
+        if digest not in (None, each.sha256):
+            raise refuse_stranger(folder, each.name)
+    return all(digest is not None for _, digest in digests)
+
+
+def make_here(task: Task, folder: Folder, missing: Iterator[Shard], progress: Progress) -> None:
+    """Makes shards in this process, one after the other."""
+    first = next(missing, None)
+    if first is None:  # then the source, which takes long to open, is not needed
+        return
+    with closing(task.spec.open_source(task.plan, 0)) as source:
+        for shard in chain([first], missing):
+            files = make_shard(task.plan, shard, source, folder, progress.add_images)
+            progress.add_bytes(sum(each.size for each in files))
+
+
+def finish(folder: Folder, plan: Plan) -> int:
+    """Writes the card and the checksums of a data set whose shards are all there.
+
+    Returns:
+        The size of all shards in bytes.
+    """
+    journal = Journal(folder)
+    num_bytes = sum(each.size for each in _list_files(journal, plan))
+    card = format_card(plan, num_bytes)
+    existing = folder.read(CARD_FILE)
+    if existing not in (None, card):
+        raise refuse_stranger(folder, CARD_FILE)
+    if existing is None:
+        folder.put(CARD_FILE, card)
+    folder.put(SUMS_FILE, b"".join(_format_sums(journal, plan, card)))
+    return num_bytes
+
+
+def _list_files(journal: Journal, plan: Plan) -> Iterator[WrittenFile]:
+    for shard in plan.shards():
+        entry = journal.read(shard)
+        if entry is None:
+            raise DatasetError(f"shard {shard.number} is not finished; run the same command again")
+        yield from entry
+
+
+def _format_sums(journal: Journal, plan: Plan, card: bytes) -> Iterator[bytes]:
+    for name, content in ((PLAN_FILE, plan.to_json()), (CARD_FILE, card)):
+        yield f"{hashlib.sha256(content).hexdigest()}  {name}\n".encode()
+    for each in _list_files(journal, plan):
+        yield f"{each.sha256}  {each.name}\n".encode()

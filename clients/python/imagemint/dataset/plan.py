@@ -1,0 +1,179 @@
+"""The plan of a data set: everything that determines its bytes, kept as imagemint.json."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, Self, TypeAlias
+
+import numpy as np
+import PIL
+from PIL import features
+
+from imagemint.client.requests import Condition, Cycle
+from imagemint.dataset.errors import DatasetError
+
+PLAN_FILE = "imagemint.json"
+_FORMAT_VERSION = 1
+_FEWEST_DIGITS = 9
+
+FormatName: TypeAlias = Literal["webdataset", "parquet", "imagefolder", "npz"]
+ImageFormat: TypeAlias = Literal["png", "jpeg", "webp"]
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Neighbouring images of a data set, which are written together."""
+
+    number: int
+    """0 for the first shard."""
+    first_index: int
+    """Index of its first image."""
+    count: int
+    """Number of its images, 1 or more."""
+
+    @property
+    def last_index(self) -> int:
+        """Index of its last image."""
+        return self.first_index + self.count - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Everything that determines the bytes of a data set."""
+
+    model: str
+    """Name of the model."""
+    version: str
+    """Version, a positive decimal integer."""
+    variant: str
+    """Variant of the model, such as `fp32` or `int8`."""
+    bundle_sha256: str
+    """SHA-256 of the bundle's model.onnx, which names the digests of its variants."""
+    execution_provider: str
+    """Execution provider; others give slightly different pixels."""
+    seed: int
+    """Seed, 0 to 2^64 - 1."""
+    first_index: int
+    """Index of the first image."""
+    count: int
+    """Number of images, 1 or more."""
+    classes: tuple[int, ...] | Literal["random"] | None
+    """Classes in turn by index; `random` for classes drawn by seed and index; None for a model
+    without classes."""
+    truncation: float | None
+    """Truncation; None for none."""
+    class_labels: tuple[str, ...]
+    """Label text of each class of the model; empty for a model without classes."""
+    height: int
+    """Rows of an image."""
+    width: int
+    """Columns of an image."""
+    channels: int
+    """1 gray or 3 RGB."""
+    title: str
+    """Title of the model."""
+    license: str
+    """Licence of the samples, from the manifest."""
+    format: FormatName
+    """Format of the shards."""
+    image_format: ImageFormat
+    """Encoding of an image; npz holds pixels and does not use it."""
+    quality: int
+    """1 to 100, for jpeg and webp."""
+    shard_size: int
+    """Images in a shard; the last one can have fewer."""
+    software: dict[str, str]
+    """Versions of the libraries that determine the bytes of files, by name."""
+
+    @property
+    def num_shards(self) -> int:
+        """Number of shards."""
+        return -(-self.count // self.shard_size)
+
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of the pixels of one image."""
+        return self.height * self.width * self.channels
+
+    @property
+    def condition(self) -> Condition:
+        """The condition of a request to a server."""
+        return Cycle(self.classes) if isinstance(self.classes, tuple) else None
+
+    def shard(self, number: int) -> Shard:
+        """Returns a shard by its number."""
+        start = number * self.shard_size
+        count = min(self.shard_size, self.count - start)
+        return Shard(number, self.first_index + start, count)
+
+    def shards(self) -> Iterator[Shard]:
+        """Yields all shards in order."""
+        return map(self.shard, range(self.num_shards))
+
+    def spell_index(self, index: int) -> str:
+        """Returns an index as text; all of this data set have the same width and sort as text."""
+        last = self.first_index + self.count - 1
+        return f"{index:0{max(_FEWEST_DIGITS, len(str(last)))}d}"
+
+    def describe_difference(self, other: "Plan") -> str:
+        """Returns the fields in which `other` differs, such as `seed 7, not 8`."""
+        pairs = [
+            (each.name, getattr(self, each.name), getattr(other, each.name))
+            for each in fields(self)
+        ]
+        return "; ".join(
+            f"{name} {mine}, not {theirs}" for name, mine, theirs in pairs if mine != theirs
+        )
+
+    def to_json(self) -> bytes:
+        """Returns the content of imagemint.json."""
+        content = {"format_version": _FORMAT_VERSION, **asdict(self)}
+        return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+
+    @classmethod
+    def parse(cls, content: bytes, place: str) -> Self:
+        """Returns the plan in the content of imagemint.json.
+
+        Args:
+            content: the file.
+            place: its name for messages.
+
+        Raises:
+            DatasetError: the content is not a plan, or a newer one.
+        """
+        try:
+            found: dict[str, Any] = json.loads(content)
+            version = found.pop("format_version")
+            if version != _FORMAT_VERSION:
+                raise DatasetError(
+                    f"{place} has format version {version}; this imagemint reads {_FORMAT_VERSION}"
+                )
+            if isinstance(found["classes"], list):
+                found["classes"] = tuple(found["classes"])
+            found["class_labels"] = tuple(found["class_labels"])
+            return cls(**found)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DatasetError(f"{place} is not the plan of a data set: {error}") from error
+
+
+def describe_software(format_name: FormatName) -> dict[str, str]:
+    """Returns the versions of the libraries that determine the bytes of a format."""
+    if format_name == "npz":
+        return {"numpy": np.__version__}
+    found = {"pillow": PIL.__version__, "zlib": _zlib_version()}
+    if format_name == "parquet":
+        import pyarrow as pa  # noqa: PLC0415 - only this format needs the extra
+
+        found["pyarrow"] = pa.__version__
+    return found
+
+
+def spell_software(software: dict[str, str]) -> str:
+    """Returns the releases of libraries as text."""
+    return ", ".join(f"{name} {version}" for name, version in software.items())
+
+
+def _zlib_version() -> str:
+    """Returns the version of the zlib that Pillow compresses PNG files with."""
+    fork = features.version_feature("zlib_ng")
+    return f"ng-{fork}" if fork else str(features.version_codec("zlib"))

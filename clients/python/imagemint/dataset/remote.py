@@ -1,0 +1,85 @@
+"""A data set in an object store, such as S3, or at any other address that fsspec knows.
+
+An object appears when its upload is complete, so an upload takes the place of a rename.
+"""
+
+import contextlib
+import hashlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+
+from imagemint.dataset.folder import WORK
+
+_BLOCK = 2**20
+
+
+class RemoteFolder:
+    """A data set at an address that fsspec knows.
+
+    The options of the file system, such as credentials, come from the environment or from fsspec's
+    configuration; see the docs of fsspec.
+
+    Args:
+        place: the address, such as `s3://bucket/name`.
+    """
+
+    def __init__(self, place: str) -> None:
+        self.place = place.rstrip("/")
+        self._files, root = fsspec.core.url_to_fs(self.place, skip_instance_cache=True)
+        self._root = str(root).rstrip("/")
+
+    def list_strangers(self) -> list[str]:
+        """Returns the names in it, without the state of an unfinished data set."""
+        try:
+            found = self._files.ls(self._root, detail=False)
+        except FileNotFoundError:
+            return []
+        names = {str(each).rstrip("/").rpartition("/")[2] for each in found}
+        return sorted(names - {WORK, self._root.rpartition("/")[2]})
+
+    def read(self, name: str) -> bytes | None:
+        """Returns the content of a small file; None if there is none."""
+        self._files.invalidate_cache()
+        try:
+            return bytes(self._files.cat_file(self._path(name)))
+        except FileNotFoundError:
+            return None
+
+    def put(self, name: str, content: bytes) -> None:
+        """Writes a file at once, replacing an earlier one."""
+        self._files.makedirs(self._path(name).rpartition("/")[0], exist_ok=True)
+        self._files.pipe_file(self._path(name), content)
+
+    def digest(self, name: str) -> str | None:
+        """Returns the SHA-256 of a file; None if there is none."""
+        self._files.invalidate_cache()
+        digest = hashlib.sha256()
+        try:
+            with self._files.open(self._path(name), "rb") as file:
+                while block := file.read(_BLOCK):
+                    digest.update(block)
+        except FileNotFoundError:
+            return None
+        return digest.hexdigest()
+
+    def publish(self, staged: Path, name: str) -> None:
+        """Uploads a file from the staging area."""
+        self._files.makedirs(self._path(name).rpartition("/")[0], exist_ok=True)
+        self._files.put_file(str(staged), self._path(name))
+
+    @contextlib.contextmanager
+    def stage(self) -> Iterator[Path]:
+        """Returns a new folder for unfinished files, in the temporary folder of this machine."""
+        with tempfile.TemporaryDirectory(prefix="imagemint-") as folder:
+            yield Path(folder)
+
+    def finish(self) -> None:
+        """Deletes the state of the unfinished data set."""
+        with contextlib.suppress(FileNotFoundError):
+            self._files.rm(self._path(WORK), recursive=True)
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}"

@@ -1,0 +1,270 @@
+"""Where the pixels of a data set come from, and what a source would make.
+
+A specification (`ServerSpec`, `LocalSpec`) is plain data that reaches other processes. Each process
+opens its own source from it.
+"""
+
+import contextlib
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self, TypeAlias
+
+from imagemint.client.blocking import Client
+from imagemint.client.channel import Tls
+from imagemint.client.errors import Cancelled, DeadlineExceeded, NotFound, QueueFull, Unavailable
+from imagemint.client.images import ImageBatch
+from imagemint.client.models import Manifest, Model, ModelVersion
+from imagemint.dataset.errors import DatasetError, SourceChanged
+from imagemint.dataset.plan import Plan
+
+_PASSING = (Unavailable, QueueFull, DeadlineExceeded, Cancelled)
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """The images that a source makes of a model: what a plan pins."""
+
+    model: str
+    version: str
+    variant: str
+    bundle_sha256: str
+    execution_provider: str
+    class_labels: tuple[str, ...]
+    height: int
+    width: int
+    channels: int
+    title: str
+    license: str
+
+    def check(self, plan: Plan, place: str) -> None:
+        """Raises SourceChanged unless the source makes the images that the plan names.
+
+        Args:
+            plan: the plan.
+            place: the source for messages, such as its address.
+        """
+        for name in ("model", "version", "bundle_sha256", "variant", "execution_provider"):
+            wanted, found = getattr(plan, name), getattr(self, name)
+            if wanted != found:
+                raise SourceChanged(
+                    f"{place} has {name} {found} of {self.model}@{self.version}, but the plan of "
+                    f"the data set has {wanted}: its pixels would be different"
+                )
+
+
+class Source(Protocol):
+    """Makes images of a plan. One thread uses it at a time."""
+
+    def read(self, first_index: int, count: int) -> Iterator[ImageBatch]:
+        """Yields the images in order of index, each once, in batches of any size."""
+
+    def close(self) -> None:
+        """Releases its resources."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSpec:
+    """One or more servers that run the same model."""
+
+    addresses: tuple[str, ...]
+    """HOST:PORT of each."""
+    timeout_s: float
+    """Longest time for the next chunk from one server, in seconds."""
+    tls: Tls | None = None
+    """Encryption; None for plain text."""
+    metadata: tuple[tuple[str, str], ...] = ()
+    """Metadata of each call, such as the API key."""
+
+    def offer(self, model: str, version: str, variant: str) -> Offer:
+        """Returns what the servers make; all must make the same images.
+
+        Args:
+            model: name of the model.
+            version: version; empty for the default version of the first server.
+            variant: variant; empty for the one that the first server runs.
+
+        Raises:
+            NotFound: a server has no such model or version.
+            SourceChanged: the servers would make different images.
+        """
+        first: Offer | None = None
+        for address in self.addresses:
+            with self.open_client(address) as client:
+                found = describe_model(client.model(model), version)
+            if variant not in ("", "reference", found.variant):
+                raise SourceChanged(
+                    f"{address} runs variant {found.variant} of {model}@{found.version}, "
+                    f"not {variant}"
+                )
+            first = first or found
+            version = first.version
+            if found != first:
+                raise SourceChanged(
+                    f"{self.addresses[0]} and {address} would make different images of "
+                    f"{model}@{version}: {_differences(first, found)}"
+                )
+        if first is None:
+            raise DatasetError("no server is given")
+        return first
+
+    def open_client(self, address: str) -> Client:
+        """Returns a client of one server."""
+        return Client(address, tls=self.tls, timeout_s=self.timeout_s, metadata=list(self.metadata))
+
+    def open_source(self, plan: Plan, worker: int) -> "ServerSource":
+        """Returns a source for one worker; different workers begin with different servers."""
+        at = worker % len(self.addresses)
+        return ServerSource(self, plan, (*self.addresses[at:], *self.addresses[:at]))
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSpec:
+    """The engine in this process."""
+
+    directory: Path
+    """Directory of the bundle, `<repository>/<model>/<version>`."""
+    device: str = "auto"
+    """`cpu`, `cuda` or `auto`."""
+    findings: Any = field(default=None, compare=False)
+    """What the engine found out about the bundle on this machine, so that workers need not."""
+
+    def open_source(self, plan: Plan, worker: int) -> Source:
+        """Returns a source for one worker."""
+        from imagemint.dataset.local import LocalSource  # noqa: PLC0415 - needs the server extra
+
+        return LocalSource(self, plan, worker)
+
+
+Spec: TypeAlias = ServerSpec | LocalSpec
+
+
+class ServerSource:
+    """Streams images from one server, and continues with the next one if it fails.
+
+    Args:
+        spec: the servers.
+        plan: the plan.
+        addresses: the servers in the order in which to try them.
+
+    Raises:
+        SourceChanged: a server would make other pixels than the plan names.
+    """
+
+    def __init__(self, spec: ServerSpec, plan: Plan, addresses: tuple[str, ...]) -> None:
+        self._spec = spec
+        self._plan = plan
+        self._addresses = addresses
+        self._at = 0
+        self._client: Client | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connection."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    def read(self, first_index: int, count: int) -> Iterator[ImageBatch]:
+        """Yields the images in order of index.
+
+        If a server is unavailable or too busy beyond the timeout, the next server continues from
+        the next index. The error is raised if all servers fail in a row.
+        """
+        done = failures = 0
+        while done < count:
+            try:
+                with contextlib.closing(self._stream(first_index + done, count - done)) as batches:
+                    for batch in batches:
+                        failures = 0
+                        yield batch
+                        done += len(batch)
+            except _PASSING:
+                failures += 1
+                if failures >= len(self._addresses):
+                    raise
+                self.close()
+                self._at = (self._at + 1) % len(self._addresses)
+
+    def _stream(self, first_index: int, count: int) -> Generator[ImageBatch, None, None]:
+        plan, address = self._plan, self._addresses[self._at]
+        if self._client is None:
+            self._client = self._spec.open_client(address)
+            describe_model(self._client.model(plan.model), plan.version).check(plan, address)
+        for batch in self._client.stream(
+            plan.model,
+            count,
+            seed=plan.seed,
+            first_index=first_index,
+            condition=plan.condition,
+            truncation=plan.truncation,
+            version=plan.version,
+            variant=plan.variant,
+        ):
+            _check_batch(batch, plan, address)
+            yield batch
+
+
+def describe_model(model: Model, version: str) -> Offer:
+    """Returns what a server makes of a version.
+
+    Args:
+        model: the model, as the server describes it.
+        version: the version; empty for the default one.
+
+    Raises:
+        NotFound: there is no such version, or it is not ready.
+    """
+    wanted = version or model.default_version
+    for each in model.versions:
+        if each.version == wanted and each.manifest is not None:
+            return _describe_version(model.name, each, each.manifest)
+    exist = ", ".join(each.version for each in model.versions if each.manifest is not None)
+    raise NotFound(
+        f"model {model.name}: version {wanted or '(default)'} is not ready; ready are: "
+        f"{exist or 'none'}"
+    )
+
+
+def _describe_version(model: str, version: ModelVersion, manifest: Manifest) -> Offer:
+    return Offer(
+        model=model,
+        version=version.version,
+        variant=version.variant,
+        bundle_sha256=version.bundle_sha256,
+        execution_provider=version.execution_provider.partition(" ")[0],
+        class_labels=manifest.class_labels,
+        height=manifest.height,
+        width=manifest.width,
+        channels=manifest.channels,
+        title=manifest.title,
+        license=manifest.license,
+    )
+
+
+def _check_batch(batch: ImageBatch, plan: Plan, address: str) -> None:
+    """Raises SourceChanged if a server changed between its description and its images."""
+    found = (batch.version, batch.bundle_sha256, batch.variant)
+    wanted = (plan.version, plan.bundle_sha256, plan.variant)
+    if found != wanted:
+        raise SourceChanged(
+            f"{address} changed: it sent images of version {found[0]}, variant {found[2]}, bundle "
+            f"{found[1][:12]}; the plan has version {wanted[0]}, variant {wanted[2]}, bundle "
+            f"{wanted[1][:12]}"
+        )
+
+
+def _differences(one: Offer, other: Offer) -> str:
+    names = [name for name in Offer.__slots__ if getattr(one, name) != getattr(other, name)]
+    return "; ".join(f"{name} {getattr(one, name)} and {getattr(other, name)}" for name in names)

@@ -1,0 +1,66 @@
+"""Makes shards of a finished data set again, and compares their bytes."""
+
+import random
+import tempfile
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+from imagemint.dataset.errors import DatasetError
+from imagemint.dataset.folder import Folder, Staging
+from imagemint.dataset.formats import load_format
+from imagemint.dataset.making import SUMS_FILE, check_sums
+from imagemint.dataset.plan import Plan, Shard, describe_software, spell_software
+from imagemint.dataset.progress import Progress
+from imagemint.dataset.sources import Spec
+
+
+def choose_shards(plan: Plan, images: int | None) -> list[Shard]:
+    """Returns shards that hold at least `images` images, the same choice for each plan.
+
+    Args:
+        plan: the plan.
+        images: the smallest number of images; None for all.
+    """
+    if images is None or images >= plan.count:
+        return list(plan.shards())
+    wanted = min(plan.num_shards, -(-images // plan.shard_size))
+    chosen = random.Random(plan.seed).sample(range(plan.num_shards), wanted)  # noqa: S311 - a sample
+    return [plan.shard(number) for number in sorted(chosen)]
+
+
+def verify(
+    plan: Plan, spec: Spec, folder: Folder, shards: Sequence[Shard], progress: Progress
+) -> None:
+    """Checks the digest of each file, then makes the shards again and compares their bytes.
+
+    Raises:
+        DatasetError: the data set is incomplete, or differs.
+    """
+    sums = folder.read(SUMS_FILE)
+    if sums is None:
+        raise DatasetError(
+            f"{folder.place} has no {SUMS_FILE}: the data set is not complete. Run the command "
+            "that made it again"
+        )
+    check_sums(folder, sums, plan)
+    software = describe_software(plan.format)
+    if software != plan.software:
+        raise DatasetError(
+            f"{folder.place} was written with {spell_software(plan.software)}; here is "
+            f"{spell_software(software)}, which writes other bytes. Install the same releases to "
+            "compare"
+        )
+    with closing(spec.open_source(plan, 0)) as source:
+        for shard in shards:
+            with tempfile.TemporaryDirectory(prefix="imagemint-") as place:
+                staging = Staging(Path(place))
+                batches = source.read(shard.first_index, shard.count)
+                load_format(plan.format).write(plan, shard, batches, staging)
+                for each in staging.describe():
+                    if folder.digest(each.name) != each.sha256:
+                        raise DatasetError(
+                            f"{folder.place}/{each.name} differs from the images that its plan "
+                            "makes"
+                        )
+            progress.add_images(shard.count)

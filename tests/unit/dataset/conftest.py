@@ -1,0 +1,80 @@
+"""Small data sets of a tiny model, made by the command in this process."""
+
+import pytest
+from tiny_bundles import write_bundle, write_variant
+
+from imagemint.client.cli import main
+
+COUNT, SHARD = 50, 20
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    """A repository of `tiny` (with a variant int8), `plain` without classes, and truncated ones."""
+    repository = tmp_path_factory.mktemp("models")
+    write_variant(write_bundle(repository))
+    write_bundle(repository, "plain", conditional=False, size=(5, 3, 3))
+    write_bundle(repository, "bounded", truncation="threshold")
+    write_bundle(repository, "styled", truncation="psi")
+    return repository
+
+
+@pytest.fixture
+def arguments(models):
+    """Returns the command line of a data set; settings replace the defaults, None removes one."""
+
+    def build(**settings):
+        settings = {
+            "repository": models,
+            "model": "tiny",
+            "count": COUNT,
+            "shard-size": SHARD,
+            "seed": 7,
+            "classes": "balanced",
+            "format": "npz",
+            "workers": 1,
+        } | {name.replace("_", "-"): value for name, value in settings.items()}
+        flags = [
+            f"--{name}" if value is True else f"--{name}={value}"
+            for name, value in settings.items()
+            if value is not None
+        ]
+        return ["dataset", "--local", *flags]
+
+    return build
+
+
+@pytest.fixture
+def make(arguments):
+    """Makes a data set, or continues it; returns the exit status."""
+
+    def run(out, **settings):
+        return main(arguments(out=out, **settings))
+
+    return run
+
+
+@pytest.fixture
+def refusal(make, capsys):
+    """Makes a data set, which must fail; returns the message."""
+
+    def run(out, **settings):
+        assert make(out, **settings) == 1
+        return capsys.readouterr().err
+
+    return run
+
+
+def list_contents(folder):
+    """Returns the bytes of each file of a folder by its name."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.fixture
+def contents():
+    """Returns the bytes of each file of a folder by its name."""
+    return list_contents

@@ -1,0 +1,163 @@
+"""`imagemint dataset` from the command line: summaries, the dry run, verification, the card."""
+
+import builtins
+import hashlib
+import json
+
+import pytest
+import yaml
+
+from imagemint.client.cli import main
+from imagemint.dataset.plan import Plan
+
+FIRST = "train-000000000-000000019.npz"
+
+
+def test_summary_and_checksums(make, tmp_path, capsys):
+    """The last line counts images and bytes; SHA256SUMS has the digest of every other file."""
+    assert make(tmp_path) == 0
+    said = capsys.readouterr().out
+    assert "50 images of tiny@1 (variant fp32), seed 7, npz" in said
+    listed = dict(
+        reversed(line.split("  ")) for line in (tmp_path / "SHA256SUMS").read_text().splitlines()
+    )
+    found = {path.name: path for path in tmp_path.iterdir() if path.name != "SHA256SUMS"}
+    assert listed.keys() == found.keys()
+    for name, path in found.items():
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == listed[name]
+
+
+def test_plan_is_read_back(make, tmp_path):
+    """imagemint.json holds the plan, and nothing is lost in it."""
+    assert make(tmp_path, classes="3,7", truncation=None) == 0
+    content = (tmp_path / "imagemint.json").read_bytes()
+    plan = Plan.parse(content, "imagemint.json")
+    assert plan.to_json() == content
+    assert plan.classes == (3, 7)
+    assert [(each.first_index, each.count) for each in plan.shards()] == [
+        (0, 20),
+        (20, 20),
+        (40, 10),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda plan: plan.pop("seed"), "not the plan of a data set"),
+        (lambda plan: plan.update(format_version=2), "format version 2"),
+        (lambda plan: plan.update(surprise=1), "not the plan of a data set"),
+    ],
+)
+def test_damaged_plan_is_refused(make, refusal, tmp_path, change, said):
+    """A plan that this release cannot read is an error, with the name of the file."""
+    assert make(tmp_path) == 0
+    plan = json.loads((tmp_path / "imagemint.json").read_text())
+    change(plan)
+    (tmp_path / "imagemint.json").write_text(json.dumps(plan))
+    assert said in refusal(tmp_path)
+
+
+def test_card_has_the_header_of_the_hub(make, tmp_path):
+    """Licence, names of classes, sizes and files stand in the YAML header."""
+    assert make(tmp_path, format="parquet") == 0
+    _, header, body = (tmp_path / "README.md").read_text().split("---\n", 2)
+    said = yaml.safe_load(header)
+    assert said["license"] == "apache-2.0"
+    assert said["size_categories"] == ["n<1K"]
+    info = said["dataset_info"]
+    assert info["splits"][0]["num_examples"] == 50
+    size = sum(path.stat().st_size for path in (tmp_path / "data").iterdir())
+    assert info["dataset_size"] == size
+    names = info["features"][1]["dtype"]["class_label"]["names"]
+    assert names == {str(n): str(n) for n in range(10)}
+    assert said["configs"][0]["data_files"] == [{"split": "train", "path": "data/train-*"}]
+    assert "synthetic" in body
+    assert "trainedAlgorithmicMedia" in body
+
+
+def test_dry_run_writes_nothing(make, tmp_path, capsys):
+    """It says size, shards and time."""
+    assert make(tmp_path / "set", count=10**6, dry_run=True) == 0
+    said = capsys.readouterr().out
+    assert "50,000 shards of 20 images" in said
+    assert "bytes" in said
+    assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize("format_name", ["webdataset", "parquet", "imagefolder", "npz"])
+def test_verification_of_all(make, models, tmp_path, capsys, format_name):
+    """Every image is made again, and the bytes are equal."""
+    assert make(tmp_path, format=format_name) == 0
+    assert (
+        main(["dataset", "--local", f"--repository={models}", f"--verify={tmp_path}", "--all"]) == 0
+    )
+    assert "50 images of 3 of 3 shards were made again" in capsys.readouterr().out
+
+
+def test_verification_of_a_sample(make, models, tmp_path, capsys):
+    """A sample is a few whole shards."""
+    assert make(tmp_path) == 0
+    verify = ["dataset", "--local", f"--repository={models}", f"--verify={tmp_path}"]
+    assert main([*verify, "--sample=1"]) == 0
+    assert "1 of 3 shards" in capsys.readouterr().out
+
+
+def test_verification_finds_other_images(make, models, tmp_path, capsys):
+    """A shard of other images is found, even if the checksums were made to fit."""
+    assert make(tmp_path / "set") == 0
+    assert make(tmp_path / "other", seed=8) == 0
+    forged = (tmp_path / "other" / FIRST).read_bytes()
+    digests = [
+        hashlib.sha256(content).hexdigest()
+        for content in ((tmp_path / "set" / FIRST).read_bytes(), forged)
+    ]
+    (tmp_path / "set" / FIRST).write_bytes(forged)
+    sums = tmp_path / "set/SHA256SUMS"
+    sums.write_text(sums.read_text().replace(*digests))
+    verify = ["dataset", "--local", f"--repository={models}", f"--verify={tmp_path / 'set'}"]
+    assert main([*verify, "--all"]) == 1
+    assert f"{FIRST} differs from the images that its plan makes" in capsys.readouterr().err
+
+
+def test_verification_of_an_incomplete_set(models, tmp_path, capsys):
+    """Without a plan there is nothing to verify."""
+    verify = ["dataset", "--local", f"--repository={models}", f"--verify={tmp_path}"]
+    assert main(verify) == 1
+    assert "holds no data set" in capsys.readouterr().err
+
+
+def test_several_processes_write_the_same_bytes(make, contents, tmp_path):
+    """The bytes do not depend on the number of workers."""
+    assert make(tmp_path / "one", format="webdataset") == 0
+    assert make(tmp_path / "two", format="webdataset", workers=2) == 0
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ([], "--model, --count, --out is required"),
+        (["--model=a", "--count=1", "--out=x", "--verify=x"], "--verify excludes --out"),
+        (["--model=a", "--count=0", "--out=x"], "count"),
+        (["--model=a", "--count=5", f"--first-index={2**64 - 1}", "--out=x"], "above 2^64"),
+        (["--model=a", "--count=5", "--out=x", "--format=zip"], "webdataset"),
+    ],
+)
+def test_misuse_is_named(capsys, flags, said):
+    """Each wrong setting is one line, with exit status 2."""
+    assert main(["dataset", *flags]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_missing_engine_names_the_extra(refusal, tmp_path, monkeypatch):
+    """--local without the server extra says what to install."""
+    original = builtins.__import__
+
+    def find(name, *rest):
+        if name == "imagemint.dataset" and rest[2] == ("local",):
+            raise ModuleNotFoundError(name="onnx")
+        return original(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", find)
+    assert "[server]" in refusal(tmp_path / "set")

@@ -1,0 +1,155 @@
+"""What cannot be right is refused with a clear message, and nobody's file is replaced."""
+
+import errno
+import os
+import resource
+import subprocess
+import sys
+
+import pytest
+from tiny_bundles import write_bundle
+
+from imagemint.dataset.folder import explain_os_error
+
+FIRST = "train-000000000-000000019.npz"
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"seed": 8}, "seed 7, not 8"),
+        ({"count": 60}, "count 50, not 60"),
+        ({"classes": "3,7"}, "classes (0, 1, 2, 3, 4, 5, 6, 7, 8, 9), not (3, 7)"),
+        ({"format": "parquet"}, "format npz, not parquet"),
+        ({"variant": "int8"}, "variant fp32, not int8"),
+        ({"model": "plain", "classes": None}, "model tiny, not plain"),
+    ],
+)
+def test_other_plan_is_refused(make, refusal, contents, tmp_path, settings, said):  # noqa: PLR0917 - fixtures
+    """A folder with another plan keeps its data set; the message names the difference."""
+    assert make(tmp_path) == 0
+    before = contents(tmp_path)
+    assert said in refusal(tmp_path, **settings)
+    assert contents(tmp_path) == before
+
+
+def test_changed_bundle_is_refused(make, refusal, tmp_path):
+    """A version whose bytes changed makes other pixels, so it does not continue the data set."""
+    write_bundle(tmp_path / "one")
+    write_bundle(tmp_path / "two", weights_seed=1)
+    assert make(tmp_path / "set", repository=tmp_path / "one") == 0
+    said = refusal(tmp_path / "set", repository=tmp_path / "two")
+    assert "bundle_sha256" in said
+
+
+def test_other_software_is_refused(make, refusal, tmp_path, monkeypatch):
+    """Another release of the encoder writes other bytes, and is named."""
+    assert make(tmp_path / "set", format="imagefolder") == 0
+    monkeypatch.setattr("PIL.__version__", "1.0")
+    said = refusal(tmp_path / "set", format="imagefolder")
+    assert "here is pillow 1.0" in said
+
+
+def test_folder_with_files_is_refused(refusal, contents, tmp_path):
+    """A folder with somebody's files gets no data set."""
+    (tmp_path / "notes.txt").write_text("mine")
+    assert "notes.txt" in refusal(tmp_path)
+    assert contents(tmp_path) == {"notes.txt": b"mine"}
+
+
+def test_foreign_file_in_the_way_is_kept(make, refusal, tmp_path):
+    """A file that appears under the name of a shard is neither counted nor replaced."""
+    refusal(tmp_path / "set", truncation=2.0)  # leaves nothing behind
+    (tmp_path / "set").mkdir(exist_ok=True)
+    assert make(tmp_path / "whole") == 0
+    (tmp_path / "set/imagemint.json").write_bytes((tmp_path / "whole/imagemint.json").read_bytes())
+    (tmp_path / "set" / FIRST).write_bytes(b"mine")
+    assert FIRST in refusal(tmp_path / "set")
+    assert (tmp_path / "set" / FIRST).read_bytes() == b"mine"
+    (tmp_path / "set" / FIRST).unlink()
+    assert make(tmp_path / "set") == 0
+
+
+def test_foreign_card_is_kept(make, refusal, tmp_path):
+    """A README that somebody put there is not replaced."""
+    assert make(tmp_path / "whole") == 0
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/imagemint.json").write_bytes((tmp_path / "whole/imagemint.json").read_bytes())
+    (tmp_path / "set/README.md").write_text("mine")
+    assert "README.md" in refusal(tmp_path / "set")
+    assert (tmp_path / "set/README.md").read_text() == "mine"
+
+
+def test_changed_shard_is_found(make, refusal, tmp_path):
+    """A complete data set with a damaged shard is not called complete."""
+    assert make(tmp_path) == 0
+    path = tmp_path / FIRST
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    assert f"{FIRST} has changed" in refusal(tmp_path)
+
+
+def test_file_instead_of_a_folder(refusal, tmp_path):
+    """--out that names a file is refused, and the file stays."""
+    (tmp_path / "set").write_text("mine")
+    assert "set" in refusal(tmp_path / "set")
+    assert (tmp_path / "set").read_text() == "mine"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_read_only_folder(refusal, tmp_path):
+    """A folder without permission to write gives a clear message."""
+    tmp_path.chmod(0o500)
+    assert "cannot be written: Permission denied" in refusal(tmp_path / "set")
+
+
+def test_full_disk_keeps_what_is_finished(arguments, make, contents, tmp_path):
+    """A write that the system refuses ends the run; the next run continues with what is there."""
+    out = tmp_path / "set"
+    program = (
+        "import resource, sys; from imagemint.client.cli import main; "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (6000, resource.RLIM_INFINITY)); "
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    command = arguments(out=out, count=200, shard_size=190)
+    done = subprocess.run(
+        [sys.executable, "-c", program, *command], capture_output=True, text=True, check=False
+    )
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 6000
+    assert done.returncode == 1
+    assert "Run the same command again to continue" in done.stderr
+    assert not (out / "SHA256SUMS").exists()
+    assert not list(out.glob("*.npz"))
+    assert make(out, count=200, shard_size=190) == 0
+    assert make(tmp_path / "whole", count=200, shard_size=190) == 0
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (errno.ENOSPC, "the disk is full. What is finished is kept. Make room."),
+        (errno.EROFS, "cannot be written: Read-only file system"),
+        (errno.EIO, "Input/output error"),
+    ],
+)
+def test_errors_of_the_disk_are_explained(code, said):
+    """Each error of the system says what it means for the data set."""
+    assert said in explain_os_error(OSError(code, os.strerror(code)), "set")
+
+
+def test_classes_of_a_model_without(refusal, tmp_path):
+    """A model without classes cannot make some."""
+    assert "has no classes" in refusal(tmp_path / "set", model="plain")
+
+
+def test_unknown_model_and_version(refusal, tmp_path):
+    """The message says which there are."""
+    assert "there is: bounded, plain, styled, tiny" in refusal(tmp_path / "set", model="tino")
+    assert "has no version 9; there is: 1" in refusal(tmp_path / "set", version=9)
+    assert not (tmp_path / "set").exists()
+
+
+def test_truncation_of_a_model_without(refusal, tmp_path):
+    """Truncation is checked before anything is written."""
+    assert "takes no truncation" in refusal(tmp_path / "set", truncation=0.5)
+    assert "takes 0.0 to 1.0" in refusal(tmp_path / "set", model="styled", truncation=1.5)

@@ -1,0 +1,104 @@
+"""A data set that was interrupted anywhere becomes the same, byte for byte."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+KILLER = Path(__file__).parents[2] / "dataset_killer.py"
+FORMATS = ["webdataset", "parquet", "imagefolder", "npz"]
+
+
+def run_killer(folder, steps, arguments):
+    """Makes a data set with kills before these steps; returns the steps of the last process."""
+    done = subprocess.run(
+        [sys.executable, KILLER, folder, ",".join(map(str, steps)), *arguments, "--quiet"],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_kills_change_no_byte(arguments, contents, tmp_path, format_name):
+    """Five kills at random steps for each format, twenty together; then the run is completed."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    total = run_killer(whole, [], arguments(out=whole, format=format_name))
+    drawn = random.Random(format_name)  # noqa: S311 - no secret
+    steps = [drawn.randrange(1, total + 1) for _ in range(5)]
+    run_killer(killed, steps, arguments(out=killed, format=format_name))
+    assert contents(killed) == contents(whole)
+
+
+def test_kill_ends_the_workers_and_frees_the_folder(arguments, make, contents, tmp_path):
+    """After SIGKILL of a run with several processes, the next run waits for them and completes."""
+    out = tmp_path / "killed"
+    program = "import sys; from imagemint.client.cli import main; sys.exit(main(sys.argv[1:]))"
+    settings = {"count": 3_000, "shard_size": 100, "format": "webdataset"}
+    command = arguments(out=out, **settings | {"workers": 2})
+    started = subprocess.Popen([sys.executable, "-c", program, *command])
+    done = out / ".imagemint/done"
+    while not (done.is_dir() and any(done.iterdir())):
+        assert started.poll() is None
+        os.sched_yield()
+    started.send_signal(signal.SIGKILL)
+    started.wait()
+    assert not (out / "SHA256SUMS").exists()
+    assert make(out, **settings | {"workers": 2}) == 0
+    assert make(tmp_path / "whole", **settings) == 0
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_repeating_a_complete_run_makes_nothing(make, contents, tmp_path, capsys):
+    """The same command on a complete data set checks it, and changes nothing."""
+    assert make(tmp_path / "set") == 0
+    before = contents(tmp_path / "set")
+    assert make(tmp_path / "set") == 0
+    assert "is complete" in capsys.readouterr().out
+    assert contents(tmp_path / "set") == before
+
+
+def test_open_settings_come_from_the_plan(make, contents, tmp_path, monkeypatch):
+    """Without --seed, a second run continues with the seed of the first."""
+    out = tmp_path / "set"
+    assert make(out, seed=None) == 0
+    assert make(tmp_path / "other", seed=None) == 0
+    assert contents(out) != contents(tmp_path / "other")
+    before = contents(out)
+    assert make(out, seed=None) == 0
+    assert contents(out) == before
+
+
+def test_missing_shard_is_made_again(make, contents, tmp_path, monkeypatch):
+    """A shard that is in the journal and gone from the folder is made again, and only that one."""
+    out = tmp_path / "set"
+    interrupt_before_sums(make, out, monkeypatch)
+    (out / "train-000000020-000000039.npz").unlink()
+    others = {path: path.stat().st_ino for path in out.glob("*.npz")}
+    assert make(out) == 0
+    assert make(tmp_path / "whole") == 0
+    assert contents(out) == contents(tmp_path / "whole")
+    assert all(path.stat().st_ino == inode for path, inode in others.items())
+
+
+def interrupt_before_sums(make, out, monkeypatch):
+    """Makes all shards, and fails before the card and the checksums."""
+
+    class InterruptionError(Exception):
+        pass
+
+    def fail(*_):
+        raise InterruptionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("imagemint.dataset.command.finish", fail)
+        with pytest.raises(InterruptionError):
+            make(out)
