@@ -63,7 +63,7 @@ async def test_stream_outlasts_a_restart(serve, models, client):
     await second.stop()
 
 
-@pytest.mark.parametrize("model", ["digits", "plain", "bounded", "styled"])
+@pytest.mark.parametrize("model", ["digits", "plain", "bounded", "styled", "people"])
 async def test_serials_in_bulk_are_the_same_pixels(client, model):
     """In any order, with duplicates, over several seeds."""
     truncation = 0.5 if model in ("bounded", "styled") else None

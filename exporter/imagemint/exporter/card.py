@@ -45,6 +45,8 @@ def _head(manifest: pb.BundleManifest, version: int) -> str:
     ]
     if manifest.class_labels:
         lines += ["", "Classes by index: " + ", ".join(manifest.class_labels) + "."]
+    if manifest.HasField("caption"):
+        lines += ["", _captions(manifest.caption)]
     if latent.HasField("truncation"):
         low, high = latent.truncation.minimum, latent.truncation.maximum
         by_psi = latent.truncation.kind == pb.TRUNCATION_KIND_PSI
@@ -53,15 +55,29 @@ def _head(manifest: pb.BundleManifest, version: int) -> str:
     return "\n".join(lines)
 
 
+def _captions(caption: pb.CaptionSpec) -> str:
+    """Returns what a caption may say, with the examples in order of the rows of samples.png."""
+    examples = "\n".join(f"- {example}" for example in caption.examples)
+    words = ", ".join(sorted(caption.vocabulary))
+    return (
+        f"Each image shows a caption of up to {caption.max_words} words, such as these, from which"
+        f" the server draws one where none is asked:\n\n{examples}\n\nKnown words: {words}."
+    )
+
+
 def _rows(manifest: pb.BundleManifest) -> str:
     which = "each row one class, in order, " if manifest.class_labels else ""
+    if manifest.HasField("caption"):
+        which = "each row one of the example captions below, in order, "
     return f"The picture shows {which}the first images of seed 0: not selected."
 
 
 def _asking(manifest: pb.BundleManifest, version: int) -> str:
     class_id = len(manifest.class_labels) - 1 if manifest.class_labels else None
+    caption = manifest.caption.examples[0] if manifest.HasField("caption") else None
     flag = "" if class_id is None else f" --class {class_id}"
-    serial = Serial(manifest.name, version, 42, 17, class_id)
+    flag += "" if caption is None else f' --caption "{caption}"'
+    serial = Serial(manifest.name, version, 42, 17, class_id, caption=caption)
     asked = f"--model {manifest.name}{flag} --count 64 --seed 42"
     return f"""## Asking for it
 

@@ -14,6 +14,11 @@ from imagemint.client.serials import cut_into_runs, parse_serials
         ("a.b-c_1@1/0/0?class=7", Serial("a.b-c_1", "1", 0, 0, class_id=7)),
         ("m@1/1/2?truncation=0.0", Serial("m", "1", 1, 2, truncation=0.0)),
         ("m@1+int8/1/2?class=7", Serial("m", "1", 1, 2, class_id=7, variant="int8")),
+        ("p@1/1/2?caption=red%20hair", Serial("p", "1", 1, 2, caption="red hair")),
+        (
+            "p@1/1/2?caption=caf%C3%A9&truncation=0.5",
+            Serial("p", "1", 1, 2, truncation=0.5, caption="café"),
+        ),
         (
             f"m@10/{2**64 - 1}/{2**64 - 1}?class=0&truncation=1e-05",
             Serial("m", "10", 2**64 - 1, 2**64 - 1, class_id=0, truncation=1e-05),
@@ -65,6 +70,13 @@ def test_runs_are_the_fewest_calls():
         (9, (0,), (5,)),
         (2, (0,), (2,)),
     ]
+
+
+def test_serials_of_two_captions_share_no_call():
+    """One call takes one caption."""
+    texts = [f"p@1/7/{index}?caption={text}" for index, text in enumerate(("a", "b", "b"))]
+    runs = cut_into_runs([Serial.parse(each) for each in texts], lambda _: 9)
+    assert [(each.first.caption, each.positions) for each in runs] == [("a", (0,)), ("b", (1, 2))]
 
 
 def test_serials_of_two_variants_share_no_call():

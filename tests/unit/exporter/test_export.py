@@ -6,13 +6,16 @@ import json
 import numpy as np
 import onnx
 import pytest
+import torch
 from google.protobuf import json_format
 from PIL import Image
+from torch import nn
 
 from imagemint.engine import Serial, drawn_classes, latents
 from imagemint.engine.batch import Batch
 from imagemint.engine.bundle import read_bundle
 from imagemint.engine.bundle.findings import Batching
+from imagemint.engine.captions import Captions
 from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.exporter import parity
 from imagemint.exporter.errors import ExportError
@@ -154,3 +157,40 @@ def test_wrong_description_is_refused(trained, tmp_path):
     with pytest.raises(ExportError, match=r"not fit to be served: output 'image' is not uint8"):
         export_generator(wrong, name="digits", repository=tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+class _Captioned(nn.Module):
+    """A generator of gray images whose caption moves every pixel."""
+
+    def __init__(self, captions):
+        super().__init__()
+        self.words = nn.Embedding(len(captions.vocabulary) + 1, 8, padding_idx=0)
+        self.project = nn.Linear(16, 28 * 28)
+
+    def forward(self, z, tokens):
+        text = self.words(tokens).sum(dim=1)
+        return torch.tanh(self.project(torch.cat([z, text], dim=1))).unflatten(1, (1, 28, 28))
+
+
+def test_captions_are_exported(trained, tmp_path):
+    """The graph takes `tokens`, the manifest declares the words, and the card shows them."""
+    captions = Captions(("red", "hair", "round", "glasses"), 4, ("red hair", "round glasses"))
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        module = _Captioned(captions).eval().requires_grad_(requires_grad=False)
+    told = dataclasses.replace(trained, module=module, class_labels=(), captions=captions)
+    bundle = export_generator(told, name="people", repository=tmp_path)
+    assert bundle.spec.captions == captions
+    backend = OnnxBackend(bundle, device="cpu")
+    z = latents(1, 0, 2, 8)
+    batch = Batch(z, tokens=captions.encode(["glasses red", "red hair"]))
+    served = backend.run(batch)
+    assert np.abs(served.astype(int) - parity.run_pytorch(told, batch)).max() <= 1
+    swapped = backend.run(Batch(z, tokens=captions.encode(["red hair", "red hair"])))
+    assert not np.array_equal(served[0], swapped[0])
+    assert np.array_equal(served[1], swapped[1])
+    card = (bundle.directory / "card.md").read_text()
+    assert "- red hair\n- round glasses\n" in card
+    assert "Known words: glasses, hair, red, round." in card
+    assert '--caption "red hair"' in card
+    assert "`people@1/42/17?caption=red%20hair`" in card

@@ -17,6 +17,7 @@ from imagemint.bench.mix import RequestKind
 from imagemint.bench.target import CallFailed, Reply, Streaming, Unary
 from imagemint.client.channel import Tls
 from imagemint.client.requests import (
+    Caption,
     Condition,
     Cycle,
     image_spec,
@@ -136,7 +137,7 @@ class ImagemintConnection:
             ask.count,
             seed=reel,
             first_index=turn * ask.count,
-            condition=_condition(ask.class_),
+            condition=_make_condition(ask),
             truncation=ask.truncation,
             version=self._target.version,
         )
@@ -165,7 +166,10 @@ def _reply(
     return Reply(images, answer)
 
 
-def _condition(text: str | None) -> Condition:
+def _make_condition(ask: RequestKind) -> Condition:
+    if ask.caption is not None:
+        return Caption(ask.caption)
+    text = ask.class_
     if text == "balanced":
         return Cycle()
     if text is not None and text.isascii() and text.isdigit():

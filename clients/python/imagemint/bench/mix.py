@@ -30,6 +30,9 @@ class RequestKind(BaseModel):
     """Share of the calls, relative to the weights of the others."""
     class_: str | None = Field(None, alias="class")
     """Class by index or label. `balanced` takes all in turn. Default: the server draws."""
+    caption: str | None = None
+    """Caption for a text-to-image model. In --mix, write `_` for a space. Default: the server
+    draws one of the model's examples."""
     format: Literal["raw", "png", "jpeg", "webp"] = "raw"
     """Format of the images."""
     quality: int | None = Field(None, ge=1, le=100)
@@ -47,6 +50,8 @@ class RequestKind(BaseModel):
     def _consistent(self) -> Self:
         if self.chunk is not None and not self.stream:
             raise ValueError("chunk belongs to a stream")
+        if self.caption is not None and self.class_ is not None:
+            raise ValueError("class and caption exclude each other")
         if self.quality is not None and self.format not in _LOSSY:
             raise ValueError(f"quality belongs to {' and '.join(_LOSSY)}")
         return self
@@ -54,6 +59,8 @@ class RequestKind(BaseModel):
     def __str__(self) -> str:
         """Returns the form that --mix takes, without the weight."""
         given = self.model_dump(by_alias=True, exclude_defaults=True, exclude={"count", "weight"})
+        if self.caption is not None:
+            given["caption"] = self.caption.replace(" ", "_")
         words = (key if value is True else f"{key}={value}" for key, value in given.items())
         return " ".join((f"count={self.count}", *words))
 

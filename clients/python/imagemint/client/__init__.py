@@ -24,6 +24,7 @@ from imagemint.client.errors import (
 )
 from imagemint.client.images import EncodedPicture, ImageBatch, Timing
 from imagemint.client.models import (
+    Captions,
     Evaluation,
     Limits,
     Manifest,
@@ -32,12 +33,14 @@ from imagemint.client.models import (
     ModelVersion,
     Truncation,
 )
-from imagemint.client.requests import Condition, Cycle, Format, PerImage, Priority, Weights
+from imagemint.client.requests import Caption, Condition, Cycle, Format, PerImage, Priority, Weights
 from imagemint.client.serials import Serial
 
 __all__ = [
     "AsyncClient",
     "Cancelled",
+    "Caption",
+    "Captions",
     "Client",
     "ClientClosed",
     "ClientForked",

@@ -15,7 +15,14 @@ from imagemint.client.images import EncodedPicture, ImageBatch
 from imagemint.client.lifetime import Lifetime
 from imagemint.client.models import Model
 from imagemint.client.relay import RelayChannel
-from imagemint.client.requests import AnimationFormat, Condition, Format, PerImage, Priority
+from imagemint.client.requests import (
+    AnimationFormat,
+    Caption,
+    Condition,
+    Format,
+    PerImage,
+    Priority,
+)
 from imagemint.client.serials import REFERENCE, Run, cut_into_runs, parse_serials
 from imagemint.v1 import (
     generation_service_pb2,
@@ -40,8 +47,8 @@ class Selection(TypedDict, total=False):
     first_index: int
     """Index of the first image on that reel, default 0."""
     condition: Condition
-    """The class: None (drawn at random by a conditional model), an index, a label, or
-    PerImage, Cycle or Weights."""
+    """The class or caption: None (drawn at random by a model that takes one), an index, a label, or
+    PerImage, Cycle, Weights or Caption."""
     truncation: float | None
     """Truncation within the range of the model. None, the default: none; zero is a value."""
     version: str
@@ -162,7 +169,7 @@ class AsyncClient:
         Raises:
             InvalidRequest: an argument is wrong; every wrong one is named.
             NotFound: no such model or version.
-            FailedPrecondition: a class asked of an unconditional model.
+            FailedPrecondition: a class or a caption asked of a model that takes none.
             ImagemintError: any other failure.
         """
         request = generation_service_pb2.GenerateRequest(
@@ -513,12 +520,15 @@ def _path_request(
 def run_selection(run: Run) -> Selection:
     """Returns the selection for a run of serial numbers."""
     first, class_ids = run.first, run.class_ids
+    condition: Condition = None
+    if class_ids:
+        condition = class_ids[0] if len(set(class_ids)) == 1 else PerImage(class_ids)
+    elif first.caption is not None:
+        condition = Caption(first.caption)
     return Selection(
         seed=first.seed,
         first_index=first.index,
-        condition=(class_ids[0] if len(set(class_ids)) == 1 else PerImage(class_ids))
-        if class_ids
-        else None,
+        condition=condition,
         truncation=first.truncation,
         version=first.version,
         variant=first.variant or REFERENCE,

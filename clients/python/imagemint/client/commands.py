@@ -4,7 +4,8 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -18,6 +19,7 @@ from imagemint.client.models import Model, ModelVersion
 ChunkT = TypeVar("ChunkT", ImageBatch, list[EncodedPicture])
 
 
+_MOST_EXAMPLES = 5
 LONGEST_S = 10**6
 """Longest time of a setting, in seconds; gRPC counts milliseconds in an int32."""
 
@@ -78,7 +80,7 @@ class Connection(BaseModel):
 
 
 class Models(Connection):
-    """List the models of a server, with versions, states, classes and image sizes."""
+    """List the models of a server, with versions, states, classes, captions and image sizes."""
 
     json_: bool = Field(default=False, alias="json")
     """Print everything that the server reports as JSON, instead of a table."""
@@ -90,7 +92,7 @@ class Models(Connection):
         if self.json_:
             print(json.dumps([dataclasses.asdict(each) for each in found], indent=2))
         else:
-            print(_format_table(found))
+            print("\n".join([_format_table(found), *_describe_captions(found)]))
         return 0
 
 
@@ -107,6 +109,19 @@ def _format_table(models: Sequence[Model]) -> str:
         for row in rows
     )
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _describe_captions(models: Sequence[Model]) -> Iterator[str]:
+    """Yields the captions that each text-to-image model understands, of its default version."""
+    for model in models:
+        manifest = model.manifest()
+        if manifest is None or manifest.captions is None:
+            continue
+        captions = manifest.captions
+        yield f"\n{model.name} takes captions of up to {captions.max_words} words, such as"
+        yield from (f"  {example}" for example in captions.examples[:_MOST_EXAMPLES])
+        words = ", ".join(sorted(captions.vocabulary))
+        yield textwrap.fill(f"Words: {words}", 100, subsequent_indent="  ")
 
 
 def _format_row(model: Model, version: ModelVersion) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from imagemint.client.commands import Connection
 from imagemint.client.errors import ImagemintError, NotFound
 from imagemint.client.images import EncodedPicture, ImageBatch
 from imagemint.client.outputs import Kind
-from imagemint.client.requests import INT32_MAX, UINT64_MAX, Condition, Priority
+from imagemint.client.requests import INT32_MAX, UINT64_MAX, Caption, Condition, Priority
 from imagemint.client.serials import Serial, cut_into_runs
 
 ChunkT = TypeVar("ChunkT", ImageBatch, list[EncodedPicture])
@@ -55,6 +55,9 @@ class Generate(Connection):
     """Class by label or index: CLASS, label:TEXT or index:NUMBER. Several, comma-separated or as
     repeated flags, are taken in turn; `balanced` takes all in turn. Default: a conditional model
     draws classes at random."""
+    caption: str | None = None
+    """Caption for a text-to-image model, such as "a person with red hair"; `imagemint models` lists
+    the known words. Default: one of the model's examples for each image."""
     count: int = Field(1, ge=1, le=UINT64_MAX)
     """Number of images."""
     seed: int | None = Field(None, ge=0, le=UINT64_MAX)
@@ -99,10 +102,17 @@ class Generate(Connection):
     """Print only errors."""
 
     @model_validator(mode="after")
+    def _check_exclusions(self) -> Self:
+        for first, second in (("class_", "caption"), ("overwrite", "append")):
+            if getattr(self, first) and getattr(self, second):
+                raise ValueError(f"{_to_flag(first)} and {_to_flag(second)} exclude each other")
+        return self
+
+    @model_validator(mode="after")
     def _check_combination(self) -> Self:
         in_serials = {
             *("model", "version", "variant"),
-            *("class_", "count", "seed", "first_index", "truncation"),
+            *("class_", "caption", "count", "seed", "first_index", "truncation"),
         }
         if self.interpolate:
             outputs.animation_format(Path(self.out))
@@ -119,8 +129,6 @@ class Generate(Connection):
             flags = ", ".join(map(_to_flag, given))
             flag = "--interpolate" if self.interpolate else "--serial"
             raise ValueError(f"{flag} determines the image and excludes {flags}")
-        if self.overwrite and self.append:
-            raise ValueError("--overwrite and --append exclude each other")
         if self.append and self._kind is not Kind.FOLDER:
             raise ValueError("--append needs a folder as --out")
         return self
@@ -219,6 +227,8 @@ class Generate(Connection):
         return [_Job(model, self.count, selection)]
 
     def _parse_condition(self, client: Client, model: str) -> Condition:
+        if self.caption is not None:
+            return Caption(self.caption)
         if not self.class_:
             return None
         text = ",".join(self.class_)

@@ -65,6 +65,9 @@ class Origin:
     """Class of each image, int64 [N]; None for an unconditional model."""
     serials: tuple[str, ...] = field(repr=False)
     """Serial number of each image; empty for explicit latents."""
+    captions: tuple[str, ...] = field(default=(), repr=False)
+    """Caption of each image: lower-case words separated by one space. Empty for a model without
+    captions."""
     timing: Timing = field(repr=False)
     """Time of the call by phase."""
 
@@ -143,6 +146,7 @@ def join_batches(batches: Sequence[ImageBatch], positions: Sequence[int]) -> Ima
     order = np.argsort(positions)
     classes = [each.class_id for each in batches if each.class_id is not None]
     serials = [serial for each in batches for serial in each.serials]
+    captions = [caption for each in batches for caption in each.captions]
     seeds = {each.seed for each in batches}
     timings = [each.timing for each in batches]
     return ImageBatch(
@@ -154,6 +158,7 @@ def join_batches(batches: Sequence[ImageBatch], positions: Sequence[int]) -> Ima
         index=np.concatenate([each.index for each in batches])[order],
         class_id=np.concatenate(classes)[order] if classes else None,
         serials=tuple(serials[at] for at in order),
+        captions=tuple(captions[at] for at in order) if captions else (),
         timing=Timing(
             queue_s=sum(each.queue_s for each in timings),
             batch_s=sum(each.batch_s for each in timings),
@@ -201,6 +206,7 @@ class _OriginFields(TypedDict):
     index: NDArray[np.uint64]
     class_id: NDArray[np.int64] | None
     serials: tuple[str, ...]
+    captions: tuple[str, ...]
     timing: Timing
 
 
@@ -220,5 +226,6 @@ def _read_origin(
         index=np.array([each.index for each in images], np.uint64),
         class_id=class_id,
         serials=tuple(each.serial for each in images if each.serial),
+        captions=tuple(each.caption for each in images if each.HasField("caption")),
         timing=Timing.of(timing),
     )

@@ -46,6 +46,18 @@ class Truncation:
 
 
 @dataclass(frozen=True, slots=True)
+class Captions:
+    """Captions that a text-to-image model understands."""
+
+    vocabulary: tuple[str, ...]
+    """Words that a caption may hold."""
+    max_words: int
+    """Most words of a caption."""
+    examples: tuple[str, ...]
+    """Captions of this vocabulary. An image for which no caption is asked gets one of them."""
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """One measured figure of a model."""
 
@@ -83,6 +95,8 @@ class Manifest:
     """Measured quality."""
     license: str = field(repr=False)
     """SPDX expression, or free text, for weights and samples."""
+    captions: Captions | None = field(default=None, repr=False)
+    """Captions that it understands; None if the model takes none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +191,12 @@ def _parse_manifest(message: manifest_pb2.BundleManifest) -> Manifest:
         channels=message.image.channels,
         evaluations=tuple(_parse_evaluation(each) for each in message.evaluations),
         license=message.license,
+        captions=_parse_captions(message.caption) if message.HasField("caption") else None,
     )
+
+
+def _parse_captions(message: manifest_pb2.CaptionSpec) -> Captions:
+    return Captions(tuple(message.vocabulary), message.max_words, tuple(message.examples))
 
 
 def _parse_truncation(message: manifest_pb2.TruncationRange) -> Truncation:

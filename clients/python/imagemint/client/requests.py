@@ -41,7 +41,17 @@ class Weights:
     weights: Sequence[float]
 
 
-Condition: TypeAlias = int | str | PerImage | Cycle | Weights | None
+@dataclass(frozen=True, slots=True)
+class Caption:
+    """One caption for all images, for a text-to-image model, such as `a person with red hair`.
+
+    `Manifest.captions` has the known words and examples. Case and punctuation do not matter.
+    """
+
+    text: str
+
+
+Condition: TypeAlias = int | str | PerImage | Cycle | Weights | Caption | None
 """Nothing (the server draws), one class by index, one by label, or one of the above."""
 
 Format: TypeAlias = Literal["png", "jpeg", "webp"]
@@ -88,7 +98,7 @@ def image_spec(
         count: number of images, 1 or more.
         seed: the reel, 0 to 2^64 - 1; None lets the server pick one.
         first_index: index of the first image, 0 to 2^64 - 1.
-        condition: the class or classes.
+        condition: the class or classes, or the caption.
         truncation: None for none; zero is a value.
         version: empty for the model's default.
         variant: name of the variant that must make them, or `reference`; empty for any.
@@ -207,6 +217,8 @@ def _set_condition(spec: image_pb2.ImageSpec, condition: Condition) -> None:
         case Cycle(class_ids):
             spec.class_cycle.SetInParent()
             spec.class_cycle.class_ids.extend(_class_ids(class_ids))
+        case Caption(text):
+            spec.caption = text
         case Weights(weights):
             spec.class_weights.weights.extend(float(each) for each in weights)
         case _:

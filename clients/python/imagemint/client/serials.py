@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
+from urllib.parse import unquote
 
 from imagemint.client.errors import InvalidRequest, invalid
 
@@ -13,6 +14,7 @@ _FORM = re.compile(
     r"/(?P<seed>[0-9]+)/(?P<index>[0-9]+)(?:\?(?P<terms>.+))?"
 )
 _CLASS = re.compile(r"class=([0-9]+)")
+_CAPTION = re.compile(r"caption=((?:[A-Za-z0-9-]|%[0-9A-F]{2})+)")
 _TRUNCATION = re.compile(r"truncation=([0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)")
 REFERENCE = "reference"
 """Asks for model.onnx, which is what a serial number without a variant means."""
@@ -33,11 +35,13 @@ class Serial:
     index: int
     """Position on the reel, 0 to 2^64 - 1."""
     class_id: int | None = None
-    """Class index; None for an unconditional model."""
+    """Class index; None for a model without classes."""
     truncation: float | None = None
     """Truncation; None for none, which is not the same as 0."""
     variant: str | None = None
     """Name of the variant; None for the reference, which a serial does not spell."""
+    caption: str | None = None
+    """Caption; None for a model without captions."""
 
     @property
     def maker(self) -> str:
@@ -55,18 +59,21 @@ class Serial:
         if match is None or match["variant"] in _NOT_VARIANTS:
             raise _malformed(text)
         terms = match["terms"].split("&") if match["terms"] else []
-        class_id = _CLASS.fullmatch(terms[0]) if terms else None
-        truncation = _TRUNCATION.fullmatch(terms[-1]) if terms else None
-        if len(terms) != bool(class_id) + bool(truncation):
+        class_id, caption, truncation = (
+            terms.pop(0) if terms and form.fullmatch(terms[0]) else None
+            for form in (_CLASS, _CAPTION, _TRUNCATION)
+        )
+        if terms:
             raise _malformed(text)
         return cls(
             model=match["model"],
             version=match["version"],
             seed=int(match["seed"]),
             index=int(match["index"]),
-            class_id=int(class_id[1]) if class_id else None,
-            truncation=float(truncation[1]) if truncation else None,
+            class_id=int(_value(class_id)) if class_id else None,
+            truncation=float(_value(truncation)) if truncation else None,
             variant=match["variant"],
+            caption=unquote(_value(caption)) if caption else None,
         )
 
 
@@ -93,7 +100,7 @@ class Run:
     first: Serial
     """The first of them."""
     class_ids: tuple[int, ...]
-    """Class of each; empty for an unconditional model."""
+    """Class of each; empty for a model without classes."""
     positions: tuple[int, ...]
     """Where each stands in the sequence that the run was cut from."""
 
@@ -129,7 +136,12 @@ def cut_into_runs(serials: Sequence[Serial], limit: Callable[[str], int]) -> lis
 def _reel(serial: Serial) -> tuple[object, ...]:
     """What neighbours have in common, in a form that sorts."""
     truncation = -1.0 if serial.truncation is None else serial.truncation
-    return serial.maker, serial.seed, truncation, serial.class_id is not None
+    caption = serial.caption or ""
+    return serial.maker, serial.seed, truncation, serial.class_id is not None, caption
+
+
+def _value(term: str) -> str:
+    return term.partition("=")[2]
 
 
 def _malformed(text: str) -> InvalidRequest:

@@ -31,6 +31,16 @@ def test_mix_is_read_from_file(tmp_path):
     assert (second.count, second.truncation) == (1, 0.5)
 
 
+def test_caption_is_spelled_with_underscores():
+    """Words of --mix are separated by spaces, and captions take an underscore for one."""
+    (ask,) = parse_mix("count=2 caption=a_person_with_red_hair").asks
+    assert ask.caption == "a_person_with_red_hair"
+    spelled = str(ask.model_copy(update={"caption": "red hair"}))
+    assert spelled == "count=2 caption=red_hair"
+    with pytest.raises(MixError, match="class and caption exclude each other"):
+        parse_mix("class=7 caption=red")
+
+
 def test_kind_is_spelled_back():
     """What a kind prints is what --mix takes."""
     text = "count=2 class=balanced format=jpeg quality=80 truncation=0.5 priority=high"

@@ -89,6 +89,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         encoders: ThreadPoolExecutor,
     ) -> None:
         self._submission = Submission(repository, metrics, gate)
+        self._repository = repository
         self._encode_durations = {
             each: metrics.backlog.later(metrics.encode_duration.labels(each).observe_all)
             for each in PictureFormat
