@@ -9,6 +9,7 @@ from PIL import Image, ImageSequence
 from server_process import COMMAND
 
 from imagemint.client import FailedPrecondition, InvalidRequest, NotFound
+from imagemint.engine.serial import Serial
 from imagemint.v1 import generation_service_pb2 as pb
 from imagemint.v1 import image_pb2
 
@@ -44,13 +45,18 @@ async def test_ends_are_the_images_of_their_serials(client):
         ("plain@1/1/0", "plain@1/2/0"),
         ("bounded@1/1/0?class=1&truncation=0.5", "bounded@1/2/0?class=2&truncation=2.0"),
         ("styled@1/1/0?class=1&truncation=0.5", "styled@1/2/0?class=1&truncation=0.5"),
+        ("people@1/1/0?caption=red%20hair", "people@1/2/0?caption=red%20hair"),
     ],
 )
-async def test_every_kind_of_model_walks(client, serials):
+async def test_every_kind_of_model_walks(client, generation, serials):
     """Without classes, with a threshold of each end, and with psi."""
     pixels, _ = await collect(client.interpolate(serials, 9))
     for end, serial in ((0, serials[0]), (-1, serials[1])):
-        assert np.array_equal(pixels[end], (await client.mint(serial)).image[0])
+        parts = Serial.parse(serial)
+        images = {"model": parts.model, "seed": parts.seed, "first_index": parts.index, "count": 1}
+        terms = {name: getattr(parts, name) for name in ("class_id", "caption", "truncation")}
+        answer = await generation.Generate(pb.GenerateRequest(images=images | terms))
+        assert pixels[end].tobytes() == answer.batch.pictures[0]
 
 
 @pytest.mark.parametrize("kind", ["webp", "gif", "apng"])
@@ -91,6 +97,7 @@ async def test_frames_come_encoded(generation):
         ({"serials": [A, "plain@1/1/1"]}, {"serials[1]"}),
         ({"serials": [A, "digits@1/1/1?class=10"]}, {"serials[1]"}),
         ({"serials": [A, f"{B}&truncation=0.5"]}, {"serials[0]", "serials[1]"}),
+        ({"serials": ["people@1/1/0", "people@1/1/1"]}, {"serials[0]", "serials[1]"}),
         ({"serials": ["plain@1/1/0?class=1", "plain@1/1/1"]}, {"serials[0]"}),
         ({"frames": 1}, {"frames"}),
         ({"serials": [A, B, C], "frames": 2}, {"frames"}),

@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from imagemint.engine.batch import Batch
+from imagemint.engine.sampling import latents
+
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 SPEC = {"seed": "42", "firstIndex": "17", "count": "3", "classId": 7}
@@ -16,9 +19,7 @@ SPEC = {"seed": "42", "firstIndex": "17", "count": "3", "classId": 7}
 @pytest.fixture(scope="module")
 def expected(engines):
     """The pixels of SPEC, from the bare engine."""
-    from imagemint.engine.sampling import latents  # noqa: PLC0415 - used here alone
-
-    return engines["digits"].run(latents(42, 17, 3, 8), np.full((3,), 7))
+    return engines["digits"].run(Batch(latents(42, 17, 3, 8), np.full((3,), 7)))
 
 
 def decode(picture):
@@ -115,6 +116,20 @@ async def test_url_with_truncation_and_quality(web, engines):
     answer = await web.get(url)
     assert answer.headers["imagemint-serial"] == "bounded@1/3/0?class=1&truncation=0.5"
     assert Image.open(io.BytesIO(answer.content)).size == (6, 4)
+
+
+async def test_url_with_a_caption(web):
+    """It is percent-encoded, as in the serial; other words are refused."""
+    url = "/v1/models/people/versions/1/images/3/0.png"
+    answer = await web.get(f"{url}?caption=red%20hair")
+    assert answer.headers["imagemint-serial"] == "people@1/3/0?caption=red%20hair"
+    made = await web.post(
+        "/v1/models/people:generate",
+        json={"images": {"seed": "3", "count": 1, "caption": "Red hair!"}},
+        headers={"accept": "image/png"},
+    )
+    assert np.array_equal(decode(made.content), decode(answer.content))
+    assert (await web.get(f"{url}?caption=purple%20hair")).status_code == 400
 
 
 @pytest.mark.parametrize(

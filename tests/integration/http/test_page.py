@@ -21,6 +21,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 AXE = "axe-core@4.11.0"
 KEY = f"imk_{'page':k<43}"
 MS = 30_000
+expect.set_options(timeout=MS)
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
@@ -36,6 +37,7 @@ def gallery(tmp_path_factory):
     write_bundle(directory, "digits", 2, weights_seed=1)
     write_bundle(directory, "plain", conditional=False, size=(5, 3, 3))
     write_bundle(directory, "bounded", truncation="threshold")
+    write_bundle(directory, "people", captions=True)
     return directory
 
 
@@ -94,7 +96,7 @@ def _check_host(request, app, faults):
 
 async def wait_until_minted(page):
     """Waits for the end of the stream."""
-    await expect(page.locator("#progress")).to_contain_text("Minted", timeout=MS)
+    await expect(page.locator("#progress")).to_contain_text("Minted")
 
 
 async def test_page_mints_by_itself(visit, shop):
@@ -102,7 +104,7 @@ async def test_page_mints_by_itself(visit, shop):
     page = await visit(shop, "#model=digits&seed=5&count=16&class=7")
     await wait_until_minted(page)
     await expect(page.locator(".tile img")).to_have_count(16)
-    await expect(page.locator(".model")).to_have_count(3)
+    await expect(page.locator(".model")).to_have_count(4)
     await expect(page.locator("#status-text")).to_have_text("Ready")
     label = await page.locator(".tile").nth(3).get_attribute("aria-label")
     assert label == "Class 7, image 3, serial digits@2/5/3?class=7"
@@ -127,6 +129,25 @@ async def test_models_and_truncation(visit, shop):
     await expect(page.locator(".tile").first).to_have_attribute(
         "title", re.compile(r"^bounded@1/42/0\?class=\d&truncation=0.5$")
     )
+
+
+async def test_caption(visit, shop):
+    """A model with captions has a field for one; the images say theirs, and re-mint."""
+    page = await visit(shop, "#model=people&count=4")
+    await wait_until_minted(page)
+    await page.locator("#caption").fill("Red hair, round glasses")
+    await page.locator("#mint").click()
+    first = page.locator(".tile").first
+    await expect(first).to_have_attribute(
+        "title", "people@1/42/0?caption=red%20hair%20round%20glasses"
+    )
+    await first.click()
+    await page.locator("#remint").click()
+    await expect(page.locator("#viewer-note")).to_contain_text("Minted again: the same image")
+    await page.keyboard.press("Escape")
+    await page.locator("#caption").fill("purple hair")
+    await page.locator("#mint").click()
+    await expect(page.locator("#form-error")).to_contain_text("purple")
 
 
 async def test_viewer_proves_the_serial(visit, shop):

@@ -10,9 +10,9 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 async def test_models(web):
     """Pages of models, and one model, as the RPCs describe them."""
     page = (await web.get("/v1/models", params={"pageSize": 3})).json()
-    assert [each["name"] for each in page["models"]] == ["bounded", "digits", "plain"]
+    assert [each["name"] for each in page["models"]] == ["bounded", "digits", "people"]
     rest = (await web.get("/v1/models", params={"pageToken": page["nextPageToken"]})).json()
-    assert [each["name"] for each in rest["models"]] == ["styled"]
+    assert [each["name"] for each in rest["models"]] == ["plain", "styled"]
     model = (await web.get("/v1/models/digits")).json()
     assert model == page["models"][1]
     (version,) = model["versions"]

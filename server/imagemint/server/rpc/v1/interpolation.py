@@ -1,6 +1,7 @@
 """GenerationService: Interpolate."""
 
 import asyncio
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -11,7 +12,12 @@ import numpy.typing as npt
 from imagemint.pictures import encode_animation
 from imagemint.server.rpc.call import current_call
 from imagemint.server.rpc.v1.generation import GenerationServicer
-from imagemint.server.rpc.v1.paths import make_image_spec, read_animation, read_serials
+from imagemint.server.rpc.v1.paths import (
+    AnimationOptions,
+    make_image_spec,
+    read_animation,
+    read_serials,
+)
 from imagemint.v1 import generation_service_pb2 as messages
 from imagemint.v1 import image_pb2
 
@@ -47,25 +53,34 @@ class PathServicer(GenerationServicer):
     ) -> None:
         """Sends the frames in chunks, or one animated picture."""
         serials = read_serials(request.serials)
-        self._submission.name_model(serials[0].model)
-        version = self._repository.resolve(serials[0].model, str(serials[0].version))
         animation = read_animation(request)
-        images = make_image_spec(serials, request.frames, version)
-        if animation is None:
-            stream = messages.StreamGenerateRequest(
-                images=images, output=request.output, priority=request.priority
+        first = serials[0]
+        with self._submission.hold_version(first.model, str(first.version)) as version:
+            images = make_image_spec(serials, request.frames, version)
+            if animation is None:
+                stream = messages.StreamGenerateRequest(
+                    images=images, output=request.output, priority=request.priority
+                )
+                await self.StreamGenerate(stream, cast("Any", _FrameContext(context)))
+                return
+            made = await self.Generate(
+                messages.GenerateRequest(images=images, priority=request.priority), context
             )
-            await self.StreamGenerate(stream, cast("Any", _FrameContext(context)))
-            return
-        made = await self.Generate(
-            messages.GenerateRequest(images=images, priority=request.priority), context
-        )
+        await self._send_animation(request.serials, made, animation, context)
+
+    async def _send_animation(
+        self,
+        serials: Sequence[str],
+        made: messages.GenerateResponse,
+        options: AnimationOptions,
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> None:
         encode = partial(
             encode_animation,
             _unpack(made.batch),
-            list(request.serials),
+            list(serials),
             variant=made.batch.variant,
-            **animation._asdict(),
+            **options._asdict(),
         )
         loop = asyncio.get_running_loop()
         picture = await loop.run_in_executor(self._encoders, encode)
