@@ -110,7 +110,11 @@ def left_behind():
         }
         rows = [json.loads(row) for row in files["log.jsonl"].splitlines()]
         files["log.jsonl"] = [
-            [(name, figure) for name, figure in row.items() if name != "images_per_s"]
+            [
+                (name, figure)
+                for name, figure in row.items()
+                if name not in ("images_per_s", "cpu_s")
+            ]
             for row in rows
         ]
         return files

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from imagemint.training.classifier.recipes import ClassifierRecipe
     from imagemint.training.datasets import LabelledImages
     from imagemint.training.distributed import Distributed
+    from imagemint.training.evaluation.curve import QualityCurve
     from imagemint.training.networks.precision import Precision
     from imagemint.training.recipes.recipe import Recipe
 
@@ -69,6 +70,10 @@ class TrainGenerator(RunSettings, DataOptions):
     """1 for gray, 3 for RGB; absent, as the data set has them."""
     per_class: int | None = Field(default=None, ge=1)
     """Only so many images of each class, for work with few data; absent, all."""
+    classifier: Path | None = None
+    """Directory of a classifier that `imagemint train mnist-classifier` or another wrote. With it
+    the log has the quality of 5,000 images at every checkpoint: Frechet distance as a multiple of
+    that of real images, coverage, and accuracy or modes."""
     resume: bool = False
     """Continue from the newest whole checkpoint in --out, with the options of the run. Options that
     you give anew must agree with it, except those that set its length and what it reports."""
@@ -195,6 +200,7 @@ class TrainGenerator(RunSettings, DataOptions):
             passes=passes,
             processes=processes,
             resume=self.resume,
+            measure=self._quality_curve(recipe, data, device) if processes.rank == 0 else None,
             quiet=self.quiet,
         )
         if processes.rank:
@@ -234,6 +240,21 @@ class TrainGenerator(RunSettings, DataOptions):
             return self.load(name, "test", self.data, size=self.size, channels=self.channels)
         except DatasetError as error:
             return str(error)
+
+    def _quality_curve(
+        self, recipe: "Recipe", data: "LabelledImages", device: "torch.device"
+    ) -> "QualityCurve | None":
+        """Returns what measures the generator at each checkpoint; None without a classifier."""
+        from imagemint.training.evaluation import open_extractor  # noqa: PLC0415 - torch
+        from imagemint.training.evaluation.curve import QualityCurve  # noqa: PLC0415
+
+        if self.classifier is None:
+            return None
+        test = self._test_split(recipe)
+        if isinstance(test, str):
+            raise DatasetError(f"--classifier needs test images: {test}")
+        extractor, _ = open_extractor(self.classifier, None, device)
+        return QualityCurve(recipe, data, test, extractor)
 
     def _precision(self, device: "torch.device") -> "Precision":
         from imagemint.training.loop.checkpoints import (  # noqa: PLC0415 - torch

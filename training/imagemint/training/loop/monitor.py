@@ -13,6 +13,7 @@ measure it (see `samples.Variety`; about 1 is what real images have, below 0.1 i
 import json
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -32,9 +33,10 @@ _LAST_FRAME_MS = 2_000
 _MOST_FRAMES = 100
 _LOSSES = "loss_D", "loss_G"
 _VARIETY = "within_class_spread", "within_class_nearest"
+_QUALITY = "frechet_over_floor", "coverage", "class_accuracy", "modes"
 _NO_TERMS = {
-    *(*_LOSSES, *_VARIETY),
-    *("images", "images_per_s", "real_logit", "rollbacks", "augment_p"),
+    *(*_LOSSES, *_VARIETY, *_QUALITY),
+    *("images", "images_per_s", "cpu_s", "real_logit", "rollbacks", "augment_p"),
 }
 
 
@@ -65,7 +67,7 @@ class Monitor:
             disable=quiet,
             mininterval=1,
         )
-        self._last = (time.perf_counter(), state.images_seen)
+        self._last = (time.perf_counter(), time.process_time(), state.images_seen)
 
     def __enter__(self) -> Self:
         return self
@@ -98,20 +100,24 @@ class Monitor:
         self._bar.update(self._state.images_seen - self._bar.n)
 
     def log(self) -> dict[str, Any]:
-        """Writes a row and returns it: means since the last one, and images per second."""
-        now, (then, before) = time.perf_counter(), self._last
-        seen = self._state.images_seen
+        """Writes a row and returns it: means since the last one, images/s and CPU seconds.
+
+        The CPU seconds are those of this process since the last row, all its threads together.
+        """
+        then, used, before = self._last
+        now, using, seen = time.perf_counter(), time.process_time(), self._state.images_seen
         row: dict[str, Any] = {"images": seen}
         row |= {name: float(np.mean(values)) for name, values in self._state.unlogged.items()}
         if self._state.rollbacks:
             row["rollbacks"] = self._state.rollbacks
         row["images_per_s"] = (seen - before) / (now - then)
+        row["cpu_s"] = using - used
         self._log.write(json.dumps(row) + "\n")
         for name, value in row.items():
             self._scalars.add_scalar(name, value, seen)
         self._bar.set_postfix(D=f"{row.get('loss_D', 0):.3f}", G=f"{row.get('loss_G', 0):.3f}")
         self._state.unlogged.clear()
-        self._last = (now, seen)
+        self._last = (now, using, seen)
         return row
 
     def note_variety(self, variety: Variety) -> None:
@@ -122,6 +128,11 @@ class Monitor:
         for name, figure in zip(_VARIETY, (variety.spread, variety.nearest), strict=True):
             if np.isfinite(figure):
                 self._state.unlogged.setdefault(name, []).append(figure)
+
+    def note_quality(self, figures: Mapping[str, float]) -> None:
+        """Puts figures of the generator, by their names, into the next row of the log."""
+        for name, figure in figures.items():
+            self._state.unlogged.setdefault(name, []).append(figure)
 
     def draw(self, samples: NDArray[np.uint8]) -> None:
         """Writes the grid of the fixed samples uint8 [N, H, W, C]."""
@@ -165,6 +176,14 @@ def plot_losses(run: Path) -> None:
         panels.append(("further losses and penalties, before their weights", terms))
     if varieties := [name for name in _VARIETY if name in known]:
         panels.append(("variety within a class, as a multiple of that of real images", varieties))
+    panels += [
+        (title, [name])
+        for name, title in (
+            ("frechet_over_floor", "Frechet distance, as a multiple of that of real images"),
+            ("coverage", "coverage of the test images"),
+        )
+        if name in known
+    ]
     figure = Figure(figsize=(8, 3 * len(panels) + 0.5), layout="constrained")
     columns = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (title, names) in zip(columns, panels, strict=True):

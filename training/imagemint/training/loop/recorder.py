@@ -1,6 +1,7 @@
 """What the loop leaves on disk: rows of the log, grids of samples, and checkpoints."""
 
 import math
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +20,9 @@ from imagemint.training.loop.schedules import Schedule, has_crossed
 from imagemint.training.loop.state import TrainingState
 from imagemint.training.recipes.recipe import Recipe
 
+Measure = Callable[[nn.Module], Mapping[str, float]]
+"""Measures a generator: returns figures by their names in the log."""
+
 
 class Recorder:
     """Checks each step, and writes what is due after it. Only rank 0 writes.
@@ -33,6 +37,7 @@ class Recorder:
         about: the description that every checkpoint holds.
         schedule: how often to log and save.
         processes: the collectives of the run.
+        measure: returns figures of a generator by their names, for the log; None: none.
         quiet: no progress bar.
     """
 
@@ -46,12 +51,14 @@ class Recorder:
         *,
         schedule: Schedule,
         processes: Distributed,
+        measure: Measure | None,
         quiet: bool,
     ) -> None:
         self._recipe, self._data, self._run, self._state = recipe, data, run, state
         self._about, self._schedule, self._processes = about, schedule, processes
         is_writer = processes.rank == 0
         self._monitor = Monitor(run, recipe.images, state, quiet=quiet) if is_writer else None
+        self._measure = measure
         self._losses = LossWatch(run, schedule.divergence_factor)
         self._seen = state.images_seen
         self._saved_at = state.images_seen if state.step else None
@@ -114,6 +121,8 @@ class Recorder:
             interim=interim,
             scheduled=scheduled,
         )
+        if scheduled and self._monitor and self._measure:
+            self._monitor.note_quality(self._measure(self._generator))
 
     def _write_row(self) -> None:
         self._losses.check(self._state)

@@ -25,7 +25,7 @@ from imagemint.training.loop.checkpoints import (
 )
 from imagemint.training.loop.ema import ema_weight, update_ema
 from imagemint.training.loop.provenance import describe
-from imagemint.training.loop.recorder import Recorder
+from imagemint.training.loop.recorder import Measure, Recorder
 from imagemint.training.loop.schedules import Schedule, learning_rate_at
 from imagemint.training.loop.start import fork_rng, initial_state
 from imagemint.training.loop.state import TrainingState
@@ -52,6 +52,7 @@ def train(
     passes: Passes = PLAIN,
     processes: Distributed = SINGLE_PROCESS,
     resume: bool = False,
+    measure: Measure | None = None,
     quiet: bool = False,
 ) -> TrainingState:
     """Trains to ``recipe.images`` and returns the final state; writes all results to ``run``.
@@ -73,6 +74,7 @@ def train(
         passes: how the networks run: precision, compiled or not.
         processes: the collectives of the run. Default: a single process.
         resume: continue from the newest checkpoint of ``run``.
+        measure: returns figures of a generator, which are logged at every checkpoint.
         quiet: no progress bar.
 
     Raises:
@@ -101,6 +103,7 @@ def train(
                     device=device,
                     passes=passes,
                     processes=processes,
+                    measure=measure,
                     quiet=quiet,
                 )
             except TrainingFailed as failure:
@@ -139,6 +142,7 @@ def _run_loop(
     device: torch.device,
     passes: Passes,
     processes: Distributed,
+    measure: Measure | None,
     quiet: bool,
 ) -> None:
     """Trains from ``state`` to the end of the run, or until a signal asks to stop."""
@@ -152,7 +156,11 @@ def _run_loop(
     with (
         fork_rng(device),
         Recorder(
-            *(recipe, data, run, state, about), schedule=schedule, processes=processes, quiet=quiet
+            *(recipe, data, run, state, about),
+            schedule=schedule,
+            processes=processes,
+            measure=measure,
+            quiet=quiet,
         ) as recorder,
     ):
         stop = False

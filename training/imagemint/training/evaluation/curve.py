@@ -1,0 +1,88 @@
+"""The quality of a generator while it trains: a few figures at every checkpoint."""
+
+import numpy as np
+from torch import nn
+
+from imagemint.engine.sampling import Distribution, latents
+from imagemint.training.datasets import LabelledImages
+from imagemint.training.datasets.sufficiency import COMPARABLE, NEIGHBOURS
+from imagemint.training.errors import DatasetError
+from imagemint.training.evaluation.extractors import Extractor, Looks, StackedJudge
+from imagemint.training.evaluation.reals import STACKED
+from imagemint.training.loop.samples import images_of
+from imagemint.training.metrics import (
+    class_accuracy,
+    code_class_accuracy,
+    count_modes,
+    coverage,
+    frechet_distance,
+)
+from imagemint.training.recipes.recipe import Recipe
+
+CURVE_SAMPLES = 5_000
+"""Generated images behind a point of the curve, unless there are fewer test images."""
+_COVERED = 3_000
+
+
+class QualityCurve:
+    """Measures the generator of a run at a checkpoint.
+
+    The figures are those of `imagemint evaluate` on fewer images: the first ones of seed 0, with
+    the classes in turn, against as many test images. They show how a run proceeds, for a few
+    seconds of one core; the figures to quote come from `imagemint evaluate`.
+
+    Args:
+        recipe: of the run.
+        train: its training images.
+        test: test images of the same data set and shape.
+        extractor: looks at the images.
+
+    Raises:
+        DatasetError: there are fewer than six test images.
+    """
+
+    def __init__(
+        self, recipe: Recipe, train: LabelledImages, test: LabelledImages, extractor: Extractor
+    ) -> None:
+        if len(test) < COMPARABLE:
+            raise DatasetError(
+                f"{test.name} has {len(test)} images, too few to compare with: at least"
+                f" {COMPARABLE}"
+            )
+        self._recipe = recipe
+        if train.name.partition("/")[0] == STACKED:
+            extractor = StackedJudge(extractor)
+        self._extractor = extractor
+        self._labels = recipe.class_labels(train.class_labels)
+        self._num_classes = len(train.class_labels)
+        self._knows_classes = extractor.trained_on == train.name
+        self._count = min(CURVE_SAMPLES, len(test), len(train))
+        rows = np.random.Generator(np.random.Philox(key=[0, 0])).permutation(len(train))
+        self._real = extractor.look(test.images[: self._count]).features
+        other = extractor.look(train.images[np.sort(rows[: self._count])]).features
+        self._floor = frechet_distance(self._real, other)
+
+    def __call__(self, generator: nn.Module) -> dict[str, float]:
+        """Returns figures by their names in the log.
+
+        ``frechet_over_floor``: the Frechet distance as a multiple of that of as many training
+        images. ``coverage``. Where the extractor knows the classes, ``class_accuracy`` (of a
+        generator with codes by their best assignment) or ``modes``.
+        """
+        recipe = self._recipe
+        z = latents(*(0, 0, self._count, recipe.z_dim), distribution=Distribution(recipe.latent))
+        classes = np.arange(self._count) % len(self._labels) if self._labels else None
+        looks = self._extractor.look(images_of(generator, z, classes))
+        few = slice(0, _COVERED)
+        figures = {
+            "frechet_over_floor": frechet_distance(self._real, looks.features) / self._floor,
+            "coverage": coverage(self._real[few], looks.features[few], NEIGHBOURS),
+        }
+        return figures | (self._judge(looks, classes) if self._knows_classes else {})
+
+    def _judge(self, looks: Looks, classes: np.ndarray | None) -> dict[str, float]:
+        if classes is None:
+            return {"modes": float(count_modes(looks.classes, self._num_classes).reached)}
+        if self._recipe.condition == "code":
+            return {"class_accuracy": code_class_accuracy(classes, looks.classes).share}
+        return {"class_accuracy": class_accuracy(classes, looks.classes).mean}
