@@ -1,0 +1,151 @@
+"""Compares what the recipe vanilla-mnist learns with the textbook's plain listing, epoch by epoch.
+
+Both have the same networks, losses, optimiser, batch size and learning rate. The listing is
+`plain_gan.py`, which shares no code with imagemint's training: it shuffles and draws with PyTorch's
+own generator, draws new noise for G, and ends each epoch with a short batch. The recipe runs with
+`ema_half_life=1`, so that its averaged generator is G itself.
+
+After each epoch one judge measures 5,000 images of each side: the modes that it sees, the Frechet
+distance as a multiple of its floor, the coverage, and the spread (mean standard deviation of a
+pixel, as a multiple of that of real images). Losses are means over the epoch.
+
+    imagemint train mnist-classifier --out runs/judge
+    python benchmarks/listing.py --classifier runs/judge --epochs 60 --json results.json
+"""
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from plain_gan import BATCH_SIZE, PlainGan
+from torch import Tensor, nn
+
+from imagemint.training.datasets import LabelledImages, load_dataset
+from imagemint.training.evaluation.curve import QualityCurve
+from imagemint.training.evaluation.extractors import Judge
+from imagemint.training.loop.samples import draw_fixed_samples
+from imagemint.training.loop.schedules import Schedule
+from imagemint.training.loop.training_loop import train
+from imagemint.training.recipes.vanilla_mnist import VanillaMnistRecipe
+
+CPU = torch.device("cpu")
+Figures = dict[str, float]
+
+
+class AsImages(nn.Module):
+    """The plain generator, with its vectors as images [N, 1, 28, 28]."""
+
+    def __init__(self, G: nn.Module) -> None:
+        super().__init__()
+        self.G = G
+
+    def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """Returns images for latents [N, 128]; there is no condition."""
+        del y
+        images: Tensor = self.G(z).unflatten(1, (1, 28, 28))
+        return images
+
+
+class Measures:
+    """Measures a generator: the quality curve, and the spread of a hundred images."""
+
+    def __init__(self, recipe: VanillaMnistRecipe, data: Path | None, judge: Path) -> None:
+        self.train, test = (load_dataset("mnist", split, data) for split in ("train", "test"))
+        self._curve = QualityCurve(recipe, self.train, test, Judge(judge, CPU))
+        self._z_dim = recipe.z_dim
+        self._usual = _spread(self.train.images[:4_000])
+
+    def __call__(self, generator: nn.Module) -> Figures:
+        """Returns the figures of a generator in evaluation mode."""
+        images, _ = draw_fixed_samples(generator, self._z_dim, 0)
+        return self._curve(generator) | {"spread": _spread(images) / self._usual}
+
+
+def _spread(images: np.ndarray) -> float:
+    return float(images.astype(np.float32).std(axis=0).mean())
+
+
+def shuffled(data: LabelledImages) -> Iterator[Tensor]:
+    """Yields an epoch of batches in a new order, the last one short."""
+    for rows in torch.randperm(len(data)).split(BATCH_SIZE):
+        images = torch.from_numpy(data.images[rows.numpy()]).permute(0, 3, 1, 2)
+        yield images.float().div(127.5).sub(1)
+
+
+def run_listing(measures: Measures, epochs: int, seed: int) -> Iterator[Figures]:
+    """Trains the listing; yields the figures after each epoch."""
+    plain, images = PlainGan(seed), 0
+    for _ in range(epochs):
+        counts, *losses = zip(*plain.train(shuffled(measures.train)), strict=True)
+        images += sum(counts)
+        mean_D, mean_G = (float(np.mean(each)) for each in losses)
+        found = measures(AsImages(plain.G))
+        yield {"images": images, "loss_D": mean_D, "loss_G": mean_G} | found
+
+
+def run_recipe(measures: Measures, epochs: int, seed: int) -> list[Figures]:
+    """Trains the recipe; returns the figures after each epoch."""
+    recipe = VanillaMnistRecipe(images=epochs * 60_000, ema_half_life=1, seed=seed)
+    rows = {"images", "loss_D", "loss_G", "modes", "spread", "frechet_over_floor", "coverage"}
+    with tempfile.TemporaryDirectory() as run:
+        train(
+            *(recipe, measures.train, Path(run)),
+            schedule=Schedule(60_000, 60_000, collapse_grace=recipe.images),
+            device=CPU,
+            measure=measures,
+            quiet=True,
+        )
+        log = (Path(run) / "log.jsonl").read_text().splitlines()
+    return [{name: row[name] for name in row.keys() & rows} for row in map(json.loads, log)]
+
+
+def show(side: str, epoch: int, row: Mapping[str, float]) -> None:
+    """Prints one row."""
+    print(
+        f"{side:8} epoch {epoch:3}  D {row['loss_D']:6.3f}  G {row['loss_G']:6.3f}"
+        f"  modes {row.get('modes', float('nan')):4.0f}  spread {row.get('spread', 0):5.3f}"
+        f"  Frechet {row.get('frechet_over_floor', float('nan')):7.1f} x floor"
+        f"  coverage {row.get('coverage', float('nan')):.3f}",
+        flush=True,
+    )
+
+
+def main() -> None:
+    """Prints a row for each epoch; with --json also writes them to a file, as they come."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--data", type=Path, help="folder that holds mnist/")
+    parser.add_argument("--classifier", type=Path, required=True, help="the judge")
+    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="file for the result")
+    arguments = parser.parse_args()
+    measures = Measures(VanillaMnistRecipe(), arguments.data, arguments.classifier)
+    sides: dict[str, list[Figures]] = {"listing": [], "recipe": []}
+    about: dict[str, Any] = {
+        "judge": json.loads((arguments.classifier / "classifier.json").read_text()),
+        "seed": arguments.seed,
+        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
+        "torch": torch.__version__,
+    }
+
+    def keep(side: str, row: Figures) -> None:
+        sides[side].append(row)
+        show(side, len(sides[side]), row)
+        if arguments.json:
+            arguments.json.write_text(json.dumps(about | sides, indent=2) + "\n")
+
+    for row in run_listing(measures, arguments.epochs, arguments.seed):
+        keep("listing", row)
+    for row in run_recipe(measures, arguments.epochs, arguments.seed):
+        keep("recipe", row)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""Pictures of the page: grids side by side, curves of all recipes, and the story of one run."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+from zoo_records import RECORDS, Record
+
+_COLUMNS = 4
+_CELL_INCHES = 2.3
+_DPI = 110
+_STYLES = ("-", "--", ":")
+
+
+def draw_grids(records: Sequence[Record], path: Path) -> None:
+    """Draws the grids of the records, in their order, as one picture with titles."""
+    rows = -(-len(records) // _COLUMNS)
+    figure = Figure(
+        figsize=(_COLUMNS * _CELL_INCHES, rows * (_CELL_INCHES + 0.25)), layout="constrained"
+    )
+    for place, each in enumerate(records, start=1):
+        axes = figure.add_subplot(rows, _COLUMNS, place)
+        with Image.open(RECORDS / f"{each.name}.png") as grid:
+            axes.imshow(np.asarray(grid.convert("RGB")), interpolation="antialiased")
+        axes.set_title(each.recipe, fontsize="small")
+        axes.axis("off")
+    _save(figure, path)
+
+
+def draw_curves(records: Sequence[Record], path: Path) -> None:
+    """Draws the quality of all runs with a curve, against images and against CPU time."""
+    figure = Figure(figsize=(11, 8), layout="constrained")
+    columns = (("images", "real images shown to D"), ("cpu_minutes", "CPU minutes of training"))
+    rows = (
+        ("frechet_over_floor", "Frechet distance, multiple of the floor", "log"),
+        ("coverage", "coverage", "linear"),
+    )
+    axes = figure.subplots(len(rows), len(columns), sharex="col", sharey="row")
+    for row, (metric, title, scale) in enumerate(rows):
+        for column, (over, label) in enumerate(columns):
+            plot = axes[row][column]
+            for number, each in enumerate(records):
+                known = [point for point in each.curve if over in point and metric in point]
+                plot.plot(
+                    [point[over] for point in known],
+                    [point[metric] for point in known],
+                    _STYLES[number // 10 % len(_STYLES)],
+                    label=each.name,
+                    linewidth=1.2,
+                )
+            plot.set_yscale(scale)
+            plot.grid(visible=True, alpha=0.3)
+            if row == len(rows) - 1:
+                plot.set_xlabel(label)
+        axes[row][0].set_ylabel(title)
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside right upper")
+    _save(figure, path)
+
+
+def draw_story(run: Path, epochs: Sequence[int], epoch_images: int, path: Path) -> None:
+    """Draws how a run went: its grids after some epochs, ten single images, and its losses.
+
+    Args:
+        run: its directory, with a grid for each of its epochs.
+        epochs: numbers of epochs, from 0, three or so; the last one gives the single images.
+        epoch_images: images of an epoch.
+        path: of the picture.
+
+    Raises:
+        FileNotFoundError: the run has no grid from that time.
+    """
+    grids = [_grid_after(run, (epoch + 1) * epoch_images) for epoch in epochs]
+    rows = [json.loads(row) for row in (run / "log.jsonl").read_text().splitlines()]
+    figure = Figure(figsize=(3.2 * len(grids), 6.4), layout="constrained")
+    top, middle, bottom = figure.subfigures(3, 1, height_ratios=[3.3, 0.8, 2.3])
+    for axes, epoch, grid in zip(
+        np.atleast_1d(top.subplots(1, len(grids))), epochs, grids, strict=True
+    ):
+        axes.imshow(grid, cmap="gray", interpolation="antialiased")
+        axes.set_title(f"epoch {epoch}", fontsize="small")
+        axes.axis("off")
+    side = grids[-1].shape[1] // 10
+    for place, axes in enumerate(middle.subplots(1, 10)):
+        axes.imshow(grids[-1][:side, place * side : (place + 1) * side], cmap="gray")
+        axes.axis("off")
+    axes = bottom.subplots()
+    for name, label in (("loss_D", "D"), ("loss_G", "G")):
+        known = [(row["images"] / epoch_images, row[name]) for row in rows if name in row]
+        axes.plot(*zip(*known, strict=True), label=label, linewidth=0.8)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("loss")
+    axes.grid(visible=True, alpha=0.3)
+    axes.legend()
+    _save(figure, path)
+
+
+def _grid_after(run: Path, images: int) -> np.ndarray:
+    """Returns the first grid drawn after so many images."""
+    later = sorted(each for each in (run / "grids").glob("*.png") if int(each.stem) >= images)
+    if not later:
+        raise FileNotFoundError(f"{run} has no grid from image {images:,} on")
+    with Image.open(later[0]) as grid:
+        return np.asarray(grid)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Without the name and version of the program, the file depends on the picture alone.
+    figure.savefig(path, dpi=_DPI, metadata={"Software": None})

@@ -1,0 +1,248 @@
+"""Runs the list of benchmarks/zoo.toml, one run at a time, and carries on where it was stopped.
+
+A job is a judge or a run with one seed. Its folder tells how far it is: checkpoints, from which
+`imagemint train --resume` continues; `evaluation.json`; and `queue.json`, which names the job that
+was recorded, or why it ended before its length. So the queue may be stopped at any time, and
+continues on whichever machine has the folder. To try a failed run again, delete its `queue.json`.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from zoo_records import ROOT, name_of
+
+from imagemint.training.recipes import TABLE
+
+PLAN = ROOT / "benchmarks/zoo.toml"
+INTERRUPTED = 130
+"""Status of a queue that was stopped, as that of `imagemint train`."""
+
+
+class StopQueueError(Exception):
+    """The queue was told to stop; the current run has saved its checkpoint."""
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A classifier to be trained.
+
+    Attributes:
+        name: of its folder.
+        recipe: of `imagemint train`.
+        options: for it, as on the command line.
+    """
+
+    name: str
+    recipe: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run to be trained, evaluated and recorded.
+
+    Attributes:
+        recipe: of `imagemint train`.
+        seed: of the run.
+        judges: names of the judges; the first measures the curve.
+        options: as on the command line.
+        remark: what was seen, for the record.
+    """
+
+    recipe: str
+    seed: int
+    judges: tuple[str, ...]
+    options: dict[str, Any] = field(default_factory=dict)
+    remark: str = ""
+
+    @property
+    def name(self) -> str:
+        """The name of its folder, as that of its record."""
+        return name_of(self.recipe, self.dataset, self.seed)
+
+    @property
+    def dataset(self) -> str:
+        """The data set that it trains on."""
+        return str(self.options.get("dataset", TABLE[self.recipe].dataset))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the queue does, in this order: the judges, then the runs."""
+
+    judges: tuple[Judge, ...]
+    runs: tuple[Run, ...]
+
+
+def read_plan(path: Path = PLAN) -> Plan:
+    """Returns the list in a TOML file; a run with several seeds becomes one for each seed."""
+    content = tomllib.loads(path.read_text())
+    runs = []
+    for entry in content["run"]:
+        told = {key: value for key, value in entry.items() if key not in ("seeds", "judges")}
+        seeds, judges = entry.get("seeds", [0]), tuple(entry["judges"])
+        runs += [Run(seed=seed, judges=judges, **told) for seed in seeds]
+    return Plan(tuple(Judge(**entry) for entry in content["judge"]), tuple(runs))
+
+
+class Queue:
+    """Does the jobs of a plan in a folder.
+
+    Args:
+        plan: what to do.
+        folder: where runs and judges lie; not in version control.
+        record: writes the record of a finished run: called with its folder, its job, and why it
+            ended early (empty if it did not).
+        niceness: added to that of this process.
+        threads: of each job.
+        imagemint: the command. Default: that beside this Python.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        folder: Path,
+        record: Callable[[Path, Run, str], object],
+        *,
+        niceness: int = 15,
+        threads: int = 1,
+        imagemint: Sequence[str] = (str(Path(sys.executable).with_name("imagemint")),),
+    ) -> None:
+        self._plan, self._folder, self._record = plan, folder, record
+        self._prefix = ["nice", "-n", str(niceness), *imagemint]
+        self._environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        self._child: subprocess.Popen[bytes] | None = None
+        self._stopping = False
+
+    def run(self, only: Sequence[str] = ()) -> None:
+        """Does every job that is not done; with ``only`` the runs of these recipes and no others.
+
+        Raises:
+            StopQueueError: SIGINT or SIGTERM came.
+        """
+        previous = {
+            each: signal.signal(each, self._stop) for each in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            runs = [run for run in self._plan.runs if not only or run.recipe in only]
+            needed = {name for run in runs for name in run.judges}
+            for judge in self._plan.judges:
+                if judge.name in needed:
+                    self._train_judge(judge)
+            for run in runs:
+                self._do(run)
+        finally:
+            for each, handler in previous.items():
+                signal.signal(each, handler)
+
+    def status(self) -> list[tuple[Run, str]]:
+        """Returns each run of the plan with how far it is, in words."""
+        return [(run, self._describe(run)) for run in self._plan.runs]
+
+    def _describe(self, run: Run) -> str:
+        folder = self._folder / run.name
+        done = _read(folder / "queue.json")
+        if done.get("job") == _identity(run):
+            return f"ended early: {done['failure']}" if done["failure"] else "recorded"
+        images = [int(each.name) for each in (folder / "checkpoints").glob("[0-9]*")]
+        return f"at {max(images):,} images" if images else "not started"
+
+    def _train_judge(self, judge: Judge) -> None:
+        out = self._folder / "judges" / judge.name
+        if not (out / "classifier.json").exists():
+            self._call(["train", judge.recipe, "--out", out, *_flags(judge.options)], out)
+
+    def _do(self, run: Run) -> None:
+        folder = self._folder / run.name
+        if _read(folder / "queue.json").get("job") == _identity(run):
+            return
+        print(f"{run.name}: {self._describe(run)}", flush=True)
+        judges = [self._folder / "judges" / name for name in run.judges]
+        started = any((folder / "checkpoints").glob("[0-9]*"))
+        told = ["--seed", str(run.seed), *_flags(run.options), "--classifier", judges[0]]
+        train = ["train", run.recipe, "--out", folder, "--quiet", *told]
+        failure = self._call([*train, "--resume"] if started else train, folder, may_fail=True)
+        measured = any((folder / "checkpoints").glob("[0-9]*"))
+        if measured:
+            judged = [part for judge in judges for part in ("--classifier", judge)]
+            self._call(["evaluate", folder, *judged], folder)
+            self._record(folder, run, failure)
+        elif not failure:
+            raise RuntimeError(f"{run.name} left no checkpoint")
+        done = {"job": _identity(run), "failure": failure}
+        (folder / "queue.json").write_text(json.dumps(done, indent=2) + "\n")
+        print(f"{run.name}: {failure or 'recorded'}", flush=True)
+
+    def _call(
+        self, arguments: Sequence[str | Path], folder: Path, *, may_fail: bool = False
+    ) -> str:
+        """Runs a command of imagemint; returns the last line of what went wrong, or "".
+
+        Its output is appended to ``queue.log`` in the folder.
+
+        Raises:
+            StopQueueError: the queue was told to stop.
+            RuntimeError: the command failed, and it may not.
+        """
+        if self._stopping:
+            raise StopQueueError
+        folder.mkdir(parents=True, exist_ok=True)
+        command = [*self._prefix, *map(str, arguments)]
+        with (folder / "queue.log").open("ab") as log:
+            # In a session of its own, so that Ctrl-C reaches it once, through `_stop`.
+            self._child = subprocess.Popen(  # noqa: S603 - our own command
+                command, stdout=log, stderr=log, env=self._environment, start_new_session=True
+            )
+            status = self._child.wait()
+        if self._stopping or status == INTERRUPTED:
+            raise StopQueueError
+        if status == 0:
+            return ""
+        said = (folder / "queue.log").read_text(errors="replace").split("\n")
+        line = next((each for each in reversed(said) if each.strip()), f"status {status}")
+        line = line.rpartition("\r")[2]
+        if not may_fail:
+            raise RuntimeError(f"{' '.join(command)}: {line}")
+        return line
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        if not self._stopping and self._child is not None and self._child.poll() is None:
+            self._child.send_signal(signal.SIGTERM)
+        self._stopping = True
+
+
+def _flags(options: dict[str, Any]) -> list[str]:
+    """Returns options as on the command line: a boolean is `--name` or `--no-name`."""
+    flags = []
+    for name, value in options.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            flags.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            flags += [f"--{flag}", str(value)]
+    return flags
+
+
+def _identity(run: Run) -> dict[str, Any]:
+    """Returns what decides a run's result, as JSON: all but the remark."""
+    content: dict[str, Any] = json.loads(json.dumps(asdict(run)))
+    del content["remark"]
+    return content
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content

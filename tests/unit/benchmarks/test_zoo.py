@@ -1,0 +1,266 @@
+"""Tests of benchmarks/zoo_*.py: the queue, the records and the page of real runs."""
+
+import json
+import sys
+import textwrap
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+from zoo_page import LIST, PAGE, PICTURES, order, read_systems, write_list, write_page
+from zoo_pictures import draw_curves, draw_grids, draw_story
+from zoo_queue import Judge, Plan, Queue, Run, StopQueueError, read_plan
+from zoo_records import RECORDS, WIDEST, command_of, curve_of, name_of, read_records
+
+from imagemint.training.recipes import RECIPES
+
+# --- the page ------------------------------------------------------------------------------------
+
+
+def test_page_and_list_are_written_from_the_records():
+    """`python benchmarks/zoo.py page` would change neither."""
+    records = read_records()
+    assert PAGE.read_text() == write_page(records, read_plan())
+    assert LIST.read_text() == write_list(records)
+
+
+def test_every_record_has_its_grid():
+    """A grid of fit size lies beside each record, and each data set has its picture."""
+    records = read_records()
+    names = {each.name for each in records}
+    assert names == {path.stem for path in RECORDS.glob("*.json")}
+    assert names == {path.stem for path in RECORDS.glob("*.png")}
+    for name in names:
+        with Image.open(RECORDS / f"{name}.png") as grid:
+            assert max(grid.size) <= WIDEST
+    assert all((PICTURES / f"{each.dataset}.png").exists() for each in records)
+
+
+def test_every_recipe_is_explained():
+    """The plan tells the paper of each recipe and what to look for."""
+    systems = read_systems()
+    assert systems.keys() == RECIPES.keys()
+    assert all(each.text.endswith(".") for each in systems.values())
+
+
+@pytest.fixture
+def records():
+    """Those of dcgan and of two seeds of mnist, with curves."""
+    known = {each.recipe: each for each in read_records()}
+    point = {"images": 64_000.0, "cpu_minutes": 2.5, "frechet_over_floor": 3.0, "coverage": 0.5}
+    mnist = replace(known["mnist"], curve=[point], cpu_minutes=2.5)
+    distance = mnist.figures["frechet_distance"]
+    worse = mnist.figures | {"frechet_distance": replace(distance, value=2 * distance.value)}
+    other = replace(mnist, seed=1, figures=worse)
+    return [known["dcgan"], mnist, other]
+
+
+def test_table_shows_the_spread_of_seeds(records):
+    """The row of a recipe with several seeds has mean, lowest and highest; the best is first."""
+    lines = write_page(records, Plan((), ())).splitlines()
+    rows = [line for line in lines if line.startswith("| [")]
+    assert [row.split("]")[0] for row in rows] == ["| [mnist", "| [dcgan"]
+    low = records[1].over_floor
+    assert f"| {1.5 * low:.3g} ({low:.3g} to {2 * low:.3g}) |" in rows[0]
+    assert "(short)" in rows[1]
+
+
+def test_run_that_ended_early_is_marked(records):
+    """It stays on the page, with its reason."""
+    failed = replace(records[0], failure="the samples are all alike")
+    page = write_page([failed], Plan((), ()))
+    assert "dcgan.py) (ended early) |" in page
+    assert "Seed 0 ended early: the samples are all alike." in page
+
+
+def test_runs_without_a_record_are_listed(records):
+    """What the queue has not done yet is said, with its length."""
+    plan = Plan(
+        (), (Run("mnist", 0, ("digits",), {"images": 960_000}), Run("wgan", 2, ("digits",)))
+    )
+    page = write_page(records, plan)
+    assert "- `wgan-seed2`: 1,500,000 images" in page
+    assert "- `mnist`:" not in page
+
+
+def test_pictures_are_drawn(records, tmp_path):
+    """Grids and curves become one picture each."""
+    draw_grids(records[:2], tmp_path / "grids.png")
+    draw_curves(records[1:], tmp_path / "curves.png")
+    for name in ("grids", "curves"):
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            assert np.asarray(picture).std() > 0
+
+
+def test_story_needs_its_grids(tmp_path):
+    """Grids, single images and losses of a run are one picture; a run that is too short is told."""
+    (tmp_path / "grids").mkdir()
+    Image.fromarray(np.zeros((280, 280), np.uint8)).save(tmp_path / "grids/0000000512.png")
+    rows = [{"images": n, "loss_D": 1.0, "loss_G": 2.0} for n in (256, 512)]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    draw_story(tmp_path, [0], 512, tmp_path / "story.png")
+    assert (tmp_path / "story.png").stat().st_size > 0
+    with pytest.raises(FileNotFoundError, match="no grid from image 1,024 on"):
+        draw_story(tmp_path, [0, 1], 512, tmp_path / "story.png")
+
+
+# --- records -------------------------------------------------------------------------------------
+
+
+def test_command_of_a_run_names_what_differs_from_the_recipe():
+    """Options at their defaults are left out; the rest stands as on the command line."""
+    options = {name: field.default for name, field in RECIPES["dcgan"].model_fields.items()}
+    about = {"recipe": "dcgan", "options": options | {"images": 7, "batch_size": 3}}
+    assert command_of(about) == "imagemint train dcgan --out runs/dcgan --images 7 --batch-size 3"
+
+
+def test_curve_adds_up_the_cpu_time():
+    """Each point has the CPU minutes of all rows up to it; without them only the images."""
+    rows = [{"images": 10, "cpu_s": 30.0}, {"images": 20, "cpu_s": 90.0, "frechet_over_floor": 2.0}]
+    assert curve_of(rows) == [{"images": 20, "cpu_minutes": 2.0, "frechet_over_floor": 2.0}]
+    del rows[0]["cpu_s"]
+    assert curve_of(rows) == [{"images": 20, "frechet_over_floor": 2.0}]
+
+
+def test_names_of_runs_differ():
+    """Another data set and another seed are in the name; the defaults are not."""
+    assert name_of("dcgan", "mnist", 0) == "dcgan"
+    assert name_of("progressive", "avatars64", 2) == "progressive-avatars64-seed2"
+
+
+def test_better_recipes_come_first(records):
+    """The order is that of the mean Frechet distance."""
+    dcgan, mnist, other = records
+    assert order({"dcgan": [dcgan], "mnist": [mnist, other]}) == [[mnist, other], [dcgan]]
+
+
+# --- the queue -----------------------------------------------------------------------------------
+
+
+def test_plan_is_of_recipes():
+    """Every entry names a recipe, judges of the plan, and options that the recipe has."""
+    plan = read_plan()
+    assert {run.recipe for run in plan.runs} <= RECIPES.keys()
+    assert len({run.name for run in plan.runs}) == len(plan.runs)
+    judges = {judge.name for judge in plan.judges}
+    for run in plan.runs:
+        assert run.judges
+        assert set(run.judges) <= judges
+        assert run.options.keys() <= RECIPES[run.recipe].model_fields.keys() | {
+            "dataset",
+            "precision",
+        }
+
+
+@pytest.fixture
+def imagemint(tmp_path):
+    """Makes a command that behaves as told in place of `imagemint`, and keeps its arguments."""
+
+    def write(body):
+        script = tmp_path / "imagemint.py"
+        script.write_text(
+            "import json, os, pathlib, signal, sys\n"
+            f"with open({str(tmp_path / 'calls')!r}, 'a') as calls:\n"
+            "    print(json.dumps(sys.argv[1:]), file=calls)\n"
+            "out = pathlib.Path(sys.argv[sys.argv.index('--out') + 1]) if '--out' in sys.argv"
+            " else None\n" + textwrap.dedent(body)
+        )
+        return [sys.executable, str(script)]
+
+    return write
+
+
+def calls_of(folder):
+    """The calls so far, as lists of arguments."""
+    return [json.loads(line) for line in (folder / "calls").read_text().splitlines()]
+
+
+ENDS_WELL = """
+if sys.argv[1] == "train":
+    (out / "checkpoints/0000000064").mkdir(parents=True, exist_ok=True)
+    (out / "classifier.json").write_text("{}")
+"""
+PLAN = Plan(
+    (Judge("one", "mnist-classifier"), Judge("two", "mnist-classifier", {"mirror": False})),
+    (Run("dcgan", 3, ("one", "two"), {"images": 64}),),
+)
+
+
+def test_queue_trains_measures_and_records_once(tmp_path, imagemint):
+    """Judges first, then a run with its seed; what was recorded is not done again."""
+    recorded = []
+    command = imagemint(ENDS_WELL)
+    queue = Queue(PLAN, tmp_path / "runs", lambda *told: recorded.append(told), imagemint=command)
+    queue.run()
+    queue.run()
+    verbs = [call[:2] for call in calls_of(tmp_path)]
+    folder = tmp_path / "runs/dcgan-seed3"
+    assert verbs == [
+        ["train", "mnist-classifier"],
+        ["train", "mnist-classifier"],
+        ["train", "dcgan"],
+        ["evaluate", str(folder)],
+    ]
+    assert "--no-mirror" in calls_of(tmp_path)[1]
+    assert calls_of(tmp_path)[2][-6:-2] == ["--seed", "3", "--images", "64"]
+    assert calls_of(tmp_path)[3].count("--classifier") == 2
+    assert recorded == [(folder, PLAN.runs[0], "")]
+    assert [said for _, said in queue.status()] == ["recorded"]
+
+
+def test_longer_run_resumes(tmp_path, imagemint):
+    """A run whose length grew in the plan continues from its checkpoint, and is recorded again."""
+    recorded = []
+    command = imagemint(ENDS_WELL)
+    for images in (64, 128):
+        run = Run("dcgan", 0, ("one",), {"images": images})
+        plan = Plan(PLAN.judges, (run,))
+        Queue(plan, tmp_path / "runs", lambda *told: recorded.append(told), imagemint=command).run()
+    trained = [call for call in calls_of(tmp_path) if call[:2] == ["train", "dcgan"]]
+    assert ["--resume" in call for call in trained] == [False, True]
+    assert [job.options["images"] for _, job, _ in recorded] == [64, 128]
+
+
+def test_run_that_fails_is_recorded_with_its_reason(tmp_path, imagemint):
+    """The queue goes on, and the record has the last line that the run said."""
+    recorded = []
+    command = imagemint(
+        ENDS_WELL
+        + """
+        if sys.argv[1:2] == ["train"] and sys.argv[2] == "dcgan":
+            print("imagemint train: the samples are all alike", file=sys.stderr)
+            sys.exit(1)
+        """.replace("\n        ", "\n")
+    )
+    queue = Queue(PLAN, tmp_path / "runs", lambda *told: recorded.append(told), imagemint=command)
+    queue.run()
+    assert [failure for *_, failure in recorded] == ["imagemint train: the samples are all alike"]
+    assert [said for _, said in queue.status()] == [
+        "ended early: imagemint train: the samples are all alike"
+    ]
+
+
+def test_signal_stops_the_run_and_then_the_queue(tmp_path, imagemint):
+    """SIGTERM to the queue reaches the run once; it saves and ends, and nothing is recorded."""
+    recorded = []
+    command = imagemint(
+        """
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        os.kill(os.getppid(), signal.SIGTERM)
+        signal.sigwait([signal.SIGTERM])
+        sys.exit(130)
+        """
+    )
+    queue = Queue(PLAN, tmp_path / "runs", lambda *told: recorded.append(told), imagemint=command)
+    with pytest.raises(StopQueueError):
+        queue.run()
+    assert len(calls_of(tmp_path)) == 1
+    assert recorded == []
+
+
+def test_only_some_recipes_may_be_run(tmp_path, imagemint):
+    """With names the queue does these runs, and trains the judges that they need."""
+    plan = Plan(PLAN.judges, (*PLAN.runs, Run("wgan", 0, ("two",))))
+    Queue(plan, tmp_path / "runs", lambda *_: None, imagemint=imagemint(ENDS_WELL)).run(["wgan"])
+    assert [call[1] for call in calls_of(tmp_path)][:2] == ["mnist-classifier", "wgan"]
