@@ -6,11 +6,17 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from imagemint.training.classifier.networks import DigitClassifier, ResidualClassifier
-from imagemint.training.classifier.recipes import ImageClassifierRecipe, MnistClassifierRecipe
+from imagemint.training.classifier.progress import Progress
+from imagemint.training.classifier.recipes import (
+    Cifar10ClassifierRecipe,
+    ImageClassifierRecipe,
+    MnistClassifierRecipe,
+)
 from imagemint.training.classifier.trained import load_classifier
-from imagemint.training.classifier.training import augment, train_classifier
+from imagemint.training.classifier.training import augment, has_ended, train_classifier
 from imagemint.training.datasets import LabelledImages, load_dataset
 from imagemint.training.errors import CheckpointError, DatasetError
 
@@ -138,6 +144,79 @@ def test_residual_classifier_learns(colours, tmp_path):
     model, described = load_classifier(tmp_path, CPU)
     assert described["feature_layer"] == model.feature_layer == "features.pool"
     assert (model.judge(colours.images)[1] == colours.labels).all()
+
+
+@pytest.mark.parametrize("damage", ["none", "torn", "other options"])
+def test_interrupted_training_continues(colours, tmp_path, monkeypatch, damage, caplog):
+    """Stopped after an epoch and started again, the weights are those of a training never stopped.
+
+    A state that is damaged or of another recipe is ignored.
+    """
+    recipe = ImageClassifierRecipe(width=2, epochs=3, batch_size=8, dropout=0.2)
+    train_classifier(recipe, colours, colours, tmp_path / "whole", device=CPU, quiet=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "save", stop_after(Progress.save, 2))
+        with pytest.raises(KeyboardInterrupt):
+            train_classifier(recipe, colours, colours, tmp_path / "cut", device=CPU, quiet=True)
+    (state,) = (tmp_path / "cut").iterdir()
+    if damage == "torn":
+        state.write_bytes(state.read_bytes()[:1_000])
+    if damage == "other options":
+        other = recipe.model_copy(update={"learning_rate": 1e-3})
+        train_classifier(other, colours, colours, tmp_path / "cut", device=CPU, quiet=True)
+        assert "of another recipe or data" in caplog.text
+        return
+    train_classifier(recipe, colours, colours, tmp_path / "cut", device=CPU, quiet=True)
+    whole, cut = (
+        load_file(tmp_path / name / "classifier.safetensors") for name in ("whole", "cut")
+    )
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+    assert ("is damaged" in caplog.text) == (damage == "torn")
+    assert sorted(path.name for path in (tmp_path / "cut").iterdir()) == [
+        "classifier.json",
+        "classifier.safetensors",
+    ]
+
+
+def stop_after(save, calls):
+    """Returns a `Progress.save` that interrupts the training after so many calls."""
+    left = iter(range(calls - 1, -1, -1))
+
+    def saving(self, steps):
+        save(self, steps)
+        if next(left) == 0:
+            raise KeyboardInterrupt
+
+    return saving
+
+
+@pytest.mark.parametrize(
+    ("steps", "ended"), [(4, False), (5, True), (6, False), (9, False), (10, True)]
+)
+def test_epochs_end(steps, ended):
+    """Of forty images in batches of eight every fifth step completes an epoch."""
+    assert has_ended(steps, 40, 8) == ended
+
+
+def test_second_architecture_judges_digits(digits, test_digits, tmp_path):
+    """The residual network tells the toy digits apart, and comes back as it was."""
+    recipe = MnistClassifierRecipe(
+        architecture="residual", epochs=8, batch_size=8, shift=0, dropout=0.0
+    )
+    about = train_classifier(recipe, digits, test_digits, tmp_path, device=CPU, quiet=True)
+    assert about["test_accuracy"] > 0.9
+    model, described = load_classifier(tmp_path, CPU)
+    assert isinstance(model, ResidualClassifier)
+    assert described["feature_layer"] == "features.pool"
+
+
+def test_judge_of_cifar10_learns_in_bfloat16(colours, tmp_path):
+    """The recipe's own network, two blocks deep, learns with augmentation in bfloat16."""
+    recipe = Cifar10ClassifierRecipe(width=4, epochs=8, batch_size=8, shift=1)
+    assert (recipe.precision, recipe.blocks, recipe.mirror) == ("bf16", 2, True)
+    about = train_classifier(recipe, colours, colours, tmp_path, device=CPU, quiet=True)
+    assert about["test_accuracy"] == 1.0
+    assert about["recipe"] == "cifar10-classifier"
 
 
 def test_unfit_data_are_refused(colours, digits, tmp_path):

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from imagemint.training.classifier.networks import to_network
+from imagemint.training.classifier.progress import Progress
 from imagemint.training.classifier.recipes import ClassifierRecipe
 from imagemint.training.datasets import LabelledImages
 from imagemint.training.datasets.sufficiency import classifier_steps, evaluation_shortages
@@ -47,6 +48,7 @@ def train_classifier(
     """Trains, writes ``classifier.safetensors`` and ``classifier.json``, and returns the latter.
 
     The test set plays no part in training and picks no checkpoint; it is measured once, at the end.
+    A training that was interrupted continues from its last epoch, if recipe and data are the same.
 
     Raises:
         DatasetError: the network cannot look at images of this shape, the test set has other
@@ -71,7 +73,11 @@ def train_classifier(
         cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, steps)
         order = ShuffledOrder(len(train), recipe.seed)
         targets = model.targets(train)
-        for step in tqdm(range(steps), unit="batches", disable=quiet):
+        progress = Progress(out, model, optimizer, cycle, _identity(recipe, train))
+        begin = progress.restore()
+        for step in tqdm(
+            range(begin, steps), initial=begin, total=steps, unit="batches", disable=quiet
+        ):
             batch = order.indices(step * recipe.batch_size, recipe.batch_size)
             x = augment(to_network(train.images[batch]), recipe, step)
             y = torch.from_numpy(targets[batch]).to(device)
@@ -81,6 +87,8 @@ def train_classifier(
             loss.backward()
             optimizer.step()
             cycle.step()
+            if has_ended(step + 1, len(train), recipe.batch_size):
+                progress.save(step + 1)
     model.eval()
     _, predicted = model.judge(test.images)
     out.mkdir(parents=True, exist_ok=True)
@@ -98,7 +106,19 @@ def train_classifier(
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
     } | model.report(test)
     (out / "classifier.json").write_text(json.dumps(about, indent=2) + "\n")
+    progress.remove()
     return about
+
+
+def _identity(recipe: ClassifierRecipe, train: LabelledImages) -> str:
+    """Returns a digest of everything that decides the weights."""
+    content = [recipe.name, recipe.model_dump(mode="json"), train.sha256]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def has_ended(steps: int, images: int, batch_size: int) -> bool:
+    """Whether the last of so many steps completed an epoch."""
+    return steps * batch_size // images > (steps - 1) * batch_size // images
 
 
 def augment(x: Tensor, recipe: ClassifierRecipe, step: int) -> Tensor:

@@ -126,6 +126,11 @@ CLASSIFIER_TABLE: dict[str, Entry] = {
         "cifar10",
         "a residual classifier of any data set",
     ),
+    "cifar10-classifier": Entry(
+        "classifier.recipes:Cifar10ClassifierRecipe",
+        "cifar10",
+        "the classifier that judges generators of CIFAR-10",
+    ),
     "avatars-classifier": Entry(
         "classifier.recipes:AvatarsClassifierRecipe",
         "avatars64",

@@ -1,0 +1,93 @@
+"""The state of a classifier while it trains, on disk after each epoch."""
+
+import json
+import logging
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+_log = logging.getLogger(__name__)
+
+_NAME = ".progress.safetensors"
+
+
+class Progress:
+    """All that resumes the training of a classifier: weights, moments, learning rate, and dropout.
+
+    Args:
+        out: directory of the classifier; created when something is saved.
+        model: the classifier.
+        optimizer: its optimiser.
+        cycle: the schedule of its learning rate.
+        identity: digest of recipe and data. A state of others is ignored.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        cycle: torch.optim.lr_scheduler.LRScheduler,
+        identity: str,
+    ) -> None:
+        self._path = out / _NAME
+        self._model, self._optimizer, self._cycle = model, optimizer, cycle
+        self._identity = identity
+
+    def save(self, steps: int) -> None:
+        """Writes the state after so many steps; it replaces the one before by one rename."""
+        state = self._optimizer.state_dict()
+        tensors = {f"model/{name}": each for name, each in self._model.state_dict().items()}
+        for index, moments in state["state"].items():
+            tensors |= {f"moments/{index}/{name}": each for name, each in moments.items()}
+        tensors["rng"] = torch.get_rng_state()
+        about = {
+            "steps": steps,
+            "identity": self._identity,
+            "groups": state["param_groups"],
+            "cycle": self._cycle.state_dict(),
+        }
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        part = self._path.with_suffix(".part")
+        dense = {name: each.detach().cpu().contiguous() for name, each in tensors.items()}
+        save_file(dense, part, {"about": json.dumps(about)})
+        part.replace(self._path)
+
+    def restore(self) -> int:
+        """Loads the saved state and returns its number of steps; 0 if there is none that fits."""
+        if not self._path.exists():
+            return 0
+        try:
+            with safe_open(self._path, "pt") as file:
+                about = json.loads(file.metadata()["about"])
+                tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        except (SafetensorError, OSError, ValueError, KeyError) as error:
+            _log.warning("%s is damaged (%s); training starts anew", self._path, error)
+            return 0
+        if about["identity"] != self._identity:
+            _log.warning("%s is of another recipe or data; training starts anew", self._path)
+            return 0
+        self._model.load_state_dict(_select(tensors, "model/"))
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, each in _select(tensors, "moments/").items():
+            index, _, moment = name.partition("/")
+            moments.setdefault(int(index), {})[moment] = each
+        self._optimizer.load_state_dict({"state": moments, "param_groups": about["groups"]})
+        self._cycle.load_state_dict(about["cycle"])
+        torch.set_rng_state(tensors["rng"])
+        steps: int = about["steps"]
+        _log.info("resuming after %d steps", steps)
+        return steps
+
+    def remove(self) -> None:
+        """Removes the state of a training that has ended."""
+        self._path.unlink(missing_ok=True)
+
+
+def _select(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): each for name, each in tensors.items() if name.startswith(prefix)
+    }
