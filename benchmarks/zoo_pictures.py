@@ -75,7 +75,7 @@ def draw_story(run: Path, epochs: Sequence[int], epoch_images: int, path: Path) 
     grids = [_grid_after(run, (epoch + 1) * epoch_images) for epoch in epochs]
     rows = [json.loads(row) for row in (run / "log.jsonl").read_text().splitlines()]
     figure = Figure(figsize=(3.2 * len(grids), 6.4), layout="constrained")
-    top, middle, bottom = figure.subfigures(3, 1, height_ratios=[3.3, 0.8, 2.3])
+    top, middle, bottom = np.asarray(figure.subfigures(3, 1, height_ratios=[3.3, 0.8, 2.3]))
     for axes, epoch, grid in zip(
         np.atleast_1d(top.subplots(1, len(grids))), epochs, grids, strict=True
     ):

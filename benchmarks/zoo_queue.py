@@ -168,8 +168,14 @@ class Queue:
         print(f"{run.name}: {self._describe(run)}", flush=True)
         judges = [self._folder / "judges" / name for name in run.judges]
         started = any((folder / "checkpoints").glob("[0-9]*"))
-        told = ["--seed", str(run.seed), *_flags(run.options), "--classifier", judges[0]]
-        train = ["train", run.recipe, "--out", folder, "--quiet", *told]
+        told: list[str | Path] = [
+            "--seed",
+            str(run.seed),
+            *_flags(run.options),
+            "--classifier",
+            judges[0],
+        ]
+        train: list[str | Path] = ["train", run.recipe, "--out", folder, "--quiet", *told]
         failure = self._call([*train, "--resume"] if started else train, folder, may_fail=True)
         measured = any((folder / "checkpoints").glob("[0-9]*"))
         if measured:
