@@ -112,10 +112,12 @@ def latents_of(
     if z_dim < 1:
         raise ValueError(f"z_dim must be 1 or more, not {z_dim}")
     blocks = -(-z_dim // _WORDS_PER_BLOCK)
+    rows = 0
     for run in runs:
         _check_run(run.seed, run.first_index, run.length)
+        rows += run.length
     width = blocks * _WORDS_PER_BLOCK
-    words = np.empty(width * sum(run.length for run in runs), np.uint64)
+    words = np.empty(width * rows, np.uint64)
     place = 0
     for seed, first_index, length, _ in runs:
         drawn = _words(seed, _LATENT_STREAM, blocks * first_index, blocks * length)

@@ -73,41 +73,36 @@ class ModelSpec:
     """1 gray, 3 RGB."""
     captions: Captions | None = None
     """None: the model takes no caption."""
+    # Derived from the fields above, once: every request asks for them.
     inputs: Mapping[str, GraphInput] = field(init=False, repr=False, compare=False)
     """The inputs of the graph by name, in order."""
+    takes_psi: bool = field(init=False, repr=False, compare=False)
+    """Whether the graph takes the truncation: psi, of which 1 changes nothing."""
+    takes_threshold: bool = field(init=False, repr=False, compare=False)
+    """Whether the truncation is a threshold, which confines the latents."""
+    num_classes: int = field(init=False, repr=False, compare=False)
+    """Number of classes K; 0 for a model without classes."""
+    conditional: bool = field(init=False, repr=False, compare=False)
+    """Whether the model takes a class."""
+    num_choices: int = field(init=False, repr=False, compare=False)
+    """Number of classes or example captions from which a condition is drawn; 0 for neither."""
+    image_bytes: int = field(init=False, repr=False, compare=False)
+    """Bytes of one raw image."""
 
     def __post_init__(self) -> None:
+        kind = None if self.truncation is None else self.truncation.kind
+        num_classes, captions = len(self.class_labels), self.captions
+        derived = {
+            "takes_psi": kind is TruncationKind.PSI,
+            "takes_threshold": kind is TruncationKind.THRESHOLD,
+            "num_classes": num_classes,
+            "conditional": num_classes > 0,
+            "num_choices": num_classes if captions is None else len(captions.examples),
+            "image_bytes": self.height * self.width * self.channels,
+        }
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)
         object.__setattr__(self, "inputs", MappingProxyType(dict(_list_inputs(self))))
-
-    @property
-    def takes_psi(self) -> bool:
-        """Whether the graph takes the truncation: psi, of which 1 changes nothing."""
-        return self.truncation is not None and self.truncation.kind is TruncationKind.PSI
-
-    @property
-    def takes_threshold(self) -> bool:
-        """Whether the truncation is a threshold, which confines the latents."""
-        return self.truncation is not None and self.truncation.kind is TruncationKind.THRESHOLD
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes K; 0 for an unconditional model."""
-        return len(self.class_labels)
-
-    @property
-    def conditional(self) -> bool:
-        """Whether the model takes a class."""
-        return bool(self.class_labels)
-
-    @property
-    def num_choices(self) -> int:
-        """Number of classes or example captions from which a condition is drawn; 0 for neither."""
-        return self.num_classes if self.captions is None else len(self.captions.examples)
-
-    @property
-    def image_bytes(self) -> int:
-        """Bytes of one raw image."""
-        return self.height * self.width * self.channels
 
     @classmethod
     def of(cls, manifest: pb.BundleManifest) -> Self:

@@ -17,9 +17,13 @@ def allocate_images(batch: list[Slice], spec: ModelSpec) -> None:
             job.images = np.empty(shape, np.uint8)
 
 
-def assign_images(batch: list[Slice], images: npt.NDArray[np.uint8], spec: ModelSpec) -> None:
-    """Assigns the images of a batch to its jobs. They keep at most twice their size in memory."""
-    count = count_images(batch)
+def assign_images(
+    batch: list[Slice], count: int, images: npt.NDArray[np.uint8], spec: ModelSpec
+) -> None:
+    """Assigns the `count` images of a batch to its jobs.
+
+    The jobs keep at most twice their size in memory.
+    """
     if images.shape != (expected := (count, spec.height, spec.width, spec.channels)):
         raise ValueError(f"the backend returned images of shape {images.shape}, not {expected}")
     row = 0

@@ -127,10 +127,6 @@ class Batcher:
         metrics.watch(metrics.queue_images, labels, lambda: self._queue.images)
         metrics.queue_limit_images.labels(*labels).set(max_queue_images)
 
-    @property
-    def _queued(self) -> int:
-        return self._queue.images
-
     # --- runs on the event loop -----------------------------------------------------------------
 
     def submit(self, job: Job) -> None:
@@ -186,7 +182,7 @@ class Batcher:
         loop = asyncio.get_running_loop()
         job.done = loop.create_future()
         job.accepted_ns = time.perf_counter_ns()
-        was_empty = not self._queue
+        was_empty = not self._queue.images
         self._queue.append(job)
         # A busy instance checks the queue when it has finished. An instance that waits for a fuller
         # batch must see every job.
@@ -310,21 +306,24 @@ class Batcher:
             self._idle += 1
         while True:
             with self._lock:
-                self._drop_late()
-                if self._queue and not self._should_wait():
+                if time.monotonic() >= self._queue.next_deadline:
+                    self._drop_late()
+                if self._queue.images and not (self.delay_s and self._should_wait()):
                     batch = self._queue.cut(self._choose_batch_size())
                     allocate_images(batch, self._spec)
-                    is_solo = self._idle == self.instances and len(batch) == 1 and not self._queue
+                    is_solo = (
+                        self._idle == self.instances and len(batch) == 1 and not self._queue.images
+                    )
                     self._solo_batches = self._solo_batches + 1 if is_solo else 0
                     self._idle -= 1
-                    if self._queue:
+                    if self._queue.images:
                         self._wake_one()
                     return batch, self._solo_batches >= _SOLO_BATCHES
-                if self._closed and not self._queue:
+                if self._closed and not self._queue.images:
                     self._idle -= 1
                     self._wake_one()
                     return None
-                timeout_s = max(0.0, self._remaining_delay_s()) if self._queue else None
+                timeout_s = max(0.0, self._remaining_delay_s()) if self._queue.images else None
             self._sleep(timeout_s)
 
     def _sleep(self, timeout_s: float | None) -> None:
@@ -356,7 +355,7 @@ class Batcher:
 
     def _should_wait(self) -> bool:
         enough = self.preferred_images[0] if self.preferred_images else self._max_batch
-        return self._queued < enough and not self._closed and self._remaining_delay_s() > 0
+        return self._queue.images < enough and not self._closed and self._remaining_delay_s() > 0
 
     def _choose_batch_size(self) -> int:
         """Returns the size of the next batch: the queue, divided among the idle instances.
@@ -365,11 +364,14 @@ class Batcher:
         because a later caller would wait for the whole of a batch that took everything. With two
         instances, a third is left.
         """
-        fair = -(-self._queued // max(self._idle, 1))
+        queued = self._queue.images
+        fair = -(-queued // max(self._idle, 1))
         if self._queue.is_shared:
-            fair = min(fair, -(-2 * self._queued // (self.instances + 1)))
+            fair = min(fair, -(-2 * queued // (self.instances + 1)))
         share = min(self._max_batch, max(fair, _SMALLEST_SHARE))
-        filled = [size for size in self.preferred_images if size <= self._queued]
+        if not self.preferred_images:
+            return share
+        filled = [size for size in self.preferred_images if size <= queued]
         return max((size for size in filled if size <= share), default=min(filled, default=share))
 
     def _compute(
@@ -386,17 +388,21 @@ class Batcher:
             before = time.perf_counter_ns()
             images = run(inputs)
             after = time.perf_counter_ns()
-            assign_images(batch, images, self._spec)
+            assign_images(batch, len(inputs), images, self._spec)
             took = Phases(before - began, after - before, time.perf_counter_ns() - after)
         except Exception as error:  # noqa: BLE001 - every error of a runtime goes to the callers
             _log.exception("batch of %d images failed", count_images(batch))
             self._fail(batch, error)
             return
         # The event loop does the rest: an instance would wait for the interpreter's lock.
-        _call_on_loop(batch[0].job, self._finish, batch, began, time.perf_counter_ns(), took)
+        ended = time.perf_counter_ns()
+        _call_on_loop(batch[0].job, self._finish, batch, len(inputs), (began, ended), took)
 
-    def _finish(self, batch: list[Slice], began_ns: int, ended_ns: int, took: Phases) -> None:
+    def _finish(
+        self, batch: list[Slice], images: int, times_ns: tuple[int, int], took: Phases
+    ) -> None:
         """Resolves the finished jobs and counts the batch; runs on the event loop."""
+        began_ns, ended_ns = times_ns
         finished: list[Job] = []
         for job, start, stop in batch:
             job.input_ns += took.input_ns
@@ -407,8 +413,8 @@ class Batcher:
                 job.finished_ns = ended_ns
                 finished.append(job)
         self._resolve(finished, None)
-        self._drain_rate.add(count_images(batch), began_ns, ended_ns)
-        self._model_metrics.add(batch, began_ns, took, finished)
+        self._drain_rate.add(images, began_ns, ended_ns)
+        self._model_metrics.add(batch, images, began_ns, took, finished)
 
     def _fail(self, batch: list[Slice], cause: Exception) -> None:
         error = BackendFailed(f"model {self._spec.name!r} failed to compute a batch")

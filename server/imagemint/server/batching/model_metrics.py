@@ -8,7 +8,6 @@ from typing import NamedTuple
 from prometheus_client import Counter
 
 from imagemint.engine.spec import ModelSpec
-from imagemint.server.batching.batch import count_images
 from imagemint.server.batching.job import Job, Priority, Slice
 from imagemint.server.telemetry.metrics import Metrics
 from imagemint.server.telemetry.statistics import Account, Phases, Statistics
@@ -48,11 +47,19 @@ class ModelMetrics:
         self._inference = metrics.inference_duration.labels(*labels)
         self._batches = metrics.backlog.later(self._count)
 
-    def add(self, batch: list[Slice], began_ns: int, took: Phases, finished: list[Job]) -> None:
+    def add(
+        self,
+        batch: list[Slice],
+        images: int,
+        began_ns: int,
+        took: Phases,
+        finished: list[Job],
+    ) -> None:
         """Counts a finished batch.
 
         Args:
             batch: slices of the batch.
+            images: number of images in the batch.
             began_ns: start of the batch, by `time.perf_counter_ns`.
             took: duration of the batch.
             finished: jobs that the batch completed.
@@ -65,7 +72,7 @@ class ModelMetrics:
             )
             for job in finished
         ]
-        self._batches.add(_Batch(count_images(batch), took, time.time_ns(), waits, whole))
+        self._batches.add(_Batch(images, took, time.time_ns(), waits, whole))
 
     def _count(self, batches: Sequence[_Batch]) -> None:
         self._batch_images.observe_all([batch.images for batch in batches])

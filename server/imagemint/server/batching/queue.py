@@ -63,7 +63,9 @@ class Queue:
     @property
     def is_shared(self) -> bool:
         """Whether several jobs wait."""
-        return sum([len(line.jobs) for line in self._lines]) > 1
+        high, normal = self._high, self._normal
+        singles = len(high.singles.jobs) + len(normal.singles.jobs)
+        return singles + len(high.streams.jobs) + len(normal.streams.jobs) > 1
 
     @property
     def can_wait(self) -> bool:
@@ -82,7 +84,9 @@ class Queue:
         line = self._find_line(job)
         line.jobs.append(job)
         line.images += job.count
-        self._count(job, job.count)
+        self.images += job.count
+        if job.streamed:
+            self.stream_images += job.count
         self.next_deadline = min(self.next_deadline, job.deadline)
 
     def remove(self, job: Job) -> None:
@@ -91,7 +95,9 @@ class Queue:
         line.jobs.remove(job)
         left = count_images_left(job)
         line.images -= left
-        self._count(job, -left)
+        self.images -= left
+        if job.streamed:
+            self.stream_images -= left
 
     def find_late(self, now: float) -> list[Job]:
         """Returns the jobs whose deadline has passed, by `time.monotonic`; they stay queued."""
@@ -112,13 +118,10 @@ class Queue:
             part = self._normal_minimum.grant(room, normal.images, high.images)
             batch = [*high.cut(room - part), *normal.cut(part)]
         for job, start, stop in batch:
-            self._count(job, start - stop)
+            self.images -= stop - start
+            if job.streamed:
+                self.stream_images -= stop - start
         return batch
-
-    def _count(self, job: Job, images: int) -> None:
-        self.images += images
-        if job.streamed:
-            self.stream_images += images
 
     def _find_line(self, job: Job) -> "_Line":
         level = self._high if job.priority is Priority.HIGH else self._normal

@@ -58,6 +58,8 @@ class Room:
 
     def count_excess(self, job: Job) -> int:
         """Returns by how many images a job is too large to enter now; 0 or less if it may enter."""
+        if not self._waiters and self._queue.images + job.count <= self._limit:
+            return 0  # whatever the rules for streams do not count
         size = self._count_images(job, job.count)
         return self._singles + self._streamed + self._claimed + size - self._get_limit(job)
 

@@ -1,5 +1,6 @@
 """A validated request for images, independent of gRPC: its latents, conditions and serials."""
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -70,12 +71,13 @@ class ImageRequest:
             return [""] * count
         version = self.version
         name, number, variant = version.spec.name, version.version, version.name_in_serials
-        reels = [
-            f"{reel}{index}"
-            for run in cut_runs(self.latents, offset, offset + count)
-            for reel in (spell_reel(name, number, variant, run.seed),)
-            for index in range(run.first_index, run.first_index + run.length)
-        ]
+        runs = self.latents
+        if count < self.count:
+            runs = cut_runs(runs, offset, offset + count)
+        places: list[str] = []
+        for seed, first, length, _ in runs:
+            reel = spell_reel(name, number, variant, seed)
+            places += [f"{reel}{index}" for index in range(first, first + length)]
         unknown = [None] * count
         truncation = self.truncation
         if not isinstance(truncation, Sequence):
@@ -88,4 +90,4 @@ class ImageRequest:
             conditions.captions or unknown,
             truncations,
         )
-        return [reel + term for reel, term in zip(reels, terms, strict=True)]
+        return list(map(operator.add, places, terms))
