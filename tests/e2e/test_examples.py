@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import json
 import os
 import re
 import signal
@@ -13,10 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import pytest_asyncio
 from held_backend import WAIT_S
 from node import CLIENT, require_node, run_node
-from server_process import line_of, process
 
 from imagemint.client import AsyncClient, Cycle
 
@@ -24,18 +23,7 @@ ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def server(tmp_path_factory):
-    """The address of `imagemint serve` with the shipped digits."""
-    repository = tmp_path_factory.mktemp("models")
-    (repository / "mnist").mkdir()
-    (repository / "mnist/2").symlink_to(ROOT / "models/mnist/2")
-    settings = (f"--repository={repository}", f"--start-timeout-s={WAIT_S}")
-    async with process(*settings) as started:
-        yield (await line_of(started, "ready"))["grpc_address"]
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
 @asynccontextmanager
@@ -120,9 +108,9 @@ async def check_failures(serve):
         assert (await fetch(f"{address}/avatars/ada.png"))[0] == 504
 
 
-async def test_backend_service_answers_with_pictures(server, serials):
+async def test_backend_service_answers_with_pictures(mnist_server, serials):
     """FastAPI answers with a PNG for each name."""
-    async with serve_with_fastapi(server) as address:
+    async with serve_with_fastapi(mnist_server) as address:
         await check_avatars(address, serials)
 
 
@@ -131,7 +119,7 @@ async def test_backend_service_says_when_to_come_back():
     await check_failures(serve_with_fastapi)
 
 
-async def test_typescript_service_is_the_same_service(server, serials, tmp_path):
+async def test_typescript_service_is_the_same_service(mnist_server, serials, tmp_path):
     """Node answers with the same picture for the same name, and with the same failures."""
     await asyncio.to_thread(require_node)
     await asyncio.to_thread(run_node, "npm", "run", "build")
@@ -145,21 +133,21 @@ async def test_typescript_service_is_the_same_service(server, serials, tmp_path)
     compiler = CLIENT / "node_modules/.bin/tsc"
     await asyncio.to_thread(run_node, compiler, "--preserveSymlinks", cwd=tmp_path)
     serve = functools.partial(serve_with_node, tmp_path / "dist/server.js")
-    async with serve(server) as address:
+    async with serve(mnist_server) as address:
         await check_avatars(address, serials)
         assert (await fetch(f"{address}/nothing"))[0] == 404
     assert len(set(serials)) == 1
     await check_failures(serve)
 
 
-async def test_augmentation_tops_few_images_up(server, tmp_path):
+async def test_augmentation_tops_few_images_up(mnist_server, tmp_path):
     """The loop trains twice: on the real images, and with synthetic ones of each class."""
-    async with AsyncClient(server) as client:
+    async with AsyncClient(mnist_server) as client:
         batch = await client.generate("mnist", 80, seed=7, condition=Cycle())
     np.savez(tmp_path / "few.npz", image=batch.image, label=batch.class_id)
     done = await asyncio.create_subprocess_exec(
         *(sys.executable, EXAMPLES / "augmentation/train.py", "--real", tmp_path / "few.npz"),
-        *("--server", server, "--per-class", "20", "--epochs", "1"),
+        *("--server", mnist_server, "--per-class", "20", "--epochs", "1"),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -170,3 +158,19 @@ async def test_augmentation_tops_few_images_up(server, tmp_path):
         "real: 60 images",
         "real and synthetic: 200 images",
     ]
+
+
+async def test_feeding_benchmark_measures_each_way(mnist_server, tmp_path):
+    """A short run writes a share and a rate for each way."""
+    done = await asyncio.create_subprocess_exec(
+        *(sys.executable, ROOT / "benchmarks/feeding.py", "--server", mnist_server),
+        *("--batch", "8", "--steps", "2", "--rounds", "1", "--json", tmp_path / "found.json"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, errors = await done.communicate()
+    assert done.returncode == 0, errors.decode()
+    ways = json.loads((tmp_path / "found.json").read_text())["ways"]
+    assert set(ways) == {"memory", "disk", "disk, 1 worker", "server"}
+    assert all(0 <= each["waiting_share"] <= 1 for each in ways.values())
+    assert all(each["images_per_s"] > 0 for each in ways.values())
