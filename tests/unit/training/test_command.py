@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import shutil
 import signal
 import struct
 import subprocess
@@ -371,6 +372,25 @@ def test_evaluate_prints_the_figures(tmp_path, judge, capsys, monkeypatch):
     assert " ± " in lines[2]
     assert "(real data 1.0000)" in lines[0]
     assert (tmp_path / "run" / "evaluation" / "grid.png").is_file()
+
+
+@pytest.mark.usefixtures("toy_mnist")
+def test_two_judges_report(tmp_path, judge, capsys, monkeypatch):
+    """Figures of the second classifier have its name, and what no judge decides is not repeated."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert train(tmp_path / "run", "--images", "16") == 0
+    second = shutil.copytree(judge, tmp_path / "second")
+    capsys.readouterr()
+    judges = ["--classifier", str(judge), "--classifier", str(second)]
+    arguments = ["evaluate", str(tmp_path / "run"), "--samples", "100", "--device", "cpu"]
+    assert main([*arguments, *judges]) == 0
+    named = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    plain = [name for name in named if "@" not in name]
+    assert named[len(plain) :] == [f"{name}@second" for name in plain if name != "training_copies"]
+    trained = read_generator(tmp_path / "run")
+    assert [figure.metric for figure in trained.evaluations] == named
+    assert main([*arguments, *judges[:2], "--classifier", str(judge)]) == 1
+    assert f"two classifiers are called {judge.name}" in capsys.readouterr().err
 
 
 def test_evaluate_wants_somebody_to_look(tmp_path, capsys):

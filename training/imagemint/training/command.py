@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator
 from pydantic_settings import CliPositionalArg
 
 from imagemint.training.data_options import DataOptions
@@ -350,8 +350,10 @@ class Evaluate(DataOptions):
     """Run, checkpoint, bundle, folder of pictures or .npz of `imagemint generate`, or
     grpc://HOST:PORT/MODEL[@VERSION]. Classes of pictures in a folder are told by a CSV there, by
     their serial numbers, or by folders."""
-    classifier: Path | None = None
-    """Directory of a classifier trained by `imagemint train mnist-classifier` or another."""
+    classifier: list[Path] = Field(default_factory=list)
+    """Directory of a classifier that `imagemint train mnist-classifier` or another wrote. With
+    several, images are judged by each; figures of the second and further ones have the name of its
+    directory behind an @."""
     inception: Path | None = None
     """Weights of the standard Inception network, whose features are then compared."""
     dataset: str | None = None
@@ -373,19 +375,31 @@ class Evaluate(DataOptions):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto takes the GPU when there is one."""
 
+    @field_validator("classifier", mode="before")
+    @classmethod
+    def _accept_one(cls, given: object) -> object:
+        """A file of settings may name a single classifier as text."""
+        return [given] if isinstance(given, str | Path) else given
+
     def run(self) -> int:
         """Prints the figures; those of a run are also written to its ``evaluation.json``."""
         from imagemint.training import evaluation  # noqa: PLC0415 - torch
 
         device = _device(self.device)
-        extractor, judge = evaluation.open_extractor(self.classifier, self.inception, device)
+        classifiers: list[Path | None] = [*self.classifier] or [None]
+        judgings = [
+            evaluation.Judging(
+                each.resolve().name if each else "",
+                *evaluation.open_extractor(each, self.inception, device),
+            )
+            for each in classifiers
+        ]
         source = evaluation.open_source(self.source, device, variant=self.variant)
         run = getattr(source, "run", None)
         try:
-            figures = evaluation.evaluate(
+            figures = evaluation.evaluate_under_all(
                 source,
-                extractor,
-                judge,
+                judgings,
                 evaluation.Protocol(self.samples, self.seed, self.seeds, self.dataset),
                 self.data,
                 out=self.out or (run / "evaluation" if run else None),

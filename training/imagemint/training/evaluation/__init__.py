@@ -2,7 +2,16 @@
 
 from imagemint.training.evaluation.comparing import Compared, compare
 from imagemint.training.evaluation.extractors import open_extractor
-from imagemint.training.evaluation.judging import Protocol, evaluate
+from imagemint.training.evaluation.judging import Judging, Protocol, evaluate, evaluate_under_all
 from imagemint.training.evaluation.sources import open_source
 
-__all__ = ["Compared", "Protocol", "compare", "evaluate", "open_extractor", "open_source"]
+__all__ = [
+    "Compared",
+    "Judging",
+    "Protocol",
+    "compare",
+    "evaluate",
+    "evaluate_under_all",
+    "open_extractor",
+    "open_source",
+]

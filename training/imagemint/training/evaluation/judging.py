@@ -4,8 +4,9 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -142,6 +143,62 @@ def evaluate(
         album.curves(source.images_seen if isinstance(source, RunSource) else None, found)
     return _recorded(source, found)
 
+
+@dataclass(frozen=True)
+class Judging:
+    """How images are looked at.
+
+    Attributes:
+        name: of the judge, for the names of its figures.
+        extractor: network whose features are compared.
+        judge: network that classifies the images; None if there is none.
+    """
+
+    name: str
+    extractor: Extractor
+    judge: Extractor | None
+
+
+def evaluate_under_all(
+    source: Source,
+    judgings: Sequence[Judging],
+    protocol: Protocol,
+    data: Path | None = None,
+    *,
+    out: Path | None = None,
+    cache: bool = True,
+    reading: DataOptions | None = None,
+) -> list[EvaluationFigure]:
+    """Returns the figures of a source under each of several judges.
+
+    Those of the first have plain names, and their table and pictures go to ``out``. Those of the
+    others have the name of the judge behind an ``@``, such as ``coverage@residual``; figures that
+    no judge decides, such as ``training_copies``, are not repeated.
+
+    Raises:
+        CheckpointError: two judges have one name.
+        DatasetError: as for `evaluate`.
+    """
+    names = [each.name for each in judgings]
+    if len({*names}) < len(names):
+        raise CheckpointError(
+            f"two classifiers are called {max(names, key=names.count)}: their figures would have"
+            " one name, so rename a directory"
+        )
+    first, *others = judgings
+    options: dict[str, Any] = {"cache": cache, "reading": reading}
+    found = evaluate(source, first.extractor, first.judge, protocol, data, out=out, **options)
+    for each in others:
+        figures = evaluate(source, each.extractor, each.judge, protocol, data, **options)
+        found += [
+            replace(figure, metric=f"{figure.metric}@{each.name}")
+            for figure in figures
+            if figure.metric not in _WITHOUT_JUDGE
+        ]
+    return _recorded(source, found)
+
+
+_WITHOUT_JUDGE = {"training_copies", "classifier_accuracy", "code_classifier_accuracy"}
 
 _ROWS_HINT = (
     "In `grid.png` each row shows ten images of one class. They should differ from each other as"
