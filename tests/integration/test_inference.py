@@ -321,10 +321,10 @@ async def test_left_stream_takes_its_work_along(held, connect, until):
         batcher = held.repository.resolve("digits").batcher
 
         async def waiting():
-            return batcher._queued + batcher._room._waiting_images >= 10
+            return batcher._queue.images + batcher._room._waiting_images >= 10
 
         async def dropped():
-            return batcher._queued == 0 and not batcher._room
+            return batcher._queue.images == 0 and not batcher._room
 
         await until(waiting)
         call.cancel()
@@ -356,7 +356,7 @@ async def test_priority_goes_first(held, connect, until):
 
     async def holds(images):
         async def so_many():
-            return batcher._queued == images
+            return batcher._queue.images == images
 
         await until(so_many)
 
@@ -389,7 +389,7 @@ async def test_full_queue_refuses_with_a_delay(held, connect, details_of, until)
         second = stub.ModelInfer(infer(*range(20)))
 
         async def full():
-            return held.repository.resolve("digits").batcher._queued == 20
+            return held.repository.resolve("digits").batcher._queue.images == 20
 
         await until(full)
         with pytest.raises(grpc.aio.AioRpcError) as refused:

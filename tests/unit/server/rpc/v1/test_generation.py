@@ -121,7 +121,7 @@ async def test_slow_reader_bounds_the_work(server):
     call.cancel()
     await asyncio.wait({call})
     assert call.cancelled()
-    assert parts.batcher._queued == 0
+    assert parts.batcher._queue.images == 0
 
 
 async def test_chunks_ahead_are_made_one_in_a_turn(server):
@@ -176,10 +176,10 @@ async def test_cancelled_stream_takes_its_work_back(server):
     parts.backend.batches.clear()
     call = stream(parts, SlowReader())
     await parts.backend.begun(2)  # the first was the warm-up
-    assert parts.batcher._queued > 0
+    assert parts.batcher._queue.images > 0
     call.cancel()
     await asyncio.wait({call})
-    assert parts.batcher._queued == 0
+    assert parts.batcher._queue.images == 0
     parts.backend.release()
     assert await asyncio.to_thread(parts.batcher.close)
     assert len(parts.backend.batches) == 1
@@ -208,7 +208,7 @@ async def test_expiring_stream_ends_between_chunks(server):
     with pytest.raises(Draining):
         await call
     assert len(reader.chunks) == 1
-    assert parts.batcher._queued == 0
+    assert parts.batcher._queue.images == 0
 
 
 async def test_stream_leaves_an_unloaded_version_between_chunks(server):
@@ -221,7 +221,7 @@ async def test_stream_leaves_an_unloaded_version_between_chunks(server):
     with pytest.raises(ModelNotReady, match="version 1 was unloaded"):
         await call
     assert len(reader.chunks) == 1
-    assert parts.batcher._queued == 0
+    assert parts.batcher._queue.images == 0
 
 
 async def test_closed_batcher_counts_a_rejection(server):
