@@ -151,9 +151,8 @@ def measure(address: str, model: str, *, batch: int, steps: int, rounds: int) ->
     with tempfile.TemporaryDirectory() as folder:
         write_files(address, model, count, Path(folder))
         files = Files(Path(folder))
-        memory = TensorDataset(
-            *map(torch.stack, zip(*((i, torch.tensor(c)) for i, c in files), strict=True))
-        )
+        images, labels = zip(*(files[at] for at in range(len(files))), strict=True)
+        memory = TensorDataset(torch.stack(images), torch.tensor(labels))
         ways: dict[str, Callable[[], Batches]] = {
             "memory": lambda: DataLoader(memory, batch),
             "disk": lambda: DataLoader(files, batch),

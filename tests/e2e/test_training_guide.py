@@ -37,6 +37,10 @@ assert steps[-1] == 500 - 64 * 7
 assert steps[-10:] == [128] * 10
 assert torch.equal(images[0], source_image(1280))
 """,
+    "EngineSource": """
+assert torch.equal(images[-1], source_image(999))
+engine.close()
+""",
     "datasets": """
 first = next(iter(digits))
 assert first["image"].size == (28, 28) and first["label"] == 0

@@ -8,6 +8,7 @@ shards.py        makes one shard
 making.py        makes what is missing, in this process or in several (workers.py)
 verification.py  makes images of a finished data set again, and compares
 card.py          the README of a data set
+engine_source.py the engine as a source of images for training
 command.py       the command `imagemint dataset`
 """
 

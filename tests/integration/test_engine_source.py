@@ -1,0 +1,98 @@
+"""The engine and a server as sources of the same images for training."""
+
+import asyncio
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from imagemint.client import Cycle
+from imagemint.client.image_source import ServerSource
+from imagemint.client.torch import SyntheticImages
+from imagemint.dataset import DatasetError
+from imagemint.dataset.engine_source import EngineSource
+
+PROGRAM = """
+import signal, sys
+from torch.utils.data import DataLoader
+from imagemint.client.torch import SyntheticStream
+from imagemint.dataset.engine_source import EngineSource
+
+signal.alarm(90)
+source = EngineSource("digits", repository=sys.argv[1], seed=5)
+first = source.read(0, 4).serials  # the parent has an engine when it forks
+stream = SyntheticStream(source, 40, block_size=8, serials=True)
+loader = DataLoader(stream, batch_size=8, num_workers=2, multiprocessing_context="fork")
+serials = [serial for _, _, some in loader for serial in some]
+assert [each.split("/")[2].split("?")[0] for each in serials] == list(map(str, range(40)))
+assert tuple(serials[:4]) == first
+"""
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize("model", ["digits", "plain", "bounded", "styled"])
+async def test_engine_and_server_give_the_same_images(app, models, model):
+    """Pixels, classes, serials and identity are equal, with and without classes of one's own."""
+    truncation = {"bounded": 0.5, "styled": 0.5}.get(model)
+    condition, classes = (None, None) if model == "plain" else (Cycle([3, 1]), [3, 1])
+    local = EngineSource(
+        model, repository=models, seed=5, classes=classes, truncation=truncation, device="cpu"
+    )
+
+    def read_both():
+        server = ServerSource(
+            app.grpc_address, model, seed=5, condition=condition, truncation=truncation
+        )
+        assert server.identity == local.identity
+        chosen = [] if model == "plain" else [[2, 2, 0, 9, 1]]
+        pairs = [(server.read(7, 5, each), local.read(7, 5, each)) for each in [None, *chosen]]
+        server.close()
+        return pairs
+
+    for remote, own in await asyncio.to_thread(read_both):
+        assert np.array_equal(remote.image, own.image)
+        assert remote.serials == own.serials
+        assert remote.class_id is own.class_id is None or np.array_equal(
+            remote.class_id, own.class_id
+        )
+    local.close()
+
+
+def test_dataset_reads_the_engine(models):
+    """A map-style dataset, with more images than the engine computes at once."""
+    source = EngineSource("digits", repository=models, seed=1, device="cpu")
+    images = SyntheticImages(source, 400, serials=True)
+    items = images.__getitems__(range(400))
+    assert [item[2].partition("?")[0] for item in items[255:258]] == [
+        f"digits@1/1/{index}" for index in (255, 256, 257)
+    ]
+    source.close()
+
+
+def test_workers_have_engines_of_their_own(models):
+    """A source that was read before a fork is read in the workers after it."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, models],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_bad_arguments_are_named(models):
+    """A model, a version, a class and a truncation that are not there."""
+    for arguments in (
+        {"model": "absent"},
+        {"model": "digits", "version": "7"},
+        {"model": "digits", "classes": [10]},
+        {"model": "plain", "classes": []},
+        {"model": "digits", "truncation": 0.5},
+    ):
+        with pytest.raises(DatasetError):
+            EngineSource(repository=models, device="cpu", **arguments)
+    source = EngineSource("digits", repository=models, device="cpu")
+    with pytest.raises(ValueError, match=r"10 classes, not \[10\]"):
+        source.read(0, 1, [10])
