@@ -54,13 +54,19 @@ class AsImages(nn.Module):
 
 
 class Measures:
-    """Measures a generator: the quality curve, and the spread of a hundred images."""
+    """Measures a generator: the quality curve, and the spread of a hundred images.
 
-    def __init__(self, recipe: VanillaMnistRecipe, data: Path | None, judge: Path) -> None:
-        self.train, test = (load_dataset("mnist", split, data) for split in ("train", "test"))
-        self._curve = QualityCurve(recipe, self.train, test, Judge(judge, CPU))
+    Args:
+        train: training images.
+        test: test images.
+        judge: directory of the classifier that looks at them.
+    """
+
+    def __init__(self, train: LabelledImages, test: LabelledImages, judge: Path) -> None:
+        recipe = VanillaMnistRecipe()
+        self._curve = QualityCurve(recipe, train, test, Judge(judge, CPU))
         self._z_dim = recipe.z_dim
-        self._usual = _spread(self.train.images[:4_000])
+        self._usual = _spread(train.images[:4_000])
 
     def __call__(self, generator: nn.Module) -> Figures:
         """Returns the figures of a generator in evaluation mode."""
@@ -79,25 +85,30 @@ def shuffled(data: LabelledImages) -> Iterator[Tensor]:
         yield images.float().div(127.5).sub(1)
 
 
-def run_listing(measures: Measures, epochs: int, seed: int) -> Iterator[Figures]:
+def run_listing(
+    data: LabelledImages, measures: Measures, epochs: int, seed: int
+) -> Iterator[Figures]:
     """Trains the listing; yields the figures after each epoch."""
     plain, images = PlainGan(seed), 0
     for _ in range(epochs):
-        counts, *losses = zip(*plain.train(shuffled(measures.train)), strict=True)
+        counts, *losses = zip(*plain.train(shuffled(data)), strict=True)
         images += sum(counts)
         mean_D, mean_G = (float(np.mean(each)) for each in losses)
         found = measures(AsImages(plain.G))
         yield {"images": images, "loss_D": mean_D, "loss_G": mean_G} | found
 
 
-def run_recipe(measures: Measures, epochs: int, seed: int) -> list[Figures]:
+def run_recipe(
+    data: LabelledImages, measures: Measures, epochs: int, seed: int, **options: int
+) -> list[Figures]:
     """Trains the recipe; returns the figures after each epoch."""
-    recipe = VanillaMnistRecipe(images=epochs * 60_000, ema_half_life=1, seed=seed)
+    epoch = len(data)
+    recipe = VanillaMnistRecipe(images=epochs * epoch, ema_half_life=1, seed=seed, **options)
     rows = {"images", "loss_D", "loss_G", "modes", "spread", "frechet_over_floor", "coverage"}
     with tempfile.TemporaryDirectory() as run:
         train(
-            *(recipe, measures.train, Path(run)),
-            schedule=Schedule(60_000, 60_000, collapse_grace=recipe.images),
+            *(recipe, data, Path(run)),
+            schedule=Schedule(epoch, epoch, collapse_grace=recipe.images),
             device=CPU,
             measure=measures,
             quiet=True,
@@ -126,7 +137,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="file for the result")
     arguments = parser.parse_args()
-    measures = Measures(VanillaMnistRecipe(), arguments.data, arguments.classifier)
+    data, test = (load_dataset("mnist", split, arguments.data) for split in ("train", "test"))
+    measures = Measures(data, test, arguments.classifier)
     sides: dict[str, list[Figures]] = {"listing": [], "recipe": []}
     about: dict[str, Any] = {
         "judge": json.loads((arguments.classifier / "classifier.json").read_text()),
@@ -141,9 +153,9 @@ def main() -> None:
         if arguments.json:
             arguments.json.write_text(json.dumps(about | sides, indent=2) + "\n")
 
-    for row in run_listing(measures, arguments.epochs, arguments.seed):
+    for row in run_listing(data, measures, arguments.epochs, arguments.seed):
         keep("listing", row)
-    for row in run_recipe(measures, arguments.epochs, arguments.seed):
+    for row in run_recipe(data, measures, arguments.epochs, arguments.seed):
         keep("recipe", row)
 
 

@@ -56,6 +56,14 @@ def test_noise_scores_worse(digits, test_digits, judge):
     assert 1 <= found["modes"] <= 10
 
 
+def test_floor_of_zero_is_left_out(digits, judge):
+    """Of a test set of training images there is no floor, and a run goes on all the same."""
+    curve = QualityCurve(MnistRecipe(), digits, digits, Judge(judge, torch.device("cpu")))
+    # The training images that the floor takes are in another order, so it is 0 up to rounding.
+    curve._floor = 0.0
+    assert curve(Replay(of_class_in_turn(digits))).keys() == {"coverage", "class_accuracy"}
+
+
 def test_too_few_test_images_are_refused(digits, judge):
     """Five images have no fifth neighbour."""
     few = LabelledImages(

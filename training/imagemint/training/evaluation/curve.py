@@ -66,18 +66,19 @@ class QualityCurve:
         """Returns figures by their names in the log.
 
         ``frechet_over_floor``: the Frechet distance as a multiple of that of as many training
-        images. ``coverage``. Where the extractor knows the classes, ``class_accuracy`` (of a
-        generator with codes by their best assignment) or ``modes``.
+        images; left out if that is 0, as for a test set of training images. ``coverage``. Where the
+        extractor knows the classes, ``class_accuracy`` (of a generator with codes by their best
+        assignment) or ``modes``.
         """
         recipe = self._recipe
         z = latents(*(0, 0, self._count, recipe.z_dim), distribution=Distribution(recipe.latent))
         classes = np.arange(self._count) % len(self._labels) if self._labels else None
         looks = self._extractor.look(images_of(generator, z, classes))
         few = slice(0, _COVERED)
-        figures = {
-            "frechet_over_floor": frechet_distance(self._real, looks.features) / self._floor,
-            "coverage": coverage(self._real[few], looks.features[few], NEIGHBOURS),
-        }
+        figures = {"coverage": coverage(self._real[few], looks.features[few], NEIGHBOURS)}
+        if self._floor > 0:
+            distance = frechet_distance(self._real, looks.features)
+            figures["frechet_over_floor"] = distance / self._floor
         return figures | (self._judge(looks, classes) if self._knows_classes else {})
 
     def _judge(self, looks: Looks, classes: np.ndarray | None) -> dict[str, float]:

@@ -1,0 +1,47 @@
+"""Tests of benchmarks/listing.py: the recipe vanilla-mnist beside the plain listing."""
+
+from dataclasses import replace
+
+import pytest
+from listing import Measures, run_listing, run_recipe
+from plain_gan import PlainGan
+from small_runs import CPU, pictures
+
+from imagemint.training.classifier.recipes import MnistClassifierRecipe
+from imagemint.training.classifier.training import train_classifier
+from imagemint.training.loop.start import initial_state
+from imagemint.training.recipes.vanilla_mnist import VanillaMnistRecipe
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """Forty noisy pictures."""
+    return pictures(VanillaMnistRecipe)
+
+
+@pytest.fixture(scope="module")
+def measures(digits, tmp_path_factory):
+    """Measures by a judge that has seen the pictures once, against those pictures inverted."""
+    out = tmp_path_factory.mktemp("judge")
+    recipe = MnistClassifierRecipe(epochs=1, batch_size=20, shift=0)
+    train_classifier(recipe, digits, digits, out, device=CPU, quiet=True)
+    return Measures(digits, replace(digits, images=255 - digits.images), out)
+
+
+def test_both_sides_have_equal_networks(digits):
+    """The plain networks have the shapes of the recipe's, layer by layer."""
+    state = initial_state(VanillaMnistRecipe(), digits, CPU)
+    plain = PlainGan()
+    for ours, theirs in ((state.G, plain.G), (state.D, plain.D)):
+        shapes = [[tuple(each.shape) for each in side.parameters()] for side in (ours, theirs)]
+        assert shapes[0] == shapes[1]
+
+
+def test_both_sides_are_measured_each_epoch(digits, measures):
+    """Two epochs give two rows of the same figures on either side."""
+    listing = list(run_listing(digits, measures, 2, seed=0))
+    recipe = run_recipe(digits, measures, 2, seed=0, batch_size=20)
+    assert [row["images"] for row in listing] == [row["images"] for row in recipe] == [40, 80]
+    for row in (*listing, *recipe):
+        assert row.keys() >= {"loss_D", "loss_G", "frechet_over_floor", "coverage", "spread"}
+        assert row["loss_D"] > 0
