@@ -3,7 +3,8 @@
 The demo shows, in this order: a server that starts on free ports and reports that it is ready; a
 contact sheet (rows are classes, columns share a latent); serial numbers; latency and throughput
 from the server's metrics; one serial that a new client generates again with the same bytes; a
-shutdown on SIGTERM with exit status 0. It needs the `server` extra, but no GPU, data or torch.
+shutdown on SIGTERM with exit status 0; the command that serves the page. It needs the `server`
+extra, but no GPU, data or torch.
 """
 
 import argparse
@@ -36,6 +37,7 @@ PER_CLASS = 10
 BURST = 1000
 READY_WITHIN_S = 30.0
 GONE_WITHIN_S = 15.0
+PAGE_ADDRESS = "127.0.0.1:8000"
 # A second model, on the right of the sheet, if the repository holds it.
 PEOPLE = "avatars"
 # Side of a tile of the sheet, in pixels: an image, enlarged by a whole number, and its margin.
@@ -261,6 +263,16 @@ def demo(repository: Path, out: Path) -> None:
             write_sheet(parts, out)
         prove_serial(server, rows[-1])
         shut_down(server)
+    command = Path(sys.executable).with_name("imagemint")
+    print(
+        f"to play with the models in a browser:\n  {_shorten(command)} serve"
+        f" --http-address {PAGE_ADDRESS} --http-metrics\n  and open http://{PAGE_ADDRESS}/"
+    )
+
+
+def _shorten(path: Path) -> Path:
+    """Returns a path relative to the current directory if it lies below."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def main() -> int:

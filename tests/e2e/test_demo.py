@@ -52,6 +52,13 @@ def test_demo_prints_serials_of_the_fixed_seed(demo: tuple[str, Path]):
     assert len(set(serials)) >= 3
 
 
+def test_demo_ends_with_the_command_of_the_page(demo: tuple[str, Path]):
+    """The last lines say how to serve the page, and where it is."""
+    *_, command, place = demo[0].splitlines()
+    assert re.search(r"imagemint serve --http-address (\S+) --http-metrics$", command)
+    assert place.strip() == f"and open http://{command.split()[-2]}/"
+
+
 def test_demo_reads_speed_from_the_metrics(demo: tuple[str, Path]):
     """Latency and throughput are positive figures over the calls that the demo made."""
     found = re.search(

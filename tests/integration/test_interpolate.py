@@ -1,14 +1,14 @@
 """Walks between serial numbers: frames, animations, and what is refused."""
 
+import asyncio
 import io
 
 import grpc
 import numpy as np
 import pytest
 from PIL import Image, ImageSequence
-from server_process import COMMAND
 
-from imagemint.client import FailedPrecondition, InvalidRequest, NotFound
+from imagemint.client import FailedPrecondition, InvalidRequest, NotFound, cli
 from imagemint.engine.serial import Serial
 from imagemint.v1 import generation_service_pb2 as pb
 from imagemint.v1 import image_pb2
@@ -131,13 +131,18 @@ async def test_refusals_of_the_client(client):
         await client.animate(A)
 
 
-async def test_command_writes_a_walk(app, tmp_path, run_command):
+async def test_command_writes_a_walk(app, tmp_path, capsys):
     """`imagemint generate --interpolate A,B` writes an animation; without it, none is written."""
-    out = tmp_path / "walk.webp"
-    serials = f"--interpolate={A},{B}"
-    done = await run_command(app, serials, "--frames=6", f"--out={out}")
-    assert done.returncode == 0, done.stderr
-    assert "6 frames" in done.stdout
+    out, serials = tmp_path / "walk.webp", f"--interpolate={A},{B}"
+
+    async def run(*arguments):
+        line = ["generate", f"--server={app.grpc_address}", *arguments]
+        status = await asyncio.to_thread(cli.main, line)
+        return status, "".join(capsys.readouterr())
+
+    status, text = await run(serials, "--frames=6", f"--out={out}")
+    assert status == 0
+    assert "6 frames" in text
     assert Image.open(io.BytesIO(out.read_bytes())).n_frames == 6
     for arguments, message in (
         ((serials, "--out=walk.npz"), "walk.npz is none of NAME.webp"),
@@ -145,21 +150,6 @@ async def test_command_writes_a_walk(app, tmp_path, run_command):
         (("--model=digits", "--frames=3", f"--out={tmp_path}/a.png"), "--frames needs"),
         ((serials, "--seed=3", f"--out={tmp_path}/b.gif"), "excludes --seed"),
     ):
-        done = await run_command(app, *arguments)
-        assert done.returncode == 2
-        assert message in done.stderr
-
-
-@pytest.fixture
-def run_command():
-    """Runs `imagemint generate` against a server."""
-    import asyncio  # noqa: PLC0415 - used here alone
-    import subprocess  # noqa: PLC0415
-
-    async def run(app, *arguments):
-        command = [COMMAND, "generate", f"--server={app.grpc_address}", *arguments]
-        return await asyncio.to_thread(
-            subprocess.run, command, capture_output=True, text=True, check=False
-        )
-
-    return run
+        status, text = await run(*arguments)
+        assert status == 2
+        assert message in text

@@ -1,4 +1,4 @@
-"""API keys, TLS, drain and several processes: as over gRPC."""
+"""API keys, TLS and drain: as over gRPC."""
 
 import asyncio
 import ssl
@@ -6,8 +6,6 @@ import ssl
 import httpx
 import pytest
 from http_clients import browse, open_socket
-from server_process import ended, line_of, process
-from tiny_bundles import write_bundle
 
 from imagemint.server.access.api_keys import compute_digest
 
@@ -124,19 +122,3 @@ async def test_tls(serve_http, models, authority, write_certificate, tmp_path):
     before = await see()
     write_certificate(authority, tmp_path)
     assert await see() != before
-
-
-async def test_workers_share_the_port(tmp_path):
-    """Each answers; the line `ready` has the address of the page."""
-    write_bundle(tmp_path, "digits")
-    options = (f"--repository={tmp_path}", "--processes=2", "--http-address=127.0.0.1:0")
-    async with process(*options) as started:
-        ready = await line_of(started, "ready")
-        async with httpx.AsyncClient(base_url=ready["http_url"], trust_env=False) as web:
-            for _ in range(4):
-                headers = {"connection": "close"}
-                answer = await web.post(GENERATE, json=ONE, headers=headers)
-                assert answer.status_code == 200
-            assert (await web.get("/readyz")).status_code == 200
-        started.terminate()
-        assert await ended(started) == 0

@@ -10,7 +10,7 @@ from imagemint.server.http.openapi import make_document
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-EXAMPLES = 10
+EXAMPLES = 8
 SETTINGS = hypothesis.settings(
     max_examples=EXAMPLES,
     derandomize=True,

@@ -190,10 +190,14 @@ async def test_walk_between_two_images(visit, shop):
     """From a chosen image to another: all frames come, can be passed by hand, and are saved."""
     page = await visit(shop, "#model=digits&version=1&count=9&class=2", reduced_motion="reduce")
     await wait_until_minted(page)
-    for place, end in ((3, "from"), (7, "to")):
-        await page.locator(".tile").nth(place).click()
-        await page.locator(f"#walk-{end}").click()
-        await page.keyboard.press("Escape")
+    await page.locator("#slot-a").click()
+    await page.locator(".tile").nth(3).click()
+    await page.locator(".tile").nth(7).click()
+    await page.locator("#walk-to").click()
+    await page.keyboard.press("Escape")
+    await expect(page.locator("#slot-a")).to_have_attribute(
+        "aria-label", "A: Class 2, image 3, serial digits@1/42/3?class=2"
+    )
     await expect(page.locator("#slot-b")).to_have_attribute(
         "aria-label", "B: Class 2, image 7, serial digits@1/42/7?class=2"
     )

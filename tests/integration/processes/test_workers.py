@@ -7,6 +7,7 @@ from collections import Counter
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import grpc
+import httpx
 import numpy as np
 import pytest
 import pytest_asyncio
@@ -88,12 +89,25 @@ class Pair:
 async def pair(tiny):
     """A server for the tests of this module that do not end it."""
     options = (f"--repository={tiny}", "--processes=2", "--access-log=1")
-    async with process(*options) as started:
+    async with process(*options, "--http-address=127.0.0.1:0") as started:
         pair = Pair(started)
         await pair.started()
         yield pair
         started.send_signal(signal.SIGTERM)
         assert await ended(started) == 0
+
+
+async def test_workers_share_the_port_of_http(pair):
+    """New connections reach each of them; the line `ready` has the address."""
+    async with asyncio.timeout(WAIT_S):
+        reached = set()
+        while len(reached) < 2:
+            async with httpx.AsyncClient(base_url=pair.ready["http_url"], trust_env=False) as web:
+                answer = await web.post("v1/models/tiny:generate", json={"images": {"count": 3}})
+                assert answer.status_code == 200
+            worker = (await line_of(pair.process, "call", method="Generate"))["worker"]
+            pair.made[worker] += 1
+            reached.add(worker)
 
 
 async def test_figures_are_of_all_workers_and_outlive_them(pair, scrape, total):

@@ -28,6 +28,8 @@ const controls = new Controls(onVersion);
 byId("controls").addEventListener("submit", (event) => {
   event.preventDefault();
   mint();
+  // On a phone the images are below the form.
+  if (byId("stage").getBoundingClientRect().top > innerHeight / 2) byId("stage").scrollIntoView();
 });
 byId("stop").addEventListener("click", () => running?.abort());
 document.addEventListener("keydown", (event) => {
@@ -105,7 +107,9 @@ function makeGrids(count) {
   for (const grid of grids) grid.clear();
   const pixels = controls.version.manifest.image.width <= 40;
   grids = versions.map((version) => {
-    const grid = new Grid(`${controls.name}@${version.version}`, (at) => viewer.show(grid, at, pixels));
+    const grid = new Grid(`${controls.name}@${version.version}`, (at) => {
+      if (!walk.take(grid.images[at])) viewer.show(grid, at, pixels);
+    });
     grid.version = version;
     grid.begin(count, version.manifest.image);
     return grid;

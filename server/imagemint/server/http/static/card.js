@@ -42,7 +42,7 @@ function makeFigures(evaluations) {
 }
 
 function formatFigure(value) {
-  return Math.abs(value) >= 100 ? value.toFixed(1) : String(Number(value.toPrecision(3)));
+  return Math.abs(value) >= 100 ? value.toFixed(1) : String(Number(value.toPrecision(4)));
 }
 
 function makeTable(head, rows) {

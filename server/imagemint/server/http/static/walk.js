@@ -21,10 +21,30 @@ export class Walk {
       this.set("b", two[1]);
       this.play();
     });
+    for (const end of ["a", "b"]) {
+      byId(`slot-${end}`).addEventListener("click", () => this.await(this.awaited === end ? null : end));
+    }
     byId("walk-position").addEventListener("input", (event) => {
       this.pause();
       this.showFrame(Number(event.target.value));
     });
+  }
+
+  /** Waits for the next picked image, to be this end; null ends the waiting. */
+  await(end) {
+    this.awaited = end;
+    for (const each of ["a", "b"]) byId(`slot-${each}`).setAttribute("aria-pressed", String(each === end));
+    byId("walk-hint").textContent = end
+      ? `Now pick the image for ${end.toUpperCase()} in the grid.` : "Press A or B to choose another end.";
+  }
+
+  /** Takes a picked image as the awaited end; returns false if none is awaited. */
+  take(image) {
+    if (!this.awaited) return false;
+    const end = this.awaited;
+    this.await(null);
+    this.set(end, image);
+    return true;
   }
 
   /** Sets one end. */
@@ -46,7 +66,7 @@ export class Walk {
       this.ends[end] = null;
       byId(`slot-${end}`).classList.remove("filled");
       byId(`slot-${end}`).replaceChildren(make("span", {}, end.toUpperCase()));
-      byId(`slot-${end}`).removeAttribute("aria-label");
+      byId(`slot-${end}`).setAttribute("aria-label", `${end.toUpperCase()}: choose an image`);
     }
   }
 
@@ -60,7 +80,7 @@ export class Walk {
 
   async play() {
     if (!this.ends.a || !this.ends.b) {
-      byId("walk-hint").textContent = "Open an image and choose it as A, another as B; or take two others.";
+      this.await(this.ends.a ? "b" : "a");
       return;
     }
     if (this.frames.length < FRAMES && !(await this.load())) return;
