@@ -29,6 +29,6 @@ step 'see docs/architecture.md for the arrows' lint-imports --no-logo
 step 'each message stands beside its field in proto/' buf lint proto
 step 'fix it with: make proto' fresh_stubs
 step 'an exemption needs its reason beside it' hadolint Dockerfile
-step 'an exemption needs its reason beside it' shellcheck .ci/run scripts/*.sh
+step 'an exemption needs its reason beside it' shellcheck .ci/run scripts/*.sh examples/*/*.sh
 step 'an exemption needs its reason beside it' mypy
 printf 'make check: all checks passed\n'

@@ -160,6 +160,28 @@ async def test_augmentation_tops_few_images_up(mnist_server, tmp_path):
     ]
 
 
+async def test_export_writes_a_dataset_that_opens(mnist_server, tmp_path):
+    """The script writes Parquet that `datasets` opens, and has nothing to do the second time."""
+    command = (EXAMPLES / "dataset_export/export.sh", tmp_path / "digits", "40")
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "HF_HOME": str(tmp_path / "cache"),
+        "HF_HUB_OFFLINE": "1",
+        "IMAGEMINT_SERVER": mnist_server,
+    }
+    for line in ("seed 7", "is complete"):
+        done = await asyncio.create_subprocess_exec(
+            *command,
+            env=environment,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        printed, errors = (each.decode() for each in await done.communicate())
+        assert done.returncode == 0, errors
+        assert "40 images of ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9']" in printed
+        assert line in printed + errors
+
+
 async def test_feeding_benchmark_measures_each_way(mnist_server, tmp_path):
     """A short run writes a share and a rate for each way."""
     done = await asyncio.create_subprocess_exec(
