@@ -4,6 +4,9 @@ Both ask one server for one raw image per call, over one connection without TLS,
 limit (raw_limit.py) is measured before and after each run, with the server frozen. h2load knows
 nothing of gRPC and its statuses, so the bytes of its answers are counted: they must hold images.
 
+On a busy machine, only the CPU times per call mean something. They are those of the processes of
+the server and of the client.
+
     apt-get install nghttp2-client
     python benchmarks/h2load.py --repeats 5 --seconds 3
 """
@@ -11,6 +14,7 @@ nothing of gRPC and its statuses, so the bytes of its answers are counted: they 
 import argparse
 import asyncio
 import re
+import resource
 import statistics
 import subprocess
 import tempfile
@@ -42,11 +46,22 @@ _DATA = re.compile(r"\((\d+)\) data")
 
 
 @dataclass(frozen=True)
+class Run:
+    """What a client reports: calls per second, number of calls, and its CPU time in seconds."""
+
+    calls_per_s: float
+    calls: float
+    cpu_s: float
+
+
+@dataclass(frozen=True)
 class Sample:
-    """One run: calls per second, and their share of the raw limit in images per second."""
+    """One run: calls per second, their share of the raw limit, and CPU times per call."""
 
     calls_per_s: float
     share: float
+    server_ms: float
+    client_ms: float
 
 
 def frame_request(model: str) -> bytes:
@@ -56,8 +71,8 @@ def frame_request(model: str) -> bytes:
     return bytes(1) + len(message).to_bytes(4) + message
 
 
-def run_h2load(address: str, body: Path, streams: int, seconds: int, image_bytes: int) -> float:
-    """Returns the calls per second of h2load with a number of concurrent streams.
+def run_h2load(address: str, body: Path, streams: int, seconds: int, image_bytes: int) -> Run:
+    """Runs h2load with a number of concurrent streams.
 
     Raises:
         RuntimeError: h2load failed, or answers hold no images.
@@ -68,12 +83,25 @@ def run_h2load(address: str, body: Path, streams: int, seconds: int, image_bytes
         *("--header=content-type: application/grpc", "--header=te: trailers"),
         f"http://{address}/imagemint.v1.GenerationService/Generate",
     )
+    began = _children_s()
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - fixed
+    took = _children_s() - began
     found = [each.search(done.stdout) for each in (_RATE, _DONE, _DATA)]
     rate, calls, data = (float(match[1]) if match else 0.0 for match in found)
     if not calls or data < calls * image_bytes:
         raise RuntimeError(f"h2load failed: {done.stdout[-500:]} {done.stderr[-500:]}")
-    return rate
+    # The CPU time, unlike the calls, includes the warm-up, which has the same rate.
+    return Run(rate, calls, took * seconds / (seconds + WARMUP_S))
+
+
+def _children_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _cpu_s(tree: Tree) -> float:
+    """Returns the CPU time of all processes (clock_getcpuclockid of the C library)."""
+    return sum(time.clock_gettime((~each.pid << 3) | 2) for each in tree.processes())
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[tuple[int, str], list[Sample]]:
@@ -93,11 +121,14 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[tuple[int, str], 
         asyncio.run(check_answer(started.answers, MIX.asks[0], truth, tree, until_s))
         with ClientProcesses(started.target, 1) as clients:
 
-            def bench(streams: int) -> float:
+            def bench(streams: int) -> Run:
                 plan = Plan(Closed(streams), MIX, warmup_s=WARMUP_S, duration_s=options.seconds)
-                return join_results(plan.load, MIX, clients.measure(plan)).calls_per_s
+                point = join_results(plan.load, MIX, clients.measure(plan))
+                calls = point.calls_per_s * options.seconds
+                cpu_s = calls * point.client_ms_per_call / 1e3
+                return Run(point.calls_per_s, calls, cpu_s)
 
-            ways: dict[str, Callable[[int], float]] = {
+            ways: dict[str, Callable[[int], Run]] = {
                 "h2load": lambda streams: run_h2load(
                     address, body, streams, options.seconds, spec.image_bytes
                 ),
@@ -109,11 +140,21 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[tuple[int, str], 
                     for name in sorted(ways, reverse=turn % 2 == 1):
                         with tree.frozen():
                             before = raw.measure(options.seconds / 2)
-                        rate = ways[name](streams)
+                        began = _cpu_s(tree)
+                        run = ways[name](streams)
+                        # Both clients warm up for the same time, at the same rate.
+                        whole = run.calls * (options.seconds + WARMUP_S) / options.seconds
+                        server_ms = 1e3 * (_cpu_s(tree) - began) / whole
                         with tree.frozen():
                             after = raw.measure(options.seconds / 2)
                         limit = (before.images_per_s + after.images_per_s) / 2
-                        samples.setdefault((streams, name), []).append(Sample(rate, rate / limit))
+                        sample = Sample(
+                            run.calls_per_s,
+                            run.calls_per_s / limit,
+                            server_ms,
+                            1e3 * run.cpu_s / run.calls,
+                        )
+                        samples.setdefault((streams, name), []).append(sample)
     finally:
         tree.stop()
     return samples
@@ -121,12 +162,21 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[tuple[int, str], 
 
 def table(samples: dict[tuple[int, str], list[Sample]]) -> str:
     """Returns the medians over the repeats as a table."""
-    lines = ["| streams | client | calls/s | share of R (min to max) |", "|---:|---|---:|---:|"]
+    lines = [
+        "| streams | client | calls/s | share of R (min to max) | server ms | client ms |",
+        "|---:|---|---:|---:|---:|---:|",
+    ]
     for (streams, name), found in sorted(samples.items()):
         shares = sorted(each.share for each in found)
         rate = statistics.median(each.calls_per_s for each in found)
         share = f"{statistics.median(shares):.2f} ({shares[0]:.2f} to {shares[-1]:.2f})"
-        lines.append(f"| {streams} | {name} | {rate:,.0f} | {share} |")
+        server, client = (
+            statistics.median(getattr(each, field) for each in found)
+            for field in ("server_ms", "client_ms")
+        )
+        lines.append(
+            f"| {streams} | {name} | {rate:,.0f} | {share} | {server:.2f} | {client:.3f} |"
+        )
     return "\n".join(lines)
 
 

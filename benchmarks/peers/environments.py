@@ -1,7 +1,7 @@
-"""Makes an environment for each peer, from its requirements, and tells what it weighs.
+"""Creates an environment for each peer from its requirements, and measures its size.
 
-A peer that cannot be installed is no failure of the comparison: the reason is noted down and
-printed beside the others' figures. An environment is made anew when its requirements change.
+If a peer cannot be installed, the comparison continues: the reason is recorded and printed beside
+the figures of the others. An environment is created again when its requirements change.
 
     python benchmarks/peers/environments.py             # all
     python benchmarks/peers/environments.py mlserver ray
@@ -32,7 +32,7 @@ _REASON_LINES = 3
 
 @dataclass(frozen=True)
 class Environment:
-    """What became of a peer's requirements.
+    """The result of installing a peer's requirements.
 
     Attributes:
         digest: of the requirements and the Python, to know when they change.
@@ -48,7 +48,7 @@ class Environment:
 
 
 def environment(name: str) -> Environment:
-    """Returns a peer's environment, made now if need be."""
+    """Returns a peer's environment, and creates it if needed."""
     requirements = FOLDER / name / "requirements.txt"
     digest = hashlib.sha256(requirements.read_bytes() + platform.python_version().encode())
     note = ENVIRONMENTS / f"{name}.json"
@@ -64,7 +64,7 @@ def environment(name: str) -> Environment:
 def _made(directory: Path, requirements: Path, digest: str) -> Environment:
     print(f"== .venv-peers/{directory.name}", file=sys.stderr, flush=True)
     shutil.rmtree(directory, ignore_errors=True)
-    # Without pip, whose megabytes are not the peer's; ours installs into it.
+    # Without pip, whose size does not belong to the peer. Our pip installs into it.
     venv.create(directory, symlinks=True)
     python = directory / "bin/python"
     pip = [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check"]
@@ -91,12 +91,12 @@ def _made(directory: Path, requirements: Path, digest: str) -> Environment:
 
 
 def bytes_in(directory: Path) -> int:
-    """Returns what the files in a folder weigh together."""
+    """Returns the total size of the files in a folder."""
     return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
 
 
 def bytes_of(requirement: str) -> int:
-    """Returns what a distribution of this environment weighs, with all that it requires.
+    """Returns the size of a distribution of this environment, with all its requirements.
 
     Args:
         requirement: of the distribution, with its extras.
@@ -124,7 +124,7 @@ def _required(wanted: Requirement, seen: set[str]) -> Iterator[metadata.Distribu
 
 
 def main() -> None:
-    """Makes the environments that are named, or all."""
+    """Creates the named environments. Default: all."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("names", nargs="*", default=PEERS, help="of peers; all without")
     for name in parser.parse_args().names:

@@ -1,9 +1,9 @@
 """The generator behind BentoML.
 
-Two workers, each with its own dispatcher, which learns from the traffic how long a batch may be
-waited for. What is batched must come as a list or an array. BentoML's main service reads JSON and
-forms only, pickle it refuses, so the list is one of Base64, a string for each image, which
-costs a fraction of numbers in JSON. Answers are bare bytes.
+There are two workers. Each has its own dispatcher, which learns from the traffic how long it can
+wait for a batch. The batched argument must be a list or an array. BentoML's main service reads only
+JSON and forms, and refuses pickles. The list therefore holds a Base64 string for each image, which
+costs a fraction of numbers in JSON. Answers are plain bytes.
 """
 
 import base64
@@ -21,19 +21,19 @@ Pngs = Annotated[list[bytes], PlainSerializer(pack), ContentType("application/oc
 
 @bentoml.service(workers=2, threads=1, logging={"access": {"enabled": False}})
 class Images:
-    """What a worker does."""
+    """The service that a worker runs."""
 
     def __init__(self) -> None:
         self._model = PictureModel()
 
     @bentoml.api(batchable=True, max_batch_size=64)
     def raw(self, records: list[str], /) -> Pixels:
-        """Raw pixels."""
+        """Returns raw pixels."""
         return [image.tobytes() for image in self._compute(records)]
 
     @bentoml.api(batchable=True, max_batch_size=64)
     def png(self, records: list[str], /) -> Pngs:
-        """PNG files."""
+        """Returns PNG files."""
         return encode_pngs(self._compute(records))
 
     def _compute(self, records: list[str]) -> np.ndarray:

@@ -1,9 +1,9 @@
 """The generator as two models of KServe's Python server: pixels, and PNG.
 
-The server has no batching of its own: KServe's batcher is part of the agent, a sidecar written in
-Go that only a Kubernetes cluster starts, and that knows the HTTP protocol v1 alone. Every call is
-therefore a pass of its own. gRPC is served by one process whatever `workers` says (those are of the
-REST server), so passes run in two threads, one for each core.
+The server does not batch. KServe's batcher is part of the agent, a sidecar written in Go that only
+a Kubernetes cluster starts and that supports only the HTTP protocol v1. Every call is therefore a
+pass of its own. One process serves gRPC, whatever the value of `workers`, which applies to the REST
+server. Passes run in two threads, one for each core.
 """
 
 import argparse
@@ -62,7 +62,7 @@ class Pngs(Pixels):
 
 
 def main() -> None:
-    """Serves until told to stop."""
+    """Serves until it is stopped."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--grpc-port", type=int, required=True)
     parser.add_argument("--http-port", type=int, required=True)

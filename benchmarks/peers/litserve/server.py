@@ -1,11 +1,11 @@
 """The generator behind LitServe.
 
-Two workers, each a process that forms its own batches; answers come back over ZeroMQ
-(`fast_queue`), which the manual says for high throughput. A worker collects requests for the whole
-of `batch_timeout`, however few they are, and with 0 it would spin, so the time is short.
+There are two workers. Each is a process that forms its own batches. Answers return over ZeroMQ
+(`fast_queue`), which the manual recommends for high throughput. A worker collects requests for the
+whole of `batch_timeout`, even if there are few. With 0 it would spin, so the timeout is short.
 
-The body is taken as FastAPI takes one of bytes. One path for both formats, since every path has
-workers of its own: a byte after the records asks for PNG.
+FastAPI reads the body as bytes. Both formats use one path, because each path has its own workers. A
+byte after the records requests PNG.
 """
 
 import argparse
@@ -21,7 +21,7 @@ Inputs: TypeAlias = tuple[np.ndarray, np.ndarray, bool]
 
 
 class Images(litserve.LitAPI):
-    """What a worker does."""
+    """The API that a worker runs."""
 
     def setup(self, device: str) -> None:
         """Opens the session."""
@@ -30,35 +30,35 @@ class Images(litserve.LitAPI):
         self._record_bytes = 4 * self._model.z_dim + 8
 
     def decode_request(self, request: Annotated[bytes, Body()]) -> Inputs:
-        """Latents and classes of one request, and whether it wants PNG."""
+        """Returns latents and classes of one request, and whether it requests PNG."""
         count, png = divmod(len(request), self._record_bytes)
         records = request[: count * self._record_bytes]
         return *unpack(records, self._model.z_dim), bool(png)
 
     def batch(self, inputs: list[Inputs]) -> list[Inputs]:
-        """The requests as they are: their sizes must be known behind the pass."""
+        """Returns the requests unchanged, because their sizes are needed after the pass."""
         return inputs
 
     def predict(self, x: list[Inputs]) -> list[tuple[np.ndarray, bool]]:
-        """The images of each request, computed in one pass."""
+        """Returns the images of each request, computed in one pass."""
         z, class_id, png = zip(*x, strict=True)
         images = self._model.images(np.concatenate(z), np.concatenate(class_id))
         ends = np.cumsum([len(each) for each in z])
         return list(zip(np.split(images, ends[:-1]), png, strict=True))
 
     def unbatch(self, output: list[tuple[np.ndarray, bool]]) -> list[tuple[np.ndarray, bool]]:
-        """One answer for each request."""
+        """Returns one answer for each request."""
         return output
 
     def encode_response(self, output: tuple[np.ndarray, bool]) -> Response:
-        """The answer's body."""
+        """Returns the body of an answer."""
         images, png = output
         content = pack(encode_pngs(images)) if png else images.tobytes()
         return Response(content, media_type="application/octet-stream")
 
 
 def main() -> None:
-    """Serves until told to stop."""
+    """Serves until it is stopped."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)
     server = litserve.LitServer(

@@ -1,12 +1,12 @@
 """The generator as two models of MLServer: pixels, and PNG.
 
-`settings.json` has two parallel workers, and `debug` off, which would log every call; the
-`model-settings.json` of each model switch adaptive batching on. Batches are formed in the main
-process and go to the workers in turn. A batch is waited for even by a lonely request, and cannot be
-had without, so the time is short.
+`settings.json` sets two parallel workers and disables `debug`, which would log every call. The
+`model-settings.json` of each model enables adaptive batching. The main process forms the batches
+and sends them to the workers in turn. Even a single request waits for a batch, and this cannot be
+disabled, so the time is short.
 
-Answers are of the type BYTES, one element for each image: MLServer keeps numbers as Python lists
-and packs them one by one, and bytes as they are.
+Answers have the type BYTES, with one element for each image. MLServer stores numbers as Python
+lists and packs them one by one, but leaves bytes unchanged.
 """
 
 import numpy as np
@@ -25,14 +25,14 @@ class Pixels(MLModel):
         return True
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
-        """Computes one batch; nothing else waits for this worker's loop meanwhile."""
+        """Computes one batch. It may block the loop of this worker, which does nothing else."""
         inputs = {each.name: NumpyCodec.decode_input(each) for each in payload.inputs}
         data = self.encoded(self._model.images(inputs["z"], inputs["class_id"]))
         output = ResponseOutput(name="image", shape=[len(data), 1], datatype="BYTES", data=data)
         return InferenceResponse(model_name=self.name, outputs=[output])
 
     def encoded(self, images: np.ndarray) -> list[bytes]:
-        """One element of the answer for each image."""
+        """Returns one element of the answer for each image."""
         return [image.tobytes() for image in images]
 
 
@@ -40,5 +40,5 @@ class Pngs(Pixels):
     """PNG files."""
 
     def encoded(self, images: np.ndarray) -> list[bytes]:
-        """One element of the answer for each image."""
+        """Returns one element of the answer for each image."""
         return encode_pngs(images)

@@ -1,8 +1,8 @@
 """The generator as two models of Triton, bound by PyTriton: pixels, and PNG.
 
-Two inference callables for each model are two instances in Triton's words, each served by a thread
-of this process; Triton hands them batches. The batcher waits for nobody, which is Triton's own
-advice to begin with: while both instances compute, the next batches grow.
+Each model has two inference callables, which Triton calls instances. A thread of this process
+serves each of them, and Triton sends them batches. The batcher does not wait, as Triton recommends
+at first: while both instances compute, the next batches grow.
 """
 
 import argparse
@@ -18,11 +18,11 @@ from pytriton.model_config import DynamicBatcher, ModelConfig, Tensor
 from pytriton.triton import Triton, TritonConfig
 
 INSTANCES = 2
-# The second instance asks the first for its settings while that one may not listen yet, and then
-# the model is given up (as in pytriton issue 109). So they start one after the other.
+# If the second instance requests its settings before the first one listens, the model fails (as in
+# pytriton issue 109). Therefore they start one after the other.
 os.environ["TRITON_PARALLEL_INSTANCE_LOADING"] = "0"
-# As PyTriton's manual says of Pythons that the system did not bring: Triton's process must find the
-# libpython of this one, or it takes one of another release.
+# PyTriton's manual requires this for Pythons that are not part of the system: otherwise Triton's
+# process uses the libpython of another release.
 os.environ["LD_LIBRARY_PATH"] = sysconfig.get_config_var("LIBDIR")
 
 
@@ -53,7 +53,7 @@ class Pngs(Pixels):
 
 
 def main() -> None:
-    """Serves until told to stop."""
+    """Serves until it is stopped."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--grpc-port", type=int, required=True)
     parser.add_argument("--http-port", type=int, required=True)

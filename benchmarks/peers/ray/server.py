@@ -1,7 +1,7 @@
 """The generator behind Ray Serve.
 
-Two replicas of one core each form their own batches while the pass before them runs, in a thread
-each, off their event loops. Nobody is waited for: the batch is what has queued meanwhile.
+There are two replicas with one core each. Each forms its own batches while the previous pass runs
+in a thread, off the event loop. A batch does not wait: it contains what was queued meanwhile.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 REPLICAS = 2
-# Which would lie in /tmp, for all who run it there.
+# By default it is in /tmp, which all users of the machine share.
 HAPROXY_FILES = {
     "CONFIG_FILE_LOC": "haproxy.cfg",
     "SOCKET_PATH": "admin.sock",
@@ -38,7 +38,7 @@ HAPROXY_FILES = {
     logging_config=LoggingConfig(enable_access_log=False, log_level="WARNING"),
 )
 class Images:
-    """What a replica does."""
+    """The deployment that a replica runs."""
 
     def __init__(self) -> None:
         self._model = PictureModel()
@@ -52,16 +52,16 @@ class Images:
 
     @serve.batch(max_batch_size=64, batch_wait_timeout_s=0)
     async def raw(self, bodies: list[bytes]) -> list[bytes]:
-        """Raw pixels."""
+        """Returns raw pixels."""
         return [images.tobytes() for images in await self._compute(bodies)]
 
     @serve.batch(max_batch_size=64, batch_wait_timeout_s=0)
     async def png(self, bodies: list[bytes]) -> list[bytes]:
-        """PNG files."""
+        """Returns PNG files."""
         return [pack(encode_pngs(images)) for images in await self._compute(bodies)]
 
     async def _compute(self, bodies: list[bytes]) -> list[np.ndarray]:
-        """The images of each request, computed in one pass."""
+        """Returns the images of each request, computed in one pass."""
         z, class_id = unpack(b"".join(bodies), self._model.z_dim)
         images = await asyncio.get_running_loop().run_in_executor(
             self._thread, self._model.images, z, class_id
@@ -71,7 +71,7 @@ class Images:
 
 
 def main() -> None:
-    """Serves until told to stop."""
+    """Serves until it is stopped."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)
     options = parser.parse_args()
