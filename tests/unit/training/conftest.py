@@ -41,7 +41,7 @@ def _one_thread():
 def _quick_and_steady(monkeypatch):
     """Statistics of tiny networks need no 10,240 images, and a commit may come between two runs."""
     monkeypatch.setattr(health, "RECALIBRATION_BATCHES", 1)
-    monkeypatch.setattr(provenance, "code_revision", lambda: "0123abc+")
+    monkeypatch.setattr(provenance, "read_code_revision", lambda: "0123abc+")
 
 
 @pytest.fixture(autouse=True)

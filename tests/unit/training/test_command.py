@@ -135,7 +135,7 @@ def test_one_class_trains(tmp_path, caplog):
     data = pictures(tmp_path / "pets", ["cat"], 9)
     run = tmp_path / "run"
     assert train(run, "--dataset", data, "--mismatch-weight", "1", "--images", "8") == 0
-    assert "recipe mnist is told classes, and there is only one" in caplog.text
+    assert "recipe mnist is class-conditional, and there is only one class" in caplog.text
 
 
 def test_dry_run_tells_missing_test_pictures(tmp_path, capsys):
@@ -221,7 +221,7 @@ def test_options_are_written_in_full(tmp_path, capsys, digits):
     assert written["device"] == "cpu"
     assert written["threads"] == 1
     assert set(written["versions"]) == {"python", "torch", "numpy"}
-    assert written["code_revision"] == provenance.code_revision()
+    assert written["code_revision"] == provenance.read_code_revision()
 
 
 @pytest.mark.usefixtures("toy_mnist")

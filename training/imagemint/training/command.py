@@ -38,26 +38,25 @@ _INTERRUPTED = 130  # as the root command ends on Ctrl-C: a script must not expo
 
 
 class RunSettings(BaseModel):
-    """What every training run takes besides the options of its recipe."""
+    """Settings of every training run, besides the options of its recipe."""
 
     model_config = ConfigDict(use_attribute_docstrings=True, allow_inf_nan=False)
 
     out: Path
     """Directory of the run; created when missing."""
     data: Path | None = None
-    """Folder that holds the data sets; absent, the user's cache, filled by download."""
+    """Folder of the data sets. Default: the user's cache, filled by download."""
     dry_run: bool = False
-    """Show what would be done: every option, classes with their counts, splits, image shape,
-    device, what looks wrong with the data, and the expected time, measured on a few steps. Nothing
-    is written."""
+    """Print the options, the classes with their counts, the image shape, the device, problems of
+    the data, and the expected time, measured on a few steps. Write nothing."""
     quiet: bool = False
-    """No progress bar."""
+    """Show no progress bar."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to train; auto takes the GPU when there is one."""
+    """Device to train on. auto: a GPU if there is one."""
 
 
 class TrainGenerator(RunSettings, DataOptions):
-    """What a run of any generator's recipe takes besides the options of the recipe."""
+    """Settings of a generator's run, besides the options of its recipe."""
 
     recipe_type: ClassVar[type["Recipe"]]
 
@@ -65,11 +64,11 @@ class TrainGenerator(RunSettings, DataOptions):
     """Data set by name, or a folder or file: pictures in folders of their classes, or listed by a
     CSV or JSON Lines file, Parquet files, tar shards. Default: that of the recipe."""
     size: int | None = Field(default=None, ge=8)
-    """Height and width that images are scaled and cropped to; absent, as the data set has them."""
+    """Height and width that images are scaled and cropped to. Default: those of the data set."""
     channels: Literal[1, 3] | None = None
-    """1 for gray, 3 for RGB; absent, as the data set has them."""
+    """1 for gray, 3 for RGB. Default: as the data set has them."""
     per_class: int | None = Field(default=None, ge=1)
-    """Only so many images of each class, for work with few data; absent, all."""
+    """Number of images of each class, for experiments with few data. Default: all."""
     classifier: Path | None = None
     """Directory of a classifier that `imagemint train mnist-classifier` or another wrote. With it
     the log has the quality of 5,000 images at every checkpoint: Frechet distance as a multiple of
@@ -80,8 +79,8 @@ class TrainGenerator(RunSettings, DataOptions):
     log_interval: int = Field(default=6_400, ge=1)
     """Images between two rows of the log."""
     snapshot_interval: int | None = Field(default=None, ge=1)
-    """Images between two checkpoints, each with a grid of samples; absent, as the recipe has it:
-    60,000, an epoch, in vanilla-mnist, 64,000 elsewhere."""
+    """Images between two checkpoints, each with a grid of samples. Default: that of the recipe, an
+    epoch of 60,000 for vanilla-mnist and 64,000 for the others."""
     collapse_grace: int | None = Field(default=None, ge=0)
     """Images before mode collapse is judged. Default: the recipe's own, 1,800,000 for vanilla-mnist
     and 128,000 for the others."""
@@ -89,23 +88,22 @@ class TrainGenerator(RunSettings, DataOptions):
     """Images for which a collapse has to last to end the run; until then it is a warning. Default:
     the recipe's own, 1,800,000 for vanilla-mnist and 256,000 for the others."""
     divergence_factor: float = Field(default=100.0, gt=1, allow_inf_nan=True)
-    """Losses so many times as large as they used to be, though finite, are a divergence;
-    inf: none ever is."""
+    """A run diverges when its losses exceed their usual size by this factor. inf: never."""
     rollbacks: int = Field(default=0, ge=0)
-    """How often a run that diverged or collapsed may go back to its last good checkpoint, and on
-    from there with half the step size and another order of the data; then it fails."""
+    """How often a run that diverged or collapsed may continue from its last good checkpoint, with
+    half the learning rate and another order of the data, before it fails."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of the layers that multiply; auto is that of the checkpoint on --resume, else bf16 on a GPU
-    that computes in it and fp32 elsewhere. Weights are float32 in any case."""
+    """Precision of convolutions and dense layers. auto: that of the checkpoint with --resume, else
+    bf16 on a GPU that supports it, else fp32. Weights are always float32."""
     compile_: bool = Field(default=False, alias="compile")
-    """Let PyTorch compile the passes; it takes a C++ compiler on a CPU, and a minute or more."""
+    """Compile the passes with PyTorch. On a CPU this needs a C++ compiler, and a minute or more."""
     processes: int = Field(default=1, ge=1)
-    """Processes on this machine that share every batch, each with a GPU of its own, or the CPU."""
+    """Processes on this machine that share each batch. Each has its own GPU, or the CPU."""
     nodes: int = Field(default=1, ge=1)
-    """Machines, each with so many processes; the environment says how they meet."""
+    """Machines, each with this number of processes. The environment tells how they connect."""
 
     def run(self) -> int:
-        """Trains, or says what it would do."""
+        """Trains, or prints what it would do."""
         if self.compile_ and self.processes * self.nodes > 1:
             raise ProcessesError(
                 "--compile is for one process: statistics that several work out together are"
@@ -274,12 +272,12 @@ class TrainGenerator(RunSettings, DataOptions):
 
 
 class TrainClassifier(RunSettings, DataOptions):
-    """What training a classifier takes besides the options of its recipe."""
+    """Settings of a classifier's training, besides the options of its recipe."""
 
     recipe_type: ClassVar[type["ClassifierRecipe"]]
 
     def run(self) -> int:
-        """Trains, writes ``classifier.safetensors`` and ``classifier.json``, says the accuracy."""
+        """Trains, writes the weights and ``classifier.json``, and prints the latter."""
         from imagemint.training.classifier.training import (  # noqa: PLC0415 - torch
             preview,
             train_classifier,
@@ -306,7 +304,7 @@ class ListRecipes(BaseModel):
     """Shows every recipe: data set, expected time and recorded quality."""
 
     def run(self) -> int:
-        """Prints a table; nothing in it is invented, what was never measured says so."""
+        """Prints a table of what was recorded; the rest is marked."""
         from imagemint.training.recipes.results import table  # noqa: PLC0415 - rarely asked for
 
         print(table())  # noqa: T201 - the command's answer
@@ -342,38 +340,39 @@ class Train(BaseModel):
 
 
 class Evaluate(DataOptions):
-    """Measures a trained run, or images somebody generated, against the real test set."""
+    """Measures a trained run, a bundle, a server or a set of images against the real test set."""
 
     model_config = ConfigDict(use_attribute_docstrings=True, allow_inf_nan=False)
 
     source: CliPositionalArg[str]
     """Run, checkpoint, bundle, folder of pictures or .npz of `imagemint generate`, or
-    grpc://HOST:PORT/MODEL[@VERSION]. Classes of pictures in a folder are told by a CSV there, by
-    their serial numbers, or by folders."""
+    grpc://HOST:PORT/MODEL[@VERSION]. The classes of pictures in a folder come from a CSV file
+    there, from their serial numbers, or from folders."""
     classifier: list[Path] = Field(default_factory=list)
     """Directory of a classifier that `imagemint train mnist-classifier` or another wrote. With
     several, images are judged by each; figures of the second and further ones have the name of its
     directory behind an @."""
     inception: Path | None = None
-    """Weights of the standard Inception network, whose features are then compared."""
+    """Weights of the standard Inception network. Its features are compared instead."""
     dataset: str | None = None
-    """Data set to compare with; absent, the one that the source learnt, else the classifier's."""
+    """Data set to compare with. Default: that of the source, else that of the classifier."""
     data: Path | None = None
-    """Folder that holds the data sets; absent, the user's cache, filled by download."""
+    """Folder of the data sets. Default: the user's cache, filled by download."""
     samples: int | None = Field(default=None, ge=100)
-    """Images of a seed, the classes in turn: 10,000, of Stacked MNIST 26,000; files are whole."""
+    """Images of each seed, with the classes in turn. Default: 10,000, or 26,000 of Stacked MNIST.
+    All images of a file are used."""
     seed: int = Field(default=0, ge=0, lt=2**64)
-    """Seed whose images are drawn."""
+    """First seed whose images are drawn."""
     seeds: int = Field(default=1, ge=1, le=100)
-    """So many seeds from there on; figures become their mean, with the standard deviation."""
+    """Number of seeds. Figures are their mean, with the standard deviation."""
     out: Path | None = None
-    """Folder for table and pictures; absent, `evaluation/` of a run, and for others nowhere."""
+    """Folder for table and pictures. Default: `evaluation/` of a run; none for other sources."""
     variant: str = "reference"
-    """Of a bundle, the graph that is measured: reference, auto as a server would, or its name."""
+    """Graph of a bundle that is measured: reference, auto (as a server chooses), or its name."""
     cache: bool = True
-    """Take the result of an earlier evaluation of the same weights by the same protocol."""
+    """Return the result of an earlier evaluation of the same weights by the same protocol."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute; auto takes the GPU when there is one."""
+    """Device to compute on. auto: a GPU if there is one."""
 
     @field_validator("classifier", mode="before")
     @classmethod

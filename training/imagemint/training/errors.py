@@ -12,7 +12,7 @@ TrainingError
 
 
 class TrainingError(Exception):
-    """Root of this part's errors; its text is written for the person who ran the command."""
+    """Root of the errors of training. The command prints the text as it is."""
 
 
 class DatasetError(TrainingError):

@@ -67,7 +67,7 @@ class TrainedGenerator:
     captions: Captions | None = None
 
 
-def _described(run: Path) -> tuple[Path, dict[str, Any], Recipe]:
+def _read_description(run: Path) -> tuple[Path, dict[str, Any], Recipe]:
     """The newest checkpoint below ``run``, or that very one, its JSON and its recipe."""
     checkpoint = run if (run / "checkpoint.json").is_file() else latest_checkpoint(run)
     about = read_description(checkpoint)
@@ -91,7 +91,7 @@ def read_discriminator(run: Path, num_classes: int) -> Discriminator:
     Raises:
         CheckpointError: as `read_generator`, or D was built for another number of classes.
     """
-    checkpoint, about, recipe = _described(run)
+    checkpoint, about, recipe = _read_description(run)
     shape = Shape(num_classes, about["image_size"], about["image_channels"])
     with torch.random.fork_rng():
         D = recipe.discriminator(shape)
@@ -109,7 +109,7 @@ def read_generator(run: Path) -> TrainedGenerator:
     Raises:
         CheckpointError: no checkpoint, damaged, or of a recipe or options this code does not know.
     """
-    checkpoint, about, recipe = _described(run)
+    checkpoint, about, recipe = _read_description(run)
     labels = tuple(about["class_labels"])
     shape = Shape(len(labels), about["image_size"], about["image_channels"])
     with torch.random.fork_rng():  # whoever reads a generator finds the random state as it was

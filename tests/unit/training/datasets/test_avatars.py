@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from imagemint.training.datasets import few_of_each, load_dataset
+from imagemint.training.datasets import load_dataset, select_per_class
 from imagemint.training.datasets.avatar_captions import caption_of
 from imagemint.training.datasets.avatars import NONE, STYLES, VALUES, frequencies, load_bare
 from imagemint.training.errors import DatasetError
@@ -102,7 +102,7 @@ def test_rows_keep_their_attributes(toy_people):
     """A few images of each class keep the attributes of their rows."""
     people = [PLAIN | {"skin": skin} for skin in VALUES["skin"]]
     data = load_dataset("avatars64", "test", toy_people([8] * len(people), people))
-    few = few_of_each(replace(data, class_labels=tuple(HEADS[8:9]), labels=0 * data.labels), 3)
+    few = select_per_class(replace(data, class_labels=tuple(HEADS[8:9]), labels=0 * data.labels), 3)
     skin = {it.name: it for it in few.attributes}["skin"]
     told = [
         f"{skin.values[code]} skin" in text

@@ -3,7 +3,7 @@
 import pytest
 
 from imagemint.training.datasets import load_dataset, read_labels_file
-from imagemint.training.datasets.classes import MISSING, number_classes, sorted_names
+from imagemint.training.datasets.classes import MISSING, number_classes, sort_names
 from imagemint.training.errors import DatasetError
 
 
@@ -18,7 +18,7 @@ from imagemint.training.errors import DatasetError
 )
 def test_numbers_in_names_are_sorted_by_value(names, order):
     """Names are distinct and in natural order."""
-    assert sorted_names(names) == order
+    assert sort_names(names) == order
 
 
 @pytest.mark.parametrize(

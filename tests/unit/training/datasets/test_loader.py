@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def no_room(monkeypatch):
     """A device with room for one byte less than the toy digits take."""
-    monkeypatch.setattr(loader, "room_on", lambda _: 40 * 28 * 28 - 1)
+    monkeypatch.setattr(loader, "measure_free_bytes", lambda _: 40 * 28 * 28 - 1)
 
 
 def batches(digits, positions=((0, 16), (16, 16), (32, 16), (8, 4)), processes=None):
@@ -63,7 +63,7 @@ def test_what_does_not_fit_is_sent(digits, monkeypatch):
     """Images that stay with the host give the same batches, also when asked out of turn."""
     fed, sent = batches(digits)
     assert not fed.on_device
-    monkeypatch.setattr(loader, "room_on", lambda _: 40 * 28 * 28)
+    monkeypatch.setattr(loader, "measure_free_bytes", lambda _: 40 * 28 * 28)
     fed, kept = batches(digits)
     assert fed.on_device
     assert same(sent, kept)
@@ -86,7 +86,7 @@ def test_next_batch_is_sent_ahead(digits):
 @pytest.mark.parametrize("room", [True, False], ids=["kept", "sent"])
 def test_processes_share_a_batch(digits, room, monkeypatch):
     """The parts of the processes, in the order of their ranks, are the batch of one."""
-    monkeypatch.setattr(loader, "room_on", lambda _: float("inf") if room else 0)
+    monkeypatch.setattr(loader, "measure_free_bytes", lambda _: float("inf") if room else 0)
     _, whole = batches(digits)
     parts = []
     for rank in (0, 1):
@@ -107,7 +107,7 @@ def test_processes_share_a_batch(digits, room, monkeypatch):
 def test_run_does_not_depend_on_room(train, tmp_path, left_behind, monkeypatch):
     """A whole run with images that do not fit leaves what one leaves whose images do."""
     with monkeypatch.context() as patch:
-        patch.setattr(loader, "room_on", lambda _: 0)
+        patch.setattr(loader, "measure_free_bytes", lambda _: 0)
         train(tmp_path / "sent", images=32)
     train(tmp_path / "kept", images=32)
     name = f"checkpoints/{32:010d}/state.safetensors"

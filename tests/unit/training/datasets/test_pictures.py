@@ -7,7 +7,13 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from imagemint.training.datasets.pictures import Shape, Stack, decoded, fitted, reshaped
+from imagemint.training.datasets.pictures import (
+    Shape,
+    Stack,
+    decode_picture,
+    fit_picture,
+    reshape_images,
+)
 from imagemint.training.errors import DatasetError
 
 
@@ -20,7 +26,7 @@ def encoded(picture, form="PNG", **options):
 
 def test_transparency_is_laid_on_white():
     """What lies under full transparency does not show."""
-    picture = decoded(encoded(Image.new("RGBA", (2, 2), (200, 0, 0, 0))))
+    picture = decode_picture(encoded(Image.new("RGBA", (2, 2), (200, 0, 0, 0))))
     assert (picture.mode, picture.getpixel((0, 0))) == ("RGB", (255, 255, 255))
 
 
@@ -64,7 +70,7 @@ PGM = b"P5\n16 4\n65535\n" + (RAMP.astype(">u2") * 257).tobytes()
 )
 def test_levels_are_kept(content, mode):
     """A ramp from black to white stays one, whatever the depth in which it is stored."""
-    picture = decoded(content)
+    picture = decode_picture(content)
     assert picture.mode == mode
     assert np.asarray(picture.convert("L"))[0].tolist() == RAMP[0].tolist()
 
@@ -81,12 +87,12 @@ def test_levels_are_kept(content, mode):
 def test_levels_without_scale_are_refused(values, text):
     """Values that do not tell what is white are named, not clipped."""
     with pytest.raises(DatasetError, match=text):
-        decoded(encoded(Image.fromarray(values), "TIFF"))
+        decode_picture(encoded(Image.fromarray(values), "TIFF"))
 
 
 def test_gray_transparency_is_laid_on_white():
     """Gray under full transparency is white, and stays gray."""
-    picture = decoded(encoded(Image.new("LA", (2, 2), (70, 0))))
+    picture = decode_picture(encoded(Image.new("LA", (2, 2), (70, 0))))
     assert (picture.mode, picture.getpixel((0, 0))) == ("L", 255)
 
 
@@ -105,14 +111,14 @@ def test_picture_stands_upright(form, mode):
     """A photograph taken sideways is turned as its EXIF says, in every format that has EXIF."""
     exif = Image.Exif()
     exif[0x0112] = 6
-    assert decoded(encoded(Image.new(mode, (4, 2)), form, exif=exif)).size == (2, 4)
+    assert decode_picture(encoded(Image.new(mode, (4, 2)), form, exif=exif)).size == (2, 4)
 
 
 def test_xmp_orientation_is_heeded():
     """Some tools write the orientation into XMP instead."""
     info = PngInfo()
     info.add_itxt("XML:com.adobe.xmp", '<rdf:Description tiff:Orientation="6"/>')
-    assert decoded(encoded(Image.new("RGB", (4, 2)), pnginfo=info)).size == (2, 4)
+    assert decode_picture(encoded(Image.new("RGB", (4, 2)), pnginfo=info)).size == (2, 4)
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF"])
@@ -120,14 +126,14 @@ def test_truncated_picture_is_named(form):
     """Half a picture is none, in any format."""
     content = encoded(Image.effect_noise((64, 64), 90), form)
     with pytest.raises(DatasetError, match="unreadable picture"):
-        decoded(content[: len(content) // 2])
+        decode_picture(content[: len(content) // 2])
 
 
 def test_bomb_is_named(monkeypatch):
     """A picture of more pixels than Pillow thinks safe is refused."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(DatasetError, match=r"unreadable picture .*bomb"):
-        decoded(encoded(Image.new("L", (50, 50))))
+        decode_picture(encoded(Image.new("L", (50, 50))))
 
 
 @pytest.mark.parametrize(
@@ -135,7 +141,7 @@ def test_bomb_is_named(monkeypatch):
 )
 def test_stored_colours_decide(mode, becomes):
     """Gray stays gray, everything else is RGB."""
-    assert decoded(encoded(Image.new(mode, (2, 2)))).mode == becomes
+    assert decode_picture(encoded(Image.new(mode, (2, 2)))).mode == becomes
 
 
 def test_colour_may_come_late():
@@ -151,7 +157,7 @@ def test_longer_side_is_cropped():
     """The shorter side is scaled, the longer one loses both ends alike."""
     wide = np.zeros((4, 12, 3), np.uint8)
     wide[:, 4:8] = 240
-    picture = np.asarray(fitted(Image.fromarray(wide), Shape(4, 1)))
+    picture = np.asarray(fit_picture(Image.fromarray(wide), Shape(4, 1)))
     assert picture.shape == (4, 4)
     assert (picture == 240).all()
 
@@ -163,7 +169,7 @@ def test_longer_side_is_cropped():
 def test_images_are_brought_to_a_shape(size, channels, shape):
     """28 becomes 32 or 64, gray becomes RGB of equal channels."""
     images = np.full((2, 28, 28, 1), 90, np.uint8)
-    found = reshaped(images, Shape(size, channels))
+    found = reshape_images(images, Shape(size, channels))
     assert (found.shape, found.dtype) == (shape, np.uint8)
     assert (found == 90).all()
 
@@ -171,7 +177,7 @@ def test_images_are_brought_to_a_shape(size, channels, shape):
 def test_fitting_images_are_left_alone():
     """Nothing is copied, let alone scaled, where the shape is right already."""
     images = np.zeros((2, 28, 28, 1), np.uint8)
-    assert reshaped(images, Shape(28, 1)) is images
+    assert reshape_images(images, Shape(28, 1)) is images
 
 
 @pytest.mark.parametrize(("size", "channels"), [(0, None), (-3, 1), (28, 2)])

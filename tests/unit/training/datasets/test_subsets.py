@@ -5,14 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from imagemint.training.datasets import few_of_each
+from imagemint.training.datasets import select_per_class
 from imagemint.training.errors import DatasetError
 
 
 def test_few_of_each_class(digits):
     """So many of each class are taken, with their labels and texts, in the order of the data."""
     told = replace(digits, texts=tuple(f"{row}" for row in range(len(digits))))
-    few = few_of_each(told, 2, seed=3)
+    few = select_per_class(told, 2, seed=3)
     rows = [int(text) for text in few.texts]
     assert np.bincount(few.labels).tolist() == [2] * 10
     assert rows == sorted(rows)
@@ -22,12 +22,12 @@ def test_few_of_each_class(digits):
 
 def test_draw_is_of_the_seed(digits):
     """One seed always draws the same, another one others, and fewer are among more."""
-    first, again, other = (few_of_each(digits, 2, seed=seed) for seed in (3, 3, 4))
+    first, again, other = (select_per_class(digits, 2, seed=seed) for seed in (3, 3, 4))
     assert np.array_equal(first.images, again.images)
     assert first.sha256 == again.sha256
     assert len({first.sha256, other.sha256, digits.sha256}) == 3
     assert not np.array_equal(first.images, other.images)
-    one = {image.tobytes() for image in few_of_each(digits, 1, seed=3).images}
+    one = {image.tobytes() for image in select_per_class(digits, 1, seed=3).images}
     assert one < {image.tobytes() for image in first.images}
 
 
@@ -35,4 +35,4 @@ def test_draw_is_of_the_seed(digits):
 def test_impossible_count_is_refused(digits, count):
     """A class that has fewer is named; none at all is no data set."""
     with pytest.raises(DatasetError, match=r"class '0' has 4 images|are none"):
-        few_of_each(digits, count)
+        select_per_class(digits, count)

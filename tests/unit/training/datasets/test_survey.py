@@ -5,11 +5,11 @@ import pytest
 
 from imagemint.training.datasets import LabelledImages
 from imagemint.training.datasets.sufficiency import (
-    classifier_steps,
-    evaluation_shortages,
-    shortages,
+    count_classifier_steps,
+    find_evaluation_shortages,
+    find_shortages,
 )
-from imagemint.training.datasets.survey import doubts, summarise
+from imagemint.training.datasets.survey import find_doubts, summarise
 from imagemint.training.errors import DatasetError
 
 
@@ -53,14 +53,14 @@ def test_summary_counts_everything():
 )
 def test_doubtful_data_are_told(found, text):
     """What looks wrong is said in a sentence."""
-    assert text in "; ".join(doubts(found))
+    assert text in "; ".join(find_doubts(found))
 
 
 def test_sound_data_raise_no_doubt():
     """Two classes of a usual size, each picture its own, are fine."""
-    assert doubts(data([40, 30])) == []
-    assert shortages(data([40, 30]), 64, by_class=True) == []
-    assert evaluation_shortages(data([600, 500])) == []
+    assert find_doubts(data([40, 30])) == []
+    assert find_shortages(data([40, 30]), 64, by_class=True) == []
+    assert find_evaluation_shortages(data([600, 500])) == []
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_sound_data_raise_no_doubt():
 )
 def test_shortages_are_told(counts, by_class, text):
     """What a run goes without, for want of pictures, is said before its first step."""
-    assert text in "; ".join(shortages(data(counts), 8, by_class=by_class))
+    assert text in "; ".join(find_shortages(data(counts), 8, by_class=by_class))
 
 
 @pytest.mark.parametrize(
@@ -88,13 +88,13 @@ def test_shortages_are_told(counts, by_class, text):
 )
 def test_evaluation_shortages_are_told(counts, text):
     """So is what an evaluation will lack."""
-    assert text in "; ".join(evaluation_shortages(data(counts, split="test")))
+    assert text in "; ".join(find_evaluation_shortages(data(counts, split="test")))
 
 
 def test_classifier_needs_a_batch():
     """Steps are whole batches, and fewer than one are refused with the way out."""
-    assert classifier_steps(45, 3, 128) == 1
+    assert count_classifier_steps(45, 3, 128) == 1
     with pytest.raises(
         DatasetError, match=r"45 training pictures in 2 .* --batch-size or --epochs"
     ):
-        classifier_steps(45, 2, 128)
+        count_classifier_steps(45, 2, 128)

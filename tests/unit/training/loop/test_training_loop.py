@@ -393,7 +393,7 @@ def test_code_revision_is_of_its_own_repository(monkeypatch, tmp_path):
     installed.write_bytes(Path(provenance.__file__).read_bytes())
     monkeypatch.undo()
     monkeypatch.setattr(provenance, "__file__", str(installed))
-    assert provenance.code_revision() == ""
+    assert provenance.read_code_revision() == ""
 
 
 def test_code_revision_names_a_commit(monkeypatch):

@@ -226,7 +226,7 @@ def test_pictures_of_a_pyramid_keep_their_differences(images):
     assert torch.equal(first[:, :3], second[:, :3])
     assert (second[:, 3:] - first[:, 3:]).mean() > 0.1
     assert torch.allclose(
-        view.distorted(other, lambda x, _: x, torch.zeros(1, COUNT)), other, atol=1e-5
+        view.distort_images(other, lambda x, _: x, torch.zeros(1, COUNT)), other, atol=1e-5
     )
 
 

@@ -15,8 +15,11 @@ from imagemint.training.classifier.networks import to_network
 from imagemint.training.classifier.progress import Progress
 from imagemint.training.classifier.recipes import ClassifierRecipe
 from imagemint.training.datasets import LabelledImages
-from imagemint.training.datasets.sufficiency import classifier_steps, evaluation_shortages
-from imagemint.training.datasets.survey import doubts, summarise
+from imagemint.training.datasets.sufficiency import (
+    count_classifier_steps,
+    find_evaluation_shortages,
+)
+from imagemint.training.datasets.survey import find_doubts, summarise
 from imagemint.training.errors import DatasetError
 from imagemint.training.rng import ShuffledOrder, Stream, generator_at
 
@@ -31,8 +34,8 @@ def preview(
     """
     return {
         "data": summarise(train, test) | {"remarks": list(train.remarks)},
-        "warnings": [*doubts(train), *evaluation_shortages(test)],
-        "steps": classifier_steps(len(train), recipe.epochs, recipe.batch_size),
+        "warnings": [*find_doubts(train), *find_evaluation_shortages(test)],
+        "steps": count_classifier_steps(len(train), recipe.epochs, recipe.batch_size),
     }
 
 
@@ -47,7 +50,7 @@ def train_classifier(
 ) -> dict[str, Any]:
     """Trains, writes ``classifier.safetensors`` and ``classifier.json``, and returns the latter.
 
-    The test set plays no part in training and picks no checkpoint; it is measured once, at the end.
+    The test set is measured once, at the end. It does not decide anything.
     A training that was interrupted continues from its last epoch, if recipe and data are the same.
 
     Raises:
@@ -57,7 +60,7 @@ def train_classifier(
     channels = train.images.shape[-1]
     if train.class_labels != test.class_labels:
         raise DatasetError(f"{train.name} and {test.name} have different classes")
-    steps = classifier_steps(len(train), recipe.epochs, recipe.batch_size)
+    steps = count_classifier_steps(len(train), recipe.epochs, recipe.batch_size)
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         model = recipe.network(len(train.class_labels), channels)
@@ -127,14 +130,14 @@ def augment(x: Tensor, recipe: ClassifierRecipe, step: int) -> Tensor:
     if recipe.shift:
         count = len(x) if recipe.each_apart else 1
         offsets = rng.integers(0, 2 * recipe.shift + 1, size=(count, 2))
-        x = _translated(x, recipe.shift, torch.from_numpy(offsets), recipe.background)
+        x = _translate(x, recipe.shift, torch.from_numpy(offsets), recipe.background)
     if recipe.mirror:
         turned = torch.from_numpy(rng.integers(0, 2, size=len(x))).bool()[:, None, None, None]
         x = torch.where(turned, x.flip(3), x)
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def _translated(x: Tensor, most: int, offsets: Tensor, background: float) -> Tensor:
+def _translate(x: Tensor, most: int, offsets: Tensor, background: float) -> Tensor:
     """Cuts windows at ``offsets`` [1 or N, 2] out of the batch with a margin around it."""
     height, width = x.shape[2:]
     padded = F.pad(x, (most, most, most, most), value=background)

@@ -9,7 +9,7 @@ from imagemint.training.datasets.listing import Reading
 from imagemint.training.datasets.parquet import parse_image_parquet
 from imagemint.training.datasets.registry import DATASETS, IMAGE_SHAPES, load_dataset
 from imagemint.training.datasets.stacked import stack_digits
-from imagemint.training.datasets.subsets import few_of_each
+from imagemint.training.datasets.subsets import select_per_class
 
 __all__ = [
     "DATASETS",
@@ -18,11 +18,11 @@ __all__ = [
     "Reading",
     "Split",
     "cache_directory",
-    "few_of_each",
     "load_dataset",
     "load_folder",
     "parse_idx",
     "parse_image_parquet",
     "read_labels_file",
+    "select_per_class",
     "stack_digits",
 ]

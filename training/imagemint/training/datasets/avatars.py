@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from imagemint.training.datasets.download import Source, read_source
 from imagemint.training.datasets.images import Attribute, LabelledImages, Split
 from imagemint.training.datasets.parquet import parse_image_parquet
-from imagemint.training.datasets.pictures import decoded
+from imagemint.training.datasets.pictures import decode_picture
 from imagemint.training.errors import DatasetError
 
 NAME = "avatars64"
@@ -175,7 +175,7 @@ def load_avatars64(split: Split, data: Path | None) -> LabelledImages:
 
 
 def load_bare(split: Split, data: Path | None) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-    """Returns the people who wear glasses, drawn without them.
+    """Returns the people with glasses, drawn without them.
 
     Returns:
         Rows of the split int64 [M], in their order, and pictures uint8 [M, 64, 64, 3].
@@ -187,7 +187,7 @@ def load_bare(split: Split, data: Path | None) -> tuple[NDArray[np.int64], NDArr
     encoded = [it and it["bytes"] for it in _columns(_content(split, data), name)["bare"]]
     rows = [row for row, it in enumerate(encoded) if it]
     try:
-        pictures = [np.asarray(decoded(encoded[row]).convert("RGB")) for row in rows]
+        pictures = [np.asarray(decode_picture(encoded[row]).convert("RGB")) for row in rows]
         return np.array(rows, np.int64), np.stack(pictures)
     except (DatasetError, ValueError) as error:  # unreadable; or of several sizes, or none
         raise DatasetError(f"{name}: column bare: {error}") from error

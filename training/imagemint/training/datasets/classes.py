@@ -25,14 +25,14 @@ def natural_key(text: str) -> tuple[list[str | int], str]:
     return parts, text
 
 
-def composed(text: str) -> str:
+def compose_name(text: str) -> str:
     """Returns a name in Unicode's composed form (NFC): one spelling for what looks the same."""
     return unicodedata.normalize("NFC", text)
 
 
-def sorted_names(names: Iterable[str]) -> tuple[str, ...]:
+def sort_names(names: Iterable[str]) -> tuple[str, ...]:
     """Returns distinct names in composed form and natural order."""
-    return tuple(sorted({composed(name) for name in names}, key=natural_key))
+    return tuple(sorted({compose_name(name) for name in names}, key=natural_key))
 
 
 def number_classes(
@@ -61,16 +61,18 @@ def number_classes(
     if known is None and told and not any(isinstance(value, str) for value in there):
         # A label out of range is refused by LabelledImages, which knows its row.
         return _as_array(cleaned), told
-    texts = {composed(str(value)) for value in there}
+    texts = {compose_name(str(value)) for value in there}
     names = known or told or _distinct(there)
-    index = {composed(name): label for label, name in enumerate(names)}
+    index = {compose_name(name): label for label, name in enumerate(names)}
     if known is not None and not texts <= index.keys() and _are_indices(texts, len(names)):
         return _as_array([None if value is None else int(value) for value in cleaned]), names
     for row, value in enumerate(cleaned):
-        if value is not None and composed(str(value)) not in index:
+        if value is not None and compose_name(str(value)) not in index:
             raise DatasetError(f"{place(row)}: {_stranger(str(value), names)}")
     return (
-        _as_array([None if value is None else index[composed(str(value))] for value in cleaned]),
+        _as_array(
+            [None if value is None else index[compose_name(str(value))] for value in cleaned]
+        ),
         names,
     )
 
@@ -92,7 +94,7 @@ def _distinct(values: Sequence[Label]) -> tuple[str, ...]:
     numbers = {value for value in values if isinstance(value, int)}
     if len(numbers) == len(set(values)):
         return tuple(str(number) for number in sorted(numbers))
-    return sorted_names(str(value) for value in values)
+    return sort_names(str(value) for value in values)
 
 
 def _as_array(values: Sequence[Label | None]) -> NDArray[np.int64]:

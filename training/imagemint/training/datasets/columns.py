@@ -93,7 +93,7 @@ def as_label(value: object, place: str) -> Label | None:
     raise DatasetError(f"{place} holds {value!r}, should hold one text or integer a row")
 
 
-def without_labels(columns: Sequence[str]) -> str:
+def describe_missing_labels(columns: Sequence[str]) -> str:
     """Returns what to say of a table in which no column of labels was found."""
     others = f"there are {', '.join(columns)}" if columns else "there is none"
     return (

@@ -82,7 +82,7 @@ def add_file(digest: "_Hash", path: Path) -> None:
             digest.update(block)
 
 
-def digest_of(contents: Iterable[bytes]) -> str:
+def compute_digest(contents: Iterable[bytes]) -> str:
     """Returns the SHA-256 of byte strings, one after the other, in hexadecimal."""
     digest = hashlib.sha256()
     for content in contents:
@@ -107,7 +107,7 @@ def _write_whole(path: Path, content: bytes) -> None:
         part.unlink(missing_ok=True)
 
 
-def _unzipped(content: bytes, place: object) -> bytes:
+def _unzip(content: bytes, place: object) -> bytes:
     if not content.startswith(b"\x1f\x8b"):
         return content
     try:
@@ -118,11 +118,11 @@ def _unzipped(content: bytes, place: object) -> bytes:
 
 def _content(published: bytes, source: Source, place: object, remedy: str) -> bytes:
     """Returns a file's content, unzipped, once its checksum is found to be right."""
-    content = published if source.packed else _unzipped(published, place)
+    content = published if source.packed else _unzip(published, place)
     found = hashlib.sha256(content).hexdigest()
     if source.sha256 is not None and found != source.sha256:
         what = "the file" if source.packed else "the unzipped content"
         raise DatasetError(
             f"{place}: SHA-256 of {what} is {found}, published is {source.sha256}; {remedy}"
         )
-    return _unzipped(content, place)
+    return _unzip(content, place)

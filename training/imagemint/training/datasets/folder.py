@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from imagemint.training.datasets.classes import composed, number_classes
+from imagemint.training.datasets.classes import compose_name, number_classes
 from imagemint.training.datasets.images import UNLABELLED, LabelledImages, Split
 from imagemint.training.datasets.listing import AS_IS, Listing, Reading, read_listing
-from imagemint.training.datasets.splits import chosen_split, remarks_on_splits, split_called
+from imagemint.training.datasets.splits import choose_split, describe_unused_splits, find_split_name
 from imagemint.training.datasets.tree import SUFFIXES, Folder, scan
 from imagemint.training.errors import DatasetError
 
@@ -61,9 +61,9 @@ def load_tree(
         raise DatasetError(f"{top.path}: no folder of the training split beside {_of(top.folders)}")
     train = unwrap(parts["train"]) if parts else top
     names = _class_names(train, reading)
-    part = chosen_split(parts, split)
-    chosen = train if part == "train" else _unwrapped_like(train, parts[part])
-    remarks = (*_remarks(tree, train, parts), *remarks_on_splits(parts), *remarks)
+    part = choose_split(parts, split)
+    chosen = train if part == "train" else _unwrap_like(train, parts[part])
+    remarks = (*_remarks(tree, train, parts), *describe_unused_splits(parts), *remarks)
     listing = _list(chosen, names, reading, base=tree.path, flat=not train.folders)
     undivided = split if parts.keys() <= {"train"} else None
     name = f"{tree.path.resolve().name}/{split}"
@@ -81,7 +81,7 @@ def split_folders(folder: Folder) -> dict[str, Folder]:
     """
     found: dict[str, Folder] = {}
     for each in folder.folders:
-        split = split_called(each.name)
+        split = find_split_name(each.name)
         if split in found:
             twins = f"both {found[split].name} and {each.name}"
             raise DatasetError(f"{folder.path}: {twins} are the {split} split")
@@ -101,10 +101,10 @@ def unwrap(folder: Folder) -> Folder:
     return inner if divided and not inner.pictures else folder
 
 
-def _unwrapped_like(train: Folder, other: Folder) -> Folder:
+def _unwrap_like(train: Folder, other: Folder) -> Folder:
     """Returns the folder of the same classes within another split."""
-    classes = {composed(each.name) for each in train.folders}
-    has_one = any(composed(each.name) in classes for each in other.folders)
+    classes = {compose_name(each.name) for each in train.folders}
+    has_one = any(compose_name(each.name) in classes for each in other.folders)
     return other if has_one else unwrap(other)
 
 
@@ -162,11 +162,11 @@ def _remarks(tree: Folder, train: Folder, parts: dict[str, Folder]) -> list[str]
         loose = _listed([path.name for path in train.pictures])
         said.append(f"left out beside the folders of classes: {loose}")
     if parts and len(parts) < len(tree.folders):
-        others = [each for each in tree.folders if split_called(each.name) is None]
+        others = [each for each in tree.folders if find_split_name(each.name) is None]
         said.append(f"not a split, left out: {_of(others)}")
     if train.bare:
         said.append(f"folders without pictures are no classes: {_listed(train.bare)}")
-    spelt = Counter(composed(each.name) for each in train.folders)
+    spelt = Counter(compose_name(each.name) for each in train.folders)
     twins = [name for name, count in spelt.items() if count > 1]
     if twins:
         said.append(f"folders whose names differ only in Unicode are one class: {_listed(twins)}")

@@ -7,7 +7,7 @@ import tarfile
 import numpy as np
 from numpy.typing import NDArray
 
-from imagemint.training.datasets.download import digest_of
+from imagemint.training.datasets.download import compute_digest
 from imagemint.training.datasets.images import LabelledImages, Split
 from imagemint.training.errors import DatasetError
 
@@ -72,5 +72,5 @@ def parse_cifar_binary(content: bytes, split: Split, place: str) -> LabelledImag
         images=np.ascontiguousarray(planes.transpose(0, 2, 3, 1)),
         labels=rows[:, 0].astype(np.int64),
         class_labels=tuple(names),
-        sha256=digest_of([content, split.encode()]),
+        sha256=compute_digest([content, split.encode()]),
     )

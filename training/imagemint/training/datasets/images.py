@@ -10,7 +10,7 @@ from imagemint.training.errors import DatasetError
 
 Split = Literal["train", "test"]
 UNLABELLED = ("all",)
-"""The one class of images that nobody divided into classes."""
+"""The class of all images of a data set without classes."""
 
 
 @dataclass(frozen=True)

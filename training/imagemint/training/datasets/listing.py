@@ -1,4 +1,4 @@
-"""Pictures that are listed with their labels, and the one place where all of them are decoded."""
+"""Lists of pictures with their labels, and the function that decodes them."""
 
 import hashlib
 import logging
@@ -19,7 +19,7 @@ from imagemint.training.datasets.pictures import (
     complain,
     decode_all,
 )
-from imagemint.training.datasets.splits import held_out
+from imagemint.training.datasets.splits import select_held_out
 from imagemint.training.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _NO_LABEL = DatasetError("no label")
 
 @dataclass(frozen=True)
 class Reading:
-    """How to read a data set that somebody brings.
+    """How to read a data set that is not a published one.
 
     Attributes:
         shape: what pictures are brought to. As stored, they must share one size.
@@ -87,14 +87,14 @@ def read_listing(
         listing: what to read.
         name: data set and split.
         reading: shape, strictness and threads.
-        undivided: the split to take of pictures that nobody divided. None: all pictures.
+        undivided: the split to take of pictures without splits. None: all pictures.
 
     Raises:
         DatasetError: no picture at all, pictures of several sizes, with ``strict`` a broken
             picture, or nothing but broken ones.
     """
     count = len(listing.labels)
-    rows = np.arange(count) if undivided is None else held_out(listing.labels, undivided)
+    rows = np.arange(count) if undivided is None else select_held_out(listing.labels, undivided)
     if not rows.size:
         raise DatasetError(_too_few(listing.place, count, undivided))
     wanted = np.zeros(count, bool)
@@ -145,7 +145,7 @@ def _too_few(place: str, count: int, undivided: Split | None) -> str:
     )
 
 
-def with_digest(data: LabelledImages, *parts: str) -> LabelledImages:
+def add_digest(data: LabelledImages, *parts: str) -> LabelledImages:
     """Returns the data with a digest that also covers ``parts``; the same data for none."""
     if not parts:
         return data

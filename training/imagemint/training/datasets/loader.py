@@ -14,7 +14,7 @@ from imagemint.training.rng import ShuffledOrder
 _SHARE_OF_FREE_MEMORY = 0.5
 
 
-def room_on(device: torch.device) -> float:
+def measure_free_bytes(device: torch.device) -> float:
     """Returns how many bytes of images may stay on a device: half of what is free on a GPU.
 
     On the CPU there is no limit, because the images are there anyway.
@@ -51,7 +51,7 @@ class ImageLoader:
         device: torch.device,
         processes: Distributed = SINGLE_PROCESS,
     ) -> None:
-        self.on_device = data.images.nbytes <= room_on(device)
+        self.on_device = data.images.nbytes <= measure_free_bytes(device)
         self._images = (_Kept if self.on_device else _Sent)(data.images, device)
         self._labels = torch.tensor(labels).to(device)
         self._order = ShuffledOrder(len(data), seed)

@@ -19,10 +19,10 @@ from imagemint.training.datasets import columns
 from imagemint.training.datasets.classes import Label, number_classes
 from imagemint.training.datasets.download import add_file
 from imagemint.training.datasets.images import UNLABELLED, LabelledImages, Split
-from imagemint.training.datasets.listing import AS_IS, Listing, Reading, read_listing, with_digest
+from imagemint.training.datasets.listing import AS_IS, Listing, Reading, add_digest, read_listing
 from imagemint.training.datasets.pictures import AS_STORED, Encoded
 from imagemint.training.datasets.shards import find_shards, shards_name
-from imagemint.training.datasets.splits import chosen_split, remarks_on_splits
+from imagemint.training.datasets.splits import choose_split, describe_unused_splits
 from imagemint.training.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def load_parquet_folder(
     tenth picture of each class. Classes without names are those of the training split.
 
     Args:
-        folder: where the files lie, or one file, which nobody divided.
+        folder: where the files lie, or one file, which has no splits.
         split: which part.
         reading: as for `parse_image_parquet`.
 
@@ -80,7 +80,7 @@ def load_parquet_folder(
     files = find_shards(folder, (".parquet",))
     if not files:
         return None
-    part = chosen_split(files, split)
+    part = choose_split(files, split)
     name = f"{shards_name(folder)}/{split}"
     shards = [_Shard(path, str(path), reading) for path in files[part]]
     known = None
@@ -88,7 +88,7 @@ def load_parquet_folder(
         training = [_Shard(path, str(path), reading) for path in files["train"]]
         known = _classes(training, str(folder), reading)[1]
     undivided = split if files.keys() == {"train"} else None
-    remarks = remarks_on_splits(files)
+    remarks = describe_unused_splits(files)
     return _read(shards, name, reading, known=known, undivided=undivided, remarks=remarks)
 
 
@@ -104,7 +104,7 @@ def _read(
     labels, names = _classes(shards, name, reading, known)
     if shards[0].label_column is None:
         others = [each for each in shards[0].schema.names if each != shards[0].image_column]
-        remarks = (*remarks, columns.without_labels(others))
+        remarks = (*remarks, columns.describe_missing_labels(others))
     digest = hashlib.sha256()
     for shard in shards:
         shard.add_to(digest)
@@ -123,7 +123,7 @@ def _read(
     if undivided is None:
         return data
     # Which rows are for testing was once counted without the broken ones.
-    return with_digest(data, undivided, *([f"{len(data.broken)} broken"] if data.broken else []))
+    return add_digest(data, undivided, *([f"{len(data.broken)} broken"] if data.broken else []))
 
 
 def _classes(

@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 _WORKERS = 4
 _NAMED = 3
-# Encoded pictures that are held at once: enough to keep the threads busy, and with photographs of
+# Encoded pictures in memory at once: enough to keep the threads busy, and with photographs of
 # several megabytes still a fraction of a gigabyte.
 _WINDOW = 32
 # Where Pillow finds an orientation, besides TIFF files, which it turns by itself. Parsing the EXIF
@@ -76,7 +76,7 @@ class Decoded:
     sha256: str = ""
 
 
-def decoded(encoded: bytes | None) -> Image.Image:
+def decode_picture(encoded: bytes | None) -> Image.Image:
     """Returns a picture in mode L or RGB, upright and opaque.
 
     It is turned as its EXIF says and laid on white where it is transparent. Gray stays gray, with
@@ -98,10 +98,10 @@ def decoded(encoded: bytes | None) -> Image.Image:
     except Exception as error:
         # Of broken files, Pillow's plugins raise whatever the broken field leads them to.
         raise DatasetError(f"unreadable picture ({error})") from error
-    return to_gray(upright, form) if is_deep(upright.mode) else _opaque(upright)
+    return to_gray(upright, form) if is_deep(upright.mode) else _lay_on_white(upright)
 
 
-def _opaque(picture: Image.Image) -> Image.Image:
+def _lay_on_white(picture: Image.Image) -> Image.Image:
     """Returns a picture as L or RGB, laid on white where it is transparent."""
     gray = picture.mode in {"1", "L", "LA", "La"}
     if picture.has_transparency_data:
@@ -115,7 +115,7 @@ def decode_all(
 ) -> Iterator[Decoded | DatasetError]:
     """Yields the pictures, or why one cannot be read, in the order given whatever ``workers``.
 
-    Few are held at once, so the sources may be longer than the memory is large.
+    Few are in memory at once, so the sources may exceed the memory.
     """
 
     def decode(source: Encoded) -> Decoded | DatasetError:
@@ -134,15 +134,15 @@ def _decode(source: Encoded, shape: Shape) -> Decoded:
     if isinstance(source, DatasetError):
         raise source
     if not isinstance(source, Path):
-        picture = decoded(source)
-        return Decoded(fitted(picture, shape), picture.size)
+        picture = decode_picture(source)
+        return Decoded(fit_picture(picture, shape), picture.size)
     try:
         content = source.read_bytes()
     except OSError as error:
         raise DatasetError(f"unreadable file ({error.strerror})") from error
-    picture = decoded(content)
+    picture = decode_picture(content)
     digest = hashlib.sha256(content).hexdigest()
-    return Decoded(fitted(picture, shape), picture.size, source, digest)
+    return Decoded(fit_picture(picture, shape), picture.size, source, digest)
 
 
 def complain(place: object, broken: list[str], count: int, *, strict: bool) -> None:
@@ -160,7 +160,7 @@ def complain(place: object, broken: list[str], count: int, *, strict: bool) -> N
     _log.warning("%s: %s; they are left out", place, said)
 
 
-def fitted(picture: Image.Image, shape: Shape) -> Image.Image:
+def fit_picture(picture: Image.Image, shape: Shape) -> Image.Image:
     """Returns a picture scaled, cropped and coloured as ``shape`` says."""
     if shape.size is not None and picture.size != (shape.size, shape.size):
         picture = ImageOps.fit(picture, (shape.size, shape.size), Image.Resampling.LANCZOS)
@@ -204,13 +204,13 @@ class Stack:
                 f" {self._images.shape[1:3]}; a size to bring them all to (--size) settles it"
             )
         if array.shape[-1] > self._images.shape[-1]:
-            self._images = self._coloured(self._images)
+            self._images = self._convert_colours(self._images)
         self._images[self._count] = array  # gray is broadcast to all channels
         self._count += 1
         self._least = np.minimum(self._least, stored_size)
         self._most = np.maximum(self._most, stored_size)
 
-    def _coloured(self, gray: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def _convert_colours(self, gray: NDArray[np.uint8]) -> NDArray[np.uint8]:
         images = np.empty((*gray.shape[:3], 3), np.uint8)
         images[: self._count] = gray[: self._count]
         return images
@@ -230,7 +230,7 @@ class Stack:
         return (f"stored sizes differ widely: {widths} pixels wide, {heights} high",)
 
 
-def reshaped(images: NDArray[np.uint8], shape: Shape) -> NDArray[np.uint8]:
+def reshape_images(images: NDArray[np.uint8], shape: Shape) -> NDArray[np.uint8]:
     """Returns images uint8 [N, H, W, C] brought to ``shape``; the same array if they have it."""
     height, width, channels = images.shape[1:]
     wanted = shape.channels or channels
@@ -240,5 +240,5 @@ def reshaped(images: NDArray[np.uint8], shape: Shape) -> NDArray[np.uint8]:
     stack = Stack(len(images))
     for row, image in enumerate(images):
         picture = Image.fromarray(image[..., 0] if channels == 1 else image)
-        stack.add(fitted(picture, shape), f"row {row}", picture.size)
+        stack.add(fit_picture(picture, shape), f"row {row}", picture.size)
     return stack.images()

@@ -13,7 +13,7 @@ import numpy as np
 from imagemint.training.datasets.avatars import load_avatars64
 from imagemint.training.datasets.download import (
     Source,
-    digest_of,
+    compute_digest,
     read_source,
     search_path,
 )
@@ -24,9 +24,9 @@ from imagemint.training.datasets.listing import Reading
 from imagemint.training.datasets.parquet import load_parquet_folder, parse_image_parquet
 from imagemint.training.datasets.pictures import Shape
 from imagemint.training.datasets.stacked import stack_digits
-from imagemint.training.datasets.subsets import brought_to, few_of_each
+from imagemint.training.datasets.subsets import bring_to_shape, select_per_class
 from imagemint.training.datasets.table_files import TABLES
-from imagemint.training.datasets.tables import load_tables, unused_tables
+from imagemint.training.datasets.tables import describe_unused_tables, load_tables
 from imagemint.training.datasets.tree import scan
 from imagemint.training.datasets.webdataset import TARS, load_webdataset
 from imagemint.training.errors import DatasetError
@@ -74,16 +74,16 @@ def load_dataset(
                 f"{name} has one meaning for labels and images; columns are for data sets of your"
                 " own, given by path"
             )
-        published = _renamed(DATASETS[name](split, data), class_labels)
-        found = brought_to(published, shape)
+        published = _rename_classes(DATASETS[name](split, data), class_labels)
+        found = bring_to_shape(published, shape)
     else:
         reading = Reading(shape, label_column, image_column, class_labels, strict)
         found = load_path(_path_of(name, data), split, reading)
-    return found if per_class is None else few_of_each(found, per_class, seed=subset_seed)
+    return found if per_class is None else select_per_class(found, per_class, seed=subset_seed)
 
 
 def load_path(path: Path, split: Split, reading: Reading) -> LabelledImages:
-    """Returns a split of a data set that somebody brings.
+    """Returns a split of a data set that is a folder or file.
 
     A folder holds Parquet files (see `load_parquet_folder`), pictures that a table lists (see
     `load_tables`) or that lie in folders of classes (see `load_folder`), or tar shards (see
@@ -106,7 +106,7 @@ def load_path(path: Path, split: Split, reading: Reading) -> LabelledImages:
         return found
     if reading.label_column is not None:
         raise DatasetError(f"{path}: no table has a column {reading.label_column!r} of labels")
-    return load_tree(tree, split, reading, remarks=unused_tables(tree))
+    return load_tree(tree, split, reading, remarks=describe_unused_tables(tree))
 
 
 def _load_file(path: Path, split: Split, reading: Reading) -> LabelledImages:
@@ -134,7 +134,7 @@ def _path_of(name: str, data: Path | None) -> Path:
     )
 
 
-def _renamed(data: LabelledImages, class_labels: tuple[str, ...] | None) -> LabelledImages:
+def _rename_classes(data: LabelledImages, class_labels: tuple[str, ...] | None) -> LabelledImages:
     """Returns a published data set with other names for its classes."""
     if class_labels is None or class_labels == data.class_labels:
         return data
@@ -193,7 +193,7 @@ def _load_mnist(split: Split, data: Path | None) -> LabelledImages:
         images=images[..., np.newaxis],
         labels=labels.astype(np.int64),
         class_labels=tuple(str(digit) for digit in range(10)),
-        sha256=digest_of(contents),
+        sha256=compute_digest(contents),
         license=_MNIST_LICENSE,
     )
 

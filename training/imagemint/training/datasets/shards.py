@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from imagemint.training.datasets.splits import first_word, split_called
+from imagemint.training.datasets.splits import extract_first_word, find_split_name
 from imagemint.training.datasets.tree import is_stray
 from imagemint.training.errors import DatasetError
 
@@ -27,8 +27,8 @@ def find_shards(folder: Path, suffixes: tuple[str, ...]) -> dict[str, list[Path]
         parts = path.relative_to(folder).parts
         if len(parts) > _DEEPEST or any(is_stray(part) for part in parts) or not path.is_file():
             continue
-        words = [first_word(path.name), *parts[:-1]]
-        found = (split for word in words if (split := split_called(word)))
+        words = [extract_first_word(path.name), *parts[:-1]]
+        found = (split for word in words if (split := find_split_name(word)))
         files.setdefault(next(found, "train"), []).append(path)
     for paths in files.values():
         homes = sorted({str(path.parent.relative_to(folder)) for path in paths})

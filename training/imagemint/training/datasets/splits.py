@@ -1,4 +1,4 @@
-"""What people call the splits of a data set, and how data that nobody divided are divided."""
+"""Usual names of splits, and how data without splits are divided."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -12,7 +12,7 @@ from imagemint.training.datasets.images import Split
 T = TypeVar("T")
 
 HELD_OUT = 10
-"""One picture in so many of each class is for testing, where nobody divided the data."""
+"""One picture in so many of each class is for testing, in data without splits."""
 SPLIT_NAMES: dict[str, str] = {
     "train": "train",
     "training": "train",
@@ -25,34 +25,34 @@ SPLIT_NAMES: dict[str, str] = {
 }
 
 
-def split_called(name: str) -> str | None:
+def find_split_name(name: str) -> str | None:
     """Returns the split that a file or folder of this name holds; None for any other name."""
     return SPLIT_NAMES.get(name.casefold())
 
 
-def first_word(name: str) -> str:
+def extract_first_word(name: str) -> str:
     """Returns the beginning of a file name, where shards tell their split: train-00000.tar."""
     return re.split(r"[-_.]", name)[0]
 
 
-def chosen_split(parts: Collection[str], split: Split) -> str:
+def choose_split(parts: Collection[str], split: Split) -> str:
     """Returns which of the parts of a data set to read for a split.
 
     Validation stands in where there is no test split. Where there is neither, the answer for
-    ``test`` is ``train``, of which `held_out` then takes a tenth.
+    ``test`` is ``train``, of which `select_held_out` then takes a tenth.
     """
     return next((part for part in (split, "validation") if part in parts), "train")
 
 
-def remarks_on_splits(parts: Mapping[str, T]) -> tuple[str, ...]:
+def describe_unused_splits(parts: Mapping[str, T]) -> tuple[str, ...]:
     """Returns what to say about parts that no split uses."""
     if {"test", "validation"} <= parts.keys():
         return ("the validation split is not used: the test split is for testing",)
     return ()
 
 
-def held_out(labels: NDArray[np.int64], split: Split) -> NDArray[np.int64]:
-    """Returns the rows of a split of data that nobody divided: int64, in order.
+def select_held_out(labels: NDArray[np.int64], split: Split) -> NDArray[np.int64]:
+    """Returns the rows of a split of data without splits: int64, in order.
 
     Every tenth picture of each class, in the order given, is for testing.
     """

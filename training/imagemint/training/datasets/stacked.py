@@ -1,12 +1,12 @@
 """Stacked MNIST: three digits, one in each colour channel, a thousand modes.
 
 Metz et al., "Unrolled Generative Adversarial Networks" (2017); Srivastava et al., "VEEGAN" (2017).
-Nobody publishes its pictures: every one is drawn from MNIST.
+Its pictures are not published; each is drawn from MNIST.
 """
 
 import numpy as np
 
-from imagemint.training.datasets.download import digest_of
+from imagemint.training.datasets.download import compute_digest
 from imagemint.training.datasets.images import LabelledImages
 
 STACK = 3
@@ -37,6 +37,6 @@ def stack_digits(digits: LabelledImages, count: int, seed: int = 0) -> LabelledI
             for green in digits.class_labels
             for blue in digits.class_labels
         ),
-        sha256=digest_of([f"{digits.sha256} {count} {seed}".encode()]),
+        sha256=compute_digest([f"{digits.sha256} {count} {seed}".encode()]),
         license=digits.license,
     )

@@ -1,16 +1,16 @@
-"""Fewer images of the same kind."""
+"""Selects images of each class, and converts their size and colours."""
 
 from dataclasses import replace
 
 import numpy as np
 
-from imagemint.training.datasets.download import digest_of
+from imagemint.training.datasets.download import compute_digest
 from imagemint.training.datasets.images import LabelledImages
-from imagemint.training.datasets.pictures import Shape, reshaped
+from imagemint.training.datasets.pictures import Shape, reshape_images
 from imagemint.training.errors import DatasetError
 
 
-def few_of_each(data: LabelledImages, count: int, *, seed: int = 0) -> LabelledImages:
+def select_per_class(data: LabelledImages, count: int, *, seed: int = 0) -> LabelledImages:
     """Returns ``count`` images of each class, drawn by ``seed``, in the order of the data.
 
     The draw of a class depends on nothing else, and a smaller count's is part of a larger one's.
@@ -36,13 +36,13 @@ def few_of_each(data: LabelledImages, count: int, *, seed: int = 0) -> LabelledI
         labels=data.labels[rows],
         texts=tuple(data.texts[row] for row in rows) if data.texts else (),
         attributes=tuple(attribute.at(rows) for attribute in data.attributes),
-        sha256=digest_of([f"{data.sha256} {count} of each, seed {seed}".encode()]),
+        sha256=compute_digest([f"{data.sha256} {count} of each, seed {seed}".encode()]),
     )
 
 
-def brought_to(data: LabelledImages, shape: Shape) -> LabelledImages:
+def bring_to_shape(data: LabelledImages, shape: Shape) -> LabelledImages:
     """Returns the data with its images scaled, cropped and coloured; itself where they fit."""
-    images = reshaped(data.images, shape)
+    images = reshape_images(data.images, shape)
     if images is data.images:
         return data
-    return replace(data, images=images, sha256=digest_of([f"{data.sha256} {shape}".encode()]))
+    return replace(data, images=images, sha256=compute_digest([f"{data.sha256} {shape}".encode()]))

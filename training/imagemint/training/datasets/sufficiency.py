@@ -1,6 +1,6 @@
-"""How many pictures each part of training and evaluation needs: the one place that knows.
+"""How many pictures each part of training and evaluation needs.
 
-What has too few either goes without, which is said before the first step, or is refused.
+A part with too few pictures is left out, with a warning before the first step, or refused.
 """
 
 from collections.abc import Sequence
@@ -21,8 +21,8 @@ STEADY = 1_000
 _SHOWN = 5
 
 
-def shortages(data: LabelledImages, batch_size: int, *, by_class: bool) -> list[str]:
-    """Returns what a run on these training pictures goes without, a sentence each.
+def find_shortages(data: LabelledImages, batch_size: int, *, by_class: bool) -> list[str]:
+    """Returns what a run leaves out for lack of training pictures, a sentence each.
 
     Args:
         data: training pictures.
@@ -51,8 +51,8 @@ def shortages(data: LabelledImages, batch_size: int, *, by_class: bool) -> list[
     return said
 
 
-def evaluation_shortages(test: LabelledImages) -> list[str]:
-    """Returns what ``imagemint evaluate`` can say little of with these test pictures."""
+def find_evaluation_shortages(test: LabelledImages) -> list[str]:
+    """Returns which figures of an evaluation are unreliable or missing, a sentence each."""
     said = []
     counts = np.bincount(test.labels, minlength=len(test.class_labels))
     empty = [test.class_labels[label] for label in np.flatnonzero(counts == 0)]
@@ -71,7 +71,7 @@ def evaluation_shortages(test: LabelledImages) -> list[str]:
     return said
 
 
-def classifier_steps(count: int, epochs: int, batch_size: int) -> int:
+def count_classifier_steps(count: int, epochs: int, batch_size: int) -> int:
     """Returns the steps of a classifier's training on so many pictures.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a data set holds and what looks wrong with it."""
+"""Summarises a data set and finds what looks wrong with it."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from imagemint.training.datasets import LabelledImages
-from imagemint.training.datasets.splits import HELD_OUT, split_called
+from imagemint.training.datasets.splits import HELD_OUT, find_split_name
 
 _SAMPLED = 2_000  # pictures that are compared with each other
 _ALIKE = 2.0  # levels: pictures whose pixels deviate less from their mean are nearly the same
@@ -37,7 +37,7 @@ def summarise(train: LabelledImages, test: LabelledImages | None) -> dict[str, A
     }
 
 
-def doubts(data: LabelledImages) -> list[str]:
+def find_doubts(data: LabelledImages) -> list[str]:
     """Returns what looks wrong with training pictures, a sentence each; none if nothing does."""
     return [*_doubtful_classes(data), *_doubtful_pictures(data)]
 
@@ -48,7 +48,7 @@ def _doubtful_classes(data: LabelledImages) -> list[str]:
     said = []
     if len(names) == 1:
         said.append(f"all {len(data)} pictures are of one class, {names[0]!r}")
-    splits = [name for name in names if split_called(name)]
+    splits = [name for name in names if find_split_name(name)]
     if splits:
         said.append(f"classes are called like splits: {_listed(splits)}")
     folded = Counter(name.casefold() for name in names)

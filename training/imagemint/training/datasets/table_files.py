@@ -84,7 +84,7 @@ def _ends(path: Path, ending: Sequence[str]) -> bool:
 def open_table(
     path: Path, index: PictureIndex, *, image_column: str | None, label_column: str | None
 ) -> Table | None:
-    """Returns a table with its columns told apart; None if no column names pictures.
+    """Returns a table with its columns identified; None if no column names pictures.
 
     Args:
         path: CSV with any usual delimiter, with or without a header; TSV; or JSON Lines.

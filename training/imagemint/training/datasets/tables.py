@@ -21,10 +21,10 @@ from imagemint.training.datasets.images import UNLABELLED, LabelledImages, Split
 from imagemint.training.datasets.listing import Listing, Reading, read_listing
 from imagemint.training.datasets.pictures import Encoded
 from imagemint.training.datasets.splits import (
-    chosen_split,
-    first_word,
-    remarks_on_splits,
-    split_called,
+    choose_split,
+    describe_unused_splits,
+    extract_first_word,
+    find_split_name,
 )
 from imagemint.training.datasets.table_files import TABLES, PictureIndex, Table, open_table
 from imagemint.training.datasets.tree import Folder
@@ -76,7 +76,7 @@ def load_tables(
     return _load(found, tree, index, split, reading) if found else None
 
 
-def unused_tables(tree: Folder) -> tuple[str, ...]:
+def describe_unused_tables(tree: Folder) -> tuple[str, ...]:
     """Returns what to say of the tables in a folder from which no labels were taken."""
     names = [path.name for path in _tables_in(tree)]
     if not names:
@@ -87,7 +87,7 @@ def unused_tables(tree: Folder) -> tuple[str, ...]:
 def _tables_in(tree: Folder) -> Iterator[Path]:
     """Yields the tables around classes and splits, and in the folders of splits."""
     top = unwrap(tree)
-    inner = [folder for folder in top.folders if split_called(folder.name)]
+    inner = [folder for folder in top.folders if find_split_name(folder.name)]
     for folder in [tree, *([] if top is tree else [top]), *inner]:
         for path in folder.others:
             # Competitions add a sample of what to hand in, whose labels are made up.
@@ -113,7 +113,7 @@ def _load(
             parts[row.split].append(row)
     if "train" not in parts:
         raise DatasetError(f"{tree.path}: the tables list no picture of the training split")
-    rows = parts[chosen_split(parts, split)]
+    rows = parts[choose_split(parts, split)]
     labels, names = _classes(rows, parts["train"], used[0], reading)
     listing = Listing(
         place=str(tree.path),
@@ -123,7 +123,7 @@ def _load(
         class_labels=names,
         texts=tuple(row.text for row in rows) if any(row.text for row in rows) else (),
         digest=hashlib.sha256(f"{reading.shape}\n".encode()),
-        remarks=(*_remarks(tables, used), *remarks_on_splits(parts)),
+        remarks=(*_remarks(tables, used), *describe_unused_splits(parts)),
     )
     undivided = split if parts.keys() == {"train"} else None
     name = f"{tree.path.resolve().name}/{split}"
@@ -148,9 +148,9 @@ def _classes(
 
 def _rows(table: Table, tree: Folder, index: PictureIndex) -> Iterator[_Row]:
     folder = table.path.parent
-    of_table = split_called(first_word(table.path.stem))
+    of_table = find_split_name(extract_first_word(table.path.stem))
     if of_table is None and folder != tree.path:
-        of_table = split_called(folder.name)
+        of_table = find_split_name(folder.name)
     place = f"{table.path}: column {table.labels}"
     for cells in table.rows:
         file = str(cells.get(table.files) or "")
@@ -166,18 +166,20 @@ def _rows(table: Table, tree: Folder, index: PictureIndex) -> Iterator[_Row]:
 
 def _split_of(cells: dict[str, Any], file: str, source: Encoded, tree: Folder) -> str | None:
     """Returns the split of one row, by its column ``split`` or the folders around its picture."""
-    told = split_called(str(cells.get("split") or ""))
+    told = find_split_name(str(cells.get("split") or ""))
     if told is not None:
         return told
     parents = PurePosixPath(file.replace("\\", "/")).parts[:-1]
     if isinstance(source, Path) and source.is_relative_to(tree.path):
         parents = source.relative_to(tree.path).parts[:-1]
-    return next((split for part in parents if (split := split_called(part))), None)
+    return next((split for part in parents if (split := find_split_name(part))), None)
 
 
 def _remarks(tables: Sequence[Table], used: Sequence[Table]) -> list[str]:
     if not used[0].labels:
-        return [columns.without_labels([it for it in used[0].columns if it != used[0].files])]
+        return [
+            columns.describe_missing_labels([it for it in used[0].columns if it != used[0].files])
+        ]
     said = [f"labels are from {', '.join(f'{it.path.name}, column {it.labels}' for it in used)}"]
     left = [table.path.name for table in tables if table not in used]
     if left:

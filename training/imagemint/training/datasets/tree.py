@@ -35,7 +35,7 @@ class Folder:
         path: where it is.
         pictures: those that lie directly in it, sorted by name.
         folders: its folders that hold pictures, sorted by name.
-        others: its other files, for those who look for lists of labels.
+        others: its other files, which may be lists of labels.
         bare: names of its folders without any picture; stray folders are not among them.
     """
 
@@ -66,7 +66,7 @@ class Folder:
 
 
 def is_stray(name: str) -> bool:
-    """Returns whether a file or folder of this name is nobody's data: hidden, or left by a tool."""
+    """Returns whether a file or folder of this name is no data: hidden, or left by a tool."""
     return name.startswith(".") or name.casefold() in _STRAY_FOLDERS
 
 

@@ -23,10 +23,10 @@ from imagemint.training.datasets import columns
 from imagemint.training.datasets.classes import Label, number_classes
 from imagemint.training.datasets.download import add_file
 from imagemint.training.datasets.images import UNLABELLED, LabelledImages, Split
-from imagemint.training.datasets.listing import Listing, Reading, read_listing, with_digest
+from imagemint.training.datasets.listing import Listing, Reading, add_digest, read_listing
 from imagemint.training.datasets.pictures import AS_STORED, Encoded
 from imagemint.training.datasets.shards import find_shards, shards_name
-from imagemint.training.datasets.splits import chosen_split, remarks_on_splits
+from imagemint.training.datasets.splits import choose_split, describe_unused_splits
 from imagemint.training.datasets.tree import SUFFIXES, is_stray
 from imagemint.training.errors import DatasetError
 
@@ -62,7 +62,7 @@ def load_webdataset(folder: Path, split: Split, reading: Reading) -> LabelledIma
     texts, unless it is named as the label column.
 
     Args:
-        folder: where the shards lie, or one shard, which nobody divided.
+        folder: where the shards lie, or one shard, which has no splits.
         split: which part.
         reading: suffix of pictures (``image_column``), labels, shape and strictness.
 
@@ -73,7 +73,7 @@ def load_webdataset(folder: Path, split: Split, reading: Reading) -> LabelledIma
     files = find_shards(folder, TARS)
     if not files:
         return None
-    part = chosen_split(files, split)
+    part = choose_split(files, split)
     name = f"{shards_name(folder)}/{split}"
     training = [sample for path in files["train"] for sample in _samples(path)]
     samples = training
@@ -83,7 +83,7 @@ def load_webdataset(folder: Path, split: Split, reading: Reading) -> LabelledIma
         raise DatasetError(f"{folder}: no picture in {', '.join(map(str, files[part]))}")
     column = _label_column(training, reading.label_column)
     suffix = _picture_suffix(samples, reading.image_column)
-    remarks = [*remarks_on_splits(files), *_remarks(training, column, suffix)]
+    remarks = [*describe_unused_splits(files), *_remarks(training, column, suffix)]
     labels, names = _classes(samples, training, column, reading)
     digest = hashlib.sha256()
     for path in files[part]:
@@ -102,7 +102,7 @@ def load_webdataset(folder: Path, split: Split, reading: Reading) -> LabelledIma
     )
     undivided = split if files.keys() == {"train"} else None
     data = read_listing(listing, name, reading, undivided=undivided)
-    return with_digest(data, undivided) if undivided else data
+    return add_digest(data, undivided) if undivided else data
 
 
 # --- shards ---------------------------------------------------------------------------------------
@@ -218,7 +218,7 @@ def _first(sample: _Sample, names: Sequence[str]) -> Any:  # noqa: ANN401 - a va
 def _remarks(samples: Sequence[_Sample], column: str | None, suffix: str) -> Iterator[str]:
     if column is None:
         fields = dict.fromkeys(name for sample in samples for name in sample.fields)
-        yield columns.without_labels(list(fields))
+        yield columns.describe_missing_labels(list(fields))
     elif column == _FOLDER:
         yield "labels are the folders in the shards, because no file or field holds any"
     several = {it for sample in samples for it in sample.pictures if len(sample.pictures) > 1}

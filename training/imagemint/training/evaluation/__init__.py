@@ -1,4 +1,4 @@
-"""Measuring generators: of a run, of a bundle, of a running server, or images somebody brings."""
+"""Measures generators: a run, a bundle, a running server, or a set of images."""
 
 from imagemint.training.evaluation.comparing import Compared, compare
 from imagemint.training.evaluation.extractors import open_extractor

@@ -2,8 +2,8 @@
 
 Some discriminators are classifiers, too: of K + 1 classes (Salimans et al., "Improved Techniques
 for Training GANs", 2016, whose table 1 counts its errors), with an auxiliary classifier (Odena et
-al., 2016), or with a head that reads codes (Chen et al., "InfoGAN", 2016, section 7.2, who match
-codes with classes for an error of 5 % on MNIST).
+al., 2016), or with a head that reads codes (Chen et al., "InfoGAN", 2016, section 7.2: codes
+matched with classes, for an error of 5 % on MNIST).
 """
 
 import numpy as np

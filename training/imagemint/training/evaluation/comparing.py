@@ -111,7 +111,7 @@ def compare(
     turns = ", classes in turn" if model.num_classes else ""
     return Compared(
         totals.difference(),
-        tuple(_compared(metric, values, samples) for metric, values in rounds.items()),
+        tuple(_compare(metric, values, samples) for metric, values in rounds.items()),
         f"seeds {_FIRST_SEED} to {_FIRST_SEED + seeds - 1}, indices 0 to {samples - 1}{turns}; "
         f"against {len(real):,} test images of {dataset}; {'; '.join(about)}",
         samples,
@@ -157,7 +157,7 @@ def _figures(
     return figures
 
 
-def _compared(metric: str, rounds: list[tuple[float, float]], samples: int) -> Comparison:
+def _compare(metric: str, rounds: list[tuple[float, float]], samples: int) -> Comparison:
     ours, theirs = (np.array(values) for values in zip(*rounds, strict=True))
     change = float(theirs.mean() - ours.mean())
     distance = metric == "frechet_distance"

@@ -75,7 +75,7 @@ def _candidates(images: Images, known: Images, margin: int) -> NDArray[np.int64]
     """The rows of the known images that are nearest in a blurred view: int64 [N, 16 or fewer]."""
     height, width = images.shape[1:3]
     views = [
-        _blurred(images[:, down : down + height - 2 * margin, right : right + width - 2 * margin])
+        _blur(images[:, down : down + height - 2 * margin, right : right + width - 2 * margin])
         for down, right in product(range(2 * margin + 1), repeat=2)
     ]
     count = min(_CANDIDATES, len(known))
@@ -83,7 +83,7 @@ def _candidates(images: Images, known: Images, margin: int) -> NDArray[np.int64]
     distances = np.empty((len(images), 0), np.float32)
     for start in range(0, len(known), _BLOCK):
         block = known[start : start + _BLOCK, margin : height - margin, margin : width - margin]
-        found = _nearest_view(views, _blurred(block))
+        found = _nearest_view(views, _blur(block))
         numbers = np.broadcast_to(np.arange(start, start + len(block)), found.shape)
         distances = np.concatenate([distances, found], axis=1)
         rows = np.concatenate([rows, numbers], axis=1)
@@ -106,7 +106,7 @@ def _nearest_view(views: list[NDArray[np.float32]], known: NDArray[np.float32]) 
     return least
 
 
-def _blurred(images: Images) -> NDArray[np.float32]:
+def _blur(images: Images) -> NDArray[np.float32]:
     """Means over tiles, 6 or 7 a side: float32 [N, d]."""
     tile = max(images.shape[1] // _BLURRED_SIZE, 1)
     height, width = (size - size % tile for size in images.shape[1:3])

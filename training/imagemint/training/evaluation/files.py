@@ -84,7 +84,7 @@ class NpzSource(FileSource):
 class PicturesSource(FileSource):
     """Pictures below a folder, as `imagemint generate` writes them.
 
-    The class of a picture is told by a table in the folder (file name and label), else by the
+    The class of a picture comes from a table in the folder (file name and label), else by the
     serial number inside the picture, else by its name (``000017_class7.png``), else by the folder
     of a class that it lies in.
 

@@ -75,8 +75,8 @@ def evaluate(
 
     A result is kept in the user's cache under the digests of weights, data and extractor and the
     protocol, and found there again. Those of a run are also written to its ``evaluation.json``,
-    where the exporter finds them. `doubts` about the result are logged, and stand above the table
-    and in the protocol of each figure.
+    where the exporter finds them. Warnings about the result (`find_doubts`) are logged, and stand
+    above the table and in the protocol of each figure.
 
     Args:
         source: the generator to be measured.
@@ -102,15 +102,15 @@ def evaluate(
         judge = None  # it knows other classes
     samples = protocol.samples or (_STACKED_SAMPLES if dataset == STACKED else _SAMPLES)
     seeds = 1 if isinstance(source, FileSource) else protocol.seeds
-    warnings = doubts(extractor, judge, test)
+    warnings = find_doubts(extractor, judge, test)
     for warning in warnings:
         _log.warning("%s", warning)
     digests = [source.sha256, extractor.sha256, judge.sha256 if judge else ""]
     key = _key([*digests, train.sha256, test.sha256], [samples, protocol.seed, seeds])
     kept = cache_directory().with_name("evaluations") / f"{key}.json"
-    figures = _kept_figures(kept, key) if cache else ()
+    figures = _read_kept_figures(kept, key) if cache else ()
     if figures and (out is None or _is_of(out, source)):
-        return _recorded(source, figures)
+        return _record(source, figures)
 
     looking = look_at_reals(dataset, train, test, extractor)
     rounds = []
@@ -120,7 +120,7 @@ def evaluate(
         coded = source.class_labels not in (None, (), test.class_labels)
         num_classes = source.num_classes if coded else len(test.class_labels)
         _check_like(test, source.name, images, classes, num_classes)
-        sample = _seen(images, classes, extractor, judge, coded=coded)
+        sample = _see(images, classes, extractor, judge, coded=coded)
         captioned = caption_figures(source, judge, test, seed)
         rounds.append([*measure(looking, sample, judge), *captioned])
         if album is not None and seed == protocol.seed:
@@ -141,7 +141,7 @@ def evaluate(
         hint = _ROWS_HINT if source.num_classes else ""
         write_table(out / "table.md", source.name, found, warnings=warnings, hint=hint)
         album.curves(source.images_seen if isinstance(source, RunSource) else None, found)
-    return _recorded(source, found)
+    return _record(source, found)
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ def evaluate_under_all(
             for figure in figures
             if figure.metric not in _WITHOUT_JUDGE
         ]
-    return _recorded(source, found)
+    return _record(source, found)
 
 
 _WITHOUT_JUDGE = {"training_copies", "classifier_accuracy", "code_classifier_accuracy"}
@@ -207,7 +207,7 @@ _ROWS_HINT = (
 )
 
 
-def doubts(extractor: Extractor, judge: Extractor | None, test: LabelledImages) -> list[str]:
+def find_doubts(extractor: Extractor, judge: Extractor | None, test: LabelledImages) -> list[str]:
     """Returns the reasons not to trust an evaluation, in plain words; none if there is none."""
     found = []
     weak = {
@@ -269,7 +269,7 @@ def _is_of(out: Path, source: Source) -> bool:
         return False
 
 
-def _recorded(source: Source, figures: Sequence[EvaluationFigure]) -> list[EvaluationFigure]:
+def _record(source: Source, figures: Sequence[EvaluationFigure]) -> list[EvaluationFigure]:
     """Returns the figures, and writes those of a run to its ``evaluation.json``."""
     if isinstance(source, RunSource) and source.run is not None:
         write_report(source.run / "evaluation.json", source.sha256, figures)
@@ -286,14 +286,14 @@ def _key(digests: list[str], numbers: list[int]) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _kept_figures(path: Path, key: str) -> tuple[EvaluationFigure, ...]:
+def _read_kept_figures(path: Path, key: str) -> tuple[EvaluationFigure, ...]:
     try:
         return read_report(path, key)
     except CheckpointError:  # torn, or of another version: measured anew
         return ()
 
 
-def _seen(
+def _see(
     images: NDArray[np.uint8],
     classes: NDArray[np.int64] | None,
     extractor: Extractor,

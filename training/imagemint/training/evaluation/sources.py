@@ -207,7 +207,7 @@ class BundleSource(LatentSource):
     """
 
     def __init__(self, directory: Path, device: torch.device, variant: str = "reference") -> None:
-        # Here, because it takes onnxruntime, which who measures only runs need not have.
+        # Imported here, so that measuring a run does not need onnxruntime.
         from imagemint.engine.bundle import read_bundle  # noqa: PLC0415
         from imagemint.engine.onnx.backend import OnnxBackend  # noqa: PLC0415
 
@@ -267,7 +267,7 @@ def open_source(
     """
     scheme, separator, address = place.partition("://")
     if separator:
-        known = _installed() if plugs is None else plugs
+        known = _open_installed() if plugs is None else plugs
         if scheme not in known:
             there = ", ".join(sorted(known)) or "none"
             raise DatasetError(f"{place}: no source has addresses {scheme}://; installed: {there}")
@@ -282,7 +282,7 @@ def open_source(
     return RunSource(path, device)
 
 
-def _installed() -> dict[str, Callable[[str], Source]]:
+def _open_installed() -> dict[str, Callable[[str], Source]]:
     return {
         entry.name: lambda address, entry=entry: entry.load()(address)  # type: ignore[misc] # the default binds this turn's entry
         for entry in metadata.entry_points(group=GROUP)

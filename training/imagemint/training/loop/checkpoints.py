@@ -5,7 +5,7 @@ generator, both optimisers: all that resumes), ``generator.safetensors`` (the av
 ready for use) and ``checkpoint.json``. A directory is flushed to the disk and then appears by
 renaming, so it is whole or absent. Damage from elsewhere is found by the digests: a damaged
 checkpoint is renamed to ``<images seen>.damaged`` on resume, and the one before it is used.
-An interim checkpoint, which a run leaves where it was told to stop, goes when the next one comes:
+An interim checkpoint, which a stopped run leaves, is removed when the next one is written:
 a run stopped and resumed keeps the checkpoints of a run never stopped.
 """
 

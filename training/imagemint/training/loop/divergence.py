@@ -17,7 +17,7 @@ _LOSSES = "loss_D", "loss_G"
 
 
 class LossWatch:
-    """Compares the losses of now with those of the whole run.
+    """Compares the current losses with those of the whole run.
 
     The median of the steps since the last row of the log is compared with the median of all rows
     before, so that a few wild steps do not count and losses may drift, as those of Wasserstein do.

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 
 from imagemint.training.datasets import LabelledImages
-from imagemint.training.datasets.sufficiency import evaluation_shortages, shortages
-from imagemint.training.datasets.survey import doubts, summarise
+from imagemint.training.datasets.sufficiency import find_evaluation_shortages, find_shortages
+from imagemint.training.datasets.survey import find_doubts, summarise
 from imagemint.training.loop.pace import measure_pace
 from imagemint.training.loop.schedules import Schedule
 from imagemint.training.networks.precision import Passes
@@ -15,11 +15,11 @@ from imagemint.training.recipes.results import spell_minutes
 
 
 def warnings_for(recipe: Recipe, data: LabelledImages) -> list[str]:
-    """Returns what looks wrong with the training pictures, and what the run goes without."""
+    """Returns what looks wrong with the training pictures, and what the run leaves out."""
     by_class = recipe.condition == "class"
-    said = [*doubts(data), *shortages(data, recipe.batch_size, by_class=by_class)]
+    said = [*find_doubts(data), *find_shortages(data, recipe.batch_size, by_class=by_class)]
     if by_class and len(data.class_labels) == 1:
-        said.append(f"recipe {recipe.name} is told classes, and there is only one")
+        said.append(f"recipe {recipe.name} is class-conditional, and there is only one class")
     return said
 
 
@@ -39,7 +39,7 @@ def warnings_on_test(test: LabelledImages | str) -> list[str]:
     """Returns what ``imagemint evaluate`` will lack."""
     if isinstance(test, str):
         return [f"`imagemint evaluate` has no test pictures: {test}"]
-    return evaluation_shortages(test)
+    return find_evaluation_shortages(test)
 
 
 def expected_time(

@@ -49,7 +49,7 @@ def inspect_generator(
         recipe: of the run.
         data: its images.
         run: its directory.
-        state: of now.
+        state: its current state.
         monitor: draws and logs; None in all processes but the first.
         schedule: says when a collapse ends the run.
         interim: whether the run stops here before its end.

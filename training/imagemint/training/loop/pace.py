@@ -38,7 +38,7 @@ class _Rehearsal(Distributed):
 
     Attributes:
         ends: when each step ended, in seconds.
-        interrupted: whether somebody asked the run to stop.
+        interrupted: whether a signal asked the run to stop.
     """
 
     rank = 1  # the first process writes
@@ -75,7 +75,7 @@ def measure_pace(
 
     Raises:
         TrainingError: whatever the first steps of the run itself would fail by.
-        KeyboardInterrupt: somebody asked it to stop.
+        KeyboardInterrupt: a signal asked it to stop.
     """
     batch = recipe.discriminator_steps * recipe.batch_size
     rehearsal = _Rehearsal()

@@ -25,7 +25,7 @@ def describe(recipe: Recipe, data: LabelledImages, precision: str = "fp32") -> d
         "image_size": data.images.shape[1],
         "image_channels": data.images.shape[-1],
         "precision": precision,
-        "code_revision": code_revision(),
+        "code_revision": read_code_revision(),
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -41,7 +41,7 @@ def write_options(run: Path, about: dict[str, Any]) -> None:
     (run / "options.json").write_text(json.dumps(about, indent=2) + "\n")
 
 
-def code_revision() -> str:
+def read_code_revision() -> str:
     """Returns the git commit of this code, with ``+`` when it has local changes, or ''.
 
     The repository counts only if it tracks this very file: a virtual environment may lie in any

@@ -32,7 +32,7 @@ class DifferentiableAugmentation(Augmentation):
     def forward(self, x: Tensor, seed: int, position: int) -> Tensor:
         """Returns distorted images like ``x`` [N, C, H, W]."""
         u = _chances(self.processes, x, seed, position, 7).to(x.device)
-        return self.view.distorted(x, _colour_shift_cutout, u)
+        return self.view.distort_images(x, _colour_shift_cutout, u)
 
 
 def _chances(processes: Distributed, x: Tensor, seed: int, position: int, number: int) -> Tensor:
@@ -98,7 +98,7 @@ class AdaptiveAugmentation(Augmentation):
     blitting, geometric and colour transformations (``bgc``) with the distributions of appendix B:
     mirroring, quarter turns, shifts by whole pixels; scale, rotation, stretching, shifts by
     fractions; brightness, contrast, luma flip, hue, saturation. Where D is sure of real images
-    (`losses.AdversarialLoss.signs`), it knows them by heart, and the probability rises.
+    (`losses.AdversarialLoss.signs`), it overfits, and the probability rises.
 
     Resampling is bilinear, where the authors upsample through a wavelet filter first: that guards
     against aliasing at many megapixels and would be most of the work at 28 to 64 pixels.
@@ -121,7 +121,7 @@ class AdaptiveAugmentation(Augmentation):
         if float(self.p) == 0:
             return x
         u = _chances(self.processes, x, seed, position, _GEOMETRY + _COLOURS)
-        return self.view.distorted(x, self._distort, u)
+        return self.view.distort_images(x, self._distort, u)
 
     def _distort(self, x: Tensor, u: Tensor) -> Tensor:
         p = float(self.p)

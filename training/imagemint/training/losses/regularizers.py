@@ -114,8 +114,7 @@ class Reconstruction(Regularizer):
     """Pulls the image of G towards the real image with the same condition.
 
     Isola et al., "Image-to-Image Translation with Conditional Adversarial Networks" (2016). It
-    makes sense where what G is told decides the picture, and counts nothing where only the class is
-    told.
+    needs a condition that decides the picture. With the class alone it is 0.
     """
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""How well codes that nobody taught a meaning tell classes apart.
+"""How well codes, whose meaning was learnt without labels, separate classes.
 
 Chen et al., "InfoGAN: Interpretable Representation Learning" (2016) match each value of the
 categorical code with a class and find an error of 5 % on MNIST.

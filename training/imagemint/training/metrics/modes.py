@@ -1,6 +1,6 @@
 """Modes of a distribution over classes: how many are reached, and how evenly.
 
-Metz et al., "Unrolled Generative Adversarial Networks" (2017), and who came after count 26,000
+Metz et al., "Unrolled Generative Adversarial Networks" (2017), and later papers count 26,000
 samples of Stacked MNIST over its thousand modes.
 """
 

@@ -1,7 +1,7 @@
 """Networks, named as in the papers; each module tells its source.
 
-Letters used in the mathematics: ``z`` latent, ``y`` integer class, ``c`` what a network is told of
-it (nothing: None), ``x`` image in [-1, 1] as float32 NCHW, ``phi`` features of an image, ``w``
+Letters used in the mathematics: ``z`` latent, ``y`` integer class, ``c`` the condition
+(None: no condition), ``x`` image in [-1, 1] as float32 NCHW, ``phi`` features of an image, ``w``
 intermediate latent, ``G`` generator, ``D`` discriminator.
 """
 

@@ -31,7 +31,7 @@ _ENDLESS = 40.0  # beyond any latent: float32 normals end near 8
 class Condition(nn.Module):
     """Turns a latent and a class into one vector: embeddings of class and attributes, and z.
 
-    Attributes that nobody tells are drawn from the latent: the first A elements of z, one for each
+    Attributes that are not given are drawn from the latent: the first A elements of z, one for each
     attribute, are cut into intervals whose probabilities are the frequencies of the values.
 
     Args:
@@ -187,7 +187,7 @@ class AttributeGenerator(nn.Module):
 
 
 class AttributeDiscriminator(Discriminator):
-    """Unshuffles pixels, halves the size by strided convolutions, and projects what it is told.
+    """Unshuffles pixels, halves the size by strided convolutions, and projects the condition.
 
     A dense layer stands between maps and projection: on 4,096 features a step of the embeddings
     moved the logits so far that training jumped.
@@ -221,7 +221,7 @@ class AttributeDiscriminator(Discriminator):
         )
 
     def phi(self, x: Tensor, c: Tensor | None) -> Tensor:
-        """Returns the features [N, F] of ``x`` [N, C, H, W]; what it is told plays no part."""
+        """Returns the features [N, F] of ``x`` [N, C, H, W]; the condition is not used."""
         del c
         features: Tensor = self.features(x)
         return features

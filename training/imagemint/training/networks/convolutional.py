@@ -51,7 +51,7 @@ class ConditionalGenerator(nn.Module):
     Args:
         z_dim: length of a latent.
         num_classes: number of classes K; 0 for a generator without a condition.
-        c_dim: length of the learned class embedding; without a condition it plays no part.
+        c_dim: length of the learned class embedding; not used without a condition.
         base_channels: channels at the smallest size; every doubling of the size halves them.
         image_channels: 1 for gray, 3 for RGB.
         image_size: height and width; see `doublings`.
@@ -152,7 +152,7 @@ class ProjectionDiscriminator(Discriminator):
             nn.init.zeros_(self.embed.weight)
 
     def phi(self, x: Tensor, c: Tensor | None) -> Tensor:
-        """Returns the features [N, F] of ``x`` [N, C, H, W]; the class plays no part in them."""
+        """Returns the features [N, F] of ``x`` [N, C, H, W]; the class is not used."""
         del c
         features: Tensor = self.features(x)
         return features
@@ -234,7 +234,7 @@ class ConvolutionalDiscriminator(Discriminator):
                     nn.utils.parametrizations.spectral_norm(layer)
 
     def phi(self, x: Tensor, c: Tensor | None) -> Tensor:
-        """Returns the features [N, F] of images ``x`` [N, C, H, W] told to be of ``c`` [N]."""
+        """Returns the features [N, F] of images ``x`` [N, C, H, W] with condition ``c`` [N]."""
         if self._concatenated and c is not None:
             plane = self.plane(c).unflatten(1, (1, *x.shape[2:]))
             x = torch.cat([x, plane], dim=1)
@@ -279,7 +279,7 @@ class SemiSupervisedDiscriminator(ConvolutionalDiscriminator):
         self.heads["classes"] = nn.Linear(self.width, shape.num_classes)
 
     def logits(self, phi: Tensor, c: Tensor | None) -> Tensor:
-        """Returns log Z [N] for the features ``phi`` [N, F]; ``c`` plays no part."""
+        """Returns log Z [N] for the features ``phi`` [N, F]; ``c`` is not used."""
         del c
         return torch.logsumexp(self.heads["classes"](phi), dim=1)
 

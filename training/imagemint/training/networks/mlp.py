@@ -67,7 +67,7 @@ class MlpDiscriminator(Discriminator):
         self.score = nn.Linear(widths[-1], 1)
 
     def phi(self, x: Tensor, c: Tensor | None) -> Tensor:
-        """Returns the features [N, F] of images ``x`` [N, C, H, W] told to be of ``c`` [N]."""
+        """Returns the features [N, F] of images ``x`` [N, C, H, W] with condition ``c`` [N]."""
         flat = x.flatten(1)
         told = flat if c is None else torch.cat([flat, one_hot(c, self.num_classes)], dim=1)
         features: Tensor = self.features(told)

@@ -40,9 +40,9 @@ class Pyramid(View):
 
     def __call__(self, x: Tensor) -> Tensor:
         """Returns the pyramids of images ``x`` [N, C, H, W]."""
-        return torch.cat([_pixelated(x, factor) for factor in self.factors], dim=1)
+        return torch.cat([_pixelate(x, factor) for factor in self.factors], dim=1)
 
-    def distorted(self, x: Tensor, distort: Distortion, chances: Tensor) -> Tensor:
+    def distort_images(self, x: Tensor, distort: Distortion, chances: Tensor) -> Tensor:
         """Returns pyramids whose pictures are distorted as one image.
 
         A shift by a pixel has no counterpart at a coarse scale, so no picture can be distorted at
@@ -54,14 +54,14 @@ class Pyramid(View):
         pictures = x.unflatten(1, (-1, self.channels))
         finest = pictures[:, 0]
         detailed = [
-            finest + pictures[:, scale] - _pixelated(finest, factor) if scale else finest
+            finest + pictures[:, scale] - _pixelate(finest, factor) if scale else finest
             for scale, factor in enumerate(self.factors)
         ]
         scales = len(self.factors)
         stacked = torch.stack(detailed, dim=1).flatten(0, 1)
         seen = distort(stacked, chances.repeat_interleave(scales, dim=1))
         seen = seen.unflatten(0, (-1, scales))
-        again = [_pixelated(seen[:, scale], f) for scale, f in enumerate(self.factors)]
+        again = [_pixelate(seen[:, scale], f) for scale, f in enumerate(self.factors)]
         return torch.cat(again, dim=1)
 
     def power(self, gradient: Tensor) -> Tensor:
@@ -85,11 +85,11 @@ def pyramid(x: Tensor, scales: int) -> Tensor:
     return Pyramid(x.shape[1], scales)(x)
 
 
-def _pixelated(x: Tensor, factor: int) -> Tensor:
-    return x if factor == 1 else _enlarged(F.avg_pool2d(x, factor), factor)
+def _pixelate(x: Tensor, factor: int) -> Tensor:
+    return x if factor == 1 else _enlarge(F.avg_pool2d(x, factor), factor)
 
 
-def _enlarged(x: Tensor, factor: int) -> Tensor:
+def _enlarge(x: Tensor, factor: int) -> Tensor:
     return x if factor == 1 else F.interpolate(x, scale_factor=factor, mode="nearest")
 
 
@@ -122,12 +122,12 @@ class MultiScaleGenerator(nn.Module):
         x = pixel_normal(self.project(z)).unflatten(1, (-1, self.start, self.start))
         images: list[Tensor] = []
         for stage, (block, to_image) in enumerate(zip(self.blocks, self.to_image, strict=True)):
-            x = pixel_normal(block(x if stage == 0 else _enlarged(x, 2)))
+            x = pixel_normal(block(x if stage == 0 else _enlarge(x, 2)))
             images.append(to_image(x).tanh())
         if not self.training:
             return images[-1]
         last = len(images) - 1
-        views = [_enlarged(image, 2 ** (last - stage)) for stage, image in enumerate(images)]
+        views = [_enlarge(image, 2 ** (last - stage)) for stage, image in enumerate(images)]
         return torch.cat(views[::-1], dim=1)
 
 

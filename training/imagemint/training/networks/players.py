@@ -35,7 +35,7 @@ class Discriminator(nn.Module):
         self.heads = nn.ModuleDict()
 
     def phi(self, x: Tensor, c: Tensor | None) -> Tensor:
-        """Returns the features [N, F] of images ``x`` [N, C, H, W] told to be of ``c`` [N]."""
+        """Returns the features [N, F] of images ``x`` [N, C, H, W] with condition ``c`` [N]."""
         raise NotImplementedError
 
     def logits(self, phi: Tensor, c: Tensor | None) -> Tensor:
@@ -50,7 +50,7 @@ class Discriminator(nn.Module):
 def draw(G: nn.Module, z: Tensor, c: Tensor | None) -> Tensor:
     """Returns images [N, C, H, W] for ``z`` [N, z_dim]; G takes ``c`` [N] only where there is one.
 
-    So that an unconditional generator is exported without an input nobody could fill.
+    An unconditional generator is therefore exported without an input for the class.
     """
     images: Tensor = G(z) if c is None else G(z, c)
     return images

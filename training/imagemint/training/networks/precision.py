@@ -51,7 +51,7 @@ class Passes:
     def features(
         self, D: Discriminator, x: Tensor, c: Tensor | None, *, twice: bool = False
     ) -> Tensor:
-        """Returns D's features float32 [N, F] of ``x`` [N, C, H, W] told to be of ``c`` [N].
+        """Returns D's features float32 [N, F] of ``x`` [N, C, H, W] with condition ``c`` [N].
 
         With ``twice`` a gradient by ``x`` may itself be differentiated.
         """

@@ -88,12 +88,12 @@ class GrowingGenerator(Growing):
         before = x = pixel_normal(self.project(z)).unflatten(1, (-1, self.start, self.start))
         for stage in range(newest + 1):
             before = x
-            x = pixel_normal(self.blocks[stage](_doubled(x) if stage else x))
+            x = pixel_normal(self.blocks[stage](_double(x) if stage else x))
         image: Tensor = self.to_image[newest](x)
         if share < 1:
-            older = _doubled(self.to_image[newest - 1](before))
+            older = _double(self.to_image[newest - 1](before))
             image = older + (image - older) * share
-        return _enlarged(image, 2 ** (self.levels - newest))
+        return _enlarge(image, 2 ** (self.levels - newest))
 
 
 class GrowingDiscriminator(Growing, Discriminator):
@@ -119,7 +119,7 @@ class GrowingDiscriminator(Growing, Discriminator):
         """Returns the features [N, F] of images ``x`` [N, C, H, W], enlarged as G draws them."""
         del c
         newest, share = self.grown()
-        picture = _shrunk(x, 2 ** (self.levels - newest))
+        picture = _shrink(x, 2 ** (self.levels - newest))
         h = self.from_image[newest](picture)
         for stage in range(newest, -1, -1):
             h = self.blocks[stage](h)
@@ -152,22 +152,22 @@ class Grown(View):
         """Returns real images with the detail that G can draw."""
         newest, share = self._D.grown()
         factor = 2 ** (self._D.levels - newest)
-        picture = _pixelated(x, factor)
+        picture = _pixelate(x, factor)
         if share < 1:
-            older = _pixelated(x, 2 * factor)
+            older = _pixelate(x, 2 * factor)
             picture = older + (picture - older) * share
         return picture
 
-    def distorted(self, x: Tensor, distort: Distortion, chances: Tensor) -> Tensor:
+    def distort_images(self, x: Tensor, distort: Distortion, chances: Tensor) -> Tensor:
         """Returns distorted images, again without more detail than their level has."""
         newest, _ = self._D.grown()
-        return _pixelated(distort(x, chances), 2 ** (self._D.levels - newest))
+        return _pixelate(distort(x, chances), 2 ** (self._D.levels - newest))
 
     def power(self, gradient: Tensor) -> Tensor:
         """Returns the squared norm [N] of the gradient by the pictures at their own size."""
         newest, _ = self._D.grown()
         factor = 2 ** (self._D.levels - newest)
-        own: Tensor = _shrunk(gradient, factor) * factor**2
+        own: Tensor = _shrink(gradient, factor) * factor**2
         return own.square().sum(dim=(1, 2, 3))
 
 
@@ -187,17 +187,17 @@ def _from_image(channels: int, wide: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(channels, wide, 1), nn.LeakyReLU(_SLOPE))
 
 
-def _doubled(x: Tensor) -> Tensor:
-    return _enlarged(x, 2)
+def _double(x: Tensor) -> Tensor:
+    return _enlarge(x, 2)
 
 
-def _enlarged(x: Tensor, factor: int) -> Tensor:
+def _enlarge(x: Tensor, factor: int) -> Tensor:
     return x if factor == 1 else F.interpolate(x, scale_factor=factor, mode="nearest")
 
 
-def _shrunk(x: Tensor, factor: int) -> Tensor:
+def _shrink(x: Tensor, factor: int) -> Tensor:
     return x if factor == 1 else F.avg_pool2d(x, factor)
 
 
-def _pixelated(x: Tensor, factor: int) -> Tensor:
-    return _enlarged(_shrunk(x, factor), factor)
+def _pixelate(x: Tensor, factor: int) -> Tensor:
+    return _enlarge(_shrink(x, factor), factor)

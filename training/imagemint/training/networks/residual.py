@@ -20,7 +20,7 @@ _SLOPE = 0.2
 _GAIN = math.sqrt(2 / (1 + _SLOPE**2))
 
 
-def _scaled(layer: nn.Conv2d | nn.Linear, gain: float) -> nn.Module:
+def _scale_weights(layer: nn.Conv2d | nn.Linear, gain: float) -> nn.Module:
     """The layer with weights N(0, gain^2 / inputs) and a bias, if any, of zero."""
     inputs = layer.weight[0].numel()
     nn.init.normal_(layer.weight, 0, gain / math.sqrt(inputs))
@@ -44,11 +44,11 @@ class ResidualBlock(nn.Module):
         wide = channels * expansion
         gain = _GAIN * blocks**-0.25
         self.layers = nn.Sequential(
-            _scaled(nn.Conv2d(channels, wide, 1), gain),
+            _scale_weights(nn.Conv2d(channels, wide, 1), gain),
             nn.LeakyReLU(_SLOPE),
-            _scaled(nn.Conv2d(wide, wide, 3, padding=1, groups=groups), gain),
+            _scale_weights(nn.Conv2d(wide, wide, 3, padding=1, groups=groups), gain),
             nn.LeakyReLU(_SLOPE),
-            _scaled(nn.Conv2d(wide, channels, 1, bias=False), 0.0),
+            _scale_weights(nn.Conv2d(wide, channels, 1, bias=False), 0.0),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ class Resample(nn.Module):
         self.project = (
             nn.Identity()
             if channels[0] == channels[1]
-            else _scaled(nn.Conv2d(*channels, 1, bias=False), 1.0)
+            else _scale_weights(nn.Conv2d(*channels, 1, bias=False), 1.0)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ class ResidualGenerator(nn.Module):
         if shape.num_classes:
             self.embed = nn.Embedding(shape.num_classes, c_dim)
         inputs = z_dim + (c_dim if shape.num_classes else 0)
-        self.weigh = _scaled(nn.Linear(inputs, widths[0], bias=False), 1.0)
+        self.weigh = _scale_weights(nn.Linear(inputs, widths[0], bias=False), 1.0)
         self.basis = nn.Parameter(_normal(widths[0], self.start))
         layers: list[nn.Module] = []
         for stage, wide in enumerate(widths):
@@ -126,7 +126,7 @@ class ResidualGenerator(nn.Module):
                 for _ in range(blocks)
             ]
         self.trunk = nn.Sequential(
-            *layers, _scaled(nn.Conv2d(widths[-1], shape.image_channels, 1), 1.0)
+            *layers, _scale_weights(nn.Conv2d(widths[-1], shape.image_channels, 1), 1.0)
         )
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
@@ -158,7 +158,7 @@ class ResidualDiscriminator(Discriminator):
     ) -> None:
         super().__init__()
         start, widths = _widths(shape, base_channels)
-        layers = [_scaled(nn.Conv2d(shape.image_channels, widths[-1], 1), 1.0)]
+        layers = [_scale_weights(nn.Conv2d(shape.image_channels, widths[-1], 1), 1.0)]
         for stage in reversed(range(len(widths))):
             layers += [
                 ResidualBlock(
@@ -171,14 +171,14 @@ class ResidualDiscriminator(Discriminator):
         # The last picture is weighed channel by channel, as the first one of G is.
         last = nn.Conv2d(widths[0], widths[0], start, groups=widths[0], bias=False)
         tail = [MinibatchDeviation()] if deviation else []
-        self.features = nn.Sequential(*layers, _scaled(last, 1.0), nn.Flatten(), *tail)
-        self.score = _scaled(nn.Linear(widths[0] + deviation, 1, bias=False), 1.0)
+        self.features = nn.Sequential(*layers, _scale_weights(last, 1.0), nn.Flatten(), *tail)
+        self.score = _scale_weights(nn.Linear(widths[0] + deviation, 1, bias=False), 1.0)
         if shape.num_classes:
             self.embed = nn.Embedding(shape.num_classes, widths[0] + deviation)
             nn.init.zeros_(self.embed.weight)  # starts unconditional
 
     def phi(self, x: Tensor, c: Tensor | None) -> Tensor:
-        """Returns the features [N, F] of images ``x`` [N, C, H, W]; the class plays no part."""
+        """Returns the features [N, F] of images ``x`` [N, C, H, W]; the class is not used."""
         del c
         features: Tensor = self.features(x)
         return features

@@ -195,7 +195,7 @@ class StyleGenerator(nn.Module, Batchwise):
             truncation: psi float32 [N, 1]: 1 leaves ``w`` as it is, 0 draws the mean of all ``w``;
                 None: as 1.
         """
-        w = self.mapping(self._told(z, y))
+        w = self.mapping(self._add_condition(z, y))
         if self.training:
             with torch.no_grad():
                 self.w_mean.lerp_(
@@ -206,11 +206,11 @@ class StyleGenerator(nn.Module, Batchwise):
         styles = [w] * len(self.noise)
         if self.training and self.mixing and float(torch.rand(())) < self.mixing:
             first = int(torch.randint(1, len(styles), ()))
-            other = self.mapping(self._told(torch.randn_like(z), y))
+            other = self.mapping(self._add_condition(torch.randn_like(z), y))
             styles[first:] = [other] * (len(styles) - first)
         return self.synthesis(styles)
 
-    def _told(self, z: Tensor, y: Tensor | None) -> Tensor:
+    def _add_condition(self, z: Tensor, y: Tensor | None) -> Tensor:
         return z if y is None else torch.cat([z, self.embed(y)], dim=1)
 
     def synthesis(self, styles: Sequence[Tensor]) -> Tensor:

@@ -15,7 +15,7 @@ class View:
         """Returns real images ``x`` [N, C, H, W] in the form in which G returns its own."""
         return x
 
-    def distorted(self, x: Tensor, distort: Distortion, chances: Tensor) -> Tensor:
+    def distort_images(self, x: Tensor, distort: Distortion, chances: Tensor) -> Tensor:
         """Returns images of this form with every picture distorted alike.
 
         Args:

@@ -22,7 +22,7 @@ from imagemint.training.recipes.recipe import Recipe, ZeroCentredOptions
 
 
 class AvatarsRecipe(ZeroCentredOptions, Recipe):
-    """Class-conditional people, whose attributes are told in training and drawn from z later.
+    """Class-conditional people. Training gives the attributes; later z decides them.
 
     After Jin et al., "Towards the Automatic Anime Characters Creation with Generative Adversarial
     Networks" (2017), who condition on attributes, with the relativistic pairing and the penalties
@@ -40,10 +40,10 @@ class AvatarsRecipe(ZeroCentredOptions, Recipe):
     z_dim: int = Field(default=32, ge=11)
     """Length of a latent; its first elements decide the attributes, one element for each."""
     attributes: Literal["told", "hidden"] = "told"
-    """Whether the networks are told attributes besides the class, where the data has those of
-    `avatars64`; hidden, the latent has to find them by itself."""
+    """Whether the networks get attributes besides the class, if the data has those of `avatars64`.
+    With `hidden` they do not, and the latent decides everything but the class."""
     conditioning: Literal["scales", "input"] = "scales"
-    """How the generator is told: by scales and biases at every normalisation, or at its input."""
+    """How the generator gets them: by scales and biases at every normalisation, or at its input."""
     c_dim: int = Field(default=8, ge=1)
     """Length of each embedding, of the class and of each attribute."""
     generator_channels: int = Field(default=256, ge=4, multiple_of=4)
@@ -55,7 +55,7 @@ class AvatarsRecipe(ZeroCentredOptions, Recipe):
     reconstruction_weight: float = Field(default=10.0, ge=0)
     """Weight of the mean absolute difference between a generated image and the real one with the
     same attributes, as in pix2pix (Isola et al., "Image-to-Image Translation with Conditional
-    Adversarial Networks", 2016); only where attributes are told."""
+    Adversarial Networks", 2016). It counts only if the networks get attributes."""
     batch_size: int = Field(default=32, ge=2)
     """Images in one step of either network."""
     learning_rate: float = Field(default=6e-4, gt=0)

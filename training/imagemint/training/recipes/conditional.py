@@ -74,7 +74,7 @@ class ProjectionRecipe(ConvolutionalRecipe):
 class AcganRecipe(ConvolutionalRecipe):
     """Odena et al., "Conditional Image Synthesis with Auxiliary Classifier GANs" (2016).
 
-    D is not told the class but guesses it; on DCGAN's networks.
+    D does not get the class but predicts it; on DCGAN's networks.
     """
 
     name: ClassVar[str] = "acgan"

@@ -19,7 +19,7 @@ class ConvolutionalRecipe(Recipe):
     images: int = Field(default=600_000, ge=1)
     """Real images shown to the discriminator, counted with repetition: the length of the run."""
     c_dim: int = Field(default=8, ge=1)
-    """Length of the class embedding; without a condition it plays no part."""
+    """Length of the class embedding; not used without a condition."""
     generator_channels: int = Field(default=128, ge=4, multiple_of=4)
     """Channels of the generator at the smallest size; every doubling of the size halves them."""
     discriminator_channels: int = Field(default=32, ge=1)

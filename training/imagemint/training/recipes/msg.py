@@ -30,7 +30,7 @@ class MsgRecipe(ZeroCentredOptions, Recipe):
     values_before: ClassVar[dict[str, Any]] = {"minibatch_deviation": False}
 
     minibatch_deviation: bool = True
-    """Whether D is told how much the batch varies, as in the paper: one more feature."""
+    """Whether the variation within the batch is one more feature of D, as in the paper."""
     generator_channels: int = Field(default=128, ge=4, multiple_of=4)
     """Channels of the generator at the smallest size; every doubling of the size halves them."""
     discriminator_channels: int = Field(default=128, ge=4, multiple_of=4)

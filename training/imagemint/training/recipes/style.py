@@ -16,8 +16,8 @@ class StyleRecipe(ZeroCentredOptions, Recipe):
     """Karras et al., "A Style-Based Generator Architecture for GANs" (2018), and its successors.
 
     Mapping network, modulated convolutions, noise, style mixing, path length regularisation and
-    pictures summed over all sizes, against a residual discriminator that is told the deviation of
-    the batch, with the non-saturating loss and lazy R1; adaptive augmentation (2020), since it
+    pictures summed over all sizes, against a residual discriminator with the deviation of the batch
+    as a feature, with the non-saturating loss and lazy R1; adaptive augmentation (2020), since it
     trains on 3,063 emoji. Truncation draws w towards its mean.
     """
 
@@ -48,7 +48,7 @@ class StyleRecipe(ZeroCentredOptions, Recipe):
     path_length_weight: float = Field(default=2.0, ge=0)
     """Weight of path length regularisation, every eighth step on half of the batch; 0: none."""
     minibatch_deviation: bool = True
-    """Whether D is told how much the batch varies, as in the paper: one more feature."""
+    """Whether the variation within the batch is one more feature of D, as in the paper."""
     generator_channels: int = Field(default=256, ge=16, multiple_of=16)
     """Channels of the generator at 4x4."""
     discriminator_channels: int = Field(default=256, ge=16, multiple_of=16)
