@@ -131,7 +131,7 @@ def test_one_picture_a_class_trains(tmp_path, caplog):
 
 
 def test_one_class_trains(tmp_path, caplog):
-    """A recipe that is told classes learns a single one, without terms that need another one."""
+    """A class-conditional recipe learns a single class, without terms that need another one."""
     data = pictures(tmp_path / "pets", ["cat"], 9)
     run = tmp_path / "run"
     assert train(run, "--dataset", data, "--mismatch-weight", "1", "--images", "8") == 0

@@ -74,7 +74,7 @@ def test_sound_data_raise_no_doubt():
     ],
 )
 def test_shortages_are_told(counts, by_class, text):
-    """What a run goes without, for want of pictures, is said before its first step."""
+    """A warning before the first step says what a run leaves out for lack of pictures."""
     assert text in "; ".join(find_shortages(data(counts), 8, by_class=by_class))
 
 

@@ -1,4 +1,4 @@
-"""A judge with several heads: the class, and each attribute that the pictures show."""
+"""A classifier with several heads: one for the class, and one for each attribute."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar

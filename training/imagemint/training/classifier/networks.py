@@ -13,7 +13,7 @@ from imagemint.training.datasets import LabelledImages
 
 _FEATURES = 128
 BATCH = 500
-"""Images that a judge looks at in one pass."""
+"""Images in one pass of a classifier."""
 
 
 class Classifier(nn.Module, ABC):

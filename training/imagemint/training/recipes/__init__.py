@@ -80,7 +80,9 @@ TABLE: dict[str, Entry] = {
         "recipes.wasserstein:SnganRecipe", "mnist", "digits by hinge and spectral normalisation"
     ),
     "infogan": Entry(
-        "recipes.infogan:InfoganRecipe", "mnist", "digits with codes that find their meaning"
+        "recipes.infogan:InfoganRecipe",
+        "mnist",
+        "digits with codes whose meaning is learnt without labels",
     ),
     "improved": Entry(
         "recipes.improved:ImprovedRecipe", "mnist", "digits by the improved techniques"
@@ -105,7 +107,7 @@ TABLE: dict[str, Entry] = {
     "avatars": Entry(
         "recipes.avatars:AvatarsRecipe",
         "avatars64",
-        "cartoon people by head: attributes told, scales, relativistic pairing",
+        "cartoon people by head: attributes, scales, relativistic pairing",
     ),
     "avatars-text": Entry(
         "recipes.avatars_text:AvatarsTextRecipe",

@@ -106,7 +106,6 @@ class AvatarsTextRecipe(ZeroCentredOptions, Recipe):
 
     def gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
         """Returns the adversarial loss, penalties, wrong captions, reconstruction and reading."""
-        del G, D, shape
         adversarial = ADVERSARIAL_LOSSES["relativistic"]
         return GanLoss(
             adversarial,

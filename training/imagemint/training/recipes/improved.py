@@ -43,12 +43,12 @@ class ImprovedRecipe(ConvolutionalRecipe):
     similarity_kernels: int = Field(default=32, ge=0)
     """Similarities that minibatch discrimination adds to the features of D; 0: none."""
     history_weight: float = Field(default=0.03, ge=0)
-    """Weight of either player's squared distance from the mean of its past selves. The paper names
-    none; with this one the pull is a fortieth of the gradient after 6,400 images."""
+    """Weight of each network's squared distance from the mean of its past weights. The paper gives
+    none. With this one its gradient is a fortieth of the whole after 6,400 images."""
     real_target: float = Field(default=0.9, gt=0, le=1)
-    """Target of D for real images: below 1 smoothed, on that side alone."""
+    """D's target for real images. Below 1 it is one-sided label smoothing."""
     virtual_batch: int = Field(default=64, ge=0)
-    """Latents of the reference batch of virtual batch normalisation in G; 0: of each batch."""
+    """Latents in the reference batch of virtual batch normalisation in G. 0: batch normalisation."""
 
     def generator(self, shape: Shape) -> nn.Module:
         """Returns a DCGAN generator, with virtual batch normalisation if asked for."""
@@ -97,7 +97,7 @@ class SsganRecipe(ConvolutionalRecipe):
     name: ClassVar[str] = "ssgan"
 
     labelled: int = Field(default=100, ge=1)
-    """Labels shown of each class; those of all other images are hidden."""
+    """Number of labels of each class that D sees. Those of all other images are hidden."""
     values_before: ClassVar[dict[str, Any]] = {"adversarial_weight": 1.0}
     feature_weight: float = Field(default=10.0, gt=0)
     """Weight of feature matching in G's loss."""

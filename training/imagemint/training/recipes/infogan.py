@@ -1,4 +1,4 @@
-"""Recipe ``infogan``: codes that come to mean something by themselves."""
+"""Recipe ``infogan``: codes whose meaning is learnt without labels."""
 
 from typing import Any, ClassVar, Literal, Self
 
@@ -17,7 +17,7 @@ class InfoganRecipe(ConvolutionalRecipe):
     """Chen et al., "InfoGAN: Interpretable Representation Learning" (2016).
 
     The categorical code is what a class is elsewhere: the exported graph takes it as ``class_id``
-    and its labels are ``code 0``, ``code 1`` and so on, for what they show is found by looking. The
+    and its labels are ``code 0``, ``code 1`` and so on, since training decides what each shows. The
     continuous codes are the first elements of ``z``, which a request may give explicitly.
     """
 
@@ -29,7 +29,7 @@ class InfoganRecipe(ConvolutionalRecipe):
     codes: int = Field(default=10, ge=2)
     """Values of the categorical code."""
     continuous_codes: int = Field(default=2, ge=0)
-    """Elements of the latent, the first, that images have to tell."""
+    """Number of continuous codes, which are the first elements of the latent."""
     information_weight: float = Field(default=1.0, gt=0)
     """Lambda: weight of the bound on the mutual information."""
     continuous_weight: float = Field(default=1.0, ge=0)

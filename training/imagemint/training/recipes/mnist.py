@@ -33,8 +33,8 @@ class MnistRecipe(ZeroCentredOptions, Recipe):
     """Adversarial loss."""
     mismatch_weight: float = Field(default=0.1, ge=0)
     """Weight of a further loss of D: real images with their class against the same with another
-    (Reed et al., "Generative Adversarial Text to Image Synthesis", 2016), so that G has to heed the
-    class. It shares the features of the real images and costs next to nothing."""
+    (Reed et al., "Generative Adversarial Text to Image Synthesis", 2016), so that G has to follow
+    the class. It reuses the features of the real images, so it costs little."""
     learning_rate: float = Field(default=6e-4, gt=0)
     """Learning rate of the generator, and of the discriminator unless that has its own."""
     beta1: float = Field(default=0.0, ge=0, lt=1)

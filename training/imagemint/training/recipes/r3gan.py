@@ -19,8 +19,8 @@ from imagemint.training.recipes.recipe import Recipe, ZeroCentredOptions
 class R3ganRecipe(ZeroCentredOptions, Recipe):
     """Huang et al., "The GAN is dead; long live the GAN! A Modern Baseline GAN" (2024).
 
-    Residual networks without normalisation, relativistic pairing, both penalties, and schedules in
-    which they fall. For a GPU: on two CPU cores it is several times as slow as ``mnist``.
+    Residual networks without normalisation, relativistic pairing, and both penalties with weights
+    that decrease. For a GPU: on two CPU cores it is several times as slow as ``mnist``.
     """
 
     name: ClassVar[str] = "r3gan"

@@ -70,11 +70,11 @@ class Recipe(BaseModel):
     discriminator_steps: int = Field(default=1, ge=1)
     """Steps of D for one of G, each on fresh images: k in Goodfellow et al. (2014)."""
     skip_lead: float = Field(default=1.0, gt=0, le=1)
-    """D skips its step when it rates the real image of more than this share of pairs above the
-    generated one, so that G can catch up; at 1 it never does."""
+    """D skips a step if it rates the real image above the generated one in more than this share of
+    the pairs, so that G can catch up. 1: never."""
     augment: Literal["none", "diff", "ada"] = "none"
-    """What becomes of images before D sees them: nothing, differentiable augmentation (Zhao et al.,
-    2020), or that with a strength that adapts to how much D overfits (Karras et al., 2020)."""
+    """Augmentation of what D sees: none, differentiable (diff; Zhao et al., 2020), or adaptive
+    (ada; Karras et al., 2020), whose strength follows how much D overfits."""
     augment_target: float = Field(default=0.6, ge=0, le=1)
     """Mean sign of D's logits of real images, or of real minus fake where only differences count,
     that adaptive augmentation aims at."""

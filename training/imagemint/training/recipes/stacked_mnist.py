@@ -20,10 +20,10 @@ class StackedMnistRecipe(ZeroCentredOptions, Recipe):
     """A thousand modes without a label: relativistic pairing, lazy R1 and R2.
 
     The benchmark is that of Metz et al., "Unrolled Generative Adversarial Networks" (2016), and of
-    PacGAN (Lin et al., 2017). The remedy is that of Huang et al., "The GAN is dead; long live the
-    GAN!" (2024): a generated image is compared with a real one, so that no mode can be left out
-    unpunished, and both gradient penalties make that game converge. The networks are those of the
-    recipe ``mnist``, which two CPU cores can train: residual ones cost several times as much.
+    PacGAN (Lin et al., 2017). The method is that of Huang et al., "The GAN is dead; long live the
+    GAN!" (2024): a generated image is compared with a real one, so that leaving out a mode has a
+    cost, and both gradient penalties make training converge. The networks are those of the recipe
+    ``mnist``, which two CPU cores can train: residual ones cost several times as much.
     """
 
     name: ClassVar[str] = "stacked-mnist"

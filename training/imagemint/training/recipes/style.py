@@ -62,8 +62,8 @@ class StyleRecipe(ZeroCentredOptions, Recipe):
     beta2: float = Field(default=0.99, ge=0, lt=1)
     """Adam's decay of the second moment."""
     augment: Literal["none", "diff", "ada"] = "ada"
-    """What becomes of images before D sees them: nothing, differentiable augmentation (Zhao et al.,
-    2020), or that with a strength that adapts to how much D overfits (Karras et al., 2020)."""
+    """Augmentation of what D sees: none, differentiable (diff; Zhao et al., 2020), or adaptive
+    (ada; Karras et al., 2020), whose strength follows how much D overfits."""
     final_penalty_weight: float = Field(default=1.0, ge=0)
     """Gamma once the burn-in is over: smooth at first for stability, sharper later for detail."""
     penalty_interval: int = Field(default=16, ge=1)

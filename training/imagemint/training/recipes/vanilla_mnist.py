@@ -18,12 +18,12 @@ class VanillaMnistRecipe(Recipe):
     grid of samples after each.
 
     The run goes through a collapse: the plain listing of the lecture draws one shape from epoch 6
-    to about 20, seven classes at epoch 40 and nine at 60, and so does this recipe. The watch
-    therefore judges from epoch 30 on and ends a run only after another 30 epochs of one picture.
+    to about 20, seven classes at epoch 40 and nine at 60. Mode collapse is therefore judged from
+    epoch 30 on, and ends a run only if it lasts 30 epochs more.
 
     Weights after a step equal those of the listing. Four things differ on purpose:
 
-    - G plays with the fakes that D has just seen, where the listing draws new noise for G. Both are
+    - G's loss uses the images that D has just seen; the listing draws new noise for G. Both are
       samples of the same distribution, and it saves a forward pass (algorithm 1 of the paper draws
       anew; DCGAN's authors reuse).
     - Grids and checkpoints hold the moving average of G, which is what the exporter takes. With

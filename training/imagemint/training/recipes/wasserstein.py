@@ -29,25 +29,25 @@ class WganRecipe(ConvolutionalRecipe):
     learning_rate: float = Field(default=5e-5, gt=0)
     """Learning rate of the generator, and of the discriminator unless that has its own."""
     optimizer: Literal["adam", "rmsprop"] = "rmsprop"
-    """How both networks step."""
+    """Optimiser of both networks."""
     beta2: float = Field(default=0.99, ge=0, lt=1)
     """Adam's decay of the second moment; RMSprop's only one."""
     discriminator_steps: int = Field(default=5, ge=1)
     """Steps of D for one of G, each on fresh images: n_critic."""
     warm_up_steps: int = Field(default=25, ge=0)
-    """First steps of G before which D makes more of its own; 0: none, nor before every 500th."""
+    """Number of first G steps before which D makes more steps, as before every 500th. 0: never."""
     warm_up_turns: int = Field(default=100, ge=1)
-    """Steps of D before each of those."""
+    """Number of D steps before each of those."""
     clip: float = Field(default=0.01, gt=0)
-    """Every weight of D is kept within plus and minus this."""
+    """D's weights are clipped to plus and minus this value."""
 
     def discriminator_steps_at(self, step: int) -> int:
-        """Returns how many steps D makes before G's step of this number."""
+        """Returns the number of D steps before the G step with this index, from 0."""
         more = step < self.warm_up_steps or (self.warm_up_steps and step % _REFRESHED_EVERY == 0)
         return self.warm_up_turns if more else self.discriminator_steps
 
     def discriminator_steps_before(self, step: int) -> int:
-        """Returns how many steps D has made before that."""
+        """Returns the number of D steps of all G steps before this one."""
         first = min(step, self.warm_up_steps)
         refreshed = -(-step // _REFRESHED_EVERY) - -(-first // _REFRESHED_EVERY)
         many = first + (refreshed if self.warm_up_steps else 0)
