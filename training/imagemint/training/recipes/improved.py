@@ -48,7 +48,7 @@ class ImprovedRecipe(ConvolutionalRecipe):
     real_target: float = Field(default=0.9, gt=0, le=1)
     """D's target for real images. Below 1 it is one-sided label smoothing."""
     virtual_batch: int = Field(default=64, ge=0)
-    """Latents in the reference batch of virtual batch normalisation in G. 0: batch normalisation."""
+    """Latents in the reference batch of virtual batch normalisation in G. 0: no such batch."""
 
     def generator(self, shape: Shape) -> nn.Module:
         """Returns a DCGAN generator, with virtual batch normalisation if asked for."""
