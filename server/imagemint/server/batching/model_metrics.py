@@ -75,12 +75,11 @@ class ModelMetrics:
         self._batches.add(_Batch(images, took, time.time_ns(), waits, whole))
 
     def _count(self, batches: Sequence[_Batch]) -> None:
-        self._batch_images.observe_all([batch.images for batch in batches])
-        self._inference.observe_all([batch.took.inference_ns / 1e9 for batch in batches])
-        for priority, observed in self._queue_wait.items():
-            observed.observe_all(
-                [ns / 1e9 for batch in batches for level, ns in batch.waits if level is priority]
-            )
+        for batch in batches:
+            self._batch_images.observe(batch.images)
+            self._inference.observe(batch.took.inference_ns / 1e9)
+            for priority, ns in batch.waits:
+                self._queue_wait[priority].observe(ns / 1e9)
         self._images.count(
             (classes, images) for batch in batches for classes, images, *_ in batch.whole
         )

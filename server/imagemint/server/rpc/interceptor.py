@@ -21,7 +21,7 @@ from imagemint.server.rpc.call import Call, Context, current_call, send
 from imagemint.server.rpc.message_limits import make_reader
 from imagemint.server.rpc.running_calls import RunningCalls
 from imagemint.server.rpc.status import REQUEST_ID_KEY, make_outcome
-from imagemint.server.telemetry.metrics import Later, Metrics
+from imagemint.server.telemetry.metrics import Later, Metrics, observe_each
 
 if TYPE_CHECKING:  # OpenTelemetry is imported only when something is traced
     from imagemint.server.telemetry.tracing import Tracing
@@ -319,11 +319,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def _make_counter(self, outcome: tuple[str, str, str, str]) -> Later[float]:
         """Returns a counter of the calls with one outcome, with their durations in seconds."""
         requests = self._metrics.requests.labels(*outcome)
-        duration = self._metrics.request_duration.labels(*outcome[:3])
+        observe = observe_each(self._metrics.request_duration.labels(*outcome[:3]))
 
         def count(took_s: list[float]) -> None:
             requests.inc(len(took_s))
-            duration.observe_all(took_s)
+            observe(took_s)
 
         return self._metrics.backlog.later(count)
 

@@ -3,13 +3,10 @@
 Label values come only from known services, models, versions and classes, never from callers' input.
 """
 
-import math
 import threading
 import weakref
-from bisect import bisect_left
-from collections import Counter as Counts
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from typing import Any, Generic, TypeVar
 
@@ -48,15 +45,14 @@ LARGEST_OVER_WORKERS = (
 """Gauges for which a server with several workers exports the largest value, not the sum."""
 
 
-class Distribution(Histogram):
-    """A histogram that accepts many observations at once."""
+def observe_each(histogram: Histogram) -> Callable[[Iterable[float]], None]:
+    """Returns a function that observes many values of a histogram; see `Later`."""
 
-    def observe_all(self, amounts: Sequence[float]) -> None:
-        """Observes each amount like `observe`, at a small part of the cost."""
-        bounds = self._upper_bounds
-        for place, count in Counts(bisect_left(bounds, each) for each in amounts).items():
-            self._buckets[place].inc(count)
-        self._sum.inc(math.fsum(amounts))
+    def observe(values: Iterable[float]) -> None:
+        for value in values:
+            histogram.observe(value)
+
+    return observe
 
 
 class Later(Generic[_ValueT]):
@@ -237,10 +233,8 @@ class Metrics:
 
     def _histogram(
         self, name: str, text: str, labels: tuple[str, ...], buckets: tuple[float, ...]
-    ) -> Distribution:
-        return Distribution(
-            f"imagemint_{name}", text, labels, buckets=buckets, registry=self.registry
-        )
+    ) -> Histogram:
+        return Histogram(f"imagemint_{name}", text, labels, buckets=buckets, registry=self.registry)
 
     def watch(self, gauge: Gauge, labels: tuple[str, ...], value: Callable[[], float]) -> None:
         """Sets the function that returns the value of a gauge at every scrape."""

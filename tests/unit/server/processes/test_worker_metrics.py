@@ -5,7 +5,7 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from imagemint.server.processes.worker_metrics import Totals, figures_of
-from imagemint.server.telemetry.metrics import LARGEST_OVER_WORKERS, Metrics
+from imagemint.server.telemetry.metrics import LARGEST_OVER_WORKERS, Metrics, observe_each
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_counts_are_added_up(totals):
     for number, calls in ((0, 3), (1, 4)):
         worker = Worker(number, totals)
         worker.call(calls)
-        count = worker.metrics.batch_images.labels("tiny", "1").observe_all
+        count = observe_each(worker.metrics.batch_images.labels("tiny", "1"))
         late = worker.metrics.backlog.later(count)
         late.add(700)
         worker.send()

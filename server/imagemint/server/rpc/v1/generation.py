@@ -33,7 +33,7 @@ from imagemint.server.rpc.v1.requests import (
     read_stream,
     require_model,
 )
-from imagemint.server.telemetry.metrics import Metrics
+from imagemint.server.telemetry.metrics import Metrics, observe_each
 from imagemint.v1 import generation_service_pb2 as messages
 from imagemint.v1 import generation_service_pb2_grpc, image_pb2, manifest_pb2
 
@@ -91,7 +91,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         self._submission = Submission(repository, metrics, gate)
         self._repository = repository
         self._encode_durations = {
-            each: metrics.backlog.later(metrics.encode_duration.labels(each).observe_all)
+            each: metrics.backlog.later(observe_each(metrics.encode_duration.labels(each)))
             for each in PictureFormat
         }
         self._gate = gate
