@@ -142,15 +142,19 @@ def test_variant_stands_in_the_serial(make, tmp_path):
 
 def test_tar_equals_that_of_tarfile():
     """The fast writer of headers gives the bytes of the standard library."""
-    files = {"000000001.png": b"x" * 700, "000000001.cls": b"7", "a.json": b"", "b": bytes(512)}
+    samples = {
+        "000000001": {"png": b"x" * 700, "cls": b"7", "json": b""},
+        "000000002": {"png": bytes(512), "cls": b"10", "json": b"{}"},
+    }
     ours, theirs = io.BytesIO(), io.BytesIO()
     writer = TarWriter(ours)
     with tarfile.open(fileobj=theirs, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for name, data in files.items():
-            writer.add(name, data)
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
+        for key, members in samples.items():
+            writer.add(key, members)
+            for suffix, data in members.items():
+                member = tarfile.TarInfo(f"{key}.{suffix}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
     writer.finish()
     assert ours.getvalue() == theirs.getvalue()
 

@@ -8,6 +8,7 @@ DISTRIBUTION = "imagemint"
 
 _EXTRA_OF_MODULE = {
     "opentelemetry": "trace",
+    "ray": "ray",
     "torch_fidelity": "inception",
     "torchvision": "inception",
 }

@@ -78,6 +78,11 @@ class Dataset(Connection):
     """Device for --local. `auto` is CUDA if it works, otherwise the CPU."""
     workers: int | None = Field(None, ge=1, le=1024)
     """Processes that make shards. Default: one per CPU core."""
+    engine: Literal["processes", "ray"] = "processes"
+    """Who makes the shards: processes of this machine, or the tasks of a Ray cluster."""
+    ray_address: str | None = None
+    """Address of the Ray cluster. Default: RAY_ADDRESS, the cluster on this machine, or a new
+    one."""
     dry_run: bool = False
     """Make a few images in memory; print size, number of shards and time; write nothing."""
     verify: str | None = None
@@ -121,7 +126,7 @@ class Dataset(Connection):
 
     def _make(self, folder: Folder, place: str) -> None:
         with contextlib.ExitStack() as held:
-            plan, spec = self._plan(read_plan(folder))
+            plan, spec = self.make_plan(read_plan(folder))
             check_folder(folder, plan)  # before anything is written
             if is_complete(folder, plan):
                 folder.finish()  # if an earlier run was interrupted in it
@@ -146,13 +151,18 @@ class Dataset(Connection):
         self, task: Task, folder: Folder, missing: Iterator[Shard], progress: Progress
     ) -> None:
         workers = self._count_workers(task.plan)
-        if workers == 1:
+        if self.engine == "ray":
+            # Here, because the ray extra need not be installed.
+            from imagemint.dataset.ray_engine import make_on_ray  # noqa: PLC0415
+
+            make_on_ray(task, missing, progress, self.ray_address)
+        elif workers == 1:
             make_here(task, folder, missing, progress)
         else:
             make_in_processes(task, missing, workers, progress)
 
     def _estimate(self, folder: Folder) -> None:
-        plan, spec = self._plan(read_plan(folder))
+        plan, spec = self.make_plan(read_plan(folder))
         workers = self._count_workers(plan)
         found = estimate(plan, spec)
         print(
@@ -177,7 +187,7 @@ class Dataset(Connection):
             f"{len(shards)} of {plan.num_shards} shards were made again with the same bytes"
         )
 
-    def _plan(self, existing: Plan | None) -> tuple[Plan, Spec]:
+    def make_plan(self, existing: Plan | None) -> tuple[Plan, Spec]:
         """Returns the plan; what the settings leave open is taken from an existing plan."""
         spec, offer = self._open_spec(existing)
         seed = self.seed

@@ -29,6 +29,7 @@ WORK = ".imagemint"
 """Folder for the state of an unfinished data set."""
 # More files than this are flushed together, because each flush waits for the disk.
 _FLUSHED_SINGLY = 16
+_BUFFER_BYTES = 2**20
 
 
 class WrittenFile(NamedTuple):
@@ -85,6 +86,7 @@ class LocalFolder:
             raise OtherPlan(f"{path} exists and is not a folder")
         self.path = path
         self.place = str(path)
+        self._parents: set[str] = set()
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -142,17 +144,19 @@ class LocalFolder:
 
     def digest(self, name: str) -> str | None:
         """Returns the SHA-256 of a file; None if there is none."""
-        try:
-            with (self.path / name).open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
-        except FileNotFoundError:
+        path = f"{self.path}/{name}"
+        if not os.path.lexists(path):  # faster than an exception, for folders of many files
             return None
+        with open(path, "rb") as file:  # noqa: PTH123 - as above
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     def publish(self, staged: Path, name: str) -> None:
         """Moves a flushed file from the staging area to its name."""
-        target = self.path / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staged.replace(target)
+        parent = name.rpartition("/")[0]
+        if parent not in self._parents:
+            (self.path / parent).mkdir(parents=True, exist_ok=True)
+            self._parents.add(parent)
+        os.replace(staged, f"{self.path}/{name}")  # noqa: PTH105 - as above
 
     @contextlib.contextmanager
     def stage(self) -> Iterator[Path]:
@@ -179,24 +183,36 @@ class Staging:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._written: list[WrittenFile] = []
         self.staged: dict[str, Path] = {}
 
     @contextlib.contextmanager
     def create(self, name: str) -> Iterator[IO[bytes]]:
         """Opens a new file; `name` is relative to the data set, with slashes."""
         path = self._folder / str(len(self.staged))
-        with path.open("xb") as file:
+        # Python's buffer of 8 KiB would cost a tenth of the time of encoding small pictures.
+        with path.open("xb", _BUFFER_BYTES) as file:
             yield file
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
         self.staged[name] = path
+        self._written.append(WrittenFile(name, path.stat().st_size, digest))
+
+    def add(self, name: str, content: bytes) -> None:
+        """Writes a small file at once, in a third of the time of `create`."""
+        path = self._folder / str(len(self.staged))
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        with open(handle, "wb", buffering=0) as file:  # noqa: PTH123 - a descriptor, not a path
+            written = file.write(content)
+        if written != len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        self.staged[name] = path
+        digest = hashlib.sha256(content).hexdigest()
+        self._written.append(WrittenFile(name, len(content), digest))
 
     def describe(self) -> list[WrittenFile]:
         """Returns the name, size and digest of each file."""
-        found = []
-        for name, path in self.staged.items():
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            found.append(WrittenFile(name, path.stat().st_size, digest))
-        return found
+        return self._written
 
 
 class Journal:
@@ -229,9 +245,12 @@ def publish_shard(folder: Folder, shard: Shard, staging: Staging) -> list[Writte
             f"{folder.place}: shard {shard.number} has other bytes than in an earlier run, although"
             " the plan is the same; the CPU or a library may be another one"
         )
-    missing = [each for each in files if folder.digest(each.name) != each.sha256]
-    for each in missing:
-        if folder.digest(each.name) is not None:
+    missing = []
+    for each in files:
+        digest = folder.digest(each.name)
+        if digest is None:
+            missing.append(each)
+        elif digest != each.sha256:
             raise refuse_stranger(folder, each.name)
     flush(list(staging.staged.values()))
     if entered is None:

@@ -81,12 +81,12 @@ class LocalSource:
         _choose_gpu(worker)
         bundle = replace(read_bundle(spec.directory), findings=spec.findings)
         self._plan = plan
-        self._spec: ModelSpec = bundle.spec
-        self._backend = _open_backend(bundle, spec, plan.variant)
+        self.spec: ModelSpec = bundle.spec
+        self.backend = _open_backend(bundle, spec, plan.variant)
         try:
-            _describe(bundle, self._backend).check(plan, str(spec.directory))
+            _describe(bundle, self.backend).check(plan, str(spec.directory))
         except BaseException:
-            self._backend.close()
+            self.backend.close()
             raise
         self._rows = max(1, min(_MOST_ROWS, _MOST_BYTES // plan.image_bytes))
 
@@ -97,10 +97,10 @@ class LocalSource:
 
     def close(self) -> None:
         """Releases the model."""
-        self._backend.close()
+        self.backend.close()
 
     def _compute(self, first: int, count: int) -> ImageBatch:
-        plan, spec = self._plan, self._spec
+        plan, spec = self._plan, self.spec
         classes = list_classes(plan, first, count)
         captions = self._draw_captions(first, count)
         threshold, psi = plan.truncation, None
@@ -130,12 +130,12 @@ class LocalSource:
             class_id=classes,
             serials=self._spell_serials(first, count, classes, captions),
             timing=_NO_TIME,
-            image=self._backend.run(batch),
+            image=self.backend.run(batch),
         )
 
     def _draw_captions(self, first: int, count: int) -> list[str] | None:
         """Returns example captions, as a server draws them; None for a model without captions."""
-        captions = self._spec.captions
+        captions = self.spec.captions
         if captions is None:
             return None
         drawn = drawn_classes(self._plan.seed, first, count, len(captions.examples))
@@ -148,7 +148,7 @@ class LocalSource:
         classes: NDArray[np.int64] | None,
         captions: list[str] | None,
     ) -> tuple[str, ...]:
-        plan, variant = self._plan, self._backend.variant.name_in_serials
+        plan, variant = self._plan, self.backend.variant.name_in_serials
         reel = spell_reel(plan.model, int(plan.version), variant, plan.seed)
         class_ids: list[int | None] = [None] * count if classes is None else classes.tolist()
         texts: list[str | None] = [None] * count if captions is None else [*captions]

@@ -21,6 +21,9 @@ class NewFiles(Protocol):
     def create(self, name: str) -> AbstractContextManager[IO[bytes]]:
         """Opens a new file; `name` is relative to the data set, with slashes."""
 
+    def add(self, name: str, content: bytes) -> None:
+        """Writes a small file at once."""
+
 
 class ShardFormat(Protocol):
     """One format."""

@@ -28,8 +28,7 @@ def write(plan: Plan, shard: Shard, batches: Iterable[ImageBatch], files: NewFil
     del shard
     for batch in batches:
         for picture in encode_batch(plan, batch):
-            with files.create(_name_picture(plan, picture.index, picture.class_id)) as file:
-                file.write(picture.data)
+            files.add(_name_picture(plan, picture.index, picture.class_id), picture.data)
 
 
 def name_folders(labels: tuple[str, ...]) -> tuple[str, ...]:

@@ -66,14 +66,11 @@ def make_schema(plan: Plan) -> pa.Schema:
 
 def _make_table(plan: Plan, schema: pa.Schema, rows: list[Picture]) -> pa.Table:
     suffix = SUFFIXES[plan.image_format]
-    columns: dict[str, object] = {
-        "image": [
-            {"bytes": each.data, "path": f"{plan.spell_index(each.index)}.{suffix}"}
-            for each in rows
-        ],
-        "serial": [each.serial for each in rows],
-        "index": [each.index for each in rows],
-    }
+    data = pa.array([each.data for each in rows], pa.binary())
+    paths = pa.array([f"{plan.spell_index(each.index)}.{suffix}" for each in rows], pa.string())
+    columns = [pa.StructArray.from_arrays([data, paths], ["bytes", "path"])]
     if plan.class_labels:
-        columns["label"] = [each.class_id for each in rows]
+        columns.append(pa.array([each.class_id for each in rows], pa.int64()))
+    columns.append(pa.array([each.serial for each in rows], pa.string()))
+    columns.append(pa.array([each.index for each in rows], pa.uint64()))
     return pa.table(columns, schema=schema)

@@ -6,7 +6,7 @@ classes) and `KEY.json` (serial, index, class label, digital source type).
 
 import json
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import IO
 
 from imagemint.client.images import ImageBatch
@@ -14,10 +14,6 @@ from imagemint.dataset.formats import SPLIT, NewFiles
 from imagemint.dataset.pictures import SUFFIXES, Picture, encode_batch
 from imagemint.dataset.plan import Plan, Shard
 from imagemint.pictures import TRAINED_ALGORITHMIC_MEDIA
-
-_NAME = slice(0, 100)
-_SIZE = slice(124, 136)
-_SUM = slice(148, 156)
 
 
 def name_file(plan: Plan, shard: Shard) -> str:
@@ -34,54 +30,76 @@ def match_files() -> str:
 def write(plan: Plan, shard: Shard, batches: Iterable[ImageBatch], files: NewFiles) -> None:
     """Writes the images of a shard."""
     suffix = SUFFIXES[plan.image_format]
+    describe = _Descriptions(plan)
     with files.create(name_file(plan, shard)) as file:
         tar = TarWriter(file)
         for batch in batches:
             for picture in encode_batch(plan, batch):
-                key = plan.spell_index(picture.index)
-                tar.add(f"{key}.{suffix}", picture.data)
+                members = {suffix: picture.data, "json": describe(picture)}
                 if picture.class_id is not None:
-                    tar.add(f"{key}.cls", str(picture.class_id).encode())
-                tar.add(f"{key}.json", _describe(plan, picture))
+                    members["cls"] = b"%d" % picture.class_id
+                tar.add(plan.spell_index(picture.index), members)
         tar.finish()
 
 
 class TarWriter:
     """Writes a tar archive (ustar) of small files, with the same bytes as `tarfile`.
 
-    `tarfile` spends a quarter of the time of encoding a small PNG on each header. All headers of a
-    shard differ only in name, size and checksum.
+    `tarfile` takes a quarter of the time of encoding a small PNG for each header. Here, a header
+    takes a tenth of that, because headers differ only in name, size and checksum.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
-        header = bytearray(tarfile.TarInfo("").tobuf(tarfile.USTAR_FORMAT))
-        header[_NAME], header[_SIZE], header[_SUM] = bytes(100), bytes(12), b" " * 8
-        self._header = header
-        self._base_sum = sum(header)
+        header = tarfile.TarInfo("").tobuf(tarfile.USTAR_FORMAT)
+        # Name [0:100], mode and owner, size [124:136], time, checksum [148:156], the rest.
+        self._owner, self._time, self._rest = header[100:124], header[136:148], header[156:]
+        self._base_sum = sum(self._owner) + sum(self._time) + sum(self._rest) + 8 * ord(" ")
+        self._suffix_sums: dict[str, tuple[bytes, int]] = {}
         self._written = 0
 
-    def add(self, name: str, data: bytes) -> None:
-        """Adds a file; its name has at most 99 ASCII characters."""
-        coded, size = name.encode("ascii"), b"%011o" % len(data)
-        header = self._header.copy()
-        header[0 : len(coded)] = coded
-        header[124:135] = size
-        header[_SUM] = b"%06o\x00 " % (self._base_sum + sum(coded) + sum(size))
-        padding = bytes(-len(data) % tarfile.BLOCKSIZE)
-        self._file.write(b"".join((header, data, padding)))
-        self._written += len(header) + len(data) + len(padding)
+    def add(self, key: str, members: Mapping[str, bytes]) -> None:
+        """Adds the files of a sample: `KEY.SUFFIX` for each suffix, in ASCII, below 100 characters.
+
+        Args:
+            key: the key of the sample.
+            members: the content of each file by its suffix.
+        """
+        coded = key.encode("ascii")
+        key_sum = self._base_sum + sum(coded)
+        parts: list[bytes] = []
+        for suffix, data in members.items():
+            ending, suffix_sum = self._suffix_sums.get(suffix) or self._sum_suffix(suffix)
+            size = b"%011o\x00" % len(data)
+            checksum = b"%06o\x00 " % (key_sum + suffix_sum + sum(size))
+            name = (coded + ending).ljust(100, b"\x00")
+            padding = bytes(-len(data) % tarfile.BLOCKSIZE)
+            parts += (name, self._owner, size, self._time, checksum, self._rest, data, padding)
+        self._written += self._file.write(b"".join(parts))
 
     def finish(self) -> None:
         """Writes the end of the archive."""
         end = 2 * tarfile.BLOCKSIZE
         self._file.write(bytes(end + -(self._written + end) % tarfile.RECORDSIZE))
 
+    def _sum_suffix(self, suffix: str) -> tuple[bytes, int]:
+        ending = f".{suffix}".encode("ascii")
+        self._suffix_sums[suffix] = found = (ending, sum(ending))
+        return found
 
-def _describe(plan: Plan, picture: Picture) -> bytes:
-    found: dict[str, object] = {"serial": picture.serial, "index": picture.index}
-    if picture.class_id is not None:
-        found["class_id"] = picture.class_id
-        found["class_label"] = plan.class_labels[picture.class_id]
-    found["digital_source_type"] = TRAINED_ALGORITHMIC_MEDIA
-    return json.dumps(found, ensure_ascii=False).encode()
+
+class _Descriptions:
+    """The JSON of each image. Only numbers and serials differ, and serials need no escapes."""
+
+    def __init__(self, plan: Plan) -> None:
+        labels = [json.dumps(label, ensure_ascii=False) for label in plan.class_labels]
+        end = f', "digital_source_type": "{TRAINED_ALGORITHMIC_MEDIA}"}}'
+        self._ends: dict[int | None, str] = {
+            class_id: f', "class_id": {class_id}, "class_label": {label}{end}'
+            for class_id, label in enumerate(labels)
+        }
+        self._ends[None] = end
+
+    def __call__(self, picture: Picture) -> bytes:
+        end = self._ends[picture.class_id]
+        return f'{{"serial": "{picture.serial}", "index": {picture.index}{end}'.encode()
