@@ -47,6 +47,7 @@ def all_models(tmp_path_factory):
     """One model of each kind, and one for each number of classes in the sampling vectors."""
     directory = tmp_path_factory.mktemp("models")
     write_each_kind(directory)
+    write_bundle(directory, "worded", captions=True)
     for num_classes in {each["num_classes"] for each in VECTORS["classes"]}:
         write_bundle(directory, f"vectors-{num_classes}", num_classes=num_classes)
     return directory

@@ -62,11 +62,12 @@ export class ServerStream<Answer> {
     this.#answers = call[Symbol.asyncIterator]();
   }
 
-  /** Opens the call for `request`. */
+  /** Opens the call for `request`; `deadline` ends it as a whole. */
   static open<I extends DescMessage, O extends DescMessage>(
     { connection, metadata }: CallContext,
     method: DescMethodServerStreaming<I, O>,
     request: MessageShape<I>,
+    deadline?: Date,
   ): ServerStream<MessageShape<O>> {
     const permits = new ReadPermits();
     const call = connection.makeServerStreamRequest(
@@ -75,7 +76,10 @@ export class ServerStream<Answer> {
       (data: Buffer) => fromBinary(method.output, data),
       request,
       metadata,
-      { interceptors: [(options, next) => new PacedCall(next(options), permits)] },
+      {
+        ...optionsOf(deadline),
+        interceptors: [(options, next) => new PacedCall(next(options), permits)],
+      },
     );
     return new ServerStream(call, permits);
   }

@@ -5,15 +5,16 @@ import { setMaxListeners } from "node:events";
 import { create } from "@bufbuild/protobuf";
 import { Metadata, type Client as Connection } from "@grpc/grpc-js";
 
+import { onAbort } from "./cancellation.js";
 import { callUnary, ServerStream, type CallContext } from "./calls.js";
-import { openConnection, parseTargets, type Tls } from "./channel.js";
+import { openConnection, parseTargets } from "./channel.js";
 import { Cancelled, ClientClosed, isServiceError, translateError } from "./errors.js";
 import {
-  GenerateRequestSchema,
   GenerationService,
-  StreamGenerateRequestSchema,
   type GenerateRequest,
   type GenerateResponse,
+  type InterpolateRequest,
+  type InterpolateResponse,
   type StreamGenerateRequest,
 } from "./gen/imagemint/v1/generation_service_pb.js";
 import {
@@ -35,58 +36,25 @@ import {
   type ImageBatch,
 } from "./images.js";
 import {
-  imageSpec,
-  outputSpec,
-  priorityValue,
-  smallNumber,
-  type Encoding,
-  type Priority,
-  type Selection,
-  type Whole,
-} from "./requests.js";
+  animationSpec,
+  generateRequest,
+  interpolateRequest,
+  streamRequest,
+} from "./messages.js";
+import type {
+  AnimateOptions,
+  CallSettings,
+  ClientOptions,
+  GenerateOptions,
+  InterpolateOptions,
+  StreamOptions,
+} from "./options.js";
+import { outputSpec, smallNumber, type Encoding } from "./requests.js";
 import { cutIntoRuns, runSelection } from "./runs.js";
 import { resumeStream } from "./streams.js";
 
 // Calls of one mint() at the same time: enough to fill a batch, and few enough for the queue.
 const CALLS_AT_ONCE = 16;
-
-/** Settings of a client. */
-export interface ClientOptions {
-  /** How to encrypt. Default: plain text. */
-  readonly tls?: Tls | undefined;
-  /** API key, sent as `authorization: Bearer KEY`. */
-  readonly apiKey?: string | undefined;
-  /** Pairs that go with every call. */
-  readonly metadata?: Readonly<Record<string, string>> | undefined;
-  /** Milliseconds that a call may take, retries included. Default 30,000; null for no limit. */
-  readonly timeoutMs?: number | null | undefined;
-}
-
-/** Settings of one call. */
-export interface CallSettings {
-  /** Milliseconds for the call; for a stream, for each chunk. Default: the client's own. */
-  readonly timeoutMs?: number | null | undefined;
-  /** Cancels the call, or ends the stream. */
-  readonly signal?: AbortSignal | undefined;
-}
-
-/** Settings of a call for images. */
-export interface GenerateOptions extends Selection, CallSettings {
-  /** Number of images, 1 to the model's limit. Default 1. */
-  readonly count?: Whole | undefined;
-  /** Default normal; the pixels do not depend on it. */
-  readonly priority?: Priority | undefined;
-}
-
-/** Settings of a stream of images. */
-export interface StreamOptions extends Selection, CallSettings {
-  /** Number of images, 1 or more. */
-  readonly count: Whole;
-  /** Images in a chunk. Default: the server's choice. The pixels do not depend on it. */
-  readonly chunkSize?: number | undefined;
-  /** Of every chunk. Default normal. */
-  readonly priority?: Priority | undefined;
-}
 
 /**
  * A client of an imagemint server. It throws the errors of this package, and no gRPC errors. If the
@@ -227,6 +195,52 @@ export class Client {
     return this.#stream(request, options, parsePictures);
   }
 
+  /**
+   * Streams the images on the path through the latents of serial numbers, in chunks. The first and
+   * the last frame have the pixels of the first and the last serial number.
+   *
+   * @param serials 2 to 64 of one model, version and variant
+   */
+  async *interpolate(
+    serials: readonly string[],
+    options: InterpolateOptions = {},
+  ): AsyncGenerator<ImageBatch, void, undefined> {
+    for await (const chunk of this.#walk(interpolateRequest(serials, options), options)) {
+      yield parseImageBatch(chunk.batch!, chunk.timing);
+    }
+  }
+
+  /** Returns the path of interpolate() as one animated picture. */
+  async animate(serials: readonly string[], options: AnimateOptions = {}): Promise<Uint8Array> {
+    const request = interpolateRequest(serials, options);
+    request.animation = animationSpec(options);
+    const parts: Uint8Array[] = [];
+    for await (const chunk of this.#walk(request, options)) {
+      parts.push(chunk.animation);
+    }
+    return Buffer.concat(parts);
+  }
+
+  async *#walk(
+    request: InterpolateRequest,
+    settings: CallSettings,
+  ): AsyncGenerator<InterpolateResponse, void, undefined> {
+    const method = GenerationService.method.interpolate;
+    const deadline = this.#deadline(settings);
+    const call = ServerStream.open(await this.#open(), method, request, deadline);
+    const stopListening = onAbort(this.#signals(settings), () => call.cancel());
+    try {
+      for (let next = await call.next(); next !== undefined; next = await call.next()) {
+        yield next;
+      }
+    } catch (error) {
+      throw this.#translate(error, settings.signal);
+    } finally {
+      stopListening();
+      call.cancel();
+    }
+  }
+
   async *#stream<Item>(
     request: StreamGenerateRequest,
     settings: CallSettings,
@@ -258,8 +272,7 @@ export class Client {
       signals: readonly AbortSignal[],
     ) => Promise<Answer>,
   ): Promise<Answer> {
-    const timeoutMs = this.#timeoutMs(settings);
-    const deadline = timeoutMs === undefined ? undefined : new Date(Date.now() + timeoutMs);
+    const deadline = this.#deadline(settings);
     try {
       return await call(await this.#open(), deadline, this.#signals(settings));
     } catch (error) {
@@ -310,25 +323,12 @@ export class Client {
     return timeoutMs === undefined ? 30_000 : (timeoutMs ?? undefined);
   }
 
+  #deadline(settings: CallSettings): Date | undefined {
+    const timeoutMs = this.#timeoutMs(settings);
+    return timeoutMs === undefined ? undefined : new Date(Date.now() + timeoutMs);
+  }
+
   get #server(): string {
     return this.#targets.join(", ");
   }
-}
-
-function generateRequest(model: string, options: GenerateOptions): GenerateRequest {
-  return create(GenerateRequestSchema, {
-    images: imageSpec(model, options.count ?? 1, options),
-    priority: priorityValue(options.priority),
-  });
-}
-
-function streamRequest(model: string, options: StreamOptions): StreamGenerateRequest {
-  const request = create(StreamGenerateRequestSchema, {
-    images: imageSpec(model, options.count, options),
-    priority: priorityValue(options.priority),
-  });
-  if (options.chunkSize !== undefined) {
-    request.chunkSize = smallNumber("chunkSize", options.chunkSize);
-  }
-  return request;
 }

@@ -1,13 +1,7 @@
 /** Node client of an imagemint server. */
 
 export type { Tls } from "./channel.js";
-export {
-  Client,
-  type CallSettings,
-  type ClientOptions,
-  type GenerateOptions,
-  type StreamOptions,
-} from "./client.js";
+export { Client } from "./client.js";
 export {
   Cancelled,
   ClientClosed,
@@ -27,6 +21,15 @@ export {
 export type { BundleManifest } from "./gen/imagemint/v1/manifest_pb.js";
 export { ModelState, type Model, type ModelVersion } from "./gen/imagemint/v1/model_service_pb.js";
 export type { EncodedPicture, Image, ImageBatch, ImageIdentity, Origin, Timing } from "./images.js";
+export type { AnimationFormat } from "./messages.js";
+export type {
+  AnimateOptions,
+  CallSettings,
+  ClientOptions,
+  GenerateOptions,
+  InterpolateOptions,
+  StreamOptions,
+} from "./options.js";
 export {
   cycle,
   type Caption,

@@ -62,6 +62,28 @@ test("pictures carry their serial", async () => {
   assert.deepEqual([sheet.width, sheet.images.length], [18, 6]);
 });
 
+test("a path leads from one serial number to the other", async () => {
+  const [first, second] = Object.keys(given.pixels) as [string, string];
+  const frames = [];
+  for await (const batch of client.interpolate([first, second], { frames: 7 })) {
+    frames.push(...batch.images.map((each) => hex(each.pixels)));
+  }
+  assert.equal(frames.length, 7);
+  assert.deepEqual([frames[0], frames[6]], [given.pixels[first], given.pixels[second]]);
+  const animation = await client.animate([first, second], { frames: 7, format: "gif", frameMs: 40 });
+  assert.equal(Buffer.from(animation.subarray(0, 6)).toString(), "GIF89a");
+  await assert.rejects(client.animate([first]), InvalidRequest);
+});
+
+test("captions are asked for, and minted from their serials", async () => {
+  const batch = await client.generate("worded", { seed: 5, condition: { caption: "Red HAIR" } });
+  const [image] = batch.images;
+  assert.equal(image!.caption, "red hair");
+  assert.equal(image!.serial, "worded@1/5/0?caption=red%20hair");
+  const again = await client.mint(image!.serial);
+  assert.equal(hex(again.images[0]!.pixels), hex(image!.pixels));
+});
+
 test("models are listed with their manifests", async () => {
   const models = await client.models();
   const digits = models.find((each) => each.name === "digits")!;

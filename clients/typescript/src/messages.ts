@@ -1,0 +1,74 @@
+/** Requests of GenerationService, built from the options of a call. */
+
+import { create } from "@bufbuild/protobuf";
+
+import {
+  AnimationFormat as WireAnimationFormat,
+  AnimationSchema,
+  GenerateRequestSchema,
+  InterpolateRequestSchema,
+  StreamGenerateRequestSchema,
+  type Animation,
+  type GenerateRequest,
+  type InterpolateRequest,
+  type StreamGenerateRequest,
+} from "./gen/imagemint/v1/generation_service_pb.js";
+import type {
+  AnimateOptions,
+  GenerateOptions,
+  InterpolateOptions,
+  StreamOptions,
+} from "./options.js";
+import { imageSpec, priorityValue, smallNumber } from "./requests.js";
+
+const ANIMATIONS = {
+  webp: WireAnimationFormat.WEBP,
+  gif: WireAnimationFormat.GIF,
+  apng: WireAnimationFormat.APNG,
+} as const;
+
+/** Encoding of an animated picture. */
+export type AnimationFormat = keyof typeof ANIMATIONS;
+
+export function generateRequest(model: string, options: GenerateOptions): GenerateRequest {
+  return create(GenerateRequestSchema, {
+    images: imageSpec(model, options.count ?? 1, options),
+    priority: priorityValue(options.priority),
+  });
+}
+
+export function streamRequest(model: string, options: StreamOptions): StreamGenerateRequest {
+  const request = create(StreamGenerateRequestSchema, {
+    images: imageSpec(model, options.count, options),
+    priority: priorityValue(options.priority),
+  });
+  if (options.chunkSize !== undefined) {
+    request.chunkSize = smallNumber("chunkSize", options.chunkSize);
+  }
+  return request;
+}
+
+export function interpolateRequest(
+  serials: readonly string[],
+  options: InterpolateOptions,
+): InterpolateRequest {
+  return create(InterpolateRequestSchema, {
+    serials: [...serials],
+    frames: smallNumber("frames", options.frames ?? 60),
+    priority: priorityValue(options.priority),
+  });
+}
+
+export function animationSpec(options: AnimateOptions): Animation {
+  const animation = create(AnimationSchema, {
+    format: ANIMATIONS[options.format ?? "webp"],
+    bounces: options.bounces ?? false,
+  });
+  if (options.quality !== undefined) {
+    animation.quality = smallNumber("quality", options.quality);
+  }
+  if (options.frameMs !== undefined) {
+    animation.frameMs = smallNumber("frameMs", options.frameMs);
+  }
+  return animation;
+}
