@@ -23,9 +23,11 @@ PADDING = 0
 
 # Letters and digits of any script, and hyphens. The underscore separates words.
 _WORD = re.compile(r"(?:[^\W_]|-)+")
-# Limits on the words in an error message: the search for a similar word compares a word with the
-# whole vocabulary, and it runs on the event loop.
+# Limits on the words in an error message, and on the search for similar words, which runs on the
+# event loop: without them, a caption of unknown words blocks it for a second if the vocabulary has
+# 10,000 words.
 _MOST_NAMED, _MOST_COMPARED, _LONGEST_COMPARED = 20, 5, 40
+_MOST_CANDIDATES, _LENGTH_DIFFERENCE = 200, 2
 
 
 def split_words(text: str) -> list[str]:
@@ -90,9 +92,17 @@ class Captions:
         if len(word) > _LONGEST_COMPARED:
             return repr(word[:_LONGEST_COMPARED] + "…")
         if place < _MOST_COMPARED:
-            for similar in difflib.get_close_matches(word, self.vocabulary, n=1):
+            for similar in difflib.get_close_matches(word, self._list_candidates(word), n=1):
                 return f"{word!r} (similar: {similar!r})"
         return repr(word)
+
+    def _list_candidates(self, word: str) -> list[str]:
+        """Returns known words of about the same length, those with the same first letter first."""
+        candidates = [
+            known for known in self.vocabulary if abs(len(known) - len(word)) <= _LENGTH_DIFFERENCE
+        ]
+        candidates.sort(key=lambda known: known[0] != word[0])
+        return candidates[:_MOST_CANDIDATES]
 
     def encode(self, captions: Sequence[str]) -> npt.NDArray[np.int64]:
         """Returns the token ids int64 [N, max_words] of captions in their normal form."""

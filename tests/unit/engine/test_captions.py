@@ -67,6 +67,14 @@ def test_many_unknown_words_are_counted():
         many.parse(" ".join(f"w{number}" for number in range(25)))
 
 
+def test_similar_word_is_found_in_a_large_vocabulary():
+    """Among words of about the same length, those with the same first letter first."""
+    others = tuple(f"{letter}{number:04}" for letter in "abc" for number in range(1_000))
+    large = Captions((*others, "zebra"), 16, ("zebra",))
+    with pytest.raises(ValueError, match=r"'zebras' \(similar: 'zebra'\)"):
+        large.parse("zebras")
+
+
 @pytest.mark.parametrize(
     ("tokens", "said"),
     [

@@ -32,6 +32,8 @@ _MOST_FAULTS = 12
 _MOST_PARTS = 1_024
 MOST_ID_CHARACTERS = 256
 """Longest id of a request. The answer repeats the id."""
+# The search for similar words takes time, so not every wrong caption of a request is described.
+_MOST_CAPTIONS_REFUSED = 3
 PRIORITIES = (Priority.HIGH, Priority.NORMAL)
 """Meaning of the values of the parameter ``priority``, from 1. The value 0 is NORMAL."""
 _OUTPUTS = ("image", "class_id", "caption", "serial")
@@ -275,7 +277,7 @@ def _read_captions(
             captions[text] = known.parse(text.decode())
         except ValueError as error:  # UnicodeDecodeError is one
             faults.append(Violation("inputs.text", str(error)))
-            if len(faults) > _MOST_FAULTS:  # the search for similar words takes time
+            if len(faults) == before + _MOST_CAPTIONS_REFUSED:
                 break
     if len(faults) > before:
         return None

@@ -434,3 +434,18 @@ def test_unknown_model_and_version_are_not_found(repository):
         read(repository, infer("nobody"))
     with pytest.raises(VersionNotFound):
         read(repository, infer(version="7"))
+
+
+def test_wrong_captions_are_described_in_part(repository):
+    """Three are enough to mend a request, and more would take the event loop's time."""
+    request = pb.ModelInferRequest(model_name="people")
+    for name, values in reel(*range(9)).items():
+        tensor = request.inputs.add(name=name, datatype="UINT64", shape=(9, 1))
+        tensor.contents.uint64_contents.extend(values.ravel().tolist())
+    text = request.inputs.add(name="text", datatype="BYTES", shape=(9, 1))
+    text.contents.bytes_contents.extend(b"word%d" % number for number in range(9))
+    with pytest.raises(InvalidRequest) as refused:
+        read(repository, request)
+    assert [each.description for each in refused.value.violations] == [
+        f"unknown word 'word{number}'" for number in range(3)
+    ]
