@@ -97,6 +97,34 @@ async def test_drain(held_site):
             pass
 
 
+async def test_drain_under_load(serve_http, models):
+    """Every answer is whole: an image, or a refusal that asks to come again elsewhere."""
+    app = await serve_http(models)
+    statuses, answered = set(), asyncio.Event()
+
+    async def call():
+        async with browse(app) as web:
+            while True:
+                try:
+                    answer = await web.post(GENERATE, json={"images": {"count": 8}})
+                except httpx.ConnectError:  # the listener is closed
+                    return
+                statuses.add(answer.status_code)
+                if answer.status_code == 200:
+                    assert len(answer.json()["batch"]["images"]) == 8
+                    answered.set()
+                else:
+                    assert answer.json()["reason"] == "DRAINING"
+                    assert answer.headers["connection"] == "close"
+                    return
+
+    calls = [asyncio.create_task(call()) for _ in range(12)]
+    await answered.wait()
+    await app.stop()
+    await asyncio.gather(*calls)
+    assert statuses == {200, 503}
+
+
 async def test_tls(serve_http, models, authority, write_certificate, tmp_path):
     """The files of the gRPC listener; a new pair is used without a restart."""
     certificate, key = write_certificate(authority, tmp_path)

@@ -13,6 +13,7 @@ from typing import Any
 
 from google.rpc import error_details_pb2, status_pb2
 
+from imagemint.engine.errors import Draining
 from imagemint.server.rpc.status import DETAILS_KEY
 
 MEDIA_TYPE = "application/problem+json"
@@ -84,6 +85,8 @@ class Problem:
             found["retry-after"] = str(max(1, math.ceil(self.retry_delay_s)))
         if self.status == HTTPStatus.UNAUTHORIZED:
             found["www-authenticate"] = "Bearer"
+        if self.members.get("reason") == Draining.reason:
+            found["connection"] = "close"  # so that the next request goes to another server
         if request_id := self.members.get("request_id"):
             found["x-request-id"] = request_id
         return found

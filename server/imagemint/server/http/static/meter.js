@@ -83,7 +83,7 @@ export class Meter {
 /** Returns the figures of /metrics; null if there is no answer, undefined if there never will be. */
 async function scrape() {
   try {
-    const response = await fetch("metrics?name[]=imagemint_queue_images", { cache: "no-store" });
+    const response = await fetch("metrics", { cache: "no-store" });
     if (!response.ok) return undefined;
     const text = await response.text();
     const total = (name) => [...text.matchAll(new RegExp(`^${name}(?:{[^}]*})? (\\S+)$`, "gm"))]
