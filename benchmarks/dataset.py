@@ -142,7 +142,9 @@ def compare(found: dict[str, dict[str, list[float]]], clock: str) -> dict[str, f
 
     def ratio(name: str, *limits: str) -> float:
         took = found[name][clock]
-        limit = [sum(each) for each in zip(*(found[each][clock] for each in limits), strict=True)]
+        limit: list[float] = [
+            sum(each) for each in zip(*(found[each][clock] for each in limits), strict=True)
+        ]
         return statistics.median(most / own for most, own in zip(limit, took, strict=True))
 
     ratios = {"npz / engine": ratio("npz", "engine alone")}

@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from s3_server import BUCKET, s3_server
 from tiny_bundles import write_bundle
 
 from imagemint.client.cli import main
@@ -26,13 +27,19 @@ COMMON = ["dataset", "--model=tiny", "--seed=7", "--classes=balanced", "--format
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A cluster of two nodes with one core each, on this machine."""
+    """A cluster of two nodes with one core each, and an S3 server; gives what reads its objects."""
+    with s3_server(os.environ.__setitem__) as read_objects:
+        yield from start_cluster(read_objects)
+
+
+def start_cluster(read_objects):
+    """Starts a cluster that knows the S3 server; yields what reads its objects."""
     options = {"num_cpus": 1, "object_store_memory": 100 * 2**20, "include_dashboard": False}
     started = cluster_utils.Cluster(initialize_head=True, head_node_args=options)
     del options["include_dashboard"]
     started.add_node(**options)
     ray.init(address=started.address, logging_level="ERROR", log_to_driver=False)
-    yield started
+    yield read_objects
     ray.shutdown()
     started.shutdown()
 
@@ -88,6 +95,14 @@ def test_cluster_writes_the_same_bytes(cluster, models, tmp_path):
         ray.wait = original
     assert killed
     assert contents(tmp_path / "ray") == contents(tmp_path / "here")
+
+
+def test_cluster_writes_to_s3(cluster, models, tmp_path):
+    """Nodes without a common disk write to an object store, with the same bytes."""
+    size = ["--count=100", "--shard-size=20", f"--repository={models}", "--local"]
+    assert main([*COMMON, *size, f"--out={tmp_path / 'here'}", "--workers=1"]) == 0
+    assert main([*COMMON, *size, f"--out=s3://{BUCKET}/set", "--engine=ray"]) == 0
+    assert cluster("set/") == contents(tmp_path / "here")
 
 
 def test_error_of_a_task_is_one_line(cluster, models, tmp_path, capsys):

@@ -14,6 +14,7 @@ import fsspec
 from imagemint.dataset.folder import WORK
 
 _BLOCK = 2**20
+_WITHOUT_FOLDERS = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss", "oci", "r2"}
 
 
 class RemoteFolder:
@@ -50,7 +51,7 @@ class RemoteFolder:
 
     def put(self, name: str, content: bytes) -> None:
         """Writes a file at once, replacing an earlier one."""
-        self._files.makedirs(self._path(name).rpartition("/")[0], exist_ok=True)
+        self._make_parent(name)
         self._files.pipe_file(self._path(name), content)
 
     def digest(self, name: str) -> str | None:
@@ -67,7 +68,7 @@ class RemoteFolder:
 
     def publish(self, staged: Path, name: str) -> None:
         """Uploads a file from the staging area."""
-        self._files.makedirs(self._path(name).rpartition("/")[0], exist_ok=True)
+        self._make_parent(name)
         self._files.put_file(str(staged), self._path(name))
 
     @contextlib.contextmanager
@@ -80,6 +81,13 @@ class RemoteFolder:
         """Deletes the state of the unfinished data set."""
         with contextlib.suppress(FileNotFoundError):
             self._files.rm(self._path(WORK), recursive=True)
+
+    def _make_parent(self, name: str) -> None:
+        """Makes the folder of a file, unless the store has none: there, it would make a bucket."""
+        protocol = self._files.protocol
+        names = {protocol} if isinstance(protocol, str) else set(protocol)
+        if names.isdisjoint(_WITHOUT_FOLDERS):
+            self._files.makedirs(self._path(name).rpartition("/")[0], exist_ok=True)
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
