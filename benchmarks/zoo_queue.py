@@ -71,8 +71,8 @@ class Run:
 
     @property
     def dataset(self) -> str:
-        """The data set that it trains on."""
-        return str(self.options.get("dataset", TABLE[self.recipe].dataset))
+        """The name of the data set that it trains on."""
+        return Path(self.options.get("dataset", TABLE[self.recipe].dataset)).name
 
 
 @dataclass(frozen=True)

@@ -189,6 +189,10 @@ def command_of(about: dict[str, Any]) -> str:
         for key, value in given.items()
         if value != usual.get(key)
     ]
+    dataset = str(about.get("dataset", TABLE[name].dataset)).partition("/")[0]
+    options += [f" --dataset {dataset}"] if dataset != TABLE[name].dataset else []
+    precision = about.get("precision", "fp32")
+    options += [f" --precision {precision}"] if precision != "fp32" else []
     return f"imagemint train {name} --out runs/{name}" + "".join(options)
 
 

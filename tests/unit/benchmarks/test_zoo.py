@@ -112,7 +112,10 @@ def test_command_of_a_run_names_what_differs_from_the_recipe():
     """Options at their defaults are left out; the rest stands as on the command line."""
     options = {name: field.default for name, field in RECIPES["dcgan"].model_fields.items()}
     about = {"recipe": "dcgan", "options": options | {"images": 7, "batch_size": 3}}
-    assert command_of(about) == "imagemint train dcgan --out runs/dcgan --images 7 --batch-size 3"
+    command = "imagemint train dcgan --out runs/dcgan --images 7 --batch-size 3"
+    assert command_of(about | {"dataset": "mnist/train", "precision": "fp32"}) == command
+    elsewhere = about | {"dataset": "emoji64/train", "precision": "bf16"}
+    assert command_of(elsewhere) == f"{command} --dataset emoji64 --precision bf16"
 
 
 def test_curve_adds_up_the_cpu_time():
@@ -126,6 +129,7 @@ def test_curve_adds_up_the_cpu_time():
 def test_names_of_runs_differ():
     """Another data set and another seed are in the name; the defaults are not."""
     assert name_of("dcgan", "mnist", 0) == "dcgan"
+    assert Run("dcgan", 0, (), {"dataset": "/data/pets"}).name == "dcgan-pets"
     assert name_of("progressive", "avatars64", 2) == "progressive-avatars64-seed2"
 
 
