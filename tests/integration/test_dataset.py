@@ -48,9 +48,9 @@ async def test_server_and_engine_write_the_same_bytes(app, models, tmp_path, for
     assert contents(tmp_path / "server") == contents(tmp_path / "local")
 
 
-@pytest.mark.parametrize("model", ["plain", "styled"])
+@pytest.mark.parametrize("model", ["plain", "styled", "people"])
 async def test_other_models_too(app, models, tmp_path, model):
-    """Models without classes and with truncation give the same bytes either way."""
+    """Models without classes, with truncation and with captions give the same bytes either way."""
     flags = ["--classes=random"]
     assert await make(tmp_path / "server", *servers(app), *flags, model=model) == 0
     assert await make(tmp_path / "local", *local(models), *flags, model=model) == 0

@@ -16,6 +16,7 @@ def models(tmp_path_factory):
     write_bundle(repository, "plain", conditional=False, size=(5, 3, 3))
     write_bundle(repository, "bounded", truncation="threshold")
     write_bundle(repository, "styled", truncation="psi")
+    write_bundle(repository, "told", captions=True)
     return repository
 
 

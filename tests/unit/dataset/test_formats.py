@@ -104,6 +104,23 @@ def test_model_without_classes(make, tmp_path, format_name):
     assert (tmp_path / "set/SHA256SUMS").exists()
 
 
+def test_captions_stand_beside_the_pictures(make, tmp_path):
+    """A model with captions draws one for each image, which stands in the serial, too."""
+    settings = {"model": "told", "classes": None, "captions": "examples"}
+    assert make(tmp_path / "tar", format="webdataset", **settings) == 0
+    assert make(tmp_path / "table", format="parquet", **settings) == 0
+    rows = [
+        row
+        for path in sorted((tmp_path / "table/data").iterdir())
+        for row in pq.read_table(path).to_pylist()
+    ]
+    with tarfile.open(next((tmp_path / "tar").glob("*000-*.tar"))) as tar:
+        first = tar.extractfile("000000000.txt").read().decode()
+    assert first == rows[0]["text"]
+    assert all(Serial.parse(row["serial"]).caption == row["text"] for row in rows)
+    assert len({row["text"] for row in rows}) > 1
+
+
 def test_class_rules(make, tmp_path):
     """Classes are drawn by seed and index, or a chosen few are taken in turn."""
     assert make(tmp_path / "random", classes=None) == 0

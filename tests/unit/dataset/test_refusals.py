@@ -140,11 +140,12 @@ def test_errors_of_the_disk_are_explained(code, said):
 def test_classes_of_a_model_without(refusal, tmp_path):
     """A model without classes cannot make some."""
     assert "has no classes" in refusal(tmp_path / "set", model="plain")
+    assert "has no captions" in refusal(tmp_path / "set", captions="examples")
 
 
 def test_unknown_model_and_version(refusal, tmp_path):
     """The message says which there are."""
-    assert "there is: bounded, plain, styled, tiny" in refusal(tmp_path / "set", model="tino")
+    assert "there is: bounded, plain, styled, tiny, told" in refusal(tmp_path / "set", model="tino")
     assert "has no version 9; there is: 1" in refusal(tmp_path / "set", version=9)
     assert not (tmp_path / "set").exists()
 

@@ -54,7 +54,7 @@ def _list_header(plan: Plan, num_bytes: int) -> Iterator[str]:
         yield f"license_name: {_quote(plan.license or 'not stated')}"
     yield f"pretty_name: {_quote(f'Synthetic images of {plan.title or plan.model}')}"
     yield "task_categories:"
-    yield f"- {'image-classification' if plan.class_labels else 'unconditional-image-generation'}"
+    yield f"- {_choose_task(plan)}"
     yield "tags:\n- synthetic\n- imagemint"
     yield f"size_categories:\n- {_choose_size(plan.count)}"
     yield "dataset_info:"
@@ -75,6 +75,8 @@ def _list_features(plan: Plan) -> Iterator[str]:
         yield "  - name: label\n    dtype:\n      class_label:\n        names:"
         for class_id, label in enumerate(plan.class_labels):
             yield f"          '{class_id}': {_quote(label)}"
+    if plan.captions:
+        yield "  - name: text\n    dtype: string"
     yield "  - name: serial\n    dtype: string\n  - name: index\n    dtype: uint64"
 
 
@@ -91,6 +93,8 @@ def _list_body(plan: Plan, num_bytes: int) -> Iterator[str]:
     yield f"| seed | {plan.seed} |"
     yield f"| indices | {plan.first_index} to {plan.first_index + plan.count - 1} |"
     yield f"| classes | {_describe_classes(plan)} |"
+    if plan.captions:
+        yield "| captions | example captions of the model, drawn at random by seed and index |"
     yield f"| truncation | {'none' if plan.truncation is None else plan.truncation} |"
     color = "gray" if plan.channels == 1 else "RGB"
     yield f"| image | {plan.height} x {plan.width}, {color} |"
@@ -122,6 +126,12 @@ def _describe_classes(plan: Plan) -> str:
         return "all in turn, by index"
     shown = ", ".join(plan.class_labels[class_id] for class_id in plan.classes[:_MOST_LABELS])
     return f"in turn, by index: {shown}"
+
+
+def _choose_task(plan: Plan) -> str:
+    if plan.captions:
+        return "text-to-image"
+    return "image-classification" if plan.class_labels else "unconditional-image-generation"
 
 
 def _choose_size(count: int) -> str:

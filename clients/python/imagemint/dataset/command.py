@@ -48,6 +48,9 @@ class Dataset(Connection):
     classes: str = RANDOM
     """Classes of the images: `balanced` takes all classes in turn; labels or indices, separated by
     commas, are taken in turn; `random` draws them by seed and index."""
+    captions: Literal["examples"] | None = None
+    """Captions of the images: `examples` draws example captions of the model by seed and index.
+    This is the default for a model with captions."""
     seed: int | None = Field(None, ge=0, le=UINT64_MAX)
     """Seed. Default: that of the data set in --out, or a new one."""
     first_index: int = Field(0, ge=0, le=UINT64_MAX)
@@ -203,6 +206,7 @@ class Dataset(Connection):
             first_index=self.first_index,
             count=self.count or 0,
             classes=_parse_rule(self.classes, offer.class_labels),
+            captions=self._parse_captions(offer),
             truncation=self.truncation,
             class_labels=offer.class_labels,
             height=offer.height,
@@ -217,6 +221,11 @@ class Dataset(Connection):
             software=describe_software(self.format),
         )
         return plan, spec
+
+    def _parse_captions(self, offer: Offer) -> Literal["examples"] | None:
+        if self.captions is not None and not offer.has_captions:
+            raise DatasetError("this model has no captions: leave --captions out")
+        return "examples" if offer.has_captions else None
 
     def _open_spec(self, existing: Plan | None) -> tuple[Spec, Offer]:
         """Returns the source, and what it makes of the model, version and variant."""

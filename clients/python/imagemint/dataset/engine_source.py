@@ -154,6 +154,7 @@ def _make_plan(
         first_index=0,
         count=1,
         classes=drawn if classes is None else tuple(classes) or tuple(range(num_classes)),
+        captions="examples" if offer.has_captions else None,
         truncation=truncation,
         class_labels=offer.class_labels,
         height=offer.height,

@@ -19,6 +19,8 @@ class Picture:
     """Index of the image."""
     class_id: int | None
     """Class; None for a model without classes."""
+    caption: str | None
+    """Caption; None for a model without captions."""
     serial: str
     """Serial number."""
     data: bytes
@@ -31,8 +33,9 @@ def encode_batch(plan: Plan, batch: ImageBatch) -> Iterator[Picture]:
     classes: list[int | None] = (
         [None] * len(batch) if batch.class_id is None else batch.class_id.tolist()
     )
-    for index, class_id, serial, pixels in zip(
-        batch.index.tolist(), classes, batch.serials, batch.image, strict=True
+    captions = batch.captions or [None] * len(batch)
+    for index, class_id, caption, serial, pixels in zip(
+        batch.index.tolist(), classes, captions, batch.serials, batch.image, strict=True
     ):
         data = encode(pixels, [serial], picture_format, plan.quality, variant=batch.variant)
-        yield Picture(index, class_id, serial, data)
+        yield Picture(index, class_id, caption, serial, data)

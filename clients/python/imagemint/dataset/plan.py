@@ -61,6 +61,8 @@ class Plan:
     classes: tuple[int, ...] | Literal["random"] | None
     """Classes in turn by index; `random` for classes drawn by seed and index; None for a model
     without classes."""
+    captions: Literal["examples"] | None
+    """`examples` for example captions drawn by seed and index; None for a model without them."""
     truncation: float | None
     """Truncation; None for none."""
     class_labels: tuple[str, ...]

@@ -32,6 +32,7 @@ class Offer:
     bundle_sha256: str
     execution_provider: str
     class_labels: tuple[str, ...]
+    has_captions: bool
     height: int
     width: int
     channels: int
@@ -245,6 +246,7 @@ def _describe_version(model: str, version: ModelVersion, manifest: Manifest) -> 
         bundle_sha256=version.bundle_sha256,
         execution_provider=version.execution_provider.partition(" ")[0],
         class_labels=manifest.class_labels,
+        has_captions=manifest.captions is not None,
         height=manifest.height,
         width=manifest.width,
         channels=manifest.channels,

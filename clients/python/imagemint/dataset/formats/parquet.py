@@ -57,6 +57,9 @@ def make_schema(plan: Plan) -> pa.Schema:
     if plan.class_labels:
         fields.append(pa.field("label", pa.int64()))
         features["label"] = {"names": list(plan.class_labels), "_type": "ClassLabel"}
+    if plan.captions:
+        fields.append(pa.field("text", pa.string()))
+        features["text"] = {"dtype": "string", "_type": "Value"}
     fields += [pa.field("serial", pa.string()), pa.field("index", pa.uint64())]
     features["serial"] = {"dtype": "string", "_type": "Value"}
     features["index"] = {"dtype": "uint64", "_type": "Value"}
@@ -71,6 +74,8 @@ def _make_table(plan: Plan, schema: pa.Schema, rows: list[Picture]) -> pa.Table:
     columns = [pa.StructArray.from_arrays([data, paths], ["bytes", "path"])]
     if plan.class_labels:
         columns.append(pa.array([each.class_id for each in rows], pa.int64()))
+    if plan.captions:
+        columns.append(pa.array([each.caption for each in rows], pa.string()))
     columns.append(pa.array([each.serial for each in rows], pa.string()))
     columns.append(pa.array([each.index for each in rows], pa.uint64()))
     return pa.table(columns, schema=schema)

@@ -1,7 +1,8 @@
 """WebDataset shards: tar files with an image, its class and its serial for each key.
 
-A key is the index. Its members are `KEY.png`, `KEY.cls` (the class as text, for models with
-classes) and `KEY.json` (serial, index, class label, digital source type).
+A key is the index. Its members are `KEY.png`, `KEY.json` (serial, index, class label, digital
+source type) and, for models that have them, `KEY.cls` (the class as text) or `KEY.txt` (the
+caption).
 """
 
 import json
@@ -38,6 +39,8 @@ def write(plan: Plan, shard: Shard, batches: Iterable[ImageBatch], files: NewFil
                 members = {suffix: picture.data, "json": describe(picture)}
                 if picture.class_id is not None:
                     members["cls"] = b"%d" % picture.class_id
+                if picture.caption is not None:
+                    members["txt"] = picture.caption.encode()
                 tar.add(plan.spell_index(picture.index), members)
         tar.finish()
 
