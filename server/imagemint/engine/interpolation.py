@@ -32,8 +32,7 @@ def interpolate_latents(
     path = (1 - share) * before + share * after
     if spherical:
         path = _bend(path, before, after, share)
-    exact = share[:, 0] == np.round(share[:, 0])  # a frame at a waypoint is that waypoint
-    path[exact] = waypoints[np.round(position[exact]).astype(np.int64)]
+    # At a waypoint the errors of float64 vanish in the rounding, so the frame is that waypoint.
     rounded: npt.NDArray[np.float32] = path.astype(np.float32)
     return rounded
 
