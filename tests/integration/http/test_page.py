@@ -276,7 +276,12 @@ async def test_drain_and_absence_are_shown(visit, serve_http, gallery):
     await app._http.stop()
     await expect(page.locator("#status-text")).to_have_text("No answer")
     await page.locator("#mint").click()
-    await expect(page.locator("#notice")).to_contain_text("No answer from the server")
+    notice = page.locator("#notice")
+    await expect(notice).to_have_text(
+        "No answer from the serverThe server does not answer.Try again"
+    )
+    await expect(page.locator(".tile")).to_have_count(0)
+    await expect(page.locator("#walk")).to_be_hidden()
 
 
 async def test_key_is_asked_for(visit, serve_http, gallery, tmp_path):
@@ -286,6 +291,8 @@ async def test_key_is_asked_for(visit, serve_http, gallery, tmp_path):
     app = await serve_http(gallery, api_keys=keys)
     page = await visit(app, "#count=4")
     await expect(page.locator("#notice")).to_contain_text("requires an API key")
+    await expect(page.locator("#models")).to_have_text("No models to show.")
+    await expect(page.locator("#mint")).to_be_disabled()
     await page.locator("#notice button").click()
     await page.locator("#key").fill(KEY)
     await page.locator("#key-form button[value=save]").click()

@@ -46,11 +46,10 @@ followStatus((state, last) => {
 async function loadModels() {
   try {
     const models = await listModels();
-    const before = JSON.stringify(controls.models.map((each) => each.versions.map((one) => one.state)));
     controls.setModels(models);
-    const states = controls.models.map((each) => each.versions.map((one) => one.state));
-    if (states.flat().includes("MODEL_STATE_LOADING")) setTimeout(loadModels, LOADING_MS);
-    if (JSON.stringify(states) !== before && !grids.length) await mint();
+    const states = models.flatMap((each) => each.versions.map((one) => one.state));
+    if (states.includes("MODEL_STATE_LOADING")) setTimeout(loadModels, LOADING_MS);
+    if (!grids.length) await mint();
     if (!controls.version && models.length) tell("The models are loading", "The page goes on by itself when one is ready.");
     if (!models.length) tell("No models", "This server's repository is empty, or your key may use none of its models.");
   } catch (error) {
@@ -116,6 +115,7 @@ function makeGrids(count) {
   });
   if (grids.length > 1) [grids[0].twin, grids[1].twin] = [grids[1], grids[0]];
   byId("panes").replaceChildren(...grids.map((grid) => grid.element));
+  byId("walk").hidden = false;
 }
 
 /** Fills a grid from a stream; says so if it is slow to begin. */
@@ -175,6 +175,12 @@ function announce(signal) {
 
 function fail(error, again, attempt) {
   if (!(error instanceof Failure)) throw error;
+  if (!controls.models.length) byId("models").textContent = "No models to show.";
+  if (grids.every((grid) => !grid.images.length)) {
+    grids = [];
+    byId("panes").replaceChildren();
+  }
+  byId("walk").hidden = !grids.length;
   byId("progress").textContent = "";
   const { violations } = error.problem;
   if (violations) {

@@ -1,6 +1,7 @@
 // What the page says when something is wrong, and what the visitor can do about it.
 
 import { byId, make, sleep } from "./dom.js";
+import { getKey } from "./api.js";
 
 const MOST_RETRIES = 5;
 
@@ -13,7 +14,7 @@ function show(kind, title, detail, ...rest) {
   const notice = byId("notice");
   notice.dataset.kind = kind;
   notice.setAttribute("role", kind === "bad" ? "alert" : "status");
-  notice.replaceChildren(make("strong", {}, title), make("p", {}, detail), ...rest);
+  notice.replaceChildren(make("strong", {}, title), make("p", {}, detail), ...rest.filter(Boolean));
   notice.hidden = false;
 }
 
@@ -33,7 +34,9 @@ export function showFailure(problem, { retry, askKey }, attempt = 0) {
   const buttons = make("div", { class: "actions" }, problem.status === 401 ? makeKeyButton(askKey) : retryButton);
   const id = problem.request_id
     ? make("p", { class: "small muted" }, `Request ${problem.request_id}, reason ${problem.reason}`) : null;
-  show(kind, title, problem.detail, buttons, id);
+  // Without a key the server explains how programs send one; a visitor needs something else.
+  const detail = problem.status === 401 && !getKey() ? "Its operator can give you one." : problem.detail;
+  show(kind, title, detail, buttons, id);
   if (problem.retry_delay_s !== undefined && attempt < MOST_RETRIES) countDown(problem.retry_delay_s, retryButton, () => retry(attempt + 1));
 }
 
