@@ -7,6 +7,9 @@ import pytest
 from tiny_bundles import write_bundle, write_variant
 
 from imagemint.client.cli import main
+from imagemint.dataset.making import read_plan
+from imagemint.dataset.places import open_folder
+from imagemint.dataset.sources import ServerSpec
 from imagemint.v1 import manifest_pb2 as pb
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -58,11 +61,31 @@ async def test_other_models_too(app, models, tmp_path, model):
 
 
 async def test_several_servers_share_the_work(serve, app, models, tmp_path):
-    """Two processes begin with different servers; the bytes are those of one server."""
+    """Two processes with two servers write the bytes of one server."""
     other = await serve(models)
     assert await make(tmp_path / "two", *servers(app, other, workers=2)) == 0
     assert await make(tmp_path / "local", *local(models)) == 0
     assert contents(tmp_path / "two") == contents(tmp_path / "local")
+
+
+async def test_workers_begin_with_different_servers(serve, models, tmp_path, scrape, total):
+    """The first worker asks the first server, the second one the second server."""
+    assert await make(tmp_path / "set", *local(models)) == 0
+    plan = read_plan(open_folder(str(tmp_path / "set")))
+    both = [await serve(models), await serve(models)]
+    spec = ServerSpec(tuple(each.grpc_address for each in both), timeout_s=20.0)
+
+    def read(worker, count):
+        with spec.open_source(plan, worker) as source:
+            return sum(len(batch) for batch in source.read(0, count))
+
+    for worker, count in enumerate([30, 50]):
+        assert await asyncio.to_thread(read, worker, count) == count
+    made = [
+        total(await scrape(each.metrics_address), "imagemint_images_total", model="digits")
+        for each in both
+    ]
+    assert made == [30, 50]
 
 
 async def test_next_server_continues(serve, app, models, tmp_path):

@@ -27,6 +27,15 @@ def test_summary_and_checksums(make, tmp_path, capsys):
         assert hashlib.sha256(path.read_bytes()).hexdigest() == listed[name]
 
 
+def test_progress_shows_images_bytes_and_time(make, tmp_path, capsys):
+    """The bar on stderr counts images and bytes, and estimates the time left."""
+    assert make(tmp_path, progress=True) == 0
+    last = capsys.readouterr().err.split("\r")[-1]
+    assert "50.0/50.0" in last
+    assert "images/s" in last
+    assert "0.0 MB" in last
+
+
 def test_plan_is_read_back(make, tmp_path):
     """imagemint.json holds the plan, and nothing is lost in it."""
     assert make(tmp_path, classes="3,7", truncation=None) == 0

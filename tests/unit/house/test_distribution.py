@@ -73,6 +73,7 @@ def test_commands_of_the_design_are_registered():
         "serve",
         "models",
         "generate",
+        "dataset",
         "train",
         "evaluate",
         "export",
