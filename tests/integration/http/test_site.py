@@ -79,6 +79,17 @@ async def test_request_id_is_repeated(web):
     assert "x-request-id" not in (await web.get("/v1/models")).headers
 
 
+async def test_start_logs_the_address(serve_http, models, caplog):
+    """The line `ready` has the address of the page; without HTTP it has none."""
+    caplog.set_level("INFO")
+    with_http = await serve_http(models)
+    await serve_http(models, http_address=None)
+    first, second = (each for each in caplog.records if each.getMessage() == "ready")
+    assert first.http_url == with_http.http_url
+    assert first.http_url.startswith("http://127.0.0.1:")
+    assert not hasattr(second, "http_url")
+
+
 async def test_page_can_be_left_out(serve_http, models):
     """Without http_page there is no page; the interface stays."""
     app = await serve_http(models, http_page=False)
