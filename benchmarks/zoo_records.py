@@ -1,6 +1,7 @@
 """Records of real runs: what was trained, what it reached, and what it cost."""
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from imagemint.engine.batch import draw_batch
@@ -22,7 +24,7 @@ from imagemint.training.trained import read_generator
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS = ROOT / "benchmarks/results/zoo"
-MACHINE = "two CPU cores (AVX-512)"
+MACHINE = f"{len(os.sched_getaffinity(0))} CPU cores ({torch.backends.cpu.get_cpu_capability()})"
 WIDEST = 480  # pixels of a grid that is kept
 _SHIPPED = ROOT / "models/mnist/1"
 _BATCH, _ROUNDS, _SECONDS = 64, 5, 0.5
