@@ -154,6 +154,7 @@ def test_wheel_holds_every_part_the_stubs_and_one_model(tmp_path: Path):
         "imagemint/open_inference/grpc_service_pb2_grpc.py",
         "imagemint/engine/sampling.py",
         "imagemint/server/healthcheck.py",
+        "imagemint/server/http/static/index.html",
         "imagemint/training/losses/adversarial.py",
         "imagemint/exporter/py.typed",
         "imagemint/client/errors.py",

@@ -1,12 +1,10 @@
-"""The OpenAPI document. The schemas of messages are made from their protobuf descriptors."""
+"""The OpenAPI document."""
 
 import functools
 import json
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
-from typing import Any
 
-from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -14,37 +12,12 @@ from imagemint.server.http.exchange import NDJSON
 from imagemint.server.http.generation import ANIMATIONS, PICTURES
 from imagemint.server.http.models import FILES
 from imagemint.server.http.problems import MEDIA_TYPE
+from imagemint.server.http.schemas import INT32, Schema, add_schema, refer
 from imagemint.v1 import generation_service_pb2, model_service_pb2
 
-Schema = dict[str, Any]
-
 _JSON = "application/json"
-_UINT64 = r"^(0|[1-9][0-9]{0,19})$"
 _DIGITS = r"^[0-9]{1,20}$"
 _TAG = "imagemint"
-
-# 64-bit integers are text in the JSON mapping; a number is accepted as well.
-_INTEGER_TEXT = {"type": "string", "pattern": _UINT64}
-_NUMBER = {
-    "oneOf": [{"type": "number"}, {"type": "string", "enum": ["NaN", "Infinity", "-Infinity"]}]
-}
-_INT32 = {"type": "integer", "minimum": -(2**31), "maximum": 2**31 - 1}
-_SCALARS: dict[int, Schema] = {
-    FieldDescriptor.TYPE_BOOL: {"type": "boolean"},
-    FieldDescriptor.TYPE_BYTES: {"type": "string", "contentEncoding": "base64"},
-    FieldDescriptor.TYPE_DOUBLE: _NUMBER,
-    FieldDescriptor.TYPE_FLOAT: _NUMBER,
-    FieldDescriptor.TYPE_INT32: _INT32,
-    FieldDescriptor.TYPE_UINT32: {"type": "integer", "minimum": 0, "maximum": 2**32 - 1},
-    FieldDescriptor.TYPE_INT64: {"type": "string", "pattern": "^-?[0-9]{1,19}$"},
-    FieldDescriptor.TYPE_STRING: {"type": "string"},
-    FieldDescriptor.TYPE_UINT64: _INTEGER_TEXT,
-}
-_WELL_KNOWN: dict[str, Schema] = {
-    "google.protobuf.Duration": {"type": "string", "pattern": r"^-?[0-9]+(\.[0-9]{1,9})?s$"},
-    "google.protobuf.Struct": {"type": "object"},
-    "google.protobuf.Timestamp": {"type": "string", "format": "date-time"},
-}
 
 _PROBLEM: Schema = {
     "type": "object",
@@ -106,7 +79,7 @@ def make_document() -> Schema:
             "responses": {
                 "Problem": {
                     "description": "The request failed.",
-                    "content": {MEDIA_TYPE: {"schema": _refer("Problem")}},
+                    "content": {MEDIA_TYPE: {"schema": refer("Problem")}},
                 }
             },
             "securitySchemes": {
@@ -121,11 +94,11 @@ def _make_paths(schemas: dict[str, Schema]) -> Schema:
     messages, models = generation_service_pb2, model_service_pb2
     name = _make_path_parameter("model", "Name of the model.", "^[^/:]+$")
     number = _make_path_parameter("version", "Version of the model.", "^[1-9][0-9]{0,17}$")
-    generated = _make_content(_JSON, _add(messages.GenerateResponse.DESCRIPTOR, schemas))
+    generated = _make_content(_JSON, add_schema(messages.GenerateResponse.DESCRIPTOR, schemas))
     for picture in PICTURES.values():
         generated |= _make_content(picture.media_type, {"type": "string"})
-    line = _add(messages.StreamGenerateResponse.DESCRIPTOR, schemas)
-    walked = _make_content(NDJSON, _add(messages.InterpolateResponse.DESCRIPTOR, schemas))
+    line = add_schema(messages.StreamGenerateResponse.DESCRIPTOR, schemas)
+    walked = _make_content(NDJSON, add_schema(messages.InterpolateResponse.DESCRIPTOR, schemas))
     for media_type in ANIMATIONS:
         walked |= _make_content(media_type, {"type": "string"})
     return {
@@ -133,9 +106,9 @@ def _make_paths(schemas: dict[str, Schema]) -> Schema:
             "get": _make_operation(
                 "listModels",
                 "The models of this server.",
-                _make_content(_JSON, _add(models.ListModelsResponse.DESCRIPTOR, schemas)),
+                _make_content(_JSON, add_schema(models.ListModelsResponse.DESCRIPTOR, schemas)),
                 parameters=[
-                    _make_query("pageSize", _INT32 | {"minimum": 0}, "Models in a page."),
+                    _make_query("pageSize", INT32 | {"minimum": 0}, "Models in a page."),
                     _make_query("pageToken", {"type": "string"}, "nextPageToken of a page."),
                 ],
             )
@@ -144,7 +117,7 @@ def _make_paths(schemas: dict[str, Schema]) -> Schema:
             "get": _make_operation(
                 "getModel",
                 "One model.",
-                _make_content(_JSON, _add(models.Model.DESCRIPTOR, schemas)),
+                _make_content(_JSON, add_schema(models.Model.DESCRIPTOR, schemas)),
                 parameters=[name],
             )
         },
@@ -154,7 +127,7 @@ def _make_paths(schemas: dict[str, Schema]) -> Schema:
                 "A bounded number of images, as JSON or, with the header Accept, as one picture.",
                 generated,
                 parameters=[name, _TIMEOUT],
-                body=_add(messages.GenerateRequest.DESCRIPTOR, schemas),
+                body=add_schema(messages.GenerateRequest.DESCRIPTOR, schemas),
             )
         },
         "/v1/models/{model}:streamGenerate": {
@@ -164,7 +137,7 @@ def _make_paths(schemas: dict[str, Schema]) -> Schema:
                 " has the member `error`, a Problem.",
                 _make_content(NDJSON, line),
                 parameters=[name, _TIMEOUT],
-                body=_add(messages.StreamGenerateRequest.DESCRIPTOR, schemas),
+                body=add_schema(messages.StreamGenerateRequest.DESCRIPTOR, schemas),
             )
         },
         "/v1/models/{model}:interpolate": {
@@ -174,7 +147,7 @@ def _make_paths(schemas: dict[str, Schema]) -> Schema:
                 " Accept, as one animated picture.",
                 walked,
                 parameters=[name, _TIMEOUT],
-                body=_add(messages.InterpolateRequest.DESCRIPTOR, schemas),
+                body=add_schema(messages.InterpolateRequest.DESCRIPTOR, schemas),
             )
         },
         **{
@@ -283,43 +256,3 @@ _TIMEOUT: Schema = {
     "description": "Seconds until the caller stops waiting.",
     "schema": {"type": "number", "minimum": 0.001, "maximum": 1e6},
 }
-
-
-def _refer(name: str) -> Schema:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-def _add(kind: Descriptor, schemas: dict[str, Schema]) -> Schema:
-    """Adds the schema of a message and of those inside, and returns a reference to it."""
-    if (known := _WELL_KNOWN.get(kind.full_name)) is not None:
-        return known
-    if kind.name not in schemas:
-        schemas[kind.name] = {}  # a message may contain itself
-        fields = {field.json_name: _describe_field(field, schemas) for field in kind.fields}
-        schemas[kind.name] = {
-            "type": "object",
-            "properties": fields,
-            "additionalProperties": False,
-        }
-    return _refer(kind.name)
-
-
-def _describe_field(field: FieldDescriptor, schemas: dict[str, Schema]) -> Schema:
-    kind = field.message_type
-    if kind is not None and kind.GetOptions().map_entry:
-        value = _describe_value(kind.fields_by_name["value"], schemas)
-        return {"type": "object", "additionalProperties": value}
-    value = _describe_value(field, schemas)
-    return {"type": "array", "items": value} if field.is_repeated else value
-
-
-def _describe_value(field: FieldDescriptor, schemas: dict[str, Schema]) -> Schema:
-    if field.message_type is not None:
-        return _add(field.message_type, schemas)
-    if field.enum_type is not None:
-        return _describe_enum(field.enum_type)
-    return _SCALARS[field.type]
-
-
-def _describe_enum(kind: EnumDescriptor) -> Schema:
-    return {"type": "string", "enum": [value.name for value in kind.values]}
