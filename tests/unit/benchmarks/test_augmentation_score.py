@@ -1,0 +1,69 @@
+"""Tests of benchmarks/augmentation/score.py."""
+
+import importlib.util
+import json
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_bundles import DIGITS, write_bundle
+
+from imagemint.dataset.engine_source import EngineSource
+from imagemint.training.datasets import LabelledImages
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def score():
+    """The program as a module."""
+    path = ROOT / "benchmarks/augmentation/score.py"
+    spec = importlib.util.spec_from_file_location("augmentation_score", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def digits():
+    """Fifty images of the classes of digits."""
+    images = np.zeros((50, 4, 6, 1), np.uint8)
+    return LabelledImages("some/train", images, np.arange(50) % 10, DIGITS, "ab")
+
+
+def test_synthetic_images_are_balanced_and_by_serial(score, digits, tmp_path):
+    """As many of each class, the images of the source in order of index."""
+    write_bundle(tmp_path, "digits")
+    source = EngineSource("digits", repository=tmp_path, seed=3, classes=[], device="cpu")
+    drawn = score.draw_images(source, 300, digits)
+    assert np.bincount(drawn.labels).tolist() == [30] * 10
+    assert np.array_equal(drawn.images[257], source.read(257, 1).image[0])
+    assert drawn.name == "digits@1/3"
+    assert drawn.sha256 == score.draw_images(source, 300, digits).sha256
+
+
+def test_real_images_are_drawn_by_seed(score, digits):
+    """The same ones for the same seed, each once; all of them if all are asked for."""
+    one, again, other = (score.choose_real(digits, 20, seed) for seed in (1, 1, 2))
+    assert one.sha256 == again.sha256 != other.sha256
+    assert score.choose_real(digits, 50, 1) is digits
+    with pytest.raises(SystemExit, match="has 50 images, not 51"):
+        score.choose_real(digits, 51, 1)
+
+
+def test_summary_pairs_the_seeds(score):
+    """The interval is that of the differences, seed by seed."""
+    found = score.summarise({"real": [0.9, 0.8, 0.7], "synthetic": [0.91, 0.82, 0.73]})
+    assert found["synthetic_minus_real"] == pytest.approx(0.02)
+    assert found["interval_95"] == pytest.approx(4.3027 * 0.01 / 3**0.5, rel=1e-4)
+
+
+def test_results_of_other_settings_are_refused(score, tmp_path):
+    """A folder belongs to one experiment."""
+    options = Namespace(out=tmp_path / "out", model="mnist", images=None, epochs=8)
+    score.check_settings(options)
+    score.check_settings(options)
+    assert json.loads((tmp_path / "out/settings.json").read_text())["epochs"] == 8
+    with pytest.raises(SystemExit, match="results of other settings"):
+        score.check_settings(Namespace(**vars(options) | {"epochs": 9}))
