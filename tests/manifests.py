@@ -1,0 +1,87 @@
+"""The manifests of deploy/, rendered and taken apart."""
+
+import os
+import re
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from imagemint.server.settings import ServeSettings
+
+DEPLOY = Path(__file__).parents[1] / "deploy"
+# Components came with kustomize 3.7; Debian 12's kubectl 1.20 has 2.0 inside.
+_OLDEST_KUBECTL = (1, 21)
+
+
+@cache
+def find_kubectl() -> str:
+    """The path of kubectl. Without one that knows components, the test is skipped."""
+    kubectl = shutil.which("kubectl")
+    if kubectl is None:
+        pytest.skip("kubectl is not installed")
+    command = [kubectl, "version", "--client", "--output=yaml"]
+    told = yaml.safe_load(subprocess.run(command, check=True, capture_output=True).stdout)
+    version = told["clientVersion"]
+    found = int(version["major"]), int(re.sub(r"\D", "", version["minor"]))
+    if found < _OLDEST_KUBECTL:
+        pytest.skip(f"kubectl {found} is older than {_OLDEST_KUBECTL}: it knows no components")
+    return kubectl
+
+
+@cache
+def render(folder: Path) -> list[dict[str, Any]]:
+    """The resources that `kubectl kustomize` makes of a folder."""
+    done = subprocess.run(
+        [find_kubectl(), "kustomize", str(folder)], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "deprecated" not in done.stderr
+    return list(yaml.load_all(done.stdout, yaml.CSafeLoader))
+
+
+def render_with(folder: Path, component: str) -> list[dict[str, Any]]:
+    """The base with one component, from a kustomization that it writes into `folder`."""
+    at = os.path.relpath(DEPLOY / "kubernetes", folder)
+    text = f"resources: [{at}/base]\ncomponents: [{at}/components/{component}]\n"
+    (folder / "kustomization.yaml").write_text(text)
+    return render(folder)
+
+
+def find_resource(resources: list[dict[str, Any]], kind: str, name: str = "imagemint") -> Any:
+    """The one resource of a kind and name."""
+    (found,) = (r for r in resources if r["kind"] == kind and r["metadata"]["name"] == name)
+    return found
+
+
+def find_container(resources: list[dict[str, Any]]) -> dict[str, Any]:
+    """The container of the server."""
+    (found,) = find_resource(resources, "Deployment")["spec"]["template"]["spec"]["containers"]
+    return found
+
+
+def read_settings(container: dict[str, Any]) -> ServeSettings:
+    """The settings that variables and arguments of a container mean.
+
+    Fails for a setting that the server does not have, and for a value that it refuses.
+    """
+    values: dict[str, str] = {}
+    for variable in container.get("env", []):
+        if "valueFrom" in variable:
+            source = variable["valueFrom"]["resourceFieldRef"]
+            assert source["containerName"] == container["name"]
+            where, what = source["resource"].split(".")
+            variable["value"] = container["resources"][where][what]
+        name = variable["name"]
+        assert name.startswith("IMAGEMINT_"), name
+        values[name.removeprefix("IMAGEMINT_").lower()] = variable["value"]
+    command, *flags = container.get("args", ["serve"])
+    assert command == "serve"
+    for flag in flags:
+        name, _, value = flag.removeprefix("--").partition("=")
+        values[name.replace("-", "_")] = value
+    return ServeSettings(**values)
