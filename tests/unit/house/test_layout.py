@@ -11,8 +11,8 @@ ROOT = Path(__file__).parents[3]
 SOURCE_ROOTS = ("proto/gen", "server", "exporter", "training", "clients/python")
 LARGEST_FILE = 8 * 1024 * 1024
 # Absolute paths of somebody's machine; the paths of the container image are not among them, and
-# /home/me is nobody's: tests of path stripping need one.
-MACHINE_PATHS = re.compile(rb"/(?:home/(?!me\b)|Users/|root/|work/|mnt/)[\w.-]+")
+# /home/me is nobody's: tests of path stripping need one. In /mnt/models KServe mounts the models.
+MACHINE_PATHS = re.compile(rb"/(?:home/(?!me\b)|Users/|root/|work/|mnt/(?!models\b))[\w.-]+")
 
 
 def tracked_files() -> list[Path]:

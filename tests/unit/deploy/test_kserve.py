@@ -1,0 +1,59 @@
+"""deploy/kserve fits the server and KServe."""
+
+import pytest
+from manifests import DEPLOY, find_resource, read_settings, render
+
+# KServe copies the models of storageUri to this place.
+MODELS = "/mnt/models"
+# KServe leaves Kubernetes' default.
+GRACE_S = 30
+
+
+@pytest.fixture
+def runtime():
+    """The specification of the ServingRuntime."""
+    return find_resource(render(DEPLOY / "kserve"), "ServingRuntime")["spec"]
+
+
+@pytest.fixture
+def container(runtime):
+    """The container that KServe starts."""
+    (found,) = runtime["containers"]
+    assert found["name"] == "kserve-container"
+    return found
+
+
+def test_arguments_are_settings(container):
+    """The server reads KServe's models, and drains within the grace period of the pod."""
+    settings = read_settings(container)
+    assert str(settings.repository) == MODELS
+    assert settings.drain_delay_s + settings.drain_grace_s + 10 <= GRACE_S
+    assert settings.instances == int(container["resources"]["limits"]["cpu"])
+
+
+def test_port_is_that_of_grpc(container):
+    """KServe routes to the only port. Its name says HTTP/2."""
+    (port,) = container["ports"]
+    assert port["name"] == "h2c"
+    assert read_settings(container).grpc_address.endswith(f":{port['containerPort']}")
+    assert container["readinessProbe"]["grpc"]["port"] == port["containerPort"]
+
+
+def test_service_selects_the_runtime(runtime):
+    """Format and protocol of the InferenceService are among those of the runtime."""
+    service = find_resource(render(DEPLOY / "kserve"), "InferenceService")["spec"]
+    model = service["predictor"]["model"]
+    assert model["runtime"] == "imagemint"
+    assert model["protocolVersion"] in runtime["protocolVersions"]
+    assert model["modelFormat"]["name"] in {
+        each["name"] for each in runtime["supportedModelFormats"]
+    }
+
+
+def test_container_has_few_rights(container):
+    """Neither root, nor a writable root, nor capabilities."""
+    rights = container["securityContext"]
+    assert rights["runAsNonRoot"]
+    assert rights["readOnlyRootFilesystem"]
+    assert rights["allowPrivilegeEscalation"] is False
+    assert rights["capabilities"] == {"drop": ["ALL"]}
