@@ -154,24 +154,28 @@ def compare(found: dict[str, dict[str, list[float]]], clock: str) -> dict[str, f
     return ratios
 
 
-def measure_memory(model: str, counts: tuple[int, int]) -> dict[str, list[int]]:
-    """Returns the largest resident set in MiB of one process for each format and count."""
-    found: dict[str, list[int]] = {}
+def print_memory(model: str, counts: tuple[int, int]) -> None:
+    """Prints the largest resident set of one process for each format and count."""
     for name in ("npz", *ENCODED):
-        found[name] = []
-        for count in counts:
-            place = tempfile.mkdtemp(prefix="imagemint-bench-")
-            flags = [f"--model={model}", f"--count={count}", "--seed=7", f"--format={name}"]
-            flags += ["--shard-size=2000", f"--out={place}", "--local", "--workers=1", "--quiet"]
-            done = subprocess.run(  # noqa: S603 - our own command
-                [sys.executable, "-c", _RSS, "dataset", *flags],
-                capture_output=True,
-                text=True,
-                check=True,
-            )
-            shutil.rmtree(place)
-            found[name].append(int(done.stdout) // 1024)
-    return found
+        sizes = [f"{count:,} images: {measure_memory(model, count, name)} MiB" for count in counts]
+        print(f"{name:<12} {'; '.join(sizes)}", flush=True)
+
+
+def measure_memory(model: str, count: int, format_name: str) -> int:
+    """Returns the largest resident set of the command in MiB."""
+    place = tempfile.mkdtemp(prefix="imagemint-bench-")
+    flags = [f"--model={model}", f"--count={count}", "--seed=7", f"--format={format_name}"]
+    flags += ["--shard-size=1000", f"--out={place}", "--local", "--workers=1", "--quiet"]
+    try:
+        done = subprocess.run(  # noqa: S603 - our own command
+            [sys.executable, "-c", _RSS, "dataset", *flags],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    finally:
+        shutil.rmtree(place)
+    return int(done.stdout) // 1024
 
 
 def main() -> None:
@@ -184,12 +188,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write everything that was measured")
     given = parser.parse_args()
     if given.memory:
-        counts = (given.count, 8 * given.count)
-        sizes = measure_memory(given.model, counts)
-        for name, (small, large) in sizes.items():
-            print(
-                f"{name:<12} {counts[0]:>9,} images {small:>5} MiB  {counts[1]:>9,} {large:>5} MiB"
-            )
+        print_memory(given.model, (given.count, 8 * given.count))
         return
     found = measure(given.model, given.count, given.rounds)
     ratios = {clock: compare(found, clock) for clock in ("cpu_s", "wall_s")}
