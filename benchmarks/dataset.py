@@ -145,7 +145,8 @@ def compare(found: dict[str, dict[str, list[float]]], clock: str) -> dict[str, f
         limit: list[float] = [
             sum(each) for each in zip(*(found[each][clock] for each in limits), strict=True)
         ]
-        return statistics.median(most / own for most, own in zip(limit, took, strict=True))
+        shares: list[float] = [most / own for most, own in zip(limit, took, strict=True)]
+        return statistics.median(shares)
 
     ratios = {"npz / engine": ratio("npz", "engine alone")}
     for name in ENCODED:

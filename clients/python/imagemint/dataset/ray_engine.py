@@ -68,8 +68,8 @@ def _run(task: Task, missing: Iterator[Shard], progress: Progress) -> None:
     shared = ray.put(task if not isinstance(task.spec, LocalSpec) else _pack(task))
     active: dict[Any, Shard] = {}
     while True:
-        # The cluster may grow or shrink meanwhile.
-        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call] # Ray has partial types
+        # The cluster may grow or shrink meanwhile. Ray has partial types, and may not be installed.
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call, unused-ignore]
         cores = int(resources.get("CPU", 1))
         for shard in islice(missing, max(0, _TASKS_PER_CORE * cores - len(active))):
             active[work.remote(shared, shard)] = shard

@@ -21,7 +21,7 @@ from imagemint.training.loop.start import initial_state
 from imagemint.training.recipes.mnist import MnistRecipe
 from imagemint.training.rng import torch_seed
 
-CODE_REVISION = provenance.code_revision  # the fixtures replace it
+CODE_REVISION = provenance.read_code_revision  # the fixtures replace it
 
 
 @pytest.fixture(scope="module")
