@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
-from imagemint.client import Client, ImageBatch, ImagemintError
+from imagemint.client import Caption, Client, ImageBatch, ImagemintError
 from imagemint.client.models import Manifest
 from imagemint.server.healthcheck import serving_status
 
@@ -38,8 +38,8 @@ BURST = 1000
 READY_WITHIN_S = 30.0
 GONE_WITHIN_S = 15.0
 PAGE_ADDRESS = "127.0.0.1:8000"
-# A second model, on the right of the sheet, if the repository holds it.
-PEOPLE = "avatars"
+# More models, on the right of the sheet, if the repository holds them.
+PEOPLE = ("avatars", "avatars-text")
 # Side of a tile of the sheet, in pixels: an image, enlarged by a whole number, and its margin.
 TILE = 64
 
@@ -159,18 +159,23 @@ def sheet(rows: list[ImageBatch]) -> Image.Image:
 
 
 def mint_rows(client: Client, model: str) -> list[ImageBatch]:
-    """Requests ten images of each class and prints some serials; returns a batch for each class.
+    """Requests ten images of each class or example caption; returns a batch for each.
+
+    It prints some of the serials.
 
     Raises:
         DemoError: no version of the model is ready.
     """
     manifest = _wait_for_manifest(client, model)
-    labels = manifest.class_labels
+    conditions: list[int | Caption] = [*range(len(manifest.class_labels))]
+    if manifest.captions is not None:
+        conditions = [Caption(text) for text in manifest.captions.examples]
     rows = [
-        client.generate(model, PER_CLASS, seed=SEED, condition=class_id)
-        for class_id in range(len(labels))
+        client.generate(model, PER_CLASS, seed=SEED, condition=condition)
+        for condition in conditions
     ]
-    print(f"{PER_CLASS} images of each of {len(labels)} classes, model {model}")
+    what = "classes" if manifest.captions is None else "captions"
+    print(f"{PER_CLASS} images of each of {len(rows)} {what}, model {model}")
     for row in rows[:: max(1, len(rows) // 3)]:
         print(f"  serial {row.serials[0]}")
     return rows
@@ -258,8 +263,11 @@ def demo(repository: Path, out: Path) -> None:
             rows = mint_rows(client, MODEL)
             report_speed(client, server)
             parts = [rows]
-            if any((repository / PEOPLE).glob("*/model.onnx")):
-                parts.append(mint_rows(client, PEOPLE))
+            parts += [
+                mint_rows(client, model)
+                for model in PEOPLE
+                if any((repository / model).glob("*/model.onnx"))
+            ]
             write_sheet(parts, out)
         prove_serial(server, rows[-1])
         shut_down(server)

@@ -33,13 +33,13 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
 
 
 def test_demo_sheet_holds_different_digits_and_people(demo: tuple[str, Path]):
-    """Each half has ten rows of ten tiles. Every tile shows something, and no two are alike."""
+    """Each third has ten rows of ten tiles. Every tile shows something, and no two are alike."""
     _, path = demo
     with Image.open(path) as picture:
-        assert picture.size == (1280, 640)
+        assert picture.size == (1920, 640)
         pixels = np.asarray(picture.convert("L"))
-    for half in np.split(pixels, 2, axis=1):
-        tiles = half.reshape(10, 64, 10, 64).swapaxes(1, 2)[:, :, 4:-4, 4:-4].reshape(100, -1)
+    for third in np.split(pixels, 3, axis=1):
+        tiles = third.reshape(10, 64, 10, 64).swapaxes(1, 2)[:, :, 4:-4, 4:-4].reshape(100, -1)
         assert np.all(np.ptp(tiles, axis=1) > 150)
         assert len(np.unique(tiles, axis=0)) == 100
     colours = np.asarray(Image.open(path).convert("RGB"))[:, 640:]

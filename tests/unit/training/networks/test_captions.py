@@ -83,6 +83,15 @@ def test_contradictions_draw_as_usual(generator, z):
     assert (codes[:, BEARD] == 0).all()
 
 
+def test_something_is_always_allowed(generator):
+    """Positive logits are allowed; where there is none, the highest one is."""
+    logits = torch.tensor([[3.0, -1.0, 2.0, *[-5.0] * 7], [-4.0, -1.0, -2.0, *[-5.0] * 7]])
+    rest = torch.ones(2, sum(generator.sizes) - 10)
+    generator.reader.forward = lambda _: torch.cat([logits, rest], dim=1)
+    heads = generator.read(torch.ones(2, 3, dtype=torch.int64))[0]
+    assert heads.tolist() == [[True, False, True, *[False] * 7], [False, True, *[False] * 8]]
+
+
 def test_told_and_drawn_attributes_agree(generator, z):
     """Told the attributes that its latent draws, the generator paints the same picture."""
     tokens = torch.tensor([[1, 2, 3, 0]] * 6)

@@ -99,8 +99,12 @@ class CaptionGenerator(nn.Module):
         )
 
     def read(self, tokens: Tensor) -> list[Tensor]:
-        """Returns which values ``tokens`` int64 [N, L] allow, bool [N, values], by attribute."""
-        return [logits > 0 for logits in self.reader(tokens).split(self.sizes, dim=1)]
+        """Returns which values ``tokens`` int64 [N, L] allow, bool [N, values], by attribute.
+
+        Where no logit is positive it is the likeliest value.
+        """
+        parts = self.reader(tokens).split(self.sizes, dim=1)
+        return [logits >= logits.amax(dim=1, keepdim=True).clamp_max(0) for logits in parts]
 
     def codes(self, z: Tensor, allowed: list[Tensor] | None = None) -> Tensor:
         """Returns class and attributes int64 [N, 1 + A] that latents have.
@@ -119,7 +123,8 @@ class CaptionGenerator(nn.Module):
             usual = table[columns[0]] if k else table.expand(len(z), -1)
             if allowed is not None:
                 some = usual * allowed[k].to(usual.dtype)
-                usual = torch.where(some.sum(dim=1, keepdim=True) > 0, some, usual)
+                # A sum would be the same question, but the engine probes sums for half a minute.
+                usual = torch.where(some.amax(dim=1, keepdim=True) > 0, some, usual)
             limits = usual.cumsum(dim=1)
             place = u[:, k, None] * limits[:, -1:]
             columns.append((place > limits[:, :-1]).long().sum(dim=1))
