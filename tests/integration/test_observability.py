@@ -81,6 +81,17 @@ async def test_reflection_can_be_switched_off(serve, models, connect):
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
+async def test_running_calls_are_a_metric_before_the_first(serve, models, scrape):
+    """An autoscaler reads zero from a server that has answered nobody yet."""
+    samples = await scrape((await serve(models)).metrics_address)
+    running = {
+        dict(labels)["service"]: value
+        for (name, labels), value in samples.items()
+        if name == "imagemint_inflight_requests"
+    }
+    assert running == dict.fromkeys(SERVICES, 0)
+
+
 async def test_calls_are_counted(fresh_app, connect, scrape, total, until):
     """By service, method, model and code; images by class; passes and encodings observed."""
     app = fresh_app

@@ -7,10 +7,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
 ALERTS = DEPLOY / "prometheus/alerts.yml"
 DASHBOARD = json.loads((DEPLOY / "grafana/imagemint.json").read_text())
+ADAPTER = yaml.safe_load((DEPLOY / "kubernetes/prometheus-adapter.yaml").read_text())
 # What Grafana puts in their places: the choice "All", and a window of a few scrapes.
 VARIABLES = {
     "$__rate_interval": "5m",
@@ -48,6 +50,19 @@ def test_dashboard_variable_has_values(watched, variable):
     found = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"]["query"])
     assert all(each["metric"][found[2]] for each in watched.query(filled(found[1])))
     assert watched.query(filled(found[1]))
+
+
+@pytest.mark.parametrize("rule", ADAPTER["rules"]["custom"], ids=lambda rule: rule["name"]["as"])
+def test_adapter_query_has_data(watched, rule):
+    """What prometheus-adapter asks is one number for each server, here for each instance."""
+    expression = rule["metricsQuery"]
+    series = re.match(r"\w+", rule["seriesQuery"])[0]
+    parts = {"Series": series, "LabelMatchers": 'job="imagemint"', "GroupBy": "instance"}
+    for name, value in parts.items():
+        expression = expression.replace(f"<<.{name}>>", value)
+    assert "<<" not in expression
+    (found,) = watched.query(expression)
+    assert set(found["metric"]) == {"instance"}
 
 
 def test_every_rule_evaluates(watched, eventually):

@@ -77,6 +77,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         metrics: the server's metrics.
         guard: identifies callers and enforces their limits.
         running_calls: the calls that are being answered.
+        services: services whose number of running calls is a metric from the start. An autoscaler
+            takes a missing series for an error, not for zero.
         access_log: share of successful calls that are logged, 0 to 1. Failed calls are always
             logged.
         tracing: creates spans; None for no tracing.
@@ -88,6 +90,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         guard: Guard,
         running_calls: RunningCalls,
         *,
+        services: tuple[str, ...] = (),
         access_log: float = 0.0,
         tracing: Tracing | None = None,
     ) -> None:
@@ -102,6 +105,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         # Wrapping a handler takes longer than the rest of this class, so wrapped ones are kept.
         self._handlers: dict[str, Handler] = {}
         self._running: dict[str, _Running] = {}
+        for service in services:
+            self._get_running(service)
         # A lookup takes longer than an increment, so the counters are kept. There are as many as in
         # the registry.
         self._counters: dict[tuple[str, str, str, str], Later[float]] = {}

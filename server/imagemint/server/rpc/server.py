@@ -125,6 +125,7 @@ class RpcServer:
             metrics,
             self._guard,
             self._running_calls,
+            services=_SERVICES,
             access_log=settings.access_log,
             tracing=tracing,
         )
