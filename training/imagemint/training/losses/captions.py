@@ -31,7 +31,11 @@ class Reading(Regularizer):
         """Returns ``reading``: the binary cross-entropy, summed over the values."""
         if batch.c is None or not isinstance(batch.G, CaptionGenerator):
             raise TypeError("only a generator that reads captions learns reading")
-        tokens, allowed = self.draw(batch.c, batch.seed, batch.position)
+        # Captions are drawn for the whole batch, so that they do not depend on the processes.
+        people = self.processes.all_gather(batch.c)
+        tokens, allowed = map(
+            self.processes.local_part, self.draw(people, batch.seed, batch.position)
+        )
         logits = batch.G.reader(tokens.to(batch.c.device))
         entropy = F.binary_cross_entropy_with_logits(logits, allowed.to(logits), reduction="sum")
         return {"reading": entropy / len(logits)}
@@ -52,5 +56,6 @@ class WrongCaption(Regularizer):
         """Returns ``wrong_caption``."""
         if batch.c is None:
             raise ValueError("the recipe has no condition")
-        logits = batch.D.logits(batch.phi_real, torch.roll(batch.c, 1, dims=0))
+        others = torch.roll(self.processes.all_gather(batch.c), 1, dims=0)
+        logits = batch.D.logits(batch.phi_real, self.processes.local_part(others))
         return {"wrong_caption": self.adversarial.discriminator(batch.real_logits, logits)}
