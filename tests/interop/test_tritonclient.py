@@ -196,7 +196,7 @@ async def test_statistics_can_be_divided(heard):
         ("nobody", "NOT_FOUND", "no model 'nobody'"),
         ("version", "NOT_FOUND", "no version 7"),
         ("class", "INVALID_ARGUMENT", "inputs.class_id: 99 out of range"),
-        ("unconditional", "FAILED_PRECONDITION", "unconditional"),
+        ("unconditional", "FAILED_PRECONDITION", "has no classes"),
         ("shape", "INVALID_ARGUMENT", "inputs[0].shape: z is [N, 8]"),
         ("timeout", "INVALID_ARGUMENT", "parameters.timeout: -1 is negative"),
         ("load_nobody", "NOT_FOUND", "no model 'nobody'"),

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from imagemint.engine.bundle.shipped import shipped_models
 from imagemint.server.settings import ServeSettings
 from imagemint.server.telemetry.logs.cleaning import cleaner
 from imagemint.server.telemetry.logs.rate_limits import CORE, GrpcFilter, LineLimit
@@ -96,7 +95,8 @@ def real_stderr() -> int | None:
 def log_settings(settings: ServeSettings) -> None:
     """Logs the effective settings, with secrets as asterisks."""
     values = settings.model_dump(mode="json")
-    values["repository"] = str(settings.repository or shipped_models())
+    # Not their path: the engine, which knows it, imports NumPy, and the supervisor does without.
+    values["repository"] = str(settings.repository or "the shipped models")
     _log.info("settings", **{k: str(v) if isinstance(v, Path) else v for k, v in values.items()})
 
 
