@@ -2,7 +2,7 @@
 
 import asyncio
 import struct
-from contextlib import closing
+from contextlib import closing, suppress
 
 import grpc
 import pytest
@@ -21,19 +21,18 @@ def frame(kind, payload, flags=0, stream=0):
     return len(payload).to_bytes(3) + struct.pack(">BBI", kind, flags, stream) + payload
 
 
-async def open_connection(address):
-    """Connects, however long gRPC takes to listen again after the request before."""
-    async with asyncio.timeout(60):
-        while True:
-            try:
-                return await asyncio.open_connection(*address.split(":"))
-            except ConnectionRefusedError:
-                await asyncio.sleep(0.01)
-
-
-async def ask_for(path, address):
+async def ask_for(path, address, until):
     """Sends one request for a path; returns when the server has read it."""
-    reader, writer = await open_connection(address)
+    opened = []
+
+    async def connects():
+        # The listener stays closed until gRPC has been started again after the request before.
+        with suppress(ConnectionRefusedError):
+            opened.append(await asyncio.open_connection(*address.split(":")))
+        return bool(opened)
+
+    await until(connects)
+    ((reader, writer),) = opened
     names = (":method", ":scheme", ":path", ":authority", "content-type", "te")
     values = ("POST", "http", path, "x", "application/grpc", "trailers")
     block = Encoder().encode(list(zip(names, values, strict=True)))
@@ -54,7 +53,7 @@ async def test_path_that_is_no_text_ends_nothing(held, connect, until):
         inside = asyncio.create_task(_answer(generate(request)))
         await held.backends["digits"].begun()
         for _ in range(2):
-            await ask_for(b"/\xff", held.grpc_address)
+            await ask_for(b"/\xff", held.grpc_address, until)
 
             async def listens():
                 try:
