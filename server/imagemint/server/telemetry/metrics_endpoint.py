@@ -23,6 +23,8 @@ _MOST_CONNECTIONS = 16
 # Limit for the whole connection. By default, Prometheus gives up after ten seconds.
 _CONNECTION_S = 15.0
 _LOOK_S = 0.5
+# Limit for the wait until the threads of closed connections end.
+_CLOSING_S = 5.0
 # Reserved file descriptors. A scrape needs some even if the process has used up all others.
 _SPARE_DESCRIPTORS = 8
 
@@ -73,7 +75,9 @@ class _Server(WSGIServer):
     def __init__(self, family: int, address: Any, application: Any) -> None:  # noqa: ANN401 - as of socket and WSGI
         self.address_family = family
         self._lock = threading.Lock()
+        self._ended = threading.Condition(self._lock)
         self._open: dict[socket.socket, float] = {}
+        self._closing: set[socket.socket] = set()  # shut down; the thread has not closed it yet
         self._spare: list[int] = []
         super().__init__(address, _Handler)
         self.set_app(application)
@@ -97,10 +101,13 @@ class _Server(WSGIServer):
         """Starts a thread for a connection."""
         with self._lock:
             if len(self._open) >= _MOST_CONNECTIONS:
-                _cut(next(iter(self._open)))
-            crowded = len(self._open) >= 2 * _MOST_CONNECTIONS
+                self._cut(next(iter(self._open)))
+            # The threads of closed connections end at once, but a busy machine delays them.
+            crowded = not self._ended.wait_for(
+                lambda: len(self._closing) < _MOST_CONNECTIONS, _CLOSING_S
+            )
             self._open[request] = time.monotonic()
-        if crowded:  # the closed connections have not ended yet
+        if crowded:
             self._end(request)
             return
         thread = threading.Thread(
@@ -124,15 +131,24 @@ class _Server(WSGIServer):
     def _end(self, request: socket.socket) -> None:
         with self._lock:
             self._open.pop(request, None)
+            self._closing.discard(request)
+            self._ended.notify_all()
         self.shutdown_request(request)
+
+    def _cut(self, request: socket.socket) -> None:
+        """Shuts a connection down, so that its thread wakes and closes it; holds the lock."""
+        del self._open[request]
+        self._closing.add(request)
+        with contextlib.suppress(OSError):
+            request.shutdown(socket.SHUT_RDWR)
 
     def service_actions(self) -> None:
         """Closes connections that are too old; called twice per second and per connection."""
         before = time.monotonic() - _CONNECTION_S
         with self._lock:
             for request in [each for each, since in self._open.items() if since < before]:
-                _cut(request)
-            idle = not self._open
+                self._cut(request)
+            idle = not self._open and not self._closing
         if idle and not self._spare:
             self._save_descriptors()
 
@@ -152,14 +168,8 @@ class _Server(WSGIServer):
         super().server_close()
         self._release_descriptors()
         with self._lock:
-            for request in self._open:
-                _cut(request)
-
-
-def _cut(request: socket.socket) -> None:
-    """Shuts a connection down, so that its thread wakes and closes it."""
-    with contextlib.suppress(OSError):
-        request.shutdown(socket.SHUT_RDWR)
+            for request in list(self._open):
+                self._cut(request)
 
 
 class _Handler(WSGIRequestHandler):

@@ -5,7 +5,8 @@ import http.client
 import os
 import resource
 import socket
-from contextlib import closing, contextmanager, suppress
+import time
+from contextlib import ExitStack, closing, contextmanager, suppress
 
 import pytest
 from prometheus_client import Counter
@@ -120,13 +121,29 @@ def test_failing_collector_does_not_end_the_scrape(metrics):
 
 def test_idle_connections_make_way(metrics):
     """However many there are and stay, a scrape is answered; the oldest are closed."""
-    with exposed(metrics.registry) as where:
-        idle = [socket.create_connection(where, WAIT_S) for _ in range(100)]
+    with exposed(metrics.registry) as where, ExitStack() as stack:
+        idle = [stack.enter_context(socket.create_connection(where, WAIT_S)) for _ in range(100)]
         answer, _ = ask(where)
         assert answer.status == 200
         assert idle[0].recv(1) == b""
-        for each in idle:
-            each.close()
+
+
+def test_slow_threads_of_closed_connections_are_awaited(metrics, monkeypatch):
+    """A scrape that comes while they still end is answered, not refused."""
+    finish = exposition._Server.finish_request
+
+    def finish_late(server, request, client_address):
+        try:
+            finish(server, request, client_address)
+        finally:
+            time.sleep(0.2)
+
+    monkeypatch.setattr(exposition._Server, "finish_request", finish_late)
+    with exposed(metrics.registry) as where, ExitStack() as stack:
+        for _ in range(60):
+            stack.enter_context(socket.create_connection(where, WAIT_S))
+        answer, _ = ask(where)
+    assert answer.status == 200
 
 
 def test_idle_connection_ends(metrics, monkeypatch):
