@@ -4,12 +4,15 @@ import asyncio
 
 import numpy as np
 import pytest
+from tiny_bundles import EXAMPLES, MAX_WORDS, WORDS
 
 from imagemint.client.errors import NotFound
 from imagemint.client.settings import UsageError
 from imagemint.client.sources import RemoteModel
 from imagemint.engine.batch import Batch
+from imagemint.engine.captions import Captions
 from imagemint.engine.sampling import latents
+from imagemint.training.evaluation.sources import takes_captions
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -32,6 +35,25 @@ async def test_served_images_are_those_of_the_bundle(app, engines, model):
     assert num_classes == (10 if model == "digits" else 0)
     assert name.startswith(f"{model}@1 served at ")
     assert len(digest) == 64
+
+
+async def test_served_captions_are_those_of_the_bundle(app, engines):
+    """Each image has its own caption, at its own index."""
+    texts = ["A person, with RED hair!", "blue hair", "round glasses", "blue hair"]
+
+    def drawn():
+        source = RemoteModel(f"{app.grpc_address}/people")
+        try:
+            assert takes_captions(source)
+            return source.draw_captions(11, 7, texts)
+        finally:
+            source.close()
+
+    images = await asyncio.to_thread(drawn)
+    known = Captions(WORDS, MAX_WORDS, EXAMPLES)
+    tokens = known.encode([known.parse(text) for text in texts])
+    expected = engines["people"].run(Batch(latents(11, 7, 4, 8), tokens=tokens))
+    assert np.array_equal(images, expected)
 
 
 @pytest.mark.parametrize("rest", ["/nobody", "/digits@9", ""])

@@ -6,6 +6,8 @@ addresses. The two sides share only the interface of this class.
 
 import hashlib
 import re
+import string
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +19,8 @@ from imagemint.client.requests import Cycle
 from imagemint.client.settings import read_environment
 
 _TIMEOUT_S = 600.0  # until the next chunk: a measurement can wait
+_UNESCAPED = frozenset(string.ascii_letters + string.digits + "-")
+_REFERENCES = ("", "fp32")  # how a server names model.onnx
 _ADDRESS = re.compile(r"(?P<target>.+)/(?P<model>[^/@]+)(?:@(?P<version>[^/@]+))?")
 
 
@@ -54,6 +58,7 @@ class RemoteModel:
         self.dataset: str | None = None  # a server does not name it
         self.class_labels: tuple[str, ...] | None = manifest.class_labels
         self.num_classes = len(manifest.class_labels)
+        self.takes_captions = manifest.captions is not None
         self.image_shape: tuple[int, int, int] | None = (
             manifest.height,
             manifest.width,
@@ -80,9 +85,30 @@ class RemoteModel:
         classes = [chunk.class_id for chunk in chunks if chunk.class_id is not None]
         return images, np.concatenate(classes) if classes else None
 
+    def draw_captions(self, seed: int, first: int, texts: Sequence[str]) -> NDArray[np.uint8]:
+        """Returns images uint8 [N, H, W, C] of N captions at indices from ``first`` on.
+
+        Raises:
+            InvalidRequest: a caption that the model does not understand.
+        """
+        named = "" if self._variant in _REFERENCES else f"+{self._variant}"
+        reel = f"{self._model}@{self._version}{named}/{seed}"
+        serials = [
+            f"{reel}/{index}?caption={_percent_encode(text)}"
+            for index, text in enumerate(texts, first)
+        ]
+        return self._client.mint(serials).image
+
     def close(self) -> None:
         """Closes the connection."""
         self._client.close()
+
+
+def _percent_encode(text: str) -> str:
+    """Returns a caption as a serial number spells it: letters, digits, hyphens and %XX."""
+    return "".join(
+        chr(byte) if chr(byte) in _UNESCAPED else f"%{byte:02X}" for byte in text.encode()
+    )
 
 
 def _find_ready_version(model: Model, version: str) -> tuple[str, str, Manifest]:
@@ -90,7 +116,7 @@ def _find_ready_version(model: Model, version: str) -> tuple[str, str, Manifest]
     for each in model.versions:
         if each.version == version and each.manifest is not None:
             digest = each.bundle_sha256
-            if each.variant not in ("", "fp32"):
+            if each.variant not in _REFERENCES:
                 digest = hashlib.sha256(f"{digest} {each.variant}".encode()).hexdigest()
             return digest, each.variant, each.manifest
     raise NotFound(f"model {model.name}: version {version or '(default)'} is not ready")

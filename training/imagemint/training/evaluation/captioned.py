@@ -16,7 +16,7 @@ from imagemint.training.datasets.avatar_wordings import (
 )
 from imagemint.training.evaluation.extractors import Extractor, Judge
 from imagemint.training.evaluation.measuring import Measured
-from imagemint.training.evaluation.sources import LatentSource, Source
+from imagemint.training.evaluation.sources import CaptionedSource, Source, takes_captions
 
 _PEOPLE = 2_000
 _CAPTIONS, _EACH = 40, 50
@@ -39,7 +39,7 @@ def draw_images(
 
     A model that takes captions is given those of the test split in turn, which name the classes.
     """
-    if not (isinstance(source, LatentSource) and source.captions is not None and test.texts):
+    if not (takes_captions(source) and test.texts):
         return source.draw(seed, 0, samples)
     rows = np.arange(samples) % len(test)
     return source.draw_captions(seed, 0, [test.texts[row] for row in rows]), test.labels[rows]
@@ -59,7 +59,7 @@ def caption_figures(
         test: people.
         seed: of the latents.
     """
-    if not (isinstance(source, LatentSource) and source.captions is not None):
+    if not takes_captions(source):
         return
     told = {attribute.name for attribute in test.attributes}
     if not (isinstance(judge, Judge) and told & judge.attribute_names >= READ.keys() - {HEAD}):
@@ -122,7 +122,7 @@ def _shares(
 
 
 def _variety(
-    source: LatentSource, judge: Judge, seed: int, people: NDArray[np.int64], real: Seen
+    source: CaptionedSource, judge: Judge, seed: int, people: NDArray[np.int64], real: Seen
 ) -> Measured:
     captions = _draw_captions(people[:_CAPTIONS], "part")
     texts = [caption.text for caption in captions for _ in range(_EACH)]

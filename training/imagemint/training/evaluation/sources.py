@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 import numpy as np
 import torch
@@ -66,6 +66,26 @@ class Source(Protocol):
         """Releases its resources."""
 
 
+class CaptionedSource(Source, Protocol):
+    """A source that can be a model of captions.
+
+    Attributes:
+        takes_captions: whether it is one.
+    """
+
+    @property
+    def takes_captions(self) -> bool:
+        """Whether `draw_captions` works."""
+
+    def draw_captions(self, seed: int, first: int, texts: Sequence[str]) -> Images:
+        """Returns images uint8 [N, H, W, C] of N captions at indices from ``first`` on."""
+
+
+def takes_captions(source: Source) -> TypeGuard[CaptionedSource]:
+    """Returns whether a source is a model of captions."""
+    return bool(getattr(source, "takes_captions", False))
+
+
 class LatentSource:
     """Base of runs and bundles: images from latents, at indices or any others.
 
@@ -110,6 +130,11 @@ class LatentSource:
 
     def _run(self, batch: Batch) -> Images:
         raise NotImplementedError
+
+    @property
+    def takes_captions(self) -> bool:
+        """Whether the model takes captions."""
+        return self.captions is not None
 
     def draw_captions(self, seed: int, first: int, texts: Sequence[str]) -> Images:
         """Returns the images of N captions at indices ``first`` to ``first + N - 1``.
