@@ -1,5 +1,6 @@
 """The inputs of a batch by name: everything that a generator receives for some images."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Self
@@ -7,11 +8,13 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from imagemint.engine.sampling import drawn_classes, latents
-from imagemint.engine.spec import GraphInput, ModelSpec
+from imagemint.engine.sampling import drawn_bytes, drawn_classes, latents
+from imagemint.engine.spec import GraphInput, ModelSpec, Source
 
 Feed = dict[str, npt.NDArray[Any]]
 """The graph's inputs by name, the batch along the first axis of each."""
+
+_HALF, _WHITE = 128, 255
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -22,7 +25,7 @@ class Batch:
     value for images that do not ask for it in `draw_batch`.
     """
 
-    z: npt.NDArray[np.float32]
+    z: npt.NDArray[np.float32] | None = None
     """Latents, float32 [N, z_dim]; N can be 0."""
     class_id: npt.NDArray[np.int64] | None = None
     """Classes, int64 [N], each 0 to K - 1."""
@@ -30,10 +33,12 @@ class Batch:
     """Token ids of the captions, int64 [N, max_words]; see `captions.Captions.encode`."""
     truncation: npt.NDArray[np.float32] | None = None
     """Psi, float32 [N]."""
+    source: npt.NDArray[np.uint8] | None = None
+    """Sources, uint8 [N, height, width, depth], all of one size."""
 
     def __len__(self) -> int:
         """Returns the number of images."""
-        return len(self.z)
+        return next(len(v) for name in _NAMES if (v := getattr(self, name)) is not None)
 
     def __getitem__(self, part: slice) -> Self:
         """Returns the images of a part of the batch."""
@@ -51,13 +56,21 @@ class Batch:
             ValueError: an input is missing, or its type or shape differs.
         """
         feed: Feed = {}
-        for name, (dtype, row) in inputs.items():
+        count = len(self)
+        for name, wanted in inputs.items():
             array = getattr(self, name)
             if array is not None and array.ndim == 1:
                 array = array[:, np.newaxis]
-            if array is None or array.dtype != dtype or array.shape != (len(self.z), *row):
+            if (
+                array is None
+                or array.dtype != wanted.dtype
+                or len(array) != count
+                or not wanted.fits(array.shape[1:])
+            ):
                 found = "missing" if array is None else f"{array.dtype} {list(array.shape)}"
-                raise ValueError(f"input {name!r} is {found}, not {dtype} {[len(self.z), *row]}")
+                raise ValueError(
+                    f"input {name!r} is {found}, not {wanted.dtype} {[count, *wanted.row]}"
+                )
             feed[name] = array
         return feed
 
@@ -65,25 +78,55 @@ class Batch:
 _NAMES = tuple(each.name for each in fields(Batch))
 
 
-def draw_batch(spec: ModelSpec, seed: int, first_index: int, count: int) -> Batch:
+def draw_batch(
+    spec: ModelSpec,
+    seed: int,
+    first_index: int,
+    count: int,
+    source_size: tuple[int, int] | None = None,
+) -> Batch:
     """Returns the inputs of images of a seed for which nothing else is asked.
 
-    Classes and captions are drawn, and truncation changes nothing.
+    Classes and captions are drawn, and truncation changes nothing. Sources are noise.
 
     Args:
         spec: the model.
         seed: 0 to 2^64 - 1.
         first_index: 0 to 2^64 - 1.
         count: number of images; first_index + count at most 2^64.
+        source_size: height and width of the sources. Default: `Source.sample_size`.
     """
     drawn = drawn_classes(seed, first_index, count, spec.num_choices) if spec.num_choices else None
     captions = spec.captions
+    z = None
+    if spec.z_dim:
+        z = latents(seed, first_index, count, spec.z_dim, distribution=spec.distribution)
     return Batch(
-        z=latents(seed, first_index, count, spec.z_dim, distribution=spec.distribution),
+        z=z,
         class_id=drawn if spec.conditional else None,
         tokens=captions.example_tokens[drawn] if captions is not None else None,
         truncation=np.ones(count, np.float32) if spec.takes_psi else None,
+        source=None
+        if spec.source is None
+        else _draw_sources(spec.source, seed, first_index, count, source_size),
     )
+
+
+def _draw_sources(
+    source: Source, seed: int, first_index: int, count: int, size: tuple[int, int] | None
+) -> npt.NDArray[np.uint8]:
+    """Returns sources of noise; half of a mask is 255."""
+    shape = (*(size or source.sample_size), source.depth)
+    noise = drawn_bytes(seed, first_index, count, math.prod(shape)).reshape(count, *shape)
+    if source.has_mask:
+        mask = noise[..., -1]
+        mask[:] = np.where(mask < _HALF, 0, _WHITE)
+    return noise
+
+
+def count_rows(feed: Mapping[str, npt.NDArray[Any]]) -> int:
+    """Returns the number of rows of a feed."""
+    return len(next(iter(feed.values())))
 
 
 def rows(feed: Mapping[str, npt.NDArray[Any]], start: int, stop: int) -> Feed:

@@ -20,6 +20,8 @@ _VARIANT_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.onnx")
 _RESERVED = {"auto", "reference"}
 _MAX_Z_DIM = 65_536
 _MAX_SIDE = 8_192
+_MAX_FRAMES = 16
+_MAX_SCALE = 16
 _CHANNELS = (1, 3)
 _LEVELS = 255
 
@@ -35,7 +37,7 @@ def find_faults(manifest: pb.BundleManifest) -> Iterator[str]:
         )
     if len(manifest.title.splitlines()) > 1:
         yield "title is more than one line"
-    yield from _latent_faults(manifest.latent)
+    yield from _latent_faults(manifest)
     if len(set(manifest.class_labels)) < len(manifest.class_labels):
         yield "class_labels are not unique"
     if not all(manifest.class_labels):
@@ -43,6 +45,8 @@ def find_faults(manifest: pb.BundleManifest) -> Iterator[str]:
     if manifest.HasField("caption"):
         yield from _caption_faults(manifest)
     yield from _image_faults(manifest.image)
+    if manifest.HasField("source"):
+        yield from _source_faults(manifest)
     if manifest.precision not in pb.Precision.values() or not manifest.precision:
         yield "precision is missing or unknown"
     yield from _parity_faults(manifest.parity)
@@ -51,7 +55,10 @@ def find_faults(manifest: pb.BundleManifest) -> Iterator[str]:
     yield from _variant_faults(manifest)
 
 
-def _latent_faults(latent: pb.LatentSpec) -> Iterator[str]:
+def _latent_faults(manifest: pb.BundleManifest) -> Iterator[str]:
+    latent = manifest.latent
+    if manifest.HasField("source") and not manifest.HasField("latent"):
+        return
     if not 1 <= latent.z_dim <= _MAX_Z_DIM:
         yield f"latent.z_dim is {latent.z_dim}, not 1 to {_MAX_Z_DIM}"
     if latent.distribution not in pb.LatentDistribution.values() or not latent.distribution:
@@ -109,6 +116,51 @@ def _image_faults(image: pb.ImageShape) -> Iterator[str]:
             yield f"image.{side} is {pixels}, not 1 to {_MAX_SIDE}"
     if image.channels not in _CHANNELS:
         yield f"image.channels is {image.channels}, not 1 or 3"
+
+
+def _source_faults(manifest: pb.BundleManifest) -> Iterator[str]:
+    source, image = manifest.source, manifest.image
+    if source.tiled and manifest.HasField("latent"):
+        yield "source.tiled is set, but the model takes a latent, which decides whole pictures"
+    if source.channels not in _CHANNELS:
+        yield f"source.channels is {source.channels}, not 1 or 3"
+    if not 1 <= source.frames <= _MAX_FRAMES:
+        yield f"source.frames is {source.frames}, not 1 to {_MAX_FRAMES}"
+    if not 1 <= source.scale <= _MAX_SCALE:
+        yield f"source.scale is {source.scale}, not 1 to {_MAX_SCALE}"
+    is_free = not source.height and not source.width
+    yield from _free_size_faults(source) if is_free else _fixed_size_faults(source)
+    height, width = source.height or source.max_height, source.width or source.max_width
+    expected = height * source.scale, width * source.scale
+    if (image.height, image.width) != expected:
+        yield (
+            f"image is {image.height} x {image.width}; source and scale make it"
+            f" {expected[0]} x {expected[1]}"
+        )
+
+
+def _fixed_size_faults(source: pb.SourceSpec) -> Iterator[str]:
+    for side, pixels in (("height", source.height), ("width", source.width)):
+        if not 1 <= pixels <= _MAX_SIDE:
+            yield f"source.{side} is {pixels}, not 1 to {_MAX_SIDE}, nor 0 for both sides"
+    free = (source.step, source.max_height, source.max_width, source.overlap, source.tiled)
+    if any(free):
+        yield "source: step, max_height, max_width, overlap and tiled need a free size"
+
+
+def _free_size_faults(source: pb.SourceSpec) -> Iterator[str]:
+    if not 1 <= source.step <= _MAX_SIDE:
+        yield f"source.step is {source.step}, not 1 to {_MAX_SIDE}"
+        return
+    for side, pixels in (("max_height", source.max_height), ("max_width", source.max_width)):
+        if not source.step <= pixels <= _MAX_SIDE or pixels % source.step:
+            yield f"source.{side} is {pixels}, not a multiple of step from step to {_MAX_SIDE}"
+    # Each tile starts at a multiple of step, so the overlap is rounded up to one.
+    margin = -(-source.overlap // source.step) * source.step
+    if source.overlap < 0 or (source.overlap and not source.tiled):
+        yield f"source.overlap is {source.overlap}; it is 0 or more, and 0 without tiled"
+    elif source.tiled and min(source.max_height, source.max_width) <= 2 * margin:
+        yield f"source.overlap {source.overlap} leaves nothing of a tile of max_height x max_width"
 
 
 def _parity_faults(parity: pb.Parity) -> Iterator[str]:

@@ -11,7 +11,8 @@ Exactly (design.md section 4, integers unsigned, ``B = ceil(z_dim / 4)``):
   NumPy increments the counter *before* it computes a block;
 - image ``i`` owns the words ``[4 B i, 4 B (i + 1))`` and uses the first ``z_dim`` of them;
 - ``u = ((word >> 12) + 0.5) * 2**-52``, exact in float64 and strictly inside (0, 1);
-- classes come from the stream of key ``[s, 1]``, one word each.
+- classes come from the stream of key ``[s, 1]``, one word each;
+- the bytes of sample sources come from the stream of key ``[s, 2]``. No serial depends on them.
 
 The words, ``u`` and uniform latents are integer or exact arithmetic, the same everywhere. Normal
 latents go through `scipy.special.ndtri` in float64 and are then rounded to float32: where two
@@ -37,6 +38,8 @@ _WORDS_PER_BLOCK = 4
 _UINT64_END = 2**64
 _LATENT_STREAM = 0
 _CLASS_STREAM = 1
+_BYTE_STREAM = 2
+_WORD_BYTES = 8
 
 
 class Distribution(enum.StrEnum):
@@ -243,6 +246,28 @@ def drawn_classes_at(
             int(seeds[start]), int(indices[start]), stop - start, num_classes
         )
     return classes
+
+
+def drawn_bytes(seed: int, first_index: int, count: int, size: int) -> npt.NDArray[np.uint8]:
+    """Uniform random bytes uint8 [count, size], such as sample sources of translators.
+
+    Args:
+        seed: 0 to 2^64 - 1.
+        first_index: 0 to 2^64 - 1.
+        count: number of images, 0 or more; first_index + count at most 2^64.
+        size: number of bytes of one image, 1 or more.
+
+    Raises:
+        ValueError: an argument is outside the range above.
+    """
+    _check_run(seed, first_index, count)
+    if size < 1:
+        raise ValueError(f"size must be 1 or more, not {size}")
+    blocks = -(-size // (_WORDS_PER_BLOCK * _WORD_BYTES))
+    words = _words(seed, _BYTE_STREAM, blocks * first_index, blocks * count)
+    drawn = words.astype("<u8", copy=False).view(np.uint8)
+    row = blocks * _WORDS_PER_BLOCK * _WORD_BYTES
+    return np.ascontiguousarray(drawn.reshape(count, row)[:, :size])
 
 
 @lru_cache(maxsize=1_024)

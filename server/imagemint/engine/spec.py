@@ -19,6 +19,12 @@ _DISTRIBUTIONS = {
 }
 
 
+ANY_SIDE = -1
+"""Stands for a free side in a shape."""
+# Most pixels along a side of a source that is drawn as a sample, if its size is free.
+_SAMPLE_SIDE = 64
+
+
 class TruncationKind(enum.StrEnum):
     """How a model trades diversity for fidelity."""
 
@@ -45,12 +51,64 @@ class Truncation:
     """Largest accepted value, inclusive."""
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The source of an image-to-image model: uint8 [height, width, depth]."""
+
+    height: int
+    """Height of a fixed size; for a free size the largest of one pass."""
+    width: int
+    """Width, as height."""
+    channels: int
+    """Channels of one frame: 1 gray, 3 RGB."""
+    frames: int = 1
+    """Frames of a sequence, the oldest first."""
+    has_mask: bool = False
+    """Whether the last channel is a mask: 255 where the picture is to be filled, otherwise 0."""
+    step: int = 0
+    """Free size: height and width are multiples of it. 0: the size is fixed."""
+    scale: int = 1
+    """Rows and columns of the output per row and column of the source."""
+    overlap: int = 0
+    """Radius of the receptive field in pixels of the source."""
+    is_tiled: bool = False
+    """Whether sources larger than one pass may be translated in overlapping tiles."""
+
+    @property
+    def is_free(self) -> bool:
+        """Whether the size is free."""
+        return self.step > 0
+
+    @property
+    def depth(self) -> int:
+        """Number of channels of the graph's input: all frames, and the mask."""
+        return self.frames * self.channels + self.has_mask
+
+    @property
+    def sample_size(self) -> tuple[int, int]:
+        """Height and width for samples: the fixed size, or a small free size."""
+        if not self.is_free:
+            return self.height, self.width
+        return _sample_side(self.height, self.step), _sample_side(self.width, self.step)
+
+
+def _sample_side(largest: int, step: int) -> int:
+    return max(step, min(largest, _SAMPLE_SIDE) // step * step)
+
+
 class GraphInput(NamedTuple):
     """One input of a graph, dtype [N, *row]."""
 
     dtype: np.dtype[Any]
     row: tuple[int, ...]
-    """Shape of the part that belongs to one image."""
+    """Shape of the part that belongs to one image; -1 for a free side."""
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether a row may have a shape."""
+        return len(shape) == len(self.row) and all(
+            side == wanted or (wanted == ANY_SIDE and side > 0)
+            for side, wanted in zip(shape, self.row, strict=True)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +118,7 @@ class ModelSpec:
     name: str
     """Model name, also the folder it lies in."""
     z_dim: int
-    """Length of a latent."""
+    """Length of a latent; 0 for a model with a source and no latent."""
     distribution: Distribution
     """Of every element of a latent."""
     truncation: Truncation | None
@@ -68,11 +126,15 @@ class ModelSpec:
     class_labels: tuple[str, ...]
     """Label text by class index; empty for an unconditional model."""
     height: int
+    """Height of an image; if the source has a free size, the largest of one pass."""
     width: int
+    """Width of an image, as height."""
     channels: int
     """1 gray, 3 RGB."""
     captions: Captions | None = None
     """None: the model takes no caption."""
+    source: Source | None = None
+    """None: the model generates images from latents alone."""
     # Derived from the fields above, once: every request asks for them.
     inputs: Mapping[str, GraphInput] = field(init=False, repr=False, compare=False)
     """The inputs of the graph by name, in order."""
@@ -87,7 +149,7 @@ class ModelSpec:
     num_choices: int = field(init=False, repr=False, compare=False)
     """Number of classes or example captions from which a condition is drawn; 0 for neither."""
     image_bytes: int = field(init=False, repr=False, compare=False)
-    """Bytes of one raw image."""
+    """Bytes of one raw image; if the source has a free size, of the largest of one pass."""
 
     def __post_init__(self) -> None:
         kind = None if self.truncation is None else self.truncation.kind
@@ -103,6 +165,27 @@ class ModelSpec:
         for name, value in derived.items():
             object.__setattr__(self, name, value)
         object.__setattr__(self, "inputs", MappingProxyType(dict(_list_inputs(self))))
+
+    @property
+    def image_row(self) -> tuple[int, int, int]:
+        """Shape of one image of the graph's output; -1 for a free side."""
+        if self.source is not None and self.source.is_free:
+            return ANY_SIDE, ANY_SIDE, self.channels
+        return self.height, self.width, self.channels
+
+    @property
+    def largest_rows(self) -> dict[str, tuple[int, ...]]:
+        """The shape of a row of each input, with the largest free sides."""
+        rows = {name: each.row for name, each in self.inputs.items()}
+        if self.source is not None:
+            rows["source"] = (self.source.height, self.source.width, self.source.depth)
+        return rows
+
+    def make_image_shape(self, source: tuple[int, ...]) -> tuple[int, int, int]:
+        """Returns the shape of the image that the graph makes of a source [height, width, ...]."""
+        if self.source is None or not self.source.is_free:
+            return self.height, self.width, self.channels
+        return source[0] * self.source.scale, source[1] * self.source.scale, self.channels
 
     @classmethod
     def of(cls, manifest: pb.BundleManifest) -> Self:
@@ -124,18 +207,24 @@ class ModelSpec:
         return cls(
             name=manifest.name,
             z_dim=latent.z_dim,
-            distribution=_DISTRIBUTIONS[latent.distribution],
+            distribution=_DISTRIBUTIONS.get(latent.distribution, Distribution.NORMAL),
             truncation=_truncation(latent),
             class_labels=tuple(manifest.class_labels),
             height=image.height,
             width=image.width,
             channels=image.channels,
             captions=_captions(manifest),
+            source=_source(manifest),
         )
 
 
 def _list_inputs(spec: ModelSpec) -> Iterator[tuple[str, GraphInput]]:
-    yield "z", GraphInput(np.dtype(np.float32), (spec.z_dim,))
+    if spec.z_dim:
+        yield "z", GraphInput(np.dtype(np.float32), (spec.z_dim,))
+    if spec.source is not None:
+        source = spec.source
+        sides = (ANY_SIDE, ANY_SIDE) if source.is_free else (source.height, source.width)
+        yield "source", GraphInput(np.dtype(np.uint8), (*sides, source.depth))
     if spec.conditional:
         # The second axis, because Triton's batching strips the first.
         yield "class_id", GraphInput(np.dtype(np.int64), (1,))
@@ -150,6 +239,23 @@ def _captions(manifest: pb.BundleManifest) -> Captions | None:
         return None
     caption = manifest.caption
     return Captions(tuple(caption.vocabulary), caption.max_words, tuple(caption.examples))
+
+
+def _source(manifest: pb.BundleManifest) -> Source | None:
+    if not manifest.HasField("source"):
+        return None
+    source = manifest.source
+    return Source(
+        height=source.height or source.max_height,
+        width=source.width or source.max_width,
+        channels=source.channels,
+        frames=source.frames,
+        has_mask=source.mask,
+        step=source.step,
+        scale=source.scale,
+        overlap=source.overlap,
+        is_tiled=source.tiled,
+    )
 
 
 def _truncation(latent: pb.LatentSpec) -> Truncation | None:

@@ -77,7 +77,10 @@ class OriginalModel:
 
         Raises:
             ExportError: the file does not run.
+            ValueError: the batch has no latents.
         """
+        if batch.z is None:
+            raise ValueError("an adopted generator needs latents")
         try:
             values = self._images(self._output(batch.z, batch.class_id, batch.truncation))
         except BackendFailed as error:

@@ -230,6 +230,78 @@ class CaptionSpec(_message.Message):
 Global___CaptionSpec: _TypeAlias = CaptionSpec  # noqa: Y015
 
 @_typing.final
+class SourceSpec(_message.Message):
+    """The image that an image-to-image model translates. Its graph has one more input, `source` uint8
+    [N, H, W, C], where C is frames * channels, and one more with a mask: the frames in order, the
+    oldest first, then the mask. H and W are dynamic axes of the graph if the size is free.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEIGHT_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    CHANNELS_FIELD_NUMBER: _builtins.int
+    FRAMES_FIELD_NUMBER: _builtins.int
+    MASK_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    MAX_HEIGHT_FIELD_NUMBER: _builtins.int
+    MAX_WIDTH_FIELD_NUMBER: _builtins.int
+    SCALE_FIELD_NUMBER: _builtins.int
+    OVERLAP_FIELD_NUMBER: _builtins.int
+    TILED_FIELD_NUMBER: _builtins.int
+    height: _builtins.int
+    """Rows, 1 to 8,192; 0 for a free size. Height and width are both fixed or both free."""
+    width: _builtins.int
+    """Columns, 1 to 8,192; 0 for a free size."""
+    channels: _builtins.int
+    """Channels of one frame: 1 gray or 3 RGB. Required."""
+    frames: _builtins.int
+    """Frames of a sequence, 1 to 16. Required; 1 for a single picture."""
+    mask: _builtins.bool
+    """Whether the last channel is a mask: 255 where the picture is to be filled, otherwise 0."""
+    step: _builtins.int
+    """Free size: the height and width of a source are multiples of it, 1 or more. 0 for a fixed size."""
+    max_height: _builtins.int
+    """Free size: the largest height of one pass, a multiple of step, at most 8,192. Larger sources are
+    translated in overlapping tiles. 0 for a fixed size.
+    """
+    max_width: _builtins.int
+    """Free size: the largest width of one pass, as max_height."""
+    scale: _builtins.int
+    """Rows and columns of the output per row and column of the source, 1 to 16. Required."""
+    overlap: _builtins.int
+    """Free size: radius of the receptive field in pixels of the source, by which tiles overlap. Rounded
+    up to a multiple of step, it is less than half of max_height and max_width.
+    """
+    tiled: _builtins.bool
+    """Free size: whether larger sources are translated in overlapping tiles; otherwise they are
+    refused. Only for a model whose output depends on nothing but the source within `overlap`: it
+    takes no latent, and normalizes nothing over the picture.
+    """
+    def __init__(
+        self,
+        *,
+        height: _builtins.int = ...,
+        width: _builtins.int = ...,
+        channels: _builtins.int = ...,
+        frames: _builtins.int = ...,
+        mask: _builtins.bool = ...,
+        step: _builtins.int = ...,
+        max_height: _builtins.int = ...,
+        max_width: _builtins.int = ...,
+        scale: _builtins.int = ...,
+        overlap: _builtins.int = ...,
+        tiled: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channels", b"channels", "frames", b"frames", "height", b"height", "mask", b"mask", "max_height", b"max_height", "max_width", b"max_width", "overlap", b"overlap", "scale", b"scale", "step", b"step", "tiled", b"tiled", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SourceSpec: _TypeAlias = SourceSpec  # noqa: Y015
+
+@_typing.final
 class ImageShape(_message.Message):
     """The generator's output, one image: uint8 [height, width, channels]."""
 
@@ -578,6 +650,7 @@ class BundleManifest(_message.Message):
     LICENSE_FIELD_NUMBER: _builtins.int
     VARIANTS_FIELD_NUMBER: _builtins.int
     CAPTION_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
     format_version: _builtins.int
     """Version of this format: 1. A reader refuses a newer one."""
     name: _builtins.str
@@ -592,7 +665,7 @@ class BundleManifest(_message.Message):
     """SPDX expression, or free text, for weights and samples."""
     @_builtins.property
     def latent(self) -> Global___LatentSpec:
-        """The input. Required."""
+        """The latent. Required, unless the model has a source and takes no latent."""
 
     @_builtins.property
     def class_labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -600,7 +673,9 @@ class BundleManifest(_message.Message):
 
     @_builtins.property
     def image(self) -> Global___ImageShape:
-        """The output. Required."""
+        """The output. Required. If the source has a free size: the largest output of one pass, max_height *
+        scale and max_width * scale.
+        """
 
     @_builtins.property
     def parity(self) -> Global___Parity:
@@ -626,6 +701,10 @@ class BundleManifest(_message.Message):
         caption, not both.
         """
 
+    @_builtins.property
+    def source(self) -> Global___SourceSpec:
+        """The image that it translates. Absent: the model generates images from latents alone."""
+
     def __init__(
         self,
         *,
@@ -642,13 +721,19 @@ class BundleManifest(_message.Message):
         license: _builtins.str = ...,
         variants: _abc.Iterable[Global___Variant] | None = ...,
         caption: Global___CaptionSpec | None = ...,
+        source: Global___SourceSpec | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_caption", b"_caption", "caption", b"caption", "image", b"image", "latent", b"latent", "parity", b"parity", "training", b"training"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_caption", b"_caption", "_source", b"_source", "caption", b"caption", "image", b"image", "latent", b"latent", "parity", b"parity", "source", b"source", "training", b"training"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_caption", b"_caption", "caption", b"caption", "class_labels", b"class_labels", "evaluations", b"evaluations", "format_version", b"format_version", "image", b"image", "latent", b"latent", "license", b"license", "name", b"name", "parity", b"parity", "precision", b"precision", "title", b"title", "training", b"training", "variants", b"variants"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_caption", b"_caption", "_source", b"_source", "caption", b"caption", "class_labels", b"class_labels", "evaluations", b"evaluations", "format_version", b"format_version", "image", b"image", "latent", b"latent", "license", b"license", "name", b"name", "parity", b"parity", "precision", b"precision", "source", b"source", "title", b"title", "training", b"training", "variants", b"variants"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__caption: _TypeAlias = _typing.Literal["caption"]  # noqa: Y015
     _WhichOneofArgType__caption: _TypeAlias = _typing.Literal["_caption", b"_caption"]  # noqa: Y015
+    _WhichOneofReturnType__source: _TypeAlias = _typing.Literal["source"]  # noqa: Y015
+    _WhichOneofArgType__source: _TypeAlias = _typing.Literal["_source", b"_source"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__caption) -> _WhichOneofReturnType__caption | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__source) -> _WhichOneofReturnType__source | None: ...
 
 Global___BundleManifest: _TypeAlias = BundleManifest  # noqa: Y015

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import onnx
 from onnx import TensorProto, helper
 
-from imagemint.engine.spec import ModelSpec
+from imagemint.engine.spec import ANY_SIDE, ModelSpec
 
 ALLOWED_DOMAINS = frozenset({"", "ai.onnx", "com.microsoft"})
 """The operator domains that ONNX Runtime ships. Other domains need custom code."""
@@ -105,7 +105,7 @@ def _signature_faults(graph: onnx.GraphProto, spec: ModelSpec) -> Iterator[str]:
     constants = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in constants]
     yield from _value_faults("input", inputs, expected)
-    image = (TensorProto.UINT8, (spec.height, spec.width, spec.channels))
+    image = (TensorProto.UINT8, spec.image_row)
     yield from _value_faults("output", graph.output, {"image": image})
 
 
@@ -122,9 +122,11 @@ def _value_faults(
         )
     for name in sorted(set(found) & set(expected)):
         dtype, tail = expected[name]
-        wanted = f"{TensorProto.DataType.Name(dtype).lower()} [N, {', '.join(map(str, tail))}]"
+        sides = ", ".join("?" if side == ANY_SIDE else str(side) for side in tail)
+        wanted = f"{TensorProto.DataType.Name(dtype).lower()} [N, {sides}]"
         if not _is_batch_of(found[name], dtype, tail):
-            yield f"{kind} {name!r} is not {wanted}, N dynamic"
+            dynamic = "N and ? dynamic" if ANY_SIDE in tail else "N dynamic"
+            yield f"{kind} {name!r} is not {wanted}, {dynamic}"
 
 
 def _is_batch_of(found: onnx.TypeProto, dtype: int, tail: tuple[int, ...]) -> bool:
@@ -132,4 +134,5 @@ def _is_batch_of(found: onnx.TypeProto, dtype: int, tail: tuple[int, ...]) -> bo
     if not found.HasField("tensor_type") or tensor.elem_type != dtype:
         return False
     batch, *rest = tensor.shape.dim or [onnx.TensorShapeProto.Dimension(dim_value=0)]
-    return not batch.HasField("dim_value") and [d.dim_value for d in rest] == list(tail)
+    sides = [d.dim_value if d.HasField("dim_value") else ANY_SIDE for d in rest]
+    return not batch.HasField("dim_value") and sides == list(tail)

@@ -122,23 +122,24 @@ def _check_size(nodes: int, connections: int) -> None:
         raise TooLarge(f"more than {_MOST_CONNECTIONS:,} connections between its nodes")
 
 
-def estimate(model: onnx.ModelProto) -> Estimate:
+def estimate(model: onnx.ModelProto, row_shapes: Mapping[str, Dims] | None = None) -> Estimate:
     """Returns the estimated time and memory of a graph.
 
     Args:
         model: a graph that `count_nodes` accepts; the first axis of its inputs is the batch.
+        row_shapes: the largest shape of a row of each input by name, for inputs of free size.
     """
     nodes = count_nodes(model)
     try:
-        return _estimate(model, nodes)
+        return _estimate(model, nodes, row_shapes or {})
     except Exception:  # noqa: BLE001 - an arbitrary graph can break any assumption; the estimate is incomplete then
         return Estimate(nodes, is_complete=False)
 
 
-def _estimate(model: onnx.ModelProto, nodes: int) -> Estimate:
+def _estimate(model: onnx.ModelProto, nodes: int, row_shapes: Mapping[str, Dims]) -> Estimate:
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)
-    one, few, more = (infer_shapes(model, rows) for rows in (_ONE, _FEW, _MORE))
+    one, few, more = (infer_shapes(model, rows, row_shapes) for rows in (_ONE, _FEW, _MORE))
     mixing = tuple(sorted(set(mixed_rows(model.graph, few, more))))
     varying = _depends_on_input(model.graph)
     steps = [*_steps(model.graph, one, varying)]

@@ -188,7 +188,8 @@ def _examine(directory: Path, name: str, content: bytes) -> _Examined:
         # First, because all other checks take time for each node.
         check_size(model)
         manifest, spec = _check_model(directory, name, model)
-        return _Examined(manifest, spec, estimate(model), find_hints(model.graph))
+        taken = estimate(model, spec.largest_rows)
+        return _Examined(manifest, spec, taken, find_hints(model.graph))
     except TooLarge as error:
         raise BundleRefused(directory, _of(name, f"its graph is too large: {error}")) from error
     except UnicodeDecodeError as error:

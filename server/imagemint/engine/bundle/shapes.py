@@ -1,6 +1,7 @@
 """Infers the shape of every tensor in a graph, for a given batch size."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx
@@ -38,12 +39,15 @@ class Shapes:
         return None if elements is None else elements * _item_bytes(self.types[name][0])
 
 
-def infer_shapes(model: onnx.ModelProto, rows: int) -> Shapes:
+def infer_shapes(
+    model: onnx.ModelProto, rows: int, row_shapes: Mapping[str, Dims] | None = None
+) -> Shapes:
     """Returns the shapes for a batch size, ignoring the shapes that the file declares inside.
 
     Args:
         model: a model without functions; the first axis of its inputs is the batch.
         rows: the batch size.
+        row_shapes: shapes of a row of inputs by name, for inputs with dynamic axes.
 
     Raises:
         ValueError: a tensor has more axes, or a shape tensor more elements, than any generator
@@ -51,7 +55,9 @@ def infer_shapes(model: onnx.ModelProto, rows: int) -> Shapes:
         onnx.shape_inference.InferenceError: the graph contradicts itself.
     """
     _check_growth(model.graph)
-    found = onnx.shape_inference.infer_shapes(_skeleton(model, rows), data_prop=True).graph
+    found = onnx.shape_inference.infer_shapes(
+        _skeleton(model, rows, row_shapes or {}), data_prop=True
+    ).graph
     values = [*found.input, *found.value_info, *found.output]
     types = {value.name: _type_of(value) for value in values}
     types |= {tensor.name: (tensor.data_type, tuple(tensor.dims)) for tensor in found.initializer}
@@ -97,7 +103,7 @@ def _check_growth(graph: onnx.GraphProto) -> None:
         bounds.update(dict.fromkeys(node.output, (axes, elements)))
 
 
-def _skeleton(model: onnx.ModelProto, rows: int) -> onnx.ModelProto:
+def _skeleton(model: onnx.ModelProto, rows: int, row_shapes: Mapping[str, Dims]) -> onnx.ModelProto:
     """The same graph without its weights, which would be copied again and again."""
     graph, bare = model.graph, onnx.GraphProto(name="skeleton")
     bare.node.extend(graph.node)
@@ -108,6 +114,8 @@ def _skeleton(model: onnx.ModelProto, rows: int) -> onnx.ModelProto:
             shape = bare.input[-1].type.tensor_type.shape
             if shape.dim:
                 shape.dim[0].dim_value = rows
+            for axis, side in zip(shape.dim[1:], row_shapes.get(value.name, ()), strict=False):
+                axis.dim_value = side
     for tensor in graph.initializer:
         if math.prod(tensor.dims) <= _SHAPE_ELEMENTS and len(tensor.dims) <= _SHAPE_ELEMENTS:
             bare.initializer.append(tensor)

@@ -41,7 +41,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imagemint.engine.backend import Instance
-from imagemint.engine.batch import Batch, Feed, rows
+from imagemint.engine.batch import Batch, Feed, count_rows, rows
 from imagemint.engine.bundle import Bundle
 from imagemint.engine.bundle.findings import FIXED_BATCH, Batching, Findings
 from imagemint.engine.bundle.memory_estimate import Estimate
@@ -57,7 +57,9 @@ from imagemint.engine.onnx.batch_invariance import (
     agreeing_buckets,
     needed_batching,
     probe_feed,
+    probe_feeds,
     same_everywhere,
+    worst_batching,
 )
 from imagemint.engine.onnx.buckets import (
     BucketedInstance,
@@ -155,7 +157,9 @@ class OnnxBackend:
         # Kept to read the graph again for each instance: the bytes are large and rarely needed.
         self._bundle = bundle.without_contents() if on_gpu and cuda_graphs else None
         self._buckets: tuple[int, ...] = ()
-        if bucketed if bucketed is not None else on_gpu:
+        # Buffers and graphs of buckets are made for one shape.
+        is_free = bundle.spec.source is not None and bundle.spec.source.is_free
+        if not is_free and (bucketed if bucketed is not None else on_gpu):
             sizes = sorted(set(buckets or default_buckets(max_batch)))
             wanted = tuple(s for s in sizes if s <= self._most_rows) or (self._most_rows,)
             self._sample = probe_feed(bundle.spec, wanted[-1])
@@ -214,8 +218,8 @@ class OnnxBackend:
         feed = self._prepare(batch)
         count = len(batch)
         if count == 0:
-            spec = self._spec
-            return np.empty((0, spec.height, spec.width, spec.channels), dtype=np.uint8)
+            shape = self._spec.make_image_shape(_source_shape(feed))
+            return np.empty((0, *shape), dtype=np.uint8)
         if buckets := _SIZES_OF.get(self._batching, self._buckets):
             cut = [(rows(feed, p.start, p.stop), p.size) for p in pieces(count, buckets)]
             return np.concatenate([self._run_padded(part, size) for part, size in cut])
@@ -283,13 +287,13 @@ class OnnxBackend:
 
     def _run_as_given(self, feed: Feed) -> npt.NDArray[np.uint8]:
         """Returns the images of a batch of any probed size."""
-        if len(feed["z"]) == 1 and self._batching is Batching.NEVER_ALONE:
+        if count_rows(feed) == 1 and self._batching is Batching.NEVER_ALONE:
             return self._run_padded(feed, 2)
         return self._compute(feed)
 
     def _run_padded(self, feed: Feed, size: int) -> npt.NDArray[np.uint8]:
         """Returns the images of a batch that is padded to `size` rows with its first row."""
-        count = len(feed["z"])
+        count = count_rows(feed)
         if count < size:
             feed = {
                 name: np.concatenate([value, np.repeat(value[:1], size - count, axis=0)])
@@ -318,7 +322,8 @@ class OnnxBackend:
                 *(self._name, ", ".join(estimate.mixing)),
             )
         if estimate.mixing or self._most_rows == 1:
-            self._check_images(bundle, probe_feed(bundle.spec, 1))
+            for feed in probe_feeds(bundle.spec, 1):
+                self._check_images(bundle, feed)
             return Batching.ALONE
         return self._probe(bundle, content, alone_threads)
 
@@ -330,7 +335,7 @@ class OnnxBackend:
         clock = time.perf_counter if self._provider == CUDA else time.thread_time
         before, began = resident_bytes(), clock()
         with contextlib.suppress(BackendFailed):  # the check of the images reports it
-            self._compute(probe_feed(self._spec, 1))
+            self._compute(probe_feeds(self._spec, 1)[0])
         took_s = clock() - began
         taken = (resident_bytes() - before) // _TAKEN_PER_ESTIMATED
         flops = int(took_s * _MEASURED_FLOPS_PER_S)
@@ -343,25 +348,29 @@ class OnnxBackend:
     def _probe(self, bundle: Bundle, content: bytes, alone_threads: int) -> Batching:
         thorough = self._variant.hints.reduces
         batches = _thorough_batches(self._variant.estimate, self._most_rows) if thorough else 1
-        feed = probe_feed(bundle.spec, batches * self._most_rows)
-        self._check_images(bundle, rows(feed, 0, self._most_rows))
+        feeds = probe_feeds(bundle.spec, batches * self._most_rows)
+        for feed in feeds:
+            self._check_images(bundle, rows(feed, 0, self._most_rows))
         with self._open_floats(content) as compute_floats:
             try:
-                needed = needed_batching(compute_floats, feed, self._most_rows, thorough=thorough)
+                needed = worst_batching(
+                    needed_batching(compute_floats, feed, self._most_rows, thorough=thorough)
+                    for feed in feeds
+                )
                 if needed is Batching.AS_THEY_COME and alone_threads > self._threads:
                     alone = self._open_alone(bundle, content, alone_threads)
-                    if self._is_spread(alone, alone_threads, compute_floats, feed):
+                    if self._is_spread(alone, alone_threads, compute_floats, feeds):
                         self._alone = alone
             except BackendFailed as error:
                 raise _cannot_run(bundle, error) from error
         return needed
 
     def _is_spread(
-        self, alone: Session, threads: int, compute_floats: _Compute, feed: Feed
+        self, alone: Session, threads: int, compute_floats: _Compute, feeds: Sequence[Feed]
     ) -> bool:
         """Returns whether several threads give the same floats as one thread."""
         others = partial(alone.run, output=self._variant.hints.floats)
-        agrees = same_everywhere(compute_floats, others, feed)
+        agrees = all(same_everywhere(compute_floats, others, feed) for feed in feeds)
         if not agrees:
             _log.warning(
                 "model %s gives other floats on %d threads: every batch runs on one core",
@@ -392,7 +401,7 @@ class OnnxBackend:
     def _check_images(self, bundle: Bundle, feed: Feed) -> None:
         """Runs a batch, and refuses the bundle if the images do not fit its manifest."""
         spec = bundle.spec
-        expected = (len(feed["z"]), spec.height, spec.width, spec.channels)
+        expected = (count_rows(feed), *spec.make_image_shape(_source_shape(feed)))
         try:
             image = self._compute(feed)
         except BackendFailed as error:
@@ -426,6 +435,11 @@ class _SharedInstance:
 
     def close(self) -> None:
         """Does nothing; the owner of the backend closes it."""
+
+
+def _source_shape(feed: Feed) -> tuple[int, ...]:
+    """Returns the shape of one source of a batch; empty for a model without a source."""
+    return feed["source"].shape[1:] if "source" in feed else ()
 
 
 def _most_rows(estimate: Estimate) -> int:

@@ -8,13 +8,13 @@ A row can depend on the size of its batch, on its place in it, and on what the o
 the last, the probe puts very different rows beside it: only batches of one row are safe then.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from imagemint.engine.batch import Feed, draw_batch, rows
+from imagemint.engine.batch import Feed, count_rows, draw_batch, rows
 from imagemint.engine.bundle.findings import FIXED_BATCH, Batching
 from imagemint.engine.spec import ModelSpec
 
@@ -35,9 +35,26 @@ THOROUGH_BATCHES = 8
 _STRANGE_SCALES = np.array([0.0, 1e-3, 30.0, 1e4], np.float32)
 
 
-def probe_feed(spec: ModelSpec, count: int = PROBE_ROWS) -> Feed:
-    """Returns input rows that cover classes or captions and the whole range of truncation."""
-    feed = draw_batch(spec, _SEED, 0, count).make_feed(spec.inputs)
+def probe_feeds(spec: ModelSpec, count: int = PROBE_ROWS) -> list[Feed]:
+    """Returns one `probe_feed` for each size of source to probe, the largest first."""
+    source = spec.source
+    if source is None or not source.is_free:
+        return [probe_feed(spec, count)]
+    sizes = [(source.height, source.width), source.sample_size, (source.step, source.step)]
+    return [probe_feed(spec, count, size) for size in dict.fromkeys(sizes)]
+
+
+def probe_feed(
+    spec: ModelSpec, count: int = PROBE_ROWS, source_size: tuple[int, int] | None = None
+) -> Feed:
+    """Returns input rows that cover classes or captions and the whole range of truncation.
+
+    Args:
+        spec: the model.
+        count: number of rows.
+        source_size: as in `draw_batch`.
+    """
+    feed = draw_batch(spec, _SEED, 0, count, source_size).make_feed(spec.inputs)
     if spec.takes_psi and spec.truncation is not None:
         low, high = spec.truncation.minimum, spec.truncation.maximum
         feed["truncation"] = np.linspace(low, high, count, dtype=np.float32)[:, np.newaxis]
@@ -64,18 +81,23 @@ def needed_batching(
             that needs them is run a row at a time.
         thorough: whether to try each row in every way.
     """
-    count = len(feed["z"])
+    count = count_rows(feed)
     needed = (
         _needed(compute, rows(feed, start, start + most_rows), thorough=thorough)
         for start in range(0, count, most_rows)
     )
-    found = max(needed, key=_MEASURES.index)
+    found = worst_batching(needed)
     return Batching.ALONE if found is Batching.FIXED and most_rows < FIXED_BATCH else found
+
+
+def worst_batching(needed: Iterable[Batching]) -> Batching:
+    """Returns the batching that satisfies all needs."""
+    return max(needed, key=_MEASURES.index)
 
 
 def _needed(compute: Callable[[Feed], npt.NDArray[Any]], feed: Feed, *, thorough: bool) -> Batching:
     whole = compute(feed)
-    count = len(feed["z"])
+    count = count_rows(feed)
 
     def same(start: int, stop: int) -> bool:
         return compute(rows(feed, start, stop)).tobytes() == whole[start:stop].tobytes()
@@ -125,12 +147,15 @@ def looks_at_others(
 
 
 def _strange(feed: Feed) -> Feed:
-    """Returns rows unlike those of a batch: other conditions, and latents of other scales."""
+    """Returns rows unlike those of a batch: other conditions, other scales, black and white."""
     strange = {name: np.roll(value, 1, axis=0) for name, value in feed.items()}
-    z = strange["z"]
     # Changes every other row, so that each kind stands beside those that are kept.
-    scales = _STRANGE_SCALES[np.arange(len(z)) // 2 % len(_STRANGE_SCALES)]
-    strange["z"] = z * scales[:, np.newaxis]
+    kinds = np.arange(count_rows(feed)) // 2 % len(_STRANGE_SCALES)
+    if "z" in strange:
+        strange["z"] = strange["z"] * _STRANGE_SCALES[kinds][:, np.newaxis]
+    if "source" in strange:
+        strange["source"][kinds == 0] = 0
+        strange["source"][kinds == 1] = 255
     return strange
 
 
@@ -148,7 +173,7 @@ def same_everywhere(
         other: the same of the other session.
         feed: of `probe_feed`.
     """
-    count = min(len(feed["z"]), PROBE_ROWS)
+    count = min(count_rows(feed), PROBE_ROWS)
     whole = compute(rows(feed, 0, count))
 
     def same(start: int, stop: int) -> bool:

@@ -12,7 +12,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file imagemint/v1/manifest.proto.
  */
 export const file_imagemint_v1_manifest: GenFile = /*@__PURE__*/
-  fileDesc("ChtpbWFnZW1pbnQvdjEvbWFuaWZlc3QucHJvdG8SDGltYWdlbWludC52MSJfCg9UcnVuY2F0aW9uUmFuZ2USKgoEa2luZBgBIAEoDjIcLmltYWdlbWludC52MS5UcnVuY2F0aW9uS2luZBIPCgdtaW5pbXVtGAIgASgBEg8KB21heGltdW0YAyABKAEimgEKCkxhdGVudFNwZWMSDQoFel9kaW0YASABKAUSNgoMZGlzdHJpYnV0aW9uGAIgASgOMiAuaW1hZ2VtaW50LnYxLkxhdGVudERpc3RyaWJ1dGlvbhI2Cgp0cnVuY2F0aW9uGAMgASgLMh0uaW1hZ2VtaW50LnYxLlRydW5jYXRpb25SYW5nZUgAiAEBQg0KC190cnVuY2F0aW9uIkYKC0NhcHRpb25TcGVjEhIKCnZvY2FidWxhcnkYASADKAkSEQoJbWF4X3dvcmRzGAIgASgFEhAKCGV4YW1wbGVzGAMgAygJIj0KCkltYWdlU2hhcGUSDgoGaGVpZ2h0GAEgASgFEg0KBXdpZHRoGAIgASgFEhAKCGNoYW5uZWxzGAMgASgFIqcBCgZQYXJpdHkSDwoHc2FtcGxlcxgBIAEoAxITCgtiYXRjaF9zaXplcxgCIAMoBRIWCg5tYXhfZGlmZmVyZW5jZRgDIAEoBRIXCg9kaWZmZXJpbmdfc2hhcmUYBCABKAESHAoUdG9sZXJhbmNlX2RpZmZlcmVuY2UYBSABKAUSFwoPdG9sZXJhbmNlX3NoYXJlGAYgASgBEg8KB2JhY2tlbmQYByABKAkioAEKElRyYWluaW5nUHJvdmVuYW5jZRIPCgdkYXRhc2V0GAEgASgJEg4KBnJlY2lwZRgCIAEoCRIUCgxvcHRpb25zX2pzb24YAyABKAkSDAoEc2VlZBgEIAEoBBITCgtpbWFnZXNfc2VlbhgFIAEoAxIVCg1jb2RlX3JldmlzaW9uGAYgASgJEhkKEWNoZWNrcG9pbnRfc2hhMjU2GAcgASgJIngKCkV2YWx1YXRpb24SDgoGbWV0cmljGAEgASgJEg0KBXZhbHVlGAIgASgBEhAKCHByb3RvY29sGAMgASgJEhMKC3NhbXBsZV9zaXplGAQgASgDEhYKCXJlZmVyZW5jZRgFIAEoAUgAiAEBQgwKCl9yZWZlcmVuY2Ui1wEKD1BpeGVsRGlmZmVyZW5jZRIOCgZpbWFnZXMYASABKAMSDAoEbWVhbhgCIAEoARIPCgdtYXhpbXVtGAMgASgFEhcKD2RpZmZlcmluZ19zaGFyZRgEIAEoARIWCg5vdmVyX29uZV9zaGFyZRgFIAEoARIWCg50b2xlcmFuY2VfbWVhbhgGIAEoARIZChF0b2xlcmFuY2VfbWF4aW11bRgHIAEoBRIgChh0b2xlcmFuY2Vfb3Zlcl9vbmVfc2hhcmUYCCABKAESDwoHYmFja2VuZBgJIAEoCSKGAQoRUXVhbGl0eUNvbXBhcmlzb24SDgoGbWV0cmljGAEgASgJEg0KBXZhbHVlGAIgASgBEg0KBW1vZGVsGAMgASgBEg0KBW5vaXNlGAQgASgBEhAKCHByb3RvY29sGAUgASgJEhMKC3NhbXBsZV9zaXplGAYgASgDEg0KBXNlZWRzGAcgASgFIoICCgdWYXJpYW50EgwKBG5hbWUYASABKAkSDAoEZmlsZRgCIAEoCRIOCgZzaGEyNTYYAyABKAkSKgoJcHJlY2lzaW9uGAQgASgOMhcuaW1hZ2VtaW50LnYxLlByZWNpc2lvbhIqCgZ0YXJnZXQYBSABKA4yGi5pbWFnZW1pbnQudjEuVGFyZ2V0RGV2aWNlEg4KBm1ldGhvZBgGIAEoCRIxCgpkaWZmZXJlbmNlGAcgASgLMh0uaW1hZ2VtaW50LnYxLlBpeGVsRGlmZmVyZW5jZRIwCgdxdWFsaXR5GAggAygLMh8uaW1hZ2VtaW50LnYxLlF1YWxpdHlDb21wYXJpc29uItoDCg5CdW5kbGVNYW5pZmVzdBIWCg5mb3JtYXRfdmVyc2lvbhgBIAEoBRIMCgRuYW1lGAIgASgJEg0KBXRpdGxlGAMgASgJEigKBmxhdGVudBgEIAEoCzIYLmltYWdlbWludC52MS5MYXRlbnRTcGVjEhQKDGNsYXNzX2xhYmVscxgFIAMoCRInCgVpbWFnZRgGIAEoCzIYLmltYWdlbWludC52MS5JbWFnZVNoYXBlEioKCXByZWNpc2lvbhgHIAEoDjIXLmltYWdlbWludC52MS5QcmVjaXNpb24SJAoGcGFyaXR5GAggASgLMhQuaW1hZ2VtaW50LnYxLlBhcml0eRIyCgh0cmFpbmluZxgJIAEoCzIgLmltYWdlbWludC52MS5UcmFpbmluZ1Byb3ZlbmFuY2USLQoLZXZhbHVhdGlvbnMYCiADKAsyGC5pbWFnZW1pbnQudjEuRXZhbHVhdGlvbhIPCgdsaWNlbnNlGAsgASgJEicKCHZhcmlhbnRzGAwgAygLMhUuaW1hZ2VtaW50LnYxLlZhcmlhbnQSLwoHY2FwdGlvbhgNIAEoCzIZLmltYWdlbWludC52MS5DYXB0aW9uU3BlY0gAiAEBQgoKCF9jYXB0aW9uKnoKEkxhdGVudERpc3RyaWJ1dGlvbhIjCh9MQVRFTlRfRElTVFJJQlVUSU9OX1VOU1BFQ0lGSUVEEAASHgoaTEFURU5UX0RJU1RSSUJVVElPTl9OT1JNQUwQARIfChtMQVRFTlRfRElTVFJJQlVUSU9OX1VOSUZPUk0QAippCg5UcnVuY2F0aW9uS2luZBIfChtUUlVOQ0FUSU9OX0tJTkRfVU5TUEVDSUZJRUQQABIdChlUUlVOQ0FUSU9OX0tJTkRfVEhSRVNIT0xEEAESFwoTVFJVTkNBVElPTl9LSU5EX1BTSRACKmIKCVByZWNpc2lvbhIZChVQUkVDSVNJT05fVU5TUEVDSUZJRUQQABISCg5QUkVDSVNJT05fRlAzMhABEhIKDlBSRUNJU0lPTl9GUDE2EAISEgoOUFJFQ0lTSU9OX0lOVDgQAypcCgxUYXJnZXREZXZpY2USHQoZVEFSR0VUX0RFVklDRV9VTlNQRUNJRklFRBAAEhUKEVRBUkdFVF9ERVZJQ0VfQ1BVEAESFgoSVEFSR0VUX0RFVklDRV9DVURBEAJiBnByb3RvMw");
+  fileDesc("ChtpbWFnZW1pbnQvdjEvbWFuaWZlc3QucHJvdG8SDGltYWdlbWludC52MSJfCg9UcnVuY2F0aW9uUmFuZ2USKgoEa2luZBgBIAEoDjIcLmltYWdlbWludC52MS5UcnVuY2F0aW9uS2luZBIPCgdtaW5pbXVtGAIgASgBEg8KB21heGltdW0YAyABKAEimgEKCkxhdGVudFNwZWMSDQoFel9kaW0YASABKAUSNgoMZGlzdHJpYnV0aW9uGAIgASgOMiAuaW1hZ2VtaW50LnYxLkxhdGVudERpc3RyaWJ1dGlvbhI2Cgp0cnVuY2F0aW9uGAMgASgLMh0uaW1hZ2VtaW50LnYxLlRydW5jYXRpb25SYW5nZUgAiAEBQg0KC190cnVuY2F0aW9uIkYKC0NhcHRpb25TcGVjEhIKCnZvY2FidWxhcnkYASADKAkSEQoJbWF4X3dvcmRzGAIgASgFEhAKCGV4YW1wbGVzGAMgAygJIr8BCgpTb3VyY2VTcGVjEg4KBmhlaWdodBgBIAEoBRINCgV3aWR0aBgCIAEoBRIQCghjaGFubmVscxgDIAEoBRIOCgZmcmFtZXMYBCABKAUSDAoEbWFzaxgFIAEoCBIMCgRzdGVwGAYgASgFEhIKCm1heF9oZWlnaHQYByABKAUSEQoJbWF4X3dpZHRoGAggASgFEg0KBXNjYWxlGAkgASgFEg8KB292ZXJsYXAYCiABKAUSDQoFdGlsZWQYCyABKAgiPQoKSW1hZ2VTaGFwZRIOCgZoZWlnaHQYASABKAUSDQoFd2lkdGgYAiABKAUSEAoIY2hhbm5lbHMYAyABKAUipwEKBlBhcml0eRIPCgdzYW1wbGVzGAEgASgDEhMKC2JhdGNoX3NpemVzGAIgAygFEhYKDm1heF9kaWZmZXJlbmNlGAMgASgFEhcKD2RpZmZlcmluZ19zaGFyZRgEIAEoARIcChR0b2xlcmFuY2VfZGlmZmVyZW5jZRgFIAEoBRIXCg90b2xlcmFuY2Vfc2hhcmUYBiABKAESDwoHYmFja2VuZBgHIAEoCSKgAQoSVHJhaW5pbmdQcm92ZW5hbmNlEg8KB2RhdGFzZXQYASABKAkSDgoGcmVjaXBlGAIgASgJEhQKDG9wdGlvbnNfanNvbhgDIAEoCRIMCgRzZWVkGAQgASgEEhMKC2ltYWdlc19zZWVuGAUgASgDEhUKDWNvZGVfcmV2aXNpb24YBiABKAkSGQoRY2hlY2twb2ludF9zaGEyNTYYByABKAkieAoKRXZhbHVhdGlvbhIOCgZtZXRyaWMYASABKAkSDQoFdmFsdWUYAiABKAESEAoIcHJvdG9jb2wYAyABKAkSEwoLc2FtcGxlX3NpemUYBCABKAMSFgoJcmVmZXJlbmNlGAUgASgBSACIAQFCDAoKX3JlZmVyZW5jZSLXAQoPUGl4ZWxEaWZmZXJlbmNlEg4KBmltYWdlcxgBIAEoAxIMCgRtZWFuGAIgASgBEg8KB21heGltdW0YAyABKAUSFwoPZGlmZmVyaW5nX3NoYXJlGAQgASgBEhYKDm92ZXJfb25lX3NoYXJlGAUgASgBEhYKDnRvbGVyYW5jZV9tZWFuGAYgASgBEhkKEXRvbGVyYW5jZV9tYXhpbXVtGAcgASgFEiAKGHRvbGVyYW5jZV9vdmVyX29uZV9zaGFyZRgIIAEoARIPCgdiYWNrZW5kGAkgASgJIoYBChFRdWFsaXR5Q29tcGFyaXNvbhIOCgZtZXRyaWMYASABKAkSDQoFdmFsdWUYAiABKAESDQoFbW9kZWwYAyABKAESDQoFbm9pc2UYBCABKAESEAoIcHJvdG9jb2wYBSABKAkSEwoLc2FtcGxlX3NpemUYBiABKAMSDQoFc2VlZHMYByABKAUiggIKB1ZhcmlhbnQSDAoEbmFtZRgBIAEoCRIMCgRmaWxlGAIgASgJEg4KBnNoYTI1NhgDIAEoCRIqCglwcmVjaXNpb24YBCABKA4yFy5pbWFnZW1pbnQudjEuUHJlY2lzaW9uEioKBnRhcmdldBgFIAEoDjIaLmltYWdlbWludC52MS5UYXJnZXREZXZpY2USDgoGbWV0aG9kGAYgASgJEjEKCmRpZmZlcmVuY2UYByABKAsyHS5pbWFnZW1pbnQudjEuUGl4ZWxEaWZmZXJlbmNlEjAKB3F1YWxpdHkYCCADKAsyHy5pbWFnZW1pbnQudjEuUXVhbGl0eUNvbXBhcmlzb24ilAQKDkJ1bmRsZU1hbmlmZXN0EhYKDmZvcm1hdF92ZXJzaW9uGAEgASgFEgwKBG5hbWUYAiABKAkSDQoFdGl0bGUYAyABKAkSKAoGbGF0ZW50GAQgASgLMhguaW1hZ2VtaW50LnYxLkxhdGVudFNwZWMSFAoMY2xhc3NfbGFiZWxzGAUgAygJEicKBWltYWdlGAYgASgLMhguaW1hZ2VtaW50LnYxLkltYWdlU2hhcGUSKgoJcHJlY2lzaW9uGAcgASgOMhcuaW1hZ2VtaW50LnYxLlByZWNpc2lvbhIkCgZwYXJpdHkYCCABKAsyFC5pbWFnZW1pbnQudjEuUGFyaXR5EjIKCHRyYWluaW5nGAkgASgLMiAuaW1hZ2VtaW50LnYxLlRyYWluaW5nUHJvdmVuYW5jZRItCgtldmFsdWF0aW9ucxgKIAMoCzIYLmltYWdlbWludC52MS5FdmFsdWF0aW9uEg8KB2xpY2Vuc2UYCyABKAkSJwoIdmFyaWFudHMYDCADKAsyFS5pbWFnZW1pbnQudjEuVmFyaWFudBIvCgdjYXB0aW9uGA0gASgLMhkuaW1hZ2VtaW50LnYxLkNhcHRpb25TcGVjSACIAQESLQoGc291cmNlGA4gASgLMhguaW1hZ2VtaW50LnYxLlNvdXJjZVNwZWNIAYgBAUIKCghfY2FwdGlvbkIJCgdfc291cmNlKnoKEkxhdGVudERpc3RyaWJ1dGlvbhIjCh9MQVRFTlRfRElTVFJJQlVUSU9OX1VOU1BFQ0lGSUVEEAASHgoaTEFURU5UX0RJU1RSSUJVVElPTl9OT1JNQUwQARIfChtMQVRFTlRfRElTVFJJQlVUSU9OX1VOSUZPUk0QAippCg5UcnVuY2F0aW9uS2luZBIfChtUUlVOQ0FUSU9OX0tJTkRfVU5TUEVDSUZJRUQQABIdChlUUlVOQ0FUSU9OX0tJTkRfVEhSRVNIT0xEEAESFwoTVFJVTkNBVElPTl9LSU5EX1BTSRACKmIKCVByZWNpc2lvbhIZChVQUkVDSVNJT05fVU5TUEVDSUZJRUQQABISCg5QUkVDSVNJT05fRlAzMhABEhIKDlBSRUNJU0lPTl9GUDE2EAISEgoOUFJFQ0lTSU9OX0lOVDgQAypcCgxUYXJnZXREZXZpY2USHQoZVEFSR0VUX0RFVklDRV9VTlNQRUNJRklFRBAAEhUKEVRBUkdFVF9ERVZJQ0VfQ1BVEAESFgoSVEFSR0VUX0RFVklDRV9DVURBEAJiBnByb3RvMw");
 
 /**
  * Truncation that a model accepts. Absent from a model that takes none.
@@ -125,6 +125,103 @@ export const CaptionSpecSchema: GenMessage<CaptionSpec> = /*@__PURE__*/
   messageDesc(file_imagemint_v1_manifest, 2);
 
 /**
+ * The image that an image-to-image model translates. Its graph has one more input, `source` uint8
+ * [N, H, W, C], where C is frames * channels, and one more with a mask: the frames in order, the
+ * oldest first, then the mask. H and W are dynamic axes of the graph if the size is free.
+ *
+ * @generated from message imagemint.v1.SourceSpec
+ */
+export type SourceSpec = Message<"imagemint.v1.SourceSpec"> & {
+  /**
+   * Rows, 1 to 8,192; 0 for a free size. Height and width are both fixed or both free.
+   *
+   * @generated from field: int32 height = 1;
+   */
+  height: number;
+
+  /**
+   * Columns, 1 to 8,192; 0 for a free size.
+   *
+   * @generated from field: int32 width = 2;
+   */
+  width: number;
+
+  /**
+   * Channels of one frame: 1 gray or 3 RGB. Required.
+   *
+   * @generated from field: int32 channels = 3;
+   */
+  channels: number;
+
+  /**
+   * Frames of a sequence, 1 to 16. Required; 1 for a single picture.
+   *
+   * @generated from field: int32 frames = 4;
+   */
+  frames: number;
+
+  /**
+   * Whether the last channel is a mask: 255 where the picture is to be filled, otherwise 0.
+   *
+   * @generated from field: bool mask = 5;
+   */
+  mask: boolean;
+
+  /**
+   * Free size: the height and width of a source are multiples of it, 1 or more. 0 for a fixed size.
+   *
+   * @generated from field: int32 step = 6;
+   */
+  step: number;
+
+  /**
+   * Free size: the largest height of one pass, a multiple of step, at most 8,192. Larger sources are
+   * translated in overlapping tiles. 0 for a fixed size.
+   *
+   * @generated from field: int32 max_height = 7;
+   */
+  maxHeight: number;
+
+  /**
+   * Free size: the largest width of one pass, as max_height.
+   *
+   * @generated from field: int32 max_width = 8;
+   */
+  maxWidth: number;
+
+  /**
+   * Rows and columns of the output per row and column of the source, 1 to 16. Required.
+   *
+   * @generated from field: int32 scale = 9;
+   */
+  scale: number;
+
+  /**
+   * Free size: radius of the receptive field in pixels of the source, by which tiles overlap. Rounded
+   * up to a multiple of step, it is less than half of max_height and max_width.
+   *
+   * @generated from field: int32 overlap = 10;
+   */
+  overlap: number;
+
+  /**
+   * Free size: whether larger sources are translated in overlapping tiles; otherwise they are
+   * refused. Only for a model whose output depends on nothing but the source within `overlap`: it
+   * takes no latent, and normalizes nothing over the picture.
+   *
+   * @generated from field: bool tiled = 11;
+   */
+  tiled: boolean;
+};
+
+/**
+ * Describes the message imagemint.v1.SourceSpec.
+ * Use `create(SourceSpecSchema)` to create a new message.
+ */
+export const SourceSpecSchema: GenMessage<SourceSpec> = /*@__PURE__*/
+  messageDesc(file_imagemint_v1_manifest, 3);
+
+/**
  * The generator's output, one image: uint8 [height, width, channels].
  *
  * @generated from message imagemint.v1.ImageShape
@@ -157,7 +254,7 @@ export type ImageShape = Message<"imagemint.v1.ImageShape"> & {
  * Use `create(ImageShapeSchema)` to create a new message.
  */
 export const ImageShapeSchema: GenMessage<ImageShape> = /*@__PURE__*/
-  messageDesc(file_imagemint_v1_manifest, 3);
+  messageDesc(file_imagemint_v1_manifest, 4);
 
 /**
  * How far the graph may stray from the network it was exported from, and how far it did.
@@ -221,7 +318,7 @@ export type Parity = Message<"imagemint.v1.Parity"> & {
  * Use `create(ParitySchema)` to create a new message.
  */
 export const ParitySchema: GenMessage<Parity> = /*@__PURE__*/
-  messageDesc(file_imagemint_v1_manifest, 4);
+  messageDesc(file_imagemint_v1_manifest, 5);
 
 /**
  * Where the weights come from.
@@ -284,7 +381,7 @@ export type TrainingProvenance = Message<"imagemint.v1.TrainingProvenance"> & {
  * Use `create(TrainingProvenanceSchema)` to create a new message.
  */
 export const TrainingProvenanceSchema: GenMessage<TrainingProvenance> = /*@__PURE__*/
-  messageDesc(file_imagemint_v1_manifest, 5);
+  messageDesc(file_imagemint_v1_manifest, 6);
 
 /**
  * One measured figure.
@@ -333,7 +430,7 @@ export type Evaluation = Message<"imagemint.v1.Evaluation"> & {
  * Use `create(EvaluationSchema)` to create a new message.
  */
 export const EvaluationSchema: GenMessage<Evaluation> = /*@__PURE__*/
-  messageDesc(file_imagemint_v1_manifest, 6);
+  messageDesc(file_imagemint_v1_manifest, 7);
 
 /**
  * How far the images of a variant lie from those of model.onnx, of the same serials, and how far
@@ -412,7 +509,7 @@ export type PixelDifference = Message<"imagemint.v1.PixelDifference"> & {
  * Use `create(PixelDifferenceSchema)` to create a new message.
  */
 export const PixelDifferenceSchema: GenMessage<PixelDifference> = /*@__PURE__*/
-  messageDesc(file_imagemint_v1_manifest, 7);
+  messageDesc(file_imagemint_v1_manifest, 8);
 
 /**
  * One figure of a variant, beside the same of model.onnx; each the mean over the seeds.
@@ -475,7 +572,7 @@ export type QualityComparison = Message<"imagemint.v1.QualityComparison"> & {
  * Use `create(QualityComparisonSchema)` to create a new message.
  */
 export const QualityComparisonSchema: GenMessage<QualityComparison> = /*@__PURE__*/
-  messageDesc(file_imagemint_v1_manifest, 8);
+  messageDesc(file_imagemint_v1_manifest, 9);
 
 /**
  * Another graph of the same generator, in a file beside model.onnx: the same inputs and output, in
@@ -547,7 +644,7 @@ export type Variant = Message<"imagemint.v1.Variant"> & {
  * Use `create(VariantSchema)` to create a new message.
  */
 export const VariantSchema: GenMessage<Variant> = /*@__PURE__*/
-  messageDesc(file_imagemint_v1_manifest, 9);
+  messageDesc(file_imagemint_v1_manifest, 10);
 
 /**
  * Self-description of a bundle; its JSON form stands in the ONNX file under
@@ -579,7 +676,7 @@ export type BundleManifest = Message<"imagemint.v1.BundleManifest"> & {
   title: string;
 
   /**
-   * The input. Required.
+   * The latent. Required, unless the model has a source and takes no latent.
    *
    * @generated from field: imagemint.v1.LatentSpec latent = 4;
    */
@@ -593,7 +690,8 @@ export type BundleManifest = Message<"imagemint.v1.BundleManifest"> & {
   classLabels: string[];
 
   /**
-   * The output. Required.
+   * The output. Required. If the source has a free size: the largest output of one pass, max_height *
+   * scale and max_width * scale.
    *
    * @generated from field: imagemint.v1.ImageShape image = 6;
    */
@@ -649,6 +747,13 @@ export type BundleManifest = Message<"imagemint.v1.BundleManifest"> & {
    * @generated from field: optional imagemint.v1.CaptionSpec caption = 13;
    */
   caption?: CaptionSpec | undefined;
+
+  /**
+   * The image that it translates. Absent: the model generates images from latents alone.
+   *
+   * @generated from field: optional imagemint.v1.SourceSpec source = 14;
+   */
+  source?: SourceSpec | undefined;
 };
 
 /**
@@ -656,7 +761,7 @@ export type BundleManifest = Message<"imagemint.v1.BundleManifest"> & {
  * Use `create(BundleManifestSchema)` to create a new message.
  */
 export const BundleManifestSchema: GenMessage<BundleManifest> = /*@__PURE__*/
-  messageDesc(file_imagemint_v1_manifest, 10);
+  messageDesc(file_imagemint_v1_manifest, 11);
 
 /**
  * Distribution from which every element of a latent is drawn independently.
