@@ -25,6 +25,8 @@ class Stream(IntEnum):
     INTERPOLATION = 5
     TORCH = 6
     CAPTIONS = 7
+    SOURCES = 8
+    TARGETS = 9
 
 
 def generator_at(seed: int, stream: Stream, position: int) -> np.random.Generator:
@@ -82,11 +84,13 @@ class ShuffledOrder:
     Args:
         size: images in the data set.
         seed: decides the order.
+        stream: of the seed, for a second order that is independent of the first.
     """
 
-    def __init__(self, size: int, seed: int) -> None:
+    def __init__(self, size: int, seed: int, stream: Stream = Stream.ORDER) -> None:
         self._size = size
         self._seed = seed
+        self._stream = stream
         self._epoch = -1
         self._permutation: NDArray[np.int64] = np.empty(0, np.int64)
 
@@ -103,7 +107,7 @@ class ShuffledOrder:
 
     def _epoch_order(self, epoch: int) -> NDArray[np.int64]:
         if epoch != self._epoch:
-            generator = generator_at(self._seed, Stream.ORDER, epoch)
+            generator = generator_at(self._seed, self._stream, epoch)
             self._permutation = generator.permutation(self._size)
             self._epoch = epoch
         return self._permutation

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from imagemint.training.datasets.download import compute_digest
 from imagemint.training.datasets.images import LabelledImages
@@ -30,13 +31,19 @@ def select_per_class(data: LabelledImages, count: int, *, seed: int = 0) -> Labe
         key = np.array([seed, label], np.uint64)
         chosen.append(np.random.Generator(np.random.Philox(key=key)).permutation(rows)[:count])
     rows = np.sort(np.concatenate(chosen))
+    digest = compute_digest([f"{data.sha256} {count} of each, seed {seed}".encode()])
+    return replace(select_rows(data, rows), sha256=digest)
+
+
+def select_rows(data: LabelledImages, rows: NDArray[np.int64]) -> LabelledImages:
+    """Returns the images of these rows int64 [M], with what is known of each."""
     return replace(
         data,
         images=data.images[rows],
         labels=data.labels[rows],
         texts=tuple(data.texts[row] for row in rows) if data.texts else (),
         attributes=tuple(attribute.at(rows) for attribute in data.attributes),
-        sha256=compute_digest([f"{data.sha256} {count} of each, seed {seed}".encode()]),
+        sha256=compute_digest([data.sha256.encode(), rows.tobytes()]),
     )
 
 

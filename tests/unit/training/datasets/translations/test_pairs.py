@@ -1,0 +1,143 @@
+"""Tests of the data sets of image-to-image models: pairs, unpaired images, and the tasks."""
+
+import numpy as np
+import pytest
+
+from imagemint.training import datasets
+from imagemint.training.datasets.images import Attribute, LabelledImages
+from imagemint.training.datasets.translations import (
+    DegradedImages,
+    UnpairedImages,
+    load_pairs,
+    tasks,
+)
+from imagemint.training.datasets.translations.degradations import Edges, MotionBlur
+from imagemint.training.errors import DatasetError
+
+WORN = np.array([0, 2, 3, 7, 8])
+
+
+@pytest.fixture
+def people():
+    """Ten images, five of them with glasses."""
+    rng = np.random.Generator(np.random.Philox(key=[1, 0]))
+    images = rng.integers(0, 256, (10, 64, 64, 3)).astype(np.uint8)
+    codes = np.zeros(10, np.int64)
+    codes[WORN] = 1
+    glasses = Attribute("accessories", ("none", "round"), codes)
+    labels = np.arange(10) % 2
+    return LabelledImages(
+        *("avatars64/train", images, labels, ("a", "b"), "12ab"), attributes=(glasses,)
+    )
+
+
+def pairs_of(people):
+    """One data set of each kind."""
+    bare = np.zeros((len(WORN), 64, 64, 3), np.uint8)
+    without = np.setdiff1d(np.arange(10), WORN)
+    return {
+        "paired": DegradedImages("motion-blur", people, MotionBlur()),
+        "unpaired": UnpairedImages("glasses", people, WORN, without, bare),
+    }
+
+
+@pytest.mark.parametrize("kind", ["paired", "unpaired"])
+def test_draws_are_functions_of_the_position(people, kind):
+    """A run that resumes, or draws in other batches, sees the same pairs."""
+    once = pairs_of(people)[kind].draw(3, 0, 24)
+    pairs = pairs_of(people)[kind]
+    pairs.draw(4, 0, 5)
+    parts = [pairs.draw(3, first, 8) for first in (16, 0, 8)]
+    for which in range(2):
+        again = np.concatenate([parts[i][which] for i in (1, 2, 0)])
+        assert np.array_equal(again, once[which])
+    assert not np.array_equal(once[1], pairs.draw(4, 0, 24)[1])
+
+
+def test_epochs_show_every_image_anew(people):
+    """Each epoch has every target once, in another order and with another degradation."""
+    pairs = pairs_of(people)["paired"]
+    (first_sources, first), (second_sources, second) = (pairs.draw(0, at, 10) for at in (0, 10))
+    rows = [
+        [int((people.images == y).all(axis=(1, 2, 3)).argmax()) for y in e] for e in (first, second)
+    ]
+    assert sorted(rows[0]) == sorted(rows[1]) == list(range(10))
+    assert rows[0] != rows[1]
+    row = rows[0][0]
+    assert not np.array_equal(first_sources[0], second_sources[rows[1].index(row)])
+
+
+def test_examples_are_fixed(people):
+    """A row has the same source whatever was drawn before, and its own target."""
+    pairs = pairs_of(people)["paired"]
+    sources, targets = pairs.examples(np.array([4, 1]))
+    pairs.draw(0, 0, 3)
+    again, _ = pairs.examples(np.array([1]))
+    assert np.array_equal(sources[1], again[0])
+    assert np.array_equal(targets, people.images[[4, 1]])
+
+
+def test_unpaired_images_meet_at_random(people):
+    """Sources wear glasses, targets do not, and which meet differs between epochs."""
+    pairs = pairs_of(people)["unpaired"]
+    assert not pairs.paired
+    assert len(pairs) == 5
+    met = set()
+    for epoch in range(4):
+        sources, targets = pairs.draw(0, 5 * epoch, 5)
+        for x, y in zip(sources, targets, strict=True):
+            row, other = (
+                int((people.images == image).all(axis=(1, 2, 3)).argmax()) for image in (x, y)
+            )
+            assert row in WORN
+            assert other not in WORN
+            met.add((row, other))
+    assert len(met) > 10
+    _, truth = pairs.examples(np.array([0, 1]))
+    assert (truth == 0).all()
+
+
+def test_digest_tells_data_and_task_apart(people):
+    """Another task, parameter or data set has another digest."""
+    changed = LabelledImages("avatars64/train", people.images, people.labels, ("a", "b"), "34cd")
+    found = [
+        DegradedImages("edges", people, Edges()),
+        DegradedImages("edges", people, Edges(threshold=30)),
+        DegradedImages("edges", changed, Edges()),
+        *pairs_of(people).values(),
+    ]
+    assert len({each.sha256 for each in found}) == len(found)
+    assert found[0].sha256 == DegradedImages("edges", people, Edges()).sha256
+
+
+def test_tasks_are_loaded_by_name(people, monkeypatch):
+    """Tasks take the images that suit them; holes are only cut into people without glasses."""
+    monkeypatch.setitem(datasets.DATASETS, "avatars64", lambda *_: people)
+    bare = np.zeros((len(WORN), 64, 64, 3), np.uint8)
+    monkeypatch.setattr(tasks.avatars, "load_bare", lambda *_: (WORN, bare))
+    found = {task: load_pairs(task, "train") for task in tasks.TASKS}
+    assert found["edges"].name == "edges of avatars64/train"
+    assert len(found["holes"]) == 5
+    assert np.array_equal(found["glasses-mask"].data.images, people.images[WORN])
+    assert (found["glasses-mask"].examples(np.array([0]))[1] == 0).all()
+    assert found["low-resolution"].form.shape == (16, 16, 3)
+
+
+def test_unknown_task_is_refused():
+    """The error names the tasks that exist."""
+    with pytest.raises(DatasetError, match="edges, gray"):
+        load_pairs("upside-down", "train")
+
+
+@pytest.mark.usefixtures("toy_mnist")
+def test_glasses_need_people():
+    """Digits wear none."""
+    with pytest.raises(DatasetError, match="avatars64"):
+        load_pairs("glasses", "train", dataset="mnist")
+
+
+@pytest.mark.usefixtures("toy_mnist")
+def test_gray_images_have_drawings_and_holes():
+    """Data sets of gray images serve tasks that need no colours."""
+    assert load_pairs("edges", "train", dataset="mnist").form.shape == (28, 28, 1)
+    assert load_pairs("holes", "train", dataset="mnist").form.shape == (28, 28, 2)

@@ -1,0 +1,117 @@
+"""The tasks by name, and how the data of each are loaded."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imagemint.training.datasets import avatars
+from imagemint.training.datasets.images import LabelledImages, Split
+from imagemint.training.datasets.registry import load_dataset
+from imagemint.training.datasets.subsets import select_rows
+from imagemint.training.datasets.translations.degradations import (
+    Degradation,
+    Edges,
+    Gray,
+    LowResolution,
+    MotionBlur,
+)
+from imagemint.training.datasets.translations.holes import GlassesMask, Holes
+from imagemint.training.datasets.translations.pairs import DegradedImages, Pairs
+from imagemint.training.datasets.translations.unpaired import UnpairedImages
+from imagemint.training.errors import DatasetError
+
+_BOXES = 0.4  # share of the holes of avatars that hide the place of the glasses
+
+Loader = Callable[[str, LabelledImages, Split, Path | None], Pairs]
+
+
+def load_pairs(
+    task: str,
+    split: Split,
+    data: Path | None = None,
+    *,
+    dataset: str = avatars.NAME,
+    size: int | None = None,
+    per_class: int | None = None,
+) -> Pairs:
+    """Returns one split of a task.
+
+    Args:
+        task: a key of `TASKS`.
+        split: ``train`` or ``test``.
+        data: folder of the data sets. None: only the cache is searched.
+        dataset: whose images are the targets. Tasks about glasses need `avatars64`.
+        size: height and width that images are scaled and cropped to. None: as stored.
+        per_class: take only so many images of each class, for work with few data.
+
+    Raises:
+        DatasetError: unknown task, data that do not suit it, or as `load_dataset`.
+    """
+    if task not in TASKS:
+        raise DatasetError(f"unknown task {task!r}; known are {', '.join(TASKS)}")
+    images = load_dataset(dataset, split, data, size=size, per_class=per_class)
+    return TASKS[task](task, images, split, data)
+
+
+def _degraded(degradation: Degradation) -> Loader:
+    def load(task: str, images: LabelledImages, split: Split, data: Path | None) -> Pairs:
+        del split, data
+        return DegradedImages(task, images, degradation)
+
+    return load
+
+
+def _holes(task: str, images: LabelledImages, split: Split, data: Path | None) -> Pairs:
+    """Holes in any images; of people, those without glasses, so that none are painted."""
+    del split, data
+    worn = _glasses(images)
+    if worn is None:
+        return DegradedImages(task, images, Holes())
+    return DegradedImages(task, select_rows(images, np.flatnonzero(~worn)), Holes(boxes=_BOXES))
+
+
+def _glasses_mask(task: str, images: LabelledImages, split: Split, data: Path | None) -> Pairs:
+    rows, truth = _bare(task, images, split, data)
+    return DegradedImages(task, select_rows(images, rows), GlassesMask(), truth)
+
+
+def _unpaired(task: str, images: LabelledImages, split: Split, data: Path | None) -> Pairs:
+    rows, truth = _bare(task, images, split, data)
+    without = np.setdiff1d(np.arange(len(images)), rows)
+    return UnpairedImages(task, images, rows, without, truth)
+
+
+def _glasses(images: LabelledImages) -> NDArray[np.bool_] | None:
+    """Returns who wears glasses, bool [N]; None of data that do not tell."""
+    for attribute in images.attributes:
+        if attribute.name == "accessories":
+            worn: NDArray[np.bool_] = attribute.codes != attribute.values.index(avatars.NONE)
+            return worn
+    return None
+
+
+def _bare(
+    task: str, images: LabelledImages, split: Split, data: Path | None
+) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """Returns the rows of those who wear glasses, and their images without them."""
+    worn = _glasses(images)
+    if worn is None or images.images.shape[1:] != (64, 64, 3):
+        raise DatasetError(f"{task} needs {avatars.NAME} as it is stored, not {images.name}")
+    rows, truth = avatars.load_bare(split, data)
+    if not np.array_equal(rows, np.flatnonzero(worn)):
+        raise DatasetError(f"{task} needs the whole of {images.name}: its pairs are by row")
+    return rows, truth
+
+
+TASKS: dict[str, Loader] = {
+    "edges": _degraded(Edges()),
+    "gray": _degraded(Gray()),
+    "low-resolution": _degraded(LowResolution()),
+    "motion-blur": _degraded(MotionBlur()),
+    "holes": _holes,
+    "glasses-mask": _glasses_mask,
+    "glasses": _unpaired,
+}
+"""What loads each task, by its name."""
