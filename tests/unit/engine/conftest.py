@@ -1,11 +1,11 @@
-"""Graphs that look at their batch, which no exporter writes."""
+"""Fixtures: edits of a model whose output depends on the size of the batch."""
 
 import pytest
 from onnx import TensorProto, helper
 
 
-def _features_plus(exponent):
-    """Adds to the features the number of rows to the power of `exponent`."""
+def _add_power_of_rows(exponent):
+    """Returns an edit that adds the number of rows to the power of `exponent` to the features."""
 
     def edit(model):
         at = next(i for i, node in enumerate(model.graph.node) if node.op_type == "Tanh")
@@ -25,6 +25,6 @@ def _features_plus(exponent):
 
 
 @pytest.fixture
-def looks_at_batch():
-    """Makes edits of a model: its floats then depend on rows to the power of a number."""
-    return _features_plus
+def batch_dependence():
+    """Returns a function that makes an edit. The output then depends on rows to a power."""
+    return _add_power_of_rows

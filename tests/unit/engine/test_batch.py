@@ -17,15 +17,15 @@ KINDS = {
 }
 
 
-def spec_of(kind):
-    """The spec of a tiny model of this kind."""
+def make_spec(kind):
+    """Returns the spec of a tiny model of this kind."""
     return ModelSpec.of(tiny_manifest(**KINDS[kind]))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_drawn_batch_is_what_the_graph_takes(kind):
-    """Every input of the graph is there, in order, with its dtype and shape, and no other."""
-    spec = spec_of(kind)
+def test_drawn_batch_has_the_inputs_of_the_graph(kind):
+    """A drawn batch has every input of the graph, in order, with its dtype and shape."""
+    spec = make_spec(kind)
     batch = draw_batch(spec, 7, 5, 6)
     feed = batch.make_feed(spec.inputs)
     assert list(feed) == list(spec.inputs)
@@ -37,9 +37,9 @@ def test_drawn_batch_is_what_the_graph_takes(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_drawn_batch_is_that_of_the_serials(kind):
-    """Latents and conditions are those of a request without conditions; psi changes nothing."""
-    spec = spec_of(kind)
+def test_drawn_batch_has_the_values_of_the_serials(kind):
+    """A drawn batch has the latents and classes of a request without a condition, and psi is 1."""
+    spec = make_spec(kind)
     batch = draw_batch(spec, 7, 5, 6)
     drawn = drawn_classes(7, 5, 6, spec.num_choices) if spec.num_choices else None
     assert batch.z.tobytes() == latents(7, 5, 6, 8).tobytes()
@@ -53,9 +53,9 @@ def test_drawn_batch_is_that_of_the_serials(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_part_of_a_batch_has_the_rows_of_each_input(kind):
-    """A slice cuts every input alike."""
-    spec = spec_of(kind)
+def test_slice_of_a_batch_slices_every_input(kind):
+    """A slice of a batch has the same rows of every input."""
+    spec = make_spec(kind)
     whole = draw_batch(spec, 7, 0, 9)
     part = whole[2:5]
     assert len(part) == 3
@@ -73,7 +73,7 @@ def test_part_of_a_batch_has_the_rows_of_each_input(kind):
     ],
 )
 def test_wrong_input_is_named(changes, said):
-    """A bug of the calling code is told by name, before the runtime sees it."""
+    """The error names an input that is missing or has the wrong dtype or shape."""
     batch = Batch(latents(0, 0, 2, 8), **changes)
     with pytest.raises(ValueError, match=said):
-        batch.make_feed(spec_of("captions").inputs)
+        batch.make_feed(make_spec("captions").inputs)

@@ -16,8 +16,8 @@ CAPTIONS = Captions(("a", "person", "with", "red", "hair", "glasses"), 5, ("red 
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["name"])
-def test_captions_match_vectors(vector):
-    """The published texts have the published normal form, term of a serial and token ids."""
+def test_captions_match_the_vectors(vector):
+    """Each published text has the published normal form, serial term and token ids."""
     captions = Captions(tuple(vector["vocabulary"]), vector["max_words"], ())
     normal = captions.parse(vector["text"])
     assert normal == vector["normal"]
@@ -26,14 +26,14 @@ def test_captions_match_vectors(vector):
 
 
 @given(st.text(max_size=60))
-def test_normal_form_is_stable(text):
-    """The normal form of a normal form is itself."""
+def test_normalizing_twice_changes_nothing(text):
+    """Normalization is idempotent."""
     assert normalize(normalize(text)) == normalize(text)
 
 
 @given(st.lists(st.lists(st.sampled_from(CAPTIONS.vocabulary), min_size=1, max_size=5)))
-def test_token_ids_are_decoded(rows):
-    """Token ids give back the captions that they were made from."""
+def test_encoded_captions_can_be_decoded(rows):
+    """Token ids decode to the captions that they encode."""
     captions = [" ".join(words) for words in rows]
     tokens = CAPTIONS.encode(captions)
     assert (tokens.dtype, tokens.shape) == (np.int64, (len(rows), 5))
@@ -53,22 +53,22 @@ def test_token_ids_are_decoded(rows):
         ("h" * 50, f"unknown word '{'h' * 40}…'"),
     ],
 )
-def test_caption_that_the_model_does_not_understand_is_refused(text, said):
-    """The message names all that is wrong, and similar known words."""
+def test_invalid_caption_is_refused(text, said):
+    """The message names every fault and suggests similar known words."""
     with pytest.raises(ValueError, match=r"word|characters") as caught:
         CAPTIONS.parse(text)
     assert str(caught.value) == said
 
 
-def test_many_unknown_words_are_counted():
-    """A message stays short: it names twenty words and counts the others."""
+def test_message_counts_further_unknown_words():
+    """The message names 20 unknown words and counts the rest, so it stays short."""
     many = Captions(("red",), 256, ())
     with pytest.raises(ValueError, match=r"'w19', 5 more$"):
         many.parse(" ".join(f"w{number}" for number in range(25)))
 
 
 def test_similar_word_is_found_in_a_large_vocabulary():
-    """Among words of about the same length, those with the same first letter first."""
+    """Words with the same first letter are compared first when many words have a similar length."""
     others = tuple(f"{letter}{number:04}" for letter in "abc" for number in range(1_000))
     large = Captions((*others, "zebra"), 16, ("zebra",))
     with pytest.raises(ValueError, match=r"'zebras' \(similar: 'zebra'\)"):
@@ -85,7 +85,7 @@ def test_similar_word_is_found_in_a_large_vocabulary():
         ([[1, 0, 0, 0, 0], [0, 0, 0, 0, 0]], "a row has no word"),
     ],
 )
-def test_wrong_token_ids_are_refused(tokens, said):
-    """Only ids of words, then padding, are a caption."""
+def test_invalid_token_ids_are_refused(tokens, said):
+    """A row must consist of one or more word ids followed by padding."""
     with pytest.raises(ValueError, match=said):
         CAPTIONS.decode(np.array(tokens, np.int64))

@@ -25,8 +25,8 @@ SAMPLES = [
 ]
 
 
-def test_every_error_is_sampled_and_drawn():
-    """The list above, and the tree in the module's docstring, name every class there is."""
+def test_lists_name_every_error():
+    """SAMPLES and the tree in the module's docstring name every error class of the engine."""
     classes = {cls.__name__ for cls in errors.ImagemintError.__subclasses__()}
     engine = {name for name in classes if hasattr(errors, name)}
     assert {type(sample).__name__ for sample in SAMPLES} == engine
@@ -34,21 +34,21 @@ def test_every_error_is_sampled_and_drawn():
 
 
 @pytest.mark.parametrize("error", SAMPLES, ids=lambda e: type(e).__name__)
-def test_error_is_readable_by_people_and_machines(error):
-    """Each carries a message, a stable reason and metadata of strings."""
+def test_error_has_message_reason_and_metadata(error):
+    """Every error has a message, a stable reason and metadata of strings."""
     assert str(error) == error.message != ""
     assert re.fullmatch(r"[A-Z]+(_[A-Z]+)*", error.reason)
     assert all(isinstance(value, str) for value in error.metadata.values())
 
 
 def test_reasons_are_unique():
-    """No two classes share a reason."""
+    """No two error classes share a reason."""
     reasons = [sample.reason for sample in SAMPLES]
     assert len(set(reasons)) == len(reasons)
 
 
-def test_invalid_request_tells_every_violation():
-    """The message names all fields at fault, not only the first."""
+def test_invalid_request_names_every_violation():
+    """The message names all invalid fields, not only the first one."""
     error = errors.InvalidRequest(
         [errors.Violation("images.count", "is 0"), errors.Violation("output.quality", "is 101")]
     )
@@ -56,8 +56,8 @@ def test_invalid_request_tells_every_violation():
     assert [v.field for v in error.violations] == ["images.count", "output.quality"]
 
 
-def test_not_found_tells_what_exists():
-    """An unknown model or version comes with those that are known, in text and metadata."""
+def test_not_found_lists_what_exists():
+    """The message and the metadata list the models or versions that exist."""
     model, version = SAMPLES[1], SAMPLES[2]
     assert "dogs, mnist" in str(model)
     assert model.metadata == {"model": "cats", "known": "dogs,mnist"}

@@ -1,4 +1,4 @@
-"""The promises of the backend, on a real GPU."""
+"""Tests of the ONNX backend on a real GPU."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -24,18 +24,18 @@ Z = latents(5, 0, MOST, 64)
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
-    """A bundle large enough that a GPU has several kernels for it."""
+    """A bundle that is large enough for a GPU to choose among several kernels."""
     return read_bundle(write_bundle(tmp_path_factory.mktemp("models"), z_dim=64, size=(28, 28, 1)))
 
 
 @pytest.fixture(scope="module")
 def cuda(bundle):
-    """Its backend, with CUDA graphs."""
+    """The backend of the bundle on CUDA, with CUDA graphs."""
     return OnnxBackend(bundle, device="cuda")
 
 
-def every_size(instance, whole):
-    """Asserts that a row's bytes do not depend on the batch, from 1 to MOST rows."""
+def check_every_batch_size(instance, whole):
+    """Asserts that the bytes of a row do not depend on the batch, from 1 to MOST rows."""
     for count in range(1, MOST + 1):
         assert (
             instance.run(Batch(Z[:count], CLASSES[:count])).tobytes() == whole[:count].tobytes()
@@ -46,51 +46,53 @@ def every_size(instance, whole):
 
 
 def test_provider_is_cuda(cuda):
-    """Not the CPU in disguise, and batches come in buckets up to 64."""
+    """The backend runs on CUDA without a fallback to the CPU, and has buckets of up to 64 rows."""
     assert cuda.provider == "CUDAExecutionProvider"
     assert cuda.buckets[-1] == 64
 
 
-def test_pixels_are_those_of_the_cpu_within_a_level(bundle, cuda):
-    """The tolerance of this model: one level of 256."""
+def test_pixels_differ_from_the_cpu_by_one_level_at_most(bundle, cuda):
+    """The tolerance of this model is one level of 256."""
     cpu = OnnxBackend(bundle, device="cpu")
     assert np.abs(cuda.run(Batch(Z, CLASSES)).astype(int) - cpu.run(Batch(Z, CLASSES))).max() <= 1
 
 
-def test_graphs_are_captured_and_replay_the_bytes_of_plain_runs(cuda, caplog):
-    """This model can be captured; every size gives what an unbound run gives."""
+def test_replayed_graphs_give_the_bytes_of_plain_runs(cuda, caplog):
+    """CUDA graphs are captured, and a replay of any size gives the bytes of an unbound run."""
     instance = cuda.open_instance()
     assert "without CUDA graphs" not in caplog.text
-    every_size(instance, cuda.run(Batch(Z, CLASSES)))
+    check_every_batch_size(instance, cuda.run(Batch(Z, CLASSES)))
     instance.close()
 
 
 def test_bound_runs_without_graphs_give_the_same_bytes(bundle, cuda):
-    """A server that switches graphs off mints the same images."""
+    """A server without CUDA graphs generates the same images."""
     instance = OnnxBackend(bundle, device="cuda", cuda_graphs=False).open_instance()
-    every_size(instance, cuda.run(Batch(Z, CLASSES)))
+    check_every_batch_size(instance, cuda.run(Batch(Z, CLASSES)))
     instance.close()
 
 
 def test_one_bucket_gives_the_same_bytes_for_every_batch(bundle):
-    """The last resort of a model whose rows differ between sizes works for any."""
+    """A single bucket is the fallback of a model whose rows differ between batch sizes."""
     backend = OnnxBackend(bundle, device="cuda", buckets=(16,))
     instance = backend.open_instance()
-    every_size(instance, backend.run(Batch(Z, CLASSES)))
+    check_every_batch_size(instance, backend.run(Batch(Z, CLASSES)))
     instance.close()
 
 
-def test_model_that_looks_at_its_batch_is_dealt_with(tmp_path, looks_at_batch):
-    """Its buckets shrink until its rows agree, whether or not it can be captured."""
-    directory = write_bundle(tmp_path, z_dim=64, size=(28, 28, 1), edit_model=looks_at_batch(1e-3))
+def test_rows_of_a_batch_dependent_model_agree(tmp_path, batch_dependence):
+    """The backend shrinks the buckets of such a model until its rows agree."""
+    directory = write_bundle(
+        tmp_path, z_dim=64, size=(28, 28, 1), edit_model=batch_dependence(1e-3)
+    )
     backend = OnnxBackend(read_bundle(directory), device="cuda")
     instance = backend.open_instance()
-    every_size(instance, backend.run(Batch(Z, CLASSES)))
+    check_every_batch_size(instance, backend.run(Batch(Z, CLASSES)))
     instance.close()
 
 
-def test_threads_replay_side_by_side(cuda):
-    """Each thread opens, captures and replays while others run."""
+def test_threads_replay_in_parallel(cuda):
+    """Each thread opens an instance, captures graphs and replays them while others run."""
     whole = cuda.run(Batch(Z, CLASSES))
 
     def work(first):
@@ -104,8 +106,8 @@ def test_threads_replay_side_by_side(cuda):
         list(pool.map(work, range(8)))
 
 
-def test_buffers_lie_on_the_gpu_and_stay(cuda):
-    """Addresses of the device, the same after any run."""
+def test_buffers_stay_on_the_gpu(cuda):
+    """The addresses of the bound buffers are on the device and do not change with a run."""
     instance = cuda.open_instance()
     before = [batch.addresses for batch in instance._batches.values()]
     hosts = {batch.output.ctypes.data for batch in instance._batches.values()}

@@ -1,4 +1,4 @@
-"""Tests of imagemint.engine.sampling against fixed numbers, a second Philox, and its promises."""
+"""Tests of imagemint.engine.sampling against published vectors and a second Philox."""
 
 import itertools
 import json
@@ -28,8 +28,8 @@ UINT64_MAX = 2**64 - 1
 uint64 = st.integers(0, UINT64_MAX)
 
 
-def philox4x64_10(counter, key):
-    """One block of four words, written from the definition in Salmon et al. (2011), section 4.2."""
+def compute_philox4x64_10(counter, key):
+    """Returns one block of four words, by Salmon et al. (2011), section 4.2."""
     mask = UINT64_MAX
     x0, x1, x2, x3 = ((counter >> 64 * word) & mask for word in range(4))
     k0, k1 = key
@@ -46,22 +46,25 @@ def philox4x64_10(counter, key):
     return [x0, x1, x2, x3]
 
 
-def reference_words(seed, stream, first, count):
-    """Words first .. first + count - 1 of a stream; block b is computed from the counter b + 1."""
+def compute_reference_words(seed, stream, first, count):
+    """Returns words first .. first + count - 1 of a stream.
+
+    Block b is computed from the counter b + 1.
+    """
     blocks = range(first // 4, -(-(first + count) // 4))
-    words = [word for block in blocks for word in philox4x64_10(block + 1, (seed, stream))]
+    words = [word for block in blocks for word in compute_philox4x64_10(block + 1, (seed, stream))]
     return words[first % 4 : first % 4 + count]
 
 
-def test_reference_philox_known_answers():
-    """The test's own Philox reproduces two known answers of the Random123 distribution."""
-    assert philox4x64_10(0, (0, 0)) == [
+def test_reference_philox_gives_known_answers():
+    """The Philox of this file gives two known answers of the Random123 distribution."""
+    assert compute_philox4x64_10(0, (0, 0)) == [
         0x16554D9ECA36314C,
         0xDB20FE9D672D0FDC,
         0xD7E772CEE186176B,
         0x7E68B68AEC7BA23B,
     ]
-    assert philox4x64_10(2**256 - 1, (UINT64_MAX, UINT64_MAX)) == [
+    assert compute_philox4x64_10(2**256 - 1, (UINT64_MAX, UINT64_MAX)) == [
         0x87B092C3013FE90B,
         0x438C3C67BE8D0224,
         0x9CC7D7C69CD777B6,
@@ -70,10 +73,10 @@ def test_reference_philox_known_answers():
 
 
 @pytest.mark.parametrize("vector", VECTORS["latents"], ids=lambda v: v["name"])
-def test_latents_match_vectors(vector):
+def test_latents_match_the_vectors(vector):
     """Every published vector is reproduced bit for bit: words, u and latents."""
     seed, index, z_dim = int(vector["seed"]), int(vector["index"]), vector["z_dim"]
-    words = reference_words(seed, 0, 4 * math.ceil(z_dim / 4) * index, z_dim)
+    words = compute_reference_words(seed, 0, 4 * math.ceil(z_dim / 4) * index, z_dim)
     z = latents(
         seed,
         index,
@@ -89,7 +92,7 @@ def test_latents_match_vectors(vector):
 
 
 @pytest.mark.parametrize("vector", VECTORS["classes"], ids=lambda v: v["name"])
-def test_classes_match_vectors(vector):
+def test_classes_match_the_vectors(vector):
     """The published classes are reproduced."""
     drawn = drawn_classes(
         int(vector["seed"]),
@@ -102,8 +105,8 @@ def test_classes_match_vectors(vector):
 
 
 @pytest.mark.parametrize("vector", VECTORS["examples"], ids=lambda v: v["name"])
-def test_drawn_captions_match_vectors(vector):
-    """The published example captions are drawn, by the way of the classes."""
+def test_drawn_captions_match_the_vectors(vector):
+    """The published captions are drawn from the examples as classes are."""
     examples = vector["examples"]
     drawn = drawn_classes(
         int(vector["seed"]), int(vector["first_index"]), len(vector["captions"]), len(examples)
@@ -112,9 +115,9 @@ def test_drawn_captions_match_vectors(vector):
 
 
 @given(seed=uint64, index=uint64, z_dim=st.integers(1, 70))
-def test_words_are_those_of_philox(seed, index, z_dim):
-    """Uniform latents, an invertible function of the words, come from the stretch an image owns."""
-    words = reference_words(seed, 0, 4 * math.ceil(z_dim / 4) * index, z_dim)
+def test_latents_are_computed_from_philox_words(seed, index, z_dim):
+    """Uniform latents are an invertible function of the words and use the words of their image."""
+    words = compute_reference_words(seed, 0, 4 * math.ceil(z_dim / 4) * index, z_dim)
     expected = [np.float32(((word >> 12) + 0.5) * 2.0**-51 - 1.0) for word in words]
     z = latents(seed, index, 1, z_dim, distribution=Distribution.UNIFORM)
     assert z.shape == (1, z_dim)
@@ -122,9 +125,9 @@ def test_words_are_those_of_philox(seed, index, z_dim):
 
 
 @given(seed=uint64, index=uint64, num_classes=st.integers(1, 1000))
-def test_class_words_are_those_of_philox(seed, index, num_classes):
-    """Class i comes from word i of the class stream, whatever its place in the block."""
-    (word,) = reference_words(seed, 1, index, 1)
+def test_classes_are_computed_from_philox_words(seed, index, num_classes):
+    """Class i comes from word i of the class stream, wherever the word is in its block."""
+    (word,) = compute_reference_words(seed, 1, index, 1)
     expected = math.floor(((word >> 12) + 0.5) * 2.0**-52 * num_classes)
     assert drawn_classes(seed, index, 1, num_classes).tolist() == [expected]
 
@@ -136,8 +139,8 @@ def test_class_words_are_those_of_philox(seed, index, num_classes):
     z_dim=st.integers(1, 20),
     threshold=st.none() | st.floats(0.01, 5),
 )
-def test_any_cut_equals_the_whole(seed, first, cuts, z_dim, threshold):
-    """However a run of indices is cut, its latents and classes are the same bits."""
+def test_parts_of_a_run_equal_the_whole(seed, first, cuts, z_dim, threshold):
+    """A run of indices has the same latents and classes when it is computed in parts."""
     edges = [0, *sorted(cuts), 40]
     pieces = [(first + a, b - a) for a, b in itertools.pairwise(edges)]
     whole = latents(seed, first, 40, z_dim, threshold=threshold)
@@ -148,8 +151,8 @@ def test_any_cut_equals_the_whole(seed, first, cuts, z_dim, threshold):
 
 
 @given(seed=uint64, index=uint64, threshold=st.floats(1e-6, 40))
-def test_threshold_is_respected(seed, index, threshold):
-    """Truncated latents are finite and lie within the threshold, float32 rounding apart."""
+def test_truncated_latents_are_within_the_threshold(seed, index, threshold):
+    """Truncated latents are finite and within the threshold, except for float32 rounding."""
     z = latents(seed, index, 1, 64, threshold=threshold)
     assert np.isfinite(z).all()
     assert np.abs(z).max() <= np.float32(threshold)
@@ -157,7 +160,7 @@ def test_threshold_is_respected(seed, index, threshold):
 
 @pytest.mark.parametrize("word", [0, UINT64_MAX])
 @pytest.mark.parametrize("threshold", [None, 0.5, 8.3, 40.0])
-def test_extreme_words_stay_finite(monkeypatch, word, threshold):
+def test_extreme_words_give_finite_latents(monkeypatch, word, threshold):
     """The smallest and the largest word give finite latents and a class in range."""
     monkeypatch.setattr(
         "imagemint.engine.sampling._words", lambda *_: np.full(4, word, dtype=np.uint64)
@@ -170,14 +173,14 @@ def test_extreme_words_stay_finite(monkeypatch, word, threshold):
 
 
 def test_threshold_truncates_rather_than_clips():
-    """A truncated latent is the quantile of the truncated normal at the same u."""
+    """A truncated latent is the quantile of the truncated normal distribution at the same u."""
     u = ndtr(latents(1, 0, 50, 8).astype(np.float64))
     expected = ndtri(ndtr(-1.5) + u * (ndtr(1.5) - ndtr(-1.5)))
     np.testing.assert_allclose(latents(1, 0, 50, 8, threshold=1.5), expected, atol=1e-5)
 
 
 def test_latents_are_standard_normal():
-    """A million latents have the moments of N(0, 1) and do not repeat between seeds."""
+    """A million latents have the moments of N(0, 1), and seeds do not share latents."""
     z = latents(3, 0, 10_000, 100)
     assert abs(z.mean()) < 0.005
     assert abs(z.std() - 1) < 0.005
@@ -189,21 +192,21 @@ def test_latents_are_standard_normal():
     index=uint64,
     weights=st.lists(st.floats(0, allow_infinity=False), min_size=1, max_size=12).filter(any),
 )
-def test_weighted_class_has_weight(seed, index, weights):
-    """No class of weight 0 is ever drawn, and none out of range."""
+def test_class_of_weight_zero_is_never_drawn(seed, index, weights):
+    """A drawn class is in range and has a positive weight."""
     (drawn,) = drawn_classes(seed, index, 1, len(weights), weights=weights)
     assert weights[drawn] > 0
 
 
-def test_weights_are_followed():
-    """Classes come in the proportion of their weights."""
+def test_classes_are_drawn_by_weight():
+    """Classes occur in proportion to their weights."""
     drawn = drawn_classes(9, 0, 40_000, 4, weights=[1, 0, 3, 4])
     shares = np.bincount(drawn, minlength=4) / 40_000
     np.testing.assert_allclose(shares, [0.125, 0, 0.375, 0.5], atol=0.01)
 
 
-def test_empty_run_is_empty():
-    """No images asked for, none returned, even at the very end of the reel."""
+def test_empty_run_has_no_latents():
+    """A count of 0 gives no rows, even at the last index of a seed."""
     assert latents(0, 2**64, 0, 8).shape == (0, 8)
     assert drawn_classes(0, 2**64, 0, 10).shape == (0,)
 
@@ -232,12 +235,12 @@ def test_empty_run_is_empty():
     ],
 )
 def test_bad_arguments_are_named(call, said):
-    """An argument out of range is refused with its name."""
+    """The error names the argument that is out of range."""
     with pytest.raises(ValueError, match=said):
         call()
 
 
-# Neighbours, gaps, repeats, and both ends of a reel, which are no neighbours.
+# Adjacent, distant and repeated indices, and both ends of a seed's range (which do not wrap).
 places = st.lists(
     st.tuples(
         st.sampled_from([0, 7, UINT64_MAX]),
@@ -248,7 +251,7 @@ places = st.lists(
 
 
 @given(places, st.sampled_from([1, 4, 6]), st.sampled_from([None, 0.5]))
-def test_scattered_latents_equal_lone_ones(rows, z_dim, threshold):
+def test_scattered_latents_equal_single_ones(rows, z_dim, threshold):
     """Rows in any order get the latents that each has in a run, bit for bit."""
     seeds, indices = np.array(rows, np.uint64).reshape(-1, 2).T
     thresholds = None if threshold is None else np.full(len(rows), threshold)
@@ -260,29 +263,29 @@ def test_scattered_latents_equal_lone_ones(rows, z_dim, threshold):
         assert row.tobytes() == alone.tobytes()
 
 
-def test_runs_have_thresholds_of_their_own():
-    """Neighbours on one reel may be confined differently."""
+def test_each_run_has_its_own_threshold():
+    """Adjacent images of one seed may have different thresholds."""
     rows = np.array([5, 5], np.uint64), np.array([1, 2], np.uint64)
     together = latents_of(runs_at(*rows, np.array([0.25, 2.0])), 4)
     assert together[0].tobytes() == latents(5, 1, 1, 4, threshold=0.25).tobytes()
     assert together[1].tobytes() == latents(5, 2, 1, 4, threshold=2.0).tobytes()
 
 
-def test_runs_without_threshold_are_not_confined_by_others():
-    """In one draw with truncated runs, the rest keep the bits that they have alone."""
+def test_threshold_of_a_run_does_not_affect_others():
+    """Runs without a threshold keep their bits next to truncated runs."""
     runs = [Run(5, 1, 3), Run(6, 0, 2, 0.5), Run(7, 9, 0), Run(7, 2**64 - 2, 2, 8.5), Run(5, 8, 1)]
     together = latents_of(runs, 6)
     alone = [latents(r.seed, r.first_index, r.length, 6, threshold=r.threshold) for r in runs]
     assert together.tobytes() == np.concatenate(alone).tobytes()
 
 
-def test_no_runs_have_no_latents():
-    """An empty batch has no rows."""
+def test_no_runs_give_no_latents():
+    """An empty list of runs gives no rows."""
     assert latents_of([], 6).shape == (0, 6)
 
 
-def test_scattered_latents_may_be_uniform():
-    """The distribution is that of the model."""
+def test_scattered_latents_follow_the_distribution():
+    """Latents of several runs may be uniform."""
     rows = np.array([5, 6], np.uint64), np.array([1, 2], np.uint64)
     together = latents_of(runs_at(*rows), 4, distribution=Distribution.UNIFORM)
     alone = latents(6, 2, 1, 4, distribution=Distribution.UNIFORM)
@@ -292,8 +295,8 @@ def test_scattered_latents_may_be_uniform():
 @pytest.mark.parametrize(
     ("seeds", "z_dim", "threshold"), [([1, 2], 0, 1.0), ([1], 4, 1.0), ([1, 2], 4, np.nan)]
 )
-def test_scattered_latents_refuse_bad_arguments(seeds, z_dim, threshold):
-    """No z_dim, unequal lengths, a threshold that is none."""
+def test_scattered_latents_with_bad_arguments_are_refused(seeds, z_dim, threshold):
+    """A z_dim of 0, unequal lengths or a NaN threshold raise ValueError."""
     indices = np.array([1, 2], np.uint64)
     thresholds = np.array([1.0, threshold])
     with pytest.raises(ValueError, match=r"must be|for 2 indices"):
@@ -301,7 +304,7 @@ def test_scattered_latents_refuse_bad_arguments(seeds, z_dim, threshold):
 
 
 @given(places)
-def test_drawn_classes_at_equal_those_of_runs(rows):
+def test_scattered_classes_equal_those_of_runs(rows):
     """Rows in any order get the class that each has in a run."""
     seeds, indices = np.array(rows, np.uint64).reshape(-1, 2).T
     together = drawn_classes_at(seeds, indices, 10)

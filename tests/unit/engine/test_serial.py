@@ -39,19 +39,19 @@ serials = st.builds(
     ],
 )
 def test_serial_has_one_spelling(serial, text):
-    """A serial is written in the one documented form and read back from it."""
+    """A serial is written in the one documented form and parsed from it."""
     assert str(serial) == text
     assert Serial.parse(text) == serial
 
 
 @given(serials)
 def test_serial_round_trips(serial):
-    """Whatever a serial holds, its text reads back as the same serial."""
+    """The text of any serial parses to the same serial."""
     assert Serial.parse(str(serial)) == serial
 
 
-def test_truncation_may_be_written_plainly():
-    """A person may write truncation=1; the serial is the one the server writes."""
+def test_truncation_may_be_written_as_an_integer():
+    """The parser accepts truncation=1 and gives the serial that the server writes."""
     assert str(Serial.parse("m@1/0/0?truncation=1")) == "m@1/0/0?truncation=1.0"
 
 
@@ -102,7 +102,7 @@ def test_truncation_may_be_written_plainly():
     ],
 )
 def test_malformed_serial_is_refused(text):
-    """Anything but the documented form is a ValueError that quotes the text."""
+    """Parsing any other form raises a ValueError that quotes the text."""
     with pytest.raises(ValueError, match=r"serial number|at most") as caught:
         Serial.parse(text)
     assert repr(text) in str(caught.value)

@@ -12,8 +12,8 @@ from imagemint.engine.spec import ModelSpec, Truncation, TruncationKind
 from imagemint.v1 import manifest_pb2 as pb
 
 
-def test_spec_reads_manifest():
-    """A valid manifest becomes a plain frozen spec."""
+def test_spec_is_read_from_a_manifest():
+    """A valid manifest gives a plain frozen spec."""
     spec = ModelSpec.of(tiny_manifest(truncation="threshold"))
     assert spec == ModelSpec(
         name="tiny",
@@ -29,12 +29,12 @@ def test_spec_reads_manifest():
 
 
 def test_unconditional_spec_has_no_classes():
-    """Without labels a model is unconditional."""
+    """A manifest without labels gives an unconditional spec."""
     spec = ModelSpec.of(tiny_manifest(conditional=False))
     assert (spec.num_classes, spec.conditional, spec.truncation) == (0, False, None)
 
 
-def test_spec_reads_captions():
+def test_spec_has_the_captions_of_the_manifest():
     """A manifest with captions declares the input `tokens` and no class."""
     spec = ModelSpec.of(tiny_manifest(captions=True))
     assert spec.captions == Captions(WORDS, MAX_WORDS, EXAMPLES)
@@ -58,7 +58,7 @@ def test_spec_reads_captions():
     ],
 )
 def test_spec_lists_the_inputs_of_the_graph(options, inputs):
-    """Name, dtype and row of every input, in the order of the graph."""
+    """A spec has the name, dtype and row shape of every input, in the order of the graph."""
     found = ModelSpec.of(tiny_manifest(**options)).inputs
     assert list(found.items()) == [(name, (np.dtype(d), row)) for name, (d, row) in inputs.items()]
 
@@ -67,8 +67,8 @@ def test_spec_lists_the_inputs_of_the_graph(options, inputs):
     ("truncation", "kinds"),
     [(None, (False, False)), ("psi", (True, False)), ("threshold", (False, True))],
 )
-def test_spec_tells_the_kind_of_truncation(truncation, kinds):
-    """A model takes psi, a threshold, or neither."""
+def test_spec_has_the_kind_of_truncation(truncation, kinds):
+    """A model takes psi, a threshold or neither."""
     spec = ModelSpec.of(tiny_manifest(truncation=truncation))
     assert (spec.takes_psi, spec.takes_threshold) == kinds
 
@@ -89,8 +89,8 @@ CAPTION_FAULTS = {
 
 
 @pytest.mark.parametrize("said", CAPTION_FAULTS)
-def test_each_fault_of_captions_is_named(said):
-    """Whatever in the captions of a manifest breaks the documented range is named."""
+def test_invalid_captions_of_a_manifest_are_refused(said):
+    """The error names the field of the captions that is out of its documented range."""
     manifest = tiny_manifest(captions=True)
     CAPTION_FAULTS[said](manifest)
     with pytest.raises(ValueError, match="manifest: ") as caught:
@@ -98,13 +98,13 @@ def test_each_fault_of_captions_is_named(said):
     assert said in str(caught.value)
 
 
-def _threshold(manifest, low, high):
+def _set_threshold(manifest, low, high):
     accepted = manifest.latent.truncation
     accepted.kind, accepted.minimum, accepted.maximum = pb.TRUNCATION_KIND_THRESHOLD, low, high
 
 
-def _psi(manifest, low, high):
-    _threshold(manifest, low, high)
+def _set_psi(manifest, low, high):
+    _set_threshold(manifest, low, high)
     manifest.latent.truncation.kind = pb.TRUNCATION_KIND_PSI
 
 
@@ -119,10 +119,10 @@ FAULTS = {
     "latent.z_dim is 0": lambda m: m.latent.ClearField("z_dim"),
     "latent.distribution": lambda m: m.latent.ClearField("distribution"),
     "truncation.kind": lambda m: setattr(m.latent.truncation, "minimum", 0.5),
-    "a threshold is above 0": lambda m: _threshold(m, 0.0, 1.0),
-    "range 2.0 to 1.0": lambda m: _threshold(m, 2.0, 1.0),
-    "range nan to 1.0": lambda m: _threshold(m, math.nan, 1.0),
-    "leaves 0 to 1": lambda m: _psi(m, 0.0, 1.5),
+    "a threshold is above 0": lambda m: _set_threshold(m, 0.0, 1.0),
+    "range 2.0 to 1.0": lambda m: _set_threshold(m, 2.0, 1.0),
+    "range nan to 1.0": lambda m: _set_threshold(m, math.nan, 1.0),
+    "leaves 0 to 1": lambda m: _set_psi(m, 0.0, 1.5),
     "class_labels are not unique": lambda m: m.class_labels.append("3"),
     "class_labels holds an empty": lambda m: m.class_labels.append(""),
     "image.height": lambda m: setattr(m.image, "height", 8_193),
@@ -142,8 +142,8 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("said", FAULTS)
-def test_each_fault_is_named(said):
-    """Whatever in a manifest breaks the documented range is named."""
+def test_invalid_manifest_is_refused(said):
+    """The error names the field of the manifest that is out of its documented range."""
     manifest = tiny_manifest()
     FAULTS[said](manifest)
     with pytest.raises(ValueError, match="manifest: ") as caught:
@@ -159,16 +159,16 @@ def test_uniform_latents_take_no_threshold():
         ModelSpec.of(manifest)
 
 
-def test_all_faults_are_listed():
-    """An empty manifest yields every missing field at once."""
+def test_all_faults_of_a_manifest_are_listed():
+    """The error for an empty manifest lists every missing field."""
     with pytest.raises(ValueError, match="manifest: ") as caught:
         ModelSpec.of(pb.BundleManifest())
     for field in ("format_version", "name", "z_dim", "distribution", "height", "precision"):
         assert field in str(caught.value)
 
 
-def test_newer_format_is_refused():
-    """A newer format is refused without judging the rest of it."""
+def test_newer_manifest_format_is_refused():
+    """The error for a newer format does not report other fields of the manifest."""
     manifest = tiny_manifest()
     manifest.format_version = 2
     manifest.ClearField("name")

@@ -1,4 +1,4 @@
-"""What a graph takes, told before a runtime sees it; and what is too large to be looked at."""
+"""Tests of imagemint.engine.bundle.memory_estimate."""
 
 import json
 
@@ -14,8 +14,8 @@ from imagemint.engine.errors import BundleRefused
 from imagemint.engine.onnx.backend import OnnxBackend
 
 
-def model_of(nodes, *, functions=(), constants=(), width=8):
-    """A model whose last node makes `last` of `z`."""
+def make_image_model(nodes, *, functions=(), constants=(), width=8):
+    """Returns a model whose last node computes `last` from `z`."""
     nodes = [*nodes, helper.make_node("Cast", ["last"], ["image"], to=TensorProto.UINT8)]
     z = helper.make_tensor_value_info("z", TensorProto.FLOAT, ["N", width])
     image = helper.make_tensor_value_info("image", TensorProto.UINT8, None)
@@ -24,8 +24,8 @@ def model_of(nodes, *, functions=(), constants=(), width=8):
     return helper.make_model(graph, opset_imports=opsets, functions=functions, ir_version=10)
 
 
-def bomb(levels, width):
-    """Functions of `width` calls each: `width` to the power of `levels` nodes."""
+def make_bomb(levels, width):
+    """Returns nested functions of `width` calls each: `width` to the power of `levels` nodes."""
     opsets = [helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)]
     functions = []
     for level in range(levels):
@@ -39,24 +39,24 @@ def bomb(levels, width):
             helper.make_function("com.microsoft", f"F{level}", ["x"], ["y"], nodes, opsets)
         )
     call = helper.make_node(f"F{levels - 1}", ["z"], ["last"], domain="com.microsoft")
-    return model_of([call], functions=functions)
+    return make_image_model([call], functions=functions)
 
 
-def chain(count, operator="Identity"):
-    """`count` nodes in a row."""
+def make_chain(count, operator="Identity"):
+    """Returns a model of `count` nodes in a row."""
     names = ["z", *(f"t{i}" for i in range(count - 1)), "last"]
     nodes = [helper.make_node(operator, [names[i]], [names[i + 1]]) for i in range(count)]
-    return model_of(nodes)
+    return make_image_model(nodes)
 
 
-def test_functions_are_counted_written_out():
-    """Their nodes count as often as they are called."""
-    assert count_nodes(bomb(3, 4)) == 4**3 + 1
+def test_nodes_of_functions_are_counted_per_call():
+    """The nodes of a function count as often as the function is called."""
+    assert count_nodes(make_bomb(3, 4)) == 4**3 + 1
 
 
-@pytest.mark.parametrize("model", [bomb(8, 12), bomb(60, 2), chain(MOST_NODES + 1)])
+@pytest.mark.parametrize("model", [make_bomb(8, 12), make_bomb(60, 2), make_chain(MOST_NODES + 1)])
 def test_graph_beyond_the_limit_is_refused(tmp_path, model):
-    """By arithmetic alone: neither the checker, shape inference nor the runtime sees it."""
+    """Counting refuses the graph before the checker, shape inference or the runtime reads it."""
 
     def edit(tiny):
         del tiny.graph.node[:]
@@ -68,21 +68,21 @@ def test_graph_beyond_the_limit_is_refused(tmp_path, model):
         read_bundle(directory)
 
 
-def test_function_that_calls_itself_is_refused():
-    """It would never end."""
+def test_recursive_function_is_refused():
+    """A function that calls itself would never end."""
     opsets = [helper.make_opsetid("com.microsoft", 1)]
     call = helper.make_node("F", ["x"], ["y"], domain="com.microsoft")
     function = helper.make_function("com.microsoft", "F", ["x"], ["y"], [call], opsets)
     call = helper.make_node("F", ["z"], ["last"], domain="com.microsoft")
     with pytest.raises(TooLarge, match="deep"):
-        count_nodes(model_of([call], functions=[function]))
+        count_nodes(make_image_model([call], functions=[function]))
 
 
-def test_figures_of_a_known_graph():
-    """A matrix product: its operations, and the bytes that are alive beside each other."""
+def test_estimate_of_a_known_graph():
+    """The estimate of a matrix product has its operations and the bytes alive at once."""
     weight = numpy_helper.from_array(np.zeros((8, 100), np.float32), "w")
     found = estimate(
-        model_of([helper.make_node("MatMul", ["z", "w"], ["last"])], constants=[weight])
+        make_image_model([helper.make_node("MatMul", ["z", "w"], ["last"])], constants=[weight])
     )
     assert found.is_complete
     assert found.row_bytes == 100 * 4 + 100  # the floats and the bytes that they are cast to
@@ -90,8 +90,8 @@ def test_figures_of_a_known_graph():
     assert (found.constant_bytes, found.constant_flops, found.mixing) == (0, 0, ())
 
 
-def test_folded_constants_are_counted():
-    """What a session would compute when it is made is told apart from what a run computes."""
+def test_folded_constants_are_counted_separately():
+    """The cost of constants, which a session folds once, is separate from the cost of a run."""
     side = numpy_helper.from_array(np.int64([3000, 3000]), "side")
     nodes = [
         helper.make_node("ConstantOfShape", ["side"], ["c0"]),
@@ -99,15 +99,18 @@ def test_folded_constants_are_counted():
         helper.make_node("ReduceSum", ["c1"], ["sum"], keepdims=0),
         helper.make_node("Add", ["z", "sum"], ["last"]),
     ]
-    found = estimate(model_of(nodes, constants=[side]))
+    found = estimate(make_image_model(nodes, constants=[side]))
     assert found.constant_bytes == 2 * 4 * 3000**2 + 4
     assert found.constant_flops > 2 * 3000**3
     assert found.row_bytes < 1000
 
 
 @pytest.mark.parametrize("operator", ["Concat", "Gather", "Unsqueeze"])
-def test_inference_is_not_led_into_growing(operator):
-    """Axes and sizes that double with each node are not followed, and the estimate says so."""
+def test_growing_shapes_are_not_followed(operator):
+    """Shape inference stops at axes and sizes that double with each node.
+
+    The estimate is incomplete.
+    """
     start = numpy_helper.from_array(np.ones((1, 1) if operator == "Gather" else 4, np.int64), "g0")
     nodes = []
     for i in range(40):
@@ -116,7 +119,7 @@ def test_inference_is_not_led_into_growing(operator):
         nodes.append(helper.make_node(operator, inputs, [f"g{i + 1}"], **options))
     nodes.append(helper.make_node("Expand", ["z", "g40"], ["last"]))
     axes = numpy_helper.from_array(np.int64([0, 1, 2]), "axes")
-    assert not estimate(model_of(nodes, constants=[start, axes])).is_complete
+    assert not estimate(make_image_model(nodes, constants=[start, axes])).is_complete
 
 
 @pytest.mark.parametrize(
@@ -139,8 +142,8 @@ def test_inference_is_not_led_into_growing(operator):
         ([("Gemm", ["z", "w88"], ["m"], {})], None),
     ],
 )
-def test_operators_that_mix_rows_are_told(nodes, mixing):
-    """By their axes, wherever the batch has gone in the shapes."""
+def test_operators_that_mix_rows_are_listed(nodes, mixing):
+    """An operator mixes rows if it works along the axis of the batch, which is traced by shape."""
     constants = {
         "rows": np.int64([0]),
         "columns": np.int64([1]),
@@ -151,12 +154,14 @@ def test_operators_that_mix_rows_are_told(nodes, mixing):
     }
     made = [helper.make_node(kind, i, o, **options) for kind, i, o, options in nodes]
     made.append(helper.make_node("Identity", ["z"], ["last"]))
-    model = model_of(made, constants=[numpy_helper.from_array(v, n) for n, v in constants.items()])
+    model = make_image_model(
+        made, constants=[numpy_helper.from_array(v, n) for n, v in constants.items()]
+    )
     assert estimate(model).mixing == ((mixing,) if mixing else ())
 
 
-def upscaled(side, channels):
-    """Makes edits of a tiny model: its image is enlarged to `side` inside the graph."""
+def enlarge(side, channels):
+    """Returns an edit of a tiny model that enlarges its image to `side` inside the graph."""
 
     def edit(model):
         graph = model.graph
@@ -186,9 +191,9 @@ def upscaled(side, channels):
     return edit
 
 
-def test_huge_image_is_refused_before_anything_is_run(tmp_path):
-    """A declared 8192x8192 image: the estimate says what it takes and which setting allows less."""
-    directory = write_bundle(tmp_path, size=(2, 2, 3), edit_model=upscaled(8192, 3))
+def test_huge_image_is_refused_before_a_run(tmp_path):
+    """The error states the estimate for an 8192x8192 image and the setting that limits it."""
+    directory = write_bundle(tmp_path, size=(2, 2, 3), edit_model=enlarge(8192, 3))
     bundle = read_bundle(directory)
     assert bundle.estimate.row_bytes > 8192**2 * 3 * 4
     with pytest.raises(BundleRefused, match=r"one image takes .* MiB .*max_image_memory_bytes"):
@@ -196,9 +201,9 @@ def test_huge_image_is_refused_before_anything_is_run(tmp_path):
 
 
 def test_large_images_are_probed_in_small_batches(tmp_path):
-    """A batch keeps to its memory, and longer ones are cut; every row has the same bytes."""
+    """Batches stay within the memory limit, larger ones are split, and rows have equal bytes."""
     directory = write_bundle(
-        tmp_path, size=(2, 2, 1), conditional=False, edit_model=upscaled(2048, 1)
+        tmp_path, size=(2, 2, 1), conditional=False, edit_model=enlarge(2048, 1)
     )
     backend = OnnxBackend(read_bundle(directory), device="cpu")
     most = backend.findings.most_rows

@@ -1,4 +1,4 @@
-"""Tests of imagemint.engine.bundle: what is read, and what is refused and why."""
+"""Tests of imagemint.engine.bundle: what it reads, and what it refuses and why."""
 
 import hashlib
 import os
@@ -12,8 +12,8 @@ from imagemint.engine.bundle import read_bundle
 from imagemint.engine.errors import BundleRefused
 
 
-def refusal(directory, **options):
-    """Why a bundle is refused."""
+def read_refusal(directory, **options):
+    """Returns the reason why a bundle is refused."""
     with pytest.raises(BundleRefused) as caught:
         read_bundle(directory, **options)
     assert "\n" not in caught.value.why
@@ -21,7 +21,7 @@ def refusal(directory, **options):
 
 
 def test_bundle_is_read(tmp_path):
-    """A sound bundle yields its manifest, spec, digest and version."""
+    """A valid bundle gives its manifest, spec, digest and version."""
     directory = write_bundle(tmp_path, "digits", 12)
     bundle = read_bundle(directory)
     content = (directory / "model.onnx").read_bytes()
@@ -43,75 +43,75 @@ def test_bundle_is_read(tmp_path):
     ],
 )
 def test_every_kind_of_bundle_is_read(tmp_path, options):
-    """Conditional or not, each kind of truncation, gray or colour."""
+    """Models with and without classes, each kind of truncation, gray and colour images are read."""
     spec = read_bundle(write_bundle(tmp_path, **options)).spec
     assert spec.conditional == options.get("conditional", True)
     assert (spec.truncation.kind if spec.truncation else None) == options.get("truncation")
 
 
-def test_relative_path_is_understood(tmp_path, monkeypatch):
-    """A bundle is found by a relative path, and its names come from the absolute one."""
+def test_relative_path_is_read(tmp_path, monkeypatch):
+    """A bundle at a relative path has the names of the absolute path."""
     directory = write_bundle(tmp_path)
     monkeypatch.chdir(directory)
     assert read_bundle(type(directory)()).version == 1
 
 
 def test_truncated_model_is_refused(tiny_bundle):
-    """A file cut short fails its checksum."""
+    """A truncated file fails its checksum."""
     model = tiny_bundle / "model.onnx"
     model.write_bytes(model.read_bytes()[:-100])
-    assert refusal(tiny_bundle) == "checksum mismatch: model.onnx is truncated or altered"
+    assert read_refusal(tiny_bundle) == "checksum mismatch: model.onnx is truncated or altered"
 
 
 @pytest.mark.parametrize("keep", [0, 1, 500, -1])
 def test_truncated_model_with_matching_sum_is_refused(tiny_bundle, keep):
-    """A file cut short is not accepted because somebody computed its checksum afterwards."""
+    """A truncated file is refused even if its checksum was computed afterwards."""
     model = tiny_bundle / "model.onnx"
     model.write_bytes(model.read_bytes()[:keep])
     write_sums(tiny_bundle)
-    refusal(tiny_bundle)
+    read_refusal(tiny_bundle)
 
 
-def test_foreign_file_is_refused(tiny_bundle):
-    """Something that is no ONNX model is said to be none."""
+def test_file_of_another_format_is_refused(tiny_bundle):
+    """The error says that the file is not ONNX."""
     (tiny_bundle / "model.onnx").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
     write_sums(tiny_bundle)
-    assert "not ONNX" in refusal(tiny_bundle)
+    assert "not ONNX" in read_refusal(tiny_bundle)
 
 
-def test_name_that_is_no_text_is_refused(tiny_bundle):
-    """Found by the fuzzer: parsing lets it pass, and the first who reads the name trips over it."""
+def test_name_that_is_not_utf8_is_refused(tiny_bundle):
+    """The parser accepts such a name, but reading it fails later. The fuzzer found this case."""
     path = tiny_bundle / "model.onnx"
     path.write_bytes(path.read_bytes().replace(b"Squeeze", b"Sque\xffze"))
     write_sums(tiny_bundle)
-    assert "not UTF-8" in refusal(tiny_bundle)
+    assert "not UTF-8" in read_refusal(tiny_bundle)
 
 
 def test_one_flipped_bit_is_refused(tiny_bundle):
-    """Weights that were tampered with fail the checksum."""
+    """Changed weights fail the checksum."""
     model = tiny_bundle / "model.onnx"
     content = bytearray(model.read_bytes())
     content[len(content) // 2] ^= 1
     model.write_bytes(content)
-    assert "checksum mismatch: model.onnx" in refusal(tiny_bundle)
+    assert "checksum mismatch: model.onnx" in read_refusal(tiny_bundle)
 
 
-def test_altered_card_is_refused(tiny_bundle):
-    """The card belongs to the immutable bundle as well."""
+def test_changed_card_is_refused(tiny_bundle):
+    """The card is part of the immutable bundle and has a checksum."""
     (tiny_bundle / "card.md").write_text("# Better than it is\n")
-    assert "checksum mismatch: card.md" in refusal(tiny_bundle)
+    assert "checksum mismatch: card.md" in read_refusal(tiny_bundle)
 
 
 @pytest.mark.parametrize("name", ["SHA256SUMS", "model.onnx", "card.md"])
 def test_missing_file_is_refused(tiny_bundle, name):
-    """A file that is missing is named."""
+    """The error names the missing file."""
     (tiny_bundle / name).unlink()
-    assert refusal(tiny_bundle) == f"{name} is missing"
+    assert read_refusal(tiny_bundle) == f"{name} is missing"
 
 
 def test_missing_directory_is_refused(tmp_path):
-    """A directory that is not there is refused like any other bundle."""
-    assert "missing" in refusal(tmp_path / "tiny" / "1")
+    """A missing directory is refused like any other bundle."""
+    assert "missing" in read_refusal(tmp_path / "tiny" / "1")
 
 
 @pytest.mark.parametrize(
@@ -126,47 +126,47 @@ def test_missing_directory_is_refused(tmp_path):
     ],
 )
 def test_bad_sums_are_refused(tiny_bundle, text, said):
-    """SHA256SUMS must be of sha256sum's form, list the model, and stay in the directory."""
+    """SHA256SUMS has the format of sha256sum and lists the model. Names stay in the directory."""
     (tiny_bundle / "SHA256SUMS").write_text(text)
-    assert said in refusal(tiny_bundle)
+    assert said in read_refusal(tiny_bundle)
 
 
-def test_large_model_is_refused_unread(tiny_bundle):
-    """Size is looked at before the content: a sparse file of 1 TB is refused at once."""
+def test_large_model_is_refused_without_reading_it(tiny_bundle):
+    """The reader checks the size before the content: a sparse file of 1 TB is refused at once."""
     os.truncate(tiny_bundle / "model.onnx", 2**40)
-    assert "model.onnx is larger than the limit" in refusal(tiny_bundle)
+    assert "model.onnx is larger than the limit" in read_refusal(tiny_bundle)
 
 
-def test_limit_is_inclusive(tiny_bundle):
-    """A model of exactly the limit is read, one byte less of limit refuses it."""
+def test_size_limit_is_inclusive(tiny_bundle):
+    """A model of exactly the limit is read, and a limit one byte smaller refuses it."""
     size = (tiny_bundle / "model.onnx").stat().st_size
     assert read_bundle(tiny_bundle, max_bytes=size).version == 1
-    assert "limit" in refusal(tiny_bundle, max_bytes=size - 1)
+    assert "limit" in read_refusal(tiny_bundle, max_bytes=size - 1)
 
 
 def test_pipe_is_refused_without_waiting(tiny_bundle):
-    """A named pipe in place of the model does not hang the reader."""
+    """A named pipe in place of the model does not block the reader."""
     (tiny_bundle / "model.onnx").unlink()
     os.mkfifo(tiny_bundle / "model.onnx")
-    assert "not a regular file" in refusal(tiny_bundle)
+    assert "not a regular file" in read_refusal(tiny_bundle)
 
 
 @pytest.mark.parametrize("version", ["0", "01", "-1", "latest", "1.5", "\u0661"])
 def test_bad_version_is_refused(tmp_path, version):
-    """A version is a positive decimal integer in its one spelling."""
-    assert "the version must be a positive integer" in refusal(
+    """A version is a positive decimal integer in its canonical spelling."""
+    assert "the version must be a positive integer" in read_refusal(
         write_bundle(tmp_path, version=version)
     )
 
 
 def test_name_must_match_its_folder(tiny_bundle):
-    """A bundle cannot pose as another model by being moved."""
+    """A bundle that is moved to the folder of another model is refused."""
     moved = tiny_bundle.parent.rename(tiny_bundle.parent.with_name("other")) / "1"
-    assert "names the model 'tiny', but its folder is 'other'" in refusal(moved)
+    assert "names the model 'tiny', but its folder is 'other'" in read_refusal(moved)
 
 
 def test_model_changed_after_the_check_is_refused(tiny_bundle):
-    """The bytes that are loaded are the bytes that were checked."""
+    """The reader loads only the bytes that it has verified."""
     kept = read_bundle(tiny_bundle)
     checked, bundle = kept.read_model(), kept.without_contents()
     model = bytearray(bundle.model_path.read_bytes())
@@ -180,7 +180,7 @@ def test_model_changed_after_the_check_is_refused(tiny_bundle):
         bundle.read_model()
 
 
-def _manifest(text):
+def _set_manifest(text):
     def edit(model):
         del model.metadata_props[:]
         if text is not None:
@@ -189,86 +189,90 @@ def _manifest(text):
     return edit
 
 
-def _doubled_manifest(model):
+def _duplicate_manifest(model):
     model.metadata_props.append(model.metadata_props[0])
 
 
 @pytest.mark.parametrize(
     ("edit", "said"),
     [
-        (_manifest(None), "has 0 entries"),
-        (_doubled_manifest, "has 2 entries"),
-        (_manifest(""), "manifest is not readable"),
-        (_manifest("[1]"), "manifest is not readable"),
-        (_manifest('{"name": 3}'), "manifest is not readable"),
-        (_manifest('{"formatVersion": 1, "formatVersion": 1}'), "manifest is not readable"),
-        (_manifest("[" * 100_000), ""),
-        (_manifest("{}"), "name"),
-        (_manifest('{"formatVersion": 2, "wings": true}'), "format 2 is newer than 1"),
+        (_set_manifest(None), "has 0 entries"),
+        (_duplicate_manifest, "has 2 entries"),
+        (_set_manifest(""), "manifest is not readable"),
+        (_set_manifest("[1]"), "manifest is not readable"),
+        (_set_manifest('{"name": 3}'), "manifest is not readable"),
+        (_set_manifest('{"formatVersion": 1, "formatVersion": 1}'), "manifest is not readable"),
+        (_set_manifest("[" * 100_000), ""),
+        (_set_manifest("{}"), "name"),
+        (_set_manifest('{"formatVersion": 2, "wings": true}'), "format 2 is newer than 1"),
     ],
 )
 def test_bad_manifest_is_refused(tmp_path, edit, said):
-    """A manifest that is missing, doubled, unreadable, incomplete or too new is refused."""
-    assert said in refusal(write_bundle(tmp_path, edit_model=edit))
+    """A manifest that is missing, duplicate, unreadable, incomplete or too new is refused."""
+    assert said in read_refusal(write_bundle(tmp_path, edit_model=edit))
 
 
 def test_unknown_manifest_field_is_ignored(tmp_path):
-    """A field added by a later release of format 1 does not stop this one."""
+    """The reader ignores fields that a later release of format 1 adds."""
     directory = write_bundle(
         tmp_path,
-        edit_model=lambda m: _manifest(m.metadata_props[0].value.replace("{", '{"new": 1,', 1))(m),
+        edit_model=lambda m: _set_manifest(m.metadata_props[0].value.replace("{", '{"new": 1,', 1))(
+            m
+        ),
     )
     assert read_bundle(directory).version == 1
 
 
-def _external(tensor):
+def _make_external(tensor):
     tensor.data_location = TensorProto.EXTERNAL
     tensor.ClearField("raw_data")
     tensor.external_data.add(key="location", value="../../../etc/hostname")
 
 
-def _constant(tensor):
+def _make_constant(tensor):
     node = helper.make_node("Constant", [], ["k"], value=helper.make_tensor("k", 1, [1], [0.0]))
-    _external(node.attribute[0].t)
+    _make_external(node.attribute[0].t)
     return node
 
 
-def _tensor():
+def _make_tensor():
     return helper.make_tensor("k", TensorProto.FLOAT, [1], [0.0])
 
 
-def _branch(*nodes, initializers=()):
+def _make_branch(*nodes, initializers=()):
     value = helper.make_tensor_value_info("k", TensorProto.FLOAT, [1])
     return helper.make_graph(list(nodes), "branch", [], [value], list(initializers))
 
 
-def _if(branch):
-    return helper.make_node("If", ["z"], ["w"], then_branch=branch, else_branch=_branch())
+def _make_if(branch):
+    return helper.make_node("If", ["z"], ["w"], then_branch=branch, else_branch=_make_branch())
 
 
-def _external_initializer(model):
-    _external(model.graph.initializer[0])
+def _make_initializer_external(model):
+    _make_external(model.graph.initializer[0])
 
 
-def _external_without_saying_so(model):
+def _add_location_to_initializer(model):
     model.graph.initializer[0].external_data.add(key="location", value="weights.bin")
 
 
-def _external_attribute(model):
-    model.graph.node.insert(0, _constant(_tensor()))
+def _add_external_attribute(model):
+    model.graph.node.insert(0, _make_constant(_make_tensor()))
 
 
-def _external_in_subgraph(model):
-    tensor = _tensor()
-    _external(tensor)
-    model.graph.node.insert(0, _if(_branch(initializers=[tensor])))
+def _add_external_subgraph(model):
+    tensor = _make_tensor()
+    _make_external(tensor)
+    model.graph.node.insert(0, _make_if(_make_branch(initializers=[tensor])))
 
 
-def _external_two_levels_down(model):
-    model.graph.node.insert(0, _if(_branch(_if(_branch(_constant(_tensor()))))))
+def _add_external_two_levels_down(model):
+    model.graph.node.insert(
+        0, _make_if(_make_branch(_make_if(_make_branch(_make_constant(_make_tensor())))))
+    )
 
 
-def _function(*nodes):
+def _add_function(*nodes):
     def edit(model):
         opsets = [helper.make_opsetid("", 18)]
         model.functions.append(
@@ -278,74 +282,74 @@ def _function(*nodes):
     return edit
 
 
-def _external_sparse(model):
+def _add_external_sparse(model):
     indices = helper.make_tensor("i", TensorProto.INT64, [1], [0])
-    sparse = helper.make_sparse_tensor(_tensor(), indices, [4])
-    _external(sparse.values)
+    sparse = helper.make_sparse_tensor(_make_tensor(), indices, [4])
+    _make_external(sparse.values)
     model.graph.sparse_initializer.append(sparse)
 
 
-def _node(op, domain=""):
+def _add_node(op, domain=""):
     return lambda model: model.graph.node.append(helper.make_node(op, ["z"], ["w"], domain=domain))
 
 
 @pytest.mark.parametrize(
     ("edit", "said"),
     [
-        (_external_initializer, "external data"),
-        (_external_without_saying_so, "external data"),
-        (_external_attribute, "external data"),
-        (_external_in_subgraph, "external data"),
-        (_external_two_levels_down, "external data"),
-        (_external_sparse, "external data"),
-        (_function(_constant(_tensor())), "external data"),
-        (_function(_if(_branch(_constant(_tensor())))), "external data"),
-        (_function(helper.make_node("Evil", ["x"], ["k"], domain="evil")), "domain 'evil'"),
-        (_node("Evil", "evil.domain"), "operator 'Evil' of domain 'evil.domain'"),
-        (_node("TreeEnsemble", "ai.onnx.ml"), "domain 'ai.onnx.ml'"),
+        (_make_initializer_external, "external data"),
+        (_add_location_to_initializer, "external data"),
+        (_add_external_attribute, "external data"),
+        (_add_external_subgraph, "external data"),
+        (_add_external_two_levels_down, "external data"),
+        (_add_external_sparse, "external data"),
+        (_add_function(_make_constant(_make_tensor())), "external data"),
+        (_add_function(_make_if(_make_branch(_make_constant(_make_tensor())))), "external data"),
+        (_add_function(helper.make_node("Evil", ["x"], ["k"], domain="evil")), "domain 'evil'"),
+        (_add_node("Evil", "evil.domain"), "operator 'Evil' of domain 'evil.domain'"),
+        (_add_node("TreeEnsemble", "ai.onnx.ml"), "domain 'ai.onnx.ml'"),
         (
-            _node("EPContext", "com.microsoft"),
+            _add_node("EPContext", "com.microsoft"),
             "uses files or code outside of the bundle: EPContext",
         ),
-        (_node("RandomNormalLike"), "random node: RandomNormalLike"),
-        (_node("Dropout"), "random node: Dropout"),
-        (_node("Multinomial"), "random node: Multinomial"),
-        (lambda m: m.graph.node.insert(0, _if(_branch())), "control flow: If"),
+        (_add_node("RandomNormalLike"), "random node: RandomNormalLike"),
+        (_add_node("Dropout"), "random node: Dropout"),
+        (_add_node("Multinomial"), "random node: Multinomial"),
+        (lambda m: m.graph.node.insert(0, _make_if(_make_branch())), "control flow: If"),
     ],
 )
-def test_unfit_graph_is_refused(tmp_path, edit, said):
+def test_unsupported_graph_is_refused(tmp_path, edit, said):
     """External data at any depth, foreign domains, randomness and control flow are refused."""
-    assert said in refusal(write_bundle(tmp_path, edit_model=edit))
+    assert said in read_refusal(write_bundle(tmp_path, edit_model=edit))
 
 
-def _input(model, name):
+def _find_input(model, name):
     return next(value for value in model.graph.input if value.name == name)
 
 
-def _retype(name, dtype):
+def _change_type(name, dtype):
     def edit(model):
-        _input(model, name).type.tensor_type.elem_type = dtype
+        _find_input(model, name).type.tensor_type.elem_type = dtype
 
     return edit
 
 
-def _redim(which, axis, size):
+def _change_dimension(which, axis, size):
     def edit(model):
-        value = model.graph.output[0] if which == "image" else _input(model, which)
+        value = model.graph.output[0] if which == "image" else _find_input(model, which)
         value.type.tensor_type.shape.dim[axis].dim_value = size
 
     return edit
 
 
 def _drop_axis(model):
-    del _input(model, "class_id").type.tensor_type.shape.dim[1]
+    del _find_input(model, "class_id").type.tensor_type.shape.dim[1]
 
 
 def _drop_shape(model):
     model.graph.output[0].type.tensor_type.ClearField("shape")
 
 
-def _second_output(model):
+def _add_second_output(model):
     model.graph.output.append(helper.make_tensor_value_info("x", TensorProto.FLOAT, None))
 
 
@@ -354,19 +358,19 @@ def _second_output(model):
     [
         (lambda m: setattr(m.graph.input[0], "name", "noise"), "inputs are class_id, noise"),
         (lambda m: m.graph.input.pop(), "inputs are z; the manifest requires class_id, z"),
-        (_second_output, "outputs are image, x"),
-        (_retype("z", TensorProto.DOUBLE), "input 'z' is not float [N, 8]"),
-        (_retype("class_id", TensorProto.INT32), "input 'class_id' is not int64 [N, 1]"),
-        (_redim("z", 1, 9), "input 'z'"),
-        (_redim("z", 0, 64), "N dynamic"),
-        (_redim("image", 3, 3), "output 'image' is not uint8 [N, 4, 6, 1]"),
+        (_add_second_output, "outputs are image, x"),
+        (_change_type("z", TensorProto.DOUBLE), "input 'z' is not float [N, 8]"),
+        (_change_type("class_id", TensorProto.INT32), "input 'class_id' is not int64 [N, 1]"),
+        (_change_dimension("z", 1, 9), "input 'z'"),
+        (_change_dimension("z", 0, 64), "N dynamic"),
+        (_change_dimension("image", 3, 3), "output 'image' is not uint8 [N, 4, 6, 1]"),
         (_drop_axis, "input 'class_id'"),
         (_drop_shape, "output 'image'"),
     ],
 )
-def test_graph_must_agree_with_its_manifest(tmp_path, edit, said):
-    """Names, types, ranks and sizes of inputs and output are those of the manifest."""
-    assert said in refusal(write_bundle(tmp_path, edit_model=edit))
+def test_graph_must_match_its_manifest(tmp_path, edit, said):
+    """Names, types, ranks and sizes of inputs and output must be those of the manifest."""
+    assert said in read_refusal(write_bundle(tmp_path, edit_model=edit))
 
 
 @pytest.mark.parametrize(
@@ -377,34 +381,34 @@ def test_graph_must_agree_with_its_manifest(tmp_path, edit, said):
         (lambda m: setattr(m.image, "height", 5), "output 'image' is not uint8 [N, 5, 6, 1]"),
     ],
 )
-def test_manifest_must_agree_with_its_graph(tmp_path, edit, said):
+def test_manifest_must_match_its_graph(tmp_path, edit, said):
     """A manifest that describes another graph is refused."""
-    assert said in refusal(write_bundle(tmp_path, edit_manifest=edit))
+    assert said in read_refusal(write_bundle(tmp_path, edit_manifest=edit))
 
 
 def test_invalid_graph_is_refused(tmp_path):
-    """A node without its inputs does not pass the ONNX checker."""
+    """A node without its inputs fails the ONNX checker."""
 
     def edit(model):
         model.graph.node[-2].input[0] = "nowhere"
 
-    assert "not valid ONNX" in refusal(write_bundle(tmp_path, edit_model=edit))
+    assert "not valid ONNX" in read_refusal(write_bundle(tmp_path, edit_model=edit))
 
 
-def test_all_faults_are_told(tmp_path):
-    """A bundle with several faults is refused with all of them."""
+def test_all_faults_are_listed(tmp_path):
+    """The error lists all faults of a bundle."""
 
     def edit(model):
-        _external_initializer(model)
-        _node("Evil", "evil")(model)
-        _redim("z", 1, 9)(model)
+        _make_initializer_external(model)
+        _add_node("Evil", "evil")(model)
+        _change_dimension("z", 1, 9)(model)
 
-    why = refusal(write_bundle(tmp_path, edit_model=edit))
+    why = read_refusal(write_bundle(tmp_path, edit_model=edit))
     assert all(said in why for said in ("external data", "domain 'evil'", "input 'z'"))
 
 
-def test_initializers_listed_as_inputs_are_no_inputs(tmp_path):
-    """Models before IR version 4 list their weights as inputs; they are read."""
+def test_initializers_may_be_listed_as_inputs(tmp_path):
+    """Models before IR version 4 list their weights as inputs. The reader accepts them."""
 
     def edit(model):
         for tensor in model.graph.initializer:

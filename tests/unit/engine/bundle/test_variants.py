@@ -1,4 +1,4 @@
-"""Tests of imagemint.engine.bundle.variants, and of bundles that hold some."""
+"""Tests of imagemint.engine.bundle.variants and of bundles with variants."""
 
 import logging
 from pathlib import Path
@@ -16,20 +16,20 @@ from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.v1 import manifest_pb2 as pb
 
 
-def _variant(name, precision, target):
+def _make_variant(name, precision, target):
     return Variant(name, Path(f"{name}.onnx"), "00" * 32, 1, precision, target)
 
 
 EACH = (
-    _variant("fp32", "fp32", None),
-    _variant("int8", "int8", "cpu"),
-    _variant("fp16", "fp16", "cuda"),
+    _make_variant("fp32", "fp32", None),
+    _make_variant("int8", "int8", "cpu"),
+    _make_variant("fp16", "fp16", "cuda"),
 )
 
 
 @pytest.fixture
 def dot_products(monkeypatch):
-    """Makes processors that multiply bytes, and such that do not."""
+    """A function that sets whether the processor has dot products of bytes."""
     return lambda has: monkeypatch.setattr(variants, "has_dot_products", lambda: has)
 
 
@@ -43,22 +43,22 @@ def dot_products(monkeypatch):
         ("cpu", "fp32", "fp32"),
     ],
 )
-def test_device_gets_what_was_made_for_it(dot_products, device, asked, name):
-    """Unless another is asked for by name."""
+def test_variant_for_the_device_is_chosen(dot_products, device, asked, name):
+    """The variant for the device is chosen unless the caller names another."""
     dot_products(True)
     assert choose_variant(EACH, device, asked)[0].name == name
 
 
-def test_auto_takes_no_slow_integers(dot_products):
-    """A processor without dot products of bytes runs model.onnx, and the reason is told."""
+def test_auto_avoids_slow_integers(dot_products):
+    """A processor without dot products of bytes runs model.onnx, and the reason says so."""
     dot_products(False)
     variant, why = choose_variant(EACH, "cpu", "auto")
     assert (variant.name, why) == ("fp32", "this processor lacks what int8 needs")
     assert choose_variant(EACH, "cpu", "int8")[0].name == "int8"
 
 
-def test_bundle_of_one_graph_runs_it():
-    """Nothing made for the device: model.onnx."""
+def test_bundle_without_variants_runs_model_onnx():
+    """A bundle without a variant for the device runs model.onnx."""
     assert choose_variant(EACH[:1], "cpu", "auto") == (EACH[0], "none was made for cpu")
 
 
@@ -72,8 +72,8 @@ def test_bundle_of_one_graph_runs_it():
         (None, False),
     ],
 )
-def test_processor_is_read(monkeypatch, tmp_path, text, has):
-    """The flags tell; a system without them is taken for one that cannot."""
+def test_processor_flags_are_read(monkeypatch, tmp_path, text, has):
+    """The flags of the processor decide. A system without them counts as unsupported."""
     path = tmp_path / "cpuinfo"
     if text is not None:
         path.write_text(text)
@@ -84,7 +84,7 @@ def test_processor_is_read(monkeypatch, tmp_path, text, has):
 
 
 def test_backend_runs_the_variant(tmp_path, dot_products, caplog):
-    """Its pixels are those of the variant's own graph, and the log names it."""
+    """The pixels are those of the variant's graph, and the log names the variant."""
     dot_products(True)
     bundle_directory = write_bundle(tmp_path / "both")
     write_variant(bundle_directory, weights_seed=7)
@@ -101,8 +101,8 @@ def test_backend_runs_the_variant(tmp_path, dot_products, caplog):
     assert not np.array_equal(reference.run(Batch(z, classes)), expected)
 
 
-def test_lonely_batch_runs_the_variant(tmp_path):
-    """The session of more threads, for a batch that is alone, holds the same graph."""
+def test_run_alone_runs_the_variant(tmp_path):
+    """The session with more threads also runs the graph of the variant."""
     directory = write_bundle(tmp_path)
     write_variant(directory, weights_seed=7)
     backend = OnnxBackend(read_bundle(directory), device="cpu", variant="int8", alone_threads=2)
@@ -112,14 +112,14 @@ def test_lonely_batch_runs_the_variant(tmp_path):
     assert np.array_equal(backend._alone.run(feed), backend.run(Batch(z, classes)))
 
 
-def test_missing_variant_is_refused(tiny_bundle):
-    """A name that the bundle does not know is an error that says which it knows."""
+def test_unknown_variant_is_refused(tiny_bundle):
+    """The error lists the variants of the bundle."""
     with pytest.raises(BundleRefused, match="no variant 'int8'; there is fp32"):
         OnnxBackend(read_bundle(tiny_bundle), device="cpu", variant="int8")
 
 
-def test_digest_names_the_variants(tiny_bundle):
-    """Other bytes of a variant give model.onnx another digest: a version cannot change unseen."""
+def test_digest_covers_the_variants(tiny_bundle):
+    """Other bytes of a variant change the digest, so a version cannot change unnoticed."""
     before = read_bundle(tiny_bundle).sha256
     write_variant(tiny_bundle, weights_seed=3)
     after = read_bundle(tiny_bundle)
@@ -152,15 +152,15 @@ def _declare(**fields):
         ({"target": 0}, "target is missing"),
     ],
 )
-def test_bad_declaration_is_refused(tiny_bundle, fields, said):
-    """A variant that is not what model.onnx says of it makes the bundle unfit."""
+def test_invalid_variant_declaration_is_refused(tiny_bundle, fields, said):
+    """A bundle whose variant has an invalid declaration in model.onnx is refused."""
     write_variant(tiny_bundle, edit=_declare(**fields))
     with pytest.raises(BundleRefused, match=said):
         read_bundle(tiny_bundle)
 
 
-def test_figures_out_of_range_are_refused(tiny_bundle):
-    """Shares beyond 1 and figures without a name are no figures."""
+def test_variant_measurements_out_of_range_are_refused(tiny_bundle):
+    """Shares above 1 and measurements without a name are refused."""
 
     def edit(manifest):
         manifest.variants[-1].difference.over_one_share = 1.5
@@ -171,8 +171,8 @@ def test_figures_out_of_range_are_refused(tiny_bundle):
         read_bundle(tiny_bundle)
 
 
-def test_altered_variant_is_refused(tiny_bundle):
-    """Bytes other than those declared do not pass, even if the checksums were made to fit."""
+def test_changed_variant_is_refused(tiny_bundle):
+    """A variant must have the declared digest, even if the checksums match the changed file."""
     path = write_variant(tiny_bundle)
     path.write_bytes(path.read_bytes() + b"\x00")
     write_sums(tiny_bundle)

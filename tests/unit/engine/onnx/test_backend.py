@@ -27,8 +27,8 @@ from imagemint.engine.onnx.session import available_devices
 CLASSES = np.arange(70, dtype=np.int64) % 10
 
 
-def backend_of(tmp_path, *, device="cpu", alone_threads=1, **options):
-    """A backend over a new tiny bundle."""
+def make_backend(tmp_path, *, device="cpu", alone_threads=1, **options):
+    """Returns a backend of a new tiny bundle."""
     bundle = read_bundle(write_bundle(tmp_path, **options))
     return OnnxBackend(bundle, device=device, alone_threads=alone_threads)
 
@@ -36,11 +36,11 @@ def backend_of(tmp_path, *, device="cpu", alone_threads=1, **options):
 @pytest.fixture
 def backend(tmp_path):
     """A conditional backend on the CPU."""
-    return backend_of(tmp_path)
+    return make_backend(tmp_path)
 
 
-def test_backend_runs(backend):
-    """A batch comes out as uint8 NHWC; latent and class both show in the pixels."""
+def test_backend_computes_images(backend):
+    """A batch gives uint8 NHWC images that depend on both the latent and the class."""
     served: Backend = backend
     z = latents(1, 0, 3, 8)
     images = served.run(Batch(z, np.int64([0, 1, 2])))
@@ -49,28 +49,28 @@ def test_backend_runs(backend):
     assert not np.array_equal(images, served.run(Batch(latents(2, 0, 3, 8), np.int64([0, 1, 2]))))
 
 
-def test_unconditional_backend_runs(tmp_path):
-    """Without classes only the latent goes in."""
-    backend = backend_of(tmp_path, conditional=False, size=(8, 8, 3))
+def test_unconditional_backend_computes_images(tmp_path):
+    """A model without classes takes only the latent."""
+    backend = make_backend(tmp_path, conditional=False, size=(8, 8, 3))
     assert backend.run(Batch(latents(1, 0, 2, 8))).shape == (2, 8, 8, 3)
 
 
-def test_psi_reaches_the_graph(tmp_path):
-    """PSI truncation of 0 gives the mean image for every latent."""
-    backend = backend_of(tmp_path, truncation="psi", conditional=False)
+def test_psi_is_an_input_of_the_graph(tmp_path):
+    """A PSI of 0 gives the mean image for every latent."""
+    backend = make_backend(tmp_path, truncation="psi", conditional=False)
     images = backend.run(Batch(latents(1, 0, 3, 8), truncation=np.float32([0, 0, 1])))
     assert np.array_equal(images[0], images[1])
     assert not np.array_equal(images[0], images[2])
 
 
-def test_empty_batch_is_empty(backend):
-    """No rows in, no rows out, in the right shape."""
+def test_empty_batch_gives_no_images(backend):
+    """A batch of no rows gives an array of no rows with the right shape."""
     images = backend.run(Batch(latents(1, 0, 0, 8), np.int64([])))
     assert (images.shape, images.dtype) == ((0, 4, 6, 1), np.uint8)
 
 
-def _unpacked_weights(model):
-    """Computes the weights in the graph, from its input, so that the runtime cannot pack them."""
+def _compute_weights_in_graph(model):
+    """Computes the weights from the input of the graph, so that the runtime cannot pack them."""
     gemm = next(node for node in model.graph.node if node.op_type == "Gemm")
     gemm.input[1] = "computed"
     nodes = [
@@ -87,17 +87,17 @@ def _unpacked_weights(model):
     ("exponent", "expected"),
     [
         (None, Batching.AS_THEY_COME),
-        # N^-40 is 1 for a lone row and vanishes beside the features for any other batch.
+        # N^-40 is 1 for a single row and negligible beside the features for any other batch.
         (-40.0, Batching.NEVER_ALONE),
         (0.01, Batching.FIXED),
-        # A difference in the last bits of the floats, far too small for the eye of a pixel.
+        # This changes the last bits of the floats and is far too small to change a pixel.
         (1e-7, Batching.FIXED),
     ],
 )
-def test_pixels_do_not_depend_on_the_batch(tmp_path, looks_at_batch, exponent, expected):
-    """For every batch size and place the same bytes, even from a graph that looks at its batch."""
-    edit = None if exponent is None else looks_at_batch(exponent)
-    backend = backend_of(tmp_path, edit_model=edit)
+def test_pixels_do_not_depend_on_the_batch(tmp_path, batch_dependence, exponent, expected):
+    """A row has the same bytes at every position of every batch size."""
+    edit = None if exponent is None else batch_dependence(exponent)
+    backend = make_backend(tmp_path, edit_model=edit)
     assert backend.batching is expected
     z = latents(5, 0, 70, 8)
     whole = backend.run(Batch(z, CLASSES))
@@ -106,22 +106,25 @@ def test_pixels_do_not_depend_on_the_batch(tmp_path, looks_at_batch, exponent, e
         assert backend.run(Batch(z[part], CLASSES[part])).tobytes() == whole[part].tobytes()
 
 
-def test_real_gemv_is_dealt_with(tmp_path):
-    """Where the runtime has another kernel for one row, its floats differ and it is never used."""
-    backend = backend_of(
-        tmp_path, edit_model=_unpacked_weights, z_dim=64, size=(28, 28, 1), weights_seed=3
+def test_kernel_for_one_row_is_not_used(tmp_path):
+    """A runtime may have another kernel for one row.
+
+    Its floats differ, so the backend avoids it.
+    """
+    backend = make_backend(
+        tmp_path, edit_model=_compute_weights_in_graph, z_dim=64, size=(28, 28, 1), weights_seed=3
     )
     z = latents(5, 0, 64, 64)
     whole = backend.run(Batch(z, CLASSES[:64]))
     for row in range(64):
         alone = backend.run(Batch(z[row : row + 1], CLASSES[row : row + 1]))
         assert alone.tobytes() == whole[row : row + 1].tobytes()
-    # Where a processor has no such kernel there is nothing to deal with.
+    # A processor without such a kernel needs no workaround.
     assert backend.batching in (Batching.NEVER_ALONE, Batching.AS_THEY_COME)
 
 
-def _showing_last_bits_of_the_mean(model):
-    """Every pixel shows the last bits of a sum across the row, ordered as the runtime likes."""
+def _show_last_bits_of_the_mean(model):
+    """Shows in every pixel the last bits of a sum across the row. The runtime chooses its order."""
     for name, value in (("across", np.int64([1])), ("much", np.float32(4e6))):
         model.graph.initializer.append(numpy_helper.from_array(value, name))
     tanh = next(node for node in model.graph.node if node.op_type == "Tanh")
@@ -138,9 +141,9 @@ def _showing_last_bits_of_the_mean(model):
 
 
 @pytest.mark.parametrize("z_dim", [3, 7, 13])
-def test_sums_across_a_row_are_dealt_with(tmp_path, z_dim):
-    """A row is the same to the last bit in every batch and place, whatever it takes."""
-    backend = backend_of(tmp_path, edit_model=_showing_last_bits_of_the_mean, z_dim=z_dim)
+def test_sums_across_a_row_do_not_depend_on_the_batch(tmp_path, z_dim):
+    """A row has the same last bit at every position of every batch size."""
+    backend = make_backend(tmp_path, edit_model=_show_last_bits_of_the_mean, z_dim=z_dim)
     z = latents(5, 0, 150, z_dim)
     classes = np.arange(150) % 10
     whole = backend.run(Batch(z, classes))
@@ -150,7 +153,7 @@ def test_sums_across_a_row_are_dealt_with(tmp_path, z_dim):
             assert backend.run(Batch(z[part], classes[part])).tobytes() == whole[part].tobytes()
 
 
-def _quantized_by_its_batch(model):
+def _quantize_by_batch(model):
     """Scales the latents by the extremes of their batch, as dynamic quantization does."""
     model.graph.node.insert(0, helper.make_node("DynamicQuantizeLinear", ["z"], ["q", "s", "p"]))
     model.graph.node.insert(1, helper.make_node("DequantizeLinear", ["q", "s", "p"], ["z8"]))
@@ -160,8 +163,8 @@ def _quantized_by_its_batch(model):
                 node.input[place] = "z8"
 
 
-def _normalized_by_its_batch(model):
-    """Batch normalization that was left in training mode."""
+def _normalize_by_batch(model):
+    """Adds batch normalization in training mode."""
     for name in ("scale", "bias", "mean", "var"):
         ones = numpy_helper.from_array(np.ones(24, np.float32), name)
         model.graph.initializer.append(ones)
@@ -173,10 +176,10 @@ def _normalized_by_its_batch(model):
     tanh.input[0] = "normal"
 
 
-@pytest.mark.parametrize("edit", [_quantized_by_its_batch, _normalized_by_its_batch])
-def test_rows_that_look_at_each_other_run_alone(tmp_path, edit, caplog):
-    """Statistics of a batch: every row gets its own, whoever shares the call; the log says why."""
-    backend = backend_of(tmp_path, edit_model=edit, conditional=False)
+@pytest.mark.parametrize("edit", [_quantize_by_batch, _normalize_by_batch])
+def test_rows_that_affect_each_other_run_alone(tmp_path, edit, caplog):
+    """A graph that computes statistics of its batch runs one row at a time. The log says why."""
+    backend = make_backend(tmp_path, edit_model=edit, conditional=False)
     z = latents(5, 0, 64, 8)
     expected = [backend.run(Batch(z[row : row + 1])).tobytes() for row in range(8)]
     z[8:] *= 100
@@ -186,8 +189,8 @@ def test_rows_that_look_at_each_other_run_alone(tmp_path, edit, caplog):
     assert "rows of a batch mix in" in caplog.text
 
 
-def _looking_at_all_rows_in_vain(model):
-    """Adds the largest latent of the batch, times zero: no number can show it."""
+def _add_maximum_times_zero(model):
+    """Adds the largest latent of the batch times zero, which changes no output."""
     model.graph.initializer.append(numpy_helper.from_array(np.float32(0), "zero"))
     tanh = next(node for node in model.graph.node if node.op_type == "Tanh")
     nodes = [
@@ -201,22 +204,22 @@ def _looking_at_all_rows_in_vain(model):
     tanh.input[0] = "as_before"
 
 
-def test_what_the_graph_says_is_enough(tmp_path):
-    """An operator over the whole batch runs alone, although the probe sees no difference."""
-    backend = backend_of(tmp_path, edit_model=_looking_at_all_rows_in_vain, conditional=False)
+def test_operator_over_the_batch_runs_rows_alone(tmp_path):
+    """The operator of the graph decides, although the probe measures no difference."""
+    backend = make_backend(tmp_path, edit_model=_add_maximum_times_zero, conditional=False)
     assert backend.batching is Batching.ALONE
 
 
 @pytest.mark.parametrize(
     "statistic",
     [
-        lambda z: np.abs(z).max() > 40,  # beyond all ordinary latents
+        lambda z: np.abs(z).max() > 40,  # larger than any ordinary latent
         lambda z: z[: len(z) // 2].max(),
         lambda z: z.mean() * 1e-6,
     ],
 )
-def test_company_is_found_out(statistic):
-    """The probe itself finds that rows depend on what others hold, be it only on extremes."""
+def test_probe_detects_dependence_on_other_rows(statistic):
+    """The probe detects a dependence on other rows, even one that only extreme latents show."""
     feed = {"z": latents(0, 0, 64, 8)}
 
     def compute(feed):
@@ -226,8 +229,8 @@ def test_company_is_found_out(statistic):
     assert needed_batching(compute, feed) is Batching.ALONE
 
 
-def test_neighbours_do_not_matter(backend):
-    """A row's pixels are the same whoever shares the batch."""
+def test_pixels_do_not_depend_on_other_rows(backend):
+    """A row has the same pixels whichever rows share its batch."""
     z, strangers = latents(5, 0, 1, 8), latents(6, 0, 30, 8)
     (alone,) = backend.run(Batch(z, np.int64([7])))
     mixed = np.concatenate([strangers[:11], z, strangers[11:]])
@@ -235,7 +238,7 @@ def test_neighbours_do_not_matter(backend):
 
 
 def test_threads_share_one_backend(backend):
-    """Concurrent runs on one session give what lone runs give."""
+    """Concurrent runs on one session give the images of sequential runs."""
     batches = [latents(seed, 0, 1 + seed % 7, 8) for seed in range(60)]
     expected = [backend.run(Batch(z, CLASSES[: len(z)])).tobytes() for z in batches]
     with ThreadPoolExecutor(4) as pool:
@@ -244,19 +247,19 @@ def test_threads_share_one_backend(backend):
 
 
 @pytest.mark.parametrize("rows", [0, 1, 2, 8, 9])
-def test_batch_alone_has_the_same_bytes(tmp_path, rows):
-    """On all cores a batch has the pixels that it has on one."""
-    backend = backend_of(tmp_path, alone_threads=2)
+def test_run_alone_gives_the_same_bytes(tmp_path, rows):
+    """A batch that runs on all cores has the same pixels as on one core."""
+    backend = make_backend(tmp_path, alone_threads=2)
     assert backend._alone is not None
     z, classes = latents(1, 0, rows, 8), np.arange(rows) % 10
     instance = backend.open_instance()
     assert np.array_equal(instance.run_alone(Batch(z, classes)), backend.run(Batch(z, classes)))
 
 
-def test_batch_alone_is_one_of_many_where_bytes_differ(tmp_path, caplog, monkeypatch):
-    """If more threads give another float anywhere, they are not used, and the log says so."""
+def test_run_alone_uses_one_thread_if_bytes_differ(tmp_path, caplog, monkeypatch):
+    """A session with more threads that gives other floats is not used, and the log says so."""
     monkeypatch.setattr(onnx_backend, "same_everywhere", lambda *_: False)
-    backend = backend_of(tmp_path, alone_threads=2)
+    backend = make_backend(tmp_path, alone_threads=2)
     assert backend._alone is None
     assert "gives other floats on 2 threads" in caplog.text
     images = backend.run_alone(Batch(latents(1, 0, 3, 8), np.int64([0, 1, 2])))
@@ -264,8 +267,8 @@ def test_batch_alone_is_one_of_many_where_bytes_differ(tmp_path, caplog, monkeyp
 
 
 @pytest.mark.parametrize("odd", [8, 5, 1])
-def test_one_odd_batch_size_tells_sessions_apart(odd):
-    """A session whose last bit differs at one size of batch is found out."""
+def test_difference_at_one_batch_size_is_detected(odd):
+    """Sessions that differ in the last bit at one batch size are not the same."""
     feed = {"z": latents(0, 0, 64, 8)}
 
     def compute(feed):
@@ -290,15 +293,15 @@ def test_one_odd_batch_size_tells_sessions_apart(odd):
         (lambda z: (z, np.int32([0, 1])), "input 'class_id' is int32"),
     ],
 )
-def test_wrong_arrays_are_refused(backend, arguments, said):
-    """Wrong dtypes and shapes, which are bugs of the caller, are refused by name."""
+def test_invalid_arrays_are_refused(backend, arguments, said):
+    """The error names the input whose dtype or shape is wrong."""
     with pytest.raises(ValueError, match=said):
         backend.run(Batch(*arguments(latents(1, 0, 2, 8))))
 
 
 def test_missing_truncation_is_refused(tmp_path):
-    """A model with PSI truncation needs it for every image."""
-    backend = backend_of(tmp_path, conditional=False, truncation="psi")
+    """A model with PSI truncation needs a value for every image."""
+    backend = make_backend(tmp_path, conditional=False, truncation="psi")
     z = latents(1, 0, 2, 8)
     with pytest.raises(ValueError, match="'truncation' is missing"):
         backend.run(Batch(z))
@@ -307,7 +310,10 @@ def test_missing_truncation_is_refused(tmp_path):
 
 
 def test_closed_backend_fails(backend):
-    """After close the session is freed and a run fails as BackendFailed; closing again is fine."""
+    """After `close`, the session is freed and a run raises BackendFailed.
+
+    Closing twice is allowed.
+    """
     session = weakref.ref(backend._session)
     backend.close()
     backend.close()
@@ -318,43 +324,43 @@ def test_closed_backend_fails(backend):
 
 
 def test_provider_never_changes(backend):
-    """The runtime's own fallback, which goes on with another provider and prints so, is off."""
+    """The runtime's own fallback to another provider, which it prints, is off."""
     assert backend._session._session._enable_fallback is False
 
 
-def test_cpu_is_said_in_the_log(tmp_path, caplog):
+def test_log_names_the_provider(tmp_path, caplog):
     """The log says which provider runs a model and why."""
     with caplog.at_level(logging.INFO, logger="imagemint.engine.onnx.backend"):
-        backend = backend_of(tmp_path)
+        backend = make_backend(tmp_path)
     assert backend.provider == "CPUExecutionProvider"
     assert backend.description == f"CPUExecutionProvider {onnxruntime.__version__}"
     assert f"tiny@1 runs on {backend.description} (asked for)" in caplog.text
 
 
 @pytest.mark.skipif("cuda" in available_devices(), reason="this ONNX Runtime can do CUDA")
-def test_missing_cuda_is_a_clear_error(tmp_path):
-    """CUDA asked for by name and not there is an error that says so."""
+def test_missing_cuda_is_an_error(tmp_path):
+    """Device `cuda` raises BackendFailed if the runtime has no CUDA."""
     with pytest.raises(BackendFailed, match=r"CUDA does not work: .* is a CPU build"):
-        backend_of(tmp_path, device="cuda")
+        make_backend(tmp_path, device="cuda")
 
 
 @pytest.mark.skipif("cuda" in available_devices(), reason="this ONNX Runtime can do CUDA")
 def test_auto_falls_back_to_the_cpu(tmp_path, caplog):
-    """Left to choose, the backend takes the CPU and the log says why."""
+    """Device `auto` falls back to the CPU, and the log says why."""
     with caplog.at_level(logging.INFO, logger="imagemint.engine.onnx.backend"):
-        backend = backend_of(tmp_path, device="auto")
+        backend = make_backend(tmp_path, device="auto")
     assert backend.provider == "CPUExecutionProvider"
     assert "CUDA does not work" in caplog.text
 
 
 def test_unknown_device_is_refused(tmp_path):
-    """A misspelt device is named."""
+    """The error quotes the unknown device."""
     with pytest.raises(ValueError, match="'gpu'"):
-        backend_of(tmp_path, device="gpu")
+        make_backend(tmp_path, device="gpu")
 
 
 def test_unloadable_model_is_refused(tmp_path):
-    """A model the runtime cannot load is refused with the runtime's reason, on one line."""
+    """The error has the runtime's reason on one line."""
 
     def edit(model):
         model.graph.node[-1].domain = "com.microsoft"
@@ -362,33 +368,36 @@ def test_unloadable_model_is_refused(tmp_path):
         model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
 
     with pytest.raises(BundleRefused, match=r"ONNX Runtime .* cannot load it: .*NotYetInvented"):
-        backend_of(tmp_path, edit_model=edit)
+        make_backend(tmp_path, edit_model=edit)
 
 
-def test_lying_output_shape_is_refused(tmp_path):
-    """A graph whose images have another shape than it declares is found out when it is loaded."""
+def test_wrong_output_shape_is_refused(tmp_path):
+    """Loading fails if the images have another shape than the graph declares."""
 
     def edit(model):
         tensor = next(t for t in model.graph.initializer if t.name == "nhwc")
         tensor.CopyFrom(helper.make_tensor("nhwc", TensorProto.INT64, [4], [-1, 6, 4, 1]))
 
     with pytest.raises(BundleRefused, match=r"its images are uint8 \(64, 6, 4, 1\), not"):
-        backend_of(tmp_path, edit_model=edit)
+        make_backend(tmp_path, edit_model=edit)
 
 
 def test_fixed_batch_is_refused(tmp_path):
-    """A graph that only runs at one batch size is found out when it is loaded."""
+    """Loading fails if the graph runs at one batch size only."""
 
     def edit(model):
         tensor = next(t for t in model.graph.initializer if t.name == "nhwc")
         tensor.CopyFrom(helper.make_tensor("nhwc", TensorProto.INT64, [4], [64, 4, 6, 1]))
 
     with pytest.raises(BundleRefused, match="ONNX Runtime cannot run it: "):
-        backend_of(tmp_path, edit_model=edit)
+        make_backend(tmp_path, edit_model=edit)
 
 
-def test_import_reports_to_nobody(tmp_path):
-    """Importing the backend leaves nothing in the home: telemetry is off before it starts."""
+def test_import_sends_no_telemetry(tmp_path):
+    """Importing the backend writes nothing to the home directory.
+
+    Telemetry is off from the start.
+    """
     environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
     command = [sys.executable, "-c", "import imagemint.engine.onnx.backend"]
     subprocess.run(command, env=environment, check=True)
@@ -396,7 +405,7 @@ def test_import_reports_to_nobody(tmp_path):
 
 
 def test_sums_of_integers_need_no_thorough_probe():
-    """The order of a sum decides nothing where the numbers are integers."""
+    """The result of an integer sum does not depend on the order of its terms."""
 
     def graph(to):
         nodes = [

@@ -1,4 +1,4 @@
-"""Batches in buckets: cutting, padding, buffers, and the bytes of plain runs, on the CPU."""
+"""Tests of batches in buckets on the CPU: splitting, padding, buffers and equal bytes."""
 
 import logging
 import threading
@@ -34,13 +34,13 @@ def bundle(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def plain(bundle):
-    """Its backend, with batches as they come."""
+    """The backend of the bundle without buckets."""
     return OnnxBackend(bundle, device="cpu")
 
 
 @pytest.fixture(scope="module")
 def bucketed(bundle):
-    """Its backend in buckets of 1 to 64."""
+    """The backend of the bundle with buckets of 1 to 64 rows."""
     return OnnxBackend(bundle, device="cpu", bucketed=True)
 
 
@@ -49,7 +49,7 @@ def bucketed(bundle):
     [(1, (1,)), (2, (1, 2)), (3, (1, 2, 3)), (64, (1, 2, 4, 8, 16, 32, 64)), (5, (1, 2, 4, 5))],
 )
 def test_default_buckets_double(most, expected):
-    """Up to the largest batch, which is one itself."""
+    """The default buckets are powers of two up to the largest batch, which is a bucket itself."""
     assert default_buckets(most) == expected
 
 
@@ -58,7 +58,10 @@ def test_default_buckets_double(most, expected):
     buckets=st.sets(st.integers(1, 130), min_size=1).map(lambda sizes: tuple(sorted(sizes))),
 )
 def test_pieces_cover_a_batch(count, buckets):
-    """Without gap or overlap, each in the smallest bucket that holds it, all but the last full."""
+    """The pieces of a batch are contiguous.
+
+    Each uses the smallest bucket that holds it, and all but the last are full.
+    """
     cut = list(pieces(count, buckets))
     assert [piece.start for piece in cut[1:]] == [piece.stop for piece in cut[:-1]]
     assert (cut[0].start, cut[-1].stop) == (0, count) if cut else count == 0
@@ -69,7 +72,7 @@ def test_pieces_cover_a_batch(count, buckets):
 
 
 def test_buffers_share_no_page(bundle):
-    """Each begins on a page of its own, so that it can be locked by itself."""
+    """Each buffer begins on a page of its own, so that it can be page-locked separately."""
     inputs, output = buffers(bundle.spec, probe_feed(bundle.spec, 8), 3)
     assert {name: array.shape for name, array in inputs.items()} == {
         "z": (3, 8),
@@ -82,7 +85,7 @@ def test_buffers_share_no_page(bundle):
 
 
 def test_every_size_gives_the_bytes_of_plain_runs(plain, bucketed):
-    """From one row to more than two of the largest bucket, bound and unbound."""
+    """Batches of 0 to more than two of the largest bucket have equal bytes, bound and unbound."""
     instance = bucketed.open_instance()
     z = latents(3, 0, MOST, 8)
     for count in range(MOST + 1):
@@ -100,7 +103,7 @@ def test_every_size_gives_the_bytes_of_plain_runs(plain, bucketed):
     "options", [{"truncation": "psi"}, {"conditional": False}, {"captions": True}], ids=str
 )
 def test_every_kind_of_model_is_bound(tmp_path, options):
-    """With truncation as an input, without classes, and with captions."""
+    """Models with PSI, without classes and with captions run on bound buffers."""
     bundle = read_bundle(write_bundle(tmp_path, **options))
     spec = bundle.spec
     batch = draw_batch(spec, 3, 0, 70)
@@ -112,8 +115,8 @@ def test_every_kind_of_model_is_bound(tmp_path, options):
     instance.close()
 
 
-def test_threads_run_side_by_side(plain, bucketed):
-    """An instance for each thread, and each gets its own images."""
+def test_threads_run_in_parallel(plain, bucketed):
+    """Each thread has an instance and gets its own images."""
 
     def work(seed):
         instance = bucketed.open_instance()
@@ -127,8 +130,8 @@ def test_threads_run_side_by_side(plain, bucketed):
         list(pool.map(work, range(8)))
 
 
-def test_buffers_stay_where_they_are(bucketed):
-    """Nothing is allocated anew between runs: a captured graph knows the addresses by heart."""
+def test_buffers_keep_their_addresses(bucketed):
+    """Runs allocate no buffers, because a captured graph contains their addresses."""
     instance = bucketed.open_instance()
     before = {size: batch.addresses for size, batch in instance._batches.items()}
     hosts = {size: batch.output.ctypes.data for size, batch in instance._batches.items()}
@@ -140,8 +143,8 @@ def test_buffers_stay_where_they_are(bucketed):
     instance.close()
 
 
-def test_images_outlive_the_next_run(bucketed):
-    """What a caller got is a copy, not the buffer."""
+def test_images_are_copies_of_the_buffer(bucketed):
+    """The images of a run do not change when the instance runs again."""
     instance = bucketed.open_instance()
     first = instance.run(Batch(latents(1, 0, 4, 8), CLASSES[:4]))
     kept = first.copy()
@@ -151,7 +154,7 @@ def test_images_outlive_the_next_run(bucketed):
 
 
 def test_padding_repeats_the_first_row(bucketed):
-    """So it is valid input, whatever the model: a class that exists, a latent that is finite."""
+    """Padding repeats a row of the batch, so its class exists and its latent is finite."""
     instance = bucketed.open_instance()
     z = latents(3, 0, 5, 8)
     instance.run(Batch(z, CLASSES[2:7]))
@@ -162,7 +165,7 @@ def test_padding_repeats_the_first_row(bucketed):
 
 
 def test_largest_bucket_is_bound_first(bundle, monkeypatch):
-    """So that the arena of a GPU grows once."""
+    """The largest bucket is bound first so that the memory arena of a GPU grows once."""
     sizes = []
     bind = onnx_session.Session.bind
 
@@ -175,8 +178,8 @@ def test_largest_bucket_is_bound_first(bundle, monkeypatch):
     assert sizes == [32, 8, 4]
 
 
-def test_instance_belongs_to_its_thread(bucketed):
-    """A captured graph is replayed by the thread that captured it, or not at all."""
+def test_instance_is_bound_to_its_thread(bucketed):
+    """A captured graph may only be replayed by the thread that captured it."""
     instance = bucketed.open_instance()
     caught = []
 
@@ -193,8 +196,8 @@ def test_instance_belongs_to_its_thread(bucketed):
     instance.close()
 
 
-def test_closed_instance_and_closed_backend_say_so(bundle):
-    """Runs after the end fail cleanly; closing again is fine."""
+def test_run_after_close_fails(bundle):
+    """A run after `close` raises BackendFailed. Closing twice is allowed."""
     backend = OnnxBackend(bundle, device="cpu", bucketed=True)
     instance, other = backend.open_instance(), backend.open_instance()
     instance.close()
@@ -209,8 +212,8 @@ def test_closed_instance_and_closed_backend_say_so(bundle):
     other.close()
 
 
-def test_plain_backend_shares_itself(plain):
-    """On the CPU nothing belongs to a thread, and closing an instance leaves the rest alone."""
+def test_unbucketed_instance_shares_its_backend(plain):
+    """On the CPU an instance is not bound to a thread. Closing it does not close the backend."""
     instance = plain.open_instance()
     instance.close()
     z = latents(1, 0, 3, 8)
@@ -220,8 +223,8 @@ def test_plain_backend_shares_itself(plain):
 # --- buckets in which rows differ ---------------------------------------------------------------
 
 
-def disagreeing(sizes):
-    """A computation whose rows differ in batches of these sizes."""
+def make_compute(sizes):
+    """Returns a computation whose rows differ in batches of these sizes."""
 
     def compute(feed):
         z = feed["z"]
@@ -240,14 +243,14 @@ def disagreeing(sizes):
         ((16,), (16,)),
     ],
 )
-def test_buckets_that_differ_are_left_out(wrong, expected):
-    """All that are used agree with the largest."""
+def test_buckets_that_differ_are_removed(wrong, expected):
+    """The buckets that remain agree with the largest one."""
     feed = {"z": np.linspace(-1, 1, 64, dtype=np.float32).reshape(16, 4)}
-    assert agreeing_buckets(disagreeing(wrong), feed, (1, 2, 4, 8, 16)) == expected
+    assert agreeing_buckets(make_compute(wrong), feed, (1, 2, 4, 8, 16)) == expected
 
 
 def test_rows_that_depend_on_their_place_are_run_alone():
-    """Where no size is safe, one row at a time is."""
+    """If rows depend on their position, the only bucket has one row."""
 
     def compute(feed):
         return feed["z"] + np.arange(len(feed["z"]), dtype=np.float32)[:, np.newaxis]
@@ -256,9 +259,9 @@ def test_rows_that_depend_on_their_place_are_run_alone():
     assert agreeing_buckets(compute, feed, (1, 4, 16)) == (1,)
 
 
-def test_model_that_looks_at_its_batch_keeps_one_bucket(tmp_path, looks_at_batch, caplog):
-    """A graph whose rows depend on the size of the batch gives equal bytes all the same."""
-    bundle = read_bundle(write_bundle(tmp_path, edit_model=looks_at_batch(1e-7)))
+def test_batch_dependent_model_keeps_one_bucket(tmp_path, batch_dependence, caplog):
+    """A graph whose rows depend on the batch size gives equal bytes in a single bucket."""
+    bundle = read_bundle(write_bundle(tmp_path, edit_model=batch_dependence(1e-7)))
     with caplog.at_level(logging.INFO, logger="imagemint.engine.onnx.backend"):
         backend = OnnxBackend(bundle, device="cpu", buckets=(1, 4, 16), bucketed=True)
     assert (backend.buckets, backend.batching) == ((16,), Batching.BUCKETS)
@@ -276,10 +279,10 @@ def test_model_that_looks_at_its_batch_keeps_one_bucket(tmp_path, looks_at_batch
 
 
 @pytest.fixture
-def pretending(bundle, monkeypatch):
-    """A backend that takes its device for a GPU: each session is one of the CPU.
+def gpu_stand_in(bundle, monkeypatch):
+    """A function that opens a backend with CUDA's code paths on CPU sessions.
 
-    `make(session)` opens an instance; `session(graphs)` is what a CUDA session would be.
+    `make(session)` opens an instance; `session(graphs)` replaces the CUDA session.
     """
 
     def make(session):
@@ -291,21 +294,21 @@ def pretending(bundle, monkeypatch):
     return make
 
 
-def cpu(bundle):
-    """A session on the CPU."""
+def make_cpu_session(bundle):
+    """Returns a session on the CPU."""
     return onnx_session.cpu_session(bundle.read_model(), 1, bundle.directory)
 
 
-def test_instances_capture_in_sessions_of_their_own(bundle, pretending):
-    """With graphs, an instance has a session for itself, and a graph id for each bucket."""
+def test_instances_with_graphs_have_their_own_sessions(bundle, gpu_stand_in):
+    """An instance with CUDA graphs has its own session and one graph id per bucket."""
     made = []
 
     def session(graphs):
         assert graphs
-        made.append(cpu(bundle))
+        made.append(make_cpu_session(bundle))
         return made[-1]
 
-    backend, first = pretending(session)
+    backend, first = gpu_stand_in(session)
     second = backend.open_instance()
     assert len(made) == 2
     ids = [batch._options.get_run_config_entry("gpu_graph_id") for batch in first._batches.values()]
@@ -314,13 +317,13 @@ def test_instances_capture_in_sessions_of_their_own(bundle, pretending):
     second.close()
 
 
-def test_refused_graphs_leave_plain_binding(plain, pretending, caplog):
-    """A model that cannot be captured runs all the same, and the log says why."""
+def test_refused_graphs_fall_back_to_plain_binding(plain, gpu_stand_in, caplog):
+    """A model that cannot be captured runs without CUDA graphs, and the log says why."""
 
     def refuse(graphs):
         raise BackendFailed("CUDA does not work: nodes on the CPU")
 
-    _, instance = pretending(refuse)
+    _, instance = gpu_stand_in(refuse)
     assert "tiny@1 runs without CUDA graphs: CUDA does not work: nodes on the CPU" in caplog.text
     z = latents(1, 0, 9, 8)
     assert np.array_equal(instance.run(Batch(z, CLASSES[:9])), plain.run(Batch(z, CLASSES[:9])))
@@ -328,8 +331,10 @@ def test_refused_graphs_leave_plain_binding(plain, pretending, caplog):
     instance.close()
 
 
-def test_failed_capture_leaves_plain_binding(bundle, plain, pretending, caplog, monkeypatch):
-    """So does a capture that breaks off half way."""
+def test_failed_capture_falls_back_to_plain_binding(
+    bundle, plain, gpu_stand_in, caplog, monkeypatch
+):
+    """A capture that fails for one bucket also falls back to plain binding."""
 
     class Breaking(onnx_session.Session):
         def bind(self, feed, output, *, graph_id=None):
@@ -338,15 +343,17 @@ def test_failed_capture_leaves_plain_binding(bundle, plain, pretending, caplog, 
                 monkeypatch.setattr(batch, "_run", lambda: 1 / 0)
             return batch
 
-    _, instance = pretending(lambda graphs: Breaking(cpu(bundle)._session))
+    _, instance = gpu_stand_in(lambda graphs: Breaking(make_cpu_session(bundle)._session))
     assert "runs without CUDA graphs: division by zero" in caplog.text
     z = latents(1, 0, 9, 8)
     assert np.array_equal(instance.run(Batch(z, CLASSES[:9])), plain.run(Batch(z, CLASSES[:9])))
     instance.close()
 
 
-def test_graph_that_replays_its_capture_is_not_used(bundle, plain, pretending, caplog, monkeypatch):
-    """A replay that does not read its inputs anew is found out before it answers anybody."""
+def test_replay_that_ignores_its_input_is_not_used(
+    bundle, plain, gpu_stand_in, caplog, monkeypatch
+):
+    """Opening an instance detects a replay that does not read its inputs again."""
 
     class Stuck(onnx_session.Session):
         def bind(self, feed, output, *, graph_id=None):
@@ -361,14 +368,14 @@ def test_graph_that_replays_its_capture_is_not_used(bundle, plain, pretending, c
             monkeypatch.setattr(batch, "_run", once)
             return batch
 
-    _, instance = pretending(lambda graphs: Stuck(cpu(bundle)._session))
+    _, instance = gpu_stand_in(lambda graphs: Stuck(make_cpu_session(bundle)._session))
     assert "without CUDA graphs: bound batches of 8 differ from plain ones" in caplog.text
     z = latents(1, 0, 9, 8)
     assert np.array_equal(instance.run(Batch(z, CLASSES[:9])), plain.run(Batch(z, CLASSES[:9])))
     instance.close()
 
 
-def test_graphs_are_not_made_unless_wanted(bundle, monkeypatch):
-    """On the CPU there are none to make."""
+def test_graphs_are_not_captured_on_the_cpu(bundle, monkeypatch):
+    """A CPU backend opens no session with CUDA graphs."""
     monkeypatch.setattr(onnx_backend, "cuda_session", lambda *_, **__: pytest.fail("captured"))
     OnnxBackend(bundle, device="cpu", bucketed=True).open_instance().close()

@@ -1,4 +1,4 @@
-"""Runs share the gate; a capture has it to itself."""
+"""Tests of imagemint.engine.onnx.capture_lock: runs share the lock, and a capture is exclusive."""
 
 import threading
 
@@ -8,29 +8,29 @@ from held_backend import WAIT_S
 from imagemint.engine.onnx.capture_lock import Gate
 
 
-def started(work):
-    """A thread that does it."""
+def start_thread(work):
+    """Starts a daemon thread that calls `work`, and returns it."""
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     return thread
 
 
-def test_sharers_go_together():
-    """Two are inside at once."""
+def test_shared_holders_run_in_parallel():
+    """Two threads can hold the lock in shared mode at once."""
     gate, meeting = Gate(), threading.Barrier(2, timeout=WAIT_S)
 
     def enter():
         with gate.shared():
             meeting.wait()
 
-    threads = [started(enter) for _ in range(2)]
+    threads = [start_thread(enter) for _ in range(2)]
     for thread in threads:
         thread.join(WAIT_S)
     assert not meeting.broken
 
 
-def settles(gate, threads, entered):
-    """Waits until so many threads wait at the gate, or one of them has entered."""
+def wait_until_blocked(gate, threads, entered):
+    """Waits until this many threads wait for the lock, or one of them has entered."""
     moment = threading.Event()
     while len(gate._changed._waiters) < threads and not entered:
         moment.wait(0.001)
@@ -41,8 +41,8 @@ def settles(gate, threads, entered):
     [(Gate.alone, Gate.shared), (Gate.alone, Gate.alone), (Gate.shared, Gate.alone)],
     ids=["shared waits for alone", "alone waits for alone", "alone waits for shared"],
 )
-def test_alone_is_alone(first, second):
-    """Neither enters while the other is inside, and it does enter afterwards."""
+def test_exclusive_holder_is_alone(first, second):
+    """The second thread enters only after the first one has left."""
     gate, entered = Gate(), []
 
     def enter():
@@ -50,15 +50,15 @@ def test_alone_is_alone(first, second):
             entered.append(second)
 
     with first(gate):
-        waiting = started(enter)
-        settles(gate, 1, entered)
+        waiting = start_thread(enter)
+        wait_until_blocked(gate, 1, entered)
         assert not entered
     waiting.join(WAIT_S)
     assert entered
 
 
-def test_newcomers_do_not_delay_alone():
-    """A sharer who comes while another waits to be alone enters after it."""
+def test_exclusive_waiter_goes_before_later_sharers():
+    """A thread that asks for shared mode after a waiting exclusive one enters after it."""
     gate, order = Gate(), []
 
     def lonely():
@@ -70,10 +70,10 @@ def test_newcomers_do_not_delay_alone():
             order.append("shared")
 
     with gate.shared():
-        loner = started(lonely)
-        settles(gate, 1, order)
-        newcomer = started(late)
-        settles(gate, 2, order)
+        loner = start_thread(lonely)
+        wait_until_blocked(gate, 1, order)
+        newcomer = start_thread(late)
+        wait_until_blocked(gate, 2, order)
         assert not order
     loner.join(WAIT_S)
     newcomer.join(WAIT_S)

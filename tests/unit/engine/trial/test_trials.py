@@ -1,4 +1,4 @@
-"""Bundles that are tried in a process of their own, under limits."""
+"""Tests of trials, which load a bundle in a process of its own under limits."""
 
 import json
 import signal
@@ -21,13 +21,16 @@ from imagemint.engine.trial import trials as trial
 from imagemint.engine.trial.trials import TrialOptions, Trials, is_plain
 
 
-def trials(timeout_s=WAIT_S):
-    """Trials with the limits of the defaults."""
+def make_trials(timeout_s=WAIT_S):
+    """Returns trials with the default limits."""
     return Trials(TrialOptions(timeout_s, 2**30, 2**29, alone_threads=2))
 
 
-def test_shipped_digits_are_plain():
-    """They load without a trial. Avatars need one: the estimate of their graph is incomplete."""
+def test_shipped_digits_need_no_trial():
+    """The digits load without a trial.
+
+    Avatars need one: the estimate of their graph is incomplete.
+    """
     models = Path(__file__).parents[4] / "models"
     plain = {
         path.parent.parent.name
@@ -38,15 +41,15 @@ def test_shipped_digits_are_plain():
 
 
 @pytest.mark.parametrize("edit", [folding(3000, 1), folding(10**6, 0), unknown])
-def test_what_may_be_dear_is_not_plain(tmp_path, edit):
-    """Much to fold, much memory, or an operator that is not known."""
+def test_expensive_bundle_needs_a_trial(tmp_path, edit):
+    """A bundle with much to fold, much memory or an unknown operator needs a trial."""
     assert not is_plain(read_bundle(write_bundle(tmp_path, edit_model=edit)))
 
 
-def test_findings_are_those_of_the_backend(tmp_path):
-    """What a trial finds out is what a probe here finds out, and serves in its place."""
+def test_findings_equal_those_of_the_backend(tmp_path):
+    """A trial finds what a probe in this process finds, and the backend can use its findings."""
     directory = write_bundle(tmp_path, edit_model=unknown, conditional=False)
-    sha256, findings = trials().run(directory, "reference")
+    sha256, findings = make_trials().run(directory, "reference")
     bundle = read_bundle(directory)
     probed = OnnxBackend(bundle, device="cpu", alone_threads=2)
     assert sha256 == bundle.sha256
@@ -59,46 +62,46 @@ def test_findings_are_those_of_the_backend(tmp_path):
     assert told.run_alone(Batch(z)).tobytes() == probed.run(Batch(z)).tobytes()
 
 
-def test_slow_bundle_is_refused_when_its_time_is_over(tmp_path):
-    """Even within one operator, which nothing interrupts; it may be tried again."""
+def test_slow_bundle_is_refused_after_the_timeout(tmp_path):
+    """The timeout interrupts even a single operator, and the bundle may be tried again."""
     directory = write_bundle(tmp_path, edit_model=folding(20_000, 1))
     with pytest.raises(BundleRefused, match=r"within load_timeout_s \(0.1 s\)") as caught:
-        trials(0.1).run(directory, "reference")
+        make_trials(0.1).run(directory, "reference")
     assert caught.value.passing
 
 
-def test_greedy_bundle_is_refused_by_a_limit(tmp_path, monkeypatch):
-    """More memory than the share of a trial is an error there, and the machine is spared."""
+def test_bundle_over_the_memory_limit_is_refused(tmp_path, monkeypatch):
+    """A bundle that needs more memory than the limit fails in the trial process."""
     monkeypatch.setattr(trial, "available_bytes", lambda: 4 * 2**30)
     directory = write_bundle(tmp_path, edit_model=folding(40_000, 0))
     with pytest.raises(BundleRefused, match=r"the limit is 2.0 GiB") as caught:
-        trials().run(directory, "reference")
+        make_trials().run(directory, "reference")
     assert caught.value.passing
 
 
-def test_refusal_has_its_reason(tmp_path):
-    """What the bundle is, is said as without a trial, and does not pass."""
+def test_refusal_has_the_reason_of_the_bundle(tmp_path):
+    """A faulty bundle is refused with the same reason as without a trial, permanently."""
     directory = write_bundle(tmp_path)
     (directory / "model.onnx").write_bytes(b"")
     with pytest.raises(BundleRefused, match="truncated or altered") as caught:
-        trials().run(directory, "reference")
+        make_trials().run(directory, "reference")
     assert not caught.value.passing
 
 
 @pytest.mark.parametrize(("number", "passing"), [(signal.SIGSEGV, False), (signal.SIGKILL, True)])
-def test_fault_of_the_runtime_stays_in_the_trial(tmp_path, monkeypatch, number, passing):
-    """A process that ends by a signal is a refusal that names it."""
+def test_crash_of_the_runtime_is_a_refusal(tmp_path, monkeypatch, number, passing):
+    """A trial process that ends by a signal is reported as a refusal that names the signal."""
     script = f"import os; os.kill(os.getpid(), {int(number)})"
     monkeypatch.setattr(trial, "_CHILD", (trial._CHILD[0], "-c", script))
     with pytest.raises(BundleRefused, match=number.name) as caught:
-        trials().run(write_bundle(tmp_path), "reference")
+        make_trials().run(write_bundle(tmp_path), "reference")
     assert caught.value.passing is passing
 
 
 def test_close_ends_every_trial(tmp_path):
-    """Those that run, and those to come."""
+    """`close` ends the trials that run and refuses new ones."""
     directory = write_bundle(tmp_path, edit_model=folding(20_000, 1))
-    running, refusals = trials(), []
+    running, refusals = make_trials(), []
 
     def run():
         with pytest.raises(BundleRefused) as caught:
@@ -119,16 +122,16 @@ def test_close_ends_every_trial(tmp_path):
 
 
 def test_child_ends_with_its_parent(tmp_path):
-    """When the other end of its stdin is gone, whatever the runtime is doing."""
+    """A trial process ends when its stdin is closed, whatever the runtime is doing."""
     directory = write_bundle(tmp_path, edit_model=folding(20_000, 1))
-    process = trials()._start(directory, _arguments(directory))
+    process = make_trials()._start(directory, _make_arguments(directory))
     process.stdin.close()
     assert process.wait(WAIT_S) == 1
     process.stdout.close()
 
 
-def _arguments(directory):
-    """What a trial is told."""
+def _make_arguments(directory):
+    """Returns the input of a trial process."""
     return json.dumps(
         {
             "directory": str(directory),
@@ -143,8 +146,8 @@ def _arguments(directory):
     )
 
 
-def test_memory_of_a_container_counts(tmp_path, monkeypatch):
-    """Less is available than the machine has where a control group allows less."""
+def test_available_memory_respects_the_control_group(tmp_path, monkeypatch):
+    """The available memory is the smaller one of the machine's and the control group's."""
     for name, amount in (("memory.max", "3000000000"), ("memory.current", "1000000000")):
         (tmp_path / name).write_text(amount + "\n")
     (tmp_path / "meminfo").write_text("MemTotal: 9000000 kB\nMemAvailable: 8000000 kB\n")
@@ -155,8 +158,8 @@ def test_memory_of_a_container_counts(tmp_path, monkeypatch):
     assert memory.available_bytes() == 8_000_000 * 1024
 
 
-def test_causes_that_pass():
-    """The machine's state passes; what a path is does not."""
+def test_transient_causes_are_recognized():
+    """A state of the machine is transient; a wrong path, permission or value is not."""
     assert is_passing(OSError(5, "EIO"))
     assert is_passing(OSError(24, "EMFILE"))
     assert is_passing(MemoryError())
