@@ -19,8 +19,8 @@ CPU = torch.device("cpu")
 COUNT = 80
 
 
-def toy_people(name, seed):
-    """Pictures whose shade tells the class and whose colour tells the first attributes."""
+def make_toy_people(name, seed):
+    """Returns images whose shade shows the class and whose colour shows the first attributes."""
     rng = np.random.Generator(np.random.Philox(seed))
     labels = np.arange(COUNT) % len(STYLES)
     codes = {it: rng.integers(len(values), size=COUNT) for it, values in VALUES.items()}
@@ -40,40 +40,40 @@ def toy_people(name, seed):
 
 @pytest.fixture(scope="module")
 def judge(tmp_path_factory):
-    """The directory of a judge that has learnt toy people."""
+    """The directory of a judge that is trained on toy people."""
     out = tmp_path_factory.mktemp("judge")
     recipe = AvatarsClassifierRecipe(
         width=4, epochs=30, batch_size=20, shift=0, dropout=0, learning_rate=1e-2
     )
     train_classifier(
-        recipe, toy_people("train", 1), toy_people("test", 2), out, device=CPU, quiet=True
+        recipe, make_toy_people("train", 1), make_toy_people("test", 2), out, device=CPU, quiet=True
     )
     return out
 
 
-def test_heads_learn_apart(judge):
-    """Head and attribute that pictures show are seen; each head's accuracy is on record."""
+def test_heads_learn_independently(judge):
+    """The judge learns the class and the attribute that images show, and reports each accuracy."""
     about = json.loads((judge / "classifier.json").read_text())
     assert list(about["attribute_accuracy"]) == list(VALUES)
     assert about["test_accuracy"] > 0.95
     assert about["attribute_accuracy"]["skin"] > 0.95
-    assert about["attribute_accuracy"]["mouth"] < 0.4  # no picture tells it
+    assert about["attribute_accuracy"]["mouth"] < 0.4  # no image shows it
     assert "skin " in Judge(judge, CPU).about
 
 
-def test_attributes_are_told_of_any_picture(judge):
-    """A judge that was loaded tells the attributes that it was found to see."""
+def test_judge_predicts_attributes(judge):
+    """A judge that is loaded predicts attributes with the recorded accuracy."""
     model, about = load_classifier(judge, CPU)
     assert isinstance(model, AttributeClassifier)
-    people = toy_people("test", 2)
+    people = make_toy_people("test", 2)
     skin = {it.name: it for it in people.attributes}["skin"].codes
     share = (model.attributes(people.images)["skin"] == skin).mean()
     assert share == about["attribute_accuracy"]["skin"]
 
 
 def test_hidden_values_do_not_count():
-    """What a picture does not show moves no weight and is in no accuracy."""
-    people = toy_people("train", 1)
+    """A value that an image does not show changes no weight and no accuracy."""
+    people = make_toy_people("train", 1)
     model = AttributeClassifier(len(STYLES), {"hair": len(VALUES["hair"])}, width=2)
     targets = model.targets(people)
     assert (targets[1::2, 1] == -1).all()
@@ -84,9 +84,9 @@ def test_hidden_values_do_not_count():
     assert model.logits.weight.grad.abs().max() > 0
 
 
-def test_other_attributes_are_refused():
-    """Data without an attribute that the judge knows is refused by its name."""
-    people = toy_people("train", 1)
+def test_unknown_attributes_are_refused():
+    """The error names the attribute of the judge that the data lacks."""
+    people = make_toy_people("train", 1)
     with pytest.raises(DatasetError, match=r"avatars64/train does not tell tail as the judge"):
         AttributeClassifier(10, {"tail": 3}, width=2).targets(people)
     with pytest.raises(DatasetError, match="does not tell skin"):

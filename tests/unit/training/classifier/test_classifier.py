@@ -1,4 +1,4 @@
-"""Tests of imagemint.training.classifier: the judge of digits."""
+"""Tests of imagemint.training.classifier: the judges of digits and of images."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 
 
 def test_toy_digits_are_learnt(judge, test_digits):
-    """Digits whose class is plain to see are told apart, also those it was not shown."""
+    """The judge classifies clear toy digits correctly, including those of the test split."""
     about = json.loads((judge / "classifier.json").read_text())
     assert about["test_accuracy"] == 1.0
     assert (about["trained_on"], about["tested_on"]) == ("mnist/train", "mnist/test")
@@ -34,8 +34,8 @@ def test_toy_digits_are_learnt(judge, test_digits):
     assert (features.dtype, features.shape) == (np.float64, (60, 128))
 
 
-def test_features_are_of_the_named_layer(judge, test_digits):
-    """Features are the input of the logits, whatever the batches in which they are computed."""
+def test_features_are_those_of_the_named_layer(judge, test_digits):
+    """Features are the input of the logits and do not depend on the batch."""
     model, _ = load_classifier(judge, CPU)
     features, classes = model.judge(np.tile(test_digits.images, (10, 1, 1, 1)))
     with torch.no_grad():
@@ -45,8 +45,8 @@ def test_features_are_of_the_named_layer(judge, test_digits):
     assert (features >= 0).all()
 
 
-def test_training_repeats(digits, test_digits, tmp_path):
-    """The same recipe gives the same weights, shifts and dropout included."""
+def test_training_is_reproducible(digits, test_digits, tmp_path):
+    """The same recipe gives the same weights, including shifts and dropout."""
     recipe = MnistClassifierRecipe(epochs=1, batch_size=20)
     digests = [
         train_classifier(recipe, digits, test_digits, tmp_path / name, device=CPU, quiet=True)
@@ -55,8 +55,8 @@ def test_training_repeats(digits, test_digits, tmp_path):
     assert digests[0]["sha256"] == digests[1]["sha256"]
 
 
-def test_shift_moves_the_picture():
-    """A batch is moved by at most so many pixels and filled with black."""
+def test_shift_moves_the_image():
+    """A batch moves by at most this many pixels and is filled with black."""
     x = torch.full((1, 1, 28, 28), -1.0)
     x[0, 0, 14, 14] = 1
     recipe = MnistClassifierRecipe(shift=2)
@@ -68,8 +68,8 @@ def test_shift_moves_the_picture():
     assert torch.equal(augment(x, MnistClassifierRecipe(shift=0), 3), x)
 
 
-def test_images_are_moved_and_mirrored_apart():
-    """Each image of a batch has its own offset and side, none of its pixels changes."""
+def test_each_image_is_shifted_and_mirrored_separately():
+    """Each image has its own offset and side, and keeps its pixels."""
     x = torch.full((64, 3, 10, 12), -1.0)
     x[:, :, 5, 6], x[:, :, 5, 8] = 1, 0.5
     moved = augment(x, ImageClassifierRecipe(shift=1), 7)
@@ -94,7 +94,7 @@ def test_images_are_moved_and_mirrored_apart():
     ],
 )
 def test_damaged_classifier_is_refused(judge, tmp_path, file, change, text):
-    """Weights and description must be there, be whole, and belong together."""
+    """Weights and description must exist, be complete and belong together."""
     copy = shutil.copytree(judge, tmp_path / "judge")
     content = (copy / file).read_bytes()
     (copy / file).unlink() if change is None else (copy / file).write_bytes(change(content))
@@ -103,7 +103,7 @@ def test_damaged_classifier_is_refused(judge, tmp_path, file, change, text):
 
 
 def test_old_classifier_is_read(judge, tmp_path, test_digits):
-    """Those trained before there were others say nothing of channels, and are gray."""
+    """A description without channels, from before there were RGB judges, is read as gray."""
     copy = shutil.copytree(judge, tmp_path / "judge")
     about = json.loads((copy / "classifier.json").read_text())
     del about["image_channels"], about["options"]["weight_decay"], about["options"]["mirror"]
@@ -112,8 +112,8 @@ def test_old_classifier_is_read(judge, tmp_path, test_digits):
     assert (model.judge(test_digits.images)[1] == test_digits.labels).all()
 
 
-def test_classifiers_give_logits():
-    """Images [N, C, H, W] become logits [N, K], of the sizes that each takes."""
+def test_classifiers_return_logits():
+    """Images [N, C, H, W] of a supported size give logits [N, K]."""
     assert DigitClassifier(7)(torch.zeros(2, 1, 28, 28)).shape == (2, 7)
     assert DigitClassifier(7).takes(28, 28, 1)
     assert not DigitClassifier(7).takes(32, 32, 1)
@@ -127,7 +127,7 @@ def test_classifiers_give_logits():
 
 @pytest.fixture
 def colours():
-    """Forty RGB pictures of 12x12, red or blue."""
+    """Forty RGB images of 12x12 pixels, red or blue."""
     labels = np.tile([0, 1], 20)
     images = np.zeros((40, 12, 12, 3), np.uint8)
     images[labels == 0, ..., 0] = 200
@@ -136,7 +136,7 @@ def colours():
 
 
 def test_residual_classifier_learns(colours, tmp_path):
-    """The recipe for pictures tells colours apart, is stored and comes back."""
+    """The recipe for images learns two colours, and the classifier can be saved and loaded."""
     recipe = ImageClassifierRecipe(width=2, epochs=8, batch_size=8, dropout=0.0)
     about = train_classifier(recipe, colours, colours, tmp_path, device=CPU, quiet=True)
     assert about["test_accuracy"] == 1.0
@@ -147,15 +147,15 @@ def test_residual_classifier_learns(colours, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["none", "torn", "other options"])
-def test_interrupted_training_continues(colours, tmp_path, monkeypatch, damage, caplog):
-    """Stopped after an epoch and started again, the weights are those of a training never stopped.
+def test_interrupted_training_resumes(colours, tmp_path, monkeypatch, damage, caplog):
+    """A training that stops after an epoch and resumes gives the weights of an uninterrupted one.
 
-    A state that is damaged or of another recipe is ignored.
+    A state that is damaged or belongs to another recipe is ignored.
     """
     recipe = ImageClassifierRecipe(width=2, epochs=3, batch_size=8, dropout=0.2)
     train_classifier(recipe, colours, colours, tmp_path / "whole", device=CPU, quiet=True)
     with monkeypatch.context() as patch:
-        patch.setattr(Progress, "save", stop_after(Progress.save, 2))
+        patch.setattr(Progress, "save", make_interrupting_save(Progress.save, 2))
         with pytest.raises(KeyboardInterrupt):
             train_classifier(recipe, colours, colours, tmp_path / "cut", device=CPU, quiet=True)
     (state,) = (tmp_path / "cut").iterdir()
@@ -178,8 +178,8 @@ def test_interrupted_training_continues(colours, tmp_path, monkeypatch, damage, 
     ]
 
 
-def stop_after(save, calls):
-    """Returns a `Progress.save` that interrupts the training after so many calls."""
+def make_interrupting_save(save, calls):
+    """Returns a `Progress.save` that interrupts the training after this many calls."""
     left = iter(range(calls - 1, -1, -1))
 
     def saving(self, steps):
@@ -193,13 +193,13 @@ def stop_after(save, calls):
 @pytest.mark.parametrize(
     ("steps", "ended"), [(4, False), (5, True), (6, False), (9, False), (10, True)]
 )
-def test_epochs_end(steps, ended):
-    """Of forty images in batches of eight every fifth step completes an epoch."""
+def test_epoch_end_is_detected(steps, ended):
+    """With forty images in batches of eight, every fifth step completes an epoch."""
     assert has_ended(steps, 40, 8) == ended
 
 
-def test_second_architecture_judges_digits(digits, test_digits, tmp_path):
-    """The residual network tells the toy digits apart, and comes back as it was."""
+def test_second_architecture_learns_digits(digits, test_digits, tmp_path):
+    """The residual network classifies the toy digits and can be loaded again."""
     recipe = MnistClassifierRecipe(
         architecture="residual", epochs=8, batch_size=8, shift=0, dropout=0.0
     )
@@ -211,7 +211,7 @@ def test_second_architecture_judges_digits(digits, test_digits, tmp_path):
 
 
 def test_judge_of_cifar10_learns_in_bfloat16(colours, tmp_path):
-    """The recipe's own network, two blocks deep, learns with augmentation in bfloat16."""
+    """The recipe's own network of two blocks learns with augmentation in bfloat16."""
     recipe = Cifar10ClassifierRecipe(width=4, epochs=8, batch_size=8, shift=1, precision="bf16")
     assert (recipe.blocks, recipe.mirror) == (2, True)
     about = train_classifier(recipe, colours, colours, tmp_path, device=CPU, quiet=True)
@@ -219,8 +219,8 @@ def test_judge_of_cifar10_learns_in_bfloat16(colours, tmp_path):
     assert about["recipe"] == "cifar10-classifier"
 
 
-def test_unfit_data_are_refused(colours, digits, tmp_path):
-    """Images of a shape that the network cannot look at, or other classes to test on."""
+def test_unsuitable_data_are_refused(colours, digits, tmp_path):
+    """Images of an unsupported shape and a test split of other classes are refused."""
     with pytest.raises(DatasetError, match=r"mnist-classifier cannot look at .*\[12, 12, 3\]"):
         train_classifier(MnistClassifierRecipe(), colours, colours, tmp_path, device=CPU)
     with pytest.raises(DatasetError, match="different classes"):
@@ -228,8 +228,8 @@ def test_unfit_data_are_refused(colours, digits, tmp_path):
 
 
 @pytest.mark.data
-def test_real_pictures_are_learnt(real_data, tmp_path):
-    """A few steps on a few real pictures already beat guessing their commonest group."""
+def test_real_images_are_learnt(real_data, tmp_path):
+    """A few steps on a few real images beat the share of the commonest class."""
     data = load_dataset("emoji64", "test", real_data, size=16)
     recipe = ImageClassifierRecipe(width=8, epochs=8, batch_size=32, learning_rate=1e-2)
     about = train_classifier(recipe, data, data, tmp_path, device=CPU, quiet=True)

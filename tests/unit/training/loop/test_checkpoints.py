@@ -1,4 +1,4 @@
-"""Tests of imagemint.training.loop.checkpoints: what goes in comes out, or is refused by name."""
+"""Tests of imagemint.training.loop.checkpoints: saving, restoring and refusals."""
 
 import json
 import os
@@ -32,13 +32,13 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def about(digits):
-    """What a run says of itself."""
+    """The description of a run."""
     return provenance.describe(RECIPE, digits)
 
 
 @pytest.fixture
 def state(digits):
-    """A state whose optimisers have moments, all of them different."""
+    """A state whose optimizers have different moments for every parameter."""
     state = initial_state(RECIPE, digits, CPU)
     torch.manual_seed(0)
     for optimizer in (state.opt_G, state.opt_D):
@@ -58,15 +58,15 @@ def saved(tmp_path, state, about):
     return tmp_path
 
 
-def rewritten(run, **changes):
-    """Changes the description of the newest checkpoint; None removes a key."""
+def edit_description(run, **changes):
+    """Changes the description of the newest checkpoint. A value of None removes the key."""
     path = latest_checkpoint(run) / "checkpoint.json"
     description = json.loads(path.read_text()) | changes
     path.write_text(json.dumps({k: v for k, v in description.items() if v is not None}))
 
 
-def test_state_comes_back(saved, state, about, digits):
-    """Every tensor and count is restored, moments in the memory layout of their parameters."""
+def test_state_is_restored(saved, state, about, digits):
+    """Every tensor and count is restored, with moments in the memory layout of their parameters."""
     other = initial_state(RECIPE, digits, CPU)
     restore(saved, other, about, free=set())
     ours, theirs = state.tensors(), other.tensors()
@@ -79,8 +79,8 @@ def test_state_comes_back(saved, state, about, digits):
             assert moments["exp_avg_sq"].stride() == parameter.stride()
 
 
-def test_tensor_names_never_change(digits):
-    """Old runs resume: the names of tensors in a checkpoint do not follow the names in the code."""
+def test_tensor_names_are_stable(digits):
+    """Old runs resume because tensor names in a checkpoint do not follow names in the code."""
     recipe = ImprovedRecipe(z_dim=4, generator_channels=4, discriminator_channels=1)
     state = initial_state(recipe, digits, CPU)
     names = state.tensors().keys()
@@ -92,26 +92,26 @@ def test_tensor_names_never_change(digits):
 
 
 def test_older_description_is_read(saved, about, digits):
-    """Checkpoints from before unlogged figures and interim marks still resume."""
-    rewritten(saved, unlogged=None, interim=None)
+    """Checkpoints from before unlogged values and interim marks still resume."""
+    edit_description(saved, unlogged=None, interim=None)
     other = initial_state(RECIPE, digits, CPU)
     restore(saved, other, about, free=set())
     assert (other.step, other.unlogged) == (10, {})
 
 
-def test_license_of_the_first_runs(saved):
-    """Checkpoints from before licences were told are of MNIST."""
-    rewritten(saved, license=None)
+def test_license_of_the_first_runs_is_that_of_mnist(saved):
+    """Checkpoints that record no licence come from runs on MNIST."""
+    edit_description(saved, license=None)
     assert read_generator(saved).license == "CC-BY-SA-3.0"
 
 
-def test_generator_comes_back(saved, state):
-    """The averaged generator is read ready for use, with all that describes it."""
+def test_generator_is_restored(saved, state):
+    """The averaged generator is read in evaluation mode with its description."""
     trained = read_generator(saved)
     z, y = torch.randn(3, 4), torch.tensor([1, 2, 3])
     read, averaged = trained.module.state_dict(), state.G_ema.state_dict()
     assert all(torch.equal(read[name], averaged[name]) for name in averaged)
-    # Rows first and channels last are summed in another order on some processors.
+    # Some processors sum rows-first and channels-last layouts in a different order.
     torch.testing.assert_close(trained.module(z, y), state.G_ema(z, y), rtol=0, atol=1e-6)
     assert not trained.module.training
     assert (trained.z_dim, trained.image_size, trained.image_channels) == (4, 28, 1)
@@ -122,15 +122,15 @@ def test_generator_comes_back(saved, state):
     assert trained.evaluations == ()
 
 
-def test_evaluation_comes_along(saved):
-    """Figures of exactly these weights are read with them."""
+def test_evaluation_is_read_with_the_generator(saved):
+    """Measurements of exactly these weights are read with them."""
     figure = EvaluationFigure("coverage", 0.9, "as told", 100, 0.95)
     write_report(saved / "evaluation.json", read_generator(saved).weights_sha256, [figure])
     assert read_generator(saved).evaluations == (figure,)
 
 
 def test_no_file_is_a_pickle(saved):
-    """A checkpoint holds two safetensors files and JSON, nothing that runs code when read."""
+    """A checkpoint has two safetensors files and JSON, so reading it executes no code."""
     files = sorted(latest_checkpoint(saved).iterdir())
     assert [file.name for file in files] == [
         "checkpoint.json",
@@ -144,8 +144,8 @@ def test_no_file_is_a_pickle(saved):
             assert "embed.weight" in {name.rsplit("/", 1)[-1] for name in tensors.keys()}  # noqa: SIM118 - no mapping
 
 
-def test_newest_two_are_kept(tmp_path, state, about):
-    """Regular checkpoints beyond two go; of interim ones only the newest stays."""
+def test_newest_two_checkpoints_are_kept(tmp_path, state, about):
+    """Older regular checkpoints are deleted. Only the newest interim one is kept."""
     plan = [(100, False), (200, False), (250, True), (270, True), (300, False), (310, True)]
     seen = []
     for images, interim in plan:
@@ -162,8 +162,8 @@ def test_newest_two_are_kept(tmp_path, state, about):
     ]
 
 
-def test_torn_save_is_ignored(saved, state, about, monkeypatch):
-    """A save that was killed leaves the last checkpoint the newest, and is swept by the next."""
+def test_incomplete_checkpoint_is_ignored(saved, state, about, monkeypatch):
+    """After a killed save the last checkpoint stays the newest, and the next save cleans up."""
 
     def die(*_):
         raise MemoryError
@@ -182,8 +182,8 @@ def test_torn_save_is_ignored(saved, state, about, monkeypatch):
 
 
 @pytest.mark.parametrize("damage", ["empty", "flip", "gone"])
-def test_damaged_newest_falls_back(saved, state, about, caplog, damage):
-    """Where the newest checkpoint is damaged, a resume says so and takes the one before."""
+def test_damaged_checkpoint_falls_back(saved, state, about, caplog, damage):
+    """If the newest checkpoint is damaged, a resume logs it and uses the one before."""
     state.images_seen = 1_280
     newest = save_checkpoint(saved, state, state.G_ema, about)
     if damage == "empty":
@@ -206,8 +206,8 @@ def test_damaged_newest_falls_back(saved, state, about, caplog, damage):
     assert latest_checkpoint(saved) == newest
 
 
-def test_strange_entries_are_left_alone(saved, state, about):
-    """Files, dot-files and other names in checkpoints/ neither end a save nor count."""
+def test_other_entries_are_ignored(saved, state, about):
+    """Files, dot-files and other names in checkpoints/ do not disturb a save and do not count."""
     folder = saved / "checkpoints"
     for name in (".DS_Store", "notes.txt", "0000009999", "²", ".0000000123.77x"):
         (folder / name).write_bytes(b"x")
@@ -217,8 +217,8 @@ def test_strange_entries_are_left_alone(saved, state, about):
     assert (folder / ".DS_Store").exists()
 
 
-def test_full_disk_keeps_the_checkpoints(saved, state, about):
-    """A checkpoint that cannot be written is one clear error, and leaves those before."""
+def test_full_disk_keeps_earlier_checkpoints(saved, state, about):
+    """A failed write raises one clear error and keeps the earlier checkpoints."""
     state.images_seen = 1_280
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, limits[1]))
@@ -230,8 +230,8 @@ def test_full_disk_keeps_the_checkpoints(saved, state, about):
     assert [path.name for path in (saved / "checkpoints").iterdir()] == [f"{640:010d}"]
 
 
-def test_checkpoint_is_flushed(tmp_path, state, about, monkeypatch):
-    """Files and directory reach the disk before the rename, the directory above after it."""
+def test_checkpoint_is_flushed_to_disk(tmp_path, state, about, monkeypatch):
+    """Files and their directory are flushed before the rename, and the parent after it."""
     flushed = []
 
     def fsync(descriptor):
@@ -248,13 +248,13 @@ def test_checkpoint_is_flushed(tmp_path, state, about, monkeypatch):
 
 
 def test_missing_checkpoint_is_refused(tmp_path):
-    """A directory that holds none is named."""
+    """The error names the directory without a checkpoint."""
     with pytest.raises(CheckpointError, match=f"no checkpoint under {tmp_path}"):
         read_generator(tmp_path)
 
 
-def test_other_run_is_refused(saved, state, about):
-    """Recipe, data and each option that differs are named with both values; nothing is loaded."""
+def test_checkpoint_of_another_run_is_refused(saved, state, about):
+    """The error lists recipe, data and every option that differs, and nothing is loaded."""
     here = about | {"recipe": "other", "dataset_sha256": "ff"}
     here["options"] = about["options"] | {"batch_size": 32, "seed": 6, "images": 1}
     before = {name: tensor.clone() for name, tensor in state.tensors().items()}
@@ -270,8 +270,8 @@ def test_other_run_is_refused(saved, state, about):
 
 
 def test_unknown_option_is_refused(saved, state, about):
-    """An option that only one side has differs too."""
-    rewritten(saved, options=about["options"] | {"dropout": 0.5})
+    """An option that only one side has counts as a difference."""
+    edit_description(saved, options=about["options"] | {"dropout": 0.5})
     with pytest.raises(CheckpointError, match=r"option dropout is 0\.5 there and None here"):
         restore(saved, state, about, free=set())
 
@@ -279,7 +279,7 @@ def test_unknown_option_is_refused(saved, state, about):
 @pytest.mark.parametrize("damage", ["flip", "cut", "missing"])
 @pytest.mark.parametrize("file", ["state.safetensors", "generator.safetensors"])
 def test_damaged_tensors_are_refused(saved, state, about, file, damage):
-    """A byte changed, an end missing or a file gone is noticed before a tensor is used."""
+    """A changed byte, a missing end or a missing file is detected before a tensor is used."""
     path = latest_checkpoint(saved) / file
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
@@ -304,8 +304,8 @@ def test_damaged_tensors_are_refused(saved, state, about, file, damage):
         ('{"format_version": 1, "step": 3}', "no generator_sha256, images_seen, options"),
     ],
 )
-def test_bad_description_is_refused(saved, content, text):
-    """A description that is no JSON, of another format or incomplete says so."""
+def test_invalid_description_is_refused(saved, content, text):
+    """The error says that a description is not JSON, of another format or incomplete."""
     (latest_checkpoint(saved) / "checkpoint.json").write_text(content)
     with pytest.raises(CheckpointError, match=text):
         read_generator(saved)
@@ -319,15 +319,15 @@ def test_bad_description_is_refused(saved, content, text):
         ({"options": {"z_dim": 9}}, "size mismatch"),
     ],
 )
-def test_unfitting_description_is_refused(saved, changes, text):
-    """A generator of a recipe, options or shapes unknown here is not built."""
-    rewritten(saved, **changes)
+def test_mismatched_description_is_refused(saved, changes, text):
+    """No generator is built for an unknown recipe, invalid options or other shapes."""
+    edit_description(saved, **changes)
     with pytest.raises(CheckpointError, match=text):
         read_generator(saved)
 
 
-def test_unfitting_tensors_are_refused(saved, about, digits):
-    """Tensors of other networks than the options promise are not loaded."""
+def test_mismatched_tensors_are_refused(saved, about, digits):
+    """Tensors that do not fit the networks of the options are not loaded."""
     wider = initial_state(RECIPE.model_copy(update={"z_dim": 6}), digits, CPU)
     with pytest.raises(CheckpointError, match="does not fit the networks"):
         restore(saved, wider, about, free=set())

@@ -1,4 +1,4 @@
-"""Tests of the divergence watch: losses that explode differ from losses that move."""
+"""Tests of the divergence watch, which separates exploding losses from moving ones."""
 
 import json
 
@@ -15,7 +15,7 @@ FACTOR = Schedule().divergence_factor
 
 @pytest.fixture
 def judged(tmp_path):
-    """Judges the losses of D of some steps, after those of the rows of a log."""
+    """A function that checks the D losses of some steps after the rows of a log."""
 
     def judge(rows, steps):
         lines = [json.dumps({"images": n, "loss_D": x, "loss_G": 0.1}) for n, x in enumerate(rows)]
@@ -38,8 +38,8 @@ def judged(tmp_path):
     ],
     ids=["sudden", "negative", "steady growth", "huge for long", "huge from the start"],
 )
-def test_explosion_is_refused(judged, rows, steps):
-    """Losses far beyond what was usual, or beyond what ever is, are a divergence."""
+def test_exploding_losses_are_detected(judged, rows, steps):
+    """Losses far above the usual ones, or above any plausible value, are a divergence."""
     with pytest.raises(Diverged, match="usual; no checkpoint was saved yet; a smaller --learning"):
         judged(rows, steps)
 
@@ -55,17 +55,17 @@ def test_explosion_is_refused(judged, rows, steps):
     ],
     ids=["D wins", "one wild step", "drift", "small ones grow", "large at first"],
 )
-def test_movement_is_none(judged, rows, steps):
-    """Whatever healthy runs do is no divergence."""
+def test_moving_losses_are_accepted(judged, rows, steps):
+    """Losses as healthy runs have them are no divergence."""
     judged(rows, steps)
 
 
-def test_rows_count_without_the_log(tmp_path):
-    """Rows that the run adds make the usual size; the log is read once, at the start."""
+def test_rows_of_this_run_count(tmp_path):
+    """Rows that the run adds change the usual loss. The log is read once, at the start."""
     watch = LossWatch(tmp_path, FACTOR)
     state = TrainingState(None, None, None, None, None)
     state.unlogged = {"loss_D": [150.0], "loss_G": [0.1]}
-    watch.check(state)  # with no rows yet, 150 is not too much
+    watch.check(state)  # without rows, 150 is not yet too large
     for _ in range(5):
         watch.add({"loss_D": 0.7, "loss_G": 0.1})
     with pytest.raises(Diverged):

@@ -16,20 +16,20 @@ def generator():
     return ConditionalGenerator(4, 3, c_dim=2, base_channels=8, image_channels=1)
 
 
-def test_half_life_halves():
-    """After a half-life of images half of what was averaged is left."""
+def test_half_life_halves_the_weight():
+    """After a half-life of images, half of the earlier average is left."""
     kept = 1 - ema_weight(100, 50_000, 0.05, images_seen=10_000_000)
     assert kept ** (50_000 / 100) == pytest.approx(0.5)
 
 
-def test_half_life_starts_short():
+def test_half_life_is_shorter_at_the_start():
     """Early on the half-life is a share of the images seen: 5 % of 2,000 here."""
     assert ema_weight(100, 50_000, 0.05, images_seen=2_000) == pytest.approx(0.5)
     assert ema_weight(100, 50_000, 0.05, images_seen=0) == 1.0
 
 
 def test_average_moves_by_its_weight():
-    """Parameters and running statistics move by the weight; the count of batches does not."""
+    """Parameters and running statistics move by the weight, and the count of batches does not."""
     averaged, running = nn.BatchNorm2d(2), nn.BatchNorm2d(2)
     for tensor in running.state_dict().values():
         tensor.fill_(8)
@@ -40,7 +40,7 @@ def test_average_moves_by_its_weight():
 
 
 def test_recalibrated_statistics_are_measured(generator):
-    """The statistics equal means over the batches of what each layer was shown in training mode."""
+    """The statistics are means over batches of the inputs of each layer in training mode."""
     ready = recalibrate(generator, z_dim=4, num_classes=3, batches=3)
     seen = {}
     for name, layer in generator.named_modules():
@@ -60,8 +60,8 @@ def test_recalibrated_statistics_are_measured(generator):
         assert torch.allclose(layer.running_var, variances, rtol=1e-4)
 
 
-def test_recalibration_copies(generator):
-    """The average itself stays as it was; the copy is ready for use."""
+def test_recalibration_returns_a_copy(generator):
+    """The average itself does not change, and the copy is in evaluation mode."""
     before = {name: tensor.clone() for name, tensor in generator.state_dict().items()}
     ready = recalibrate(generator, z_dim=4, num_classes=3, batches=1)
     assert not ready.training
@@ -69,8 +69,8 @@ def test_recalibration_copies(generator):
     assert all(torch.equal(tensor, before[n]) for n, tensor in generator.state_dict().items())
 
 
-def test_recalibration_needs_normalisation():
-    """A network without batch normalisation comes back with the same weights."""
+def test_recalibration_without_normalization_changes_nothing():
+    """A network without batch normalization keeps its weights."""
     network = nn.Linear(2, 2)
     ready = recalibrate(network, z_dim=2, num_classes=1, batches=1)
     assert torch.equal(ready.weight, network.weight)

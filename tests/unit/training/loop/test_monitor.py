@@ -1,4 +1,4 @@
-"""Tests of imagemint.training.loop.monitor: the log, the pictures, and keeping out of the way."""
+"""Tests of imagemint.training.loop.monitor: the log, the images and their robustness."""
 
 import json
 import logging
@@ -19,18 +19,18 @@ VARIED = Variety(spread=0.5, nearest=0.75, worst_class=0, worst=0.25)
 
 @pytest.fixture
 def _no_plots():
-    """Overrides the fixture of this name: here the plots are real."""
+    """Overrides the fixture of this name, because these tests need real plots."""
 
 
 @pytest.fixture
 def state():
-    """A state of which nothing but the counts is read."""
+    """A state whose counts alone are read."""
     return TrainingState(None, None, None, None, None)
 
 
 @pytest.fixture(scope="module")
-def watched(tmp_path_factory):
-    """The directory of a monitor that saw two rows and two grids, as the loop would show them."""
+def monitored_run(tmp_path_factory):
+    """The directory of a monitor that wrote two rows and two grids, as the training loop does."""
     run, state = tmp_path_factory.mktemp("run"), TrainingState(None, None, None, None, None)
     rng = np.random.Generator(np.random.Philox(key=[0, 0]))
     with Monitor(run, 400, state, quiet=True) as watch:
@@ -45,14 +45,14 @@ def watched(tmp_path_factory):
     return run
 
 
-def rows_of(run):
-    """The rows of a run's log."""
+def read_rows(run):
+    """Returns the rows of a run's log."""
     return [json.loads(row) for row in (run / "log.jsonl").read_text().splitlines()]
 
 
-def test_rows_hold_means(watched):
-    """A row holds the means since the last one, of penalties over the steps that penalised."""
-    first, second = rows_of(watched)
+def test_rows_have_means(monitored_run):
+    """A row has the means since the last one. Penalties count only the steps that have them."""
+    first, second = read_rows(monitored_run)
     timings = [first.pop(name) for name in ("images_per_s", "cpu_s")]
     assert min(timings) > 0
     assert first == {
@@ -68,20 +68,23 @@ def test_rows_hold_means(watched):
     assert (second["images"], second["loss_D"]) == (400, 3.5)
 
 
-def test_scalars_reach_tensorboard(watched):
-    """TensorBoard is told the same figures, the spread of samples and their grid."""
-    events = EventAccumulator(str(watched / "tensorboard")).Reload()
+def test_scalars_are_written_to_tensorboard(monitored_run):
+    """TensorBoard gets the same values, the spread of samples and their grid."""
+    events = EventAccumulator(str(monitored_run / "tensorboard")).Reload()
     assert [(e.step, e.value) for e in events.Scalars("loss_D")] == [(200, 1.5), (400, 3.5)]
     assert [e.value for e in events.Scalars("within_class_spread")] == [0.5, 0.5]
     assert [e.value for e in events.Scalars("within_class_nearest")] == [0.75, 0.75]
     assert [e.step for e in events.Images("samples")] == [200, 400]
 
 
-def test_grids_become_frames(watched):
-    """Each grid is a picture of ten columns and a frame of the animation, the last one longer."""
-    with Image.open(watched / "grids" / f"{200:010d}.png") as picture:
+def test_grids_become_frames(monitored_run):
+    """Each grid is an image of ten columns and a frame of the animation.
+
+    The last frame is longer.
+    """
+    with Image.open(monitored_run / "grids" / f"{200:010d}.png") as picture:
         assert (picture.size, picture.mode) == ((60, 12), "L")
-    with Image.open(watched / "grids.gif") as animation:
+    with Image.open(monitored_run / "grids.gif") as animation:
         durations = []
         for frame in range(animation.n_frames):
             animation.seek(frame)
@@ -90,14 +93,14 @@ def test_grids_become_frames(watched):
     assert durations == [250, 2_000]
 
 
-def test_loss_plot_is_not_blank(watched):
-    """The plot shows curves: many colours, not one."""
-    with Image.open(watched / "losses.png") as picture:
+def test_loss_plot_is_not_blank(monitored_run):
+    """The plot has many colours, so it shows curves."""
+    with Image.open(monitored_run / "losses.png") as picture:
         assert len(picture.convert("RGB").getcolors(maxcolors=2**24)) > 50
 
 
-def test_plot_does_without_penalties(tmp_path):
-    """One without rows has none, and no further panel where there is no term to draw."""
+def test_plot_needs_rows_and_skips_empty_panels(tmp_path):
+    """No rows give no plot, and no penalties give no second panel."""
     (tmp_path / "log.jsonl").write_text("")
     plot_losses(tmp_path)
     assert not (tmp_path / "losses.png").exists()
@@ -111,8 +114,8 @@ def test_plot_does_without_penalties(tmp_path):
     assert heights == [420, 780]
 
 
-def test_coloured_grids_are_animated(tmp_path, state):
-    """RGB samples make an RGB grid; without any grid there is no animation."""
+def test_colour_grids_are_animated(tmp_path, state):
+    """RGB samples give an RGB grid. Without a grid there is no animation."""
     animate_grids(tmp_path)
     assert not (tmp_path / "grids.gif").exists()
     with Monitor(tmp_path, 1, state, quiet=True) as watch:
@@ -121,8 +124,8 @@ def test_coloured_grids_are_animated(tmp_path, state):
         assert animation.convert("RGB").getpixel((3, 3)) == pytest.approx((250, 0, 0), abs=8)
 
 
-def test_long_runs_are_animated_in_a_hundred_frames(tmp_path):
-    """The animation of many grids begins with the first, ends with the last, and stays small."""
+def test_long_runs_are_animated_in_100_frames(tmp_path):
+    """The animation of many grids has the first and the last one and stays small."""
     (tmp_path / "grids").mkdir()
     for number in range(250):
         Image.new("L", (4, 4), number).save(tmp_path / "grids" / f"{number:010d}.png")
@@ -136,23 +139,23 @@ def test_long_runs_are_animated_in_a_hundred_frames(tmp_path):
     assert shades == [0, 249]
 
 
-def test_resuming_forgets_what_came_later(watched, tmp_path, state):
-    """Rows and grids after the checkpoint go, a torn last row too; other files stay."""
-    run = shutil.copytree(watched, tmp_path / "run")
+def test_resume_removes_later_rows(monitored_run, tmp_path, state):
+    """Rows and grids after the checkpoint are removed, with a torn last row. Other files stay."""
+    run = shutil.copytree(monitored_run, tmp_path / "run")
     with (run / "log.jsonl").open("a") as log:
         log.write('{"images": 150')
     (run / "grids" / "mine.png").write_bytes(b"mine")
     state.images_seen = 200
     with Monitor(run, 400, state, quiet=True):
         pass
-    assert [row["images"] for row in rows_of(run)] == [200]
+    assert [row["images"] for row in read_rows(run)] == [200]
     assert sorted(p.name for p in (run / "grids").iterdir()) == [f"{200:010d}.png", "mine.png"]
     events = EventAccumulator(str(run / "tensorboard")).Reload()
     assert [event.step for event in events.Scalars("loss_D")] == [200]
 
 
 def test_failing_plot_hides_no_error(tmp_path, state, monkeypatch, caplog):
-    """What failed the run is raised even when the plots then fail as well, which is logged."""
+    """The error of the run is raised even if the plots also fail, which is logged."""
 
     def fail(_):
         raise ValueError("no canvas")
@@ -169,8 +172,8 @@ def test_failing_plot_hides_no_error(tmp_path, state, monkeypatch, caplog):
         pass
 
 
-def test_progress_bar_shows_speed_and_time_left(tmp_path, state, capsys):
-    """The bar counts images and tells rate and time left."""
+def test_progress_bar_shows_rate_and_time_left(tmp_path, state, capsys):
+    """The bar counts images and shows the rate and the time left."""
     with Monitor(tmp_path, 200, state, quiet=False) as watch:
         state.images_seen = 100
         watch.step([("loss_D", 1.0), ("loss_G", 1.0), ("real_logit", 0.0)])

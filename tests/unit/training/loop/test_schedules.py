@@ -8,8 +8,8 @@ from imagemint.training.loop.schedules import has_crossed, learning_rate_at
 from imagemint.training.recipes.mnist import MnistRecipe
 
 
-def test_step_size_ends_at_zero():
-    """The step size is constant, then falls along half a cosine to zero at the end."""
+def test_learning_rate_ends_at_zero():
+    """The learning rate is constant and then falls along half a cosine to zero."""
     recipe = MnistRecipe(images=1_000, decay_share=0.4, learning_rate=0.5)
     sizes = [learning_rate_at(recipe, n) for n in (0, 600, 800, 1_000)]
     assert sizes == pytest.approx([0.5, 0.5, 0.25, 0.0])
@@ -18,13 +18,13 @@ def test_step_size_ends_at_zero():
     )
 
 
-def test_rollback_halves_the_step():
-    """Each rollback halves the step size, before the decay and within it."""
+def test_rollback_halves_the_learning_rate():
+    """Each rollback halves the learning rate, before and during the decay."""
     recipe = MnistRecipe(images=1_000, decay_share=0.4, learning_rate=0.5)
     assert [learning_rate_at(recipe, n, 2) for n in (0, 800)] == pytest.approx([0.125, 0.0625])
 
 
 def test_interval_is_crossed_once():
-    """Of steps that end on a multiple or pass one, each is told once, however long they are."""
+    """Each multiple is reported by the one step that reaches or passes it."""
     ends = [0, 6, 10, 16, 35, 36]
     assert [has_crossed(a, b, 10) for a, b in pairwise(ends)] == [False, True, False, True, False]

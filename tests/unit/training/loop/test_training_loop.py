@@ -1,4 +1,4 @@
-"""Tests of the training loop: exact resume, stopping, and messages of failed runs."""
+"""Tests of the training loop: exact resume, stopping, and errors of failed runs."""
 
 import json
 import re
@@ -25,24 +25,24 @@ CODE_REVISION = provenance.read_code_revision  # the fixtures replace it
 
 
 @pytest.fixture(scope="module")
-def never_stopped():
-    """What a run never stopped leaves behind, computed by the first test that asks."""
+def files_of_whole_run():
+    """A dictionary for the files of an uninterrupted run, which the first test fills."""
     return {}
 
 
 @pytest.fixture
-def expected(never_stopped, train, tmp_path_factory, left_behind):
-    """The files of a run never stopped."""
-    if not never_stopped:
+def expected(files_of_whole_run, train, tmp_path_factory, left_behind):
+    """The files of an uninterrupted run."""
+    if not files_of_whole_run:
         run = tmp_path_factory.mktemp("whole")
         train(run)
-        never_stopped.update(left_behind(run))
-    return never_stopped
+        files_of_whole_run.update(left_behind(run))
+    return files_of_whole_run
 
 
 @pytest.fixture
-def equals_whole(expected, left_behind):
-    """Compares what a run left behind with the run never stopped."""
+def assert_equals_whole(expected, left_behind):
+    """A function that asserts that the files of a run equal those of an uninterrupted one."""
 
     def compare(run):
         assert left_behind(run) == expected
@@ -52,7 +52,7 @@ def equals_whole(expected, left_behind):
 
 @pytest.fixture
 def at_steps(monkeypatch):
-    """Does something as the figures of these steps come in."""
+    """A function that calls an action when the monitor gets the losses of these steps."""
 
     def arm(numbers, action):
         step = Monitor.step
@@ -68,12 +68,12 @@ def at_steps(monkeypatch):
 
 
 def press_ctrl_c():
-    """What the person at the keyboard does."""
+    """Raises SIGINT, as Ctrl-C does."""
     signal.raise_signal(signal.SIGINT)
 
 
-def test_run_leaves_everything(expected):
-    """Checkpoints, log, grids and animation are there; the oldest checkpoint is not."""
+def test_run_writes_all_files(expected):
+    """The run has checkpoints (without the oldest), a log, grids and an animation."""
     names = {"state.safetensors", "generator.safetensors", "checkpoint.json"}
     assert set(expected) == {
         *(f"checkpoints/{n:010d}/{name}" for n in (64, 96) for name in names),
@@ -83,10 +83,10 @@ def test_run_leaves_everything(expected):
     }
 
 
-def test_same_seed_same_run(equals_whole, train, tmp_path):
-    """A run repeated equals itself bit for bit."""
+def test_same_seed_gives_the_same_run(assert_equals_whole, train, tmp_path):
+    """A repeated run is equal bit for bit."""
     train(tmp_path / "again")
-    equals_whole(tmp_path / "again")
+    assert_equals_whole(tmp_path / "again")
 
 
 @pytest.mark.parametrize(
@@ -94,18 +94,18 @@ def test_same_seed_same_run(equals_whole, train, tmp_path):
     [(1,), (4,), (5, 6), (3, 5, 8, 10)],
     ids=lambda cuts: "-".join(map(str, cuts)),
 )
-def test_stopped_run_equals_whole(equals_whole, train, tmp_path, at_steps, cuts):
-    """Stopped by a signal after any steps, on the schedule or off it, a run resumes bit for bit."""
+def test_stopped_run_equals_whole(assert_equals_whole, train, tmp_path, at_steps, cuts):
+    """A run that a signal stops after any step, on the schedule or off it, resumes bit for bit."""
     at_steps(cuts, press_ctrl_c)
     for number in cuts:
         state = train(tmp_path, resume=number != cuts[0])
         assert state.step == number
     train(tmp_path, resume=True)
-    equals_whole(tmp_path)
+    assert_equals_whole(tmp_path)
 
 
-def test_killed_run_equals_whole(equals_whole, train, tmp_path, at_steps):
-    """A run that died between two checkpoints resumes from the older one, bit for bit."""
+def test_killed_run_equals_whole(assert_equals_whole, train, tmp_path, at_steps):
+    """A run that fails between two checkpoints resumes from the older one, bit for bit."""
     deaths = [MemoryError]
 
     def die():
@@ -119,12 +119,12 @@ def test_killed_run_equals_whole(equals_whole, train, tmp_path, at_steps):
     with (tmp_path / "log.jsonl").open("a") as log:
         log.write('{"images": 56, "lo')
     train(tmp_path, resume=True)
-    equals_whole(tmp_path)
+    assert_equals_whole(tmp_path)
 
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
 def test_signal_saves_and_returns(train, tmp_path, at_steps, kind):
-    """Both signals finish the step and save; the handlers of before are back afterwards."""
+    """Both signals finish the step and save. The previous handlers are restored afterwards."""
     before = signal.getsignal(kind)
     at_steps([2], lambda: signal.raise_signal(kind))
     assert train(tmp_path).images_seen == 16
@@ -133,15 +133,15 @@ def test_signal_saves_and_returns(train, tmp_path, at_steps, kind):
 
 
 def test_second_signal_aborts(train, tmp_path, at_steps):
-    """A second signal ends the run at once; the checkpoints before stay."""
+    """A second signal ends the run at once, and earlier checkpoints stay."""
     at_steps([5], lambda: [signal.raise_signal(signal.SIGINT) for _ in range(2)])
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path)
     assert latest_checkpoint(tmp_path).name == f"{32:010d}"
 
 
-def test_signal_outlives_a_failure(rolls_back, tmp_path, monkeypatch):
-    """A run that fails in the step in which it is asked to stop does not roll back and go on."""
+def test_signal_prevents_a_rollback(train_with_explosions, tmp_path, monkeypatch):
+    """A run that gets a signal in the step that fails does not roll back and continue."""
     draw_codes, left = batches.draw_codes, iter(range(6, 0, -1))
 
     def signalling(*arguments):
@@ -151,18 +151,18 @@ def test_signal_outlives_a_failure(rolls_back, tmp_path, monkeypatch):
 
     monkeypatch.setattr(batches, "draw_codes", signalling)
     with pytest.raises(LossNotFinite):
-        rolls_back(tmp_path, explosions=1, rollbacks=5)
+        train_with_explosions(tmp_path, explosions=1, rollbacks=5)
 
 
-def test_finished_run_resumes_to_itself(equals_whole, train, tmp_path):
-    """Resuming a run that has ended changes nothing."""
+def test_resume_of_a_finished_run_changes_nothing(assert_equals_whole, train, tmp_path):
+    """A run that has ended resumes to the same files."""
     train(tmp_path)
     train(tmp_path, resume=True)
-    equals_whole(tmp_path)
+    assert_equals_whole(tmp_path)
 
 
-def test_longer_run_continues(train, tmp_path, left_behind):
-    """With a constant step size, a run ended and lengthened equals the long one."""
+def test_finished_run_can_be_extended(train, tmp_path, left_behind):
+    """With a constant learning rate, a run that is extended equals a long one."""
     train(tmp_path / "long", images=64, decay_share=0)
     train(tmp_path / "short", images=40, decay_share=0)
     train(tmp_path / "short", images=64, decay_share=0, resume=True)
@@ -172,7 +172,7 @@ def test_longer_run_continues(train, tmp_path, left_behind):
     assert short["log.jsonl"] == long["log.jsonl"]
 
 
-def test_seeds_differ(expected, train, tmp_path, left_behind):
+def test_seeds_give_different_weights(expected, train, tmp_path, left_behind):
     """Another seed gives other weights."""
     train(tmp_path, seed=1)
     name = f"checkpoints/{96:010d}/generator.safetensors"
@@ -181,8 +181,8 @@ def test_seeds_differ(expected, train, tmp_path, left_behind):
 
 @pytest.mark.parametrize("objective", ["relativistic", "hinge"])
 @pytest.mark.parametrize("penalty_weight", [0.0, 1.0])
-def test_options_reach_the_step(train, tmp_path, objective, penalty_weight):
-    """Every objective trains, with penalties in the log or without any."""
+def test_options_reach_the_training_step(train, tmp_path, objective, penalty_weight):
+    """Every objective trains with and without penalties, which the log shows."""
     train(
         tmp_path,
         images=24,
@@ -195,8 +195,8 @@ def test_options_reach_the_step(train, tmp_path, objective, penalty_weight):
     assert row["images"] == 24
 
 
-def test_averaged_generator_trains(train, tmp_path):
-    """The average stays near the generator that trains, and is not the same."""
+def test_averaged_generator_follows_training(train, tmp_path):
+    """The average is close to the training generator and not equal to it."""
     state = train(tmp_path, images=24)
     running, averaged = state.G.state_dict(), state.G_ema.state_dict()
     for name in ("embed.weight", "project.weight", "trunk.8.weight"):
@@ -204,8 +204,8 @@ def test_averaged_generator_trains(train, tmp_path):
         assert torch.allclose(running[name], averaged[name], atol=0.05)
 
 
-def test_exploding_loss_is_said(train, tmp_path):
-    """A step size beyond reason ends in a clear error that owns up to having saved nothing."""
+def test_exploding_loss_is_an_error(train, tmp_path):
+    """An excessive learning rate raises an error that says that nothing was saved."""
     with pytest.raises(
         LossNotFinite, match=r"after \d+ images .*; no checkpoint was saved yet; .*"
     ):
@@ -213,8 +213,8 @@ def test_exploding_loss_is_said(train, tmp_path):
     assert list_checkpoints(tmp_path) == []
 
 
-def test_explosion_keeps_the_good_checkpoint(equals_whole, train, tmp_path, monkeypatch):
-    """What was saved before losses turned NaN stays, is named, and resumes to the whole run."""
+def test_explosion_keeps_the_good_checkpoint(assert_equals_whole, train, tmp_path, monkeypatch):
+    """The error names the checkpoint from before the NaN loss, which resumes to the whole run."""
     learning_rate_at = training_loop.learning_rate_at
     with monkeypatch.context() as patch:
         patch.setattr(
@@ -226,11 +226,11 @@ def test_explosion_keeps_the_good_checkpoint(equals_whole, train, tmp_path, monk
             train(tmp_path)
     assert [path.name for path in list_checkpoints(tmp_path)] == [f"{32:010d}"]
     train(tmp_path, resume=True)
-    equals_whole(tmp_path)
+    assert_equals_whole(tmp_path)
 
 
 def test_infinite_weights_are_not_saved(train, tmp_path, poison):
-    """Weights may be infinite while the losses still look well: they are no good checkpoint."""
+    """Weights can be infinite while losses still look normal. Such a checkpoint is not saved."""
     poison(8, float("inf"))
     alert = Schedule(log_interval=24, snapshot_interval=32, collapse_grace=64)
     with pytest.raises(LossNotFinite, match=r"64 images \d+ tensors, G_ema/embed.weight first"):
@@ -238,65 +238,65 @@ def test_infinite_weights_are_not_saved(train, tmp_path, poison):
     assert [path.name for path in list_checkpoints(tmp_path)] == [f"{32:010d}"]
 
 
-def collapse_schedule(patience, rollbacks=0):
-    """A schedule that judges from the first checkpoint on."""
+def make_collapse_schedule(patience, rollbacks=0):
+    """Returns a schedule that checks for collapse from the first checkpoint on."""
     return Schedule(24, 32, collapse_grace=0, collapse_patience=patience, rollbacks=rollbacks)
 
 
-def test_collapse_that_lasts_ends_the_run(train, tmp_path, poison):
-    """A generator that draws one picture is warned of, then stopped; the sound checkpoint stays."""
+def test_lasting_collapse_ends_the_run(train, tmp_path, poison):
+    """A constant generator gives a warning and then an error. The good checkpoint stays."""
     poison(5, 0.0)
     with pytest.raises(ModeCollapse, match=rf"vary 0.000 times .* last 32 images.*{32:010d}"):
-        train(tmp_path, schedule=collapse_schedule(32))
+        train(tmp_path, schedule=make_collapse_schedule(32))
     assert [path.name for path in list_checkpoints(tmp_path)] == [f"{n:010d}" for n in (32, 64)]
     assert (tmp_path / "grids" / f"{96:010d}.png").exists()
 
 
 def test_collapse_is_a_warning_at_first(train, tmp_path, poison, caplog):
-    """A run that ends before patience does is whole: warned, logged, with all its checkpoints."""
+    """A run that ends before the patience does is complete, with a warning and all checkpoints."""
     poison(5, 0.0)
-    state = train(tmp_path, schedule=collapse_schedule(64))
+    state = train(tmp_path, schedule=make_collapse_schedule(64))
     assert (state.images_seen, state.collapsed_since) == (96, 64)
     assert "the run ends if that lasts for another 64 images" in caplog.text
-    # 32 is from before the collapse, and stays beside the newest two.
+    # Checkpoint 32 is from before the collapse and stays beside the newest two.
     assert [path.name for path in list_checkpoints(tmp_path)] == [f"{n:010d}" for n in (32, 64, 96)]
     rows = [json.loads(row) for row in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert rows[-1]["within_class_nearest"] == 0
 
 
 def test_recovery_ends_a_collapse(train, tmp_path, monkeypatch, caplog):
-    """Samples that vary again clear the record, and the run goes on to its end."""
+    """If samples vary again, the collapse is forgotten, and the run continues to its end."""
     found = iter([0.05, 0.3, 0.05])
     monkeypatch.setattr(
         health,
         "measure_variety",
         lambda *_, **__: Variety(1.0, next(found), worst_class=0, worst=0),
     )
-    state = train(tmp_path, schedule=collapse_schedule(64))
+    state = train(tmp_path, schedule=make_collapse_schedule(64))
     assert state.collapsed_since == 96
     assert "after 64 images the samples vary again" in caplog.text
     assert "of one class vary 0.30 times as much as real ones" in caplog.text
 
 
-def test_collapse_is_remembered_by_resume(train, tmp_path, poison):
-    """A run that is stopped in a collapse and resumed is stopped where it would have been."""
+def test_resume_remembers_a_collapse(train, tmp_path, poison):
+    """A run that stops during a collapse and resumes ends where it would have ended."""
     poison(1, 0.0)
-    train(tmp_path, schedule=collapse_schedule(64), images=64)
+    train(tmp_path, schedule=make_collapse_schedule(64), images=64)
     with pytest.raises(ModeCollapse, match=r"after 96 images .* last 64 images"):
-        train(tmp_path, schedule=collapse_schedule(64), resume=True)
+        train(tmp_path, schedule=make_collapse_schedule(64), resume=True)
 
 
-def test_collapse_rolls_back_before_it(train, tmp_path, poison, caplog):
-    """A rollback goes to the checkpoint from before the collapse, not into the middle of it."""
+def test_rollback_goes_before_the_collapse(train, tmp_path, poison, caplog):
+    """A rollback uses the checkpoint from before the collapse, not one during it."""
     poison(5, 0.0)
     with pytest.raises(ModeCollapse, match="last 32 images"):
-        train(tmp_path, schedule=collapse_schedule(32, rollbacks=1))
+        train(tmp_path, schedule=make_collapse_schedule(32, rollbacks=1))
     assert "rolled back to image 32 with half the learning rate" in caplog.text
 
 
 @pytest.fixture
-def rolls_back(train, monkeypatch):
-    """Trains with steps that explode past the 40th image, for as often as said."""
+def train_with_explosions(train, monkeypatch):
+    """A function that trains with steps that explode after image 40, a given number of times."""
 
     def start(run, explosions, rollbacks):
         learning_rate_at, left = training_loop.learning_rate_at, [explosions]
@@ -313,9 +313,9 @@ def rolls_back(train, monkeypatch):
     return start
 
 
-def test_explosion_is_rolled_back(rolls_back, tmp_path, caplog, left_behind):
-    """A run that may goes back to its last good checkpoint, on with smaller steps, and ends."""
-    state = rolls_back(tmp_path / "run", explosions=2, rollbacks=2)
+def test_explosion_is_rolled_back(train_with_explosions, tmp_path, caplog, left_behind):
+    """With rollbacks, the run returns to its last good checkpoint and ends with smaller steps."""
+    state = train_with_explosions(tmp_path / "run", explosions=2, rollbacks=2)
     assert (state.images_seen, state.rollbacks) == (96, 2)
     assert state.opt_G.param_groups[0]["lr"] < 1e-3 / 4
     assert caplog.text.count("rolled back to image 32 with half the learning rate") == 2
@@ -325,49 +325,49 @@ def test_explosion_is_rolled_back(rolls_back, tmp_path, caplog, left_behind):
     assert checkpoint["rollbacks"] == 2
 
 
-def test_rollbacks_are_bounded(rolls_back, tmp_path):
-    """When they are used up, the run fails as it would have without."""
+def test_rollbacks_are_limited(train_with_explosions, tmp_path):
+    """After the last rollback, the run fails as it would without rollbacks."""
     with pytest.raises(LossNotFinite, match=f"kept, .*{32:010d}"):
-        rolls_back(tmp_path, explosions=3, rollbacks=2)
+        train_with_explosions(tmp_path, explosions=3, rollbacks=2)
 
 
 def test_rollback_needs_a_good_checkpoint(train, tmp_path):
-    """A run that was never good has nothing to go back to, and fails."""
+    """A run without a good checkpoint fails despite its rollbacks."""
     with pytest.raises(LossNotFinite, match="no checkpoint was saved yet"):
         train(tmp_path, learning_rate=1e30, schedule=Schedule(24, 32, 1_000, rollbacks=5))
 
 
-def test_rolled_back_run_resumes(rolls_back, train, tmp_path, left_behind):
-    """Rollbacks are part of the state: stopped and resumed, the run is the same."""
-    rolls_back(tmp_path / "whole", explosions=1, rollbacks=1)
-    rolls_back(tmp_path / "cut", explosions=1, rollbacks=1)
+def test_rolled_back_run_resumes(train_with_explosions, train, tmp_path, left_behind):
+    """Rollbacks are part of the state, so a run that stops and resumes is equal."""
+    train_with_explosions(tmp_path / "whole", explosions=1, rollbacks=1)
+    train_with_explosions(tmp_path / "cut", explosions=1, rollbacks=1)
     shutil.rmtree(latest_checkpoint(tmp_path / "cut"))
     train(tmp_path / "cut", resume=True)
     assert left_behind(tmp_path / "cut") == left_behind(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("schedule", [Schedule(24, 96, 1_000), Schedule(96, 24, 1_000)])
-def test_finite_explosion_is_said(train, tmp_path, schedule):
-    """Losses of many thousands are finite and yet a divergence, at a row or a checkpoint."""
+def test_finite_explosion_is_detected(train, tmp_path, schedule):
+    """Losses of many thousands are a divergence, at a row or at a checkpoint."""
     with pytest.raises(Diverged, match=r"after 24 images .* no checkpoint was saved yet"):
         train(tmp_path, learning_rate=5.0, objective="hinge", schedule=schedule)
     assert not list_checkpoints(tmp_path)
 
 
-def test_collapse_has_a_grace(train, tmp_path, poison):
-    """Before the grace has passed, samples that are all alike are no collapse."""
+def test_collapse_has_a_grace_period(train, tmp_path, poison):
+    """Before the grace period ends, equal samples are no collapse."""
     poison(1, 0.0)
     assert train(tmp_path, images=32).images_seen == 32
 
 
 def test_resume_needs_a_checkpoint(train, tmp_path):
-    """Resuming nothing names the directory that holds no checkpoint."""
+    """The error names the directory without a checkpoint."""
     with pytest.raises(CheckpointError, match=r"no checkpoint under .*checkpoints"):
         train(tmp_path / "nothing", resume=True)
 
 
-def test_initial_weights_follow_the_seed(digits):
-    """Fresh networks depend on the seed alone, and leave PyTorch's own generator as it was."""
+def test_initial_weights_depend_on_the_seed(digits):
+    """Initial networks depend on the seed alone and leave PyTorch's global generator unchanged."""
     before = torch.random.get_rng_state()
     recipe = MnistRecipe(generator_channels=4, discriminator_channels=1, z_dim=4)
     first, again = (initial_state(recipe, digits, torch.device("cpu")) for _ in range(2))
@@ -378,15 +378,15 @@ def test_initial_weights_follow_the_seed(digits):
     torch.random.set_rng_state(before)
 
 
-def test_torch_seeds_are_unrelated():
-    """Neither neighbouring seeds nor processes share the seed of another step."""
+def test_torch_seeds_are_distinct():
+    """Steps, seeds and processes do not share a seed."""
     drawn = [torch_seed(s, n, r) for s in range(3) for n in range(20) for r in range(2)]
     assert len(set(drawn)) == len(drawn)
     assert all(0 <= each < 2**63 for each in drawn)
 
 
-def test_code_revision_is_of_its_own_repository(monkeypatch, tmp_path):
-    """Installed below another repository, the code has no revision."""
+def test_code_revision_ignores_other_repositories(monkeypatch, tmp_path):
+    """Code that is installed below another repository has no revision."""
     subprocess.run(["git", "init", "-q", tmp_path], check=True)  # noqa: S607 - the git of the path
     installed = tmp_path / ".venv" / "provenance.py"
     installed.parent.mkdir()
@@ -396,15 +396,15 @@ def test_code_revision_is_of_its_own_repository(monkeypatch, tmp_path):
     assert provenance.read_code_revision() == ""
 
 
-def test_code_revision_names_a_commit(monkeypatch):
-    """The revision is a commit, marked when the code has changed since; outside git it is empty."""
+def test_code_revision_is_a_commit(monkeypatch):
+    """The revision is a commit, marked if the code has changed. Outside git it is empty."""
     assert re.fullmatch(r"([0-9a-f]{40}\+?)?", CODE_REVISION())
     monkeypatch.setenv("PATH", "")
     assert CODE_REVISION() == ""
 
 
 def test_description_is_json(digits):
-    """What a checkpoint says of its run survives JSON and names data, options and versions."""
+    """The description of a run survives JSON and names data, options and versions."""
     about = provenance.describe(MnistRecipe(seed=2**64 - 1), digits)
     assert json.loads(json.dumps(about)) == about
     assert about["options"] == MnistRecipe(seed=2**64 - 1).model_dump()

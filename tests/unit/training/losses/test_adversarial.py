@@ -16,7 +16,7 @@ REAL, FAKE = torch.tensor([2.0, 0.5]), torch.tensor([-1.0, 0.5])
 
 
 def softplus(t):
-    """log(1 + e^t)."""
+    """Returns log(1 + e^t)."""
     return math.log1p(math.exp(t))
 
 
@@ -39,18 +39,18 @@ def softplus(t):
         ("hinge", (0 + 0.5) / 2 + (0 + 1.5) / 2, (1 - 0.5) / 2),
     ],
 )
-def test_loss_has_its_closed_form(objective, of_discriminator, of_generator):
-    """Both losses of an objective equal the formulas of the papers, worked out by hand."""
+def test_losses_equal_their_closed_form(objective, of_discriminator, of_generator):
+    """Both losses of an objective equal the formulas of the papers, computed by hand."""
     losses = ADVERSARIAL_LOSSES[objective]
     assert losses.discriminator(REAL, FAKE).item() == pytest.approx(of_discriminator)
     assert losses.generator(REAL, FAKE).item() == pytest.approx(of_generator)
 
 
 @pytest.mark.parametrize("objective", sorted(ADVERSARIAL_LOSSES))
-def test_players_pull_apart(objective):
-    """D wants real logits up and fake ones down; G wants fake ones up."""
+def test_gradients_have_opposite_signs(objective):
+    """D raises real logits and lowers fake ones. G raises fake ones."""
     losses = ADVERSARIAL_LOSSES[objective]
-    # Between the targets of least squares, and within the margins of the hinge.
+    # These logits are between the targets of least squares and within the margins of the hinge.
     real, fake = (torch.full((3,), 0.5, requires_grad=True) for _ in range(2))
     losses.discriminator(real, fake).backward()
     assert (real.grad < 0).all()
@@ -69,23 +69,26 @@ def test_penalty_is_the_squared_gradient():
     assert penalty.item() == pytest.approx(((4 + 1) + (0 + 25)) / 2)
 
 
-def test_penalty_teaches():
-    """The penalty has a gradient itself: for logits a sum(x) it is a^2 d, whose slope is 2 a d."""
+def test_penalty_has_a_gradient():
+    """For logits a sum(x), the penalty is a^2 d, whose derivative by a is 2 a d."""
     a = torch.tensor(3.0, requires_grad=True)
     x = torch.ones(4, 1, 2, 2, requires_grad=True)
     zero_centred_penalty(a * x.sum(dim=(1, 2, 3)), x).backward()
     assert a.grad.item() == pytest.approx(2 * 3 * 4)
 
 
-def test_lipschitz_penalty_wants_a_norm_of_one():
+def test_lipschitz_penalty_is_zero_at_norm_one():
     """For logits 3 sum(x) over four pixels the gradient's norm is 6, so the penalty is 25."""
     x = torch.ones(2, 1, 2, 2, requires_grad=True)
     penalty = one_centred_penalty(3 * x.sum(dim=(1, 2, 3)), x)
     assert penalty.item() == pytest.approx(25)
 
 
-def test_smoothing_is_one_sided():
-    """D's best logit for real images is that of the target, log 9 at 0.9; fake ones stay at 0."""
+def test_only_real_labels_are_smoothed():
+    """D's best logit for real images is that of the target: log 9 at 0.9.
+
+    Fake ones keep target 0.
+    """
     real = torch.tensor([math.log(9.0)], requires_grad=True)
     fake = torch.tensor([0.3], requires_grad=True)
     smooth_labels(0.9).discriminator(real, fake).backward()
@@ -94,8 +97,8 @@ def test_smoothing_is_one_sided():
 
 
 @pytest.mark.parametrize("objective", sorted(set(ADVERSARIAL_LOSSES) - {"relativistic"}))
-def test_only_pairs_heed_the_real(objective):
-    """Where an objective says that G does not look at real logits, it does not."""
+def test_unpaired_generator_losses_ignore_real_logits(objective):
+    """The generator loss of an unpaired objective needs no real logits."""
     assert not ADVERSARIAL_LOSSES[objective].paired
     none = torch.empty(0)
     assert torch.isfinite(ADVERSARIAL_LOSSES[objective].generator(none, FAKE))

@@ -25,17 +25,17 @@ def images():
     return torch.rand(COUNT, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-def strong(p=1.0):
-    """Adaptive augmentation at a probability."""
+def make_adaptive(p=1.0):
+    """Returns adaptive augmentation with a fixed probability."""
     adaptive = AdaptiveAugmentation(0.6)
     adaptive.p.fill_(p)
     return adaptive
 
 
-@pytest.mark.parametrize("distorting", [DifferentiableAugmentation(), strong()])
+@pytest.mark.parametrize("distorting", [DifferentiableAugmentation(), make_adaptive()])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_images_are_distorted_by_position(distorting, images, channels):
-    """Images keep their shape and change, by seed and position alone, and let gradients through."""
+def test_distortion_depends_on_seed_and_position(distorting, images, channels):
+    """Images keep their shape, change by seed and position alone, and pass gradients."""
     x = images[:, :channels].clone().requires_grad_()
     seen = distorting(x, 1, 2)
     assert seen.shape == x.shape
@@ -48,24 +48,27 @@ def test_images_are_distorted_by_position(distorting, images, channels):
     assert (x.grad.abs().sum(dim=(1, 2, 3)) > 0).all()
 
 
-def test_differentiable_augmentation_cuts_out(images):
-    """Each image has gray pixels: at most a quarter are cut and another are uncovered."""
+def test_differentiable_augmentation_cuts_out_pixels(images):
+    """Each image has gray pixels.
+
+    At most a quarter is cut out, and another is uncovered by the shift.
+    """
     seen = DifferentiableAugmentation()(images, 0, 0)
     cut = (seen == 0).all(dim=1).float().mean(dim=(1, 2))
     assert (cut > 0).all()
     assert (cut <= 0.5).all()
 
 
-def test_adaptive_augmentation_starts_with_nothing(images):
-    """At probability 0 images pass as they are; at a half some do."""
-    assert torch.equal(strong(0.0)(images, 0, 0), images)
-    seen = strong(0.1)(images, 0, 0)
+def test_adaptive_augmentation_starts_at_probability_zero(images):
+    """At probability 0 no image changes, and at 0.1 some do."""
+    assert torch.equal(make_adaptive(0.0)(images, 0, 0), images)
+    seen = make_adaptive(0.1)(images, 0, 0)
     unchanged = (seen == images).flatten(1).all(dim=1)
     assert 0 < unchanged.sum() < COUNT
 
 
 def test_probability_follows_overfitting(images):
-    """It rises while D is surer of real images than the target, and falls otherwise down to 0."""
+    """The probability rises while D is too sure of real images, and otherwise falls to 0."""
     adaptive = AdaptiveAugmentation(0.6, pace=160)
     none = torch.zeros(1)
     sure = SimpleNamespace(real_logits=torch.ones(8), fake_logits=none, real=images)
@@ -79,8 +82,8 @@ def test_probability_follows_overfitting(images):
 
 
 @pytest.mark.parametrize("objective", ["relativistic", "wasserstein"])
-def test_free_offset_of_logits_is_ignored(objective, images):
-    """Losses of differences leave an offset of all logits free: only real minus fake counts."""
+def test_constant_offset_of_logits_is_ignored(objective, images):
+    """Losses of differences do not fix the offset of logits, so only real minus fake counts."""
     adaptive = AdaptiveAugmentation(0.6, pace=160)
     GanLoss(ADVERSARIAL_LOSSES[objective], augmentation=adaptive)
     adaptive.p.fill_(0.5)
@@ -92,31 +95,31 @@ def test_free_offset_of_logits_is_ignored(objective, images):
         assert adaptive.adapt(sure) == {"augment_p": pytest.approx(0.5)}
 
 
-def test_signs_have_their_middle():
-    """Between the targets 1 and 0 of least squares D is undecided at a half."""
+def test_signs_use_the_midpoint_of_the_targets():
+    """For the targets 1 and 0 of least squares the midpoint is a half."""
     real = torch.tensor([0.4, 0.6])
     assert ADVERSARIAL_LOSSES["least-squares"].signs(real, real).tolist() == [-1, 1]
     assert ADVERSARIAL_LOSSES["hinge"].signs(real, real).tolist() == [1, 1]
 
 
-# --- against the papers' code --------------------------------------------------------------------
+# --- comparison with the papers' code -------------------------------------------------------------
 
 
-def test_shift_uncovers_gray():
-    """White images that are only shifted are white or, where nothing comes in, 0, not black."""
+def test_shift_fills_with_gray():
+    """A shifted white image has only white pixels and, where it is uncovered, gray ones (0)."""
     white, u = torch.ones(400, 1, 16, 16), torch.rand(2, 400)
     seen = augmentation._shift(white, *u)
     assert set(seen.unique().tolist()) == {0.0, 1.0}
     ramp = torch.arange(16.0).expand(400, 1, 16, 16)
     rights = augmentation._shift(ramp, torch.full((400,), 0.5), u[1])[:, 0, 8, 8] - 8
-    # From -2 to 2, each as likely.
+    # Shifts of -2 to 2 pixels are equally likely.
     counts = torch.bincount((rights + 2).long(), minlength=5)
     assert counts.min() > 50
 
 
 @pytest.mark.parametrize("size", [16, 28, 31])
 def test_cutout_is_a_square(size):
-    """A square of half the size with its centre anywhere, cut by the border."""
+    """The cutout is a square of half the size. Its centre is anywhere, and the border clips it."""
     u = torch.linspace(0, 0.999, 50)
     seen = augmentation._cut_out(torch.ones(50, 1, size, size), u, u)
     side = size // 2
@@ -126,8 +129,8 @@ def test_cutout_is_a_square(size):
         assert (image == 0).sum() == covered**2
 
 
-def matrices(only, count=4_000, size=32):
-    """The maps of the one geometric transformation whose switch has this number."""
+def compute_matrices(only, count=4_000, size=32):
+    """Returns the matrices of the single geometric transformation with this switch."""
     u = torch.rand(18, count, generator=torch.Generator().manual_seed(1))
     u[:8] = 1.0
     u[only] = 0.0
@@ -136,23 +139,23 @@ def matrices(only, count=4_000, size=32):
 
 @pytest.mark.parametrize(("switch", "ratio"), [(3, 1.0), (5, -1.0)])
 def test_scales_are_log_normal(switch, ratio):
-    """The base-2 logarithms of scale and stretching are N(0, 0.2^2)."""
-    matrix = matrices(switch)
+    """The base-2 logarithms of the scale and the stretch are N(0, 0.2^2)."""
+    matrix = compute_matrices(switch)
     down, right = torch.log2(matrix[:, 1, 1]), torch.log2(matrix[:, 0, 0])
     assert torch.allclose(down, ratio * right, atol=1e-5)
     assert kstest(down.numpy() / 0.2, "norm").pvalue > 0.01
 
 
-def test_shifts_are_by_whole_pixels():
-    """One shift is by whole pixels up to an eighth, the other normal with a deviation of 1 / 8."""
-    whole = matrices(2)[:, :2, 2].numpy() * 16
+def test_shifts_follow_their_distributions():
+    """Whole shifts are up to an eighth of the size. Fractional ones are N(0, (1/8)^2)."""
+    whole = compute_matrices(2)[:, :2, 2].numpy() * 16
     assert whole == pytest.approx(np.round(whole), abs=1e-4)
     assert np.abs(whole).max() == pytest.approx(4)
-    fraction = matrices(7)[:, 0, 2].numpy() / 2
+    fraction = compute_matrices(7)[:, 0, 2].numpy() / 2
     assert kstest(fraction / 0.125, "norm").pvalue > 0.01
 
 
-def test_colours_are_those_of_the_paper():
+def test_colour_matrices_equal_those_of_the_paper():
     """Each colour transformation alone equals its 3x3 matrix of the paper on every pixel."""
     x = torch.randn(5, 3, 4, 4)
     v = torch.full((5,), 0.8)
@@ -177,7 +180,7 @@ def test_colours_are_those_of_the_paper():
 
 
 def test_luma_flip_inverts_gray():
-    """Of a gray image the flip is the negative."""
+    """The luma flip of a gray image is its negative."""
     u = torch.ones(10, 2)
     u[2], u[7] = 0.0, 0.8
     x = torch.randn(2, 1, 3, 3)
@@ -185,7 +188,7 @@ def test_luma_flip_inverts_gray():
 
 
 def test_warp_has_two_derivatives():
-    """The warp is PyTorch's, and both of its derivatives are those of finite differences."""
+    """The warp equals PyTorch's, and both derivatives equal finite differences."""
     generator = torch.Generator().manual_seed(2)
     x = torch.rand(2, 1, 5, 5, generator=generator, dtype=torch.float64, requires_grad=True)
     eye = torch.eye(3, dtype=torch.float64)[:2]
@@ -200,10 +203,10 @@ def test_warp_has_two_derivatives():
 # --- pyramids ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [DifferentiableAugmentation, lambda: strong(0.9)])
+@pytest.mark.parametrize("kind", [DifferentiableAugmentation, lambda: make_adaptive(0.9)])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_pyramids_stay_pyramids(kind, channels, images):
-    """What D sees of a pyramid is a pyramid: its coarse pictures are the finest one, shrunk."""
+def test_augmented_pyramid_is_a_pyramid(kind, channels, images):
+    """The coarse images of an augmented pyramid are the finest one, downscaled."""
     view, distorting = Pyramid(channels, 3), kind()
     GanLoss(view=view, augmentation=distorting)
     x = images[:, :channels]
@@ -214,8 +217,8 @@ def test_pyramids_stay_pyramids(kind, channels, images):
     assert torch.allclose(seen[:, :channels], alone(x, 3, 4), atol=1e-5)
 
 
-def test_pictures_of_a_pyramid_keep_their_differences(images):
-    """A coarse picture that differs from the shrunken finest one does so after distortion."""
+def test_augmentation_keeps_differences_within_a_pyramid(images):
+    """A coarse image that differs from the downscaled finest one also differs afterwards."""
     view = Pyramid(3, 2)
     whole = view(images)
     other = whole.clone()
@@ -230,6 +233,6 @@ def test_pictures_of_a_pyramid_keep_their_differences(images):
     )
 
 
-def test_games_start_with_the_plain_view():
-    """Without a pyramid an augmentation sees pictures as they are."""
+def test_augmentation_has_the_plain_view_by_default():
+    """Without a pyramid an augmentation receives the images unchanged."""
     assert isinstance(Augmentation().view, type(GanLoss().view))

@@ -16,8 +16,8 @@ SHAPE = Shape(10, 64, 3)
 TABLES = {name: frequencies(name) for name in VALUES}
 
 
-def batch(generator):
-    """Two people, an image of zeros of each."""
+def make_batch(generator):
+    """Returns a batch of two people with images of zeros."""
     torch.manual_seed(0)
     D = AttributeDiscriminator(SHAPE, base_channels=2, values=[len(it) for it in VALUES.values()])
     images = torch.zeros(2, 3, 64, 64)
@@ -27,12 +27,12 @@ def batch(generator):
     return found
 
 
-def test_reading_learns_captions():
-    """A few steps bring the reader nearer to what captions name; nothing else gets a gradient."""
+def test_reading_loss_trains_the_caption_reader():
+    """A few steps bring the reader nearer to the captions, and nothing else gets a gradient."""
     torch.manual_seed(0)
     words = len(CAPTIONS.vocabulary)
     G = CaptionGenerator(16, SHAPE, words=words, c_dim=2, base_channels=16, frequencies=TABLES)
-    term, told = Reading(1.0, CaptionDraws(4)), batch(G)
+    term, told = Reading(1.0, CaptionDraws(4)), make_batch(G)
     optimizer = torch.optim.Adam(G.parameters(), 1e-3)
     before = term(told)["reading"]
     for _ in range(20):
@@ -46,15 +46,15 @@ def test_reading_learns_captions():
     }
 
 
-def test_reading_needs_a_reader():
-    """Other generators are refused by name."""
+def test_reading_loss_needs_a_caption_reader():
+    """A generator without a caption reader raises TypeError."""
     with pytest.raises(TypeError, match="reads captions"):
-        Reading(1.0, CaptionDraws(1))(batch(nn.Identity()))
+        Reading(1.0, CaptionDraws(1))(make_batch(nn.Identity()))
 
 
-def test_wrong_captions_are_of_the_neighbour():
-    """D is to rate an image with its own caption above the same one with the neighbour's."""
-    told = batch(nn.Identity())
+def test_wrong_captions_come_from_the_next_image():
+    """D should rate an image with its own caption above the same image with another caption."""
+    told = make_batch(nn.Identity())
     term = WrongCaption(0.5, ADVERSARIAL_LOSSES["relativistic"])
     assert term(told)["wrong_caption"].item() == pytest.approx(0.6931, abs=1e-4)
     with torch.no_grad():

@@ -27,7 +27,10 @@ from imagemint.training.recipes import RECIPES
 
 
 class Sum(Discriminator):
-    """Features are the pixels; the logit is twice their sum, and ten for each class number."""
+    """A discriminator whose features are the pixels.
+
+    The logit is twice their sum plus ten times the class index.
+    """
 
     def phi(self, x, c):
         """Returns the pixels."""
@@ -40,28 +43,28 @@ class Sum(Discriminator):
 
 @pytest.fixture
 def batch():
-    """Two real images of zeros, two fake ones of ones, 2x2 pixels."""
+    """Two real images of zeros and two fake images of ones, 2x2 pixels."""
     real, fake = torch.zeros(2, 1, 2, 2), torch.ones(2, 1, 2, 2)
     y = torch.tensor([0, 1])
     return Batch(0, 0, nn.Identity(), Sum(), torch.tensor([[1.0, 5.0]] * 2), y, None, real, fake)
 
 
-def looked(batch):
-    """The turn once D has looked, in a way that allows derivatives by images."""
+def show_batch(batch):
+    """Shows the batch to D in a way that allows derivatives by images, and returns it."""
     GanLoss().show_discriminator(batch, by_images=True)
     return batch
 
 
-def test_penalties_take_both_sides(batch):
-    """R1 and R2 are the squared norm 4 * 2^2 of the gradient; alone, only R1 is there."""
+def test_penalties_apply_to_real_and_fake_images(batch):
+    """R1 and R2 are the squared norm 4 * 2^2 of the gradient. Without R2 there is only R1."""
     ramp = CosineRamp(1.0, 1.0, 0)
-    both = ZeroCentredPenalties(ramp, 1)(looked(batch))
+    both = ZeroCentredPenalties(ramp, 1)(show_batch(batch))
     assert {name: value.item() for name, value in both.items()} == {"r1": 16, "r2": 16}
-    assert set(ZeroCentredPenalties(ramp, 1, r2=False)(looked(batch))) == {"r1"}
+    assert set(ZeroCentredPenalties(ramp, 1, r2=False)(show_batch(batch))) == {"r1"}
 
 
-def test_terms_are_due_by_interval_and_weight():
-    """A term counts every so many steps, as many times, and not at all where its weight is 0."""
+def test_term_is_due_by_interval_and_weight():
+    """A term with interval n counts n times every n steps, and never at weight 0."""
     term = ZeroCentredPenalties(CosineRamp(2.0, 0.0, 100), 4)
     gan_loss = GanLoss(terms_D=[term, LipschitzPenalty(0.0)])
     assert gan_loss.due(gan_loss.terms_D, 0, 0) == [(term, 4.0)]
@@ -69,52 +72,54 @@ def test_terms_are_due_by_interval_and_weight():
     assert gan_loss.due(gan_loss.terms_D, 4, 100) == []
 
 
-def test_lipschitz_penalty_looks_between(batch):
+def test_lipschitz_penalty_uses_interpolated_images(batch):
     """The slope of the logit is 4 everywhere, so the penalty is (4 - 1)^2."""
-    assert LipschitzPenalty()(looked(batch))["gp"].item() == pytest.approx(9)
+    assert LipschitzPenalty()(show_batch(batch))["gp"].item() == pytest.approx(9)
 
 
-def test_clipping_is_in_place():
-    """No weight is left beyond the limit."""
+def test_weights_are_clipped_in_place():
+    """After clipping no weight exceeds the limit."""
     network = nn.Linear(3, 3)
     nn.init.constant_(network.weight, -7)
     WeightClipping(0.5)(network)
     assert (network.weight == -0.5).all()
 
 
-def test_mismatch_compares_with_another_class(batch):
-    """With two classes, each image meets the other one; D loses where the wrong logit is higher."""
+def test_mismatch_uses_another_class(batch):
+    """With two classes, each image gets the other one. D loses if its logit is higher."""
     batch.c = batch.y
-    found = Mismatch(1.0, ADVERSARIAL_LOSSES["relativistic"], 2)(looked(batch))["mismatch"].item()
+    found = Mismatch(1.0, ADVERSARIAL_LOSSES["relativistic"], 2)(show_batch(batch))[
+        "mismatch"
+    ].item()
     expected = (math.log1p(math.exp(10)) + math.log1p(math.exp(-10))) / 2
     assert found == pytest.approx(expected)
 
 
-def test_classifier_counts_the_images_it_is_told_to(batch):
-    """Real ones in D's turn, generated ones in G's, all of them where the paper is followed."""
+def test_auxiliary_classifier_uses_the_selected_images(batch):
+    """The loss covers real images, generated images or both, as in the paper."""
     batch.D.heads["classes"] = nn.Linear(4, 2)
     nn.init.zeros_(batch.D.heads["classes"].weight)
     batch.D.heads["classes"].bias.data = torch.tensor([0.0, 0.0])
     batch.c = batch.y
-    of_discriminator = AuxiliaryClassifier(1.0, real=True, fake=False)(looked(batch))
+    of_discriminator = AuxiliaryClassifier(1.0, real=True, fake=False)(show_batch(batch))
     assert set(of_discriminator) == {"class_real"}
     assert of_discriminator["class_real"].item() == pytest.approx(math.log(2))
-    assert set(AuxiliaryClassifier(1.0, real=False, fake=True)(looked(batch))) == {"class_fake"}
-    as_published = AuxiliaryClassifier(1.0, real=True, fake=True)(looked(batch))
+    assert set(AuxiliaryClassifier(1.0, real=False, fake=True)(show_batch(batch))) == {"class_fake"}
+    as_published = AuxiliaryClassifier(1.0, real=True, fake=True)(show_batch(batch))
     assert set(as_published) == {"class_fake", "class_real"}
 
 
 def test_supervision_ignores_hidden_labels(batch):
-    """Only shown labels count; a batch without any counts nothing and has no NaN."""
+    """Only known labels count. A batch without any has loss 0 and no NaN."""
     batch.D.heads["classes"] = nn.Linear(4, 2, bias=False)
     batch.y = torch.tensor([0, -1])
-    assert Supervision()(looked(batch))["supervised"].item() == pytest.approx(math.log(2))
+    assert Supervision()(show_batch(batch))["supervised"].item() == pytest.approx(math.log(2))
     batch.y = torch.tensor([-1, -1])
     assert Supervision()(batch)["supervised"].item() == 0
 
 
-def test_information_is_about_codes(batch):
-    """The categorical code is the condition, the continuous one the first element of z."""
+def test_mutual_information_is_that_of_the_codes(batch):
+    """The categorical code is the condition. The continuous code is the first element of z."""
     batch.D.heads["code"] = nn.Linear(4, 2)
     nn.init.zeros_(batch.D.heads["code"].weight)
     nn.init.zeros_(batch.D.heads["code"].bias)
@@ -122,37 +127,37 @@ def test_information_is_about_codes(batch):
     nn.init.zeros_(batch.D.heads["continuous"].weight)
     nn.init.constant_(batch.D.heads["continuous"].bias, 3.0)
     batch.c = batch.y
-    found = MutualInformation(1.0, 1)(looked(batch))
+    found = MutualInformation(1.0, 1)(show_batch(batch))
     assert found["code"].item() == pytest.approx(math.log(2))
     assert found["continuous"].item() == pytest.approx(0.5 * (3 - 1) ** 2)
     batch.D.heads["continuous"] = nn.Linear(4, 2)
     nn.init.zeros_(batch.D.heads["continuous"].weight)
     nn.init.constant_(batch.D.heads["continuous"].bias, 3.0)
     found = MutualInformation(1.0, 2, 0.1)(batch)
-    # Minus the logarithm of a Gaussian of two codes: a sum over both.
+    # This is minus the logarithm of a Gaussian of two codes: a sum over both.
     normal = torch.distributions.Normal(torch.tensor([3.0, 3.0]), 1.0)
     likelihood = normal.log_prob(batch.z) - normal.log_prob(torch.tensor([3.0, 3.0]))
     expected = -0.1 * likelihood.sum(dim=1).mean().item()
     assert found["continuous"].item() == pytest.approx(expected)
 
 
-def test_features_are_matched_in_the_mean(batch):
-    """Means of zeros and ones are 1 apart; G's turn looks at real images because of it."""
+def test_feature_matching_compares_means(batch):
+    """The means of zeros and ones are 1 apart. G's step needs real images for this term."""
     term = FeatureMatching(1.0)
     GanLoss(terms_G=[term]).show_generator(batch)
     assert term(batch)["features"].item() == 1.0
 
 
-def test_generator_does_without_real_images(batch):
-    """Where nothing of G's looks at real images, D is not asked about them."""
+def test_generator_step_skips_unused_real_images(batch):
+    """If no term of G needs real images, D does not compute their logits."""
     GanLoss(ADVERSARIAL_LOSSES["hinge"]).show_generator(batch)
     assert batch.real_logits.numel() == 0
     GanLoss(ADVERSARIAL_LOSSES["relativistic"]).show_generator(batch)
     assert batch.real_logits.tolist() == [0, 0]
 
 
-def test_history_is_the_mean_of_the_past(batch):
-    """Standing still costs nothing; after a move by 1 the past is half-way between."""
+def test_historical_average_is_the_mean_of_past_weights(batch):
+    """Constant weights cost nothing. After a change by 1 the mean is half-way between."""
     player = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(player.weight)
     term = HistoricalAverage(1.0, player, "history")
@@ -163,30 +168,30 @@ def test_history_is_the_mean_of_the_past(batch):
     assert set(term.state_dict()) == {"count", "means.0"}
 
 
-def test_lead_counts_pairs(batch):
-    """Fake images of ones outdo real ones of zeros in every pair."""
-    assert looked(batch).lead() == 0.0
+def test_lead_is_the_share_of_pairs(batch):
+    """Fake images of ones have higher logits than real images of zeros in every pair."""
+    assert show_batch(batch).lead() == 0.0
     batch.real, batch.fake = torch.ones(2, 1, 2, 2), torch.zeros(2, 1, 2, 2)
-    assert looked(batch).lead() == 1.0
+    assert show_batch(batch).lead() == 1.0
 
 
 class Double(Augmentation):
-    """Shows every image twice as strong."""
+    """An augmentation that doubles every pixel."""
 
     def forward(self, x, seed, position):
         """Returns the images."""
         return 2 * x
 
 
-def test_penalties_are_before_augmentation(batch):
-    """By the image, through an augmentation that doubles it, the slope 2 is 4: |16 * 4| = 64."""
+def test_penalties_are_by_the_unaugmented_image(batch):
+    """An augmentation that doubles the image doubles the slope: |16 * 4| = 64."""
     GanLoss(augmentation=Double()).show_discriminator(batch, by_images=True)
     found = ZeroCentredPenalties(CosineRamp(1.0, 1.0, 0), 1)(batch)
     assert {name: value.item() for name, value in found.items()} == {"r1": 64, "r2": 64}
 
 
 @pytest.mark.parametrize("augment", ["diff", "ada"])
-def test_penalties_reach_through_augmentation(augment):
+def test_penalties_are_differentiable_through_augmentation(augment):
     """R1 and R2 differentiate twice through every augmentation, and D gets gradients."""
     recipe = small(RECIPES["msg"], augment=augment)
     state = initial_state(recipe, pictures(RECIPES["msg"]), torch.device("cpu"))
@@ -202,8 +207,8 @@ def test_penalties_reach_through_augmentation(augment):
     assert any(each.abs().sum() > 0 for each in weights)
 
 
-def test_pyramid_is_penalised_by_its_pictures():
-    """R1 of a pyramid is the sum of the squared norms by each small picture, worked out apart."""
+def test_pyramid_penalty_sums_over_its_images():
+    """R1 of a pyramid is the sum of the squared gradient norms by each small image."""
     view = Pyramid(1, 3)
     small_pictures = [torch.randn(2, 1, 8 // f, 8 // f, requires_grad=True) for f in (1, 2, 4)]
     weights = [torch.randn(1, 1, 8 // f, 8 // f) for f in (1, 2, 4)]
@@ -227,7 +232,7 @@ def test_pyramid_is_penalised_by_its_pictures():
 
 
 def test_feature_matching_replaces_the_adversarial_loss():
-    """Of `improved` and `ssgan` G's loss is feature matching; runs of before keep the sum."""
+    """G's loss in `improved` and `ssgan` is feature matching. Older runs keep the sum."""
     for name in ("improved", "ssgan"):
         recipe = small(RECIPES[name])
         state = initial_state(recipe, pictures(RECIPES[name]), torch.device("cpu"))

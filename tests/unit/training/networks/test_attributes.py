@@ -1,4 +1,4 @@
-"""Tests of imagemint.training.networks.attributes, and of the recipe that tells attributes."""
+"""Tests of imagemint.training.networks.attributes and of the recipe with attributes."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ TABLES = {name: frequencies(name) for name in VALUES}
 
 @pytest.fixture
 def people():
-    """Forty noisy people with attributes."""
+    """Forty images of noise with the attributes of people."""
     rng = np.random.Generator(np.random.Philox(7))
     images = rng.integers(0, 256, (40, 64, 64, 3)).astype(np.uint8)
     attributes = tuple(
@@ -35,18 +35,18 @@ def people():
     )
 
 
-def generator(**options):
-    """A tiny generator of people."""
+def make_generator(**options):
+    """Returns a tiny generator of people."""
     torch.manual_seed(0)
     options = {"c_dim": 2, "base_channels": 16, "frequencies": TABLES} | options
     return AttributeGenerator(16, SHAPE, **options).eval()
 
 
-def test_latents_draw_attributes_by_frequency():
-    """Of many latents, each value of each attribute has its share for the head asked for."""
+def test_attributes_are_drawn_by_frequency():
+    """Each attribute value has its share among many latents, given the head."""
     z = torch.randn(20_000, 16, generator=torch.Generator().manual_seed(3))
     for head in (2, 8):
-        codes = generator().condition.codes(z, torch.full((len(z),), head))
+        codes = make_generator().condition.codes(z, torch.full((len(z),), head))
         for k, name in enumerate(VALUES):
             shares = np.bincount(codes[:, k], minlength=len(VALUES[name])) / len(z)
             assert shares == pytest.approx(TABLES[name][head], abs=0.015)
@@ -54,24 +54,24 @@ def test_latents_draw_attributes_by_frequency():
 
 
 def test_impossible_values_are_never_drawn():
-    """However far out a latent lies, nobody wears a beard under a hijab."""
+    """Even an extreme latent never combines a beard with a hijab."""
     z = torch.tensor([-30.0, -8.0, 0.0, 8.0, 30.0])[:, None].expand(-1, 16)
-    codes = generator().condition.codes(z, torch.full((5,), list(STYLES).index("hijab")))
+    codes = make_generator().condition.codes(z, torch.full((5,), list(STYLES).index("hijab")))
     beard = list(VALUES).index("beard")
     assert codes[:, beard].tolist() == [VALUES["beard"].index(NONE)] * 5
 
 
-def test_limits_stand_between_values():
-    """A value's interval has its probability; one without any has no room."""
+def test_limits_separate_values():
+    """The interval of a value has its probability. It is empty for probability 0."""
     limits = limits_of(np.array([[0.5, 0.5, 0.0], [0.0, 0.25, 0.75]]))
     assert limits[0] == pytest.approx([0, 40])
     assert limits[1] == pytest.approx([-40, -0.67449], abs=1e-5)
 
 
 @pytest.mark.parametrize("options", [{}, {"scales": False}])
-def test_told_and_drawn_attributes_agree(options):
-    """Told the attributes that its latent draws, the generator paints the same picture."""
-    G = generator(**options)
+def test_given_and_drawn_attributes_agree(options):
+    """The attributes that a latent draws give the same image when they are given explicitly."""
+    G = make_generator(**options)
     z = torch.randn(6, 16, generator=torch.Generator().manual_seed(1))
     y = torch.arange(6)
     told = torch.cat([y[:, None], G.condition.codes(z, y)], dim=1)
@@ -82,8 +82,8 @@ def test_told_and_drawn_attributes_agree(options):
     assert not torch.equal(images, G(z, told))
 
 
-def test_discriminator_hears_each_attribute():
-    """Every attribute moves the logit once its embedding has learnt something."""
+def test_discriminator_depends_on_each_attribute():
+    """Every attribute changes the logit once its embedding is not zero."""
     torch.manual_seed(0)
     D = AttributeDiscriminator(SHAPE, base_channels=2, values=[len(it) for it in VALUES.values()])
     for embed in D.embeds:
@@ -99,8 +99,8 @@ def test_discriminator_hears_each_attribute():
 
 
 def test_reconstruction_is_the_mean_difference():
-    """Images of equal attributes are compared; of equal class alone they are not."""
-    G, D = generator(), AttributeDiscriminator(SHAPE, base_channels=2, values=[])
+    """Images with equal attributes are compared, and images with only an equal class are not."""
+    G, D = make_generator(), AttributeDiscriminator(SHAPE, base_channels=2, values=[])
     real, fake = torch.zeros(2, 3, 64, 64), torch.full((2, 3, 64, 64), 0.25)
     told = torch.zeros(2, 12, dtype=torch.int64)
     for c, value in ((told, 0.25), (told[:, 0], 0.0)):
@@ -108,8 +108,8 @@ def test_reconstruction_is_the_mean_difference():
         assert Reconstruction()(batch)["reconstruction"].item() == value
 
 
-def test_what_networks_are_told(people):
-    """Head first, then the attributes in their order; or the head alone."""
+def test_network_labels_are_head_and_attributes(people):
+    """The labels are the head followed by the attributes in order, or only the head."""
     told = AvatarsRecipe().network_labels(people)
     assert told.shape == (40, 12)
     assert (told[:, 0] == people.labels).all()
@@ -118,7 +118,7 @@ def test_what_networks_are_told(people):
 
 
 def test_run_with_attributes_resumes(people, tmp_path):
-    """Told attributes, a run stopped at a checkpoint and resumed equals one never stopped."""
+    """A run with attributes that stops at a checkpoint and resumes equals an uninterrupted run."""
     recipe = small(AvatarsRecipe, reconstruction_weight=1, decay_share=0)
 
     def train(run, recipe, *, resume=False):

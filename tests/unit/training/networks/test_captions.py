@@ -27,13 +27,13 @@ def z():
     return torch.randn(20_000, 16, generator=torch.Generator().manual_seed(3))
 
 
-def anything(count):
-    """Allows every value."""
+def allow_everything(count):
+    """Returns masks that allow every value."""
     return [torch.ones(count, len(values)) for values in READ.values()]
 
 
 def test_padding_does_not_matter():
-    """However many places are padded, the reader reads the same."""
+    """The reader gives the same result for any amount of padding."""
     torch.manual_seed(0)
     reader = CaptionReader(9, 5)
     tokens = torch.tensor([[3, 1, 4, 0, 0], [1, 5, 9, 2, 6]])
@@ -42,8 +42,8 @@ def test_padding_does_not_matter():
     assert not torch.allclose(reader(tokens)[0], reader(tokens)[1])
 
 
-def test_open_values_come_by_frequency(generator, z):
-    """Where nothing is named, every value has the share that it has in the data."""
+def test_unmentioned_values_are_drawn_by_frequency(generator, z):
+    """Without a caption every value has its share of the data."""
     codes = generator.codes(z)
     for k, (name, values) in enumerate(VALUES.items(), start=1):
         shares = np.bincount(codes[:, k], minlength=len(values)) / len(z)
@@ -52,9 +52,9 @@ def test_open_values_come_by_frequency(generator, z):
     assert (codes[hijab, BEARD] == VALUES["beard"].index(NONE)).all()
 
 
-def test_named_values_are_drawn(generator, z):
-    """Of the values allowed, each has its share, and no other value has any."""
-    allowed = anything(len(z))
+def test_mentioned_values_are_drawn(generator, z):
+    """Each allowed value has its share, and no other value is drawn."""
+    allowed = allow_everything(len(z))
     allowed[SKIN][:, [0, 1, 2, 6]] = 0
     codes = generator.codes(z, allowed)[:, SKIN]
     shares = np.bincount(codes, minlength=7) / len(z)
@@ -62,20 +62,20 @@ def test_named_values_are_drawn(generator, z):
 
 
 @pytest.mark.parametrize("value", [-30.0, -5.5, 0.0, 5.5, 30.0])
-def test_extreme_latents_obey(generator, value):
-    """However far out a latent lies, it draws what is allowed."""
-    allowed = anything(1)
+def test_extreme_latents_draw_allowed_values(generator, value):
+    """Even an extreme latent draws only allowed values."""
+    allowed = allow_everything(1)
     for each in allowed:
         each[:, :2] = each[:, 3:] = 0
     codes = generator.codes(torch.full((1, 16), value), allowed)[0]
-    # A hijab has one style and no beard, whatever is named.
+    # A hijab has one style and no beard, whatever the caption says.
     top, beard = VALUES["top"].index("hijab"), VALUES["beard"].index(NONE)
     assert codes.tolist() == [2, top, 2, 2, beard, *[2] * 7]
 
 
-def test_contradictions_draw_as_usual(generator, z):
-    """A hijab with a beard, which nobody wears, is a hijab without."""
-    allowed = anything(100)
+def test_contradictory_captions_draw_possible_values(generator, z):
+    """A caption of a hijab with a beard draws a hijab without a beard."""
+    allowed = allow_everything(100)
     allowed[0][:] = torch.nn.functional.one_hot(torch.tensor(2), 10)
     allowed[BEARD][:, 0] = 0
     codes = generator.codes(z[:100], allowed)
@@ -83,8 +83,8 @@ def test_contradictions_draw_as_usual(generator, z):
     assert (codes[:, BEARD] == 0).all()
 
 
-def test_something_is_always_allowed(generator):
-    """Positive logits are allowed; where there is none, the highest one is."""
+def test_some_value_is_always_allowed(generator):
+    """Positive logits are allowed. If there is none, the highest one is."""
     logits = torch.tensor([[3.0, -1.0, 2.0, *[-5.0] * 7], [-4.0, -1.0, -2.0, *[-5.0] * 7]])
     rest = torch.ones(2, sum(generator.sizes) - 10)
     generator.reader.forward = lambda _: torch.cat([logits, rest], dim=1)
@@ -92,8 +92,8 @@ def test_something_is_always_allowed(generator):
     assert heads.tolist() == [[True, False, True, *[False] * 7], [False, True, *[False] * 8]]
 
 
-def test_told_and_drawn_attributes_agree(generator, z):
-    """Told the attributes that its latent draws, the generator paints the same picture."""
+def test_given_and_drawn_attributes_agree(generator, z):
+    """The attributes that a latent draws give the same image when they are given explicitly."""
     tokens = torch.tensor([[1, 2, 3, 0]] * 6)
     drawn = generator(z[:6], tokens=tokens)
     assert drawn.shape == (6, 3, 64, 64)

@@ -32,16 +32,16 @@ def discriminator():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_generator_draws_images(channels):
-    """Latents and classes become images [N, C, 28, 28] within -1 and 1."""
+def test_generator_returns_images(channels):
+    """Latents and classes give images [N, C, 28, 28] within -1 and 1."""
     network = ConditionalGenerator(5, 3, c_dim=2, base_channels=4, image_channels=channels)
     images = network(torch.randn(6, 5), torch.arange(6) % 3)
     assert images.shape == (6, channels, 28, 28)
     assert images.abs().max() <= 1
 
 
-def test_class_changes_the_image(generator):
-    """One latent gives another picture for each class, and the same for the same."""
+def test_image_depends_on_the_class(generator):
+    """One latent gives another image for each class, and an equal image for an equal class."""
     z = torch.randn(1, 4).expand(4, 4)
     first, second, third, again = generator.eval()(z, torch.tensor([0, 1, 2, 0]))
     assert torch.allclose(first, again)
@@ -49,21 +49,21 @@ def test_class_changes_the_image(generator):
     assert not torch.allclose(second, third)
 
 
-def test_latent_changes_the_image(generator):
-    """One class has many pictures."""
+def test_image_depends_on_the_latent(generator):
+    """Two latents of one class give different images."""
     first, second = generator.eval()(torch.randn(2, 4), torch.zeros(2, dtype=torch.int64))
     assert not torch.allclose(first, second)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_discriminator_gives_a_logit_each(channels):
-    """Each image gets one logit, of any number of channels."""
+def test_discriminator_returns_one_logit_per_image(channels):
+    """The number of channels may be 1 or 3."""
     network = ProjectionDiscriminator(3, base_channels=1, image_channels=channels)
     assert network(torch.randn(5, channels, 28, 28), torch.arange(5) % 3).shape == (5,)
 
 
-def test_discriminator_learns_to_heed_the_class(discriminator):
-    """The projection starts at zero, so classes count alike at first, but has a gradient."""
+def test_discriminator_learns_to_use_the_class(discriminator):
+    """The projection starts at zero, where the class has no effect, but has a gradient."""
     x = torch.randn(1, 1, 28, 28).expand(2, 1, 28, 28)
     logits = discriminator(x, torch.tensor([0, 1]))
     assert torch.allclose(logits[0], logits[1])
@@ -77,8 +77,8 @@ def test_discriminator_learns_to_heed_the_class(discriminator):
     assert first < second
 
 
-def test_discriminator_judges_images_alone(discriminator):
-    """No image changes another's logit, or a gradient penalty would not be per image."""
+def test_logits_do_not_depend_on_other_images(discriminator):
+    """A gradient penalty per image requires that no image changes another's logit."""
     x = torch.randn(3, 1, 28, 28, requires_grad=True)
     discriminator(x, torch.zeros(3, dtype=torch.int64))[1].backward()
     assert x.grad[1].abs().sum() > 0
@@ -88,21 +88,21 @@ def test_discriminator_judges_images_alone(discriminator):
 @pytest.mark.parametrize(
     ("size", "expected"), [(28, (7, 2)), (32, (4, 3)), (64, (4, 4)), (24, (6, 2))]
 )
-def test_sizes_are_halved(size, expected):
-    """An image's size is a number up to 7 times a power of two."""
+def test_sizes_are_factored(size, expected):
+    """The size of an image is a number up to 7 times a power of two."""
     assert doublings(size) == expected
 
 
 @pytest.mark.parametrize("size", [7, 25, 30])
 def test_sizes_that_cannot_be_halved_are_refused(size):
-    """Odd ones, and those that need no network, are refused by name."""
+    """Sizes that are odd or too small are refused with their value."""
     with pytest.raises(DatasetError, match=f"images of {size} pixels"):
         doublings(size)
 
 
 @pytest.mark.parametrize("size", [28, 32, 64])
-def test_networks_fit_the_size(size):
-    """G draws, and D judges, images of any size that can be halved, without a condition too."""
+def test_networks_fit_the_image_size(size):
+    """G and D work at any size that can be halved, also without a condition."""
     G = ConditionalGenerator(4, 0, c_dim=0, base_channels=16, image_channels=3, image_size=size)
     images = G(torch.randn(2, 4))
     assert images.shape == (2, 3, size, size)
@@ -113,8 +113,8 @@ def test_networks_fit_the_size(size):
 
 @pytest.mark.parametrize("how", ["concatenated", "projected"])
 @pytest.mark.parametrize("norm", ["batch", "layer", "none"])
-def test_class_is_heeded(how, norm):
-    """Told either way, another class gives another logit, once the embedding is not zero."""
+def test_class_changes_the_logit(how, norm):
+    """Concatenated or projected, another class gives another logit if its embedding is not zero."""
     D = ConvolutionalDiscriminator(Shape(3, 28, 1), base_channels=2, norm=norm, **{how: True})
     embedding = D.plane if how == "concatenated" else D.embed
     torch.nn.init.normal_(embedding.weight)
@@ -124,8 +124,8 @@ def test_class_is_heeded(how, norm):
     assert torch.allclose(logits[0], logits[2])
 
 
-def test_spectral_norm_bounds_the_slope():
-    """Each weight's largest singular value is 1, so D cannot be steeper than its layers allow."""
+def test_spectral_norm_of_weights_is_one():
+    """The largest singular value of each weight is 1, which bounds the slope of D."""
     D = ConvolutionalDiscriminator(Shape(0, 28, 1), base_channels=4, norm="none", spectral=True)
     for _ in range(20):  # each pass takes a step of the power iteration
         D(torch.randn(2, 1, 28, 28))
@@ -136,7 +136,7 @@ def test_spectral_norm_bounds_the_slope():
 
 
 def test_semi_supervised_logit_is_log_z():
-    """D(x) = Z / (Z + 1) with Z the sum over the classes: log K for scores of 0."""
+    """D(x) = Z / (Z + 1), where Z is the sum over the classes: log K for scores of 0."""
     D = SemiSupervisedDiscriminator(Shape(5, 28, 1), base_channels=2)
     torch.nn.init.zeros_(D.heads["classes"].weight)
     torch.nn.init.zeros_(D.heads["classes"].bias)
@@ -144,8 +144,8 @@ def test_semi_supervised_logit_is_log_z():
     assert probability.tolist() == pytest.approx([5 / 6] * 2)
 
 
-def test_virtual_batch_keeps_images_apart():
-    """What else is in the batch changes nothing, in training and in evaluation, which agree."""
+def test_virtual_batch_norm_separates_images():
+    """The rest of the batch changes nothing, and training and evaluation mode agree."""
     G = VirtuallyNormalisedGenerator(4, Shape(0, 28, 1), base_channels=8, reference=6)
     z = torch.randn(5, 4)
     together = G(z)
@@ -154,8 +154,8 @@ def test_virtual_batch_keeps_images_apart():
     assert torch.allclose(together, G.eval()(z), atol=1e-5)
 
 
-def test_reference_batch_counts_once():
-    """A reference image is in the reference batch already; any other image is added to it."""
+def test_reference_image_counts_once():
+    """A reference image is already in the reference batch. Any other image is added to it."""
     layer = VirtualBatchNorm(2, 6)
     x = torch.randn(9, 2, 3, 3)
     found = layer(x)
@@ -168,7 +168,10 @@ def test_reference_batch_counts_once():
 
 
 def test_projection_is_spectrally_normalised():
-    """The embedding's largest singular value is 1; runs of before keep one that starts at 0."""
+    """The embedding's largest singular value is 1.
+
+    Older runs keep an embedding that starts at 0.
+    """
     shape = Shape(10, 28, 1)
     recipe = RECIPES["projection"]
     D = recipe(discriminator_channels=2).discriminator(shape)
@@ -182,8 +185,8 @@ def test_projection_is_spectrally_normalised():
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_runs_of_before_have_their_networks(name):
-    """Options that came since are read, in older checkpoints, as the networks were built then."""
+def test_older_runs_keep_their_networks(name):
+    """Options that are missing in an older checkpoint get the values of that time."""
     recipe = RECIPES[name]
     ours = recipe(**recipe.recorded_options({}))
     shape = Shape(10, 64, 3)

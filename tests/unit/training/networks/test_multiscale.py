@@ -12,8 +12,8 @@ from imagemint.training.networks import (
 SHAPE = Shape(0, 28, 3)
 
 
-def test_pyramid_holds_every_size():
-    """Each view is the mean over twice as large squares, the first the image itself."""
+def test_pyramid_has_every_size():
+    """Each image is the mean over squares twice as large. The first one is the image itself."""
     x = torch.randn(2, 3, 28, 28)
     first, second, third = pyramid(x, 3).split(3, dim=1)
     assert torch.equal(first, x)
@@ -21,8 +21,8 @@ def test_pyramid_holds_every_size():
     assert torch.allclose(third[1, 2, 24:, 24:], x[1, 2, 24:, 24:].mean().expand(4, 4), atol=1e-6)
 
 
-def test_generator_draws_a_pyramid_in_training():
-    """In training it returns views of every size, in evaluation mode the largest alone."""
+def test_generator_returns_a_pyramid_in_training():
+    """Training mode returns images of every size, and evaluation mode only the largest."""
     G = MultiScaleGenerator(4, SHAPE, base_channels=8)
     z = torch.randn(2, 4)
     views = G(z)
@@ -31,8 +31,8 @@ def test_generator_draws_a_pyramid_in_training():
     assert torch.equal(views[:, 6:, :4, :4], views[:, 6:, :1, :1].expand(2, 3, 4, 4))
 
 
-def test_discriminator_sees_every_size():
-    """A change in any view alone changes the logit, and every layer of G has a gradient."""
+def test_discriminator_uses_every_size():
+    """A change in any size changes the logit, and every output layer of G has a gradient."""
     G = MultiScaleGenerator(4, SHAPE, base_channels=8)
     D = MultiScaleDiscriminator(SHAPE, base_channels=8)
     views = G(torch.randn(2, 4))
@@ -45,8 +45,8 @@ def test_discriminator_sees_every_size():
     assert all(p.grad.abs().sum() > 0 for p in G.to_image.parameters())
 
 
-def test_discriminator_is_told_the_deviation():
-    """With it one more feature is the mean deviation of the batch, the same for every image."""
+def test_deviation_is_a_feature_of_the_discriminator():
+    """The last feature is the mean deviation of the batch, the same for every image."""
     D = MultiScaleDiscriminator(Shape(0, 28, 1), base_channels=8, deviation=True)
     x = pyramid(torch.randn(4, 1, 28, 28), 3)
     phi = D.phi(x, None)

@@ -1,4 +1,4 @@
-"""Tests of imagemint.training.networks.precision: precision, and what is compiled."""
+"""Tests of imagemint.training.networks.precision: precision and compilation."""
 
 import json
 
@@ -22,7 +22,7 @@ BF16 = Passes("bf16")
 
 @pytest.fixture
 def batch():
-    """A turn of a small discriminator on eight images, by which it is to be differentiated."""
+    """A function that shows eight images to a small discriminator, differentiable by the images."""
 
     def start(passes):
         with torch.random.fork_rng([]):
@@ -37,16 +37,16 @@ def batch():
     return start
 
 
-def test_gpu_decides_the_precision(monkeypatch):
-    """A CPU computes in fp32, a GPU in bf16 where it has that."""
+def test_precision_depends_on_the_device(monkeypatch):
+    """A CPU computes in fp32, and a GPU in bf16 if it supports that."""
     assert precision_of(torch.device("cpu")) == "fp32"
     for able, expected in ((True, "bf16"), (False, "fp32")):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *, able=able, **_: able)
         assert precision_of(torch.device("cuda")) == expected
 
 
-def test_only_the_layers_are_bf16():
-    """Within a pass numbers are bfloat16, and float32 again as they leave it."""
+def test_only_layers_compute_in_bf16():
+    """Numbers are bfloat16 within a pass and float32 outside it."""
     inside = []
     G = ConditionalGenerator(4, 0, c_dim=0, base_channels=8, image_channels=1)
     G.trunk[1].register_forward_hook(lambda _, given, __: inside.append(given[0].dtype))
@@ -58,7 +58,7 @@ def test_only_the_layers_are_bf16():
 
 
 def test_penalties_are_close_in_bf16(batch):
-    """R1, R2 and WGAN-GP and their gradients by the weights are what they are in fp32, nearly."""
+    """R1, R2, WGAN-GP and their gradients are close to those in fp32."""
     penalties = [ZeroCentredPenalties(CosineRamp(1.0, 1.0, 0), 1), LipschitzPenalty()]
     found = []
     for passes in (Passes(), BF16):
@@ -76,7 +76,7 @@ def test_penalties_are_close_in_bf16(batch):
 
 @pytest.mark.parametrize("name", ["mnist", "wgan-gp", "improved", "style", "sngan", "msg"])
 def test_bf16_trains_and_resumes(name, tmp_path):
-    """Losses are finite, the state stays float32, and a run cut in two equals the whole."""
+    """Losses are finite, the state stays float32, and an interrupted run equals the whole one."""
     recipe = small(RECIPES[name], images=32, decay_share=0)
     whole = train_recipe(recipe, tmp_path / "whole", passes=BF16).tensors()
     rows = [json.loads(row) for row in (tmp_path / "whole/log.jsonl").read_text().splitlines()]
@@ -89,8 +89,8 @@ def test_bf16_trains_and_resumes(name, tmp_path):
     assert [name for name in whole if not torch.equal(whole[name], resumed[name])] == []
 
 
-def test_precision_stays(tmp_path):
-    """A checkpoint tells its precision, and is refused in another; one that tells none is fp32."""
+def test_precision_is_kept_by_a_checkpoint(tmp_path):
+    """A run resumes only in its own precision. A checkpoint that names none is fp32."""
     recipe = small(RECIPES["dcgan"], images=16)
     longer = recipe.model_copy(update={"images": 24})
     train_recipe(recipe, tmp_path, passes=BF16)
@@ -106,13 +106,13 @@ def test_precision_stays(tmp_path):
     assert train_recipe(longer, tmp_path, resume=True).images_seen == 24
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute")  # of PyTorch's compiler, at each tensor
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # from PyTorch's compiler
 @pytest.mark.parametrize("name", ["mnist", "wgan-gp"])
 def test_compiled_run_equals_eager(name, tmp_path, monkeypatch):
-    """Compiled passes compute the same; those differentiated twice are left to eager PyTorch.
+    """Compiled passes compute the same. Passes that are differentiated twice stay eager.
 
-    By PyTorch's compiler without its last stage, which takes a minute: whatever it refuses, as it
-    does second derivatives, it refuses here.
+    The compiler runs without its last stage, which takes a minute. It refuses the same things, such
+    as second derivatives.
     """
     compile_, calls = torch.compile, []
 
@@ -130,5 +130,5 @@ def test_compiled_run_equals_eager(name, tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "compile", watched)
     compiled = train_recipe(recipe, tmp_path / "compiled", passes=Passes(compiled=True)).tensors()
     assert all(torch.allclose(eager[key], compiled[key], atol=1e-5) for key in eager)
-    # Of two steps of mnist the first has penalties, so there D looks twice less.
+    # Of two steps of mnist the first has penalties, so D runs compiled half as often there.
     assert (calls.count("draw"), calls.count("_look")) == {"mnist": (2, 6), "wgan-gp": (2, 6)}[name]

@@ -26,14 +26,14 @@ def players():
     )
 
 
-def at(level, *networks):
+def set_level(level, *networks):
     """Sets the level of networks."""
     for network in networks:
         network.level.fill_(level)
 
 
-def detail(images):
-    """The largest block of equal pixels that the images consist of."""
+def measure_block_size(images):
+    """Returns the size of the largest blocks of equal pixels in the images."""
     for factor in (4, 2):
         shrunk = functional.avg_pool2d(images, factor)
         again = functional.interpolate(shrunk, scale_factor=factor, mode="nearest")
@@ -43,24 +43,24 @@ def detail(images):
 
 
 def test_levels_follow_the_plan():
-    """A size is trained, the next one is faded in, and after the last the level is beyond it."""
+    """A size trains, the next one fades in, and the level after the last size is beyond it."""
     found = [level_at(images, 2, 100) for images in range(0, 500, 50)]
     assert found == [0, 0, 0, 0.5, 1, 1, 1, 1.5, 3, 3]
 
 
-def test_pictures_grow(players):
-    """Whole levels draw at their size, and levels between them at the larger one."""
+def test_images_grow_with_the_level(players):
+    """A whole level gives images of its size, and a level in between gives the larger one."""
     G, _ = players
     z = torch.randn(3, 4)
     sizes = []
     for level in (0.0, 0.5, 1.0, 1.25, 2.0, 3.0):
-        at(level, G)
-        sizes.append(detail(G(z)))
+        set_level(level, G)
+        sizes.append(measure_block_size(G(z)))
     assert sizes == [4, 2, 2, 1, 1, 1]
 
 
-def test_growing_is_smooth(players):
-    """Where fading begins and ends nothing jumps: neither pictures, drawn or real, nor logits."""
+def test_growth_is_continuous(players):
+    """Images and logits are continuous where fading begins and ends."""
     G, D = players
     z, x = torch.randn(3, 4), torch.randn(3, 1, 28, 28)
     view = Grown(D)
@@ -68,46 +68,46 @@ def test_growing_is_smooth(players):
         for near in (level - 1e-6, level + 1e-6):
             if not 0 <= near <= 2:
                 continue
-            at(level, G, D)
+            set_level(level, G, D)
             exact = G(z), view(x), D(view(x))
-            at(near, G, D)
+            set_level(near, G, D)
             for found, expected in zip((G(z), view(x), D(view(x))), exact, strict=True):
                 assert torch.allclose(found, expected, atol=1e-3)
 
 
-def test_fading_mixes(players):
+def test_fading_mixes_two_sizes(players):
     """Half-way a real image is the mean of both of its sizes."""
     _, D = players
     x, view = torch.randn(2, 1, 28, 28), Grown(D)
-    at(1.0, D)
+    set_level(1.0, D)
     coarse = view(x)
-    at(1.5, D)
+    set_level(1.5, D)
     assert torch.allclose(view(x), (coarse + x) / 2, atol=1e-6)
 
 
-def test_finished_networks_see_everything(players):
-    """At the last level a real image is itself, and the penalty is by its own pixels."""
+def test_finished_networks_use_full_images(players):
+    """At the last level a real image is unchanged, and the penalty is by its own pixels."""
     _, D = players
-    at(3.0, D)
+    set_level(3.0, D)
     x, view = torch.randn(2, 1, 28, 28), Grown(D)
     assert torch.equal(view(x), x)
     assert torch.allclose(view.power(x), x.square().sum(dim=(1, 2, 3)))
-    at(0.0, D)
+    set_level(0.0, D)
     assert torch.allclose(
         view.power(view(x) / 16), functional.avg_pool2d(x, 4).square().sum(dim=(1, 2, 3)), rtol=1e-4
     )
 
 
-def test_level_is_kept(players):
-    """The level is part of the state, constant in evaluation mode, and averaged to its end."""
+def test_level_is_part_of_the_state(players):
+    """The level is saved, constant in evaluation mode, and averaged to its end."""
     G, _ = players
-    at(1.0, G)
+    set_level(1.0, G)
     other = GrowingGenerator(4, SHAPE, base_channels=8)
     other.load_state_dict(G.state_dict())
     z = torch.randn(2, 4)
     assert torch.equal(other.eval()(z), G(z))
     averaged = GrowingGenerator(4, SHAPE, base_channels=8)
-    at(3.0, G)
+    set_level(3.0, G)
     for _ in range(40):
         update_ema(averaged, G, 0.1)
     assert averaged.grown() == (2, 1.0)

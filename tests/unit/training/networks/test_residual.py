@@ -9,7 +9,7 @@ from imagemint.training.networks.residual import ResidualBlock
 
 
 def test_block_starts_as_the_identity():
-    """The last convolution is zero at first, but learns."""
+    """The last convolution starts at zero and has a gradient."""
     block = ResidualBlock(4, expansion=2, groups=2, blocks=3)
     x = torch.randn(2, 4, 5, 5)
     assert torch.equal(block(x), x)
@@ -19,7 +19,7 @@ def test_block_starts_as_the_identity():
 
 @pytest.mark.parametrize(("size", "classes"), [(28, 0), (32, 3), (64, 0)])
 def test_networks_fit_the_shape(size, classes):
-    """G draws and D judges images of its size, with classes and without, at a sane scale."""
+    """G and D work at each size, with and without classes, and the images have a sane scale."""
     shape = Shape(classes, size, 3)
     y = torch.arange(4) % classes if classes else None
     G = ResidualGenerator(5, shape, base_channels=32, c_dim=2)
@@ -31,7 +31,7 @@ def test_networks_fit_the_shape(size, classes):
 
 
 def test_discriminator_can_be_penalised():
-    """Its second derivatives exist, and no image changes another's logit."""
+    """D has second derivatives, and no image changes another's logit."""
     D = ResidualDiscriminator(Shape(0, 32, 1), base_channels=16)
     x = torch.randn(2, 1, 32, 32, requires_grad=True)
     logits = D(x)

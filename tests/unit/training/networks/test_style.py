@@ -12,7 +12,7 @@ from imagemint.training.networks.style import ModulatedConvolution
 
 @pytest.fixture
 def generator():
-    """A small generator without classes, whose mean w is not where it began."""
+    """A small generator without classes whose mean w has moved from its initial value."""
     torch.manual_seed(0)
     network = StyleGenerator(
         6, Shape(0, 16, 3), w_dim=4, base_channels=8, mapping_layers=2
@@ -22,8 +22,8 @@ def generator():
     return network.eval()
 
 
-def test_modulation_equals_weights_of_each_image():
-    """Scaling the input and the output is a convolution with modulated, demodulated weights."""
+def test_modulation_equals_weights_per_image():
+    """Scaling input and output equals a convolution with modulated, demodulated weights."""
     layer = ModulatedConvolution((3, 5), 3, 4)
     x, w = torch.randn(2, 3, 6, 6), torch.randn(2, 4)
     style = layer.style(w)
@@ -34,8 +34,8 @@ def test_modulation_equals_weights_of_each_image():
         assert torch.allclose(found, expected, atol=1e-4)
 
 
-def test_psi_draws_towards_the_mean(generator):
-    """At psi 1 nothing changes, at 0 every latent gives one picture, between lies less variety."""
+def test_psi_reduces_variety(generator):
+    """At psi 1 nothing changes, at 0 all latents give one image, and between them variety falls."""
     z = torch.randn(8, 6)
     whole = generator(z)
     strength = {psi: generator(z, truncation=torch.full((8, 1), psi)) for psi in (0.0, 0.5, 1.0)}
@@ -45,16 +45,16 @@ def test_psi_draws_towards_the_mean(generator):
     assert 0 < spread[0.5] < spread[1.0]
 
 
-def test_psi_is_one_for_each_image(generator):
-    """Neighbours in a batch may be truncated differently."""
+def test_each_image_has_its_own_psi(generator):
+    """Images of one batch may have different psi."""
     z = torch.randn(1, 6).expand(2, 6)
     mixed = generator(z, truncation=torch.tensor([[0.0], [1.0]]))
     assert torch.allclose(mixed[1], generator(z)[1], atol=1e-5)
     assert not torch.allclose(mixed[0], mixed[1])
 
 
-def test_mean_w_follows_training_alone(generator):
-    """It moves while training and stands still in evaluation mode."""
+def test_mean_w_moves_in_training_only(generator):
+    """The mean w moves in training mode and is constant in evaluation mode."""
     before = generator.w_mean.clone()
     generator(torch.randn(64, 6))
     assert torch.equal(generator.w_mean, before)
@@ -62,15 +62,15 @@ def test_mean_w_follows_training_alone(generator):
     assert not torch.equal(generator.w_mean, before)
 
 
-def test_classes_change_the_picture():
-    """With classes, one latent has a picture for each."""
+def test_image_depends_on_the_class():
+    """With classes, one latent gives another image for each class."""
     network = StyleGenerator(6, Shape(3, 16, 3), w_dim=4, base_channels=8, mapping_layers=1)
     first, second = network(torch.randn(1, 6).expand(2, 6), torch.tensor([0, 1]))
     assert not torch.allclose(first, second)
 
 
-def noisy(mixing=0.0):
-    """A generator with noise of some strength."""
+def make_noisy(mixing=0.0):
+    """Returns a generator with noise of positive strength."""
     torch.manual_seed(0)
     shape = Shape(0, 16, 1)
     G = StyleGenerator(
@@ -81,21 +81,24 @@ def noisy(mixing=0.0):
     return G
 
 
-def test_noise_is_fixed_once_trained():
-    """In training two passes differ, in evaluation a latent has one picture, in any batch."""
-    G, z = noisy(), torch.randn(4, 6)
+def test_noise_is_constant_in_evaluation():
+    """In training mode two passes differ.
+
+    In evaluation mode a latent has one image, in any batch.
+    """
+    G, z = make_noisy(), torch.randn(4, 6)
     assert not torch.allclose(G(z), G(z))
     G.eval()
     assert torch.equal(G(z), G(z))
     assert torch.allclose(G(z)[1:2], G(z[1:2]), atol=1e-5)
-    state = noisy().eval()
+    state = make_noisy().eval()
     state.load_state_dict(G.state_dict())
     assert torch.equal(state(z), G(z))
 
 
-def test_styles_are_mixed_in_training_alone(monkeypatch):
-    """The layers before the crossing have the style of z, those behind it another one."""
-    G, seen = noisy(mixing=1.0), []
+def test_styles_are_mixed_in_training_only(monkeypatch):
+    """Layers before the crossover have the style of z, and later layers another one."""
+    G, seen = make_noisy(mixing=1.0), []
     monkeypatch.setattr(G, "synthesis", seen.append)
     z = torch.randn(3, 6)
     G(z)
@@ -110,7 +113,7 @@ def test_styles_are_mixed_in_training_alone(monkeypatch):
 
 
 def test_path_length_is_the_norm_of_the_jacobian(monkeypatch):
-    """It equals the formula with the whole Jacobian by each style, worked out apart."""
+    """The term equals the formula with the whole Jacobian by each style."""
     torch.manual_seed(1)
     G = StyleGenerator(6, Shape(0, 16, 1), w_dim=4, base_channels=8, mapping_layers=2)
     z, term = torch.randn(5, 6), PathLength(2.0)
