@@ -1,5 +1,7 @@
 """Tests of the data sets of image-to-image models: pairs, unpaired images, and the tasks."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,11 +9,13 @@ from imagemint.training import datasets
 from imagemint.training.datasets.images import Attribute, LabelledImages
 from imagemint.training.datasets.translations import (
     DegradedImages,
+    MovingImages,
     UnpairedImages,
     load_pairs,
     tasks,
 )
 from imagemint.training.datasets.translations.degradations import Edges, MotionBlur
+from imagemint.training.datasets.translations.motion import Path
 from imagemint.training.errors import DatasetError
 
 WORN = np.array([0, 2, 3, 7, 8])
@@ -37,11 +41,12 @@ def pairs_of(people):
     without = np.setdiff1d(np.arange(10), WORN)
     return {
         "paired": DegradedImages("motion-blur", people, MotionBlur()),
+        "sequence": MovingImages("frames", people),
         "unpaired": UnpairedImages("glasses", people, WORN, without, bare),
     }
 
 
-@pytest.mark.parametrize("kind", ["paired", "unpaired"])
+@pytest.mark.parametrize("kind", ["paired", "sequence", "unpaired"])
 def test_draws_are_functions_of_the_position(people, kind):
     """A run that resumes, or draws in other batches, sees the same pairs."""
     once = pairs_of(people)[kind].draw(3, 0, 24)
@@ -95,6 +100,35 @@ def test_unpaired_images_meet_at_random(people):
     assert len(met) > 10
     _, truth = pairs.examples(np.array([0, 1]))
     assert (truth == 0).all()
+
+
+def test_sequences_go_on(people):
+    """Source, target and the frames that follow are one sequence."""
+    pairs = pairs_of(people)["sequence"]
+    assert (pairs.form.frames, pairs.form.depth) == (4, 12)
+    rows = np.array([6, 2])
+    sources, targets = pairs.examples(rows)
+    further = pairs.rollout(rows, 10)
+    assert further.shape == (2, 10, 64, 64, 3)
+    assert np.array_equal(further[:, 0], targets)
+    frames = np.concatenate([np.stack(np.split(sources[0], 4, axis=2)), further[0]])
+    assert len(np.unique(frames, axis=0)) == 14
+
+
+def test_motion_is_steady():
+    """A block moves by the speed of its path, and grows by its growth."""
+    image = np.full((64, 64, 1), 255, np.uint8)
+    image[24:40, 24:40] = 0
+    path = Path(x=0, y=0, dx=1 / 32, dy=0, angle=0, turn=0, scale=1, growth=0)
+    frames = np.stack([path.frame(image, number)[..., 0] for number in range(14)])
+    inked = 255.0 - frames
+    centres = (inked * np.arange(64)).sum(axis=(1, 2)) / inked.sum(axis=(1, 2))
+    assert np.diff(centres) == pytest.approx(2, abs=0.05)
+    grown = replace(path, dx=0, growth=0.05)
+    areas = [float((255.0 - grown.frame(image, number)).sum()) for number in (5, 9)]
+    assert areas[1] / areas[0] == pytest.approx(1.05**8, rel=0.03)
+    turned = replace(path, dx=0, turn=90 / 13, angle=0)
+    assert np.array_equal(turned.frame(image, 0), turned.frame(image, 13)[::-1, :, :])
 
 
 def test_digest_tells_data_and_task_apart(people):

@@ -12,7 +12,8 @@ from imagemint.training.datasets.translations.forms import SourceForm
 from imagemint.training.rng import ShuffledOrder
 
 _VERSION = 1  # counts up when the sources of a task change
-_EXAMPLES = 0  # the seed of the sources that evaluation looks at
+EXAMPLES = 0
+"""The seed of the sources that evaluation looks at."""
 
 
 class Pairs(ABC):
@@ -111,4 +112,4 @@ class DegradedImages(Pairs):
 
     def examples(self, rows: NDArray[np.int64]) -> tuple[Images, Images]:
         """Returns sources and targets of these rows."""
-        return self.degradation(self.data.images[rows], _EXAMPLES, rows), self._truth[rows]
+        return self.degradation(self.data.images[rows], EXAMPLES, rows), self._truth[rows]

@@ -18,6 +18,7 @@ from imagemint.training.datasets.translations.degradations import (
     MotionBlur,
 )
 from imagemint.training.datasets.translations.holes import GlassesMask, Holes
+from imagemint.training.datasets.translations.motion import MovingImages
 from imagemint.training.datasets.translations.pairs import DegradedImages, Pairs
 from imagemint.training.datasets.translations.unpaired import UnpairedImages
 from imagemint.training.errors import DatasetError
@@ -61,6 +62,11 @@ def _degraded(degradation: Degradation) -> Loader:
         return DegradedImages(task, images, degradation)
 
     return load
+
+
+def _moving(task: str, images: LabelledImages, split: Split, data: Path | None) -> Pairs:
+    del split, data
+    return MovingImages(task, images)
 
 
 def _holes(task: str, images: LabelledImages, split: Split, data: Path | None) -> Pairs:
@@ -113,5 +119,6 @@ TASKS: dict[str, Loader] = {
     "holes": _holes,
     "glasses-mask": _glasses_mask,
     "glasses": _unpaired,
+    "frames": _moving,
 }
 """What loads each task, by its name."""
