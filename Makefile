@@ -16,10 +16,10 @@ export PYTHON
 # Since 1.29 ONNX Runtime reports to its maker, from its import on, unless this is set.
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: help demo test check fix proto bench
+.PHONY: help demo test check fix proto reference docs bench
 
 help: ## list the verbs
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
 
 demo: $(SERVING) ## serve models/, mint ten digits of each class, write demo/sheet.png
 	@$(BIN)/python scripts/demo.py
@@ -36,6 +36,12 @@ fix: $(DEV) ## mend what can be mended by machine
 proto: $(DEV) ## generate proto/gen and clients/typescript/src/gen from proto/
 	@scripts/genproto.sh
 	@scripts/genproto-typescript.sh
+
+reference: $(DEV) ## write docs/reference from the code: settings, schemas, metrics, errors
+	@$(BIN)/python scripts/site/make_site.py reference
+
+docs: $(DEV) ## build the documentation site and show it at localhost:8008
+	@$(BIN)/python scripts/site/make_site.py serve
 
 # It makes the environments of the peers that it is told to run, in .venv-peers.
 bench: $(DEV) ## load-test the server beside its peers; BENCH_ARGS="--peers none" alone

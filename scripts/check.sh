@@ -31,4 +31,5 @@ step 'fix it with: make proto' fresh_stubs
 step 'an exemption needs its reason beside it' hadolint Dockerfile
 step 'an exemption needs its reason beside it' shellcheck .ci/run scripts/*.sh examples/*/*.sh
 step 'an exemption needs its reason beside it' mypy
+step 'see Documentation in CONTRIBUTING.md' python scripts/site/make_site.py check
 printf 'make check: all checks passed\n'

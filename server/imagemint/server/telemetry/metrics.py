@@ -134,70 +134,85 @@ class Metrics:
         self.backlog = Backlog()
         self.registry.register(self.backlog)
         self.requests = self._counter(
-            "requests", "Calls answered, by outcome.", "service", "method", "model", "code"
+            "requests",
+            "Finished calls, by gRPC status code. Those of HTTP are calls of the same RPCs.",
+            "service",
+            "method",
+            "model",
+            "code",
         )
         self.request_duration = self._histogram(
             "request_duration_seconds",
-            "From the arrival of a call to its last answer.",
+            "Time from the arrival of a call to its last response.",
             ("service", "method", "model"),
             SECONDS,
         )
-        self.inflight = self._gauge("inflight_requests", "Calls being answered.", "service")
+        self.inflight = self._gauge("inflight_requests", "Running calls.", "service")
         self.images = self._counter(
             "images",
-            "Images minted; class is a label text, empty without.",
+            "Generated images. The class is a label text, empty without one.",
             "model",
             "version",
             "class",
         )
-        self.queue_images = self._gauge(
-            "queue_images", "Images waiting for a batch.", "model", "version"
-        )
+        self.queue_images = self._gauge("queue_images", "Queued images.", "model", "version")
         self.queue_limit_images = self._gauge(
-            "queue_limit_images", "Images that may wait for a batch.", "model", "version"
+            "queue_limit_images", "Limit of the queue, in images.", "model", "version"
         )
         self.queue_wait = self._histogram(
             "queue_wait_seconds",
-            "From the acceptance of a call until its first image entered a batch.",
+            "Time from the acceptance of a call until its first image entered a batch.",
             ("model", "version", "priority"),
             SECONDS,
         )
         self.batch_images = self._histogram(
-            "batch_images", "Images computed in one pass.", ("model", "version"), IMAGES
+            "batch_images", "Images computed in one pass of a model.", ("model", "version"), IMAGES
         )
         self.inference_duration = self._histogram(
-            "inference_duration_seconds", "One pass of a model.", ("model", "version"), SECONDS
+            "inference_duration_seconds",
+            "Duration of one pass of a model.",
+            ("model", "version"),
+            SECONDS,
         )
         self.encode_duration = self._histogram(
-            "encode_duration_seconds", "Encoding the pictures of one answer.", ("format",), SECONDS
+            "encode_duration_seconds",
+            "Time to encode the images of one response.",
+            ("format",),
+            SECONDS,
         )
         self.rejected = self._counter(
-            "rejected", "Calls refused before any work.", "model", "reason"
+            "rejected",
+            "Calls refused before any work: queue_full, draining, unauthenticated, not_allowed, "
+            "rate_limited or too_many_calls.",
+            "model",
+            "reason",
         )
         self.ended = self._counter(
             "ended_calls",
-            "Calls ended while under way: stalled, or their key was withdrawn.",
+            "Running calls that the server ended: stalled (the client did not read) or withdrawn "
+            "(the API key was withdrawn or narrowed).",
             "reason",
         )
         self.bytes_in_flight = self._gauge(
-            "bytes_in_flight", "Bytes of answers made and not yet taken by their callers."
+            "bytes_in_flight", "Memory of responses that are computed but not yet read by clients."
         )
         self.client_images = self._counter(
-            "client_images", "Images let in, by the name of the API key.", "client", "model"
+            "client_images", "Accepted images, by name of the API key.", "client", "model"
         )
         self.reloads = self._counter(
             "reloads",
-            "Files read again because they changed; what is certificate or api_keys.",
+            "Reloads of changed files (what: certificate or api_keys): ok, or failed, and the old "
+            "files stay in use.",
             "what",
             "outcome",
         )
         self.repository_lost = self._gauge(
             "repository_lost",
-            "1 while the model repository cannot be read, or is empty though models of it serve.",
+            "1 while the model repository cannot be read, or is empty although models serve.",
         )
         self.model_info = self._gauge(
             "model_info",
-            "1 for each version that is served.",
+            "1 for each version that serves.",
             "model",
             "version",
             "bundle_sha256",
@@ -207,16 +222,16 @@ class Metrics:
         )
         self.model_load_duration = self._gauge(
             "model_load_duration_seconds",
-            "Reading, checking and warming up a version.",
+            "Time to read, check and warm up a version.",
             "model",
             "version",
         )
         self.model_load_failures = self._counter(
-            "model_load_failures", "Versions refused at loading.", "model"
+            "model_load_failures", "Refusals of versions at loading.", "model"
         )
         self.model_failed_versions = self._gauge(
             "model_failed_versions",
-            "Versions that do not serve because loading failed.",
+            "Versions that are refused now.",
             "model",
         )
         self.registry.register(DroppedLines())
@@ -291,13 +306,15 @@ class DroppedLines(Collector):
 
     def _family(self) -> CounterMetricFamily:
         return CounterMetricFamily(
-            "imagemint_log_lines_dropped", "Log lines that were not written.", labels=("reason",)
+            "imagemint_log_lines_dropped",
+            "Dropped log lines: queue_full, or rate_limited lines of gRPC.",
+            labels=("reason",),
         )
 
 
 def add_build_info(registry: CollectorRegistry) -> None:
     """Adds the versions of imagemint and ONNX Runtime to a registry."""
-    Info("imagemint_build", "What is running.", registry=registry).info(
+    Info("imagemint_build", "Versions of imagemint and ONNX Runtime.", registry=registry).info(
         {"version": version("imagemint"), "onnxruntime": _onnxruntime_version()}
     )
 

@@ -1,0 +1,99 @@
+"""The scripts that gather and check the documentation site."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+CONFIGURATION = """
+[project]
+docs_dir = "pages"
+site_dir = "site"
+nav = [{ "Home" = "index.md" }, { "More" = [{ "Gone" = "gone.md" }] }]
+"""
+
+
+@pytest.fixture
+def scripts(monkeypatch):
+    """Imports a module of scripts/site."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts/site"))
+    return importlib.import_module
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes a file below the temporary folder, which holds the pages of the top folder already."""
+    for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "README.md"):
+        (tmp_path / name).write_text(f"# {name}\n")
+
+    def write(name, text):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    return write
+
+
+def test_files_outside_docs_become_pages(scripts, write, tmp_path):
+    """Links to code, Markdown and folders lead to pages of the site; those in code stay."""
+    write(
+        "docs/a.md",
+        "[b](b.md) [c](../code/c.py) [r](../code) [n](../note.md#x)\n```\n[d](../d)\n```\n",
+    )
+    write("docs/b.md", "# B\n")
+    write("code/c.py", "print()\n")
+    write("note.md", "# Note\n\n[a](docs/a.md)\n")
+    scripts("stage").stage(tmp_path, tmp_path / "out")
+    assert (tmp_path / "out/a.md").read_text() == (
+        "[b](b.md) [c](source/code/c.py.md) [r](source/code.md) [n](source/note.md#x)\n"
+        "```\n[d](../d)\n```\n"
+    )
+    assert "````python\nprint()\n````" in (tmp_path / "out/source/code/c.py.md").read_text()
+    assert "[a](../a.md)" in (tmp_path / "out/source/note.md").read_text()
+    assert "- [c.py](code/c.py.md)" in (tmp_path / "out/source/code.md").read_text()
+
+
+def test_link_to_nothing_is_refused(scripts, write, tmp_path):
+    """A page whose link leads to no file has no site, and the error names both."""
+    write("docs/a.md", "[x](../gone.py)\n")
+    stage = scripts("stage")
+    with pytest.raises(
+        stage.StageError, match=r"docs/a\.md: the link \.\./gone\.py leads to nothing"
+    ):
+        stage.stage(tmp_path, tmp_path / "out")
+
+
+def test_faults_of_a_site_are_found(scripts, write, tmp_path):
+    """A page without entry, an entry without page, dead links and files of other hosts."""
+    write("zensical.toml", CONFIGURATION)
+    write("pages/index.md", "# Home\n")
+    write("pages/lost.md", "# Lost\n")
+    write("pages/source/fine.md", "# Not in the navigation, as nothing below source/\n")
+    write(
+        "site/index.html",
+        '<p id="here"><a href="#here"></a><a href="#nowhere"></a><a href="gone/"></a>'
+        '<a href="https://example.org"></a><script src="https://example.org/x.js"></script>'
+        '<link rel="canonical" href="https://example.org/"><img src="lost/index.html">',
+    )
+    write("site/lost/index.html", '<a href="../index.html#here"></a><a href="..#there"></a>')
+    assert sorted(scripts("links").find_faults(tmp_path / "zensical.toml")) == [
+        "gone.md: in the navigation, but there is no such page",
+        "index.html: loads https://example.org/x.js from another host",
+        "index.html: the link #nowhere leads nowhere",
+        "index.html: the link gone/ leads nowhere",
+        "lost.md: the page is not in the navigation of zensical.toml",
+        "lost/index.html: the link ..#there leads nowhere",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "cell"),
+    [
+        ("a | b\n  c", "a \\| b c"),
+        ("HOST:<port> and `<a>` * 2", "HOST:&lt;port> and `<a>` \\* 2"),
+    ],
+)
+def test_cells_of_tables_are_escaped(scripts, text, cell):
+    """Borders, HTML and emphasis are text; code stays code."""
+    assert scripts("markdown_text").escape(text) == cell
