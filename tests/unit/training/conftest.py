@@ -1,4 +1,4 @@
-"""Toy digits, tiny networks, and runs over them that take a second."""
+"""Fixtures: toy digits, tiny networks, and training runs of about a second."""
 
 import json
 import os
@@ -27,31 +27,34 @@ TINY = {
     "penalty_interval": 3,
     "learning_rate": 1e-3,
 }
-# Twelve steps; rows of the log after every third, checkpoints after every fourth.
+# Runs have twelve steps. The log has a row every third step, and a checkpoint every fourth.
 SCHEDULE = Schedule(log_interval=24, snapshot_interval=32, collapse_grace=1_000)
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _one_thread():
-    """The machine belongs to others too, and a fixed number of threads to bitwise equality."""
+def _use_one_thread():
+    """Uses one thread. Bitwise equality needs a fixed number, and other processes need cores."""
     torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
-def _quick_and_steady(monkeypatch):
-    """Statistics of tiny networks need no 10,240 images, and a commit may come between two runs."""
+def _shorten_and_fix_runs(monkeypatch):
+    """Recalibrates on one batch and fixes the revision, as a commit may come between two runs."""
     monkeypatch.setattr(health, "RECALIBRATION_BATCHES", 1)
     monkeypatch.setattr(provenance, "read_code_revision", lambda: "0123abc+")
 
 
 @pytest.fixture(autouse=True)
-def _no_plots(monkeypatch):
-    """The loss plot takes half the time of a tiny run; test_monitor overrides this to see it."""
+def _skip_plots(monkeypatch):
+    """Skips the loss plot, which takes half of a tiny run.
+
+    Module test_monitor overrides this fixture.
+    """
     monkeypatch.setattr(monitor, "plot_losses", lambda _: None)
 
 
-def toy_digits(name, per_class, seed):
-    """Noise, with a bright block whose place tells the class."""
+def make_toy_digits(name, per_class, seed):
+    """Returns images of noise with a bright block whose position shows the class."""
     labels = np.tile(np.arange(10), per_class)
     rng = np.random.Generator(np.random.Philox(key=[seed, 0]))
     images = rng.integers(0, 60, (len(labels), 28, 28, 1)).astype(np.uint8)
@@ -63,26 +66,26 @@ def toy_digits(name, per_class, seed):
 
 @pytest.fixture(scope="session")
 def digits():
-    """Forty images for training: an epoch ends within a run."""
-    return toy_digits("mnist/train", 4, seed=1)
+    """Forty training images, so that an epoch ends within a run."""
+    return make_toy_digits("mnist/train", 4, seed=1)
 
 
 @pytest.fixture(scope="session")
 def test_digits():
-    """Sixty others to judge against."""
-    return toy_digits("mnist/test", 6, seed=2)
+    """Sixty other images for the test split."""
+    return make_toy_digits("mnist/test", 6, seed=2)
 
 
 @pytest.fixture
 def toy_mnist(monkeypatch, digits, test_digits):
-    """Puts the toy digits where the commands find MNIST."""
+    """Registers the toy digits as MNIST for the commands."""
     splits = {"train": digits, "test": test_digits}
     monkeypatch.setitem(datasets.DATASETS, "mnist", lambda split, _: splits[split])
 
 
 @pytest.fixture
 def train(digits):
-    """Trains a tiny recipe into a directory, as in `train(run, resume=True, seed=3)`."""
+    """A function that trains a tiny recipe. An example is `train(run, resume=True, seed=3)`."""
 
     def start(run, *, resume=False, schedule=SCHEDULE, **options):
         return training_loop.train(
@@ -99,8 +102,8 @@ def train(digits):
 
 
 @pytest.fixture
-def left_behind():
-    """Reads all that a run leaves, as bytes by path; of the log all but the timings."""
+def read_files():
+    """A function that returns all files of a run by path, without the timings of the log."""
 
     def read(run):
         files = {
@@ -124,7 +127,7 @@ def left_behind():
 
 @pytest.fixture
 def poison(monkeypatch):
-    """Fills the averaged generator's weights with a value, from a step on."""
+    """A function that fills the averaged generator's weights with a value from a step on."""
 
     def arm(first_step, value):
         steps = iter(range(1, 1_000))
@@ -143,7 +146,7 @@ def poison(monkeypatch):
 
 @pytest.fixture(scope="session")
 def judge(tmp_path_factory, digits, test_digits):
-    """The directory of a classifier that knows the toy digits."""
+    """The directory of a classifier that is trained on the toy digits."""
     out = tmp_path_factory.mktemp("judge")
     recipe = MnistClassifierRecipe(epochs=8, batch_size=20, shift=0, dropout=0.0)
     train_classifier(recipe, digits, test_digits, out, device=torch.device("cpu"), quiet=True)
@@ -152,7 +155,7 @@ def judge(tmp_path_factory, digits, test_digits):
 
 @pytest.fixture
 def real_data():
-    """The folder of the real data sets."""
+    """The directory of the real data sets."""
     folder = os.environ.get("IMAGEMINT_DATA")
     if not folder or not (Path(folder) / "mnist").is_dir():
         pytest.skip("IMAGEMINT_DATA names no folder with the real data sets")

@@ -1,4 +1,4 @@
-"""Tests of imagemint.training.command through the command line's own entry."""
+"""Tests of imagemint.training.command through the entry point of the command line."""
 
 import gzip
 import hashlib
@@ -37,15 +37,15 @@ TINY = [
 
 
 def train(out, *options):
-    """Runs `imagemint train mnist` on tiny networks; returns the exit status."""
+    """Runs `imagemint train mnist` on tiny networks and returns the exit status."""
     return main(["train", "mnist", "--out", str(out), *TINY, *options])
 
 
 @pytest.mark.parametrize(
     "arguments", ["--help", "train --help", "train --list", "evaluate --help", "export --help"]
 )
-def test_listing_is_light(arguments):
-    """Listing commands, recipes and options imports neither torch nor any other slow package."""
+def test_listing_imports_no_slow_package(arguments):
+    """Listing commands, recipes and options imports neither torch nor other slow packages."""
     script = (
         "import sys, contextlib, io\n"
         "from imagemint.client.cli import main\n"
@@ -62,7 +62,7 @@ def test_listing_is_light(arguments):
 
 
 def test_recipes_are_listed(capsys):
-    """The help names the recipes, and an unknown one is answered with them."""
+    """The help lists the recipes, and so does the error for an unknown one."""
     assert main(["train", "--help"]) == 0
     assert "mnist-classifier" in capsys.readouterr().out
     assert main(["train", "imagenet"]) == 2
@@ -74,7 +74,7 @@ def test_recipes_are_listed(capsys):
 
 @pytest.mark.usefixtures("toy_mnist")
 def test_dry_run_writes_nothing(tmp_path, capsys):
-    """A dry run tells the complete options and leaves no trace."""
+    """A dry run prints all options and writes no file."""
     assert train(tmp_path / "run", "--dry-run", "--seed", "7") == 0
     told = json.loads(capsys.readouterr().out)
     assert (
@@ -99,8 +99,8 @@ def test_dry_run_writes_nothing(tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("toy_mnist")
-def test_recipe_has_its_own_patience(tmp_path, capsys):
-    """The plainest GAN collapses and recovers, so by its defaults it is judged from epoch 30 on."""
+def test_recipe_has_its_own_collapse_limits(tmp_path, capsys):
+    """The plainest GAN collapses and recovers. By default its collapse check starts at epoch 30."""
     run = ["train", "vanilla-mnist", "--out", str(tmp_path / "run"), "--dry-run"]
     found = []
     for options in ([], ["--collapse-grace", "5", "--collapse-patience", "7"]):
@@ -110,8 +110,8 @@ def test_recipe_has_its_own_patience(tmp_path, capsys):
     assert found == [(1_800_000, 1_800_000), (5, 7)]
 
 
-def pictures(folder, names, count):
-    """Writes so many noisy pictures for each class."""
+def write_images(folder, names, count):
+    """Writes this many images of noise for each class."""
     rng = np.random.Generator(np.random.Philox(key=[3, 4]))
     for name in names:
         (folder / name).mkdir(parents=True)
@@ -121,9 +121,9 @@ def pictures(folder, names, count):
     return str(folder)
 
 
-def test_one_picture_a_class_trains(tmp_path, caplog):
-    """What is too few for what is said before the first step; the run leaves a checkpoint."""
-    data = pictures(tmp_path / "pets", ["cat", "dog"], 1)
+def test_one_image_per_class_trains(tmp_path, caplog):
+    """Warnings before the first step say what is too few, and the run writes a checkpoint."""
+    data = write_images(tmp_path / "pets", ["cat", "dog"], 1)
     assert train(tmp_path / "run", "--dataset", data, "--images", "16") == 0
     assert "no class has 2 training pictures, so variety cannot be measured" in caplog.text
     assert "2 training pictures are fewer than a batch of 8" in caplog.text
@@ -131,16 +131,16 @@ def test_one_picture_a_class_trains(tmp_path, caplog):
 
 
 def test_one_class_trains(tmp_path, caplog):
-    """A class-conditional recipe learns a single class, without terms that need another one."""
-    data = pictures(tmp_path / "pets", ["cat"], 9)
+    """A class-conditional recipe trains on a single class, without terms that need another one."""
+    data = write_images(tmp_path / "pets", ["cat"], 9)
     run = tmp_path / "run"
     assert train(run, "--dataset", data, "--mismatch-weight", "1", "--images", "8") == 0
     assert "recipe mnist is class-conditional, and there is only one class" in caplog.text
 
 
-def test_dry_run_tells_missing_test_pictures(tmp_path, capsys):
-    """Data that lend nothing for testing are told to be so, and what was left out or guessed."""
-    data = pictures(tmp_path / "pets" / "train", ["cat", "dog"], 3)
+def test_dry_run_reports_missing_test_images(tmp_path, capsys):
+    """The dry run reports missing test images and everything that was skipped or guessed."""
+    data = write_images(tmp_path / "pets" / "train", ["cat", "dog"], 3)
     assert train(tmp_path / "run", "--dataset", str(Path(data).parent), "--dry-run") == 0
     told = json.loads(capsys.readouterr().out)
     assert any("`imagemint evaluate` has no test pictures" in it for it in told["warnings"])
@@ -149,8 +149,8 @@ def test_dry_run_tells_missing_test_pictures(tmp_path, capsys):
 
 
 def test_labels_file_names_the_classes(tmp_path, capsys):
-    """Names from a file stand in the run, whose resume finds the file again."""
-    data = pictures(tmp_path / "pets", ["0", "1"], 5)
+    """The run stores the names of the file, and a resume finds the file again."""
+    data = write_images(tmp_path / "pets", ["0", "1"], 5)
     (tmp_path / "names.txt").write_text("cat\ndog\n")
     names = ["--labels-file", str(tmp_path / "names.txt")]
     assert train(tmp_path / "run", "--dataset", data, *names, "--images", "16") == 0
@@ -159,8 +159,8 @@ def test_labels_file_names_the_classes(tmp_path, capsys):
 
 
 def test_evaluation_reads_the_data_of_the_run(tmp_path):
-    """A run tells where its data lie and how they were read; an evaluation needs no option."""
-    data = Path(pictures(tmp_path / "pets", ["0", "1"], 10))
+    """A run stores where its data are and how they are read. An evaluation needs no option."""
+    data = Path(write_images(tmp_path / "pets", ["0", "1"], 10))
     rows = [f"{name}/{n}.png,{'cat' if n % 2 else 'dog'}" for name in "01" for n in range(10)]
     (data / "list.csv").write_text("\n".join(["file,who", *rows]))
     who = ["--label-column", "who"]
@@ -173,8 +173,8 @@ def test_evaluation_reads_the_data_of_the_run(tmp_path):
 
 @pytest.mark.parametrize("recipe", ["mnist", "dcgan"])
 def test_older_order_of_classes_resumes(tmp_path, monkeypatch, recipe):
-    """A run whose classes were sorted as text goes on with them in its own order."""
-    data = pictures(tmp_path / "pets", ["1", "2", "10"], 5)
+    """A run whose classes were sorted as text keeps their order when it resumes."""
+    data = write_images(tmp_path / "pets", ["1", "2", "10"], 5)
     tiny = TINY if recipe == "mnist" else ["--batch-size", "8", "--quiet"]
     run = ["train", recipe, "--dataset", data, "--out", str(tmp_path / "run"), *tiny]
     with monkeypatch.context() as older:
@@ -193,8 +193,8 @@ def test_older_order_of_classes_resumes(tmp_path, monkeypatch, recipe):
         (["--objective", "hnge"], 2, "--objective: Input should be 'relativistic' or 'hinge'"),
     ],
 )
-def test_dry_run_refuses_what_cannot_be(tmp_path, capsys, options, status, text):
-    """What a run would fail by, its dry run already tells, in one line."""
+def test_dry_run_refuses_invalid_options(tmp_path, capsys, options, status, text):
+    """A dry run reports in one line the error with which a run would fail."""
     assert train(tmp_path / "run", "--dry-run", *options) == status
     said = capsys.readouterr().err
     assert text in said
@@ -202,8 +202,8 @@ def test_dry_run_refuses_what_cannot_be(tmp_path, capsys, options, status, text)
 
 
 @pytest.mark.usefixtures("toy_mnist")
-def test_options_are_written_in_full(tmp_path, capsys, digits):
-    """Beside the results stand every option, the data's digest, the schedule and the versions."""
+def test_options_file_is_complete(tmp_path, capsys, digits):
+    """The file has every option, the digest of the data, the schedule and the versions."""
     assert train(tmp_path, "--images", "16", "--log-interval", "8") == 0
     assert f"{latest_checkpoint(tmp_path)}: 16 images\n" == capsys.readouterr().out
     written = json.loads((tmp_path / "options.json").read_text())
@@ -226,7 +226,7 @@ def test_options_are_written_in_full(tmp_path, capsys, digits):
 
 @pytest.mark.usefixtures("toy_mnist")
 def test_run_is_not_overwritten(tmp_path, capsys):
-    """A directory that holds a run is refused without --resume, and resumed with it."""
+    """A directory with a run is refused without --resume and resumed with it."""
     assert train(tmp_path, "--images", "16") == 0
     capsys.readouterr()
     assert train(tmp_path, "--images", "16") == 1
@@ -236,8 +236,8 @@ def test_run_is_not_overwritten(tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("toy_mnist")
-def test_resume_takes_the_options_of_the_run(tmp_path, capsys):
-    """--resume needs no option again; one that is given must agree or be free to change."""
+def test_resume_uses_the_options_of_the_run(tmp_path, capsys):
+    """A resume needs no options. An option that is given must be equal or one that may change."""
     assert train(tmp_path, "--images", "16", "--seed", "3", "--log-interval", "8") == 0
     before = json.loads((tmp_path / "options.json").read_text())
     resume = ["train", "mnist", "--out", str(tmp_path), "--resume", "--quiet", "--images", "24"]
@@ -252,7 +252,7 @@ def test_resume_takes_the_options_of_the_run(tmp_path, capsys):
 
 
 def test_resume_finds_the_folder_of_the_run(tmp_path, monkeypatch):
-    """The folder of pictures is remembered, whatever directory the resume is called from."""
+    """The run stores the absolute path of its images, so a resume works from any directory."""
     rng = np.random.Generator(np.random.Philox(key=[5, 0]))
     for label in "ab":
         (tmp_path / "pictures" / label).mkdir(parents=True)
@@ -270,7 +270,7 @@ def test_resume_finds_the_folder_of_the_run(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("toy_mnist")
 def test_older_runs_resume(tmp_path, capsys):
-    """A run that does not remember its settings is found by the name of its data."""
+    """A run that does not store its settings finds its data by name."""
     assert train(tmp_path, "--images", "16", "--log-interval", "8") == 0
     options = json.loads((tmp_path / "options.json").read_text())
     del options["settings"]
@@ -287,8 +287,8 @@ def test_older_runs_resume(tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("toy_mnist")
-def test_torn_first_save_is_no_run(tmp_path):
-    """A run killed in its very first save can simply be started again."""
+def test_incomplete_first_checkpoint_does_not_count(tmp_path):
+    """A run that was killed during its first save can be started again."""
     (tmp_path / "checkpoints" / ".0000000008.77").mkdir(parents=True)
     assert train(tmp_path, "--images", "8") == 0
 
@@ -296,7 +296,7 @@ def test_torn_first_save_is_no_run(tmp_path):
 @pytest.mark.usefixtures("toy_mnist")
 @pytest.mark.parametrize("extra", [[], ["--dry-run"]])
 def test_refused_resume_changes_nothing(tmp_path, capsys, extra):
-    """Resuming with other options is one line that names them; options.json stays as it was."""
+    """The error names the option that differs in one line, and options.json does not change."""
     assert train(tmp_path, "--images", "16") == 0
     before = (tmp_path / "options.json").read_bytes()
     capsys.readouterr()
@@ -308,8 +308,8 @@ def test_refused_resume_changes_nothing(tmp_path, capsys, extra):
 
 
 @pytest.mark.usefixtures("toy_mnist")
-def test_failed_run_is_one_line(tmp_path, capsys):
-    """A run whose losses explode ends with exit status 1 and one line that says what is left."""
+def test_failed_run_prints_one_line(tmp_path, capsys):
+    """A run with exploding losses exits with status 1 and prints one line."""
     assert train(tmp_path, "--learning-rate", "1e30") == 1
     said = capsys.readouterr().err
     assert said.startswith("imagemint train: after ")
@@ -318,8 +318,8 @@ def test_failed_run_is_one_line(tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("toy_mnist")
-def test_stopped_run_says_so(tmp_path, capsys, monkeypatch):
-    """A run stopped by a signal tells how to go on, and its status keeps a script from going on."""
+def test_stopped_run_prints_how_to_resume(tmp_path, capsys, monkeypatch):
+    """A run that a signal stops prints how to resume, and its status 130 stops a script."""
     step = Monitor.step
 
     def interrupted(self, *losses):
@@ -331,8 +331,8 @@ def test_stopped_run_says_so(tmp_path, capsys, monkeypatch):
     assert "8 images of 16; --resume continues" in capsys.readouterr().out
 
 
-def test_missing_data_is_one_line(tmp_path, capsys, monkeypatch):
-    """Data found nowhere names every place, in one line and before anything is written."""
+def test_missing_data_is_an_error(tmp_path, capsys, monkeypatch):
+    """The error lists every location in one line, before anything is written."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(registry, "_MNIST_URL", "http://127.0.0.1:9/")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
@@ -347,15 +347,15 @@ def test_missing_data_is_one_line(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.usefixtures("toy_mnist")
-def test_missing_gpu_is_one_line(tmp_path, capsys):
-    """Asking for a GPU where there is none says so."""
+def test_missing_gpu_is_an_error(tmp_path, capsys):
+    """Requesting a GPU without one is an error."""
     assert train(tmp_path, "--device", "cuda") == 1
     assert "no GPU that this PyTorch can use" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("toy_mnist")
-def test_evaluate_prints_the_figures(tmp_path, judge, capsys, monkeypatch):
-    """Each figure is a line, with the deviation over seeds and that of real data beside it."""
+def test_evaluate_prints_the_metrics(tmp_path, judge, capsys, monkeypatch):
+    """Each metric is a line with the deviation over seeds and the value of real data."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert train(tmp_path / "run", "--images", "16") == 0
     capsys.readouterr()
@@ -375,8 +375,8 @@ def test_evaluate_prints_the_figures(tmp_path, judge, capsys, monkeypatch):
 
 
 @pytest.mark.usefixtures("toy_mnist")
-def test_two_judges_report(tmp_path, judge, capsys, monkeypatch):
-    """Figures of the second classifier have its name, and what no judge decides is not repeated."""
+def test_metrics_of_two_judges_are_reported(tmp_path, judge, capsys, monkeypatch):
+    """Metrics of the second classifier have its name. Metrics that need no judge appear once."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert train(tmp_path / "run", "--images", "16") == 0
     second = shutil.copytree(judge, tmp_path / "second")
@@ -393,14 +393,14 @@ def test_two_judges_report(tmp_path, judge, capsys, monkeypatch):
     assert f"two classifiers are called {judge.name}" in capsys.readouterr().err
 
 
-def test_evaluate_wants_somebody_to_look(tmp_path, capsys):
-    """Without classifier and Inception weights there is nothing to measure with."""
+def test_evaluate_needs_a_judge(tmp_path, capsys):
+    """Without classifier and Inception weights an evaluation is an error."""
     assert main(["evaluate", str(tmp_path)]) == 1
     assert "name a --classifier or --inception" in capsys.readouterr().err
 
 
 def test_classifier_of_a_folder_is_trained(tmp_path, capsys):
-    """Any folder of pictures trains a judge, by its path."""
+    """Any folder of images, given by its path, trains a judge."""
     for label, level in (("dark", 20), ("light", 220)):
         (tmp_path / "shades" / label).mkdir(parents=True)
         for number in range(20):
@@ -414,12 +414,15 @@ def test_classifier_of_a_folder_is_trained(tmp_path, capsys):
     assert load_classifier(tmp_path / "judge", torch.device("cpu"))[1] == about
 
 
-# --- the real digits ----------------------------------------------------------------------------
+# --- real digits --------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def first_digits(real_data, tmp_path, monkeypatch):
-    """A data folder with the first of the real digits, as published but for their number."""
+    """A data folder with the first real digits.
+
+    Only the number of images differs from the original.
+    """
     folder = tmp_path / "data" / "mnist"
     folder.mkdir(parents=True)
     digests = {}
@@ -437,8 +440,8 @@ def first_digits(real_data, tmp_path, monkeypatch):
 
 
 @pytest.mark.data
-def test_real_digits_from_end_to_end(first_digits, tmp_path, capsys, monkeypatch):
-    """Real digits train a judge and a generator, which is resumed and measured, all by command."""
+def test_real_digits_from_training_to_evaluation(first_digits, tmp_path, capsys, monkeypatch):
+    """Commands train a judge and a generator on real digits, resume it and evaluate it."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     run, judge, data = tmp_path / "run", tmp_path / "judge", ["--data", str(first_digits)]
     options = ["--epochs", "3", "--batch-size", "32", "--quiet", "--device", "cpu"]

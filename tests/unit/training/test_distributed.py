@@ -1,4 +1,4 @@
-"""Tests of imagemint.training.distributed: two of them do what one does, and stop as one."""
+"""Tests of imagemint.training.distributed: two processes have the results of one."""
 
 import json
 import os
@@ -26,16 +26,16 @@ from imagemint.training.losses.gan_loss import GanLoss
 from imagemint.training.recipes import RECIPES
 from imagemint.training.recipes.mnist import MnistRecipe
 
-# Starting two processes takes two imports of everything, so they are started once for all.
+# Starting two processes imports everything twice, so one start serves all tests.
 pytestmark = [pytest.mark.timeout(900)]
 TESTS = Path(__file__).parents[2]
 
 TIMINGS = ("images_per_s", "cpu_s")
 
 
-def jobs_of(folder):
-    """Every recipe; and a run that is stopped and resumed, and one that cannot be shared."""
-    # What dropout drops is each process's own, and so are noise and mixed styles.
+def make_jobs(folder):
+    """Returns a job for every recipe, one that is interrupted and resumed, and two that fail."""
+    # Dropout, noise and mixed styles are different in each process.
     steady = {"noise": False, "mixing": 0.0, "path_length_weight": 0.0}
     options = {"vanilla-mnist": {"dropout": 0.0}, "style": steady}
     jobs = [
@@ -57,14 +57,14 @@ def jobs_of(folder):
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory):
-    """The folder in which two processes have done all jobs."""
+def two_processes(tmp_path_factory):
+    """The folder in which two processes have run all jobs."""
     folder = tmp_path_factory.mktemp("two")
-    (folder / "jobs.json").write_text(json.dumps(jobs_of(folder)))
+    (folder / "jobs.json").write_text(json.dumps(make_jobs(folder)))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    # As a person or torchrun would say it.
+    # The variables are those that torchrun or a user sets.
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
     path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
     script = [sys.executable, str(TESTS / "training_process.py"), str(folder / "jobs.json")]
@@ -78,16 +78,16 @@ def two(tmp_path_factory):
     return folder
 
 
-def left_by(folder, run):
-    """The tensors that each process ended with."""
+def read_states(folder, run):
+    """Returns the final tensors of each process."""
     return [load_file(folder / f"{run}-{rank}.safetensors") for rank in (0, 1)]
 
 
-def apart(ours, theirs, begin):
-    """How far two states are apart, as a share of how far a run came and of Adam's first moments.
+def measure_difference(ours, theirs, begin):
+    """Returns the difference of two states relative to their change and Adam's first moments.
 
-    By norms, because Adam's first steps follow the sign of a gradient: of one that is all but zero,
-    such as that of a bias which cancels, rounding decides the sign.
+    The result compares norms. Adam's first steps follow the sign of a gradient, and rounding
+    decides the sign of a gradient near zero, such as that of a bias that cancels.
     """
     shares = {}
     for part in ("G/", "D/", "opt_G/", "opt_D/"):
@@ -108,29 +108,29 @@ def apart(ours, theirs, begin):
 
 
 @pytest.mark.parametrize("name", [*RECIPES, "ada", "lead", "diff"])
-def test_two_equal_one(name, two, tmp_path):
-    """Sharing each batch, two processes end with one state, and it is that of one alone."""
-    first, second = left_by(two, name)
+def test_two_processes_equal_one(name, two_processes, tmp_path):
+    """Two processes that share each batch end in the same state, which is that of one process."""
+    first, second = read_states(two_processes, name)
     assert all(torch.equal(first[key], second[key]) for key in first)
-    (job,) = (job for job in jobs_of(two) if Path(job["run"]).name == name)
+    (job,) = (job for job in make_jobs(two_processes) if Path(job["run"]).name == name)
     recipe = small(RECIPES[job["recipe"]], **job["options"])
     begin = initial_state(recipe, pictures(type(recipe)), torch.device("cpu")).tensors()
     alone = train(recipe, tmp_path).tensors()
     assert first.keys() == alone.keys()
-    assert max(apart(first, alone, begin).values()) < 0.1
-    logs = [run / "log.jsonl" for run in (two / name, tmp_path)]
+    assert max(measure_difference(first, alone, begin).values()) < 0.1
+    logs = [run / "log.jsonl" for run in (two_processes / name, tmp_path)]
     ours, theirs = ([json.loads(row) for row in log.read_text().splitlines()] for log in logs)
     for row, expected in zip(ours, theirs, strict=True):
         for timing in TIMINGS:
             del row[timing], expected[timing]
-        # Near zero a logit is a difference of sums, whose order the processes change; Adam's first
-        # steps enlarge that rounding. 1e-3 was met on one processor and missed on another.
+        # Near zero a logit is a difference of sums, whose order depends on the processes. Adam's
+        # first steps enlarge that rounding. One processor met 1e-3, and another did not.
         assert row == pytest.approx(expected, rel=1e-2, abs=5e-3)
 
 
-def test_first_process_writes(two):
-    """A run of two leaves what a run of one leaves, each thing once."""
-    run = two / "mnist"
+def test_first_process_writes_the_files(two_processes):
+    """A run of two processes writes the files of a run of one, each once."""
+    run = two_processes / "mnist"
     assert [path.name for path in list_checkpoints(run)] == [f"{n:010d}" for n in (24, 48)]
     assert [path.name for path in sorted((run / "grids").iterdir())] == [
         f"{n:010d}.png" for n in (24, 48)
@@ -138,11 +138,13 @@ def test_first_process_writes(two):
     assert len(list((run / "tensorboard").iterdir())) == 1
 
 
-def test_signal_stops_all_at_one_step(two):
-    """A signal to one process stops both after the step; resumed, the run is the one never cut."""
-    whole, cut = left_by(two, "mnist")[0], left_by(two, "cut")[0]
+def test_signal_stops_all_processes_at_one_step(two_processes):
+    """A signal to one process stops both after the step. The resumed run equals the whole one."""
+    whole, cut = read_states(two_processes, "mnist")[0], read_states(two_processes, "cut")[0]
     assert [name for name in whole if not torch.equal(whole[name], cut[name])] == []
-    logs = [(two / name / "log.jsonl").read_text().splitlines() for name in ("mnist", "cut")]
+    logs = [
+        (two_processes / name / "log.jsonl").read_text().splitlines() for name in ("mnist", "cut")
+    ]
     ours, theirs = (
         [[figure for figure in json.loads(row).items() if figure[0] not in TIMINGS] for row in log]
         for log in logs
@@ -150,25 +152,25 @@ def test_signal_stops_all_at_one_step(two):
     assert ours == theirs
 
 
-def test_failures_are_shared(two):
-    """What cannot be shared, and what goes wrong, is told to every process."""
+def test_every_process_gets_the_error(two_processes):
+    """A batch that cannot be shared and a failed run raise in every process."""
     for rank in (0, 1):
-        odd, ill = ((two / f"{run}-{rank}.txt").read_text() for run in ("odd", "ill"))
+        odd, ill = ((two_processes / f"{run}-{rank}.txt").read_text() for run in ("odd", "ill"))
         assert odd == "ProcessesError: batch_size is 9, which 2 processes cannot share equally"
         assert ill.startswith("LossNotFinite: after ")
 
 
-# --- without a second process --------------------------------------------------------------------
+# --- a single process ---------------------------------------------------------------------------
 
 
 class TwoOnPaper(Distributed):
-    """Two processes, of which the other is not there."""
+    """A group of two processes without the other one."""
 
     world_size = 2
 
 
-def test_parts_of_a_batch():
-    """A part is a share of the rows, or of another dimension."""
+def test_local_part_of_a_batch():
+    """A part is a share of the rows or of another dimension."""
     second = TwoOnPaper()
     second.rank = 1
     assert second.local_batch_size(6) == 3
@@ -176,8 +178,8 @@ def test_parts_of_a_batch():
     assert second.local_part(torch.arange(8).reshape(2, 4), dim=1).tolist() == [[2, 3], [6, 7]]
 
 
-def test_foreign_batch_statistics_are_refused(digits, monkeypatch):
-    """A layer that would normalise by its own part of the batch is refused, and says why."""
+def test_local_batch_statistics_are_refused(digits, monkeypatch):
+    """A layer that would normalize by its local part of the batch is refused with the reason."""
     recipe = MnistRecipe(z_dim=4, generator_channels=4, discriminator_channels=1)
     state = initial_state(recipe, digits, torch.device("cpu"), TwoOnPaper())
     joined = [part for part in state.G.modules() if isinstance(part, Batchwise)]
@@ -196,8 +198,8 @@ def test_foreign_batch_statistics_are_refused(digits, monkeypatch):
 
 
 @pytest.mark.parametrize("player", ["discriminator", "generator"])
-def test_objective_over_a_batch_is_refused(digits, monkeypatch, player):
-    """A loss that is no mean over images is refused for several processes, and works for one."""
+def test_loss_that_is_no_mean_is_refused(digits, monkeypatch, player):
+    """A loss that is not a mean over images works in one process and is refused for several."""
 
     def relative_to_the_mean(real, fake):
         return nn.functional.softplus(fake - real.mean()).mean()
@@ -210,12 +212,12 @@ def test_objective_over_a_batch_is_refused(digits, monkeypatch, player):
         initial_state(recipe, digits, torch.device("cpu"), TwoOnPaper())
 
 
-# --- by the command ------------------------------------------------------------------------------
+# --- the command --------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def shades(tmp_path):
-    """A folder of forty noisy pictures in two classes."""
+    """A folder of forty images of noise in two classes."""
     rng = np.random.Generator(np.random.Philox(key=[5, 0]))
     for label in ("dark", "light"):
         (tmp_path / "shades" / label).mkdir(parents=True)
@@ -225,8 +227,8 @@ def shades(tmp_path):
     return tmp_path / "shades"
 
 
-def arguments(shades, out, *further):
-    """Options of a small run on the CPU."""
+def make_arguments(shades, out, *further):
+    """Returns the options of a small run on the CPU."""
     options = ["--dataset", str(shades), "--size", "8", "--device", "cpu", "--quiet"]
     options += ["--batch-size", "8", "--z-dim", "4", "--width", "4", "--dropout", "0"]
     return ["train", "vanilla-mnist", "--out", str(out), *options, *further]
@@ -250,12 +252,12 @@ sys.exit(main())
 
 
 def test_interrupted_command_saves_once(shades, tmp_path):
-    """--processes 2 starts the second itself; Ctrl-C reaches both, and the first saves and says."""
-    program = tmp_path / "program.py"  # started again by its path, as the command is
+    """--processes 2 starts the second process. Ctrl-C reaches both, and the first one saves."""
+    program = tmp_path / "program.py"  # both processes start it by path
     program.write_text(PROGRAM)
     run = tmp_path / "run"
     done = subprocess.run(
-        [sys.executable, program, *arguments(shades, run, "--processes", "2")],
+        [sys.executable, program, *make_arguments(shades, run, "--processes", "2")],
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -277,11 +279,11 @@ def test_interrupted_command_saves_once(shades, tmp_path):
         (["--processes", "2", "--nodes", "3"], "2", "ask for 2 processes on each of 3 machines"),
     ],
 )
-def test_unfitting_processes_are_refused(shades, capsys, monkeypatch, options, told, text):  # noqa: PLR0917 - three of them are one case
-    """What cannot be is one line, before anything is started or written."""
+def test_invalid_processes_are_refused(shades, capsys, monkeypatch, options, told, text):  # noqa: PLR0917 - three of them are one case
+    """The error is one line, before anything starts or is written."""
     monkeypatch.setenv("WORLD_SIZE", told)
     run = shades / "run"
-    assert main(arguments(shades, run, *options)) == 1
+    assert main(make_arguments(shades, run, *options)) == 1
     said = capsys.readouterr().err
     assert text in said
     assert said.count("\n") == 1

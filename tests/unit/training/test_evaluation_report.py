@@ -11,14 +11,14 @@ FIGURES = (
 )
 
 
-def test_report_comes_back(tmp_path):
-    """Figures are read back as they were written, with or without a reference."""
+def test_report_can_be_read(tmp_path):
+    """Measurements are read as they were written, with or without a reference."""
     write_report(tmp_path / "evaluation.json", "ab", FIGURES)
     assert read_report(tmp_path / "evaluation.json", "ab") == FIGURES
 
 
-def test_other_weights_have_no_figures(tmp_path):
-    """Figures of other weights do not count, nor does a missing file."""
+def test_report_of_other_weights_is_ignored(tmp_path):
+    """Measurements of other weights and a missing file give no result."""
     write_report(tmp_path / "evaluation.json", "ab", FIGURES)
     assert read_report(tmp_path / "evaluation.json", "cd") == ()
     assert read_report(tmp_path / "nothing.json", "ab") == ()
@@ -27,8 +27,8 @@ def test_other_weights_have_no_figures(tmp_path):
 @pytest.mark.parametrize(
     "content", ["", "[]", "{}", '{"weights_sha256": "ab", "figures": [{"metric": "m"}]}']
 )
-def test_bad_report_is_refused(tmp_path, content):
-    """A file that is no report is named instead of passed over."""
+def test_invalid_report_is_refused(tmp_path, content):
+    """The error names a file that is not a report."""
     (tmp_path / "evaluation.json").write_text(content)
     with pytest.raises(CheckpointError, match=r"evaluation.json: not an evaluation report"):
         read_report(tmp_path / "evaluation.json", "ab")

@@ -1,4 +1,4 @@
-"""Tests of the recipes: every one trains, resumes bit for bit, is exported and served."""
+"""Tests of all recipes: training, exact resume, export and serving."""
 
 import json
 import re
@@ -39,7 +39,7 @@ from imagemint.training.trained import read_generator
 
 
 def stop_after(monkeypatch, steps):
-    """Presses Ctrl-C as the figures of a step come in."""
+    """Raises SIGINT when the monitor gets the losses of a step."""
     step = Monitor.step
 
     def watched(self, *losses):
@@ -50,8 +50,8 @@ def stop_after(monkeypatch, steps):
     monkeypatch.setattr(Monitor, "step", watched)
 
 
-def same_tensors(state, other):
-    """Whether two states agree bit for bit."""
+def are_equal(state, other):
+    """Returns whether two states are equal bit for bit."""
     ours, theirs = state.tensors(), other.tensors()
     assert ours.keys() == theirs.keys()
     return [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
@@ -59,7 +59,7 @@ def same_tensors(state, other):
 
 @pytest.fixture
 def add_from_readme(tmp_path, monkeypatch):
-    """Does what "How to add a recipe" in training/README.md says: one file, one line; the name."""
+    """The name of a recipe, added as "How to add a recipe" in training/README.md says."""
     readme = (Path(__file__).parents[3] / "training/README.md").read_text()
     section = readme.partition("### How to add a recipe")[2].partition("\n## ")[0]
     blocks = re.findall(r"^ *```python\n(.*?)^ *```$", section, re.DOTALL | re.MULTILINE)
@@ -73,7 +73,7 @@ def add_from_readme(tmp_path, monkeypatch):
 
 
 def test_recipe_of_the_readme_trains(tmp_path, monkeypatch, add_from_readme):
-    """One file and one line in the table: the recipe trains, resumes, and its generator is read."""
+    """One file and one line in the table suffice. The recipe trains, resumes and can be read."""
     added = RECIPES[add_from_readme]
     assert added.name == add_from_readme == "hinge"
     recipe = small(added)
@@ -82,12 +82,12 @@ def test_recipe_of_the_readme_trains(tmp_path, monkeypatch, add_from_readme):
     with monkeypatch.context() as patch:
         stop_after(patch, 2)
         train(recipe, tmp_path / "cut")
-    assert same_tensors(train(recipe, tmp_path / "cut", resume=True), whole)
+    assert are_equal(train(recipe, tmp_path / "cut", resume=True), whole)
     assert read_generator(tmp_path / "whole").recipe == "hinge"
 
 
 def test_recipe_of_the_readme_is_a_command(add_from_readme, capsys):
-    """The command line lists the recipe, and its field is an option with its docstring as help."""
+    """The command lists the recipe, and its field is an option with its docstring as help."""
     assert main(["train", "--help"]) == 0
     assert "  hinge  " in capsys.readouterr().out
     assert main(["train", add_from_readme, "--help"]) == 0
@@ -97,14 +97,14 @@ def test_recipe_of_the_readme_is_a_command(add_from_readme, capsys):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_recipe_trains_resumes_and_serves(name, tmp_path, monkeypatch):
-    """A few steps have finite losses; stopped and resumed they are the same; the engine draws."""
+def test_recipe_trains_resumes_and_exports(name, tmp_path, monkeypatch):
+    """A few steps have finite losses, an interrupted run is equal, and the export runs."""
     recipe = small(RECIPES[name])
     whole = train(recipe, tmp_path / "whole")
     with monkeypatch.context() as patch:
         stop_after(patch, 2)
         train(recipe, tmp_path / "cut")
-    assert same_tensors(train(recipe, tmp_path / "cut", resume=True), whole)
+    assert are_equal(train(recipe, tmp_path / "cut", resume=True), whole)
     rows = [json.loads(row) for row in (tmp_path / "whole/log.jsonl").read_text().splitlines()]
     assert rows
     assert np.isfinite([figure for row in rows for figure in row.values()]).all()
@@ -128,8 +128,8 @@ def test_recipe_trains_resumes_and_serves(name, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_recipe_plays_at_any_size(name):
-    """Both networks are built for the usual sizes, gray and RGB, however few their channels."""
+def test_recipe_supports_every_size(name):
+    """Both networks can be built for the usual sizes in gray and RGB, and with few channels."""
     recipe = small(RECIPES[name])
     for size, channels in ((28, 3), (32, 1), (64, 3), (128, 1)):
         images = np.zeros((2, size, size, channels), np.uint8)
@@ -148,8 +148,8 @@ def test_recipe_plays_at_any_size(name):
 @pytest.mark.parametrize(
     ("shape", "text"), [((20, 28), "28x20 pixels, networks draw squares"), ((37, 37), "--size")]
 )
-def test_impossible_pictures_are_refused(shape, text):
-    """Pictures that networks cannot draw are refused with the way out."""
+def test_unsupported_image_size_is_refused(shape, text):
+    """The error says how to get a size that the networks support."""
     images = np.zeros((2, *shape, 1), np.uint8)
     data = LabelledImages("toy/train", images, np.arange(2), ("a", "b"), "0" * 64)
     with pytest.raises(DatasetError, match=text):
@@ -157,19 +157,19 @@ def test_impossible_pictures_are_refused(shape, text):
 
 
 @pytest.mark.parametrize("augment", ["diff", "ada"])
-def test_any_recipe_augments(augment, tmp_path, monkeypatch):
-    """Augmentation, and what it has adapted to, resumes bit for bit."""
+def test_every_recipe_can_augment(augment, tmp_path, monkeypatch):
+    """Augmentation and its adapted probability resume bit for bit."""
     recipe = small(RECIPES["dcgan"], augment=augment, augment_target=0.0)
     whole = train(recipe, tmp_path / "whole")
     with monkeypatch.context() as patch:
         stop_after(patch, 3)
         train(recipe, tmp_path / "cut")
-    assert same_tensors(train(recipe, tmp_path / "cut", resume=True), whole)
+    assert are_equal(train(recipe, tmp_path / "cut", resume=True), whole)
     assert ("game/augmentation.p" in whole.tensors()) == (augment == "ada")
 
 
-def test_discriminator_may_take_several_steps(tmp_path):
-    """With k = 3 D sees three batches for each step of G, and every image counts."""
+def test_discriminator_can_take_several_steps(tmp_path):
+    """With k = 3 D gets three batches for each step of G, and every image counts."""
     state = train(small(RECIPES["dcgan"], discriminator_steps=3), tmp_path)
     assert (state.step, state.images_seen) == (2, 48)
     steps_of = [next(iter(opt.state.values()))["step"].item() for opt in (state.opt_G, state.opt_D)]
@@ -177,8 +177,8 @@ def test_discriminator_may_take_several_steps(tmp_path):
 
 
 @pytest.mark.parametrize("warm_up", [0, 1, 25, 501])
-def test_critic_is_warmed_up(warm_up):
-    """A hundred steps of D before each of the first and every 500th of G, else five; counted up."""
+def test_critic_has_a_warm_up(warm_up):
+    """D takes 100 steps before the first steps and every 500th step of G, and otherwise five."""
     recipe = RECIPES["wgan"](warm_up_steps=warm_up)
     done = 0
     for step in range(1_100):
@@ -188,16 +188,16 @@ def test_critic_is_warmed_up(warm_up):
         done += recipe.discriminator_steps_at(step)
 
 
-def test_discriminator_waits_when_far_ahead(tmp_path):
-    """A D that may lead in almost no pair never steps."""
+def test_discriminator_skips_steps_when_ahead(tmp_path):
+    """A D that must not lead in any pair never steps."""
     recipe = small(RECIPES["dcgan"], skip_lead=1e-9)
     state = train(recipe, tmp_path)
     assert state.opt_G.state
     assert len(state.opt_D.state) == 0
 
 
-def test_two_time_scales(tmp_path):
-    """D has a step size of its own, which decays with G's."""
+def test_discriminator_has_its_own_learning_rate(tmp_path):
+    """D's learning rate decays together with G's."""
     recipe = small(
         RECIPES["mnist"], learning_rate=1e-4, discriminator_learning_rate=4e-4, decay_share=1.0
     )
@@ -207,28 +207,28 @@ def test_two_time_scales(tmp_path):
     assert sizes[1] == pytest.approx(4 * sizes[0])
 
 
-def test_weights_are_clipped(tmp_path):
-    """After a step of WGAN no weight of D is beyond the limit, and some are at it."""
+def test_wgan_weights_are_clipped(tmp_path):
+    """After a step of WGAN no weight of D exceeds the limit, and some equal it."""
     state = train(small(RECIPES["wgan"], clip=0.01), tmp_path)
     largest = max(parameter.abs().max().item() for parameter in state.D.parameters())
     assert largest == pytest.approx(0.01)
 
 
-def test_few_labels_are_shown():
-    """Of each class the first so many labels are shown, and all others hidden."""
+def test_only_some_labels_are_visible():
+    """The first labels of each class are visible, and all others are hidden."""
     labels = np.array([1, 0, 1, 1, 0, 0])
     shown = SsganRecipe(labelled=2).visible_labels(labels)
     assert shown.tolist() == [1, 0, 1, -1, 0, -1]
 
 
-def test_codes_leave_room_for_chance():
-    """Continuous codes are a part of the latent, and cannot be all of it."""
+def test_continuous_codes_are_fewer_than_z_dim():
+    """Continuous codes are a part of the latent and cannot be all of it."""
     with pytest.raises(ValueError, match="continuous_codes is 4, should be less than z_dim"):
         RECIPES["infogan"](z_dim=4, continuous_codes=4)
 
 
 def test_older_checkpoint_resumes(tmp_path):
-    """A checkpoint from before an option came is read as if it named the option's default."""
+    """An option that is missing in an older checkpoint has its default."""
     recipe = small(RECIPES["mnist"])
     train(recipe, tmp_path)
     path = next((tmp_path / "checkpoints").glob(f"{48:010d}")) / "checkpoint.json"
@@ -242,12 +242,12 @@ def test_older_checkpoint_resumes(tmp_path):
         train(longer.model_copy(update={"skip_lead": 0.5}), tmp_path, resume=True)
 
 
-# --- what is said of recipes ---------------------------------------------------------------------
+# --- descriptions of recipes --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipe_is_described(name):
-    """Every recipe has its source in the docstring and words for every option."""
+    """Every recipe has a docstring and a description of every option."""
     recipe = RECIPES[name]
     assert recipe.__doc__ != Recipe.__doc__
     assert all(field.description for field in recipe.model_fields.values())
@@ -255,26 +255,26 @@ def test_recipe_is_described(name):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_table_agrees_with_the_recipe(name):
-    """Name and data set of a line are those of its class."""
+    """Name and data set in a row of the table are those of the class."""
     recipe = RECIPES[name]
     assert (recipe.name, recipe.dataset) == (name, TABLE[name].dataset)
 
 
 @pytest.mark.parametrize("name", CLASSIFIER_RECIPES)
 def test_classifier_table_agrees_with_the_recipe(name):
-    """Name and data set of a line are those of its class."""
+    """Name and data set in a row of the table are those of the class."""
     recipe = CLASSIFIER_RECIPES[name]
     assert (recipe.name, recipe().dataset) == (name, CLASSIFIER_TABLE[name].dataset)
 
 
-def test_recorded_lengths_are_those_of_the_recipes():
-    """The list is written from records without the recipes, so it has their full lengths."""
+def test_recorded_runs_have_full_lengths():
+    """The list is written from records without importing recipes, so it repeats their lengths."""
     for name, run in recorded_runs().items():
         assert run.full_images == RECIPES[name].model_fields["images"].default
 
 
 def test_table_has_every_recipe():
-    """Each recipe is a row; what was never measured says so, and nothing else is recorded."""
+    """Each recipe has a row, which says if no measurement is recorded."""
     heading, *rows = table().splitlines()
     assert heading.split()[0] == "recipe"
     assert [row.split()[0] for row in rows] == list(RECIPES)

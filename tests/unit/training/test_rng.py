@@ -10,7 +10,7 @@ from imagemint.training.rng import ShuffledOrder, Stream, draw_latents, generato
 
 
 def test_epoch_is_a_permutation():
-    """Every epoch shows every image once, in an order of its own."""
+    """Every epoch has every image once, in another order."""
     order = ShuffledOrder(50, seed=3)
     epochs = [order.indices(50 * epoch, 50) for epoch in range(3)]
     assert all(sorted(epoch) == list(range(50)) for epoch in epochs)
@@ -18,8 +18,8 @@ def test_epoch_is_a_permutation():
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=12))
-def test_cut_order_equals_whole(counts):
-    """However an order is cut, within an epoch or across several, the pieces make the whole."""
+def test_parts_of_an_order_equal_the_whole(counts):
+    """Pieces of an order, within an epoch or across several, add up to the whole."""
     whole = ShuffledOrder(17, seed=5).indices(0, sum(counts))
     starts = np.cumsum([0, *counts[:-1]])
     order = ShuffledOrder(17, seed=5)
@@ -27,14 +27,14 @@ def test_cut_order_equals_whole(counts):
     assert np.array_equal(np.concatenate(pieces), whole)
 
 
-def test_order_is_entered_anywhere():
-    """A fresh order that begins in the third epoch goes on as one that saw the first two."""
+def test_order_can_start_anywhere():
+    """A new order that starts in the third epoch equals one that went through the first two."""
     whole = ShuffledOrder(10, seed=1).indices(0, 40)
     assert np.array_equal(ShuffledOrder(10, seed=1).indices(25, 15), whole[25:])
 
 
-def test_latents_follow_the_step():
-    """A step's latents are a function of seed and step alone, float32 and near standard normal."""
+def test_latents_depend_on_seed_and_step():
+    """Latents of a step are float32, near standard normal, and a function of seed and step."""
     z = draw_latents(2, 7, 500, 64)
     assert (z.dtype, z.shape) == (torch.float32, (500, 64))
     assert torch.equal(z, draw_latents(2, 7, 500, 64))
@@ -44,8 +44,8 @@ def test_latents_follow_the_step():
     assert not torch.equal(z, draw_latents(3, 7, 500, 64))
 
 
-def test_streams_differ():
-    """Uses of one seed at one position share no numbers, nor do the largest seeds."""
+def test_streams_are_distinct():
+    """Streams of one seed at one position share no numbers, nor do the largest seeds."""
     draws = [
         generator_at(seed, stream, 4).integers(0, 2**63, 100)
         for seed in (2**64 - 1, 2**64 - 2)

@@ -104,12 +104,12 @@ def test_processes_share_a_batch(digits, room, monkeypatch):
     )
 
 
-def test_run_does_not_depend_on_room(train, tmp_path, left_behind, monkeypatch):
+def test_run_does_not_depend_on_room(train, tmp_path, read_files, monkeypatch):
     """A whole run with images that do not fit leaves what one leaves whose images do."""
     with monkeypatch.context() as patch:
         patch.setattr(loader, "measure_free_bytes", lambda _: 0)
         train(tmp_path / "sent", images=32)
     train(tmp_path / "kept", images=32)
     name = f"checkpoints/{32:010d}/state.safetensors"
-    sent, kept = left_behind(tmp_path / "sent"), left_behind(tmp_path / "kept")
+    sent, kept = read_files(tmp_path / "sent"), read_files(tmp_path / "kept")
     assert sent[name] == kept[name]

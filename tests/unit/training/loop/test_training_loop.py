@@ -31,21 +31,21 @@ def files_of_whole_run():
 
 
 @pytest.fixture
-def expected(files_of_whole_run, train, tmp_path_factory, left_behind):
+def expected(files_of_whole_run, train, tmp_path_factory, read_files):
     """The files of an uninterrupted run."""
     if not files_of_whole_run:
         run = tmp_path_factory.mktemp("whole")
         train(run)
-        files_of_whole_run.update(left_behind(run))
+        files_of_whole_run.update(read_files(run))
     return files_of_whole_run
 
 
 @pytest.fixture
-def assert_equals_whole(expected, left_behind):
+def assert_equals_whole(expected, read_files):
     """A function that asserts that the files of a run equal those of an uninterrupted one."""
 
     def compare(run):
-        assert left_behind(run) == expected
+        assert read_files(run) == expected
 
     return compare
 
@@ -161,22 +161,22 @@ def test_resume_of_a_finished_run_changes_nothing(assert_equals_whole, train, tm
     assert_equals_whole(tmp_path)
 
 
-def test_finished_run_can_be_extended(train, tmp_path, left_behind):
+def test_finished_run_can_be_extended(train, tmp_path, read_files):
     """With a constant learning rate, a run that is extended equals a long one."""
     train(tmp_path / "long", images=64, decay_share=0)
     train(tmp_path / "short", images=40, decay_share=0)
     train(tmp_path / "short", images=64, decay_share=0, resume=True)
-    long, short = left_behind(tmp_path / "long"), left_behind(tmp_path / "short")
+    long, short = read_files(tmp_path / "long"), read_files(tmp_path / "short")
     name = f"checkpoints/{64:010d}/state.safetensors"
     assert short[name] == long[name]
     assert short["log.jsonl"] == long["log.jsonl"]
 
 
-def test_seeds_give_different_weights(expected, train, tmp_path, left_behind):
+def test_seeds_give_different_weights(expected, train, tmp_path, read_files):
     """Another seed gives other weights."""
     train(tmp_path, seed=1)
     name = f"checkpoints/{96:010d}/generator.safetensors"
-    assert left_behind(tmp_path)[name] != expected[name]
+    assert read_files(tmp_path)[name] != expected[name]
 
 
 @pytest.mark.parametrize("objective", ["relativistic", "hinge"])
@@ -313,7 +313,7 @@ def train_with_explosions(train, monkeypatch):
     return start
 
 
-def test_explosion_is_rolled_back(train_with_explosions, tmp_path, caplog, left_behind):
+def test_explosion_is_rolled_back(train_with_explosions, tmp_path, caplog, read_files):
     """With rollbacks, the run returns to its last good checkpoint and ends with smaller steps."""
     state = train_with_explosions(tmp_path / "run", explosions=2, rollbacks=2)
     assert (state.images_seen, state.rollbacks) == (96, 2)
@@ -337,13 +337,13 @@ def test_rollback_needs_a_good_checkpoint(train, tmp_path):
         train(tmp_path, learning_rate=1e30, schedule=Schedule(24, 32, 1_000, rollbacks=5))
 
 
-def test_rolled_back_run_resumes(train_with_explosions, train, tmp_path, left_behind):
+def test_rolled_back_run_resumes(train_with_explosions, train, tmp_path, read_files):
     """Rollbacks are part of the state, so a run that stops and resumes is equal."""
     train_with_explosions(tmp_path / "whole", explosions=1, rollbacks=1)
     train_with_explosions(tmp_path / "cut", explosions=1, rollbacks=1)
     shutil.rmtree(latest_checkpoint(tmp_path / "cut"))
     train(tmp_path / "cut", resume=True)
-    assert left_behind(tmp_path / "cut") == left_behind(tmp_path / "whole")
+    assert read_files(tmp_path / "cut") == read_files(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("schedule", [Schedule(24, 96, 1_000), Schedule(96, 24, 1_000)])
