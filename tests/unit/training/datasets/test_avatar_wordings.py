@@ -21,16 +21,16 @@ PLAIN = {name: values[0] for name, values in VALUES.items()}
 BEARDED = PLAIN | {"hair": "red", "beard": "beardMedium", "accessories": "round", "skin": "pale"}
 
 
-def draws(head, person, count=300):
-    """Captions of a person, each with what it allows."""
+def draw_captions(head, person, count=300):
+    """Returns captions of a person with the values that each allows."""
     rng = np.random.Generator(np.random.Philox(5))
     drawn = [draw_caption(head, person, rng) for _ in range(count)]
     return [(caption.text, caption.allowed) for caption in drawn]
 
 
 @pytest.mark.parametrize("head", STYLES)
-def test_every_caption_is_in_the_vocabulary(head):
-    """Whatever is drawn of anybody is understood, and fits the length."""
+def test_captions_use_the_vocabulary(head):
+    """Every caption that can be drawn uses known words and fits the maximum length."""
     rng = np.random.Generator(np.random.Philox(3))
     for _ in range(200):
         person = {name: str(rng.choice(values)) for name, values in VALUES.items()}
@@ -38,18 +38,20 @@ def test_every_caption_is_in_the_vocabulary(head):
         assert CAPTIONS.parse(draw_caption(head, person, rng).text)
 
 
-def test_vocabulary_keeps_its_order():
-    """The networks of shipped models know words by position: a change would make them misread."""
+def test_vocabulary_is_stable():
+    """Shipped models know words by position, so a change would make them misread captions."""
     words = " ".join(CAPTIONS.vocabulary)
     assert hashlib.sha256(words.encode()).hexdigest().startswith("60d2ebffb9e31ab2")
     assert all(CAPTIONS.parse(example) == example for example in CAPTIONS.examples)
 
 
-def test_captions_of_the_data_set_are_among_them():
-    """Three in ten are worded as in the data set, and name all of it."""
+def test_some_captions_are_those_of_the_data_set():
+    """Three in ten captions have the wording of the data set and mention everything."""
     person = BEARDED | {"top": "bun"}
     found = [
-        names for caption, names in draws("bun", person) if caption == caption_of("bun", person)
+        names
+        for caption, names in draw_captions("bun", person)
+        if caption == caption_of("bun", person)
     ]
     assert 0.2 < len(found) / 300 < 0.4
     assert found[0][HEAD] == {"bun"}
@@ -58,10 +60,10 @@ def test_captions_of_the_data_set_are_among_them():
     assert "eyes" not in found[0]
 
 
-def test_what_is_named_allows_the_person():
-    """A caption never rules out a value that it was drawn from, but for what it leaves out."""
+def test_caption_allows_its_person():
+    """A caption allows every value that it was drawn from, except for parts that it leaves out."""
     person = BEARDED | {"top": "fro"}
-    for caption, names in draws("afro", person):
+    for caption, names in draw_captions("afro", person):
         values = person | {HEAD: "afro"}
         for left_out in ("beard", "accessories"):
             if names.get(left_out) == {NONE}:
@@ -69,9 +71,9 @@ def test_what_is_named_allows_the_person():
         assert all(values[name] in allowed for name, allowed in names.items()), caption
 
 
-def test_other_orders_and_parts_are_drawn():
-    """Phrases stand in any order, and any of them may be missing."""
-    captions = [caption for caption, _ in draws("bun", BEARDED | {"top": "bun"})]
+def test_phrases_are_reordered_and_left_out():
+    """Phrases come in any order, and any of them may be missing."""
+    captions = [caption for caption, _ in draw_captions("bun", BEARDED | {"top": "bun"})]
     skin_first = [
         c.index("pale skin") < c.index("glasses")
         for c in captions
@@ -82,20 +84,20 @@ def test_other_orders_and_parts_are_drawn():
     assert any("pale skin" in caption and "hair" not in caption for caption in captions)
 
 
-def test_whole_captions_rule_out_what_they_leave_out():
-    """Without beard or glasses in a caption that names all else, there are none; in others any."""
+def test_complete_captions_exclude_what_they_leave_out():
+    """A caption of everything else without a beard excludes beards. Other captions allow them."""
     person = PLAIN | {"top": "bun"}
     whole = caption_of("bun", person)
-    for caption, names in draws("bun", person):
+    for caption, names in draw_captions("bun", person):
         if caption == whole:
             assert names["beard"] == names["accessories"] == {NONE}
         elif "mood" not in names and "beard" not in caption and "skin" not in caption:
             assert "beard" not in names
 
 
-def test_colour_of_hair_asks_for_hair():
-    """Red hair without a kind is on a head that shows it; a beard is not under a hijab."""
-    found = draws("bun", BEARDED | {"top": "bun"}, 2_000)
+def test_hair_colour_requires_visible_hair():
+    """Red hair of no style allows heads with hair. A beard excludes only the hijab."""
+    found = draw_captions("bun", BEARDED | {"top": "bun"}, 2_000)
     heads = {caption: names.get(HEAD) for caption, names in found}
     hair = next(
         h for c, h in heads.items() if " red hair" in c and "bun" not in c and "beard" not in c
@@ -105,8 +107,8 @@ def test_colour_of_hair_asks_for_hair():
     assert beard == set(STYLES) - {"hijab"}
 
 
-def test_equal_words_allow_either():
-    """Both kinds that captions call glasses are allowed, and both blazers."""
+def test_equal_words_allow_all_their_values():
+    """Captions use one word for both kinds of glasses, and for both blazers."""
     person = PLAIN | {"accessories": "prescription01"}
     assert phrases_of("bun", person)["glasses"][0].names["accessories"] == {
         "prescription01",
@@ -118,8 +120,8 @@ def test_equal_words_allow_either():
     }
 
 
-def test_draws_are_a_function_of_their_position():
-    """Tokens and what is allowed come by seed and position, several for each person."""
+def test_draws_depend_on_seed_and_position():
+    """Token ids and allowed values are a function of seed and position, several per person."""
     people = torch.zeros(3, len(READ), dtype=torch.int64)
     draw = CaptionDraws(4)
     tokens, allowed = draw(people, 1, 2)
@@ -127,15 +129,18 @@ def test_draws_are_a_function_of_their_position():
     assert torch.equal(tokens, draw(people, 1, 2)[0])
     assert not torch.equal(tokens[:, :3], draw(people, 1, 3)[0][:, :3])
     assert {0.0, 1.0} == set(allowed.flatten().tolist())
-    # Everybody here has brown skin, so no caption rules that out, and some rule out the others.
+    # Everyone here has brown skin. No caption excludes it, and some exclude the others.
     skin = len(STYLES) + len(VALUES["top"])
     assert (allowed[:, skin] == 1).all()
     assert 0 < allowed[:, skin + 1].mean() < 1
     assert allowed.shape[1] == sum(map(len, READ.values()))
 
 
-def test_manner_can_be_asked_for():
-    """As in the data set, in another order, or a part; what is named has no values added."""
+def test_wording_can_be_selected():
+    """The wording is that of the data set, another order, or a part.
+
+    What is mentioned gets no further values.
+    """
     person = BEARDED | {"top": "bun"}
     rng = np.random.Generator(np.random.Philox(1))
     whole = draw_caption("bun", person, rng, "data")

@@ -1,4 +1,4 @@
-"""Tests of avatars64: its reader, its captions, and the script that draws it."""
+"""Tests of avatars64: its reader, its captions and the script that draws it."""
 
 import io
 import os
@@ -25,7 +25,7 @@ PACKAGES = os.environ.get("DICEBEAR_PACKAGES", "")
 
 @pytest.fixture
 def script(monkeypatch):
-    """The module of the script that draws people."""
+    """The module of the script that draws the people."""
     monkeypatch.syspath_prepend(SCRIPTS)
     import draw_avatars  # noqa: PLC0415 - found only now
 
@@ -34,7 +34,7 @@ def script(monkeypatch):
 
 @pytest.fixture
 def toy_people(script, monkeypatch, tmp_path):
-    """Writes people whose pictures are of one shade, by a function of the person."""
+    """A function that writes people as images of one shade, which depends on the person."""
 
     def draw(people, packages):
         del packages
@@ -57,7 +57,7 @@ def toy_people(script, monkeypatch, tmp_path):
 
 
 def test_attributes_are_read(toy_people):
-    """Every attribute comes as codes of its values; colours that nobody sees are told."""
+    """Every attribute is read as codes of its values, and hidden colours are marked."""
     covered = PLAIN | {"top": "hat", "hair": "red", "hat": "coral"}
     bearded = covered | {"beard": "moustacheFancy"}
     haired = PLAIN | {"top": "bun", "hair": "pink"}
@@ -72,8 +72,8 @@ def test_attributes_are_read(toy_people):
     assert by_name["mouth"].visible is None
 
 
-def test_covered_attributes_are_told(toy_people):
-    """Goggles cover the eyes, a hijab the cut of the clothes."""
+def test_covered_attributes_are_marked(toy_people):
+    """Goggles cover the eyes, and a hijab covers the clothes."""
     goggles, hijab = PLAIN | {"accessories": "kurt"}, PLAIN | {"top": "hijab"}
     data = load_dataset("avatars64", "test", toy_people([9, 2], [goggles, hijab]))
     by_name = {it.name: it for it in data.attributes}
@@ -83,14 +83,14 @@ def test_covered_attributes_are_told(toy_people):
 
 
 def test_unknown_value_is_refused(toy_people):
-    """A value that is none of the attribute's is named with its row."""
+    """The error names the row of a value that the attribute does not have."""
     folder = toy_people([8, 8], [PLAIN, PLAIN], skin=["pale", "green"])
     with pytest.raises(DatasetError, match=r"avatars64/test: skin, row 1: 'green' is none of"):
         load_dataset("avatars64", "test", folder)
 
 
-def test_bare_people_wear_no_glasses(toy_people):
-    """Who wears glasses is there without them as well, by row."""
+def test_bare_people_have_no_glasses(toy_people):
+    """Each person with glasses also has an image without them, found by row."""
     wearing = PLAIN | {"accessories": "round"}
     rows, pictures = load_bare("test", toy_people([8, 8, 8], [PLAIN, wearing, PLAIN]))
     assert rows.tolist() == [1]
@@ -98,8 +98,8 @@ def test_bare_people_wear_no_glasses(toy_people):
     assert (pictures[0, :, :, 0] == 200).all()
 
 
-def test_rows_keep_their_attributes(toy_people):
-    """A few images of each class keep the attributes of their rows."""
+def test_selected_rows_keep_their_attributes(toy_people):
+    """A selection of images per class keeps the attributes of its rows."""
     people = [PLAIN | {"skin": skin} for skin in VALUES["skin"]]
     data = load_dataset("avatars64", "test", toy_people([8] * len(people), people))
     few = select_per_class(replace(data, class_labels=tuple(HEADS[8:9]), labels=0 * data.labels), 3)
@@ -113,7 +113,7 @@ def test_rows_keep_their_attributes(toy_people):
 
 @pytest.mark.parametrize("name", VALUES)
 def test_frequencies_are_shares(name):
-    """For each head the shares of the values sum to 1, and only its own styles have any."""
+    """The shares of each head sum to 1, and a head has only its own styles."""
     table = frequencies(name)
     assert table.shape == (len(STYLES), len(VALUES[name]))
     assert np.allclose(table.sum(axis=1), 1)
@@ -123,8 +123,8 @@ def test_frequencies_are_shares(name):
             assert {owners[VALUES[name][k]] for k in np.flatnonzero(row)} == {head}
 
 
-def test_caption_names_what_can_be_seen():
-    """A caption names skin, head, beard and glasses if any, mood and clothes."""
+def test_caption_mentions_what_is_visible():
+    """A caption mentions skin, head, mood and clothes, and a beard and glasses if there are any."""
     person = PLAIN | {"skin": "pale", "hair": "auburn", "top": "bun", "mouth": "smile"}
     assert caption_of("bun", person) == (
         "a person with pale skin and auburn hair in a bun, smiling, in a blazer over a black shirt"
@@ -137,7 +137,7 @@ def test_caption_names_what_can_be_seen():
 
 
 def test_drawn_people_follow_the_frequencies(script):
-    """People are drawn head by head: styles of their head, and no beard under a hijab."""
+    """Each head has only its own styles, and a hijab is never combined with a beard."""
     labels, people = script.draw_people(300, np.random.Generator(np.random.Philox(5)))
     for label, person in zip(labels, people, strict=True):
         assert person["top"] in STYLES[HEADS[label]]
@@ -148,7 +148,7 @@ def test_drawn_people_follow_the_frequencies(script):
 
 @pytest.mark.data
 def test_real_avatars_are_read(real_data):
-    """The test split has 2,200 people, each caption tells its attributes, heads are balanced."""
+    """The test split has 2,200 people with matching captions and balanced heads."""
     data = load_dataset("avatars64", "test", real_data)
     assert data.images.shape == (2_200, 64, 64, 3)
     assert np.bincount(data.labels).min() > 180
@@ -161,8 +161,8 @@ def test_real_avatars_are_read(real_data):
 @pytest.mark.skipif(
     not PACKAGES or not shutil.which("node"), reason="DICEBEAR_PACKAGES names no npm packages"
 )
-def test_script_draws_the_same_pictures(real_data, script):
-    """The pictures of the real data set's first people come out pixel for pixel."""
+def test_script_draws_the_published_images(real_data, script):
+    """The images of the first people of the data set are equal pixel for pixel."""
     data = load_dataset("avatars64", "test", real_data)
     people = [{it.name: it.values[it.codes[row]] for it in data.attributes} for row in range(12)]
     for png, image in zip(script.draw(people, Path(PACKAGES)), data.images, strict=False):

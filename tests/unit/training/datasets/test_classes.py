@@ -16,8 +16,8 @@ from imagemint.training.errors import DatasetError
         (["01", "1", "1"], ("01", "1")),
     ],
 )
-def test_numbers_in_names_are_sorted_by_value(names, order):
-    """Names are distinct and in natural order."""
+def test_names_are_in_natural_order(names, order):
+    """Names are distinct, and numbers in them are sorted by value."""
     assert sort_names(names) == order
 
 
@@ -36,19 +36,22 @@ def test_numbers_in_names_are_sorted_by_value(names, order):
     ],
 )
 def test_labels_become_indices(values, told, known, labels, names):
-    """Names of the data set or of the user give indices; labels among neither are indices."""
+    """Names of the data set or of the user give indices. Other integer labels are indices."""
     found, classes = number_classes(values, str, told=told, known=known)
     assert (found.tolist(), classes) == (labels, names)
 
 
-def test_strange_label_is_named():
-    """A label that is no class is refused with its place and what may have been meant."""
+def test_unknown_label_is_refused():
+    """The error has the position of the label and a similar class."""
     with pytest.raises(DatasetError, match="row 1: class 'dgo' is none of the 2 classes cat, dog;"):
         number_classes(["cat", "dgo"], lambda n: f"row {n}", known=("cat", "dog"))
 
 
 def test_labels_are_read_from_a_file(tmp_path):
-    """A label on each line, in the order of the indices, a byte order mark or not."""
+    """The file has a label on each line in the order of the indices.
+
+    A byte order mark is optional.
+    """
     (tmp_path / "labels.txt").write_text("cat\nhot dog \n\n", "utf-8-sig")
     assert read_labels_file(tmp_path / "labels.txt") == ("cat", "hot dog")
 
@@ -62,8 +65,8 @@ def test_labels_are_read_from_a_file(tmp_path):
         (b"\xff", "no text file with a label on each line"),
     ],
 )
-def test_bad_file_of_labels_is_refused(tmp_path, content, text):
-    """What is wrong with the file is said."""
+def test_invalid_labels_file_is_refused(tmp_path, content, text):
+    """The error says what is wrong with the file."""
     (tmp_path / "labels.txt").write_bytes(content)
     with pytest.raises(DatasetError, match=text):
         read_labels_file(tmp_path / "labels.txt")
@@ -71,7 +74,7 @@ def test_bad_file_of_labels_is_refused(tmp_path, content, text):
 
 @pytest.mark.usefixtures("toy_mnist")
 def test_published_classes_may_be_renamed():
-    """Published data take other names for all of their classes, and have no columns."""
+    """Published data accept other names for all of their classes and no column names."""
     names = tuple("abcdefghij")
     assert load_dataset("mnist", "train", class_labels=names).class_labels == names
     with pytest.raises(DatasetError, match="mnist/train has 10 classes, 2 are named"):

@@ -12,14 +12,14 @@ from imagemint.training.errors import DatasetError
 
 
 def paint(path, level, size=(6, 6), mode="L"):
-    """Writes a picture of one level."""
+    """Writes an image of one level."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new(mode, size, level).save(path)
 
 
 @pytest.fixture
 def pets(tmp_path):
-    """Twenty cats and ten dogs, gray, each of its own level."""
+    """A folder of twenty cats and ten dogs, gray, each of a different level."""
     for number in range(20):
         paint(tmp_path / "pets" / "cat" / f"{number:02d}.png", number)
     for number in range(10):
@@ -28,7 +28,7 @@ def pets(tmp_path):
 
 
 def test_folders_are_classes(pets):
-    """Labels follow the names of the folders; nine in ten pictures train, the tenth tests."""
+    """Labels follow the names of the folders. Nine in ten images train, and the tenth tests."""
     train, test = (load_folder(pets, split) for split in ("train", "test"))
     assert train.class_labels == test.class_labels == ("cat", "dog")
     assert train.images.shape == (27, 6, 6, 1)
@@ -38,8 +38,8 @@ def test_folders_are_classes(pets):
     assert (train.name, train.broken) == ("pets/train", ())
 
 
-def test_divided_folders_stay_divided(tmp_path):
-    """Where somebody made train and test folders, those are the splits."""
+def test_folders_of_splits_are_used(tmp_path):
+    """Folders named train and test are the splits."""
     paint(tmp_path / "train" / "a" / "1.png", 1)
     paint(tmp_path / "train" / "b" / "2.png", 2)
     paint(tmp_path / "test" / "b" / "3.jpg", 3)
@@ -51,16 +51,16 @@ def test_divided_folders_stay_divided(tmp_path):
         load_folder(tmp_path, "test")
 
 
-def test_order_is_that_of_the_names(pets):
-    """However many threads decode, pictures come in one order and with one digest."""
+def test_images_are_in_the_order_of_their_names(pets):
+    """The number of decoding threads changes neither the order nor the digest."""
     one, many = (load_folder(pets, "train", Reading(workers=count)) for count in (1, 7))
     assert np.array_equal(one.images, many.images)
     assert one.sha256 == many.sha256
     assert one.images[:9, 0, 0, 0].tolist() == list(range(9))
 
 
-def test_broken_picture_is_named_and_counted(pets, caplog):
-    """A broken picture is left out and said; asked to be strict, it is an error."""
+def test_broken_image_is_reported(pets, caplog):
+    """A broken image is skipped and logged. In strict mode it is an error."""
     (pets / "cat" / "03.png").write_bytes(b"no picture")
     (pets / "dog" / "deeper" / "04.png").write_bytes(
         (pets / "dog" / "deeper" / "04.png").read_bytes()[:-30]
@@ -74,24 +74,24 @@ def test_broken_picture_is_named_and_counted(pets, caplog):
         load_folder(pets, "train", Reading(strict=True))
 
 
-def test_digest_follows_the_pictures(pets):
-    """Another picture, or other treatment of the same, is another data set."""
+def test_digest_depends_on_images_and_shape(pets):
+    """Another image or another shape gives another digest."""
     before = load_folder(pets, "train")
     treated = load_folder(pets, "train", Reading(Shape(4)))
     paint(pets / "cat" / "00.png", 55)
     assert len({before.sha256, treated.sha256, load_folder(pets, "train").sha256}) == 3
 
 
-def test_sizes_are_settled(pets):
-    """Pictures of several sizes are an error that tells the way out, which works."""
+def test_different_sizes_need_a_size(pets):
+    """Images of several sizes are an error that recommends a size, which solves it."""
     paint(pets / "cat" / "00.png", 7, size=(9, 5))
     with pytest.raises(DatasetError, match=r"01\.png: picture of \(6, 6\) pixels, .*a size to"):
         load_folder(pets, "train")
     assert load_folder(pets, "train", Reading(Shape(5, 3))).images.shape == (27, 5, 5, 3)
 
 
-def test_folder_is_a_data_set(pets, tmp_path):
-    """A folder is named by its path, or by its name below the data folder, with every option."""
+def test_folder_is_found_by_path_or_name(pets, tmp_path):
+    """A folder is given by its path or by its name in the data folder, with every option."""
     by_path = load_dataset(str(pets), "train", size=8)
     by_name = load_dataset("pets", "train", tmp_path, size=8, channels=3, per_class=4)
     assert by_path.images.shape == (27, 8, 8, 1)
@@ -99,8 +99,8 @@ def test_folder_is_a_data_set(pets, tmp_path):
     assert np.bincount(by_name.labels).tolist() == [4, 4]
 
 
-def test_pictures_without_classes_are_of_one(tmp_path):
-    """A folder that holds nothing but pictures is data without labels."""
+def test_images_without_folders_are_one_class(tmp_path):
+    """A folder that contains only images gives data without labels."""
     for number in range(10):
         paint(tmp_path / f"{number}.png", number)
     train, test = (load_folder(tmp_path, split) for split in ("train", "test"))
@@ -109,8 +109,8 @@ def test_pictures_without_classes_are_of_one(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["nothing", "no pictures", "all broken"])
-def test_useless_folder_is_refused(tmp_path, content):
-    """A folder that is not there, holds no picture, or no sound one, is an error."""
+def test_folder_without_images_is_refused(tmp_path, content):
+    """A folder that is missing, or has no valid image, is an error."""
     if content != "nothing":
         (tmp_path / "pets" / "cat").mkdir(parents=True)
         (tmp_path / "pets" / "cat" / "notes.txt").write_text("meow")
@@ -120,8 +120,8 @@ def test_useless_folder_is_refused(tmp_path, content):
         load_folder(tmp_path / "pets", "train")
 
 
-def lay(root, *files):
-    """Writes a picture for each .png, a folder for each name that ends in /, else bytes."""
+def write_tree(root, *files):
+    """Writes an image for each .png, a folder for each name that ends in /, and bytes otherwise."""
     for number, name in enumerate(files):
         if name.endswith("/"):
             (root / name).mkdir(parents=True)
@@ -133,8 +133,8 @@ def lay(root, *files):
     return root
 
 
-def counts(data):
-    """Pictures by class, those without any included."""
+def count_classes(data):
+    """Returns the number of images per class, including empty classes."""
     return dict(
         zip(
             data.class_labels,
@@ -160,10 +160,10 @@ TWO = ("cat/0.png", "cat/1.png", "dog/0.png")
         ["cover.png"],
     ],
 )
-def test_strays_are_no_data(tmp_path, strays):
-    """What tools leave behind is neither a class nor a picture."""
-    data = load_folder(lay(tmp_path, *TWO, *strays), "train")
-    assert counts(data) == {"cat": 2, "dog": 1}
+def test_files_of_other_tools_are_ignored(tmp_path, strays):
+    """Files that tools leave behind are neither classes nor images."""
+    data = load_folder(write_tree(tmp_path, *TWO, *strays), "train")
+    assert count_classes(data) == {"cat": 2, "dog": 1}
     assert data.broken == ()
 
 
@@ -184,20 +184,23 @@ def test_strays_are_no_data(tmp_path, strays):
         (["pets/pets/a/1.png", "pets/pets/b/2.png"], {"a": 1, "b": 1}, None),
         (["train/images/a/1.png", "train/images/b/2.png"], {"a": 1, "b": 1}, None),
         (["train/1.png", "test/2.png", "test/3.png"], {"all": 1}, {"all": 2}),
-        # Not splits: train is one vehicle among others.
+        # These are not splits: train is one vehicle among others.
         (["train/1.png", "plane/2.png"], {"plane": 1, "train": 1}, None),
         (["cat/deep/1.png"], {"cat": 1}, None),
     ],
 )
-def test_layouts_are_understood(tmp_path, files, train, test):
-    """Splits and classes are found in the folders that hold them; None: no class has ten."""
-    lay(tmp_path, *files)
-    assert counts(load_folder(tmp_path, "train")) == train
+def test_layouts_are_recognized(tmp_path, files, train, test):
+    """Splits and classes are found in the folders that contain them.
+
+    None: no class has ten images.
+    """
+    write_tree(tmp_path, *files)
+    assert count_classes(load_folder(tmp_path, "train")) == train
     if test is None:
         with pytest.raises(DatasetError, match="no picture is left for the test split"):
             load_folder(tmp_path, "test")
     else:
-        assert counts(load_folder(tmp_path, "test")) == test
+        assert count_classes(load_folder(tmp_path, "test")) == test
 
 
 @pytest.mark.parametrize(
@@ -212,9 +215,9 @@ def test_layouts_are_understood(tmp_path, files, train, test):
         (["\u00e9/1.png", "e\u0301/2.png"], "names differ only in Unicode are one class: \u00e9"),
     ],
 )
-def test_nothing_is_lost_silently(tmp_path, caplog, files, text):
-    """Whatever is left out or guessed is logged and kept with the data."""
-    data = load_folder(lay(tmp_path, *files), "train")
+def test_skipped_files_are_reported(tmp_path, caplog, files, text):
+    """Everything that is skipped or guessed is logged and kept with the data."""
+    data = load_folder(write_tree(tmp_path, *files), "train")
     assert text in "; ".join(data.remarks)
     assert text in caplog.text
 
@@ -231,45 +234,45 @@ def test_nothing_is_lost_silently(tmp_path, caplog, files, text):
     ],
 )
 def test_ambiguous_splits_are_refused(tmp_path, files, text):
-    """Folders that cannot be divided into training and test pictures are refused."""
-    lay(tmp_path, *files)
+    """Folders that do not divide clearly into training and test images are refused."""
+    write_tree(tmp_path, *files)
     with pytest.raises(DatasetError, match=text):
         load_folder(tmp_path, "test")
 
 
-def test_numbers_are_sorted_by_value(tmp_path):
-    """Class folders 0 to 11 get those very indices."""
-    data = load_folder(lay(tmp_path, *(f"{n}/x.png" for n in range(12))), "train")
+def test_numeric_folders_keep_their_indices(tmp_path):
+    """Class folders 0 to 11 get the same indices."""
+    data = load_folder(write_tree(tmp_path, *(f"{n}/x.png" for n in range(12))), "train")
     assert data.class_labels == tuple(str(n) for n in range(12))
     assert data.images[:, 0, 0, 0].tolist() == data.labels.tolist() == list(range(12))
 
 
-def test_unicode_twins_are_one_class(tmp_path):
-    """Folders whose names look the same are one class, in composed spelling."""
-    data = load_folder(lay(tmp_path, "e\u0301/1.png", "\u00e9/2.png", "猫/3.png"), "train")
-    assert counts(data) == {"\u00e9": 2, "猫": 1}
+def test_equivalent_unicode_names_are_one_class(tmp_path):
+    """Folders whose names look the same are one class, in composed form."""
+    data = load_folder(write_tree(tmp_path, "e\u0301/1.png", "\u00e9/2.png", "猫/3.png"), "train")
+    assert count_classes(data) == {"\u00e9": 2, "猫": 1}
 
 
-def test_links_are_followed(tmp_path):
-    """Linked classes and pictures count; a link to a folder above it ends there."""
-    lay(tmp_path / "far", *TWO)
+def test_links_are_followed_without_loops(tmp_path):
+    """Linked classes and images count, and a link to a parent folder is not followed."""
+    write_tree(tmp_path / "far", *TWO)
     (tmp_path / "near" / "dog").mkdir(parents=True)
     (tmp_path / "near" / "cat").symlink_to(tmp_path / "far" / "cat")
     (tmp_path / "near" / "dog" / "up").symlink_to(tmp_path / "near")
     (tmp_path / "near" / "dog" / "0.png").symlink_to(tmp_path / "far" / "dog" / "0.png")
     (tmp_path / "near" / "dog" / "1.png").symlink_to(tmp_path / "nowhere.png")
     data = load_folder(tmp_path / "near", "train")
-    assert counts(data) == {"cat": 2, "dog": 1}
+    assert count_classes(data) == {"cat": 2, "dog": 1}
     assert data.broken == ("dog/1.png: unreadable file (No such file or directory)",)
 
 
-def test_given_names_decide_the_order(tmp_path):
-    """Names come before the order of the folders, which may also be indices into them."""
+def test_given_names_set_the_order(tmp_path):
+    """Names that are given set the order. Folders may also be indices of them."""
     folders, numbers = tmp_path / "folders", tmp_path / "numbers"
-    lay(folders, *TWO)
-    lay(numbers, "0/1.png", "2/2.png")
+    write_tree(folders, *TWO)
+    write_tree(numbers, "0/1.png", "2/2.png")
     given = Reading(class_labels=("dog", "horse", "cat"))
-    assert counts(load_folder(folders, "train", given)) == {"dog": 1, "horse": 0, "cat": 2}
-    assert counts(load_folder(numbers, "train", given)) == {"dog": 1, "horse": 0, "cat": 1}
+    assert count_classes(load_folder(folders, "train", given)) == {"dog": 1, "horse": 0, "cat": 2}
+    assert count_classes(load_folder(numbers, "train", given)) == {"dog": 1, "horse": 0, "cat": 1}
     with pytest.raises(DatasetError, match="'dog' is none of the 2 classes cat, dig; did you mean"):
         load_folder(folders, "train", Reading(class_labels=("cat", "dig")))

@@ -1,4 +1,4 @@
-"""Tests of imagemint.training.datasets.formats beyond those of one whole file."""
+"""Tests of imagemint.training.datasets.formats apart from single Parquet files."""
 
 import gzip
 import hashlib
@@ -14,8 +14,8 @@ from imagemint.training.datasets.formats import parse_cifar_binary
 from imagemint.training.errors import DatasetError
 
 
-def cifar(files):
-    """An archive as CIFAR-10's publisher packs it, unzipped."""
+def make_cifar(files):
+    """Returns an uncompressed archive in the layout of CIFAR-10's publisher."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as archive:
         for name, content in files.items():
@@ -27,7 +27,7 @@ def cifar(files):
 
 @pytest.fixture
 def archive():
-    """Two images in each batch: a plane of reds, one of greens, one of blues."""
+    """Two images in each batch, with a plane of reds, one of greens and one of blues."""
     row = b"".join(bytes([level]) * 1024 for level in (10, 20, 30))
     files = {f"data_batch_{n}.bin": bytes([n]) + row + bytes([9]) + row for n in range(1, 6)}
     names = "airplane automobile bird cat deer dog frog horse ship truck"
@@ -35,11 +35,11 @@ def archive():
         "test_batch.bin": bytes([7]) + row,
         "batches.meta.txt": "\n".join(names.split()).encode(),
     }
-    return cifar(files)
+    return make_cifar(files)
 
 
 def test_cifar_binaries_are_read(archive):
-    """Planes become pixels, labels and names come along, the splits are apart."""
+    """Planes become pixels, labels and names are read, and splits are separate."""
     train, test = (parse_cifar_binary(archive, split, "it") for split in ("train", "test"))
     assert train.images.shape == (10, 32, 32, 3)
     assert train.images[3, 5, 6].tolist() == [10, 20, 30]
@@ -48,8 +48,8 @@ def test_cifar_binaries_are_read(archive):
     assert train.sha256 != test.sha256
 
 
-def test_cifar_is_found_zipped(archive, tmp_path, monkeypatch):
-    """Where no Parquet file lies, the archive is read, by the checksum of its zipped form."""
+def test_compressed_cifar_is_found(archive, tmp_path, monkeypatch):
+    """Without a Parquet file the archive is read, by the checksum of its compressed form."""
     zipped = gzip.compress(archive)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "cifar10").mkdir()
@@ -63,22 +63,24 @@ def test_cifar_is_found_zipped(archive, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("damage", ["no archive", "cut", "file missing"])
 def test_bad_cifar_is_refused(archive, damage):
-    """Anything else is named."""
-    content = {"no archive": b"x" * 700, "cut": archive[:3000], "file missing": cifar({})}[damage]
+    """The error names a file that is not such an archive."""
+    content = {"no archive": b"x" * 700, "cut": archive[:3000], "file missing": make_cifar({})}[
+        damage
+    ]
     with pytest.raises(DatasetError, match="it: not the archive of CIFAR-10 binaries"):
         parse_cifar_binary(content, "test", "it")
 
 
 @pytest.mark.data
 def test_real_cifar_is_read(real_data):
-    """The test split has 1,000 pictures of each class."""
+    """The test split has 1,000 images of each class."""
     data = load_dataset("cifar10", "test", real_data)
     assert data.images.shape == (10_000, 32, 32, 3)
     assert np.bincount(data.labels).tolist() == [1_000] * 10
 
 
 @pytest.mark.data
-def test_real_emoji_are_told(real_data):
+def test_real_emoji_have_texts(real_data):
     """Each emoji has its Unicode name."""
     data = load_dataset("emoji64", "test", real_data, size=32)
     assert data.images.shape == (340, 32, 32, 3)
@@ -95,6 +97,6 @@ def test_real_emoji_are_told(real_data):
         ("emoji64", "Apache-2.0 ("),
     ],
 )
-def test_published_data_tell_their_licence(real_data, name, licence):
-    """Weights inherit the licence of what they learnt, however it was scaled or thinned out."""
+def test_published_data_have_a_licence(real_data, name, licence):
+    """Weights inherit the licence of their data, also after scaling or selection."""
     assert load_dataset(name, "test", real_data, per_class=1).license.startswith(licence)

@@ -1,4 +1,4 @@
-"""Tests of imagemint.training.datasets.parquet: what the hub's data sets differ in."""
+"""Tests of imagemint.training.datasets.parquet: the variants of data sets on the hub."""
 
 import io
 import json
@@ -16,16 +16,19 @@ from imagemint.training.errors import DatasetError
 NAMED = {"label": {"names": ["cat", "dog"]}}
 
 
-def encoded(level, mode="L", form="PNG"):
-    """A picture of one level of gray, whatever its mode."""
+def encode_gray(level, mode="L", form="PNG"):
+    """Returns an image of one gray level in this mode."""
     stream = io.BytesIO()
     Image.new("L", (5, 5), level).convert(mode).save(stream, form)
     return stream.getvalue()
 
 
-def shard(levels, features=NAMED, **columns):
-    """A Parquet file of gray pictures of such levels, labels in turn; None removes a column."""
-    pictures = [{"bytes": encoded(level), "path": None} for level in levels]
+def make_shard(levels, features=NAMED, **columns):
+    """Returns a Parquet file of gray images of these levels with alternating labels.
+
+    A value of None removes a column.
+    """
+    pictures = [{"bytes": encode_gray(level), "path": None} for level in levels]
     columns = {"image": pictures, "label": [n % 2 for n in range(len(levels))]} | columns
     table = pa.table({name: column for name, column in columns.items() if column is not None})
     metadata = {"huggingface": json.dumps({"info": {"features": features}})} if features else None
@@ -36,7 +39,7 @@ def shard(levels, features=NAMED, **columns):
 
 @pytest.fixture
 def pets(tmp_path):
-    """Writes files below the folder of a data set."""
+    """A function that writes files into the folder of a data set."""
 
     def write(files):
         for name, content in files.items():
@@ -49,14 +52,16 @@ def pets(tmp_path):
 
 
 def test_shards_are_joined(pets):
-    """A split in several files is read in their order, texts and all."""
+    """The files of a split are read in order, with their texts."""
     shards = [
-        shard(levels, image=None, img=[{"bytes": encoded(level)} for level in levels], text=words)
+        make_shard(
+            levels, image=None, img=[{"bytes": encode_gray(level)} for level in levels], text=words
+        )
         for levels, words in (((1, 2, 3), ["one", None, "three"]), ((4, 5), ["four", "five"]))
     ]
     names = [f"train-{number:05d}-of-00002.parquet" for number in range(2)]
     files = dict(zip(names, shards, strict=True))
-    data = load_dataset("pets", "train", pets(files | {"test.parquet": shard([9])}), size=7)
+    data = load_dataset("pets", "train", pets(files | {"test.parquet": make_shard([9])}), size=7)
     assert data.images.shape == (5, 7, 7, 1)
     assert data.images[:, 0, 0, 0].tolist() == [1, 2, 3, 4, 5]
     assert data.labels.tolist() == [0, 1, 0, 0, 1]
@@ -74,15 +79,15 @@ def test_shards_are_joined(pets):
         ("some.parquet", "valid.parquet"),
     ],
 )
-def test_splits_are_found(pets, train, test):
-    """By the name of the file or of a folder, as the hub and its exports have them."""
-    data = pets({train: shard([1, 2, 3]), test: shard([4])})
+def test_splits_are_recognized(pets, train, test):
+    """Splits are recognized by the name of a file or folder, as on the hub and in its exports."""
+    data = pets({train: make_shard([1, 2, 3]), test: make_shard([4])})
     assert [len(load_dataset("pets", split, data)) for split in ("train", "test")] == [3, 1]
 
 
-def test_undivided_data_are_divided(pets):
-    """Where there is nothing but a training split, every tenth of a class is for testing."""
-    data = pets({"train.parquet": shard(range(40))})
+def test_training_split_is_divided(pets):
+    """If there is only a training split, every tenth image of a class is for testing."""
+    data = pets({"train.parquet": make_shard(range(40))})
     train, test = (load_dataset("pets", split, data) for split in ("train", "test"))
     assert np.bincount(train.labels).tolist() == [18, 18]
     assert test.images[:, 0, 0, 0].tolist() == [18, 19, 38, 39]
@@ -110,19 +115,27 @@ def test_undivided_data_are_divided(pets):
         ({}, {}, [0, 0], ("all",)),
     ],
 )
-def test_labels_are_found(columns, features, labels, names):
-    """Whatever the column is called, with names of classes, without, as text, or not at all."""
-    data = parse_image_parquet(shard([1, 2], features, **{"label": None} | columns), "pets/train")
+def test_label_column_is_recognized(columns, features, labels, names):
+    """The label column has one of several names.
+
+    Class names may be missing, and so may the column.
+    """
+    data = parse_image_parquet(
+        make_shard([1, 2], features, **{"label": None} | columns), "pets/train"
+    )
     assert (data.labels.tolist(), data.class_labels) == (labels, names)
 
 
 def test_classes_are_those_of_the_training_split(pets):
-    """Labels without names mean the same in both splits, and a strange one is refused by row."""
-    train = shard([1, 2], None, label=["cat", "dog"])
-    data = pets({"train.parquet": train, "test.parquet": shard([3], None, label=["dog"])})
+    """Labels without names mean the same in both splits.
+
+    The error names the row of an unknown one.
+    """
+    train = make_shard([1, 2], None, label=["cat", "dog"])
+    data = pets({"train.parquet": train, "test.parquet": make_shard([3], None, label=["dog"])})
     test = load_dataset("pets", "test", data)
     assert (test.labels.tolist(), test.class_labels) == ([1], ("cat", "dog"))
-    pets({"test.parquet": shard([3], None, label=["cow"])})
+    pets({"test.parquet": make_shard([3], None, label=["cow"])})
     with pytest.raises(DatasetError, match="row 0: class 'cow' is none of the 2 classes cat, dog"):
         load_dataset("pets", "test", data)
 
@@ -131,16 +144,18 @@ def test_classes_are_those_of_the_training_split(pets):
     ("mode", "form"),
     [("RGB", "JPEG"), ("RGBA", "PNG"), ("P", "PNG"), ("LA", "PNG"), ("CMYK", "JPEG")],
 )
-def test_pictures_of_any_mode_are_read(mode, form):
-    """PNG and JPEG, palettes and transparency, as bytes with or without a struct around them."""
-    data = parse_image_parquet(shard([1], image=[encoded(60, mode, form)]), "pets/train")
+def test_images_of_any_mode_are_read(mode, form):
+    """PNG and JPEG, palettes and transparency are read, as bytes or as a struct."""
+    data = parse_image_parquet(make_shard([1], image=[encode_gray(60, mode, form)]), "pets/train")
     assert data.images.mean() == pytest.approx(60, abs=4)
 
 
-def test_broken_picture_is_named_and_counted(pets, caplog):
-    """As in a folder of pictures: left out and said, or an error where asked for."""
-    pictures = [{"bytes": encoded(1)}, {"bytes": b"no picture"}, {"bytes": encoded(2)}]
-    data = pets({"train.parquet": shard([0] * 3, image=pictures), "test.parquet": shard([1])})
+def test_broken_image_is_reported(pets, caplog):
+    """A broken image is skipped and logged. In strict mode it is an error."""
+    pictures = [{"bytes": encode_gray(1)}, {"bytes": b"no picture"}, {"bytes": encode_gray(2)}]
+    data = pets(
+        {"train.parquet": make_shard([0] * 3, image=pictures), "test.parquet": make_shard([1])}
+    )
     with caplog.at_level(logging.WARNING):
         found = load_dataset("pets", "train", data)
     assert found.images[:, 0, 0, 0].tolist() == [1, 2]
@@ -151,9 +166,9 @@ def test_broken_picture_is_named_and_counted(pets, caplog):
         load_dataset("pets", "train", data, strict=True)
 
 
-def test_digest_follows_the_treatment(pets):
-    """The same files scaled otherwise are other data, so that no run resumes on them."""
-    data = pets({"train.parquet": shard([1, 2]), "test.parquet": shard([1])})
+def test_digest_depends_on_the_size(pets):
+    """Files scaled to another size are other data, so that no run resumes on them."""
+    data = pets({"train.parquet": make_shard([1, 2]), "test.parquet": make_shard([1])})
     assert (
         len({load_dataset("pets", "train", data, size=size).sha256 for size in (None, 4, 6)}) == 3
     )
@@ -167,20 +182,20 @@ def test_digest_follows_the_treatment(pets):
         (["test.parquet"], r"no \.parquet file of the training split"),
     ],
 )
-def test_puzzling_folder_is_refused(pets, files, text):
-    """A shard that is missing, several data sets in one folder, or none to learn from."""
+def test_ambiguous_folder_is_refused(pets, files, text):
+    """A missing shard, several data sets in one folder or no training data are errors."""
     with pytest.raises(DatasetError, match=text):
-        load_dataset("pets", "train", pets(dict.fromkeys(files, shard([1]))))
+        load_dataset("pets", "train", pets(dict.fromkeys(files, make_shard([1]))))
 
 
-def written(path, table):
-    """Writes a table of pictures in some odd form."""
+def write_parquet(path, table):
+    """Writes a table and returns its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, path)
     return path
 
 
-PAIR = [encoded(1), encoded(2)]
+PAIR = [encode_gray(1), encode_gray(2)]
 
 
 @pytest.mark.parametrize(
@@ -196,8 +211,8 @@ PAIR = [encoded(1), encoded(2)]
     ids=["large_binary", "view", "dictionary", "struct", "float", "chunked"],
 )
 def test_arrow_types_are_read(tmp_path, image, label):
-    """Pictures and labels are read from any type that writers choose for them."""
-    path = written(tmp_path / "pets.parquet", pa.table({"image": image, "label": label}))
+    """Images and labels are read from every Arrow type that writers use."""
+    path = write_parquet(tmp_path / "pets.parquet", pa.table({"image": image, "label": label}))
     data = load_dataset(str(path), "train")
     assert data.images[:, 0, 0, 0].tolist() == [1, 2]
     assert (data.labels.tolist(), data.class_labels) == ([0, 1], ("0", "1"))
@@ -205,17 +220,17 @@ def test_arrow_types_are_read(tmp_path, image, label):
 
 
 def test_shards_may_differ_in_types(tmp_path):
-    """One shard has int32 labels, the other int64, and their columns come in another order."""
+    """Shards may have int32 and int64 labels and columns in another order."""
     first = pa.table({"image": PAIR, "label": pa.array([0, 1], pa.int32())})
     second = pa.table({"label": pa.array([1, 0], pa.int64()), "more": ["x", "y"], "image": PAIR})
     for number, table in enumerate((first, second)):
-        written(tmp_path / f"train-0000{number}-of-00002.parquet", table)
-    written(tmp_path / "test.parquet", first)
+        write_parquet(tmp_path / f"train-0000{number}-of-00002.parquet", table)
+    write_parquet(tmp_path / "test.parquet", first)
     assert load_dataset(str(tmp_path), "train").labels.tolist() == [0, 1, 1, 0]
 
 
-def test_rows_are_read_in_pieces(tmp_path, monkeypatch):
-    """Few encoded pictures are held at a time, so files may be larger than an Arrow array."""
+def test_rows_are_read_in_batches(tmp_path, monkeypatch):
+    """Few encoded images are in memory at once, so files may be larger than an Arrow array."""
     held = []
     original = pq.ParquetFile.iter_batches
 
@@ -225,8 +240,8 @@ def test_rows_are_read_in_pieces(tmp_path, monkeypatch):
             yield batch
 
     monkeypatch.setattr(pq.ParquetFile, "iter_batches", watched)
-    table = pa.table({"image": [encoded(n) for n in range(200)], "label": [0] * 200})
-    data = load_dataset(str(written(tmp_path / "pets.parquet", table)), "train")
+    table = pa.table({"image": [encode_gray(n) for n in range(200)], "label": [0] * 200})
+    data = load_dataset(str(write_parquet(tmp_path / "pets.parquet", table)), "train")
     assert len(data) == 180
     assert max(held) <= 32
 
@@ -235,23 +250,23 @@ def test_rows_are_read_in_pieces(tmp_path, monkeypatch):
     "column", [pa.array(["img/0.png", "img/1.png"]), [{"path": f"img/{n}.png"} for n in range(2)]]
 )
 def test_paths_are_relative_to_the_file(tmp_path, column):
-    """A column of paths without content names files beside the Parquet file."""
+    """A column of paths without content names files relative to the Parquet file."""
     (tmp_path / "img").mkdir()
     for number, content in enumerate(PAIR):
         (tmp_path / "img" / f"{number}.png").write_bytes(content)
     table = pa.table({"image": column, "label": [1, 0]})
-    path = written(tmp_path / "pets.parquet", table)
+    path = write_parquet(tmp_path / "pets.parquet", table)
     data = load_dataset(str(path), "train")
     assert data.images[:, 0, 0, 0].tolist() == [1, 2]
-    (tmp_path / "img" / "1.png").write_bytes(encoded(9))
+    (tmp_path / "img" / "1.png").write_bytes(encode_gray(9))
     assert load_dataset(str(path), "train").sha256 != data.sha256
     (tmp_path / "img" / "1.png").unlink()
     assert load_dataset(str(path), "train").broken == ("row 1: no file img/1.png, nor its content",)
 
 
-def test_rows_without_label_are_named(tmp_path):
-    """A row whose label is null or hidden (-1 beside names of classes) is left out and named."""
-    (tmp_path / "pets.parquet").write_bytes(shard([1, 2, 1, 2], label=[0, None, 1, -1]))
+def test_rows_without_label_are_reported(tmp_path):
+    """A row whose label is null or hidden (-1 beside class names) is skipped and reported."""
+    (tmp_path / "pets.parquet").write_bytes(make_shard([1, 2, 1, 2], label=[0, None, 1, -1]))
     data = load_dataset(str(tmp_path / "pets.parquet"), "train")
     assert data.images[:, 0, 0, 0].tolist() == [1, 1]
     assert data.broken == ("row 1: no label", "row 3: no label")
@@ -267,10 +282,10 @@ def test_rows_without_label_are_named(tmp_path):
         (["who"], {}, ("all",)),
     ],
 )
-def test_label_column_is_found_or_named(tmp_path, caplog, columns, asked, names):
-    """The usual names are found; for others, columns are listed with the flag to use."""
+def test_label_column_is_found_or_given(tmp_path, caplog, columns, asked, names):
+    """Common names are found. Otherwise the error lists the columns and the option."""
     table = pa.table({"image": PAIR} | {key: ["a", "b"] for key in columns})
-    data = load_dataset(str(written(tmp_path / "pets.parquet", table)), "train", **asked)
+    data = load_dataset(str(write_parquet(tmp_path / "pets.parquet", table)), "train", **asked)
     assert data.class_labels == names
     said = "no labels: all pictures are of one class; --label-column names the column that holds"
     assert (said in caplog.text) == (names == ("all",))
@@ -282,17 +297,17 @@ def test_label_column_is_found_or_named(tmp_path, caplog, columns, asked, names)
     ("name", "asked"),
     [("content", {}), ("other", {"image_column": "other"}), ("file_name", {})],
 )
-def test_image_column_is_found_or_named(tmp_path, name, asked):
-    """Without a usual name, the only binary column holds the pictures, or a column their files."""
+def test_image_column_is_found_or_given(tmp_path, name, asked):
+    """Without a common name, the only binary column has the images, or a column has their paths."""
     (tmp_path / "0.png").write_bytes(PAIR[0])
     column = ["0.png"] if name == "file_name" else [PAIR[0]]
     table = pa.table({"label": [0], name: column} | ({"more": [b"x"]} if asked else {}))
-    path = written(tmp_path / "pets.parquet", table)
+    path = write_parquet(tmp_path / "pets.parquet", table)
     assert load_dataset(str(path), "train", **asked).images[0, 0, 0, 0] == 1
 
 
 def test_numbers_as_text_are_sorted_by_value(tmp_path):
-    """Labels that are written as text keep the order of their values."""
+    """Numeric labels that are stored as text keep the order of their values."""
     table = pa.table({"image": PAIR * 2, "label": ["10", "9", "100", "1"]})
-    data = load_dataset(str(written(tmp_path / "pets.parquet", table)), "train")
+    data = load_dataset(str(write_parquet(tmp_path / "pets.parquet", table)), "train")
     assert data.class_labels == ("1", "9", "10", "100")

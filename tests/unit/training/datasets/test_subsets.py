@@ -9,8 +9,8 @@ from imagemint.training.datasets import select_per_class
 from imagemint.training.errors import DatasetError
 
 
-def test_few_of_each_class(digits):
-    """So many of each class are taken, with their labels and texts, in the order of the data."""
+def test_images_per_class_are_selected(digits):
+    """The selection has this many images of each class, in the order of the data."""
     told = replace(digits, texts=tuple(f"{row}" for row in range(len(digits))))
     few = select_per_class(told, 2, seed=3)
     rows = [int(text) for text in few.texts]
@@ -20,8 +20,8 @@ def test_few_of_each_class(digits):
     assert np.array_equal(few.labels, digits.labels[rows])
 
 
-def test_draw_is_of_the_seed(digits):
-    """One seed always draws the same, another one others, and fewer are among more."""
+def test_selection_depends_on_the_seed(digits):
+    """One seed always selects the same images, and a smaller selection is part of a larger one."""
     first, again, other = (select_per_class(digits, 2, seed=seed) for seed in (3, 3, 4))
     assert np.array_equal(first.images, again.images)
     assert first.sha256 == again.sha256
@@ -33,6 +33,6 @@ def test_draw_is_of_the_seed(digits):
 
 @pytest.mark.parametrize("count", [0, 5])
 def test_impossible_count_is_refused(digits, count):
-    """A class that has fewer is named; none at all is no data set."""
+    """The error names a class with fewer images. A count of 0 is refused."""
     with pytest.raises(DatasetError, match=r"class '0' has 4 images|are none"):
         select_per_class(digits, count)

@@ -1,4 +1,4 @@
-"""Tests of imagemint.training.datasets.tables: pictures that CSV and JSON Lines list."""
+"""Tests of imagemint.training.datasets.tables: images that are listed in CSV and JSON Lines."""
 
 import json
 
@@ -11,8 +11,8 @@ from imagemint.training.errors import DatasetError
 
 
 @pytest.fixture
-def lay(tmp_path):
-    """Writes pictures of levels 0, 1, ... by name, then tables by name and content."""
+def write_folder(tmp_path):
+    """A function that writes images of levels 0, 1, ... and tables by name and content."""
 
     def write(pictures, tables):
         for number, name in enumerate(pictures):
@@ -26,13 +26,13 @@ def lay(tmp_path):
     return write
 
 
-def lines(*rows):
-    """JSON Lines of objects."""
+def make_lines(*rows):
+    """Returns JSON Lines of objects."""
     return "\n".join(json.dumps(row) for row in rows)
 
 
-def labelled(data):
-    """The label text of each picture, by its level."""
+def read_labels(data):
+    """Returns the label text of each image, by its level."""
     levels = data.images[:, 0, 0, 0].tolist()
     return {
         level: data.class_labels[label] for level, label in zip(levels, data.labels, strict=True)
@@ -51,7 +51,7 @@ SAME = {0: "b", 1: "a", 2: "b"}
         (
             FLAT,
             {
-                "metadata.jsonl": lines(
+                "metadata.jsonl": make_lines(
                     {"file_name": "0.png", "category": "b"},
                     {"file_name": "1.png", "category": "a"},
                     {"category": "b", "file_name": "2.png"},
@@ -70,9 +70,9 @@ SAME = {0: "b", 1: "a", 2: "b"}
         ),
     ],
 )
-def test_tables_tell_labels(lay, caplog, pictures, tables):
-    """Whatever the delimiter, the names of the columns and the place of the pictures."""
-    assert labelled(load_dataset(lay(pictures, tables), "train")) == SAME
+def test_tables_have_labels(write_folder, caplog, pictures, tables):
+    """Labels are read with any delimiter, column names and image folders."""
+    assert read_labels(load_dataset(write_folder(pictures, tables), "train")) == SAME
     assert "labels are from" in caplog.text
 
 
@@ -97,49 +97,51 @@ def test_tables_tell_labels(lay, caplog, pictures, tables):
         (FLAT, {"train.csv": "image,label\n0.png,b\n1.png,a", "test.csv": "image,label\n2.png,b"}),
     ],
 )
-def test_tables_tell_splits(lay, pictures, tables):
-    """By a column, by the folders of the pictures, or by the name or the folder of the table."""
-    folder = lay(pictures, tables)
-    assert labelled(load_dataset(folder, "train")) == {0: "b", 1: "a"}
+def test_tables_have_splits(write_folder, pictures, tables):
+    """Splits come from a column, the image folders, or the name or folder of the table."""
+    folder = write_folder(pictures, tables)
+    assert read_labels(load_dataset(folder, "train")) == {0: "b", 1: "a"}
     test = load_dataset(folder, "test")
-    assert (labelled(test), test.class_labels) == ({2: "b"}, ("a", "b"))
+    assert (read_labels(test), test.class_labels) == ({2: "b"}, ("a", "b"))
 
 
-def test_undivided_table_is_divided(lay):
-    """Every tenth picture of a class is for testing; labels that are numbers sort by value."""
+def test_table_without_splits_is_divided(write_folder):
+    """Every tenth image of a class is for testing, and numeric labels are sorted by value."""
     rows = [f"{n}.png,{10 if n < 20 else 9}" for n in range(30)]
-    folder = lay(
+    folder = write_folder(
         [f"{n}.png" for n in range(30)], {"metadata.csv": "\n".join(["file_name,label", *rows])}
     )
     train, test = (load_dataset(folder, split) for split in ("train", "test"))
     assert (train.class_labels, np.bincount(train.labels).tolist()) == (("9", "10"), [9, 18])
-    assert labelled(test) == {9: "10", 19: "10", 29: "9"}
+    assert read_labels(test) == {9: "10", 19: "10", 29: "9"}
 
 
-def test_texts_are_taken_along(lay):
-    """A column of texts without labels describes pictures of one class, and that is said."""
+def test_texts_are_read(write_folder):
+    """A column of texts without labels describes images of one class, and a remark says so."""
     data = load_dataset(
-        lay(FLAT[:2], {"metadata.csv": "file_name,text\n0.png,a dog\n1.png,"}), "train"
+        write_folder(FLAT[:2], {"metadata.csv": "file_name,text\n0.png,a dog\n1.png,"}), "train"
     )
     assert (data.texts, data.class_labels) == (("a dog", ""), ("all",))
     assert any("no labels: " in remark and "there are text" in remark for remark in data.remarks)
 
 
-def test_folders_of_classes_come_first(lay):
-    """Labels are from folders of classes unless the table is metadata or its column is named."""
+def test_folders_of_classes_take_precedence(write_folder):
+    """Labels come from class folders unless the table is metadata or its column is given."""
     pictures = ["cat/0.png", "dog/1.png", "dog/2.png"]
-    folder = lay(pictures, {"notes.csv": "file,label\ncat/0.png,b\ndog/1.png,a\ndog/2.png,b"})
+    folder = write_folder(
+        pictures, {"notes.csv": "file,label\ncat/0.png,b\ndog/1.png,a\ndog/2.png,b"}
+    )
     data = load_dataset(folder, "train")
-    assert labelled(data) == {0: "cat", 1: "dog", 2: "dog"}
+    assert read_labels(data) == {0: "cat", 1: "dog", 2: "dog"}
     assert any("labels are not from notes.csv; --label-column" in it for it in data.remarks)
-    assert labelled(load_dataset(folder, "train", label_column="label")) == SAME
+    assert read_labels(load_dataset(folder, "train", label_column="label")) == SAME
 
 
-def test_lost_pictures_are_named(lay):
-    """Rows without a file or a label, or with an ambiguous name, are left out and named."""
+def test_missing_images_are_reported(write_folder):
+    """Rows without a file or label, or with an ambiguous name, are skipped and reported."""
     pictures = ["x/0.png", "x/1.png", "y/1.png"]
     table = "file_name,label\n0.png,a\n1.png,a\n7.png,a\nx/1.png,\n,a"
-    data = load_dataset(lay(pictures, {"metadata.csv": table}), "train")
+    data = load_dataset(write_folder(pictures, {"metadata.csv": table}), "train")
     assert len(data) == 1
     assert data.broken == (
         "1.png: 2 files have this name",
@@ -149,22 +151,24 @@ def test_lost_pictures_are_named(lay):
     )
 
 
-def test_unlabelled_tables_are_left_out(lay):
-    """A competition's test table without labels, and its made-up submission, are no data."""
+def test_tables_without_labels_are_skipped(write_folder):
+    """A competition's test table without labels and its sample submission are skipped."""
     tables = {
         "train.csv": "id,label\n0,b\n1,a",
         "test.csv": "id\n2",
         "sample_submission.csv": "id,label\n2,a",
     }
-    data = load_dataset(lay(["train/0.png", "train/1.png", "test/2.png"], tables), "train")
-    assert labelled(data) == {0: "b", 1: "a"}
+    data = load_dataset(write_folder(["train/0.png", "train/1.png", "test/2.png"], tables), "train")
+    assert read_labels(data) == {0: "b", 1: "a"}
     assert "without a column of labels, left out: test.csv" in data.remarks
 
 
-def test_single_table_is_a_data_set(lay):
-    """A table may be named itself; what it cannot tell is refused."""
-    folder = lay(FLAT, {"a.csv": "file,label\n0.png,b\n1.png,a\n2.png,b", "b.csv": "x,y\n1,2"})
-    assert labelled(load_dataset(f"{folder}/a.csv", "train")) == SAME
+def test_single_table_is_a_dataset(write_folder):
+    """A table can be given by its path. One without images or the given column is refused."""
+    folder = write_folder(
+        FLAT, {"a.csv": "file,label\n0.png,b\n1.png,a\n2.png,b", "b.csv": "x,y\n1,2"}
+    )
+    assert read_labels(load_dataset(f"{folder}/a.csv", "train")) == SAME
     with pytest.raises(DatasetError, match=r"b\.csv: no column names pictures"):
         load_dataset(f"{folder}/b.csv", "train")
     with pytest.raises(DatasetError, match="no column 'breed' for --label-column; there are file"):
@@ -175,15 +179,15 @@ def test_single_table_is_a_data_set(lay):
     ("name", "content"),
     [("metadata.csv", b"file_name\n\xff\xfe"), ("metadata.jsonl", b"{"), ("a.jsonl", b"[1]")],
 )
-def test_unreadable_table_is_refused(lay, tmp_path, name, content):
-    """A table that is no such file is an error that names it."""
-    folder = lay(FLAT, {})
+def test_unreadable_table_is_refused(write_folder, tmp_path, name, content):
+    """The error names the table that cannot be parsed."""
+    folder = write_folder(FLAT, {})
     (tmp_path / "pets" / name).write_bytes(content)
     with pytest.raises(DatasetError, match=f"{name}: this table cannot be read"):
         load_dataset(folder, "train")
 
 
-def test_label_column_needs_a_table(lay):
-    """A column that is named although there is no table is refused."""
+def test_label_column_needs_a_table(write_folder):
+    """A label column is refused if there is no table."""
     with pytest.raises(DatasetError, match="no table has a column 'breed' of labels"):
-        load_dataset(lay(["a/0.png", "b/1.png"], {}), "train", label_column="breed")
+        load_dataset(write_folder(["a/0.png", "b/1.png"], {}), "train", label_column="breed")

@@ -11,27 +11,27 @@ from imagemint.training.datasets import load_dataset
 from imagemint.training.errors import DatasetError
 
 
-def png(level):
-    """A picture of one level of gray."""
+def make_png(level):
+    """Returns an image of one gray level."""
     stream = io.BytesIO()
     Image.new("L", (4, 4), level).save(stream, "PNG")
     return stream.getvalue()
 
 
-def shard(path, members, mode="w"):
-    """Writes a tar file of such members; numbers stand for pictures of that level."""
+def write_shard(path, members, mode="w"):
+    """Writes a tar file of these members. An integer stands for an image of that level."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, mode) as archive:
         for name, content in members.items():
-            data = png(content) if isinstance(content, int) else content.encode()
+            data = make_png(content) if isinstance(content, int) else content.encode()
             member = tarfile.TarInfo(name)
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
     return str(path)
 
 
-def found(data):
-    """Levels and label texts of the pictures."""
+def list_rows(data):
+    """Returns levels and label texts of the images."""
     labels = [data.class_labels[label] for label in data.labels]
     return list(zip(data.images[:, 0, 0, 0].tolist(), labels, strict=True))
 
@@ -63,49 +63,51 @@ TWO = {"0.png": 5, "1.png": 6}
 )
 @pytest.mark.parametrize("suffix", ["tar", "tar.gz"])
 def test_shard_is_read(tmp_path, members, asked, labels, suffix):
-    """Labels and pictures of a sample are found by their suffixes, zipped or not."""
-    path = shard(tmp_path / f"pets.{suffix}", members, "w:gz" if suffix == "tar.gz" else "w")
+    """The suffix of a file says whether it is the image or the label. Shards may be compressed."""
+    path = write_shard(tmp_path / f"pets.{suffix}", members, "w:gz" if suffix == "tar.gz" else "w")
     data = load_dataset(path, "train", **asked)
-    assert found(data) == list(zip([5, 6], labels, strict=True))
+    assert list_rows(data) == list(zip([5, 6], labels, strict=True))
     assert data.name == "pets/train"
 
 
-def test_missing_labels_are_said(tmp_path, caplog):
-    """Texts are no labels unless they are named; the warning lists what could be."""
-    path = shard(tmp_path / "pets.tar", {"0.png": 5, "0.txt": "a dog", "0.json": '{"who": "b"}'})
+def test_missing_labels_are_reported(tmp_path, caplog):
+    """Texts are labels only if their column is given. The warning lists the columns."""
+    path = write_shard(
+        tmp_path / "pets.tar", {"0.png": 5, "0.txt": "a dog", "0.json": '{"who": "b"}'}
+    )
     data = load_dataset(path, "train")
     assert (data.class_labels, data.texts) == (("all",), ("a dog",))
     assert "--label-column names the column that holds them (there are txt, who)" in caplog.text
 
 
 def test_shards_are_joined(tmp_path):
-    """Shards of a split come in their order, and classes are those of the training split."""
+    """The shards of a split are read in order, and classes are those of the training split."""
     for number in range(2):
         members = {f"{number}.png": number, f"{number}.cls": "ab"[number]}
-        shard(tmp_path / f"train-{number:06d}.tar", members)
-    shard(tmp_path / "val-000000.tar", {"7.png": 7, "7.cls": "b"})
+        write_shard(tmp_path / f"train-{number:06d}.tar", members)
+    write_shard(tmp_path / "val-000000.tar", {"7.png": 7, "7.cls": "b"})
     train, test = (load_dataset(str(tmp_path), split) for split in ("train", "test"))
-    assert found(train) == [(0, "a"), (1, "b")]
-    assert (found(test), test.class_labels) == ([(7, "b")], ("a", "b"))
+    assert list_rows(train) == [(0, "a"), (1, "b")]
+    assert (list_rows(test), test.class_labels) == ([(7, "b")], ("a", "b"))
     assert train.sha256 != test.sha256
 
 
-def test_undivided_shards_are_divided(tmp_path):
-    """Every tenth picture of a class is for testing."""
+def test_shards_without_splits_are_divided(tmp_path):
+    """Every tenth image of a class is for testing."""
     members = {}
     for number in range(20):
         members |= {f"{number}.png": number, f"{number}.cls": str(number % 2)}
-    path = shard(tmp_path / "pets.tar", members)
+    path = write_shard(tmp_path / "pets.tar", members)
     train, test = (load_dataset(path, split) for split in ("train", "test"))
     assert np.bincount(train.labels).tolist() == [9, 9]
-    assert found(test) == [(18, "0"), (19, "1")]
+    assert list_rows(test) == [(18, "0"), (19, "1")]
 
 
-def test_incomplete_samples_are_named(tmp_path):
-    """A sample without picture or label is left out and named."""
+def test_incomplete_samples_are_reported(tmp_path):
+    """A sample without image or label is skipped and reported."""
     members = {"0.png": 1, "0.cls": "a", "1.cls": "a", "2.png": 3, "3.png": "x", "3.cls": "a"}
-    data = load_dataset(shard(tmp_path / "pets.tar", members), "train")
-    assert found(data) == [(1, "a")]
+    data = load_dataset(write_shard(tmp_path / "pets.tar", members), "train")
+    assert list_rows(data) == [(1, "a")]
     assert data.broken == (
         "pets.tar, 1: no picture",
         "pets.tar, 2: no label",
@@ -121,19 +123,19 @@ def test_incomplete_samples_are_named(tmp_path):
         ({"0.png": 1, "0.json": "{"}, "0.json: not JSON"),
     ],
 )
-def test_bad_shard_is_refused(tmp_path, content, text):
-    """Whatever is no shard of pictures is refused, and named."""
+def test_invalid_shard_is_refused(tmp_path, content, text):
+    """The error names a file that is not a shard of images."""
     path = tmp_path / "pets.tar"
-    path.write_bytes(content) if isinstance(content, bytes) else shard(path, content)
+    path.write_bytes(content) if isinstance(content, bytes) else write_shard(path, content)
     with pytest.raises(DatasetError, match=rf"pets\.tar.*{text}|{text}.*pets\.tar"):
         load_dataset(str(path), "train")
 
 
 @pytest.mark.parametrize("end", [1100, 1600])
 def test_truncated_shard_is_refused(tmp_path, end):
-    """A shard that ends within a header or a picture is named, not read half."""
+    """The error names a shard that ends within a header or an image."""
     path = tmp_path / "pets.tar"
-    shard(path, {"0.cls": "a", "0.png": 1})
+    write_shard(path, {"0.cls": "a", "0.png": 1})
     path.write_bytes(path.read_bytes()[:end])
     with pytest.raises(DatasetError, match=r"pets\.tar: not a whole tar file"):
         load_dataset(str(path), "train")

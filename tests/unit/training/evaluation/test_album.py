@@ -6,8 +6,8 @@ import pytest
 from imagemint.training.evaluation.album import _walk
 
 
-def test_walk_keeps_its_length():
-    """From one latent to the other, on the arc: equal steps, and never shorter than its ends."""
+def test_interpolation_keeps_the_length():
+    """An interpolation on the arc has equal steps and is never shorter than its ends."""
     start, end = np.float32([3, 0, 0, 0]), np.float32([0, 3, 0, 0])
     z = _walk(start, end)
     assert z.dtype == np.float32
@@ -18,7 +18,7 @@ def test_walk_keeps_its_length():
     assert steps == pytest.approx(np.full(9, steps[0]), rel=1e-4)
 
 
-def test_walk_to_itself_stands_still():
-    """Equal ends give no division by the sine of nothing."""
+def test_interpolation_of_equal_ends_is_constant():
+    """Equal ends do not divide by a sine of zero."""
     z = np.float32([1, 2, 3])
     assert _walk(z, z) == pytest.approx(np.tile(z, (10, 1)))

@@ -16,7 +16,7 @@ COUNT = 120
 
 
 class Reader(Judge):
-    """Reads the codes from the first row of pixels."""
+    """A judge that reads the codes from the first row of pixels."""
 
     attribute_names = frozenset(VALUES)
 
@@ -24,7 +24,7 @@ class Reader(Judge):
         """Loads nothing."""
 
     def look(self, images):
-        """Returns the head."""
+        """Returns the head of each image."""
         return Looks(images[:, 0, :1, 0] * 1.0, log_softmax(np.eye(10)[images[:, 0, 0, 0]], axis=1))
 
     def attributes(self, images):
@@ -33,7 +33,7 @@ class Reader(Judge):
 
 
 class Painter(LatentSource):
-    """Paints the people of a split in their order, or their neighbours."""
+    """A source that returns the people of a split in order, or their neighbours."""
 
     name, captions, num_classes = "painter", CAPTIONS, 0
 
@@ -49,7 +49,7 @@ class Painter(LatentSource):
 
 @pytest.fixture
 def people():
-    """People whose first twelve pixels are head and attributes."""
+    """People whose first twelve pixels are the head and the attributes."""
     rng = np.random.Generator(np.random.Philox(7))
     codes = np.stack([rng.integers(len(values), size=COUNT) for values in READ.values()], axis=1)
     images = np.zeros((COUNT, 4, 12, 3), np.uint8)
@@ -65,8 +65,8 @@ def people():
     )
 
 
-def test_obedient_images_are_right(people):
-    """Pictures of the people that captions were drawn from show what is named, in every wording."""
+def test_images_that_follow_captions_are_correct(people):
+    """Images of the people of the captions have accuracy 1 in every wording."""
     found = {it.metric: it for it in caption_figures(Painter(people.images), Reader(), people, 3)}
     for metric in ("caption_accuracy", "caption_accuracy_other_order", "caption_accuracy_parts"):
         assert found[metric].value == found[metric].reference == 1
@@ -75,29 +75,29 @@ def test_obedient_images_are_right(people):
     assert 0.5 < found["open_attribute_variety"].reference < 1
 
 
-def test_other_people_are_wrong(people):
-    """Pictures of the neighbours show what is named only by chance."""
+def test_images_of_other_people_are_wrong(people):
+    """Images of the neighbours match a caption only by chance."""
     found = [*caption_figures(Painter(people.images, shift=1), Reader(), people, 0)]
     assert found[0].value < 0.3
     assert found[0].reference == 1
 
 
 def test_equal_images_have_no_variety(people):
-    """Where all images of a caption are one, what it leaves open does not vary."""
+    """If all images of a caption are equal, the open attributes do not vary."""
     one = np.repeat(people.images[:1], COUNT, axis=0)
     found = {it.metric: it.value for it in caption_figures(Painter(one), Reader(), people, 0)}
     assert found["open_attribute_variety"] == 0
 
 
-def test_only_captions_and_people_are_measured(people):
-    """Models without captions and data without attributes have none of these figures."""
+def test_captions_and_attributes_are_required(people):
+    """Models without captions and data without attributes have none of these metrics."""
     painter = Painter(people.images)
     assert not [*caption_figures(painter, None, people, 0)]
     painter.captions = None
     assert not [*caption_figures(painter, Reader(), people, 0)]
 
 
-def test_captions_of_the_test_split_are_asked_for(people):
+def test_captions_of_the_test_split_are_drawn(people):
     """Images are drawn for the captions in turn, and the heads of their people are the classes."""
     painter = Painter(people.images)
     images, classes = draw_images(painter, people, 5, COUNT + 1)
@@ -106,8 +106,8 @@ def test_captions_of_the_test_split_are_asked_for(people):
     assert painter.asked == [(5, 0, [*people.texts, people.texts[0]])]
 
 
-def test_unknown_words_are_named():
-    """A source says which caption it does not understand."""
+def test_unknown_words_are_refused():
+    """The error names the caption that the source does not understand."""
     source = Painter(np.zeros((1, 4, 4, 3), np.uint8))
     with pytest.raises(DatasetError, match="'purple'"):
         LatentSource.draw_captions(source, 0, 0, ["a person with purple hair"])

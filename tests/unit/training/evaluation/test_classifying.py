@@ -1,4 +1,4 @@
-"""Tests of imagemint.training.evaluation.classifying: discriminators that are classifiers too."""
+"""Tests of imagemint.training.evaluation.classifying: discriminators that also classify."""
 
 from dataclasses import replace
 
@@ -23,7 +23,7 @@ SMALL = {
 
 @pytest.fixture
 def run(tmp_path, digits):
-    """Trains a small recipe on the toy digits; gives the run as a source."""
+    """A function that trains a small recipe on the toy digits and opens the run."""
 
     def train(name, **options):
         recipe = RECIPES[name](**SMALL | options)
@@ -40,7 +40,7 @@ def run(tmp_path, digits):
     [({"name": "ssgan", "labelled": 3}, 30), ({"name": "acgan", "c_dim": 2}, 40)],
 )
 def test_discriminator_classifies(run, digits, test_digits, options, labels):
-    """What D has learnt of the classes is asked on the test images, and its labels are counted."""
+    """The accuracy of D's classifier on the test images is measured, and its labels are counted."""
     source = run(images=1_200, **options)
     (figure,) = discriminator_figures(source, digits, test_digits)
     assert (figure.metric, figure.sample_size) == ("classifier_accuracy", 60)
@@ -52,8 +52,8 @@ def test_discriminator_classifies(run, digits, test_digits, options, labels):
     assert figure.value < 0.2
 
 
-def test_codes_are_matched_with_classes(run, digits, test_digits):
-    """Of D's codes only the best assignment to classes counts, whatever the classes are called."""
+def test_codes_are_assigned_to_classes(run, digits, test_digits):
+    """D's codes are measured by their best assignment to classes, whatever the class names are."""
     source = run("infogan", images=80, c_dim=2)
     (figure,) = discriminator_figures(source, digits, test_digits)
     assert figure.metric == "code_classifier_accuracy"
@@ -62,6 +62,6 @@ def test_codes_are_matched_with_classes(run, digits, test_digits):
     assert 0.1 <= figure.value <= 1
 
 
-def test_other_discriminators_are_no_classifiers(run, digits, test_digits):
-    """A D without such a head has no figure."""
+def test_other_discriminators_have_no_metric(run, digits, test_digits):
+    """A D without a classifier has no metric."""
     assert discriminator_figures(run("dcgan", images=80), digits, test_digits) == []

@@ -1,4 +1,4 @@
-"""Tests of imagemint.training.evaluation.comparing, with the toy judge."""
+"""Tests of imagemint.training.evaluation.comparing with the toy judge."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ pytestmark = pytest.mark.usefixtures("toy_mnist")
 
 
 class _Drawn:
-    """Digits by seed, the same for every instance but for a fault."""
+    """A source of digits by seed, the same for every instance except for a fault."""
 
     def __init__(self, digits, fault=lambda images: images):
         self.name, self.sha256, self.dataset, self.num_classes = "drawn", "", "mnist", 10
@@ -21,12 +21,12 @@ class _Drawn:
         return self._fault(self._digits.images[rows].copy()), self._digits.labels[rows]
 
     def close(self):
-        """Nothing is held."""
+        """Has nothing to close."""
 
 
 @pytest.fixture
 def compared(digits, judge):
-    """Compares toy digits with the same under a fault."""
+    """A function that compares toy digits with the same digits under a fault."""
     extractor, seer = open_extractor(judge, None, torch.device("cpu"))
 
     def run(fault):
@@ -36,8 +36,8 @@ def compared(digits, judge):
     return run
 
 
-def test_equal_makers_differ_in_nothing(compared):
-    """No pixel, no figure."""
+def test_equal_sources_do_not_differ(compared):
+    """Equal sources have no difference in any pixel or metric."""
     found = compared(lambda images: images)
     assert found.difference.images == 90
     assert (found.difference.mean, found.difference.maximum) == (0.0, 0)
@@ -46,8 +46,8 @@ def test_equal_makers_differ_in_nothing(compared):
     assert "seeds 1000 to 1002, indices 0 to 29, classes in turn" in found.protocol
 
 
-def test_pixels_are_counted(compared):
-    """Mean, largest and shares over all values; differences downwards count alike."""
+def test_pixel_differences_are_measured(compared):
+    """Mean, maximum and shares are over all values and count both signs."""
 
     def fault(images):
         images[:, 0, 0] = np.where(images[:, 0, 0] > 100, images[:, 0, 0] - 9, images[:, 0, 0] + 9)
@@ -62,8 +62,8 @@ def test_pixels_are_counted(compared):
     assert difference.over_one_share == pytest.approx(1 / size)
 
 
-def test_loss_is_beyond_noise(compared):
-    """Blank images are further from real ones, and no longer of the class asked for."""
+def test_loss_of_blank_images_exceeds_noise(compared):
+    """Blank images are further from real ones and not of the requested class."""
     distance, accuracy = compared(np.zeros_like).figures
     assert distance.loss > distance.noise >= 0
     assert accuracy.loss > accuracy.noise >= 1 / 30

@@ -29,24 +29,24 @@ class Replay(nn.Module):
         return self._images[: len(z)]
 
 
-def of_class_in_turn(data):
-    """The images of a data set, sorted so that the classes take turns."""
+def alternate_classes(data):
+    """Returns the images of a data set, sorted so that the classes alternate."""
     rows = [np.flatnonzero(data.labels == y) for y in range(10)]
     return data.images[np.stack(rows, axis=1).reshape(-1)]
 
 
 def test_training_images_score_their_floor(digits, test_digits, judge):
-    """A generator of all training images is as far from the test images as they are."""
+    """A generator of all training images has the distance of the training images."""
     extractor = Judge(judge, torch.device("cpu"))
     curve = QualityCurve(MnistRecipe(), digits, test_digits, extractor)
-    found = curve(Replay(of_class_in_turn(digits)))
+    found = curve(Replay(alternate_classes(digits)))
     assert found["frechet_over_floor"] == pytest.approx(1.0, rel=1e-4)
     assert found["class_accuracy"] == 1.0
     assert found["coverage"] > 0.3
 
 
 def test_noise_scores_worse(digits, test_digits, judge):
-    """Without classes modes are counted; noise covers nothing and is far away."""
+    """Noise covers nothing and is far away. A recipe without classes counts modes."""
     extractor = Judge(judge, torch.device("cpu"))
     curve = QualityCurve(VanillaMnistRecipe(), digits, test_digits, extractor)
     noise = np.random.Generator(np.random.Philox(key=[1, 1])).integers(0, 256, digits.images.shape)
@@ -56,12 +56,12 @@ def test_noise_scores_worse(digits, test_digits, judge):
     assert 1 <= found["modes"] <= 10
 
 
-def test_floor_of_zero_is_left_out(digits, judge):
-    """Of a test set of training images there is no floor, and a run goes on all the same."""
+def test_floor_of_zero_is_skipped(digits, judge):
+    """A test set of training images has floor 0, and the run continues without this metric."""
     curve = QualityCurve(MnistRecipe(), digits, digits, Judge(judge, torch.device("cpu")))
-    # The training images that the floor takes are in another order, so it is 0 up to rounding.
+    # The floor uses the training images in another order, so it is 0 up to rounding.
     curve._floor = 0.0
-    assert curve(Replay(of_class_in_turn(digits))).keys() == {"coverage", "class_accuracy"}
+    assert curve(Replay(alternate_classes(digits))).keys() == {"coverage", "class_accuracy"}
 
 
 def test_too_few_test_images_are_refused(digits, judge):
@@ -76,7 +76,7 @@ def test_too_few_test_images_are_refused(digits, judge):
 
 @pytest.mark.usefixtures("toy_mnist")
 def test_run_logs_its_quality(tmp_path, judge):
-    """With a classifier the log has the figures of every checkpoint, also after a resume."""
+    """With a classifier the log has the metrics of every checkpoint, also after a resume."""
     run = tmp_path / "run"
     command = ["train", "mnist", "--out", str(run), "--quiet", "--device", "cpu"]
     small = ["--batch-size", "8", "--z-dim", "4", "--generator-channels", "4"]

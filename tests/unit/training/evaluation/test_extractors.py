@@ -11,8 +11,8 @@ from imagemint.training.evaluation.extractors import Inception, Judge, StackedJu
 CPU = torch.device("cpu")
 
 
-def test_judge_says_who_it_is(judge, test_digits):
-    """Name, digest, accuracy and layer stand in every protocol; probabilities sum to one."""
+def test_judge_describes_itself(judge, test_digits):
+    """The description has name, digest, accuracy and layer, and probabilities sum to one."""
     seen = Judge(judge, CPU)
     looks = seen.look(test_digits.images)
     assert np.array_equal(looks.classes, test_digits.labels)
@@ -24,7 +24,7 @@ def test_judge_says_who_it_is(judge, test_digits):
 
 
 def test_stacked_judge_reads_each_channel(judge, test_digits):
-    """Its classes are the numbers that three digits spell, its features those of all three."""
+    """Its classes are the numbers of three digits, and its features are those of all three."""
     digits = Judge(judge, CPU)
     stacks = stack_digits(test_digits, 40)
     images, labels = stacks.images, stacks.labels
@@ -36,16 +36,16 @@ def test_stacked_judge_reads_each_channel(judge, test_digits):
     assert looks.features[:, 128:256] == pytest.approx(green.features, abs=1e-5)
 
 
-def test_wrong_shape_is_refused(judge):
-    """Images that a judge cannot look at are named by their shape."""
+def test_unsupported_shape_is_refused(judge):
+    """The error names the shape of images that the judge does not support."""
     with pytest.raises(DatasetError, match=r"cannot look at images of \[32, 32, 3\]"):
         Judge(judge, CPU).look(np.zeros((2, 32, 32, 3), np.uint8))
     with pytest.raises(DatasetError, match="three channels, these images 1"):
         StackedJudge(Judge(judge, CPU)).look(np.zeros((2, 28, 28, 1), np.uint8))
 
 
-def test_unpublished_inception_is_not_opened(tmp_path):
-    """The weights are a pickle, so only the published file is ever unpickled."""
+def test_unpublished_inception_weights_are_refused(tmp_path):
+    """The weights are a pickle, so only the published file is unpickled."""
     (tmp_path / "weights.pth").write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")
     with pytest.raises(CheckpointError, match=r"SHA-256 begins .*, that of .* 6726825d"):
         Inception(tmp_path / "weights.pth", CPU)

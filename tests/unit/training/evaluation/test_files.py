@@ -1,4 +1,4 @@
-"""Tests of imagemint.training.evaluation.files: generated pictures in a folder."""
+"""Tests of imagemint.training.evaluation.files: generated images in a folder."""
 
 import numpy as np
 import pytest
@@ -14,16 +14,16 @@ CPU = torch.device("cpu")
 NAMES = ("cat", "dog", "horse")
 
 
-def paint(path, level, serial=""):
-    """Writes a picture of one level of gray that says what it is."""
+def write_image(path, level, serial=""):
+    """Writes an image of one gray level with its serial."""
     path.parent.mkdir(parents=True, exist_ok=True)
     info = PngInfo()
     info.add_text("imagemint:serial", serial)
     Image.new("L", (4, 4), level).save(path, pnginfo=info)
 
 
-def classes_of(folder):
-    """The classes of the pictures, by their levels."""
+def read_classes(folder):
+    """Returns the classes of the images by their levels."""
     source = open_source(str(folder), CPU)
     source.name_classes(NAMES)
     images, classes = source.draw(5, 6, 7)
@@ -44,41 +44,41 @@ def classes_of(folder):
     ],
     ids=["serials", "serials first", "names", "folders", "numbers"],
 )
-def test_pictures_tell_their_classes(tmp_path, names, serials):
-    """By the serial number inside, else by the file name, else by the folder of the class."""
+def test_images_have_classes(tmp_path, names, serials):
+    """The class comes from the serial in the file, else the file name, else the folder."""
     for level, (name, serial) in enumerate(zip(names, serials, strict=True)):
-        paint(tmp_path / "made" / name, level, serial)
-    assert classes_of(tmp_path / "made") == {0: 2, 1: 0}
+        write_image(tmp_path / "made" / name, level, serial)
+    assert read_classes(tmp_path / "made") == {0: 2, 1: 0}
 
 
-def test_table_tells_classes(tmp_path):
-    """A table in the folder comes before everything else; its labels are names or indices."""
+def test_table_has_classes(tmp_path):
+    """A table in the folder takes precedence. Its labels are names or indices."""
     for level in range(2):
-        paint(tmp_path / "made" / f"{level}.png", level, "m@1/0/0?class=1")
+        write_image(tmp_path / "made" / f"{level}.png", level, "m@1/0/0?class=1")
     (tmp_path / "made" / "labels.csv").write_text("file_name,label\n0.png,horse\n1.png,cat\n")
-    assert classes_of(tmp_path / "made") == {0: 2, 1: 0}
+    assert read_classes(tmp_path / "made") == {0: 2, 1: 0}
 
 
-def test_pictures_without_classes(tmp_path):
-    """Pictures of a model without classes have none."""
-    paint(tmp_path / "made" / "0.png", 1, "m@1/0/0")
-    assert classes_of(tmp_path / "made") is None
+def test_images_may_have_no_classes(tmp_path):
+    """Images of a model without classes have none."""
+    write_image(tmp_path / "made" / "0.png", 1, "m@1/0/0")
+    assert read_classes(tmp_path / "made") is None
     assert open_source(str(tmp_path / "made"), CPU).num_classes == 0
 
 
-def test_digest_follows_pictures_and_classes(tmp_path):
-    """Other pictures or other classes are not found in the cache of results."""
+def test_digest_depends_on_images_and_classes(tmp_path):
+    """Other images or classes are not found in the cache of results."""
     digests = set()
     for level, serial in ((1, "m@1/0/0?class=1"), (2, "m@1/0/0?class=1"), (2, "m@1/0/0?class=2")):
-        paint(tmp_path / "made" / "0.png", level, serial)
+        write_image(tmp_path / "made" / "0.png", level, serial)
         digests.add(open_source(str(tmp_path / "made"), CPU).sha256)
     assert len(digests) == 3
 
 
 def test_incomplete_folder_is_refused(tmp_path):
-    """A picture without a class beside others that have one, a broken one, or a strange class."""
-    paint(tmp_path / "made" / "0_class1.png", 1)
-    paint(tmp_path / "made" / "1.png", 2)
+    """An image without a class, a broken image and an unknown class are errors."""
+    write_image(tmp_path / "made" / "0_class1.png", 1)
+    write_image(tmp_path / "made" / "1.png", 2)
     with pytest.raises(DatasetError, match=r"1\.png: nothing tells its class"):
         open_source(str(tmp_path / "made"), CPU)
     (tmp_path / "made" / "1.png").write_bytes(b"no picture")
@@ -91,8 +91,8 @@ def test_incomplete_folder_is_refused(tmp_path):
         source.name_classes(("cat",))
 
 
-def test_run_is_no_folder_of_pictures(train, tmp_path):
-    """A run has pictures in its grids, and stays a run; an empty folder is neither."""
+def test_run_is_not_a_folder_of_images(train, tmp_path):
+    """A run with image grids is opened as a run, and an empty folder is an error."""
     train(tmp_path / "run", images=32)
     assert isinstance(open_source(str(tmp_path / "run"), CPU), RunSource)
     (tmp_path / "empty").mkdir()
@@ -101,8 +101,8 @@ def test_run_is_no_folder_of_pictures(train, tmp_path):
 
 
 @pytest.mark.usefixtures("toy_mnist")
-def test_folder_is_measured(tmp_path, digits, judge, monkeypatch, capsys):
-    """`imagemint evaluate` of real pictures by class finds them to be of their classes."""
+def test_folder_is_evaluated(tmp_path, digits, judge, monkeypatch, capsys):
+    """`imagemint evaluate` of real images by class finds the right classes."""
     from imagemint.client.cli import main  # noqa: PLC0415 - the command of another part
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

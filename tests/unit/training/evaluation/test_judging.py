@@ -1,4 +1,4 @@
-"""Tests of imagemint.training.evaluation: figures of a run and of images somebody brings."""
+"""Tests of imagemint.training.evaluation: metrics of a run and of given images."""
 
 import json
 import shutil
@@ -36,7 +36,7 @@ METRICS = [
 
 @pytest.fixture
 def measured(judge):
-    """Evaluates a place with the toy judge; gives the figures by metric."""
+    """A function that evaluates a source with the toy judge and returns the results by metric."""
 
     def measure(place, samples=120, *, metrics=METRICS, seed=3, seeds=1, dataset=None, **options):
         extractor, seer = open_extractor(judge, None, CPU)
@@ -50,7 +50,7 @@ def measured(judge):
 
 @pytest.fixture
 def npz(tmp_path):
-    """Writes images and classes where somebody's generator would."""
+    """A function that writes images and classes to an .npz file."""
 
     def write(image, class_id):
         np.savez(tmp_path / "some.npz", image=image, class_id=class_id)
@@ -59,8 +59,8 @@ def npz(tmp_path):
     return write
 
 
-def test_real_images_are_perfect(measured, npz, test_digits):
-    """The test set measured against itself is right, near, covering, and copies nothing."""
+def test_real_images_score_perfectly(measured, npz, test_digits):
+    """The test set measured against itself has perfect accuracy and coverage, and no copies."""
     found = measured(npz(test_digits.images, test_digits.labels))
     assert found["class_accuracy"].value == found["class_accuracy"].reference == 1.0
     assert found["worst_class_accuracy"].value == 1.0
@@ -70,14 +70,14 @@ def test_real_images_are_perfect(measured, npz, test_digits):
     assert found["coverage"].reference <= 1.0
     assert found["training_copies"].value == found["training_copies"].reference == 0.0
     assert found["precision"].value == found["recall"].value == 1.0
-    # Many an image has its own copy on the other side.
+    # Many images have an equal image in the other set.
     assert found["two_sample_accuracy"].value < 0.25
     assert found["kernel_distance"].value == pytest.approx(0, abs=0.1)
     assert found["mode_score"].value == pytest.approx(found["inception_score"].value, rel=0.05)
 
 
-def test_wrong_classes_show(measured, npz, test_digits):
-    """Images of one class sold as another lower the accuracy of that class alone."""
+def test_wrong_classes_lower_the_accuracy(measured, npz, test_digits):
+    """Images of one class with the label of another lower the accuracy of that class only."""
     asked = np.where(test_digits.labels == 3, 4, test_digits.labels)
     found = measured(npz(test_digits.images, asked))
     assert found["class_accuracy"].value == pytest.approx(0.9)
@@ -85,8 +85,8 @@ def test_wrong_classes_show(measured, npz, test_digits):
     assert "worst class, 4" in found["worst_class_accuracy"].protocol
 
 
-def test_codes_are_no_classes(judge, npz, test_digits):
-    """Labels unlike those of the data are codes: matched with classes, and modes counted."""
+def test_other_labels_are_codes(judge, npz, test_digits):
+    """Labels that differ from those of the data are codes. They are assigned to classes."""
     source = open_source(str(npz(test_digits.images, (test_digits.labels + 3) % 10)), CPU)
     source.class_labels = tuple(f"code {code}" for code in range(10))
     extractor, seer = open_extractor(judge, None, CPU)
@@ -98,8 +98,8 @@ def test_codes_are_no_classes(judge, npz, test_digits):
     assert found["modes"].value == 10
 
 
-def test_real_data_are_brought_to_the_size(judge, npz, test_digits):
-    """Of a model of another size the real images are brought to that, and the judge is asked."""
+def test_real_images_are_resized_to_the_model(judge, npz, test_digits):
+    """Real images get the size of the model, and the judge must support it."""
     source = open_source(
         str(npz(np.kron(test_digits.images, np.ones((1, 2, 2, 3), np.uint8)), test_digits.labels)),
         CPU,
@@ -109,8 +109,8 @@ def test_real_data_are_brought_to_the_size(judge, npz, test_digits):
         evaluate(source, *open_extractor(judge, None, CPU), Protocol())
 
 
-def test_missing_mode_shows(measured, npz, test_digits):
-    """Half the classes cover about half of the forty real images that are compared."""
+def test_missing_modes_lower_coverage(measured, npz, test_digits):
+    """Half of the classes cover about half of the forty real images that are compared."""
     few = test_digits.labels < 5
     images = np.repeat(test_digits.images[few], 2, axis=0)
     found = measured(npz(images, np.repeat(test_digits.labels[few], 2)))
@@ -121,15 +121,15 @@ def test_missing_mode_shows(measured, npz, test_digits):
     assert found["mode_score"].value < 0.9 * found["mode_score"].reference
 
 
-def test_copies_show(measured, npz, digits, test_digits):
-    """Training images, slightly changed, are recognised as copies, whatever their class."""
+def test_copies_are_detected(measured, npz, digits, test_digits):
+    """Training images with small changes are recognized as copies, whatever their class."""
     images = np.concatenate([test_digits.images[:20], digits.images[:20] // 2 * 2])
     labels = np.concatenate([test_digits.labels[:20], digits.labels[:20]])
     assert measured(npz(images, labels))["training_copies"].value == 0.5
 
 
-def test_run_is_measured_and_reported(measured, train, tmp_path):
-    """A run's figures name seed, sample size and judge, and are kept for exactly these weights."""
+def test_results_of_a_run_are_reported(measured, train, tmp_path):
+    """Results name seed, sample size and judge, and belong to exactly these weights."""
     train(tmp_path, images=32)
     found = measured(tmp_path)
     assert read_generator(tmp_path).evaluations == tuple(found.values())
@@ -153,29 +153,29 @@ def test_run_is_measured_and_reported(measured, train, tmp_path):
         (np.zeros((6, 28, 28, 1), np.uint8), np.full(6, 10), "0 to 9"),
     ],
 )
-def test_unlike_images_are_refused(measured, npz, image, class_id, text):
-    """Images that cannot be compared with the real ones are refused with what they are."""
+def test_incompatible_images_are_refused(measured, npz, image, class_id, text):
+    """The error describes images that cannot be compared with the real ones."""
     with pytest.raises(DatasetError, match=f"some.npz: .*{text}"):
         measured(npz(image, class_id))
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\3\4 torn"])
 def test_unreadable_npz_is_refused(measured, tmp_path, content):
-    """A file that is no .npz is named."""
+    """The error names a file that is not an .npz file."""
     (tmp_path / "some.npz").write_bytes(content)
     with pytest.raises(DatasetError, match=r"some.npz: no .npz with image and class_id"):
         measured(tmp_path / "some.npz")
 
 
 def test_incomplete_npz_is_refused(measured, tmp_path):
-    """An .npz without classes says what is missing."""
+    """The error names the missing array."""
     np.savez(tmp_path / "some.npz", image=np.zeros((4, 28, 28, 1), np.uint8))
     with pytest.raises(DatasetError, match="class_id"):
         measured(tmp_path / "some.npz")
 
 
 def test_missing_sources_are_refused(measured, tmp_path):
-    """A run or classifier that is not there is named, and somebody must look."""
+    """The error names a missing run or classifier. Without any judge there is an error."""
     with pytest.raises(CheckpointError, match="no checkpoint under"):
         measured(tmp_path / "run")
     with pytest.raises(CheckpointError, match="holds no classifier"):
@@ -185,7 +185,7 @@ def test_missing_sources_are_refused(measured, tmp_path):
 
 
 def test_seeds_give_a_deviation(measured, train, tmp_path):
-    """Several seeds are several samples: their mean, and how far they lie apart."""
+    """Several seeds are several samples. The result is their mean and standard deviation."""
     train(tmp_path, images=32)
     single = [measured(tmp_path, seed=seed) for seed in (3, 4, 5)]
     found = measured(tmp_path, seeds=3)
@@ -199,8 +199,8 @@ def test_seeds_give_a_deviation(measured, train, tmp_path):
     assert "mean of 3, deviation" in found["coverage"].protocol
 
 
-def test_checkpoint_is_measured_alone(measured, train, tmp_path):
-    """An older checkpoint is measured by its own weights, and leaves the run's report alone."""
+def test_checkpoint_is_evaluated_separately(measured, train, tmp_path):
+    """An older checkpoint is measured by its own weights and does not change the run's report."""
     train(tmp_path, images=64)
     older, newest = sorted((tmp_path / "checkpoints").iterdir())
     assert newest == latest_checkpoint(tmp_path)
@@ -211,8 +211,8 @@ def test_checkpoint_is_measured_alone(measured, train, tmp_path):
     assert not (older / "evaluation.json").exists()
 
 
-def test_result_is_found_again(measured, npz, test_digits, tmp_path, monkeypatch):
-    """The same images by the same protocol are not measured twice, unless asked for."""
+def test_result_is_cached(measured, npz, test_digits, tmp_path, monkeypatch):
+    """The same images under the same protocol are measured once, unless the cache is disabled."""
     first = measured(npz(test_digits.images, test_digits.labels))
     looked = []
     monkeypatch.setattr(
@@ -226,8 +226,8 @@ def test_result_is_found_again(measured, npz, test_digits, tmp_path, monkeypatch
     assert looked == [1, 1]
 
 
-def test_cached_result_serves_another_copy(measured, train, tmp_path):
-    """A run moved elsewhere has its report again, though nothing is measured."""
+def test_cached_result_serves_a_moved_run(measured, train, tmp_path):
+    """A run that was moved gets its report again without a measurement."""
     train(tmp_path / "a", images=32)
     found = measured(tmp_path / "a")
     (tmp_path / "a").rename(tmp_path / "b")
@@ -236,8 +236,8 @@ def test_cached_result_serves_another_copy(measured, train, tmp_path):
     assert read_generator(tmp_path / "b").evaluations == tuple(found.values())
 
 
-def test_album_and_table_are_written(measured, train, tmp_path):
-    """Beside the figures lie a table, pictures, and curves that grow with the run."""
+def test_images_and_table_are_written(measured, train, tmp_path):
+    """The output has a table, images and curves, which grow with the run."""
     out = tmp_path / "evaluation"
     train(tmp_path, images=32)
     measured(tmp_path, out=out)
@@ -256,8 +256,8 @@ def test_album_and_table_are_written(measured, train, tmp_path):
     assert [row["images_seen"] for row in history] == [32, 40]
 
 
-def test_missing_pictures_are_drawn_though_cached(measured, npz, test_digits, tmp_path):
-    """A result found again still gets its pictures where there are none yet."""
+def test_missing_images_are_drawn_for_a_cached_result(measured, npz, test_digits, tmp_path):
+    """A cached result still gets its images if there are none."""
     path = npz(test_digits.images, test_digits.labels)
     first = measured(path)
     assert measured(path, out=tmp_path / "out") == first
@@ -267,7 +267,7 @@ def test_missing_pictures_are_drawn_though_cached(measured, npz, test_digits, tm
 
 @pytest.fixture
 def stacks(monkeypatch, digits, test_digits):
-    """Puts toy stacks where Stacked MNIST is found."""
+    """Registers toy stacks as Stacked MNIST."""
     splits = {"train": stack_digits(digits, 320), "test": stack_digits(test_digits, 120)}
     monkeypatch.setitem(datasets.DATASETS, "stacked-mnist", lambda split, _: splits[split])
     return splits
@@ -278,7 +278,7 @@ STACKED = ["modes", "reverse_kl", *METRICS[2:4], *METRICS[6:]]
 
 @pytest.mark.usefixtures("stacks")
 def test_modes_of_stacks_are_counted(measured, npz, test_digits):
-    """The judge of digits reads each channel; the floor of a perfect sampler stands beside it."""
+    """The digit judge reads each channel. The reference is the floor of a perfect sampler."""
     fresh = stack_digits(test_digits, 500, seed=7)
     path = npz(fresh.images, np.full(len(fresh), -1))
     found = measured(path, metrics=STACKED, dataset="stacked-mnist")
@@ -291,8 +291,8 @@ def test_modes_of_stacks_are_counted(measured, npz, test_digits):
 
 
 @pytest.mark.usefixtures("stacks")
-def test_lost_modes_show(measured, npz, test_digits):
-    """A tenth of the modes, evenly: a hundred counted, and log 10 of divergence."""
+def test_lost_modes_are_measured(measured, npz, test_digits):
+    """A tenth of the modes gives a count of up to 100 and a divergence of about log 10."""
     sevens = test_digits.labels == 7
     found = stack_digits(test_digits, 400, seed=1)
     images, labels = found.images, found.labels
@@ -302,8 +302,10 @@ def test_lost_modes_show(measured, npz, test_digits):
     assert found["reverse_kl"].value == pytest.approx(np.log(10) + 0.12, abs=0.25)
 
 
-def test_unknown_classes_are_not_judged(measured, npz, monkeypatch, digits, test_digits):
-    """A judge that learnt other data only lends its features."""
+def test_judge_of_other_classes_gives_features_only(
+    measured, npz, monkeypatch, digits, test_digits
+):
+    """A judge that was trained on other data is used for its features only."""
     splits = {"train": digits, "test": test_digits}
 
     def renamed(split, _):
@@ -316,8 +318,8 @@ def test_unknown_classes_are_not_judged(measured, npz, monkeypatch, digits, test
     measured(path, metrics=METRICS[2:-1], dataset="else")
 
 
-def test_doubtful_judge_is_said(measured, npz, test_digits, judge, caplog, tmp_path):  # noqa: PLR0917 - fixtures
-    """A weak judge and a small test set are warnings: in the log, the table and each protocol."""
+def test_doubtful_judge_is_reported(measured, npz, test_digits, judge, caplog, tmp_path):  # noqa: PLR0917 - fixtures
+    """A weak judge and a small test set give warnings in the log, the table and each protocol."""
     path = npz(test_digits.images, test_digits.labels)
     few = "mnist/test has 60 images only (less than 1,000)"
     assert few in measured(path)["coverage"].protocol
@@ -334,17 +336,17 @@ def test_doubtful_judge_is_said(measured, npz, test_digits, judge, caplog, tmp_p
     assert "**Warning:** the judge is right about 35.0% of its test images only" in text
     assert "In `grid.png` each row shows ten images of one class." in text
     caplog.clear()
-    assert "WARNING: the judge" in measured_again(path, weak)[0].protocol
+    assert "WARNING: the judge" in evaluate_again(path, weak)[0].protocol
     assert "35.0%" in caplog.text
 
 
-def measured_again(path, judge):
-    """An evaluation that finds its earlier result."""
+def evaluate_again(path, judge):
+    """Evaluates a source and may find an earlier result."""
     return evaluate(open_source(str(path), CPU), *open_extractor(judge, None, CPU), Protocol())
 
 
 def test_tiny_test_set_is_refused(judge, npz, monkeypatch, digits, test_digits):
-    """Five real pictures have no neighbourhoods, and an error says so."""
+    """Five real images have no neighbourhoods, so the evaluation raises an error."""
     tiny = LabelledImages(
         "mnist/test", test_digits.images[:5], test_digits.labels[:5], digits.class_labels, "t" * 64
     )
@@ -353,4 +355,4 @@ def test_tiny_test_set_is_refused(judge, npz, monkeypatch, digits, test_digits):
     )
     path = npz(test_digits.images, test_digits.labels)
     with pytest.raises(DatasetError, match="mnist/test has 5 images, too few to compare with"):
-        measured_again(path, judge)
+        evaluate_again(path, judge)

@@ -1,4 +1,4 @@
-"""Tests of imagemint.training.evaluation.measuring and copies on features whose truth is known."""
+"""Tests of imagemint.training.evaluation.measuring and copies on features with known results."""
 
 import numpy as np
 import pytest
@@ -13,19 +13,19 @@ CLASSES = 3
 
 
 class Pixels:
-    """Sees sixteen numbers in an image, and the class in its first pixel."""
+    """An extractor of sixteen numbers of an image and of the class in its first pixel."""
 
     about, sha256, accuracy, trained_on = "pixels", "0" * 64, 1.0, "noise/train"
 
     def look(self, images):
-        """Returns what it sees."""
+        """Returns features and log-probabilities."""
         features = images.reshape(len(images), -1)[:, :16].astype(np.float64)
         sure = np.eye(CLASSES)[(features[:, 0] // 80).astype(int)]
         return Looks(features, np.log(sure * 0.97 + 0.01))
 
 
-def pictures(count, seed, name="noise/train"):
-    """Noise with the class in the first pixel, as `count` images of 8x8 with their classes."""
+def make_images(count, seed, name="noise/train"):
+    """Returns `count` images of noise of 8x8 pixels with the class in the first pixel."""
     rng = np.random.Generator(np.random.Philox(key=[seed, 0]))
     labels = np.arange(count) % CLASSES
     images = rng.integers(0, 80, (count, 8, 8, 1))
@@ -33,9 +33,9 @@ def pictures(count, seed, name="noise/train"):
     return LabelledImages(name, images.astype(np.uint8), labels, ("a", "b", "c"), f"{seed:064x}")
 
 
-def figures(fake, test=90):
-    """What is measured of images, by metric, beside a small test set."""
-    reals = look_at_reals("noise", pictures(3_000, 1), pictures(test, 2), Pixels())
+def measure_images(fake, test=90):
+    """Returns the results for images by metric, beside a small test set."""
+    reals = look_at_reals("noise", make_images(3_000, 1), make_images(test, 2), Pixels())
     looks = Pixels().look(fake.images)
     found = measure(reals, Sample(fake.images, fake.labels, looks, looks), Pixels())
     return {each.metric: each for each in found}
@@ -43,9 +43,9 @@ def figures(fake, test=90):
 
 @pytest.mark.parametrize(("test", "fakes"), [(90, 3_000), (90, 120), (3_000, 300)])
 def test_perfect_generator_scores_its_reference(test, fakes):
-    """Held-out real images score what training images do, whatever the numbers of either side."""
-    found = figures(pictures(fakes, 3), test)
-    close = 0.1 if fakes == 3_000 else 0.3  # fewer give one sample only, and it is noisy
+    """Held-out real images score like training images, whatever the sizes of both sets."""
+    found = measure_images(make_images(fakes, 3), test)
+    close = 0.1 if fakes == 3_000 else 0.3  # fewer images give one noisy sample only
     for metric in (
         *("frechet_distance", "coverage", "density", "precision", "recall"),
         *("within_class_variety", "class_coverage", "inception_score"),
@@ -55,11 +55,11 @@ def test_perfect_generator_scores_its_reference(test, fakes):
     assert f"{min(test, fakes):,} generated and" in found["frechet_distance"].how
 
 
-def test_ignored_latent_shows():
-    """One picture for each class is right every time, and has no variety within a class."""
-    one = pictures(CLASSES, 4)
+def test_ignored_latent_has_no_variety():
+    """One image per class has perfect accuracy and no variety within a class."""
+    one = make_images(CLASSES, 4)
     rows = np.arange(3_000) % CLASSES
-    found = figures(LabelledImages("one", one.images[rows], rows, ("a", "b", "c"), "f" * 64))
+    found = measure_images(LabelledImages("one", one.images[rows], rows, ("a", "b", "c"), "f" * 64))
     assert found["class_accuracy"].value == 1.0
     assert found["within_class_variety"].value == 0.0
     assert found["within_class_variety"].reference == pytest.approx(1, abs=0.1)
@@ -68,10 +68,10 @@ def test_ignored_latent_shows():
 
 @pytest.mark.parametrize("shift", [(0, 0), (1, 0), (-1, 2), (2, -2)])
 def test_shifted_copies_are_found(shift):
-    """A training image that is moved by up to two pixels is still nearest to itself, at 0."""
+    """A training image that is shifted by up to two pixels is nearest to itself, at 0."""
     rng = np.random.Generator(np.random.Philox(key=[5, 0]))
     known = np.zeros((300, 28, 28, 1), np.uint8)
-    # Blobs that grow from noise: neighbouring pixels are alike, as in pictures.
+    # Blocks of noise make neighbouring pixels alike, as in photographs.
     known[:, 4:-4, 4:-4] = np.kron(
         rng.integers(0, 256, (300, 5, 5, 1)), np.ones((1, 4, 4, 1))
     ).astype(np.uint8)
@@ -84,7 +84,7 @@ def test_shifted_copies_are_found(shift):
 
 
 def test_nearest_training_image_is_exact():
-    """Among few images it is the smallest distance over all shifts, worked out one by one."""
+    """With few images the distance is the minimum over all shifts, computed one by one."""
     rng = np.random.Generator(np.random.Philox(key=[6, 0]))
     images, known = (rng.integers(0, 256, (n, 14, 14, 3)).astype(np.uint8) for n in (4, 9))
     windows = [

@@ -19,8 +19,8 @@ from imagemint.training.trained import read_generator
 CPU = torch.device("cpu")
 
 
-def test_run_mints_its_serials(train, tmp_path):
-    """A run gives the images that its bundle would mint, wherever one begins to ask."""
+def test_run_draws_the_images_of_its_serials(train, tmp_path):
+    """A run draws the images that its bundle generates, from any index on."""
     train(tmp_path, images=32)
     source = open_source(str(tmp_path), CPU)
     images, classes = source.draw(5, 300, 20)
@@ -38,8 +38,8 @@ def test_run_mints_its_serials(train, tmp_path):
     ("options", "conditional"),
     [({}, True), ({"conditional": False, "size": (5, 3, 3)}, False), ({"truncation": "psi"}, True)],
 )
-def test_bundle_mints_its_serials(tmp_path, options, conditional):
-    """A bundle runs on the engine: latents of the serial, classes in turn, no truncation."""
+def test_bundle_draws_the_images_of_its_serials(tmp_path, options, conditional):
+    """A bundle draws with the latents of the serial, classes in turn and no truncation."""
     directory = write_bundle(tmp_path, "tiny", **options)
     source = open_source(str(directory), CPU)
     images, classes = source.draw(9, 250, 300)
@@ -54,15 +54,15 @@ def test_bundle_mints_its_serials(tmp_path, options, conditional):
 
 
 def test_damaged_bundle_is_refused(tmp_path):
-    """What the server would not serve is not measured either."""
+    """A bundle that the server would refuse is not measured."""
     directory = write_bundle(tmp_path, "tiny")
     (directory / "model.onnx").write_bytes(b"no model")
     with pytest.raises(BundleRefused, match="checksum"):
         open_source(str(directory), CPU)
 
 
-def test_npz_of_a_model_without_classes(tmp_path):
-    """Classes of -1 are none, as `imagemint generate` writes them."""
+def test_npz_may_have_no_classes(tmp_path):
+    """Classes of -1 mean none, as `imagemint generate` writes them."""
     image = np.zeros((7, 4, 4, 3), np.uint8)
     np.savez(tmp_path / "some.npz", image=image, class_id=np.full(7, -1), index=np.arange(7))
     source = open_source(str(tmp_path / "some.npz"), CPU)
@@ -70,12 +70,12 @@ def test_npz_of_a_model_without_classes(tmp_path):
     assert (images.shape, classes, source.num_classes) == (image.shape, None, 0)
 
 
-def test_address_goes_to_its_plug():
-    """What follows the scheme is handed to whoever offers it."""
+def test_address_is_opened_by_its_scheme():
+    """The rest of an address is passed to the source of its scheme."""
     assert open_source("grpc://some:1/model@2", CPU, {"grpc": str.upper}) == "SOME:1/MODEL@2"
 
 
 def test_unknown_scheme_is_refused():
-    """A scheme that nobody offers is answered with those that are there."""
+    """The error lists the schemes that are installed."""
     with pytest.raises(DatasetError, match="no source has addresses http://; installed: grpc"):
         open_source("http://some/model", CPU, {"grpc": str.upper})
