@@ -1,4 +1,4 @@
-"""A tiny trained generator, and what becomes of it: exporting takes seconds, so it is done once."""
+"""Fixtures: a tiny trained generator and its bundle, exported once because it takes seconds."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from imagemint.training.trained import TrainedGenerator
 
 @pytest.fixture(scope="session")
 def trained():
-    """The recipe's generator, small, with batch statistics that are anything but 0 and 1."""
+    """The recipe's generator, small, with batch statistics that differ clearly from 0 and 1."""
     with torch.random.fork_rng():
         torch.manual_seed(7)
         module = ConditionalGenerator(8, 3, c_dim=4, base_channels=8, image_channels=1)
@@ -22,11 +22,11 @@ def trained():
                 nn.init.normal_(layer.bias)
                 nn.init.normal_(layer.running_mean)
                 nn.init.uniform_(layer.running_var, 0.05, 2.0)
-    return trained_of(module.eval().requires_grad_(requires_grad=False))
+    return describe(module.eval().requires_grad_(requires_grad=False))
 
 
-def trained_of(module, **changed):
-    """What a run would say about a module."""
+def describe(module, **changed):
+    """Returns what a training run records about a module."""
     return TrainedGenerator(
         **{
             "module": module,

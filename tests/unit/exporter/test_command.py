@@ -1,4 +1,4 @@
-"""Tests of imagemint.exporter.command: from a checkpoint on the disk to a bundle."""
+"""Tests of imagemint.exporter.command: from a checkpoint to a bundle."""
 
 import copy
 import subprocess
@@ -25,7 +25,7 @@ RECIPE = MnistRecipe(z_dim=4, c_dim=2, generator_channels=4, discriminator_chann
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """The directory of a run that has just begun, but was evaluated."""
+    """The directory of an evaluated run with an untrained generator."""
     directory = tmp_path_factory.mktemp("run")
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -48,8 +48,8 @@ def run(tmp_path_factory):
     return directory
 
 
-def test_run_becomes_a_bundle(run, tmp_path, capsys):
-    """The command writes a bundle of the newest checkpoint and says where and how faithful."""
+def test_run_is_exported_to_a_bundle(run, tmp_path, capsys):
+    """The command exports the newest checkpoint and prints the path and the parity."""
     status = Export(source=run, name="digits", repository=tmp_path, title="Digits").run()
     bundle = read_bundle(tmp_path / "digits" / "1")
     said = capsys.readouterr().out
@@ -63,8 +63,8 @@ def test_run_becomes_a_bundle(run, tmp_path, capsys):
     assert (bundle.manifest.training.seed, bundle.manifest.training.images_seen) == (5, 640)
 
 
-def test_measured_quality_travels(run, tmp_path):
-    """Figures measured on these weights end up in the manifest; --version picks the version."""
+def test_measured_quality_is_exported(run, tmp_path):
+    """Measurements of these weights are in the manifest. --version sets the version."""
     weights = read_generator(run).weights_sha256
     write_report(
         run / "evaluation.json", weights, [EvaluationFigure("frechet", 3.5, "as told", 10_000, 1.2)]
@@ -74,8 +74,8 @@ def test_measured_quality_travels(run, tmp_path):
     assert (figure.metric, figure.value, figure.reference) == ("frechet", 3.5, 1.2)
 
 
-def test_missing_checkpoint_is_a_clear_error(tmp_path):
-    """A directory without a checkpoint is named, and no repository is made."""
+def test_missing_checkpoint_is_an_error(tmp_path):
+    """The error names the directory without a checkpoint, and no repository is created."""
     with pytest.raises(CheckpointError, match="no checkpoint"):
         Export(source=tmp_path / "run", name="digits", repository=tmp_path / "models").run()
     assert list(tmp_path.iterdir()) == []
@@ -93,14 +93,14 @@ def test_missing_checkpoint_is_a_clear_error(tmp_path):
         ({"source": "run", "precision": ["int8"], "target": "cuda"}, "int8 is for cpu"),
     ],
 )
-def test_contradiction_is_refused(options, said):
-    """Options that cannot go together, or not alone, are refused before anything is read."""
+def test_contradictory_options_are_refused(options, said):
+    """Options that exclude or require each other are checked before anything is read."""
     with pytest.raises(ValidationError, match=said):
         Export(name="digits", **options)
 
 
-def test_variants_reach_the_bundle(run, tmp_path, monkeypatch, capsys):
-    """--precision int8 and a judge give a variant, whose figures the command says."""
+def test_variants_are_exported(run, tmp_path, monkeypatch, capsys):
+    """--precision int8 and a judge give a variant, whose measurements the command prints."""
     figure = Comparison("frechet_distance", 2.0, 2.1, 0.2, -0.1)
     found = Compared(Difference(9, 0.25, 7, 0.3, 0.05), (figure,), "by a test", 9, 2)
     monkeypatch.setattr(evaluation, "open_extractor", lambda *_: (None, None))
@@ -121,7 +121,7 @@ def test_variants_reach_the_bundle(run, tmp_path, monkeypatch, capsys):
     assert [variant.name for variant in bundle.variants] == ["fp32", "int8"]
 
 
-def test_listing_options_is_quick():
+def test_help_imports_no_slow_package():
     """Neither torch nor onnx nor NumPy is imported until the command runs."""
     code = (
         "import sys, imagemint.exporter.command\n"

@@ -1,4 +1,4 @@
-"""Tests of imagemint.exporter.export: the bundle as a whole."""
+"""Tests of imagemint.exporter.export: complete bundles."""
 
 import dataclasses
 import json
@@ -24,8 +24,8 @@ from imagemint.exporter.parity import Tolerance
 from imagemint.v1 import manifest_pb2 as pb
 
 
-def test_bundle_is_what_the_server_reads(exported):
-    """The bundle that is returned is the bundle on the disk, complete."""
+def test_returned_bundle_is_the_written_one(exported):
+    """The returned bundle equals the one that the server reads, with all files."""
     again = read_bundle(exported.directory)
     assert again == exported
     assert exported.directory.parts[-2:] == ("digits", "1")
@@ -33,8 +33,8 @@ def test_bundle_is_what_the_server_reads(exported):
     assert names == ["SHA256SUMS", "card.md", "model.onnx", "samples.png"]
 
 
-def test_manifest_says_where_it_comes_from(exported):
-    """Provenance, figures, licence and shapes of the run are in the file itself."""
+def test_manifest_has_the_provenance(exported):
+    """The file contains provenance, measurements, licence and shapes of the run."""
     (entry,) = onnx.load(exported.model_path).metadata_props
     manifest = json_format.Parse(entry.value, pb.BundleManifest())
     assert manifest == exported.manifest
@@ -59,8 +59,8 @@ def test_manifest_says_where_it_comes_from(exported):
     assert manifest.parity.samples == 1000
 
 
-def test_pixels_are_those_of_pytorch(trained, exported):
-    """Latents not seen in the export give PyTorch's pixels within a level."""
+def test_pixels_equal_those_of_pytorch(trained, exported):
+    """Latents that the export did not use give PyTorch's pixels within one level."""
     z, classes = latents(99, 5, 200, 8), drawn_classes(99, 5, 200, 3)
     backend = OnnxBackend(exported, device="cpu")
     served = backend.run(Batch(z, classes)).astype(int)
@@ -69,12 +69,12 @@ def test_pixels_are_those_of_pytorch(trained, exported):
 
 
 def test_exported_graph_needs_no_padding(exported):
-    """Batches of the exported generator run as they come, a lone image among them."""
+    """Batches of the exported generator run without padding, including a single image."""
     assert OnnxBackend(exported, device="cpu").batching is Batching.AS_THEY_COME
 
 
 def test_samples_are_the_first_serials(exported):
-    """The sheet shows ten of each class, a row each, exactly as served."""
+    """The sheet has a row of ten images per class, exactly as served."""
     sheet = np.asarray(Image.open(exported.directory / "samples.png"))
     assert sheet.shape == (3 * 30 + 2, 10 * 30 + 2)
     backend = OnnxBackend(exported, device="cpu")
@@ -85,8 +85,8 @@ def test_samples_are_the_first_serials(exported):
         assert np.array_equal(sheet[top : top + 28, left : left + 28], image[:, :, 0])
 
 
-def test_samples_say_what_they_are(exported):
-    """The picture's text names its serials and that a trained network made it."""
+def test_samples_file_describes_itself(exported):
+    """The text of the PNG has its serials and says that a trained network made it."""
     text = Image.open(exported.directory / "samples.png").text
     first, _, last = text["Serials"].partition(" to ")
     assert Serial.parse(first) == Serial("digits", 1, 0, 0, 0)
@@ -94,8 +94,8 @@ def test_samples_say_what_they_are(exported):
     assert text["DigitalSourceType"] == "trainedAlgorithmicMedia"
 
 
-def test_card_tells_people(exported):
-    """The card holds the measured figures, the options, parity, licence and how to ask."""
+def test_card_is_complete(exported):
+    """The card has the measurements, options, parity, licence and an example command."""
     card = (exported.directory / "card.md").read_text()
     for said in (
         "# digits 1: mnist/train at 28x28, 3 classes",
@@ -113,8 +113,8 @@ def test_card_tells_people(exported):
         assert said in card
 
 
-def test_second_export_counts_up_with_equal_bytes(trained, exported):
-    """The same generator gives the same file again, as the next version."""
+def test_second_export_increments_the_version(trained, exported):
+    """The same generator gives the same bytes again, as the next version."""
     repository = exported.directory.parent.parent
     second = export_generator(trained, name="digits", repository=repository)
     assert second.version == 2
@@ -123,8 +123,8 @@ def test_second_export_counts_up_with_equal_bytes(trained, exported):
         export_generator(trained, name="digits", repository=repository, version=2)
 
 
-def test_over_the_tolerance_nothing_is_written(trained, tmp_path, monkeypatch):
-    """A generator that differs from its graph leaves no trace in the repository."""
+def test_failed_parity_writes_nothing(trained, tmp_path, monkeypatch):
+    """A generator that differs from its graph writes nothing to the repository."""
     expected = parity.run_pytorch
     monkeypatch.setattr(parity, "run_pytorch", lambda *a: expected(*a)[:, ::-1])
     with pytest.raises(ExportError, match="differs from PyTorch by up to"):
@@ -143,16 +143,16 @@ def test_over_the_tolerance_nothing_is_written(trained, tmp_path, monkeypatch):
         ({"version": -1}, "version must be 1 or more"),
     ],
 )
-def test_bad_choice_is_refused_at_once(trained, tmp_path, changed, said):
-    """What cannot stand in a manifest is refused before anything is computed or written."""
+def test_invalid_option_is_refused_early(trained, tmp_path, changed, said):
+    """Values that a manifest cannot have are refused before anything is computed or written."""
     options = {"name": "digits", "repository": tmp_path / "models"} | changed
     with pytest.raises(ExportError, match=said):
         export_generator(trained, **options)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_wrong_description_is_refused(trained, tmp_path):
-    """A run that says another image size than its network draws is refused, with the reason."""
+def test_wrong_image_size_is_refused(trained, tmp_path):
+    """A run that records another image size than its network has is refused with the reason."""
     wrong = dataclasses.replace(trained, image_size=32)
     with pytest.raises(ExportError, match=r"not fit to be served: output 'image' is not uint8"):
         export_generator(wrong, name="digits", repository=tmp_path)
@@ -160,7 +160,7 @@ def test_wrong_description_is_refused(trained, tmp_path):
 
 
 class _Captioned(nn.Module):
-    """A generator of gray images whose caption moves every pixel."""
+    """A generator of gray images in which the caption changes every pixel."""
 
     def __init__(self, captions):
         super().__init__()

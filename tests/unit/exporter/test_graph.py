@@ -1,4 +1,4 @@
-"""Tests of imagemint.exporter.graph, on the graph of the exported bundle where one will do."""
+"""Tests of imagemint.exporter.graph, on the graph of the exported bundle where possible."""
 
 import numpy as np
 import onnx
@@ -18,15 +18,15 @@ def model(exported):
 
 
 def test_batch_normalisation_is_folded(model):
-    """None of the three batch normalisations is left, behind the projection neither."""
+    """All three batch normalizations are folded, including the one after the projection."""
     operators = [node.op_type for node in model.graph.node]
     assert "BatchNormalization" not in operators
-    # Two transposed ones, and the last that is a product of blocks.
+    # Two transposed convolutions remain, and the last one has become a product of blocks.
     assert (operators.count("Conv"), operators.count("MatMul")) == (2, 1)
 
 
-def test_post_processing_is_fused(model):
-    """Clamping, rounding, the cast and the way from blocks to NHWC are inside the graph."""
+def test_post_processing_is_part_of_the_graph(model):
+    """Clamping, rounding, the cast and the layout change to NHWC are inside the graph."""
     assert [node.op_type for node in model.graph.node][-6:] == [
         *("Clip", "Round", "Cast"),
         *("Reshape", "Transpose", "Reshape"),
@@ -34,16 +34,16 @@ def test_post_processing_is_fused(model):
 
 
 def test_operator_set_is_pinned(model):
-    """One operator set, the standard one, at the pinned version."""
+    """The graph uses the standard operator set at the pinned version."""
     assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", OPSET)]
 
 
-def test_nothing_is_left_of_the_machine(model):
-    """Weights and manifest apart, the file holds no path, source line or torch noise."""
+def test_file_has_no_trace_of_the_machine(model):
+    """Apart from weights and manifest, the file has no path, source line or name of torch."""
     bare = onnx.ModelProto()
     bare.CopyFrom(model)
     del bare.metadata_props[:]
-    content = "\n".join(_texts(bare))
+    content = "\n".join(_find_texts(bare))
     for trace in ("/", "\\", ".py", "File ", "torch", "aten", "forward", "stack"):
         assert trace not in content
     assert b"doc_string" not in str(bare).encode()
@@ -51,18 +51,21 @@ def test_nothing_is_left_of_the_machine(model):
     assert not model.graph.value_info
 
 
-def _texts(message):
-    """Every text in a message and in all within it; lengths and numbers spell things by chance."""
+def _find_texts(message):
+    """Yields every string in a message and its submessages.
+
+    Other bytes may contain the searched texts by chance.
+    """
     for field, value in message.ListFields():
         for each in value if field.is_repeated else [value]:
             if field.message_type is not None:
-                yield from _texts(each)
+                yield from _find_texts(each)
             elif isinstance(each, str):
                 yield each
 
 
 def test_weights_are_inside(model):
-    """Every weight lies in the file and is used."""
+    """Every weight is in the file and is used."""
     used = {name for node in model.graph.node for name in node.input}
     for tensor in model.graph.initializer:
         assert tensor.name in used
@@ -70,7 +73,7 @@ def test_weights_are_inside(model):
 
 
 class _Plain(nn.Module):
-    """An unconditional generator of RGB images: a projection and nothing else."""
+    """An unconditional generator of RGB images that consists of a projection."""
 
     def __init__(self):
         super().__init__()
@@ -81,10 +84,10 @@ class _Plain(nn.Module):
 
 
 def test_unconditional_graph_takes_latents_only(trained):
-    """Without class labels the module is called with z alone; values beyond ±1 are clamped."""
+    """Without class labels the module takes only z. Values beyond ±1 are clamped."""
     torch.manual_seed(0)
     module = _Plain().eval()
-    model = build_graph(_changed(trained, module=module, class_labels=(), image_channels=3))
+    model = build_graph(_change(trained, module=module, class_labels=(), image_channels=3))
     assert [value.name for value in model.graph.input] == ["z"]
     z = np.linspace(-3, 3, 5 * 8, dtype=np.float32).reshape(5, 8)
     (image,) = onnx.reference.ReferenceEvaluator(model).run(None, {"z": z})
@@ -95,15 +98,15 @@ def test_unconditional_graph_takes_latents_only(trained):
 
 
 class _Ramp(nn.Module):
-    """Yields z itself as a picture."""
+    """A generator that returns z as an image."""
 
     def forward(self, z):
         return z.unflatten(1, (1, 2, 4))
 
 
 def test_rounding_is_half_to_even(trained):
-    """Levels that end in .5 go to the even neighbour, as NumPy's and the standard's do."""
-    model = build_graph(_changed(trained, module=_Ramp(), class_labels=(), image_size=0, z_dim=8))
+    """Levels that end in .5 are rounded to the even neighbour, as in NumPy and the standard."""
+    model = build_graph(_change(trained, module=_Ramp(), class_labels=(), image_size=0, z_dim=8))
     levels = np.float32([0.5, 1.5, 2.5, 100.5, 253.5, 254.5, -3, 300])
     z = ((levels - np.float32(127.5)) / np.float32(127.5))[np.newaxis]
     exact = z * np.float32(127.5) + np.float32(127.5)
@@ -113,7 +116,7 @@ def test_rounding_is_half_to_even(trained):
 
 
 class _Data(nn.Module):
-    """Looks at its data to decide what to do: no graph can say that."""
+    """A module whose control flow depends on its data, which no graph can express."""
 
     def forward(self, z):
         if z.sum() > 0:
@@ -121,13 +124,13 @@ class _Data(nn.Module):
         return z.unflatten(1, (1, 2, 4))
 
 
-def test_inexpressible_module_is_refused(trained):
-    """A module that PyTorch cannot express as a graph is an error of ours, in one line."""
+def test_module_without_a_graph_is_refused(trained):
+    """A module that PyTorch cannot export raises an ExportError of one line."""
     with pytest.raises(ExportError, match="PyTorch cannot export the generator: ") as caught:
-        build_graph(_changed(trained, module=_Data(), class_labels=()))
+        build_graph(_change(trained, module=_Data(), class_labels=()))
     assert "\n" not in str(caught.value)
 
 
-def _changed(trained, **changed):
+def _change(trained, **changed):
     fields = {name: getattr(trained, name) for name in TrainedGenerator.__dataclass_fields__}
     return TrainedGenerator(**fields | changed)

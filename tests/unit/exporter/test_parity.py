@@ -9,7 +9,7 @@ from imagemint.exporter.parity import Tolerance, measure_parity, pytorch_origina
 
 
 class _Disturbed:
-    """The real backend with a fault in it."""
+    """The real backend with a fault in its images."""
 
     def __init__(self, backend, fault):
         self._backend, self._fault = backend, fault
@@ -24,13 +24,13 @@ class _Disturbed:
 
 @pytest.fixture(scope="module")
 def backend(exported):
-    """The exported bundle, loaded."""
+    """The backend of the exported bundle."""
     return OnnxBackend(exported, device="cpu")
 
 
 @pytest.fixture
-def measured(trained, exported, backend):
-    """Measures the parity of the bundle, with a fault in its images."""
+def measure_with_fault(trained, exported, backend):
+    """A function that measures the parity of the bundle with a fault in its images."""
 
     def measure(tolerance, fault=lambda images: images):
         disturbed = _Disturbed(backend, fault)
@@ -39,9 +39,9 @@ def measured(trained, exported, backend):
     return measure
 
 
-def test_parity_holds(measured, backend):
-    """The served pixels agree with PyTorch's, and the figures say how well."""
-    parity = measured(Tolerance())
+def test_parity_is_measured(measure_with_fault, backend):
+    """The served pixels agree with PyTorch's, and the result has the measurements."""
+    parity = measure_with_fault(Tolerance())
     assert (parity.samples, list(parity.batch_sizes)) == (1000, [1, 3, 64])
     assert parity.max_difference <= 1
     assert 0 <= parity.differing_share <= 0.001
@@ -49,12 +49,12 @@ def test_parity_holds(measured, backend):
     assert parity.backend == backend.description
 
 
-def _two_levels_off(images):
+def _add_two_levels_to_one_pixel(images):
     images[:, 3, 3, 0] = np.where(images[:, 3, 3, 0] < 128, images[:, 3, 3, 0] + 2, 0)
     return images
 
 
-def _a_level_off_everywhere(images):
+def _add_one_level_to_all_pixels(images):
     return np.where(images < 128, images + 1, images - 1).astype(np.uint8)
 
 
@@ -62,25 +62,25 @@ def _a_level_off_everywhere(images):
     ("fault", "tolerance", "said"),
     [
         (
-            _two_levels_off,
+            _add_two_levels_to_one_pixel,
             Tolerance(share=1.0),
             r"by up to \d+ levels .*allowed are 1 and 100",
         ),
         (
-            _a_level_off_everywhere,
+            _add_one_level_to_all_pixels,
             Tolerance(levels=3),
             r"by up to \d levels and in (9|100)",
         ),
     ],
 )
-def test_difference_over_the_tolerance_is_refused(measured, fault, tolerance, said):
-    """Too large a difference, or too many, are refused with the figures."""
+def test_difference_over_the_tolerance_is_refused(measure_with_fault, fault, tolerance, said):
+    """The error has the measurements if a difference is too large or too frequent."""
     with pytest.raises(ExportError, match=said):
-        measured(tolerance, fault)
+        measure_with_fault(tolerance, fault)
 
 
-def test_dependence_on_the_batch_is_refused(measured):
-    """A backend whose lone images differ by one level in one pixel is refused."""
+def test_dependence_on_the_batch_is_refused(measure_with_fault):
+    """A backend whose single images differ in one pixel by one level is refused."""
 
     def fault(images):
         images[0, 0, 0, 0] ^= len(images) == 1
@@ -89,4 +89,4 @@ def test_dependence_on_the_batch_is_refused(measured):
     with pytest.raises(
         ExportError, match="1,000 pixel values differ between batches of 1 and of 64"
     ):
-        measured(Tolerance(), fault)
+        measure_with_fault(Tolerance(), fault)

@@ -1,4 +1,4 @@
-"""Tests of imagemint.exporter.precision, on a generator of the recipe."""
+"""Tests of imagemint.exporter.precision on a generator of the recipe."""
 
 import math
 
@@ -15,13 +15,13 @@ from imagemint.exporter.subpixel import replace_transposed_convolutions
 KINDS = ("Conv", "Gemm", "MatMul")
 
 
-def feed(count, seed=0):
-    """Inputs of the tiny generator."""
+def make_feed(count, seed=0):
+    """Returns inputs of the tiny generator."""
     return {"z": latents(seed, 0, count, 8), "class_id": drawn_classes(seed, 0, count, 3)[:, None]}
 
 
 def run(model, given, folder):
-    """Pixels as ONNX Runtime computes them."""
+    """Returns the pixels that ONNX Runtime computes."""
     return cpu_session(model.SerializeToString(), 1, folder).run(given)
 
 
@@ -33,36 +33,36 @@ def graph(trained):
 
 @pytest.fixture(scope="module")
 def quantised(graph):
-    """All sums of it in 8 bits."""
+    """The graph with all sums in 8 bits."""
     return quantize_to_int8(
-        replace_transposed_convolutions(graph), [feed(32, seed) for seed in range(8)], KINDS
+        replace_transposed_convolutions(graph), [make_feed(32, seed) for seed in range(8)], KINDS
     )
 
 
-def kinds(model):
-    """Operators of a graph, in order."""
+def list_operators(model):
+    """Returns the operators of a graph in order."""
     return [node.op_type for node in model.graph.node]
 
 
-def test_integers_come_close(graph, quantised, tmp_path):
-    """Pixels stray, and not far."""
-    expected = run(graph, feed(200, 9), tmp_path).astype(int)
-    apart = np.abs(run(quantised, feed(200, 9), tmp_path) - expected)
+def test_int8_pixels_are_close(graph, quantised, tmp_path):
+    """Pixels of the int8 graph differ, and only slightly."""
+    expected = run(graph, make_feed(200, 9), tmp_path).astype(int)
+    apart = np.abs(run(quantised, make_feed(200, 9), tmp_path) - expected)
     assert 0 < apart.mean() < 2
     assert expected.std() > 20
 
 
-def test_integers_know_no_batch(quantised, tmp_path):
-    """A row has the same bytes alone and among others."""
-    given = feed(64, 5)
+def test_int8_rows_do_not_depend_on_the_batch(quantised, tmp_path):
+    """A row has the same bytes alone and in a batch."""
+    given = make_feed(64, 5)
     whole = run(quantised, given, tmp_path)
     for row in (0, 17, 63):
         alone = {name: value[row : row + 1] for name, value in given.items()}
         assert np.array_equal(run(quantised, alone, tmp_path)[0], whole[row])
 
 
-def test_weights_are_bytes(graph, quantised):
-    """Of what was float32 only scales and the embedding are left, and no trace of the tools."""
+def test_int8_weights_are_bytes(graph, quantised):
+    """Only scales and the embedding remain float32, and the names of tools are removed."""
 
     def floats(model):
         kept = [t.dims for t in model.graph.initializer if t.data_type == TensorProto.FLOAT]
@@ -73,8 +73,8 @@ def test_weights_are_bytes(graph, quantised):
     assert not quantised.metadata_props
 
 
-def test_bytes_are_moved_not_floats(quantised):
-    """Before a QuantizeLinear stands what computes, never what only moves or confines."""
+def test_quantization_follows_the_computation(quantised):
+    """QuantizeLinear comes directly after a computing operator, so that bytes are moved."""
     makers = {name: node.op_type for node in quantised.graph.node for name in node.output}
     above = [
         makers.get(node.input[0])
@@ -85,8 +85,8 @@ def test_bytes_are_moved_not_floats(quantised):
     assert not {"Transpose", "Reshape", "Slice", "Min"} & set(above)
 
 
-def test_half_keeps_the_ends_wide(graph, tmp_path):
-    """fp16 inside, float32 latents in, uint8 out; nothing narrow behind the last sum."""
+def test_fp16_keeps_float32_inputs_and_outputs(graph, tmp_path):
+    """The graph is fp16 inside. It takes float32 latents and is float32 after the last sum."""
     half = convert_to_fp16(graph)
     assert half.graph.input[0].type.tensor_type.elem_type == TensorProto.FLOAT
     assert half.ByteSize() < 0.7 * graph.ByteSize()
@@ -96,7 +96,8 @@ def test_half_keeps_the_ends_wide(graph, tmp_path):
         *("Cast", "Tanh", "Mul", "Add", "Clip", "Round", "Cast", "Transpose")
     ]
     apart = np.abs(
-        run(half, feed(64), tmp_path).astype(int) - run(graph, feed(64), tmp_path).astype(int)
+        run(half, make_feed(64), tmp_path).astype(int)
+        - run(graph, make_feed(64), tmp_path).astype(int)
     )
     assert apart.max() <= 1
     assert 0 < apart.mean() < 0.1

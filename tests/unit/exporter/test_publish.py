@@ -1,4 +1,4 @@
-"""Tests of imagemint.exporter.publish: whole or not at all, never over another."""
+"""Tests of imagemint.exporter.publish: versions appear atomically and are never overwritten."""
 
 import signal
 import subprocess
@@ -22,17 +22,17 @@ with publish.stage_version(pathlib.Path(sys.argv[1]), "digits", 1) as directory:
 """
 
 
-def _visible(repository):
-    """The files of whatever a server would look at."""
+def _list_visible_files(repository):
+    """Returns the files that a server would read."""
     return [p for p in repository.glob("[!.]*/**/*") if p.is_file()]
 
 
-def test_bundle_appears_whole(tmp_path):
-    """What was staged is there afterwards, with its checksums, and nothing else."""
+def test_version_appears_atomically(tmp_path):
+    """The staged files appear together with their checksums, and nothing else does."""
     with stage_version(tmp_path / "models", "digits", 1) as directory:
         (directory / "model.onnx").write_bytes(b"weights")
         (directory / "card.md").write_text("card")
-        assert not _visible(tmp_path / "models")
+        assert not _list_visible_files(tmp_path / "models")
     final = tmp_path / "models" / "digits" / "1"
     assert sorted(p.name for p in final.iterdir()) == ["SHA256SUMS", "card.md", "model.onnx"]
     assert [p.name for p in (tmp_path / "models").iterdir()] == ["digits"]
@@ -41,7 +41,7 @@ def test_bundle_appears_whole(tmp_path):
 
 
 def test_failed_staging_leaves_nothing(tmp_path):
-    """An exception while staging leaves the repository as it was."""
+    """An exception during staging leaves the repository unchanged."""
 
     def fail():
         with stage_version(tmp_path, "digits", 1) as directory:
@@ -54,11 +54,11 @@ def test_failed_staging_leaves_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("moment", ["writing", "renaming"])
-def test_killed_export_leaves_nothing_to_load(tmp_path, moment):
-    """A process killed while writing, or just before renaming, leaves only a hidden directory."""
+def test_killed_export_leaves_no_version(tmp_path, moment):
+    """A process that is killed while it writes or renames leaves a hidden directory only."""
     process = subprocess.run([sys.executable, "-c", KILLED, tmp_path, moment], check=False)
     assert process.returncode == -signal.SIGKILL
-    assert not _visible(tmp_path)
+    assert not _list_visible_files(tmp_path)
     assert [p.name.startswith(STAGING_PREFIX) for p in tmp_path.glob(".*")] == [True]
     assert choose_version(tmp_path, "digits", None) == 1
     with stage_version(tmp_path, "digits", 1) as directory:
@@ -66,8 +66,8 @@ def test_killed_export_leaves_nothing_to_load(tmp_path, moment):
     assert (tmp_path / "digits" / "1" / "model.onnx").read_bytes() == b"weights"
 
 
-def test_versions_count_up(tmp_path):
-    """The next version is one more than the largest, whatever else lies there."""
+def test_versions_are_incremented(tmp_path):
+    """The next version is one more than the largest one, whatever other files exist."""
     assert choose_version(tmp_path, "digits", None) == 1
     for name in ("1", "9", "10", "notes", ".export-1"):
         (tmp_path / "digits" / name).mkdir(parents=True)
@@ -77,7 +77,7 @@ def test_versions_count_up(tmp_path):
 
 
 def test_existing_version_is_refused(tmp_path):
-    """A version that exists, even empty, is not written to."""
+    """A version that exists, even if it is empty, is refused."""
     (tmp_path / "digits" / "3").mkdir(parents=True)
     with pytest.raises(ExportError, match="3 exists; a version is never overwritten"):
         choose_version(tmp_path, "digits", 3)
@@ -85,8 +85,8 @@ def test_existing_version_is_refused(tmp_path):
         choose_version(tmp_path, "digits", 0)
 
 
-def test_race_for_a_version_has_one_winner(tmp_path):
-    """A version that another process writes meanwhile stays, and the export is an error."""
+def test_concurrent_export_of_a_version_fails(tmp_path):
+    """A version that another process has written meanwhile stays, and the export fails."""
 
     def lose():
         with stage_version(tmp_path, "digits", 1) as directory:

@@ -1,4 +1,4 @@
-"""Tests of imagemint.exporter.subpixel: the same sums, on graphs whose sums are exact."""
+"""Tests of imagemint.exporter.subpixel: equal sums, on graphs with exact sums."""
 
 import numpy as np
 import onnx
@@ -11,10 +11,10 @@ from imagemint.exporter.subpixel import replace_transposed_convolutions
 HEIGHT, WIDTH = 3, 5
 
 
-def generator(*, colours=1, relu=True, tail="convolution", upsampling=None, stages=2):
-    """Latents as an image, transposed convolutions, and what makes pixels of it.
+def make_model(*, colours=1, relu=True, tail="convolution", upsampling=None, stages=2):
+    """Returns a model: latents as an image, transposed convolutions and the tail of a generator.
 
-    Weights and latents are small integers, so that every sum is exact in whatever order.
+    Weights and latents are small integers, so that every sum is exact in any order.
     """
     random = np.random.default_rng(3)
     constants, nodes = {}, []
@@ -66,14 +66,14 @@ def generator(*, colours=1, relu=True, tail="convolution", upsampling=None, stag
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
 
 
-def pixels(model, tmp_path, rows=3):
-    """What ONNX Runtime makes of small whole latents."""
+def compute_pixels(model, tmp_path, rows=3):
+    """Returns the pixels that ONNX Runtime computes from small integer latents."""
     z = np.random.default_rng(4).integers(-3, 4, (rows, 2 * HEIGHT * WIDTH)).astype(np.float32)
     return cpu_session(model.SerializeToString(), 1, tmp_path).run({"z": z})
 
 
-def kinds(model):
-    """Operators of a graph, in order."""
+def list_operators(model):
+    """Returns the operators of a graph in order."""
     return [node.op_type for node in model.graph.node]
 
 
@@ -81,26 +81,26 @@ def kinds(model):
 @pytest.mark.parametrize("stages", [1, 2])
 @pytest.mark.parametrize("tail", ["convolution", "none", "pooled"])
 @pytest.mark.parametrize("relu", [True, False])
-def test_pixels_are_the_same(tmp_path, colours, stages, tail, relu):
-    """With exact sums not one value differs, at the edges neither, and the weights stay."""
-    model = generator(colours=colours, relu=relu, tail=tail, stages=stages)
+def test_pixels_are_equal(tmp_path, colours, stages, tail, relu):
+    """With exact sums all values are equal, also at the edges, and the original is unchanged."""
+    model = make_model(colours=colours, relu=relu, tail=tail, stages=stages)
     before = model.SerializeToString(deterministic=True)
     plain = replace_transposed_convolutions(model)
-    assert "ConvTranspose" not in kinds(plain)
+    assert "ConvTranspose" not in list_operators(plain)
     assert model.SerializeToString(deterministic=True) == before
-    expected = pixels(model, tmp_path)
+    expected = compute_pixels(model, tmp_path)
     assert expected.shape[1:3] == (HEIGHT * 2**stages, WIDTH * 2**stages)
     assert len(np.unique(expected)) > 10
-    assert np.array_equal(pixels(plain, tmp_path), expected)
+    assert np.array_equal(compute_pixels(plain, tmp_path), expected)
 
 
-def test_last_convolution_meets_the_blocks(tmp_path):
-    """A narrow convolution behind a Relu is one product on blocks, with zeros off the image."""
-    plain = replace_transposed_convolutions(generator())
-    assert kinds(plain).count("Conv") == 2
-    assert kinds(plain).count("MatMul") == kinds(plain).count("Min") == 1
-    # Values may be negative where no Relu is, so nothing could hold them to 0 off the image.
-    assert "MatMul" not in kinds(replace_transposed_convolutions(generator(relu=False)))
+def test_last_convolution_is_computed_on_blocks(tmp_path):
+    """A narrow convolution after a Relu becomes one product on blocks, with zero padding."""
+    plain = replace_transposed_convolutions(make_model())
+    assert list_operators(plain).count("Conv") == 2
+    assert list_operators(plain).count("MatMul") == list_operators(plain).count("Min") == 1
+    # Without a Relu values may be negative, so no minimum could set them to 0 outside the image.
+    assert "MatMul" not in list_operators(replace_transposed_convolutions(make_model(relu=False)))
 
 
 @pytest.mark.parametrize(
@@ -114,11 +114,11 @@ def test_last_convolution_meets_the_blocks(tmp_path):
         {"auto_pad": "SAME_UPPER", "pads": None},
     ],
 )
-def test_other_kinds_stay(upsampling):
-    """What is not of the one kind is left as it is."""
-    model = generator(upsampling=upsampling, stages=1, tail="none")
+def test_other_convolutions_are_kept(upsampling):
+    """Transposed convolutions with other attributes are not replaced."""
+    model = make_model(upsampling=upsampling, stages=1, tail="none")
     for node in model.graph.node:
         kept = [a for a in node.attribute if a.type != onnx.AttributeProto.UNDEFINED]
         del node.attribute[:]
         node.attribute.extend(kept)
-    assert "ConvTranspose" in kinds(replace_transposed_convolutions(model))
+    assert "ConvTranspose" in list_operators(replace_transposed_convolutions(model))

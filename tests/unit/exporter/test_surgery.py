@@ -1,4 +1,4 @@
-"""Tests of imagemint.exporter.surgery, on graphs written by hand."""
+"""Tests of imagemint.exporter.surgery on small hand-written graphs."""
 
 import numpy as np
 import onnx
@@ -11,8 +11,11 @@ from imagemint.exporter.surgery import fold_batch_norm, strip
 CHANNELS, SIDE, K = 3, 2, 5
 
 
-def projection(*, trans_b=1, bias=True, alpha=1.0, tap=False):
-    """Gemm, Reshape to [N, 3, 2, 2], BatchNormalization; `tap` reads the Reshape once more."""
+def make_projection(*, trans_b=1, bias=True, alpha=1.0, tap=False):
+    """Returns Gemm, Reshape to [N, 3, 2, 2] and BatchNormalization.
+
+    `tap` reads the output of Reshape once more.
+    """
     random = np.random.default_rng(1)
     width = CHANNELS * SIDE * SIDE
     constants = {
@@ -52,8 +55,8 @@ def _run(model):
 @pytest.mark.parametrize("trans_b", [0, 1])
 @pytest.mark.parametrize("bias", [False, True])
 def test_folding_keeps_the_values(trans_b, bias):
-    """The node is gone, its own constants too, and the output is the same within rounding."""
-    model = projection(trans_b=trans_b, bias=bias)
+    """Folding removes the node and its constants and keeps the output within rounding."""
+    model = make_projection(trans_b=trans_b, bias=bias)
     before = _run(model)
     fold_batch_norm(model)
     onnx.checker.check_model(model, full_check=True)
@@ -63,18 +66,18 @@ def test_folding_keeps_the_values(trans_b, bias):
 
 
 @pytest.mark.parametrize("options", [{"tap": True}, {"alpha": 2.0}])
-def test_folding_leaves_alone_what_it_cannot_fold(options):
-    """If something else reads the value, or the Gemm has a factor, nothing is changed."""
-    model = projection(**options)
+def test_unsupported_patterns_are_not_folded(options):
+    """Nothing changes if another node reads the value or if the Gemm has a factor."""
+    model = make_projection(**options)
     before = model.SerializeToString(deterministic=True)
     fold_batch_norm(model)
     assert len(model.graph.node) == 4
     assert model.SerializeToString(deterministic=True) == before
 
 
-def test_strip_reaches_every_corner():
-    """Metadata and doc strings go wherever they are, the batch axis gets its one name."""
-    model = projection()
+def test_strip_removes_all_metadata():
+    """Metadata and doc strings are removed everywhere, and the batch axis gets its name."""
+    model = make_projection()
     model.producer_name, model.producer_version, model.doc_string = "pytorch", "2", "/home/me"
     model.opset_import.append(helper.make_opsetid("pkg.torch", 1))
     for holder in (

@@ -1,4 +1,4 @@
-"""Tests of imagemint.exporter.variants: judged before they are written."""
+"""Tests of imagemint.exporter.variants: variants are judged before they are written."""
 
 import numpy as np
 import pytest
@@ -16,8 +16,8 @@ from imagemint.v1 import manifest_pb2 as pb
 GENEROUS = {"int8": variants.Limits(20, 255, 1.0), "fp16": variants.Limits(1, 9, 0.1)}
 
 
-def _judged(*losses, mean=0.4):
-    """A judgement that finds one loss after the other, measured in deviations."""
+def _make_comparison(*losses, mean=0.4):
+    """Returns a comparison that finds these losses in turn, in units of the noise."""
     left = list(losses)
 
     def compare(model, other):
@@ -33,9 +33,9 @@ def _judged(*losses, mean=0.4):
 
 @pytest.fixture
 def export(trained, tmp_path, monkeypatch):
-    """Exports the tiny generator with variants."""
+    """A function that exports the tiny generator with variants."""
     monkeypatch.setattr(variants, "LIMITS", GENEROUS)
-    monkeypatch.setattr(variants, "_CALIBRATION_IMAGES", 64)  # enough to be near, and sooner
+    monkeypatch.setattr(variants, "_CALIBRATION_IMAGES", 64)  # enough to be near, and faster
 
     def run(compare, *names):
         options = GraphOptions("cpu", names, compare)
@@ -45,8 +45,8 @@ def export(trained, tmp_path, monkeypatch):
 
 
 def test_variants_are_declared(export):
-    """Each has its file, its figures and its tolerance; the card tells them."""
-    compare = _judged(0.5, -1.0)
+    """Each variant has its file, measurements and tolerance in the manifest and the card."""
+    compare = _make_comparison(0.5, -1.0)
     bundle = export(compare, "int8", "fp16")
     assert read_bundle(bundle.directory) == bundle
     int8, fp16 = bundle.manifest.variants
@@ -70,36 +70,36 @@ def test_variants_are_declared(export):
     }
 
 
-def test_next_form_is_tried(export):
-    """What falls short with its first sums in 8 bits is tried with fewer of them."""
-    bundle = export(_judged(1.5, 0.5), "int8")
+def test_fewer_sums_are_quantized_after_a_loss(export):
+    """A form that loses quality in 8 bits is tried again with fewer sums in 8 bits."""
+    bundle = export(_make_comparison(1.5, 0.5), "int8")
     (variant,) = bundle.manifest.variants
     assert "in 8 bits: Conv, MatMul" in variant.method
     assert variant.quality[0].value == pytest.approx(2.05)
 
 
-def test_worse_variant_is_not_written(export, tmp_path):
-    """Worse by more than the noise in every form: an error with the figures, and no bundle."""
+def test_worse_variant_is_refused(export, tmp_path):
+    """If every form is worse than the noise, the export fails and writes no bundle."""
     with pytest.raises(ExportError, match=r"no int8 variant: frechet_distance 2\.\d+, where"):
-        export(_judged(1.5, 2.0, 1.1), "int8")
+        export(_make_comparison(1.5, 2.0, 1.1), "int8")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_distant_pixels_are_refused(export, monkeypatch):
-    """However it is judged, a variant may not stray beyond its tolerance."""
+def test_variant_beyond_its_tolerance_is_refused(export, monkeypatch):
+    """A variant must stay within its pixel tolerance, whatever its quality."""
     monkeypatch.setattr(variants, "LIMITS", {"int8": variants.Limits(0.1, 255, 1.0)})
     with pytest.raises(ExportError, match=r"mean difference 0.4, allowed is 0.1"):
-        export(_judged(0, 0, 0), "int8")
+        export(_make_comparison(0, 0, 0), "int8")
 
 
-def test_nobody_to_judge_is_an_error(export):
-    """A variant that nobody looked at is not written."""
+def test_variant_needs_a_judge(export):
+    """A variant without a measured quality is not written."""
     with pytest.raises(ExportError, match="needs a judge"):
         export(None, "int8")
 
 
-def test_target_decides_the_layout(trained, tmp_path):
-    """For CUDA model.onnx keeps its transposed convolutions; the pixels agree within a level."""
+def test_layout_depends_on_the_target(trained, tmp_path):
+    """On CUDA model.onnx keeps transposed convolutions. The pixels agree within one level."""
     images = []
     for target in ("cpu", "cuda"):
         bundle = export_generator(

@@ -1,4 +1,4 @@
-"""Tests of imagemint.exporter.adopt: graphs as other exporters write them."""
+"""Tests of imagemint.exporter.adoption: graphs of other exporters."""
 
 import numpy as np
 import onnx
@@ -16,19 +16,19 @@ from imagemint.exporter.export import adopt_generator
 LABELS = ("cat", "dog", "owl")
 
 
-def foreign_file(
+def write_foreign_file(
     folder, *, latent=("N", 6), classes=None, layout="nchw", batch="N", opset=13, more_inputs=()
 ):
-    """Writes a generator of 4x5 RGB images in [-1, 1]; returns its path.
+    """Writes a generator of 4x5 RGB images in [-1, 1] and returns its path.
 
     Args:
-        folder: where to.
-        latent: shape of the input `noise`.
-        classes: dtype and shape of the input `label`; None for none.
-        layout: of the output `fake`.
-        batch: the batch axis, a name or a number.
-        opset: operator set.
-        more_inputs: names of inputs that nobody reads.
+      folder: directory of the file.
+      latent: shape of the input `noise`.
+      classes: dtype and shape of the input `label`, or None for no such input.
+      layout: layout of the output `fake`.
+      batch: the batch axis, a name or a number.
+      opset: operator set.
+      more_inputs: names of unused inputs.
     """
     random = np.random.default_rng(6)
     constants = {"w": random.normal(0, 0.4, (6, 60)).astype(np.float32)}
@@ -71,7 +71,7 @@ def foreign_file(
 
 
 def adopt_file(path, repository, **told):
-    """Adopts a file, and returns the bundle."""
+    """Adopts a file and returns the bundle."""
     foreign = ForeignModel(path, told.pop("value_range", (-1, 1)), **told)
     return adopt_generator(foreign, name="theirs", repository=repository, license="CC0-1.0")
 
@@ -91,8 +91,8 @@ def adopt_file(path, repository, **told):
     ],
 )
 def test_foreign_generator_is_served(tmp_path, made, told):
-    """Whatever its latents, classes and layout look like, the images are its own."""
-    path = foreign_file(tmp_path, **made)
+    """The images equal those of the file, whatever the form of its latents, classes and layout."""
+    path = write_foreign_file(tmp_path, **made)
     bundle = adopt_file(path, tmp_path / "models", **told)
     assert read_bundle(bundle.directory) == bundle
     assert (bundle.spec.z_dim, bundle.spec.height, bundle.spec.width) == (6, 4, 5)
@@ -110,9 +110,9 @@ def test_foreign_generator_is_served(tmp_path, made, told):
     assert np.abs(images - levels).max() < 0.51
 
 
-def test_nothing_of_its_origin_stays(tmp_path):
-    """Names and paths of whoever exported it are gone; the digest of the file is kept."""
-    path = foreign_file(tmp_path)
+def test_names_of_the_origin_are_removed(tmp_path):
+    """Names and paths of the exporter are removed, and the digest of the file is kept."""
+    path = write_foreign_file(tmp_path)
     bundle = adopt_file(path, tmp_path / "models")
     assert b"somebody" not in bundle.read_model()
     assert len(bundle.manifest.training.checkpoint_sha256) == 64
@@ -142,15 +142,15 @@ def test_nothing_of_its_origin_stays(tmp_path):
         ),
     ],
 )
-def test_misunderstanding_is_refused(tmp_path, made, told, said):
-    """A file that differs from its description is refused; the message names what is there."""
-    path = foreign_file(tmp_path, **made)
+def test_wrong_description_is_refused(tmp_path, made, told, said):
+    """The error names what the file contains instead of what the options say."""
+    path = write_foreign_file(tmp_path, **made)
     with pytest.raises(ExportError, match=said):
         adopt(ForeignModel(path, **{"value_range": (-1, 1), **told}))
 
 
-def test_no_model_is_refused(tmp_path):
-    """A missing file, and one that is no model, are errors that name it."""
+def test_invalid_file_is_refused(tmp_path):
+    """The error names a missing file or one that is not an ONNX model."""
     path = tmp_path / "x.onnx"
     with pytest.raises(ExportError, match=r"x.onnx: No such file"):
         adopt(ForeignModel(path, (-1, 1)))
@@ -159,8 +159,8 @@ def test_no_model_is_refused(tmp_path):
         adopt(ForeignModel(path, (-1, 1)))
 
 
-def test_licence_must_be_told(tmp_path):
-    """Weights of somebody else are not published under nothing."""
-    foreign = ForeignModel(foreign_file(tmp_path), (-1, 1))
+def test_licence_is_required(tmp_path):
+    """Weights of another author need a licence."""
+    foreign = ForeignModel(write_foreign_file(tmp_path), (-1, 1))
     with pytest.raises(ExportError, match="licence"):
         adopt_generator(foreign, name="theirs", repository=tmp_path, license=" ")

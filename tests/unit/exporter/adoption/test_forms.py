@@ -26,7 +26,7 @@ STYLES = RNG.standard_normal((3, SIDE * SIDE)).astype(np.float32)
 def save_generator(path, *, nodes, inputs, output, constants=(), **options):
     """Writes a graph of `nodes` between `inputs` and the value `out` of shape `output`."""
     tensors = {"w": WEIGHTS, "styles": STYLES, **dict(constants)}
-    used = {name for node in nodes for name in node.input}
+    used = {name for make_node in nodes for name in make_node.input}
     graph = helper.make_graph(
         nodes,
         "g",
@@ -39,17 +39,20 @@ def save_generator(path, *, nodes, inputs, output, constants=(), **options):
     return path
 
 
-def node(kind, *names, **attributes):
-    """A node of `kind` whose last name is its output."""
+def make_node(kind, *names, **attributes):
+    """Returns a node of `kind` whose last name is its output."""
     return helper.make_node(kind, list(names[:-1]), list(names[-1:]), **attributes)
 
 
-def plain_file(path, *, batch="n", shape=(-1, 1, SIDE, SIDE), z=TensorProto.FLOAT, **options):
-    """A generator tanh(z @ w), reshaped to `shape`; None leaves its output flat."""
-    nodes = [node("Cast", "z", "f", to=TensorProto.FLOAT), node("MatMul", "f", "w", "x")]
-    nodes.append(node("Tanh", "x", "out" if shape is None else "t"))
+def write_plain_file(path, *, batch="n", shape=(-1, 1, SIDE, SIDE), z=TensorProto.FLOAT, **options):
+    """Writes a generator tanh(z @ w) that is reshaped to `shape`.
+
+    A shape of None keeps the output flat.
+    """
+    nodes = [make_node("Cast", "z", "f", to=TensorProto.FLOAT), make_node("MatMul", "f", "w", "x")]
+    nodes.append(make_node("Tanh", "x", "out" if shape is None else "t"))
     if shape is not None:
-        nodes.append(node("Reshape", "t", "s", "out"))
+        nodes.append(make_node("Reshape", "t", "s", "out"))
     sides = [SIDE * SIDE] if shape is None else list(shape[1:])
     return save_generator(
         path,
@@ -68,18 +71,18 @@ def serve(path, repository, **told):
     return bundle, OnnxBackend(bundle, device="cpu")
 
 
-def expected_images(z, dtype=np.float32, styles=0.0):
-    """Images uint8 [N, 8, 8, 1] of tanh(z @ w + styles)."""
+def compute_expected_images(z, dtype=np.float32, styles=0.0):
+    """Returns the images uint8 [N, 8, 8, 1] of tanh(z @ w + styles)."""
     values = np.tanh(z.astype(dtype).astype(np.float32) @ WEIGHTS + styles)
     return np.rint((values + 1) * 127.5).reshape(-1, SIDE, SIDE, 1)
 
 
 @pytest.mark.parametrize("where", ["elsewhere", "folder"])
 def test_weights_in_second_file_are_adopted(tmp_path, monkeypatch, where):
-    """The second file is found beside the model, from whatever directory the command runs."""
+    """The second file is found next to the model, whatever the current directory is."""
     folder = tmp_path / "folder"
     folder.mkdir()
-    plain_file(
+    write_plain_file(
         folder / "g.onnx", save_as_external_data=True, location="g.onnx.data", size_threshold=100
     )
     (tmp_path / "elsewhere").mkdir()
@@ -88,13 +91,13 @@ def test_weights_in_second_file_are_adopted(tmp_path, monkeypatch, where):
         (folder / "g.onnx") if where == "elsewhere" else type(folder)("g.onnx"), tmp_path / "r"
     )
     z = latents(1, 0, 5, Z_DIM)
-    assert np.abs(backend.run(Batch(z)) - expected_images(z)).max() <= 1
+    assert np.abs(backend.run(Batch(z)) - compute_expected_images(z)).max() <= 1
     assert bundle.manifest.training.checkpoint_sha256 not in ("", "0" * 64)
 
 
 def test_digest_covers_second_file(tmp_path):
-    """Two models that differ in their weights alone have different digests."""
-    path = plain_file(
+    """Two models that differ only in their weights have different digests."""
+    path = write_plain_file(
         tmp_path / "g.onnx", save_as_external_data=True, location="g.data", size_threshold=100
     )
     first = adopt(ForeignModel(path, (-1, 1))).sha256
@@ -114,9 +117,9 @@ def test_digest_covers_second_file(tmp_path):
         (lambda data: data.write_bytes(b"short"), "its weights cannot be read"),
     ],
 )
-def test_missing_weights_are_named(tmp_path, monkeypatch, change, said):
-    """Without its second file a model is refused, even where the current directory has one."""
-    path = plain_file(
+def test_missing_weights_are_an_error(tmp_path, monkeypatch, change, said):
+    """A model without its second file is refused, even if the current directory has one."""
+    path = write_plain_file(
         tmp_path / "g.onnx", save_as_external_data=True, location="g.data", size_threshold=100
     )
     other = tmp_path / "other"
@@ -129,8 +132,8 @@ def test_missing_weights_are_named(tmp_path, monkeypatch, change, said):
 
 
 def test_weights_outside_directory_are_refused(tmp_path):
-    """A path in place of a plain name is not followed."""
-    path = plain_file(
+    """The location of weights must be a plain file name."""
+    path = write_plain_file(
         tmp_path / "g.onnx", save_as_external_data=True, location="g.data", size_threshold=100
     )
     model = onnx.load(path, load_external_data=False)
@@ -145,20 +148,20 @@ def test_weights_outside_directory_are_refused(tmp_path):
 
 @pytest.mark.parametrize(("declared", "batch"), [(1, 1), (4, 4), ("n", 1)])
 def test_fixed_batch_becomes_dynamic(tmp_path, declared, batch):
-    """A Reshape that holds the batch size is freed, even where the inputs declare any size."""
-    path = plain_file(tmp_path / "g.onnx", batch=declared, shape=(batch, 1, SIDE, SIDE))
+    """A Reshape to a fixed batch size is made dynamic, even if the inputs declare any size."""
+    path = write_plain_file(tmp_path / "g.onnx", batch=declared, shape=(batch, 1, SIDE, SIDE))
     _, backend = serve(path, tmp_path / "r")
     z = latents(1, 0, 7, Z_DIM)
-    assert np.abs(backend.run(Batch(z)) - expected_images(z)).max() <= 1
+    assert np.abs(backend.run(Batch(z)) - compute_expected_images(z)).max() <= 1
 
 
 def test_graph_of_one_batch_size_is_refused(tmp_path):
-    """Where the batch size cannot be freed, the message says what to change in the export."""
+    """If the batch size cannot be made dynamic, the error says what to change in the export."""
     nodes = [
-        node("MatMul", "z", "w", "x"),
-        node("Tanh", "x", "t"),
-        node("Reshape", "t", "flat", "f"),  # into [64]: no axis is the batch
-        node("Reshape", "f", "s", "out"),
+        make_node("MatMul", "z", "w", "x"),
+        make_node("Tanh", "x", "t"),
+        make_node("Reshape", "t", "flat", "f"),  # into [64]: no axis is the batch
+        make_node("Reshape", "f", "s", "out"),
     ]
     path = save_generator(
         tmp_path / "g.onnx",
@@ -172,23 +175,23 @@ def test_graph_of_one_batch_size_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [TensorProto.FLOAT16, TensorProto.DOUBLE])
-def test_latents_of_other_precision(tmp_path, dtype):
-    """Latents are cast to the type that the file takes."""
-    _, backend = serve(plain_file(tmp_path / "g.onnx", z=dtype), tmp_path / "r")
+def test_latents_are_cast(tmp_path, dtype):
+    """Latents are cast to the type of the input."""
+    _, backend = serve(write_plain_file(tmp_path / "g.onnx", z=dtype), tmp_path / "r")
     z = latents(1, 0, 5, Z_DIM)
-    expected = expected_images(z, helper.tensor_dtype_to_np_dtype(dtype))
+    expected = compute_expected_images(z, helper.tensor_dtype_to_np_dtype(dtype))
     assert np.abs(backend.run(Batch(z)) - expected).max() <= 1
 
 
 @pytest.mark.parametrize("shape", [None, (-1, SIDE, SIDE)])
-def test_output_without_channels(tmp_path, shape):
-    """A flat output with its shape, and gray images [N, H, W], are images of one channel."""
-    path = plain_file(tmp_path / "g.onnx", shape=shape)
+def test_output_without_channels_is_gray(tmp_path, shape):
+    """A flat output with its shape, and images [N, H, W], are images of one channel."""
+    path = write_plain_file(tmp_path / "g.onnx", shape=shape)
     told = {"image_shape": (SIDE, SIDE, 1)} if shape is None else {}
     bundle, backend = serve(path, tmp_path / "r", **told)
     z = latents(1, 0, 5, Z_DIM)
     assert bundle.spec.channels == 1
-    assert np.abs(backend.run(Batch(z)) - expected_images(z)).max() <= 1
+    assert np.abs(backend.run(Batch(z)) - compute_expected_images(z)).max() <= 1
 
 
 @pytest.mark.parametrize(
@@ -205,35 +208,35 @@ def test_output_without_channels(tmp_path, shape):
     ],
 )
 def test_wrong_description_names_the_option(tmp_path, shape, told, said):
-    """The message says what was found and which option helps."""
-    path = plain_file(tmp_path / "g.onnx", shape=shape)
+    """The error says what was found and which option helps."""
+    path = write_plain_file(tmp_path / "g.onnx", shape=shape)
     with pytest.raises(ExportError, match=said):
         adopt(ForeignModel(path, **{"value_range": (-1, 1), **told}))
 
 
-def test_odd_value_range_is_possible(tmp_path):
-    """A range that the values contradict is taken when the user insists."""
-    path = plain_file(tmp_path / "g.onnx")
+def test_value_range_check_can_be_disabled(tmp_path):
+    """A value range that contradicts the values is accepted if the check is off."""
+    path = write_plain_file(tmp_path / "g.onnx")
     adopted = adopt(ForeignModel(path, (0, 1), check_value_range=False))
     assert adopted.warnings == ()
 
 
 def test_low_contrast_is_a_warning(tmp_path):
-    """A range of which half is used is adopted with a warning."""
-    path = plain_file(tmp_path / "g.onnx")
+    """A range of which the values use half is adopted with a warning."""
+    path = write_plain_file(tmp_path / "g.onnx")
     (warning,) = adopt(ForeignModel(path, (-1, 3))).warnings
     assert "they use 50% of it" in warning
     assert "Did you mean --value-range=-1,1?" in warning
 
 
-def stylegan_file(path, *, c=("c", TensorProto.FLOAT, ["n", 3]), psi=("n", 1)):
-    """A generator of z, one-hot c and truncation_psi, as StyleGAN's exports have them."""
-    nodes = [node("MatMul", "z", "w", "x0"), node("Mul", "x0", "truncation_psi", "x")]
+def write_stylegan_file(path, *, c=("c", TensorProto.FLOAT, ["n", 3]), psi=("n", 1)):
+    """Writes a generator of z, one-hot c and truncation_psi, as StyleGAN exports it."""
+    nodes = [make_node("MatMul", "z", "w", "x0"), make_node("Mul", "x0", "truncation_psi", "x")]
     value = "x"
     if c[2][-1]:
-        nodes += [node("MatMul", "c", "styles", "e"), node("Add", "x", "e", "y")]
+        nodes += [make_node("MatMul", "c", "styles", "e"), make_node("Add", "x", "e", "y")]
         value = "y"
-    nodes += [node("Reshape", value, "s", "r"), node("Tanh", "r", "out")]
+    nodes += [make_node("Reshape", value, "s", "r"), make_node("Tanh", "r", "out")]
     return save_generator(
         path,
         nodes=nodes,
@@ -247,23 +250,23 @@ def stylegan_file(path, *, c=("c", TensorProto.FLOAT, ["n", 3]), psi=("n", 1)):
     )
 
 
-def test_stylegan_inputs(tmp_path):
-    """One-hot classes are found by their width, psi by its name."""
-    path = stylegan_file(tmp_path / "g.onnx")
+def test_stylegan_inputs_are_recognized(tmp_path):
+    """One-hot classes are recognized by their width, and psi by its name."""
+    path = write_stylegan_file(tmp_path / "g.onnx")
     bundle, backend = serve(path, tmp_path / "r", class_labels=("a", "b", "c"))
     z, classes = latents(1, 0, 5, Z_DIM), np.array([0, 1, 2, 1, 0])
     psi = np.linspace(0, 1, 5, dtype=np.float32)
-    expected = expected_images(z * psi[:, None], styles=STYLES[classes])
+    expected = compute_expected_images(z * psi[:, None], styles=STYLES[classes])
     assert bundle.spec.truncation is not None
     assert np.abs(backend.run(Batch(z, classes, truncation=psi)) - expected).max() <= 1
 
 
-def test_stylegan_without_classes(tmp_path):
-    """Labels [N, 0] take nothing, and a psi for the whole batch is fixed to a number."""
-    path = stylegan_file(tmp_path / "g.onnx", c=("c", TensorProto.FLOAT, ["n", 0]), psi=())
+def test_stylegan_without_classes_is_adopted(tmp_path):
+    """Labels [N, 0] are ignored, and a psi of the whole batch is fixed to a number."""
+    path = write_stylegan_file(tmp_path / "g.onnx", c=("c", TensorProto.FLOAT, ["n", 0]), psi=())
     _, backend = serve(path, tmp_path / "r", fixed_inputs={"truncation_psi": 0.5})
     z = latents(1, 0, 5, Z_DIM)
-    assert np.abs(backend.run(Batch(z)) - expected_images(z * 0.5)).max() <= 1
+    assert np.abs(backend.run(Batch(z)) - compute_expected_images(z * 0.5)).max() <= 1
 
 
 @pytest.mark.parametrize(
@@ -278,18 +281,18 @@ def test_stylegan_without_classes(tmp_path):
     ],
 )
 def test_unmapped_input_names_the_option(tmp_path, made, told, said):
-    """Every input that nothing maps is named with the options that map it."""
+    """The error names every unmapped input with the options that map it."""
     with pytest.raises(ExportError, match=said):
-        adopt(ForeignModel(stylegan_file(tmp_path / "g.onnx", **made), (-1, 1), **told))
+        adopt(ForeignModel(write_stylegan_file(tmp_path / "g.onnx", **made), (-1, 1), **told))
 
 
 def test_ignored_input_is_zero(tmp_path):
-    """--ignore-input fills an input with zeros."""
-    path = stylegan_file(tmp_path / "g.onnx")
+    """--ignore-input sets an input to zeros."""
+    path = write_stylegan_file(tmp_path / "g.onnx")
     _, backend = serve(path, tmp_path / "r", fixed_inputs={"c": 0.0})
     z = latents(1, 0, 5, Z_DIM)
     full = np.ones(5, np.float32)
-    assert np.abs(backend.run(Batch(z, truncation=full)) - expected_images(z)).max() <= 1
+    assert np.abs(backend.run(Batch(z, truncation=full)) - compute_expected_images(z)).max() <= 1
 
 
 @pytest.mark.parametrize(
@@ -301,12 +304,12 @@ def test_ignored_input_is_zero(tmp_path):
         ("", "it is empty"),
     ],
 )
-def test_labels_file(tmp_path, capsys, text, said):
-    """A file of labels holds one text a line."""
+def test_labels_file_is_read(tmp_path, capsys, text, said):
+    """A labels file has one label per line."""
     labels = tmp_path / "labels.txt"
     labels.write_bytes(text.encode())
     export = Export(
-        from_onnx=stylegan_file(tmp_path / "g.onnx"),
+        from_onnx=write_stylegan_file(tmp_path / "g.onnx"),
         name="g",
         repository=tmp_path / "r",
         license="CC0-1.0",
@@ -326,7 +329,7 @@ def test_labels_file(tmp_path, capsys, text, said):
     assert f"imagemint serve --repository {tmp_path / 'r'}" in capsys.readouterr().out
 
 
-def test_labels_come_from_one_place():
+def test_labels_have_one_source():
     """--labels and --labels-file exclude each other."""
     with pytest.raises(ValidationError, match="--labels or --labels-file"):
         Export(

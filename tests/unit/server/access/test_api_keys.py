@@ -1,4 +1,4 @@
-"""API keys: what a file may say, whose key it is, and how a change of the file is taken."""
+"""Tests of API keys: the key file, the lookup of a key, and reloading."""
 
 import os
 import tomllib
@@ -19,8 +19,8 @@ from imagemint.server.commands.key import Key
 KEY = "imk_" + "k" * 43
 
 
-def entry(name="augmentation", key=KEY, **more):
-    """The TOML of one client."""
+def make_entry(name="augmentation", key=KEY, **more):
+    """Returns the TOML of one client."""
     lines = [f'[[key]]\nname = "{name}"\nsha256 = "{compute_digest(key)}"']
     lines += [f"{field} = {value}" for field, value in more.items()]
     return "\n".join(lines) + "\n"
@@ -28,15 +28,15 @@ def entry(name="augmentation", key=KEY, **more):
 
 @pytest.fixture
 def path(tmp_path):
-    """A file of one client."""
+    """A key file of one client."""
     path = tmp_path / "keys.toml"
-    path.write_text(entry())
+    path.write_text(make_entry())
     return path
 
 
 @pytest.fixture
 def clock():
-    """A clock that the test moves."""
+    """A clock whose time the test sets."""
 
     class Clock:
         now = 100.0
@@ -49,29 +49,29 @@ def clock():
 
 @pytest.fixture
 def lines():
-    """What is logged."""
+    """The records that are logged."""
     with structlog.testing.capture_logs() as lines:
         yield lines
 
 
 def test_key_is_found_by_its_digest(path):
-    """The whole key leads to its client; a part, another case or nothing lead to nobody."""
+    """Only the complete key finds its client."""
     ring = KeyRing(path)
     assert ring.find(KEY).name == "augmentation"
     for wrong in ("", KEY[:-1], KEY + "k", KEY.upper(), compute_digest(KEY), "k" * 10_000, "ß\x00"):
         assert ring.find(wrong) is None
 
 
-def test_new_keys_differ_and_are_long():
-    """256 bits each, behind a prefix that scanners know."""
+def test_new_keys_are_long_and_distinct():
+    """A key has 256 bits after a prefix that secret scanners recognize."""
     keys = {new_key() for _ in range(100)}
     assert len(keys) == 100
     assert all(key.startswith("imk_") and len(key) == 47 for key in keys)
 
 
-def test_lookup_does_not_grow_with_the_keys(path):
-    """A key among a thousand is found without looking at the others."""
-    path.write_text("".join(entry(f"c{i}", f"key {i}") for i in range(1_000)))
+def test_lookup_does_not_depend_on_the_number_of_keys(path):
+    """A lookup among a thousand keys compares only a few."""
+    path.write_text("".join(make_entry(f"c{i}", f"key {i}") for i in range(1_000)))
     ring = KeyRing(path)
     met = []
 
@@ -87,11 +87,11 @@ def test_lookup_does_not_grow_with_the_keys(path):
 
     assert ring.find_by_digest(Digest(compute_digest("key 700"))).name == "c700"
     assert ring.find_by_digest(Digest(compute_digest("key 1000"))) is None
-    assert len(met) < 10  # the one that is right, and some whose hash begins alike
+    assert len(met) < 10  # the right one, and a few with a similar hash
 
 
-def test_two_keys_serve_one_client_during_rotation(path):
-    """A list of digests lets the old and the new key in."""
+def test_client_may_have_two_keys(path):
+    """A list of digests accepts the old and the new key during a rotation."""
     path.write_text(
         f'[[key]]\nname = "c"\nsha256 = ["{compute_digest("old")}", "{compute_digest("new")}"]\n'
     )
@@ -99,31 +99,31 @@ def test_two_keys_serve_one_client_during_rotation(path):
     assert ring.find("old") == ring.find("new") is not None
 
 
-def test_defaults_allow_everything_but_control(path):
-    """All models, any rate, any number of calls; no control of models."""
+def test_defaults_allow_everything_but_model_control(path):
+    """By default a client may use all models at any rate, without model control."""
     (client,) = read_keys(path)
     assert client.may_use("anything")
     assert (client.rate_images_per_s, client.max_concurrent_calls) == (None, None)
     assert not client.model_control
 
 
-def test_models_are_those_listed(path):
-    """A list is all that may be used; an empty one is nothing."""
-    path.write_text(entry(models='["mnist"]'))
+def test_models_are_limited_to_the_list(path):
+    """A client may use the listed models. An empty list allows none."""
+    path.write_text(make_entry(models='["mnist"]'))
     (client,) = read_keys(path)
     assert client.may_use("mnist")
     assert not client.may_use("emoji")
-    path.write_text(entry(models="[]"))
+    path.write_text(make_entry(models="[]"))
     assert not read_keys(path)[0].may_use("mnist")
 
 
 @pytest.mark.parametrize(
     ("rate", "burst", "expected"), [("500", None, 500.0), ("0.5", None, 1.0), ("500", "7", 7.0)]
 )
-def test_burst_is_a_second_of_the_rate_by_default(path, rate, burst, expected):
-    """And one image at least."""
+def test_default_burst_is_a_second_of_the_rate(path, rate, burst, expected):
+    """The default burst is at least one image."""
     more = {"rate_images_per_s": rate} | ({"burst_images": burst} if burst else {})
-    path.write_text(entry(**more))
+    path.write_text(make_entry(**more))
     assert read_keys(path)[0].burst == expected
 
 
@@ -133,22 +133,22 @@ def test_burst_is_a_second_of_the_rate_by_default(path, rate, burst, expected):
         ("", "key: "),
         ("key = []", "key: "),
         ("[[key]", "line 1"),
-        (entry() + entry(key="other"), "same name"),
-        (entry() + entry("other"), "same sha256"),
-        (entry(rate_images_per_s="0"), "rate_images_per_s"),
-        (entry(rate_images_per_s="nan"), "rate_images_per_s"),
-        (entry(burst_images="5"), "burst_images requires rate_images_per_s"),
-        (entry(max_concurrent_calls='"4"'), "max_concurrent_calls"),
-        (entry(modles='["mnist"]'), "modles"),
-        (entry(models='"mnist"'), "models"),
-        (entry(name='a"b'), "line"),
-        (entry(name="a b"), "name"),
+        (make_entry() + make_entry(key="other"), "same name"),
+        (make_entry() + make_entry("other"), "same sha256"),
+        (make_entry(rate_images_per_s="0"), "rate_images_per_s"),
+        (make_entry(rate_images_per_s="nan"), "rate_images_per_s"),
+        (make_entry(burst_images="5"), "burst_images requires rate_images_per_s"),
+        (make_entry(max_concurrent_calls='"4"'), "max_concurrent_calls"),
+        (make_entry(modles='["mnist"]'), "modles"),
+        (make_entry(models='"mnist"'), "models"),
+        (make_entry(name='a"b'), "line"),
+        (make_entry(name="a b"), "name"),
         ("a = " + "[" * 100_000, "nested"),
         ("#" * (2**20 + 1), "larger than"),
     ],
 )
-def test_bad_file_is_refused(path, text, why):
-    """Everything that is wrong, misspelt or of another type is said."""
+def test_invalid_file_is_refused(path, text, why):
+    """The error says which value is wrong, misspelt or of another type."""
     path.write_text(text)
     with pytest.raises(KeyFileError, match=why):
         read_keys(path)
@@ -163,8 +163,8 @@ def test_bad_file_is_refused(path, text, why):
         f"[[key]]\n{KEY}\n",
     ],
 )
-def test_fault_does_not_repeat_a_key(path, text):
-    """A key that was pasted where something else belongs stays out of the log."""
+def test_error_does_not_repeat_a_key(path, text):
+    """A key in the wrong place of the file does not appear in the log."""
     path.write_text(text)
     with pytest.raises(KeyFileError) as caught:
         read_keys(path)
@@ -173,21 +173,21 @@ def test_fault_does_not_repeat_a_key(path, text):
 
 
 def test_missing_file_is_refused(tmp_path):
-    """From the start, with its path."""
+    """The constructor raises an error with the path."""
     with pytest.raises(KeyFileError, match=r"none\.toml"):
         KeyRing(tmp_path / "none.toml")
 
 
-def test_change_is_taken_within_a_second(path, clock, lines):
-    """New keys are in, old ones out, and what a client may is what the file says now."""
+def test_change_applies_within_a_second(path, clock, lines):
+    """New keys are valid, removed ones are not, and permissions follow the file."""
     outcomes = []
     ring = KeyRing(path, outcomes.append, clock)
-    path.write_text(entry(models='["mnist"]') + entry("new", "new key"))
-    assert ring.find("new key") is None  # looked a moment ago
+    path.write_text(make_entry(models='["mnist"]') + make_entry("new", "new key"))
+    assert ring.find("new key") is None  # the file was checked a moment ago
     clock.now += 1.0
     assert ring.find("new key").name == "new"
     assert ring.find(KEY).models == ["mnist"]
-    path.write_text(entry("new", "new key"))
+    path.write_text(make_entry("new", "new key"))
     clock.now += 1.0
     assert ring.find(KEY) is None
     assert outcomes == [True, True]
@@ -195,8 +195,8 @@ def test_change_is_taken_within_a_second(path, clock, lines):
 
 
 @pytest.mark.parametrize("text", ["", "[[key", None])
-def test_bad_change_keeps_the_keys(path, clock, lines, text):
-    """A file that is half-written, broken or gone changes nothing, and is told once."""
+def test_invalid_change_keeps_the_keys(path, clock, lines, text):
+    """An incomplete, invalid or missing file changes nothing and is logged once."""
     outcomes = []
     ring = KeyRing(path, outcomes.append, clock)
     if text is None:
@@ -208,20 +208,20 @@ def test_bad_change_keeps_the_keys(path, clock, lines, text):
         assert ring.find(KEY).name == "augmentation"
     assert outcomes == [False]
     assert [line["log_level"] for line in lines] == ["error"]
-    path.write_text(entry("again"))
+    path.write_text(make_entry("again"))
     clock.now += 1.0
     assert ring.find(KEY).name == "again"
 
 
 @pytest.mark.parametrize("swapped", ["..data", "keys.toml"])
 def test_swapped_link_is_a_change(tmp_path, clock, swapped, monkeypatch):
-    """Of the directory, as Kubernetes swaps secrets, or of the file itself."""
-    # Files count as old, so that only their metadata tell whether they have changed.
+    """The link may be the directory, as Kubernetes swaps secrets, or the file itself."""
+    # Files count as settled, so that only their metadata show a change.
     monkeypatch.setattr("imagemint.server.file_changes._SETTLED_S", -1.0)
     links = {"..data": "..{}", "keys.toml": "..{}/keys.toml"}
     for name in ("one", "two"):
         (tmp_path / f"..{name}").mkdir()
-        (tmp_path / f"..{name}/keys.toml").write_text(entry(name))
+        (tmp_path / f"..{name}/keys.toml").write_text(make_entry(name))
     (tmp_path / "..data").symlink_to("..one")
     (tmp_path / "keys.toml").symlink_to("..data/keys.toml")
     ring = KeyRing(tmp_path / "keys.toml", clock=clock)
@@ -232,11 +232,14 @@ def test_swapped_link_is_a_change(tmp_path, clock, swapped, monkeypatch):
     assert ring.find(KEY).name == "two"
 
 
-def test_key_revoked_while_reads_fail_is_refused_after_them(path, clock, lines):
-    """A read that fails is tried again, although the file does not change once more."""
+def test_failed_read_is_repeated(path, clock, lines):
+    """A read that fails is repeated although the file does not change again.
+
+    A revoked key is refused.
+    """
     outcomes = []
     ring = KeyRing(path, outcomes.append, clock)
-    path.write_text(entry("other", "other key"))
+    path.write_text(make_entry("other", "other key"))
     path.rename(path.with_suffix(".away"))
     path.mkdir()
     clock.now += 1.0
@@ -249,8 +252,8 @@ def test_key_revoked_while_reads_fail_is_refused_after_them(path, clock, lines):
     assert outcomes == [False, True]
 
 
-def test_pipe_in_place_of_the_file_is_refused(path, clock, lines):
-    """A named pipe without a writer neither hangs the server nor changes the keys."""
+def test_pipe_as_key_file_is_refused(path, clock, lines):
+    """A named pipe without a writer neither blocks the server nor changes the keys."""
     ring = KeyRing(path, clock=clock)
     path.unlink()
     os.mkfifo(path)
@@ -261,8 +264,8 @@ def test_pipe_in_place_of_the_file_is_refused(path, clock, lines):
         KeyRing(path)
 
 
-def test_command_prints_lines_for_the_file(path, capsys):
-    """Stdout is what the file takes, stderr the key that opens it, and it is written nowhere."""
+def test_command_prints_the_entry_and_the_key(path, capsys):
+    """Stdout has the entry for the file, and stderr the key, which is stored nowhere."""
     arguments = ["loader", "--models", "mnist,emoji", "--rate-images-per-s", "250"]
     arguments += ["--burst-images", "1000", "--max-concurrent-calls", "8", "--model-control"]
     assert gather_settings(Key, "imagemint key", arguments).run() == 0
@@ -277,14 +280,14 @@ def test_command_prints_lines_for_the_file(path, capsys):
     assert client.model_control
 
 
-def test_command_writes_only_what_was_said(capsys):
-    """What is left out of the lines has the default of the file."""
+def test_command_omits_defaults(capsys):
+    """Options that are not given are not in the entry."""
     assert gather_settings(Key, "imagemint key", ["plain"]).run() == 0
     assert set(tomllib.loads(capsys.readouterr().out)["key"][0]) == {"name", "sha256"}
 
 
 @pytest.mark.parametrize("arguments", [["a b"], ["a", "--burst-images", "3"], []])
-def test_command_refuses_what_the_file_would(arguments):
-    """Before a key is made."""
+def test_command_refuses_what_the_file_would_refuse(arguments):
+    """The command checks its arguments before it makes a key."""
     with pytest.raises(UsageError):
         gather_settings(Key, "imagemint key", arguments)

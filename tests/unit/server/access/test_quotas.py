@@ -1,4 +1,4 @@
-"""What callers have used: buckets of images, and calls under way."""
+"""Tests of quotas: token buckets of images, and running calls."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from imagemint.server.access.quotas import Usage
 
 
 class Clock:
-    """A clock that the test moves."""
+    """A clock whose time the test sets."""
 
     now = 1_000.0
 
@@ -17,7 +17,7 @@ class Clock:
 
 @pytest.fixture
 def clock():
-    """See Clock."""
+    """A clock whose time the test sets."""
     return Clock()
 
 
@@ -27,8 +27,8 @@ def usage(clock):
     return Usage(clock)
 
 
-def test_burst_comes_first_and_then_the_rate(usage, clock):
-    """A fresh client has its burst at once; the delay is exactly what the rate needs."""
+def test_burst_is_available_before_the_rate(usage, clock):
+    """A new client has its burst at once. The delay is exactly what the rate requires."""
     rate = {"rate_per_s": 10.0, "burst": 50.0}
     assert usage.take("a", 50, **rate) == 0
     assert usage.take("a", 5, **rate) == pytest.approx(0.5)
@@ -39,8 +39,8 @@ def test_burst_comes_first_and_then_the_rate(usage, clock):
     assert usage.take("b", 50, **rate) == 0
 
 
-def test_rest_fills_no_more_than_the_burst(usage, clock):
-    """A night of silence does not buy a flood."""
+def test_idle_time_fills_no_more_than_the_burst(usage, clock):
+    """A long idle time does not allow more than the burst."""
     rate = {"rate_per_s": 10.0, "burst": 50.0}
     assert usage.take("a", 50, **rate) == 0
     clock.now += 1e6
@@ -48,8 +48,8 @@ def test_rest_fills_no_more_than_the_burst(usage, clock):
     assert usage.take("a", 1, **rate) > 0
 
 
-def test_more_than_a_burst_leaves_a_debt(usage, clock):
-    """It is had from a full bucket, and paid for afterwards: in the long run the rate holds."""
+def test_request_beyond_the_burst_leaves_a_debt(usage, clock):
+    """A full bucket serves it, and the debt is paid afterwards, so the mean rate holds."""
     rate = {"rate_per_s": 10.0, "burst": 50.0}
     assert usage.take("a", 80, **rate) == 0
     assert usage.take("a", 1, **rate) == pytest.approx(3.1)
@@ -59,7 +59,7 @@ def test_more_than_a_burst_leaves_a_debt(usage, clock):
 
 
 def test_share_is_kept_for_others(usage, clock):
-    """Who keeps half leaves half of the burst, and may still have more from a full bucket."""
+    """`keep=0.5` leaves half of the burst. A full bucket may still serve a larger request."""
     rate = {"rate_per_s": 10.0, "burst": 50.0}
     assert usage.take("a", 25, **rate, keep=0.5) == 0
     assert usage.take("a", 1, **rate, keep=0.5) == pytest.approx(0.1)
@@ -68,23 +68,23 @@ def test_share_is_kept_for_others(usage, clock):
     assert usage.take("a", 40, **rate, keep=0.5) == 0
 
 
-def test_images_are_given_back(usage):
-    """What was refused elsewhere costs nothing."""
+def test_images_can_be_returned(usage):
+    """A request that is refused for another reason costs nothing."""
     rate = {"rate_per_s": 10.0, "burst": 50.0}
     assert usage.take("a", 50, **rate) == 0
     usage.give_back("a", 50)
     assert usage.take("a", 50, **rate) == 0
 
 
-def test_lower_burst_holds_at_once(usage, clock):
-    """A file that was reloaded with less takes effect on what had been saved up."""
+def test_lower_burst_applies_at_once(usage, clock):
+    """A reloaded file with a lower burst also limits what is already in the bucket."""
     assert usage.take("a", 1, rate_per_s=10.0, burst=1_000.0) == 0
     assert usage.take("a", 10, rate_per_s=10.0, burst=10.0) == 0
     assert usage.take("a", 10, rate_per_s=10.0, burst=10.0) == pytest.approx(1.0)
 
 
-def test_calls_are_counted_up_to_the_limit(usage):
-    """One more is refused until one has left; another client has its own count."""
+def test_calls_are_limited_per_client(usage):
+    """A further call is refused until one has ended. Other clients have their own count."""
     assert [usage.enter("a", 2) for _ in range(3)] == [True, True, False]
     assert usage.enter("b", 1)
     usage.leave("a")
@@ -93,14 +93,14 @@ def test_calls_are_counted_up_to_the_limit(usage):
 
 
 def test_images_returned_for_an_unknown_client_change_nothing(usage):
-    """A client that never took any has its burst, and no more."""
+    """A client that never took images has its burst and no more."""
     usage.give_back("a", 50)
     assert usage.take("a", 10, rate_per_s=1.0, burst=10.0) == 0
     assert usage.take("a", 1, rate_per_s=1.0, burst=10.0) > 0
 
 
-def test_call_without_a_limit_is_counted_too(usage):
-    """A limit that is set later, when a key file changes, counts the calls that run already."""
+def test_call_without_a_limit_is_counted(usage):
+    """A limit that a changed key file sets later counts the calls that already run."""
     assert usage.enter("a", None)
     assert not usage.enter("a", 1)
     usage.leave("a")

@@ -1,4 +1,4 @@
-"""The batcher: who gets into which batch, and what becomes of those who cannot wait."""
+"""Tests of the batcher: which jobs share a batch, and what happens to jobs that cannot wait."""
 
 import asyncio
 import dataclasses
@@ -18,23 +18,23 @@ from imagemint.server.batching import Batcher, Conditions, Job, Priority
 from imagemint.server.batching import batch as passes
 from imagemint.server.batching.drain_rate import DrainRate
 
-# Seconds that no test lives to see: whoever waited for it would run into the timeout.
+# Seconds beyond the timeout of a test: a test that waited this long would fail.
 FOR_EVER_S = 1_000.0
 
 
-def tags(backend, batch):
-    """The tags of the images of one batch."""
+def read_tags(backend, batch):
+    """Returns the tags of the images of a batch."""
     return [int(tag) for tag in backend.batches[batch].z[:, 0]]
 
 
-def queued(metrics):
-    """What the gauge says."""
+def read_queue_gauge(metrics):
+    """Returns the value of the gauge of queued images."""
     labels = {"model": "dot", "version": "1"}
     return metrics.registry.get_sample_value("imagemint_queue_images", labels)
 
 
 async def test_job_gets_its_own_images(new_batcher, new_job):
-    """Each image lands at its place, however the jobs were cut and mixed."""
+    """Each image is at its position, however jobs are split and mixed."""
     batcher = new_batcher(instances=2)
     jobs = [new_job(tag, count) for tag, count in ((1, 1), (2, 50), (3, 7), (4, 19))]
     for job in jobs:
@@ -46,7 +46,7 @@ async def test_job_gets_its_own_images(new_batcher, new_job):
 
 
 async def test_small_job_overtakes_large_one(backend, new_batcher, new_job, held):
-    """A job of one is in the next batch although a large one queued thousands before it."""
+    """A job of one image is in the next batch although a large job queued thousands before it."""
     batcher = new_batcher()
     await held(batcher)
     large, small = new_job(1, 5_000), new_job(2, 1)
@@ -54,12 +54,12 @@ async def test_small_job_overtakes_large_one(backend, new_batcher, new_job, held
     batcher.submit(small)
     backend.step()
     await backend.begun()
-    assert sorted(tags(backend, 0)) == [1] * 7 + [2]
+    assert sorted(read_tags(backend, 0)) == [1] * 7 + [2]
     batcher.drop(large)
 
 
 async def test_jobs_share_a_batch(backend, new_batcher, new_job, held):
-    """What several callers want is computed in one pass."""
+    """Images of several callers are computed in one batch."""
     batcher = new_batcher(max_batch_images=64)
     await held(batcher)
     jobs = [new_job(tag, 3) for tag in range(1, 11)]
@@ -68,11 +68,11 @@ async def test_jobs_share_a_batch(backend, new_batcher, new_job, held):
     backend.release()
     await asyncio.gather(*(job.done for job in jobs))
     assert backend.sizes == [30]
-    assert tags(backend, 0) == [tag for tag in range(1, 11) for _ in range(3)]
+    assert read_tags(backend, 0) == [tag for tag in range(1, 11) for _ in range(3)]
 
 
-async def test_calls_of_one_turn_are_one_batch(backend, new_batcher, new_job):
-    """An idle instance is woken once for all that a turn of the loop has brought."""
+async def test_calls_of_one_loop_iteration_share_a_batch(backend, new_batcher, new_job):
+    """An idle instance wakes up once for all jobs of an iteration of the event loop."""
     batcher = new_batcher(max_batch_images=64)
     jobs = [new_job(tag, 1) for tag in range(1, 17)]
     for job in jobs:
@@ -81,8 +81,8 @@ async def test_calls_of_one_turn_are_one_batch(backend, new_batcher, new_job):
     assert backend.sizes == [16]
 
 
-async def test_batch_draws_once(new_batcher, held, backend, monkeypatch):
-    """The latents of all callers in a batch are drawn together; given ones keep their place."""
+async def test_batch_draws_latents_once(new_batcher, held, backend, monkeypatch):
+    """The latents of all callers in a batch are drawn together. Given ones keep their position."""
     draws = []
 
     def counting(runs, *args, **options):
@@ -108,8 +108,8 @@ async def test_batch_draws_once(new_batcher, held, backend, monkeypatch):
     assert z[33].tobytes() == latents(33, 3, 1, 2).tobytes()
 
 
-async def test_small_job_does_not_hold_its_batch(backend, new_batcher, new_job, held):
-    """A slow reader keeps his own images in memory, and not those of whoever shared the pass."""
+async def test_small_job_does_not_keep_its_batch_in_memory(backend, new_batcher, new_job, held):
+    """A slow reader keeps only its own images in memory, not those of the whole batch."""
     batcher = new_batcher(max_batch_images=64)
     await held(batcher)
     small, large = new_job(1, 2), new_job(2, 40)
@@ -121,28 +121,28 @@ async def test_small_job_does_not_hold_its_batch(backend, new_batcher, new_job, 
     assert small.images.base is None
 
 
-async def computed(batcher, *jobs):
-    """Submits jobs in one turn of the loop and waits until all are whole."""
+async def submit_and_wait(batcher, *jobs):
+    """Submits jobs in one iteration of the loop and waits until all are complete."""
     for job in jobs:
         batcher.submit(job)
     await asyncio.gather(*(job.done for job in jobs))
 
 
-async def test_lone_caller_runs_alone(backend, new_batcher, new_job):
-    """Whoever calls a second time with nobody between has all cores; those who share have one."""
+async def test_single_caller_uses_all_cores(backend, new_batcher, new_job):
+    """A caller that calls twice in a row gets all cores. Callers that share a batch get one."""
     batcher = new_batcher()
-    await computed(batcher, new_job(1, 3))
-    assert backend.alone == 0  # he may be the first of many
-    await computed(batcher, new_job(1, 3))
+    await submit_and_wait(batcher, new_job(1, 3))
+    assert backend.alone == 0  # others may follow the first call
+    await submit_and_wait(batcher, new_job(1, 3))
     assert backend.alone == 1
-    await computed(batcher, new_job(2, 1), new_job(3, 1))
-    await computed(batcher, new_job(1, 3))
+    await submit_and_wait(batcher, new_job(2, 1), new_job(3, 1))
+    await submit_and_wait(batcher, new_job(1, 3))
     assert backend.sizes == [3, 3, 2, 3]
     assert backend.alone == 1
 
 
 async def test_model_never_runs_on_the_loop(backend, new_batcher, new_job, monkeypatch):
-    """However small the batch: the loop would wait for a model that is slow on some inputs."""
+    """The event loop never computes a batch, because a model may be slow on some inputs."""
     threads = []
     compute = backend.run
 
@@ -152,20 +152,20 @@ async def test_model_never_runs_on_the_loop(backend, new_batcher, new_job, monke
 
     monkeypatch.setattr(backend, "run", noting)
     batcher = new_batcher()
-    await computed(batcher, new_job(1, 1))
-    await computed(batcher, new_job(2, 1), new_job(3, 1))
+    await submit_and_wait(batcher, new_job(1, 1))
+    await submit_and_wait(batcher, new_job(2, 1), new_job(3, 1))
     assert len(threads) == 2
     assert threading.current_thread() not in threads
 
 
-async def test_real_model_keeps_to_the_batch_limit(tiny_bundle, metrics, new_job):
-    """Of a model that takes microseconds, too, no batch is larger than `max_batch_images`."""
+async def test_real_model_respects_the_batch_limit(tiny_bundle, metrics, new_job):
+    """Batches of a model that takes microseconds are also limited by `max_batch_images`."""
     bundle = read_bundle(tiny_bundle)
     backend = OnnxBackend(bundle, device="cpu")
     limits = {"instances": 2, "max_batch_images": 1, "max_queue_images": 100}
     batcher = Batcher(bundle.spec, 1, backend, metrics, **limits)
     runs = [(Run(seed, 0, 1),) for seed in range(8)]
-    await computed(batcher, *(Job(1, run, Conditions([0])) for run in runs))
+    await submit_and_wait(batcher, *(Job(1, run, Conditions([0])) for run in runs))
     batcher.close()
     labels = {"model": "tiny", "version": "1"}
     value = metrics.registry.get_sample_value
@@ -173,8 +173,8 @@ async def test_real_model_keeps_to_the_batch_limit(tiny_bundle, metrics, new_job
     assert value("imagemint_batch_images_sum", labels) == 8
 
 
-async def test_queue_emptied_before_the_wake(backend, new_batcher, new_job):
-    """A job that is dropped in the turn of the loop that brought it leaves nothing to go wrong."""
+async def test_job_dropped_before_the_wake_is_harmless(backend, new_batcher, new_job):
+    """A job that is dropped in the loop iteration of its submission causes no error."""
     complaints = []
     asyncio.get_running_loop().set_exception_handler(lambda _, what: complaints.append(what))
     batcher = new_batcher(batch_delay_s=FOR_EVER_S)
@@ -183,13 +183,13 @@ async def test_queue_emptied_before_the_wake(backend, new_batcher, new_job):
     batcher.drop(job)
     after = new_job(2, 8)
     await asyncio.sleep(0)
-    await computed(batcher, after)
+    await submit_and_wait(batcher, after)
     assert not complaints
     assert backend.sizes == [8]
 
 
-async def test_job_beside_another_is_not_alone(backend, new_batcher, new_job):
-    """While an instance computes, the others keep to one core each."""
+async def test_job_does_not_run_alone_while_another_runs(backend, new_batcher, new_job):
+    """While an instance computes, the others use one core each."""
     batcher = new_batcher(instances=2)
     backend.hold()
     running, beside = new_job(1, 1), new_job(2, 1)
@@ -203,7 +203,7 @@ async def test_job_beside_another_is_not_alone(backend, new_batcher, new_job):
     await asyncio.gather(running.done, beside.done)
 
 
-async def test_large_jobs_share_evenly(backend, new_batcher, new_job, held):
+async def test_large_jobs_share_a_batch_evenly(backend, new_batcher, new_job, held):
     """Two large jobs get half a batch each, in one slice each."""
     batcher = new_batcher(max_batch_images=64)
     await held(batcher)
@@ -212,13 +212,13 @@ async def test_large_jobs_share_evenly(backend, new_batcher, new_job, held):
         batcher.submit(job)
     backend.step()
     await backend.begun()
-    assert tags(backend, 0) == [1] * 32 + [2] * 32
+    assert read_tags(backend, 0) == [1] * 32 + [2] * 32
     for job in jobs:
         batcher.drop(job)
 
 
-async def test_jobs_beyond_a_batch_take_turns(backend, new_batcher, new_job, held):
-    """With more jobs than a batch holds, each gets one image before any gets a second."""
+async def test_jobs_take_turns_beyond_a_batch(backend, new_batcher, new_job, held):
+    """If more jobs wait than fit in a batch, each gets one image before any gets a second."""
     batcher = new_batcher(max_batch_images=4)
     await held(batcher)
     jobs = [new_job(tag, 2) for tag in range(1, 9)]
@@ -226,11 +226,11 @@ async def test_jobs_beyond_a_batch_take_turns(backend, new_batcher, new_job, hel
         batcher.submit(job)
     backend.release()
     await asyncio.gather(*(job.done for job in jobs))
-    assert [tags(backend, batch) for batch in range(4)] == 2 * [[1, 2, 3, 4], [5, 6, 7, 8]]
+    assert [read_tags(backend, batch) for batch in range(4)] == 2 * [[1, 2, 3, 4], [5, 6, 7, 8]]
 
 
-async def test_batch_stays_within_maximum(backend, new_batcher, new_job):
-    """No pass is larger than asked for, whatever is queued."""
+async def test_batches_respect_the_maximum(backend, new_batcher, new_job):
+    """No batch exceeds the limit, whatever is queued."""
     batcher = new_batcher(instances=3, max_batch_images=5)
     jobs = [new_job(tag, 1 + 7 * tag) for tag in range(20)]
     for job in jobs:
@@ -242,7 +242,7 @@ async def test_batch_stays_within_maximum(backend, new_batcher, new_job):
 
 @pytest.mark.parametrize(("count", "shares"), [(64, [32, 32]), (15, [7, 8]), (8, [8])])
 async def test_idle_instances_share_a_job(backend, new_batcher, new_job, count, shares):
-    """A lone job is split over the instances that are free, unless that would not pay."""
+    """A single job is split among idle instances unless the parts would be too small."""
     batcher = new_batcher(instances=2, max_batch_images=64)
     backend.hold()
     job = new_job(1, count)
@@ -256,8 +256,8 @@ async def test_idle_instances_share_a_job(backend, new_batcher, new_job, count, 
 @pytest.mark.parametrize(
     "case", [(1, 60, 60), (2, 60, 40), (3, 60, 30), (2, 9, 8), (2, 6, 6)], ids=str
 )
-async def test_batch_leaves_work_for_the_others(backend, new_batcher, new_job, case):
-    """An instance that is free first does not take all from those that will be free soon."""
+async def test_batch_leaves_work_for_busy_instances(backend, new_batcher, new_job, case):
+    """An idle instance does not take everything from those that will be idle soon."""
     instances, count, share = case
     batcher = new_batcher(instances=instances, max_batch_images=64)
     backend.hold()
@@ -274,8 +274,8 @@ async def test_batch_leaves_work_for_the_others(backend, new_batcher, new_job, c
     await asyncio.gather(*(job.done for job in jobs))
 
 
-async def test_passed_deadline_is_never_run(backend, new_batcher, new_job, held, metrics):
-    """Work whose caller cannot be waiting any more is dropped; the rest goes on."""
+async def test_expired_job_is_not_computed(backend, new_batcher, new_job, held, metrics):
+    """Jobs whose deadline has passed are dropped, and the others are computed."""
     batcher = new_batcher()
     await held(batcher)
     late = [new_job(tag, 3, deadline=time.monotonic()) for tag in (1, 2)]
@@ -287,29 +287,31 @@ async def test_passed_deadline_is_never_run(backend, new_batcher, new_job, held,
     for job in late:
         with pytest.raises(DeadlinePassed):
             await job.done
-    assert [tags(backend, batch) for batch in range(len(backend.batches))] == [[3, 3]]
-    assert queued(metrics) == 0
+    assert [read_tags(backend, batch) for batch in range(len(backend.batches))] == [[3, 3]]
+    assert read_queue_gauge(metrics) == 0
 
 
 async def test_dropped_job_frees_the_queue(backend, new_batcher, new_job, held, metrics):
-    """What a caller who left had queued is not computed, and makes room at once."""
+    """Images of a caller that has left are not computed and free the queue at once."""
     batcher = new_batcher(max_queue_images=10)
     await held(batcher)
     left, other = new_job(1, 10), new_job(2, 10)
     batcher.submit(left)
-    assert queued(metrics) == 10
+    assert read_queue_gauge(metrics) == 10
     batcher.drop(left)
     batcher.drop(left)
-    assert queued(metrics) == 0
+    assert read_queue_gauge(metrics) == 0
     assert left.done.cancelled()
     batcher.submit(other)
     backend.release()
     await other.done
-    assert {tag for batch in range(len(backend.batches)) for tag in tags(backend, batch)} == {2}
+    assert {tag for batch in range(len(backend.batches)) for tag in read_tags(backend, batch)} == {
+        2
+    }
 
 
-async def test_begun_job_is_dropped_at_its_seam(backend, new_batcher, new_job, held, metrics):
-    """Of a job that has begun, the batch under way ends and nothing more is run."""
+async def test_started_job_is_dropped_after_its_batch(backend, new_batcher, new_job, held, metrics):
+    """The current batch of a dropped job ends, and the rest of the job is not computed."""
     batcher = new_batcher()
     await held(batcher)
     job = new_job(1, 100)
@@ -317,7 +319,7 @@ async def test_begun_job_is_dropped_at_its_seam(backend, new_batcher, new_job, h
     backend.step()
     await backend.begun()
     batcher.drop(job)
-    assert queued(metrics) == 0
+    assert read_queue_gauge(metrics) == 0
     backend.release()
     after = new_job(2, 1)
     batcher.submit(after)
@@ -325,23 +327,23 @@ async def test_begun_job_is_dropped_at_its_seam(backend, new_batcher, new_job, h
     assert backend.sizes == [8, 1]
 
 
-async def test_full_queue_refuses(backend, new_batcher, new_job, held):
-    """One image too many is refused, what is queued is not harmed, and later there is room."""
+async def test_full_queue_refuses_jobs(backend, new_batcher, new_job, held):
+    """A job beyond the limit is refused. Queued jobs are not affected, and later there is room."""
     batcher = new_batcher(max_queue_images=10)
     await held(batcher)
     accepted = new_job(1, 10)
     batcher.submit(accepted)
     with pytest.raises(QueueFull) as refused:
         batcher.submit(new_job(2, 1))
-    assert refused.value.retry_delay_s == 1.0  # nothing was measured yet
+    assert refused.value.retry_delay_s == 1.0  # no rate is measured yet
     backend.release()
     await accepted.done
     batcher.submit(new_job(3, 10))
 
 
 @pytest.mark.parametrize(("per_s", "delay_s"), [(4.0, 1.5), (1e9, 0.05), (1e-3, 10.0)])
-async def test_retry_delay_is_that_of_the_drain(new_batcher, new_job, held, per_s, delay_s):
-    """The delay is the images in excess over the measured rate, within bounds."""
+async def test_retry_delay_follows_the_drain_rate(new_batcher, new_job, held, per_s, delay_s):
+    """The delay is the number of excess images over the measured rate, within bounds."""
     batcher = new_batcher(max_queue_images=10)
     await held(batcher)
     batcher.submit(new_job(1, 9))
@@ -352,7 +354,7 @@ async def test_retry_delay_is_that_of_the_drain(new_batcher, new_job, held, per_
 
 
 def test_rate_is_images_over_busy_time():
-    """Batches side by side add up, idle time does not count, and the past fades."""
+    """Parallel batches add up, idle time does not count, and old values fade."""
     rate = DrainRate()
     assert rate.per_s == 0
     rate.add(50, 0, 10**9)
@@ -365,8 +367,8 @@ def test_rate_is_images_over_busy_time():
     assert rate.per_s == pytest.approx(200, rel=1e-3)
 
 
-async def test_reading_ahead_leaves_half_of_the_queue(new_batcher, new_job, held):
-    """What nobody waits for yet is not queued beyond the half that newcomers find free."""
+async def test_submit_ahead_fills_half_of_the_queue(new_batcher, new_job, held):
+    """Images that a stream reads ahead leave half of the queue to other jobs."""
     batcher = new_batcher(max_queue_images=10)
     await held(batcher)
     assert batcher.submit_ahead(new_job(1, 5))
@@ -374,8 +376,8 @@ async def test_reading_ahead_leaves_half_of_the_queue(new_batcher, new_job, held
     batcher.submit(new_job(3, 5))
 
 
-async def test_failure_is_that_of_the_batch(backend, new_batcher, new_job, held, metrics):
-    """A failing pass fails the jobs in it, the rest of them is not run, and the next pass works."""
+async def test_failure_affects_one_batch(backend, new_batcher, new_job, held, metrics):
+    """A failing batch fails its jobs, whose remaining images are dropped. The next batch works."""
     batcher = new_batcher()
     await held(batcher)
     broken, small, spared = new_job(1, 100), new_job(2, 1), new_job(3, 4)
@@ -394,12 +396,12 @@ async def test_failure_is_that_of_the_batch(backend, new_batcher, new_job, held,
     backend.failure = None
     backend.release()
     await spared.done
-    assert tags(backend, -1) == [3, 3, 3, 3]
-    assert queued(metrics) == 0
+    assert read_tags(backend, -1) == [3, 3, 3, 3]
+    assert read_queue_gauge(metrics) == 0
 
 
-async def test_wrong_shape_is_a_failure(backend, new_batcher, new_job, monkeypatch):
-    """A backend that loses an image fails its batch, and not the instance that ran it."""
+async def test_wrong_shape_fails_the_batch(backend, new_batcher, new_job, monkeypatch):
+    """A backend that returns too few images fails the batch and not the instance."""
     batcher = new_batcher()
     with monkeypatch.context() as patched:
         patched.setattr(backend, "_compute", lambda z, c, t: np.zeros((len(z) - 1, 1, 1, 1)))
@@ -412,8 +414,8 @@ async def test_wrong_shape_is_a_failure(backend, new_batcher, new_job, monkeypat
     await after.done
 
 
-async def test_dropped_failure_is_silent(backend, new_batcher, new_job, held):
-    """An error that nobody waits for any more is not complained of."""
+async def test_failure_of_a_dropped_job_is_silent(backend, new_batcher, new_job, held):
+    """The event loop does not report an error of a job that is dropped."""
     complaints = []
     asyncio.get_running_loop().set_exception_handler(lambda _, what: complaints.append(what))
     batcher = new_batcher()
@@ -428,8 +430,8 @@ async def test_dropped_failure_is_silent(backend, new_batcher, new_job, held):
     assert not complaints
 
 
-async def test_close_finishes_what_was_accepted(backend, new_batcher, new_job, held):
-    """What is queued is computed before the instances end; nothing new is taken."""
+async def test_close_finishes_accepted_jobs(backend, new_batcher, new_job, held):
+    """Queued jobs are computed before the instances end. New jobs are refused."""
     batcher = new_batcher()
     first = await held(batcher)
     jobs = [new_job(tag, 20) for tag in (1, 2)]
@@ -444,24 +446,24 @@ async def test_close_finishes_what_was_accepted(backend, new_batcher, new_job, h
 
 
 async def test_delay_waits_for_a_full_batch(backend, new_batcher, new_job):
-    """With a delay a batch with room waits for company, and runs early once it is full."""
+    """With a delay, a batch with room waits for more jobs and runs as soon as it is full."""
     batcher = new_batcher(batch_delay_s=FOR_EVER_S)
     jobs = [new_job(tag, 3) for tag in (1, 2)]
     for job in jobs:
         batcher.submit(job)
-    # Two more fill the batch. Had the first two been run at once, it would be three passes.
+    # Two more fill the batch. If the first two had run at once, there would be three batches.
     filling = new_job(3, 2)
     batcher.submit(filling)
     await asyncio.gather(*(job.done for job in (*jobs, filling)))
     assert backend.sizes == [8]
 
 
-async def test_delay_is_ended_by_what_comes_later(backend, new_batcher, new_job):
-    """An instance that waits for a fuller batch is told of every job."""
+async def test_later_job_ends_the_delay(backend, new_batcher, new_job):
+    """An instance that waits for a full batch is notified of every job."""
     batcher = new_batcher(batch_delay_s=FOR_EVER_S)
     first, filling = new_job(1, 3), new_job(2, 5)
     batcher.submit(first)
-    await asyncio.sleep(0)  # the wake
+    await asyncio.sleep(0)  # wakes the instance
     while batcher._waking:  # noqa: ASYNC110 - an instance is a thread, and sets no event
         await asyncio.sleep(0.001)
     batcher.submit(filling)
@@ -469,8 +471,8 @@ async def test_delay_is_ended_by_what_comes_later(backend, new_batcher, new_job)
     assert backend.sizes == [8]
 
 
-async def test_delay_ends(backend, new_batcher, new_job):
-    """A lone job is run when its delay is over, although nobody joined it."""
+async def test_delay_expires(backend, new_batcher, new_job):
+    """A single job runs after its delay, even if no other job joins it."""
     batcher = new_batcher(batch_delay_s=0.001)
     job = new_job(1, 1)
     batcher.submit(job)
@@ -478,8 +480,8 @@ async def test_delay_ends(backend, new_batcher, new_job):
     assert backend.sizes == [1]
 
 
-async def test_delay_is_not_for_what_has_begun(backend, new_batcher, new_job):
-    """The rest of a job that has begun follows at once."""
+async def test_started_job_has_no_delay(backend, new_batcher, new_job):
+    """The rest of a job that has started follows at once."""
     batcher = new_batcher(batch_delay_s=FOR_EVER_S)
     job = new_job(1, 11)
     batcher.submit(job)
@@ -487,8 +489,8 @@ async def test_delay_is_not_for_what_has_begun(backend, new_batcher, new_job):
     assert backend.sizes == [8, 3]
 
 
-async def test_close_cuts_the_delay_short(backend, new_batcher, new_job):
-    """Nobody can join any more, so nobody is waited for."""
+async def test_close_ends_the_delay(backend, new_batcher, new_job):
+    """After `close` no job can join, so none is waited for."""
     batcher = new_batcher(batch_delay_s=FOR_EVER_S)
     job = new_job(1, 1)
     batcher.submit(job)
@@ -496,8 +498,8 @@ async def test_close_cuts_the_delay_short(backend, new_batcher, new_job):
     await job.done
 
 
-async def test_delay_is_not_for_the_hasty(backend, new_batcher, new_job):
-    """A HIGH job is run at once, and takes along what was waiting for company."""
+async def test_high_job_has_no_delay(backend, new_batcher, new_job):
+    """A HIGH job runs at once, together with the jobs that were waiting."""
     batcher = new_batcher(batch_delay_s=FOR_EVER_S)
     waiting, hasty = new_job(1, 2), new_job(2, 1, priority=Priority.HIGH)
     batcher.submit(waiting)
@@ -506,8 +508,8 @@ async def test_delay_is_not_for_the_hasty(backend, new_batcher, new_job):
     assert backend.sizes == [3]
 
 
-async def test_high_job_overtakes(backend, new_batcher, new_job, held, metrics):
-    """A HIGH job is computed before those that queued first, which get their eighth meanwhile."""
+async def test_high_job_goes_first(backend, new_batcher, new_job, held, metrics):
+    """A HIGH job goes before earlier jobs, which still get an eighth of each batch."""
     batcher = new_batcher()
     await held(batcher)
     normal, high = new_job(1, 100), new_job(2, 20, priority=Priority.HIGH)
@@ -516,14 +518,14 @@ async def test_high_job_overtakes(backend, new_batcher, new_job, held, metrics):
     backend.release()
     await high.done
     await normal.done
-    assert [tags(backend, batch).count(2) for batch in range(4)] == [7, 7, 6, 0]
+    assert [read_tags(backend, batch).count(2) for batch in range(4)] == [7, 7, 6, 0]
     labels = {"model": "dot", "version": "1", "priority": "high"}
     wait = metrics.registry.get_sample_value("imagemint_queue_wait_seconds_count", labels)
     assert wait == 1
 
 
 async def test_full_queue_has_room_for_high(new_batcher, new_job, held):
-    """An eighth beyond the limit is for HIGH jobs alone, and no more than that."""
+    """An eighth beyond the limit is for HIGH jobs only."""
     batcher = new_batcher(max_queue_images=80)
     await held(batcher)
     batcher.submit(new_job(1, 80))
@@ -538,12 +540,12 @@ CUTS = ((3, [3]), (4, [4]), (7, [4, 3]), (9, [8, 1]), (31, [16, 8, 4, 3]))
 
 
 @pytest.mark.parametrize("cut", CUTS, ids=lambda cut: cut[0])
-async def test_batches_are_cut_to_preferred_sizes(backend, new_batcher, new_job, held, cut):
-    """Each is the largest preferred size that the queue fills, and what is left runs as it is."""
+async def test_batches_have_preferred_sizes(backend, new_batcher, new_job, held, cut):
+    """Each batch has the largest preferred size that the queue fills. The rest runs as it is."""
     batcher = new_batcher(max_batch_images=20, preferred_batch_images=[8, 4, 16])
     await held(batcher)
-    queued, sizes = cut
-    job = new_job(1, queued)
+    read_queue_gauge, sizes = cut
+    job = new_job(1, read_queue_gauge)
     batcher.submit(job)
     backend.release()
     await job.done
@@ -551,7 +553,7 @@ async def test_batches_are_cut_to_preferred_sizes(backend, new_batcher, new_job,
 
 
 async def test_preferred_size_ends_the_delay(backend, new_batcher, new_job):
-    """A queue that fills a preferred size is not kept waiting for a full batch."""
+    """A queue that fills a preferred size does not wait for a full batch."""
     batcher = new_batcher(batch_delay_s=FOR_EVER_S, preferred_batch_images=[4])
     jobs = [new_job(tag, 2) for tag in (1, 2)]
     for job in jobs:
@@ -560,8 +562,8 @@ async def test_preferred_size_ends_the_delay(backend, new_batcher, new_job):
     assert backend.sizes == [4]
 
 
-async def test_idle_instances_take_preferred_sizes(backend, new_batcher, new_job):
-    """A job split over free instances is cut to preferred sizes, too."""
+async def test_split_job_has_preferred_sizes(backend, new_batcher, new_job):
+    """A job that is split among idle instances is also cut to preferred sizes."""
     batcher = new_batcher(instances=2, max_batch_images=64, preferred_batch_images=[32])
     backend.hold()
     job = new_job(1, 40)
@@ -573,15 +575,15 @@ async def test_idle_instances_take_preferred_sizes(backend, new_batcher, new_job
 
 
 async def test_each_thread_opens_and_closes_its_instance(backend, new_batcher):
-    """As many as there are threads, open from the start to the end."""
+    """There are as many open instances as threads, from start to end."""
     batcher = new_batcher(instances=3)
     assert backend.opened == 3
     assert batcher.close()
     assert backend.opened == 0
 
 
-async def test_failure_to_open_is_told(backend, new_batcher, monkeypatch):
-    """A device without room for all instances is told where the batcher is made; none stays."""
+async def test_failure_to_open_is_raised(backend, new_batcher, monkeypatch):
+    """A device without memory for all instances raises in the constructor, and all are closed."""
     real = backend.open_instance
 
     def refuse():
@@ -595,8 +597,8 @@ async def test_failure_to_open_is_told(backend, new_batcher, monkeypatch):
     assert backend.opened == 0
 
 
-async def test_failure_to_open_leaves_the_gauges(new_batcher, new_job, held, metrics, monkeypatch):
-    """They tell of the one that serves the version, not of one that was to take its place."""
+async def test_failure_to_open_keeps_the_gauges(new_batcher, new_job, held, metrics, monkeypatch):
+    """The gauges keep the values of the batcher that serves the version."""
     batcher = new_batcher()
     await held(batcher)
     job = new_job(1, 5)
@@ -605,7 +607,7 @@ async def test_failure_to_open_leaves_the_gauges(new_batcher, new_job, held, met
         patched.setattr(batcher._backend, "open_instance", None)
         with pytest.raises(TypeError):
             new_batcher(max_queue_images=7)
-    assert queued(metrics) == 5
+    assert read_queue_gauge(metrics) == 5
     batcher.drop(job)
     labels = {"model": "dot", "version": "1"}
     value = metrics.registry.get_sample_value
@@ -613,7 +615,7 @@ async def test_failure_to_open_leaves_the_gauges(new_batcher, new_job, held, met
 
 
 async def test_classes_and_truncation_follow_their_images(backend, metrics, new_batcher, new_job):
-    """Each row of a pass has the class and the truncation of its own job, and is counted so."""
+    """Each row of a batch has the class and truncation of its job, and is counted by class."""
     styled = dataclasses.replace(
         new_batcher()._spec,
         name="styled",
@@ -641,8 +643,8 @@ async def test_classes_and_truncation_follow_their_images(backend, metrics, new_
     assert counted == {"cat": 61.0, "dog": 3.0}
 
 
-async def test_time_is_accounted_for(new_batcher, new_job, metrics):
-    """A job knows when it was accepted, begun and whole; its wait is observed once."""
+async def test_times_of_a_job_are_recorded(new_batcher, new_job, metrics):
+    """A job has its acceptance, start and end time, and its wait is observed once."""
     batcher = new_batcher(instances=2)
     job = new_job(1, 50)
     batcher.submit(job)

@@ -1,4 +1,4 @@
-"""The priority of the threads that compute, as the kernel sees it."""
+"""Tests of the priority of the computing threads, as the kernel reports it."""
 
 import os
 import sys
@@ -10,8 +10,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threa
 
 
 @pytest.mark.parametrize("niceness", [0, 5])
-async def test_instances_are_as_nice_as_asked(backend, new_batcher, new_job, niceness):
-    """Only they: the loop that answers keeps the priority that it has."""
+async def test_instances_have_the_niceness(backend, new_batcher, new_job, niceness):
+    """The threads of instances have the niceness, and the event loop keeps its priority."""
     before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
     found = []
     compute = backend.run

@@ -1,4 +1,4 @@
-"""Messages between supervisor and workers: every kind survives the way as JSON."""
+"""Tests of the messages between supervisor and workers, which are sent as JSON."""
 
 import math
 import socket
@@ -42,8 +42,8 @@ MESSAGES = [
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda each: type(each).__name__)
-async def test_message_arrives_unchanged(message):
-    """With the types of all its parts: tuples, paths, and numbers that are not finite."""
+async def test_message_is_received_unchanged(message):
+    """All parts keep their types: tuples, paths and numbers that are not finite."""
     ends = socket.socketpair()
     sender, receiver = [await Channel.over(end) for end in ends]
     sender.send(message)
@@ -55,8 +55,8 @@ async def test_message_arrives_unchanged(message):
     await receiver.close()
 
 
-async def test_torn_message_is_the_end():
-    """A worker that dies while it sends is gone, and its last message with it."""
+async def test_incomplete_message_ends_the_channel():
+    """A worker that dies while it sends is gone, and its last message is discarded."""
     ours, theirs = socket.socketpair()
     receiver = await Channel.over(ours)
     theirs.sendall((100).to_bytes(8) + b"Beat {")

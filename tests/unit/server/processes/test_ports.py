@@ -1,4 +1,4 @@
-"""The one port of all workers."""
+"""Tests of the port that all workers share."""
 
 import socket
 from contextlib import closing
@@ -8,8 +8,8 @@ import pytest
 from imagemint.server.processes.ports import reserve
 
 
-def listener(port, *, shared):
-    """A server of somebody's, who may be willing to share."""
+def listen(port, *, shared):
+    """Listens on a port as another server, with or without SO_REUSEPORT."""
     taken = socket.socket()
     taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(shared))
@@ -18,15 +18,15 @@ def listener(port, *, shared):
     return taken
 
 
-def test_port_is_found_and_shared():
-    """Port 0 becomes a number, on which several may then listen, and get the connections."""
+def test_port_is_reserved_and_shared():
+    """Port 0 becomes a number on which several servers can listen and get the connections."""
     held, address = reserve("127.0.0.1:0")
     port = int(address.rpartition(":")[2])
-    with held, listener(port, shared=True) as one, listener(port, shared=True) as other:
+    with held, listen(port, shared=True) as one, listen(port, shared=True) as other:
         assert port
         for each in (one, other):
             each.setblocking(False)
-        for _ in range(8):  # the one who reserved takes none: it would never answer
+        for _ in range(8):  # the reserving socket takes none, because it would never answer
             with socket.create_connection(("127.0.0.1", port), timeout=10):
                 assert any(_accepts(each) for each in (one, other))
 
@@ -41,8 +41,8 @@ def _accepts(listening):
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_port_of_another_server_is_refused(shared):
-    """Even of one who would share it: half of the calls would be his."""
-    with listener(0, shared=shared) as taken:
+    """The port of a server that would share it is also refused: it would get half of the calls."""
+    with listen(0, shared=shared) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(OSError, match=f"cannot listen on {address}: .*in use"):
             reserve(address)
@@ -56,6 +56,6 @@ def test_port_is_reserved_once():
 
 
 def test_unknown_host_is_refused():
-    """With the address as it was given."""
+    """The error has the address as it was given."""
     with pytest.raises(OSError, match=r"cannot listen on no host:1: "):
         reserve("no host:1")

@@ -1,4 +1,4 @@
-"""What the supervisor tells besides the figures of its workers."""
+"""Tests of the metrics that the supervisor adds to those of its workers."""
 
 import os
 import urllib.request
@@ -14,8 +14,8 @@ from imagemint.server.telemetry.metrics_endpoint import expose
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-def samples_of(metrics):
-    """The samples that Prometheus sees, by name and values of the labels."""
+def read_samples(metrics):
+    """Returns the samples that Prometheus sees, by name and label values."""
     return {
         (sample.name, *sorted(sample.labels.values())): sample.value
         for family in text_string_to_metric_families(generate_latest(metrics.registry).decode())
@@ -23,10 +23,10 @@ def samples_of(metrics):
     }
 
 
-def test_each_process_is_told():
-    """The supervisor and every worker that lives, by name."""
+def test_each_process_is_exported():
+    """The metrics have the supervisor and every live worker by name."""
     pids = {0: os.getpid(), 1: os.getppid()}
-    samples = samples_of(WorkersMetrics(2, lambda: None, lambda: pids))
+    samples = read_samples(WorkersMetrics(2, lambda: None, lambda: pids))
     for name in ("supervisor", "0", "1"):
         assert samples["process_resident_memory_bytes", name] > 0
     assert samples["imagemint_workers",] == 2
@@ -34,16 +34,16 @@ def test_each_process_is_told():
 
 
 def test_scrape_asks_the_workers():
-    """Before it tells, so that nothing is older than the scrape."""
+    """The workers are asked at each scrape, so no value is older."""
     worker = Metrics(shared=True)
     metrics = WorkersMetrics(1, lambda: metrics.totals.update(0, figures_of(worker.registry)), dict)
     for length in (3, 40):
         worker.queue_images.labels("tiny", "1").set(length)
-        assert samples_of(metrics)["imagemint_queue_images", "1", "tiny"] == length
+        assert read_samples(metrics)["imagemint_queue_images", "1", "tiny"] == length
 
 
 def test_filtered_scrape_asks_the_workers():
-    """As a whole one does, and only what was asked for is told."""
+    """A filtered scrape also asks the workers and returns only the requested metrics."""
     worker = Metrics(shared=True)
     metrics = WorkersMetrics(1, lambda: metrics.totals.update(0, figures_of(worker.registry)), dict)
     address, stop = expose("127.0.0.1:0", metrics.registry)
@@ -57,8 +57,8 @@ def test_filtered_scrape_asks_the_workers():
     assert len(lines) == 3
 
 
-def test_lines_that_were_not_logged_are_counted_by_all(monkeypatch):
-    """The supervisor's own and the workers', once each."""
+def test_dropped_log_lines_of_all_processes_are_counted(monkeypatch):
+    """The lines of the supervisor and of the workers count once each."""
     monkeypatch.setattr(
         "imagemint.server.telemetry.metrics.dropped_lines",
         lambda: {"queue_full": 2, "rate_limited": 0},
@@ -67,5 +67,5 @@ def test_lines_that_were_not_logged_are_counted_by_all(monkeypatch):
     for number in (0, 1):
         metrics.totals.update(number, figures_of(Metrics(shared=True).registry))
     for _ in range(2):
-        samples = samples_of(metrics)
+        samples = read_samples(metrics)
         assert samples["imagemint_log_lines_dropped_total", "queue_full"] == 6

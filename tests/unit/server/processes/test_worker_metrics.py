@@ -1,4 +1,4 @@
-"""The figures of workers, and their sums: what a worker has counted outlives it."""
+"""Tests of the metrics of workers and their sums: counts outlive their worker."""
 
 import pytest
 from prometheus_client import generate_latest
@@ -10,12 +10,12 @@ from imagemint.server.telemetry.metrics import LARGEST_OVER_WORKERS, Metrics, ob
 
 @pytest.fixture
 def totals():
-    """The figures of no worker yet."""
+    """Totals without any worker."""
     return Totals(LARGEST_OVER_WORKERS)
 
 
 class Worker:
-    """A worker that counts, and sends what it has counted when the test says so."""
+    """A worker that counts calls and sends its metrics on request."""
 
     def __init__(self, number, totals):
         self.number = number
@@ -29,12 +29,12 @@ class Worker:
             self.metrics.batch_images.labels("tiny", version).observe(3)
 
     def send(self):
-        """Sends the figures."""
+        """Sends the metrics."""
         self.totals.update(self.number, figures_of(self.metrics.registry))
 
 
-def told(totals):
-    """The samples that Prometheus sees, by name and values of the labels."""
+def read_samples(totals):
+    """Returns the samples that Prometheus sees, by name and label values."""
     text = generate_latest(totals).decode()
     return {
         (sample.name, *sorted(sample.labels.values())): sample.value
@@ -46,8 +46,8 @@ def told(totals):
 CALLS = ("imagemint_requests_total", "OK", "m", "s", "tiny")
 
 
-def test_counts_are_added_up(totals):
-    """Counters and every part of a histogram; what was put off is counted first."""
+def test_counts_are_summed(totals):
+    """Counters and all parts of histograms are summed, including deferred values."""
     for number, calls in ((0, 3), (1, 4)):
         worker = Worker(number, totals)
         worker.call(calls)
@@ -55,7 +55,7 @@ def test_counts_are_added_up(totals):
         late = worker.metrics.backlog.later(count)
         late.add(700)
         worker.send()
-    samples = told(totals)
+    samples = read_samples(totals)
     assert samples[CALLS] == 7
     assert samples["imagemint_batch_images_count", "1", "tiny"] == 9
     assert samples["imagemint_batch_images_sum", "1", "tiny"] == 7 * 3 + 2 * 700
@@ -66,27 +66,27 @@ def test_counts_are_added_up(totals):
 
 
 def test_dead_worker_leaves_its_counts(totals):
-    """Its successor counts on; what it had in hand is no longer there."""
+    """A successor continues the counts, but gauges of the dead worker are removed."""
     for number in (0, 1):
         worker = Worker(number, totals)
         worker.call(3)
         worker.metrics.inflight.labels("s").inc()
         worker.send()
     totals.bury(0)
-    assert told(totals)[CALLS] == 6
-    assert told(totals)["imagemint_inflight_requests", "s"] == 1
+    assert read_samples(totals)[CALLS] == 6
+    assert read_samples(totals)["imagemint_inflight_requests", "s"] == 1
     for _ in range(2):
         successor = Worker(0, totals)
         successor.call(2)
         successor.send()
         totals.bury(0)
-    assert told(totals)[CALLS] == 10
-    totals.bury(0)  # one that died before it sent anything
-    assert told(totals)[CALLS] == 10
+    assert read_samples(totals)[CALLS] == 10
+    totals.bury(0)  # dies before it sends anything
+    assert read_samples(totals)[CALLS] == 10
 
 
-def test_gauges_are_summed_or_the_largest(totals):
-    """Queues add up; a version that all serve is one version."""
+def test_gauges_are_summed_or_the_largest_is_used(totals):
+    """Queue lengths are summed. A version that all workers serve counts once."""
     for number, load_s in ((0, 1.5), (1, 2.5)):
         worker = Worker(number, totals)
         metrics = worker.metrics
@@ -95,15 +95,15 @@ def test_gauges_are_summed_or_the_largest(totals):
         metrics.model_load_duration.labels("tiny", "1").set(load_s)
         metrics.model_info.labels("tiny", "1", "ab", "fp32", "cpu", "fp32").set(1)
         worker.send()
-    samples = told(totals)
+    samples = read_samples(totals)
     assert samples["imagemint_queue_images", "1", "tiny"] == 7
     assert samples["imagemint_model_failed_versions", "tiny"] == 1
     assert samples["imagemint_model_load_duration_seconds", "1", "tiny"] == 2.5
     assert samples["imagemint_model_info", "1", "ab", "cpu", "fp32", "fp32", "tiny"] == 1
 
 
-def test_unloaded_version_goes_with_its_last_worker(totals):
-    """While one worker still has it the gauge stays, and no counter falls; then all is gone."""
+def test_unloaded_version_is_removed_with_its_last_worker(totals):
+    """While a worker has the version, its gauge stays and its counters do not fall."""
     workers = [Worker(number, totals) for number in (0, 1)]
     for worker in workers:
         for version in ("1", "2"):
@@ -115,14 +115,14 @@ def test_unloaded_version_goes_with_its_last_worker(totals):
     for worker, left in ((workers[0], True), (workers[1], False)):
         worker.metrics.forget_version("tiny", 1)
         worker.send()
-        samples = told(totals)
+        samples = read_samples(totals)
         assert samples.get(info) == (1 if left else None)
         assert samples.get(count) == (6 if left else None)
         assert samples["imagemint_batch_images_count", "2", "tiny"] == 6
 
 
-def test_version_that_comes_back_begins_anew(totals):
-    """What was forgotten of it does not come back with it."""
+def test_reloaded_version_starts_at_zero(totals):
+    """Counts that were forgotten with a version do not come back with it."""
     worker = Worker(0, totals)
     worker.call(3)
     worker.send()
@@ -131,5 +131,5 @@ def test_version_that_comes_back_begins_anew(totals):
     worker.call(1)
     worker.send()
     totals.bury(0)
-    assert told(totals)["imagemint_batch_images_count", "1", "tiny"] == 1
-    assert told(totals)[CALLS] == 4
+    assert read_samples(totals)["imagemint_batch_images_count", "1", "tiny"] == 1
+    assert read_samples(totals)[CALLS] == 4

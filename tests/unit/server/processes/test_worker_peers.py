@@ -1,4 +1,4 @@
-"""A worker's end of the channel: questions, and those who leave before the answers come."""
+"""Tests of the worker's end of the channel: questions and cancelled callers."""
 
 import asyncio
 
@@ -17,24 +17,24 @@ class Line:
         self.said = asyncio.Queue()
 
     def send(self, message):
-        """Takes what the supervisor would be told."""
+        """Records a message to the supervisor."""
         self.sent.append(message)
 
     async def receive(self):
-        """Gives what the test says next; None for the end."""
+        """Returns the next message of the test, or None at the end."""
         return await self.said.get()
 
 
 @pytest.mark.parametrize("last", [Drain(), None])
-async def test_caller_who_leaves_as_the_answers_come(last):
-    """He disturbs nobody: the worker still hears that it is to leave, or that it is alone."""
+async def test_caller_may_leave_while_the_replies_arrive(last):
+    """The worker still receives the next message, or the end of the channel."""
     line = Line()
     peers = WorkerPeers(Begin(0, ServeSettings(), 0), line)
     asking = asyncio.create_task(peers.ask("statistics"))
     await asyncio.sleep(0)
     listening = asyncio.create_task(peers.listen())
     await asyncio.sleep(0)
-    # In one turn of the loop, and the answers first.
+    # Both arrive in one iteration of the loop, the answers first.
     if last is not None:
         line.said.put_nowait(Answers(line.sent[0].id))
     line.said.put_nowait(last)

@@ -1,4 +1,4 @@
-"""GPUs in the metrics, with an NVML that tells what a test wants."""
+"""Tests of the GPU metrics with a fake NVML."""
 
 import sys
 from types import SimpleNamespace
@@ -10,14 +10,13 @@ from imagemint.server.telemetry.gpu import watch_devices
 
 
 class FakeError(Exception):
-    """NVMLError."""
+    """A fake of NVMLError."""
 
 
 class FakeNvml:
-    """The module pynvml on a machine with GPUs.
+    """A fake of the module pynvml on a machine with GPUs.
 
-    Attributes:
-        silent: functions that fail.
+    Attribute `silent` has the names of functions that fail.
     """
 
     NVMLError = FakeError
@@ -47,8 +46,8 @@ class FakeNvml:
 
 
 @pytest.fixture
-def watched(monkeypatch):
-    """Watches the devices of a fake; gives the registry, or None if there was nothing to watch."""
+def watch_fake_devices(monkeypatch):
+    """A function that watches fake devices. It returns the registry, or None without devices."""
 
     def watch(nvml):
         monkeypatch.setitem(sys.modules, "pynvml", nvml)
@@ -58,27 +57,27 @@ def watched(monkeypatch):
     return watch
 
 
-def value(registry, name, device):
-    """A sample of one device."""
+def read_sample(registry, name, device):
+    """Returns a sample of one device."""
     labels = {"device": str(device), "name": f"GPU model {device}"}
     return registry.get_sample_value(f"imagemint_device_{name}", labels)
 
 
-def test_every_device_is_told(watched):
-    """Memory in bytes, utilisation as a share."""
-    registry = watched(FakeNvml())
-    assert [value(registry, "memory_used_bytes", each) for each in (0, 1)] == [2**30, 2**31]
-    assert value(registry, "memory_total_bytes", 1) == 80 * 2**30
-    assert [value(registry, "utilization_ratio", each) for each in (0, 1)] == [0.25, 0.5]
+def test_every_device_is_exported(watch_fake_devices):
+    """Memory is in bytes, and utilization is a ratio."""
+    registry = watch_fake_devices(FakeNvml())
+    assert [read_sample(registry, "memory_used_bytes", each) for each in (0, 1)] == [2**30, 2**31]
+    assert read_sample(registry, "memory_total_bytes", 1) == 80 * 2**30
+    assert [read_sample(registry, "utilization_ratio", each) for each in (0, 1)] == [0.25, 0.5]
 
 
-def test_devices_are_asked_at_each_scrape(watched):
-    """What a device no longer tells is gone, and the rest stays."""
+def test_devices_are_read_at_each_scrape(watch_fake_devices):
+    """A value that a device no longer reports is removed, and the others stay."""
     nvml = FakeNvml()
-    registry = watched(nvml)
+    registry = watch_fake_devices(nvml)
     nvml.silent = {"nvmlDeviceGetUtilizationRates"}
-    assert value(registry, "utilization_ratio", 0) is None
-    assert value(registry, "memory_used_bytes", 0) == 2**30
+    assert read_sample(registry, "utilization_ratio", 0) is None
+    assert read_sample(registry, "memory_used_bytes", 0) == 2**30
 
 
 @pytest.mark.parametrize(
@@ -86,13 +85,13 @@ def test_devices_are_asked_at_each_scrape(watched):
     [None, FakeNvml(0), FakeNvml(silent={"nvmlInit"}), FakeNvml(silent={"nvmlDeviceGetCount"})],
     ids=["no library", "no device", "no driver", "no count"],
 )
-def test_nothing_to_watch_is_no_failure(watched, nvml):
-    """Neither library nor driver nor GPU is needed."""
-    assert watched(nvml) is None
+def test_missing_gpu_is_no_failure(watch_fake_devices, nvml):
+    """The metrics need neither the library nor a driver nor a GPU."""
+    assert watch_fake_devices(nvml) is None
 
 
-def test_real_library_has_what_is_asked():
-    """The names are those of nvidia-ml-py, which fails in its own way without a driver."""
+def test_real_library_has_the_functions():
+    """The names are those of nvidia-ml-py, which raises NVMLError without a driver."""
     nvml = pytest.importorskip("pynvml")
     for name in ("DeviceGetHandleByIndex", "DeviceGetName", "DeviceGetMemoryInfo"):
         assert callable(getattr(nvml, f"nvml{name}"))

@@ -1,4 +1,4 @@
-"""Metrics: the names, labels and units that dashboards are built on."""
+"""Tests of the metrics: names, labels and units, on which dashboards depend."""
 
 import threading
 
@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from imagemint.server.telemetry.metrics import IMAGES, SECONDS, Later, Metrics, observe_each
 
-# design.md section 8; the samples' names as a scrape shows them.
+# From section 8 of design.md, with the names of samples in a scrape.
 EXPECTED = {
     "imagemint_requests_total": ("counter", {"service", "method", "model", "code"}),
     "imagemint_request_duration_seconds": ("histogram", {"service", "method", "model"}),
@@ -38,7 +38,7 @@ EXPECTED = {
 
 @pytest.fixture
 def collectors():
-    """Every collector of ours, by the name of its sample or base."""
+    """Every collector of this project, by the name of its sample or base."""
     metrics = Metrics()
     found = {}
     for collector in vars(metrics).values():
@@ -49,19 +49,19 @@ def collectors():
 
 
 def test_names_and_labels_are_those_of_the_design(collectors):
-    """No more and no less, with these labels."""
+    """The metrics are exactly those of the design, with their labels."""
     assert collectors == EXPECTED
 
 
 def test_buckets_fit_the_measured_range():
-    """From half a millisecond to ten seconds, and every power of two up to a large request."""
+    """The buckets go from 0.5 ms to 10 s, and over the powers of two up to a large request."""
     assert (SECONDS[0], SECONDS[-1]) == (0.0005, 10.0)
     assert list(SECONDS) == sorted(SECONDS)
     assert (IMAGES[0], IMAGES[-1]) == (1, 1024)
 
 
-def test_build_and_process_are_told():
-    """A scrape says what is running and what it takes."""
+def test_build_and_process_are_exported():
+    """A scrape has the build information and the resources of the process."""
     text = generate_latest(Metrics().registry).decode()
     families = {family.name: family for family in text_string_to_metric_families(text)}
     (build,) = families["imagemint_build_info"].samples
@@ -70,8 +70,8 @@ def test_build_and_process_are_told():
     assert "process_resident_memory_bytes" in families
 
 
-def test_values_are_observed_one_by_one():
-    """What was put off counts as if it had been observed at once."""
+def test_deferred_values_are_observed():
+    """Deferred values count as if they were observed immediately."""
     metrics = Metrics()
     observe_each(metrics.request_duration.labels("s", "m", "tiny"))([0.0015, 0.002, 3.0])
     labels = {"service": "s", "method": "m", "model": "tiny"}
@@ -82,8 +82,8 @@ def test_values_are_observed_one_by_one():
     assert value(f"{name}_bucket", labels | {"le": "0.002"}) == 2
 
 
-def test_backlog_is_counted_before_anybody_looks():
-    """In order, each value once, when it is long enough or when the registry is scraped."""
+def test_backlog_is_processed_before_a_scrape():
+    """Each value counts once and in order, when the backlog is long or the registry is scraped."""
     metrics = Metrics()
     requests = metrics.requests.labels("s", "m", "tiny", "OK")
     seen = []
@@ -103,8 +103,8 @@ def test_backlog_is_counted_before_anybody_looks():
     assert seen == [[0, 1, 2], ["late"]]
 
 
-def test_many_threads_lose_nothing_of_a_backlog():
-    """Whoever adds while another counts is counted."""
+def test_backlog_is_thread_safe():
+    """Values that a thread adds while another one processes the backlog are counted."""
     counted = []
     part = Later(counted.extend, most=7)
     threads = [
@@ -119,8 +119,8 @@ def test_many_threads_lose_nothing_of_a_backlog():
     assert sorted(counted) == [(n, each) for n in range(4) for each in range(500)]
 
 
-def test_backlog_is_read_while_it_grows():
-    """A new kind of outcome may come in the middle of a scrape, on another thread."""
+def test_backlog_can_grow_during_a_scrape():
+    """Another thread may add a new kind of outcome during a scrape."""
     backlog, kept = Metrics().backlog, []
     adding = threading.Thread(
         target=lambda: kept.extend(backlog.later(kept.append) for _ in range(20_000))
@@ -131,8 +131,8 @@ def test_backlog_is_read_while_it_grows():
     assert len(kept) == 20_000
 
 
-def test_queue_is_read_when_scraped():
-    """The gauge asks the queue; nobody has to remember to set it."""
+def test_queue_gauge_is_read_at_a_scrape():
+    """The gauge reads the length of the queue at each scrape."""
     metrics = Metrics()
     length = [3]
     metrics.watch(metrics.queue_images, ("tiny", "2"), lambda: length[0])
@@ -142,8 +142,8 @@ def test_queue_is_read_when_scraped():
     assert metrics.registry.get_sample_value("imagemint_queue_images", labels) == 7
 
 
-def test_what_is_gone_is_not_told():
-    """In a single process everything of it is removed, and nothing else."""
+def test_forgotten_version_is_removed():
+    """In a single process all samples of the version are removed, and no others."""
     metrics = Metrics()
     for version in ("1", "2"):
         metrics.images.labels("tiny", version, "").inc()

@@ -1,4 +1,4 @@
-"""The HTTP endpoint of the metrics: real connections on loopback."""
+"""Tests of the HTTP endpoint of the metrics over real connections on loopback."""
 
 import gzip
 import http.client
@@ -19,8 +19,8 @@ WAIT_S = 60
 
 
 @contextmanager
-def exposed(registry):
-    """The endpoint of a registry; yields host and port."""
+def serve_registry(registry):
+    """Serves a registry and yields host and port."""
     address, stop = expose("127.0.0.1:0", registry)
     host, port = address.split(":")
     try:
@@ -29,8 +29,8 @@ def exposed(registry):
         stop()
 
 
-def ask(where, path="/metrics", method="GET", **headers):
-    """One request; returns the answer and its body."""
+def send_request(where, path="/metrics", method="GET", **headers):
+    """Sends one request and returns the response and its body."""
     with closing(http.client.HTTPConnection(*where, timeout=WAIT_S)) as connection:
         connection.request(method, path, headers=headers)
         answer = connection.getresponse()
@@ -39,7 +39,7 @@ def ask(where, path="/metrics", method="GET", **headers):
 
 @pytest.fixture
 def metrics():
-    """A registry with one call counted, and another still put off."""
+    """A registry with one counted call and one that is deferred."""
     metrics = Metrics()
     counted = metrics.requests.labels("s", "m", "tiny", "OK")
     counted.inc()
@@ -50,10 +50,10 @@ def metrics():
 
 
 def test_head_is_a_get_without_body(metrics):
-    """The same status and headers, the length included."""
-    with exposed(metrics.registry) as where:
-        _, body = ask(where, "/metrics?name[]=imagemint_requests_total")
-        head, nothing = ask(where, "/metrics?name[]=imagemint_requests_total", "HEAD")
+    """HEAD has the same status and headers as GET, including the length."""
+    with serve_registry(metrics.registry) as where:
+        _, body = send_request(where, "/metrics?name[]=imagemint_requests_total")
+        head, nothing = send_request(where, "/metrics?name[]=imagemint_requests_total", "HEAD")
     assert (head.status, nothing) == (200, b"")
     assert head.headers["Content-Type"].startswith("text/plain; version=0.0.4")
     assert int(head.headers["Content-Length"]) == len(body) > 0
@@ -73,20 +73,20 @@ def test_head_is_a_get_without_body(metrics):
         ("", False),
     ],
 )
-def test_coding_is_what_was_asked_for(metrics, header, packed):
-    """As RFC 9110 has it: a quality of zero forbids."""
+def test_content_encoding_is_negotiated(metrics, header, packed):
+    """A quality of zero excludes gzip, as in RFC 9110."""
     assert accepts_gzip(header) is packed
-    with exposed(metrics.registry) as where:
-        answer, body = ask(where, **{"Accept-Encoding": header})
+    with serve_registry(metrics.registry) as where:
+        answer, body = send_request(where, **{"Accept-Encoding": header})
     assert answer.headers.get("Content-Encoding") == ("gzip" if packed else None)
     text = gzip.decompress(body) if packed else body
     assert b"imagemint_build_info" in text
 
 
 def test_filtered_scrape_is_up_to_date(metrics):
-    """What was put off is counted first, and only what was asked for is told."""
-    with exposed(metrics.registry) as where:
-        _, body = ask(where, "/metrics?name[]=imagemint_requests_total&name[]=nothing")
+    """Deferred values are counted first, and only the requested metrics are returned."""
+    with serve_registry(metrics.registry) as where:
+        _, body = send_request(where, "/metrics?name[]=imagemint_requests_total&name[]=nothing")
     lines = [line for line in body.decode().splitlines() if not line.startswith("#")]
     (line,) = lines
     assert line.startswith("imagemint_requests_total{")
@@ -94,16 +94,16 @@ def test_filtered_scrape_is_up_to_date(metrics):
 
 
 @pytest.mark.parametrize(("method", "status"), [("POST", 405), ("DELETE", 405), ("OPTIONS", 204)])
-def test_other_methods_are_told_which_there_are(metrics, method, status):
-    """And nothing is measured for them."""
-    with exposed(metrics.registry) as where:
-        answer, _ = ask(where, method=method)
+def test_other_methods_get_the_allowed_ones(metrics, method, status):
+    """Other methods get the list of allowed methods and no metrics."""
+    with serve_registry(metrics.registry) as where:
+        answer, _ = send_request(where, method=method)
     assert answer.status == status
     assert answer.headers["Allow"] == "GET, HEAD, OPTIONS"
 
 
-def test_failing_collector_does_not_end_the_scrape(metrics):
-    """What was read before it is told."""
+def test_failing_collector_does_not_break_the_scrape(metrics):
+    """The metrics that were read before the failure are returned."""
 
     class Broken:
         def describe(self):
@@ -113,23 +113,23 @@ def test_failing_collector_does_not_end_the_scrape(metrics):
             raise RuntimeError("no GPU any more")
 
     metrics.registry.register(Broken())
-    with exposed(metrics.registry) as where:
-        answer, body = ask(where)
+    with serve_registry(metrics.registry) as where:
+        answer, body = send_request(where)
     assert answer.status == 200
     assert b"imagemint_requests_total{" in body
 
 
-def test_idle_connections_make_way(metrics):
-    """However many there are and stay, a scrape is answered; the oldest are closed."""
-    with exposed(metrics.registry) as where, ExitStack() as stack:
+def test_idle_connections_are_closed_for_a_scrape(metrics):
+    """The endpoint closes the oldest connections, so a scrape is answered beside any number."""
+    with serve_registry(metrics.registry) as where, ExitStack() as stack:
         idle = [stack.enter_context(socket.create_connection(where, WAIT_S)) for _ in range(100)]
-        answer, _ = ask(where)
+        answer, _ = send_request(where)
         assert answer.status == 200
         assert idle[0].recv(1) == b""
 
 
-def test_slow_threads_of_closed_connections_are_awaited(metrics, monkeypatch):
-    """A scrape that comes while they still end is answered, not refused."""
+def test_scrape_waits_for_threads_of_closed_connections(metrics, monkeypatch):
+    """A scrape that arrives while these threads still end is answered instead of refused."""
     finish = exposition._Server.finish_request
 
     def finish_late(server, request, client_address):
@@ -139,24 +139,24 @@ def test_slow_threads_of_closed_connections_are_awaited(metrics, monkeypatch):
             time.sleep(0.2)
 
     monkeypatch.setattr(exposition._Server, "finish_request", finish_late)
-    with exposed(metrics.registry) as where, ExitStack() as stack:
+    with serve_registry(metrics.registry) as where, ExitStack() as stack:
         for _ in range(60):
             stack.enter_context(socket.create_connection(where, WAIT_S))
-        answer, _ = ask(where)
+        answer, _ = send_request(where)
     assert answer.status == 200
 
 
-def test_idle_connection_ends(metrics, monkeypatch):
-    """Even one that sends a byte now and then."""
+def test_idle_connection_times_out(metrics, monkeypatch):
+    """The time limit also applies to a connection that sends a byte from time to time."""
     monkeypatch.setattr(exposition, "_CONNECTION_S", 0.2)
-    with exposed(metrics.registry) as where, socket.create_connection(where, WAIT_S) as idle:
+    with serve_registry(metrics.registry) as where, socket.create_connection(where, WAIT_S) as idle:
         idle.sendall(b"GET /metr")
         assert idle.recv(1) == b""
 
 
 @contextmanager
-def no_descriptors_left(most=256):
-    """This process may open nothing more."""
+def exhaust_descriptors(most=256):
+    """Uses up all file descriptors of this process."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, before[1]))
     opened = []
@@ -171,34 +171,34 @@ def no_descriptors_left(most=256):
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-def test_scrape_needs_no_free_descriptor(metrics):
-    """When the process has used up its own, those that were kept are given up for it."""
-    with exposed(metrics.registry) as where, socket.socket() as client:
+def test_scrape_works_without_free_descriptors(metrics):
+    """The endpoint has spare descriptors, which it closes for a scrape."""
+    with serve_registry(metrics.registry) as where, socket.socket() as client:
         client.settimeout(WAIT_S)
-        with no_descriptors_left():
+        with exhaust_descriptors():
             client.connect(where)
             client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
             answer = client.makefile("rb").read()
         assert answer.startswith(b"HTTP/1.0 200 OK")
-        assert ask(where)[0].status == 200
+        assert send_request(where)[0].status == 200
 
 
-def test_taken_address_is_told():
-    """With the address and the reason."""
+def test_used_address_is_refused():
+    """The error has the address and the reason."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(OSError, match=f"cannot listen on {address}: .*in use"):
             expose(address, Metrics().registry)
 
 
-def test_samples_keep_their_family():
-    """A name of one sample or of the whole metric is enough."""
+def test_samples_can_be_filtered_by_name():
+    """A filter accepts the name of one sample or of the whole metric."""
     metrics = Metrics()
     metrics.batch_images.labels("tiny", "1").observe(3)
     Counter("other", "Another.", registry=metrics.registry)
-    with exposed(metrics.registry) as where:
-        _, part = ask(where, "/metrics?name[]=imagemint_batch_images_sum")
-        _, whole = ask(where, "/metrics?name[]=imagemint_batch_images")
+    with serve_registry(metrics.registry) as where:
+        _, part = send_request(where, "/metrics?name[]=imagemint_batch_images_sum")
+        _, whole = send_request(where, "/metrics?name[]=imagemint_batch_images")
     assert b"# TYPE imagemint_batch_images histogram" in part
     assert b"_bucket" not in part
     assert b"_bucket" in whole

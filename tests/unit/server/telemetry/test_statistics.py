@@ -1,4 +1,4 @@
-"""The sums of a version, alone and as the batcher feeds them."""
+"""Tests of the statistics of a version, alone and as the batcher updates them."""
 
 import json
 
@@ -16,31 +16,31 @@ from imagemint.server.telemetry.statistics import (
 )
 
 
-def phases_of(sums):
-    """The tallies of a request's phases."""
+def list_phases(sums):
+    """Returns the tallies of a request's phases."""
     return (sums.queue, sums.input, sums.inference, sums.output)
 
 
-def test_phases_of_a_request_add_up_to_its_time():
-    """What its passes do not account for is waiting."""
+def test_phases_add_up_to_the_time_of_a_request():
+    """Time that its batches do not account for is queue time."""
     statistics = Statistics()
     statistics.add_batch(4, Phases(10, 200, 5), [Account(1_000, Phases(10, 200, 5))])
     sums = statistics.sums()
-    assert [tally.ns for tally in phases_of(sums)] == [785, 10, 200, 5]
+    assert [tally.ns for tally in list_phases(sums)] == [785, 10, 200, 5]
     assert (sums.success.count, sums.success.ns) == (1, 1_000)
 
 
-def test_passes_side_by_side_never_exceed_the_time():
-    """Two passes at once took longer together than the request did; its phases still add up."""
+def test_phases_of_parallel_batches_do_not_exceed_the_time():
+    """Two parallel batches may take longer in sum than the request. The phases still add up."""
     statistics = Statistics()
     statistics.add_batch(8, Phases(10, 200, 5), [Account(250, Phases(40, 400, 10))])
     sums = statistics.sums()
-    assert [tally.ns for tally in phases_of(sums)] == [0, 0, 250, 0]
+    assert [tally.ns for tally in list_phases(sums)] == [0, 0, 250, 0]
     assert sums.success.ns == 250
 
 
-def test_sums_of_workers_add_up():
-    """All counts, times and sizes; the last pass is that of whoever was last."""
+def test_statistics_of_workers_add_up():
+    """Counts, times and sizes are summed, and the last batch is the latest one of all workers."""
     workers = []
     for images, calls in ((4, 1), (8, 2)):
         statistics = Statistics()
@@ -51,7 +51,7 @@ def test_sums_of_workers_add_up():
     workers[0].last_ms += 1_000
     whole = add_sums(workers)
     assert (whole.success.count, whole.success.ns) == (3, 300)
-    assert [tally.ns for tally in phases_of(whole)] == [282, 3, 6, 9]
+    assert [tally.ns for tally in list_phases(whole)] == [282, 3, 6, 9]
     assert (whole.fail.count, whole.fail.ns) == (2, 100)
     assert {size: passes.output.ns for size, passes in whole.passes.items()} == {4: 9, 8: 3}
     assert (whole.images, whole.executions) == (20, 4)
@@ -59,16 +59,16 @@ def test_sums_of_workers_add_up():
     assert add_sums([]) == Sums()
 
 
-def test_sums_travel_as_json():
-    """A worker sends them to the worker that asked."""
+def test_statistics_are_sent_as_json():
+    """A worker sends its statistics as JSON to the worker that asks for them."""
     statistics = Statistics()
     statistics.add_batch(8, Phases(1, 2, 3), [Account(100, Phases(1, 2, 3))])
     sums = {("tiny", 1): statistics.sums(), ("tiny", 2): Sums()}
     assert parse_sums(json.loads(json.dumps(dump_sums(sums)))) == sums
 
 
-def test_passes_are_kept_by_size():
-    """Images and passes are sums over the sizes."""
+def test_batches_are_counted_by_size():
+    """The numbers of images and batches are sums over the sizes."""
     statistics = Statistics()
     for images in (1, 8, 8):
         statistics.add_batch(images, Phases(1, 2, 3), [])
@@ -79,8 +79,8 @@ def test_passes_are_kept_by_size():
     assert (sums.passes[8].input.ns, sums.passes[8].output.ns) == (2, 6)
 
 
-def test_sums_are_a_copy():
-    """What was handed out does not change under the hands of its reader."""
+def test_statistics_are_returned_as_a_copy():
+    """A returned value does not change when more requests are counted."""
     statistics = Statistics()
     statistics.add_batch(1, Phases(1, 2, 3), [])
     before = statistics.sums()
@@ -89,8 +89,8 @@ def test_sums_are_a_copy():
     assert (before.images, before.success.count, before.fail.count) == (1, 0, 0)
 
 
-async def test_batcher_counts_requests_that_share_a_pass(held, new_batcher, new_job, backend):
-    """Three jobs in one pass are three requests, one execution and as many images as they ask."""
+async def test_requests_of_one_batch_are_counted(held, new_batcher, new_job, backend):
+    """Three jobs in one batch are three requests, one execution and the sum of their images."""
     batcher = new_batcher()
     first = await held(batcher)
     jobs = [new_job(tag, count) for tag, count in ((1, 1), (2, 2), (3, 4))]
@@ -103,16 +103,16 @@ async def test_batcher_counts_requests_that_share_a_pass(held, new_batcher, new_
     assert sums.success.count == 4
     assert {size: each.inference.count for size, each in sums.passes.items()} == {1: 1, 7: 1}
     assert (sums.images, sums.executions) == (8, 2)
-    assert [tally.count for tally in phases_of(sums)] == [4] * 4
-    assert sum(tally.ns for tally in phases_of(sums)) == sums.success.ns
+    assert [tally.count for tally in list_phases(sums)] == [4] * 4
+    assert sum(tally.ns for tally in list_phases(sums)) == sums.success.ns
     assert sums.queue.ns > 0
     assert sums.inference.ns > 0
     assert sums.last_ms > 0
     assert sums.fail.count == 0
 
 
-async def test_batcher_counts_what_failed(held, new_batcher, new_job, backend):
-    """No room, too late, and a backend that fails: each is one failure and no success."""
+async def test_failed_requests_are_counted(held, new_batcher, new_job, backend):
+    """A full queue, a passed deadline and a failing backend are one failure each."""
     batcher = new_batcher(max_queue_images=2)
     first = await held(batcher)
     with pytest.raises(QueueFull):
@@ -132,8 +132,8 @@ async def test_batcher_counts_what_failed(held, new_batcher, new_job, backend):
     assert sums.fail.ns > 0
 
 
-async def test_batcher_counts_no_failure_of_a_caller_who_left(held, new_batcher, new_job, backend):
-    """A job that was taken back is neither a success nor a failure."""
+async def test_dropped_request_is_not_counted(held, new_batcher, new_job, backend):
+    """A job that is dropped is neither a success nor a failure."""
     batcher = new_batcher()
     first = await held(batcher)
     gone = new_job(1, 1)

@@ -18,7 +18,7 @@ VARIED = Variety(spread=0.5, nearest=0.75, worst_class=0, worst=0.25)
 
 
 @pytest.fixture
-def _no_plots():
+def _skip_plots():
     """Overrides the fixture of this name, because these tests need real plots."""
 
 

@@ -1,4 +1,4 @@
-"""The log: one JSON object a line, or text for people, on stderr; tried in a process of its own."""
+"""Tests of the log on stderr: JSON lines or text, written in a process of its own."""
 
 import json
 import subprocess
@@ -20,8 +20,8 @@ except ZeroDivisionError:
 """
 
 
-def logged(log_format, *worker):
-    """What the code above writes."""
+def read_logs(log_format, *worker):
+    """Returns what the code above writes."""
     process = subprocess.run(
         [sys.executable, "-c", CODE, log_format, *worker],
         capture_output=True,
@@ -32,9 +32,9 @@ def logged(log_format, *worker):
     return process.stderr
 
 
-def test_json_is_one_object_a_line():
-    """Our lines and the standard library's alike, exceptions included."""
-    ready, failure = (json.loads(line) for line in logged("json").splitlines())
+def test_json_is_one_object_per_line():
+    """Lines of structlog and of the standard library are objects, including exceptions."""
+    ready, failure = (json.loads(line) for line in read_logs("json").splitlines())
     assert (ready["event"], ready["grpc_address"]) == ("ready", "127.0.0.1:8001")
     assert (ready["logger"], ready["level"]) == ("ours", "info")
     assert (failure["event"], failure["level"], failure["model"]) == ("failed 7", "error", "digits")
@@ -42,15 +42,15 @@ def test_json_is_one_object_a_line():
     assert not {"worker"} & (ready.keys() | failure.keys())
 
 
-def test_every_line_names_its_worker():
-    """With several processes: our lines and the standard library's."""
-    lines = [json.loads(line) for line in logged("json", "3").splitlines()]
+def test_every_line_has_its_worker():
+    """With several processes every line has the number of the worker."""
+    lines = [json.loads(line) for line in read_logs("json", "3").splitlines()]
     assert [line["worker"] for line in lines] == [3, 3]
 
 
 def test_text_shows_no_variables():
-    """For people: the traceback, but not what the variables held."""
-    text = logged("console")
+    """The text has the traceback without the values of variables."""
+    text = read_logs("console")
     assert "failed 7" in text
     assert "ZeroDivisionError" in text
     assert "a local variable" not in text

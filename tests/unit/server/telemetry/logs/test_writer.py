@@ -1,4 +1,4 @@
-"""Log lines on their way out: nobody waits for the reader, and what is lost is told."""
+"""Tests of the log writer: it never blocks its callers, and it counts lost lines."""
 
 import os
 import threading
@@ -10,8 +10,8 @@ from imagemint.server.telemetry.logs.writer import LogWriter
 
 
 @contextmanager
-def pipe_full():
-    """A pipe with no room left; yields both ends."""
+def open_full_pipe():
+    """Opens a full pipe and yields both ends."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     with suppress(BlockingIOError):
@@ -26,7 +26,7 @@ def pipe_full():
 
 
 def drain(reading, stop):
-    """Reads a pipe until `stop` stands in what was read; returns all but the zeros before it."""
+    """Reads a pipe until `stop` appears. Returns the content without the leading zeros."""
     content = b""
     while stop not in content:
         content += os.read(reading, 2**16).lstrip(b"\0")
@@ -34,7 +34,7 @@ def drain(reading, stop):
 
 
 def test_lines_are_written_in_order():
-    """Whatever thread writes them, and all that was put before the end."""
+    """Lines of any thread are written in order, including all lines before `close`."""
     reading, writing = os.pipe()
     writer = LogWriter(writing, lambda lines: b"")
     for number in range(1_000):
@@ -47,9 +47,9 @@ def test_lines_are_written_in_order():
 
 
 @pytest.mark.parametrize("bounds", [{"most_lines": 3}, {"most_bytes": 12}])
-def test_full_queue_drops_and_tells(bounds):
-    """The caller goes on; once somebody reads, the log says how many lines are missing."""
-    with pipe_full() as (reading, writing):
+def test_full_queue_drops_and_counts_lines(bounds):
+    """The caller continues. As soon as the reader reads, the log has the number of lost lines."""
+    with open_full_pipe() as (reading, writing):
         writer = LogWriter(writing, lambda lines: b"%d dropped\n" % lines, **bounds)
         writer.put(b"one\n")
         with writer._changed:
@@ -62,10 +62,10 @@ def test_full_queue_drops_and_tells(bounds):
         assert writer.close()
 
 
-def test_close_gives_up_on_a_stuck_reader(monkeypatch):
-    """The process must end even if nobody reads its log."""
+def test_close_does_not_wait_for_a_stuck_reader(monkeypatch):
+    """The process must be able to end even if its log is not read."""
     monkeypatch.setattr("imagemint.server.telemetry.logs.writer._STUCK_S", 0.01)
-    with pipe_full() as (reading, writing):
+    with open_full_pipe() as (reading, writing):
         writer = LogWriter(writing, lambda lines: b"")
         writer.put(b"never read\n")
         assert not writer.close()
@@ -74,8 +74,8 @@ def test_close_gives_up_on_a_stuck_reader(monkeypatch):
         writer._thread.join()
 
 
-def test_reader_that_is_gone_costs_lines_only(monkeypatch):
-    """They are counted, and the report of them is written once writing works again."""
+def test_failed_write_loses_only_lines(monkeypatch):
+    """Lost lines are counted, and the count is written as soon as writing works again."""
     reading, writing = os.pipe()
     wrote, write, failing = threading.Event(), os.write, threading.Event()
     failing.set()
