@@ -1,4 +1,4 @@
-"""A model of one pixel, a backend under control, batchers that are closed, a real repository."""
+"""Fixtures: a model of one pixel, a backend that can be held, batchers and a repository on disk."""
 
 import numpy as np
 import pytest
@@ -24,29 +24,32 @@ SPEC = ModelSpec(
 )
 
 
-def dots(batch):
-    """One pixel for each image, from the two numbers of its latent."""
+def draw_dots(batch):
+    """Returns one pixel per image, computed from the two numbers of its latent."""
     z = batch.z
     return ((z[:, 0] * 50 + z[:, 1]) % 256).astype(np.uint8).reshape(-1, 1, 1, 1)
 
 
 @pytest.fixture
 def metrics():
-    """A registry of this test's own."""
+    """A registry for one test."""
     return Metrics()
 
 
 @pytest.fixture
 def backend():
-    """Draws dots; released at the end, so that no thread is left behind."""
-    backend = HeldBackend(dots)
+    """A backend that draws dots. It is released at the end, so that no thread remains."""
+    backend = HeldBackend(draw_dots)
     yield backend
     backend.release()
 
 
 @pytest.fixture
 def new_batcher(backend, metrics):
-    """Makes batchers over `backend`, of one instance and batches of 8, unless told otherwise."""
+    """A function that makes batchers over `backend`.
+
+    By default a batcher has one instance and batches of 8.
+    """
     opened = []
 
     def make(spec=SPEC, **options):
@@ -62,7 +65,7 @@ def new_batcher(backend, metrics):
 
 @pytest.fixture
 def new_job():
-    """Makes jobs whose latents tell them apart: [tag, place within the job]."""
+    """A function that makes jobs with distinct latents: [tag, position within the job]."""
 
     def make(tag, count, **options):
         places = np.arange(count, dtype=np.float32)
@@ -75,7 +78,7 @@ def new_job():
 
 @pytest.fixture
 async def held(backend, new_job):
-    """Occupies the one instance of a batcher with a job of one, so that what comes next waits."""
+    """A function that occupies the only instance of a batcher, so that later jobs wait."""
 
     async def occupy(batcher):
         backend.hold()
@@ -90,7 +93,7 @@ async def held(backend, new_job):
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory):
-    """A model repository on disk: a conditional model, and one of each other kind."""
+    """A model repository on disk with a conditional model and one of each other kind."""
     directory = tmp_path_factory.mktemp("models")
     write_bundle(directory, "tiny")
     write_bundle(directory, "plain", conditional=False)
@@ -100,8 +103,8 @@ def models(tmp_path_factory):
     return directory
 
 
-def repository_of(directory, **options):
-    """A repository, not loaded, with real backends on the CPU unless told otherwise."""
+def make_repository(directory, **options):
+    """Returns a repository that is not loaded, by default with real backends on the CPU."""
     metrics = Metrics()
 
     def open_batcher(bundle, backend):
@@ -121,11 +124,11 @@ def repository_of(directory, **options):
 
 @pytest.fixture
 def new_repository():
-    """Makes repositories, loaded unless told otherwise; they are closed at the end."""
+    """A function that makes repositories, by default loaded ones. They are closed at the end."""
     opened = []
 
     def make(directory, *, load=True, **options):
-        opened.append(repository_of(directory, **options))
+        opened.append(make_repository(directory, **options))
         if load:
             opened[-1].load()
         return opened[-1]
@@ -137,8 +140,11 @@ def new_repository():
 
 @pytest.fixture(scope="session")
 def repository(models):
-    """The four kinds of models, up to 100 images in a request; for tests that only look."""
-    repository = repository_of(models)
+    """A loaded repository of all kinds of models for tests that change nothing.
+
+    A request may have up to 100 images.
+    """
+    repository = make_repository(models)
     repository.load()
     yield repository
     repository.close()

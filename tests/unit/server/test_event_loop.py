@@ -1,4 +1,4 @@
-"""What the interpreter is told, and that it is told so."""
+"""Tests of the event loop and of the settings of the garbage collector."""
 
 import asyncio
 import gc
@@ -9,25 +9,25 @@ import pytest
 from imagemint.server import event_loop as runtime
 
 
-async def loop_in_use():
-    """The loop that runs this."""
+async def get_loop():
+    """Returns the running event loop."""
     return asyncio.get_running_loop()
 
 
 def test_server_runs_on_uvloop():
-    """Where uvloop is installed, it is what runs the server."""
+    """The server runs on uvloop if it is installed."""
     uvloop = pytest.importorskip("uvloop")
-    assert isinstance(runtime.run(loop_in_use()), uvloop.Loop)
+    assert isinstance(runtime.run(get_loop()), uvloop.Loop)
 
 
 def test_server_runs_without_uvloop(monkeypatch):
-    """Where it is not, the loop of asyncio does."""
+    """Without uvloop the server runs on the loop of asyncio."""
     monkeypatch.setitem(sys.modules, "uvloop", None)
-    assert type(runtime.run(loop_in_use())).__module__.startswith("asyncio.")
+    assert type(runtime.run(get_loop())).__module__.startswith("asyncio.")
 
 
-def test_collector_leaves_alone_what_was_there():
-    """What exists when the server settles is not visited again."""
+def test_collector_ignores_objects_of_the_start():
+    """Objects that exist when the server is ready are not traversed again."""
     threshold = gc.get_threshold()
     try:
         runtime.settle()

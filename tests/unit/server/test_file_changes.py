@@ -1,4 +1,4 @@
-"""Configured files: what is read, and when a change counts as seen."""
+"""Tests of imagemint.server.file_changes: which files are read, and when a change is detected."""
 
 import os
 
@@ -9,7 +9,7 @@ from imagemint.server.file_changes import WatchedFiles, read_file
 
 @pytest.fixture
 def path(tmp_path):
-    """A file that holds `old`."""
+    """A file with the content `old`."""
     path = tmp_path / "secret"
     path.write_bytes(b"old")
     return path
@@ -17,7 +17,7 @@ def path(tmp_path):
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "directory"])
 def test_only_regular_files_are_read(tmp_path, kind):
-    """A pipe without a writer, an endless device and a directory are errors at once."""
+    """A pipe without a writer, an endless device and a directory raise an error at once."""
     path = tmp_path / "odd"
     match kind:
         case "pipe":
@@ -31,14 +31,14 @@ def test_only_regular_files_are_read(tmp_path, kind):
 
 
 def test_large_file_is_refused(path):
-    """A file of exactly the limit is read, one byte more is not."""
+    """A file of exactly the limit is read, and one byte more is refused."""
     assert read_file(path, most_bytes=3) == b"old"
     with pytest.raises(OSError, match="larger than 2 bytes"):
         read_file(path, most_bytes=2)
 
 
 def test_change_is_returned_once(path):
-    """The first look returns the content, later ones only what is new."""
+    """The first check returns the content, and later ones only changes."""
     files = WatchedFiles([path])
     assert files.changed() == [b"old"]
     assert files.changed() is None
@@ -47,8 +47,8 @@ def test_change_is_returned_once(path):
     assert files.changed() is None
 
 
-def test_change_behind_a_failed_read_is_seen_later(path, tmp_path):
-    """A file that cannot be read for a while is read as soon as it can be, though unchanged."""
+def test_change_after_a_failed_read_is_returned(path, tmp_path):
+    """A file that cannot be read is read later, even if it has not changed since."""
     files = WatchedFiles([path])
     files.changed()
     hidden = tmp_path / "hidden"
@@ -57,42 +57,42 @@ def test_change_behind_a_failed_read_is_seen_later(path, tmp_path):
     path.unlink()
     path.symlink_to(hidden)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "open", _failing(os.open))
+        patch.setattr(os, "open", _make_failing(os.open))
         for _ in range(2):
             with pytest.raises(OSError, match="Input/output"):
                 files.changed()
     assert files.changed() == [b"new"]
 
 
-def _failing(real):
+def _make_failing(real):
     def fail(path, flags, *more, **others):
         raise OSError(5, "Input/output error", str(path))
 
     return fail
 
 
-def test_rewrite_within_a_tick_is_seen(path):
-    """Two writes that leave the same metadata differ in content, and that counts."""
+def test_rewrite_with_equal_metadata_is_returned(path):
+    """Two writes may leave equal metadata. The content then shows the change."""
     files = WatchedFiles([path])
     files.changed()
     status = path.stat()
     path.write_bytes(b"new")
     with pytest.MonkeyPatch.context() as patch:
         real = type(path).stat
-        # As on a file system whose clock stands still: the metadata are those of the first write.
+        # The file system's clock stands still: the metadata are those of the first write.
         patch.setattr(type(path), "stat", lambda self, **o: status if self == path else real(self))
         assert files.changed() == [b"new"]
 
 
 @pytest.fixture
-def _metadata_decide(monkeypatch):
-    """Files count as old, so that only their metadata tell whether they have changed."""
+def _use_metadata_only(monkeypatch):
+    """Files count as settled, so that only their metadata show a change."""
     monkeypatch.setattr("imagemint.server.file_changes._SETTLED_S", -1.0)
 
 
-@pytest.mark.usefixtures("_metadata_decide")
+@pytest.mark.usefixtures("_use_metadata_only")
 def test_swapped_directory_link_is_a_change(tmp_path):
-    """Kubernetes mounts secrets as links through `..data`, and swaps that link."""
+    """Kubernetes mounts secrets as links through `..data` and replaces that link."""
     for name in ("one", "two"):
         (tmp_path / f"..{name}").mkdir()
         (tmp_path / f"..{name}/keys").write_text(name)
@@ -106,9 +106,9 @@ def test_swapped_directory_link_is_a_change(tmp_path):
     assert files.changed() == [b"two"]
 
 
-@pytest.mark.usefixtures("_metadata_decide")
+@pytest.mark.usefixtures("_use_metadata_only")
 def test_replaced_file_link_is_a_change(tmp_path):
-    """The last component is a link, which is replaced by one to another file of the same size."""
+    """The path is a link that is replaced by one to another file of the same size."""
     for name in ("one", "two"):
         (tmp_path / name).write_text(name)
         os.utime(tmp_path / name, (1, 1))

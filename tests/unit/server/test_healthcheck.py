@@ -1,4 +1,4 @@
-"""The container's health check, against a real health service on loopback."""
+"""Tests of the container's health check against a real health service on loopback."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 @pytest.fixture
 def servicer() -> health.HealthServicer:
-    """A health service that knows the server as a whole and one model."""
+    """A health service with the status of the server and of one model."""
     servicer = health.HealthServicer()
     servicer.set("", SERVING)
     servicer.set("mnist", NOT_SERVING)
@@ -26,7 +26,7 @@ def servicer() -> health.HealthServicer:
 
 @pytest.fixture
 def target(servicer: health.HealthServicer) -> Iterator[str]:
-    """Address of a gRPC server with that service."""
+    """The address of a gRPC server with that service."""
     server = grpc.server(ThreadPoolExecutor(1))
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
@@ -35,52 +35,52 @@ def target(servicer: health.HealthServicer) -> Iterator[str]:
     server.stop(None).wait()
 
 
-def test_serving_exits_0(target: str, capsys: pytest.CaptureFixture[str]):
-    """A healthy server is exit status 0 and says so."""
+def test_serving_server_exits_0(target: str, capsys: pytest.CaptureFixture[str]):
+    """A healthy server gives exit status 0 and prints SERVING."""
     assert healthcheck.main([target]) == 0
     assert capsys.readouterr().out == f"{target} SERVING\n"
 
 
-def test_draining_exits_1(target: str, servicer: health.HealthServicer):
-    """A server that has entered graceful shutdown is not healthy."""
+def test_draining_server_exits_1(target: str, servicer: health.HealthServicer):
+    """A server in graceful shutdown is not healthy."""
     servicer.enter_graceful_shutdown()
     assert healthcheck.main([target]) == 1
 
 
-def test_one_service_is_asked_by_name(target: str, capsys: pytest.CaptureFixture[str]):
-    """A model has its own status, whatever the server as a whole says."""
+def test_single_service_has_its_own_status(target: str, capsys: pytest.CaptureFixture[str]):
+    """A model has its own status, whatever the status of the server is."""
     assert healthcheck.main([target, "--service", "mnist"]) == 1
     assert capsys.readouterr().out == f"{target} NOT_SERVING\n"
 
 
 def test_unknown_service_exits_1(target: str, capsys: pytest.CaptureFixture[str]):
-    """A name that nobody registered is not healthy, and the code says why."""
+    """A service that is not registered is not healthy, and the output has the code."""
     assert healthcheck.main([target, "--service", "nobody"]) == 1
     assert "NOT_FOUND" in capsys.readouterr().out
 
 
-def test_silence_exits_1(capsys: pytest.CaptureFixture[str]):
-    """Where nothing listens, the deadline ends the wait."""
+def test_unreachable_server_exits_1(capsys: pytest.CaptureFixture[str]):
+    """If no server listens, the check ends at its deadline."""
     assert healthcheck.main(["127.0.0.1:1", "--timeout-s", "0.2"]) == 1
     assert "DEADLINE_EXCEEDED" in capsys.readouterr().out
 
 
-def test_proxy_of_the_environment_is_not_used(target: str, proxy_connections: Callable[[], int]):
-    """Health is about this server; a proxy in between would answer for itself."""
+def test_proxy_of_the_environment_is_ignored(target: str, proxy_connections: Callable[[], int]):
+    """The check must reach this server, and a proxy would answer for itself."""
     assert healthcheck.main([target]) == 0
     assert proxy_connections() == 0
 
 
-def test_pipe_for_a_certificate_exits_2(target: str, tmp_path: Path):
-    """A probe ends at once, even if one of its files has no end."""
+def test_pipe_as_certificate_exits_2(target: str, tmp_path: Path):
+    """A check ends at once even if one of its files is a pipe without a writer."""
     os.mkfifo(tmp_path / "ca.pem")
     with pytest.raises(SystemExit) as stopped:
         healthcheck.main([target, "--tls-ca", str(tmp_path / "ca.pem")])
     assert stopped.value.code == 2
 
 
-def test_wrong_command_line_exits_2():
-    """Without a target there is nothing to ask."""
+def test_missing_target_exits_2():
+    """The command line needs a target."""
     with pytest.raises(SystemExit) as stopped:
         healthcheck.main([])
     assert stopped.value.code == 2

@@ -1,12 +1,12 @@
-"""A worker that is alone asks itself."""
+"""Tests of imagemint.server.peers for a single worker."""
 
 import asyncio
 
 from imagemint.server.peers import Answer, Peers, Refused
 
 
-async def test_lone_worker_answers_itself():
-    """With what its handler returns."""
+async def test_single_worker_answers_itself():
+    """The answer is the result of its handler."""
     peers = Peers()
 
     async def double(payload):
@@ -17,7 +17,7 @@ async def test_lone_worker_answers_itself():
 
 
 async def test_failure_is_an_answer():
-    """Of a handler, or for want of one."""
+    """A failing handler and a missing handler give an answer with an error."""
     peers = Peers(3)
 
     async def fail(_):
@@ -29,7 +29,7 @@ async def test_failure_is_an_answer():
 
 
 async def test_refusal_is_an_answer_with_a_value():
-    """It says what there is to say, and counts as a failure."""
+    """The answer has the value of the refusal and counts as a failure."""
     peers = Peers()
 
     async def refuse(payload):
@@ -39,8 +39,8 @@ async def test_refusal_is_an_answer_with_a_value():
     assert await peers.ask("refuse", 7) == [Answer(0, (7, "no"), error="refused")]
 
 
-async def test_questions_of_a_topic_take_turns():
-    """The second begins when the first has ended; another topic does not wait."""
+async def test_questions_of_a_topic_run_in_turn():
+    """The second question starts when the first has ended. Other topics do not wait."""
     peers = Peers()
     begun, first, free = [], asyncio.Event(), asyncio.Event()
 

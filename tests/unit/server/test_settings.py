@@ -1,4 +1,4 @@
-"""Settings of the server: what is refused, and how addresses are read."""
+"""Tests of the server's settings: validation and addresses."""
 
 import pytest
 from pydantic import ValidationError
@@ -31,13 +31,13 @@ def test_address_is_joined(address):
 
 @pytest.mark.parametrize("name", ["grpc_address", "metrics_address"])
 @pytest.mark.parametrize("address", ["localhost", ":8001", "localhost:", "a:99999", "a:65536"])
-def test_bad_address_is_refused(name, address):
-    """An address needs a host and a port that exists."""
+def test_invalid_address_is_refused(name, address):
+    """An address needs a host and a valid port."""
     with pytest.raises(ValidationError, match=name):
         ServeSettings(**{name: address})
 
 
-def test_queue_must_hold_a_request():
+def test_queue_must_hold_the_largest_request():
     """A server whose largest request could never be accepted does not start."""
     with pytest.raises(ValidationError, match="could never be accepted"):
         ServeSettings(max_images_per_request=100, max_queue_images=99)
@@ -53,17 +53,17 @@ def test_queue_must_hold_a_request():
         {"tls_client_ca": "ca.pem", "tls_key": "a.key"},
     ],
 )
-def test_certificate_and_key_come_together(given):
-    """Half of what TLS needs is a mistake, never a reason to serve in plain text."""
+def test_certificate_and_key_belong_together(given):
+    """Incomplete TLS settings are an error and never a reason to serve in plain text."""
     with pytest.raises(ValidationError, match="tls_"):
         ServeSettings(**given)
     assert ServeSettings(tls_certificate="a.pem", tls_key="a.key", tls_client_ca="ca.pem")
 
 
 NUMBERS = numbers_of(ServeSettings)
-# Sizes of batches, whose bounds another setting gives.
+# Sizes of batches, which another setting limits.
 BOUNDED_TOGETHER = {"preferred_batch_images", "batch_buckets"}
-# What a setting needs beside it.
+# Other settings that a limit requires.
 BESIDE = {
     "max_queue_images": {"max_images_per_request": 1},
     "max_images_per_request": {"max_queue_images": 2**31 - 1},
@@ -71,8 +71,8 @@ BESIDE = {
 
 
 @pytest.mark.parametrize("name", sorted(NUMBERS.keys() - BOUNDED_TOGETHER))
-def test_number_is_bounded(name):
-    """Every numeric setting has a least and a largest value; beyond them it is refused."""
+def test_number_is_limited(name):
+    """Every numeric setting has a minimum and a maximum."""
     least, most = NUMBERS[name]
     assert least is not None
     assert most is not None
@@ -84,8 +84,8 @@ def test_number_is_bounded(name):
             ServeSettings(**{name: value}, **beside)
 
 
-def test_numbers_that_others_bound_are_bounded():
-    """Sizes of batches go to the largest batch, versions to 18 digits."""
+def test_numbers_in_collections_are_limited():
+    """Sizes of batches are at most the largest batch, and versions have up to 18 digits."""
     for name in BOUNDED_TOGETHER:
         for sizes in ([65_537], [0], [1] * 65):
             with pytest.raises(ValidationError, match=name):
@@ -96,8 +96,8 @@ def test_numbers_that_others_bound_are_bounded():
 
 
 @pytest.mark.parametrize("name", ["repository", "tls_client_ca", "api_keys", "grpc_address"])
-def test_nul_is_refused(name):
-    """The system takes no path and no name with it."""
+def test_nul_character_is_refused(name):
+    """The operating system accepts no path or name with a NUL character."""
     with pytest.raises(ValidationError, match=name):
         ServeSettings(**{name: "a\0b:1"})
 
@@ -126,7 +126,7 @@ def test_nul_is_refused(name):
     ],
     ids=lambda wrong: next(iter(wrong)),
 )
-def test_bad_value_is_refused(wrong):
+def test_invalid_value_is_refused(wrong):
     """Ranges, choices and unknown names are checked."""
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         ServeSettings(**wrong)
@@ -142,15 +142,15 @@ def test_bad_value_is_refused(wrong):
         ({"batch_buckets": [1, 8], "max_batch_images": 16}, 16, 16),
     ],
 )
-def test_batches_are_as_large_as_their_device_likes(given, on_cpu, on_gpu):
-    """Unless a size was asked for; then the largest of those."""
+def test_batch_size_depends_on_the_device(given, on_cpu, on_gpu):
+    """The size is the default of the device, or the largest configured size."""
     settings = ServeSettings(**given)
     assert settings.batch_images(on_cpu=True) == on_cpu
     assert settings.batch_images(on_cpu=False) == on_gpu
 
 
-def test_collector_takes_no_password():
-    """It would stand in the log with the other settings, and open nothing: gRPC knows none."""
+def test_trace_endpoint_has_no_password():
+    """A password would be logged with the settings, and gRPC does not use it."""
     ServeSettings(trace_endpoint="http://collector:4317")
     with pytest.raises(ValidationError, match="trace_endpoint"):
         ServeSettings(trace_endpoint="http://me:secret@collector:4317")
@@ -159,14 +159,14 @@ def test_collector_takes_no_password():
 
 
 def test_defaults_listen_on_loopback():
-    """Nobody is served by accident; ports are those Triton has."""
+    """By default the server is not reachable from other machines. The ports are Triton's."""
     settings = ServeSettings()
     assert settings.grpc_address == "127.0.0.1:8001"
     assert settings.metrics_address == "127.0.0.1:8002"
 
 
-def test_policies_have_one_name_in_three_spellings(tmp_path, monkeypatch):
-    """Pairs or JSON on the command line, JSON in the environment, a table in the file."""
+def test_policies_can_be_set_in_three_ways(tmp_path, monkeypatch):
+    """The command line takes pairs or JSON, the environment JSON, and the file a table."""
     expected = {"mnist": "1,3", "faces": "latest:2"}
     path = tmp_path / "serve.toml"
     path.write_text('version_policies = { mnist = "1,3", faces = "latest:2" }\n')
@@ -188,7 +188,7 @@ def test_policies_have_one_name_in_three_spellings(tmp_path, monkeypatch):
     assert pinned.default_versions == {"mnist": 2}
 
 
-def test_start_list_is_for_explicit_control():
-    """Elsewhere all models are loaded, and a list would promise something else."""
+def test_load_models_needs_explicit_control():
+    """With other controls all models are loaded, so a list would be misleading."""
     with pytest.raises(ValidationError, match="load_models needs model_control explicit"):
         ServeSettings(load_models=["mnist"])

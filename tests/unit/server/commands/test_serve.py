@@ -1,4 +1,4 @@
-"""The command `imagemint serve`: what it says when it cannot."""
+"""Tests of the command `imagemint serve` when it fails."""
 
 import socket
 
@@ -9,14 +9,14 @@ from imagemint.server.telemetry import logs
 
 
 @pytest.fixture(autouse=True)
-def _own_logs(monkeypatch):
-    """The handlers of pytest stay where they are."""
+def _keep_log_handlers(monkeypatch):
+    """Keeps the log handlers of pytest."""
     monkeypatch.setattr(logs, "configure_logs", lambda log_format, level: None)
 
 
 @pytest.mark.parametrize("flag", ["--grpc-address", "--metrics-address"])
-def test_address_in_use_is_one_line(models, capfd, flag):
-    """It names the address and the reason, nothing comes beside it, and the exit status is 1."""
+def test_used_address_is_one_line(models, capfd, flag):
+    """The line has the address and the reason, and the exit status is 1."""
     addresses = {"--grpc-address": "127.0.0.1:0", "--metrics-address": "127.0.0.1:0"}
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = addresses[flag] = "{}:{}".format(*other.getsockname())
@@ -28,7 +28,7 @@ def test_address_in_use_is_one_line(models, capfd, flag):
 
 
 def test_missing_repository_is_one_line(tmp_path, capfd):
-    """So is a path that leads nowhere."""
+    """A missing repository is reported in one line."""
     assert cli.main(["serve", f"--repository={tmp_path / 'nowhere'}"]) == 1
     (line,) = capfd.readouterr().err.splitlines()
     assert line.endswith("nowhere is not a directory")

@@ -1,4 +1,4 @@
-"""Problem details: a status for each code, and the details of gRPC as members."""
+"""Tests of problem details: a status per code, and the gRPC details as members."""
 
 import json
 
@@ -12,18 +12,18 @@ from imagemint.server.rpc.status import make_outcome
 
 
 def make(error):
-    """The problem of an error."""
+    """Returns the problem of an error."""
     outcome = make_outcome(error, "id-1")
     return make_problem(outcome.code.name, outcome.message, outcome.trailing_metadata)
 
 
 def test_every_code_has_a_status():
-    """The table is total."""
+    """The table is complete."""
     assert STATUSES.keys() == {code.name for code in grpc.StatusCode}
 
 
 def test_violations_and_retry_delay_are_members():
-    """A client reads them without protocol buffers."""
+    """A client can read them without protocol buffers."""
     problem = json.loads(make(InvalidRequest([Violation("images.count", "0 is bad")])).encode())
     assert problem["violations"] == [{"field": "images.count", "description": "0 is bad"}]
     assert problem["request_id"] == "id-1"
@@ -37,8 +37,8 @@ def test_violations_and_retry_delay_are_members():
     ("error", "status"),
     [(Unauthenticated("no key"), 401), (KeyError("secret"), 500), (QueueFull("m", 0.1), 429)],
 )
-def test_status_and_headers(error, status):
-    """No error shows more than gRPC does, and none is cached."""
+def test_errors_have_status_and_headers(error, status):
+    """Errors reveal no more than in gRPC and are not cached."""
     problem = make(error)
     assert problem.status == status
     assert problem.headers()["cache-control"] == "no-store"

@@ -1,4 +1,4 @@
-"""The budget of bytes in flight: shares, order, and what becomes of those who leave."""
+"""Tests of the budget of bytes in flight: shares, order and cancelled callers."""
 
 import asyncio
 
@@ -13,31 +13,31 @@ def budget():
     return Budget(100)
 
 
-def most(budget, caller):
-    """How much a caller gets, byte by byte."""
+def take_all(budget, caller):
+    """Returns how many bytes a caller gets, one at a time."""
     taken = 0
     while budget.take(caller, 1):
         taken += 1
     return taken
 
 
-def test_caller_gets_as_much_as_it_leaves(budget):
-    """One alone half, the next a half of the rest, so that there is always room for others."""
-    assert most(budget, "a") == 50
-    assert most(budget, "b") == 25
+def test_caller_may_hold_as_much_as_it_leaves_free(budget):
+    """The first caller gets a half and the next a half of the rest, so others always have room."""
+    assert take_all(budget, "a") == 50
+    assert take_all(budget, "b") == 25
     assert budget.held_bytes == 75
     assert budget.take("c", 25)
 
 
 def test_large_piece_counts_before_it_is_taken(budget):
-    """What is left free is what remains after it: 30 of 70 would leave 40 beside 60."""
+    """The free bytes are those after the piece: 30 of 70 would leave 40 beside 60."""
     assert budget.take("a", 30)
     assert not budget.take("a", 30)
     assert budget.take("a", 20)
 
 
-def test_first_piece_may_be_larger_than_a_share(budget):
-    """A caller that holds nothing gets what is free; with nothing held, whatever it wants."""
+def test_first_piece_may_exceed_a_share(budget):
+    """A caller without bytes gets what is free, and any amount if the whole budget is free."""
     assert budget.take("a", 90)
     assert not budget.take("a", 1)
     assert budget.take("b", 10)
@@ -48,8 +48,8 @@ def test_first_piece_may_be_larger_than_a_share(budget):
     assert not budget.take("a", 1)
 
 
-async def waiting(budget, caller, size, order):
-    """A task that waits, and then notes its name; begun when this returns."""
+async def start_waiting(budget, caller, size, order):
+    """Starts a task that waits for bytes and then records the caller and the size."""
 
     async def wait():
         await budget.wait(caller, size)
@@ -61,10 +61,10 @@ async def waiting(budget, caller, size, order):
 
 
 async def test_requests_of_a_caller_stay_in_order(budget):
-    """A small piece does not pass a large one of the same caller, nor does one that cannot wait."""
+    """A small piece does not overtake a larger one of the same caller that waits."""
     order = []
     assert budget.take("a", 50)
-    tasks = [await waiting(budget, "a", size, order) for size in (40, 1)]
+    tasks = [await start_waiting(budget, "a", size, order) for size in (40, 1)]
     assert not budget.take("a", 1)
     assert budget.take("b", 10)
     budget.give("a", 50)
@@ -72,11 +72,11 @@ async def test_requests_of_a_caller_stay_in_order(budget):
     assert order == [("a", 40), ("a", 1)]
 
 
-async def test_one_that_waits_does_not_hold_up_others(budget):
-    """Who has had its share waits; another caller is let in at once."""
+async def test_waiting_caller_does_not_block_others(budget):
+    """A caller that has used its share waits, while another one gets its bytes at once."""
     order = []
     assert budget.take("a", 50)
-    task = await waiting(budget, "a", 50, order)
+    task = await start_waiting(budget, "a", 50, order)
     await budget.wait("b", 20)
     assert not order
     task.cancel()
@@ -85,12 +85,12 @@ async def test_one_that_waits_does_not_hold_up_others(budget):
 
 
 @pytest.mark.parametrize("granted_first", [True, False], ids=["granted", "cancelled"])
-async def test_one_that_leaves_while_it_is_let_in_holds_nothing(budget, granted_first):
-    """Grant and cancellation in one turn of the loop, in either order; the next one is let in."""
+async def test_cancelled_caller_holds_nothing(budget, granted_first):
+    """If a caller is cancelled while it gets its bytes, the next caller gets them."""
     order = []
     assert budget.take("a", 50)
-    leaving = await waiting(budget, "a", 40, order)
-    staying = await waiting(budget, "a", 10, order)
+    leaving = await start_waiting(budget, "a", 40, order)
+    staying = await start_waiting(budget, "a", 10, order)
     steps = [lambda: budget.give("a", 50), leaving.cancel]
     for step in steps if granted_first else reversed(steps):
         step()

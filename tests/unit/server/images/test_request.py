@@ -1,4 +1,4 @@
-"""Orders: which class, which latent and which name each image of a request has."""
+"""Tests of imagemint.server.images.request: class, latent and serial of each image of a request."""
 
 import itertools
 import math
@@ -36,7 +36,7 @@ CONDITIONS = {
 
 @pytest.fixture(scope="session")
 def served(models):
-    """The session's models, loaded once: the orders only read their specs."""
+    """The models of the session, loaded once, because requests only read their specs."""
     return {
         name: ServedVersion(1, read_bundle(models / name / "1"), HeldBackend(None), None, 100)
         for name in ("tiny", "plain", "bounded", "styled", "people")
@@ -45,11 +45,11 @@ def served(models):
 
 @pytest.mark.parametrize("first_index", [0, 5, 2**63, 2**64 - 23])
 @pytest.mark.parametrize("name", CONDITIONS)
-def test_cuts_change_no_class(name, first_index):
-    """The classes of a request are the same in one piece and in any pieces."""
+def test_parts_have_the_classes_of_the_whole(name, first_index):
+    """The classes of a request do not depend on how it is split."""
     condition = CONDITIONS[name]
     whole = condition.choose(SEED, first_index, 0, 23).class_id
-    assert all(type(class_id) is int for class_id in whole)  # what a message takes
+    assert all(type(class_id) is int for class_id in whole)  # as messages require it
     for size in (1, 4, 7, 22):
         pieces = [
             condition.choose(SEED, first_index, offset, min(size, 23 - offset)).class_id
@@ -59,16 +59,16 @@ def test_cuts_change_no_class(name, first_index):
 
 
 @pytest.mark.parametrize("name", ["one", "cycle", "drawn", "weighted"])
-def test_resuming_changes_no_class(name):
-    """A request that begins where another broke off continues its classes."""
+def test_resumed_request_continues_its_classes(name):
+    """A request that starts where another one stopped continues its classes."""
     condition = CONDITIONS[name]
     first = 2**64 - 23
     whole = condition.choose(SEED, first, 0, 23).class_id
     assert condition.choose(SEED, first + 10, 0, 13).class_id == whole[10:]
 
 
-def test_cycle_goes_by_index():
-    """The image at index i has the class at i modulo the size, at the reel's end too."""
+def test_cycle_follows_the_index():
+    """The image at index i has the class at i modulo the size, also at the last index."""
     cycle = CONDITIONS["cycle"]
     assert cycle.choose(SEED, 0, 0, 5).class_id == [4, 0, 9, 4, 0]
     last = 2**64 - 1  # a multiple of 3
@@ -81,8 +81,8 @@ def test_cycle_goes_by_index():
     )
 
 
-def test_chunk_costs_what_it_holds():
-    """The classes of a small chunk are found without a copy of a long list."""
+def test_small_part_does_not_copy_a_long_list():
+    """The classes of a small part are selected without a copy of a long list."""
     many = np.zeros(1_000_000, np.int32)
     tracemalloc.start()
     try:
@@ -94,27 +94,27 @@ def test_chunk_costs_what_it_holds():
         tracemalloc.stop()
 
 
-def test_drawn_classes_are_those_of_the_reel():
-    """Without a class the engine's class stream decides."""
+def test_drawn_classes_follow_the_seed():
+    """Without a condition the engine's class stream gives the class."""
     expected = drawn_classes(SEED, 2**63 + 4, 6, 10)
     assert CONDITIONS["drawn"].choose(SEED, 2**63, 4, 6).class_id == expected.tolist()
 
 
-def order(served, name="tiny", *, first_index=40, count=23, threshold=None, **changes):
-    """A request for `count` images of the seed."""
+def make_request(served, name="tiny", *, first_index=40, count=23, threshold=None, **changes):
+    """Returns a request for `count` images of the seed."""
     run = Run(SEED, first_index, count, threshold)
     return ImageRequest(served[name], count, changes.pop("latents", (run,)), **changes)
 
 
-def serials_of(request, offset, count):
-    """The serials of a part of a request."""
+def make_serials(request, offset, count):
+    """Returns the serials of a part of a request."""
     conditions = request.make_job(offset, count, math.inf).conditions
     return request.make_serials(offset, count, conditions)
 
 
-def test_job_draws_the_reel(served):
-    """A job for a stretch of the order holds the latents of those indices, however it is cut."""
-    job = order(served, condition=OneClass(3)).make_job(10, 8, math.inf)
+def test_job_has_the_latents_of_its_indices(served):
+    """A job for a part of a request has the latents of its indices, however it is split."""
+    job = make_request(served, condition=OneClass(3)).make_job(10, 8, math.inf)
     expected = latents(SEED, 50, 8, 8)
     drawn = latents_of([*cut_runs(job.latents, 0, 3), *cut_runs(job.latents, 3, 8)], 8)
     assert drawn.tobytes() == expected.tobytes()
@@ -122,16 +122,16 @@ def test_job_draws_the_reel(served):
     assert job.psi is None
 
 
-def test_last_index_is_reached(served):
+def test_last_index_is_supported(served):
     """The image at 2^64 - 1 has a latent and a serial."""
-    last = order(served, "plain", first_index=2**64 - 1, count=1)
+    last = make_request(served, "plain", first_index=2**64 - 1, count=1)
     assert latents_of(last.make_job(0, 1, math.inf).latents, 8).shape == (1, 8)
-    assert serials_of(last, 0, 1) == [f"plain@1/{SEED}/{2**64 - 1}"]
+    assert make_serials(last, 0, 1) == [f"plain@1/{SEED}/{2**64 - 1}"]
 
 
-def test_threshold_confines_the_latents(served):
-    """A model truncated by threshold has it in its latents, not as an input of the graph."""
-    request = order(served, "bounded", condition=OneClass(0), truncation=0.5, threshold=0.5)
+def test_threshold_applies_to_the_latents(served):
+    """A model with a threshold has it in its latents and not as an input of the graph."""
+    request = make_request(served, "bounded", condition=OneClass(0), truncation=0.5, threshold=0.5)
     job = request.make_job(0, 23, math.inf)
     drawn = latents_of(job.latents, 8)
     assert drawn.tobytes() == latents(SEED, 40, 23, 8, threshold=0.5).tobytes()
@@ -139,20 +139,22 @@ def test_threshold_confines_the_latents(served):
 
 
 @pytest.mark.parametrize(("asked", "given"), [(0.0, 0.0), (0.3, 0.3), (None, 1.0)])
-def test_psi_goes_into_the_graph(served, asked, given):
-    """A model truncated by psi always takes it; absent leaves w where it is, and zero does not."""
-    job = order(served, "styled", condition=OneClass(0), truncation=asked).make_job(0, 2, math.inf)
+def test_psi_is_an_input_of_the_graph(served, asked, given):
+    """A model with psi always takes it. The default is 1, which differs from 0."""
+    job = make_request(served, "styled", condition=OneClass(0), truncation=asked).make_job(
+        0, 2, math.inf
+    )
     assert latents_of(job.latents, 8).tobytes() == latents(SEED, 40, 2, 8).tobytes()
     assert job.psi == given
 
 
-def test_explicit_latents_are_taken_as_they_are(served):
-    """They are cut by position and have no serial."""
+def test_explicit_latents_are_used_unchanged(served):
+    """Explicit latents are selected by position and have no serial."""
     given = np.arange(23 * 8, dtype=np.float32).reshape(23, 8)
-    explicit = order(served, condition=OneClass(2), latents=given)
+    explicit = make_request(served, condition=OneClass(2), latents=given)
     job = explicit.make_job(20, 3, math.inf)
     assert job.latents.tolist() == given[20:].tolist()
-    assert serials_of(explicit, 20, 3) == ["", "", ""]
+    assert make_serials(explicit, 20, 3) == ["", "", ""]
 
 
 @pytest.mark.parametrize(
@@ -166,14 +168,14 @@ def test_explicit_latents_are_taken_as_they_are(served):
         ("people", OneCaption("red hair", TOKENS), 0.5, "?caption=red%20hair&truncation=0.5"),
     ],
 )
-def test_serial_says_what_decides_the_image(served, name, condition, truncation, terms):
-    """Class, caption and truncation stand in it only where they apply."""
-    asked = order(served, name, condition=condition, truncation=truncation)
-    assert serials_of(asked, 3, 1) == [f"{name}@1/{SEED}/43{terms}"]
+def test_serial_has_the_condition_and_truncation(served, name, condition, truncation, terms):
+    """Class, caption and truncation are part of a serial only if they apply."""
+    asked = make_request(served, name, condition=condition, truncation=truncation)
+    assert make_serials(asked, 3, 1) == [f"{name}@1/{SEED}/43{terms}"]
 
 
-def test_rows_have_seeds_and_truncations_of_their_own(served):
-    """Images of several seeds are cut anywhere, and each keeps its own serial."""
+def test_images_have_their_own_seeds_and_truncations(served):
+    """Images of several seeds can be split anywhere, and each keeps its serial."""
     runs = (Run(5, 9, 2, 0.5), Run(6, 2**64 - 1, 1, 2.0))
     classes = ClassPerImage(np.int64([0, 1, 2]))
     rows = ImageRequest(served["bounded"], 3, runs, classes, [0.5, 0.5, 2.0])
@@ -182,15 +184,15 @@ def test_rows_have_seeds_and_truncations_of_their_own(served):
         "bounded@1/5/10?class=1&truncation=0.5",
         f"bounded@1/6/{2**64 - 1}?class=2&truncation=2.0",
     ]
-    assert serials_of(rows, 0, 3) == expected
-    assert serials_of(rows, 1, 2) == expected[1:]
+    assert make_serials(rows, 0, 3) == expected
+    assert make_serials(rows, 1, 2) == expected[1:]
     assert rows.make_job(1, 2, math.inf).latents == [Run(5, 10, 1, 0.5), runs[1]]
 
 
 @pytest.mark.parametrize("first_index", [0, 5, 2**63, 2**64 - 23])
 @pytest.mark.parametrize("name", ["one", "per image", "drawn"])
-def test_cuts_change_no_caption(served, name, first_index):
-    """The captions of a request and their ids are the same in one piece and in any pieces."""
+def test_parts_have_the_captions_of_the_whole(served, name, first_index):
+    """Captions and their token ids do not depend on how a request is split."""
     known = served["people"].spec.captions
     each = [EXAMPLES[row % 3] for row in range(23)]
     condition = {
@@ -209,8 +211,8 @@ def test_cuts_change_no_caption(served, name, first_index):
             assert np.array_equal(part.tokens, whole.tokens[offset : offset + count])
 
 
-def test_drawn_captions_are_those_of_the_reel(served):
-    """The example of an image comes from its own word of the class stream."""
+def test_drawn_captions_follow_the_seed(served):
+    """The example caption of an image comes from its own word of the class stream."""
     drawn = RandomCaptions(served["people"].spec.captions).choose(SEED, 2**63, 4, 6)
     expected = drawn_classes(SEED, 2**63 + 4, 6, len(EXAMPLES))
     assert drawn.captions == [EXAMPLES[number] for number in expected]

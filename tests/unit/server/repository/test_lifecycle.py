@@ -1,4 +1,4 @@
-"""Versions come and go: found, loaded, the default, unloaded, gone, without disturbing others."""
+"""Tests of the life cycle of versions: loading, the default version, unloading and failures."""
 
 import asyncio
 import errno
@@ -29,49 +29,49 @@ from imagemint.server.repository import ModelRepository, Policies, ServedBytes, 
 from imagemint.server.telemetry.metrics import Metrics
 
 
-def policies(general="all", pins=None, **own):
-    """Policies as the settings spell them."""
+def parse_policies(general="all", pins=None, **own):
+    """Returns policies as they are written in the settings."""
     return Policies.parse(general, own, pins or {})
 
 
-def states(repository, name="tiny"):
-    """The state of each version of a model."""
+def read_states(repository, name="tiny"):
+    """Returns the state of each version of a model."""
     return {each.number: each.state for each in repository.model(name).versions.values()}
 
 
-def reason(repository, number, name="tiny"):
-    """What there is to say of a version."""
+def read_reason(repository, number, name="tiny"):
+    """Returns the reason of a version's state."""
     return repository.model(name).versions[number].reason
 
 
-def unloaded(repository):
-    """Waits until what is leaving has left."""
+def wait_for_unloads(repository):
+    """Waits until the versions that are unloading are unloaded."""
     for thread in tuple(repository._lifecycle._unloading._leaving):
         thread.join(WAIT_S)
         assert not thread.is_alive()
 
 
-def labels_of(repository, number):
-    """Metrics that still speak of a version."""
+def list_metrics_of(repository, number):
+    """Returns the names of metrics that have samples of a version."""
     families = repository._lifecycle._metrics.registry.collect()
     samples = [sample for family in families for sample in family.samples]
     return {s.name for s in samples if s.labels.get("version") == str(number)}
 
 
-def failures(repository, name="tiny"):
-    """How often a version was refused."""
+def count_failures(repository, name="tiny"):
+    """Returns how often a version was refused."""
     value = repository._lifecycle._metrics.registry.get_sample_value
     return value("imagemint_model_load_failures_total", {"model": name}) or 0
 
 
 def truncate(directory):
-    """Cuts a bundle's model file in half."""
+    """Truncates a bundle's model file to half."""
     path = directory / "model.onnx"
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 def replace_bytes(directory, seed):
-    """Puts another bundle, in itself sound, in the place of one."""
+    """Replaces a bundle by another valid one."""
     shutil.rmtree(directory)
     write_bundle(
         directory.parents[1], directory.parent.name, int(directory.name), weights_seed=seed
@@ -79,7 +79,7 @@ def replace_bytes(directory, seed):
 
 
 def test_new_version_becomes_the_default(tmp_path, new_repository):
-    """The old one still answers by name; who watches was told."""
+    """The old version still answers by number, and watchers are notified."""
     write_bundle(tmp_path, "tiny", 1)
     repository = new_repository(tmp_path)
     told = threading.Event()
@@ -93,7 +93,7 @@ def test_new_version_becomes_the_default(tmp_path, new_repository):
 
 
 def test_new_model_is_found(tmp_path, new_repository):
-    """Even in a repository that was empty; it is ready from then on."""
+    """A new model also makes a repository ready that was empty."""
     repository = new_repository(tmp_path)
     assert not repository.ready
     write_bundle(tmp_path)
@@ -102,8 +102,8 @@ def test_new_model_is_found(tmp_path, new_repository):
     assert repository.ready
 
 
-def test_what_did_not_change_is_not_touched(tmp_path, new_repository):
-    """A look at the same files loads nothing again."""
+def test_unchanged_version_is_not_reloaded(tmp_path, new_repository):
+    """A refresh without changes of files loads nothing."""
     write_bundle(tmp_path)
     repository = new_repository(tmp_path)
     served = repository.resolve("tiny")
@@ -111,75 +111,75 @@ def test_what_did_not_change_is_not_touched(tmp_path, new_repository):
     assert repository.resolve("tiny") is served
 
 
-def test_old_version_gives_its_memory_back(tmp_path, new_repository):
-    """Behind latest:1 its backend is closed; no thread, label or reference of it stays."""
+def test_unloaded_version_frees_its_memory(tmp_path, new_repository):
+    """The backend of the old version is closed, and no thread, label or reference remains."""
     write_bundle(tmp_path, "tiny", 1)
-    repository = new_repository(tmp_path, policies=policies("latest:1"))
+    repository = new_repository(tmp_path, policies=parse_policies("latest:1"))
     old = repository.resolve("tiny")
     backend = old.backend
     threads = old.batcher._threads
     left = [weakref.ref(old), weakref.ref(old.batcher)]
     write_bundle(tmp_path, "tiny", 2, weights_seed=2)
     repository.refresh()
-    unloaded(repository)
-    assert states(repository) == {1: State.UNLOADED, 2: State.READY}
-    assert reason(repository, 1) == "version_policy is latest:1"
+    wait_for_unloads(repository)
+    assert read_states(repository) == {1: State.UNLOADED, 2: State.READY}
+    assert read_reason(repository, 1) == "version_policy is latest:1"
     with pytest.raises(VersionNotFound) as caught:
         repository.resolve("tiny", "1")
     assert caught.value.known == ("2",)
     assert backend._session is None
     assert not any(thread.is_alive() for thread in threads)
-    assert labels_of(repository, 1) == set()
-    assert "imagemint_model_info" in labels_of(repository, 2)
+    assert list_metrics_of(repository, 1) == set()
+    assert "imagemint_model_info" in list_metrics_of(repository, 2)
     del old, backend, threads
     gc.collect()
     assert [each() for each in left] == [None, None]
 
 
-def test_calls_inside_finish_on_the_version_they_resolved(tmp_path, new_repository):
-    """It is UNLOADING, takes nobody new, and goes when the last one has left."""
+def test_running_calls_finish_on_their_version(tmp_path, new_repository):
+    """The version is UNLOADING, accepts no calls, and is unloaded after the last one."""
     write_bundle(tmp_path, "tiny", 1)
-    repository = new_repository(tmp_path, policies=policies("latest:1"))
+    repository = new_repository(tmp_path, policies=parse_policies("latest:1"))
     old = repository.resolve("tiny")
     assert old.holds.take()
     write_bundle(tmp_path, "tiny", 2, weights_seed=2)
     repository.refresh()
-    assert states(repository) == {1: State.UNLOADING, 2: State.READY}
+    assert read_states(repository) == {1: State.UNLOADING, 2: State.READY}
     assert not old.holds.take()
     old.stay()
     assert old.backend.run(Batch(latents(1, 0, 2, 8), np.zeros(2, np.int64))).shape == (2, 4, 6, 1)
     old.holds.give()
-    unloaded(repository)
-    assert states(repository) == {1: State.UNLOADED, 2: State.READY}
+    wait_for_unloads(repository)
+    assert read_states(repository) == {1: State.UNLOADED, 2: State.READY}
 
 
-def test_grace_ends_the_wait_for_calls(tmp_path, new_repository):
-    """Who is still inside then is told that the version was unloaded."""
+def test_grace_limits_the_wait_for_calls(tmp_path, new_repository):
+    """After the grace, a call that still runs gets an error that the version was unloaded."""
     write_bundle(tmp_path, "tiny", 1)
-    repository = new_repository(tmp_path, policies=policies("latest:1"), unload_grace_s=0.01)
+    repository = new_repository(tmp_path, policies=parse_policies("latest:1"), unload_grace_s=0.01)
     old = repository.resolve("tiny")
     assert old.holds.take()
     write_bundle(tmp_path, "tiny", 2)
     repository.refresh()
-    unloaded(repository)
+    wait_for_unloads(repository)
     assert old.backend._session is None
     with pytest.raises(ModelNotReady, match="version 1 was unloaded"):
         old.stay()
 
 
-def test_removed_version_is_gone(tmp_path, new_repository):
-    """From the list too, and with the last version the model."""
+def test_removed_version_disappears(tmp_path, new_repository):
+    """The version leaves the list, and the model leaves it with its last version."""
     write_bundle(tmp_path, "tiny", 1)
     write_bundle(tmp_path, "tiny", 2)
     repository = new_repository(tmp_path, unload_when_empty=True)
     shutil.rmtree(tmp_path / "tiny/2")
     repository.refresh()
     assert repository.resolve("tiny").version == 1
-    unloaded(repository)
-    assert states(repository) == {1: State.READY}
+    wait_for_unloads(repository)
+    assert read_states(repository) == {1: State.READY}
     shutil.rmtree(tmp_path / "tiny")
     repository.refresh()
-    unloaded(repository)
+    wait_for_unloads(repository)
     assert repository.models == {}
     with pytest.raises(ModelNotFound):
         repository.resolve("tiny")
@@ -188,52 +188,52 @@ def test_removed_version_is_gone(tmp_path, new_repository):
     assert not repository.ready
 
 
-def test_bad_bundle_takes_nobodys_place(tmp_path, new_repository):
-    """Under latest:1 the newest that can be loaded serves on, until a good one comes."""
+def test_invalid_bundle_replaces_no_version(tmp_path, new_repository):
+    """With latest:1 the newest version that can be loaded serves until a valid one comes."""
     write_bundle(tmp_path, "tiny", 1)
-    repository = new_repository(tmp_path, policies=policies("latest:1"))
+    repository = new_repository(tmp_path, policies=parse_policies("latest:1"))
     served = repository.resolve("tiny")
     truncate(write_bundle(tmp_path, "tiny", 2))
     repository.refresh()
-    assert states(repository) == {1: State.READY, 2: State.FAILED}
-    assert "truncated or altered" in reason(repository, 2)
+    assert read_states(repository) == {1: State.READY, 2: State.FAILED}
+    assert "truncated or altered" in read_reason(repository, 2)
     assert repository.resolve("tiny") is served
     value = repository._lifecycle._metrics.registry.get_sample_value
     assert value("imagemint_model_failed_versions", {"model": "tiny"}) == 1
     write_bundle(tmp_path, "tiny", 3)
     repository.refresh()
-    unloaded(repository)
-    assert states(repository) == {1: State.UNLOADED, 2: State.UNLOADED, 3: State.READY}
+    wait_for_unloads(repository)
+    assert read_states(repository) == {1: State.UNLOADED, 2: State.UNLOADED, 3: State.READY}
     assert value("imagemint_model_failed_versions", {"model": "tiny"}) == 0
 
 
-def test_older_version_stands_in_at_the_start(tmp_path, new_repository):
-    """A limit counts those that serve, not those that were tried."""
+def test_older_version_replaces_an_invalid_one_at_start(tmp_path, new_repository):
+    """The limit of a policy counts versions that serve, not attempts."""
     write_bundle(tmp_path, "tiny", 1)
     write_bundle(tmp_path, "tiny", 2)
     truncate(write_bundle(tmp_path, "tiny", 3))
-    repository = new_repository(tmp_path, policies=policies("latest:1"))
-    assert states(repository) == {1: State.UNLOADED, 2: State.READY, 3: State.FAILED}
+    repository = new_repository(tmp_path, policies=parse_policies("latest:1"))
+    assert read_states(repository) == {1: State.UNLOADED, 2: State.READY, 3: State.FAILED}
 
 
-def test_half_copied_version_is_tried_when_its_files_change(tmp_path, new_repository):
-    """Refused while it lacks its sums, not tried at every look, and served once it is whole."""
+def test_incomplete_version_is_retried_after_a_change(tmp_path, new_repository):
+    """A version without its checksums is refused. It is loaded when its files have changed."""
     repository = new_repository(tmp_path)
     directory = write_bundle(tmp_path)
     (directory / "SHA256SUMS").unlink()
     for _ in range(3):
         repository.refresh()
-        assert states(repository) == {1: State.FAILED}
-        assert reason(repository, 1) == "SHA256SUMS is missing"
-        assert failures(repository) == 1
+        assert read_states(repository) == {1: State.FAILED}
+        assert read_reason(repository, 1) == "SHA256SUMS is missing"
+        assert count_failures(repository) == 1
     write_sums(directory)
     repository.refresh()
-    assert states(repository) == {1: State.READY}
-    assert reason(repository, 1) == ""
+    assert read_states(repository) == {1: State.READY}
+    assert read_reason(repository, 1) == ""
 
 
-def test_changed_bytes_are_refused_beside_what_serves(tmp_path, new_repository):
-    """The reason is told, the old pixels are served on, and it is not tried at every look."""
+def test_changed_bytes_of_a_served_version_are_refused(tmp_path, new_repository):
+    """The reason is reported, the old version serves on, and the new one is not retried."""
     directory = write_bundle(tmp_path)
     repository = new_repository(tmp_path)
     served = repository.resolve("tiny")
@@ -241,43 +241,43 @@ def test_changed_bytes_are_refused_beside_what_serves(tmp_path, new_repository):
     for _ in range(2):
         repository.refresh()
         assert repository.resolve("tiny") is served
-        assert "version 1 is immutable" in reason(repository, 1)
-        assert failures(repository) == 1
-    assert states(repository) == {1: State.READY}
-    replace_bytes(directory, seed=0)  # the right ones again
+        assert "version 1 is immutable" in read_reason(repository, 1)
+        assert count_failures(repository) == 1
+    assert read_states(repository) == {1: State.READY}
+    replace_bytes(directory, seed=0)  # the original ones
     repository.refresh()
-    assert reason(repository, 1) == ""
+    assert read_reason(repository, 1) == ""
     assert repository.resolve("tiny") is served
 
 
-def test_broken_bytes_leave_what_serves(tmp_path, new_repository):
-    """Whatever happens to its files, what is in memory goes on."""
+def test_broken_files_do_not_affect_a_served_version(tmp_path, new_repository):
+    """The version in memory serves on, whatever happens to its files."""
     directory = write_bundle(tmp_path)
     repository = new_repository(tmp_path)
     truncate(directory)
     repository.refresh()
     assert repository.resolve("tiny").version == 1
-    assert "it still serves, but" in reason(repository, 1)
+    assert "it still serves, but" in read_reason(repository, 1)
 
 
-def test_changed_bytes_are_refused_after_an_absence(tmp_path, new_repository):
-    """A number keeps its meaning although its directory was gone; the same bytes are welcome."""
+def test_changed_bytes_are_refused_after_a_removal(tmp_path, new_repository):
+    """A number keeps its digest although its directory was removed. Equal bytes are accepted."""
     directory = write_bundle(tmp_path)
     repository = new_repository(tmp_path, unload_when_empty=True)
     shutil.rmtree(directory)
     repository.refresh()
-    unloaded(repository)
+    wait_for_unloads(repository)
     write_bundle(tmp_path, weights_seed=9)
     repository.refresh()
-    assert states(repository) == {1: State.FAILED}
-    assert "version 1 is immutable" in reason(repository, 1)
+    assert read_states(repository) == {1: State.FAILED}
+    assert "version 1 is immutable" in read_reason(repository, 1)
     replace_bytes(directory, seed=0)
     repository.refresh()
-    assert states(repository) == {1: State.READY}
+    assert read_states(repository) == {1: State.READY}
 
 
-def test_changed_bytes_are_accepted_when_told_so(tmp_path, new_repository):
-    """Explicitly, once; from then on the new ones are what the number means. Labels follow."""
+def test_changed_bytes_are_accepted_explicitly(tmp_path, new_repository):
+    """An explicit load accepts the new bytes for this number, and metrics follow."""
     directory = write_bundle(tmp_path)
     repository = new_repository(tmp_path, wanted=["tiny"])
     old = repository.resolve("tiny")
@@ -288,17 +288,17 @@ def test_changed_bytes_are_accepted_when_told_so(tmp_path, new_repository):
     repository.load_model("tiny", accept_changed=True)
     new = repository.resolve("tiny")
     assert new.bundle.sha256 != old.bundle.sha256
-    unloaded(repository)
+    wait_for_unloads(repository)
     assert old.backend._session is None
     (info,) = repository._lifecycle._metrics.model_info.collect()[0].samples
     assert info.labels["bundle_sha256"] == new.bundle.sha256
-    assert "imagemint_queue_images" in labels_of(repository, 1)
+    assert "imagemint_queue_images" in list_metrics_of(repository, 1)
     repository.load_model("tiny")
     assert repository.resolve("tiny") is new
 
 
-def test_version_that_cannot_be_remembered_is_refused(tmp_path, new_repository):
-    """It does not serve, and nothing of it stays; it is told what happened."""
+def test_version_that_cannot_be_recorded_is_refused(tmp_path, new_repository):
+    """If its digest cannot be recorded, the version does not serve and leaves nothing behind."""
     write_bundle(tmp_path)
 
     class Full(ServedBytes):
@@ -307,59 +307,59 @@ def test_version_that_cannot_be_remembered_is_refused(tmp_path, new_repository):
 
     before = set(threading.enumerate())
     repository = new_repository(tmp_path, served_bytes=Full())
-    assert states(repository) == {1: State.FAILED}
-    assert labels_of(repository, 1) == set()
+    assert read_states(repository) == {1: State.FAILED}
+    assert list_metrics_of(repository, 1) == set()
     assert set(threading.enumerate()) <= before
 
 
 def test_restart_accepts_changed_bytes(tmp_path, new_repository):
-    """Only what this server has served binds it."""
+    """Only digests that this process has served are binding."""
     directory = write_bundle(tmp_path)
     new_repository(tmp_path)
     replace_bytes(directory, seed=9)
-    assert states(new_repository(tmp_path)) == {1: State.READY}
+    assert read_states(new_repository(tmp_path)) == {1: State.READY}
 
 
 def test_pinned_version_is_the_default(tmp_path, new_repository):
-    """A newer one answers by name only, and the pin holds against the policy."""
+    """A newer version answers by number only, and the pin overrides the policy."""
     for version in (1, 2, 3):
         write_bundle(tmp_path, "tiny", version)
-    repository = new_repository(tmp_path, policies=policies("latest:1", pins={"tiny": 2}))
+    repository = new_repository(tmp_path, policies=parse_policies("latest:1", pins={"tiny": 2}))
     assert repository.resolve("tiny").version == 2
     assert repository.resolve("tiny", "3").version == 3
-    assert states(repository) == {1: State.UNLOADED, 2: State.READY, 3: State.READY}
+    assert read_states(repository) == {1: State.UNLOADED, 2: State.READY, 3: State.READY}
 
 
 @pytest.mark.parametrize("present", [True, False])
-def test_pinned_version_that_does_not_serve_has_no_stand_in(tmp_path, new_repository, present):
-    """Refused or absent: who names no version is told why, the others still answer by name."""
+def test_pinned_version_has_no_replacement(tmp_path, new_repository, present):
+    """A missing or invalid pinned version is an error for calls without a version."""
     write_bundle(tmp_path, "tiny", 1)
     if present:
         truncate(write_bundle(tmp_path, "tiny", 2))
-    repository = new_repository(tmp_path, policies=policies(pins={"tiny": 2}))
+    repository = new_repository(tmp_path, policies=parse_policies(pins={"tiny": 2}))
     why = "version 2: checksum mismatch" if present else "version 2, its default by"
     with pytest.raises(ModelNotReady, match=why):
         repository.resolve("tiny")
     assert repository.resolve("tiny", "1").version == 1
 
 
-def test_named_versions_serve_alone(tmp_path, new_repository):
-    """Of one model by its own policy, of the others by the general one."""
+def test_listed_versions_serve(tmp_path, new_repository):
+    """One model has its own policy, and the others have the general one."""
     for version in (1, 2, 3):
         write_bundle(tmp_path, "tiny", version)
         write_bundle(tmp_path, "other", version)
-    repository = new_repository(tmp_path, policies=policies("latest:2", tiny="1,3"))
-    unwanted = {number for number, s in states(repository).items() if s is State.UNLOADED}
+    repository = new_repository(tmp_path, policies=parse_policies("latest:2", tiny="1,3"))
+    unwanted = {number for number, s in read_states(repository).items() if s is State.UNLOADED}
     assert unwanted == {2}
-    assert states(repository, "other")[1] is State.UNLOADED
+    assert read_states(repository, "other")[1] is State.UNLOADED
 
 
 def test_explicit_load_and_unload(tmp_path, new_repository):
-    """Nothing is loaded but what was asked for; the rest is listed."""
+    """Only requested models are loaded, and the others are listed."""
     write_bundle(tmp_path, "tiny")
     write_bundle(tmp_path, "other")
     repository = new_repository(tmp_path, wanted=["tiny"])
-    assert states(repository, "other") == {1: State.UNLOADED}
+    assert read_states(repository, "other") == {1: State.UNLOADED}
     with pytest.raises(ModelNotFound) as caught:
         repository.resolve("other")
     assert caught.value.known == ("tiny",)
@@ -369,16 +369,16 @@ def test_explicit_load_and_unload(tmp_path, new_repository):
     repository.load_model("other")
     assert repository.resolve("tiny").version == 1, "only what is named is brought up to date"
     repository.unload_model("tiny")
-    unloaded(repository)
-    assert states(repository) == {1: State.UNLOADED, 2: State.UNLOADED}
-    assert reason(repository, 1) == "not loaded"
+    wait_for_unloads(repository)
+    assert read_states(repository) == {1: State.UNLOADED, 2: State.UNLOADED}
+    assert read_reason(repository, 1) == "not loaded"
     for call in (repository.load_model, repository.unload_model):
         with pytest.raises(ModelNotFound):
             call("nobody")
 
 
-def test_explicit_load_tells_what_was_refused(tmp_path, new_repository):
-    """It fails although an older version serves, and tries again although nothing changed."""
+def test_explicit_load_reports_a_refused_version(tmp_path, new_repository):
+    """The load fails although an older version serves. A second load tries again."""
     write_bundle(tmp_path, "tiny", 1)
     repository = new_repository(tmp_path, wanted=[])
     assert repository.ready, "nothing is meant to be loaded"
@@ -386,12 +386,12 @@ def test_explicit_load_tells_what_was_refused(tmp_path, new_repository):
     for attempt in (1, 2):
         with pytest.raises(LoadFailed, match="version 2: checksum mismatch"):
             repository.load_model("tiny")
-        assert failures(repository) == attempt
+        assert count_failures(repository) == attempt
     assert repository.resolve("tiny").version == 1
 
 
-def test_model_that_failed_to_load_is_not_wanted(tmp_path, new_repository):
-    """An explicit load that fails leaves the server as ready as it was."""
+def test_failed_model_is_not_required(tmp_path, new_repository):
+    """An explicit load that fails does not change the readiness of the server."""
     truncate(write_bundle(tmp_path))
     repository = new_repository(tmp_path, wanted=[])
     with pytest.raises(LoadFailed):
@@ -399,8 +399,8 @@ def test_model_that_failed_to_load_is_not_wanted(tmp_path, new_repository):
     assert repository.ready
 
 
-def test_star_wants_what_is_there_at_the_start(tmp_path, new_repository):
-    """All of it, and nothing that comes later."""
+def test_star_loads_the_models_of_the_start(tmp_path, new_repository):
+    """A star loads all models that exist at the start, and none that comes later."""
     write_bundle(tmp_path, "tiny")
     write_bundle(tmp_path, "other")
     repository = new_repository(tmp_path, wanted=["*"])
@@ -412,25 +412,25 @@ def test_star_wants_what_is_there_at_the_start(tmp_path, new_repository):
     ]
 
 
-def test_version_returns_while_it_leaves(tmp_path, new_repository):
-    """Unloaded under a call and loaded again: two live at once, and the new one has the labels."""
+def test_version_can_be_reloaded_while_it_unloads(tmp_path, new_repository):
+    """Two instances of it live at once, and the metrics belong to the new one."""
     write_bundle(tmp_path)
     repository = new_repository(tmp_path, wanted=["tiny"])
     old = repository.resolve("tiny")
     assert old.holds.take()
     repository.unload_model("tiny")
-    assert states(repository) == {1: State.UNLOADING}
+    assert read_states(repository) == {1: State.UNLOADING}
     repository.load_model("tiny")
     new = repository.resolve("tiny")
     assert new is not old
     old.holds.give()
-    unloaded(repository)
+    wait_for_unloads(repository)
     assert repository.resolve("tiny") is new
-    assert {"imagemint_queue_images", "imagemint_model_info"} <= labels_of(repository, 1)
+    assert {"imagemint_queue_images", "imagemint_model_info"} <= list_metrics_of(repository, 1)
 
 
-def test_unreadable_folder_leaves_what_serves(tmp_path, new_repository, monkeypatch):
-    """A disk that stutters is no reason to unload."""
+def test_unreadable_folder_unloads_nothing(tmp_path, new_repository, monkeypatch):
+    """A temporary read error is no reason to unload."""
     write_bundle(tmp_path)
     repository = new_repository(tmp_path)
     listed = type(tmp_path).iterdir
@@ -450,22 +450,22 @@ def test_unreadable_folder_leaves_what_serves(tmp_path, new_repository, monkeypa
     assert repository.resolve("tiny").version == 1
 
 
-def serving_two(tmp_path, new_repository, **options):
-    """A repository in `tmp_path/models` whose models `one` and `two` serve."""
+def serve_two_models(tmp_path, new_repository, **options):
+    """Returns a repository in `tmp_path/models` with the models `one` and `two`."""
     for name in ("one", "two"):
         write_bundle(tmp_path / "models", name)
     return new_repository(tmp_path / "models", **options)
 
 
-def lost(repository):
-    """What the metric says."""
+def read_lost_metric(repository):
+    """Returns the value of the metric of a lost repository."""
     return repository._metrics.registry.get_sample_value("imagemint_repository_lost")
 
 
 @pytest.mark.parametrize("left", ["an empty folder", "nothing", "a file"])
 def test_lost_mount_unloads_nothing(tmp_path, new_repository, left):
-    """The whole repository gone at once: what serves goes on, and the metric tells."""
-    repository = serving_two(tmp_path, new_repository)
+    """If the whole repository disappears, all models serve on, and the metric shows it."""
+    repository = serve_two_models(tmp_path, new_repository)
     served = repository.resolve("one")
     shutil.move(tmp_path / "models", tmp_path / "away")
     if left == "an empty folder":
@@ -475,7 +475,7 @@ def test_lost_mount_unloads_nothing(tmp_path, new_repository, left):
     with pytest.raises(OSError):  # noqa: PT011 - of several kinds
         repository.refresh()
     assert repository.resolve("one") is served
-    assert lost(repository) == 1
+    assert read_lost_metric(repository) == 1
     if left == "an empty folder":
         (tmp_path / "models").rmdir()
     elif left == "a file":
@@ -483,12 +483,12 @@ def test_lost_mount_unloads_nothing(tmp_path, new_repository, left):
     shutil.move(tmp_path / "away", tmp_path / "models")
     repository.refresh()
     assert repository.resolve("one") is served
-    assert lost(repository) == 0
+    assert read_lost_metric(repository) == 0
 
 
 def test_lost_mount_of_one_model_unloads_nothing(tmp_path, new_repository, caplog):
-    """Its empty folder is no removal; without the folder it is one."""
-    repository = serving_two(tmp_path, new_repository)
+    """An empty folder of a model does not unload it. A missing folder does."""
+    repository = serve_two_models(tmp_path, new_repository)
     served = repository.resolve("one")
     shutil.rmtree(tmp_path / "models/one/1")
     repository.refresh()
@@ -496,17 +496,17 @@ def test_lost_mount_of_one_model_unloads_nothing(tmp_path, new_repository, caplo
     assert "as if a mount were lost" in caplog.text
     (tmp_path / "models/one").rmdir()
     repository.refresh()
-    unloaded(repository)
+    wait_for_unloads(repository)
     assert list(repository.models) == ["two"]
 
 
-def test_emptied_repository_unloads_when_told_so(tmp_path, new_repository):
-    """`unload_when_empty` takes an empty folder at its word."""
-    repository = serving_two(tmp_path, new_repository, unload_when_empty=True)
+def test_empty_repository_unloads_if_configured(tmp_path, new_repository):
+    """With `unload_when_empty` an empty folder unloads all models."""
+    repository = serve_two_models(tmp_path, new_repository, unload_when_empty=True)
     shutil.rmtree(tmp_path / "models")
     (tmp_path / "models").mkdir()
     repository.refresh()
-    unloaded(repository)
+    wait_for_unloads(repository)
     assert repository.models == {}
 
 
@@ -520,8 +520,8 @@ def test_emptied_repository_unloads_when_told_so(tmp_path, new_repository):
         BackendFailed("CUDA out of memory"),
     ],
 )
-def test_passing_cause_is_tried_again(tmp_path, new_repository, monkeypatch, cause):
-    """After a pause that grows, although no file has changed; a success ends that."""
+def test_transient_failure_is_retried(tmp_path, new_repository, monkeypatch, cause):
+    """The load is retried after a growing delay, without a change of files, until it succeeds."""
     write_bundle(tmp_path)
     failing = [cause, cause]
 
@@ -533,21 +533,21 @@ def test_passing_cause_is_tried_again(tmp_path, new_repository, monkeypatch, cau
     now = [1000.0]
     monkeypatch.setattr("imagemint.server.repository.lifecycle.time.monotonic", lambda: now[0])
     repository = new_repository(tmp_path, open_backend=open_backend)
-    assert "next attempt in 5 s" in reason(repository, 1)
+    assert "next attempt in 5 s" in read_reason(repository, 1)
     repository.refresh()
-    assert len(failing) == 1  # not yet
+    assert len(failing) == 1  # not yet due
     now[0] += 6
     repository.refresh()
-    assert "next attempt in 10 s" in reason(repository, 1)
+    assert "next attempt in 10 s" in read_reason(repository, 1)
     now[0] += 11
     repository.retry()
     repository.refresh()
-    assert states(repository) == {1: State.READY}
-    assert reason(repository, 1) == ""
+    assert read_states(repository) == {1: State.READY}
+    assert read_reason(repository, 1) == ""
 
 
-def test_lasting_cause_is_not_tried_again(tmp_path, new_repository, monkeypatch):
-    """What a bundle is does not change by waiting."""
+def test_permanent_failure_is_not_retried(tmp_path, new_repository, monkeypatch):
+    """The content of a bundle does not change by waiting."""
     truncate(write_bundle(tmp_path))
     now = [1000.0]
     monkeypatch.setattr("imagemint.server.repository.lifecycle.time.monotonic", lambda: now[0])
@@ -555,11 +555,11 @@ def test_lasting_cause_is_not_tried_again(tmp_path, new_repository, monkeypatch)
     now[0] += 10**6
     repository.retry()
     repository.refresh()
-    assert failures(repository) == 1
+    assert count_failures(repository) == 1
 
 
-def test_load_goes_on_beside_what_serves(tmp_path, new_repository):
-    """While a version is opened the others answer, and it is listed as LOADING."""
+def test_loading_does_not_block_other_versions(tmp_path, new_repository):
+    """While a version loads, it is listed as LOADING, and the others answer."""
     write_bundle(tmp_path, "tiny", 1)
     entered, go_on = threading.Event(), threading.Event()
 
@@ -574,7 +574,7 @@ def test_load_goes_on_beside_what_serves(tmp_path, new_repository):
     refreshing = threading.Thread(target=repository.refresh)
     refreshing.start()
     assert entered.wait(WAIT_S)
-    assert states(repository) == {1: State.READY, 2: State.LOADING}
+    assert read_states(repository) == {1: State.READY, 2: State.LOADING}
     assert repository.resolve("tiny").version == 1
     with pytest.raises(ModelNotReady, match="still loading"):
         repository.resolve("tiny", "2")
@@ -583,8 +583,8 @@ def test_load_goes_on_beside_what_serves(tmp_path, new_repository):
     assert repository.resolve("tiny").version == 2
 
 
-def test_close_gives_up_what_is_being_loaded(tmp_path, new_repository):
-    """What was opened meanwhile is closed again."""
+def test_close_cancels_a_load(tmp_path, new_repository):
+    """A backend that was opened in the meantime is closed again."""
     write_bundle(tmp_path)
     entered, go_on = threading.Event(), threading.Event()
     opened = []
@@ -607,8 +607,8 @@ def test_close_gives_up_what_is_being_loaded(tmp_path, new_repository):
     assert not repository.ready
 
 
-def test_close_cuts_the_grace_short(tmp_path, new_repository):
-    """A server that ends does not wait for a version that was leaving."""
+def test_close_ends_the_unload_grace(tmp_path, new_repository):
+    """A server that stops does not wait for a version that is unloading."""
     write_bundle(tmp_path)
     repository = new_repository(tmp_path, wanted=["tiny"], unload_grace_s=WAIT_S)
     old = repository.resolve("tiny")
@@ -620,19 +620,19 @@ def test_close_cuts_the_grace_short(tmp_path, new_repository):
 
 @settings(max_examples=20)
 @given(counts=st.lists(st.integers(1, 30), min_size=1, max_size=12), before=st.integers(0, 12))
-def test_unload_during_batches_in_flight_loses_nothing(tmp_path_factory, counts, before):
-    """Whatever is inside when a version is taken away is computed whole, and right."""
+def test_unload_completes_running_batches(tmp_path_factory, counts, before):
+    """Every image of the calls that run when a version is unloaded is computed correctly."""
     directory = tmp_path_factory.mktemp("models")
     write_bundle(directory)
 
     async def run():
-        repository, backend = _held_repository(directory)
+        repository, backend = _make_held_repository(directory)
         served = repository.resolve("tiny")
         backend.hold()
         jobs = []
         for place, count in enumerate(counts):
             if place == before:
-                backend.step()  # some of it is under way already
+                backend.step()  # some images are already being computed
             assert served.holds.take()
             jobs.append(
                 Job(
@@ -652,14 +652,14 @@ def test_unload_during_batches_in_flight_loses_nothing(tmp_path_factory, counts,
             classes = np.int64(job.conditions.class_id)
             alone = backend._compute(Batch(latents(place, 0, job.count, 8), classes))
             assert job.images.tobytes() == alone.tobytes()
-        await asyncio.to_thread(unloaded, repository)
+        await asyncio.to_thread(wait_for_unloads, repository)
         assert backend.closed
         repository.close()
 
     asyncio.run(run())
 
 
-def _held_repository(directory):
+def _make_held_repository(directory):
     metrics, backends = Metrics(), []
 
     def open_backend(bundle):

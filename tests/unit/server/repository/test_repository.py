@@ -1,4 +1,4 @@
-"""The model repository: one bad bundle harms no other, and what is asked for is found."""
+"""Tests of the model repository: independence of bundles, and resolving names and versions."""
 
 import os
 import shutil
@@ -15,13 +15,13 @@ from imagemint.server.repository import State
 
 
 def truncate(directory):
-    """Cuts a bundle's model file in half."""
+    """Truncates a bundle's model file to half."""
     path = directory / "model.onnx"
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def test_bad_bundle_harms_no_other(tmp_path, new_repository):
-    """Around a refused version the others are READY, and it says why, without our paths."""
+def test_invalid_bundle_does_not_affect_others(tmp_path, new_repository):
+    """Other versions are READY. The reason of the refused one contains no path."""
     for name, version in (("good", 1), ("tiny", 1), ("tiny", 2)):
         write_bundle(tmp_path, name, version)
     truncate(tmp_path / "tiny/2")
@@ -35,7 +35,7 @@ def test_bad_bundle_harms_no_other(tmp_path, new_repository):
 
 
 def test_newest_ready_version_is_the_default(tmp_path, new_repository):
-    """By number, not by text; others are still there by name."""
+    """Versions are compared as numbers, and all can be requested by number."""
     for version in (2, 10, 9):
         write_bundle(tmp_path, "tiny", version, weights_seed=version)
     repository = new_repository(tmp_path)
@@ -45,7 +45,7 @@ def test_newest_ready_version_is_the_default(tmp_path, new_repository):
 
 
 def test_unknown_model_is_not_found(models, new_repository):
-    """The error names those that exist."""
+    """The error lists the models that exist."""
     with pytest.raises(ModelNotFound) as caught:
         new_repository(models, load=False).resolve("nobody")
     assert caught.value.known == ("bounded", "people", "plain", "styled", "tiny")
@@ -55,14 +55,14 @@ def test_unknown_model_is_not_found(models, new_repository):
     "version", ["2", "0", "-1", "01", "+1", "1.0", "one", "\u0661", "9" * 5_000]
 )
 def test_unknown_version_is_not_found(models, new_repository, version):
-    """A version has one spelling; everything else is another one, however long."""
+    """A version has one spelling. Any other text, of any length, is unknown."""
     with pytest.raises(VersionNotFound) as caught:
         new_repository(models, load=False).resolve("tiny", version)
     assert caught.value.known == ("1",)
 
 
-def test_model_is_not_ready_before_it_is_loaded(models, new_repository):
-    """Until then callers are asked to come back."""
+def test_model_is_not_ready_before_its_load(models, new_repository):
+    """Until then the error has a retry delay."""
     repository = new_repository(models, load=False)
     with pytest.raises(ModelNotReady, match="still loading") as caught:
         repository.resolve("tiny")
@@ -70,7 +70,7 @@ def test_model_is_not_ready_before_it_is_loaded(models, new_repository):
 
 
 def test_refused_version_is_not_ready(tmp_path, new_repository):
-    """Asked for by number, or the only one, it answers with its reason."""
+    """Requested by number or as the only version, it gives its reason."""
     truncate(write_bundle(tmp_path, "tiny"))
     repository = new_repository(tmp_path)
     for version in ("", "1"):
@@ -78,8 +78,8 @@ def test_refused_version_is_not_ready(tmp_path, new_repository):
             repository.resolve("tiny", version)
 
 
-def test_only_versions_are_models(tmp_path, new_repository):
-    """Hidden folders, half-made exports, files and folders without a number are left alone."""
+def test_other_files_are_ignored(tmp_path, new_repository):
+    """Hidden folders, incomplete exports, files and folders without a number are no versions."""
     write_bundle(tmp_path, "tiny")
     write_bundle(tmp_path / ".export-x", "3", 1)
     (tmp_path / "notes/pictures").mkdir(parents=True)
@@ -93,8 +93,8 @@ def test_only_versions_are_models(tmp_path, new_repository):
 
 
 @pytest.mark.parametrize("stray", ["01", "v1", "1.0", "\uff11", "draft", "model.onnx"])
-def test_folder_that_is_no_version_is_told(tmp_path, new_repository, caplog, stray):
-    """A bundle that somebody may have meant to serve: in the log, and listed if nothing else is."""
+def test_folder_that_is_no_version_is_reported(tmp_path, new_repository, caplog, stray):
+    """A bundle in such a folder is logged, and listed if its model has no version."""
     write_bundle(tmp_path, "tiny")
     if stray == "model.onnx":
         (tmp_path / "other").mkdir()
@@ -115,8 +115,8 @@ def test_folder_that_is_no_version_is_told(tmp_path, new_repository, caplog, str
     assert list(repository.models) == ["tiny"]
 
 
-def test_what_cannot_be_read_is_listed(tmp_path, new_repository):
-    """Link loops and links to nothing, of models and of versions: each FAILED, the rest serves."""
+def test_unreadable_entries_are_listed(tmp_path, new_repository):
+    """Broken and circular links of models and versions are FAILED, and the others serve."""
     write_bundle(tmp_path, "tiny")
     for loop in ("loop", "tiny/2", "tiny/03"):
         (tmp_path / loop).symlink_to(tmp_path / loop)
@@ -139,8 +139,8 @@ def test_what_cannot_be_read_is_listed(tmp_path, new_repository):
     assert repository.model("loop").problem == ""
 
 
-def test_name_that_is_not_text_is_told(tmp_path, new_repository, caplog):
-    """It is left out, escaped in the log; the others serve."""
+def test_name_that_is_not_utf8_is_logged(tmp_path, new_repository, caplog):
+    """The entry is skipped and escaped in the log, and the others serve."""
     write_bundle(tmp_path, "tiny")
     for name in (b"caf\xe9/1", b"tiny/v\xff1"):
         (tmp_path / os.fsdecode(name)).mkdir(parents=True)
@@ -150,14 +150,14 @@ def test_name_that_is_not_text_is_told(tmp_path, new_repository, caplog):
     caplog.text.encode()
 
 
-def test_unreadable_folder_is_left_out(tmp_path, new_repository, monkeypatch):
-    """A folder of another user keeps nobody from starting, and is listed with its reason."""
+def test_unreadable_folder_is_listed(tmp_path, new_repository, monkeypatch):
+    """A folder of another user does not prevent the start and is listed with its reason."""
     write_bundle(tmp_path, "tiny")
     (tmp_path / "private").mkdir()
     listed = Path.iterdir
 
     def iterdir(path):
-        if path.name == "private":  # root may read everything, so the tests must pretend
+        if path.name == "private":  # root may read everything, so the error is simulated
             raise PermissionError(13, "Permission denied")
         return listed(path)
 
@@ -167,8 +167,8 @@ def test_unreadable_folder_is_left_out(tmp_path, new_repository, monkeypatch):
     assert repository.model("private").problem == "Permission denied"
 
 
-def test_failed_version_leaves_nothing_running(tmp_path, new_repository):
-    """A backend that fails its first run is closed, and no thread waits for its work."""
+def test_failed_version_leaves_no_thread(tmp_path, new_repository):
+    """A backend that fails its first run is closed, and no thread remains."""
     write_bundle(tmp_path, "good")
     write_bundle(tmp_path, "failing")
     opened = {}
@@ -189,8 +189,8 @@ def test_failed_version_leaves_nothing_running(tmp_path, new_repository):
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("failing-")]
 
 
-def test_batcher_that_cannot_start_fails_its_version(tmp_path, new_repository):
-    """Even that keeps the other models serving."""
+def test_failed_batcher_fails_only_its_version(tmp_path, new_repository):
+    """The other models serve even if a batcher cannot start."""
     write_bundle(tmp_path, "tiny")
 
     def open_batcher(bundle, backend):
@@ -200,8 +200,8 @@ def test_batcher_that_cannot_start_fails_its_version(tmp_path, new_repository):
     assert repository.model("tiny").versions[1].state is State.FAILED
 
 
-def test_large_images_lower_the_limit(tmp_path, new_repository):
-    """An answer stays within its bytes, whatever is around the pixels; one image always may."""
+def test_large_images_reduce_the_limit(tmp_path, new_repository):
+    """A response stays within its bytes including overhead. One image is always allowed."""
     write_bundle(tmp_path, "large", size=(64, 64, 3))
     write_bundle(tmp_path, "small", size=(4, 4, 1))
     repository = new_repository(tmp_path, max_images=1_000, max_response_bytes=100_000)
@@ -211,8 +211,8 @@ def test_large_images_lower_the_limit(tmp_path, new_repository):
     assert tight.resolve("large").max_images == 1
 
 
-def test_load_is_measured(tmp_path, new_repository):
-    """Served versions have their info and load time, refused ones are counted."""
+def test_loads_are_measured(tmp_path, new_repository):
+    """Served versions have their info and load time, and refused ones are counted."""
     write_bundle(tmp_path, "good")
     truncate(write_bundle(tmp_path, "bad"))
     repository = new_repository(tmp_path)
@@ -235,7 +235,7 @@ def test_load_is_measured(tmp_path, new_repository):
 
 
 def test_close_releases_every_model(tmp_path, new_repository):
-    """Instances end and backends are closed."""
+    """All instances end, and all backends are closed."""
     write_bundle(tmp_path, "closing")
     repository = new_repository(tmp_path)
     served = repository.resolve("closing")

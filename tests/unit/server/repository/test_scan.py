@@ -1,4 +1,4 @@
-"""What a look at the repository tells, without opening anything."""
+"""Tests of imagemint.server.repository.scan, which reads the repository without opening files."""
 
 import os
 import shutil
@@ -8,8 +8,8 @@ from tiny_bundles import write_bundle
 from imagemint.server.repository.scan import scan, signature_of
 
 
-def test_scan_finds_versions_by_number(tmp_path):
-    """Models by name, versions as numbers and not as text."""
+def test_scan_finds_numbered_versions(tmp_path):
+    """The scan gives models by name and versions as numbers."""
     for version in (10, 9):
         write_bundle(tmp_path, "tiny", version)
     write_bundle(tmp_path, "other")
@@ -21,7 +21,10 @@ def test_scan_finds_versions_by_number(tmp_path):
 
 
 def test_signature_changes_with_the_files(tmp_path):
-    """Content, a new file, a file replaced by an equal one; not a second look."""
+    """Changed content, a new file or a replaced file change the signature.
+
+    A second scan does not.
+    """
     directory = write_bundle(tmp_path)
     seen = [signature_of(directory)]
     assert signature_of(directory) == seen[0]
@@ -39,8 +42,8 @@ def test_signature_changes_with_the_files(tmp_path):
     assert differs()
 
 
-def test_signature_of_what_is_not_there_is_one(tmp_path):
-    """A directory that went away, and a link to nowhere, are looks like any other."""
+def test_missing_directory_has_a_signature(tmp_path):
+    """A removed directory and a broken link have a signature."""
     assert signature_of(tmp_path / "gone") == ()
     (tmp_path / "link").symlink_to("nowhere")
     assert signature_of(tmp_path) == (("link", -1, 0, 0, 0),)

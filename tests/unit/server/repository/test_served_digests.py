@@ -1,4 +1,4 @@
-"""What was served under which number, remembered alone or together."""
+"""Tests of the digests that were served, kept in memory or in a shared file."""
 
 import os
 
@@ -9,12 +9,12 @@ from imagemint.server.repository import ServedBytes
 
 @pytest.fixture(params=["alone", "shared"])
 def path(request, tmp_path):
-    """Where it is remembered, if not in the process."""
+    """The file of the digests, or None for memory only."""
     return tmp_path / "served" if request.param == "shared" else None
 
 
-def test_last_bytes_of_a_number_are_known(path):
-    """Each version of each model has its own; accepted changes take their place."""
+def test_last_digest_of_a_version_is_known(path):
+    """Each version of each model has its own digest, which an accepted change replaces."""
     served = ServedBytes(path)
     assert served.known("tiny", 1) is None
     served.add("tiny", 1, "aa")
@@ -27,8 +27,8 @@ def test_last_bytes_of_a_number_are_known(path):
     assert served.known("other", 2) is None
 
 
-def test_workers_know_what_others_served(tmp_path):
-    """Those that are there already, and those that start later."""
+def test_workers_share_their_digests(tmp_path):
+    """Running workers and later ones know the digests."""
     first, second = ServedBytes(tmp_path / "served"), ServedBytes(tmp_path / "served")
     first.add("tiny", 1, "aa")
     assert second.known("tiny", 1) == "aa"
@@ -37,8 +37,8 @@ def test_workers_know_what_others_served(tmp_path):
     assert ServedBytes(tmp_path / "served").known("tiny", 1) == "bb"
 
 
-def test_first_worker_settles_the_bytes(tmp_path):
-    """Of two that looked before either served, the second is told that it came too late."""
+def test_first_worker_sets_the_digest(tmp_path):
+    """If two workers load a version at once, the second gets the digest of the first."""
     first, second = ServedBytes(tmp_path / "served"), ServedBytes(tmp_path / "served")
     assert first.known("tiny", 1) is second.known("tiny", 1) is None
     assert first.add("tiny", 1, "aa") == "aa"
@@ -46,8 +46,8 @@ def test_first_worker_settles_the_bytes(tmp_path):
     assert first.known("tiny", 1) == "aa"
 
 
-def test_half_a_line_is_not_left_behind(tmp_path, monkeypatch):
-    """Where the disk is full nothing is remembered, and what was before is still read."""
+def test_failed_write_is_undone(tmp_path, monkeypatch):
+    """On a full disk nothing is recorded, and earlier digests can still be read."""
     served = ServedBytes(tmp_path / "served")
     served.add("tiny", 1, "aa")
     write = os.write
@@ -60,7 +60,7 @@ def test_half_a_line_is_not_left_behind(tmp_path, monkeypatch):
     assert served.add("tiny", 2, "cc") == "cc"
 
 
-def test_processes_without_a_file_know_their_own(path):
-    """Nothing is shared that was not asked to be."""
+def test_digests_in_memory_are_not_shared(path):
+    """Without a file, digests belong to one process."""
     ServedBytes().add("tiny", 1, "aa")
     assert ServedBytes(path).known("tiny", 1) is None

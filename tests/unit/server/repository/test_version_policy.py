@@ -1,4 +1,4 @@
-"""Version policies: which versions serve, and in what order they are tried."""
+"""Tests of version policies: which versions serve, and in which order they are tried."""
 
 import pytest
 
@@ -9,8 +9,8 @@ from imagemint.server.repository import Policies, VersionPolicy
     ("text", "serving"),
     [("all", [9, 3, 2, 1]), ("latest:1", [9]), ("latest:3", [9, 3, 2]), ("1,3,7", [3, 1])],
 )
-def test_policy_picks_the_newest_first(text, serving):
-    """All, the newest N, or those named that are there."""
+def test_policy_selects_versions(text, serving):
+    """A policy selects all, the newest N, or the listed versions that exist."""
     policy = VersionPolicy.parse(text)
     picked = []
     for number in policy.candidates([1, 2, 3, 9]):
@@ -19,15 +19,15 @@ def test_policy_picks_the_newest_first(text, serving):
     assert picked == serving
 
 
-def test_own_policy_goes_before_the_general_one():
-    """Only for the model that has it."""
+def test_policy_of_a_model_overrides_the_general_one():
+    """It applies to this model only."""
     policies = Policies.parse("latest:1", {"mnist": "1,3"}, {})
     assert policies.first_choice("mnist", [1, 2, 3]) == {1, 3}
     assert policies.first_choice("faces", [1, 2, 3]) == {3}
 
 
-def test_pinned_version_serves_whatever_the_policy_says():
-    """Beside those of the policy, and only if it is there."""
+def test_pinned_version_always_serves():
+    """A pinned version serves beside those of the policy, if it exists."""
     policies = Policies.parse("latest:1", {}, {"mnist": 2})
     assert policies.first_choice("mnist", [1, 2, 3, 4]) == {2, 4}
     assert policies.first_choice("mnist", [1, 3]) == {3}

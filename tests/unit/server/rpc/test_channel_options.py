@@ -1,11 +1,11 @@
-"""What gRPC is told: as many connections as the limit of open files allows."""
+"""Tests of the gRPC options: the number of connections follows the limit of open files."""
 
 import subprocess
 import sys
 
 import pytest
 
-# In a process of its own: a limit that was lowered cannot be raised again.
+# This runs in a process of its own because a lowered limit cannot be raised again.
 LIMITED = """
 import resource, sys
 soft, hard, wanted = (int(text) for text in sys.argv[1:])
@@ -29,8 +29,8 @@ print(*resource.getrlimit(resource.RLIMIT_NOFILE))
         (256, 1_024, 100, 100, 356),
     ],
 )
-def test_connections_leave_descriptors(soft, hard, wanted, allowed, raised):
-    """The soft limit is raised as far as needed, and 256 files or a half are left for all else."""
+def test_connections_leave_descriptors_for_files(soft, hard, wanted, allowed, raised):
+    """The soft limit is raised as needed. The rest of the server keeps 256 files or a half."""
     command = (sys.executable, "-c", LIMITED, str(soft), str(hard), str(wanted))
     told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     assert told[-3:] == [str(allowed), str(raised), str(hard)]

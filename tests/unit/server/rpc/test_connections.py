@@ -1,4 +1,4 @@
-"""Connections: who is at the other end, and which are closed when they become scarce."""
+"""Tests of connections: their peers, and which ones are closed when there are too many."""
 
 import os
 import socket
@@ -26,15 +26,15 @@ from imagemint.server.rpc.connections import (
         ("unix:/tmp/socket", None, "unix:/tmp/socket"),
     ],
 )
-def test_peer_is_read_from_the_name_of_grpc(name, peer, address):
-    """IP address and port; what counts as one machine is an IPv4 address or a /64 network."""
+def test_peer_is_parsed(name, peer, address):
+    """A machine is an IPv4 address or a /64 network of IPv6."""
     assert parse_peer(name) == peer
     assert parse_machine(name) == address
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_only_the_connection_that_is_meant_is_closed(host):
-    """Connections are listed by port, the oldest first, and closed by their other end."""
+def test_only_the_selected_connection_is_closed(host):
+    """Connections are listed by age and are closed by the peer's address."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, 0), family=family) as listener:
         port = listener.getsockname()[1]
@@ -51,8 +51,8 @@ def test_only_the_connection_that_is_meant_is_closed(host):
             each.close()
 
 
-def test_largest_machine_loses_its_oldest_idle_connections():
-    """Busy connections stay, and a machine with few keeps them while another has more."""
+def test_machine_with_most_connections_loses_idle_ones():
+    """Its oldest idle connections are closed first, and busy ones stay."""
     many = [("10.0.0.1", port) for port in range(1, 9)]
     few = [("10.0.0.2", 1), ("10.0.0.2", 2)]
     assert choose_surplus([*few, *many], {many[0]}, 6) == set(many[1:5])
@@ -61,8 +61,8 @@ def test_largest_machine_loses_its_oldest_idle_connections():
     assert choose_surplus(many, set(), 8) == set()
 
 
-def test_listing_opens_nothing_for_good():
-    """Files, pipes and sockets of the process are looked at, and none stays open twice."""
+def test_listing_leaks_no_descriptor():
+    """Listing inspects all descriptors of the process and leaves none open."""
     reading, writing = os.pipe()
     with socket.create_server(("127.0.0.1", 0)) as listener, Path(__file__).open():
         before = count_descriptors()

@@ -1,4 +1,4 @@
-"""Bytes of requests: what holds too much is refused before it is parsed, and nothing else is."""
+"""Tests of the limits of request messages, which are checked before parsing."""
 
 import numpy as np
 import pytest
@@ -18,8 +18,8 @@ STREAM = generation_service_pb2.StreamGenerateRequest
 MANY = 700_000
 
 
-def field(number, content):
-    """A field of bytes, text, a message or packed numbers."""
+def encode_field(number, content):
+    """Returns a field of bytes, text, a message or packed numbers."""
     length, size = len(content), bytearray()
     while length > 127:
         size.append(length & 127 | 128)
@@ -32,32 +32,38 @@ BOMBS = {
     "outputs": (INFER, b"\x32\x00" * MANY),
     "parameters": (INFER, b"\x22\x00" * MANY),
     "raw contents": (INFER, b"\x3a\x00" * MANY),
-    "parameters of an input": (INFER, field(5, b"\x22\x00" * MANY)),
-    "shape, not packed": (INFER, field(5, b"\x18\x01" * MANY)),
-    "elements of bytes": (INFER, field(5, field(5, b"\x42\x00" * MANY))),
-    "shape": (INFER, field(5, field(3, b"\x01" * MANY))),
+    "parameters of an input": (INFER, encode_field(5, b"\x22\x00" * MANY)),
+    "shape, not packed": (INFER, encode_field(5, b"\x18\x01" * MANY)),
+    "elements of bytes": (INFER, encode_field(5, encode_field(5, b"\x42\x00" * MANY))),
+    "shape": (INFER, encode_field(5, encode_field(3, b"\x01" * MANY))),
     "unknown fields": (INFER, b"\x78\x00" * MANY),
     "groups": (INFER, b"\x7b\x7c" * MANY),
     "the same field": (STREAM, b"\x0a\x00" * MANY),
-    "cycle": (STREAM, field(1, field(10, field(1, b"\x01" * MANY)))),
-    "cycle in parts": (STREAM, field(1, field(10, field(1, b"\x01" * 1_000) * 700))),
-    "classes": (STREAM, field(1, field(9, field(1, b"\x80\x01" * MANY)))),
-    "behind a good field": (INFER, field(1, b"tiny") + field(7, bytes(4_000)) + b"\x2a\x00" * MANY),
+    "cycle": (STREAM, encode_field(1, encode_field(10, encode_field(1, b"\x01" * MANY)))),
+    "cycle in parts": (
+        STREAM,
+        encode_field(1, encode_field(10, encode_field(1, b"\x01" * 1_000) * 700)),
+    ),
+    "classes": (STREAM, encode_field(1, encode_field(9, encode_field(1, b"\x80\x01" * MANY)))),
+    "behind a good field": (
+        INFER,
+        encode_field(1, b"tiny") + encode_field(7, bytes(4_000)) + b"\x2a\x00" * MANY,
+    ),
 }
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_bomb_is_refused_unparsed(name):
-    """However the parts are wrapped, they are counted, and only up to the limit."""
+def test_oversized_message_is_refused_unparsed(name):
+    """Parts are counted at any depth, and only up to the limit."""
     kind, content = BOMBS[name]
     read = make_reader("/none/none", kind.FromString)
-    assert isinstance(read(content), kind)  # a message all the same
+    assert isinstance(read(content), kind)  # a valid message in itself
     with pytest.raises(InvalidRequest, match="more than"):
         check_contents(content, kind.DESCRIPTOR)
 
 
 def test_reader_checks_before_it_parses():
-    """Of every method whose schema is known; malformed bytes are the parser's to refuse."""
+    """Every method with a known schema is checked. The parser refuses malformed bytes."""
     read = make_reader(
         "/inference.GRPCInferenceService/ModelInfer", lambda _: pytest.fail("parsed")
     )
@@ -69,8 +75,8 @@ def test_reader_checks_before_it_parses():
             read(content)
 
 
-def test_large_message_with_few_parts_is_read():
-    """Latents, raw elements and as many classes as may be asked for."""
+def test_large_message_with_few_parts_is_accepted():
+    """Latents, raw elements and the largest allowed number of classes are accepted."""
     images = {"count": 1, "model": "m" * 10_000, "latents": {"values": [0.5] * 400_000}}
     infer = INFER(raw_input_contents=[bytes(2_000_000)] * 2)
     tensor = infer.inputs.add(name="z", datatype="FP32", shape=[1, 8])

@@ -1,4 +1,4 @@
-"""The table of status codes: total, with details that machines read, and nothing of our insides."""
+"""Tests of the table of status codes, its machine-readable details and what it hides."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from imagemint.server.rpc.status import (
     make_outcome,
 )
 
-# design.md section 6.
+# From section 6 of design.md.
 EXPECTED = {
     InvalidRequest([Violation("images.count", "0 is not 1 or more")]): "INVALID_ARGUMENT",
     ModelNotFound("nobody", ["mnist"]): "NOT_FOUND",
@@ -57,15 +57,15 @@ EXPECTED = {
 }
 
 
-def descendants(root):
-    """Every class below `root`."""
+def find_descendants(root):
+    """Yields every subclass of `root`, at any depth."""
     for child in root.__subclasses__():
         yield child
-        yield from descendants(child)
+        yield from find_descendants(child)
 
 
-def details_of(outcome):
-    """The google.rpc details by message name, and the status that holds them."""
+def read_details(outcome):
+    """Returns the google.rpc details by message name, and the status that contains them."""
     status = status_pb2.Status.FromString(dict(outcome.trailing_metadata)[DETAILS_KEY])
     kinds = {
         kind.DESCRIPTOR.full_name: kind
@@ -82,20 +82,20 @@ def details_of(outcome):
     return status, found
 
 
-def test_table_is_total():
-    """Every error of the engine and the server has a code, and no other class is in the table."""
+def test_table_is_complete():
+    """Every error of the engine and the server has a code, and no other class does."""
     served = ("imagemint.engine.", "imagemint.server.")
-    ours = {each for each in descendants(ImagemintError) if each.__module__.startswith(served)}
+    ours = {each for each in find_descendants(ImagemintError) if each.__module__.startswith(served)}
     assert set(CODES) == ours
     assert {type(error) for error in EXPECTED if isinstance(error, ImagemintError)} == ours
 
 
 @pytest.mark.parametrize("error", EXPECTED, ids=lambda error: type(error).__name__)
 def test_code_is_that_of_the_design(error):
-    """The status code, said twice alike: in the call's status and in the details."""
+    """The status code is the same in the status of the call and in the details."""
     outcome = make_outcome(error, "id-1")
     assert outcome.code is grpc.StatusCode[EXPECTED[error]]
-    status, details = details_of(outcome)
+    status, details = read_details(outcome)
     assert (status.code, status.message) == (outcome.code.value[0], outcome.message)
     assert details["ErrorInfo"].domain == "imagemint"
     assert details["ErrorInfo"].metadata["request_id"] == "id-1"
@@ -107,11 +107,11 @@ def test_code_is_that_of_the_design(error):
     [error for error, code in EXPECTED.items() if code == "INTERNAL"],
     ids=lambda error: type(error).__name__,
 )
-def test_internal_error_tells_nothing(error):
-    """Nothing but the request id leaves the server; there is no retry advice either."""
+def test_internal_error_reveals_nothing(error):
+    """Only the request id leaves the server, without retry advice."""
     outcome = make_outcome(error, "id-1")
     assert outcome.message == "the server failed; request id id-1"
-    _, details = details_of(outcome)
+    _, details = read_details(outcome)
     assert details == {
         "ErrorInfo": error_details_pb2.ErrorInfo(
             reason="INTERNAL", domain="imagemint", metadata={"request_id": "id-1"}
@@ -120,25 +120,25 @@ def test_internal_error_tells_nothing(error):
     assert PUSHBACK_KEY not in dict(outcome.trailing_metadata)
 
 
-def test_reasons_are_stable():
-    """Machines know an error by its reason, so each has its own."""
+def test_reasons_are_unique():
+    """Clients recognize an error by its reason, so each has its own."""
     reasons = {error: each for error in CODES if (each := error.reason) != "INTERNAL"}
     assert len(set(reasons.values())) == len(CODES)
     assert all(reason.isupper() for reason in reasons.values())
 
 
-def test_not_found_tells_what_exists():
-    """In the metadata of the ErrorInfo, besides the message."""
-    _, details = details_of(make_outcome(ModelNotFound("nobody", ["emoji", "mnist"]), "id"))
+def test_not_found_lists_what_exists():
+    """The metadata of ErrorInfo has the same list as the message."""
+    _, details = read_details(make_outcome(ModelNotFound("nobody", ["emoji", "mnist"]), "id"))
     assert details["ErrorInfo"].metadata["known"] == "emoji,mnist"
-    _, details = details_of(make_outcome(VersionNotFound("mnist", "9", [1, 2]), "id"))
+    _, details = read_details(make_outcome(VersionNotFound("mnist", "9", [1, 2]), "id"))
     assert details["ErrorInfo"].metadata["known"] == "1,2"
 
 
-def test_every_violation_is_told():
-    """BadRequest lists them all, in order."""
+def test_every_violation_is_listed():
+    """BadRequest lists all violations in order."""
     error = InvalidRequest([Violation("a.b", "too small"), Violation("c", "unknown")])
-    _, details = details_of(make_outcome(error, "id"))
+    _, details = read_details(make_outcome(error, "id"))
     told = [(each.field, each.description) for each in details["BadRequest"].field_violations]
     assert told == [("a.b", "too small"), ("c", "unknown")]
 
@@ -153,10 +153,10 @@ def test_every_violation_is_told():
         TooManyCalls("the server", 8, 0.5),
     ],
 )
-def test_retry_delay_is_told_twice(error):
-    """To our clients in the details, to gRPC's own retries as pushback."""
+def test_retry_delay_is_sent_twice(error):
+    """Details have it for this project's clients, and pushback for gRPC's own retries."""
     outcome = make_outcome(error, "id")
-    _, details = details_of(outcome)
+    _, details = read_details(outcome)
     delay_s = details["RetryInfo"].retry_delay.ToTimedelta().total_seconds()
     assert delay_s == error.retry_delay_s
     assert dict(outcome.trailing_metadata)[PUSHBACK_KEY] == str(round(1000 * error.retry_delay_s))
@@ -164,7 +164,7 @@ def test_retry_delay_is_told_twice(error):
 
 @pytest.mark.parametrize("letter", ["x", "ß", "🂡"])
 def test_outcome_fits_into_metadata(letter):
-    """Whatever the caller typed, code and details stay below the 8 KB that gRPC takes."""
+    """Message and details stay below gRPC's limit of 8 KB, whatever the caller sent."""
     typed = letter * 100_000
     fields = [f"images.field_{number}" for number in range(8)]
     for error in (

@@ -1,4 +1,4 @@
-"""A call keeps the version that its request was resolved to."""
+"""Tests of imagemint.server.rpc.submission: a call keeps the version that it was resolved to."""
 
 import asyncio
 
@@ -15,7 +15,7 @@ from imagemint.server.rpc.submission import Gate, Submission
 
 @pytest.fixture
 def several(tmp_path, new_repository):
-    """A repository with the versions 1 and 2 of a model."""
+    """A repository with versions 1 and 2 of a model."""
     for version in (1, 2):
         write_bundle(tmp_path, "tiny", version)
     return new_repository(tmp_path)
@@ -23,21 +23,21 @@ def several(tmp_path, new_repository):
 
 @pytest.fixture
 def served(several):
-    """The versions 1 and 2."""
+    """Versions 1 and 2."""
     return [several.resolve("tiny", number) for number in ("1", "2")]
 
 
 @pytest.fixture
 def submission(several, metrics):
-    """The way in, for a caller who may use every model."""
+    """The submission for a caller that may use every model."""
     call, caller = current_call.set(Call()), current_caller.set(ANONYMOUS)
     yield Submission(several, metrics, Gate())
     current_caller.reset(caller)
     current_call.reset(call)
 
 
-def test_version_unloaded_in_between_is_resolved_again(submission, several, served, monkeypatch):
-    """A request that met a version in its last moment gets the next one, and is not lost."""
+def test_retired_version_is_resolved_again(submission, several, served, monkeypatch):
+    """A request that gets a version just before its unload is resolved to the next one."""
     old, new = served
     old.holds.retire()
     found = iter([old, new])
@@ -48,15 +48,15 @@ def test_version_unloaded_in_between_is_resolved_again(submission, several, serv
     assert new.holds.wait(0)
 
 
-def test_version_is_released_whatever_happens(submission, served):
-    """A call that fails holds nothing."""
+def test_version_is_released_after_a_failure(submission, served):
+    """A call that fails holds no version."""
     with pytest.raises(KeyError), submission.hold_version("tiny", "1"):
         raise KeyError
     assert served[0].holds.wait(0)
 
 
-def test_queue_that_closed_under_a_call_says_whose_end_it_was(submission, served):
-    """That of the server, unless the version was unloaded and its grace has passed."""
+def test_closed_queue_is_reported_by_its_cause(submission, served):
+    """The cause is the server's shutdown, or the unload of a version after its grace."""
     with pytest.raises(Draining), submission.hold_version("tiny", "1"):
         raise Draining(1.0)
     served[0].holds.expire()
@@ -68,10 +68,10 @@ def test_queue_that_closed_under_a_call_says_whose_end_it_was(submission, served
 
 
 async def test_jobs_of_streams_are_marked(submission, served, new_job):
-    """From the first on, so that the queue gives streams their share."""
+    """Every job of a stream is marked, so that the queue gives streams their share."""
     version = served[0]
     jobs = [new_job(tag, 1, class_id=[0]) for tag in range(4)]
-    for job in jobs:  # what this model takes
+    for job in jobs:  # the inputs of this model
         job.latents = (Run(0, 0, 1),)
     current_call.set(Call())
     await submission.submit(version, jobs[0])
@@ -82,8 +82,8 @@ async def test_jobs_of_streams_are_marked(submission, served, new_job):
     await asyncio.gather(*(job.done for job in jobs))
 
 
-async def test_chunk_ahead_that_met_the_end_costs_nothing(submission, served, new_job, monkeypatch):
-    """Its images are given back, as those of a chunk for which the queue has no room."""
+async def test_refused_chunk_ahead_costs_nothing(submission, served, new_job, monkeypatch):
+    """Its images are returned to the quota, as if the queue were full."""
     returned = []
     caller = current_caller.get()
     monkeypatch.setattr(caller, "give_back", returned.append)

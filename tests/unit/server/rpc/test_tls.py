@@ -1,4 +1,4 @@
-"""Certificates: a whole new pair is taken, anything else leaves the old one in use."""
+"""Tests of certificates: a complete new pair is used, and otherwise the old one stays."""
 
 import datetime as dt
 import os
@@ -16,18 +16,18 @@ from imagemint.server.rpc.tls import CertificateError, Certificates
 
 @pytest.fixture
 def pair(authority, write_certificate, tmp_path):
-    """Paths of a certificate and its key."""
+    """The paths of a certificate and its key."""
     return write_certificate(authority, tmp_path)
 
 
-def test_unchanged_files_are_not_read_again(pair):
-    """A handshake costs a look at the files."""
+def test_unchanged_files_are_not_read(pair):
+    """A handshake only checks the metadata of the files."""
     certificates = Certificates(*pair)
     assert certificates.read_changes() is None
 
 
-def test_new_pair_is_taken_once(pair, authority, write_certificate, tmp_path):
-    """The next handshake gets it; the one after that no change."""
+def test_new_pair_is_returned_once(pair, authority, write_certificate, tmp_path):
+    """The next handshake gets the new pair, and the one after it gets no change."""
     outcomes = []
     certificates = Certificates(*pair, on_reload=outcomes.append)
     write_certificate(authority, tmp_path)
@@ -36,36 +36,36 @@ def test_new_pair_is_taken_once(pair, authority, write_certificate, tmp_path):
     assert outcomes == [True]
 
 
-def half_written(certificate, key):
-    """As if the copy were still under way."""
+def write_half(certificate, key):
+    """Truncates the certificate, as if a copy were under way."""
     certificate.write_bytes(certificate.read_bytes()[:200])
 
 
-def without_its_key(certificate, key):
-    """The new certificate lies there, its key not yet."""
+def write_without_key(certificate, key):
+    """Replaces the certificate but not its key."""
     certificate.write_bytes(trustme.CA().issue_cert("mint.test").cert_chain_pems[0].bytes())
 
 
-def encrypted_key(certificate, key):
-    """A key that wants a password, for which nobody must be asked."""
+def encrypt_key(certificate, key):
+    """Replaces the key by one that needs a password, which the server must not ask for."""
     key.write_text(
         "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIIBvTBXBgkqhkiG9w0BBQ0wSjApBgkq\n"
         "-----END ENCRYPTED PRIVATE KEY-----\n"
     )
 
 
-def gone(certificate, key):
-    """Nothing there."""
+def remove_key(certificate, key):
+    """Removes the key."""
     key.unlink()
 
 
-def empty(certificate, key):
-    """Truncated to nothing."""
+def truncate_to_nothing(certificate, key):
+    """Truncates the certificate to an empty file."""
     certificate.write_bytes(b"")
 
 
-def dated(certificate, key, *, days):
-    """A certificate and its key that are valid for one day, beginning `days` from now."""
+def write_dated(certificate, key, *, days):
+    """Writes a certificate and key that are valid for one day, starting `days` from now."""
     begin = dt.datetime.now(dt.UTC) + dt.timedelta(days=days)
     until = begin + dt.timedelta(days=1)
     issued = trustme.CA().issue_cert("mint.test", not_before=begin, not_after=until)
@@ -73,28 +73,37 @@ def dated(certificate, key, *, days):
     key.write_bytes(issued.private_key_pem.bytes())
 
 
-def expired(certificate, key):
-    """It was valid until yesterday."""
-    dated(certificate, key, days=-2)
+def write_expired(certificate, key):
+    """Writes a certificate that expired yesterday."""
+    write_dated(certificate, key, days=-2)
 
 
-def not_yet_valid(certificate, key):
-    """It is valid from tomorrow on."""
-    dated(certificate, key, days=1)
+def write_not_yet_valid(certificate, key):
+    """Writes a certificate that is valid from tomorrow."""
+    write_dated(certificate, key, days=1)
 
 
-def pipe(certificate, key):
-    """A named pipe that nobody writes to lies in place of the key."""
+def replace_key_by_pipe(certificate, key):
+    """Replaces the key by a named pipe without a writer."""
     key.unlink()
     os.mkfifo(key)
 
 
-DAMAGES = [half_written, without_its_key, encrypted_key, gone, empty, expired, not_yet_valid, pipe]
+DAMAGES = [
+    write_half,
+    write_without_key,
+    encrypt_key,
+    remove_key,
+    truncate_to_nothing,
+    write_expired,
+    write_not_yet_valid,
+    replace_key_by_pipe,
+]
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
-def test_bad_change_keeps_the_pair(pair, authority, write_certificate, tmp_path, damage):
-    """It is told once, without contents, and the pair that comes after it is taken."""
+def test_invalid_change_keeps_the_pair(pair, authority, write_certificate, tmp_path, damage):
+    """The error is logged once, without contents. The next valid pair is used."""
     outcomes = []
     certificates = Certificates(*pair, on_reload=outcomes.append)
     secret = pair[1].read_text().splitlines()[1]
@@ -112,10 +121,10 @@ def test_bad_change_keeps_the_pair(pair, authority, write_certificate, tmp_path,
 
 
 @pytest.mark.parametrize(
-    ("damage", "why"), [(expired, "has expired"), (not_yet_valid, "is not yet valid")]
+    ("damage", "why"), [(write_expired, "has expired"), (write_not_yet_valid, "is not yet valid")]
 )
-def test_reason_names_the_dates(pair, damage, why):
-    """What OpenSSL says of them."""
+def test_reason_has_the_dates(pair, damage, why):
+    """The reason has OpenSSL's message about the dates."""
     certificates = Certificates(*pair)
     damage(*pair)
     with structlog.testing.capture_logs() as lines:
@@ -123,13 +132,13 @@ def test_reason_names_the_dates(pair, damage, why):
     assert why in lines[0]["why"]
 
 
-def test_certificate_is_taken_once_it_is_valid(pair, authority, write_certificate, tmp_path):
-    """A refused pair is tried again after a while, although its files have not changed."""
+def test_certificate_is_used_when_it_becomes_valid(pair, authority, write_certificate, tmp_path):
+    """A refused pair is checked again after a while although its files have not changed."""
     now = [0.0]
     certificates = Certificates(*pair, clock=lambda: now[0])
-    not_yet_valid(*pair)
+    write_not_yet_valid(*pair)
     assert certificates.read_changes() is None
-    with pytest.MonkeyPatch.context() as patch:  # in place of a day that passes
+    with pytest.MonkeyPatch.context() as patch:  # instead of waiting for a day
         patch.setattr("imagemint.server.rpc.tls._run_handshake", lambda *_: None)
         assert certificates.read_changes() is None
         now[0] += 10.0
@@ -137,8 +146,8 @@ def test_certificate_is_taken_once_it_is_valid(pair, authority, write_certificat
         assert certificates.read_changes() is None
 
 
-def test_change_behind_a_failed_read_is_taken(pair, authority, write_certificate, tmp_path):
-    """The new pair lies there while a read fails; it is taken once the read succeeds."""
+def test_change_during_a_failed_read_is_used(pair, authority, write_certificate, tmp_path):
+    """A pair that is written while reads fail is used when a read succeeds."""
     certificates = Certificates(*pair)
     write_certificate(authority, tmp_path)
     away = pair[1].with_suffix(".away")
@@ -150,8 +159,8 @@ def test_change_behind_a_failed_read_is_taken(pair, authority, write_certificate
 
 @pytest.mark.parametrize("swapped", ["..data", "server.pem"])
 def test_swapped_link_is_a_change(authority, write_certificate, tmp_path, swapped, monkeypatch):
-    """Of the directory, as Kubernetes swaps secrets, or of the files themselves."""
-    # Files count as old, so that only their metadata tell whether they have changed.
+    """The link may be the directory, as Kubernetes swaps secrets, or the files themselves."""
+    # Files count as settled, so that only their metadata show a change.
     monkeypatch.setattr("imagemint.server.file_changes._SETTLED_S", -1.0)
     for name in ("..one", "..two"):
         (tmp_path / name).mkdir()
@@ -170,38 +179,38 @@ def test_swapped_link_is_a_change(authority, write_certificate, tmp_path, swappe
 
 
 def _replace(link, target):
-    """Points a link elsewhere, without a moment in which it is gone."""
+    """Replaces the target of a link atomically."""
     link.with_name("..next").symlink_to(target)
     link.with_name("..next").replace(link)
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
-def test_bad_start_is_refused(pair, damage):
-    """With the path of the file at fault."""
+def test_invalid_pair_at_start_is_refused(pair, damage):
+    """The error has the path of the file."""
     damage(*pair)
     with pytest.raises(CertificateError, match=r"server\.(pem|key)"):
         Certificates(*pair)
 
 
-def test_bad_authority_is_refused(pair, tmp_path):
-    """Clients could not be checked against it."""
+def test_invalid_authority_is_refused(pair, tmp_path):
+    """Client certificates could not be verified with it."""
     (tmp_path / "ca.pem").write_text("no certificate")
     with pytest.raises(CertificateError, match=r"ca\.pem"):
         Certificates(*pair, tmp_path / "ca.pem")
 
 
 def test_expired_authority_is_refused(pair, tmp_path):
-    """No client could show a certificate of it."""
+    """No client certificate could be valid under it."""
     path = tmp_path / "ca.pem"
-    path.write_bytes(_authority(days=-2))
+    path.write_bytes(_make_authority(days=-2))
     with pytest.raises(CertificateError, match="expired"):
         Certificates(*pair, path)
-    path.write_bytes(_authority(days=-2) + trustme.CA().cert_pem.bytes())
+    path.write_bytes(_make_authority(days=-2) + trustme.CA().cert_pem.bytes())
     assert Certificates(*pair, path)
 
 
-def _authority(*, days):
-    """The certificate of an authority that is valid for one day, beginning `days` from now."""
+def _make_authority(*, days):
+    """Returns the certificate of an authority that is valid for one day, `days` from now."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "old")])
     begin = dt.datetime.now(dt.UTC) + dt.timedelta(days=days)

@@ -1,4 +1,4 @@
-"""A stream of tensor requests: how far it reads ahead, and how it ends."""
+"""Tests of a stream of tensor requests: how far it reads ahead, and how it ends."""
 
 import asyncio
 
@@ -11,12 +11,12 @@ from imagemint.server.rpc.open_inference import stream as infer_stream
 from imagemint.server.rpc.open_inference.stream import InferStream
 from imagemint.server.rpc.submission import Gate
 
-# What the module states: requests ahead of the answer that is being written.
+# The module documents this number of requests ahead of the response that is being written.
 MOST_AHEAD = 32
 
 
 class Peer:
-    """The context of a stream: gives requests without end or a few, takes answers when told to."""
+    """The context of a stream, which controls requests and responses."""
 
     def __init__(self, requests=None):
         self.left = requests
@@ -26,7 +26,7 @@ class Peer:
         self.may_go = asyncio.Semaphore(0)
 
     async def read(self):
-        """The next request; at the end of a bounded stream EOF."""
+        """Returns the next request, or EOF at the end of a limited stream."""
         if self.left is not None and self.read_so_far == self.left:
             return grpc.aio.EOF
         self.read_so_far += 1
@@ -40,34 +40,34 @@ class Peer:
 
 
 async def echo(request, context, *, patient):
-    """Answers at once."""
+    """Answers immediately."""
     del context, patient
     return pb.ModelStreamInferResponse(infer_response={"id": request.id})
 
 
-async def settled():
-    """Lets every task go as far as it can: one turn of the loop for each request and some."""
+async def settle():
+    """Runs every task as far as possible: one iteration of the loop per request and more."""
     for _ in range(10 * MOST_AHEAD):
         await asyncio.sleep(0)
 
 
-async def test_slow_reader_bounds_the_reading():
-    """Whoever takes no answers has no more requests read."""
+async def test_slow_reader_limits_the_requests_read():
+    """No further requests are read while the client reads no responses."""
     peer = Peer()
     call = asyncio.create_task(InferStream(peer, echo, Gate()).run())
     await peer.writing.wait()
-    await settled()
+    await settle()
     assert peer.read_so_far == MOST_AHEAD
     peer.may_go.release()
-    await settled()
+    await settle()
     assert peer.read_so_far == MOST_AHEAD + 1
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
 
 
-async def test_large_requests_bound_the_reading(monkeypatch):
-    """Requests under way hold some bytes together, and at least one is under way."""
+async def test_bytes_of_requests_are_limited(monkeypatch):
+    """The bytes of running requests are limited, but at least one request runs."""
     monkeypatch.setattr(infer_stream, "_AHEAD_BYTES", 10_000)
 
     class Sender(Peer):
@@ -83,21 +83,21 @@ async def test_large_requests_bound_the_reading(monkeypatch):
         return await echo(request, context, patient=patient)
 
     call = asyncio.create_task(InferStream(peer, answering, Gate()).run())
-    await settled()
+    await settle()
     assert answered == ["1", "2"]
     assert peer.read_so_far == 3  # which waits
     for _ in range(7):
         peer.may_go.release()
-        await settled()
+        await settle()
     assert peer.written == answered[:7] == [str(i) for i in range(1, 8)]
-    assert len(answered) == 8  # each larger than all that may be under way together
+    assert len(answered) == 8  # each exceeds the limit of all running requests
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
 
 
-async def test_stream_ends_after_the_last_answer():
-    """End of requests, all answers in order, and a normal return."""
+async def test_stream_ends_after_the_last_response():
+    """All responses are sent in order before the call returns."""
     peer = Peer(requests=100)
     for _ in range(100):
         peer.may_go.release()
@@ -105,17 +105,17 @@ async def test_stream_ends_after_the_last_answer():
     assert peer.written == [str(i) for i in range(1, 101)]
 
 
-async def test_dismissed_stream_goes_on_until_the_grace_is_over():
-    """A client who asks on is answered; at the end nothing that was taken is lost."""
+async def test_draining_stream_continues_until_the_grace_ends():
+    """Requests are answered during the grace, and every accepted request is answered after it."""
     peer, gate = Peer(), Gate()
     stream = InferStream(peer, echo, gate)
     call = asyncio.create_task(stream.run())
     await peer.writing.wait()
-    await settled()
+    await settle()
     stream.dismiss()
     for _ in range(10):
         peer.may_go.release()
-    await settled()
+    await settle()
     assert peer.read_so_far == MOST_AHEAD + 10
     gate.expiring = True
     for _ in range(MOST_AHEAD + 1):
@@ -127,8 +127,8 @@ async def test_dismissed_stream_goes_on_until_the_grace_is_over():
 
 
 @pytest.mark.parametrize("early", [True, False])
-async def test_dismissed_stream_ends_when_silent(early, monkeypatch):
-    """Whether it was told before it began to wait, or while it waited."""
+async def test_draining_stream_ends_when_idle(early, monkeypatch):
+    """The stream ends whether it was dismissed before or during its wait for a request."""
     monkeypatch.setattr(infer_stream, "_SILENCE_S", 0.0)
 
     class Silent(Peer):
@@ -142,7 +142,7 @@ async def test_dismissed_stream_ends_when_silent(early, monkeypatch):
         stream.dismiss()
     call = asyncio.create_task(stream.run())
     await peer.writing.wait()
-    await settled()
+    await settle()
     stream.dismiss()
     for _ in range(3):
         peer.may_go.release()
@@ -151,8 +151,8 @@ async def test_dismissed_stream_ends_when_silent(early, monkeypatch):
     assert early or peer.written == ["1", "2", "3"]
 
 
-async def test_only_the_first_is_impatient():
-    """A request is refused for want of room only while no other of its stream is under way."""
+async def test_only_the_first_request_is_impatient():
+    """A request is refused by a full queue only if no other request of its stream is running."""
     patience, free = [], asyncio.Event()
 
     async def answering(request, context, *, patient):
@@ -164,14 +164,14 @@ async def test_only_the_first_is_impatient():
     for _ in range(3):
         peer.may_go.release()
     call = asyncio.create_task(InferStream(peer, answering, Gate()).run())
-    await settled()
+    await settle()
     free.set()
     await call
     assert patience == [False, True, True]
 
 
 async def test_cancelled_stream_cancels_its_work():
-    """Nothing is computed for a client who left."""
+    """No request of a client that has left is computed."""
     cancelled = []
 
     async def answering(request, context, *, patient):
@@ -183,16 +183,16 @@ async def test_cancelled_stream_cancels_its_work():
             raise
 
     call = asyncio.create_task(InferStream(Peer(requests=3), answering, Gate()).run())
-    await settled()
+    await settle()
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
-    await settled()
+    await settle()
     assert sorted(cancelled) == ["1", "2", "3"]
 
 
 async def test_broken_stream_fails():
-    """What reading raises is the error of the call."""
+    """An exception of a read is the error of the call."""
 
     class Broken(Peer):
         async def read(self):

@@ -1,4 +1,4 @@
-"""StreamGenerate and the reader who does not read."""
+"""Tests of StreamGenerate with readers that do not read."""
 
 import asyncio
 import math
@@ -20,12 +20,12 @@ from imagemint.server.telemetry.metrics import Metrics
 from imagemint.v1 import generation_service_pb2 as pb
 
 CHUNK = 100
-# What design.md promises is a bound; this is the one that the module states.
+# The module documents this bound, which design.md requires.
 MOST_AHEAD = 512 + CHUNK
 
 
 class CountingBatcher(Batcher):
-    """Counts the images that it accepts."""
+    """A batcher that counts the images that it accepts."""
 
     accepted = 0
 
@@ -35,7 +35,7 @@ class CountingBatcher(Batcher):
 
 
 class SlowReader:
-    """The context of a call whose client takes a chunk only when told to."""
+    """The context of a call whose client reads a chunk only when the test says so."""
 
     def __init__(self):
         self.chunks = []
@@ -43,7 +43,7 @@ class SlowReader:
         self.may_go = asyncio.Event()
 
     def time_remaining(self):
-        """No deadline."""
+        """Returns no deadline."""
         return
 
     async def write(self, chunk):
@@ -54,7 +54,7 @@ class SlowReader:
         self.may_go.clear()
 
     async def read_one(self):
-        """Waits for a chunk and takes it."""
+        """Waits for a chunk and reads it."""
         await self.arrived.wait()
         self.arrived.clear()
         self.may_go.set()
@@ -62,7 +62,10 @@ class SlowReader:
 
 @pytest.fixture
 def server(models, new_repository):
-    """A servicer over one model with a counting batcher; its parts by name."""
+    """A function that starts a servicer over one model with a counting batcher.
+
+    It returns the parts by name.
+    """
     parts = types.SimpleNamespace(gate=Gate())
 
     def open_backend(bundle):
@@ -94,8 +97,8 @@ def server(models, new_repository):
     parts.backend.release()
 
 
-def stream(parts, reader, count=10_000, chunk_size=CHUNK):
-    """The task of a streaming call."""
+def start_stream(parts, reader, count=10_000, chunk_size=CHUNK):
+    """Starts a streaming call and returns its task."""
     request = pb.StreamGenerateRequest(chunk_size=chunk_size)
     request.images.model, request.images.seed, request.images.count = "tiny", 1, count
 
@@ -106,10 +109,10 @@ def stream(parts, reader, count=10_000, chunk_size=CHUNK):
     return asyncio.create_task(call())
 
 
-async def test_slow_reader_bounds_the_work(server):
-    """Whoever stops reading stops the work: what is made ahead stays within the bound."""
+async def test_slow_reader_limits_the_work(server):
+    """If a client stops reading, the images computed in advance stay within the limit."""
     parts, reader = server(), SlowReader()
-    call = stream(parts, reader)
+    call = start_stream(parts, reader)
     await reader.arrived.wait()
     assert parts.batcher.accepted <= MOST_AHEAD
     for taken in range(1, 6):
@@ -124,11 +127,11 @@ async def test_slow_reader_bounds_the_work(server):
     assert parts.batcher._queue.images == 0
 
 
-async def test_chunks_ahead_are_made_one_in_a_turn(server):
-    """A stream of small chunks, of which many are made ahead, lets other calls in between."""
+async def test_chunks_ahead_are_submitted_one_per_iteration(server):
+    """A stream of small chunks lets other calls run between its submissions."""
     parts = server()
     parts.backend.hold()
-    call = stream(parts, SlowReader(), chunk_size=1)
+    call = start_stream(parts, SlowReader(), chunk_size=1)
     accepted = [0]
     while accepted[-1] < 300:
         await asyncio.sleep(0)
@@ -139,9 +142,9 @@ async def test_chunks_ahead_are_made_one_in_a_turn(server):
 
 
 async def test_every_chunk_arrives_in_order(server):
-    """A reader who reads gets all indices once, the last chunk being shorter."""
+    """A client that reads gets every index once. The last chunk is shorter."""
     parts, reader = server(), SlowReader()
-    call = stream(parts, reader, count=CHUNK * 7 + 30)
+    call = start_stream(parts, reader, count=CHUNK * 7 + 30)
     while not call.done():
         reading = asyncio.create_task(reader.read_one())
         await asyncio.wait({call, reading}, return_when=asyncio.FIRST_COMPLETED)
@@ -152,10 +155,10 @@ async def test_every_chunk_arrives_in_order(server):
     assert indices == list(range(CHUNK * 7 + 30))
 
 
-async def test_chunks_grow_unless_a_size_is_named(server):
-    """The first images are there after one small batch; the pixels do not depend on it."""
+async def test_chunks_grow_without_a_chunk_size(server):
+    """The first images arrive after a small batch, and pixels do not depend on it."""
     parts, reader = server(), SlowReader()
-    call = stream(parts, reader, count=560, chunk_size=None)
+    call = start_stream(parts, reader, count=560, chunk_size=None)
     while not call.done():
         reading = asyncio.create_task(reader.read_one())
         await asyncio.wait({call, reading}, return_when=asyncio.FIRST_COMPLETED)
@@ -169,12 +172,12 @@ async def test_chunks_grow_unless_a_size_is_named(server):
     assert indices == list(range(560))
 
 
-async def test_cancelled_stream_takes_its_work_back(server):
-    """Of a caller who leaves nothing stays queued, and nothing more is run."""
+async def test_cancelled_stream_removes_its_work(server):
+    """No job of a client that has left stays queued or is computed."""
     parts = server()
     parts.backend.hold()
     parts.backend.batches.clear()
-    call = stream(parts, SlowReader())
+    call = start_stream(parts, SlowReader())
     await parts.backend.begun(2)  # the first was the warm-up
     assert parts.batcher._queue.images > 0
     call.cancel()
@@ -185,23 +188,23 @@ async def test_cancelled_stream_takes_its_work_back(server):
     assert len(parts.backend.batches) == 1
 
 
-async def test_many_streams_leave_room(server):
-    """Streams that read ahead leave half of the queue to callers who come anew."""
+async def test_streams_leave_room_for_other_calls(server):
+    """Streams that read ahead leave half of the queue to new calls."""
     parts = server(max_queue_images=1_000)
     parts.backend.hold()
-    calls = [stream(parts, SlowReader()) for _ in range(4)]
+    calls = [start_stream(parts, SlowReader()) for _ in range(4)]
     await asyncio.wait(calls, timeout=0)
-    await parts.backend.begun(2)  # the first was the warm-up: all four streams have queued
+    await parts.backend.begun(2)  # the first was the warm-up, and all four streams have queued
     assert 400 < parts.batcher.accepted <= 500 + 4 * CHUNK
     for call in calls:
         call.cancel()
     await asyncio.wait(calls)
 
 
-async def test_expiring_stream_ends_between_chunks(server):
-    """Near the end of the grace a stream says that it is leaving, and keeps nothing."""
+async def test_stream_ends_between_chunks_at_shutdown(server):
+    """Near the end of the grace a stream ends with Draining and holds nothing."""
     parts, reader = server(), SlowReader()
-    call = stream(parts, reader)
+    call = start_stream(parts, reader)
     await reader.arrived.wait()
     parts.gate.expiring = True
     await reader.read_one()
@@ -211,10 +214,10 @@ async def test_expiring_stream_ends_between_chunks(server):
     assert parts.batcher._queue.images == 0
 
 
-async def test_stream_leaves_an_unloaded_version_between_chunks(server):
-    """After the grace even one whose work is all queued ends, and keeps nothing."""
+async def test_stream_of_an_unloaded_version_ends_between_chunks(server):
+    """After the grace it ends and holds nothing, even if all its work is queued."""
     parts, reader = server(), SlowReader()
-    call = stream(parts, reader, count=2 * CHUNK)
+    call = start_stream(parts, reader, count=2 * CHUNK)
     await reader.arrived.wait()
     parts.repository.resolve("tiny").holds.expire()
     await reader.read_one()
@@ -225,11 +228,11 @@ async def test_stream_leaves_an_unloaded_version_between_chunks(server):
 
 
 async def test_closed_batcher_counts_a_rejection(server):
-    """A call that comes when the models are gone is refused and counted."""
+    """A call after the models are closed is refused and counted."""
     parts = server()
     assert await asyncio.to_thread(parts.batcher.close)
     with pytest.raises(Draining):
-        await stream(parts, SlowReader())
+        await start_stream(parts, SlowReader())
     labels = {"model": "tiny", "reason": "draining"}
     assert parts.metrics.registry.get_sample_value("imagemint_rejected_total", labels) == 1
 
@@ -238,7 +241,7 @@ async def test_closed_batcher_counts_a_rejection(server):
     ("chunk_size", "image_bytes", "chunks"),
     [(256, 784, 2), (1, 784, 512), (1_024, 784, 1), (4, 512 * 512 * 3, 5), (1, 8_192**2 * 3, 1)],
 )
-def test_lookahead_is_bounded_in_bytes(chunk_size, image_bytes, chunks):
-    """512 images or 16 MB, whichever is less, and one chunk at least."""
+def test_lookahead_is_limited_in_bytes(chunk_size, image_bytes, chunks):
+    """The limit is 512 images or 16 MB, whichever is less, and at least one chunk."""
     assert count_chunks_ahead(chunk_size, image_bytes) == chunks
     assert math.prod((chunks, chunk_size, image_bytes)) <= 16 * 2**20 or chunks == 1

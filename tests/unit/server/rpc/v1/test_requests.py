@@ -1,4 +1,4 @@
-"""Requests: every rule that the schema states, checked whole, and nothing refused beyond it."""
+"""Tests of requests: every rule of the schema is checked, and nothing else is refused."""
 
 import numpy as np
 import pytest
@@ -26,52 +26,55 @@ PNG, JPEG, WEBP = (
 NAN, INFINITY = float("nan"), float("inf")
 
 
-def read_from(repository, request):
-    """What a request asks of its model, as the servicer reads it."""
+def read_request(repository, request):
+    """Returns a request in the form in which the servicer uses it."""
     require_model(request)
     version = repository.resolve(request.images.model, request.images.version)
     is_stream = isinstance(request, pb.StreamGenerateRequest)
     return (read_stream if is_stream else read_generate)(request, version)
 
 
-def seed_of(call):
-    """The seed of a call."""
+def get_seed(call):
+    """Returns the seed of a call."""
     return call.image_request.latents[0].seed
 
 
 @pytest.fixture
 def generate(repository):
-    """Reads a GenerateRequest of one image of `tiny` changed by keywords of ImageSpec."""
+    """A function that reads a GenerateRequest for one image of `tiny`.
+
+    Keywords change its ImageSpec.
+    """
 
     def read(request=None, **images):
         request = pb.GenerateRequest() if request is None else request
         request.images.CopyFrom(image_pb2.ImageSpec(**({"model": "tiny", "count": 1} | images)))
-        return read_from(repository, request)
+        return read_request(repository, request)
 
     return read
 
 
 @pytest.fixture
 def stream(repository):
-    """The same for a StreamGenerateRequest."""
+    """A function that reads a StreamGenerateRequest in the same way."""
 
     def read(request=None, **images):
         request = pb.StreamGenerateRequest() if request is None else request
         request.images.CopyFrom(image_pb2.ImageSpec(**({"model": "tiny", "count": 1} | images)))
-        return read_from(repository, request)
+        return read_request(repository, request)
 
     return read
 
 
-def faults(read, *arguments, **images):
-    """The fields that a refusal names, in order of name."""
+def list_faults(read, *arguments, **images):
+    """Returns the fields that the error names, sorted by name."""
     with pytest.raises(InvalidRequest) as caught:
         read(*arguments, **images)
     return sorted(violation.field for violation in caught.value.violations)
 
 
 def test_defaults_are_those_of_the_schema(generate):
-    """One raw image from index 0 of a reel that the server picks, its class drawn."""
+    """By default the response is one raw image at index 0 of a random seed, with a drawn class."""
     call = generate()
     assert (call.output.picture_format, call.sheet, call.columns) == (
         PictureFormat.RAW,
@@ -84,14 +87,14 @@ def test_defaults_are_those_of_the_schema(generate):
         call.image_request.truncation,
     ) == (0, 1, None)
     assert call.image_request.condition == RandomClasses(10)
-    assert 0 <= seed_of(call) < 2**64
-    assert seed_of(generate()) != seed_of(call)
+    assert 0 <= get_seed(call) < 2**64
+    assert get_seed(generate()) != get_seed(call)
 
 
-def test_seed_zero_is_a_seed(generate):
-    """Presence counts, not the value."""
-    assert seed_of(generate(seed=0)) == 0
-    assert seed_of(generate(seed=2**64 - 1)) == 2**64 - 1
+def test_seed_zero_is_valid(generate):
+    """The presence of the field decides and not its value."""
+    assert get_seed(generate(seed=0)) == 0
+    assert get_seed(generate(seed=2**64 - 1)) == 2**64 - 1
 
 
 @pytest.mark.parametrize(
@@ -128,9 +131,9 @@ def test_seed_zero_is_a_seed(generate):
         ),
     ],
 )
-def test_fault_of_the_images_is_named(generate, images, field):
-    """One wrong field is named, and it alone."""
-    assert faults(generate, **images) == [field]
+def test_invalid_image_field_is_named(generate, images, field):
+    """The error names exactly the field that is wrong."""
+    assert list_faults(generate, **images) == [field]
 
 
 @pytest.mark.parametrize(
@@ -141,27 +144,27 @@ def test_fault_of_the_images_is_named(generate, images, field):
     ],
 )
 def test_truncation_out_of_range_is_refused(generate, model, value):
-    """The manifest's range is inclusive, and nothing but numbers lies in it."""
-    assert faults(generate, model=model, truncation=value) == ["images.truncation"]
+    """The manifest's range is inclusive and contains numbers only."""
+    assert list_faults(generate, model=model, truncation=value) == ["images.truncation"]
 
 
 @pytest.mark.parametrize(
     ("model", "value"), [("bounded", 0.25), ("bounded", 4.0), ("styled", 0.0), ("styled", 1.0)]
 )
-def test_truncation_in_range_is_taken(generate, model, value):
-    """Both ends are legal; zero of a psi is a value."""
+def test_truncation_in_range_is_accepted(generate, model, value):
+    """Both ends are valid, and 0 is a value of psi."""
     assert generate(model=model, truncation=value).image_request.truncation == value
 
 
-def test_latents_leave_no_room_for_a_threshold(generate):
-    """A threshold shapes the drawing of latents; psi works on any."""
+def test_latents_exclude_a_threshold(generate):
+    """A threshold applies when latents are drawn. Psi applies to any latents."""
     given = {"class_id": 0, "latents": {"values": [0.5] * 8}}
-    assert faults(generate, model="bounded", truncation=1.0, **given) == ["images.truncation"]
+    assert list_faults(generate, model="bounded", truncation=1.0, **given) == ["images.truncation"]
     assert generate(model="styled", truncation=0.5, **given).image_request.truncation == 0.5
 
 
-def test_latents_are_taken_image_by_image(generate):
-    """There are count * z_dim values, and no seed."""
+def test_latents_are_split_by_image(generate):
+    """A request has count * z_dim values and no seed."""
     values = np.arange(24, dtype=np.float32)
     image_request = generate(count=3, class_id=2, latents={"values": values}).image_request
     assert image_request.latents.tolist() == values.reshape(3, 8).tolist()
@@ -177,12 +180,12 @@ def test_latents_are_taken_image_by_image(generate):
     ],
 )
 def test_condition_is_read(generate, images, condition):
-    """Zero is a class, a label finds its index, weights need only one above 0."""
+    """Class 0 is valid, a label gives its index, and weights need only one value above 0."""
     assert generate(**images).image_request.condition == condition
 
 
-def test_listed_classes_are_read(generate):
-    """A class for each image; a cycle; an empty cycle is all classes in order."""
+def test_class_lists_are_read(generate):
+    """A list has a class per image. A cycle may be empty and then has all classes in order."""
     listed = generate(count=3, class_per_image={"class_ids": [3, 1, 3]}).image_request.condition
     assert isinstance(listed, ClassPerImage)
     assert listed.class_ids.tolist() == [3, 1, 3]
@@ -192,8 +195,8 @@ def test_listed_classes_are_read(generate):
     assert generate(class_cycle={}).image_request.condition.class_ids.tolist() == list(range(10))
 
 
-def test_cycle_is_bounded(generate):
-    """A model of ten classes takes 4,096 of them in a cycle, and not one more."""
+def test_cycle_is_limited(generate):
+    """A model of ten classes accepts 4,096 classes in a cycle and no more."""
     assert (
         len(generate(class_cycle={"class_ids": [1] * 4_096}).image_request.condition.class_ids)
         == 4_096
@@ -203,15 +206,15 @@ def test_cycle_is_bounded(generate):
 
 
 @pytest.mark.parametrize(("num_classes", "most"), [(100, 10_000), (300, 65_536)])
-def test_cycle_of_many_classes_is_their_square(tmp_path, new_repository, num_classes, most):
-    """Each class after each, but no more than 65,536."""
+def test_limit_of_a_cycle_is_the_square_of_the_classes(tmp_path, new_repository, num_classes, most):
+    """The limit allows each class after each other one and is at most 65,536."""
     write_bundle(tmp_path, "many", num_classes=num_classes)
     repository = new_repository(tmp_path)
     images = {"model": "many", "count": 1, "class_cycle": {"class_ids": [99] * most}}
-    assert read_from(repository, pb.GenerateRequest(images=images))
+    assert read_request(repository, pb.GenerateRequest(images=images))
     images["class_cycle"]["class_ids"].append(0)
     with pytest.raises(InvalidRequest, match=f"at most {most}"):
-        read_from(repository, pb.GenerateRequest(images=images))
+        read_request(repository, pb.GenerateRequest(images=images))
 
 
 @pytest.mark.parametrize(
@@ -224,8 +227,8 @@ def test_cycle_of_many_classes_is_their_square(tmp_path, new_repository, num_cla
     ],
     ids=lambda images: list(images)[-1],
 )
-def test_long_list_is_not_walked(generate, images):
-    """A list that is too long is refused for its length alone, whatever its elements are."""
+def test_long_list_is_refused_by_its_length(generate, images):
+    """A list that is too long is refused before its elements are read."""
     with pytest.raises(InvalidRequest) as caught:
         generate(**images)
     (violation,) = caught.value.violations
@@ -243,16 +246,16 @@ def test_long_list_is_not_walked(generate, images):
     ],
     ids=lambda images: next(iter(images)),
 )
-def test_class_of_unconditional_model_is_unsupported(generate, images):
-    """Whichever way it is asked, unless a field is wrong besides."""
+def test_class_of_an_unconditional_model_is_unsupported(generate, images):
+    """Any condition on a class is refused. An invalid field takes precedence."""
     with pytest.raises(ClassUnsupported):
         generate(model="plain", **images)
-    assert faults(generate, model="plain", **(images | {"count": 0})) == ["images.count"]
+    assert list_faults(generate, model="plain", **(images | {"count": 0})) == ["images.count"]
 
 
 @pytest.mark.parametrize("variant", ["", "reference", "fp32"])
-def test_running_variant_may_be_named(generate, stream, variant):
-    """By its name or as the reference; a request that names none takes whichever runs."""
+def test_running_variant_may_be_requested(generate, stream, variant):
+    """A request may name the variant or the reference. Without a name, any variant is accepted."""
     assert (
         generate(variant=variant).image_request.count
         == stream(variant=variant).image_request.count
@@ -261,23 +264,23 @@ def test_running_variant_may_be_named(generate, stream, variant):
 
 
 def test_other_variant_is_refused(generate, stream):
-    """With what runs and what was asked, but only once the fields are right."""
+    """The error has the running and the requested variant. An invalid field takes precedence."""
     for read in (generate, stream):
         with pytest.raises(VariantMismatch) as caught:
             read(variant="int8")
         told = {"model": "tiny", "version": "1", "running": "fp32", "asked": "int8"}
         assert caught.value.metadata == told
-        assert faults(read, variant="int8", count=0) == ["images.count"]
+        assert list_faults(read, variant="int8", count=0) == ["images.count"]
 
 
 @pytest.mark.parametrize("variant", ["auto", "INT8", "-int8", "int8\n", 33 * "v", "i" * 100_000])
-def test_malformed_variant_is_a_fault(generate, variant):
-    """It is no name that a variant can have."""
-    assert faults(generate, variant=variant) == ["images.variant"]
+def test_malformed_variant_is_refused(generate, variant):
+    """The text is not a valid name of a variant."""
+    assert list_faults(generate, variant=variant) == ["images.variant"]
 
 
 def test_unconditional_model_needs_no_class(generate):
-    """Explicit latents then leave nothing to chance."""
+    """Explicit latents of an unconditional model need no class either."""
     assert generate(model="plain").image_request.condition is None
     assert generate(model="plain", latents={"values": [0.0] * 8}).image_request.condition is None
 
@@ -297,21 +300,21 @@ def test_unconditional_model_needs_no_class(generate):
         (pb.GenerateRequest(output={"format": PNG}, layout=SHEET, columns=5), ["columns"]),
     ],
 )
-def test_fault_of_the_output_is_named(generate, request_, fields):
-    """Formats, qualities, layouts and columns, for four images."""
-    assert faults(generate, request_, count=4) == fields
+def test_invalid_output_field_is_named(generate, request_, fields):
+    """Formats, qualities, layouts and columns are checked, here for four images."""
+    assert list_faults(generate, request_, count=4) == fields
 
 
 @pytest.mark.parametrize("quality", [1, 100])
 def test_quality_is_read(generate, quality):
-    """The whole range; 90 when absent."""
+    """The quality is 1 to 100. The default is 90."""
     output = generate(pb.GenerateRequest(output={"format": JPEG, "quality": quality})).output
     assert (output.picture_format, output.quality) == (PictureFormat.JPEG, quality)
     assert generate(pb.GenerateRequest(output={"format": JPEG})).output.quality == 90
 
 
 def test_sheet_is_read(generate):
-    """With its columns, or without."""
+    """A sheet may have a number of columns."""
     wanted = pb.GenerateRequest(output={"format": PNG}, layout=SHEET, columns=4)
     assert generate(wanted, count=4).columns == 4
     wanted.ClearField("columns")
@@ -320,23 +323,23 @@ def test_sheet_is_read(generate):
 
 
 def test_sheet_beyond_its_format_is_refused(tmp_path, new_repository):
-    """What WebP cannot hold is the caller's fault, not the encoder's failure."""
+    """A sheet that is too large for WebP is an invalid request and not a failure of the encoder."""
     write_bundle(tmp_path, "tall", size=(200, 2, 1))
     repository = new_repository(tmp_path)
     wanted = pb.GenerateRequest(
         images={"model": "tall", "count": 82}, output={"format": WEBP}, layout=SHEET, columns=1
     )
     with pytest.raises(InvalidRequest, match="16383 pixels"):
-        read_from(repository, wanted)
+        read_request(repository, wanted)
     wanted.output.format = PNG
-    assert read_from(repository, wanted).sheet
+    assert read_request(repository, wanted).sheet
 
 
-def test_every_fault_is_named_at_once(generate):
-    """Not the first alone: a caller mends his request in one go."""
+def test_all_faults_are_named(generate):
+    """The error lists all invalid fields, so a caller can correct them in one step."""
     wrong = pb.GenerateRequest(output={"format": JPEG, "quality": 0}, layout=7, columns=3)
     images = {"count": 0, "truncation": 0.5, "class_label": "x", "latents": {"values": [NAN]}}
-    named = faults(generate, wrong, **images)
+    named = list_faults(generate, wrong, **images)
     assert named == [
         "columns",
         "images.class_label",
@@ -346,7 +349,7 @@ def test_every_fault_is_named_at_once(generate):
         "layout",
         "output.quality",
     ]
-    assert faults(generate, wrong, model="", count=0) == [
+    assert list_faults(generate, wrong, model="", count=0) == [
         "columns",
         "images.count",
         "images.model",
@@ -356,14 +359,14 @@ def test_every_fault_is_named_at_once(generate):
 
 
 def test_unknown_model_is_not_found(generate, stream):
-    """That is no fault of a field."""
+    """The error is ModelNotFound and not a violation of a field."""
     for read in (generate, stream):
         with pytest.raises(ModelNotFound):
             read(model="nobody")
 
 
-def test_stream_takes_any_count(stream):
-    """Up to the end of the reel; the chunk size is the server's choice."""
+def test_stream_accepts_any_count(stream):
+    """A stream may go to the last index, with a chunk size that the server chooses."""
     call = stream(count=2**64 - 1, first_index=1)
     assert call.image_request.count == 2**64 - 1
     assert call.chunk_size == 100
@@ -371,16 +374,16 @@ def test_stream_takes_any_count(stream):
 
 @pytest.mark.parametrize("chunk_size", [-1, 0, 101])
 def test_chunk_size_out_of_range_is_refused(stream, chunk_size):
-    """1 to the model's largest request."""
-    assert faults(stream, pb.StreamGenerateRequest(chunk_size=chunk_size)) == ["chunk_size"]
+    """The chunk size is between 1 and the largest request of the model."""
+    assert list_faults(stream, pb.StreamGenerateRequest(chunk_size=chunk_size)) == ["chunk_size"]
     assert stream(pb.StreamGenerateRequest(chunk_size=100)).chunk_size == 100
 
 
 def test_streamed_latents_are_limited(stream):
-    """Explicit latents are limited as in Generate; every fault is named here too."""
+    """The limit of explicit latents is that of Generate, and all faults are listed."""
     wrong = pb.StreamGenerateRequest(chunk_size=0, output={"format": 42})
     given = {"class_id": 10, "count": 101, "latents": {"values": [0.0] * 808}}
-    assert faults(stream, wrong, **given) == [
+    assert list_faults(stream, wrong, **given) == [
         "chunk_size",
         "images.class_id",
         "images.count",
@@ -392,7 +395,7 @@ def test_streamed_latents_are_limited(stream):
     ("value", "priority"), [(0, Priority.NORMAL), (1, Priority.NORMAL), (2, Priority.HIGH)]
 )
 def test_priority_is_read(generate, stream, value, priority):
-    """By both calls; NORMAL unless it says otherwise."""
+    """Both calls read the priority. The default is NORMAL."""
     for image_request in (
         generate(pb.GenerateRequest(priority=value)).image_request,
         stream(pb.StreamGenerateRequest(priority=value)).image_request,
@@ -401,6 +404,6 @@ def test_priority_is_read(generate, stream, value, priority):
 
 
 def test_unknown_priority_is_refused(generate, stream):
-    """A value of a later release is not taken for another."""
-    assert faults(generate, pb.GenerateRequest(priority=9)) == ["priority"]
-    assert faults(stream, pb.StreamGenerateRequest(priority=9)) == ["priority"]
+    """A priority of a later release is not interpreted as another one."""
+    assert list_faults(generate, pb.GenerateRequest(priority=9)) == ["priority"]
+    assert list_faults(stream, pb.StreamGenerateRequest(priority=9)) == ["priority"]
