@@ -80,7 +80,7 @@ def measure(options: argparse.Namespace, arm: str, seed: int) -> float:
     """Returns the accuracy of one arm on the real test set, from an earlier run if there is one."""
     out = options.out / f"{arm}-{seed}"
     finished = out / "classifier.json"
-    recipe = MnistClassifierRecipe(epochs=options.epochs, seed=seed)
+    recipe = MnistClassifierRecipe(width=options.width, epochs=options.epochs, seed=seed)
     if not finished.is_file():
         real = load_dataset("mnist", "train", options.data)
         count = options.images or len(real)
@@ -114,7 +114,8 @@ def summarise(scores: dict[str, list[float]]) -> dict[str, Any]:
 
 def check_settings(options: argparse.Namespace) -> None:
     """Keeps the settings beside the results; refuses a folder with the results of others."""
-    settings = {name: getattr(options, name) for name in ("model", "images", "epochs")}
+    names = ("model", "images", "width", "epochs")
+    settings = {name: getattr(options, name) for name in names}
     path = options.out / "settings.json"
     options.out.mkdir(parents=True, exist_ok=True)
     if path.is_file() and json.loads(path.read_text()) != settings:
@@ -130,6 +131,7 @@ def main() -> None:
     parser.add_argument("--model", default="mnist", help="a model with the classes of MNIST")
     parser.add_argument("--server", help="HOST:PORT; default: the engine, with the shipped model")
     parser.add_argument("--images", type=int, help="training images; default: all 60,000")
+    parser.add_argument("--width", type=int, default=32, help="channels of the classifier")
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--seeds", type=int, default=5)
     options = parser.parse_args()

@@ -10,6 +10,8 @@ same for programs, and the message is for people::
     ├── ClassUnsupported      the request names a class, the model has none
     ├── CaptionUnsupported    the request has a caption, the model takes none
     ├── VariantMismatch       a variant of the model that this server does not run
+    ├── ScoreUnsupported      a score that the bundle does not have
+    ├── FilterExhausted       no candidate of an index passes the filter
     ├── QueueFull             the queue of the model is full; has a retry delay
     ├── Draining              the server is shutting down
     ├── ModelNotReady         the model is still loading, or was refused
@@ -179,6 +181,49 @@ class VariantMismatch(ImagemintError):
                 "running": running,
                 "asked": asked,
             },
+        )
+
+
+class ScoreUnsupported(ImagemintError):
+    """The request needs scores that the bundle does not have.
+
+    Args:
+        model: the model's name.
+        version: its version.
+        needed: the missing scores.
+        known: the scores of the bundle.
+    """
+
+    reason = "SCORE_UNSUPPORTED"
+
+    def __init__(
+        self, model: str, version: int, needed: Sequence[str], known: Sequence[str]
+    ) -> None:
+        super().__init__(
+            f"{model}@{version} has no {' and no '.join(needed)}; its scores: {_listed(known)}. "
+            "Export the model with a critic",
+            metadata={"model": model, "version": str(version), "known": ",".join(known)},
+        )
+
+
+class FilterExhausted(ImagemintError):
+    """No candidate of an index passes the filter.
+
+    Args:
+        index: the index.
+        tries: number of its candidates, the bound of the request.
+        computed: number of candidates of all indices that were computed together.
+        found: number of these indices with a candidate that passed.
+        seen: the best scores of the rejected candidates, as text.
+    """
+
+    reason = "FILTER_EXHAUSTED"
+
+    def __init__(self, index: int, tries: int, computed: int, found: int, seen: str) -> None:
+        super().__init__(
+            f"no image at index {index} passes the filter in {tries} tries; of {computed} images "
+            f"computed, {found} passed; the others had {seen}. Relax the filter or raise max_tries",
+            metadata={"index": str(index), "tries": str(tries), "computed": str(computed)},
         )
 
 

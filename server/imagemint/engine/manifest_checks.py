@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from imagemint.engine.captions import MAX_VOCABULARY, MAX_WORDS, Captions, normalize, split_words
+from imagemint.engine.filtering import ScoreSpec
 from imagemint.v1 import manifest_pb2 as pb
 
 FORMAT_VERSION = 1
@@ -53,6 +54,8 @@ def find_faults(manifest: pb.BundleManifest) -> Iterator[str]:
     yield from _training_faults(manifest.training)
     yield from _evaluation_faults(manifest)
     yield from _variant_faults(manifest)
+    if manifest.HasField("critic"):
+        yield from _critic_faults(manifest)
 
 
 def _latent_faults(manifest: pb.BundleManifest) -> Iterator[str]:
@@ -216,6 +219,23 @@ def _variant_faults(manifest: pb.BundleManifest) -> Iterator[str]:
         if variant.target not in pb.TargetDevice.values() or not variant.target:
             yield f"{place}.target is missing or unknown"
         yield from _figure_faults(place, variant)
+
+
+def _critic_faults(manifest: pb.BundleManifest) -> Iterator[str]:
+    critic = manifest.critic
+    if not _SHA256.fullmatch(critic.sha256):
+        yield "critic.sha256 is not 64 lower-case hexadecimal digits"
+    if not ScoreSpec.of(critic).names:
+        yield "critic has no score"
+    if manifest.HasField("source"):
+        yield "critic and source are both given; images of a translator have no scores"
+    if critic.HasField("class_confidence") and not manifest.class_labels:
+        yield "critic.class_confidence needs class_labels"
+    realness = critic.realness
+    if not (math.isfinite(realness.maximum) and math.isfinite(realness.shift)):
+        yield "critic.realness holds a number that is not finite"
+    if not 0 <= realness.accepted_share <= 1:
+        yield "critic.realness.accepted_share is outside 0 to 1"
 
 
 def _figure_faults(place: str, variant: pb.Variant) -> Iterator[str]:

@@ -12,7 +12,8 @@ Exactly (design.md section 4, integers unsigned, ``B = ceil(z_dim / 4)``):
 - image ``i`` owns the words ``[4 B i, 4 B (i + 1))`` and uses the first ``z_dim`` of them;
 - ``u = ((word >> 12) + 0.5) * 2**-52``, exact in float64 and strictly inside (0, 1);
 - classes come from the stream of key ``[s, 1]``, one word each;
-- the bytes of sample sources come from the stream of key ``[s, 2]``. No serial depends on them.
+- the bytes of sample sources come from the stream of key ``[s, 2]``. No serial depends on them;
+- numbers for rejection sampling come from the stream of key ``[s, 3]``, one word each.
 
 The words, ``u`` and uniform latents are integer or exact arithmetic, the same everywhere. Normal
 latents go through `scipy.special.ndtri` in float64 and are then rounded to float32: where two
@@ -40,6 +41,7 @@ _LATENT_STREAM = 0
 _CLASS_STREAM = 1
 _BYTE_STREAM = 2
 _WORD_BYTES = 8
+_ACCEPTANCE_STREAM = 3
 
 
 class Distribution(enum.StrEnum):
@@ -196,9 +198,7 @@ def drawn_classes(
     _check_run(seed, first_index, count)
     if num_classes < 1:
         raise ValueError(f"num_classes must be 1 or more, not {num_classes}")
-    block, skip = divmod(first_index, _WORDS_PER_BLOCK)
-    blocks = -(-(skip + count) // _WORDS_PER_BLOCK)
-    u = _unit(_words(seed, _CLASS_STREAM, block, blocks)[skip : skip + count])
+    u = _unit(_single_words(seed, _CLASS_STREAM, first_index, count))
     if weights is None:
         # u <= 1 - 2^-53, and K (1 - 2^-53) rounds to a float64 below K for every K < 2^53.
         return (u * num_classes).astype(np.int64)
@@ -270,6 +270,23 @@ def drawn_bytes(seed: int, first_index: int, count: int, size: int) -> npt.NDArr
     return np.ascontiguousarray(drawn.reshape(count, row)[:, :size])
 
 
+def acceptance_numbers(seed: int, indices: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
+    """Numbers for rejection sampling, which decide whether an image of an index is accepted.
+
+    Args:
+        seed: 0 to 2^64 - 1.
+        indices: [n], in any order.
+
+    Returns:
+        float64 [n], each strictly inside (0, 1).
+    """
+    words = np.empty(len(indices), np.uint64)
+    for start, stop in _runs(np.full(len(indices), seed, np.uint64), indices):
+        first = int(indices[start])
+        words[start:stop] = _single_words(seed, _ACCEPTANCE_STREAM, first, stop - start)
+    return _unit(words)
+
+
 @lru_cache(maxsize=1_024)
 def _class_words(seed: int, block: int) -> tuple[int, ...]:
     """Words of four neighbours: who asks for one image after another gets three for nothing."""
@@ -320,6 +337,13 @@ def _shaped(
     if threshold is None:
         return ndtri(u).astype(np.float32)
     return _truncated_normal(u, threshold).astype(np.float32)
+
+
+def _single_words(seed: int, stream: int, first_index: int, count: int) -> npt.NDArray[np.uint64]:
+    """Raw words [count] of a stream with one word for each index."""
+    block, skip = divmod(first_index, _WORDS_PER_BLOCK)
+    blocks = -(-(skip + count) // _WORDS_PER_BLOCK)
+    return _words(seed, stream, block, blocks)[skip : skip + count]
 
 
 def _words(seed: int, stream: int, first_block: int, blocks: int) -> npt.NDArray[np.uint64]:

@@ -97,7 +97,7 @@ def _sample_side(largest: int, step: int) -> int:
 
 
 class GraphInput(NamedTuple):
-    """One input of a graph, dtype [N, *row]."""
+    """One input or output of a graph, dtype [N, *row]."""
 
     dtype: np.dtype[Any]
     row: tuple[int, ...]
@@ -172,6 +172,11 @@ class ModelSpec:
         if self.source is not None and self.source.is_free:
             return ANY_SIDE, ANY_SIDE, self.channels
         return self.height, self.width, self.channels
+
+    @property
+    def image(self) -> GraphInput:
+        """The images that the graph makes."""
+        return GraphInput(np.dtype(np.uint8), self.image_row)
 
     @property
     def largest_rows(self) -> dict[str, tuple[int, ...]]:

@@ -61,7 +61,7 @@ def test_summary_pairs_the_seeds(score):
 
 def test_results_of_other_settings_are_refused(score, tmp_path):
     """A folder belongs to one experiment."""
-    options = Namespace(out=tmp_path / "out", model="mnist", images=None, epochs=8)
+    options = Namespace(out=tmp_path / "out", model="mnist", images=None, width=32, epochs=8)
     score.check_settings(options)
     score.check_settings(options)
     assert json.loads((tmp_path / "out/settings.json").read_text())["epochs"] == 8

@@ -1,7 +1,7 @@
 """Small data sets of a tiny model, made by the command in this process."""
 
 import pytest
-from tiny_bundles import write_bundle, write_variant
+from tiny_bundles import write_bundle, write_critic, write_variant
 
 from imagemint.client.cli import main
 
@@ -10,13 +10,14 @@ COUNT, SHARD = 50, 20
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory):
-    """A repository of `tiny` (with a variant int8), `plain` without classes, and truncated ones."""
+    """A repository of `tiny` (with a variant), `judged` (with a critic), and others."""
     repository = tmp_path_factory.mktemp("models")
     write_variant(write_bundle(repository))
     write_bundle(repository, "plain", conditional=False, size=(5, 3, 3))
     write_bundle(repository, "bounded", truncation="threshold")
     write_bundle(repository, "styled", truncation="psi")
     write_bundle(repository, "told", captions=True)
+    write_critic(write_bundle(repository, "judged"))
     return repository
 
 

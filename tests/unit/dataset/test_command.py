@@ -4,9 +4,11 @@ import builtins
 import hashlib
 import json
 
+import numpy as np
 import pytest
 import yaml
 
+from imagemint.client import Filter
 from imagemint.client.cli import main
 from imagemint.dataset.plan import Plan
 
@@ -170,3 +172,48 @@ def test_missing_engine_names_the_extra(refusal, tmp_path, monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", find)
     assert "[server]" in refusal(tmp_path / "set")
+
+
+def test_filter_keeps_count_and_classes(make, tmp_path):
+    """Each index has an image that passes, and its scores; the plan keeps the filter."""
+    kept = {"min_class_confidence": 0.5, "max_tries": 1000}
+    assert make(tmp_path / "all", model="judged") == 0
+    assert make(tmp_path / "kept", model="judged", **kept) == 0
+    with np.load(tmp_path / "kept" / FIRST) as kept, np.load(tmp_path / "all" / FIRST) as every:
+        assert kept["class_id"].tolist() == every["class_id"].tolist()
+        assert kept["index"].tolist() == every["index"].tolist()
+        assert kept["class_confidence"].min() >= 0.5
+        assert kept["rejected"].max() > 0
+        same = kept["rejected"] == 0
+        assert (kept["image"][same] == every["image"][same]).all()
+        assert "class_confidence" not in every
+    content = (tmp_path / "kept/imagemint.json").read_bytes()
+    plan = Plan.parse(content, "imagemint.json")
+    assert plan.to_json() == content
+    assert plan.image_filter == Filter(0.5, max_tries=1000)
+    assert "class confidence of at least 0.5" in (tmp_path / "kept/README.md").read_text()
+    assert b"image_filter" not in (tmp_path / "all/imagemint.json").read_bytes()
+
+
+def test_scores_alone_change_no_image(make, tmp_path):
+    """--scores adds the scores and rejects nothing."""
+    assert make(tmp_path / "all", model="judged") == 0
+    assert make(tmp_path / "scored", model="judged", scores=True) == 0
+    with np.load(tmp_path / "scored" / FIRST) as scored, np.load(tmp_path / "all" / FIRST) as every:
+        assert (scored["image"] == every["image"]).all()
+        assert scored["realness"].shape == (20,)
+        assert not scored["rejected"].any()
+
+
+def test_filter_needs_a_critic(refusal, tmp_path):
+    """The refusal names the missing score, before anything is written."""
+    said = refusal(tmp_path / "new", min_class_confidence=0.5)
+    assert "tiny@1 has no class_confidence; its scores: none" in said
+    assert not (tmp_path / "new").exists()
+
+
+def test_filter_that_nothing_passes_is_an_error(refusal, tmp_path):
+    """The message says what was seen."""
+    said = refusal(tmp_path, model="judged", min_class_confidence=1, max_tries=3)
+    assert "passes the filter in 3 tries" in said
+    assert "class_confidence up to 0." in said

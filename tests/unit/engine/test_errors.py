@@ -14,6 +14,8 @@ SAMPLES = [
     errors.ClassUnsupported("faces"),
     errors.CaptionUnsupported("faces"),
     errors.VariantMismatch("mnist", 2, "int8", "reference"),
+    errors.ScoreUnsupported("mnist", 2, ["realness"], []),
+    errors.FilterExhausted(3, 64, 640, 9, "class_confidence up to 0.5"),
     errors.QueueFull("mnist", 0.25),
     errors.Draining(1.0),
     errors.ModelNotReady("mnist", "still loading", 0.5),

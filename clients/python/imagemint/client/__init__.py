@@ -22,7 +22,7 @@ from imagemint.client.errors import (
     Unimplemented,
     Violation,
 )
-from imagemint.client.images import EncodedPicture, ImageBatch, Timing
+from imagemint.client.images import EncodedPicture, ImageBatch, Scores, Timing
 from imagemint.client.models import (
     Captions,
     Evaluation,
@@ -33,7 +33,16 @@ from imagemint.client.models import (
     ModelVersion,
     Truncation,
 )
-from imagemint.client.requests import Caption, Condition, Cycle, Format, PerImage, Priority, Weights
+from imagemint.client.requests import (
+    Caption,
+    Condition,
+    Cycle,
+    Filter,
+    Format,
+    PerImage,
+    Priority,
+    Weights,
+)
 from imagemint.client.serials import Serial
 
 __all__ = [
@@ -50,6 +59,7 @@ __all__ = [
     "EncodedPicture",
     "Evaluation",
     "FailedPrecondition",
+    "Filter",
     "Format",
     "ImageBatch",
     "ImagemintError",
@@ -64,6 +74,7 @@ __all__ = [
     "PermissionDenied",
     "Priority",
     "QueueFull",
+    "Scores",
     "Selection",
     "Serial",
     "ServerError",

@@ -19,6 +19,7 @@ from imagemint.client.requests import (
     AnimationFormat,
     Caption,
     Condition,
+    Filter,
     Format,
     PerImage,
     Priority,
@@ -58,6 +59,8 @@ class Selection(TypedDict, total=False):
     server that runs another one refuses. Empty, the default: whichever the server runs."""
     latents: ArrayLike | None
     """float32 [count, z_dim] instead of a seed. Such images have no serial."""
+    image_filter: Filter | None
+    """Which images to keep, by the scores of the model's critic. None, the default: all."""
 
 
 class AsyncClient:

@@ -15,6 +15,7 @@ from imagemint.client.blocking import Client
 from imagemint.client.channel import Tls, parse_targets
 from imagemint.client.images import EncodedPicture, ImageBatch
 from imagemint.client.models import Model, ModelVersion
+from imagemint.client.requests import Filter
 
 ChunkT = TypeVar("ChunkT", ImageBatch, list[EncodedPicture])
 
@@ -77,6 +78,33 @@ class Connection(BaseModel):
         if self.api_key is None:
             return []
         return [("authorization", f"Bearer {self.api_key.get_secret_value()}")]
+
+
+class FilteredConnection(Connection):
+    """Settings of the commands that make images, and may keep only good ones."""
+
+    min_class_confidence: float | None = Field(None, ge=0, le=1)
+    """Keep only images to which the model's classifier gives their class with this probability."""
+    rejection_sampling: bool = False
+    """Keep images by discriminator rejection sampling."""
+    min_training_distance: float | None = Field(None, ge=0)
+    """Keep only images this far from every training image, in units of the median distance of test
+    images."""
+    max_tries: int | None = Field(None, ge=1, le=1_000)
+    """Most candidates for one index. If none passes, the command fails. Default: 64."""
+    scores: bool = False
+    """Return the scores of the images in an npz, even if no condition is set."""
+
+    @property
+    def image_filter(self) -> Filter | None:
+        """The filter; None if all images are wanted, without scores."""
+        asked = Filter(
+            self.min_class_confidence,
+            self.rejection_sampling,
+            self.min_training_distance,
+            self.max_tries,
+        )
+        return asked if self.scores or asked != Filter(max_tries=self.max_tries) else None
 
 
 class Models(Connection):

@@ -18,7 +18,7 @@ from imagemint.client import outputs
 from imagemint.client.api import Selection, run_selection
 from imagemint.client.blocking import Client
 from imagemint.client.classes import BALANCED, parse_classes
-from imagemint.client.commands import Connection
+from imagemint.client.commands import FilteredConnection
 from imagemint.client.errors import ImagemintError, NotFound
 from imagemint.client.images import EncodedPicture, ImageBatch
 from imagemint.client.outputs import Kind
@@ -46,7 +46,7 @@ def _check_output(value: str) -> str:
 Texts = Annotated[list[str], NoDecode, BeforeValidator(_to_list)]
 
 
-class Generate(Connection):
+class Generate(FilteredConnection):
     """Generate images into a folder of PNG files, one sheet, or an npz file."""
 
     model: str | None = None
@@ -113,6 +113,8 @@ class Generate(Connection):
         in_serials = {
             *("model", "version", "variant"),
             *("class_", "caption", "count", "seed", "first_index", "truncation"),
+            *("min_class_confidence", "rejection_sampling", "min_training_distance"),
+            *("max_tries", "scores"),
         }
         if self.interpolate:
             outputs.animation_format(Path(self.out))
@@ -223,6 +225,7 @@ class Generate(Connection):
             truncation=self.truncation,
             version=self.version,
             variant=self.variant,
+            image_filter=self.image_filter,
         )
         return [_Job(model, self.count, selection)]
 

@@ -3,7 +3,7 @@
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,7 +23,7 @@ from imagemint.client.errors import (
 )
 from imagemint.client.images import ImageBatch
 from imagemint.client.models import Model, ModelVersion
-from imagemint.client.requests import Condition, PerImage
+from imagemint.client.requests import Condition, Filter, PerImage
 from imagemint.client.streams import BACKOFF
 
 _TRANSIENT = (Unavailable, QueueFull, Cancelled)
@@ -47,6 +47,8 @@ class SourceIdentity:
     """Label text by class index; empty for a model without classes."""
     image_shape: tuple[int, int, int]
     """Height, width and channels of an image."""
+    image_filter: Filter | None = None
+    """Which images are kept; None for all."""
 
 
 class SourceImages(Protocol):
@@ -108,6 +110,7 @@ class ServerSource:
         seed: 0 to 2^64 - 1; None chooses one at random, see `identity.seed`.
         condition: the class or classes, as for `Client.generate`, except PerImage.
         truncation: within the range of the model; None for none.
+        image_filter: which images to keep; None for all.
         version: empty for the server's default version at this moment.
         tls: how to encrypt; None for plain text.
         timeout_s: longest time of one read in seconds, with all retries; None for no limit.
@@ -127,6 +130,7 @@ class ServerSource:
         seed: int | None = None,
         condition: Condition = None,
         truncation: float | None = None,
+        image_filter: Filter | None = None,
         version: str = "",
         tls: Tls | None = None,
         timeout_s: float | None = 30.0,
@@ -147,7 +151,8 @@ class ServerSource:
         # The client must be closed before workers are forked, or they could not use gRPC.
         with Client(target, **self._connection) as client:
             found = client.model(model)
-        self._identity = _identify(found, version, secrets.randbits(64) if seed is None else seed)
+        seed = secrets.randbits(64) if seed is None else seed
+        self._identity = replace(_identify(found, version, seed), image_filter=image_filter)
         self._max_images = found.limits.max_images_per_request
 
     @property
@@ -205,6 +210,7 @@ class ServerSource:
             first_index=first_index,
             condition=self._condition if class_ids is None else PerImage(class_ids),
             truncation=self._truncation,
+            image_filter=pinned.image_filter,
             version=pinned.version,
             variant=pinned.variant,
             timeout_s=timeout_s,

@@ -42,6 +42,29 @@ class Timing:
         return cls(*(part.ToTimedelta().total_seconds() for part in parts))
 
 
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Scores:
+    """Scores of N images, each float32 [N]; None for a score that the model does not have."""
+
+    class_confidence: NDArray[np.float32] | None = None
+    """Probability that the classifier of the model gives the class of the image."""
+    realness: NDArray[np.float32] | None = None
+    """Calibrated logit of the discriminator: the larger, the more like a real image."""
+    training_distance: NDArray[np.float32] | None = None
+    """Distance to the nearest training image, in units of the median distance of test images."""
+    rejected: NDArray[np.int64]
+    """Number of candidates that the filter rejected before each image, int64 [N]."""
+
+    def by_name(self) -> "dict[str, NDArray[np.float32]]":
+        """Returns the scores that there are."""
+        found = {name: getattr(self, name) for name in SCORE_NAMES}
+        return {name: values for name, values in found.items() if values is not None}
+
+
+SCORE_NAMES = ("class_confidence", "realness", "training_distance")
+"""Names of all scores."""
+
+
 # Arrays do not compare to a single truth value, so these classes compare by identity.
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Origin:
@@ -68,6 +91,8 @@ class Origin:
     captions: tuple[str, ...] = field(default=(), repr=False)
     """Caption of each image: lower-case words separated by one space. Empty for a model without
     captions."""
+    scores: Scores | None = field(default=None, repr=False)
+    """Scores of each image; None for a request without a filter."""
     timing: Timing = field(repr=False)
     """Time of the call by phase."""
 
@@ -159,6 +184,7 @@ def join_batches(batches: Sequence[ImageBatch], positions: Sequence[int]) -> Ima
         class_id=np.concatenate(classes)[order] if classes else None,
         serials=tuple(serials[at] for at in order),
         captions=tuple(captions[at] for at in order) if captions else (),
+        scores=_join_scores([each.scores for each in batches], order),
         timing=Timing(
             queue_s=sum(each.queue_s for each in timings),
             batch_s=sum(each.batch_s for each in timings),
@@ -167,6 +193,15 @@ def join_batches(batches: Sequence[ImageBatch], positions: Sequence[int]) -> Ima
         ),
         image=np.concatenate([each.image for each in batches])[order],
     )
+
+
+def _join_scores(parts: Sequence[Scores | None], order: NDArray[np.intp]) -> Scores | None:
+    scores = [each for each in parts if each is not None]
+    if len(scores) < len(parts):
+        return None
+    named = [each.by_name() for each in scores]
+    joined = {name: np.concatenate([each[name] for each in named])[order] for name in named[0]}
+    return Scores(**joined, rejected=np.concatenate([each.rejected for each in scores])[order])
 
 
 def parse_pictures(message: image_pb2.ImageBatch, timing: image_pb2.Timing) -> list[EncodedPicture]:
@@ -207,7 +242,20 @@ class _OriginFields(TypedDict):
     class_id: NDArray[np.int64] | None
     serials: tuple[str, ...]
     captions: tuple[str, ...]
+    scores: Scores | None
     timing: Timing
+
+
+def _read_scores(images: Sequence[image_pb2.MintedImage]) -> Scores | None:
+    if not images or not images[0].HasField("scores"):
+        return None
+    found = [each.scores for each in images]
+    known = {
+        name: np.array([getattr(each, name) for each in found], np.float32)
+        for name in SCORE_NAMES
+        if found[0].HasField(name)  # type: ignore[arg-type] # the stub wants literals
+    }
+    return Scores(**known, rejected=np.array([each.rejected for each in found], np.int64))
 
 
 def _read_origin(
@@ -227,5 +275,6 @@ def _read_origin(
         class_id=class_id,
         serials=tuple(each.serial for each in images if each.serial),
         captions=tuple(each.caption for each in images if each.HasField("caption")),
+        scores=_read_scores(images),
         timing=Timing.of(timing),
     )

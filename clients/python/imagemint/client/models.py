@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
+from imagemint.client.images import SCORE_NAMES
 from imagemint.v1 import manifest_pb2, model_service_pb2
 
 
@@ -97,6 +98,8 @@ class Manifest:
     """SPDX expression, or free text, for weights and samples."""
     captions: Captions | None = field(default=None, repr=False)
     """Captions that it understands; None if the model takes none."""
+    scores: tuple[str, ...] = field(default=(), repr=False)
+    """Scores of images that it has, by name; empty for a model without a critic."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +195,12 @@ def _parse_manifest(message: manifest_pb2.BundleManifest) -> Manifest:
         evaluations=tuple(_parse_evaluation(each) for each in message.evaluations),
         license=message.license,
         captions=_parse_captions(message.caption) if message.HasField("caption") else None,
+        scores=_parse_scores(message.critic),
     )
+
+
+def _parse_scores(message: manifest_pb2.Critic) -> tuple[str, ...]:
+    return tuple(each.name for each, _ in message.ListFields() if each.name in SCORE_NAMES)
 
 
 def _parse_captions(message: manifest_pb2.CaptionSpec) -> Captions:

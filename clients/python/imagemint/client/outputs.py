@@ -7,7 +7,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -192,7 +192,8 @@ def write_npz_to(
     `image` uint8 [N, H, W, C], `class_id` int64 [N] (-1 for none), `index` uint64 [N] and `serial`
     str [N]; `class_labels` str [K]; and as scalars `model`, `version`, `variant` and
     `bundle_sha256` (str), `seed` (uint64; missing if the images have several seeds) and
-    `truncation` (float64, NaN for none).
+    `truncation` (float64, NaN for none). Images with scores have each score, float32 [N], and
+    `rejected` int64 [N].
 
     Pixels are written as they arrive, so memory holds one chunk and 50 bytes per image for any N.
     The comment of the archive has the first and the last serial.
@@ -208,6 +209,7 @@ def write_npz_to(
     class_id: list[NDArray[np.int64]] = []
     index: list[NDArray[np.uint64]] = []
     serials: list[NDArray[np.bytes_]] = []
+    scores: dict[str, list[NDArray[Any]]] = {}
     first: ImageBatch | None = None
     with zipfile.ZipFile(file, "w") as archive:
         with archive.open("image.npy", "w", force_zip64=True) as member:
@@ -220,6 +222,10 @@ def write_npz_to(
                 nothing = np.full(len(batch), UNCONDITIONAL, np.int64)
                 class_id.append(nothing if batch.class_id is None else batch.class_id)
                 serials.append(np.array(batch.serials, np.bytes_))
+                if batch.scores is not None:
+                    named = batch.scores.by_name() | {"rejected": batch.scores.rejected}
+                    for name, values in named.items():
+                        scores.setdefault(name, []).append(values)
         if first is None:
             raise ValueError("no images for the npz")
         scalars: dict[str, object] = {
@@ -231,6 +237,7 @@ def write_npz_to(
             "variant": np.str_(first.variant),
             "bundle_sha256": np.str_(first.bundle_sha256),
             "truncation": np.float64(np.nan if truncation is None else truncation),
+            **{name: np.concatenate(parts) for name, parts in scores.items()},
             **{name: np.str_(text) for name, text in more.items()},
         }
         if first.seed is not None:

@@ -51,6 +51,50 @@ class Caption:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Keeps only images with good scores, and returns the scores.
+
+    The image at index i is then the first candidate that passes. Candidate t has the latent of
+    index i + t * 2^48 and the class or caption of index i. Its serial number makes it again without
+    the filter. A filter without conditions only returns scores. The model must have a critic.
+    """
+
+    min_class_confidence: float | None = None
+    """Smallest probability that the classifier of the model gives the class, 0 to 1."""
+    rejection_sampling: bool = False
+    """Whether to accept candidates by discriminator rejection sampling (Azadi et al., 2019)."""
+    min_training_distance: float | None = None
+    """Smallest distance to a training image, in units of the median distance of test images."""
+    max_tries: int | None = None
+    """Most candidates of one index, 1 to 1,000. None for the server's default of 64. If none
+    passes, the call fails with FILTER_EXHAUSTED."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of the scores that the conditions need."""
+        wanted = {
+            "class_confidence": self.min_class_confidence is not None,
+            "realness": self.rejection_sampling,
+            "training_distance": self.min_training_distance is not None,
+        }
+        return tuple(name for name, is_set in wanted.items() if is_set)
+
+    def to_message(self) -> image_pb2.ImageFilter:
+        """Returns the message of a request.
+
+        Raises:
+            InvalidRequest: `max_tries` does not fit the message.
+        """
+        tries = None if self.max_tries is None else whole_number("max_tries", self.max_tries)
+        return image_pb2.ImageFilter(
+            min_class_confidence=self.min_class_confidence,
+            rejection_sampling=self.rejection_sampling,
+            min_training_distance=self.min_training_distance,
+            max_tries=tries,
+        )
+
+
 Condition: TypeAlias = int | str | PerImage | Cycle | Weights | Caption | None
 """Nothing (the server draws), one class by index, one by label, or one of the above."""
 
@@ -90,6 +134,7 @@ def image_spec(
     version: str = "",
     variant: str = "",
     latents: ArrayLike | None = None,
+    image_filter: Filter | None = None,
 ) -> image_pb2.ImageSpec:
     """The message that names the images of a request.
 
@@ -103,6 +148,7 @@ def image_spec(
         version: empty for the model's default.
         variant: name of the variant that must make them, or `reference`; empty for any.
         latents: float32 [count, z_dim] instead of a seed.
+        image_filter: which images to keep; None for all.
 
     Raises:
         InvalidRequest: an argument that no server could accept, or that does not fit the message.
@@ -122,6 +168,8 @@ def image_spec(
         if seed is not None:
             raise invalid("latents", "a seed and latents exclude each other")
         spec.latents.values.extend(_latents(latents, count).ravel().tolist())
+    if image_filter is not None:
+        spec.filter.CopyFrom(image_filter.to_message())
     _set_condition(spec, condition)
     return spec
 

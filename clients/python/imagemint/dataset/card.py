@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 
+from imagemint.client.requests import Filter
 from imagemint.dataset.formats import SPLIT, load_format
 from imagemint.dataset.plan import PLAN_FILE, Plan
 from imagemint.pictures import TRAINED_ALGORITHMIC_MEDIA
@@ -96,6 +97,8 @@ def _list_body(plan: Plan, num_bytes: int) -> Iterator[str]:
     if plan.captions:
         yield "| captions | example captions of the model, drawn at random by seed and index |"
     yield f"| truncation | {'none' if plan.truncation is None else plan.truncation} |"
+    if plan.image_filter is not None:
+        yield f"| filter | {_describe_filter(plan.image_filter)} |"
     color = "gray" if plan.channels == 1 else "RGB"
     yield f"| image | {plan.height} x {plan.width}, {color} |"
     yield f"| format | {plan.format}, {plan.num_shards:,} shards, {num_bytes:,} bytes |"
@@ -126,6 +129,18 @@ def _describe_classes(plan: Plan) -> str:
         return "all in turn, by index"
     shown = ", ".join(plan.class_labels[class_id] for class_id in plan.classes[:_MOST_LABELS])
     return f"in turn, by index: {shown}"
+
+
+def _describe_filter(image_filter: Filter) -> str:
+    parts = []
+    if image_filter.min_class_confidence is not None:
+        parts.append(f"class confidence of at least {image_filter.min_class_confidence}")
+    if image_filter.rejection_sampling:
+        parts.append("discriminator rejection sampling")
+    if image_filter.min_training_distance is not None:
+        distance = image_filter.min_training_distance
+        parts.append(f"distance to training images of at least {distance}")
+    return ", ".join(parts) or "none; only scores"
 
 
 def _choose_task(plan: Plan) -> str:

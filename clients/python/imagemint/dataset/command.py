@@ -11,7 +11,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from imagemint.client.classes import parse_classes
-from imagemint.client.commands import Connection
+from imagemint.client.commands import FilteredConnection
 from imagemint.client.extras import MissingExtra, install_command
 from imagemint.client.requests import UINT64_MAX, Cycle
 from imagemint.dataset.errors import DatasetError
@@ -38,7 +38,7 @@ RANDOM: Literal["random"] = "random"
 _DRAWN_SEED_BITS = 63
 
 
-class Dataset(Connection):
+class Dataset(FilteredConnection):
     """Make a data set of labelled images, resumable: run the same command again to continue."""
 
     model: str | None = None
@@ -193,6 +193,7 @@ class Dataset(Connection):
     def make_plan(self, existing: Plan | None) -> tuple[Plan, Spec]:
         """Returns the plan; what the settings leave open is taken from an existing plan."""
         spec, offer = self._open_spec(existing)
+        offer.check_filter(self.image_filter)
         seed = self.seed
         if seed is None:
             seed = existing.seed if existing else _draw_seed()
@@ -219,6 +220,7 @@ class Dataset(Connection):
             quality=self.quality,
             shard_size=self.shard_size,
             software=describe_software(self.format),
+            image_filter=self.image_filter,
         )
         return plan, spec
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from imagemint.client import forks
 from imagemint.client.image_source import SourceIdentity
 from imagemint.client.images import ImageBatch, join_batches
+from imagemint.client.requests import Filter
 from imagemint.dataset.errors import DatasetError
 from imagemint.dataset.local import LocalSource, check_truncation, describe_bundle, find_bundle
 from imagemint.dataset.plan import Plan
@@ -34,12 +35,14 @@ class EngineSource:
         classes: classes in turn by index; empty for all classes in order; None for classes drawn
             at random. A model without classes takes None.
         truncation: within the range of the model; None for none.
+        image_filter: which images to keep; None for all.
         version: empty for the newest.
         variant: variant of the model; empty for the reference.
         device: `cpu`, `cuda` or `auto`.
 
     Raises:
-        DatasetError: there is no such model or version, or the model takes no such condition.
+        DatasetError: there is no such model or version, or the model takes no such condition, or
+            has no such scores.
         BundleRefused: the bundle cannot be used.
     """
 
@@ -53,6 +56,7 @@ class EngineSource:
         seed: int | None = None,
         classes: Sequence[int] | None = None,
         truncation: float | None = None,
+        image_filter: Filter | None = None,
         version: str = "",
         variant: str = "",
         device: str = "auto",
@@ -60,9 +64,11 @@ class EngineSource:
         spec = find_bundle("" if repository is None else str(repository), model, version, device)
         check_truncation(spec, truncation)
         self._spec, offer = describe_bundle(spec, variant)
-        self._plan = _make_plan(
+        offer.check_filter(image_filter)
+        plan = _make_plan(
             offer, secrets.randbits(64) if seed is None else seed, classes, truncation
         )
+        self._plan = replace(plan, image_filter=image_filter)
         self._engines: dict[tuple[int, int], _Engine] = {}  # by process and fork; one is ours
 
     @property
@@ -77,6 +83,7 @@ class EngineSource:
             seed=plan.seed,
             class_labels=plan.class_labels,
             image_shape=(plan.height, plan.width, plan.channels),
+            image_filter=plan.image_filter,
         )
 
     def read(

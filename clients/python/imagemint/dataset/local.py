@@ -4,19 +4,23 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from imagemint.client.images import ImageBatch, Timing
+from imagemint.client.images import ImageBatch, Scores, Timing
+from imagemint.client.requests import Filter
 from imagemint.dataset.errors import DatasetError
 from imagemint.dataset.plan import Plan
 from imagemint.dataset.sources import LocalSpec, Offer
 from imagemint.engine.batch import Batch
 from imagemint.engine.bundle import Bundle, read_bundle
 from imagemint.engine.bundle.shipped import shipped_models
+from imagemint.engine.filtering import DEFAULT_TRIES, ImageFilter, Selection
 from imagemint.engine.onnx.backend import OnnxBackend
-from imagemint.engine.sampling import drawn_classes, latents
+from imagemint.engine.onnx.critic import OnnxCritic
+from imagemint.engine.sampling import drawn_classes, latents_of, runs_at
 from imagemint.engine.serial import spell_reel, spell_terms
 from imagemint.engine.spec import ModelSpec
 
@@ -83,7 +87,10 @@ class LocalSource:
         self._plan = plan
         self.spec: ModelSpec = bundle.spec
         self.backend = _open_backend(bundle, spec, plan.variant)
+        self._critic: OnnxCritic | None = None
         try:
+            if plan.image_filter is not None and bundle.critic is not None:
+                self._critic = OnnxCritic(bundle, bundle.critic)
             _describe(bundle, self.backend).check(plan, str(spec.directory))
         except BaseException:
             self.backend.close()
@@ -98,41 +105,80 @@ class LocalSource:
     def close(self) -> None:
         """Releases the model."""
         self.backend.close()
+        if self._critic is not None:
+            self._critic.close()
 
     def _compute(self, first: int, count: int) -> ImageBatch:
-        plan, spec = self._plan, self.spec
-        classes = list_classes(plan, first, count)
-        captions = self._draw_captions(first, count)
-        threshold, psi = plan.truncation, None
-        if spec.takes_psi:  # the graph always takes it; 1 leaves w unchanged
-            threshold = None
-            psi = np.full(count, 1.0 if plan.truncation is None else plan.truncation, np.float32)
-        batch = Batch(
-            z=latents(
-                plan.seed,
-                first,
-                count,
-                spec.z_dim,
-                distribution=spec.distribution,
-                threshold=threshold,
-            ),
-            class_id=classes,
-            tokens=spec.captions.encode(captions) if spec.captions and captions else None,
-            truncation=psi,
+        plan = self._plan
+        conditions = _Conditions(
+            list_classes(plan, first, count), self._draw_captions(first, count)
         )
+        indices = np.arange(count, dtype=np.uint64) + np.uint64(first)
+        image, scores, chosen = self._draw(indices, conditions), None, indices
+        if self._critic is not None:
+            image, scores, chosen = self._filter(self._critic, image, first, conditions)
         return ImageBatch(
             model=plan.model,
             version=plan.version,
             seed=plan.seed,
             bundle_sha256=plan.bundle_sha256,
             variant=plan.variant,
-            index=np.arange(count, dtype=np.uint64) + np.uint64(first),
-            class_id=classes,
-            captions=tuple(captions or ()),
-            serials=self._spell_serials(first, count, classes, captions),
+            index=indices,
+            class_id=conditions.classes,
+            captions=tuple(conditions.captions or ()),
+            serials=self._spell_serials(chosen, conditions),
+            scores=scores,
             timing=_NO_TIME,
-            image=self.backend.run(batch),
+            image=image,
         )
+
+    def _draw(self, indices: NDArray[np.uint64], conditions: "_Conditions") -> NDArray[np.uint8]:
+        """Returns the images at some indices."""
+        plan, spec, count = self._plan, self.spec, len(indices)
+        threshold, psi = plan.truncation, None
+        if spec.takes_psi:  # the graph always takes it; 1 leaves w unchanged
+            threshold = None
+            psi = np.full(count, 1.0 if plan.truncation is None else plan.truncation, np.float32)
+        runs = runs_at(np.full(count, plan.seed, np.uint64), indices)
+        runs = [run._replace(threshold=threshold) for run in runs]
+        captions = conditions.captions
+        batch = Batch(
+            z=latents_of(runs, spec.z_dim, distribution=spec.distribution),
+            class_id=conditions.classes,
+            tokens=spec.captions.encode(captions) if spec.captions and captions else None,
+            truncation=psi,
+        )
+        return self.backend.run(batch)
+
+    def _filter(
+        self,
+        critic: OnnxCritic,
+        image: NDArray[np.uint8],
+        first: int,
+        conditions: "_Conditions",
+    ) -> tuple[NDArray[np.uint8], Scores, NDArray[np.uint64]]:
+        """Returns the images that the filter of the plan chooses, their scores and own indices.
+
+        Args:
+            critic: computes the scores.
+            image: the first candidate of each index; those that fail are replaced.
+            first: the first index.
+            conditions: of the indices.
+        """
+        wanted = _to_engine(self._plan.image_filter or Filter())
+        selection = Selection(wanted, critic.spec, self._plan.seed, first, len(image))
+        found = critic.score(image, conditions.classes)
+        selection.settle(found)
+        kept = found.by_name()
+        while len(positions := selection.pending):
+            own = conditions.at(positions)
+            candidates = self._draw(selection.next_indices, own)
+            found = critic.score(candidates, own.classes)
+            passes = selection.settle(found)
+            image[positions[passes]] = candidates[passes]
+            for name, values in found.by_name().items():
+                kept[name][positions[passes]] = values[passes]
+        return image, Scores(**kept, rejected=selection.rejected), selection.indices
 
     def _draw_captions(self, first: int, count: int) -> list[str] | None:
         """Returns example captions, as a server draws them; None for a model without captions."""
@@ -143,20 +189,40 @@ class LocalSource:
         return [captions.examples[at] for at in drawn.tolist()]
 
     def _spell_serials(
-        self,
-        first: int,
-        count: int,
-        classes: NDArray[np.int64] | None,
-        captions: list[str] | None,
+        self, indices: NDArray[np.uint64], conditions: "_Conditions"
     ) -> tuple[str, ...]:
-        plan, variant = self._plan, self.backend.variant.name_in_serials
+        plan, variant, count = self._plan, self.backend.variant.name_in_serials, len(indices)
         reel = spell_reel(plan.model, int(plan.version), variant, plan.seed)
+        classes, captions = conditions.classes, conditions.captions
         class_ids: list[int | None] = [None] * count if classes is None else classes.tolist()
         texts: list[str | None] = [None] * count if captions is None else [*captions]
         return tuple(
             f"{reel}{index}{spell_terms(class_id, text, plan.truncation)}"
-            for index, (class_id, text) in enumerate(zip(class_ids, texts, strict=True), first)
+            for index, class_id, text in zip(indices.tolist(), class_ids, texts, strict=True)
         )
+
+
+class _Conditions(NamedTuple):
+    """What each of several images shows; None for an input that the model does not take."""
+
+    classes: NDArray[np.int64] | None
+    captions: list[str] | None
+
+    def at(self, positions: NDArray[np.int64]) -> "_Conditions":
+        """Returns the conditions of the images at some positions."""
+        return _Conditions(
+            None if self.classes is None else self.classes[positions],
+            None if self.captions is None else [self.captions[at] for at in positions.tolist()],
+        )
+
+
+def _to_engine(image_filter: Filter) -> ImageFilter:
+    return ImageFilter(
+        image_filter.min_class_confidence,
+        image_filter.rejection_sampling,
+        image_filter.min_training_distance,
+        image_filter.max_tries or DEFAULT_TRIES,
+    )
 
 
 def list_classes(plan: Plan, first: int, count: int) -> NDArray[np.int64] | None:
@@ -203,6 +269,7 @@ def _describe(bundle: Bundle, backend: OnnxBackend) -> Offer:
         channels=spec.channels,
         title=bundle.manifest.title,
         license=bundle.manifest.license,
+        scores=() if bundle.critic is None else bundle.critic.scores.names,
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import PIL
 from PIL import features
 
-from imagemint.client.requests import Condition, Cycle
+from imagemint.client.requests import Condition, Cycle, Filter
 from imagemint.dataset.errors import DatasetError
 
 PLAN_FILE = "imagemint.json"
@@ -87,6 +87,8 @@ class Plan:
     """Images in a shard; the last one can have fewer."""
     software: dict[str, str]
     """Versions of the libraries that determine the bytes of files, by name."""
+    image_filter: Filter | None = None
+    """Which images to keep; None for all. `bundle_sha256` names the digest of the critic, too."""
 
     @property
     def num_shards(self) -> int:
@@ -131,6 +133,8 @@ class Plan:
     def to_json(self) -> bytes:
         """Returns the content of imagemint.json."""
         content = {"format_version": _FORMAT_VERSION, **asdict(self)}
+        if self.image_filter is None:  # as before there were filters
+            del content["image_filter"]
         return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
 
     @classmethod
@@ -154,6 +158,8 @@ class Plan:
             if isinstance(found["classes"], list):
                 found["classes"] = tuple(found["classes"])
             found["class_labels"] = tuple(found["class_labels"])
+            if "image_filter" in found:
+                found["image_filter"] = Filter(**found["image_filter"])
             return cls(**found)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DatasetError(f"{place} is not the plan of a data set: {error}") from error

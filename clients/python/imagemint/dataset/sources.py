@@ -16,6 +16,7 @@ from imagemint.client.channel import Tls
 from imagemint.client.errors import Cancelled, DeadlineExceeded, NotFound, QueueFull, Unavailable
 from imagemint.client.images import ImageBatch
 from imagemint.client.models import Manifest, Model, ModelVersion
+from imagemint.client.requests import Filter
 from imagemint.dataset.errors import DatasetError, SourceChanged
 from imagemint.dataset.plan import Plan
 
@@ -38,6 +39,18 @@ class Offer:
     channels: int
     title: str
     license: str
+    scores: tuple[str, ...] = ()
+
+    def check_filter(self, image_filter: Filter | None) -> None:
+        """Raises DatasetError if a filter needs scores that the model does not have."""
+        if image_filter is None:
+            return
+        missing = [name for name in image_filter.needs if name not in self.scores]
+        if missing or not self.scores:
+            raise DatasetError(
+                f"{self.model}@{self.version} has no {' and no '.join(missing) or 'scores'}; its "
+                f"scores: {', '.join(self.scores) or 'none'}. Export the model with a critic"
+            )
 
     def check(self, plan: Plan, place: str) -> None:
         """Raises SourceChanged unless the source makes the images that the plan names.
@@ -212,6 +225,7 @@ class ServerSource:
             truncation=plan.truncation,
             version=plan.version,
             variant=plan.variant,
+            image_filter=plan.image_filter,
         ):
             _check_batch(batch, plan, address)
             yield batch
@@ -252,6 +266,7 @@ def _describe_version(model: str, version: ModelVersion, manifest: Manifest) -> 
         channels=manifest.channels,
         title=manifest.title,
         license=manifest.license,
+        scores=manifest.scores,
     )
 
 

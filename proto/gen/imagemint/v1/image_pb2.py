@@ -26,17 +26,17 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from imagemint.v1 import manifest_pb2 as imagemint_dot_v1_dot_manifest__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18imagemint/v1/image.proto\x12\x0cimagemint.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bimagemint/v1/manifest.proto\"\x19\n\x07Latents\x12\x0e\n\x06values\x18\x01 \x03(\x02\"\"\n\rClassPerImage\x12\x11\n\tclass_ids\x18\x01 \x03(\x05\"\x1f\n\nClassCycle\x12\x11\n\tclass_ids\x18\x01 \x03(\x05\"\x1f\n\x0c\x43lassWeights\x12\x0f\n\x07weights\x18\x01 \x03(\x01\"\xb5\x03\n\tImageSpec\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x04seed\x18\x03 \x01(\x04H\x00\x12(\n\x07latents\x18\x04 \x01(\x0b\x32\x15.imagemint.v1.LatentsH\x00\x12\x13\n\x0b\x66irst_index\x18\x05 \x01(\x04\x12\r\n\x05\x63ount\x18\x06 \x01(\x04\x12\x12\n\x08\x63lass_id\x18\x07 \x01(\x05H\x01\x12\x15\n\x0b\x63lass_label\x18\x08 \x01(\tH\x01\x12\x36\n\x0f\x63lass_per_image\x18\t \x01(\x0b\x32\x1b.imagemint.v1.ClassPerImageH\x01\x12/\n\x0b\x63lass_cycle\x18\n \x01(\x0b\x32\x18.imagemint.v1.ClassCycleH\x01\x12\x33\n\rclass_weights\x18\x0b \x01(\x0b\x32\x1a.imagemint.v1.ClassWeightsH\x01\x12\x11\n\x07\x63\x61ption\x18\x0e \x01(\tH\x01\x12\x17\n\ntruncation\x18\x0c \x01(\x01H\x02\x88\x01\x01\x12\x0f\n\x07variant\x18\r \x01(\tB\x08\n\x06sourceB\x0b\n\tconditionB\r\n\x0b_truncation\"Y\n\nOutputSpec\x12)\n\x06\x66ormat\x18\x01 \x01(\x0e\x32\x19.imagemint.v1.ImageFormat\x12\x14\n\x07quality\x18\x02 \x01(\x05H\x00\x88\x01\x01\x42\n\n\x08_quality\"r\n\x0bMintedImage\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x15\n\x08\x63lass_id\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x0e\n\x06serial\x18\x03 \x01(\t\x12\x14\n\x07\x63\x61ption\x18\x04 \x01(\tH\x01\x88\x01\x01\x42\x0b\n\t_class_idB\n\n\x08_caption\"\xac\x02\n\nImageBatch\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x15\n\rbundle_sha256\x18\x03 \x01(\t\x12\x11\n\x04seed\x18\x04 \x01(\x04H\x00\x88\x01\x01\x12)\n\x06\x66ormat\x18\x05 \x01(\x0e\x32\x19.imagemint.v1.ImageFormat\x12)\n\x06layout\x18\x06 \x01(\x0e\x32\x19.imagemint.v1.ImageLayout\x12\'\n\x05shape\x18\x07 \x01(\x0b\x32\x18.imagemint.v1.ImageShape\x12\x10\n\x08pictures\x18\x08 \x03(\x0c\x12)\n\x06images\x18\t \x03(\x0b\x32\x19.imagemint.v1.MintedImage\x12\x0f\n\x07variant\x18\n \x01(\tB\x07\n\x05_seed\"\xb5\x01\n\x06Timing\x12(\n\x05queue\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\tinference\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06\x65ncode\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration*\x85\x01\n\x0bImageFormat\x12\x1c\n\x18IMAGE_FORMAT_UNSPECIFIED\x10\x00\x12\x14\n\x10IMAGE_FORMAT_RAW\x10\x01\x12\x14\n\x10IMAGE_FORMAT_PNG\x10\x02\x12\x15\n\x11IMAGE_FORMAT_JPEG\x10\x03\x12\x15\n\x11IMAGE_FORMAT_WEBP\x10\x04*`\n\x0bImageLayout\x12\x1c\n\x18IMAGE_LAYOUT_UNSPECIFIED\x10\x00\x12\x1b\n\x17IMAGE_LAYOUT_INDIVIDUAL\x10\x01\x12\x16\n\x12IMAGE_LAYOUT_SHEET\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18imagemint/v1/image.proto\x12\x0cimagemint.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bimagemint/v1/manifest.proto\"\x19\n\x07Latents\x12\x0e\n\x06values\x18\x01 \x03(\x02\"\"\n\rClassPerImage\x12\x11\n\tclass_ids\x18\x01 \x03(\x05\"\x1f\n\nClassCycle\x12\x11\n\tclass_ids\x18\x01 \x03(\x05\"\x1f\n\x0c\x43lassWeights\x12\x0f\n\x07weights\x18\x01 \x03(\x01\"\xc9\x01\n\x0bImageFilter\x12!\n\x14min_class_confidence\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x1a\n\x12rejection_sampling\x18\x02 \x01(\x08\x12\"\n\x15min_training_distance\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x16\n\tmax_tries\x18\x04 \x01(\x05H\x02\x88\x01\x01\x42\x17\n\x15_min_class_confidenceB\x18\n\x16_min_training_distanceB\x0c\n\n_max_tries\"\xf0\x03\n\tImageSpec\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x04seed\x18\x03 \x01(\x04H\x00\x12(\n\x07latents\x18\x04 \x01(\x0b\x32\x15.imagemint.v1.LatentsH\x00\x12\x13\n\x0b\x66irst_index\x18\x05 \x01(\x04\x12\r\n\x05\x63ount\x18\x06 \x01(\x04\x12\x12\n\x08\x63lass_id\x18\x07 \x01(\x05H\x01\x12\x15\n\x0b\x63lass_label\x18\x08 \x01(\tH\x01\x12\x36\n\x0f\x63lass_per_image\x18\t \x01(\x0b\x32\x1b.imagemint.v1.ClassPerImageH\x01\x12/\n\x0b\x63lass_cycle\x18\n \x01(\x0b\x32\x18.imagemint.v1.ClassCycleH\x01\x12\x33\n\rclass_weights\x18\x0b \x01(\x0b\x32\x1a.imagemint.v1.ClassWeightsH\x01\x12\x11\n\x07\x63\x61ption\x18\x0e \x01(\tH\x01\x12\x17\n\ntruncation\x18\x0c \x01(\x01H\x02\x88\x01\x01\x12\x0f\n\x07variant\x18\r \x01(\t\x12.\n\x06\x66ilter\x18\x0f \x01(\x0b\x32\x19.imagemint.v1.ImageFilterH\x03\x88\x01\x01\x42\x08\n\x06sourceB\x0b\n\tconditionB\r\n\x0b_truncationB\t\n\x07_filter\"Y\n\nOutputSpec\x12)\n\x06\x66ormat\x18\x01 \x01(\x0e\x32\x19.imagemint.v1.ImageFormat\x12\x14\n\x07quality\x18\x02 \x01(\x05H\x00\x88\x01\x01\x42\n\n\x08_quality\"\xad\x01\n\x0bImageScores\x12\x1d\n\x10\x63lass_confidence\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x15\n\x08realness\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x1e\n\x11training_distance\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x10\n\x08rejected\x18\x04 \x01(\x05\x42\x13\n\x11_class_confidenceB\x0b\n\t_realnessB\x14\n\x12_training_distance\"\xad\x01\n\x0bMintedImage\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x15\n\x08\x63lass_id\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x0e\n\x06serial\x18\x03 \x01(\t\x12\x14\n\x07\x63\x61ption\x18\x04 \x01(\tH\x01\x88\x01\x01\x12.\n\x06scores\x18\x05 \x01(\x0b\x32\x19.imagemint.v1.ImageScoresH\x02\x88\x01\x01\x42\x0b\n\t_class_idB\n\n\x08_captionB\t\n\x07_scores\"\xac\x02\n\nImageBatch\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x15\n\rbundle_sha256\x18\x03 \x01(\t\x12\x11\n\x04seed\x18\x04 \x01(\x04H\x00\x88\x01\x01\x12)\n\x06\x66ormat\x18\x05 \x01(\x0e\x32\x19.imagemint.v1.ImageFormat\x12)\n\x06layout\x18\x06 \x01(\x0e\x32\x19.imagemint.v1.ImageLayout\x12\'\n\x05shape\x18\x07 \x01(\x0b\x32\x18.imagemint.v1.ImageShape\x12\x10\n\x08pictures\x18\x08 \x03(\x0c\x12)\n\x06images\x18\t \x03(\x0b\x32\x19.imagemint.v1.MintedImage\x12\x0f\n\x07variant\x18\n \x01(\tB\x07\n\x05_seed\"\xb5\x01\n\x06Timing\x12(\n\x05queue\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\tinference\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06\x65ncode\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration*\x85\x01\n\x0bImageFormat\x12\x1c\n\x18IMAGE_FORMAT_UNSPECIFIED\x10\x00\x12\x14\n\x10IMAGE_FORMAT_RAW\x10\x01\x12\x14\n\x10IMAGE_FORMAT_PNG\x10\x02\x12\x15\n\x11IMAGE_FORMAT_JPEG\x10\x03\x12\x15\n\x11IMAGE_FORMAT_WEBP\x10\x04*`\n\x0bImageLayout\x12\x1c\n\x18IMAGE_LAYOUT_UNSPECIFIED\x10\x00\x12\x1b\n\x17IMAGE_LAYOUT_INDIVIDUAL\x10\x01\x12\x16\n\x12IMAGE_LAYOUT_SHEET\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'imagemint.v1.image_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_IMAGEFORMAT']._serialized_start=1367
-  _globals['_IMAGEFORMAT']._serialized_end=1500
-  _globals['_IMAGELAYOUT']._serialized_start=1502
-  _globals['_IMAGELAYOUT']._serialized_end=1598
+  _globals['_IMAGEFORMAT']._serialized_start=1866
+  _globals['_IMAGEFORMAT']._serialized_end=1999
+  _globals['_IMAGELAYOUT']._serialized_start=2001
+  _globals['_IMAGELAYOUT']._serialized_end=2097
   _globals['_LATENTS']._serialized_start=103
   _globals['_LATENTS']._serialized_end=128
   _globals['_CLASSPERIMAGE']._serialized_start=130
@@ -45,14 +45,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CLASSCYCLE']._serialized_end=197
   _globals['_CLASSWEIGHTS']._serialized_start=199
   _globals['_CLASSWEIGHTS']._serialized_end=230
-  _globals['_IMAGESPEC']._serialized_start=233
-  _globals['_IMAGESPEC']._serialized_end=670
-  _globals['_OUTPUTSPEC']._serialized_start=672
-  _globals['_OUTPUTSPEC']._serialized_end=761
-  _globals['_MINTEDIMAGE']._serialized_start=763
-  _globals['_MINTEDIMAGE']._serialized_end=877
-  _globals['_IMAGEBATCH']._serialized_start=880
-  _globals['_IMAGEBATCH']._serialized_end=1180
-  _globals['_TIMING']._serialized_start=1183
-  _globals['_TIMING']._serialized_end=1364
+  _globals['_IMAGEFILTER']._serialized_start=233
+  _globals['_IMAGEFILTER']._serialized_end=434
+  _globals['_IMAGESPEC']._serialized_start=437
+  _globals['_IMAGESPEC']._serialized_end=933
+  _globals['_OUTPUTSPEC']._serialized_start=935
+  _globals['_OUTPUTSPEC']._serialized_end=1024
+  _globals['_IMAGESCORES']._serialized_start=1027
+  _globals['_IMAGESCORES']._serialized_end=1200
+  _globals['_MINTEDIMAGE']._serialized_start=1203
+  _globals['_MINTEDIMAGE']._serialized_end=1376
+  _globals['_IMAGEBATCH']._serialized_start=1379
+  _globals['_IMAGEBATCH']._serialized_end=1679
+  _globals['_TIMING']._serialized_start=1682
+  _globals['_TIMING']._serialized_end=1863
 # @@protoc_insertion_point(module_scope)

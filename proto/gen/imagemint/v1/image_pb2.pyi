@@ -178,6 +178,62 @@ class ClassWeights(_message.Message):
 Global___ClassWeights: _TypeAlias = ClassWeights  # noqa: Y015
 
 @_typing.final
+class ImageFilter(_message.Message):
+    """Returns the scores of the images, and keeps only those with good ones: the image at index i is the
+    first candidate that passes all conditions. Without any condition, every image passes. Candidate t,
+    from 0 on, has the latent and the serial number of index i + t * 2^48, and the class or caption of
+    index i. So an image still depends on the model, the seed, the index and the filter alone, and a
+    request still yields exactly `count` images.
+
+    A filter on scores that the bundle does not have is FAILED_PRECONDITION with reason
+    SCORE_UNSUPPORTED. If no candidate of an index passes, the call fails with FAILED_PRECONDITION,
+    reason FILTER_EXHAUSTED, and what was seen.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MIN_CLASS_CONFIDENCE_FIELD_NUMBER: _builtins.int
+    REJECTION_SAMPLING_FIELD_NUMBER: _builtins.int
+    MIN_TRAINING_DISTANCE_FIELD_NUMBER: _builtins.int
+    MAX_TRIES_FIELD_NUMBER: _builtins.int
+    min_class_confidence: _builtins.float
+    """Smallest class confidence, 0 to 1. Absent: any."""
+    rejection_sampling: _builtins.bool
+    """Whether to accept a candidate with the probability of discriminator rejection sampling. The random
+    number comes from the seed's acceptance stream (docs/sampling.md).
+    """
+    min_training_distance: _builtins.float
+    """Smallest distance to a training image, 0 or more. Absent: any."""
+    max_tries: _builtins.int
+    """Most candidates of one index, 1 to 1,000, default 64."""
+    def __init__(
+        self,
+        *,
+        min_class_confidence: _builtins.float | None = ...,
+        rejection_sampling: _builtins.bool = ...,
+        min_training_distance: _builtins.float | None = ...,
+        max_tries: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tries", b"_max_tries", "_min_class_confidence", b"_min_class_confidence", "_min_training_distance", b"_min_training_distance", "max_tries", b"max_tries", "min_class_confidence", b"min_class_confidence", "min_training_distance", b"min_training_distance"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tries", b"_max_tries", "_min_class_confidence", b"_min_class_confidence", "_min_training_distance", b"_min_training_distance", "max_tries", b"max_tries", "min_class_confidence", b"min_class_confidence", "min_training_distance", b"min_training_distance", "rejection_sampling", b"rejection_sampling"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_tries: _TypeAlias = _typing.Literal["max_tries"]  # noqa: Y015
+    _WhichOneofArgType__max_tries: _TypeAlias = _typing.Literal["_max_tries", b"_max_tries"]  # noqa: Y015
+    _WhichOneofReturnType__min_class_confidence: _TypeAlias = _typing.Literal["min_class_confidence"]  # noqa: Y015
+    _WhichOneofArgType__min_class_confidence: _TypeAlias = _typing.Literal["_min_class_confidence", b"_min_class_confidence"]  # noqa: Y015
+    _WhichOneofReturnType__min_training_distance: _TypeAlias = _typing.Literal["min_training_distance"]  # noqa: Y015
+    _WhichOneofArgType__min_training_distance: _TypeAlias = _typing.Literal["_min_training_distance", b"_min_training_distance"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_tries) -> _WhichOneofReturnType__max_tries | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_class_confidence) -> _WhichOneofReturnType__min_class_confidence | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_training_distance) -> _WhichOneofReturnType__min_training_distance | None: ...
+
+Global___ImageFilter: _TypeAlias = ImageFilter  # noqa: Y015
+
+@_typing.final
 class ImageSpec(_message.Message):
     """Which images: everything that decides pixels."""
 
@@ -197,6 +253,7 @@ class ImageSpec(_message.Message):
     CAPTION_FIELD_NUMBER: _builtins.int
     TRUNCATION_FIELD_NUMBER: _builtins.int
     VARIANT_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Model name. Required."""
     version: _builtins.str
@@ -238,6 +295,12 @@ class ImageSpec(_message.Message):
     def class_weights(self) -> Global___ClassWeights:
         """Classes at random with given odds."""
 
+    @_builtins.property
+    def filter(self) -> Global___ImageFilter:
+        """Which images to keep. Absent: all. Not with explicit latents. With a filter, first_index + count is
+        at most 2^48.
+        """
+
     def __init__(
         self,
         *,
@@ -255,17 +318,22 @@ class ImageSpec(_message.Message):
         caption: _builtins.str = ...,
         truncation: _builtins.float | None = ...,
         variant: _builtins.str = ...,
+        filter: Global___ImageFilter | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_truncation", b"_truncation", "caption", b"caption", "class_cycle", b"class_cycle", "class_id", b"class_id", "class_label", b"class_label", "class_per_image", b"class_per_image", "class_weights", b"class_weights", "condition", b"condition", "latents", b"latents", "seed", b"seed", "source", b"source", "truncation", b"truncation"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_filter", b"_filter", "_truncation", b"_truncation", "caption", b"caption", "class_cycle", b"class_cycle", "class_id", b"class_id", "class_label", b"class_label", "class_per_image", b"class_per_image", "class_weights", b"class_weights", "condition", b"condition", "filter", b"filter", "latents", b"latents", "seed", b"seed", "source", b"source", "truncation", b"truncation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_truncation", b"_truncation", "caption", b"caption", "class_cycle", b"class_cycle", "class_id", b"class_id", "class_label", b"class_label", "class_per_image", b"class_per_image", "class_weights", b"class_weights", "condition", b"condition", "count", b"count", "first_index", b"first_index", "latents", b"latents", "model", b"model", "seed", b"seed", "source", b"source", "truncation", b"truncation", "variant", b"variant", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_filter", b"_filter", "_truncation", b"_truncation", "caption", b"caption", "class_cycle", b"class_cycle", "class_id", b"class_id", "class_label", b"class_label", "class_per_image", b"class_per_image", "class_weights", b"class_weights", "condition", b"condition", "count", b"count", "filter", b"filter", "first_index", b"first_index", "latents", b"latents", "model", b"model", "seed", b"seed", "source", b"source", "truncation", b"truncation", "variant", b"variant", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__filter: _TypeAlias = _typing.Literal["filter"]  # noqa: Y015
+    _WhichOneofArgType__filter: _TypeAlias = _typing.Literal["_filter", b"_filter"]  # noqa: Y015
     _WhichOneofReturnType__truncation: _TypeAlias = _typing.Literal["truncation"]  # noqa: Y015
     _WhichOneofArgType__truncation: _TypeAlias = _typing.Literal["_truncation", b"_truncation"]  # noqa: Y015
     _WhichOneofReturnType_condition: _TypeAlias = _typing.Literal["class_id", "class_label", "class_per_image", "class_cycle", "class_weights", "caption"]  # noqa: Y015
     _WhichOneofArgType_condition: _TypeAlias = _typing.Literal["condition", b"condition"]  # noqa: Y015
     _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["seed", "latents"]  # noqa: Y015
     _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__filter) -> _WhichOneofReturnType__filter | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__truncation) -> _WhichOneofReturnType__truncation | None: ...
     @_typing.overload
@@ -304,6 +372,51 @@ class OutputSpec(_message.Message):
 Global___OutputSpec: _TypeAlias = OutputSpec  # noqa: Y015
 
 @_typing.final
+class ImageScores(_message.Message):
+    """The scores of one image, as far as the bundle has them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLASS_CONFIDENCE_FIELD_NUMBER: _builtins.int
+    REALNESS_FIELD_NUMBER: _builtins.int
+    TRAINING_DISTANCE_FIELD_NUMBER: _builtins.int
+    REJECTED_FIELD_NUMBER: _builtins.int
+    class_confidence: _builtins.float
+    """Probability that the classifier gives the class of the image, 0 to 1."""
+    realness: _builtins.float
+    """Calibrated logit of the discriminator."""
+    training_distance: _builtins.float
+    """Distance to the nearest training image, in units of the median distance of test images."""
+    rejected: _builtins.int
+    """Candidates that a filter rejected before this one, 0 or more."""
+    def __init__(
+        self,
+        *,
+        class_confidence: _builtins.float | None = ...,
+        realness: _builtins.float | None = ...,
+        training_distance: _builtins.float | None = ...,
+        rejected: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_class_confidence", b"_class_confidence", "_realness", b"_realness", "_training_distance", b"_training_distance", "class_confidence", b"class_confidence", "realness", b"realness", "training_distance", b"training_distance"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_class_confidence", b"_class_confidence", "_realness", b"_realness", "_training_distance", b"_training_distance", "class_confidence", b"class_confidence", "realness", b"realness", "rejected", b"rejected", "training_distance", b"training_distance"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__class_confidence: _TypeAlias = _typing.Literal["class_confidence"]  # noqa: Y015
+    _WhichOneofArgType__class_confidence: _TypeAlias = _typing.Literal["_class_confidence", b"_class_confidence"]  # noqa: Y015
+    _WhichOneofReturnType__realness: _TypeAlias = _typing.Literal["realness"]  # noqa: Y015
+    _WhichOneofArgType__realness: _TypeAlias = _typing.Literal["_realness", b"_realness"]  # noqa: Y015
+    _WhichOneofReturnType__training_distance: _TypeAlias = _typing.Literal["training_distance"]  # noqa: Y015
+    _WhichOneofArgType__training_distance: _TypeAlias = _typing.Literal["_training_distance", b"_training_distance"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__class_confidence) -> _WhichOneofReturnType__class_confidence | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__realness) -> _WhichOneofReturnType__realness | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__training_distance) -> _WhichOneofReturnType__training_distance | None: ...
+
+Global___ImageScores: _TypeAlias = ImageScores  # noqa: Y015
+
+@_typing.final
 class MintedImage(_message.Message):
     """What one image is."""
 
@@ -313,8 +426,11 @@ class MintedImage(_message.Message):
     CLASS_ID_FIELD_NUMBER: _builtins.int
     SERIAL_FIELD_NUMBER: _builtins.int
     CAPTION_FIELD_NUMBER: _builtins.int
+    SCORES_FIELD_NUMBER: _builtins.int
     index: _builtins.int
-    """Index on the seed's reel; for explicit latents the position from first_index on."""
+    """Index on the seed's reel; for explicit latents the position from first_index on. With a filter the
+    index that was asked for; `serial` has that of the candidate.
+    """
     class_id: _builtins.int
     """Class it was asked for; absent for a model without classes."""
     serial: _builtins.str
@@ -326,6 +442,10 @@ class MintedImage(_message.Message):
     """Caption it was asked for, in its normal form: lower-case words separated by one space. Absent
     for a model without captions.
     """
+    @_builtins.property
+    def scores(self) -> Global___ImageScores:
+        """Absent without a filter."""
+
     def __init__(
         self,
         *,
@@ -333,19 +453,24 @@ class MintedImage(_message.Message):
         class_id: _builtins.int | None = ...,
         serial: _builtins.str = ...,
         caption: _builtins.str | None = ...,
+        scores: Global___ImageScores | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_caption", b"_caption", "_class_id", b"_class_id", "caption", b"caption", "class_id", b"class_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_caption", b"_caption", "_class_id", b"_class_id", "_scores", b"_scores", "caption", b"caption", "class_id", b"class_id", "scores", b"scores"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_caption", b"_caption", "_class_id", b"_class_id", "caption", b"caption", "class_id", b"class_id", "index", b"index", "serial", b"serial"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_caption", b"_caption", "_class_id", b"_class_id", "_scores", b"_scores", "caption", b"caption", "class_id", b"class_id", "index", b"index", "scores", b"scores", "serial", b"serial"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__caption: _TypeAlias = _typing.Literal["caption"]  # noqa: Y015
     _WhichOneofArgType__caption: _TypeAlias = _typing.Literal["_caption", b"_caption"]  # noqa: Y015
     _WhichOneofReturnType__class_id: _TypeAlias = _typing.Literal["class_id"]  # noqa: Y015
     _WhichOneofArgType__class_id: _TypeAlias = _typing.Literal["_class_id", b"_class_id"]  # noqa: Y015
+    _WhichOneofReturnType__scores: _TypeAlias = _typing.Literal["scores"]  # noqa: Y015
+    _WhichOneofArgType__scores: _TypeAlias = _typing.Literal["_scores", b"_scores"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__caption) -> _WhichOneofReturnType__caption | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__class_id) -> _WhichOneofReturnType__class_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__scores) -> _WhichOneofReturnType__scores | None: ...
 
 Global___MintedImage: _TypeAlias = MintedImage  # noqa: Y015
 

@@ -630,6 +630,120 @@ class Variant(_message.Message):
 Global___Variant: _TypeAlias = Variant  # noqa: Y015
 
 @_typing.final
+class Score(_message.Message):
+    """A score of images that callers can ask for, and how it was measured."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    protocol: _builtins.str
+    """What was measured, on which images, and what came out. For people."""
+    def __init__(
+        self,
+        *,
+        protocol: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["protocol", b"protocol"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Score: _TypeAlias = Score  # noqa: Y015
+
+@_typing.final
+class RealnessScore(_message.Message):
+    """The logit of a discriminator, calibrated so that exp(logit) estimates how much likelier an image is
+    among real images than among generated ones (Azadi et al., "Discriminator Rejection Sampling", 2019).
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    MAXIMUM_FIELD_NUMBER: _builtins.int
+    SHIFT_FIELD_NUMBER: _builtins.int
+    ACCEPTED_SHARE_FIELD_NUMBER: _builtins.int
+    protocol: _builtins.str
+    """As in Score."""
+    maximum: _builtins.float
+    """Largest logit among the generated images of the calibration: `M` of the paper. Finite."""
+    shift: _builtins.float
+    """Shift of the acceptance, `gamma` of the paper: the larger, the fewer images are accepted. Finite."""
+    accepted_share: _builtins.float
+    """Share of images that rejection sampling accepted in the calibration, 0 to 1."""
+    def __init__(
+        self,
+        *,
+        protocol: _builtins.str = ...,
+        maximum: _builtins.float = ...,
+        shift: _builtins.float = ...,
+        accepted_share: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_share", b"accepted_share", "maximum", b"maximum", "protocol", b"protocol", "shift", b"shift"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RealnessScore: _TypeAlias = RealnessScore  # noqa: Y015
+
+@_typing.final
+class Critic(_message.Message):
+    """A second graph, which scores images: `critic.onnx`. Inputs: `image` uint8 [N, height, width,
+    channels] and, if the model has classes, `class_id` int64 [N, 1]. Outputs, each float32 [N] and
+    present if and only if its field is: `class_confidence`, `realness`, `training_distance`.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHA256_FIELD_NUMBER: _builtins.int
+    CLASS_CONFIDENCE_FIELD_NUMBER: _builtins.int
+    REALNESS_FIELD_NUMBER: _builtins.int
+    TRAINING_DISTANCE_FIELD_NUMBER: _builtins.int
+    sha256: _builtins.str
+    """SHA-256 of critic.onnx, lower-case hexadecimal. Required."""
+    @_builtins.property
+    def class_confidence(self) -> Global___Score:
+        """Probability that a classifier gives the class that was asked for, 0 to 1. Needs classes."""
+
+    @_builtins.property
+    def realness(self) -> Global___RealnessScore:
+        """Calibrated logit of the discriminator."""
+
+    @_builtins.property
+    def training_distance(self) -> Global___Score:
+        """Distance to the nearest training image in the features of a classifier, 0 or more, in units of the
+        median distance of test images. Copies of training images are near 0.
+        """
+
+    def __init__(
+        self,
+        *,
+        sha256: _builtins.str = ...,
+        class_confidence: Global___Score | None = ...,
+        realness: Global___RealnessScore | None = ...,
+        training_distance: Global___Score | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_class_confidence", b"_class_confidence", "_realness", b"_realness", "_training_distance", b"_training_distance", "class_confidence", b"class_confidence", "realness", b"realness", "training_distance", b"training_distance"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_class_confidence", b"_class_confidence", "_realness", b"_realness", "_training_distance", b"_training_distance", "class_confidence", b"class_confidence", "realness", b"realness", "sha256", b"sha256", "training_distance", b"training_distance"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__class_confidence: _TypeAlias = _typing.Literal["class_confidence"]  # noqa: Y015
+    _WhichOneofArgType__class_confidence: _TypeAlias = _typing.Literal["_class_confidence", b"_class_confidence"]  # noqa: Y015
+    _WhichOneofReturnType__realness: _TypeAlias = _typing.Literal["realness"]  # noqa: Y015
+    _WhichOneofArgType__realness: _TypeAlias = _typing.Literal["_realness", b"_realness"]  # noqa: Y015
+    _WhichOneofReturnType__training_distance: _TypeAlias = _typing.Literal["training_distance"]  # noqa: Y015
+    _WhichOneofArgType__training_distance: _TypeAlias = _typing.Literal["_training_distance", b"_training_distance"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__class_confidence) -> _WhichOneofReturnType__class_confidence | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__realness) -> _WhichOneofReturnType__realness | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__training_distance) -> _WhichOneofReturnType__training_distance | None: ...
+
+Global___Critic: _TypeAlias = Critic  # noqa: Y015
+
+@_typing.final
 class BundleManifest(_message.Message):
     """Self-description of a bundle; its JSON form stands in the ONNX file under
     `metadata_props["imagemint.manifest"]`.
@@ -651,6 +765,7 @@ class BundleManifest(_message.Message):
     VARIANTS_FIELD_NUMBER: _builtins.int
     CAPTION_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
+    CRITIC_FIELD_NUMBER: _builtins.int
     format_version: _builtins.int
     """Version of this format: 1. A reader refuses a newer one."""
     name: _builtins.str
@@ -705,6 +820,10 @@ class BundleManifest(_message.Message):
     def source(self) -> Global___SourceSpec:
         """The image that it translates. Absent: the model generates images from latents alone."""
 
+    @_builtins.property
+    def critic(self) -> Global___Critic:
+        """The graph that scores images. Absent: images have no scores. Empty in the files of variants."""
+
     def __init__(
         self,
         *,
@@ -722,17 +841,22 @@ class BundleManifest(_message.Message):
         variants: _abc.Iterable[Global___Variant] | None = ...,
         caption: Global___CaptionSpec | None = ...,
         source: Global___SourceSpec | None = ...,
+        critic: Global___Critic | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_caption", b"_caption", "_source", b"_source", "caption", b"caption", "image", b"image", "latent", b"latent", "parity", b"parity", "source", b"source", "training", b"training"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_caption", b"_caption", "_critic", b"_critic", "_source", b"_source", "caption", b"caption", "critic", b"critic", "image", b"image", "latent", b"latent", "parity", b"parity", "source", b"source", "training", b"training"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_caption", b"_caption", "_source", b"_source", "caption", b"caption", "class_labels", b"class_labels", "evaluations", b"evaluations", "format_version", b"format_version", "image", b"image", "latent", b"latent", "license", b"license", "name", b"name", "parity", b"parity", "precision", b"precision", "source", b"source", "title", b"title", "training", b"training", "variants", b"variants"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_caption", b"_caption", "_critic", b"_critic", "_source", b"_source", "caption", b"caption", "class_labels", b"class_labels", "critic", b"critic", "evaluations", b"evaluations", "format_version", b"format_version", "image", b"image", "latent", b"latent", "license", b"license", "name", b"name", "parity", b"parity", "precision", b"precision", "source", b"source", "title", b"title", "training", b"training", "variants", b"variants"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__caption: _TypeAlias = _typing.Literal["caption"]  # noqa: Y015
     _WhichOneofArgType__caption: _TypeAlias = _typing.Literal["_caption", b"_caption"]  # noqa: Y015
+    _WhichOneofReturnType__critic: _TypeAlias = _typing.Literal["critic"]  # noqa: Y015
+    _WhichOneofArgType__critic: _TypeAlias = _typing.Literal["_critic", b"_critic"]  # noqa: Y015
     _WhichOneofReturnType__source: _TypeAlias = _typing.Literal["source"]  # noqa: Y015
     _WhichOneofArgType__source: _TypeAlias = _typing.Literal["_source", b"_source"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__caption) -> _WhichOneofReturnType__caption | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__critic) -> _WhichOneofReturnType__critic | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__source) -> _WhichOneofReturnType__source | None: ...
 

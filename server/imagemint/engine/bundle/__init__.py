@@ -7,6 +7,7 @@ memory_estimate.py  how many nodes and how much memory a graph needs
 row_mixing.py       operators that let the rows of a batch affect each other
 probe_hints.py      what the probe of a graph must know
 findings.py         what the probe of a bundle found
+critic.py           the graph that scores images
 variants.py         the graphs of a bundle, and which one a device runs
 shipped.py          the models that are shipped with imagemint
 """

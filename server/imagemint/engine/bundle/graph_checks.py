@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import onnx
 from onnx import TensorProto, helper
 
-from imagemint.engine.spec import ANY_SIDE, ModelSpec
+from imagemint.engine.spec import ANY_SIDE, GraphInput
 
 ALLOWED_DOMAINS = frozenset({"", "ai.onnx", "com.microsoft"})
 """The operator domains that ONNX Runtime ships. Other domains need custom code."""
@@ -31,15 +31,25 @@ _RANDOM = frozenset(
 _REACHING_OUT = frozenset({"EPContext", "PythonOp", "PythonOpGrad", "TritonOp"})
 
 
-def faults(model: onnx.ModelProto, spec: ModelSpec) -> Iterator[str]:
-    """Yields the faults in nodes, tensors, inputs and output for which a model is refused."""
+def faults(
+    model: onnx.ModelProto,
+    inputs: Mapping[str, GraphInput],
+    outputs: Mapping[str, GraphInput],
+) -> Iterator[str]:
+    """Yields the faults in nodes, tensors, inputs and outputs for which a model is refused.
+
+    Args:
+        model: the model.
+        inputs: the inputs that its manifest requires.
+        outputs: the outputs that its manifest requires.
+    """
     graphs, nodes = _collect_nodes(model)
     yield from sorted({fault for node in nodes for fault in _node_faults(node)})
     tensors = [*_graph_tensors(graphs), *_attribute_tensors(nodes)]
     external = [t.name for t in tensors if t.data_location or t.external_data]
     if external:
         yield f"external data: tensor {external[0]!r} is stored outside the file"
-    yield from _signature_faults(model.graph, spec)
+    yield from _signature_faults(model.graph, inputs, outputs)
 
 
 def _collect_nodes(
@@ -95,24 +105,23 @@ def _attribute_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[TensorProto]
                 yield from (tensor.values, tensor.indices)
 
 
-def _signature_faults(graph: onnx.GraphProto, spec: ModelSpec) -> Iterator[str]:
+def _signature_faults(
+    graph: onnx.GraphProto,
+    inputs: Mapping[str, GraphInput],
+    outputs: Mapping[str, GraphInput],
+) -> Iterator[str]:
     """Yields the differences between the inputs and outputs and the manifest."""
-    expected = {
-        name: (helper.np_dtype_to_tensor_dtype(each.dtype), each.row)
-        for name, each in spec.inputs.items()
-    }
     # Before IR version 4, every initializer is also listed as an input.
     constants = {tensor.name for tensor in graph.initializer}
-    inputs = [value for value in graph.input if value.name not in constants]
-    yield from _value_faults("input", inputs, expected)
-    image = (TensorProto.UINT8, spec.image_row)
-    yield from _value_faults("output", graph.output, {"image": image})
+    found = [value for value in graph.input if value.name not in constants]
+    yield from _value_faults("input", found, inputs)
+    yield from _value_faults("output", graph.output, outputs)
 
 
 def _value_faults(
     kind: str,
     values: Iterable[onnx.ValueInfoProto],
-    expected: Mapping[str, tuple[int, tuple[int, ...]]],
+    expected: Mapping[str, GraphInput],
 ) -> Iterator[str]:
     found = {value.name: value.type for value in values}
     if set(found) != set(expected):
@@ -121,9 +130,10 @@ def _value_faults(
             f"the manifest requires {', '.join(sorted(expected))}"
         )
     for name in sorted(set(found) & set(expected)):
-        dtype, tail = expected[name]
-        sides = ", ".join("?" if side == ANY_SIDE else str(side) for side in tail)
-        wanted = f"{TensorProto.DataType.Name(dtype).lower()} [N, {sides}]"
+        dtype, tail = helper.np_dtype_to_tensor_dtype(expected[name].dtype), expected[name].row
+        sides = ["?" if side == ANY_SIDE else str(side) for side in tail]
+        element = TensorProto.DataType.Name(dtype).lower()
+        wanted = f"{element} [{', '.join(['N', *sides])}]"
         if not _is_batch_of(found[name], dtype, tail):
             dynamic = "N and ? dynamic" if ANY_SIDE in tail else "N dynamic"
             yield f"{kind} {name!r} is not {wanted}, {dynamic}"

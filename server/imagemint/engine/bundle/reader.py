@@ -8,7 +8,8 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,12 @@ import onnx
 from google.protobuf import json_format
 from google.protobuf.message import DecodeError
 
+from imagemint.engine.bundle.critic import (
+    CRITIC_FILE,
+    CriticGraph,
+    critic_inputs,
+    critic_outputs,
+)
 from imagemint.engine.bundle.findings import Findings
 from imagemint.engine.bundle.graph_checks import faults
 from imagemint.engine.bundle.memory_estimate import Estimate, TooLarge, check_size, estimate
@@ -24,7 +31,8 @@ from imagemint.engine.bundle.probe_hints import ProbeHints, find_hints
 from imagemint.engine.bundle.variants import Variant, precision_name, target_name
 from imagemint.engine.errors import BundleRefused
 from imagemint.engine.failure_causes import is_passing
-from imagemint.engine.spec import ModelSpec
+from imagemint.engine.filtering import ScoreSpec
+from imagemint.engine.spec import GraphInput, ModelSpec
 from imagemint.v1 import manifest_pb2 as pb
 
 MODEL_FILE = "model.onnx"
@@ -61,6 +69,8 @@ class Bundle:
     """Size of model.onnx in bytes."""
     others: tuple[Variant, ...] = ()
     """Other graphs of the same generator; for each device, the preferred one first."""
+    critic: CriticGraph | None = None
+    """The graph that scores images; None for a bundle without scores."""
     estimate: Estimate = field(default=Estimate(0, is_complete=False), repr=False)
     """Estimated time and memory of model.onnx."""
     hints: ProbeHints = field(default=ProbeHints(), repr=False)
@@ -94,11 +104,11 @@ class Bundle:
         """Returns the bundle without the bytes of its graphs, once they are loaded."""
         return replace(self, contents={})
 
-    def read_model(self, variant: Variant | None = None) -> bytes:
+    def read_model(self, variant: Variant | CriticGraph | None = None) -> bytes:
         """Returns the bytes of a graph, from its file if they are not kept.
 
         Args:
-            variant: the graph. Default: model.onnx.
+            variant: the graph, which can be the critic. Default: model.onnx.
 
         Raises:
             BundleRefused: the file changed since it was checked.
@@ -132,6 +142,7 @@ def read_bundle(directory: Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Bundl
     content = contents[MODEL_FILE]
     manifest, spec, taken, hints = _examine(directory, MODEL_FILE, content)
     others = tuple(_variant(directory, spec, each, contents) for each in manifest.variants)
+    declared = manifest.critic if manifest.HasField("critic") else None
     return Bundle(
         directory=directory,
         model_path=directory / MODEL_FILE,
@@ -141,6 +152,7 @@ def read_bundle(directory: Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Bundl
         version=int(directory.name),
         model_bytes=len(content),
         others=others,
+        critic=None if declared is None else _critic(directory, spec, declared, contents),
         estimate=taken,
         hints=hints,
         contents=contents,
@@ -174,6 +186,26 @@ def _variant(
     )
 
 
+def _critic(
+    directory: Path, spec: ModelSpec, declared: pb.Critic, contents: dict[str, bytes]
+) -> CriticGraph:
+    """Returns the critic after checking it against the manifest of model.onnx."""
+    content = contents.get(CRITIC_FILE)
+    if content is None:
+        raise BundleRefused(directory, f"{SUMS_FILE} does not list {CRITIC_FILE}")
+    sha256 = hashlib.sha256(content).hexdigest()
+    if sha256 != declared.sha256:
+        why = f"{CRITIC_FILE} is not the file that {MODEL_FILE} declares"
+        raise BundleRefused(directory, why)
+    scores = ScoreSpec.of(declared)
+    with _refusing(directory, CRITIC_FILE):
+        model = _parse(directory, CRITIC_FILE, content)
+        check_size(model)
+        _check_graph(directory, CRITIC_FILE, model, critic_inputs(spec), critic_outputs(scores))
+        taken = estimate(model)
+    return CriticGraph(directory / CRITIC_FILE, sha256, len(content), scores, taken)
+
+
 class _Examined(NamedTuple):
     manifest: pb.BundleManifest
     spec: ModelSpec
@@ -182,14 +214,21 @@ class _Examined(NamedTuple):
 
 
 def _examine(directory: Path, name: str, content: bytes) -> _Examined:
-    """Checks a graph, and returns what it says."""
-    try:
+    """Checks the graph of a generator, and returns what it says."""
+    with _refusing(directory, name):
         model = _parse(directory, name, content)
         # First, because all other checks take time for each node.
         check_size(model)
         manifest, spec = _check_model(directory, name, model)
         taken = estimate(model, spec.largest_rows)
         return _Examined(manifest, spec, taken, find_hints(model.graph))
+
+
+@contextmanager
+def _refusing(directory: Path, name: str) -> Iterator[None]:
+    """Refuses a graph that is too large, or not readable."""
+    try:
+        yield
     except TooLarge as error:
         raise BundleRefused(directory, _of(name, f"its graph is too large: {error}")) from error
     except UnicodeDecodeError as error:
@@ -207,14 +246,24 @@ def _check_model(
             f"its manifest names the model {spec.name!r}, but its folder is"
             f" {directory.parent.name!r}",
         )
-    if found := list(faults(model, spec)):
+    _check_graph(directory, name, model, spec.inputs, {"image": spec.image})
+    return manifest, spec
+
+
+def _check_graph(
+    directory: Path,
+    name: str,
+    model: onnx.ModelProto,
+    inputs: Mapping[str, GraphInput],
+    outputs: Mapping[str, GraphInput],
+) -> None:
+    if found := list(faults(model, inputs, outputs)):
         raise BundleRefused(directory, _of(name, "; ".join(found)))
     try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
         why = str(error).strip().splitlines()[0]
         raise BundleRefused(directory, _of(name, f"not valid ONNX: {why}")) from error
-    return manifest, spec
 
 
 def _of(name: str, why: str) -> str:

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,9 +73,17 @@ class Session:
         Raises:
             BackendFailed: the runtime failed; `__cause__` has its error.
         """
+        return self.run_all(feed, [output or self._image])[0]
+
+    def run_all(self, feed: Feed, outputs: Sequence[str]) -> list[npt.NDArray[Any]]:
+        """Returns several outputs for a batch of any size; thread-safe.
+
+        Raises:
+            BackendFailed: the runtime failed; `__cause__` has its error.
+        """
         try:
             with on_device(self.provider == CUDA):
-                return np.asarray(self._session.run([output or self._image], feed)[0])
+                return [np.asarray(each) for each in self._session.run(list(outputs), feed)]
         except Exception as error:  # ONNX Runtime's exceptions share no base of their own
             raise BackendFailed("the model failed to run") from error
 

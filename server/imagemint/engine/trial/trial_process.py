@@ -17,6 +17,7 @@ from imagemint.engine.bundle import read_bundle
 from imagemint.engine.errors import BundleRefused, ImagemintError
 from imagemint.engine.failure_causes import is_passing
 from imagemint.engine.onnx.backend import OnnxBackend
+from imagemint.engine.onnx.critic import OnnxCritic
 
 # Serving processes have priority.
 _NICENESS = 10
@@ -35,6 +36,8 @@ def try_bundle(options: dict[str, Any]) -> dict[str, Any]:
             variant=options["variant"],
             max_image_memory_bytes=options["max_image_memory_bytes"],
         )
+        if bundle.critic is not None:
+            OnnxCritic(bundle, bundle.critic).close()
     except Exception as error:  # noqa: BLE001 - every failure is a result
         return _refusal(error, options["memory_bytes"])
     return {"sha256": bundle.sha256, "findings": backend.findings.to_json()}

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from imagemint.engine.bundle import Bundle
+from imagemint.engine.bundle.critic import CriticGraph
 from imagemint.engine.bundle.findings import Findings
 from imagemint.engine.bundle.variants import Variant
 from imagemint.engine.errors import BundleRefused
@@ -35,14 +36,15 @@ _CHILD = (sys.executable, "-P", "-m", "imagemint.engine.trial.trial_process")
 
 def is_plain(bundle: Bundle) -> bool:
     """Returns whether loading a bundle is estimated as cheap, so that it needs no trial."""
-    return all(map(_is_plain, bundle.variants))
+    critic = () if bundle.critic is None else (bundle.critic,)
+    return all(map(_is_plain, (*bundle.variants, *critic)))
 
 
-def _is_plain(variant: Variant) -> bool:
-    estimate = variant.estimate
+def _is_plain(graph: Variant | CriticGraph) -> bool:
+    estimate = graph.estimate
     return (
         estimate.is_complete
-        and variant.size <= PLAIN_BYTES
+        and graph.size <= PLAIN_BYTES
         and estimate.nodes <= _PLAIN_NODES
         and estimate.constant_bytes <= _PLAIN_CONSTANT_BYTES
         and estimate.constant_flops <= _PLAIN_CONSTANT_FLOPS

@@ -30,6 +30,15 @@ class Conditions(NamedTuple):
     tokens: npt.NDArray[np.int64] | None = None
     """Token ids of the captions, int64 [count, max_words]."""
 
+    def at(self, positions: npt.NDArray[np.int64]) -> "Conditions":
+        """Returns the conditions of the images at some positions, int64 [M]."""
+        classes, captions, tokens = self
+        return Conditions(
+            None if classes is None else [classes[at] for at in positions.tolist()],
+            None if captions is None else [captions[at] for at in positions.tolist()],
+            None if tokens is None else tokens[positions],
+        )
+
 
 NO_CONDITIONS = Conditions()
 """The conditions of a model that takes none."""

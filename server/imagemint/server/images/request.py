@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from imagemint.engine.sampling import Run, cut_runs
+from imagemint.engine.filtering import ImageFilter
+from imagemint.engine.sampling import Run, cut_runs, runs_at
 from imagemint.engine.serial import spell_reel, spell_terms
 from imagemint.server.batching import NO_CONDITIONS, Conditions, Job, Priority
 from imagemint.server.images.conditions import Condition
@@ -26,6 +27,7 @@ class ImageRequest:
         truncation: truncation within the model's range, one number or one for each image; None for
             no truncation. The runs repeat a threshold.
         priority: priority in the queue.
+        image_filter: which images to keep; None for all. The latents are then one run.
     """
 
     version: ServedVersion
@@ -34,6 +36,7 @@ class ImageRequest:
     condition: Condition | None = None
     truncation: float | Sequence[float] | None = None
     priority: Priority = Priority.NORMAL
+    image_filter: ImageFilter | None = None
 
     def make_job(self, offset: int, count: int, deadline: float) -> Job:
         """Returns the job for the images ``offset`` to ``offset + count - 1`` of the request."""
@@ -51,6 +54,31 @@ class ImageRequest:
         psi = self._make_psi(offset, count) if self.version.spec.takes_psi else None
         return Job(count, latents, conditions, psi, deadline, self.priority)
 
+    def make_candidates(
+        self,
+        job: Job,
+        positions: npt.NDArray[np.int64],
+        indices: npt.NDArray[np.uint64],
+    ) -> Job:
+        """Returns a job for other images in place of some of a job, under the same conditions.
+
+        Args:
+            job: a job of `make_job`.
+            positions: positions within the job, int64 [M].
+            indices: the index of the new image of each, uint64 [M].
+        """
+        psi = job.psi[positions] if isinstance(job.psi, np.ndarray) else job.psi
+        conditions = job.conditions.at(positions)
+        runs = self.runs_at(indices)
+        return Job(len(positions), runs, conditions, psi, job.deadline, self.priority)
+
+    def runs_at(self, indices: npt.NDArray[np.uint64]) -> list[Run]:
+        """Returns the runs of images of the request's seed at any indices, uint64 [M]."""
+        first = self.latents[0]
+        assert isinstance(first, Run)  # noqa: S101 - for the type checker: explicit latents have no indices
+        runs = runs_at(np.full(len(indices), first.seed, np.uint64), indices)
+        return [run._replace(threshold=first.threshold) for run in runs]
+
     def _make_psi(self, offset: int, count: int) -> float | npt.NDArray[np.float32]:
         """Returns psi; a graph with this input takes it always. At 1, w stays unchanged."""
         if self.truncation is None:
@@ -59,20 +87,27 @@ class ImageRequest:
             return self.truncation
         return np.array(self.truncation[offset : offset + count], np.float32)
 
-    def make_serials(self, offset: int, count: int, conditions: Conditions) -> list[str]:
+    def make_serials(
+        self,
+        offset: int,
+        count: int,
+        conditions: Conditions,
+        chosen: Sequence[Run] | None = None,
+    ) -> list[str]:
         """Returns the serials of the images from ``offset`` on; empty texts for given latents.
 
         Args:
             offset: position within the request.
             count: number of images.
             conditions: conditions of these images.
+            chosen: the runs of these images, if a filter chose them. Default: those of the request.
         """
         if isinstance(self.latents, np.ndarray):
             return [""] * count
         version = self.version
         name, number, variant = version.spec.name, version.version, version.name_in_serials
-        runs = self.latents
-        if count < self.count:
+        runs = self.latents if chosen is None else chosen
+        if chosen is None and count < self.count:
             runs = cut_runs(runs, offset, offset + count)
         places: list[str] = []
         for seed, first, length, _ in runs:

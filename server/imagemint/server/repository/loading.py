@@ -11,6 +11,7 @@ from imagemint.engine.bundle import Bundle, read_bundle
 from imagemint.engine.bundle.findings import Findings
 from imagemint.engine.bundle.variants import REFERENCE
 from imagemint.engine.errors import BundleRefused, ImagemintError
+from imagemint.engine.onnx.critic import OnnxCritic
 from imagemint.engine.spec import ModelSpec
 from imagemint.engine.trial.trials import PLAIN_BYTES, Trials, is_plain
 from imagemint.server.batching import Batcher
@@ -105,6 +106,7 @@ class Loader:
         backend = self._open_backend(bundle)
         try:
             _warm_up(bundle.spec, backend)
+            critic = None if bundle.critic is None else OnnxCritic(bundle, bundle.critic)
             batcher = self._open_batcher(bundle, backend)
         except Exception:
             backend.close()
@@ -112,7 +114,7 @@ class Loader:
         image_bytes = bundle.spec.image_bytes + _BYTES_AROUND_IMAGE
         max_images = max(1, min(self._max_images, self._max_response_bytes // image_bytes))
         return ServedVersion(
-            bundle.version, bundle.without_contents(), backend, batcher, max_images
+            bundle.version, bundle.without_contents(), backend, batcher, max_images, critic
         )
 
 
@@ -126,6 +128,8 @@ def close(served: ServedVersion, timeout_s: float | None = None) -> None:
     if not served.batcher.close(timeout_s):
         _log.error("%s@%d hangs and is not released", served.spec.name, served.version)
     served.backend.close()
+    if served.critic is not None:
+        served.critic.close()
 
 
 def reason_of(error: Exception) -> str:

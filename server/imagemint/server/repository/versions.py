@@ -13,6 +13,7 @@ from pathlib import Path
 from imagemint.engine.backend import Backend
 from imagemint.engine.bundle import Bundle
 from imagemint.engine.errors import ModelNotReady
+from imagemint.engine.onnx.critic import OnnxCritic
 from imagemint.engine.spec import ModelSpec
 from imagemint.server.batching import Batcher
 from imagemint.server.repository.scan import Signature
@@ -90,6 +91,8 @@ class ServedVersion:
     batcher: Batcher
     max_images: int
     """Maximum number of images in one response."""
+    critic: OnnxCritic | None = None
+    """Scores images; None for a bundle without scores."""
     holds: Holds = field(default_factory=Holds, repr=False, compare=False)
     """The running calls."""
     preambles: dict[str, bytes] = field(default_factory=dict, repr=False, compare=False)

@@ -139,6 +139,28 @@ class Submission:
             raise
         current_caller.get().count(version.spec.name, job.count)
 
+    async def submit_candidates(self, version: ServedVersion, job: Job) -> None:
+        """Queues further candidates of a filter as soon as rate and queue have room for them.
+
+        They take the place of images for which the call has reserved memory.
+
+        Args:
+            version: version of the model.
+            job: the job to queue.
+
+        Raises:
+            Draining: as in `Batcher.submit`.
+        """
+        self._raise_if_ending(version)
+        caller = current_caller.get()
+        await caller.pace(job.count, lambda: self._raise_if_ending(version))
+        try:
+            await version.batcher.submit_when_room(job)
+        except BaseException:
+            caller.give_back(job.count)
+            raise
+        caller.count(version.spec.name, job.count)
+
     def submit_ahead(self, version: ServedVersion, job: Job, piece: Hashable) -> bool:
         """Queues a job that a stream computes ahead of its reader; returns whether it was queued.
 

@@ -74,22 +74,30 @@ class DigitClassifier(Classifier):
     Args:
         num_classes: number of classes K.
         image_channels: 1 for gray, 3 for RGB.
+        width: channels at full size; doubled once.
         dropout: share of the features dropped in training.
     """
 
     feature_layer = "features.relu"
 
-    def __init__(self, num_classes: int, *, image_channels: int = 1, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        image_channels: int = 1,
+        width: int = 32,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            *_block(image_channels, 32),
-            *_block(32, 32),
+            *_block(image_channels, width),
+            *_block(width, width),
             nn.MaxPool2d(2),
-            *_block(32, 64),
-            *_block(64, 64),
+            *_block(width, 2 * width),
+            *_block(2 * width, 2 * width),
             nn.MaxPool2d(2),
             nn.Flatten(),
-            nn.Linear(64 * 7 * 7, _FEATURES),
+            nn.Linear(2 * width * 7 * 7, _FEATURES),
             nn.ReLU(),
         )
         self.dropout = nn.Dropout(dropout)

@@ -63,12 +63,15 @@ class MnistClassifierRecipe(ClassifierRecipe):
     """Plain convolutions with a dense layer of 128 features, or a residual network whose features
     are the means of its 128 last maps. A generator that is good under both judges is not fitted to
     one of them."""
+    width: int = Field(default=32, ge=1)
+    """Channels at full size. 16 take a third of the time."""
 
     def network(self, num_classes: int, image_channels: int) -> Classifier:
         """Returns the freshly initialised network; the plain one takes 28x28 images."""
-        if self.architecture == "plain":
-            return DigitClassifier(num_classes, image_channels=image_channels, dropout=self.dropout)
-        return ResidualClassifier(num_classes, image_channels=image_channels, dropout=self.dropout)
+        kind = DigitClassifier if self.architecture == "plain" else ResidualClassifier
+        return kind(
+            num_classes, image_channels=image_channels, width=self.width, dropout=self.dropout
+        )
 
 
 class ImageClassifierRecipe(ClassifierRecipe):

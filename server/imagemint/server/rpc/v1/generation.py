@@ -18,6 +18,7 @@ from imagemint.server.images.contact_sheet import tile_images
 from imagemint.server.images.request import ImageRequest
 from imagemint.server.repository import ModelRepository, ServedVersion
 from imagemint.server.rpc.call import current_call
+from imagemint.server.rpc.filtering import Filtering, ScoredImages
 from imagemint.server.rpc.lookahead import UNPROVEN_BYTES, Lookahead
 from imagemint.server.rpc.submission import (
     Gate,
@@ -60,15 +61,23 @@ class Chunk(NamedTuple):
     """Position of the first image in the request."""
     first_index: int
     """Index of the first image, which explicit latents have too."""
+    scored: ScoredImages | None = None
+    """The scores, and the images that the filter chose; None without a filter."""
 
     @property
     def version(self) -> ServedVersion:
         """The version that computes the images."""
         return self.image_request.version
 
+    @property
+    def images(self) -> npt.NDArray[np.uint8]:
+        """The pixels, uint8 [N, H, W, C]."""
+        return self.job.images if self.scored is None else self.scored.images
+
     def make_serials(self) -> list[str]:
         """Returns the serial of each image; empty texts for explicit latents."""
-        return self.image_request.make_serials(self.offset, self.job.count, self.job.conditions)
+        job, chosen = self.job, None if self.scored is None else self.scored.runs
+        return self.image_request.make_serials(self.offset, job.count, job.conditions, chosen)
 
 
 class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
@@ -78,7 +87,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         repository: the models.
         metrics: the server's metrics.
         gate: tells streams to end.
-        encoders: threads that encode pictures.
+        encoders: threads that encode pictures and compute scores.
     """
 
     def __init__(
@@ -89,6 +98,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         encoders: ThreadPoolExecutor,
     ) -> None:
         self._submission = Submission(repository, metrics, gate)
+        self._filtering = Filtering(self._submission, encoders)
         self._repository = repository
         self._encode_durations = {
             each: metrics.backlog.later(observe_each(metrics.encode_duration.labels(each)))
@@ -112,7 +122,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
             await wait_or_drop(version.batcher, job)
             current_call.get().images = image_request.count
             answer = messages.GenerateResponse()
-            chunk = Chunk(image_request, job, 0, images.first_index)
+            chunk = await self._apply_filter(Chunk(image_request, job, 0, images.first_index))
             if output.picture_format is PictureFormat.RAW:
                 self._fill_raw(answer, chunk)
             else:
@@ -175,6 +185,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
     async def _answer_chunk(self, chunk: Chunk, output: Output) -> messages.StreamGenerateResponse:
         """Waits for a chunk of a stream and returns the answer with it."""
         await wait_for_job(chunk.job)
+        chunk = await self._apply_filter(chunk)
         answer = messages.StreamGenerateResponse()
         if output.picture_format is PictureFormat.RAW:
             self._fill_raw(answer, chunk)
@@ -183,13 +194,21 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         current_call.get().images += chunk.job.count
         return answer
 
+    async def _apply_filter(self, chunk: Chunk) -> Chunk:
+        """Returns a completed chunk after the filter of its request, if there is one."""
+        request = chunk.image_request
+        if request.image_filter is None:
+            return chunk
+        scored = await self._filtering.apply(request.image_filter, request, chunk.job, chunk.offset)
+        return chunk._replace(scored=scored)
+
     def _fill_raw(self, answer: _Answer, chunk: Chunk) -> None:
         """Writes the images of a job into an answer. Copies of bytes need no other thread."""
         began = time.perf_counter_ns()
-        job = chunk.job
-        preamble = _get_preamble(chunk.version, PictureFormat.RAW, job.images.shape[1:])
+        job, images = chunk.job, chunk.images
+        preamble = _get_preamble(chunk.version, PictureFormat.RAW, images.shape[1:])
         answer.batch.MergeFromString(preamble)
-        answer.batch.pictures.extend([pixels.tobytes() for pixels in job.images])
+        answer.batch.pictures.extend([pixels.tobytes() for pixels in images])
         _list_images(answer.batch, chunk, chunk.make_serials())
         self._count_encoding(answer, job, PictureFormat.RAW, began)
 
@@ -206,7 +225,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         began = time.perf_counter_ns()
         serials = chunk.make_serials()
         named = [serial for serial in serials if serial]
-        images, names = chunk.job.images, [[serial] if serial else [] for serial in serials]
+        images, names = chunk.images, [[serial] if serial else [] for serial in serials]
         if is_sheet:
             images, names = tile_images(images, columns)[np.newaxis], [named]
         batch, version, shape = answer.batch, chunk.version, images.shape[1:]
@@ -242,6 +261,15 @@ def _list_images(batch: image_pb2.ImageBatch, chunk: Chunk, serials: Sequence[st
     ):
         add(index=index, class_id=class_id, serial=serial, caption=caption)
         index += 1
+    if chunk.scored is not None:
+        _write_scores(batch, chunk.scored)
+
+
+def _write_scores(batch: image_pb2.ImageBatch, scored: ScoredImages) -> None:
+    scores = {name: values.tolist() for name, values in scored.scores.by_name().items()}
+    for at, (image, rejected) in enumerate(zip(batch.images, scored.rejected, strict=True)):
+        own = {name: values[at] for name, values in scores.items()}
+        image.scores.CopyFrom(image_pb2.ImageScores(rejected=rejected, **own))
 
 
 def _encode_images(

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from imagemint.engine.bundle.variants import AUTO
-from imagemint.engine.errors import VariantMismatch, quoted
+from imagemint.engine.errors import ScoreUnsupported, VariantMismatch, quoted
+from imagemint.engine.filtering import INDEX_END, ImageFilter
 from imagemint.engine.manifest_checks import VARIANT_NAME
 from imagemint.engine.sampling import Run
 from imagemint.engine.spec import ModelSpec
@@ -153,7 +154,28 @@ def _read_images(
         read_condition(images, spec, checks),
         truncation,
         _read_priority(priority, checks) if priority else Priority.NORMAL,
+        _read_filter(images, version, checks) if images.HasField("filter") else None,
     )
+
+
+def _read_filter(
+    images: image_pb2.ImageSpec, version: ServedVersion, checks: Checks
+) -> ImageFilter:
+    asked = images.filter
+    values = {each.name: value for each, value in asked.ListFields()}
+    image_filter = ImageFilter(**values)
+    for name, fault in image_filter.find_faults().items():
+        checks.fail(f"images.filter.{name}", fault)
+    if images.WhichOneof("source") == "latents":
+        checks.fail("images.filter", "explicit latents have no other candidates")
+    if images.first_index + images.count > INDEX_END:
+        checks.fail("images.first_index", "with a filter, first_index + count is at most 2^48")
+    known = () if version.critic is None else version.critic.spec.names
+    needed = sorted(set(image_filter.needs.values()) - {*known})
+    if needed or not known:
+        error = ScoreUnsupported(version.spec.name, version.version, needed or ["scores"], known)
+        checks.refuse(error)
+    return image_filter
 
 
 def _check_variant(asked: str, version: ServedVersion, checks: Checks) -> None:

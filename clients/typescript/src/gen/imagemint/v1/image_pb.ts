@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file imagemint/v1/image.proto.
  */
 export const file_imagemint_v1_image: GenFile = /*@__PURE__*/
-  fileDesc("ChhpbWFnZW1pbnQvdjEvaW1hZ2UucHJvdG8SDGltYWdlbWludC52MSIZCgdMYXRlbnRzEg4KBnZhbHVlcxgBIAMoAiIiCg1DbGFzc1BlckltYWdlEhEKCWNsYXNzX2lkcxgBIAMoBSIfCgpDbGFzc0N5Y2xlEhEKCWNsYXNzX2lkcxgBIAMoBSIfCgxDbGFzc1dlaWdodHMSDwoHd2VpZ2h0cxgBIAMoASK1AwoJSW1hZ2VTcGVjEg0KBW1vZGVsGAEgASgJEg8KB3ZlcnNpb24YAiABKAkSDgoEc2VlZBgDIAEoBEgAEigKB2xhdGVudHMYBCABKAsyFS5pbWFnZW1pbnQudjEuTGF0ZW50c0gAEhMKC2ZpcnN0X2luZGV4GAUgASgEEg0KBWNvdW50GAYgASgEEhIKCGNsYXNzX2lkGAcgASgFSAESFQoLY2xhc3NfbGFiZWwYCCABKAlIARI2Cg9jbGFzc19wZXJfaW1hZ2UYCSABKAsyGy5pbWFnZW1pbnQudjEuQ2xhc3NQZXJJbWFnZUgBEi8KC2NsYXNzX2N5Y2xlGAogASgLMhguaW1hZ2VtaW50LnYxLkNsYXNzQ3ljbGVIARIzCg1jbGFzc193ZWlnaHRzGAsgASgLMhouaW1hZ2VtaW50LnYxLkNsYXNzV2VpZ2h0c0gBEhEKB2NhcHRpb24YDiABKAlIARIXCgp0cnVuY2F0aW9uGAwgASgBSAKIAQESDwoHdmFyaWFudBgNIAEoCUIICgZzb3VyY2VCCwoJY29uZGl0aW9uQg0KC190cnVuY2F0aW9uIlkKCk91dHB1dFNwZWMSKQoGZm9ybWF0GAEgASgOMhkuaW1hZ2VtaW50LnYxLkltYWdlRm9ybWF0EhQKB3F1YWxpdHkYAiABKAVIAIgBAUIKCghfcXVhbGl0eSJyCgtNaW50ZWRJbWFnZRINCgVpbmRleBgBIAEoBBIVCghjbGFzc19pZBgCIAEoBUgAiAEBEg4KBnNlcmlhbBgDIAEoCRIUCgdjYXB0aW9uGAQgASgJSAGIAQFCCwoJX2NsYXNzX2lkQgoKCF9jYXB0aW9uIqwCCgpJbWFnZUJhdGNoEg0KBW1vZGVsGAEgASgJEg8KB3ZlcnNpb24YAiABKAkSFQoNYnVuZGxlX3NoYTI1NhgDIAEoCRIRCgRzZWVkGAQgASgESACIAQESKQoGZm9ybWF0GAUgASgOMhkuaW1hZ2VtaW50LnYxLkltYWdlRm9ybWF0EikKBmxheW91dBgGIAEoDjIZLmltYWdlbWludC52MS5JbWFnZUxheW91dBInCgVzaGFwZRgHIAEoCzIYLmltYWdlbWludC52MS5JbWFnZVNoYXBlEhAKCHBpY3R1cmVzGAggAygMEikKBmltYWdlcxgJIAMoCzIZLmltYWdlbWludC52MS5NaW50ZWRJbWFnZRIPCgd2YXJpYW50GAogASgJQgcKBV9zZWVkIrUBCgZUaW1pbmcSKAoFcXVldWUYASABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SKAoFYmF0Y2gYAiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SLAoJaW5mZXJlbmNlGAMgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEikKBmVuY29kZRgEIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbiqFAQoLSW1hZ2VGb3JtYXQSHAoYSU1BR0VfRk9STUFUX1VOU1BFQ0lGSUVEEAASFAoQSU1BR0VfRk9STUFUX1JBVxABEhQKEElNQUdFX0ZPUk1BVF9QTkcQAhIVChFJTUFHRV9GT1JNQVRfSlBFRxADEhUKEUlNQUdFX0ZPUk1BVF9XRUJQEAQqYAoLSW1hZ2VMYXlvdXQSHAoYSU1BR0VfTEFZT1VUX1VOU1BFQ0lGSUVEEAASGwoXSU1BR0VfTEFZT1VUX0lORElWSURVQUwQARIWChJJTUFHRV9MQVlPVVRfU0hFRVQQAmIGcHJvdG8z", [file_google_protobuf_duration, file_imagemint_v1_manifest]);
+  fileDesc("ChhpbWFnZW1pbnQvdjEvaW1hZ2UucHJvdG8SDGltYWdlbWludC52MSIZCgdMYXRlbnRzEg4KBnZhbHVlcxgBIAMoAiIiCg1DbGFzc1BlckltYWdlEhEKCWNsYXNzX2lkcxgBIAMoBSIfCgpDbGFzc0N5Y2xlEhEKCWNsYXNzX2lkcxgBIAMoBSIfCgxDbGFzc1dlaWdodHMSDwoHd2VpZ2h0cxgBIAMoASLJAQoLSW1hZ2VGaWx0ZXISIQoUbWluX2NsYXNzX2NvbmZpZGVuY2UYASABKAFIAIgBARIaChJyZWplY3Rpb25fc2FtcGxpbmcYAiABKAgSIgoVbWluX3RyYWluaW5nX2Rpc3RhbmNlGAMgASgBSAGIAQESFgoJbWF4X3RyaWVzGAQgASgFSAKIAQFCFwoVX21pbl9jbGFzc19jb25maWRlbmNlQhgKFl9taW5fdHJhaW5pbmdfZGlzdGFuY2VCDAoKX21heF90cmllcyLwAwoJSW1hZ2VTcGVjEg0KBW1vZGVsGAEgASgJEg8KB3ZlcnNpb24YAiABKAkSDgoEc2VlZBgDIAEoBEgAEigKB2xhdGVudHMYBCABKAsyFS5pbWFnZW1pbnQudjEuTGF0ZW50c0gAEhMKC2ZpcnN0X2luZGV4GAUgASgEEg0KBWNvdW50GAYgASgEEhIKCGNsYXNzX2lkGAcgASgFSAESFQoLY2xhc3NfbGFiZWwYCCABKAlIARI2Cg9jbGFzc19wZXJfaW1hZ2UYCSABKAsyGy5pbWFnZW1pbnQudjEuQ2xhc3NQZXJJbWFnZUgBEi8KC2NsYXNzX2N5Y2xlGAogASgLMhguaW1hZ2VtaW50LnYxLkNsYXNzQ3ljbGVIARIzCg1jbGFzc193ZWlnaHRzGAsgASgLMhouaW1hZ2VtaW50LnYxLkNsYXNzV2VpZ2h0c0gBEhEKB2NhcHRpb24YDiABKAlIARIXCgp0cnVuY2F0aW9uGAwgASgBSAKIAQESDwoHdmFyaWFudBgNIAEoCRIuCgZmaWx0ZXIYDyABKAsyGS5pbWFnZW1pbnQudjEuSW1hZ2VGaWx0ZXJIA4gBAUIICgZzb3VyY2VCCwoJY29uZGl0aW9uQg0KC190cnVuY2F0aW9uQgkKB19maWx0ZXIiWQoKT3V0cHV0U3BlYxIpCgZmb3JtYXQYASABKA4yGS5pbWFnZW1pbnQudjEuSW1hZ2VGb3JtYXQSFAoHcXVhbGl0eRgCIAEoBUgAiAEBQgoKCF9xdWFsaXR5Iq0BCgtJbWFnZVNjb3JlcxIdChBjbGFzc19jb25maWRlbmNlGAEgASgCSACIAQESFQoIcmVhbG5lc3MYAiABKAJIAYgBARIeChF0cmFpbmluZ19kaXN0YW5jZRgDIAEoAkgCiAEBEhAKCHJlamVjdGVkGAQgASgFQhMKEV9jbGFzc19jb25maWRlbmNlQgsKCV9yZWFsbmVzc0IUChJfdHJhaW5pbmdfZGlzdGFuY2UirQEKC01pbnRlZEltYWdlEg0KBWluZGV4GAEgASgEEhUKCGNsYXNzX2lkGAIgASgFSACIAQESDgoGc2VyaWFsGAMgASgJEhQKB2NhcHRpb24YBCABKAlIAYgBARIuCgZzY29yZXMYBSABKAsyGS5pbWFnZW1pbnQudjEuSW1hZ2VTY29yZXNIAogBAUILCglfY2xhc3NfaWRCCgoIX2NhcHRpb25CCQoHX3Njb3JlcyKsAgoKSW1hZ2VCYXRjaBINCgVtb2RlbBgBIAEoCRIPCgd2ZXJzaW9uGAIgASgJEhUKDWJ1bmRsZV9zaGEyNTYYAyABKAkSEQoEc2VlZBgEIAEoBEgAiAEBEikKBmZvcm1hdBgFIAEoDjIZLmltYWdlbWludC52MS5JbWFnZUZvcm1hdBIpCgZsYXlvdXQYBiABKA4yGS5pbWFnZW1pbnQudjEuSW1hZ2VMYXlvdXQSJwoFc2hhcGUYByABKAsyGC5pbWFnZW1pbnQudjEuSW1hZ2VTaGFwZRIQCghwaWN0dXJlcxgIIAMoDBIpCgZpbWFnZXMYCSADKAsyGS5pbWFnZW1pbnQudjEuTWludGVkSW1hZ2USDwoHdmFyaWFudBgKIAEoCUIHCgVfc2VlZCK1AQoGVGltaW5nEigKBXF1ZXVlGAEgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEigKBWJhdGNoGAIgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEiwKCWluZmVyZW5jZRgDIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIpCgZlbmNvZGUYBCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24qhQEKC0ltYWdlRm9ybWF0EhwKGElNQUdFX0ZPUk1BVF9VTlNQRUNJRklFRBAAEhQKEElNQUdFX0ZPUk1BVF9SQVcQARIUChBJTUFHRV9GT1JNQVRfUE5HEAISFQoRSU1BR0VfRk9STUFUX0pQRUcQAxIVChFJTUFHRV9GT1JNQVRfV0VCUBAEKmAKC0ltYWdlTGF5b3V0EhwKGElNQUdFX0xBWU9VVF9VTlNQRUNJRklFRBAAEhsKF0lNQUdFX0xBWU9VVF9JTkRJVklEVUFMEAESFgoSSU1BR0VfTEFZT1VUX1NIRUVUEAJiBnByb3RvMw", [file_google_protobuf_duration, file_imagemint_v1_manifest]);
 
 /**
  * The latents of a request, given instead of a seed. Such images have no serial.
@@ -103,6 +103,57 @@ export type ClassWeights = Message<"imagemint.v1.ClassWeights"> & {
  */
 export const ClassWeightsSchema: GenMessage<ClassWeights> = /*@__PURE__*/
   messageDesc(file_imagemint_v1_image, 3);
+
+/**
+ * Returns the scores of the images, and keeps only those with good ones: the image at index i is the
+ * first candidate that passes all conditions. Without any condition, every image passes. Candidate t,
+ * from 0 on, has the latent and the serial number of index i + t * 2^48, and the class or caption of
+ * index i. So an image still depends on the model, the seed, the index and the filter alone, and a
+ * request still yields exactly `count` images.
+ *
+ * A filter on scores that the bundle does not have is FAILED_PRECONDITION with reason
+ * SCORE_UNSUPPORTED. If no candidate of an index passes, the call fails with FAILED_PRECONDITION,
+ * reason FILTER_EXHAUSTED, and what was seen.
+ *
+ * @generated from message imagemint.v1.ImageFilter
+ */
+export type ImageFilter = Message<"imagemint.v1.ImageFilter"> & {
+  /**
+   * Smallest class confidence, 0 to 1. Absent: any.
+   *
+   * @generated from field: optional double min_class_confidence = 1;
+   */
+  minClassConfidence?: number | undefined;
+
+  /**
+   * Whether to accept a candidate with the probability of discriminator rejection sampling. The random
+   * number comes from the seed's acceptance stream (docs/sampling.md).
+   *
+   * @generated from field: bool rejection_sampling = 2;
+   */
+  rejectionSampling: boolean;
+
+  /**
+   * Smallest distance to a training image, 0 or more. Absent: any.
+   *
+   * @generated from field: optional double min_training_distance = 3;
+   */
+  minTrainingDistance?: number | undefined;
+
+  /**
+   * Most candidates of one index, 1 to 1,000, default 64.
+   *
+   * @generated from field: optional int32 max_tries = 4;
+   */
+  maxTries?: number | undefined;
+};
+
+/**
+ * Describes the message imagemint.v1.ImageFilter.
+ * Use `create(ImageFilterSchema)` to create a new message.
+ */
+export const ImageFilterSchema: GenMessage<ImageFilter> = /*@__PURE__*/
+  messageDesc(file_imagemint_v1_image, 4);
 
 /**
  * Which images: everything that decides pixels.
@@ -233,6 +284,14 @@ export type ImageSpec = Message<"imagemint.v1.ImageSpec"> & {
    * @generated from field: string variant = 13;
    */
   variant: string;
+
+  /**
+   * Which images to keep. Absent: all. Not with explicit latents. With a filter, first_index + count is
+   * at most 2^48.
+   *
+   * @generated from field: optional imagemint.v1.ImageFilter filter = 15;
+   */
+  filter?: ImageFilter | undefined;
 };
 
 /**
@@ -240,7 +299,7 @@ export type ImageSpec = Message<"imagemint.v1.ImageSpec"> & {
  * Use `create(ImageSpecSchema)` to create a new message.
  */
 export const ImageSpecSchema: GenMessage<ImageSpec> = /*@__PURE__*/
-  messageDesc(file_imagemint_v1_image, 4);
+  messageDesc(file_imagemint_v1_image, 5);
 
 /**
  * How the images come back.
@@ -268,7 +327,49 @@ export type OutputSpec = Message<"imagemint.v1.OutputSpec"> & {
  * Use `create(OutputSpecSchema)` to create a new message.
  */
 export const OutputSpecSchema: GenMessage<OutputSpec> = /*@__PURE__*/
-  messageDesc(file_imagemint_v1_image, 5);
+  messageDesc(file_imagemint_v1_image, 6);
+
+/**
+ * The scores of one image, as far as the bundle has them.
+ *
+ * @generated from message imagemint.v1.ImageScores
+ */
+export type ImageScores = Message<"imagemint.v1.ImageScores"> & {
+  /**
+   * Probability that the classifier gives the class of the image, 0 to 1.
+   *
+   * @generated from field: optional float class_confidence = 1;
+   */
+  classConfidence?: number | undefined;
+
+  /**
+   * Calibrated logit of the discriminator.
+   *
+   * @generated from field: optional float realness = 2;
+   */
+  realness?: number | undefined;
+
+  /**
+   * Distance to the nearest training image, in units of the median distance of test images.
+   *
+   * @generated from field: optional float training_distance = 3;
+   */
+  trainingDistance?: number | undefined;
+
+  /**
+   * Candidates that a filter rejected before this one, 0 or more.
+   *
+   * @generated from field: int32 rejected = 4;
+   */
+  rejected: number;
+};
+
+/**
+ * Describes the message imagemint.v1.ImageScores.
+ * Use `create(ImageScoresSchema)` to create a new message.
+ */
+export const ImageScoresSchema: GenMessage<ImageScores> = /*@__PURE__*/
+  messageDesc(file_imagemint_v1_image, 7);
 
 /**
  * What one image is.
@@ -277,7 +378,8 @@ export const OutputSpecSchema: GenMessage<OutputSpec> = /*@__PURE__*/
  */
 export type MintedImage = Message<"imagemint.v1.MintedImage"> & {
   /**
-   * Index on the seed's reel; for explicit latents the position from first_index on.
+   * Index on the seed's reel; for explicit latents the position from first_index on. With a filter the
+   * index that was asked for; `serial` has that of the candidate.
    *
    * @generated from field: uint64 index = 1;
    */
@@ -306,6 +408,13 @@ export type MintedImage = Message<"imagemint.v1.MintedImage"> & {
    * @generated from field: optional string caption = 4;
    */
   caption?: string | undefined;
+
+  /**
+   * Absent without a filter.
+   *
+   * @generated from field: optional imagemint.v1.ImageScores scores = 5;
+   */
+  scores?: ImageScores | undefined;
 };
 
 /**
@@ -313,7 +422,7 @@ export type MintedImage = Message<"imagemint.v1.MintedImage"> & {
  * Use `create(MintedImageSchema)` to create a new message.
  */
 export const MintedImageSchema: GenMessage<MintedImage> = /*@__PURE__*/
-  messageDesc(file_imagemint_v1_image, 6);
+  messageDesc(file_imagemint_v1_image, 8);
 
 /**
  * Images and what they are.
@@ -400,7 +509,7 @@ export type ImageBatch = Message<"imagemint.v1.ImageBatch"> & {
  * Use `create(ImageBatchSchema)` to create a new message.
  */
 export const ImageBatchSchema: GenMessage<ImageBatch> = /*@__PURE__*/
-  messageDesc(file_imagemint_v1_image, 7);
+  messageDesc(file_imagemint_v1_image, 9);
 
 /**
  * Where the time of a call went. The parts of one call overlap the parts of others.
@@ -443,7 +552,7 @@ export type Timing = Message<"imagemint.v1.Timing"> & {
  * Use `create(TimingSchema)` to create a new message.
  */
 export const TimingSchema: GenMessage<Timing> = /*@__PURE__*/
-  messageDesc(file_imagemint_v1_image, 8);
+  messageDesc(file_imagemint_v1_image, 10);
 
 /**
  * Encoding of a picture.

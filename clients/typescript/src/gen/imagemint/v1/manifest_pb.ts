@@ -12,7 +12,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file imagemint/v1/manifest.proto.
  */
 export const file_imagemint_v1_manifest: GenFile = /*@__PURE__*/
-  fileDesc("ChtpbWFnZW1pbnQvdjEvbWFuaWZlc3QucHJvdG8SDGltYWdlbWludC52MSJfCg9UcnVuY2F0aW9uUmFuZ2USKgoEa2luZBgBIAEoDjIcLmltYWdlbWludC52MS5UcnVuY2F0aW9uS2luZBIPCgdtaW5pbXVtGAIgASgBEg8KB21heGltdW0YAyABKAEimgEKCkxhdGVudFNwZWMSDQoFel9kaW0YASABKAUSNgoMZGlzdHJpYnV0aW9uGAIgASgOMiAuaW1hZ2VtaW50LnYxLkxhdGVudERpc3RyaWJ1dGlvbhI2Cgp0cnVuY2F0aW9uGAMgASgLMh0uaW1hZ2VtaW50LnYxLlRydW5jYXRpb25SYW5nZUgAiAEBQg0KC190cnVuY2F0aW9uIkYKC0NhcHRpb25TcGVjEhIKCnZvY2FidWxhcnkYASADKAkSEQoJbWF4X3dvcmRzGAIgASgFEhAKCGV4YW1wbGVzGAMgAygJIr8BCgpTb3VyY2VTcGVjEg4KBmhlaWdodBgBIAEoBRINCgV3aWR0aBgCIAEoBRIQCghjaGFubmVscxgDIAEoBRIOCgZmcmFtZXMYBCABKAUSDAoEbWFzaxgFIAEoCBIMCgRzdGVwGAYgASgFEhIKCm1heF9oZWlnaHQYByABKAUSEQoJbWF4X3dpZHRoGAggASgFEg0KBXNjYWxlGAkgASgFEg8KB292ZXJsYXAYCiABKAUSDQoFdGlsZWQYCyABKAgiPQoKSW1hZ2VTaGFwZRIOCgZoZWlnaHQYASABKAUSDQoFd2lkdGgYAiABKAUSEAoIY2hhbm5lbHMYAyABKAUipwEKBlBhcml0eRIPCgdzYW1wbGVzGAEgASgDEhMKC2JhdGNoX3NpemVzGAIgAygFEhYKDm1heF9kaWZmZXJlbmNlGAMgASgFEhcKD2RpZmZlcmluZ19zaGFyZRgEIAEoARIcChR0b2xlcmFuY2VfZGlmZmVyZW5jZRgFIAEoBRIXCg90b2xlcmFuY2Vfc2hhcmUYBiABKAESDwoHYmFja2VuZBgHIAEoCSKgAQoSVHJhaW5pbmdQcm92ZW5hbmNlEg8KB2RhdGFzZXQYASABKAkSDgoGcmVjaXBlGAIgASgJEhQKDG9wdGlvbnNfanNvbhgDIAEoCRIMCgRzZWVkGAQgASgEEhMKC2ltYWdlc19zZWVuGAUgASgDEhUKDWNvZGVfcmV2aXNpb24YBiABKAkSGQoRY2hlY2twb2ludF9zaGEyNTYYByABKAkieAoKRXZhbHVhdGlvbhIOCgZtZXRyaWMYASABKAkSDQoFdmFsdWUYAiABKAESEAoIcHJvdG9jb2wYAyABKAkSEwoLc2FtcGxlX3NpemUYBCABKAMSFgoJcmVmZXJlbmNlGAUgASgBSACIAQFCDAoKX3JlZmVyZW5jZSLXAQoPUGl4ZWxEaWZmZXJlbmNlEg4KBmltYWdlcxgBIAEoAxIMCgRtZWFuGAIgASgBEg8KB21heGltdW0YAyABKAUSFwoPZGlmZmVyaW5nX3NoYXJlGAQgASgBEhYKDm92ZXJfb25lX3NoYXJlGAUgASgBEhYKDnRvbGVyYW5jZV9tZWFuGAYgASgBEhkKEXRvbGVyYW5jZV9tYXhpbXVtGAcgASgFEiAKGHRvbGVyYW5jZV9vdmVyX29uZV9zaGFyZRgIIAEoARIPCgdiYWNrZW5kGAkgASgJIoYBChFRdWFsaXR5Q29tcGFyaXNvbhIOCgZtZXRyaWMYASABKAkSDQoFdmFsdWUYAiABKAESDQoFbW9kZWwYAyABKAESDQoFbm9pc2UYBCABKAESEAoIcHJvdG9jb2wYBSABKAkSEwoLc2FtcGxlX3NpemUYBiABKAMSDQoFc2VlZHMYByABKAUiggIKB1ZhcmlhbnQSDAoEbmFtZRgBIAEoCRIMCgRmaWxlGAIgASgJEg4KBnNoYTI1NhgDIAEoCRIqCglwcmVjaXNpb24YBCABKA4yFy5pbWFnZW1pbnQudjEuUHJlY2lzaW9uEioKBnRhcmdldBgFIAEoDjIaLmltYWdlbWludC52MS5UYXJnZXREZXZpY2USDgoGbWV0aG9kGAYgASgJEjEKCmRpZmZlcmVuY2UYByABKAsyHS5pbWFnZW1pbnQudjEuUGl4ZWxEaWZmZXJlbmNlEjAKB3F1YWxpdHkYCCADKAsyHy5pbWFnZW1pbnQudjEuUXVhbGl0eUNvbXBhcmlzb24ilAQKDkJ1bmRsZU1hbmlmZXN0EhYKDmZvcm1hdF92ZXJzaW9uGAEgASgFEgwKBG5hbWUYAiABKAkSDQoFdGl0bGUYAyABKAkSKAoGbGF0ZW50GAQgASgLMhguaW1hZ2VtaW50LnYxLkxhdGVudFNwZWMSFAoMY2xhc3NfbGFiZWxzGAUgAygJEicKBWltYWdlGAYgASgLMhguaW1hZ2VtaW50LnYxLkltYWdlU2hhcGUSKgoJcHJlY2lzaW9uGAcgASgOMhcuaW1hZ2VtaW50LnYxLlByZWNpc2lvbhIkCgZwYXJpdHkYCCABKAsyFC5pbWFnZW1pbnQudjEuUGFyaXR5EjIKCHRyYWluaW5nGAkgASgLMiAuaW1hZ2VtaW50LnYxLlRyYWluaW5nUHJvdmVuYW5jZRItCgtldmFsdWF0aW9ucxgKIAMoCzIYLmltYWdlbWludC52MS5FdmFsdWF0aW9uEg8KB2xpY2Vuc2UYCyABKAkSJwoIdmFyaWFudHMYDCADKAsyFS5pbWFnZW1pbnQudjEuVmFyaWFudBIvCgdjYXB0aW9uGA0gASgLMhkuaW1hZ2VtaW50LnYxLkNhcHRpb25TcGVjSACIAQESLQoGc291cmNlGA4gASgLMhguaW1hZ2VtaW50LnYxLlNvdXJjZVNwZWNIAYgBAUIKCghfY2FwdGlvbkIJCgdfc291cmNlKnoKEkxhdGVudERpc3RyaWJ1dGlvbhIjCh9MQVRFTlRfRElTVFJJQlVUSU9OX1VOU1BFQ0lGSUVEEAASHgoaTEFURU5UX0RJU1RSSUJVVElPTl9OT1JNQUwQARIfChtMQVRFTlRfRElTVFJJQlVUSU9OX1VOSUZPUk0QAippCg5UcnVuY2F0aW9uS2luZBIfChtUUlVOQ0FUSU9OX0tJTkRfVU5TUEVDSUZJRUQQABIdChlUUlVOQ0FUSU9OX0tJTkRfVEhSRVNIT0xEEAESFwoTVFJVTkNBVElPTl9LSU5EX1BTSRACKmIKCVByZWNpc2lvbhIZChVQUkVDSVNJT05fVU5TUEVDSUZJRUQQABISCg5QUkVDSVNJT05fRlAzMhABEhIKDlBSRUNJU0lPTl9GUDE2EAISEgoOUFJFQ0lTSU9OX0lOVDgQAypcCgxUYXJnZXREZXZpY2USHQoZVEFSR0VUX0RFVklDRV9VTlNQRUNJRklFRBAAEhUKEVRBUkdFVF9ERVZJQ0VfQ1BVEAESFgoSVEFSR0VUX0RFVklDRV9DVURBEAJiBnByb3RvMw");
+  fileDesc("ChtpbWFnZW1pbnQvdjEvbWFuaWZlc3QucHJvdG8SDGltYWdlbWludC52MSJfCg9UcnVuY2F0aW9uUmFuZ2USKgoEa2luZBgBIAEoDjIcLmltYWdlbWludC52MS5UcnVuY2F0aW9uS2luZBIPCgdtaW5pbXVtGAIgASgBEg8KB21heGltdW0YAyABKAEimgEKCkxhdGVudFNwZWMSDQoFel9kaW0YASABKAUSNgoMZGlzdHJpYnV0aW9uGAIgASgOMiAuaW1hZ2VtaW50LnYxLkxhdGVudERpc3RyaWJ1dGlvbhI2Cgp0cnVuY2F0aW9uGAMgASgLMh0uaW1hZ2VtaW50LnYxLlRydW5jYXRpb25SYW5nZUgAiAEBQg0KC190cnVuY2F0aW9uIkYKC0NhcHRpb25TcGVjEhIKCnZvY2FidWxhcnkYASADKAkSEQoJbWF4X3dvcmRzGAIgASgFEhAKCGV4YW1wbGVzGAMgAygJIr8BCgpTb3VyY2VTcGVjEg4KBmhlaWdodBgBIAEoBRINCgV3aWR0aBgCIAEoBRIQCghjaGFubmVscxgDIAEoBRIOCgZmcmFtZXMYBCABKAUSDAoEbWFzaxgFIAEoCBIMCgRzdGVwGAYgASgFEhIKCm1heF9oZWlnaHQYByABKAUSEQoJbWF4X3dpZHRoGAggASgFEg0KBXNjYWxlGAkgASgFEg8KB292ZXJsYXAYCiABKAUSDQoFdGlsZWQYCyABKAgiPQoKSW1hZ2VTaGFwZRIOCgZoZWlnaHQYASABKAUSDQoFd2lkdGgYAiABKAUSEAoIY2hhbm5lbHMYAyABKAUipwEKBlBhcml0eRIPCgdzYW1wbGVzGAEgASgDEhMKC2JhdGNoX3NpemVzGAIgAygFEhYKDm1heF9kaWZmZXJlbmNlGAMgASgFEhcKD2RpZmZlcmluZ19zaGFyZRgEIAEoARIcChR0b2xlcmFuY2VfZGlmZmVyZW5jZRgFIAEoBRIXCg90b2xlcmFuY2Vfc2hhcmUYBiABKAESDwoHYmFja2VuZBgHIAEoCSKgAQoSVHJhaW5pbmdQcm92ZW5hbmNlEg8KB2RhdGFzZXQYASABKAkSDgoGcmVjaXBlGAIgASgJEhQKDG9wdGlvbnNfanNvbhgDIAEoCRIMCgRzZWVkGAQgASgEEhMKC2ltYWdlc19zZWVuGAUgASgDEhUKDWNvZGVfcmV2aXNpb24YBiABKAkSGQoRY2hlY2twb2ludF9zaGEyNTYYByABKAkieAoKRXZhbHVhdGlvbhIOCgZtZXRyaWMYASABKAkSDQoFdmFsdWUYAiABKAESEAoIcHJvdG9jb2wYAyABKAkSEwoLc2FtcGxlX3NpemUYBCABKAMSFgoJcmVmZXJlbmNlGAUgASgBSACIAQFCDAoKX3JlZmVyZW5jZSLXAQoPUGl4ZWxEaWZmZXJlbmNlEg4KBmltYWdlcxgBIAEoAxIMCgRtZWFuGAIgASgBEg8KB21heGltdW0YAyABKAUSFwoPZGlmZmVyaW5nX3NoYXJlGAQgASgBEhYKDm92ZXJfb25lX3NoYXJlGAUgASgBEhYKDnRvbGVyYW5jZV9tZWFuGAYgASgBEhkKEXRvbGVyYW5jZV9tYXhpbXVtGAcgASgFEiAKGHRvbGVyYW5jZV9vdmVyX29uZV9zaGFyZRgIIAEoARIPCgdiYWNrZW5kGAkgASgJIoYBChFRdWFsaXR5Q29tcGFyaXNvbhIOCgZtZXRyaWMYASABKAkSDQoFdmFsdWUYAiABKAESDQoFbW9kZWwYAyABKAESDQoFbm9pc2UYBCABKAESEAoIcHJvdG9jb2wYBSABKAkSEwoLc2FtcGxlX3NpemUYBiABKAMSDQoFc2VlZHMYByABKAUiggIKB1ZhcmlhbnQSDAoEbmFtZRgBIAEoCRIMCgRmaWxlGAIgASgJEg4KBnNoYTI1NhgDIAEoCRIqCglwcmVjaXNpb24YBCABKA4yFy5pbWFnZW1pbnQudjEuUHJlY2lzaW9uEioKBnRhcmdldBgFIAEoDjIaLmltYWdlbWludC52MS5UYXJnZXREZXZpY2USDgoGbWV0aG9kGAYgASgJEjEKCmRpZmZlcmVuY2UYByABKAsyHS5pbWFnZW1pbnQudjEuUGl4ZWxEaWZmZXJlbmNlEjAKB3F1YWxpdHkYCCADKAsyHy5pbWFnZW1pbnQudjEuUXVhbGl0eUNvbXBhcmlzb24iGQoFU2NvcmUSEAoIcHJvdG9jb2wYASABKAkiWQoNUmVhbG5lc3NTY29yZRIQCghwcm90b2NvbBgBIAEoCRIPCgdtYXhpbXVtGAIgASgBEg0KBXNoaWZ0GAMgASgBEhYKDmFjY2VwdGVkX3NoYXJlGAQgASgBIu0BCgZDcml0aWMSDgoGc2hhMjU2GAEgASgJEjIKEGNsYXNzX2NvbmZpZGVuY2UYAiABKAsyEy5pbWFnZW1pbnQudjEuU2NvcmVIAIgBARIyCghyZWFsbmVzcxgDIAEoCzIbLmltYWdlbWludC52MS5SZWFsbmVzc1Njb3JlSAGIAQESMwoRdHJhaW5pbmdfZGlzdGFuY2UYBCABKAsyEy5pbWFnZW1pbnQudjEuU2NvcmVIAogBAUITChFfY2xhc3NfY29uZmlkZW5jZUILCglfcmVhbG5lc3NCFAoSX3RyYWluaW5nX2Rpc3RhbmNlIsoECg5CdW5kbGVNYW5pZmVzdBIWCg5mb3JtYXRfdmVyc2lvbhgBIAEoBRIMCgRuYW1lGAIgASgJEg0KBXRpdGxlGAMgASgJEigKBmxhdGVudBgEIAEoCzIYLmltYWdlbWludC52MS5MYXRlbnRTcGVjEhQKDGNsYXNzX2xhYmVscxgFIAMoCRInCgVpbWFnZRgGIAEoCzIYLmltYWdlbWludC52MS5JbWFnZVNoYXBlEioKCXByZWNpc2lvbhgHIAEoDjIXLmltYWdlbWludC52MS5QcmVjaXNpb24SJAoGcGFyaXR5GAggASgLMhQuaW1hZ2VtaW50LnYxLlBhcml0eRIyCgh0cmFpbmluZxgJIAEoCzIgLmltYWdlbWludC52MS5UcmFpbmluZ1Byb3ZlbmFuY2USLQoLZXZhbHVhdGlvbnMYCiADKAsyGC5pbWFnZW1pbnQudjEuRXZhbHVhdGlvbhIPCgdsaWNlbnNlGAsgASgJEicKCHZhcmlhbnRzGAwgAygLMhUuaW1hZ2VtaW50LnYxLlZhcmlhbnQSLwoHY2FwdGlvbhgNIAEoCzIZLmltYWdlbWludC52MS5DYXB0aW9uU3BlY0gAiAEBEi0KBnNvdXJjZRgOIAEoCzIYLmltYWdlbWludC52MS5Tb3VyY2VTcGVjSAGIAQESKQoGY3JpdGljGA8gASgLMhQuaW1hZ2VtaW50LnYxLkNyaXRpY0gCiAEBQgoKCF9jYXB0aW9uQgkKB19zb3VyY2VCCQoHX2NyaXRpYyp6ChJMYXRlbnREaXN0cmlidXRpb24SIwofTEFURU5UX0RJU1RSSUJVVElPTl9VTlNQRUNJRklFRBAAEh4KGkxBVEVOVF9ESVNUUklCVVRJT05fTk9STUFMEAESHwobTEFURU5UX0RJU1RSSUJVVElPTl9VTklGT1JNEAIqaQoOVHJ1bmNhdGlvbktpbmQSHwobVFJVTkNBVElPTl9LSU5EX1VOU1BFQ0lGSUVEEAASHQoZVFJVTkNBVElPTl9LSU5EX1RIUkVTSE9MRBABEhcKE1RSVU5DQVRJT05fS0lORF9QU0kQAipiCglQcmVjaXNpb24SGQoVUFJFQ0lTSU9OX1VOU1BFQ0lGSUVEEAASEgoOUFJFQ0lTSU9OX0ZQMzIQARISCg5QUkVDSVNJT05fRlAxNhACEhIKDlBSRUNJU0lPTl9JTlQ4EAMqXAoMVGFyZ2V0RGV2aWNlEh0KGVRBUkdFVF9ERVZJQ0VfVU5TUEVDSUZJRUQQABIVChFUQVJHRVRfREVWSUNFX0NQVRABEhYKElRBUkdFVF9ERVZJQ0VfQ1VEQRACYgZwcm90bzM");
 
 /**
  * Truncation that a model accepts. Absent from a model that takes none.
@@ -647,6 +647,115 @@ export const VariantSchema: GenMessage<Variant> = /*@__PURE__*/
   messageDesc(file_imagemint_v1_manifest, 10);
 
 /**
+ * A score of images that callers can ask for, and how it was measured.
+ *
+ * @generated from message imagemint.v1.Score
+ */
+export type Score = Message<"imagemint.v1.Score"> & {
+  /**
+   * What was measured, on which images, and what came out. For people.
+   *
+   * @generated from field: string protocol = 1;
+   */
+  protocol: string;
+};
+
+/**
+ * Describes the message imagemint.v1.Score.
+ * Use `create(ScoreSchema)` to create a new message.
+ */
+export const ScoreSchema: GenMessage<Score> = /*@__PURE__*/
+  messageDesc(file_imagemint_v1_manifest, 11);
+
+/**
+ * The logit of a discriminator, calibrated so that exp(logit) estimates how much likelier an image is
+ * among real images than among generated ones (Azadi et al., "Discriminator Rejection Sampling", 2019).
+ *
+ * @generated from message imagemint.v1.RealnessScore
+ */
+export type RealnessScore = Message<"imagemint.v1.RealnessScore"> & {
+  /**
+   * As in Score.
+   *
+   * @generated from field: string protocol = 1;
+   */
+  protocol: string;
+
+  /**
+   * Largest logit among the generated images of the calibration: `M` of the paper. Finite.
+   *
+   * @generated from field: double maximum = 2;
+   */
+  maximum: number;
+
+  /**
+   * Shift of the acceptance, `gamma` of the paper: the larger, the fewer images are accepted. Finite.
+   *
+   * @generated from field: double shift = 3;
+   */
+  shift: number;
+
+  /**
+   * Share of images that rejection sampling accepted in the calibration, 0 to 1.
+   *
+   * @generated from field: double accepted_share = 4;
+   */
+  acceptedShare: number;
+};
+
+/**
+ * Describes the message imagemint.v1.RealnessScore.
+ * Use `create(RealnessScoreSchema)` to create a new message.
+ */
+export const RealnessScoreSchema: GenMessage<RealnessScore> = /*@__PURE__*/
+  messageDesc(file_imagemint_v1_manifest, 12);
+
+/**
+ * A second graph, which scores images: `critic.onnx`. Inputs: `image` uint8 [N, height, width,
+ * channels] and, if the model has classes, `class_id` int64 [N, 1]. Outputs, each float32 [N] and
+ * present if and only if its field is: `class_confidence`, `realness`, `training_distance`.
+ *
+ * @generated from message imagemint.v1.Critic
+ */
+export type Critic = Message<"imagemint.v1.Critic"> & {
+  /**
+   * SHA-256 of critic.onnx, lower-case hexadecimal. Required.
+   *
+   * @generated from field: string sha256 = 1;
+   */
+  sha256: string;
+
+  /**
+   * Probability that a classifier gives the class that was asked for, 0 to 1. Needs classes.
+   *
+   * @generated from field: optional imagemint.v1.Score class_confidence = 2;
+   */
+  classConfidence?: Score | undefined;
+
+  /**
+   * Calibrated logit of the discriminator.
+   *
+   * @generated from field: optional imagemint.v1.RealnessScore realness = 3;
+   */
+  realness?: RealnessScore | undefined;
+
+  /**
+   * Distance to the nearest training image in the features of a classifier, 0 or more, in units of the
+   * median distance of test images. Copies of training images are near 0.
+   *
+   * @generated from field: optional imagemint.v1.Score training_distance = 4;
+   */
+  trainingDistance?: Score | undefined;
+};
+
+/**
+ * Describes the message imagemint.v1.Critic.
+ * Use `create(CriticSchema)` to create a new message.
+ */
+export const CriticSchema: GenMessage<Critic> = /*@__PURE__*/
+  messageDesc(file_imagemint_v1_manifest, 13);
+
+/**
  * Self-description of a bundle; its JSON form stands in the ONNX file under
  * `metadata_props["imagemint.manifest"]`.
  *
@@ -754,6 +863,13 @@ export type BundleManifest = Message<"imagemint.v1.BundleManifest"> & {
    * @generated from field: optional imagemint.v1.SourceSpec source = 14;
    */
   source?: SourceSpec | undefined;
+
+  /**
+   * The graph that scores images. Absent: images have no scores. Empty in the files of variants.
+   *
+   * @generated from field: optional imagemint.v1.Critic critic = 15;
+   */
+  critic?: Critic | undefined;
 };
 
 /**
@@ -761,7 +877,7 @@ export type BundleManifest = Message<"imagemint.v1.BundleManifest"> & {
  * Use `create(BundleManifestSchema)` to create a new message.
  */
 export const BundleManifestSchema: GenMessage<BundleManifest> = /*@__PURE__*/
-  messageDesc(file_imagemint_v1_manifest, 11);
+  messageDesc(file_imagemint_v1_manifest, 14);
 
 /**
  * Distribution from which every element of a latent is drawn independently.
