@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from imagemint.training.datasets import LabelledImages, load_dataset
 from imagemint.training.evaluation.curve import QualityCurve
 from imagemint.training.evaluation.extractors import Judge
+from imagemint.training.loop.generator_task import GeneratorTask
 from imagemint.training.loop.samples import draw_fixed_samples
 from imagemint.training.loop.schedules import Schedule
 from imagemint.training.loop.training_loop import train
@@ -107,7 +108,7 @@ def run_recipe(
     rows = {"images", "loss_D", "loss_G", "modes", "spread", "frechet_over_floor", "coverage"}
     with tempfile.TemporaryDirectory() as run:
         train(
-            *(recipe, data, Path(run)),
+            *(GeneratorTask(recipe, data), Path(run)),
             schedule=Schedule(epoch, epoch, collapse_grace=recipe.images),
             device=CPU,
             measure=measures,

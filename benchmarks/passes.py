@@ -22,6 +22,7 @@ import torch
 
 from imagemint.training.datasets import IMAGE_SHAPES, LabelledImages
 from imagemint.training.loop import start as starting
+from imagemint.training.loop.generator_task import GeneratorTask
 from imagemint.training.loop.schedules import Schedule
 from imagemint.training.loop.training_loop import train
 from imagemint.training.networks.precision import Passes
@@ -61,8 +62,7 @@ def seconds(way: str, passes: Passes, recipe: type[Recipe], steps: int) -> float
         ):
             began = clock()
             train(
-                options,
-                noise(recipe),
+                GeneratorTask(options, noise(recipe)),
                 Path(run),
                 schedule=Schedule(10**9, 10**9),
                 device=DEVICE,

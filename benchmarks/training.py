@@ -24,6 +24,7 @@ from plain_gan import BATCH_SIZE, PlainDigits, PlainGan
 from torch.utils.data import DataLoader
 
 from imagemint.training.datasets import LabelledImages, load_dataset
+from imagemint.training.loop.generator_task import GeneratorTask
 from imagemint.training.loop.schedules import Schedule
 from imagemint.training.loop.training_loop import train
 from imagemint.training.recipes.vanilla_mnist import VanillaMnistRecipe
@@ -49,7 +50,8 @@ def recipe(data: LabelledImages, images: int) -> float:
     options = VanillaMnistRecipe(images=images)
     with tempfile.TemporaryDirectory() as run:
         quiet = Schedule(log_interval=images // 2, snapshot_interval=10 * images)
-        train(options, data, Path(run), schedule=quiet, device=torch.device("cpu"), quiet=True)
+        task = GeneratorTask(options, data)
+        train(task, Path(run), schedule=quiet, device=torch.device("cpu"), quiet=True)
         rows = [json.loads(row) for row in (Path(run) / "log.jsonl").read_text().splitlines()]
     return statistics.mean(float(row["images_per_s"]) for row in rows)
 

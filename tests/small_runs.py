@@ -1,5 +1,7 @@
 """Runs of any recipe that take a moment: tiny networks, forty noisy pictures, a few steps."""
 
+import signal
+
 import numpy as np
 import torch
 
@@ -7,6 +9,8 @@ from imagemint.training.datasets import IMAGE_SHAPES, LabelledImages
 from imagemint.training.datasets.avatars import VALUES
 from imagemint.training.datasets.images import Attribute
 from imagemint.training.loop import training_loop as loop
+from imagemint.training.loop.generator_task import GeneratorTask
+from imagemint.training.loop.monitor import Monitor
 from imagemint.training.loop.schedules import Schedule
 
 SMALL = {
@@ -53,5 +57,24 @@ def pictures(recipe):
 
 def train(recipe, run, *, schedule=SCHEDULE, device=CPU, **further):
     """Trains into a directory, on the CPU."""
-    data = pictures(type(recipe))
-    return loop.train(recipe, data, run, schedule=schedule, device=device, quiet=True, **further)
+    task = GeneratorTask(recipe, pictures(type(recipe)))
+    return loop.train(task, run, schedule=schedule, device=device, quiet=True, **further)
+
+
+def stop_after(monkeypatch, steps):
+    """Raises SIGINT when the monitor gets the losses of a step."""
+    step = Monitor.step
+
+    def watched(self, *losses):
+        step(self, *losses)
+        if self._state.step == steps:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Monitor, "step", watched)
+
+
+def are_equal(state, other):
+    """Returns whether two states are equal bit for bit."""
+    ours, theirs = state.tensors(), other.tensors()
+    assert ours.keys() == theirs.keys()
+    return [name for name in ours if not torch.equal(ours[name], theirs[name])] == []

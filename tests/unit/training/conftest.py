@@ -13,6 +13,7 @@ from imagemint.training.classifier.recipes import MnistClassifierRecipe
 from imagemint.training.classifier.training import train_classifier
 from imagemint.training.datasets import LabelledImages
 from imagemint.training.loop import health, monitor, provenance, training_loop
+from imagemint.training.loop.generator_task import GeneratorTask
 from imagemint.training.loop.schedules import Schedule
 from imagemint.training.recipes.mnist import MnistRecipe
 
@@ -89,8 +90,7 @@ def train(digits):
 
     def start(run, *, resume=False, schedule=SCHEDULE, **options):
         return training_loop.train(
-            MnistRecipe(**TINY | options),
-            digits,
+            GeneratorTask(MnistRecipe(**TINY | options), digits),
             run,
             schedule=schedule,
             device=torch.device("cpu"),

@@ -2,7 +2,6 @@
 
 import json
 import re
-import signal
 import sys
 import textwrap
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_runs import pictures, small, train
+from small_runs import are_equal, pictures, small, stop_after, train
 
 from imagemint.client.cli import main
 from imagemint.engine import drawn_classes, latents
@@ -23,7 +22,6 @@ from imagemint.training import recipes
 from imagemint.training.classifier.recipes import CLASSIFIER_RECIPES
 from imagemint.training.datasets import LabelledImages
 from imagemint.training.errors import CheckpointError, DatasetError
-from imagemint.training.loop.monitor import Monitor
 from imagemint.training.loop.start import initial_state
 from imagemint.training.networks import draw
 from imagemint.training.recipes import (
@@ -36,25 +34,6 @@ from imagemint.training.recipes.improved import SsganRecipe
 from imagemint.training.recipes.recipe import Recipe
 from imagemint.training.recipes.results import MISSING, recorded_runs, table
 from imagemint.training.trained import read_generator
-
-
-def stop_after(monkeypatch, steps):
-    """Raises SIGINT when the monitor gets the losses of a step."""
-    step = Monitor.step
-
-    def watched(self, *losses):
-        step(self, *losses)
-        if self._state.step == steps:
-            signal.raise_signal(signal.SIGINT)
-
-    monkeypatch.setattr(Monitor, "step", watched)
-
-
-def are_equal(state, other):
-    """Returns whether two states are equal bit for bit."""
-    ours, theirs = state.tensors(), other.tensors()
-    assert ours.keys() == theirs.keys()
-    return [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
 
 
 @pytest.fixture

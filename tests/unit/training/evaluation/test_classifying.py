@@ -8,6 +8,7 @@ import torch
 from imagemint.training.evaluation import open_source
 from imagemint.training.evaluation.classifying import discriminator_figures
 from imagemint.training.loop import training_loop as loop
+from imagemint.training.loop.generator_task import GeneratorTask
 from imagemint.training.loop.schedules import Schedule
 from imagemint.training.recipes import RECIPES
 
@@ -26,10 +27,8 @@ def run(tmp_path, digits):
     """A function that trains a small recipe on the toy digits and opens the run."""
 
     def train(name, **options):
-        recipe = RECIPES[name](**SMALL | options)
-        loop.train(
-            recipe, digits, tmp_path, schedule=Schedule(10_000, 10_000), device=CPU, quiet=True
-        )
+        task = GeneratorTask(RECIPES[name](**SMALL | options), digits)
+        loop.train(task, tmp_path, schedule=Schedule(10_000, 10_000), device=CPU, quiet=True)
         return open_source(str(tmp_path), CPU)
 
     return train

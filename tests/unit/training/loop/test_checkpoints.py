@@ -88,7 +88,7 @@ def test_tensor_names_are_stable(digits):
     old = {name: torch.full_like(tensor, 3) for name, tensor in state.tensors().items()}
     assert {"game/terms_D.0.count", "game/terms_G.1.count", "game/terms_D.0.means.0"} <= old.keys()
     state.load_tensors(old)
-    assert state.gan_loss.terms_G[1].count == 3
+    assert state.losses.terms_G[1].count == 3
 
 
 def test_older_description_is_read(saved, about, digits):

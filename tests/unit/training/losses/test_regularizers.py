@@ -196,11 +196,11 @@ def test_penalties_are_differentiable_through_augmentation(augment):
     recipe = small(RECIPES["msg"], augment=augment)
     state = initial_state(recipe, pictures(RECIPES["msg"]), torch.device("cpu"))
     if augment == "ada":
-        state.gan_loss.augmentation.p.fill_(0.9)
+        state.losses.augmentation.p.fill_(0.9)
     z, y = torch.randn(4, recipe.z_dim), torch.zeros(4, dtype=torch.int64)
     real = torch.rand(4, 1, 28, 28) * 2 - 1
     batch = Batch(0, 0, state.G, state.D, z, y, None, real, state.G(z))
-    state.gan_loss.show_discriminator(batch, by_images=True)
+    state.losses.show_discriminator(batch, by_images=True)
     sum(ZeroCentredPenalties(CosineRamp(1.0, 1.0, 0), 1)(batch).values()).backward()
     weights = [p.grad for p in state.D.blocks.parameters() if p.grad is not None]
     assert all(torch.isfinite(each).all() for each in weights)
@@ -236,6 +236,6 @@ def test_feature_matching_replaces_the_adversarial_loss():
     for name in ("improved", "ssgan"):
         recipe = small(RECIPES[name])
         state = initial_state(recipe, pictures(RECIPES[name]), torch.device("cpu"))
-        assert state.gan_loss.adversarial_weight == 0.0
+        assert state.losses.adversarial_weight == 0.0
         before = RECIPES[name].model_validate(RECIPES[name].recorded_options({}))
         assert before.adversarial_weight == 1.0

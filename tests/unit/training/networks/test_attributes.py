@@ -8,6 +8,7 @@ from small_runs import SCHEDULE, small
 from imagemint.training.datasets.avatars import NONE, STYLES, VALUES, frequencies
 from imagemint.training.datasets.images import Attribute, LabelledImages
 from imagemint.training.loop import training_loop as loop
+from imagemint.training.loop.generator_task import GeneratorTask
 from imagemint.training.losses.gan_loss import Batch
 from imagemint.training.losses.regularizers import Reconstruction
 from imagemint.training.networks import AttributeDiscriminator, AttributeGenerator, Shape
@@ -122,8 +123,9 @@ def test_run_with_attributes_resumes(people, tmp_path):
     recipe = small(AvatarsRecipe, reconstruction_weight=1, decay_share=0)
 
     def train(run, recipe, *, resume=False):
+        task = GeneratorTask(recipe, people)
         return loop.train(
-            recipe, people, run, schedule=SCHEDULE, device=CPU, quiet=True, resume=resume
+            task, run, schedule=SCHEDULE, device=CPU, quiet=True, resume=resume
         ).tensors()
 
     whole = train(tmp_path / "whole", recipe)

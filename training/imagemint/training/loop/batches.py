@@ -1,5 +1,7 @@
 """The inputs of each step: real images, latents and conditions, as functions of their position."""
 
+from typing import cast
+
 import torch
 
 from imagemint.engine.sampling import Distribution
@@ -8,6 +10,7 @@ from imagemint.training.datasets.loader import ImageLoader
 from imagemint.training.distributed import Distributed
 from imagemint.training.loop.state import TrainingState
 from imagemint.training.losses.gan_loss import Batch
+from imagemint.training.networks import Discriminator
 from imagemint.training.networks.precision import Passes
 from imagemint.training.recipes.recipe import Recipe
 from imagemint.training.rng import draw_codes, draw_latents
@@ -61,5 +64,6 @@ class BatchSource:
         with torch.set_grad_enabled(with_gradient):
             fake = self._passes.draw(state.G, z, c)
         return Batch(
-            *(self._seed, position, state.G, state.D, z, y, c, real, fake), passes=self._passes
+            *(self._seed, position, state.G, cast("Discriminator", state.D), z, y, c, real, fake),
+            passes=self._passes,
         )

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from imagemint.training.errors import CheckpointError
 from imagemint.training.loop.durable import flush, flush_directory
 from imagemint.training.loop.state import TrainingState
-from imagemint.training.recipes import RECIPES
+from imagemint.training.recipes import RECIPES, TRANSLATION_RECIPES
 
 _log = logging.getLogger(__name__)
 
@@ -254,9 +254,9 @@ def find_fitting_checkpoint(run: Path, about: dict[str, Any], *, free: set[str])
     checkpoint = find_whole_checkpoint(run)
     found = read_description(checkpoint)
     faults = [
-        f"{key} is {found.get(key)!r} there and {about[key]!r} here"
-        for key in ("recipe", "dataset", "dataset_sha256")
-        if found.get(key) != about[key]
+        f"{key} is {found.get(key)!r} there and {about.get(key)!r} here"
+        for key in ("recipe", "dataset", "dataset_sha256", "judge_sha256")
+        if found.get(key) != about.get(key)
     ]
     found_precision, precision = (each.get("precision", "fp32") for each in (found, about))
     if found_precision != precision:
@@ -277,7 +277,10 @@ def option_defaults(recipe: str) -> dict[str, Any]:
 
     {} for an unknown recipe. See `Recipe.values_before`.
     """
-    return RECIPES[recipe].recorded_options({}) if recipe in RECIPES else {}
+    for known in (RECIPES, TRANSLATION_RECIPES):
+        if recipe in known:
+            return known[recipe].recorded_options({})
+    return {}
 
 
 def restore(run: Path, state: TrainingState, about: dict[str, Any], *, free: set[str]) -> None:

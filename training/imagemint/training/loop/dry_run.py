@@ -9,6 +9,7 @@ from imagemint.training.datasets.sufficiency import find_evaluation_shortages, f
 from imagemint.training.datasets.survey import find_doubts, summarise
 from imagemint.training.loop.pace import measure_pace
 from imagemint.training.loop.schedules import Schedule
+from imagemint.training.loop.task import Task
 from imagemint.training.networks.precision import Passes
 from imagemint.training.recipes.recipe import Recipe
 from imagemint.training.recipes.results import spell_minutes
@@ -43,18 +44,18 @@ def warnings_on_test(test: LabelledImages | str) -> list[str]:
 
 
 def expected_time(
-    recipe: Recipe, data: LabelledImages, schedule: Schedule, device: torch.device, passes: Passes
+    task: Task, schedule: Schedule, device: torch.device, passes: Passes
 ) -> dict[str, Any]:
     """Returns how long the run takes on this machine, measured on its first steps.
 
     Raises:
         TrainingError: whatever the first steps of the run would fail by.
     """
-    pace = measure_pace(recipe, data, schedule, device, passes)
+    pace = measure_pace(task, schedule, device, passes)
     where = f"{device}, {torch.get_num_threads()} threads" if device.type == "cpu" else str(device)
     return {
-        "time": spell_minutes(recipe.images / pace.images_per_s / 60),
-        "images": recipe.images,
+        "time": spell_minutes(task.options.images / pace.images_per_s / 60),
+        "images": task.options.images,
         "images_per_s": round(pace.images_per_s, 1),
         "basis": f"measured on {pace.steps} steps in one process on {where}, without checkpoints",
     }

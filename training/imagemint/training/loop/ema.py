@@ -1,6 +1,7 @@
 """The exponential moving average of the generator, which is exported."""
 
 import copy
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +33,6 @@ def _floating(module: nn.Module) -> list[Tensor]:
     return [tensor for tensor in module.state_dict().values() if tensor.is_floating_point()]
 
 
-@torch.no_grad()
 def recalibrate(
     averaged: nn.Module,
     *,
@@ -48,18 +48,33 @@ def recalibrate(
     Optima" (2018). Without classes, num_classes is 0. A network without batch normalisation comes
     back unchanged.
     """
+    device = next(averaged.parameters()).device
+    classes = (torch.arange(256) % num_classes).to(device) if num_classes else None
+
+    def show(generator: nn.Module) -> None:
+        for batch in range(batches):
+            z = draw_latents(0, batch, 256, z_dim, distribution)
+            draw(generator, z.to(device), classes)
+
+    return measure_statistics(averaged, show)
+
+
+@torch.no_grad()
+def measure_statistics(averaged: nn.Module, show: Callable[[nn.Module], None]) -> nn.Module:
+    """Returns a copy in evaluation mode whose batch-normalisation statistics are its own.
+
+    Args:
+        averaged: the moving average; a network without batch normalisation comes back unchanged.
+        show: passes the batches through the network that is given, over which to measure.
+    """
     generator = copy.deepcopy(averaged)
     measured = nn.BatchNorm2d, VirtualBatchNorm
     layers = [module for module in generator.modules() if isinstance(module, measured)]
     if layers:
-        device = next(generator.parameters()).device
         for layer in layers:
             if isinstance(layer, nn.BatchNorm2d):
                 layer.reset_running_stats()
                 layer.momentum = None  # a cumulative mean over all batches
         generator.train()
-        classes = (torch.arange(256) % num_classes).to(device) if num_classes else None
-        for batch in range(batches):
-            z = draw_latents(0, batch, 256, z_dim, distribution)
-            draw(generator, z.to(device), classes)
+        show(generator)
     return generator.eval()

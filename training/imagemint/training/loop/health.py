@@ -70,7 +70,7 @@ def inspect_generator(
         distribution=distribution,
     )
     samples, classes = draw_fixed_samples(generator, recipe.z_dim, len(labels), distribution)
-    _refuse_not_finite(state, generator, run)
+    refuse_not_finite(state, generator, run)
     if monitor and not interim:
         monitor.draw(samples)
     if scheduled:
@@ -121,7 +121,7 @@ def watch_collapse(run: Path, state: TrainingState, found: Variety, schedule: Sc
     )
 
 
-def _refuse_not_finite(state: TrainingState, generator: nn.Module, run: Path) -> None:
+def refuse_not_finite(state: TrainingState, generator: nn.Module, run: Path) -> None:
     """Raises `LossNotFinite` if a tensor is: finite losses say nothing of the step they caused."""
     tensors = state.tensors() | generator.state_dict(prefix="recalibrated/")
     faults = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]

@@ -134,10 +134,10 @@ class Monitor:
         for name, figure in figures.items():
             self._state.unlogged.setdefault(name, []).append(figure)
 
-    def draw(self, samples: NDArray[np.uint8]) -> None:
-        """Writes the grid of the fixed samples uint8 [N, H, W, C]."""
+    def draw(self, samples: NDArray[np.uint8], columns: int = SAMPLES_PER_CLASS) -> None:
+        """Writes the grid of the fixed samples uint8 [N, H, W, C], so many in a row."""
         seen = self._state.images_seen
-        picture = arrange_grid(samples, SAMPLES_PER_CLASS)
+        picture = arrange_grid(samples, columns)
         Image.fromarray(picture).save(self._run / "grids" / f"{seen:010d}.png")
         image = picture[np.newaxis] if picture.ndim == 2 else picture.transpose(2, 0, 1)  # noqa: PLR2004 - gray
         self._scalars.add_image("samples", image, seen)

@@ -9,12 +9,11 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
-from imagemint.training.datasets import LabelledImages
 from imagemint.training.distributed import Distributed
 from imagemint.training.loop.schedules import Schedule
+from imagemint.training.loop.task import Task
 from imagemint.training.loop.training_loop import train
 from imagemint.training.networks.precision import Passes
-from imagemint.training.recipes.recipe import Recipe
 
 _BUDGET_S = 5.0
 _FEWEST, _MOST = 3, 64  # steps; penalties that are due every 8 or 16 steps are among them
@@ -65,9 +64,7 @@ class _Rehearsal(Distributed):
         """Saves and logs nothing."""
 
 
-def measure_pace(
-    recipe: Recipe, data: LabelledImages, schedule: Schedule, device: torch.device, passes: Passes
-) -> Pace:
+def measure_pace(task: Task, schedule: Schedule, device: torch.device, passes: Passes) -> Pace:
     """Returns the speed of a run's steps, without its checkpoints and grids. Writes nothing.
 
     It takes a few seconds, or four steps if they are slow. The first step is not counted, because
@@ -77,11 +74,11 @@ def measure_pace(
         TrainingError: whatever the first steps of the run itself would fail by.
         KeyboardInterrupt: a signal asked it to stop.
     """
-    batch = recipe.discriminator_steps * recipe.batch_size
+    batch = task.images_per_step
     rehearsal = _Rehearsal()
     with TemporaryDirectory() as nowhere:
         train(
-            *(recipe.model_copy(update={"images": (_MOST + 2) * batch}), data, Path(nowhere)),
+            *(task.with_images((_MOST + 2) * batch), Path(nowhere)),
             schedule=schedule,
             device=device,
             passes=passes,

@@ -3,27 +3,57 @@
 import json
 import platform
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from imagemint.training.datasets import LabelledImages
+from imagemint.training.recipes.options import RunOptions
 from imagemint.training.recipes.recipe import Recipe
 
 
+class _Data(Protocol):
+    """What a run says of its data."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def sha256(self) -> str: ...
+    @property
+    def license(self) -> str: ...
+
+
 def describe(recipe: Recipe, data: LabelledImages, precision: str = "fp32") -> dict[str, Any]:
-    """Returns what a checkpoint and ``options.json`` say of a run, as JSON values."""
-    return {
-        "recipe": recipe.name,
-        "options": {name: getattr(recipe, name) for name in type(recipe).model_fields},
-        "dataset": data.name,
-        "dataset_sha256": data.sha256,
-        "license": data.license,
+    """Returns what a checkpoint and ``options.json`` say of a generator's run, as JSON values."""
+    of_images = {
         "class_labels": list(recipe.class_labels(data.class_labels)),
         "image_size": data.images.shape[1],
         "image_channels": data.images.shape[-1],
+    }
+    return describe_run(recipe, data, precision, of_images)
+
+
+def describe_run(
+    options: RunOptions, data: _Data, precision: str, of_images: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Returns what every run says of itself, as JSON values.
+
+    Args:
+        options: of the recipe.
+        data: its name, digest and licence.
+        precision: of the passes.
+        of_images: what the networks were built for.
+    """
+    return {
+        "recipe": options.name,
+        "options": {name: getattr(options, name) for name in type(options).model_fields},
+        "dataset": data.name,
+        "dataset_sha256": data.sha256,
+        "license": data.license,
+        **of_images,
         "precision": precision,
         "code_revision": read_code_revision(),
         "versions": {

@@ -9,16 +9,15 @@ from typing import Any, Self
 
 from torch import nn
 
-from imagemint.training.datasets import LabelledImages
 from imagemint.training.distributed import Distributed
 from imagemint.training.errors import LossNotFinite
 from imagemint.training.loop.checkpoints import save_checkpoint
 from imagemint.training.loop.divergence import LossWatch
-from imagemint.training.loop.health import REMEDY, describe_kept_checkpoint, inspect_generator
+from imagemint.training.loop.health import REMEDY, describe_kept_checkpoint
 from imagemint.training.loop.monitor import Monitor
 from imagemint.training.loop.schedules import Schedule, has_crossed
 from imagemint.training.loop.state import TrainingState
-from imagemint.training.recipes.recipe import Recipe
+from imagemint.training.loop.task import Task
 
 Measure = Callable[[nn.Module], Mapping[str, float]]
 """Measures a generator: returns figures by their names in the log."""
@@ -30,8 +29,7 @@ class Recorder:
     Use it as a context manager: at the end it draws the loss plot and the animated grids.
 
     Args:
-        recipe: of the run.
-        data: its images.
+        task: what is trained.
         run: its directory.
         state: its state, read when something is written.
         about: the description that every checkpoint holds.
@@ -43,8 +41,7 @@ class Recorder:
 
     def __init__(
         self,
-        recipe: Recipe,
-        data: LabelledImages,
+        task: Task,
         run: Path,
         state: TrainingState,
         about: dict[str, Any],
@@ -54,10 +51,10 @@ class Recorder:
         measure: Measure | None,
         quiet: bool,
     ) -> None:
-        self._recipe, self._data, self._run, self._state = recipe, data, run, state
+        self._task, self._run, self._state = task, run, state
         self._about, self._schedule, self._processes = about, schedule, processes
         is_writer = processes.rank == 0
-        self._monitor = Monitor(run, recipe.images, state, quiet=quiet) if is_writer else None
+        self._monitor = Monitor(run, task.options.images, state, quiet=quiet) if is_writer else None
         self._measure = measure
         self._losses = LossWatch(run, schedule.divergence_factor)
         self._seen = state.images_seen
@@ -107,15 +104,15 @@ class Recorder:
         """
         if self._saved_at == self._state.images_seen:
             return
-        interim = self._state.images_seen < self._recipe.images
+        interim = self._state.images_seen < self._task.options.images
         inspect = partial(self._inspect, interim=interim, scheduled=False)
         self._processes.on_rank_zero(inspect)
         self._processes.on_rank_zero(partial(self._save, interim=interim))
 
     def _inspect(self, *, interim: bool = False, scheduled: bool = True) -> None:
         self._losses.check(self._state)
-        self._generator = inspect_generator(
-            *(self._recipe, self._data, self._run, self._state),
+        self._generator = self._task.inspect(
+            *(self._run, self._state),
             monitor=self._monitor,
             schedule=self._schedule,
             interim=interim,

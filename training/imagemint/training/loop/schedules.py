@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from imagemint.training.recipes.recipe import Recipe
+from imagemint.training.recipes.options import RunOptions
 
 ROLLBACK_FACTOR = 0.5
 """Each rollback multiplies the learning rates by this."""
@@ -31,7 +31,7 @@ class Schedule:
     collapse_patience: int = 256_000
 
 
-def learning_rate_at(recipe: Recipe, images_seen: int, rollbacks: int = 0) -> float:
+def learning_rate_at(recipe: RunOptions, images_seen: int, rollbacks: int = 0) -> float:
     """Returns the learning rate of G: constant, then half a cosine to zero at the end."""
     decayed = recipe.decay_share * recipe.images
     left = recipe.images - images_seen

@@ -1,4 +1,4 @@
-"""Builds the initial state of a run."""
+"""Builds the initial state of a run, and its parts."""
 
 from contextlib import AbstractContextManager
 from typing import TypeVar
@@ -13,6 +13,7 @@ from imagemint.training.loop.state import TrainingState
 from imagemint.training.losses.gan_loss import GanLoss
 from imagemint.training.networks import Shape
 from imagemint.training.networks.layers import BatchNorm2d
+from imagemint.training.recipes.options import RunOptions
 from imagemint.training.recipes.recipe import Recipe
 
 MEMORY_FORMAT = torch.channels_last
@@ -47,21 +48,28 @@ def initial_state(
     )
     with fork_rng(device):
         torch.manual_seed(recipe.seed)
-        G = _place(recipe.generator(told), device)
-        D = _place(recipe.discriminator(shape), device)
-        G_ema = _place(recipe.generator(told), device)
+        G = place(recipe.generator(told), device)
+        D = place(recipe.discriminator(shape), device)
+        G_ema = place(recipe.generator(told), device)
         gan_loss = recipe.gan_loss(G, D, shape).to(device)
-    G_ema.load_state_dict(G.state_dict())
     for part in (G, D, gan_loss):  # not G_ema, through which the first process looks alone
         _join(part, processes)
     if processes.world_size > 1:
         _refuse_batch_statistics(gan_loss)
+    return assemble_state(recipe, G, D, G_ema, gan_loss)
+
+
+def assemble_state(
+    options: RunOptions, G: nn.Module, D: nn.Module, G_ema: nn.Module, losses: nn.Module
+) -> TrainingState:
+    """Returns the state of step 0: the average equals G, and both networks have an optimiser."""
+    G_ema.load_state_dict(G.state_dict())
 
     def optimizer(network: nn.Module) -> torch.optim.Optimizer:
-        if recipe.optimizer == "rmsprop":
-            return torch.optim.RMSprop(network.parameters(), recipe.learning_rate, recipe.beta2)
-        betas = (recipe.beta1, recipe.beta2)
-        return torch.optim.Adam(network.parameters(), recipe.learning_rate, betas, fused=True)
+        if options.optimizer == "rmsprop":
+            return torch.optim.RMSprop(network.parameters(), options.learning_rate, options.beta2)
+        betas = (options.beta1, options.beta2)
+        return torch.optim.Adam(network.parameters(), options.learning_rate, betas, fused=True)
 
     return TrainingState(
         G=G,
@@ -69,7 +77,7 @@ def initial_state(
         G_ema=G_ema.requires_grad_(requires_grad=False),
         opt_G=optimizer(G),
         opt_D=optimizer(D),
-        gan_loss=gan_loss,
+        losses=losses,
     )
 
 
@@ -110,5 +118,6 @@ def _refuse_batch_statistics(gan_loss: GanLoss) -> None:
             )
 
 
-def _place(network: NetworkT, device: torch.device) -> NetworkT:
+def place(network: NetworkT, device: torch.device) -> NetworkT:
+    """Returns the network on the device, its weights in `MEMORY_FORMAT`."""
     return network.to(device, memory_format=MEMORY_FORMAT)  # type: ignore[call-overload,no-any-return] # torch's stubs lack this overload

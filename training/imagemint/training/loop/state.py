@@ -6,11 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from imagemint.training.errors import CheckpointError
-from imagemint.training.losses.gan_loss import GanLoss
-from imagemint.training.networks import Discriminator
 
 # attribute -> prefix of its tensors in a checkpoint. The prefixes never change: old runs resume.
-_MODULES = {"G": "G", "D": "D", "G_ema": "G_ema", "gan_loss": "game"}
+_MODULES = {"G": "G", "D": "D", "G_ema": "G_ema", "losses": "game"}
 
 
 @dataclass
@@ -18,12 +16,12 @@ class TrainingState:
     """All that a step changes.
 
     Attributes:
-        G: generator that trains.
-        D: discriminator.
+        G: generator that trains, or translator.
+        D: discriminator, or several as one module.
         G_ema: moving average of G.
         opt_G: optimiser of G.
         opt_D: optimiser of D.
-        gan_loss: the losses of both networks, with the buffers of their parts.
+        losses: of both networks, with the buffers of their parts.
         images_seen: real images shown to D so far.
         step: steps done so far.
         rollbacks: how often the run went back to a good checkpoint.
@@ -32,11 +30,11 @@ class TrainingState:
     """
 
     G: nn.Module
-    D: Discriminator
+    D: nn.Module
     G_ema: nn.Module
     opt_G: torch.optim.Optimizer
     opt_D: torch.optim.Optimizer
-    gan_loss: GanLoss = field(default_factory=GanLoss)
+    losses: nn.Module = field(default_factory=nn.Module)
     images_seen: int = 0
     step: int = 0
     rollbacks: int = 0

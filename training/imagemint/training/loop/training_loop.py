@@ -1,22 +1,18 @@
 """The training loop, one for all recipes.
 
 `train` builds the state, runs the loop, and rolls back when a run fails. `_run_loop` is the
-algorithm: k discriminator steps, one generator step, the moving average, the records.
+algorithm: a step of both networks, which the task defines, the moving average, the records.
 """
 
 import logging
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from imagemint.training.datasets import LabelledImages
 from imagemint.training.distributed import SINGLE_PROCESS, Distributed
 from imagemint.training.errors import ModeCollapse, TrainingFailed
-from imagemint.training.loop.batches import BatchSource
 from imagemint.training.loop.checkpoints import (
     drop_collapsed,
     list_checkpoints,
@@ -24,15 +20,15 @@ from imagemint.training.loop.checkpoints import (
     restore,
 )
 from imagemint.training.loop.ema import ema_weight, update_ema
-from imagemint.training.loop.provenance import describe
 from imagemint.training.loop.recorder import Measure, Recorder
 from imagemint.training.loop.schedules import Schedule, learning_rate_at
-from imagemint.training.loop.start import fork_rng, initial_state
+from imagemint.training.loop.start import fork_rng
 from imagemint.training.loop.state import TrainingState
 from imagemint.training.loop.stats import Stats
 from imagemint.training.loop.stopping import StopRequest, stop_on_signal
+from imagemint.training.loop.task import Task
 from imagemint.training.networks.precision import PLAIN, Passes
-from imagemint.training.recipes.recipe import Recipe
+from imagemint.training.recipes.options import RunOptions
 from imagemint.training.rng import torch_seed
 
 _log = logging.getLogger(__name__)
@@ -43,8 +39,7 @@ FREE_ON_RESUME = {"images", "decay_share"}
 
 
 def train(
-    recipe: Recipe,
-    data: LabelledImages,
+    task: Task,
     run: Path,
     *,
     schedule: Schedule,
@@ -55,10 +50,10 @@ def train(
     measure: Measure | None = None,
     quiet: bool = False,
 ) -> TrainingState:
-    """Trains to ``recipe.images`` and returns the final state; writes all results to ``run``.
+    """Trains to the end of the run and returns the final state; writes all results to ``run``.
 
-    On one CPU with a fixed number of threads the result is a function of recipe and data, bit for
-    bit, no matter how often the run was stopped and resumed. The first SIGINT or SIGTERM finishes
+    On one CPU with a fixed number of threads the result is a function of the task, bit for bit,
+    no matter how often the run was stopped and resumed. The first SIGINT or SIGTERM finishes
     the step, saves an interim checkpoint and returns; the second one aborts at once.
 
     With several processes, each computes a part of every batch, and the result equals that of one
@@ -66,8 +61,7 @@ def train(
     arguments and share ``run``. Rank 0 writes.
 
     Args:
-        recipe: the options.
-        data: training images; uint8 [N, H, W, C].
+        task: what is trained: the options and the data.
         run: directory of this run.
         schedule: how often to log and save, and how often to roll back.
         device: where the networks are.
@@ -87,17 +81,18 @@ def train(
             allows. The last good checkpoint is kept.
         ProcessesError: the processes cannot share a batch of this size, or this network.
     """
-    processes.local_batch_size(recipe.batch_size)
-    state = initial_state(recipe, data, device, processes)
-    about = describe(recipe, data, passes.precision)
+    processes.local_batch_size(task.options.batch_size)
+    state = task.initial_state(device, processes)
+    about = task.describe(passes.precision)
     if resume:
         restore(run, state, about, free=FREE_ON_RESUME)
+    processes.on_rank_zero(partial(task.begin, run))
     # Outside the attempts: a signal that arrives while one fails still ends the run.
     with stop_on_signal() as stop:
         while True:
             try:
                 _run_loop(
-                    *(recipe, data, run, state, about),
+                    *(task, run, state, about),
                     stop_request=stop,
                     schedule=schedule,
                     device=device,
@@ -117,7 +112,7 @@ def train(
                 if collapsed:
                     processes.barrier()  # every rank has listed the checkpoints
                     processes.on_rank_zero(partial(drop_collapsed, run))
-                state = initial_state(recipe, data, device, processes)
+                state = task.initial_state(device, processes)
                 restore(run, state, about, free=FREE_ON_RESUME)
                 state.rollbacks = rollbacks
                 _log.warning(
@@ -131,8 +126,7 @@ def train(
 
 
 def _run_loop(
-    recipe: Recipe,
-    data: LabelledImages,
+    task: Task,
     run: Path,
     state: TrainingState,
     about: dict[str, Any],
@@ -146,17 +140,15 @@ def _run_loop(
     quiet: bool,
 ) -> None:
     """Trains from ``state`` to the end of the run, or until a signal asks to stop."""
-    G, D, gan_loss = state.G, state.D, state.gan_loss
-    seed = order_seed(recipe, state)
-    batches = BatchSource(
-        *(recipe, data, state), seed=seed, device=device, processes=processes, passes=passes
-    )
+    options = task.options
+    seed = order_seed(options, state)
+    step = task.prepare_step(state, seed=seed, device=device, passes=passes, processes=processes)
     stats = Stats(processes)
 
     with (
         fork_rng(device),
         Recorder(
-            *(recipe, data, run, state, about),
+            *(task, run, state, about),
             schedule=schedule,
             processes=processes,
             measure=measure,
@@ -164,73 +156,35 @@ def _run_loop(
         ) as recorder,
     ):
         stop = False
-        while state.images_seen < recipe.images and not stop:
+        while state.images_seen < options.images and not stop:
             before = state.images_seen
-            set_learning_rates(recipe, state)
-            gan_loss.before_step(before)
+            set_learning_rates(options, state)
             # For dropout and noise: a function of the position, different in each process.
             torch.manual_seed(torch_seed(seed, state.step, processes.rank))
-
-            # --- discriminator: k steps, each on new real and generated images -------------------
-            D.requires_grad_(requires_grad=True)
-            positions = discriminator_positions(recipe, state)
-            for position in positions:
-                batch = batches.draw(position, with_gradient=position == positions[-1])
-                judged = replace(batch)  # G starts below from the images as they are here
-                loss_D = gan_loss.discriminator_loss(judged, state.step, state.images_seen)
-                stats.extend(loss_D.terms)
-                if recipe.skip_lead == 1 or processes.average(judged.lead()) <= recipe.skip_lead:
-                    _update(state.opt_D, loss_D.total, D, processes)
-                    gan_loss.after_D(D)
-                stats.add(**gan_loss.augmentation.adapt(judged))
-                state.images_seen += recipe.batch_size
-
-            # --- generator: one step on the last images, against the updated discriminator -------
-            D.requires_grad_(requires_grad=False)
-            loss_G = gan_loss.generator_loss(batch, state.step, before)
-            stats.extend(loss_G.terms)
-            _update(state.opt_G, loss_G.total, G, processes)
+            step(stats)
+            state.step += 1
 
             # --- moving average of the generator -------------------------------------------------
-            state.step += 1
             weight = ema_weight(
-                *(state.images_seen - before, recipe.ema_half_life, recipe.ema_ramp_up),
+                *(state.images_seen - before, options.ema_half_life, options.ema_ramp_up),
                 state.images_seen,
             )
-            update_ema(state.G_ema, G, weight)
+            update_ema(state.G_ema, state.G, weight)
 
             # --- log, grid, checkpoint -----------------------------------------------------------
-            stats.add(loss_D=loss_D.adversarial, loss_G=loss_G.adversarial)
-            stats.add(real_logit=judged.real_logits.mean())
             recorder.record_step(stats.collect())
             stop = processes.average(stop_request.requested) > 0
         recorder.save_end()
 
 
-def discriminator_positions(recipe: Recipe, state: TrainingState) -> range:
-    """Returns the positions of the discriminator steps that precede the next generator step."""
-    first = recipe.discriminator_steps_before(state.step)
-    return range(first, first + recipe.discriminator_steps_at(state.step))
-
-
-def _update(
-    optimizer: torch.optim.Optimizer, loss: Tensor, network: nn.Module, processes: Distributed
-) -> None:
-    """Makes one optimiser step on the loss of the whole batch."""
-    optimizer.zero_grad()
-    loss.backward()
-    processes.average_gradients(network.parameters())
-    optimizer.step()
-
-
-def order_seed(recipe: Recipe, state: TrainingState) -> int:
+def order_seed(options: RunOptions, state: TrainingState) -> int:
     """Returns the seed of data order and latents, which each rollback changes."""
-    return (recipe.seed + 0x9E3779B97F4A7C15 * state.rollbacks) % 2**64
+    return (options.seed + 0x9E3779B97F4A7C15 * state.rollbacks) % 2**64
 
 
-def set_learning_rates(recipe: Recipe, state: TrainingState) -> None:
+def set_learning_rates(options: RunOptions, state: TrainingState) -> None:
     """Sets the learning rates of both optimisers for the next step."""
-    rate_G = learning_rate_at(recipe, state.images_seen, state.rollbacks)
-    own = recipe.discriminator_learning_rate
-    rate_D = rate_G if own is None else rate_G * (own / recipe.learning_rate)
+    rate_G = learning_rate_at(options, state.images_seen, state.rollbacks)
+    own = options.discriminator_learning_rate
+    rate_D = rate_G if own is None else rate_G * (own / options.learning_rate)
     state.opt_G.param_groups[0]["lr"], state.opt_D.param_groups[0]["lr"] = rate_G, rate_D

@@ -1,0 +1,106 @@
+"""What a run trains: the seam between the loop and the two kinds of networks that it trains."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import nn
+
+from imagemint.training.distributed import Distributed
+from imagemint.training.loop.monitor import Monitor
+from imagemint.training.loop.schedules import Schedule
+from imagemint.training.loop.state import TrainingState
+from imagemint.training.loop.stats import Stats
+from imagemint.training.networks.precision import Passes
+from imagemint.training.recipes.options import RunOptions
+
+Step = Callable[[Stats], None]
+"""Trains D and G once, moves ``images_seen`` on, and adds ``loss_D``, ``loss_G`` and the rest."""
+
+
+class Task(ABC):
+    """A recipe with its data: what the loop needs to know of what it trains.
+
+    `generator_task.GeneratorTask` trains a generator of images, `translation_task.TranslationTask`
+    one that translates images. The loop itself, checkpoints, log, rollbacks, moving average and
+    stopping are the same for both.
+    """
+
+    @property
+    @abstractmethod
+    def options(self) -> RunOptions:
+        """The options of the run."""
+
+    @property
+    def images_per_step(self) -> int:
+        """Real images that one step shows to the discriminator."""
+        return self.options.batch_size
+
+    @abstractmethod
+    def with_images(self, images: int) -> Self:
+        """Returns the same task as a run of another length."""
+
+    @abstractmethod
+    def initial_state(self, device: torch.device, processes: Distributed) -> TrainingState:
+        """Returns fresh networks and optimisers; the weights are a function of the seed."""
+
+    @abstractmethod
+    def describe(self, precision: str) -> dict[str, Any]:
+        """Returns what checkpoints and ``options.json`` say of the run, as JSON values."""
+
+    def begin(self, run: Path) -> None:
+        """Writes what belongs to the run besides checkpoints and log, before its first step.
+
+        The base class writes nothing.
+        """
+        del run
+
+    @abstractmethod
+    def prepare_step(
+        self,
+        state: TrainingState,
+        *,
+        seed: int,
+        device: torch.device,
+        passes: Passes,
+        processes: Distributed,
+    ) -> Step:
+        """Returns the function that makes one step on ``state``.
+
+        Args:
+            state: what it changes, but for the moving average and the number of the step.
+            seed: of the order and of everything that is drawn.
+            device: where the networks are.
+            passes: runs the networks.
+            processes: the collectives of the run.
+        """
+
+    @abstractmethod
+    def inspect(
+        self,
+        run: Path,
+        state: TrainingState,
+        *,
+        monitor: Monitor | None,
+        schedule: Schedule,
+        interim: bool,
+        scheduled: bool,
+    ) -> nn.Module:
+        """Returns the averaged network ready for use, after a look at its fixed samples.
+
+        Off the schedule the look leaves nothing in the log, and an interim one leaves no grid
+        either: a run that is stopped and resumed leaves the same files as one that is not.
+
+        Args:
+            run: directory of the run.
+            state: its current state.
+            monitor: draws and logs; None in all processes but the first.
+            schedule: says when a run fails.
+            interim: whether the run stops here before its end.
+            scheduled: whether a checkpoint is due here by the schedule.
+
+        Raises:
+            TrainingFailed: the network is not fit to go on with.
+        """
