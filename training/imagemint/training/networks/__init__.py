@@ -22,6 +22,7 @@ from imagemint.training.networks.multiscale import (
     Pyramid,
     pyramid,
 )
+from imagemint.training.networks.patch import PatchDiscriminator
 from imagemint.training.networks.players import Discriminator, Shape, draw
 from imagemint.training.networks.progressive import (
     GrowingDiscriminator,
@@ -30,7 +31,10 @@ from imagemint.training.networks.progressive import (
     level_at,
 )
 from imagemint.training.networks.residual import ResidualDiscriminator, ResidualGenerator
+from imagemint.training.networks.resnet import ResnetGenerator, TwoWay
 from imagemint.training.networks.style import StyleGenerator
+from imagemint.training.networks.super_resolution import SRResNet
+from imagemint.training.networks.unet import UNet
 from imagemint.training.networks.views import View
 
 __all__ = [
@@ -50,13 +54,18 @@ __all__ = [
     "MlpGenerator",
     "MultiScaleDiscriminator",
     "MultiScaleGenerator",
+    "PatchDiscriminator",
     "ProjectionDiscriminator",
     "Pyramid",
     "ResidualDiscriminator",
     "ResidualGenerator",
+    "ResnetGenerator",
+    "SRResNet",
     "SemiSupervisedDiscriminator",
     "Shape",
     "StyleGenerator",
+    "TwoWay",
+    "UNet",
     "View",
     "VirtuallyNormalisedGenerator",
     "draw",

@@ -59,6 +59,12 @@ class Passes:
             phi = (_look if twice else self._look)(D, x, c)
         return phi.float()
 
+    def run(self, network: nn.Module, *inputs: Tensor) -> Tensor:
+        """Returns what a network makes of tensors, as float32; it is not compiled."""
+        with self._numbers():
+            result: Tensor = network(*inputs)
+        return result.float()
+
     def _numbers(self) -> AbstractContextManager[object]:
         if self.precision == "fp32":
             return nullcontext()

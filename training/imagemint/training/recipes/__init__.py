@@ -1,6 +1,7 @@
 """The table of all recipes. It imports no recipe, and so no torch, until one is asked for.
 
-To add a recipe, write its file and add one line to `TABLE`; see training/README.md.
+To add a recipe, write its file and add one line to `TABLE`, or to
+`TRANSLATION_TABLE`; see training/README.md.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from imagemint.training.recipes.recipe import Recipe
+    from imagemint.training.recipes.translation import TranslationRecipe
 
 RecipeT = TypeVar("RecipeT")
 
@@ -117,6 +119,28 @@ TABLE: dict[str, Entry] = {
 }
 """Every recipe of a generator, by name, in the order of `imagemint train --list`."""
 
+TRANSLATION_TABLE: dict[str, Entry] = {
+    "pix2pix": Entry(
+        "recipes.pix2pix:Pix2pixRecipe",
+        "avatars64",
+        "line drawings to cartoon people: U-Net, discriminator of patches",
+    ),
+    "colorize": Entry(
+        "recipes.colorize:ColorizeRecipe", "avatars64", "gray images to colour, by pix2pix"
+    ),
+    "cyclegan": Entry(
+        "recipes.cyclegan:CycleganRecipe",
+        "avatars64",
+        "glasses off and on without pairs: cycle consistency",
+    ),
+    "srgan": Entry(
+        "recipes.srgan:SrganRecipe",
+        "avatars64",
+        "images of four times the size: SRResNet, perceptual loss",
+    ),
+}
+"""Every recipe of a translator, by name, in the order of `imagemint train --list`."""
+
 CLASSIFIER_TABLE: dict[str, Entry] = {
     "mnist-classifier": Entry(
         "classifier.recipes:MnistClassifierRecipe",
@@ -165,3 +189,6 @@ class Recipes(Mapping[str, RecipeT]):
 
 RECIPES: "Recipes[type[Recipe]]" = Recipes(TABLE)
 """The class of every recipe of a generator, by name."""
+
+TRANSLATION_RECIPES: "Recipes[type[TranslationRecipe]]" = Recipes(TRANSLATION_TABLE)
+"""The class of every recipe of a translator, by name."""

@@ -1,0 +1,125 @@
+"""Tests of runs of translators: every recipe trains, and resumes bit for bit."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from small_runs import are_equal, stop_after
+from small_translations import CPU, pairs_of, pictures, small_task, train
+
+from imagemint.training.errors import CheckpointError, TrainingError
+from imagemint.training.loop.checkpoints import latest_checkpoint, read_description
+from imagemint.training.loop.examples import (
+    Examples,
+    arrange_examples,
+    picture_sources,
+    read_examples,
+    translate_images,
+)
+from imagemint.training.recipes import TRANSLATION_RECIPES
+from imagemint.training.recipes.pix2pix import Pix2pixRecipe
+from imagemint.training.recipes.srgan import SrganRecipe
+
+
+@pytest.mark.parametrize("name", TRANSLATION_RECIPES)
+def test_translator_trains_and_resumes(name, tmp_path, monkeypatch, read_files):
+    """Stopped between two checkpoints and resumed, a run leaves the same files, bit for bit."""
+    task = small_task(TRANSLATION_RECIPES[name])
+    whole = train(task, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 4)
+        train(task, tmp_path / "cut")
+    assert are_equal(train(task, tmp_path / "cut", resume=True), whole)
+    ours, theirs = (read_files(tmp_path / run) for run in ("whole", "cut"))
+    assert ours == theirs
+    rows = [json.loads(row) for row in (tmp_path / "whole/log.jsonl").read_text().splitlines()]
+    assert np.isfinite([figure for row in rows for figure in row.values()]).all()
+    assert {"loss_D", "loss_G"} <= rows[-1].keys()
+
+
+def test_weights_change_and_follow_the_seed(tmp_path):
+    """Both networks learn, and another seed gives other weights."""
+    first, other = (
+        train(small_task(Pix2pixRecipe, seed=seed), tmp_path / str(seed)).tensors()
+        for seed in (0, 1)
+    )
+    begin = small_task(Pix2pixRecipe).initial_state(CPU).tensors()
+    for name in ("G/stem.0.weight", "D/target.judge.0.parametrizations.weight.original"):
+        assert not torch.equal(first[name], begin[name])
+        assert not torch.equal(first[name], other[name])
+
+
+def test_discriminator_waits(tmp_path):
+    """Until the adversarial loss begins, D stays as it was and its losses are 0."""
+    task = small_task(SrganRecipe, adversarial_after=16, perceptual_after=16)
+    early = train(task.with_images(16), tmp_path / "early").tensors()
+    begin = task.initial_state(CPU).tensors()
+    of_D = [name for name in begin if name.startswith("D/")]
+    assert all(torch.equal(early[name], begin[name]) for name in of_D)
+    rows = [json.loads(row) for row in (tmp_path / "early/log.jsonl").read_text().splitlines()]
+    assert {row["loss_D"] for row in rows} == {0.0}
+    assert "perceptual" not in rows[-1]
+    late = train(task, tmp_path / "early", resume=True).tensors()
+    assert not all(torch.equal(late[name], begin[name]) for name in of_D)
+    assert "perceptual" in (tmp_path / "early/log.jsonl").read_text().splitlines()[-1]
+
+
+def test_judge_is_needed(tmp_path):
+    """A perceptual loss without a judge says which option names one."""
+    task = small_task(SrganRecipe)
+    with pytest.raises(TrainingError, match="--judge"):
+        train(type(task)(task.recipe, task.pairs, task.examples), tmp_path)
+
+
+def test_other_judge_is_refused(tmp_path):
+    """A run goes on only with the judge that it began with."""
+    task = small_task(SrganRecipe)
+    train(task, tmp_path)
+    other = type(task.judge)(task.judge.layers, "6" * 64)
+    with pytest.raises(CheckpointError, match="judge_sha256 is '5555"):
+        train(type(task)(task.recipe, task.pairs, task.examples, other), tmp_path, resume=True)
+
+
+def test_checkpoint_describes_source_and_target(tmp_path):
+    """What the export needs stands in the checkpoint; the examples lie beside it."""
+    task = small_task(SrganRecipe)
+    train(task, tmp_path)
+    about = read_description(latest_checkpoint(tmp_path))
+    assert about["source"]["scale"] == 4
+    assert about["target"] == [16, 16, 3]
+    assert about["task"] == "low-resolution"
+    kept = read_examples(tmp_path)
+    assert np.array_equal(kept.source, task.examples.source)
+    assert np.array_equal(read_examples(latest_checkpoint(tmp_path)).target, task.examples.target)
+    with pytest.raises(CheckpointError, match=r"no examples\.safetensors"):
+        read_examples(tmp_path / "elsewhere")
+
+
+def test_grid_shows_source_result_truth():
+    """Pictures stand in the order source, result, truth; three such in a row."""
+    task = small_task(SrganRecipe)
+    translator = task.initial_state(CPU).G_ema.eval()
+    images, columns = arrange_examples(translator, task.examples, task.pairs.form)
+    assert columns == 9
+    source, target = task.examples.source, task.examples.target
+    assert np.array_equal(images[0], source[0].repeat(4, 0).repeat(4, 1))
+    assert np.array_equal(images[3 + 1], translate_images(translator, source[1:2])[0])
+    assert np.array_equal(images[3 * 5 + 2], target[5])
+
+
+def test_sequence_shows_its_newest_frame_and_mask():
+    """Of several frames the last one is shown, magenta where the mask hides."""
+    pairs = pairs_of("frames")
+    source, _ = pairs.examples(np.arange(2))
+    shown = picture_sources(source, pairs.form, pairs.target_shape)
+    upside_down = pairs.data.images[:2, ::-1]
+    assert np.array_equal(shown[:, :, 8:], upside_down[:, :, 8:])
+    assert (shown[:, :, :8] == (255, 0, 255)).all()
+
+
+def test_examples_are_spread_over_the_data():
+    """Sixty-four pairs at even distances, or all of a small split."""
+    many = Examples.of(pairs_of("edges", pictures(5, 130)))
+    assert len(many.source) == len(many.target) == 64
+    assert len(Examples.of(pairs_of("edges", pictures(5, 9))).target) == 9

@@ -1,0 +1,53 @@
+"""The discriminator of patches, PatchGAN."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import spectral_norm
+
+_SLOPE = 0.2
+_KERNEL = 4
+
+
+class PatchDiscriminator(nn.Module):
+    """Judges each patch of an image by itself, so that it looks at texture and not at the whole.
+
+    Isola et al., "Image-to-Image Translation with Conditional Adversarial Networks" (2016). With
+    three layers a patch has 70 pixels a side, as in the paper; with two it has 34, about half of an
+    image of 64. Instead of batch normalisation the weights have spectral normalisation (Miyato et
+    al., 2018), which keeps the images of a batch apart and needs no statistics.
+
+    Args:
+        channels: of the images, and of the source where D sees that as well.
+        base_channels: channels behind the first layer; every further layer doubles them, up to
+            eight times.
+        layers: number of halvings.
+    """
+
+    def __init__(self, channels: int, *, base_channels: int, layers: int = 2) -> None:
+        super().__init__()
+        widths = [base_channels * min(2**level, 8) for level in range(layers + 1)]
+        parts: list[nn.Module] = []
+        inputs = channels
+        for level, outputs in enumerate(widths):
+            parts += [_convolution(inputs, outputs, 2 if level < layers else 1)]
+            parts += [nn.LeakyReLU(_SLOPE)]
+            inputs = outputs
+        self.judge = nn.Sequential(*parts, _convolution(inputs, 1, 1))
+
+    def forward(self, x: Tensor, source: Tensor | None = None) -> Tensor:
+        """Returns a logit for each patch [N, 1, h, w] of the images ``x`` [N, C, H, W].
+
+        A ``source`` [N, S, H', W'] that belongs to them is brought to their size by nearest
+        neighbours and put beside them.
+        """
+        if source is not None:
+            if source.shape[2:] != x.shape[2:]:
+                source = F.interpolate(source, list(x.shape[2:]), mode="nearest")
+            x = torch.cat([source, x], dim=1)
+        logits: Tensor = self.judge(x)
+        return logits
+
+
+def _convolution(inputs: int, outputs: int, stride: int) -> nn.Module:
+    return spectral_norm(nn.Conv2d(inputs, outputs, _KERNEL, stride, padding=1))

@@ -1,0 +1,87 @@
+"""Recipe ``cyclegan``: glasses off and on, learnt without pairs."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+from torch import nn
+
+from imagemint.training.datasets.translations import SourceForm
+from imagemint.training.losses.adversarial import ADVERSARIAL_LOSSES
+from imagemint.training.losses.image_pool import ImagePool
+from imagemint.training.losses.translation import CycleConsistency, IdentityLoss, TranslationLoss
+from imagemint.training.networks.patch import PatchDiscriminator
+from imagemint.training.networks.resnet import ResnetGenerator, TwoWay
+from imagemint.training.recipes.translation import ImageShape, TranslationRecipe
+
+
+class CycleganRecipe(TranslationRecipe):
+    """Zhu et al., "Unpaired Image-to-Image Translation using Cycle-Consistent ... Networks" (2017).
+
+    Two translators, there and back, and a discriminator for each side. Sources and targets
+    are different people. The generators draw the change of the image, because most of it stays.
+    """
+
+    name: ClassVar[str] = "cyclegan"
+    task: ClassVar[str] = "glasses"
+
+    images: int = Field(default=60_000, ge=1)
+    """Sources shown to G, counted with repetition: the length of the run."""
+    batch_size: int = Field(default=8, ge=2)
+    """Images of each side in one step."""
+    base_channels: int = Field(default=16, ge=1)
+    """Channels of the generators at full size."""
+    blocks: int = Field(default=3, ge=1)
+    """Residual blocks of each generator."""
+    residual: bool = True
+    """Whether a generator draws the change of its source instead of the whole result."""
+    objective: Literal["non-saturating", "least-squares", "hinge", "relativistic"] = "least-squares"
+    """Adversarial loss, the mean over all patches."""
+    cycle_weight: float = Field(default=10.0, ge=0)
+    """Weight of the round trips."""
+    identity_weight: float = Field(default=5.0, ge=0)
+    """Weight of the change of images that are targets already."""
+    pool: int = Field(default=50, ge=0)
+    """Generated images that a discriminator is shown again later; 0: none."""
+
+    def generator(self, form: SourceForm, target: ImageShape) -> nn.Module:
+        """Returns two residual generators."""
+        sides = (form.depth, target[2]), (target[2], form.depth)
+        there, back = (
+            ResnetGenerator(
+                *channels,
+                base_channels=self.base_channels,
+                blocks=self.blocks,
+                residual=self.residual,
+            )
+            for channels in sides
+        )
+        return TwoWay(there, back)
+
+    def discriminators(self, form: SourceForm, target: ImageShape) -> nn.ModuleDict:
+        """Returns a discriminator of patches for each side."""
+        return nn.ModuleDict(
+            {
+                side: PatchDiscriminator(
+                    channels,
+                    base_channels=self.discriminator_channels,
+                    layers=self.discriminator_layers,
+                )
+                for side, channels in (("target", target[2]), ("source", form.depth))
+            }
+        )
+
+    def translation_loss(
+        self, form: SourceForm, target: ImageShape, judge: nn.Sequential | None
+    ) -> TranslationLoss:
+        """Returns the adversarial losses, the round trips, and what has to stay."""
+        shapes = {
+            "target": (target[2], *target[:2]),
+            "source": (form.depth, form.height, form.width),
+        }
+        return TranslationLoss(
+            ADVERSARIAL_LOSSES[self.objective],
+            terms=[CycleConsistency(self.cycle_weight), IdentityLoss(self.identity_weight)],
+            weight=self.adversarial_weight,
+            after=self.adversarial_after,
+            pools={side: ImagePool(self.pool, shape) for side, shape in shapes.items()},
+        )
