@@ -14,7 +14,8 @@ FORMAT_VERSION = 1
 
 VARIANT_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 """Form of the name of a variant."""
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+"""Form of the name of a model."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _VARIANT_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.onnx")
 # What asks for a variant without naming one.
@@ -31,7 +32,7 @@ def find_faults(manifest: pb.BundleManifest) -> Iterator[str]:
     """Yields what a manifest says against the rules of manifest.proto, one line each."""
     if manifest.format_version < 1:
         yield f"format_version is {manifest.format_version}, not {FORMAT_VERSION}"
-    if not _NAME.fullmatch(manifest.name):
+    if not MODEL_NAME.fullmatch(manifest.name):
         yield (
             f"name {manifest.name!r} is not 1 to 64 lower-case letters, digits, '-', '_' and '.', "
             "the first a letter or digit"

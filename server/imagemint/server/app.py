@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
@@ -22,8 +23,15 @@ from imagemint.engine.trial.trials import TrialOptions, Trials
 from imagemint.server.batching import Batcher
 from imagemint.server.event_loop import settle
 from imagemint.server.peers import Peers
-from imagemint.server.repository import ModelRepository, Policies, ServedBytes
+from imagemint.server.repository import (
+    LocalDirectory,
+    ModelRepository,
+    Policies,
+    ServedBytes,
+    Source,
+)
 from imagemint.server.repository.model_control import ModelControl
+from imagemint.server.repository_addresses import is_address
 from imagemint.server.rpc.server import RpcServer
 from imagemint.server.settings import ServeSettings
 from imagemint.server.telemetry.gpu import watch_devices
@@ -72,11 +80,8 @@ class App:
             watch_devices(self.metrics.registry)
         self._cores = max(1, usable_cores() // settings.processes)
         self._encoders = ThreadPoolExecutor(self._cores, thread_name_prefix="encode")
-        repository = settings.repository or shipped_models()
-        if not repository.is_dir():
-            raise NotADirectoryError(f"model repository {repository} is not a directory")
         self.repository = ModelRepository(
-            repository,
+            self._open_source(),
             self._open_backend,
             self._open_batcher,
             self.metrics,
@@ -112,6 +117,25 @@ class App:
         self.grpc_address = ""
         self.metrics_address = ""
         self.http_url = ""
+
+    def _open_source(self) -> Source:
+        settings = self._settings
+        if settings.repository is not None and is_address(settings.repository):
+            # Imported here because the extra `store` is optional.
+            from imagemint.server.storage.mirror import open_mirror  # noqa: PLC0415
+
+            return open_mirror(
+                settings.repository,
+                settings.repository_cache,
+                self.metrics,
+                max_bytes=_MAX_BUNDLE_BYTES,
+                unload_when_empty=settings.unload_when_empty,
+            )
+        named = settings.repository
+        directory = shipped_models() if named is None else Path(named)
+        if not directory.is_dir():
+            raise NotADirectoryError(f"model repository {directory} is not a directory")
+        return LocalDirectory(directory)
 
     @property
     def _alone_threads(self) -> int:

@@ -4,7 +4,9 @@ import ipaddress
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from imagemint.server.repository_addresses import check_address, is_address
 
 _ADDRESS = r"^(.+):(\d{1,5})$"
 _COLLECTOR = r"^https?://[^/@\s]+:\d{1,5}$"
@@ -24,14 +26,22 @@ _GPU_BATCH = 64
 _POLICY = r"^(all|latest:[1-9]\d{0,8}|[1-9]\d{0,17}(,[1-9]\d{0,17})*)$"
 
 
+def _to_text(value: object) -> object:
+    return str(value) if isinstance(value, Path) else value
+
+
 class ServeSettings(BaseModel):
     """Serves a model repository over gRPC."""
 
     model_config = ConfigDict(use_attribute_docstrings=True, extra="forbid", allow_inf_nan=False)
 
-    repository: Path | None = None
-    """Model repository directory, laid out as <model>/<version>/model.onnx. Default: the models
+    repository: Annotated[str, BeforeValidator(_to_text)] | None = None
+    """Model repository, laid out as <model>/<version>/model.onnx: a directory, or an address in
+    object storage such as s3://bucket/models, which needs the extra `store`. Default: the models
     shipped with imagemint."""
+    repository_cache: Path | None = None
+    """Directory on a local disk for copies of a repository in object storage. Default: a directory
+    in the user's cache."""
     grpc_address: str = Field(default="127.0.0.1:8001", pattern=_ADDRESS)
     """HOST:PORT of the gRPC services. Port 0 selects a free port."""
     metrics_address: str = Field(default="127.0.0.1:8002", pattern=_ADDRESS)
@@ -195,6 +205,13 @@ class ServeSettings(BaseModel):
             return self.max_batch_images
         sizes = [*self.preferred_batch_images, *(self.batch_buckets or ())]
         return max(sizes, default=_CPU_BATCH if on_cpu else _GPU_BATCH)
+
+    @field_validator("repository")
+    @classmethod
+    def _check_repository(cls, repository: str | None) -> str | None:
+        if repository is not None and is_address(repository):
+            check_address(repository)
+        return repository
 
     @field_validator("grpc_address", "metrics_address", "http_address", "trace_endpoint")
     @classmethod

@@ -1,5 +1,7 @@
 """Fixtures: a model of one pixel, a backend that can be held, batchers and a repository on disk."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from held_backend import HeldBackend
@@ -9,7 +11,7 @@ from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.engine.sampling import Distribution
 from imagemint.engine.spec import ModelSpec
 from imagemint.server.batching import Batcher, Conditions, Job
-from imagemint.server.repository import ModelRepository
+from imagemint.server.repository import LocalDirectory, ModelRepository
 from imagemint.server.telemetry.metrics import Metrics
 
 SPEC = ModelSpec(
@@ -103,9 +105,10 @@ def models(tmp_path_factory):
     return directory
 
 
-def make_repository(directory, **options):
+def make_repository(place, **options):
     """Returns a repository that is not loaded, by default with real backends on the CPU."""
     metrics = Metrics()
+    source = LocalDirectory(place) if isinstance(place, Path) else place
 
     def open_batcher(bundle, backend):
         sizes = {"max_batch_images": 64, "max_queue_images": 4_096}
@@ -119,16 +122,19 @@ def make_repository(directory, **options):
         "max_images": 100,
         "max_response_bytes": 2**20,
     } | options
-    return ModelRepository(directory, **options)
+    return ModelRepository(source, **options)
 
 
 @pytest.fixture
 def new_repository():
-    """A function that makes repositories, by default loaded ones. They are closed at the end."""
+    """A function that makes repositories, by default loaded ones. They are closed at the end.
+
+    Each is over a directory, or over another source.
+    """
     opened = []
 
-    def make(directory, *, load=True, **options):
-        opened.append(make_repository(directory, **options))
+    def make(place, *, load=True, **options):
+        opened.append(make_repository(place, **options))
         if load:
             opened[-1].load()
         return opened[-1]

@@ -1,6 +1,7 @@
 """Bundles: reads and checks them, and refuses those that cannot be served.
 
 reader.py           reads a bundle and checks it against its manifest
+sums.py             the digests in SHA256SUMS
 graph_checks.py     operators, domains and references that a graph may have
 shapes.py           shapes of the values for several batch sizes
 memory_estimate.py  how many nodes and how much memory a graph needs
@@ -12,12 +13,7 @@ variants.py         the graphs of a bundle, and which one a device runs
 shipped.py          the models that are shipped with imagemint
 """
 
-from imagemint.engine.bundle.reader import (
-    MANIFEST_KEY,
-    MODEL_FILE,
-    SUMS_FILE,
-    Bundle,
-    read_bundle,
-)
+from imagemint.engine.bundle.reader import MANIFEST_KEY, Bundle, read_bundle
+from imagemint.engine.bundle.sums import MODEL_FILE, SUMS_FILE
 
 __all__ = ["MANIFEST_KEY", "MODEL_FILE", "SUMS_FILE", "Bundle", "read_bundle"]

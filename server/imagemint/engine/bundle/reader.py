@@ -28,6 +28,7 @@ from imagemint.engine.bundle.findings import Findings
 from imagemint.engine.bundle.graph_checks import faults
 from imagemint.engine.bundle.memory_estimate import Estimate, TooLarge, check_size, estimate
 from imagemint.engine.bundle.probe_hints import ProbeHints, find_hints
+from imagemint.engine.bundle.sums import MODEL_FILE, SUMS_FILE, SUMS_MAX_BYTES, parse_sums
 from imagemint.engine.bundle.variants import Variant, precision_name, target_name
 from imagemint.engine.errors import BundleRefused
 from imagemint.engine.failure_causes import is_passing
@@ -35,18 +36,13 @@ from imagemint.engine.filtering import ScoreSpec
 from imagemint.engine.spec import GraphInput, ModelSpec
 from imagemint.v1 import manifest_pb2 as pb
 
-MODEL_FILE = "model.onnx"
-SUMS_FILE = "SHA256SUMS"
 MANIFEST_KEY = "imagemint.manifest"
 """Key of the manifest's JSON in the metadata_props of the ONNX model."""
 
 DEFAULT_MAX_BYTES = 2**30
 
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
-# The format of `sha256sum`. Only plain file names, so that no line refers to another directory.
-_SUMS_LINE = re.compile(r"([0-9a-f]{64}) [ *]([A-Za-z0-9][A-Za-z0-9._-]*)")
 _GRAPH_ENDING = ".onnx"
-_SUMS_MAX_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True)
@@ -285,16 +281,9 @@ def _read_graphs(directory: Path, max_bytes: int) -> dict[str, bytes]:
 def _read_sums(directory: Path) -> dict[str, str]:
     """Returns the digests in SHA256SUMS by file name."""
     try:
-        lines = _read(directory / SUMS_FILE, _SUMS_MAX_BYTES).decode("ascii").splitlines()
-    except UnicodeDecodeError as error:
-        raise BundleRefused(directory, f"{SUMS_FILE} is not text") from error
-    found = [_SUMS_LINE.fullmatch(line) for line in lines]
-    listed = {match[2]: match[1] for match in found if match}
-    if len(listed) != len(lines):
-        raise BundleRefused(directory, f"{SUMS_FILE} has a line that is not `digest  name`")
-    if MODEL_FILE not in listed:
-        raise BundleRefused(directory, f"{SUMS_FILE} does not list {MODEL_FILE}")
-    return listed
+        return parse_sums(_read(directory / SUMS_FILE, SUMS_MAX_BYTES))
+    except ValueError as error:
+        raise BundleRefused(directory, str(error)) from error
 
 
 def _read(path: Path, max_bytes: int) -> bytes:

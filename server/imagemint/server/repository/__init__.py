@@ -2,15 +2,18 @@
 
 from imagemint.server.repository.repository import ModelRepository
 from imagemint.server.repository.served_digests import ServedBytes
+from imagemint.server.repository.source import LocalDirectory, Source
 from imagemint.server.repository.version_policy import Policies, VersionPolicy
 from imagemint.server.repository.versions import Model, ServedVersion, State, Version
 
 __all__ = [
+    "LocalDirectory",
     "Model",
     "ModelRepository",
     "Policies",
     "ServedBytes",
     "ServedVersion",
+    "Source",
     "State",
     "Version",
     "VersionPolicy",

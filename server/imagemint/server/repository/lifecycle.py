@@ -24,7 +24,7 @@ _LAST_RETRY_S = 600.0
 
 
 class _NeedsTrial(Exception):  # noqa: N818 - the name states the condition
-    """A bundle must be loaded in a trial process first."""
+    """A bundle must be fetched, or loaded in a trial process, first; both may take long."""
 
 
 class Lifecycle:
@@ -79,7 +79,7 @@ class Lifecycle:
             self._catalogue.put(name, replace(version, state=State.LOADING, reason=""))
         began = time.perf_counter()
         try:
-            served = self._open(key, version, accept=accept, may_try=may_try)
+            served = self._open_whole(key, version, accept=accept, may_try=may_try)
             if served is before:
                 self._catalogue.put(name, _without_failure(version))
                 return True
@@ -102,16 +102,32 @@ class Lifecycle:
             self._unloading.begin(before, lambda: self._forget(before))
         return True
 
+    def _open_whole(
+        self, key: tuple[str, int], version: Version, *, accept: bool, may_try: bool
+    ) -> ServedVersion:
+        """Does the same as `_open`, and drops a damaged local copy, which a retry replaces."""
+        try:
+            return self._open(key, version, accept=accept, may_try=may_try)
+        except BundleRefused as error:
+            if error.passing or not self._loader.repair(version.directory):
+                raise
+            why = f"its copy on this machine was damaged: {error.why}"
+            raise BundleRefused(version.directory, why, passing=True) from error
+
     def _open(
         self, key: tuple[str, int], version: Version, *, accept: bool, may_try: bool
     ) -> ServedVersion:
         """Returns the version to serve: the present one if its digest is unchanged, or a new one.
 
         Raises:
-            _NeedsTrial: the bundle needs a trial, and `may_try` is false.
+            _NeedsTrial: the bundle needs a trial or must be fetched, and `may_try` is false.
             Exception: the bundle cannot be loaded.
         """
         loader, before, tried = self._loader, version.served, None
+        if not loader.is_present(version.directory):
+            if not may_try:  # like a trial, a copy may take long
+                raise _NeedsTrial
+            loader.fetch(version.directory)
         if loader.needs_trial(version.directory):
             tried = self._try_out(version, may_try=may_try)
         bundle = loader.read(version.directory)

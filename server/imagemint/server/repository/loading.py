@@ -15,6 +15,7 @@ from imagemint.engine.onnx.critic import OnnxCritic
 from imagemint.engine.spec import ModelSpec
 from imagemint.engine.trial.trials import PLAIN_BYTES, Trials, is_plain
 from imagemint.server.batching import Batcher
+from imagemint.server.repository.source import Source
 from imagemint.server.repository.versions import ServedVersion
 
 _log = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ class Loader:
     """Opens versions.
 
     Args:
+        source: brings bundles to the local disk.
         open_backend: returns the backend of a bundle.
         open_batcher: returns the batcher in front of a backend.
         max_bundle_bytes: maximum size of a model file.
@@ -40,6 +42,7 @@ class Loader:
 
     def __init__(
         self,
+        source: Source,
         open_backend: Callable[[Bundle], Backend],
         open_batcher: Callable[[Bundle, Backend], Batcher],
         *,
@@ -49,6 +52,7 @@ class Loader:
         trials: Trials | None = None,
         variant_of: Callable[[str], str] = lambda _: REFERENCE,
     ) -> None:
+        self._source = source
         self._trials = trials
         self._variant_of = variant_of
         self._open_backend = open_backend
@@ -56,6 +60,22 @@ class Loader:
         self._max_bundle_bytes = max_bundle_bytes
         self._max_images = max_images
         self._max_response_bytes = max_response_bytes
+
+    def is_present(self, directory: Path) -> bool:
+        """Returns whether a bundle is on the local disk."""
+        return self._source.is_present(directory)
+
+    def fetch(self, directory: Path) -> None:
+        """Brings a bundle to the local disk.
+
+        Raises:
+            BundleRefused: that failed.
+        """
+        self._source.fetch(directory)
+
+    def repair(self, directory: Path) -> bool:
+        """Drops the local copy of a refused bundle if it is damaged, and returns whether it was."""
+        return self._source.repair(directory)
 
     def read(self, directory: Path) -> Bundle:
         """Reads and checks a bundle.

@@ -1,7 +1,6 @@
 """Applies `model_control`: load once, poll, watch, or on request."""
 
 import asyncio
-import contextlib
 import logging
 import math
 from collections.abc import Callable
@@ -16,6 +15,9 @@ from imagemint.server.repository.loading_threads import DaemonPool
 _log = logging.getLogger(__name__)
 
 _TOPIC = "model control"
+# Of the time between two scans. A listing of another worker is at most this old.
+_SHARED_SHARE = 0.9
+_START_AGE_S = 5.0
 _PATIENCE_S = 600.0  # longer than the largest model takes to load
 
 Mode = Literal["none", "poll", "watch", "explicit"]
@@ -48,6 +50,8 @@ class ModelControl:
         self._changed = asyncio.Event()
         self._complaint = ""
         self._peers = peers or Peers()
+        # One worker lists a repository in an object store for all.
+        self._max_age_s = _SHARED_SHARE * poll_interval_s if self._peers.several else 0.0
         self._peers.on(_TOPIC, self._obey)
 
     async def start(self, patience_s: float = math.inf) -> None:
@@ -57,7 +61,9 @@ class ModelControl:
             patience_s: time after which the method returns although models are still loading; they
                 continue in the background.
         """
-        loading = asyncio.wrap_future(self._first.submit(self._repository.load))
+        max_age_s = min(self._max_age_s, _START_AGE_S) if self._scans else 0.0
+        load = partial(self._repository.load, max_age_s)
+        loading = asyncio.wrap_future(self._first.submit(load))
         wait_s = None if math.isinf(patience_s) else patience_s
         done, _ = await asyncio.wait({loading}, timeout=wait_s)
         if done:
@@ -66,7 +72,7 @@ class ModelControl:
             loading.add_done_callback(_report)
             _log.warning("some models are still loading after %g s; others serve", patience_s)
             self._repository.end_wait()
-        if self._mode in ("poll", "watch"):
+        if self._scans:
             self._tasks.append(asyncio.create_task(self._keep_up()))
         else:
             self._tasks.append(asyncio.create_task(self._keep_trying()))
@@ -164,6 +170,10 @@ class ModelControl:
             if model is None or not any(each.served for each in model.versions.values()):
                 raise Refused(("failed", error.why)) from error
             return "failed", error.why
+        except OSError as error:
+            _log.error("%s %s failed: %s", action, name, error)
+            why = "the repository cannot be read; see the log"
+            raise Refused(("failed", why)) from error
         return "done", None
 
     # --- from the repository --------------------------------------------------------------------
@@ -171,6 +181,10 @@ class ModelControl:
     def look(self) -> bool:
         """Requests a scan now; returns whether this mode scans the repository at all."""
         self._changed.set()
+        return self._scans
+
+    @property
+    def _scans(self) -> bool:
         return self._mode in ("poll", "watch")
 
     async def refresh(self) -> None:
@@ -183,23 +197,32 @@ class ModelControl:
 
     async def _keep_up(self) -> None:
         while True:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), self._poll_interval_s)
-            self._changed.clear()
+            max_age_s = 0.0
             try:
-                await self._in_turn(partial(self._repository.refresh, wait=False))
-            except OSError as error:
-                self._complain(f"the repository cannot be read: {error}")
-            except Exception:  # noqa: BLE001 - the next scan may succeed
-                _log.exception("the repository was not brought up to date")
-            else:
-                self._complaint = ""
+                await asyncio.wait_for(self._changed.wait(), self._poll_interval_s)
+            except TimeoutError:
+                max_age_s = self._max_age_s
+            self._changed.clear()
+            await self._try(partial(self._repository.refresh, wait=False, max_age_s=max_age_s))
 
     async def _keep_trying(self) -> None:
-        """Retries loads that failed for a transient cause, in the modes without scans."""
+        """Retries what failed for a transient cause, in the modes without scans."""
         while True:
             await asyncio.sleep(self._poll_interval_s)
+            if self._repository.is_outdated:
+                await self._try(partial(self._repository.refresh, wait=False))
             self._repository.retry()
+
+    async def _try(self, change: Callable[[], None]) -> None:
+        """Makes a change, and reports its failure."""
+        try:
+            await self._in_turn(change)
+        except OSError as error:
+            self._complain(f"the repository cannot be read: {error}")
+        except Exception:  # noqa: BLE001 - the next scan may succeed
+            _log.exception("the repository was not brought up to date")
+        else:
+            self._complaint = ""
 
     def _complain(self, complaint: str) -> None:
         """Logs a lasting problem once, not at every scan."""

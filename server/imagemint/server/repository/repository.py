@@ -22,9 +22,10 @@ from imagemint.server.batching import Batcher
 from imagemint.server.repository.lifecycle import Lifecycle
 from imagemint.server.repository.loading import Loader
 from imagemint.server.repository.loading_threads import DaemonPool
-from imagemint.server.repository.scan import Found, scan, signature_of
+from imagemint.server.repository.scan import Found
 from imagemint.server.repository.served_digests import ServedBytes
 from imagemint.server.repository.snapshot import Catalogue, reasons_of
+from imagemint.server.repository.source import Source, SourceLost
 from imagemint.server.repository.version_policy import Policies
 from imagemint.server.repository.versions import Model, ServedVersion, State, Version
 from imagemint.server.telemetry.metrics import Metrics
@@ -38,7 +39,7 @@ _LOADING_S = 1.0
 
 
 class ModelRepository:
-    """Finds, loads, resolves and unloads the models under one directory.
+    """Finds, loads, resolves and unloads the models of one repository.
 
     A refused version affects no other version. A version that serves is replaced only after its
     successor is ready. `models` is an immutable snapshot that is replaced as a whole, so every
@@ -46,7 +47,7 @@ class ModelRepository:
     per model; `resolve` never blocks.
 
     Args:
-        directory: the repository.
+        source: lists the repository, and brings its bundles to the local disk.
         open_backend: returns the backend of a bundle.
         open_batcher: returns the batcher in front of a backend.
         metrics: the metrics to update.
@@ -67,7 +68,7 @@ class ModelRepository:
 
     def __init__(
         self,
-        directory: Path,
+        source: Source,
         open_backend: Callable[[Bundle], Backend],
         open_batcher: Callable[[Bundle, Backend], Batcher],
         metrics: Metrics,
@@ -85,10 +86,12 @@ class ModelRepository:
     ) -> None:
         self._metrics = metrics
         self._unload_when_empty = unload_when_empty
-        self.directory = directory
+        self._source = source
+        self.directory = source.directory
         self._policies = policies or Policies()
         self._catalogue = Catalogue(metrics, self._policies.pins)
         loader = Loader(
+            source,
             open_backend,
             open_batcher,
             max_bundle_bytes=max_bundle_bytes,
@@ -110,11 +113,12 @@ class ModelRepository:
         self._outdated: set[str] = set()
         self._scheduling = threading.Lock()  # guards the two fields above
         self._loaded = False
+        self.is_outdated = False
+        """Whether the scan at startup failed, so that `refresh` must be called again."""
         self._left_out: dict[str, str] = {}
-        self._found = found = self._scan()
         self._wanted = None if wanted is None else set(wanted)
-        if self._wanted is not None and EVERY_MODEL in self._wanted:
-            self._wanted = set(found.versions)
+        # Without waiting for a network, because this runs on the event loop.
+        self._found = found = self._scan(source.present)
         self._list_new(found, found.versions)
 
     # --- reading --------------------------------------------------------------------------------
@@ -163,17 +167,31 @@ class ModelRepository:
 
     # --- changing -------------------------------------------------------------------------------
 
-    def load(self) -> None:
+    def load(self, max_age_s: float = 0.0) -> None:
         """Loads all wanted versions; blocks until each is READY or FAILED.
 
         Models load in parallel, one per CPU core. Within a model, the newest version loads first,
         so that its default is ready early. A trial delays no other model.
+
+        Args:
+            max_age_s: see `refresh`.
+
+        Raises:
+            OSError: the repository cannot be read. If only the network fails, the versions that are
+                on the local disk load, and `is_outdated` is set.
         """
-        self.refresh()
+        try:
+            self.refresh(max_age_s=max_age_s)
+        except SourceLost as error:
+            _log.error("%s; the server continues with earlier copies", error)
+            self.is_outdated = True
+            with self._scan_lock:
+                settling = self._schedule_all(self._found)
+            _wait_for(settling)
         if self._lifecycle.closing:
             return
         self.end_wait()
-        for name in sorted((self._wanted or set()) - set(self.models)):
+        for name in sorted((self._wanted or set()) - set(self.models) - {EVERY_MODEL}):
             _log.error("no model %s in the repository", name)
 
     def end_wait(self) -> None:
@@ -182,7 +200,7 @@ class ModelRepository:
             self._loaded = True
             self._catalogue.tell()
 
-    def refresh(self, *, wait: bool = True) -> None:
+    def refresh(self, *, wait: bool = True, max_age_s: float = 0.0) -> None:
         """Scans the repository and updates the served models.
 
         It retries a refused version if its files changed, or after a delay if the cause was
@@ -190,23 +208,42 @@ class ModelRepository:
 
         Args:
             wait: whether to block until the update is done.
+            max_age_s: age up to which a listing of another process will do.
 
         Raises:
             OSError: the repository cannot be read, or is empty although models serve. Nothing
                 changes then.
         """
         with self._scan_lock:
-            self._found = found = self._scan()
-            self._list_new(found, found.versions)
-            self._fail_unreadable(found)
-            names = {**found.versions, **self.models}
-            settling = [self._schedule(n) for n in names if n not in found.unreadable]
-        for each in settling if wait else ():
-            with contextlib.suppress(CancelledError):  # the server stops
-                each.result()
+            self._found = found = self._scan(partial(self._source.scan, max_age_s))
+            self.is_outdated = False
+            if self._wanted is not None and EVERY_MODEL in self._wanted:
+                self._wanted = (self._wanted | found.versions.keys()) - {EVERY_MODEL}
+            settling = self._schedule_all(found)
+        if wait:
+            _wait_for(settling)
+
+    def _schedule_all(self, found: Found) -> "list[Future[None]]":
+        """Queues the updates of all models after a scan."""
+        self._list_new(found, found.versions)
+        self._fail_unreadable(found)
+        self._tidy()
+        names = {**found.versions, **self.models}
+        return [self._schedule(name) for name in names if name not in found.unreadable]
+
+    def _tidy(self) -> None:
+        """Deletes local copies of versions that are not wanted."""
+        versions = [v for model in self.models.values() for v in model.versions.values()]
+        self._source.tidy([v.directory for v in versions if v.state is not State.UNLOADED])
 
     def retry(self) -> None:
-        """Retries versions whose retry time has come; does not block."""
+        """Retries versions whose retry time has come, and a failed scan at startup.
+
+        Raises:
+            OSError: the repository still cannot be read.
+        """
+        if self.is_outdated:
+            self.refresh(wait=False)
         now = time.monotonic()
         for name, model in self.models.items():
             due = [v.retry_at for v in model.versions.values() if v.retry_at is not None]
@@ -228,7 +265,7 @@ class ModelRepository:
         """
         with self._model_locks[name]:
             with self._scan_lock:
-                self._found = found = self._scan()
+                self._found = found = self._scan(self._source.scan)
                 if name in found.unreadable and name not in found.versions:
                     raise LoadFailed(name, found.unreadable[name])
                 if name not in found.versions:
@@ -236,6 +273,7 @@ class ModelRepository:
                 if self._wanted is not None:
                     self._wanted.add(name)
                 self._list_new(found, [name])
+                self._tidy()
             self._update(name, found.versions[name], again=True, accept=accept_changed)
             versions = self.models[name].versions.values()
             if self._wanted is not None and not any(version.served for version in versions):
@@ -277,14 +315,17 @@ class ModelRepository:
 
     # --- one update -----------------------------------------------------------------------------
 
-    def _scan(self) -> Found:
+    def _scan(self, look: Callable[[], Found]) -> Found:
         """Scans the repository, and reports ignored and unreadable entries.
+
+        Args:
+            look: scans it.
 
         Raises:
             OSError: the repository cannot be read, or its mount seems to be lost.
         """
         try:
-            found = scan(self.directory)
+            found = look()
             self._check_mount(found)
         except OSError:
             self._metrics.repository_lost.set(1)
@@ -293,7 +334,7 @@ class ModelRepository:
         left_out = {**found.ignored, **found.unreadable}
         for name, why in left_out.items():
             if self._left_out.get(name) != why:
-                _log.warning("%s is left out: %s", self.directory / name, why)
+                _log.warning("%s/%s is left out: %s", self._source.place, name, why)
         self._left_out = left_out
         self._catalogue.note_problems(found.unreadable)
         return found
@@ -378,7 +419,7 @@ class ModelRepository:
                 self._catalogue.put(name, *new)
 
     def _wants(self, name: str) -> bool:
-        return self._wanted is None or name in self._wanted
+        return self._wanted is None or name in self._wanted or EVERY_MODEL in self._wanted
 
     def _update(
         self,
@@ -431,7 +472,7 @@ class ModelRepository:
         Returns None if the version needs a trial and `may_try` is false.
         """
         version = self._catalogue.version(name, number) or Version(number, directory)
-        signature = signature_of(directory)
+        signature = self._source.signature_of(directory)
         tried = version.state in (State.READY, State.FAILED)
         is_due = version.retry_at is not None and version.retry_at <= time.monotonic()
         if tried and version.signature == signature and not again and not is_due:
@@ -440,3 +481,9 @@ class ModelRepository:
             version = replace(version, attempts=0, retry_at=None)
         version = replace(version, directory=directory, signature=signature)
         return self._lifecycle.load(name, version, accept=accept, may_try=may_try)
+
+
+def _wait_for(settling: "Iterable[Future[None]]") -> None:
+    for each in settling:
+        with contextlib.suppress(CancelledError):  # the server stops
+            each.result()

@@ -9,7 +9,8 @@ from typing import TypeAlias
 Signature: TypeAlias = tuple[tuple[str, int, int, int, int], ...]
 """Name, size, change times and inode of each file of a version; it differs if a file changed."""
 
-_VERSION = re.compile(r"[1-9][0-9]*")
+VERSION = re.compile(r"[1-9][0-9]*")
+"""Form of the name of a version."""
 # Names that look like versions but are not valid: 01, v1, 1.0, full-width digits.
 _LIKE_A_VERSION = re.compile(r"[vV]?[-+]?\d+(\.\d+)*")
 _MODEL_FILE = "model.onnx"
@@ -62,7 +63,7 @@ def _scan_model(path: Path, found: Found) -> None:
     numbers: dict[int, Path] = {}
     strays: list[str] = []
     for entry in path.iterdir():
-        if _VERSION.fullmatch(entry.name):
+        if VERSION.fullmatch(entry.name):
             # An unreadable entry counts as a version, so that loading it reports why it fails.
             if entry.is_symlink() or stat.S_ISDIR(entry.lstat().st_mode):
                 numbers[int(entry.name)] = entry

@@ -41,6 +41,7 @@ LARGEST_OVER_WORKERS = (
     "imagemint_model_load_duration_seconds",
     "imagemint_model_failed_versions",
     "imagemint_repository_lost",
+    "imagemint_repository_incomplete_versions",
 )
 """Gauges for which a server with several workers exports the largest value, not the sum."""
 
@@ -209,6 +210,16 @@ class Metrics:
         self.repository_lost = self._gauge(
             "repository_lost",
             "1 while the model repository cannot be read, or is empty although models serve.",
+        )
+        self.repository_syncs = self._counter(
+            "repository_syncs",
+            "Attempts to read an object store; what is listing or bundle.",
+            "what",
+            "outcome",
+        )
+        self.repository_incomplete_versions = self._gauge(
+            "repository_incomplete_versions",
+            "Versions in the object store that are left out because files are missing.",
         )
         self.model_info = self._gauge(
             "model_info",

@@ -25,7 +25,13 @@ from imagemint.engine.errors import (
 from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.engine.sampling import latents
 from imagemint.server.batching import Batcher, Conditions, Job
-from imagemint.server.repository import ModelRepository, Policies, ServedBytes, State
+from imagemint.server.repository import (
+    LocalDirectory,
+    ModelRepository,
+    Policies,
+    ServedBytes,
+    State,
+)
 from imagemint.server.telemetry.metrics import Metrics
 
 
@@ -667,7 +673,7 @@ def _make_held_repository(directory):
         return backends[0]
 
     repository = ModelRepository(
-        directory,
+        LocalDirectory(directory),
         open_backend,
         lambda bundle, backend: Batcher(
             bundle.spec,

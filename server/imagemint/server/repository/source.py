@@ -1,0 +1,98 @@
+"""Where the bundles of a repository come from: a directory, or a copy of an object store."""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Protocol
+
+from imagemint.server.repository.scan import Found, Signature, scan, signature_of
+
+
+class SourceLost(OSError):  # noqa: N818 - the name states the condition
+    """The repository cannot be reached now. Copies of it may be on the local disk."""
+
+
+class Source(Protocol):
+    """Lists the versions of a repository, and brings them to the local disk."""
+
+    directory: Path
+    """The directory with ``<model>/<version>/``."""
+    place: str
+    """The repository as the operator named it."""
+
+    def present(self) -> Found:
+        """Returns what is known without waiting for a network.
+
+        Raises:
+            OSError: it cannot be listed.
+        """
+
+    def scan(self, max_age_s: float = 0.0) -> Found:
+        """Returns the versions that there are now.
+
+        Args:
+            max_age_s: age up to which a listing by another process will do.
+
+        Raises:
+            SourceLost: the repository cannot be reached now.
+            OSError: the repository cannot be listed.
+        """
+
+    def signature_of(self, directory: Path) -> Signature:
+        """Returns a value that differs if a file of a version changed."""
+
+    def is_present(self, directory: Path) -> bool:
+        """Returns whether the files of a version are on the local disk."""
+
+    def fetch(self, directory: Path) -> None:
+        """Brings the files of a version to the local disk.
+
+        Raises:
+            BundleRefused: that is not possible now, or the files are not those of the bundle.
+        """
+
+    def repair(self, directory: Path) -> bool:
+        """Drops the local copy of a version if it is damaged, and returns whether it was."""
+
+    def tidy(self, used: Collection[Path]) -> None:
+        """Deletes local copies of versions other than `used`."""
+
+
+class LocalDirectory:
+    """A repository on the local disk or a mounted one.
+
+    Args:
+        directory: the repository.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.place = str(directory)
+
+    def present(self) -> Found:
+        """Returns the versions that there are."""
+        return scan(self.directory)
+
+    def scan(self, max_age_s: float = 0.0) -> Found:
+        """Returns the versions that there are."""
+        del max_age_s  # it is never older
+        return scan(self.directory)
+
+    def signature_of(self, directory: Path) -> Signature:
+        """Returns the metadata of the files of a version."""
+        return signature_of(directory)
+
+    def is_present(self, directory: Path) -> bool:
+        """Returns true: nothing is brought here."""
+        del directory
+        return True
+
+    def fetch(self, directory: Path) -> None:
+        """Does nothing."""
+
+    def repair(self, directory: Path) -> bool:
+        """Returns false: these files are no copies."""
+        del directory
+        return False
+
+    def tidy(self, used: Collection[Path]) -> None:
+        """Does nothing."""
