@@ -213,7 +213,7 @@ class Metrics:
         )
         self.repository_syncs = self._counter(
             "repository_syncs",
-            "Attempts to read an object store; what is listing or bundle.",
+            "Listings of an object store, and copies of bundles from it (what): ok or failed.",
             "what",
             "outcome",
         )
