@@ -1,4 +1,4 @@
-"""A small real server: the servicers of imagemint.v1 over pixels that follow from the serial."""
+"""Fixtures: a small real server of imagemint.v1 whose pixels are computed from the serial."""
 
 import asyncio
 import contextlib
@@ -30,14 +30,14 @@ MAX_IMAGES = 16
 LABELS = ("zero", "one", "two")
 
 
-def pixels(seed, index, class_id):
-    """The uint8 [4, 6, 1] image of a serial; no two of the tests look alike."""
+def compute_pixels(seed, index, class_id):
+    """Returns the uint8 [4, 6, 1] image of a serial. Images in the tests are distinct."""
     first = (seed * 31 + index * 7 + (class_id or 0) * 3) % 256
     return ((np.arange(24) + first) % 256).astype(np.uint8).reshape(SHAPE)
 
 
-def status_of(code, text="no", *details, retry_s=None):
-    """A status to abort with, details packed as the real server packs them."""
+def make_status(code, text="no", *details, retry_s=None):
+    """Returns a status to abort with, with details packed as the server packs them."""
     if retry_s is not None:
         delay = duration_pb2.Duration(nanos=int(retry_s * 1e9))
         details = (*details, error_details_pb2.RetryInfo(retry_delay=delay))
@@ -52,18 +52,21 @@ class FakeMint(
     generation_service_pb2_grpc.GenerationServiceServicer,
     model_service_pb2_grpc.ModelServiceServicer,
 ):
-    """Records each request; fails where `faults` or `breaks` say so, else answers."""
+    """A servicer that records each request.
+
+    It fails as `faults` and `breaks` say and otherwise answers.
+    """
 
     def __init__(self):
         self.requests = []
         self.metadata = []
         self.deadlines_s = []
-        # Taken by calls before they begin, one each.
+        # Each call removes one at its start.
         self.faults = deque()
-        # Number of chunks after which a stream fails, and how; one for each stream.
+        # Number of chunks after which a stream fails, and the status; one for each stream.
         self.breaks = deque()
         self.silent = False
-        # Images after which a stream waits until it is cancelled.
+        # Number of images after which a stream waits until it is cancelled.
         self.hold_after = None
         self.labels = LABELS
         self.address = ""
@@ -75,12 +78,12 @@ class FakeMint(
         self.variant = "int8"
 
     async def Generate(self, request, context):  # noqa: N802 - the name of the RPC
-        """All images at once, as pixels, pictures or a sheet."""
+        """Returns all images at once, as pixels, pictures or a sheet."""
         await self._begin(request, context)
         batch = self._batch(request.images, request.output.format)
         if request.layout == image_pb2.IMAGE_LAYOUT_SHEET:
             sheet = Image.new("L", (60, 40))
-            pictures = [png(sheet, "sheet", image_pb2.ImageFormat.Name(batch.format)[13:])]
+            pictures = [encode(sheet, "sheet", image_pb2.ImageFormat.Name(batch.format)[13:])]
             batch.layout = image_pb2.IMAGE_LAYOUT_SHEET
             batch.shape.CopyFrom(manifest_pb2.ImageShape(height=40, width=60, channels=1))
             del batch.pictures[:]
@@ -89,7 +92,7 @@ class FakeMint(
         return generation_service_pb2.GenerateResponse(batch=batch, timing=timing)
 
     async def StreamGenerate(self, request, context):  # noqa: N802 - the name of the RPC
-        """Chunks of chunk_size, default 4, until the break that is due."""
+        """Yields chunks of chunk_size (default 4) until the next break."""
         await self._begin(request, context)
         chunks, status = self.breaks.popleft() if self.breaks else (None, None)
         spec, size = request.images, request.chunk_size or 4
@@ -114,10 +117,10 @@ class FakeMint(
             raise
 
     async def ListModels(self, request, context):  # noqa: N802 - the name of the RPC
-        """Two models, one to a page."""
+        """Returns two models, one per page."""
         await self._begin(request, context)
         if not request.page_token:
-            first = [model(self.labels)]
+            first = [describe_model(self.labels)]
             return model_service_pb2.ListModelsResponse(models=first, next_page_token="2")  # noqa: S106 - a page
         broken = model_service_pb2.ModelVersion(
             version="4", state=model_service_pb2.MODEL_STATE_FAILED, reason="checksum mismatch"
@@ -127,10 +130,10 @@ class FakeMint(
         )
 
     async def GetModel(self, request, context):  # noqa: N802 - the name of the RPC
-        """The model `tiny`, by whatever name; `plain` has no classes."""
+        """Returns the model `tiny` for any name. The model `plain` has no classes."""
         await self._begin(request, context)
         labels = () if request.model == "plain" else self.labels
-        return model_service_pb2.GetModelResponse(model=model(labels))
+        return model_service_pb2.GetModelResponse(model=describe_model(labels))
 
     async def _begin(self, request, context):
         self.requests.append(request)
@@ -163,8 +166,8 @@ class FakeMint(
             batch.seed = seed
         for position in range(spec.count):
             index = spec.first_index + position
-            class_id = class_of(spec, index, position)
-            image = pixels(0 if explicit else seed, index, class_id)
+            class_id = choose_class(spec, index, position)
+            image = compute_pixels(0 if explicit else seed, index, class_id)
             minted = batch.images.add(index=index)
             terms = []
             if class_id is not None:
@@ -177,13 +180,13 @@ class FakeMint(
                 minted.serial = f"{spec.model}@{version}/{seed}/{index}{query}"
             raw = batch.format == image_pb2.IMAGE_FORMAT_RAW
             batch.pictures.append(
-                image.tobytes() if raw else png(Image.fromarray(image[..., 0]), minted.serial)
+                image.tobytes() if raw else encode(Image.fromarray(image[..., 0]), minted.serial)
             )
         return batch
 
 
-def class_of(spec, index, position):
-    """The class of one image; the model `plain` has none."""
+def choose_class(spec, index, position):
+    """Returns the class of one image. The model `plain` has none."""
     match spec.WhichOneof("condition"):
         case "class_id":
             return spec.class_id
@@ -197,8 +200,8 @@ def class_of(spec, index, position):
     return None if spec.model == "plain" else index % len(LABELS)
 
 
-def png(image, serial, name="PNG"):
-    """A PNG with the serial inside; another format has none."""
+def encode(image, serial, name="PNG"):
+    """Returns a PNG with the serial inside. Other formats have no serial."""
     info = PngInfo()
     info.add_text("serial", serial)
     file = io.BytesIO()
@@ -206,8 +209,8 @@ def png(image, serial, name="PNG"):
     return file.getvalue()
 
 
-def model(labels=LABELS):
-    """The description of `tiny`, one READY and one LOADING version."""
+def describe_model(labels=LABELS):
+    """Returns the description of `tiny` with a READY and a LOADING version."""
     manifest = manifest_pb2.BundleManifest(
         format_version=1,
         name="tiny",
@@ -250,8 +253,8 @@ async def abort(context, status):
 
 
 @contextlib.contextmanager
-def served(mint, credentials=None):
-    """The address of a server of `mint`, on a thread and event loop of its own."""
+def serve_on_thread(mint, credentials=None):
+    """Serves `mint` on a thread with its own event loop, and yields the address."""
     ready, bound, ends = threading.Event(), [], []
 
     async def live():
@@ -281,20 +284,20 @@ def served(mint, credentials=None):
 
 @pytest.fixture
 def fault():
-    """Builds what a servicer aborts with; see status_of."""
-    return status_of
+    """A function that builds the status with which a servicer aborts. See make_status."""
+    return make_status
 
 
 @pytest.fixture
 def serve():
-    """Serves one more servicer until the test ends; returns its address."""
+    """A function that serves another servicer until the test ends and returns its address."""
     with contextlib.ExitStack() as stack:
-        yield lambda *arguments: stack.enter_context(served(*arguments))
+        yield lambda *arguments: stack.enter_context(serve_on_thread(*arguments))
 
 
 @pytest.fixture
 def make_mint():
-    """Builds one more servicer."""
+    """The class of the servicer."""
     return FakeMint
 
 
@@ -306,7 +309,7 @@ def mint():
 
 @pytest.fixture
 def address(mint):
-    """Where `mint` is served."""
-    with served(mint) as found:
+    """The address of `mint`."""
+    with serve_on_thread(mint) as found:
         mint.address = found
         yield found

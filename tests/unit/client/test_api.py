@@ -1,4 +1,4 @@
-"""The calls: what reaches the wire, and what comes back."""
+"""Tests of the client's calls: requests on the wire, and results."""
 
 import asyncio
 import inspect
@@ -17,13 +17,13 @@ from imagemint.v1 import image_pb2
 
 @pytest.fixture
 async def asynchronous(address):
-    """A client of `mint`."""
+    """An asyncio client of `mint`."""
     async with AsyncClient(address) as opened:
         yield opened
 
 
-def test_exported_names_are_listed():
-    """`__all__` holds exactly the public names that are no modules, in order."""
+def test_all_lists_the_public_names():
+    """`__all__` is the sorted list of public names that are not modules."""
     names = [
         name
         for name, value in vars(client).items()
@@ -32,8 +32,8 @@ def test_exported_names_are_listed():
     assert client.__all__ == sorted(names)
 
 
-def test_import_is_light():
-    """The library imports neither pydantic nor Pillow, nor anything of the extras."""
+def test_import_loads_no_optional_package():
+    """The library imports neither pydantic nor Pillow, nor a package of the extras."""
     code = (
         "import sys, imagemint.client;"
         "print(sorted({'pydantic', 'PIL', 'tqdm', 'torch', 'onnxruntime'} & set(sys.modules)))"
@@ -43,7 +43,7 @@ def test_import_is_light():
 
 
 async def test_priority_is_sent(asynchronous, mint):
-    """By every call for images; normal unless it says otherwise."""
+    """Every call for images sends the priority. The default is normal."""
     await asynchronous.generate("tiny", priority="high")
     await asynchronous.encoded("tiny", priority="high")
     await asynchronous.sheet("tiny", 1, priority="high")
@@ -57,14 +57,14 @@ async def test_priority_is_sent(asynchronous, mint):
 
 
 async def test_unknown_priority_is_refused(asynchronous, mint):
-    """Before anything is sent."""
+    """An unknown priority raises an error before anything is sent."""
     with pytest.raises(client.InvalidRequest, match="'urgent' is none of normal, high"):
         await asynchronous.generate("tiny", priority="urgent")
     assert not mint.requests
 
 
 async def test_generate_sends_every_parameter(asynchronous, mint):
-    """Each argument stands in the request."""
+    """Each argument is in the request."""
     await asynchronous.generate(
         "tiny",
         3,
@@ -100,16 +100,16 @@ async def test_generate_sends_every_parameter(asynchronous, mint):
         (Weights([1, 0.5, 0]), "class_weights", image_pb2.ClassWeights(weights=[1, 0.5, 0])),
     ],
 )
-async def test_condition_reaches_wire(asynchronous, mint, condition, field, value):
-    """Each kind of condition fills its own field."""
+async def test_condition_is_sent(asynchronous, mint, condition, field, value):
+    """Each kind of condition sets its own field."""
     await asynchronous.generate("tiny", 2, condition=condition)
     images = mint.requests[0].images
     assert images.WhichOneof("condition") == field
     assert getattr(images, field) == value
 
 
-async def test_nothing_asked_sends_nothing(asynchronous, mint):
-    """What is not given is absent, so that the server's defaults apply."""
+async def test_missing_arguments_are_not_sent(asynchronous, mint):
+    """Fields of missing arguments are absent, so that the server's defaults apply."""
     await asynchronous.generate("tiny")
     images = mint.requests[0].images
     assert images.WhichOneof("source") is None
@@ -117,16 +117,16 @@ async def test_nothing_asked_sends_nothing(asynchronous, mint):
     assert not images.HasField("truncation")
 
 
-async def test_latents_reach_wire(asynchronous, mint):
-    """Latents go image by image; the answer then has neither seed nor serials."""
+async def test_latents_are_sent(asynchronous, mint):
+    """Latents are sent image by image. The result has neither seed nor serials."""
     batch = await asynchronous.generate("plain", 2, latents=np.array([[0.5, -1], [2, 3]]))
     assert list(mint.requests[0].images.latents.values) == [0.5, -1, 2, 3]
     assert batch.seed is None
     assert batch.serials == ()
 
 
-async def test_batch_holds_pixels_and_origin(asynchronous):
-    """The arrays have the agreed types and shapes; a seed that the server picked is told."""
+async def test_batch_has_pixels_and_provenance(asynchronous):
+    """Arrays have the documented types and shapes, and the seed is the server's."""
     batch = await asynchronous.generate("tiny", 3, first_index=1)
     assert (batch.image.dtype, batch.image.shape) == (np.uint8, (3, 4, 6, 1))
     assert (batch.class_id.dtype, batch.class_id.tolist()) == (np.int64, [1, 2, 0])
@@ -137,21 +137,21 @@ async def test_batch_holds_pixels_and_origin(asynchronous):
     assert [each.size for each in batch.pil()] == [(6, 4)] * 3
 
 
-async def test_unconditional_batch_has_no_class(asynchronous):
-    """A model without classes leaves class_id None."""
+async def test_unconditional_batch_has_no_classes(asynchronous):
+    """The class ids of a model without classes are None."""
     assert (await asynchronous.generate("plain")).class_id is None
 
 
-async def test_mint_repeats_serial(asynchronous):
-    """A serial brings back the very pixels of the batch that it stood in."""
+async def test_serial_is_generated_again(asynchronous):
+    """A serial gives exactly the pixels that it had in the batch."""
     batch = await asynchronous.generate("tiny", 4, seed=9, condition=1, truncation=0.7)
     again = await asynchronous.mint(batch.serials[3])
     assert np.array_equal(again.image[0], batch.image[3])
     assert again.serials == (batch.serials[3],)
 
 
-async def test_mint_takes_many_serials(asynchronous, mint):
-    """Any order and duplicates; neighbours share a call, and the order is kept."""
+async def test_mint_accepts_many_serials(asynchronous, mint):
+    """Serials may come in any order and repeatedly. Adjacent ones share a call."""
     batch = await asynchronous.generate("tiny", 6, seed=9)
     order = [4, 0, 1, 4, 2]
     mint.requests.clear()
@@ -165,15 +165,15 @@ async def test_mint_takes_many_serials(asynchronous, mint):
 @pytest.mark.parametrize(
     "serials", [[], ["tiny@3/1/0", "other@3/1/0"], ["tiny@3/1/0", "tiny@4/1/0"]]
 )
-async def test_mint_refuses_none_and_several_models(asynchronous, mint, serials):
-    """One batch is of one model and version."""
+async def test_mint_refuses_no_serials_and_several_models(asynchronous, mint, serials):
+    """A batch has one model and version."""
     with pytest.raises(client.InvalidRequest, match="serial"):
         await asynchronous.mint(serials)
     assert not mint.requests
 
 
-async def test_encoded_gives_one_picture_each(asynchronous, mint):
-    """Format and quality reach the wire; each picture knows its serial and decodes."""
+async def test_encoded_returns_one_picture_per_image(asynchronous, mint):
+    """Format and quality are sent. Each picture has its serial and can be decoded."""
     pictures = await asynchronous.encoded("tiny", 2, seed=1, format="png")
     assert [each.serials for each in pictures] == [("tiny@3/1/0?class=0",), ("tiny@3/1/1?class=1",)]
     assert pictures[0].pil().size == (6, 4)
@@ -182,8 +182,8 @@ async def test_encoded_gives_one_picture_each(asynchronous, mint):
     assert mint.requests[1].output.format == image_pb2.IMAGE_FORMAT_JPEG
 
 
-async def test_sheet_gives_one_picture_of_all(asynchronous, mint):
-    """Layout and columns reach the wire; the picture holds every serial."""
+async def test_sheet_returns_one_picture_of_all_images(asynchronous, mint):
+    """Layout and columns are sent, and the picture has all serials."""
     sheet = await asynchronous.sheet("tiny", 6, columns=3, seed=1)
     assert mint.requests[0].layout == image_pb2.IMAGE_LAYOUT_SHEET
     assert mint.requests[0].columns == 3
@@ -191,8 +191,8 @@ async def test_sheet_gives_one_picture_of_all(asynchronous, mint):
     assert (sheet.height, sheet.width) == (40, 60)
 
 
-async def test_models_reads_every_page(asynchronous):
-    """The list spans the pages, with states, limits and manifests."""
+async def test_models_reads_all_pages(asynchronous):
+    """The list covers all pages, with states, limits and manifests."""
     tiny, zebra = await asynchronous.models()
     assert (tiny.name, tiny.default_version, tiny.limits.default_chunk_size) == ("tiny", "3", 4)
     assert tiny.manifest().class_labels == ("zero", "one", "two")
@@ -202,31 +202,31 @@ async def test_models_reads_every_page(asynchronous):
     assert zebra.versions[0].reason == "checksum mismatch"
 
 
-async def test_model_asks_by_name(asynchronous, mint):
-    """model() names the model that it wants."""
+async def test_model_is_requested_by_name(asynchronous, mint):
+    """The request has the name of the model."""
     assert (await asynchronous.model("tiny")).name == "tiny"
     assert mint.requests[0].model == "tiny"
 
 
-async def test_deadline_of_call_passes(asynchronous, mint):
-    """A server that does not answer in time is given up, and told so."""
+async def test_call_has_a_deadline(asynchronous, mint):
+    """A call that the server does not answer in time raises DeadlineExceeded."""
     mint.silent = True
     with pytest.raises(client.DeadlineExceeded) as caught:
         await asynchronous.generate("tiny", timeout_s=0.05)
     assert caught.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
-async def test_default_deadline_and_metadata_go_with_calls(address, mint):
-    """The client's own timeout and metadata reach the server."""
+async def test_default_timeout_and_metadata_are_sent(address, mint):
+    """The timeout and metadata of the client apply to every call."""
     pairs = [("authorization", "Bearer x")]
     async with AsyncClient(address, timeout_s=17, metadata=pairs) as asynchronous:
         await asynchronous.generate("tiny")
-    assert 10 < mint.deadlines_s[0] < 18  # on the wire a timeout is rounded up
+    assert 10 < mint.deadlines_s[0] < 18  # a timeout is rounded up on the wire
     assert mint.metadata[0]["authorization"] == "Bearer x"
 
 
-async def test_large_answer_is_received(asynchronous):
-    """An answer beyond gRPC's own limit of 4 MB arrives."""
+async def test_large_response_is_received(asynchronous):
+    """A response beyond gRPC's default limit of 4 MB is received."""
     batch = await asynchronous.generate("tiny", 60_000, seed=1)
     assert len(batch) == 60_000
 
@@ -246,8 +246,8 @@ async def test_large_answer_is_received(asynchronous):
         ({"latents": [[1.0]], "seed": 1}, "latents"),
     ],
 )
-async def test_impossible_argument_is_refused(asynchronous, mint, arguments, field):
-    """What cannot be sent raises InvalidRequest that names the field, before any call."""
+async def test_invalid_argument_is_refused(asynchronous, mint, arguments, field):
+    """Invalid values raise InvalidRequest with the field before any call."""
     with pytest.raises(client.InvalidRequest) as caught:
         await asynchronous.generate("tiny", **arguments)
     assert caught.value.violations[0].field == field
@@ -255,8 +255,8 @@ async def test_impossible_argument_is_refused(asynchronous, mint, arguments, fie
 
 
 @pytest.mark.parametrize("calls", ["generate", "stream"])
-async def test_close_is_an_error_in_other_tasks(address, mint, calls):
-    """A task whose client is closed raises ClientClosed; a TaskGroup must not take it for done."""
+async def test_close_raises_in_other_tasks(address, mint, calls):
+    """A pending call raises ClientClosed, because a TaskGroup must not consider it successful."""
     asynchronous = AsyncClient(address)
 
     async def ask():
@@ -283,8 +283,8 @@ async def test_close_is_an_error_in_other_tasks(address, mint, calls):
     assert error.reason == "CLIENT_CLOSED"
 
 
-async def test_close_between_chunks_is_an_error(address):
-    """A stream whose client is closed while nobody reads raises at the next chunk."""
+async def test_close_between_chunks_raises(address):
+    """A stream of a closed client raises at the next chunk."""
     asynchronous = AsyncClient(address)
     chunks = asynchronous.stream("tiny", 10**6, seed=1)
     await anext(chunks)
@@ -293,8 +293,8 @@ async def test_close_between_chunks_is_an_error(address):
         await anext(chunks)
 
 
-async def test_own_cancellation_stays_one(address, mint):
-    """A task that is cancelled itself raises CancelledError, also if the client is closed too."""
+async def test_cancelled_task_raises_cancelled_error(address, mint):
+    """A cancelled task raises CancelledError even if its client is also closed."""
     asynchronous = AsyncClient(address)
     mint.silent = True
     task = asyncio.create_task(asynchronous.generate("tiny"))
@@ -306,7 +306,7 @@ async def test_own_cancellation_stays_one(address, mint):
 
 
 async def test_closed_client_refuses_calls(address):
-    """A call after close() raises instead of opening a new connection."""
+    """A call after close() raises and opens no new connection."""
     asynchronous = AsyncClient(address)
     await asynchronous.generate("tiny")
     await asynchronous.close()

@@ -1,4 +1,4 @@
-"""The blocking client: the same answers as asyncio, and a tidy end."""
+"""Tests of the blocking client: results equal to asyncio, and a clean shutdown."""
 
 import asyncio
 import gc
@@ -16,13 +16,13 @@ from imagemint.client import AsyncClient, Client, Cycle
 from imagemint.client.blocking import _make_iterator
 
 
-def threads():
-    """Names of the client's threads that are alive."""
+def list_threads():
+    """Returns the client's live threads."""
     return [each for each in threading.enumerate() if each.name == "imagemint-client"]
 
 
-def test_methods_are_those_of_asyncio():
-    """Each public method of AsyncClient stands in Client with its parameters and documentation."""
+def test_methods_equal_those_of_asyncio():
+    """Client has each public method of AsyncClient with its parameters and docstring."""
     for name, method in inspect.getmembers(AsyncClient, inspect.isfunction):
         if not name.startswith("_") and name != "close":
             derived = getattr(Client, name)
@@ -32,7 +32,7 @@ def test_methods_are_those_of_asyncio():
 
 
 async def test_generate_equals_asyncio(address):
-    """The same call gives the same batch either way."""
+    """A call gives the same batch in both clients."""
     with Client(address) as blocking:
         one = blocking.generate("tiny", 3, seed=5, condition=Cycle())
     async with AsyncClient(address) as asynchronous:
@@ -42,7 +42,7 @@ async def test_generate_equals_asyncio(address):
 
 
 async def test_stream_equals_asyncio(address):
-    """The same stream gives the same chunks either way."""
+    """A stream gives the same chunks in both clients."""
     with Client(address) as blocking:
         one = [chunk.serials for chunk in blocking.stream("tiny", 10, seed=5)]
     async with AsyncClient(address) as asynchronous:
@@ -51,8 +51,8 @@ async def test_stream_equals_asyncio(address):
     assert [len(chunk) for chunk in one] == [4, 4, 2]
 
 
-def test_iterator_fetches_nothing_ahead(address):
-    """An item is made only when it is asked for: a slow consumer holds the server back."""
+def test_iterator_does_not_read_ahead(address):
+    """An item is computed only on request, so a slow consumer slows down the server."""
     made = []
 
     async def numbers(_):
@@ -67,7 +67,7 @@ def test_iterator_fetches_nothing_ahead(address):
         assert made == [0, 1]
 
 
-def test_stream_left_early_is_dropped(address, mint):
+def test_abandoned_stream_is_cancelled(address, mint):
     """Leaving the loop cancels the call on the server."""
     with Client(address) as blocking:
         for _ in blocking.stream("tiny", 10**6, seed=1):
@@ -76,23 +76,23 @@ def test_stream_left_early_is_dropped(address, mint):
         assert mint.cancelled.wait(30)
 
 
-def test_stream_tells_wrong_arguments_at_once():
-    """A wrong argument raises in the call, not with the first chunk."""
+def test_stream_validates_arguments_at_once():
+    """An invalid argument raises in the call and not with the first chunk."""
     with Client("127.0.0.1:1") as blocking, pytest.raises(client.InvalidRequest, match="count"):
         blocking.stream("tiny", -1)
 
 
-def test_close_ends_thread(address):
-    """After the with statement no thread is left, however often."""
+def test_close_ends_the_thread(address):
+    """After the with statement no thread is left."""
     for _ in range(3):
         with Client(address) as blocking:
             blocking.generate("tiny")
-            assert threads()
-        assert not threads()
+            assert list_threads()
+        assert not list_threads()
 
 
-def test_close_twice_is_harmless(address):
-    """A second close does nothing; a call afterwards says that the client is closed."""
+def test_close_may_be_repeated(address):
+    """A second close does nothing. A later call says that the client is closed."""
     blocking = Client(address)
     blocking.close()
     blocking.close()
@@ -100,8 +100,8 @@ def test_close_twice_is_harmless(address):
         blocking.generate("tiny")
 
 
-def test_close_cancels_waiting_call(address, mint):
-    """A call that waits on another thread ends with Cancelled."""
+def test_close_cancels_a_pending_call(address, mint):
+    """A pending call on another thread raises Cancelled."""
     mint.silent = True
     raised = []
 
@@ -120,21 +120,21 @@ def test_close_cancels_waiting_call(address, mint):
     assert raised[0].reason == "CLIENT_CLOSED"
 
 
-def test_forgotten_client_is_collected(address):
-    """A client that nobody closed takes its thread along."""
+def test_unreferenced_client_is_collected(address):
+    """The thread of a client that was not closed ends with it."""
     blocking = Client(address)
     blocking.generate("tiny")
     gone = weakref.ref(blocking)
-    (thread,) = threads()
+    (thread,) = list_threads()
     del blocking
     gc.collect()
     assert gone() is None
     thread.join(30)
-    assert not threads()
+    assert not list_threads()
 
 
-def test_collection_inside_a_submission_does_not_deadlock(address, monkeypatch):
-    """The collector may end a forgotten stream while the portal takes in another call."""
+def test_collection_during_a_call_does_not_deadlock(address, monkeypatch):
+    """The collector may end an abandoned stream while another call is submitted."""
     submit = asyncio.run_coroutine_threadsafe
 
     def collecting(coroutine, loop):
@@ -151,8 +151,8 @@ def test_collection_inside_a_submission_does_not_deadlock(address, monkeypatch):
         assert len(blocking.generate("tiny")) == 1
 
 
-def test_calls_at_the_moment_of_closing_end(address):
-    """Calls that other threads make while the client closes are answered or refused, none hangs."""
+def test_calls_during_close_end(address):
+    """Calls on other threads either succeed or raise ClientClosed, and none hangs."""
     outcomes = []
 
     def call(blocking):
@@ -173,8 +173,8 @@ def test_calls_at_the_moment_of_closing_end(address):
     assert outcomes == ["closed"] * 80
 
 
-def test_forgotten_client_does_not_hang_exit(address):
-    """A process that ends without close(), in the middle of a stream, ends quietly."""
+def test_unclosed_client_does_not_block_exit(address):
+    """A process that ends without close() during a stream exits without output."""
     code = (
         "from imagemint.client import Client\n"
         f"client = Client({address!r})\n"
@@ -191,8 +191,8 @@ def test_forgotten_client_does_not_hang_exit(address):
     assert (done.returncode, done.stdout, done.stderr) == (0, "4\n", "")
 
 
-def test_call_inside_own_loop_is_refused(address):
-    """A blocking call on the client's own thread raises instead of waiting for itself."""
+def test_call_on_the_own_loop_is_refused(address):
+    """A blocking call on the client's own thread raises instead of a deadlock."""
     with Client(address) as blocking:
 
         async def inside():

@@ -1,4 +1,4 @@
-"""The connection: targets, retries, round robin, TLS."""
+"""Tests of the connection: targets, retries, round robin and TLS."""
 
 import grpc
 import pytest
@@ -17,15 +17,15 @@ from imagemint.client import AsyncClient, Client, Tls, channel
         ("unix:/run/mint.sock", ("unix:/run/mint.sock",)),
     ],
 )
-def test_targets_are_taken_apart(target, targets):
-    """One or several, as text or as a sequence."""
+def test_targets_are_parsed(target, targets):
+    """There may be one or several targets, as text or as a sequence."""
     assert channel.parse_targets(target) == targets
 
 
 @pytest.mark.parametrize(
     "target", ["", [], "a:1,", "localhost", ":8001", "a:x", "a:70000", "::1", "a:1,unix:/x"]
 )
-def test_bad_target_is_refused(target):
+def test_invalid_target_is_refused(target):
     """A target without host or port raises at once."""
     with pytest.raises(ValueError, match=r"server|HOST:PORT"):
         Client(target)
@@ -37,7 +37,7 @@ def test_bad_target_is_refused(target):
     ids=lambda code: code.name,
 )
 async def test_service_config_retries(address, mint, fault, code):
-    """A first attempt that fails is made again without the caller's doing."""
+    """The service config repeats a first attempt that fails."""
     mint.faults.append(fault(code))
     async with AsyncClient(address) as asynchronous:
         assert len(await asynchronous.generate("tiny")) == 1
@@ -45,7 +45,7 @@ async def test_service_config_retries(address, mint, fault, code):
 
 
 async def test_other_codes_are_not_retried(address, mint, fault):
-    """An error of the caller's is not repeated."""
+    """An error that a retry cannot fix is not repeated."""
     mint.faults.append(fault(grpc.StatusCode.INVALID_ARGUMENT))
     async with AsyncClient(address) as asynchronous:
         with pytest.raises(client.InvalidRequest):
@@ -55,11 +55,11 @@ async def test_other_codes_are_not_retried(address, mint, fault):
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 async def test_several_targets_share_calls(serve, make_mint, host):
-    """Calls go to every address in turn, also where host names have to be resolved."""
+    """Calls go to all addresses in turn, also if host names must be resolved."""
     mints = [make_mint(), make_mint()]
     addresses = [serve(each).replace("127.0.0.1", host) for each in mints]
     async with AsyncClient(addresses) as asynchronous:
-        # Round robin takes a server in as soon as it is connected; until then the other answers.
+        # Round robin uses a server as soon as it is connected. Until then the other one answers.
         while not all(each.requests for each in mints):
             await asynchronous.generate("tiny")
         for each in mints:
@@ -69,8 +69,8 @@ async def test_several_targets_share_calls(serve, make_mint, host):
     assert [len(each.requests) for each in mints] == [5, 5]
 
 
-async def test_lost_server_is_passed_over(serve, make_mint):
-    """With one of two addresses dead, every call is answered."""
+async def test_unreachable_server_is_skipped(serve, make_mint):
+    """With one of two addresses unreachable, every call is answered."""
     mint = make_mint()
     async with AsyncClient(f"127.0.0.1:1,{serve(mint)}") as asynchronous:
         for _ in range(5):
@@ -79,14 +79,14 @@ async def test_lost_server_is_passed_over(serve, make_mint):
 
 
 async def test_unknown_host_is_unavailable():
-    """A name among several that does not resolve is Unavailable and named."""
+    """If one of several names cannot be resolved, the call raises Unavailable with the name."""
     async with AsyncClient("nowhere.invalid:1,127.0.0.1:2") as asynchronous:
         with pytest.raises(client.Unavailable, match=r"nowhere\.invalid"):
             await asynchronous.models()
 
 
-async def test_proxy_is_not_used_for_loopback(address, monkeypatch):
-    """A proxy in the environment does not come between a client and its own machine."""
+async def test_proxy_is_ignored_for_loopback(address, monkeypatch):
+    """A proxy in the environment is not used for the own machine."""
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     async with AsyncClient(address.replace("127.0.0.1", "localhost")) as asynchronous:
         assert len(await asynchronous.generate("tiny")) == 1
@@ -94,15 +94,15 @@ async def test_proxy_is_not_used_for_loopback(address, monkeypatch):
 
 @pytest.fixture(scope="session")
 def certificate(authority, write_certificate, tmp_path_factory):
-    """Paths of a certificate for `mint.test`, of its key and of its authority."""
+    """Paths of a certificate for `mint.test`, its key and its authority."""
     folder = tmp_path_factory.mktemp("tls")
     authority.cert_pem.write_to_path(folder / "ca.pem")
     return *write_certificate(authority, folder), folder / "ca.pem"
 
 
 @pytest.fixture
-def encrypted(serve, make_mint, certificate):
-    """The address of a server that speaks TLS and demands a client certificate."""
+def tls_address(serve, make_mint, certificate):
+    """The address of a TLS server that requires a client certificate."""
     chain, key, roots = (path.read_bytes() for path in certificate)
     credentials = grpc.ssl_server_credentials(
         [(key, chain)], root_certificates=roots, require_client_auth=True
@@ -110,8 +110,8 @@ def encrypted(serve, make_mint, certificate):
     return serve(make_mint(), credentials)
 
 
-def test_tls_reaches_server(encrypted, certificate):
-    """All four options together: trusted authority, client certificate, expected name."""
+def test_tls_options_work_together(tls_address, certificate):
+    """A trusted authority, a client certificate and an expected name are used together."""
     path, key, roots = certificate
     tls = Tls(
         root_certificates_path=roots,
@@ -119,21 +119,21 @@ def test_tls_reaches_server(encrypted, certificate):
         certificate_chain_path=path,
         server_name="mint.test",
     )
-    with Client(encrypted, tls=tls) as blocking:
+    with Client(tls_address, tls=tls) as blocking:
         assert len(blocking.generate("tiny")) == 1
 
 
 @pytest.mark.parametrize("server_name", [None, "other.test"])
-def test_tls_checks_name(encrypted, certificate, server_name):
-    """A server whose certificate bears another name is not talked to."""
+def test_tls_checks_the_name(tls_address, certificate, server_name):
+    """A server whose certificate has another name is refused."""
     path, key, roots = certificate
     tls = Tls(roots, key, path, server_name)
-    with Client(encrypted, tls=tls) as blocking, pytest.raises(client.Unavailable):
+    with Client(tls_address, tls=tls) as blocking, pytest.raises(client.Unavailable):
         blocking.generate("tiny")
 
 
-def test_tls_file_that_is_missing_is_told(address, tmp_path):
-    """A path that does not exist is an OSError with the path."""
+def test_missing_tls_file_is_an_error(address, tmp_path):
+    """A path that does not exist raises FileNotFoundError with the path."""
     with (
         Client(address, tls=Tls(tmp_path / "none.pem")) as blocking,
         pytest.raises(FileNotFoundError, match=r"none\.pem"),

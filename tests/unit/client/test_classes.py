@@ -1,4 +1,4 @@
-"""What --class means: labels, indices, and labels that look like something else."""
+"""Tests of --class: labels, indices and ambiguous labels."""
 
 import pytest
 
@@ -37,8 +37,8 @@ ODD = ("a,b", "a", "c", "balanced", "index:1", "3")
         ("cat", (), "cat"),
     ],
 )
-def test_class_is_understood(text, labels, condition):
-    """A label wins where no index of the model is meant; a prefix says which."""
+def test_class_is_parsed(text, labels, condition):
+    """A label takes precedence unless it may be an index. A prefix makes it explicit."""
     assert parse_classes(text, labels) == condition
 
 
@@ -58,7 +58,7 @@ def test_class_is_understood(text, labels, condition):
         ("label:9", ANIMALS, "no class '9'"),
     ],
 )
-def test_unclear_class_is_refused(text, labels, message):
-    """The message names both readings, or the classes that there are."""
+def test_ambiguous_class_is_refused(text, labels, message):
+    """The error has both meanings, or the existing classes."""
     with pytest.raises(InvalidRequest, match=message):
         parse_classes(text, labels)

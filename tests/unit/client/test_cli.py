@@ -1,4 +1,4 @@
-"""The root command: finds subcommands, settles their settings, and ends with one line."""
+"""Tests of the root command: subcommands, settings and errors of one line."""
 
 import os
 import signal
@@ -85,7 +85,7 @@ needy = probe_training:Nothing
 
 @pytest.fixture(autouse=True)
 def installed(tmp_path, monkeypatch):
-    """A distribution that brings the commands show, fail, many and needy; its folder."""
+    """A distribution with the commands show, fail, many and needy; its folder."""
     folder = tmp_path / "site"
     info = folder / "probe-1.0.dist-info"
     info.mkdir(parents=True)
@@ -103,8 +103,8 @@ def installed(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def outcome(capsys):
-    """Runs a command line; gives status, stdout and stderr."""
+def run_command(capsys):
+    """A function that runs a command line and returns status, stdout and stderr."""
 
     def run(line):
         status = cli.main(line.split())
@@ -113,23 +113,23 @@ def outcome(capsys):
     return run
 
 
-def test_version_is_told(outcome):
-    """--version names the distribution and its version."""
-    status, out, _ = outcome("--version")
+def test_version_is_printed(run_command):
+    """--version prints the distribution and its version."""
+    status, out, _ = run_command("--version")
     assert (status, out.split()[0]) == (0, "imagemint")
 
 
-def test_help_lists_commands(outcome):
-    """Each command with the first line of its docstring; one that lacks its extra says so."""
-    status, out, _ = outcome("--help")
+def test_help_lists_commands(run_command):
+    """Each command is listed with the first line of its docstring, or with its missing extra."""
+    status, out, _ = run_command("--help")
     assert status == 0
     assert "  show      Show the settings.\n" in out
     assert f"  needy     needs: {install_command('train')}" in out
     assert "generate" in out
 
 
-def test_help_imports_nothing_heavy():
-    """Listing the real commands loads neither torch nor onnxruntime."""
+def test_help_imports_no_slow_package():
+    """The list of commands imports neither torch nor onnxruntime."""
     code = (
         "import sys\nfrom imagemint.client.cli import main\nmain(['--help'])\n"
         "print({'torch', 'onnxruntime'} & set(sys.modules))"
@@ -138,9 +138,9 @@ def test_help_imports_nothing_heavy():
     assert done.stdout.splitlines()[-1] == "set()"
 
 
-def test_command_help_shows_options(outcome):
-    """Flags, their docstrings, defaults and variables."""
-    status, out, _ = outcome("show --help")
+def test_command_help_shows_options(run_command):
+    """The help has options, their docstrings, defaults and variables."""
+    status, out, _ = run_command("show --help")
     assert status == 0
     assert "--first-index int" in out
     assert "Where to begin." in out
@@ -150,60 +150,60 @@ def test_command_help_shows_options(outcome):
     assert "--config" in out
 
 
-def test_no_command_shows_help(outcome):
-    """Nothing asked is help, and status 2."""
-    status, out, _ = outcome("")
+def test_missing_command_prints_help(run_command):
+    """Without a command the help is printed with status 2."""
+    status, out, _ = run_command("")
     assert status == 2
     assert "usage: imagemint COMMAND" in out
 
 
-def test_unknown_command_is_told(outcome):
-    """One line that says which exist."""
-    status, _, err = outcome("mint")
+def test_unknown_command_is_refused(run_command):
+    """One line lists the commands that exist."""
+    status, _, err = run_command("mint")
     assert status == 2
     assert err.startswith("imagemint mint: there is no command 'mint'; the commands are ")
     assert "show" in err
 
 
-def test_flag_goes_before_variable_before_file_before_default(outcome, monkeypatch, tmp_path):
-    """Take away one source after the other and the next one speaks."""
+def test_settings_have_an_order_of_precedence(run_command, monkeypatch, tmp_path):
+    """Options come before variables, then the file, then defaults."""
     file = tmp_path / "settings.toml"
     file.write_text("first_index = 1\nclass = 'file'\n")
     monkeypatch.setenv("IMAGEMINT_FIRST_INDEX", "2")
     monkeypatch.setenv("IMAGEMINT_CLASS", "variable")
     line = f"show --out x --config {file}"
-    assert outcome(f"{line} --first-index 3 --class flag")[1] == "3 flag False [] x\n"
-    assert outcome(line)[1] == "2 variable False [] x\n"
+    assert run_command(f"{line} --first-index 3 --class flag")[1] == "3 flag False [] x\n"
+    assert run_command(line)[1] == "2 variable False [] x\n"
     monkeypatch.delenv("IMAGEMINT_FIRST_INDEX")
     monkeypatch.delenv("IMAGEMINT_CLASS")
-    assert outcome(line)[1] == "1 file False [] x\n"
-    assert outcome("show --out x")[1] == "0 None False [] x\n"
+    assert run_command(line)[1] == "1 file False [] x\n"
+    assert run_command("show --out x")[1] == "0 None False [] x\n"
 
 
-def test_config_variable_names_file(outcome, monkeypatch, tmp_path):
-    """IMAGEMINT_CONFIG does what --config does."""
+def test_config_variable_sets_the_file(run_command, monkeypatch, tmp_path):
+    """IMAGEMINT_CONFIG is equivalent to --config."""
     file = tmp_path / "settings.toml"
     file.write_text("out = 'y'\nloud = true\nnames = ['a', 'b']\n")
     monkeypatch.setenv("IMAGEMINT_CONFIG", str(file))
-    assert outcome("show") == (0, "0 None True ['a', 'b'] y\n", "")
+    assert run_command("show") == (0, "0 None True ['a', 'b'] y\n", "")
 
 
-def test_lists_and_switches_are_spelled(outcome, monkeypatch):
-    """Lists take commas in flag and variable; switches take --no-."""
-    assert outcome("show --out x --names a,b --names c --loud")[1] == (
+def test_lists_and_switches_are_parsed(run_command, monkeypatch):
+    """Lists are separated by commas in options and variables, and switches accept --no-."""
+    assert run_command("show --out x --names a,b --names c --loud")[1] == (
         "0 None True ['a', 'b', 'c'] x\n"
     )
     monkeypatch.setenv("IMAGEMINT_NAMES", "a,b")
     monkeypatch.setenv("IMAGEMINT_LOUD", "1")
-    assert outcome("show --out x --no-loud")[1] == "0 None False ['a', 'b'] x\n"
+    assert run_command("show --out x --no-loud")[1] == "0 None False ['a', 'b'] x\n"
 
 
-def test_every_fault_is_one_line(outcome, monkeypatch, tmp_path):
-    """Faults of all sources at once, each by flag, variable or key."""
+def test_every_fault_is_a_line(run_command, monkeypatch, tmp_path):
+    """Faults of all sources are reported at once with their option, variable or key."""
     file = tmp_path / "settings.toml"
     file.write_text("names = 3\nfrist_index = 1\n")
     monkeypatch.setenv("IMAGEMINT_LOUD", "perhaps")
-    status, _, err = outcome(f"show --first-index many --config {file}")
+    status, _, err = run_command(f"show --first-index many --config {file}")
     lines = err.splitlines()
     assert status == 2
     assert [each.startswith("imagemint show: ") for each in lines] == [True] * 5
@@ -214,9 +214,9 @@ def test_every_fault_is_one_line(outcome, monkeypatch, tmp_path):
     assert any("--out is required (or IMAGEMINT_OUT" in each for each in lines)
 
 
-def test_unknown_flag_is_told(outcome):
-    """One line that names the flag, status 2."""
-    status, _, err = outcome("show --out x --frist-index 3")
+def test_unknown_option_is_refused(run_command):
+    """One line has the name of the option, with status 2."""
+    status, _, err = run_command("show --out x --frist-index 3")
     assert status == 2
     assert err == (
         "imagemint show: --frist-index: there is no such option; did you mean --first-index?"
@@ -224,72 +224,74 @@ def test_unknown_flag_is_told(outcome):
     )
 
 
-def test_every_unknown_flag_is_named(outcome):
-    """One line each, with what may have been meant; what is no flag is quoted as it came."""
-    err = outcome("show --first_index=3 --clas x --zebra --out here")[2]
+def test_every_unknown_option_is_reported(run_command):
+    """Each has one line with a similar option. Other arguments are quoted."""
+    err = run_command("show --first_index=3 --clas x --zebra --out here")[2]
     assert [line.split(" (")[0] for line in err.splitlines()] == [
         "imagemint show: --first_index: there is no such option; did you mean --first-index?",
         "imagemint show: --clas: there is no such option; did you mean --class?",
         "imagemint show: --zebra: there is no such option",
     ]
-    assert outcome("show --out here stray")[2] == "imagemint show: unrecognized arguments: stray\n"
+    assert (
+        run_command("show --out here stray")[2] == "imagemint show: unrecognized arguments: stray\n"
+    )
 
 
-def test_unknown_variable_is_ignored(outcome, monkeypatch):
-    """Variables of other commands are nobody's fault."""
+def test_unknown_variable_is_ignored(run_command, monkeypatch):
+    """Variables of other commands are no error."""
     monkeypatch.setenv("IMAGEMINT_GRPC_ADDRESS", "x")
-    assert outcome("show --out x")[0] == 0
+    assert run_command("show --out x")[0] == 0
 
 
 @pytest.mark.parametrize(("text", "message"), [(None, "there is no file"), ("a = ", "Invalid")])
-def test_bad_file_is_told(outcome, tmp_path, text, message):
-    """A file that is missing or no TOML is named."""
+def test_invalid_file_is_refused(run_command, tmp_path, text, message):
+    """The error names a file that is missing or not TOML."""
     file = tmp_path / "settings.toml"
     if text is not None:
         file.write_text(text)
-    status, _, err = outcome(f"show --out x --config {file}")
+    status, _, err = run_command(f"show --out x --config {file}")
     assert status == 2
     assert str(file) in err
     assert message in err
     assert err.count("\n") == 1
 
 
-def test_secret_is_never_printed(outcome, tmp_path):
-    """A bad value of a secret field is not repeated in the error."""
+def test_secret_is_never_printed(run_command, tmp_path):
+    """An invalid value of a secret setting is not part of the error."""
     file = tmp_path / "settings.toml"
     file.write_text("token = 987654321\n")
-    status, out, err = outcome(f"show --out x --config {file}")
+    status, out, err = run_command(f"show --out x --config {file}")
     assert status == 2
     assert err.endswith(f"token in {file}: Input should be a valid string\n")
     assert "987654321" not in out + err
 
 
-def test_failure_is_one_line(outcome):
-    """A failure that was foreseen: one line, status 1."""
-    assert outcome("fail planned") == (1, "", "imagemint fail: it went wrong\n")
-    status, _, err = outcome("fail file")
+def test_expected_failure_is_one_line(run_command):
+    """An expected failure prints one line and returns status 1."""
+    assert run_command("fail planned") == (1, "", "imagemint fail: it went wrong\n")
+    status, _, err = run_command("fail file")
     assert (status, err.count("\n")) == (1, 1)
     assert "/nowhere/at/all" in err
 
 
-def test_bug_shows_traceback(outcome):
-    """Other exceptions are not dressed up."""
+def test_unexpected_exception_has_a_traceback(run_command):
+    """Other exceptions are not caught."""
     with pytest.raises(ValueError, match="a bug"):
-        outcome("fail bug")
+        run_command("fail bug")
 
 
-def test_status_of_command_is_kept(outcome):
-    """What run() returns is the exit status."""
-    assert outcome("fail status")[0] == 7
+def test_status_of_the_command_is_returned(run_command):
+    """The return value of run() is the exit status."""
+    assert run_command("fail status")[0] == 7
 
 
-def test_interrupt_is_quiet(outcome):
-    """Ctrl-C is 130, without a word."""
-    assert outcome("fail interrupt") == (130, "", "")
+def test_interrupt_prints_nothing(run_command):
+    """Ctrl-C returns 130 without output."""
+    assert run_command("fail interrupt") == (130, "", "")
 
 
-def test_closed_pipe_is_quiet(installed):
-    """A reader that leaves early is 141, without a word."""
+def test_closed_pipe_prints_nothing(installed):
+    """A reader that closes the pipe leads to status 141 without output."""
     code = "import sys; from imagemint.client.cli import main; sys.exit(main(['fail', 'talk']))"
     environment = {**os.environ, "PYTHONPATH": str(installed)}
     with subprocess.Popen(
@@ -305,29 +307,34 @@ def test_closed_pipe_is_quiet(installed):
     assert process.returncode == 128 + signal.SIGPIPE
 
 
-def test_missing_extra_is_named(outcome):
-    """Met on loading or on running, a missing module leads to the extra that brings it."""
-    status, _, err = outcome("needy")
+def test_missing_extra_is_reported(run_command):
+    """A module that is missing at import or at run time leads to the extra that has it."""
+    status, _, err = run_command("needy")
     assert status == 1
     assert err.startswith(f"imagemint needy: needs: {install_command('train')}")
-    status, _, err = outcome("fail torch")
+    status, _, err = run_command("fail torch")
     assert status == 1
     assert install_command("train") in err
 
 
-def test_variant_is_picked(outcome):
-    """The first argument picks the variant, the rest are its settings."""
-    assert outcome("many show --out x --first-index 4")[1] == "4 None False [] x\n"
+def test_variant_is_selected(run_command):
+    """The first argument selects the variant, and the others are its settings."""
+    assert run_command("many show --out x --first-index 4")[1] == "4 None False [] x\n"
 
 
-def test_variants_are_listed(outcome):
-    """Help lists them; none or an unknown one is a line that says which exist."""
-    status, out, _ = outcome("many --help")
+def test_variants_are_listed(run_command):
+    """The help lists the variants. A missing or unknown one is an error with the list."""
+    status, out, _ = run_command("many --help")
     assert status == 0
     assert "  show  Show the settings.\n" in out
-    assert outcome("many") == (2, "", "imagemint many: expects one of show, fail; none is given\n")
-    assert outcome("many shwo")[2].endswith("'shwo' is none of them; did you mean show?\n")
-    assert outcome("shw")[2].endswith("did you mean show?\n")
+    assert run_command("many") == (
+        2,
+        "",
+        "imagemint many: expects one of show, fail; none is given\n",
+    )
+    assert run_command("many shwo")[2].endswith("'shwo' is none of them; did you mean show?\n")
+    assert run_command("shw")[2].endswith("did you mean show?\n")
     assert (
-        outcome("many x")[2] == "imagemint many: expects one of show, fail; 'x' is none of them\n"
+        run_command("many x")[2]
+        == "imagemint many: expects one of show, fail; 'x' is none of them\n"
     )

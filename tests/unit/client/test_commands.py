@@ -1,4 +1,4 @@
-"""`imagemint models` and `imagemint generate`, as typed."""
+"""Tests of `imagemint models` and `imagemint generate` from the command line."""
 
 import io
 import json
@@ -18,14 +18,14 @@ from imagemint.v1 import generation_service_pb2 as pb
 from imagemint.v1 import image_pb2
 
 
-def opened(path):
-    """The picture in a file, without keeping the file open."""
+def open_picture(path):
+    """Returns the picture in a file without keeping the file open."""
     return Image.open(io.BytesIO(path.read_bytes()))
 
 
 @pytest.fixture
 def imagemint(address, capsys):
-    """Runs a command line against `mint`; gives status, stdout and stderr."""
+    """A function that runs a command against `mint` and returns status, stdout and stderr."""
 
     def run(*words):
         status = cli.main([words[0], "--server", address, *map(str, words[1:])])
@@ -34,8 +34,8 @@ def imagemint(address, capsys):
     return run
 
 
-def test_models_prints_table(imagemint):
-    """A line for each version, the default one marked, with what the manifest says."""
+def test_models_prints_a_table(imagemint):
+    """Each version is a line with data of its manifest, and the default one is marked."""
     status, out, _ = imagemint("models")
     head, tiny, loading, zebra = (line.split() for line in out.splitlines())
     assert status == 0
@@ -48,14 +48,14 @@ def test_models_prints_table(imagemint):
 
 
 def test_models_prints_json(imagemint):
-    """--json holds everything."""
+    """--json prints everything."""
     tiny, _ = json.loads(imagemint("models", "--json")[1])
     assert tiny["versions"][0]["manifest"]["class_labels"] == ["zero", "one", "two"]
     assert tiny["versions"][0]["state"] == "ready"
 
 
-def test_api_key_goes_with_every_call(imagemint, mint, monkeypatch):
-    """As a bearer, from the environment; nothing prints it, not even a fault beside it."""
+def test_api_key_is_sent_with_every_call(imagemint, mint, monkeypatch):
+    """The key from the environment is a bearer token and is never printed."""
     key = "imk_" + "x" * 43
     monkeypatch.setenv("IMAGEMINT_API_KEY", key)
     assert imagemint("models")[0] == 0
@@ -65,8 +65,8 @@ def test_api_key_goes_with_every_call(imagemint, mint, monkeypatch):
     assert key not in out + err
 
 
-def test_directory_holds_pictures_as_sent(imagemint, tmp_path):
-    """A file for each image, named by index and class, with the server's bytes unchanged."""
+def test_directory_has_pictures_as_sent(imagemint, tmp_path):
+    """Each image is a file, named by index and class, with the bytes of the server."""
     out = tmp_path / "a" / "out"
     status, text, _ = imagemint(
         *("generate", "--model", "tiny", "--class", "1,2", "--count", 6),
@@ -76,7 +76,7 @@ def test_directory_holds_pictures_as_sent(imagemint, tmp_path):
     assert sorted(each.name for each in out.iterdir()) == [
         f"{index:06d}_class{(2, 1)[index % 2 == 0]}.png" for index in range(3, 9)
     ]
-    picture = opened(out / "000004_class1.png")
+    picture = open_picture(out / "000004_class1.png")
     assert picture.text["serial"] == "tiny@3/42/4?class=1"
     assert text.startswith("tiny@3 seed 42: 6 images in ")
     assert f"first serial tiny@3/42/3?class=2, to {out}\n" in text
@@ -84,15 +84,15 @@ def test_directory_holds_pictures_as_sent(imagemint, tmp_path):
 
 @pytest.mark.parametrize("out", ["x.npz", "x.png", "x"])
 def test_priority_is_sent(imagemint, mint, tmp_path, out):
-    """Whatever is written."""
+    """The priority is sent for every kind of output."""
     line = ("generate", "--model", "tiny", "--priority", "high", "--out", tmp_path / out)
     assert imagemint(*line)[0] == 0
     asked = [request for request in mint.requests if hasattr(request, "images")]
     assert {request.priority for request in asked} == {pb.PRIORITY_HIGH}
 
 
-def test_append_replaces_the_same_index(imagemint, tmp_path):
-    """--append leaves one picture for each index, also where the class has changed."""
+def test_append_replaces_an_index(imagemint, tmp_path):
+    """--append leaves one picture per index, even if the class has changed."""
     line = ("generate", "--model", "tiny", "--count", 3, "--seed", 1, "--out", tmp_path)
     (tmp_path / "notes.png").write_text("not ours")
     imagemint(*line, "--class", 0)
@@ -106,13 +106,13 @@ def test_append_replaces_the_same_index(imagemint, tmp_path):
 
 
 def test_unconditional_names_have_no_class(imagemint, tmp_path):
-    """Without a class the index alone is the name."""
+    """Without a class the index is the name."""
     imagemint("generate", "--model", "plain", "--out", tmp_path)
     assert [each.name for each in tmp_path.iterdir()] == ["000000.png"]
 
 
-def test_npz_holds_arrays(imagemint, make_mint, tmp_path):
-    """image, class_id and index, with the agreed types, across several chunks."""
+def test_npz_has_the_arrays(imagemint, make_mint, tmp_path):
+    """The file has image, class_id and index with the documented types across several chunks."""
     out = tmp_path / "x.npz"
     status, _, _ = imagemint(
         *("generate", "--model", "tiny", "--class", "balanced", "--count", 10),
@@ -137,14 +137,14 @@ def test_npz_holds_arrays(imagemint, make_mint, tmp_path):
 
 
 def test_npz_of_unconditional_model_has_class_minus_one(imagemint, tmp_path):
-    """No class is -1."""
+    """The class id of a model without classes is -1."""
     imagemint("generate", "--model", "plain", "--count", 2, "--out", tmp_path / "x.npz")
     with np.load(tmp_path / "x.npz") as arrays:
         assert arrays["class_id"].tolist() == [outputs.UNCONDITIONAL] * 2
 
 
-def test_small_sheet_is_the_servers(imagemint, mint, tmp_path):
-    """Up to the limit of a request, the server makes the sheet and its bytes are kept."""
+def test_small_sheet_is_made_by_the_server(imagemint, mint, tmp_path):
+    """Up to the limit of a request, the file has the bytes of the server's sheet."""
     out = tmp_path / "sheet.png"
     status, _, _ = imagemint(
         "generate", "--model", "tiny", "--count", 16, "--columns", 4, "--out", out
@@ -152,14 +152,14 @@ def test_small_sheet_is_the_servers(imagemint, mint, tmp_path):
     assert status == 0
     assert mint.requests[-1].layout == image_pb2.IMAGE_LAYOUT_SHEET
     assert mint.requests[-1].columns == 4
-    assert opened(out).text["serial"] == "sheet"
+    assert open_picture(out).text["serial"] == "sheet"
 
 
-def test_large_sheet_is_composed(imagemint, tmp_path):
-    """Beyond the limit the sheet is put together here, and says what it holds."""
+def test_large_sheet_is_made_by_the_client(imagemint, tmp_path):
+    """Beyond the limit the client composes the sheet with its metadata."""
     out = tmp_path / "sheet.png"
     imagemint("generate", "--model", "plain", "--count", 17, "--seed", 1, "--out", out)
-    sheet = opened(out)
+    sheet = open_picture(out)
     assert sheet.size == (5 * 6, 4 * 4)
     assert sheet.text["imagemint:serial-range"] == "plain@3/1/0 to plain@3/1/16"
     assert "trainedAlgorithmicMedia" in sheet.text["XML:com.adobe.xmp"]
@@ -168,8 +168,8 @@ def test_large_sheet_is_composed(imagemint, tmp_path):
     assert not pixels[3 * 4 :, 2 * 6 :].any()
 
 
-def test_serial_is_minted_again(imagemint, tmp_path):
-    """--serial alone brings back the very file."""
+def test_serial_gives_the_same_file(imagemint, tmp_path):
+    """--serial alone gives the same file again."""
     imagemint("generate", "--model", "tiny", "--count", 3, "--seed", 5, "--out", tmp_path / "all")
     serial = "tiny@3/5/2?class=2"
     status, text, _ = imagemint("generate", "--serial", serial, "--out", tmp_path / "one")
@@ -191,8 +191,8 @@ def test_serial_is_minted_again(imagemint, tmp_path):
         (("--model", "tiny", "--server", "nowhere"), "--server: 'nowhere' is not HOST:PORT"),
     ],
 )
-def test_wrong_use_is_told(imagemint, mint, tmp_path, words, message):
-    """One line, status 2, and nothing is asked of the server."""
+def test_wrong_use_is_refused(imagemint, mint, tmp_path, words, message):
+    """One line with status 2 is printed, and no request is sent."""
     status, _, err = imagemint("generate", "--out", tmp_path / "x", *words)
     assert status == 2
     assert err.startswith("imagemint generate: ")
@@ -200,8 +200,8 @@ def test_wrong_use_is_told(imagemint, mint, tmp_path, words, message):
     assert not mint.requests
 
 
-def test_server_error_is_told(imagemint, mint, fault, tmp_path):
-    """An error of the server is one line, status 1."""
+def test_server_error_is_one_line(imagemint, mint, fault, tmp_path):
+    """An error of the server is one line with status 1."""
     mint.faults.append(fault(grpc.StatusCode.NOT_FOUND, "there is no model tiny; there are cats"))
     assert imagemint("generate", "--model", "tiny", "--out", tmp_path / "x.npz") == (
         1,
@@ -211,8 +211,8 @@ def test_server_error_is_told(imagemint, mint, fault, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["x.npz", "x.png", "folder"])
-def test_failed_run_leaves_no_half_file(imagemint, mint, fault, tmp_path, name):
-    """A stream that breaks leaves an old file as it was, and no partial one."""
+def test_failed_run_leaves_no_partial_file(imagemint, mint, fault, tmp_path, name):
+    """A failed stream keeps an existing file and leaves no partial one."""
     out = tmp_path / name
     if out.suffix:
         out.write_text("old")
@@ -223,19 +223,19 @@ def test_failed_run_leaves_no_half_file(imagemint, mint, fault, tmp_path, name):
         assert out.read_text() == "old"
         assert list(tmp_path.iterdir()) == [out]
     else:
-        assert [opened(each).size for each in out.iterdir()] == [(6, 4)] * 4
+        assert [open_picture(each).size for each in out.iterdir()] == [(6, 4)] * 4
 
 
 def test_quiet_prints_nothing(imagemint, tmp_path):
-    """--quiet is silent where all goes well; without it the bar is for terminals only."""
+    """--quiet prints nothing on success. Otherwise the progress bar appears on terminals only."""
     line = ("generate", "--model", "tiny", "--out", tmp_path)
     assert imagemint(*line, "--quiet") == (0, "", "")
     assert imagemint(*line, "--append")[2] == ""
     assert "images" in imagemint(*line, "--append", "--progress")[2]
 
 
-def test_options_reach_wire(imagemint, mint, tmp_path):
-    """Version, truncation and chunk size stand in the request."""
+def test_options_are_sent(imagemint, mint, tmp_path):
+    """Version, truncation and chunk size are in the request."""
     imagemint(
         *("generate", "--model", "tiny", "--version", 2, "--truncation", 0.5),
         *("--chunk-size", 3, "--count", 4, "--out", tmp_path / "x.npz"),
@@ -246,8 +246,8 @@ def test_options_reach_wire(imagemint, mint, tmp_path):
 
 
 @pytest.fixture
-def interrupted(address, mint):
-    """Runs the command line, presses Ctrl-C when the server is asked; gives status and stderr."""
+def run_and_interrupt(address, mint):
+    """A function that runs a command, sends SIGINT during a call, and returns status and stderr."""
 
     def run(*words, written=lambda: True):
         code = "import sys; from imagemint.command import main; sys.exit(main())"
@@ -268,11 +268,13 @@ def interrupted(address, mint):
     return run
 
 
-def test_interrupt_says_that_nothing_is_written(interrupted, mint, tmp_path):
-    """Ctrl-C while the server works: status 130, no traceback, no half file, the call dropped."""
+def test_interrupt_reports_that_nothing_is_written(run_and_interrupt, mint, tmp_path):
+    """Ctrl-C gives status 130 without traceback or partial file, and the call is cancelled."""
     mint.silent = True
     out = tmp_path / "x.npz"
-    status, err = interrupted("--model", "plain", "--count", "20", "--seed", "4", "--out", out)
+    status, err = run_and_interrupt(
+        "--model", "plain", "--count", "20", "--seed", "4", "--out", out
+    )
     assert status == 130
     words = f"--server {mint.address} --model plain --count 20 --seed 4 --out {out}"
     assert err.splitlines() == [
@@ -283,17 +285,17 @@ def test_interrupt_says_that_nothing_is_written(interrupted, mint, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_interrupted_folder_is_completed(interrupted, mint, tmp_path):
-    """The message says what is there, and its command mints exactly the rest."""
+def test_interrupted_folder_can_be_completed(run_and_interrupt, mint, tmp_path):
+    """The message has what is written, and its command generates exactly the rest."""
     mint.hold_after = 8
     out = tmp_path / "folder"
     line = ("--model", "tiny", "--class", "balanced", "--count", "20", "--chunk-size", "4")
-    status, err = interrupted(
+    status, err = run_and_interrupt(
         *(*line, "--out", out), written=lambda: len(list(out.glob("0*.png"))) == 8
     )
     first, second = err.splitlines()
     assert status == 130
-    # The last chunk counts a moment after its last file is there.
+    # The last chunk is counted shortly after its last file is written.
     assert re.search(rf"interrupted after [48] of 20 images; they are in {out}$", first)
     mint.hold_after = None
     words = shlex.split(second.removeprefix("to mint the rest: "))
@@ -302,12 +304,12 @@ def test_interrupted_folder_is_completed(interrupted, mint, tmp_path):
     assert [each.name for each in sorted(out.iterdir())] == [
         f"{index:06d}_class{index % 3}.png" for index in range(20)
     ]
-    seeds = {opened(each).text["serial"].split("/")[1] for each in out.iterdir()}
+    seeds = {open_picture(each).text["serial"].split("/")[1] for each in out.iterdir()}
     assert seeds == {str(2**64 - 3)}
 
 
-def test_failure_says_what_is_written(imagemint, mint, fault, tmp_path):
-    """A stream that breaks for good names the pictures that are there and the way to go on."""
+def test_failure_reports_what_is_written(imagemint, mint, fault, tmp_path):
+    """A failed stream prints the number of pictures and the command for the rest."""
     mint.breaks.append((2, fault(grpc.StatusCode.INTERNAL, "broken")))
     line = ("generate", "--model", "tiny", "--count", 20, "--seed", 1, "--out", tmp_path / "x")
     status, _, err = imagemint(*line)
@@ -317,8 +319,8 @@ def test_failure_says_what_is_written(imagemint, mint, fault, tmp_path):
     assert err.endswith("imagemint generate: broken\n")
 
 
-def test_interrupt_during_the_imports_is_no_traceback():
-    """Ctrl-C in the first moment ends with 130 as well."""
+def test_interrupt_during_imports_has_no_traceback():
+    """Ctrl-C at the start also gives status 130."""
     code = (
         "import os, signal, sys\n"
         "class Press:\n"
@@ -336,8 +338,8 @@ def test_interrupt_during_the_imports_is_no_traceback():
 
 
 @pytest.mark.parametrize("name", ["a.zip", "a.parquet", "a.v2", "-", ".png", "x/.NPZ", ""])
-def test_other_outputs_are_refused(imagemint, mint, tmp_path, monkeypatch, name):
-    """A name that stands for nothing is refused before anything is asked or made."""
+def test_unsupported_output_is_refused(imagemint, mint, tmp_path, monkeypatch, name):
+    """A name without a known meaning is refused before a request or a file."""
     monkeypatch.chdir(tmp_path)
     status, _, err = imagemint("generate", "--model", "tiny", "--out", name)
     assert status == 2
@@ -351,19 +353,19 @@ def test_other_outputs_are_refused(imagemint, mint, tmp_path, monkeypatch, name)
     [("a.PNG", "PNG"), ("a.jpg", "JPEG"), ("a.JPEG", "JPEG"), ("a.webp", "WEBP"), ("v.2/", None)],
 )
 @pytest.mark.parametrize("count", [4, 40])
-def test_suffix_decides_in_any_case(imagemint, tmp_path, name, kind, count):
-    """Sheets of the server and sheets composed here have the format of their suffix."""
+def test_suffix_selects_the_format(imagemint, tmp_path, name, kind, count):
+    """Sheets of the server and of the client have the format of the suffix in any case."""
     line = ("generate", "--model", "plain", "--count", count, "--out", f"{tmp_path}/{name}")
     assert imagemint(*line)[0] == 0
     if kind is None:
         assert len(list((tmp_path / name).iterdir())) == count
     else:
-        assert opened(tmp_path / name).format == kind
+        assert open_picture(tmp_path / name).format == kind
 
 
 @pytest.mark.parametrize("name", ["x.npz", "x.png", "x"])
 def test_existing_output_is_refused(imagemint, mint, tmp_path, name):
-    """Nothing is replaced or mixed without being told to; --overwrite leaves no old picture."""
+    """Nothing is replaced or mixed without an option. --overwrite removes old pictures."""
     line = ("generate", "--model", "plain", "--out", tmp_path / name)
     assert imagemint(*line, "--count", 3, "--seed", 1)[0] == 0
     mint.requests.clear()
@@ -373,13 +375,15 @@ def test_existing_output_is_refused(imagemint, mint, tmp_path, name):
     assert not mint.requests
     assert imagemint(*line, "--count", 2, "--seed", 2, "--overwrite")[0] == 0
     if name == "x":
-        serials = [opened(each).text["serial"] for each in sorted((tmp_path / name).iterdir())]
+        serials = [
+            open_picture(each).text["serial"] for each in sorted((tmp_path / name).iterdir())
+        ]
         assert serials == ["plain@3/2/0", "plain@3/2/1"]
 
 
 @pytest.mark.parametrize("words", [("3", "4"), ("3,4",)])
-def test_classes_accumulate(imagemint, mint, tmp_path, words):
-    """Repeated flags mean the same as a list."""
+def test_class_options_accumulate(imagemint, mint, tmp_path, words):
+    """Repeated options are equivalent to a list."""
     mint.labels = tuple("abcdefgh")
     flags = [each for word in words for each in ("--class", word)]
     line = ("generate", "--model", "tiny", *flags, "--count", 4, "--out", tmp_path / "x")
@@ -388,14 +392,14 @@ def test_classes_accumulate(imagemint, mint, tmp_path, words):
 
 
 def test_empty_class_is_refused(imagemint, tmp_path):
-    """An empty variable of a script does not turn into classes at random."""
+    """An empty variable of a script does not lead to random classes."""
     status, _, err = imagemint("generate", "--model", "tiny", "--class", "", "--out", tmp_path)
     assert status == 1
     assert "there is no class ''; the classes are zero, one, two" in err
 
 
-def test_many_serials_take_few_calls(imagemint, mint, tmp_path):
-    """Neighbours share a call; the npz keeps the order that was asked for."""
+def test_many_serials_need_few_calls(imagemint, mint, tmp_path):
+    """Adjacent serials share a call, and the npz has the order of the arguments."""
     numbers = [5, 2, 3, 4, 9]
     serials = [f"tiny@3/7/{number}?class={number % 3}" for number in numbers]
     out = tmp_path / "x.npz"
@@ -408,8 +412,8 @@ def test_many_serials_take_few_calls(imagemint, mint, tmp_path):
     assert sorted(counts) == [1, 4]
 
 
-def test_serials_of_several_reels_do_not_collide(imagemint, tmp_path):
-    """Pictures of the same index of other seeds have names of their own."""
+def test_serials_of_several_seeds_have_distinct_names(imagemint, tmp_path):
+    """Pictures of one index of several seeds have different names."""
     line = ("generate", "--serial", "plain@3/1/0,plain@3/2/0", "--out", tmp_path / "x")
     assert imagemint(*line)[0] == 0
     assert [each.name for each in sorted((tmp_path / "x").iterdir())] == [

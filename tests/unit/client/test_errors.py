@@ -1,4 +1,4 @@
-"""Errors: the table is total, and the details survive the wire."""
+"""Tests of errors: the table of codes, and details on the wire."""
 
 import grpc
 import pytest
@@ -10,16 +10,16 @@ from imagemint.client import AsyncClient, ImagemintError, InvalidRequest, errors
 CODES = [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK]
 
 
-async def raised(address):
-    """The error of one call."""
+async def get_error(address):
+    """Returns the error of one call."""
     async with AsyncClient(address) as asynchronous:
         with pytest.raises(ImagemintError) as caught:
             await asynchronous.generate("tiny")
     return caught.value
 
 
-def test_table_is_total():
-    """Every status code has its class; only what the client itself finds out has none."""
+def test_table_is_complete():
+    """Every status code has a class. Errors of the client itself have no code."""
     assert set(errors.BY_CODE) == set(grpc.StatusCode)
     classes = {each for each in vars(errors).values() if isinstance(each, type)}
     tree = {each for each in classes if issubclass(each, ImagemintError)} - {ImagemintError}
@@ -27,86 +27,86 @@ def test_table_is_total():
 
 
 def test_every_error_has_a_reason():
-    """Also where no server named one, so that programs can branch on it."""
+    """The reason is set even without a server, so that programs can use it."""
     reasons = [each("x").reason for each in set(errors.BY_CODE.values())]
     reasons += [errors.ClientClosed().reason, errors.ClientForked().reason]
     assert all(reasons)
     assert len(set(reasons)) == len(reasons)
 
 
-def test_default_codes_agree_with_table():
-    """An error raised without a server bears the code that leads to its class."""
+def test_default_codes_agree_with_the_table():
+    """An error that is raised without a server has the code of its class."""
     for kind in set(errors.BY_CODE.values()):
         assert errors.BY_CODE[kind("x").code] is kind
 
 
 @pytest.mark.parametrize("code", CODES, ids=lambda code: code.name)
 async def test_each_code_raises_its_class(address, mint, fault, code):
-    """The class follows from the code on the wire, and the code stays known."""
-    # Enough for the retries of the service config.
+    """The class follows from the code on the wire, which stays available."""
+    # enough for the retries of the service config
     mint.faults.extend([fault(code, "because")] * 4)
-    error = await raised(address)
+    error = await get_error(address)
     assert type(error) is errors.BY_CODE[code]
     assert error.code is code
     assert str(error) == "because"
 
 
-async def test_violations_are_all_told(address, mint, fault):
-    """Every violation is there, and in the text."""
+async def test_all_violations_are_available(address, mint, fault):
+    """Every violation is in the error and in its text."""
     violations = [
         error_details_pb2.BadRequest.FieldViolation(field="images.count", description="is 0"),
         error_details_pb2.BadRequest.FieldViolation(field="output.quality", description="is 400"),
     ]
     bad = error_details_pb2.BadRequest(field_violations=violations)
     mint.faults.append(fault(grpc.StatusCode.INVALID_ARGUMENT, "2 fields are wrong", bad))
-    error = await raised(address)
+    error = await get_error(address)
     assert isinstance(error, InvalidRequest)
     assert [each.field for each in error.violations] == ["images.count", "output.quality"]
     assert str(error) == "2 fields are wrong (images.count: is 0; output.quality: is 400)"
 
 
-async def test_reason_and_metadata_are_told(address, mint, fault):
+async def test_reason_and_metadata_are_available(address, mint, fault):
     """ErrorInfo becomes reason and metadata."""
     info = error_details_pb2.ErrorInfo(
         reason="MODEL_NOT_FOUND", domain="imagemint", metadata={"known": "a, b"}
     )
     mint.faults.append(fault(grpc.StatusCode.NOT_FOUND, "no", info))
-    error = await raised(address)
+    error = await get_error(address)
     assert (error.reason, error.metadata) == ("MODEL_NOT_FOUND", {"known": "a, b"})
 
 
-async def test_retry_delay_is_told(address, mint, fault):
+async def test_retry_delay_is_available(address, mint, fault):
     """RetryInfo becomes retry_delay_s."""
     mint.faults.extend([fault(grpc.StatusCode.RESOURCE_EXHAUSTED, retry_s=0.25)] * 4)
-    assert (await raised(address)).retry_delay_s == 0.25
+    assert (await get_error(address)).retry_delay_s == 0.25
 
 
-async def test_request_id_is_told(address, mint, fault):
-    """RequestInfo becomes request_id, and stands in the text."""
+async def test_request_id_is_available(address, mint, fault):
+    """RequestInfo becomes request_id and is part of the text."""
     info = error_details_pb2.RequestInfo(request_id="r-17")
     mint.faults.append(fault(grpc.StatusCode.INTERNAL, "failed", info))
-    error = await raised(address)
+    error = await get_error(address)
     assert error.request_id == "r-17"
     assert str(error) == "failed [request r-17]"
 
 
-def test_damaged_details_are_left_out():
-    """Bytes that are no Status still give the class of the code."""
+def test_invalid_details_are_ignored():
+    """If the details are not a Status, the code still gives the class."""
     trailer = aio.Metadata(("grpc-status-details-bin", b"\xff\xff"))
     error = aio.AioRpcError(grpc.StatusCode.NOT_FOUND, aio.Metadata(), trailer, "gone")
     assert type(errors.translate_error(error)) is errors.NotFound
 
 
-async def test_absent_server_is_named():
-    """The error says which address was called and what to look at, and has a stable reason."""
+async def test_unreachable_server_is_named():
+    """The error has the address, a hint and a stable reason."""
     async with AsyncClient("127.0.0.1:1") as asynchronous:
         with pytest.raises(errors.Unavailable, match=r"127\.0\.0\.1:1.*Is an imagemint") as caught:
             await asynchronous.models()
     assert caught.value.reason == "SERVER_UNREACHABLE"
 
 
-async def test_own_deadline_is_explained(address, mint):
-    """A deadline that passes in the client names the server, the seconds and a stable reason."""
+async def test_deadline_of_the_client_is_explained(address, mint):
+    """The error has the server, the seconds and a stable reason."""
     mint.silent = True
     async with AsyncClient(address) as asynchronous:
         with pytest.raises(errors.DeadlineExceeded, match=f"{address} within 0.05 s") as caught:

@@ -1,4 +1,4 @@
-"""Which extra brings a module, and how to install it."""
+"""Tests of imagemint.client.extras: the extra of a module and how to install it."""
 
 import json
 import tomllib
@@ -35,19 +35,19 @@ EXTRAS = PROJECT["optional-dependencies"]
         ("json5", "imagemint.client.generate", None),
     ],
 )
-def test_extra_fits_module_and_part(module, part, extra):
-    """The module's own extra, otherwise that of the part."""
+def test_extra_follows_from_module_and_part(module, part, extra):
+    """The result is the module's own extra, otherwise that of the part."""
     assert find_extra(module, part) == extra
 
 
 @pytest.mark.parametrize("extra", [*_EXTRA_OF_MODULE.values(), *_EXTRA_OF_PART.values()])
 def test_extra_exists(extra):
-    """Every extra of the tables is one of pyproject.toml."""
+    """Every extra in the tables exists in pyproject.toml."""
     assert extra in EXTRAS
 
 
-def test_every_command_has_its_extra():
-    """Only the commands of the client need none."""
+def test_every_command_has_an_extra():
+    """Only commands of the client need no extra."""
     for name, target in PROJECT["entry-points"]["imagemint.commands"].items():
         part = ".".join(target.split(".")[:2])
         assert part == "imagemint.client" or part in _EXTRA_OF_PART, name
@@ -65,8 +65,8 @@ def test_every_command_has_its_extra():
         ({"url": "https://host/imagemint.whl"}, "pip install 'imagemint[train]'"),
     ],
 )
-def test_command_names_the_clone(monkeypatch, origin, command):
-    """Where the installation came from a clone, the command installs the extra from there."""
+def test_command_uses_the_clone(monkeypatch, origin, command):
+    """If the installation comes from a clone, the command installs the extra from it."""
 
     class Installed:
         def read_text(self, name):

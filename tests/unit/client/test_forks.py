@@ -1,7 +1,7 @@
-"""Clients and forks: an inherited client says so, a new one works, the parent goes on.
+"""Tests of clients and forks: inherited clients raise, new ones work, and the parent continues.
 
-Each program is a process of its own, because a fork of the test's own process would carry its
-server along. A hang is the failure to look for: an alarm ends parent and child before the test.
+Each program is a process of its own, because a fork of the test's process would contain its server.
+An alarm ends parent and child before the timeout of the test if they hang.
 """
 
 import subprocess
@@ -57,10 +57,10 @@ SERIAL = "tiny@3/5/1?class=1"
 
 @pytest.fixture
 def run(address, tmp_path):
-    """Runs a program after the prelude; gives what it prints, line by line."""
+    """A function that runs a program after the prelude and returns the lines that it prints."""
 
     def run_program(program):
-        script = tmp_path / "program.py"  # a file, because spawned processes import it again
+        script = tmp_path / "program.py"  # a file, because spawned processes import it
         script.write_text(PRELUDE + program)
         done = subprocess.run(
             [sys.executable, script, address],
@@ -75,8 +75,8 @@ def run(address, tmp_path):
     return run_program
 
 
-def test_inherited_client_says_so(run):
-    """Every kind of call raises ClientForked at once; closing and collecting it is harmless."""
+def test_inherited_client_raises(run):
+    """Every kind of call raises ClientForked at once. Closing and collecting it are allowed."""
     program = """
 client = Client(ADDRESS)
 client.generate("tiny")
@@ -100,7 +100,7 @@ print(len(next(chunks)), len(client.generate("tiny")))
 
 
 def test_new_client_works_in_the_child(run):
-    """Calls, streams, asyncio, errors and a child of the child, while the parent keeps its own."""
+    """Calls, streams, asyncio, errors and a nested fork work, while the parent keeps its client."""
     program = """
 client = Client(ADDRESS)
 client.generate("tiny")
@@ -122,7 +122,7 @@ print(client.generate("tiny", 2, seed=5).serials[1])
 
 
 def test_child_of_a_parent_without_clients_uses_grpc(run):
-    """A fork before the first client, or after the last one, costs nothing: no helper process."""
+    """A fork without a live client needs no helper process."""
     program = """
 from imagemint.client import forks
 print(in_fork(lambda: (fresh(), forks.grpc_is_broken())))
@@ -135,8 +135,8 @@ print(in_fork(lambda: (fresh(), forks.grpc_is_broken())))
     assert run(program) == [f"('{SERIAL}', False)"] * 2
 
 
-def test_fork_while_calls_are_under_way(run):
-    """Threads that call and stream all the time: each child works, and no call of theirs fails."""
+def test_fork_during_calls(run):
+    """Each child works while threads of the parent call and stream, and no call fails."""
     program = """
 client, other, stop, failures = Client(ADDRESS), Client(ADDRESS), threading.Event(), []
 
@@ -161,8 +161,8 @@ print(failures)
     assert run(program) == [f"{SERIAL} ClientForked"] * 4 + ["[]"]
 
 
-def test_child_ends_as_any_program_does(run):
-    """A child of os.fork that unwinds and finalizes its interpreter neither hangs nor crashes."""
+def test_child_exits_normally(run):
+    """A child of os.fork that finalizes its interpreter neither hangs nor crashes."""
     program = """
 client = Client(ADDRESS)
 chunks = client.stream("tiny", 10**6)
@@ -195,8 +195,8 @@ asyncio.run(main())
     assert run(program) == [SERIAL, "ClientForked", "1"]
 
 
-def test_pools_and_start_methods(run):
-    """Daemonic workers, as of a pool or a data loader, with every way of starting them."""
+def test_pools_and_start_methods_work(run):
+    """Daemonic workers of a pool or data loader work with every start method."""
     program = """
 def work(number):
     with Client(ADDRESS, timeout_s=30) as own:
@@ -220,7 +220,10 @@ if __name__ == "__main__":
     [("grpc", None, True), ("grpc", "0", False), ("imagemint.client", None, False)],
 )
 def test_grpc_imported_first_is_a_warning(address, monkeypatch, first, switch, warned):
-    """GRPC reads its environment on import; too late to switch its fork support off, we say so."""
+    """GRPC reads its environment at import.
+
+    If it is too late to disable its fork support, there is a warning.
+    """
     monkeypatch.delenv("GRPC_ENABLE_FORK_SUPPORT", raising=False)
     if switch is not None:
         monkeypatch.setenv("GRPC_ENABLE_FORK_SUPPORT", switch)

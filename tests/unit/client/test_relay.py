@@ -1,4 +1,4 @@
-"""Calls through the helper process: the same answers and errors as without it."""
+"""Tests of calls through the helper process: the same results and errors as without it."""
 
 import asyncio
 import os
@@ -16,20 +16,20 @@ UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 
 
 @pytest.fixture(autouse=True)
-def _in_a_forked_process(monkeypatch):
-    """As if gRPC had been running when this process was forked."""
+def _simulate_fork(monkeypatch):
+    """Simulates a fork of a process in which gRPC was running."""
     monkeypatch.setattr(forks, "grpc_is_broken", lambda: True)
 
 
 @pytest.fixture
 async def relayed(address):
-    """A client of `mint` with a helper."""
+    """A client of `mint` with a helper process."""
     async with AsyncClient(address, metadata=[("authorization", "Bearer x")]) as opened:
         yield opened
 
 
-async def test_answers_are_the_same(relayed, mint, monkeypatch, address):
-    """Calls, streams, models and metadata."""
+async def test_results_are_equal(relayed, mint, monkeypatch, address):
+    """Calls, streams, models and metadata give the same results."""
     batch = await relayed.generate("tiny", 3, seed=5)
     streamed = [part async for part in relayed.stream("tiny", 30, seed=5)]
     assert [model.name for model in await relayed.models()] == ["tiny", "zebra"]
@@ -41,13 +41,13 @@ async def test_answers_are_the_same(relayed, mint, monkeypatch, address):
     assert np.array_equal(np.concatenate([part.image for part in streamed]), whole)
 
 
-async def test_large_answer_is_received(relayed):
-    """Beyond the buffers of a socket and the limits of a reader."""
+async def test_large_response_is_received(relayed):
+    """A response may exceed the buffers of a socket and the limits of a reader."""
     assert len(await relayed.generate("tiny", 60_000, seed=1)) == 60_000
 
 
 async def test_errors_keep_their_details(relayed, mint, fault):
-    """Class, reason and metadata come through."""
+    """Class, reason and metadata are preserved."""
     info = error_details_pb2.ErrorInfo(reason="MODEL_NOT_FOUND", metadata={"known": "a, b"})
     mint.faults.append(fault(grpc.StatusCode.NOT_FOUND, "gone", info))
     with pytest.raises(client.NotFound, match="gone") as caught:
@@ -56,23 +56,23 @@ async def test_errors_keep_their_details(relayed, mint, fault):
 
 
 async def test_stream_resumes(relayed, mint, fault):
-    """A broken stream goes on from the next index."""
+    """A broken stream continues at the next index."""
     mint.breaks.append((1, fault(UNAVAILABLE)))
     indices = [int(each) async for part in relayed.stream("tiny", 10) for each in part.index]
     assert indices == list(range(10))
     assert len(mint.requests) == 2
 
 
-async def test_deadline_passes(relayed, mint):
-    """A silent server is given up, and the call dropped there."""
-    await relayed.generate("tiny")  # so that the helper has started
+async def test_deadline_applies(relayed, mint):
+    """A call without an answer raises and is cancelled on the server."""
+    await relayed.generate("tiny")  # starts the helper
     mint.silent = True
     with pytest.raises(client.DeadlineExceeded):
         await relayed.generate("tiny", timeout_s=0.2)
     assert await asyncio.to_thread(mint.cancelled.wait, 30)
 
 
-async def test_stream_left_early_is_dropped(relayed, mint):
+async def test_abandoned_stream_is_cancelled(relayed, mint):
     """Closing the stream cancels the call on the server."""
     chunks = relayed.stream("tiny", 10**6)
     await anext(chunks)
@@ -81,8 +81,8 @@ async def test_stream_left_early_is_dropped(relayed, mint):
 
 
 @pytest.mark.parametrize("calls", ["generate", "stream"])
-async def test_close_is_an_error_in_other_tasks(address, mint, calls):
-    """As without a helper."""
+async def test_close_raises_in_other_tasks(address, mint, calls):
+    """The behaviour is the same as without a helper."""
     relayed = AsyncClient(address)
     mint.silent = True
     call = relayed.generate("tiny") if calls == "generate" else anext(relayed.stream("tiny", 4))
@@ -93,8 +93,8 @@ async def test_close_is_an_error_in_other_tasks(address, mint, calls):
         await task
 
 
-async def test_helper_that_dies_is_an_error(relayed):
-    """Calls under way and later ones raise at once; none waits for its deadline."""
+async def test_dead_helper_is_an_error(relayed):
+    """Current and later calls raise at once instead of at their deadline."""
     await relayed.generate("tiny")
 
     async def call_until_it_fails():
@@ -107,7 +107,7 @@ async def test_helper_that_dies_is_an_error(relayed):
 
 
 def test_helper_ends_with_its_client(address):
-    """Closed or collected, no process is left behind."""
+    """No process remains after the client is closed."""
     with Client(address) as blocking:
         blocking.generate("tiny")
         process = blocking._client._channel._process
@@ -115,8 +115,8 @@ def test_helper_ends_with_its_client(address):
     assert process.poll() == 0
 
 
-def test_files_of_tls_are_read_here(address, tmp_path):
-    """A path that does not exist is an OSError with the path."""
+def test_tls_files_are_read_in_this_process(address, tmp_path):
+    """A path that does not exist raises FileNotFoundError with the path."""
     with (
         Client(address, tls=Tls(tmp_path / "none.pem")) as blocking,
         pytest.raises(FileNotFoundError, match=r"none\.pem"),

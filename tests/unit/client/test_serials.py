@@ -1,4 +1,4 @@
-"""Serial numbers read back."""
+"""Tests of imagemint.client.serials."""
 
 import pytest
 
@@ -25,8 +25,8 @@ from imagemint.client.serials import cut_into_runs, parse_serials
         ),
     ],
 )
-def test_parse_reads_serial(text, serial):
-    """Class and truncation are there only where the text has them."""
+def test_serial_is_parsed(text, serial):
+    """Class and truncation are set only if the text has them."""
     assert Serial.parse(text) == serial
 
 
@@ -52,14 +52,14 @@ def test_parse_reads_serial(text, serial):
         "m@1/1/1?psi=1",
     ],
 )
-def test_parse_refuses_other_text(text):
-    """Anything else is an InvalidRequest that shows an example."""
+def test_other_text_is_refused(text):
+    """Any other text raises InvalidRequest with an example."""
     with pytest.raises(InvalidRequest, match="mnist@3/42/17"):
         Serial.parse(text)
 
 
-def test_runs_are_the_fewest_calls():
-    """Neighbours on a reel share a run up to the limit; duplicates and other reels do not."""
+def test_runs_need_the_fewest_calls():
+    """Adjacent serials of a seed share a run up to the limit. Duplicates do not."""
     texts = ["m@1/7/3?class=2", "m@1/7/1?class=0", "m@1/8/2?class=0", "m@1/7/2?class=1"]
     texts += ["m@1/7/1?class=0", "m@1/7/9?class=0"]
     runs = cut_into_runs([Serial.parse(each) for each in texts], lambda _: 2)
@@ -73,14 +73,14 @@ def test_runs_are_the_fewest_calls():
 
 
 def test_serials_of_two_captions_share_no_call():
-    """One call takes one caption."""
+    """A call has one caption."""
     texts = [f"p@1/7/{index}?caption={text}" for index, text in enumerate(("a", "b", "b"))]
     runs = cut_into_runs([Serial.parse(each) for each in texts], lambda _: 9)
     assert [(each.first.caption, each.positions) for each in runs] == [("a", (0,)), ("b", (1, 2))]
 
 
 def test_serials_of_two_variants_share_no_call():
-    """Each run names its variant, the reference where the serial names none; mint() takes one."""
+    """Each run has its variant, by default the reference. mint() accepts one variant."""
     texts = ["m@1/7/1", "m@1+int8/7/2", "m@1/7/2"]
     runs = cut_into_runs([Serial.parse(each) for each in texts], lambda _: 9)
     asked = [(run_selection(each)["variant"], each.positions) for each in runs]

@@ -1,4 +1,4 @@
-"""Numbers of the client's commands: each is bounded where it is read."""
+"""Tests of the numeric settings of the client's commands, which all have limits."""
 
 import pytest
 from pydantic import ValidationError
@@ -9,7 +9,7 @@ from imagemint.bench.mix import RequestKind
 from imagemint.client.commands import Models
 from imagemint.client.generate import Generate
 
-# Of the model's own range, which the server knows.
+# The server knows the range of the model.
 UNBOUNDED = {"truncation"}
 
 
@@ -23,8 +23,8 @@ UNBOUNDED = {"truncation"}
     ],
     ids=["models", "generate", "bench", "mix"],
 )
-def test_numbers_are_bounded(settings, needed):
-    """Every numeric setting has a least and a largest value; beyond them it is refused."""
+def test_numbers_are_limited(settings, needed):
+    """Every numeric setting has a minimum and a maximum."""
     for name, bounds in numbers_of(settings).items():
         listed = settings.model_fields[name].default == []
         key = settings.model_fields[name].alias or name

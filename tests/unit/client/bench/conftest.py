@@ -1,4 +1,4 @@
-"""A target and a clock that do what a test says, and nothing by themselves."""
+"""Fixtures: a target and a clock that the test controls."""
 
 import asyncio
 from contextlib import asynccontextmanager
@@ -19,24 +19,24 @@ SECOND = 1_000_000_000
 
 
 async def settle():
-    """Lets everything run that can."""
+    """Runs every task that can run."""
     for _ in range(50):
         await asyncio.sleep(0)
 
 
 class FakeClock:
-    """Stands still until told otherwise."""
+    """A clock that advances only on request."""
 
     def __init__(self):
         self.now = 0
         self._waiting = []
 
     def now_ns(self):
-        """Where it stands."""
+        """Returns the current time."""
         return self.now
 
     async def until(self, moment_ns):
-        """Waits for the test to get there."""
+        """Waits until the test reaches the moment."""
         if moment_ns <= self.now:
             await asyncio.sleep(0)
             return
@@ -45,14 +45,14 @@ class FakeClock:
         await woken
 
     async def run_to(self, moment_ns):
-        """Goes on to a moment, and stops at every one that somebody waits for."""
+        """Advances to a moment and stops at every moment that a task waits for."""
         await settle()
         while due := [each for each in self._waiting if each[0] <= moment_ns]:
             await self.jump_to(min(moment for moment, _ in due))
         await self.jump_to(moment_ns)
 
     async def jump_to(self, moment_ns):
-        """Goes to a moment at once: whoever waited for an earlier one is late."""
+        """Advances to a moment at once. Tasks that waited for an earlier one wake late."""
         self.now = moment_ns
         due = [each for each in self._waiting if each[0] <= moment_ns]
         self._waiting = [each for each in self._waiting if each[0] > moment_ns]
@@ -62,7 +62,7 @@ class FakeClock:
 
 
 class FakeTarget:
-    """Answers what is asked for after `takes_ns`, or when `free` is set; fails as told."""
+    """A target that answers after `takes_ns` or when `free` is set, and raises `faults`."""
 
     def __init__(self, clock, takes_ns=0):
         self.clock = clock
@@ -78,20 +78,20 @@ class FakeTarget:
 
     @asynccontextmanager
     async def connect(self):
-        """One more connection."""
+        """Opens another connection."""
         self.opened += 1
         yield FakeConnection(self, self.opened)
 
 
 class FakeConnection:
-    """Records who asked for what."""
+    """A connection that records its calls."""
 
     def __init__(self, target, number):
         self.target = target
         self.number = number
 
     def unary(self, ask, reel):
-        """Answers with all images."""
+        """Returns a call that answers with all images."""
 
         async def send(turn):
             await self._wait(ask, reel, turn)
@@ -100,7 +100,7 @@ class FakeConnection:
         return send
 
     def streaming(self, ask, reel):
-        """Answers chunk by chunk."""
+        """Returns a call that answers in chunks."""
 
         async def chunks(turn):
             try:
@@ -113,7 +113,7 @@ class FakeConnection:
         return chunks
 
     def fingerprint(self, content):
-        """All of it."""
+        """Returns the whole content."""
         return repr(content).encode()
 
     async def _wait(self, ask, reel, turn):
@@ -131,19 +131,19 @@ class FakeConnection:
 
 @pytest.fixture
 def clock():
-    """Stands at zero."""
+    """A clock at zero."""
     return FakeClock()
 
 
 @pytest.fixture
 def target(clock):
-    """Answers at once, until told otherwise."""
+    """A target that answers at once by default."""
     return FakeTarget(clock)
 
 
 @pytest.fixture
 def generate(clock, target):
-    """Starts the load of a plan on the fake target; returns the generator and its task."""
+    """A function that starts the load of a plan and returns the generator and its task."""
 
     async def start(load, mix="count=1", **plan):
         plan = Plan(load, parse_mix(mix), **plan)
@@ -161,13 +161,16 @@ def generate(clock, target):
 
 @pytest.fixture
 def busy():
-    """CallFailed of a server that sheds load."""
+    """A CallFailed of a server that sheds load."""
     return CallFailed("RESOURCE_EXHAUSTED", "queue full", shed=True)
 
 
 @pytest.fixture
 def make_effort():
-    """What a client process spent: shares of a window of ten seconds, late by milliseconds."""
+    """A function that makes the cost of a client process.
+
+    Arguments are shares of a window of ten seconds, and lateness in milliseconds.
+    """
 
     def make(busy=0.1, lag_ms=0.1, late_ms=None):
         lag, late = Latencies(), Latencies()
@@ -181,7 +184,10 @@ def make_effort():
 
 @pytest.fixture
 def make_point(make_effort):
-    """A point of ten seconds: images a second that arrived, p99, and for an open loop offered."""
+    """A function that makes a point of ten seconds.
+
+    Arguments are received images per second, p99 and, for an open loop, the offered rate.
+    """
 
     def make(images_per_s, p99_ms, *, rate=None, concurrency=1, mix="count=1"):
         tally = Counts(calls=round(images_per_s * 10), images=round(images_per_s * 10))

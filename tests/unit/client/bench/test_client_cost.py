@@ -1,4 +1,4 @@
-"""When the client is the limit."""
+"""Tests of imagemint.bench.client_cost: when the client is the limit."""
 
 import pytest
 
@@ -14,8 +14,8 @@ from imagemint.bench.client_cost import BUSY, CostMeter, limit
         ({"busy": 1.0}, None, "event loop was busy 100%"),
     ],
 )
-def test_limit_is_told(make_effort, effort, p99_ms, word):
-    """Busy, late or lagging, with the figure."""
+def test_limit_is_explained(make_effort, effort, p99_ms, word):
+    """The reason is a busy event loop, late calls or lag, with the measurement."""
     assert word in limit(make_effort(**effort), p99_ms)
 
 
@@ -28,13 +28,13 @@ def test_limit_is_told(make_effort, effort, p99_ms, word):
         ({"lag_ms": 60.0}, None),
     ],
 )
-def test_small_part_is_no_limit(make_effort, effort, p99_ms):
-    """Less than half of the latency, or too little to matter, or nothing to be part of."""
+def test_small_share_is_no_limit(make_effort, effort, p99_ms):
+    """Less than half of the latency, or a negligible time, is no limit."""
     assert limit(make_effort(**effort), p99_ms) is None
 
 
-async def test_watch_counts_from_open_to_close():
-    """CPU time of this process and of this thread; calls as it was told."""
+async def test_meter_counts_from_open_to_close():
+    """The meter has the CPU time of the process and thread, and the calls."""
     watch = CostMeter()
     assert not watch.is_open
     watch.open()
@@ -48,7 +48,7 @@ async def test_watch_counts_from_open_to_close():
     assert effort.busy == effort.loop_cpu_s / effort.wall_s
 
 
-def test_watch_that_was_never_opened_is_a_bug():
-    """It has nothing to tell."""
+def test_meter_must_be_opened():
+    """Closing a meter that is not open raises RuntimeError."""
     with pytest.raises(RuntimeError):
         CostMeter().close()

@@ -1,4 +1,4 @@
-"""Client processes share a load, and their results add up."""
+"""Tests of client processes that share a load."""
 
 import multiprocessing
 import pickle
@@ -17,8 +17,8 @@ from imagemint.bench.target import CallFailed
 ONE = parse_mix("count=1")
 
 
-def test_plan_is_shared_without_rest():
-    """Callers, images and rate add up; nobody gets nothing; each has a number of its own."""
+def test_plan_is_divided_completely():
+    """Callers, images and rate add up. No part is empty, and each has its own number."""
     parts = Plan(Closed(5), ONE, images=11).shared(3)
     assert [part.load.concurrency for part in parts] == [2, 2, 1]
     assert [part.images for part in parts] == [4, 4, 3]
@@ -28,8 +28,8 @@ def test_plan_is_shared_without_rest():
     assert [part.load.calls_per_s for part in parts] == [7.5] * 4
 
 
-def test_processes_add_up(address, mint):
-    """Two real processes: all images arrive, from two reels, and every latency is there."""
+def test_results_of_processes_add_up(address, mint):
+    """Two real processes receive all images from two seeds, with every latency."""
     plan = Plan(Closed(4), parse_mix("count=2 class=1"), images=40, verify=True)
     with ClientProcesses(ImagemintTarget((address,), "tiny"), 2) as clients:
         point = join_results(plan.load, plan.mix, clients.measure(plan))
@@ -41,8 +41,8 @@ def test_processes_add_up(address, mint):
     assert len({request.images.seed for request in mint.requests}) == 2
 
 
-def test_failure_in_a_process_travels():
-    """As the error it was there; the process waits for the next plan."""
+def test_failure_in_a_process_is_raised():
+    """The error is raised in the parent, and the process waits for the next plan."""
     ours, theirs = multiprocessing.Pipe()
     with ThreadPoolExecutor(1) as pool:
         serving = pool.submit(_answer, theirs, ImagemintTarget(("127.0.0.1:1",), "tiny"))
@@ -56,8 +56,8 @@ def test_failure_in_a_process_travels():
     assert pickle.loads(pickle.dumps(CallFailed("X", "why", shed=True))).shed  # noqa: S301 - our own
 
 
-def test_lost_process_is_told():
-    """By its exit status, and not by waiting for ever."""
+def test_lost_process_is_an_error():
+    """The error has its exit status, and the parent does not wait."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=sys.exit, args=(3,))

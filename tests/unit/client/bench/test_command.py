@@ -1,4 +1,4 @@
-"""`imagemint bench`, as typed, against a real server on loopback."""
+"""Tests of `imagemint bench` from the command line against a real server on loopback."""
 
 import http.server
 import json
@@ -15,9 +15,9 @@ from imagemint.client import cli
 
 @pytest.fixture
 def verdicts(monkeypatch):
-    """Why the client was the limit of one point after the other; None, or nothing left: it was not.
+    """The reasons why the client was the limit of each point, or None. Missing ones are None.
 
-    Server and client share this process, so that its own verdict would be chance.
+    Server and client share this process, so that a real measurement would be random.
     """
     verdicts = []
     limit = "imagemint.bench.generator.limit"
@@ -27,7 +27,7 @@ def verdicts(monkeypatch):
 
 @pytest.fixture
 def bench(address, capsys, verdicts):
-    """Runs a command line against `mint`; gives status, stdout and stderr."""
+    """A function that runs a command against `mint` and returns status, stdout and stderr."""
 
     def run(*words):
         line = ("bench", "--server", address, "--model", "tiny", "--warmup-s", 0, *words)
@@ -38,7 +38,7 @@ def bench(address, capsys, verdicts):
 
 
 def test_closed_loop_is_measured(bench, mint, tmp_path):
-    """A row and a point for each number of callers; every image is counted."""
+    """Each number of callers has a row and a point, and every image is counted."""
     file = tmp_path / "out" / "bench.json"
     status, out, _ = bench(
         "--concurrency", "1,3", "--images", 12, "--mix", "count=2", "--json", file
@@ -56,13 +56,13 @@ def test_closed_loop_is_measured(bench, mint, tmp_path):
         assert (point["images"], point["calls"], point["offered_images_per_s"]) == (12, 6, None)
         assert point["latency_ms"]["count"] == 6
         assert len(Latencies.decoded(point["kinds"][0]["histogram"])) == 6
-    # Six calls for each point, and one that opened the connection.
+    # six calls per point, and one that opens the connection
     assert len(mint.requests) == 2 * 7
 
 
 @pytest.fixture
 def metrics_address():
-    """A /metrics that answers the first two readings, and no more."""
+    """The address of a /metrics endpoint that answers only the first two requests."""
     left = [2]
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -84,8 +84,8 @@ def metrics_address():
     server.server_close()
 
 
-def test_what_was_measured_outlives_the_metrics(bench, metrics_address, tmp_path):
-    """A /metrics that goes away ends the run; the points before it are written all the same."""
+def test_points_are_written_if_the_metrics_fail(bench, metrics_address, tmp_path):
+    """If /metrics fails, the run ends, and the points before are written."""
     file = tmp_path / "bench.json"
     status, _, err = bench(
         *("--concurrency", "1,3", "--images", 4, "--json", file, "--metrics", metrics_address)
@@ -97,8 +97,8 @@ def test_what_was_measured_outlives_the_metrics(bench, metrics_address, tmp_path
     assert point["server"]["batches"] == {"4.0": 0}
 
 
-def test_point_outlives_the_metrics(bench, metrics_address, tmp_path):
-    """If /metrics goes away while a point is measured, it lacks only what the server counted."""
+def test_point_is_complete_if_the_metrics_fail(bench, metrics_address, tmp_path):
+    """A point during which /metrics fails lacks only the server's counts."""
     urllib.request.urlopen(f"http://{metrics_address}/metrics").close()
     file = tmp_path / "bench.json"
     status, _, err = bench(
@@ -118,10 +118,10 @@ def test_point_outlives_the_metrics(bench, metrics_address, tmp_path):
         (("--plot", "there.png"), 1, "there.png exists; --overwrite replaces it"),
     ],
 )
-def test_bad_output_is_told_before_the_load(
+def test_invalid_output_is_refused_before_the_load(
     bench, mint, tmp_path, monkeypatch, *, words, status, message
 ):
-    """A file that exists, and a picture of no known kind, are refused before anything is sent."""
+    """An existing file and an unknown format are refused before a request is sent."""
     monkeypatch.chdir(tmp_path)
     for name in ("there.json", "there.png"):
         (tmp_path / name).write_text("kept")
@@ -132,7 +132,7 @@ def test_bad_output_is_told_before_the_load(
 
 
 def test_open_loop_is_measured(bench, tmp_path):
-    """Offered and achieved, whether it holds, and a picture."""
+    """The output has offered and achieved rate, the knee and a plot."""
     picture = tmp_path / "bench.png"
     line = ("--rate", "200,100", "--images", 10, "--p99-ms", 30_000, "--achieved", 0.001)
     status, out, _ = bench(*line, "--plot", picture)
@@ -144,8 +144,8 @@ def test_open_loop_is_measured(bench, tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-def test_mix_has_a_row_for_each_kind(bench):
-    """And one for the first chunks of its streams."""
+def test_mix_has_a_row_per_kind(bench):
+    """The first chunks of streams have a row of their own."""
     line = ("--concurrency", 2, "--images", 60, "--mix", "count=1:3, count=8 stream chunk=4")
     status, out, _ = bench(*line)
     assert status == 0
@@ -153,8 +153,8 @@ def test_mix_has_a_row_for_each_kind(bench):
     assert names == ["concurrency 2", "count=1", "count=8 stream chunk=4", "first chunk"]
 
 
-def test_sweep_finds_the_capacity_first(bench, monkeypatch):
-    """Then offers shares of it."""
+def test_sweep_measures_the_capacity_first(bench, monkeypatch):
+    """The rates of the sweep are shares of the capacity."""
     monkeypatch.setattr("imagemint.bench.knee.GRID", (0.1, 0.2))
     monkeypatch.setattr("imagemint.bench.knee.FINE", 1.0)
     line = ("--sweep", "--sweep-concurrency", 2, "--images", 8, "--p99-ms", 30_000)
@@ -168,8 +168,8 @@ def test_sweep_finds_the_capacity_first(bench, monkeypatch):
     ]
 
 
-def test_client_that_is_the_limit_ends_the_run(bench, tmp_path, verdicts):
-    """One line, status 1; its figures are neither printed nor written, those before it are."""
+def test_run_ends_if_the_client_is_the_limit(bench, tmp_path, verdicts):
+    """One line with status 1 is printed. The point is not reported, and earlier ones are."""
     file = tmp_path / "bench.json"
     verdicts.extend([None, "its event loop was busy 99% of the time"])
     status, out, err = bench("--concurrency", "1,2,3", "--images", 4, "--json", file)
@@ -185,8 +185,8 @@ def test_client_that_is_the_limit_ends_the_run(bench, tmp_path, verdicts):
     assert "images_per_s" not in found["aborted"]
 
 
-def test_answers_are_verified(bench, mint):
-    """Asked for again after the clock has stopped; a difference is status 1."""
+def test_responses_are_verified(bench, mint):
+    """Requests are repeated after the measurement, and a difference gives status 1."""
     status, out, _ = bench("--concurrency", 2, "--images", 4, "--verify")
     assert (status, out.splitlines()[-1]) == (
         0,
@@ -208,8 +208,8 @@ def test_answers_are_verified(bench, mint):
     )
 
 
-def test_refusals_are_in_the_row(bench, mint, fault, tmp_path):
-    """Shed apart from failed, by code."""
+def test_refusals_are_reported(bench, mint, fault, tmp_path):
+    """Shed and failed calls are separate, by code."""
     file = tmp_path / "bench.json"
     begin = mint._begin
 
@@ -228,8 +228,8 @@ def test_refusals_are_in_the_row(bench, mint, fault, tmp_path):
     assert out.split()[-4:-2] == ["1", "1"]
 
 
-def test_server_without_answers_is_told(bench, mint, fault):
-    """Not one answer: the first reason, status 1."""
+def test_server_without_responses_is_an_error(bench, mint, fault):
+    """If no call succeeds, the first reason is printed with status 1."""
     mint.faults.extend([fault(grpc.StatusCode.NOT_FOUND, "there is no model tiny")] * 3)
     assert bench("--images", 2)[::2] == (
         1,
@@ -247,8 +247,8 @@ def test_server_without_answers_is_told(bench, mint, fault):
         (("--duration-s", "1", "--images", "3"), "--duration-s and --images exclude each other"),
     ],
 )
-def test_wrong_use_is_told(bench, mint, words, message):
-    """One line, status 2, and nothing is asked of the server."""
+def test_wrong_use_is_refused(bench, mint, words, message):
+    """One line with status 2 is printed, and no request is sent."""
     status, _, err = bench(*words)
     assert (status, err.count("\n")) == (2, 1)
     assert message in err

@@ -1,4 +1,4 @@
-"""The load itself, on a clock that the test advances and a server that answers when it says."""
+"""Tests of the load generator with a clock and a server that the test controls."""
 
 import asyncio
 from itertools import pairwise, takewhile
@@ -14,32 +14,32 @@ from imagemint.bench.target import CallFailed
 SECOND = 1_000_000_000
 
 
-def intended(rate, seconds, seed=0):
-    """When an open loop should call, in seconds."""
+def compute_intended(rate, seconds, seed=0):
+    """Returns the times in seconds at which an open loop should call."""
     random = random_of(seed, 0, Purpose.ARRIVALS)
     return list(takewhile(lambda at: at < seconds, arrivals(rate, random)))
 
 
-async def test_stalled_server_cannot_hide(generate, clock, target):
-    """An open loop goes on calling, and every latency counts from the intended start."""
+async def test_open_loop_shows_a_stalled_server(generate, clock, target):
+    """An open loop continues to call, and each latency counts from the intended start."""
     target.free.clear()
     _, running = await generate(Open(10.0), duration_s=2.0)
     await clock.run_to(5 * SECOND)
-    assert len(target.asked) == len(intended(10.0, 2.0))
+    assert len(target.asked) == len(compute_intended(10.0, 2.0))
     target.free.set()
     share = await running
-    waited = sorted(5.0 - at for at in intended(10.0, 2.0))
+    waited = sorted(5.0 - at for at in compute_intended(10.0, 2.0))
     latency = share.tallies[0].latency
     assert len(latency) == len(waited)
     assert latency.quantile_ms(1.0) == pytest.approx(1e3 * waited[-1], rel=1e-3)
     assert latency.quantile_ms(0.01) == pytest.approx(1e3 * waited[0], rel=1e-3)
-    # They arrived after the window: no throughput, though the latencies count.
+    # They arrived after the window, so they count as latencies and not as throughput.
     assert (share.tallies[0].images, share.tallies[0].asked_images) == (0, len(waited))
     assert share.effort.late.quantile_ms(1.0) == 0
 
 
-async def test_stalled_server_is_asked_nothing_in_a_closed_loop(generate, clock, target):
-    """The omission that an open loop is there for: one slow call for each caller."""
+async def test_closed_loop_hides_a_stalled_server(generate, clock, target):
+    """A closed loop makes one slow call per caller, which is why open loops exist."""
     target.free.clear()
     _, running = await generate(Closed(3), duration_s=2.0)
     await clock.run_to(5 * SECOND)
@@ -49,9 +49,9 @@ async def test_stalled_server_is_asked_nothing_in_a_closed_loop(generate, clock,
     assert latency.quantile_ms(0.01) == pytest.approx(5e3, rel=1e-3)
 
 
-async def test_late_send_is_told_and_charged(generate, clock):
-    """A client that wakes late says so, and the latency is not shortened by it."""
-    first, *others = intended(1.0, 30.0)
+async def test_late_call_is_reported_and_counted(generate, clock):
+    """A late client reports its lateness, and the latency includes it."""
+    first, *others = compute_intended(1.0, 30.0)
     _, running = await generate(Open(1.0), duration_s=30.0)
     await clock.run_to(round(first * SECOND) - 1)
     await clock.jump_to(29 * SECOND)
@@ -63,7 +63,7 @@ async def test_late_send_is_told_and_charged(generate, clock):
 
 
 async def test_warm_up_is_not_counted(generate, clock, target):
-    """Nothing before the window, not in the throughput and not in the latencies."""
+    """Calls before the window count neither as throughput nor as latencies."""
     target.takes_ns = 3 * SECOND // 10
     _, running = await generate(Closed(2), warmup_s=1.0, duration_s=2.0)
     await clock.run_to(SECOND)
@@ -71,14 +71,14 @@ async def test_warm_up_is_not_counted(generate, clock, target):
     target.takes_ns = SECOND // 5
     await clock.run_to(4 * SECOND)
     (tally,) = (await running).tallies
-    # Two callers, from 1.2 s on five calls a second; what was under way at 1 s arrives then.
+    # Two callers make five calls per second from 1.2 s on. Calls of the warm-up arrive then.
     assert tally.asked_calls == len(target.asked) - before == len(tally.latency) == 18
     assert tally.latency.quantile_ms(1.0) == pytest.approx(200, rel=1e-3)
     assert (tally.calls, tally.images) == (20, 20)
 
 
-async def test_images_end_a_run(generate, clock, target):
-    """So many images are asked for and no more; the last answer ends the window."""
+async def test_number_of_images_ends_a_run(generate, clock, target):
+    """Exactly this many images are requested. The last response ends the window."""
     target.takes_ns = SECOND // 10
     _, running = await generate(Closed(4), "count=5", images=60)
     await clock.run_to(10 * SECOND)
@@ -87,8 +87,8 @@ async def test_images_end_a_run(generate, clock, target):
     assert (share.tallies[0].images, share.elapsed_s) == (60, pytest.approx(0.3))
 
 
-async def test_kinds_are_counted_apart(generate, clock, target):
-    """Each kind has its tally and its own images; their sum is the mix."""
+async def test_kinds_are_counted_separately(generate, clock, target):
+    """Each kind has its counts and its images, and their sum is the mix."""
     target.takes_ns = SECOND // 100
     _, running = await generate(Closed(4), "count=1:3, count=10:1", duration_s=1.0)
     await clock.run_to(2 * SECOND)
@@ -100,8 +100,8 @@ async def test_kinds_are_counted_apart(generate, clock, target):
     assert len({reel for _, _, reel, _ in target.asked}) == 2
 
 
-async def test_refusals_and_failures_are_counted_apart(generate, clock, target, busy):
-    """By code; a caller that was refused waits a moment, and its latency does not count."""
+async def test_refusals_and_failures_are_counted_separately(generate, clock, target, busy):
+    """Calls are counted by code. A refused caller waits, and its latency does not count."""
     target.takes_ns = SECOND // 10
     target.faults = [busy, CallFailed("UNAVAILABLE", "away"), busy]
     _, running = await generate(Closed(1), duration_s=1.0)
@@ -115,8 +115,8 @@ async def test_refusals_and_failures_are_counted_apart(generate, clock, target, 
     assert set(gaps_ns[3:]) == {target.takes_ns}
 
 
-async def test_connections_take_calls_in_turn(generate, clock, target):
-    """Each has its part of the callers, or of the arrivals."""
+async def test_connections_are_used_in_turn(generate, clock, target):
+    """Each connection has its share of the callers or arrivals."""
     for load in (Closed(4), Open(100.0)):
         target.asked.clear()
         target.opened = 0
@@ -128,8 +128,11 @@ async def test_connections_take_calls_in_turn(generate, clock, target):
         assert used.count(1) == used.count(2) == 20
 
 
-async def test_stream_is_counted_by_chunk(generate, clock, target):
-    """Each chunk has its latency, the first one also apart; the end of the window cuts."""
+async def test_stream_is_counted_by_chunks(generate, clock, target):
+    """Each chunk has a latency, and the first one also counts separately.
+
+    The window cuts the stream.
+    """
     target.takes_ns = SECOND // 4
     _, running = await generate(Closed(1), "count=1000 stream chunk=10", duration_s=2.0)
     await clock.run_to(4 * SECOND)
@@ -140,8 +143,8 @@ async def test_stream_is_counted_by_chunk(generate, clock, target):
     assert tally.images == 10 * len(tally.latency) == 70
 
 
-async def test_whole_stream_is_a_call(generate, clock, target):
-    """One that ends in the window."""
+async def test_complete_stream_is_one_call(generate, clock, target):
+    """A stream that ends in the window counts as a call."""
     target.takes_ns = SECOND // 4
     _, running = await generate(Closed(1), "count=25 stream chunk=10", images=50)
     await clock.run_to(4 * SECOND)
@@ -149,8 +152,8 @@ async def test_whole_stream_is_a_call(generate, clock, target):
     assert (tally.calls, tally.images, len(tally.latency), len(tally.first_chunk)) == (2, 50, 6, 2)
 
 
-async def test_changed_answers_are_noticed(generate, clock, target):
-    """The same request once more must bring the same."""
+async def test_changed_responses_are_detected(generate, clock, target):
+    """A repeated request must give the same response."""
     generator, running = await generate(Closed(2), images=20, verify=True)
     await clock.run_to(SECOND)
     await running
@@ -161,8 +164,8 @@ async def test_changed_answers_are_noticed(generate, clock, target):
     assert (found.compared, found.different) == (20, 20)
 
 
-async def test_greeting_uses_every_connection(generate, clock, target):
-    """So that none connects while the clock runs; a server that is not there is told at once."""
+async def test_greeting_opens_every_connection(generate, clock, target):
+    """No connection is opened during the measurement. A missing server is an error at once."""
     generator, running = await generate(Closed(1), images=1, connections=3)
     await running
     target.asked.clear()
@@ -174,7 +177,7 @@ async def test_greeting_uses_every_connection(generate, clock, target):
 
 
 async def test_cancelled_load_ends(generate, clock, target):
-    """Ctrl-C leaves no caller behind."""
+    """Cancellation leaves no caller running."""
     target.free.clear()
     _, running = await generate(Closed(3), duration_s=1.0)
     running.cancel()

@@ -1,4 +1,4 @@
-"""imagemint's service as a target: what goes over the wire, and what is made of the answers."""
+"""Tests of the imagemint service as a target: requests and responses."""
 
 from contextlib import aclosing
 
@@ -14,12 +14,12 @@ from imagemint.v1 import image_pb2
 
 @pytest.fixture
 def target(address):
-    """The model `tiny` there, asked with an API key."""
+    """A target of the model `tiny` with an API key."""
     return ImagemintTarget((address,), "tiny", "2", metadata=(("authorization", "Bearer key"),))
 
 
-async def test_request_says_what_the_mix_says(target, mint):
-    """Every key of the kind, the reel, and other indices for every turn."""
+async def test_request_follows_the_mix(target, mint):
+    """The request has every key of the kind, the seed, and other indices for every turn."""
     text = "count=2 class=balanced format=png truncation=0.5 priority=high"
     async with target.connect() as connection:
         send = connection.unary(parse_mix(text).asks[0], 7)
@@ -36,15 +36,15 @@ async def test_request_says_what_the_mix_says(target, mint):
 
 
 @pytest.mark.parametrize(("text", "condition"), [("2", "class_id"), ("two", "class_label")])
-async def test_class_is_index_or_label(target, mint, text, condition):
-    """As on the command line of `imagemint generate`."""
+async def test_class_may_be_index_or_label(target, mint, text, condition):
+    """The class is parsed as by `imagemint generate`."""
     async with target.connect() as connection:
         await connection.unary(parse_mix(f"class={text}").asks[0], 0)(0)
     assert mint.requests[0].images.WhichOneof("condition") == condition
 
 
-async def test_stream_is_read_by_chunk(target, mint):
-    """Chunks of the size asked for; leaving early ends the call."""
+async def test_stream_is_read_by_chunks(target, mint):
+    """Chunks have the requested size, and leaving early ends the call."""
     async with target.connect() as connection:
         chunks = connection.streaming(parse_mix("count=10 stream chunk=4").asks[0], 1)
         assert [reply.images async for reply in chunks(0)] == [4, 4, 2]
@@ -56,7 +56,7 @@ async def test_stream_is_read_by_chunk(target, mint):
 
 @pytest.mark.parametrize("code", [grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE])
 async def test_refusal_is_not_retried(target, mint, fault, code):
-    """One call, one answer: the code is counted, and load that was shed is told from faults."""
+    """Each refused call counts, and shed calls are distinguished from failures."""
     mint.faults.extend([fault(code, "no")] * 2)
     async with target.connect() as connection:
         with pytest.raises(CallFailed, match=f"{code.name}: no") as unary:
@@ -70,7 +70,7 @@ async def test_refusal_is_not_retried(target, mint, fault, code):
 
 
 async def test_broken_stream_is_a_failure(target, mint, fault):
-    """After chunks that came."""
+    """A stream may fail after some chunks."""
     mint.breaks.append((1, fault(grpc.StatusCode.INTERNAL)))
     async with target.connect() as connection:
         chunks = connection.streaming(parse_mix("count=8 stream chunk=4").asks[0], 0)(0)
@@ -79,8 +79,8 @@ async def test_broken_stream_is_a_failure(target, mint, fault):
             await anext(chunks)
 
 
-async def test_overdue_answers_are_failures(address, mint):
-    """A call, and a chunk of a stream."""
+async def test_overdue_responses_are_failures(address, mint):
+    """The timeout applies to a call and to a chunk."""
     mint.silent = True
     async with ImagemintTarget((address,), "tiny", timeout_s=0.05).connect() as connection:
         with pytest.raises(CallFailed, match="DEADLINE_EXCEEDED"):
@@ -89,8 +89,8 @@ async def test_overdue_answers_are_failures(address, mint):
             await anext(connection.streaming(parse_mix("count=8 stream").asks[0], 0)(0))
 
 
-async def test_images_are_counted_and_not_assumed(target, mint, monkeypatch):
-    """An answer with fewer than were asked for is a failure."""
+async def test_images_in_a_response_are_counted(target, mint, monkeypatch):
+    """A response with too few images is a failure."""
     whole = mint._batch
 
     def short(spec, picture_format):
@@ -104,8 +104,8 @@ async def test_images_are_counted_and_not_assumed(target, mint, monkeypatch):
             await connection.unary(parse_mix("count=2").asks[0], 0)(0)
 
 
-async def test_fingerprint_is_of_pixels_and_serials(target):
-    """The same for the same request, another for another picture or serial."""
+async def test_fingerprint_covers_pixels_and_serials(target):
+    """Equal requests have equal fingerprints. Another picture or serial changes it."""
     async with target.connect() as connection:
         send = connection.unary(parse_mix("count=2 class=1").asks[0], 5)
         one, again, other = [(await send(turn)).content for turn in (0, 0, 1)]

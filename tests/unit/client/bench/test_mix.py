@@ -1,27 +1,27 @@
-"""Mixes of requests, as typed and as written in files."""
+"""Tests of mixes of requests on the command line and in files."""
 
 import pytest
 
 from imagemint.bench.mix import MixError, parse_mix
 
 
-def test_mix_is_spelled():
-    """Kinds with commas, keys with spaces, the weight after a colon, a key alone is true."""
+def test_mix_is_parsed():
+    """Commas separate kinds and spaces separate keys. A colon precedes the weight."""
     small, large = parse_mix("count=1:80, count=64 class=7 format=png stream chunk=8:20").asks
     assert (small.count, small.weight, small.format, small.stream) == (1, 80, "raw", False)
     assert (large.count, large.class_, large.format, large.weight) == (64, "7", "png", 20)
     assert (large.stream, large.chunk) == (True, 8)
 
 
-def test_shares_follow_weights():
-    """Shares sum to one, whatever the weights; the mean of images follows them."""
+def test_shares_follow_the_weights():
+    """Shares sum to one, and the mean number of images follows them."""
     mix = parse_mix("count=1:3,count=5")
     assert mix.shares == [0.75, 0.25]
     assert mix.images_per_call == 2.0
 
 
-def test_mix_is_read_from_file(tmp_path):
-    """A table for each kind; numbers may stand for classes."""
+def test_mix_is_read_from_a_file(tmp_path):
+    """Each kind is a table, and numbers may be classes."""
     file = tmp_path / "mix.toml"
     file.write_text(
         "[[request]]\ncount = 4\nweight = 3\nclass = 7\n[[request]]\ntruncation = 0.5\n"
@@ -31,8 +31,8 @@ def test_mix_is_read_from_file(tmp_path):
     assert (second.count, second.truncation) == (1, 0.5)
 
 
-def test_caption_is_spelled_with_underscores():
-    """Words of --mix are separated by spaces, and captions take an underscore for one."""
+def test_caption_is_written_with_underscores():
+    """Spaces separate keys of --mix, so captions use underscores."""
     (ask,) = parse_mix("count=2 caption=a_person_with_red_hair").asks
     assert ask.caption == "a_person_with_red_hair"
     spelled = str(ask.model_copy(update={"caption": "red hair"}))
@@ -41,8 +41,8 @@ def test_caption_is_spelled_with_underscores():
         parse_mix("class=7 caption=red")
 
 
-def test_kind_is_spelled_back():
-    """What a kind prints is what --mix takes."""
+def test_kind_prints_as_mix():
+    """The text of a kind is valid for --mix."""
     text = "count=2 class=balanced format=jpeg quality=80 truncation=0.5 priority=high"
     assert str(parse_mix(text).asks[0]) == text
     assert str(parse_mix("stream count=8 chunk=4:3").asks[0]) == "count=8 stream chunk=4"
@@ -64,15 +64,15 @@ def test_kind_is_spelled_back():
         ("nowhere.toml", "No such file"),
     ],
 )
-def test_bad_mix_is_told(text, message):
-    """The part and what is wrong with it."""
+def test_invalid_mix_is_refused(text, message):
+    """The error has the part and what is wrong."""
     with pytest.raises(MixError, match=message):
         parse_mix(text)
 
 
 @pytest.mark.parametrize("content", ["", "count = 1", "[request]\ncount = 1", "[[request", "[[x]]"])
-def test_bad_file_is_told(tmp_path, content):
-    """Nothing but tables [[request]]."""
+def test_invalid_file_is_refused(tmp_path, content):
+    """A file consists of tables [[request]]."""
     file = tmp_path / "mix.toml"
     file.write_text(content)
     with pytest.raises(MixError, match=r"mix\.toml"):

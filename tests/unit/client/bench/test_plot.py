@@ -1,4 +1,4 @@
-"""The picture of a run."""
+"""Tests of the plot of a run."""
 
 import pytest
 from PIL import Image
@@ -11,8 +11,8 @@ from imagemint.bench.server_metrics import ServerMetrics
     ("rates", "callers", "batches"),
     [((10.0, 20.0), (), {}), ((), (1, 4), {}), ((10.0,), (4,), {"1.0": 3, "2.0": 0})],
 )
-def test_panel_is_there_for_what_was_measured(make_point, tmp_path, rates, callers, batches):
-    """Latency always, throughput for closed loops, batches where /metrics was read."""
+def test_panels_follow_the_measurements(make_point, tmp_path, rates, callers, batches):
+    """Latency is always shown, throughput for closed loops, and batches with /metrics."""
     points = [make_point(rate, 5.0, rate=rate) for rate in rates]
     points += [make_point(10.0 * each, 5.0, concurrency=each) for each in callers]
     points[0].__dict__["server"] = ServerMetrics(batches, 0.0)

@@ -1,4 +1,4 @@
-"""Arrivals, kinds, reels: random, and the same every time."""
+"""Tests of arrivals, kinds and seeds, which are random and reproducible."""
 
 from itertools import islice, takewhile
 
@@ -8,23 +8,23 @@ import pytest
 from imagemint.bench.schedule import Purpose, arrivals, kinds, random_of, reel_of
 
 
-def drawn(seed=1, client=0, rate=100.0, seconds=50.0):
-    """The arrivals of so many seconds."""
+def draw_arrivals(seed=1, client=0, rate=100.0, seconds=50.0):
+    """Returns the arrivals of this many seconds."""
     random = random_of(seed, client, Purpose.ARRIVALS)
     return list(takewhile(lambda at: at < seconds, arrivals(rate, random)))
 
 
-def test_arrivals_repeat():
-    """One seed is one schedule, across the blocks it is drawn in; another seed is another one."""
-    assert len(drawn()) > 1024
-    assert drawn() == drawn()
-    assert drawn() != drawn(seed=2)
-    assert drawn() != drawn(client=1)
+def test_arrivals_are_reproducible():
+    """A seed gives one schedule across blocks. Another seed or client gives another one."""
+    assert len(draw_arrivals()) > 1024
+    assert draw_arrivals() == draw_arrivals()
+    assert draw_arrivals() != draw_arrivals(seed=2)
+    assert draw_arrivals() != draw_arrivals(client=1)
 
 
 def test_arrivals_are_a_poisson_process():
-    """Counts and gaps as they must be: mean, and as much spread as mean."""
-    times = np.array(drawn(rate=200.0, seconds=200.0))
+    """The mean and variance of counts and the deviation of gaps are those of a Poisson process."""
+    times = np.array(draw_arrivals(rate=200.0, seconds=200.0))
     counts = np.bincount(times.astype(int))
     assert np.mean(counts) == pytest.approx(200, rel=0.02)
     assert np.var(counts) == pytest.approx(200, rel=0.25)
@@ -34,15 +34,17 @@ def test_arrivals_are_a_poisson_process():
 
 
 def test_clients_add_up_to_the_rate():
-    """Four clients of a quarter are a Poisson process of the whole."""
-    merged = np.sort(np.concatenate([drawn(client=n, rate=50.0, seconds=200.0) for n in range(4)]))
+    """Four clients at a quarter of the rate are a Poisson process of the whole rate."""
+    merged = np.sort(
+        np.concatenate([draw_arrivals(client=n, rate=50.0, seconds=200.0) for n in range(4)])
+    )
     counts = np.bincount(merged.astype(int))
     assert np.mean(counts) == pytest.approx(200, rel=0.02)
     assert np.var(counts) == pytest.approx(200, rel=0.25)
 
 
-def test_kinds_come_as_their_shares_say():
-    """In random order, the same for the same seed."""
+def test_kinds_follow_their_shares():
+    """The order is random and the same for the same seed."""
     first, second = (
         list(islice(kinds([0.8, 0.2], random_of(3, 0, Purpose.KINDS)), 5000)) for _ in range(2)
     )
@@ -50,8 +52,8 @@ def test_kinds_come_as_their_shares_say():
     assert np.mean(first) == pytest.approx(0.2, abs=0.02)
 
 
-def test_reels_differ():
-    """ClientProcesses and kinds ask for different images; a seed says which."""
+def test_seeds_are_distinct():
+    """Client processes and kinds request different images, which a seed determines."""
     reels = [reel_of(seed, client, kind) for seed in (0, 1) for client in (0, 1) for kind in (0, 1)]
     assert len(set(reels)) == len(reels)
     assert reel_of(0, 1, 1) == reels[3]

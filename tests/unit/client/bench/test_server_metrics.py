@@ -1,4 +1,4 @@
-"""What /metrics says of the time between two readings."""
+"""Tests of the difference between two readings of /metrics."""
 
 from imagemint.bench.server_metrics import difference, parse_metrics
 
@@ -17,21 +17,21 @@ process_cpu_seconds_total{{worker="1"}} 1.5
 """
 
 
-def reading(one, two, cpu):
-    """The parsed state of one moment."""
+def parse_reading(one, two, cpu):
+    """Returns the parsed state of one moment."""
     return parse_metrics(TEXT.format(one=one, two=two, cpu=cpu), "tiny")
 
 
-def test_buckets_are_taken_apart():
-    """Counts for each size and not up to it, versions together, other models left out."""
-    found = reading(5.0, 7.0, 2.0)
+def test_buckets_are_separated():
+    """Counts are per size instead of cumulative, over all versions of this model."""
+    found = parse_reading(5.0, 7.0, 2.0)
     assert found.batches == {"1.0": 6, "2.0": 2, "+Inf": 3}
     assert found.cpu_s == 3.5
 
 
-def test_what_happened_between_is_the_difference():
-    """Of batches and of CPU time; a model that appeared in between counts from zero."""
-    found = difference(reading(5.0, 7.0, 2.0), reading(6.0, 17.0, 2.25))
+def test_difference_of_two_readings():
+    """Batches and CPU time are subtracted. A model that appears counts from zero."""
+    found = difference(parse_reading(5.0, 7.0, 2.0), parse_reading(6.0, 17.0, 2.25))
     assert found.batches == {"1.0": 1, "2.0": 9, "+Inf": 0}
     assert found.cpu_s == 0.25
-    assert difference(parse_metrics("", "tiny"), reading(1.0, 1.0, 0.0)).batches["1.0"] == 2
+    assert difference(parse_metrics("", "tiny"), parse_reading(1.0, 1.0, 0.0)).batches["1.0"] == 2

@@ -1,12 +1,12 @@
-"""Which answers are kept for a second look."""
+"""Tests of the sample of responses that are verified."""
 
 from itertools import pairwise
 
 from imagemint.bench.verification import Sample, Verified, compare_again
 
 
-def test_sample_is_even_and_bounded():
-    """However long the run, between 64 and 128 answers from all of it."""
+def test_sample_is_even_and_limited():
+    """A run of any length gives between 64 and 128 evenly spaced responses."""
     sample = Sample()
     for turn in range(10_000):
         sample.offer(turn, str(turn))
@@ -16,8 +16,8 @@ def test_sample_is_even_and_bounded():
     assert turns[-1] > 9_800
 
 
-async def test_each_kept_answer_is_compared():
-    """By its fingerprint, with what the same turn brings now."""
+async def test_each_response_is_compared():
+    """Its fingerprint is compared with that of a repeated request."""
     sample = Sample()
     for turn, content in enumerate(["a", "b", "c"]):
         sample.offer(turn, content)

@@ -1,4 +1,4 @@
-"""A source over the small server of the client's tests, and one that computes in this process."""
+"""Fixtures: a source of the client tests' server, and one that computes images in the process."""
 
 import dataclasses
 
@@ -20,7 +20,7 @@ class ComputedImages:
 
 
 class ComputedSource:
-    """Images whose every pixel is the index, of classes in turn; records what is read."""
+    """A source whose pixels are the index, with classes in turn. It records its reads."""
 
     max_images = 16
 
@@ -37,7 +37,7 @@ class ComputedSource:
         self.reads = []
 
     def read(self, first_index, count, class_ids=None):
-        """Images from `first_index` on."""
+        """Returns the images from `first_index` on."""
         assert 1 <= count <= self.max_images
         self.reads.append((first_index, count))
         index = np.arange(first_index, first_index + count)
@@ -51,18 +51,18 @@ class ComputedSource:
         return ComputedImages(image, classes, tuple(f"counted@1/{SEED}/{each}" for each in index))
 
     def close(self):
-        """Nothing is open."""
+        """Has nothing to close."""
 
 
 @pytest.fixture
 def computed():
-    """Makes a ComputedSource."""
+    """The class of the computed source."""
     return ComputedSource
 
 
 @pytest.fixture
 def source(address):
-    """A source over the server behind `address`."""
+    """A source of the server behind `address`."""
     made = ServerSource(address, "tiny", seed=SEED, timeout_s=20)
     yield made
     made.close()

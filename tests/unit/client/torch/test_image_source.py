@@ -9,8 +9,8 @@ from imagemint.client import Cycle, InvalidRequest, NotFound, PerImage, ServerEr
 from imagemint.client.image_source import ServerSource
 
 
-def test_source_pins_what_decides_the_images(source, mint):
-    """Version, variant and seed go with every read, and the classes that are asked for."""
+def test_source_fixes_what_determines_the_images(source, mint):
+    """Every read has the version, variant, seed and requested classes."""
     batch = source.read(7, 3, [2, 0, 1])
     assert batch.serials[0] == "tiny@3/5/7?class=2"
     asked = mint.requests[-1].images
@@ -20,23 +20,23 @@ def test_source_pins_what_decides_the_images(source, mint):
 
 
 def test_seed_is_drawn_once(address):
-    """A source without a seed has one of its own, which does not change."""
+    """A source without a seed draws one, which does not change."""
     first, second = (ServerSource(address, "tiny") for _ in range(2))
     assert first.identity.seed != second.identity.seed
     assert first.read(0, 1).seed == first.identity.seed
     first.close()
 
 
-def test_read_waits_for_a_busy_server(source, mint, fault):
-    """A full queue and an absent server are asked again."""
+def test_read_retries_a_busy_server(source, mint, fault):
+    """A full queue and an unreachable server are retried."""
     codes = [grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE] * 4
     mint.faults.extend(fault(code, retry_s=0.01) for code in codes)
     assert len(source.read(0, 2)) == 2
     assert not mint.faults
 
 
-def test_read_gives_up_after_its_timeout(address, mint, fault):
-    """The last failure is raised if the server asks for more time than there is."""
+def test_read_fails_after_its_timeout(address, mint, fault):
+    """The last failure is raised if the server's retry delay exceeds the remaining time."""
     source = ServerSource(address, "tiny", seed=1, timeout_s=0.5)
     mint.faults.extend(fault(grpc.StatusCode.UNAVAILABLE, retry_s=0.9) for _ in range(100))
     with pytest.raises(Unavailable):
@@ -45,7 +45,7 @@ def test_read_gives_up_after_its_timeout(address, mint, fault):
 
 
 def test_changed_bundle_is_an_error(source, mint):
-    """Other bytes under the same version are not the same images."""
+    """Other bytes of the same version are other images."""
     source.read(0, 1)
     mint.bundle_sha256 = "ef" * 32
     with pytest.raises(ServerError, match="became") as raised:
@@ -53,8 +53,8 @@ def test_changed_bundle_is_an_error(source, mint):
     assert raised.value.reason == "BUNDLE_CHANGED"
 
 
-def test_bad_model_is_an_error_at_once(address, fault, mint):
-    """A version that is not ready, an unknown one, and classes image by image are refused."""
+def test_invalid_model_is_an_error_at_once(address, fault, mint):
+    """A version that is not ready, an unknown version and a class per image are refused."""
     with pytest.raises(NotFound, match=r"tiny@4 is loading"):
         ServerSource(address, "tiny", version="4")
     with pytest.raises(NotFound, match=r"no version 9; versions: 3, 4"):
@@ -63,8 +63,8 @@ def test_bad_model_is_an_error_at_once(address, fault, mint):
         ServerSource(address, "tiny", condition=PerImage([1]))
 
 
-def test_source_survives_pickling(address):
-    """A copy reads the same images, with a connection of its own."""
+def test_source_can_be_pickled(address):
+    """A copy reads the same images over its own connection."""
     source = ServerSource(address, "tiny", seed=3, condition=Cycle([2]))
     before = source.read(0, 2)
     copy = pickle.loads(pickle.dumps(source))  # noqa: S301 - made here

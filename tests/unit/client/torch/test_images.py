@@ -7,32 +7,32 @@ from torch.utils.data import DataLoader
 from imagemint.client.torch import SyntheticImages
 
 
-def index(item):
-    """The index of an item of a ComputedSource."""
+def get_index(item):
+    """Returns the index of an item of a ComputedSource."""
     return int(item[0].flatten()[0])
 
 
-def test_position_addresses_an_index(computed):
-    """From the first index on, also from the end, as of any sequence."""
+def test_position_gives_an_index(computed):
+    """Positions start at the first index, and negative ones count from the end."""
     images = SyntheticImages(computed(), 10, first_index=100)
-    assert [index(images[at]) for at in (0, 9, -1)] == [100, 109, 109]
+    assert [get_index(images[at]) for at in (0, 9, -1)] == [100, 109, 109]
     assert len(images) == 10
     for at in (10, -11):
         with pytest.raises(IndexError, match="of 10 images"):
             images[at]
 
 
-def test_batch_takes_the_fewest_reads(computed):
-    """Neighbours share a read of at most max_images; order and duplicates are kept."""
+def test_batch_needs_the_fewest_reads(computed):
+    """Adjacent positions share a read of at most max_images. Order and duplicates are kept."""
     source = computed()
     images = SyntheticImages(source, 100)
     wanted = [5, 3, 4, 90, 4, *range(20, 40)]
-    assert [index(each) for each in images.__getitems__(wanted)] == wanted
+    assert [get_index(each) for each in images.__getitems__(wanted)] == wanted
     assert sorted(source.reads) == [(3, 3), (20, 16), (36, 4), (90, 1)]
 
 
 def test_loader_reads_a_server(source, mint):
-    """A shuffled loader has every image once; a sequential one asks once for each batch."""
+    """A shuffled loader has every image once. A sequential one reads once per batch."""
     images = SyntheticImages(source, 20)
     shuffled = DataLoader(images, batch_size=6, shuffle=True)
     found = torch.cat([batch for batch, _ in shuffled])
@@ -44,9 +44,9 @@ def test_loader_reads_a_server(source, mint):
 
 
 def test_chosen_classes_keep_their_indices(computed):
-    """A class for each image, from the same index on; the first images of them."""
+    """Each image has a selected class, from the same index on. `take` keeps the first ones."""
     images = SyntheticImages(computed(), 3, first_index=7).choose([2, 2, 0, 1])
-    assert [(index(each), each[1]) for each in images] == [(7, 2), (8, 2), (9, 0), (10, 1)]
+    assert [(get_index(each), each[1]) for each in images] == [(7, 2), (8, 2), (9, 0), (10, 1)]
     assert [each[1] for each in images.take(2)] == [2, 2]
     with pytest.raises(ValueError, match="5 of 4"):
         images.take(5)

@@ -12,24 +12,24 @@ LABELS = [0, 0, 0, 0, 1, 2, 2, 1]
 
 
 class Real(TensorDataset):
-    """Eight real images, each of value 200; classes 0, 1, 2."""
+    """A dataset of eight real images of value 200 with classes 0, 1 and 2."""
 
     def __init__(self, labels=LABELS):
         super().__init__(torch.full((len(labels), 1, 4, 6), 200, dtype=torch.uint8))
         self.targets = labels
 
     def __getitem__(self, position):
-        """(image, class)."""
+        """Returns (image, class)."""
         return super().__getitem__(position)[0], self.targets[position]
 
 
 def is_real(item):
-    """Whether an item is one of Real."""
+    """Returns whether an item is a real image."""
     return int(item[0].flatten()[0]) == 200
 
 
-def test_classes_are_topped_up(computed):
-    """Each class has N images, real ones first; a class with more keeps what it has."""
+def test_classes_are_filled_up(computed):
+    """Each class has N images, real ones first. A class with more keeps them."""
     mixed = mix(Real(), SyntheticImages(computed(), 0, first_index=50), per_class=3)
     assert Counter(class_id for _, class_id in mixed) == {0: 4, 1: 3, 2: 3}
     assert [is_real(each) for each in mixed] == [True] * 8 + [False] * 2
@@ -44,8 +44,8 @@ def test_ratio_adds_the_first_images(computed):
     assert is_real(mixed[-5])
 
 
-def test_labels_are_found_or_given(computed):
-    """Labels come from the argument, from the dataset, or from the items."""
+def test_labels_have_three_sources(computed):
+    """Labels come from the argument, the dataset or the items."""
     real, synthetic = Real(), SyntheticImages(computed(), 0)
     found = [len(mix(real, synthetic, per_class=5))]
     found.append(len(mix(real, synthetic, per_class=5, labels=[0] * 8)))
@@ -53,8 +53,8 @@ def test_labels_are_found_or_given(computed):
     assert found == [15, 18, 15]
 
 
-def test_sampler_gives_each_position_once_over_ranks(computed):
-    """Real ones in an order that follows from the epoch, synthetic ones in order of index."""
+def test_sampler_gives_each_position_once(computed):
+    """Real images are shuffled by epoch, and synthetic ones come in order, over all ranks."""
     mixed = mix(Real(), SyntheticImages(computed(), 100), ratio=2.0)
     samplers = [MixedSampler(mixed, rank=rank, world_size=3) for rank in range(3)]
     orders = [list(each) for each in samplers]
@@ -71,7 +71,7 @@ def test_sampler_gives_each_position_once_over_ranks(computed):
 
 
 def test_batch_of_a_mix_needs_one_read(computed):
-    """The synthetic images of a shuffled batch are neighbours."""
+    """The synthetic images of a shuffled batch are adjacent."""
     source = computed()
     mixed = mix(Real(), SyntheticImages(source, 100), ratio=3.0)
     loader = DataLoader(mixed, batch_size=8, sampler=mixed.sampler(seed=1))
@@ -89,7 +89,7 @@ def test_batch_of_a_mix_needs_one_read(computed):
         ({"per_class": 3, "labels": [0, 7]}, r"classes \[7\]; counted has 3"),
     ],
 )
-def test_bad_mix_is_refused(computed, arguments, message):
+def test_invalid_mix_is_refused(computed, arguments, message):
     """Each error says what is wrong."""
     with pytest.raises(ValueError, match=message):
         mix(Real(), SyntheticImages(computed(), 100), **arguments)

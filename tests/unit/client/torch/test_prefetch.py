@@ -8,13 +8,13 @@ from imagemint.client.prefetch import Prefetch
 
 
 @pytest.mark.parametrize("depth", [0, 1, 3, 100])
-def test_results_come_in_order(depth):
-    """The order is that of the items, whichever read ends first."""
+def test_results_are_in_order(depth):
+    """Results have the order of the items, whichever read ends first."""
     assert list(Prefetch(lambda item: item * 2, range(10), depth)) == list(range(0, 20, 2))
 
 
-def test_reads_run_ahead_within_the_depth():
-    """While the loop works, as many reads as the depth run, and no more."""
+def test_reads_run_ahead_up_to_the_depth():
+    """While the loop works, at most `depth` reads run."""
     begun = threading.Semaphore(0)
     started = []
 
@@ -30,15 +30,15 @@ def test_reads_run_ahead_within_the_depth():
     assert sorted(started) == [0, 1, 2, 3]
 
 
-def test_nothing_is_read_before_the_first_result():
-    """An iterator that nobody uses costs nothing."""
+def test_nothing_is_read_before_the_first_request():
+    """An unused iterator reads nothing."""
     read = []
     Prefetch(read.append, range(3), 2)
     assert not read
 
 
-def test_failed_read_raises_in_its_turn():
-    """The results before it arrive first."""
+def test_failed_read_raises_in_order():
+    """The results before it are returned first."""
     results = Prefetch(lambda item: 1 // (2 - item), range(4), 4)
     assert [next(results), next(results)] == [0, 1]
     with pytest.raises(ZeroDivisionError):

@@ -1,7 +1,7 @@
-"""Datasets in real worker processes and ranks.
+"""Tests of datasets in real worker processes and ranks.
 
-Each program is a process of its own, because a fork of the test's own process would carry its
-server along. An alarm ends a program that hangs before the test's own timeout.
+Each program is a process of its own, because a fork of the test's process would contain its server.
+An alarm ends a program that hangs before the timeout of the test.
 """
 
 import json
@@ -39,10 +39,10 @@ WHOLE = list(range(40))
 
 @pytest.fixture
 def run(address, tmp_path):
-    """Runs a program after the prelude; returns what it prints as its last line, from JSON."""
+    """A function that runs a program after the prelude and returns its last line as JSON."""
 
     def run_program(program):
-        script = tmp_path / "program.py"  # a file, because spawned processes import it again
+        script = tmp_path / "program.py"  # a file, because spawned processes import it
         script.write_text(f"{PRELUDE}\nif __name__ == '__main__':\n    exec({program!r})\n")
         done = subprocess.run(
             [sys.executable, script, address],
@@ -58,7 +58,7 @@ def run(address, tmp_path):
 
 
 def test_workers_of_every_start_method_read_each_image_once(run):
-    """Two workers give the batches in the order that no workers give."""
+    """Two workers give the same order of batches as none."""
     program = """
 import multiprocessing
 multiprocessing.set_forkserver_preload(["torch", "imagemint.client.torch"])
@@ -76,8 +76,8 @@ print(json.dumps(found))
     assert all(each == WHOLE for each in found.values()), found
 
 
-def test_forked_workers_read_beside_a_parent_that_reads(run):
-    """A parent with open connections, an epoch for workers that persist, and states of workers."""
+def test_forked_workers_read_beside_their_parent(run):
+    """The parent has open connections, workers persist over epochs, and states can be saved."""
     program = """
 own = stream(advance=True)
 items = iter(own)
@@ -110,7 +110,7 @@ print(json.dumps(found))
 
 
 def test_ranks_read_each_image_once(run):
-    """Ranks of torch.distributed with workers; the rank also reaches a spawned worker."""
+    """Ranks of torch.distributed read with workers. A spawned worker also knows its rank."""
     program = """
 def train(rank, store):
     signal.alarm(60)
@@ -144,8 +144,8 @@ print(json.dumps({"shares": shares, "ranks": ranks, "mixed": sorted(sum(mixes, [
     assert found["mixed"] == list(range(10))
 
 
-def test_inherited_iterators_and_many_threads_never_hang(run):
-    """An iterator of the parent raises in a forked child; a source serves threads and forks."""
+def test_inherited_iterators_and_threads_do_not_hang(run):
+    """An inherited iterator raises in a child. A source serves threads and forks."""
     program = """
 own = stream()
 items = iter(own)

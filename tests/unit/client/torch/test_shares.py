@@ -8,8 +8,8 @@ from imagemint.client.torch.shares import Block, Share
 sizes = st.tuples(st.integers(0, 200), st.integers(1, 9), st.integers(1, 4), st.integers(1, 4))
 
 
-def all_shares(world_size, num_workers):
-    """The shares of every worker of every rank."""
+def list_shares(world_size, num_workers):
+    """Returns the shares of every worker of every rank."""
     return [
         Share(rank, world_size, worker, num_workers)
         for rank in range(world_size)
@@ -17,8 +17,8 @@ def all_shares(world_size, num_workers):
     ]
 
 
-def positions(blocks):
-    """The positions that blocks cover, in order."""
+def list_positions(blocks):
+    """Returns the positions of blocks in order."""
     return [at for block in blocks for at in range(block.start, block.start + block.size)]
 
 
@@ -28,15 +28,15 @@ def test_every_position_belongs_to_one_share(sizes):
     count, block_size, world_size, num_workers = sizes
     found = [
         at
-        for share in all_shares(world_size, num_workers)
-        for at in positions(share.blocks(count, block_size))
+        for share in list_shares(world_size, num_workers)
+        for at in list_positions(share.blocks(count, block_size))
     ]
     assert sorted(found) == list(range(count))
 
 
 @given(sizes)
-def test_drop_last_gives_ranks_the_same_number_of_full_blocks(sizes):
-    """No rank waits for another one."""
+def test_drop_last_gives_ranks_equal_shares(sizes):
+    """All ranks have the same number of full blocks, so none waits for another."""
     count, block_size, world_size, _ = sizes
     blocks = [
         list(Share(rank, world_size).blocks(count, block_size, drop_last=True))
@@ -47,16 +47,16 @@ def test_drop_last_gives_ranks_the_same_number_of_full_blocks(sizes):
 
 
 @given(sizes, st.integers(0, 250))
-def test_skip_leaves_out_the_first_images(sizes, skip):
-    """A share that is resumed continues where it stopped."""
+def test_skip_omits_the_first_images(sizes, skip):
+    """A share that resumes continues where it stopped."""
     count, block_size, world_size, num_workers = sizes
-    for share in all_shares(world_size, num_workers):
-        everything = positions(share.blocks(count, block_size))
-        assert positions(share.blocks(count, block_size, skip=skip)) == everything[skip:]
+    for share in list_shares(world_size, num_workers):
+        everything = list_positions(share.blocks(count, block_size))
+        assert list_positions(share.blocks(count, block_size, skip=skip)) == everything[skip:]
 
 
-def test_workers_in_turn_give_the_order_without_workers():
-    """Taking a block from each worker in turn, as a DataLoader does, keeps the order."""
+def test_alternating_workers_keep_the_order():
+    """A DataLoader takes a block from each worker in turn, which keeps the order."""
     workers = [list(Share(1, 2, worker, 2).blocks(80, 10)) for worker in range(2)]
     turns = [block for pair in zip(*workers, strict=True) for block in pair]
     assert (

@@ -12,13 +12,13 @@ from imagemint.client.torch import SyntheticStream
 OLD_TORCHDATA = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")
 
 
-def indices(items):
-    """The index of each item of a ComputedSource, or of each image of batches."""
+def list_indices(items):
+    """Returns the index of each item of a ComputedSource, or of each image of batches."""
     return [int(each) for image, *_ in items for each in image.reshape(-1, 24)[:, 0]]
 
 
-def test_items_are_tensors_with_their_class(source):
-    """A server's images arrive as uint8 [C, H, W], equal to those of the client, and writable."""
+def test_items_are_tensors_with_a_class(source):
+    """Images are uint8 [C, H, W], equal to those of the client and writable."""
     (image, class_id), *_ = items = list(SyntheticStream(source, 20, block_size=8))
     assert len(items) == 20
     assert (image.dtype, image.shape, class_id) == (torch.uint8, (1, 4, 6), 0)
@@ -27,8 +27,8 @@ def test_items_are_tensors_with_their_class(source):
     image += 1
 
 
-def test_items_are_pictures_with_serials(computed):
-    """Pillow images go through the transform; a model without classes has class -1."""
+def test_items_may_be_pictures_with_serials(computed):
+    """Pillow images are passed to the transform. Without classes the class is -1."""
     source = computed(num_classes=0, channels=3)
     stream = SyntheticStream(
         source, 3, output="pil", transform=lambda image: (image.mode, image.size), serials=True
@@ -36,8 +36,8 @@ def test_items_are_pictures_with_serials(computed):
     assert list(stream) == [(("RGB", (6, 4)), -1, f"counted@1/5/{index}") for index in range(3)]
 
 
-def test_loader_gets_batches(computed):
-    """Single items are collated; batched blocks pass through."""
+def test_loader_returns_batches(computed):
+    """Single items are collated, and batched blocks are passed through."""
     single = DataLoader(SyntheticStream(computed(), 20, block_size=8), batch_size=8)
     stream = SyntheticStream(computed(), 20, block_size=8, batched=True)
     batched = DataLoader(stream, batch_size=None)
@@ -53,25 +53,25 @@ def test_ranks_share_an_epoch(computed):
     ranks = [
         SyntheticStream(computed(), 30, block_size=4, rank=rank, world_size=2) for rank in range(2)
     ]
-    found = [indices(each) for each in ranks]
+    found = [list_indices(each) for each in ranks]
     assert found[0][:8] == [0, 1, 2, 3, 8, 9, 10, 11]
     assert sorted(found[0] + found[1]) == list(range(30))
     assert [len(each) for each in ranks] == [len(each) for each in found]
 
 
 def test_epochs_repeat_or_advance(computed):
-    """An epoch has the same images in every run; with `advance` each has its own."""
+    """An epoch has the same images in every run. With `advance` each epoch has its own."""
     repeating = SyntheticStream(computed(), 6, first_index=10)
     advancing = SyntheticStream(computed(), 6, first_index=10, advance=True)
     for stream in (repeating, advancing):
-        assert indices(stream) == indices(stream) == list(range(10, 16))
+        assert list_indices(stream) == list_indices(stream) == list(range(10, 16))
         stream.set_epoch(2)
-    assert indices(repeating) == list(range(10, 16))
-    assert indices(advancing) == list(range(22, 28))
+    assert list_indices(repeating) == list(range(10, 16))
+    assert list_indices(advancing) == list(range(22, 28))
 
 
-def test_stream_resumes_where_its_state_was_taken(computed):
-    """In the middle of a block, in its epoch; the iteration after it is whole."""
+def test_stream_resumes_from_its_state(computed):
+    """A state may be inside a block and an epoch. The next iteration is complete."""
     stream = SyntheticStream(computed(), 20, block_size=8, advance=True)
     stream.set_epoch(1)
     items = iter(stream)
@@ -79,13 +79,13 @@ def test_stream_resumes_where_its_state_was_taken(computed):
     state = stream.state_dict()
     resumed = SyntheticStream(computed(), 20, block_size=8, advance=True)
     resumed.load_state_dict(state)
-    assert indices(first) + indices(resumed) == list(range(20, 40))
+    assert list_indices(first) + list_indices(resumed) == list(range(20, 40))
     assert resumed.source.reads[0] == (31, 5)
-    assert indices(resumed) == list(range(20, 40))
+    assert list_indices(resumed) == list(range(20, 40))
 
 
 def test_state_of_another_stream_is_refused(computed):
-    """The error names what differs."""
+    """The error names the option that differs."""
     state = SyntheticStream(computed(), 20, block_size=8).state_dict()
     with pytest.raises(ValueError, match="count 20, now 21"):
         SyntheticStream(computed(), 21, block_size=8).load_state_dict(state)
@@ -94,19 +94,19 @@ def test_state_of_another_stream_is_refused(computed):
 @OLD_TORCHDATA
 @pytest.mark.parametrize("stop_after", [1, 3, 5])
 def test_stateful_loader_resumes(computed, stop_after):
-    """A StatefulDataLoader continues after the batches that it had yielded."""
+    """A StatefulDataLoader continues after the batches that it has returned."""
 
     def load():
         return StatefulDataLoader(SyntheticStream(computed(), 20, block_size=4), batch_size=4)
 
-    whole = indices(load())
+    whole = list_indices(load())
     loader = load()
     batches = iter(loader)
     before = [next(batches) for _ in range(stop_after)]
     resumed = load()
     resumed.load_state_dict(loader.state_dict())
-    assert indices(before) + indices(resumed) == whole == list(range(20))
-    assert indices(resumed) == whole
+    assert list_indices(before) + list_indices(resumed) == whole == list(range(20))
+    assert list_indices(resumed) == whole
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_stateful_loader_resumes(computed, stop_after):
         ({"output": "pil", "batched": True}, "must be 'tensor'"),
     ],
 )
-def test_bad_arguments_are_named(computed, arguments, message):
+def test_invalid_arguments_are_refused(computed, arguments, message):
     """Each error says what is accepted."""
     with pytest.raises(ValueError, match=message):
         SyntheticStream(computed(), **({"count": 1, "block_size": 8} | arguments))
