@@ -9,6 +9,8 @@ same for programs, and the message is for people::
     ├── VersionNotFound       the model exists, that version does not
     ├── ClassUnsupported      the request names a class, the model has none
     ├── CaptionUnsupported    the request has a caption, the model takes none
+    ├── SourceUnsupported     a translation is asked of a model that takes no source
+    ├── SourceRequired        a model that translates a source is asked to generate without one
     ├── VariantMismatch       a variant of the model that this server does not run
     ├── ScoreUnsupported      a score that the bundle does not have
     ├── FilterExhausted       no candidate of an index passes the filter
@@ -155,6 +157,38 @@ class CaptionUnsupported(ImagemintError):
     def __init__(self, model: str) -> None:
         super().__init__(
             f"model {model!r} takes no caption: ask it for none", metadata={"model": model}
+        )
+
+
+class SourceUnsupported(ImagemintError):
+    """The request has a source, but the model takes none.
+
+    Args:
+        model: the model's name.
+    """
+
+    reason = "SOURCE_UNSUPPORTED"
+
+    def __init__(self, model: str) -> None:
+        super().__init__(
+            f"model {model!r} takes no source: ask GenerationService for its images",
+            metadata={"model": model},
+        )
+
+
+class SourceRequired(ImagemintError):
+    """The model translates a source, and the request has none.
+
+    Args:
+        model: the model's name.
+    """
+
+    reason = "SOURCE_REQUIRED"
+
+    def __init__(self, model: str) -> None:
+        super().__init__(
+            f"model {model!r} translates a source: ask TranslationService for its images",
+            metadata={"model": model},
         )
 
 

@@ -1,11 +1,16 @@
 """Serial numbers: all that decides one image, in one line of text."""
 
+import hashlib
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Self
+from typing import Any, Self
 from urllib.parse import quote, unquote
+
+import numpy as np
+import numpy.typing as npt
 
 from imagemint.engine.captions import normalize
 
@@ -18,7 +23,9 @@ _FORM = re.compile(
 )
 _CLASS = re.compile(rf"class=({_INTEGER})")
 _CAPTION = re.compile(r"caption=((?:[A-Za-z0-9-]|%[0-9A-F]{2})+)")
+_SOURCE = re.compile(r"source=([0-9a-f]{32})")
 _TRUNCATION = re.compile(r"truncation=([0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)")
+_SOURCE_DIGITS = 32
 _UINT64_MAX = 2**64 - 1
 # These words ask for a variant, but no variant has such a name.
 _NOT_VARIANTS = ("auto", "reference")
@@ -29,7 +36,8 @@ class Serial:
     """The name under which the same pixels can be minted again.
 
     `str()` gives its one spelling, such as `mnist@3/42/17?class=7&truncation=0.7`, of a variant
-    `mnist@3+int8/42/17?class=7`, of a text-to-image model `people@1/42/17?caption=red%20hair`;
+    `mnist@3+int8/42/17?class=7`, of a text-to-image model `people@1/42/17?caption=red%20hair`, of
+    an image-to-image model `sketch@1/0/0?source=` and 32 hexadecimal digits;
     `parse()` reads it back exactly.
     """
 
@@ -49,10 +57,13 @@ class Serial:
     """Name of the variant; None for the reference, which is never spelled."""
     caption: str | None = None
     """Caption in its normal form; None for a model without captions."""
+    source: str | None = None
+    """Digest of the source as by `hash_source`; None for a model without a source."""
 
     def __str__(self) -> str:
         reel = spell_reel(self.model, self.version, self.variant, self.seed)
-        return f"{reel}{self.index}{spell_terms(self.class_id, self.caption, self.truncation)}"
+        terms = spell_terms(self.class_id, self.caption, self.truncation, self.source)
+        return f"{reel}{self.index}{terms}"
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -67,13 +78,27 @@ class Serial:
         found = _FORM.fullmatch(text)
         if found is None or found["variant"] in _NOT_VARIANTS:
             raise _malformed(text)
-        class_id, caption, truncation = _parse_terms(text, found["terms"])
+        terms = _parse_terms(text, found["terms"])
         seed, index = int(found["seed"]), int(found["index"])
         if max(seed, index) > _UINT64_MAX:
             raise ValueError(f"{text!r}: seed and index are at most 2^64 - 1")
         version = int(found["version"])
         variant = found["variant"]
-        return cls(found["model"], version, seed, index, class_id, truncation, variant, caption)
+        return cls(found["model"], version, seed, index, variant=variant, **terms)
+
+
+def hash_source(source: npt.NDArray[np.uint8]) -> str:
+    """Returns the digest that serials have of a source: 32 hexadecimal digits.
+
+    They are the first half of the SHA-256 of height, width and depth, each as four bytes, little
+    endian, and then of the pixels, row by row, channels last.
+
+    Args:
+        source: uint8 [height, width, depth], as the graph receives it.
+    """
+    digest = hashlib.sha256(np.array(source.shape, "<u4").tobytes())
+    digest.update(np.ascontiguousarray(source))
+    return digest.hexdigest()[:_SOURCE_DIGITS]
 
 
 def spell_reel(model: str, version: int, variant: str | None, seed: int) -> str:
@@ -82,7 +107,12 @@ def spell_reel(model: str, version: int, variant: str | None, seed: int) -> str:
 
 
 @lru_cache(maxsize=1_024)
-def spell_terms(class_id: int | None, caption: str | None, truncation: float | None) -> str:
+def spell_terms(
+    class_id: int | None,
+    caption: str | None,
+    truncation: float | None,
+    source: str | None = None,
+) -> str:
     """Returns the last part of a serial, which follows the index.
 
     It is cached, because it is needed for every image, and most images have it in common.
@@ -92,35 +122,53 @@ def spell_terms(class_id: int | None, caption: str | None, truncation: float | N
         terms.append(f"class={class_id}")
     if caption is not None:
         terms.append(f"caption={quote(caption, safe='')}")
+    if source is not None:
+        terms.append(f"source={source}")
     if truncation is not None:
         # repr is the shortest decimal that reads back as the same float64.
         terms.append(f"truncation={float(truncation)!r}")
     return f"?{'&'.join(terms)}" if terms else ""
 
 
-def _parse_terms(text: str, terms: str | None) -> tuple[int | None, str | None, float | None]:
-    """Returns class, caption and truncation from the part after the question mark, in that order.
+def _parse_terms(text: str, terms: str | None) -> dict[str, Any]:
+    """Returns class, caption, source and truncation from the part after the question mark.
 
-    Every term may be missing.
+    They have this order, and every term may be missing.
     """
-    class_id = caption = truncation = None
-    if terms is None:
-        return class_id, caption, truncation
-    rest = terms.split("&")
-    if found := _CLASS.fullmatch(rest[0]):
-        class_id = int(found[1])
-        rest.pop(0)
-    if rest and (found := _CAPTION.fullmatch(rest[0])):
-        caption = unquote(found[1], errors="replace")
-        if caption != normalize(caption) or quote(caption, safe="") != found[1]:
-            raise _malformed(text)
-        rest.pop(0)
-    if rest and (found := _TRUNCATION.fullmatch(rest[0])):
-        truncation = float(found[1])
-        rest.pop(0)
-    if rest or (truncation is not None and not math.isfinite(truncation)):
+    parsed: dict[str, Any] = {}
+    rest = [] if terms is None else terms.split("&")
+    for name, form, read in _TERMS:
+        if rest and (found := form.fullmatch(rest[0])):
+            try:
+                parsed[name] = read(found[1])
+            except ValueError:
+                raise _malformed(text) from None
+            rest.pop(0)
+    if rest:
         raise _malformed(text)
-    return class_id, caption, truncation
+    return parsed
+
+
+def _parse_caption(term: str) -> str:
+    caption = unquote(term, errors="replace")
+    if caption != normalize(caption) or quote(caption, safe="") != term:
+        raise ValueError(term)
+    return caption
+
+
+def _parse_truncation(term: str) -> float:
+    truncation = float(term)
+    if not math.isfinite(truncation):
+        raise ValueError(term)
+    return truncation
+
+
+_TERMS: tuple[tuple[str, re.Pattern[str], Callable[[str], object]], ...] = (
+    ("class_id", _CLASS, int),
+    ("caption", _CAPTION, _parse_caption),
+    ("source", _SOURCE, str),
+    ("truncation", _TRUNCATION, _parse_truncation),
+)
 
 
 def _malformed(text: str) -> ValueError:

@@ -1,6 +1,7 @@
-"""Encoded pictures that state their origin: what the server sends, and what data sets hold."""
+"""Pictures: encoded ones that state their origin, and decoded ones of strangers."""
 
 from imagemint.pictures.animation import AnimationFormat, encode_animation
+from imagemint.pictures.decoding import PictureRefused, decode, read_size
 from imagemint.pictures.encoding import (
     DEFAULT_QUALITY,
     SERIAL_KEY,
@@ -17,6 +18,9 @@ __all__ = [
     "VARIANT_KEY",
     "AnimationFormat",
     "PictureFormat",
+    "PictureRefused",
+    "decode",
     "encode",
     "encode_animation",
+    "read_size",
 ]

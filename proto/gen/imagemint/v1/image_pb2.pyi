@@ -434,8 +434,8 @@ class MintedImage(_message.Message):
     class_id: _builtins.int
     """Class it was asked for; absent for a model without classes."""
     serial: _builtins.str
-    """Its serial number, `model@version/seed/index?class=C&caption=TEXT&truncation=T`, class, caption
-    and truncation only where they apply; `model@version+variant/...` if another variant than
+    """Its serial number, `model@version/seed/index?class=C&caption=TEXT&source=SHA&truncation=T`, class,
+    caption, source and truncation only where they apply; `model@version+variant/...` if another variant than
     model.onnx made it. Empty for explicit latents.
     """
     caption: _builtins.str

@@ -13,18 +13,19 @@ def allocate_images(batch: list[Slice], spec: ModelSpec) -> None:
     """Allocates the results of jobs that span several batches; the caller holds the lock."""
     for job, start, stop in batch:
         if start == 0 and stop < job.count:
-            shape = (job.count, spec.height, spec.width, spec.channels)
-            job.images = np.empty(shape, np.uint8)
+            shape = spec.make_image_shape(job.source_shape)
+            job.images = np.empty((job.count, *shape), np.uint8)
 
 
 def assign_images(
     batch: list[Slice], count: int, images: npt.NDArray[np.uint8], spec: ModelSpec
 ) -> None:
-    """Assigns the `count` images of a batch to its jobs.
+    """Assigns the `count` images of a batch, whose sources have one size, to its jobs.
 
     The jobs keep at most twice their size in memory.
     """
-    if images.shape != (expected := (count, spec.height, spec.width, spec.channels)):
+    expected = (count, *spec.make_image_shape(batch[0].job.source_shape))
+    if images.shape != expected:
         raise ValueError(f"the backend returned images of shape {images.shape}, not {expected}")
     row = 0
     for job, start, stop in batch:
@@ -42,10 +43,21 @@ def count_images(batch: list[Slice]) -> int:
     return sum(stop - start for _, start, stop in batch)
 
 
+def group_by_size(batch: list[Slice]) -> list[list[Slice]]:
+    """Returns the parts of a batch whose sources have one size, which one pass can compute."""
+    if len(batch) == 1 or batch[0].job.sources is None:
+        return [batch]
+    groups: dict[tuple[int, ...], list[Slice]] = {}
+    for piece in batch:
+        groups.setdefault(piece.job.source_shape, []).append(piece)
+    return list(groups.values())
+
+
 def stack_inputs(batch: list[Slice], spec: ModelSpec) -> Batch:
-    """Returns the inputs of a batch."""
+    """Returns the inputs of a batch whose sources have one size."""
     return Batch(
-        z=_stack_latents(batch, spec),
+        z=_stack_latents(batch, spec) if spec.z_dim else None,
+        source=_stack_sources(batch) if spec.source is not None else None,
         class_id=_stack_classes(batch) if spec.conditional else None,
         tokens=_stack_tokens(batch) if spec.captions is not None else None,
         truncation=_stack_psi(batch) if spec.takes_psi else None,
@@ -75,6 +87,12 @@ def _stack_latents(batch: list[Slice], spec: ModelSpec) -> npt.NDArray[np.float3
         is_drawn[first : first + len(latents)] = False
     z[is_drawn] = drawn
     return z
+
+
+def _stack_sources(batch: list[Slice]) -> npt.NDArray[np.uint8]:
+    """Returns the sources uint8 [N, height, width, depth]."""
+    parts = [job.sources[a:b] for job, a, b in batch if job.sources is not None]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _stack_classes(batch: list[Slice]) -> npt.NDArray[np.int64]:

@@ -3,7 +3,8 @@
 An idle instance computes the queued images at once, and waits for more only if a delay is set. The
 unit is the image. room.py decides which jobs may enter the queue, and queue.py decides their order.
 No model runs on the event loop. The pixels of a serial do not depend on the other images in its
-batch, so the batches do not affect the answers.
+batch, so the batches do not affect the answers. Sources of one size share a pass of the model; a
+batch with several sizes is computed one size after another.
 """
 
 import asyncio
@@ -28,6 +29,7 @@ from imagemint.server.batching.batch import (
     allocate_images,
     assign_images,
     count_images,
+    group_by_size,
     stack_inputs,
 )
 from imagemint.server.batching.drain_rate import DrainRate
@@ -379,6 +381,11 @@ class Batcher:
         batch: list[Slice],
         run: Callable[..., npt.NDArray[np.uint8]],
     ) -> None:
+        for part in group_by_size(batch):
+            self._compute_part(part, run)
+
+    def _compute_part(self, batch: list[Slice], run: Callable[..., npt.NDArray[np.uint8]]) -> None:
+        """Computes a batch whose sources, if any, have one size."""
         began = time.perf_counter_ns()
         for job, start, _ in batch:
             if not start:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imagemint.engine.sampling import Run
+from imagemint.engine.spec import ModelSpec
 
 
 class Priority(enum.StrEnum):
@@ -57,6 +58,7 @@ class Job:
             or float32 [count].
         deadline: `time.monotonic` value after which no image of the job is computed.
         priority: priority in the queue.
+        sources: only for a model that translates sources: uint8 [count, height, width, depth].
         streamed: whether the job is part of a stream. Streams get their own share of a batch; see
             queue.py.
         images: the result, uint8 [count, H, W, C], complete once `done` resolves. It is read-only,
@@ -70,6 +72,7 @@ class Job:
     deadline: float = math.inf
     priority: Priority = Priority.NORMAL
     streamed: bool = False
+    sources: npt.NDArray[np.uint8] | None = field(default=None, repr=False)
     images: npt.NDArray[np.uint8] = field(init=False, repr=False)
     done: asyncio.Future[None] = field(init=False, repr=False)
     accepted_ns: int = field(init=False, default=0)
@@ -82,6 +85,17 @@ class Job:
     taken: int = field(init=False, default=0, repr=False)
     computed: int = field(init=False, default=0, repr=False)
     dropped: bool = field(init=False, default=False, repr=False)
+
+    @property
+    def source_shape(self) -> tuple[int, ...]:
+        """Shape of one source, [height, width, depth]; empty for a job without sources."""
+        return () if self.sources is None else self.sources.shape[1:]
+
+    def count_result_bytes(self, spec: ModelSpec) -> int:
+        """Returns the number of bytes of the result."""
+        if self.sources is None:
+            return self.count * spec.image_bytes
+        return self.count * math.prod(spec.make_image_shape(self.source_shape))
 
 
 class Slice(NamedTuple):

@@ -28,6 +28,8 @@ class ImageRequest:
             no truncation. The runs repeat a threshold.
         priority: priority in the queue.
         image_filter: which images to keep; None for all. The latents are then one run.
+        sources: only for a model that translates sources: the digest of each image's source, as in
+            its serial.
     """
 
     version: ServedVersion
@@ -37,6 +39,7 @@ class ImageRequest:
     truncation: float | Sequence[float] | None = None
     priority: Priority = Priority.NORMAL
     image_filter: ImageFilter | None = None
+    sources: Sequence[str] | None = None
 
     def make_job(self, offset: int, count: int, deadline: float) -> Job:
         """Returns the job for the images ``offset`` to ``offset + count - 1`` of the request."""
@@ -109,6 +112,9 @@ class ImageRequest:
         runs = self.latents if chosen is None else chosen
         if chosen is None and count < self.count:
             runs = cut_runs(runs, offset, offset + count)
+        if not version.spec.z_dim:
+            # Seed and index decide nothing, so that each image has one serial.
+            runs = [Run(0, 0, 1)] * count
         places: list[str] = []
         for seed, first, length, _ in runs:
             reel = spell_reel(name, number, variant, seed)
@@ -124,5 +130,6 @@ class ImageRequest:
             conditions.class_id or unknown,
             conditions.captions or unknown,
             truncations,
+            self.sources[offset : offset + count] if self.sources is not None else unknown,
         )
         return list(map(operator.add, places, terms))

@@ -169,6 +169,11 @@ class Call:
                 batches_duration_s=job.inference_ns / 1e9,
             )
 
+    def trace_decoding(self, began_ns: int, sources: int) -> None:
+        """Adds the decoding of sources to the call's trace. The decoding has just ended."""
+        if self.span is not None:
+            self.span.stage("decode", began_ns, time.perf_counter_ns(), sources=sources)
+
     def trace_encoding(self, began_ns: int, picture_format: str) -> None:
         """Adds the encoding of an answer to the call's trace. The encoding has just ended."""
         if self.span is not None:

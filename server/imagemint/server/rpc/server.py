@@ -34,6 +34,7 @@ from imagemint.server.rpc.running_calls import RunningCalls
 from imagemint.server.rpc.submission import Gate
 from imagemint.server.rpc.v1.interpolation import PathServicer
 from imagemint.server.rpc.v1.models import ModelServicer
+from imagemint.server.rpc.v1.translation import TranslationServicer
 from imagemint.server.settings import ServeSettings, join_address, split_address
 from imagemint.server.telemetry.metrics import Metrics
 from imagemint.v1 import (
@@ -41,6 +42,8 @@ from imagemint.v1 import (
     generation_service_pb2_grpc,
     model_service_pb2,
     model_service_pb2_grpc,
+    translation_service_pb2,
+    translation_service_pb2_grpc,
 )
 
 if TYPE_CHECKING:  # OpenTelemetry is imported only when something is traced
@@ -50,6 +53,7 @@ _log = structlog.stdlib.get_logger(__name__)
 
 _SERVICES = (
     generation_service_pb2.DESCRIPTOR.services_by_name["GenerationService"].full_name,
+    translation_service_pb2.DESCRIPTOR.services_by_name["TranslationService"].full_name,
     model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
     grpc_service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name,
 )
@@ -72,6 +76,7 @@ class Services(NamedTuple):
     running_calls: RunningCalls
     generation: PathServicer
     models: ModelServicer
+    translation: TranslationServicer
 
 
 class RpcServer:
@@ -134,6 +139,7 @@ class RpcServer:
             self._running_calls,
             PathServicer(repository, metrics, self.gate, encoders),
             ModelServicer(repository, settings.max_queue_images),
+            TranslationServicer(settings, repository, metrics, self.gate, encoders),
         )
         self._inference = InferenceServicer(repository, control, metrics, self.gate, peers)
         self._options = [
@@ -152,6 +158,9 @@ class RpcServer:
         services = self.services
         generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(
             services.generation, server
+        )
+        translation_service_pb2_grpc.add_TranslationServiceServicer_to_server(
+            services.translation, server
         )
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(services.models, server)
         grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self._inference, server)
@@ -251,6 +260,7 @@ class RpcServer:
         self._interceptor.refuse(Draining(_RETRY_DELAY_S))
         self._health.dismiss()
         self._inference.dismiss()
+        self.services.translation.dismiss()
         if grace_s > 0:
             await self._running_calls.wait_idle(grace_s)
             for _ in range(_MOST_PAUSES):

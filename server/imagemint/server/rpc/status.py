@@ -24,6 +24,8 @@ from imagemint.engine.errors import (
     ModelNotReady,
     QueueFull,
     ScoreUnsupported,
+    SourceRequired,
+    SourceUnsupported,
     VariantMismatch,
     VersionNotFound,
 )
@@ -47,6 +49,8 @@ CODES: dict[type[ImagemintError], grpc.StatusCode] = {
     VersionNotFound: grpc.StatusCode.NOT_FOUND,
     ClassUnsupported: grpc.StatusCode.FAILED_PRECONDITION,
     CaptionUnsupported: grpc.StatusCode.FAILED_PRECONDITION,
+    SourceUnsupported: grpc.StatusCode.FAILED_PRECONDITION,
+    SourceRequired: grpc.StatusCode.FAILED_PRECONDITION,
     VariantMismatch: grpc.StatusCode.FAILED_PRECONDITION,
     ScoreUnsupported: grpc.StatusCode.FAILED_PRECONDITION,
     FilterExhausted: grpc.StatusCode.FAILED_PRECONDITION,

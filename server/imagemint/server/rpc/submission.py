@@ -3,7 +3,7 @@
 import asyncio
 import math
 import time
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -101,7 +101,7 @@ class Submission:
             QueueFull, Draining: as in `Batcher.submit`.
         """
         caller = current_caller.get()
-        size = job.count * version.spec.image_bytes
+        size = job.count_result_bytes(version.spec)
         if piece is not None:
             await current_call.get().reserve(size, piece)
             await caller.pace(job.count, lambda: self._raise_if_ending(version))
@@ -119,6 +119,50 @@ class Submission:
             raise
         caller.count(version.spec.name, job.count)
 
+    async def submit_all(
+        self,
+        version: ServedVersion,
+        jobs: Sequence[Job],
+        *,
+        streamed: bool = False,
+        patient: bool = False,
+    ) -> None:
+        """Queues the jobs of one translation; memory for their results is reserved already.
+
+        Args:
+            version: version of the model.
+            jobs: the jobs; if one cannot be queued, all are dropped.
+            streamed: whether they belong to a stream, which is slowed to its caller's rate.
+            patient: whether to wait until the queue has room.
+
+        Raises:
+            RateLimited: the caller of a single call has used up its rate.
+            QueueFull, Draining: as in `Batcher.submit`.
+        """
+        caller = current_caller.get()
+        images = sum(job.count for job in jobs)
+        if streamed:
+            await caller.pace(images, lambda: self._raise_if_ending(version))
+        else:
+            caller.charge(images)
+        queued: list[Job] = []
+        try:
+            for job in jobs:
+                job.streamed = streamed
+                if patient:
+                    await version.batcher.submit_when_room(job)
+                else:
+                    version.batcher.submit(job)
+                queued.append(job)
+        except BaseException as error:
+            for job in queued:
+                version.batcher.drop(job)
+            caller.give_back(images)
+            if isinstance(error, QueueFull | Draining):
+                self._metrics.rejected.labels(version.spec.name, error.reason.lower()).inc()
+            raise
+        caller.count(version.spec.name, images)
+
     async def submit_when_room(self, version: ServedVersion, job: Job, piece: Hashable) -> None:
         """Queues a job of a stream as soon as memory, rate and queue have room for it.
 
@@ -130,7 +174,7 @@ class Submission:
         Raises:
             Draining: as in `Batcher.submit`.
         """
-        await current_call.get().reserve(job.count * version.spec.image_bytes, piece)
+        await current_call.get().reserve(job.count_result_bytes(version.spec), piece)
         await current_caller.get().pace(job.count, lambda: self._raise_if_ending(version))
         try:
             await version.batcher.submit_when_room(job)
@@ -173,7 +217,7 @@ class Submission:
             Draining: as in `Batcher.submit`.
         """
         call, caller = current_call.get(), current_caller.get()
-        if not call.reserve_now(job.count * version.spec.image_bytes, piece):
+        if not call.reserve_now(job.count_result_bytes(version.spec), piece):
             return False
         if not caller.charge_ahead(job.count):
             call.release(piece)
@@ -231,6 +275,20 @@ async def wait_or_drop(batcher: Batcher, job: Job) -> None:
         raise
     finally:
         current_call.get().trace(job)
+
+
+async def wait_for_all(batcher: Batcher, jobs: Sequence[Job]) -> None:
+    """Waits for several jobs; drops them all if one fails or the caller leaves."""
+    try:
+        for job in jobs:
+            await job.done
+    except BaseException:
+        for job in jobs:
+            batcher.drop(job)
+        raise
+    finally:
+        for job in jobs:
+            current_call.get().trace(job)
 
 
 async def wait_for_job(job: Job) -> None:

@@ -28,8 +28,8 @@ from imagemint.server.rpc.open_inference.requests import (
     check_parts,
     read_infer,
 )
-from imagemint.server.rpc.open_inference.stream import InferStream
 from imagemint.server.rpc.open_inference.tensors import add_output, add_texts
+from imagemint.server.rpc.request_stream import RequestStream
 from imagemint.server.rpc.status import make_outcome
 from imagemint.server.rpc.submission import Gate, Submission, get_deadline, wait_or_drop
 from imagemint.server.telemetry.metrics import Metrics
@@ -80,7 +80,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         self._gate = gate
         self._peers = peers
         peers.on("statistics", self._collect_sums)
-        self._streams: set[InferStream] = set()
+        self._streams: set[RequestStream[messages.ModelInferRequest]] = set()
         self._dismissed = False
 
     # --- health and descriptions ----------------------------------------------------------------
@@ -207,7 +207,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
             Draining: the server shuts down; the accepted requests are answered.
         """
         del request_iterator
-        stream = InferStream(context, self._answer_in_stream, self._gate)
+        stream = RequestStream(context, self._answer_in_stream, self._gate)
         if self._dismissed:
             stream.dismiss()
         self._streams.add(stream)

@@ -38,7 +38,7 @@ from imagemint.server.telemetry.metrics import Metrics, observe_each
 from imagemint.v1 import generation_service_pb2 as messages
 from imagemint.v1 import generation_service_pb2_grpc, image_pb2, manifest_pb2
 
-_FORMATS = {
+FORMATS = {
     PictureFormat.RAW: image_pb2.IMAGE_FORMAT_RAW,
     PictureFormat.PNG: image_pb2.IMAGE_FORMAT_PNG,
     PictureFormat.JPEG: image_pb2.IMAGE_FORMAT_JPEG,
@@ -246,7 +246,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         call = current_call.get()
         if call.span is not None:
             call.trace_encoding(began_ns, picture_format)
-        _write_timing(answer.timing, job, took_ns)
+        write_timing(answer.timing, job, took_ns)
 
 
 def _list_images(batch: image_pb2.ImageBatch, chunk: Chunk, serials: Sequence[str]) -> None:
@@ -310,13 +310,14 @@ def _build_preamble(
         version=str(version.version),
         bundle_sha256=version.bundle.sha256,
         variant=version.backend.variant.name,
-        format=_FORMATS[picture_format],
+        format=FORMATS[picture_format],
         layout=layout,
         shape=manifest_pb2.ImageShape(height=height, width=width, channels=channels),
     ).SerializeToString()
 
 
-def _write_timing(timing: image_pb2.Timing, job: Job, encode_ns: int) -> None:
+def write_timing(timing: image_pb2.Timing, job: Job, encode_ns: int) -> None:
+    """Writes where the time of a finished job went."""
     computing_ns = job.finished_ns - job.started_ns
     # Batches of one job may run in parallel, and the sum of their times may then exceed the
     # duration.

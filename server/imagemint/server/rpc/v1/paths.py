@@ -11,6 +11,7 @@ from imagemint.engine.serial import Serial
 from imagemint.engine.spec import ModelSpec
 from imagemint.pictures import DEFAULT_QUALITY, AnimationFormat
 from imagemint.server.repository import ServedVersion
+from imagemint.server.rpc.v1.requests import require_generator
 from imagemint.server.rpc.v1.violations import Checks
 from imagemint.v1 import generation_service_pb2 as messages
 from imagemint.v1 import image_pb2
@@ -70,7 +71,9 @@ def make_image_spec(
 
     Raises:
         InvalidRequest: a serial is not one of this version, or the number of frames is wrong.
+        SourceRequired: the model translates a source.
     """
+    require_generator(version)
     spec, first, checks = version.spec, serials[0], Checks()
     least = max(2, len(serials))
     if not least <= frames <= version.max_images:

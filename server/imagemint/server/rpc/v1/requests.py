@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imagemint.engine.bundle.variants import AUTO
-from imagemint.engine.errors import ScoreUnsupported, VariantMismatch, quoted
+from imagemint.engine.errors import ScoreUnsupported, SourceRequired, VariantMismatch, quoted
 from imagemint.engine.filtering import INDEX_END, ImageFilter
 from imagemint.engine.manifest_checks import VARIANT_NAME
 from imagemint.engine.sampling import Run
@@ -76,12 +76,22 @@ def require_model(
     """
     if not request.images.model:
         checks = Checks()
-        output = _read_output(request.output, checks)
+        output = read_output(request.output, checks)
         if isinstance(request, generation_service_pb2.GenerateRequest):
             _read_layout(request, output, checks)
         checks.fail("images.model", "required")
         checks.check_count(request.images, None)
         checks.raise_violations()
+
+
+def require_generator(version: ServedVersion) -> None:
+    """Checks that a model generates images without a source.
+
+    Raises:
+        SourceRequired: it translates a source.
+    """
+    if version.spec.source is not None:
+        raise SourceRequired(version.spec.name)
 
 
 def read_generate(
@@ -92,15 +102,17 @@ def read_generate(
     Raises:
         InvalidRequest: one or more fields are wrong; the error lists all of them.
         ClassUnsupported, CaptionUnsupported: the request names what the model does not take.
+        SourceRequired: the model translates a source.
         VariantMismatch: the server runs another variant than the request names.
     """
+    require_generator(version)
     checks = Checks()
-    output = _read_output(request.output, checks)
+    output = read_output(request.output, checks)
     is_sheet, columns = _read_layout(request, output, checks)
     checks.check_count(request.images, version.max_images)
     if is_sheet:
         _check_sheet(request.images.count, columns, version.spec, output, checks)
-    image_request = _read_images(request.images, version, request.priority, checks)
+    image_request = read_images(request.images, version, request.priority, checks)
     checks.raise_violations()
     return GenerateCall(image_request, output, is_sheet, columns)
 
@@ -113,11 +125,12 @@ def read_stream(
     Raises:
         As in `read_generate`.
     """
+    require_generator(version)
     checks = Checks()
-    output = _read_output(request.output, checks)
+    output = read_output(request.output, checks)
     listed = request.images.WhichOneof("source") == "latents"
     checks.check_count(request.images, version.max_images if listed else None)
-    image_request = _read_images(request.images, version, request.priority, checks)
+    image_request = read_images(request.images, version, request.priority, checks)
     chunk_size = default_chunk_size(version)
     if request.HasField("chunk_size"):
         chunk_size = request.chunk_size
@@ -132,9 +145,17 @@ def default_chunk_size(version: ServedVersion) -> int:
     return min(_DEFAULT_CHUNK, version.max_images)
 
 
-def _read_images(
+def read_images(
     images: image_pb2.ImageSpec, version: ServedVersion, priority: int, checks: Checks
 ) -> ImageRequest:
+    """Returns the images that a request asks for.
+
+    Args:
+        images: images of the request; the caller checks their number.
+        version: the version that computes them.
+        priority: priority of the request.
+        checks: collects the violations; if there are any, do not use the result.
+    """
     spec = version.spec
     if images.variant:
         _check_variant(images.variant, version, checks)
@@ -201,6 +222,9 @@ def _read_latents(
     images: image_pb2.ImageSpec, spec: ModelSpec, checks: Checks
 ) -> npt.NDArray[np.float32]:
     given = images.latents.values
+    if not spec.z_dim:
+        checks.fail("images.latents", f"model {spec.name!r} takes no latent")
+        return np.empty((images.count, 0), np.float32)
     expected = images.count * spec.z_dim
     if len(given) != expected:
         checks.fail(
@@ -259,7 +283,8 @@ def _check_sheet(
         checks.fail("columns", f"a {name} has at most {most} pixels a side, not {height}x{width}")
 
 
-def _read_output(output: image_pb2.OutputSpec, checks: Checks) -> Output:
+def read_output(output: image_pb2.OutputSpec, checks: Checks) -> Output:
+    """Returns how the images come back."""
     if output.format not in _FORMATS:
         checks.fail("output.format", f"{output.format} is not a format")
         return Output()

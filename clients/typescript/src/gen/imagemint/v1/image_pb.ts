@@ -393,8 +393,8 @@ export type MintedImage = Message<"imagemint.v1.MintedImage"> & {
   classId?: number | undefined;
 
   /**
-   * Its serial number, `model@version/seed/index?class=C&caption=TEXT&truncation=T`, class, caption
-   * and truncation only where they apply; `model@version+variant/...` if another variant than
+   * Its serial number, `model@version/seed/index?class=C&caption=TEXT&source=SHA&truncation=T`, class,
+   * caption, source and truncation only where they apply; `model@version+variant/...` if another variant than
    * model.onnx made it. Empty for explicit latents.
    *
    * @generated from field: string serial = 3;

@@ -7,8 +7,8 @@ import pytest
 
 from imagemint.engine.errors import Draining
 from imagemint.open_inference import grpc_service_pb2 as pb
-from imagemint.server.rpc.open_inference import stream as infer_stream
-from imagemint.server.rpc.open_inference.stream import InferStream
+from imagemint.server.rpc import request_stream
+from imagemint.server.rpc.request_stream import RequestStream
 from imagemint.server.rpc.submission import Gate
 
 # The module documents this number of requests ahead of the response that is being written.
@@ -54,7 +54,7 @@ async def settle():
 async def test_slow_reader_limits_the_requests_read():
     """No further requests are read while the client reads no responses."""
     peer = Peer()
-    call = asyncio.create_task(InferStream(peer, echo, Gate()).run())
+    call = asyncio.create_task(RequestStream(peer, echo, Gate()).run())
     await peer.writing.wait()
     await settle()
     assert peer.read_so_far == MOST_AHEAD
@@ -68,7 +68,7 @@ async def test_slow_reader_limits_the_requests_read():
 
 async def test_bytes_of_requests_are_limited(monkeypatch):
     """The bytes of running requests are limited, but at least one request runs."""
-    monkeypatch.setattr(infer_stream, "_AHEAD_BYTES", 10_000)
+    monkeypatch.setattr(request_stream, "_AHEAD_BYTES", 10_000)
 
     class Sender(Peer):
         async def read(self):
@@ -82,7 +82,7 @@ async def test_bytes_of_requests_are_limited(monkeypatch):
         answered.append(request.id)
         return await echo(request, context, patient=patient)
 
-    call = asyncio.create_task(InferStream(peer, answering, Gate()).run())
+    call = asyncio.create_task(RequestStream(peer, answering, Gate()).run())
     await settle()
     assert answered == ["1", "2"]
     assert peer.read_so_far == 3  # which waits
@@ -101,14 +101,14 @@ async def test_stream_ends_after_the_last_response():
     peer = Peer(requests=100)
     for _ in range(100):
         peer.may_go.release()
-    await InferStream(peer, echo, Gate()).run()
+    await RequestStream(peer, echo, Gate()).run()
     assert peer.written == [str(i) for i in range(1, 101)]
 
 
 async def test_draining_stream_continues_until_the_grace_ends():
     """Requests are answered during the grace, and every accepted request is answered after it."""
     peer, gate = Peer(), Gate()
-    stream = InferStream(peer, echo, gate)
+    stream = RequestStream(peer, echo, gate)
     call = asyncio.create_task(stream.run())
     await peer.writing.wait()
     await settle()
@@ -129,7 +129,7 @@ async def test_draining_stream_continues_until_the_grace_ends():
 @pytest.mark.parametrize("early", [True, False])
 async def test_draining_stream_ends_when_idle(early, monkeypatch):
     """The stream ends whether it was dismissed before or during its wait for a request."""
-    monkeypatch.setattr(infer_stream, "_SILENCE_S", 0.0)
+    monkeypatch.setattr(request_stream, "_SILENCE_S", 0.0)
 
     class Silent(Peer):
         async def read(self):
@@ -137,7 +137,7 @@ async def test_draining_stream_ends_when_idle(early, monkeypatch):
             return await asyncio.Event().wait() if request is grpc.aio.EOF else request
 
     peer = Silent(requests=3)
-    stream = InferStream(peer, echo, Gate())
+    stream = RequestStream(peer, echo, Gate())
     if early:
         stream.dismiss()
     call = asyncio.create_task(stream.run())
@@ -163,7 +163,7 @@ async def test_only_the_first_request_is_impatient():
     peer = Peer(requests=3)
     for _ in range(3):
         peer.may_go.release()
-    call = asyncio.create_task(InferStream(peer, answering, Gate()).run())
+    call = asyncio.create_task(RequestStream(peer, answering, Gate()).run())
     await settle()
     free.set()
     await call
@@ -182,7 +182,7 @@ async def test_cancelled_stream_cancels_its_work():
             cancelled.append(request.id)
             raise
 
-    call = asyncio.create_task(InferStream(Peer(requests=3), answering, Gate()).run())
+    call = asyncio.create_task(RequestStream(Peer(requests=3), answering, Gate()).run())
     await settle()
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -199,4 +199,4 @@ async def test_broken_stream_fails():
             raise RuntimeError("not a message")
 
     with pytest.raises(RuntimeError, match="not a message"):
-        await InferStream(Broken(), echo, Gate()).run()
+        await RequestStream(Broken(), echo, Gate()).run()

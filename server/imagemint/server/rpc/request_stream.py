@@ -1,13 +1,13 @@
-"""One ModelStreamInfer call: reads requests ahead and answers them in order."""
+"""A call with a stream both ways: reads requests ahead and answers them in order."""
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import grpc
+from google.protobuf.message import Message
 
 from imagemint.engine.errors import Draining
-from imagemint.open_inference import grpc_service_pb2 as messages
 from imagemint.server.rpc.call import current_call, send
 from imagemint.server.rpc.submission import Gate
 
@@ -23,13 +23,17 @@ _SILENCE_S = 0.5
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class Answerer(Protocol):
-    """A function that answers one request; a failure becomes an answer too."""
+RequestT = TypeVar("RequestT", bound=Message)
+_RequestT_contra = TypeVar("_RequestT_contra", bound=Message, contravariant=True)
+
+
+class Answerer(Protocol[_RequestT_contra]):
+    """A function that answers one request. The calls begin in the order of the requests."""
 
     def __call__(
-        self, request: messages.ModelInferRequest, context: Context, *, patient: bool
-    ) -> Coroutine[Any, Any, messages.ModelStreamInferResponse]:
-        """Returns the answer to a request.
+        self, request: _RequestT_contra, context: Context, *, patient: bool
+    ) -> Coroutine[Any, Any, object]:
+        """Returns the answer to a request; an error ends the stream.
 
         Args:
             request: the request.
@@ -39,7 +43,7 @@ class Answerer(Protocol):
         """
 
 
-class InferStream:
+class RequestStream(Generic[RequestT]):
     """A stream of requests and their answers.
 
     Args:
@@ -48,16 +52,14 @@ class InferStream:
         gate: tells whether the grace period of a drain is nearly over.
     """
 
-    def __init__(self, context: Context, answer_request: Answerer, gate: Gate) -> None:
+    def __init__(self, context: Context, answer_request: Answerer[RequestT], gate: Gate) -> None:
         self._context = context
         self._answer_request = answer_request
         self._gate = gate
-        self._sizes: dict[asyncio.Task[messages.ModelStreamInferResponse], int] = {}
+        self._sizes: dict[asyncio.Task[object], int] = {}
         self._sent = asyncio.Event()
-        self._under_way: set[asyncio.Task[messages.ModelStreamInferResponse]] = set()
-        self._answers: asyncio.Queue[asyncio.Task[messages.ModelStreamInferResponse] | None] = (
-            asyncio.Queue()
-        )
+        self._under_way: set[asyncio.Task[object]] = set()
+        self._answers: asyncio.Queue[asyncio.Task[object] | None] = asyncio.Queue()
         self._dismissed = False
         self._left = False
         self._reading: asyncio.Timeout | None = None
@@ -118,7 +120,7 @@ class InferStream:
             self._sent.clear()
             await self._sent.wait()
 
-    async def _read_next(self) -> messages.ModelInferRequest | None:
+    async def _read_next(self) -> RequestT | None:
         """Returns the next request; None at the end, or after a silence during a drain."""
         try:
             async with asyncio.timeout(None) as self._reading:

@@ -1,0 +1,271 @@
+"""Translate: sources in, translations out, through real gRPC and real ONNX files."""
+
+import asyncio
+import io
+
+import grpc
+import numpy as np
+import pytest
+from made_sources import draw, raw, to_file, unpack
+from PIL import Image
+
+from imagemint.engine.batch import Batch
+from imagemint.engine.sampling import drawn_classes, latents
+from imagemint.engine.serial import Serial, hash_source
+from imagemint.pictures import SERIAL_KEY, TRAINED_ALGORITHMIC_MEDIA
+from imagemint.v1 import image_pb2
+from imagemint.v1 import translation_service_pb2 as pb
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+def request_for(model, sources, **options):
+    """A request with the fields of ImageSpec and of TranslateRequest mixed."""
+    own = {k: options.pop(k) for k in ("fit", "output", "priority") if k in options}
+    images = image_pb2.ImageSpec(model=model, **options)
+    return pb.TranslateRequest(images=images, sources=sources, **own)
+
+
+async def test_pixels_of_the_engine(translation, backends):
+    """A raw source and the file of the same pixels give what the bare engine gives."""
+    source = draw(1)
+    expected = backends["fixed"].run(Batch(source=source[np.newaxis]))[0]
+    encoded = pb.Source(encoded=pb.EncodedSource(pictures=[to_file(source)]))
+    answer = await translation.Translate(request_for("fixed", [raw(source), encoded]))
+    batch = answer.batch
+    assert [np.array_equal(unpack(each), expected) for each in batch.translations] == [True, True]
+    assert {each.image.serial for each in batch.translations} == {
+        f"fixed@1/0/0?source={hash_source(source)}"
+    }
+    assert (batch.model, batch.version, batch.HasField("seed")) == ("fixed", "1", False)
+    assert [each.image.index for each in batch.translations] == [0, 1]
+
+
+async def test_latent_and_class_by_index(translation, backends):
+    """Sources take the latents and classes of the indices from first_index on."""
+    sources = [draw(number) for number in range(3)]
+    request = request_for("drawn", map(raw, sources), seed=7, first_index=5)
+    batch = (await translation.Translate(request)).batch
+    classes = drawn_classes(7, 5, 3, 10)
+    expected = backends["drawn"].run(Batch(latents(7, 5, 3, 4), classes, source=np.stack(sources)))
+    assert np.array_equal([unpack(each) for each in batch.translations], expected)
+    assert [each.image.class_id for each in batch.translations] == classes.tolist()
+    for at, each in enumerate(batch.translations):
+        serial = Serial.parse(each.image.serial)
+        assert (serial.seed, serial.index) == (7, 5 + at)
+        assert (serial.class_id, serial.source) == (classes[at], hash_source(sources[at]))
+
+
+async def test_bytes_under_batching(translation):
+    """Many callers with sources of several sizes get the bytes that each source gives alone."""
+    sizes = [(4, 4), (8, 12), (24, 32), (60, 44)]
+    sources = [draw(at, *sizes[at % 4]) for at in range(24)]
+    alone = {}
+    for at, source in enumerate(sources):
+        batch = (await translation.Translate(request_for("free", [raw(source)]))).batch
+        alone[at] = batch.translations[0].picture
+    together = await asyncio.gather(
+        *(
+            translation.Translate(request_for("free", [raw(sources[at]), raw(sources[-1 - at])]))
+            for at in range(24)
+        )
+    )
+    for at, answer in enumerate(together):
+        first, second = answer.batch.translations
+        assert first.picture == alone[at]
+        assert second.picture == alone[23 - at]
+
+
+async def test_tiles_equal_the_whole(translation, backends):
+    """A source in tiles has no seams: each pixel is that of one pass over the whole source."""
+    for height, width in ((60, 100), (24, 36), (28, 32), (100, 28)):
+        source = draw(height, height, width)
+        request = request_for("free", [raw(source)])
+        tiled = unpack((await translation.Translate(request)).batch.translations[0])
+        whole = backends["free"].run(Batch(source=source[np.newaxis]))[0]
+        assert np.abs(tiled.astype(int) - whole).max() <= 1
+
+
+async def test_classes_of_tiles(translation, backends):
+    """Each tile of a source has its class, also beside other sources."""
+    sources = [draw(1, 40, 24), draw(2, 16, 16), draw(3, 20, 20)]
+    request = request_for(
+        "labelled", map(raw, sources), class_per_image=image_pb2.ClassPerImage(class_ids=[3, 5, 7])
+    )
+    batch = (await translation.Translate(request)).batch
+    for source, each, label in zip(sources, batch.translations, [3, 5, 7], strict=True):
+        whole = backends["labelled"].run(
+            Batch(source=source[np.newaxis], class_id=np.int64([label]))
+        )
+        assert np.abs(unpack(each).astype(int) - whole[0]).max() <= 1
+        assert Serial.parse(each.image.serial).class_id == label
+
+
+async def test_scaled_result(translation):
+    """The result of an upscaling model is larger than its source."""
+    batch = (await translation.Translate(request_for("double", [raw(draw(1, 8, 12))]))).batch
+    shape = batch.translations[0].shape
+    assert (shape.height, shape.width, shape.channels) == (16, 24, 3)
+    source = batch.translations[0].source
+    assert (source.height, source.width, source.channels) == (8, 12, 3)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+async def test_encoded_result_names_its_origin(translation, kind):
+    """An encoded result carries its serial and the IPTC source type."""
+    output = image_pb2.OutputSpec(format=f"IMAGE_FORMAT_{kind}")
+    request = request_for("free", [raw(draw(1, 60, 44))], output=output)
+    (each,) = (await translation.Translate(request)).batch.translations
+    picture = Image.open(io.BytesIO(each.picture))
+    assert (picture.format, picture.size) == (kind, (44, 60))
+    assert each.image.serial.encode() in each.picture
+    assert TRAINED_ALGORITHMIC_MEDIA.encode() in each.picture
+    if kind == "PNG":
+        assert picture.text[SERIAL_KEY] == each.image.serial
+
+
+async def test_frames_and_mask(translation, backends):
+    """Frames and mask come as one raw source, or as a file each."""
+    source = draw(1, depth=10)
+    source[..., -1] = np.where(source[..., -1] < 128, 0, 255)
+    frames = [to_file(source[..., at : at + 3]) for at in (0, 3, 6)]
+    encoded = pb.EncodedSource(pictures=frames, mask=to_file(source[..., 9:]))
+    request = request_for("sequence", [raw(source), pb.Source(encoded=encoded)])
+    batch = (await translation.Translate(request)).batch
+    expected = backends["sequence"].run(Batch(source=source[np.newaxis]))[0]
+    assert all(np.array_equal(unpack(each), expected) for each in batch.translations)
+
+
+async def test_gray_and_colour(translation, backends):
+    """A gray model takes colour pictures, and a colour model takes gray ones."""
+    colour, gray = draw(1), draw(2, depth=1)
+    sources = [pb.Source(encoded=pb.EncodedSource(pictures=[to_file(colour)]))]
+    (each,) = (await translation.Translate(request_for("gray", sources))).batch.translations
+    luma = np.asarray(Image.fromarray(colour).convert("L"))[np.newaxis, ..., np.newaxis]
+    assert np.array_equal(unpack(each), backends["gray"].run(Batch(source=luma))[0])
+    sources = [pb.Source(encoded=pb.EncodedSource(pictures=[to_file(gray)]))]
+    (each,) = (await translation.Translate(request_for("fixed", sources))).batch.translations
+    rgb = np.repeat(gray, 3, axis=-1)[np.newaxis]
+    assert np.array_equal(unpack(each), backends["fixed"].run(Batch(source=rgb))[0])
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "fields"),
+    [
+        (("fixed", (6, 9)), {}, {"sources[0]"}),
+        (("free", (6, 8)), {}, {"sources[0]"}),
+        (("double", (28, 32)), {}, {"sources[0]"}),
+        (("free", (204, 200)), {}, {"sources[0]"}),
+        (("double", (8, 8)), {"count": 2}, {"images.count"}),
+        (("fixed", (6, 8)), {"class_label": "x", "fit": 9}, {"fit"}),
+        (("fixed", (6, 8)), {"output": image_pb2.OutputSpec(format=9)}, {"output.format"}),
+        (("drawn", (6, 8)), {"class_id": 10, "priority": 7}, {"images.class_id", "priority"}),
+        (("fixed", (6, 8)), {"latents": image_pb2.Latents(values=[1])}, {"images.latents"}),
+    ],
+)
+async def test_wrong_fields(translation, details_of, source, options, fields):
+    """INVALID_ARGUMENT names the wrong fields."""
+    model, size = source
+    request = request_for(model, [raw(draw(1, *size))], **options)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await translation.Translate(request)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    violations = details_of(caught.value)["BadRequest"].field_violations
+    assert {each.field for each in violations} == fields
+
+
+async def test_wrong_sources(translation, details_of):
+    """Every wrong part of a source is named, before any picture is read."""
+    bad = raw(draw(1))
+    bad.raw.pixels += b"x"
+    sources = [
+        pb.Source(),
+        bad,
+        raw(draw(1)),
+        pb.Source(encoded=pb.EncodedSource(pictures=[b"x"] * 2)),
+    ]
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await translation.Translate(request_for("sequence", sources))
+    violations = details_of(caught.value)["BadRequest"].field_violations
+    assert [each.field for each in violations] == [
+        "sources[0]",
+        "sources[1].raw.pixels",
+        "sources[2].raw.shape.channels",
+        "sources[3].encoded.pictures",
+        "sources[3].encoded.mask",
+    ]
+
+
+async def test_wrong_pictures(translation, details_of):
+    """A picture that cannot be decoded, or differs in size from the first, is named."""
+    good, other = to_file(draw(1)), to_file(draw(1, 7, 8))
+    cut = to_file(draw(3, 6, 8))[:60]
+    sources = [
+        pb.Source(encoded=pb.EncodedSource(pictures=[good, cut, good], mask=good)),
+        pb.Source(encoded=pb.EncodedSource(pictures=[good, good, other], mask=good)),
+    ]
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await translation.Translate(request_for("sequence", sources))
+    violations = details_of(caught.value)["BadRequest"].field_violations
+    assert [each.field for each in violations] == [
+        "sources[0].encoded.pictures[1]",
+        "sources[1].encoded.pictures[2]",
+    ]
+
+
+async def test_too_many_pixels(translation):
+    """All sources of a request together have a limit."""
+    sources = [raw(draw(at, 100, 100)) for at in range(5)]
+    with pytest.raises(grpc.aio.AioRpcError, match="50,000 pixels in all"):
+        await translation.Translate(request_for("free", sources))
+
+
+async def test_preconditions(translation, generation_of):
+    """A model without a source is not translated with, and a translator does not generate."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await translation.Translate(request_for("digits", [raw(draw(1))]))
+    assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert "takes no source" in caught.value.details()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await generation_of("fixed")
+    assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert "translates a source" in caught.value.details()
+
+
+async def test_metrics_by_method(translating_app, translation, scrape, total):
+    """Calls, images and encodings of Translate are counted."""
+    before = await scrape(translating_app.metrics_address)
+    await translation.Translate(request_for("free", [raw(draw(1, 60, 44))] * 2))
+    after = await scrape(translating_app.metrics_address)
+
+    def grown(name, **labels):
+        return total(after, name, **labels) - total(before, name, **labels)
+
+    method = {"method": "Translate", "model": "free", "code": "OK"}
+    assert grown("imagemint_requests_total", **method) == 1
+    # Each source has 4 x 2 tiles.
+    assert grown("imagemint_images_total", model="free") == 16
+
+
+async def test_fits(translation, backends):
+    """Sources of other sizes are cut, surrounded by white, or scaled, if asked."""
+    source = draw(1, 10, 10)
+    for name, expected in (
+        (
+            "free",
+            {
+                "CROP": source[1:9, 1:9],
+                "PAD": np.pad(source, ((1, 1), (1, 1), (0, 0)), constant_values=255),
+            },
+        ),
+    ):
+        for fit, fitted in expected.items():
+            request = request_for(name, [raw(source)], fit=f"SOURCE_FIT_{fit}")
+            (each,) = (await translation.Translate(request)).batch.translations
+            whole = backends[name].run(Batch(source=np.ascontiguousarray(fitted)[np.newaxis]))[0]
+            assert np.array_equal(unpack(each), whole)
+            assert Serial.parse(each.image.serial).source == hash_source(fitted)
+    for fit in ("CROP", "PAD", "STRETCH"):
+        request = request_for("fixed", [raw(source)], fit=f"SOURCE_FIT_{fit}")
+        (each,) = (await translation.Translate(request)).batch.translations
+        assert (each.source.height, each.source.width) == (6, 8)
