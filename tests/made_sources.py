@@ -1,9 +1,11 @@
 """Sources for tests of translation, as pixels, files and messages. Imported by name."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageCms
 
 from imagemint.v1 import translation_service_pb2 as pb
 
@@ -38,3 +40,32 @@ def unpack(translation):
     shape = translation.shape
     flat = np.frombuffer(translation.picture, np.uint8)
     return flat.reshape(shape.height, shape.width, shape.channels)
+
+
+def make_chunk(kind, body):
+    """One chunk of a PNG."""
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def make_png(width, height, depth=8, colour=2, data=b""):
+    """A PNG whose header may lie about its data."""
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    parts = make_chunk(b"IHDR", header) + make_chunk(b"IDAT", zlib.compress(data))
+    return b"\x89PNG\r\n\x1a\n" + parts + make_chunk(b"IEND", b"")
+
+
+def make_linear_profile():
+    """An RGB profile with the primaries of sRGB whose levels are linear in light."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    # The three tone curves share one table; a curve without entries is linear.
+    count = struct.unpack_from(">I", profile, 128)[0]
+    changed = bytearray(profile)
+    for number in range(count):
+        tag, offset, _ = struct.unpack_from(">4sII", profile, 132 + 12 * number)
+        if tag == b"rTRC":
+            changed[offset : offset + 16] = b"curv" + struct.pack(">III", 0, 0, 0)
+        if tag == b"desc":
+            at = profile.find(b"s\0R\0G\0B", offset)
+            at = profile.find("sRGB".encode("utf-16-be"), offset) if at < 0 else at
+            changed[at : at + 8] = "line".encode("utf-16-be")
+    return bytes(changed)

@@ -13,6 +13,8 @@ SAMPLES = [
     errors.VersionNotFound("mnist", "7", [1, 2]),
     errors.ClassUnsupported("faces"),
     errors.CaptionUnsupported("faces"),
+    errors.SourceUnsupported("faces"),
+    errors.SourceRequired("sketch"),
     errors.VariantMismatch("mnist", 2, "int8", "reference"),
     errors.ScoreUnsupported("mnist", 2, ["realness"], []),
     errors.FilterExhausted(3, 64, 640, 9, "class_confidence up to 0.5"),

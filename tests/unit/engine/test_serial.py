@@ -1,11 +1,14 @@
 """Tests of imagemint.engine.serial."""
 
+import hashlib
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from imagemint.engine.captions import normalize
-from imagemint.engine.serial import Serial
+from imagemint.engine.serial import Serial, hash_source
 
 uint64 = st.integers(0, 2**64 - 1)
 serials = st.builds(
@@ -18,7 +21,9 @@ serials = st.builds(
     truncation=st.none() | st.floats(0, allow_infinity=False).map(abs),
     variant=st.none() | st.from_regex(r"\Av[a-z0-9-]{0,31}\Z"),
     caption=st.none() | st.text(max_size=40).map(normalize).filter(bool),
+    source=st.none() | st.from_regex(r"\A[0-9a-f]{32}\Z"),
 )
+SOURCE = "0123456789abcdef" * 2
 
 
 @pytest.mark.parametrize(
@@ -36,12 +41,27 @@ serials = st.builds(
             Serial("p", 1, 2, 3, 7, 0.5, "int8", "grey-green café"),
             "p@1+int8/2/3?class=7&caption=grey-green%20caf%C3%A9&truncation=0.5",
         ),
+        (Serial("s", 1, 0, 0, source=SOURCE), f"s@1/0/0?source={SOURCE}"),
+        (
+            Serial("s", 1, 2, 3, 4, 0.5, None, "red hair", SOURCE),
+            f"s@1/2/3?class=4&caption=red%20hair&source={SOURCE}&truncation=0.5",
+        ),
     ],
 )
 def test_serial_has_one_spelling(serial, text):
     """A serial is written in the one documented form and parsed from it."""
     assert str(serial) == text
     assert Serial.parse(text) == serial
+
+
+def test_source_digest():
+    """The digest depends on the pixels and on the shape; its form is fixed for all time."""
+    source = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    shape = b"\4\0\0\0\4\0\0\0\3\0\0\0"
+    expected = hashlib.sha256(shape + source.tobytes()).hexdigest()[:32]
+    assert hash_source(source) == expected
+    assert hash_source(source.transpose(1, 0, 2)) != expected
+    assert hash_source(source.reshape(2, 8, 3)) != expected
 
 
 @given(serials)

@@ -15,6 +15,7 @@ _FORM = re.compile(
 )
 _CLASS = re.compile(r"class=([0-9]+)")
 _CAPTION = re.compile(r"caption=((?:[A-Za-z0-9-]|%[0-9A-F]{2})+)")
+_SOURCE = re.compile(r"source=([0-9a-f]{32})")
 _TRUNCATION = re.compile(r"truncation=([0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)")
 REFERENCE = "reference"
 """Asks for model.onnx, which is what a serial number without a variant means."""
@@ -42,6 +43,8 @@ class Serial:
     """Name of the variant; None for the reference, which a serial does not spell."""
     caption: str | None = None
     """Caption; None for a model without captions."""
+    source: str | None = None
+    """Digest of the source; None for a model that translates none."""
 
     @property
     def maker(self) -> str:
@@ -59,9 +62,9 @@ class Serial:
         if match is None or match["variant"] in _NOT_VARIANTS:
             raise _malformed(text)
         terms = match["terms"].split("&") if match["terms"] else []
-        class_id, caption, truncation = (
+        class_id, caption, source, truncation = (
             terms.pop(0) if terms and form.fullmatch(terms[0]) else None
-            for form in (_CLASS, _CAPTION, _TRUNCATION)
+            for form in (_CLASS, _CAPTION, _SOURCE, _TRUNCATION)
         )
         if terms:
             raise _malformed(text)
@@ -74,6 +77,7 @@ class Serial:
             truncation=float(_value(truncation)) if truncation else None,
             variant=match["variant"],
             caption=unquote(_value(caption)) if caption else None,
+            source=_value(source) if source else None,
         )
 
 
@@ -86,6 +90,9 @@ def parse_serials(texts: str | Sequence[str]) -> list[Serial]:
     serials = [Serial.parse(each) for each in ([texts] if isinstance(texts, str) else texts)]
     if not serials:
         raise invalid("serial", "no serial numbers are given")
+    if any(each.source for each in serials):
+        why = "an image of a translation is made again from its source: call translate"
+        raise invalid("serial", why)
     kinds = sorted({each.maker for each in serials})
     if len(kinds) > 1:
         named = ", ".join(kinds)
