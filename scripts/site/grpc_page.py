@@ -26,7 +26,7 @@ _PAGES = {
             "schemas. [Errors](errors.md) lists the status codes and reasons. A client in another "
             "language needs only the schemas and [sampling.md](../sampling.md)."
         ),
-        ("generation_service", "model_service", "image"),
+        ("generation_service", "translation_service", "model_service", "image"),
     ),
     "manifest.md": (
         "Bundle manifest",

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 SERVICES = {
     "imagemint.v1.GenerationService",
     "imagemint.v1.ModelService",
+    "imagemint.v1.TranslationService",
     "inference.GRPCInferenceService",
 }
 SERVING = health_pb2.HealthCheckResponse.SERVING

@@ -160,6 +160,7 @@ async def test_gray_and_colour(translation, backends):
         (("fixed", (6, 8)), {"class_label": "x", "fit": 9}, {"fit"}),
         (("fixed", (6, 8)), {"output": image_pb2.OutputSpec(format=9)}, {"output.format"}),
         (("drawn", (6, 8)), {"class_id": 10, "priority": 7}, {"images.class_id", "priority"}),
+        (("fixed", (6, 8)), {"filter": image_pb2.ImageFilter()}, {"images.filter"}),
         (("fixed", (6, 8)), {"latents": image_pb2.Latents(values=[1])}, {"images.latents"}),
     ],
 )

@@ -177,7 +177,7 @@ class TranslateRequest(_message.Message):
     @_builtins.property
     def images(self) -> _image_pb2.ImageSpec:
         """Model and, as for Generate, seed, index, class, caption and truncation, as far as the model takes
-        them; `count` is the number of sources, or 0. Without a latent, a model ignores the seed, except
+        them; `count` is the number of sources, or 0, and a `filter` is refused. Without a latent, a model ignores the seed, except
         for classes that are drawn, and its serials have seed and index 0. Required.
         """
 

@@ -83,6 +83,9 @@ def read_translate(
     images.count = max(1, min(count, limits.passes))
     if images.first_index + images.count > _UINT64_END:
         checks.fail("images.first_index", "first_index and the number of sources exceed 2^64")
+    if images.HasField("filter"):
+        checks.fail("images.filter", "translations are not filtered")
+        images.ClearField("filter")
     sources = [
         _read_source(f"sources[{number}]", source, checks)
         for number, source in enumerate(request.sources[: limits.passes])

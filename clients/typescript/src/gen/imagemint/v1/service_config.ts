@@ -5,7 +5,7 @@ export const serviceConfig = {
   "loadBalancingConfig": [{ "round_robin": {} }],
   "methodConfig": [
     {
-      "name": [{ "service": "imagemint.v1.GenerationService" }, { "service": "imagemint.v1.ModelService" }],
+      "name": [{ "service": "imagemint.v1.GenerationService" }, { "service": "imagemint.v1.TranslationService" }, { "service": "imagemint.v1.ModelService" }],
       "waitForReady": false,
       "retryPolicy": {
         "maxAttempts": 4,

@@ -125,7 +125,7 @@ export const SourceSchema: GenMessage<Source> = /*@__PURE__*/
 export type TranslateRequest = Message<"imagemint.v1.TranslateRequest"> & {
   /**
    * Model and, as for Generate, seed, index, class, caption and truncation, as far as the model takes
-   * them; `count` is the number of sources, or 0. Without a latent, a model ignores the seed, except
+   * them; `count` is the number of sources, or 0, and a `filter` is refused. Without a latent, a model ignores the seed, except
    * for classes that are drawn, and its serials have seed and index 0. Required.
    *
    * @generated from field: imagemint.v1.ImageSpec images = 1;
