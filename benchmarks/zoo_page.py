@@ -34,6 +34,7 @@ recipe is marked *short*: it shows that the method works and what it costs, not 
 REPRODUCE = """\
 ## Make these runs
 
+<!-- not run: trains for hours -->
 ```sh
 python benchmarks/zoo.py queue          # all runs of benchmarks/zoo.toml, one at a time
 python benchmarks/zoo.py status         # how far each of them is
@@ -44,10 +45,11 @@ The queue trains with `imagemint train NAME --classifier JUDGE`, measures with `
 and records. It runs at low priority, and continues where it was stopped, from the checkpoints in
 `runs/zoo`. This records a single run by hand:
 
+<!-- not run: trains for hours -->
 ```sh
-imagemint train NAME --out runs/NAME --classifier runs/judge
-imagemint evaluate runs/NAME --classifier runs/judge
-python benchmarks/zoo.py record runs/NAME --remark "what was seen"
+imagemint train dcgan --out runs/dcgan --classifier runs/judge
+imagemint evaluate runs/dcgan --classifier runs/judge
+python benchmarks/zoo.py record runs/dcgan --remark "what was seen"
 ```
 """
 COLUMNS = """\

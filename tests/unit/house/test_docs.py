@@ -4,9 +4,7 @@ import ast
 import importlib
 import json
 import re
-import shlex
 import tomllib
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +17,6 @@ PAGES = sorted(
     for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("*/README.md")]
     if not path.is_relative_to(ROOT / ".venv")
 )
-README = (ROOT / "README.md").read_text()
-SHELL = "".join(re.findall(r"^```sh\n(.*?)^```", README, re.DOTALL | re.MULTILINE))
 VECTORS = json.loads((ROOT / "tests/unit/engine/sampling_vectors.json").read_text())
 
 
@@ -101,22 +97,3 @@ def test_changelog_names_the_version():
     headings = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert headings[0] == "Unreleased"
     assert version in headings
-
-
-@pytest.mark.parametrize("line", re.findall(r"^imagemint (.+)$", SHELL, re.MULTILINE))
-def test_readme_commands_exist(line: str):
-    """Every `imagemint` line of the README names a command, and settings that it has."""
-    name, *arguments = shlex.split(line)
-    (entry,) = entry_points(group="imagemint.commands", name=name)
-    command = entry.load()
-    if hasattr(command, "variants"):
-        command = command.load_variant(arguments.pop(0))
-    known = {"config"} | {field.alias or key for key, field in command.model_fields.items()}
-    flags = [each[2:].replace("-", "_") for each in arguments if each.startswith("--")]
-    assert set(flags) <= known
-
-
-@pytest.mark.parametrize("verb", sorted(set(re.findall(r"make ([a-z]+)", SHELL))))
-def test_readme_verbs_exist(verb: str):
-    """Every `make` of the README is a target of the Makefile."""
-    assert re.search(rf"^{verb}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
