@@ -1,4 +1,4 @@
-"""One server for the programs of users: `imagemint serve` with the shipped digits."""
+"""Fixtures: one server for the programs of users, `imagemint serve` with the shipped digits."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest_asyncio.fixture(loop_scope="session", scope="session")
 async def mnist_server(tmp_path_factory):
-    """Its address."""
+    """The address of the server."""
     repository = tmp_path_factory.mktemp("models")
     (repository / "mnist").mkdir()
     (repository / "mnist/2").symlink_to(ROOT / "models/mnist/2")

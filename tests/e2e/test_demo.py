@@ -1,4 +1,4 @@
-"""`make demo`, as a user runs it: a process, its words, its picture, its exit status."""
+"""Tests of `make demo` as a user runs it: output, sheet and exit status."""
 
 import re
 import subprocess
@@ -25,15 +25,15 @@ def _run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """What a successful demo printed, and the sheet that it wrote."""
+    """The output of a successful demo, and the path of its sheet."""
     sheet = tmp_path_factory.mktemp("demo") / "sheet.png"
     done = _run("--out", sheet)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout, sheet
 
 
-def test_demo_sheet_holds_different_digits_and_people(demo: tuple[str, Path]):
-    """Each third has ten rows of ten tiles. Every tile shows something, and no two are alike."""
+def test_demo_sheet_has_different_digits_and_people(demo: tuple[str, Path]):
+    """Each third has ten rows of ten tiles. No tile is blank, and no two are equal."""
     _, path = demo
     with Image.open(path) as picture:
         assert picture.size == (1920, 640)
@@ -47,20 +47,20 @@ def test_demo_sheet_holds_different_digits_and_people(demo: tuple[str, Path]):
 
 
 def test_demo_prints_serials_of_the_fixed_seed(demo: tuple[str, Path]):
-    """The serial numbers printed name model, version, seed, index and class."""
+    """The printed serials have model, version, seed, index and class."""
     serials = re.findall(r"serial (mnist@\d+/42/0\?class=\d)$", demo[0], re.MULTILINE)
     assert len(set(serials)) >= 3
 
 
 def test_demo_ends_with_the_command_of_the_page(demo: tuple[str, Path]):
-    """The last lines say how to serve the page, and where it is."""
+    """The last lines have the command that serves the page, and its address."""
     *_, command, place = demo[0].splitlines()
     assert re.search(r"imagemint serve --http-address (\S+) --http-metrics$", command)
     assert place.strip() == f"and open http://{command.split()[-2]}/"
 
 
-def test_demo_reads_speed_from_the_metrics(demo: tuple[str, Path]):
-    """Latency and throughput are positive figures over the calls that the demo made."""
+def test_demo_prints_speed_from_the_metrics(demo: tuple[str, Path]):
+    """Latency and throughput are positive and cover the calls of the demo."""
     found = re.search(
         r"from /metrics: ([\d.]+) ms mean latency of 10 calls .*; ([\d,]+) images/s", demo[0]
     )
@@ -69,19 +69,19 @@ def test_demo_reads_speed_from_the_metrics(demo: tuple[str, Path]):
     assert int(found[2].replace(",", "")) > 0
 
 
-def test_demo_remints_a_serial_byte_for_byte(demo: tuple[str, Path]):
-    """One image was asked for again by its serial alone, and it was the same."""
+def test_demo_generates_a_serial_again(demo: tuple[str, Path]):
+    """An image is requested again by its serial alone, and the bytes are equal."""
     assert re.search(r"minted again from its serial alone: mnist@\d+/42/9\?class=9", demo[0])
     assert "the 784 bytes are equal" in demo[0]
 
 
-def test_demo_leaves_the_server_stopped_cleanly(demo: tuple[str, Path]):
+def test_demo_stops_the_server(demo: tuple[str, Path]):
     """SIGTERM ended the server with exit status 0."""
     assert "server stopped cleanly, exit status 0\n" in demo[0]
 
 
-def test_demo_without_a_bundle_says_where_to_get_one(tmp_path: Path):
-    """An empty repository is one clear line and exit status 1, and nothing is written."""
+def test_demo_without_a_bundle_is_an_error(tmp_path: Path):
+    """An empty repository gives one clear line and exit status 1, and no file is written."""
     sheet = tmp_path / "sheet.png"
     done = _run("--repository", tmp_path, "--out", sheet)
     assert done.returncode == 1
@@ -90,8 +90,8 @@ def test_demo_without_a_bundle_says_where_to_get_one(tmp_path: Path):
     assert not sheet.exists()
 
 
-def test_demo_with_a_refused_bundle_fails_with_the_reason(tmp_path: Path):
-    """A bundle that the server refuses ends the demo with one clear line, not a traceback."""
+def test_demo_with_a_refused_bundle_is_an_error(tmp_path: Path):
+    """One line has the reason of the server, without a traceback."""
     version = tmp_path / "mnist" / "1"
     version.mkdir(parents=True)
     (version / "model.onnx").write_bytes(b"not a model")

@@ -1,4 +1,4 @@
-"""The examples, as a user runs them: real processes over a real server with a shipped model."""
+"""Tests of the examples as a user runs them: real processes, a real server and a shipped model."""
 
 import asyncio
 import functools
@@ -27,8 +27,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
 @asynccontextmanager
-async def running(*command, says, **environment):
-    """A program that serves; yields the address that it writes after `says`."""
+async def run_service(*command, says, **environment):
+    """Runs a server program and yields the address that it prints after `says`."""
     started = await asyncio.create_subprocess_exec(
         *command,
         env=os.environ | environment,
@@ -51,7 +51,7 @@ async def running(*command, says, **environment):
 
 
 async def fetch(url):
-    """Status, headers and body of an answer, whatever the status."""
+    """Returns status, headers and body of a response with any status."""
 
     def read():
         try:
@@ -64,7 +64,7 @@ async def fetch(url):
 
 
 async def check_avatars(address, serials):
-    """A name has one picture, with its serial inside; other names have others."""
+    """Checks that a name always gives the same picture with its serial."""
     ada, again, bob = [
         await fetch(f"{address}/avatars/{name}.png") for name in ("ada", "ada", "bob")
     ]
@@ -78,13 +78,13 @@ async def check_avatars(address, serials):
 
 @pytest.fixture(scope="module")
 def serials():
-    """The serial of the same name in each service."""
+    """The serials of the same name in each service."""
     return []
 
 
 def serve_with_fastapi(address, deadline_s="60"):
-    """The service in Python."""
-    return running(
+    """Runs the service in Python."""
+    return run_service(
         *(sys.executable, "-m", "uvicorn", "--app-dir", EXAMPLES / "backend_service"),
         *("app:app", "--port", "0", "--log-level", "info"),
         says="Uvicorn running on",
@@ -94,13 +94,13 @@ def serve_with_fastapi(address, deadline_s="60"):
 
 
 def serve_with_node(program, address, deadline_s="60"):
-    """The service in TypeScript."""
+    """Runs the service in TypeScript."""
     settings = {"IMAGEMINT_SERVER": address, "PORT": "0", "DEADLINE_S": deadline_s}
-    return running("node", program, says="on", **settings)
+    return run_service("node", program, says="on", **settings)
 
 
 async def check_failures(serve):
-    """503 says when to come back if no server answers; 504 ends a call that takes too long."""
+    """Checks that 503 has a retry time without a server, and 504 is the status of a slow call."""
     async with serve("127.0.0.1:1") as address:
         status, headers, _ = await fetch(f"{address}/avatars/ada.png")
         assert (status, headers["Retry-After"]) == (503, "1")
@@ -108,19 +108,19 @@ async def check_failures(serve):
         assert (await fetch(f"{address}/avatars/ada.png"))[0] == 504
 
 
-async def test_backend_service_answers_with_pictures(mnist_server, serials):
+async def test_backend_service_returns_pictures(mnist_server, serials):
     """FastAPI answers with a PNG for each name."""
     async with serve_with_fastapi(mnist_server) as address:
         await check_avatars(address, serials)
 
 
-async def test_backend_service_says_when_to_come_back():
-    """Without a server the service answers 503, or 504 at its deadline."""
+async def test_backend_service_has_retry_times():
+    """Without a server the status is 503, or 504 at the deadline."""
     await check_failures(serve_with_fastapi)
 
 
-async def test_typescript_service_is_the_same_service(mnist_server, serials, tmp_path):
-    """Node answers with the same picture for the same name, and with the same failures."""
+async def test_typescript_service_equals_the_python_one(mnist_server, serials, tmp_path):
+    """Node returns the same picture for a name, and the same failures."""
     await asyncio.to_thread(require_node)
     await asyncio.to_thread(run_node, "npm", "run", "build")
     modules = tmp_path / "node_modules"
@@ -140,8 +140,8 @@ async def test_typescript_service_is_the_same_service(mnist_server, serials, tmp
     await check_failures(serve)
 
 
-async def test_augmentation_tops_few_images_up(mnist_server, tmp_path):
-    """The loop trains twice: on the real images, and with synthetic ones of each class."""
+async def test_augmentation_adds_images(mnist_server, tmp_path):
+    """The program trains on the real images, and with synthetic ones of each class."""
     async with AsyncClient(mnist_server) as client:
         batch = await client.generate("mnist", 80, seed=7, condition=Cycle())
     np.savez(tmp_path / "few.npz", image=batch.image, label=batch.class_id)
@@ -161,7 +161,7 @@ async def test_augmentation_tops_few_images_up(mnist_server, tmp_path):
 
 
 async def test_export_writes_a_dataset_that_opens(mnist_server, tmp_path):
-    """The script writes Parquet that `datasets` opens, and has nothing to do the second time."""
+    """The script writes Parquet that `datasets` opens. A second run has nothing to do."""
     command = (EXAMPLES / "dataset_export/export.sh", tmp_path / "digits", "40")
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",

@@ -1,4 +1,4 @@
-"""docs/training-with-imagemint.md: its blocks run, one after the other, over a shipped model."""
+"""Tests that the blocks of docs/training-with-imagemint.md run in order with a shipped model."""
 
 import asyncio
 import importlib.util
@@ -57,21 +57,21 @@ def source_image(index):
 
 
 def shorten(block):
-    """A block with a smaller range, so that it ends soon."""
+    """Returns a block with a smaller range, so that it ends soon."""
     return (
         block.replace("1_000_000", "2_000").replace("100_000", "2_000").replace("10_000", "600")
     ).replace("per_class=500", "per_class=50")
 
 
-def test_every_block_has_its_check():
-    """A new block on the page is run and checked too."""
+def test_every_block_has_a_check():
+    """A new block on the page needs a check here."""
     assert len(BLOCKS) == len(CHECKS)
     assert all(name in block for name, block in zip(CHECKS, BLOCKS, strict=True))
 
 
 @pytest.mark.asyncio(loop_scope="session")
-async def test_blocks_run(mnist_server, tmp_path):
-    """In one process, in the order of the page; libraries that are not installed are left out."""
+async def test_blocks_run_in_order(mnist_server, tmp_path):
+    """They share one process. Blocks of libraries that are not installed are skipped."""
     program = [BEFORE]
     for (name, check), block in zip(CHECKS.items(), BLOCKS, strict=True):
         library = re.findall(r"^import (\w+)", block, re.MULTILINE)

@@ -1,6 +1,6 @@
-"""Reads bundles and runs them, a directory a line of stdin, a verdict a line of stdout.
+"""Reads and runs bundles: a directory per line of stdin, a verdict per line of stdout.
 
-A process of its own, because a crash of the runtime must be told from an error.
+It is a process of its own, because a crash of the runtime must be distinguished from an error.
 """
 
 import json
@@ -14,12 +14,12 @@ from imagemint.engine.bundle import read_bundle
 from imagemint.engine.errors import BundleRefused
 from imagemint.engine.onnx.backend import OnnxBackend
 
-# Of address space: what asks for more fails to allocate, as in a container.
+# Limit of the address space. A larger request fails to allocate, as in a container.
 _MOST_BYTES = 6 * 2**30
 
 
-def verdict(directory: Path) -> str:
-    """How it went: loaded, refused, or what else was raised."""
+def judge(directory: Path) -> str:
+    """Returns the result: loaded, refused, or another exception."""
     try:
         bundle = read_bundle(directory, max_bytes=2**24)
         backend = OnnxBackend(bundle, device="cpu")
@@ -32,14 +32,14 @@ def verdict(directory: Path) -> str:
 
 
 def main() -> None:
-    """Answers until stdin ends."""
+    """Answers until the end of stdin."""
     logging.disable()
     resource.setrlimit(resource.RLIMIT_AS, (_MOST_BYTES, _MOST_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     answers = sys.stdout
     sys.stdout = sys.stderr
     for line in sys.stdin:
-        answers.write(json.dumps(verdict(Path(line.strip()))) + "\n")
+        answers.write(json.dumps(judge(Path(line.strip()))) + "\n")
         answers.flush()
 
 

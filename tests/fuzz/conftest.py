@@ -1,4 +1,4 @@
-"""A real server in a thread of its own, and budgets."""
+"""Fixtures: real servers in threads, and the number of examples."""
 
 import asyncio
 import os
@@ -29,12 +29,12 @@ FUZZ = settings.get_profile("fuzz")
 
 @pytest.fixture(scope="session")
 def fuzz():
-    """The settings of hypothesis for what is made up here."""
+    """The settings of hypothesis for generated inputs."""
     return FUZZ
 
 
 class Served:
-    """A server in a thread of its own.
+    """A server in a thread with its own event loop.
 
     Attributes:
         app: the server.
@@ -70,15 +70,15 @@ class Served:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _logs_go_to_logging():
-    """The server's lines end where pytest looks for them, thousands as they are."""
+def _redirect_logs():
+    """Redirects the server's log lines to pytest."""
     with server_logs():
         yield
 
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory):
-    """One model of each kind."""
+    """A repository with one model of each kind."""
     directory = tmp_path_factory.mktemp("fuzzed")
     write_each_kind(directory)
     return directory
@@ -93,7 +93,7 @@ def served(models):
 
 @pytest.fixture(scope="session")
 def locked(models, tmp_path_factory):
-    """A server that wants KEY."""
+    """A server that requires KEY."""
     path = tmp_path_factory.mktemp("keys") / "keys.toml"
     path.write_text(f'[[key]]\nname = "known"\nsha256 = "{compute_digest(KEY)}"\n')
     with Served(repository=models, api_keys=path, drain_grace_s=1.0) as served:

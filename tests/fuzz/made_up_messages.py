@@ -1,10 +1,10 @@
-"""Strategies for protobuf messages: every field may be there, with edges and sensible values."""
+"""Strategies for protobuf messages with optional fields, edge cases and plausible values."""
 
 from google.protobuf import message_factory
 from google.protobuf.descriptor import FieldDescriptor
 from hypothesis import strategies as st
 
-# What makes the interesting code run, by the name of the field.
+# Values that reach the interesting code, by the name of the field.
 _HINTS = {
     "model": ["digits", "people", "plain", "bounded", "styled", "nobody"],
     "model_name": ["digits", "people", "plain", "bounded", "styled", "nobody"],
@@ -48,7 +48,7 @@ _INTEGERS = {
 
 
 def messages(descriptor, depth=0):
-    """Messages of a type."""
+    """Returns a strategy for messages of a type."""
     kind = message_factory.GetMessageClass(descriptor)
     fields = {
         field.name: st.deferred(lambda field=field: _values(field, depth))

@@ -1,4 +1,4 @@
-"""Made-up damage to real bundles, checksums put right: each loads or is refused."""
+"""Tests that damaged bundles with correct checksums load or are refused."""
 
 import json
 import os
@@ -36,13 +36,13 @@ EDGES = [0, 1, 2, 3, 8, 64, -1, -2, 255, 2**15, 2**31 - 1, 2**31, -(2**31), 2**6
 
 
 class Reader:
-    """A process that reads bundles; a new one after each crash."""
+    """A process that reads bundles. It is replaced after each crash."""
 
     def __init__(self):
         self._process = None
 
     def verdict(self, directory):
-        """How reading went; `crashed` or `hung` if it did not end well."""
+        """Returns the result of reading a bundle, or `crashed` or `hung`."""
         if self._process is None or self._process.poll() is not None:
             self._process = subprocess.Popen(
                 [sys.executable, Path(__file__).with_name("bundle_reader.py")],
@@ -73,7 +73,7 @@ class Reader:
 
 @pytest.fixture(scope="module")
 def reader():
-    """See Reader."""
+    """A reader process."""
     reader = Reader()
     yield reader
     reader.close()
@@ -81,33 +81,33 @@ def reader():
 
 @pytest.fixture(scope="module", params=KINDS, ids=str)
 def original(request, tmp_path_factory):
-    """A bundle of each kind, and a place for its damaged copies."""
+    """A bundle of each kind, and a directory for its damaged copies."""
     directory = write_bundle(tmp_path_factory.mktemp("bundles"), "tiny", **KINDS[request.param])
     return (directory / "model.onnx").read_bytes(), directory
 
 
-def judged(reader, directory, content):
-    """The verdict on other bytes under right checksums; `loaded` or `refused` or worse."""
+def judge_bytes(reader, directory, content):
+    """Returns the verdict on other bytes with correct checksums."""
     (directory / "model.onnx").write_bytes(content)
     write_sums(directory)
     return reader.verdict(directory)
 
 
 def test_original_loads(reader, original):
-    """Without damage there is nothing to refuse."""
-    assert judged(reader, original[1], original[0]).startswith("loaded")
+    """An undamaged bundle loads."""
+    assert judge_bytes(reader, original[1], original[0]).startswith("loaded")
 
 
 @st.composite
 def edits(draw):
-    """Changes of bytes: flipped, cut out, put in from elsewhere, cut off."""
+    """Draws changes of bytes: flips, cuts, insertions and truncations."""
     kind = draw(st.sampled_from(["flip", "cut", "splice", "truncate"]))
     places = st.floats(0, 1, exclude_max=True)
     return kind, draw(places), draw(places), draw(st.integers(1, 255))
 
 
-def edited(content, edit):
-    """The bytes after a change."""
+def apply_edit(content, edit):
+    """Returns the bytes after a change."""
     kind, one, other, number = edit
     start, source = int(one * len(content)), int(other * len(content))
     match kind:
@@ -122,7 +122,7 @@ def edited(content, edit):
 
 
 def test_damaged_bytes_load_or_are_refused(reader, original, fuzz):
-    """Flips, cuts and splices anywhere in the file."""
+    """Bytes may be flipped, cut and inserted anywhere in the file."""
     content, directory = original
 
     @fuzz
@@ -130,8 +130,8 @@ def test_damaged_bytes_load_or_are_refused(reader, original, fuzz):
     def read(changes):
         damaged = content
         for change in changes:
-            damaged = edited(damaged, change) or b"\0"
-        found = judged(reader, directory, damaged)
+            damaged = apply_edit(damaged, change) or b"\0"
+        found = judge_bytes(reader, directory, damaged)
         assert found.startswith(("loaded", "refused")), found
 
     read()
@@ -147,7 +147,7 @@ json_values = st.recursive(
 
 
 def test_damaged_manifest_loads_or_is_refused(reader, original, fuzz):
-    """Any value at any place of the manifest, or none."""
+    """Any value may replace any field of the manifest."""
     content, directory = original
 
     @fuzz
@@ -166,24 +166,24 @@ def test_damaged_manifest_loads_or_is_refused(reader, original, fuzz):
         else:
             del place[name]
         entry.value = json.dumps(manifest)
-        found = judged(reader, directory, model.SerializeToString())
+        found = judge_bytes(reader, directory, model.SerializeToString())
         assert found.startswith(("loaded", "refused")), found
 
     read()
 
 
 def test_deep_manifest_is_refused(reader, original):
-    """Nesting that no parser should follow."""
+    """A deeply nested manifest is refused without a crash."""
     content, directory = original
     model = onnx.load_model_from_string(content)
     for text in ("[" * 100_000, '{"latent":' * 50_000, '{"name": ' + "9" * 10_000 + "}"):
         model.metadata_props[0].value = text
-        assert judged(reader, directory, model.SerializeToString()).startswith("refused")
+        assert judge_bytes(reader, directory, model.SerializeToString()).startswith("refused")
 
 
 @st.composite
 def operations(draw):
-    """A change of the graph, and what chooses its place and value."""
+    """Draws a change of the graph with its position and value."""
     kind = draw(
         st.sampled_from(
             [
@@ -261,7 +261,7 @@ def change(model, operation):  # noqa: C901, PLR0912 - one list of damages
 
 
 def test_damaged_graph_loads_or_is_refused(reader, original, fuzz):
-    """Other operators, edges, attributes, shapes, types and versions, one to three at a time."""
+    """One to three operators, edges, attributes, shapes, types and versions are changed."""
     content, directory = original
 
     @fuzz
@@ -270,16 +270,16 @@ def test_damaged_graph_loads_or_is_refused(reader, original, fuzz):
         model = onnx.load_model_from_string(content)
         for each in changes:
             change(model, each)
-        found = judged(reader, directory, model.SerializeToString())
+        found = judge_bytes(reader, directory, model.SerializeToString())
         assert found.startswith(("loaded", "refused")), found
 
     read()
 
 
-def test_sums_are_lines_or_are_refused(reader, original, fuzz):
-    """Any bytes in place of the checksums."""
+def test_damaged_checksums_load_or_are_refused(reader, original, fuzz):
+    """Any bytes may replace the checksums."""
     content, directory = original
-    judged(reader, directory, content)
+    judge_bytes(reader, directory, content)
     right = (directory / "SHA256SUMS").read_bytes()
 
     @fuzz
@@ -287,7 +287,7 @@ def test_sums_are_lines_or_are_refused(reader, original, fuzz):
     def read(changes):
         damaged = right
         for change_ in changes:
-            damaged = edited(damaged, change_) or b"\0"
+            damaged = apply_edit(damaged, change_) or b"\0"
         (directory / "SHA256SUMS").write_bytes(damaged)
         found = reader.verdict(directory)
         assert found.startswith(("loaded", "refused")), found

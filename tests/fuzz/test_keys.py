@@ -1,4 +1,4 @@
-"""Made-up files of keys: clients or a fault, and never anything else."""
+"""Tests that generated key files give clients or a KeyFileError."""
 
 import tomllib
 
@@ -37,12 +37,12 @@ VALUES = st.one_of(
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
-    """Where the files lie."""
+    """The path of the key file."""
     return tmp_path_factory.mktemp("keys") / "keys.toml"
 
 
 def read(path, content):
-    """Reads a file; what it holds must make sense."""
+    """Reads a file and checks that its clients are consistent."""
     path.write_bytes(content)
     try:
         clients = read_keys(path)
@@ -56,8 +56,8 @@ def read(path, content):
     assert KeyRing(path).find("never") is None
 
 
-def test_any_bytes_are_clients_or_a_fault(path, fuzz):
-    """Nothing of TOML at all, or a right file with bytes changed."""
+def test_any_bytes_give_clients_or_an_error(path, fuzz):
+    """The content is random, or a valid file with changed bytes."""
     assert tomllib.loads(GOOD)
     spoilt = st.tuples(st.integers(0, len(GOOD) - 1), st.integers(0, 255)).map(
         lambda pair: GOOD.encode()[: pair[0]] + bytes([pair[1]]) + GOOD.encode()[pair[0] + 1 :]
@@ -73,8 +73,8 @@ def test_any_bytes_are_clients_or_a_fault(path, fuzz):
     check()
 
 
-def test_any_values_are_clients_or_a_fault(path, fuzz):
-    """The right names, and anything as values."""
+def test_any_values_give_clients_or_an_error(path, fuzz):
+    """The names are valid, and the values are arbitrary."""
 
     @fuzz
     @given(st.lists(st.dictionaries(st.sampled_from(FIELDS), VALUES), max_size=3))

@@ -1,4 +1,4 @@
-"""Made-up messages and bytes at every method: a mapped answer, and a server that lives on."""
+"""Tests that generated messages get a mapped status, and that the server survives."""
 
 import grpc
 import pytest
@@ -19,8 +19,7 @@ METHODS = [
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 ]
-# What the table of server/rpc/errors.py gives to callers who are to blame, and what a method that
-# is not offered answers.
+# The codes of server/rpc/errors.py for errors of callers, and the code of an unknown method.
 MAPPED = {
     grpc.StatusCode.OK,
     grpc.StatusCode.INVALID_ARGUMENT,
@@ -33,8 +32,8 @@ MAPPED = {
 WAIT_S = 60.0
 
 
-def status_of(channel, method, requests, metadata=()):
-    """How a call ends that sends these bytes; OK too for a stream that was left."""
+def call(channel, method, requests, metadata=()):
+    """Returns the status of a call with these bytes. A stream that is left early counts as OK."""
     path = f"/{method.containing_service.full_name}/{method.name}"
     options = {"timeout": WAIT_S, "metadata": metadata}
     streams = (method.client_streaming, method.server_streaming)
@@ -53,7 +52,7 @@ def status_of(channel, method, requests, metadata=()):
 
 
 def leave_early(answers, enough):
-    """Reads a few answers and leaves: a watch, and many a stream, have no end."""
+    """Reads a few responses and cancels the call, because some streams are endless."""
     for count, _ in enumerate(answers, 1):
         if count == enough:
             break
@@ -61,47 +60,47 @@ def leave_early(answers, enough):
 
 
 def is_alive(channel):
-    """Whether the server still answers what it can."""
+    """Returns whether the server still answers."""
     check = channel.unary_unary("/grpc.health.v1.Health/Check")
     return health_pb2.HealthCheckResponse.FromString(check(b"", timeout=WAIT_S)).status == 1
 
 
-def names(method):
-    """A method in the report of a test."""
+def format_method(method):
+    """Returns the name of a method for the report."""
     return f"{method.containing_service.name}.{method.name}"
 
 
-@pytest.mark.parametrize("method", METHODS, ids=names)
-def test_made_up_messages_are_answered(served, fuzz, method):
-    """Whatever the fields hold: OK, or a code that tells the caller what is wrong."""
+@pytest.mark.parametrize("method", METHODS, ids=format_method)
+def test_generated_messages_are_answered(served, fuzz, method):
+    """Any content of the fields gives OK or a code that names an error of the caller."""
 
     @fuzz
     @given(st.lists(messages(method.input_type), min_size=1, max_size=3))
     def ask(requests):
         wire = [request.SerializeToString() for request in requests]
-        code, text = status_of(served.channel, method, wire)
+        code, text = call(served.channel, method, wire)
         assert code in MAPPED, text
 
     ask()
     assert is_alive(served.channel)
 
 
-@pytest.mark.parametrize("method", METHODS, ids=names)
-def test_bytes_that_are_no_message_are_refused(served, method):
-    """They are the caller's fault, and the answer says no more than that."""
-    code, text = status_of(served.channel, method, [b"\x0a\xff\xff\xff\xff\xff"])
+@pytest.mark.parametrize("method", METHODS, ids=format_method)
+def test_invalid_bytes_are_refused(served, method):
+    """They are an error of the caller, and the message reveals nothing else."""
+    code, text = call(served.channel, method, [b"\x0a\xff\xff\xff\xff\xff"])
     assert code is grpc.StatusCode.INVALID_ARGUMENT
     assert "Error" not in text
 
 
-@pytest.mark.parametrize("method", METHODS, ids=names)
+@pytest.mark.parametrize("method", METHODS, ids=format_method)
 def test_random_bytes_are_answered(served, fuzz, method):
-    """Some of them are messages, most are not; none is a failure of the server."""
+    """Random bytes are rarely a message and never a failure of the server."""
 
     @fuzz
     @given(st.lists(st.binary(max_size=60), min_size=1, max_size=3))
     def ask(requests):
-        code, text = status_of(served.channel, method, requests)
+        code, text = call(served.channel, method, requests)
         assert code in MAPPED, text
 
     ask()
@@ -109,8 +108,8 @@ def test_random_bytes_are_answered(served, fuzz, method):
 
 
 @pytest.mark.parametrize("name", ["authorization", "x-api-key", "x-request-id", "traceparent"])
-def test_made_up_headers_are_answered(locked, fuzz, name):
-    """No header lets in who has no key, and none is a failure of the server."""
+def test_generated_headers_are_answered(locked, fuzz, name):
+    """No header admits a caller without a key, and none is a failure of the server."""
     letters = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=300)
     method = METHODS[0]
 
@@ -118,16 +117,16 @@ def test_made_up_headers_are_answered(locked, fuzz, name):
     @given(st.lists(st.one_of(letters, letters.map("Bearer {}".format)), max_size=3))
     def ask(values):
         metadata = [(name, value) for value in values]
-        code, text = status_of(locked.channel, method, [b""], metadata)
+        code, text = call(locked.channel, method, [b""], metadata)
         assert code is grpc.StatusCode.UNAUTHENTICATED, text
 
     ask()
-    code, _ = status_of(locked.channel, method, [b""], [("x-api-key", compute_digest(""))])
+    code, _ = call(locked.channel, method, [b""], [("x-api-key", compute_digest(""))])
     assert code is grpc.StatusCode.UNAUTHENTICATED
 
 
 def test_unknown_method_is_unimplemented(served):
-    """Paths that are no method of ours."""
+    """A path that is not a method gives UNIMPLEMENTED."""
     for path in ("/imagemint.v1.GenerationService/Nothing", "/no.Service/At", "/", "//", "/a/b/c"):
         with pytest.raises(grpc.RpcError) as caught:
             served.channel.unary_unary(path)(b"", timeout=WAIT_S)

@@ -1,6 +1,6 @@
-"""The client of Triton, newest release and unmodified, against a real server.
+"""Tests of an unmodified Triton client against a real server.
 
-It runs as a process in an environment of its own, once; the tests read what it heard.
+The client runs once in its own environment. The tests read what it recorded.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from imagemint.server.settings import ServeSettings
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-triton/bin/python"
 CALLS = Path(__file__).with_name("triton_calls.py")
-# Two neighbours on one reel in the wrong order, another reel, and the last image of the last.
+# Two adjacent images of a seed in reverse order, another seed, and the last image of the last seed.
 SERIALS = [5, 5, 7, 2**64 - 1], [9, 3, 4, 2**64 - 1], [1, 2, 3, 4]
 ASKED = {
     "seed": np.array(SERIALS[0], np.uint64).reshape(4, 1),
@@ -42,7 +42,7 @@ pytestmark = [
 
 
 class Heard:
-    """What the client heard, and the images that our own client minted of the same serials."""
+    """What the client recorded, and the images of the same serials from imagemint's client."""
 
     def __init__(self, directory, minted):
         self.told = json.loads((directory / "told.json").read_text())
@@ -56,8 +56,8 @@ class Heard:
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def heard(tmp_path_factory):
-    """One run of the client over a server with three models, and a fourth to be loaded."""
+async def recorded(tmp_path_factory):
+    """One run of the client with a server of three models, and a fourth that is loaded later."""
     models, directory = tmp_path_factory.mktemp("models"), tmp_path_factory.mktemp("heard")
     write_bundle(models, "digits")
     write_bundle(models, "plain", conditional=False)
@@ -71,18 +71,18 @@ async def heard(tmp_path_factory):
     try:
         client = await asyncio.create_subprocess_exec(
             *(PYTHON, "-I", CALLS, app.grpc_address, directory),
-            env={"PATH": os.environ["PATH"]},  # neither our paths nor a proxy
+            env={"PATH": os.environ["PATH"]},  # neither the paths of this process nor a proxy
             stderr=asyncio.subprocess.PIPE,
         )
         _, errors = await client.communicate()
         assert client.returncode == 0, errors.decode()
-        return Heard(directory, await _minted(app.grpc_address))
+        return Heard(directory, await _generate_expected(app.grpc_address))
     finally:
         await app.stop()
 
 
-async def _minted(address):
-    """What our own client gets for the rows of ASKED, one at a time."""
+async def _generate_expected(address):
+    """Returns what imagemint's client gets for the rows of ASKED, one at a time."""
     rows = [(int(s), int(i), int(c)) for s, i, c in zip(*SERIALS, strict=True)]
     async with AsyncClient(address) as client:
 
@@ -113,40 +113,40 @@ async def _minted(address):
 
 
 @pytest.mark.parametrize("name", ["by_serial", "drawn", "by_psi", "by_latents"])
-async def test_pixels_are_those_of_our_own_client(heard, name):
-    """The same serials, or latents, are the same bytes."""
-    assert heard.images[name].dtype == np.uint8
-    assert heard.images[name].tobytes() == heard.minted[name].tobytes()
+async def test_pixels_equal_those_of_the_own_client(recorded, name):
+    """The same serials or latents give the same bytes."""
+    assert recorded.images[name].dtype == np.uint8
+    assert recorded.images[name].tobytes() == recorded.minted[name].tobytes()
 
 
 @pytest.mark.parametrize(("name", "places"), [("together", range(16)), ("aio", [0])])
-async def test_pixels_are_the_same_however_asked(heard, name, places):
-    """Sixteen calls at once, and the asyncio client."""
-    assert heard.images[name].tobytes() == heard.minted["reel"][list(places)].tobytes()
+async def test_pixels_do_not_depend_on_the_kind_of_call(recorded, name, places):
+    """Sixteen parallel calls and the asyncio client give the same bytes."""
+    assert recorded.images[name].tobytes() == recorded.minted["reel"][list(places)].tobytes()
 
 
-async def test_answer_says_what_it_is(heard):
-    """Id, version, classes and serials come back."""
-    told = heard.told["inferred"]
+async def test_response_describes_itself(recorded):
+    """The response has id, version, classes and serials."""
+    told = recorded.told["inferred"]
     assert (told["id"], told["version"]) == ("mine", "1")
-    assert heard.images["class_id"].tolist() == ASKED["class_id"].tolist()
+    assert recorded.images["class_id"].tolist() == ASKED["class_id"].tolist()
     expected = [f"digits@1/{s}/{i}?class={c}" for s, i, c in zip(*SERIALS, strict=True)]
     assert told["serials"] == expected
 
 
-async def test_stream_goes_on_after_a_bad_request(heard):
-    """Answers come in order; the bad one is a text, and the rest are images."""
-    told = heard.told["streamed"]
+async def test_stream_continues_after_an_invalid_request(recorded):
+    """Responses are in order. The invalid request gets an error and the others images."""
+    told = recorded.told["streamed"]
     assert told["ids"] == ["0", "1", "2", "4", "5"]
     assert [bool(error) for error in told["errors"]] == [i == 3 for i in range(6)]
     assert "99 out of range" in told["errors"][3]
-    good = heard.minted["reel"][[0, 1, 2, 4, 5]]
-    assert heard.images["streamed"].tobytes() == good.tobytes()
+    good = recorded.minted["reel"][[0, 1, 2, 4, 5]]
+    assert recorded.images["streamed"].tobytes() == good.tobytes()
 
 
-async def test_descriptions_are_understood(heard):
-    """Health, metadata, configuration and index, as the client turns them into JSON."""
-    told = heard.told["described"]
+async def test_descriptions_are_readable(recorded):
+    """The client converts health, metadata, configuration and index to JSON."""
+    told = recorded.told["described"]
     assert told["live"] is True
     assert told["ready"] is True
     assert told["models_ready"] == [True, False]
@@ -170,9 +170,9 @@ async def test_descriptions_are_understood(heard):
     assert "model_repository" in told["server"]["extensions"]
 
 
-async def test_statistics_can_be_divided(heard):
-    """As perf_analyzer does it: differences of counts and times between two moments."""
-    before, after = heard.told["statistics"]
+async def test_statistics_are_cumulative(recorded):
+    """Counts and times are differences between two moments, as in perf_analyzer."""
+    before, after = recorded.told["statistics"]
 
     def grown(*path):
         values = []
@@ -208,21 +208,21 @@ async def test_statistics_can_be_divided(heard):
         ("cuda_shared_memory", "UNIMPLEMENTED", ""),
     ],
 )
-async def test_failures_are_the_clients_own_exceptions(heard, call, status, text):
-    """Status and text arrive where its users look for them."""
-    refused = heard.told["refused"][call]
+async def test_failures_are_exceptions_of_the_client(recorded, call, status, text):
+    """Status and text are available as its users expect."""
+    refused = recorded.told["refused"][call]
     assert refused["status"] == f"StatusCode.{status}"
     assert text in refused["message"]
 
 
-async def test_load_of_a_ready_model_succeeds(heard):
-    """Scripts that load what they use go on."""
-    assert heard.told["refused"]["load"] is None
+async def test_load_of_a_ready_model_succeeds(recorded):
+    """Scripts that load a model before use work unchanged."""
+    assert recorded.told["refused"]["load"] is None
 
 
-async def test_model_is_loaded_and_unloaded(heard):
-    """By name, with the client's own calls; it answers between the two and not after."""
-    before, between, after, refused = heard.told["control"]
+async def test_model_is_loaded_and_unloaded(recorded):
+    """A model answers between the client's load and unload calls, and not afterwards."""
+    before, between, after, refused = recorded.told["control"]
     assert before["ready"] is False
     assert before["index"][0]["reason"] == "not loaded"
     assert between["ready"] is True
@@ -232,21 +232,21 @@ async def test_model_is_loaded_and_unloaded(heard):
     assert refused["status"] == "StatusCode.NOT_FOUND"
 
 
-async def test_schema_is_the_published_one(heard):
-    """Every name, number, type and label of ours is that of the client's own schema."""
+async def test_schema_equals_the_published_one(recorded):
+    """Every name, number, type and label equals that of the client's schema."""
     published = {}
-    for schema in heard.schemas:
-        published.update(_elements(schema))
+    for schema in recorded.schemas:
+        published.update(_list_elements(schema))
     ours = {}
     for module in (grpc_service_pb2, model_config_pb2):
         file = descriptor_pb2.FileDescriptorProto.FromString(module.DESCRIPTOR.serialized_pb)
-        ours.update(_elements(file))
+        ours.update(_list_elements(file))
     assert len(ours) > 150
     assert {name: published.get(name) for name in ours} == ours
 
 
-def _elements(file):
-    """Fields, enum values and RPCs of a schema by their full names, and what matters of each."""
+def _list_elements(file):
+    """Returns fields, enum values and RPCs of a schema by their full names, with their types."""
     found = {}
     for service in file.service:
         for rpc in service.method:

@@ -1,4 +1,4 @@
-"""Asks a server everything that the client of Triton can ask, and writes down what it heard.
+"""Makes every kind of call of the Triton client to a server and records the results.
 
 Runs in .venv-triton, started by test_tritonclient.py: triton_calls.py ADDRESS DIRECTORY. It knows
 nothing of imagemint. Reads asked.npz, the inputs of its requests; writes told.json, images.npz, and
@@ -18,8 +18,8 @@ from tritonclient.grpc import model_config_pb2, service_pb2
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 
-def tensors(**arrays):
-    """Inputs by name."""
+def make_inputs(**arrays):
+    """Returns inputs by name."""
     inputs = []
     for name, array in arrays.items():
         inputs.append(triton.InferInput(name, array.shape, np_to_triton_dtype(array.dtype)))
@@ -27,18 +27,20 @@ def tensors(**arrays):
     return inputs
 
 
-def column(dtype, values):
-    """One value for each row."""
+def make_column(dtype, values):
+    """Returns one value per row."""
     return np.array(values, dtype).reshape(-1, 1)
 
 
-def place(index, **more):
-    """Inputs that name one image of a reel."""
-    return tensors(seed=column(np.uint64, [5]), index=column(np.uint64, [index]), **more)
+def make_image_inputs(index, **more):
+    """Returns inputs that name one image of seed 5."""
+    return make_inputs(
+        seed=make_column(np.uint64, [5]), index=make_column(np.uint64, [index]), **more
+    )
 
 
-def failure(call, *arguments, **options):
-    """Status and text of a call that must fail."""
+def record_failure(call, *arguments, **options):
+    """Returns the status and text of a call that must fail."""
     try:
         call(*arguments, **options)
     except InferenceServerException as error:
@@ -47,7 +49,7 @@ def failure(call, *arguments, **options):
 
 
 def describe(client):
-    """What the server says of itself and of a model."""
+    """Returns the server's descriptions of itself and of a model."""
     return {
         "live": client.is_server_live(),
         "ready": client.is_server_ready(),
@@ -60,13 +62,13 @@ def describe(client):
 
 
 def infer(client, asked, images):
-    """Images by serial and by latents."""
+    """Requests images by serial and by latents."""
     rows = {"seed": asked["seed"], "index": asked["index"]}
     classes = {"class_id": asked["class_id"]}
     outputs = [triton.InferRequestedOutput(name) for name in ("image", "class_id", "serial")]
     by_serial = client.infer(
         "digits",
-        tensors(**rows, **classes),
+        make_inputs(**rows, **classes),
         model_version="1",
         outputs=outputs,
         request_id="mine",
@@ -75,10 +77,10 @@ def infer(client, asked, images):
     )
     images["by_serial"] = by_serial.as_numpy("image")
     images["class_id"] = by_serial.as_numpy("class_id")
-    images["drawn"] = client.infer("digits", tensors(**rows)).as_numpy("image")
-    latents = tensors(z=asked["z"], **classes)
+    images["drawn"] = client.infer("digits", make_inputs(**rows)).as_numpy("image")
+    latents = make_inputs(z=asked["z"], **classes)
     images["by_latents"] = client.infer("digits", latents).as_numpy("image")
-    psi = tensors(**rows, **classes, truncation=asked["truncation"])
+    psi = make_inputs(**rows, **classes, truncation=asked["truncation"])
     images["by_psi"] = client.infer("styled", psi).as_numpy("image")
     return {
         "id": by_serial.get_response().id,
@@ -87,15 +89,15 @@ def infer(client, asked, images):
     }
 
 
-def infer_together(client, images):
-    """Many calls at once, answered in any order."""
+def infer_in_parallel(client, images):
+    """Makes many parallel calls, which may be answered in any order."""
     answers = queue.Queue()
 
     def done(index):
         return lambda result, error: answers.put((index, result, error))
 
     for index in range(16):
-        client.async_infer("digits", place(index), done(index))
+        client.async_infer("digits", make_image_inputs(index), done(index))
     found = {}
     for _ in range(16):
         index, result, error = answers.get(timeout=60)
@@ -105,19 +107,21 @@ def infer_together(client, images):
 
 
 async def infer_aio(address, images):
-    """The same through the asyncio client."""
+    """Makes a call with the asyncio client."""
     async with triton_aio.InferenceServerClient(address) as client:
-        answer = await client.infer("digits", place(0))
+        answer = await client.infer("digits", make_image_inputs(0))
         images["aio"] = answer.as_numpy("image")
 
 
 def stream(client, images):
-    """Requests of one stream, one of them bad."""
+    """Sends a stream of requests, one of them invalid."""
     answers = queue.Queue()
     client.start_stream(lambda result, error: answers.put((result, error)))
     for index in range(6):
-        classes = {"class_id": column(np.int64, [99])} if index == 3 else {}
-        client.async_stream_infer("digits", place(index, **classes), request_id=str(index))
+        classes = {"class_id": make_column(np.int64, [99])} if index == 3 else {}
+        client.async_stream_infer(
+            "digits", make_image_inputs(index, **classes), request_id=str(index)
+        )
     heard = [answers.get(timeout=60) for _ in range(6)]
     client.stop_stream()
     good = [result for result, error in heard if error is None]
@@ -128,42 +132,46 @@ def stream(client, images):
     }
 
 
-def refusals(client):
-    """Calls that must fail."""
-    bad = place(0, class_id=column(np.int64, [99]))
+def record_refusals(client):
+    """Makes calls that must fail."""
+    bad = make_image_inputs(0, class_id=make_column(np.int64, [99]))
     return {
-        "nobody": failure(client.infer, "nobody", place(0)),
-        "version": failure(client.infer, "digits", place(0), model_version="7"),
-        "class": failure(client.infer, "digits", bad),
-        "unconditional": failure(client.infer, "plain", bad),
-        "shape": failure(client.infer, "digits", tensors(z=np.zeros((2, 3), np.float32))),
-        "timeout": failure(client.infer, "digits", place(0), timeout=-1),
-        "load": failure(client.load_model, "digits"),
-        "load_nobody": failure(client.load_model, "nobody"),
-        "load_config": failure(client.load_model, "digits", config="{}"),
-        "unload_nobody": failure(client.unload_model, "nobody"),
-        "trace": failure(client.get_trace_settings),
-        "log": failure(client.get_log_settings),
-        "shared_memory": failure(client.get_system_shared_memory_status),
-        "cuda_shared_memory": failure(client.get_cuda_shared_memory_status),
+        "nobody": record_failure(client.infer, "nobody", make_image_inputs(0)),
+        "version": record_failure(client.infer, "digits", make_image_inputs(0), model_version="7"),
+        "class": record_failure(client.infer, "digits", bad),
+        "unconditional": record_failure(client.infer, "plain", bad),
+        "shape": record_failure(
+            client.infer, "digits", make_inputs(z=np.zeros((2, 3), np.float32))
+        ),
+        "timeout": record_failure(client.infer, "digits", make_image_inputs(0), timeout=-1),
+        "load": record_failure(client.load_model, "digits"),
+        "load_nobody": record_failure(client.load_model, "nobody"),
+        "load_config": record_failure(client.load_model, "digits", config="{}"),
+        "unload_nobody": record_failure(client.unload_model, "nobody"),
+        "trace": record_failure(client.get_trace_settings),
+        "log": record_failure(client.get_log_settings),
+        "shared_memory": record_failure(client.get_system_shared_memory_status),
+        "cuda_shared_memory": record_failure(client.get_cuda_shared_memory_status),
     }
 
 
-def statistics(client):
-    """Sums of one model before and after three calls of 4 images."""
+def record_statistics(client):
+    """Returns the statistics of a model before and after three calls of 4 images."""
     heard = []
     for calls in (0, 3):
         for _ in range(calls):
             client.infer(
                 "plain",
-                tensors(seed=np.zeros((4, 1), np.uint64), index=column(np.uint64, range(4))),
+                make_inputs(
+                    seed=np.zeros((4, 1), np.uint64), index=make_column(np.uint64, range(4))
+                ),
             )
         heard.append(client.get_inference_statistics("plain", as_json=True)["model_stats"][0])
     return heard
 
 
-def control(client):
-    """What a model is before it was loaded, while it serves, and after it was unloaded."""
+def record_control(client):
+    """Returns the states of a model before its load, while it serves, and after its unload."""
     heard = []
 
     def look():
@@ -173,16 +181,16 @@ def control(client):
 
     look()
     client.load_model("late")
-    client.infer("late", place(0))
+    client.infer("late", make_image_inputs(0))
     look()
     client.unload_model("late")
     look()
-    heard.append(failure(client.infer, "late", place(0)))
+    heard.append(record_failure(client.infer, "late", make_image_inputs(0)))
     return heard
 
 
 def main(address, directory):
-    """Asks, and writes down."""
+    """Makes all calls and writes the results."""
     images = {}
     with np.load(directory / "asked.npz") as arrays:
         asked = dict(arrays)
@@ -191,11 +199,11 @@ def main(address, directory):
             "described": describe(client),
             "inferred": infer(client, asked, images),
             "streamed": stream(client, images),
-            "refused": refusals(client),
-            "statistics": statistics(client),
-            "control": control(client),
+            "refused": record_refusals(client),
+            "statistics": record_statistics(client),
+            "control": record_control(client),
         }
-        infer_together(client, images)
+        infer_in_parallel(client, images)
     asyncio.run(infer_aio(address, images))
     np.savez(directory / "images.npz", **images)
     (directory / "told.json").write_text(json.dumps(told))

@@ -1,4 +1,4 @@
-"""The scripts under benchmarks/ import each other from there, as they do when they are run."""
+"""Fixtures for the scripts in benchmarks/, which import each other by name."""
 
 import sys
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from imagemint.engine.spec import Distribution, ModelSpec
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
-# Last, so that none of their names hides another's.
+# at the end, so that their names hide no others
 sys.path += [str(BENCHMARKS), str(BENCHMARKS / "peers/shared")]
 
 

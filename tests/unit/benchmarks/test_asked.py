@@ -1,4 +1,4 @@
-"""What peers are asked for, and how their answers are counted."""
+"""Tests of requests to other servers, and of counting their responses."""
 
 import numpy as np
 import picture_model
@@ -14,24 +14,24 @@ TWO_PNG = parse_mix("count=2 format=png").asks[0]
 IMAGES = np.arange(12, dtype=np.uint8).reshape(2, 2, 3, 1)
 
 
-def test_inputs_are_those_that_our_server_draws(spec):
-    """Turn 3 of two images each has the latents and classes of the indices 6 and 7."""
+def test_inputs_equal_those_of_the_server(spec):
+    """Turn 3 of two images has the latents and classes of indices 6 and 7."""
     z, class_id = make_inputs(spec, TWO, 5, 3)
     assert np.array_equal(z, latents(5, 6, 2, spec.z_dim))
     assert np.array_equal(class_id[:, 0], drawn_classes(5, 6, 2, 2))
 
 
 @pytest.mark.parametrize("framed", [False, True], ids=["bare", "framed"])
-def test_raw_answer_is_counted_and_read(spec, framed):
-    """Pixels one after the other, or each picture with its length before it."""
+def test_raw_response_is_counted_and_decoded(spec, framed):
+    """Pixels follow each other directly, or each picture has its length before it."""
     files = [image.tobytes() for image in IMAGES]
     content = Content(picture_model.pack(files) if framed else b"".join(files), framed)
     assert count_images(content, TWO, spec.image_bytes).images == 2
     assert np.array_equal(decode_pixels(content, TWO, spec), IMAGES)
 
 
-def test_png_answer_is_counted_and_read(spec):
-    """What the peers' programs make of images."""
+def test_png_response_is_counted_and_decoded(spec):
+    """The peers' programs encode images as PNG."""
     content = Content(picture_model.pack(picture_model.encode_pngs(IMAGES)), framed=True)
     assert count_images(content, TWO_PNG, spec.image_bytes).images == 2
     assert np.array_equal(decode_pixels(content, TWO_PNG, spec), IMAGES)
@@ -47,7 +47,7 @@ def test_png_answer_is_counted_and_read(spec):
     ],
     ids=["one-of-two", "no-whole-number", "one-framed", "cut-short"],
 )
-def test_answer_with_other_images_is_a_failure(spec, content):
-    """No image is counted that was not asked for, or did not come."""
+def test_response_with_other_images_is_a_failure(spec, content):
+    """Missing or additional images are not counted."""
     with pytest.raises(CallFailed, match="SHORT_ANSWER"):
         count_images(content, TWO, spec.image_bytes)

@@ -32,8 +32,8 @@ def digits():
     return LabelledImages("some/train", images, np.arange(50) % 10, DIGITS, "ab")
 
 
-def test_synthetic_images_are_balanced_and_by_serial(score, digits, tmp_path):
-    """As many of each class, the images of the source in order of index."""
+def test_synthetic_images_are_balanced_and_have_serials(score, digits, tmp_path):
+    """Each class has as many images, which come from the source in order of index."""
     write_bundle(tmp_path, "digits")
     source = EngineSource("digits", repository=tmp_path, seed=3, classes=[], device="cpu")
     drawn = score.draw_images(source, 300, digits)
@@ -43,8 +43,8 @@ def test_synthetic_images_are_balanced_and_by_serial(score, digits, tmp_path):
     assert drawn.sha256 == score.draw_images(source, 300, digits).sha256
 
 
-def test_real_images_are_drawn_by_seed(score, digits):
-    """The same ones for the same seed, each once; all of them if all are asked for."""
+def test_real_images_are_selected_by_seed(score, digits):
+    """The same seed selects the same images, each once, or all of them."""
     one, again, other = (score.choose_real(digits, 20, seed) for seed in (1, 1, 2))
     assert one.sha256 == again.sha256 != other.sha256
     assert score.choose_real(digits, 50, 1) is digits
@@ -53,14 +53,14 @@ def test_real_images_are_drawn_by_seed(score, digits):
 
 
 def test_summary_pairs_the_seeds(score):
-    """The interval is that of the differences, seed by seed."""
+    """The interval is that of the differences per seed."""
     found = score.summarise({"real": [0.9, 0.8, 0.7], "synthetic": [0.91, 0.82, 0.73]})
     assert found["synthetic_minus_real"] == pytest.approx(0.02)
     assert found["interval_95"] == pytest.approx(4.3027 * 0.01 / 3**0.5, rel=1e-4)
 
 
 def test_results_of_other_settings_are_refused(score, tmp_path):
-    """A folder belongs to one experiment."""
+    """A folder has the results of one experiment."""
     options = Namespace(out=tmp_path / "out", model="mnist", images=None, width=32, epochs=8)
     score.check_settings(options)
     score.check_settings(options)

@@ -1,4 +1,4 @@
-"""The load generator's HTTP, against a server of asyncio's own."""
+"""Tests of the load generator's HTTP client against a server of asyncio."""
 
 import asyncio
 import base64
@@ -25,19 +25,22 @@ ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n" + PIXELS
 
 
 class Scripted(asyncio.Protocol):
-    """Answers every request alike; without an answer it closes the connection."""
+    """A server that gives every request the same answer.
+
+    Without an answer it closes the connection.
+    """
 
     def __init__(self, answer, connections):
         self._answer, self._connections = answer, connections
         self._received = b""
 
     def connection_made(self, transport):
-        """Notes it down."""
+        """Records the connection."""
         self._transport = transport
         self._connections.append(transport)
 
     def data_received(self, data):
-        """Answers once a request is whole."""
+        """Answers when a request is complete."""
         self._received += data
         head, end, body = self._received.partition(b"\r\n\r\n")
         if not end or len(body) < int(head.partition(b"Content-Length:")[2]):
@@ -50,8 +53,8 @@ class Scripted(asyncio.Protocol):
 
 
 @asynccontextmanager
-async def served(spec, answer, **options):
-    """A server; yields a target for it, and its connections."""
+async def serve(spec, answer, **options):
+    """Starts a server and yields a target and its connections."""
     connections = []
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Scripted(answer, connections), "127.0.0.1", 0)
@@ -63,9 +66,9 @@ async def served(spec, answer, **options):
     await asyncio.sleep(0)  # in which they close
 
 
-async def test_connection_is_kept(spec):
-    """Three calls, one after the other, take one."""
-    async with served(spec, ANSWER) as (target, connections), target.connect() as connection:
+async def test_connection_is_reused(spec):
+    """Three sequential calls use one connection."""
+    async with serve(spec, ANSWER) as (target, connections), target.connect() as connection:
         send = connection.unary(ONE, 0)
         replies = [await send(turn) for turn in range(3)]
     assert [connection.fingerprint(reply.content) for reply in replies] == [PIXELS] * 3
@@ -77,16 +80,16 @@ async def test_connection_is_kept(spec):
     [ANSWER, ANSWER.replace(b"Content-Length: ", b"content-length:"), CHUNKED],
     ids=["length", "lower-case", "chunked"],
 )
-def test_answer_is_whole_only_at_its_end(answer):
-    """Wherever TCP cuts it."""
+def test_response_is_complete_only_at_its_end(answer):
+    """A response may be split by TCP at any byte."""
     for end in range(len(answer)):
         assert parse_response(bytearray(answer[:end])) is None
     assert parse_response(bytearray(answer)) == PIXELS
 
 
-async def test_calls_at_once_have_a_connection_each(spec):
-    """HTTP/1.1 has one request on its way; ten in two rounds take five connections."""
-    async with served(spec, ANSWER) as (target, connections), target.connect() as connection:
+async def test_parallel_calls_have_their_own_connections(spec):
+    """HTTP/1.1 has one request per connection. Ten calls in two rounds need five."""
+    async with serve(spec, ANSWER) as (target, connections), target.connect() as connection:
         send = connection.unary(ONE, 0)
         for _ in range(2):
             await asyncio.gather(*(send(turn) for turn in range(5)))
@@ -103,25 +106,25 @@ async def test_calls_at_once_have_a_connection_each(spec):
     ],
     ids=["error", "refused", "endless", "closed"],
 )
-async def test_call_without_an_answer_says_why(spec, answer, code, shed):
-    """By a code to count it by; refusals because of load apart."""
-    async with served(spec, answer) as (target, _), target.connect() as connection:
+async def test_failed_call_has_a_code(spec, answer, code, shed):
+    """Failures are counted by code, with refusals due to load apart."""
+    async with serve(spec, answer) as (target, _), target.connect() as connection:
         with pytest.raises(CallFailed) as caught:
             await connection.unary(ONE, 0)(0)
     assert (caught.value.code, caught.value.shed) == (code, shed)
 
 
-async def test_silent_server_is_given_up(spec):
-    """After the timeout of the target; the connection is not used again."""
-    silent = served(spec, b"HTTP/1.1 200", timeout_s=0.05)
+async def test_call_times_out(spec):
+    """A call without an answer fails after the timeout, and its connection is not reused."""
+    silent = serve(spec, b"HTTP/1.1 200", timeout_s=0.05)
     async with silent as (target, _), target.connect() as connection:
         with pytest.raises(CallFailed, match="DEADLINE_EXCEEDED"):
             await connection.unary(ONE, 0)(0)
 
 
 @pytest.mark.parametrize("encoding", Encoding)
-def test_body_is_what_the_peers_programs_read(spec, encoding):
-    """The records of `picture_model.unpack`, whichever way they are written."""
+def test_body_is_readable_by_the_peers(spec, encoding):
+    """The peers' programs can read the records in every encoding."""
     target = BinaryHttp("host:1", spec, "/{format}", encoding)
     head, _, body = request(target, TWO_PNG, 3, 4).partition(b"\r\n\r\n")
     assert head.startswith(b"POST /png HTTP/1.1\r\n")

@@ -1,4 +1,4 @@
-"""Whether a server computes the very pictures."""
+"""Tests of the check that a server computes the right pictures."""
 
 import time
 
@@ -18,7 +18,7 @@ ASK = parse_mix("count=3").asks[0]
 
 
 class Running:
-    """A server that lives on."""
+    """A server process that runs."""
 
     ended: int | None = None
 
@@ -31,21 +31,21 @@ def bundle(tmp_path):
 
 @pytest.fixture
 def truth(bundle):
-    """Its graph in a bare session."""
+    """The graph of the bundle in a plain session."""
     return Truth(bundle.directory / "model.onnx", bundle.spec)
 
 
 @pytest.fixture
 def images(bundle):
-    """What our engine makes of the same latents."""
+    """The images that the engine computes of the same latents."""
     spec = bundle.spec
     instance = OnnxBackend(bundle, device="cpu").open_instance()
     z = latents(REEL, 0, 3, spec.z_dim)
     return np.array(instance.run(Batch(z, drawn_classes(REEL, 0, 3, spec.num_classes))))
 
 
-def scripted(*answers):
-    """Asks a server that answers, or fails, in this order."""
+def make_answers(*answers):
+    """Returns a function that gives these answers, or raises them, in order."""
     left = iter(answers)
 
     async def ask_once(ask):
@@ -59,30 +59,32 @@ def scripted(*answers):
 
 
 async def test_server_is_asked_until_it_answers(truth, images):
-    """One that is not there yet is no error."""
-    answers = scripted(CallFailed("UNAVAILABLE"), images)
+    """A server that is not ready yet is no error."""
+    answers = make_answers(CallFailed("UNAVAILABLE"), images)
     await check_answer(answers, ASK, truth, Running(), time.monotonic() + 60)
 
 
 async def test_other_picture_is_an_error(truth, images):
-    """One pixel that is two levels off is enough, one level is not."""
+    """A pixel that is two levels off is an error, and one level is not."""
     near, far = (np.clip(images.astype(int) + by, 0, 255).astype(np.uint8) for by in (1, 2))
-    await check_answer(scripted(near), ASK, truth, Running(), time.monotonic() + 60)
+    await check_answer(make_answers(near), ASK, truth, Running(), time.monotonic() + 60)
     with pytest.raises(ValueError, match="levels off"):
-        await check_answer(scripted(far), ASK, truth, Running(), time.monotonic() + 60)
+        await check_answer(make_answers(far), ASK, truth, Running(), time.monotonic() + 60)
 
 
 async def test_other_shape_is_an_error(truth, images):
-    """Two images are no answer to a request for three."""
+    """Two images for a request of three are an error."""
     with pytest.raises(ValueError, match="instead of"):
-        await check_answer(scripted(images[:2]), ASK, truth, Running(), time.monotonic() + 60)
+        await check_answer(make_answers(images[:2]), ASK, truth, Running(), time.monotonic() + 60)
 
 
-async def test_server_that_ended_is_given_up(truth):
-    """At once, with its status; a silent one when the time is over."""
+async def test_dead_server_is_an_error(truth):
+    """A dead server fails at once with its status, and a silent one at the timeout."""
     dead = Running()
     dead.ended = 3
     with pytest.raises(NotReady, match="status 3"):
-        await check_answer(scripted(CallFailed("GONE")), ASK, truth, dead, time.monotonic() + 60)
+        await check_answer(
+            make_answers(CallFailed("GONE")), ASK, truth, dead, time.monotonic() + 60
+        )
     with pytest.raises(NotReady, match="GONE"):
-        await check_answer(scripted(CallFailed("GONE")), ASK, truth, Running(), 0)
+        await check_answer(make_answers(CallFailed("GONE")), ASK, truth, Running(), 0)

@@ -1,4 +1,4 @@
-"""The environments of peers, without installing any."""
+"""Tests of the environments of peers, without installing any."""
 
 import json
 from importlib import metadata
@@ -9,7 +9,7 @@ from peers import environments
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A peer `nobody` with requirements, and where its environment would lie."""
+    """The folder of a peer `nobody` with requirements and of its environment."""
     monkeypatch.setattr(environments, "FOLDER", tmp_path / "peers")
     monkeypatch.setattr(environments, "ENVIRONMENTS", tmp_path / "made")
     (tmp_path / "peers/nobody").mkdir(parents=True)
@@ -19,7 +19,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_environment_is_made_once_for_the_same_requirements(folder, monkeypatch):
-    """Again when they change, or where it could not be made before."""
+    """The environment is made again if the requirements change or if it failed."""
     made = []
 
     def make(directory, requirements, digest):
@@ -39,14 +39,14 @@ def test_environment_is_made_once_for_the_same_requirements(folder, monkeypatch)
 
 
 def test_peer_that_cannot_be_installed_has_a_reason(folder, monkeypatch):
-    """In pip's words, in place of an exception."""
+    """The reason is pip's message, and no exception is raised."""
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
     assert "nobody==1" in (environments.environment("nobody").reason or "")
 
 
-def test_every_peer_pins_what_it_requires():
-    """A folder for each server, with exact versions, of the same ONNX Runtime."""
+def test_every_peer_pins_its_requirements():
+    """Each server has a folder with exact versions and the same ONNX Runtime."""
     for name in environments.PEERS:
         text = (environments.FOLDER / name / "requirements.txt").read_text()
         lines = [line.split("#")[0].strip() for line in text.splitlines()]
@@ -54,8 +54,8 @@ def test_every_peer_pins_what_it_requires():
         assert f"onnxruntime=={metadata.version('onnxruntime')}" in lines
 
 
-def test_weight_of_a_distribution_counts_what_it_requires():
-    """imagemint[server] weighs more than onnxruntime, which it needs, and imagemint less."""
+def test_size_of_a_distribution_includes_its_requirements():
+    """The server extra is larger than the ONNX Runtime that it needs."""
     runtime = environments.bytes_of("onnxruntime")
     assert environments.bytes_of("imagemint[server]") > runtime > 1e6
     assert environments.bytes_of("imagemint") < environments.bytes_of("imagemint[server]")

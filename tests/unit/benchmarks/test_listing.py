@@ -1,4 +1,4 @@
-"""Tests of benchmarks/listing.py: the recipe vanilla-mnist beside the plain listing."""
+"""Tests of benchmarks/listing.py: the recipe vanilla-mnist compared with the plain listing."""
 
 from dataclasses import replace
 
@@ -15,13 +15,13 @@ from imagemint.training.recipes.vanilla_mnist import VanillaMnistRecipe
 
 @pytest.fixture(scope="module")
 def digits():
-    """Forty noisy pictures."""
+    """Forty images of noise."""
     return pictures(VanillaMnistRecipe)
 
 
 @pytest.fixture(scope="module")
 def measures(digits, tmp_path_factory):
-    """Measures by a judge that has seen the pictures once, against those pictures inverted."""
+    """Measures with a judge that was trained on the images once, against the inverted images."""
     out = tmp_path_factory.mktemp("judge")
     recipe = MnistClassifierRecipe(epochs=1, batch_size=20, shift=0)
     train_classifier(recipe, digits, digits, out, device=CPU, quiet=True)
@@ -29,7 +29,7 @@ def measures(digits, tmp_path_factory):
 
 
 def test_both_sides_have_equal_networks(digits):
-    """The plain networks have the shapes of the recipe's, layer by layer."""
+    """The plain networks have the shapes of the recipe's layers."""
     state = initial_state(VanillaMnistRecipe(), digits, CPU)
     plain = PlainGan()
     for ours, theirs in ((state.G, plain.G), (state.D, plain.D)):
@@ -37,8 +37,8 @@ def test_both_sides_have_equal_networks(digits):
         assert shapes[0] == shapes[1]
 
 
-def test_both_sides_are_measured_each_epoch(digits, measures):
-    """Two epochs give two rows of the same figures on either side."""
+def test_both_sides_are_measured_at_each_epoch(digits, measures):
+    """Two epochs give two rows with the same metrics on both sides."""
     listing = list(run_listing(digits, measures, 2, seed=0))
     recipe = run_recipe(digits, measures, 2, seed=0, batch_size=20)
     assert [row["images"] for row in listing] == [row["images"] for row in recipe] == [40, 80]

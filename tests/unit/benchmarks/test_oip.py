@@ -1,4 +1,4 @@
-"""Servers of the Open Inference Protocol as targets."""
+"""Tests of servers of the Open Inference Protocol as targets."""
 
 import grpc
 import numpy as np
@@ -17,7 +17,7 @@ PIXELS = bytes(range(12))
 
 @pytest.fixture
 async def server(spec):
-    """A handler that keeps requests and answers with `server.answer`; has a target for it."""
+    """A handler that records requests and returns `server.answer`, with its target."""
 
     class Served:
         requests: list[pb.ModelInferRequest]
@@ -46,17 +46,20 @@ async def server(spec):
     await running.stop(None)
 
 
-def answered(datatype, content):
-    """An answer of one tensor."""
+def make_answer(datatype, content):
+    """Returns an answer of one tensor."""
     tensor = pb.ModelInferResponse.InferOutputTensor(name="image", datatype=datatype)
     return pb.ModelInferResponse(outputs=[tensor], raw_output_contents=[content])
 
 
 @pytest.mark.parametrize("datatype", ["UINT8", "BYTES"])
-async def test_request_has_latents_and_the_answer_is_counted(server, spec, datatype):
-    """Raw contents both ways; pixels as one tensor of numbers, or as one element an image."""
+async def test_request_has_latents_and_response_is_counted(server, spec, datatype):
+    """Contents are raw in both directions.
+
+    Pixels are one numeric tensor, or one element per image.
+    """
     framed = picture_model.pack([PIXELS[:6], PIXELS[6:]])
-    server.answer = answered(datatype, framed if datatype == "BYTES" else PIXELS)
+    server.answer = make_answer(datatype, framed if datatype == "BYTES" else PIXELS)
     async with server.target.connect() as connection:
         reply = await connection.unary(TWO, 9)(1)
     assert reply.images == 2
@@ -68,24 +71,24 @@ async def test_request_has_latents_and_the_answer_is_counted(server, spec, datat
     assert np.array_equal(np.frombuffer(request.raw_input_contents[1], "<i8"), class_id.ravel())
 
 
-async def test_png_is_asked_of_a_model_of_its_own(server):
-    """Batches must be of one kind, so the format is no parameter of a request."""
-    server.answer = answered("BYTES", picture_model.pack([b"a", b"b"]))
+async def test_png_has_its_own_model(server):
+    """Batches must be of one kind, so the format is not a parameter of a request."""
+    server.answer = make_answer("BYTES", picture_model.pack([b"a", b"b"]))
     async with server.target.connect() as connection:
         await connection.unary(parse_mix("count=2 format=png").asks[0], 0)(0)
     assert server.requests[0].model_name == "model_png"
 
 
-async def test_refusal_is_shed(server):
-    """RESOURCE_EXHAUSTED is what a full queue says."""
+async def test_refusal_counts_as_shed(server):
+    """RESOURCE_EXHAUSTED is the code of a full queue."""
     async with server.target.connect() as connection:
         with pytest.raises(CallFailed, match="full") as caught:
             await connection.unary(TWO, 0)(0)
     assert caught.value.shed
 
 
-async def test_answer_without_raw_contents_is_a_failure(server):
-    """Numbers one by one would cost the client more than the call."""
+async def test_response_without_raw_contents_is_a_failure(server):
+    """Typed numbers would cost the client more than the call."""
     server.answer = pb.ModelInferResponse()
     async with server.target.connect() as connection:
         with pytest.raises(CallFailed, match="NO_RAW_CONTENTS"):

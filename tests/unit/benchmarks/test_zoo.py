@@ -1,4 +1,4 @@
-"""Tests of benchmarks/zoo_*.py: the queue, the records and the page of real runs."""
+"""Tests of benchmarks/zoo_*.py: the queue, the records and the page of training runs."""
 
 import json
 import sys
@@ -18,15 +18,15 @@ from imagemint.training.recipes import RECIPES
 # --- the page ------------------------------------------------------------------------------------
 
 
-def test_page_and_list_are_written_from_the_records():
-    """`python benchmarks/zoo.py page` would change neither."""
+def test_page_and_list_match_the_records():
+    """The command `python benchmarks/zoo.py page` would change neither."""
     records = read_records()
     assert PAGE.read_text() == write_page(records, read_plan())
     assert LIST.read_text() == write_list(records)
 
 
 def test_every_record_has_its_grid():
-    """A grid of fit size lies beside each record, and each data set has its picture."""
+    """Each record has a grid of a suitable size, and each data set has a picture."""
     records = read_records()
     names = {each.name for each in records}
     assert names == {path.stem for path in RECORDS.glob("*.json")}
@@ -38,7 +38,7 @@ def test_every_record_has_its_grid():
 
 
 def test_every_recipe_is_explained():
-    """The plan tells the paper of each recipe and what to look for."""
+    """The plan has the paper of each recipe and an explanation."""
     systems = read_systems()
     assert systems.keys() == RECIPES.keys()
     assert all(each.text.endswith(".") for each in systems.values())
@@ -46,7 +46,7 @@ def test_every_recipe_is_explained():
 
 @pytest.fixture
 def records():
-    """Those of dcgan and of two seeds of mnist, with curves."""
+    """Records of dcgan and of two seeds of mnist, with curves."""
     known = {each.recipe: each for each in read_records()}
     point = {"images": 64_000.0, "cpu_minutes": 2.5, "frechet_over_floor": 3.0, "coverage": 0.5}
     mnist = replace(known["mnist"], curve=[point], cpu_minutes=2.5)
@@ -56,8 +56,8 @@ def records():
     return [known["dcgan"], mnist, other]
 
 
-def test_table_shows_the_spread_of_seeds(records):
-    """The row of a recipe with several seeds has mean, lowest and highest; the best is first."""
+def test_table_has_the_range_of_seeds(records):
+    """A recipe with several seeds has mean, minimum and maximum. The best is first."""
     lines = write_page(records, Plan((), ())).splitlines()
     rows = [line for line in lines if line.startswith("| [")]
     assert [row.split("]")[0] for row in rows] == ["| [mnist", "| [dcgan"]
@@ -66,8 +66,8 @@ def test_table_shows_the_spread_of_seeds(records):
     assert "(short)" in rows[1]
 
 
-def test_run_that_ended_early_is_marked(records):
-    """It stays on the page, with its reason."""
+def test_failed_run_is_marked(records):
+    """It stays on the page with its reason."""
     failed = replace(records[0], failure="the samples are all alike")
     page = write_page([failed], Plan((), ()))
     assert "dcgan.py) (ended early) |" in page
@@ -75,7 +75,7 @@ def test_run_that_ended_early_is_marked(records):
 
 
 def test_runs_without_a_record_are_listed(records):
-    """What the queue has not done yet is said, with its length."""
+    """Runs that the queue has not done yet are listed with their length."""
     plan = Plan(
         (), (Run("mnist", 0, ("digits",), {"images": 960_000}), Run("wgan", 2, ("digits",)))
     )
@@ -94,7 +94,7 @@ def test_pictures_are_drawn(records, tmp_path):
 
 
 def test_story_needs_its_grids(tmp_path):
-    """Grids, single images and losses of a run are one picture; a run that is too short is told."""
+    """Grids, images and losses of a run become one picture. A missing grid is an error."""
     (tmp_path / "grids").mkdir()
     Image.fromarray(np.zeros((280, 280), np.uint8)).save(tmp_path / "grids/0000000512.png")
     rows = [{"images": n, "loss_D": 1.0, "loss_G": 2.0} for n in (256, 512)]
@@ -108,8 +108,8 @@ def test_story_needs_its_grids(tmp_path):
 # --- records -------------------------------------------------------------------------------------
 
 
-def test_command_of_a_run_names_what_differs_from_the_recipe():
-    """Options at their defaults are left out; the rest stands as on the command line."""
+def test_command_has_options_that_differ_from_the_recipe():
+    """Options at their defaults are omitted."""
     options = {name: field.default for name, field in RECIPES["dcgan"].model_fields.items()}
     about = {"recipe": "dcgan", "options": options | {"images": 7, "batch_size": 3}}
     command = "imagemint train dcgan --out runs/dcgan --images 7 --batch-size 3"
@@ -118,16 +118,16 @@ def test_command_of_a_run_names_what_differs_from_the_recipe():
     assert command_of(elsewhere) == f"{command} --dataset emoji64 --precision bf16"
 
 
-def test_curve_adds_up_the_cpu_time():
-    """Each point has the CPU minutes of all rows up to it; without them only the images."""
+def test_curve_sums_the_cpu_time():
+    """Each point has the CPU minutes of all rows up to it, if they are known."""
     rows = [{"images": 10, "cpu_s": 30.0}, {"images": 20, "cpu_s": 90.0, "frechet_over_floor": 2.0}]
     assert curve_of(rows) == [{"images": 20, "cpu_minutes": 2.0, "frechet_over_floor": 2.0}]
     del rows[0]["cpu_s"]
     assert curve_of(rows) == [{"images": 20, "frechet_over_floor": 2.0}]
 
 
-def test_names_of_runs_differ():
-    """Another data set and another seed are in the name; the defaults are not."""
+def test_names_of_runs_are_distinct():
+    """Another data set and another seed are in the name, and defaults are not."""
     assert name_of("dcgan", "mnist", 0) == "dcgan"
     assert Run("dcgan", 0, (), {"dataset": "/data/pets"}).name == "dcgan-pets"
     assert name_of("progressive", "avatars64", 2) == "progressive-avatars64-seed2"
@@ -142,8 +142,8 @@ def test_better_recipes_come_first(records):
 # --- the queue -----------------------------------------------------------------------------------
 
 
-def test_plan_is_of_recipes():
-    """Every entry names a recipe, judges of the plan, and options that the recipe has."""
+def test_plan_is_valid():
+    """Every entry has an existing recipe, judges of the plan and existing options."""
     plan = read_plan()
     assert {run.recipe for run in plan.runs} <= RECIPES.keys()
     assert len({run.name for run in plan.runs}) == len(plan.runs)
@@ -159,7 +159,7 @@ def test_plan_is_of_recipes():
 
 @pytest.fixture
 def imagemint(tmp_path):
-    """Makes a command that behaves as told in place of `imagemint`, and keeps its arguments."""
+    """A function that makes a command to replace `imagemint`. It records its arguments."""
 
     def write(body):
         script = tmp_path / "imagemint.py"
@@ -175,8 +175,8 @@ def imagemint(tmp_path):
     return write
 
 
-def calls_of(folder):
-    """The calls so far, as lists of arguments."""
+def read_calls(folder):
+    """Returns the recorded calls as lists of arguments."""
     return [json.loads(line) for line in (folder / "calls").read_text().splitlines()]
 
 
@@ -192,13 +192,13 @@ PLAN = Plan(
 
 
 def test_queue_trains_measures_and_records_once(tmp_path, imagemint):
-    """Judges first, then a run with its seed; what was recorded is not done again."""
+    """Judges are trained before runs, and finished work is not repeated."""
     recorded = []
     command = imagemint(ENDS_WELL)
     queue = Queue(PLAN, tmp_path / "runs", lambda *told: recorded.append(told), imagemint=command)
     queue.run()
     queue.run()
-    verbs = [call[:2] for call in calls_of(tmp_path)]
+    verbs = [call[:2] for call in read_calls(tmp_path)]
     folder = tmp_path / "runs/dcgan-seed3"
     assert verbs == [
         ["train", "mnist-classifier"],
@@ -206,28 +206,28 @@ def test_queue_trains_measures_and_records_once(tmp_path, imagemint):
         ["train", "dcgan"],
         ["evaluate", str(folder)],
     ]
-    assert "--no-mirror" in calls_of(tmp_path)[1]
-    assert calls_of(tmp_path)[2][-6:-2] == ["--seed", "3", "--images", "64"]
-    assert calls_of(tmp_path)[3].count("--classifier") == 2
+    assert "--no-mirror" in read_calls(tmp_path)[1]
+    assert read_calls(tmp_path)[2][-6:-2] == ["--seed", "3", "--images", "64"]
+    assert read_calls(tmp_path)[3].count("--classifier") == 2
     assert recorded == [(folder, PLAN.runs[0], "")]
     assert [said for _, said in queue.status()] == ["recorded"]
 
 
-def test_longer_run_resumes(tmp_path, imagemint):
-    """A run whose length grew in the plan continues from its checkpoint, and is recorded again."""
+def test_extended_run_resumes(tmp_path, imagemint):
+    """A run whose length grew in the plan continues from its checkpoint and is recorded again."""
     recorded = []
     command = imagemint(ENDS_WELL)
     for images in (64, 128):
         run = Run("dcgan", 0, ("one",), {"images": images})
         plan = Plan(PLAN.judges, (run,))
         Queue(plan, tmp_path / "runs", lambda *told: recorded.append(told), imagemint=command).run()
-    trained = [call for call in calls_of(tmp_path) if call[:2] == ["train", "dcgan"]]
+    trained = [call for call in read_calls(tmp_path) if call[:2] == ["train", "dcgan"]]
     assert ["--resume" in call for call in trained] == [False, True]
     assert [job.options["images"] for _, job, _ in recorded] == [64, 128]
 
 
 def test_run_that_fails_is_recorded_with_its_reason(tmp_path, imagemint):
-    """The queue goes on, and the record has the last line that the run said."""
+    """The queue continues, and the record has the last line of the run."""
     recorded = []
     command = imagemint(
         ENDS_WELL
@@ -246,7 +246,7 @@ def test_run_that_fails_is_recorded_with_its_reason(tmp_path, imagemint):
 
 
 def test_signal_stops_the_run_and_then_the_queue(tmp_path, imagemint):
-    """SIGTERM to the queue reaches the run once; it saves and ends, and nothing is recorded."""
+    """SIGTERM to the queue reaches the run once. The run saves and ends and is not recorded."""
     recorded = []
     command = imagemint(
         """
@@ -259,12 +259,12 @@ def test_signal_stops_the_run_and_then_the_queue(tmp_path, imagemint):
     queue = Queue(PLAN, tmp_path / "runs", lambda *told: recorded.append(told), imagemint=command)
     with pytest.raises(StopQueueError):
         queue.run()
-    assert len(calls_of(tmp_path)) == 1
+    assert len(read_calls(tmp_path)) == 1
     assert recorded == []
 
 
-def test_only_some_recipes_may_be_run(tmp_path, imagemint):
-    """With names the queue does these runs, and trains the judges that they need."""
+def test_selected_recipes_run(tmp_path, imagemint):
+    """With names the queue does these runs and trains the judges that they need."""
     plan = Plan(PLAN.judges, (*PLAN.runs, Run("wgan", 0, ("two",))))
     Queue(plan, tmp_path / "runs", lambda *_: None, imagemint=imagemint(ENDS_WELL)).run(["wgan"])
-    assert [call[1] for call in calls_of(tmp_path)][:2] == ["mnist-classifier", "wgan"]
+    assert [call[1] for call in read_calls(tmp_path)][:2] == ["mnist-classifier", "wgan"]

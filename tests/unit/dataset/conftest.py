@@ -1,4 +1,4 @@
-"""Small data sets of a tiny model, made by the command in this process."""
+"""Fixtures: small data sets of a tiny model, made by the command in this process."""
 
 import pytest
 from tiny_bundles import write_bundle, write_critic, write_variant
@@ -10,7 +10,7 @@ COUNT, SHARD = 50, 20
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory):
-    """A repository of `tiny` (with a variant), `judged` (with a critic), and others."""
+    """A repository of `tiny` (with a variant), `judged` (with a critic) and other models."""
     repository = tmp_path_factory.mktemp("models")
     write_variant(write_bundle(repository))
     write_bundle(repository, "plain", conditional=False, size=(5, 3, 3))
@@ -23,7 +23,10 @@ def models(tmp_path_factory):
 
 @pytest.fixture
 def arguments(models):
-    """Returns the command line of a data set; settings replace the defaults, None removes one."""
+    """A function that returns the command line of a data set.
+
+    Settings replace the defaults, and None removes one.
+    """
 
     def build(**settings):
         settings = {
@@ -48,7 +51,7 @@ def arguments(models):
 
 @pytest.fixture
 def make(arguments):
-    """Makes a data set, or continues it; returns the exit status."""
+    """A function that makes or continues a data set and returns the exit status."""
 
     def run(out, **settings):
         return main(arguments(out=out, **settings))
@@ -58,7 +61,7 @@ def make(arguments):
 
 @pytest.fixture
 def refusal(make, capsys):
-    """Makes a data set, which must fail; returns the message."""
+    """A function that runs a command that must fail and returns its message."""
 
     def run(out, **settings):
         assert make(out, **settings) == 1
@@ -78,5 +81,5 @@ def list_contents(folder):
 
 @pytest.fixture
 def contents():
-    """Returns the bytes of each file of a folder by its name."""
+    """A function that returns the bytes of each file of a folder by its name."""
     return list_contents

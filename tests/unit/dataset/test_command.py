@@ -1,4 +1,4 @@
-"""`imagemint dataset` from the command line: summaries, the dry run, verification, the card."""
+"""Tests of `imagemint dataset`: summaries, the dry run, verification and the card."""
 
 import builtins
 import hashlib
@@ -15,8 +15,8 @@ from imagemint.dataset.plan import Plan
 FIRST = "train-000000000-000000019.npz"
 
 
-def test_summary_and_checksums(make, tmp_path, capsys):
-    """The last line counts images and bytes; SHA256SUMS has the digest of every other file."""
+def test_summary_and_checksums_are_written(make, tmp_path, capsys):
+    """The last line has the counts, and SHA256SUMS has the digest of every other file."""
     assert make(tmp_path) == 0
     said = capsys.readouterr().out
     assert "50 images of tiny@1 (variant fp32), seed 7, npz" in said
@@ -30,7 +30,7 @@ def test_summary_and_checksums(make, tmp_path, capsys):
 
 
 def test_progress_shows_images_bytes_and_time(make, tmp_path, capsys):
-    """The bar on stderr counts images and bytes, and estimates the time left."""
+    """The progress bar on stderr counts images and bytes and estimates the time left."""
     assert make(tmp_path, progress=True) == 0
     last = capsys.readouterr().err.split("\r")[-1]
     assert "50.0/50.0" in last
@@ -38,8 +38,8 @@ def test_progress_shows_images_bytes_and_time(make, tmp_path, capsys):
     assert "0.0 MB" in last
 
 
-def test_plan_is_read_back(make, tmp_path):
-    """imagemint.json holds the plan, and nothing is lost in it."""
+def test_plan_can_be_read(make, tmp_path):
+    """The file imagemint.json has the complete plan."""
     assert make(tmp_path, classes="3,7", truncation=None) == 0
     content = (tmp_path / "imagemint.json").read_bytes()
     plan = Plan.parse(content, "imagemint.json")
@@ -60,8 +60,8 @@ def test_plan_is_read_back(make, tmp_path):
         (lambda plan: plan.update(surprise=1), "not the plan of a data set"),
     ],
 )
-def test_damaged_plan_is_refused(make, refusal, tmp_path, change, said):
-    """A plan that this release cannot read is an error, with the name of the file."""
+def test_invalid_plan_is_refused(make, refusal, tmp_path, change, said):
+    """A plan that this release cannot read is an error with the name of the file."""
     assert make(tmp_path) == 0
     plan = json.loads((tmp_path / "imagemint.json").read_text())
     change(plan)
@@ -70,7 +70,7 @@ def test_damaged_plan_is_refused(make, refusal, tmp_path, change, said):
 
 
 def test_card_has_the_header_of_the_hub(make, tmp_path):
-    """Licence, names of classes, sizes and files stand in the YAML header."""
+    """The YAML header has licence, class names, sizes and files."""
     assert make(tmp_path, format="parquet") == 0
     _, header, body = (tmp_path / "README.md").read_text().split("---\n", 2)
     said = yaml.safe_load(header)
@@ -88,7 +88,7 @@ def test_card_has_the_header_of_the_hub(make, tmp_path):
 
 
 def test_dry_run_writes_nothing(make, tmp_path, capsys):
-    """It says size, shards and time."""
+    """The dry run prints the size, the shards and the time."""
     assert make(tmp_path / "set", count=10**6, dry_run=True) == 0
     said = capsys.readouterr().out
     assert "50,000 shards of 20 images" in said
@@ -97,8 +97,8 @@ def test_dry_run_writes_nothing(make, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("format_name", ["webdataset", "parquet", "imagefolder", "npz"])
-def test_verification_of_all(make, models, tmp_path, capsys, format_name):
-    """Every image is made again, and the bytes are equal."""
+def test_all_images_are_verified(make, models, tmp_path, capsys, format_name):
+    """Every image is generated again, and the bytes are equal."""
     assert make(tmp_path, format=format_name) == 0
     assert (
         main(["dataset", "--local", f"--repository={models}", f"--verify={tmp_path}", "--all"]) == 0
@@ -106,16 +106,16 @@ def test_verification_of_all(make, models, tmp_path, capsys, format_name):
     assert "50 images of 3 of 3 shards were made again" in capsys.readouterr().out
 
 
-def test_verification_of_a_sample(make, models, tmp_path, capsys):
-    """A sample is a few whole shards."""
+def test_sample_is_verified(make, models, tmp_path, capsys):
+    """A sample consists of a few complete shards."""
     assert make(tmp_path) == 0
     verify = ["dataset", "--local", f"--repository={models}", f"--verify={tmp_path}"]
     assert main([*verify, "--sample=1"]) == 0
     assert "1 of 3 shards" in capsys.readouterr().out
 
 
-def test_verification_finds_other_images(make, models, tmp_path, capsys):
-    """A shard of other images is found, even if the checksums were made to fit."""
+def test_verification_detects_other_images(make, models, tmp_path, capsys):
+    """A shard of other images is detected even if the checksums match it."""
     assert make(tmp_path / "set") == 0
     assert make(tmp_path / "other", seed=8) == 0
     forged = (tmp_path / "other" / FIRST).read_bytes()
@@ -131,15 +131,15 @@ def test_verification_finds_other_images(make, models, tmp_path, capsys):
     assert f"{FIRST} differs from the images that its plan makes" in capsys.readouterr().err
 
 
-def test_verification_of_an_incomplete_set(models, tmp_path, capsys):
-    """Without a plan there is nothing to verify."""
+def test_verification_needs_a_complete_set(models, tmp_path, capsys):
+    """A folder without a plan is an error."""
     verify = ["dataset", "--local", f"--repository={models}", f"--verify={tmp_path}"]
     assert main(verify) == 1
     assert "holds no data set" in capsys.readouterr().err
 
 
-def test_several_processes_write_the_same_bytes(make, contents, tmp_path):
-    """The bytes do not depend on the number of workers."""
+def test_bytes_do_not_depend_on_the_workers(make, contents, tmp_path):
+    """One and two workers write the same bytes."""
     assert make(tmp_path / "one", format="webdataset") == 0
     assert make(tmp_path / "two", format="webdataset", workers=2) == 0
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
@@ -155,13 +155,13 @@ def test_several_processes_write_the_same_bytes(make, contents, tmp_path):
         (["--model=a", "--count=5", "--out=x", "--format=zip"], "webdataset"),
     ],
 )
-def test_misuse_is_named(capsys, flags, said):
-    """Each wrong setting is one line, with exit status 2."""
+def test_wrong_use_is_refused(capsys, flags, said):
+    """Each wrong setting is one line with exit status 2."""
     assert main(["dataset", *flags]) == 2
     assert said in capsys.readouterr().err
 
 
-def test_missing_engine_names_the_extra(refusal, tmp_path, monkeypatch):
+def test_missing_engine_is_reported(refusal, tmp_path, monkeypatch):
     """--local without the server extra says what to install."""
     original = builtins.__import__
 
@@ -175,7 +175,7 @@ def test_missing_engine_names_the_extra(refusal, tmp_path, monkeypatch):
 
 
 def test_filter_keeps_count_and_classes(make, tmp_path):
-    """Each index has an image that passes, and its scores; the plan keeps the filter."""
+    """Each index has an image that passes with its scores, and the plan has the filter."""
     kept = {"min_class_confidence": 0.5, "max_tries": 1000}
     assert make(tmp_path / "all", model="judged") == 0
     assert make(tmp_path / "kept", model="judged", **kept) == 0
@@ -195,8 +195,8 @@ def test_filter_keeps_count_and_classes(make, tmp_path):
     assert b"image_filter" not in (tmp_path / "all/imagemint.json").read_bytes()
 
 
-def test_scores_alone_change_no_image(make, tmp_path):
-    """--scores adds the scores and rejects nothing."""
+def test_scores_change_no_image(make, tmp_path):
+    """--scores adds the scores and rejects no image."""
     assert make(tmp_path / "all", model="judged") == 0
     assert make(tmp_path / "scored", model="judged", scores=True) == 0
     with np.load(tmp_path / "scored" / FIRST) as scored, np.load(tmp_path / "all" / FIRST) as every:
@@ -206,14 +206,14 @@ def test_scores_alone_change_no_image(make, tmp_path):
 
 
 def test_filter_needs_a_critic(refusal, tmp_path):
-    """The refusal names the missing score, before anything is written."""
+    """The error names the missing score before anything is written."""
     said = refusal(tmp_path / "new", min_class_confidence=0.5)
     assert "tiny@1 has no class_confidence; its scores: none" in said
     assert not (tmp_path / "new").exists()
 
 
-def test_filter_that_nothing_passes_is_an_error(refusal, tmp_path):
-    """The message says what was seen."""
+def test_filter_that_rejects_everything_is_an_error(refusal, tmp_path):
+    """The error has the scores that were found."""
     said = refusal(tmp_path, model="judged", min_class_confidence=1, max_tries=3)
     assert "passes the filter in 3 tries" in said
     assert "class_confidence up to 0." in said

@@ -1,4 +1,4 @@
-"""Each format holds every image once, with its class, its serial and its origin."""
+"""Tests that each format has every image once, with its class, serial and origin."""
 
 import io
 import json
@@ -26,21 +26,21 @@ COUNT = 50
 
 @pytest.fixture(scope="module")
 def pixels(models):
-    """The images of `tiny` with seed 7 and classes in turn, from the bare engine."""
+    """The images of `tiny` with seed 7 and classes in turn, computed by the engine."""
     backend = OnnxBackend(read_bundle(models / "tiny/1"), device="cpu", variant="reference")
     return backend.run(Batch(latents(7, 0, COUNT, 8), np.arange(COUNT) % 10))
 
 
 def check_picture(data, pixels, index):
-    """Checks pixels, serial and source type of a PNG file."""
+    """Checks the pixels, serial and source type of a PNG file."""
     picture = Image.open(io.BytesIO(data))
     assert np.array_equal(np.asarray(picture), pixels[index][..., 0])
     assert picture.text["imagemint:serial"] == f"tiny@1/7/{index}?class={index % 10}"
     assert TRAINED_ALGORITHMIC_MEDIA in picture.text["XML:com.adobe.xmp"]
 
 
-def test_npz_holds_pixels_and_serials(make, tmp_path, pixels):
-    """The shards together are the images in order, with classes, indices and serials."""
+def test_npz_has_pixels_and_serials(make, tmp_path, pixels):
+    """The shards together have the images in order, with classes, indices and serials."""
     assert make(tmp_path / "set") == 0
     shards = [np.load(path) for path in sorted((tmp_path / "set").glob("*.npz"))]
     assert [len(each["image"]) for each in shards] == [20, 20, 10]
@@ -52,8 +52,8 @@ def test_npz_holds_pixels_and_serials(make, tmp_path, pixels):
     assert {str(each["digital_source_type"]) for each in shards} == {TRAINED_ALGORITHMIC_MEDIA}
 
 
-def test_webdataset_holds_pictures(make, tmp_path, pixels):
-    """Each key is an index, with a picture, a class and a description."""
+def test_webdataset_has_pictures(make, tmp_path, pixels):
+    """Each key is an index with a picture, a class and a description."""
     assert make(tmp_path / "set", format="webdataset") == 0
     found = {}
     for path in sorted((tmp_path / "set").glob("*.tar")):
@@ -69,7 +69,7 @@ def test_webdataset_holds_pictures(make, tmp_path, pixels):
 
 
 def test_parquet_has_the_layout_of_the_hub(make, tmp_path, pixels):
-    """Shards have the hub's names; the rows have pictures, labels and serials."""
+    """Shards have the hub's names, and rows have pictures, labels and serials."""
     assert make(tmp_path / "set", format="parquet") == 0
     paths = sorted((tmp_path / "set/data").iterdir())
     assert [path.name for path in paths] == [f"train-0000{n}-of-00003.parquet" for n in range(3)]
@@ -90,22 +90,22 @@ def test_imagefolder_has_a_folder_for_each_class(make, tmp_path, pixels):
 
 
 @pytest.mark.parametrize(("image_format", "suffix"), [("jpeg", "jpg"), ("webp", "webp")])
-def test_other_encodings(make, tmp_path, image_format, suffix):
-    """Pictures can be JPEG or WebP files, which carry the serial, too."""
+def test_jpeg_and_webp_have_serials(make, tmp_path, image_format, suffix):
+    """Pictures may be JPEG or WebP files, which also contain the serial."""
     assert make(tmp_path / "set", format="imagefolder", image_format=image_format) == 0
     (path,) = (tmp_path / "set/train/3").glob(f"*13.{suffix}")
     assert b"tiny@1/7/13?class=3" in path.read_bytes()
 
 
 @pytest.mark.parametrize("format_name", ["webdataset", "parquet", "imagefolder", "npz"])
-def test_model_without_classes(make, tmp_path, format_name):
-    """A model without classes makes data sets without labels."""
+def test_model_without_classes_gives_no_labels(make, tmp_path, format_name):
+    """A model without classes gives data sets without labels."""
     assert make(tmp_path / "set", model="plain", classes=None, format=format_name) == 0
     assert (tmp_path / "set/SHA256SUMS").exists()
 
 
-def test_captions_stand_beside_the_pictures(make, tmp_path):
-    """A model with captions draws one for each image, which stands in the serial, too."""
+def test_captions_are_written_with_the_pictures(make, tmp_path):
+    """Each image has a drawn caption, which is also in the serial."""
     settings = {"model": "told", "classes": None, "captions": "examples"}
     assert make(tmp_path / "tar", format="webdataset", **settings) == 0
     assert make(tmp_path / "table", format="parquet", **settings) == 0
@@ -121,8 +121,8 @@ def test_captions_stand_beside_the_pictures(make, tmp_path):
     assert len({row["text"] for row in rows}) > 1
 
 
-def test_class_rules(make, tmp_path):
-    """Classes are drawn by seed and index, or a chosen few are taken in turn."""
+def test_class_rules_are_followed(make, tmp_path):
+    """Classes are drawn by seed and index, or the listed ones are used in turn."""
     assert make(tmp_path / "random", classes=None) == 0
     assert make(tmp_path / "few", classes="3,7") == 0
     assert make(tmp_path / "one", classes="3", first_index=5) == 0
@@ -137,8 +137,8 @@ def test_class_rules(make, tmp_path):
 
 
 @pytest.mark.parametrize("model", ["bounded", "styled"])
-def test_truncation(make, tmp_path, model):
-    """Truncation changes the pixels and stands in the serial."""
+def test_truncation_changes_pixels_and_serials(make, tmp_path, model):
+    """The serial has the truncation."""
     assert make(tmp_path / "plain", model=model) == 0
     assert make(tmp_path / "truncated", model=model, truncation=0.5) == 0
     name = "train-000000000-000000019.npz"
@@ -150,15 +150,15 @@ def test_truncation(make, tmp_path, model):
         assert str(other["serial"][0]) == f"{model}@1/7/0?class=0&truncation=0.5"
 
 
-def test_variant_stands_in_the_serial(make, tmp_path):
-    """A data set of a variant names it in the plan and in each serial."""
+def test_serial_has_the_variant(make, tmp_path):
+    """The plan and each serial of a data set have its variant."""
     assert make(tmp_path / "set", variant="int8") == 0
     with np.load(tmp_path / "set/train-000000000-000000019.npz") as shard:
         assert str(shard["serial"][0]) == "tiny@1+int8/7/0?class=0"
 
 
 def test_tar_equals_that_of_tarfile():
-    """The fast writer of headers gives the bytes of the standard library."""
+    """The fast header writer gives the bytes of the standard library."""
     samples = {
         "000000001": {"png": b"x" * 700, "cls": b"7", "json": b""},
         "000000002": {"png": bytes(512), "cls": b"10", "json": b"{}"},
@@ -186,6 +186,6 @@ def test_tar_equals_that_of_tarfile():
         ((), ()),
     ],
 )
-def test_folders_have_portable_names(labels, folders):
-    """Labels that cannot be the names of folders are replaced by indices."""
+def test_folder_names_are_portable(labels, folders):
+    """Labels that are no portable folder names are replaced by indices."""
     assert name_folders(labels) == folders

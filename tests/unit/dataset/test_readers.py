@@ -1,6 +1,6 @@
-"""Unmodified readers of others load what the command writes.
+"""Tests that unmodified third-party readers load the data sets.
 
-They run in a process of their own, because they import much, and warn as they like.
+They run in a process of their own, because they import many packages and emit warnings.
 """
 
 import json
@@ -47,7 +47,7 @@ print(json.dumps({"rows": len(samples), "size": samples[0][0],
 
 @pytest.fixture
 def read(tmp_path):
-    """Runs a reader; returns what it found."""
+    """A function that runs a reader and returns what it found."""
 
     def run(program, *arguments):
         environment = os.environ | {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
@@ -67,7 +67,7 @@ def read(tmp_path):
 
 @pytest.mark.parametrize("kind", ["parquet", "card"])
 def test_hugging_face_loads_parquet(make, read, tmp_path, kind):
-    """By its files, and by the folder with its card, as the hub does: names are in the schema."""
+    """Files alone, and the folder with its card, load with names in the schema."""
     assert make(tmp_path / "set", format="parquet") == 0
     found = read(HUGGING_FACE, kind, tmp_path / "set")
     assert found == {
@@ -90,7 +90,7 @@ def test_hugging_face_loads_class_folders(make, read, tmp_path):
 
 
 def test_webdataset_loads_tars(make, read, tmp_path):
-    """Pictures, classes and serials come out in order."""
+    """Pictures, classes and serials are read in order."""
     assert make(tmp_path / "set", format="webdataset") == 0
     found = read(WEBDATASET, "webdataset", tmp_path / "set")
     assert found == {

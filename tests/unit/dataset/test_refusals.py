@@ -1,4 +1,4 @@
-"""What cannot be right is refused with a clear message, and nobody's file is replaced."""
+"""Tests that invalid requests have clear errors, and that no foreign file is replaced."""
 
 import errno
 import os
@@ -26,7 +26,7 @@ FIRST = "train-000000000-000000019.npz"
     ],
 )
 def test_other_plan_is_refused(make, refusal, contents, tmp_path, settings, said):  # noqa: PLR0917 - fixtures
-    """A folder with another plan keeps its data set; the message names the difference."""
+    """A folder with another plan keeps its data set, and the error names the difference."""
     assert make(tmp_path) == 0
     before = contents(tmp_path)
     assert said in refusal(tmp_path, **settings)
@@ -34,7 +34,7 @@ def test_other_plan_is_refused(make, refusal, contents, tmp_path, settings, said
 
 
 def test_changed_bundle_is_refused(make, refusal, tmp_path):
-    """A version whose bytes changed makes other pixels, so it does not continue the data set."""
+    """A version with other bytes gives other pixels, so it does not continue the data set."""
     write_bundle(tmp_path / "one")
     write_bundle(tmp_path / "two", weights_seed=1)
     assert make(tmp_path / "set", repository=tmp_path / "one") == 0
@@ -43,7 +43,7 @@ def test_changed_bundle_is_refused(make, refusal, tmp_path):
 
 
 def test_other_software_is_refused(make, refusal, tmp_path, monkeypatch):
-    """Another release of the encoder writes other bytes, and is named."""
+    """Another release of the encoder writes other bytes, so it is refused by name."""
     assert make(tmp_path / "set", format="imagefolder") == 0
     monkeypatch.setattr("PIL.__version__", "1.0")
     said = refusal(tmp_path / "set", format="imagefolder")
@@ -51,14 +51,14 @@ def test_other_software_is_refused(make, refusal, tmp_path, monkeypatch):
 
 
 def test_folder_with_files_is_refused(refusal, contents, tmp_path):
-    """A folder with somebody's files gets no data set."""
+    """A folder with other files is not used for a data set."""
     (tmp_path / "notes.txt").write_text("mine")
     assert "notes.txt" in refusal(tmp_path)
     assert contents(tmp_path) == {"notes.txt": b"mine"}
 
 
-def test_foreign_file_in_the_way_is_kept(make, refusal, tmp_path):
-    """A file that appears under the name of a shard is neither counted nor replaced."""
+def test_foreign_shard_is_kept(make, refusal, tmp_path):
+    """A file with the name of a shard is neither counted nor replaced."""
     refusal(tmp_path / "set", truncation=2.0)  # leaves nothing behind
     (tmp_path / "set").mkdir(exist_ok=True)
     assert make(tmp_path / "whole") == 0
@@ -71,7 +71,7 @@ def test_foreign_file_in_the_way_is_kept(make, refusal, tmp_path):
 
 
 def test_foreign_card_is_kept(make, refusal, tmp_path):
-    """A README that somebody put there is not replaced."""
+    """An existing README is not replaced."""
     assert make(tmp_path / "whole") == 0
     (tmp_path / "set").mkdir()
     (tmp_path / "set/imagemint.json").write_bytes((tmp_path / "whole/imagemint.json").read_bytes())
@@ -80,30 +80,30 @@ def test_foreign_card_is_kept(make, refusal, tmp_path):
     assert (tmp_path / "set/README.md").read_text() == "mine"
 
 
-def test_changed_shard_is_found(make, refusal, tmp_path):
-    """A complete data set with a damaged shard is not called complete."""
+def test_changed_shard_is_detected(make, refusal, tmp_path):
+    """A complete data set with a damaged shard is an error."""
     assert make(tmp_path) == 0
     path = tmp_path / FIRST
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     assert f"{FIRST} has changed" in refusal(tmp_path)
 
 
-def test_file_instead_of_a_folder(refusal, tmp_path):
-    """--out that names a file is refused, and the file stays."""
+def test_file_as_output_is_refused(refusal, tmp_path):
+    """If --out names a file, the command fails, and the file is kept."""
     (tmp_path / "set").write_text("mine")
     assert "set" in refusal(tmp_path / "set")
     assert (tmp_path / "set").read_text() == "mine"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_read_only_folder(refusal, tmp_path):
-    """A folder without permission to write gives a clear message."""
+def test_read_only_folder_is_refused(refusal, tmp_path):
+    """A folder without write permission is a clear error."""
     tmp_path.chmod(0o500)
     assert "cannot be written: Permission denied" in refusal(tmp_path / "set")
 
 
-def test_full_disk_keeps_what_is_finished(arguments, make, contents, tmp_path):
-    """A write that the system refuses ends the run; the next run continues with what is there."""
+def test_full_disk_keeps_finished_shards(arguments, make, contents, tmp_path):
+    """A failed write ends the run, and the next run continues."""
     out = tmp_path / "set"
     program = (
         "import resource, sys; from imagemint.client.cli import main; "
@@ -133,24 +133,24 @@ def test_full_disk_keeps_what_is_finished(arguments, make, contents, tmp_path):
     ],
 )
 def test_errors_of_the_disk_are_explained(code, said):
-    """Each error of the system says what it means for the data set."""
+    """Each error of the operating system says what it means for the data set."""
     assert said in explain_os_error(OSError(code, os.strerror(code)), "set")
 
 
-def test_classes_of_a_model_without(refusal, tmp_path):
-    """A model without classes cannot make some."""
+def test_classes_of_an_unconditional_model_are_refused(refusal, tmp_path):
+    """A model without classes or captions refuses them."""
     assert "has no classes" in refusal(tmp_path / "set", model="plain")
     assert "has no captions" in refusal(tmp_path / "set", captions="examples")
 
 
-def test_unknown_model_and_version(refusal, tmp_path):
-    """The message says which there are."""
+def test_unknown_model_and_version_are_refused(refusal, tmp_path):
+    """The error lists what exists."""
     assert "there is: bounded, plain, styled, tiny, told" in refusal(tmp_path / "set", model="tino")
     assert "has no version 9; there is: 1" in refusal(tmp_path / "set", version=9)
     assert not (tmp_path / "set").exists()
 
 
-def test_truncation_of_a_model_without(refusal, tmp_path):
+def test_unsupported_truncation_is_refused(refusal, tmp_path):
     """Truncation is checked before anything is written."""
     assert "takes no truncation" in refusal(tmp_path / "set", truncation=0.5)
     assert "takes 0.0 to 1.0" in refusal(tmp_path / "set", model="styled", truncation=1.5)

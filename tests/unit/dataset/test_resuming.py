@@ -1,4 +1,4 @@
-"""A data set that was interrupted anywhere becomes the same, byte for byte."""
+"""Tests that an interrupted data set resumes to the same bytes."""
 
 import os
 import random
@@ -14,7 +14,7 @@ FORMATS = ["webdataset", "parquet", "imagefolder", "npz"]
 
 
 def run_killer(folder, steps, arguments):
-    """Makes a data set with kills before these steps; returns the steps of the last process."""
+    """Makes a data set with kills before these steps and returns the steps of the last process."""
     done = subprocess.run(
         [sys.executable, KILLER, folder, ",".join(map(str, steps)), *arguments, "--quiet"],
         capture_output=True,
@@ -29,7 +29,7 @@ def run_killer(folder, steps, arguments):
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("format_name", FORMATS)
 def test_kills_change_no_byte(arguments, contents, tmp_path, format_name):
-    """Five kills at random steps for each format, twenty together; then the run is completed."""
+    """A run that is killed at five random steps and then completed has the same bytes."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     total = run_killer(whole, [], arguments(out=whole, format=format_name))
     drawn = random.Random(format_name)  # noqa: S311 - no secret
@@ -38,8 +38,8 @@ def test_kills_change_no_byte(arguments, contents, tmp_path, format_name):
     assert contents(killed) == contents(whole)
 
 
-def test_kill_ends_the_workers_and_frees_the_folder(arguments, make, contents, tmp_path):
-    """After SIGKILL of a run with several processes, the next run waits for them and completes."""
+def test_killed_run_ends_its_workers_and_frees_the_folder(arguments, make, contents, tmp_path):
+    """After SIGKILL of several processes, the next run waits for them and completes."""
     out = tmp_path / "killed"
     program = "import sys; from imagemint.client.cli import main; sys.exit(main(sys.argv[1:]))"
     settings = {"count": 3_000, "shard_size": 100, "format": "webdataset"}
@@ -57,8 +57,8 @@ def test_kill_ends_the_workers_and_frees_the_folder(arguments, make, contents, t
     assert contents(out) == contents(tmp_path / "whole")
 
 
-def test_repeating_a_complete_run_makes_nothing(make, contents, tmp_path, capsys):
-    """The same command on a complete data set checks it, and changes nothing."""
+def test_repeated_run_changes_nothing(make, contents, tmp_path, capsys):
+    """The same command on a complete data set only checks it."""
     assert make(tmp_path / "set") == 0
     before = contents(tmp_path / "set")
     assert make(tmp_path / "set") == 0
@@ -66,8 +66,8 @@ def test_repeating_a_complete_run_makes_nothing(make, contents, tmp_path, capsys
     assert contents(tmp_path / "set") == before
 
 
-def test_open_settings_come_from_the_plan(make, contents, tmp_path, monkeypatch):
-    """Without --seed, a second run continues with the seed of the first."""
+def test_missing_settings_come_from_the_plan(make, contents, tmp_path, monkeypatch):
+    """Without --seed, a second run uses the seed of the first."""
     out = tmp_path / "set"
     assert make(out, seed=None) == 0
     assert make(tmp_path / "other", seed=None) == 0
@@ -78,19 +78,19 @@ def test_open_settings_come_from_the_plan(make, contents, tmp_path, monkeypatch)
 
 
 def test_missing_shard_is_made_again(make, contents, tmp_path, monkeypatch):
-    """A shard that is in the journal and gone from the folder is made again, and only that one."""
+    """Only a shard that is in the journal and missing in the folder is made again."""
     out = tmp_path / "set"
     interrupt_before_sums(make, out, monkeypatch)
     (out / "train-000000020-000000039.npz").unlink()
     others = {path: path.stat().st_ino for path in out.glob("*.npz")}
-    assert make(out, progress=True) == 0  # the bar counts what is there
+    assert make(out, progress=True) == 0  # the bar counts existing shards
     assert make(tmp_path / "whole") == 0
     assert contents(out) == contents(tmp_path / "whole")
     assert all(path.stat().st_ino == inode for path, inode in others.items())
 
 
 def interrupt_before_sums(make, out, monkeypatch):
-    """Makes all shards, and fails before the card and the checksums."""
+    """Makes all shards and fails before the card and the checksums."""
 
     class InterruptionError(Exception):
         pass

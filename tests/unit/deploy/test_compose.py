@@ -1,4 +1,4 @@
-"""deploy/compose starts what it promises: files, ports and settings exist."""
+"""Tests of deploy/compose: its files, ports and settings exist."""
 
 import json
 import shutil
@@ -19,8 +19,8 @@ BINDS = [
 ]
 
 
-def place_inside(service: str, path: str):
-    """The file of the project that a service sees at a path."""
+def find_source(service: str, path: str):
+    """Returns the file of the project that a service sees at a path."""
     (found,) = (
         (COMPOSE / volume["source"]).resolve() / path.removeprefix(volume["target"]).lstrip("/")
         for name, volume in BINDS
@@ -46,7 +46,7 @@ def test_mounted_files_exist(service, volume):
 
 
 def test_server_has_its_settings_and_ports():
-    """The variables are settings, and the ports of its listeners are published on loopback."""
+    """The variables are settings, and the ports of the listeners are published on loopback."""
     server = SERVICES["server"]
     variables = [{"name": name, "value": value} for name, value in server["environment"].items()]
     settings = read_settings({"env": variables})
@@ -71,34 +71,34 @@ def test_services_have_few_rights(service):
     assert all(port.startswith("127.0.0.1:") for port in SERVICES[service]["ports"])
 
 
-def test_prometheus_scrapes_the_server_and_reads_the_alerts(tmp_path):
-    """In the places where the container has them, promtool accepts configuration and alerts."""
-    path = place_inside("prometheus", "/etc/prometheus/prometheus.yml")
+def test_prometheus_reads_the_server_and_the_alerts(tmp_path):
+    """The tool promtool accepts configuration and alerts in the places of the container."""
+    path = find_source("prometheus", "/etc/prometheus/prometheus.yml")
     configuration = yaml.safe_load(path.read_text())
     (job,) = configuration["scrape_configs"]
     assert job["job_name"] == "imagemint"  # the name that the alerts expect
     assert job["static_configs"] == [{"targets": ["server:8002"]}]
     (alerts,) = configuration["rule_files"]
-    assert place_inside("prometheus", f"/etc/prometheus/{alerts}").is_file()
+    assert find_source("prometheus", f"/etc/prometheus/{alerts}").is_file()
     if (promtool := shutil.which("promtool")) is None:
         pytest.skip("promtool is not installed")
     shutil.copy(path, tmp_path)
-    shutil.copy(place_inside("prometheus", f"/etc/prometheus/{alerts}"), tmp_path)
+    shutil.copy(find_source("prometheus", f"/etc/prometheus/{alerts}"), tmp_path)
     command = [promtool, "check", "config", tmp_path / path.name]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_grafana_has_source_and_dashboard():
-    """The source is the Prometheus of this file; the folder of the provider has the dashboard."""
+    """The source is the Prometheus of this file, and the provider's folder has the dashboard."""
     provisioning = "/etc/grafana/provisioning"
-    path = place_inside("grafana", f"{provisioning}/datasources/prometheus.yaml")
+    path = find_source("grafana", f"{provisioning}/datasources/prometheus.yaml")
     (source,) = yaml.safe_load(path.read_text())["datasources"]
     assert source["url"] == "http://prometheus:9090"
     assert source["isDefault"]
     assert "127.0.0.1:9090:9090" in SERVICES["prometheus"]["ports"]
-    path = place_inside("grafana", f"{provisioning}/dashboards/imagemint.yaml")
+    path = find_source("grafana", f"{provisioning}/dashboards/imagemint.yaml")
     (provider,) = yaml.safe_load(path.read_text())["providers"]
     home = SERVICES["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
     assert home.startswith(f"{provider['options']['path']}/")
-    assert json.loads(place_inside("grafana", home).read_text())["uid"] == "imagemint"
+    assert json.loads(find_source("grafana", home).read_text())["uid"] == "imagemint"

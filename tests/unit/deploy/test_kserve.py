@@ -1,11 +1,11 @@
-"""deploy/kserve fits the server and KServe."""
+"""Tests that deploy/kserve fits the server and KServe."""
 
 import pytest
 from manifests import DEPLOY, find_resource, read_settings, render
 
-# KServe copies the models of storageUri to this place.
+# KServe copies the models of storageUri to this folder.
 MODELS = "/mnt/models"
-# KServe leaves Kubernetes' default.
+# KServe uses Kubernetes' default.
 GRACE_S = 30
 
 
@@ -24,15 +24,15 @@ def container(runtime):
 
 
 def test_arguments_are_settings(container):
-    """The server reads KServe's models, and drains within the grace period of the pod."""
+    """The server reads KServe's models and drains within the grace period of the pod."""
     settings = read_settings(container)
     assert str(settings.repository) == MODELS
     assert settings.drain_delay_s + settings.drain_grace_s + 10 <= GRACE_S
     assert settings.instances == int(container["resources"]["limits"]["cpu"])
 
 
-def test_port_is_that_of_grpc(container):
-    """KServe routes to the only port. Its name says HTTP/2."""
+def test_port_is_the_grpc_port(container):
+    """KServe routes to the only port, whose name says HTTP/2."""
     (port,) = container["ports"]
     assert port["name"] == "h2c"
     assert read_settings(container).grpc_address.endswith(f":{port['containerPort']}")
@@ -40,7 +40,7 @@ def test_port_is_that_of_grpc(container):
 
 
 def test_service_selects_the_runtime(runtime):
-    """Format and protocol of the InferenceService are among those of the runtime."""
+    """The InferenceService uses a format and a protocol of the runtime."""
     service = find_resource(render(DEPLOY / "kserve"), "InferenceService")["spec"]
     model = service["predictor"]["model"]
     assert model["runtime"] == "imagemint"
@@ -51,7 +51,7 @@ def test_service_selects_the_runtime(runtime):
 
 
 def test_container_has_few_rights(container):
-    """Neither root, nor a writable root, nor capabilities."""
+    """The container does not run as root, and has a read-only root and no capabilities."""
     rights = container["securityContext"]
     assert rights["runAsNonRoot"]
     assert rights["readOnlyRootFilesystem"]

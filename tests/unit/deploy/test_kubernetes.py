@@ -1,4 +1,4 @@
-"""deploy/kubernetes renders to resources that Kubernetes accepts and that fit the server."""
+"""Tests that deploy/kubernetes renders to valid resources that fit the server."""
 
 import json
 import re
@@ -18,7 +18,7 @@ from manifests import (
 OVERLAYS = [DEPLOY / "kubernetes/overlays" / name for name in ("cpu", "gpu", "protected")]
 COMPONENTS = ["models-from-image", "models-from-volume"]
 CUSTOM_KINDS = {"PrometheusRule", "ServiceMonitor"}
-# The oldest release that has all the fields.
+# the oldest release with all fields
 KUBERNETES = "1.31"
 
 
@@ -34,7 +34,7 @@ def pod(resources):
 
 
 def validate(resources, seen):
-    """Validates the resources that are not in `seen`, and adds them; unknown fields are errors."""
+    """Validates the resources that are not in `seen` and adds them. Unknown fields are errors."""
     for resource in resources:
         text = json.dumps(resource)
         if resource["kind"] not in CUSTOM_KINDS and text not in seen:
@@ -81,8 +81,8 @@ def test_probes_outlast_loading(overlay):
     assert container["livenessProbe"]["httpGet"]["path"] == "/healthz"
 
 
-def test_probes_speak_the_protocol_of_the_listener(overlay):
-    """Readiness is gRPC health, or HTTPS where the server has TLS, which gRPC probes have not."""
+def test_probes_use_the_protocol_of_the_listener(overlay):
+    """Readiness uses gRPC health, or HTTPS if the server has TLS, which gRPC probes lack."""
     container = find_container(overlay)
     for probe in (container["startupProbe"], container["readinessProbe"]):
         if read_settings(container).tls_certificate:
@@ -95,7 +95,7 @@ def test_probes_speak_the_protocol_of_the_listener(overlay):
 
 
 def test_pod_has_few_rights(overlay):
-    """It meets the standard `restricted`, and has neither a token nor a writable root."""
+    """The pod meets the standard `restricted` and has neither a token nor a writable root."""
     spec, container = pod(overlay), find_container(overlay)
     assert spec["securityContext"]["runAsNonRoot"]
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -108,7 +108,7 @@ def test_pod_has_few_rights(overlay):
     }
     assert spec["automountServiceAccountToken"] is False
     assert find_resource(overlay, "ServiceAccount")["automountServiceAccountToken"] is False
-    # Variables of Services begin with the name of the Service, like those of the settings.
+    # Variables of Services start with the name of the Service, as the settings do.
     assert spec["enableServiceLinks"] is False
     labels = find_resource(overlay, "Namespace", "imagemint")["metadata"]["labels"]
     assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
@@ -193,7 +193,10 @@ def test_gpu_overlay_asks_for_a_gpu():
 
 
 def test_protected_overlay_mounts_its_secrets():
-    """Certificate, key and API keys lie in mounted Secrets, which only the server's group reads."""
+    """Certificate, key and API keys are in mounted Secrets.
+
+    Only the server's group can read them.
+    """
     resources = render(OVERLAYS[2])
     container, spec = find_container(resources), pod(resources)
     settings = read_settings(container)
@@ -205,8 +208,8 @@ def test_protected_overlay_mounts_its_secrets():
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
-def test_models_come_from_elsewhere(component, tmp_path):
-    """The component mounts its volume, read-only, where the server looks for models."""
+def test_models_come_from_a_component(component, tmp_path):
+    """The component mounts its volume read-only at the server's repository."""
     resources = render_with(tmp_path, component)
     container = find_container(resources)
     (mount,) = (each for each in container["volumeMounts"] if each["name"] == "models")

@@ -1,4 +1,4 @@
-"""What Kubernetes scales and alerts by is what the server measures."""
+"""Tests that Kubernetes scales and alerts by metrics that the server has."""
 
 import importlib.util
 import re
@@ -26,8 +26,8 @@ def script():
     return module
 
 
-def test_rule_is_fresh(script):
-    """The committed PrometheusRule is what scripts/prometheus_rule.py writes."""
+def test_rule_is_up_to_date(script):
+    """The committed PrometheusRule equals the output of scripts/prometheus_rule.py."""
     assert script.RULE.read_text() == script.format_rule(script.ALERTS.read_text())
 
 
@@ -38,8 +38,8 @@ def test_rule_has_the_groups_of_the_alerts(script):
     assert rule["spec"] == yaml.safe_load(script.ALERTS.read_text())
 
 
-def test_adapter_offers_what_the_autoscaler_reads():
-    """Each metric of the autoscaler has one rule, and no rule is without use."""
+def test_adapter_has_the_metrics_of_the_autoscaler():
+    """Each metric of the autoscaler has one rule, and no rule is unused."""
     read = [metric["pods"]["metric"]["name"] for metric in AUTOSCALER["spec"]["metrics"]]
     assert read == [rule["name"]["as"] for rule in RULES]
 
@@ -55,8 +55,8 @@ def test_adapter_reads_existing_gauges(rule):
     assert labels <= set(getattr(Metrics(), gauges[series])._labelnames)
 
 
-def test_pods_are_removed_after_clients_reconnected():
-    """The autoscaler waits longer than the age at which connections end and clients look again."""
+def test_scale_down_waits_for_new_connections():
+    """The autoscaler waits longer than the maximum age of connections."""
     deployment = yaml.safe_load((DEPLOY / "kubernetes/base/deployment.yaml").read_text())
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     variables = {each["name"]: each.get("value") for each in container["env"]}

@@ -1,4 +1,4 @@
-"""pyproject.toml, constraints.txt, the Makefile, the image and the wheel agree with each other."""
+"""Tests that pyproject.toml, constraints.txt, the Makefile, the image and the wheel agree."""
 
 import importlib
 import re
@@ -18,14 +18,14 @@ PROJECT = PYPROJECT["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 
 
-def constraints(file: str = "constraints.txt") -> dict[str, Requirement]:
-    """The lines of a file of constraints by normalised name."""
+def read_constraints(file: str = "constraints.txt") -> dict[str, Requirement]:
+    """Returns the lines of a file of constraints by normalized name."""
     lines = (ROOT / file).read_text().splitlines()
     pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
     return {canonicalize_name(pin.name): pin for pin in pins}
 
 
-def make(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run_make(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Runs make on this Makefile."""
     command = ["make", "-C", ROOT, "--no-print-directory", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False)
@@ -33,19 +33,20 @@ def make(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("file", ["constraints.txt", "constraints-triton.txt"])
 def test_constraints_are_exact_and_portable(file: str):
-    """Every line pins one release: no local build suffix, no address, no file."""
-    for name, pin in constraints(file).items():
+    """Every line pins one release without a local suffix, an address or a file."""
+    for name, pin in read_constraints(file).items():
         assert re.fullmatch(r"==[0-9A-Za-z.]+", str(pin.specifier)), name
         assert pin.url is None
-        # CUDA comes with the image for GPUs; nvidia-ml-py is Python that asks the driver.
+        # The image for GPUs contains CUDA. The package nvidia-ml-py is Python that queries the
+        # driver.
         assert name == "nvidia-ml-py" or not name.startswith("nvidia")
 
 
-def test_constraints_meet_every_direct_dependency():
-    """What pyproject.toml asks for is pinned to a release that it accepts."""
+def test_constraints_pin_every_direct_dependency():
+    """Each dependency of pyproject.toml is pinned to a release in its range."""
     wanted = [*PYPROJECT["build-system"]["requires"], *PROJECT["dependencies"]]
     wanted += [line for extra in EXTRAS.values() for line in extra]
-    pins = constraints()
+    pins = read_constraints()
     for requirement in map(Requirement, wanted):
         if requirement.name == "imagemint":
             continue
@@ -53,21 +54,24 @@ def test_constraints_meet_every_direct_dependency():
         assert requirement.specifier.contains(pin.version), f"{requirement} against {pin}"
 
 
-def test_both_runtimes_are_the_same_release():
-    """CPU and GPU images run one ONNX Runtime, for one set of parity figures."""
-    pins = constraints()
+def test_both_runtimes_have_the_same_release():
+    """CPU and GPU images run one release of ONNX Runtime.
+
+    One set of measurements is valid for both.
+    """
+    pins = read_constraints()
     assert pins["onnxruntime"].specifier == pins["onnxruntime-gpu"].specifier
 
 
-def test_serving_extras_hold_no_torch():
-    """Neither image nor client installs it."""
+def test_serving_extras_do_not_require_torch():
+    """Neither the image nor the client installs PyTorch."""
     for extra in ("server", "gpu", "serving"):
         assert not any(Requirement(line).name == "torch" for line in EXTRAS[extra])
     assert not any(Requirement(line).name == "torch" for line in PROJECT["dependencies"])
 
 
 def test_commands_of_the_design_are_registered():
-    """Every part registers its own subcommands in the one entry-point group."""
+    """Every part registers its commands in the one entry-point group."""
     commands = PROJECT["entry-points"]["imagemint.commands"]
     assert {
         "serve",
@@ -82,8 +86,8 @@ def test_commands_of_the_design_are_registered():
     assert PROJECT["scripts"] == {"imagemint": "imagemint.command:main"}
 
 
-def test_every_entry_point_leads_somewhere():
-    """What pyproject.toml registers, for commands and for sources, is there."""
+def test_every_entry_point_exists():
+    """Every entry point of pyproject.toml, for commands and sources, can be imported."""
     for group in PROJECT["entry-points"].values():
         for reference in group.values():
             module, _, name = reference.partition(":")
@@ -91,16 +95,16 @@ def test_every_entry_point_leads_somewhere():
 
 
 @pytest.mark.parametrize("verb", ["demo", "test", "check", "fix", "proto", "bench"])
-def test_makefile_knows_the_verb(verb: str):
-    """Each verb is there, listed by help, and not taken for the folder of the same name."""
-    assert f"make {verb} " in make("help").stdout
-    done = make("--dry-run", verb)
+def test_makefile_has_the_verb(verb: str):
+    """Each verb is in the help and is not mistaken for a folder of the same name."""
+    assert f"make {verb} " in run_make("help").stdout
+    done = run_make("--dry-run", verb)
     assert done.returncode == 0, done.stderr
     assert ".venv/bin/" in done.stdout or "scripts/" in done.stdout
 
 
-def test_set_up_refuses_an_old_python(tmp_path: Path):
-    """A Python that is too old, or none at all, is one clear line and no half-made .venv."""
+def test_setup_refuses_an_old_python(tmp_path: Path):
+    """A missing or old Python gives one clear line and no incomplete .venv."""
     script = tmp_path / "scripts" / "venv.sh"
     script.parent.mkdir()
     script.write_text((ROOT / "scripts/venv.sh").read_text())
@@ -119,14 +123,14 @@ def test_set_up_refuses_an_old_python(tmp_path: Path):
     assert not (tmp_path / ".venv").exists()
 
 
-def test_image_label_says_the_version_of_the_project():
-    """Both targets carry the version that pyproject.toml names."""
+def test_image_label_has_the_version_of_the_project():
+    """Both targets have the version of pyproject.toml."""
     versions = re.findall(r"^ARG VERSION=(.+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     assert versions == [PROJECT["version"]] * 2
 
 
-def test_import_arrows_hold():
-    """import-linter finds every contract kept."""
+def test_import_contracts_are_kept():
+    """The tool import-linter finds no broken contract."""
     linter = Path(sys.executable).with_name("lint-imports")
     done = subprocess.run(
         [linter, "--no-logo"], cwd=ROOT, capture_output=True, text=True, check=False
@@ -135,8 +139,8 @@ def test_import_arrows_hold():
     assert re.search(r"Contracts: [1-9]\d* kept, 0 broken", done.stdout)
 
 
-def test_wheel_holds_every_part_the_stubs_and_one_model(tmp_path: Path):
-    """The wheel holds the five roots, the stubs and one model, and is below 16 MB."""
+def test_wheel_has_every_part_the_stubs_and_one_model(tmp_path: Path):
+    """The wheel has the five roots, the stubs and one model, and is below 16 MB."""
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", tmp_path],
         cwd=ROOT,

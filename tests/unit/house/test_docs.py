@@ -1,4 +1,4 @@
-"""What the documents promise is true of the project."""
+"""Tests that statements of the documentation are true."""
 
 import ast
 import importlib
@@ -33,7 +33,7 @@ def reference() -> dict[str, Any]:
 
 @pytest.mark.parametrize("vector", VECTORS["latents"], ids=lambda vector: vector["name"])
 def test_sampling_page_gives_the_words_of_the_vectors(reference: dict, vector: dict):
-    """The page's plain Python draws the words and uniforms of the fixed vectors, bit for bit."""
+    """The plain Python of the page draws the words and uniforms of the published vectors."""
     z_dim, index = vector["z_dim"], int(vector["index"])
     first = 4 * -(-z_dim // 4) * index
     words = reference["words"](int(vector["seed"]), 0, first, z_dim)
@@ -73,8 +73,8 @@ def test_sampling_page_gives_the_drawn_captions(reference: dict):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_links_lead_somewhere(page: Path):
-    """Every relative link of a page names a file or folder that is there."""
+def test_links_have_targets(page: Path):
+    """Every relative link of a page names an existing file or folder."""
     targets = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", page.read_text())
     missing = [target for target in targets if not (page.parent / target).exists()]
     assert not missing
@@ -91,8 +91,8 @@ def test_imports_of_examples_exist(page: Path):
                 assert not missing, f"{node.module} has no {missing}"
 
 
-def test_changelog_names_the_version():
-    """The version of pyproject.toml has its entry, or stands under Unreleased."""
+def test_changelog_has_the_version():
+    """The version of pyproject.toml has an entry below Unreleased."""
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     headings = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert headings[0] == "Unreleased"

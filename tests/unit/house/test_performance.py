@@ -1,4 +1,4 @@
-"""The tables of docs/performance.md match the record."""
+"""Tests that the tables of docs/performance.md match the record."""
 
 import importlib.util
 import sys
@@ -7,8 +7,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[3]
 
 
-def test_tables_are_written_from_the_record():
-    """Running `python benchmarks/side_by_side.py` would change nothing."""
+def test_tables_match_the_record():
+    """The command `python benchmarks/side_by_side.py` would change nothing."""
     spec = importlib.util.spec_from_file_location(
         "side_by_side_script", ROOT / "benchmarks/side_by_side.py"
     )

@@ -1,4 +1,4 @@
-"""deploy/serve.toml shows every setting of `imagemint serve`, and no other."""
+"""Tests that deploy/serve.toml shows exactly the settings of `imagemint serve`."""
 
 import re
 import tomllib
@@ -10,7 +10,7 @@ import pytest
 from imagemint.server.settings import ServeSettings
 
 SAMPLE = (Path(__file__).parents[3] / "deploy/serve.toml").read_text()
-# A setting is `#name = value`; prose has a space after its #.
+# A setting is `#name = value`. Prose has a space after the #.
 SETTING = re.compile(r"^#(?=\w+ = )", re.MULTILINE)
 
 
@@ -20,18 +20,18 @@ def shown() -> dict[str, Any]:
     return tomllib.loads(SETTING.sub("", SAMPLE))
 
 
-def test_sample_changes_nothing_as_it_stands():
-    """Every setting is commented out, so the file as it is means the defaults."""
+def test_sample_has_no_effect_unedited():
+    """Every setting is commented out, so the file means the defaults."""
     assert ServeSettings(**tomllib.loads(SAMPLE)) == ServeSettings()
 
 
-def test_sample_shows_every_setting_in_order(shown: dict[str, Any]):
+def test_sample_has_every_setting_in_order(shown: dict[str, Any]):
     """The names are those of the class."""
     assert list(shown) == list(ServeSettings.model_fields)
 
 
-def test_sample_shows_the_defaults(shown: dict[str, Any]):
-    """Each value is the default of the class, or a valid example where there is none."""
+def test_sample_has_the_defaults(shown: dict[str, Any]):
+    """Each value is the default of the class, or a valid example."""
     assert ServeSettings(**shown)
     for name, field in ServeSettings.model_fields.items():
         if field.default is not None:
@@ -40,7 +40,7 @@ def test_sample_shows_the_defaults(shown: dict[str, Any]):
 
 
 def test_sample_explains_every_setting():
-    """Above each setting stands the docstring of its field."""
+    """The docstring of each field is above its setting."""
     for name, field in ServeSettings.model_fields.items():
         above = re.search(rf"((?:^# .*\n)+)^#{name} = ", SAMPLE, re.MULTILINE)
         assert above, name

@@ -1,4 +1,4 @@
-"""The scripts that gather and check the documentation site."""
+"""Tests of the scripts that build and check the documentation site."""
 
 import importlib
 from pathlib import Path
@@ -16,14 +16,14 @@ nav = [{ "Home" = "index.md" }, { "More" = [{ "Gone" = "gone.md" }] }]
 
 @pytest.fixture
 def scripts(monkeypatch):
-    """Imports a module of scripts/site."""
+    """A function that imports a module of scripts/site."""
     monkeypatch.syspath_prepend(str(ROOT / "scripts/site"))
     return importlib.import_module
 
 
 @pytest.fixture
 def write(tmp_path):
-    """Writes a file below the temporary folder, which holds the pages of the top folder already."""
+    """A function that writes a file beside the pages of the top folder."""
     for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "README.md"):
         (tmp_path / name).write_text(f"# {name}\n")
 
@@ -36,7 +36,10 @@ def write(tmp_path):
 
 
 def test_files_outside_docs_become_pages(scripts, write, tmp_path):
-    """Links to code, Markdown and folders lead to pages of the site; those in code stay."""
+    """Links to code, Markdown and folders lead to pages of the site.
+
+    Links in code do not change.
+    """
     write(
         "docs/a.md",
         "[b](b.md) [c](../code/c.py) [r](../code) [n](../note.md#x)\n```\n[d](../d)\n```\n",
@@ -54,8 +57,8 @@ def test_files_outside_docs_become_pages(scripts, write, tmp_path):
     assert "- [c.py](code/c.py.md)" in (tmp_path / "out/source/code.md").read_text()
 
 
-def test_link_to_nothing_is_refused(scripts, write, tmp_path):
-    """A page whose link leads to no file has no site, and the error names both."""
+def test_broken_link_is_refused(scripts, write, tmp_path):
+    """A link to a missing file is an error with the page and the link."""
     write("docs/a.md", "[x](../gone.py)\n")
     stage = scripts("stage")
     with pytest.raises(
@@ -65,7 +68,7 @@ def test_link_to_nothing_is_refused(scripts, write, tmp_path):
 
 
 def test_faults_of_a_site_are_found(scripts, write, tmp_path):
-    """A page without entry, an entry without page, dead links and files of other hosts."""
+    """Missing pages, unreferenced pages, broken links and files of other hosts are reported."""
     write("zensical.toml", CONFIGURATION)
     write("pages/index.md", "# Home\n")
     write("pages/lost.md", "# Lost\n")
@@ -95,5 +98,5 @@ def test_faults_of_a_site_are_found(scripts, write, tmp_path):
     ],
 )
 def test_cells_of_tables_are_escaped(scripts, text, cell):
-    """Borders, HTML and emphasis are text; code stays code."""
+    """Borders, HTML and emphasis are escaped, and code is not."""
     assert scripts("markdown_text").escape(text) == cell

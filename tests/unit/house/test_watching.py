@@ -1,4 +1,4 @@
-"""Alerts, dashboard and their page speak of what the server measures."""
+"""Tests that alerts, dashboard and their documentation match the server's metrics."""
 
 import json
 import re
@@ -22,7 +22,7 @@ RUNBOOK = (ROOT / "docs/runbook.md").read_text()
 
 @pytest.fixture(scope="module")
 def families():
-    """The families of a scrape, by name, with their samples' endings."""
+    """The families of a scrape, by name, with the names of their samples."""
     workers = WorkersMetrics(2, lambda: None, dict)
     endings = {
         "counter": ["_total"],
@@ -43,21 +43,21 @@ def families():
 
 @pytest.mark.parametrize("text", [ALERTS, DASHBOARD], ids=["alerts", "dashboard"])
 def test_every_series_exists(text, families):
-    """No alert and no panel waits for a series that the server does not have."""
+    """No alert or panel uses a series that the server does not have."""
     used = set(re.findall(r"\bimagemint_\w+", text))
     assert used
     assert used <= set().union(*families.values())
 
 
-def test_page_names_every_metric(families):
-    """The tables of docs/reference/metrics.md are complete, and hold nothing else."""
+def test_page_has_every_metric(families):
+    """The tables of docs/reference/metrics.md are complete and have nothing else."""
     told = set(re.findall(r"`(imagemint_\w+)", REFERENCE))
     assert all(told & ({name} | samples) for name, samples in families.items())
     assert told <= set(families).union(*families.values())
 
 
-def test_every_alert_has_its_section():
-    """The runbook that an alert names is a section of the page, and the section names the alert."""
+def test_every_alert_has_a_runbook_section():
+    """The section that an alert names exists and names the alert."""
     alerts = re.findall(r"- alert: (\w+).*?runbook: docs/runbook\.md#([\w-]+)", ALERTS, re.DOTALL)
     assert len(alerts) == ALERTS.count("- alert:")
     sections = dict(re.findall(r"^### (.+?)\n(.*?)(?=^##|\Z)", RUNBOOK, re.DOTALL | re.MULTILINE))
@@ -65,8 +65,8 @@ def test_every_alert_has_its_section():
     assert all(f"`{alert}`" in by_anchor[anchor] for alert, anchor in alerts)
 
 
-def test_panels_have_room_and_words():
-    """Panels have ids of their own, lie beside each other, and each says what it shows."""
+def test_panels_are_complete_and_do_not_overlap():
+    """Panels have unique ids, do not overlap, and have a description."""
     assert len({panel["id"] for panel in PANELS}) == len(PANELS)
     for panel in PANELS:
         place = panel["gridPos"]
@@ -83,7 +83,7 @@ def test_panels_have_room_and_words():
         assert apart, (one, other)
 
 
-def test_dashboard_names_no_data_source():
-    """It works with whichever Prometheus one chooses on import."""
+def test_dashboard_has_no_fixed_data_source():
+    """The user selects a Prometheus at import."""
     sources = re.findall(r'"uid": "(.+)"', DASHBOARD)
     assert set(sources) == {"imagemint", "${datasource}"}

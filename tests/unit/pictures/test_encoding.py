@@ -1,4 +1,4 @@
-"""Encoded pictures: the right pixels, and what they say of themselves, read back with Pillow."""
+"""Tests of encoded pictures and their metadata, read with Pillow."""
 
 import io
 from xml.etree import ElementTree as ET
@@ -23,68 +23,68 @@ NAMES = {
 ENCODED = [PictureFormat.PNG, PictureFormat.JPEG, PictureFormat.WEBP]
 
 
-def noise(channels, height=12, width=9):
-    """A picture that no codec can guess."""
+def make_noise(channels, height=12, width=9):
+    """Returns a picture of noise."""
     random = np.random.default_rng(channels)
     return random.integers(0, 256, (height, width, channels), dtype=np.uint8)
 
 
-def reopened(data):
-    """The decoded picture; decoding is complete."""
+def decode(data):
+    """Returns the completely decoded picture."""
     image = Image.open(io.BytesIO(data))
     image.load()
     return image
 
 
-def xmp_of(image):
-    """The XMP packet, wherever the format keeps it."""
+def read_xmp(image):
+    """Returns the XMP packet of any format."""
     packet = image.info.get("xmp") or image.info["XML:com.adobe.xmp"]
     return packet.decode() if isinstance(packet, bytes) else packet
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_raw_is_the_bare_pixels(channels):
-    """Row by row, channels last, nothing else."""
-    pixels = noise(channels)
+def test_raw_is_the_plain_pixels(channels):
+    """Raw bytes are the pixels by rows, channels last."""
+    pixels = make_noise(channels)
     assert encode(pixels, [SERIAL], PictureFormat.RAW) == pixels.tobytes()
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_png_is_exact(channels):
-    """Gray stays gray, colour stays colour, every pixel survives."""
-    pixels = noise(channels)
-    image = reopened(encode(pixels, [SERIAL], PictureFormat.PNG))
+def test_png_is_lossless(channels):
+    """Gray and colour images keep their mode and every pixel."""
+    pixels = make_noise(channels)
+    image = decode(encode(pixels, [SERIAL], PictureFormat.PNG))
     assert image.mode == {1: "L", 3: "RGB"}[channels]
     assert np.asarray(image).tobytes() == pixels.tobytes()
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_webp_at_100_is_exact(channels):
-    """Quality 100 is lossless."""
-    pixels = noise(channels)
-    image = reopened(encode(pixels, [SERIAL], PictureFormat.WEBP, 100))
-    assert (np.asarray(image) == pixels).all()  # WebP knows no gray: three equal channels
+def test_webp_at_100_is_lossless(channels):
+    """WebP with quality 100 keeps every pixel."""
+    pixels = make_noise(channels)
+    image = decode(encode(pixels, [SERIAL], PictureFormat.WEBP, 100))
+    assert (np.asarray(image) == pixels).all()  # WebP has no gray mode: three equal channels
 
 
 @pytest.mark.parametrize("picture_format", [PictureFormat.JPEG, PictureFormat.WEBP])
-def test_quality_matters(picture_format):
-    """Lower quality is smaller, and further from the pixels."""
-    pixels = noise(3, 64, 64)
+def test_quality_affects_size_and_pixels(picture_format):
+    """A lower quality gives a smaller file with larger differences."""
+    pixels = make_noise(3, 64, 64)
     low, high = (encode(pixels, [SERIAL], picture_format, quality) for quality in (10, 95))
     assert len(low) < len(high)
-    assert picture_format.name == reopened(high).format
+    assert picture_format.name == decode(high).format
 
     def distance(data):
-        return np.abs(np.asarray(reopened(data)).astype(int) - pixels).mean()
+        return np.abs(np.asarray(decode(data)).astype(int) - pixels).mean()
 
     assert distance(high) < distance(low)
 
 
 @pytest.mark.parametrize("picture_format", ENCODED, ids=lambda each: each.value)
-def test_picture_says_what_it_is(picture_format):
-    """The serial and the IPTC digital source type stand in the XMP packet of every format."""
-    image = reopened(encode(noise(1), [SERIAL], picture_format))
-    root = ET.fromstring(xmp_of(image))  # noqa: S314 - our own text
+def test_picture_has_serial_and_source_type(picture_format):
+    """The XMP packet of every format has the serial and the IPTC digital source type."""
+    image = decode(encode(make_noise(1), [SERIAL], picture_format))
+    root = ET.fromstring(read_xmp(image))  # noqa: S314 - our own text
     description = root.find(".//rdf:Description", NAMES)
     source_type = description.get(f"{{{NAMES['ext']}}}DigitalSourceType")
     assert source_type == TRAINED_ALGORITHMIC_MEDIA
@@ -92,25 +92,25 @@ def test_picture_says_what_it_is(picture_format):
     assert [each.text for each in identifiers] == [SERIAL]
 
 
-def test_png_carries_its_serial_as_text():
-    """Tools that know no XMP find it in a text chunk."""
-    image = reopened(encode(noise(1), [SERIAL], PictureFormat.PNG))
+def test_png_has_its_serial_as_text():
+    """Tools without XMP support find the serial in a text chunk."""
+    image = decode(encode(make_noise(1), [SERIAL], PictureFormat.PNG))
     assert image.text[SERIAL_KEY] == SERIAL
 
 
 @pytest.mark.parametrize("picture_format", ENCODED, ids=lambda each: each.value)
-def test_picture_without_serial_says_the_rest(picture_format):
-    """Images of explicit latents are still declared as generated."""
-    image = reopened(encode(noise(3), [], picture_format))
-    assert TRAINED_ALGORITHMIC_MEDIA in xmp_of(image)
-    assert "<rdf:li>" not in xmp_of(image)
+def test_picture_without_serial_has_the_source_type(picture_format):
+    """Images of explicit latents are also marked as generated."""
+    image = decode(encode(make_noise(3), [], picture_format))
+    assert TRAINED_ALGORITHMIC_MEDIA in read_xmp(image)
+    assert "<rdf:li>" not in read_xmp(image)
 
 
 @pytest.mark.parametrize("picture_format", ENCODED, ids=lambda each: each.value)
-def test_sheet_of_a_thousand_is_encoded(picture_format):
-    """All serials are in it, or, in the one segment of a JPEG, as many as fit."""
+def test_sheet_has_a_thousand_serials(picture_format):
+    """The packet has all serials. The one segment of a JPEG has as many as fit."""
     serials = [f"tiny@1/{2**64 - 1}/{2**64 - 1 - i}?class=7" for i in range(1_024)]
-    packet = xmp_of(reopened(encode(noise(1), serials, picture_format)))
+    packet = read_xmp(decode(encode(make_noise(1), serials, picture_format)))
     carried = packet.count("<rdf:li>")
     assert f"<rdf:li>{serials[carried - 1]}</rdf:li>" in packet
     assert carried == 1_024 or (picture_format is PictureFormat.JPEG and carried > 700)
