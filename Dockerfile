@@ -30,7 +30,7 @@ SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 # The wheel is named by its file: a name alone would ask the registry for it.
 RUN python -m venv /opt/imagemint \
  && /opt/imagemint/bin/pip install --no-cache-dir --constraint /tmp/constraints.txt \
-      "imagemint[server,trace] @ file://$(echo /dist/imagemint-*.whl)" \
+      "imagemint[server,trace,store,signing] @ file://$(echo /dist/imagemint-*.whl)" \
  && /opt/imagemint/bin/pip uninstall --yes pip setuptools
 
 FROM ${CUDA_IMAGE} AS gpu-base
@@ -49,7 +49,7 @@ COPY --from=wheel /dist /dist
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 RUN python3 -m venv /opt/imagemint \
  && /opt/imagemint/bin/pip install --no-cache-dir --constraint /tmp/constraints.txt \
-      "imagemint[gpu,trace] @ file://$(echo /dist/imagemint-*.whl)" \
+      "imagemint[gpu,trace,store,signing] @ file://$(echo /dist/imagemint-*.whl)" \
  && /opt/imagemint/bin/pip uninstall --yes pip
 
 # --- the images ---------------------------------------------------------------------------------

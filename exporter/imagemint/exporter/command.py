@@ -12,6 +12,7 @@ from pydantic_settings import CliPositionalArg
 
 if TYPE_CHECKING:
     from imagemint.engine.bundle import Bundle
+    from imagemint.engine.bundle.signatures import SigningKey
     from imagemint.exporter.export import GraphOptions
     from imagemint.exporter.variants import Compare
 
@@ -43,6 +44,9 @@ class Export(BaseModel):
     """One line for people. Default: the data set, image size and number of classes."""
     license: str | None = None
     """Licence of weights and samples. Default: that of the data set. Required with from_onnx."""
+
+    sign: Path | None = None
+    """PEM file with the private key that signs the bundle, as `imagemint sign key` writes it."""
 
     precision: list[Literal["fp32", "fp16", "int8"]] = ["fp32"]
     """Precisions. model.onnx is always fp32. fp16, for GPUs, and int8, for CPUs, are variants
@@ -171,6 +175,7 @@ class Export(BaseModel):
             thresholds=(self.threshold_minimum, self.threshold_maximum),
             tolerance=Tolerance(self.tolerance_levels, self.tolerance_share),
             graph_options=self._graph_options(),
+            signing_key=self._signing_key(),
         )
         return bundle, "PyTorch"
 
@@ -208,8 +213,16 @@ class Export(BaseModel):
             thresholds=(self.threshold_minimum, self.threshold_maximum),
             tolerance=Tolerance(self.tolerance_levels, self.tolerance_share),
             graph_options=self._graph_options(),
+            signing_key=self._signing_key(),
         )
         return bundle, self.from_onnx.name
+
+    def _signing_key(self) -> "SigningKey | None":
+        if self.sign is None:
+            return None
+        from imagemint.engine.bundle.signatures import SigningKey  # noqa: PLC0415 - an extra
+
+        return SigningKey.read(self.sign)
 
     def _label_texts(self) -> tuple[str, ...]:
         if self.labels_file is None:

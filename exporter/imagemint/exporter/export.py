@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import onnx
 
@@ -24,6 +24,9 @@ from imagemint.exporter.subpixel import replace_transposed_convolutions
 from imagemint.exporter.variants import Compare, add_variants
 from imagemint.training.trained import TrainedGenerator
 from imagemint.v1 import manifest_pb2 as pb
+
+if TYPE_CHECKING:  # its library is in an extra
+    from imagemint.engine.bundle.signatures import SigningKey
 
 _log = logging.getLogger(__name__)
 
@@ -59,6 +62,7 @@ def export_generator(
     thresholds: tuple[float, float] | None = DEFAULT_THRESHOLDS,
     tolerance: Tolerance = Tolerance(),  # noqa: B008 - frozen
     graph_options: GraphOptions = GraphOptions(),
+    signing_key: "SigningKey | None" = None,
 ) -> Bundle:
     """Writes a bundle, compares it with PyTorch, and returns it as the server reads it.
 
@@ -72,6 +76,7 @@ def export_generator(
         thresholds: range of truncation. None: the model takes no truncation.
         tolerance: largest accepted difference from PyTorch.
         graph_options: target device and precisions.
+        signing_key: signs the bundle. None: it is not signed.
 
     Raises:
         ExportError: the bundle cannot be written. The repository is unchanged.
@@ -85,7 +90,9 @@ def export_generator(
     manifest = build_manifest(trained, described)
     version = choose_version(repository, name, version)
     draft = _Draft(build_graph(trained), manifest, pytorch_original(trained))
-    return _publish(draft, repository, version, tolerance, graph_options)
+    with stage_version(repository, name, version, signing_key) as directory:
+        bundle = _fill(directory, draft, tolerance, graph_options)
+    return _move(bundle, repository.absolute() / name / str(version))
 
 
 def adopt_generator(
@@ -99,6 +106,7 @@ def adopt_generator(
     thresholds: tuple[float, float] | None = DEFAULT_THRESHOLDS,
     tolerance: Tolerance = Tolerance(),  # noqa: B008 - frozen
     graph_options: GraphOptions = GraphOptions(),
+    signing_key: "SigningKey | None" = None,
 ) -> Bundle:
     """Writes a bundle of a generator that another program exported, compared with its file.
 
@@ -114,6 +122,7 @@ def adopt_generator(
         thresholds: range of truncation. None: the model takes no truncation.
         tolerance: largest accepted difference from the file.
         graph_options: target device and precisions.
+        signing_key: signs the bundle. None: it is not signed.
 
     Raises:
         ExportError: the bundle cannot be written. The repository is unchanged.
@@ -132,7 +141,9 @@ def adopt_generator(
     manifest = build_adopted_manifest(adopted, described)
     version = choose_version(repository, name, version)
     draft = _Draft(adopted.model, manifest, adopted.original)
-    return _publish(draft, repository, version, tolerance, graph_options)
+    with stage_version(repository, name, version, signing_key) as directory:
+        bundle = _fill(directory, draft, tolerance, graph_options)
+    return _move(bundle, repository.absolute() / name / str(version))
 
 
 @dataclass(frozen=True)
@@ -144,27 +155,29 @@ class _Draft:
     original: Original
 
 
-def _publish(
-    draft: _Draft, repository: Path, version: int, tolerance: Tolerance, options: GraphOptions
-) -> Bundle:
+def _fill(directory: Path, draft: _Draft, tolerance: Tolerance, options: GraphOptions) -> Bundle:
+    """Writes the files of a bundle into a staging directory."""
     if options.variants and options.compare is None:
         raise ExportError("a variant needs a judge: name a --classifier")
-    manifest, name = draft.manifest, draft.manifest.name
+    manifest = draft.manifest
     model = replace_transposed_convolutions(draft.model) if options.target == "cpu" else draft.model
-    with stage_version(repository, name, version) as directory:
-        bundle, backend = _write_and_load(directory, model, manifest)
-        parity = measure_parity(draft.original, bundle.spec, backend, tolerance)
-        manifest.parity.CopyFrom(parity)
-        if options.compare is not None:
-            add_variants(directory, draft.model, manifest, options.variants, options.compare)
-        # Again, with the figures in the manifest: the published file is the one that was checked.
-        bundle, backend = _write_and_load(directory, model, manifest)
-        write_samples(directory / "samples.png", backend, bundle.spec, version)
-        card = card_text(manifest, version, draft.original.name)
-        (directory / "card.md").write_text(card)
-    final = repository.absolute() / name / str(version)
-    others = tuple(replace(each, path=final / each.path.name) for each in bundle.others)
-    return replace(bundle, directory=final, model_path=final / MODEL_FILE, others=others)
+    bundle, backend = _write_and_load(directory, model, manifest)
+    parity = measure_parity(draft.original, bundle.spec, backend, tolerance)
+    manifest.parity.CopyFrom(parity)
+    if options.compare is not None:
+        add_variants(directory, draft.model, manifest, options.variants, options.compare)
+    # Again, with the figures in the manifest: the published file is the one that was checked.
+    bundle, backend = _write_and_load(directory, model, manifest)
+    write_samples(directory / "samples.png", backend, bundle.spec, bundle.version)
+    card = card_text(manifest, bundle.version, draft.original.name)
+    (directory / "card.md").write_text(card)
+    return bundle
+
+
+def _move(bundle: Bundle, directory: Path) -> Bundle:
+    """Returns a bundle whose files were moved to another directory."""
+    others = tuple(replace(each, path=directory / each.path.name) for each in bundle.others)
+    return replace(bundle, directory=directory, model_path=directory / MODEL_FILE, others=others)
 
 
 def _write_and_load(

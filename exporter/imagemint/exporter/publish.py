@@ -6,10 +6,14 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from imagemint.engine.bundle import SUMS_FILE
 from imagemint.exporter.errors import ExportError
 from imagemint.training.loop.durable import flush, flush_directory
+
+if TYPE_CHECKING:  # its library is in an extra
+    from imagemint.engine.bundle.signatures import SigningKey
 
 STAGING_PREFIX = ".export-"
 """Prefix of staging directories. It begins with a dot, so that no server loads a half export."""
@@ -33,11 +37,19 @@ def choose_version(repository: Path, name: str, version: int | None) -> int:
 
 
 @contextmanager
-def stage_version(repository: Path, name: str, version: int) -> Iterator[Path]:
+def stage_version(
+    repository: Path, name: str, version: int, signing_key: "SigningKey | None" = None
+) -> Iterator[Path]:
     """Yields a directory `.../<name>/<version>` to fill, and publishes it at the end.
 
     One rename publishes the version. All files are flushed to the disk before it, so that a power
     cut leaves no incomplete version. After an error the repository is unchanged.
+
+    Args:
+        repository: the model repository; made if missing.
+        name: the model.
+        version: a version that does not exist.
+        signing_key: signs the version. None: it is not signed.
 
     Raises:
         ExportError: another process has written the version meanwhile.
@@ -50,6 +62,8 @@ def stage_version(repository: Path, name: str, version: int) -> Iterator[Path]:
         directory.mkdir(parents=True)
         yield directory
         write_sums(directory)
+        if signing_key is not None:
+            signing_key.sign(directory)
         flush_directory(directory)
         _move(directory, repository / name / str(version))
     finally:

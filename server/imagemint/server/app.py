@@ -39,8 +39,9 @@ from imagemint.server.telemetry.logs import close_logs
 from imagemint.server.telemetry.metrics import Metrics
 from imagemint.server.telemetry.metrics_endpoint import expose
 
-if TYPE_CHECKING:  # see _start_http and _open_tracing
+if TYPE_CHECKING:  # see _start_http, _open_keys and _open_tracing
     from imagemint.server.http.server import HttpServer
+    from imagemint.server.repository.key_file import KeyFile
     from imagemint.server.telemetry.tracing import Tracing
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -103,6 +104,7 @@ class App:
                 )
             ),
             variant_of=self._variant_of,
+            keys=self._open_keys(),
             unload_when_empty=settings.unload_when_empty,
         )
         self.control = ModelControl(
@@ -136,6 +138,14 @@ class App:
         if not directory.is_dir():
             raise NotADirectoryError(f"model repository {directory} is not a directory")
         return LocalDirectory(directory)
+
+    def _open_keys(self) -> KeyFile | None:
+        if self._settings.require_signature is None:
+            return None
+        # Imported here because the extra `signing` is optional.
+        from imagemint.server.repository.key_file import KeyFile  # noqa: PLC0415
+
+        return KeyFile(self._settings.require_signature)
 
     @property
     def _alone_threads(self) -> int:

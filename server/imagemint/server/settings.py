@@ -42,6 +42,10 @@ class ServeSettings(BaseModel):
     repository_cache: Path | None = None
     """Directory on a local disk for copies of a repository in object storage. Default: a directory
     in the user's cache."""
+    require_signature: Path | None = None
+    """PEM file with public Ed25519 keys, as `imagemint sign key` writes them. Bundles that none of
+    them signed are refused. The file is read again for each bundle. Default: no signature is
+    required."""
     grpc_address: str = Field(default="127.0.0.1:8001", pattern=_ADDRESS)
     """HOST:PORT of the gRPC services. Port 0 selects a free port."""
     metrics_address: str = Field(default="127.0.0.1:8002", pattern=_ADDRESS)

@@ -9,6 +9,7 @@ import torch
 from pydantic import ValidationError
 
 from imagemint.engine.bundle import read_bundle
+from imagemint.engine.bundle.signatures import SigningKey, TrustedKeys
 from imagemint.exporter.command import Export
 from imagemint.training import evaluation
 from imagemint.training.errors import CheckpointError
@@ -69,8 +70,12 @@ def test_measured_quality_is_exported(run, tmp_path):
     write_report(
         run / "evaluation.json", weights, [EvaluationFigure("frechet", 3.5, "as told", 10_000, 1.2)]
     )
-    Export(source=run, name="digits", repository=tmp_path, version=7).run()
-    (figure,) = read_bundle(tmp_path / "digits" / "7").manifest.evaluations
+    key = SigningKey.generate()
+    (tmp_path / "key.pem").write_bytes(key.private_pem())
+    options = {"version": 7, "sign": tmp_path / "key.pem"}
+    Export(source=run, name="digits", repository=tmp_path, **options).run()
+    trusted = TrustedKeys.of_pem(key.public_pem())
+    (figure,) = read_bundle(tmp_path / "digits" / "7", trusted=trusted).manifest.evaluations
     assert (figure.metric, figure.value, figure.reference) == ("frechet", 3.5, 1.2)
 
 

@@ -7,6 +7,7 @@ from urllib.parse import unquote, urlsplit
 DISTRIBUTION = "imagemint"
 
 _EXTRA_OF_MODULE = {
+    "cryptography": "signing",
     "opentelemetry": "trace",
     "ray": "ray",
     "torch_fidelity": "inception",

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import onnx
 from google.protobuf import json_format
@@ -28,13 +28,22 @@ from imagemint.engine.bundle.findings import Findings
 from imagemint.engine.bundle.graph_checks import faults
 from imagemint.engine.bundle.memory_estimate import Estimate, TooLarge, check_size, estimate
 from imagemint.engine.bundle.probe_hints import ProbeHints, find_hints
-from imagemint.engine.bundle.sums import MODEL_FILE, SUMS_FILE, SUMS_MAX_BYTES, parse_sums
+from imagemint.engine.bundle.sums import (
+    MODEL_FILE,
+    SIGNATURE_FILE,
+    SUMS_FILE,
+    SUMS_MAX_BYTES,
+    parse_sums,
+)
 from imagemint.engine.bundle.variants import Variant, precision_name, target_name
 from imagemint.engine.errors import BundleRefused
 from imagemint.engine.failure_causes import is_passing
 from imagemint.engine.filtering import ScoreSpec
 from imagemint.engine.spec import GraphInput, ModelSpec
 from imagemint.v1 import manifest_pb2 as pb
+
+if TYPE_CHECKING:  # its library is in an extra
+    from imagemint.engine.bundle.signatures import TrustedKeys
 
 MANIFEST_KEY = "imagemint.manifest"
 """Key of the manifest's JSON in the metadata_props of the ONNX model."""
@@ -119,12 +128,16 @@ class Bundle:
         return content
 
 
-def read_bundle(directory: Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Bundle:
+def read_bundle(
+    directory: Path, *, max_bytes: int = DEFAULT_MAX_BYTES, trusted: "TrustedKeys | None" = None
+) -> Bundle:
     """Reads and checks the bundle in a directory `<repository>/<model>/<version>`.
 
     Args:
         directory: the directory; the last two parts of its path are the model and the version.
         max_bytes: maximum file size, checked before reading.
+        trusted: keys of which one must have signed the bundle. Default: a signature is neither
+            required nor checked.
 
     Raises:
         BundleRefused: a check failed; the message says which.
@@ -134,7 +147,7 @@ def read_bundle(directory: Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Bundl
         raise BundleRefused(
             directory, f"the version must be a positive integer, not {directory.name!r}"
         )
-    contents = _read_graphs(directory, max_bytes)
+    contents = _read_graphs(directory, max_bytes, trusted)
     content = contents[MODEL_FILE]
     manifest, spec, taken, hints = _examine(directory, MODEL_FILE, content)
     others = tuple(_variant(directory, spec, each, contents) for each in manifest.variants)
@@ -266,10 +279,12 @@ def _of(name: str, why: str) -> str:
     return why if name == MODEL_FILE else f"{name}: {why}"
 
 
-def _read_graphs(directory: Path, max_bytes: int) -> dict[str, bytes]:
+def _read_graphs(
+    directory: Path, max_bytes: int, trusted: "TrustedKeys | None"
+) -> dict[str, bytes]:
     """Checks every file in SHA256SUMS against its digest, and returns the bytes of each graph."""
     graphs = {}
-    for name, digest in _read_sums(directory).items():
+    for name, digest in _read_sums(directory, trusted).items():
         content = _read(directory / name, max_bytes)
         if hashlib.sha256(content).hexdigest() != digest:
             raise BundleRefused(directory, f"checksum mismatch: {name} is truncated or altered")
@@ -278,12 +293,21 @@ def _read_graphs(directory: Path, max_bytes: int) -> dict[str, bytes]:
     return graphs
 
 
-def _read_sums(directory: Path) -> dict[str, str]:
-    """Returns the digests in SHA256SUMS by file name."""
+def _read_sums(directory: Path, trusted: "TrustedKeys | None") -> dict[str, str]:
+    """Returns the digests in SHA256SUMS by file name, after checking its signature."""
+    content = _read(directory / SUMS_FILE, SUMS_MAX_BYTES)
     try:
-        return parse_sums(_read(directory / SUMS_FILE, SUMS_MAX_BYTES))
+        if trusted is not None:
+            trusted.check(content, _read_signature(directory))
+        return parse_sums(content)
     except ValueError as error:
         raise BundleRefused(directory, str(error)) from error
+
+
+def _read_signature(directory: Path) -> bytes:
+    if not (directory / SIGNATURE_FILE).exists():
+        raise BundleRefused(directory, f"it is not signed: {SIGNATURE_FILE} is missing")
+    return _read(directory / SIGNATURE_FILE, SUMS_MAX_BYTES)
 
 
 def _read(path: Path, max_bytes: int) -> bytes:

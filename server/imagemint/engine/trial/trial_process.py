@@ -11,13 +11,16 @@ import resource
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from imagemint.engine.bundle import read_bundle
 from imagemint.engine.errors import BundleRefused, ImagemintError
 from imagemint.engine.failure_causes import is_passing
 from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.engine.onnx.critic import OnnxCritic
+
+if TYPE_CHECKING:
+    from imagemint.engine.bundle.signatures import TrustedKeys
 
 # Serving processes have priority.
 _NICENESS = 10
@@ -27,7 +30,8 @@ def try_bundle(options: dict[str, Any]) -> dict[str, Any]:
     """Loads and probes a bundle, and returns the result."""
     directory = Path(options["directory"])
     try:
-        bundle = read_bundle(directory, max_bytes=options["max_bytes"])
+        trusted = _read_keys(options["trusted_keys"])
+        bundle = read_bundle(directory, max_bytes=options["max_bytes"], trusted=trusted)
         backend = OnnxBackend(
             bundle,
             device="cpu",
@@ -41,6 +45,14 @@ def try_bundle(options: dict[str, Any]) -> dict[str, Any]:
     except Exception as error:  # noqa: BLE001 - every failure is a result
         return _refusal(error, options["memory_bytes"])
     return {"sha256": bundle.sha256, "findings": backend.findings.to_json()}
+
+
+def _read_keys(pem: str | None) -> "TrustedKeys | None":
+    if pem is None:
+        return None
+    from imagemint.engine.bundle.signatures import TrustedKeys  # noqa: PLC0415 - in an extra
+
+    return TrustedKeys.of_pem(pem.encode())
 
 
 def _refusal(error: Exception, memory_bytes: int | None) -> dict[str, Any]:

@@ -74,12 +74,16 @@ class Trials:
         self._running: set[subprocess.Popen[str]] = set()
         self._closed = False
 
-    def run(self, directory: Path, variant: str) -> tuple[str, Findings]:
+    def run(
+        self, directory: Path, variant: str, trusted_keys: str | None = None
+    ) -> tuple[str, Findings]:
         """Returns the SHA-256 of model.onnx and the findings about the bundle on this machine.
 
         Args:
             directory: the directory of the bundle.
             variant: the graph to run; see `OnnxBackend`.
+            trusted_keys: PEM text of public keys, of which one must have signed the bundle. None:
+                no signature is required.
 
         Raises:
             BundleRefused: the bundle cannot be loaded, takes too long or too much memory, or
@@ -89,6 +93,7 @@ class Trials:
         arguments = asdict(self._options) | {
             "directory": str(directory),
             "variant": variant,
+            "trusted_keys": trusted_keys,
             "memory_bytes": None if available is None else int(available * _MEMORY_SHARE),
         }
         process = self._start(directory, json.dumps(arguments))

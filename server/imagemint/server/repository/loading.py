@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from imagemint.engine.backend import Backend
 from imagemint.engine.batch import draw_batch
@@ -17,6 +18,9 @@ from imagemint.engine.trial.trials import PLAIN_BYTES, Trials, is_plain
 from imagemint.server.batching import Batcher
 from imagemint.server.repository.source import Source
 from imagemint.server.repository.versions import ServedVersion
+
+if TYPE_CHECKING:  # its library is in an extra
+    from imagemint.server.repository.key_file import KeyFile
 
 _log = logging.getLogger(__name__)
 
@@ -38,6 +42,7 @@ class Loader:
         trials: loads bundles in separate processes if their cost is not known to be low; None for
             no trials.
         variant_of: returns the variant to serve, by model name.
+        keys: keys of which one must have signed a bundle; None requires no signature.
     """
 
     def __init__(
@@ -51,7 +56,9 @@ class Loader:
         max_response_bytes: int,
         trials: Trials | None = None,
         variant_of: Callable[[str], str] = lambda _: REFERENCE,
+        keys: "KeyFile | None" = None,
     ) -> None:
+        self._keys = keys
         self._source = source
         self._trials = trials
         self._variant_of = variant_of
@@ -83,7 +90,8 @@ class Loader:
         Raises:
             BundleRefused: the bundle fails a check.
         """
-        return read_bundle(directory, max_bytes=self._max_bundle_bytes)
+        trusted = self._keys.read(directory) if self._keys else None
+        return read_bundle(directory, max_bytes=self._max_bundle_bytes, trusted=trusted)
 
     def needs_trial(self, found: Path | Bundle) -> bool:
         """Returns whether a bundle, or a directory that is not read yet, needs a trial first."""
@@ -100,7 +108,8 @@ class Loader:
             BundleRefused: the trial failed.
         """
         assert self._trials is not None  # noqa: S101 - for the type checker; needs_trial returned true
-        return self._trials.run(directory, self._variant_of(directory.parent.name))
+        pem = self._keys.read(directory).to_pem() if self._keys else None
+        return self._trials.run(directory, self._variant_of(directory.parent.name), pem)
 
     def close(self) -> None:
         """Ends all trials."""

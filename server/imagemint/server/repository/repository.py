@@ -12,6 +12,7 @@ from concurrent.futures import CancelledError, Future, InvalidStateError
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from imagemint.engine.backend import Backend
 from imagemint.engine.bundle import Bundle
@@ -29,6 +30,9 @@ from imagemint.server.repository.source import Source, SourceLost
 from imagemint.server.repository.version_policy import Policies
 from imagemint.server.repository.versions import Model, ServedVersion, State, Version
 from imagemint.server.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:  # its library is in an extra
+    from imagemint.server.repository.key_file import KeyFile
 
 _log = logging.getLogger(__name__)
 
@@ -62,6 +66,7 @@ class ModelRepository:
         trials: loads bundles in separate processes if their cost is not known to be low; None for
             no trials.
         variant_of: returns the variant to serve, by model name.
+        keys: keys of which one must have signed each bundle. Default: no signature is required.
         unload_when_empty: whether to unload models when the repository, or the directory of a
             model, contains no version. A lost mount looks the same.
     """
@@ -82,6 +87,7 @@ class ModelRepository:
         served_bytes: ServedBytes | None = None,
         trials: Trials | None = None,
         variant_of: Callable[[str], str] = lambda _: REFERENCE,
+        keys: "KeyFile | None" = None,
         unload_when_empty: bool = False,
     ) -> None:
         self._metrics = metrics
@@ -99,6 +105,7 @@ class ModelRepository:
             max_response_bytes=max_response_bytes,
             trials=trials,
             variant_of=variant_of,
+            keys=keys,
         )
         self._lifecycle = Lifecycle(
             self._catalogue, loader, metrics, served_bytes or ServedBytes(), unload_grace_s
