@@ -62,6 +62,15 @@ class Classifier(nn.Module, ABC):
             logits.append(self.logits(phi).double().cpu().numpy())
         return np.concatenate(features), np.concatenate(logits)
 
+    def maps(self, x: Tensor) -> list[Tensor]:
+        """Returns the activations at each depth, [N, c, h, w] each, of ``x`` [N, C, H, W]."""
+        found = []
+        for layer in self.features.children():
+            x = layer(x)
+            if isinstance(layer, nn.ReLU | _Residual) and x.ndim == 4:  # noqa: PLR2004 - maps
+                found.append(x)
+        return found
+
     def judge(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Returns features float64 [N, d] and classes int64 [N] for uint8 [N, H, W, C]."""
         features, logits = self.look(images)

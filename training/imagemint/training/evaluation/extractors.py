@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.special import log_softmax
+from torch.nn.functional import normalize
 
 from imagemint.training.classifier.attributes import AttributeClassifier
-from imagemint.training.classifier.networks import Classifier
+from imagemint.training.classifier.networks import Classifier, to_network
 from imagemint.training.classifier.trained import load_classifier
 from imagemint.training.datasets.stacked import STACK
 from imagemint.training.errors import CheckpointError, DatasetError, TrainingError
@@ -99,6 +100,37 @@ class Judge:
             raise DatasetError(f"the judge cannot look at images of {list(images.shape[1:])}")
         features, logits = self._model.look(images)
         return Looks(features, log_softmax(logits, axis=1))
+
+    @torch.no_grad()
+    def distances(
+        self, images: NDArray[np.uint8], others: NDArray[np.uint8]
+    ) -> NDArray[np.float64]:
+        """Returns how much pairs of images differ in the activations, float64 [N].
+
+        At each depth the activations of a place are scaled to length 1; the squared differences are
+        averaged over the places and added up over the depths. This is LPIPS (Zhang et al., "The
+        Unreasonable Effectiveness of Deep Features", 2018) without learnt weights, on this judge.
+
+        Args:
+            images: uint8 [N, H, W, C].
+            others: likewise.
+        """
+        device = self._model.logits.weight.device
+        parts = []
+        for start in range(0, len(images), _BATCH):
+            rows = slice(start, start + _BATCH)
+            both = (to_network(each[rows]).to(device) for each in (images, others))
+            depths = zip(*(self._model.maps(x) for x in both), strict=True)
+            differences = [
+                (normalize(a) - normalize(b)).square().sum(dim=1).mean(dim=(1, 2))
+                for a, b in depths
+            ]
+            parts.append(torch.stack(differences).sum(dim=0).double().cpu().numpy())
+        return np.concatenate(parts)
+
+    def takes(self, shape: tuple[int, ...]) -> bool:
+        """Whether it can look at images of this height, width and number of channels."""
+        return self._model.takes(*shape)
 
     def attributes(self, images: NDArray[np.uint8]) -> dict[str, NDArray[np.int64]]:
         """Returns the likeliest value of each attribute, int64 [N], by name; {} if it knows none.

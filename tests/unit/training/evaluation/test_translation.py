@@ -1,0 +1,239 @@
+"""Tests of imagemint.training.evaluation.translation: figures, baselines, roll-outs, reports."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy import ndimage
+
+from imagemint.training import datasets
+from imagemint.training.classifier.attributes import AttributeClassifier
+from imagemint.training.classifier.networks import DigitClassifier, ResidualClassifier
+from imagemint.training.datasets.images import Attribute, LabelledImages
+from imagemint.training.datasets.translations import load_pairs, tasks
+from imagemint.training.errors import DatasetError
+from imagemint.training.evaluation.extractors import Judge
+from imagemint.training.evaluation.translation import (
+    Translator,
+    evaluate_translation,
+    find_baselines,
+)
+from imagemint.training.evaluation.translation.evaluating import predict
+from imagemint.training.evaluation.translation.figures import Truth, measure_attributes
+from imagemint.training.metrics import peak_signal_noise_ratio, sharpness
+
+WORN = np.arange(0, 40, 4)
+
+
+def people_of(split, seed):
+    """Forty smooth images; every fourth has a dark box where glasses would be."""
+    rng = np.random.Generator(np.random.Philox(key=[seed, 0]))
+    images = ndimage.gaussian_filter(rng.uniform(0, 255, (40, 64, 64, 3)), (0, 3, 3, 0))
+    images = np.clip((images - 127) * 4 + 127, 0, 255).astype(np.uint8)
+    bare = images[WORN].copy()
+    images[WORN, 22:28, 20:44] = 0
+    codes = np.zeros(40, np.int64)
+    codes[WORN] = 1
+    glasses = Attribute("accessories", ("none", "round"), codes)
+    labels = np.arange(40) % 2
+    data = LabelledImages(
+        f"avatars64/{split}", images, labels, ("a", "b"), f"{seed}", attributes=(glasses,)
+    )
+    return data, bare
+
+
+@pytest.fixture
+def people(monkeypatch):
+    """Puts toy people where `load_pairs` finds avatars64."""
+    splits = {"train": people_of("train", 1), "test": people_of("test", 2)}
+    monkeypatch.setitem(datasets.DATASETS, "avatars64", lambda split, _: splits[split][0])
+    monkeypatch.setattr(tasks.avatars, "load_bare", lambda split, _: (WORN, splits[split][1]))
+    return splits
+
+
+class TrueJudge(Judge):
+    """Sees the box of glasses, and has the activations of an untrained network."""
+
+    def __init__(self):
+        torch.manual_seed(0)
+        self._model = AttributeClassifier(2, {"accessories": 2}, width=2).eval()
+        self.trained_on = "avatars64/train"
+        self.about = "toy judge"
+
+    def attributes(self, images):
+        """A dark box is glasses."""
+        dark = images[:, 22:28, 20:44].mean(axis=(1, 2, 3)) < 10
+        return {"accessories": dark.astype(np.int64)}
+
+
+def by_name(figures):
+    """Figures by their metric."""
+    return {each.metric: each for each in figures}
+
+
+def test_perfect_translator_reaches_the_references(people, tmp_path):
+    """Results that are the truth have the floor of every distance; baselines do not."""
+    del people
+    _, test = (load_pairs("edges", split) for split in ("train", "test"))
+    _, truth = test.examples(np.arange(40))
+    translator = Translator("toy", "12ab", "edges", "avatars64", lambda x: truth[: len(x)])
+    found = by_name(evaluate_translation(translator, TrueJudge(), out=tmp_path))
+    assert found["psnr"].value == pytest.approx(58.9, abs=0.1)
+    assert found["psnr"].deviation == 0
+    assert found["ssim"].value == found["ms_ssim"].value == pytest.approx(1)
+    assert found["feature_distance"].value == 0
+    assert found["feature_distance"].reference > 0
+    for metric in ("frechet_distance", "kernel_distance", "attributes_kept", "sharpness"):
+        assert found[metric].value == pytest.approx(found[metric].reference), metric
+    assert found["psnr@mean_image"].value < 20
+    assert found["psnr@mean_image"].deviation > 0
+    assert found["frechet_distance@mean_image"].value > found["frechet_distance"].value
+    assert found["psnr"].sample_size == 40
+    assert "rows 0 to 39" in found["psnr"].protocol
+    recorded = json.loads((tmp_path / "figures.json").read_text())
+    assert recorded["weights_sha256"] == "12ab"
+    table = (tmp_path / "table.md").read_text()
+    assert "| metric | result | mean_image | real data | images |" in table
+    with Image.open(tmp_path / "pairs.png") as sheet:
+        assert sheet.width >= 4 * 64
+
+
+def test_figures_without_judge(people):
+    """Without a classifier, only pixels are compared."""
+    del people
+    translator = Translator("toy", "12ab", "gray", "avatars64", lambda x: x.repeat(3, axis=3))
+    found = by_name(evaluate_translation(translator, None))
+    assert {name.partition("@")[0] for name in found} == {"psnr", "ssim", "ms_ssim", "sharpness"}
+    assert found["psnr@mean_colour"].value > 5
+
+
+def test_removed_glasses_are_counted(people):
+    """Of unpaired data the attribute to be removed is judged apart; round trips have an error."""
+    bare = people["test"][1]
+    translator = Translator(
+        *("toy", "12ab", "glasses", "avatars64"), lambda x: bare[: len(x)], back=lambda x: x
+    )
+    found = by_name(evaluate_translation(translator, TrueJudge()))
+    assert found["glasses_removed"].value == found["glasses_removed"].reference == 1
+    assert found["glasses_removed@identity"].value == 0
+    assert found["glasses_put_on"].value == 0
+    assert found["glasses_put_on"].reference == 1
+    sources = people["test"][0].images[WORN]
+    expected = np.abs(sources.astype(float) - bare).mean()
+    assert found["cycle_error"].value == pytest.approx(expected)
+
+
+def test_holes_are_measured_below_the_mask(people):
+    """Recipes that fill holes also remove the glasses of the test split."""
+    del people
+    translator = Translator("toy", "12ab", "holes", "avatars64", lambda x: x[..., :3])
+    found = by_name(evaluate_translation(translator, TrueJudge()))
+    assert found["psnr_in_hole"].value < found["psnr"].value
+    assert found["psnr_in_hole@biharmonic"].value > found["psnr_in_hole"].value + 3
+    assert found["glasses_removed"].value == 1
+    assert found["psnr_where_glasses_were@biharmonic"].sample_size == len(WORN)
+
+
+def test_predictions_feed_on_themselves(people):
+    """Each predicted frame becomes the newest one of the next source."""
+    del people
+    sources = np.zeros((2, 4, 4, 12), np.uint8)
+    sources[..., 9:] = 5
+    frames = predict(lambda x, _: x[..., -3:] + x[..., :3] + 1, sources, 5, 3)
+    assert frames.shape == (2, 5, 4, 4, 3)
+    # 0, 0, 0, 5 grow to 6, 7, 8, and then the first 5 and the first 6 come in.
+    assert frames[0, :, 0, 0, 0].tolist() == [6, 7, 8, 14, 21]
+
+
+def test_sequences_are_rolled_out(people):
+    """A translator that repeats the last frame scores as the baseline, and worse with each step."""
+    del people
+    translator = Translator("toy", "12ab", "frames", "avatars64", lambda x: x[..., -3:])
+    found = by_name(evaluate_translation(translator, None))
+    steps = [found[f"psnr_step_{step}"].value for step in range(1, 11)]
+    assert steps[0] > steps[4] > steps[9]
+    assert steps == [found[f"psnr_step_{step}@last_frame"].value for step in range(1, 11)]
+    assert found["sharpness_step_10"].value == pytest.approx(1, abs=0.5)
+
+
+def test_baselines_of_every_task(people):
+    """Each task has a baseline whose results have the shape of the targets."""
+    del people
+    rows = np.arange(8)
+    names = {}
+    for task in tasks.TASKS:
+        train, test = (load_pairs(task, split) for split in ("train", "test"))
+        sources, truth = test.examples(rows)
+        for each in find_baselines(train, test):
+            results = each.translate(sources, rows)
+            assert (results.dtype, results.shape) == (np.uint8, truth.shape), task
+        names[task] = [each.name for each in find_baselines(train, test)]
+    assert names == {
+        "edges": ["mean_image"],
+        "gray": ["mean_colour"],
+        "low-resolution": ["bicubic"],
+        "motion-blur": ["identity", "wiener", "wiener_known"],
+        "holes": ["mean_fill", "biharmonic"],
+        "glasses-mask": ["mean_fill", "biharmonic"],
+        "glasses": ["identity"],
+        "frames": ["last_frame"],
+    }
+
+
+def test_known_blur_is_undone(people):
+    """The Wiener filter that is told the blur gains much; what it makes is sharper."""
+    del people
+    train, test = (load_pairs("motion-blur", split) for split in ("train", "test"))
+    rows = np.arange(10)
+    sources, truth = test.examples(rows)
+    known = find_baselines(train, test)[2].translate(sources, rows)
+    gain = peak_signal_noise_ratio(known, truth) - peak_signal_noise_ratio(sources, truth)
+    assert gain.mean() > 5
+    assert sharpness(known).mean() > sharpness(sources).mean()
+
+
+def test_hidden_attributes_do_not_count(people):
+    """What a picture does not show is not held against a result."""
+    data, _ = people["test"]
+    seen = data.attributes[0].codes == 0
+    hidden = replace(data, attributes=(replace(data.attributes[0], visible=seen),))
+    results = np.full_like(data.images, 255)  # in which the judge sees no glasses at all
+    wrong, right = (
+        next(iter(measure_attributes(results, Truth(results, results, it), TrueJudge())))
+        for it in (data, hidden)
+    )
+    assert "accessories 0.750" in wrong.how
+    assert "accessories 1.000" in right.how
+
+
+def test_judge_must_fit(people):
+    """A judge of other sizes is refused by name of the size."""
+    del people
+
+    class Small(TrueJudge):
+        def takes(self, shape):
+            return False
+
+    translator = Translator("toy", "12ab", "edges", "avatars64", lambda x: x)
+    with pytest.raises(DatasetError, match="64, 64, 3"):
+        evaluate_translation(translator, Small())
+
+
+@pytest.mark.parametrize(
+    ("network", "shape", "depths"),
+    [
+        (AttributeClassifier(2, {}, width=2), (3, 64, 64), 5),
+        (DigitClassifier(2), (1, 28, 28), 4),
+        (ResidualClassifier(2, width=4), (3, 32, 32), 4),
+    ],
+    ids=["attributes", "digits", "residual"],
+)
+def test_judges_have_activations_at_several_depths(network, shape, depths):
+    """Distances take the maps of every ReLU or residual block, from fine to coarse."""
+    maps = network.eval().maps(torch.zeros(2, *shape))
+    assert len(maps) == depths
+    sizes = [each.shape[2] for each in maps]
+    assert sizes == sorted(sizes, reverse=True)

@@ -1,0 +1,251 @@
+"""Measures a translator and its baselines on the test split."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imagemint.training.datasets.subsets import select_rows
+from imagemint.training.datasets.translations import (
+    MovingImages,
+    Pairs,
+    UnpairedImages,
+    load_pairs,
+)
+from imagemint.training.errors import DatasetError
+from imagemint.training.evaluation.extractors import Judge
+from imagemint.training.evaluation.translation.baselines import Baseline, find_baselines
+from imagemint.training.evaluation.translation.figures import (
+    Figure,
+    Truth,
+    mean_figure,
+    measure_attributes,
+    measure_cycle,
+    measure_results,
+)
+from imagemint.training.evaluation.translation.reports import Column, write_translations
+from imagemint.training.evaluation_report import EvaluationFigure, write_report
+from imagemint.training.metrics import peak_signal_noise_ratio, sharpness
+
+Images = NDArray[np.uint8]
+Rows = NDArray[np.int64]
+
+_SAMPLES = 2_000
+_SEQUENCES = 500  # rolled out
+_GLASSES = "accessories"
+_COMPARABLE = 6
+_WITHOUT_GLASSES = {"attributes_kept": "attributes_kept_without_glasses"}
+
+
+@dataclass(frozen=True)
+class Translator:
+    """A trained translator, as an evaluation uses it.
+
+    Attributes:
+        name: of the run, for titles.
+        sha256: digest of its weights.
+        task: key of `datasets.translations.TASKS`.
+        dataset: whose images are the targets.
+        translate: returns the results uint8 [N, H', W', C] of sources uint8 [N, H, W, depth].
+        back: the other direction of an unpaired task; None if there is none.
+    """
+
+    name: str
+    sha256: str
+    task: str
+    dataset: str
+    translate: Callable[[Images], Images]
+    back: Callable[[Images], Images] | None = None
+
+
+def evaluate_translation(
+    translator: Translator,
+    judge: Judge | None,
+    data: Path | None = None,
+    *,
+    samples: int | None = None,
+    size: int | None = None,
+    out: Path | None = None,
+) -> list[EvaluationFigure]:
+    """Returns the figures of a translator and, with ``@`` and their name, of the baselines.
+
+    Args:
+        translator: to be measured.
+        judge: classifier for features and attributes; None leaves out what needs one.
+        data: folder of the data sets.
+        samples: test sources, from row 0 on. Default: 2,000, or all where there are fewer.
+        size: height and width that images were scaled to. None: as stored.
+        out: folder for ``figures.json``, ``table.md`` and pictures; None writes none.
+
+    Raises:
+        DatasetError: data are missing, or too few.
+    """
+    train, test = (
+        load_pairs(translator.task, split, data, dataset=translator.dataset, size=size)
+        for split in ("train", "test")
+    )
+    if judge is not None and not judge.takes(test.target_shape):
+        raise DatasetError(
+            f"the judge cannot look at images of {list(test.target_shape)}; name another"
+            " --classifier, or none"
+        )
+    count = min(samples or _SAMPLES, len(test), len(train))
+    if count < _COMPARABLE:
+        raise DatasetError(f"{test.name} has {count} images, too few to compare")
+    rows = np.arange(count)
+    found: list[EvaluationFigure] = []
+    columns: list[Column] = []
+    for name, how, translate in _candidates(translator, find_baselines(train, test)):
+        about = f"{how}; {test.name}, rows 0 to {count - 1}"
+        results = translate(test.examples(rows)[0], rows)
+        figures = [
+            *_measure(results, test, train, rows, judge),
+            *(_further(translator, test, judge) if not name else ()),
+            *_roll_out(translate, test),
+        ]
+        found += [_to_report(each, name, about, judge, count) for each in figures]
+        columns.append(Column(name or "result", results))
+    if test.form.mask:
+        found += _remove_glasses(translator, train, data, judge)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        write_report(out / "figures.json", translator.sha256, found)
+        write_translations(out, translator.name, test, columns, found)
+    return found
+
+
+def _candidates(
+    translator: Translator, baselines: tuple[Baseline, ...]
+) -> Iterator[tuple[str, str, Callable[[Images, Rows], Images]]]:
+    """Yields the translator, without a name, and the baselines."""
+    yield "", "averaged weights", lambda x, _: translator.translate(x)
+    for each in baselines:
+        yield each.name, f"baseline {each.name}: {each.how}", each.translate
+
+
+def _measure(
+    results: Images, test: Pairs, train: Pairs, rows: Rows, judge: Judge | None
+) -> Iterator[Figure]:
+    sources, images = test.examples(rows)
+    others = (
+        train.targets.images[: len(rows)]
+        if isinstance(train, UnpairedImages)
+        else train.examples(rows)[1]
+    )
+    removes = _GLASSES if isinstance(test, UnpairedImages) else ""
+    truth = Truth(images, others, select_rows(test.data, rows), removes)
+    holes = sources[..., -1] > 127 if test.form.mask else None  # noqa: PLR2004 - the middle
+    yield from measure_results(results, truth, judge, holes)
+
+
+def _further(translator: Translator, test: Pairs, judge: Judge | None) -> Iterator[Figure]:
+    """Yields the cycle error, and whether the way back puts glasses on."""
+    if translator.back is None or not isinstance(test, UnpairedImages):
+        return
+    sources, _ = test.examples(np.arange(min(len(test), _SAMPLES)))
+    yield measure_cycle(sources, translator.back(translator.translate(sources)))
+    if judge is None:
+        return
+    worn = translator.back(test.targets.images[:_SAMPLES])
+    seen = judge.attributes(worn).get(_GLASSES)
+    if seen is not None:
+        real = judge.attributes(sources)[_GLASSES]
+        yield mean_figure(
+            "glasses_put_on",
+            (seen != 0).astype(np.float64),
+            "share of the results of the way back in which the judge sees glasses; reference: the"
+            " judge on real images with them",
+            float((real != 0).mean()),
+        )
+
+
+def _roll_out(translate: Callable[[Images, Rows], Images], test: Pairs) -> Iterator[Figure]:
+    """Yields the quality of each of ten predictions, each from its own predictions before it."""
+    if not isinstance(test, MovingImages):
+        return
+    rows = np.arange(min(len(test), _SEQUENCES))
+    truth = test.rollout(rows)
+    frames = predict(translate, test.examples(rows)[0], truth.shape[1], test.form.channels)
+    for step in range(truth.shape[1]):
+        yield mean_figure(
+            f"psnr_step_{step + 1}",
+            peak_signal_noise_ratio(frames[:, step], truth[:, step]),
+            f"dB, of frame {step + 1} after the source, predicted from predictions;"
+            f" {len(rows):,} sequences",
+        )
+    last = sharpness(frames[:, -1]).mean() / sharpness(truth[:, -1]).mean()
+    yield Figure(
+        f"sharpness_step_{truth.shape[1]}",
+        float(last),
+        "mean difference of neighbouring pixels of that frame, as a multiple of the true one's",
+        reference=1.0,
+    )
+
+
+def predict(
+    translate: Callable[[Images, Rows], Images], sources: Images, steps: int, channels: int
+) -> Images:
+    """Returns so many frames after each source, uint8 [N, steps, H, W, C].
+
+    Each prediction is the newest frame of the next source.
+
+    Args:
+        translate: predicts one frame.
+        sources: uint8 [N, H, W, frames * C].
+        steps: number of frames.
+        channels: C.
+    """
+    rows, found = np.arange(len(sources)), []
+    for _ in range(steps):
+        found.append(translate(sources, rows))
+        sources = np.concatenate([sources[..., channels:], found[-1]], axis=3)
+    return np.stack(found, axis=1)
+
+
+def _remove_glasses(
+    translator: Translator, train: Pairs, data: Path | None, judge: Judge | None
+) -> list[EvaluationFigure]:
+    """Returns how people look whose glasses were hidden and filled, with the baselines."""
+    if translator.dataset != "avatars64":
+        return []
+    test = load_pairs("glasses-mask", "test", data)
+    rows = np.arange(len(test))
+    sources, images = test.examples(rows)
+    holes = sources[..., -1] > 127  # noqa: PLR2004 - the middle
+    truth = Truth(images, images, test.data, _GLASSES)
+    found = []
+    for name, how, translate in _candidates(translator, find_baselines(train, test)):
+        results = translate(sources, rows)
+        figures = [
+            mean_figure(
+                "psnr_where_glasses_were",
+                peak_signal_noise_ratio(results, images, holes),
+                "dB, of the pixels below the mask, against the same person without glasses",
+            )
+        ]
+        if judge is not None:
+            figures += [
+                replace(each, metric=_WITHOUT_GLASSES.get(each.metric, each.metric))
+                for each in measure_attributes(results, truth, judge)
+            ]
+        about = f"{how}; {test.name}, all {len(rows)} rows"
+        found += [_to_report(each, name, about, judge, len(rows)) for each in figures]
+    return found
+
+
+def _to_report(
+    figure: Figure, name: str, about: str, judge: Judge | None, count: int
+) -> EvaluationFigure:
+    """Returns a figure with its protocol."""
+    seen = f"; {judge.about}" if judge is not None else ""
+    spread = "" if figure.error is None else f"; standard error {figure.error:.2g}"
+    return EvaluationFigure(
+        f"{figure.metric}@{name}" if name else figure.metric,
+        figure.value,
+        f"{figure.how}; {about}{seen}; command: imagemint evaluate RUN --classifier DIR{spread}",
+        count,
+        figure.reference,
+        figure.error,
+    )

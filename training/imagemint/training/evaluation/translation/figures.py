@@ -1,0 +1,204 @@
+"""The figures of results beside the true images."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imagemint.training.datasets import LabelledImages
+from imagemint.training.evaluation.extractors import Judge
+from imagemint.training.metrics import (
+    absolute_error,
+    count_scales,
+    frechet_distance,
+    kernel_distance,
+    multiscale_structural_similarity,
+    peak_signal_noise_ratio,
+    sharpness,
+    structural_similarity,
+)
+
+Images = NDArray[np.uint8]
+
+_GLASSES, _NONE = "accessories", "none"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of one kind of results.
+
+    Attributes:
+        metric: its name.
+        value: of the results.
+        how: what it is, and what its reference is.
+        error: standard error of the mean over the images; None of a figure that is no mean.
+        reference: of the true images; None where that says nothing.
+    """
+
+    metric: str
+    value: float
+    how: str
+    error: float | None = None
+    reference: float | None = None
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What results are compared with.
+
+    Attributes:
+        images: the true images of the same sources, uint8 [N, H, W, C].
+        others: as many training targets, which a translator's distances are taken from.
+        labels: what is known of the images, row by row.
+        removes: attribute that a translator should set to ``none``; empty for none.
+    """
+
+    images: Images
+    others: Images
+    labels: LabelledImages
+    removes: str = ""
+
+
+def mean_figure(
+    metric: str, values: NDArray[np.float64], how: str, reference: float | None = None
+) -> Figure:
+    """Returns the mean over images float64 [N], with its standard error."""
+    error = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
+    return Figure(metric, float(values.mean()), how, error, reference)
+
+
+def measure_results(
+    results: Images, truth: Truth, judge: Judge | None, holes: NDArray[np.bool_] | None = None
+) -> Iterator[Figure]:
+    """Yields the figures that apply to every task.
+
+    Args:
+        results: uint8 [N, H, W, C].
+        truth: the true images.
+        judge: looks at images; None: no figure needs one.
+        holes: where sources were hidden, bool [N, H, W]; None: nowhere.
+    """
+    yield from _pixels(results, truth.images, holes)
+    if judge is None:
+        return
+    yield mean_figure(
+        "feature_distance",
+        judge.distances(results, truth.images),
+        "squared difference of normalised activations of the judge, added up over its depths (LPIPS"
+        " without learnt weights); reference: two true images of different sources",
+        float(judge.distances(truth.images, np.roll(truth.images, 1, axis=0)).mean()),
+    )
+    yield from _distributions(results, truth, judge)
+    yield from measure_attributes(results, truth, judge)
+
+
+def _pixels(results: Images, truth: Images, holes: NDArray[np.bool_] | None) -> Iterator[Figure]:
+    yield mean_figure(
+        "psnr", peak_signal_noise_ratio(results, truth), "dB, mean over the images, at most 58.9"
+    )
+    if holes is not None:
+        yield mean_figure(
+            "psnr_in_hole",
+            peak_signal_noise_ratio(results, truth, holes),
+            "the same, of the pixels below the mask only",
+        )
+    yield mean_figure(
+        "ssim", structural_similarity(results, truth), "Gaussian window of 11 pixels, torchmetrics"
+    )
+    scales = count_scales(min(truth.shape[1:3]))
+    yield mean_figure(
+        "ms_ssim",
+        multiscale_structural_similarity(results, truth),
+        f"the same over the {scales} scales that the window fits in, torchmetrics",
+    )
+    ratio = sharpness(results).mean() / sharpness(truth).mean()
+    yield Figure(
+        "sharpness",
+        float(ratio),
+        "mean difference of neighbouring pixels, as a multiple of that of the true images",
+        reference=1.0,
+    )
+
+
+def _distributions(results: Images, truth: Truth, judge: Judge) -> Iterator[Figure]:
+    """Yields distances from training targets: a perfect translator has exactly the reference."""
+    found, real, others = (
+        judge.look(each).features for each in (results, truth.images, truth.others)
+    )
+    rivals = (
+        f"results and {len(truth.others):,} training images in the features of the judge;"
+        " reference: the true images in place of the results (the floor)"
+    )
+    yield Figure(
+        "frechet_distance",
+        frechet_distance(others, found),
+        rivals,
+        reference=frechet_distance(others, real),
+    )
+    yield Figure(
+        "kernel_distance",
+        kernel_distance(others, found),
+        f"unbiased squared MMD, kernel (x.y / d + 1)^3, {rivals}",
+        reference=kernel_distance(others, real),
+    )
+
+
+def measure_attributes(results: Images, truth: Truth, judge: Judge) -> Iterator[Figure]:
+    """Yields whether the judge sees in a result what is known of its true image.
+
+    Attributes that a picture does not show do not count. Nothing if the judge knows other data.
+    """
+    labels = truth.labels
+    if judge.trained_on is None or judge.trained_on.rpartition("/")[0] != _data_set(labels):
+        return
+    seen, seen_true = _shares(results, truth, judge), _shares(truth.images, truth, judge)
+    removed = seen.pop(truth.removes, None), seen_true.pop(truth.removes, None)
+    listed = ", ".join(f"{name} {share:.3f}" for name, share in seen.items())
+    yield Figure(
+        "attributes_kept",
+        float(np.mean([*seen.values()])),
+        "share of the results in which the judge sees what the true image is known to show, mean"
+        f" over class and attributes ({listed}); reference: the judge on the true images",
+        reference=float(np.mean([*seen_true.values()])),
+    )
+    if removed[0] is not None:
+        yield Figure(
+            "glasses_removed",
+            removed[0],
+            "share of the results in which the judge sees no glasses; reference: the judge on the"
+            " true images without them",
+            reference=removed[1],
+        )
+
+
+def _shares(images: Images, truth: Truth, judge: Judge) -> dict[str, float]:
+    """Returns the share of right values of the class and each attribute, by name."""
+    labels = truth.labels
+    shares = {"class": float((judge.look(images).classes == labels.labels).mean())}
+    seen = judge.attributes(images)
+    for attribute in labels.attributes:
+        if attribute.name not in seen:
+            continue
+        wanted = attribute.codes
+        if attribute.name == truth.removes:
+            wanted = np.full_like(wanted, attribute.values.index(_NONE))
+        right = seen[attribute.name] == wanted
+        shown = np.ones_like(right) if attribute.visible is None else attribute.visible
+        if shown.any():
+            shares[attribute.name] = float(right[shown].mean())
+    return shares
+
+
+def measure_cycle(sources: Images, there_and_back: Images) -> Figure:
+    """Returns the cycle error of translators in both directions."""
+    return mean_figure(
+        "cycle_error",
+        absolute_error(there_and_back, sources),
+        "mean absolute difference, in levels, of a source and what both directions make of it",
+        0.0,
+    )
+
+
+def _data_set(labels: LabelledImages) -> str:
+    return labels.name.rpartition("/")[0]
