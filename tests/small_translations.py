@@ -7,11 +7,18 @@ from torch import nn
 from imagemint.training.datasets import LabelledImages
 from imagemint.training.datasets.translations import (
     DegradedImages,
+    MovingImages,
     Pairs,
     SourceForm,
     UnpairedImages,
 )
-from imagemint.training.datasets.translations.degradations import Edges, Gray, LowResolution
+from imagemint.training.datasets.translations.degradations import (
+    Edges,
+    Gray,
+    LowResolution,
+    MotionBlur,
+)
+from imagemint.training.datasets.translations.holes import Holes
 from imagemint.training.loop import training_loop
 from imagemint.training.loop.examples import Examples
 from imagemint.training.loop.schedules import Schedule
@@ -48,7 +55,9 @@ class TwoFrames(Pairs):
 
     def __init__(self, data):
         form = SourceForm(SIZE, SIZE, 3, frames=2, mask=True)
-        super().__init__("frames", data, form=form, target_shape=(SIZE, SIZE, 3), parameters="")
+        super().__init__(
+            "masked-frames", data, form=form, target_shape=(SIZE, SIZE, 3), parameters=""
+        )
 
     def draw(self, seed, first, count):
         """Returns pairs in the order of the data."""
@@ -70,8 +79,16 @@ def pairs_of(task, data=None):
         rows = np.arange(len(data))
         return UnpairedImages(task, data, rows[::2], rows[1::2], 255 - data.images[::2])
     if task == "frames":
+        return MovingImages(task, data)
+    if task == "masked-frames":
         return TwoFrames(data)
-    degradations = {"edges": Edges(), "gray": Gray(), "low-resolution": LowResolution()}
+    degradations = {
+        "edges": Edges(),
+        "gray": Gray(),
+        "low-resolution": LowResolution(),
+        "motion-blur": MotionBlur(longest=4),
+        "holes": Holes(),
+    }
     return DegradedImages(task, data, degradations[task])
 
 

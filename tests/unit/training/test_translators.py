@@ -110,7 +110,7 @@ def test_grid_shows_source_result_truth():
 
 def test_sequence_shows_its_newest_frame_and_mask():
     """Of several frames the last one is shown, magenta where the mask hides."""
-    pairs = pairs_of("frames")
+    pairs = pairs_of("masked-frames")
     source, _ = pairs.examples(np.arange(2))
     shown = picture_sources(source, pairs.form, pairs.target_shape)
     upside_down = pairs.data.images[:2, ::-1]

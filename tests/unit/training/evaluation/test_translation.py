@@ -29,10 +29,13 @@ WORN = np.arange(0, 40, 4)
 
 
 def people_of(split, seed):
-    """Forty smooth images; every fourth has a dark box where glasses would be."""
+    """Forty smooth images on white; every fourth has a dark box where glasses would be."""
     rng = np.random.Generator(np.random.Philox(key=[seed, 0]))
     images = ndimage.gaussian_filter(rng.uniform(0, 255, (40, 64, 64, 3)), (0, 3, 3, 0))
     images = np.clip((images - 127) * 4 + 127, 0, 255).astype(np.uint8)
+    frame = np.ones((64, 64), np.bool_)
+    frame[12:52, 12:52] = False
+    images[:, frame] = 255
     bare = images[WORN].copy()
     images[WORN, 22:28, 20:44] = 0
     codes = np.zeros(40, np.int64)
@@ -83,12 +86,13 @@ def test_perfect_translator_reaches_the_references(people, tmp_path):
     found = by_name(evaluate_translation(translator, TrueJudge(), out=tmp_path))
     assert found["psnr"].value == pytest.approx(58.9, abs=0.1)
     assert found["psnr"].deviation == 0
-    assert found["ssim"].value == found["ms_ssim"].value == pytest.approx(1)
+    assert found["ssim"].value == pytest.approx(1, abs=1e-4)
+    assert found["ms_ssim"].value == pytest.approx(1, abs=1e-4)
     assert found["feature_distance"].value == 0
     assert found["feature_distance"].reference > 0
     for metric in ("frechet_distance", "kernel_distance", "attributes_kept", "sharpness"):
         assert found[metric].value == pytest.approx(found[metric].reference), metric
-    assert found["psnr@mean_image"].value < 20
+    assert found["psnr@mean_image"].value < 25
     assert found["psnr@mean_image"].deviation > 0
     assert found["frechet_distance@mean_image"].value > found["frechet_distance"].value
     assert found["psnr"].sample_size == 40

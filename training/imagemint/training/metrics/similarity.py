@@ -120,12 +120,12 @@ def _in_batches(
     import torch  # noqa: PLC0415 - imported by torchmetrics, too
 
     def tensor(x: Images) -> "Tensor":
-        return torch.from_numpy(x).permute(0, 3, 1, 2).double().div(_PEAK)
+        return torch.from_numpy(x).permute(0, 3, 1, 2).float().div(_PEAK)
 
     parts = []
     with torch.no_grad():
         for start in range(0, len(images), _BATCH):
             rows = slice(start, start + _BATCH)
             found = measure(tensor(images[rows]), tensor(truth[rows]))
-            parts.append(found.reshape(-1).numpy())
+            parts.append(found.reshape(-1).double().numpy())
     return np.concatenate(parts)

@@ -138,6 +138,21 @@ TRANSLATION_TABLE: dict[str, Entry] = {
         "avatars64",
         "images of four times the size: SRResNet, perceptual loss",
     ),
+    "deblurgan": Entry(
+        "recipes.deblurgan:DeblurganRecipe",
+        "avatars64",
+        "motion blur to sharp images: the difference, perceptual loss",
+    ),
+    "inpaint": Entry(
+        "recipes.inpaint:InpaintRecipe",
+        "avatars64",
+        "holes and hidden objects filled: context encoder, mask beside the image",
+    ),
+    "next-frame": Entry(
+        "recipes.next_frame:NextFrameRecipe",
+        "avatars64",
+        "four frames to the next: difference of edges, adversarial loss",
+    ),
 }
 """Every recipe of a translator, by name, in the order of `imagemint train --list`."""
 

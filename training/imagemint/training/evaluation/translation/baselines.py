@@ -95,7 +95,8 @@ def _of_training_means(train: Pairs) -> tuple[Baseline, ...]:
 
     def tinted(x: Images, rows: Rows) -> Images:
         del rows
-        return np.clip(np.rint(x + tint), 0, 255).astype(np.uint8)
+        levels: Images = np.clip(np.rint(x + tint), 0, 255).astype(np.uint8)
+        return levels
 
     return (Baseline("mean_colour", "the source, tinted by the mean training colour", tinted),)
 
