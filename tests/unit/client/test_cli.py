@@ -123,8 +123,8 @@ def test_help_lists_commands(run_command):
     """Each command is listed with the first line of its docstring, or with its missing extra."""
     status, out, _ = run_command("--help")
     assert status == 0
-    assert "  show      Show the settings.\n" in out
-    assert f"  needy     needs: {install_command('train')}" in out
+    assert "  show       Show the settings.\n" in out
+    assert f"  needy      needs: {install_command('train')}" in out
     assert "generate" in out
 
 

@@ -40,8 +40,8 @@ def test_models_prints_a_table(imagemint):
     head, tiny, loading, zebra = (line.split() for line in out.splitlines())
     assert status == 0
     assert head[:3] == ["MODEL", "VERSION", "STATE"]
-    assert tiny[:7] == ["tiny", "3*", "ready", "3", "4x6x1", "threshold", "0.1..2"]
-    assert tiny[7:] == ["int8", "CPUExecutionProvider"]
+    assert tiny[:8] == ["tiny", "3*", "ready", "3", "-", "4x6x1", "threshold", "0.1..2"]
+    assert tiny[8:] == ["int8", "CPUExecutionProvider"]
     assert loading[:3] == ["tiny", "4", "loading"]
     assert zebra[:3] == ["zebra", "4", "failed"]
     assert zebra[-2:] == ["checksum", "mismatch"]

@@ -31,6 +31,7 @@ from imagemint.client.models import (
     Model,
     ModelState,
     ModelVersion,
+    SourceShape,
     Truncation,
 )
 from imagemint.client.requests import (
@@ -44,6 +45,7 @@ from imagemint.client.requests import (
     Weights,
 )
 from imagemint.client.serials import Serial
+from imagemint.client.translation import Fit, Source, SourceLike, Translated
 
 __all__ = [
     "AsyncClient",
@@ -60,6 +62,7 @@ __all__ = [
     "Evaluation",
     "FailedPrecondition",
     "Filter",
+    "Fit",
     "Format",
     "ImageBatch",
     "ImagemintError",
@@ -78,8 +81,12 @@ __all__ = [
     "Selection",
     "Serial",
     "ServerError",
+    "Source",
+    "SourceLike",
+    "SourceShape",
     "Timing",
     "Tls",
+    "Translated",
     "Truncation",
     "Unauthenticated",
     "Unavailable",

@@ -1,10 +1,11 @@
 """The client for asyncio. `Client` in `blocking` wraps it."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+import secrets
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
 from contextlib import aclosing
 from types import TracebackType
-from typing import Self, TypedDict, TypeVar, Unpack, cast
+from typing import Any, Self, TypedDict, TypeVar, Unpack, cast
 
 from grpc import aio
 from numpy.typing import ArrayLike
@@ -25,13 +26,26 @@ from imagemint.client.requests import (
     Priority,
 )
 from imagemint.client.serials import REFERENCE, Run, cut_into_runs, parse_serials
+from imagemint.client.translation import (
+    Fit,
+    SourceLike,
+    Translated,
+    answer_in_order,
+    cut_into_calls,
+    fit_value,
+    parse_translated,
+    parse_translated_files,
+    source_message,
+)
 from imagemint.v1 import (
     generation_service_pb2,
     generation_service_pb2_grpc,
     image_pb2,
     model_service_pb2,
     model_service_pb2_grpc,
+    translation_service_pb2_grpc,
 )
+from imagemint.v1 import translation_service_pb2 as messages
 
 # Calls of one mint() at the same time: enough to fill a batch, and few enough for the queue.
 _CALLS_AT_ONCE = 16
@@ -252,6 +266,123 @@ class AsyncClient:
         (picture,) = images.parse_pictures(answer.batch, answer.timing)
         return picture
 
+    async def translate(
+        self,
+        model: str,
+        sources: Sequence[SourceLike],
+        *,
+        fit: Fit = "refuse",
+        priority: Priority = "normal",
+        timeout_s: float | None = None,
+        **selection: Unpack[Selection],
+    ) -> list[Translated]:
+        """Returns the translations of sources as pixels, in order, in one answer.
+
+        Args:
+            model: name of a model that takes a source.
+            sources: PNG, JPEG or WebP as bytes or paths, pixels uint8 [height, width, channels], or
+                `Source` for models of several frames or with a mask.
+            fit: what happens to a source of a size that the model does not take: refuse, crop, pad
+                or stretch.
+            priority: as for generate().
+            timeout_s: seconds for the whole call; None for the client's own.
+            selection: seed, index, class and the like, as far as the model takes them; see
+                Selection. Source number i has the index first_index + i.
+
+        Raises:
+            InvalidRequest: an argument is wrong, or a source cannot be decoded or does not fit.
+            FailedPrecondition: the model takes no source.
+            OSError: a file cannot be read.
+            ImagemintError: as generate().
+        """
+        given = [source_message(source) for source in sources]
+        request = _translation(model, given, fit, priority, selection)
+        return parse_translated(await self._translate(request, timeout_s))
+
+    async def translate_encoded(
+        self,
+        model: str,
+        sources: Sequence[SourceLike],
+        *,
+        fit: Fit = "refuse",
+        format: Format = "png",  # noqa: A002 - the word for it
+        quality: int | None = None,
+        priority: Priority = "normal",
+        timeout_s: float | None = None,
+        **selection: Unpack[Selection],
+    ) -> list[EncodedPicture]:
+        """Returns the translations of sources as files that contain their serials, in one answer.
+
+        Args:
+            model: as for translate().
+            sources: as for translate().
+            fit: as for translate().
+            format: png, jpeg or webp.
+            quality: 1 to 100 for jpeg and webp, None for the server's default of 90.
+            priority: as for generate().
+            timeout_s: as for translate().
+            selection: as for translate().
+
+        Raises:
+            ImagemintError: as translate().
+        """
+        given = [source_message(source) for source in sources]
+        request = _translation(model, given, fit, priority, selection)
+        request.output.CopyFrom(requests.output_spec(format, quality))
+        return parse_translated_files(await self._translate(request, timeout_s))
+
+    async def translate_many(
+        self,
+        model: str,
+        sources: Iterable[SourceLike],
+        *,
+        fit: Fit = "refuse",
+        format: Format = "png",  # noqa: A002 - the word for it
+        quality: int | None = None,
+        priority: Priority = "normal",
+        timeout_s: float | None = None,
+        **selection: Unpack[Selection],
+    ) -> AsyncGenerator[EncodedPicture, None]:
+        """Yields the translations of any number of sources as files, in order.
+
+        Several sources share a call, and a few calls run at the same time, so sources are read only
+        a little ahead of the consumer. All calls have one seed and one version.
+
+        Args:
+            model: as for translate().
+            sources: as for translate(); read when they are needed.
+            fit: as for translate().
+            format: png, jpeg or webp.
+            quality: 1 to 100 for jpeg and webp, None for the server's default of 90.
+            priority: as for generate().
+            timeout_s: seconds for each call; None for the client's own.
+            selection: as for translate(), without latents and PerImage.
+
+        Raises:
+            ImagemintError: as translate().
+            ServerError: the bundle changed between two calls.
+        """
+        options = Selection(**selection)
+        if options.get("latents") is not None or isinstance(options.get("condition"), PerImage):
+            raise invalid("selection", "latents and PerImage need translate(), one call")
+        if options.get("seed") is None:
+            options["seed"] = secrets.randbits(64)
+        first_index, version = options.get("first_index", 0), options.get("version", "")
+        output = requests.output_spec(format, quality)
+
+        def ask(
+            group: Sequence[messages.Source], offset: int, pinned: str
+        ) -> Coroutine[Any, Any, messages.TranslateResponse]:
+            part = options | {"first_index": first_index + offset, "version": pinned or version}
+            request = _translation(model, group, fit, priority, cast("Selection", part))
+            request.output.CopyFrom(output)
+            return self._translate(request, timeout_s)
+
+        async with aclosing(answer_in_order(cut_into_calls(sources), ask)) as answers:
+            async for answer in answers:
+                for picture in parse_translated_files(answer):
+                    yield picture
+
     async def mint(
         self, serial: str | Sequence[str], *, timeout_s: float | None = None
     ) -> ImageBatch:
@@ -470,6 +601,15 @@ class AsyncClient:
             timeout_s,
         )
 
+    async def _translate(
+        self, request: messages.TranslateRequest, timeout_s: float | None
+    ) -> messages.TranslateResponse:
+        return await self._answer(
+            lambda opened: translation_service_pb2_grpc.TranslationServiceStub(opened).Translate,
+            request,
+            timeout_s,
+        )
+
     async def _answer(
         self,
         method: Callable[[aio.Channel], aio.UnaryUnaryMultiCallable[RequestT, AnswerT]],
@@ -540,6 +680,21 @@ def run_selection(run: Run) -> Selection:
 
 def _images(model: str, count: int, selection: Selection) -> image_pb2.ImageSpec:
     return requests.image_spec(model, count, **selection)
+
+
+def _translation(
+    model: str,
+    sources: Sequence[messages.Source],
+    fit: Fit,
+    priority: Priority,
+    selection: Selection,
+) -> messages.TranslateRequest:
+    return messages.TranslateRequest(
+        images=_images(model, len(sources), selection),
+        sources=sources,
+        fit=fit_value(fit),
+        priority=requests.priority_value(priority),
+    )
 
 
 def _stream_request(

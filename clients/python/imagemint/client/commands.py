@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 from imagemint.client.blocking import Client
 from imagemint.client.channel import Tls, parse_targets
 from imagemint.client.images import EncodedPicture, ImageBatch
-from imagemint.client.models import Model, ModelVersion
+from imagemint.client.models import Model, ModelVersion, SourceShape
 from imagemint.client.requests import Filter
 
 ChunkT = TypeVar("ChunkT", ImageBatch, list[EncodedPicture])
@@ -127,7 +127,7 @@ class Models(Connection):
 def _format_table(models: Sequence[Model]) -> str:
     """Returns a table with a line for each version; `*` marks the default version."""
     head = (
-        *("MODEL", "VERSION", "STATE", "CLASSES", "IMAGE", "TRUNCATION"),
+        *("MODEL", "VERSION", "STATE", "CLASSES", "SOURCE", "IMAGE", "TRUNCATION"),
         *("VARIANT", "PROVIDER", "REASON"),
     )
     rows = [head, *(_format_row(model, each) for model in models for each in model.versions)]
@@ -152,11 +152,22 @@ def _describe_captions(models: Sequence[Model]) -> Iterator[str]:
         yield textwrap.fill(f"Words: {words}", 100, subsequent_indent="  ")
 
 
+def _format_source(source: SourceShape) -> str:
+    """Returns a source such as `64x64x3`, `any/8x3` for multiples of 8, or `4*64x64x3+mask`."""
+    size = f"any/{source.step}" if source.step else f"{source.height}x{source.width}"
+    frames = f"{source.frames}*" if source.frames > 1 else ""
+    return f"{frames}{size}x{source.channels}{'+mask' if source.mask else ''}"
+
+
 def _format_row(model: Model, version: ModelVersion) -> tuple[str, ...]:
-    classes = image = truncation = "-"
+    classes = source = image = truncation = "-"
     if manifest := version.manifest:
         classes = str(len(manifest.class_labels) or "-")
         image = f"{manifest.height}x{manifest.width}x{manifest.channels}"
+        if manifest.source is not None:
+            source = _format_source(manifest.source)
+            if manifest.source.step:
+                image = f"source*{manifest.source.scale}x{manifest.channels}"
         if span := manifest.truncation:
             truncation = f"{span.kind} {span.minimum:g}..{span.maximum:g}"
     mark = "*" if version.version == model.default_version else ""
@@ -165,6 +176,7 @@ def _format_row(model: Model, version: ModelVersion) -> tuple[str, ...]:
         version.version + mark,
         version.state.value,
         classes,
+        source,
         image,
         truncation,
         version.variant or "-",

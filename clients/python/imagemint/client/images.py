@@ -10,16 +10,17 @@ from numpy.typing import NDArray
 
 from imagemint.client.errors import ServerError
 from imagemint.client.requests import Format
-from imagemint.v1 import image_pb2
+from imagemint.v1 import image_pb2, translation_service_pb2
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_FORMATS: dict[int, Format] = {
+FORMATS: dict[int, Format] = {
     image_pb2.IMAGE_FORMAT_PNG: "png",
     image_pb2.IMAGE_FORMAT_JPEG: "jpeg",
     image_pb2.IMAGE_FORMAT_WEBP: "webp",
 }
+"""Encodings by their value on the wire."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +151,7 @@ def parse_image_batch(message: image_pb2.ImageBatch, timing: image_pb2.Timing) -
             reason="MALFORMED_ANSWER",
         )
     pixels = np.frombuffer(data, dtype=np.uint8).reshape(wanted)
-    return ImageBatch(**_read_origin(message, message.images, timing), image=pixels)
+    return ImageBatch(**read_origin(message, message.images, timing), image=pixels)
 
 
 def join_batches(batches: Sequence[ImageBatch], positions: Sequence[int]) -> ImageBatch:
@@ -212,7 +213,7 @@ def parse_pictures(message: image_pb2.ImageBatch, timing: image_pb2.Timing) -> l
     """
     sheet = message.layout == image_pb2.IMAGE_LAYOUT_SHEET
     groups = [list(message.images)] if sheet else [[each] for each in message.images]
-    if len(groups) != len(message.pictures) or message.format not in _FORMATS:
+    if len(groups) != len(message.pictures) or message.format not in FORMATS:
         raise ServerError(
             f"the server sent {len(message.pictures)} pictures for {len(groups)}, "
             f"format {image_pb2.ImageFormat.Name(message.format)}",
@@ -220,9 +221,9 @@ def parse_pictures(message: image_pb2.ImageBatch, timing: image_pb2.Timing) -> l
         )
     return [
         EncodedPicture(
-            **_read_origin(message, group, timing),
+            **read_origin(message, group, timing),
             data=data,
-            format=_FORMATS[message.format],
+            format=FORMATS[message.format],
             height=message.shape.height,
             width=message.shape.width,
         )
@@ -230,7 +231,7 @@ def parse_pictures(message: image_pb2.ImageBatch, timing: image_pb2.Timing) -> l
     ]
 
 
-class _OriginFields(TypedDict):
+class OriginFields(TypedDict):
     """Fields of Origin by name."""
 
     model: str
@@ -258,14 +259,15 @@ def _read_scores(images: Sequence[image_pb2.MintedImage]) -> Scores | None:
     return Scores(**known, rejected=np.array([each.rejected for each in found], np.int64))
 
 
-def _read_origin(
-    message: image_pb2.ImageBatch,
+def read_origin(
+    message: image_pb2.ImageBatch | translation_service_pb2.TranslationBatch,
     images: Sequence[image_pb2.MintedImage],
     timing: image_pb2.Timing,
-) -> _OriginFields:
+) -> OriginFields:
+    """Returns where images of an answer come from."""
     conditional = bool(images) and images[0].HasField("class_id")
     class_id = np.array([each.class_id for each in images], np.int64) if conditional else None
-    return _OriginFields(
+    return OriginFields(
         model=message.model,
         version=message.version,
         seed=message.seed if message.HasField("seed") else None,

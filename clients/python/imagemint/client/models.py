@@ -59,6 +59,32 @@ class Captions:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceShape:
+    """The source that a model translates."""
+
+    height: int
+    """Rows; 0 for a free size."""
+    width: int
+    """Columns; 0 for a free size."""
+    channels: int
+    """Channels of one frame: 1 gray or 3 RGB."""
+    frames: int
+    """Frames of a sequence; 1 for a single picture."""
+    mask: bool
+    """Whether it takes a mask of what to fill."""
+    step: int
+    """Free size: height and width are multiples of it; 0 for a fixed size."""
+    max_height: int
+    """Free size: largest height of one pass; 0 for a fixed size."""
+    max_width: int
+    """Free size: largest width of one pass; 0 for a fixed size."""
+    scale: int
+    """Rows and columns of the result per row and column of the source."""
+    tiled: bool
+    """Free size: whether larger sources are translated in tiles."""
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """One measured figure of a model."""
 
@@ -100,6 +126,8 @@ class Manifest:
     """Captions that it understands; None if the model takes none."""
     scores: tuple[str, ...] = field(default=(), repr=False)
     """Scores of images that it has, by name; empty for a model without a critic."""
+    source: SourceShape | None = None
+    """The source that it translates; None if it takes none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,11 +224,17 @@ def _parse_manifest(message: manifest_pb2.BundleManifest) -> Manifest:
         license=message.license,
         captions=_parse_captions(message.caption) if message.HasField("caption") else None,
         scores=_parse_scores(message.critic),
+        source=_parse_source(message.source) if message.HasField("source") else None,
     )
 
 
 def _parse_scores(message: manifest_pb2.Critic) -> tuple[str, ...]:
     return tuple(each.name for each, _ in message.ListFields() if each.name in SCORE_NAMES)
+
+
+def _parse_source(message: manifest_pb2.SourceSpec) -> SourceShape:
+    names = SourceShape.__dataclass_fields__
+    return SourceShape(**{name: getattr(message, name) for name in names})
 
 
 def _parse_captions(message: manifest_pb2.CaptionSpec) -> Captions:

@@ -142,6 +142,14 @@ class RelayChannel:
 
         return call
 
+    def stream_stream(self, method: str, **_options: object) -> Callable[..., object]:
+        """Returns a function that raises: the client makes no such calls, but stubs ask for it."""
+
+        def call(**_arguments: object) -> object:
+            raise NotImplementedError(f"the relay makes no calls with a stream both ways: {method}")
+
+        return call
+
     async def read(self, number: int) -> Frame:
         """Returns the next answer of a streaming call."""
         return await self._ask(Frame({"call": number, "do": "read"}))

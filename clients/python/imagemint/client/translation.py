@@ -1,0 +1,218 @@
+"""Sources of translations, their requests, and their answers."""
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from imagemint.client.errors import ServerError, invalid
+from imagemint.client.images import FORMATS, EncodedPicture, Origin, read_origin
+from imagemint.v1 import image_pb2
+from imagemint.v1 import translation_service_pb2 as messages
+
+File: TypeAlias = bytes | str | os.PathLike[str]
+"""The content of a PNG, JPEG or WebP, or the path of its file."""
+
+Fit: TypeAlias = Literal["refuse", "crop", "pad", "stretch"]
+"""What happens to a source of a size that the model does not take; see docs/translation.md."""
+
+_FITS: dict[str, messages.SourceFit.ValueType] = {
+    "refuse": messages.SOURCE_FIT_REFUSE,
+    "crop": messages.SOURCE_FIT_CROP,
+    "pad": messages.SOURCE_FIT_PAD,
+    "stretch": messages.SOURCE_FIT_STRETCH,
+}
+_PLANES, _PIXELS = 2, 3
+# Sources of one call of translate_many: far below the 4 MB of a request, and enough for a batch.
+_CALL_BYTES = 2**20
+_CALL_SOURCES = 32
+# One call is computed while the next ones arrive.
+_CALLS_AT_ONCE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A source of several files, for models of several frames or with a mask."""
+
+    frames: Sequence[File]
+    """One picture for each frame, the oldest first; all of one size."""
+    mask: File | None = None
+    """Picture of the same size: white where the source is to be filled. None for none."""
+
+
+SourceLike: TypeAlias = File | Source | ArrayLike
+"""A file, several files, or pixels uint8 [height, width] or [height, width, channels]."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Translated(Origin):
+    """One translation as pixels."""
+
+    image: NDArray[np.uint8] = field(repr=False)
+    """uint8 [height, width, channels], 1 channel gray or 3 RGB; read-only."""
+
+
+def source_message(source: SourceLike) -> messages.Source:
+    """Returns the message of a source; reads its files.
+
+    Raises:
+        InvalidRequest: neither files nor pixels of the right type and shape.
+        OSError: a file cannot be read.
+    """
+    if isinstance(source, Source):
+        mask = b"" if source.mask is None else _read(source.mask)
+        pictures = [_read(each) for each in source.frames]
+        return messages.Source(encoded=messages.EncodedSource(pictures=pictures, mask=mask))
+    if isinstance(source, bytes | str | os.PathLike):
+        return messages.Source(encoded=messages.EncodedSource(pictures=[_read(source)]))
+    pixels = np.asarray(source)
+    if pixels.ndim == _PLANES:
+        pixels = pixels[..., np.newaxis]
+    if pixels.ndim != _PIXELS or pixels.dtype != np.uint8:
+        found = f"{pixels.dtype} {list(pixels.shape)}"
+        raise invalid("sources", f"pixels are uint8 [height, width, channels], not {found}")
+    height, width, channels = pixels.shape
+    message = messages.Source(raw=messages.RawSource(pixels=pixels.tobytes()))
+    message.raw.shape.height, message.raw.shape.width = height, width
+    message.raw.shape.channels = channels
+    return message
+
+
+def _read(file: File) -> bytes:
+    return file if isinstance(file, bytes) else Path(file).read_bytes()
+
+
+def fit_value(fit: Fit) -> messages.SourceFit.ValueType:
+    """Returns the value of a fit on the wire.
+
+    Raises:
+        InvalidRequest: unknown fit.
+    """
+    if fit not in _FITS:
+        raise invalid("fit", f"{fit!r} is none of {', '.join(_FITS)}")
+    return _FITS[fit]
+
+
+def parse_translated(answer: messages.TranslateResponse) -> list[Translated]:
+    """Returns the pixels of a RAW answer.
+
+    Raises:
+        ServerError: the number of bytes does not match the shape.
+    """
+    found = []
+    for each in answer.batch.translations:
+        shape = (each.shape.height, each.shape.width, each.shape.channels)
+        if answer.batch.format != image_pb2.IMAGE_FORMAT_RAW or len(each.picture) != np.prod(shape):
+            raise ServerError(
+                f"the server sent {len(each.picture)} bytes for a raw image of shape {shape}",
+                reason="MALFORMED_ANSWER",
+            )
+        pixels = np.frombuffer(each.picture, np.uint8).reshape(shape)
+        found.append(
+            Translated(**read_origin(answer.batch, [each.image], answer.timing), image=pixels)
+        )
+    return found
+
+
+def parse_translated_files(answer: messages.TranslateResponse) -> list[EncodedPicture]:
+    """Returns the pictures of an encoded answer.
+
+    Raises:
+        ServerError: they are not encoded.
+    """
+    picture_format = FORMATS.get(answer.batch.format)
+    if picture_format is None:
+        raise ServerError("the server sent no encoded pictures", reason="MALFORMED_ANSWER")
+    return [
+        EncodedPicture(
+            **read_origin(answer.batch, [each.image], answer.timing),
+            data=each.picture,
+            format=picture_format,
+            height=each.shape.height,
+            width=each.shape.width,
+        )
+        for each in answer.batch.translations
+    ]
+
+
+def cut_into_calls(sources: Iterable[SourceLike]) -> Iterator[list[messages.Source]]:
+    """Yields the sources of each call: as many as fit into about a megabyte, at most 32."""
+    waiting: list[messages.Source] = []
+    size = 0
+    for source in sources:
+        message = source_message(source)
+        if waiting and (size + message.ByteSize() > _CALL_BYTES or len(waiting) == _CALL_SOURCES):
+            yield waiting
+            waiting, size = [], 0
+        waiting.append(message)
+        size += message.ByteSize()
+    if waiting:
+        yield waiting
+
+
+class Ask(Protocol):
+    """A function that asks for the translations of some sources."""
+
+    def __call__(
+        self, group: Sequence[messages.Source], offset: int, pinned: str
+    ) -> Coroutine[Any, Any, messages.TranslateResponse]:
+        """Returns the answer to a call.
+
+        Args:
+            group: the sources.
+            offset: number of sources in the calls before.
+            pinned: version that the first call found; empty for the first call.
+        """
+
+
+async def answer_in_order(
+    groups: Iterable[Sequence[messages.Source]], ask: Ask
+) -> AsyncGenerator[messages.TranslateResponse, None]:
+    """Yields the answers to several calls in order. A few calls run at the same time.
+
+    Args:
+        groups: the sources of each call; read when they are needed.
+        ask: makes a call.
+
+    Raises:
+        ServerError: the bundle changed between two calls.
+    """
+    pending: deque[asyncio.Task[messages.TranslateResponse]] = deque()
+    first: messages.TranslationBatch | None = None
+    offset = 0
+    try:
+        for group in groups:
+            # The first answer tells the version for the others.
+            if pending and (first is None or len(pending) == _CALLS_AT_ONCE):
+                answer = await pending.popleft()
+                first = _check_bundle(answer.batch, first)
+                yield answer
+            pinned = "" if first is None else first.version
+            pending.append(asyncio.ensure_future(ask(group, offset, pinned)))
+            offset += len(group)
+        while pending:
+            answer = await pending.popleft()
+            first = _check_bundle(answer.batch, first)
+            yield answer
+    finally:
+        for task in pending:
+            task.cancel()
+
+
+def _check_bundle(
+    batch: messages.TranslationBatch, first: messages.TranslationBatch | None
+) -> messages.TranslationBatch:
+    """Returns the first batch, and raises if another bundle or variant made this one."""
+    if first is None:
+        return batch
+    if (batch.bundle_sha256, batch.variant) != (first.bundle_sha256, first.variant):
+        raise ServerError(
+            f"{first.model}@{first.version} changed between two calls", reason="BUNDLE_CHANGED"
+        )
+    return first

@@ -1,0 +1,197 @@
+"""The Python client and the command over a real server."""
+
+import asyncio
+import io
+
+import numpy as np
+import pytest
+from made_sources import draw, to_file
+from PIL import Image
+
+from imagemint.client import (
+    Client,
+    FailedPrecondition,
+    InvalidRequest,
+    PerImage,
+    Serial,
+    Source,
+    SourceShape,
+    cli,
+)
+from imagemint.engine.batch import Batch
+from imagemint.engine.sampling import latents
+from imagemint.engine.serial import hash_source
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+async def test_translations_as_pixels(translator, backends, tmp_path):
+    """Paths, bytes and arrays are sources; the answers are in their order."""
+    sources = [draw(number) for number in range(3)]
+    (tmp_path / "a.png").write_bytes(to_file(sources[0]))
+    given = [tmp_path / "a.png", to_file(sources[1]), sources[2]]
+    results = await translator.translate("fixed", given)
+    expected = backends["fixed"].run(Batch(source=np.stack(sources)))
+    assert np.array_equal([each.image for each in results], expected)
+    for source, each in zip(sources, results, strict=True):
+        assert each.serials == (f"fixed@1/0/0?source={hash_source(source)}",)
+        assert each.seed is None
+
+
+async def test_selection_of_a_translation(translator, backends):
+    """Seed, index and class go with the sources."""
+    source = draw(1)
+    (each,) = await translator.translate("drawn", [source], seed=5, first_index=9, condition="3")
+    batch = Batch(latents(5, 9, 1, 4), np.int64([3]), source=source[np.newaxis])
+    assert np.array_equal(each.image, backends["drawn"].run(batch)[0])
+    assert (each.seed, each.index.tolist(), each.class_id.tolist()) == (5, [9], [3])
+    parsed = Serial.parse(each.serials[0])
+    assert (parsed.source, parsed.class_id) == (hash_source(source), 3)
+
+
+async def test_frames_as_files(translator, backends):
+    """A source of several frames and a mask."""
+    source = draw(1, depth=10)
+    source[..., -1] = np.where(source[..., -1] < 128, 0, 255)
+    frames = [to_file(source[..., at : at + 3]) for at in (0, 3, 6)]
+    given = [Source(frames, mask=to_file(source[..., 9:])), source]
+    results = await translator.translate("sequence", given)
+    expected = backends["sequence"].run(Batch(source=source[np.newaxis]))[0]
+    assert all(np.array_equal(each.image, expected) for each in results)
+
+
+async def test_many_sources_in_order(translator, backends):
+    """Any number of sources in several calls: numbered through, with one seed."""
+    sources = [draw(number) for number in range(70)]
+    pictures = [each async for each in translator.translate_many("drawn", sources, condition=1)]
+    assert [int(each.index[0]) for each in pictures] == list(range(70))
+    assert len({each.seed for each in pictures}) == 1
+    z = latents(pictures[0].seed, 0, 70, 4)
+    expected = backends["drawn"].run(Batch(z, np.full(70, 1), source=np.stack(sources)))
+    assert np.array_equal([np.asarray(each.pil()) for each in pictures], expected)
+
+
+async def test_refusals_reach_the_caller(translator):
+    """Errors have the classes and reasons of the client."""
+    with pytest.raises(FailedPrecondition) as caught:
+        await translator.translate("digits", [draw(1)])
+    assert caught.value.reason == "SOURCE_UNSUPPORTED"
+    with pytest.raises(FailedPrecondition) as caught:
+        await translator.generate("fixed")
+    assert caught.value.reason == "SOURCE_REQUIRED"
+    with pytest.raises(InvalidRequest) as caught:
+        await translator.translate("fixed", [draw(1), b"no picture"])
+    assert [each.field for each in caught.value.violations] == ["sources[1].encoded.pictures[0]"]
+    for wrong in (np.zeros((4, 4, 3)), np.zeros(4, np.uint8)):
+        with pytest.raises(InvalidRequest, match="pixels are uint8"):
+            await translator.translate("fixed", [wrong])
+    with pytest.raises(InvalidRequest, match="fit"):
+        await translator.translate("fixed", [draw(1)], fit="fill")
+    with pytest.raises(InvalidRequest, match="PerImage"):
+        await anext(translator.translate_many("fixed", [draw(1)], condition=PerImage([1])))
+    with pytest.raises(InvalidRequest, match="call translate"):
+        await translator.mint("fixed@1/0/0?source=" + "0" * 32)
+
+
+async def test_models_describe_their_source(translator):
+    """The manifest of the client has the source."""
+    free = (await translator.model("free")).manifest().source
+    assert free == SourceShape(0, 0, 3, 1, False, 4, 24, 32, 1, True)
+    assert (await translator.model("digits")).manifest().source is None
+
+
+async def run_command(*words):
+    """Runs the command on a thread of its own; returns its status."""
+    return await asyncio.to_thread(cli.main, [str(word) for word in words])
+
+
+async def test_command_writes_results(translating_app, backends, tmp_path, capsys):
+    """A folder of pictures becomes a folder of results with the same names."""
+    (tmp_path / "in").mkdir()
+    for name in ("b", "a"):
+        (tmp_path / f"in/{name}.png").write_bytes(to_file(draw(len(name) + ord(name))))
+    server = ("--server", translating_app.grpc_address, "--model", "fixed")
+    assert (
+        await run_command(
+            "translate", *server, "--source", tmp_path / "in", "--out", tmp_path / "out"
+        )
+        == 0
+    )
+    told = capsys.readouterr().out
+    assert told.startswith("2 images in ")
+    assert "first serial fixed@1/0/0?source=" in told
+    for name in ("a", "b"):
+        source = draw(1 + ord(name))
+        expected = backends["fixed"].run(Batch(source=source[np.newaxis]))[0]
+        with Image.open(tmp_path / f"out/{name}.png") as picture:
+            assert np.array_equal(np.asarray(picture), expected)
+
+
+async def test_command_with_frames_and_mask(translating_app, tmp_path):
+    """Frames are several pictures of one source; the result is one file."""
+    files = []
+    for number in range(4):
+        files.append(tmp_path / f"{number}.png")
+        files[-1].write_bytes(to_file(draw(number)))
+    sources = [word for file in files[:3] for word in ("--source", file)]
+    words = ["--server", translating_app.grpc_address, "--model", "sequence", *sources]
+    words += ["--mask", files[3], "--out", tmp_path / "result.webp"]
+    assert await run_command("translate", *words) == 0
+    with Image.open(tmp_path / "result.webp") as picture:
+        assert picture.size == (8, 6)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--source", "{tmp}/none.png", "--out", "{tmp}/x.png"], "does not exist"),
+        (["--source", "{tmp}/empty", "--out", "{tmp}/x"], "holds no PNG, JPEG or WebP"),
+        (["--source", "{tmp}/in", "--out", "{tmp}/x.png"], "2 results for one file"),
+        (["--source", "{tmp}/in/a.png", "--out", "{tmp}/in"], "exists; --overwrite"),
+        (
+            ["--source", "{tmp}/in/a.png", "--source", "{tmp}/a.png", "--out", "{tmp}/x"],
+            "several have the same name",
+        ),
+        (["--source", "{tmp}/large.png", "--out", "{tmp}/x.png"], "the model takes 8 x 6"),
+    ],
+)
+async def test_command_refuses(translating_app, tmp_path, capsys, words, told):
+    """One line on stderr says what is wrong."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "empty").mkdir()
+    for name in ("in/a.png", "in/b.png", "a.png"):
+        (tmp_path / name).write_bytes(to_file(draw(1)))
+    (tmp_path / "large.png").write_bytes(to_file(draw(1, 9, 9)))
+    words = [word.format(tmp=tmp_path) for word in words]
+    server = ["--server", translating_app.grpc_address, "--model", "fixed"]
+    assert await run_command("translate", *server, *words) == 1
+    captured = capsys.readouterr()
+    assert told in captured.err
+    assert captured.err.count("\n") == 1
+
+
+async def test_models_command_shows_sources(translating_app, capsys):
+    """`imagemint models` has a column with the source."""
+    assert await run_command("models", "--server", translating_app.grpc_address) == 0
+    rows = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()}
+    assert rows["MODEL"][4] == "SOURCE"
+    assert rows["sequence"][4] == "3*6x8x3+mask"
+    assert rows["double"][4:6] == ["any/4x3", "source*2x3"]
+    assert rows["digits"][4] == "-"
+
+
+async def test_blocking_client(translating_app, backends):
+    """The blocking client has the same methods."""
+    source = draw(1)
+
+    def ask():
+        with Client(translating_app.grpc_address) as client:
+            (picture,) = client.translate_many("fixed", [source])
+            (encoded,) = client.translate_encoded("fixed", [source], format="webp", quality=100)
+            (result,) = client.translate("fixed", [source])
+            return picture, encoded, result
+
+    picture, encoded, result = await asyncio.to_thread(ask)
+    expected = backends["fixed"].run(Batch(source=source[np.newaxis]))[0]
+    for found in (picture.pil(), Image.open(io.BytesIO(encoded.data)), result.image):
+        assert np.array_equal(np.asarray(found), expected)
