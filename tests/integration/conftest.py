@@ -1,4 +1,4 @@
-"""Real servers on loopback, in this process and on this test's loop, over tiny real bundles."""
+"""Fixtures: real servers on loopback, in this process and its loop, over tiny real bundles."""
 
 import asyncio
 import functools
@@ -22,16 +22,16 @@ from imagemint.server.settings import ServeSettings
 from imagemint.v1 import generation_service_pb2_grpc, model_service_pb2_grpc
 
 ANYWHERE = {"grpc_address": "127.0.0.1:0", "metrics_address": "127.0.0.1:0"}
-# Without a proxy of the environment, and without retries that would hide what a server answers.
+# without a proxy of the environment, and without retries that would hide responses
 PLAIN = [("grpc.enable_http_proxy", 0), ("grpc.enable_retries", 0)]
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 DETAILS = (error_details_pb2.ErrorInfo, error_details_pb2.BadRequest, error_details_pb2.RetryInfo)
-# One event loop for the tests of a module, so that they can share a server; each module says so.
+# One event loop per module lets its tests share a server. Each module declares it.
 on_module_loop = functools.partial(pytest_asyncio.fixture, loop_scope="module")
 
 
 class HeldApp(App):
-    """A server whose models compute when the test lets them."""
+    """A server whose models compute when the test permits it."""
 
     def __init__(self, settings):
         super().__init__(settings)
@@ -44,15 +44,15 @@ class HeldApp(App):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _logs_go_to_logging():
-    """The server's lines end where pytest looks for them, as they do in production."""
+def _redirect_logs():
+    """Redirects the server's log lines to pytest."""
     with server_logs():
         yield
 
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory):
-    """One model of each kind: `digits` and, without classes or with truncation, the others."""
+    """A repository with one model of each kind. The model `digits` has classes."""
     directory = tmp_path_factory.mktemp("models")
     write_each_kind(directory)
     return directory
@@ -60,7 +60,7 @@ def models(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def engines(models):
-    """The bare engine of each model, to compare with: no server, one image at a time."""
+    """The engine of each model, to compare with: without a server, one image at a time."""
     return {
         path.name: OnnxBackend(read_bundle(path / "1"), device="cpu") for path in models.iterdir()
     }
@@ -68,7 +68,7 @@ def engines(models):
 
 @on_module_loop
 async def serve():
-    """Starts servers, and stops those that a test has not stopped itself."""
+    """A function that starts servers. They are stopped at the end of the test."""
     running = []
 
     async def start(repository, kind=App, **settings):
@@ -87,7 +87,7 @@ async def serve():
 
 @on_module_loop(scope="module")
 async def app(models):
-    """A server over `models`, for the tests of one module that need no other."""
+    """A server over `models` for tests of one module."""
     app = App(ServeSettings(repository=models, **ANYWHERE))
     await app.start()
     yield app
@@ -96,7 +96,7 @@ async def app(models):
 
 @on_module_loop
 async def held(serve, models, tmp_path):
-    """A server with one held instance over `digits`: batches of 8, a queue of 20."""
+    """A server with one held instance of `digits`, batches of 8 and a queue of 20."""
     (tmp_path / "one").mkdir()
     (tmp_path / "one/digits").symlink_to(models / "digits")
     sizes = {"instances": 1, "max_batch_images": 8, "max_queue_images": 20}
@@ -110,13 +110,13 @@ async def held(serve, models, tmp_path):
 
 @pytest.fixture(scope="session")
 def held_kind():
-    """The kind of app of `held`, for servers with other settings."""
+    """The class of the app of `held`, for servers with other settings."""
     return HeldApp
 
 
 @pytest.fixture(scope="session")
 def connect():
-    """Opens a plain channel to a server, closed at the end of its block."""
+    """A function that opens a plain channel to a server for a block."""
 
     @asynccontextmanager
     async def connected(app):
@@ -135,21 +135,21 @@ async def client(app):
 
 @on_module_loop(scope="module")
 async def generation(app, connect):
-    """The bare stub of GenerationService."""
+    """The stub of GenerationService."""
     async with connect(app) as channel:
         yield generation_service_pb2_grpc.GenerationServiceStub(channel)
 
 
 @on_module_loop(scope="module")
 async def model_service(app, connect):
-    """The bare stub of ModelService."""
+    """The stub of ModelService."""
     async with connect(app) as channel:
         yield model_service_pb2_grpc.ModelServiceStub(channel)
 
 
 @pytest.fixture(scope="session")
 def details_of():
-    """Reads the google.rpc details of a failed call, by the name of their message."""
+    """A function that returns the google.rpc details of a failed call by message name."""
 
     def read(error):
         metadata = dict(error.trailing_metadata())
@@ -168,7 +168,7 @@ def details_of():
 
 @pytest.fixture(scope="session")
 def scrape():
-    """Reads /metrics of an address: the samples as {(name, label items): value}."""
+    """A function that reads /metrics of an address: {(name, label items): value}."""
 
     def read(address):
         with DIRECT.open(f"http://{address}/metrics", timeout=WAIT_S) as answer:
@@ -187,7 +187,7 @@ def scrape():
 
 @pytest.fixture(scope="session")
 def total():
-    """Adds up the samples of a name whose labels are at least those given."""
+    """A function that adds up the samples of a name with at least these labels."""
 
     def add(samples, name, **labels):
         wanted = set(labels.items())
@@ -200,7 +200,7 @@ def total():
 
 @pytest.fixture
 def until():
-    """Waits for what announces itself by nothing but a metric: asks again until it is so."""
+    """A function that polls until a condition holds, for effects that only a metric shows."""
 
     async def wait(condition):
         async with asyncio.timeout(WAIT_S):

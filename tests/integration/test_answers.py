@@ -1,4 +1,4 @@
-"""What an answer holds besides pixels: formats, sheets, names, times, and the catalogue."""
+"""Tests of responses besides pixels: formats, sheets, names, times and the list of models."""
 
 import io
 
@@ -15,13 +15,13 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 SPEC = {"model": "digits", "count": 7, "seed": 5, "first_index": 3, "class_cycle": {}}
 
 
-def pixels(picture):
-    """The decoded picture as [H, W] or [H, W, 3]."""
+def decode(picture):
+    """Returns the decoded picture as [H, W] or [H, W, 3]."""
     return np.asarray(Image.open(io.BytesIO(picture)))
 
 
-async def test_answer_names_its_origin(generation, models):
-    """Model, version, digest, seed, shape; index, class and serial of each image."""
+async def test_response_has_its_provenance(generation, models):
+    """It has model, version, digest, seed and shape, and index, class and serial per image."""
     batch = (await generation.Generate(pb.GenerateRequest(images=SPEC))).batch
     assert (batch.model, batch.version, batch.seed) == ("digits", "1", 5)
     assert batch.bundle_sha256 == read_bundle(models / "digits/1").sha256
@@ -33,16 +33,16 @@ async def test_answer_names_its_origin(generation, models):
     assert told == [(i, i, f"digits@1/5/{i}?class={i}") for i in range(3, 10)]
 
 
-async def test_unconditional_answer_has_no_class(generation):
-    """Absent, not zero."""
+async def test_unconditional_response_has_no_class(generation):
+    """The class is absent and not zero."""
     images = {"model": "plain", "count": 1, "seed": 1}
     (image,) = (await generation.Generate(pb.GenerateRequest(images=images))).batch.images
     assert not image.HasField("class_id")
     assert image.serial == "plain@1/1/0"
 
 
-async def test_time_is_told(generation):
-    """Every part is there; computing and encoding take some."""
+async def test_response_has_times(generation):
+    """Every part of the time is set, and inference and encoding are positive."""
     png = {"format": image_pb2.IMAGE_FORMAT_PNG}
     timing = (await generation.Generate(pb.GenerateRequest(images=SPEC, output=png))).timing
     parts = (timing.queue, timing.batch, timing.inference, timing.encode)
@@ -55,8 +55,8 @@ async def test_time_is_told(generation):
     ("picture_format", "quality"),
     [(image_pb2.IMAGE_FORMAT_PNG, None), (image_pb2.IMAGE_FORMAT_WEBP, 100)],
 )
-async def test_lossless_formats_hold_the_pixels(generation, picture_format, quality):
-    """Encoded pictures decode to the raw ones, in an answer and in a stream."""
+async def test_lossless_formats_have_the_raw_pixels(generation, picture_format, quality):
+    """Encoded pictures decode to the raw ones, in a response and in a stream."""
     raw = (await generation.Generate(pb.GenerateRequest(images=SPEC))).batch.pictures
     output = image_pb2.OutputSpec(format=picture_format, quality=quality)
     whole = (await generation.Generate(pb.GenerateRequest(images=SPEC, output=output))).batch
@@ -66,28 +66,28 @@ async def test_lossless_formats_hold_the_pixels(generation, picture_format, qual
     )
     streamed = [picture async for chunk in stream for picture in chunk.batch.pictures]
     for plain, picture, other in zip(raw, whole.pictures, streamed, strict=True):
-        decoded = pixels(picture).reshape(4, 6, -1)[..., :1]
+        decoded = decode(picture).reshape(4, 6, -1)[..., :1]
         assert decoded.tobytes() == plain
         assert other == picture
 
 
-async def test_jpeg_comes_close(generation):
-    """A lossy picture of the same size that still looks alike."""
+async def test_jpeg_is_similar_to_the_raw_pixels(generation):
+    """The lossy picture has the same size and similar pixels."""
     images = SPEC | {"model": "plain", "class_cycle": None}
     raw = (await generation.Generate(pb.GenerateRequest(images=images))).batch.pictures
     output = {"format": image_pb2.IMAGE_FORMAT_JPEG, "quality": 100}
     batch = (await generation.Generate(pb.GenerateRequest(images=images, output=output))).batch
-    assert pixels(batch.pictures[0]).shape == (5, 3, 3)
+    assert decode(batch.pictures[0]).shape == (5, 3, 3)
     plain = np.frombuffer(raw[0], np.uint8).reshape(5, 3, 3)
-    gray = np.abs(pixels(batch.pictures[0]).mean(axis=2) - plain.mean(axis=2))
+    gray = np.abs(decode(batch.pictures[0]).mean(axis=2) - plain.mean(axis=2))
     assert gray.mean() < 25
 
 
 @pytest.mark.parametrize(
     ("columns", "across", "down"), [(None, 3, 3), (7, 7, 1), (1, 1, 7), (4, 4, 2)]
 )
-async def test_sheet_shows_all_images(generation, columns, across, down):
-    """Row by row, black where none is left; the answer still names each image."""
+async def test_sheet_has_all_images(generation, columns, across, down):
+    """Images fill the rows, and the rest is black. The response has each serial."""
     raw = (await generation.Generate(pb.GenerateRequest(images=SPEC))).batch.pictures
     request = pb.GenerateRequest(
         images=SPEC,
@@ -96,7 +96,7 @@ async def test_sheet_shows_all_images(generation, columns, across, down):
         columns=columns,
     )
     batch = (await generation.Generate(request)).batch
-    (sheet,) = (pixels(picture) for picture in batch.pictures)
+    (sheet,) = (decode(picture) for picture in batch.pictures)
     assert batch.layout == image_pb2.IMAGE_LAYOUT_SHEET
     assert (batch.shape.height, batch.shape.width) == sheet.shape == (4 * down, 6 * across)
     assert [image.index for image in batch.images] == list(range(3, 10))
@@ -106,8 +106,8 @@ async def test_sheet_shows_all_images(generation, columns, across, down):
         assert tile.tobytes() == (raw[place] if place < 7 else bytes(24))
 
 
-async def test_catalogue_is_in_order(model_service, models):
-    """Models by name, with manifest, digest, provider and limits."""
+async def test_models_are_listed_in_order(model_service, models):
+    """Models are sorted by name, with manifest, digest, provider and limits."""
     answer = await model_service.ListModels(model_service_pb2.ListModelsRequest())
     assert [model.name for model in answer.models] == [
         "bounded",
@@ -131,8 +131,8 @@ async def test_catalogue_is_in_order(model_service, models):
     assert one.model == digits
 
 
-async def test_catalogue_comes_in_pages(model_service):
-    """Each model once, whatever the size of a page."""
+async def test_models_are_listed_in_pages(model_service):
+    """Each model is listed once for any page size."""
     for size in (1, 3, 4, 5_000):
         names, token = [], None
         while token != "":

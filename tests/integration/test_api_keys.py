@@ -1,4 +1,4 @@
-"""API keys on the wire: who gets in, what he may, how much of it, and what nobody ever reads."""
+"""Tests of API keys over gRPC: access, models, quotas and secrecy."""
 
 import asyncio
 import logging
@@ -56,15 +56,15 @@ rate_images_per_s = 1000
 """
 
 
-def bearing(app, name, **options):
-    """The public client with a key."""
+def make_client(app, name, **options):
+    """Returns a public client with a key."""
     metadata = [("authorization", f"Bearer {KEYS[name]}")]
     return AsyncClient(app.grpc_address, metadata=metadata, **options)
 
 
 @pytest.fixture
 def keys(tmp_path):
-    """The file of keys."""
+    """The key file."""
     path = tmp_path / "keys.toml"
     path.write_text(FILE + GONE)
     return path
@@ -72,7 +72,7 @@ def keys(tmp_path):
 
 @pytest.fixture
 def locked(serve, models, keys):
-    """Starts a server that asks for keys."""
+    """A function that starts a server that requires keys."""
 
     def start(**settings):
         return serve(models, api_keys=keys, **settings)
@@ -80,8 +80,8 @@ def locked(serve, models, keys):
     return start
 
 
-async def test_key_lets_in(locked):
-    """As bearer or as x-api-key; missing, wrong, doubled and damaged ones do not."""
+async def test_key_is_required(locked):
+    """The key is a bearer token or x-api-key. Missing, wrong, duplicate and damaged keys fail."""
     app = await locked()
     for metadata in (
         [("authorization", f"Bearer {KEYS['all']}")],
@@ -109,7 +109,7 @@ async def test_key_lets_in(locked):
                 assert caught.value.request_id
 
 
-async def test_stream_wants_a_key(locked):
+async def test_stream_requires_a_key(locked):
     """A stream is refused before its first chunk."""
     app = await locked()
     async with AsyncClient(app.grpc_address) as client:
@@ -117,8 +117,8 @@ async def test_stream_wants_a_key(locked):
             await anext(client.stream("digits", 10))
 
 
-async def test_health_is_open_and_reflection_is_not(locked, connect):
-    """Balancers have no key; who looks around has one."""
+async def test_health_needs_no_key_and_reflection_does(locked, connect):
+    """Load balancers have no key. Reflection requires one."""
     app = await locked()
     async with connect(app) as channel:
         health = health_pb2_grpc.HealthStub(channel)
@@ -141,10 +141,10 @@ async def test_health_is_open_and_reflection_is_not(locked, connect):
         answers.cancel()
 
 
-async def test_only_allowed_models_are_seen(locked, connect):
-    """A model of others is refused, there or not; lists and texts do not name it."""
+async def test_only_allowed_models_are_visible(locked, connect):
+    """A model of others is refused whether it exists or not, and is not listed."""
     app = await locked()
-    async with bearing(app, "digits") as client:
+    async with make_client(app, "digits") as client:
         assert [model.name for model in await client.models()] == ["digits"]
         assert len(await client.generate("digits", 1)) == 1
         for name in ("plain", "never-was"):
@@ -162,13 +162,13 @@ async def test_only_allowed_models_are_seen(locked, connect):
         assert caught.value.metadata["known"] == "digits"
         with pytest.raises(InvalidRequest):
             await client.generate("", 1)
-    async with bearing(app, "all") as client:
+    async with make_client(app, "all") as client:
         names = {model.name for model in await client.models()}
         assert names == {"bounded", "digits", "people", "plain", "styled"}
 
 
-async def test_only_allowed_models_are_seen_as_tensors(locked, connect):
-    """The same in the Open Inference Protocol, in its streams too."""
+async def test_only_allowed_models_are_visible_as_tensors(locked, connect):
+    """The Open Inference Protocol, with its streams, has the same rules."""
     app = await locked()
     metadata = (("x-api-key", KEYS["digits"]),)
     async with connect(app) as channel:
@@ -199,8 +199,8 @@ async def test_only_allowed_models_are_seen_as_tensors(locked, connect):
         assert "plain" not in unknown
 
 
-async def test_rate_refuses_with_the_true_delay(locked, details_of, connect, scrape, total):
-    """Over its rate a single call is told when to come, and coming then it is answered."""
+async def test_refused_call_gets_the_exact_delay(locked, details_of, connect, scrape, total):
+    """A call over its rate is refused with the delay after which it succeeds."""
     app = await locked()
     metadata = (("x-api-key", KEYS["slow"]),)
     request = pb.GenerateRequest(images={"model": "digits", "count": 20})
@@ -208,7 +208,7 @@ async def test_rate_refuses_with_the_true_delay(locked, details_of, connect, scr
         stub = generation_service_pb2_grpc.GenerationServiceStub(channel)
         answered = 0
 
-        async def ask_until_refused():  # the second, unless by then there are images again
+        async def ask_until_refused():  # the second call, unless images are available again by then
             nonlocal answered
             while True:
                 await stub.Generate(request, metadata=metadata)
@@ -232,37 +232,37 @@ async def test_rate_refuses_with_the_true_delay(locked, details_of, connect, scr
     assert total(samples, "imagemint_rejected_total", model="digits", reason="rate_limited") == 1
 
 
-async def test_client_retry_hides_a_rate(locked):
-    """The pushback is heeded: calls above the rate arrive later, and none fails."""
+async def test_client_retries_calls_over_the_rate(locked):
+    """The client waits for the pushback, so calls over the rate succeed later."""
     app = await locked()
     loop = asyncio.get_running_loop()
-    async with bearing(app, "slow") as client:
+    async with make_client(app, "slow") as client:
         began = loop.time()
         for _ in range(3):
             assert len(await client.generate("digits", 20)) == 20
-        # 60 images, 20 of them at once, at 100 a second.
+        # 60 images at 100 per second, of which 20 are available at once
         assert loop.time() - began >= 0.39
 
 
 async def test_stream_is_slowed_to_its_rate(locked, scrape, total):
-    """It gets every image, in chunks that come at the rate, and is never refused."""
+    """It gets every image in chunks at the rate and is never refused."""
     app = await locked()
     loop = asyncio.get_running_loop()
-    async with bearing(app, "slow") as client:
+    async with make_client(app, "slow") as client:
         began = loop.time()
         sizes = [len(chunk) async for chunk in client.stream("digits", 80, seed=1)]
         assert sum(sizes) == 80
-        assert max(sizes) == 10  # the half of a burst that streams may have
+        assert max(sizes) == 10  # half of a burst, which streams may use
         assert loop.time() - began >= 0.59
     samples = await scrape(app.metrics_address)
     assert total(samples, "imagemint_rejected_total") == 0
     assert total(samples, "imagemint_client_images_total", client="slow") == 80
 
 
-async def test_waiting_stream_can_be_left(locked, until, scrape, total):
-    """A caller who leaves while his rate holds him up leaves nothing behind."""
+async def test_waiting_stream_can_be_cancelled(locked, until, scrape, total):
+    """A caller that leaves while its rate delays it leaves nothing behind."""
     app = await locked()
-    async with bearing(app, "slow") as client:
+    async with make_client(app, "slow") as client:
         stream = client.stream("digits", 1_000_000, chunk_size=1024)
         assert len(await anext(stream)) == 1024  # and now ten seconds of debt
         await stream.aclose()
@@ -276,7 +276,7 @@ async def test_waiting_stream_can_be_left(locked, until, scrape, total):
 
 
 async def test_calls_of_a_key_are_limited(locked, details_of, connect, until):
-    """One more than it may is refused; when the first has ended, the next is answered."""
+    """A further call is refused until one has ended."""
     app = await locked()
     metadata = (("x-api-key", KEYS["one"]),)
     endless = pb.StreamGenerateRequest(images={"model": "digits", "count": 10**9})
@@ -304,10 +304,10 @@ async def test_calls_of_a_key_are_limited(locked, details_of, connect, until):
         await until(answered)
 
 
-async def test_withdrawn_key_ends_its_stream(locked, keys, scrape, total):
-    """Taken out of the file, it is refused within a second or two, streams under way too."""
+async def test_removed_key_ends_its_stream(locked, keys, scrape, total):
+    """A key that is removed from the file is refused within seconds, also in running streams."""
     app = await locked()
-    async with bearing(app, "gone") as client:
+    async with make_client(app, "gone") as client:
         assert len(await client.generate("digits", 1)) == 1
         stream = client.stream("digits", 10**9)
         await anext(stream)
@@ -317,22 +317,22 @@ async def test_withdrawn_key_ends_its_stream(locked, keys, scrape, total):
                 await anext(stream)
         with pytest.raises(Unauthenticated):
             await client.models()
-    async with bearing(app, "all") as client:
+    async with make_client(app, "all") as client:
         assert await client.models()
     samples = await scrape(app.metrics_address)
     labels = {"what": "api_keys", "outcome": "ok"}
     assert total(samples, "imagemint_reloads_total", **labels) == 1
 
 
-async def test_nothing_secret_is_told(locked, caplog, connect, keys):
-    """Not the key, nor a wrong one, nor a digest: in logs, metrics, errors or settings."""
+async def test_secrets_are_never_revealed(locked, caplog, connect, keys):
+    """Logs, metrics, errors and settings have no key, no wrong key and no digest."""
     caplog.set_level(logging.DEBUG)
     app = await locked(access_log=1.0)
     log_settings(ServeSettings(api_keys=keys))
     secrets = [*KEYS.values(), "imk_wrong", *map(compute_digest, KEYS.values())]
     told = []
     for name in ("all", "digits", "slow"):
-        async with bearing(app, name) as client:
+        async with make_client(app, name) as client:
             for call in (client.generate("plain", 20), client.generate("plain", 20)):
                 try:
                     await call
@@ -349,6 +349,6 @@ async def test_nothing_secret_is_told(locked, caplog, connect, keys):
         told.append(answer.read().decode())
     told += [repr(vars(record)) for record in caplog.records]
     assert len(told) > 6
-    assert any("keys.toml" in each for each in told)  # the settings are among it
+    assert any("keys.toml" in each for each in told)  # including the settings
     assert any("'client': 'digits'" in each for each in told)  # and the access log
     assert not [secret for secret in secrets if any(secret in each for each in told)]

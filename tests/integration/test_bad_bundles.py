@@ -1,4 +1,4 @@
-"""Bad bundles beside good ones: said, refused, and no harm to the others."""
+"""Tests of invalid bundles next to valid ones, which are not affected."""
 
 import grpc
 import pytest
@@ -13,40 +13,40 @@ from imagemint.v1 import generation_service_pb2_grpc
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-def truncated(directory):
-    """Half a file, as a broken copy leaves it."""
+def truncate(directory):
+    """Truncates the model to half, as an incomplete copy does."""
     path = directory / "model.onnx"
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def tampered(directory):
-    """One flipped bit in the weights."""
+def flip_bit(directory):
+    """Flips one bit of the weights."""
     path = directory / "model.onnx"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
 
 
-def unsummed(directory):
-    """No checksums at all."""
+def remove_checksums(directory):
+    """Removes the checksums."""
     (directory / "SHA256SUMS").unlink()
 
 
-def foreign(model):
-    """An operator of somebody else's, which no runtime here knows."""
+def use_foreign_operator(model):
+    """Uses an operator that no runtime here knows."""
     model.graph.node[-1].domain = "com.example.custom"
 
 
 DAMAGES = {
-    truncated: "truncated or altered",
-    tampered: "altered",
-    unsummed: "SHA256SUMS is missing",
+    truncate: "truncated or altered",
+    flip_bit: "altered",
+    remove_checksums: "SHA256SUMS is missing",
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
 async def test_damaged_bundle_is_refused(serve, tmp_path, connect, details_of, damage):
-    """It is listed with its reason, asked for it answers UNAVAILABLE, and the good one serves."""
+    """The bundle is listed with its reason, and calls for it fail. The valid one serves."""
     write_bundle(tmp_path, "good")
     damage(write_bundle(tmp_path, "bad"))
     app = await serve(tmp_path)
@@ -70,20 +70,20 @@ async def test_damaged_bundle_is_refused(serve, tmp_path, connect, details_of, d
 
 
 async def test_foreign_operator_is_refused(serve, tmp_path):
-    """A graph outside the allow-list is not loaded, and the reason names the operator's domain."""
+    """A graph outside the allow-list is not loaded, and the reason has the operator's domain."""
     write_bundle(tmp_path, "good")
-    write_bundle(tmp_path, "bad", edit_model=foreign)
+    write_bundle(tmp_path, "bad", edit_model=use_foreign_operator)
     app = await serve(tmp_path)
     async with AsyncClient(app.grpc_address) as client:
         assert "com.example.custom" in (await client.model("bad")).versions[0].reason
         assert len(await client.generate("good", 1)) == 1
 
 
-async def test_older_version_stands_in(serve, tmp_path, connect):
-    """With the newest refused, the default is the newest that is READY; health tells each."""
+async def test_older_version_replaces_an_invalid_one(serve, tmp_path, connect):
+    """The default is the newest READY version, and health has the status of each."""
     write_bundle(tmp_path, "tiny", 1, weights_seed=1)
     write_bundle(tmp_path, "tiny", 2, weights_seed=2)
-    truncated(write_bundle(tmp_path, "tiny", 3))
+    truncate(write_bundle(tmp_path, "tiny", 3))
     app = await serve(tmp_path)
     async with AsyncClient(app.grpc_address) as client:
         assert (await client.model("tiny")).default_version == "2"
@@ -104,9 +104,9 @@ async def test_older_version_stands_in(serve, tmp_path, connect):
 
 
 async def test_model_without_ready_version_is_not_serving(serve, tmp_path, connect):
-    """Its health says so; that of the server does not depend on it."""
+    """Its own health is NOT_SERVING, and the server's health does not depend on it."""
     write_bundle(tmp_path, "good")
-    tampered(write_bundle(tmp_path, "bad"))
+    flip_bit(write_bundle(tmp_path, "bad"))
     app = await serve(tmp_path)
     async with connect(app) as channel:
         health = health_pb2_grpc.HealthStub(channel)
@@ -117,7 +117,7 @@ async def test_model_without_ready_version_is_not_serving(serve, tmp_path, conne
 
 
 async def test_oversized_bundle_is_refused(serve, tmp_path, monkeypatch):
-    """The limit holds before a byte is believed."""
+    """The limit applies before the content is read."""
     write_bundle(tmp_path, "good", size=(2, 2, 1))
     write_bundle(tmp_path, "huge", size=(64, 64, 1))
     monkeypatch.setattr(app_module, "_MAX_BUNDLE_BYTES", 100_000)

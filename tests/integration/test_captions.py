@@ -1,4 +1,4 @@
-"""Captions over the wire: requests, streams, tensors, refusals, serials and the command."""
+"""Tests of captions over gRPC: requests, streams, tensors, errors, serials and the command."""
 
 import asyncio
 import struct
@@ -29,35 +29,35 @@ async def inference(app, connect):
         yield grpc_service_pb2_grpc.GRPCInferenceServiceStub(channel)
 
 
-def drawn_by_hand(engines, captions, seed, first=0):
-    """The images of captions from the bare engine."""
+def compute_images(engines, captions, seed, first=0):
+    """Returns the images of captions from the engine."""
     batch = Batch(latents(seed, first, len(captions), 8), tokens=KNOWN.encode(captions))
     return engines["people"].run(batch)
 
 
-async def test_caption_decides_the_image(client, engines):
-    """Case and punctuation do not matter, and the answer has the normal form."""
+async def test_caption_determines_the_image(client, engines):
+    """Case and punctuation do not matter, and the response has the normal form."""
     batch = await client.generate(
         "people", 3, seed=5, condition=Caption("A person, with RED hair!")
     )
     assert batch.captions == (RED,) * 3
     assert batch.class_id is None
-    assert np.array_equal(batch.image, drawn_by_hand(engines, [RED] * 3, 5))
+    assert np.array_equal(batch.image, compute_images(engines, [RED] * 3, 5))
     other = await client.generate("people", 3, seed=5, condition=Caption("blue hair"))
     assert not np.array_equal(batch.image, other.image)
     assert batch.serials[1] == "people@1/5/1?caption=a%20person%20with%20red%20hair"
 
 
-async def test_absent_caption_is_drawn(client, engines):
-    """Each image gets one of the examples, by the stream of its seed."""
+async def test_missing_caption_is_drawn(client, engines):
+    """Each image gets an example caption from the stream of its seed."""
     batch = await client.generate("people", 20, seed=5, first_index=7)
     expected = [EXAMPLES[number] for number in drawn_classes(5, 7, 20, len(EXAMPLES))]
     assert list(batch.captions) == expected
-    assert np.array_equal(batch.image, drawn_by_hand(engines, expected, 5, 7))
+    assert np.array_equal(batch.image, compute_images(engines, expected, 5, 7))
 
 
-async def test_serials_with_captions_are_minted_again(client):
-    """In any order, drawn and asked captions, with truncation."""
+async def test_serials_with_captions_are_generated_again(client):
+    """Serials may come in any order, with drawn and requested captions and truncation."""
     drawn = await client.generate("people", 9, seed=1)
     asked = await client.generate("people", 2, seed=1, condition=Caption(RED), truncation=0.5)
     serials = [*drawn.serials, *asked.serials][::-1]
@@ -68,8 +68,8 @@ async def test_serials_with_captions_are_minted_again(client):
 
 
 @pytest.mark.parametrize("condition", [None, Caption(RED)])
-async def test_stream_is_the_answer_in_pieces(client, condition):
-    """However it is cut, and when it goes on where another stream broke off."""
+async def test_stream_equals_the_response(client, condition):
+    """A stream has the same images in any chunks, and when it resumes."""
     whole = await client.generate("people", 40, seed=3, condition=condition)
     stream = client.stream("people", 25, seed=3, condition=condition, chunk_size=7)
     first = [chunk async for chunk in stream]
@@ -79,8 +79,8 @@ async def test_stream_is_the_answer_in_pieces(client, condition):
     assert tuple(text for chunk in chunks for text in chunk.captions) == whole.captions
 
 
-async def test_picture_holds_its_caption(client):
-    """The serial number in a picture names the caption."""
+async def test_picture_has_its_caption(client):
+    """The serial in a picture has the caption."""
     (picture,) = await client.encoded("people", 1, seed=2, condition=Caption(RED), format="png")
     serial = "people@1/2/0?caption=a%20person%20with%20red%20hair"
     assert picture.captions == (RED,)
@@ -88,7 +88,7 @@ async def test_picture_holds_its_caption(client):
 
 
 async def test_unknown_words_are_named(client):
-    """With a similar known one; the field is that of the schema."""
+    """The error suggests a similar known word, and the field is that of the schema."""
     with pytest.raises(InvalidRequest) as caught:
         await client.generate("people", 1, condition=Caption("red hairs and a moustache"))
     (violation,) = caught.value.violations
@@ -97,7 +97,7 @@ async def test_unknown_words_are_named(client):
 
 
 async def test_too_many_words_are_refused(client):
-    """By Generate and by StreamGenerate, before any work."""
+    """Generate and StreamGenerate refuse the caption before any work."""
     condition = Caption("red " * (MAX_WORDS + 1))
     said = "9 words; a caption of this model has at most 8"
     with pytest.raises(InvalidRequest, match=said):
@@ -107,7 +107,7 @@ async def test_too_many_words_are_refused(client):
 
 
 async def test_condition_of_another_kind_fails(client):
-    """A caption of a model of classes, a class of a model of captions."""
+    """A caption for a model with classes, and a class for a model with captions, are refused."""
     with pytest.raises(FailedPrecondition) as caption:
         await client.generate("digits", 1, condition=Caption(RED))
     with pytest.raises(FailedPrecondition) as class_:
@@ -119,16 +119,16 @@ async def test_condition_of_another_kind_fails(client):
 
 
 async def test_explicit_latents_need_a_caption(client, engines):
-    """Their images have no seed that would draw one."""
+    """Explicit latents have no seed from which a caption could be drawn."""
     z = latents(4, 0, 2, 8)
     with pytest.raises(InvalidRequest, match="a caption is required with explicit latents"):
         await client.generate("people", 2, latents=z)
     batch = await client.generate("people", 2, latents=z, condition=Caption(RED))
-    assert np.array_equal(batch.image, drawn_by_hand(engines, [RED] * 2, 4))
+    assert np.array_equal(batch.image, compute_images(engines, [RED] * 2, 4))
 
 
-def infer(*captions, name="text", typed=False, model="people", outputs=("image", "caption")):
-    """Asks for the first images of seed 5 with these captions, as text or as token ids."""
+def make_request(*captions, name="text", typed=False, model="people", outputs=("image", "caption")):
+    """Returns a request for the first images of seed 5 with captions as text or token ids."""
     request = oip.ModelInferRequest(model_name=model)
     count = len(captions)
     columns = {"seed": np.full(count, 5, np.uint64), "index": np.arange(count, dtype=np.uint64)}
@@ -156,8 +156,8 @@ def infer(*captions, name="text", typed=False, model="people", outputs=("image",
     return request
 
 
-def texts_of(raw):
-    """The elements of a BYTES output."""
+def decode_texts(raw):
+    """Returns the elements of a BYTES output."""
     found = []
     while raw:
         (length,) = struct.unpack_from("<I", raw)
@@ -168,25 +168,27 @@ def texts_of(raw):
 
 @pytest.mark.parametrize("typed", [False, True])
 @pytest.mark.parametrize("name", ["text", "tokens"])
-async def test_tensors_hold_captions(inference, engines, name, typed):
-    """Text or token ids, raw or typed, a caption for each row."""
+async def test_tensors_may_be_captions(inference, engines, name, typed):
+    """Captions are text or token ids, raw or typed, one per row."""
     captions = [RED, "blue hair", "round glasses"]
-    answer = await inference.ModelInfer(infer(*captions, name=name, typed=typed))
+    answer = await inference.ModelInfer(make_request(*captions, name=name, typed=typed))
     image = np.frombuffer(answer.raw_output_contents[0], np.uint8).reshape(3, 4, 6, 1)
-    assert np.array_equal(image, drawn_by_hand(engines, captions, 5))
-    assert texts_of(answer.raw_output_contents[1]) == captions
+    assert np.array_equal(image, compute_images(engines, captions, 5))
+    assert decode_texts(answer.raw_output_contents[1]) == captions
 
 
 async def test_tensors_without_caption_draw_one(inference, client):
-    """As Generate does; the serial has it."""
-    answer = await inference.ModelInfer(infer("", "", name="", outputs=("serial", "caption")))
+    """The result equals that of Generate, and the serial has the caption."""
+    answer = await inference.ModelInfer(
+        make_request("", "", name="", outputs=("serial", "caption"))
+    )
     same = await client.generate("people", 2, seed=5)
-    assert texts_of(answer.raw_output_contents[0]) == list(same.serials)
-    assert texts_of(answer.raw_output_contents[1]) == list(same.captions)
+    assert decode_texts(answer.raw_output_contents[0]) == list(same.serials)
+    assert decode_texts(answer.raw_output_contents[1]) == list(same.captions)
 
 
 async def test_captions_in_tensors_are_described(inference):
-    """The graph's own input is `tokens`."""
+    """The input of the graph is `tokens`."""
     answer = await inference.ModelMetadata(oip.ModelMetadataRequest(name="people"))
     assert [(each.name, each.datatype, list(each.shape)) for each in answer.inputs] == [
         ("z", "FP32", [-1, 8]),
@@ -194,34 +196,34 @@ async def test_captions_in_tensors_are_described(inference):
     ]
 
 
-def _broken_length():
-    request = infer(RED)
+def _make_broken_length():
+    request = make_request(RED)
     request.raw_input_contents[2] = struct.pack("<I", 99) + b"red hair"
     return request
 
 
-def _two_texts_for_one():
-    request = infer(RED)
+def _make_two_texts_for_one_row():
+    request = make_request(RED)
     request.raw_input_contents[2] *= 2
     return request
 
 
-def _not_utf8():
-    request = infer(RED)
+def _make_invalid_utf8():
+    request = make_request(RED)
     request.raw_input_contents[2] = struct.pack("<I", 1) + b"\xff"
     return request
 
 
-def _both():
-    request = infer(RED)
+def _make_text_and_tokens():
+    request = make_request(RED)
     tensor = request.inputs.add(name="tokens", datatype="INT64", shape=(1, MAX_WORDS))
     del tensor
     request.raw_input_contents.append(KNOWN.encode([RED]).tobytes())
     return request
 
 
-def _hole_in_tokens():
-    request = infer(RED, name="tokens")
+def _make_padding_before_a_token():
+    request = make_request(RED, name="tokens")
     tokens = np.zeros((1, MAX_WORDS), np.int64)
     tokens[0, 3] = 1
     request.raw_input_contents[2] = tokens.tobytes()
@@ -231,16 +233,16 @@ def _hole_in_tokens():
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (_broken_length, "raw_input_contents[2]: element 0 is longer than the 12 bytes"),
-        (_two_texts_for_one, "raw_input_contents[2]: 2 elements; text has 1"),
-        (_not_utf8, "inputs.text: 'utf-8' codec can't decode"),
-        (_both, "inputs: give either text or tokens"),
-        (_hole_in_tokens, "inputs.tokens: a token id follows the padding"),
-        (lambda: infer("green hair"), "inputs.text: unknown word 'green'"),
+        (_make_broken_length, "raw_input_contents[2]: element 0 is longer than the 12 bytes"),
+        (_make_two_texts_for_one_row, "raw_input_contents[2]: 2 elements; text has 1"),
+        (_make_invalid_utf8, "inputs.text: 'utf-8' codec can't decode"),
+        (_make_text_and_tokens, "inputs: give either text or tokens"),
+        (_make_padding_before_a_token, "inputs.tokens: a token id follows the padding"),
+        (lambda: make_request("green hair"), "inputs.text: unknown word 'green'"),
     ],
 )
-async def test_wrong_tensors_are_refused(inference, make, said):
-    """With the field and what is wrong with it."""
+async def test_invalid_tensors_are_refused(inference, make, said):
+    """The error has the field and the reason."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await inference.ModelInfer(make())
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -248,21 +250,21 @@ async def test_wrong_tensors_are_refused(inference, make, said):
 
 
 async def test_caption_of_a_model_without_captions_fails(inference):
-    """As over the other protocol."""
+    """The error is the same as in imagemint.v1."""
     with pytest.raises(grpc.aio.AioRpcError, match="takes no caption") as caught:
-        await inference.ModelInfer(infer(RED, model="digits", outputs=()))
+        await inference.ModelInfer(make_request(RED, model="digits", outputs=()))
     assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
 
 
-async def test_model_tells_its_captions(client):
-    """Vocabulary, length and examples, for programs and for people."""
+async def test_model_description_has_captions(client):
+    """The manifest has the vocabulary, the length and examples."""
     manifest = (await client.model("people")).manifest()
     assert manifest.captions.vocabulary == WORDS
     assert (manifest.captions.max_words, manifest.captions.examples) == (MAX_WORDS, EXAMPLES)
 
 
 async def test_images_are_counted_without_class(app, client, scrape, total):
-    """What a caller typed is no value of a label."""
+    """Text of callers is never the value of a label."""
     before = total(await scrape(app.metrics_address), "imagemint_images_total", model="people")
     await client.generate("people", 4, condition=Caption(RED))
     samples = await scrape(app.metrics_address)
@@ -271,8 +273,8 @@ async def test_images_are_counted_without_class(app, client, scrape, total):
     assert labels <= {*map(str, range(10)), ""}
 
 
-async def test_command_takes_a_caption(app, client, tmp_path, capsys):
-    """`imagemint generate --caption` and `imagemint models`."""
+async def test_command_accepts_a_caption(app, client, tmp_path, capsys):
+    """`imagemint generate --caption` works, and `imagemint models` shows captions."""
 
     def run(name, *words):
         return cli.main([name, "--server", app.grpc_address, *words])

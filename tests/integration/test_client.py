@@ -1,4 +1,4 @@
-"""The public client against a real server: restarts, serials in bulk, forks, the command."""
+"""Tests of the public client with a real server: restarts, many serials, forks and the command."""
 
 import asyncio
 import subprocess
@@ -34,7 +34,7 @@ print("equal")
 
 
 async def run_program(*words):
-    """Runs Python with these words; gives status, stdout and stderr."""
+    """Runs Python with these arguments and returns status, stdout and stderr."""
     done = await asyncio.to_thread(
         subprocess.run,
         [sys.executable, *map(str, words)],
@@ -46,8 +46,8 @@ async def run_program(*words):
     return done.returncode, done.stdout, done.stderr
 
 
-async def test_stream_outlasts_a_restart(serve, models, client):
-    """A server that stops and comes back under the same address loses no index, and no byte."""
+async def test_stream_survives_a_restart(serve, models, client):
+    """A server that restarts at the same address loses no index and no byte."""
     first = await serve(models)
     async with AsyncClient(first.grpc_address, timeout_s=60) as streaming:
         chunks = streaming.stream("digits", 3000, seed=4, chunk_size=50)
@@ -64,8 +64,8 @@ async def test_stream_outlasts_a_restart(serve, models, client):
 
 
 @pytest.mark.parametrize("model", ["digits", "plain", "bounded", "styled", "people"])
-async def test_serials_in_bulk_are_the_same_pixels(client, model):
-    """In any order, with duplicates, over several seeds."""
+async def test_many_serials_give_the_same_pixels(client, model):
+    """Serials may come in any order, repeatedly and over several seeds."""
     truncation = 0.5 if model in ("bounded", "styled") else None
     batches = [
         await client.generate(model, 20, seed=seed, truncation=truncation) for seed in (1, 2**63)
@@ -77,14 +77,14 @@ async def test_serials_in_bulk_are_the_same_pixels(client, model):
     assert list(again.serials) == [serials[at] for at in order]
 
 
-async def test_forked_workers_mint_the_same(app):
-    """Workers forked while the parent streams make clients of their own, with the same pixels."""
+async def test_forked_workers_get_the_same_pixels(app):
+    """Workers that are forked while the parent streams use their own clients."""
     status, out, err = await run_program("-c", FORKS, app.grpc_address)
     assert (status, out) == (0, "equal\n"), err
 
 
-async def test_command_writes_what_it_says(app, tmp_path):
-    """The program itself: an npz whose serials bring back its pixels."""
+async def test_command_output_can_be_generated_again(app, tmp_path):
+    """The serials in the npz of the command give its pixels."""
     code = "import sys; from imagemint.command import main; sys.exit(main())"
     line = ("-c", code, "generate", "--server", app.grpc_address, "--quiet")
     one, two = tmp_path / "one.NPZ", tmp_path / "two.npz"

@@ -1,4 +1,4 @@
-"""Data sets from real servers have the bytes of the engine, whatever happens to the servers."""
+"""Tests that data sets from servers have the bytes of the engine, whatever happens to servers."""
 
 import asyncio
 import contextlib
@@ -23,18 +23,18 @@ async def make(out, *flags, model="digits", format_name="webdataset"):
     return await asyncio.to_thread(main, [*words, *flags])
 
 
-def local(models):
+def make_local_flags(models):
     """Returns the flags for the engine in this process."""
     return ["--local", f"--repository={models}", "--workers=1"]
 
 
-def servers(*apps, workers=1):
+def make_server_flags(*apps, workers=1):
     """Returns the flags for these servers."""
     addresses = ",".join(app.grpc_address for app in apps)
     return [f"--server={addresses}", f"--workers={workers}"]
 
 
-def contents(folder):
+def read_files(folder):
     """Returns the bytes of each file by its name."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
@@ -45,32 +45,32 @@ def contents(folder):
 
 @pytest.mark.parametrize("format_name", ["webdataset", "parquet", "imagefolder", "npz"])
 async def test_server_and_engine_write_the_same_bytes(app, models, tmp_path, format_name):
-    """Pixels come raw from the server and are encoded here, as those of the engine are."""
-    assert await make(tmp_path / "server", *servers(app), format_name=format_name) == 0
-    assert await make(tmp_path / "local", *local(models), format_name=format_name) == 0
-    assert contents(tmp_path / "server") == contents(tmp_path / "local")
+    """The server sends raw pixels, which the command encodes as those of the engine."""
+    assert await make(tmp_path / "server", *make_server_flags(app), format_name=format_name) == 0
+    assert await make(tmp_path / "local", *make_local_flags(models), format_name=format_name) == 0
+    assert read_files(tmp_path / "server") == read_files(tmp_path / "local")
 
 
 @pytest.mark.parametrize("model", ["plain", "styled", "people"])
-async def test_other_models_too(app, models, tmp_path, model):
-    """Models without classes, with truncation and with captions give the same bytes either way."""
+async def test_other_models_write_the_same_bytes(app, models, tmp_path, model):
+    """This holds for models without classes, with truncation and with captions."""
     flags = ["--classes=random"]
-    assert await make(tmp_path / "server", *servers(app), *flags, model=model) == 0
-    assert await make(tmp_path / "local", *local(models), *flags, model=model) == 0
-    assert contents(tmp_path / "server") == contents(tmp_path / "local")
+    assert await make(tmp_path / "server", *make_server_flags(app), *flags, model=model) == 0
+    assert await make(tmp_path / "local", *make_local_flags(models), *flags, model=model) == 0
+    assert read_files(tmp_path / "server") == read_files(tmp_path / "local")
 
 
 async def test_several_servers_share_the_work(serve, app, models, tmp_path):
     """Two processes with two servers write the bytes of one server."""
     other = await serve(models)
-    assert await make(tmp_path / "two", *servers(app, other, workers=2)) == 0
-    assert await make(tmp_path / "local", *local(models)) == 0
-    assert contents(tmp_path / "two") == contents(tmp_path / "local")
+    assert await make(tmp_path / "two", *make_server_flags(app, other, workers=2)) == 0
+    assert await make(tmp_path / "local", *make_local_flags(models)) == 0
+    assert read_files(tmp_path / "two") == read_files(tmp_path / "local")
 
 
 async def test_workers_begin_with_different_servers(serve, models, tmp_path, scrape, total):
     """The first worker asks the first server, the second one the second server."""
-    assert await make(tmp_path / "set", *local(models)) == 0
+    assert await make(tmp_path / "set", *make_local_flags(models)) == 0
     plan = read_plan(open_folder(str(tmp_path / "set")))
     both = [await serve(models), await serve(models)]
     spec = ServerSpec(tuple(each.grpc_address for each in both), timeout_s=20.0)
@@ -91,7 +91,12 @@ async def test_workers_begin_with_different_servers(serve, models, tmp_path, scr
 async def test_next_server_continues(serve, app, models, tmp_path):
     """A server that stops for good is replaced by the next one, from the next index on."""
     leaving = await serve(models, drain_grace_s=0.1)
-    flags = [*servers(leaving, app), "--timeout-s=2", "--count=100000", "--shard-size=20000"]
+    flags = [
+        *make_server_flags(leaving, app),
+        "--timeout-s=2",
+        "--count=100000",
+        "--shard-size=20000",
+    ]
     making = asyncio.ensure_future(make(tmp_path / "set", *flags, format_name="npz"))
     journal = tmp_path / "set/.imagemint/done"
     while not (journal.is_dir() and any(journal.iterdir())):
@@ -99,13 +104,13 @@ async def test_next_server_continues(serve, app, models, tmp_path):
         await asyncio.sleep(0)
     await leaving.stop()
     assert await making == 0
-    flags = [*local(models), "--count=100000", "--shard-size=20000"]
+    flags = [*make_local_flags(models), "--count=100000", "--shard-size=20000"]
     assert await make(tmp_path / "local", *flags, format_name="npz") == 0
-    assert contents(tmp_path / "set") == contents(tmp_path / "local")
+    assert read_files(tmp_path / "set") == read_files(tmp_path / "local")
 
 
-async def test_no_server_is_a_clear_error(serve, models, tmp_path, capsys):
-    """A server that is gone ends the run, with its address."""
+async def test_missing_server_is_an_error(serve, models, tmp_path, capsys):
+    """A server that is gone ends the run with its address."""
     gone = await serve(models)
     address = gone.grpc_address
     await gone.stop()
@@ -118,36 +123,36 @@ async def test_servers_that_differ_are_refused(serve, app, tmp_path, capsys):
     """Two servers with other bytes under the same version would mix two data sets."""
     write_bundle(tmp_path / "models", "digits", weights_seed=1)
     other = await serve(tmp_path / "models")
-    assert await make(tmp_path / "set", *servers(app, other)) == 1
+    assert await make(tmp_path / "set", *make_server_flags(app, other)) == 1
     assert "would make different images of digits@1: bundle_sha256" in capsys.readouterr().err
     assert not (tmp_path / "set").exists()
 
 
 async def test_changed_variant_is_refused(serve, tmp_path, capsys):
-    """A data set that was begun with the reference is not continued by a server of a variant."""
+    """A server of another variant does not continue a data set of the reference."""
     bundle = write_bundle(tmp_path / "models", "digits")
     write_variant(bundle, "half", precision=pb.PRECISION_FP16)
     app = await serve(tmp_path / "models")
-    assert await make(tmp_path / "set", *servers(app)) == 0
+    assert await make(tmp_path / "set", *make_server_flags(app)) == 0
     (tmp_path / "set/SHA256SUMS").unlink()
     await app.stop()
     other = await serve(tmp_path / "models", variant="auto", grpc_address=app.grpc_address)
-    assert await make(tmp_path / "set", *servers(other)) == 1
+    assert await make(tmp_path / "set", *make_server_flags(other)) == 1
     assert "runs variant half" in capsys.readouterr().err
 
 
-async def test_verification_asks_a_server(app, models, tmp_path, capsys):
-    """Images that the engine made are compared with those of a server."""
-    assert await make(tmp_path / "set", *local(models)) == 0
+async def test_verification_can_use_a_server(app, models, tmp_path, capsys):
+    """Images of the engine are compared with those of a server."""
+    assert await make(tmp_path / "set", *make_local_flags(models)) == 0
     words = ["dataset", f"--verify={tmp_path / 'set'}", f"--server={app.grpc_address}", "--all"]
     assert await asyncio.to_thread(main, words) == 0
     assert "300 images of 8 of 8 shards" in capsys.readouterr().out
 
 
 async def test_worker_reports_the_reason(app, models, tmp_path, capsys):
-    """An error in another process arrives as one line, with the reason."""
+    """An error in another process is one line with the reason."""
     out = tmp_path / "set"
-    assert await make(out, *servers(app), "--truncation=0.5", "--workers=2") == 1
+    assert await make(out, *make_server_flags(app), "--truncation=0.5", "--workers=2") == 1
     assert "truncation" in capsys.readouterr().err
     with contextlib.suppress(FileNotFoundError):
         assert not list(out.glob("*.tar"))

@@ -1,4 +1,4 @@
-"""Data sets from a real Ray cluster of two nodes: the same bytes, even if a worker is killed."""
+"""Tests of data sets from a real Ray cluster of two nodes, also if a worker is killed."""
 
 import os
 import signal
@@ -10,7 +10,8 @@ from tiny_bundles import write_bundle
 
 from imagemint.client.cli import main
 
-# Before the import. No token is written to the home folder, and a busy machine starts slowly.
+# Set before the import: no token is written to the home folder, and a busy machine may start
+# slowly.
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_raylet_start_wait_time_s"] = "150"  # noqa: SIM112 - Ray spells it so
 ray = pytest.importorskip("ray", reason="needs the extra ray: pip install 'imagemint[ray]'")
@@ -18,7 +19,7 @@ cluster_utils = pytest.importorskip("ray.cluster_utils")
 
 pytestmark = [
     pytest.mark.timeout(300),
-    # Ray's own, in its threads and at its end.
+    # of Ray, in its threads and at its end
     pytest.mark.filterwarnings("ignore"),
 ]
 
@@ -27,13 +28,13 @@ COMMON = ["dataset", "--model=tiny", "--seed=7", "--classes=balanced", "--format
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A cluster of two nodes with one core each, and an S3 server; gives what reads its objects."""
+    """A cluster of two nodes with one core each, and an S3 server. Its value reads objects."""
     with s3_server(os.environ.__setitem__) as read_objects:
         yield from start_cluster(read_objects)
 
 
 def start_cluster(read_objects):
-    """Starts a cluster that knows the S3 server; yields what reads its objects."""
+    """Starts a cluster with access to the S3 server and yields a function that reads objects."""
     options = {"num_cpus": 1, "object_store_memory": 100 * 2**20, "include_dashboard": False}
     started = cluster_utils.Cluster(initialize_head=True, head_node_args=options)
     del options["include_dashboard"]
@@ -51,7 +52,7 @@ def models(tmp_path):
     return tmp_path / "models"
 
 
-def contents(folder):
+def read_files(folder):
     """Returns the bytes of each file by its name."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
@@ -61,7 +62,7 @@ def contents(folder):
 
 
 def list_workers():
-    """Returns the ids of the worker processes that run a task of ours."""
+    """Returns the ids of worker processes that run a task."""
     found = []
     for each in Path("/proc").iterdir():
         if each.name.isdecimal():
@@ -75,7 +76,7 @@ def list_workers():
 
 
 def test_cluster_writes_the_same_bytes(cluster, models, tmp_path):
-    """Two nodes share the shards; a worker that is killed in the middle is replaced."""
+    """Two nodes share the shards, and a killed worker is replaced."""
     size = ["--count=4000", "--shard-size=200", f"--repository={models}", "--local"]
     assert main([*COMMON, *size, f"--out={tmp_path / 'here'}", "--workers=1"]) == 0
     killed = []
@@ -94,7 +95,7 @@ def test_cluster_writes_the_same_bytes(cluster, models, tmp_path):
     finally:
         ray.wait = original
     assert killed
-    assert contents(tmp_path / "ray") == contents(tmp_path / "here")
+    assert read_files(tmp_path / "ray") == read_files(tmp_path / "here")
 
 
 def test_cluster_writes_to_s3(cluster, models, tmp_path):
@@ -102,7 +103,7 @@ def test_cluster_writes_to_s3(cluster, models, tmp_path):
     size = ["--count=100", "--shard-size=20", f"--repository={models}", "--local"]
     assert main([*COMMON, *size, f"--out={tmp_path / 'here'}", "--workers=1"]) == 0
     assert main([*COMMON, *size, f"--out=s3://{BUCKET}/set", "--engine=ray"]) == 0
-    assert cluster("set/") == contents(tmp_path / "here")
+    assert cluster("set/") == read_files(tmp_path / "here")
 
 
 def test_error_of_a_task_is_one_line(cluster, models, tmp_path, capsys):

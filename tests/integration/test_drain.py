@@ -1,4 +1,4 @@
-"""SIGTERM to a real process under load: nothing that was accepted is lost."""
+"""Tests of SIGTERM to a real process under load, which loses no accepted call."""
 
 import asyncio
 import os
@@ -20,7 +20,7 @@ from imagemint.v1 import generation_service_pb2_grpc
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-# Each channel has a connection of its own, with windows that do not grow.
+# Each channel has its own connection with a fixed window.
 APART = [
     ("grpc.enable_http_proxy", 0),
     ("grpc.http2.bdp_probe", 0),
@@ -33,7 +33,7 @@ ENDLESS = pb.StreamGenerateRequest(images={"model": "digits", "count": 10**9})
 
 @pytest.fixture(scope="module")
 def large_models(tmp_path_factory):
-    """A model whose images fill the windows of flow control: 12 KB each."""
+    """A model whose images of 12 KB fill the windows of flow control."""
     directory = tmp_path_factory.mktemp("large")
     write_bundle(directory, "large", conditional=False, size=(64, 64, 3))
     return directory
@@ -41,16 +41,16 @@ def large_models(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def expected(large_models):
-    """The pixels of the images that are asked for, from the bare engine."""
+    """The pixels of the requested images, computed by the engine."""
     engine = OnnxBackend(read_bundle(large_models / "large/1"), device="cpu")
     return engine.run(Batch(latents(SEED, 0, STREAMED, 8)))
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-async def test_sigterm_loses_nothing(large_models, expected, *, scrape, total, until, processes):
-    """Calls in flight end well with the right bytes, health says so first, and the exit is 0."""
-    # Lone calls wait up to a second for company, so that they are in flight when the signal comes;
-    # streams are in flight because nobody reads them yet.
+async def test_sigterm_loses_no_call(large_models, expected, *, scrape, total, until, processes):
+    """Running calls end with the right bytes, health changes first, and the exit status is 0."""
+    # Single calls wait up to a second for more jobs, so they are running when the signal arrives.
+    # Streams are running because they are not read yet.
     options = (f"--repository={large_models}", "--batch-delay-ms=1000", "--max-batch-images=64")
     options += ("--drain-delay-s=0.2", f"--processes={processes}")
     async with process(*options) as started:
@@ -81,14 +81,14 @@ async def test_sigterm_loses_nothing(large_models, expected, *, scrape, total, u
                     )
                     for i in range(CALLS)
                 ]
-                if await _in_flight(scrape, total, ready["metrics_address"], calls, until):
+                if await _wait_until_running(scrape, total, ready["metrics_address"], calls, until):
                     break
                 answered += await asyncio.gather(*calls)
-            # To all of its processes, as a terminal and some containers do.
+            # to all processes, as a terminal and some containers do
             os.killpg(started.pid, signal.SIGTERM)
             assert (await health.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
             streamed, answers = await asyncio.gather(
-                asyncio.gather(*map(_pictures, streams)), asyncio.gather(*calls)
+                asyncio.gather(*map(_read_pictures, streams)), asyncio.gather(*calls)
             )
         assert await ended(started) == 0
     for index, answer in enumerate(answers):
@@ -97,8 +97,8 @@ async def test_sigterm_loses_nothing(large_models, expected, *, scrape, total, u
         assert pictures == expected.tobytes()
 
 
-async def _in_flight(scrape, total, address, calls, until):
-    """Waits until the server counts all streams and calls; False if the calls were too fast."""
+async def _wait_until_running(scrape, total, address, calls, until):
+    """Waits until the server counts all streams and calls. Returns False if calls were too fast."""
     service = "imagemint.v1.GenerationService"
 
     async def all_inside():
@@ -110,13 +110,13 @@ async def _in_flight(scrape, total, address, calls, until):
     return not any(call.done() for call in calls)
 
 
-async def _pictures(stream):
+async def _read_pictures(stream):
     return b"".join([picture async for chunk in stream for picture in chunk.batch.pictures])
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-async def test_second_signal_ends_at_once(large_models, processes, tmp_path):
-    """An operator who insists is obeyed; until then the log has told the effective settings."""
+async def test_second_signal_ends_the_server_at_once(large_models, processes, tmp_path):
+    """A second signal skips the drain. The log has the effective settings."""
     options = (f"--repository={large_models}", "--drain-delay-s=1000", f"--processes={processes}")
     async with process(*options, TMPDIR=str(tmp_path)) as started:
         settings = await line_of(started, "settings")
@@ -135,8 +135,8 @@ async def test_second_signal_ends_at_once(large_models, processes, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-async def test_call_that_comes_late_is_told_when_to_come_back(held, connect, details_of):
-    """While accepted work is finished: UNAVAILABLE and a delay, on old connections and new ones."""
+async def test_late_call_gets_a_retry_delay(held, connect, details_of):
+    """A call during the drain gets UNAVAILABLE with a delay, on old and new connections."""
     single = pb.GenerateRequest(images={"model": "digits", "count": 1})
     async with connect(held) as channel:
         stub = generation_service_pb2_grpc.GenerationServiceStub(channel)
@@ -145,7 +145,7 @@ async def test_call_that_comes_late_is_told_when_to_come_back(held, connect, det
         stopping = asyncio.create_task(held.stop())
         health = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
         with pytest.raises(grpc.aio.AioRpcError):  # the watch ends when calls are refused
-            await _statuses(health)
+            await _read_statuses(health)
         async with connect(held) as other:
             late = generation_service_pb2_grpc.GenerationServiceStub(other)
             for each in (
@@ -164,5 +164,5 @@ async def test_call_that_comes_late_is_told_when_to_come_back(held, connect, det
         await stopping
 
 
-async def _statuses(watch):
+async def _read_statuses(watch):
     return [answer.status async for answer in watch]

@@ -1,4 +1,4 @@
-"""The engine and a server as sources of the same images for training."""
+"""Tests of the engine and a server as sources of the same images for training."""
 
 import asyncio
 import subprocess
@@ -33,7 +33,7 @@ assert tuple(serials[:4]) == first
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("model", ["digits", "plain", "bounded", "styled"])
 async def test_engine_and_server_give_the_same_images(app, models, model):
-    """Pixels, classes, serials and identity are equal, with and without classes of one's own."""
+    """Pixels, classes, serials and identity are equal, with and without selected classes."""
     truncation = {"bounded": 0.5, "styled": 0.5}.get(model)
     condition, classes = (None, None) if model == "plain" else (Cycle([3, 1]), [3, 1])
     local = EngineSource(
@@ -60,7 +60,7 @@ async def test_engine_and_server_give_the_same_images(app, models, model):
 
 
 def test_dataset_reads_the_engine(models):
-    """A map-style dataset, with more images than the engine computes at once."""
+    """A map-style dataset may have more images than the engine computes at once."""
     source = EngineSource("digits", repository=models, seed=1, device="cpu")
     images = SyntheticImages(source, 400, serials=True)
     items = images.__getitems__(range(400))
@@ -70,8 +70,8 @@ def test_dataset_reads_the_engine(models):
     source.close()
 
 
-def test_workers_have_engines_of_their_own(models):
-    """A source that was read before a fork is read in the workers after it."""
+def test_workers_have_their_own_engines(models):
+    """A source that was used before a fork works in the workers after it."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, models],
         capture_output=True,
@@ -82,8 +82,8 @@ def test_workers_have_engines_of_their_own(models):
     assert done.returncode == 0, done.stderr
 
 
-def test_bad_arguments_are_named(models):
-    """A model, a version, a class and a truncation that are not there."""
+def test_bad_arguments_are_refused(models):
+    """An unknown model, version, class or unsupported truncation raises DatasetError."""
     for arguments in (
         {"model": "absent"},
         {"model": "digits", "version": "7"},

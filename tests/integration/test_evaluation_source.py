@@ -1,4 +1,4 @@
-"""A running server as a source for `imagemint evaluate`."""
+"""Tests of a server as a source for `imagemint evaluate`."""
 
 import asyncio
 
@@ -18,8 +18,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest.mark.parametrize("model", ["digits", "plain"])
-async def test_served_images_are_those_of_the_bundle(app, engines, model):
-    """By seed and index, the classes in turn, from whichever index on."""
+async def test_served_images_equal_those_of_the_bundle(app, engines, model):
+    """Images follow from seed and index, with classes in turn from any index on."""
 
     def drawn():
         source = RemoteModel(f"{app.grpc_address}/{model}")
@@ -37,8 +37,8 @@ async def test_served_images_are_those_of_the_bundle(app, engines, model):
     assert len(digest) == 64
 
 
-async def test_served_captions_are_those_of_the_bundle(app, engines):
-    """Each image has its own caption, at its own index."""
+async def test_served_captions_equal_those_of_the_bundle(app, engines):
+    """Each image has its own caption and index."""
     texts = ["A person, with RED hair!", "blue hair", "round glasses", "blue hair"]
 
     def drawn():
@@ -57,14 +57,14 @@ async def test_served_captions_are_those_of_the_bundle(app, engines):
 
 
 @pytest.mark.parametrize("rest", ["/nobody", "/digits@9", ""])
-async def test_missing_model_is_named(app, rest):
-    """An address without a model, or of one that is not there, is an error of ours."""
+async def test_unknown_model_is_an_error(app, rest):
+    """An address without a model, or with an unknown one, raises NotFound."""
     with pytest.raises(NotFound):
         await asyncio.to_thread(RemoteModel, f"{app.grpc_address}{rest}")
 
 
-async def test_connection_heeds_the_environment(app, monkeypatch):
-    """A variable that asks for TLS is obeyed, and a bad one is named."""
+async def test_connection_uses_the_environment(app, monkeypatch):
+    """Variables for TLS are used, and an invalid one is an error with its name."""
     monkeypatch.setenv("IMAGEMINT_TLS_ROOT_CERTIFICATES", "absent.pem")
     with pytest.raises(FileNotFoundError, match=r"absent\.pem"):
         await asyncio.to_thread(RemoteModel, f"{app.grpc_address}/digits")

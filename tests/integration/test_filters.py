@@ -1,4 +1,4 @@
-"""A filtered image depends on its index and the filter alone, and its serial makes it again."""
+"""Tests that a filtered image depends on its index and the filter alone, and has a serial."""
 
 import asyncio
 
@@ -21,7 +21,7 @@ BRIGHT = Filter(min_class_confidence=0.5, max_tries=1000)
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory):
-    """Models with a critic: `digits` with classes, `people` with captions; and one without."""
+    """Models with a critic: `digits` with classes and `people` with captions; and one without."""
     directory = tmp_path_factory.mktemp("critics")
     write_critic(write_bundle(directory, "digits"))
     write_critic(write_bundle(directory, "styled", truncation="psi"))
@@ -32,7 +32,7 @@ def models(tmp_path_factory):
 
 
 async def test_each_index_has_one_image_that_passes(client):
-    """Count and classes are as asked for, and the scores are returned."""
+    """Count and classes are as requested, and the scores are returned."""
     batch = await client.generate("digits", 60, seed=3, condition=Cycle(), image_filter=BRIGHT)
     assert batch.index.tolist() == list(range(60))
     assert batch.class_id.tolist() == [index % 10 for index in range(60)]
@@ -44,7 +44,7 @@ async def test_each_index_has_one_image_that_passes(client):
 
 
 async def test_serials_make_filtered_images_again(client):
-    """The serial of a filtered image is that of an ordinary one."""
+    """The serial of a filtered image is an ordinary one."""
     batch = await client.generate("digits", 30, seed=3, image_filter=BRIGHT)
     again = await client.mint(batch.serials)
     assert again.image.tobytes() == batch.image.tobytes()
@@ -78,7 +78,7 @@ async def test_a_filter_without_conditions_only_scores(client):
 
 
 async def test_encoded_pictures_and_captions(client):
-    """Pictures have scores, too, and candidates keep the caption of their index."""
+    """Pictures also have scores, and candidates keep the caption of their index."""
     plain = await client.encoded("people", 12, seed=1)
     kept = await client.encoded(
         "people", 12, seed=1, image_filter=Filter(min_training_distance=0.7)
@@ -88,8 +88,8 @@ async def test_encoded_pictures_and_captions(client):
     assert kept[0].scores.class_confidence is None
 
 
-async def test_a_filter_that_nothing_passes_is_an_error(client):
-    """Generate and streams say how many were seen and what the best was."""
+async def test_a_filter_that_rejects_everything_is_an_error(client):
+    """Generate and streams report the number of tries and the best score."""
     none = Filter(min_class_confidence=1.0, max_tries=5)
     for call in (
         client.generate("digits", 4, seed=0, image_filter=none),
@@ -102,7 +102,7 @@ async def test_a_filter_that_nothing_passes_is_an_error(client):
 
 
 async def test_unknown_scores_are_refused(client):
-    """The error names what the model has."""
+    """The error lists the scores of the model."""
     with pytest.raises(FailedPrecondition, match="no class_confidence; its scores: realness"):
         await client.generate("people", 1, image_filter=BRIGHT)
     with pytest.raises(FailedPrecondition, match="its scores: none") as caught:
@@ -126,7 +126,7 @@ async def test_invalid_filters_are_refused(client, selection, field):
     assert [each.field for each in caught.value.violations] == [field]
 
 
-async def test_filtered_work_is_rated_and_dropped_models_unload(models, tmp_path):
+async def test_many_filtered_streams_are_served(models, tmp_path):
     """A server with a queue of one batch serves many filtered streams at once."""
     settings = ServeSettings(
         repository=models,
@@ -176,7 +176,7 @@ async def test_data_sets_and_the_engine_agree_with_the_server(app, models, tmp_p
 
 
 async def test_sources_for_training_filter(app, models):
-    """A source of a server and one of the engine give the same images, and name the filter."""
+    """Sources of a server and of the engine give the same images and have the filter."""
     local = EngineSource("digits", repository=models, seed=5, image_filter=BRIGHT, device="cpu")
 
     def read_both():

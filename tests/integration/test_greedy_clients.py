@@ -1,4 +1,4 @@
-"""One caller against the others: answers that nobody takes, and connections that nobody uses."""
+"""Tests of callers that do not read responses or keep idle connections, next to others."""
 
 import asyncio
 import contextlib
@@ -24,19 +24,19 @@ MEBIBYTE = 2**20
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
-    """A model of 128x128 images: 48 kB each, far more than the window of a client at its first."""
+    """A model of 128x128 images: 48 kB each, far more than the initial window of a client."""
     directory = tmp_path_factory.mktemp("large")
     write_bundle(directory, "digits", size=(128, 128, 3))
     return directory
 
 
-def ask(count=10**6, **more):
-    """A stream of images."""
+def make_stream_request(count=10**6, **more):
+    """Returns a request for a stream of images."""
     return pb.StreamGenerateRequest(images={"model": "digits", "count": count}, **more)
 
 
-def infer(rows):
-    """As many images as tensors."""
+def make_tensor_request(rows):
+    """Returns a request for this many images as tensors."""
     request = grpc_service_pb2.ModelInferRequest(model_name="digits")
     for name in ("seed", "index"):
         request.inputs.add(name=name, datatype="UINT64", shape=(rows, 1))
@@ -45,14 +45,14 @@ def infer(rows):
 
 
 @pytest.mark.parametrize("kind", ["stream", "chunks", "single", "tensors"])
-async def test_untaken_answers_are_bounded(serve, large, scrape, total, until, kind):  # noqa: PLR0917 - fixtures
-    """A hundred calls whose client reads nothing hold half of the budget; another is answered."""
+async def test_unread_responses_are_limited(serve, large, scrape, total, until, kind):  # noqa: PLR0917 - fixtures
+    """A hundred calls whose client reads nothing hold half of the budget. Another is served."""
     app = await serve(large, max_bytes_in_flight=32 * MEBIBYTE, max_calls_per_caller=200)
     method, request = {
-        "stream": (STREAM, ask()),
-        "chunks": (STREAM, ask(chunk_size=40)),
+        "stream": (STREAM, make_stream_request()),
+        "chunks": (STREAM, make_stream_request(chunk_size=40)),
         "single": (GENERATE, pb.GenerateRequest(images={"model": "digits", "count": 40})),
-        "tensors": (INFER, infer(40)),
+        "tensors": (INFER, make_tensor_request(40)),
     }[kind]
     async with greedy_client(app.grpc_address) as greedy:
         for _ in range(100):
@@ -71,7 +71,7 @@ async def test_untaken_answers_are_bounded(serve, large, scrape, total, until, k
         all_wait.made = -1
         await until(all_wait)
         assert all_wait.held <= 16 * MEBIBYTE
-        # Each byte that was made is counted three times at least, and what was sent is not in it.
+        # Each byte is counted at least three times, and bytes that were sent are not included.
         assert all_wait.made * 128 * 128 * 3 <= 8 * MEBIBYTE
         async with AsyncClient(app.grpc_address) as client:
             assert len(await client.generate("digits", 8)) == 8
@@ -85,11 +85,11 @@ async def test_untaken_answers_are_bounded(serve, large, scrape, total, until, k
 
 
 async def test_stalled_client_is_disconnected(serve, large, scrape, total):
-    """Whoever takes nothing for `stall_timeout_s` loses its connection, and frees its places."""
+    """A client that reads nothing for `stall_timeout_s` is disconnected and frees its calls."""
     app = await serve(large, stall_timeout_s=0.5, max_concurrent_calls=4)
     async with greedy_client(app.grpc_address) as greedy:
         for _ in range(3):
-            greedy.call(STREAM, ask())
+            greedy.call(STREAM, make_stream_request())
         async with asyncio.timeout(WAIT_S):
             await greedy.closed()
         async with AsyncClient(app.grpc_address) as client:
@@ -99,13 +99,13 @@ async def test_stalled_client_is_disconnected(serve, large, scrape, total):
 
 
 async def test_slow_reader_is_not_stalled(serve, large):
-    """A reader that takes a chunk now and then keeps its stream, though it takes long over all."""
+    """A client that reads a chunk from time to time keeps its stream."""
     app = await serve(large, stall_timeout_s=1.2)
     options = [("grpc.http2.lookahead_bytes", 2**16), ("grpc.http2.bdp_probe", 0)]
     async with grpc.aio.insecure_channel(app.grpc_address, options=options) as channel:
         stream = channel.unary_stream(
             STREAM, pb.StreamGenerateRequest.SerializeToString, pb.StreamGenerateResponse.FromString
-        )(ask(count=12, chunk_size=3))
+        )(make_stream_request(count=12, chunk_size=3))
         indices = []
         async for chunk in stream:
             indices += [image.index for image in chunk.batch.images]
@@ -113,10 +113,10 @@ async def test_slow_reader_is_not_stalled(serve, large):
     assert indices == list(range(12))
 
 
-async def test_stopped_reader_loses_what_was_made_ahead(serve, large, scrape, total, until):
-    """A reader that has read fast and then stops holds a chunk, and gets the rest when it goes on.
+async def test_paused_reader_loses_chunks_ahead(serve, large, scrape, total, until):
+    """A reader that stops holds one chunk and gets the rest when it continues.
 
-    What was made ahead is made again: the same pixels, without a gap.
+    Chunks that were computed ahead are computed again: the same pixels without a gap.
     """
     app = await serve(large)
     async with AsyncClient(app.grpc_address) as client:
@@ -125,27 +125,27 @@ async def test_stopped_reader_loses_what_was_made_ahead(serve, large, scrape, to
     async with grpc.aio.insecure_channel(app.grpc_address, options=options) as channel:
         stream = channel.unary_stream(
             STREAM, pb.StreamGenerateRequest.SerializeToString, pb.StreamGenerateResponse.FromString
-        )(_seeded(3))
-        pictures = [picture async for picture in _some(stream, 8)]
+        )(_make_seeded_request(3))
+        pictures = [picture async for picture in _read_some(stream, 8)]
 
         async def little_is_held():
             held = total(await scrape(app.metrics_address), "imagemint_bytes_in_flight")
             return held == 3 * 2 * 128 * 128 * 3
 
         await until(little_is_held)
-        pictures += [picture async for picture in _some(stream, 12)]
+        pictures += [picture async for picture in _read_some(stream, 12)]
         stream.cancel()
     assert pictures == [image.tobytes() for image in expected.image]
 
 
-def _seeded(seed):
+def _make_seeded_request(seed):
     return pb.StreamGenerateRequest(
         images={"model": "digits", "count": 200, "seed": seed}, chunk_size=2
     )
 
 
-async def _some(stream, count):
-    """The next pictures of a stream."""
+async def _read_some(stream, count):
+    """Yields the next pictures of a stream."""
     while count:
         chunk = await stream.read()
         for picture in chunk.batch.pictures:
@@ -154,11 +154,11 @@ async def _some(stream, count):
 
 
 async def test_calls_of_an_address_are_limited(serve, large):
-    """Three quarters of all calls are what one address may have; another finds room."""
+    """An address may have three quarters of all calls, so others have room."""
     app = await serve(large, max_concurrent_calls=8)
     async with greedy_client(app.grpc_address) as greedy, AsyncClient(app.grpc_address) as client:
         for _ in range(20):
-            greedy.call(STREAM, ask())
+            greedy.call(STREAM, make_stream_request())
         streams = [client.stream("digits", 10**6) for _ in range(2)]
         for stream in streams:
             assert len(await anext(stream))
@@ -169,8 +169,8 @@ async def test_calls_of_an_address_are_limited(serve, large):
 KEYS = {name: f"imk_{name:k<43}" for name in ("greedy", "other", "new")}
 
 
-def key_file(**clients):
-    """A key file: by name, the key of each client and the models that it may use."""
+def make_key_file(**clients):
+    """Returns a key file with the key of each client and the models that it may use."""
     return "".join(
         f'[[key]]\nname = "{name}"\nsha256 = "{compute_digest(KEYS[key])}"\nmodels = {models}\n'
         for name, (key, models) in clients.items()
@@ -180,23 +180,23 @@ def key_file(**clients):
 ANY = '["digits", "others"]'
 OTHER = {"other": ("other", ANY)}
 WITHDRAWALS = {
-    "gone": (key_file(**OTHER), Unauthenticated),
-    "replaced": (key_file(greedy=("new", ANY), **OTHER), Unauthenticated),
-    "narrowed": (key_file(greedy=("greedy", '["others"]'), **OTHER), PermissionDenied),
+    "gone": (make_key_file(**OTHER), Unauthenticated),
+    "replaced": (make_key_file(greedy=("new", ANY), **OTHER), Unauthenticated),
+    "narrowed": (make_key_file(greedy=("greedy", '["others"]'), **OTHER), PermissionDenied),
 }
 
 
-async def drained(stream):
+async def read_all(stream):
     """Reads a stream to its end."""
     async for _ in stream:
         pass
 
 
 @pytest.mark.parametrize("withdrawal", WITHDRAWALS)
-async def test_withdrawal_ends_what_is_under_way(serve, large, tmp_path, withdrawal):
-    """A key taken out, replaced under its name, or narrowed: its streams end, read or not."""
+async def test_key_change_ends_running_streams(serve, large, tmp_path, withdrawal):
+    """Streams of a key that is removed, replaced or restricted end, read or not."""
     path = tmp_path / "keys.toml"
-    path.write_text(key_file(greedy=("greedy", ANY), **OTHER))
+    path.write_text(make_key_file(greedy=("greedy", ANY), **OTHER))
     app = await serve(large, api_keys=path, max_concurrent_calls=8)
     bearers = {name: {"metadata": [("x-api-key", key)]} for name, key in KEYS.items()}
     async with (
@@ -207,7 +207,7 @@ async def test_withdrawal_ends_what_is_under_way(serve, large, tmp_path, withdra
         stream = client.stream("digits", 10**9)
         await anext(stream)
         for _ in range(5):
-            greedy.call(STREAM, ask(), x_api_key=KEYS["greedy"])
+            greedy.call(STREAM, make_stream_request(), x_api_key=KEYS["greedy"])
         unaffected = other.stream("digits", 10**9)
         await anext(unaffected)
         text, error = WITHDRAWALS[withdrawal]
@@ -215,30 +215,30 @@ async def test_withdrawal_ends_what_is_under_way(serve, large, tmp_path, withdra
         async with asyncio.timeout(WAIT_S):
             await greedy.closed()
             with pytest.raises(error):
-                await drained(stream)
+                await read_all(stream)
         await anext(unaffected)
         await unaffected.aclose()
 
 
-async def test_withdrawal_ends_a_call_that_waits(serve, models, tmp_path):
-    """A call in the queue is answered UNAUTHENTICATED, and its work is dropped."""
-    # The held fixture has no keys: a stream at a rate of nearly nothing waits just as well.
+async def test_removed_key_ends_a_waiting_call(serve, models, tmp_path):
+    """A queued call gets UNAUTHENTICATED, and its work is dropped."""
+    # The held fixture has no keys. A stream with a rate near zero also waits.
     path = tmp_path / "keys.toml"
     slow = "rate_images_per_s = 0.001\nburst_images = 2\n"
-    path.write_text(key_file(greedy=("greedy", ANY)) + slow)
+    path.write_text(make_key_file(greedy=("greedy", ANY)) + slow)
     app = await serve(models, api_keys=path)
     metadata = [("x-api-key", KEYS["greedy"])]
     async with AsyncClient(app.grpc_address, metadata=metadata) as client:
         stream = client.stream("digits", 10)
         await anext(stream)
-        path.write_text(key_file(**OTHER))
+        path.write_text(make_key_file(**OTHER))
         async with asyncio.timeout(WAIT_S):
             with pytest.raises(Unauthenticated):
-                await drained(stream)
+                await read_all(stream)
 
 
-async def test_idle_connections_make_room(serve, models):
-    """Connections without a call are closed before new callers are turned away; busy ones stay."""
+async def test_idle_connections_are_closed_for_new_callers(serve, models):
+    """Idle connections are closed before new callers are refused. Busy ones stay."""
     app = await serve(models, max_connections=16)
     host, _, port = app.grpc_address.rpartition(":")
     async with AsyncClient(app.grpc_address) as busy, contextlib.AsyncExitStack() as opened:

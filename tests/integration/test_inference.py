@@ -1,4 +1,4 @@
-"""GRPCInferenceService over the wire: descriptions, images as tensors, streams, sums, refusals."""
+"""Tests of GRPCInferenceService: descriptions, tensors, streams, statistics and errors."""
 
 import asyncio
 import struct
@@ -26,8 +26,8 @@ async def inference(app, connect):
         yield grpc_service_pb2_grpc.GRPCInferenceServiceStub(channel)
 
 
-def infer(*indices, model="digits", seed=5, classes=None, outputs=(), **fields):
-    """Asks for these places on a reel."""
+def make_request(*indices, model="digits", seed=5, classes=None, outputs=(), **fields):
+    """Returns a request for these indices of a seed."""
     request = pb.ModelInferRequest(model_name=model, **fields)
     columns = {
         "seed": np.full(len(indices), seed, np.uint64),
@@ -44,14 +44,14 @@ def infer(*indices, model="digits", seed=5, classes=None, outputs=(), **fields):
     return request
 
 
-def image_of(answer, place=0):
-    """The pixels of an answer."""
+def read_image(answer, place=0):
+    """Returns the pixels of a response."""
     shape = tuple(answer.outputs[place].shape)
     return np.frombuffer(answer.raw_output_contents[place], np.uint8).reshape(shape)
 
 
-async def code_of(call):
-    """Status with which a call fails."""
+async def get_code(call):
+    """Returns the status with which a call fails."""
     with pytest.raises(grpc.aio.AioRpcError) as failed:
         await call
     return failed.value.code()
@@ -61,7 +61,7 @@ async def code_of(call):
 
 
 async def test_server_is_live_and_ready(inference):
-    """Once everything is loaded."""
+    """The server is live and ready after all models are loaded."""
     assert (await inference.ServerLive(pb.ServerLiveRequest())).live
     assert (await inference.ServerReady(pb.ServerReadyRequest())).ready
 
@@ -76,14 +76,14 @@ async def test_server_is_live_and_ready(inference):
         ("nobody", "", False),
     ],
 )
-async def test_model_ready_answers_whatever_is_asked(inference, name, version, ready):
-    """What does not exist is not ready."""
+async def test_model_ready_answers_for_any_name(inference, name, version, ready):
+    """A model or version that does not exist is not ready."""
     answer = await inference.ModelReady(pb.ModelReadyRequest(name=name, version=version))
     assert answer.ready is ready
 
 
-async def test_server_metadata_lists_statistics(inference):
-    """Name, release, extensions."""
+async def test_server_metadata_lists_the_extensions(inference):
+    """The metadata have name, release and extensions."""
     answer = await inference.ServerMetadata(pb.ServerMetadataRequest())
     assert answer.name == "imagemint"
     assert answer.version
@@ -106,8 +106,8 @@ async def test_server_metadata_lists_statistics(inference):
         ),
     ],
 )
-async def test_metadata_are_those_of_the_graph(inference, model, inputs, image):
-    """Names, datatypes, and shapes that begin with the batch."""
+async def test_metadata_equal_those_of_the_graph(inference, model, inputs, image):
+    """Names and datatypes are those of the graph, and shapes start with the batch."""
     answer = await inference.ModelMetadata(pb.ModelMetadataRequest(name=model))
     assert [(each.name, each.datatype, list(each.shape)) for each in answer.inputs] == inputs
     told = [(each.name, each.datatype, list(each.shape)) for each in answer.outputs]
@@ -115,8 +115,8 @@ async def test_metadata_are_those_of_the_graph(inference, model, inputs, image):
     assert (answer.name, list(answer.versions)) == (model, ["1"])
 
 
-async def test_config_says_what_may_be_asked(inference, app):
-    """Rows of a request, dims without the batch, dynamic batching."""
+async def test_config_has_limits_and_batching(inference, app):
+    """The configuration has the maximum batch, dims without the batch, and dynamic batching."""
     answer = await inference.ModelConfig(pb.ModelConfigRequest(name="styled", version="1"))
     config = answer.config
     limit = app.repository.resolve("styled").max_images
@@ -136,15 +136,15 @@ async def test_config_says_what_may_be_asked(inference, app):
 
 
 async def test_index_lists_every_version(inference):
-    """What there is, and what of it serves."""
+    """The index has every version with its state."""
     answer = await inference.RepositoryIndex(pb.RepositoryIndexRequest(ready=True))
     listed = [(each.name, each.version, each.state) for each in answer.models]
     names = ("bounded", "digits", "people", "plain", "styled")
     assert listed == [(name, "1", "READY") for name in names]
 
 
-async def test_health_knows_the_service(app, connect):
-    """As it does the others."""
+async def test_health_has_the_service(app, connect):
+    """The service has a health status like all others."""
     async with connect(app) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         answer = await stub.Check(health_pb2.HealthCheckRequest(service=SERVICE))
@@ -154,32 +154,32 @@ async def test_health_knows_the_service(app, connect):
 # --- images ---------------------------------------------------------------------------------------
 
 
-async def test_rows_are_the_images_of_their_serials(inference, client):
-    """Indices with gaps, out of order, each with a class: the bytes of imagemint.v1."""
+async def test_rows_equal_the_images_of_their_serials(inference, client):
+    """Rows in any order with classes have the bytes of imagemint.v1."""
     indices, classes = [9, 3, 4, 2**64 - 1], [1, 2, 3, 4]
-    asked = infer(*indices, classes=classes, outputs=["serial", "image"], id="mine")
+    asked = make_request(*indices, classes=classes, outputs=["serial", "image"], id="mine")
     answer = await inference.ModelInfer(asked)
     assert (answer.model_name, answer.model_version, answer.id) == ("digits", "1", "mine")
     assert [each.name for each in answer.outputs] == ["serial", "image"]
     for place, (index, class_id) in enumerate(zip(indices, classes, strict=True)):
         alone = await client.generate("digits", 1, seed=5, first_index=index, condition=class_id)
-        assert image_of(answer, 1)[place].tobytes() == alone.image[0].tobytes()
+        assert read_image(answer, 1)[place].tobytes() == alone.image[0].tobytes()
     (length,) = struct.unpack("<I", answer.raw_output_contents[0][:4])
     assert answer.raw_output_contents[0][4 : 4 + length].decode() == "digits@1/5/9?class=1"
 
 
-async def test_drawn_classes_are_told(inference, client):
-    """Who leaves the class to chance may ask which it was."""
-    answer = await inference.ModelInfer(infer(3, 4, outputs=["image", "class_id"]))
+async def test_drawn_classes_are_returned(inference, client):
+    """A caller that does not set the class can request it as an output."""
+    answer = await inference.ModelInfer(make_request(3, 4, outputs=["image", "class_id"]))
     same = await client.generate("digits", 2, seed=5, first_index=3)
-    assert image_of(answer).tobytes() == same.image.tobytes()
+    assert read_image(answer).tobytes() == same.image.tobytes()
     told = np.frombuffer(answer.raw_output_contents[1], np.int64)
     assert told.tolist() == same.class_id.tolist()
     assert list(answer.outputs[1].shape) == [2, 1]
 
 
-async def test_explicit_latents_are_the_graphs_own(inference, client):
-    """What one would send to any server of this model.onnx."""
+async def test_explicit_latents_are_inputs_of_the_graph(inference, client):
+    """The request is valid for any server of this model.onnx."""
     z = np.linspace(-2, 2, 24, dtype=np.float32).reshape(3, 8)
     request = pb.ModelInferRequest(model_name="digits")
     request.inputs.add(name="z", datatype="FP32", shape=z.shape)
@@ -187,13 +187,13 @@ async def test_explicit_latents_are_the_graphs_own(inference, client):
     request.raw_input_contents.extend([z.tobytes(), np.array([7, 8, 9]).tobytes()])
     answer = await inference.ModelInfer(request)
     same = await client.generate("digits", 3, latents=z, condition=PerImage([7, 8, 9]))
-    assert image_of(answer).tobytes() == same.image.tobytes()
+    assert read_image(answer).tobytes() == same.image.tobytes()
 
 
 @pytest.mark.parametrize(("model", "dtype"), [("styled", np.float32), ("bounded", np.float64)])
-async def test_truncation_is_that_of_the_serial(inference, client, model, dtype):
-    """0.5 and 0.75 are the same number in both APIs, whatever its kind."""
-    request = infer(3, 3, model=model, classes=[1, 1])
+async def test_truncation_equals_that_of_the_serial(inference, client, model, dtype):
+    """0.5 and 0.75 have the same meaning in both APIs for each kind of truncation."""
+    request = make_request(3, 3, model=model, classes=[1, 1])
     values = np.array([0.5, 0.75], dtype)
     datatype = {"float32": "FP32", "float64": "FP64"}[values.dtype.name]
     request.inputs.add(name="truncation", datatype=datatype, shape=(2, 1))
@@ -203,12 +203,12 @@ async def test_truncation_is_that_of_the_serial(inference, client, model, dtype)
         same = await client.generate(
             model, 1, seed=5, first_index=3, condition=1, truncation=truncation
         )
-        assert image_of(answer)[place].tobytes() == same.image[0].tobytes()
+        assert read_image(answer)[place].tobytes() == same.image[0].tobytes()
 
 
-async def test_failure_has_the_details_of_every_other(inference, details_of):
-    """Every violation, and the request id, in google.rpc messages."""
-    request = infer(1, classes=[99], outputs=["pixels"])
+async def test_failure_has_details(inference, details_of):
+    """The google.rpc details have every violation and the request id."""
+    request = make_request(1, classes=[99], outputs=["pixels"])
     with pytest.raises(grpc.aio.AioRpcError) as failed:
         await inference.ModelInfer(request, metadata=[("x-request-id", "mine")])
     assert failed.value.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -218,13 +218,14 @@ async def test_failure_has_the_details_of_every_other(inference, details_of):
     assert details["ErrorInfo"].metadata["request_id"] == "mine"
 
 
-async def test_calls_are_counted_like_every_other(inference, app, scrape, total):
-    """Requests by method and model, streams too, and the images."""
+async def test_calls_are_counted(inference, app, scrape, total):
+    """Requests, streams and images are counted by method and model."""
     labels = {"service": SERVICE, "model": "plain", "code": "OK"}
     before = await scrape(app.metrics_address)
-    await inference.ModelInfer(infer(1, 2, model="plain"))
+    await inference.ModelInfer(make_request(1, 2, model="plain"))
     answers = [
-        answer async for answer in inference.ModelStreamInfer(iter([infer(1, model="plain")]))
+        answer
+        async for answer in inference.ModelStreamInfer(iter([make_request(1, model="plain")]))
     ]
     after = await scrape(app.metrics_address)
     assert len(answers) == 1
@@ -236,15 +237,15 @@ async def test_calls_are_counted_like_every_other(inference, app, scrape, total)
     assert minted[1] - minted[0] == 3
 
 
-# --- sums -----------------------------------------------------------------------------------------
+# --- statistics -----------------------------------------------------------------------------------
 
 
-async def test_statistics_count_what_was_asked(inference):
+async def test_statistics_count_requests(inference):
     """Differences are exact, the counts agree, and the phases add up."""
     asked = pb.ModelStatisticsRequest(name="bounded", version="1")
     (before,) = (await inference.ModelStatistics(asked)).model_stats
     for count in (1, 5):
-        await inference.ModelInfer(infer(*range(count), model="bounded"))
+        await inference.ModelInfer(make_request(*range(count), model="bounded"))
     (after,) = (await inference.ModelStatistics(asked)).model_stats
     assert (after.name, int(after.version)) == ("bounded", 1)
     assert after.inference_count - before.inference_count == 6
@@ -260,25 +261,25 @@ async def test_statistics_count_what_was_asked(inference):
     assert after.last_inference > 1_700_000_000_000
 
 
-async def test_statistics_of_all_models(inference):
-    """No name means all."""
+async def test_statistics_cover_all_models(inference):
+    """A request without a name returns all models."""
     answer = await inference.ModelStatistics(pb.ModelStatisticsRequest())
     names = [each.name for each in answer.model_stats]
     assert names == ["bounded", "digits", "people", "plain", "styled"]
 
 
-async def test_statistics_of_nobody_are_not_found(inference):
-    """As any call for a model that does not exist."""
+async def test_statistics_of_an_unknown_model_are_not_found(inference):
+    """The code is NOT_FOUND, as for any other call."""
     call = inference.ModelStatistics(pb.ModelStatisticsRequest(name="nobody"))
-    assert await code_of(call) is grpc.StatusCode.NOT_FOUND
+    assert await get_code(call) is grpc.StatusCode.NOT_FOUND
 
 
 # --- streams --------------------------------------------------------------------------------------
 
 
 async def test_stream_answers_in_order(inference):
-    """More requests than are read ahead, of different sizes: each answer is that of its request."""
-    requests = [infer(*range(i, i + 1 + i % 3), id=str(i)) for i in range(80)]
+    """More requests than are read ahead, of different sizes, are answered in order."""
+    requests = [make_request(*range(i, i + 1 + i % 3), id=str(i)) for i in range(80)]
     answers = [answer async for answer in inference.ModelStreamInfer(iter(requests))]
     assert [answer.infer_response.id for answer in answers] == [str(i) for i in range(80)]
     assert not any(answer.error_message for answer in answers)
@@ -289,9 +290,13 @@ async def test_stream_answers_in_order(inference):
         assert together.parameters["triton_final_response"].bool_param
 
 
-async def test_stream_survives_a_bad_request(inference):
-    """The failure is the answer of that request alone."""
-    requests = [infer(1, id="a"), infer(1, classes=[99], id="b"), infer(1, id="c")]
+async def test_stream_continues_after_an_invalid_request(inference):
+    """The error is the response of that request only."""
+    requests = [
+        make_request(1, id="a"),
+        make_request(1, classes=[99], id="b"),
+        make_request(1, id="c"),
+    ]
     answers = [answer async for answer in inference.ModelStreamInfer(iter(requests))]
     assert [answer.infer_response.id for answer in answers] == ["a", "b", "c"]
     assert [bool(answer.error_message) for answer in answers] == [False, True, False]
@@ -299,24 +304,24 @@ async def test_stream_survives_a_bad_request(inference):
     assert not answers[1].infer_response.outputs
 
 
-async def test_stream_waits_for_its_own(held, connect):
-    """A stream that asks for more than the queue holds fills it again and again."""
+async def test_stream_waits_for_room(held, connect):
+    """A stream that requests more than the queue holds fills it again and again."""
     held.backends["digits"].release()
     async with connect(held) as channel:
         stub = grpc_service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        requests = [infer(*range(15)) for _ in range(12)]
+        requests = [make_request(*range(15)) for _ in range(12)]
         answers = [answer async for answer in stub.ModelStreamInfer(iter(requests))]
     assert [answer.error_message for answer in answers] == [""] * 12
 
 
-async def test_left_stream_takes_its_work_along(held, connect, until):
-    """What has not begun when the client goes is never computed."""
+async def test_cancelled_stream_drops_its_work(held, connect, until):
+    """Work that has not started when the client leaves is not computed."""
     backend = held.backends["digits"]
     async with connect(held) as channel:
         stub = grpc_service_pb2_grpc.GRPCInferenceServiceStub(channel)
         call = stub.ModelStreamInfer()
         for _ in range(3):
-            await call.write(infer(*range(6)))
+            await call.write(make_request(*range(6)))
         await backend.begun()
         batcher = held.repository.resolve("digits").batcher
 
@@ -334,24 +339,24 @@ async def test_left_stream_takes_its_work_along(held, connect, until):
     assert sum(backend.sizes) <= 8
 
 
-async def test_timeout_drops_the_work(held, connect):
-    """A request whose time passes in the queue fails, and is never computed."""
+async def test_expired_request_is_not_computed(held, connect):
+    """A request whose timeout passes in the queue fails."""
     backend = held.backends["digits"]
     async with connect(held) as channel:
         stub = grpc_service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        first = stub.ModelInfer(infer(1))
+        first = stub.ModelInfer(make_request(1))
         await backend.begun()
-        request = infer(2)
+        request = make_request(2)
         request.parameters["timeout"].int64_param = 1
-        late = asyncio.ensure_future(code_of(stub.ModelInfer(request)))
+        late = asyncio.ensure_future(get_code(stub.ModelInfer(request)))
         backend.release()
         assert await late is grpc.StatusCode.DEADLINE_EXCEEDED
         await first
     assert sum(backend.sizes) == 1
 
 
-async def test_priority_goes_first(held, connect, until):
-    """A request of priority 1 is computed before one that queued first."""
+async def test_priority_is_respected(held, connect, until):
+    """A request of priority 1 is computed before earlier ones."""
     backend, batcher = held.backends["digits"], held.repository.resolve("digits").batcher
 
     async def holds(images):
@@ -362,17 +367,17 @@ async def test_priority_goes_first(held, connect, until):
 
     async with connect(held) as channel:
         stub = grpc_service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        first = stub.ModelInfer(infer(1))
+        first = stub.ModelInfer(make_request(1))
         await backend.begun()
-        waiting = stub.ModelInfer(infer(*range(20)))
+        waiting = stub.ModelInfer(make_request(*range(20)))
         await holds(20)
-        request = infer(1, 2)
+        request = make_request(1, 2)
         request.parameters["priority"].uint64_param = 1
         hasty = stub.ModelInfer(request)
         await holds(22)
         backend.step()
         await backend.begun()
-        backend.step()  # makes the hasty one whole, and is one of three passes of the other
+        backend.step()  # completes the urgent one and one of three batches of the other
         await hasty
         assert not waiting.done()
         backend.release()
@@ -380,20 +385,20 @@ async def test_priority_goes_first(held, connect, until):
 
 
 async def test_full_queue_refuses_with_a_delay(held, connect, details_of, until):
-    """As in imagemint.v1."""
+    """The error has a retry delay as in imagemint.v1."""
     backend = held.backends["digits"]
     async with connect(held) as channel:
         stub = grpc_service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        first = stub.ModelInfer(infer(*range(8)))
+        first = stub.ModelInfer(make_request(*range(8)))
         await backend.begun()
-        second = stub.ModelInfer(infer(*range(20)))
+        second = stub.ModelInfer(make_request(*range(20)))
 
         async def full():
             return held.repository.resolve("digits").batcher._queue.images == 20
 
         await until(full)
         with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await stub.ModelInfer(infer(1))
+            await stub.ModelInfer(make_request(1))
         backend.release()
         await first
         await second
@@ -401,14 +406,14 @@ async def test_full_queue_refuses_with_a_delay(held, connect, details_of, until)
     assert "RetryInfo" in details_of(refused.value)
 
 
-async def test_drain_ends_a_silent_stream(serve, models, connect):
-    """What was taken is answered; then the stream ends, long before the grace does."""
+async def test_drain_ends_an_idle_stream(serve, models, connect):
+    """Accepted requests are answered. Then the stream ends long before the grace does."""
     app = await serve(models, drain_grace_s=600.0)
     async with connect(app) as channel:
         call = grpc_service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelStreamInfer()
-        await call.write(infer(1, id="taken"))
+        await call.write(make_request(1, id="taken"))
         assert (await call.read()).infer_response.id == "taken"
         async with asyncio.timeout(WAIT_S):
             stopped = asyncio.ensure_future(app.stop())
-            assert await code_of(call.read()) is grpc.StatusCode.UNAVAILABLE
+            assert await get_code(call.read()) is grpc.StatusCode.UNAVAILABLE
             await stopped

@@ -1,4 +1,4 @@
-"""Walks between serial numbers: frames, animations, and what is refused."""
+"""Tests of interpolation between serials: frames, animations and errors."""
 
 import asyncio
 import io
@@ -21,20 +21,20 @@ A, B, C = (
 
 
 async def collect(frames):
-    """The pixels of all frames, and their batches."""
+    """Returns the pixels of all frames and their batches."""
     batches = [batch async for batch in frames]
     return np.concatenate([each.image for each in batches]), batches
 
 
-async def test_ends_are_the_images_of_their_serials(client):
-    """Pixel by pixel; and so is a serial that a frame meets on the way."""
+async def test_waypoints_are_the_images_of_their_serials(client):
+    """Frames at a serial have exactly its pixels."""
     pixels, batches = await collect(client.interpolate([A, C, B], 21))
     assert pixels.shape == (21, 4, 6, 1)
     wanted = await client.mint([A, C, B])
     assert np.array_equal(pixels[[0, 10, 20]], wanted.image)
     assert [int(index) for each in batches for index in each.index] == list(range(21))
     classes = [int(each) for batch in batches for each in batch.class_id]
-    # Half-way between two serials, the even one of their positions counts as the nearer.
+    # Half-way between two serials, the one at an even position counts as nearer.
     assert classes == [3] * 6 + [4] * 9 + [3] * 6
     assert len({each.tobytes() for each in pixels}) > 10
 
@@ -48,8 +48,8 @@ async def test_ends_are_the_images_of_their_serials(client):
         ("people@1/1/0?caption=red%20hair", "people@1/2/0?caption=red%20hair"),
     ],
 )
-async def test_every_kind_of_model_walks(client, generation, serials):
-    """Without classes, with a threshold of each end, and with psi."""
+async def test_every_kind_of_model_interpolates(client, generation, serials):
+    """Models may have no classes, a threshold at each end, or psi."""
     pixels, _ = await collect(client.interpolate(serials, 9))
     for end, serial in ((0, serials[0]), (-1, serials[1])):
         parts = Serial.parse(serial)
@@ -60,8 +60,8 @@ async def test_every_kind_of_model_walks(client, generation, serials):
 
 
 @pytest.mark.parametrize("kind", ["webp", "gif", "apng"])
-async def test_animation_shows_the_frames(client, kind):
-    """In order, and for ever; the lossless ones exactly."""
+async def test_animation_has_the_frames(client, kind):
+    """Frames are in order and repeat forever, and lossless formats have exact pixels."""
     pixels, _ = await collect(client.interpolate([A, B], 8))
     quality = 100 if kind == "webp" else None
     data = await client.animate([A, B], 8, format=kind, frame_ms=40, quality=quality)
@@ -76,8 +76,8 @@ async def test_animation_shows_the_frames(client, kind):
     assert Image.open(io.BytesIO(there_and_back)).n_frames == 14
 
 
-async def test_frames_come_encoded(generation):
-    """As PNG, in chunks whose timing is told."""
+async def test_frames_may_be_encoded(generation):
+    """Frames are PNG in chunks with times."""
     request = pb.InterpolateRequest(
         serials=[A, B], frames=30, output={"format": image_pb2.IMAGE_FORMAT_PNG}
     )
@@ -108,8 +108,8 @@ async def test_frames_come_encoded(generation):
         ({"animation": {}, "output": {}}, {"output"}),
     ],
 )
-async def test_wrong_requests_are_refused(generation, details_of, changes, fields):
-    """With every violation."""
+async def test_invalid_requests_are_refused(generation, details_of, changes, fields):
+    """The error has every violation."""
     request = pb.InterpolateRequest(**({"serials": [A, B], "frames": 10} | changes))
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await generation.Interpolate(request).read()
@@ -119,8 +119,8 @@ async def test_wrong_requests_are_refused(generation, details_of, changes, field
     assert {each.field for each in violations} == wanted
 
 
-async def test_refusals_of_the_client(client):
-    """Unknown models, other variants and unfitting serials have the errors of other calls."""
+async def test_errors_equal_those_of_other_calls(client):
+    """Unknown models, other variants and mismatched serials have the usual errors."""
     with pytest.raises(NotFound):
         await client.animate(["absent@1/1/1", "absent@1/1/2"])
     with pytest.raises(FailedPrecondition):
@@ -131,8 +131,8 @@ async def test_refusals_of_the_client(client):
         await client.animate(A)
 
 
-async def test_command_writes_a_walk(app, tmp_path, capsys):
-    """`imagemint generate --interpolate A,B` writes an animation; without it, none is written."""
+async def test_command_writes_an_animation(app, tmp_path, capsys):
+    """`imagemint generate --interpolate A,B` writes an animation."""
     out, serials = tmp_path / "walk.webp", f"--interpolate={A},{B}"
 
     async def run(*arguments):

@@ -1,4 +1,4 @@
-"""Requests that hold too much: refused, and the server and its other callers go on."""
+"""Tests of requests with too many parts, which are refused without affecting others."""
 
 import grpc
 import pytest
@@ -10,8 +10,8 @@ EMPTY_INPUTS = b"\x2a\x00" * 700_000
 INFERENCE, GENERATION = "inference.GRPCInferenceService", "imagemint.v1.GenerationService"
 
 
-def nested(*numbers, content):
-    """A message in the field of a message, and so on; the outermost number first."""
+def nest(*numbers, content):
+    """Returns a message in nested fields, the outermost number first."""
     for number in reversed(numbers):
         length, size = len(content), bytearray()
         while length > 127:
@@ -27,14 +27,14 @@ def nested(*numbers, content):
         (f"{INFERENCE}/ModelInfer", EMPTY_INPUTS),
         (f"{INFERENCE}/ModelInfer", b"\x22\x00" * 700_000),
         (f"{INFERENCE}/RepositoryModelLoad", b"\x1a\x00" * 700_000),
-        (f"{GENERATION}/Generate", nested(1, 10, 1, content=b"\x01" * 3_000_000)),
-        (f"{GENERATION}/Generate", nested(1, 9, 1, content=b"\x01" * 3_000_000)),
+        (f"{GENERATION}/Generate", nest(1, 10, 1, content=b"\x01" * 3_000_000)),
+        (f"{GENERATION}/Generate", nest(1, 9, 1, content=b"\x01" * 3_000_000)),
         (f"{GENERATION}/Generate", b"\x0a\x00" * 700_000),
     ],
     ids=["inputs", "parameters", "load parameters", "cycle", "classes", "parts"],
 )
-async def test_request_that_holds_too_much_is_refused(app, connect, details_of, method, content):
-    """INVALID_ARGUMENT that tells the limit, whichever list is too long."""
+async def test_request_with_too_many_parts_is_refused(app, connect, details_of, method, content):
+    """INVALID_ARGUMENT has the limit of the list that is too long."""
     async with connect(app) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await channel.unary_unary(f"/{method}")(content)
@@ -43,12 +43,12 @@ async def test_request_that_holds_too_much_is_refused(app, connect, details_of, 
         assert "more than" in violation.description
 
 
-async def test_stream_with_a_bomb_ends(app, connect):
-    """A stream that holds too much ends with INVALID_ARGUMENT; the next caller is answered."""
+async def test_stream_with_too_many_parts_ends(app, connect):
+    """The stream ends with INVALID_ARGUMENT, and the next caller is answered."""
     async with connect(app) as channel:
         infer = channel.stream_stream(f"/{INFERENCE}/ModelStreamInfer")()
         await infer.write(EMPTY_INPUTS)
-        cycle = nested(1, 10, 1, content=b"\x01" * 3_000_000)
+        cycle = nest(1, 10, 1, content=b"\x01" * 3_000_000)
         for call in (infer, channel.unary_stream(f"/{GENERATION}/StreamGenerate")(cycle)):
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await call.read()

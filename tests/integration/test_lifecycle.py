@@ -1,4 +1,4 @@
-"""From listening to leaving: addresses, failures at the start, and the drain of a server."""
+"""Tests of the server's life cycle: addresses, failed starts and the drain."""
 
 import asyncio
 import contextlib
@@ -24,29 +24,29 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-def request(count=1, **images):
-    """A GenerateRequest for `digits`."""
+def make_request(count=1, **images):
+    """Returns a GenerateRequest for `digits`."""
     return pb.GenerateRequest(images={"model": "digits", "count": count, "seed": 1, **images})
 
 
 @contextlib.contextmanager
-def occupied():
-    """A loopback address that somebody else listens on."""
+def occupy_address():
+    """Listens on a loopback address as another server."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         yield "{}:{}".format(*other.getsockname())
 
 
 @pytest.mark.parametrize("name", ["grpc_address", "metrics_address"])
-async def test_address_in_use_fails_the_start(models, name):
-    """An OSError that names the address, and nothing is left listening or running."""
+async def test_used_address_fails_the_start(models, name):
+    """The OSError has the address, and no listener or thread remains."""
     before = set(threading.enumerate())
-    with occupied() as taken:
+    with occupy_address() as taken:
         free = {"grpc_address": "127.0.0.1:0", "metrics_address": "127.0.0.1:0"}
         app = App(ServeSettings(repository=models, **(free | {name: taken})))
         with pytest.raises(OSError, match=f"cannot listen on {taken}"):
             await app.start()
     left = {thread.name for thread in set(threading.enumerate()) - before}
-    # asyncio and gRPC keep one thread each for all that a process may still do.
+    # asyncio and gRPC keep one thread each for the rest of the process
     assert not [name for name in left if not name.startswith("asyncio") and "poll" not in name]
     if app.grpc_address:
         with pytest.raises(grpc.RpcError):
@@ -54,8 +54,8 @@ async def test_address_in_use_fails_the_start(models, name):
 
 
 @pytest.mark.parametrize("host", ["[::1]", "::1", "localhost"])
-async def test_host_may_be_spelt_otherwise(serve, models, scrape, host):
-    """IPv6 with brackets or without, and names, for both listeners."""
+async def test_host_has_several_spellings(serve, models, scrape, host):
+    """Both listeners accept IPv6 with or without brackets, and names."""
     if host != "localhost" and not _has_ipv6():
         pytest.skip("no IPv6 here")
     app = await serve(models, grpc_address=f"{host}:0", metrics_address=f"{host}:0")
@@ -73,8 +73,8 @@ def _has_ipv6():
     return True
 
 
-async def test_server_is_not_serving_before_it_has_loaded(models, connect):
-    """It listens at once, says NOT_SERVING and UNAVAILABLE, and turns when all is loaded."""
+async def test_server_is_not_serving_before_models_are_loaded(models, connect):
+    """It listens at once with NOT_SERVING and UNAVAILABLE and changes when all are loaded."""
     entered, go_on = threading.Event(), threading.Event()
 
     class SlowApp(App):
@@ -92,27 +92,27 @@ async def test_server_is_not_serving_before_it_has_loaded(models, connect):
         assert (await health.read()).status == NOT_SERVING
         stub = generation_service_pb2_grpc.GenerationServiceStub(channel)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await stub.Generate(request())
+            await stub.Generate(make_request())
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
         assert "still loading" in caught.value.details()
         go_on.set()
         assert (await health.read()).status == SERVING
-        assert len((await stub.Generate(request())).batch.images) == 1
+        assert len((await stub.Generate(make_request())).batch.images) == 1
         health.cancel()
     await starting
     await app.stop()
 
 
-async def test_drain_finishes_what_was_accepted(held, connect, scrape, total, until):
-    """Health first; calls inside end well; calls that come later are refused; then all is gone."""
+async def test_drain_completes_accepted_calls(held, connect, scrape, total, until):
+    """Health changes first, running calls complete, later ones are refused, and all threads end."""
     backend = held.backends["digits"]
     async with connect(held) as channel, connect(held) as other:
-        # Held calls, a held stream, and a health check by a client that watches.
+        # held calls, a held stream, and a health check of a client that watches
         health = health_pb2_grpc.HealthStub(other).Watch(health_pb2.HealthCheckRequest())
         assert (await health.read()).status == SERVING
         stub = generation_service_pb2_grpc.GenerationServiceStub(channel)
-        accepted = [stub.Generate(request(2, first_index=2 * i)) for i in range(5)]
-        wanted = pb.StreamGenerateRequest(images=request(30).images, chunk_size=4)
+        accepted = [stub.Generate(make_request(2, first_index=2 * i)) for i in range(5)]
+        wanted = pb.StreamGenerateRequest(images=make_request(30).images, chunk_size=4)
         stream = stub.StreamGenerate(wanted)
 
         async def all_accepted():
@@ -124,9 +124,9 @@ async def test_drain_finishes_what_was_accepted(held, connect, scrape, total, un
         stopping = asyncio.create_task(held.stop())
         assert (await health.read()).status == NOT_SERVING
         with pytest.raises(grpc.aio.AioRpcError) as dismissed:
-            await health.read()  # a watcher never leaves by himself, and must not hold the drain up
+            await health.read()  # a watcher never leaves by itself and must not block the drain
         assert dismissed.value.code() is grpc.StatusCode.UNAVAILABLE
-        late = generation_service_pb2_grpc.GenerationServiceStub(other).Generate(request())
+        late = generation_service_pb2_grpc.GenerationServiceStub(other).Generate(make_request())
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await late
         assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
@@ -142,8 +142,8 @@ async def test_drain_finishes_what_was_accepted(held, connect, scrape, total, un
     assert streamed[:10] == pictures
 
 
-async def test_drain_delay_still_accepts(serve, models, connect):
-    """While balancers take notice, health says NOT_SERVING and calls are still answered."""
+async def test_calls_are_accepted_during_the_drain_delay(serve, models, connect):
+    """Health is NOT_SERVING for load balancers, while calls are still answered."""
     app = await serve(models, drain_delay_s=0.2)
     async with connect(app) as channel:
         health = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
@@ -151,22 +151,22 @@ async def test_drain_delay_still_accepts(serve, models, connect):
         stopping = asyncio.create_task(app.stop())
         assert (await health.read()).status == NOT_SERVING
         stub = generation_service_pb2_grpc.GenerationServiceStub(channel)
-        assert len((await stub.Generate(request())).batch.images) == 1
+        assert len((await stub.Generate(make_request())).batch.images) == 1
         await stopping
 
 
-async def test_stream_beyond_the_grace_is_told_to_resume(serve, models, connect, details_of):
-    """An endless stream ends with UNAVAILABLE and a retry delay, between two chunks."""
+async def test_stream_beyond_the_grace_ends_between_chunks(serve, models, connect, details_of):
+    """An endless stream ends with UNAVAILABLE and a retry delay."""
     app = await serve(models, drain_grace_s=0.5)
     async with connect(app) as channel:
         stub = generation_service_pb2_grpc.GenerationServiceStub(channel)
         stream = stub.StreamGenerate(
-            pb.StreamGenerateRequest(images=request(2**50).images, chunk_size=16)
+            pb.StreamGenerateRequest(images=make_request(2**50).images, chunk_size=16)
         )
         assert (await stream.read()).batch.images[-1].index == 15
         stopping = asyncio.create_task(app.stop())
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await _read_on(stream, 16)
+            await _read_rest(stream, 16)
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
         details = details_of(caught.value)
         assert details["ErrorInfo"].reason == "DRAINING"
@@ -174,15 +174,15 @@ async def test_stream_beyond_the_grace_is_told_to_resume(serve, models, connect,
         await stopping
 
 
-async def _read_on(stream, index):
-    """Reads whole chunks, each index following the one before, until the call ends."""
+async def _read_rest(stream, index):
+    """Reads chunks with consecutive indices until the call ends."""
     while chunk := await stream.read():
         assert [image.index for image in chunk.batch.images] == list(range(index, index + 16))
         index += 16
 
 
-async def test_stream_moves_to_another_server(serve, models):
-    """The public client goes on where the drained server left off: each index once, same pixels."""
+async def test_stream_continues_on_another_server(serve, models):
+    """The public client gets each index once, with the same pixels."""
     app = await serve(models, drain_grace_s=0.5)
     other = await serve(models)
     count, chunks, stopping = 3_000, [], None
@@ -207,7 +207,7 @@ async def test_stream_moves_to_another_server(serve, models):
 
 
 async def test_rolling_restart_loses_no_call(serve, models):
-    """Clients at full speed over two servers notice nothing when one of them is drained."""
+    """Clients of two servers see no error when one of them drains."""
     app, other = await serve(models), await serve(models)
     stopped = asyncio.Event()
 
@@ -226,8 +226,8 @@ async def test_rolling_restart_loses_no_call(serve, models):
         await asyncio.gather(*asking)
 
 
-async def test_hanging_device_does_not_keep_the_process(serve, models, connect, monkeypatch):
-    """A pass that never ends is left behind after the grace; its caller is not left waiting."""
+async def test_hanging_device_does_not_block_the_stop(serve, models, connect, monkeypatch):
+    """A batch that never ends is abandoned after the grace, and its caller gets an error."""
     monkeypatch.setattr("imagemint.server.app._CLOSING_S", 0.05)
 
     class HangingApp(App):
@@ -241,7 +241,7 @@ async def test_hanging_device_does_not_keep_the_process(serve, models, connect, 
     app.hanging.hold()
     async with connect(app) as channel:
         stub = generation_service_pb2_grpc.GenerationServiceStub(channel)
-        call = stub.Generate(request())
+        call = stub.Generate(make_request())
         await app.hanging.begun(2)  # the first was the warm-up
         await app.stop()
         with pytest.raises(grpc.aio.AioRpcError):

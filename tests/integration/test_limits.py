@@ -1,4 +1,4 @@
-"""The limits of connections and calls, each on the wire."""
+"""Tests of the limits of connections and calls."""
 
 import asyncio
 import contextlib
@@ -21,61 +21,63 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 ENDLESS = pb.StreamGenerateRequest(images={"model": "digits", "count": 10**9})
 LIST = model_service_pb2.ListModelsRequest()
 
-# HTTP/2: what a client begins with, and a frame by length, type, flags and stream.
+# HTTP/2: the preface of a client, and types of frames.
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SETTINGS, PING, GOAWAY = 4, 6, 7
 ENHANCE_YOUR_CALM = 11
 
 
 @contextlib.asynccontextmanager
-async def connection(app):
-    """A connection of its own, without retries."""
+async def open_channel(app):
+    """Opens a new connection without retries."""
     options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
     async with grpc.aio.insecure_channel(app.grpc_address, options=options) as channel:
         yield channel
 
 
-async def failed(call):
-    """The error of a call."""
+async def get_failure(call):
+    """Returns the error of a call."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     return caught.value
 
 
 async def test_large_request_is_refused(serve, models):
-    """Whatever is in it; one below the limit is read."""
+    """A request above the limit is refused, and one below it is read."""
     app = await serve(models, max_request_bytes=10_000)
-    async with connection(app) as channel:
+    async with open_channel(app) as channel:
         models_of = model_service_pb2_grpc.ModelServiceStub(channel).ListModels
-        error = await failed(
+        error = await get_failure(
             models_of(model_service_pb2.ListModelsRequest(page_token="x" * 10_000))
         )
         assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        error = await failed(models_of(model_service_pb2.ListModelsRequest(page_token="x" * 9_000)))
+        error = await get_failure(
+            models_of(model_service_pb2.ListModelsRequest(page_token="x" * 9_000))
+        )
         assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_large_metadata_are_refused(serve, models):
-    """Above the limit always, below it never."""
+    """Metadata above the limit always fail, and metadata below it never do."""
     app = await serve(models)
-    async with connection(app) as channel:
+    async with open_channel(app) as channel:
         models_of = model_service_pb2_grpc.ModelServiceStub(channel).ListModels
         for _ in range(5):
             await models_of(LIST, metadata=(("note", "x" * 15_000),))
-            error = await failed(models_of(LIST, metadata=(("note", "x" * 16_384),)))
+            error = await get_failure(models_of(LIST, metadata=(("note", "x" * 16_384),)))
             assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 async def test_streams_of_a_connection_are_limited(serve, models, monkeypatch):
-    """What is over it waits at the client; another connection is answered."""
+    """Streams above the limit wait at the client. Another connection is served."""
     monkeypatch.setattr(channel_options, "_MAX_STREAMS", 2)
     app = await serve(models)
-    async with connection(app) as channel, connection(app) as other:
+    async with open_channel(app) as channel, open_channel(app) as other:
         stub = generation_service_pb2_grpc.GenerationServiceStub(channel)
         streams = [stub.StreamGenerate(ENDLESS) for _ in range(2)]
         for stream in streams:
             await stream.read()
-        error = await failed(
+        error = await get_failure(
             model_service_pb2_grpc.ModelServiceStub(channel).ListModels(LIST, timeout=0.2)
         )
         assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -85,24 +87,24 @@ async def test_streams_of_a_connection_are_limited(serve, models, monkeypatch):
 
 
 async def test_connections_are_limited(serve, models):
-    """The one too many is closed; the others do not notice."""
+    """A connection above the limit is closed, and the others are not affected."""
     app = await serve(models, max_connections=1)
-    async with connection(app) as channel, connection(app) as other:
+    async with open_channel(app) as channel, open_channel(app) as other:
         await model_service_pb2_grpc.ModelServiceStub(channel).ListModels(LIST)
-        error = await failed(model_service_pb2_grpc.ModelServiceStub(other).ListModels(LIST))
+        error = await get_failure(model_service_pb2_grpc.ModelServiceStub(other).ListModels(LIST))
         assert error.code() is grpc.StatusCode.UNAVAILABLE
         await model_service_pb2_grpc.ModelServiceStub(channel).ListModels(LIST)
 
 
 async def test_calls_of_the_server_are_limited(serve, models, details_of, scrape, total):
-    """Over it: RESOURCE_EXHAUSTED with a delay, before the request is read; health answers."""
+    """A call above the limit gets RESOURCE_EXHAUSTED with a delay, while health is available."""
     app = await serve(models, max_concurrent_calls=2)
-    async with connection(app) as channel:
+    async with open_channel(app) as channel:
         stub = generation_service_pb2_grpc.GenerationServiceStub(channel)
         streams = [stub.StreamGenerate(ENDLESS) for _ in range(2)]
         for stream in streams:
             await stream.read()
-        error = await failed(model_service_pb2_grpc.ModelServiceStub(channel).ListModels(LIST))
+        error = await get_failure(model_service_pb2_grpc.ModelServiceStub(channel).ListModels(LIST))
         assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         details = details_of(error)
         assert details["ErrorInfo"].reason == "TOO_MANY_CALLS"
@@ -113,8 +115,8 @@ async def test_calls_of_the_server_are_limited(serve, models, details_of, scrape
     assert total(samples, "imagemint_rejected_total", reason="too_many_calls") == 1
 
 
-async def test_old_connection_leaves_and_no_call_is_lost(serve, models, connect):
-    """Connections of a fifth of a second under calls without a break: every one is answered."""
+async def test_connections_end_by_age_without_losing_calls(serve, models, connect):
+    """Connections live a fifth of a second under continuous calls, which all succeed."""
     app = await serve(models, connection_age_s=0.2)
     loop = asyncio.get_running_loop()
     async with AsyncClient(app.grpc_address) as client, connect(app) as channel:
@@ -133,12 +135,12 @@ async def test_old_connection_leaves_and_no_call_is_lost(serve, models, connect)
                 await channel.wait_for_state_change(grpc.ChannelConnectivity.READY)
 
 
-async def test_cut_stream_is_resumed(serve, models, monkeypatch):
-    """Calls that outlive the grace of their connection are cut, and our client goes on."""
+async def test_interrupted_stream_resumes(serve, models, monkeypatch):
+    """A call that outlives the grace of its connection is cut, and the client continues."""
     monkeypatch.setattr(channel_options, "_AGE_GRACE_MS", 100)
     app = await serve(models, connection_age_s=0.2)
     loop = asyncio.get_running_loop()
-    async with connection(app) as channel:
+    async with open_channel(app) as channel:
         stream = generation_service_pb2_grpc.GenerationServiceStub(channel).StreamGenerate(ENDLESS)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             async for _ in stream:
@@ -148,13 +150,13 @@ async def test_cut_stream_is_resumed(serve, models, monkeypatch):
         began, indices = loop.time(), []
         async for batch in client.stream("digits", 40, chunk_size=1, seed=7):
             indices += batch.index.tolist()
-            await asyncio.sleep(0.03)  # the reader takes longer than a connection lives
+            await asyncio.sleep(0.03)  # the reader takes longer than the lifetime of a connection
         assert loop.time() - began > 1.0
         assert indices == list(range(40))
 
 
 async def test_idle_connection_is_closed(serve, models, connect, monkeypatch):
-    """Without calls it goes, and comes back with the next."""
+    """An idle connection is closed and opened again by the next call."""
     monkeypatch.setattr(channel_options, "_IDLE_MS", 200)
     app = await serve(models)
     async with connect(app) as channel:
@@ -166,15 +168,15 @@ async def test_idle_connection_is_closed(serve, models, connect, monkeypatch):
         await stub.ListModels(LIST)
 
 
-async def pinged(app, pings):
-    """The error code with which the server leaves a connection that pings; None if it stays."""
+async def ping(app, pings):
+    """Returns the error code with which the server closes a connection that pings, or None."""
     host, _, port = app.grpc_address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
-    writer.write(PREFACE + frame(SETTINGS, 0, b""))
+    writer.write(PREFACE + make_frame(SETTINGS, 0, b""))
     try:
         async with asyncio.timeout(WAIT_S):
             for number in range(pings):
-                writer.write(frame(PING, 0, struct.pack(">Q", number)))
+                writer.write(make_frame(PING, 0, struct.pack(">Q", number)))
                 kind = None
                 while kind != PING:
                     head = await reader.readexactly(9)
@@ -187,19 +189,19 @@ async def pinged(app, pings):
     return None
 
 
-def frame(kind, flags, content):
-    """One frame of stream 0."""
+def make_frame(kind, flags, content):
+    """Returns a frame of stream 0."""
     return struct.pack(">I", len(content))[1:] + bytes([kind, flags]) + bytes(4) + content
 
 
-async def test_ping_flood_ends_its_connection(serve, models):
-    """Pings that come too fast, three of them, are answered by a farewell."""
+async def test_ping_flood_closes_the_connection(serve, models):
+    """More than two pings in short succession close the connection."""
     app = await serve(models)
-    assert await pinged(app, 2) is None
-    assert await pinged(app, 20) == ENHANCE_YOUR_CALM
+    assert await ping(app, 2) is None
+    assert await ping(app, 20) == ENHANCE_YOUR_CALM
 
 
-# What changes how many threads there are, when the connection ends, or how long a stop takes.
+# These change the number of threads, the end of connections or the duration of a stop.
 ELSEWHERE = {
     "processes",
     "instances",
@@ -210,8 +212,8 @@ ELSEWHERE = {
 
 
 @pytest.mark.parametrize("which", [0, 1], ids=["least", "most"])
-async def test_numbers_at_their_bounds_are_served(serve, models, which):
-    """With all numeric settings at their least, or at their largest, every model is described."""
+async def test_numbers_at_their_limits_are_accepted(serve, models, which):
+    """With all numeric settings at their minimum or maximum, every model is described."""
     numbers = {
         name: bounds[which]
         for name, bounds in numbers_of(ServeSettings).items()
@@ -219,10 +221,10 @@ async def test_numbers_at_their_bounds_are_served(serve, models, which):
     }
     if which == 0:
         numbers |= {"max_image_memory_bytes": 2**20}
-        # With the least time the server starts before its models are loaded, as it should.
+        # With the minimum the server is ready before its models are loaded, as intended.
         numbers |= {"start_timeout_s": 10.0, "load_timeout_s": 10.0}
     app = await serve(models, **numbers)
-    async with connection(app) as channel:
+    async with open_channel(app) as channel:
         get = model_service_pb2_grpc.ModelServiceStub(channel).GetModel
         answer = await get(model_service_pb2.GetModelRequest(model="digits"))
         assert answer.model.limits.max_queue_images == numbers["max_queue_images"]

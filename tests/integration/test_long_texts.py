@@ -1,4 +1,4 @@
-"""Whatever a caller sends comes back cut, in answers, trailers and logs."""
+"""Tests that long texts of callers are truncated in responses, trailers and logs."""
 
 import grpc
 import pytest
@@ -15,8 +15,8 @@ LONG = "y" * 3_900_000
 MOST_CHARACTERS = 1_000
 
 
-def infer(**fields):
-    """A ModelInferRequest for one image, changed by the keywords."""
+def make_tensor_request(**fields):
+    """Returns a ModelInferRequest for one image, changed by keywords."""
     request = oip.ModelInferRequest(**{"model_name": "digits"} | fields)
     for name in ("seed", "index"):
         tensor = request.inputs.add(name=name, datatype="UINT64", shape=(1, 1))
@@ -24,25 +24,29 @@ def infer(**fields):
     return request
 
 
-def generate(**fields):
-    """A GenerateRequest for one image."""
+def make_request(**fields):
+    """Returns a GenerateRequest for one image."""
     return pb.GenerateRequest(images={"model": "digits", "count": 1} | fields)
 
 
 GENERATION, MODELS = "imagemint.v1.GenerationService", "imagemint.v1.ModelService"
 INFERENCE = "inference.GRPCInferenceService"
 LONG_TEXTS = {
-    "model": (GENERATION, "Generate", generate(model=LONG)),
-    "version": (GENERATION, "Generate", generate(version=LONG)),
-    "label": (GENERATION, "Generate", generate(class_label=LONG)),
+    "model": (GENERATION, "Generate", make_request(model=LONG)),
+    "version": (GENERATION, "Generate", make_request(version=LONG)),
+    "label": (GENERATION, "Generate", make_request(class_label=LONG)),
     "model to get": (MODELS, "GetModel", model_service_pb2.GetModelRequest(model=LONG)),
     "page": (MODELS, "ListModels", model_service_pb2.ListModelsRequest(page_token=LONG)),
-    "model to infer": (INFERENCE, "ModelInfer", infer(model_name=LONG)),
-    "version to infer": (INFERENCE, "ModelInfer", infer(model_version=LONG)),
-    "id": (INFERENCE, "ModelInfer", infer(id=LONG)),
-    "input": (INFERENCE, "ModelInfer", infer(inputs=[{"name": LONG}])),
-    "datatype": (INFERENCE, "ModelInfer", infer(inputs=[{"name": "z", "datatype": LONG}])),
-    "output": (INFERENCE, "ModelInfer", infer(outputs=[{"name": LONG}])),
+    "model to infer": (INFERENCE, "ModelInfer", make_tensor_request(model_name=LONG)),
+    "version to infer": (INFERENCE, "ModelInfer", make_tensor_request(model_version=LONG)),
+    "id": (INFERENCE, "ModelInfer", make_tensor_request(id=LONG)),
+    "input": (INFERENCE, "ModelInfer", make_tensor_request(inputs=[{"name": LONG}])),
+    "datatype": (
+        INFERENCE,
+        "ModelInfer",
+        make_tensor_request(inputs=[{"name": "z", "datatype": LONG}]),
+    ),
+    "output": (INFERENCE, "ModelInfer", make_tensor_request(outputs=[{"name": LONG}])),
     "metadata": (INFERENCE, "ModelMetadata", oip.ModelMetadataRequest(name=LONG)),
     "config": (INFERENCE, "ModelConfig", oip.ModelConfigRequest(name="digits", version=LONG)),
     "statistics": (INFERENCE, "ModelStatistics", oip.ModelStatisticsRequest(name=LONG)),
@@ -64,14 +68,14 @@ LONG_TEXTS = {
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def channel(serve, models, connect):
-    """A channel to a server that loads and unloads models by name."""
+    """A channel to a server with explicit model control."""
     app = await serve(models, model_control="explicit", load_models=["*"])
     async with connect(app) as channel:
         yield channel
 
 
-async def test_long_texts_are_cut(channel, caplog):
-    """In the message, in the details of the status and in the log, whatever the method."""
+async def test_long_texts_are_truncated(channel, caplog):
+    """Message, status details and log have a truncated text for every method."""
     caplog.set_level("INFO")
     for name, (service, method, request) in LONG_TEXTS.items():
         call = channel.unary_unary(f"/{service}/{method}")(request.SerializeToString())
@@ -84,17 +88,17 @@ async def test_long_texts_are_cut(channel, caplog):
     assert max(len(record.getMessage()) for record in caplog.records) <= MOST_CHARACTERS
 
 
-async def test_long_texts_are_cut_on_a_stream(channel):
-    """A failed request of a stream is answered with what it named, cut."""
+async def test_long_texts_are_truncated_on_a_stream(channel):
+    """The error of a request on a stream has truncated names."""
     stub = grpc_service_pb2_grpc.GRPCInferenceServiceStub(channel)
     call = stub.ModelStreamInfer()
     for fields in ({"model_name": LONG}, {"model_version": LONG}, {"id": LONG}):
-        await call.write(infer(**fields))
+        await call.write(make_tensor_request(**fields))
         answer = await call.read()
         assert answer.error_message
         assert answer.ByteSize() < 2 * MOST_CHARACTERS
         assert answer.infer_response.model_name[:6] in ("digits", "yyyyyy")
-    await call.write(infer(id="x" * 256))
+    await call.write(make_tensor_request(id="x" * 256))
     answer = await call.read()
     assert (answer.error_message, answer.infer_response.id) == ("", "x" * 256)
     await call.done_writing()

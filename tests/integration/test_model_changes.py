@@ -1,4 +1,4 @@
-"""Models come and go under a real server: nothing is lost, nothing is mixed, all of it is told."""
+"""Tests of models that are added and removed under a running server."""
 
 import asyncio
 import shutil
@@ -23,18 +23,18 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-# The tests say when the server looks; where it does so by itself is a test of its own.
+# The tests call refresh themselves, except for one test of polling.
 QUIET = {"poll_interval_s": 3_600.0}
 
 
-def pixels_of(directory, seed, first, count):
-    """What the bare engine makes of a bundle."""
+def compute_pixels(directory, seed, first, count):
+    """Returns the images of a bundle from the engine."""
     engine = OnnxBackend(read_bundle(directory), device="cpu")
     return engine.run(Batch(latents(seed, first, count, 8), drawn_classes(seed, first, count, 10)))
 
 
-def put_version(staging, repository, number):
-    """A version appears as the exporter lets it: by one rename."""
+def publish_version(staging, repository, number):
+    """Publishes a version by a rename, as the exporter does."""
     directory = write_bundle(staging, "tiny", number, weights_seed=number)
     (repository / "tiny").mkdir(exist_ok=True)
     return directory.rename(repository / "tiny" / str(number))
@@ -42,15 +42,15 @@ def put_version(staging, repository, number):
 
 @pytest.fixture
 def repository(tmp_path):
-    """A repository with `tiny` 1 in it."""
+    """A repository with version 1 of `tiny`."""
     (tmp_path / "models").mkdir()
-    put_version(tmp_path / "staging", tmp_path / "models", 1)
+    publish_version(tmp_path / "staging", tmp_path / "models", 1)
     return tmp_path / "models"
 
 
 @asynccontextmanager
-async def watched(channel, name):
-    """The statuses of one name, as health sends them."""
+async def watch_health(channel, name):
+    """Watches the health status of a name."""
     call = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=name))
 
     async def following(status):
@@ -62,9 +62,9 @@ async def watched(channel, name):
     call.cancel()
 
 
-async def test_rolling_under_load_loses_and_mixes_nothing(serve, repository, tmp_path, connect):
-    """Two versions roll in under forty callers without retries; each answer is whole and of one."""
-    expected = {1: pixels_of(repository / "tiny/1", 7, 0, 600)}
+async def test_version_change_under_load_loses_no_call(serve, repository, tmp_path, connect):
+    """Two versions are added under forty callers. Each response is complete and of one version."""
+    expected = {1: compute_pixels(repository / "tiny/1", 7, 0, 600)}
     seen, stopped = set(), asyncio.Event()
     app = await serve(repository, version_policy="latest:1", **QUIET)
 
@@ -97,7 +97,7 @@ async def test_rolling_under_load_loses_and_mixes_nothing(serve, repository, tmp
         for number in (1, 2, 3):
             if number > 1:
                 staged = write_bundle(tmp_path / "made", "tiny", number, weights_seed=number)
-                expected[number] = await asyncio.to_thread(pixels_of, staged, 7, 0, 600)
+                expected[number] = await asyncio.to_thread(compute_pixels, staged, 7, 0, 600)
                 staged.rename(repository / f"tiny/{number}")
                 await app.control.refresh()
             while number not in seen:
@@ -110,16 +110,16 @@ async def test_rolling_under_load_loses_and_mixes_nothing(serve, repository, tmp
 
 
 async def test_stream_stays_on_its_version(serve, repository, tmp_path, connect, until):
-    """Begun on version 1 it goes on with version 1, which is unloaded behind it."""
+    """A stream of version 1 continues with it while it is unloaded."""
     app = await serve(repository, version_policy="latest:1", **QUIET)
     old = app.repository.resolve("tiny")
-    expected = pixels_of(repository / "tiny/1", 7, 0, 640)
+    expected = compute_pixels(repository / "tiny/1", 7, 0, 640)
     async with connect(app) as channel, AsyncClient(app.grpc_address) as client:
         stub = generation_service_pb2_grpc.GenerationServiceStub(channel)
         images = {"model": "tiny", "count": 2**50, "seed": 7}
         stream = stub.StreamGenerate(pb.StreamGenerateRequest(images=images, chunk_size=16))
         chunks = [await stream.read()]
-        put_version(tmp_path / "staging", repository, 2)
+        publish_version(tmp_path / "staging", repository, 2)
         await app.control.refresh()
         states = {v.version: v.state for v in (await client.model("tiny")).versions}
         assert states == {"1": ModelState.UNLOADING, "2": ModelState.READY}
@@ -141,44 +141,44 @@ async def test_stream_stays_on_its_version(serve, repository, tmp_path, connect,
     assert old.backend._session is None
 
 
-async def test_endless_stream_is_told_after_the_grace(
+async def test_endless_stream_ends_after_the_grace(
     serve, repository, tmp_path, connect, details_of
 ):
-    """UNAVAILABLE between two chunks; who resumes is told that the version is gone."""
+    """It gets UNAVAILABLE between chunks. A resumed stream learns that the version is gone."""
     app = await serve(repository, version_policy="latest:1", drain_grace_s=0.05, **QUIET)
     async with connect(app) as channel:
         stub = generation_service_pb2_grpc.GenerationServiceStub(channel)
         images = {"model": "tiny", "count": 2**50, "seed": 7}
         stream = stub.StreamGenerate(pb.StreamGenerateRequest(images=images, chunk_size=16))
         await stream.read()
-        put_version(tmp_path / "staging", repository, 2)
+        publish_version(tmp_path / "staging", repository, 2)
         await app.control.refresh()
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await _read_on(stream)
+            await _read_rest(stream)
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
         assert details_of(caught.value)["ErrorInfo"].reason == "MODEL_NOT_READY"
         assert "version 1 was unloaded" in caught.value.details()
 
 
-async def _read_on(stream):
+async def _read_rest(stream):
     while chunk := await stream.read():
         assert chunk.batch.version == "1"
 
 
-async def test_client_is_told_when_its_stream_cannot_go_on(serve, repository, tmp_path):
-    """It does not go on with another version's pixels."""
+async def test_client_raises_if_its_stream_cannot_continue(serve, repository, tmp_path):
+    """The client does not continue with the pixels of another version."""
     app = await serve(repository, version_policy="latest:1", drain_grace_s=0.05, **QUIET)
     async with AsyncClient(app.grpc_address) as client:
         chunks = client.stream("tiny", 2**50, seed=7, chunk_size=16)
         assert (await anext(chunks)).version == "1"
-        put_version(tmp_path / "staging", repository, 2)
+        publish_version(tmp_path / "staging", repository, 2)
         await app.control.refresh()
         with pytest.raises(NotFound, match="no version 1; there is 2"):
             assert {chunk.version async for chunk in chunks} == set()
 
 
-async def test_bad_bundle_arrives_beside_a_good_one(serve, repository, connect):
-    """ModelService says why it does not serve; health and the default are as they were."""
+async def test_invalid_bundle_changes_nothing_else(serve, repository, connect):
+    """ModelService has the reason, and health and the default are unchanged."""
     app = await serve(repository, **QUIET)
     directory = write_bundle(repository, "tiny", 2, weights_seed=2)
     (directory / "model.onnx").write_bytes(b"half a file")
@@ -192,13 +192,13 @@ async def test_bad_bundle_arrives_beside_a_good_one(serve, repository, connect):
         for name, status in (("model/tiny", SERVING), ("", SERVING)):
             answer = await health.Check(health_pb2.HealthCheckRequest(service=name))
             assert answer.status == status
-        async with watched(channel, "model/tiny/2") as following:
+        async with watch_health(channel, "model/tiny/2") as following:
             await following(NOT_SERVING)
         assert (await client.generate("tiny", 1)).version == "1"
 
 
-async def test_changed_bytes_are_refused_and_told(serve, repository):
-    """The same serial keeps its picture, and ModelService says what was refused."""
+async def test_changed_bytes_are_refused_with_a_reason(serve, repository):
+    """A serial keeps its pixels, and ModelService says what was refused."""
     app = await serve(repository, **QUIET)
     async with AsyncClient(app.grpc_address) as client:
         before = await client.generate("tiny", 4, seed=1)
@@ -212,18 +212,18 @@ async def test_changed_bytes_are_refused_and_told(serve, repository):
         assert "version 1 is immutable" in version.reason
 
 
-async def test_health_and_metrics_follow(serve, repository, tmp_path, connect, scrape):
-    """Each version turns as it is loaded and unloaded."""
+async def test_health_and_metrics_follow_the_versions(serve, repository, tmp_path, connect, scrape):
+    """The status of each version changes when it is loaded and unloaded."""
     app = await serve(repository, version_policy="latest:1", unload_when_empty=True, **QUIET)
     async with (
         connect(app) as channel,
-        watched(channel, "model/tiny/1") as first,
-        watched(channel, "model/tiny/2") as second,
-        watched(channel, "model/tiny") as model,
-        watched(channel, "") as whole,
+        watch_health(channel, "model/tiny/1") as first,
+        watch_health(channel, "model/tiny/2") as second,
+        watch_health(channel, "model/tiny") as model,
+        watch_health(channel, "") as whole,
     ):
         await first(SERVING)
-        put_version(tmp_path / "staging", repository, 2)
+        publish_version(tmp_path / "staging", repository, 2)
         await app.control.refresh()
         await second(SERVING)
         await first(NOT_SERVING)
@@ -233,7 +233,7 @@ async def test_health_and_metrics_follow(serve, repository, tmp_path, connect, s
         await second(NOT_SERVING)
         await model(NOT_SERVING)
         await whole(NOT_SERVING)
-        put_version(tmp_path / "staging", repository, 3)
+        publish_version(tmp_path / "staging", repository, 3)
         await app.control.refresh()
         await whole(SERVING)
     await asyncio.to_thread(_wait_unloaded, app)
@@ -249,8 +249,8 @@ def _wait_unloaded(app):
         thread.join(WAIT_S)
 
 
-async def test_nothing_ready_is_not_serving(serve, repository, connect):
-    """A device that is not there: the server answers, says why, and takes no traffic."""
+async def test_server_without_a_ready_model_is_not_serving(serve, repository, connect):
+    """On a missing device the server answers with the reason and is NOT_SERVING."""
     app = await serve(repository, device="cuda", **QUIET)
     async with connect(app) as channel, AsyncClient(app.grpc_address) as client:
         health = health_pb2_grpc.HealthStub(channel)
@@ -262,13 +262,13 @@ async def test_nothing_ready_is_not_serving(serve, repository, connect):
         assert "CUDA does not work" in version.reason
 
 
-async def test_first_model_makes_an_empty_server_serve(serve, tmp_path, connect):
-    """It waits for one instead of refusing to start."""
+async def test_first_model_makes_an_empty_server_ready(serve, tmp_path, connect):
+    """The server starts without models and waits for one."""
     (tmp_path / "models").mkdir()
     app = await serve(tmp_path / "models", **QUIET)
-    async with connect(app) as channel, watched(channel, "") as following:
+    async with connect(app) as channel, watch_health(channel, "") as following:
         await following(NOT_SERVING)
-        put_version(tmp_path / "staging", tmp_path / "models", 1)
+        publish_version(tmp_path / "staging", tmp_path / "models", 1)
         await app.control.refresh()
         await following(SERVING)
 
@@ -281,13 +281,13 @@ async def test_first_model_makes_an_empty_server_serve(serve, tmp_path, connect)
     ],
     ids=["poll", "watch"],
 )
-async def test_new_versions_are_found_by_themselves(serve, repository, tmp_path, connect, settings):
-    """By the clock, or because the file system tells."""
+async def test_new_versions_are_found_automatically(serve, repository, tmp_path, connect, settings):
+    """They are found by polling or by events of the file system."""
     app = await serve(repository, **settings)
-    async with connect(app) as channel, watched(channel, "model/tiny/9") as following:
-        version = put_version(tmp_path / "staging", repository, 9)
+    async with connect(app) as channel, watch_health(channel, "model/tiny/9") as following:
+        version = publish_version(tmp_path / "staging", repository, 9)
         if settings["model_control"] == "watch":
-            # The watch may have begun only after the rename: another change, again and again.
+            # The watch may have started after the rename, so more changes follow.
             touching = asyncio.create_task(_touch(version))
         await following(SERVING)
         if settings["model_control"] == "watch":
@@ -300,18 +300,18 @@ async def _touch(directory):
         await asyncio.sleep(0.1)
 
 
-async def test_none_stays_as_it_started(serve, repository, tmp_path):
-    """No look is taken by itself."""
+async def test_model_control_none_finds_no_versions(serve, repository, tmp_path):
+    """No refresh runs automatically."""
     app = await serve(repository, model_control="none", poll_interval_s=0.01)
     assert [task.get_coro().__name__ for task in app.control._tasks] == ["_keep_trying"]
-    put_version(tmp_path / "staging", repository, 2)
+    publish_version(tmp_path / "staging", repository, 2)
     async with AsyncClient(app.grpc_address) as client:
         assert [v.version for v in (await client.model("tiny")).versions] == ["1"]
 
 
-async def test_pinned_default_answers(serve, repository, tmp_path):
-    """A newer version is there by name, and is not what an unnamed request gets."""
-    put_version(tmp_path / "staging", repository, 2)
+async def test_pinned_version_is_the_default(serve, repository, tmp_path):
+    """A newer version is available by number and is not the default."""
+    publish_version(tmp_path / "staging", repository, 2)
     app = await serve(repository, default_versions={"tiny": 1}, **QUIET)
     async with AsyncClient(app.grpc_address) as client:
         assert (await client.model("tiny")).default_version == "1"
@@ -319,10 +319,10 @@ async def test_pinned_default_answers(serve, repository, tmp_path):
         assert (await client.generate("tiny", 1, version="2")).version == "2"
 
 
-async def test_unreadable_repository_does_not_end_the_polling(
+async def test_unreadable_repository_does_not_end_polling(
     serve, repository, tmp_path, connect, caplog
 ):
-    """What serves goes on, it is logged once, and looked at again."""
+    """Loaded models serve, the error is logged once, and polling continues."""
     app = await serve(repository, poll_interval_s=0.01)
     repository.rename(tmp_path / "away")
     async with asyncio.timeout(WAIT_S):
@@ -331,14 +331,14 @@ async def test_unreadable_repository_does_not_end_the_polling(
     async with connect(app) as channel, AsyncClient(app.grpc_address) as client:
         assert (await client.generate("tiny", 1)).version == "1"
         (tmp_path / "away").rename(repository)
-        put_version(tmp_path / "staging", repository, 2)
-        async with watched(channel, "model/tiny/2") as following:
+        publish_version(tmp_path / "staging", repository, 2)
+        async with watch_health(channel, "model/tiny/2") as following:
             await following(SERVING)
     assert caplog.text.count("the repository cannot be read") == 1
 
 
 async def test_polling_ends_with_the_server(serve, repository):
-    """No task of it is left behind."""
+    """No task of the polling remains."""
     app = await serve(repository, poll_interval_s=0.01)
     (task,) = app.control._tasks
     await app.control.stop()

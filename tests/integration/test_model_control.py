@@ -1,4 +1,4 @@
-"""Loading and unloading by name, through the Open Inference Protocol."""
+"""Tests of loading and unloading by name through the Open Inference Protocol."""
 
 import grpc
 import pytest
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 @pytest.fixture
 def explicit(serve, connect, tmp_path):
-    """Starts a server over `a` and `b`, in the mode explicit unless told otherwise."""
+    """A function that starts a server over `a` and `b`, by default with explicit control."""
     for name in ("a", "b"):
         write_bundle(tmp_path, name)
 
@@ -25,72 +25,72 @@ def explicit(serve, connect, tmp_path):
     return start
 
 
-def stub_of(channel):
-    """The bare stub of the protocol."""
+def make_stub(channel):
+    """Returns the stub of the protocol."""
     return grpc_service_pb2_grpc.GRPCInferenceServiceStub(channel)
 
 
-def load(name, **parameters):
-    """A request to load, with parameters that are bools."""
+def make_load(name, **parameters):
+    """Returns a request to load with boolean parameters."""
     request = pb.RepositoryModelLoadRequest(model_name=name)
     for key, value in parameters.items():
         request.parameters[key].bool_param = value
     return request
 
 
-def unload(name):
-    """A request to unload."""
+def make_unload(name):
+    """Returns a request to unload."""
     return pb.RepositoryModelUnloadRequest(model_name=name)
 
 
-async def index_of(stub, *, ready=False):
-    """What the index lists."""
+async def read_index(stub, *, ready=False):
+    """Returns the models of the index."""
     answer = await stub.RepositoryIndex(pb.RepositoryIndexRequest(ready=ready))
     return {each.name: (each.state, each.reason) for each in answer.models}
 
 
-async def refused(call):
-    """The code and the text of a call that must fail."""
+async def get_failure(call):
+    """Returns the code and the text of a call that must fail."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     return caught.value.code(), caught.value.details()
 
 
 async def test_models_are_loaded_and_unloaded(explicit, connect):
-    """Index, readiness and answers follow; the others do not notice."""
+    """Index, readiness and responses follow, and other models are not affected."""
     app = await explicit(load_models=["a"])
     async with connect(app) as channel, AsyncClient(app.grpc_address) as client:
-        stub = stub_of(channel)
-        assert await index_of(stub) == {"a": ("READY", ""), "b": ("UNAVAILABLE", "not loaded")}
-        await stub.RepositoryModelLoad(load("b"))
-        assert list(await index_of(stub, ready=True)) == ["a", "b"]
+        stub = make_stub(channel)
+        assert await read_index(stub) == {"a": ("READY", ""), "b": ("UNAVAILABLE", "not loaded")}
+        await stub.RepositoryModelLoad(make_load("b"))
+        assert list(await read_index(stub, ready=True)) == ["a", "b"]
         assert (await stub.ModelReady(pb.ModelReadyRequest(name="b"))).ready
         assert len(await client.generate("b", 2)) == 2
-        await stub.RepositoryModelUnload(unload("b"))
+        await stub.RepositoryModelUnload(make_unload("b"))
         assert not (await stub.ModelReady(pb.ModelReadyRequest(name="b"))).ready
         answer = stub.ModelInfer(pb.ModelInferRequest(model_name="b"))
-        assert await refused(answer) == (grpc.StatusCode.NOT_FOUND, "no model 'b'; there is a")
+        assert await get_failure(answer) == (grpc.StatusCode.NOT_FOUND, "no model 'b'; there is a")
         assert len(await client.generate("a", 2)) == 2
 
 
-async def test_empty_explicit_server_serves(explicit, connect):
-    """Nothing is meant to be loaded, so nothing is missing; the server takes commands."""
+async def test_empty_explicit_server_is_serving(explicit, connect):
+    """No model is required, so the server is ready and accepts commands."""
     app = await explicit()
     async with connect(app) as channel:
         health = health_pb2_grpc.HealthStub(channel)
         answer = await health.Check(health_pb2.HealthCheckRequest())
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
-        await stub_of(channel).RepositoryModelLoad(load("a"))
-        assert (await stub_of(channel).ModelReady(pb.ModelReadyRequest(name="a"))).ready
+        await make_stub(channel).RepositoryModelLoad(make_load("a"))
+        assert (await make_stub(channel).ModelReady(pb.ModelReadyRequest(name="a"))).ready
 
 
-async def test_load_that_fails_says_why(explicit, connect, tmp_path, details_of):
-    """FAILED_PRECONDITION with each refused version, and what served still does."""
+async def test_failed_load_has_the_reasons(explicit, connect, tmp_path, details_of):
+    """FAILED_PRECONDITION has each refused version, and the loaded one still serves."""
     app = await explicit(load_models=["a"])
     (write_bundle(tmp_path, "a", 2) / "SHA256SUMS").unlink()
     async with connect(app) as channel, AsyncClient(app.grpc_address) as client:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await stub_of(channel).RepositoryModelLoad(load("a"))
+            await make_stub(channel).RepositoryModelLoad(make_load("a"))
         assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
         assert "version 2: SHA256SUMS is missing" in caught.value.details()
         assert details_of(caught.value)["ErrorInfo"].reason == "LOAD_FAILED"
@@ -98,19 +98,19 @@ async def test_load_that_fails_says_why(explicit, connect, tmp_path, details_of)
 
 
 async def test_changed_bundle_is_accepted_by_parameter(explicit, connect, tmp_path):
-    """Refused without it; with it the new pixels are what the serial means from now on."""
+    """Without the parameter the load is refused. With it, the serial means the new pixels."""
     app = await explicit(load_models=["a"])
     (tmp_path / "a/1").rename(tmp_path / "away")
     write_bundle(tmp_path, "a", 1, weights_seed=5)
     async with connect(app) as channel, AsyncClient(app.grpc_address) as client:
-        stub = stub_of(channel)
+        stub = make_stub(channel)
         before = await client.generate("a", 3, seed=1)
-        for request in (load("a"), load("a", accept_changed_bundle=False)):
-            code, text = await refused(stub.RepositoryModelLoad(request))
+        for request in (make_load("a"), make_load("a", accept_changed_bundle=False)):
+            code, text = await get_failure(stub.RepositoryModelLoad(request))
             assert code is grpc.StatusCode.FAILED_PRECONDITION
             assert "version 1 is immutable" in text
         same = await client.generate("a", 3, seed=1)
-        await stub.RepositoryModelLoad(load("a", accept_changed_bundle=True))
+        await stub.RepositoryModelLoad(make_load("a", accept_changed_bundle=True))
         after = await client.generate("a", 3, seed=1)
     assert same.image.tobytes() == before.image.tobytes()
     assert after.image.tobytes() != before.image.tobytes()
@@ -125,73 +125,78 @@ async def test_changed_bundle_is_accepted_by_parameter(explicit, connect, tmp_pa
         ({"model_control": "watch"}, "model_control is watch"),
     ],
 )
-async def test_control_is_refused_where_it_is_not_offered(explicit, connect, settings, why):
-    """Both ways, also of models that do not exist, and it is not announced."""
+async def test_control_is_refused_in_other_modes(explicit, connect, settings, why):
+    """Load and unload are refused for any model, and the extension is not announced."""
     app = await explicit(**settings)
     async with connect(app) as channel:
-        stub = stub_of(channel)
+        stub = make_stub(channel)
         for name in ("a", "nobody"):
-            calls = (stub.RepositoryModelLoad(load(name)), stub.RepositoryModelUnload(unload(name)))
+            calls = (
+                stub.RepositoryModelLoad(make_load(name)),
+                stub.RepositoryModelUnload(make_unload(name)),
+            )
             for call in calls:
-                code, text = await refused(call)
+                code, text = await get_failure(call)
                 assert code is grpc.StatusCode.FAILED_PRECONDITION
                 assert text.startswith("explicit model load / unload is not allowed")
                 assert why in text
-        assert await index_of(stub) == {"a": ("READY", ""), "b": ("READY", "")}
+        assert await read_index(stub) == {"a": ("READY", ""), "b": ("READY", "")}
         answer = await stub.ServerMetadata(pb.ServerMetadataRequest())
         assert "model_repository" not in answer.extensions
 
 
-async def test_chosen_models_are_loaded_once(explicit, connect):
-    """With model_control none, load_models chooses what is loaded, and nothing changes it."""
+async def test_selected_models_are_loaded_once(explicit, connect):
+    """With model_control none, load_models selects the models, and nothing changes them."""
     app = await explicit(model_control="none", load_models=["b"])
     async with connect(app) as channel:
-        assert (await index_of(stub_of(channel)))["b"] == ("READY", "")
-        assert (await index_of(stub_of(channel)))["a"][0] == "UNAVAILABLE"
+        assert (await read_index(make_stub(channel)))["b"] == ("READY", "")
+        assert (await read_index(make_stub(channel)))["a"][0] == "UNAVAILABLE"
 
 
-async def test_control_is_announced(explicit, connect):
-    """As the extension of that name."""
+async def test_control_is_announced_as_an_extension(explicit, connect):
+    """The server's metadata have the extension of that name."""
     app = await explicit()
     async with connect(app) as channel:
-        answer = await stub_of(channel).ServerMetadata(pb.ServerMetadataRequest())
+        answer = await make_stub(channel).ServerMetadata(pb.ServerMetadataRequest())
     assert "model_repository" in answer.extensions
 
 
-async def test_wrong_requests_are_told(explicit, connect):
-    """No name, no such model, another repository, content of the caller's own, a wrong type."""
+async def test_invalid_requests_are_refused(explicit, connect):
+    """A missing name, an unknown model, another repository, content or a wrong type fail."""
     app = await explicit()
     async with connect(app) as channel:
-        stub = stub_of(channel)
+        stub = make_stub(channel)
         expected = {
             grpc.StatusCode.INVALID_ARGUMENT: [
-                stub.RepositoryModelLoad(load("")),
-                stub.RepositoryModelUnload(unload("")),
+                stub.RepositoryModelLoad(make_load("")),
+                stub.RepositoryModelUnload(make_unload("")),
                 stub.RepositoryModelLoad(
                     pb.RepositoryModelLoadRequest(model_name="a", repository_name="other")
                 ),
-                stub.RepositoryModelLoad(_texts("a", accept_changed_bundle="yes")),
+                stub.RepositoryModelLoad(_make_text_load("a", accept_changed_bundle="yes")),
             ],
             grpc.StatusCode.NOT_FOUND: [
-                stub.RepositoryModelLoad(load("nobody")),
-                stub.RepositoryModelUnload(unload("nobody")),
+                stub.RepositoryModelLoad(make_load("nobody")),
+                stub.RepositoryModelUnload(make_unload("nobody")),
             ],
-            grpc.StatusCode.UNIMPLEMENTED: [stub.RepositoryModelLoad(_texts("a", config="{}"))],
+            grpc.StatusCode.UNIMPLEMENTED: [
+                stub.RepositoryModelLoad(_make_text_load("a", config="{}"))
+            ],
         }
         for code, calls in expected.items():
             for call in calls:
-                assert (await refused(call))[0] is code
+                assert (await get_failure(call))[0] is code
 
 
-def _texts(name, **parameters):
-    request = load(name)
+def _make_text_load(name, **parameters):
+    request = make_load(name)
     for key, value in parameters.items():
         request.parameters[key].string_param = value
     return request
 
 
-async def test_key_must_be_for_control_and_for_the_model(explicit, connect, tmp_path_factory):
-    """PERMISSION_DENIED without changing anything, whatever else the key is good for."""
+async def test_key_needs_model_control_and_the_model(explicit, connect, tmp_path_factory):
+    """PERMISSION_DENIED changes nothing, whatever other rights the key has."""
     names = {"user": "", "operator": 'models = ["a"]\nmodel_control = true\n'}
     secrets = {name: f"imk_{name:k<43}" for name in names}
     path = tmp_path_factory.mktemp("keys") / "keys.toml"
@@ -203,19 +208,19 @@ async def test_key_must_be_for_control_and_for_the_model(explicit, connect, tmp_
     )
     app = await explicit(api_keys=path)
     async with connect(app) as channel:
-        stub = stub_of(channel)
+        stub = make_stub(channel)
 
         def asked(name, call, request):
             return call(request, metadata=[("x-api-key", secrets[name])])
 
         for name, model in (("user", "a"), ("operator", "b")):
             for call, request in (
-                (stub.RepositoryModelLoad, load(model)),
-                (stub.RepositoryModelUnload, unload(model)),
+                (stub.RepositoryModelLoad, make_load(model)),
+                (stub.RepositoryModelUnload, make_unload(model)),
             ):
-                code, _ = await refused(asked(name, call, request))
+                code, _ = await get_failure(asked(name, call, request))
                 assert code is grpc.StatusCode.PERMISSION_DENIED
-        await asked("operator", stub.RepositoryModelLoad, load("a"))
+        await asked("operator", stub.RepositoryModelLoad, make_load("a"))
         ready = await asked("user", stub.ModelReady, pb.ModelReadyRequest(name="a"))
         assert ready.ready
         assert app.repository.models["b"].default_version is None

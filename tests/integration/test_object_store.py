@@ -1,4 +1,4 @@
-"""A server whose model repository is in a real S3-compatible store."""
+"""Tests of a server whose model repository is in a real S3-compatible store."""
 
 import asyncio
 
@@ -15,7 +15,7 @@ from imagemint.server.storage.errors import StoreError
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
-    # Of moto, botocore and aiohttp, which close their sockets late.
+    # moto, botocore and aiohttp close their sockets late
     pytest.mark.filterwarnings("ignore"),
 ]
 
@@ -25,7 +25,7 @@ SYNCS = "imagemint_repository_syncs_total"
 
 @pytest.fixture
 def put_bundle(tmp_path):
-    """Uploads a bundle, file by file, SHA256SUMS first."""
+    """A function that uploads a bundle file by file, SHA256SUMS first."""
 
     def put(name, version, **options):
         directory = write_bundle(tmp_path / "drafts", name, version, **options)
@@ -36,10 +36,10 @@ def put_bundle(tmp_path):
     return put
 
 
-async def test_workers_serve_what_is_in_s3(  # noqa: PLR0917 - fixtures
+async def test_workers_serve_from_s3(  # noqa: PLR0917 - fixtures
     monkeypatch, tmp_path, put_bundle, serve, scrape, total, until
 ):
-    """Each bundle is copied once for both; a new one serves; when S3 is gone, all of them do."""
+    """Each bundle is copied once for both, a new one serves, and all serve when S3 is gone."""
     cache = tmp_path / "cache"
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     options = (f"--repository={ADDRESS}", f"--repository-cache={cache}", "--poll-interval-s=0.2")
@@ -69,16 +69,16 @@ async def test_workers_serve_what_is_in_s3(  # noqa: PLR0917 - fixtures
     assert total(samples, "imagemint_repository_lost") == 1
 
 
-async def test_missing_bucket_ends_the_start(monkeypatch, tmp_path, serve):
-    """Nothing was ever there to serve: the address is wrong, and the message has it."""
+async def test_missing_bucket_fails_the_start(monkeypatch, tmp_path, serve):
+    """The address is wrong, and the error has it."""
     why = "s3://nowhere/models cannot be listed: FileNotFound"
     with s3_server(monkeypatch.setenv), pytest.raises(StoreError, match=why):
         await serve("s3://nowhere/models", repository_cache=tmp_path)
 
 
 @pytest.mark.parametrize("mode", ["none", "poll"])
-async def test_server_waits_for_a_lost_store(tmp_path, serve, until, mode):
-    """It starts without models, and serves as soon as the store answers, in the modes that ask."""
+async def test_server_waits_for_an_unreachable_store(tmp_path, serve, until, mode):
+    """It starts without models and serves as soon as the store answers, if it polls."""
     draft = write_bundle(tmp_path / "drafts", "tiny", 1)
     with switched_store() as store:
         put_directory("switched://models/tiny/1", draft)
@@ -96,8 +96,8 @@ async def test_server_waits_for_a_lost_store(tmp_path, serve, until, mode):
         assert app.repository.ready
 
 
-async def test_load_from_a_lost_store_fails(tmp_path, serve):
-    """The caller learns that the repository is the cause; what serves is left alone."""
+async def test_load_from_an_unreachable_store_fails(tmp_path, serve):
+    """The error names the repository as the cause, and loaded models serve."""
     draft = write_bundle(tmp_path / "drafts", "tiny", 1)
     with switched_store() as store:
         put_directory("switched://models/tiny/1", draft)

@@ -1,4 +1,4 @@
-"""What operators see: health, reflection and metrics."""
+"""Tests of health, reflection and metrics."""
 
 import grpc
 import pytest
@@ -23,23 +23,23 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def fresh_app(serve, models):
-    """A server that has answered nobody yet."""
+    """A server that has answered no call yet."""
     return await serve(models)
 
 
 @pytest.mark.parametrize(
     "name", ["", *sorted(SERVICES), "model/digits", "model/digits/1", "model/plain"]
 )
-async def test_health_knows_each_name(app, connect, name):
-    """The server, each service, each model and each version."""
+async def test_health_has_each_name(app, connect, name):
+    """The server, each service, each model and each version have a status."""
     async with connect(app) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         answer = await stub.Check(health_pb2.HealthCheckRequest(service=name))
         assert answer.status == SERVING
 
 
-async def test_health_of_unknown_name_is_not_found(app, connect, scrape, total, until):
-    """As the protocol has it, and counted with that code."""
+async def test_health_of_an_unknown_name_is_not_found(app, connect, scrape, total, until):
+    """The protocol requires NOT_FOUND, and the metrics count it."""
     async with connect(app) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -54,8 +54,8 @@ async def test_health_of_unknown_name_is_not_found(app, connect, scrape, total, 
     await until(counted)
 
 
-async def reflected(connect, app):
-    """The services that reflection lists."""
+async def list_reflected_services(connect, app):
+    """Returns the services that reflection lists."""
     async with connect(app) as channel:
         stub = reflection_pb2_grpc.ServerReflectionStub(channel)
         call = stub.ServerReflectionInfo()
@@ -65,25 +65,25 @@ async def reflected(connect, app):
         return {service.name for service in answer.list_services_response.service}
 
 
-async def test_reflection_lists_services(app, connect):
-    """Ours, health, and itself."""
-    names = await reflected(connect, app)
+async def test_reflection_lists_the_services(app, connect):
+    """The list has imagemint's services, health and reflection."""
+    names = await list_reflected_services(connect, app)
     assert names == SERVICES | {
         "grpc.health.v1.Health",
         "grpc.reflection.v1alpha.ServerReflection",
     }
 
 
-async def test_reflection_can_be_switched_off(serve, models, connect):
-    """Then it is not there at all."""
+async def test_reflection_can_be_disabled(serve, models, connect):
+    """Without reflection the service does not exist."""
     app = await serve(models, reflection=False)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await reflected(connect, app)
+        await list_reflected_services(connect, app)
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 async def test_running_calls_are_a_metric_before_the_first(serve, models, scrape):
-    """An autoscaler reads zero from a server that has answered nobody yet."""
+    """An autoscaler reads zero from a server that has answered no call yet."""
     samples = await scrape((await serve(models)).metrics_address)
     running = {
         dict(labels)["service"]: value
@@ -94,7 +94,7 @@ async def test_running_calls_are_a_metric_before_the_first(serve, models, scrape
 
 
 async def test_calls_are_counted(fresh_app, connect, scrape, total, until):
-    """By service, method, model and code; images by class; passes and encodings observed."""
+    """Calls, images, batches and encodings are counted with their labels."""
     app = fresh_app
     png = {"format": 2}
     async with connect(app) as channel:
@@ -142,8 +142,8 @@ async def test_calls_are_counted(fresh_app, connect, scrape, total, until):
     assert total(samples, "imagemint_build_info") == 1
 
 
-async def test_labels_are_never_what_was_typed(serve, models, connect, scrape):
-    """Names of models, versions and classes that do not exist leave no trace in the metrics."""
+async def test_labels_are_never_text_of_callers(serve, models, connect, scrape):
+    """Unknown models, versions and classes do not appear in the metrics."""
     app = await serve(models)
     async with connect(app) as channel:
         generation = generation_service_pb2_grpc.GenerationServiceStub(channel)
@@ -166,7 +166,7 @@ async def test_labels_are_never_what_was_typed(serve, models, connect, scrape):
 
 
 async def test_refused_bundle_is_counted(serve, tmp_path, scrape, total):
-    """An alert can be built on it."""
+    """An alert can use the count of refused bundles."""
     (tmp_path / "broken/1").mkdir(parents=True)
     app = await serve(tmp_path)
     samples = await scrape(app.metrics_address)

@@ -1,4 +1,4 @@
-"""A serial is its pixels: whatever shares the batch, however the request was cut or resumed."""
+"""Tests that a serial determines its pixels in any batch, split and resumed stream."""
 # ruff: noqa: S311 - the dice choose what to test
 
 import asyncio
@@ -26,8 +26,8 @@ TRUNCATIONS = {
 }
 
 
-def alone(engines, serial):
-    """The pixels of a serial from the bare engine, computed by themselves."""
+def compute_alone(engines, serial):
+    """Returns the pixels of a serial from the engine, computed separately."""
     name = Serial.parse(serial)
     threshold = name.truncation if name.model == "bounded" else None
     psi = 1.0 if name.truncation is None else name.truncation
@@ -41,8 +41,8 @@ def alone(engines, serial):
     return image[0].tobytes()
 
 
-def chosen(dice):
-    """A random request: model, count and the keywords of the client."""
+def draw_request(dice):
+    """Returns a random request: model, count and keywords of the client."""
     model = dice.choice(list(TRUNCATIONS))
     count = dice.randint(1, 60)
     condition = None
@@ -60,9 +60,9 @@ def chosen(dice):
     return model, count, selection
 
 
-async def asked(client, dice):
-    """The batches of a random request, asked for in a random way."""
-    model, count, selection = chosen(dice)
+async def request_images(client, dice):
+    """Returns the batches of a random request in a random way."""
+    model, count, selection = draw_request(dice)
     priority = dice.choice(["normal", "high"])
     if dice.random() < 0.4:
         return [await client.generate(model, count, priority=priority, **selection)]
@@ -70,7 +70,7 @@ async def asked(client, dice):
     chunks = client.stream(model, count, chunk_size=chunk_size, priority=priority, **selection)
     if dice.random() < 0.5 or isinstance(selection["condition"], PerImage):
         return [batch async for batch in chunks]
-    # Left in the middle, and asked for again from the first index that is missing.
+    # The stream is left in the middle and requested again from the first missing index.
     batches = []
     async for batch in chunks:
         batches.append(batch)
@@ -85,7 +85,7 @@ async def asked(client, dice):
 
 
 class BucketedApp(App):
-    """A server that runs batches as it would on a GPU: padded, in buffers of each thread."""
+    """A server that runs batches as on a GPU: padded, in buffers of each thread."""
 
     def _open_backend(self, bundle):
         most = self._settings.batch_images(on_cpu=False)
@@ -94,8 +94,8 @@ class BucketedApp(App):
 
 @pytest.mark.parametrize("kind", [App, BucketedApp])
 @pytest.mark.parametrize("number", range(3))
-async def test_serial_is_its_pixels(serve, models, engines, kind, number):
-    """Random requests at once, in random cuts: each image equals the lone one of its serial."""
+async def test_serial_determines_its_pixels(serve, models, engines, kind, number):
+    """Each image of parallel random requests equals the one that is computed from its serial."""
     dice = random.Random(number)
     most = dice.choice([3, 16, 64])
     sizes = dice.choice([[], [most], [2, most // 2 + 1]])
@@ -108,22 +108,22 @@ async def test_serial_is_its_pixels(serve, models, engines, kind, number):
         batch_delay_ms=dice.choice([0.0, 2.0]),
     )
     async with AsyncClient(app.grpc_address) as client:
-        calls = [asked(client, random.Random(dice.random())) for _ in range(24)]
+        calls = [request_images(client, random.Random(dice.random())) for _ in range(24)]
         answers = [batch for batches in await asyncio.gather(*calls) for batch in batches]
         minted = {}
         for batch in answers:
             for serial, image in zip(batch.serials, batch.image, strict=True):
                 assert minted.setdefault(serial, image.tobytes()) == image.tobytes()
         assert len(minted) > 200
-        assert minted == {serial: alone(engines, serial) for serial in minted}
+        assert minted == {serial: compute_alone(engines, serial) for serial in minted}
         for serial in dice.sample(sorted(minted), 12):
             again = await client.mint(serial)
             assert again.serials == (serial,)
             assert again.image[0].tobytes() == minted[serial]
 
 
-async def test_stream_is_the_request_in_pieces(client):
-    """Indices, classes, serials and pixels of any chunk size are those of one answer."""
+async def test_stream_equals_the_response(client):
+    """Indices, classes, serials and pixels do not depend on the chunk size."""
     selection = {"seed": 7, "first_index": 2**64 - 50, "condition": Cycle([3, 1, 4])}
     whole = await client.generate("digits", 50, **selection)
     assert whole.index.tolist() == list(range(2**64 - 50, 2**64))
@@ -135,8 +135,8 @@ async def test_stream_is_the_request_in_pieces(client):
         assert sum((c.serials for c in chunks), ()) == whole.serials
 
 
-async def test_picked_seed_is_told(client):
-    """Without a seed the server picks one, says which, and its images can be minted again."""
+async def test_random_seed_is_returned(client):
+    """Without a seed the server draws one and returns it, so images can be repeated."""
     first = await client.generate("digits", 3)
     second = await client.generate("digits", 3)
     assert first.seed != second.seed
@@ -150,8 +150,8 @@ async def test_picked_seed_is_told(client):
 
 
 @pytest.mark.parametrize("model", ["plain", "styled"])
-async def test_explicit_latents_are_the_sampled_ones(client, model):
-    """The latents of a seed, given by hand and in order, make the images of that seed."""
+async def test_explicit_latents_equal_drawn_ones(client, model):
+    """The latents of a seed, given explicitly, give the images of that seed."""
     condition = None if model == "plain" else PerImage([4, 4, 1, 0, 9])
     sampled = await client.generate(model, 5, seed=11, first_index=6, condition=condition)
     z = latents(11, 6, 5, 8)
@@ -167,8 +167,8 @@ async def test_explicit_latents_are_the_sampled_ones(client, model):
     assert np.concatenate(pixels).tobytes() == sampled.image.tobytes()
 
 
-async def test_threshold_confines_the_latents(client):
-    """A truncated image is that of the truncated latent; absent is none."""
+async def test_threshold_applies_to_the_latents(client):
+    """A truncated image is that of the truncated latent. There is no default."""
     whole = await client.generate("bounded", 4, seed=3, condition=1)
     near = await client.generate("bounded", 4, seed=3, condition=1, truncation=0.25)
     by_hand = latents(3, 0, 4, 8, threshold=0.25)
@@ -177,8 +177,8 @@ async def test_threshold_confines_the_latents(client):
     assert near.serials[0] == "bounded@1/3/0?class=1&truncation=0.25"
 
 
-async def test_psi_of_zero_is_a_value(client):
-    """Zero, one and absent are told apart: zero is the mean image, one is no truncation."""
+async def test_psi_of_zero_is_valid(client):
+    """Zero gives the mean image, and one is the default."""
     absent, zero, one = [
         await client.generate("styled", 4, seed=3, condition=1, truncation=psi)
         for psi in (None, 0.0, 1.0)
@@ -189,8 +189,8 @@ async def test_psi_of_zero_is_a_value(client):
     assert zero.serials[0] == "styled@1/3/0?class=1&truncation=0.0"
 
 
-async def test_blocking_client_gets_the_same(app, client):
-    """Both clients and both ways of asking agree, from another thread at the same time."""
+async def test_blocking_client_gets_the_same_images(app, client):
+    """Both clients and both kinds of calls agree, also in parallel."""
 
     def block():
         with Client(app.grpc_address) as blocking:

@@ -1,4 +1,4 @@
-"""The start of a server beside bundles that are slow, greedy or unreadable."""
+"""Tests of the start of a server with slow, expensive or unreadable bundles."""
 
 import asyncio
 import json
@@ -20,8 +20,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-async def test_slow_bundle_keeps_no_other_waiting(tmp_path, processes):
-    """Ready models serve, the slow ones are LOADING and time out; SIGTERM is obeyed meanwhile."""
+async def test_slow_bundle_does_not_delay_others(tmp_path, processes):
+    """Ready models serve while slow ones are LOADING. SIGTERM works meanwhile."""
     write_bundle(tmp_path, "good")
     for name in ("a-slow", "b-slow", "c-slow"):
         write_bundle(tmp_path, name, edit_model=folding(20_000, 1))
@@ -38,8 +38,8 @@ async def test_slow_bundle_keeps_no_other_waiting(tmp_path, processes):
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-async def test_sigterm_while_models_load(tmp_path, processes):
-    """It ends the start at once, with status 0, and nothing is said to be serving afterwards."""
+async def test_sigterm_during_the_start_stops_the_server(tmp_path, processes):
+    """The start ends at once with status 0."""
     write_bundle(tmp_path, "good")
     write_bundle(tmp_path, "slow", edit_model=folding(20_000, 1))
     options = (f"--repository={tmp_path}", f"--processes={processes}", "--start-timeout-s=3600")
@@ -56,8 +56,8 @@ async def test_sigterm_while_models_load(tmp_path, processes):
         assert not {"ready", "health says SERVING"}.intersection(events)
 
 
-async def test_bundle_that_takes_too_long_fails(serve, tmp_path):
-    """After load_timeout_s it is FAILED, says why and when it is tried again."""
+async def test_bundle_that_loads_too_slowly_fails(serve, tmp_path):
+    """After load_timeout_s it is FAILED with the reason and the time of the next attempt."""
     write_bundle(tmp_path, "good")
     write_bundle(tmp_path, "slow", edit_model=folding(20_000, 1))
     app = await serve(tmp_path, load_timeout_s=0.1)
@@ -68,8 +68,8 @@ async def test_bundle_that_takes_too_long_fails(serve, tmp_path):
         assert len(await client.generate("good", 1)) == 1
 
 
-async def test_unreadable_entries_disturb_nobody(serve, tmp_path, connect):
-    """Link loops, folders that are no versions, names that are not text: every call answers."""
+async def test_unreadable_entries_are_no_failure(serve, tmp_path, connect):
+    """Circular links, folders without versions and names that are not text do not fail calls."""
     write_bundle(tmp_path, "good")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     (tmp_path / "good/2").symlink_to(tmp_path / "good/2")

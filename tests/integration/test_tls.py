@@ -1,4 +1,4 @@
-"""TLS on the wire: encrypted, mutual, and renewed without a restart."""
+"""Tests of TLS: encryption, client certificates and renewal without a restart."""
 
 import asyncio
 
@@ -15,14 +15,14 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 @pytest.fixture
 def files(authority, write_certificate, tmp_path):
-    """Settings of a server with a certificate for `mint.test`."""
+    """The settings of a server with a certificate for `mint.test`."""
     certificate, key = write_certificate(authority, tmp_path)
     return {"tls_certificate": certificate, "tls_key": key}
 
 
 @pytest.fixture
 def trust(tmp_path):
-    """Trusts an authority, by a file of its certificate."""
+    """A function that returns TLS options with a trusted authority."""
 
     def make(authority, **options):
         path = tmp_path / "roots.pem"
@@ -32,12 +32,12 @@ def trust(tmp_path):
     return make
 
 
-async def served_by(app, authority):
-    """Whether a new connection that trusts this authority is answered."""
+async def is_served(app, authority):
+    """Returns whether a new connection that trusts this authority is answered."""
     roots = authority.cert_pem.bytes()
     options = [
         ("grpc.ssl_target_name_override", "mint.test"),
-        ("grpc.use_local_subchannel_pool", 1),  # a handshake of its own
+        ("grpc.use_local_subchannel_pool", 1),  # a new handshake
     ]
     credentials = grpc.ssl_channel_credentials(roots)
     async with grpc.aio.secure_channel(app.grpc_address, credentials, options) as channel:
@@ -49,7 +49,7 @@ async def served_by(app, authority):
 
 
 async def test_calls_are_encrypted(serve, models, files, authority, trust):
-    """Who trusts the authority is answered; who speaks plainly is not."""
+    """A client that trusts the authority is answered, and a client without TLS is not."""
     app = await serve(models, **files)
     async with AsyncClient(app.grpc_address, tls=trust(authority)) as client:
         assert len(await client.generate("digits", 2)) == 2
@@ -58,10 +58,10 @@ async def test_calls_are_encrypted(serve, models, files, authority, trust):
             await client.models()
 
 
-async def test_mutual_tls_wants_a_certificate(  # noqa: PLR0917 - fixtures
+async def test_mutual_tls_requires_a_certificate(  # noqa: PLR0917 - fixtures
     serve, models, files, authority, trust, write_certificate, tmp_path
 ):
-    """One of the named authority; none, or one of another, is no connection."""
+    """The certificate must be of the configured authority."""
     authority.cert_pem.write_to_path(tmp_path / "clients.pem")
     app = await serve(models, **files, tls_client_ca=tmp_path / "clients.pem")
 
@@ -80,16 +80,19 @@ async def test_mutual_tls_wants_a_certificate(  # noqa: PLR0917 - fixtures
 async def test_certificate_is_renewed_without_restart(  # noqa: PLR0917 - fixtures
     serve, models, files, authority, trust, write_certificate, tmp_path, scrape, total
 ):
-    """New handshakes see the new pair, open connections live on, a bad pair changes nothing."""
+    """New handshakes use the new pair and open connections stay.
+
+    An invalid pair changes nothing.
+    """
     app = await serve(models, **files)
     renewed = trustme.CA()
     async with AsyncClient(app.grpc_address, tls=trust(authority)) as client:
         assert len(await client.generate("digits", 1)) == 1
         write_certificate(renewed, tmp_path)
-        assert await served_by(app, renewed)
-        assert not await served_by(app, authority)
+        assert await is_served(app, renewed)
+        assert not await is_served(app, authority)
         files["tls_key"].write_text("half a k")
-        assert await served_by(app, renewed)
+        assert await is_served(app, renewed)
         assert len(await client.generate("digits", 1)) == 1
     samples = await scrape(app.metrics_address)
     for outcome in ("ok", "failed"):
@@ -97,8 +100,8 @@ async def test_certificate_is_renewed_without_restart(  # noqa: PLR0917 - fixtur
         assert total(samples, "imagemint_reloads_total", **labels) == 1
 
 
-async def test_health_check_speaks_tls(serve, models, files, authority, capsys, monkeypatch):  # noqa: PLR0917 - fixtures
-    """With the server's own certificate as the one to trust, by option or by variable."""
+async def test_health_check_uses_tls(serve, models, files, authority, capsys, monkeypatch):  # noqa: PLR0917 - fixtures
+    """The server's own certificate may be the trusted one, by option or by variable."""
     app = await serve(models, **files)
     arguments = ["--tls-ca", str(files["tls_certificate"]), "--tls-server-name", "mint.test"]
     assert await asyncio.to_thread(healthcheck.main, [app.grpc_address, *arguments]) == 0

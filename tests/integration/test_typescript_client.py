@@ -1,4 +1,4 @@
-"""The TypeScript client against real servers. Its tests run in Node; this module starts servers."""
+"""Tests of the TypeScript client with real servers. Its tests run in Node."""
 
 import asyncio
 import json
@@ -54,7 +54,7 @@ def all_models(tmp_path_factory):
 
 
 def describe_vectors():
-    """The serials that drawing the classes of each vector must give."""
+    """Returns the serials that drawing the classes of each vector must give."""
     return [
         {
             "model": f"vectors-{vector['num_classes']}",
@@ -72,7 +72,7 @@ def describe_vectors():
 
 
 def spell_serials():
-    """Serials as the engine spells them: every form, and truncations of every magnitude."""
+    """Returns serials as the engine writes them: every form, and truncations of any magnitude."""
     generator = random.Random(7)  # noqa: S311 - test data
     truncations = [None, 0.0, 1.0, 0.7, 1e-4, 9.9e-5, 1e15, 1e16, 123456.789]
     doubles = (struct.unpack("<d", generator.randbytes(8))[0] for _ in range(1000))
@@ -107,7 +107,7 @@ def spell_serials():
 
 
 async def start_locked(serve, models, authority, write_certificate, folder):
-    """A server with TLS and one API key, and the file of the authority that signs for it."""
+    """Starts a server with TLS and one API key, and returns it with the file of its authority."""
     certificate, key = write_certificate(authority, folder)
     roots, keys = folder / "roots.pem", folder / "keys.toml"
     authority.cert_pem.write_to_path(roots)
@@ -151,8 +151,8 @@ async def test_node_client_passes_its_tests(  # noqa: PLR0917 - fixtures
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_generated_messages_are_fresh(compiled, tmp_path):
-    """`make proto` would write what is committed."""
+async def test_generated_messages_are_up_to_date(compiled, tmp_path):
+    """The committed messages equal the output of `make proto`."""
     await asyncio.to_thread(
         run_node, "scripts/genproto-typescript.sh", tmp_path / "gen", cwd=CLIENT.parents[1]
     )
@@ -164,8 +164,8 @@ async def test_generated_messages_are_fresh(compiled, tmp_path):
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_packed_client_serves_a_typed_program(compiled, app, tmp_path):
-    """The package that `npm pack` makes compiles into a strict program, which runs."""
+async def test_packed_client_works_in_a_typed_program(compiled, app, tmp_path):
+    """A strict program compiles with the package of `npm pack` and runs."""
     await asyncio.to_thread(run_node, "npm", "pack", "--pack-destination", tmp_path)
     (archive,) = tmp_path.glob("imagemint-*.tgz")
     modules = tmp_path / "node_modules"
@@ -188,13 +188,13 @@ async def test_packed_client_serves_a_typed_program(compiled, app, tmp_path):
     assert printed == "digits@1/42/17?class=7\n"
 
 
-def test_lock_file_names_no_registry():
+def test_lock_file_has_no_registry():
     """The lock file works with any registry."""
     lock = json.loads((CLIENT / "package-lock.json").read_text())
     assert all("resolved" not in each for each in lock["packages"].values())
 
 
-def test_version_is_that_of_the_project():
+def test_version_equals_that_of_the_project():
     """Both clients are released together."""
     project = tomllib.loads((CLIENT.parents[1] / "pyproject.toml").read_text())["project"]
     package = json.loads((CLIENT / "package.json").read_text())

@@ -1,4 +1,4 @@
-"""Which graph of a bundle answers, and that every answer says so."""
+"""Tests of the variant that answers, which every response names."""
 
 import asyncio
 import io
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 @pytest.fixture
 def repository(tmp_path, monkeypatch):
-    """`both` holds an int8 variant, `one` none; the processor is one that likes bytes."""
+    """Models `both` with an int8 variant and `one` without, on a processor with dot products."""
     monkeypatch.setattr(variants, "has_dot_products", lambda: True)
     write_variant(write_bundle(tmp_path, "both"))
     write_bundle(tmp_path, "one")
@@ -39,8 +39,8 @@ def repository(tmp_path, monkeypatch):
         ({"variants": {"both": "int8"}}, "int8"),
     ],
 )
-async def test_variant_is_chosen_and_told(serve, repository, scrape, total, case):
-    """The server runs the reference by default; settings choose another variant."""
+async def test_variant_is_chosen_and_returned(serve, repository, scrape, total, case):
+    """The server runs the reference by default, and settings choose another variant."""
     settings, both = case
     app = await serve(repository, **settings)
     async with AsyncClient(app.grpc_address) as client:
@@ -57,8 +57,8 @@ async def test_variant_is_chosen_and_told(serve, repository, scrape, total, case
     assert total(samples, "imagemint_model_info", **told) == 1
 
 
-async def test_missing_variant_fails_its_model_alone(serve, repository):
-    """A bundle that lacks what was insisted on is refused with the reason."""
+async def test_missing_variant_fails_only_its_model(serve, repository):
+    """A bundle without the requested variant is refused with the reason."""
     app = await serve(repository, variant="auto", variants={"one": "int8"})
     async with AsyncClient(app.grpc_address) as client:
         (version,) = (await client.model("one")).versions
@@ -66,8 +66,8 @@ async def test_missing_variant_fails_its_model_alone(serve, repository):
         assert (await client.generate("both", 1)).variant == "int8"
 
 
-async def test_pictures_name_their_variant(serve, repository, connect):
-    """A PNG in its text and its XMP, JPEG and WebP in their XMP; so does the serial in each."""
+async def test_pictures_have_their_variant(serve, repository, connect):
+    """PNG has it as text, and all formats have it in XMP, as the serial does."""
     app = await serve(repository, variant="auto")
     images = {"model": "both", "count": 1, "seed": 1, "class_id": 7}
     async with connect(app) as channel:
@@ -85,8 +85,8 @@ async def test_pictures_name_their_variant(serve, repository, connect):
                 assert text["imagemint:serial"] == "both@1+int8/1/0?class=7"
 
 
-async def test_tensors_name_their_variant(serve, repository, connect):
-    """An answer of the Open Inference Protocol has it as a parameter and in its serials."""
+async def test_tensors_have_their_variant(serve, repository, connect):
+    """A response of the Open Inference Protocol has it as a parameter and in its serials."""
     app = await serve(repository, variant="auto")
     values = {"seed": np.uint64(1), "index": np.uint64(0), "class_id": np.int64(7)}
     request = grpc_service_pb2.ModelInferRequest(
@@ -105,8 +105,8 @@ async def test_tensors_name_their_variant(serve, repository, connect):
     assert answer.raw_output_contents[0].endswith(b"both@1+int8/1/0?class=7")
 
 
-async def test_serial_is_minted_by_its_variant_alone(serve, repository):
-    """The server that runs the serial's variant repeats its bytes, and any other one refuses."""
+async def test_serial_needs_its_variant(serve, repository):
+    """A server of the serial's variant repeats its bytes, and any other one refuses."""
     apps = {"fp32": await serve(repository), "int8": await serve(repository, variant="auto")}
     spelled = {"fp32": "both@1/5/2?class=7", "int8": "both@1+int8/5/2?class=7"}
     named = {"fp32": "reference", "int8": "int8"}
@@ -128,14 +128,14 @@ async def test_serial_is_minted_by_its_variant_alone(serve, repository):
 
 
 async def test_evaluation_keeps_its_variant(serve, repository):
-    """A source of `imagemint evaluate` demands the variant that ran when it was opened."""
+    """A source of `imagemint evaluate` requires the variant that ran when it was opened."""
     app = await serve(repository, variant="auto")
 
     def drawn():
         source = RemoteModel(f"{app.grpc_address}/both")
         try:
             images, _ = source.draw(1, 0, 3)
-            source._variant = "fp32"  # as if the server had been restarted with another setting
+            source._variant = "fp32"  # as if the server had restarted with another setting
             with pytest.raises(FailedPrecondition, match="runs variant 'int8'"):
                 source.draw(1, 0, 3)
         finally:
@@ -147,8 +147,8 @@ async def test_evaluation_keeps_its_variant(serve, repository):
     assert np.array_equal(await asyncio.to_thread(drawn), expected)
 
 
-async def test_generate_command_mints_serials_of_variants(serve, repository, tmp_path, capsys):
-    """`imagemint generate` takes a serial or `--variant`, and writes the server's refusal."""
+async def test_generate_command_accepts_serials_of_variants(serve, repository, tmp_path, capsys):
+    """`imagemint generate` accepts a serial or `--variant` and prints the server's error."""
     app = await serve(repository, variant="auto")
 
     async def generate(name, *arguments):

@@ -1,4 +1,4 @@
-"""Servers with HTTP on loopback, and clients that speak it."""
+"""Fixtures: servers with HTTP on loopback and their clients."""
 
 import pytest
 import pytest_asyncio
@@ -10,7 +10,7 @@ from imagemint.server.settings import ServeSettings
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def site(models):
-    """A server over `models`, for the tests of one module that need no other."""
+    """A server over `models` for tests of one module."""
     app = App(ServeSettings(repository=models, http_metrics=True, **EVERYWHERE))
     await app.start()
     yield app
@@ -19,14 +19,14 @@ async def site(models):
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def web(site):
-    """A client of `site`."""
+    """An HTTP client of `site`."""
     async with browse(site) as client:
         yield client
 
 
 @pytest.fixture
 def serve_http(serve):
-    """Starts servers with HTTP."""
+    """A function that starts servers with HTTP."""
 
     async def start(repository, *kind, **settings):
         return await serve(repository, *kind, **EVERYWHERE | settings)
@@ -36,7 +36,7 @@ def serve_http(serve):
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def held_site(serve_http, models, tmp_path, held_kind):
-    """A server with one held instance over `digits`: batches of 8, a queue of 20."""
+    """A server with one held instance of `digits`, batches of 8 and a queue of 20."""
     (tmp_path / "one").mkdir()
     (tmp_path / "one/digits").symlink_to(models / "digits")
     sizes = {"instances": 1, "max_batch_images": 8, "max_queue_images": 20}

@@ -1,4 +1,4 @@
-"""API keys, TLS and drain: as over gRPC."""
+"""Tests of API keys, TLS and drain over HTTP, which behave as over gRPC."""
 
 import asyncio
 import ssl
@@ -32,13 +32,13 @@ burst_images = 20
 """
 
 
-def bear(name):
-    """The header with a key."""
+def make_headers(name):
+    """Returns the header with a key."""
     return {"authorization": f"Bearer {KEYS[name]}"}
 
 
-async def test_keys(serve_http, models, tmp_path):
-    """Without one nothing is answered but health; each has its models and its rate."""
+async def test_keys_are_required(serve_http, models, tmp_path):
+    """Without a key only health is available. Each key has its models and its rate."""
     keys = tmp_path / "keys.toml"
     keys.write_text(KEY_FILE)
     app = await serve_http(models, api_keys=keys)
@@ -57,25 +57,27 @@ async def test_keys(serve_http, models, tmp_path):
         answer = await web.get(image, headers={"x-api-key": KEYS["all"]})
         assert answer.headers["cache-control"] == "private, max-age=31536000, immutable"
         tag = answer.headers["etag"]
-        forbidden = bear("plain") | {"if-none-match": tag}
+        forbidden = make_headers("plain") | {"if-none-match": tag}
         for answer in (
-            await web.post(GENERATE, json=ONE, headers=bear("plain")),
+            await web.post(GENERATE, json=ONE, headers=make_headers("plain")),
             await web.get(image, headers=forbidden),
-            await web.get("/v1/models/digits/versions/1/card.md", headers=bear("plain")),
+            await web.get("/v1/models/digits/versions/1/card.md", headers=make_headers("plain")),
         ):
             assert answer.status_code == 403
             assert answer.json()["reason"] == "NOT_ALLOWED"
-        listed = (await web.get("/v1/models", headers=bear("plain"))).json()["models"]
+        listed = (await web.get("/v1/models", headers=make_headers("plain"))).json()["models"]
         assert [each["name"] for each in listed] == ["plain"]
         many = {"images": {"count": 20}}
-        assert (await web.post(GENERATE, json=many, headers=bear("slow"))).status_code == 200
-        answer = await web.post(GENERATE, json=many, headers=bear("slow"))
+        assert (
+            await web.post(GENERATE, json=many, headers=make_headers("slow"))
+        ).status_code == 200
+        answer = await web.post(GENERATE, json=many, headers=make_headers("slow"))
         assert (answer.status_code, answer.json()["reason"]) == (429, "RATE_LIMITED")
         assert answer.headers["retry-after"] in ("1", "2")
 
 
-async def test_drain(held_site):
-    """Readiness fails first, accepted calls finish, new ones are refused, and then it closes."""
+async def test_drain_completes_accepted_calls(held_site):
+    """Readiness fails first, accepted calls finish, and new ones are refused."""
     backend = held_site.backends["digits"]
     async with browse(held_site) as web:
         accepted = asyncio.create_task(web.post(GENERATE, json={"images": {"count": 3}}))
@@ -97,8 +99,8 @@ async def test_drain(held_site):
             pass
 
 
-async def test_drain_under_load(serve_http, models):
-    """Every answer is whole: an image, or a refusal that asks to come again elsewhere."""
+async def test_drain_under_load_loses_no_call(serve_http, models):
+    """Every response is an image or a refusal with a retry time."""
     app = await serve_http(models)
     statuses, answered = set(), asyncio.Event()
 
@@ -125,14 +127,16 @@ async def test_drain_under_load(serve_http, models):
     assert statuses == {200, 503}
 
 
-async def test_tls(serve_http, models, authority, write_certificate, tmp_path):
-    """The files of the gRPC listener; a new pair is used without a restart."""
+async def test_tls_certificate_is_renewed(
+    serve_http, models, authority, write_certificate, tmp_path
+):
+    """HTTPS uses the files of the gRPC listener and loads a new pair without a restart."""
     certificate, key = write_certificate(authority, tmp_path)
     app = await serve_http(models, tls_certificate=certificate, tls_key=key)
     assert app.http_url.startswith("https://")
 
     async def see():
-        """Serial number of the certificate of a new connection."""
+        """Returns the serial number of the certificate of a new connection."""
         context = ssl.create_default_context()
         authority.configure_trust(context)
         context.check_hostname = False

@@ -1,4 +1,4 @@
-"""Images over HTTP: the pixels of gRPC, as JSON, as lines, as pictures and by URL."""
+"""Tests of images over HTTP: pixels as in gRPC, as JSON, lines, pictures and URLs."""
 
 import base64
 import io
@@ -18,17 +18,17 @@ SPEC = {"seed": "42", "firstIndex": "17", "count": "3", "classId": 7}
 
 @pytest.fixture(scope="module")
 def expected(engines):
-    """The pixels of SPEC, from the bare engine."""
+    """The pixels of SPEC, computed by the engine."""
     return engines["digits"].run(Batch(latents(42, 17, 3, 8), np.full((3,), 7)))
 
 
 def decode(picture):
-    """Pixels [H, W] of an encoded gray picture."""
+    """Returns the pixels [H, W] of an encoded gray picture."""
     return np.asarray(Image.open(io.BytesIO(picture)))
 
 
-async def test_json_holds_the_pixels_of_the_engine(web, expected):
-    """As raw bytes in base64, with serials and indices as text."""
+async def test_json_has_the_pixels_of_the_engine(web, expected):
+    """Pictures are raw bytes in base64, and serials and indices are text."""
     answer = await web.post("/v1/models/digits:generate", json={"images": SPEC})
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/json"
@@ -46,7 +46,7 @@ async def test_json_holds_the_pixels_of_the_engine(web, expected):
     assert answer.json()["timing"]["inference"].endswith("s")
 
 
-async def test_snake_case_and_default_values(web):
+async def test_snake_case_and_default_values_are_supported(web):
     """Names of the schema are accepted, and index 0 is written."""
     images = {"seed": 1, "count": 1, "class_id": 0}
     answer = await web.post("/v1/models/digits:generate", json={"images": images})
@@ -56,8 +56,8 @@ async def test_snake_case_and_default_values(web):
 
 
 @pytest.mark.parametrize("media_type", ["image/png", "image/webp"])
-async def test_accept_asks_for_a_picture(web, expected, media_type):
-    """One image is that picture, with its serial in a header; several are a sheet."""
+async def test_accept_header_selects_a_picture(web, expected, media_type):
+    """One image is a picture with its serial in a header, and several images are a sheet."""
     one = {"images": SPEC | {"count": 1}, "output": {"quality": 100}}
     if media_type == "image/png":
         del one["output"]
@@ -77,7 +77,7 @@ async def test_accept_asks_for_a_picture(web, expected, media_type):
 
 
 async def test_stream_sends_lines(web, expected):
-    """Each line holds the next images, in order; together they are all of them."""
+    """Each line has the next images in order."""
     request = {"images": SPEC | {"count": "50"}, "chunkSize": 7}
     body = json.dumps(request)
     async with web.stream("POST", "/v1/models/digits:streamGenerate", content=body) as answer:
@@ -90,8 +90,8 @@ async def test_stream_sends_lines(web, expected):
     assert np.array_equal(first, expected[0].ravel())
 
 
-async def test_url_of_a_serial(web, expected):
-    """The same pixels as any other way, with a tag that saves the second transfer."""
+async def test_url_of_a_serial_gives_its_image(web, expected):
+    """The pixels are the same, and an ETag saves the second transfer."""
     url = "/v1/models/digits/versions/1/images/42/17.png?class=7"
     answer = await web.get(url)
     assert answer.headers["content-type"] == "image/png"
@@ -110,16 +110,16 @@ async def test_url_of_a_serial(web, expected):
     assert head.headers["content-length"] == str(len(answer.content))
 
 
-async def test_url_with_truncation_and_quality(web, engines):
-    """Truncation is a part of the serial; a WebP of quality 100 is lossless."""
+async def test_url_may_have_truncation_and_quality(web, engines):
+    """The truncation is part of the serial. WebP with quality 100 is lossless."""
     url = "/v1/models/bounded/versions/1/images/3/0.webp?class=1&truncation=0.5&quality=100"
     answer = await web.get(url)
     assert answer.headers["imagemint-serial"] == "bounded@1/3/0?class=1&truncation=0.5"
     assert Image.open(io.BytesIO(answer.content)).size == (6, 4)
 
 
-async def test_url_with_a_caption(web):
-    """It is percent-encoded, as in the serial; other words are refused."""
+async def test_url_may_have_a_caption(web):
+    """The caption is percent-encoded as in the serial, and unknown words are refused."""
     url = "/v1/models/people/versions/1/images/3/0.png"
     answer = await web.get(f"{url}?caption=red%20hair")
     assert answer.headers["imagemint-serial"] == "people@1/3/0?caption=red%20hair"
@@ -143,16 +143,16 @@ async def test_url_with_a_caption(web):
         ("images/1/0.png?class=10", {"images.class_id"}),
     ],
 )
-async def test_url_that_is_wrong(web, path, fields):
-    """The problem lists every part that is."""
+async def test_invalid_url_is_refused(web, path, fields):
+    """The problem lists every invalid part."""
     answer = await web.get(f"/v1/models/digits/versions/1/{path}")
     assert answer.status_code == 400
     assert answer.headers["cache-control"] == "no-store"
     assert {each["field"] for each in answer.json()["violations"]} == fields
 
 
-async def test_url_of_another_variant(web):
-    """A URL without a variant means the reference; one of another is refused."""
+async def test_url_of_another_variant_is_refused(web):
+    """A URL without a variant means the reference."""
     url = "/v1/models/digits/versions/1/images/1/0.png"
     assert (await web.get(f"{url}?variant=reference")).status_code == 200
     answer = await web.get(f"{url}?variant=int8")
@@ -174,8 +174,8 @@ async def test_url_of_another_variant(web):
         ("digits", {"images": {"latents": {"values": [0.0] * 300_000}}}, 400, "INVALID_REQUEST"),
     ],
 )
-async def test_problems(web, model, body, status, reason):
-    """Each error has its status and the reason that gRPC gives."""
+async def test_errors_are_problems(web, model, body, status, reason):
+    """Each error has its status and the reason of gRPC."""
     for verb in ("generate", "streamGenerate"):
         answer = await web.post(f"/v1/models/{model}:{verb}", json=body)
         problem = answer.json()
@@ -185,15 +185,15 @@ async def test_problems(web, model, body, status, reason):
         assert problem["request_id"] == answer.headers["x-request-id"]
 
 
-async def test_bodies_that_are_no_json(web):
-    """Are refused, whatever they are."""
+async def test_invalid_json_is_refused(web):
+    """Any invalid body is refused without a failure of the server."""
     for body in (b"\xff", b"{", b"[" * 100_000, b'{"images": NaN}', b"1" * 10_000):
         answer = await web.post("/v1/models/digits:generate", content=body)
         assert answer.json()["reason"] == "INVALID_REQUEST", body[:9]
 
 
-async def test_calls_count_as_those_of_grpc(web, site, scrape, total):
-    """By service, method, model and code; and /metrics is served here too."""
+async def test_calls_are_counted_as_in_grpc(web, site, scrape, total):
+    """The metrics have service, method, model and code. /metrics is also served over HTTP."""
     count = {"service": "imagemint.v1.GenerationService", "method": "Generate"}
     before = await scrape(site.metrics_address)
     await web.post("/v1/models/digits:generate", json={"images": {"count": 2}})
@@ -212,8 +212,8 @@ async def test_calls_count_as_those_of_grpc(web, site, scrape, total):
 WALK = {"serials": ["digits@1/1/0?class=3", "digits@1/2/0?class=3"], "frames": 12}
 
 
-async def test_walk_as_lines_and_as_animation(web):
-    """The frames of the RPC; with an Accept header, one animated picture."""
+async def test_interpolation_is_lines_or_an_animation(web):
+    """Lines have the frames of the RPC. An Accept header gives one animated picture."""
     url = "/v1/models/digits:interpolate"
     png = {"output": {"format": "IMAGE_FORMAT_PNG"}}
     async with web.stream("POST", url, json=WALK | png) as answer:
@@ -229,8 +229,8 @@ async def test_walk_as_lines_and_as_animation(web):
         assert Image.open(io.BytesIO(answer.content)).n_frames == 12
 
 
-async def test_walk_that_is_wrong(web):
-    """Serial numbers of another model, or none."""
+async def test_invalid_interpolation_is_refused(web):
+    """Serials of another model, or no serials, are refused."""
     for model, body in (("plain", WALK), ("digits", WALK | {"serials": []})):
         answer = await web.post(f"/v1/models/{model}:interpolate", json=body)
         assert answer.status_code == 400

@@ -1,4 +1,4 @@
-"""Slow, large and absent clients, deadlines, and a full queue."""
+"""Tests of slow, large and lost clients, deadlines and a full queue."""
 
 import asyncio
 import json
@@ -14,13 +14,13 @@ HEAD = f"POST {GENERATE} HTTP/1.1\r\nhost: test\r\n"
 
 
 async def read_answer(reader):
-    """The status of an answer, and all bytes until the connection ends."""
+    """Returns the status of a response and all bytes until the connection ends."""
     answer = await reader.read()
     return int(answer.split()[1]), answer
 
 
 async def test_large_bodies_are_refused(serve_http, models):
-    """By their declared length, before they are read, or as soon as they are too long."""
+    """A body is refused by its declared length, or when it exceeds the limit."""
     app = await serve_http(models, max_request_bytes=10_000)
     async with browse(app) as web:
         answer = await web.post(GENERATE, content=b" " * 10_001)
@@ -38,15 +38,15 @@ async def test_large_bodies_are_refused(serve_http, models):
 
 
 async def test_large_headers_are_refused(serve_http, models):
-    """A head above 16 KiB ends the connection."""
+    """A header above 16 KiB ends the connection."""
     app = await serve_http(models)
     async with open_socket(app) as (reader, writer):
         writer.write(HEAD.encode() + b"note: " + b"x" * 100_000)
         assert (await read_answer(reader))[0] == 400
 
 
-async def test_slow_requests_end(serve_http, models):
-    """A head that never ends is cut off, a body that never ends is answered, and others go on."""
+async def test_slow_requests_time_out(serve_http, models):
+    """An endless header is disconnected, and an endless body gets an answer. Others are served."""
     app = await serve_http(models, http_receive_timeout_s=0.2)
     async with open_socket(app) as (silent, _), open_socket(app) as (head, writer):
         writer.write(b"GET /v1/models HTTP/1.1\r\nhost: te")
@@ -62,8 +62,8 @@ async def test_slow_requests_end(serve_http, models):
             await silent.readexactly(1)
 
 
-async def test_slow_bodies_hold_no_call(serve_http, models):
-    """A call counts from the end of its request on."""
+async def test_slow_bodies_do_not_count_as_calls(serve_http, models):
+    """A call counts from the end of its request."""
     app = await serve_http(models, max_concurrent_calls=1, max_calls_per_caller=1)
     async with open_socket(app) as (_, writer):
         writer.write(f"{HEAD}content-length: 100\r\n\r\nhalf".encode())
@@ -72,8 +72,8 @@ async def test_slow_bodies_hold_no_call(serve_http, models):
                 assert (await web.post(GENERATE, json=ONE)).status_code == 200
 
 
-async def test_unread_stream_ends(serve_http, models, scrape, total, until):
-    """Whoever reads nothing for stall_timeout_s is cut off, and its memory is free again."""
+async def test_unread_stream_is_disconnected(serve_http, models, scrape, total, until):
+    """A client that reads nothing for stall_timeout_s is disconnected, and its memory is freed."""
     app = await serve_http(models, stall_timeout_s=0.2)
     body = json.dumps({"images": {"count": 10**9}})
     async with open_socket(app) as (_, writer):
@@ -90,8 +90,8 @@ async def test_unread_stream_ends(serve_http, models, scrape, total, until):
         await until(is_ended)
 
 
-async def test_deadline_drops_the_work(held_site):
-    """In seconds, or as gRPC spells it; what waits is never computed."""
+async def test_expired_call_is_not_computed(held_site):
+    """The deadline is in seconds, or in the format of gRPC. Waiting images are not computed."""
     backend = held_site.backends["digits"]
     async with browse(held_site) as web:
         for headers in ({"x-request-timeout": "0.1"}, {"grpc-timeout": "100m"}):
@@ -104,11 +104,11 @@ async def test_deadline_drops_the_work(held_site):
             assert (await web.get("/v1/models", headers=headers)).status_code == 400
         backend.release()
         assert (await web.post(GENERATE, json=ONE)).status_code == 200
-    assert sum(backend.sizes) <= 2  # the batch that was held, and the last call
+    assert sum(backend.sizes) <= 2  # the held batch and the last call
 
 
-async def test_client_that_leaves_drops_its_work(held_site, scrape, total, until):
-    """Its images leave the queue."""
+async def test_disconnected_client_leaves_the_queue(held_site, scrape, total, until):
+    """The images of a client that disconnects leave the queue."""
     backend = held_site.backends["digits"]
     waiting = {"images": {"count": 20}}
 
@@ -138,7 +138,7 @@ async def test_client_that_leaves_drops_its_work(held_site, scrape, total, until
 
 
 async def test_connections_are_limited(serve_http, models):
-    """One above max_connections is closed at once; when one ends, the next is accepted."""
+    """A connection above max_connections is closed. When one ends, the next is accepted."""
     app = await serve_http(models, max_connections=2)
     async with open_socket(app), browse(app) as web:
         assert (await web.get("/healthz")).status_code == 200

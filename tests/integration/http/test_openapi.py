@@ -1,4 +1,4 @@
-"""The OpenAPI document is valid, and the server does what it says: checked by schemathesis."""
+"""Tests with schemathesis that the OpenAPI document is valid and the server conforms to it."""
 
 import asyncio
 
@@ -23,7 +23,7 @@ OPERATIONS = {each.ok().label: each.ok() for each in schema.get_all_operations()
 
 
 async def test_document_is_served(web):
-    """As JSON, complete, and valid."""
+    """The document is served as complete, valid JSON."""
     answer = await web.get("/openapi.json")
     assert answer.json() == make_document()
     schema.validate()
@@ -32,8 +32,8 @@ async def test_document_is_served(web):
 
 @pytest.mark.parametrize("path", [{}, {"model": "digits", "version": "1"}])
 @pytest.mark.parametrize("label", OPERATIONS)
-async def test_answers_conform(label, path, site):
-    """Status, media type and body of each answer are documented, whatever is asked."""
+async def test_responses_conform(label, path, site):
+    """Status, media type and body of each response are documented for any request."""
     operation = OPERATIONS[label]
     checks = schemathesis.checks.CHECKS.get_by_names(
         [

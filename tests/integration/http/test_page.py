@@ -1,4 +1,4 @@
-"""The page in a real Chromium: mints, proves serials, compares, refuses well, is accessible."""
+"""Tests of the page in a real Chromium, from generation to accessibility."""
 
 import re
 import shutil
@@ -31,7 +31,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def gallery(tmp_path_factory):
-    """Two versions of one model, a model without classes, and one with truncation."""
+    """Two versions of a model, a model without classes, and one with truncation."""
     directory = tmp_path_factory.mktemp("gallery")
     write_bundle(directory, "digits", 1)
     write_bundle(directory, "digits", 2, weights_seed=1)
@@ -52,7 +52,7 @@ async def shop(gallery):
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def chromium():
-    """One browser for all tests."""
+    """A browser for all tests."""
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(
             executable_path=CHROMIUM, args=["--no-sandbox", "--no-proxy-server"]
@@ -63,7 +63,7 @@ async def chromium():
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def visit(chromium):
-    """Opens pages; at the end, none may have thrown, nor asked another host."""
+    """A function that opens pages. No page may raise an exception or contact another host."""
     contexts, faults = [], []
 
     async def open_page(app, fragment="", **options):
@@ -72,7 +72,7 @@ async def visit(chromium):
         page = await context.new_page()
         page.set_default_timeout(MS)
         page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("console", lambda line: _note(line, faults))
+        page.on("console", lambda line: _record_console_error(line, faults))
         page.on("request", lambda request: _check_host(request, app, faults))
         await page.goto(app.http_url + fragment)
         return page
@@ -83,8 +83,8 @@ async def visit(chromium):
     assert not faults
 
 
-def _note(line, faults):
-    """Notes what the console reports; failed requests are a part of the tests."""
+def _record_console_error(line, faults):
+    """Records errors on the console except for failed requests, which tests cause."""
     if line.type == "error" and "Failed to load resource" not in line.text:
         faults.append(line.text)
 
@@ -94,15 +94,15 @@ def _check_host(request, app, faults):
         faults.append(request.url)
 
 
-async def wait_until_minted(page):
+async def wait_for_images(page):
     """Waits for the end of the stream."""
     await expect(page.locator("#progress")).to_contain_text("Minted")
 
 
-async def test_page_mints_by_itself(visit, shop):
-    """It shows the models, fills the grid, and has what it asks for in its address."""
+async def test_page_generates_on_load(visit, shop):
+    """The page shows models and images, and its address has the request."""
     page = await visit(shop, "#model=digits&seed=5&count=16&class=7")
-    await wait_until_minted(page)
+    await wait_for_images(page)
     await expect(page.locator(".tile img")).to_have_count(16)
     await expect(page.locator(".model")).to_have_count(4)
     await expect(page.locator("#status-text")).to_have_text("Ready")
@@ -116,10 +116,10 @@ async def test_page_mints_by_itself(visit, shop):
     await expect(page.locator("#card")).to_contain_text("digits@2")
 
 
-async def test_models_and_truncation(visit, shop):
-    """Another model has other fields; the truncation becomes a part of the serials."""
+async def test_fields_follow_the_model(visit, shop):
+    """Each model has its own fields, and serials have the truncation."""
     page = await visit(shop, "#model=plain&count=4")
-    await wait_until_minted(page)
+    await wait_for_images(page)
     await expect(page.locator("#class-field")).to_be_hidden()
     await expect(page.locator("#truncation-field")).to_be_hidden()
     await page.locator(".model", has_text="bounded").click()
@@ -131,10 +131,10 @@ async def test_models_and_truncation(visit, shop):
     )
 
 
-async def test_caption(visit, shop):
-    """A model with captions has a field for one; the images say theirs, and re-mint."""
+async def test_caption_can_be_entered(visit, shop):
+    """A model with captions has a field for one. Images have theirs and can be generated again."""
     page = await visit(shop, "#model=people&count=4")
-    await wait_until_minted(page)
+    await wait_for_images(page)
     await page.locator("#caption").fill("Red hair, round glasses")
     await page.locator("#mint").click()
     first = page.locator(".tile").first
@@ -150,10 +150,10 @@ async def test_caption(visit, shop):
     await expect(page.locator("#form-error")).to_contain_text("purple")
 
 
-async def test_viewer_proves_the_serial(visit, shop):
-    """The same pixels come from the serial alone; the URL is the one of the serial."""
+async def test_viewer_verifies_the_serial(visit, shop):
+    """The serial alone gives the same pixels, and its URL can be copied."""
     page = await visit(shop, "#model=digits&version=1&count=9&seed=3&class=1")
-    await wait_until_minted(page)
+    await wait_for_images(page)
     await page.locator(".tile").nth(4).click()
     await expect(page.locator("#viewer-serial")).to_have_text("digits@1/3/4?class=1")
     await page.locator("#remint").click()
@@ -174,10 +174,13 @@ async def test_viewer_proves_the_serial(visit, shop):
     assert Path(await download.path()).read_bytes() == picture  # noqa: ASYNC240 - a small file
 
 
-async def test_two_versions_side_by_side(visit, shop):
-    """On the same seeds; an image marks its twin, and the viewer shows both."""
+async def test_versions_can_be_compared(visit, shop):
+    """Two versions have the same seeds.
+
+    An image marks its counterpart, and the viewer shows both.
+    """
     page = await visit(shop, "#model=digits&version=2&compare=1&count=9&class=balanced")
-    await wait_until_minted(page)
+    await wait_for_images(page)
     await expect(page.locator(".pane h2")).to_have_text(["digits@2", "digits@1"])
     panes = page.locator(".pane")
     await panes.nth(0).locator(".tile").nth(2).hover()
@@ -186,10 +189,10 @@ async def test_two_versions_side_by_side(visit, shop):
     await expect(page.locator("#twin-caption")).to_have_text("version 1")
 
 
-async def test_walk_between_two_images(visit, shop):
-    """From a chosen image to another: all frames come, can be passed by hand, and are saved."""
+async def test_images_can_be_interpolated(visit, shop):
+    """All frames between two selected images are shown and can be saved."""
     page = await visit(shop, "#model=digits&version=1&count=9&class=2", reduced_motion="reduce")
-    await wait_until_minted(page)
+    await wait_for_images(page)
     await page.locator("#slot-a").click()
     await page.locator(".tile").nth(3).click()
     await page.locator(".tile").nth(7).click()
@@ -213,13 +216,13 @@ async def test_walk_between_two_images(visit, shop):
     path = await (await saved.value).path()
     with Image.open(path) as picture:
         assert picture.format == "WEBP"
-        assert picture.n_frames > 2  # the encoder joins frames that are equal
+        assert picture.n_frames > 2  # the encoder joins equal frames
 
 
-async def test_keyboard(visit, shop):
-    """One Tab stop for the grid, arrows inside, Enter opens, Escape returns to the image."""
+async def test_keyboard_navigation_works(visit, shop):
+    """The grid has one Tab stop. Arrows move, Enter opens, and Escape returns."""
     page = await visit(shop, "#model=digits&count=9")
-    await wait_until_minted(page)
+    await wait_for_images(page)
     await page.locator(".tile").first.focus()
     await page.keyboard.press("ArrowRight")
     await page.keyboard.press("ArrowDown")
@@ -239,10 +242,10 @@ async def test_keyboard(visit, shop):
     await expect(page.locator(".tile[tabindex='0']")).to_have_count(1)
 
 
-async def test_wrong_seed_is_said_beside_the_form(visit, shop):
-    """Nothing is asked of the server."""
+async def test_invalid_seed_is_shown_at_the_form(visit, shop):
+    """No request is sent."""
     page = await visit(shop, "#model=digits&count=4")
-    await wait_until_minted(page)
+    await wait_for_images(page)
     await page.locator("#seed").fill("many")
     await page.locator("#mint").click()
     await expect(page.locator("#form-error")).to_contain_text("A seed is a whole number")
@@ -250,7 +253,7 @@ async def test_wrong_seed_is_said_beside_the_form(visit, shop):
 
 
 async def test_full_queue_is_retried(visit, held_site):
-    """The page says that the queue is full, waits as long as the server says, and goes on."""
+    """The page says that the queue is full, waits for the server's retry time, and continues."""
     backend = held_site.backends["digits"]
     page = await visit(held_site, "#model=digits&count=36")
     await backend.begun()
@@ -263,14 +266,14 @@ async def test_full_queue_is_retried(visit, held_site):
     await expect(notice.locator("button")).to_contain_text("by itself in")
     backend.release()
     for each in (page, *others):
-        await wait_until_minted(each)
+        await wait_for_images(each)
 
 
-async def test_drain_and_absence_are_shown(visit, serve_http, gallery):
-    """While the server drains, and when it is gone."""
+async def test_drain_and_disconnection_are_shown(visit, serve_http, gallery):
+    """The page shows that the server drains and that it is gone."""
     app = await serve_http(gallery, drain_delay_s=3.0)
     page = await visit(app, "#model=digits&count=4")
-    await wait_until_minted(page)
+    await wait_for_images(page)
     await app._rpc.leave()
     await expect(page.locator("#status")).to_have_attribute("data-state", "waiting")
     await app._http.stop()
@@ -284,8 +287,8 @@ async def test_drain_and_absence_are_shown(visit, serve_http, gallery):
     await expect(page.locator("#walk")).to_be_hidden()
 
 
-async def test_key_is_asked_for(visit, serve_http, gallery, tmp_path):
-    """Without a key the page offers to enter one, and then works."""
+async def test_key_can_be_entered(visit, serve_http, gallery, tmp_path):
+    """Without a key the page asks for one and then works."""
     keys = tmp_path / "keys.toml"
     keys.write_text(f'[[key]]\nname = "page"\nsha256 = "{compute_digest(KEY)}"\n')
     app = await serve_http(gallery, api_keys=keys)
@@ -296,12 +299,12 @@ async def test_key_is_asked_for(visit, serve_http, gallery, tmp_path):
     await page.locator("#notice button").click()
     await page.locator("#key").fill(KEY)
     await page.locator("#key-form button[value=save]").click()
-    await wait_until_minted(page)
+    await wait_for_images(page)
     await expect(page.locator("#notice")).to_be_hidden()
 
 
-async def test_empty_repository_is_said(visit, serve_http, tmp_path):
-    """No models is a state, not an error."""
+async def test_empty_repository_is_shown(visit, serve_http, tmp_path):
+    """A server without models is not shown as an error."""
     (tmp_path / "nothing").mkdir()
     app = await serve_http(tmp_path / "nothing", load_models=[], model_control="explicit")
     page = await visit(app)
@@ -310,7 +313,7 @@ async def test_empty_repository_is_said(visit, serve_http, tmp_path):
 
 @pytest.fixture(scope="module")
 def axe(tmp_path_factory):
-    """The source of axe-core, from npm."""
+    """The source of axe-core from npm."""
     npm = shutil.which("npm")
     if npm is None:
         pytest.skip("needs npm")
@@ -326,7 +329,7 @@ def axe(tmp_path_factory):
 
 
 async def find_violations(page):
-    """What axe finds on the page as it is."""
+    """Returns the violations that axe finds on the page."""
     found = await page.evaluate("() => axe.run({resultTypes: ['violations']})")
     return [
         (each["id"], [node["html"][:200] for node in each["nodes"]]) for each in found["violations"]
@@ -334,10 +337,10 @@ async def find_violations(page):
 
 
 async def test_page_is_accessible(visit, shop, axe):
-    """Axe finds no violation: page, viewer and dialog, dark, light and on a phone."""
+    """Axe finds no violation on page, viewer and dialog, dark, light and on a phone."""
     options = {"bypass_csp": True, "reduced_motion": "reduce", "color_scheme": "dark"}
     page = await visit(shop, "#model=digits&count=9", **options)
-    await wait_until_minted(page)
+    await wait_for_images(page)
     await page.evaluate(axe)
     assert not await find_violations(page)
     await page.emulate_media(color_scheme="light")

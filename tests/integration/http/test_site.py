@@ -1,4 +1,4 @@
-"""What the HTTP interface says of models, of itself, and to browsers of other origins."""
+"""Tests of the other HTTP resources, of headers and of other origins."""
 
 import pytest
 from http_clients import browse
@@ -7,8 +7,8 @@ from tiny_bundles import write_bundle, write_sums
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-async def test_models(web):
-    """Pages of models, and one model, as the RPCs describe them."""
+async def test_models_are_listed(web):
+    """Pages of models and single models have the content of the RPCs."""
     page = (await web.get("/v1/models", params={"pageSize": 3})).json()
     assert [each["name"] for each in page["models"]] == ["bounded", "digits", "people"]
     rest = (await web.get("/v1/models", params={"pageToken": page["nextPageToken"]})).json()
@@ -22,8 +22,8 @@ async def test_models(web):
     assert (await web.get("/v1/models", params={"pageSize": "x"})).status_code == 400
 
 
-async def test_files_of_a_bundle(serve_http, tmp_path):
-    """The card is served, and nothing else of the directory."""
+async def test_only_the_card_of_a_bundle_is_served(serve_http, tmp_path):
+    """No other file of the directory is served."""
     directory = write_bundle(tmp_path, "digits")
     (directory / "card.md").write_text("# Digits\n")
     write_sums(directory)
@@ -38,8 +38,8 @@ async def test_files_of_a_bundle(serve_http, tmp_path):
             assert answer.json()["code"] == "NOT_FOUND"
 
 
-async def test_probes_and_unknown_paths(web):
-    """Health and readiness are plain; everything else is a problem."""
+async def test_probes_are_text_and_errors_are_problems(web):
+    """Health and readiness are plain text, and unknown paths are problems."""
     assert (await web.get("/healthz")).text == "ok\n"
     assert (await web.get("/readyz")).text == "ready\n"
     for method, path, status in (
@@ -54,7 +54,7 @@ async def test_probes_and_unknown_paths(web):
 
 
 async def test_headers_protect_browsers(web):
-    """Nothing inline, nothing from elsewhere, no guessed types, and no frames."""
+    """The headers forbid inline and foreign content, guessed types and frames."""
     for path in ("/", "/healthz", "/v1/models", "/v1/nothing"):
         headers = (await web.get(path)).headers
         assert "default-src 'none'" in headers["content-security-policy"]
@@ -63,8 +63,8 @@ async def test_headers_protect_browsers(web):
         assert "access-control-allow-origin" not in headers
 
 
-async def test_other_origins_are_allowed_by_name(serve_http, models):
-    """Only those of http_allow_origins."""
+async def test_only_configured_origins_are_allowed(serve_http, models):
+    """Origins in http_allow_origins may read responses."""
     app = await serve_http(models, http_allow_origins=["https://art.example"])
     async with browse(app) as web:
         for origin, allowed in (("https://art.example", True), ("https://evil.example", False)):
@@ -73,14 +73,14 @@ async def test_other_origins_are_allowed_by_name(serve_http, models):
 
 
 async def test_request_id_is_repeated(web):
-    """The caller's own comes back; without one, only an error has one."""
+    """The caller's id is returned. Without one, only an error has an id."""
     answer = await web.get("/v1/models", headers={"x-request-id": "mine-1"})
     assert answer.headers["x-request-id"] == "mine-1"
     assert "x-request-id" not in (await web.get("/v1/models")).headers
 
 
 async def test_start_logs_the_address(serve_http, models, caplog):
-    """The line `ready` has the address of the page; without HTTP it has none."""
+    """The line `ready` has the address of the page if HTTP is enabled."""
     caplog.set_level("INFO")
     with_http = await serve_http(models)
     await serve_http(models, http_address=None)
@@ -90,8 +90,8 @@ async def test_start_logs_the_address(serve_http, models, caplog):
     assert not hasattr(second, "http_url")
 
 
-async def test_page_can_be_left_out(serve_http, models):
-    """Without http_page there is no page; the interface stays."""
+async def test_page_can_be_disabled(serve_http, models):
+    """Without http_page there is no page, and the interface is available."""
     app = await serve_http(models, http_page=False)
     async with browse(app) as web:
         assert (await web.get("/")).status_code == 404

@@ -1,4 +1,4 @@
-"""A worker without models: it only speaks with its supervisor, and so starts in no time."""
+"""A worker without models, which only communicates with its supervisor and so starts fast."""
 
 import asyncio
 import os
@@ -11,7 +11,7 @@ from imagemint.server.processes.worker import WorkerPeers, _beat
 
 
 async def work(end):
-    """Keeps a set of words; answers until told to leave."""
+    """Keeps a list of words and answers until it is told to stop."""
     channel = await Channel.over(end)
     peers = WorkerPeers(await channel.receive(), channel)
     words = []

@@ -1,4 +1,4 @@
-"""Loading by name with two workers: what one is told, both do, and those that start later."""
+"""Tests of explicit model control with two workers: both follow, and later workers do too."""
 
 import os
 import shutil
@@ -14,12 +14,12 @@ from imagemint.open_inference import grpc_service_pb2_grpc
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-# Each channel has a connection of its own; the kernel gives it to one of the workers.
+# Each channel has its own connection, which the kernel gives to one of the workers.
 APART = [("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)]
 
 
-async def ready_of(address, name):
-    """What each worker says of a model, by the worker's number: both were asked."""
+async def read_readiness(address, name):
+    """Returns the readiness of a model in each worker, by the worker's number."""
     told = {}
     for _ in range(200):
         async with grpc.aio.insecure_channel(address[0], options=APART) as channel:
@@ -31,8 +31,8 @@ async def ready_of(address, name):
     raise AssertionError("only one worker was reached")
 
 
-async def started(server):
-    """The process id of each worker, by its number, and where they listen."""
+async def wait_for_start(server):
+    """Returns the process id of each worker by its number, and the address."""
     pids = {}
     for _ in range(2):
         line = await line_of(server, "worker ready")
@@ -41,14 +41,14 @@ async def started(server):
 
 
 async def test_command_reaches_every_worker(tmp_path):
-    """A load, a failed load, a worker that is replaced, and an unload."""
+    """A load, a failed load, a replaced worker and an unload reach every worker."""
     for name in ("tiny", "bad"):
         write_bundle(tmp_path, name)
     (tmp_path / "bad/1/SHA256SUMS").unlink()
     options = ("--processes=2", "--model-control=explicit", "--access-log=1")
     async with process(f"--repository={tmp_path}", *options) as server:
-        pids, address = await started(server)
-        assert await ready_of(address, "tiny") == {0: False, 1: False}
+        pids, address = await wait_for_start(server)
+        assert await read_readiness(address, "tiny") == {0: False, 1: False}
         async with grpc.aio.insecure_channel(address[0], options=APART) as channel:
             stub = grpc_service_pb2_grpc.GRPCInferenceServiceStub(channel)
             await stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="tiny"))
@@ -56,34 +56,34 @@ async def test_command_reaches_every_worker(tmp_path):
                 with pytest.raises(grpc.aio.AioRpcError) as caught:
                     await stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name=name))
                 assert caught.value.code().name == code
-        # What failed is not tried again by one worker alone.
+        # A worker alone does not repeat a failed load.
         shutil.rmtree(tmp_path / "bad")
         for name in ("bad", "nobody"):
             write_bundle(tmp_path, name)
-        assert await ready_of(address, "tiny") == {0: True, 1: True}
+        assert await read_readiness(address, "tiny") == {0: True, 1: True}
         os.kill(pids[0], signal.SIGKILL)
         await line_of(server, "worker ready", worker=0)
-        assert await ready_of(address, "tiny") == {0: True, 1: True}
+        assert await read_readiness(address, "tiny") == {0: True, 1: True}
         for name in ("bad", "nobody"):
-            assert await ready_of(address, name) == {0: False, 1: False}
+            assert await read_readiness(address, name) == {0: False, 1: False}
         async with grpc.aio.insecure_channel(address[0], options=APART) as channel:
             stub = grpc_service_pb2_grpc.GRPCInferenceServiceStub(channel)
             await stub.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="tiny"))
-        assert await ready_of(address, "tiny") == {0: False, 1: False}
+        assert await read_readiness(address, "tiny") == {0: False, 1: False}
         server.send_signal(signal.SIGTERM)
         assert await ended(server) == 0
 
 
 async def test_replaced_worker_refuses_changed_bytes(tmp_path):
-    """What its predecessor served under a version, a new worker holds it to."""
+    """A new worker knows the digests that its predecessor served."""
     write_bundle(tmp_path, "tiny")
     options = ("--processes=2", "--model-control=none", "--access-log=1")
     async with process(f"--repository={tmp_path}", *options) as server:
-        pids, address = await started(server)
+        pids, address = await wait_for_start(server)
         shutil.rmtree(tmp_path / "tiny")
         write_bundle(tmp_path, "tiny", weights_seed=1)
         os.kill(pids[0], signal.SIGKILL)
         await line_of(server, "worker ready", worker=0)
-        assert await ready_of(address, "tiny") == {0: False, 1: True}
+        assert await read_readiness(address, "tiny") == {0: False, 1: True}
         server.send_signal(signal.SIGTERM)
         assert await ended(server) == 0

@@ -1,4 +1,4 @@
-"""Faults of the machine, with two workers: a hung worker, no descriptors, a full disk, a hangup."""
+"""Tests of faults of the machine with two workers: a hung worker, no descriptors, a full disk."""
 
 import asyncio
 import ctypes
@@ -23,14 +23,14 @@ PLAIN = [("grpc.enable_http_proxy", 0), ("grpc.enable_retries", 0)]
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    """One small model."""
+    """A repository with one small model."""
     directory = tmp_path_factory.mktemp("tiny")
     write_bundle(directory, "tiny", conditional=False)
     return directory
 
 
 async def generate(address):
-    """One image, over a connection of its own."""
+    """Requests one image over its own connection."""
     request = pb.GenerateRequest(images={"model": "tiny", "count": 1})
     options = [*PLAIN, ("grpc.use_local_subchannel_pool", 1)]
     async with grpc.aio.insecure_channel(address, options=options) as channel:
@@ -38,8 +38,8 @@ async def generate(address):
         return await stub.Generate(request, timeout=WAIT_S, wait_for_ready=True)
 
 
-async def started(server):
-    """What the server logged when all was ready, and the process ids of its two workers."""
+async def wait_for_start(server):
+    """Returns the log line of the start and the process ids of the two workers."""
     pids = {}
     for _ in range(2):
         line = await line_of(server, "worker ready")
@@ -47,11 +47,11 @@ async def started(server):
     return await line_of(server, "ready"), pids
 
 
-async def test_hung_worker_is_taken_out_and_replaced(tiny, scrape):
-    """It does not count as ready, is killed in the end, and another one takes its place."""
+async def test_hung_worker_is_replaced(tiny, scrape):
+    """It is not ready, is killed after a while, and another worker takes its place."""
     options = (f"--repository={tiny}", "--processes=2")
     async with process(*options) as server:
-        ready, pids = await started(server)
+        ready, pids = await wait_for_start(server)
         os.kill(pids[0], signal.SIGSTOP)
         await line_of(server, "worker does not answer", worker=0, pid=pids[0])
         samples = await scrape(ready["metrics_address"])
@@ -61,16 +61,16 @@ async def test_hung_worker_is_taken_out_and_replaced(tiny, scrape):
         assert (await line_of(server, "worker ready", worker=0))["pid"] != pids[0]
         samples = await scrape(ready["metrics_address"])
         assert samples["imagemint_workers_ready", frozenset()] == 2
-        for _ in range(8):  # whichever worker the kernel gives them to
+        for _ in range(8):  # whichever worker the kernel selects
             await generate(ready["grpc_address"])
         server.send_signal(signal.SIGTERM)
         assert await ended(server) == 0
 
 
-async def test_worker_that_goes_on_stays(tiny):
-    """A pause that is short enough costs nothing but readiness for a while."""
+async def test_worker_that_continues_is_kept(tiny):
+    """A short pause only interrupts the readiness of the worker."""
     async with process(f"--repository={tiny}", "--processes=2") as server:
-        _, pids = await started(server)
+        _, pids = await wait_for_start(server)
         os.kill(pids[1], signal.SIGSTOP)
         await line_of(server, "worker does not answer", worker=1)
         os.kill(pids[1], signal.SIGCONT)
@@ -80,8 +80,8 @@ async def test_worker_that_goes_on_stays(tiny):
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-async def test_hangup_reloads(tiny, processes):
-    """Models are looked for at once, and the server goes on; said to a whole process group, too."""
+async def test_hangup_reloads_the_models(tiny, processes):
+    """SIGHUP refreshes the models at once, also if the whole process group gets it."""
     options = (f"--repository={tiny}", f"--processes={processes}", "--poll-interval-s=3600")
     async with process(*options) as server:
         ready = await line_of(server, "ready")
@@ -102,10 +102,10 @@ async def test_hangup_reloads(tiny, processes):
         assert await ended(server) == 0
 
 
-async def test_idle_scrapers_take_nobody_along(tiny):
-    """With more idle connections than descriptors, a worker that dies is replaced all the same."""
+async def test_idle_scrapers_do_not_prevent_a_restart(tiny):
+    """With more idle connections than descriptors, a dead worker is replaced."""
     async with process(f"--repository={tiny}", "--processes=2") as server:
-        ready, pids = await started(server)
+        ready, pids = await wait_for_start(server)
         resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (60, 60))
         host, port = ready["metrics_address"].split(":")
         idle = [socket.create_connection((host, int(port)), WAIT_S) for _ in range(300)]
@@ -118,8 +118,8 @@ async def test_idle_scrapers_take_nobody_along(tiny):
         assert await ended(server) == 0
 
 
-async def test_bad_key_file_is_one_line(tiny, tmp_path):
-    """As with one process: no traceback, the reason, and exit status 1."""
+async def test_invalid_key_file_is_one_line(tiny, tmp_path):
+    """As with one process, the log has the reason, no traceback, and the exit status is 1."""
     (tmp_path / "keys.toml").write_text("not toml")
     options = (f"--repository={tiny}", "--processes=2", f"--api-keys={tmp_path / 'keys.toml'}")
     async with process(*options) as server:
@@ -135,7 +135,7 @@ async def test_bad_key_file_is_one_line(tiny, tmp_path):
 
 @pytest.fixture
 def full_disk(tmp_path):
-    """A file system of its own, of which nothing is left."""
+    """A file system without free space."""
     where = tmp_path / "full"
     where.mkdir()
     libc = ctypes.CDLL(None, use_errno=True)
@@ -145,8 +145,8 @@ def full_disk(tmp_path):
     libc.umount2(str(where).encode(), 2)
 
 
-def fill(directory):
-    """Leaves no byte on a disk."""
+def fill_disk(directory):
+    """Fills a disk completely."""
     with (directory / "filling").open("wb", buffering=0) as file:
         written = 1
         while written:
@@ -157,12 +157,12 @@ def fill(directory):
                 written = 0
 
 
-async def test_full_disk_stops_nobody(tiny, full_disk, scrape):
-    """Workers start, count and serve, and are replaced, with no byte left under TMPDIR."""
-    fill(full_disk)
+async def test_full_disk_is_no_failure(tiny, full_disk, scrape):
+    """Workers start, serve and are replaced without free space in TMPDIR."""
+    fill_disk(full_disk)
     options = (f"--repository={tiny}", "--processes=2")
     async with process(*options, TMPDIR=str(full_disk)) as server:
-        ready, pids = await started(server)
+        ready, pids = await wait_for_start(server)
         os.kill(pids[0], signal.SIGKILL)
         await line_of(server, "worker ready", worker=0)
         for _ in range(8):

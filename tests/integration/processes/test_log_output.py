@@ -1,4 +1,4 @@
-"""The log of a server under attack, or that nobody reads, with one process and with two."""
+"""Tests of the log of a server that is attacked or whose log is not read."""
 
 import asyncio
 import json
@@ -26,19 +26,19 @@ END_STREAM, END_HEADERS = 1, 4
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    """One small model."""
+    """A repository with one small model."""
     directory = tmp_path_factory.mktemp("tiny")
     write_bundle(directory, "tiny", conditional=False)
     return directory
 
 
-def frame(kind, payload, flags=0, stream=0):
-    """A frame of HTTP/2."""
+def make_frame(kind, payload, flags=0, stream=0):
+    """Returns an HTTP/2 frame."""
     return len(payload).to_bytes(3) + bytes([kind, flags]) + stream.to_bytes(4) + payload
 
 
-def call(*headers):
-    """The frames of one call with these headers."""
+def make_call(*headers):
+    """Returns the frames of a call with these headers."""
     block = Encoder().encode(
         [
             (":method", "POST"),
@@ -50,37 +50,37 @@ def call(*headers):
             *headers,
         ]
     )
-    return frame(HEADERS, block, END_HEADERS, 1) + frame(DATA, bytes(5), END_STREAM, 1)
+    return make_frame(HEADERS, block, END_HEADERS, 1) + make_frame(DATA, bytes(5), END_STREAM, 1)
 
 
-async def say(address, *frames):
-    """Sends frames on a connection of its own; returns when the server has read them."""
+async def send_frames(address, *frames):
+    """Sends frames on a new connection and returns when the server has read them."""
     reader, writer = await asyncio.open_connection(*address.split(":"))
     with closing(writer):
-        writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(SETTINGS, b""))
+        writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + make_frame(SETTINGS, b""))
         for each in frames:
             writer.write(each)
         await writer.drain()
-        # A ping that is answered, or the end: either way all before it was read.
-        writer.write(frame(6, bytes(8)))
+        # An answered ping, or the end of the connection, shows that everything before was read.
+        writer.write(make_frame(6, bytes(8)))
         async with asyncio.timeout(WAIT_S):
             while content := await reader.read(4096):
-                if frame(6, bytes(8), 1) in content:
+                if make_frame(6, bytes(8), 1) in content:
                     return
 
 
-async def test_callers_write_no_lines(tiny, processes):
-    """No forged line, no credential, and little of a flood; each line is a record."""
+async def test_callers_cannot_forge_lines(tiny, processes):
+    """The log has no forged line, no credential and few lines of a flood."""
     forged = b'\n{"event": "ready", "forged": true}\n'
-    goaway = frame(GOAWAY, struct.pack(">II", 0, 11) + b"too_many" + forged)
-    secret = call(("authorization", b"Bearer s3cret-token\xff"))
+    goaway = make_frame(GOAWAY, struct.pack(">II", 0, 11) + b"too_many" + forged)
+    secret = make_call(("authorization", b"Bearer s3cret-token\xff"))
     async with process(f"--repository={tiny}", f"--processes={processes}") as server:
         ready = await line_of(server, "ready")
         address = ready["grpc_address"]
-        await say(address, goaway)
-        await say(address, secret)
+        await send_frames(address, goaway)
+        await send_frames(address, secret)
         bad = struct.pack(">II", 2**31 - 1, 2) + b"x" * 1_000
-        await say(address, *[frame(GOAWAY, bad)] * 300)
+        await send_frames(address, *[make_frame(GOAWAY, bad)] * 300)
         server.send_signal(signal.SIGTERM)
         async with asyncio.timeout(WAIT_S):
             _, log = await server.communicate()
@@ -94,8 +94,8 @@ async def test_callers_write_no_lines(tiny, processes):
     assert any("Invalid encoding" in each["event"] for each in records)
 
 
-async def test_log_that_nobody_reads_stops_nothing(tiny, processes):
-    """Calls are answered, and SIGTERM ends the server in good order."""
+async def test_unread_log_does_not_block_the_server(tiny, processes):
+    """Calls are answered, and SIGTERM ends the server."""
     options = (f"--repository={tiny}", f"--processes={processes}", "--access-log=1")
     async with process(*options) as server:
         ready = await line_of(server, "ready")
@@ -104,7 +104,7 @@ async def test_log_that_nobody_reads_stops_nothing(tiny, processes):
         request = pb.GenerateRequest(images={"model": "tiny", "count": 1})
         async with grpc.aio.insecure_channel(ready["grpc_address"], options=PLAIN) as channel:
             stub = generation_service_pb2_grpc.GenerationServiceStub(channel)
-            for _ in range(300):  # some 100 kB of log, where 64 kB have room
+            for _ in range(300):  # about 100 kB of log, while the pipe holds 64 kB
                 await stub.Generate(request, timeout=WAIT_S)
         gone = os.pidfd_open(server.pid)
         try:

@@ -1,4 +1,4 @@
-"""The supervisor in this process, over workers that only speak, or do not even that."""
+"""Tests of the supervisor in this process, with workers that only communicate or fail."""
 
 import asyncio
 import errno
@@ -22,8 +22,8 @@ ANYWHERE = {"grpc_address": "127.0.0.1:0", "metrics_address": "127.0.0.1:0"}
 
 
 @asynccontextmanager
-async def supervised(processes=2):
-    """A supervisor whose speaking workers are ready; drained at the end."""
+async def run_supervisor(processes=2):
+    """Runs a supervisor whose workers are ready, and drains it at the end."""
     supervisor = Supervisor(ServeSettings(processes=processes, **ANYWHERE), SPEAKING)
     running = asyncio.create_task(supervisor.run())
     try:
@@ -32,13 +32,13 @@ async def supervised(processes=2):
             yield supervisor
             os.kill(os.getpid(), signal.SIGTERM)
             assert await running == 0
-    finally:  # of a test that failed; then it kills its workers
+    finally:  # after a failed test, kills the workers
         running.cancel()
         await asyncio.wait({running})
 
 
-async def asked(supervisor, topic, payload=None, *, worker, **options):
-    """What a worker gets when it asks all: (worker, value, error) of each."""
+async def ask_all(supervisor, topic, payload=None, *, worker, **options):
+    """Returns the answers when a worker asks all: (worker, value, error) of each."""
     keepers = [supervisor._keepers[worker]]
     question = (topic, payload, options)
     (reply,) = await supervisor._questions.ask(keepers, "relay", question, timeout_s=WAIT_S)
@@ -46,47 +46,47 @@ async def asked(supervisor, topic, payload=None, *, worker, **options):
     return [tuple(each) for each in reply.value]
 
 
-async def replaced(supervisor, number, old):
+async def wait_for_replacement(supervisor, number, old):
     """Waits until another process is ready in the place of a worker."""
     keeper = supervisor._keepers[number]
     while not keeper.ready or keeper.pid == old:  # noqa: ASYNC110 - within the time of `supervised`
         await asyncio.sleep(0.01)
 
 
-async def test_any_worker_asks_all():
-    """Itself included, in the order of their numbers; what one tells them all have heard."""
-    async with supervised() as supervisor:
-        assert await asked(supervisor, "learn", "red", worker=1) == [(0, 1, ""), (1, 1, "")]
+async def test_any_worker_can_ask_all():
+    """Answers include the asking worker and come in the order of numbers."""
+    async with run_supervisor() as supervisor:
+        assert await ask_all(supervisor, "learn", "red", worker=1) == [(0, 1, ""), (1, 1, "")]
         for worker in (0, 1):
             known = [(0, ["red"], ""), (1, ["red"], "")]
-            assert await asked(supervisor, "tell", worker=worker) == known
-        (_, _, error), _ = await asked(supervisor, "tpyo", worker=0)
+            assert await ask_all(supervisor, "tell", worker=worker) == known
+        (_, _, error), _ = await ask_all(supervisor, "tpyo", worker=0)
         assert error == "nothing answers 'tpyo'"
 
 
-async def test_new_worker_makes_up_for_what_it_missed():
-    """What was to be remembered, the last of each name, in order; and nothing else."""
-    async with supervised() as supervisor:
+async def test_new_worker_gets_the_remembered_commands():
+    """It gets the last command of each name in order, and no others."""
+    async with run_supervisor() as supervisor:
         for word, name in (("red", "a"), ("green", ""), ("blue", "b"), ("black", "a")):
-            await asked(supervisor, "learn", word, worker=0, remember_as=name)
+            await ask_all(supervisor, "learn", word, worker=0, remember_as=name)
         old = supervisor._keepers[1].pid
         os.kill(old, signal.SIGKILL)
-        await replaced(supervisor, 1, old)
-        (_, veteran, _), (_, recruit, _) = await asked(supervisor, "tell", worker=0)
+        await wait_for_replacement(supervisor, 1, old)
+        (_, veteran, _), (_, recruit, _) = await ask_all(supervisor, "tell", worker=0)
         assert veteran == ["red", "green", "blue", "black"]
         assert recruit == ["blue", "black"]
 
 
-async def test_death_is_an_answer():
-    """Who asks is not kept waiting by a worker that dies of the question."""
-    async with supervised(3) as supervisor:
+async def test_death_of_a_worker_is_an_answer():
+    """A question does not wait for a worker that dies because of it."""
+    async with run_supervisor(3) as supervisor:
         keepers = supervisor._keepers[1:2]
         (reply,) = await supervisor._questions.ask(keepers, "die", None, timeout_s=WAIT_S)
         assert reply.error == "worker 1 died"
 
 
-async def test_worker_comes_back_when_there_are_descriptors(monkeypatch):
-    """Without any, the supervisor tries again, and the other workers go on."""
+async def test_worker_restarts_when_descriptors_are_available(monkeypatch):
+    """The supervisor retries, and the other workers continue."""
     connect, failures = socket.socketpair, [errno.EMFILE, errno.ENFILE]
 
     def refuse(*arguments):
@@ -94,18 +94,18 @@ async def test_worker_comes_back_when_there_are_descriptors(monkeypatch):
             raise OSError(failures.pop(), "Too many open files")
         return connect(*arguments)
 
-    async with supervised() as supervisor:
+    async with run_supervisor() as supervisor:
         other, old = (keeper.pid for keeper in supervisor._keepers)
         monkeypatch.setattr(socket, "socketpair", refuse)
         os.kill(old, signal.SIGKILL)
-        await replaced(supervisor, 1, old)
+        await wait_for_replacement(supervisor, 1, old)
         assert not failures
         assert supervisor._keepers[0].pid == other
 
 
 @pytest.mark.parametrize("status", ["exit status 3", "killed by SIGKILL"])
-async def test_workers_that_never_come_up_fail_the_start(status):
-    """After a few attempts, with what is known of their end."""
+async def test_workers_that_never_start_fail_the_start(status):
+    """After some attempts the start fails with the reason of their end."""
     died = "sys.exit(3)" if "3" in status else "os.kill(os.getpid(), signal.SIGKILL)"
     command = (sys.executable, "-c", f"import os, signal, sys; {died}")
     supervisor = Supervisor(ServeSettings(processes=2, **ANYWHERE), command)
@@ -114,8 +114,8 @@ async def test_workers_that_never_come_up_fail_the_start(status):
 
 
 @pytest.mark.parametrize("which", ["grpc_address", "metrics_address"])
-async def test_taken_port_fails_the_start(which):
-    """Before any worker is started."""
+async def test_used_port_fails_the_start(which):
+    """The start fails before any worker is started."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         supervisor = Supervisor(ServeSettings(processes=2, **ANYWHERE | {which: address}))
@@ -124,8 +124,8 @@ async def test_taken_port_fails_the_start(which):
     assert not supervisor._keepers
 
 
-def test_queue_is_divided():
-    """Among the workers, but each has room for the largest request."""
+def test_queue_is_divided_among_workers():
+    """Each worker has a share of the queue that holds the largest request."""
     settings = ServeSettings(processes=3, max_queue_images=10_000, max_images_per_request=1_000)
     assert worker_settings(settings, "h:1").max_queue_images == 3_334
     crowded = settings.model_copy(update={"processes": 30})
@@ -133,8 +133,8 @@ def test_queue_is_divided():
     assert worker_settings(crowded, "h:1").grpc_address == "h:1"
 
 
-def test_supervisor_imports_no_grpc():
-    """Nor anything that computes: it only looks after those who do."""
+def test_supervisor_imports_neither_grpc_nor_numpy():
+    """The supervisor only manages the processes that compute."""
     script = "import sys, imagemint.server.processes.supervisor; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True

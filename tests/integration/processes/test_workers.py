@@ -1,4 +1,4 @@
-"""`imagemint serve` with two workers: one server to those who call and to those who watch."""
+"""Tests of `imagemint serve` with two workers, which act as one server."""
 
 import asyncio
 import os
@@ -27,14 +27,14 @@ from imagemint.v1 import generation_service_pb2_grpc
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-# Each channel has a connection of its own; the kernel gives it to one of the workers.
+# Each channel has its own connection, which the kernel gives to one of the workers.
 APART = [("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)]
 GENERATION = "imagemint.v1.GenerationService"
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    """One small model without classes."""
+    """A repository with one small model without classes."""
     directory = tmp_path_factory.mktemp("tiny")
     write_bundle(directory, "tiny", conditional=False)
     return directory
@@ -58,15 +58,15 @@ class Pair:
         self.pids = {}
         self.made = Counter()
 
-    async def started(self):
-        """Waits until all is ready."""
+    async def wait_for_start(self):
+        """Waits until both workers are ready."""
         for _ in range(2):
             line = await line_of(self.process, "worker ready")
             self.pids[line["worker"]] = line["pid"]
         self.ready = await line_of(self.process, "ready")
 
     async def call(self, channel):
-        """Asks for three images; returns the number of the worker that answered."""
+        """Requests three images and returns the number of the worker that answered."""
         stub = generation_service_pb2_grpc.GenerationServiceStub(channel)
         request = pb.GenerateRequest(images={"model": "tiny", "count": 3})
         await stub.Generate(request, metadata=self.metadata)
@@ -75,8 +75,8 @@ class Pair:
         return worker
 
     @asynccontextmanager
-    async def connected(self):
-        """A channel to each worker, by its number."""
+    async def connect_to_each(self):
+        """Opens a channel to each worker, by its number."""
         async with AsyncExitStack() as opened:
             found = {}
             while len(found) < 2:
@@ -87,18 +87,18 @@ class Pair:
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def pair(tiny):
-    """A server for the tests of this module that do not end it."""
+    """A server for tests of this module that do not end it."""
     options = (f"--repository={tiny}", "--processes=2", "--access-log=1")
     async with process(*options, "--http-address=127.0.0.1:0") as started:
         pair = Pair(started)
-        await pair.started()
+        await pair.wait_for_start()
         yield pair
         started.send_signal(signal.SIGTERM)
         assert await ended(started) == 0
 
 
-async def test_workers_share_the_port_of_http(pair):
-    """New connections reach each of them; the line `ready` has the address."""
+async def test_workers_share_the_http_port(pair):
+    """New connections reach each worker, and the line `ready` has the address."""
     async with asyncio.timeout(WAIT_S):
         reached = set()
         while len(reached) < 2:
@@ -110,8 +110,8 @@ async def test_workers_share_the_port_of_http(pair):
             reached.add(worker)
 
 
-async def test_figures_are_of_all_workers_and_outlive_them(pair, scrape, total):
-    """One /metrics: exact over two workers, when one is killed, and when another takes over."""
+async def test_metrics_cover_all_workers_and_outlive_them(pair, scrape, total):
+    """/metrics is exact over two workers, after a kill, and after a restart."""
     address = pair.ready["metrics_address"]
 
     async def exact(workers):
@@ -131,7 +131,7 @@ async def test_figures_are_of_all_workers_and_outlive_them(pair, scrape, total):
         assert total(samples, "process_resident_memory_bytes", worker="1") > 0
         return samples
 
-    async with pair.connected() as channels:
+    async with pair.connect_to_each() as channels:
         for number in (0, 0, 1):
             assert await pair.call(channels[number]) == number
         await exact(workers=2)
@@ -141,7 +141,7 @@ async def test_figures_are_of_all_workers_and_outlive_them(pair, scrape, total):
         await exact(workers=1)
         pair.pids[0] = (await line_of(pair.process, "worker ready", worker=0))["pid"]
         await pair.call(channels[1])
-    async with pair.connected() as channels:
+    async with pair.connect_to_each() as channels:
         for number in (0, 1):
             assert await pair.call(channels[number]) == number
 
@@ -150,7 +150,7 @@ async def test_figures_are_of_all_workers_and_outlive_them(pair, scrape, total):
 
 
 async def test_workers_divide_the_limits_of_a_key(tiny, tmp_path):
-    """Each of two workers lets in half of the burst, and no more."""
+    """Each of two workers has half of the burst."""
     keys = tmp_path / "keys.toml"
     keys.write_text(
         f'[[key]]\nname = "free"\nsha256 = "{compute_digest("free")}"\n'
@@ -160,8 +160,8 @@ async def test_workers_divide_the_limits_of_a_key(tiny, tmp_path):
     options = (f"--repository={tiny}", "--processes=2", "--access-log=1", f"--api-keys={keys}")
     async with process(*options) as started:
         pair = Pair(started, (("x-api-key", "free"),))
-        await pair.started()
-        async with pair.connected() as channels:
+        await pair.wait_for_start()
+        async with pair.connect_to_each() as channels:
             metadata = (("x-api-key", "slow"),)
             for number in (0, 1):
                 stub = generation_service_pb2_grpc.GenerationServiceStub(channels[number])
@@ -176,10 +176,10 @@ async def test_workers_divide_the_limits_of_a_key(tiny, tmp_path):
         assert await ended(started) == 0
 
 
-async def test_model_statistics_are_of_all_workers(pair):
-    """Whichever of them is asked, over the Open Inference Protocol."""
+async def test_model_statistics_cover_all_workers(pair):
+    """Any worker gives the sums over the Open Inference Protocol."""
     request = grpc_service_pb2.ModelStatisticsRequest(name="tiny")
-    async with pair.connected() as channels:
+    async with pair.connect_to_each() as channels:
 
         async def told(number):
             stub = grpc_service_pb2_grpc.GRPCInferenceServiceStub(channels[number])
@@ -195,9 +195,9 @@ async def test_model_statistics_are_of_all_workers(pair):
         assert await told(0) == await told(1) == before + 3
 
 
-async def test_worker_sent_away_is_replaced(pair, scrape, total):
-    """SIGTERM to one worker alone: it leaves in good order with its last counts, another comes."""
-    async with pair.connected() as channels:
+async def test_terminated_worker_is_replaced(pair, scrape, total):
+    """A worker that gets SIGTERM stops with its last counts and is replaced."""
+    async with pair.connect_to_each() as channels:
         for number in (0, 1, 1):
             assert await pair.call(channels[number]) == number
     os.kill(pair.pids[1], signal.SIGTERM)
@@ -210,8 +210,8 @@ async def test_worker_sent_away_is_replaced(pair, scrape, total):
     assert total(samples, "imagemint_requests_total", code="OK", method="Generate") == calls
 
 
-async def test_killed_worker_goes_unnoticed(tiny):
-    """Under load: no asker sees an error or a wrong byte, streams go on, and it is replaced."""
+async def test_killed_worker_causes_no_error(tiny):
+    """Under load no caller gets an error or a wrong byte, and streams continue."""
     count, streamed = 16, 40
     engine = OnnxBackend(read_bundle(tiny / "tiny/1"), device="cpu")
     expected = engine.run(Batch(latents(5, 0, 64 * streamed, 8)))
@@ -240,7 +240,7 @@ async def test_killed_worker_goes_unnoticed(tiny):
             process(f"--repository={tiny}", "--processes=2", "--access-log=0")
         )
         pair = Pair(started)
-        await pair.started()
+        await pair.wait_for_start()
         clients = [
             await opened.enter_async_context(
                 AsyncClient(pair.ready["grpc_address"], timeout_s=WAIT_S)
@@ -264,12 +264,12 @@ async def test_killed_worker_goes_unnoticed(tiny):
         assert await ended(started) == 0
 
 
-async def test_orphans_leave_by_themselves(tiny, tmp_path, scrape, total, until):
-    """Supervisor killed: the workers finish what they have, go, and leave no files behind."""
+async def test_workers_end_without_their_supervisor(tiny, tmp_path, scrape, total, until):
+    """If the supervisor is killed, workers finish their calls, end, and leave no files."""
     options = (f"--repository={tiny}", "--processes=2", "--batch-delay-ms=1000")
     async with process(*options, TMPDIR=str(tmp_path)) as started:
         pair = Pair(started)
-        await pair.started()
+        await pair.wait_for_start()
         gone = [watched(pid) for pid in pair.pids.values()]
         assert not list(tmp_path.iterdir())
         async with grpc.aio.insecure_channel(pair.ready["grpc_address"], options=APART) as each:
@@ -293,8 +293,8 @@ async def test_orphans_leave_by_themselves(tiny, tmp_path, scrape, total, until)
     assert not list(tmp_path.iterdir())
 
 
-async def test_unusable_repository_fails_the_start(tmp_path):
-    """With the reason of the workers, and their exit status."""
+async def test_invalid_repository_fails_the_start(tmp_path):
+    """The log has the reason of the workers, and the exit status is 1."""
     missing = tmp_path / "missing"
     async with process(f"--repository={missing}", "--processes=2") as started:
         async with asyncio.timeout(WAIT_S):

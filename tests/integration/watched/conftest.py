@@ -1,4 +1,4 @@
-"""A server under every kind of load, watched by a real Prometheus."""
+"""Fixtures: a server under every kind of load, scraped by a real Prometheus."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ from imagemint.v1 import generation_service_pb2 as pb
 from imagemint.v1 import generation_service_pb2_grpc, image_pb2
 
 ROOT = Path(__file__).parents[3]
-# Without a proxy of the environment, and without retries that would hide what a server answers.
+# without a proxy of the environment, and without retries that would hide responses
 PLAIN = [("grpc.enable_http_proxy", 0), ("grpc.enable_retries", 0)]
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 OURS = 'service!~"grpc[.].*"'
@@ -37,13 +37,13 @@ scrape_configs:
 
 
 class Prometheus:
-    """A Prometheus that runs; what it says by its HTTP API."""
+    """A running Prometheus and its HTTP API."""
 
     def __init__(self, address):
         self._base = f"http://{address}"
 
     def get(self, path, **parameters):
-        """The `data` of an answer."""
+        """Returns the `data` of a response."""
         url = f"{self._base}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
         with DIRECT.open(url, timeout=WAIT_S) as answer:
             said = json.load(answer)
@@ -51,17 +51,17 @@ class Prometheus:
         return said["data"]
 
     def query(self, expression):
-        """The vector that an expression has now."""
+        """Returns the current vector of an expression."""
         data = self.get("query", query=expression)
         assert data["resultType"] == "vector", expression
         return data["result"]
 
     def values(self, expression):
-        """The numbers of that vector."""
+        """Returns the numbers of that vector."""
         return [float(each["value"][1]) for each in self.query(expression)]
 
     def is_ready(self):
-        """Whether it answers queries."""
+        """Returns whether it answers queries."""
         try:
             with DIRECT.open(f"{self._base}/-/ready", timeout=WAIT_S) as answer:
                 return answer.status == 200
@@ -70,24 +70,24 @@ class Prometheus:
 
 
 def wait_until(condition):
-    """Asks again until it is so: another process announces nothing."""
+    """Polls until the condition holds, because another process sends no event."""
     given_up = time.monotonic() + WAIT_S
     while not condition():
         assert time.monotonic() < given_up, "waited in vain"
         time.sleep(0.05)
 
 
-def _free_address():
+def _find_free_address():
     with socket.create_server(("127.0.0.1", 0)) as server:
         return f"127.0.0.1:{server.getsockname()[1]}"
 
 
 @contextmanager
-def _prometheus(directory, target):
+def _run_prometheus(directory, target):
     config = directory / "prometheus.yml"
     rules = ROOT / "deploy/prometheus/alerts.yml"
     config.write_text(CONFIG.format(rules=rules, target=target))
-    address = _free_address()
+    address = _find_free_address()
     command = ["prometheus", f"--config.file={config}", f"--web.listen-address={address}"]
     command += [f"--storage.tsdb.path={directory / 'data'}", "--log.level=warn"]
     with (directory / "log").open("w") as log:
@@ -103,7 +103,7 @@ def _prometheus(directory, target):
 
 
 class _HeldApp(App):
-    """A server whose only model computes when the load lets it."""
+    """A server whose only model computes when the load permits it."""
 
     def _open_backend(self, bundle):
         self.backend = HeldBackend(super()._open_backend(bundle).run)
@@ -111,7 +111,7 @@ class _HeldApp(App):
 
 
 class _Load:
-    """Calls of every kind and outcome; every one that has ended is in `calls`."""
+    """Calls of every kind and outcome. Attribute `calls` counts those that have ended."""
 
     def __init__(self, app, channel):
         self._registry = app.metrics.registry
@@ -131,8 +131,8 @@ class _Load:
         assert raised.value.code() is code
         self.calls += 1
 
-    async def free(self):
-        """Answers, a stream, and the failures that need no company."""
+    async def make_calls(self):
+        """Makes successful calls, a stream, and failures that need no other calls."""
         for picture_format in (image_pb2.IMAGE_FORMAT_RAW, image_pb2.IMAGE_FORMAT_PNG):
             for count in (1, 3, 20):
                 await self._generate(count, picture_format=picture_format)
@@ -147,59 +147,59 @@ class _Load:
         await self._expect(grpc.StatusCode.INTERNAL, self._generate(1))
         self._backend.failure = None
 
-    async def full(self):
-        """From now on the one instance is busy and the queue full: 8 images and 20."""
+    async def fill_queue(self):
+        """Occupies the only instance with 8 images and fills the queue with 20."""
         self._backend.hold()
         batches = len(self._backend.batches)
-        self._under_way.append(asyncio.create_task(_answer(self._generate(8))))
-        await _until(lambda: len(self._backend.batches) > batches)
+        self._under_way.append(asyncio.create_task(_await_call(self._generate(8))))
+        await _wait_until(lambda: len(self._backend.batches) > batches)
         await self._expect(grpc.StatusCode.DEADLINE_EXCEEDED, self._generate(4, timeout=0.2))
-        await _until(lambda: self._queued() == 0)
-        self._under_way.append(asyncio.create_task(_answer(self._generate(20))))
-        await _until(lambda: self._queued() == 20)
+        await _wait_until(lambda: self._queued() == 0)
+        self._under_way.append(asyncio.create_task(_await_call(self._generate(20))))
+        await _wait_until(lambda: self._queued() == 20)
 
     def _queued(self):
         labels = {"model": "tiny", "version": "1"}
         return self._registry.get_sample_value("imagemint_queue_images", labels)
 
-    async def refused(self):
-        """One call for which there is no room."""
+    async def make_refused_call(self):
+        """Makes a call that does not fit in the queue."""
         await self._expect(grpc.StatusCode.RESOURCE_EXHAUSTED, self._generate(20))
 
     async def end(self):
-        """Lets what waits have its answers."""
+        """Lets the waiting calls finish."""
         self._backend.release()
         await asyncio.gather(*self._under_way)
 
 
-async def _answer(call):
+async def _await_call(call):
     return await call
 
 
-async def _until(condition):
+async def _wait_until(condition):
     await asyncio.to_thread(wait_until, condition)
 
 
 @pytest.fixture(scope="session")
 def eventually():
-    """Waits for what another process will do."""
+    """A function that waits for an effect in another process."""
     return wait_until
 
 
 @pytest.fixture(scope="session")
 def promtool():
-    """The path of promtool, which Debian's package prometheus brings."""
-    return _program("promtool")
+    """The path of promtool, which is part of Debian's package prometheus."""
+    return _find_program("promtool")
 
 
-def _program(name):
+def _find_program(name):
     found = shutil.which(name)
     if found is None:
         pytest.skip(f"needs the program {name}; on Debian: apt-get install prometheus")
     return found
 
 
-def _repository(directory):
+def _write_repository(directory):
     write_bundle(directory, "tiny")
     broken = directory / "tiny/2"
     broken.mkdir()
@@ -209,10 +209,10 @@ def _repository(directory):
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def watched(tmp_path_factory):
-    """A Prometheus that has seen a server at work, and sees it now with its queue full."""
-    _program("prometheus")
+    """A Prometheus that has scraped a working server, whose queue is now full."""
+    _find_program("prometheus")
     settings = ServeSettings(
-        repository=_repository(tmp_path_factory.mktemp("models")),
+        repository=_write_repository(tmp_path_factory.mktemp("models")),
         grpc_address="127.0.0.1:0",
         metrics_address="127.0.0.1:0",
         instances=1,
@@ -224,22 +224,23 @@ async def watched(tmp_path_factory):
     await app.start()
     directory = tmp_path_factory.mktemp("prometheus")
     try:
-        with _prometheus(directory, app.metrics_address) as prometheus:
+        with _run_prometheus(directory, app.metrics_address) as prometheus:
             async with grpc.aio.insecure_channel(app.grpc_address, options=PLAIN) as channel:
                 load = _Load(app, channel)
 
                 async def scraped():
                     total = f"sum(imagemint_requests_total{{{OURS}}})"
-                    await _until(lambda: sum(prometheus.values(total)) == load.calls)
+                    await _wait_until(lambda: sum(prometheus.values(total)) == load.calls)
 
-                # Twice, and scraped in between: a rate needs a counter that was seen to grow.
-                await load.free()
+                # The calls are made twice with a scrape between them, because a rate needs an
+                # increase.
+                await load.make_calls()
                 await scraped()
-                await load.free()
-                await load.full()
-                await load.refused()
+                await load.make_calls()
+                await load.fill_queue()
+                await load.make_refused_call()
                 await scraped()
-                await load.refused()
+                await load.make_refused_call()
                 await scraped()
                 yield prometheus
                 await load.end()

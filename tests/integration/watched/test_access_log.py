@@ -1,4 +1,4 @@
-"""The access log as a process writes it: JSON for machines, text for people."""
+"""Tests of the access log that a server process writes, as JSON and as text."""
 
 import json
 import re
@@ -21,8 +21,8 @@ IDS = [f"call-{number}" for number in range(8)]
 LOGGED = [each for each in IDS if is_logged(each, SHARE)]
 
 
-def conversation(address):
-    """A call by each id, and one that fails, by an id that is not among the share."""
+def make_calls(address):
+    """Makes a call with each id, and a failing one with an id outside the share."""
     unlucky = next(name for name in map(str, range(99)) if not is_logged(name, SHARE))
     with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
         stub = generation_service_pb2_grpc.GenerationServiceStub(channel)
@@ -37,8 +37,8 @@ def conversation(address):
     return unlucky
 
 
-def logged(repository, log_format):
-    """The lines that a server wrote to stderr in its life."""
+def read_log(repository, log_format):
+    """Returns the lines that a server wrote to stderr until its end."""
     command = [sys.executable, "-c", SERVE, "serve", "--repository", repository]
     command += ["--grpc-address", "127.0.0.1:0", "--metrics-address", "127.0.0.1:0"]
     command += ["--log-format", log_format, "--access-log", str(SHARE)]
@@ -50,7 +50,7 @@ def logged(repository, log_format):
             address = re.search(r"grpc_address\W+(127[\d.:]+\d)", line)
             if "ready" in line and address:
                 break
-        unlucky = conversation(address[1])
+        unlucky = make_calls(address[1])
         process.send_signal(signal.SIGTERM)
         lines += process.stderr.read().splitlines()
         assert process.wait(WAIT_S) == 0
@@ -61,10 +61,10 @@ def logged(repository, log_format):
     return lines, unlucky
 
 
-def test_json_log_holds_the_share_and_every_failure(tmp_path):
-    """One object a line; of the calls those whose ids say so, and the one that failed."""
+def test_json_log_has_the_share_and_every_failure(tmp_path):
+    """Each line is an object. The calls are those of the sampled ids, and the failed one."""
     write_bundle(tmp_path, "tiny")
-    lines, unlucky = logged(tmp_path, "json")
+    lines, unlucky = read_log(tmp_path, "json")
     calls = [each for each in map(json.loads, lines) if each["event"] == "call"]
     assert [call["request_id"] for call in calls] == [*LOGGED, unlucky]
     first, failed = calls[0], calls[-1]
@@ -80,10 +80,10 @@ def test_json_log_holds_the_share_and_every_failure(tmp_path):
     assert (failed["model"], failed["code"]) == ("", "NOT_FOUND")
 
 
-def test_console_log_is_for_people(tmp_path):
-    """The same calls as text, a line each, without colours where nobody looks."""
+def test_console_log_is_text(tmp_path):
+    """The same calls are lines of text, without colours outside a terminal."""
     write_bundle(tmp_path, "tiny")
-    lines, unlucky = logged(tmp_path, "console")
+    lines, unlucky = read_log(tmp_path, "console")
     calls = [line for line in lines if re.search(r"\] call ", line)]
     assert [re.search(r"request_id=(\S+)", call)[1] for call in calls] == [*LOGGED, unlucky]
     assert "code=NOT_FOUND" in calls[-1]
@@ -91,8 +91,8 @@ def test_console_log_is_for_people(tmp_path):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 1.0])
-def test_share_of_ids_is_the_share_asked_for(share):
-    """Also of ids that are numbered; and an id that is in a share is in every larger one."""
+def test_share_of_logged_ids_is_the_configured_one(share):
+    """This also holds for numbered ids. An id in a share is in every larger one."""
     ids = [f"call-{number}" for number in range(20_000)]
     chosen = {each for each in ids if is_logged(each, share)}
     assert len(chosen) / len(ids) == pytest.approx(share, abs=0.01)

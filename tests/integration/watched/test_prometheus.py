@@ -1,4 +1,4 @@
-"""Every query of the dashboard and every alert, asked of a real Prometheus."""
+"""Tests of every query of the dashboard and every alert with a real Prometheus."""
 
 import json
 import math
@@ -13,7 +13,7 @@ DEPLOY = Path(__file__).parents[3] / "deploy"
 ALERTS = DEPLOY / "prometheus/alerts.yml"
 DASHBOARD = json.loads((DEPLOY / "grafana/imagemint.json").read_text())
 ADAPTER = yaml.safe_load((DEPLOY / "kubernetes/prometheus-adapter.yaml").read_text())
-# What Grafana puts in their places: the choice "All", and a window of a few scrapes.
+# Grafana's replacements: the choice "All", and a window of a few scrapes.
 VARIABLES = {
     "$__rate_interval": "5m",
     "$job": ".+",
@@ -22,39 +22,39 @@ VARIABLES = {
 }
 
 
-def queries():
-    """Every query of the dashboard, with the title of its panel."""
+def list_queries():
+    """Yields every query of the dashboard with the title of its panel."""
     for panel in DASHBOARD["panels"]:
         for target in panel.get("targets", []):
             yield pytest.param(target["expr"], id=f"{panel['title']}-{target['refId']}")
 
 
-def filled(expression):
-    """A query with the dashboard's variables replaced."""
+def fill_variables(expression):
+    """Returns a query with the dashboard's variables replaced."""
     for name, value in VARIABLES.items():
         expression = expression.replace(name, value)
     assert "$" not in expression
     return expression
 
 
-@pytest.mark.parametrize("expression", list(queries()))
+@pytest.mark.parametrize("expression", list(list_queries()))
 def test_dashboard_query_has_data(watched, expression):
-    """Each query of each panel gives a number that is not zero for a server at work."""
-    values = watched.values(filled(expression))
+    """Each query of each panel gives a positive number for a working server."""
+    values = watched.values(fill_variables(expression))
     assert any(math.isfinite(value) and value > 0 for value in values), values
 
 
 @pytest.mark.parametrize("variable", DASHBOARD["templating"]["list"][1:], ids=lambda v: v["name"])
 def test_dashboard_variable_has_values(watched, variable):
-    """Each choice at the top of the dashboard has something to choose."""
+    """Each variable at the top of the dashboard has values."""
     found = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"]["query"])
-    assert all(each["metric"][found[2]] for each in watched.query(filled(found[1])))
-    assert watched.query(filled(found[1]))
+    assert all(each["metric"][found[2]] for each in watched.query(fill_variables(found[1])))
+    assert watched.query(fill_variables(found[1]))
 
 
 @pytest.mark.parametrize("rule", ADAPTER["rules"]["custom"], ids=lambda rule: rule["name"]["as"])
 def test_adapter_query_has_data(watched, rule):
-    """What prometheus-adapter asks is one number for each server, here for each instance."""
+    """A query of prometheus-adapter gives one number per server, which is an instance here."""
     expression = rule["metricsQuery"]
     series = re.match(r"\w+", rule["seriesQuery"])[0]
     parts = {"Series": series, "LabelMatchers": 'job="imagemint"', "GroupBy": "instance"}
@@ -65,8 +65,8 @@ def test_adapter_query_has_data(watched, rule):
     assert set(found["metric"]) == {"instance"}
 
 
-def test_every_rule_evaluates(watched, eventually):
-    """No recording rule and no alert fails in the server that would run it."""
+def test_every_rule_can_be_evaluated(watched, eventually):
+    """No recording rule and no alert fails in Prometheus."""
     rules = []
 
     def evaluated():
@@ -80,8 +80,8 @@ def test_every_rule_evaluates(watched, eventually):
         watched.query(rule["query"])
 
 
-def test_alerts_tell_what_is_wrong(watched, eventually):
-    """Faults, a full queue, refused calls and a refused bundle; and nothing else is amiss."""
+def test_alerts_report_the_faults(watched, eventually):
+    """Failures, a full queue, refused calls and a refused bundle are the only alerts."""
     wrong = {
         "ImagemintErrorBudgetBurnFast",
         "ImagemintErrorBudgetBurnSlow",
@@ -106,8 +106,8 @@ def test_alerts_tell_what_is_wrong(watched, eventually):
     ],
     ids=lambda arguments: " ".join(arguments[:2]),
 )
-def test_promtool_is_content(promtool, arguments):
-    """The rules and the sample are valid, and each alert fires when it should and only then."""
+def test_promtool_accepts_the_rules(promtool, arguments):
+    """The rules and the sample are valid, and each alert fires in its cases only."""
     done = subprocess.run([promtool, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 

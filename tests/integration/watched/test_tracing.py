@@ -1,4 +1,4 @@
-"""Spans as a collector receives them, over OTLP."""
+"""Tests of spans that a collector receives over OTLP."""
 
 import subprocess
 import sys
@@ -26,28 +26,28 @@ UNSAMPLED = ("traceparent", f"00-{TRACE_ID}-{PARENT_ID}-00")
 
 
 class Collector(trace_service_pb2_grpc.TraceServiceServicer):
-    """Keeps the spans that it is sent."""
+    """A collector that stores its spans."""
 
     def __init__(self):
         self.spans = []
         self.resource = {}
 
     def Export(self, request, context):  # noqa: N802 - named by the schema
-        """The one call of OTLP."""
+        """Handles the only call of OTLP."""
         for of_resource in request.resource_spans:
-            self.resource = attributes(of_resource.resource)
+            self.resource = read_attributes(of_resource.resource)
             for of_scope in of_resource.scope_spans:
                 self.spans += of_scope.spans
         return otlp.ExportTraceServiceResponse()
 
-    def named(self, name):
-        """The spans of a name, those that began first first."""
+    def find_spans(self, name):
+        """Returns the spans of a name in the order of their start."""
         found = [span for span in self.spans if span.name == name]
         return sorted(found, key=lambda span: span.start_time_unix_nano)
 
 
-def attributes(holder):
-    """Attributes of a span or a resource as a dict."""
+def read_attributes(holder):
+    """Returns the attributes of a span or a resource as a dict."""
     return {
         each.key: getattr(each.value, each.value.WhichOneof("value")) for each in holder.attributes
     }
@@ -55,7 +55,7 @@ def attributes(holder):
 
 @pytest.fixture
 def collector():
-    """A collector that listens at `address`, on threads of its own."""
+    """A collector that listens at `address` on its own threads."""
     collector = Collector()
     server = grpc.server(ThreadPoolExecutor(1))
     trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, server)
@@ -68,7 +68,7 @@ def collector():
 
 @pytest.fixture
 def serve(tmp_path, collector):
-    """Runs a conversation with a traced server; the server has stopped when it returns."""
+    """A function that runs calls against a traced server, which has stopped when it returns."""
     write_bundle(tmp_path, "tiny")
 
     async def run(conversation, **settings):
@@ -83,8 +83,8 @@ def serve(tmp_path, collector):
     return run
 
 
-def generate(channel, *metadata, model="tiny", count=3, **options):
-    """A call under way; its pictures are PNGs."""
+def start_call(channel, *metadata, model="tiny", count=3, **options):
+    """Starts a call for PNG pictures."""
     request = pb.GenerateRequest(output={"format": 2})
     request.images.model, request.images.count = model, count
     stub = generation_service_pb2_grpc.GenerationServiceStub(channel)
@@ -92,14 +92,14 @@ def generate(channel, *metadata, model="tiny", count=3, **options):
 
 
 async def test_call_continues_the_trace_of_its_caller(serve, collector):
-    """Under the caller's span lies that of the call, and under it queue, inference and encode."""
+    """The caller's span is the parent of the call's span, which has queue, inference and encode."""
 
     async def conversation(channel):
-        await generate(channel, SAMPLED, ("x-request-id", "mine"))
+        await start_call(channel, SAMPLED, ("x-request-id", "mine"))
 
     await serve(conversation, trace_sample_ratio=0.0)
-    (call,) = collector.named(GENERATE)
-    stages = [collector.named(name)[0] for name in ("queue", "inference", "encode")]
+    (call,) = collector.find_spans(GENERATE)
+    stages = [collector.find_spans(name)[0] for name in ("queue", "inference", "encode")]
     assert len(collector.spans) == 4
     assert {span.trace_id.hex() for span in collector.spans} == {TRACE_ID}
     assert call.parent_span_id.hex() == PARENT_ID
@@ -112,9 +112,9 @@ async def test_call_continues_the_trace_of_its_caller(serve, collector):
     moments.append(call.end_time_unix_nano)
     assert moments == sorted(moments)
     assert queue.end_time_unix_nano == inference.start_time_unix_nano
-    assert attributes(encode) == {"imagemint.format": "png"}
-    assert attributes(inference)["imagemint.images"] == 3
-    assert attributes(call) == {
+    assert read_attributes(encode) == {"imagemint.format": "png"}
+    assert read_attributes(inference)["imagemint.images"] == 3
+    assert read_attributes(call) == {
         "rpc.system.name": "grpc",
         "rpc.method": GENERATE,
         "rpc.response.status_code": "OK",
@@ -126,71 +126,71 @@ async def test_call_continues_the_trace_of_its_caller(serve, collector):
     assert collector.resource["service.version"]
 
 
-async def test_spans_for_this_machine_use_no_proxy(serve, collector, proxy_connections):
+async def test_local_collector_needs_no_proxy(serve, collector, proxy_connections):
     """A collector on loopback is reached directly, whatever proxy the environment names."""
 
     async def conversation(channel):
-        await generate(channel, SAMPLED)
+        await start_call(channel, SAMPLED)
 
     await serve(conversation)
-    assert collector.named(GENERATE)
+    assert collector.find_spans(GENERATE)
     assert proxy_connections() == 0
 
 
-async def test_caller_decides_before_the_ratio(serve, collector):
-    """A caller who does not sample is not sampled; who brings no decision is left to the ratio."""
+async def test_decision_of_the_caller_overrides_the_ratio(serve, collector):
+    """An unsampled caller is not sampled. Without a decision the ratio applies."""
 
     async def conversation(channel):
-        await generate(channel, UNSAMPLED)
-        await generate(channel, ("traceparent", "not one"))
+        await start_call(channel, UNSAMPLED)
+        await start_call(channel, ("traceparent", "not one"))
         await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
 
     await serve(conversation)
-    (call,) = collector.named(GENERATE)
+    (call,) = collector.find_spans(GENERATE)
     assert call.trace_id.hex() != TRACE_ID
     assert call.parent_span_id == b""
     assert {span.name for span in collector.spans} == {GENERATE, "queue", "inference", "encode"}
 
 
-async def test_nothing_is_sent_at_ratio_zero(serve, collector):
-    """Callers without a trace leave none."""
-    await serve(generate, trace_sample_ratio=0.0)
+async def test_no_span_is_sent_at_ratio_zero(serve, collector):
+    """Calls without a trace send no span."""
+    await serve(start_call, trace_sample_ratio=0.0)
     assert not collector.spans
 
 
-async def test_failures_say_whose_they_are(serve, collector, tmp_path):
-    """A call that failed by the server's fault is an error; one by its caller's is not."""
+async def test_only_server_failures_are_errors(serve, collector, tmp_path):
+    """A failure of the server is an error, and a failure of the caller is not."""
     (tmp_path / "broken/1").mkdir(parents=True)
 
     async def conversation(channel):
         for model in ("nobody", "broken"):
             with pytest.raises(grpc.aio.AioRpcError):
-                await generate(channel, model=model)
+                await start_call(channel, model=model)
 
     await serve(conversation)
-    unknown, broken = collector.named(GENERATE)
+    unknown, broken = collector.find_spans(GENERATE)
     assert unknown.status.code == trace_pb2.Status.STATUS_CODE_UNSET
-    assert attributes(unknown)["rpc.response.status_code"] == "NOT_FOUND"
+    assert read_attributes(unknown)["rpc.response.status_code"] == "NOT_FOUND"
     assert broken.status.code == trace_pb2.Status.STATUS_CODE_ERROR
-    assert attributes(broken)["error.type"] == "UNAVAILABLE"
+    assert read_attributes(broken)["error.type"] == "UNAVAILABLE"
 
 
-async def test_call_that_never_left_the_queue_says_so(serve, collector):
-    """The trace of a call whose time ran out shows where it went."""
+async def test_expired_call_has_a_queue_span(serve, collector):
+    """The trace of a call whose deadline passes shows that it waited in the queue."""
 
     async def conversation(channel):
         with pytest.raises(grpc.aio.AioRpcError):
-            await generate(channel, timeout=0.3)
+            await start_call(channel, timeout=0.3)
 
-    # It waits for company that does not come, longer than it has time.
+    # It waits for more jobs longer than its deadline.
     await serve(conversation, batch_delay_ms=1_000)
-    (call,) = collector.named(GENERATE)
+    (call,) = collector.find_spans(GENERATE)
     (stage,) = (span for span in collector.spans if span is not call)
     assert (stage.name, stage.parent_span_id) == ("queue", call.span_id)
 
 
-async def test_trace_of_a_stream_is_bounded(serve, collector):
-    """Of a long stream the first stages are kept, and the others counted."""
+async def test_number_of_spans_of_a_stream_is_limited(serve, collector):
+    """The first stages of a long stream are kept, and the others are counted."""
 
     async def conversation(channel):
         request = pb.StreamGenerateRequest(chunk_size=1)
@@ -199,19 +199,19 @@ async def test_trace_of_a_stream_is_bounded(serve, collector):
         assert len([chunk async for chunk in stub.StreamGenerate(request)]) == 40
 
     await serve(conversation)
-    (call,) = collector.named("imagemint.v1.GenerationService/StreamGenerate")
+    (call,) = collector.find_spans("imagemint.v1.GenerationService/StreamGenerate")
     assert len(collector.spans) == 1 + 99
-    assert attributes(call)["imagemint.stages_left_out"] == 3 * 40 - 99
-    assert attributes(call)["imagemint.images"] == 40
+    assert read_attributes(call)["imagemint.stages_left_out"] == 3 * 40 - 99
+    assert read_attributes(call)["imagemint.images"] == 40
 
 
-async def test_absent_collector_disturbs_nobody(serve):
-    """Calls are answered and the server stops, though nobody takes the spans."""
-    await serve(generate, trace_endpoint="http://127.0.0.1:1")
+async def test_missing_collector_is_no_failure(serve):
+    """Calls are answered and the server stops, although the spans cannot be sent."""
+    await serve(start_call, trace_endpoint="http://127.0.0.1:1")
 
 
-def test_nothing_is_imported_when_off(tmp_path):
-    """A server that does not trace runs without the extra."""
+def test_tracing_is_not_imported_when_disabled(tmp_path):
+    """A server without tracing does not need the extra."""
     write_bundle(tmp_path, "tiny")
     program = f"""
 import asyncio, sys
@@ -233,8 +233,8 @@ assert not [name for name in sys.modules if name.startswith("opentelemetry.")]
     assert done.returncode == 0, done.stderr
 
 
-def test_collector_address_is_checked():
-    """A scheme tells whether to use TLS, so there must be one; and a port."""
+def test_collector_address_is_validated():
+    """An address needs a scheme, which selects TLS, and a port."""
     for wrong in ("localhost:4317", "http://localhost", "ftp://localhost:4317", ""):
         with pytest.raises(ValueError, match="trace_endpoint"):
             ServeSettings(trace_endpoint=wrong)

@@ -15,8 +15,8 @@ CANCELLED = grpc.StatusCode.CANCELLED
 @pytest.fixture(autouse=True)
 def _shorten_backoff(monkeypatch):
     """Waits a millisecond between attempts."""
-    _shorten_backoff = streams.Backoff(initial_s=0.001, longest_s=0.001)
-    monkeypatch.setattr(streams.resume_stream, "__kwdefaults__", {"backoff": _shorten_backoff})
+    backoff = streams.Backoff(initial_s=0.001, longest_s=0.001)
+    monkeypatch.setattr(streams.resume_stream, "__kwdefaults__", {"backoff": backoff})
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ STYLES = RNG.standard_normal((3, SIDE * SIDE)).astype(np.float32)
 def save_generator(path, *, nodes, inputs, output, constants=(), **options):
     """Writes a graph of `nodes` between `inputs` and the value `out` of shape `output`."""
     tensors = {"w": WEIGHTS, "styles": STYLES, **dict(constants)}
-    used = {name for make_node in nodes for name in make_node.input}
+    used = {name for node in nodes for name in node.input}
     graph = helper.make_graph(
         nodes,
         "g",

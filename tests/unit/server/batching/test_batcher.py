@@ -544,8 +544,8 @@ async def test_batches_have_preferred_sizes(backend, new_batcher, new_job, held,
     """Each batch has the largest preferred size that the queue fills. The rest runs as it is."""
     batcher = new_batcher(max_batch_images=20, preferred_batch_images=[8, 4, 16])
     await held(batcher)
-    read_queue_gauge, sizes = cut
-    job = new_job(1, read_queue_gauge)
+    count, sizes = cut
+    job = new_job(1, count)
     batcher.submit(job)
     backend.release()
     await job.done

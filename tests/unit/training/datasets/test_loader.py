@@ -25,9 +25,9 @@ def load_batches(digits, positions=((0, 16), (16, 16), (32, 16), (8, 4)), proces
     return fed, [fed.at(*position) for position in positions]
 
 
-def are_equal(load_batches, others):
+def are_equal(batches, others):
     """Returns whether images, labels and memory layouts are equal."""
-    pairs = zip(load_batches, others, strict=True)
+    pairs = zip(batches, others, strict=True)
     return all(
         torch.equal(a, b) and a.stride() == b.stride()
         for ours, theirs in pairs
