@@ -91,6 +91,15 @@ def test_imports_of_examples_exist(page: Path):
                 assert not missing, f"{node.module} has no {missing}"
 
 
+@pytest.mark.parametrize("module", ["imagemint.client", "imagemint.client.torch"])
+def test_reference_names_every_public_name(module: str):
+    """The page of a module shows it as a whole, or each of its public names."""
+    page = ROOT / "docs/reference/python" / f"{module.rpartition('.')[2]}.md"
+    shown = set(re.findall(r"^::: (.+)$", page.read_text(), re.MULTILINE))
+    names = {f"{module}.{name}" for name in importlib.import_module(module).__all__}
+    assert module in shown or names <= shown
+
+
 def test_changelog_has_the_version():
     """The version of pyproject.toml has an entry below Unreleased."""
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
