@@ -47,6 +47,8 @@ class Export(BaseModel):
 
     sign: Path | None = None
     """PEM file with the private key that signs the bundle, as `imagemint sign key` writes it."""
+    triton: bool = False
+    """Write config.pbtxt beside the version, with which a stock Triton serves the repository."""
 
     precision: list[Literal["fp32", "fp16", "int8"]] = ["fp32"]
     """Precisions. model.onnx is always fp32. fp16, for GPUs, and int8, for CPUs, are variants
@@ -155,6 +157,10 @@ class Export(BaseModel):
             )
         if not bundle.manifest.evaluations:
             print("no measured quality in the card: run `imagemint evaluate` first")  # noqa: T201
+        if self.triton:
+            from imagemint.exporter.triton import write_triton_config  # noqa: PLC0415 - ONNX
+
+            print(f"for Triton: {write_triton_config(bundle)}")  # noqa: T201 - likewise
         repository = shlex.quote(str(self.repository.absolute()))
         print(f"serve it: imagemint serve --repository {repository}")  # noqa: T201 - likewise
         return 0
