@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
 from markdown_text import GENERATED, escape, table
@@ -51,7 +51,7 @@ def render() -> dict[str, str]:
     for entry in sorted(entry_points(group="imagemint.commands"), key=lambda each: each.name):
         command = entry.load()
         title = f"\n## imagemint {entry.name}\n\n{_summary(command)}\n\n"
-        if hasattr(command, "variants"):
+        if entry.name == "train":
             recipes = _render_recipes(
                 {
                     name: (summary, command.load_variant(name))
@@ -60,9 +60,20 @@ def render() -> dict[str, str]:
                 }
             )
             settings += title + "[Options of the recipes](recipes.md) lists its options.\n"
+        elif hasattr(command, "variants"):
+            settings += title + _render_variants(entry.name, command)
         else:
             settings += title + table(_HEAD, map(_row, _fields(command).items()))
     return {"settings.md": settings, "recipes.md": GENERATED + _RECIPES + recipes}
+
+
+def _render_variants(name: str, command: Any) -> str:  # noqa: ANN401 - see imagemint.client.cli
+    text = ""
+    for variant in command.variants():
+        each = command.load_variant(variant)
+        text += f"### imagemint {name} {variant}\n\n{_summary(each)}\n\n"
+        text += table(_HEAD, map(_row, _fields(each).items())) + "\n"
+    return text.removesuffix("\n")
 
 
 def _render_recipes(recipes: Mapping[str, tuple[str, type[BaseModel]]]) -> str:

@@ -21,8 +21,8 @@ _DATA_TYPES: "dict[int, pb.DataType.ValueType]" = {  # a type of the stubs only
 _MAX_BATCH_SIZE = 64
 _ANY_SIZE = -1
 _HEAD = """\
-# Written by `imagemint export --triton`. Triton takes latents, not serial numbers: callers draw z as
-# docs/sampling.md says. Change max_batch_size and add instance_group for your device.
+# Written by `imagemint export --triton`. Triton takes latents, not serial numbers: callers draw z
+# as docs/sampling.md says. Change max_batch_size and add instance_group for your device.
 """
 # Triton serves the newest version only, unless told otherwise; a serial number names its version.
 _VERSIONS = "version_policy { all { } }\n"
