@@ -15,7 +15,6 @@ import argparse
 import dataclasses
 import hashlib
 import json
-import math
 import os
 import statistics
 from pathlib import Path
@@ -23,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
+from intervals import mean_interval
 
 from imagemint.client import Cycle
 from imagemint.client.image_source import ImageSource, ServerSource
@@ -100,14 +99,11 @@ def measure(options: argparse.Namespace, arm: str, seed: int) -> float:
 def summarise(scores: dict[str, list[float]]) -> dict[str, Any]:
     """Returns means, and the paired difference with its 95 % interval of Student's t."""
     differences = [b - a for a, b in zip(*(scores[arm] for arm in ARMS), strict=True)]
-    half = math.nan
-    if len(differences) > 1:
-        quantile = float(stats.t.ppf(0.975, len(differences) - 1))
-        half = quantile * statistics.stdev(differences) / math.sqrt(len(differences))
+    mean, half = mean_interval(differences)
     return {
         "accuracy": scores,
         "mean": {arm: statistics.mean(scores[arm]) for arm in ARMS},
-        "synthetic_minus_real": statistics.mean(differences),
+        "synthetic_minus_real": mean,
         "interval_95": half,
     }
 

@@ -26,6 +26,7 @@ def card_text(manifest: pb.BundleManifest, version: int, original: str) -> str:
         _training(manifest),
         _parity(manifest.parity, original),
         *([_variants(manifest)] if manifest.variants else []),
+        *([_scores(manifest.critic)] if manifest.HasField("critic") else []),
         _license(manifest),
     ]
     return "\n\n".join(sections) + "\n"
@@ -185,6 +186,25 @@ def _how_made(variant: pb.Variant) -> str:
     for each in variant.quality[:1]:
         said += f" Judged on {each.seeds} seeds of {each.sample_size:,} images: {each.protocol}."
     return _cell(said)
+
+
+def _scores(critic: pb.Critic) -> str:
+    lines = [
+        "## Scores",
+        "",
+        "`critic.onnx` scores images; requests can filter by the scores.",
+        "",
+    ]
+    if critic.HasField("class_confidence"):
+        lines.append(f"- class_confidence: {critic.class_confidence.protocol}")
+    if critic.HasField("realness"):
+        share = critic.realness.accepted_share
+        lines.append(
+            f"- realness: {critic.realness.protocol}. Rejection sampling accepted {share:.0%}"
+        )
+    if critic.HasField("training_distance"):
+        lines.append(f"- training_distance: {critic.training_distance.protocol}")
+    return "\n".join(lines)
 
 
 def _license(manifest: pb.BundleManifest) -> str:

@@ -4,8 +4,9 @@ Import-light: torch is imported when it runs, not when its options are listed.
 """
 
 import shlex
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import CliPositionalArg
@@ -13,8 +14,10 @@ from pydantic_settings import CliPositionalArg
 if TYPE_CHECKING:
     from imagemint.engine.bundle import Bundle
     from imagemint.engine.bundle.signatures import SigningKey
+    from imagemint.exporter.critic import CriticParts
     from imagemint.exporter.export import GraphOptions
     from imagemint.exporter.variants import Compare
+    from imagemint.training.datasets import LabelledImages
 
 _DEVICES = {"int8": "cpu", "fp16": "cuda"}
 _ONLY_FROM_ONNX = (
@@ -58,8 +61,15 @@ class Export(BaseModel):
     """Device of the bundle: cuda keeps transposed convolutions in model.onnx and has no int8; cpu
     has
     no fp16. Default: model.onnx as for cpu, with either variant."""
+    critic: list[Literal["class", "discriminator", "copies"]] = []
+    """Scores of images, in a second file, by which callers can filter. class: the probability that
+    --classifier gives the class; discriminator: the calibrated logit of the run's discriminator;
+    copies: the distance to the nearest training image in the features of --classifier. The last
+    two need the data set."""
+    accepted_share: float = Field(default=0.5, gt=0, lt=1)
+    """Share of images that rejection sampling by the discriminator accepts."""
     classifier: Path | None = None
-    """Directory of the classifier that compares variants with model.onnx."""
+    """Directory of the classifier that compares variants with model.onnx, and of the critic."""
     inception: Path | None = None
     """Weights of the standard Inception network, in place of a classifier."""
     data: Path | None = None
@@ -130,6 +140,10 @@ class Export(BaseModel):
                 f"{' and '.join(variants)} must be compared before they are written: name a"
                 " --classifier"
             )
+        if {"class", "copies"} & {*self.critic} and self.classifier is None:
+            raise ValueError("--critic class and --critic copies need a --classifier")
+        if "discriminator" in self.critic and self.source is None:
+            raise ValueError("--critic discriminator needs a training run")
         return self
 
     @property
@@ -252,18 +266,54 @@ class Export(BaseModel):
         from imagemint.exporter.export import GraphOptions  # noqa: PLC0415 - torch
 
         compare = self._compare() if self._variants else None
-        return GraphOptions(self.target or "cpu", self._variants, compare)
+        critic = self._critic_parts() if self.critic else None
+        return GraphOptions(self.target or "cpu", self._variants, compare, critic)
+
+    def _critic_parts(self) -> "CriticParts":
+        import torch  # noqa: PLC0415 - torch
+
+        from imagemint.exporter.critic import CriticParts  # noqa: PLC0415 - torch
+        from imagemint.training.classifier.trained import load_classifier  # noqa: PLC0415
+        from imagemint.training.trained import read_discriminator  # noqa: PLC0415 - torch
+
+        classifier, about, discriminator = None, None, None
+        if self.classifier is not None:
+            classifier, about = load_classifier(self.classifier, torch.device("cpu"))
+        needs_data = {"discriminator", "copies"} & {*self.critic}
+        train, test = self._load_data() if needs_data else (None, None)
+        if "discriminator" in self.critic and self.source is not None and train is not None:
+            discriminator = read_discriminator(self.source, len(train.class_labels))
+        return CriticParts(
+            self.critic, classifier, about, discriminator, train, test, self.accepted_share
+        )
+
+    def _load_data(self) -> "tuple[LabelledImages, LabelledImages]":
+        """Returns the training images as the run had them, and the test images."""
+        from imagemint.exporter.errors import ExportError  # noqa: PLC0415 - onnxruntime
+        from imagemint.training.datasets import load_dataset  # noqa: PLC0415 - torch
+        from imagemint.training.loop.resume import read_settings  # noqa: PLC0415 - torch
+
+        settings: dict[str, Any] = {}
+        name = self.dataset.partition("/")[0]
+        if self.source is not None:
+            from imagemint.training.trained import read_generator  # noqa: PLC0415 - torch
+
+            settings = read_settings(self.source)
+            name = settings.get("dataset") or read_generator(self.source).dataset.partition("/")[0]
+        if not name:
+            raise ExportError("--critic copies needs the --dataset")
+        size, channels = settings.get("size"), settings.get("channels")
+        load = partial(load_dataset, data=self.data, size=size, channels=channels)
+        return load(name, "train", per_class=settings.get("per_class")), load(name, "test")
 
     def _compare(self) -> "Compare":
-        import functools  # noqa: PLC0415 - used here alone
-
         import torch  # noqa: PLC0415 - torch
 
         from imagemint.training import evaluation  # noqa: PLC0415 - torch
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         extractor, judge = evaluation.open_extractor(self.classifier, self.inception, device)
-        return functools.partial(
+        return partial(
             evaluation.compare,
             extractor=extractor,
             judge=judge,

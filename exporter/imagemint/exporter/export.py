@@ -10,9 +10,11 @@ import onnx
 
 from imagemint.engine import BundleRefused
 from imagemint.engine.bundle import MODEL_FILE, Bundle, read_bundle
+from imagemint.engine.bundle.critic import CRITIC_FILE
 from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.exporter.adoption import ForeignModel, adopt
 from imagemint.exporter.card import card_text
+from imagemint.exporter.critic import CriticParts, add_critic
 from imagemint.exporter.describe import Description, build_adopted_manifest, build_manifest
 from imagemint.exporter.errors import ExportError
 from imagemint.exporter.files import write_graph
@@ -44,11 +46,13 @@ class GraphOptions:
             keeps them.
         variants: other precisions, `int8` and `fp16`, each in its own file.
         compare: compares the quality of variants; required for any variant.
+        critic: what the critic is made of; None for a bundle without scores.
     """
 
     target: Literal["cpu", "cuda"] = "cpu"
     variants: Sequence[str] = ()
     compare: Compare | None = None
+    critic: CriticParts | None = None
 
 
 def export_generator(
@@ -164,6 +168,8 @@ def _fill(directory: Path, draft: _Draft, tolerance: Tolerance, options: GraphOp
     bundle, backend = _write_and_load(directory, model, manifest)
     parity = measure_parity(draft.original, bundle.spec, backend, tolerance)
     manifest.parity.CopyFrom(parity)
+    if options.critic is not None:
+        add_critic(directory, bundle.spec, backend, manifest, options.critic)
     if options.compare is not None:
         add_variants(directory, draft.model, manifest, options.variants, options.compare)
     # Again, with the figures in the manifest: the published file is the one that was checked.
@@ -177,7 +183,14 @@ def _fill(directory: Path, draft: _Draft, tolerance: Tolerance, options: GraphOp
 def _move(bundle: Bundle, directory: Path) -> Bundle:
     """Returns a bundle whose files were moved to another directory."""
     others = tuple(replace(each, path=directory / each.path.name) for each in bundle.others)
-    return replace(bundle, directory=directory, model_path=directory / MODEL_FILE, others=others)
+    critic = bundle.critic and replace(bundle.critic, path=directory / CRITIC_FILE)
+    return replace(
+        bundle,
+        directory=directory,
+        model_path=directory / MODEL_FILE,
+        others=others,
+        critic=critic,
+    )
 
 
 def _write_and_load(

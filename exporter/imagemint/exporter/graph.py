@@ -2,8 +2,9 @@
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from inspect import signature
 
 import onnx
 import torch
@@ -73,23 +74,65 @@ def build_graph(trained: TrainedGenerator) -> onnx.ModelProto:
     if trained.truncation == "psi":
         columns["truncation"] = torch.ones(_EXAMPLE_ROWS, 1)
     served = _Served(trained.module, tuple(columns))
+    z = torch.zeros(_EXAMPLE_ROWS, trained.z_dim)
+    return export_module(served, {"z": z, **columns}, ["image"], what="the generator")
+
+
+def build_critic_graph(
+    module: nn.Module, image_shape: tuple[int, int, int], scores: Sequence[str], *, classes: bool
+) -> onnx.ModelProto:
+    """Returns the ONNX model of a critic, stripped.
+
+    Args:
+        module: called as ``module(image)`` with uint8 [N, H, W, C], and with int64 [N, 1] as second
+            argument if it takes classes; returns one [N] for each score.
+        image_shape: height, width and channels.
+        scores: names of the outputs.
+        classes: whether the critic takes classes.
+
+    Raises:
+        ExportError: PyTorch cannot export the module.
+    """
+    inputs = {"image": torch.zeros(_EXAMPLE_ROWS, *image_shape, dtype=torch.uint8)}
+    if classes:
+        inputs["class_id"] = torch.zeros(_EXAMPLE_ROWS, 1, dtype=torch.int64)
+    return export_module(module, inputs, scores, what="the critic")
+
+
+def export_module(
+    module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str], *, what: str
+) -> onnx.ModelProto:
+    """Returns the ONNX model of a module whose first axis is the batch, stripped.
+
+    Args:
+        module: takes the inputs in order.
+        inputs: an example of each, with `_EXAMPLE_ROWS` rows.
+        outputs: names of what it returns.
+        what: the module in messages.
+
+    Raises:
+        ExportError: PyTorch cannot export the module.
+    """
     batch = {0: torch.export.Dim.DYNAMIC}
+    first, *others = inputs.values()
+    varying = any(p.kind is p.VAR_POSITIONAL for p in signature(module.forward).parameters.values())
+    rest = [(batch,) * len(others)] if varying and others else [batch] * len(others)
     try:
         with _quiet():
             program = torch.onnx.export(
-                served.eval(),
-                (torch.zeros(_EXAMPLE_ROWS, trained.z_dim), *columns.values()),
-                input_names=["z", *columns],
-                output_names=["image"],
+                module.eval(),
+                (first, *others),
+                input_names=list(inputs),
+                output_names=list(outputs),
                 dynamo=True,
-                dynamic_shapes=(batch, *([(batch,) * len(columns)] if columns else [])),
+                dynamic_shapes=(batch, *rest),
                 opset_version=OPSET,
                 external_data=False,
                 verbose=False,
             )
     except torch.onnx.errors.OnnxExporterError as error:
-        first = str(error).strip().splitlines()[0]
-        raise ExportError(f"PyTorch cannot export the generator: {first}") from error
+        first_line = str(error).strip().splitlines()[0]
+        raise ExportError(f"PyTorch cannot export {what}: {first_line}") from error
     if program is None:
         raise ExportError("PyTorch exported no program")
     model = onnx.ModelProto.FromString(program.model_proto.SerializeToString())

@@ -139,7 +139,7 @@ def _write_variant(
     own = pb.BundleManifest()
     own.CopyFrom(manifest)
     own.precision = _PRECISIONS[name]
-    for field in ("parity", "evaluations", "variants"):
+    for field in ("parity", "evaluations", "variants", "critic"):
         own.ClearField(field)  # they belong to the reference
     file = f"{name}.onnx"
     sha256 = write_graph(directory, file, graph, own)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import sys
 from argparse import Namespace
 from pathlib import Path
 
@@ -17,11 +18,13 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture(scope="module")
 def score():
-    """The program as a module."""
+    """The program as a module, which imports another one of its folder."""
     path = ROOT / "benchmarks/augmentation/score.py"
     spec = importlib.util.spec_from_file_location("augmentation_score", path)
     module = importlib.util.module_from_spec(spec)
+    sys.path.append(str(path.parent))
     spec.loader.exec_module(module)
+    sys.path.remove(str(path.parent))
     return module
 
 

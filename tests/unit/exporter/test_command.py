@@ -1,17 +1,21 @@
 """Tests of imagemint.exporter.command: from a checkpoint to a bundle."""
 
 import copy
+import hashlib
+import json
 import subprocess
 import sys
 
 import pytest
 import torch
 from pydantic import ValidationError
+from safetensors.torch import save_file
 
 from imagemint.engine.bundle import read_bundle
 from imagemint.engine.bundle.signatures import SigningKey, TrustedKeys
 from imagemint.exporter.command import Export
 from imagemint.training import evaluation
+from imagemint.training.classifier.recipes import MnistClassifierRecipe
 from imagemint.training.errors import CheckpointError
 from imagemint.training.evaluation.comparing import Compared, Comparison, Difference
 from imagemint.training.evaluation_report import EvaluationFigure, write_report
@@ -97,12 +101,43 @@ def test_missing_checkpoint_is_an_error(tmp_path):
         ({"source": "run", "precision": ["int8"]}, "int8 must be compared"),
         ({"source": "run", "precision": ["fp16"], "target": "cpu"}, "fp16 is for cuda"),
         ({"source": "run", "precision": ["int8"], "target": "cuda"}, "int8 is for cpu"),
+        ({"source": "run", "critic": ["class"]}, "need a --classifier"),
+        ({"source": "run", "critic": ["copies"]}, "need a --classifier"),
+        (
+            {
+                "from_onnx": "x.onnx",
+                "license": "MIT",
+                "value_range": (0, 1),
+                "critic": ["discriminator"],
+            },
+            "needs a training run",
+        ),
     ],
 )
 def test_contradictory_options_are_refused(options, said):
     """Options that exclude or require each other are checked before anything is read."""
     with pytest.raises(ValidationError, match=said):
         Export(name="digits", **options)
+
+
+def test_critic_is_exported(run, tmp_path):
+    """--critic class takes the classifier of --classifier."""
+    recipe = MnistClassifierRecipe(width=2)
+    weights = tmp_path / "classifier.safetensors"
+    save_file(recipe.network(10, 1).state_dict(), weights)
+    about = {
+        "recipe": recipe.name,
+        "options": recipe.model_dump(),
+        "class_labels": list("0123456789"),
+        "test_accuracy": 0.1,
+        "feature_layer": "features.relu",
+        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+    }
+    (tmp_path / "classifier.json").write_text(json.dumps(about))
+    Export(
+        source=run, name="judged", repository=tmp_path, classifier=tmp_path, critic=["class"]
+    ).run()
+    assert read_bundle(tmp_path / "judged/1").critic.scores.names == ("class_confidence",)
 
 
 def test_variants_are_exported(run, tmp_path, monkeypatch, capsys):

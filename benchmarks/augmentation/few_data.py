@@ -1,0 +1,262 @@
+"""Measures what synthetic images add to few real ones.
+
+For each seed and number N of real digits per class, the program draws N real images of each class,
+trains a generator and a judge on these alone, exports the generator with a critic, and trains one
+classifier from scratch for each arm. All classifiers take the same number of steps and are tested
+on the whole real test set:
+
+- real: the N images of each class;
+- classical: the same, shifted at random by up to 2 pixels;
+- synthetic: only images of the generator, `--per-class` of each class;
+- mixed: the same synthetic images, and the real ones, shifted, repeated to about half of all;
+- filtered: as mixed, but only synthetic images to which the judge gives their class with a
+  probability of `--confidence`.
+
+The judge of the filter is the classifier of the arm `classical`, so it has seen no other images.
+Differences between two arms are paired by seed. Every step is kept in its folder: run the same
+command again to continue. `few-data.json` has what is done so far and lists what is missing.
+
+    python benchmarks/augmentation/few_data.py --out runs/few-data
+"""
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from intervals import mean_interval
+from score import draw_images
+
+from imagemint.client import Filter
+from imagemint.dataset.engine_source import EngineSource
+from imagemint.engine.errors import ImagemintError
+from imagemint.exporter.critic import CriticParts
+from imagemint.exporter.export import GraphOptions, export_generator
+from imagemint.training.classifier.recipes import MnistClassifierRecipe
+from imagemint.training.classifier.trained import load_classifier
+from imagemint.training.classifier.training import train_classifier
+from imagemint.training.datasets import LabelledImages, load_dataset
+from imagemint.training.errors import TrainingError
+from imagemint.training.loop.checkpoints import list_checkpoints
+from imagemint.training.loop.schedules import Schedule
+from imagemint.training.loop.training_loop import train
+from imagemint.training.recipes.mnist import MnistRecipe
+from imagemint.training.trained import read_generator
+
+ARMS = ("real", "classical", "synthetic", "mixed", "filtered")
+CPU = torch.device("cpu")
+_NEVER = 10**12
+
+
+class Cell:
+    """One number of real images and one seed."""
+
+    def __init__(self, options: argparse.Namespace, per_class: int | None, seed: int) -> None:
+        self.options, self.seed = options, seed
+        self.folder: Path = options.out / f"{per_class or 'all'}-{seed}"
+        self.real = load_dataset(
+            "mnist", "train", options.data, per_class=per_class, subset_seed=seed
+        )
+        self.test = load_dataset("mnist", "test", options.data)
+
+    def measure(self, arm: str) -> float:
+        """Returns the accuracy of an arm, from an earlier run if there is one."""
+        out = self.folder / arm
+        if not (out / "classifier.json").is_file():
+            data = self.gather(arm)
+            options = self.options
+            steps = options.steps * options.batch_size
+            recipe = MnistClassifierRecipe(
+                width=options.width,
+                batch_size=options.batch_size,
+                epochs=max(1, round(steps / len(data))),
+                shift=0 if arm == "real" else 2,
+                seed=self.seed,
+            )
+            train_classifier(recipe, data, self.test, out, device=CPU, quiet=True)
+        return float(json.loads((out / "classifier.json").read_text())["test_accuracy"])
+
+    def gather(self, arm: str) -> LabelledImages:
+        """Returns the training images of an arm."""
+        if arm in ("real", "classical"):
+            return self.real
+        kept = Filter(self.options.confidence) if arm == "filtered" else None
+        source = EngineSource(
+            "few", repository=self.export(), seed=self.seed, classes=[], image_filter=kept
+        )
+        count = self.options.per_class * len(self.real.class_labels)
+        synthetic = draw_images(source, count, self.real)
+        source.close()
+        return synthetic if arm == "synthetic" else join(self.real, synthetic)
+
+    def export(self) -> Path:
+        """Returns the repository with the generator, which is trained if need be."""
+        repository = self.folder / "models"
+        if not (repository / "few/1").is_dir():
+            self.measure("classical")
+            classifier, about = load_classifier(self.folder / "classical", CPU)
+            export_generator(
+                read_generator(self.train_generator()),
+                name="few",
+                repository=repository,
+                graph_options=GraphOptions(critic=CriticParts(("class",), classifier, about)),
+            )
+        return repository
+
+    def train_generator(self) -> Path:
+        """Trains the generator, or continues; returns its run."""
+        run, options = self.folder / "generator", self.options
+        recipe = MnistRecipe(
+            generator_channels=options.generator_channels,
+            discriminator_channels=options.discriminator_channels,
+            images=options.generator_images,
+            augment="diff",
+            seed=self.seed,
+        )
+        # A generator of few images may fail; that is a result, not a reason to stop.
+        schedule = Schedule(
+            snapshot_interval=32_000, collapse_grace=_NEVER, divergence_factor=float("inf")
+        )
+        train(
+            recipe,
+            self.real,
+            run,
+            schedule=schedule,
+            device=CPU,
+            resume=bool(list_checkpoints(run)),
+            quiet=True,
+        )
+        return run
+
+
+def join(real: LabelledImages, synthetic: LabelledImages) -> LabelledImages:
+    """Returns both, with the real images repeated to about half of all."""
+    repeats = max(1, round(len(synthetic) / len(real)))
+    return dataclasses.replace(
+        real,
+        images=np.concatenate([*[real.images] * repeats, synthetic.images]),
+        labels=np.concatenate([*[real.labels] * repeats, synthetic.labels]),
+        sha256=hashlib.sha256(f"{real.sha256} {repeats} {synthetic.sha256}".encode()).hexdigest(),
+    )
+
+
+def summarise(done: dict[str, dict[str, dict[str, float]]]) -> dict[str, Any]:
+    """Returns, for each N, the mean of each arm and its paired differences from `classical`.
+
+    Args:
+        done: accuracies by N, seed and arm.
+    """
+    summary: dict[str, Any] = {}
+    for per_class, by_seed in done.items():
+        whole = [found for found in by_seed.values() if found.keys() >= {*ARMS}]
+        if not whole:
+            continue
+        summary[per_class] = {"seeds": len(whole)}
+        for arm in ARMS:
+            differences = [found[arm] - found["classical"] for found in whole]
+            mean, half = mean_interval(differences)
+            summary[per_class][arm] = {
+                "accuracy": sum(found[arm] for found in whole) / len(whole),
+                "minus_classical": mean,
+                "interval_95": half,
+            }
+    return summary
+
+
+def run_queue(options: argparse.Namespace) -> None:
+    """Measures what is missing, seed by seed, and writes the record after each figure."""
+    done: dict[str, dict[str, dict[str, float]]] = {str(n or "all"): {} for n in options.images}
+    failures: dict[str, str] = {}
+    for seed in range(1, options.seeds + 1):
+        for per_class in options.images:
+            name = str(per_class or "all")
+            cell = Cell(options, per_class, seed)
+            for arm in ARMS:
+                if options.only_done and not (cell.folder / arm / "classifier.json").is_file():
+                    continue
+                try:
+                    found = cell.measure(arm)
+                except (ImagemintError, TrainingError) as error:
+                    failures[f"{name}-{seed}-{arm}"] = str(error)
+                    continue
+                done[name].setdefault(str(seed), {})[arm] = found
+                write_record(options, done, failures)
+                print(f"{name} per class, seed {seed}, {arm}: {found:.2%}", flush=True)
+    write_record(options, done, failures)
+
+
+def write_record(
+    options: argparse.Namespace,
+    done: dict[str, dict[str, dict[str, float]]],
+    failures: dict[str, str],
+) -> None:
+    """Writes few-data.json."""
+    settings = {name: value for name, value in vars(options).items() if name not in _NOT_RECORDED}
+    record = {
+        "command": "python benchmarks/augmentation/few_data.py " + spell(settings),
+        "settings": settings,
+        "accuracy": done,
+        "summary": summarise(done),
+        "failed": failures,
+        "not_run": [
+            f"{name}-{seed}"
+            for name, by_seed in done.items()
+            for seed in range(1, options.seeds + 1)
+            if not by_seed.get(str(seed), {}).keys() >= {*ARMS}
+        ],
+    }
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "few-data.json").write_text(json.dumps(record, indent=2) + "\n")
+
+
+_NOT_RECORDED = {"out", "data", "only_done"}
+
+
+def spell(settings: dict[str, Any]) -> str:
+    """Returns the flags of a command line."""
+    flags = []
+    for name, value in settings.items():
+        values = [str(each or "all") for each in value] if isinstance(value, list) else [str(value)]
+        flags.append(f"--{name.replace('_', '-')} {' '.join(values)}")
+    return " ".join(flags)
+
+
+def parse_number(text: str) -> int | None:
+    """Returns a number of images; None for `all`."""
+    return None if text == "all" else int(text)
+
+
+def main() -> None:
+    """Runs the queue."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--data", type=Path, default=os.environ.get("IMAGEMINT_DATA"))
+    parser.add_argument(
+        "--images",
+        type=parse_number,
+        nargs="+",
+        default=[10, 50, 100, 500, None],
+        help="real images per class; `all` for the whole data set",
+    )
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--per-class", type=int, default=1_000, help="synthetic images per class")
+    parser.add_argument("--confidence", type=float, default=0.9, help="of the filter")
+    parser.add_argument("--steps", type=int, default=1_000, help="of each classifier")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--width", type=int, default=16, help="channels of the classifiers")
+    parser.add_argument("--generator-images", type=int, default=480_000, help="shown in training")
+    parser.add_argument("--generator-channels", type=int, default=64)
+    parser.add_argument("--discriminator-channels", type=int, default=24)
+    parser.add_argument(
+        "--only-done", action="store_true", help="train nothing; write the record of what is done"
+    )
+    run_queue(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,287 @@
+"""The critic of a bundle: a second graph, which scores images.
+
+It can have three scores, each from networks that training has made anyway: the class confidence of
+a classifier, the logit of the discriminator, calibrated on images that it has not seen, and the
+distance to the nearest training image in the features of the classifier.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import brentq, minimize
+from torch import Tensor, nn
+
+from imagemint.engine.backend import Backend
+from imagemint.engine.batch import draw_batch
+from imagemint.engine.bundle.critic import CRITIC_FILE
+from imagemint.engine.filtering import Realness, acceptance_chances
+from imagemint.engine.spec import ModelSpec
+from imagemint.exporter.errors import ExportError
+from imagemint.exporter.graph import build_critic_graph
+from imagemint.training.classifier.networks import Classifier
+from imagemint.training.datasets import LabelledImages
+from imagemint.training.networks import Discriminator
+from imagemint.v1 import manifest_pb2 as pb
+
+Score = Literal["class", "discriminator", "copies"]
+
+# Far from the seeds that people choose, and from those of the calibration of variants.
+_CALIBRATION_SEED = 2**63 + 1
+_MOST_IMAGES = 5_000
+_COMPONENTS = 32
+_BATCH = 250
+
+
+@dataclass(frozen=True)
+class CriticParts:
+    """What a critic is made of.
+
+    Attributes:
+        scores: which scores it has.
+        classifier: a classifier with the classes of the model, for `class` and `copies`.
+        about: its ``classifier.json``.
+        discriminator: the discriminator, for `discriminator`.
+        train: the training images, for `copies`.
+        test: images that no network has seen, for `discriminator` and `copies`.
+        accepted_share: share of generated images that rejection sampling accepts.
+    """
+
+    scores: Sequence[Score]
+    classifier: Classifier | None = None
+    about: dict[str, Any] | None = None
+    discriminator: Discriminator | None = None
+    train: LabelledImages | None = None
+    test: LabelledImages | None = None
+    accepted_share: float = 0.5
+
+
+class _Confidence(nn.Module):
+    """Probability of the class that was asked for."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, x: Tensor, y: Tensor | None) -> Tensor:
+        assert y is not None  # noqa: S101 - for the type checker: only models with classes have it
+        odds = self.classifier.logits(self.classifier.features(x)).softmax(dim=1)
+        chosen: Tensor = odds.gather(1, y).squeeze(1)
+        return chosen
+
+
+class _Realness(nn.Module):
+    """Calibrated logit of the discriminator."""
+
+    def __init__(self, discriminator: Discriminator, slope: float, offset: float) -> None:
+        super().__init__()
+        self.discriminator = discriminator
+        self.slope, self.offset = slope, offset
+
+    def forward(self, x: Tensor, y: Tensor | None) -> Tensor:
+        logits: Tensor = self.discriminator(x, None if y is None else y.squeeze(1))
+        return logits * self.slope + self.offset
+
+
+class _Distance(nn.Module):
+    """Distance to the nearest training image, in units of the median distance of test images."""
+
+    def __init__(self, classifier: Classifier, train: LabelledImages, test: LabelledImages) -> None:
+        super().__init__()
+        self.features = classifier.features
+        seen, _ = classifier.look(train.images)
+        mean = seen.mean(axis=0)
+        _, _, axes = np.linalg.svd(seen - mean, full_matrices=False)
+        self.register_buffer("mean", torch.from_numpy(mean).float())
+        self.register_buffer("axes", torch.from_numpy(axes[:_COMPONENTS].T.copy()).float())
+        known = (seen - mean) @ axes[:_COMPONENTS].T
+        scale = float(np.abs(known).max()) or 1.0  # float16 ends at 65504
+        self.register_buffer("known", torch.from_numpy(known / scale).half())
+        self.scale = scale
+        with torch.no_grad():
+            unseen = [self._measure(_prepare(part)) for part in _cut(test.images)]
+        self.unit = float(torch.cat(unseen).median()) or 1.0
+
+    def forward(self, x: Tensor, y: Tensor | None) -> Tensor:
+        del y
+        return self._measure(x) / self.unit
+
+    def _measure(self, x: Tensor) -> Tensor:
+        known = self.get_buffer("known").float() * self.scale
+        found = (self.features(x) - self.get_buffer("mean")) @ self.get_buffer("axes")
+        products = found @ known.T
+        squares = found.square().sum(dim=1, keepdim=True) + known.square().sum(dim=1)
+        nearest: Tensor = (squares - 2 * products).amin(dim=1).clamp_min(0).sqrt()
+        return nearest
+
+
+class _Critic(nn.Module):
+    def __init__(self, parts: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+
+    def forward(self, image: Tensor, class_id: Tensor | None = None) -> tuple[Tensor, ...]:
+        x = _prepare(image)
+        return tuple(part(x, class_id) for part in self.parts)
+
+
+def _prepare(image: Tensor | NDArray[np.uint8]) -> Tensor:
+    """Returns float32 [N, C, H, W] in [-1, 1] for uint8 [N, H, W, C]."""
+    levels = torch.from_numpy(image) if isinstance(image, np.ndarray) else image
+    return levels.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def _cut(images: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+    kept = images[:_MOST_IMAGES]
+    return [kept[start : start + _BATCH] for start in range(0, len(kept), _BATCH)]
+
+
+def add_critic(
+    directory: Path, spec: ModelSpec, backend: Backend, manifest: pb.BundleManifest, of: CriticParts
+) -> None:
+    """Writes critic.onnx beside model.onnx, and declares it in the manifest.
+
+    Args:
+        directory: the bundle.
+        spec: the model.
+        backend: computes its images.
+        manifest: the manifest; it is changed.
+        of: what the critic is made of.
+
+    Raises:
+        ExportError: a part is missing, or does not fit the model.
+    """
+    parts: dict[str, nn.Module] = {}
+    critic = pb.Critic()
+    if "class" in of.scores:
+        classifier, judge = _get_classifier(of, spec)
+        parts["class_confidence"] = _Confidence(classifier)
+        critic.class_confidence.protocol = f"softmax of {judge}"
+    if "discriminator" in of.scores:
+        parts["realness"], calibrated = _calibrate(of, spec, backend)
+        critic.realness.CopyFrom(calibrated)
+    if "copies" in of.scores:
+        classifier, judge = _get_classifier(of, spec)
+        if of.train is None or of.test is None:
+            raise ExportError("the distance to training images needs the training and test images")
+        distance = _Distance(classifier, of.train, of.test)
+        parts["training_distance"] = distance
+        critic.training_distance.protocol = (
+            f"Euclidean distance to the nearest of {len(of.train):,} images of {of.train.name}, in"
+            f" {distance.get_buffer('axes').shape[1]} main components of the features of {judge};"
+            f" unit: {distance.unit:.4g}, the median of {min(len(of.test), _MOST_IMAGES):,} images"
+            f" of {of.test.name}"
+        )
+    shape = (spec.height, spec.width, spec.channels)
+    graph = build_critic_graph(
+        _Critic([*parts.values()]), shape, [*parts], classes=spec.conditional
+    )
+    manifest.critic.CopyFrom(critic)
+    manifest.critic.sha256 = _write(directory / CRITIC_FILE, graph)
+
+
+def _write(path: Path, graph: onnx.ModelProto) -> str:
+    content = graph.SerializeToString(deterministic=True)
+    path.write_bytes(content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def _get_classifier(of: CriticParts, spec: ModelSpec) -> tuple[Classifier, str]:
+    """Returns the classifier, and its description."""
+    if of.classifier is None or of.about is None:
+        raise ExportError("the critic needs a classifier")
+    labels = tuple(of.about["class_labels"])
+    if spec.class_labels and labels != spec.class_labels:
+        raise ExportError(f"the classifier has the classes {labels}, the model {spec.class_labels}")
+    if not of.classifier.takes(spec.height, spec.width, spec.channels):
+        raise ExportError(f"the classifier cannot look at images of {spec.height}x{spec.width}")
+    described = (
+        f"judge {of.about['recipe']}, SHA-256 {of.about['sha256'][:16]}, test accuracy"
+        f" {of.about['test_accuracy']:.4f}"
+    )
+    return of.classifier, described
+
+
+def _calibrate(
+    of: CriticParts, spec: ModelSpec, backend: Backend
+) -> tuple[nn.Module, pb.RealnessScore]:
+    """Returns the score of the discriminator, and what rejection sampling must know about it.
+
+    Platt scaling: a logistic regression tells test images from generated ones by the logit alone.
+    The trained logit itself is not calibrated, and has seen the training images.
+    """
+    if of.discriminator is None or of.test is None:
+        raise ExportError("the score of the discriminator needs the discriminator and test images")
+    count = min(_MOST_IMAGES, len(of.test))
+    batches = [
+        draw_batch(spec, _CALIBRATION_SEED, start, min(_BATCH, count - start))
+        for start in range(0, count, _BATCH)
+    ]
+    fake = np.concatenate(
+        [_judge(of.discriminator, backend.run(each), each.class_id) for each in batches]
+    )
+    labels = of.test.labels if spec.conditional else None
+    real = np.concatenate(
+        [
+            _judge(
+                of.discriminator,
+                part,
+                None if labels is None else labels[start : start + len(part)],
+            )
+            for start, part in zip(
+                range(0, count, _BATCH), _cut(of.test.images[:count]), strict=True
+            )
+        ]
+    )
+    slope, offset = _fit_platt(real, fake)
+    if slope <= 0:
+        raise ExportError("the discriminator does not prefer real images, so it has no score")
+    logits = (fake * slope + offset).astype(np.float32)
+    maximum = float(logits.max())
+    shift = _find_shift(logits, maximum, of.accepted_share)
+    share = float(acceptance_chances(logits, Realness(maximum, shift)).mean())
+    protocol = (
+        f"logit of the discriminator, times {slope:.4g}, plus {offset:.4g}: logistic regression on"
+        f" {count:,} images of {of.test.name} and as many generated ones, seed {_CALIBRATION_SEED}"
+    )
+    score = pb.RealnessScore(protocol=protocol, maximum=maximum, shift=shift, accepted_share=share)
+    return _Realness(of.discriminator, slope, offset), score
+
+
+@torch.no_grad()
+def _judge(
+    discriminator: Discriminator, images: NDArray[np.uint8], classes: NDArray[np.int64] | None
+) -> NDArray[np.float64]:
+    y = None if classes is None else torch.from_numpy(classes)
+    logits: NDArray[np.float64] = discriminator(_prepare(images), y).double().numpy()
+    return logits
+
+
+def _fit_platt(real: NDArray[np.float64], fake: NDArray[np.float64]) -> tuple[float, float]:
+    """Returns slope and offset that make of logits the log-odds of being real."""
+    spread = float(np.concatenate([real, fake]).std()) or 1.0
+
+    def loss(weights: NDArray[np.float64]) -> float:
+        slope, offset = weights
+        return float(
+            np.logaddexp(0, -(real / spread * slope + offset)).mean()
+            + np.logaddexp(0, fake / spread * slope + offset).mean()
+        )
+
+    slope, offset = minimize(loss, np.array([1.0, 0.0]), method="BFGS").x
+    return float(slope) / spread, float(offset)
+
+
+def _find_shift(logits: NDArray[np.float32], maximum: float, share: float) -> float:
+    """Returns gamma with which this share of the images is accepted on average."""
+
+    def excess(shift: float) -> float:
+        return float(acceptance_chances(logits, Realness(maximum, shift)).mean()) - share
+
+    return float(brentq(excess, -100.0, 100.0))

@@ -1,0 +1,87 @@
+"""Tests of benchmarks/augmentation/few_data.py."""
+
+import argparse
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from imagemint.training.datasets import LabelledImages
+from imagemint.training.errors import DatasetError
+
+FOLDER = Path(__file__).parents[3] / "benchmarks/augmentation"
+
+
+@pytest.fixture(scope="module")
+def few_data():
+    """The program as a module, which imports others of its folder."""
+    sys.path.append(str(FOLDER))
+    spec = importlib.util.spec_from_file_location("few_data", FOLDER / "few_data.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    sys.path.remove(str(FOLDER))
+    return module
+
+
+def images(name, count, level):
+    """Images of one level, of ten classes in turn."""
+    pixels = np.full((count, 28, 28, 1), level, np.uint8)
+    labels = tuple("0123456789")
+    return LabelledImages(name, pixels, np.arange(count) % 10, labels, name)
+
+
+def test_real_images_are_half_of_a_mix(few_data):
+    """Few real images are repeated; many are there once."""
+    mixed = few_data.join(images("real", 20, 1), images("synthetic", 100, 2))
+    assert (mixed.images == 1).all(axis=(1, 2, 3)).sum() == 100
+    assert np.bincount(mixed.labels).tolist() == [20] * 10
+    assert len(few_data.join(images("real", 300, 1), images("synthetic", 100, 2))) == 400
+
+
+def test_differences_are_paired_by_seed(few_data):
+    """A seed counts once all of its arms are done."""
+    base = dict.fromkeys(few_data.ARMS, 0.5)
+    done = {
+        "10": {"1": base | {"mixed": 0.6}, "2": base | {"mixed": 0.8}, "3": {"real": 0.1}},
+        "all": {},
+    }
+    found = few_data.summarise(done)
+    assert list(found) == ["10"]
+    assert found["10"]["seeds"] == 2
+    assert found["10"]["mixed"]["minus_classical"] == pytest.approx(0.2)
+    assert found["10"]["mixed"]["interval_95"] == pytest.approx(12.706 * 0.1, rel=1e-3)
+    assert found["10"]["classical"]["interval_95"] == 0
+
+
+class _Cell:
+    """Stands in for the training, of which 10 images per class have too few."""
+
+    def __init__(self, options, per_class, seed):
+        self.folder = options.out / f"{per_class or 'all'}-{seed}"
+        self.per_class = per_class
+
+    def measure(self, arm):
+        """Fails as an export does."""
+        if self.per_class == 10 and arm == "filtered":
+            raise DatasetError("nothing passes")
+        return 0.75
+
+
+def test_record_names_failures_and_what_is_missing(few_data, tmp_path, monkeypatch):
+    """A failed arm is a result; its cell is listed as not run, and the others go on."""
+    monkeypatch.setattr(few_data, "Cell", _Cell)
+    options = argparse.Namespace(
+        out=tmp_path, data=None, images=[10, None], seeds=2, steps=5, only_done=False
+    )
+    few_data.run_queue(options)
+    record = json.loads((tmp_path / "few-data.json").read_text())
+    assert record["command"].endswith("few_data.py --images 10 all --seeds 2 --steps 5")
+    assert record["failed"] == dict.fromkeys(["10-1-filtered", "10-2-filtered"], "nothing passes")
+    assert record["not_run"] == ["10-1", "10-2"]
+    assert record["accuracy"]["all"]["2"] == dict.fromkeys(few_data.ARMS, 0.75)
+    options.only_done = True
+    few_data.run_queue(options)
+    assert json.loads((tmp_path / "few-data.json").read_text())["accuracy"] == {"10": {}, "all": {}}

@@ -1,0 +1,129 @@
+"""Tests of imagemint.exporter.critic: the scores of the exported graph are those of PyTorch."""
+
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from imagemint.engine.bundle import read_bundle
+from imagemint.engine.filtering import Realness, acceptance_chances
+from imagemint.engine.onnx.backend import OnnxBackend
+from imagemint.engine.onnx.critic import OnnxCritic
+from imagemint.exporter.card import card_text
+from imagemint.exporter.critic import CriticParts, add_critic
+from imagemint.exporter.errors import ExportError
+from imagemint.exporter.files import write_graph
+from imagemint.training.classifier.networks import DigitClassifier, to_network
+from imagemint.training.datasets import LabelledImages
+from imagemint.training.networks import ProjectionDiscriminator
+
+LABELS = ("zero", "one", "two")
+ABOUT = {
+    "class_labels": list(LABELS),
+    "recipe": "mnist-classifier",
+    "sha256": "ab" * 32,
+    "test_accuracy": 0.9,
+}
+
+
+def pictures(name, seed, count=60):
+    """Noisy pictures of three classes."""
+    images = np.random.default_rng(seed).integers(0, 256, (count, 28, 28, 1), np.uint8)
+    return LabelledImages(name, images, np.arange(count) % 3, LABELS, name)
+
+
+@pytest.fixture(scope="module")
+def parts():
+    """Untrained networks, and two splits of noise."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        classifier = DigitClassifier(3, width=4).eval().requires_grad_(requires_grad=False)
+        discriminator = ProjectionDiscriminator(3, base_channels=4, image_channels=1)
+    return CriticParts(
+        ("class", "discriminator", "copies"),
+        classifier,
+        ABOUT,
+        discriminator.eval().requires_grad_(requires_grad=False),
+        pictures("noise/train", 1),
+        pictures("noise/test", 2),
+        accepted_share=0.3,
+    )
+
+
+def with_critic(exported, parts, repository):
+    """Returns a copy of a bundle with a critic, without another export of the generator."""
+    directory = repository / "digits/1"
+    shutil.copytree(exported.directory, directory)
+    backend, manifest = OnnxBackend(exported, device="cpu"), exported.manifest
+    add_critic(directory, exported.spec, backend, manifest, parts)
+    write_graph(directory, "model.onnx", onnx.load_model(directory / "model.onnx"), manifest)
+    return read_bundle(directory)
+
+
+@pytest.fixture(scope="module")
+def bundle(exported, parts, tmp_path_factory):
+    """A bundle with all scores."""
+    return with_critic(exported, parts, tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def scores(bundle, parts):
+    """The scores of the training images."""
+    critic = OnnxCritic(bundle, bundle.critic)
+    return critic.score(parts.train.images, parts.train.labels)
+
+
+def test_confidence_is_that_of_the_classifier(scores, parts):
+    """The softmax of the classifier at the class that was asked for."""
+    odds = torch.softmax(parts.classifier(to_network(parts.train.images)), dim=1)
+    wanted = odds[torch.arange(60), torch.from_numpy(parts.train.labels)].numpy()
+    assert scores.class_confidence == pytest.approx(wanted, abs=1e-5)
+
+
+def test_realness_is_the_calibrated_logit(bundle, scores, parts):
+    """A growing linear function of the logit, with the maximum and the share of the manifest."""
+    with torch.no_grad():
+        x, y = to_network(parts.train.images), torch.from_numpy(parts.train.labels)
+        logits = parts.discriminator(x, y).numpy()
+    slope, offset = np.polyfit(logits, scores.realness, 1)
+    assert slope > 0
+    assert scores.realness == pytest.approx(slope * logits + offset, abs=1e-3)
+    said = bundle.manifest.critic.realness
+    assert said.accepted_share == pytest.approx(0.3, abs=0.01)
+    assert "60 images of noise/test" in said.protocol
+    chances = acceptance_chances(scores.realness, Realness(said.maximum, said.shift))
+    assert ((chances > 0) & (chances < 1)).all()
+
+
+def test_copies_have_no_distance(bundle, scores, parts):
+    """Training images are copies of themselves; the median test image has distance 1."""
+    critic = OnnxCritic(bundle, bundle.critic)
+    unseen = critic.score(parts.test.images, parts.test.labels).training_distance
+    assert np.median(unseen) == pytest.approx(1, abs=0.1)
+    assert scores.training_distance.max() < 0.1 < unseen.min()
+
+
+def test_card_tells_the_scores(bundle):
+    """The card says how each score was measured."""
+    card = card_text(bundle.manifest, 1, "PyTorch")
+    assert "judge mnist-classifier, SHA-256 abababababababab, test accuracy 0.9000" in card
+    assert "Rejection sampling accepted 30%" in card
+    assert "Euclidean distance to the nearest of 60 images of noise/train" in card
+    assert bundle.critic.scores.names == ("class_confidence", "realness", "training_distance")
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"classifier": None, "scores": ["class"]}, "needs a classifier"),
+        ({"about": ABOUT | {"class_labels": ["a", "b", "c"]}}, "the classifier has the classes"),
+        ({"scores": ["copies"], "train": None}, "needs the training and test images"),
+        ({"scores": ["discriminator"], "discriminator": None}, "needs the discriminator"),
+    ],
+)
+def test_what_does_not_fit_is_refused(exported, parts, tmp_path, changed, why):
+    """The error says what is missing."""
+    with pytest.raises(ExportError, match=why):
+        with_critic(exported, CriticParts(**{**vars(parts), **changed}), tmp_path)
