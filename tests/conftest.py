@@ -1,4 +1,4 @@
-"""What every test shares: a clean environment, calm hypothesis, tiny bundles."""
+"""Fixtures of all tests: a clean environment, hypothesis settings and tiny bundles."""
 
 import contextlib
 import os
@@ -9,17 +9,17 @@ import trustme
 from hypothesis import settings
 from tiny_bundles import write_bundle
 
-# The same examples on every run, and no verdict on how busy the machine is.
+# Every run has the same examples, and a busy machine causes no failure.
 settings.register_profile("imagemint", derandomize=True, deadline=None, max_examples=60)
 settings.load_profile("imagemint")
 
-# Tells where the real data sets lie; tests marked `data` need it.
+# The folder of the real data sets, which tests marked `data` need.
 KEPT = {"IMAGEMINT_DATA"}
 
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch):
-    """No setting of the person who runs the tests reaches the code under test."""
+    """Removes the settings of the user who runs the tests from the environment."""
     for name in set(os.environ) - KEPT:
         if name.startswith("IMAGEMINT_"):
             monkeypatch.delenv(name)
@@ -27,13 +27,13 @@ def _clean_environment(monkeypatch):
 
 @pytest.fixture(scope="session")
 def authority():
-    """A certificate authority of the tests' own."""
+    """A certificate authority for the tests."""
     return trustme.CA()
 
 
 @pytest.fixture(scope="session")
 def write_certificate():
-    """Writes `<folder>/<name>.pem` and `<name>.key` for a host; returns both paths."""
+    """A function that writes `<folder>/<name>.pem` and `<name>.key` for a host and returns both."""
 
     def write(authority, folder, host="mint.test", name="server"):
         issued = authority.issue_cert(host)
@@ -47,7 +47,7 @@ def write_certificate():
 
 @pytest.fixture
 def proxy_connections(monkeypatch):
-    """Names a proxy in the environment; returns a function that counts its connections so far."""
+    """Sets a proxy in the environment. The value is a function that counts its connections."""
     with socket.create_server(("127.0.0.1", 0)) as proxy:
         proxy.setblocking(False)
         address = f"http://127.0.0.1:{proxy.getsockname()[1]}"

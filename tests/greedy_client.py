@@ -1,4 +1,4 @@
-"""An HTTP/2 client that asks for much and takes nothing: its window is 0, and it never reads.
+"""An HTTP/2 client that sends many requests and reads no response: its window is 0.
 
 Imported by name: pyproject.toml puts tests/ on the path.
 """
@@ -14,7 +14,7 @@ INITIAL_WINDOW_SIZE = 4
 
 
 class GreedyClient:
-    """One connection of a client that never takes an answer.
+    """A connection of a client that never reads a response.
 
     Args:
         reader: of the connection.
@@ -49,7 +49,7 @@ class GreedyClient:
         self._stream += 2
 
     async def closed(self):
-        """Waits until the server has closed the connection; reads and forgets what it sends."""
+        """Waits until the server has closed the connection, and discards what it sends."""
         with contextlib.suppress(ConnectionError):
             while await self._reader.read(2**16):
                 pass
@@ -57,7 +57,7 @@ class GreedyClient:
 
 @contextlib.asynccontextmanager
 async def greedy_client(address, source="127.0.0.2"):
-    """Connects from an address of its own, another than that of the other callers of a test."""
+    """Connects from its own address, which differs from those of other callers of a test."""
     host, _, port = address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port), local_addr=(source, 0))
     try:
@@ -69,7 +69,7 @@ async def greedy_client(address, source="127.0.0.2"):
 
 
 def _text(text):
-    """A string of HPACK as it is, without Huffman's code."""
+    """Returns a string of HPACK without Huffman coding."""
     assert len(text) < 127, "one byte holds the length"
     return bytes([len(text)]) + text.encode()
 

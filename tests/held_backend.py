@@ -1,4 +1,4 @@
-"""A backend under a test's control: it can be held in the middle of a batch, and be made to fail.
+"""A backend that a test can hold during a batch or cause to fail.
 
 Imported by name: pyproject.toml puts tests/ on the path.
 """
@@ -14,7 +14,7 @@ WAIT_S = 60.0
 
 
 class HeldBackend:
-    """Computes with `compute(batch)`, when it may.
+    """A backend that computes with `compute(batch)` when the test permits it.
 
     Attributes:
         batches: inputs of every run, in the order in which they began.
@@ -43,11 +43,11 @@ class HeldBackend:
 
     @property
     def sizes(self):
-        """Images of every run, in the order in which they began."""
+        """The number of images of every run, in the order of their starts."""
         return [len(batch) for batch in self.batches]
 
     def hold(self):
-        """Lets no further run end until `step` or `release`."""
+        """Holds all further runs until `step` or `release`."""
         self._free.clear()
 
     def step(self):
@@ -55,17 +55,17 @@ class HeldBackend:
         self._permits.release()
 
     def release(self):
-        """Lets all runs end, now and to come."""
+        """Lets all runs end, including later ones."""
         self._free.set()
         self._permits.release(1000)
 
     async def begun(self, runs=1):
-        """Waits until so many more runs have begun."""
+        """Waits until this many more runs have started."""
         for _ in range(runs):
             assert await asyncio.to_thread(self._begun.acquire, timeout=WAIT_S), "no run began"
 
     def run(self, batch):
-        """The images of a batch."""
+        """Returns the images of a batch."""
         with self._lock:
             self.batches.append(batch)
         self._begun.release()
@@ -76,16 +76,16 @@ class HeldBackend:
         return self._compute(batch)
 
     def open_instance(self):
-        """Of itself: all instances are held together."""
+        """Returns an instance. All instances are held together."""
         return HeldInstance(self)
 
     def close(self):
-        """Notes that it was called."""
+        """Records the call."""
         self.closed = True
 
 
 class HeldInstance:
-    """What one thread of a batcher runs."""
+    """The instance of one thread of a batcher."""
 
     def __init__(self, backend):
         self._backend = backend
@@ -93,15 +93,15 @@ class HeldInstance:
             backend.opened += 1
 
     def run(self, batch):
-        """The images of a batch."""
+        """Returns the images of a batch."""
         return self._backend.run(batch)
 
     def run_alone(self, batch):
-        """The images of a batch, noted as alone."""
+        """Returns the images of a batch and counts the run as alone."""
         self._backend.alone += 1
         return self._backend.run(batch)
 
     def close(self):
-        """Counts down."""
+        """Decrements the number of open instances."""
         with self._backend._lock:
             self._backend.opened -= 1

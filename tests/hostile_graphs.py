@@ -1,11 +1,11 @@
-"""Edits that make a tiny bundle slow or greedy to load. Imported by name, as tiny_bundles is."""
+"""Edits that make a tiny bundle slow or expensive to load. Imported by name, like tiny_bundles."""
 
 import numpy as np
 from onnx import helper, numpy_helper
 
 
 def folding(side, products):
-    """Has a session multiply constants of `side` by `side` when it is made, so many times.
+    """Returns an edit with products of constants of `side` by `side`, which a session folds.
 
     Of 20,000 one product takes minutes, in which nothing can interrupt the runtime.
     """
@@ -29,7 +29,7 @@ def folding(side, products):
 
 
 def unknown(model):
-    """An operator that the estimate does not know, and that loads and runs well."""
+    """Adds an operator that the estimate does not know and that loads and runs."""
     tanh = next(node for node in model.graph.node if node.op_type == "Tanh")
     node = helper.make_node("QuickGelu", ["x"], ["gelu"], domain="com.microsoft")
     place = list(model.graph.node).index(tanh)

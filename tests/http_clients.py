@@ -1,4 +1,4 @@
-"""Clients of the HTTP interface. Imported by name, as held_backend is."""
+"""Clients of the HTTP interface. Imported by name, like held_backend."""
 
 import asyncio
 from contextlib import asynccontextmanager
@@ -15,7 +15,7 @@ EVERYWHERE = {
 
 @asynccontextmanager
 async def browse(app, **options):
-    """A client of a server; it takes no proxy from the environment."""
+    """Opens a client of a server that ignores proxies of the environment."""
     async with httpx.AsyncClient(
         base_url=app.http_url, trust_env=False, timeout=60, **options
     ) as client:
@@ -24,7 +24,7 @@ async def browse(app, **options):
 
 @asynccontextmanager
 async def open_socket(app):
-    """A connection that the test writes by hand; yields its reader and its writer."""
+    """Opens a raw connection and yields its reader and its writer."""
     address = urlsplit(app.http_url)
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
     try:

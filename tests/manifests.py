@@ -1,4 +1,4 @@
-"""The manifests of deploy/, rendered and taken apart."""
+"""Functions that render and read the manifests of deploy/."""
 
 import os
 import re
@@ -14,13 +14,13 @@ import yaml
 from imagemint.server.settings import ServeSettings
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
-# Components came with kustomize 3.7; Debian 12's kubectl 1.20 has 2.0 inside.
+# kustomize 3.7 introduced components. The kubectl 1.20 of Debian 12 contains version 2.0.
 _OLDEST_KUBECTL = (1, 21)
 
 
 @cache
 def find_kubectl() -> str:
-    """The path of kubectl. Without one that knows components, the test is skipped."""
+    """Returns the path of kubectl. The test is skipped without one that supports components."""
     kubectl = shutil.which("kubectl")
     if kubectl is None:
         pytest.skip("kubectl is not installed")
@@ -35,7 +35,7 @@ def find_kubectl() -> str:
 
 @cache
 def render(folder: Path) -> list[dict[str, Any]]:
-    """The resources that `kubectl kustomize` makes of a folder."""
+    """Returns the resources that `kubectl kustomize` makes of a folder."""
     done = subprocess.run(
         [find_kubectl(), "kustomize", str(folder)], check=False, capture_output=True, text=True
     )
@@ -45,7 +45,7 @@ def render(folder: Path) -> list[dict[str, Any]]:
 
 
 def render_with(folder: Path, component: str) -> list[dict[str, Any]]:
-    """The base with one component, from a kustomization that it writes into `folder`."""
+    """Returns the base with one component, from a kustomization that it writes into `folder`."""
     at = os.path.relpath(DEPLOY / "kubernetes", folder)
     text = f"resources: [{at}/base]\ncomponents: [{at}/components/{component}]\n"
     (folder / "kustomization.yaml").write_text(text)
@@ -53,19 +53,19 @@ def render_with(folder: Path, component: str) -> list[dict[str, Any]]:
 
 
 def find_resource(resources: list[dict[str, Any]], kind: str, name: str = "imagemint") -> Any:
-    """The one resource of a kind and name."""
+    """Returns the resource of a kind and name."""
     (found,) = (r for r in resources if r["kind"] == kind and r["metadata"]["name"] == name)
     return found
 
 
 def find_container(resources: list[dict[str, Any]]) -> dict[str, Any]:
-    """The container of the server."""
+    """Returns the container of the server."""
     (found,) = find_resource(resources, "Deployment")["spec"]["template"]["spec"]["containers"]
     return found
 
 
 def read_settings(container: dict[str, Any]) -> ServeSettings:
-    """The settings that variables and arguments of a container mean.
+    """Returns the settings that variables and arguments of a container mean.
 
     Fails for a setting that the server does not have, and for a value that it refuses.
     """

@@ -1,4 +1,4 @@
-"""Node packages of the project: installed once from their lock file, or the reason why not."""
+"""Functions for the Node packages, which are installed once from their lock files."""
 
 import functools
 import hashlib

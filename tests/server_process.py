@@ -1,4 +1,7 @@
-"""`imagemint serve` as a process of its own, and its log. Imported by name, as held_backend is."""
+"""Functions for `imagemint serve` as a process, and its log.
+
+Imported by name, like held_backend.
+"""
 
 import asyncio
 import json
@@ -16,7 +19,7 @@ COMMAND = Path(sys.executable).with_name("imagemint")
 
 @asynccontextmanager
 async def process(*arguments, **environment):
-    """A server on free ports, in a process group of its own; killed if it does not end by itself.
+    """Starts a server on free ports in its own process group and kills it if it is left running.
 
     Yields the process.
     """
@@ -37,7 +40,7 @@ async def process(*arguments, **environment):
 
 
 async def line_of(started, event, **fields):
-    """The next log line of an event, with these fields, once it is written."""
+    """Waits for the next log line of an event with these fields and returns it."""
     async with asyncio.timeout(WAIT_S):
         while line := await started.stderr.readline():
             logged = json.loads(line)
@@ -47,14 +50,14 @@ async def line_of(started, event, **fields):
 
 
 async def ended(started):
-    """The exit status."""
+    """Returns the exit status."""
     async with asyncio.timeout(WAIT_S):
         await started.communicate()
     return started.returncode
 
 
 def watched(pid):
-    """Watches for the end of a process that need not be a child: returns what waits for it."""
+    """Watches any process and returns a function that waits for its end."""
     handle = os.pidfd_open(pid)
     loop = asyncio.get_running_loop()
     gone = asyncio.Event()
@@ -73,7 +76,7 @@ def watched(pid):
 
 @contextmanager
 def server_logs():
-    """The lines of servers in this process end where pytest looks for them."""
+    """Redirects the log lines of servers in this process to pytest."""
     structlog.configure(
         processors=[structlog.stdlib.filter_by_level, structlog.stdlib.render_to_log_kwargs],
         logger_factory=structlog.stdlib.LoggerFactory(),

@@ -1,4 +1,4 @@
-"""The bounds of a command's numeric settings, as its schema states them.
+"""Functions for the limits of a command's numeric settings, from its schema.
 
 Imported by name: pyproject.toml puts tests/ on the path.
 """
@@ -7,7 +7,7 @@ import math
 
 
 def numbers_of(settings):
-    """The numeric settings of a class by name: (least, most), None where there is no bound."""
+    """Returns the numeric settings of a class by name: (minimum, maximum), or None."""
     found = {}
     for name, field in settings.model_json_schema(by_alias=False)["properties"].items():
         for listed in field.get("anyOf", [field]):
@@ -18,7 +18,7 @@ def numbers_of(settings):
 
 
 def _bound(kind, name, inwards):
-    """The outermost value that is accepted; of an exclusive bound the next one inside."""
+    """Returns the outermost value that is accepted. An exclusive limit has the next one inside."""
     inclusive = kind.get("m" + name)
     exclusive = kind.get("exclusiveM" + name)
     if exclusive is None:
@@ -29,7 +29,7 @@ def _bound(kind, name, inwards):
 
 
 def refused_values(least, most):
-    """Values just outside, and those that are no number."""
+    """Returns values just outside the limits, and values that are no number."""
     outside = [
         limit + step if isinstance(limit, int) else math.nextafter(limit, step * math.inf)
         for limit, step in ((least, -1), (most, 1))

@@ -1,4 +1,4 @@
-"""Runs of any recipe that take a moment: tiny networks, forty noisy pictures, a few steps."""
+"""Training runs of any recipe with tiny networks, forty images of noise and a few steps."""
 
 import signal
 
@@ -34,14 +34,14 @@ CPU = torch.device("cpu")
 
 
 def small(recipe, **options):
-    """A recipe with tiny networks and few images; options that it lacks are left away."""
+    """Returns a recipe with tiny networks and few images, without the options that it lacks."""
     options = {"discriminator_steps": min(2, recipe().discriminator_steps)} | options
     known = {name: value for name, value in SMALL.items() if name in recipe.model_fields}
     return recipe(**known | options)
 
 
 def pictures(recipe):
-    """Forty noisy pictures of ten classes, of the size and colours that a recipe is for.
+    """Returns forty images of noise of ten classes in the size and colours of a recipe.
 
     For a recipe of captions they have attributes besides.
     """
@@ -56,7 +56,7 @@ def pictures(recipe):
 
 
 def train(recipe, run, *, schedule=SCHEDULE, device=CPU, **further):
-    """Trains into a directory, on the CPU."""
+    """Trains on the CPU into a directory."""
     task = GeneratorTask(recipe, pictures(type(recipe)))
     return loop.train(task, run, schedule=schedule, device=device, quiet=True, **further)
 

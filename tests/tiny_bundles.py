@@ -1,4 +1,4 @@
-"""Tiny real bundles for tests: a generator of a few hundred weights, written as the exporter does.
+"""Tiny real bundles for tests: generators of a few hundred weights in the exporter's format.
 
 The pixels depend visibly on the latent, the class or caption, and the truncation, and on nothing
 else; the weights are the same on every machine. Imported by name: pyproject.toml puts tests/ on the
@@ -33,7 +33,7 @@ def tiny_manifest(
     num_classes=10,
     captions=False,
 ):
-    """The manifest of a tiny bundle.
+    """Returns the manifest of a tiny bundle.
 
     Args:
         name: the model.
@@ -72,7 +72,7 @@ def tiny_manifest(
 
 
 def tiny_model(manifest, *, weights_seed=0):
-    """The ONNX model of a manifest: embedding, one dense layer, tanh, fused post-processing."""
+    """Returns the ONNX model of a manifest: embedding, one dense layer, tanh, post-processing."""
     random = np.random.default_rng(weights_seed)
     z_dim, shape, num_classes = manifest.latent.z_dim, manifest.image, len(manifest.class_labels)
     psi = manifest.latent.truncation.kind == pb.TRUNCATION_KIND_PSI
@@ -181,7 +181,7 @@ def write_variant(
     precision=pb.PRECISION_INT8,
     edit: Callable[[pb.BundleManifest], object] | None = None,
 ) -> Path:
-    """Adds a variant to a bundle, of other weights so that it is told apart; returns its file.
+    """Adds a variant with other weights to a bundle and returns its file.
 
     Args:
         directory: of the bundle.
@@ -217,7 +217,7 @@ def write_variant(
 
 
 def write_each_kind(repository: Path) -> None:
-    """Writes one model of each kind: `digits` and, without classes or truncated, the others."""
+    """Writes one model of each kind. The model `digits` has classes, and others differ from it."""
     write_bundle(repository, "digits")
     write_bundle(repository, "plain", conditional=False, size=(5, 3, 3))
     write_bundle(repository, "bounded", truncation="threshold")

@@ -1,4 +1,4 @@
-"""One of two processes of a run on the CPU: does the jobs of a file, one after the other.
+"""One of two processes of a run on the CPU, which does the jobs of a file in order.
 
     imagemint's environment of a process (RANK and so on) ... python training_process.py JOBS.json
 
@@ -29,7 +29,7 @@ class SignalledStats(Stats):
     left = 0
 
     def collect(self):
-        """Settles, and sends the signal when it is time."""
+        """Collects the values, and raises the signal in its step."""
         SignalledStats.left -= 1
         if SignalledStats.left == 0:
             signal.raise_signal(signal.SIGTERM)

@@ -20,7 +20,7 @@ def no_room(monkeypatch):
 
 
 def load_batches(digits, positions=((0, 16), (16, 16), (32, 16), (8, 4)), processes=None):
-    """Returns a loader and its batches at these positions. The third one begins a second epoch."""
+    """Returns a loader and its batches at these positions. The third one starts a second epoch."""
     fed = ImageLoader(digits, digits.labels, 7, CPU, processes or Distributed())
     return fed, [fed.at(*position) for position in positions]
 
