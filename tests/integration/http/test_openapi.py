@@ -27,7 +27,7 @@ async def test_document_is_served(web):
     answer = await web.get("/openapi.json")
     assert answer.json() == make_document()
     schema.validate()
-    assert len(OPERATIONS) == 12
+    assert len(OPERATIONS) == 13
 
 
 @pytest.mark.parametrize("path", [{}, {"model": "digits", "version": "1"}])

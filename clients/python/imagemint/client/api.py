@@ -374,7 +374,7 @@ class AsyncClient:
             group: Sequence[messages.Source], offset: int, pinned: str
         ) -> Coroutine[Any, Any, messages.TranslateResponse]:
             part = options | {"first_index": first_index + offset, "version": pinned or version}
-            request = _translation(model, group, fit, priority, cast("Selection", part))
+            request = _translation(model, group, fit, priority, part)
             request.output.CopyFrom(output)
             return self._translate(request, timeout_s)
 

@@ -22,6 +22,8 @@ from imagemint.server.http.models import FILES, Models
 from imagemint.server.http.models import SERVICE as MODEL_SERVICE
 from imagemint.server.http.problems import Problem
 from imagemint.server.http.rpcs import Rpcs
+from imagemint.server.http.translation import SERVICE as TRANSLATION_SERVICE
+from imagemint.server.http.translation import Translation
 from imagemint.server.repository import ModelRepository
 from imagemint.server.rpc.server import Services
 from imagemint.server.settings import ServeSettings
@@ -97,6 +99,7 @@ def _make_rpc_routes(
 ) -> Sequence[BaseRoute]:
     rpcs = Rpcs(services.interceptor, settings.max_request_bytes, settings.http_receive_timeout_s)
     generation = Generation(services.generation, workers)
+    translation = Translation(services.translation, workers)
     models = Models(services.models, repository)
     images = Images(services.generation, repository)
     generate, get_model = f"{SERVICE}/Generate", f"{MODEL_SERVICE}/GetModel"
@@ -116,6 +119,13 @@ def _make_rpc_routes(
         Route(
             model + ":interpolate",
             rpcs.make_endpoint(f"{SERVICE}/Interpolate", generation.interpolate, has_body=True),
+            methods=["POST"],
+        ),
+        Route(
+            model + ":translate",
+            rpcs.make_endpoint(
+                f"{TRANSLATION_SERVICE}/Translate", translation.translate, has_body=True
+            ),
             methods=["POST"],
         ),
         Route(

@@ -17,8 +17,8 @@ from imagemint.v1 import image_pb2
 SERVICE = "/imagemint.v1.GenerationService"
 SERIAL_HEADER = "imagemint-serial"
 
-# Converting larger ones takes longer than a millisecond, so that another thread does it.
-_LARGE_BYTES = 16 * 2**10
+LARGE_BYTES = 16 * 2**10
+"""Size from which a body is converted on another thread: it takes longer than a millisecond."""
 _LARGE_COUNT = 32
 
 MessageT = TypeVar("MessageT", bound=Message)
@@ -63,7 +63,7 @@ class Generation:
     async def generate(self, exchange: Exchange) -> Reply:
         """Answers `POST /v1/models/{model}:generate` with JSON or, if asked, with one picture."""
         request = await self._read(exchange, messages.GenerateRequest)
-        picture = _choose_picture(exchange.headers.get("accept", ""))
+        picture = choose_picture(exchange.headers.get("accept", ""))
         if picture is not None:
             _ask_for_picture(request, picture)
         answer = await self._servicer.Generate(request, cast("Any", exchange.context))
@@ -88,7 +88,7 @@ class Generation:
         if wrong:
             why = "is not of the model of the path"
             raise InvalidRequest([Violation(f"serials[{at}]", why) for at in wrong])
-        media_type = _parse_first_type(exchange.headers.get("accept", ""))
+        media_type = parse_first_type(exchange.headers.get("accept", ""))
         if media_type not in ANIMATIONS:
             await self._servicer.Interpolate(request, cast("Any", exchange.context))
             return None
@@ -99,13 +99,13 @@ class Generation:
         return Reply(collector.answers[0].animation, headers)
 
     async def _read(self, exchange: Exchange, kind: type[MessageT]) -> MessageT:
-        if len(exchange.body) < _LARGE_BYTES:
+        if len(exchange.body) < LARGE_BYTES:
             request = parse_json(exchange.body, kind)
         else:
             loop = asyncio.get_running_loop()
             request = await loop.run_in_executor(self._workers, parse_json, exchange.body, kind)
         if isinstance(request, messages.GenerateRequest | messages.StreamGenerateRequest):
-            _set_model(request.images, exchange.path["model"])
+            set_model(request.images, exchange.path["model"])
         return request
 
 
@@ -133,23 +133,23 @@ def make_picture_headers(batch: image_pb2.ImageBatch, picture: Picture) -> dict[
     return headers
 
 
-def _set_model(images: image_pb2.ImageSpec, model: str) -> None:
+def set_model(images: image_pb2.ImageSpec, model: str) -> None:
     """Sets the model of the path."""
     if images.model and images.model != model:
         raise InvalidRequest([Violation("images.model", "differs from the model of the path")])
     images.model = model
 
 
-def _choose_picture(accept: str) -> Picture | None:
+def choose_picture(accept: str) -> Picture | None:
     """Returns the encoding that an `Accept` header asks for; None for JSON.
 
     Only a header that names an encoding first asks for a picture. Browsers accept everything.
     """
-    first = _parse_first_type(accept)
+    first = parse_first_type(accept)
     return next((each for each in PICTURES.values() if each.media_type == first), None)
 
 
-def _parse_first_type(accept: str) -> str:
+def parse_first_type(accept: str) -> str:
     """Returns the first media type of an `Accept` header, without parameters."""
     return accept.partition(",")[0].partition(";")[0].strip().lower()
 

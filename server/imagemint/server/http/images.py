@@ -77,14 +77,14 @@ def _read_request(exchange: Exchange) -> messages.GenerateRequest:
 
     spec = request.images
     setters: dict[str, Callable[[str], None]] = {
-        "class": lambda text: setattr(spec, "class_id", _parse_integer(text)),
+        "class": lambda text: setattr(spec, "class_id", parse_integer(text)),
         "caption": lambda text: setattr(spec, "caption", text),
         "truncation": lambda text: setattr(spec, "truncation", float(text)),
-        "quality": lambda text: setattr(request.output, "quality", _parse_integer(text)),
+        "quality": lambda text: setattr(request.output, "quality", parse_integer(text)),
         "variant": lambda _: None,
     }
-    read("seed", path["seed"], lambda text: setattr(spec, "seed", _parse_integer(text)))
-    read("index", path["index"], lambda text: setattr(spec, "first_index", _parse_integer(text)))
+    read("seed", path["seed"], lambda text: setattr(spec, "seed", parse_integer(text)))
+    read("index", path["index"], lambda text: setattr(spec, "first_index", parse_integer(text)))
     for name, text in exchange.query.multi_items():
         if name not in setters or len(query.getlist(name)) > 1:
             wrong.append(Violation(shortened(name), "not a parameter of an image, or not once"))
@@ -95,7 +95,7 @@ def _read_request(exchange: Exchange) -> messages.GenerateRequest:
     return request
 
 
-def _parse_integer(text: str) -> int:
+def parse_integer(text: str) -> int:
     """Returns an integer from decimal digits; `int` also takes spaces and underscores."""
     if not (text.isascii() and text.isdigit()):
         raise ValueError(text)

@@ -13,7 +13,8 @@ from imagemint.server.http.generation import ANIMATIONS, PICTURES
 from imagemint.server.http.models import FILES
 from imagemint.server.http.problems import MEDIA_TYPE
 from imagemint.server.http.schemas import INT32, Schema, add_schema, refer
-from imagemint.v1 import generation_service_pb2, model_service_pb2
+from imagemint.server.http.translation import FITS, FORM, SOURCE_TYPES
+from imagemint.v1 import generation_service_pb2, model_service_pb2, translation_service_pb2
 
 _JSON = "application/json"
 _DIGITS = r"^[0-9]{1,20}$"
@@ -150,6 +151,9 @@ def _make_paths(schemas: dict[str, Schema]) -> Schema:
                 body=add_schema(messages.InterpolateRequest.DESCRIPTOR, schemas),
             )
         },
+        "/v1/models/{model}:translate": {
+            "post": _make_translate_operation([name, _TIMEOUT], schemas)
+        },
         **{
             f"/v1/models/{{model}}/versions/{{version}}/images/{{seed}}/{{index}}.{extension}": {
                 "get": _make_image_operation(extension, picture.media_type, [name, number])
@@ -170,6 +174,48 @@ def _make_paths(schemas: dict[str, Schema]) -> Schema:
         "/healthz": {"get": _make_probe("health", "Whether the process answers.")},
         "/readyz": {"get": _make_probe("ready", "Whether the server takes calls; 503 if not.")},
     }
+
+
+def _make_translate_operation(parameters: list[Schema], schemas: dict[str, Schema]) -> Schema:
+    messages = translation_service_pb2
+    translated = _make_content(_JSON, add_schema(messages.TranslateResponse.DESCRIPTOR, schemas))
+    for picture in PICTURES.values():
+        translated |= _make_content(picture.media_type, {"type": "string"})
+    options: dict[str, tuple[Schema, str]] = {
+        "version": ({"type": "string"}, "Version of the model."),
+        "variant": ({"type": "string"}, "Variant that must make it."),
+        "seed": ({"type": "integer", "minimum": 0}, "Seed, for a model with a latent."),
+        "index": ({"type": "integer", "minimum": 0}, "Index of the first source."),
+        "class": ({"type": "string"}, "Class by index or label."),
+        "caption": ({"type": "string"}, "Caption."),
+        "truncation": ({"type": "number"}, "Truncation."),
+        "fit": ({"type": "string", "enum": list(FITS)}, "What happens to sources of other sizes."),
+        "quality": ({"type": "integer", "minimum": 1, "maximum": 100}, "Quality, 90 if absent."),
+    }
+    query = [_make_query(name, schema, text) for name, (schema, text) in options.items()]
+    operation = _make_operation(
+        "translate",
+        "The translation of a picture, as a picture or, with the header Accept, as JSON. Several"
+        " sources, as a form or as JSON, are answered with JSON.",
+        translated,
+        parameters=[*parameters, *query],
+        body=add_schema(messages.TranslateRequest.DESCRIPTOR, schemas),
+    )
+    file = {"type": "string", "format": "binary"}
+    form: Schema = {
+        "type": "object",
+        "properties": {
+            "source": {"type": "array", "items": file, "description": "Each is a source."},
+            "frame": {"type": "array", "items": file, "description": "Frames of one source."},
+            "mask": file | {"description": "Mask of the only source."},
+            **{name: schema for name, (schema, _) in options.items()},
+        },
+    }
+    content = operation["requestBody"]["content"]
+    content |= _make_content(FORM, form)
+    for media_type in SOURCE_TYPES:
+        content |= _make_content(media_type, file)
+    return operation
 
 
 def _make_image_operation(extension: str, media_type: str, parameters: list[Schema]) -> Schema:

@@ -1,0 +1,197 @@
+"""Translate over HTTP: a picture, a form, or JSON in; a picture or JSON out."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, cast
+
+from imagemint.engine.errors import InvalidRequest, Violation, shortened
+from imagemint.server.http.exchange import Exchange
+from imagemint.server.http.generation import (
+    LARGE_BYTES,
+    PNG,
+    SERIAL_HEADER,
+    Picture,
+    choose_picture,
+    parse_first_type,
+    set_model,
+)
+from imagemint.server.http.images import parse_integer
+from imagemint.server.http.json_messages import encode_json, parse_json
+from imagemint.server.http.multipart import parse_form
+from imagemint.server.http.rpcs import Reply
+from imagemint.server.rpc.v1.translation import TranslationServicer
+from imagemint.v1 import image_pb2
+from imagemint.v1 import translation_service_pb2 as messages
+
+SERVICE = "/imagemint.v1.TranslationService"
+JSON = "application/json"
+FORM = "multipart/form-data"
+SOURCE_TYPES = ("image/png", "image/jpeg", "image/webp")
+"""Media types of a body that is a picture."""
+_ANY_BYTES = "application/octet-stream"
+
+_UNSUPPORTED = 415
+_MOST_FAULTS = 12
+FITS = {
+    "refuse": messages.SOURCE_FIT_REFUSE,
+    "crop": messages.SOURCE_FIT_CROP,
+    "pad": messages.SOURCE_FIT_PAD,
+    "stretch": messages.SOURCE_FIT_STRETCH,
+}
+"""Values of the option `fit`."""
+
+
+class Translation:
+    """The handler of translations.
+
+    Args:
+        servicer: translates the sources.
+        workers: threads that convert large messages.
+    """
+
+    def __init__(self, servicer: TranslationServicer, workers: ThreadPoolExecutor) -> None:
+        self._servicer = servicer
+        self._workers = workers
+
+    async def translate(self, exchange: Exchange) -> Reply:
+        """Answers `POST /v1/models/{model}:translate`.
+
+        The body is JSON, one picture, or a form. The answer to a picture, or to a form with one
+        source, is a picture, unless the header Accept names JSON first.
+        """
+        accept = exchange.headers.get("accept", "")
+        request, is_json = await self._read(exchange)
+        picture = choose_picture(accept)
+        has_one = len(request.sources) == 1
+        if picture is None and not is_json and has_one and parse_first_type(accept) != JSON:
+            picture = PNG
+        if picture is not None:
+            _ask_for_picture(request, picture)
+        answer = await self._servicer.Translate(request, cast("Any", exchange.context))
+        if picture is not None:
+            (made,) = answer.batch.translations
+            headers = {"content-type": picture.media_type, "cache-control": "no-store"}
+            if made.image.serial:
+                headers[SERIAL_HEADER] = made.image.serial
+            return Reply(made.picture, headers)
+        loop = asyncio.get_running_loop()
+        body = await loop.run_in_executor(self._workers, encode_json, answer)
+        return Reply(body, {"content-type": JSON, "cache-control": "no-store"})
+
+    async def _read(self, exchange: Exchange) -> tuple[messages.TranslateRequest, bool]:
+        """Returns the request, and whether it is JSON."""
+        kind = parse_first_type(exchange.headers.get("content-type", ""))
+        match kind:
+            case "application/json":
+                work = partial(parse_json, exchange.body, messages.TranslateRequest)
+            case "multipart/form-data":
+                work = partial(_read_form, exchange)
+            case _ if kind in SOURCE_TYPES or kind == _ANY_BYTES:
+                work = partial(_read_picture, exchange)
+            case _:
+                exchange.failure_status = _UNSUPPORTED
+                known = ", ".join((JSON, FORM, *SOURCE_TYPES))
+                why = f"{shortened(kind)!r} is none of {known}"
+                raise InvalidRequest([Violation("content-type", why)])
+        if len(exchange.body) < LARGE_BYTES:
+            request = work()
+        else:
+            request = await asyncio.get_running_loop().run_in_executor(self._workers, work)
+        set_model(request.images, exchange.path["model"])
+        return request, kind == JSON
+
+
+def _ask_for_picture(request: messages.TranslateRequest, picture: Picture) -> None:
+    """Sets the encoding of the one result.
+
+    Raises:
+        InvalidRequest: there are several results, or the request asks for another encoding.
+    """
+    wrong = []
+    if request.output.format not in (image_pb2.IMAGE_FORMAT_UNSPECIFIED, picture.format):
+        wrong.append(Violation("output.format", "differs from the header Accept"))
+    if len(request.sources) > 1:
+        wrong.append(Violation("sources", "several results need JSON: accept application/json"))
+    if wrong:
+        raise InvalidRequest(wrong)
+    request.output.format = picture.format
+
+
+def _read_picture(exchange: Exchange) -> messages.TranslateRequest:
+    """Returns the request of a body that is a picture; the query has the options."""
+    request = messages.TranslateRequest()
+    request.sources.add().encoded.pictures.append(exchange.body)
+    _set_options(request, list(exchange.query.multi_items()))
+    return request
+
+
+def _read_form(exchange: Exchange) -> messages.TranslateRequest:
+    """Returns the request of a form.
+
+    Each part `source` is a source. Parts `frame` are the frames of one source, in order. A part
+    `mask` belongs to the only source. Other parts are options, like those of the query.
+    """
+    request = messages.TranslateRequest()
+    options = list(exchange.query.multi_items())
+    frames: list[bytes] = []
+    masks: list[bytes] = []
+    for name, content in parse_form(exchange.body, exchange.headers["content-type"]):
+        if name == "source":
+            request.sources.add().encoded.pictures.append(content)
+        elif name == "frame":
+            frames.append(content)
+        elif name == "mask":
+            masks.append(content)
+        else:
+            options.append((name, content.decode("utf-8", "replace")))
+    if frames:
+        request.sources.add().encoded.pictures.extend(frames)
+    if masks:
+        if len(masks) > 1 or len(request.sources) != 1:
+            raise InvalidRequest([Violation("mask", "one mask belongs to one source")])
+        request.sources[0].encoded.mask = masks[0]
+    _set_options(request, options)
+    return request
+
+
+def _set_options(request: messages.TranslateRequest, options: list[tuple[str, str]]) -> None:
+    """Sets options from texts.
+
+    Raises:
+        InvalidRequest: options are unknown, given twice, or not in their range.
+    """
+    spec, output = request.images, request.output
+    setters: dict[str, Callable[[str], None]] = {
+        "version": lambda text: setattr(spec, "version", text),
+        "variant": lambda text: setattr(spec, "variant", text),
+        "seed": lambda text: setattr(spec, "seed", parse_integer(text)),
+        "index": lambda text: setattr(spec, "first_index", parse_integer(text)),
+        "class": lambda text: _set_class(spec, text),
+        "caption": lambda text: setattr(spec, "caption", text),
+        "truncation": lambda text: setattr(spec, "truncation", float(text)),
+        "quality": lambda text: setattr(output, "quality", parse_integer(text)),
+        "fit": lambda text: setattr(request, "fit", FITS[text]),
+    }
+    wrong: list[Violation] = []
+    seen: set[str] = set()
+    for name, text in options:
+        if name not in setters or name in seen:
+            wrong.append(Violation(shortened(name), "not an option of a translation, or not once"))
+            continue
+        seen.add(name)
+        try:
+            setters[name](text)
+        except (ValueError, OverflowError, KeyError):
+            wrong.append(Violation(name, f"{shortened(text)!r} is not a value of it"))
+    if wrong:
+        raise InvalidRequest(wrong[:_MOST_FAULTS])
+
+
+def _set_class(spec: image_pb2.ImageSpec, text: str) -> None:
+    """Sets a class by index, if the text has digits only, or by label."""
+    if text.isascii() and text.isdigit():
+        spec.class_id = int(text)
+    else:
+        spec.class_label = text

@@ -1,0 +1,150 @@
+"""Translations over HTTP: a picture, a form, or JSON."""
+
+import base64
+import io
+
+import numpy as np
+import pytest
+import pytest_asyncio
+from http_clients import browse
+from made_sources import draw, to_file
+from PIL import Image
+
+from imagemint.engine.batch import Batch
+from imagemint.engine.serial import Serial, hash_source
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+SOURCE = draw(1)
+FILE = to_file(SOURCE)
+PNG = {"content-type": "image/png"}
+
+
+@pytest_asyncio.fixture(loop_scope="session", scope="session")
+async def site(translating_app):
+    """A client of the HTTP interface."""
+    async with browse(translating_app) as client:
+        yield client
+
+
+def pixels_of(answer):
+    """The pixels of an answer that is a picture."""
+    with Image.open(io.BytesIO(answer.content)) as picture:
+        return np.asarray(picture)
+
+
+async def test_picture_in_picture_out(site, backends):
+    """The body is the picture, and so is the answer, with its serial in a header."""
+    answer = await site.post("/v1/models/fixed:translate", content=FILE, headers=PNG)
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
+    assert answer.headers["imagemint-serial"] == f"fixed@1/0/0?source={hash_source(SOURCE)}"
+    expected = backends["fixed"].run(Batch(source=SOURCE[np.newaxis]))[0]
+    assert np.array_equal(pixels_of(answer), expected)
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "webp"])
+async def test_accept_chooses_the_encoding(site, kind):
+    """Accept names the encoding of the result, quality is an option."""
+    headers = PNG | {"accept": f"image/{kind}"}
+    path = "/v1/models/free:translate?fit=crop&quality=40"
+    answer = await site.post(path, content=to_file(draw(1, 40, 41)), headers=headers)
+    assert answer.headers["content-type"] == f"image/{kind}"
+    with Image.open(io.BytesIO(answer.content)) as picture:
+        assert (picture.format, picture.size) == (kind.upper(), (40, 40))
+
+
+async def test_options_of_the_query(site):
+    """Seed, index and class decide the serial."""
+    path = "/v1/models/drawn:translate?seed=5&index=3&class=7"
+    answer = await site.post(path, content=FILE, headers=PNG)
+    serial = Serial.parse(answer.headers["imagemint-serial"])
+    assert (serial.seed, serial.index, serial.class_id) == (5, 3, 7)
+
+
+async def test_form_with_several_sources(site, backends):
+    """Each part `source` is a source; the answer is JSON."""
+    sources = [draw(number) for number in range(3)]
+    parts = [("source", (f"{at}.png", to_file(each))) for at, each in enumerate(sources)]
+    answer = await site.post("/v1/models/fixed:translate", files=parts)
+    batch = answer.json()["batch"]
+    expected = backends["fixed"].run(Batch(source=np.stack(sources)))
+    raw = b"".join(base64.b64decode(each["picture"]) for each in batch["translations"])
+    assert raw == expected.tobytes()
+
+
+async def test_form_with_frames_and_mask(site, backends):
+    """Parts `frame` are frames of one source; options are parts as well."""
+    source = draw(1, depth=10)
+    source[..., -1] = np.where(source[..., -1] < 128, 0, 255)
+    parts = [("frame", ("f.png", to_file(source[..., at : at + 3]))) for at in (0, 3, 6)]
+    parts += [("mask", ("m.png", to_file(source[..., 9:]))), ("version", (None, "1"))]
+    answer = await site.post("/v1/models/sequence:translate", files=parts)
+    expected = backends["sequence"].run(Batch(source=source[np.newaxis]))[0]
+    assert np.array_equal(pixels_of(answer), expected)
+
+
+async def test_json_in_json_out(site, backends):
+    """The JSON mapping of the messages."""
+    source = {"encoded": {"pictures": [base64.b64encode(FILE).decode()]}}
+    answer = await site.post("/v1/models/fixed:translate", json={"sources": [source]})
+    (each,) = answer.json()["batch"]["translations"]
+    expected = backends["fixed"].run(Batch(source=SOURCE[np.newaxis]))
+    assert base64.b64decode(each["picture"]) == expected.tobytes()
+    assert each["shape"] == {"height": 6, "width": 8, "channels": 3}
+    wanted = {"accept": "application/json"}
+    answer = await site.post("/v1/models/fixed:translate", content=FILE, headers=PNG | wanted)
+    assert answer.json()["batch"]["translations"][0]["picture"] == each["picture"]
+
+
+@pytest.mark.parametrize(
+    ("query", "request_options", "status", "field"),
+    [
+        ("", {"content": b"x", "headers": PNG}, 400, "sources[0].encoded.pictures[0]"),
+        ("?colour=1", {"content": FILE, "headers": PNG}, 400, "colour"),
+        ("?seed=1&seed=2", {"content": FILE, "headers": PNG}, 400, "seed"),
+        ("?fit=fill", {"content": FILE, "headers": PNG}, 400, "fit"),
+        ("", {"content": FILE, "headers": {"content-type": "text/plain"}}, 415, None),
+        ("", {"content": FILE}, 415, "content-type"),
+        ("", {"content": b"x", "headers": {"content-type": "multipart/form-data"}}, 400, "body"),
+        ("", {"files": [("mask", ("m", FILE))]}, 400, "mask"),
+        (
+            "",
+            {"files": [("source", ("a", FILE))] * 2, "headers": {"accept": "image/png"}},
+            400,
+            "sources",
+        ),
+        ("", {"json": {"images": {"model": "free"}}}, 400, "images.model"),
+    ],
+)
+async def test_refusals(site, query, request_options, status, field):
+    """A problem names what is wrong."""
+    answer = await site.post(f"/v1/models/fixed:translate{query}", **request_options)
+    assert answer.status_code == status
+    problem = answer.json()
+    assert problem["code"] == "INVALID_ARGUMENT"
+    if field is not None:
+        assert [each["field"] for each in problem["violations"]] == [field]
+
+
+async def test_model_without_source(site):
+    """The status of a precondition, with its reason."""
+    answer = await site.post("/v1/models/digits:translate", content=FILE, headers=PNG)
+    assert (answer.status_code, answer.json()["reason"]) == (400, "SOURCE_UNSUPPORTED")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"--b\r\n\r\nx\r\n--b--\r\n",
+        b"--b\r\ncontent-disposition: form-data\r\n\r\nx\r\n--b--\r\n",
+        b'--b\r\ncontent-disposition: form-data; name="source"\r\n\r\nx',
+        b"--c\r\n\r\n",
+        b"--b\r\nx: " + b"y" * 5_000 + b"\r\n\r\n--b--\r\n",
+        b'--b\r\ncontent-disposition: form-data; name="a"\r\n\r\n\r\n' * 1_300 + b"--b--\r\n",
+    ],
+)
+async def test_bad_forms(site, body):
+    """A form that is damaged or too large is refused."""
+    headers = {"content-type": "multipart/form-data; boundary=b"}
+    answer = await site.post("/v1/models/fixed:translate", content=body, headers=headers)
+    assert answer.status_code == 400
+    assert [each["field"] for each in answer.json()["violations"]] == ["body"]
