@@ -17,6 +17,7 @@ from imagemint.training.datasets.translations.degradations import (
     Gray,
     LowResolution,
     MotionBlur,
+    Same,
 )
 from imagemint.training.datasets.translations.holes import Holes
 from imagemint.training.loop import training_loop
@@ -88,6 +89,7 @@ def pairs_of(task, data=None):
         "low-resolution": LowResolution(),
         "motion-blur": MotionBlur(longest=4),
         "holes": Holes(),
+        "images": Same(),
     }
     return DegradedImages(task, data, degradations[task])
 

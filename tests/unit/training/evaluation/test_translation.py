@@ -184,6 +184,7 @@ def test_baselines_of_every_task(people):
         "glasses-mask": ["mean_fill", "biharmonic"],
         "glasses": ["identity"],
         "frames": ["last_frame"],
+        "images": ["identity"],
     }
 
 

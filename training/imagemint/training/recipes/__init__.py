@@ -153,6 +153,11 @@ TRANSLATION_TABLE: dict[str, Entry] = {
         "avatars64",
         "four frames to the next: difference of edges, adversarial loss",
     ),
+    "style-transfer": Entry(
+        "recipes.style_transfer:StyleTransferRecipe",
+        "avatars64",
+        "the style of one picture for any image: Gram matrices, total variation",
+    ),
 }
 """Every recipe of a translator, by name, in the order of `imagemint train --list`."""
 

@@ -9,11 +9,21 @@ from imagemint.training.datasets.translations.degradations import (
     Gray,
     LowResolution,
     MotionBlur,
+    Same,
 )
 from imagemint.training.datasets.translations.holes import HIDDEN, GlassesMask, Holes, glasses_box
 from imagemint.training.errors import DatasetError
 
-ALL = [Edges(), Gray(), LowResolution(), MotionBlur(), Holes(), Holes(boxes=0.5), GlassesMask()]
+ALL = [
+    Same(),
+    Edges(),
+    Gray(),
+    LowResolution(),
+    MotionBlur(),
+    Holes(),
+    Holes(boxes=0.5),
+    GlassesMask(),
+]
 ROWS = np.array([3, 40, 41, 7_000_000_000])
 
 

@@ -45,6 +45,20 @@ class Degradation(ABC):
 
 
 @dataclass(frozen=True)
+class Same(Degradation):
+    """The images themselves, for translators whose loss names no other target."""
+
+    def form(self, height: int, width: int, channels: int) -> SourceForm:
+        """Returns the form of the images."""
+        return SourceForm(height, width, channels)
+
+    def __call__(self, images: Images, seed: int, indices: NDArray[np.int64]) -> Images:
+        """Returns the images."""
+        del seed, indices
+        return images
+
+
+@dataclass(frozen=True)
 class Edges(Degradation):
     """Line drawings: black lines, one pixel wide, on white.
 

@@ -16,6 +16,7 @@ from imagemint.training.datasets.translations.degradations import (
     Gray,
     LowResolution,
     MotionBlur,
+    Same,
 )
 from imagemint.training.datasets.translations.holes import GlassesMask, Holes
 from imagemint.training.datasets.translations.motion import MovingImages
@@ -120,5 +121,6 @@ TASKS: dict[str, Loader] = {
     "glasses-mask": _glasses_mask,
     "glasses": _unpaired,
     "frames": _moving,
+    "images": _degraded(Same()),
 }
 """What loads each task, by its name."""

@@ -1,0 +1,123 @@
+"""Tests of style transfer: its losses, the optimisation, the recipe's styles and the command."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from imagemint.training.errors import DatasetError
+from imagemint.training.losses.style import GramLoss, TotalVariation, gram_matrix
+from imagemint.training.losses.translation import Translated
+from imagemint.training.networks.precision import PLAIN
+from imagemint.training.recipes.style_transfer import draw_waves, read_style
+from imagemint.training.style_command import Stylize
+from imagemint.training.style_transfer import Weights, stylize
+
+
+@pytest.fixture
+def layers():
+    """Layers as a classifier has them, with random weights that are always the same."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        found = nn.Sequential(
+            nn.Conv2d(3, 6, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(6, 8, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Flatten(),
+        )
+    return found.eval().requires_grad_(requires_grad=False)
+
+
+def noise(*shape, seed=0):
+    """Images in [-1, 1]."""
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def batch_of(fake):
+    """A step with these results."""
+    return Translated(nn.Identity(), fake, fake, fake, None, PLAIN)
+
+
+def test_gram_matrix_is_the_formula():
+    """Each entry is the mean product of two features over all places."""
+    features = noise(2, 3, 4, 5)
+    found = gram_matrix(features)
+    for n, i, j in np.ndindex(2, 3, 3):
+        direct = (features[n, i] * features[n, j]).mean()
+        assert found[n, i, j] == pytest.approx(float(direct), abs=1e-6)
+
+
+def test_style_ignores_places(layers):
+    """The style of a picture itself costs nothing, also when its halves change places."""
+    flat = noise(1, 3, 1, 1).expand(1, 3, 16, 16).clone()
+    striped = flat.clone()
+    striped[..., ::4] = 1
+    loss = GramLoss(1.0, layers, [1], striped)
+    assert loss(batch_of(striped))["style"] == 0
+    moved = loss(batch_of(striped.roll(8, dims=3)))["style"]
+    assert moved < 0.01 * loss(batch_of(flat))["style"]
+    assert list(loss.state_dict()) == ["gram_0"]
+
+
+def test_total_variation_is_the_formula():
+    """It is the mean squared step in both directions."""
+    x = noise(2, 3, 5, 6)
+    found = TotalVariation()(batch_of(x))["total_variation"]
+    down = (x[:, :, 1:] - x[:, :, :-1]).square().mean()
+    across = (x[..., 1:] - x[..., :-1]).square().mean()
+    assert found == pytest.approx(float(down + across))
+
+
+def test_optimisation_lowers_the_loss(layers):
+    """The result is nearer to the style than the content is, and stays in range."""
+    content, style = noise(1, 3, 16, 16), read_style(None, 16, 3)
+    found = stylize(content, style, layers, (16, 16, 3), steps=20)
+    assert found.after["total"] < 0.7 * found.before["total"]
+    assert found.after["style"] < found.before["style"]
+    assert found.before["perceptual"] == 0
+    assert found.image.abs().max() <= 1
+
+
+def test_weights_decide(layers):
+    """With the weight of the content alone, the content stays as it is."""
+    content, style = noise(1, 3, 16, 16), read_style(None, 16, 3)
+    weights = Weights(content=1, style=0, variation=0)
+    found = stylize(content, style, layers, (16, 16, 3), weights=weights, steps=5)
+    assert torch.equal(found.image, content)
+
+
+def test_styles_are_read_at_a_size(tmp_path):
+    """The shorter side of a picture is scaled; without one there are waves."""
+    Image.fromarray(draw_waves(40)[:, :20]).save(tmp_path / "style.png")
+    assert read_style(tmp_path / "style.png", 32, 3).shape == (1, 3, 64, 32)
+    assert read_style(tmp_path / "style.png", 32, 1).shape == (1, 1, 64, 32)
+    assert read_style(None, 32, 3).shape == (1, 3, 32, 32)
+    with pytest.raises(DatasetError, match=r"none\.png"):
+        read_style(tmp_path / "none.png", 32, 3)
+
+
+def test_command_writes_a_picture(tmp_path, judge, capsys):
+    """`imagemint stylize` writes a PNG of the size asked for, and prints the losses."""
+    rng = np.random.Generator(np.random.Philox(key=[1, 0]))
+    content = rng.integers(0, 256, (28, 28)).astype(np.uint8)
+    Image.fromarray(content).save(tmp_path / "content.png")
+    Image.fromarray(draw_waves(28)).save(tmp_path / "style.png")
+    command = Stylize(
+        content=tmp_path / "content.png",
+        style=tmp_path / "style.png",
+        out=tmp_path / "out/result.png",
+        classifier=judge,
+        size=28,
+        steps=3,
+        device="cpu",
+    )
+    assert command.run() == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["after"]["total"] < printed["before"]["total"]
+    with Image.open(tmp_path / "out/result.png") as result:
+        assert (result.size, result.mode) == ((28, 28), "L")
+        assert not np.array_equal(np.asarray(result), content)

@@ -1,0 +1,101 @@
+"""The losses of style transfer: Gram matrices and total variation."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from imagemint.training.losses.perceptual import PerceptualLoss, find_feature_layers
+from imagemint.training.losses.translation import Term, Translated
+
+_EPSILON = 1e-12
+
+
+class GramLoss(PerceptualLoss):
+    """The result has the style of one picture: the same correlations of features.
+
+    Gatys et al., "Image Style Transfer Using Convolutional Neural Networks" (2016), equation 5, who
+    use VGG; here the features are those of a trained classifier of our own. Each layer is divided
+    by the mean square of the style's Gram matrix, so that all layers count alike. The matrices of
+    the style are buffers, which checkpoints hold.
+
+    Args:
+        weight: of the sum over the layers.
+        judge: layers of the classifier in order, in evaluation mode.
+        layers: indices of the layers whose outputs are compared.
+        style: the picture [1, C, H, W] in [-1, 1], of any size.
+        after: images seen before it counts.
+    """
+
+    def __init__(
+        self,
+        weight: float,
+        judge: nn.Sequential,
+        layers: Sequence[int],
+        style: Tensor,
+        *,
+        after: int = 0,
+    ) -> None:
+        super().__init__(weight, judge, layers, after=after)
+        with torch.no_grad():
+            for number, features in enumerate(self.features(style)):
+                self.register_buffer(f"gram_{number}", gram_matrix(features))
+
+    def forward(self, batch: Translated) -> dict[str, Tensor]:
+        """Returns the difference as ``style``."""
+        wanted = list(self.buffers())
+        parts = [
+            (gram_matrix(features) - gram).square().mean()
+            / gram.square().mean().clamp_min(_EPSILON)
+            for features, gram in zip(self.features(batch.fake), wanted, strict=True)
+        ]
+        return {"style": torch.stack(parts).mean()}
+
+
+class TotalVariation(Term):
+    """Neighbouring pixels differ little, which removes noise.
+
+    Rudin et al. (1992) in the squared form of Johnson et al., "Perceptual Losses for Real-Time
+    Style Transfer and Super-Resolution" (2016), section 3.2, as a mean over the pixels.
+    """
+
+    def forward(self, batch: Translated) -> dict[str, Tensor]:
+        """Returns the mean squared difference as ``total_variation``; values are in [-1, 1]."""
+        down, across = (batch.fake.diff(dim=axis).square().mean() for axis in (2, 3))
+        return {"total_variation": down + across}
+
+
+def gram_matrix(features: Tensor) -> Tensor:
+    """Returns the mean products of features [N, c, h, w] over all places: [N, c, c]."""
+    flat = features.flatten(2)
+    return flat @ flat.transpose(1, 2) / flat.shape[2]
+
+
+def style_terms(
+    judge: nn.Sequential,
+    shape: tuple[int, int, int],
+    style: Tensor,
+    *,
+    content_weight: float,
+    style_weight: float,
+    variation_weight: float,
+) -> list[Term]:
+    """Returns the three losses of style transfer.
+
+    The content is compared in the deepest maps of the classifier (a `PerceptualLoss`), the style in
+    the last maps of every size.
+
+    Args:
+        judge: layers of the classifier in order, in evaluation mode.
+        shape: height, width and channels of the images it was trained on.
+        style: the picture [1, C, H, W] in [-1, 1].
+        content_weight: of the difference from the content.
+        style_weight: of the difference of Gram matrices.
+        variation_weight: of the total variation.
+    """
+    layers = find_feature_layers(judge, shape)
+    return [
+        PerceptualLoss(content_weight, judge, layers[-1:]),
+        GramLoss(style_weight, judge, layers, style),
+        TotalVariation(variation_weight),
+    ]

@@ -1,0 +1,75 @@
+"""The command ``imagemint stylize``. Import-light: torch is imported when it runs."""
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_settings import CliPositionalArg
+
+from imagemint.training.errors import CheckpointError
+from imagemint.training.run_command import choose_device
+
+
+class Stylize(BaseModel):
+    """Draws a picture in the style of another one, by optimisation of its pixels.
+
+    Prints the losses of content, style and total variation before and after, as JSON. The recipe
+    `style-transfer` trains a network that does the same in one pass.
+    """
+
+    model_config = ConfigDict(use_attribute_docstrings=True, allow_inf_nan=False)
+
+    content: CliPositionalArg[Path]
+    """Picture whose content is kept."""
+    style: CliPositionalArg[Path]
+    """Picture whose style is taken."""
+    out: Path
+    """PNG file to be written."""
+    classifier: Path
+    """Directory of a classifier that `imagemint train avatars-classifier` or another wrote, in
+    whose features pictures are compared."""
+    size: int = Field(default=128, ge=16, le=1024)
+    """Shorter side of both pictures in pixels."""
+    steps: int = Field(default=100, ge=1)
+    """Steps of L-BFGS."""
+    content_weight: float = Field(default=1.0, ge=0)
+    """Weight of the difference from the content."""
+    style_weight: float = Field(default=10.0, ge=0)
+    """Weight of the difference of Gram matrices."""
+    variation_weight: float = Field(default=1.0, ge=0)
+    """Weight of the total variation."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Device to compute on. auto: a GPU if there is one."""
+
+    def run(self) -> int:
+        """Writes the picture and prints the losses."""
+        from PIL import Image  # noqa: PLC0415 - import-light
+        from torch import nn  # noqa: PLC0415 - import-light
+
+        from imagemint.training.classifier.trained import load_classifier  # noqa: PLC0415 - torch
+        from imagemint.training.recipes.style_transfer import read_style  # noqa: PLC0415 - torch
+        from imagemint.training.style_transfer import Weights, stylize  # noqa: PLC0415 - torch
+
+        device = choose_device(self.device)
+        model, about = load_classifier(self.classifier, device)
+        if not isinstance(model.features, nn.Sequential):
+            raise CheckpointError(f"the classifier in {self.classifier} is no row of layers")
+        channels = about.get("image_channels", 1)
+        content, style = (
+            read_style(path, self.size, channels).to(device) for path in (self.content, self.style)
+        )
+        found = stylize(
+            content,
+            style,
+            model.features.requires_grad_(requires_grad=False),
+            (*content.shape[2:], channels),
+            weights=Weights(self.content_weight, self.style_weight, self.variation_weight),
+            steps=self.steps,
+        )
+        levels = found.image[0].add(1).mul(127.5).round().byte().permute(1, 2, 0).cpu().numpy()
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(levels[..., 0] if channels == 1 else levels).save(self.out, "PNG")
+        losses = {"before": found.before, "after": found.after, "seconds": found.seconds}
+        print(json.dumps(losses, indent=2))  # noqa: T201 - the command's answer
+        return 0
