@@ -56,6 +56,18 @@ async def test_sigterm_during_the_start_stops_the_server(tmp_path, processes):
         assert not {"ready", "health says SERVING"}.intersection(events)
 
 
+async def test_ready_waits_for_the_first_model(tmp_path):
+    """After start_timeout_s, a server without a model waits for one, or until all are refused."""
+    write_bundle(tmp_path, "slow", edit_model=folding(20_000, 1))
+    options = ("--start-timeout-s=0", "--load-timeout-s=0.1", "--poll-interval-s=3600")
+    async with process(f"--repository={tmp_path}", *options) as server:
+        events = []
+        async with asyncio.timeout(WAIT_S):
+            while "ready" not in events:
+                events.append(json.loads(await server.stderr.readline())["event"])
+    assert any("version refused" in event for event in events)
+
+
 async def test_bundle_that_loads_too_slowly_fails(serve, tmp_path):
     """After load_timeout_s it is FAILED with the reason and the time of the next attempt."""
     write_bundle(tmp_path, "good")

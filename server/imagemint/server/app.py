@@ -188,7 +188,8 @@ class App:
         """Listens, loads the models and logs `ready`; on an error, closes what it opened.
 
         Each model serves as soon as it is ready. The method returns when all models were tried, or
-        after `start_timeout_s`. After a cancellation, `stop` closes what is open.
+        after `start_timeout_s` once one of them serves. After a cancellation, `stop` closes what is
+        open.
 
         Raises:
             OSError: an address is not available.

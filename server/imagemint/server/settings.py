@@ -121,8 +121,8 @@ class ServeSettings(BaseModel):
     """Maximum load time of a bundle that the server cannot estimate as cheap. Such a bundle is
     first loaded in a separate process; after this time it is refused and retried later."""
     start_timeout_s: float = Field(default=10.0, ge=0, le=86_400)
-    """Time after which the server becomes ready although some models are still loading, provided
-    that another model serves. With several processes, workers start to listen at that time."""
+    """Time after which the server becomes ready although some models are still loading, as soon as
+    another model serves. With several processes, workers start to listen then."""
     unload_when_empty: bool = False
     """Unload models when the repository, or the directory of a model, contains no version. By
     default, the server assumes a lost mount and continues to serve what is loaded."""

@@ -58,26 +58,48 @@ class ModelControl:
         """Loads the wanted models and starts the background tasks of the mode.
 
         Args:
-            patience_s: time after which the method returns although models are still loading; they
-                continue in the background.
+            patience_s: time after which the method returns although models are still loading, once
+                one serves; they continue in the background.
         """
         max_age_s = min(self._max_age_s, _START_AGE_S) if self._scans else 0.0
         load = partial(self._repository.load, max_age_s)
         loading = asyncio.wrap_future(self._first.submit(load))
         wait_s = None if math.isinf(patience_s) else patience_s
         done, _ = await asyncio.wait({loading}, timeout=wait_s)
-        if done:
+        if not done:
+            serves = "others serve" if self._repository.is_serving else "none serves yet"
+            _log.warning("some models are still loading after %g s; %s", patience_s, serves)
+        self._start_tasks()
+        await self._wait_for_first(loading)
+        if loading.done():
             loading.result()
         else:
             loading.add_done_callback(_report)
-            _log.warning("some models are still loading after %g s; others serve", patience_s)
             self._repository.end_wait()
+
+    def _start_tasks(self) -> None:
         if self._scans:
             self._tasks.append(asyncio.create_task(self._keep_up()))
         else:
             self._tasks.append(asyncio.create_task(self._keep_trying()))
         if self._mode == "watch":
             self._tasks.append(asyncio.create_task(self._watch_files()))
+
+    async def _wait_for_first(self, loading: "asyncio.Future[None]") -> None:
+        """Returns when a version serves, or all were tried."""
+        loop, changed = asyncio.get_running_loop(), asyncio.Event()
+
+        def note() -> None:  # on any thread
+            loop.call_soon_threadsafe(changed.set)
+
+        unwatch = self._repository.watch(note)
+        loading.add_done_callback(lambda _: changed.set())
+        try:
+            while not self._repository.is_serving and not loading.done():
+                await changed.wait()
+                changed.clear()
+        finally:
+            unwatch()
 
     async def stop(self) -> None:
         """Stops the background tasks; abandons loads under way once the runtime returns."""

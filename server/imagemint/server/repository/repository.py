@@ -143,8 +143,12 @@ class ModelRepository:
     @property
     def ready(self) -> bool:
         """Whether the repository is loaded and a version serves, or no model is wanted."""
-        serving = any(v.served for model in self.models.values() for v in model.versions.values())
-        return self._loaded and (serving or (self._wanted is not None and not self._wanted))
+        return self._loaded and (self.is_serving or (self._wanted is not None and not self._wanted))
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether any version serves."""
+        return any(v.served for model in self.models.values() for v in model.versions.values())
 
     def resolve(self, name: str, version: str = "") -> ServedVersion:
         """Returns the version that serves requests for a model.
