@@ -1,10 +1,11 @@
 """Checks a built site: what Zensical's strict mode does not report.
 
 Zensical reports links and anchors of Markdown that lead nowhere. It does not report entries of the
-navigation without a page, pages that are not in the navigation, links of generated HTML, and files
-from other hosts.
+navigation without a page, pages that are not in the navigation, links of generated HTML, files from
+other hosts, and lists that Python-Markdown takes for text, because no empty line is above them.
 """
 
+import re
 import tomllib
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -29,16 +30,26 @@ class _Page(HTMLParser):
         self.ids: set[str] = set()
         self.links: list[str] = []
         self.fetched: list[str] = []
+        self.lost_lists: list[str] = []
+        self._in_paragraph = False
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = {name: value or "" for name, value in attrs}
         self.ids |= {values[name] for name in ("id", "name") if name in values}
+        self._in_paragraph |= tag == "p"
         if tag == "a" and "href" in values:
             self.links.append(values["href"])
         for name in ("src", "href"):
             if (tag, name) in _FETCHED and name in values and values.get("rel") not in _NOT_FETCHED:
                 self.fetched.append(values[name])
+
+    def handle_endtag(self, tag: str) -> None:
+        self._in_paragraph &= tag != "p"
+
+    def handle_data(self, data: str) -> None:
+        if self._in_paragraph:
+            self.lost_lists += re.findall(r"\n((?:-|\d{1,2}\.) \S.{,40})", data)
 
 
 def find_faults(configuration: Path) -> Iterator[str]:
@@ -59,6 +70,8 @@ def find_faults(configuration: Path) -> Iterator[str]:
         name = path.relative_to(site).as_posix()
         if name == "404.html":  # its links begin at the root of a server
             continue
+        for start in page.lost_lists:
+            yield f"{name}: the list at {start!r} needs an empty line above it"
         for address in page.fetched:
             if urlsplit(address).netloc:
                 yield f"{name}: loads {address} from another host"

@@ -26,6 +26,8 @@ _FENCE = re.compile(r"^ *(`{3,}|~{3,})")
 _LANGUAGES = {".py": "python", ".toml": "toml", ".json": "json", ".proto": "protobuf"}
 _LANGUAGES |= {".yaml": "yaml", ".yml": "yaml", ".mjs": "javascript", ".ts": "typescript"}
 _LANGUAGES |= {".sh": "sh"}
+# Whoever searches the documentation does not look for code.
+_UNSEARCHED = "---\nsearch:\n  exclude: true\n---\n\n"
 _PICTURES = frozenset({".png", ".webp", ".svg", ".gif", ".jpg"})
 
 
@@ -86,7 +88,8 @@ def _convert(root: Path, source: str) -> tuple[bytes, list[str]]:
     if suffix != ".md":
         language = _LANGUAGES.get(suffix, "text")
         text = path.read_text()
-        return f"# {path.name}\n\n`{source}`\n\n````{language}\n{text}````\n".encode(), []
+        page = f"{_UNSEARCHED}# {path.name}\n\n`{source}`\n\n````{language}\n{text}````\n"
+        return page.encode(), []
     found: list[str] = []
     lines, fence = [], ""
     for line in path.read_text().splitlines():
@@ -106,7 +109,7 @@ def _list_folder(path: Path, source: str) -> tuple[bytes, list[str]]:
         f"- [{name}]({source.rpartition('/')[2]}/{posixpath.basename(place(file))})\n"
         for name, file in files.items()
     )
-    return f"# {source}/\n\n{folders}{''.join(links)}".encode(), list(files.values())
+    return f"{_UNSEARCHED}# {source}/\n\n{folders}{''.join(links)}".encode(), list(files.values())
 
 
 def _rewrite(root: Path, source: str, link: re.Match[str], found: list[str]) -> str:

@@ -77,7 +77,8 @@ def test_faults_of_a_site_are_found(scripts, write, tmp_path):
         "site/index.html",
         '<p id="here"><a href="#here"></a><a href="#nowhere"></a><a href="gone/"></a>'
         '<a href="https://example.org"></a><script src="https://example.org/x.js"></script>'
-        '<link rel="canonical" href="https://example.org/"><img src="lost/index.html">',
+        '<link rel="canonical" href="https://example.org/"><img src="lost/index.html">'
+        "<p>text\n- item</p><pre>\n- code</pre>",
     )
     write("site/lost/index.html", '<a href="../index.html#here"></a><a href="..#there"></a>')
     assert sorted(scripts("links").find_faults(tmp_path / "zensical.toml")) == [
@@ -85,6 +86,7 @@ def test_faults_of_a_site_are_found(scripts, write, tmp_path):
         "index.html: loads https://example.org/x.js from another host",
         "index.html: the link #nowhere leads nowhere",
         "index.html: the link gone/ leads nowhere",
+        "index.html: the list at '- item' needs an empty line above it",
         "lost.md: the page is not in the navigation of zensical.toml",
         "lost/index.html: the link ..#there leads nowhere",
     ]
