@@ -36,7 +36,8 @@ from imagemint.client import Filter
 from imagemint.dataset.engine_source import EngineSource
 from imagemint.engine.errors import ImagemintError
 from imagemint.exporter.critic import CriticParts
-from imagemint.exporter.export import GraphOptions, export_generator
+from imagemint.exporter.draft import GraphOptions
+from imagemint.exporter.export import export_generator
 from imagemint.training.classifier.recipes import MnistClassifierRecipe
 from imagemint.training.classifier.trained import load_classifier
 from imagemint.training.classifier.training import train_classifier

@@ -20,11 +20,14 @@ def card_text(manifest: pb.BundleManifest, version: int, original: str) -> str:
         original: what model.onnx was made from, and compared with.
     """
     sections = [
-        _head(manifest, version),
-        _asking(manifest, version),
+        *(
+            [_translation_head(manifest, version), _translating(manifest)]
+            if manifest.HasField("source")
+            else [_head(manifest, version), _asking(manifest, version)]
+        ),
         _quality(manifest),
         _training(manifest),
-        _parity(manifest.parity, original),
+        _parity(manifest, original),
         *([_variants(manifest)] if manifest.variants else []),
         *([_scores(manifest.critic)] if manifest.HasField("critic") else []),
         _license(manifest),
@@ -91,6 +94,43 @@ Every image has a serial number, such as `{serial}`, from which the same pixels 
 describes it."""
 
 
+def _translation_head(manifest: pb.BundleManifest, version: int) -> str:
+    source, image = manifest.source, manifest.image
+    kinds = {1: "gray", 3: "RGB"}
+    taken = kinds[source.channels] + (f", {source.frames} frames" if source.frames > 1 else "")
+    taken += ", with a mask: 255 where the image is to be filled" if source.mask else ""
+    if source.step:
+        sides = "any size" if source.step == 1 else f"any multiple of {source.step} pixels"
+        size = f"{sides}; above {source.max_width} x {source.max_height} pixels in tiles that"
+        size += f" overlap by {source.overlap}"
+        made = f"{source.scale} times as wide and as high" if source.scale > 1 else "as large"
+    else:
+        size, made = (f"{each.width} x {each.height} pixels" for each in (source, image))
+    return f"""# {manifest.name} {version}: {manifest.title}
+
+![Source, result and truth, four such in a row](samples.png)
+
+An adversarially trained network translates images. Source: {taken}; {size}. Result:
+{kinds[image.channels]}, {made}. The same source always gives the same result. The picture shows
+sources of the test split, what the network makes of each, and the truth: not selected.
+
+The network knows images such as those it was trained on. For others the result may have any
+colours and shapes, and nothing in it says so. Details that the source does not tell are made up:
+do not use results as evidence of what a source shows."""
+
+
+def _translating(manifest: pb.BundleManifest) -> str:
+    asked = f"--model {manifest.name} --source image.png --out result.png"
+    return f"""## Asking for it
+
+```sh
+imagemint translate --server localhost:8001 {asked}
+```
+
+`model.onnx` holds everything else: pre- and post-processing are inside the graph, and its metadata
+describes it."""
+
+
 def _quality(manifest: pb.BundleManifest) -> str:
     if not manifest.evaluations:
         return "## Measured quality\n\nNothing was measured on these weights."
@@ -120,7 +160,9 @@ def _training(manifest: pb.BundleManifest) -> str:
         facts |= {
             "recipe": training.recipe,
             "seed": str(training.seed),
-            "real images seen": f"{training.images_seen:,}",
+            "training images seen" if manifest.HasField("source") else "real images seen": (
+                f"{training.images_seen:,}"
+            ),
             "code": training.code_revision or "not from a checkout",
             "weights (SHA-256)": training.checkpoint_sha256,
         }
@@ -136,11 +178,13 @@ def _training(manifest: pb.BundleManifest) -> str:
     return "\n".join(["## Training", "", *lines, *table])
 
 
-def _parity(parity: pb.Parity, original: str) -> str:
+def _parity(manifest: pb.BundleManifest, original: str) -> str:
+    parity = manifest.parity
+    inputs = "sources" if manifest.HasField("source") else "latents"
     sizes = ", ".join(map(str, parity.batch_sizes))
     return f"""## Faithfulness
 
-Compared with {original} on {parity.samples:,} latents in batches of {sizes}, run by
+Compared with {original} on {parity.samples:,} {inputs} in batches of {sizes}, run by
 {parity.backend}: largest difference {parity.max_difference} of 255 levels, \
 {parity.differing_share:.4%} of the pixel values differ
 at all. Allowed are {parity.tolerance_difference} and {parity.tolerance_share:.4%}. \

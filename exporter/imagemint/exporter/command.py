@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from imagemint.engine.bundle import Bundle
     from imagemint.engine.bundle.signatures import SigningKey
     from imagemint.exporter.critic import CriticParts
-    from imagemint.exporter.export import GraphOptions
+    from imagemint.exporter.draft import GraphOptions
     from imagemint.exporter.variants import Compare
     from imagemint.training.datasets import LabelledImages
 
@@ -79,6 +79,8 @@ class Export(BaseModel):
     judged_seeds: int = Field(default=5, ge=2, le=100)
     """Seeds in the comparison of variants. The deviation of model.onnx over them is the noise."""
 
+    direction: Literal["there", "back"] = "there"
+    """Of a translator that learnt both directions, such as cyclegan: the one that is exported."""
     threshold_minimum: float = Field(default=0.1, gt=0)
     """Smallest truncation threshold that callers may request."""
     threshold_maximum: float = Field(default=4.0, gt=0)
@@ -156,7 +158,7 @@ class Export(BaseModel):
         parity = bundle.manifest.parity
         print(  # noqa: T201 - the command's answer
             f"{bundle.directory}: {self.name}@{bundle.version}, {bundle.model_bytes / 1e6:.1f} MB; "
-            f"{original} against {parity.backend} on {parity.samples:,} latents: at most "
+            f"{original} against {parity.backend} on {parity.samples:,} inputs: at most "
             f"{parity.max_difference} levels apart, {parity.differing_share:.4%} of the values"
         )
         for variant, file in zip(bundle.manifest.variants, bundle.others, strict=True):
@@ -183,8 +185,11 @@ class Export(BaseModel):
         from imagemint.exporter.export import export_generator  # noqa: PLC0415 - torch
         from imagemint.exporter.parity import Tolerance  # noqa: PLC0415 - torch
         from imagemint.training.trained import read_generator  # noqa: PLC0415 - torch
+        from imagemint.training.translators import is_translator  # noqa: PLC0415 - torch
 
         assert self.source is not None  # noqa: S101 - for the type checker; _check made sure
+        if is_translator(self.source):
+            return self._export_translator(self.source), "PyTorch"
         bundle = export_generator(
             read_generator(self.source),
             name=self.name,
@@ -198,6 +203,23 @@ class Export(BaseModel):
             signing_key=self._signing_key(),
         )
         return bundle, "PyTorch"
+
+    def _export_translator(self, run: Path) -> "Bundle":
+        from imagemint.exporter.parity import Tolerance  # noqa: PLC0415 - torch
+        from imagemint.exporter.translation import export_translator  # noqa: PLC0415 - torch
+        from imagemint.training.translators import read_translator  # noqa: PLC0415 - torch
+
+        return export_translator(
+            read_translator(run, self.direction),
+            name=self.name,
+            repository=self.repository,
+            title=self.title,
+            license=self.license,
+            version=self.version,
+            tolerance=Tolerance(self.tolerance_levels, self.tolerance_share),
+            graph_options=self._graph_options(),
+            signing_key=self._signing_key(),
+        )
 
     def _adopt_file(self) -> "tuple[Bundle, str]":
         from imagemint.engine import Distribution  # noqa: PLC0415 - SciPy
@@ -263,7 +285,7 @@ class Export(BaseModel):
         return tuple(text.strip() for text in texts)
 
     def _graph_options(self) -> "GraphOptions":
-        from imagemint.exporter.export import GraphOptions  # noqa: PLC0415 - torch
+        from imagemint.exporter.draft import GraphOptions  # noqa: PLC0415 - torch
 
         compare = self._compare() if self._variants else None
         critic = self._critic_parts() if self.critic else None

@@ -9,6 +9,7 @@ from imagemint.engine.spec import ModelSpec
 from imagemint.exporter.adoption import AdoptedModel
 from imagemint.exporter.errors import ExportError
 from imagemint.training.trained import TrainedGenerator
+from imagemint.training.translators import TrainedTranslator
 from imagemint.v1 import manifest_pb2 as pb
 
 _DISTRIBUTIONS = {
@@ -50,25 +51,8 @@ def build_manifest(trained: TrainedGenerator, described: Description) -> pb.Bund
             height=trained.image_size, width=trained.image_size, channels=trained.image_channels
         ),
         precision=pb.PRECISION_FP32,
-        training=pb.TrainingProvenance(
-            dataset=trained.dataset,
-            recipe=trained.recipe,
-            options_json=json.dumps(trained.options, sort_keys=True),
-            seed=trained.seed,
-            images_seen=trained.images_seen,
-            code_revision=trained.code_revision,
-            checkpoint_sha256=trained.weights_sha256,
-        ),
-        evaluations=[
-            pb.Evaluation(
-                metric=figure.metric,
-                value=figure.value,
-                protocol=figure.protocol,
-                sample_size=figure.sample_size,
-                reference=figure.reference,
-            )
-            for figure in trained.evaluations
-        ],
+        training=_describe_training(trained),
+        evaluations=_list_evaluations(trained),
         license=described.license,
     )
     if trained.captions is not None:
@@ -82,6 +66,73 @@ def build_manifest(trained: TrainedGenerator, described: Description) -> pb.Bund
     if trained.truncation == "psi":
         return _checked(_by_psi(manifest))
     return _checked(_by_threshold(manifest, described))
+
+
+def build_translation_manifest(
+    trained: TrainedTranslator, described: Description
+) -> pb.BundleManifest:
+    """Returns the manifest of a translator, without its parity figures.
+
+    A translator of free size is served in tiles, which overlap by its radius.
+
+    Raises:
+        ExportError: as `build_manifest`.
+    """
+    form, is_free = trained.form, trained.free_step > 0
+    side = trained.max_side
+    source = pb.SourceSpec(
+        height=0 if is_free else form.height,
+        width=0 if is_free else form.width,
+        channels=form.channels,
+        frames=form.frames,
+        mask=form.mask,
+        scale=form.scale,
+    )
+    if is_free:
+        source.step, source.max_height, source.max_width = trained.free_step, side, side
+        source.overlap, source.tiled = trained.radius, True
+    height, width = (side, side) if is_free else (form.height, form.width)
+    manifest = pb.BundleManifest(
+        format_version=FORMAT_VERSION,
+        name=described.name,
+        title=described.title,
+        source=source,
+        image=pb.ImageShape(
+            height=height * form.scale,
+            width=width * form.scale,
+            channels=trained.target_shape[2],
+        ),
+        precision=pb.PRECISION_FP32,
+        training=_describe_training(trained),
+        evaluations=_list_evaluations(trained),
+        license=described.license,
+    )
+    return _checked(manifest)
+
+
+def _describe_training(trained: TrainedGenerator | TrainedTranslator) -> pb.TrainingProvenance:
+    return pb.TrainingProvenance(
+        dataset=trained.dataset,
+        recipe=trained.recipe,
+        options_json=json.dumps(trained.options, sort_keys=True),
+        seed=trained.seed,
+        images_seen=trained.images_seen,
+        code_revision=trained.code_revision,
+        checkpoint_sha256=trained.weights_sha256,
+    )
+
+
+def _list_evaluations(trained: TrainedGenerator | TrainedTranslator) -> list[pb.Evaluation]:
+    return [
+        pb.Evaluation(
+            metric=figure.metric,
+            value=figure.value,
+            protocol=figure.protocol,
+            sample_size=figure.sample_size,
+            reference=figure.reference,
+        )
+        for figure in trained.evaluations
+    ]
 
 
 def build_adopted_manifest(adopted: AdoptedModel, described: Description) -> pb.BundleManifest:

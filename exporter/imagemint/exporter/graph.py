@@ -37,7 +37,7 @@ class _Served(nn.Module):
 
     def forward(self, z: Tensor, *columns: Tensor) -> Tensor:
         told = dict(zip(self.names, columns, strict=True))
-        return _pixels(self.generator(z, **_generator_arguments(told)))
+        return to_levels(self.generator(z, **_generator_arguments(told)))
 
 
 def _generator_arguments(told: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -48,7 +48,7 @@ def _generator_arguments(told: dict[str, Tensor]) -> dict[str, Tensor]:
     return taken
 
 
-def _pixels(x: Tensor) -> Tensor:
+def to_levels(x: Tensor) -> Tensor:
     """Returns levels [N, H, W, C] of images [N, C, H, W] in [-1, 1], rounded half to even."""
     levels = (x * 127.5 + 127.5).clamp(0, 255).round()
     return levels.to(torch.uint8).permute(0, 2, 3, 1)
@@ -100,7 +100,12 @@ def build_critic_graph(
 
 
 def export_module(
-    module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str], *, what: str
+    module: nn.Module,
+    inputs: Mapping[str, Tensor],
+    outputs: Sequence[str],
+    *,
+    what: str,
+    free_axes: Sequence[int] = (),
 ) -> onnx.ModelProto:
     """Returns the ONNX model of a module whose first axis is the batch, stripped.
 
@@ -109,6 +114,7 @@ def export_module(
         inputs: an example of each, with `_EXAMPLE_ROWS` rows.
         outputs: names of what it returns.
         what: the module in messages.
+        free_axes: axes of the first input that are dynamic besides the batch.
 
     Raises:
         ExportError: PyTorch cannot export the module.
@@ -125,7 +131,7 @@ def export_module(
                 input_names=list(inputs),
                 output_names=list(outputs),
                 dynamo=True,
-                dynamic_shapes=(batch, *rest),
+                dynamic_shapes=(batch | dict.fromkeys(free_axes, torch.export.Dim.DYNAMIC), *rest),
                 opset_version=OPSET,
                 external_data=False,
                 verbose=False,

@@ -1,6 +1,6 @@
 """Parity: how far the served pixels differ from those of the exported network."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -48,18 +48,34 @@ def pytorch_original(trained: TrainedGenerator) -> Original:
 
 
 def measure_parity(
-    original: Original, spec: ModelSpec, backend: Backend, tolerance: Tolerance
+    original: Original,
+    spec: ModelSpec,
+    backend: Backend,
+    tolerance: Tolerance,
+    inputs: Sequence[Batch] | None = None,
 ) -> pb.Parity:
-    """Compares the backend with the original on 1,000 serials of seed 0, in all batch sizes.
+    """Compares the backend with the original in all batch sizes.
+
+    Args:
+        original: what the model was made from.
+        spec: the model.
+        backend: runs it.
+        tolerance: largest accepted difference.
+        inputs: what is compared, such as sources of several sizes. Default: the first 1,000
+            serials of seed 0.
 
     Raises:
         ExportError: the difference exceeds the tolerance, or the pixels depend on the batch size.
             The message gives the figures.
     """
-    served = check_batch_independence(spec, backend)
-    difference = np.abs(served.astype(np.int16) - original.pixels(_make_inputs(spec)))
+    compared = [make_inputs(spec)] if inputs is None else inputs
+    differences = [
+        np.abs(_check_sizes(backend, batch).astype(np.int16) - original.pixels(batch)).ravel()
+        for batch in compared
+    ]
+    difference = np.concatenate(differences)
     parity = pb.Parity(
-        samples=SAMPLES,
+        samples=sum(map(len, compared)),
         batch_sizes=BATCH_SIZES,
         max_difference=int(difference.max()),
         differing_share=float(np.count_nonzero(difference) / difference.size),
@@ -82,7 +98,10 @@ def check_batch_independence(spec: ModelSpec, backend: Backend) -> _Pixels:
     Raises:
         ExportError: the images depend on the batch size.
     """
-    inputs = _make_inputs(spec)
+    return _check_sizes(backend, make_inputs(spec))
+
+
+def _check_sizes(backend: Backend, inputs: Batch) -> _Pixels:
     served = [_run_backend(backend, inputs, size) for size in BATCH_SIZES]
     for size, pixels in zip(BATCH_SIZES, served, strict=True):
         if differing := int(np.count_nonzero(pixels != served[-1])):
@@ -93,7 +112,7 @@ def check_batch_independence(spec: ModelSpec, backend: Backend) -> _Pixels:
     return served[-1]
 
 
-def _make_inputs(spec: ModelSpec) -> Batch:
+def make_inputs(spec: ModelSpec) -> Batch:
     """Returns the inputs of the compared serials, with psi from 0 to 1."""
     batch = draw_batch(spec, SEED, 0, SAMPLES)
     if not spec.takes_psi:
@@ -114,8 +133,14 @@ def run_pytorch(trained: TrainedGenerator, batch: Batch) -> _Pixels:
                 told["tokens"] = torch.from_numpy(part.tokens)
             if part.truncation is not None:
                 told["truncation"] = torch.from_numpy(part.truncation)[:, None]
+            assert part.z is not None  # noqa: S101 - a generator takes latents
             batches.append(trained.module(torch.from_numpy(part.z), **told).numpy())
-    x: npt.NDArray[np.float32] = np.concatenate(batches).transpose(0, 2, 3, 1)
+    return round_images(np.concatenate(batches))
+
+
+def round_images(images: npt.NDArray[np.float32]) -> _Pixels:
+    """Returns levels uint8 [N, H, W, C] of images [N, C, H, W] in [-1, 1]."""
+    x = images.transpose(0, 2, 3, 1)
     levels = np.rint(np.clip(x * np.float32(127.5) + np.float32(127.5), 0, 255))
     pixels: _Pixels = levels.astype(np.uint8)
     return pixels

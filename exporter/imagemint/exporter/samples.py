@@ -33,7 +33,7 @@ def write_samples(path: Path, backend: Backend, spec: ModelSpec, version: int) -
         batch = replace(batch, class_id=turns)
     if spec.captions is not None:
         batch = replace(batch, tokens=spec.captions.example_tokens[turns])
-    sheet = _sheet(backend.run(batch), rows)
+    sheet = tile_images(backend.run(batch), COLUMNS)
     first, last = (
         Serial(
             *(spec.name, version, SEED, index),
@@ -49,13 +49,16 @@ def write_samples(path: Path, backend: Backend, spec: ModelSpec, version: int) -
     picture.save(path, format="PNG", optimize=True, pnginfo=about)
 
 
-def _sheet(images: npt.NDArray[np.uint8], rows: int) -> npt.NDArray[np.uint8]:
-    """Returns one picture [H, W, C] of images [rows * COLUMNS, h, w, C] with gaps between them."""
-    _, height, width, channels = images.shape
-    framed = np.pad(images, ((0, 0), (0, _GAP), (0, _GAP), (0, 0)), constant_values=_WHITE).reshape(
-        rows, COLUMNS, height + _GAP, width + _GAP, channels
-    )
+def tile_images(images: npt.NDArray[np.uint8], columns: int) -> npt.NDArray[np.uint8]:
+    """Returns one picture [H, W, C] of images [N, h, w, C] with white gaps between them."""
+    count, height, width, channels = images.shape
+    rows = -(-count // columns)
+    framed = np.pad(
+        images,
+        ((0, rows * columns - count), (0, _GAP), (0, _GAP), (0, 0)),
+        constant_values=_WHITE,
+    ).reshape(rows, columns, height + _GAP, width + _GAP, channels)
     sheet = framed.transpose(0, 2, 1, 3, 4).reshape(
-        rows * (height + _GAP), COLUMNS * (width + _GAP), channels
+        rows * (height + _GAP), columns * (width + _GAP), channels
     )
     return np.pad(sheet, ((_GAP, 0), (_GAP, 0), (0, 0)), constant_values=_WHITE)

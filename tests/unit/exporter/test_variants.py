@@ -8,8 +8,9 @@ from imagemint.engine.batch import Batch
 from imagemint.engine.bundle import read_bundle
 from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.exporter import variants
+from imagemint.exporter.draft import GraphOptions
 from imagemint.exporter.errors import ExportError
-from imagemint.exporter.export import GraphOptions, export_generator
+from imagemint.exporter.export import export_generator
 from imagemint.training.evaluation.comparing import Compared, Comparison, Difference
 from imagemint.v1 import manifest_pb2 as pb
 

@@ -54,7 +54,10 @@ def test_odd_sizes_are_refused():
 @pytest.mark.parametrize(("layers", "patch"), [(1, 16), (2, 34), (3, 70)])
 def test_patches_have_the_size_of_the_paper(layers, patch):
     """One logit is decided by a square of 16, 34 or 70 pixels."""
-    D = PatchDiscriminator(3, base_channels=2, layers=layers).eval()
+    D = PatchDiscriminator(3, base_channels=2, layers=layers)
+    for index, layer in enumerate(D.judge):
+        if isinstance(layer, torch.nn.InstanceNorm2d):  # its statistics are those of all patches
+            D.judge[index] = torch.nn.Identity()
     seen = source_influence(D, 128, 3)
     assert seen.any(dim=0).sum() == seen.any(dim=1).sum() == patch
 

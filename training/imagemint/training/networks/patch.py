@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.parametrizations import spectral_norm
 
 _SLOPE = 0.2
 _KERNEL = 4
@@ -14,8 +13,9 @@ class PatchDiscriminator(nn.Module):
 
     Isola et al., "Image-to-Image Translation with Conditional Adversarial Networks" (2016). With
     three layers a patch has 70 pixels a side, as in the paper; with two it has 34, about half of an
-    image of 64. Instead of batch normalisation the weights have spectral normalisation (Miyato et
-    al., 2018), which keeps the images of a batch apart and needs no statistics.
+    image of 64. All layers but the first and the last have instance normalisation, as in CycleGAN
+    (Zhu et al., 2017), which keeps the images of a batch apart. With spectral normalisation instead
+    the hinge loss of D was still 1.97 after 6,000 images of `pix2pix`; 2 is chance.
 
     Args:
         channels: of the images, and of the source where D sees that as well.
@@ -30,10 +30,13 @@ class PatchDiscriminator(nn.Module):
         parts: list[nn.Module] = []
         inputs = channels
         for level, outputs in enumerate(widths):
-            parts += [_convolution(inputs, outputs, 2 if level < layers else 1)]
-            parts += [nn.LeakyReLU(_SLOPE)]
+            stride = 2 if level < layers else 1
+            parts.append(nn.Conv2d(inputs, outputs, _KERNEL, stride, padding=1, bias=level == 0))
+            if level:
+                parts.append(nn.InstanceNorm2d(outputs, affine=True))
+            parts.append(nn.LeakyReLU(_SLOPE))
             inputs = outputs
-        self.judge = nn.Sequential(*parts, _convolution(inputs, 1, 1))
+        self.judge = nn.Sequential(*parts, nn.Conv2d(inputs, 1, _KERNEL, padding=1))
 
     def forward(self, x: Tensor, source: Tensor | None = None) -> Tensor:
         """Returns a logit for each patch [N, 1, h, w] of the images ``x`` [N, C, H, W].
@@ -47,7 +50,3 @@ class PatchDiscriminator(nn.Module):
             x = torch.cat([source, x], dim=1)
         logits: Tensor = self.judge(x)
         return logits
-
-
-def _convolution(inputs: int, outputs: int, stride: int) -> nn.Module:
-    return spectral_norm(nn.Conv2d(inputs, outputs, _KERNEL, stride, padding=1))

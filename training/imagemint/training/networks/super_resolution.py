@@ -5,7 +5,7 @@ import math
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_LARGE = 9  # kernel of the first and the last layer, as in the paper
+_LARGE = 5  # kernel of the first and the last layer
 
 
 class SRResNet(nn.Module):
@@ -15,7 +15,9 @@ class SRResNet(nn.Module):
     Network" (2016): residual blocks at the size of the source, then sub-pixel convolutions (Shi et
     al., 2016). Differences: no batch normalisation, which leaves artefacts and makes an image
     depend on the statistics of others (Lim et al., "Enhanced Deep Residual Networks", 2017); and
-    the network draws the difference from bilinear enlargement, from which it starts.
+    the network draws the difference from bilinear enlargement, from which it starts. The first and
+    the last kernel are 5x5 instead of 9x9, which would be a third of all work and widen the overlap
+    of tiles.
 
     Args:
         source_channels: of the source, as many as the result has.

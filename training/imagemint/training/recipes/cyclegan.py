@@ -1,6 +1,6 @@
 """Recipe ``cyclegan``: glasses off and on, learnt without pairs."""
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from pydantic import Field
 from torch import nn
@@ -11,7 +11,7 @@ from imagemint.training.losses.image_pool import ImagePool
 from imagemint.training.losses.translation import CycleConsistency, IdentityLoss, TranslationLoss
 from imagemint.training.networks.patch import PatchDiscriminator
 from imagemint.training.networks.resnet import ResnetGenerator, TwoWay
-from imagemint.training.recipes.translation import ImageShape, TranslationRecipe
+from imagemint.training.recipes.translation import ImageShape, Objective, TranslationRecipe
 
 
 class CycleganRecipe(TranslationRecipe):
@@ -34,7 +34,7 @@ class CycleganRecipe(TranslationRecipe):
     """Residual blocks of each generator."""
     residual: bool = True
     """Whether a generator draws the change of its source instead of the whole result."""
-    objective: Literal["non-saturating", "least-squares", "hinge", "relativistic"] = "least-squares"
+    objective: Objective = "least-squares"
     """Adversarial loss, the mean over all patches."""
     cycle_weight: float = Field(default=10.0, ge=0)
     """Weight of the round trips."""

@@ -28,19 +28,23 @@ class SrganRecipe(PerceptualOptions, TranslationRecipe):
 
     base_channels: int = Field(default=32, ge=1)
     """Channels of the generator."""
-    blocks: int = Field(default=6, ge=1)
+    blocks: int = Field(default=5, ge=1)
     """Residual blocks of the generator."""
     l2_weight: float = Field(default=10.0, ge=0)
     """Weight of the mean squared difference from the target."""
     adversarial_weight: float = Field(default=0.01, ge=0)
     """Weight of the adversarial loss of G; 0: there is no discriminator, the other losses decide
     alone."""
-    adversarial_after: int = Field(default=100_000, ge=0)
+    adversarial_after: int = Field(default=60_000, ge=0)
     """Images before the discriminator begins; until then the other losses decide alone."""
     perceptual_weight: float = Field(default=1.0, ge=0)
     """Weight of the perceptual loss, in the features of the classifier of --judge; 0: none."""
-    perceptual_after: int = Field(default=100_000, ge=0)
+    perceptual_after: int = Field(default=60_000, ge=0)
     """Images before the perceptual loss counts."""
+    images: int = Field(default=120_000, ge=1)
+    """Sources shown to G, counted with repetition: the length of the run."""
+    batch_size: int = Field(default=8, ge=2)
+    """Images in one step of either network."""
     learning_rate: float = Field(default=4e-4, gt=0)
     """Learning rate of the generator, and of the discriminator unless that has its own."""
     beta1: float = Field(default=0.9, ge=0, lt=1)

@@ -9,6 +9,7 @@ from imagemint.training.datasets.translations import SourceForm
 from imagemint.training.losses.translation import TranslationLoss
 from imagemint.training.recipes.options import RunOptions
 
+Objective = Literal["non-saturating", "least-squares", "hinge", "relativistic"]
 ImageShape = tuple[int, int, int]
 """Height, width and channels of a target."""
 
@@ -25,7 +26,7 @@ class TranslationRecipe(RunOptions):
     free_step: ClassVar[int] = 0
     """The translator takes any height and width that are multiples of this; 0: only its own. Such a
     translator has an attribute ``radius``: pixels of the source that decide a pixel of it."""
-    max_side: ClassVar[int] = 128
+    max_side: ClassVar[int] = 64
     """Largest height and width of one pass of a translator of free size."""
     calibration_batches: ClassVar[int] = 8
     """Batches of 64 sources over which batch-normalisation statistics are measured again."""
@@ -38,7 +39,7 @@ class TranslationRecipe(RunOptions):
     """Half-life of the generator's moving average, in images."""
     decay_share: float = Field(default=0.5, ge=0, le=1)
     """Last share of the run over which the learning rate falls to zero along a cosine."""
-    objective: Literal["non-saturating", "least-squares", "hinge", "relativistic"] = "hinge"
+    objective: Objective = "non-saturating"
     """Adversarial loss, the mean over all patches."""
     adversarial_weight: float = Field(default=1.0, ge=0)
     """Weight of the adversarial loss of G; 0: there is no discriminator, the other losses decide

@@ -1,0 +1,146 @@
+"""Trained translators, read from the checkpoints of a run by exporter and evaluation."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from imagemint.training.datasets.translations import SourceForm
+from imagemint.training.errors import CheckpointError
+from imagemint.training.evaluation_report import EvaluationFigure, read_report
+from imagemint.training.loop.checkpoints import latest_checkpoint, read_description, read_tensors
+from imagemint.training.loop.examples import Examples, read_examples
+from imagemint.training.networks.resnet import TwoWay
+from imagemint.training.recipes import TRANSLATION_RECIPES
+from imagemint.training.recipes.translation import TranslationRecipe
+
+Direction = Literal["there", "back"]
+
+
+@dataclass(frozen=True)
+class TrainedTranslator:
+    """The averaged translator of a run and what is known about it.
+
+    Attributes:
+        module: in evaluation mode on the CPU; forward(source [N, S, H, W]) -> [N, C, H', W'], all
+            in [-1, 1].
+        form: of its sources.
+        target_shape: height, width and channels of its results for sources of that form.
+        free_step: it takes any height and width that are multiples of this; 0: only its own.
+        max_side: of a free size, the largest height and width of one pass.
+        radius: of a free size, pixels of the source that decide a pixel, in each direction.
+        examples: sources and true results of the test split; of the way back, the sources are true
+            and the results are what the way there started from.
+        direction: ``back`` for the way back of a translator that has both.
+        task: what its sources are.
+        recipe: name of the recipe.
+        options: every option of the recipe.
+        dataset: task, data set and split.
+        license: licence of the data, which the weights inherit.
+        seed: seed of the run.
+        images_seen: sources shown to it in training.
+        code_revision: git commit that trained it, or empty.
+        weights_sha256: digest of generator.safetensors.
+        evaluations: measured figures, from ``RUN/evaluation.json`` if it is of these weights.
+    """
+
+    module: nn.Module
+    form: SourceForm
+    target_shape: tuple[int, int, int]
+    free_step: int
+    max_side: int
+    radius: int
+    examples: Examples
+    direction: Direction
+    task: str
+    recipe: str
+    options: dict[str, Any]
+    dataset: str
+    license: str
+    seed: int
+    images_seen: int
+    code_revision: str
+    weights_sha256: str
+    evaluations: tuple[EvaluationFigure, ...]
+
+
+def is_translator(run: Path) -> bool:
+    """Whether the newest checkpoint below ``run``, or that very one, is of a translator.
+
+    Raises:
+        CheckpointError: there is no checkpoint, or it is unreadable.
+    """
+    return str(read_description(_find_checkpoint(run))["recipe"]) in TRANSLATION_RECIPES
+
+
+def read_translator(run: Path, direction: Direction = "there") -> TrainedTranslator:
+    """Returns the averaged translator of the newest checkpoint below ``run``, or of that very one.
+
+    Args:
+        run: the run's directory, or a checkpoint in it.
+        direction: ``back`` for the way from targets to sources, which `cyclegan` learns as well.
+
+    Raises:
+        CheckpointError: no checkpoint, damaged, of a recipe that this code does not know, or
+            without a way back.
+    """
+    checkpoint = _find_checkpoint(run)
+    about = read_description(checkpoint)
+    recipe = _read_recipe(checkpoint, about)
+    form, target = SourceForm(**about["source"]), tuple(about["target"])
+    with torch.random.fork_rng():  # whoever reads a translator finds the random state as it was
+        network = recipe.generator(form, target)
+    try:
+        network.load_state_dict(
+            read_tensors(checkpoint / "generator.safetensors", about["generator_sha256"])
+        )
+    except RuntimeError as error:
+        raise CheckpointError(f"{checkpoint}: {error}") from error
+    examples, evaluations = read_examples(run), ()
+    if direction == "there":
+        evaluations = read_report(run / "evaluation.json", about["generator_sha256"])
+    if isinstance(network, TwoWay):
+        network = network.there if direction == "there" else network.back
+    elif direction == "back":
+        raise CheckpointError(f"{checkpoint}: recipe {recipe.name} learns no way back")
+    if direction == "back":
+        form, target = SourceForm(*target), form.shape
+        examples = Examples(examples.target, examples.source)
+    return TrainedTranslator(
+        module=network.eval().requires_grad_(requires_grad=False),
+        form=form,
+        target_shape=target,
+        free_step=recipe.free_step,
+        max_side=recipe.max_side,
+        radius=int(getattr(network, "radius", 0)),
+        examples=examples,
+        direction=direction,
+        task=about["task"],
+        recipe=about["recipe"],
+        options=about["options"],
+        dataset=about["dataset"],
+        license=about["license"],
+        seed=recipe.seed,
+        images_seen=about["images_seen"],
+        code_revision=about["code_revision"],
+        weights_sha256=about["generator_sha256"],
+        evaluations=evaluations,
+    )
+
+
+def _find_checkpoint(run: Path) -> Path:
+    return run if (run / "checkpoint.json").is_file() else latest_checkpoint(run)
+
+
+def _read_recipe(checkpoint: Path, about: dict[str, Any]) -> TranslationRecipe:
+    if about["recipe"] not in TRANSLATION_RECIPES:
+        known = ", ".join(sorted(TRANSLATION_RECIPES))
+        raise CheckpointError(f"{checkpoint}: recipe {about['recipe']!r} is not one of {known}")
+    recipe = TRANSLATION_RECIPES[about["recipe"]]
+    try:
+        return recipe.model_validate(recipe.recorded_options(about["options"]))
+    except ValidationError as error:
+        raise CheckpointError(f"{checkpoint}: {error}") from error
