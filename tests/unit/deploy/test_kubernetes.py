@@ -16,7 +16,8 @@ from manifests import (
 )
 
 OVERLAYS = [DEPLOY / "kubernetes/overlays" / name for name in ("cpu", "gpu", "protected")]
-COMPONENTS = ["models-from-image", "models-from-volume"]
+VOLUMES = ["models-from-image", "models-from-volume"]
+COMPONENTS = [*VOLUMES, "models-from-object-storage", "signed-models"]
 CUSTOM_KINDS = {"PrometheusRule", "ServiceMonitor"}
 # the oldest release with all fields
 KUBERNETES = "1.31"
@@ -207,7 +208,7 @@ def test_protected_overlay_mounts_its_secrets():
     assert not any("subPath" in mount for mount in container["volumeMounts"])
 
 
-@pytest.mark.parametrize("component", COMPONENTS)
+@pytest.mark.parametrize("component", VOLUMES)
 def test_models_come_from_a_component(component, tmp_path):
     """The component mounts its volume read-only at the server's repository."""
     resources = render_with(tmp_path, component)
@@ -216,3 +217,30 @@ def test_models_come_from_a_component(component, tmp_path):
     assert mount["mountPath"] == str(read_settings(container).repository)
     assert mount["readOnly"]
     assert "models" in {volume["name"] for volume in pod(resources)["volumes"]}
+
+
+def test_models_come_from_object_storage(tmp_path):
+    """The server copies models to a volume that it can write, and may reach the store."""
+    resources = render_with(tmp_path, "models-from-object-storage")
+    container = find_container(resources)
+    settings = read_settings(container)
+    assert settings.repository.startswith("s3://")
+    mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+    volumes = {volume["name"]: volume for volume in pod(resources)["volumes"]}
+    assert "emptyDir" in volumes[mounts[str(settings.repository_cache)]]
+    (egress,) = find_resource(resources, "NetworkPolicy")["spec"]["egress"]
+    assert {port["port"] for port in egress["ports"]} == {53, 443}
+    assert container["envFrom"] == [
+        {"secretRef": {"name": "imagemint-object-storage", "optional": True}}
+    ]
+
+
+def test_models_must_be_signed(tmp_path):
+    """The public keys are in a mounted ConfigMap, as a whole directory."""
+    resources = render_with(tmp_path, "signed-models")
+    container = find_container(resources)
+    path = read_settings(container).require_signature
+    mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+    volumes = {volume["name"]: volume for volume in pod(resources)["volumes"]}
+    assert "configMap" in volumes[mounts[str(path.parent)]]
+    assert not any("subPath" in mount for mount in container["volumeMounts"])
