@@ -1,7 +1,7 @@
 """Calls in bytes over gRPC's asyncio client: prepared once, then bytes in and bytes out.
 
-A load generator must not hide refusals, so a call is never retried. Each `Calls` has a connection
-of its own.
+A load generator must not hide refusals, so a call is never retried. Each `Calls` has its own
+connection.
 """
 
 import asyncio
@@ -76,7 +76,7 @@ class Calls:
                 while True:
                     async with asyncio.timeout(timeout_s):
                         message = await stream.read()
-                    if not isinstance(message, bytes):  # the end of the stream
+                    if not isinstance(message, bytes):  # end of the stream
                         return
                     yield message
             except aio.AioRpcError as error:
@@ -94,8 +94,8 @@ async def open_calls(targets: tuple[str, ...], tls: Tls | None = None) -> AsyncI
     """Opens a channel without retries.
 
     Args:
-        targets: addresses, as `imagemint.client.channel.parse_targets` gives them.
-        tls: how to encrypt; None for plain text.
+        targets: addresses, as `imagemint.client.channel.parse_targets` returns them.
+        tls: encryption settings; None for plain text.
 
     Raises:
         CallFailed: a host name does not resolve.
@@ -110,6 +110,6 @@ async def open_calls(targets: tuple[str, ...], tls: Tls | None = None) -> AsyncI
 
 def _failure(error: aio.AioRpcError) -> CallFailed:
     code = error.code()
-    # A full queue, a rate or a quota: the server refuses because of load, as it is meant to.
+    # A full queue, an exceeded rate or quota: the server is expected to refuse excess load.
     shed = code is grpc.StatusCode.RESOURCE_EXHAUSTED
     return CallFailed(code.name, error.details() or "", shed=shed)

@@ -1,4 +1,4 @@
-"""What the load costs the client, and whether the client is the limit.
+"""Measures the cost of the load for the client, and whether the client is the limit.
 
 A load generator without spare time measures itself. Three figures are recorded in every client
 process during the window, and each has a bound:
@@ -30,7 +30,7 @@ _TICK_S = 0.02
 
 @dataclass(frozen=True, slots=True)
 class ClientCost:
-    """What one client process spent during the window."""
+    """Cost of the load for one client process during the window."""
 
     wall_s: float
     """Length of the window."""
@@ -47,7 +47,7 @@ class ClientCost:
 
     @property
     def busy(self) -> float:
-        """Share of the window that the thread of the event loop was on a core."""
+        """Share of the window in which the thread of the event loop used a core."""
         return self.loop_cpu_s / self.wall_s if self.wall_s else 0.0
 
     @property
@@ -57,11 +57,11 @@ class ClientCost:
 
 
 def limit(effort: ClientCost, latency_p99_ms: float | None) -> str | None:
-    """Returns why the client was the limit, in words; None if it was not.
+    """Returns the reason why the client was the limit; None if it was not.
 
     Args:
         effort: cost of one client process.
-        latency_p99_ms: 99th percentile of the latencies it measured; None if there are none.
+        latency_p99_ms: 99th percentile of the measured latencies; None if there are none.
     """
     if effort.busy >= BUSY:
         return f"its event loop was busy {effort.busy:.0%} of the time"

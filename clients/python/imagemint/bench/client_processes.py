@@ -1,4 +1,4 @@
-"""The client processes. One Python process uses one core; a server may need more load."""
+"""Runs client processes. One Python process uses one core, and a server may need more load."""
 
 import asyncio
 import multiprocessing
@@ -35,7 +35,7 @@ async def measure_plan(
         target: the server.
         plan: the load.
         gate: called when all connections are open; returns the start time, by `clock`.
-        clock: times everything.
+        clock: clock for all times.
 
     Raises:
         CallFailed: the server cannot be reached, or refuses the request.
@@ -90,7 +90,7 @@ class ClientProcesses:
         self._workers.clear()
 
     def measure(self, plan: Plan) -> list[ClientResult]:
-        """Returns what each client process measured of its part of `plan`.
+        """Returns the result of each client process for its part of `plan`.
 
         After an error the other processes still wait for the start: leave the context then.
 
@@ -104,7 +104,7 @@ class ClientProcesses:
         for worker, part in workers:
             worker.send(part)
         for worker, _ in workers:
-            worker.receive()  # connected, or raises the reason
+            worker.receive()  # ready; raises if the process could not connect
         begin_ns = time.monotonic_ns() + _LEAD_NS
         for worker, _ in workers:
             worker.send(begin_ns)
@@ -125,7 +125,7 @@ class _Worker:
             raise self._lost() from error
 
     def receive(self) -> ClientResult | None:
-        """Returns what it measured; None when it is ready to start."""
+        """Returns the result of the process; None when the process is ready to start."""
         try:
             found = self.pipe.recv()
         except (EOFError, OSError) as error:

@@ -45,7 +45,7 @@ class ClientIsTheLimit(Exception):  # noqa: N818 - the name says it
 
 
 class NoAnswers(Exception):  # noqa: N818 - the name says it
-    """No call was answered."""
+    """The server answered no call."""
 
 
 class NotTheSame(Exception):  # noqa: N818 - the name says it
@@ -120,7 +120,7 @@ class Bench(Connection):
     def run(self) -> int:
         """Measures and prints every point, and writes the files that are asked for."""
         for path in (self.json_, self.plot):
-            if path and not self.overwrite:  # before the minutes of measuring
+            if path and not self.overwrite:  # fail before the measurement, which takes minutes
                 outputs.check_free(path, outputs.Kind.FILE)
         found = Report(self._settings(), bound=self._bound() if self.rate or self.sweep else None)
         try:
@@ -133,7 +133,7 @@ class Bench(Connection):
                         break
                     found.points.append(point)
                     print("\n".join(report.rows(point)), flush=True)
-        finally:  # whatever ended it, what was measured is kept
+        finally:  # keep the measurements, whatever ended the run
             if found.points or found.aborted:
                 self._write(found)
         self._judge(found)
@@ -165,7 +165,7 @@ class Bench(Connection):
         return Bound(self.p99_ms, self.achieved)
 
     def _loads(self, points: list[Point]) -> Iterator[Load]:
-        """Yields what to measure next; `points` holds what was measured so far."""
+        """Yields the next load to measure; `points` contains the points measured so far."""
         given = self.concurrency or ([] if self.rate or self.sweep else _DEFAULT_CONCURRENCY)
         yield from map(Closed, given)
         yield from map(Open, sorted(self.rate))

@@ -1,4 +1,4 @@
-"""Counts of calls and images; those of several processes add up."""
+"""Counts of calls and images, which can be added over processes."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ class Counts:
     asked_calls: int = 0
     """Calls that should start in the window."""
     asked_images: int = 0
-    """Images that these calls ask for."""
+    """Images that these calls request."""
     calls: int = 0
     """Calls whose whole answer arrived in the window."""
     images: int = 0
@@ -33,9 +33,11 @@ class Counts:
     example: str = ""
     """Message of the first call that was shed or failed."""
     latency: Latencies = field(default_factory=Latencies)
-    """Of answered calls. In a stream, the time from each chunk to the next, or from the start."""
+    """Latency of answered calls. In a stream, the time from one chunk to the next, or from the
+    start.
+    """
     first_chunk: Latencies = field(default_factory=Latencies)
-    """From the start of a stream to its first chunk."""
+    """Time from the start of a stream to its first chunk."""
 
     def failure(self, error: CallFailed) -> None:
         """Counts a failed call."""

@@ -25,20 +25,20 @@ _NEVER_NS = 2**63
 
 @dataclass(frozen=True, slots=True)
 class ClientResult:
-    """What one client process measured."""
+    """Result of one client process."""
 
     tallies: list[Counts]
-    """One for each kind of request, in the order of the mix."""
+    """Counts of each kind of request, in the order of the mix."""
     elapsed_s: float
     """Length of the window."""
     effort: ClientCost
-    """What the load cost this process."""
+    """Cost of the load for this process."""
     verified: Verified = field(default_factory=Verified)
-    """How many answers were compared with a second one."""
+    """Number of answers that were compared with a second one."""
 
     @property
     def limit(self) -> str | None:
-        """Why this client was the limit, in words; None if it was not."""
+        """Reason why this client was the limit; None if it was not."""
         return limit(self.effort, total(self.tallies).latency.quantile_ms(0.99))
 
 
@@ -53,7 +53,7 @@ class _Span:
         self._images_left = plan.images
 
     def takes(self, intended_ns: int, images: int) -> bool:
-        """Whether a call counts that should start at this time."""
+        """Returns whether a call that should start at this time counts."""
         if not self.begin_ns <= intended_ns < self.end_ns:
             return False
         if self._images_left is not None:
@@ -61,21 +61,21 @@ class _Span:
         return True
 
     def holds(self, now_ns: int) -> bool:
-        """Whether an answer that arrives now is in the window."""
+        """Returns whether an answer that arrives now is in the window."""
         return self.begin_ns <= now_ns <= self.end_ns
 
     def over(self, now_ns: int) -> bool:
-        """Whether no further call starts."""
+        """Returns whether no further call starts."""
         return now_ns >= self.end_ns or (self._images_left is not None and self._images_left <= 0)
 
 
 class Generator:
-    """Makes the calls of a plan and counts what comes back.
+    """Makes the calls of a plan and counts the answers.
 
     Args:
         plan: the load.
         connections: connections that the calls take in turn.
-        clock: times everything.
+        clock: clock for all times.
 
     Raises:
         CallFailed: a connection cannot make calls of some kind.
@@ -142,7 +142,7 @@ class Generator:
         """Sends the sampled requests again and compares the answers.
 
         Raises:
-            CallFailed: a second answer did not come.
+            CallFailed: a second answer did not arrive.
         """
         found = Verified()
         for kind, sample in enumerate(self._samples):

@@ -27,8 +27,8 @@ from imagemint.client.requests import (
 from imagemint.v1 import generation_service_pb2 as pb
 from imagemint.v1 import image_pb2
 
-# Different requests of one kind, taken in turn: too many pixels for a cache to flatter the server,
-# few enough to be prepared in a moment.
+# Number of different requests of one kind, used in turn: enough that caches do not improve the
+# results, few enough to be prepared quickly.
 POOL = 512
 
 _SERVICE = "/imagemint.v1.GenerationService"
@@ -41,12 +41,12 @@ class ImagemintTarget:
     """An imagemint server.
 
     Attributes:
-        targets: addresses, as `imagemint.client.channel.parse_targets` gives them.
-        model: the model asked for.
+        targets: addresses, as `imagemint.client.channel.parse_targets` returns them.
+        model: name of the model to request.
         version: its version; empty for the server's default.
-        tls: how to encrypt; None for plain text.
+        tls: encryption settings; None for plain text.
         timeout_s: seconds that a call, or the next chunk of a stream, may take.
-        metadata: goes with every call.
+        metadata: metadata of every call.
     """
 
     targets: tuple[str, ...]
@@ -72,7 +72,7 @@ class ImagemintConnection:
 
     Args:
         target: the server.
-        calls: to it.
+        calls: calls to the server.
     """
 
     def __init__(self, target: ImagemintTarget, calls: Calls) -> None:
@@ -116,7 +116,7 @@ class ImagemintConnection:
         return chunks
 
     def fingerprint(self, content: object) -> bytes:
-        """SHA-256 of the pictures and the serials."""
+        """Returns the SHA-256 of the pictures and the serials."""
         if not isinstance(content, pb.GenerateResponse | pb.StreamGenerateResponse):
             raise TypeError(f"{type(content).__name__} is not an answer of imagemint")
         digest = hashlib.sha256()
@@ -155,7 +155,7 @@ class ImagemintConnection:
 def _reply(
     kind: type[pb.GenerateResponse | pb.StreamGenerateResponse], message: bytes, wanted: int | None
 ) -> Reply:
-    """Counts what came: an image is a picture and what it is."""
+    """Returns the reply with the number of images that have both pixels and metadata."""
     try:
         answer = kind.FromString(message)
     except DecodeError as error:

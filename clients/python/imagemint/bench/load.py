@@ -27,7 +27,7 @@ class Closed:
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """An open loop: calls arrive at random at a fixed mean rate, whatever the server does.
+    """An open loop: calls arrive at random at a fixed mean rate, independent of the server.
 
     Arrivals are a Poisson process. Latency counts from the moment at which a call should start, so
     a stall of the server counts for every call that should start meanwhile (coordinated omission;
@@ -53,14 +53,14 @@ class Plan:
     """The work of one client process for one point.
 
     Attributes:
-        load: how many calls it makes.
+        load: the load to make.
         mix: the requests.
         warmup_s: seconds of load before anything is counted.
         duration_s: seconds that are counted; None if `images` ends the measurement.
-        images: images that are asked for; None if `duration_s` ends the measurement.
+        images: images to request; None if `duration_s` ends the measurement.
         connections: connections that the calls take in turn.
-        seed: of arrivals, of the order of kinds, and of the images.
-        client: which of the client processes this is, from 0.
+        seed: seed of the arrivals, of the order of kinds, and of the images.
+        client: number of the client process, from 0.
         verify: whether some answers are compared with a second one to the same request.
     """
 

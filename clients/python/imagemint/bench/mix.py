@@ -1,4 +1,4 @@
-"""The requests of a load test: several kinds, each with its share."""
+"""The requests of a load test: several kinds, each with a share of the calls."""
 
 import math
 import tomllib
@@ -95,7 +95,7 @@ def parse_mix(text: str) -> Mix:
             (`.toml`) with a table `[[request]]` for each kind.
 
     Raises:
-        MixError: not a mix, or the file cannot be read.
+        MixError: the text is not a mix, or the file cannot be read.
     """
     if text.endswith(".toml"):
         return _read_file(Path(text))

@@ -1,4 +1,4 @@
-"""The report as a picture. Only this module imports matplotlib, of the extra `bench`."""
+"""Plots the report. Only this module imports matplotlib, which the extra `bench` installs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,13 +19,13 @@ def draw(path: Path, points: Sequence[Point], knee: Point | None) -> None:
     loop, batch sizes if /metrics was read.
 
     Args:
-        path: of the picture; its ending decides the format, as matplotlib knows them.
-        points: at least one.
-        knee: is marked, where there is one.
+        path: path of the picture; its suffix determines the format, as in matplotlib.
+        points: one or more points.
+        knee: the point to mark as the knee; None for no mark.
 
     Raises:
         OSError: the picture cannot be written.
-        ValueError: matplotlib does not know the ending.
+        ValueError: matplotlib does not know the suffix.
     """
     closed = [point for point in points if isinstance(point.load, Closed)]
     batched = [point for point in points if point.server and any(point.server.batches.values())]
@@ -80,7 +80,8 @@ def _throughput(axes: Axes, closed: Sequence[Point]) -> None:
 def _batches(axes: Axes, batched: Sequence[Point]) -> None:
     axes.set(title="Images in a batch", xlabel="at most", ylabel="share of the passes")
     sizes = [point.server.batches for point in batched if point.server]
-    # As far as any point has batches; the same bounds for all, since it is one server.
+    # Up to the largest bucket with batches. All points have the same buckets, as they are of one
+    # server.
     shown = max(n for each in sizes for n, count in enumerate(each.values(), start=1) if count)
     for point, batches in zip(batched, sizes, strict=True):
         passes = sum(batches.values())

@@ -20,14 +20,14 @@ class Point:
     load: Load
     mix: Mix
     kinds: tuple[Counts, ...]
-    """One for each kind of request, in the order of the mix."""
+    """Counts of each kind of request, in the order of the mix."""
     elapsed_s: float
     """Length of the window."""
     efforts: tuple[ClientCost, ...]
-    """One for each client process."""
+    """Cost of the load for each client process."""
     verified: Verified
     client_limit: str | None
-    """Why a client was the limit, in words, so that the figures are not the server's; else None."""
+    """Reason why a client, and not the server, was the limit; None if the server was."""
     server: ServerMetrics | None = None
     """The server's own metrics of the same time, if they were read."""
 
@@ -63,7 +63,7 @@ class Point:
 def join_results(
     load: Load, mix: Mix, shares: Sequence[ClientResult], server: ServerMetrics | None = None
 ) -> Point:
-    """Returns the point that the client processes measured together; there is at least one."""
+    """Returns the point that joins the results of one or more client processes."""
     limits = (share.limit for share in shares)
     return Point(
         load,

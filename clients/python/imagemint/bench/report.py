@@ -31,7 +31,7 @@ _FIRST, _OTHER = 24, 9
 
 @dataclass
 class Report:
-    """A run of the load test, complete or not."""
+    """A complete or aborted run of the load test."""
 
     settings: dict[str, Any]
     """The settings, without secrets."""

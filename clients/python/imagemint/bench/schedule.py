@@ -23,8 +23,8 @@ def random_of(seed: int, client: int, purpose: Purpose) -> np.random.Generator:
 def arrivals(rate: float, random: np.random.Generator) -> Iterator[float]:
     """Yields the arrival times of an endless Poisson process, in seconds from its start.
 
-    Gaps are independent and exponential, as for callers that do not know of each other. The
-    processes of several clients, each with its part of the rate, add up to one of the whole rate.
+    Gaps are independent and exponential, as for independent callers. The processes of several
+    clients, each with its part of the rate, add up to one of the whole rate.
 
     Args:
         rate: mean arrivals per second; above 0.

@@ -1,11 +1,11 @@
-"""The seam between the load generator and whatever it drives.
+"""The protocols between the load generator and the server under test.
 
-The generator knows these protocols and nothing of gRPC. `imagemint.bench.imagemint_target`
+The generator uses these protocols and does not depend on gRPC. `imagemint.bench.imagemint_target`
 implements them for imagemint's own service; a comparison may implement them for any other server. A
-target is sent to the client processes, so it must pickle. What it opens belongs to one process and
+target is sent to the client processes, so it must pickle. Its connections belong to one process and
 one event loop.
 
-A target prepares requests before the measurement. What it does for each call counts as cost of the
+A target prepares requests before the measurement. Its work for each call counts as cost of the
 client; see `imagemint.bench.client_cost`.
 """
 
@@ -22,8 +22,8 @@ class CallFailed(Exception):  # noqa: N818 - the name says it
     Args:
         code: stable name to count it by, such as the gRPC status code or `HTTP_503`.
         message: text for people.
-        shed: whether the server refused the call because of load, as it is meant to. Such calls
-            are counted apart from failures.
+        shed: whether the server refused the call because of load, as it should. Such calls are
+            counted separately from failures.
     """
 
     def __init__(self, code: str, message: str = "", *, shed: bool = False) -> None:
@@ -40,7 +40,7 @@ class Reply(NamedTuple):
     """An answer, or one chunk of a stream."""
 
     images: int
-    """Number of images in the answer, counted there."""
+    """Number of images in the answer."""
     content: object
     """The argument of `Connection.fingerprint`; opaque to the generator."""
 
@@ -49,7 +49,7 @@ class Unary(Protocol):
     """Prepared calls of one kind."""
 
     async def __call__(self, turn: int) -> Reply:
-        """Makes one call; the same turn is the same request.
+        """Makes one call. Equal turns make equal requests.
 
         Raises:
             CallFailed: there is no answer, or the number of images is wrong.
@@ -76,8 +76,8 @@ class Connection(Protocol):
         """Prepares calls of one kind.
 
         Args:
-            ask: what to ask for.
-            reel: seed; different reels ask for different images.
+            ask: the kind of request.
+            reel: seed of the images.
         """
         ...
 
@@ -90,12 +90,12 @@ class Connection(Protocol):
         ...
 
     def fingerprint(self, content: object) -> bytes:
-        """Returns what two answers to the same request must have in common: pixels and serials."""
+        """Returns a digest of what answers to equal requests share: pixels and serials."""
         ...
 
 
 class Target(Protocol):
-    """A server and its protocol. Must pickle."""
+    """A server and its protocol. It must be possible to pickle it."""
 
     def connect(self) -> AbstractAsyncContextManager[Connection]:
         """Opens one connection, on the running event loop."""

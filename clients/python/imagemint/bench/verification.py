@@ -1,4 +1,4 @@
-"""Whether the server gives the same answers again that it gave under load."""
+"""Checks that the server repeats the answers that it gave under load."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ _KEPT = 64
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """How many answers were compared, and how many differed."""
+    """Number of compared answers, and number of those that differed."""
 
     compared: int = 0
     different: int = 0
@@ -48,10 +48,10 @@ async def compare_again(
     Args:
         sample: the answers to compare.
         again: sends the request of a turn again and returns the content of the answer.
-        fingerprint: returns what must be equal.
+        fingerprint: returns the part of an answer that must be equal.
 
     Raises:
-        CallFailed: a second answer did not come.
+        CallFailed: a second answer did not arrive.
     """
     different = 0
     for turn, content in sample.kept:

@@ -47,7 +47,7 @@ from imagemint.v1 import (
 )
 from imagemint.v1 import translation_service_pb2 as messages
 
-# Calls of one mint() at the same time: enough to fill a batch, and few enough for the queue.
+# Number of concurrent calls of one mint(): enough to fill a batch, few enough for the queue.
 _CALLS_AT_ONCE = 16
 
 RequestT = TypeVar("RequestT")
@@ -58,23 +58,24 @@ class Selection(TypedDict, total=False):
     """The images of a request: the keywords that generate, stream, sheet and encoded share."""
 
     seed: int | None
-    """The reel, 0 to 2^64 - 1. None, the default: the server picks one, the answer says which."""
+    """Seed, 0 to 2^64 - 1. None (default): the server chooses one and returns it in the answer."""
     first_index: int
-    """Index of the first image on that reel, default 0."""
+    """Index of the first image, 0 by default."""
     condition: Condition
     """The class or caption: None (drawn at random by a model that takes one), an index, a label, or
     PerImage, Cycle, Weights or Caption."""
     truncation: float | None
-    """Truncation within the range of the model. None, the default: none; zero is a value."""
+    """Truncation within the range of the model. None (default): no truncation; 0 is a value."""
     version: str
-    """Version of the model. Empty, the default: the server's default version."""
+    """Version of the model. Empty (default): the server's default version."""
     variant: str
     """Variant that must make the images: a name such as `int8`, or `reference` for model.onnx. A
-    server that runs another one refuses. Empty, the default: whichever the server runs."""
+    server that runs another one refuses. Empty (default): the variant that the server runs.
+    """
     latents: ArrayLike | None
     """float32 [count, z_dim] instead of a seed. Such images have no serial."""
     image_filter: Filter | None
-    """Which images to keep, by the scores of the model's critic. None, the default: all."""
+    """Which images to keep, by the scores of the model's critic. None (default): all of them."""
 
 
 class AsyncClient:
@@ -88,12 +89,11 @@ class AsyncClient:
     not work after a fork: create a new one in each child process.
 
     Args:
-        target: "host:port", or several of them, comma-separated or in a sequence: calls then go to
-            each in turn. `unix:PATH` works too.
-        tls: how to encrypt; None for plain text.
-        timeout_s: seconds that a call may take, retries included, if it names no other; None for
-            no limit.
-        metadata: pairs that go with every call, such as credentials.
+        target: "host:port", or several, separated by commas or in a sequence; calls use them in
+            turn. `unix:PATH` works too.
+        tls: encryption settings; None for plain text.
+        timeout_s: default time limit of a call in seconds, including retries; None for no limit.
+        metadata: pairs to send with every call, such as credentials.
 
     Raises:
         ValueError: `target` names no server.
@@ -180,13 +180,13 @@ class AsyncClient:
             count: 1 to the model's max_images_per_request; stream() has no limit.
             priority: waiting requests of "high" are served before those of "normal"; the pixels do
                 not depend on it.
-            timeout_s: seconds for the whole call; None for the client's own.
+            timeout_s: seconds for the whole call; None for the client's default.
             selection: which images, see Selection.
 
         Raises:
             InvalidRequest: an argument is wrong; every wrong one is named.
-            NotFound: no such model or version.
-            FailedPrecondition: a class or a caption asked of a model that takes none.
+            NotFound: there is no such model or version.
+            FailedPrecondition: the request has a class or a caption, and the model takes none.
             ImagemintError: any other failure.
         """
         request = generation_service_pb2.GenerateRequest(
@@ -285,9 +285,9 @@ class AsyncClient:
             fit: what happens to a source of a size that the model does not take: refuse, crop, pad
                 or stretch.
             priority: as for generate().
-            timeout_s: seconds for the whole call; None for the client's own.
-            selection: seed, index, class and the like, as far as the model takes them; see
-                Selection. Source number i has the index first_index + i.
+            timeout_s: seconds for the whole call; None for the client's default.
+            selection: seed, index, class and so on, if the model takes them; see Selection. Source
+                number i has the index first_index + i.
 
         Raises:
             InvalidRequest: an argument is wrong, or a source cannot be decoded or does not fit.
@@ -355,7 +355,7 @@ class AsyncClient:
             format: png, jpeg or webp.
             quality: 1 to 100 for jpeg and webp, None for the server's default of 90.
             priority: as for generate().
-            timeout_s: seconds for each call; None for the client's own.
+            timeout_s: seconds for each call; None for the client's default.
             selection: as for translate(), without latents and PerImage.
 
         Raises:
@@ -388,19 +388,19 @@ class AsyncClient:
     ) -> ImageBatch:
         """Returns the images of one or many serial numbers, always with the same pixels.
 
-        Neighbouring indices share a call, and several calls run in parallel.
+        Consecutive indices share a call, and several calls run in parallel.
 
         Args:
             serial: a serial number, or any number of them of one model, version and variant, in any
                 order.
-            timeout_s: seconds for each call that it takes; None for the client's own.
+            timeout_s: seconds for each call that it takes; None for the client's default.
 
         Returns:
             The images in the order of the serial numbers. Its `seed` is None if they differ in it.
 
         Raises:
-            InvalidRequest: not a serial number, none at all, or of several models, versions or
-                variants.
+            InvalidRequest: a text is not a serial number, there is none, or they belong to several
+                models, versions or variants.
             FailedPrecondition: the server runs another variant, whose pixels would be different.
             NotFound: the server no longer has that model or version.
             ImagemintError: as generate().
@@ -447,10 +447,10 @@ class AsyncClient:
             count: number of images, 1 or more.
             chunk_size: images in a chunk, 1 to the model's max_images_per_request; None for the
                 server's choice. The pixels do not depend on it.
-            priority: of every chunk, as for generate().
+            priority: priority of every chunk, as for generate().
             timeout_s: seconds from asking for a chunk until it arrives, including all attempts to
                 reach a server that went away; the stream as a whole has no deadline. None for the
-                client's own.
+                client's default.
             selection: which images, see Selection.
 
         Raises:
@@ -505,7 +505,7 @@ class AsyncClient:
             frames: images on the whole path, both ends included. The first and the last have the
                 pixels of the first and the last serial number.
             priority: as for generate().
-            timeout_s: seconds for the whole call; None for the client's own.
+            timeout_s: seconds for the whole call; None for the client's default.
 
         Raises:
             ImagemintError: as generate().
@@ -537,7 +537,7 @@ class AsyncClient:
             frame_ms: time of one frame in milliseconds, 10 to 10,000.
             bounces: whether to show the frames forwards and then backwards.
             priority: as for generate().
-            timeout_s: seconds for the whole call; None for the client's own.
+            timeout_s: seconds for the whole call; None for the client's default.
 
         Raises:
             ImagemintError: as generate().

@@ -80,12 +80,11 @@ class Client:
     a fork: create a new client in each child process.
 
     Args:
-        target: "host:port", or several of them, comma-separated or in a sequence: calls then go to
-            each in turn. `unix:PATH` works too.
-        tls: how to encrypt; None for plain text.
-        timeout_s: seconds that a call may take, retries included, if it names no other; None for
-            no limit.
-        metadata: pairs that go with every call, such as credentials.
+        target: "host:port", or several, separated by commas or in a sequence; calls use them in
+            turn. `unix:PATH` works too.
+        tls: encryption settings; None for plain text.
+        timeout_s: default time limit of a call in seconds, including retries; None for no limit.
+        metadata: pairs to send with every call, such as credentials.
 
     Raises:
         ValueError: `target` names no server.
@@ -114,7 +113,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Drops the connection. Calls under way raise ClientClosed. Closing twice is harmless."""
+        """Closes the connection. Active calls raise ClientClosed. You may close twice."""
         self._portal.close()
 
     models = _make_blocking(AsyncClient.models)

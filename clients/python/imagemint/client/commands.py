@@ -97,7 +97,7 @@ class FilteredConnection(Connection):
 
     @property
     def image_filter(self) -> Filter | None:
-        """The filter; None if all images are wanted, without scores."""
+        """Filter of the images; None to keep all images and return no scores."""
         asked = Filter(
             self.min_class_confidence,
             self.rejection_sampling,

@@ -135,14 +135,14 @@ class QueueFull(ImagemintError):
 
 
 class Unavailable(ImagemintError):
-    """No server answers, it is draining, or the model is still loading."""
+    """The server cannot be reached, is draining, or is still loading the model."""
 
     default_code = grpc.StatusCode.UNAVAILABLE
     default_reason = "SERVER_UNREACHABLE"
 
 
 class DeadlineExceeded(ImagemintError):
-    """No answer within `timeout_s`."""
+    """The answer did not arrive within `timeout_s`."""
 
     default_code = grpc.StatusCode.DEADLINE_EXCEEDED
     default_reason = "DEADLINE_EXCEEDED"

@@ -317,7 +317,7 @@ class Generate(FilteredConnection):
         pinned: dict[str, object] = {}
         if report.first is not None and not self.serial:
             pinned = {"version": report.first.version, "seed": report.first.seed}
-            if report.first.variant:  # a server that is older than variants names none
+            if report.first.variant:  # a server without variants reports none
                 pinned["variant"] = report.first.variant
         if resumed:
             skipped.add("overwrite")

@@ -31,7 +31,7 @@ _TRANSIENT = (Unavailable, QueueFull, Cancelled)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceIdentity:
-    """Everything that all images of a source have in common."""
+    """Properties that all images of a source share."""
 
     model: str
     """Name of the model."""
@@ -48,7 +48,7 @@ class SourceIdentity:
     image_shape: tuple[int, int, int]
     """Height, width and channels of an image."""
     image_filter: Filter | None = None
-    """Which images are kept; None for all."""
+    """Filter of the images; None if all images are kept."""
 
 
 class SourceImages(Protocol):
@@ -76,7 +76,7 @@ class ImageSource(Protocol):
 
     @property
     def identity(self) -> SourceIdentity:
-        """What all images have in common. It needs no connection."""
+        """Properties that all images share. Reading them needs no connection."""
 
     @property
     def max_images(self) -> int:
@@ -101,8 +101,8 @@ class ServerSource:
     """Images of a server.
 
     The constructor asks the server once for the model, and closes that connection. It pins version,
-    variant and bundle, so that every process reads the same images; a server that runs others
-    later is an error. `read` waits for a server that is away, busy or restarting.
+    variant and bundle, so that every process reads the same images; it is an error if the server
+    runs others later. `read` waits for a server that is away, busy or restarting.
 
     Args:
         target: as for `Client`.
@@ -112,9 +112,9 @@ class ServerSource:
         truncation: within the range of the model; None for none.
         image_filter: which images to keep; None for all.
         version: empty for the server's default version at this moment.
-        tls: how to encrypt; None for plain text.
-        timeout_s: longest time of one read in seconds, with all retries; None for no limit.
-        metadata: pairs that go with every call, such as credentials.
+        tls: encryption settings; None for plain text.
+        timeout_s: time limit of one read in seconds, including retries; None for no limit.
+        metadata: pairs to send with every call, such as credentials.
 
     Raises:
         NotFound: there is no such model, or the version is not ready.
@@ -147,7 +147,7 @@ class ServerSource:
         self._condition = condition
         self._truncation = truncation
         self._timeout_s = timeout_s
-        self._clients: dict[int, Client] = {}  # by generation of forks; one of them is ours
+        self._clients: dict[int, Client] = {}  # by fork generation; one is this process's
         # The client must be closed before workers are forked, or they could not use gRPC.
         with Client(target, **self._connection) as client:
             found = client.model(model)
@@ -157,7 +157,7 @@ class ServerSource:
 
     @property
     def identity(self) -> SourceIdentity:
-        """What all images have in common."""
+        """Properties that all images share."""
         return self._identity
 
     @property

@@ -57,7 +57,7 @@ class Scores:
     """Number of candidates that the filter rejected before each image, int64 [N]."""
 
     def by_name(self) -> "dict[str, NDArray[np.float32]]":
-        """Returns the scores that there are."""
+        """Returns the scores that are not None, by name."""
         found = {name: getattr(self, name) for name in SCORE_NAMES}
         return {name: values for name, values in found.items() if values is not None}
 
@@ -81,8 +81,9 @@ class Origin:
     bundle_sha256: str
     """SHA-256 of the bundle's model.onnx, lower-case hexadecimal."""
     variant: str
-    """Variant of the model that made them, such as `fp32` or `int8`. The pixels of other variants
-    are different. Empty from a server that does not name it."""
+    """Variant of the model that made the images, such as `fp32` or `int8`. Other variants make
+    different pixels. Empty if the server does not report it.
+    """
     index: NDArray[np.uint64] = field(repr=False)
     """Index of each image, uint64 [N]."""
     class_id: NDArray[np.int64] | None = field(repr=False)
@@ -264,7 +265,7 @@ def read_origin(
     images: Sequence[image_pb2.MintedImage],
     timing: image_pb2.Timing,
 ) -> OriginFields:
-    """Returns where images of an answer come from."""
+    """Returns the origin of the images of an answer."""
     conditional = bool(images) and images[0].HasField("class_id")
     class_id = np.array([each.class_id for each in images], np.int64) if conditional else None
     return OriginFields(

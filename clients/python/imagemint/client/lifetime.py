@@ -44,7 +44,7 @@ class Lifetime:
         """Converts gRPC errors that the block raises to the errors of this package.
 
         If a channel is closed, gRPC raises asyncio.CancelledError in the tasks that wait for its
-        calls, although these tasks are not cancelled. A TaskGroup would take them for finished.
+        calls, although these tasks are not cancelled. A TaskGroup would consider them finished.
         Therefore only a cancellation of the task itself remains a CancelledError.
 
         Args:

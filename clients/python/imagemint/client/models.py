@@ -51,11 +51,11 @@ class Captions:
     """Captions that a text-to-image model understands."""
 
     vocabulary: tuple[str, ...]
-    """Words that a caption may hold."""
+    """Words that a caption may contain."""
     max_words: int
     """Most words of a caption."""
     examples: tuple[str, ...]
-    """Captions of this vocabulary. An image for which no caption is asked gets one of them."""
+    """Captions of this vocabulary. The server uses one of them if a request has no caption."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -204,7 +204,7 @@ def write_npz_to(
         batches: the images, of one model and version.
         truncation: truncation of the images.
         class_labels: returns the label texts of the model of a batch.
-        more: further texts, by the name of their scalar.
+        more: further texts by the name of the scalar that contains them.
     """
     class_id: list[NDArray[np.int64]] = []
     index: list[NDArray[np.uint64]] = []

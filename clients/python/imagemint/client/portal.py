@@ -26,7 +26,7 @@ class Portal:
 
     The garbage collector may call `post` at any point of any thread, even inside another method of
     the same portal. Therefore this class takes no lock: the loop and its callers share a set of
-    pending futures, and either side cancels the futures that the other can no longer finish.
+    pending futures, and each side cancels the futures that the other side can no longer finish.
 
     Args:
         farewell: the last coroutine that runs on the loop. It must not refer to the portal, or the

@@ -25,7 +25,7 @@ class Prefetch(Generic[ItemT, ResultT]):
     """Iterates over `read(item)` for each item, in order, with several reads ahead.
 
     The first result starts the reads. Each read has a thread of its own, which does not keep the
-    process alive. A read that fails raises its error in its turn.
+    process alive. If a read fails, its error is raised in the place of its result.
 
     Args:
         read: returns the result of an item. It must be thread-safe.
@@ -83,7 +83,7 @@ def _start(read: Callable[[ItemT], ResultT], item: ItemT) -> Future[ResultT]:
 
 @atexit.register
 def _join_threads() -> None:
-    """Lets reads that are under way finish before the interpreter clears their modules."""
+    """Waits for active reads before the interpreter clears their modules."""
     deadline = time.monotonic() + _EXIT_TIMEOUT_S
     for thread in list(_threads):
         thread.join(max(deadline - time.monotonic(), 0))

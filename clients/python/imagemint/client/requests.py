@@ -13,7 +13,7 @@ from imagemint.v1 import generation_service_pb2, image_pb2
 UINT64_MAX = 2**64 - 1
 INT32_MAX = 2**31 - 1
 _INT32_MAX = 2**31 - 1
-# The server knows the real bound; this one keeps a stray array of pixels off the wire.
+# The server checks the real limit. This one avoids sending an array of pixels by mistake.
 _LATENT_DIMENSIONS = 2
 
 
@@ -72,7 +72,7 @@ class Filter:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Names of the scores that the conditions need."""
+        """Names of the scores that the conditions require."""
         wanted = {
             "class_confidence": self.min_class_confidence is not None,
             "realness": self.rejection_sampling,
@@ -136,22 +136,22 @@ def image_spec(
     latents: ArrayLike | None = None,
     image_filter: Filter | None = None,
 ) -> image_pb2.ImageSpec:
-    """The message that names the images of a request.
+    """Returns the message that specifies the images of a request.
 
     Args:
         model: model name.
         count: number of images, 1 or more.
-        seed: the reel, 0 to 2^64 - 1; None lets the server pick one.
+        seed: 0 to 2^64 - 1; None to let the server choose one.
         first_index: index of the first image, 0 to 2^64 - 1.
-        condition: the class or classes, or the caption.
-        truncation: None for none; zero is a value.
+        condition: the class, the classes or the caption.
+        truncation: None for no truncation; 0 is a value.
         version: empty for the model's default.
-        variant: name of the variant that must make them, or `reference`; empty for any.
+        variant: name of the variant that must make the images, or `reference`; empty for any.
         latents: float32 [count, z_dim] instead of a seed.
         image_filter: which images to keep; None for all.
 
     Raises:
-        InvalidRequest: an argument that no server could accept, or that does not fit the message.
+        InvalidRequest: no server could accept an argument, or it does not fit the message.
     """
     spec = image_pb2.ImageSpec(
         model=model,
@@ -175,10 +175,10 @@ def image_spec(
 
 
 def remaining(spec: image_pb2.ImageSpec, done: int) -> image_pb2.ImageSpec:
-    """`spec` without its first `done` images, to ask for the rest after a failure.
+    """Returns `spec` without its first `done` images, to request the rest after a failure.
 
-    A cycle depends on the index alone and weights on seed and index, so only what is listed image
-    by image is cut: `class_per_image` and `latents`.
+    Only `class_per_image` and `latents`, which list a value for each image, are cut: a cycle
+    depends only on the index, and weights depend on seed and index.
     """
     rest = image_pb2.ImageSpec()
     rest.CopyFrom(spec)
@@ -193,10 +193,10 @@ def remaining(spec: image_pb2.ImageSpec, done: int) -> image_pb2.ImageSpec:
 
 
 def output_spec(picture_format: Format, quality: int | None) -> image_pb2.OutputSpec:
-    """The message that names the encoding of pictures.
+    """Returns the message that specifies the encoding of pictures.
 
     Raises:
-        InvalidRequest: unknown format, or a quality that does not fit the message.
+        InvalidRequest: the format is unknown, or the quality does not fit the message.
     """
     if picture_format not in _FORMATS:
         raise invalid("format", f"{picture_format!r} is none of {', '.join(_FORMATS)}")
@@ -209,10 +209,10 @@ def output_spec(picture_format: Format, quality: int | None) -> image_pb2.Output
 def animation_spec(
     animation_format: AnimationFormat, quality: int | None, frame_ms: int, *, bounces: bool
 ) -> generation_service_pb2.Animation:
-    """The message that names the encoding of an animated picture.
+    """Returns the message that specifies the encoding of an animated picture.
 
     Raises:
-        InvalidRequest: unknown format, or a number that does not fit the message.
+        InvalidRequest: the format is unknown, or a number does not fit the message.
     """
     if animation_format not in _ANIMATIONS:
         raise invalid("format", f"{animation_format!r} is none of {', '.join(_ANIMATIONS)}")
@@ -227,10 +227,10 @@ def animation_spec(
 
 
 def priority_value(priority: Priority) -> generation_service_pb2.Priority.ValueType:
-    """The value of a priority on the wire.
+    """Returns the protobuf value of a priority.
 
     Raises:
-        InvalidRequest: unknown priority.
+        InvalidRequest: the priority is unknown.
     """
     if priority not in _PRIORITIES:
         raise invalid("priority", f"{priority!r} is none of {', '.join(_PRIORITIES)}")
@@ -238,10 +238,10 @@ def priority_value(priority: Priority) -> generation_service_pb2.Priority.ValueT
 
 
 def whole_number(name: str, value: Any, largest: int = _INT32_MAX) -> int:  # noqa: ANN401 - NumPy's too
-    """`value` as an int.
+    """Returns `value` as an int.
 
     Raises:
-        InvalidRequest: not a whole number from 0 to `largest`; `name` is what the error calls it.
+        InvalidRequest: `value` is not an integer from 0 to `largest`; the error calls it `name`.
     """
     try:
         number = value.__index__()
@@ -256,7 +256,7 @@ def _set_condition(spec: image_pb2.ImageSpec, condition: Condition) -> None:
     match condition:
         case None:
             pass
-        case bool():  # an int to Python, and never meant as class 0 or 1
+        case bool():  # bool is a subclass of int, but True does not mean class 1
             raise invalid("condition", "a truth value is not a class")
         case str():
             spec.class_label = condition

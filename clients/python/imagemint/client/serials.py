@@ -1,4 +1,4 @@
-"""Serial numbers: all that decides one image, in one line of text."""
+"""Parses serial numbers. A serial number determines one image, in one line of text."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -18,45 +18,45 @@ _CAPTION = re.compile(r"caption=((?:[A-Za-z0-9-]|%[0-9A-F]{2})+)")
 _SOURCE = re.compile(r"source=([0-9a-f]{32})")
 _TRUNCATION = re.compile(r"truncation=([0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)")
 REFERENCE = "reference"
-"""Asks for model.onnx, which is what a serial number without a variant means."""
-# These words ask for a variant, but no variant has such a name.
+"""Requests model.onnx, which a serial number without a variant refers to."""
+# These words select a variant in a request, but they are no names of variants.
 _NOT_VARIANTS = ("auto", REFERENCE)
 
 
 @dataclass(frozen=True, slots=True)
 class Serial:
-    """One serial number, such as `mnist@3/42/17?class=7&truncation=0.7`, parsed."""
+    """A parsed serial number, such as `mnist@3/42/17?class=7&truncation=0.7`."""
 
     model: str
     """Model name."""
     version: str
     """Version, a positive decimal integer."""
     seed: int
-    """The reel, 0 to 2^64 - 1."""
+    """Seed, 0 to 2^64 - 1."""
     index: int
-    """Position on the reel, 0 to 2^64 - 1."""
+    """Index of the image for this seed, 0 to 2^64 - 1."""
     class_id: int | None = None
     """Class index; None for a model without classes."""
     truncation: float | None = None
-    """Truncation; None for none, which is not the same as 0."""
+    """Truncation; None for no truncation, which differs from 0."""
     variant: str | None = None
-    """Name of the variant; None for the reference, which a serial does not spell."""
+    """Name of the variant; None for the reference, which a serial number does not name."""
     caption: str | None = None
     """Caption; None for a model without captions."""
     source: str | None = None
-    """Digest of the source; None for a model that translates none."""
+    """Digest of the source; None for a model that takes no source."""
 
     @property
     def maker(self) -> str:
-        """What makes the image, such as `mnist@3` or `mnist@3+int8`."""
+        """Model, version and variant of the image, such as `mnist@3` or `mnist@3+int8`."""
         return f"{self.model}@{self.version}" + (f"+{self.variant}" if self.variant else "")
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The serial that `text` spells. Ranges are the server's to check.
+        """Parses a serial number. The server checks the ranges.
 
         Raises:
-            InvalidRequest: not a serial number.
+            InvalidRequest: `text` is not a serial number.
         """
         match = _FORM.fullmatch(text)
         if match is None or match["variant"] in _NOT_VARIANTS:
@@ -82,10 +82,11 @@ class Serial:
 
 
 def parse_serials(texts: str | Sequence[str]) -> list[Serial]:
-    """The serials of one model, version and variant that `texts` spells.
+    """Parses serial numbers of one model, version and variant.
 
     Raises:
-        InvalidRequest: none, not a serial number, or of several models, versions or variants.
+        InvalidRequest: there is none, a text is not a serial number, or they belong to several
+            models, versions or variants.
     """
     serials = [Serial.parse(each) for each in ([texts] if isinstance(texts, str) else texts)]
     if not serials:
@@ -102,25 +103,25 @@ def parse_serials(texts: str | Sequence[str]) -> list[Serial]:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Serial numbers that one call can ask for: neighbours on one reel."""
+    """Serial numbers with one seed and consecutive indices, which one call can request."""
 
     first: Serial
-    """The first of them."""
+    """First serial number."""
     class_ids: tuple[int, ...]
-    """Class of each; empty for a model without classes."""
+    """Class of each image; empty for a model without classes."""
     positions: tuple[int, ...]
-    """Where each stands in the sequence that the run was cut from."""
+    """Position of each serial number in the original sequence."""
 
     def __len__(self) -> int:
         return len(self.positions)
 
 
 def cut_into_runs(serials: Sequence[Serial], limit: Callable[[str], int]) -> list[Run]:
-    """The fewest calls that ask for every serial, each once; duplicates are several positions.
+    """Returns the fewest runs that contain each serial number once.
 
     Args:
-        serials: in any order.
-        limit: most images that one call may ask of the model of this name.
+        serials: serial numbers in any order; the run of a duplicate has several positions for it.
+        limit: returns the largest number of images of one call, by the name of the model.
     """
     ordered = sorted(range(len(serials)), key=lambda at: (_reel(serials[at]), serials[at].index))
     runs: list[Run] = []
@@ -141,7 +142,7 @@ def cut_into_runs(serials: Sequence[Serial], limit: Callable[[str], int]) -> lis
 
 
 def _reel(serial: Serial) -> tuple[object, ...]:
-    """What neighbours have in common, in a form that sorts."""
+    """Returns a sort key of the properties that all serial numbers of a run share."""
     truncation = -1.0 if serial.truncation is None else serial.truncation
     caption = serial.caption or ""
     return serial.maker, serial.seed, truncation, serial.class_id is not None, caption

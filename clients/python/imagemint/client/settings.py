@@ -52,7 +52,7 @@ def gather_settings(command: type[CommandT], prog: str, arguments: Sequence[str]
         arguments: the rest of the command line.
 
     Raises:
-        UsageError: an unknown flag, an unknown key in the file, a bad or a missing value.
+        UsageError: a flag or a key of the file is unknown, or a value is invalid or missing.
         SystemExit: `--help` was given, and the help is printed.
     """
     sources = _build_sources(command)
@@ -96,7 +96,7 @@ def read_environment(command: type[CommandT], **given: object) -> CommandT:
         given: values that replace variables, by name.
 
     Raises:
-        UsageError: a bad value.
+        UsageError: a value is invalid.
     """
     variables = _Variables(_build_sources(command))()
     variables.pop("config", None)

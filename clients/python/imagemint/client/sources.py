@@ -18,9 +18,9 @@ from imagemint.client.models import Manifest, Model
 from imagemint.client.requests import Cycle
 from imagemint.client.settings import read_environment
 
-_TIMEOUT_S = 600.0  # until the next chunk: a measurement can wait
+_TIMEOUT_S = 600.0  # time limit of one chunk; a measurement can wait
 _UNESCAPED = frozenset(string.ascii_letters + string.digits + "-")
-_REFERENCES = ("", "fp32")  # how a server names model.onnx
+_REFERENCES = ("", "fp32")  # name of model.onnx in an answer
 _ADDRESS = re.compile(r"(?P<target>.+)/(?P<model>[^/@]+)(?:@(?P<version>[^/@]+))?")
 
 
@@ -35,7 +35,7 @@ class RemoteModel:
 
     Raises:
         NotFound: the address is malformed, or the server has no such model or version.
-        UsageError: a variable of the connection has a bad value.
+        UsageError: a variable of the connection has an invalid value.
         ImagemintError: any other failure.
     """
 
@@ -55,7 +55,7 @@ class RemoteModel:
             raise
         self._model = model.name
         self.name = f"{model.name}@{self._version} served at {parts['target']}"
-        self.dataset: str | None = None  # a server does not name it
+        self.dataset: str | None = None  # old servers do not report it
         self.class_labels: tuple[str, ...] | None = manifest.class_labels
         self.num_classes = len(manifest.class_labels)
         self.takes_captions = manifest.captions is not None
@@ -89,7 +89,7 @@ class RemoteModel:
         """Returns images uint8 [N, H, W, C] of N captions at indices from ``first`` on.
 
         Raises:
-            InvalidRequest: a caption that the model does not understand.
+            InvalidRequest: the model does not understand a caption.
         """
         named = "" if self._variant in _REFERENCES else f"+{self._variant}"
         reel = f"{self._model}@{self._version}{named}/{seed}"
@@ -112,7 +112,7 @@ def _percent_encode(text: str) -> str:
 
 
 def _find_ready_version(model: Model, version: str) -> tuple[str, str, Manifest]:
-    """What decides the images of a version that answers, its variant, and its manifest."""
+    """Returns what determines the images of a ready version, its variant, and its manifest."""
     for each in model.versions:
         if each.version == version and each.manifest is not None:
             digest = each.bundle_sha256

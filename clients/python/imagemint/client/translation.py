@@ -62,7 +62,7 @@ def source_message(source: SourceLike) -> messages.Source:
     """Returns the message of a source; reads its files.
 
     Raises:
-        InvalidRequest: neither files nor pixels of the right type and shape.
+        InvalidRequest: a source is neither a file nor an array of the right type and shape.
         OSError: a file cannot be read.
     """
     if isinstance(source, Source):
@@ -89,10 +89,10 @@ def _read(file: File) -> bytes:
 
 
 def fit_value(fit: Fit) -> messages.SourceFit.ValueType:
-    """Returns the value of a fit on the wire.
+    """Returns the protobuf value of a fit.
 
     Raises:
-        InvalidRequest: unknown fit.
+        InvalidRequest: the fit is unknown.
     """
     if fit not in _FITS:
         raise invalid("fit", f"{fit!r} is none of {', '.join(_FITS)}")
@@ -188,7 +188,7 @@ async def answer_in_order(
     offset = 0
     try:
         for group in groups:
-            # The first answer tells the version for the others.
+            # The first answer determines the version of the other calls.
             if pending and (first is None or len(pending) == _CALLS_AT_ONCE):
                 answer = await pending.popleft()
                 first = _check_bundle(answer.batch, first)

@@ -73,7 +73,7 @@ class EngineSource:
 
     @property
     def identity(self) -> SourceIdentity:
-        """What all images have in common."""
+        """Properties that all images share."""
         plan = self._plan
         return SourceIdentity(
             model=plan.model,

@@ -2,9 +2,8 @@
 
 ::
 
-    DatasetError
-    ├── OtherPlan       the folder belongs to another data set, or holds files of somebody else
-    └── SourceChanged   a source runs another bundle, variant or provider than the plan names
+    DatasetError ├── OtherPlan       the folder belongs to another data set, or has other files └──
+    SourceChanged   a source runs another bundle, variant or provider than the plan names
 """
 # ruff: noqa: N818 - the names state the condition
 

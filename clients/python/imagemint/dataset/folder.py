@@ -1,4 +1,4 @@
-"""The files of a data set: each is complete, or not there.
+"""The files of a data set: each is complete or absent.
 
 A shard is written to a staging area. Publishing it has three steps, each of which can be repeated
 after an interruption:
@@ -7,8 +7,8 @@ after an interruption:
 2. The journal gets an entry with the name, size and digest of each file.
 3. The files are renamed to their names.
 
-A file that is in the journal belongs to the data set. Any other file in the way belongs to somebody
-else, and is never replaced.
+A file that is in the journal belongs to the data set. Any other file with the same name is foreign,
+and is never replaced.
 """
 
 import contextlib
@@ -279,7 +279,7 @@ def flush(paths: list[Path]) -> None:
 
 
 def explain_os_error(error: OSError, place: str) -> str:
-    """Returns what an error of the disk means for a data set."""
+    """Returns the error of a data set for an error of the disk."""
     again = "Run the same command again to continue"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"{place}: the disk is full. What is finished is kept. Make room. {again}"

@@ -54,7 +54,7 @@ def find_bundle(repository: str, model: str, version: str, device: str) -> Local
 
 
 def describe_bundle(spec: LocalSpec, variant: str) -> tuple[LocalSpec, Offer]:
-    """Returns what the engine makes of a bundle on its device, and the spec with its findings.
+    """Returns the offer of the engine for a bundle on its device, and the spec with its findings.
 
     Raises:
         BundleRefused: the bundle cannot be used, or has no such variant.
@@ -163,7 +163,7 @@ class LocalSource:
             critic: computes the scores.
             image: the first candidate of each index; those that fail are replaced.
             first: the first index.
-            conditions: of the indices.
+            conditions: the conditions of the indices.
         """
         wanted = _to_engine(self._plan.image_filter or Filter())
         selection = Selection(wanted, critic.spec, self._plan.seed, first, len(image))
@@ -203,7 +203,7 @@ class LocalSource:
 
 
 class _Conditions(NamedTuple):
-    """What each of several images shows; None for an input that the model does not take."""
+    """Conditions of several images; None for an input that the model does not take."""
 
     classes: NDArray[np.int64] | None
     captions: list[str] | None
@@ -226,7 +226,7 @@ def _to_engine(image_filter: Filter) -> ImageFilter:
 
 
 def list_classes(plan: Plan, first: int, count: int) -> NDArray[np.int64] | None:
-    """Returns the classes of neighbouring images, int64 [count], as a server determines them."""
+    """Returns the classes of consecutive images, int64 [count], as a server determines them."""
     if plan.classes is None:
         return None
     if plan.classes == "random":

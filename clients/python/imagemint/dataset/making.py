@@ -1,4 +1,4 @@
-"""Makes a data set: what is missing of it, then its card and its checksums."""
+"""Makes a data set: the missing shards, then the card and the checksums."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -33,7 +33,7 @@ def check_folder(folder: Folder, plan: Plan) -> bool:
     """Returns whether a folder is empty; otherwise it has this plan.
 
     Raises:
-        OtherPlan: it has another plan, or files of somebody else.
+        OtherPlan: the folder has another plan, or foreign files.
     """
     existing = read_plan(folder)
     if existing is None:
@@ -61,7 +61,7 @@ def is_complete(folder: Folder, plan: Plan) -> bool:
     """Returns whether a data set is complete, after checking the digest of each file.
 
     Raises:
-        DatasetError: it was completed, and a file is missing or changed since.
+        DatasetError: the data set is complete, but a file is missing or changed.
     """
     sums = folder.read(SUMS_FILE)
     if sums is None:
@@ -97,10 +97,10 @@ def list_missing(folder: Folder, plan: Plan, on_done: Callable[[Shard], None]) -
     Args:
         folder: the place of the data set.
         plan: the plan.
-        on_done: is called with each shard that is there.
+        on_done: called with each shard that exists.
 
     Raises:
-        OtherPlan: a file has changed, or somebody else's file has the name of a shard.
+        OtherPlan: a file has changed, or a foreign file has the name of a shard.
     """
     journal, shard_format = Journal(folder), load_format(plan.format)
     for shard in plan.shards():
@@ -127,7 +127,7 @@ def _has_all(folder: Folder, entry: list[WrittenFile]) -> bool:
 def make_here(task: Task, folder: Folder, missing: Iterator[Shard], progress: Progress) -> None:
     """Makes shards in this process, one after the other."""
     first = next(missing, None)
-    if first is None:  # then the source, which takes long to open, is not needed
+    if first is None:  # without missing shards, do not open the source, which takes long
         return
     with closing(task.spec.open_source(task.plan, 0)) as source:
         for shard in chain([first], missing):
@@ -136,7 +136,7 @@ def make_here(task: Task, folder: Folder, missing: Iterator[Shard], progress: Pr
 
 
 def finish(folder: Folder, plan: Plan) -> int:
-    """Writes the card and the checksums of a data set whose shards are all there.
+    """Writes the card and the checksums of a data set that has all its shards.
 
     Returns:
         The size of all shards in bytes.

@@ -23,7 +23,7 @@ ImageFormat: TypeAlias = Literal["png", "jpeg", "webp"]
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """Neighbouring images of a data set, which are written together."""
+    """Consecutive images of a data set, which are written together."""
 
     number: int
     """0 for the first shard."""
@@ -133,7 +133,7 @@ class Plan:
     def to_json(self) -> bytes:
         """Returns the content of imagemint.json."""
         content = {"format_version": _FORMAT_VERSION, **asdict(self)}
-        if self.image_filter is None:  # as before there were filters
+        if self.image_filter is None:  # for compatibility with plans without filters
             del content["image_filter"]
         return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
 

@@ -41,7 +41,7 @@ def make_on_ray(
     """Makes shards on a cluster.
 
     Args:
-        task: what to make.
+        task: the task.
         missing: the shards.
         progress: counts a shard when it is finished.
         address: address of the cluster. None: that of RAY_ADDRESS, a cluster that runs on this
@@ -83,7 +83,7 @@ def _run(task: Task, missing: Iterator[Shard], progress: Progress) -> None:
 
 
 def _pack(task: Task) -> tuple[Task, dict[str, bytes]]:
-    """Returns the task with the files of its bundle. What one machine found out stays there."""
+    """Returns the task with the files of its bundle, without the findings of this machine."""
     spec = task.spec
     if not isinstance(spec, LocalSpec):
         raise TypeError("only a local source has a bundle")

@@ -1,4 +1,4 @@
-"""Makes one shard: the unit of work, whoever does it."""
+"""Makes one shard, which is the unit of work."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from imagemint.dataset.sources import Source, Spec
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What a worker must know, as plain data that reaches other processes."""
+    """The task of a worker, as plain data that can be sent to other processes."""
 
     plan: Plan
     """The plan."""
     spec: Spec
-    """Where the images come from."""
+    """Source of the images."""
     place: str
     """Path or address of the data set."""
 
@@ -41,7 +41,7 @@ def make_shard(
         shard: which shard.
         source: makes its images.
         folder: the place of the data set.
-        report: is called with the number of further images after each batch; it may raise Stopped.
+        report: called with the number of new images after each batch; it may raise Stopped.
 
     Returns:
         The files of the shard.

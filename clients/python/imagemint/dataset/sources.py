@@ -1,7 +1,7 @@
-"""Where the pixels of a data set come from, and what a source would make.
+"""Sources of the pixels of a data set.
 
-A specification (`ServerSpec`, `LocalSpec`) is plain data that reaches other processes. Each process
-opens its own source from it.
+A specification (`ServerSpec`, `LocalSpec`) is plain data that can be sent to other processes. Each
+process opens its own source from it.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ _PASSING = (Unavailable, QueueFull, DeadlineExceeded, Cancelled)
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """The images that a source makes of a model: what a plan pins."""
+    """The properties of a source's images that a plan pins."""
 
     model: str
     version: str
@@ -92,7 +92,7 @@ class ServerSpec:
     """Metadata of each call, such as the API key."""
 
     def offer(self, model: str, version: str, variant: str) -> Offer:
-        """Returns what the servers make; all must make the same images.
+        """Returns the offer of the servers, which must all make the same images.
 
         Args:
             model: name of the model.
@@ -142,7 +142,7 @@ class LocalSpec:
     device: str = "auto"
     """`cpu`, `cuda` or `auto`."""
     findings: Any = field(default=None, compare=False)
-    """What the engine found out about the bundle on this machine, so that workers need not."""
+    """Findings of the engine about the bundle on this machine, which workers reuse."""
 
     def open_source(self, plan: Plan, worker: int) -> Source:
         """Returns a source for one worker."""
@@ -232,7 +232,7 @@ class ServerSource:
 
 
 def describe_model(model: Model, version: str) -> Offer:
-    """Returns what a server makes of a version.
+    """Returns the offer of a server for a version.
 
     Args:
         model: the model, as the server describes it.

@@ -17,9 +17,10 @@ _READS_AT_ONCE = 16
 class SyntheticImages(Dataset[Any]):
     """`count` images of a source by position: item i is the image at index `first_index + i`.
 
-    Items are (image, class), or (image, class, serial), as of `SyntheticStream`. A sampler decides
-    the order and who reads what, such as torch's DistributedSampler. Neighbours of a batch share a
-    read, so a sequential order is the cheapest; images of a generator need no shuffling.
+    Items are (image, class), or (image, class, serial), as those of `SyntheticStream`. A sampler,
+    such as torch's DistributedSampler, decides the order and which rank reads which items.
+    Consecutive items of a batch share a read, so a sequential order is the fastest; images of a
+    generator need no shuffling.
 
     Args:
         source: a ServerSource, or another ImageSource.
@@ -56,7 +57,7 @@ class SyntheticImages(Dataset[Any]):
 
     @property
     def source(self) -> ImageSource:
-        """Where the images come from."""
+        """Source of the images."""
         return self._source
 
     def take(self, count: int) -> "SyntheticImages":
@@ -120,14 +121,14 @@ class SyntheticImages(Dataset[Any]):
 
 @dataclass(slots=True)
 class _Run:
-    """Neighbouring positions."""
+    """Consecutive positions of a read."""
 
     start: int
     size: int
 
 
 def _cut_into_runs(positions: Sequence[int], limit: int) -> list[_Run]:
-    """Returns the fewest reads that cover every position, each once."""
+    """Returns the fewest reads that cover each position once."""
     runs: list[_Run] = []
     for position in sorted(set(positions)):
         last = runs[-1] if runs else None

@@ -21,10 +21,10 @@ NO_CLASS = -1
 
 @dataclass(frozen=True, slots=True)
 class ItemFormat:
-    """What one item looks like: (image, class), or (image, class, serial).
+    """Format of one item: (image, class), or (image, class, serial).
 
     Raises:
-        ValueError: `output` is none of the two.
+        ValueError: `output` is not one of these two.
     """
 
     output: Output = "tensor"
@@ -66,7 +66,7 @@ class ItemFormat:
 
 
 def make_tensor(images: SourceImages) -> torch.Tensor:
-    """Returns the pixels as uint8 [N, C, H, W], in memory of their own."""
+    """Returns a copy of the pixels as uint8 [N, C, H, W]."""
     # A copy, because received bytes are read-only and the transpose is not contiguous.
     return torch.from_numpy(np.array(images.image.transpose(0, 3, 1, 2), order="C"))
 

@@ -15,7 +15,7 @@ class MixedImages(Dataset[Any]):
     """The items of a real dataset, followed by synthetic ones.
 
     Use `sampler` for an order that mixes them: it takes the synthetic images in order of index, so
-    that those of a batch are neighbours and need one read.
+    that those of a batch are consecutive and need one read.
 
     Args:
         real: a map-style dataset of (image, class).
@@ -111,7 +111,7 @@ class MixedSampler(Sampler[int]):
             yield self._dataset.real_count + next(synthetic) if is_synthetic else next(positions)
 
     def _share(self, count: int) -> range:
-        """Returns the neighbouring positions of `count` that this rank takes."""
+        """Returns the consecutive positions out of `count` that this rank takes."""
         each, more = divmod(count, self._world_size)
         more = 0 if self._drop_last else more
         start = self._rank * each + min(self._rank, more)
@@ -159,7 +159,7 @@ def mix(
         )
     have = Counter(int(each) for each in found)
     missing = [k for k in range(num_classes) for _ in range((per_class or 0) - have[k])]
-    # Shuffled, so that neighbouring indices, which a sampler keeps together, have mixed classes.
+    # Shuffled, so that consecutive indices, which a sampler keeps together, have mixed classes.
     random.Random(seed).shuffle(missing)  # noqa: S311 - an order, no secret
     return MixedImages(real, synthetic.choose(missing))
 

@@ -9,7 +9,7 @@ from torch.utils.data import get_worker_info
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Neighbouring positions, which one read covers."""
+    """Consecutive positions, which one read covers."""
 
     start: int
     """Position of the first image, from 0 on."""
@@ -19,7 +19,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Who reads: one worker of one rank.
+    """Position of a reader: one worker of one rank.
 
     Block b belongs to rank `b % world_size`. The blocks of a rank go to its workers in turn, as a
     DataLoader takes batches from its workers in turn. If a block is a batch, the batches of a rank

@@ -91,12 +91,12 @@ class SyntheticStream(IterableDataset[Any]):
         self._rank = _check_rank(rank, world_size)
         # Shared, because workers that persist do not see other changes of the parent.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-        self._done = 0  # images of this share that the loop has got in this epoch
+        self._done = 0  # images of this share that the loop has received in this epoch
         self._resume_at = 0
 
     @property
     def source(self) -> ImageSource:
-        """Where the images come from."""
+        """Source of the images."""
         return self._source
 
     @property
@@ -132,7 +132,7 @@ class SyntheticStream(IterableDataset[Any]):
         return self._yield_items(Prefetch(read, blocks, self._prefetch))
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns epoch and position of this worker, and what the images depend on."""
+        """Returns epoch and position of this worker, and what determines the images."""
         return {"epoch": self.epoch, "images_done": self._done, "plan": self._plan()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
