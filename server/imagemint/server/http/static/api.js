@@ -22,13 +22,14 @@ function headers(more) {
 /** Sends a request and returns the response; throws a Failure unless it is a success. */
 export async function call(path, { method = "GET", body, accept = "application/json", signal, cache } = {}) {
   let response;
+  const isForm = body instanceof FormData; // the browser writes its content type
   try {
     response = await fetch(path, {
       method,
       signal,
       cache,
-      headers: headers(body ? { accept, "content-type": "application/json" } : { accept }),
-      body: body ? JSON.stringify(body) : undefined,
+      headers: headers(body && !isForm ? { accept, "content-type": "application/json" } : { accept }),
+      body: body && !isForm ? JSON.stringify(body) : body,
     });
   } catch (error) {
     if (error.name === "AbortError") throw error;
@@ -99,6 +100,13 @@ export async function fetchWalk(model, serials, frames) {
   const body = { serials, frames, animation: { bounces: true } };
   const response = await call(`${modelPath(model)}:interpolate`, { method: "POST", body, accept: "image/webp" });
   return response.blob();
+}
+
+/** Returns the translation of a form as a blob, and its serial. */
+export async function translate(model, form, signal) {
+  const options = { method: "POST", body: form, accept: "image/png", signal };
+  const response = await call(`${modelPath(model)}:translate`, options);
+  return { blob: await response.blob(), serial: response.headers.get("imagemint-serial") ?? "" };
 }
 
 /** Returns the text of a bundle's card; null if it has none. */

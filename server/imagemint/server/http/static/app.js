@@ -7,6 +7,7 @@ import { Grid } from "./grid.js";
 import { Meter } from "./meter.js";
 import { Viewer } from "./viewer.js";
 import { Walk } from "./walk.js";
+import { Translator } from "./translate.js";
 import { showCard } from "./card.js";
 import { hideNotice, showFailure, tell } from "./notices.js";
 import { connectKey, connectTheme, followStatus } from "./status.js";
@@ -16,6 +17,7 @@ const LOADING_MS = 2500;
 
 const meter = new Meter();
 const walk = new Walk(pickTwo);
+const translator = new Translator();
 const viewer = new Viewer((end, image) => walk.set(end, image));
 let grids = [];
 let running = null;
@@ -49,7 +51,7 @@ async function loadModels() {
     controls.setModels(models);
     const states = models.flatMap((each) => each.versions.map((one) => one.state));
     if (states.includes("MODEL_STATE_LOADING")) setTimeout(loadModels, LOADING_MS);
-    if (!grids.length) await mint();
+    if (!grids.length && !controls.source) await mint();
     if (!controls.version && models.length) tell("The models are loading", "The page goes on by itself when one is ready.");
     if (!models.length) tell("No models", "This server's repository is empty, or your key may use none of its models.");
   } catch (error) {
@@ -59,16 +61,28 @@ async function loadModels() {
 
 function onVersion() {
   showCard(controls.model, controls.version);
+  translator.show(controls.source, mint);
   const name = `${controls.name}@${controls.version?.version}`;
   if (name === shown) return;
   if (shown) {
     walk.clear();
-    if (controls.version) mint();
+    if (controls.source) clearGrids();
+    else if (controls.version) mint();
   }
   shown = name;
 }
 
-/** Mints what the form asks for. `attempt` counts retries after refusals. */
+function clearGrids() {
+  running?.abort();
+  for (const grid of grids) grid.clear();
+  grids = [];
+  byId("panes").replaceChildren();
+  byId("walk").hidden = true;
+  byId("progress").textContent = "";
+  hideNotice();
+}
+
+/** Mints, or translates, what the form asks for. `attempt` counts retries after refusals. */
 async function mint(attempt = 0) {
   if (!controls.version) return;
   const spec = controls.read();
@@ -82,12 +96,9 @@ async function mint(attempt = 0) {
   const aborter = (running = new AbortController());
   hideNotice();
   byId("stop").hidden = false;
-  makeGrids(Number(spec.count));
-  meter.begin();
   try {
-    await Promise.all(grids.map((grid) => fill(grid, spec, aborter.signal)));
-    meter.end();
-    announce(aborter.signal);
+    if (controls.source) await translator.run(controls.name, controls.options(spec), aborter.signal);
+    else await fillGrids(spec, aborter.signal);
   } catch (error) {
     aborter.abort();
     if (error.name === "AbortError") announce(aborter.signal);
@@ -99,6 +110,14 @@ async function mint(attempt = 0) {
       for (const grid of grids) grid.end();
     }
   }
+}
+
+async function fillGrids(spec, signal) {
+  makeGrids(Number(spec.count));
+  meter.begin();
+  await Promise.all(grids.map((grid) => fill(grid, spec, signal)));
+  meter.end();
+  announce(signal);
 }
 
 function makeGrids(count) {
@@ -167,6 +186,7 @@ function pickTwo() {
 }
 
 function announce(signal) {
+  if (controls.source) return;
   const images = grids.reduce((sum, grid) => sum + grid.images.length, 0);
   const seconds = (performance.now() - meter.began) / 1e3;
   const end = signal.aborted ? "Stopped after" : "Minted";

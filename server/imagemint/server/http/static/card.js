@@ -18,7 +18,7 @@ export function showCard(model, version) {
   const facts = [
     ["Serial prefix", `${model.name}@${version.version}`],
     ["Image", `${shape.width} × ${shape.height}, ${shape.channels === 1 ? "gray" : "colour"}`],
-    ["Latent", `${manifest.latent.zDim} numbers`],
+    ["Latent", manifest.latent ? `${manifest.latent.zDim} numbers` : "none"],
     ["Runs on", `${version.executionProvider.replace("ExecutionProvider", "")}, ${version.variant}`],
     ["Licence", manifest.license || "not stated"],
   ];

@@ -51,6 +51,20 @@ export class Controls {
     return this.findVersion(byId("version").value);
   }
 
+  /** The source that the version translates; null if it takes none. */
+  get source() {
+    return this.version?.manifest.source ?? null;
+  }
+
+  /** Returns an ImageSpec as the options of a translation. */
+  options(spec) {
+    const options = { version: this.version.version };
+    if (this.version.manifest.latent) options.seed = spec.seed;
+    if (spec.classId !== undefined) options.class = String(spec.classId);
+    for (const name of ["caption", "truncation"]) if (spec[name] !== undefined) options[name] = String(spec[name]);
+    return options;
+  }
+
   /** The version to compare with; undefined for none. */
   get other() {
     return this.findVersion(byId("compare").value);
@@ -62,7 +76,7 @@ export class Controls {
 
   makeModel(model) {
     const thumbs = make("div", { class: "thumbs", "aria-hidden": "true" });
-    if (isReady(model)) fillThumbs(thumbs, model);
+    if (isReady(model) && !isTranslator(model)) fillThumbs(thumbs, model);
     const radio = make("input", {
       type: "radio", name: "model", value: model.name, checked: model === this.model,
       onchange: () => {
@@ -98,6 +112,9 @@ export class Controls {
     this.showCondition();
     this.showTruncation();
     byId("mint").disabled = !this.version;
+    byId("mint").textContent = this.source ? "Translate" : "Mint";
+    byId("count-field").hidden = byId("compare-field").hidden = Boolean(this.source);
+    byId("seed-field").hidden = Boolean(this.source) && !this.version.manifest.latent;
     this.changed();
   }
 
@@ -132,7 +149,7 @@ export class Controls {
   }
 
   showTruncation() {
-    const range = this.version?.manifest.latent.truncation;
+    const range = this.version?.manifest.latent?.truncation;
     byId("truncation-field").hidden = !range;
     if (!range) return;
     // Beyond 2.5 a threshold cuts off nothing that the eye can see.
@@ -193,12 +210,14 @@ export class Controls {
   }
 }
 
+const isTranslator = (model) => model.versions.some((each) => each.state === READY && each.manifest.source);
 const isReady = (model) => model.versions.some((each) => each.state === READY);
 
 function describe(model) {
   const version = model.versions.findLast((each) => each.state === READY);
   if (!version) return model.versions.some((each) => each.state === "MODEL_STATE_LOADING") ? "still loading" : "not ready";
-  const { image, classLabels = [], caption } = version.manifest;
+  const { image, classLabels = [], caption, source } = version.manifest;
+  if (source) return source.scale > 1 ? `translates pictures, ${source.scale} × as large` : "translates pictures";
   const asks = caption ? "captions" : classLabels.length ? `${formatCount(classLabels.length)} classes` : "no classes";
   return `${image.width} × ${image.height}, ${asks}`;
 }

@@ -1,0 +1,110 @@
+// The drop zone: a source, and its translation beside it.
+
+import { byId, formatSeconds, make } from "./dom.js";
+import { translate } from "./api.js";
+
+export class Translator {
+  constructor() {
+    this.files = [];
+    this.mask = null;
+    const drop = byId("drop");
+    byId("source-file").addEventListener("change", (event) => this.take([...event.target.files]));
+    byId("mask-file").addEventListener("change", (event) => {
+      this.mask = event.target.files[0] ?? null;
+      this.announce();
+    });
+    for (const name of ["dragenter", "dragover"]) {
+      drop.addEventListener(name, (event) => {
+        event.preventDefault();
+        drop.classList.add("over");
+      });
+    }
+    for (const name of ["dragleave", "drop"]) drop.addEventListener(name, () => drop.classList.remove("over"));
+    drop.addEventListener("drop", (event) => {
+      event.preventDefault();
+      this.take([...event.dataTransfer.files]);
+    });
+  }
+
+  /** Shows the zone for a source of a manifest; hides it for null. `ready` is called with a source. */
+  show(source, ready) {
+    this.source = source;
+    this.ready = ready;
+    byId("translate").hidden = !source;
+    if (!source) return;
+    byId("mask-field").hidden = !source.mask;
+    byId("source-file").multiple = source.frames > 1;
+    const size = source.step ? `multiples of ${source.step} pixels` : `${source.width} × ${source.height} pixels`;
+    const frames = source.frames > 1 ? `${source.frames} pictures, the oldest first, ` : "";
+    byId("drop-hint").textContent = `PNG, JPEG or WebP. The model takes ${frames}${size}.`;
+    this.announce();
+  }
+
+  /** Takes the files of a source, and translates them if nothing is missing. */
+  take(files) {
+    if (!files.length) return;
+    this.files = files;
+    this.showPicture("source", files.at(-1), files.at(-1).name);
+    this.clearResult();
+    this.announce();
+    if (!this.missing) this.ready();
+  }
+
+  /** What the visitor still has to choose; empty for nothing. */
+  get missing() {
+    const { frames, mask } = this.source;
+    if (!this.files.length) return frames > 1 ? `Choose ${frames} pictures.` : "Choose a picture.";
+    if (this.files.length !== frames) return `${this.files.length} pictures chosen; the model takes ${frames}.`;
+    return mask && !this.mask ? "Choose a mask: white where the picture is to be filled." : "";
+  }
+
+  announce() {
+    byId("translate-note").textContent = this.missing;
+  }
+
+  /**
+   * Translates the source.
+   *
+   * @param model name of the model.
+   * @param options texts of the form, by the names of the HTTP interface.
+   */
+  async run(model, options, signal) {
+    if (this.missing) {
+      this.announce();
+      byId("source-file").focus();
+      return;
+    }
+    const form = new FormData();
+    for (const file of this.files) form.append(this.source.frames > 1 ? "frame" : "source", file);
+    if (this.source.mask) form.append("mask", this.mask);
+    for (const [name, value] of Object.entries({ ...options, fit: byId("fit").value })) form.append(name, value);
+    byId("translate-note").textContent = "Translating …";
+    const began = performance.now();
+    try {
+      const { blob, serial } = await translate(model, form, signal);
+      this.showPicture("result", blob, serial);
+      const seconds = (performance.now() - began) / 1e3;
+      byId("translate-note").textContent = `Translated in ${formatSeconds(seconds)}.`;
+    } catch (error) {
+      byId("translate-note").textContent = "";
+      throw error;
+    }
+  }
+
+  clearResult() {
+    byId("result-picture").replaceChildren();
+    byId("result-caption").textContent = "";
+    byId("save-result").hidden = true;
+  }
+
+  showPicture(which, blob, caption) {
+    const url = URL.createObjectURL(blob);
+    const image = make("img", { src: url, alt: which === "source" ? "Source" : "Translation" });
+    image.addEventListener("load", () => image.classList.toggle("pixels", image.naturalWidth <= 96));
+    byId(`${which}-picture`).replaceChildren(image);
+    byId(`${which}-caption`).textContent = caption;
+    if (which === "result") {
+      Object.assign(byId("save-result"), { href: url, hidden: false });
+    }
+  }
+}

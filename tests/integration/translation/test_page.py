@@ -1,0 +1,112 @@
+"""The page's drop zone in a real Chromium."""
+
+import re
+import shutil
+
+import numpy as np
+import pytest
+import pytest_asyncio
+from made_sources import draw, to_file
+from PIL import Image
+from playwright.async_api import async_playwright, expect
+
+from imagemint.engine.batch import Batch
+from imagemint.engine.serial import hash_source
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+MS = 30_000
+SOURCE = draw(1)
+
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="session"),
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium"),
+]
+
+
+@pytest_asyncio.fixture(loop_scope="session", scope="module")
+async def page(translating_app):
+    """The page of the server; at the end, it must not have thrown."""
+    faults = []
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--no-proxy-server"]
+        )
+        page = await browser.new_page()
+        page.set_default_timeout(MS)
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        await page.goto(translating_app.http_url + "#model=fixed")
+        yield page
+        await browser.close()
+    assert not faults
+
+
+def upload(pixels, name="drawing.png"):
+    """A file as Playwright uploads it."""
+    return {"name": name, "mimeType": "image/png", "buffer": to_file(pixels)}
+
+
+async def choose_model(page, name):
+    """Picks a model of the form."""
+    await page.locator(f".model:has(input[value={name}])").click()
+
+
+async def test_source_and_result_are_side_by_side(page, backends, tmp_path):
+    """A chosen picture is translated at once; the result has its serial and can be saved."""
+    await expect(page.locator("#translate")).to_be_visible(timeout=MS)
+    await expect(page.locator("#walk")).to_be_hidden()
+    await expect(page.locator("#seed-field")).to_be_hidden()
+    await expect(page.locator("#drop-hint")).to_contain_text(re.compile("8 . 6 pixels"))
+    await page.locator("#source-file").set_input_files(upload(SOURCE))
+    serial = f"fixed@1/0/0?source={hash_source(SOURCE)}"
+    await expect(page.locator("#result-caption")).to_have_text(serial, timeout=MS)
+    await expect(page.locator("#source-caption")).to_have_text("drawing.png")
+    async with page.expect_download() as saved:
+        await page.locator("#save-result").click()
+    expected = backends["fixed"].run(Batch(source=SOURCE[np.newaxis]))[0]
+    with Image.open(await (await saved.value).path()) as picture:
+        assert np.array_equal(np.asarray(picture), expected)
+
+
+async def test_dropped_picture_is_translated(page):
+    """A picture of another size is dropped onto the zone, and fits as the form says."""
+    await choose_model(page, "free")
+    await expect(page.locator("#drop-hint")).to_contain_text("multiples of 4 pixels")
+    content = list(to_file(draw(2, 21, 30)))
+    transfer = await page.evaluate_handle(
+        """(bytes) => {
+          const transfer = new DataTransfer();
+          transfer.items.add(new File([new Uint8Array(bytes)], "dropped.png", {type: "image/png"}));
+          return transfer;
+        }""",
+        content,
+    )
+    await page.dispatch_event("#drop", "drop", {"dataTransfer": transfer})
+    await expect(page.locator("#result-caption")).to_have_text(
+        re.compile("^free@1/0/0"), timeout=MS
+    )
+    assert await page.evaluate("document.querySelector('#result-picture img').naturalWidth") == 28
+    await page.locator("#fit").select_option("refuse")
+    await page.locator("#mint").click()
+    await expect(page.locator("#form-error")).to_contain_text("multiples of 4", timeout=MS)
+
+
+async def test_frames_and_mask_are_asked_for(page):
+    """A model of several frames with a mask says what is missing, and gets all of it."""
+    await choose_model(page, "sequence")
+    await page.locator("#source-file").set_input_files([upload(SOURCE)] * 2)
+    await expect(page.locator("#translate-note")).to_contain_text("the model takes 3", timeout=MS)
+    await page.locator("#source-file").set_input_files([upload(SOURCE)] * 3)
+    await expect(page.locator("#translate-note")).to_contain_text("Choose a mask", timeout=MS)
+    await page.locator("#mask-file").set_input_files(upload(draw(3, depth=1)))
+    await page.locator("#mint").click()
+    await expect(page.locator("#result-caption")).to_have_text(
+        re.compile("^sequence@1/0/0"), timeout=MS
+    )
+
+
+async def test_other_models_mint_again(page):
+    """A model without a source has its grid back."""
+    await choose_model(page, "digits")
+    await expect(page.locator("#translate")).to_be_hidden()
+    await expect(page.locator(".tile img").first).to_be_visible(timeout=MS)
+    await expect(page.locator("#count-field")).to_be_visible()
