@@ -4,6 +4,7 @@ Import-light: torch is imported when a command runs, not when its options are li
 """
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -11,13 +12,17 @@ from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator
 from pydantic_settings import CliPositionalArg
 
 from imagemint.training.data_options import DataOptions
+from imagemint.training.errors import TrainingError
 from imagemint.training.generator_command import TrainGenerator
 from imagemint.training.recipes import CLASSIFIER_TABLE, TABLE, TRANSLATION_TABLE, Entry
 from imagemint.training.run_command import RunSettings, choose_device
 from imagemint.training.translation_command import TrainTranslator
 
 if TYPE_CHECKING:
+    import torch
+
     from imagemint.training.classifier.recipes import ClassifierRecipe
+    from imagemint.training.evaluation_report import EvaluationFigure
 
 
 class TrainClassifier(RunSettings, DataOptions):
@@ -139,6 +144,8 @@ class Evaluate(DataOptions):
         from imagemint.training import evaluation  # noqa: PLC0415 - torch
 
         device = choose_device(self.device)
+        if evaluation.is_translator_run(self.source):
+            return self._evaluate_translator(device)
         classifiers: list[Path | None] = [*self.classifier] or [None]
         judgings = [
             evaluation.Judging(
@@ -161,8 +168,24 @@ class Evaluate(DataOptions):
             )
         finally:
             source.close()
-        for figure in figures:
-            spread = "" if figure.deviation is None else f" ± {figure.deviation:.4f}"
-            reference = "" if figure.reference is None else f"  (real data {figure.reference:.4f})"
-            print(f"{figure.metric:28} {figure.value:9.4f}{spread}{reference}")  # noqa: T201 - the command's answer
+        _print_figures(figures)
         return 0
+
+    def _evaluate_translator(self, device: "torch.device") -> int:
+        from imagemint.training import evaluation  # noqa: PLC0415 - torch
+
+        if self.inception is not None:
+            raise TrainingError("a translator is measured under a --classifier, not by --inception")
+        judge = evaluation.open_judge(self.classifier, device)
+        figures = evaluation.evaluate_translator_run(
+            *(Path(self.source), judge, self.data, device), samples=self.samples, out=self.out
+        )
+        _print_figures(figures)
+        return 0
+
+
+def _print_figures(figures: "Iterable[EvaluationFigure]") -> None:
+    for figure in figures:
+        spread = "" if figure.deviation is None else f" ± {figure.deviation:.4f}"
+        reference = "" if figure.reference is None else f"  (real data {figure.reference:.4f})"
+        print(f"{figure.metric:28} {figure.value:9.4f}{spread}{reference}")  # noqa: T201 - the command's answer

@@ -8,7 +8,9 @@ import pytest
 import torch
 from PIL import Image
 from scipy import ndimage
+from small_translations import SMALL, train
 
+from imagemint.client.cli import main
 from imagemint.training import datasets
 from imagemint.training.classifier.attributes import AttributeClassifier
 from imagemint.training.classifier.networks import DigitClassifier, ResidualClassifier
@@ -23,8 +25,13 @@ from imagemint.training.evaluation.translation import (
 )
 from imagemint.training.evaluation.translation.evaluating import predict
 from imagemint.training.evaluation.translation.figures import Truth, measure_attributes
+from imagemint.training.loop.examples import Examples
+from imagemint.training.loop.translation_task import TranslationTask
 from imagemint.training.metrics import peak_signal_noise_ratio, sharpness
+from imagemint.training.recipes.cyclegan import CycleganRecipe
+from imagemint.training.translators import read_translator
 
+CYCLEGAN = CycleganRecipe.model_fields
 WORN = np.arange(0, 40, 4)
 
 
@@ -198,6 +205,26 @@ def test_known_blur_is_undone(people):
     gain = peak_signal_noise_ratio(known, truth) - peak_signal_noise_ratio(sources, truth)
     assert gain.mean() > 5
     assert sharpness(known).mean() > sharpness(sources).mean()
+
+
+def test_run_is_measured_by_the_command(people, tmp_path, monkeypatch, capsys):
+    """`imagemint evaluate RUN` prints every figure; those of the run itself stay beside it."""
+    del people
+    monkeypatch.setattr(tasks, "_BOXES", 0.0)
+    pairs, examples = (load_pairs("glasses", split) for split in ("train", "test"))
+    recipe = CycleganRecipe(**{name: it for name, it in SMALL.items() if name in CYCLEGAN})
+    train(TranslationTask(recipe, pairs, Examples.of(examples)), tmp_path / "run")
+    assert main(["evaluate", str(tmp_path / "run"), "--device", "cpu"]) == 0
+    printed = capsys.readouterr().out
+    assert "psnr@identity" in printed
+    assert "cycle_error" in printed
+    recorded = json.loads((tmp_path / "run/evaluation.json").read_text())
+    names = {each["metric"] for each in recorded["figures"]}
+    assert {"psnr", "ssim", "cycle_error"} <= names
+    assert not any("@" in name for name in names)
+    assert (tmp_path / "run/evaluation/table.md").is_file()
+    evaluations = read_translator(tmp_path / "run").evaluations
+    assert {each.metric for each in evaluations} == names
 
 
 def test_hidden_attributes_do_not_count(people):

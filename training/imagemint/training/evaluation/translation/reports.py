@@ -10,6 +10,7 @@ from PIL import Image
 
 from imagemint.training.datasets.translations import Pairs
 from imagemint.training.evaluation_report import EvaluationFigure
+from imagemint.training.loop.examples import picture_sources
 from imagemint.training.loop.samples import arrange_grid
 
 Images = NDArray[np.uint8]
@@ -45,7 +46,11 @@ def write_translations(
     (out / "table.md").write_text(describe(title, figures))
     rows = np.arange(min(_ROWS, len(columns[0].images)))
     sources, truth = test.examples(rows)
-    shown = [show_sources(sources, test), *(each.images[rows] for each in columns), truth]
+    shown = [
+        picture_sources(sources, test.form, test.target_shape),
+        *(each.images[rows] for each in columns),
+        truth,
+    ]
     turns = np.stack(shown, axis=1).reshape(-1, *truth.shape[1:])
     Image.fromarray(arrange_grid(turns, len(shown))).save(out / "pairs.png")
 
@@ -66,19 +71,6 @@ def describe(title: str, figures: Sequence[EvaluationFigure]) -> str:
     lines += ["", "Behind ± is the standard error of the mean over the images.", ""]
     lines += [f"- {each.metric}: {each.protocol}" for each in figures]
     return "\n".join(lines) + "\n"
-
-
-def show_sources(sources: Images, test: Pairs) -> Images:
-    """Returns what sources look like, uint8 [N, H', W', C] of the shape of the targets.
-
-    The newest frame, enlarged by nearest neighbours.
-    """
-    form, (height, width, channels) = test.form, test.target_shape
-    end = form.frames * form.channels
-    seen = sources[..., end - form.channels : end]
-    if form.channels < channels:
-        seen = np.repeat(seen, channels, axis=3)
-    return seen.repeat(height // form.height, axis=1).repeat(width // form.width, axis=2)
 
 
 def _row(cells: Sequence[str]) -> str:
