@@ -44,6 +44,7 @@ from imagemint.training.classifier.training import train_classifier
 from imagemint.training.datasets import LabelledImages, load_dataset
 from imagemint.training.errors import TrainingError
 from imagemint.training.loop.checkpoints import list_checkpoints
+from imagemint.training.loop.generator_task import GeneratorTask
 from imagemint.training.loop.schedules import Schedule
 from imagemint.training.loop.training_loop import train
 from imagemint.training.recipes.mnist import MnistRecipe
@@ -124,8 +125,7 @@ class Cell:
             snapshot_interval=32_000, collapse_grace=_NEVER, divergence_factor=float("inf")
         )
         train(
-            recipe,
-            self.real,
+            GeneratorTask(recipe, self.real),
             run,
             schedule=schedule,
             device=CPU,

@@ -96,20 +96,35 @@ def measure(options: argparse.Namespace, arm: str, seed: int) -> float:
     return float(json.loads(finished.read_text())["test_accuracy"])
 
 
-def summarise(scores: dict[str, list[float]]) -> dict[str, Any]:
-    """Returns means, and the paired difference with its 95 % interval of Student's t."""
-    differences = [b - a for a, b in zip(*(scores[arm] for arm in ARMS), strict=True)]
-    mean, half = mean_interval(differences)
-    return {
+def summarise(scores: dict[int, dict[str, float]], seeds: int) -> dict[str, Any]:
+    """Returns the record: means, and the paired difference with its 95 % interval of Student's t.
+
+    Args:
+        scores: accuracies by seed and arm, as far as they were measured.
+        seeds: number of seeds that were wanted.
+    """
+    pairs = {seed: found for seed, found in scores.items() if found.keys() >= {*ARMS}}
+    record: dict[str, Any] = {
         "accuracy": scores,
-        "mean": {arm: statistics.mean(scores[arm]) for arm in ARMS},
-        "synthetic_minus_real": mean,
-        "interval_95": half,
+        "not_run": [
+            f"{arm}, seed {seed}"
+            for seed in range(1, seeds + 1)
+            for arm in ARMS
+            if arm not in scores.get(seed, {})
+        ],
     }
+    if pairs:
+        mean, half = mean_interval([each["synthetic"] - each["real"] for each in pairs.values()])
+        record |= {
+            "mean": {arm: statistics.mean(each[arm] for each in pairs.values()) for arm in ARMS},
+            "synthetic_minus_real": mean,
+            "interval_95": half,
+        }
+    return record
 
 
-def check_settings(options: argparse.Namespace) -> None:
-    """Keeps the settings beside the results; refuses a folder with the results of others."""
+def check_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """Returns the settings, which it keeps beside the results; refuses those of others."""
     names = ("model", "images", "width", "epochs")
     settings = {name: getattr(options, name) for name in names}
     path = options.out / "settings.json"
@@ -117,10 +132,11 @@ def check_settings(options: argparse.Namespace) -> None:
     if path.is_file() and json.loads(path.read_text()) != settings:
         raise SystemExit(f"{options.out} has results of other settings: {path.read_text()}")
     path.write_text(json.dumps(settings) + "\n")
+    return settings
 
 
 def main() -> None:
-    """Trains what is missing, prints the scores, and writes them to scores.json."""
+    """Trains what is missing, prints the scores, and writes scores.json after each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--data", type=Path, default=os.environ.get("IMAGEMINT_DATA"))
@@ -130,21 +146,20 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=32, help="channels of the classifier")
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument(
+        "--only-done", action="store_true", help="train nothing; write the record of what is done"
+    )
     options = parser.parse_args()
-    check_settings(options)
-    scores: dict[str, list[float]] = {arm: [] for arm in ARMS}
+    settings = check_settings(options)
+    scores: dict[int, dict[str, float]] = {}
     for seed in range(1, options.seeds + 1):
         for arm in ARMS:
-            scores[arm].append(measure(options, arm, seed))
-            print(
-                f"seed {seed}, trained on {arm} images: {scores[arm][-1]:.2%} of the real test set"
-            )
-    summary = summarise(scores)
-    (options.out / "scores.json").write_text(json.dumps(summary, indent=2) + "\n")
-    print(
-        f"synthetic minus real: {summary['synthetic_minus_real']:+.2%} "
-        f"± {summary['interval_95']:.2%} (95 % interval)"
-    )
+            if options.only_done and not (options.out / f"{arm}-{seed}/classifier.json").is_file():
+                continue
+            scores.setdefault(seed, {})[arm] = accuracy = measure(options, arm, seed)
+            print(f"seed {seed}, trained on {arm} images: {accuracy:.2%} of the real test set")
+            record = {"settings": settings, **summarise(scores, options.seeds)}
+            (options.out / "scores.json").write_text(json.dumps(record, indent=2) + "\n")
 
 
 if __name__ == "__main__":

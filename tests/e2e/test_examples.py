@@ -147,7 +147,7 @@ async def test_augmentation_adds_images(mnist_server, tmp_path):
     np.savez(tmp_path / "few.npz", image=batch.image, label=batch.class_id)
     done = await asyncio.create_subprocess_exec(
         *(sys.executable, EXAMPLES / "augmentation/train.py", "--real", tmp_path / "few.npz"),
-        *("--server", mnist_server, "--per-class", "20", "--epochs", "1"),
+        *("--server", mnist_server, "--per-class", "20", "--steps", "5"),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )

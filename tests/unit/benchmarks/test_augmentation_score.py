@@ -56,10 +56,19 @@ def test_real_images_are_selected_by_seed(score, digits):
 
 
 def test_summary_pairs_the_seeds(score):
-    """The interval is that of the differences per seed."""
-    found = score.summarise({"real": [0.9, 0.8, 0.7], "synthetic": [0.91, 0.82, 0.73]})
+    """The interval is that of the differences of whole pairs; what is missing is listed."""
+    scores = {
+        1: {"real": 0.9, "synthetic": 0.91},
+        2: {"real": 0.8, "synthetic": 0.82},
+        3: {"real": 0.7, "synthetic": 0.73},
+        4: {"real": 0.1},
+    }
+    found = score.summarise(scores, 5)
     assert found["synthetic_minus_real"] == pytest.approx(0.02)
     assert found["interval_95"] == pytest.approx(4.3027 * 0.01 / 3**0.5, rel=1e-4)
+    assert found["not_run"] == ["synthetic, seed 4", "real, seed 5", "synthetic, seed 5"]
+    assert score.summarise({1: scores[1]}, 1)["interval_95"] is None
+    assert "mean" not in score.summarise({4: scores[4]}, 4)
 
 
 def test_results_of_other_settings_are_refused(score, tmp_path):
