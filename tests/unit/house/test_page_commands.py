@@ -16,6 +16,7 @@ REASONS = {
     "needs files of yours",
     "needs other programs",
     "needs servers of yours",
+    "no shipped model takes a source yet",
     "other tests run it",
     "trains for hours",
     "trains for minutes",
