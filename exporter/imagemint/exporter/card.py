@@ -1,4 +1,4 @@
-"""card.md: what a bundle is, for people."""
+"""Writes card.md, the description of a bundle for people."""
 
 import json
 
@@ -12,12 +12,12 @@ _DISTRIBUTED = {
 
 
 def card_text(manifest: pb.BundleManifest, version: int, original: str) -> str:
-    """The card of a bundle as Markdown; every figure in it stands in the manifest as well.
+    """Returns the card of a bundle as Markdown. The manifest has all its figures, too.
 
     Args:
-        manifest: of model.onnx.
-        version: 1 or more.
-        original: what model.onnx was made from, and compared with.
+        manifest: manifest of model.onnx.
+        version: version number, 1 or more.
+        original: the model from which model.onnx was made, and with which it was compared.
     """
     sections = [
         *(
@@ -60,7 +60,7 @@ def _head(manifest: pb.BundleManifest, version: int) -> str:
 
 
 def _captions(caption: pb.CaptionSpec) -> str:
-    """Returns what a caption may say, with the examples in order of the rows of samples.png."""
+    """Returns the description of captions, with the examples in the order of samples.png."""
     examples = "\n".join(f"- {example}" for example in caption.examples)
     words = ", ".join(sorted(caption.vocabulary))
     return (
@@ -166,7 +166,7 @@ def _training(manifest: pb.BundleManifest) -> str:
             "code": training.code_revision or "not from a checkout",
             "weights (SHA-256)": training.checkpoint_sha256,
         }
-    else:  # an adopted file, whose training nobody recorded
+    else:  # an adopted file, whose training is unknown
         facts |= {
             "origin": "exported by another program; how it was trained is not recorded",
             "file (SHA-256)": training.checkpoint_sha256,

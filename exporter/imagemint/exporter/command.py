@@ -1,6 +1,7 @@
-"""The command `imagemint export`: settings here, work elsewhere.
+"""The settings of the command `imagemint export`.
 
-Import-light: torch is imported when it runs, not when its options are listed.
+This module imports little: torch is imported when the command runs, not when its options are
+listed.
 """
 
 import shlex
@@ -272,7 +273,7 @@ class Export(BaseModel):
         from imagemint.exporter.errors import ExportError  # noqa: PLC0415 - onnxruntime
 
         try:
-            # utf-8-sig: editors on Windows put a byte order mark in front.
+            # utf-8-sig, because editors on Windows write a byte order mark.
             texts = self.labels_file.read_text("utf-8-sig").splitlines()
         except UnicodeDecodeError as error:
             raise ExportError(f"{self.labels_file} is not UTF-8: {error}") from error
@@ -310,7 +311,7 @@ class Export(BaseModel):
         )
 
     def _load_data(self) -> "tuple[LabelledImages, LabelledImages]":
-        """Returns the training images as the run had them, and the test images."""
+        """Returns the training images of the run, and the test images."""
         from imagemint.exporter.errors import ExportError  # noqa: PLC0415 - onnxruntime
         from imagemint.training.datasets import load_dataset  # noqa: PLC0415 - torch
         from imagemint.training.loop.resume import read_settings  # noqa: PLC0415 - torch

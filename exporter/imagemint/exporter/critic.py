@@ -1,7 +1,7 @@
 """The critic of a bundle: a second graph, which scores images.
 
-It can have three scores, each from networks that training has made anyway: the class confidence of
-a classifier, the logit of the discriminator, calibrated on images that it has not seen, and the
+It can have three scores, from networks that training has produced: the class confidence of a
+classifier, the logit of the discriminator, calibrated on images that it has not seen, and the
 distance to the nearest training image in the features of the classifier.
 """
 
@@ -32,7 +32,7 @@ from imagemint.v1 import manifest_pb2 as pb
 
 Score = Literal["class", "discriminator", "copies"]
 
-# Far from the seeds that people choose, and from those of the calibration of variants.
+# far from the seeds that users choose, and from those of the calibration of variants
 _CALIBRATION_SEED = 2**63 + 1
 _MOST_IMAGES = 5_000
 _COMPONENTS = 32
@@ -41,12 +41,12 @@ _BATCH = 250
 
 @dataclass(frozen=True)
 class CriticParts:
-    """What a critic is made of.
+    """The parts of a critic.
 
     Attributes:
-        scores: which scores it has.
+        scores: the scores that it has.
         classifier: a classifier with the classes of the model, for `class` and `copies`.
-        about: its ``classifier.json``.
+        about: content of its ``classifier.json``.
         discriminator: the discriminator, for `discriminator`.
         train: the training images, for `copies`.
         test: images that no network has seen, for `discriminator` and `copies`.
@@ -63,7 +63,7 @@ class CriticParts:
 
 
 class _Confidence(nn.Module):
-    """Probability of the class that was asked for."""
+    """Probability of the requested class."""
 
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class _Distance(nn.Module):
         self.register_buffer("mean", torch.from_numpy(mean).float())
         self.register_buffer("axes", torch.from_numpy(axes[:_COMPONENTS].T.copy()).float())
         known = (seen - mean) @ axes[:_COMPONENTS].T
-        scale = float(np.abs(known).max()) or 1.0  # float16 ends at 65504
+        scale = float(np.abs(known).max()) or 1.0  # the largest float16 is 65504
         self.register_buffer("known", torch.from_numpy(known / scale).half())
         self.scale = scale
         with torch.no_grad():
@@ -152,7 +152,7 @@ def add_critic(
         spec: the model.
         backend: computes its images.
         manifest: the manifest; it is changed.
-        of: what the critic is made of.
+        of: the parts of the critic.
 
     Raises:
         ExportError: a part is missing, or does not fit the model.
@@ -211,7 +211,7 @@ def _get_classifier(of: CriticParts, spec: ModelSpec) -> tuple[Classifier, str]:
 def _calibrate(
     of: CriticParts, spec: ModelSpec, backend: Backend
 ) -> tuple[nn.Module, pb.RealnessScore]:
-    """Returns the score of the discriminator, and what rejection sampling must know about it.
+    """Returns the score of the discriminator, and its calibration for rejection sampling.
 
     Platt scaling: a logistic regression tells test images from generated ones by the logit alone.
     The trained logit itself is not calibrated, and has seen the training images.
@@ -264,7 +264,7 @@ def _judge(
 
 
 def _fit_platt(real: NDArray[np.float64], fake: NDArray[np.float64]) -> tuple[float, float]:
-    """Returns slope and offset that make of logits the log-odds of being real."""
+    """Returns slope and offset that convert logits to the log-odds of being real."""
     spread = float(np.concatenate([real, fake]).std()) or 1.0
 
     def loss(weights: NDArray[np.float64]) -> float:

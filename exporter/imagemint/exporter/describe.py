@@ -1,4 +1,4 @@
-"""The manifest of a trained generator."""
+"""Builds the manifest of a trained generator."""
 
 import json
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _DISTRIBUTIONS = {
 
 @dataclass(frozen=True)
 class Description:
-    """What the user decides about a bundle, beyond what the run records."""
+    """The properties of a bundle that the user chooses; the run records the others."""
 
     name: str
     """Model name: 1 to 64 lower-case letters, digits, `-`, `_` and `.`."""
@@ -76,7 +76,7 @@ def build_translation_manifest(
     A translator of free size is served in tiles, which overlap by its radius.
 
     Raises:
-        ExportError: as `build_manifest`.
+        ExportError: as in `build_manifest`.
     """
     form, is_free = trained.form, trained.free_step > 0
     side = trained.max_side
@@ -139,7 +139,7 @@ def build_adopted_manifest(adopted: AdoptedModel, described: Description) -> pb.
     """Returns the manifest of an adopted generator, without its parity figures.
 
     Raises:
-        ExportError: as `build_manifest`.
+        ExportError: as in `build_manifest`.
     """
     height, width, channels = adopted.shape
     manifest = pb.BundleManifest(

@@ -1,4 +1,4 @@
-"""A bundle under construction: from a graph and its manifest to a published version."""
+"""Publishes a graph with its manifest as a version of a model."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -31,14 +31,14 @@ if TYPE_CHECKING:  # its library is in an extra
 
 @dataclass(frozen=True)
 class GraphOptions:
-    """The forms in which a graph is written.
+    """Options for writing a graph.
 
     Attributes:
         target: device of model.onnx: `cpu` writes transposed convolutions as plain ones, `cuda`
             keeps them.
         variants: other precisions, `int8` and `fp16`, each in its own file.
         compare: compares the quality of variants; required for any variant.
-        critic: what the critic is made of; None for a bundle without scores.
+        critic: the parts of the critic; None for a bundle without scores.
     """
 
     target: Literal["cpu", "cuda"] = "cpu"
@@ -53,9 +53,9 @@ class Draft:
 
     Attributes:
         model: the graph.
-        manifest: without parity figures.
-        original: what the graph was made from.
-        inputs: on which the two are compared; None: the first 1,000 serials of seed 0.
+        manifest: the manifest without parity figures.
+        original: the model from which the graph was made.
+        inputs: inputs of the comparison; None: the first 1,000 serials of seed 0.
         write_samples: writes samples.png to a path.
     """
 
@@ -80,7 +80,7 @@ def publish_draft(
     Args:
         draft: the graph.
         repository: the model repository; made if missing.
-        version: that does not exist yet.
+        version: a version that does not exist yet.
         tolerance: largest accepted difference from the original.
         options: target device and precisions.
         signing_key: signs the bundle. None: it is not signed.
@@ -100,7 +100,7 @@ def publish_draft(
             add_critic(directory, bundle.spec, backend, manifest, options.critic)
         if options.compare is not None:
             add_variants(directory, draft.model, manifest, options.variants, options.compare)
-        # Again, with the figures in the manifest: the published file is the one that was checked.
+        # Read again, with the figures in the manifest, so that the published file was checked.
         bundle, backend = _write_and_load(directory, model, manifest)
         draft.write_samples(directory / "samples.png", backend, bundle.spec, version)
         card = card_text(manifest, version, draft.original.name)

@@ -1,4 +1,4 @@
-"""The export: from a generator to a bundle in a model repository."""
+"""Exports a generator to a bundle in a model repository."""
 
 import logging
 from pathlib import Path
@@ -83,13 +83,13 @@ def adopt_generator(
 ) -> Bundle:
     """Writes a bundle of a generator that another program exported, compared with its file.
 
-    What looks wrong and is no error is logged as a warning.
+    Suspicious properties that are no errors are logged as warnings.
 
     Args:
-        foreign: the file, and what you tell about it.
-        name: as for `export_generator`, like all that follow.
+        foreign: the file, and its description.
+        name: model name, and its folder in the repository.
         repository: the model repository.
-        license: licence of weights and samples, which the file does not hold.
+        license: licence of weights and samples, which the file does not contain.
         title: one line for people. None: the name of the file.
         version: a version that does not exist yet. None: one more than the last.
         thresholds: range of truncation. None: the model takes no truncation.

@@ -1,4 +1,4 @@
-"""Parity: how far the served pixels differ from those of the exported network."""
+"""Measures parity: how much the served pixels differ from those of the exported network."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -38,8 +38,9 @@ class Original:
     name: str
     """Name for people."""
     pixels: Callable[[Batch], _Pixels]
-    """Returns its images uint8 [N, H, W, C] of a batch, rounded by other code than the code under
-    test."""
+    """Returns the images uint8 [N, H, W, C] of a batch, rounded by other code than the code under
+    test.
+    """
 
 
 def pytorch_original(trained: TrainedGenerator) -> Original:
@@ -57,11 +58,11 @@ def measure_parity(
     """Compares the backend with the original in all batch sizes.
 
     Args:
-        original: what the model was made from.
+        original: the model from which the bundle was made.
         spec: the model.
-        backend: runs it.
+        backend: runs the bundle.
         tolerance: largest accepted difference.
-        inputs: what is compared, such as sources of several sizes. Default: the first 1,000
+        inputs: inputs of the comparison, such as sources of several sizes. Default: the first 1,000
             serials of seed 0.
 
     Raises:

@@ -1,6 +1,6 @@
-"""Lower precision: 8-bit integers for CPUs, half precision for GPUs.
+"""Converts graphs to lower precision: 8-bit integers for CPUs, half precision for GPUs.
 
-ONNX Runtime's tools convert the graph; this module does what they leave undone. No other module of
+ONNX Runtime's tools convert the graph, and this module does the remaining work. No other module of
 the exporter imports onnxruntime.
 """
 
@@ -115,7 +115,7 @@ def quantizer_name() -> str:
 
 
 class _Feeds(CalibrationDataReader):  # type: ignore[misc] # onnxruntime carries no types
-    """Hands out the feeds one after the other, as the calibration reads them."""
+    """Returns the feeds one after the other to the calibration."""
 
     def __init__(self, feeds: Sequence[Feed]) -> None:
         self._left = iter(feeds)

@@ -1,4 +1,4 @@
-"""Publishes a bundle in a model repository: completely or not at all, and never over another."""
+"""Publishes a bundle in a model repository atomically, and never replaces another one."""
 
 import hashlib
 import shutil
@@ -16,7 +16,9 @@ if TYPE_CHECKING:  # its library is in an extra
     from imagemint.engine.bundle.signatures import SigningKey
 
 STAGING_PREFIX = ".export-"
-"""Prefix of staging directories. It begins with a dot, so that no server loads a half export."""
+"""Prefix of staging directories. It begins with a dot, so that no server loads an incomplete
+export.
+"""
 
 
 def choose_version(repository: Path, name: str, version: int | None) -> int:

@@ -1,4 +1,4 @@
-"""samples.png: the images of fixed serials, computed by the engine that serves them."""
+"""Writes samples.png: the images of fixed serials, computed by the engine of the server."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +23,8 @@ _WHITE = 255
 def write_samples(path: Path, backend: Backend, spec: ModelSpec, version: int) -> None:
     """Writes a row of ten images for each class or example caption, or else ten rows.
 
-    The images are the first of seed 0, in reading order. The text of the PNG says so.
+    The images are the first of seed 0, in reading order. The PNG has text chunks with this
+    description.
     """
     rows = min(spec.num_choices, _MAX_ROWS) or COLUMNS
     count = rows * COLUMNS

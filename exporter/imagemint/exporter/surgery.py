@@ -1,4 +1,4 @@
-"""Clean-up of an exported graph: folds what PyTorch's exporter does not, and strips metadata."""
+"""Cleans up an exported graph: folds nodes that PyTorch's exporter keeps, and strips metadata."""
 
 from collections.abc import Iterator
 
@@ -15,10 +15,10 @@ BATCH_AXIS = "N"
 def fold_batch_norm(model: onnx.ModelProto) -> None:
     """Folds each BatchNormalization that follows a Gemm, through a Reshape, into that Gemm.
 
-    The dynamo exporter folds those that follow a convolution, but not the one behind a projection
-    that is reshaped to [N, C, H, W], as DCGAN has it: there channel c owns H W rows of the weights.
-    The fold is computed in float64 and rounded once. A BatchNormalization that follows neither
-    stays: it is a single affine node.
+    The dynamo exporter folds those that follow a convolution, but not one that follows a projection
+    that is reshaped to [N, C, H, W], as in DCGAN. There, channel c has H W rows of the weights. The
+    fold is computed in float64 and rounded once. A BatchNormalization that follows neither stays:
+    it is a single affine node.
     """
     graph = model.graph
     constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer}

@@ -1,4 +1,4 @@
-"""The export of translators: from images to images."""
+"""Exports translators, which convert images to images."""
 
 from functools import partial
 from pathlib import Path
@@ -33,8 +33,8 @@ if TYPE_CHECKING:  # its library is in an extra
 _Pixels = npt.NDArray[np.uint8]
 
 _EXAMPLE_ROWS = 2  # the exporter treats a batch of one as a constant
-_OTHER_SIZES = 16  # sources of another size than in training that are compared
-_ROWS, _TRIPLES = 10, 4  # of samples.png
+_OTHER_SIZES = 16  # number of compared sources of another size than in training
+_ROWS, _TRIPLES = 10, 4  # width of samples.png
 
 
 class _Served(nn.Module):
@@ -113,7 +113,7 @@ def build_translation_graph(trained: TrainedTranslator) -> onnx.ModelProto:
         ExportError: PyTorch cannot export the module.
     """
     height, width, depth = trained.form.shape
-    width += trained.free_step  # equal sides would be taken for one and the same
+    width += trained.free_step  # the exporter would treat equal sides as the same side
     source = torch.zeros(_EXAMPLE_ROWS, height, width, depth, dtype=torch.uint8)
     return export_module(
         _Served(trained.module),
@@ -125,9 +125,9 @@ def build_translation_graph(trained: TrainedTranslator) -> onnx.ModelProto:
 
 
 def make_comparisons(trained: TrainedTranslator) -> list[Batch]:
-    """Returns 1,000 sources, the examples moved by random distances; of a free size 16 more.
+    """Returns 1,000 sources: the examples, moved by random distances; for a free size 16 more.
 
-    Those are as large as one pass allows, made of several examples side by side.
+    These 16 have the largest size of one pass, and consist of several examples side by side.
     """
     examples = trained.examples.source
     rng = np.random.Generator(np.random.Philox(key=[0, 0]))

@@ -1,4 +1,4 @@
-"""The configuration with which a stock Triton Inference Server serves a bundle."""
+"""Writes the configuration with which a standard Triton Inference Server serves a bundle."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ _HEAD = """\
 # Written by `imagemint export --triton`. Triton takes latents, not serial numbers: callers draw z
 # as docs/sampling.md says. Change max_batch_size and add instance_group for your device.
 """
-# Triton serves the newest version only, unless told otherwise; a serial number names its version.
+# By default, Triton serves only the newest version, but a serial number names any version.
 _VERSIONS = "version_policy { all { } }\n"
 
 
@@ -47,7 +47,7 @@ def write_triton_config(bundle: Bundle) -> Path:
         return path
     present = pb.ModelConfig()
     try:
-        # It may have fields that our part of Triton's schema leaves out.
+        # It may have fields that our part of Triton's schema omits.
         text_format.Parse(path.read_text(), present, allow_unknown_field=True)
     except (text_format.ParseError, UnicodeDecodeError) as error:
         raise ExportError(f"{path} is not readable, and is left as it is: {error}") from error

@@ -1,4 +1,4 @@
-"""Variants of a bundle: the same generator in lower precision.
+"""Adds variants to a bundle: the same generator in lower precision.
 
 A variant is written only if its quality matches the reference within seed-to-seed noise. The
 fastest form is tried first; if its images fall short, the next one is tried. Two things are
@@ -29,7 +29,7 @@ from imagemint.v1 import manifest_pb2 as pb
 
 _log = logging.getLogger(__name__)
 
-_CALIBRATION_SEED = 2**63  # far from the seeds that people choose
+_CALIBRATION_SEED = 2**63  # far from the seeds that users choose
 _CALIBRATION_IMAGES = 1_024
 _BATCH = 32
 # The fastest first. The projection of the latents loses the most precision in 8 bits.
@@ -49,8 +49,8 @@ class Limits:
     """Share of values that may differ by more than one level."""
 
 
-# The largest difference of int8 is reported and not limited: among millions of values there is
-# always a stroke whose edge moves by a pixel, and edges are black on white.
+# The largest difference of int8 is reported but not limited: among millions of values, the edge of
+# some stroke always moves by a pixel, and edges are black on white.
 LIMITS = {"fp16": Limits(0.1, 2, 0.001), "int8": Limits(1.0, 255, 0.15)}
 _PRECISIONS = {"fp16": pb.PRECISION_FP16, "int8": pb.PRECISION_INT8}
 _TARGETS = {"fp16": pb.TARGET_DEVICE_CUDA, "int8": pb.TARGET_DEVICE_CPU}
@@ -140,7 +140,7 @@ def _write_variant(
     own.CopyFrom(manifest)
     own.precision = _PRECISIONS[name]
     for field in ("parity", "evaluations", "variants", "critic"):
-        own.ClearField(field)  # they belong to the reference
+        own.ClearField(field)  # these figures belong to the reference
     file = f"{name}.onnx"
     sha256 = write_graph(directory, file, graph, own)
     return pb.Variant(
@@ -158,7 +158,7 @@ def _read_reference(directory: Path) -> onnx.ModelProto:
 
 
 def _measure(directory: Path, variant: pb.Variant, limits: Limits, compare: Compare) -> list[str]:
-    """Fills in the figures of a variant; returns what falls short."""
+    """Fills in the figures of a variant, and returns those that are not good enough."""
     device = torch.device("cpu")
     bundle = read_bundle(directory)
     backend = OnnxBackend(bundle, device="cpu", variant=variant.name)

@@ -21,8 +21,8 @@ _HALF, _WHITE = 128, 255
 class Batch:
     """The inputs of N images. An input that the model does not take is None.
 
-    A further input of generators is one field here, one line in `spec.ModelSpec.inputs`, and its
-    value for images that do not ask for it in `draw_batch`.
+    To add an input of generators, add a field here, a line in `spec.ModelSpec.inputs`, and a
+    default value in `draw_batch`.
     """
 
     z: npt.NDArray[np.float32] | None = None
@@ -85,7 +85,7 @@ def draw_batch(
     count: int,
     source_size: tuple[int, int] | None = None,
 ) -> Batch:
-    """Returns the inputs of images of a seed for which nothing else is asked.
+    """Returns the inputs of images of a seed without other conditions.
 
     Classes and captions are drawn, and truncation changes nothing. Sources are noise.
 

@@ -1,4 +1,4 @@
-"""Captions: texts that tell a text-to-image model what to draw, in the words of its vocabulary.
+"""Captions: texts that describe an image for a text-to-image model, with words of its vocabulary.
 
 docs/sampling.md defines the normal form of a caption and its token ids.
 """

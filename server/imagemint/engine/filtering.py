@@ -1,4 +1,4 @@
-"""Keeps only images with good scores: which candidates an index has, and which of them passes.
+"""Keeps only images with good scores: defines the candidates of an index, and which one passes.
 
 The image at index i is the first candidate that passes. Candidate t, from 0 on, is the image of
 index ``i + t * 2^48``, with the class or caption of index i. Whether it passes depends on its own
@@ -28,7 +28,7 @@ _EPSILON = 1e-6  # of Azadi et al., for an image that is as good as the best of 
 
 @dataclass(frozen=True, slots=True)
 class Realness:
-    """What rejection sampling must know about the discriminator's logit."""
+    """Calibration of the discriminator's logit for rejection sampling."""
 
     maximum: float
     """Largest logit of the calibration, `M` of the paper."""
@@ -67,14 +67,14 @@ class Scores:
     """The scores of N images, each float32 [N]; None for a score that the bundle does not have."""
 
     class_confidence: npt.NDArray[np.float32] | None = None
-    """Probability that the classifier gives the class that was asked for, 0 to 1."""
+    """Probability that the classifier gives to the requested class, 0 to 1."""
     realness: npt.NDArray[np.float32] | None = None
     """Calibrated logit of the discriminator."""
     training_distance: npt.NDArray[np.float32] | None = None
     """Distance to the nearest training image, in units of the median distance of test images."""
 
     def by_name(self) -> dict[str, npt.NDArray[np.float32]]:
-        """Returns the scores that there are."""
+        """Returns the scores that are not None, by name."""
         found = {each.name: getattr(self, each.name) for each in fields(self)}
         return {name: values for name, values in found.items() if values is not None}
 
@@ -109,7 +109,7 @@ class ImageFilter:
         return {name: score for name, (score, is_set) in needed.items() if is_set}
 
     def find_faults(self) -> dict[str, str]:
-        """Returns what is wrong with the values, by field."""
+        """Returns the faults of the values, by field."""
         faults = {}
         confidence, distance = self.min_class_confidence, self.min_training_distance
         if confidence is not None and not 0 <= confidence <= 1:

@@ -1,4 +1,4 @@
-"""Paths through latents: what a walk between serial numbers passes."""
+"""Computes paths through latents, for walks between serial numbers."""
 
 import numpy as np
 import numpy.typing as npt

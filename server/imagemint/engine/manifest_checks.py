@@ -18,7 +18,7 @@ MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 """Form of the name of a model."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _VARIANT_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.onnx")
-# What asks for a variant without naming one.
+# Words that select a variant without its name.
 _RESERVED = {"auto", "reference"}
 _MAX_Z_DIM = 65_536
 _MAX_SIDE = 8_192
@@ -29,7 +29,7 @@ _LEVELS = 255
 
 
 def find_faults(manifest: pb.BundleManifest) -> Iterator[str]:
-    """Yields what a manifest says against the rules of manifest.proto, one line each."""
+    """Yields each violation of the rules of manifest.proto as one line."""
     if manifest.format_version < 1:
         yield f"format_version is {manifest.format_version}, not {FORMAT_VERSION}"
     if not MODEL_NAME.fullmatch(manifest.name):
@@ -202,7 +202,7 @@ def _evaluation_faults(manifest: pb.BundleManifest) -> Iterator[str]:
 
 def _variant_faults(manifest: pb.BundleManifest) -> Iterator[str]:
     if manifest.precision not in pb.Precision.values():
-        return  # said already
+        return  # reported above
     taken = _RESERVED | {pb.Precision.Name(manifest.precision).removeprefix("PRECISION_").lower()}
     for number, variant in enumerate(manifest.variants):
         place = f"variants[{number}]"

@@ -1,25 +1,25 @@
-"""Latents and classes as pure functions of (seed, index).
+"""Computes latents and classes as pure functions of (seed, index).
 
-Every image owns its own stretch of one counter-based random stream (Salmon et al., "Parallel
-Random Numbers: As Easy as 1, 2, 3", 2011), so any image is reached without drawing those before
-it, and cutting a run of images differently never changes one of them.
+Each image uses its own part of a counter-based random stream (Salmon et al., "Parallel Random
+Numbers: As Easy as 1, 2, 3", 2011). An image can therefore be computed without those before it, and
+does not depend on how a run of images is divided.
 
-Exactly (design.md section 4, integers unsigned, ``B = ceil(z_dim / 4)``):
+The exact definition (design.md section 4; integers are unsigned, ``B = ceil(z_dim / 4)``):
 
 - the words of seed ``s`` are the output of Philox4x64-10 with key ``[s, 0]`` for the counters 1, 2,
-  3, ...: four words each. That is what ``numpy.random.Philox(key=[s, 0], counter=0)`` yields, for
-  NumPy increments the counter *before* it computes a block;
+  3, ...: four words each. These are the words of ``numpy.random.Philox(key=[s, 0], counter=0)``,
+  because NumPy increments the counter *before* it computes a block;
 - image ``i`` owns the words ``[4 B i, 4 B (i + 1))`` and uses the first ``z_dim`` of them;
 - ``u = ((word >> 12) + 0.5) * 2**-52``, exact in float64 and strictly inside (0, 1);
 - classes come from the stream of key ``[s, 1]``, one word each;
 - the bytes of sample sources come from the stream of key ``[s, 2]``. No serial depends on them;
 - numbers for rejection sampling come from the stream of key ``[s, 3]``, one word each.
 
-The words, ``u`` and uniform latents are integer or exact arithmetic, the same everywhere. Normal
-latents go through `scipy.special.ndtri` in float64 and are then rounded to float32: where two
-machines' ``log`` differ in the last of 53 bits, the 24 bits that are kept agree except with a
-probability near 2**-28 for each element. tests/unit/engine/sampling_vectors.json holds numbers for
-another language to check itself against.
+The words, ``u`` and uniform latents are exact, and therefore equal on every machine. Normal latents
+are computed by `scipy.special.ndtri` in float64, and then rounded to float32. If the ``log`` of two
+machines differs in the last of 53 bits, the 24 bits that remain differ with a probability of about
+2**-28 per element. Implementations in other languages can check themselves against
+tests/unit/engine/sampling_vectors.json.
 """
 
 import enum
@@ -62,16 +62,16 @@ def latents(
     distribution: Distribution = Distribution.NORMAL,
     threshold: float | None = None,
 ) -> npt.NDArray[np.float32]:
-    """Latents of the images ``first_index .. first_index + count - 1`` of a seed's reel.
+    """Returns the latents of the images ``first_index`` to ``first_index + count - 1`` of a seed.
 
     Args:
         seed: 0 to 2^64 - 1.
         first_index: 0 to 2^64 - 1.
         count: number of images, 0 or more; first_index + count at most 2^64.
         z_dim: length of one latent, 1 or more.
-        distribution: of every element.
-        threshold: confines the elements to ±threshold (truncated normal, not clipping); above 0,
-            normal latents only. None: no truncation.
+        distribution: distribution of every element.
+        threshold: limits the elements to ±threshold (truncated normal, not clipping); above 0, only
+            for normal latents. None: no truncation.
 
     Returns:
         float32 [count, z_dim], finite.
@@ -84,27 +84,27 @@ def latents(
 
 
 class Run(NamedTuple):
-    """Neighbours on one reel."""
+    """Images of one seed with consecutive indices."""
 
     seed: int
     """0 to 2^64 - 1."""
     first_index: int
     """0 to 2^64 - 1."""
     length: int
-    """Images, 0 or more; first_index + length at most 2^64."""
+    """Number of images, 0 or more; first_index + length at most 2^64."""
     threshold: float | None = None
-    """As the one of `latents`."""
+    """Threshold, as in `latents`."""
 
 
 def latents_of(
     runs: Sequence[Run], z_dim: int, *, distribution: Distribution = Distribution.NORMAL
 ) -> npt.NDArray[np.float32]:
-    """Latents of several runs, one after the other, each the same as `latents` gives.
+    """Returns the latents of several runs, one after the other, equal to those of `latents`.
 
-    What is done for each run is to draw its words; all else is done once, for all rows together.
+    Only the words are drawn run by run. All other computations are done once for all rows.
 
     Args:
-        runs: which images.
+        runs: the images.
         z_dim: length of one latent, 1 or more.
         distribution: of every element.
 
@@ -150,12 +150,12 @@ def runs_at(
     indices: npt.NDArray[np.uint64],
     thresholds: npt.NDArray[np.float64] | None = None,
 ) -> list[Run]:
-    """The runs of images that each have a seed, an index and a threshold of their own.
+    """Returns the runs of images with any seeds, indices and thresholds.
 
     Args:
         seeds: [n].
-        indices: [n], in any order; neighbours on one reel are one run.
-        thresholds: [n], as the one of `latents`. None: no truncation.
+        indices: [n], in any order; consecutive ones of one seed form a run.
+        thresholds: [n], as in `latents`. None: no truncation.
 
     Raises:
         ValueError: the lengths differ.
@@ -179,15 +179,15 @@ def drawn_classes(
     *,
     weights: Sequence[float] | None = None,
 ) -> npt.NDArray[np.int64]:
-    """Classes drawn for the images ``first_index .. first_index + count - 1`` of a seed's reel.
+    """Draws the classes of the images ``first_index`` to ``first_index + count - 1`` of a seed.
 
     Args:
         seed: 0 to 2^64 - 1.
         first_index: 0 to 2^64 - 1.
         count: number of images, 0 or more; first_index + count at most 2^64.
         num_classes: number of classes K, 1 or more.
-        weights: odds, one finite number of 0 or more for each class, their sum above 0; a class is
-            the first whose cumulative share exceeds ``u``. None: all alike, ``floor(u K)``.
+        weights: odds, one finite number of 0 or more for each class, their sum above 0; the class
+            is the first one whose cumulative share exceeds ``u``. None: equal odds, ``floor(u K)``.
 
     Returns:
         int64 [count], each 0 to K - 1.
@@ -206,7 +206,7 @@ def drawn_classes(
 
 
 def drawn_class(seed: int, index: int, num_classes: int) -> int:
-    """The class of one image, as `drawn_classes` draws it without weights, sooner.
+    """Draws the class of one image. It is a faster `drawn_classes` without weights.
 
     Args:
         seed: 0 to 2^64 - 1.
@@ -220,14 +220,14 @@ def drawn_class(seed: int, index: int, num_classes: int) -> int:
     if num_classes < 1:
         raise ValueError(f"num_classes must be 1 or more, not {num_classes}")
     block, place = divmod(index, _WORDS_PER_BLOCK)
-    # The same float64 operations as in `_unit` and below, one by one.
+    # The same float64 operations as in `_unit`, one by one.
     return int(((_class_words(seed, block)[place] >> 12) + 0.5) * 2.0**-52 * num_classes)
 
 
 def drawn_classes_at(
     seeds: npt.NDArray[np.uint64], indices: npt.NDArray[np.uint64], num_classes: int
 ) -> npt.NDArray[np.int64]:
-    """Classes of images that each have a seed and an index of their own; as `drawn_classes`.
+    """Draws the classes of images with any seeds and indices; see `drawn_classes`.
 
     Args:
         seeds: [n].
@@ -249,7 +249,7 @@ def drawn_classes_at(
 
 
 def drawn_bytes(seed: int, first_index: int, count: int, size: int) -> npt.NDArray[np.uint8]:
-    """Uniform random bytes uint8 [count, size], such as sample sources of translators.
+    """Draws uniform random bytes uint8 [count, size], such as sample sources of translators.
 
     Args:
         seed: 0 to 2^64 - 1.
@@ -271,7 +271,7 @@ def drawn_bytes(seed: int, first_index: int, count: int, size: int) -> npt.NDArr
 
 
 def acceptance_numbers(seed: int, indices: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
-    """Numbers for rejection sampling, which decide whether an image of an index is accepted.
+    """Draws the numbers with which rejection sampling decides whether it accepts an image.
 
     Args:
         seed: 0 to 2^64 - 1.
@@ -289,7 +289,10 @@ def acceptance_numbers(seed: int, indices: npt.NDArray[np.uint64]) -> npt.NDArra
 
 @lru_cache(maxsize=1_024)
 def _class_words(seed: int, block: int) -> tuple[int, ...]:
-    """Words of four neighbours: who asks for one image after another gets three for nothing."""
+    """Returns the words of a block of four indices.
+
+    The cache speeds up requests for consecutive images.
+    """
     return tuple(_words(seed, _CLASS_STREAM, block, 1).tolist())
 
 
@@ -298,13 +301,13 @@ def _runs(
     indices: npt.NDArray[np.uint64],
     thresholds: npt.NDArray[np.float64] | None = None,
 ) -> Iterator[tuple[int, int]]:
-    """Start and stop of each stretch of neighbours on one reel, with one threshold."""
+    """Yields start and stop of each run with consecutive indices of one seed and one threshold."""
     if len(seeds) != len(indices):
         raise ValueError(f"{len(seeds)} seeds for {len(indices)} indices")
     follows = (
         (seeds[1:] == seeds[:-1])
         & (indices[1:] == indices[:-1] + np.uint64(1))
-        & (indices[1:] != 0)  # the sum wraps, a reel does not
+        & (indices[1:] != 0)  # the sum overflows, indices do not
     )
     if thresholds is not None:
         follows &= thresholds[1:] == thresholds[:-1]
@@ -313,7 +316,7 @@ def _runs(
 
 
 def _thresholds(runs: Sequence[Run]) -> float | npt.NDArray[np.float64] | None:
-    """One for all runs, or one for each row, [n, 1], infinite where there is none."""
+    """Returns one threshold for all runs, or [n, 1], which is infinite for no truncation."""
     found = {run.threshold for run in runs}
     for threshold in found:
         if threshold is not None and not (threshold > 0 and math.isfinite(threshold)):
@@ -329,7 +332,7 @@ def _shaped(
     distribution: Distribution,
     threshold: float | npt.NDArray[np.float64] | None,
 ) -> npt.NDArray[np.float32]:
-    """Latents from uniforms [n, z_dim]; the threshold is one for all, or [n, 1]."""
+    """Returns latents from uniform numbers [n, z_dim]; the threshold is one number, or [n, 1]."""
     if distribution is Distribution.UNIFORM:
         if threshold is not None:
             raise ValueError("uniform latents take no threshold")
@@ -340,26 +343,26 @@ def _shaped(
 
 
 def _single_words(seed: int, stream: int, first_index: int, count: int) -> npt.NDArray[np.uint64]:
-    """Raw words [count] of a stream with one word for each index."""
+    """Returns the raw words [count] of a stream with one word for each index."""
     block, skip = divmod(first_index, _WORDS_PER_BLOCK)
     blocks = -(-(skip + count) // _WORDS_PER_BLOCK)
     return _words(seed, stream, block, blocks)[skip : skip + count]
 
 
 def _words(seed: int, stream: int, first_block: int, blocks: int) -> npt.NDArray[np.uint64]:
-    """Raw words [4 * blocks] of a stream from a block on.
+    """Returns the raw words [4 * blocks] of a stream from a block on.
 
-    The counter goes in as 64-bit words, lowest first; it passes 2^64 for large indices.
+    The counter consists of 64-bit words, the lowest first; it exceeds 2^64 for large indices.
     """
     philox = _generators.philox
-    # Tuples are taken as well as arrays, and read faster.
+    # NumPy accepts tuples and arrays, and reads tuples faster.
     state: Any = {
         "bit_generator": "Philox",
         "state": {
             "counter": (first_block % _UINT64_END, first_block // _UINT64_END, 0, 0),
             "key": (seed, stream),
         },
-        # Nothing is left over of the block before.
+        # No words of the previous block are left.
         "buffer": (0, 0, 0, 0),
         "buffer_pos": _WORDS_PER_BLOCK,
         "has_uint32": 0,
@@ -371,10 +374,10 @@ def _words(seed: int, stream: int, first_block: int, blocks: int) -> npt.NDArray
 
 
 class _Generators(threading.local):
-    """A generator for each thread, set to its place before each draw.
+    """A generator for each thread, whose state is set before each draw.
 
-    To make one takes longer than to draw a latent, for NumPy asks the operating system for a seed
-    first, whatever the key.
+    Creating one takes longer than drawing a latent, because NumPy first requests a seed from the
+    operating system, even if a key is given.
     """
 
     def __init__(self) -> None:
@@ -391,10 +394,10 @@ def _unit(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
 def _truncated_normal(
     u: npt.NDArray[np.float64], t: float | npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    """An infinite t confines nothing: then low is 0, high is 1, and u stays as it is."""
+    """Returns truncated normal numbers; an infinite t does not limit them."""
     low, high = ndtr(-t), ndtr(t)
     # In exact arithmetic the clip does nothing. In float64 the sum may round up to 1 near t = 8.3,
-    # whose quantile is infinite, and small thresholds may be overshot by the last bits.
+    # whose quantile is infinite, and the last bits may exceed small thresholds.
     z: npt.NDArray[np.float64] = np.clip(ndtri(low + u * (high - low)), -t, t)
     return z
 
@@ -405,8 +408,9 @@ def _cumulative(weights: Sequence[float], num_classes: int) -> npt.NDArray[np.fl
         raise ValueError(f"{num_classes} weights are needed, one for each class, not {odds.size}")
     if not np.isfinite(odds).all() or (odds < 0).any() or not odds.any():
         raise ValueError("weights must be finite and 0 or more, and their sum above 0")
-    # Scaled first, so that the sum of huge weights stays finite; divided by its own last element,
-    # so that it ends at exactly 1 and every u, being below 1, finds a class of non-zero weight.
+    # The weights are scaled first, so that the sum of huge weights is finite. The sums are divided
+    # by the last one, so that they end at exactly 1, and each u below 1 finds a class of non-zero
+    # weight.
     total: npt.NDArray[np.float64] = np.cumsum(odds / odds.max())
     total /= total[-1]
     return total

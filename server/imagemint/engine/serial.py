@@ -1,4 +1,4 @@
-"""Serial numbers: all that decides one image, in one line of text."""
+"""Formats and parses serial numbers. A serial number determines one image, in one line of text."""
 
 import hashlib
 import math
@@ -27,18 +27,18 @@ _SOURCE = re.compile(r"source=([0-9a-f]{32})")
 _TRUNCATION = re.compile(r"truncation=([0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)")
 _SOURCE_DIGITS = 32
 _UINT64_MAX = 2**64 - 1
-# These words ask for a variant, but no variant has such a name.
+# These words select a variant in a request, but they are no names of variants.
 _NOT_VARIANTS = ("auto", "reference")
 
 
 @dataclass(frozen=True, slots=True)
 class Serial:
-    """The name under which the same pixels can be minted again.
+    """The number of an image, from which the same pixels can be generated again.
 
-    `str()` gives its one spelling, such as `mnist@3/42/17?class=7&truncation=0.7`, of a variant
-    `mnist@3+int8/42/17?class=7`, of a text-to-image model `people@1/42/17?caption=red%20hair`, of
-    an image-to-image model `sketch@1/0/0?source=` and 32 hexadecimal digits;
-    `parse()` reads it back exactly.
+    `str()` returns its text, such as `mnist@3/42/17?class=7&truncation=0.7`; for a variant
+    `mnist@3+int8/42/17?class=7`, for a text-to-image model `people@1/42/17?caption=red%20hair`, and
+    for an image-to-image model `sketch@1/0/0?source=` with 32 hexadecimal digits. `parse()` reads
+    it back exactly.
     """
 
     model: str
@@ -46,19 +46,19 @@ class Serial:
     version: int
     """Version, 1 or more."""
     seed: int
-    """The reel, 0 to 2^64 - 1."""
+    """Seed, 0 to 2^64 - 1."""
     index: int
-    """Position on the reel, 0 to 2^64 - 1."""
+    """Index of the image for this seed, 0 to 2^64 - 1."""
     class_id: int | None = None
     """Class, 0 to K - 1; None for a model without classes."""
     truncation: float | None = None
-    """Truncation; None for none, which is not the same as 0."""
+    """Truncation; None for no truncation, which differs from 0."""
     variant: str | None = None
-    """Name of the variant; None for the reference, which is never spelled."""
+    """Name of the variant; None for the reference, which a serial number does not name."""
     caption: str | None = None
     """Caption in its normal form; None for a model without captions."""
     source: str | None = None
-    """Digest of the source as by `hash_source`; None for a model without a source."""
+    """Digest of the source, see `hash_source`; None for a model without a source."""
 
     def __str__(self) -> str:
         reel = spell_reel(self.model, self.version, self.variant, self.seed)
@@ -67,13 +67,13 @@ class Serial:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The serial that `text` spells.
+        """Parses a serial number.
 
         Args:
-            text: as `str()` writes it; truncation may be any plain decimal number.
+            text: the result of `str()`; the truncation may be any plain decimal number.
 
         Raises:
-            ValueError: not a serial number, or a number in it is out of range.
+            ValueError: the text is not a serial number, or a number in it is out of range.
         """
         found = _FORM.fullmatch(text)
         if found is None or found["variant"] in _NOT_VARIANTS:
@@ -88,7 +88,7 @@ class Serial:
 
 
 def hash_source(source: npt.NDArray[np.uint8]) -> str:
-    """Returns the digest that serials have of a source: 32 hexadecimal digits.
+    """Returns the digest of a source in serials: 32 hexadecimal digits.
 
     They are the first half of the SHA-256 of height, width and depth, each as four bytes, little
     endian, and then of the pixels, row by row, channels last.
@@ -115,7 +115,7 @@ def spell_terms(
 ) -> str:
     """Returns the last part of a serial, which follows the index.
 
-    It is cached, because it is needed for every image, and most images have it in common.
+    The result is cached, because it is needed for every image, and is equal for most images.
     """
     terms = []
     if class_id is not None:
@@ -133,7 +133,7 @@ def spell_terms(
 def _parse_terms(text: str, terms: str | None) -> dict[str, Any]:
     """Returns class, caption, source and truncation from the part after the question mark.
 
-    They have this order, and every term may be missing.
+    The terms have this order, and each one may be missing.
     """
     parsed: dict[str, Any] = {}
     rest = [] if terms is None else terms.split("&")

@@ -1,4 +1,4 @@
-"""What a model is, read once from its manifest and checked whole."""
+"""Specification of a model, read from its manifest and checked as a whole."""
 
 import enum
 from collections.abc import Iterator, Mapping
@@ -20,18 +20,18 @@ _DISTRIBUTIONS = {
 
 
 ANY_SIDE = -1
-"""Stands for a free side in a shape."""
+"""Value for a free side in a shape."""
 # Most pixels along a side of a source that is drawn as a sample, if its size is free.
 _SAMPLE_SIDE = 64
 
 
 class TruncationKind(enum.StrEnum):
-    """How a model trades diversity for fidelity."""
+    """The ways in which a model exchanges diversity for fidelity."""
 
     THRESHOLD = "threshold"
-    """Every element of the latent is confined to ±t (BigGAN)."""
+    """Every element of the latent is limited to ±t (BigGAN)."""
     PSI = "psi"
-    """w is drawn towards its mean inside the graph (StyleGAN)."""
+    """The graph moves w towards its mean (StyleGAN)."""
 
 
 _TRUNCATION_KINDS = {
@@ -101,10 +101,10 @@ class GraphInput(NamedTuple):
 
     dtype: np.dtype[Any]
     row: tuple[int, ...]
-    """Shape of the part that belongs to one image; -1 for a free side."""
+    """Shape for one image; -1 for a free side."""
 
     def fits(self, shape: tuple[int, ...]) -> bool:
-        """Whether a row may have a shape."""
+        """Returns whether a row may have a shape."""
         return len(shape) == len(self.row) and all(
             side == wanted or (wanted == ANY_SIDE and side > 0)
             for side, wanted in zip(shape, self.row, strict=True)
@@ -113,16 +113,16 @@ class GraphInput(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """Input and output of a generator; one image is uint8 [height, width, channels]."""
+    """Inputs and output of a generator; one image is uint8 [height, width, channels]."""
 
     name: str
-    """Model name, also the folder it lies in."""
+    """Name of the model, and of its directory."""
     z_dim: int
     """Length of a latent; 0 for a model with a source and no latent."""
     distribution: Distribution
-    """Of every element of a latent."""
+    """Distribution of every element of a latent."""
     truncation: Truncation | None
-    """None: the model takes none."""
+    """Truncation that the model accepts; None if it takes none."""
     class_labels: tuple[str, ...]
     """Label text by class index; empty for an unconditional model."""
     height: int
@@ -132,16 +132,16 @@ class ModelSpec:
     channels: int
     """1 gray, 3 RGB."""
     captions: Captions | None = None
-    """None: the model takes no caption."""
+    """Captions that the model understands; None if it takes no caption."""
     source: Source | None = None
-    """None: the model generates images from latents alone."""
-    # Derived from the fields above, once: every request asks for them.
+    """Source that the model takes; None if it generates images without a source."""
+    # Derived from the fields above once, because every request needs them.
     inputs: Mapping[str, GraphInput] = field(init=False, repr=False, compare=False)
     """The inputs of the graph by name, in order."""
     takes_psi: bool = field(init=False, repr=False, compare=False)
-    """Whether the graph takes the truncation: psi, of which 1 changes nothing."""
+    """Whether the graph takes the truncation as psi; 1 changes nothing."""
     takes_threshold: bool = field(init=False, repr=False, compare=False)
-    """Whether the truncation is a threshold, which confines the latents."""
+    """Whether the truncation is a threshold, which limits the latents."""
     num_classes: int = field(init=False, repr=False, compare=False)
     """Number of classes K; 0 for a model without classes."""
     conditional: bool = field(init=False, repr=False, compare=False)
@@ -175,12 +175,12 @@ class ModelSpec:
 
     @property
     def image(self) -> GraphInput:
-        """The images that the graph makes."""
+        """The output of the graph."""
         return GraphInput(np.dtype(np.uint8), self.image_row)
 
     @property
     def largest_rows(self) -> dict[str, tuple[int, ...]]:
-        """The shape of a row of each input, with the largest free sides."""
+        """Shape of a row of each input, with the largest free sides."""
         rows = {name: each.row for name, each in self.inputs.items()}
         if self.source is not None:
             rows["source"] = (self.source.height, self.source.width, self.source.depth)
@@ -194,13 +194,15 @@ class ModelSpec:
 
     @classmethod
     def of(cls, manifest: pb.BundleManifest) -> Self:
-        """The spec that a manifest describes.
+        """Returns the spec of a manifest.
 
         Raises:
-            ValueError: the manifest breaks what manifest.proto says; lists every fault.
+            ValueError: the manifest violates the rules of manifest.proto; the message lists every
+                fault.
         """
         if manifest.format_version > FORMAT_VERSION:
-            # Nothing else can be judged: a newer format may mean anything by its fields.
+            # Nothing else can be checked, because fields of a newer format can have another
+            # meaning.
             raise ValueError(
                 f"manifest format {manifest.format_version} is newer than {FORMAT_VERSION}, "
                 "the newest this version of imagemint reads"

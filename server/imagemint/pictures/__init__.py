@@ -1,4 +1,4 @@
-"""Pictures: encoded ones that state their origin, and decoded ones of strangers."""
+"""Encodes pictures with their origin, and decodes untrusted pictures."""
 
 from imagemint.pictures.animation import AnimationFormat, encode_animation
 from imagemint.pictures.decoding import PictureRefused, decode, read_size

@@ -41,7 +41,7 @@ def encode_animation(
 
     Args:
         frames: uint8 [N, height, width, channels]; 1 channel is gray, 3 are RGB; N 1 or more.
-        serials: serial numbers that the animation states; a GIF does so in a comment.
+        serials: serial numbers for the metadata; a GIF has them in a comment.
         animation_format: the encoding.
         frame_ms: time of one frame in milliseconds, 10 or more. A GIF has hundredths of a second.
         quality: 1 to 100, for WebP; lossless at 100.

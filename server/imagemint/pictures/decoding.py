@@ -1,14 +1,14 @@
-"""Decodes pictures from strangers: PNG, JPEG and WebP, within limits.
+"""Decodes untrusted PNG, JPEG and WebP pictures within limits.
 
 The size of a picture is read from its header and checked before memory is taken for its pixels.
-Each picture is either decoded to what a browser would show, or refused with the reason:
+Each picture is either decoded to the pixels that a browser would show, or refused with the reason:
 
 - the orientation of EXIF is applied, and an embedded RGB or gray profile is converted to sRGB;
 - transparency is laid over white, and 16-bit levels are rounded to 8 bits;
 - animations, CMYK, and JPEGs with very many scans are refused. Of a multi-picture JPEG, which some
   cameras write, the first picture is taken.
 
-Decode on a thread that may take its time: a picture of the largest size can take a second.
+Decode on a separate thread, because a picture of the largest size can take a second.
 """
 
 import io
@@ -38,7 +38,7 @@ class PictureRefused(ValueError):  # noqa: N818 - the name states the condition
 
 
 def read_size(content: bytes, most_pixels: int) -> tuple[int, int]:
-    """Returns height and width as the header has them, before the orientation is applied.
+    """Returns height and width of the header, before the orientation is applied.
 
     Args:
         content: the file of a picture.

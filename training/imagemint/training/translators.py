@@ -68,7 +68,7 @@ class TrainedTranslator:
 
 
 def is_translator(run: Path) -> bool:
-    """Whether the newest checkpoint below ``run``, or that very one, is of a translator.
+    """Returns whether the newest checkpoint below ``run``, or that very one, is of a translator.
 
     Raises:
         CheckpointError: there is no checkpoint, or it is unreadable.

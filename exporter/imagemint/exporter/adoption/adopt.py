@@ -1,4 +1,4 @@
-"""A generator that another program exported, rebuilt as the graph of a bundle."""
+"""Rebuilds a generator that another program exported as the graph of a bundle."""
 
 from dataclasses import dataclass
 
@@ -27,7 +27,7 @@ from imagemint.exporter.parity import Original
 from imagemint.exporter.surgery import BATCH_AXIS, fold_batch_norm, strip
 
 _PREFIX = "adopted."
-_BATCHES = (1, 3)  # two sizes show whether a graph takes any
+_BATCHES = (1, 3)  # two sizes show whether a graph takes any size
 
 
 @dataclass(frozen=True)
@@ -35,16 +35,17 @@ class AdoptedModel:
     """A foreign generator as the graph of a bundle.
 
     Attributes:
-        model: takes `z`, `class_id` and `truncation`, yields `image`, like that of every bundle.
-        original: the file as it was.
+        model: the graph, with the inputs `z`, `class_id` and `truncation` and the output `image` of
+            every bundle.
+        original: the unchanged file.
         z_dim: length of a latent.
         shape: height, width and channels of an image.
-        sha256: of the file, and of its files of weights.
+        sha256: SHA-256 of the file and of its files of weights.
         takes_psi: whether it has the input `truncation`.
         class_labels: label texts by index.
         distribution: distribution of the elements of a latent.
-        dataset: data set that it learnt; empty if unknown.
-        warnings: what looks wrong and is no error.
+        dataset: data set of its training; empty if unknown.
+        warnings: suspicious properties that are no errors.
     """
 
     model: onnx.ModelProto
@@ -62,12 +63,12 @@ class AdoptedModel:
 def adopt(foreign: ForeignModel) -> AdoptedModel:
     """Reads a foreign graph and builds the graph of a bundle around it.
 
-    Scaling, clamping, rounding (half to even) and the transpose follow its output. Operator sets
-    before ours are converted. A graph for one batch size is made to take any.
+    Scaling, clamping, rounding (half to even) and the transpose follow its output. Older operator
+    sets are converted. A graph for one batch size is changed to take any size.
 
     Raises:
-        ExportError: the file is no ONNX model, or no generator as described; the message says what
-            was found, and which option helps.
+        ExportError: the file is not an ONNX model, or not the described generator; the message
+            states what was found, and which option helps.
     """
     low, high = foreign.value_range
     if not high > low:
@@ -98,7 +99,7 @@ def adopt(foreign: ForeignModel) -> AdoptedModel:
 def _check_any_batch(
     model: onnx.ModelProto, signature: Signature, original: OriginalModel, foreign: ForeignModel
 ) -> None:
-    """Compares a graph that was made to take any batch size with the file, in two sizes."""
+    """Compares a graph that was changed to take any batch size with the file, for two sizes."""
     refusal = ExportError(
         f"{foreign.path} is made for batches of {original.batch}."
         " Export it with a dynamic first axis"
@@ -178,7 +179,7 @@ def _latent_nodes(graph: onnx.GraphProto, signature: Signature) -> list[onnx.Nod
 def _column_nodes(
     graph: onnx.GraphProto, column: str, found: Input, form: Form | None, count: int
 ) -> list[onnx.NodeProto]:
-    """From our column [N, 1] to the form and type that the file takes."""
+    """Returns nodes that convert a column [N, 1] to the form and type that the file takes."""
     name = _PREFIX + found.name
     if form == "column":
         return [helper.make_node("Cast", [column], [name], to=found.dtype)]
@@ -197,7 +198,7 @@ def _column_nodes(
 
 
 def _constant_nodes(graph: onnx.GraphProto, found: Input, value: float) -> list[onnx.NodeProto]:
-    """An input that always gets the same number, for as many rows as the batch has."""
+    """Returns nodes for an input that always gets the same number, in each row of the batch."""
     name = _PREFIX + found.name
     number = _put(
         graph, f"{name}.number", np.array(value, helper.tensor_dtype_to_np_dtype(found.dtype))
@@ -216,7 +217,7 @@ def _constant_nodes(graph: onnx.GraphProto, found: Input, value: float) -> list[
 def _pixel_nodes(
     graph: onnx.GraphProto, signature: Signature, original: OriginalModel, foreign: ForeignModel
 ) -> list[onnx.NodeProto]:
-    """From values in their range to levels, and to NHWC."""
+    """Returns nodes that convert values in their range to levels, and to NHWC."""
     low, high = map(np.float32, foreign.value_range)
     scale = LEVELS / (high - low)
     constants = {

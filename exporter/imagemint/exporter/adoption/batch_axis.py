@@ -1,4 +1,4 @@
-"""A graph that was exported for one batch size, made to take any."""
+"""Changes a graph that was exported for one batch size to take any."""
 
 from collections.abc import Iterator
 
@@ -12,15 +12,15 @@ _SUFFIX = ".any_batch"
 
 
 def free_batch_axis(graph: onnx.GraphProto, batch: int) -> None:
-    """Replaces the batch size where the graph holds it as a constant; changes the graph in place.
+    """Replaces the constant batch size in a graph; changes the graph in place.
 
-    The target shapes of Reshape and Expand, and the sizes of Resize, begin with the batch size in a
-    graph that is exported for one. Whether the result is right is not known here: compare it with
+    In a graph that was exported for one batch size, the target shapes of Reshape and Expand, and
+    the sizes of Resize, begin with it. This function cannot verify the result, so compare it with
     the original.
 
     Args:
         graph: a graph whose inputs have `batch` rows.
-        batch: the size it was exported for.
+        batch: the batch size of the export.
     """
     constants = dict(_constants(graph))
     for node in graph.node:

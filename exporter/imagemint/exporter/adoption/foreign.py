@@ -1,4 +1,4 @@
-"""What the user tells about a foreign ONNX file, because nothing in the file says it."""
+"""The description of a foreign ONNX file by the user, because the file does not contain it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ Layout = Literal["auto", "nchw", "nhwc"]
 
 @dataclass(frozen=True)
 class ForeignModel:
-    """An ONNX file that another program exported, and what the user tells about it.
+    """An ONNX file that another program exported, and its description by the user.
 
     Attributes:
         path: the ONNX file.
@@ -23,11 +23,11 @@ class ForeignModel:
         distribution: distribution of the elements of a latent.
         latent_input: name of the input for latents; None takes the only candidate.
         class_input: name of the input for classes; None takes the only candidate.
-        truncation_input: name of the input for psi; None takes one that is called so.
+        truncation_input: name of the input for psi; None takes an input with a common name for psi.
         fixed_inputs: inputs that always get the same number, with that number.
         output: name of the output that holds the images; None takes the only one.
         check_value_range: refuse a value range that most output values contradict.
-        dataset: the data set that the model learnt, such as `mnist/train`; empty if unknown.
+        dataset: the data set of the training, such as `mnist/train`; empty if unknown.
     """
 
     path: Path

@@ -1,4 +1,4 @@
-"""An ONNX file from disk, with the weights that it keeps in a second file."""
+"""Reads an ONNX file from disk, with weights in a second file."""
 
 import hashlib
 import stat
@@ -18,12 +18,12 @@ _REMEDY = "Put it there, or export again with external_data=False"
 def read_model(path: Path) -> tuple[onnx.ModelProto, str]:
     """Returns the model, complete and at our operator set or a newer one, and its SHA-256.
 
-    Weights in a second file are read if that file lies beside the model, under a plain name. No
-    other place is searched: not the current directory, and nothing above the model's directory.
-    The digest covers the model file and then each file of weights, in the order of their names.
+    Weights in a second file are read if that file is in the directory of the model, under a plain
+    name. No other place is searched, such as the current directory or parent directories. The
+    digest covers the model file and then each file of weights, in the order of their names.
 
     Raises:
-        ExportError: the file cannot be read, is no ONNX model, or its weights are missing.
+        ExportError: the file cannot be read, is not an ONNX model, or its weights are missing.
     """
     try:
         content = path.read_bytes()
@@ -51,7 +51,10 @@ def _not_adoptable(path: Path, error: Exception) -> ExportError:
 
 
 def _weight_files(model: onnx.ModelProto, path: Path) -> Iterator[str]:
-    """The names of the files that tensors refer to; each is a regular file beside the model."""
+    """Returns the names of the files that tensors refer to.
+
+    Each is a regular file beside the model.
+    """
     for tensor in _external_tensors(model):
         location = external_data_helper.ExternalDataInfo(tensor).location
         if not location or Path(location).name != location:
@@ -73,7 +76,7 @@ def _weight_files(model: onnx.ModelProto, path: Path) -> Iterator[str]:
 
 
 def _external_tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
-    # Of onnx itself: it walks subgraphs and attributes, too.
+    # The function of onnx itself also visits subgraphs and attributes.
     for tensor in external_data_helper._get_all_tensors(model):  # noqa: SLF001 - no public name
         if external_data_helper.uses_external_data(tensor):
             yield tensor

@@ -1,4 +1,4 @@
-"""The foreign file as it is: the images that its bundle must reproduce."""
+"""Runs the unchanged foreign file, whose images its bundle must reproduce."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -31,8 +31,8 @@ class OriginalModel:
 
     Args:
         model: the file's model.
-        signature: what its inputs take.
-        foreign: what the user tells about it.
+        signature: the signature of the file.
+        foreign: the description of the file by the user.
 
     Attributes:
         batch: the only batch size that the file takes; None for any.
@@ -42,7 +42,7 @@ class OriginalModel:
         trial: output values float32 [N, H, W, C] of the first latents of seed 0, not scaled.
 
     Raises:
-        ExportError: ONNX Runtime cannot run the file, or its output is no batch of images.
+        ExportError: ONNX Runtime cannot run the file, or its output is not a batch of images.
     """
 
     def __init__(self, model: onnx.ModelProto, signature: Signature, foreign: ForeignModel) -> None:
@@ -64,7 +64,7 @@ class OriginalModel:
             return self._output(z, classes, None)
         except BackendFailed as error:
             if self.batch is None:
-                # Declared for any batch size, and yet some constant inside is made for one image.
+                # The graph declares any batch size, but has a constant for one image.
                 self.batch = 1
                 try:
                     return self._output(z, classes, None)
@@ -147,7 +147,7 @@ _FORMS: dict[Form, Callable[[npt.NDArray[np.generic], int], npt.NDArray[np.gener
 
 
 def latent_sides(latent: Input) -> tuple[int, ...]:
-    """Returns the sides of one latent as the file takes it, all of them fixed."""
+    """Returns the sides of one latent in the form that the file takes; all are fixed."""
     return tuple(side or 0 for side in latent.shape[1:])
 
 
@@ -183,7 +183,7 @@ def _session(model: onnx.ModelProto, signature: Signature, foreign: ForeignModel
 
 
 def _layout(output: _Floats, foreign: ForeignModel) -> str:
-    """Returns the layout of an output: as declared, or as its sides say."""
+    """Returns the layout of an output: the declared one, or the one that its sides indicate."""
     declared, sides = foreign.layout, output.shape[1:]
     if foreign.image_shape is not None:
         if np.prod(sides) != np.prod(foreign.image_shape):

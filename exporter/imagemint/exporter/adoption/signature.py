@@ -20,7 +20,7 @@ _PSI_NAMES = {"psi", "truncation", "truncation_psi"}
 _CLASS_NAMES = {"c", "y", "class", "classes", "class_id", "label", "labels", "class_labels"}
 
 Form = Literal["index", "column", "one-hot"]
-"""Of a number for each image: [N], [N, 1], or one-hot [N, classes]."""
+"""Form of an input with a number for each image: [N], [N, 1], or one-hot [N, classes]."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Input:
     """One input of a foreign graph.
 
     Attributes:
-        name: its name.
+        name: name of the input.
         dtype: its `TensorProto.DataType`.
-        shape: its sides; None for one that is not fixed.
+        shape: its sides; None for a side that is not fixed.
     """
 
     name: str
@@ -45,13 +45,13 @@ class Input:
         return cls(value.name, tensor.elem_type, tuple(shape))
 
     def __str__(self) -> str:
-        """Name, type and shape, for people."""
+        """Returns name, type and shape for messages."""
         dtype = TensorProto.DataType.Name(self.dtype).lower()
         return f"{self.name!r} ({dtype} [{', '.join('?' if s is None else str(s) for s in self.shape)}])"  # noqa: E501 - one text
 
     @property
     def is_empty(self) -> bool:
-        """Whether it holds nothing, such as the labels [N, 0] of an unconditional StyleGAN."""
+        """Whether it has no elements, such as the labels [N, 0] of an unconditional StyleGAN."""
         return 0 in self.shape[1:]
 
 
@@ -61,15 +61,15 @@ def _zero(dimension: onnx.TensorShapeProto.Dimension) -> int | None:
 
 @dataclass(frozen=True)
 class Signature:
-    """What each input of a foreign graph takes.
+    """The meaning of each input of a foreign graph.
 
     Attributes:
         latent: the input for latents.
         z_dim: length of a latent.
         class_input: the input for classes; None for a model without classes.
-        class_form: the form of the classes; None likewise.
+        class_form: the form of the classes; None without a class input.
         truncation: the input for psi; None for a model without it.
-        truncation_form: the form of psi; None likewise.
+        truncation_form: the form of psi; None without a truncation input.
         constants: inputs that always get the same number, with that number.
         output: name of the output that holds the images.
     """
@@ -147,7 +147,8 @@ def _class_input(free: list[Input], foreign: ForeignModel) -> Input | None:
     others = [each for each in free if each.name != foreign.latent_input]
     integers = [each for each in others if each.dtype in _INTEGERS]
     one_hot = [each for each in others if each.shape[1:] == (len(foreign.class_labels),)]
-    # Where latents are as long as there are classes, both look one-hot; the name then decides.
+    # If latents are as long as the number of classes, both inputs look one-hot; the name decides
+    # then.
     named = [each for each in one_hot if each.name.lower() in _CLASS_NAMES]
     return _only("class input", integers or (one_hot if len(one_hot) == 1 else named), others)
 

@@ -1,4 +1,4 @@
-"""Whether the value range that the user declares fits the values that come out."""
+"""Checks whether the declared value range fits the values of the output."""
 
 import numpy as np
 import numpy.typing as npt
@@ -6,7 +6,7 @@ import numpy.typing as npt
 from imagemint.exporter.errors import ExportError
 
 _COMMON = ((-1.0, 1.0), (0.0, 1.0), (0.0, 255.0))
-_MARGIN = 0.05  # of the range; a linear last layer overshoots a little
+_MARGIN = 0.05  # share of the range; a linear last layer exceeds it slightly
 _MOST_OUTSIDE = 0.25
 _LEAST_USED = 0.05
 _FEW_USED = 0.6
@@ -16,7 +16,7 @@ def check_value_range(values: npt.NDArray[np.float32], declared: tuple[float, fl
     """Compares output values with the declared values of black and white.
 
     Returns:
-        Warnings: the values use only a part of the range, as those of another range would.
+        Warnings if the values use only a part of the range, which suggests another range.
 
     Raises:
         ExportError: a quarter of the values lies outside, or they use less than a twentieth of the

@@ -36,7 +36,7 @@ def faults(
     inputs: Mapping[str, GraphInput],
     outputs: Mapping[str, GraphInput],
 ) -> Iterator[str]:
-    """Yields the faults in nodes, tensors, inputs and outputs for which a model is refused.
+    """Yields the faults of nodes, tensors, inputs and outputs for which a model is refused.
 
     Args:
         model: the model.

@@ -1,4 +1,4 @@
-"""What the probe of a graph must know, read from the graph while it is checked."""
+"""Finds hints for the probe of a graph, while the graph is checked."""
 
 from collections.abc import Container
 from dataclasses import dataclass

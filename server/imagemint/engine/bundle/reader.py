@@ -79,7 +79,7 @@ class Bundle:
     estimate: Estimate = field(default=Estimate(0, is_complete=False), repr=False)
     """Estimated time and memory of model.onnx."""
     hints: ProbeHints = field(default=ProbeHints(), repr=False)
-    """What the probe of model.onnx must know."""
+    """Hints for the probe of model.onnx."""
     contents: Mapping[str, bytes] = field(default_factory=dict, repr=False, compare=False)
     """The bytes of its graphs by file name, as checked; see `without_contents`."""
     findings: Findings | None = field(default=None, repr=False)
@@ -223,7 +223,7 @@ class _Examined(NamedTuple):
 
 
 def _examine(directory: Path, name: str, content: bytes) -> _Examined:
-    """Checks the graph of a generator, and returns what it says."""
+    """Checks the graph of a generator, and returns its manifest, estimate and hints."""
     with _refusing(directory, name):
         model = _parse(directory, name, content)
         # First, because all other checks take time for each node.

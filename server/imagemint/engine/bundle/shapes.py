@@ -104,7 +104,7 @@ def _check_growth(graph: onnx.GraphProto) -> None:
 
 
 def _skeleton(model: onnx.ModelProto, rows: int, row_shapes: Mapping[str, Dims]) -> onnx.ModelProto:
-    """The same graph without its weights, which would be copied again and again."""
+    """Returns the graph without its weights, which would be copied many times."""
     graph, bare = model.graph, onnx.GraphProto(name="skeleton")
     bare.node.extend(graph.node)
     constants = {tensor.name for tensor in graph.initializer}

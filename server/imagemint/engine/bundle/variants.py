@@ -11,9 +11,9 @@ from imagemint.engine.bundle.probe_hints import ProbeHints
 from imagemint.v1 import manifest_pb2 as pb
 
 AUTO = "auto"
-"""Asks for the variant that was made for the device, where there is one."""
+"""Selects the variant that was made for the device, if there is one."""
 REFERENCE = "reference"
-"""Asks for model.onnx, whatever its precision."""
+"""Selects model.onnx, whatever its precision."""
 
 _CPU, _CUDA = "cpu", "cuda"
 _TARGETS = {pb.TARGET_DEVICE_CPU: _CPU, pb.TARGET_DEVICE_CUDA: _CUDA}
@@ -42,7 +42,7 @@ class Variant:
     estimate: Estimate = field(default=Estimate(0, is_complete=False), repr=False, compare=False)
     """Its estimated time and memory."""
     hints: ProbeHints = field(default=ProbeHints(), repr=False, compare=False)
-    """What its probe must know."""
+    """Hints for its probe."""
 
     @property
     def is_reference(self) -> bool:
@@ -51,24 +51,24 @@ class Variant:
 
     @property
     def name_in_serials(self) -> str | None:
-        """The name that serial numbers spell; None for the reference, which they do not spell."""
+        """Name in serial numbers; None for the reference, which they do not name."""
         return None if self.is_reference else self.name
 
     def is_named(self, asked: str) -> bool:
-        """Tells whether a request for `asked`, a name or `REFERENCE`, means this variant."""
+        """Returns whether a request for `asked`, a name or `REFERENCE`, selects this variant."""
         return asked == self.name or (asked == REFERENCE and self.is_reference)
 
 
 def choose_variant(variants: Sequence[Variant], device: str, asked: str) -> tuple[Variant, str]:
-    """The graph that a device runs, and why.
+    """Returns the graph that a device runs, and the reason.
 
     Args:
-        variants: all of a bundle, model.onnx first.
+        variants: all variants of a bundle, model.onnx first.
         device: `cpu` or `cuda`.
-        asked: the name of one, `REFERENCE` or `AUTO`.
+        asked: the name of a variant, `REFERENCE` or `AUTO`.
 
     Raises:
-        LookupError: there is none of that name.
+        LookupError: there is no variant of that name.
     """
     reference, *others = variants
     if asked == REFERENCE:

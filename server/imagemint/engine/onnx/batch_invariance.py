@@ -4,8 +4,9 @@ Comparing pixels would be too weak: a difference in the last bits of a float mov
 once in thousands, so a probe of affordable size would pass and a million images would not. The
 probe therefore looks at the floats just before they are rounded.
 
-A row can depend on the size of its batch, on its place in it, and on what the other rows hold. For
-the last, the probe puts very different rows beside it: only batches of one row are safe then.
+A row can depend on the size of its batch, on its place in it, and on the values of the other rows.
+For the last case, the probe puts very different rows beside it; if the row changes, only batches of
+one row are safe.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -25,13 +26,14 @@ ALONE_ROWS = 8
 """Rows of the largest batch that is spread over cores when it is alone."""
 
 _SEED = 0
-# Lone rows are the likeliest to differ, but by their values, not by their place: a few tell.
+# Single rows are the most likely to differ, but because of their values, not their place: a few are
+# enough.
 _LONE_ROWS = 16
-# Small batches, and those beside the tiles of vector kernels, 4, 8 and 16 rows high.
+# Small batches, and sizes next to the tiles of vector kernels, which have 4, 8 and 16 rows.
 _SIZES = (2, 3, 5, 8, 13, 17, 31, 47)
 THOROUGH_BATCHES = 8
-"""Batches of the probe of a graph that sums across a row by itself."""
-# Beside latents of these sizes, scales, extremes and statistics of a batch are others.
+"""Batches of the probe of a graph with sums across a row."""
+# Latents of these sizes change the scales, extremes and statistics of a batch.
 _STRANGE_SCALES = np.array([0.0, 1e-3, 30.0, 1e4], np.float32)
 
 
@@ -61,7 +63,7 @@ def probe_feed(
     return feed
 
 
-# The milder measure first.
+# From the cheapest measure to the most expensive one.
 _MEASURES = (Batching.AS_THEY_COME, Batching.NEVER_ALONE, Batching.FIXED, Batching.ALONE)
 
 
@@ -76,9 +78,9 @@ def needed_batching(
 
     Args:
         compute: runs a batch and returns what is compared, the batch along the first axis.
-        feed: of `probe_feed`, a multiple of `most_rows` rows.
-        most_rows: of one batch. With fewer than `FIXED_BATCH`, that many are never run, so a graph
-            that needs them is run a row at a time.
+        feed: result of `probe_feed`; its number of rows is a multiple of `most_rows`.
+        most_rows: rows of the largest batch. If it is below `FIXED_BATCH`, a graph that needs fixed
+            batches is run one row at a time.
         thorough: whether to try each row in every way.
     """
     count = count_rows(feed)
@@ -129,10 +131,10 @@ def looks_at_others(
     Args:
         compute: as `needed_batching`.
         feed: a batch.
-        whole: what `compute` made of it.
+        whole: the result of `compute` for it.
     """
     place = np.arange(len(whole))
-    # What pads a batch is its first row, so that is tried as well.
+    # A batch is padded with its first row, so test that, too.
     for kept, strangers in (
         (place % 2 == 0, _strange(feed)),
         (place % 2 == 1, _strange(feed)),
@@ -147,9 +149,9 @@ def looks_at_others(
 
 
 def _strange(feed: Feed) -> Feed:
-    """Returns rows unlike those of a batch: other conditions, other scales, black and white."""
+    """Returns rows that differ from those of a batch in conditions, scales and extremes."""
     strange = {name: np.roll(value, 1, axis=0) for name, value in feed.items()}
-    # Changes every other row, so that each kind stands beside those that are kept.
+    # Change every second row, so that each kind is beside the rows that are kept.
     kinds = np.arange(count_rows(feed)) // 2 % len(_STRANGE_SCALES)
     if "z" in strange:
         strange["z"] = strange["z"] * _STRANGE_SCALES[kinds][:, np.newaxis]
@@ -169,9 +171,9 @@ def same_everywhere(
     It tries all of these sizes, because the session will run no others.
 
     Args:
-        compute: as `needed_batching`, which found that batches may run as they come.
-        other: the same of the other session.
-        feed: of `probe_feed`.
+        compute: as in `needed_batching`, which found that batches of any size are safe.
+        other: the same for the other session.
+        feed: result of `probe_feed`.
     """
     count = min(count_rows(feed), PROBE_ROWS)
     whole = compute(rows(feed, 0, count))
@@ -188,15 +190,15 @@ def same_everywhere(
 def agreeing_buckets(
     compute: Callable[[Feed], npt.NDArray[Any]], feed: Feed, buckets: Sequence[int]
 ) -> tuple[int, ...]:
-    """The buckets in which a row gives the floats that it gives in the largest, wherever it stands.
+    """Returns the buckets in which a row has the same floats as in the largest one, at any place.
 
-    Only these sizes are ever run, so every one of them is tried. If not even the largest agrees
-    with itself, rows are only safe alone: (1,).
+    Every size is tested, because no others are run. If rows differ even within the largest bucket,
+    the result is (1,): only single rows are safe.
 
     Args:
         compute: as `needed_batching`.
-        feed: of `probe_feed`, as many rows as the largest bucket.
-        buckets: sizes.
+        feed: result of `probe_feed`, with as many rows as the largest bucket.
+        buckets: the sizes of the buckets.
     """
     largest = max(buckets)
     whole = compute(feed)

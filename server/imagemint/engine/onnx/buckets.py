@@ -1,13 +1,13 @@
 """Batches of a few fixed sizes, each with its own buffers, for a GPU.
 
-A batch is padded to the next bucket by repeating its first row, and one above the largest bucket is
-cut. So a device meets a handful of shapes, each prepared once: its kernels chosen, its buffers
-allocated, its run captured as a CUDA graph.
+A batch is padded to the next bucket with copies of its first row, and a batch above the largest
+bucket is cut. A device therefore runs only a few shapes. Each is prepared once: kernels are chosen,
+buffers allocated, and the run captured as a CUDA graph.
 
-On a CPU this is no gain, for nothing is prepared by shape and padding is computed in full: beside
-plain runs of the digit generator, full buckets delivered 0.9 to 1.1 times the images/s, and batches
-one above a bucket 0.5 to 0.6 times (benchmarks/results/device-cpu.json, on busy cores). So plain
-runs stay the way there. Buckets work all the same, and are tested there.
+On a CPU this has no advantage, because nothing is prepared by shape, and padding is computed in
+full. Compared with plain runs of the digit generator, full buckets delivered 0.9 to 1.1 times the
+images/s, and batches one image above a bucket 0.5 to 0.6 times (benchmarks/results/device-cpu.json,
+on busy cores). A CPU therefore uses plain runs. Buckets also work on a CPU, and are tested there.
 """
 
 import contextlib
@@ -29,13 +29,13 @@ ScalarT = TypeVar("ScalarT", bound=np.generic)
 
 
 def default_buckets(most: int) -> tuple[int, ...]:
-    """1, 2, 4, ... and `most`, 1 or more."""
+    """Returns 1, 2, 4, ... and `most`, which is 1 or more."""
     return (*(2**power for power in range((most - 1).bit_length())), most)
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Rows ``start`` to ``stop - 1`` of a batch, run as `size` rows."""
+    """Rows ``start`` to ``stop - 1`` of a batch, which run as `size` rows."""
 
     start: int
     stop: int
@@ -43,11 +43,11 @@ class Piece:
 
 
 def pieces(count: int, buckets: Sequence[int]) -> Iterator[Piece]:
-    """Cuts a batch into as few buckets as possible, and takes the smallest that fits the rest.
+    """Cuts a batch into as few buckets as possible; the rest gets the smallest bucket that fits.
 
     Args:
         count: rows of the batch.
-        buckets: sizes, ascending.
+        buckets: the sizes, ascending.
     """
     largest = buckets[-1]
     for start in range(0, count, largest):
@@ -58,12 +58,12 @@ def pieces(count: int, buckets: Sequence[int]) -> Iterator[Piece]:
 def buffers(
     spec: ModelSpec, sample: Feed, size: int
 ) -> tuple[dict[str, npt.NDArray[Any]], npt.NDArray[np.uint8]]:
-    """Inputs and output of a bucket, on pages of their own; the inputs repeat the last sample.
+    """Returns the inputs and the output of a bucket, on separate pages.
 
     Args:
         spec: the model.
-        sample: of `probe_feed`, `size` rows or more.
-        size: rows.
+        sample: result of `probe_feed`, `size` rows or more; the inputs contain its last rows.
+        size: number of rows.
     """
     inputs = {name: _on_pages((size, *v.shape[1:]), v.dtype) for name, v in sample.items()}
     for name, array in inputs.items():
@@ -73,7 +73,7 @@ def buffers(
 
 
 def _on_pages(shape: tuple[int, ...], dtype: np.dtype[ScalarT]) -> npt.NDArray[ScalarT]:
-    """An array that shares no page, for a page is locked once or not at all."""
+    """Returns an array that shares no page with others, because a page can only be locked once."""
     needed = int(np.prod(shape)) * dtype.itemsize
     whole = -(-needed // _PAGE_BYTES) * _PAGE_BYTES
     memory = np.zeros(whole + _PAGE_BYTES, np.uint8)
@@ -97,7 +97,7 @@ class BucketedInstance:
         self._thread = threading.get_ident()
 
     def run(self, batch: Batch) -> npt.NDArray[np.uint8]:
-        """Images uint8 [N, height, width, channels]; see `Backend.run`."""
+        """Returns the images, uint8 [N, height, width, channels]; see `Backend.run`."""
         if threading.get_ident() != self._thread:
             raise RuntimeError("an instance belongs to the thread that opened it")
         feed = self._prepare(batch)
@@ -136,19 +136,19 @@ def bind_buckets(
 ) -> dict[int, BoundBatch]:
     """Binds every bucket and runs it twice, the largest first, so that the arena grows once.
 
-    The first run captures, if graphs are wanted, and the second replays, with other inputs: a
-    bucket is only used once its images are right.
+    The first run captures the graph, if graphs are used. The second run replays it with other
+    inputs, and its images are compared with the expected ones.
 
     Args:
-        session: what runs them.
+        session: the session that runs them.
         spec: the model.
-        sample: inputs, as many rows as the largest bucket.
+        sample: inputs with as many rows as the largest bucket.
         expected: images of the sample.
         buckets: sizes.
-        graphs: whether to capture.
+        graphs: whether to capture CUDA graphs.
 
     Raises:
-        BackendFailed: the runtime failed, or a bucket does not give the images expected.
+        BackendFailed: the runtime failed, or the images of a bucket are not the expected ones.
     """
     bound: dict[int, BoundBatch] = {}
     with contextlib.ExitStack() as undone:

@@ -1,7 +1,7 @@
 """Scores of images, computed by ONNX Runtime.
 
-A critic runs on the CPU, one image at a time. So a score depends on its image and class alone, to
-the last bit: not on the batch, and not on the device of the generator. Convolutions on the CPU
+A critic runs on the CPU, one image at a time. A score therefore depends only on its image and
+class, to the last bit, and not on the batch or the device of the generator. Convolutions on the CPU
 compute a batch image by image anyway.
 """
 

@@ -39,7 +39,7 @@ class CudaRuntime:
         return None
 
     def pin(self, array: npt.NDArray[Any]) -> bool:
-        """Page-locks the memory of an array; returns whether that succeeded. It is optional."""
+        """Page-locks the memory of an array, and returns whether that succeeded. It is optional."""
         locked = not self._library.cudaHostRegister(
             self._address(array.ctypes.data), self._size(array.nbytes), ctypes.c_uint(0)
         )

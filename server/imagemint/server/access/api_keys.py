@@ -102,7 +102,7 @@ class Client(BaseModel):
         )
 
     def may_use(self, model: str) -> bool:
-        """Whether the client may use a model. The model need not exist."""
+        """Returns whether the client may use a model. The model need not exist."""
         return self.models == "*" or model in self.models
 
 
@@ -179,8 +179,8 @@ def _mask_keys(text: str) -> str:
 class KeyRing:
     """The clients of a key file. The file is read again when it changes.
 
-    If the changed file is invalid or cannot be read, the clients stay as they were and the file is
-    tried again.
+    If the changed file is invalid or cannot be read, the clients remain unchanged and the file is
+    read again later.
 
     Args:
         path: the key file.

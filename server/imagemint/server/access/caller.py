@@ -78,7 +78,7 @@ class Caller:
         return self._client.max_concurrent_calls if self._client else None
 
     def may_use(self, model: str) -> bool:
-        """Whether the caller may use a model. The model need not exist."""
+        """Returns whether the caller may use a model. The model need not exist."""
         return self._client is None or self._client.may_use(model)
 
     def check_model(self, model: str) -> None:
@@ -271,7 +271,7 @@ class Guard:
         return Caller(client, self._ring, self._usage, self._metrics, digest)
 
     def is_health_check(self, method: str) -> bool:
-        """Whether a method is a health check, which needs no key."""
+        """Returns whether a method is a health check, which needs no key."""
         return method.startswith(_KEYLESS_METHODS)
 
     def reload_if_changed(self) -> None:

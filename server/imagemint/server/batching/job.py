@@ -22,7 +22,7 @@ class Priority(enum.StrEnum):
 
 
 class Conditions(NamedTuple):
-    """What each image of a job shows; None for an input that the model does not take."""
+    """Conditions of the images of a job; None for an input that the model does not take."""
 
     class_id: Sequence[int] | None = None
     """Class of each image."""
@@ -53,7 +53,7 @@ class Job:
         count: number of images, 1 or more.
         latents: runs of `count` images in all, of which the instance draws the latents of a whole
             batch at once; or the latents themselves, float32 [count, z_dim].
-        conditions: what each image shows.
+        conditions: conditions of each image.
         psi: only for a model with PSI truncation, where it is never None: one value for all images,
             or float32 [count].
         deadline: `time.monotonic` value after which no image of the job is computed.

@@ -49,7 +49,7 @@ class Queue:
         self._normal_minimum = _Minimum(NORMAL_SHARE)
 
     def __bool__(self) -> bool:
-        """Whether any image waits."""
+        """Returns whether any image waits."""
         return self.images > 0
 
     def __iter__(self) -> Iterator[Job]:

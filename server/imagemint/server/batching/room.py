@@ -53,7 +53,7 @@ class Room:
         self._waiting_images = 0
 
     def __bool__(self) -> bool:
-        """Whether any job waits for room."""
+        """Returns whether any job waits for room."""
         return bool(self._waiters)
 
     def count_excess(self, job: Job) -> int:
@@ -64,7 +64,7 @@ class Room:
         return self._singles + self._streamed + self._claimed + size - self._get_limit(job)
 
     def fits_ahead(self, job: Job) -> bool:
-        """Whether a job that a stream computes ahead of its reader may enter."""
+        """Returns whether a job that a stream computes ahead of its reader may enter."""
         most = self._stream_limit + self._get_reserve(job)
         return not self._waiters and self._queue.images + job.count <= most
 
@@ -122,7 +122,7 @@ class Room:
         return min(self._waiting_images, max(0, self._stream_limit - self._streamed))
 
     def _fits_behind(self, job: Job, before: int) -> bool:
-        """Whether a job of a stream fits if `before` images enter before it."""
+        """Returns whether a job of a stream fits if `before` images enter before it."""
         streamed = self._streamed + before + self._count_images(job, job.count)
         return self._singles + streamed <= self._get_limit(
             job

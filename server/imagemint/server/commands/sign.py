@@ -37,8 +37,8 @@ class SignBundle(BaseModel):
         """Signs the bundles, after checking the files of all of them.
 
         Raises:
-            BundleRefused: a bundle is not one that a server would accept. Nothing is signed.
-            OSError: a file cannot be read or written, or the key is none.
+            BundleRefused: a server would not accept one of the bundles. Nothing is signed.
+            OSError: a file cannot be read or written, or does not contain a key.
         """
         from imagemint.engine.bundle import read_bundle  # noqa: PLC0415 - import-light
         from imagemint.engine.bundle.signatures import SigningKey  # noqa: PLC0415 - likewise

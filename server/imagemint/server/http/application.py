@@ -28,7 +28,7 @@ from imagemint.server.repository import ModelRepository
 from imagemint.server.rpc.server import Services
 from imagemint.server.settings import ServeSettings
 
-# `text/plain` and the rest must be what they say, and nothing here may be framed by other sites.
+# Browsers must not guess other media types, and other sites must not embed these pages in frames.
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -40,7 +40,7 @@ _CODES = {404: "NOT_FOUND", 405: "UNIMPLEMENTED"}
 
 
 class Probes(NamedTuple):
-    """What the server knows about itself.
+    """State of the server, for health checks and metrics.
 
     Attributes:
         is_ready: returns whether the server as a whole answers calls.
@@ -62,10 +62,10 @@ def make_application(
 
     Args:
         settings: the settings of the server.
-        services: what answers RPCs.
+        services: the services that answer RPCs.
         repository: the models.
         workers: threads that convert large messages.
-        probes: what the server knows about itself.
+        probes: the state of the server.
     """
     middleware = [Middleware(_SharedHeaders)]
     if settings.http_allow_origins:
@@ -165,7 +165,7 @@ def _make_probe_routes(probes: Probes) -> Sequence[BaseRoute]:
     routes = [Route("/healthz", health), Route("/readyz", ready)]
     if (scrape := probes.scrape) is not None:
 
-        def metrics(_: Request) -> Response:  # on a thread of its own: it takes milliseconds
+        def metrics(_: Request) -> Response:  # on a separate thread, because it takes milliseconds
             return Response(
                 scrape(), media_type="text/plain; version=0.0.4; charset=utf-8", headers=_NOT_STORED
             )
@@ -191,7 +191,7 @@ async def _answer_http_error(_: Request, error: Exception) -> Response:
 
 
 async def _answer_fault(_: Request, __: Exception) -> Response:
-    """Answers a request that failed through a fault of ours; Starlette logs the exception."""
+    """Answers a request that failed because of a bug; Starlette logs the exception."""
     problem = Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "the server failed", "INTERNAL")
     return Response(problem.encode(), problem.status, problem.headers())
 

@@ -1,4 +1,4 @@
-"""An RPC over HTTP, as the handlers of RPCs see it."""
+"""The context of an RPC over HTTP, for the handlers of RPCs."""
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -13,7 +13,7 @@ class _Code(Protocol):
 
     @property
     def name(self) -> str:
-        """Its name, such as ``NOT_FOUND``."""
+        """Name of the code, such as ``NOT_FOUND``."""
 
 
 class RpcFailed(Exception):  # noqa: N818 - the name states the condition, as in imagemint.engine.errors

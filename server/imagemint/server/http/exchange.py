@@ -1,4 +1,4 @@
-"""One HTTP request that is answered as an RPC, and the bytes of its answer."""
+"""An HTTP request that is answered as an RPC, and the bytes of its answer."""
 
 import asyncio
 import math
@@ -43,11 +43,11 @@ class Exchange:
         query: query parameters of the request.
         path: parameters of the path, by name.
         body: the body, once `read_body` has read it.
-        context: what the handlers of RPCs get.
+        context: context for the handlers of RPCs.
         deadline: `time.monotonic` value at which the caller stops waiting; None for never.
         has_begun: whether a part of the answer was sent.
-        failure_status: HTTP status for a failure, in place of that of its code; None for the usual.
-        request_id: the caller's id for the request; '' for none.
+        failure_status: HTTP status of a failure; None for the status of its code.
+        request_id: the caller's id for the request; '' without one.
     """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, most_bytes: int) -> None:
@@ -81,8 +81,8 @@ class Exchange:
         """Reads the body.
 
         Raises:
-            InvalidRequest: it is too large, or did not come in time. `failure_status` says which.
-            asyncio.CancelledError: the client has left.
+            InvalidRequest: it is too large, or did not arrive in time. `failure_status` tells
+            which. asyncio.CancelledError: the client has left.
         """
         if self.timeout_error is not None:
             raise self.timeout_error

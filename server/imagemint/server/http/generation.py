@@ -25,7 +25,7 @@ MessageT = TypeVar("MessageT", bound=Message)
 
 
 class Picture(NamedTuple):
-    """An encoding of pictures, by its names."""
+    """An encoding of pictures, with its names."""
 
     media_type: str
     format: "image_pb2.ImageFormat.ValueType"

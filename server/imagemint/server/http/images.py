@@ -1,4 +1,4 @@
-"""One image by URL: the same bytes for ever, so that browsers and proxies may keep them."""
+"""Serves images by URL. Their bytes never change, so browsers and proxies can cache them."""
 
 import hashlib
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from imagemint.v1 import generation_service_pb2 as messages
 from imagemint.v1 import image_pb2
 
 _FOREVER = "max-age=31536000, immutable"
-# The encoders of another release may write other bytes of the same pixels.
+# The encoders of another release may write other bytes for the same pixels.
 _ENCODERS = f"imagemint {version('imagemint')}, Pillow {version('pillow')}"
 _REFERENCE = "reference"
 _MODIFIED_NOT = 304
@@ -52,9 +52,9 @@ class Images:
 
 
 def _read_request(exchange: Exchange) -> messages.GenerateRequest:
-    """Returns what a URL asks for.
+    """Returns the request that a URL describes.
 
-    A URL without a variant means the reference, as a serial without one does.
+    A URL without a variant refers to the reference, as a serial does.
 
     Raises:
         InvalidRequest: parts of the URL are wrong; the error lists all of them.
@@ -103,20 +103,20 @@ def parse_integer(text: str) -> int:
 
 
 def _make_etag(served: ServedVersion, request: messages.GenerateRequest) -> str:
-    """Returns a strong tag: all that decides the bytes of the picture."""
+    """Returns a strong entity tag of everything that determines the bytes of the picture."""
     asked = json_format.MessageToJson(request, sort_keys=True, indent=None)
     parts = (served.bundle.sha256, served.backend.variant.name, _ENCODERS, asked)
     return f'"{hashlib.sha256("|".join(parts).encode()).hexdigest()[:32]}"'
 
 
 def _make_cache_headers() -> dict[str, str]:
-    """Returns how long an image may be kept, and by whom: with API keys, only by its caller."""
+    """Returns the cache headers of an image. With API keys, only the caller may cache it."""
     if not current_caller.get().name:
         return {"cache-control": f"public, {_FOREVER}"}
     return {"cache-control": f"private, {_FOREVER}", "vary": "authorization, x-api-key"}
 
 
 def _matches(header: str, etag: str) -> bool:
-    """Whether an `If-None-Match` header names the tag."""
+    """Returns whether an `If-None-Match` header names the tag."""
     tags = [each.strip().removeprefix("W/") for each in header.split(",")]
     return "*" in tags or etag in tags

@@ -35,7 +35,7 @@ def parse_json(body: bytes, kind: type[MessageT]) -> MessageT:
         kind: class of the message.
 
     Raises:
-        InvalidRequest: it is not JSON, not such a message, or has too many elements.
+        InvalidRequest: the body is not JSON, is not such a message, or has too many elements.
     """
     message = kind()
     if not body:
@@ -55,7 +55,7 @@ def fill_message(members: dict[str, Any], message: MessageT) -> MessageT:
     """Sets the fields of a message from members of plain values, and returns it.
 
     Raises:
-        InvalidRequest: a member is not such a field, or there are too many.
+        InvalidRequest: a member does not fit its field, or there are too many.
     """
     _check_size(members)
     try:
@@ -67,7 +67,7 @@ def fill_message(members: dict[str, Any], message: MessageT) -> MessageT:
 
 
 def _check_size(members: dict[str, Any]) -> None:
-    """Refuses what would take long to convert, as the limits for messages do."""
+    """Checks the limits for messages, because a large object would take long to convert."""
     fields = numbers = 0
     left: list[Any] = [members]
     while left:

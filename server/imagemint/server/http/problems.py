@@ -1,7 +1,7 @@
 """Errors as problem details for HTTP (RFC 9457).
 
-A problem has the members of the standard, and beside them what a gRPC client gets as google.rpc
-details: `code`, `reason`, `metadata`, `violations`, `retry_delay_s` and `request_id`.
+A problem has the members of the standard, and those that a gRPC client gets as google.rpc details:
+`code`, `reason`, `metadata`, `violations`, `retry_delay_s` and `request_id`.
 """
 
 import json
@@ -44,14 +44,14 @@ _CLIENT_CLOSED = 499  # not a standard status, so http.HTTPStatus does not know 
 
 @dataclass(frozen=True)
 class Problem:
-    """One error, as the caller gets it.
+    """An error in the form for the caller.
 
     Attributes:
         status: HTTP status.
         detail: one sentence for people.
         code: name of the gRPC status code that a gRPC client gets for the same error.
         members: further members, by name.
-        retry_delay_s: seconds after which a retry makes sense; None if it makes none.
+        retry_delay_s: seconds after which a retry is useful; None if it is not.
     """
 
     status: int
@@ -81,7 +81,7 @@ class Problem:
     def headers(self) -> dict[str, str]:
         """Returns the headers of an answer with the problem, except its length."""
         found = {"content-type": MEDIA_TYPE, "cache-control": "no-store"}
-        if self.retry_delay_s is not None:  # whole seconds are all that the header can say
+        if self.retry_delay_s is not None:  # the header has whole seconds
             found["retry-after"] = str(max(1, math.ceil(self.retry_delay_s)))
         if self.status == HTTPStatus.UNAUTHORIZED:
             found["www-authenticate"] = "Bearer"
@@ -100,7 +100,7 @@ def make_problem(
     Args:
         code: name of its gRPC status code.
         message: text for people.
-        trailing_metadata: as `imagemint.server.rpc.status.make_outcome` makes it.
+        trailing_metadata: trailing metadata of `imagemint.server.rpc.status.make_outcome`.
     """
     members: dict[str, Any] = {}
     delay_s = None

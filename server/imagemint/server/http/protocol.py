@@ -1,7 +1,7 @@
 """uvicorn's HTTP/1.1 protocol, with limits on slow clients and on the number of connections.
 
-uvicorn has no limit on the time in which a request must arrive, and no limit on the time in which
-an answer must be read: each of them would let one client keep a connection for ever.
+uvicorn limits neither the time in which a request must arrive, nor the time in which an answer must
+be read. A client could therefore keep a connection open for ever.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ class LimitedProtocol(H11Protocol):
     flush_timeout_s: float | None = 60.0
     """Time to read the rest of an answer after the connection was closed; None for no limit."""
     max_connections = 1_024
-    """Further connections are closed at once."""
+    """Maximum number of connections; further ones are closed at once."""
 
     def __init__(
         self,

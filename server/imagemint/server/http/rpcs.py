@@ -1,7 +1,7 @@
 """Answers HTTP requests as RPCs, through the interceptor of the gRPC server.
 
-Each request is a call of one RPC: it has the caller, the limits, the metrics, the log lines and the
-errors of that RPC.
+Each request is a call of one RPC, with the caller, limits, metrics, log lines and errors of that
+RPC.
 """
 
 import asyncio
@@ -29,8 +29,8 @@ class Reply:
     """A whole answer.
 
     Attributes:
-        body: its bytes.
-        headers: its headers, except the length.
+        body: bytes of the answer.
+        headers: headers of the answer, except the length.
         status: HTTP status.
     """
 
@@ -85,7 +85,7 @@ class Rpcs:
                 raise refusal
             return await handler(exchange)
 
-        context = cast("Any", exchange.context)  # it has what the handlers use
+        context = cast("Any", exchange.context)  # it has all members that the handlers use
         try:
             async with asyncio.timeout(_get_timeout(exchange)):
                 reply = await self._interceptor.run(name, behave, context, admit=refusal is None)

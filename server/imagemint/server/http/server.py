@@ -17,7 +17,7 @@ from imagemint.server.telemetry.metrics import Metrics
 _BACKLOG = 2_048
 # Connections without requests; longer than the interval in which browsers and pools reuse them.
 _KEEP_ALIVE_S = 75
-# An answer that was handed to the transport is on its way; it has this time to leave.
+# Time for the transport to send an answer that it has accepted.
 _CLOSING_S = 1.0
 
 
@@ -54,7 +54,7 @@ class HttpServer:
             lifespan="off",
             interface="asgi3",
             log_config=None,
-            log_level="error",  # a client that speaks no HTTP is no news
+            log_level="error",  # do not log clients that send no HTTP
             access_log=False,
             server_header=False,
             proxy_headers=False,
@@ -88,7 +88,7 @@ class HttpServer:
         self._serving = asyncio.create_task(self._server.serve([listener]))
 
     async def stop(self) -> None:
-        """Stops listening, and closes all connections; answers under way have a second."""
+        """Stops listening, and closes all connections; unsent answers get one more second."""
         if self._serving is None:
             return
         self._server.should_exit = True
@@ -99,11 +99,11 @@ class HttpServer:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, which leaves signals to the program around it."""
+    """A uvicorn server that does not handle signals."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Captures none."""
+        """Captures no signals."""
         yield
 
 

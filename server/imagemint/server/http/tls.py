@@ -44,7 +44,7 @@ def make_tls_context(settings: ServeSettings, metrics: Metrics) -> ssl.SSLContex
         nonlocal latest
         if certificates.read_changes() is not None:
             latest = _load_pair(*pair)
-        connection.context = latest  # takes its certificate from there
+        connection.context = latest  # the handshake uses the certificate of this context
 
     context.sni_callback = reload  # OpenSSL calls it for clients that name no server, too
     return context

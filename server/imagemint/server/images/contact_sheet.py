@@ -1,4 +1,4 @@
-"""Contact sheets: many images in one picture."""
+"""Makes contact sheets: pictures that show many images."""
 
 import math
 

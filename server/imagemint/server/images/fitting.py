@@ -16,7 +16,7 @@ Box = tuple[float, float, float, float]
 
 
 class Fit(enum.Enum):
-    """What happens to a source of another size; see `SourceFit` in translation_service.proto."""
+    """Ways to handle a source of another size; see `SourceFit` in translation_service.proto."""
 
     REFUSE = "refuse"
     CROP = "crop"
@@ -34,7 +34,7 @@ def compute_size(height: int, width: int, source: Source, fit: Fit) -> tuple[int
     Args:
         height: height of the source, 1 or more.
         width: width of the source, 1 or more.
-        source: what the model takes.
+        source: the source that the model takes.
         fit: how to make it fit.
 
     Raises:
@@ -78,7 +78,7 @@ def fit_source(pixels: npt.NDArray[np.uint8], source: Source, fit: Fit) -> npt.N
 
     Args:
         pixels: uint8 [height, width, depth], with the depth that the model takes.
-        source: what the model takes.
+        source: the source that the model takes.
         fit: how to make it fit.
 
     Raises:

@@ -113,7 +113,7 @@ class ImageRequest:
         if chosen is None and count < self.count:
             runs = cut_runs(runs, offset, offset + count)
         if not version.spec.z_dim:
-            # Seed and index decide nothing, so that each image has one serial.
+            # The image does not depend on seed and index, so set them to 0 to get a unique serial.
             runs = [Run(0, 0, 1)] * count
         places: list[str] = []
         for seed, first, length, _ in runs:

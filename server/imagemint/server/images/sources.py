@@ -20,7 +20,7 @@ from imagemint.pictures import PictureRefused, decode, read_size
 from imagemint.server.images.fitting import Fit, SizeRefused, compute_size, fit_source
 from imagemint.server.images.tiling import Tiling, plan_tiles
 
-# A status has room for 8 KB of details, and one wrong source is often like the next.
+# A status has room for 8 KB of details, and wrong sources often have the same faults.
 _MOST_FAULTS = 8
 _HALF, _WHITE = 128, 255
 
@@ -57,19 +57,19 @@ class LoadedSource(NamedTuple):
     pixels: npt.NDArray[np.uint8]
     """uint8 [height, width, depth]."""
     digest: str
-    """Its digest in serials."""
+    """Digest of the source in serials."""
     tiling: Tiling
 
 
 class Faults:
-    """Collects the violations of sources; a few are enough."""
+    """Collects a few violations of sources."""
 
     def __init__(self) -> None:
         self._found: list[Violation] = []
 
     @property
     def are_many(self) -> bool:
-        """Whether no more need to be found."""
+        """Whether there are enough violations."""
         return len(self._found) >= _MOST_FAULTS
 
     @contextlib.contextmanager
@@ -100,8 +100,8 @@ def measure_sources(
         given: the sources.
         spec: a model with a source.
         fit: how to make them fit.
-        limits: what to refuse.
-        is_raw: whether the results are returned as bare pixels.
+        limits: limits of the request.
+        is_raw: whether the results are returned as raw pixels.
 
     Raises:
         InvalidRequest: a picture, or all of them together, exceed a limit or do not fit.

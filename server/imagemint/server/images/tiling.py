@@ -2,8 +2,8 @@
 
 All tiles of a source have one size. A pixel of the result is taken from a tile only if it is
 farther than the receptive field from those sides of the tile that are not sides of the picture.
-There the tile gives what the whole picture would give, up to the order of sums, which may change a
-level.
+There, the result equals that of the whole picture, except that another order of sums may change a
+pixel by one level.
 """
 
 from dataclasses import dataclass
@@ -47,7 +47,7 @@ class Tiling:
         )
 
     def join(self, tiles: npt.NDArray[np.uint8], scale: int) -> npt.NDArray[np.uint8]:
-        """Returns the translated source of its translated tiles.
+        """Joins the translated tiles of the source.
 
         Args:
             tiles: uint8 [count, tile_height * scale, tile_width * scale, channels].
@@ -91,13 +91,13 @@ def plan_tiles(height: int, width: int, source: Source) -> Tiling:
 
 
 def _find_starts(length: int, tile: int, margin: int) -> tuple[int, ...]:
-    """Returns where tiles start: at multiples of step, so that neighbours share two margins."""
+    """Returns the starts of tiles: multiples of step, so that adjacent tiles share two margins."""
     if length == tile:
         return (0,)
     return (*range(0, length - tile, tile - 2 * margin), length - tile)
 
 
 def _find_parts(starts: tuple[int, ...], tile: int, length: int) -> list[tuple[int, int]]:
-    """Returns the first and the last row, exclusive, that each tile gives: half of each overlap."""
+    """Returns start and stop of the rows that each tile contributes, with half of each overlap."""
     seams = [0, *((start + tile + after) // 2 for start, after in pairwise(starts)), length]
     return list(pairwise(seams))

@@ -14,7 +14,7 @@ from imagemint.server.images.sources import LoadedSource
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Sources that follow each other, whose tiles have one size and form one job."""
+    """Consecutive sources whose tiles have one size and form one job."""
 
     job: Job
     offset: int
@@ -27,7 +27,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class TranslationRequest:
-    """Sources and the rules that decide the other inputs. Every field is valid.
+    """Sources and the rules that determine the other inputs. Every field is valid.
 
     Attributes:
         images: one image for each source, with the digests of the sources.

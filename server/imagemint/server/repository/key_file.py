@@ -1,4 +1,4 @@
-"""The file with the public keys of those who may export bundles; see `require_signature`."""
+"""Reads the file with the public keys that may sign bundles; see `require_signature`."""
 
 import logging
 from pathlib import Path
@@ -17,7 +17,7 @@ class KeyFile:
         path: the file.
 
     Raises:
-        OSError: it cannot be read, or contains something else than Ed25519 public keys.
+        OSError: it cannot be read, or does not contain Ed25519 public keys.
     """
 
     def __init__(self, path: Path) -> None:
@@ -28,7 +28,7 @@ class KeyFile:
             raise OSError(f"require_signature: {path}: {error}") from error
 
     def read(self, directory: Path) -> TrustedKeys:
-        """Returns the present keys.
+        """Returns the current keys.
 
         Args:
             directory: the bundle to be checked.

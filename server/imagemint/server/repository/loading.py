@@ -76,7 +76,7 @@ class Loader:
         """Brings a bundle to the local disk.
 
         Raises:
-            BundleRefused: that failed.
+            BundleRefused: the bundle could not be fetched.
         """
         self._source.fetch(directory)
 

@@ -15,10 +15,10 @@ from imagemint.server.repository.loading_threads import DaemonPool
 _log = logging.getLogger(__name__)
 
 _TOPIC = "model control"
-# Of the time between two scans. A listing of another worker is at most this old.
+# Maximum age of a listing by another worker, as a share of the time between two scans.
 _SHARED_SHARE = 0.9
 _START_AGE_S = 5.0
-_PATIENCE_S = 600.0  # longer than the largest model takes to load
+_PATIENCE_S = 600.0  # longer than the largest model needs to load
 
 Mode = Literal["none", "poll", "watch", "explicit"]
 

@@ -1,4 +1,4 @@
-"""Where the bundles of a repository come from: a directory, or a copy of an object store."""
+"""Sources of bundles: a directory, or a copy of an object store."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -20,14 +20,14 @@ class Source(Protocol):
     """The repository as the operator named it."""
 
     def present(self) -> Found:
-        """Returns what is known without waiting for a network.
+        """Returns the versions that are known without a network access.
 
         Raises:
             OSError: it cannot be listed.
         """
 
     def scan(self, max_age_s: float = 0.0) -> Found:
-        """Returns the versions that there are now.
+        """Returns the versions that exist now.
 
         Args:
             max_age_s: age up to which a listing by another process will do.
@@ -47,7 +47,7 @@ class Source(Protocol):
         """Brings the files of a version to the local disk.
 
         Raises:
-            BundleRefused: that is not possible now, or the files are not those of the bundle.
+            BundleRefused: the files cannot be fetched now, or are not those of the bundle.
         """
 
     def repair(self, directory: Path) -> bool:
@@ -69,12 +69,12 @@ class LocalDirectory:
         self.place = str(directory)
 
     def present(self) -> Found:
-        """Returns the versions that there are."""
+        """Returns the versions that exist."""
         return scan(self.directory)
 
     def scan(self, max_age_s: float = 0.0) -> Found:
-        """Returns the versions that there are."""
-        del max_age_s  # it is never older
+        """Returns the versions that exist."""
+        del max_age_s  # a listing of the directory is always current
         return scan(self.directory)
 
     def signature_of(self, directory: Path) -> Signature:
@@ -82,7 +82,7 @@ class LocalDirectory:
         return signature_of(directory)
 
     def is_present(self, directory: Path) -> bool:
-        """Returns true: nothing is brought here."""
+        """Returns true, because the files are always on a mounted disk."""
         del directory
         return True
 
@@ -90,7 +90,7 @@ class LocalDirectory:
         """Does nothing."""
 
     def repair(self, directory: Path) -> bool:
-        """Returns false: these files are no copies."""
+        """Returns false, because these files are not copies."""
         del directory
         return False
 

@@ -28,7 +28,7 @@ class ScoredImages:
     rejected: list[int]
     """Number of candidates that the filter rejected before each image."""
     runs: list[Run]
-    """Where the images are on the reel."""
+    """Runs of the images, with their seeds and indices."""
 
 
 class Filtering:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # OpenTelemetry is imported only when something is traced
 
 _log = structlog.stdlib.get_logger(__name__)
 
-# A generator of its own: programs around the server, such as tests, may rely on the global one.
+# A separate generator, because other code, such as tests, may use the global one.
 _chance = random.Random()  # noqa: S311 - no secret
 
 # The caller's id is logged and returned, so it must be short and plain.
@@ -62,7 +62,7 @@ class _Running:
 
 
 class _Failure(NamedTuple):
-    """How a failed call ends."""
+    """Code and details of a failed call."""
 
     code: grpc.StatusCode
     error: BaseException
@@ -250,7 +250,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def _make_failure(
         self, call: Call, error: asyncio.CancelledError | Exception, method: str, context: Context
     ) -> _Failure:
-        """Returns how a failed call ends. This is the only place that maps errors to statuses.
+        """Returns the failure of a call. This is the only place that maps errors to statuses.
 
         Nothing is sent to a caller that has left or already has a status.
         """
@@ -316,7 +316,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             )
 
     def _should_log(self, call: Call) -> bool:
-        """Whether a call belongs to the logged share. A call without an id is chosen at random."""
+        """Returns whether to log a call. Calls without an id are chosen at random."""
         if call.given_id:
             return is_logged(call.given_id, self._access_log)
         return _chance.random() < self._access_log
@@ -334,7 +334,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
 
 def is_logged(request_id: str, share: float) -> bool:
-    """Whether a call belongs to the logged share.
+    """Returns whether a call belongs to the logged share.
 
     The id alone decides. A call that is retried or passes several servers is therefore logged by
     all of them or by none.

@@ -51,7 +51,7 @@ class Lookahead:
         self._call.relieve = self._relieve
 
     def has_room(self, images: int) -> bool:
-        """Whether the stream may compute another chunk of this many images now."""
+        """Returns whether the stream may compute another chunk of this many images now."""
         if not self.pending:
             return True
         if self._is_prompt:

@@ -70,7 +70,7 @@ _RETRY_S = 1.0
 
 
 class Services(NamedTuple):
-    """What answers calls, however they come."""
+    """The services, which answer gRPC and HTTP calls."""
 
     interceptor: CallInterceptor
     running_calls: RunningCalls
@@ -291,7 +291,7 @@ def _make_guard(settings: ServeSettings, metrics: Metrics) -> Guard:
 
 
 def _is_running(server: grpc.aio.Server) -> bool:
-    """Whether gRPC is running. Its `wait_for_termination` does not return in this case."""
+    """Returns whether gRPC is running. Its `wait_for_termination` does not return in this case."""
     return bool(getattr(server, "_server").is_running())  # noqa: B009 - a private attribute
 
 

@@ -71,7 +71,7 @@ CODES: dict[type[ImagemintError], grpc.StatusCode] = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a failed call ends.
+    """Status of a failed call.
 
     Attributes:
         code: gRPC status code.
@@ -86,7 +86,7 @@ class Outcome:
 
 
 def make_outcome(error: Exception, request_id: str) -> Outcome:
-    """Returns how a call that failed with ``error`` ends.
+    """Returns the status of a call that failed with ``error``.
 
     Errors outside the table become INTERNAL. The caller gets only the request id; the details are
     in the log.

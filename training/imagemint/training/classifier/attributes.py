@@ -61,7 +61,7 @@ class AttributeClassifier(Classifier):
         self._shape = image_size, image_size, image_channels
 
     def takes(self, height: int, width: int, channels: int) -> bool:
-        """Whether images are of the size and the channels it was made for."""
+        """Returns whether images are of the size and the channels it was made for."""
         return (height, width, channels) == self._shape
 
     def targets(self, data: LabelledImages) -> NDArray[np.int64]:

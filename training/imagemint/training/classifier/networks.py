@@ -49,7 +49,7 @@ class Classifier(nn.Module, ABC):
 
     @abstractmethod
     def takes(self, height: int, width: int, channels: int) -> bool:
-        """Whether the network can look at images of this shape."""
+        """Returns whether the network can look at images of this shape."""
 
     @torch.no_grad()
     def look(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -114,7 +114,7 @@ class DigitClassifier(Classifier):
         self._channels = image_channels
 
     def takes(self, height: int, width: int, channels: int) -> bool:
-        """Whether images are 28x28, of the channels it was made for."""
+        """Returns whether images are 28x28, of the channels it was made for."""
         return (height, width, channels) == (28, 28, self._channels)
 
 
@@ -166,7 +166,7 @@ class ResidualClassifier(Classifier):
         self._channels = image_channels
 
     def takes(self, height: int, width: int, channels: int) -> bool:
-        """Whether images have the channels it was made for, and eight pixels a side."""
+        """Returns whether images have the channels it was made for, and eight pixels a side."""
         return min(height, width) >= self._SMALLEST and channels == self._channels
 
 

@@ -120,7 +120,7 @@ def _identity(recipe: ClassifierRecipe, train: LabelledImages) -> str:
 
 
 def has_ended(steps: int, images: int, batch_size: int) -> bool:
-    """Whether the last of so many steps completed an epoch."""
+    """Returns whether the last of so many steps completed an epoch."""
     return steps * batch_size // images > (steps - 1) * batch_size // images
 
 

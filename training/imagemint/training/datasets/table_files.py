@@ -76,7 +76,7 @@ class PictureIndex:
 
 
 def _ends(path: Path, ending: Sequence[str]) -> bool:
-    """Whether a path ends in these parts, the last one with or without its suffix."""
+    """Returns whether a path ends in these parts, the last one with or without its suffix."""
     folders = ending[:-1]
     return not folders or path.parts[-len(ending) : -1] == tuple(folders)
 

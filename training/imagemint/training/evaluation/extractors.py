@@ -129,7 +129,7 @@ class Judge:
         return np.concatenate(parts)
 
     def takes(self, shape: tuple[int, ...]) -> bool:
-        """Whether it can look at images of this height, width and number of channels."""
+        """Returns whether it can look at images of this height, width and number of channels."""
         return self._model.takes(*shape)
 
     def attributes(self, images: NDArray[np.uint8]) -> dict[str, NDArray[np.int64]]:

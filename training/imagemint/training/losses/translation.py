@@ -157,7 +157,7 @@ class TranslationLoss(nn.Module):
         self.pools = nn.ModuleDict(dict(pools or {}))
 
     def is_adversarial(self, images_seen: int) -> bool:
-        """Whether D is trained and judges after so many images."""
+        """Returns whether D is trained and judges after so many images."""
         return self.weight > 0 and images_seen >= self.after
 
     def discriminator_loss(self, D: nn.ModuleDict, batch: Translated) -> Loss:

@@ -59,7 +59,7 @@ class InferCall:
 
 
 def check_parts(request: messages.ModelInferRequest) -> None:
-    """Checks what can be checked without the model.
+    """Checks the parts that do not depend on the model.
 
     Raises:
         InvalidRequest: a part is too long to be checked, or the model is not named.
@@ -74,7 +74,7 @@ def check_parts(request: messages.ModelInferRequest) -> None:
 
 
 def read_infer(request: messages.ModelInferRequest, version: ServedVersion) -> InferCall:
-    """Returns what a ModelInferRequest asks of a version; `check_parts` has passed.
+    """Converts a ModelInferRequest for a version; call `check_parts` first.
 
     Raises:
         InvalidRequest: one or more fields are wrong; the error lists all of them.
@@ -275,7 +275,7 @@ def _read_captions(
     for text in dict.fromkeys(texts):
         try:
             captions[text] = known.parse(text.decode())
-        except ValueError as error:  # UnicodeDecodeError is one
+        except ValueError as error:  # UnicodeDecodeError is a ValueError
             faults.append(Violation("inputs.text", str(error)))
             if len(faults) == before + _MOST_CAPTIONS_REFUSED:
                 break

@@ -250,7 +250,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
 
 
 def _list_images(batch: image_pb2.ImageBatch, chunk: Chunk, serials: Sequence[str]) -> None:
-    """Writes the seed, and what each image is."""
+    """Writes the seed, and the metadata of each image."""
     latents, conditions = chunk.image_request.latents, chunk.job.conditions
     if not isinstance(latents, np.ndarray):
         batch.seed = latents[0].seed
@@ -317,7 +317,7 @@ def _build_preamble(
 
 
 def write_timing(timing: image_pb2.Timing, job: Job, encode_ns: int) -> None:
-    """Writes where the time of a finished job went."""
+    """Writes the times of the phases of a finished job."""
     computing_ns = job.finished_ns - job.started_ns
     # Batches of one job may run in parallel, and the sum of their times may then exceed the
     # duration.

@@ -30,7 +30,7 @@ _FORMATS = {
 
 
 class AnimationOptions(NamedTuple):
-    """How an animation is encoded; see `encode_animation`."""
+    """Encoding of an animation; see `encode_animation`."""
 
     animation_format: AnimationFormat
     quality: int
@@ -42,7 +42,7 @@ def read_serials(texts: Sequence[str]) -> list[Serial]:
     """Returns the serials of a path.
 
     Raises:
-        InvalidRequest: they are not 2 to 64 serial numbers that fit together.
+        InvalidRequest: they are not 2 to 64 compatible serial numbers.
     """
     checks = Checks()
     serials: list[Serial] = []
@@ -104,10 +104,10 @@ def make_image_spec(
 
 
 def read_animation(request: messages.InterpolateRequest) -> AnimationOptions | None:
-    """Returns how the animation is encoded; None for single frames.
+    """Returns the encoding of the animation; None for single frames.
 
     Raises:
-        InvalidRequest: an option is wrong.
+        InvalidRequest: an option is invalid.
     """
     if not request.HasField("animation"):
         return None

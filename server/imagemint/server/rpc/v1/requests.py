@@ -72,7 +72,7 @@ def require_model(
     """Checks that a request names a model, without which most fields cannot be checked.
 
     Raises:
-        InvalidRequest: it names none.
+        InvalidRequest: the request names no model.
     """
     if not request.images.model:
         checks = Checks()
@@ -88,7 +88,7 @@ def require_generator(version: ServedVersion) -> None:
     """Checks that a model generates images without a source.
 
     Raises:
-        SourceRequired: it translates a source.
+        SourceRequired: the model translates a source.
     """
     if version.spec.source is not None:
         raise SourceRequired(version.spec.name)
@@ -97,7 +97,7 @@ def require_generator(version: ServedVersion) -> None:
 def read_generate(
     request: generation_service_pb2.GenerateRequest, version: ServedVersion
 ) -> GenerateCall:
-    """Returns what a GenerateRequest asks of a version.
+    """Converts a GenerateRequest for a version.
 
     Raises:
         InvalidRequest: one or more fields are wrong; the error lists all of them.
@@ -120,7 +120,7 @@ def read_generate(
 def read_stream(
     request: generation_service_pb2.StreamGenerateRequest, version: ServedVersion
 ) -> StreamCall:
-    """Returns what a StreamGenerateRequest asks of a version.
+    """Converts a StreamGenerateRequest for a version.
 
     Raises:
         As in `read_generate`.
@@ -148,7 +148,7 @@ def default_chunk_size(version: ServedVersion) -> int:
 def read_images(
     images: image_pb2.ImageSpec, version: ServedVersion, priority: int, checks: Checks
 ) -> ImageRequest:
-    """Returns the images that a request asks for.
+    """Returns the images of a request.
 
     Args:
         images: images of the request; the caller checks their number.
@@ -284,7 +284,7 @@ def _check_sheet(
 
 
 def read_output(output: image_pb2.OutputSpec, checks: Checks) -> Output:
-    """Returns how the images come back."""
+    """Returns the format of the images."""
     if output.format not in _FORMATS:
         checks.fail("output.format", f"{output.format} is not a format")
         return Output()

@@ -44,7 +44,7 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class _Way(NamedTuple):
-    """How the jobs of a request are queued; see `Submission.submit_all`."""
+    """Options for queueing the jobs of a request; see `Submission.submit_all`."""
 
     streamed: bool = False
     patient: bool = False
@@ -191,7 +191,7 @@ class TranslationServicer(translation_service_pb2_grpc.TranslationServiceService
 
 
 def _choose_seed(images: image_pb2.ImageSpec) -> int:
-    """Returns the seed of a stream, which all of its messages have in common."""
+    """Returns the seed of a stream, which all its messages share."""
     return images.seed if images.WhichOneof("source") == "seed" else secrets.randbits(64)
 
 
@@ -246,7 +246,7 @@ def _fill(
     parts: Sequence[Part],
     output: Output,
 ) -> None:
-    """Writes what the translations are, without pictures and serials."""
+    """Writes the metadata of the translations, without pictures and serials."""
     version = request.images.version
     batch.model, batch.version = version.spec.name, str(version.version)
     batch.bundle_sha256 = version.bundle.sha256
@@ -277,7 +277,7 @@ def _make_shape(shape: tuple[int, ...]) -> manifest_pb2.ImageShape:
 
 
 def _write_timings(answer: messages.TranslateResponse, jobs: Sequence[Job], encode_ns: int) -> None:
-    """Writes the timing of several jobs as that of one."""
+    """Writes the joint timing of several jobs."""
     whole = Job(0, ())
     whole.accepted_ns = min(job.accepted_ns for job in jobs)
     whole.started_ns = min(job.started_ns for job in jobs)

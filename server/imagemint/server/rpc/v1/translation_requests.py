@@ -24,7 +24,7 @@ _FITS: dict[int, Fit] = {
     messages.SOURCE_FIT_STRETCH: Fit.STRETCH,
 }
 _UINT64_END = 2**64
-# More violations than this help nobody, and a status has little room.
+# More violations are not useful, and a status has little room.
 _MOST_SOURCES_CHECKED = 64
 
 
@@ -42,7 +42,7 @@ def require_model(images: image_pb2.ImageSpec) -> None:
     """Checks that a request names a model, without which most fields cannot be checked.
 
     Raises:
-        InvalidRequest: it names none.
+        InvalidRequest: the request names no model.
     """
     if not images.model:
         checks = Checks()
@@ -53,7 +53,7 @@ def require_model(images: image_pb2.ImageSpec) -> None:
 def read_translate(
     request: messages.TranslateRequest, version: ServedVersion, limits: SourceLimits
 ) -> TranslateCall:
-    """Returns what a TranslateRequest asks of a version.
+    """Converts a TranslateRequest for a version.
 
     Args:
         request: the request.
