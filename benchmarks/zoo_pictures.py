@@ -67,7 +67,7 @@ def draw_story(run: Path, epochs: Sequence[int], epoch_images: int, path: Path) 
         run: its directory, with a grid for each of its epochs.
         epochs: numbers of epochs, from 0, three or so; the last one gives the single images.
         epoch_images: images of an epoch.
-        path: of the picture.
+        path: path of the picture.
 
     Raises:
         FileNotFoundError: the run has no grid from that time.

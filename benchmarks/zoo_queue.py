@@ -36,8 +36,8 @@ class Judge:
     """A classifier to be trained.
 
     Attributes:
-        name: of its folder.
-        recipe: of `imagemint train`.
+        name: name of its folder.
+        recipe: name of the recipe.
         options: for it, as on the command line.
     """
 
@@ -51,8 +51,8 @@ class Run:
     """A run to be trained, evaluated and recorded.
 
     Attributes:
-        recipe: of `imagemint train`.
-        seed: of the run.
+        recipe: name of the recipe.
+        seed: seed of the run.
         judges: names of the judges; the first measures the curve.
         options: as on the command line.
         remark: what was seen, for the record.
@@ -103,7 +103,7 @@ class Queue:
         record: writes the record of a finished run: called with its folder, its job, and why it
             ended early (empty if it did not).
         niceness: added to that of this process.
-        threads: of each job.
+        threads: threads of each job.
         imagemint: the command. Default: that beside this Python.
     """
 

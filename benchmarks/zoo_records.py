@@ -45,14 +45,15 @@ class Record:
         minutes: that the steps took; checkpoints and grids come on top.
         images_per_s: in training, the median over the rows of the log.
         machine: it was trained on.
-        revision: of the code.
-        parameters: of the generator, all its weights.
-        model_bytes: of the exported graph.
-        speed: of the exported graph on the CPU at batch 64, as a multiple of the shipped digits'.
+        revision: revision of the code.
+        parameters: parameters of the generator, all its weights.
+        model_bytes: size of the exported graph.
+        speed: speed of the exported graph on the CPU at batch 64, as a multiple of the shipped
+            digits'.
         figures: by `imagemint evaluate`, by their names.
         remark: what was seen.
         dataset: that it was trained on.
-        seed: of the run.
+        seed: seed of the run.
         cpu_minutes: CPU time of training, all threads together; None where the log has none.
         curve: figures during the run, with ``images`` and ``cpu_minutes``; [] where the log has
             none.

@@ -35,9 +35,9 @@ class Environment:
     """The result of installing a peer's requirements.
 
     Attributes:
-        digest: of the requirements and the Python, to know when they change.
+        digest: digest of the requirements and the Python, to know when they change.
         packages: versions of those that the requirements name.
-        install_bytes: of everything in its site-packages; 0 where it could not be made.
+        install_bytes: bytes of everything in its site-packages; 0 where it could not be made.
         reason: why it could not be made, in words; None if it was.
     """
 
@@ -99,7 +99,7 @@ def bytes_of(requirement: str) -> int:
     """Returns the size of a distribution of this environment, with all its requirements.
 
     Args:
-        requirement: of the distribution, with its extras.
+        requirement: requirement of the package, with its extras.
     """
     wanted = {each.name: each for each in _required(Requirement(requirement), set())}
     return sum(

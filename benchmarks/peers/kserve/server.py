@@ -22,7 +22,7 @@ class Pixels(Model):
     """Raw pixels.
 
     Args:
-        name: of the model.
+        name: name of the model.
         model: the generator.
     """
 

@@ -41,7 +41,7 @@ class DataOptions(BaseModel):
         """Returns one split of a data set.
 
         Args:
-            name: of the data set, or where it is.
+            name: name or path of the data set.
             split: which part.
             data: folder that holds the data sets.
             class_labels: names of the classes, by index. None: those of ``labels_file``, if any.

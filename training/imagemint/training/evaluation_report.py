@@ -64,7 +64,7 @@ def write_table(
     """Writes figures as a Markdown table, and below it how each was measured.
 
     Args:
-        path: of the file.
+        path: path of the file.
         title: its heading.
         figures: a row for each.
         warnings: reasons not to trust the figures, above the table.

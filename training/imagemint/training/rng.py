@@ -84,7 +84,7 @@ class ShuffledOrder:
     Args:
         size: images in the data set.
         seed: decides the order.
-        stream: of the seed, for a second order that is independent of the first.
+        stream: stream of the seed, for a second order that is independent of the first.
     """
 
     def __init__(self, size: int, seed: int, stream: Stream = Stream.ORDER) -> None:

@@ -17,9 +17,9 @@ class Weights:
     """Weights of the losses.
 
     Attributes:
-        content: of the difference from the content.
-        style: of the difference of Gram matrices.
-        variation: of the total variation.
+        content: weight of the difference from the content.
+        style: weight of the difference of Gram matrices.
+        variation: weight of the total variation.
     """
 
     content: float = 1.0
@@ -63,8 +63,8 @@ def stylize(
         style: [1, C, h, w] in [-1, 1].
         judge: layers of a trained classifier in order, in evaluation mode.
         shape: height, width and channels of the images that it was trained on.
-        weights: of the losses.
-        steps: of L-BFGS, each with up to 20 evaluations of the losses in the line search.
+        weights: weights of the losses.
+        steps: steps of L-BFGS, each with up to 20 evaluations of the losses in the line search.
     """
     weights = weights or Weights()
     terms = style_terms(

@@ -43,7 +43,7 @@ class TrainedGenerator:
         code_revision: git commit that trained it, or empty.
         weights_sha256: digest of generator.safetensors.
         evaluations: measured figures, from ``RUN/evaluation.json`` if it is of these weights.
-        distribution: of the latent's elements.
+        distribution: distribution of the latent's elements.
         truncation: how diversity is traded for fidelity, ``threshold`` or ``psi``.
         captions: the captions that it understands; None if it takes none.
     """
@@ -86,7 +86,8 @@ def read_discriminator(run: Path, num_classes: int) -> Discriminator:
 
     Args:
         run: the run's directory, or a checkpoint in it.
-        num_classes: of the data, which the description of an unconditional run does not tell.
+        num_classes: number of classes of the data, which the description of an unconditional run
+            does not tell.
 
     Raises:
         CheckpointError: as `read_generator`, or D was built for another number of classes.

@@ -27,11 +27,11 @@ class TrainedTranslator:
     Attributes:
         module: in evaluation mode on the CPU; forward(source [N, S, H, W]) -> [N, C, H', W'], all
             in [-1, 1].
-        form: of its sources.
+        form: form of its sources.
         target_shape: height, width and channels of its results for sources of that form.
         free_step: it takes any height and width that are multiples of this; 0: only its own.
-        max_side: of a free size, the largest height and width of one pass.
-        radius: of a free size, pixels of the source that decide a pixel, in each direction.
+        max_side: for a free size, the largest height and width of one pass.
+        radius: for a free size, number of source pixels in each direction that affect a pixel.
         examples: sources and true results of the test split; of the way back, the sources are true
             and the results are what the way there started from.
         direction: ``back`` for the way back of a translator that has both.

@@ -31,8 +31,8 @@ class CaptionDraws:
 
         Args:
             people: class and attributes int64 [M, 1 + A]; N is M times the count.
-            seed: of the run.
-            position: of the step.
+            seed: seed of the run.
+            position: position of the step.
         """
         rng = generator_at(seed, Stream.CAPTIONS, position)
         drawn = [

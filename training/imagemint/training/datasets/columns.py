@@ -53,7 +53,7 @@ def find_column(
     """Returns the column of a kind; None if there is none.
 
     Args:
-        columns: of the table.
+        columns: columns of the table.
         usual: names to look for, the most telling one first, compared without case.
         asked: the column that the user names.
         flag: the option that names it.

@@ -50,7 +50,7 @@ class LabelledImages:
         attributes: what else is known of the images.
         broken: pictures that could not be read and were left out, each as "place: reason".
         remarks: what the user should know about how the data were read, a sentence each.
-        license: of the images, which weights that learnt them inherit: SPDX, or what is known.
+        license: licence of the images, which trained weights inherit: SPDX, or free text.
 
     Raises:
         DatasetError: another shape or type, no image, not as many labels or texts as images, or a

@@ -26,7 +26,7 @@ def to_gray(picture: Image.Image, form: str | None) -> Image.Image:
     - ``F``: 1 is white if no value exceeds 1, otherwise 255.
 
     Args:
-        picture: of a mode that `is_deep`.
+        picture: picture of a mode for which `is_deep` is true.
         form: the file format that it was read from, as Pillow names it.
 
     Raises:

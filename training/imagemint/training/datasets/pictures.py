@@ -67,7 +67,7 @@ class Decoded:
         picture: gray or RGB, brought to the shape that was asked for.
         stored_size: width and height in the file, after it was turned upright.
         file: the file that it came from; None for bytes.
-        sha256: of the file's content; empty for bytes.
+        sha256: SHA-256 of the file's content; empty for bytes.
     """
 
     picture: Image.Image

@@ -26,7 +26,7 @@ def find_shortages(data: LabelledImages, batch_size: int, *, by_class: bool) -> 
 
     Args:
         data: training pictures.
-        batch_size: of the run.
+        batch_size: batch size of the run.
         by_class: whether variety is compared within each class.
     """
     said = []

@@ -57,7 +57,7 @@ def caption_figures(
         source: a generator.
         judge: sees the attributes of people.
         test: people.
-        seed: of the latents.
+        seed: seed of the latents.
     """
     if not takes_captions(source):
         return
@@ -104,7 +104,7 @@ def _shares(
     """Returns the share of images that show what is named, for each attribute that any names.
 
     Args:
-        captions: of N images.
+        captions: captions of N images.
         seen: in these images.
         hidden: where the person that a caption was drawn from does not show an attribute, bool [N].
     """

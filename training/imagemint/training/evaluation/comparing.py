@@ -21,8 +21,8 @@ class Difference:
 
     Attributes:
         images: images compared.
-        mean: of all values.
-        maximum: of all values.
+        mean: mean of all values.
+        maximum: maximum of all values.
         differing_share: share of values that differ at all.
         over_one_share: share of those that differ by more than one level.
     """
@@ -40,8 +40,8 @@ class Comparison:
 
     Attributes:
         metric: its name.
-        value: of the one that is compared.
-        model: of the one that it is compared with.
+        value: value of the compared source.
+        model: value of the reference.
         noise: standard deviation of the latter over the seeds, or what one image in a sample is
             worth, if that is more.
         loss: how much worse the value is; negative where it is better.
@@ -59,7 +59,7 @@ class Compared:
     """All that was found.
 
     Attributes:
-        difference: of the pixels.
+        difference: difference of the pixels.
         figures: Frechet distance and, where classes can be asked for and seen, their accuracy.
         protocol: how.
         samples: images of a seed.

@@ -32,7 +32,7 @@ class QualityCurve:
     seconds of one core; the figures to quote come from `imagemint evaluate`.
 
     Args:
-        recipe: of the run.
+        recipe: recipe of the run.
         train: its training images.
         test: test images of the same data set and shape.
         extractor: looks at the images.

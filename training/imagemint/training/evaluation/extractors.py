@@ -28,7 +28,7 @@ class Looks:
 
     Attributes:
         features: float64 [N, d].
-        log_probabilities: of each class, float64 [N, K].
+        log_probabilities: log-probability of each class, float64 [N, K].
     """
 
     features: NDArray[np.float64]
@@ -113,7 +113,7 @@ class Judge:
 
         Args:
             images: uint8 [N, H, W, C].
-            others: likewise.
+            others: as `images`.
         """
         device = self._model.logits.weight.device
         parts = []

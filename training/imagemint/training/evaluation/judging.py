@@ -149,7 +149,7 @@ class Judging:
     """How images are looked at.
 
     Attributes:
-        name: of the judge, for the names of its figures.
+        name: name of the judge, for the names of its figures.
         extractor: network whose features are compared.
         judge: network that classifies the images; None if there is none.
     """

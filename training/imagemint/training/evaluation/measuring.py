@@ -48,9 +48,9 @@ class Measured:
 
     Attributes:
         metric: its name.
-        value: of the generated images.
+        value: value of the generated images.
         how: what it is, and what its reference is.
-        reference: of real images, or of a perfect sampler.
+        reference: value of real images, or of a perfect sampler.
     """
 
     metric: str

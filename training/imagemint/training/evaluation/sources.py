@@ -91,7 +91,7 @@ class LatentSource:
 
     Attributes:
         z_dim: length of a latent.
-        distribution: of its elements.
+        distribution: distribution of its elements.
         takes_psi: whether truncation is an input of the network.
         continuous_codes: how many elements of the latent, the first, are codes.
         captions: that the model understands; None if it takes none.
@@ -284,7 +284,7 @@ def open_source(
             ``grpc://localhost:8001/mnist``.
         device: where to compute, for those that compute here.
         plugs: sources by scheme; None for those that are installed.
-        variant: of a bundle, which of its graphs.
+        variant: name of the graph of a bundle.
 
     Raises:
         DatasetError: no source goes by that scheme.

@@ -20,10 +20,10 @@ class BatchSource:
     """Draws batches for the discriminator and the generator.
 
     Args:
-        recipe: of the run.
+        recipe: recipe of the run.
         data: training images.
         state: its networks, and the images seen, which decide which real images come next.
-        seed: of order, latents and codes.
+        seed: seed of order, latents and codes.
         device: where the networks are.
         processes: the collectives of the run.
         passes: runs the networks.

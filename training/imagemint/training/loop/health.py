@@ -46,7 +46,7 @@ def inspect_generator(
     files as one that is not.
 
     Args:
-        recipe: of the run.
+        recipe: recipe of the run.
         data: its images.
         run: its directory.
         state: its current state.

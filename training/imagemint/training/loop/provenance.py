@@ -42,9 +42,9 @@ def describe_run(
     """Returns what every run says of itself, as JSON values.
 
     Args:
-        options: of the recipe.
+        options: options of the recipe.
         data: its name, digest and licence.
-        precision: of the passes.
+        precision: precision of the passes.
         of_images: what the networks were built for.
     """
     return {

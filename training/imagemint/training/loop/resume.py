@@ -28,7 +28,7 @@ def settings_to_record(settings: BaseModel, recipe_options: Mapping[str, Any]) -
     """Returns what ``options.json`` keeps for a later resume, as JSON values by name.
 
     Args:
-        settings: of the command.
+        settings: settings of the command.
         recipe_options: the options of the recipe, which the checkpoints hold.
     """
     left_out = NOT_REMEMBERED | recipe_options.keys()
@@ -46,7 +46,7 @@ def resume_settings(
     """Returns the settings of a run, overridden by those that the user gives.
 
     Args:
-        settings: of the command; only the fields that are set count.
+        settings: settings of the command; only the fields that are set count.
         run: directory of the run.
         known_datasets: names of the published data sets. A run that is older than this function
             tells no more than the name of its data.

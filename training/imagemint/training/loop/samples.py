@@ -77,8 +77,9 @@ class Variety:
     """How much samples of one class vary, in pixels, as a multiple of what real images do.
 
     Attributes:
-        spread: of the mean standard deviation of a pixel.
-        nearest: of the mean distance from an image to the nearest other one of its class. A class
+        spread: ratio of the mean standard deviation of a pixel.
+        nearest: ratio of the mean distance from an image to the nearest other one of its class. A
+            class
             that consists of a few pictures keeps its spread but has none of this.
         worst_class: the class whose nearest images are the most alike; -1 if no class counts.
         worst: ``nearest`` of that class.
@@ -103,7 +104,7 @@ def measure_variety(
 
     Args:
         samples: uint8 [N, H, W, C].
-        classes: of the samples, int64 [N].
+        classes: classes of the samples, int64 [N].
         data: real images of the same shape.
         labelled: whether ``classes`` are the labels of the data. Codes are not: what varies within
             a code is not known beforehand, so each is compared with real images of any class.

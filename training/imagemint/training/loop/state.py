@@ -21,7 +21,7 @@ class TrainingState:
         G_ema: moving average of G.
         opt_G: optimiser of G.
         opt_D: optimiser of D.
-        losses: of both networks, with the buffers of their parts.
+        losses: losses of both networks, including buffers.
         images_seen: real images shown to D so far.
         step: steps done so far.
         rollbacks: how often the run went back to a good checkpoint.

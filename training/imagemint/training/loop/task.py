@@ -71,7 +71,7 @@ class Task(ABC):
 
         Args:
             state: what it changes, but for the moving average and the number of the step.
-            seed: of the order and of everything that is drawn.
+            seed: seed of the order and of everything that is drawn.
             device: where the networks are.
             passes: runs the networks.
             processes: the collectives of the run.

@@ -56,7 +56,7 @@ class TranslationTask(Task):
         recipe: the options.
         pairs: sources and targets to learn from.
         examples: fixed pairs of the test split, which the grids show.
-        judge: of the perceptual loss; None: the recipe needs none.
+        judge: judge of the perceptual loss; None if the recipe needs none.
     """
 
     recipe: TranslationRecipe

@@ -164,7 +164,7 @@ def zero_centred_penalty(logits: Tensor, x: Tensor, power: Power = _whole_power)
     GANs do actually Converge?" (2018). Weigh it by gamma / 2.
 
     Args:
-        logits: of D, computed from ``x``.
+        logits: logits of D, computed from ``x``.
         x: images that need a gradient.
         power: squared norm of a gradient, where ``x`` holds several pictures of each image.
     """

@@ -19,7 +19,7 @@ class Reading(Regularizer):
     """Trains the reader of G on captions of the people in the batch.
 
     Args:
-        weight: of the cross-entropy.
+        weight: weight of the cross-entropy.
         draw: draws the captions.
     """
 

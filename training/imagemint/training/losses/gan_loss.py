@@ -25,7 +25,7 @@ class Batch:
     """The inputs and results of one step of one network. Each loss term reads what it needs.
 
     Attributes:
-        seed: of the run; with ``position`` it addresses random numbers.
+        seed: seed of the run; with ``position`` it addresses random numbers.
         position: number of D steps before this one.
         G: generator.
         D: discriminator.
@@ -91,7 +91,7 @@ class Regularizer(nn.Module, Batchwise):
         reads_real: whether, as a term of G, it needs D's view of the real images.
 
     Args:
-        weight: of the sum.
+        weight: weight of the sum.
         interval: computed every ``interval`` steps and multiplied by it, as in StyleGAN 2.
     """
 
@@ -157,9 +157,9 @@ class GanLoss(nn.Module):
         adversarial: the adversarial losses.
         terms_D: further losses of D.
         terms_G: further losses of G.
-        adversarial_weight: of the adversarial loss of G, which its terms may replace.
+        adversarial_weight: weight of the adversarial loss of G, which its terms may replace.
         view: form in which G returns its images; None: as real ones are.
-        augmentation: of what D sees; None: it sees images as they are.
+        augmentation: augmentation of the images that D sees; None for no augmentation.
         after_D: called with D after each of its steps; None: nothing is done to it.
         before_step: called with the images seen before each step; None: nothing is done.
     """

@@ -17,7 +17,7 @@ class PerceptualLoss(Term):
     of its features of the targets, so that all layers count alike whatever their scale.
 
     Args:
-        weight: of the sum over the layers.
+        weight: weight of the sum over the layers.
         judge: layers of the classifier in order, in evaluation mode; they are not trained and are
             no part of checkpoints.
         layers: indices of the layers whose outputs are compared.

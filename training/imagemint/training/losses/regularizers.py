@@ -131,7 +131,7 @@ class AuxiliaryClassifier(Regularizer):
     ``classes`` learns from images, real ones or all; G wants its own to be recognised.
 
     Args:
-        weight: of the cross-entropies.
+        weight: weight of the cross-entropies.
         real: whether real images count: in D's turn.
         fake: whether generated images count: in G's turn, and in D's as in the paper.
     """
@@ -184,7 +184,7 @@ class MutualInformation(Regularizer):
     Args:
         weight: lambda of the paper.
         continuous: how many elements of the latent are codes.
-        continuous_weight: of the continuous codes, beside the categorical one.
+        continuous_weight: weight of the continuous codes, beside the categorical one.
     """
 
     def __init__(self, weight: float, continuous: int, continuous_weight: float = 1.0) -> None:
@@ -234,9 +234,9 @@ class HistoricalAverage(Regularizer):
     """Keeps the parameters of a network near their historical average; section 3.3.
 
     Args:
-        weight: of the squared distance.
+        weight: weight of the squared distance.
         player: whose parameters.
-        name: of the part in the log.
+        name: name of the part in the log.
     """
 
     count: Tensor

@@ -20,7 +20,7 @@ class GramLoss(PerceptualLoss):
     the style are buffers, which checkpoints hold.
 
     Args:
-        weight: of the sum over the layers.
+        weight: weight of the sum over the layers.
         judge: layers of the classifier in order, in evaluation mode.
         layers: indices of the layers whose outputs are compared.
         style: the picture [1, C, H, W] in [-1, 1], of any size.
@@ -89,9 +89,9 @@ def style_terms(
         judge: layers of the classifier in order, in evaluation mode.
         shape: height, width and channels of the images it was trained on.
         style: the picture [1, C, H, W] in [-1, 1].
-        content_weight: of the difference from the content.
-        style_weight: of the difference of Gram matrices.
-        variation_weight: of the total variation.
+        content_weight: weight of the difference from the content.
+        style_weight: weight of the difference of Gram matrices.
+        variation_weight: weight of the total variation.
     """
     layers = find_feature_layers(judge, shape)
     return [

@@ -26,7 +26,7 @@ class Translated:
         source: [N, S, H, W]; the mask, if any, is the last channel, 1 where it hides.
         target: [N, C, H', W']; of unpaired data, other images than the sources.
         fake: the results [N, C, H', W'] for ``source``.
-        fake_source: of a `TwoWay`, the results [N, S, H, W] of the way back for ``target``.
+        fake_source: for a `TwoWay`, the results [N, S, H, W] of the way back for ``target``.
         passes: runs the networks.
     """
 
@@ -61,7 +61,7 @@ class Term(nn.Module):
     Their sum counts, times the weight.
 
     Args:
-        weight: of the sum; 0: it is not computed.
+        weight: weight of the sum; 0 if it is not computed.
         after: images seen before it counts.
     """
 
@@ -132,7 +132,8 @@ class TranslationLoss(nn.Module):
     Args:
         adversarial: the adversarial losses.
         terms: further losses of G.
-        weight: of the adversarial loss of G; 0: D is not trained, and the terms decide alone.
+        weight: weight of the adversarial loss of G; 0: D is not trained, and the terms decide
+            alone.
         after: images seen before D and the adversarial loss begin; G learns by the terms before.
         conditional: whether D sees the source beside the result or target.
         pools: `ImagePool` by the name of a discriminator; it sees generated images through it.

@@ -18,7 +18,7 @@ class CodeAccuracy:
     """The best that a one-to-one assignment of codes to classes makes of a sample.
 
     Attributes:
-        share: of the sample, whose class is the one assigned to its code.
+        share: share of the sample, whose class is the one assigned to its code.
         classes: class of each code; codes beyond the number of classes have none.
     """
 

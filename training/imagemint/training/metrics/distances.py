@@ -45,7 +45,7 @@ def kernel_distance(a: Features, b: Features, *, seed: int = 0) -> float:
 
     Args:
         a: features; at least two points.
-        b: likewise.
+        b: as `a`.
         seed: decides the subsets.
 
     Raises:

@@ -26,7 +26,7 @@ class ByClass:
 
     Attributes:
         mean: over the classes.
-        worst: of the class where it is lowest.
+        worst: figure of the class with the lowest one.
         worst_class: that class; -1 where no class could be measured, and then both are NaN.
     """
 

@@ -38,7 +38,7 @@ class Condition(nn.Module):
         z_dim: length of a latent, more than A.
         num_classes: number of classes K; 0 for none.
         c_dim: length of each embedding.
-        frequencies: of the attributes; empty where there are none.
+        frequencies: frequencies of the attributes; empty where there are none.
 
     Attributes:
         width: length of the vector.
@@ -98,7 +98,7 @@ class ScaledNorm(nn.Module):
     """Batch normalisation, then a scale and a bias for each channel that the condition gives.
 
     Args:
-        channels: of the input.
+        channels: channels of the input.
         width: length of the condition.
     """
 
@@ -133,10 +133,10 @@ class AttributeGenerator(nn.Module):
 
     Args:
         z_dim: length of a latent.
-        shape: of the images.
+        shape: shape of the images.
         c_dim: length of each embedding of class and attributes.
         base_channels: channels at 4x4 and 8x8; every further doubling halves them.
-        frequencies: of the attributes; empty where there are none.
+        frequencies: frequencies of the attributes; empty where there are none.
         scales: let the condition enter at every normalisation; otherwise only at the first layer.
     """
 
@@ -193,7 +193,7 @@ class AttributeDiscriminator(Discriminator):
     moved the logits so far that training jumped.
 
     Args:
-        shape: of the images.
+        shape: shape of the images.
         base_channels: channels at half the size; every halving doubles them.
         values: number of values of each attribute.
     """
@@ -230,7 +230,7 @@ class AttributeDiscriminator(Discriminator):
         """Returns one logit [N] for features [N, F].
 
         Args:
-            phi: of the images.
+            phi: features of the images.
             c: their classes int64 [N], or classes and attributes int64 [N, 1 + A].
         """
         score: Tensor = self.score(phi).squeeze(1)

@@ -69,11 +69,11 @@ class CaptionGenerator(nn.Module):
     Args:
         z_dim: length of a latent. Its first elements, one for each attribute with the class as the
             first, decide what a caption leaves open.
-        shape: of the images; its classes are the heads.
+        shape: shape of the images; its classes are the heads.
         words: in the vocabulary.
         c_dim: length of each embedding of class and attributes.
-        base_channels: of the `AttributeGenerator`.
-        frequencies: of the attributes, at least one.
+        base_channels: channels of the `AttributeGenerator`.
+        frequencies: frequencies of the attributes, at least one.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class CaptionGenerator(nn.Module):
         Args:
             z: latents [N, z_dim].
             y: class and attributes int64 [N, 1 + A], as in training, or classes [N].
-            tokens: of captions int64 [N, L], each padded with 0 at the end.
+            tokens: tokens of captions int64 [N, L], each padded with 0 at the end.
         """
         told = y is not None and y.ndim == 2  # noqa: PLR2004 - axes
         codes = y if told else self.codes(z, self._allowed(y, tokens))

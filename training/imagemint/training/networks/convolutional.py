@@ -100,9 +100,9 @@ def _downwards(
     """Strided convolutions down to 4x4 or so; their output channels and size.
 
     Args:
-        channels: of the input.
-        base_channels: of the first convolution; every halving of the size doubles them.
-        image_size: of the input.
+        channels: channels of the input.
+        base_channels: channels of the first convolution; every halving of the size doubles them.
+        image_size: size of the input.
         norm: makes the normalisation layers; none behind the first, as in the paper.
         plain: leave the normalisation away.
     """
@@ -176,7 +176,7 @@ class ConvolutionalDiscriminator(Discriminator):
     """DCGAN discriminator: strided convolutions, normalised but for the first, and leaky ReLU.
 
     Args:
-        shape: of the images.
+        shape: shape of the images.
         base_channels: channels at half the size; every halving of the size doubles them.
         norm: a key of `NORMS`.
         spectral: divide every weight by its largest singular value, so that D is Lipschitz: Miyato
@@ -289,7 +289,7 @@ class VirtuallyNormalisedGenerator(ConditionalGenerator):
 
     Args:
         z_dim: length of a latent.
-        shape: of the images; without a condition.
+        shape: shape of the images; without a condition.
         base_channels: channels at the smallest size.
         reference: latents of the reference batch, drawn once and kept.
     """

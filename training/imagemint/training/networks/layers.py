@@ -126,7 +126,7 @@ class VirtualBatchNorm(nn.Module):
     already. In evaluation its statistics are those that training saw last.
 
     Args:
-        channels: of the input.
+        channels: channels of the input.
         reference: rows of the reference batch.
     """
 

@@ -19,8 +19,8 @@ class MlpGenerator(nn.Module):
 
     Args:
         z_dim: length of a latent.
-        shape: of the images; with classes, their one-hot code is concatenated to the latent.
-        width: of the first layer.
+        shape: shape of the images; with classes, their one-hot code is concatenated to the latent.
+        width: width of the first layer.
         depth: hidden layers.
     """
 
@@ -47,8 +47,8 @@ class MlpDiscriminator(Discriminator):
     """Dense layers, each half as wide as the one before, with dropout.
 
     Args:
-        shape: of the images; with classes, their one-hot code is concatenated to the pixels.
-        width: of the first layer.
+        shape: shape of the images; with classes, their one-hot code is concatenated to the pixels.
+        width: width of the first layer.
         depth: hidden layers.
         dropout: share of features dropped in training.
     """

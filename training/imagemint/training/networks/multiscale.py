@@ -24,7 +24,7 @@ class Pyramid(View):
     """Images at several scales, each half the last: [N, S C, H, W], the coarse ones enlarged.
 
     Args:
-        channels: of an image, 1 for gray and 3 for RGB.
+        channels: channels of an image, 1 for gray and 3 for RGB.
         scales: how many.
     """
 
@@ -102,7 +102,7 @@ class MultiScaleGenerator(nn.Module):
 
     Args:
         z_dim: length of a latent.
-        shape: of the images; without a condition.
+        shape: shape of the images; without a condition.
         base_channels: channels at the smallest size; every doubling of the size halves them.
     """
 
@@ -135,7 +135,7 @@ class MultiScaleDiscriminator(Discriminator):
     """Splits a `pyramid` into its pictures and takes each in where its size is reached.
 
     Args:
-        shape: of the images.
+        shape: shape of the images.
         base_channels: channels at the smallest size; every doubling of the size halves them.
         deviation: whether one feature tells how much the batch varies; see `MinibatchDeviation`.
     """

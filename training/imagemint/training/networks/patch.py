@@ -18,7 +18,7 @@ class PatchDiscriminator(nn.Module):
     the hinge loss of D was still 1.97 after 6,000 images of `pix2pix`; 2 is chance.
 
     Args:
-        channels: of the images, and of the source where D sees that as well.
+        channels: channels of the images, and of the source if D also sees it.
         base_channels: channels behind the first layer; every further layer doubles them, up to
             eight times.
         layers: number of halvings.

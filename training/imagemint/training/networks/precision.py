@@ -27,7 +27,7 @@ class Passes:
     """Runs networks forwards.
 
     Args:
-        precision: of the layers that multiply.
+        precision: precision of convolutions and dense layers.
         compiled: whether PyTorch compiles the passes, but for those that are differentiated twice,
             which its compiler cannot do.
         device_type: ``cpu`` or ``cuda``.

@@ -68,7 +68,7 @@ class GrowingGenerator(Growing):
 
     Args:
         z_dim: length of a latent.
-        shape: of the images; without a condition.
+        shape: shape of the images; without a condition.
         base_channels: channels at the smallest size; every doubling of the size halves them.
     """
 
@@ -100,7 +100,7 @@ class GrowingDiscriminator(Growing, Discriminator):
     """The generator backwards: takes images in at the size that it has grown to.
 
     Args:
-        shape: of the images.
+        shape: shape of the images.
         base_channels: channels at the smallest size; every doubling of the size halves them.
     """
 

@@ -33,10 +33,10 @@ class ResidualBlock(nn.Module):
     """``x + f(x)``, the identity at first.
 
     Args:
-        channels: of input and output.
+        channels: channels of input and output.
         expansion: how many times as many channels the 3x3 convolution has.
-        groups: of the 3x3 convolution.
-        blocks: of the network; they share the variance, as Fixup has it.
+        groups: groups of the 3x3 convolution.
+        blocks: blocks of the network, which share the variance, as in Fixup.
     """
 
     def __init__(self, channels: int, *, expansion: int, groups: int, blocks: int) -> None:
@@ -61,7 +61,7 @@ class Resample(nn.Module):
     """Doubles or halves height and width, bilinearly; then 1x1, where the channels change.
 
     Args:
-        channels: of the input and of the output.
+        channels: channels of the input and of the output.
         up: doubles; otherwise halves.
     """
 
@@ -93,10 +93,11 @@ class ResidualGenerator(nn.Module):
 
     Args:
         z_dim: length of a latent.
-        shape: of the images; with classes, an embedding of them is concatenated to the latent.
+        shape: shape of the images; with classes, an embedding of them is concatenated to the
+            latent.
         base_channels: channels at the smallest size; every doubling of the size halves them.
         blocks: residual blocks at each size.
-        groups: of the 3x3 convolutions.
+        groups: groups of the 3x3 convolutions.
         c_dim: length of the class embedding.
     """
 
@@ -140,10 +141,10 @@ class ResidualDiscriminator(Discriminator):
     """R3GAN's discriminator: the generator backwards, with a projection where there are classes.
 
     Args:
-        shape: of the images; 0 classes for a discriminator without a condition.
+        shape: shape of the images; 0 classes for a discriminator without a condition.
         base_channels: channels at the smallest size; every doubling of the size halves them.
         blocks: residual blocks at each size.
-        groups: of the 3x3 convolutions.
+        groups: groups of the 3x3 convolutions.
         deviation: whether one feature tells how much the batch varies; see `MinibatchDeviation`.
     """
 

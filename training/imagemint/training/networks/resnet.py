@@ -15,8 +15,8 @@ class ResnetGenerator(nn.Module):
     network draws the change of the source, so that it starts from the source itself.
 
     Args:
-        source_channels: of the source.
-        channels: of the result.
+        source_channels: channels of the source.
+        channels: channels of the result.
         base_channels: channels at full size; each of the two halvings doubles them.
         blocks: number of residual blocks.
         residual: whether the result is the source plus what the network draws; then the source

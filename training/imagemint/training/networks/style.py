@@ -83,7 +83,7 @@ class ModulatedConvolution(nn.Module):
     over a dynamic batch, which ONNX cannot express and CPUs are slow at.
 
     Args:
-        channels: of the input and of the output.
+        channels: channels of the input and of the output.
         kernel: its size.
         w_dim: length of an intermediate latent.
         demodulate: bring the output's channels back to unit variance.
@@ -142,10 +142,11 @@ class StyleGenerator(nn.Module, Batchwise):
 
     Args:
         z_dim: length of a latent.
-        shape: of the images; with classes, an embedding of them is concatenated to the latent.
+        shape: shape of the images; with classes, an embedding of them is concatenated to the
+            latent.
         w_dim: length of an intermediate latent.
         base_channels: channels at the smallest size; every doubling of the size halves them.
-        mapping_layers: of the mapping network.
+        mapping_layers: layers of the mapping network.
         noise: whether there is `Noise` behind each convolution.
         mixing: share of training batches in which the layers from a random one on get the style of
             other latents.

@@ -20,7 +20,7 @@ class SRResNet(nn.Module):
     of tiles.
 
     Args:
-        source_channels: of the source, as many as the result has.
+        source_channels: channels of the source, as many as the result has.
         base_channels: channels of all layers.
         blocks: number of residual blocks.
         scale: a power of two.

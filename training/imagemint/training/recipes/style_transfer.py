@@ -109,7 +109,7 @@ def read_style(path: Path | None, size: int, channels: int) -> Tensor:
     """Returns a picture of a style [1, C, H, W] in [-1, 1], its shorter side scaled to ``size``.
 
     Args:
-        path: of the picture; None for a pattern of coloured waves.
+        path: path of the picture; None for a pattern of coloured waves.
         size: in pixels.
         channels: 1 or 3.
 

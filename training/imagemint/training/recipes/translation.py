@@ -74,7 +74,7 @@ class TranslationRecipe(RunOptions):
         """Returns the losses of G and D.
 
         Args:
-            form: of the sources.
+            form: form of the sources.
             target: shape of the targets.
             judge: layers of a trained classifier; None only where ``needs_judge`` is not set.
         """

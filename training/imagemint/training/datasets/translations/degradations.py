@@ -39,7 +39,7 @@ class Degradation(ABC):
 
         Args:
             images: the targets.
-            seed: of the random numbers.
+            seed: seed of the random numbers.
             indices: int64 [N]; image i gets the random numbers of (seed, indices[i]).
         """
 
@@ -190,7 +190,7 @@ class MotionBlur(Degradation):
     nearest pixel counts.
 
     Attributes:
-        longest: of a path, in pixels; lengths are uniform from 3 to that.
+        longest: largest length of a path, in pixels; lengths are uniform from 3 to that.
         steps: points of a path.
         turns: standard deviation of the change of direction per step, in radians.
         jerks: probability of a sharp turn at a step.

@@ -10,7 +10,7 @@ class SourceForm:
     Attributes:
         height: in pixels.
         width: in pixels.
-        channels: of one frame, 1 or 3.
+        channels: channels of one frame, 1 or 3.
         frames: 1, or the number of frames of a sequence, the oldest first.
         mask: whether a last channel says what is to be filled: 255 there, 0 elsewhere.
         scale: target pixels per source pixel, in each direction.

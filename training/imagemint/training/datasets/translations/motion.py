@@ -30,7 +30,7 @@ class Motion:
         turn: largest rate of turning, in degrees per frame.
         growth: largest change of the size per frame, as a factor minus 1.
         smallest: size in the middle of the sequence, as a share of the image.
-        largest: likewise.
+        largest: as `smallest`.
         away: largest distance from the middle there, as a share of the image.
         tilt: largest angle there, in degrees.
     """

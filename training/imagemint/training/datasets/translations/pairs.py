@@ -22,8 +22,8 @@ class Pairs(ABC):
     Attributes:
         name: task, data set and split, such as ``edges of avatars64/train``.
         sha256: digest of the data and of what makes the sources.
-        license: of the images.
-        form: of the sources.
+        license: licence of the images.
+        form: form of the sources.
         target_shape: height, width and channels of the targets.
         paired: whether a target that `draw` returns belongs to its source.
         data: the labelled images that the sources of `examples` were made from, row by row.

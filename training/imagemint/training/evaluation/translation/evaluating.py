@@ -44,7 +44,7 @@ class Translator:
     """A trained translator, as an evaluation uses it.
 
     Attributes:
-        name: of the run, for titles.
+        name: name of the run, for titles.
         sha256: digest of its weights.
         task: key of `datasets.translations.TASKS`.
         dataset: whose images are the targets.

@@ -30,10 +30,10 @@ class Figure:
 
     Attributes:
         metric: its name.
-        value: of the results.
+        value: value of the results.
         how: what it is, and what its reference is.
         error: standard error of the mean over the images; None of a figure that is no mean.
-        reference: of the true images; None where that says nothing.
+        reference: value of the true images; None if it has no meaning.
     """
 
     metric: str
