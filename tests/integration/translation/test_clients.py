@@ -8,6 +8,8 @@ import pytest
 from made_sources import draw, to_file
 from PIL import Image
 
+from imagemint.bench.imagemint_target import ImagemintTarget
+from imagemint.bench.mix import parse_mix
 from imagemint.client import (
     Client,
     FailedPrecondition,
@@ -195,3 +197,20 @@ async def test_blocking_client(translating_app, backends):
     expected = backends["fixed"].run(Batch(source=source[np.newaxis]))[0]
     for found in (picture.pil(), Image.open(io.BytesIO(encoded.data)), result.image):
         assert np.array_equal(np.asarray(found), expected)
+
+
+async def test_load_test_of_translations(translating_app, tmp_path):
+    """A kind `translate` sends its file, and equal turns get equal answers."""
+    path = tmp_path / "source.png"
+    path.write_bytes(to_file(draw(1)))
+    (ask,) = parse_mix(f"translate source={path} count=3 format=png").asks
+    assert str(ask) == f"count=3 format=png translate source={path}"
+    target = ImagemintTarget((translating_app.grpc_address,), "drawn")
+    async with target.connect() as connection:
+        send = connection.unary(ask, 7)
+        replies = [await send(turn) for turn in (0, 0, 1)]
+        prints = [connection.fingerprint(reply.content) for reply in replies]
+    assert [reply.images for reply in replies] == [3, 3, 3]
+    assert prints[0] == prints[1] != prints[2]
+    serials = [each.image.serial for each in replies[2].content.batch.translations]
+    assert [Serial.parse(each).index for each in serials] == [3, 4, 5]

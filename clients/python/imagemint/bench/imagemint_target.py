@@ -24,8 +24,10 @@ from imagemint.client.requests import (
     output_spec,
     priority_value,
 )
+from imagemint.client.translation import fit_value, source_message
 from imagemint.v1 import generation_service_pb2 as pb
 from imagemint.v1 import image_pb2
+from imagemint.v1 import translation_service_pb2 as translation
 
 # Number of different requests of one kind, used in turn: enough that caches do not improve the
 # results, few enough to be prepared quickly.
@@ -33,7 +35,12 @@ POOL = 512
 
 _SERVICE = "/imagemint.v1.GenerationService"
 
-_Request: TypeAlias = pb.GenerateRequest | pb.StreamGenerateRequest
+_TRANSLATE = "/imagemint.v1.TranslationService/Translate"
+# Most bytes of the prepared requests with sources; there are fewer of them then.
+_POOL_BYTES = 32 * 2**20
+
+_Request: TypeAlias = pb.GenerateRequest | pb.StreamGenerateRequest | translation.TranslateRequest
+_Answer: TypeAlias = pb.GenerateResponse | pb.StreamGenerateResponse | translation.TranslateResponse
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +87,18 @@ class ImagemintConnection:
         self._calls = calls
 
     def unary(self, ask: RequestKind, reel: int) -> Unary:
-        """Prepares calls of Generate."""
+        """Prepares calls of Generate or Translate."""
         requests = self._serialise(ask, reel)
+        kind: type[_Answer] = pb.GenerateResponse
+        path = f"{_SERVICE}/Generate"
+        if ask.translate:
+            kind, path = translation.TranslateResponse, _TRANSLATE
         call = self._calls.unary(
-            f"{_SERVICE}/Generate",
-            metadata=self._target.metadata,
-            timeout_s=self._target.timeout_s,
+            path, metadata=self._target.metadata, timeout_s=self._target.timeout_s
         )
 
         async def send(turn: int) -> Reply:
-            return _reply(pb.GenerateResponse, await call(requests[turn % POOL]), ask.count)
+            return _reply(kind, await call(requests[turn % len(requests)]), ask.count)
 
         return send
 
@@ -117,18 +126,27 @@ class ImagemintConnection:
 
     def fingerprint(self, content: object) -> bytes:
         """Returns the SHA-256 of the pictures and the serials."""
+        digest = hashlib.sha256()
+        if isinstance(content, translation.TranslateResponse):
+            for each in content.batch.translations:
+                digest.update(each.picture)
+                digest.update(each.image.serial.encode())
+            return digest.digest()
         if not isinstance(content, pb.GenerateResponse | pb.StreamGenerateResponse):
             raise TypeError(f"{type(content).__name__} is not an answer of imagemint")
-        digest = hashlib.sha256()
         for picture, image in zip(content.batch.pictures, content.batch.images, strict=True):
             digest.update(picture)
             digest.update(image.serial.encode())
         return digest.digest()
 
     def _serialise(self, ask: RequestKind, reel: int) -> list[bytes]:
+        pool = POOL
+        if ask.source is not None:
+            call_bytes = ask.count * ask.source.stat().st_size
+            pool = max(1, min(POOL, _POOL_BYTES // max(call_bytes, 1)))
         return [
             self._request(ask, reel, turn).SerializeToString(deterministic=True)
-            for turn in range(POOL)
+            for turn in range(pool)
         ]
 
     def _request(self, ask: RequestKind, reel: int, turn: int) -> _Request:
@@ -145,6 +163,15 @@ class ImagemintConnection:
         if ask.format != "raw":
             output = output_spec(ask.format, ask.quality)
         priority = priority_value(ask.priority)
+        if ask.source is not None:
+            source = source_message(ask.source)
+            return translation.TranslateRequest(
+                images=images,
+                sources=[source] * ask.count,
+                fit=fit_value(ask.fit),
+                output=output,
+                priority=priority,
+            )
         if not ask.stream:
             return pb.GenerateRequest(images=images, output=output, priority=priority)
         return pb.StreamGenerateRequest(
@@ -152,15 +179,16 @@ class ImagemintConnection:
         )
 
 
-def _reply(
-    kind: type[pb.GenerateResponse | pb.StreamGenerateResponse], message: bytes, wanted: int | None
-) -> Reply:
+def _reply(kind: type[_Answer], message: bytes, wanted: int | None) -> Reply:
     """Returns the reply with the number of images that have both pixels and metadata."""
     try:
         answer = kind.FromString(message)
     except DecodeError as error:
         raise CallFailed("INTERNAL", f"an answer that is none: {error}") from None
-    images, pictures = len(answer.batch.images), len(answer.batch.pictures)
+    if isinstance(answer, translation.TranslateResponse):
+        images = pictures = len(answer.batch.translations)
+    else:
+        images, pictures = len(answer.batch.images), len(answer.batch.pictures)
     if pictures != images or images == 0 or (wanted is not None and images != wanted):
         raise CallFailed("SHORT_ANSWER", f"{pictures} pictures of {images} images")
     return Reply(images, answer)

@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from imagemint.client.requests import INT32_MAX, UINT64_MAX, Priority
+from imagemint.client.translation import Fit
 
 _LOSSY = ("jpeg", "webp")
 
@@ -45,6 +46,12 @@ class RequestKind(BaseModel):
     """Images in a chunk of the stream. Default: the server's choice."""
     priority: Priority = "normal"
     """Priority in the server's queue."""
+    translate: bool = False
+    """Translations of `source` instead of generated images."""
+    source: Path | None = None
+    """PNG, JPEG or WebP to translate, `count` times in one call."""
+    fit: Fit = "refuse"
+    """What happens to a source of a size that the model does not take."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -54,6 +61,12 @@ class RequestKind(BaseModel):
             raise ValueError("class and caption exclude each other")
         if self.quality is not None and self.format not in _LOSSY:
             raise ValueError(f"quality belongs to {' and '.join(_LOSSY)}")
+        if self.translate != (self.source is not None):
+            raise ValueError("translate and source=FILE belong together")
+        if self.translate and self.stream:
+            raise ValueError("translate has no stream here")
+        if self.source is not None and not self.source.is_file():
+            raise ValueError(f"{self.source} is not a file")
         return self
 
     def __str__(self) -> str:

@@ -61,6 +61,8 @@ def test_kind_prints_as_mix():
         ("format=gif", "format: Input should be 'raw', 'png', 'jpeg' or 'webp'"),
         ("chunk=4", "chunk belongs to a stream"),
         ("quality=4 format=png", "quality belongs to jpeg and webp"),
+        ("translate", "translate and source=FILE belong together"),
+        ("translate source=nowhere.png", "nowhere.png is not a file"),
         ("nowhere.toml", "No such file"),
     ],
 )

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from imagemint.engine.captions import Captions
 from imagemint.engine.errors import (
@@ -17,6 +18,7 @@ from imagemint.engine.errors import (
     shortened,
 )
 from imagemint.engine.sampling import Run, drawn_classes_at, runs_at
+from imagemint.engine.serial import hash_source
 from imagemint.engine.spec import ModelSpec, Truncation
 from imagemint.open_inference import grpc_service_pb2 as messages
 from imagemint.server.batching import Priority
@@ -36,6 +38,7 @@ MOST_ID_CHARACTERS = 256
 _MOST_CAPTIONS_REFUSED = 3
 PRIORITIES = (Priority.HIGH, Priority.NORMAL)
 """Meaning of the values of the parameter ``priority``, from 1. The value 0 is NORMAL."""
+_CONDITIONS = {"class_id", "text", "tokens"}
 _OUTPUTS = ("image", "class_id", "caption", "serial")
 _REFUSED_OUTPUT_PARAMETERS = {
     "shared_memory_region": "shared memory is not supported",
@@ -51,11 +54,13 @@ class InferCall:
         image_request: the images to generate.
         outputs: names of the requested tensors.
         deadline: `time.monotonic` value after which no image is computed; from `timeout`.
+        sources: sources uint8 [N, height, width, depth] of a model that translates them.
     """
 
     image_request: ImageRequest
     outputs: tuple[str, ...]
     deadline: float
+    sources: npt.NDArray[np.uint8] | None = None
 
 
 def check_parts(request: messages.ModelInferRequest) -> None:
@@ -108,8 +113,11 @@ def read_infer(request: messages.ModelInferRequest, version: ServedVersion) -> I
         priority=priority,
     )
     outputs = tuple(output.name for output in request.outputs) or ("image",)
+    sources = arrays.get("source")
+    if sources is not None and "serial" in outputs:
+        image_request.sources = [hash_source(each) for each in sources]
     deadline = time.monotonic() + timeout_us / 1e6 if timeout_us else float("inf")
-    return InferCall(image_request, outputs, deadline)
+    return InferCall(image_request, outputs, deadline, sources)
 
 
 def _find_unsupported(names: set[str], spec: ModelSpec) -> Iterator[tuple[str, ImagemintError]]:
@@ -167,9 +175,14 @@ def _read_parameter(request: messages.ModelInferRequest, name: str, faults: list
 
 def _check_source(names: set[str], spec: ModelSpec) -> Iterator[Violation]:
     reel = names & {"seed", "index"}
+    if spec.source is not None and "source" not in names:
+        yield Violation("inputs", "source is required")
+    if not spec.z_dim and not reel and (not spec.num_choices or names & _CONDITIONS):
+        return  # nothing to draw
     if "z" not in names:
         if not reel:
-            yield Violation("inputs", "neither z nor seed with index is given")
+            given = "z nor seed with index" if spec.z_dim else "a condition nor seed with index"
+            yield Violation("inputs", f"neither {given} is given")
         elif len(reel) == 1:
             yield Violation("inputs", "seed and index are required together")
         return
@@ -184,6 +197,14 @@ def _check_source(names: set[str], spec: ModelSpec) -> Iterator[Violation]:
 
 
 def _check_values(arrays: dict[str, Array], spec: ModelSpec) -> Iterator[Violation]:
+    if "source" in arrays and spec.source is not None and spec.source.is_free:
+        height, width = arrays["source"].shape[1:3]
+        source = spec.source
+        if height % source.step or width % source.step:
+            yield Violation("inputs.source", f"its sides are not multiples of {source.step}")
+        if height > source.height or width > source.width:
+            most = f"{source.height} x {source.width}"
+            yield Violation("inputs.source", f"{height} x {width} pixels; at most {most} here")
     if "z" in arrays and not np.isfinite(arrays["z"]).all():
         yield Violation("inputs.z", "an element is not finite")
     if "class_id" in arrays:
@@ -232,6 +253,8 @@ def _check_outputs(
 def _read_latents(arrays: dict[str, Array], spec: ModelSpec) -> list[Run] | Array:
     if "z" in arrays:
         return arrays["z"]
+    if not spec.z_dim:
+        return [Run(0, 0, len(arrays["source"]))]
     thresholds = None
     if "truncation" in arrays and not spec.takes_psi:
         thresholds = arrays["truncation"][:, 0]

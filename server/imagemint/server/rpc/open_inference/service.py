@@ -257,6 +257,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
             call = read_infer(request, version)
             images = call.image_request
             job = images.make_job(0, images.count, min(call.deadline, get_deadline(context)))
+            job.sources = call.sources
             await self._compute(version, job, patient=patient, streamed=streamed)
             return _build_answer(request, call, job)
 

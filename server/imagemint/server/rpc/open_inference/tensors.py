@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imagemint.engine.errors import Violation, quoted
-from imagemint.engine.spec import ModelSpec
+from imagemint.engine.spec import ANY_SIDE, ModelSpec
 from imagemint.open_inference import grpc_service_pb2 as messages
 
 # For each accepted datatype, the NumPy name and the field of its typed elements.
@@ -23,9 +23,11 @@ _ELEMENTS = {
     "FP64": ("<f8", "fp64_contents"),
     "INT64": ("<i8", "int64_contents"),
     "UINT64": ("<u8", "uint64_contents"),
+    "UINT8": ("|u1", "uint_contents"),
     "BYTES": ("object", "bytes_contents"),
 }
-_INPUT_DATATYPES = {"<f4": "FP32", "<i8": "INT64"}
+_INPUT_DATATYPES = {"<f4": "FP32", "<i8": "INT64", "|u1": "UINT8"}
+_LARGEST_BYTE = 255
 _OUTPUT_DATATYPES = {"<i8": "INT64", "|u1": "UINT8"}
 # In raw elements of BYTES, each text follows its length.
 _LENGTH = struct.Struct("<I")
@@ -42,7 +44,7 @@ class TensorForm:
     Attributes:
         name: name in requests and answers.
         datatype: datatype, such as `FP32`.
-        row: shape of one row, without the batch dimension.
+        row: shape of one row, without the batch dimension; -1 for a free side.
         optional: whether a request may omit the tensor.
     """
 
@@ -50,6 +52,13 @@ class TensorForm:
     datatype: str
     row: tuple[int, ...]
     optional: bool = False
+
+    def fits(self, row: tuple[int, ...]) -> bool:
+        """Whether a row may have a shape."""
+        return len(row) == len(self.row) and all(
+            side == wanted or (wanted == ANY_SIDE and side > 0)
+            for side, wanted in zip(row, self.row, strict=True)
+        )
 
 
 def list_graph_inputs(spec: ModelSpec) -> list[TensorForm]:
@@ -62,7 +71,7 @@ def list_graph_inputs(spec: ModelSpec) -> list[TensorForm]:
 
 def list_graph_outputs(spec: ModelSpec) -> list[TensorForm]:
     """Returns the output of a model's graph."""
-    return [TensorForm("image", "UINT8", (spec.height, spec.width, spec.channels))]
+    return [TensorForm("image", "UINT8", spec.image_row)]
 
 
 def list_known_inputs(spec: ModelSpec) -> dict[str, TensorForm]:
@@ -141,7 +150,7 @@ def _check_form(
             f"{form.name} is {form.datatype}, not {quoted(tensor.datatype)}",
         )
     shape = tuple(tensor.shape[:_LONGEST_SHAPE])  # enough to find and quote a violation
-    if shape[1:] != form.row or not shape or not 1 <= shape[0] <= most_rows:
+    if not form.fits(shape[1:]) or not shape or not 1 <= shape[0] <= most_rows:
         row = ", ".join(map(str, form.row))
         yield Violation(
             f"{where}.shape",
@@ -167,6 +176,8 @@ def _check_content(
         given = len(getattr(tensor.contents, field))
         if given != size:
             yield Violation(f"{where}.contents.{field}", f"{given} elements, not {size}")
+        elif form.datatype == "UINT8" and _exceeds_byte(tensor):
+            yield Violation(f"{where}.contents.{field}", "an element is above 255")
         return
     if tensor.HasField("contents"):
         yield Violation(f"{where}.contents", "must be empty if raw_input_contents is used")
@@ -178,6 +189,10 @@ def _check_content(
         yield Violation(
             f"raw_input_contents[{number}]", f"{len(raw)} bytes; {form.name} has {expected}"
         )
+
+
+def _exceeds_byte(tensor: messages.ModelInferRequest.InferInputTensor) -> bool:
+    return max(tensor.contents.uint_contents, default=0) > _LARGEST_BYTE
 
 
 def _check_texts(number: int, raw: bytes, size: int, form: TensorForm) -> Iterator[Violation]:
