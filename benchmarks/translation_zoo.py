@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RECORDS = ROOT / "benchmarks/results/translation"
 PAGE = ROOT / "docs/zoo-translation.md"
 PICTURES = ROOT / "docs/zoo"
+LIST = ROOT / "training/imagemint/training/recipes/recorded_translators.json"
 MACHINE = f"{len(os.sched_getaffinity(0))} CPU cores ({torch.backends.cpu.get_cpu_capability()})"
 _SHOWN = 8  # rows of a picture
 _LEFT_OUT = ("kernel_distance",)
@@ -218,6 +219,28 @@ def _protocols(records: Sequence[Record]) -> list[str]:
     return lines
 
 
+def list_runs(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
+    """Returns what `imagemint train --list` shows: the first record of each recipe, by its name."""
+    found: dict[str, dict[str, Any]] = {}
+    for each in records:
+        quality = [
+            f"{figure.metric.replace('_', ' ')} {figure.value:.3g}"
+            for metric in ("psnr", "psnr_in_hole", "attributes_kept", "glasses_removed")
+            for figure in each.figures
+            if figure.metric == metric
+        ]
+        run = {
+            "images": each.images,
+            "full_images": each.full_images,
+            "minutes": round(each.cpu_minutes, 1),
+            "machine": f"{each.machine}, CPU time",
+            "quality": ", ".join(quality),
+            "command": f"imagemint train {each.recipe} {each.options}".strip(),
+        }
+        found.setdefault(each.recipe, run)
+    return found
+
+
 def read_records() -> list[Record]:
     """Returns every record, in the order of the recipes."""
     order: list[Any] = list(TRANSLATION_TABLE)
@@ -238,6 +261,7 @@ def main() -> None:
     if options.action == "record":
         print(record(options.run, options.remark, options.name).name)
     else:
+        LIST.write_text(json.dumps(list_runs(read_records()), indent=2) + "\n")
         PAGE.write_text(write_page(read_records()).rstrip("\n") + "\n")
         print(PAGE)
 

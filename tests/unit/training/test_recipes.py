@@ -28,12 +28,15 @@ from imagemint.training.recipes import (
     CLASSIFIER_TABLE,
     RECIPES,
     TABLE,
+    TRANSLATION_RECIPES,
     Entry,
 )
 from imagemint.training.recipes.improved import SsganRecipe
 from imagemint.training.recipes.recipe import Recipe
 from imagemint.training.recipes.results import MISSING, recorded_runs, table
 from imagemint.training.trained import read_generator
+
+EVERY = {**RECIPES, **TRANSLATION_RECIPES}
 
 
 @pytest.fixture
@@ -249,15 +252,15 @@ def test_classifier_table_agrees_with_the_recipe(name):
 def test_recorded_runs_have_full_lengths():
     """The list is written from records without importing recipes, so it repeats their lengths."""
     for name, run in recorded_runs().items():
-        assert run.full_images == RECIPES[name].model_fields["images"].default
+        assert run.full_images == EVERY[name].model_fields["images"].default
 
 
 def test_table_has_every_recipe():
     """Each recipe has a row, which says if no measurement is recorded."""
     heading, *rows = table().splitlines()
     assert heading.split()[0] == "recipe"
-    assert [row.split()[0] for row in rows] == list(RECIPES)
+    assert [row.split()[0] for row in rows] == list(EVERY)
     recorded = recorded_runs()
-    assert recorded.keys() <= RECIPES.keys()
+    assert recorded.keys() <= EVERY.keys()
     for row in rows:
         assert (MISSING in row) == (row.split()[0] not in recorded)

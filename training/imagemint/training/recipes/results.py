@@ -4,9 +4,10 @@ import json
 from dataclasses import dataclass
 from importlib import resources
 
-from imagemint.training.recipes import TABLE
+from imagemint.training.recipes import TABLE, TRANSLATION_TABLE
 
 MISSING = "not yet recorded"
+_FILES = ("recorded.json", "recorded_translators.json")
 
 
 @dataclass(frozen=True)
@@ -14,7 +15,7 @@ class RecordedRun:
     """A run that was made and measured.
 
     Attributes:
-        images: real images shown to D.
+        images: real images shown to D; of a translator, sources shown to G.
         full_images: the same by the recipe's default.
         minutes: it took.
         machine: it ran on.
@@ -32,8 +33,11 @@ class RecordedRun:
 
 def recorded_runs() -> dict[str, RecordedRun]:
     """Returns the record of each recipe that has one, by the recipe's name."""
-    text = resources.files(__package__).joinpath("recorded.json").read_text()
-    return {name: RecordedRun(**run) for name, run in json.loads(text).items()}
+    found: dict[str, RecordedRun] = {}
+    for file in _FILES:
+        text = resources.files(__package__).joinpath(file).read_text()
+        found |= {name: RecordedRun(**run) for name, run in json.loads(text).items()}
+    return found
 
 
 def table() -> str:
@@ -44,7 +48,7 @@ def table() -> str:
     runs = recorded_runs()
     head = ("recipe", "data set", "full run", "on", "measured after", "quality")
     rows: list[tuple[str, ...]] = [head]
-    for name, entry in TABLE.items():
+    for name, entry in (TABLE | TRANSLATION_TABLE).items():
         run = runs.get(name)
         if run is None:
             rows.append((name, entry.dataset, *[MISSING] * 4))
