@@ -1,4 +1,4 @@
-"""Training: data, networks, objectives, the loop, the judge, and the recipes that tie them.
+"""Training: data, networks, losses, the loop, the judges, and the recipes that combine them.
 
-Light to import: torch comes with the modules that need it.
+Importing it is fast: torch is imported by the modules that need it.
 """

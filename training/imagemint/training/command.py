@@ -1,6 +1,6 @@
-"""The commands ``imagemint train`` and ``imagemint evaluate``: settings here, work elsewhere.
+"""The settings of the commands ``imagemint train`` and ``imagemint evaluate``.
 
-Import-light: torch is imported when a command runs, not when its options are listed.
+This module imports little: torch is imported when a command runs, not when its options are listed.
 """
 
 import json
@@ -31,7 +31,7 @@ class TrainClassifier(RunSettings, DataOptions):
     recipe_type: ClassVar[type["ClassifierRecipe"]]
 
     def run(self) -> int:
-        """Trains, writes the weights and ``classifier.json``, and prints the latter."""
+        """Trains a classifier, writes weights and ``classifier.json``, and prints the latter."""
         from imagemint.training.classifier.training import (  # noqa: PLC0415 - torch
             preview,
             train_classifier,
@@ -58,7 +58,7 @@ class ListRecipes(BaseModel):
     """Shows every recipe: data set, expected time and recorded quality."""
 
     def run(self) -> int:
-        """Prints a table of what was recorded; the rest is marked."""
+        """Prints a table of the recorded results; recipes without a record are marked."""
         from imagemint.training.recipes.results import table  # noqa: PLC0415 - rarely asked for
 
         print(table())  # noqa: T201 - the command's answer
@@ -70,14 +70,14 @@ class Train(BaseModel):
 
     @classmethod
     def variants(cls) -> dict[str, str]:
-        """Returns the recipes by name, each with one line of help. Imports none of them."""
+        """Returns the recipes by name, each with one line of help, without importing them."""
         table = TABLE | TRANSLATION_TABLE | CLASSIFIER_TABLE
         lines = {name: f"Trains {each.summary} ({each.dataset})." for name, each in table.items()}
         return lines | {"--list": (ListRecipes.__doc__ or "").partition("\n")[0]}
 
     @classmethod
     def load_variant(cls, name: str) -> type[BaseModel]:
-        """Returns the command that trains by the recipe, whose options are its own."""
+        """Returns the command that trains with a recipe. It has the options of the recipe."""
         if name == "--list":
             return ListRecipes
         tables: dict[type[BaseModel], dict[str, Entry]] = {
@@ -93,7 +93,7 @@ class Train(BaseModel):
             __doc__=cls.variants()[name],
             __module__=__name__,
         )
-        # Set, not declared, because a ClassVar cannot be given to create_model.
+        # Set afterwards, because create_model takes no ClassVar.
         setattr(command, "recipe_type", recipe)  # noqa: B010
         return command
 
@@ -136,7 +136,7 @@ class Evaluate(DataOptions):
     @field_validator("classifier", mode="before")
     @classmethod
     def _accept_one(cls, given: object) -> object:
-        """A file of settings may name a single classifier as text."""
+        """Returns a list; a file of settings may have a single classifier as text."""
         return [given] if isinstance(given, str | Path) else given
 
     def run(self) -> int:

@@ -1,6 +1,6 @@
-"""Options that say how to read a data set: one set for every command that reads one.
+"""The options for reading a data set, which several commands share.
 
-Import-light, as the commands are.
+This module imports little.
 """
 
 from pathlib import Path
@@ -42,13 +42,13 @@ class DataOptions(BaseModel):
 
         Args:
             name: name or path of the data set.
-            split: which part.
+            split: name of the split.
             data: folder that holds the data sets.
             class_labels: names of the classes, by index. None: those of ``labels_file``, if any.
             treatment: size, channels and the like, for `datasets.load_dataset`.
 
         Raises:
-            DatasetError: as `datasets.load_dataset`, or the file of labels is none.
+            DatasetError: as in `datasets.load_dataset`, or the file of labels is invalid.
         """
         from imagemint.training.datasets import load_dataset, read_labels_file  # noqa: PLC0415
 

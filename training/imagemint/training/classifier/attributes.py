@@ -61,11 +61,11 @@ class AttributeClassifier(Classifier):
         self._shape = image_size, image_size, image_channels
 
     def takes(self, height: int, width: int, channels: int) -> bool:
-        """Returns whether images are of the size and the channels it was made for."""
+        """Returns whether images have the size and the channels of the network."""
         return (height, width, channels) == self._shape
 
     def targets(self, data: LabelledImages) -> NDArray[np.int64]:
-        """Returns class and attributes int64 [N, 1 + A], -1 for what a picture does not show.
+        """Returns class and attributes int64 [N, 1 + A], -1 for those that a picture does not show.
 
         Raises:
             DatasetError: the data has other attributes.
@@ -94,7 +94,7 @@ class AttributeClassifier(Classifier):
 
     @torch.no_grad()
     def attributes(self, images: NDArray[np.uint8]) -> dict[str, NDArray[np.int64]]:
-        """Returns the likeliest value of each attribute, int64 [N], of uint8 [N, H, W, C]."""
+        """Returns the most likely value of each attribute, int64 [N], of uint8 [N, H, W, C]."""
         device = self.logits.weight.device
         found: dict[str, list[NDArray[np.int64]]] = {name: [] for name in self.heads}
         for start in range(0, len(images), BATCH):
@@ -104,7 +104,7 @@ class AttributeClassifier(Classifier):
         return {name: np.concatenate(parts) for name, parts in found.items()}
 
     def report(self, test: LabelledImages) -> dict[str, Any]:
-        """Returns ``attribute_accuracy``: the share seen right of those shown, by attribute."""
+        """Returns ``attribute_accuracy``: the share of visible values recognised, by attribute."""
         seen = self.attributes(test.images)
         told = self.targets(test)[:, 1:]
         accuracy = {}

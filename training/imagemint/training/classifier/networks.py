@@ -1,4 +1,4 @@
-"""Convolutional classifiers, and the features in which generators are judged."""
+"""Convolutional classifiers, whose features evaluation compares."""
 
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
@@ -35,7 +35,7 @@ class Classifier(nn.Module, ABC):
         return logits
 
     def targets(self, data: LabelledImages) -> NDArray[np.int64]:
-        """Returns what the network learns of each image: its class, int64 [N]."""
+        """Returns the targets of each image: its class, int64 [N]."""
         return data.labels
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
@@ -43,13 +43,13 @@ class Classifier(nn.Module, ABC):
         return F.cross_entropy(self(x), y)
 
     def report(self, test: LabelledImages) -> dict[str, Any]:
-        """Returns what else ``classifier.json`` says of the test set."""
+        """Returns further figures of the test set for ``classifier.json``."""
         del test
         return {}
 
     @abstractmethod
     def takes(self, height: int, width: int, channels: int) -> bool:
-        """Returns whether the network can look at images of this shape."""
+        """Returns whether the network takes images of this shape."""
 
     @torch.no_grad()
     def look(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -114,7 +114,7 @@ class DigitClassifier(Classifier):
         self._channels = image_channels
 
     def takes(self, height: int, width: int, channels: int) -> bool:
-        """Returns whether images are 28x28, of the channels it was made for."""
+        """Returns whether images are 28x28, and have the channels of the network."""
         return (height, width, channels) == (28, 28, self._channels)
 
 
@@ -166,7 +166,7 @@ class ResidualClassifier(Classifier):
         self._channels = image_channels
 
     def takes(self, height: int, width: int, channels: int) -> bool:
-        """Returns whether images have the channels it was made for, and eight pixels a side."""
+        """Returns whether images have the channels of the network and are at least 8x8."""
         return min(height, width) >= self._SMALLEST and channels == self._channels
 
 
@@ -198,6 +198,6 @@ def _block(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
 
 
 def to_network(images: NDArray[np.uint8]) -> Tensor:
-    """Returns what a judge looks at, float32 [N, C, H, W] in [-1, 1], of uint8 [N, H, W, C]."""
+    """Returns the input of a judge, float32 [N, C, H, W] in [-1, 1], for uint8 [N, H, W, C]."""
     x = torch.from_numpy(images).permute(0, 3, 1, 2).float().div(127.5).sub(1)
     return x.contiguous(memory_format=torch.channels_last)

@@ -15,7 +15,7 @@ _NAME = ".progress.safetensors"
 
 
 class Progress:
-    """All that resumes the training of a classifier: weights, moments, learning rate, and dropout.
+    """The state of a classifier's training: weights, moments, learning rate and dropout.
 
     Args:
         out: directory of the classifier; created when something is saved.
@@ -38,7 +38,10 @@ class Progress:
         self._identity = identity
 
     def save(self, steps: int) -> None:
-        """Writes the state after so many steps; it replaces the one before by one rename."""
+        """Writes the state after this number of steps.
+
+        It replaces the previous state with one rename.
+        """
         state = self._optimizer.state_dict()
         tensors = {f"model/{name}": each for name, each in self._model.state_dict().items()}
         for index, moments in state["state"].items():
@@ -57,7 +60,7 @@ class Progress:
         part.replace(self._path)
 
     def restore(self) -> int:
-        """Loads the saved state and returns its number of steps; 0 if there is none that fits."""
+        """Loads the saved state and returns its number of steps; 0 without a suitable state."""
         if not self._path.exists():
             return 0
         try:
@@ -83,7 +86,7 @@ class Progress:
         return steps
 
     def remove(self) -> None:
-        """Removes the state of a training that has ended."""
+        """Removes the state when the training has ended."""
         self._path.unlink(missing_ok=True)
 
 

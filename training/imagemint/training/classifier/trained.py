@@ -18,18 +18,18 @@ def load_classifier(directory: Path, device: torch.device) -> tuple[Classifier, 
     """Returns a trained classifier in evaluation mode and its ``classifier.json``.
 
     Raises:
-        CheckpointError: missing, damaged, or not the weights its JSON names.
+        CheckpointError: the files are missing, damaged, or not the weights that the JSON names.
     """
     path = directory / "classifier.safetensors"
     try:
         about: dict[str, Any] = json.loads((directory / "classifier.json").read_text())
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        # What an evaluation will quote is asked for here, before hours of work.
+        # Check the values that an evaluation needs now, before hours of work.
         recorded, _, _ = about["sha256"], about["test_accuracy"], about["feature_layer"]
         if digest != recorded:
             raise CheckpointError(f"{path}: SHA-256 is {digest}, recorded is {recorded}")
         recipe = CLASSIFIER_RECIPES[about["recipe"]].model_validate(about["options"])
-        # Those written before there were others are of gray digits.
+        # Old files without a name are classifiers of gray digits.
         model = recipe.network(len(about["class_labels"]), about.get("image_channels", 1))
         model.load_state_dict(load_file(path))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:

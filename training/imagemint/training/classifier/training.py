@@ -27,10 +27,10 @@ from imagemint.training.rng import ShuffledOrder, Stream, generator_at
 def preview(
     recipe: ClassifierRecipe, train: LabelledImages, test: LabelledImages
 ) -> dict[str, Any]:
-    """Returns what the data hold, what looks wrong with them, and the number of steps, as JSON.
+    """Returns a summary of the data, possible problems, and the number of steps, as JSON.
 
     Raises:
-        DatasetError: not enough pictures for a single batch.
+        DatasetError: there are not enough pictures for a single batch.
     """
     return {
         "data": summarise(train, test) | {"remarks": list(train.remarks)},
@@ -48,14 +48,14 @@ def train_classifier(
     device: torch.device,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Trains, writes ``classifier.safetensors`` and ``classifier.json``, and returns the latter.
+    """Trains a classifier, writes its weights and ``classifier.json``, and returns the latter.
 
     The test set is measured once, at the end. It does not decide anything.
     A training that was interrupted continues from its last epoch, if recipe and data are the same.
 
     Raises:
-        DatasetError: the network cannot look at images of this shape, the test set has other
-            classes, or the pictures are not enough for a single batch.
+        DatasetError: the network does not take images of this shape, the test set has other
+            classes, or there are not enough pictures for a single batch.
     """
     channels = train.images.shape[-1]
     if train.class_labels != test.class_labels:
@@ -120,12 +120,12 @@ def _identity(recipe: ClassifierRecipe, train: LabelledImages) -> str:
 
 
 def has_ended(steps: int, images: int, batch_size: int) -> bool:
-    """Returns whether the last of so many steps completed an epoch."""
+    """Returns whether an epoch ends after this number of steps."""
     return steps * batch_size // images > (steps - 1) * batch_size // images
 
 
 def augment(x: Tensor, recipe: ClassifierRecipe, step: int) -> Tensor:
-    """Returns a batch [N, C, H, W] translated, filled up, and mirrored, at random."""
+    """Returns a batch [N, C, H, W], randomly translated, filled at the edges, and mirrored."""
     rng = generator_at(recipe.seed, Stream.AUGMENTATION, step)
     if recipe.shift:
         count = len(x) if recipe.each_apart else 1
@@ -138,7 +138,7 @@ def augment(x: Tensor, recipe: ClassifierRecipe, step: int) -> Tensor:
 
 
 def _translate(x: Tensor, most: int, offsets: Tensor, background: float) -> Tensor:
-    """Cuts windows at ``offsets`` [1 or N, 2] out of the batch with a margin around it."""
+    """Returns the windows at ``offsets`` [1 or N, 2] of the batch, after adding a margin."""
     height, width = x.shape[2:]
     padded = F.pad(x, (most, most, most, most), value=background)
     if len(offsets) == 1:

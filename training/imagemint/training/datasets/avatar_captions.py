@@ -57,8 +57,8 @@ CLOTHES = {
 def caption_of(head: str, person: Mapping[str, str]) -> str:
     """Returns the caption of a person.
 
-    It names skin, head, colour of the hair, beard, glasses, mood and clothes; eyes, eyebrows and
-    the style of the head it leaves open.
+    It names skin, head, colour of the hair, beard, glasses, mood and clothes, but not eyes,
+    eyebrows and the style of the head.
 
     Args:
         head: a key of `avatars.STYLES`.

@@ -1,7 +1,7 @@
 """Wordings of `avatars64`: captions that name any part of a person, in any order.
 
-The captions of the data set name everything in one order. These name a few attributes or all of
-them, in any order and with other connecting words, and come with what they name.
+The captions of the data set name everything in one order. These captions name some or all
+attributes, in any order and with other connecting words, and have a list of the named values.
 """
 
 import re
@@ -28,7 +28,7 @@ Manner = Literal["data", "order", "part"]
 HEAD = "head"
 """Name of the class among the attributes."""
 READ: Mapping[str, tuple[str, ...]] = {HEAD: tuple(STYLES), **VALUES}
-"""What a caption is read into: the head, then the attributes, each with its values."""
+"""Targets of a reader of captions: the head, then the attributes, each with its values."""
 
 _WITH_HAIR = frozenset({"long hair", "wavy hair", "bun", "afro", "short hair"})
 _WITH_CHIN = frozenset(STYLES) - {"hijab"}
@@ -65,9 +65,9 @@ class Phrase:
     """A part of a caption.
 
     Attributes:
-        text: such as ``a red beard``.
+        text: text such as ``a red beard``.
         names: the values of each attribute that it allows, such as ``hair: {red}``.
-        heads: the heads that show what it names; it does not name them.
+        heads: the heads that show the named part; the phrase does not name them.
         before: the words that may stand before the person, such as ``smiling``; "": none.
     """
 
@@ -101,7 +101,7 @@ class Caption:
     """A caption of a person.
 
     Attributes:
-        text: its words.
+        text: text of the caption.
         named: the values of each attribute that it names, by attribute of `READ`.
         allowed: the values of each attribute that fit it, of those that not all fit: what is named,
             the heads that can show it, and no beard or glasses where a caption names skin, hair or
@@ -255,7 +255,7 @@ def _list_words() -> set[str]:
 
 CAPTIONS = Captions(
     vocabulary=tuple(sorted(_list_words())),
-    max_words=40,  # those of the data set have at most 28
+    max_words=40,  # captions of the data set have at most 28 words
     examples=tuple(normalize(text) for text in _EXAMPLES),
 )
 """The captions that a generator of people understands.

@@ -1,4 +1,4 @@
-"""The data set ``avatars64``: cartoon people whose attributes are all written down.
+"""The data set ``avatars64``: cartoon people whose attributes are all recorded.
 
 The artwork is Avataaars by Pablo Stanley, drawn by DiceBear. Each person is an independent draw of
 attributes, and the attributes decide every pixel. `scripts/draw_avatars.py` draws such a data set.
@@ -154,7 +154,7 @@ def load_avatars64(split: Split, data: Path | None) -> LabelledImages:
     """Returns a split with its captions as ``texts`` and all attributes.
 
     Raises:
-        DatasetError: not found, damaged, or with a value of an attribute that is not in `VALUES`.
+        DatasetError: the data are not found, damaged, or have a value that is not in `VALUES`.
     """
     content = _content(split, data)
     found = parse_image_parquet(content, f"{NAME}/{split}")
@@ -181,7 +181,7 @@ def load_bare(split: Split, data: Path | None) -> tuple[NDArray[np.int64], NDArr
         Rows of the split int64 [M], in their order, and pictures uint8 [M, 64, 64, 3].
 
     Raises:
-        DatasetError: not found, damaged, or without the column ``bare``.
+        DatasetError: the data are not found, damaged, or lack the column ``bare``.
     """
     name = f"{NAME}/{split}"
     encoded = [it and it["bytes"] for it in _columns(_content(split, data), name)["bare"]]
@@ -189,15 +189,15 @@ def load_bare(split: Split, data: Path | None) -> tuple[NDArray[np.int64], NDArr
     try:
         pictures = [np.asarray(decode_picture(encoded[row]).convert("RGB")) for row in rows]
         return np.array(rows, np.int64), np.stack(pictures)
-    except (DatasetError, ValueError) as error:  # unreadable; or of several sizes, or none
+    except (DatasetError, ValueError) as error:  # unreadable, of several sizes, or no pictures
         raise DatasetError(f"{name}: column bare: {error}") from error
 
 
 def frequencies(attribute: str) -> NDArray[np.float64]:
     """Returns how often each head has each value: float64 [heads, values], rows sum to 1.
 
-    The data set is drawn by these: four in ten people wear glasses, three in ten of those without a
-    hijab a beard, and everything else is uniform.
+    The data set is drawn with these frequencies: four in ten people wear glasses, three in ten of
+    those without a hijab have a beard, and everything else is uniform.
     """
     values = VALUES[attribute]
     table = np.full((len(STYLES), len(values)), 1 / len(values))

@@ -1,4 +1,4 @@
-"""Captions of the people in a batch, drawn anew in each step of training."""
+"""Draws new captions of the people in a batch in each step of training."""
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from imagemint.training.rng import Stream, generator_at
 
 
 class CaptionDraws:
-    """Draws captions of people, and which values these allow.
+    """Draws captions of people, and the values that these captions allow.
 
     Args:
         count: captions of each person.
@@ -27,7 +27,7 @@ class CaptionDraws:
         self.count = count
 
     def __call__(self, people: Tensor, seed: int, position: int) -> tuple[Tensor, Tensor]:
-        """Returns tokens int64 [N, L] and what is allowed float32 [N, values].
+        """Returns tokens int64 [N, L] and the allowed values float32 [N, values].
 
         Args:
             people: class and attributes int64 [M, 1 + A]; N is M times the count.

@@ -1,4 +1,4 @@
-"""From labels as they are written to class indices."""
+"""Converts labels to class indices."""
 
 import re
 import unicodedata
@@ -42,24 +42,24 @@ def number_classes(
     told: tuple[str, ...] = (),
     known: tuple[str, ...] | None = None,
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Returns labels int64 [N], `MISSING` where there is none, and the names of the classes.
+    """Returns labels int64 [N], `MISSING` for no label, and the names of the classes.
 
     Args:
-        values: integers or names. None and an empty text are no labels, nor is -1 where the
-            classes have names: data sets write it where they hide a label.
-        place: says where the label of a row comes from, for errors.
-        told: names that the data set gives its classes, by index.
-        known: names that the user or the training split gives, which come before ``told``. Labels
-            that are not among them are indices into them.
+        values: integers or names. None and an empty text mean no label. So does -1 if the classes
+            have names, because data sets use it for hidden labels.
+        place: returns the place of a row's label, for errors.
+        told: names of the classes in the data set, by index.
+        known: names from the user or the training split, which override ``told``. Labels that are
+            not among them are indices into them.
 
     Raises:
-        DatasetError: a label that is none of the classes, naming it.
+        DatasetError: a label is not one of the classes; the message names it.
     """
     missing = (None, "", MISSING) if told else (None, "")
     cleaned = [None if value in missing else value for value in values]
     there = [value for value in cleaned if value is not None]
     if known is None and told and not any(isinstance(value, str) for value in there):
-        # A label out of range is refused by LabelledImages, which knows its row.
+        # LabelledImages refuses a label out of range, because it knows the row.
         return _as_array(cleaned), told
     texts = {compose_name(str(value)) for value in there}
     names = known or told or _distinct(there)
@@ -105,7 +105,8 @@ def read_labels_file(path: Path) -> tuple[str, ...]:
     """Returns the names of classes from a UTF-8 text file, one a line, in the order of the indices.
 
     Raises:
-        DatasetError: not such a file, no name in it, an empty line between names, or a name twice.
+        DatasetError: the file is invalid, has no names, an empty line between names, or a
+            duplicate.
     """
     try:
         names = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]

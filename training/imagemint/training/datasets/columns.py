@@ -1,4 +1,4 @@
-"""Which column of a table holds pictures, labels or texts."""
+"""Finds the columns of pictures, labels and texts in a table."""
 
 from collections.abc import Collection, Sequence
 
@@ -54,13 +54,13 @@ def find_column(
 
     Args:
         columns: columns of the table.
-        usual: names to look for, the most telling one first, compared without case.
+        usual: names to search for, the most specific first, compared without case.
         asked: the column that the user names.
         flag: the option that names it.
         typed: columns that the table itself declares to be of this kind, which come first.
 
     Raises:
-        DatasetError: no column has the name that was asked for.
+        DatasetError: no column has the requested name.
     """
     if asked is not None:
         if asked not in columns:
@@ -77,15 +77,15 @@ def as_label(value: object, place: str) -> Label | None:
 
     Args:
         value: the cell.
-        place: what to name in errors.
+        place: the place for errors.
 
     Raises:
-        DatasetError: neither text nor a whole number.
+        DatasetError: the value is neither a text nor an integer.
     """
     if value is None or value != value:  # noqa: PLR0124 - NaN stands for an empty cell
         return None
     if isinstance(value, float) and value.is_integer():
-        return int(value)  # integers beside empty cells become floats in pandas
+        return int(value)  # pandas converts integers to floats if there are empty cells
     if isinstance(value, bytes):
         return value.decode(errors="replace")
     if isinstance(value, int | str):
@@ -94,7 +94,7 @@ def as_label(value: object, place: str) -> Label | None:
 
 
 def describe_missing_labels(columns: Sequence[str]) -> str:
-    """Returns what to say of a table in which no column of labels was found."""
+    """Returns the message for a table without a column of labels."""
     others = f"there are {', '.join(columns)}" if columns else "there is none"
     return (
         "no labels: all pictures are of one class; --label-column names the column that holds them"

@@ -1,4 +1,4 @@
-"""Files of a data set: looked for in each folder of a search path, else fetched into the cache."""
+"""Finds the files of a data set in the folders of a search path, or downloads them to the cache."""
 
 import gzip
 import hashlib
@@ -25,10 +25,11 @@ class Source:
     """A published file.
 
     Attributes:
-        path: where it lies below a data folder.
-        sha256: digest of its content, unzipped, so that a file zipped anew still passes.
-        url: where people with the internet get it; None where no publisher offers these bytes.
-        packed: the digest is of the file as it is published, zipped.
+        path: path below a data folder.
+        sha256: digest of its unzipped content, so that a file that was compressed again is
+            accepted.
+        url: address for the download; None if no publisher offers these bytes.
+        packed: whether the digest is that of the published, compressed file.
     """
 
     path: str
@@ -38,22 +39,22 @@ class Source:
 
 
 def cache_directory() -> Path:
-    """Returns where downloads are kept: ``$XDG_CACHE_HOME/imagemint``, by default in ~/.cache."""
+    """Returns the folder of downloads: ``$XDG_CACHE_HOME/imagemint``, by default in ~/.cache."""
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(root) / "imagemint" / "data"
 
 
 def search_path(data: Path | None) -> list[Path]:
-    """Returns the folders in which data sets are looked for, the first one first."""
+    """Returns the folders to search for data sets, in order."""
     return [folder for folder in (data, cache_directory()) if folder is not None]
 
 
 def read_source(source: Source, data: Path | None) -> bytes:
-    """Returns a file's content, unzipped; fetched into the cache if it is in no folder.
+    """Returns a file's unzipped content; downloads it to the cache if it is in no folder.
 
     Raises:
-        DatasetError: not found and not to be had, naming what was tried; damaged, or with another
-            checksum than the published one.
+        DatasetError: the file is not found and cannot be downloaded, is damaged, or has another
+            checksum than the published one. The message names everything that was tried.
     """
     tried = [folder / source.path for folder in search_path(data)]
     for path in tried:
@@ -66,7 +67,7 @@ def read_source(source: Source, data: Path | None) -> bytes:
         raise DatasetError(f"{source.path} not found; tried {places}; {hint} (no download known)")
     try:
         content = _download(source.url)
-    except (OSError, http.client.HTTPException) as error:  # refused, timed out, cut off
+    except (OSError, http.client.HTTPException) as error:  # refused, timed out or interrupted
         raise DatasetError(
             f"{source.path} not found; tried {places}, then {source.url} ({error!r}); {hint}"
         ) from error
@@ -76,7 +77,7 @@ def read_source(source: Source, data: Path | None) -> bytes:
 
 
 def add_file(digest: "_Hash", path: Path) -> None:
-    """Adds the content of a file to a digest, a block at a time."""
+    """Adds the content of a file to a digest, block by block."""
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
             digest.update(block)
@@ -97,7 +98,7 @@ def _download(url: str) -> bytes:
 
 
 def _write_whole(path: Path, content: bytes) -> None:
-    """Writes a file so that it is either whole or absent."""
+    """Writes a file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -117,7 +118,7 @@ def _unzip(content: bytes, place: object) -> bytes:
 
 
 def _content(published: bytes, source: Source, place: object, remedy: str) -> bytes:
-    """Returns a file's content, unzipped, once its checksum is found to be right."""
+    """Returns a file's unzipped content after checking its checksum."""
     content = published if source.packed else _unzip(published, place)
     found = hashlib.sha256(content).hexdigest()
     if source.sha256 is not None and found != source.sha256:

@@ -1,4 +1,4 @@
-"""Pictures in folders, a folder for each class."""
+"""Reads pictures in folders, one folder for each class."""
 
 import hashlib
 from collections import Counter
@@ -29,7 +29,7 @@ def load_folder(folder: Path, split: Split, reading: Reading = AS_IS) -> Labelle
     Args:
         folder: holds ``<class>/<picture>`` or ``<split>/<class>/<picture>``, possibly inside one
             more folder. Deeper folders count to their class. `tree.is_stray` says what is ignored.
-        split: which part.
+        split: name of the split.
         reading: shape, names of classes and strictness.
 
     Raises:
@@ -46,9 +46,9 @@ def load_tree(
 
     Args:
         tree: the folder.
-        split: which part.
+        split: name of the split.
         reading: shape, names of classes and strictness.
-        remarks: what else to tell the user.
+        remarks: further remarks for the user.
     """
     if not tree.holds_pictures():
         raise DatasetError(
@@ -73,8 +73,8 @@ def load_tree(
 def split_folders(folder: Folder) -> dict[str, Folder]:
     """Returns the folders of splits by the name of the split; {} if folders are classes.
 
-    They are classes unless all are named after splits, or those of training and testing are there,
-    or the one for training has folders of classes in turn.
+    Folders are splits if all are named after splits, if those of training and testing exist, or if
+    the one for training contains folders of classes.
 
     Raises:
         DatasetError: two folders of one split.
@@ -93,7 +93,7 @@ def split_folders(folder: Folder) -> dict[str, Folder]:
 
 
 def unwrap(folder: Folder) -> Folder:
-    """Returns the folder of classes or splits inside folders that hold nothing else, or itself."""
+    """Returns the folder of classes or splits, which may be inside otherwise empty folders."""
     if split_folders(folder) or folder.pictures or len(folder.folders) != 1:
         return folder
     inner = unwrap(folder.folders[0])
@@ -149,7 +149,7 @@ def _list(
 
 
 def _remarks(tree: Folder, train: Folder, parts: dict[str, Folder]) -> list[str]:
-    """Returns what is left out or was guessed, so that nothing is lost without a word."""
+    """Returns remarks about pictures that are left out, and about guesses."""
     said = []
     if not train.folders:
         said.append(

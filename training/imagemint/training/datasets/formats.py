@@ -1,4 +1,4 @@
-"""Readers of files that hold a whole split: IDX, CIFAR binary."""
+"""Reads files that contain a whole split: IDX and CIFAR binary."""
 
 import io
 import math
@@ -21,7 +21,8 @@ def parse_idx(content: bytes, place: str) -> NDArray[np.uint8]:
     as a big-endian uint32, then the values.
 
     Raises:
-        DatasetError: not IDX, another element type than unsigned byte, or a wrong length.
+        DatasetError: the file is not IDX, has other elements than unsigned bytes, or a wrong
+            length.
     """
     if len(content) < 4 or content[:2] != b"\0\0" or content[2] != _IDX_UBYTE:  # noqa: PLR2004 - header
         raise DatasetError(f"{place}: not an IDX file of unsigned bytes")
@@ -34,7 +35,7 @@ def parse_idx(content: bytes, place: str) -> NDArray[np.uint8]:
         raise DatasetError(
             f"{place}: header promises shape {shape}, content has {len(content) - start} bytes"
         )
-    # A copy, because PyTorch takes no arrays that cannot be written to, as a view of bytes.
+    # A copy, because PyTorch takes no read-only arrays, such as views of bytes.
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy()
 
 
@@ -48,11 +49,11 @@ _CIFAR_FILES = {
 def parse_cifar_binary(content: bytes, split: Split, place: str) -> LabelledImages:
     """Returns a split of CIFAR-10 from its publisher's archive of binary files, unzipped.
 
-    A row is the label and the red, green and blue planes, a byte each; names stand in
+    A row has the label and the red, green and blue planes as bytes. The names are in
     ``batches.meta.txt``.
 
     Raises:
-        DatasetError: not such an archive.
+        DatasetError: the content is not such an archive.
     """
     try:
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as archive:

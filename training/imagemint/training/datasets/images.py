@@ -1,4 +1,4 @@
-"""Labelled images in memory: what every reader returns and everything else takes."""
+"""Labelled images in memory, the common type of all readers."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -18,10 +18,10 @@ class Attribute:
     """A property of every image besides its class.
 
     Attributes:
-        name: such as ``hair``.
+        name: name such as ``hair``.
         values: V texts.
         codes: int64 [N], each in 0 to V - 1.
-        visible: bool [N], whether the picture shows it; None: it always does.
+        visible: bool [N], whether the picture shows it; None if it always does.
     """
 
     name: str
@@ -44,17 +44,17 @@ class LabelledImages:
         images: uint8 [N, H, W, C].
         labels: int64 [N], each in 0 to K - 1.
         class_labels: K label texts, by class index.
-        sha256: digest over the content of the files read and of what was done to it, lower-case
-            hexadecimal: images of equal digest are equal.
-        texts: N texts that describe the images, or none at all.
-        attributes: what else is known of the images.
+        sha256: digest of the content of the files and of the conversions, lower-case hexadecimal.
+            Images with equal digests are equal.
+        texts: N texts that describe the images, or no texts.
+        attributes: further known properties of the images.
         broken: pictures that could not be read and were left out, each as "place: reason".
-        remarks: what the user should know about how the data were read, a sentence each.
+        remarks: sentences for the user about how the data were read.
         license: licence of the images, which trained weights inherit: SPDX, or free text.
 
     Raises:
-        DatasetError: another shape or type, no image, not as many labels or texts as images, or a
-            label out of range.
+        DatasetError: shape or type is wrong, there are no images, the number of labels or texts is
+            wrong, or a label is out of range.
     """
 
     name: str

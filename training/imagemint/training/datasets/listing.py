@@ -31,14 +31,14 @@ _NO_LABEL = DatasetError("no label")
 
 @dataclass(frozen=True)
 class Reading:
-    """How to read a data set that is not a published one.
+    """Options for reading a data set that is not a published one.
 
     Attributes:
-        shape: what pictures are brought to. As stored, they must share one size.
-        label_column: column, field or member that holds labels. None: the usual names.
-        image_column: likewise of pictures or their file names.
+        shape: the shape to convert pictures to. Stored pictures must otherwise have one size.
+        label_column: column, field or member of labels. None: the usual names.
+        image_column: column, field or member of pictures or their file names.
         class_labels: names of the classes by index. None: those of the data set.
-        strict: a broken picture is an error. Otherwise it is left out, named and counted.
+        strict: whether a broken picture is an error. Otherwise it is left out, named and counted.
         workers: threads that decode. The result does not depend on their number.
     """
 
@@ -55,17 +55,17 @@ AS_IS = Reading()
 
 @dataclass(frozen=True)
 class Listing:
-    """Pictures that are not decoded yet.
+    """A list of pictures that are not decoded yet.
 
     Attributes:
-        place: what to name in errors.
+        place: the place for errors.
         sources: N pictures in order. Consumed once, so a file of any size can be streamed.
-        where: says where the picture of a row is.
+        where: returns the place of the picture of a row.
         labels: int64 [N], `classes.MISSING` where there is none.
         class_labels: names of the classes.
-        texts: N texts, or none at all.
+        texts: N texts, or no texts.
         digest: SHA-256 of what was read so far. Pictures that are files are added to it.
-        remarks: what the user should know about how the data were read.
+        remarks: sentences for the user about how the data were read.
     """
 
     place: str
@@ -84,14 +84,14 @@ def read_listing(
     """Returns the listed pictures as arrays.
 
     Args:
-        listing: what to read.
+        listing: the pictures to read.
         name: data set and split.
         reading: shape, strictness and threads.
-        undivided: the split to take of pictures without splits. None: all pictures.
+        undivided: the split to select from pictures without splits. None: all pictures.
 
     Raises:
-        DatasetError: no picture at all, pictures of several sizes, with ``strict`` a broken
-            picture, or nothing but broken ones.
+        DatasetError: there are no pictures, they have several sizes, one is broken with ``strict``,
+            or all are broken.
     """
     count = len(listing.labels)
     rows = np.arange(count) if undivided is None else select_held_out(listing.labels, undivided)

@@ -1,4 +1,4 @@
-"""Batches of real images, by position."""
+"""Loads batches of real images by position."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -15,9 +15,9 @@ _SHARE_OF_FREE_MEMORY = 0.5
 
 
 def measure_free_bytes(device: torch.device) -> float:
-    """Returns how many bytes of images may stay on a device: half of what is free on a GPU.
+    """Returns how many bytes of images may stay on a device: half of the free memory of a GPU.
 
-    On the CPU there is no limit, because the images are there anyway.
+    A CPU has no limit, because the images are in its memory anyway.
     """
     if device.type != "cuda":
         return float("inf")
@@ -26,18 +26,18 @@ def measure_free_bytes(device: torch.device) -> float:
 
 
 class ImageLoader:
-    """The endless, shuffled run of a data set's images.
+    """An endless, shuffled sequence of the images of a data set.
 
-    They are kept on the device, as uint8: a quarter of what a network takes. On the CPU, that is
-    the data set's own array. Where they do not fit, they stay in the memory of the host, and each
-    batch is sent while the network works on the previous one.
+    The images are kept on the device as uint8, which is a quarter of the size of floats. On the
+    CPU, this is the array of the data set itself. Images that do not fit stay in the memory of the
+    host, and each batch is sent while the network computes the previous one.
 
     Args:
         data: the images.
-        labels: what may be known of their classes, int64 [N], -1 for what is hidden.
+        labels: visible classes, int64 [N]; -1 for hidden ones.
         seed: decides the order.
-        device: where batches are wanted.
-        processes: those that share every batch.
+        device: device of the batches.
+        processes: the processes that share every batch.
 
     Attributes:
         on_device: whether the images fit.
@@ -61,8 +61,8 @@ class ImageLoader:
     def at(self, first: int, count: int) -> tuple[Tensor, Tensor]:
         """Returns this process's part of the batch at positions first to first + count - 1.
 
-        Images are float32 [N, C, H, W] in [-1, 1], channels last in memory; labels int64 [N]. Each
-        process has as many, in the order of their ranks.
+        Images are float32 [N, C, H, W] in [-1, 1], channels last in memory; labels are int64 [N].
+        All processes get equal parts, in the order of their ranks.
         """
         rows = self._rows(first, count)
         images = self._images.at(rows)
@@ -80,10 +80,10 @@ class ImageLoader:
 
 
 class _Kept:
-    """Images uint8 [N, H, W, C] on the device; on the CPU, the very memory of the data set."""
+    """Images uint8 [N, H, W, C] on the device; on the CPU, the memory of the data set itself."""
 
     def __init__(self, images: NDArray[np.uint8], device: torch.device) -> None:
-        # PyTorch shares no memory that cannot be written to.
+        # PyTorch does not share read-only memory.
         self._images = torch.from_numpy(images if images.flags.writeable else images.copy())
         self._images = self._images.to(device)
 
@@ -97,7 +97,7 @@ class _Kept:
 
 
 class _Sent:
-    """Images uint8 [N, H, W, C] in the memory of the host, sent to the device before their turn."""
+    """Images uint8 [N, H, W, C] in the memory of the host, sent to the device in advance."""
 
     def __init__(self, images: NDArray[np.uint8], device: torch.device) -> None:
         self._images = images

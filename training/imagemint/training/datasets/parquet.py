@@ -1,4 +1,4 @@
-"""Image data sets in Parquet files, as the Hugging Face hub has them.
+"""Reads image data sets in Parquet files, as on the Hugging Face hub.
 
 They differ in what they call their columns (``image`` or ``img``, ``label``, ``category`` or
 ``fine_label``), in whether classes have names, in whether pictures are inside or beside the file,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-_ROWS = 32  # read at once
+_ROWS = 32  # rows read at a time
 
 
 def parse_image_parquet(
@@ -53,8 +53,9 @@ def parse_image_parquet(
         reading: columns, shape, names of classes and strictness.
 
     Raises:
-        DatasetError: not Parquet, no column of images, with ``strict`` an unreadable picture or a
-            missing label, pictures of several sizes, or a label out of range; by row.
+        DatasetError: the file is not Parquet, has no column of images, pictures of several sizes or
+            a label out of range, or, with ``strict``, an unreadable picture or a missing label. The
+            message names the row.
     """
     whole = [files] if isinstance(files, bytes | Path) else list(files)
     return _read([_Shard(each, name, reading) for each in whole], name, reading)
@@ -70,12 +71,13 @@ def load_parquet_folder(
     tenth picture of each class. Classes without names are those of the training split.
 
     Args:
-        folder: where the files lie, or one file, which has no splits.
-        split: which part.
+        folder: folder of the files, or one file, which has no splits.
+        split: name of the split.
         reading: as for `parse_image_parquet`.
 
     Raises:
-        DatasetError: as `parse_image_parquet`; a shard is missing, or there are several data sets.
+        DatasetError: as in `parse_image_parquet`; a shard is missing, or there are several data
+            sets.
     """
     files = find_shards(folder, (".parquet",))
     if not files:
@@ -122,7 +124,7 @@ def _read(
     data = read_listing(listing, name, reading, undivided=undivided)
     if undivided is None:
         return data
-    # Which rows are for testing was once counted without the broken ones.
+    # For compatibility, broken rows do not count in the selection of test pictures.
     return add_digest(data, undivided, *([f"{len(data.broken)} broken"] if data.broken else []))
 
 
@@ -148,8 +150,8 @@ class _Shard:
     """One Parquet file.
 
     Args:
-        file: where it is, or its content.
-        place: what to name in errors.
+        file: path or content of the file.
+        place: the place for errors.
         reading: columns that the user names.
     """
 
@@ -174,7 +176,7 @@ class _Shard:
 
     @contextmanager
     def _open(self) -> Iterator["pq.ParquetFile"]:
-        """Opens the file; what goes wrong with it is a `DatasetError` that names it."""
+        """Opens the file; converts errors to a `DatasetError` that names it."""
         import pyarrow as pa  # noqa: PLC0415 - 100 ms that a run on IDX data need not pay
         import pyarrow.parquet as pq  # noqa: PLC0415
 
@@ -205,7 +207,7 @@ class _Shard:
         return [columns.as_label(value, place) for value in self._column(column)]
 
     def texts(self) -> list[str]:
-        """Returns the text of each row, or nothing where there is no column of texts."""
+        """Returns the text of each row, or nothing without a column of texts."""
         if "text" not in self.schema.names:
             return []
         return [str(value or "") for value in self._column("text")]
@@ -236,7 +238,7 @@ class _Shard:
 
 
 def _features(schema: "pa.Schema") -> dict[str, dict[str, Any]]:
-    """Returns what the metadata say of the columns; {} where there are none."""
+    """Returns the description of the columns in the metadata; {} if there is none."""
     told = (schema.metadata or {}).get(b"huggingface")
     features = json.loads(told).get("info", {}).get("features", {}) if told else {}
     return {

@@ -1,4 +1,4 @@
-"""From encoded pictures to arrays of one size."""
+"""Decodes pictures to arrays of one size."""
 
 import hashlib
 import io
@@ -26,7 +26,7 @@ _WINDOW = 32
 # Where Pillow finds an orientation, besides TIFF files, which it turns by itself. Parsing the EXIF
 # of every picture would take as long as decoding it.
 _EXIF_KEYS = frozenset({"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"})
-# Stored sizes that differ by more than this factor are worth a word.
+# A remark is made if stored sizes differ by more than this factor.
 _MIXED = 4
 
 Encoded = bytes | Path | DatasetError | None
@@ -35,7 +35,7 @@ Encoded = bytes | Path | DatasetError | None
 
 @dataclass(frozen=True)
 class Shape:
-    """What pictures are brought to.
+    """The shape to which pictures are converted.
 
     Attributes:
         size: height and width in pixels: the shorter side is scaled to it, the longer one cropped
@@ -61,10 +61,10 @@ AS_STORED = Shape()
 
 @dataclass(frozen=True)
 class Decoded:
-    """A picture that was read.
+    """A decoded picture.
 
     Attributes:
-        picture: gray or RGB, brought to the shape that was asked for.
+        picture: gray or RGB, converted to the requested shape.
         stored_size: width and height in the file, after it was turned upright.
         file: the file that it came from; None for bytes.
         sha256: SHA-256 of the file's content; empty for bytes.
@@ -79,12 +79,13 @@ class Decoded:
 def decode_picture(encoded: bytes | None) -> Image.Image:
     """Returns a picture in mode L or RGB, upright and opaque.
 
-    It is turned as its EXIF says and laid on white where it is transparent. Gray stays gray, with
-    or without transparency and whatever its depth (see `levels.to_gray`). Palettes become RGB. Of
-    an animation, the first frame counts.
+    The orientation of EXIF is applied, and transparent parts become white. Gray pictures stay gray,
+    with or without transparency and at any depth (see `levels.to_gray`). Palettes become RGB. The
+    first frame of an animation is used.
 
     Raises:
-        DatasetError: unreadable, incomplete, too large to be meant, or of values without a scale.
+        DatasetError: the picture is unreadable, incomplete, implausibly large, or has values
+            without a scale.
     """
     if encoded is None:
         raise DatasetError("no picture")
@@ -93,10 +94,10 @@ def decode_picture(encoded: bytes | None) -> Image.Image:
             it.load()
             upright = ImageOps.exif_transpose(it) if _EXIF_KEYS & it.info.keys() else it.copy()
             form = it.format
-    except UnidentifiedImageError as error:  # whose own text names an address in memory
+    except UnidentifiedImageError as error:  # its text contains an address in memory
         raise DatasetError("unreadable picture (of no known format)") from error
     except Exception as error:
-        # Of broken files, Pillow's plugins raise whatever the broken field leads them to.
+        # For broken files, Pillow's plugins raise exceptions of any kind.
         raise DatasetError(f"unreadable picture ({error})") from error
     return to_gray(upright, form) if is_deep(upright.mode) else _lay_on_white(upright)
 
@@ -113,9 +114,9 @@ def _lay_on_white(picture: Image.Image) -> Image.Image:
 def decode_all(
     sources: Iterable[Encoded], shape: Shape = AS_STORED, *, workers: int = _WORKERS
 ) -> Iterator[Decoded | DatasetError]:
-    """Yields the pictures, or why one cannot be read, in the order given whatever ``workers``.
+    """Yields the pictures, or the reason why one cannot be read, in the given order.
 
-    Few are in memory at once, so the sources may exceed the memory.
+    Only a few are in memory at a time, so the sources may exceed the memory.
     """
 
     def decode(source: Encoded) -> Decoded | DatasetError:
@@ -146,10 +147,10 @@ def _decode(source: Encoded, shape: Shape) -> Decoded:
 
 
 def complain(place: object, broken: list[str], count: int, *, strict: bool) -> None:
-    """Logs which of so many pictures are broken, if any: the first three, and how many more.
+    """Logs the broken pictures: the first three, and the number of the others.
 
     Raises:
-        DatasetError: with ``strict``, or because all of them are.
+        DatasetError: with ``strict``, or if all pictures are broken.
     """
     if not broken:
         return
@@ -161,7 +162,7 @@ def complain(place: object, broken: list[str], count: int, *, strict: bool) -> N
 
 
 def fit_picture(picture: Image.Image, shape: Shape) -> Image.Image:
-    """Returns a picture scaled, cropped and coloured as ``shape`` says."""
+    """Returns a picture scaled, cropped and converted to ``shape``."""
     if shape.size is not None and picture.size != (shape.size, shape.size):
         picture = ImageOps.fit(picture, (shape.size, shape.size), Image.Resampling.LANCZOS)
     if shape.channels is not None:
@@ -170,10 +171,10 @@ def fit_picture(picture: Image.Image, shape: Shape) -> Image.Image:
 
 
 class Stack:
-    """Pictures of one size, gathered in one array: gray while all are gray, RGB from then on.
+    """Collects pictures of one size in an array, which is gray until the first RGB picture.
 
     Args:
-        capacity: how many there can be.
+        capacity: largest number of pictures.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -183,20 +184,20 @@ class Stack:
         self._least, self._most = np.full(2, np.iinfo(np.int64).max), np.zeros(2, np.int64)
 
     def add(self, picture: Image.Image, place: str, stored_size: tuple[int, int]) -> None:
-        """Takes one more picture, gray or RGB.
+        """Adds a picture, gray or RGB.
 
         Args:
-            picture: what to add.
-            place: where it comes from.
-            stored_size: its width and height before it was brought to a shape.
+            picture: the picture.
+            place: its origin, for errors.
+            stored_size: its width and height before the conversion.
 
         Raises:
-            DatasetError: its size is not that of the first one.
+            DatasetError: its size differs from that of the first picture.
         """
         array = np.asarray(picture)
         array = array[..., np.newaxis] if picture.mode == "L" else array
         if self._images is None:
-            # Memory that is never written to is never taken, so broken pictures cost nothing.
+            # The system allocates memory on the first write, so broken pictures cost nothing.
             self._images = np.empty((self._capacity, *array.shape), np.uint8)
         elif array.shape[:2] != self._images.shape[1:3]:
             raise DatasetError(
@@ -216,13 +217,13 @@ class Stack:
         return images
 
     def images(self) -> NDArray[np.uint8]:
-        """Returns the pictures so far as uint8 [N, H, W, C]: C is 1 when all are gray, else 3."""
+        """Returns the pictures as uint8 [N, H, W, C]: C is 1 if all are gray, otherwise 3."""
         if self._images is None:
             return np.empty((0, 0, 0, 1), np.uint8)
         return self._images[: self._count]
 
     def remarks(self) -> tuple[str, ...]:
-        """Returns what is worth saying about the sizes in which the pictures were stored."""
+        """Returns remarks about the stored sizes of the pictures."""
         if not self._count or (self._most <= _MIXED * self._least).all():
             return ()
         (least_width, least_height), (most_width, most_height) = self._least, self._most
@@ -231,7 +232,7 @@ class Stack:
 
 
 def reshape_images(images: NDArray[np.uint8], shape: Shape) -> NDArray[np.uint8]:
-    """Returns images uint8 [N, H, W, C] brought to ``shape``; the same array if they have it."""
+    """Returns images uint8 [N, H, W, C] converted to ``shape``; the same array if they have it."""
     height, width, channels = images.shape[1:]
     wanted = shape.channels or channels
     size = (shape.size, shape.size) if shape.size else (height, width)

@@ -1,7 +1,7 @@
-"""Data sets by name: the published ones, and any folder that holds one.
+"""Loads data sets by name: the published ones, and those in any folder.
 
-A data set is looked for in each folder of a search path (``--data`` or ``IMAGEMINT_DATA``, then
-the user's cache) and downloaded into the cache when it stands in neither.
+A data set is searched in each folder of a search path (``--data`` or ``IMAGEMINT_DATA``, then the
+user's cache), and downloaded to the cache if it is in none of them.
 """
 
 from collections.abc import Callable
@@ -55,12 +55,12 @@ def load_dataset(
         data: folder that holds ``<name>/``. None: only the cache is searched.
         size: height and width that images are scaled and cropped to. None: as stored.
         channels: 1 for gray, 3 for RGB. None: as stored.
-        per_class: take only so many images of each class, for work with few data.
-        subset_seed: decides which.
+        per_class: number of images of each class, for experiments with few data. None: all.
+        subset_seed: seed of this selection.
         label_column: column or field that holds labels. None: the usual names.
         image_column: column that holds pictures or their file names. None: the usual names.
         class_labels: names of the classes, by index. None: those of the data set.
-        strict: a broken picture is an error; otherwise it is left out and named.
+        strict: whether a broken picture is an error; otherwise it is left out and named.
 
     Raises:
         DatasetError: unknown name; not found and not downloadable, naming what was tried; a file
@@ -90,8 +90,8 @@ def load_path(path: Path, split: Split, reading: Reading) -> LabelledImages:
     `load_webdataset`). A file is a Parquet file, a table or a shard.
 
     Raises:
-        DatasetError: another file; a label column is named, and there is no table; or as those
-            readers.
+        DatasetError: the file has another format; a label column is named, and there is no table;
+            or as in these readers.
     """
     if path.is_file():
         return _load_file(path, split, reading)
@@ -170,7 +170,7 @@ _MNIST_LICENSE = "CC-BY-SA-3.0 (MNIST: Y. LeCun, C. Cortes, C. Burges)"
 _CIFAR_LICENSE = "none stated (CIFAR-10: A. Krizhevsky, 2009)"
 _EMOJI_LICENSE = "Apache-2.0 (Noto Emoji: Google; flags are in the public domain)"
 _STACKS = {"train": 128_000, "test": 30_000}  # 301 and 71 MB
-# The digest that others quote is of the archive as it is published.
+# The usual digest is that of the published archive.
 _CIFAR = Source(
     "cifar10/cifar-10-binary.tar.gz",
     "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
@@ -203,7 +203,7 @@ def _load_stacked_mnist(split: Split, data: Path | None) -> LabelledImages:
 
 
 def _load_cifar10(split: Split, data: Path | None) -> LabelledImages:
-    """Reads the Parquet file where there is one, else the publisher's archive, which it fetches."""
+    """Reads the Parquet file if there is one, otherwise the publisher's archive."""
     path = f"cifar10/{split}-00000-of-00001.parquet"
     if any((folder / path).is_file() for folder in search_path(data)):
         return _load_parquet("cifar10", split, data, _CIFAR_LICENSE)

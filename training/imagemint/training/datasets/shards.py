@@ -1,4 +1,4 @@
-"""Files that hold a part of a split each, found by their names."""
+"""Finds the shards of data sets by the names of files."""
 
 import re
 from pathlib import Path
@@ -18,7 +18,8 @@ def find_shards(folder: Path, suffixes: tuple[str, ...]) -> dict[str, list[Path]
     otherwise to the training split. A file is its own training split.
 
     Raises:
-        DatasetError: a shard is missing, there are several data sets, or no training split.
+        DatasetError: a shard is missing, there are several data sets, or there is no training
+            split.
     """
     if folder.is_file():
         return {"train": [folder]}

@@ -1,4 +1,4 @@
-"""Usual names of splits, and how data without splits are divided."""
+"""Knows the usual names of splits, and divides data without splits."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -12,7 +12,7 @@ from imagemint.training.datasets.images import Split
 T = TypeVar("T")
 
 HELD_OUT = 10
-"""One picture in so many of each class is for testing, in data without splits."""
+"""In data without splits, one picture of this number of each class is for testing."""
 SPLIT_NAMES: dict[str, str] = {
     "train": "train",
     "training": "train",
@@ -31,21 +31,21 @@ def find_split_name(name: str) -> str | None:
 
 
 def extract_first_word(name: str) -> str:
-    """Returns the beginning of a file name, where shards tell their split: train-00000.tar."""
+    """Returns the beginning of a file name, which names the split of a shard: train-00000.tar."""
     return re.split(r"[-_.]", name)[0]
 
 
 def choose_split(parts: Collection[str], split: Split) -> str:
-    """Returns which of the parts of a data set to read for a split.
+    """Returns the part of a data set to read for a split.
 
-    Validation stands in where there is no test split. Where there is neither, the answer for
-    ``test`` is ``train``, of which `select_held_out` then takes a tenth.
+    Validation replaces a missing test split. If there is neither, the result for ``test`` is
+    ``train``, of which `select_held_out` then takes a tenth.
     """
     return next((part for part in (split, "validation") if part in parts), "train")
 
 
 def describe_unused_splits(parts: Mapping[str, T]) -> tuple[str, ...]:
-    """Returns what to say about parts that no split uses."""
+    """Returns remarks about parts that no split uses."""
     if {"test", "validation"} <= parts.keys():
         return ("the validation split is not used: the test split is for testing",)
     return ()

@@ -14,15 +14,16 @@ _STREAM = 7
 
 
 def stack_digits(digits: LabelledImages, count: int, seed: int = 0) -> LabelledImages:
-    """Returns RGB images whose channels are three gray images, each drawn by itself.
+    """Returns RGB images whose channels are three independently drawn gray images.
 
-    Stack i is a function of digits, seed and i: more stacks begin with the fewer. Labels are the
-    numbers that the digits spell, red first: ten classes give a thousand.
+    Stack i is a function of digits, seed and i, so a smaller data set is the beginning of a larger
+    one. Labels are the numbers that the digits form, red first: ten classes give a thousand.
 
     Args:
         digits: gray images [N, H, W, 1] of K classes.
-        count: stacks; 2,352 bytes each for MNIST. Papers take 25,600 to 128,000 and more.
-        seed: decides which digits meet.
+        count: number of stacks; each has 2,352 bytes for MNIST. Papers use 25,600 to 128,000 and
+            more.
+        seed: determines the digits of each stack.
     """
     rng = np.random.Generator(np.random.Philox(key=np.array([seed, _STREAM], np.uint64)))
     rows = rng.integers(0, len(digits), (count, STACK))

@@ -14,10 +14,11 @@ from imagemint.training.errors import DatasetError
 def select_per_class(data: LabelledImages, count: int, *, seed: int = 0) -> LabelledImages:
     """Returns ``count`` images of each class, drawn by ``seed``, in the order of the data.
 
-    The draw of a class depends on nothing else, and a smaller count's is part of a larger one's.
+    The selection of a class depends on nothing else, and that of a smaller count is part of that of
+    a larger one.
 
     Raises:
-        DatasetError: a class has fewer; it is named.
+        DatasetError: a class has fewer images; the message names it.
     """
     if count < 1:
         raise DatasetError(f"{data.name}: {count} images of each class are none")
@@ -36,7 +37,7 @@ def select_per_class(data: LabelledImages, count: int, *, seed: int = 0) -> Labe
 
 
 def select_rows(data: LabelledImages, rows: NDArray[np.int64]) -> LabelledImages:
-    """Returns the images of these rows int64 [M], with what is known of each."""
+    """Returns the images of these rows int64 [M], with their labels, texts and attributes."""
     return replace(
         data,
         images=data.images[rows],
@@ -48,7 +49,7 @@ def select_rows(data: LabelledImages, rows: NDArray[np.int64]) -> LabelledImages
 
 
 def bring_to_shape(data: LabelledImages, shape: Shape) -> LabelledImages:
-    """Returns the data with its images scaled, cropped and coloured; itself where they fit."""
+    """Returns the data with its images scaled, cropped and converted; unchanged if they fit."""
     images = reshape_images(data.images, shape)
     if images is data.images:
         return data

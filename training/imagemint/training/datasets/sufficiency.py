@@ -1,4 +1,4 @@
-"""How many pictures each part of training and evaluation needs.
+"""Checks whether there are enough pictures for each part of training and evaluation.
 
 A part with too few pictures is left out, with a warning before the first step, or refused.
 """
@@ -11,18 +11,18 @@ from imagemint.training.datasets import LabelledImages
 from imagemint.training.errors import DatasetError
 
 VARIETY = 2
-"""Pictures of a class between which a difference can be seen, for the collapse watch."""
+"""Pictures of a class that the collapse watch needs to measure a difference."""
 NEIGHBOURS = 5
 """Neighbours whose distance is the radius of a neighbourhood: coverage, precision and recall."""
 COMPARABLE = NEIGHBOURS + 1
-"""Pictures of each kind that an evaluation needs at least: a point and its neighbours."""
+"""Smallest number of pictures of each kind for an evaluation: a point and its neighbours."""
 STEADY = 1_000
-"""Test pictures below which distances are mostly noise."""
+"""Number of test pictures below which distances are mostly noise."""
 _SHOWN = 5
 
 
 def find_shortages(data: LabelledImages, batch_size: int, *, by_class: bool) -> list[str]:
-    """Returns what a run leaves out for lack of training pictures, a sentence each.
+    """Returns sentences about the parts that a run omits because of too few training pictures.
 
     Args:
         data: training pictures.
@@ -52,7 +52,7 @@ def find_shortages(data: LabelledImages, batch_size: int, *, by_class: bool) -> 
 
 
 def find_evaluation_shortages(test: LabelledImages) -> list[str]:
-    """Returns which figures of an evaluation are unreliable or missing, a sentence each."""
+    """Returns sentences about figures of an evaluation that are unreliable or missing."""
     said = []
     counts = np.bincount(test.labels, minlength=len(test.class_labels))
     empty = [test.class_labels[label] for label in np.flatnonzero(counts == 0)]
@@ -72,10 +72,10 @@ def find_evaluation_shortages(test: LabelledImages) -> list[str]:
 
 
 def count_classifier_steps(count: int, epochs: int, batch_size: int) -> int:
-    """Returns the steps of a classifier's training on so many pictures.
+    """Returns the number of steps of a classifier's training on this number of pictures.
 
     Raises:
-        DatasetError: they are not enough for a single batch.
+        DatasetError: there are not enough for a single batch.
     """
     steps = epochs * count // batch_size
     if steps < 1:

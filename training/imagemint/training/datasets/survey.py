@@ -1,4 +1,4 @@
-"""Summarises a data set and finds what looks wrong with it."""
+"""Summarises a data set and finds possible problems."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from imagemint.training.datasets.splits import HELD_OUT, find_split_name
 _SAMPLED = 2_000  # pictures that are compared with each other
 _ALIKE = 2.0  # levels: pictures whose pixels deviate less from their mean are nearly the same
 _DARK = 16  # levels: pictures without anything brighter are nearly black
-_RARE = 50  # a class with so many times fewer pictures than the largest is hardly learnt
+_RARE = 50  # a class with fewer pictures than the largest by this factor is hardly learnt
 _SHOWN = 5
 
 
@@ -38,7 +38,7 @@ def summarise(train: LabelledImages, test: LabelledImages | None) -> dict[str, A
 
 
 def find_doubts(data: LabelledImages) -> list[str]:
-    """Returns what looks wrong with training pictures, a sentence each; none if nothing does."""
+    """Returns sentences about possible problems of training pictures."""
     return [*_doubtful_classes(data), *_doubtful_pictures(data)]
 
 

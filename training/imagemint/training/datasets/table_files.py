@@ -1,4 +1,4 @@
-"""Reading of tables that name picture files: CSV, TSV and JSON Lines."""
+"""Reads tables that name picture files: CSV, TSV and JSON Lines."""
 
 import csv
 import json
@@ -15,7 +15,7 @@ from imagemint.training.errors import DatasetError
 
 TABLES = frozenset({".csv", ".tsv", ".jsonl", ".ndjson"})
 _DELIMITERS = ",;\t|"
-_PROBED = 50  # rows that are tried before a column is said to name no pictures
+_PROBED = 50  # rows to try before deciding that a column names no pictures
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Table:
     """A table that names pictures.
 
     Attributes:
-        path: where it is.
+        path: path of the table.
         rows: cells by column.
         columns: in the order of the file.
         files: the column that names pictures.
@@ -40,7 +40,7 @@ class Table:
 
 
 class PictureIndex:
-    """Finds the pictures below a folder by what tables call them.
+    """Finds the pictures below a folder by their names in tables.
 
     Args:
         tree: the folder.
@@ -53,7 +53,7 @@ class PictureIndex:
             self._by_name[path.stem].append(path)
 
     def find(self, name: object, beside: Path) -> Encoded:
-        """Returns the picture of this name, or why there is none.
+        """Returns the picture of this name, or the reason why there is none.
 
         Args:
             name: path relative to the table's folder, or a file name that is found at any depth,
@@ -93,7 +93,7 @@ def open_table(
         label_column: the column that holds labels. None: one of the usual names.
 
     Raises:
-        DatasetError: not such a file.
+        DatasetError: the file is not such a table.
     """
     try:
         text = path.read_text("utf-8-sig")

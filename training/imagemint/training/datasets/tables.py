@@ -1,7 +1,7 @@
-"""Pictures that a table lists by file name, with their labels.
+"""Reads pictures that a table lists by file name, with their labels.
 
-So does the Hugging Face image folder (``metadata.csv`` or ``metadata.jsonl`` beside the pictures),
-and so do most competitions (``train.csv`` with an ``id`` and a ``label``).
+Such tables are in the image folders of Hugging Face (``metadata.csv`` or ``metadata.jsonl`` beside
+the pictures) and in most competitions (``train.csv`` with an ``id`` and a ``label``).
 """
 
 import hashlib
@@ -54,9 +54,9 @@ def load_tables(
 
     Args:
         tree: the folder.
-        split: which part.
+        split: name of the split.
         reading: columns, shape, names of classes and strictness.
-        only: the one table to read.
+        only: the only table to read.
 
     Raises:
         DatasetError: the column that was asked for is missing, a label is none of the classes,
@@ -77,7 +77,7 @@ def load_tables(
 
 
 def describe_unused_tables(tree: Folder) -> tuple[str, ...]:
-    """Returns what to say of the tables in a folder from which no labels were taken."""
+    """Returns a remark about the tables in a folder that were not used for labels."""
     names = [path.name for path in _tables_in(tree)]
     if not names:
         return ()
@@ -90,7 +90,7 @@ def _tables_in(tree: Folder) -> Iterator[Path]:
     inner = [folder for folder in top.folders if find_split_name(folder.name)]
     for folder in [tree, *([] if top is tree else [top]), *inner]:
         for path in folder.others:
-            # Competitions add a sample of what to hand in, whose labels are made up.
+            # Competitions add a sample submission, whose labels are invented.
             if path.suffix.lower() in TABLES and "submission" not in path.stem.casefold():
                 yield path
 
@@ -165,7 +165,7 @@ def _rows(table: Table, tree: Folder, index: PictureIndex) -> Iterator[_Row]:
 
 
 def _split_of(cells: dict[str, Any], file: str, source: Encoded, tree: Folder) -> str | None:
-    """Returns the split of one row, by its column ``split`` or the folders around its picture."""
+    """Returns the split of one row, by its column ``split`` or the folders of its picture."""
     told = find_split_name(str(cells.get("split") or ""))
     if told is not None:
         return told

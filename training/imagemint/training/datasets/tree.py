@@ -1,4 +1,4 @@
-"""The pictures below a folder, without what archivers, notebooks and file managers leave there."""
+"""Finds the pictures below a folder, without files of archivers, notebooks and file managers."""
 
 import os
 import stat
@@ -12,7 +12,7 @@ from imagemint.training.errors import DatasetError
 SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 )
-# Besides hidden ones. Compared without case.
+# Names besides hidden ones, compared without case.
 _STRAY_FOLDERS = frozenset(
     {
         "__macosx",
@@ -32,8 +32,8 @@ class Folder:
     """A folder that holds pictures, directly or further down.
 
     Attributes:
-        path: where it is.
-        pictures: those that lie directly in it, sorted by name.
+        path: path of the folder.
+        pictures: pictures directly in it, sorted by name.
         folders: its folders that hold pictures, sorted by name.
         others: its other files, which may be lists of labels.
         bare: names of its folders without any picture; stray folders are not among them.
@@ -66,7 +66,7 @@ class Folder:
 
 
 def is_stray(name: str) -> bool:
-    """Returns whether a file or folder of this name is no data: hidden, or left by a tool."""
+    """Returns whether a file or folder of this name is no data, but hidden or left by a tool."""
     return name.startswith(".") or name.casefold() in _STRAY_FOLDERS
 
 
@@ -77,7 +77,7 @@ def scan(path: Path) -> Folder:
     A link to a missing picture counts as a picture, so that reading it names it.
 
     Raises:
-        DatasetError: no such folder, or one that may not be read.
+        DatasetError: the folder does not exist, or cannot be read.
     """
     if not path.is_dir():
         raise DatasetError(f"{path}: no such folder")
@@ -112,5 +112,8 @@ def _name(entry: os.DirEntry[str]) -> str:
 
 
 def _is_dangling(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is a link to nothing. Pipes and sockets are no pictures and would block."""
+    """Returns whether an entry is a broken link.
+
+    Pipes and sockets do not count: reading them blocks.
+    """
     return stat.S_ISLNK(entry.stat(follow_symlinks=False).st_mode) and not Path(entry.path).exists()

@@ -1,4 +1,4 @@
-"""Image data sets in tar shards, as WebDataset lays them out.
+"""Reads image data sets in tar shards, in the layout of WebDataset.
 
 Files of one name, up to its first dot, are one sample: ``000017.jpg`` beside ``000017.cls``. See
 https://github.com/webdataset/webdataset for the format. The shards are read once for the labels
@@ -38,11 +38,11 @@ _FOLDER = "the folder in the shard"
 
 @dataclass
 class _Sample:
-    """What is known of one sample before its picture is read.
+    """The data of one sample before its picture is read.
 
     Attributes:
         shard: the file.
-        key: what its members have in common.
+        key: common part of the names of its members.
         pictures: offset and size of each picture in the shard, by suffix.
         fields: small members by suffix, and the fields of the JSON object.
     """
@@ -62,8 +62,8 @@ def load_webdataset(folder: Path, split: Split, reading: Reading) -> LabelledIma
     texts, unless it is named as the label column.
 
     Args:
-        folder: where the shards lie, or one shard, which has no splits.
-        split: which part.
+        folder: folder of the shards, or one shard, which has no splits.
+        split: name of the split.
         reading: suffix of pictures (``image_column``), labels, shape and strictness.
 
     Raises:
@@ -132,14 +132,14 @@ def _samples(path: Path) -> list[_Sample]:
                 sample.pictures[suffix.lower()] = (member.offset_data, member.size)
             elif content := archive.extractfile(member):
                 sample.fields |= _fields(suffix.lower(), content.read(), f"{path}, {member.name}")
-        # tarfile takes whatever is no header for the end.
+        # tarfile treats an invalid header as the end.
         if _read(archive, archive.offset, tarfile.BLOCKSIZE).strip(b"\0"):
             raise tarfile.ReadError(f"no member begins at byte {archive.offset}")
     return list(samples.values())
 
 
 def _fields(suffix: str, content: bytes, place: str) -> dict[str, Any]:
-    """Returns what a small member tells: its text by suffix, or the fields of its JSON object."""
+    """Returns the content of a small member: its text by suffix, or the fields of its JSON."""
     if suffix == "json":
         try:
             fields = json.loads(content)
@@ -150,18 +150,18 @@ def _fields(suffix: str, content: bytes, place: str) -> dict[str, Any]:
 
 
 def _pictures(samples: Sequence[_Sample], suffix: str) -> Iterator[Encoded]:
-    """Yields the picture of each sample, None where it has none."""
+    """Yields the picture of each sample; None for a sample without a picture."""
     for shard, own in groupby(samples, key=lambda sample: sample.shard):
         with _open(shard) as archive:
             for sample in own:
                 first = next(iter(sample.pictures.values()), None)
                 place = sample.pictures.get(suffix, first)
-                # By offset, because tarfile looks a name up from the beginning each time.
+                # By offset, because tarfile searches a name from the beginning each time.
                 yield _read(archive, *place) if place else None
 
 
 def _read(archive: tarfile.TarFile, offset: int, size: int) -> bytes:
-    file: Any = archive.fileobj  # typed as what can be written to, too
+    file: Any = archive.fileobj  # the type in the stubs is writable, too
     file.seek(offset)
     content: bytes = file.read(size)
     return content
@@ -171,7 +171,7 @@ def _read(archive: tarfile.TarFile, offset: int, size: int) -> bytes:
 
 
 def _label_column(samples: Sequence[_Sample], asked: str | None) -> str | None:
-    """Returns the field of labels, `_FOLDER` for the folders in the shards; None if neither is."""
+    """Returns the field of labels, `_FOLDER` for folders in the shards, or None without labels."""
     there = list(dict.fromkeys(name for sample in samples for name in sample.fields))
     usual = (*_LABELS, *columns.LABELS)
     found = columns.find_column(there, usual, asked=asked, flag="--label-column")
@@ -181,7 +181,7 @@ def _label_column(samples: Sequence[_Sample], asked: str | None) -> str | None:
 
 
 def _picture_suffix(samples: Sequence[_Sample], asked: str | None) -> str:
-    """Returns the suffix of the pictures to take of samples that have several."""
+    """Returns the suffix of the pictures to use if samples have several."""
     there = list(dict.fromkeys(suffix for sample in samples for suffix in sample.pictures))
     if asked is None:
         return there[0]
