@@ -1,4 +1,4 @@
-"""What can go wrong in training.
+"""Errors of training.
 
 TrainingError
 ├── DatasetError           data missing, damaged or of the wrong shape
@@ -16,28 +16,28 @@ class TrainingError(Exception):
 
 
 class DatasetError(TrainingError):
-    """Data missing, damaged or of the wrong shape; the text names every place that was tried."""
+    """Data are missing, damaged or of the wrong shape. The message names all searched places."""
 
 
 class CheckpointError(TrainingError):
-    """A checkpoint that is missing, damaged, or was made by another recipe or other options."""
+    """A checkpoint is missing, damaged, or was made with another recipe or other options."""
 
 
 class ProcessesError(TrainingError):
-    """What several processes cannot do together, or could not join for."""
+    """Several processes cannot do this together, or could not connect."""
 
 
 class TrainingFailed(TrainingError):  # noqa: N818 - it names what happened
-    """The run went wrong; the last good checkpoint is kept."""
+    """The run failed; the last good checkpoint is kept."""
 
 
 class LossNotFinite(TrainingFailed):
-    """A loss turned NaN or infinite."""
+    """A loss became NaN or infinite."""
 
 
 class Diverged(TrainingFailed):
-    """The losses are many times what they used to be."""
+    """The losses are far larger than usual."""
 
 
 class ModeCollapse(TrainingFailed):
-    """Images of one class are all but the same, for longer than a run takes to recover."""
+    """Images of one class have been nearly equal for longer than a run takes to recover."""

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation that people look at."""
+"""Draws the pictures of an evaluation."""
 
 import json
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from imagemint.training.evaluation_report import EvaluationFigure
 from imagemint.training.loop.samples import arrange_grid
 
 _ROWS, _STEPS = 10, 10
-_SUSPECTS = 500  # images among which those nearest to a training image are looked for
+_SUSPECTS = 500  # images to search for those nearest to a training image
 _HISTORY = "history.jsonl"
 
 
@@ -26,7 +26,7 @@ class Album:
     """A folder of pictures.
 
     Args:
-        folder: where they go; created when missing.
+        folder: path of the folder; created if missing.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -34,7 +34,7 @@ class Album:
         folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, source: Source, seed: int, sample: Sample, reals: Reals) -> None:
-        """Draws ``grid.png``, ``nearest.png`` and, where there are latents, several more.
+        """Draws ``grid.png``, ``nearest.png`` and, for sources with latents, several more.
 
         The grid shows the first images of the seed, unselected. Where there are classes, each row
         shows ten images of one class: they should differ as much as real images of that class do.
@@ -55,11 +55,11 @@ class Album:
                 self._save(f"{name}.png", images, columns)
 
     def curves(self, images_seen: int | None, figures: Sequence[EvaluationFigure]) -> None:
-        """Adds the figures to ``history.jsonl``, and draws them all over training as curves.png.
+        """Adds the figures to ``history.jsonl``, and draws all of its figures as curves.png.
 
         Args:
-            images_seen: how far training was; None for a source that does not tell.
-            figures: measured there.
+            images_seen: images seen in training; None if unknown.
+            figures: the measured figures.
         """
         if images_seen is None:
             return
@@ -98,7 +98,7 @@ def draw_curves(
 
 
 def _grid(sample: Sample) -> NDArray[np.uint8]:
-    """A hundred images; with classes, a row holds the first ten of each, up to ten classes."""
+    """Returns a hundred images; with classes, a row has ten of each, up to ten classes."""
     if sample.classes is None:
         return sample.images[: _ROWS * _ROWS]
     rows = [np.flatnonzero(sample.classes == label)[:_ROWS] for label in range(_ROWS)]
@@ -107,7 +107,7 @@ def _grid(sample: Sample) -> NDArray[np.uint8]:
 
 
 def _pairs(sample: Sample, known: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Generated images, then the known ones nearest to them."""
+    """Returns generated images, and the known images nearest to them."""
     images = sample.images[:_SUSPECTS]
     distances, nearest = nearest_training_images(images, known)
     worst = np.argsort(distances)
@@ -119,7 +119,7 @@ def _pairs(sample: Sample, known: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _between(source: LatentSource, seed: int) -> NDArray[np.uint8]:
-    """Ten walks between two latents each, along the sphere, within one class."""
+    """Returns images of ten walks between two latents along the sphere, each within one class."""
     ends = latents(seed, 0, 2 * _ROWS, source.z_dim, distribution=source.distribution)
     z = np.concatenate([_walk(*ends[2 * row : 2 * row + 2]) for row in range(_ROWS)])
     if source.captions is not None:
@@ -134,10 +134,10 @@ def _between(source: LatentSource, seed: int) -> NDArray[np.uint8]:
 
 
 def _walk(start: NDArray[np.float32], end: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Latents [10, z_dim] from one to another on the arc between them.
+    """Returns latents [10, z_dim] on the arc between two latents.
 
-    On a straight line their length would fall to 0.7 half-way, where no latent of many dimensions
-    ever is. White, "Sampling Generative Networks" (2016).
+    On a straight line, their length would fall to 0.7 half-way, which latents of many dimensions
+    never have. White, "Sampling Generative Networks" (2016).
     """
     cosine = start @ end / (np.linalg.norm(start) * np.linalg.norm(end))
     angle = np.arccos(np.clip(cosine, -1, 1))

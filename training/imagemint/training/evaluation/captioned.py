@@ -1,4 +1,4 @@
-"""Whether images of people show what their captions name, and vary in what these leave open."""
+"""Measures whether images of people show what their captions name, and vary otherwise."""
 
 from collections.abc import Iterator, Sequence
 
@@ -26,16 +26,16 @@ _MANNERS: tuple[tuple[Manner, str, str], ...] = (
     ("order", "caption_accuracy_other_order", "the same with the phrases in another order"),
     ("part", "caption_accuracy_parts", "captions that name a part of the person"),
 )
-_STYLE = "top"  # a caption names it of bald people only
+_STYLE = "top"  # only captions of bald people name it
 
 Seen = dict[str, NDArray[np.int64]]
-"""The values that the judge sees in N images, int64 [N], by attribute of `READ`."""
+"""The values that the judge recognises in N images, int64 [N], by attribute of `READ`."""
 
 
 def draw_images(
     source: Source, test: LabelledImages, seed: int, samples: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None]:
-    """Returns images at indices 0 to ``samples - 1`` of a seed, and the classes asked for.
+    """Returns images at indices 0 to ``samples - 1`` of a seed, and the requested classes.
 
     A model that takes captions is given those of the test split in turn, which name the classes.
     """
@@ -48,15 +48,15 @@ def draw_images(
 def caption_figures(
     source: Source, judge: Extractor | None, test: LabelledImages, seed: int
 ) -> Iterator[Measured]:
-    """Yields how well images obey captions of the first 2,000 people of the test split.
+    """Yields how well images match captions of the first 2,000 people of the test split.
 
-    Nothing if the source takes no captions, or judge or split do not know the attributes of
+    Yields nothing if the source takes no captions, or if judge or split lack the attributes of
     `avatars64`.
 
     Args:
         source: a generator.
-        judge: sees the attributes of people.
-        test: people.
+        judge: recognises the attributes of people.
+        test: pictures of people.
         seed: seed of the latents.
     """
     if not takes_captions(source):
@@ -101,12 +101,12 @@ def _draw_captions(people: NDArray[np.int64], manner: Manner) -> list[Caption]:
 def _shares(
     captions: Sequence[Caption], seen: Seen, hidden: dict[str, NDArray[np.bool_]]
 ) -> dict[str, float]:
-    """Returns the share of images that show what is named, for each attribute that any names.
+    """Returns the share of images that show the named value, for each attribute that is named.
 
     Args:
         captions: captions of N images.
-        seen: in these images.
-        hidden: where the person that a caption was drawn from does not show an attribute, bool [N].
+        seen: recognised values of these images.
+        hidden: whether the person of a caption does not show an attribute, bool [N].
     """
     shares = {}
     for name, values in READ.items():

@@ -24,11 +24,11 @@ _RECALIBRATION_BATCHES = 40
 def discriminator_figures(
     source: RunSource, train: LabelledImages, test: LabelledImages
 ) -> list[EvaluationFigure]:
-    """Returns the accuracy of a run's D as a classifier of real images; [] if D is none.
+    """Returns the accuracy of a run's D as a classifier of real images; [] if it is no classifier.
 
     Args:
         source: the run.
-        train: its data, for the number of labels that it saw and for batch normalisation.
+        train: its training data, for the number of visible labels and for batch normalisation.
         test: images to classify.
 
     Raises:
@@ -57,9 +57,9 @@ def discriminator_figures(
 
 @torch.no_grad()
 def _recalibrate(D: Discriminator, train: LabelledImages) -> None:
-    """Measures the statistics of batch normalisation anew, on real images alone.
+    """Measures the statistics of batch normalisation again, only on real images.
 
-    In training, batches of real and of generated images took turns to move them.
+    In training, batches of real and of generated images update them in turn.
     """
     layers = [layer for layer in D.modules() if isinstance(layer, nn.BatchNorm2d)]
     for layer in layers:
@@ -78,7 +78,7 @@ def _recalibrate(D: Discriminator, train: LabelledImages) -> None:
 
 @torch.no_grad()
 def _read(D: Discriminator, head: str, data: LabelledImages) -> NDArray[np.int64]:
-    """Returns the likeliest output of a head for each image: int64 [N]."""
+    """Returns the most likely output of a head for each image: int64 [N]."""
     parts = [
         D.heads[head](D.phi(_to_network(data.images[i : i + _BATCH], D), None)).argmax(dim=1)
         for i in range(0, len(data), _BATCH)

@@ -1,4 +1,4 @@
-"""Compares two sources of the same images: what a cheaper one costs in quality."""
+"""Compares two sources of the same images, to measure the loss of quality of a cheaper one."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +11,8 @@ from imagemint.training.evaluation.extractors import Extractor
 from imagemint.training.evaluation.sources import Source
 from imagemint.training.metrics import class_accuracy, frechet_distance
 
-_SEEN = 10_000  # test images compared with, the first
-_FIRST_SEED = 1_000  # not those that anything was tuned by
+_SEEN = 10_000  # number of test images for the comparison
+_FIRST_SEED = 1_000  # not the seeds that anything was tuned with
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Difference:
     """Absolute differences of single values of the same images, in levels of 255.
 
     Attributes:
-        images: images compared.
+        images: number of compared images.
         mean: mean of all values.
         maximum: maximum of all values.
         differing_share: share of values that differ at all.
@@ -36,15 +36,15 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One figure of both, the mean over the seeds.
+    """One figure of both sources, the mean over the seeds.
 
     Attributes:
-        metric: its name.
+        metric: name of the figure.
         value: value of the compared source.
         model: value of the reference.
-        noise: standard deviation of the latter over the seeds, or what one image in a sample is
-            worth, if that is more.
-        loss: how much worse the value is; negative where it is better.
+        noise: standard deviation of the reference over the seeds, or the effect of one image, if
+            that is larger.
+        loss: how much worse the value is; negative if it is better.
     """
 
     metric: str
@@ -56,14 +56,14 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Compared:
-    """All that was found.
+    """The result of a comparison.
 
     Attributes:
         difference: difference of the pixels.
-        figures: Frechet distance and, where classes can be asked for and seen, their accuracy.
-        protocol: how.
+        figures: Frechet distance and, if classes can be requested and recognised, their accuracy.
+        protocol: description of the method.
         samples: images of a seed.
-        seeds: seeds.
+        seeds: number of seeds.
     """
 
     difference: Difference
@@ -86,7 +86,7 @@ def compare(
     """Returns how images of ``other`` differ from those of ``model`` for the same serials.
 
     Args:
-        model: the reference, whose own noise is measured, too.
+        model: the reference, whose noise is measured, too.
         other: the source that is compared with it.
         extractor: network whose features are compared.
         judge: network that classifies the images; None if there is none.
@@ -95,7 +95,7 @@ def compare(
         seeds: how many, 2 or more.
 
     Raises:
-        DatasetError: the model does not name its data set, or that is missing.
+        DatasetError: the model does not name its data set, or the data set is missing.
     """
     dataset = model.dataset or (extractor.trained_on or "").rpartition("/")[0]
     real = extractor.look(load_dataset(dataset, "test", data).images[:_SEEN]).features
@@ -120,7 +120,7 @@ def compare(
 
 
 class _Totals:
-    """Counts differences of batches that are too large to be kept."""
+    """Sums up differences of batches, because all images together are too large."""
 
     def __init__(self) -> None:
         self._levels = np.zeros(256, np.int64)

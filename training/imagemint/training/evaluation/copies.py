@@ -1,10 +1,10 @@
-"""How near generated images come to training images, if need be after a small shift.
+"""Measures how near generated images are to training images, up to a small shift.
 
-A copy that is shifted by a pixel is as far from its original, pixel by pixel, as another image: of
-500 digits shifted so, a plain distance finds none. So each image is compared with every shift of a
+Pixel by pixel, a copy that is shifted by a pixel is as far from its original as another image: a
+plain distance finds none of 500 such digits. Therefore each image is compared with every shift of a
 training image by up to a fourteenth of the size (2 pixels of 28), inside a window that all shifts
-leave full. Only the 16 training images that are nearest in a blurred view, under the same shifts,
-are compared pixel by pixel: all of them would take an hour.
+cover. Only the 16 training images that are nearest in a blurred view, under the same shifts, are
+compared pixel by pixel, because all of them would take an hour.
 """
 
 from itertools import product
@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 _SHIFT_SHARE = 14
-_BLURRED_SIZE = 6  # of the blurred view, a side
+_BLURRED_SIZE = 6  # tiles on each side of the blurred view
 _CANDIDATES = 16
-_BLOCK = 5_000  # training images whose blurred view is compared at once
-_CHUNK = 200  # images compared with their candidates at once
+_BLOCK = 5_000  # training images whose blurred views are compared at a time
+_CHUNK = 200  # images that are compared with their candidates at a time
 
 Images = NDArray[np.uint8]
 _Distances = NDArray[np.float32]
@@ -25,14 +25,15 @@ _Distances = NDArray[np.float32]
 def nearest_training_images(
     images: Images, known: Images
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Returns how far from each image the nearest known one is, and which: [N] each.
+    """Returns the distance of each image to the nearest known one, and the row of that: [N] each.
 
     The distance is the Euclidean one, in levels, between the middle of the image and the best
-    window of the known image. Real images that were never seen have such a distance too: compare.
+    window of the known image. Unseen real images have such a distance, too, so compare it with
+    theirs.
 
     Args:
         images: uint8 [N, H, W, C].
-        known: uint8 [M, H, W, C]; one or more.
+        known: uint8 [M, H, W, C], M 1 or more.
     """
     margin = max(images.shape[1] // _SHIFT_SHARE, 1)
     candidates = _candidates(images, known, margin)
@@ -48,9 +49,10 @@ def nearest_training_images(
 
 
 def _least_over_shifts(images: Images, known: Images, margin: int) -> NDArray[np.float64]:
-    """Smallest squared distances [N, M] over all shifts, of images [N, ...] and known [N, M, ...].
+    """Returns the smallest squared distances [N, M] over all shifts of images and known images.
 
-    Each product of windows is exact: the sums stay below 2^53.
+    Images are [N, ...], known images [N, M, ...]. Products of windows are exact, because sums are
+    below 2^53.
     """
     height, width = images.shape[1:3]
     middle = images[:, margin : height - margin, margin : width - margin]
@@ -72,7 +74,7 @@ def _least_over_shifts(images: Images, known: Images, margin: int) -> NDArray[np
 
 
 def _candidates(images: Images, known: Images, margin: int) -> NDArray[np.int64]:
-    """The rows of the known images that are nearest in a blurred view: int64 [N, 16 or fewer]."""
+    """Returns the rows of the nearest known images in a blurred view: int64 [N, 16 or fewer]."""
     height, width = images.shape[1:3]
     views = [
         _blur(images[:, down : down + height - 2 * margin, right : right + width - 2 * margin])
@@ -94,7 +96,7 @@ def _candidates(images: Images, known: Images, margin: int) -> NDArray[np.int64]
 
 
 def _nearest_view(views: list[NDArray[np.float32]], known: NDArray[np.float32]) -> _Distances:
-    """Squared distances [N, M] from the nearest view of each image to each known one."""
+    """Returns squared distances [N, M] from the nearest view of each image to each known one."""
     # (-2 v, |v|^2, 1) . (k, 1, |k|^2) = |v - k|^2, in one product.
     one = np.ones((len(known), 1), np.float32)
     theirs = np.concatenate([known, one, np.square(known).sum(axis=1, keepdims=True)], axis=1)
@@ -107,7 +109,7 @@ def _nearest_view(views: list[NDArray[np.float32]], known: NDArray[np.float32]) 
 
 
 def _blur(images: Images) -> NDArray[np.float32]:
-    """Means over tiles, 6 or 7 a side: float32 [N, d]."""
+    """Returns means over tiles, 6 or 7 on each side: float32 [N, d]."""
     tile = max(images.shape[1] // _BLURRED_SIZE, 1)
     height, width = (size - size % tile for size in images.shape[1:3])
     cut = images[:, :height, :width].astype(np.float32)

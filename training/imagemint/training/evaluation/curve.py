@@ -1,4 +1,4 @@
-"""The quality of a generator while it trains: a few figures at every checkpoint."""
+"""Measures the quality of a generator during training: a few figures at every checkpoint."""
 
 import numpy as np
 from torch import nn
@@ -20,7 +20,7 @@ from imagemint.training.metrics import (
 from imagemint.training.recipes.recipe import Recipe
 
 CURVE_SAMPLES = 5_000
-"""Generated images behind a point of the curve, unless there are fewer test images."""
+"""Generated images for a point of the curve; fewer if there are fewer test images."""
 _COVERED = 3_000
 
 
@@ -35,7 +35,7 @@ class QualityCurve:
         recipe: recipe of the run.
         train: its training images.
         test: test images of the same data set and shape.
-        extractor: looks at the images.
+        extractor: network that computes features of the images.
 
     Raises:
         DatasetError: there are fewer than six test images.

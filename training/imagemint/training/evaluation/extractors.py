@@ -1,4 +1,4 @@
-"""Extractors: networks that turn images into features and into classes."""
+"""Extractors: networks that compute features and classes of images."""
 
 import hashlib
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ from imagemint.training.classifier.trained import load_classifier
 from imagemint.training.datasets.stacked import STACK
 from imagemint.training.errors import CheckpointError, DatasetError, TrainingError
 
-_INCEPTION_DIGEST = "6726825d"  # begins the SHA-256 of the published file, and stands in its name
+_INCEPTION_DIGEST = "6726825d"  # start of the SHA-256 of the published file
 _INCEPTION_LAYER = "2048"
 _BATCH = 64
 
 
 @dataclass(frozen=True)
 class Looks:
-    """What was seen in N images.
+    """Features and classes of N images.
 
     Attributes:
         features: float64 [N, d].
@@ -36,7 +36,7 @@ class Looks:
 
     @property
     def classes(self) -> NDArray[np.int64]:
-        """The likeliest class of each: int64 [N]."""
+        """The most likely class of each image: int64 [N]."""
         likeliest: NDArray[np.int64] = self.log_probabilities.argmax(axis=1)
         return likeliest
 
@@ -45,13 +45,13 @@ class Looks:
 
 
 class Extractor(Protocol):
-    """Looks at images.
+    """Computes features and classes of images.
 
     Attributes:
         about: name, digest, layer and accuracy, for protocols.
         sha256: digest of its weights.
-        accuracy: share of its test set that it classifies correctly; None if that is not known.
-        trained_on: data set and split whose classes it knows; None for classes of no data set here.
+        accuracy: share of its test set that it classifies correctly; None if unknown.
+        trained_on: data set and split whose classes it knows; None for other classes.
     """
 
     about: str
@@ -68,14 +68,14 @@ class Extractor(Protocol):
 
 
 class Judge:
-    """A classifier of the project's own.
+    """A classifier that imagemint trained.
 
     Args:
-        directory: what `imagemint train mnist-classifier` or `image-classifier` wrote.
-        device: where to compute.
+        directory: directory that `imagemint train mnist-classifier` or `image-classifier` wrote.
+        device: device to compute on.
 
     Raises:
-        CheckpointError: no classifier there.
+        CheckpointError: there is no classifier.
     """
 
     def __init__(self, directory: Path, device: torch.device) -> None:
@@ -95,7 +95,7 @@ class Judge:
             self.about += f", accuracy by attribute: {told}"
 
     def look(self, images: NDArray[np.uint8]) -> Looks:
-        """Returns features of the named layer, and the classes it was taught."""
+        """Returns the features of the named layer, and the classes that it was trained on."""
         if not self._model.takes(*images.shape[1:]):
             raise DatasetError(f"the judge cannot look at images of {list(images.shape[1:])}")
         features, logits = self._model.look(images)
@@ -105,7 +105,7 @@ class Judge:
     def distances(
         self, images: NDArray[np.uint8], others: NDArray[np.uint8]
     ) -> NDArray[np.float64]:
-        """Returns how much pairs of images differ in the activations, float64 [N].
+        """Returns the difference of pairs of images in the activations, float64 [N].
 
         At each depth the activations of a place are scaled to length 1; the squared differences are
         averaged over the places and added up over the depths. This is LPIPS (Zhang et al., "The
@@ -129,11 +129,11 @@ class Judge:
         return np.concatenate(parts)
 
     def takes(self, shape: tuple[int, ...]) -> bool:
-        """Returns whether it can look at images of this height, width and number of channels."""
+        """Returns whether it takes images of this height, width and number of channels."""
         return self._model.takes(*shape)
 
     def attributes(self, images: NDArray[np.uint8]) -> dict[str, NDArray[np.int64]]:
-        """Returns the likeliest value of each attribute, int64 [N], by name; {} if it knows none.
+        """Returns the most likely value of each attribute, int64 [N], by name; {} if none.
 
         Args:
             images: uint8 [N, H, W, C].
@@ -176,16 +176,16 @@ class StackedJudge:
 
 
 class Inception:
-    """The standard Inception network, from weights at hand; nothing is downloaded.
+    """The standard Inception network, from a file of weights; nothing is downloaded.
 
-    Its classes are those of ImageNet, so it says nothing of the classes asked for.
+    Its classes are those of ImageNet, so it cannot recognise the requested classes.
 
     Args:
         weights: ``pt_inception-2015-12-05-6726825d.pth`` (FID's own weights, converted).
-        device: where to compute.
+        device: device to compute on.
 
     Raises:
-        CheckpointError: not that file.
+        CheckpointError: it is not that file.
         TrainingError: torch-fidelity is installed and does not work.
     """
 
@@ -198,7 +198,7 @@ class Inception:
         except OSError as error:
             raise CheckpointError(f"{weights}: {error}") from error
         if not self.sha256.startswith(_INCEPTION_DIGEST):
-            # The file is a pickle, which runs what it says: none but the published one is opened.
+            # The file is a pickle, which can run any code, so only the published file is opened.
             raise CheckpointError(
                 f"{weights}: SHA-256 begins {self.sha256[:8]}, that of the published Inception"
                 f" weights {_INCEPTION_DIGEST}"
@@ -222,7 +222,7 @@ class Inception:
 
     @torch.no_grad()
     def look(self, images: NDArray[np.uint8]) -> Looks:
-        """Returns pool features [N, 2048] and ImageNet's 1008 classes; gray is shown as RGB."""
+        """Returns pool features [N, 2048] and ImageNet's 1008 classes; gray is converted to RGB."""
         coloured = np.broadcast_to(images, (*images.shape[:3], 3))
         features, logits = [], []
         for i in range(0, len(images), _BATCH):
@@ -236,10 +236,10 @@ class Inception:
 def open_extractor(
     classifier: Path | None, inception: Path | None, device: torch.device
 ) -> tuple[Extractor, Extractor | None]:
-    """Returns the extractor of features, and that of the classes asked for, which may be None.
+    """Returns the extractor of features, and that of the requested classes, which may be None.
 
     Raises:
-        CheckpointError: neither is named, or one does not exist.
+        CheckpointError: neither is given, or one does not exist.
     """
     judge = None if classifier is None else Judge(classifier, device)
     if inception is not None:

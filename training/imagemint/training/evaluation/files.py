@@ -1,4 +1,4 @@
-"""Generated images that lie in files: an .npz, or a folder of pictures."""
+"""Reads generated images from files: an .npz, or a folder of pictures."""
 
 import hashlib
 import re
@@ -28,13 +28,13 @@ Classes = NDArray[np.int64]
 
 
 class FileSource:
-    """Images in files: all of them, whatever is asked.
+    """Images in files. Each draw returns all of them.
 
     Attributes:
-        name: what it is, for people.
+        name: description for people.
         sha256: digest of the images and their classes.
         images: uint8 [N, H, W, C].
-        num_classes: 0 if nothing tells classes.
+        num_classes: number of classes; 0 if they are unknown.
     """
 
     dataset: str | None = None
@@ -47,14 +47,14 @@ class FileSource:
     _classes: Classes | None
 
     def name_classes(self, class_labels: tuple[str, ...]) -> None:
-        """Tells what the data set that the images are compared with calls its classes."""
+        """Receives the names of the classes of the data set to compare with."""
 
     def draw(self, seed: int, first: int, count: int) -> tuple[Images, Classes | None]:  # noqa: ARG002 - a file has no reel
         """Returns all images and their classes."""
         return self.images, self._classes
 
     def close(self) -> None:
-        """Does nothing, because nothing is open."""
+        """Does nothing, because no file is open."""
 
 
 class NpzSource(FileSource):
@@ -65,7 +65,7 @@ class NpzSource(FileSource):
             generate` writes it; classes of -1 are those of a model without classes.
 
     Raises:
-        DatasetError: no such file, or an array is missing.
+        DatasetError: the file does not exist, or an array is missing.
     """
 
     def __init__(self, path: Path) -> None:
@@ -84,15 +84,15 @@ class NpzSource(FileSource):
 class PicturesSource(FileSource):
     """Pictures below a folder, as `imagemint generate` writes them.
 
-    The class of a picture comes from a table in the folder (file name and label), else by the
-    serial number inside the picture, else by its name (``000017_class7.png``), else by the folder
-    of a class that it lies in.
+    The class of a picture comes from a table in the folder (file name and label), otherwise from
+    the serial number inside the picture, its name (``000017_class7.png``), or its folder.
 
     Args:
         tree: the folder.
 
     Raises:
-        DatasetError: a broken picture, several sizes, or only some of them have a class.
+        DatasetError: a picture is broken, there are several sizes, or only some pictures have a
+            class.
     """
 
     def __init__(self, tree: Folder) -> None:
@@ -117,7 +117,7 @@ class PicturesSource(FileSource):
         self.num_classes = len(set(self._labels)) if self._labels else 0
 
     def name_classes(self, class_labels: tuple[str, ...]) -> None:
-        """Turns labels into the classes of the data set.
+        """Converts labels to the classes of the data set.
 
         Raises:
             DatasetError: a label is none of its classes.
@@ -131,7 +131,7 @@ class PicturesSource(FileSource):
 
 
 def _labels_of(tree: Folder, paths: Sequence[Path]) -> list[Label]:
-    """Returns the label of each picture, as a text or an index; [] if nothing tells any."""
+    """Returns the label of each picture, as a text or an index; [] if there are none."""
     told = _by_table(tree) or _by_picture(paths) or _by_folder(tree)
     if not told:
         return []

@@ -1,4 +1,4 @@
-"""Measuring a source against the real test set, by a protocol that is written down."""
+"""Measures a source against the real test set, by a recorded protocol."""
 
 import hashlib
 import json
@@ -30,12 +30,11 @@ from imagemint.training.evaluation_report import (
     write_table,
 )
 
-# Stands in the key of every cached result: count it up when a figure's meaning changes.
+# Part of the key of every cached result. Increase it if the meaning of a figure changes.
 _VERSION = 4
 _SAMPLES = 10_000
 _STACKED_SAMPLES = 26_000  # as in all papers that count modes
-# A judge below this accuracy sees little of what it measures: below it, colour noise was once rated
-# above real pictures.
+# A judge below this accuracy is not reliable: one rated colour noise above real pictures.
 WEAK_JUDGE = 0.8
 
 _log = logging.getLogger(__name__)
@@ -43,15 +42,15 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Protocol:
-    """What is measured.
+    """The protocol of an evaluation.
 
     Attributes:
         samples: images of a seed, the classes in turn; None for 10,000, or 26,000 of Stacked MNIST.
-            An .npz or a folder is taken whole.
-        seed: first seed; its indices from 0 on are drawn.
-        seeds: so many seeds from there on, each a sample of its own.
-        dataset: real data to compare with. Default: those that the source was trained on, or else
-            those of the judge.
+            All images of an .npz or a folder are used.
+        seed: first seed; images are drawn from index 0 on.
+        seeds: number of seeds from there on; each gives a separate sample.
+        dataset: real data to compare with. Default: the training data of the source, or those of
+            the judge.
     """
 
     samples: int | None = None
@@ -86,7 +85,7 @@ def evaluate(
         data: folder of the data sets.
         out: folder for ``figures.json``, ``table.md`` and pictures; None writes none.
         cache: whether the result of an earlier evaluation may be returned.
-        reading: how the data set is read. None: as the run read it.
+        reading: options for reading the data set. None: those of the run.
 
     Raises:
         DatasetError: real data are missing or too few, or the images or classes do not match them.
@@ -99,7 +98,7 @@ def evaluate(
         stacked: Extractor = StackedJudge(judge)
         extractor, judge = (stacked if extractor is judge else extractor), stacked
     if judge is not None and judge.trained_on != train.name:
-        judge = None  # it knows other classes
+        judge = None  # the judge knows other classes
     samples = protocol.samples or (_STACKED_SAMPLES if dataset == STACKED else _SAMPLES)
     seeds = 1 if isinstance(source, FileSource) else protocol.seeds
     warnings = find_doubts(extractor, judge, test)
@@ -146,7 +145,7 @@ def evaluate(
 
 @dataclass(frozen=True)
 class Judging:
-    """How images are looked at.
+    """The networks of an evaluation.
 
     Attributes:
         name: name of the judge, for the names of its figures.
@@ -171,12 +170,13 @@ def evaluate_under_all(
 ) -> list[EvaluationFigure]:
     """Returns the figures of a source under each of several judges.
 
-    Those of the first have plain names, and their table and pictures go to ``out``. Those of the
-    others have the name of the judge behind an ``@``, such as ``coverage@residual``; figures that
-    no judge decides, such as ``training_copies``, are not repeated.
+    Figures of the first judge have plain names, and their table and pictures are written to
+    ``out``. Those of the others have the name of the judge after an ``@``, such as
+    ``coverage@residual``; figures that do not depend on a judge, such as ``training_copies``, are
+    not repeated.
 
     Raises:
-        CheckpointError: two judges have one name.
+        CheckpointError: two judges have the same name.
         DatasetError: as for `evaluate`.
     """
     names = [each.name for each in judgings]
@@ -208,7 +208,7 @@ _ROWS_HINT = (
 
 
 def find_doubts(extractor: Extractor, judge: Extractor | None, test: LabelledImages) -> list[str]:
-    """Returns the reasons not to trust an evaluation, in plain words; none if there is none."""
+    """Returns the reasons not to trust an evaluation, as sentences."""
     found = []
     weak = {
         each.about: each.accuracy
@@ -262,7 +262,7 @@ def _real(
 
 
 def _is_of(out: Path, source: Source) -> bool:
-    """Returns whether the pictures in that folder are of this source."""
+    """Returns whether the pictures in this folder are of this source."""
     try:
         return bool(read_report(out / "figures.json", source.sha256))
     except CheckpointError:
@@ -281,7 +281,7 @@ def _dataset_of(judge: Extractor | None) -> str | None:
 
 
 def _key(digests: list[str], numbers: list[int]) -> str:
-    """Returns the name of a cached result, which is the same for equal figures only."""
+    """Returns the name of a cached result, which is equal only for equal figures."""
     parts = [_VERSION, NEIGHBOURS, *digests, *numbers]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -289,7 +289,7 @@ def _key(digests: list[str], numbers: list[int]) -> str:
 def _read_kept_figures(path: Path, key: str) -> tuple[EvaluationFigure, ...]:
     try:
         return read_report(path, key)
-    except CheckpointError:  # torn, or of another version: measured anew
+    except CheckpointError:  # damaged, or of another version: measure again
         return ()
 
 

@@ -1,4 +1,4 @@
-"""Every figure of one sample of generated images, beside that of real ones."""
+"""Measures all figures of a sample of generated images, and those of real ones."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -33,23 +33,23 @@ from imagemint.training.metrics import (
 # A generated image nearer to a training image than this share of the typical distance between a
 # test image and its nearest training image is called a copy.
 _COPY_SHARE = 0.25
-_PAIRS = 2_000  # of each side in the two-sample test
+_PAIRS = 2_000  # points of each side in the two-sample test
 _SPLITS = 10
-_PLENTY = 3_000  # points of one side that a figure is taken from, by several samples if need be
+_PLENTY = 3_000  # points of one side for a figure, in several samples if necessary
 _MOST_SAMPLES = 10
-_WITHIN = 100  # images of a class among which the nearest neighbour is looked for
+_WITHIN = 100  # images of a class to search for the nearest neighbour
 
 Features = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One figure.
+    """One measured figure.
 
     Attributes:
-        metric: its name.
+        metric: name of the figure.
         value: value of the generated images.
-        how: what it is, and what its reference is.
+        how: description of the figure and its reference.
         reference: value of real images, or of a perfect sampler.
     """
 
@@ -61,11 +61,11 @@ class Measured:
 
 @dataclass(frozen=True)
 class Sample:
-    """Generated images and what is seen in them.
+    """Generated images with their features and classes.
 
     Attributes:
         images: uint8 [N, H, W, C].
-        classes: asked for, int64 [N]; None of an unconditional model.
+        classes: requested classes, int64 [N]; None for an unconditional model.
         looks: features by the extractor.
         judged: classes by the judge; None if no judge knows these classes.
         coded: whether ``classes`` are codes, to which training gave a meaning.
@@ -81,12 +81,11 @@ class Sample:
 def measure(reals: Reals, sample: Sample, judge: Extractor | None) -> list[Measured]:
     """Returns all figures that apply to a sample.
 
-    Accuracy needs classes that were asked for, or codes. Modes are counted for models without
-    classes. Scores need a judge that knows the classes of the data. Stacks are not searched for
-    copies.
+    Accuracy needs requested classes, or codes. Modes are counted for models without classes. Scores
+    need a judge that knows the classes of the data. Stacks are not searched for copies.
 
     Every distance and neighbourhood compares equally many generated and test images, and its
-    reference as many training and test images, because all of them depend on the numbers. Where the
+    reference as many training and test images, because all of them depend on these numbers. If the
     test set is small, both are means over several samples of its size.
     """
     return [
@@ -196,7 +195,7 @@ def _distances(reals: Reals, sample: Sample) -> Iterator[Measured]:
 
 
 def _variety(reals: Reals, sample: Sample) -> Iterator[Measured]:
-    """Yields the figures that a generator which ignores its latent fails."""
+    """Yields the figures that are bad for a generator that ignores its latent."""
     classes = _known_classes(sample)
     if classes is None:
         return
@@ -233,7 +232,7 @@ def _variety(reals: Reals, sample: Sample) -> Iterator[Measured]:
 
 
 def _known_classes(sample: Sample) -> NDArray[np.int64] | None:
-    """Returns the classes that were asked for; for codes the classes assigned to them, or -1."""
+    """Returns the requested classes; for codes the classes assigned to them, or -1."""
     if sample.classes is None or not sample.coded:
         return sample.classes
     if sample.judged is None:
@@ -245,7 +244,7 @@ def _known_classes(sample: Sample) -> NDArray[np.int64] | None:
 def _equal_classes(
     *kinds: tuple[Features, NDArray[np.int64]],
 ) -> list[tuple[Features, NDArray[np.int64]]]:
-    """Returns as many points of each class from every kind as the kind with the fewest has."""
+    """Returns equally many points of each class from every kind: as many as the smallest has."""
     number = max(int(classes.max()) for _, classes in kinds) + 1
     counts = [np.bincount(classes[classes >= 0], minlength=number) for _, classes in kinds]
     least = np.min(counts, axis=0)

@@ -1,4 +1,4 @@
-"""The real side of every comparison, looked at once."""
+"""Computes the features of the real images of all comparisons once."""
 
 from dataclasses import dataclass
 
@@ -10,29 +10,30 @@ from imagemint.training.evaluation.copies import nearest_training_images
 from imagemint.training.evaluation.extractors import Extractor, Looks
 
 STACKED = "stacked-mnist"
-_MOST = 10_000  # test images looked at, and training images that stand in for generated ones
+_MOST = 10_000  # test images, and training images that take the place of generated ones
 _SOME = 3_000  # real images whose neighbourhoods are compared
 _FEW = 2_000  # images that are compared with all training images
 
 
 @dataclass(frozen=True)
 class Reals:
-    """A data set as an extractor sees it.
+    """The features and classes of a data set.
 
     Attributes:
         dataset: its name.
         train: all training images.
         test: test images, the first 10,000 at most.
         test_classes: their labels int64 [N].
-        real: what is seen in the test images.
-        other: what is seen in training images: as good as generated images can get. Up to 10,000,
+        real: features of the test images.
+        other: features of training images, which are as good as generated images can get. Up to
+            10,000,
             whatever the number of test images, for several samples of a small test set's size.
         other_classes: labels of those.
         some: up to 3,000 rows of ``real``.
         typical_copies: distances from test images to their nearest training image, as `copies`
             measures them; None of stacks, which are drawn and not collected.
         shares: share of each class in the training data: float64 [K].
-        rng: what draws rows next; the draws above came from it.
+        rng: generator of random rows, after the draws above.
     """
 
     dataset: str
@@ -48,14 +49,14 @@ class Reals:
     rng: np.random.Generator
 
     def few_of(self, count: int) -> NDArray[np.int64]:
-        """Draws up to 2,000 rows of so many."""
+        """Draws up to 2,000 of this number of rows."""
         return self.rng.permutation(count)[:_FEW]
 
 
 def look_at_reals(
     dataset: str, train: LabelledImages, test: LabelledImages, extractor: Extractor
 ) -> Reals:
-    """Returns a data set as an extractor sees it; the rows drawn are always the same."""
+    """Returns the features of a data set; the drawn rows are always the same."""
     rng = np.random.Generator(np.random.Philox(key=[0, 0]))
     images = test.images[:_MOST]
     rows = rng.permutation(len(train))[:_MOST]
@@ -81,8 +82,9 @@ def look_at_reals(
 def _shares(train: LabelledImages, *, stacks: bool) -> NDArray[np.float64]:
     if not stacks:
         return np.bincount(train.labels, minlength=len(train.class_labels)) / len(train)
-    # The digits of a stack are drawn apart, so shares of stacks are products. Counting a thousand
-    # classes instead would add a noise of (K - 1) / 2N = 0.004 to every divergence from them.
+    # The digits of a stack are drawn independently, so shares of stacks are products. Counting a
+    # thousand classes instead would add a noise of (K - 1) / 2N = 0.004 to every divergence from
+    # them.
     spelt = np.concatenate([train.labels // worth % 10 for worth in (100, 10, 1)])
     digit = np.bincount(spelt, minlength=10) / len(spelt)
     joint: NDArray[np.float64] = np.einsum("a,b,c->abc", digit, digit, digit).reshape(-1)

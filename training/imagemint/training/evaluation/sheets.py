@@ -1,4 +1,4 @@
-"""Sheets that show what a request may turn: truncation, and codes that found their meaning."""
+"""Draws sheets that show the effect of truncation and of codes."""
 
 from collections.abc import Iterator
 
@@ -12,7 +12,7 @@ COLUMNS = 10
 _ROWS = 5
 _PSI = (1.0, 0.8, 0.6, 0.4, 0.2, 0.0)
 _THRESHOLDS = (None, 2.0, 1.5, 1.0, 0.5, 0.1)
-_FURTHEST = 2.0  # that a continuous code goes, as in the paper
+_FURTHEST = 2.0  # range of a continuous code, as in the paper
 
 Sheet = NDArray[np.uint8]
 
@@ -20,8 +20,8 @@ Sheet = NDArray[np.uint8]
 def truncation_sheet(source: LatentSource, seed: int) -> Sheet | None:
     """Returns the first ten images of a seed, once for each strength of truncation, row by row.
 
-    psi 1 to 0, or thresholds from none down to 0.1; above is more variety, below more typical
-    images. uint8 [60, H, W, C]; None of a model that cannot be truncated.
+    psi 1 to 0, or thresholds from none down to 0.1; the first rows have more variety, the last ones
+    more typical images. uint8 [60, H, W, C]; None for a model without truncation.
     """
     if source.takes_psi:
         z = latents(seed, 0, COLUMNS, source.z_dim, distribution=source.distribution)
@@ -36,7 +36,7 @@ def truncation_sheet(source: LatentSource, seed: int) -> Sheet | None:
 
 
 def code_sheets(source: LatentSource, seed: int) -> Iterator[tuple[str, Sheet, int]]:
-    """Yields a sheet for each code of a model that has codes: in a row all else is fixed.
+    """Yields a sheet for each code of a model with codes; within a row, all else is fixed.
 
     Chen et al., "InfoGAN" (2016), figure 2. The columns are the values of the categorical code,
     and those of each continuous code from -2 to 2.

@@ -1,9 +1,8 @@
-"""Sources of the images to be measured.
+"""Opens the sources of the images to measure.
 
-A source is a run, a bundle, an .npz, a folder of pictures, or whatever another part of imagemint
-offers under an address: training imports neither the client nor gRPC, so those are found by the
-entry-point group `imagemint.sources`, whose names are the schemes of addresses
-(``grpc://HOST:PORT/MODEL``).
+A source is a run, a bundle, an .npz, a folder of pictures, or an address such as
+``grpc://HOST:PORT/MODEL``. Training imports neither the client nor gRPC, so sources of addresses
+are found by the entry-point group `imagemint.sources`, whose names are the schemes.
 """
 
 import json
@@ -44,9 +43,9 @@ class Source(Protocol):
 
     Attributes:
         name: description for people.
-        sha256: digest of all that decides its images.
+        sha256: digest of everything that determines its images.
         dataset: name of the data set that it was trained on, if known.
-        num_classes: 0 for an unconditional model.
+        num_classes: number of classes; 0 for an unconditional model.
         class_labels: labels of its classes; None if unknown.
         image_shape: height, width and channels, to which the real data are brought; None leaves
             them as they are stored.
@@ -67,10 +66,10 @@ class Source(Protocol):
 
 
 class CaptionedSource(Source, Protocol):
-    """A source that can be a model of captions.
+    """A source that can take captions.
 
     Attributes:
-        takes_captions: whether it is one.
+        takes_captions: whether it takes captions.
     """
 
     @property
@@ -82,19 +81,19 @@ class CaptionedSource(Source, Protocol):
 
 
 def takes_captions(source: Source) -> TypeGuard[CaptionedSource]:
-    """Returns whether a source is a model of captions."""
+    """Returns whether a source takes captions."""
     return bool(getattr(source, "takes_captions", False))
 
 
 class LatentSource:
-    """Base of runs and bundles: images from latents, at indices or any others.
+    """Base class of runs and bundles, which make images of any latents.
 
     Attributes:
         z_dim: length of a latent.
         distribution: distribution of its elements.
         takes_psi: whether truncation is an input of the network.
-        continuous_codes: how many elements of the latent, the first, are codes.
-        captions: that the model understands; None if it takes none.
+        continuous_codes: number of elements at the start of the latent that are codes.
+        captions: captions that the model understands; None if it takes none.
     """
 
     name: str
@@ -118,8 +117,8 @@ class LatentSource:
     ) -> Images:
         """Returns the images uint8 [N, H, W, C] of latents [N, z_dim] and classes [N].
 
-        psi [N] counts for models that take it; None is 1, no truncation. tokens [N, L] count for
-        models that take captions; None is their example captions in turn.
+        psi [N] is used by models that take it; None is 1, no truncation. tokens [N, L] are used by
+        models that take captions; None means their example captions in turn.
         """
         psi = _whole(z, psi) if self.takes_psi else None
         if self.captions is not None and tokens is None:
@@ -140,7 +139,7 @@ class LatentSource:
         """Returns the images of N captions at indices ``first`` to ``first + N - 1``.
 
         Raises:
-            DatasetError: a caption that the model does not understand.
+            DatasetError: the model does not understand a caption.
         """
         if self.captions is None:
             raise DatasetError(f"{self.name} takes no captions")
@@ -159,7 +158,7 @@ class LatentSource:
         return self.mint(z, classes), classes
 
     def close(self) -> None:
-        """Does nothing: there are no resources."""
+        """Does nothing, because there are no resources."""
 
 
 class RunSource(LatentSource):
@@ -167,10 +166,10 @@ class RunSource(LatentSource):
 
     Args:
         run: directory of the run, or of one checkpoint in it.
-        device: where to compute.
+        device: device to compute on.
 
     Raises:
-        CheckpointError: no run there.
+        CheckpointError: there is no run.
     """
 
     def __init__(self, run: Path, device: torch.device) -> None:
@@ -196,7 +195,7 @@ class RunSource(LatentSource):
         self._device = device
 
     def _dataset(self, name: str) -> str | None:
-        """Returns the name of the data set, or where it is if the run remembers and it is there."""
+        """Returns the name of the data set, or its recorded path if that exists."""
         place = self.settings.get("dataset")
         return str(place) if place and Path(str(place)).exists() else name or None
 
@@ -215,17 +214,17 @@ class RunSource(LatentSource):
         return images
 
     def discriminator(self, num_classes: int) -> Discriminator:
-        """Returns the run's D for data of so many classes, where the images are computed."""
+        """Returns the run's D for data with this number of classes, on the device of the images."""
         return read_discriminator(self._place, num_classes).to(self._device)
 
 
 class BundleSource(LatentSource):
-    """A bundle, run by the engine that would serve it.
+    """A bundle that runs on the engine of the server.
 
     Args:
         directory: ``<model>/<version>`` of the bundle.
-        device: where to compute.
-        variant: which of its graphs: `reference` for model.onnx, a name, or `auto` as a server.
+        device: device to compute on.
+        variant: its graph: `reference` for model.onnx, a name, or `auto` as for a server.
 
     Raises:
         ImagemintError: the engine refuses the bundle.
@@ -266,7 +265,7 @@ class BundleSource(LatentSource):
 
 
 def _whole(z: NDArray[np.float32], psi: NDArray[np.float32] | None) -> NDArray[np.float32]:
-    """Psi [N] as it was asked for, or 1."""
+    """Returns the requested psi [N], or 1."""
     return np.ones(len(z), np.float32) if psi is None else psi
 
 
@@ -282,13 +281,13 @@ def open_source(
     Args:
         place: a run, a bundle, an .npz, a folder of pictures, or an address such as
             ``grpc://localhost:8001/mnist``.
-        device: where to compute, for those that compute here.
-        plugs: sources by scheme; None for those that are installed.
+        device: device to compute on, for sources that compute in this process.
+        plugs: sources by scheme; None for the installed ones.
         variant: name of the graph of a bundle.
 
     Raises:
-        DatasetError: no source goes by that scheme.
-        CheckpointError: neither a run nor anything else.
+        DatasetError: there is no source for this scheme.
+        CheckpointError: it is neither a run nor any other source.
     """
     scheme, separator, address = place.partition("://")
     if separator:

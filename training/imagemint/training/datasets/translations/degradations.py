@@ -30,7 +30,7 @@ class Degradation(ABC):
         """Returns the form of the sources of images of this shape.
 
         Raises:
-            DatasetError: images of this shape do not suit.
+            DatasetError: images of this shape are not suitable.
         """
 
     @abstractmethod
@@ -46,7 +46,7 @@ class Degradation(ABC):
 
 @dataclass(frozen=True)
 class Same(Degradation):
-    """The images themselves, for translators whose loss names no other target."""
+    """The images themselves, for translators without another target."""
 
     def form(self, height: int, width: int, channels: int) -> SourceForm:
         """Returns the form of the images."""
@@ -104,9 +104,10 @@ def _sobel(x: NDArray[np.float32], along: int, over: int) -> NDArray[np.float32]
 def _is_crest(
     size: NDArray[np.float32], across: NDArray[np.float32], down: NDArray[np.float32]
 ) -> NDArray[np.bool_]:
-    """Whether a gradient is the largest of three pixels along its direction, in eight directions.
+    """Returns where a gradient is the largest of three pixels along its direction.
 
-    Of two equal ones, which the two sides of a sharp step have, the first one counts.
+    There are eight directions. The two sides of a sharp step have equal gradients; the first one
+    counts.
     """
     octant = np.round(np.arctan2(down, across) / (np.pi / 4)).astype(np.int64) % 4
     padded = np.pad(size, ((0, 0), (1, 1), (1, 1)))

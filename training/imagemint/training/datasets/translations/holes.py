@@ -1,4 +1,4 @@
-"""Images with a part to be filled: holes, and a mask that says where."""
+"""Makes images with holes to fill, and masks of these holes."""
 
 from dataclasses import dataclass
 
@@ -63,7 +63,7 @@ class Holes(Degradation):
         return mask
 
     def _stroke(self, rng: np.random.Generator, height: int, width: int) -> NDArray[np.bool_]:
-        """A path of round dots that turns a little at every step and stays in the image."""
+        """Returns a path of round dots that turns slightly at every step and stays in the image."""
         radius = rng.uniform(0.03, 0.07) * height
         length = rng.uniform(0.5, 1.2) * height
         steps = int(length / radius) + 1

@@ -61,7 +61,7 @@ class Motion:
 
 @dataclass(frozen=True)
 class Path:
-    """Where an image is in each frame of a sequence.
+    """The position of an image in each frame of a sequence.
 
     Attributes:
         x: place in the middle of the sequence, from the centre to the right, as a share.
@@ -92,7 +92,7 @@ class Path:
         cosine, sine = np.cos(angle) / scale, np.sin(angle) / scale
         to_x = (0.5 + self.x + self.dx * t) * width
         to_y = (0.5 + self.y + self.dy * t) * height
-        # Pillow asks where a pixel of the result comes from.
+        # Pillow's transform maps pixels of the result to the source.
         inverse = (
             *(cosine, sine, width / 2 - cosine * to_x - sine * to_y),
             *(-sine, cosine, height / 2 + sine * to_x - cosine * to_y),
@@ -108,8 +108,8 @@ class Path:
 class MovingImages(Pairs):
     """Four frames of a sequence, and the next one.
 
-    Each image moves along a path of its own, LENGTH frames long. In training a source begins
-    anywhere on it, among `examples` at its begin.
+    Each image moves along its own path of LENGTH frames. A source of training begins anywhere on
+    the path, and one of `examples` at its start.
 
     Args:
         task: name of the task.

@@ -11,9 +11,9 @@ from imagemint.training.datasets.translations.degradations import Degradation, I
 from imagemint.training.datasets.translations.forms import SourceForm
 from imagemint.training.rng import ShuffledOrder
 
-_VERSION = 1  # counts up when the sources of a task change
+_VERSION = 1  # increased when the sources of a task change
 EXAMPLES = 0
-"""The seed of the sources that evaluation looks at."""
+"""Seed of the sources of an evaluation."""
 
 
 class Pairs(ABC):
@@ -21,7 +21,7 @@ class Pairs(ABC):
 
     Attributes:
         name: task, data set and split, such as ``edges of avatars64/train``.
-        sha256: digest of the data and of what makes the sources.
+        sha256: digest of the data and of the degradation.
         license: licence of the images.
         form: form of the sources.
         target_shape: height, width and channels of the targets.

@@ -44,12 +44,12 @@ def load_pairs(
         task: a key of `TASKS`.
         split: ``train`` or ``test``.
         data: folder of the data sets. None: only the cache is searched.
-        dataset: whose images are the targets. Tasks about glasses need `avatars64`.
+        dataset: data set of the targets. Tasks about glasses need `avatars64`.
         size: height and width that images are scaled and cropped to. None: as stored.
-        per_class: take only so many images of each class, for work with few data.
+        per_class: number of images of each class, for experiments with few data. None: all.
 
     Raises:
-        DatasetError: unknown task, data that do not suit it, or as `load_dataset`.
+        DatasetError: the task is unknown, the data are not suitable, or as in `load_dataset`.
     """
     if task not in TASKS:
         raise DatasetError(f"unknown task {task!r}; known are {', '.join(TASKS)}")
@@ -71,7 +71,7 @@ def _moving(task: str, images: LabelledImages, split: Split, data: Path | None) 
 
 
 def _holes(task: str, images: LabelledImages, split: Split, data: Path | None) -> Pairs:
-    """Holes in any images; of people, those without glasses, so that none are painted."""
+    """Returns images with holes, of people only those without glasses."""
     del split, data
     worn = _glasses(images)
     if worn is None:
@@ -91,7 +91,7 @@ def _unpaired(task: str, images: LabelledImages, split: Split, data: Path | None
 
 
 def _glasses(images: LabelledImages) -> NDArray[np.bool_] | None:
-    """Returns who wears glasses, bool [N]; None of data that do not tell."""
+    """Returns which people wear glasses, bool [N]; None for data without this attribute."""
     for attribute in images.attributes:
         if attribute.name == "accessories":
             worn: NDArray[np.bool_] = attribute.codes != attribute.values.index(avatars.NONE)
@@ -102,7 +102,7 @@ def _glasses(images: LabelledImages) -> NDArray[np.bool_] | None:
 def _bare(
     task: str, images: LabelledImages, split: Split, data: Path | None
 ) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-    """Returns the rows of those who wear glasses, and their images without them."""
+    """Returns the rows of people with glasses, and their images without glasses."""
     worn = _glasses(images)
     if worn is None or images.images.shape[1:] != (64, 64, 3):
         raise DatasetError(f"{task} needs {avatars.NAME} as it is stored, not {images.name}")
@@ -123,4 +123,4 @@ TASKS: dict[str, Loader] = {
     "frames": _moving,
     "images": _degraded(Same()),
 }
-"""What loads each task, by its name."""
+"""Functions that load the tasks, by name."""

@@ -1,4 +1,4 @@
-"""Two collections of images without pairs: what CycleGAN learns from."""
+"""Two collections of images without pairs, as for CycleGAN."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,5 +62,5 @@ class UnpairedImages(Pairs):
         return self.data.images[rows], self.targets.images[others]
 
     def examples(self, rows: NDArray[np.int64]) -> tuple[Images, Images]:
-        """Returns sources and their true targets, which no training may see."""
+        """Returns sources and their true targets, which training must not use."""
         return self.data.images[rows], self._truth[rows]
