@@ -8,6 +8,7 @@ import sys
 
 import pytest
 from tiny_bundles import write_bundle
+from tiny_translators import write_translator
 
 from imagemint.dataset.folder import explain_os_error
 
@@ -48,6 +49,13 @@ def test_other_software_is_refused(make, refusal, tmp_path, monkeypatch):
     monkeypatch.setattr("PIL.__version__", "1.0")
     said = refusal(tmp_path / "set", format="imagefolder")
     assert "here is pillow 1.0" in said
+
+
+def test_translator_is_refused(refusal, tmp_path):
+    """A model that translates pictures generates none."""
+    write_translator(tmp_path / "models", "sketch", size=(6, 8))
+    said = refusal(tmp_path / "set", repository=tmp_path / "models", model="sketch", classes=None)
+    assert "model sketch translates pictures" in said
 
 
 def test_folder_with_files_is_refused(refusal, contents, tmp_path):
@@ -145,7 +153,9 @@ def test_classes_of_an_unconditional_model_are_refused(refusal, tmp_path):
 
 def test_unknown_model_and_version_are_refused(refusal, tmp_path):
     """The error lists what exists."""
-    assert "there is: bounded, plain, styled, tiny, told" in refusal(tmp_path / "set", model="tino")
+    assert "there is: bounded, judged, plain, styled, tiny, told" in refusal(
+        tmp_path / "set", model="tino"
+    )
     assert "has no version 9; there is: 1" in refusal(tmp_path / "set", version=9)
     assert not (tmp_path / "set").exists()
 

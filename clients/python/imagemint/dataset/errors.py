@@ -12,6 +12,11 @@ class DatasetError(Exception):
     """A data set cannot be made, continued or verified. The message says why, and what to do."""
 
 
+def refuse_translator(model: str) -> DatasetError:
+    """Returns the error for a model that translates pictures."""
+    return DatasetError(f"model {model} translates pictures, and a data set has generated images")
+
+
 class OtherPlan(DatasetError):
     """The folder holds another data set, or files that this data set did not write."""
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from imagemint.client.images import ImageBatch, Scores, Timing
 from imagemint.client.requests import Filter
-from imagemint.dataset.errors import DatasetError
+from imagemint.dataset.errors import DatasetError, refuse_translator
 from imagemint.dataset.plan import Plan
 from imagemint.dataset.sources import LocalSpec, Offer
 from imagemint.engine.batch import Batch
@@ -256,6 +256,8 @@ def _open_backend(bundle: Bundle, spec: LocalSpec, variant: str) -> OnnxBackend:
 
 def _describe(bundle: Bundle, backend: OnnxBackend) -> Offer:
     spec = bundle.spec
+    if spec.source is not None:
+        raise refuse_translator(spec.name)
     return Offer(
         model=spec.name,
         version=str(bundle.version),

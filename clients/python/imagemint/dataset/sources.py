@@ -17,7 +17,7 @@ from imagemint.client.errors import Cancelled, DeadlineExceeded, NotFound, Queue
 from imagemint.client.images import ImageBatch
 from imagemint.client.models import Manifest, Model, ModelVersion
 from imagemint.client.requests import Filter
-from imagemint.dataset.errors import DatasetError, SourceChanged
+from imagemint.dataset.errors import DatasetError, SourceChanged, refuse_translator
 from imagemint.dataset.plan import Plan
 
 _PASSING = (Unavailable, QueueFull, DeadlineExceeded, Cancelled)
@@ -240,6 +240,7 @@ def describe_model(model: Model, version: str) -> Offer:
 
     Raises:
         NotFound: there is no such version, or it is not ready.
+        DatasetError: the model translates pictures.
     """
     wanted = version or model.default_version
     for each in model.versions:
@@ -253,6 +254,8 @@ def describe_model(model: Model, version: str) -> Offer:
 
 
 def _describe_version(model: str, version: ModelVersion, manifest: Manifest) -> Offer:
+    if manifest.source is not None:
+        raise refuse_translator(model)
     return Offer(
         model=model,
         version=version.version,
