@@ -1,4 +1,4 @@
-"""The file in which measured figures stand beside a run: ``evaluation.json``."""
+"""Reads and writes ``evaluation.json``, the measured figures of a run."""
 
 import json
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from imagemint.training.errors import CheckpointError
 
 @dataclass(frozen=True)
 class EvaluationFigure:
-    """One measured figure; field by field the message ``imagemint.v1.Evaluation``.
+    """One measured figure, with the fields of the message ``imagemint.v1.Evaluation``.
 
     Attributes:
         metric: name, such as ``class_accuracy``.
@@ -19,7 +19,7 @@ class EvaluationFigure:
         sample_size: generated images measured.
         reference: the same figure of real data against real data, or None.
         deviation: standard deviation over the seeds whose mean the value is, or None; the protocol
-            tells it too, for the message has no such field.
+            contains it, too, because the message has no such field.
     """
 
     metric: str
@@ -37,10 +37,10 @@ def write_report(path: Path, weights_sha256: str, figures: Sequence[EvaluationFi
 
 
 def read_report(path: Path, weights_sha256: str) -> tuple[EvaluationFigure, ...]:
-    """Returns the figures in ``path``; none if it is missing or of other weights.
+    """Returns the figures in ``path``; none if the file is missing or of other weights.
 
     Raises:
-        CheckpointError: the file is there but is not such a report.
+        CheckpointError: the file exists but is not such a report.
     """
     if not path.exists():
         return ()
@@ -61,14 +61,14 @@ def write_table(
     warnings: Sequence[str] = (),
     hint: str = "",
 ) -> None:
-    """Writes figures as a Markdown table, and below it how each was measured.
+    """Writes figures as a Markdown table, followed by the protocol of each.
 
     Args:
         path: path of the file.
-        title: its heading.
-        figures: a row for each.
+        title: heading of the table.
+        figures: the figures, one for each row.
         warnings: reasons not to trust the figures, above the table.
-        hint: what to look at, below the table; empty for none.
+        hint: advice below the table; empty for none.
     """
     lines = [f"# {title}", ""]
     lines += [line for warning in warnings for line in (f"**Warning:** {warning}", "")]

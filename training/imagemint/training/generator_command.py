@@ -1,6 +1,7 @@
-"""The command that trains a generator: settings here, work elsewhere.
+"""The settings of the command that trains a generator.
 
-Import-light: torch is imported when it runs, not when its options are listed.
+This module imports little: torch is imported when the command runs, not when its options are
+listed.
 """
 
 from pathlib import Path
@@ -56,7 +57,7 @@ class TrainGenerator(LoopSettings, DataOptions):
     """Machines, each with this number of processes. The environment tells how they connect."""
 
     def run(self) -> int:
-        """Trains, or prints what it would do."""
+        """Trains, or prints what the run would do."""
         if self.compile_ and self.processes * self.nodes > 1:
             raise ProcessesError(
                 "--compile is for one process: statistics that several work out together are"
@@ -71,7 +72,7 @@ class TrainGenerator(LoopSettings, DataOptions):
         return self.start(device)
 
     def start(self, device: "torch.device") -> int:
-        """Trains with exactly these settings, in as many processes as they say."""
+        """Trains with exactly these settings, in their number of processes."""
         from imagemint.training.distributed import SINGLE_PROCESS, start_distributed  # noqa: PLC0415 - torch
 
         if self.dry_run:
@@ -82,7 +83,7 @@ class TrainGenerator(LoopSettings, DataOptions):
         except TrainingFailed:
             if processes.rank == 0:
                 raise
-            return 1  # the first process says why
+            return 1  # the first process reports the error
 
     def _train(self, processes: "Distributed", device: "torch.device") -> int:
         from imagemint.training.loop.generator_task import GeneratorTask  # noqa: PLC0415 - torch
@@ -92,7 +93,7 @@ class TrainGenerator(LoopSettings, DataOptions):
         recipe = self.recipe_type(
             **{name: getattr(self, name) for name in self.recipe_type.model_fields}
         )
-        with processes.rank_zero_first():  # which downloads for all
+        with processes.rank_zero_first():  # the first process downloads for all
             task = GeneratorTask(recipe, self._training_data(recipe))
         schedule = Schedule(
             self.log_interval,
@@ -111,7 +112,7 @@ class TrainGenerator(LoopSettings, DataOptions):
         )
 
     def find_warnings(self, task: "GeneratorTask") -> list[str]:
-        """Returns what looks wrong with the training pictures, and what the run leaves out."""
+        """Returns possible problems of the training pictures, and what the run omits."""
         from imagemint.training.loop.dry_run import warnings_for  # noqa: PLC0415 - torch
 
         return warnings_for(task.recipe, task.data)
@@ -123,11 +124,11 @@ class TrainGenerator(LoopSettings, DataOptions):
         device: "torch.device",
         passes: "Passes",
     ) -> dict[str, Any]:
-        """Returns the classes with their counts, what looks wrong, and the expected time."""
+        """Returns the classes with their counts, possible problems, and the expected time."""
         from imagemint.training.loop import dry_run, start  # noqa: PLC0415 - torch
 
         warnings = self.find_warnings(task)
-        start.initial_state(task.recipe, task.data, device)  # refuses images it cannot draw
+        start.initial_state(task.recipe, task.data, device)  # raises for unsuitable images
         test = self._test_split(task.recipe)
         warnings += dry_run.warnings_on_test(test)
         data = dry_run.describe_data(task.data, test)
@@ -138,7 +139,7 @@ class TrainGenerator(LoopSettings, DataOptions):
         }
 
     def measure(self, task: "GeneratorTask", device: "torch.device") -> "QualityCurve | None":
-        """Returns what measures the generator at each checkpoint; None without a classifier."""
+        """Returns the function that measures the generator, None without a classifier."""
         from imagemint.training.evaluation import open_extractor  # noqa: PLC0415 - torch
         from imagemint.training.evaluation.curve import QualityCurve  # noqa: PLC0415
 
@@ -151,7 +152,7 @@ class TrainGenerator(LoopSettings, DataOptions):
         return QualityCurve(task.recipe, task.data, test, extractor)
 
     def _training_data(self, recipe: "Recipe") -> "LabelledImages":
-        """Returns the training pictures, on resume with the classes in the order of the run."""
+        """Returns the training pictures; a resumed run keeps its order of the classes."""
         from imagemint.training.loop.resume import read_class_order  # noqa: PLC0415 - torch
 
         def load(order: tuple[str, ...] | None = None) -> "LabelledImages":
@@ -170,11 +171,11 @@ class TrainGenerator(LoopSettings, DataOptions):
             return data
         try:
             return load(order)
-        except DatasetError:  # other classes: the checkpoint says what it was made of
+        except DatasetError:  # other classes; the error of the checkpoint names its own data
             return data
 
     def _test_split(self, recipe: "Recipe") -> "LabelledImages | str":
-        """Returns the test pictures that `imagemint evaluate` takes, or why there are none."""
+        """Returns the test pictures for `imagemint evaluate`, or the reason why there are none."""
         name = self.data_set or recipe.dataset
         try:
             return self.load(name, "test", self.data, size=self.size, channels=self.channels)

@@ -1,4 +1,4 @@
-"""The inputs of each step: real images, latents and conditions, as functions of their position."""
+"""Draws the inputs of each step: real images, latents and conditions, by their position."""
 
 from typing import cast
 
@@ -22,9 +22,9 @@ class BatchSource:
     Args:
         recipe: recipe of the run.
         data: training images.
-        state: its networks, and the images seen, which decide which real images come next.
+        state: its networks, and the images seen, which determine the next real images.
         seed: seed of order, latents and codes.
-        device: where the networks are.
+        device: device of the networks.
         processes: the collectives of the run.
         passes: runs the networks.
     """

@@ -1,4 +1,4 @@
-"""Checkpoints: safetensors and JSON, never pickle.
+"""Saves and reads checkpoints: safetensors and JSON, but no pickle.
 
 ``RUN/checkpoints/<images seen>/`` holds ``state.safetensors`` (both networks, the averaged
 generator, both optimisers: all that resumes), ``generator.safetensors`` (the averaged generator,
@@ -32,7 +32,8 @@ _log = logging.getLogger(__name__)
 FORMAT_VERSION = 1
 _KEPT = 2
 _TORN = ".[0-9]*.[0-9]*"
-# What every description of this format holds; unlogged, interim, rollbacks, precision came later.
+# Keys of every description of this format. Others were added later: unlogged, interim, rollbacks,
+# precision.
 _WRITTEN = {"images_seen", "step", "state_sha256", "generator_sha256", "recipe", "options"}
 
 
@@ -46,22 +47,22 @@ def save_checkpoint(
 ) -> Path:
     """Writes a checkpoint of ``state`` below ``run``, and drops older ones.
 
-    The newest two stay, and the newest from before a collapse; of interim ones only the newest.
+    It keeps the newest two, the newest one from before a collapse, and only the newest interim one.
 
     Args:
         run: the run's directory.
-        state: what resumes.
-        generator: the averaged generator ready for use, in evaluation mode.
+        state: the state to resume from.
+        generator: the averaged generator, ready for use, in evaluation mode.
         about: recipe, options, data and code, as JSON values; stored as they are.
-        interim: whether the run stops here before its end, off its schedule.
+        interim: whether the run stops here before its end, outside of its schedule.
 
     Raises:
-        CheckpointError: the files cannot be written, such as on a full disk. The checkpoints before
+        CheckpointError: the files cannot be written, such as on a full disk. Earlier checkpoints
             are kept.
     """
     final = run / "checkpoints" / f"{state.images_seen:010d}"
     part = final.with_name(f".{final.name}.{os.getpid()}")
-    for torn in final.parent.glob(_TORN):  # by a run that was killed while it saved
+    for torn in final.parent.glob(_TORN):  # left by a run that was killed while it saved
         shutil.rmtree(torn, ignore_errors=True)
     try:
         _write(part, state, generator, about, interim=interim)
@@ -115,7 +116,7 @@ def _drop_old(run: Path) -> None:
 
 
 def list_varied_checkpoints(run: Path) -> list[Path]:
-    """Returns the checkpoints below ``run`` whose samples were not all alike, oldest first."""
+    """Returns the checkpoints below ``run`` whose samples varied, oldest first."""
     return [path for path in list_checkpoints(run) if not _is_collapsed(path)]
 
 
@@ -130,14 +131,14 @@ def drop_collapsed(run: Path) -> None:
 def _is_collapsed(checkpoint: Path) -> bool:
     try:
         return read_description(checkpoint).get("collapsed_since") is not None
-    except CheckpointError:  # damaged, which is said when it is read
+    except CheckpointError:  # damaged; reading it reports the error
         return False
 
 
 def _is_interim(checkpoint: Path) -> bool:
     try:
         return bool(read_description(checkpoint).get("interim"))
-    except CheckpointError:  # damaged; it leaves when its turn comes
+    except CheckpointError:  # damaged; it is deleted in its turn
         return False
 
 
@@ -147,7 +148,7 @@ def _sha256(path: Path) -> str:
 
 
 def list_checkpoints(run: Path) -> list[Path]:
-    """Returns the checkpoints below ``run``, oldest first, without a look at their contents."""
+    """Returns the checkpoints below ``run``, oldest first, without reading them."""
     found = run.glob("checkpoints/*")
     numbered = (path for path in found if path.name.isascii() and path.name.isdigit())
     return sorted((path for path in numbered if path.is_dir()), key=lambda path: int(path.name))
@@ -169,7 +170,7 @@ def read_description(checkpoint: Path) -> dict[str, Any]:
     """Returns a checkpoint's JSON.
 
     Raises:
-        CheckpointError: unreadable, incomplete, or of a format this code does not know.
+        CheckpointError: it is unreadable, incomplete, or has an unknown format.
     """
     path = checkpoint / "checkpoint.json"
     try:
@@ -191,7 +192,7 @@ def read_tensors(path: Path, expected_sha256: str) -> dict[str, Tensor]:
     """Returns the tensors of a file by name.
 
     Raises:
-        CheckpointError: unreadable, or with another digest than recorded.
+        CheckpointError: it is unreadable, or its digest is not the recorded one.
     """
     _check_digest(path, expected_sha256)
     try:
@@ -212,7 +213,7 @@ def _check_digest(path: Path, expected_sha256: str) -> None:
 def _set_aside(checkpoint: Path) -> None:
     aside = checkpoint.with_name(f"{checkpoint.name}.damaged")
     shutil.rmtree(aside, ignore_errors=True)
-    with suppress(FileNotFoundError):  # another process of the run was first
+    with suppress(FileNotFoundError):  # another process of the run has already renamed it
         checkpoint.rename(aside)
 
 
@@ -220,7 +221,7 @@ def find_whole_checkpoint(run: Path) -> Path:
     """Returns the newest checkpoint below ``run`` whose files are whole; warns of later ones.
 
     Raises:
-        CheckpointError: there is none; says what is wrong with each.
+        CheckpointError: there is none; the message states the fault of each.
     """
     faults: list[str] = []
     for checkpoint in reversed(list_checkpoints(run)):
@@ -236,7 +237,7 @@ def find_whole_checkpoint(run: Path) -> Path:
         return checkpoint
     if faults:
         raise CheckpointError("no checkpoint is whole: " + "; ".join(faults))
-    return latest_checkpoint(run)  # raises: there is none
+    return latest_checkpoint(run)  # raises, because there is none
 
 
 def find_fitting_checkpoint(run: Path, about: dict[str, Any], *, free: set[str]) -> Path:
@@ -244,12 +245,12 @@ def find_fitting_checkpoint(run: Path, about: dict[str, Any], *, free: set[str])
 
     Args:
         run: the run's directory.
-        about: what `save_checkpoint` was given; recipe, data, precision and options must agree.
-        free: options that may differ, because they do not decide what a step computes.
+        about: the argument of `save_checkpoint`; recipe, data, precision and options must agree.
+        free: options that may differ, because they do not affect the steps.
 
     Raises:
-        CheckpointError: none there, unreadable, or made by another recipe, data or options; every
-            difference is named.
+        CheckpointError: there is none, it is unreadable, or it was made with another recipe, data
+            or options; the message names every difference.
     """
     checkpoint = find_whole_checkpoint(run)
     found = read_description(checkpoint)
@@ -286,7 +287,7 @@ def option_defaults(recipe: str) -> dict[str, Any]:
 def restore(run: Path, state: TrainingState, about: dict[str, Any], *, free: set[str]) -> None:
     """Fills ``state`` from the newest whole checkpoint of ``run``, if it fits.
 
-    Damaged checkpoints that are newer are renamed, so that the run goes on without them.
+    Newer damaged checkpoints are renamed, so that the run continues without them.
 
     Args:
         run: the run's directory.
@@ -295,7 +296,7 @@ def restore(run: Path, state: TrainingState, about: dict[str, Any], *, free: set
         free: as for `find_fitting_checkpoint`.
 
     Raises:
-        CheckpointError: there is none that fits, or its tensors are damaged.
+        CheckpointError: no checkpoint fits, or its tensors are damaged.
     """
     checkpoint = find_fitting_checkpoint(run, about, free=free)
     for damaged in list_checkpoints(run):

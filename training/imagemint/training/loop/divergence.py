@@ -11,8 +11,8 @@ from imagemint.training.errors import Diverged
 from imagemint.training.loop.health import REMEDY, describe_kept_checkpoint
 from imagemint.training.loop.state import TrainingState
 
-_ROWS = 3  # of the log; with fewer there is no usual size yet
-_LEAST, _MOST = 1.0, 1_000.0  # bounds of the usual size: small losses may grow, none stays huge
+_ROWS = 3  # rows of the log; with fewer there is no usual size yet
+_LEAST, _MOST = 1.0, 1_000.0  # bounds of the usual size
 _LOSSES = "loss_D", "loss_G"
 
 
@@ -27,7 +27,7 @@ class LossWatch:
 
     Args:
         run: directory of the run. Its log, if there is one, is read once, here.
-        factor: how many times the usual losses are too much.
+        factor: ratio to the usual losses that means divergence.
     """
 
     def __init__(self, run: Path, factor: float) -> None:
@@ -38,14 +38,14 @@ class LossWatch:
         self._sizes = [_size(json.loads(row)) for row in rows]
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Takes a row of the log, with its losses by name."""
+        """Adds a row of the log, with its losses by name."""
         self._sizes.append(_size(row))
 
     def check(self, state: TrainingState) -> None:
         """Compares the losses of each step since the last row, if there are any.
 
         Raises:
-            Diverged: they are more than the factor times as large as usual.
+            Diverged: they exceed the usual size by more than the factor.
         """
         if _LOSSES[0] not in state.unlogged:
             return

@@ -1,4 +1,4 @@
-"""What ``--dry-run`` says of a run besides its options."""
+"""Collects the output of ``--dry-run`` besides the options."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from imagemint.training.recipes.results import spell_minutes
 
 
 def warnings_for(recipe: Recipe, data: LabelledImages) -> list[str]:
-    """Returns what looks wrong with the training pictures, and what the run leaves out."""
+    """Returns possible problems of the training pictures, and what the run omits."""
     by_class = recipe.condition == "class"
     said = [*find_doubts(data), *find_shortages(data, recipe.batch_size, by_class=by_class)]
     if by_class and len(data.class_labels) == 1:
@@ -25,11 +25,11 @@ def warnings_for(recipe: Recipe, data: LabelledImages) -> list[str]:
 
 
 def describe_data(train: LabelledImages, test: LabelledImages | str) -> dict[str, Any]:
-    """Returns what the data hold, as JSON values.
+    """Returns a summary of the data, as JSON values.
 
     Args:
         train: training pictures.
-        test: test pictures, or why there are none.
+        test: test pictures, or the reason why there are none.
     """
     known = None if isinstance(test, str) else test
     remarks = dict.fromkeys([*train.remarks, *(known.remarks if known else ())])
@@ -37,7 +37,7 @@ def describe_data(train: LabelledImages, test: LabelledImages | str) -> dict[str
 
 
 def warnings_on_test(test: LabelledImages | str) -> list[str]:
-    """Returns what ``imagemint evaluate`` will lack."""
+    """Returns warnings about figures that ``imagemint evaluate`` will omit."""
     if isinstance(test, str):
         return [f"`imagemint evaluate` has no test pictures: {test}"]
     return find_evaluation_shortages(test)
@@ -46,10 +46,10 @@ def warnings_on_test(test: LabelledImages | str) -> list[str]:
 def expected_time(
     task: Task, schedule: Schedule, device: torch.device, passes: Passes
 ) -> dict[str, Any]:
-    """Returns how long the run takes on this machine, measured on its first steps.
+    """Returns the expected time of the run on this machine, measured on its first steps.
 
     Raises:
-        TrainingError: whatever the first steps of the run would fail by.
+        TrainingError: the first steps of the run fail.
     """
     pace = measure_pace(task, schedule, device, passes)
     where = f"{device}, {torch.get_num_threads()} threads" if device.type == "cpu" else str(device)

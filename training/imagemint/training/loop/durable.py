@@ -1,4 +1,4 @@
-"""Files that survive a power cut."""
+"""Writes files that survive a power cut."""
 
 import os
 from collections.abc import Iterable

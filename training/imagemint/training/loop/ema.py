@@ -24,7 +24,7 @@ def ema_weight(batch_size: int, half_life: int, ramp_up: float, images_seen: int
 
 @torch.no_grad()
 def update_ema(averaged: nn.Module, running: nn.Module, weight: float) -> None:
-    """Moves ``averaged`` towards ``running`` in place, parameters and floating buffers alike."""
+    """Moves parameters and floating buffers of ``averaged`` towards ``running``, in place."""
     ours, theirs = _floating(averaged), _floating(running)
     torch._foreach_lerp_(ours, theirs, weight)
 
@@ -44,9 +44,9 @@ def recalibrate(
     """Returns a copy in evaluation mode whose batch-normalisation statistics are its own.
 
     The average of the statistics is not the statistics of the average, so they are measured anew
-    over ``batches`` of 256 images, after Izmailov et al., "Averaging Weights Leads to Wider
-    Optima" (2018). Without classes, num_classes is 0. A network without batch normalisation comes
-    back unchanged.
+    over ``batches`` of 256 images, after Izmailov et al., "Averaging Weights Leads to Wider Optima"
+    (2018). Without classes, num_classes is 0. A network without batch normalisation is returned
+    unchanged.
     """
     device = next(averaged.parameters()).device
     classes = (torch.arange(256) % num_classes).to(device) if num_classes else None
@@ -64,8 +64,8 @@ def measure_statistics(averaged: nn.Module, show: Callable[[nn.Module], None]) -
     """Returns a copy in evaluation mode whose batch-normalisation statistics are its own.
 
     Args:
-        averaged: the moving average; a network without batch normalisation comes back unchanged.
-        show: passes the batches through the network that is given, over which to measure.
+        averaged: the moving average; a network without batch normalisation is returned unchanged.
+        show: passes the batches to measure through the given network.
     """
     generator = copy.deepcopy(averaged)
     measured = nn.BatchNorm2d, VirtualBatchNorm

@@ -1,4 +1,4 @@
-"""Pairs of the test split that a run keeps, for its grids and for the export."""
+"""Keeps pairs of the test split in a run, for its grids and for the export."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ _DRAWN = 24  # rows of three in a grid of three columns
 _BATCH = 32
 _RGB = 3
 _HALF = 128
-_HIDDEN = (255, 0, 255)  # where a mask hides the picture
+_HIDDEN = (255, 0, 255)  # colour of pixels that a mask hides
 
 Images = NDArray[np.uint8]
 
@@ -46,7 +46,7 @@ class Examples:
         return cls(*pairs.examples(rows))
 
     def write(self, run: Path) -> None:
-        """Writes them to the directory of a run."""
+        """Writes the examples to the directory of a run."""
         run.mkdir(parents=True, exist_ok=True)
         save_file({name: np.ascontiguousarray(it) for name, it in asdict(self).items()}, run / FILE)
 
@@ -55,7 +55,7 @@ def read_examples(run: Path) -> Examples:
     """Returns the examples of a run, given its directory or a checkpoint in it.
 
     Raises:
-        CheckpointError: there are none, or they are damaged.
+        CheckpointError: the examples are missing or damaged.
     """
     places = [run / FILE, run.parent.parent / FILE]
     found = next((path for path in places if path.is_file()), None)
@@ -79,8 +79,8 @@ def translate_images(translator: nn.Module, sources: Images) -> Images:
     """Returns the results uint8 [N, H', W', C] of a translator for uint8 [N, H, W, depth].
 
     Args:
-        translator: in evaluation mode.
-        sources: in batches of 32 they are brought to its device.
+        translator: the translator, in evaluation mode.
+        sources: the sources, which are copied to its device in batches of 32.
     """
     device = next(translator.parameters()).device
     parts = []
@@ -92,10 +92,10 @@ def translate_images(translator: nn.Module, sources: Images) -> Images:
 
 
 def picture_sources(sources: Images, form: SourceForm, shape: tuple[int, int, int]) -> Images:
-    """Returns what a source looks like, uint8 [N, H', W', C] of the shape of the targets.
+    """Returns sources as pictures, uint8 [N, H', W', C] in the shape of the targets.
 
-    The newest frame, enlarged by nearest neighbours; what a mask hides is magenta, or white where
-    the targets are gray.
+    They show the newest frame, enlarged by nearest neighbours. Hidden pixels are magenta, or white
+    if the targets are gray.
     """
     height, width, channels = shape
     end = form.frames * form.channels
@@ -122,8 +122,7 @@ def arrange_examples(
 ) -> tuple[Images, int]:
     """Returns images for a grid, and its number of columns: source, result and truth in turn.
 
-    A `TwoWay` has a fourth, what the way back makes of the truth. Three examples stand in a row,
-    or two.
+    A `TwoWay` has a fourth image, the way back of the truth. A row has three examples, or two.
     """
     source, target = examples.source[:_DRAWN], examples.target[:_DRAWN]
     columns = [

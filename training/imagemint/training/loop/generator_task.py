@@ -43,7 +43,7 @@ class GeneratorTask(Task):
 
     @property
     def images_per_step(self) -> int:
-        """Real images that one step shows to the discriminator, in the usual step."""
+        """Real images that a usual step shows to the discriminator."""
         return self.recipe.discriminator_steps * self.recipe.batch_size
 
     def with_images(self, images: int) -> Self:
@@ -87,7 +87,7 @@ class GeneratorTask(Task):
             positions = discriminator_positions(recipe, state)
             for position in positions:
                 batch = batches.draw(position, with_gradient=position == positions[-1])
-                judged = replace(batch)  # G starts below from the images as they are here
+                judged = replace(batch)  # G starts below from these images
                 loss_D = gan_loss.discriminator_loss(judged, state.step, state.images_seen)
                 stats.extend(loss_D.terms)
                 if recipe.skip_lead == 1 or processes.average(judged.lead()) <= recipe.skip_lead:
@@ -116,7 +116,7 @@ class GeneratorTask(Task):
         interim: bool,
         scheduled: bool,
     ) -> nn.Module:
-        """Returns the averaged generator ready for use; see `health.inspect_generator`."""
+        """Returns the averaged generator, ready for use; see `health.inspect_generator`."""
         return inspect_generator(
             *(self.recipe, self.data, run, state),
             monitor=monitor,

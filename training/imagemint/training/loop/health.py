@@ -39,25 +39,25 @@ def inspect_generator(
     interim: bool = False,
     scheduled: bool = True,
 ) -> nn.Module:
-    """Returns the averaged generator ready for use, after a look at its fixed samples.
+    """Returns the averaged generator, ready for use, after checking its fixed samples.
 
-    Off the schedule the look leaves nothing in the log and does not count for the collapse watch,
-    and an interim one leaves no grid either: a run that is stopped and resumed leaves the same
-    files as one that is not.
+    Outside of the schedule, the check writes nothing to the log and does not count for the collapse
+    watch, and an interim one writes no grid. Therefore a run that is stopped and resumed has the
+    same files as one that is not.
 
     Args:
         recipe: recipe of the run.
         data: its images.
         run: its directory.
         state: its current state.
-        monitor: draws and logs; None in all processes but the first.
-        schedule: says when a collapse ends the run.
+        monitor: draws and logs; None except in the first process.
+        schedule: determines when a collapse ends the run.
         interim: whether the run stops here before its end.
         scheduled: whether a checkpoint is due here by the schedule.
 
     Raises:
         LossNotFinite: a tensor of the state is NaN or infinite.
-        ModeCollapse: the samples of a class have been all but the same for
+        ModeCollapse: the samples of a class have been nearly equal for
             ``schedule.collapse_patience`` images.
     """
     labels = recipe.class_labels(data.class_labels)
@@ -84,9 +84,9 @@ def inspect_generator(
 def watch_collapse(run: Path, state: TrainingState, found: Variety, schedule: Schedule) -> None:
     """Warns of a collapse, and ends the run if it does not pass.
 
-    Many runs collapse for a while and recover, the plainest GAN among them, so a collapse alone is
-    a warning. ``state.collapsed_since`` keeps when it began. Checkpoints go on, and the last one
-    from before the collapse stays beside them.
+    Many runs, including those of the original GAN, collapse for a while and recover, so a collapse
+    first causes a warning. ``state.collapsed_since`` stores its beginning. Checkpoints continue,
+    and the last one from before the collapse is kept.
 
     Raises:
         ModeCollapse: it has lasted for ``schedule.collapse_patience`` images.
@@ -122,7 +122,7 @@ def watch_collapse(run: Path, state: TrainingState, found: Variety, schedule: Sc
 
 
 def refuse_not_finite(state: TrainingState, generator: nn.Module, run: Path) -> None:
-    """Raises `LossNotFinite` if a tensor is: finite losses say nothing of the step they caused."""
+    """Raises `LossNotFinite` if a tensor is not finite. Finite losses do not ensure that."""
     tensors = state.tensors() | generator.state_dict(prefix="recalibrated/")
     faults = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if faults:
@@ -133,7 +133,7 @@ def refuse_not_finite(state: TrainingState, generator: nn.Module, run: Path) -> 
 
 
 def describe_kept_checkpoint(run: Path) -> str:
-    """Returns the part of an error message that says which checkpoint a failed run has left."""
+    """Returns the part of an error message about the last checkpoint of a failed run."""
     found = list_varied_checkpoints(run) or list_checkpoints(run)
     return (
         f"the last good checkpoint is kept, {found[-1]}" if found else "no checkpoint was saved yet"

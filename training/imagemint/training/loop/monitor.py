@@ -1,4 +1,4 @@
-"""What a run reports while it goes on, and the files it leaves behind.
+"""Reports the progress of a run, and writes its log and pictures.
 
 ``log.jsonl`` (a row per interval), TensorBoard events, ``grids/<images seen>.png``, and at the end
 ``losses.png`` and ``grids.gif``. All but the timings and the progress bar are functions of the
@@ -81,7 +81,7 @@ class Monitor:
         for close in (self._bar.close, self._log.close, self._scalars.close):
             try:
                 close()
-            except OSError as fault:  # of a full disk, say, which the error tells already
+            except OSError as fault:  # for example because of a full disk, which the error reports
                 if error is None:
                     raise
                 _log.warning("the log of the failed run is incomplete: %s", fault)
@@ -91,10 +91,10 @@ class Monitor:
         except Exception as fault:
             if error is None:
                 raise
-            _log.warning("no plots of the failed run: %s", fault)  # what failed it matters more
+            _log.warning("no plots of the failed run: %s", fault)  # the run has its own error
 
     def step(self, figures: list[tuple[str, float]]) -> None:
-        """Takes the figures of a step with their names; a row holds their means."""
+        """Adds the figures of a step with their names; a row has their means."""
         for name, figure in figures:
             self._state.unlogged.setdefault(name, []).append(figure)
         self._bar.update(self._state.images_seen - self._bar.n)
@@ -121,21 +121,21 @@ class Monitor:
         return row
 
     def note_variety(self, variety: Variety) -> None:
-        """Puts the variety of the samples into the next row of the log.
+        """Adds the variety of the samples to the next row of the log.
 
-        A figure that could not be measured, for want of two real images of one class, is left out.
+        Figures that need two real images of one class are omitted without them.
         """
         for name, figure in zip(_VARIETY, (variety.spread, variety.nearest), strict=True):
             if np.isfinite(figure):
                 self._state.unlogged.setdefault(name, []).append(figure)
 
     def note_quality(self, figures: Mapping[str, float]) -> None:
-        """Puts figures of the generator, by their names, into the next row of the log."""
+        """Adds figures of the generator, by their names, to the next row of the log."""
         for name, figure in figures.items():
             self._state.unlogged.setdefault(name, []).append(figure)
 
     def draw(self, samples: NDArray[np.uint8], columns: int = SAMPLES_PER_CLASS) -> None:
-        """Writes the grid of the fixed samples uint8 [N, H, W, C], so many in a row."""
+        """Writes the grid of the fixed samples uint8 [N, H, W, C]."""
         seen = self._state.images_seen
         picture = arrange_grid(samples, columns)
         Image.fromarray(picture).save(self._run / "grids" / f"{seen:010d}.png")
@@ -144,10 +144,10 @@ class Monitor:
 
 
 def _forget_after(run: Path, images_seen: int) -> None:
-    """Drops what an interrupted run wrote after the checkpoint it resumes from."""
+    """Deletes what an interrupted run wrote after the checkpoint that it resumes from."""
     log = run / "log.jsonl"
     if log.exists():
-        # A line without an end was torn by whatever killed the run.
+        # A line without an end was not completed when the run was killed.
         rows = [row for row in log.read_text().splitlines(keepends=True) if row.endswith("\n")]
         part = log.with_name(f".{log.name}")
         part.write_text("".join(row for row in rows if json.loads(row)["images"] <= images_seen))
@@ -163,7 +163,7 @@ def _grids(run: Path) -> list[Path]:
 
 
 def plot_losses(run: Path) -> None:
-    """Draws ``losses.png`` from ``log.jsonl``; nothing when the log has no row."""
+    """Draws ``losses.png`` from ``log.jsonl``; does nothing if the log is empty."""
     rows = [json.loads(row) for row in (run / "log.jsonl").read_text().splitlines()]
     if not rows:
         return
@@ -201,7 +201,7 @@ def plot_losses(run: Path) -> None:
 
 
 def animate_grids(run: Path) -> None:
-    """Writes ``grids.gif`` from the grids in order; nothing when there are none.
+    """Writes ``grids.gif`` from the grids in order; does nothing without grids.
 
     Of a long run it shows 100 grids at even distances, the first and the last among them: all
     frames are in memory at once.

@@ -1,4 +1,4 @@
-"""How fast a run goes on the machine at hand, by a rehearsal of its first steps."""
+"""Measures the speed of a run on this machine with its first steps."""
 
 import time
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from imagemint.training.loop.training_loop import train
 from imagemint.training.networks.precision import Passes
 
 _BUDGET_S = 5.0
-_FEWEST, _MOST = 3, 64  # steps; penalties that are due every 8 or 16 steps are among them
+_FEWEST, _MOST = 3, 64  # steps, so that penalties every 8 or 16 steps are included
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Pace:
 
     Attributes:
         images_per_s: real images shown to the discriminator in a second.
-        steps: how many steps it was measured on.
+        steps: number of measured steps.
     """
 
     images_per_s: float
@@ -33,7 +33,7 @@ class Pace:
 
 
 class _Rehearsal(Distributed):
-    """A process that computes what one alone computes, writes nothing, and stops early.
+    """A single process that computes, writes nothing, and stops early.
 
     Attributes:
         ends: when each step ended, in seconds.
@@ -71,7 +71,7 @@ def measure_pace(task: Task, schedule: Schedule, device: torch.device, passes: P
     it also allocates and compiles.
 
     Raises:
-        TrainingError: whatever the first steps of the run itself would fail by.
+        TrainingError: the first steps of the run fail.
         KeyboardInterrupt: a signal asked it to stop.
     """
     batch = task.images_per_step

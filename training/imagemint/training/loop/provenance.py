@@ -1,4 +1,4 @@
-"""What a run says of itself: recipe, options, data, code and versions."""
+"""Describes a run: recipe, options, data, code and versions."""
 
 import json
 import platform
@@ -16,7 +16,7 @@ from imagemint.training.recipes.recipe import Recipe
 
 
 class _Data(Protocol):
-    """What a run says of its data."""
+    """The description of the data of a run."""
 
     @property
     def name(self) -> str: ...
@@ -27,7 +27,7 @@ class _Data(Protocol):
 
 
 def describe(recipe: Recipe, data: LabelledImages, precision: str = "fp32") -> dict[str, Any]:
-    """Returns what a checkpoint and ``options.json`` say of a generator's run, as JSON values."""
+    """Returns the description of a generator's run for checkpoints and ``options.json``."""
     of_images = {
         "class_labels": list(recipe.class_labels(data.class_labels)),
         "image_size": data.images.shape[1],
@@ -39,13 +39,13 @@ def describe(recipe: Recipe, data: LabelledImages, precision: str = "fp32") -> d
 def describe_run(
     options: RunOptions, data: _Data, precision: str, of_images: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Returns what every run says of itself, as JSON values.
+    """Returns the description that every run has, as JSON values.
 
     Args:
         options: options of the recipe.
-        data: its name, digest and licence.
+        data: name, digest and licence of the data.
         precision: precision of the passes.
-        of_images: what the networks were built for.
+        of_images: shape that the networks were built for.
     """
     return {
         "recipe": options.name,
@@ -74,8 +74,8 @@ def write_options(run: Path, about: dict[str, Any]) -> None:
 def read_code_revision() -> str:
     """Returns the git commit of this code, with ``+`` when it has local changes, or ''.
 
-    The repository counts only if it tracks this very file: a virtual environment may lie in any
-    other one.
+    The repository counts only if it tracks this file, because a virtual environment may be in
+    another repository.
     """
     here = Path(__file__).parent
     git = ["git", "-C", str(here)]

@@ -1,4 +1,4 @@
-"""What the loop leaves on disk: rows of the log, grids of samples, and checkpoints."""
+"""Writes the results of the loop: rows of the log, grids of samples, and checkpoints."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -24,19 +24,19 @@ Measure = Callable[[nn.Module], Mapping[str, float]]
 
 
 class Recorder:
-    """Checks each step, and writes what is due after it. Only rank 0 writes.
+    """Checks each step, and writes the results that are due. Only rank 0 writes.
 
     Use it as a context manager: at the end it draws the loss plot and the animated grids.
 
     Args:
-        task: what is trained.
-        run: its directory.
+        task: the task of the run.
+        run: directory of the run.
         state: its state, read when something is written.
         about: the description that every checkpoint holds.
         schedule: how often to log and save.
         processes: the collectives of the run.
-        measure: returns figures of a generator by their names, for the log; None: none.
-        quiet: no progress bar.
+        measure: returns figures of a generator by their names, for the log; None for no figures.
+        quiet: whether to show no progress bar.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Recorder:
         self._losses = LossWatch(run, schedule.divergence_factor)
         self._seen = state.images_seen
         self._saved_at = state.images_seen if state.step else None
-        self._generator: nn.Module = state.G_ema  # recalibrated, once a checkpoint is due
+        self._generator: nn.Module = state.G_ema  # recalibrated when a checkpoint is due
 
     def __enter__(self) -> Self:
         return self
@@ -74,7 +74,7 @@ class Recorder:
             self._monitor.__exit__(kind, error, trace)
 
     def record_step(self, stats: list[tuple[str, float]]) -> None:
-        """Takes the statistics of a step; writes a grid, a row and a checkpoint where due.
+        """Adds the statistics of a step; writes a grid, a row and a checkpoint if due.
 
         Raises:
             LossNotFinite: a loss or a tensor of the state is NaN or infinite.
@@ -88,7 +88,7 @@ class Recorder:
         is_snapshot_due = has_crossed(self._seen, seen, schedule.snapshot_interval)
         is_row_due = has_crossed(self._seen, seen, schedule.log_interval)
         self._seen = seen
-        if is_snapshot_due:  # before the row, which holds the variety of the samples
+        if is_snapshot_due:  # before the row, which has the variety of the samples
             self._processes.on_rank_zero(self._inspect)
         if is_row_due:
             self._processes.on_rank_zero(self._write_row)

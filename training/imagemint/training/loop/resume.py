@@ -1,4 +1,4 @@
-"""The settings of a run that is resumed: those of the run, and what the user gives anew."""
+"""Determines the settings of a resumed run: those of the run, overridden by the user."""
 
 import json
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from imagemint.training.loop.checkpoints import (
 )
 
 NOT_REMEMBERED = frozenset({"out", "data", "dry_run", "quiet", "device", "resume"})
-"""Settings of the machine and of one call, which no run remembers."""
+"""Settings of the machine and of one call, which a run does not record."""
 _SETTINGS = "settings"
 _SCHEDULE = "schedule"
 
@@ -25,7 +25,7 @@ SettingsT = TypeVar("SettingsT", bound=BaseModel)
 
 
 def settings_to_record(settings: BaseModel, recipe_options: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what ``options.json`` keeps for a later resume, as JSON values by name.
+    """Returns the settings that ``options.json`` records for a resume, as JSON values by name.
 
     Args:
         settings: settings of the command.
@@ -35,7 +35,7 @@ def settings_to_record(settings: BaseModel, recipe_options: Mapping[str, Any]) -
     kept = settings.model_dump(mode="json", by_alias=True, exclude=set(left_out))
     for name in ("dataset", "labels_file", "classifier"):
         if kept.get(name) and Path(kept[name]).expanduser().exists():
-            # A resume may be called from another directory.
+            # The resume may run in another directory.
             kept[name] = str(Path(kept[name]).expanduser().absolute())
     return kept
 
@@ -52,8 +52,8 @@ def resume_settings(
             tells no more than the name of its data.
 
     Raises:
-        CheckpointError: there is no whole checkpoint, the run does not tell which data it learnt,
-            or its options are not those of this recipe.
+        CheckpointError: there is no complete checkpoint, the run does not record its data, or its
+            options are not those of this recipe.
     """
     description = read_description(find_whole_checkpoint(run))
     kept = read_settings(run)
@@ -74,7 +74,7 @@ def resume_settings(
 
 
 def read_class_order(run: Path, data: LabelledImages) -> tuple[str, ...] | None:
-    """Returns the classes of a run in its own order; None if the data have them so already.
+    """Returns the classes of a run in its order; None if the data have the same order.
 
     Classes are sorted by the numbers in their names, and folders without pictures are none. Older
     runs sorted them as text and counted such folders. A run without classes does not tell its

@@ -1,4 +1,4 @@
-"""Images of fixed serials, and how much they vary."""
+"""Draws images of fixed serials, and measures how much they vary."""
 
 from dataclasses import dataclass
 
@@ -27,9 +27,9 @@ def draw_fixed_samples(
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Returns images uint8 [10 K, H, W, C] at indices 0 to 10 K - 1 of seed 0, and their classes.
 
-    A generator without classes gives a hundred images, all of class 0.
+    A generator without classes makes a hundred images, all of class 0.
 
-    The exported bundle mints the same images under those serials, up to its recorded tolerance.
+    The exported bundle makes the same images for these serials, up to its recorded tolerance.
     """
     rows = num_classes or _ROWS_WITHOUT_CLASSES
     classes = np.repeat(np.arange(rows, dtype=np.int64), SAMPLES_PER_CLASS)
@@ -59,10 +59,10 @@ def images_of(
 
 
 def within_class_spread(images: NDArray[np.uint8], classes: NDArray[np.int64]) -> float:
-    """Returns how much images of one class differ: standard deviation of a pixel, in levels.
+    """Returns the variation of images of one class: standard deviation of a pixel, in levels.
 
-    The mean over classes and pixels; 0 when every class consists of copies of one picture. Classes
-    with fewer than two images do not count.
+    It is the mean over classes and pixels, and 0 if every class consists of copies of one picture.
+    Classes with fewer than two images do not count.
     """
     spreads = [
         float(images[classes == y].astype(np.float32).std(axis=0).mean())
@@ -74,7 +74,7 @@ def within_class_spread(images: NDArray[np.uint8], classes: NDArray[np.int64]) -
 
 @dataclass(frozen=True)
 class Variety:
-    """How much samples of one class vary, in pixels, as a multiple of what real images do.
+    """Variation of samples of one class, in pixels, as a multiple of that of real images.
 
     Attributes:
         spread: ratio of the mean standard deviation of a pixel.
@@ -92,7 +92,7 @@ class Variety:
 
     @property
     def least(self) -> float:
-        """The smaller of ``spread`` and ``nearest``; infinite where neither can be measured."""
+        """The smaller of ``spread`` and ``nearest``; infinite if neither can be measured."""
         known = [value for value in (self.spread, self.nearest) if np.isfinite(value)]
         return min(known, default=float("inf"))
 
@@ -100,7 +100,7 @@ class Variety:
 def measure_variety(
     samples: NDArray[np.uint8], classes: NDArray[np.int64], data: LabelledImages, *, labelled: bool
 ) -> Variety:
-    """Returns how much `draw_fixed_samples` vary within their classes, beside real images.
+    """Returns the variation of fixed samples within their classes, relative to real images.
 
     Args:
         samples: uint8 [N, H, W, C].

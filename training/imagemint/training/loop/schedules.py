@@ -1,4 +1,4 @@
-"""Numbers that change as a run goes on, as functions of the images seen."""
+"""Values that change during a run, as functions of the images seen."""
 
 import math
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class Schedule:
     Attributes:
         log_interval: images between two rows of the log.
         snapshot_interval: images between two checkpoints, each with its grid of samples.
-        collapse_grace: images before collapse is judged; early samples are all alike.
+        collapse_grace: images before collapse is judged, because early samples are all similar.
         collapse_patience: images for which a collapse has to last to end the run.
         rollbacks: how often a run that diverged or collapsed goes back to its last good checkpoint
             and on from there with half the learning rate and another order of the data.
@@ -42,5 +42,5 @@ def learning_rate_at(recipe: RunOptions, images_seen: int, rollbacks: int = 0) -
 
 
 def has_crossed(before: int, after: int, interval: int) -> bool:
-    """Whether a multiple of ``interval`` images lies above ``before`` and not above ``after``."""
+    """Returns whether a multiple of ``interval`` is above ``before`` and not above ``after``."""
     return after // interval > before // interval

@@ -33,8 +33,8 @@ def initial_state(
     """Returns fresh networks and optimisers; the weights are a function of ``recipe.seed``.
 
     Raises:
-        DatasetError: images that are not square, or of a size that the networks cannot have.
-        ProcessesError: a layer looks at a batch in a way that several processes cannot share.
+        DatasetError: the images are not square, or of a size that the networks cannot have.
+        ProcessesError: a layer uses a batch in a way that several processes cannot share.
     """
     height, width = data.images.shape[1:3]
     if height != width:
@@ -52,7 +52,7 @@ def initial_state(
         D = place(recipe.discriminator(shape), device)
         G_ema = place(recipe.generator(told), device)
         gan_loss = recipe.gan_loss(G, D, shape).to(device)
-    for part in (G, D, gan_loss):  # not G_ema, through which the first process looks alone
+    for part in (G, D, gan_loss):  # not G_ema, which only the first process uses
         _join(part, processes)
     if processes.world_size > 1:
         _refuse_batch_statistics(gan_loss)
@@ -82,7 +82,7 @@ def assemble_state(
 
 
 def fork_rng(device: torch.device) -> AbstractContextManager[None]:
-    """Leaves PyTorch's generators, of the CPU and of this device, as they were before."""
+    """Restores the state of PyTorch's generators, of the CPU and of this device."""
     return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
@@ -103,7 +103,7 @@ def _join(part: nn.Module, processes: Distributed) -> None:
 
 
 def _refuse_batch_statistics(gan_loss: GanLoss) -> None:
-    """Refuses an objective that is no mean over the images of a batch.
+    """Refuses a loss that is not a mean over the images of a batch.
 
     The gradient of a whole batch is the mean of the gradients of its parts only if the loss is.
     """

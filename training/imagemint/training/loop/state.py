@@ -13,7 +13,7 @@ _MODULES = {"G": "G", "D": "D", "G_ema": "G_ema", "losses": "game"}
 
 @dataclass
 class TrainingState:
-    """All that a step changes.
+    """The state that a step changes.
 
     Attributes:
         G: generator that trains, or translator.
@@ -25,7 +25,7 @@ class TrainingState:
         images_seen: real images shown to D so far.
         step: steps done so far.
         rollbacks: how often the run went back to a good checkpoint.
-        collapsed_since: images seen when the samples turned all alike; None while they vary.
+        collapsed_since: images seen when the samples became nearly equal; None while they vary.
         unlogged: figures of each step since the last row of the log, by name.
     """
 
@@ -51,14 +51,14 @@ class TrainingState:
         for part in ("opt_G", "opt_D"):
             for index, moments in getattr(self, part).state_dict()["state"].items():
                 flat |= {f"{part}/{index}/{name}": moment for name, moment in moments.items()}
-        # safetensors stores dense row-major tensors; the memory format is the loop's affair.
+        # safetensors stores dense row-major tensors; the loop sets the memory format.
         return {name: tensor.detach().cpu().contiguous() for name, tensor in flat.items()}
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Takes over what `tensors` returned.
+        """Loads the result of `tensors`.
 
         Raises:
-            CheckpointError: names or shapes are not those of these networks.
+            CheckpointError: names or shapes do not fit these networks.
         """
         try:
             for part, prefix in _MODULES.items():
@@ -77,7 +77,7 @@ class TrainingState:
 
 
 def _match_layout(parameter: Tensor, moment: Tensor) -> Tensor:
-    """Returns ``moment`` with the strides of its parameter; step counts, scalars, as they are.
+    """Returns ``moment`` with the strides of its parameter; step counts are unchanged.
 
     Fused Adam walks through parameter, gradient and moments by memory address. A row-major moment
     of a channels-last parameter would silently pair each weight with another weight's moment.

@@ -1,4 +1,4 @@
-"""A request to stop, by SIGINT or SIGTERM."""
+"""Handles requests to stop, by SIGINT or SIGTERM."""
 
 import signal
 from collections.abc import Iterator
@@ -22,8 +22,8 @@ class StopRequest:
         """Handles a signal: the first one asks to stop, the second one aborts at once.
 
         Raises:
-            KeyboardInterrupt: this is the second signal. What was being computed is lost; the last
-                checkpoint is not.
+            KeyboardInterrupt: this is the second signal. The current step is lost, but not the last
+                checkpoint.
         """
         del number
         if self.requested:
@@ -33,7 +33,7 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signal() -> Iterator[StopRequest]:
-    """Yields the request that SIGINT and SIGTERM make; restores their handlers at the end."""
+    """Yields the request that SIGINT and SIGTERM set; restores their handlers at the end."""
     request = StopRequest()
     previous = [signal.signal(each, request.receive) for each in _SIGNALS]
     try:

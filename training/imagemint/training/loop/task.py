@@ -1,4 +1,4 @@
-"""What a run trains: the seam between the loop and the two kinds of networks that it trains."""
+"""The interface between the loop and the two kinds of networks that it trains."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -21,7 +21,7 @@ Step = Callable[[Stats], None]
 
 
 class Task(ABC):
-    """A recipe with its data: what the loop needs to know of what it trains.
+    """A recipe with its data, as the loop uses it.
 
     `generator_task.GeneratorTask` trains a generator of images, `translation_task.TranslationTask`
     one that translates images. The loop itself, checkpoints, log, rollbacks, moving average and
@@ -48,10 +48,10 @@ class Task(ABC):
 
     @abstractmethod
     def describe(self, precision: str) -> dict[str, Any]:
-        """Returns what checkpoints and ``options.json`` say of the run, as JSON values."""
+        """Returns the description of the run for checkpoints and ``options.json``."""
 
     def begin(self, run: Path) -> None:
-        """Writes what belongs to the run besides checkpoints and log, before its first step.
+        """Writes further files of the run before its first step.
 
         The base class writes nothing.
         """
@@ -70,9 +70,10 @@ class Task(ABC):
         """Returns the function that makes one step on ``state``.
 
         Args:
-            state: what it changes, but for the moving average and the number of the step.
+            state: the state that it changes, except for the moving average and the number of the
+                step.
             seed: seed of the order and of everything that is drawn.
-            device: where the networks are.
+            device: device of the networks.
             passes: runs the networks.
             processes: the collectives of the run.
         """
@@ -88,19 +89,19 @@ class Task(ABC):
         interim: bool,
         scheduled: bool,
     ) -> nn.Module:
-        """Returns the averaged network ready for use, after a look at its fixed samples.
+        """Returns the averaged network, ready for use, after checking its fixed samples.
 
-        Off the schedule the look leaves nothing in the log, and an interim one leaves no grid
-        either: a run that is stopped and resumed leaves the same files as one that is not.
+        Outside of the schedule, the check writes nothing to the log, and an interim one writes no
+        grid. Therefore a run that is stopped and resumed has the same files as one that is not.
 
         Args:
             run: directory of the run.
             state: its current state.
-            monitor: draws and logs; None in all processes but the first.
-            schedule: says when a run fails.
+            monitor: draws and logs; None except in the first process.
+            schedule: determines when a run fails.
             interim: whether the run stops here before its end.
             scheduled: whether a checkpoint is due here by the schedule.
 
         Raises:
-            TrainingFailed: the network is not fit to go on with.
+            TrainingFailed: training cannot continue with this network.
         """

@@ -61,18 +61,18 @@ def train(
     arguments and share ``run``. Rank 0 writes.
 
     Args:
-        task: what is trained: the options and the data.
+        task: the task: the options and the data.
         run: directory of this run.
         schedule: how often to log and save, and how often to roll back.
-        device: where the networks are.
-        passes: how the networks run: precision, compiled or not.
+        device: device of the networks.
+        passes: runs the networks with a precision, compiled or not.
         processes: the collectives of the run. Default: a single process.
-        resume: continue from the newest checkpoint of ``run``.
+        resume: whether to continue from the newest checkpoint of ``run``.
         measure: returns figures of a generator, which are logged at every checkpoint.
-        quiet: no progress bar.
+        quiet: whether to show no progress bar.
 
     Raises:
-        CheckpointError: ``resume`` without a fitting checkpoint.
+        CheckpointError: there is no suitable checkpoint for ``resume``.
         LossNotFinite: a loss or a weight became NaN or infinite, and no rollback is left. The last
             good checkpoint is kept.
         Diverged: the losses are finite but far beyond their usual size. The last good checkpoint

@@ -37,10 +37,10 @@ _CALIBRATION_BATCH = 64
 
 @dataclass(frozen=True)
 class Judge:
-    """A trained classifier through which a loss looks at images.
+    """A trained classifier whose features a loss compares.
 
     Attributes:
-        layers: in order, in evaluation mode.
+        layers: its layers in order, in evaluation mode.
         sha256: digest of its weights, which checkpoints record.
     """
 
@@ -54,7 +54,7 @@ class TranslationTask(Task):
 
     Attributes:
         recipe: the options.
-        pairs: sources and targets to learn from.
+        pairs: sources and targets of the training.
         examples: fixed pairs of the test split, which the grids show.
         judge: judge of the perceptual loss; None if the recipe needs none.
     """
@@ -80,7 +80,7 @@ class TranslationTask(Task):
 
         Raises:
             DatasetError: the recipe cannot translate sources of this form.
-            ProcessesError: several processes; image pools are of one.
+            ProcessesError: there are several processes, and image pools belong to one.
             TrainingError: the recipe needs a judge.
         """
         if processes.world_size > 1:
@@ -166,7 +166,7 @@ class TranslationTask(Task):
         interim: bool,
         scheduled: bool,
     ) -> nn.Module:
-        """Returns the averaged translator ready for use, after a look at the examples.
+        """Returns the averaged translator, ready for use, after checking the examples.
 
         Raises:
             LossNotFinite: a tensor of the state is NaN or infinite.
@@ -179,7 +179,7 @@ class TranslationTask(Task):
         return translator
 
     def _show_calibration(self, translator: nn.Module) -> None:
-        """Shows a translator the sources over which its statistics are measured."""
+        """Passes the sources for measuring its statistics through a translator."""
         device = next(translator.parameters()).device
         for batch in range(self.recipe.calibration_batches):
             rows = np.arange(_CALIBRATION_BATCH) + batch * _CALIBRATION_BATCH

@@ -1,4 +1,4 @@
-"""Measures translators: their results beside the true images, and beside baselines."""
+"""Measures translators: compares their results with the true images and with baselines."""
 
 from imagemint.training.evaluation.translation.baselines import Baseline, find_baselines
 from imagemint.training.evaluation.translation.evaluating import (

@@ -1,4 +1,4 @@
-"""What does a task without a trained network: the figures of a translator stand beside theirs."""
+"""Baselines without a trained network, to compare a translator with."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,8 +27,8 @@ class Baseline:
     """A result for every source, without training.
 
     Attributes:
-        name: short, such as ``bicubic``.
-        how: what it does, for the protocol.
+        name: short name, such as ``bicubic``.
+        how: its method, for the protocol.
         translate: returns the results uint8 [N, H', W', C] of sources uint8 [N, H, W, depth], which
             are those of ``examples`` at the rows int64 [N].
     """
@@ -123,13 +123,13 @@ def _fill_smoothly(sources: Images, rows: Rows) -> Images:
 
 
 def _open(sources: Images) -> tuple[Images, NDArray[np.bool_]]:
-    """Returns the images [N, H, W, C] and where their holes are, bool [N, H, W]."""
+    """Returns the images [N, H, W, C] and their holes, bool [N, H, W]."""
     holes: NDArray[np.bool_] = sources[..., -1] > 127  # noqa: PLR2004 - the middle
     return sources[..., :-1], holes
 
 
 def _wiener_filters(blur: MotionBlur) -> tuple[Baseline, ...]:
-    """Returns one filter that knows the blur of each image, and one that knows the mean only."""
+    """Returns a filter that knows the blur of each image, and one that knows only the mean."""
     mean = blur.kernels(1, np.arange(_KERNELS)).mean(axis=0)
 
     def blind(x: Images, rows: Rows) -> Images:
@@ -157,10 +157,10 @@ def _sharpen(image: Images, kernel: NDArray[np.float64], balance: float) -> Imag
 
     edge = 2 * len(kernel)
     padded = np.pad(image / 255, ((edge, edge), (edge, edge), (0, 0)), mode="edge")
-    # The filter takes an image for periodic; this fades the opposite borders into each other.
+    # The filter treats an image as periodic, so opposite borders are blended.
     padded = _taper(padded, len(kernel))
-    turned = kernel[::-1, ::-1]  # MotionBlur correlates, the filter takes a convolution
-    sharpen: Callable[..., NDArray[np.float64]] = wiener  # which has no types
+    turned = kernel[::-1, ::-1]  # MotionBlur is a correlation, and the filter expects a convolution
+    sharpen: Callable[..., NDArray[np.float64]] = wiener  # scikit-image has no types
     channels = [sharpen(padded[..., c], turned, balance) for c in range(padded.shape[2])]
     sharp = np.stack(channels, axis=2)[edge:-edge, edge:-edge]
     return _to_levels(sharp)

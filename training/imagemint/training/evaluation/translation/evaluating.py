@@ -41,15 +41,15 @@ _WITHOUT_GLASSES = {"attributes_kept": "attributes_kept_without_glasses"}
 
 @dataclass(frozen=True)
 class Translator:
-    """A trained translator, as an evaluation uses it.
+    """A trained translator for an evaluation.
 
     Attributes:
         name: name of the run, for titles.
         sha256: digest of its weights.
         task: key of `datasets.translations.TASKS`.
-        dataset: whose images are the targets.
+        dataset: data set of the targets.
         translate: returns the results uint8 [N, H', W', C] of sources uint8 [N, H, W, depth].
-        back: the other direction of an unpaired task; None if there is none.
+        back: the other direction of an unpaired task; None without one.
     """
 
     name: str
@@ -72,12 +72,12 @@ def evaluate_translation(
     """Returns the figures of a translator and, with ``@`` and their name, of the baselines.
 
     Args:
-        translator: to be measured.
-        judge: classifier for features and attributes; None leaves out what needs one.
+        translator: the translator to measure.
+        judge: classifier for features and attributes; None to omit figures that need one.
         data: folder of the data sets.
-        samples: test sources, from row 0 on. Default: 2,000, or all where there are fewer.
+        samples: number of test sources, from row 0 on. Default: 2,000, or all if there are fewer.
         size: height and width that images were scaled to. None: as stored.
-        out: folder for ``figures.json``, ``table.md`` and pictures; None writes none.
+        out: folder for ``figures.json``, ``table.md`` and pictures; None to write none.
 
     Raises:
         DatasetError: data are missing, or too few.
@@ -141,7 +141,7 @@ def _measure(
 
 
 def _further(translator: Translator, test: Pairs, judge: Judge | None) -> Iterator[Figure]:
-    """Yields the cycle error, and whether the way back puts glasses on."""
+    """Yields the cycle error, and how often the way back adds glasses."""
     if translator.back is None or not isinstance(test, UnpairedImages):
         return
     sources, _ = test.examples(np.arange(min(len(test), _SAMPLES)))
@@ -162,7 +162,7 @@ def _further(translator: Translator, test: Pairs, judge: Judge | None) -> Iterat
 
 
 def _roll_out(translate: Callable[[Images, Rows], Images], test: Pairs) -> Iterator[Figure]:
-    """Yields the quality of each of ten predictions, each from its own predictions before it."""
+    """Yields the quality of ten predictions, each from the previous predictions."""
     if not isinstance(test, MovingImages):
         return
     rows = np.arange(min(len(test), _SEQUENCES))
@@ -187,7 +187,7 @@ def _roll_out(translate: Callable[[Images, Rows], Images], test: Pairs) -> Itera
 def predict(
     translate: Callable[[Images, Rows], Images], sources: Images, steps: int, channels: int
 ) -> Images:
-    """Returns so many frames after each source, uint8 [N, steps, H, W, C].
+    """Returns the frames after each source, uint8 [N, steps, H, W, C].
 
     Each prediction is the newest frame of the next source.
 
@@ -195,7 +195,7 @@ def predict(
         translate: predicts one frame.
         sources: uint8 [N, H, W, frames * C].
         steps: number of frames.
-        channels: C.
+        channels: channels of a frame, C.
     """
     rows, found = np.arange(len(sources)), []
     for _ in range(steps):
@@ -207,7 +207,7 @@ def predict(
 def _remove_glasses(
     translator: Translator, train: Pairs, data: Path | None, judge: Judge | None
 ) -> list[EvaluationFigure]:
-    """Returns how people look whose glasses were hidden and filled, with the baselines."""
+    """Returns images of people whose glasses were hidden and filled, with the baselines."""
     if translator.dataset != "avatars64":
         return []
     test = load_pairs("glasses-mask", "test", data)

@@ -1,4 +1,4 @@
-"""The figures of results beside the true images."""
+"""Computes figures of results, compared with the true images."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,10 +29,10 @@ class Figure:
     """A figure of one kind of results.
 
     Attributes:
-        metric: its name.
+        metric: name of the figure.
         value: value of the results.
-        how: what it is, and what its reference is.
-        error: standard error of the mean over the images; None of a figure that is no mean.
+        how: description of the figure and its reference.
+        error: standard error of the mean over the images; None for a figure that is not a mean.
         reference: value of the true images; None if it has no meaning.
     """
 
@@ -45,12 +45,12 @@ class Figure:
 
 @dataclass(frozen=True)
 class Truth:
-    """What results are compared with.
+    """The images to compare results with.
 
     Attributes:
         images: the true images of the same sources, uint8 [N, H, W, C].
-        others: as many training targets, which a translator's distances are taken from.
-        labels: what is known of the images, row by row.
+        others: equally many training targets, for distances between distributions.
+        labels: labels and attributes of the images, row by row.
         removes: attribute that a translator should set to ``none``; empty for none.
     """
 
@@ -76,8 +76,8 @@ def measure_results(
     Args:
         results: uint8 [N, H, W, C].
         truth: the true images.
-        judge: looks at images; None: no figure needs one.
-        holes: where sources were hidden, bool [N, H, W]; None: nowhere.
+        judge: classifier of the images; None if no figure needs one.
+        holes: hidden pixels of the sources, bool [N, H, W]; None without holes.
     """
     yield from _pixels(results, truth.images, holes)
     if judge is None:
@@ -145,9 +145,10 @@ def _distributions(results: Images, truth: Truth, judge: Judge) -> Iterator[Figu
 
 
 def measure_attributes(results: Images, truth: Truth, judge: Judge) -> Iterator[Figure]:
-    """Yields whether the judge sees in a result what is known of its true image.
+    """Yields how often the judge recognises the attributes of the true image in a result.
 
-    Attributes that a picture does not show do not count. Nothing if the judge knows other data.
+    Attributes that a picture does not show do not count. Yields nothing if the judge knows other
+    data.
     """
     labels = truth.labels
     if judge.trained_on is None or judge.trained_on.rpartition("/")[0] != _data_set(labels):
@@ -173,7 +174,7 @@ def measure_attributes(results: Images, truth: Truth, judge: Judge) -> Iterator[
 
 
 def _shares(images: Images, truth: Truth, judge: Judge) -> dict[str, float]:
-    """Returns the share of right values of the class and each attribute, by name."""
+    """Returns the share of correct values of the class and each attribute, by name."""
     labels = truth.labels
     shares = {"class": float((judge.look(images).classes == labels.labels).mean())}
     seen = judge.attributes(images)

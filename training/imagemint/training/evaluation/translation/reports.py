@@ -1,4 +1,4 @@
-"""Table and pictures of an evaluated translator."""
+"""Writes table and pictures of an evaluated translator."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Column:
     """Results of one kind.
 
     Attributes:
-        name: ``result``, or that of a baseline.
+        name: ``result``, or the name of a baseline.
         images: uint8 [N, H, W, C].
     """
 
