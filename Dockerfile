@@ -24,14 +24,9 @@ RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /dist .
 
 # --- one environment for each target ------------------------------------------------------------
 FROM ${PYTHON_IMAGE} AS cpu-environment
-COPY constraints.txt /tmp/
+COPY constraints.txt scripts/image-environment.sh /build/
 COPY --from=wheel /dist /dist
-SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
-# The wheel is named by its file: a name alone would ask the registry for it.
-RUN python -m venv /opt/imagemint \
- && /opt/imagemint/bin/pip install --no-cache-dir --constraint /tmp/constraints.txt \
-      "imagemint[server,trace,store,signing] @ file://$(echo /dist/imagemint-*.whl)" \
- && /opt/imagemint/bin/pip uninstall --yes pip setuptools
+RUN /build/image-environment.sh python server,trace,store,signing
 
 FROM ${CUDA_IMAGE} AS gpu-base
 # hadolint ignore=DL3008 # the archive keeps only the newest build of a package: a pin would rot
@@ -44,13 +39,9 @@ FROM gpu-base AS gpu-environment
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends python3-venv \
  && rm -rf /var/lib/apt/lists/*
-COPY constraints.txt /tmp/
+COPY constraints.txt scripts/image-environment.sh /build/
 COPY --from=wheel /dist /dist
-SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
-RUN python3 -m venv /opt/imagemint \
- && /opt/imagemint/bin/pip install --no-cache-dir --constraint /tmp/constraints.txt \
-      "imagemint[gpu,trace,store,signing] @ file://$(echo /dist/imagemint-*.whl)" \
- && /opt/imagemint/bin/pip uninstall --yes pip
+RUN /build/image-environment.sh python3 gpu,trace,store,signing
 
 # --- the images ---------------------------------------------------------------------------------
 FROM gpu-base AS gpu
@@ -90,6 +81,8 @@ LABEL org.opencontainers.image.title="imagemint" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
+# The base has a pip of its own, which nothing needs here.
+RUN pip uninstall --yes --root-user-action ignore setuptools wheel pip
 COPY --from=cpu-environment /opt/imagemint /opt/imagemint
 COPY models /models
 ENV PATH=/opt/imagemint/bin:${PATH} \

@@ -16,10 +16,10 @@ export PYTHON
 # Since 1.29 ONNX Runtime reports to its maker, from its import on, unless this is set.
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: help demo test check fix proto reference docs bench
+.PHONY: help demo test check fix proto reference docs bench image-test sbom
 
 help: ## list the verbs
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
 demo: $(SERVING) ## serve models/, mint ten digits of each class, write demo/sheet.png
 	@$(BIN)/python scripts/demo.py
@@ -46,6 +46,13 @@ docs: $(DEV) ## build the documentation site and show it at localhost:8008
 # It makes the environments of the peers that it is told to run, in .venv-peers.
 bench: $(DEV) ## load-test the server beside its peers; BENCH_ARGS="--peers none" alone
 	@$(BIN)/python benchmarks/serving.py $(BENCH_ARGS)
+
+# It needs root, buildah and debootstrap; otherwise the tests are skipped, with the reason.
+image-test: $(DEV) ## build the container images, start them and test them; takes minutes
+	@$(BIN)/python -m pytest -m image tests/e2e/test_image.py $(PYTEST_ARGS)
+
+sbom: $(DEV) ## write what the images hold, and the licences, to dist/; SBOM_ARGS="cpu" for one
+	@$(BIN)/python scripts/sbom.py $(SBOM_ARGS)
 
 $(SERVING): $(DEPENDENCIES)
 	@scripts/venv.sh server

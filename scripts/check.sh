@@ -29,7 +29,8 @@ step 'see docs/architecture.md for the arrows' lint-imports --no-logo
 step 'each message stands beside its field in proto/' buf lint proto
 step 'fix it with: make proto' fresh_stubs
 step 'an exemption needs its reason beside it' hadolint Dockerfile
-step 'an exemption needs its reason beside it' shellcheck .ci/run scripts/*.sh examples/*/*.sh
+step 'an exemption needs its reason beside it' shellcheck \
+  .ci/run scripts/*.sh examples/*/*.sh tests/e2e/image/*.sh
 step 'an exemption needs its reason beside it' mypy
 step 'see Documentation in CONTRIBUTING.md' python scripts/site/make_site.py check
 printf 'make check: all checks passed\n'

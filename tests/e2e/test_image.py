@@ -1,0 +1,142 @@
+"""The Dockerfile built for real, and its images started as a container runtime does.
+
+Several minutes and 3 GB of disk, so it is no part of `make test`: `make image-test` runs it. The
+base, the layers and the logs stay in .image-test for the next run.
+"""
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from image.container import BUILD_TIMEOUT_S, RUN_TIMEOUT_S, Image, RegistryMissingError
+
+ROOT = Path(__file__).parents[2]
+WORK = ROOT / ".image-test"
+LARGEST_CPU_MB = 450
+# Programs that run inside the image, with its Python.
+SIZE_OF_PNG = """
+import pathlib, sys
+from PIL import Image
+with Image.open(next(pathlib.Path(sys.argv[1]).rglob("*.png"))) as png:
+    print(png.format, "%dx%d" % png.size)
+"""
+STATUS_OF_GET = """
+import http.client, sys, urllib.parse
+address = urllib.parse.urlsplit(sys.argv[1])
+connection = http.client.HTTPConnection(address.netloc, timeout=30)
+connection.request("GET", address.path)
+print(connection.getresponse().status)
+"""
+PROVIDERS = "import onnxruntime; print(onnxruntime.get_available_providers())"
+
+pytestmark = [pytest.mark.image, pytest.mark.timeout(BUILD_TIMEOUT_S)]
+
+
+@pytest.fixture(scope="module")
+def build():
+    """Builds a target; skips, with the reason, where nothing can be built."""
+    tools = ("buildah", "debootstrap", "ip", "nsenter", "setpriv", "unshare")
+    if missing := [tool for tool in tools if shutil.which(tool) is None]:
+        pytest.skip(f"not installed: {', '.join(missing)}")
+    if os.geteuid() != 0:
+        pytest.skip("debootstrap and the mounts need root")
+
+    def build(target):
+        try:
+            return Image(WORK, target)
+        except RegistryMissingError as error:
+            pytest.skip(str(error))
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def cpu(build):
+    """The image for CPUs."""
+    return build("cpu")
+
+
+@pytest.fixture(scope="module")
+def server(cpu):
+    """A container of it, once it serves all models, however long that takes here."""
+    with cpu.start(IMAGEMINT_START_TIMEOUT_S=str(RUN_TIMEOUT_S)) as container:
+        container.read_until("ready")
+        yield container
+
+
+def test_cpu_image_is_small(cpu):
+    """Its layers, base included, are below the limit."""
+    (WORK / "logs/sizes.txt").write_text(f"cpu {cpu.size_mb:.0f} MB\n")
+    assert cpu.size_mb < LARGEST_CPU_MB
+
+
+def test_server_has_no_privileges(server):
+    """It runs as the nameless user, without capabilities, and cannot get any."""
+    status = server.read_status()
+    assert status["Uid"].split() == status["Gid"].split() == ["65532"] * 4
+    assert not status["Groups"].strip()
+    assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == 0
+    assert status["NoNewPrivs"] == "1"
+
+
+def test_root_is_read_only(server):
+    """Nothing can be written but in /tmp, and the server does not mind."""
+    refused = server.run("touch", "/opt/imagemint/x")
+    assert "Read-only file system" in refused.stderr
+    assert server.run("touch", "/tmp/x").returncode == 0  # noqa: S108 - the container's own
+
+
+def test_health_check_passes(server, cpu):
+    """The command of HEALTHCHECK succeeds."""
+    kind, *command = cpu.config["Healthcheck"]["Test"]
+    assert kind == "CMD"
+    done = server.run(*command)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_model_makes_an_image(server):
+    """The client inside asks each model of /models for an image by gRPC, and writes a PNG."""
+    models = sorted(path.name for path in (ROOT / "models").iterdir() if path.is_dir())
+    for model in models:
+        folder = f"/tmp/{model}"  # noqa: S108 - the container's own
+        done = server.run("imagemint", "generate", f"--model={model}", f"--out={folder}")
+        assert done.returncode == 0, done.stderr
+        size = server.run("python", "-c", SIZE_OF_PNG, folder).stdout
+        assert re.fullmatch(r"PNG \d+x\d+\n", size)
+
+
+def test_http_answers(server):
+    """The health over HTTP and the page, at the port that the image exposes."""
+    for path, expected in (("/readyz", "200"), ("/", "200")):
+        done = server.run("python", "-c", STATUS_OF_GET, f"http://127.0.0.1:8000{path}")
+        assert done.stdout.strip() == expected, done.stderr
+
+
+def test_image_holds_no_torch_and_no_installer(server):
+    """Neither Python of the image can import pip, and the environment has no torch."""
+    for module in ("torch", "pip", "setuptools"):
+        assert "No module named" in server.run("python", "-c", f"import {module}").stderr
+    assert "No module named" in server.run("/usr/local/bin/python", "-c", "import pip").stderr
+
+
+def test_server_stops_on_its_signal(server):
+    """The last test of this container: as the first process it ends with status 0."""
+    assert server.stop() == 0
+    assert not [line for line in server.log if '"level": "error"' in line]
+
+
+def test_gpu_image_refuses_models_without_gpu(build):
+    """The image has the provider for CUDA. Without a GPU it refuses its models and is not healthy.
+
+    Its base here has no CUDA, so no model runs on a GPU.
+    """
+    image = build("gpu")
+    settings = {"IMAGEMINT_DEVICE": "cuda", "IMAGEMINT_START_TIMEOUT_S": str(RUN_TIMEOUT_S)}
+    with image.start(**settings) as container:
+        assert not any(container.read_until("ready")["models"].values())
+        assert any("version refused: CUDA does not work" in line for line in container.log)
+        assert "NOT_SERVING" in container.run(*image.config["Healthcheck"]["Test"][1:]).stdout
+        providers = container.run("python", "-c", PROVIDERS)
+        assert "CUDAExecutionProvider" in providers.stdout, providers.stderr
