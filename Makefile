@@ -16,7 +16,7 @@ export PYTHON
 # Since 1.29 ONNX Runtime reports to its maker, from its import on, unless this is set.
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: help demo test check fix proto reference docs bench image-test sbom
+.PHONY: help demo test check fix proto reference docs bench image-test sbom release
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -53,6 +53,9 @@ image-test: $(DEV) ## build the container images, start them and test them; take
 
 sbom: $(DEV) ## write what the images hold, and the licences, to dist/; SBOM_ARGS="cpu" for one
 	@$(BIN)/python scripts/sbom.py $(SBOM_ARGS)
+
+release: $(DEV) ## make everything of a release but publish it; VERSION=0.3.0
+	@$(BIN)/python scripts/release.py $(VERSION) $(RELEASE_ARGS)
 
 $(SERVING): $(DEPENDENCIES)
 	@scripts/venv.sh server

@@ -94,7 +94,10 @@ def test_every_entry_point_exists():
             assert hasattr(importlib.import_module(module), name), reference
 
 
-@pytest.mark.parametrize("verb", ["demo", "test", "check", "fix", "proto", "bench"])
+@pytest.mark.parametrize(
+    "verb",
+    ["demo", "test", "check", "fix", "proto", "bench", "image-test", "sbom", "release"],
+)
 def test_makefile_has_the_verb(verb: str):
     """Each verb is in the help and is not mistaken for a folder of the same name."""
     assert f"make {verb} " in run_make("help").stdout
@@ -121,12 +124,6 @@ def test_setup_refuses_an_old_python(tmp_path: Path):
     assert done.returncode == 1
     assert "not a Python of version 3.11 or newer" in done.stderr
     assert not (tmp_path / ".venv").exists()
-
-
-def test_image_label_has_the_version_of_the_project():
-    """Both targets have the version of pyproject.toml."""
-    versions = re.findall(r"^ARG VERSION=(.+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
-    assert versions == [PROJECT["version"]] * 2
 
 
 def test_import_contracts_are_kept():
