@@ -4,6 +4,7 @@ reader.py           reads a bundle and checks it against its manifest
 sums.py             the digests in SHA256SUMS
 signatures.py       signatures, which identify who exported a bundle
 graph_checks.py     operators, domains and references that a graph may have
+growth.py           whether shape inference itself is cheap
 shapes.py           shapes of the values for several batch sizes
 memory_estimate.py  how many nodes and how much memory a graph needs
 row_mixing.py       operators that let the rows of a batch affect each other

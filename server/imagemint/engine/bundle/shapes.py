@@ -7,13 +7,12 @@ from dataclasses import dataclass
 import onnx
 from onnx import TensorProto, helper
 
+from imagemint.engine.bundle.growth import check_axes, check_entries
+
 Dims = tuple[int, ...]
 
 # Larger constants are weights, whose values determine no shape.
 _SHAPE_ELEMENTS = 128
-# Shape inference itself has no limit on axes and on values in small tensors.
-_MOST_AXES = 32
-_MOST_ELEMENTS = 4_096
 _UNKNOWN_ITEM_BYTES = 8
 
 
@@ -54,53 +53,15 @@ def infer_shapes(
             needs.
         onnx.shape_inference.InferenceError: the graph contradicts itself.
     """
-    _check_growth(model.graph)
-    found = onnx.shape_inference.infer_shapes(
-        _skeleton(model, rows, row_shapes or {}), data_prop=True
-    ).graph
-    values = [*found.input, *found.value_info, *found.output]
-    types = {value.name: _type_of(value) for value in values}
+    check_axes(model.graph)
+    skeleton = _skeleton(model, rows, row_shapes or {})
+    bare = onnx.shape_inference.infer_shapes(skeleton).graph
+    known = {v.name: sides for v in _values(bare) if (sides := _sides_of(v)) is not None}
+    check_entries(model.graph, known)
+    found = onnx.shape_inference.infer_shapes(skeleton, data_prop=True).graph
+    types = {value.name: _type_of(value) for value in _values(found)}
     types |= {tensor.name: (tensor.data_type, tuple(tensor.dims)) for tensor in found.initializer}
     return Shapes(types)
-
-
-def _check_growth(graph: onnx.GraphProto) -> None:
-    """Refuses graphs for which the memory of shape inference grows with each node.
-
-    It tracks upper bounds of the axes and of the propagated elements of each tensor.
-
-    Raises:
-        ValueError: an upper bound exceeds its limit.
-    """
-    bounds = {
-        t.name: (len(t.dims), min(math.prod(t.dims), _SHAPE_ELEMENTS)) for t in graph.initializer
-    }
-    bounds |= {v.name: (len(v.type.tensor_type.shape.dim), 1) for v in graph.input}
-    for node in graph.node:
-        inputs = [bounds.get(name, (1, 1)) for name in node.input if name] or [(1, 1)]
-        axes = max(axes for axes, _ in inputs)
-        elements = max(elements for _, elements in inputs)
-        match node.op_type:
-            case "Constant":
-                sizes = [(len(a.t.dims), math.prod(a.t.dims)) for a in node.attribute] or [(1, 1)]
-                axes, elements = sizes[0][0], min(sizes[0][1], _SHAPE_ELEMENTS)
-                elements = max([elements, *(len(a.ints) for a in node.attribute)])
-            case "Concat":
-                elements = sum(elements for _, elements in inputs)
-            case "Shape":
-                elements = axes
-            case "Gather" | "GatherND" | "Einsum":
-                axes = sum(axes for axes, _ in inputs)
-            case "OneHot":
-                axes += 1
-            case "Unsqueeze":
-                added = [len(a.ints) for a in node.attribute]
-                axes += sum(added) + (inputs[1][1] if len(inputs) > 1 else 0)
-            case "Reshape" | "Expand" | "Tile" | "ConstantOfShape":
-                axes = max(axes, inputs[-1][1])
-        if axes > _MOST_AXES or elements > _MOST_ELEMENTS:
-            raise ValueError(f"{node.op_type} creates a tensor with too many axes or elements")
-        bounds.update(dict.fromkeys(node.output, (axes, elements)))
 
 
 def _skeleton(model: onnx.ModelProto, rows: int, row_shapes: Mapping[str, Dims]) -> onnx.ModelProto:
@@ -128,6 +89,18 @@ def _skeleton(model: onnx.ModelProto, rows: int, row_shapes: Mapping[str, Dims])
     skeleton = onnx.ModelProto(ir_version=max(model.ir_version, 4), graph=bare)
     skeleton.opset_import.extend(model.opset_import)
     return skeleton
+
+
+def _values(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
+    return [*graph.input, *graph.value_info, *graph.output]
+
+
+def _sides_of(value: onnx.ValueInfoProto) -> list[int | None] | None:
+    """Returns the axes of a tensor, None for those of unknown length; None if unknown."""
+    if not value.type.tensor_type.HasField("shape"):
+        return None
+    axes = value.type.tensor_type.shape.dim
+    return [axis.dim_value if axis.HasField("dim_value") else None for axis in axes]
 
 
 def _type_of(value: onnx.ValueInfoProto) -> tuple[int, Dims | None]:

@@ -122,6 +122,61 @@ def test_growing_shapes_are_not_followed(operator):
     assert not estimate(make_image_model(nodes, constants=[start, axes])).is_complete
 
 
+LONG = 2**20
+LONG_VECTORS = {
+    "declared": [("ConstantOfShape", ["long"], "x")],
+    "computed": [("Mul", ["half", "half"], "s"), ("ConstantOfShape", ["s"], "x")],
+    "squeezed": [("ConstantOfShape", ["column"], "c"), ("Squeeze", ["c"], "x")],
+    "flattened": [("ConstantOfShape", ["square"], "c"), ("Reshape", ["c", "any"], "x")],
+    "reshaped": [("Reshape", ["z", "long"], "x")],
+    "expanded": [("Expand", ["zero", "long"], "x")],
+    "tiled": [("Tile", ["half", "long"], "x")],
+    "counted": [("Range", ["zero", "long_scalar", "one"], "x")],
+}
+
+
+@pytest.mark.parametrize("nodes", LONG_VECTORS.values(), ids=LONG_VECTORS)
+def test_long_vectors_are_not_followed(nodes):
+    """Shape inference stops at a vector that could be a shape of a million axes.
+
+    It would need hundreds of megabytes for such a file of some bytes.
+    """
+    constants = {
+        "long": [LONG],
+        "half": [2**10],
+        "column": [LONG, 1],
+        "square": [2**10, 2**10],
+        "any": [-1],
+        "long_scalar": LONG,
+        "zero": 0,
+        "one": 1,
+    }
+    graph = [helper.make_node(kind, inputs, [output]) for kind, inputs, output in nodes]
+    graph += [
+        helper.make_node("Concat", ["x", "x"], ["long_x"], axis=0),
+        helper.make_node("Cast", ["long_x"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceSum", ["floats"], ["sum"], keepdims=0),
+        helper.make_node("Add", ["z", "sum"], ["last"]),
+    ]
+    tensors = [numpy_helper.from_array(np.int64(v), name) for name, v in constants.items()]
+    assert not estimate(make_image_model(graph, constants=tensors)).is_complete
+
+
+def test_joined_feature_maps_are_followed():
+    """Tensors of several axes are no shapes, however many of them are joined."""
+    weight = numpy_helper.from_array(np.ones((8, 8), np.float32), "w")
+    nodes, last = [], "z"
+    for i in range(40):
+        nodes.append(helper.make_node("Concat", [last, "z", last], [f"c{i}"], axis=0))
+        nodes.append(helper.make_node("Slice", [f"c{i}", "zero", "one", "zero"], [f"s{i}"]))
+        nodes.append(helper.make_node("Gemm", [f"s{i}", "w"], [f"g{i}"]))
+        last = f"g{i}"
+    nodes.append(helper.make_node("Add", [last, "w"], ["last"]))
+    tensors = [weight]
+    tensors += [numpy_helper.from_array(np.int64([v]), n) for n, v in (("zero", 0), ("one", 1))]
+    assert estimate(make_image_model(nodes, constants=tensors)).is_complete
+
+
 @pytest.mark.parametrize(
     ("nodes", "mixing"),
     [
