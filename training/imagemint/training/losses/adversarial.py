@@ -35,10 +35,10 @@ class AdversarialLoss:
     middle: float = 0.0
 
     def signs(self, real: Tensor, fake: Tensor) -> Tensor:
-        """Returns for each real image whether D is sure of it, 1 or -1 (0 on the fence): [N].
+        """Returns for each real image whether D recognises it: 1, or -1 if not, or 0: [N].
 
-        What adaptive augmentation calls overfitting is the mean. It is the sign of D(real) where
-        that has a meaning, and otherwise that of D(real) - D(fake).
+        The mean is the overfitting of adaptive augmentation. It uses the sign of D(real) if that
+        has a meaning, and otherwise that of D(real) - D(fake).
 
         Args:
             real: logits [N].
@@ -51,43 +51,43 @@ class AdversarialLoss:
 
 
 def cross_entropy_discriminator(real: Tensor, fake: Tensor, *, real_target: float = 1.0) -> Tensor:
-    """Binary cross-entropy of D, ``-log D(x) - log(1 - D(G(z)))``.
+    """Returns the binary cross-entropy of D, ``-log D(x) - log(1 - D(G(z)))``.
 
-    With ``real_target`` below 1 it is smoothed on the side of the real images alone: Salimans et
-    al., "Improved Techniques for Training GANs" (2016), section 3.4.
+    With ``real_target`` below 1, only the target of real images is smoothed: Salimans et al.,
+    "Improved Techniques for Training GANs" (2016), section 3.4.
     """
     of_real = F.softplus(-real) if real_target == 1 else F.softplus(real) - real_target * real
     return of_real.mean() + F.softplus(fake).mean()
 
 
 def saturating_generator(real: Tensor, fake: Tensor) -> Tensor:
-    """The minimax loss of G, ``log(1 - D(G(z)))``, which is flat where D is sure."""
+    """Returns the minimax loss of G, ``log(1 - D(G(z)))``, which is flat if D is certain."""
     del real
     return -F.softplus(fake).mean()
 
 
 def non_saturating_generator(real: Tensor, fake: Tensor) -> Tensor:
-    """``-log D(G(z))``: the same fixed point, steep where D is sure; what the paper trained."""
+    """Returns ``-log D(G(z))``, the loss in the paper's experiments, steep if D is certain."""
     del real
     return F.softplus(-fake).mean()
 
 
-# --- later ones ----------------------------------------------------------------------------------
+# --- later losses --------------------------------------------------------------------------------
 
 
 def least_squares_discriminator(real: Tensor, fake: Tensor) -> Tensor:
-    """Least-squares loss of D with targets 1 and 0: Mao et al., "LSGAN" (2016), equation 9."""
+    """Returns the least-squares loss of D, targets 1 and 0: Mao et al., "LSGAN" (2016), eq. 9."""
     return 0.5 * (real - 1).square().mean() + 0.5 * fake.square().mean()
 
 
 def least_squares_generator(real: Tensor, fake: Tensor) -> Tensor:
-    """Least-squares loss of G with target 1."""
+    """Returns the least-squares loss of G with target 1."""
     del real
     return 0.5 * (fake - 1).square().mean()
 
 
 def wasserstein_discriminator(real: Tensor, fake: Tensor) -> Tensor:
-    """Minus the estimate of the earth mover's distance: Arjovsky et al., "WGAN" (2017).
+    """Returns minus the estimated earth mover's distance: Arjovsky et al., "WGAN" (2017).
 
     The estimate holds only for a Lipschitz D: add `regularizers.WeightClipping` or
     `regularizers.LipschitzPenalty`.
@@ -96,18 +96,18 @@ def wasserstein_discriminator(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def hinge_discriminator(real: Tensor, fake: Tensor) -> Tensor:
-    """Hinge loss of D: Lim & Ye, "Geometric GAN" (2017)."""
+    """Returns the hinge loss of D: Lim & Ye, "Geometric GAN" (2017)."""
     return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
 
 
 def raise_generator(real: Tensor, fake: Tensor) -> Tensor:
-    """Loss of G that belongs to the hinge and to the Wasserstein loss of D: ``-D(G(z))``."""
+    """Returns the loss of G for the hinge and the Wasserstein loss of D: ``-D(G(z))``."""
     del real
     return -fake.mean()
 
 
 def relativistic_discriminator(real: Tensor, fake: Tensor) -> Tensor:
-    """Relativistic pairing loss of D, ``E f(D(fake) - D(real))`` with softplus as ``f``.
+    """Returns the relativistic pairing loss of D, ``E softplus(D(fake) - D(real))``.
 
     Jolicoeur-Martineau, "The relativistic discriminator" (2018); with R1 and R2 it converges
     locally: Huang et al., "The GAN is dead; long live the GAN!" (2024).
@@ -116,7 +116,7 @@ def relativistic_discriminator(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def relativistic_generator(real: Tensor, fake: Tensor) -> Tensor:
-    """Relativistic pairing loss of G, the mirror image of the discriminator's."""
+    """Returns the relativistic pairing loss of G, which mirrors that of D."""
     return F.softplus(real - fake).mean()
 
 
@@ -160,13 +160,13 @@ def _squared_gradient_norms(logits: Tensor, x: Tensor, power: Power = _whole_pow
 def zero_centred_penalty(logits: Tensor, x: Tensor, power: Power = _whole_power) -> Tensor:
     """Returns the mean squared gradient norm of ``logits`` [N] at ``x`` [N, C, H, W].
 
-    R1 when ``x`` is real, R2 when it is generated: Mescheder et al., "Which Training Methods for
-    GANs do actually Converge?" (2018). Weigh it by gamma / 2.
+    It is R1 for real ``x``, and R2 for generated ``x``: Mescheder et al., "Which Training Methods
+    for GANs do actually Converge?" (2018). Multiply it by gamma / 2.
 
     Args:
         logits: logits of D, computed from ``x``.
         x: images that need a gradient.
-        power: squared norm of a gradient, where ``x`` holds several pictures of each image.
+        power: squared norm of a gradient, if ``x`` has several pictures of each image.
     """
     return _squared_gradient_norms(logits, x, power).mean()
 
@@ -175,7 +175,7 @@ def one_centred_penalty(logits: Tensor, x: Tensor) -> Tensor:
     """Returns the mean squared distance of the gradient norm from 1.
 
     ``x`` lies between real and generated images. Gulrajani et al., "Improved Training of
-    Wasserstein GANs" (2017). Weigh it by 10.
+    Wasserstein GANs" (2017). Multiply it by 10.
     """
-    norms = _squared_gradient_norms(logits, x).add(1e-12).sqrt()  # the root has no slope at 0
+    norms = _squared_gradient_norms(logits, x).add(1e-12).sqrt()  # the root has no derivative at 0
     return (norms - 1).square().mean()

@@ -1,8 +1,8 @@
-"""Bilinear warps of images that may be differentiated twice.
+"""Bilinear warps of images that can be differentiated twice.
 
 PyTorch's `grid_sample` has no second derivative. A warp is linear in the image, so its gradient is
-the transposed warp, and the gradient of that is the warp again: two functions that point to each
-other. StyleGAN 2 ADA's code has the same way out.
+the transposed warp, whose gradient is the warp again. Two functions therefore differentiate each
+other. The code of StyleGAN 2 ADA has the same solution.
 """
 
 from typing import Any
@@ -19,8 +19,8 @@ def warp(x: Tensor, matrices: Tensor) -> Tensor:
 
     Args:
         x: images.
-        matrices: from places in the new image to places in the old, which go from -1 to 1:
-            [N, 2, 3]. They get no gradient.
+        matrices: maps from places in the new image to places in the old one, from -1 to 1: [N, 2,
+            3]. They get no gradient.
     """
     grid = F.affine_grid(matrices.to(x.dtype), list(x.shape), align_corners=False)
     out: Tensor = _Warp.apply(x, grid)  # type: ignore[no-untyped-call]
@@ -44,7 +44,7 @@ class _Transposed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gradient: Tensor, grid: Tensor, shape: torch.Size) -> Tensor:  # noqa: ANN401 - likewise
         ctx.save_for_backward(grid)
-        like = gradient.new_zeros(shape)  # of which the operator reads the shape alone
+        like = gradient.new_zeros(shape)  # the operator reads only its shape
         spread: Tensor = torch.ops.aten.grid_sampler_2d_backward(
             gradient, like, grid, _BILINEAR, _REFLECTION, False, [True, False]
         )[0]

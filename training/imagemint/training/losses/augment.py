@@ -1,7 +1,7 @@
-"""Augmentation of what D sees, through which G's gradient flows.
+"""Augmentations of the images that D sees, through which G's gradient flows.
 
-Both kinds show D the same distortions of real and generated images, so that they do not leak into
-what is generated: few images can then train a D for long.
+Both kinds distort real and generated images in the same way, so that the distortions do not appear
+in generated images. A D can then train for long with few images.
 """
 
 import math
@@ -25,8 +25,8 @@ class DifferentiableAugmentation(Augmentation):
     """Colour, translation and cutout, always on.
 
     Zhao et al., "Differentiable Augmentation for Data-Efficient GAN Training" (2020), the policy
-    ``color,translation,cutout`` of their code, with its ranges. What a shift uncovers and what is
-    cut out are 0, a middle gray.
+    ``color,translation,cutout`` of their code, with its ranges. Uncovered and cut-out pixels are 0,
+    a middle gray.
     """
 
     def forward(self, x: Tensor, seed: int, position: int) -> Tensor:
@@ -36,7 +36,7 @@ class DifferentiableAugmentation(Augmentation):
 
 
 def _chances(processes: Distributed, x: Tensor, seed: int, position: int, number: int) -> Tensor:
-    """Returns so many numbers in [0, 1) for each image of ``x``: [number, N]."""
+    """Returns random numbers in [0, 1) for each image of ``x``: [number, N]."""
     drawn = draw_uniforms(
         seed, Stream.AUGMENTATION, position, number, len(x) * processes.world_size
     )
@@ -49,7 +49,7 @@ def _colour_shift_cutout(x: Tensor, u: Tensor) -> Tensor:
 
 
 def _jitter_colour(x: Tensor, brightness: Tensor, saturation: Tensor, contrast: Tensor) -> Tensor:
-    """Brightness by up to 0.5, saturation up to doubled, contrast from half to three halves."""
+    """Changes brightness by up to 0.5, saturation by 0 to 2, and contrast by 0.5 to 1.5."""
     b, s, c = (each[:, None, None, None] for each in (brightness, saturation, contrast))
     x = x + (b - 0.5)
     gray = x.mean(dim=1, keepdim=True)
@@ -59,12 +59,12 @@ def _jitter_colour(x: Tensor, brightness: Tensor, saturation: Tensor, contrast: 
 
 
 def _shift(x: Tensor, down: Tensor, right: Tensor) -> Tensor:
-    """Shifts by up to an eighth of the size in both directions, each whole number as likely."""
+    """Shifts by up to an eighth of the size in each direction; all integers are equally likely."""
     rows, columns = (
         torch.arange(size, device=x.device) + _whole(u, size // _SHIFT_PART)[:, None]
         for u, size in ((down, x.shape[2]), (right, x.shape[3]))
     )
-    # Gathering from an image padded by one pixel, to whose border everything outside is clamped.
+    # Gather from an image padded by one pixel; places outside are clamped to its border.
     padded = F.pad(x, (1, 1, 1, 1)).permute(0, 2, 3, 1)
     i = (rows.long() + 1).clamp(0, x.shape[2] + 1)
     j = (columns.long() + 1).clamp(0, x.shape[3] + 1)
@@ -78,7 +78,7 @@ def _whole(u: Tensor, most: int) -> Tensor:
 
 
 def _cut_out(x: Tensor, down: Tensor, right: Tensor) -> Tensor:
-    """Grays a square of half the size, wherever its centre falls."""
+    """Sets a square of half the size, with its centre anywhere, to gray."""
     kept = []
     for u, size in ((down, x.shape[2]), (right, x.shape[3])):
         side = size // _CUTOUT_PART
@@ -92,19 +92,19 @@ def _cut_out(x: Tensor, down: Tensor, right: Tensor) -> Tensor:
 
 
 class AdaptiveAugmentation(Augmentation):
-    """Each distortion of each image with a probability that follows how much D overfits.
+    """Applies each distortion with a probability that depends on how much D overfits.
 
     Karras et al., "Training Generative Adversarial Networks with Limited Data" (2020), its pixel
     blitting, geometric and colour transformations (``bgc``) with the distributions of appendix B:
     mirroring, quarter turns, shifts by whole pixels; scale, rotation, stretching, shifts by
-    fractions; brightness, contrast, luma flip, hue, saturation. Where D is sure of real images
+    fractions; brightness, contrast, luma flip, hue, saturation. If D recognises real images
     (`losses.AdversarialLoss.signs`), it overfits, and the probability rises.
 
-    Resampling is bilinear, where the authors upsample through a wavelet filter first: that guards
-    against aliasing at many megapixels and would be most of the work at 28 to 64 pixels.
+    Resampling is bilinear. The authors first upsample through a wavelet filter, which prevents
+    aliasing at many megapixels but would be most of the work at 28 to 64 pixels.
 
     Args:
-        target: mean sign to aim at, 0.6 in the paper.
+        target: target of the mean sign, 0.6 in the paper.
         pace: images over which the probability may go from 0 to 1.
     """
 
@@ -117,7 +117,7 @@ class AdaptiveAugmentation(Augmentation):
         self.register_buffer("p", torch.zeros((), dtype=torch.float64))
 
     def forward(self, x: Tensor, seed: int, position: int) -> Tensor:
-        """Returns distorted images like ``x`` [N, C, H, W]; those left alone pass unchanged."""
+        """Returns distorted images like ``x`` [N, C, H, W]; undistorted ones are unchanged."""
         if float(self.p) == 0:
             return x
         u = _chances(self.processes, x, seed, position, _GEOMETRY + _COLOURS)
@@ -131,7 +131,7 @@ class AdaptiveAugmentation(Augmentation):
         return torch.where(moved.to(x.device)[:, None, None, None], seen, coloured)
 
     def adapt(self, batch: Batch) -> dict[str, float]:
-        """Moves the probability towards the target; returns it."""
+        """Moves the probability towards the target, and returns it."""
         signs = self.adversarial.signs(batch.real_logits.detach(), batch.fake_logits.detach())
         overfit = self.processes.average(signs.mean().item())
         shown = len(batch.real) * self.processes.world_size
@@ -152,9 +152,10 @@ def _normal(u: Tensor) -> Tensor:
 
 
 def _geometry(u: Tensor, p: float, size: int) -> tuple[Tensor, Tensor]:
-    """Returns affine maps [N, 3, 3] from places in the new image to the old, and where one is.
+    """Returns affine maps [N, 3, 3] from new to old places, and which images have one.
 
-    Places go from -1 to 1. The order is that of the paper: each map stands right of those before.
+    Places are from -1 to 1. The order is that of the paper: each map is to the right of those
+    before.
     """
     turning = 1 - math.sqrt(max(1 - p, 0))  # before or after stretching: together p
     chance = torch.tensor([p, p, p, p, turning, p, turning, p])[:, None]
@@ -206,7 +207,7 @@ def _translation(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _transform_colour(x: Tensor, u: Tensor, p: float) -> Tensor:
-    """Colours, as maps of one pixel; on gray images hue and saturation have no effect."""
+    """Transforms the colours of each pixel; hue and saturation do not affect gray images."""
     on, v = u[:5] < p, u[5:]
 
     def chosen(k: int, value: Tensor, otherwise: float) -> Tensor:
@@ -226,4 +227,4 @@ def _transform_colour(x: Tensor, u: Tensor, p: float) -> Tensor:
         around = (tint.roll(1, dims=1) - tint.roll(-1, dims=1)) / math.sqrt(3)
         tint = tint * angle.cos() + around * angle.sin()
         tint = tint * chosen(4, torch.exp2(_normal(v[4]) * _LOG2_SATURATION), 1.0)
-    return torch.where(alone, before, gray + tint)  # rounding would change even those left alone
+    return torch.where(alone, before, gray + tint)  # rounding would change even undistorted images

@@ -1,4 +1,4 @@
-"""Losses of what is told by captions."""
+"""Losses of caption models."""
 
 from collections.abc import Callable
 
@@ -42,10 +42,10 @@ class Reading(Regularizer):
 
 
 class WrongCaption(Regularizer):
-    """Trains D to reject real images that are told what another image of the batch shows.
+    """Trains D to reject real images with the caption of another image of the batch.
 
-    Reed et al., "Generative Adversarial Text to Image Synthesis" (2016), GAN-CLS. Only for a D
-    whose features do not depend on what it is told: it uses them again and costs next to nothing.
+    Reed et al., "Generative Adversarial Text to Image Synthesis" (2016), GAN-CLS. It is only for a
+    D whose features do not depend on the caption: it reuses them and costs very little.
     """
 
     def __init__(self, weight: float, adversarial: AdversarialLoss) -> None:

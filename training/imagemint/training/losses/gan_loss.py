@@ -31,17 +31,17 @@ class Batch:
         D: discriminator.
         z: latents [N, z_dim].
         y: labels of the real images int64 [N]; -1 where the recipe hides them.
-        c: condition int64 [N], the same for real and generated images; None: no condition.
-        real: real images [N, C, H, W]; augmented once D has judged them.
+        c: condition int64 [N], the same for real and generated images; None for no condition.
+        real: real images [N, C, H, W]; augmented after D has judged them.
         fake: generated images [N, C, H, W], likewise.
         real_images: in D's turn the real images before augmentation, by which R1 differentiates
             (Karras et al., 2020, and Huang et al., 2024, take it there); they may need a gradient.
         fake_images: the generated ones, for R2.
         view: form of the images.
-        phi_real: D's features of the real images [N, F]; in G's turn only where it asks for them.
+        phi_real: D's features of the real images [N, F]; in G's turn only if a loss needs them.
         phi_fake: D's features of the generated images [N, F].
-        real_logits: [N]; in G's turn only where it asks for them.
-        fake_logits: [N].
+        real_logits: logits [N]; in G's turn only if a loss needs them.
+        fake_logits: logits [N].
         passes: runs D.
     """
 
@@ -82,7 +82,7 @@ class Batch:
 
 
 class Regularizer(nn.Module, Batchwise):
-    """A further loss of a network: called with a `Batch`, it returns its parts by their names.
+    """A further loss of a network. Called with a `Batch`, it returns its parts by name.
 
     Their sum counts, times `weight_at`.
 
@@ -104,7 +104,7 @@ class Regularizer(nn.Module, Batchwise):
         self.interval = interval
 
     def weight_at(self, images_seen: int) -> float:
-        """Returns the weight after so many images; where it is 0 the term is not computed."""
+        """Returns the weight after this number of images; at 0 the term is not computed."""
         del images_seen
         return self.weight
 
@@ -158,10 +158,10 @@ class GanLoss(nn.Module):
         terms_D: further losses of D.
         terms_G: further losses of G.
         adversarial_weight: weight of the adversarial loss of G, which its terms may replace.
-        view: form in which G returns its images; None: as real ones are.
+        view: form in which G returns its images; None for that of real images.
         augmentation: augmentation of the images that D sees; None for no augmentation.
-        after_D: called with D after each of its steps; None: nothing is done to it.
-        before_step: called with the images seen before each step; None: nothing is done.
+        after_D: called with D after each of its steps; None to do nothing.
+        before_step: called with the images seen before each step; None to do nothing.
     """
 
     def __init__(

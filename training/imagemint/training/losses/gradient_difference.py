@@ -6,11 +6,11 @@ from imagemint.training.losses.translation import Term, Translated
 
 
 class GradientDifference(Term):
-    """Edges of result and target have the same strength.
+    """Compares the strength of edges in result and target.
 
     Mathieu et al., "Deep multi-scale video prediction beyond mean square error" (2016), equation 6
-    with alpha 1: where a squared or absolute difference would average over what is possible, an
-    average has weaker edges.
+    with alpha 1: a squared or absolute difference favours the average of all possible results,
+    which has weaker edges.
     """
 
     def forward(self, batch: Translated) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Reconstruction of what a mask hides."""
+"""The reconstruction loss of hidden pixels."""
 
 from torch import Tensor
 

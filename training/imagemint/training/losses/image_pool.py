@@ -5,14 +5,14 @@ from torch import Tensor, nn
 
 
 class ImagePool(nn.Module):
-    """Shows the discriminator a history of generated images instead of the newest ones alone.
+    """Shows the discriminator earlier generated images besides the newest ones.
 
     Shrivastava et al., "Learning from Simulated and Unsupervised Images through Adversarial
     Training" (2016), as CycleGAN uses it: half of the time an image is swapped for one that was
     generated earlier. The images are buffers, so that checkpoints hold them.
 
     Args:
-        size: number of images kept; 0: images pass unchanged.
+        size: number of kept images; 0 to pass images unchanged.
         shape: channels, height and width of an image.
     """
 

@@ -10,7 +10,7 @@ from imagemint.training.networks import StyleGenerator
 
 
 class PathLength(Regularizer):
-    """A step in ``w`` moves the picture by the same distance, wherever and in whichever direction.
+    """Keeps the change of the picture per step in ``w`` equal at every place and direction.
 
     Karras et al., "Analyzing and Improving the Image Quality of StyleGAN" (2019), section 3.2: the
     squared difference between the length of J^T y, for noise y, and its running mean. As there it
@@ -18,7 +18,7 @@ class PathLength(Regularizer):
 
     Args:
         weight: 2 in the paper's code.
-        interval: steps between two.
+        interval: steps between two computations.
     """
 
     mean: Tensor

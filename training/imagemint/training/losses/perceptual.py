@@ -1,4 +1,4 @@
-"""The perceptual loss: images are compared by what a trained network sees in them."""
+"""The perceptual loss compares images in the features of a trained network."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,7 @@ class PerceptualLoss(Term):
         judge: layers of the classifier in order, in evaluation mode; they are not trained and are
             no part of checkpoints.
         layers: indices of the layers whose outputs are compared.
-        after: images seen before it counts.
+        after: number of images seen before it counts.
 
     Raises:
         ValueError: there is no such layer.
@@ -34,7 +34,7 @@ class PerceptualLoss(Term):
         if not layers or not 0 <= min(layers) <= max(layers) < len(judge):
             raise ValueError(f"layers are {list(layers)}, the judge has 0 to {len(judge) - 1}")
         self._layers = frozenset(layers)
-        # Not a submodule: a checkpoint need not hold it, and nothing may train it.
+        # Not a submodule, because checkpoints do not need it, and it must not be trained.
         used = nn.Sequential(*list(judge)[: max(layers) + 1]).eval()
         self._judge = (used.requires_grad_(requires_grad=False),)
 
@@ -61,7 +61,7 @@ class PerceptualLoss(Term):
 
 @torch.no_grad()
 def find_feature_layers(judge: nn.Sequential, shape: tuple[int, int, int]) -> list[int]:
-    """Returns the last layer at each size of a classifier's maps, but for maps of one pixel.
+    """Returns the last layer at each size of a classifier's maps, except for maps of one pixel.
 
     Args:
         judge: layers of the classifier in order, in evaluation mode.

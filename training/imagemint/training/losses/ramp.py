@@ -9,9 +9,9 @@ class CosineRamp:
     """A value that follows half a cosine from ``first`` to ``final``.
 
     Attributes:
-        first: at the start.
-        final: from ``length`` on.
-        length: in images; 0: final from the start.
+        first: value at the start.
+        final: value from ``length`` on.
+        length: length in images; 0 to begin with the final value.
     """
 
     first: float
@@ -19,6 +19,6 @@ class CosineRamp:
     length: int
 
     def at(self, images_seen: int) -> float:
-        """Returns the number after so many images."""
+        """Returns the value after this number of images."""
         progress = min(images_seen / self.length, 1.0) if self.length else 1.0
         return self.final + (self.first - self.final) * 0.5 * (1 + math.cos(math.pi * progress))

@@ -17,16 +17,16 @@ from imagemint.training.rng import Stream, draw_other_classes, draw_uniforms
 
 
 class ZeroCentredPenalties(Regularizer):
-    """R1 and R2: the squared gradient norm of D at real and at generated images.
+    """R1 and R2: squared gradient norms of D at real and at generated images.
 
-    Mescheder et al. (2018); both, with gamma falling from one weight to another: Huang et al.,
-    "The GAN is dead; long live the GAN!" (2024), appendix. The gradient is by the images before
-    augmentation, as there, and by every picture of a pyramid at its own size.
+    Mescheder et al. (2018); both, with gamma falling from one weight to another: Huang et al., "The
+    GAN is dead; long live the GAN!" (2024), appendix. As there, the gradient is with respect to the
+    images before augmentation, and to every picture of a pyramid at its own size.
 
     Args:
         gamma: weight of each, halved, as the images go by.
-        interval: steps between two.
-        r2: whether generated images count as well.
+        interval: steps between two computations.
+        r2: whether generated images count, too.
     """
 
     by_images = True
@@ -92,8 +92,8 @@ class WeightClipping:
 class Mismatch(Regularizer):
     """Trains D to reject real images that are paired with a wrong class.
 
-    Reed et al., "Generative Adversarial Text to Image Synthesis" (2016). Only for a D whose
-    features do not depend on the class: it uses them again and so costs next to nothing.
+    Reed et al., "Generative Adversarial Text to Image Synthesis" (2016). It is only for a D whose
+    features do not depend on the class: it reuses them and costs very little.
     """
 
     def __init__(self, weight: float, adversarial: AdversarialLoss, num_classes: int) -> None:
@@ -152,16 +152,17 @@ class AuxiliaryClassifier(Regularizer):
 
 
 class Supervision(Regularizer):
-    """Cross-entropy of D's K classes on those real images whose label is shown.
+    """Cross-entropy of D's K classes on the real images with a visible label.
 
-    Salimans et al., "Improved Techniques for Training GANs" (2016), section 5. A batch without any
-    shown label counts nothing.
+    Salimans et al., "Improved Techniques for Training GANs" (2016), section 5. A batch without
+    visible labels counts nothing.
     """
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Returns ``supervised``."""
         scores = batch.D.heads["classes"](batch.phi_real)
-        # Of all processes, for the batch counts as one: those with more shown labels count more.
+        # Over all processes, because the batch counts as a whole: processes with more visible
+        # labels count more.
         shown = (
             self.processes.all_reduce_sum((batch.y >= 0).sum()).clamp_min(1)
             / self.processes.world_size
@@ -183,7 +184,7 @@ class MutualInformation(Regularizer):
 
     Args:
         weight: lambda of the paper.
-        continuous: how many elements of the latent are codes.
+        continuous: number of elements of the latent that are codes.
         continuous_weight: weight of the continuous codes, beside the categorical one.
     """
 
@@ -235,7 +236,7 @@ class HistoricalAverage(Regularizer):
 
     Args:
         weight: weight of the squared distance.
-        player: whose parameters.
+        player: network of the parameters.
         name: name of the part in the log.
     """
 
@@ -243,7 +244,7 @@ class HistoricalAverage(Regularizer):
 
     def __init__(self, weight: float, player: nn.Module, name: str) -> None:
         super().__init__(weight)
-        # In a tuple, because a module would become part of this one and be saved twice.
+        # In a tuple; otherwise the module would become a part of this one and be saved twice.
         self.player = (player,)
         self.name = name
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))

@@ -12,7 +12,7 @@ _EPSILON = 1e-12
 
 
 class GramLoss(PerceptualLoss):
-    """The result has the style of one picture: the same correlations of features.
+    """Gives the result the style of one picture: the same correlations of features.
 
     Gatys et al., "Image Style Transfer Using Convolutional Neural Networks" (2016), equation 5, who
     use VGG; here the features are those of a trained classifier of our own. Each layer is divided
@@ -24,7 +24,7 @@ class GramLoss(PerceptualLoss):
         judge: layers of the classifier in order, in evaluation mode.
         layers: indices of the layers whose outputs are compared.
         style: the picture [1, C, H, W] in [-1, 1], of any size.
-        after: images seen before it counts.
+        after: number of images seen before it counts.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class GramLoss(PerceptualLoss):
 
 
 class TotalVariation(Term):
-    """Neighbouring pixels differ little, which removes noise.
+    """Penalises differences of adjacent pixels, which removes noise.
 
     Rudin et al. (1992) in the squared form of Johnson et al., "Perceptual Losses for Real-Time
     Style Transfer and Super-Resolution" (2016), section 3.2, as a mean over the pixels.

@@ -19,7 +19,7 @@ from imagemint.training.networks.resnet import TwoWay
 
 @dataclass
 class Translated:
-    """Sources and targets of a step, and what G makes of them. All images are in [-1, 1].
+    """Sources and targets of a step, and the results of G. All images are in [-1, 1].
 
     Attributes:
         G: translator; a `TwoWay` where there is a way back.
@@ -45,10 +45,10 @@ class Translated:
 
     @property
     def two_way(self) -> TwoWay:
-        """The translator, as one that knows the way back.
+        """The translator as a `TwoWay`.
 
         Raises:
-            TypeError: it does not.
+            TypeError: it is not one.
         """
         if not isinstance(self.G, TwoWay):
             raise TypeError(f"{type(self.G).__name__} translates in one direction only")
@@ -56,13 +56,13 @@ class Translated:
 
 
 class Term(nn.Module):
-    """A further loss of G: called with a `Translated`, it returns its parts by their names.
+    """A further loss of G. Called with a `Translated`, it returns its parts by name.
 
     Their sum counts, times the weight.
 
     Args:
         weight: weight of the sum; 0 if it is not computed.
-        after: images seen before it counts.
+        after: number of images seen before it counts.
     """
 
     def __init__(self, weight: float = 1.0, *, after: int = 0) -> None:
@@ -71,7 +71,7 @@ class Term(nn.Module):
         self.after = after
 
     def weight_at(self, images_seen: int) -> float:
-        """Returns the weight after so many images; where it is 0 the term is not computed."""
+        """Returns the weight after this number of images; at 0 the term is not computed."""
         return self.weight if images_seen >= self.after else 0.0
 
     def forward(self, batch: Translated) -> dict[str, Tensor]:
@@ -99,7 +99,7 @@ class L2(Term):
 
 
 class CycleConsistency(Term):
-    """There and back again gives the same image: Zhu et al. (2017), equation 2."""
+    """Round trips return the same image: Zhu et al. (2017), equation 2."""
 
     def forward(self, batch: Translated) -> dict[str, Tensor]:
         """Returns the mean absolute difference of both round trips, added up, as ``cycle``."""
@@ -112,7 +112,7 @@ class CycleConsistency(Term):
 
 
 class IdentityLoss(Term):
-    """What is a target already stays as it is: Zhu et al. (2017), section 5.2."""
+    """Targets as sources stay unchanged: Zhu et al. (2017), section 5.2."""
 
     def forward(self, batch: Translated) -> dict[str, Tensor]:
         """Returns the mean absolute change of such images in both directions as ``identity``."""
@@ -135,7 +135,7 @@ class TranslationLoss(nn.Module):
         weight: weight of the adversarial loss of G; 0: D is not trained, and the terms decide
             alone.
         after: images seen before D and the adversarial loss begin; G learns by the terms before.
-        conditional: whether D sees the source beside the result or target.
+        conditional: whether D also sees the source.
         pools: `ImagePool` by the name of a discriminator; it sees generated images through it.
     """
 
@@ -158,7 +158,7 @@ class TranslationLoss(nn.Module):
         self.pools = nn.ModuleDict(dict(pools or {}))
 
     def is_adversarial(self, images_seen: int) -> bool:
-        """Returns whether D is trained and judges after so many images."""
+        """Returns whether D is trained and judges after this number of images."""
         return self.weight > 0 and images_seen >= self.after
 
     def discriminator_loss(self, D: nn.ModuleDict, batch: Translated) -> Loss:

@@ -1,9 +1,9 @@
-"""How good generated images are: distances in a feature space, scores of a classifier, modes.
+"""Measures generated images: distances in a feature space, scores of a classifier, modes.
 
 Features are float64 [N, d] with Euclidean distances, log-probabilities are float64 [N, K]. The
-Inception Score comes from torchmetrics. Its Frechet distance does not serve, because it takes the
-eigenvalues of a product of covariances, which is singular where a feature never fires; nor does its
-kernel distance, which is for sets of one size. Tests compare both with ours where they are sound.
+Inception Score comes from torchmetrics. Its Frechet distance is not suitable, because it uses the
+eigenvalues of a product of covariances, which is singular if a feature is always 0. Its kernel
+distance is only for sets of equal size. Tests compare both with ours where they are correct.
 """
 
 from imagemint.training.metrics.codes import (

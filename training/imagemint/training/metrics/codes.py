@@ -1,4 +1,4 @@
-"""How well codes, whose meaning was learnt without labels, separate classes.
+"""Measures how well codes, which are learnt without labels, separate classes.
 
 Chen et al., "InfoGAN: Interpretable Representation Learning" (2016) match each value of the
 categorical code with a class and find an error of 5 % on MNIST.
@@ -15,7 +15,7 @@ _DEALS = 20
 
 @dataclass(frozen=True)
 class CodeAccuracy:
-    """The best that a one-to-one assignment of codes to classes makes of a sample.
+    """The best one-to-one assignment of codes to classes for a sample.
 
     Attributes:
         share: share of the sample, whose class is the one assigned to its code.
@@ -27,7 +27,7 @@ class CodeAccuracy:
 
 
 def code_class_accuracy(codes: NDArray[np.int64], seen: NDArray[np.int64]) -> CodeAccuracy:
-    """Returns how well ``codes`` [N] foretell the classes ``seen`` [N], by the best assignment."""
+    """Returns how well ``codes`` [N] predict the classes ``seen`` [N] by the best assignment."""
     table = np.zeros((codes.max() + 1, seen.max() + 1), np.int64)
     np.add.at(table, (codes, seen), 1)
     rows, columns = linear_sum_assignment(table, maximize=True)
@@ -38,7 +38,10 @@ def code_class_accuracy(codes: NDArray[np.int64], seen: NDArray[np.int64]) -> Co
 
 
 def chance_code_accuracy(codes: NDArray[np.int64], seen: NDArray[np.int64]) -> float:
-    """Returns what codes dealt anew at random reach: more than 1 / K, for the best is taken."""
+    """Returns the accuracy of random codes.
+
+    It exceeds 1 / K, because the best assignment counts.
+    """
     rng = np.random.Generator(np.random.Philox(key=[0, 0]))
     deals = [code_class_accuracy(rng.permutation(codes), seen).share for _ in range(_DEALS)]
     return float(np.mean(deals))

@@ -8,7 +8,7 @@ from imagemint.training.errors import DatasetError
 Features = NDArray[np.float64]
 _SUBSETS = 100
 _SUBSET_SIZE = 1_000
-_LEAST = 2  # points: one alone has no covariance and no pair
+_LEAST = 2  # points, because one point has no covariance and no pairs
 
 
 def frechet_distance(a: Features, b: Features) -> float:
@@ -31,7 +31,7 @@ def frechet_distance(a: Features, b: Features) -> float:
     cross = np.sqrt(np.maximum(squares, 0)).sum()
     shift = np.square(a.mean(axis=0) - b.mean(axis=0)).sum()
     distance = shift + np.trace(covariance_a) + np.trace(covariance_b) - 2 * cross
-    return float(max(distance, 0.0))  # rounding may leave a hair less
+    return float(max(distance, 0.0))  # rounding errors may make it slightly negative
 
 
 def kernel_distance(a: Features, b: Features, *, seed: int = 0) -> float:
@@ -46,7 +46,7 @@ def kernel_distance(a: Features, b: Features, *, seed: int = 0) -> float:
     Args:
         a: features; at least two points.
         b: as `a`.
-        seed: decides the subsets.
+        seed: determines the subsets.
 
     Raises:
         DatasetError: a set has fewer than two points.
@@ -63,9 +63,9 @@ def kernel_distance(a: Features, b: Features, *, seed: int = 0) -> float:
 
 
 def _squared_discrepancy(a: Features, b: Features) -> float:
-    """The unbiased estimate from all points: pairs of a point with itself do not count.
+    """Returns the unbiased estimate from all points; pairs of a point with itself do not count.
 
-    torchmetrics has it for sets of one size only.
+    torchmetrics has it only for sets of equal size.
     """
     within = []
     for x in (a, b):

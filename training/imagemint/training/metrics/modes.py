@@ -1,4 +1,4 @@
-"""Modes of a distribution over classes: how many are reached, and how evenly.
+"""Counts the modes of a distribution over classes, and measures how evenly they occur.
 
 Metz et al., "Unrolled Generative Adversarial Networks" (2017), and later papers count 26,000
 samples of Stacked MNIST over its thousand modes.
@@ -29,7 +29,7 @@ class ModeCount:
 
 
 def count_modes(classes: NDArray[np.int64], num_classes: int) -> ModeCount:
-    """Returns which of K classes appear among ``classes`` int64 [N], and how often."""
+    """Returns which of K classes appear in ``classes`` int64 [N], and how often."""
     counts = np.bincount(classes, minlength=num_classes)
     return ModeCount(int((counts > 0).sum()), counts / len(classes))
 
@@ -40,9 +40,9 @@ def reverse_kl(shares: Shares, real_shares: Shares) -> float:
 
 
 def perfect_sampler_floor(real_shares: Shares, samples: int, *, seed: int = 0) -> float:
-    """Returns the reverse KL that a perfect sampler gets from so many samples, by simulation.
+    """Returns the reverse KL of a perfect sampler with this number of samples, by simulation.
 
-    It is not 0, for shares are counted from finitely many: about (K - 1) / 2N.
+    It is about (K - 1) / 2N and not 0, because the number of samples is finite.
     """
     rng = np.random.Generator(np.random.Philox(key=[seed, 0]))
     drawn = rng.multinomial(samples, real_shares, size=_SIMULATIONS) / samples
@@ -50,5 +50,5 @@ def perfect_sampler_floor(real_shares: Shares, samples: int, *, seed: int = 0) -
 
 
 def mode_floor(real_shares: Shares, samples: int) -> float:
-    """Returns how many classes a perfect sampler reaches with so many samples, on average."""
+    """Returns how many classes a perfect sampler reaches on average with this number of samples."""
     return float((1 - (1 - real_shares) ** samples).sum())

@@ -1,7 +1,7 @@
-"""Which points of a feature space are near each other.
+"""Finds near points of a feature space.
 
-Distances are Euclidean. Every function takes features float64 [N, d] and says which rim belongs to
-a ball, because points that coincide lie on it.
+Distances are Euclidean. Every function takes features float64 [N, d]. Its documentation states
+whether the rim belongs to a ball, because equal points are on it.
 """
 
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from scipy.spatial.distance import cdist
 from imagemint.training.errors import DatasetError
 from imagemint.training.metrics.distances import Features
 
-_CHUNK = 500  # rows of a distance matrix held at once: 240 MB against 60,000 points
+_CHUNK = 500  # rows of a distance matrix in memory at a time: 240 MB for 60,000 points
 
 
 def neighbour_radii(features: Features, k: int) -> NDArray[np.float64]:
     """Returns the distance from each point to its k-th nearest other point: float64 [N].
 
     Raises:
-        DatasetError: there are k points or fewer, so that no point has k others.
+        DatasetError: there are k points or fewer.
     """
     if len(features) <= k:
         raise DatasetError(
@@ -28,7 +28,7 @@ def neighbour_radii(features: Features, k: int) -> NDArray[np.float64]:
         )
     return np.concatenate(
         [
-            # The nearest of all is the point itself.
+            # The nearest point is the point itself.
             np.partition(cdist(features[i : i + _CHUNK], features), k, axis=1)[:, k]
             for i in range(0, len(features), _CHUNK)
         ]
@@ -43,7 +43,7 @@ def coverage(real: Features, fake: Features, k: int = 5) -> float:
 
     Args:
         real: at least k + 1 points.
-        fake: as many as the real ones: among more points the nearest one is nearer.
+        fake: as many as the real ones, because the nearest of more points is nearer.
         k: neighbours.
 
     Raises:
@@ -65,7 +65,7 @@ def nearest_distances(points: Features, others: Features) -> NDArray[np.float64]
 def nearest_neighbours(
     points: Features, others: Features
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Returns how far from each of ``points`` the nearest of ``others`` is, and which: [N] each."""
+    """Returns the distance of ``points`` to the nearest of ``others``, and its row: [N] each."""
     # |p - o|^2 = |p|^2 + |o|^2 - 2 p.o is exact for pixels, and as a matrix product nine times as
     # fast as cdist for 784 of them.
     squares = np.square(others).sum(axis=1)
@@ -82,13 +82,13 @@ def nearest_neighbours(
 
 @dataclass(frozen=True)
 class Neighbourhoods:
-    """How two sets lie among each other's neighbourhoods.
+    """Overlap of the neighbourhoods of two sets.
 
     Attributes:
         precision: share of generated points in the ball of a real one, 0 to 1.
         recall: share of real points in the ball of a generated one, 0 to 1.
-        density: real balls that a generated point lies in, over k; about 1 for real data, and
-            unlike precision not at the mercy of one far-off real point.
+        density: number of real balls that contain a generated point, divided by k. It is about 1
+            for real data, and, unlike precision, does not depend on a single outlier.
     """
 
     precision: float
@@ -97,7 +97,7 @@ class Neighbourhoods:
 
 
 def neighbourhoods(real: Features, fake: Features, k: int = 5) -> Neighbourhoods:
-    """Returns precision, recall and density, a ball reaching to a point's k-th neighbour.
+    """Returns precision, recall and density, with balls up to a point's k-th neighbour.
 
     Precision and recall count a point on the rim (equation 1 of Kynkaanniemi et al., "Improved
     Precision and Recall Metric for Assessing Generative Models", 2019, has "at most"), so that
@@ -106,7 +106,7 @@ def neighbourhoods(real: Features, fake: Features, k: int = 5) -> Neighbourhoods
 
     Args:
         real: at least k + 1 points.
-        fake: as many; the figures depend on the numbers.
+        fake: as many, because the figures depend on the numbers.
         k: neighbours.
 
     Raises:
@@ -131,13 +131,13 @@ def neighbourhoods(real: Features, fake: Features, k: int = 5) -> Neighbourhoods
 def two_sample_accuracy(a: Features, b: Features) -> float:
     """Returns how often the nearest neighbour of a point is of the point's own set: 0 to 1.
 
-    0.5 where nothing tells the sets apart, 1 where all does; below 0.5 they copy each other.
-    Lopez-Paz & Oquab, "Revisiting Classifier Two-Sample Tests" (2017), with one neighbour. Of
-    several equally near neighbours the share that is of the point's own set counts.
+    It is 0.5 for indistinguishable sets, 1 for separate sets, and below 0.5 if they copy each
+    other. Lopez-Paz & Oquab, "Revisiting Classifier Two-Sample Tests" (2017), with one neighbour.
+    Of several equally near neighbours the share that is of the point's own set counts.
 
     Args:
         a: points.
-        b: as many; the larger set would be nearer by its number.
+        b: as many points, because a larger set would be nearer.
 
     Raises:
         ValueError: the sets differ in size.

@@ -1,4 +1,4 @@
-"""What a classifier says of generated images."""
+"""Scores of generated images by a classifier."""
 
 import warnings
 from dataclasses import dataclass
@@ -13,20 +13,20 @@ LogProbabilities = NDArray[np.float64]
 def inception_score(log_probabilities: LogProbabilities, *, splits: int = 10) -> float:
     """Returns exp of the mean KL divergence of p(y|x) from p(y): 1 to K, more is better.
 
-    The mean over so many parts of the sample. It knows no real data and sees neither copies nor
-    modes lost within a class. Salimans et al., "Improved Techniques for Training GANs" (2016).
+    It is the mean over parts of the sample. It uses no real data, and detects neither copies nor
+    missing modes within a class. Salimans et al., "Improved Techniques for Training GANs" (2016).
 
     Args:
-        log_probabilities: log p(y|x) [N, K]; logits will do.
-        splits: parts; N at least as many.
+        log_probabilities: log p(y|x) [N, K], or logits.
+        splits: number of parts, at most N.
     """
     with warnings.catch_warnings():
-        # torchmetrics warns that it keeps all it is given, and of old names, when it is imported.
+        # torchmetrics warns about its memory, and about old names, when it is imported.
         warnings.simplefilter("ignore")
         from torchmetrics.image.inception import InceptionScore  # noqa: PLC0415 - five seconds
 
         score = InceptionScore(feature=torch.nn.Identity(), splits=splits).set_dtype(torch.float64)
-    with torch.random.fork_rng():  # which image is in which part
+    with torch.random.fork_rng():  # the part of each image
         torch.manual_seed(0)
         score.update(torch.from_numpy(log_probabilities))
         with warnings.catch_warnings():
@@ -40,10 +40,10 @@ def mode_score(
 ) -> float:
     """Returns the Inception Score divided by exp KL(p(y) | p*(y)), p* the shares of real classes.
 
-    So a class that is missing costs, where the score alone would let it pass if real data lacked
-    it too. Che et al., "Mode Regularized Generative Adversarial Networks" (2017), in the form of
-    Xu et al., "An empirical study on evaluation metrics of GANs" (2018): with p* inside both
-    terms, as others print it, the formula collapses to the Inception Score.
+    A missing class therefore lowers the score, unless real data lack it, too. Che et al., "Mode
+    Regularized Generative Adversarial Networks" (2017), in the form of Xu et al., "An empirical
+    study on evaluation metrics of GANs" (2018): with p* inside both terms, as others print it, the
+    formula collapses to the Inception Score.
 
     Args:
         log_probabilities: log p(y|x) [N, K].
@@ -64,12 +64,12 @@ def kl_divergence(p: NDArray[np.float64], q: NDArray[np.float64]) -> float:
 
 @dataclass(frozen=True)
 class ClassAccuracy:
-    """How often a classifier sees the class that was asked for.
+    """How often a classifier recognises the requested class.
 
     Attributes:
         mean: share over all images.
         worst: share over the images of the worst class.
-        worst_class: that class.
+        worst_class: the worst class.
     """
 
     mean: float
@@ -78,7 +78,7 @@ class ClassAccuracy:
 
 
 def class_accuracy(asked: NDArray[np.int64], seen: NDArray[np.int64]) -> ClassAccuracy:
-    """Returns how often ``seen`` [N] is what was ``asked`` for [N]."""
+    """Returns how often ``seen`` [N] equals ``asked`` [N]."""
     right = asked == seen
     by_class = {int(y): float(right[asked == y].mean()) for y in np.unique(asked)}
     worst = min(by_class, key=lambda y: by_class[y])

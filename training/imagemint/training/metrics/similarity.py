@@ -1,4 +1,4 @@
-"""How close images are to the true ones, pixel by pixel and in their structure.
+"""Measures how close images are to the true ones, in their pixels and their structure.
 
 Images are uint8 [N, H, W, C]. Each function returns a figure for every image, float64 [N], from
 which a caller takes mean and standard error. SSIM and MS-SSIM come from torchmetrics.
@@ -17,7 +17,7 @@ Images = NDArray[np.uint8]
 Figures = NDArray[np.float64]
 
 _PEAK = 255
-# Rounding to whole levels has this mean squared error: below it, no difference is known.
+# The mean squared error of rounding to whole levels; smaller differences are not significant.
 _ROUNDING = 1 / 12
 _BATCH = 500
 _WINDOW = 11
@@ -32,8 +32,8 @@ def peak_signal_noise_ratio(
     Equal images have 58.9 dB, the ratio of the error that rounding to 8 bits makes.
 
     Args:
-        images: to be measured.
-        truth: the true ones.
+        images: the images to measure.
+        truth: the true images.
         mask: bool [N, H, W], the pixels that count; each image has one at least. None: all.
     """
     square = np.square(images.astype(np.float64) - truth).mean(axis=3)
@@ -85,7 +85,7 @@ def multiscale_structural_similarity(images: Images, truth: Images) -> Figures:
 
 
 def count_scales(size: int) -> int:
-    """Returns the number of scales of MS-SSIM for images of so many pixels a side: 3 for 64."""
+    """Returns the number of scales of MS-SSIM for the smaller side of images: 3 for 64 pixels."""
     return next(
         scales
         for scales in range(len(_BETAS), 0, -1)
@@ -94,7 +94,7 @@ def count_scales(size: int) -> int:
 
 
 def sharpness(images: Images) -> Figures:
-    """Returns the mean absolute difference of neighbouring pixels, in levels.
+    """Returns the mean absolute difference of adjacent pixels, in levels.
 
     Compare it with that of the true images: blurred ones have less.
     """
@@ -108,7 +108,7 @@ def sharpness(images: Images) -> Figures:
 def absolute_error(images: Images, truth: Images) -> Figures:
     """Returns the mean absolute difference in levels.
 
-    Between sources and what two translators make of them, there and back, it is the cycle error.
+    Between sources and their round trips through two translators, it is the cycle error.
     """
     error: Figures = np.abs(images.astype(np.float64) - truth).mean(axis=(1, 2, 3))
     return error

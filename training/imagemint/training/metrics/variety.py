@@ -1,8 +1,8 @@
-"""How much images of one class differ from each other.
+"""Measures how much images of one class differ from each other.
 
 A conditional generator that ignores its latent draws one picture for each class. Its classes are
-right and its classes are all there, so accuracy and mode counts do not see it. These measures do:
-each compares the images of a class with as many real ones of that class.
+correct and complete, so accuracy and mode counts do not detect it. These measures do: each compares
+the images of a class with as many real ones of that class.
 """
 
 from dataclasses import dataclass
@@ -25,9 +25,10 @@ class ByClass:
     """One figure for each class.
 
     Attributes:
-        mean: over the classes.
+        mean: mean over the classes.
         worst: figure of the class with the lowest one.
-        worst_class: that class; -1 where no class could be measured, and then both are NaN.
+        worst_class: the worst class; -1 if no class could be measured, and then both figures are
+            NaN.
     """
 
     mean: float
@@ -40,7 +41,7 @@ def nearest_spread(points: Points, size: int) -> float:
 
     A point has nearer neighbours among many points than among few. The points [N, d] are therefore
     cut into groups of exactly ``size``, at most 20 of them, and the result is the mean over the
-    groups. NaN where there are fewer than ``size`` points or ``size`` is below 2.
+    groups. The result is NaN if there are fewer than ``size`` points, or ``size`` is below 2.
     """
     groups = min(len(points) // size, _GROUPS) if size >= _PAIR else 0
     if not groups:
@@ -59,7 +60,7 @@ def within_class_variety(
 ) -> ByClass:
     """Returns the nearest-neighbour spread of each class, as a multiple of that of real images.
 
-    About 1 for real images, 0 where a class consists of copies of one image.
+    It is about 1 for real images, and 0 if a class consists of copies of one image.
 
     Args:
         fake: generated points [N, d].
@@ -90,7 +91,7 @@ def class_coverage(
 
     Args:
         fake: generated points [N, d].
-        fake_classes: the classes that were asked for [N].
+        fake_classes: the requested classes [N].
         real: real points [M, d].
         real_classes: their classes [M].
         k: neighbours.
