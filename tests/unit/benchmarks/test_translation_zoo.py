@@ -1,0 +1,85 @@
+"""Tests of benchmarks/translation_zoo.py: records of translators and their page."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+from PIL import Image
+from small_translations import small_task, train
+from translation_zoo import (
+    LIST,
+    PAGE,
+    PICTURES,
+    Record,
+    list_runs,
+    read_records,
+    record,
+    write_page,
+)
+
+from imagemint.training.evaluation_report import EvaluationFigure, write_report
+from imagemint.training.recipes.pix2pix import Pix2pixRecipe
+from imagemint.training.translators import read_translator
+
+FIGURES = [
+    EvaluationFigure("psnr", 20.125, "how; rows 0 to 9", 10, deviation=0.25),
+    EvaluationFigure("attributes_kept", 0.875, "how; rows 0 to 9", 10, 0.99),
+    EvaluationFigure("psnr@mean_image", 12.5, "how; rows 0 to 9", 10, deviation=0.5),
+]
+
+
+@pytest.fixture
+def recorded(tmp_path, monkeypatch):
+    """A tiny run with figures, recorded below a temporary folder."""
+    monkeypatch.setattr("translation_zoo.RECORDS", tmp_path / "results")
+    monkeypatch.setattr("translation_zoo.PICTURES", tmp_path)
+    run = tmp_path / "run"
+    train(small_task(Pix2pixRecipe), run)
+    (run / "evaluation").mkdir()
+    digest = read_translator(run).weights_sha256
+    write_report(run / "evaluation/figures.json", digest, FIGURES)
+    Image.new("RGB", (80, 18 * 16)).save(run / "evaluation/pairs.png")
+    return record(run, "A remark.", None)
+
+
+def test_page_and_list_match_the_records():
+    """The command `python benchmarks/translation_zoo.py page` would change neither."""
+    records = read_records()
+    assert PAGE.read_text() == write_page(records).rstrip("\n") + "\n"
+    assert json.loads(LIST.read_text()) == list_runs(records)
+    assert all((PICTURES / f"{each.name}.png").is_file() for each in records)
+
+
+def test_run_is_recorded(recorded, tmp_path):
+    """A record has the figures of the run, the options that differ, and a cut picture."""
+    assert Record.read(tmp_path / "results/pix2pix.json") == recorded
+    assert asdict(recorded)["figures"] == [asdict(each) for each in FIGURES]
+    assert (recorded.recipe, recorded.images) == ("pix2pix", 24)
+    assert "--base-channels 4" in recorded.options
+    with Image.open(tmp_path / "pix2pix.png") as sheet:
+        assert sheet.size == (80, 8 * 16)
+
+
+def test_page_shows_baselines_side_by_side(recorded):
+    """Each metric is a row, with the result, the baseline and the real data."""
+    page = write_page([recorded])
+    assert "| metric | result | mean image | real data |" in page
+    assert "| psnr | 20.1 ± 0.2 | 12.5 ± 0.5 |  |" in page
+    assert "| attributes_kept | 0.875 |  | 0.99 |" in page
+    assert "## pix2pix (short)" in page
+    assert "A remark." in page
+    assert "No run of colorize" in page
+
+
+def test_list_takes_the_first_record(recorded):
+    """`imagemint train --list` tells the quality in a few words."""
+    listed = list_runs([recorded, recorded])
+    assert listed["pix2pix"]["quality"] == "psnr 20.1, attributes kept 0.875"
+    assert listed["pix2pix"]["images"] == 24
+
+
+def test_unmeasured_run_is_refused(tmp_path):
+    """A run without figures names the command that measures it."""
+    train(small_task(Pix2pixRecipe), tmp_path / "run")
+    with pytest.raises(SystemExit, match="imagemint evaluate"):
+        record(tmp_path / "run", "", None)
