@@ -74,7 +74,8 @@ def test_total_variation_is_the_formula():
 
 def test_optimisation_lowers_the_loss(layers):
     """The result is nearer to the style than the content is, and stays in range."""
-    content, style = noise(1, 3, 16, 16), read_style(None, 16, 3)
+    content = noise(1, 3, 16, 16).contiguous(memory_format=torch.channels_last)
+    style = read_style(None, 16, 3)
     found = stylize(content, style, layers, (16, 16, 3), steps=20)
     assert found.after["total"] < 0.7 * found.before["total"]
     assert found.after["style"] < found.before["style"]

@@ -75,7 +75,8 @@ def stylize(
         style_weight=weights.style,
         variation_weight=weights.variation,
     )
-    image = content.clone().requires_grad_()
+    # L-BFGS takes a view of the gradient, which channels-last memory does not allow.
+    image = content.clone(memory_format=torch.contiguous_format).requires_grad_()
     optimizer = torch.optim.LBFGS([image], max_iter=steps, line_search_fn="strong_wolfe")
 
     def evaluate() -> Tensor:
