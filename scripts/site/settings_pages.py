@@ -38,10 +38,11 @@ texts.
 _RECIPES = """\
 # Options of the recipes
 
-`imagemint train RECIPE` trains a network. [All generators](#all-generators) share the options of
-the first table. Below it, each recipe has a table of its other options, and of those with another
-default. [The zoo](../zoo.md) compares what the recipes make, and [Train a
-generator](../training.md) is the guide.
+`imagemint train RECIPE` trains a network. [Generators](#all-generators),
+[translators](#all-translators) and [classifiers](#all-classifiers) share the options of one table
+each. Below it, each recipe has a table of its other options, and of those with another default.
+[The zoo](../zoo.md) compares what the recipes make, and [Train a generator](../training.md) is the
+guide.
 """
 
 
@@ -81,10 +82,14 @@ def _render_recipes(recipes: Mapping[str, tuple[str, type[BaseModel]]]) -> str:
         name: {key: _row((key, field)) for key, field in _fields(each).items()}
         for name, (_, each) in recipes.items()
     }
-    judges = {name: each for name, each in rows.items() if name.endswith("-classifier")}
-    generators = {name: each for name, each in rows.items() if name not in judges}
+    groups: dict[str, list[str]] = {}
+    for name, (_, recipe) in recipes.items():
+        # Each kind of recipe has a class of settings: TrainGenerator and the like.
+        kind = recipe.__bases__[0].__name__.removeprefix("Train").lower()
+        groups.setdefault(f"{kind}s", []).append(name)
     text = ""
-    for title, group in (("generators", generators), ("classifiers", judges)):
+    for title, names in groups.items():
+        group = {name: rows[name] for name in names}
         usual = _most_common_rows(list(group.values()))
         text += f"\n## All {title}\n\n" + table(_HEAD, usual.values())
         for name, options in group.items():
