@@ -10,8 +10,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from made_sources import draw
 from node import CLIENT, require_node, run_node
 from tiny_bundles import write_bundle, write_each_kind
+from tiny_translators import write_translator
 
 from imagemint.client import AsyncClient, Cycle
 from imagemint.engine.serial import Serial
@@ -48,6 +50,7 @@ def all_models(tmp_path_factory):
     directory = tmp_path_factory.mktemp("models")
     write_each_kind(directory)
     write_bundle(directory, "worded", captions=True)
+    write_translator(directory, "sketch", size=(6, 8))
     for num_classes in {each["num_classes"] for each in VECTORS["classes"]}:
         write_bundle(directory, f"vectors-{num_classes}", num_classes=num_classes)
     return directory
@@ -89,6 +92,7 @@ def spell_serials():
             index=uint64[at // 4 % 4],
             class_id=(None, 0, 7)[at % 3],
             caption=captions[at % len(captions)],
+            source=(None, None, "0123456789abcdef" * 2)[at % 3],
             truncation=truncation,
             variant=(None, "int8")[at // 2 % 2],
         )
@@ -100,6 +104,7 @@ def spell_serials():
                 "classId": serial.class_id,
                 "caption": serial.caption,
                 "truncation": truncation,
+                "source": serial.source,
                 "variant": serial.variant,
             }
         )
@@ -125,6 +130,7 @@ async def test_node_client_passes_its_tests(  # noqa: PLR0917 - fixtures
     locked, roots = await start_locked(serve, all_models, authority, write_certificate, tmp_path)
     async with AsyncClient(app.grpc_address) as python:
         batch = await python.generate("digits", 4, seed=42, condition=Cycle())
+        (picture,) = await python.translate_encoded("sketch", [draw(1)])
     given = {
         "address": app.grpc_address,
         "secureAddress": locked.grpc_address,
@@ -134,6 +140,8 @@ async def test_node_client_passes_its_tests(  # noqa: PLR0917 - fixtures
             serial: image.tobytes().hex()
             for serial, image in zip(batch.serials, batch.image, strict=True)
         },
+        "source": draw(1).tobytes().hex(),
+        "translation": picture.data.hex(),
         "vectors": describe_vectors(),
         "spelled": spell_serials(),
     }

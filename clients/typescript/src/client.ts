@@ -28,6 +28,7 @@ import {
   ModelService,
   type Model,
 } from "./gen/imagemint/v1/model_service_pb.js";
+import { TranslationService } from "./gen/imagemint/v1/translation_service_pb.js";
 import {
   joinBatches,
   parseImageBatch,
@@ -52,6 +53,12 @@ import type {
 import { outputSpec, smallNumber, type Encoding } from "./requests.js";
 import { cutIntoRuns, runSelection } from "./runs.js";
 import { resumeStream } from "./streams.js";
+import {
+  parseTranslations,
+  translateRequest,
+  type Source,
+  type TranslateOptions,
+} from "./translation.js";
 
 // Calls of one mint() at the same time: enough to fill a batch, and few enough for the queue.
 const CALLS_AT_ONCE = 16;
@@ -132,6 +139,25 @@ export class Client {
     request.output = outputSpec(options);
     const answer = await this.#generate(request, options);
     return parsePictures(answer.batch!, answer.timing);
+  }
+
+  /**
+   * Returns the translations of sources as files that contain their serials, in order, in one
+   * answer. Source number i has the index firstIndex + i.
+   *
+   * @throws InvalidRequest if a source cannot be decoded or does not fit
+   * @throws FailedPrecondition if the model takes no source
+   */
+  async translate(
+    model: string,
+    sources: readonly Source[],
+    options: TranslateOptions = {},
+  ): Promise<EncodedPicture[]> {
+    const request = translateRequest(model, sources, options);
+    const answer = await this.#unary(options, (context, deadline, signals) =>
+      callUnary(context, TranslationService.method.translate, request, deadline, signals),
+    );
+    return parseTranslations(answer);
   }
 
   /** Returns one picture that shows `count` images, row by row; `columns` in each row. */

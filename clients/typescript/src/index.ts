@@ -43,3 +43,10 @@ export {
   type Weights,
 } from "./requests.js";
 export { formatSerial, parseSerial, type Serial } from "./serials.js";
+export type {
+  Fit,
+  Source,
+  SourceFiles,
+  SourcePixels,
+  TranslateOptions,
+} from "./translation.js";

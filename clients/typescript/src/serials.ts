@@ -6,6 +6,7 @@ const FORM =
   /^(?<model>[a-z0-9][a-z0-9._-]{0,63})@(?<version>[1-9][0-9]*)(?:\+(?<variant>[a-z0-9][a-z0-9-]{0,31}))?\/(?<seed>0|[1-9][0-9]*)\/(?<index>0|[1-9][0-9]*)(?:\?(?<terms>.+))?$/;
 const CLASS = /^class=(0|[1-9][0-9]*)$/;
 const CAPTION = /^caption=((?:[A-Za-z0-9-]|%[0-9A-F]{2})+)$/;
+const SOURCE = /^source=([0-9a-f]{32})$/;
 const TRUNCATION = /^truncation=([0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)$/;
 const UINT64_MAX = 2n ** 64n - 1n;
 /** Asks for model.onnx, which is what a serial number without a variant means. */
@@ -29,6 +30,8 @@ export interface Serial {
   readonly classId?: number | undefined;
   /** Caption in its normal form; undefined for a model without captions. */
   readonly caption?: string | undefined;
+  /** Digest of the source; undefined for a model that translates none. */
+  readonly source?: string | undefined;
   /** Truncation; undefined for none, which is not the same as 0. */
   readonly truncation?: number | undefined;
 }
@@ -44,7 +47,7 @@ export function parseSerial(text: string): Serial {
     throw malformed(text);
   }
   const terms = groups["terms"]?.split("&") ?? [];
-  const [classId, caption, truncation] = [CLASS, CAPTION, TRUNCATION].map((form) => {
+  const [classId, caption, source, truncation] = [CLASS, CAPTION, SOURCE, TRUNCATION].map((form) => {
     const value = form.exec(terms[0] ?? "")?.[1];
     if (value !== undefined) {
       terms.shift();
@@ -63,6 +66,7 @@ export function parseSerial(text: string): Serial {
     index,
     classId: classId === undefined ? undefined : Number(classId),
     caption: caption === undefined ? undefined : decode(caption, text),
+    source,
     truncation: truncation === undefined ? undefined : Number(truncation),
   };
 }
@@ -76,6 +80,9 @@ export function formatSerial(serial: Serial): string {
   }
   if (serial.caption !== undefined) {
     terms.push(`caption=${encodeURIComponent(serial.caption)}`);
+  }
+  if (serial.source !== undefined) {
+    terms.push(`source=${serial.source}`);
   }
   if (serial.truncation !== undefined) {
     terms.push(`truncation=${formatFloat(serial.truncation)}`);

@@ -30,6 +30,20 @@ test("images and serials are those of the Python client", async () => {
   assert.deepEqual([batch.height, batch.width, batch.channels], [4, 6, 1]);
 });
 
+test("translations are those of the Python client", async () => {
+  const source = Buffer.from(given.source, "hex");
+  const pixels = { pixels: source, height: 6, width: 8, channels: 3 };
+  const [picture] = await client.translate("sketch", [pixels]);
+  assert.equal(hex(picture!.data), given.translation);
+  assert.deepEqual([picture!.height, picture!.width, picture!.mimeType], [6, 8, "image/png"]);
+  const [again] = await client.translate("sketch", [picture!.data, pixels], { format: "webp" });
+  assert.match(again!.images[0]!.serial, /^sketch@1\/0\/0\?source=[0-9a-f]{32}$/);
+  await assert.rejects(client.translate("digits", [pixels]), FailedPrecondition);
+  const small = { ...pixels, height: 3, pixels: source.subarray(0, 72) };
+  await assert.rejects(client.translate("sketch", [small]), InvalidRequest);
+  assert.equal((await client.translate("sketch", [small], { fit: "pad" })).length, 1);
+});
+
 test("serials of the sampling vectors are drawn", async () => {
   assert.ok(given.vectors.length >= 4);
   for (const { model, seed, firstIndex, weights, serials } of given.vectors) {

@@ -6,7 +6,8 @@ import { given } from "./server.js";
 
 test("serials are spelled and parsed as the engine does", () => {
   assert.ok(given.spelled.length > 100);
-  for (const { text, seed, index, classId, caption, truncation, variant } of given.spelled) {
+  for (const { text, seed, index, classId, caption, source, ...rest } of given.spelled) {
+    const { truncation, variant } = rest;
     const serial = {
       model: "mnist",
       version: "3",
@@ -15,6 +16,7 @@ test("serials are spelled and parsed as the engine does", () => {
       index: BigInt(index),
       classId: classId ?? undefined,
       caption: caption ?? undefined,
+      source: source ?? undefined,
       truncation: truncation ?? undefined,
     };
     assert.equal(formatSerial(serial), text);

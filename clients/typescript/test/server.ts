@@ -13,6 +13,9 @@ export interface Given {
   readonly apiKey: string;
   /** Pixels, as hexadecimal text, that the Python client minted of each serial. */
   readonly pixels: Readonly<Record<string, string>>;
+  /** Pixels of a source, and its translation as a PNG, as hexadecimal text. */
+  readonly source: string;
+  readonly translation: string;
   /** Serials of the classes in the sampling vectors, and how to ask for them. */
   readonly vectors: readonly {
     readonly model: string;
@@ -29,6 +32,7 @@ export interface Given {
     readonly classId: number | null;
     readonly caption: string | null;
     readonly truncation: number | null;
+    readonly source: string | null;
     readonly variant: string | null;
   }[];
 }

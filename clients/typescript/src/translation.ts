@@ -1,0 +1,113 @@
+/** Sources of translations, and the pictures that translate answers with. */
+
+import { create } from "@bufbuild/protobuf";
+
+import { invalid } from "./errors.js";
+import { ImageBatchSchema, ImageLayout } from "./gen/imagemint/v1/image_pb.js";
+import {
+  SourceFit,
+  SourceSchema,
+  TranslateRequestSchema,
+  type Source as WireSource,
+  type TranslateRequest,
+  type TranslateResponse,
+} from "./gen/imagemint/v1/translation_service_pb.js";
+import { parsePictures, type EncodedPicture } from "./images.js";
+import type { CallSettings } from "./options.js";
+import {
+  imageSpec,
+  outputSpec,
+  priorityValue,
+  type Encoding,
+  type Priority,
+  type Selection,
+} from "./requests.js";
+
+/** A source of several files, for models of several frames or with a mask. */
+export interface SourceFiles {
+  /** A PNG, JPEG or WebP for each frame, the oldest first; all of one size. */
+  readonly frames: readonly Uint8Array[];
+  /** Picture of the same size: white where the source is to be filled. */
+  readonly mask?: Uint8Array | undefined;
+}
+
+/** A source as pixels. */
+export interface SourcePixels {
+  /** uint8, row by row, channels last: height * width * channels values. */
+  readonly pixels: Uint8Array;
+  readonly height: number;
+  readonly width: number;
+  readonly channels: number;
+}
+
+/** A PNG, JPEG or WebP, several of them, or pixels. */
+export type Source = Uint8Array | SourceFiles | SourcePixels;
+
+const FITS = {
+  refuse: SourceFit.REFUSE,
+  crop: SourceFit.CROP,
+  pad: SourceFit.PAD,
+  stretch: SourceFit.STRETCH,
+} as const;
+
+/** What happens to a source of a size that the model does not take. */
+export type Fit = keyof typeof FITS;
+
+/** Settings of a call for translations. */
+export interface TranslateOptions extends Selection, Encoding, CallSettings {
+  /** Default refuse. */
+  readonly fit?: Fit | undefined;
+  /** Default normal. */
+  readonly priority?: Priority | undefined;
+}
+
+export function translateRequest(
+  model: string,
+  sources: readonly Source[],
+  options: TranslateOptions,
+): TranslateRequest {
+  const fit = FITS[options.fit ?? "refuse"];
+  if (fit === undefined) {
+    throw invalid("fit", `${String(options.fit)} is none of ${Object.keys(FITS).join(", ")}`);
+  }
+  return create(TranslateRequestSchema, {
+    images: imageSpec(model, sources.length, options),
+    sources: sources.map(sourceOf),
+    fit,
+    output: outputSpec(options),
+    priority: priorityValue(options.priority),
+  });
+}
+
+function sourceOf(source: Source): WireSource {
+  if (source instanceof Uint8Array) {
+    return sourceOf({ frames: [source] });
+  }
+  if ("pixels" in source) {
+    const { pixels, ...shape } = source;
+    return create(SourceSchema, { content: { case: "raw", value: { pixels, shape } } });
+  }
+  const { frames, mask = new Uint8Array() } = source;
+  const value = { pictures: [...frames], mask };
+  return create(SourceSchema, { content: { case: "encoded", value } });
+}
+
+/** Returns the picture of each source, in order. */
+export function parseTranslations({ batch, timing }: TranslateResponse): EncodedPicture[] {
+  if (batch === undefined) {
+    return [];
+  }
+  const { translations, model, version, bundleSha256, variant, seed, format } = batch;
+  return translations.flatMap(({ picture, shape, image }) =>
+    parsePictures(
+      create(ImageBatchSchema, {
+        ...{ model, version, bundleSha256, variant, seed, format },
+        ...(shape && { shape }),
+        layout: ImageLayout.INDIVIDUAL,
+        pictures: [picture],
+        images: image === undefined ? [] : [image],
+      }),
+      timing,
+    ),
+  );
+}
