@@ -1,4 +1,4 @@
-"""Randomness of a run, addressed by position instead of by history.
+"""Random numbers of a run, addressed by position.
 
 Every draw is a pure function of (seed, stream, position), so a resumed run needs no generator
 state to continue exactly where it stopped.
@@ -30,8 +30,9 @@ class Stream(IntEnum):
 
 
 def generator_at(seed: int, stream: Stream, position: int) -> np.random.Generator:
-    """Returns the generator that owns one position, with 2^192 numbers before the next one's."""
-    # As an array, because NumPy would round the key [seed, stream] to float64 from 2^63 on.
+    """Returns the generator of one position, which has 2^192 numbers before the next one."""
+    # As an array, because NumPy would otherwise round the key [seed, stream] to float64 from 2^63
+    # on.
     key = np.array([seed, stream], np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, position]))
 
@@ -39,7 +40,8 @@ def generator_at(seed: int, stream: Stream, position: int) -> np.random.Generato
 def torch_seed(seed: int, step: int, rank: int) -> int:
     """Returns the seed of PyTorch's own generator for one step of one process, below 2^63.
 
-    Drawn, not added up: the masks of seed 1 would otherwise be those of seed 0, one step later.
+    It is drawn and not a sum, because otherwise the masks of seed 1 would be those of seed 0, one
+    step later.
     """
     return int(generator_at(seed, Stream.TORCH, (rank << 40) + step).integers(2**63))
 
@@ -60,7 +62,7 @@ def draw_latents(
 
 
 def draw_codes(seed: int, step: int, batch_size: int, num_codes: int) -> Tensor:
-    """Returns categorical codes, each as likely as the others: int64 [batch_size]."""
+    """Returns uniformly random categorical codes: int64 [batch_size]."""
     generator = generator_at(seed, Stream.CODES, step)
     return torch.from_numpy(generator.integers(0, num_codes, size=batch_size))
 
@@ -79,11 +81,11 @@ def draw_other_classes(seed: int, step: int, classes: Tensor, num_classes: int) 
 
 
 class ShuffledOrder:
-    """The endless order in which a data set is visited: a fresh permutation for each epoch.
+    """The endless order of a data set: a new permutation for each epoch.
 
     Args:
         size: images in the data set.
-        seed: decides the order.
+        seed: determines the order.
         stream: stream of the seed, for a second order that is independent of the first.
     """
 

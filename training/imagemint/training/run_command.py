@@ -1,6 +1,6 @@
-"""What every training command has in common: settings of a run, and the way it goes.
+"""The common settings and steps of all training commands.
 
-Import-light, as the commands are.
+This module imports little.
 """
 
 import json
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_INTERRUPTED = 130  # as the root command ends on Ctrl-C: a script must not export half a run
+_INTERRUPTED = 130  # as after Ctrl-C, so that a script does not export an incomplete run
 
 
 class RunSettings(BaseModel):
@@ -77,15 +77,15 @@ class LoopSettings(RunSettings):
         processes: "Distributed",
         recorded: Mapping[str, object],
     ) -> int:
-        """Trains the task, or prints what it would do; returns the status of the command.
+        """Trains the task, or prints what the run would do; returns the status of the command.
 
         Args:
-            task: what is trained.
-            schedule: how often it logs and saves.
-            device: where the networks are.
+            task: the task of the run.
+            schedule: how often to log and save.
+            device: device of the networks.
             passes: runs the networks.
             processes: the collectives of the run.
-            recorded: what ``options.json`` has besides.
+            recorded: further content of ``options.json``.
 
         Raises:
             TrainingError: the run cannot start, or failed.
@@ -138,7 +138,7 @@ class LoopSettings(RunSettings):
 
     @abstractmethod
     def find_warnings(self, task: Any) -> list[str]:  # noqa: ANN401 - of the kind of the command
-        """Returns what looks wrong with the training data."""
+        """Returns possible problems of the training data."""
 
     @abstractmethod
     def rehearse(
@@ -148,11 +148,11 @@ class LoopSettings(RunSettings):
         device: "torch.device",
         passes: "Passes",
     ) -> dict[str, Any]:
-        """Returns what a dry run says besides the options: data, warnings, the expected time."""
+        """Returns the output of a dry run: data, warnings, the expected time."""
 
     @abstractmethod
     def measure(self, task: Any, device: "torch.device") -> "Measure | None":  # noqa: ANN401 - likewise
-        """Returns what measures the network at each checkpoint; None: nothing does."""
+        """Returns the function that measures the network at each checkpoint, or None."""
 
     def choose_precision(self, device: "torch.device") -> "Precision":
         """Returns the precision of the run.
@@ -180,7 +180,7 @@ def choose_device(name: str) -> "torch.device":
     """Returns the device of this name; ``auto`` is a GPU if there is one.
 
     Raises:
-        TrainingError: PyTorch can use no GPU, and one is asked for.
+        TrainingError: a GPU is requested, and PyTorch cannot use one.
     """
     import torch  # noqa: PLC0415 - import-light
 

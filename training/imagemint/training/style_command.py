@@ -1,4 +1,4 @@
-"""The command ``imagemint stylize``. Import-light: torch is imported when it runs."""
+"""The command ``imagemint stylize``. Torch is imported when it runs."""
 
 import json
 from pathlib import Path

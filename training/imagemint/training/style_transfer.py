@@ -1,4 +1,4 @@
-"""Style transfer by optimisation: the pixels of one image are what is learnt."""
+"""Style transfer by optimisation of the pixels of one image."""
 
 import time
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ class Stylized:
         image: [1, C, H, W] in [-1, 1].
         before: losses of the content itself, by name, without weights; ``total`` with them.
         after: losses of the image.
-        seconds: that the optimisation took.
+        seconds: duration of the optimisation.
     """
 
     image: Tensor

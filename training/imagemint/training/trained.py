@@ -1,4 +1,4 @@
-"""Trained networks, read from the checkpoints of a run by exporter and evaluation."""
+"""Reads trained networks from the checkpoints of a run, for exporter and evaluation."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,8 @@ class TrainedGenerator:
     """The averaged generator of a run and what is known about it.
 
     Attributes:
-        module: in evaluation mode on the CPU; forward(z [N, z_dim], y int64 [N]) -> [N, C, H, W]
+        module: the network in evaluation mode on the CPU; forward(z [N, z_dim], y int64 [N]) -> [N,
+            C, H, W]
             in [-1, 1]. Without class labels it takes no y. With captions it takes
             ``tokens=`` int64 [N, max_words], and where truncation is ``psi`` also ``truncation=``
             float32 [N, 1].
@@ -44,7 +45,7 @@ class TrainedGenerator:
         weights_sha256: digest of generator.safetensors.
         evaluations: measured figures, from ``RUN/evaluation.json`` if it is of these weights.
         distribution: distribution of the latent's elements.
-        truncation: how diversity is traded for fidelity, ``threshold`` or ``psi``.
+        truncation: kind of truncation, ``threshold`` or ``psi``.
         captions: the captions that it understands; None if it takes none.
     """
 
@@ -68,7 +69,7 @@ class TrainedGenerator:
 
 
 def _read_description(run: Path) -> tuple[Path, dict[str, Any], Recipe]:
-    """The newest checkpoint below ``run``, or that very one, its JSON and its recipe."""
+    """Returns the newest checkpoint below ``run``, or ``run`` itself, its JSON and its recipe."""
     checkpoint = run if (run / "checkpoint.json").is_file() else latest_checkpoint(run)
     about = read_description(checkpoint)
     if about["recipe"] not in RECIPES:
@@ -82,7 +83,7 @@ def _read_description(run: Path) -> tuple[Path, dict[str, Any], Recipe]:
 
 
 def read_discriminator(run: Path, num_classes: int) -> Discriminator:
-    """Returns D of the newest checkpoint below ``run``, or of that very one, in evaluation mode.
+    """Returns D of the newest checkpoint in ``run``, or of this checkpoint, for evaluation.
 
     Args:
         run: the run's directory, or a checkpoint in it.
@@ -90,7 +91,7 @@ def read_discriminator(run: Path, num_classes: int) -> Discriminator:
             does not tell.
 
     Raises:
-        CheckpointError: as `read_generator`, or D was built for another number of classes.
+        CheckpointError: as in `read_generator`, or D was built for another number of classes.
     """
     checkpoint, about, recipe = _read_description(run)
     shape = Shape(num_classes, about["image_size"], about["image_channels"])
@@ -105,15 +106,16 @@ def read_discriminator(run: Path, num_classes: int) -> Discriminator:
 
 
 def read_generator(run: Path) -> TrainedGenerator:
-    """Returns the averaged generator of the newest checkpoint below ``run``, or of that very one.
+    """Returns the averaged generator of the newest checkpoint in ``run``, or of this checkpoint.
 
     Raises:
-        CheckpointError: no checkpoint, damaged, or of a recipe or options this code does not know.
+        CheckpointError: there is no checkpoint, it is damaged, or its recipe or options are
+            unknown.
     """
     checkpoint, about, recipe = _read_description(run)
     labels = tuple(about["class_labels"])
     shape = Shape(len(labels), about["image_size"], about["image_channels"])
-    with torch.random.fork_rng():  # whoever reads a generator finds the random state as it was
+    with torch.random.fork_rng():  # restore the random state of the caller
         generator = recipe.generator(shape)
     weights = read_tensors(checkpoint / "generator.safetensors", about["generator_sha256"])
     try:

@@ -1,6 +1,7 @@
-"""The command that trains a translator: settings here, work elsewhere.
+"""The settings of the command that trains a translator.
 
-Import-light: torch is imported when it runs, not when its options are listed.
+This module imports little: torch is imported when the command runs, not when its options are
+listed.
 """
 
 from pathlib import Path
@@ -42,7 +43,7 @@ class TrainTranslator(LoopSettings):
     """Images between two rows of the log."""
 
     def run(self) -> int:
-        """Trains, or prints what it would do."""
+        """Trains, or prints what the run would do."""
         device = choose_device(self.device)
         if self.resume:
             from imagemint.training.datasets import DATASETS  # noqa: PLC0415 - torch
@@ -79,7 +80,7 @@ class TrainTranslator(LoopSettings):
         )
 
     def find_warnings(self, task: "TranslationTask") -> list[str]:
-        """Returns what was left out or guessed when the pictures were read."""
+        """Returns remarks about pictures that were left out, and about guesses."""
         return list(task.pairs.data.remarks)
 
     def rehearse(
@@ -89,7 +90,7 @@ class TrainTranslator(LoopSettings):
         device: "torch.device",
         passes: "Passes",
     ) -> dict[str, Any]:
-        """Returns the number of pairs, what looks wrong, and the expected time."""
+        """Returns the number of pairs, possible problems, and the expected time."""
         from imagemint.training.loop.dry_run import expected_time  # noqa: PLC0415 - torch
 
         return {
@@ -114,7 +115,7 @@ class TrainTranslator(LoopSettings):
         """Returns the layers of the classifier.
 
         Raises:
-            CheckpointError: there is none, or it cannot look at the targets.
+            CheckpointError: there is none, or it does not take the targets.
         """
         import torch  # noqa: PLC0415 - import-light
         from torch import nn  # noqa: PLC0415 - import-light

@@ -1,4 +1,4 @@
-"""Trained translators, read from the checkpoints of a run by exporter and evaluation."""
+"""Reads trained translators from the checkpoints of a run, for exporter and evaluation."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,17 +25,18 @@ class TrainedTranslator:
     """The averaged translator of a run and what is known about it.
 
     Attributes:
-        module: in evaluation mode on the CPU; forward(source [N, S, H, W]) -> [N, C, H', W'], all
+        module: the network in evaluation mode on the CPU; forward(source [N, S, H, W]) -> [N, C,
+            H', W'], all
             in [-1, 1].
         form: form of its sources.
         target_shape: height, width and channels of its results for sources of that form.
-        free_step: it takes any height and width that are multiples of this; 0: only its own.
+        free_step: height and width can be any multiples of this; 0 for a fixed size.
         max_side: for a free size, the largest height and width of one pass.
         radius: for a free size, number of source pixels in each direction that affect a pixel.
         examples: sources and true results of the test split; of the way back, the sources are true
             and the results are what the way there started from.
-        direction: ``back`` for the way back of a translator that has both.
-        task: what its sources are.
+        direction: ``back`` for the way back of a translator with both directions.
+        task: name of the task.
         recipe: name of the recipe.
         options: every option of the recipe.
         dataset: task, data set and split.
@@ -68,7 +69,7 @@ class TrainedTranslator:
 
 
 def is_translator(run: Path) -> bool:
-    """Returns whether the newest checkpoint below ``run``, or that very one, is of a translator.
+    """Returns whether the newest checkpoint in ``run``, or this checkpoint, has a translator.
 
     Raises:
         CheckpointError: there is no checkpoint, or it is unreadable.
@@ -77,21 +78,21 @@ def is_translator(run: Path) -> bool:
 
 
 def read_translator(run: Path, direction: Direction = "there") -> TrainedTranslator:
-    """Returns the averaged translator of the newest checkpoint below ``run``, or of that very one.
+    """Returns the averaged translator of the newest checkpoint in ``run``, or of this checkpoint.
 
     Args:
         run: the run's directory, or a checkpoint in it.
         direction: ``back`` for the way from targets to sources, which `cyclegan` learns as well.
 
     Raises:
-        CheckpointError: no checkpoint, damaged, of a recipe that this code does not know, or
-            without a way back.
+        CheckpointError: there is no checkpoint, it is damaged, its recipe is unknown, or it has no
+            way back.
     """
     checkpoint = _find_checkpoint(run)
     about = read_description(checkpoint)
     recipe = _read_recipe(checkpoint, about)
     form, target = SourceForm(**about["source"]), tuple(about["target"])
-    with torch.random.fork_rng():  # whoever reads a translator finds the random state as it was
+    with torch.random.fork_rng():  # restore the random state of the caller
         network = recipe.generator(form, target)
     try:
         network.load_state_dict(

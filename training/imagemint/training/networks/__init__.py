@@ -1,4 +1,4 @@
-"""Networks, named as in the papers; each module tells its source.
+"""Networks, named as in the papers; each module names its source.
 
 Letters used in the mathematics: ``z`` latent, ``y`` integer class, ``c`` the condition
 (None: no condition), ``x`` image in [-1, 1] as float32 NCHW, ``phi`` features of an image, ``w``

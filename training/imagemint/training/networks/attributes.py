@@ -1,8 +1,8 @@
 """Networks for pictures whose class and attributes are known, sized for CPUs.
 
-The generator's layers stop at half the size, where pixel shuffling finishes the picture;
-the discriminator begins by undoing that. Class and attributes enter the generator as scales and
-biases behind each normalisation, as in de Vries et al., "Modulating early visual processing by
+The generator's layers end at half the size, and pixel shuffling completes the picture. The
+discriminator begins with the reverse step. Class and attributes enter the generator as scales and
+biases after each normalisation, as in de Vries et al., "Modulating early visual processing by
 language" (2017) and Brock et al., "Large Scale GAN Training for High Fidelity Natural Image
 Synthesis" (2018), and the discriminator by projection (Miyato & Koyama, 2018).
 """
@@ -25,11 +25,11 @@ Frequencies = Mapping[str, NDArray[np.float64]]
 """How often each class has each value of each attribute: float64 [classes, values] by name."""
 
 _SLOPE = 0.2
-_ENDLESS = 40.0  # beyond any latent: float32 normals end near 8
+_ENDLESS = 40.0  # beyond any latent: float32 normal numbers end near 8
 
 
 class Condition(nn.Module):
-    """Turns a latent and a class into one vector: embeddings of class and attributes, and z.
+    """Converts a latent and a class to one vector: embeddings of class and attributes, and z.
 
     Attributes that are not given are drawn from the latent: the first A elements of z, one for each
     attribute, are cut into intervals whose probabilities are the frequencies of the values.
@@ -83,13 +83,13 @@ class Condition(nn.Module):
 
 
 def limits_of(table: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Returns where a normal number passes from one value to the next: [classes, values - 1].
+    """Returns the limits of normal numbers between the values: [classes, values - 1].
 
     Args:
         table: frequencies [classes, values], whose rows sum to 1.
     """
     limits = ndtri(np.clip(np.cumsum(table, axis=1)[:, :-1], 0, 1))
-    # A sum of parts may miss 1 by its last bit, and infinities are no constants for a graph.
+    # A sum of parts may differ from 1 in the last bit, and infinities are no constants for a graph.
     limits[np.cumsum(table, axis=1)[:, :-1] > 1 - 1e-9] = _ENDLESS
     return np.clip(limits, -_ENDLESS, _ENDLESS).astype(np.float32)
 
@@ -106,7 +106,7 @@ class ScaledNorm(nn.Module):
         super().__init__()
         self.norm = BatchNorm2d(channels)
         self.scale = nn.Linear(width, 2 * channels, bias=False)
-        # Small at first, so that a fresh network is one with plain normalisation.
+        # Small at first, so that a fresh network has plain normalisation.
         nn.init.normal_(self.scale.weight, 0, 0.3 / width**0.5)
 
     def forward(self, x: Tensor, told: Tensor) -> Tensor:
@@ -117,10 +117,10 @@ class ScaledNorm(nn.Module):
 
 
 def _upward(wide: int, narrow: int, *, few: bool) -> nn.Module:
-    """Doubles the size; with ``few`` weights, else in half the time.
+    """Returns layers that double the size, either with ``few`` weights or in half the time.
 
-    A transposed 4x4 convolution has 4 taps for each pixel where a 3x3 one behind nearest upsampling
-    has 9, and 16 weights in place of 9, which count where the channels are many.
+    A transposed 4x4 convolution has 4 taps for each pixel, and a 3x3 one after nearest upsampling
+    has 9. But it has 16 weights instead of 9, which matters with many channels.
     """
     if few:
         conv = nn.Conv2d(wide, narrow, 3, padding=1, bias=False)
@@ -137,7 +137,8 @@ class AttributeGenerator(nn.Module):
         c_dim: length of each embedding of class and attributes.
         base_channels: channels at 4x4 and 8x8; every further doubling halves them.
         frequencies: frequencies of the attributes; empty where there are none.
-        scales: let the condition enter at every normalisation; otherwise only at the first layer.
+        scales: whether the condition enters at every normalisation; otherwise only at the first
+            layer.
     """
 
     def __init__(
@@ -189,8 +190,8 @@ class AttributeGenerator(nn.Module):
 class AttributeDiscriminator(Discriminator):
     """Unshuffles pixels, halves the size by strided convolutions, and projects the condition.
 
-    A dense layer stands between maps and projection: on 4,096 features a step of the embeddings
-    moved the logits so far that training jumped.
+    There is a dense layer between maps and projection, because with 4,096 features a step of the
+    embeddings changed the logits so much that training became unstable.
 
     Args:
         shape: shape of the images.
@@ -215,7 +216,7 @@ class AttributeDiscriminator(Discriminator):
         self.features = nn.Sequential(*layers, nn.Flatten(), dense, nn.LeakyReLU(_SLOPE))
         self.score = nn.Linear(width, 1)
         tables = [shape.num_classes, *values] if shape.num_classes else []
-        # At zero it starts unconditional, as ProjectionDiscriminator does.
+        # At zero it starts without a condition, like ProjectionDiscriminator.
         self.embeds = nn.ModuleList(
             nn.Embedding(number, width, _weight=torch.zeros(number, width)) for number in tables
         )
@@ -238,7 +239,8 @@ class AttributeDiscriminator(Discriminator):
             return score
         columns = (c if c.ndim == 2 else c[:, None]).unbind(dim=1)  # noqa: PLR2004 - axes
         weights = [embed(column) for embed, column in zip(self.embeds, columns, strict=False)]
-        # Over the root of their number: a dozen embeddings that learn at once would overshoot.
+        # Divided by the root of their number, because a dozen embeddings that learn together would
+        # overshoot.
         told = torch.stack(weights).sum(dim=0) / len(weights) ** 0.5
         logits: Tensor = score + (told * phi).sum(dim=1)
         return logits

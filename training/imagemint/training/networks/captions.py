@@ -1,7 +1,7 @@
-"""A generator that takes a caption: a reader of captions before a generator that takes attributes.
+"""A generator that takes captions: a reader of captions, and a generator that takes attributes.
 
 The reader finds which values of each attribute a caption allows. The graph draws one of them from
-the latent by the frequencies of the data, so what the caption leaves open varies, and an
+the latent by the frequencies of the data, so attributes that are not named vary. An
 `AttributeGenerator` draws the picture.
 """
 
@@ -14,23 +14,24 @@ from imagemint.training.networks.attributes import AttributeGenerator, Frequenci
 from imagemint.training.networks.players import Shape
 
 _READING_GAIN = 10.0
-_LEAST = 1e-7  # above 0, so that a draw never takes a first value that is not allowed
+_LEAST = 1e-7  # above 0, so that a first value that is not allowed is never drawn
 
 
 class CaptionReader(nn.Module):
-    """Reads captions into logits, one for each value of each attribute: positive where allowed.
+    """Converts captions to logits for each value of each attribute, positive for allowed ones.
 
-    Convolutions bind a colour to its noun; the maximum over the words forgets where a phrase
-    stands, so the order of phrases does not matter.
+    Convolutions connect a colour with its noun. The maximum over the words ignores the place of a
+    phrase, so the order of phrases does not matter.
 
-    Its weights are stored as a tenth of what they are, so that it learns ten times as fast as the
-    networks of images that share its optimiser: at 6e-4 it read nothing right after 500 steps.
+    Its weights are stored as a tenth of their values, so that it learns ten times as fast as the
+    networks of images, which have the same optimiser: at 6e-4 it read no caption correctly after
+    500 steps.
 
     Args:
-        words: in the vocabulary.
+        words: number of words in the vocabulary.
         outputs: number of logits.
         width: channels of the embedding and of the convolutions.
-        reach: words that a convolution sees.
+        reach: number of words that a convolution sees.
     """
 
     def __init__(self, words: int, outputs: int, *, width: int = 64, reach: int = 5) -> None:
@@ -70,7 +71,7 @@ class CaptionGenerator(nn.Module):
         z_dim: length of a latent. Its first elements, one for each attribute with the class as the
             first, decide what a caption leaves open.
         shape: shape of the images; its classes are the heads.
-        words: in the vocabulary.
+        words: number of words in the vocabulary.
         c_dim: length of each embedding of class and attributes.
         base_channels: channels of the `AttributeGenerator`.
         frequencies: frequencies of the attributes, at least one.
@@ -101,7 +102,7 @@ class CaptionGenerator(nn.Module):
     def read(self, tokens: Tensor) -> list[Tensor]:
         """Returns which values ``tokens`` int64 [N, L] allow, bool [N, values], by attribute.
 
-        Where no logit is positive it is the likeliest value.
+        If no logit is positive, it is the most likely value.
         """
         parts = self.reader(tokens).split(self.sizes, dim=1)
         return [logits >= logits.amax(dim=1, keepdim=True).clamp_max(0) for logits in parts]
@@ -114,7 +115,7 @@ class CaptionGenerator(nn.Module):
 
         Args:
             z: latents [N, z_dim].
-            allowed: bool [N, values] for each; None: all are.
+            allowed: bool [N, values] for each attribute; None if all values are allowed.
         """
         u = (0.5 + 0.5 * torch.erf(z[:, : len(self.sizes)] / 2**0.5)).clamp_min(_LEAST)
         columns: list[Tensor] = []
@@ -123,7 +124,7 @@ class CaptionGenerator(nn.Module):
             usual = table[columns[0]] if k else table.expand(len(z), -1)
             if allowed is not None:
                 some = usual * allowed[k].to(usual.dtype)
-                # A sum would be the same question, but the engine probes sums for half a minute.
+                # A sum would be equivalent, but the engine probes sums for half a minute.
                 usual = torch.where(some.amax(dim=1, keepdim=True) > 0, some, usual)
             limits = usual.cumsum(dim=1)
             place = u[:, k, None] * limits[:, -1:]
@@ -131,7 +132,7 @@ class CaptionGenerator(nn.Module):
         return torch.stack(columns, dim=1)
 
     def forward(self, z: Tensor, y: Tensor | None = None, tokens: Tensor | None = None) -> Tensor:
-        """Returns images [N, C, H, W] in [-1, 1]; with z alone nothing is asked for.
+        """Returns images [N, C, H, W] in [-1, 1]; with z alone there is no condition.
 
         Args:
             z: latents [N, z_dim].

@@ -1,11 +1,11 @@
-"""Translators that draw a change of their source: correct, fill, or go on from it."""
+"""Translators that draw a change of their source: correct it, fill it, or continue it."""
 
 import torch
 from torch import Tensor, nn
 
 
 class Corrector(nn.Module):
-    """Adds what a network draws to the source, as DeblurGAN does (Kupyn et al., 2018).
+    """Adds the output of a network to the source, like DeblurGAN (Kupyn et al., 2018).
 
     Args:
         network: ``network(source)`` [N, C, H, W] for sources of the same shape.
@@ -22,9 +22,9 @@ class Corrector(nn.Module):
 
 
 class HoleFiller(nn.Module):
-    """Fills what the mask hides, and copies the rest.
+    """Fills the pixels that the mask hides, and copies the others.
 
-    What is below the mask is hidden from the network, whatever a caller sends there.
+    Pixels below the mask are hidden from the network, whatever the caller sends.
 
     Args:
         network: ``network(source)`` [N, C, H, W] for sources [N, C + 1, H, W].
@@ -46,11 +46,11 @@ class HoleFiller(nn.Module):
 
 
 class NextFrame(nn.Module):
-    """Draws the next frame as a change of the last one, where a gate says so.
+    """Draws the next frame as a change of the last one.
 
-    A gate for each pixel mixes the last frame with what the network draws, as the mask of the
-    foreground does in Vondrick et al., "Generating Videos with Scene Dynamics" (2016): still parts
-    stay as they are.
+    A gate for each pixel mixes the last frame with the output of the network, like the mask of the
+    foreground in Vondrick et al., "Generating Videos with Scene Dynamics" (2016), so that still
+    parts stay unchanged.
 
     Args:
         network: returns [N, C + 1, H, W] in [-1, 1]: a frame and its gate.

@@ -21,11 +21,11 @@ _DCGAN_DEVIATION = 0.02
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 Norm = Callable[[int], nn.Module]
-"""Makes the normalisation behind a convolution of so many channels."""
+"""Makes the normalisation after a convolution with this number of channels."""
 
 
 def doublings(image_size: int) -> tuple[int, int]:
-    """Returns the size a network starts from, at most 7, and how often it doubles: 28 -> (7, 2).
+    """Returns the smallest size of a network, at most 7, and its doublings: 28 -> (7, 2).
 
     Raises:
         DatasetError: the size is not such a number times a power of two.
@@ -97,14 +97,14 @@ class ConditionalGenerator(nn.Module):
 def _downwards(
     channels: int, base_channels: int, image_size: int, *, norm: Norm, plain: bool
 ) -> tuple[list[nn.Module], int, int]:
-    """Strided convolutions down to 4x4 or so; their output channels and size.
+    """Returns strided convolutions down to about 4x4, and their output channels and size.
 
     Args:
         channels: channels of the input.
         base_channels: channels of the first convolution; every halving of the size doubles them.
         image_size: size of the input.
-        norm: makes the normalisation layers; none behind the first, as in the paper.
-        plain: leave the normalisation away.
+        norm: makes the normalisation layers; there is none after the first, as in the paper.
+        plain: whether to omit the normalisation.
     """
     _, count = doublings(image_size)
     size, wide = image_size, base_channels
@@ -126,8 +126,8 @@ class ProjectionDiscriminator(Discriminator):
     """Plain convolutional discriminator with a projection head, without normalisation.
 
     ``D(x, y) = w . phi(x) + embed(y) . phi(x)`` after Miyato & Koyama, "cGANs with Projection
-    Discriminator" (2018). No normalisation layer, because the gradient penalties that stabilise it
-    are per sample, and batch statistics would tie samples together.
+    Discriminator" (2018). It has no normalisation layer, because the gradient penalties that
+    stabilise it are per sample, and batch statistics would connect samples.
 
     Args:
         num_classes: number of classes K; 0 for a discriminator without a condition.
@@ -147,8 +147,8 @@ class ProjectionDiscriminator(Discriminator):
         self.score = nn.Linear(wide * size**2, 1)
         if num_classes:
             self.embed = nn.Embedding(num_classes, wide * size**2)
-            # At zero the projection starts unconditional and grows only as the data asks for it;
-            # the default N(0, 1) over 2,048 features would drown the score in noise at first.
+            # At zero the projection starts without a condition and grows only if the data require
+            # it. The default N(0, 1) over 2,048 features would hide the score in noise at first.
             nn.init.zeros_(self.embed.weight)
 
     def phi(self, x: Tensor, c: Tensor | None) -> Tensor:
@@ -179,15 +179,17 @@ class ConvolutionalDiscriminator(Discriminator):
         shape: shape of the images.
         base_channels: channels at half the size; every halving of the size doubles them.
         norm: a key of `NORMS`.
-        spectral: divide every weight by its largest singular value, so that D is Lipschitz: Miyato
+        spectral: whether to divide every weight by its largest singular value, so that D is
+            Lipschitz: Miyato
             et al., "Spectral Normalization for Generative Adversarial Networks" (2018).
-        concatenated: tell D the class as one more plane of the image, learned for each class
+        concatenated: whether D gets the class as one more plane of the image, learned for each
+            class
             (Mirza & Osindero, "Conditional Generative Adversarial Nets", 2014).
-        projected: tell D the class by projection (Miyato & Koyama, 2018).
-        spectral_embedding: under spectral normalisation, divide the projection's embedding, too, by
-            its largest singular value, as the authors do; otherwise the class may outweigh the
-            image without bound.
-        tail: layer behind the features, made for their number; its output is their new number.
+        projected: whether D gets the class by projection (Miyato & Koyama, 2018).
+        spectral_embedding: whether spectral normalisation also divides the projection's embedding
+            by its largest singular value, as the authors do. Otherwise the effect of the class has
+            no bound.
+        tail: makes the layer after the features from their number; its output is their new number.
     """
 
     def __init__(
@@ -223,7 +225,7 @@ class ConvolutionalDiscriminator(Discriminator):
         if projected:
             self.embed = nn.Embedding(shape.num_classes, self.width)
             if spectral and spectral_embedding:
-                nn.init.xavier_uniform_(self.embed.weight)  # 0 has no direction to be normalised
+                nn.init.xavier_uniform_(self.embed.weight)  # 0 has no direction to normalise
                 nn.utils.parametrizations.spectral_norm(self.embed)
             else:
                 nn.init.zeros_(self.embed.weight)  # as in ProjectionDiscriminator
@@ -250,7 +252,7 @@ class ConvolutionalDiscriminator(Discriminator):
 
 
 def add_heads(D: ConvolutionalDiscriminator, **heads: int) -> ConvolutionalDiscriminator:
-    """Returns D with further heads on its features: a dense layer of so many outputs each."""
+    """Returns D with further heads on its features: dense layers with these numbers of outputs."""
     for name, outputs in heads.items():
         D.heads[name] = nn.Linear(D.width, outputs)
     return D

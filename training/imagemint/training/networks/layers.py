@@ -1,4 +1,4 @@
-"""Layers of the papers that PyTorch does not have."""
+"""Layers of papers that PyTorch does not have."""
 
 import numpy as np
 import torch
@@ -14,8 +14,8 @@ def pixel_normal(x: Tensor) -> Tensor:
     """Returns features [N, F] or [N, F, H, W] with a mean square of 1 over F, at each place.
 
     Karras et al., "Progressive Growing of GANs" (2017), section 4.2. The mean is a product with
-    constant weights, for ONNX Runtime's reductions add in an order that depends on the batch, and a
-    serial would change its picture.
+    constant weights, because ONNX Runtime's reductions add in an order that depends on the batch,
+    which would change the picture of a serial.
     """
     share = x.new_full((1, x.shape[1]), 1 / x.shape[1])
     squares = x.square()
@@ -28,7 +28,7 @@ def pixel_normal(x: Tensor) -> Tensor:
 
 
 class BatchNorm2d(nn.BatchNorm2d, Batchwise):
-    """Batch normalisation whose batch is that of all processes, on any device.
+    """Batch normalisation over the batch of all processes, on any device.
 
     Ioffe & Szegedy, "Batch Normalization" (2015). PyTorch's own SyncBatchNorm needs GPUs and has no
     second derivative.
@@ -58,12 +58,12 @@ class BatchNorm2d(nn.BatchNorm2d, Batchwise):
 
 
 class Dropout(nn.Dropout):
-    """Dropout that on a CPU draws what it keeps in a quarter of PyTorch's time.
+    """Dropout that takes a quarter of the time of PyTorch's for random numbers on a CPU.
 
-    Srivastava et al., "Dropout" (2014). Drawing one by one took as long as multiplying by the layer
-    before; here four decisions come from each word of a counter-based generator, so the share that
-    is dropped is exact to 1 / 65,536. The key comes from PyTorch's generator, which the loop seeds
-    by position, so a resumed run drops the same. Compiled, it is PyTorch's own.
+    Srivastava et al., "Dropout" (2014). Drawing numbers one by one took as long as the previous
+    layer. Here each word of a counter-based generator gives four decisions, so the dropped share is
+    exact to 1 / 65,536. The key comes from PyTorch's generator, which the loop seeds by position,
+    so a resumed run drops the same features. In compiled networks it is PyTorch's own dropout.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -79,13 +79,13 @@ class Dropout(nn.Dropout):
 
 
 class MinibatchDiscrimination(nn.Module, Batchwise):
-    """Tells D how alike the images of a batch are.
+    """Gives D the similarity of the images of a batch.
 
     Salimans et al., "Improved Techniques for Training GANs" (2016), section 3.2.
 
     Args:
         features: F, of the input.
-        kernels: similarities to add for each image.
+        kernels: number of similarities to add for each image.
         dims: length of the vectors that are compared.
     """
 
@@ -98,16 +98,16 @@ class MinibatchDiscrimination(nn.Module, Batchwise):
         """Returns [N, F + kernels] for features [N, F]."""
         m = self.project(phi).float().unflatten(1, (self.kernels, -1))
         apart = (m[:, None] - self.processes.all_gather(m)[None]).abs().sum(dim=3)
-        alike = (-apart).exp().sum(dim=1) - 1  # less the image itself
+        alike = (-apart).exp().sum(dim=1) - 1  # without the image itself
         return torch.cat([phi, alike], dim=1)
 
 
 class MinibatchDeviation(nn.Module, Batchwise):
-    """Adds one feature: how much the batch varies.
+    """Adds one feature: the variation of the batch.
 
     Karras et al., "Progressive Growing of GANs" (2017), section 3: the standard deviation of each
     feature at each place over the batch, averaged. The paper repeats the number as a map before the
-    last convolution; here it is one more feature after it, which D's last layer weighs.
+    last convolution. Here it is one more feature after it.
     """
 
     def forward(self, phi: Tensor) -> Tensor:
@@ -121,13 +121,13 @@ class VirtualBatchNorm(nn.Module):
     """Batch normalisation by a fixed reference batch, so that images do not depend on each other.
 
     Salimans et al. (2016), section 3.4: an image is normalised by the statistics of the reference
-    batch with the image itself added. In training the reference batch comes as the first rows of
-    the input and is normalised by its own statistics alone, for each of its images is in them
-    already. In evaluation its statistics are those that training saw last.
+    batch with the image itself added. In training, the reference batch is in the first rows of the
+    input, and is normalised only by its own statistics, which contain its images. In evaluation,
+    its statistics are the last ones of training.
 
     Args:
         channels: channels of the input.
-        reference: rows of the reference batch.
+        reference: number of rows of the reference batch.
     """
 
     mean: Tensor
@@ -157,7 +157,7 @@ class VirtualBatchNorm(nn.Module):
         if self.training:
             rows = torch.arange(len(x), device=x.device)[:, None, None, None]
             share = share * (rows >= self.reference).float()
-        # Pooled, not reduced, for the reason that pixel_normal gives.
+        # Pooled, not reduced, for the reason in pixel_normal.
         whole = list(x.shape[2:])
         mean = mean.lerp(F.avg_pool2d(x, whole), share)
         square = square.lerp(F.avg_pool2d(x.square(), whole), share)

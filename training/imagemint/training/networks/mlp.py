@@ -15,7 +15,7 @@ _SLOPE = 0.2
 
 
 class MlpGenerator(nn.Module):
-    """Dense layers, each twice as wide as the one before, and tanh.
+    """Dense layers, each twice as wide as the previous one, and tanh.
 
     Args:
         z_dim: length of a latent.
@@ -44,7 +44,7 @@ class MlpGenerator(nn.Module):
 
 
 class MlpDiscriminator(Discriminator):
-    """Dense layers, each half as wide as the one before, with dropout.
+    """Dense layers, each half as wide as the previous one, with dropout.
 
     Args:
         shape: shape of the images; with classes, their one-hot code is concatenated to the pixels.
@@ -83,6 +83,6 @@ class MlpDiscriminator(Discriminator):
 def one_hot(y: Tensor, num_classes: int) -> Tensor:
     """Returns float32 [N, K], 1 at each class of ``y`` int64 [N].
 
-    By comparison, because the operator of PyTorch's one_hot has no float32 form in ONNX.
+    It compares, because PyTorch's one_hot has no float32 form in ONNX.
     """
     return (y[:, None] == torch.arange(num_classes, device=y.device)).float()

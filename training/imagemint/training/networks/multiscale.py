@@ -2,10 +2,10 @@
 
 Karnewar & Wang, "MSG-GAN: Multi-Scale Gradients for Generative Adversarial Networks" (2019): G
 draws a picture at each of its sizes, and D sees them all, so that every layer of G has a short way
-to D's gradient. It does what progressive growing (Karras et al., 2017) does, without stages.
+to D's gradient. It has the effect of progressive growing (Karras et al., 2017) without stages.
 
-The pictures of one image travel as one tensor [N, S C, H, W], the coarse ones enlarged, so that
-everything between the two networks handles images as ever.
+The pictures of one image are one tensor [N, S C, H, W], with enlarged coarse ones, so that
+everything between the two networks handles them like other images.
 """
 
 import torch
@@ -25,7 +25,7 @@ class Pyramid(View):
 
     Args:
         channels: channels of an image, 1 for gray and 3 for RGB.
-        scales: how many.
+        scales: number of scales.
     """
 
     def __init__(self, channels: int, scales: int) -> None:
@@ -45,11 +45,11 @@ class Pyramid(View):
     def distort_images(self, x: Tensor, distort: Distortion, chances: Tensor) -> Tensor:
         """Returns pyramids whose pictures are distorted as one image.
 
-        A shift by a pixel has no counterpart at a coarse scale, so no picture can be distorted at
-        its own size. Instead the finest one is distorted, and the coarse ones are made from it
+        A shift by a pixel has no equivalent at a coarse scale, so pictures cannot be distorted at
+        their own size. Instead the finest one is distorted, and the coarse ones are made from it
         again. Where a coarse picture differs from the shrunken finest one, as G's may, the
-        difference is added to the finest one first. So a pyramid of a real image stays one, and
-        both players' pictures go through the same operation.
+        difference is added to the finest one first. Therefore a pyramid of a real image stays one,
+        and real and generated pictures get the same operation.
         """
         pictures = x.unflatten(1, (-1, self.channels))
         finest = pictures[:, 0]
@@ -81,7 +81,7 @@ class Pyramid(View):
 
 
 def pyramid(x: Tensor, scales: int) -> Tensor:
-    """Returns images [N, C, H, W] at so many scales, each half the last: [N, S C, H, W]."""
+    """Returns images [N, C, H, W] at several scales, each half the last: [N, S C, H, W]."""
     return Pyramid(x.shape[1], scales)(x)
 
 
@@ -98,7 +98,7 @@ def _block(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class MultiScaleGenerator(nn.Module):
-    """In training it returns a `pyramid`, in evaluation mode the images alone.
+    """A generator that returns a `pyramid` in training, and only the images in evaluation mode.
 
     Args:
         z_dim: length of a latent.
@@ -118,7 +118,7 @@ class MultiScaleGenerator(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Returns images [N, C, H, W] in [-1, 1], in training all scales [N, S C, H, W]."""
-        # Pixel normalisation of the features keeps both players from a race of magnitudes.
+        # Pixel normalisation prevents growing magnitudes of the features of both networks.
         x = pixel_normal(self.project(z)).unflatten(1, (-1, self.start, self.start))
         images: list[Tensor] = []
         for stage, (block, to_image) in enumerate(zip(self.blocks, self.to_image, strict=True)):
@@ -132,12 +132,12 @@ class MultiScaleGenerator(nn.Module):
 
 
 class MultiScaleDiscriminator(Discriminator):
-    """Splits a `pyramid` into its pictures and takes each in where its size is reached.
+    """Splits a `pyramid` into its pictures, and adds each one at the layer of its size.
 
     Args:
         shape: shape of the images.
         base_channels: channels at the smallest size; every doubling of the size halves them.
-        deviation: whether one feature tells how much the batch varies; see `MinibatchDeviation`.
+        deviation: whether one feature is the variation of the batch; see `MinibatchDeviation`.
     """
 
     def __init__(self, shape: Shape, *, base_channels: int, deviation: bool = False) -> None:
@@ -159,7 +159,7 @@ class MultiScaleDiscriminator(Discriminator):
         for scale, (block, view) in enumerate(
             zip(self.blocks, x.split(self.channels, 1), strict=True)
         ):
-            # An enlarged picture shrinks back exactly; its pixels are all alike.
+            # An enlarged picture can be reduced exactly, because its pixels are repeated.
             picture = F.avg_pool2d(view, 2**scale) if scale else view
             h = block(torch.cat([F.avg_pool2d(h, 2) if scale else h, picture], dim=1))
         features: Tensor = self.tail(h.flatten(1))

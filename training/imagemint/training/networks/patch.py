@@ -9,18 +9,18 @@ _KERNEL = 4
 
 
 class PatchDiscriminator(nn.Module):
-    """Judges each patch of an image by itself, so that it looks at texture and not at the whole.
+    """Judges each patch of an image separately, and therefore its texture.
 
     Isola et al., "Image-to-Image Translation with Conditional Adversarial Networks" (2016). With
     three layers a patch has 70 pixels a side, as in the paper; with two it has 34, about half of an
     image of 64. All layers but the first and the last have instance normalisation, as in CycleGAN
-    (Zhu et al., 2017), which keeps the images of a batch apart. With spectral normalisation instead
-    the hinge loss of D was still 1.97 after 6,000 images of `pix2pix`; 2 is chance.
+    (Zhu et al., 2017), which keeps the images of a batch independent. With spectral normalisation
+    instead the hinge loss of D was still 1.97 after 6,000 images of `pix2pix`; 2 is chance.
 
     Args:
         channels: channels of the images, and of the source if D also sees it.
-        base_channels: channels behind the first layer; every further layer doubles them, up to
-            eight times.
+        base_channels: channels after the first layer; every further layer doubles them, up to eight
+            times.
         layers: number of halvings.
     """
 
@@ -41,8 +41,7 @@ class PatchDiscriminator(nn.Module):
     def forward(self, x: Tensor, source: Tensor | None = None) -> Tensor:
         """Returns a logit for each patch [N, 1, h, w] of the images ``x`` [N, C, H, W].
 
-        A ``source`` [N, S, H', W'] that belongs to them is brought to their size by nearest
-        neighbours and put beside them.
+        A ``source`` [N, S, H', W'] is resized to their size by nearest neighbours and concatenated.
         """
         if source is not None:
             if source.shape[2:] != x.shape[2:]:

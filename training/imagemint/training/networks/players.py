@@ -1,4 +1,4 @@
-"""What the loop asks of a network, whatever it is made of."""
+"""The interfaces of networks for the loop."""
 
 from dataclasses import dataclass
 
@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Shape:
-    """What networks are built for.
+    """The shape of the images and the number of classes that networks are built for.
 
     Attributes:
-        num_classes: classes K of the data, or of the condition where G is built alone.
+        num_classes: number of classes K of the data, or of the condition if only G is built.
         image_size: height and width in pixels.
         image_channels: 1 for gray, 3 for RGB.
     """
@@ -23,11 +23,11 @@ class Shape:
 class Discriminator(nn.Module):
     """A discriminator: features of an image, and a logit from them.
 
-    The two steps are apart because much is asked of the features besides the logit: another class,
-    the class itself, a code, their mean.
+    The two steps are separate because losses use the features for more than the logit: for another
+    class, the class itself, a code, or their mean.
 
     Attributes:
-        heads: what else is read from the features, by name, such as ``classes``: [N, K].
+        heads: further outputs from the features, by name, such as ``classes``: [N, K].
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class Discriminator(nn.Module):
 
 
 def draw(G: nn.Module, z: Tensor, c: Tensor | None) -> Tensor:
-    """Returns images [N, C, H, W] for ``z`` [N, z_dim]; G takes ``c`` [N] only where there is one.
+    """Returns images [N, C, H, W] for ``z`` [N, z_dim], and ``c`` [N] unless it is None.
 
     An unconditional generator is therefore exported without an input for the class.
     """

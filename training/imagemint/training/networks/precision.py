@@ -1,4 +1,4 @@
-"""How the networks are run forwards: in which precision, and compiled or not.
+"""Runs the networks forwards, in a precision, and compiled or not.
 
 Weights, gradients, moments and averages are float32 whatever the precision, and so is all that
 follows a pass: features, logits, losses, the norms of gradient penalties and what the terms compute
@@ -18,7 +18,7 @@ Precision = Literal["fp32", "bf16"]
 
 
 def precision_of(device: torch.device) -> Precision:
-    """Returns bf16 on a GPU that computes in it, else fp32."""
+    """Returns bf16 on a GPU that supports it, otherwise fp32."""
     fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return "bf16" if fast else "fp32"
 
@@ -28,8 +28,8 @@ class Passes:
 
     Args:
         precision: precision of convolutions and dense layers.
-        compiled: whether PyTorch compiles the passes, but for those that are differentiated twice,
-            which its compiler cannot do.
+        compiled: whether PyTorch compiles the passes, except for those that are differentiated
+            twice, which its compiler does not support.
         device_type: ``cpu`` or ``cuda``.
     """
 
@@ -53,14 +53,14 @@ class Passes:
     ) -> Tensor:
         """Returns D's features float32 [N, F] of ``x`` [N, C, H, W] with condition ``c`` [N].
 
-        With ``twice`` a gradient by ``x`` may itself be differentiated.
+        With ``twice``, gradients with respect to ``x`` can be differentiated.
         """
         with self._numbers():
             phi = (_look if twice else self._look)(D, x, c)
         return phi.float()
 
     def run(self, network: nn.Module, *inputs: Tensor) -> Tensor:
-        """Returns what a network makes of tensors, as float32; it is not compiled."""
+        """Returns the output of a network as float32; the network is not compiled."""
         with self._numbers():
             result: Tensor = network(*inputs)
         return result.float()

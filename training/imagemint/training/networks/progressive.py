@@ -1,12 +1,12 @@
-"""Networks that grow while they train.
+"""Networks that grow during training.
 
 Karras et al., "Progressive Growing of GANs for Improved Quality, Stability, and Variation" (2017):
 both networks begin at the smallest size. When they have learnt it, layers for twice the size are
 faded in: for a while the picture is a mixture of the enlarged old one and the new one, and so is
 what D sees of it.
 
-Images of all levels travel at full size, the coarse ones enlarged, so that everything between the
-two networks handles images as ever.
+Images of all levels have the full size, with enlarged coarse ones, so that everything between the
+two networks handles them like other images.
 """
 
 import math
@@ -25,7 +25,7 @@ _SLOPE = 0.2
 
 
 class Growing(nn.Module):
-    """What both networks have: how far they have grown.
+    """Base class of both networks, with the level that they have grown to.
 
     Attributes:
         level: 0 at the smallest size, 1 at twice that; between them the larger size is faded in. It
@@ -50,7 +50,7 @@ class Growing(nn.Module):
         return float(self.level) if self.training else self._kept_level
 
     def train(self, mode: bool = True) -> Self:
-        """Sets the mode. In evaluation mode the level is a constant, which a graph can hold."""
+        """Sets the mode. In evaluation mode the level is a constant, for the exported graph."""
         self._kept_level = float(self.level)
         return super().train(mode)
 
@@ -64,7 +64,7 @@ def _widths(base_channels: int, levels: int) -> list[int]:
 
 
 class GrowingGenerator(Growing):
-    """Draws at the size that it has grown to, enlarged to the full one.
+    """Draws at the size that it has grown to, and enlarges the images to the full size.
 
     Args:
         z_dim: length of a latent.
@@ -97,7 +97,7 @@ class GrowingGenerator(Growing):
 
 
 class GrowingDiscriminator(Growing, Discriminator):
-    """The generator backwards: takes images in at the size that it has grown to.
+    """The reverse of the generator: takes images at the size that it has grown to.
 
     Args:
         shape: shape of the images.
@@ -139,17 +139,17 @@ class GrowingDiscriminator(Growing, Discriminator):
 
 
 class Grown(View):
-    """Images as far as D has grown: coarse ones, enlarged, and mixtures while a size is faded in.
+    """Images at the level of D: enlarged coarse ones, and mixtures while a size is faded in.
 
     Args:
-        D: whose level counts.
+        D: the discriminator whose level counts.
     """
 
     def __init__(self, D: GrowingDiscriminator) -> None:
         self._D = D
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Returns real images with the detail that G can draw."""
+        """Returns real images with the level of detail of G."""
         newest, share = self._D.grown()
         factor = 2 ** (self._D.levels - newest)
         picture = _pixelate(x, factor)
@@ -159,7 +159,7 @@ class Grown(View):
         return picture
 
     def distort_images(self, x: Tensor, distort: Distortion, chances: Tensor) -> Tensor:
-        """Returns distorted images, again without more detail than their level has."""
+        """Returns distorted images, without more detail than their level has."""
         newest, _ = self._D.grown()
         return _pixelate(distort(x, chances), 2 ** (self._D.levels - newest))
 
@@ -172,10 +172,10 @@ class Grown(View):
 
 
 def level_at(images_seen: int, levels: int, stage_images: int) -> float:
-    """Returns how far networks have grown: each size is faded in, then trained, for as long.
+    """Returns the level of networks: each size is faded in, and then trained for as long.
 
-    The smallest size has ``stage_images`` images, and every further one twice as many. After the
-    last the level is one beyond it, so that a moving average of it arrives there, too.
+    The smallest size has ``stage_images`` images, and every further one twice as many. The final
+    level is one above the last, so that a moving average of it also reaches the last.
     """
     phase, within = divmod(images_seen, stage_images)
     if phase >= 2 * levels:

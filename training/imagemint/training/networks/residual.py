@@ -21,7 +21,7 @@ _GAIN = math.sqrt(2 / (1 + _SLOPE**2))
 
 
 def _scale_weights(layer: nn.Conv2d | nn.Linear, gain: float) -> nn.Module:
-    """The layer with weights N(0, gain^2 / inputs) and a bias, if any, of zero."""
+    """Returns the layer with weights N(0, gain^2 / inputs) and a bias, if any, of zero."""
     inputs = layer.weight[0].numel()
     nn.init.normal_(layer.weight, 0, gain / math.sqrt(inputs))
     if layer.bias is not None:
@@ -34,7 +34,7 @@ class ResidualBlock(nn.Module):
 
     Args:
         channels: channels of input and output.
-        expansion: how many times as many channels the 3x3 convolution has.
+        expansion: factor of the channels of the 3x3 convolution.
         groups: groups of the 3x3 convolution.
         blocks: blocks of the network, which share the variance, as in Fixup.
     """
@@ -58,11 +58,11 @@ class ResidualBlock(nn.Module):
 
 
 class Resample(nn.Module):
-    """Doubles or halves height and width, bilinearly; then 1x1, where the channels change.
+    """Doubles or halves height and width bilinearly; a 1x1 convolution changes the channels.
 
     Args:
         channels: channels of the input and of the output.
-        up: doubles; otherwise halves.
+        up: whether to double; otherwise it halves.
     """
 
     def __init__(self, channels: tuple[int, int], *, up: bool) -> None:
@@ -76,20 +76,20 @@ class Resample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns [N, C', 2 H, 2 W] or [N, C', H / 2, W / 2] for ``x`` [N, C, H, W]."""
-        if self.up:  # projected first: a quarter of the work
+        if self.up:  # projected first, for a quarter of the work
             return F.interpolate(self.project(x), scale_factor=2, mode="bilinear")
         projected: Tensor = self.project(F.avg_pool2d(x, 2))
         return projected
 
 
 def _widths(shape: Shape, base_channels: int) -> tuple[int, list[int]]:
-    """The smallest size, and the channels at each size from there on."""
+    """Returns the smallest size, and the channels at each size from there on."""
     start, count = doublings(shape.image_size)
     return start, [max(base_channels // 2**stage, 1) for stage in range(count + 1)]
 
 
 class ResidualGenerator(nn.Module):
-    """R3GAN's generator: a learned picture, weighed channel by channel by the latent, then blocks.
+    """R3GAN's generator: a learned picture, whose channels the latent weights, then blocks.
 
     Args:
         z_dim: length of a latent.
@@ -138,14 +138,14 @@ class ResidualGenerator(nn.Module):
 
 
 class ResidualDiscriminator(Discriminator):
-    """R3GAN's discriminator: the generator backwards, with a projection where there are classes.
+    """R3GAN's discriminator: the reverse of the generator, with a projection for classes.
 
     Args:
         shape: shape of the images; 0 classes for a discriminator without a condition.
         base_channels: channels at the smallest size; every doubling of the size halves them.
         blocks: residual blocks at each size.
         groups: groups of the 3x3 convolutions.
-        deviation: whether one feature tells how much the batch varies; see `MinibatchDeviation`.
+        deviation: whether one feature is the variation of the batch; see `MinibatchDeviation`.
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class ResidualDiscriminator(Discriminator):
             ]
             if stage:
                 layers.append(Resample((widths[stage], widths[stage - 1]), up=False))
-        # The last picture is weighed channel by channel, as the first one of G is.
+        # The channels of the last picture are weighted, like those of the first one of G.
         last = nn.Conv2d(widths[0], widths[0], start, groups=widths[0], bias=False)
         tail = [MinibatchDeviation()] if deviation else []
         self.features = nn.Sequential(*layers, _scale_weights(last, 1.0), nn.Flatten(), *tail)

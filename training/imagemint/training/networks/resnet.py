@@ -6,20 +6,21 @@ from torch import Tensor, nn
 
 
 class ResnetGenerator(nn.Module):
-    """Translates images: halved twice, a row of residual blocks, and back to full size.
+    """Translates images: halves them twice, applies residual blocks, and doubles them twice.
 
     Johnson et al., "Perceptual Losses for Real-Time Style Transfer and Super-Resolution" (2016), in
     the form of CycleGAN: Zhu et al., "Unpaired Image-to-Image Translation using Cycle-Consistent
     Adversarial Networks" (2017), with instance normalisation (Ulyanov et al., 2016) and reflected
-    borders. Differences: images grow by nearest neighbours and a convolution; with ``residual`` the
-    network draws the change of the source, so that it starts from the source itself.
+    borders. Differences: images are enlarged by nearest neighbours and a convolution; with
+    ``residual`` the network draws the change of the source, so that its first results equal the
+    source.
 
     Args:
         source_channels: channels of the source.
         channels: channels of the result.
         base_channels: channels at full size; each of the two halvings doubles them.
         blocks: number of residual blocks.
-        residual: whether the result is the source plus what the network draws; then the source
+        residual: whether the result is the source plus the output of the network; then the source
             needs as many channels as the result.
     """
 
@@ -48,7 +49,7 @@ class ResnetGenerator(nn.Module):
             *_layer(2 * wide, wide, 3),
             nn.Conv2d(wide, channels, 7, padding=3, padding_mode="reflect"),
         )
-        if residual:  # starts near the source
+        if residual:  # the first results are near the source
             last = cast("nn.Conv2d", self.layers[-1])
             nn.init.normal_(last.weight, 0, 1e-3)
 
@@ -89,8 +90,8 @@ class TwoWay(nn.Module):
     """Two translators: from sources to targets, and back.
 
     Args:
-        there: from sources to targets.
-        back: from targets to sources.
+        there: translator from sources to targets.
+        back: translator from targets to sources.
     """
 
     def __init__(self, there: nn.Module, back: nn.Module) -> None:
@@ -99,6 +100,6 @@ class TwoWay(nn.Module):
         self.back = back
 
     def forward(self, source: Tensor) -> Tensor:
-        """Returns the targets [N, C, H, W] that ``there`` makes of ``source`` [N, S, H, W]."""
+        """Returns the result [N, C, H, W] of ``there`` for ``source`` [N, S, H, W]."""
         images: Tensor = self.there(source)
         return images

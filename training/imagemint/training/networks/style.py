@@ -2,8 +2,8 @@
 
 Karras et al., "A Style-Based Generator Architecture for Generative Adversarial Networks" (2018),
 with the modulated convolutions and skip connections of "Analyzing and Improving the Image Quality
-of StyleGAN" (2019). The noise of an image is drawn in training and fixed afterwards, as with
-``noise_mode="const"`` of the authors: a serial has but one source of chance, its latent.
+of StyleGAN" (2019). The noise of an image is random in training and fixed afterwards, as with
+``noise_mode="const"`` of the authors, because an image depends only on its latent.
 """
 
 import math
@@ -26,15 +26,16 @@ _MAPPING_GAIN = 0.01
 
 
 class EqualLinear(nn.Module):
-    """Dense layer whose weights are N(0, 1) and scaled as they are used.
+    """Dense layer whose weights are N(0, 1), and scaled when they are used.
 
-    So that Adam moves all alike: Karras et al., "Progressive Growing of GANs" (2017), section 4.1.
+    Adam then changes all weights at the same rate: Karras et al., "Progressive Growing of GANs"
+    (2017), section 4.1.
 
     Args:
         inputs: features of the input.
         outputs: features of the output.
-        bias: at the start.
-        learning_share: how much slower than the rest it learns.
+        bias: initial bias.
+        learning_share: its learning rate as a share of that of other layers.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class EqualLinear(nn.Module):
 
 
 class MappingNetwork(nn.Module):
-    """From latents, spread over a sphere, to the intermediate latents ``w``.
+    """Maps latents on a sphere to the intermediate latents ``w``.
 
     Args:
         inputs: length of a latent, with that of the class embedding where there is one.
@@ -76,17 +77,17 @@ class MappingNetwork(nn.Module):
 
 
 class ModulatedConvolution(nn.Module):
-    """A convolution whose input channels each image weighs by its style.
+    """A convolution whose input channels are weighted by the style of each image.
 
-    Written as scale the input, convolve with weights that all images share, demodulate the output:
-    the same numbers as a convolution with weights of each image's own, but no grouped convolution
-    over a dynamic batch, which ONNX cannot express and CPUs are slow at.
+    It scales the input, convolves with weights that all images share, and demodulates the output.
+    The result equals that of a convolution with separate weights for each image, without a grouped
+    convolution over a dynamic batch, which ONNX cannot express and CPUs compute slowly.
 
     Args:
         channels: channels of the input and of the output.
         kernel: its size.
         w_dim: length of an intermediate latent.
-        demodulate: bring the output's channels back to unit variance.
+        demodulate: whether to scale the output's channels to unit variance.
     """
 
     def __init__(
@@ -113,9 +114,9 @@ class ModulatedConvolution(nn.Module):
 
 
 class Noise(nn.Module):
-    """Adds noise to every place, weighed by one learned number that starts at 0.
+    """Adds noise to every place, multiplied by one learned number that starts at 0.
 
-    In training each image has its own noise, in evaluation all have the same.
+    In training, each image has its own noise; in evaluation, all have the same.
 
     Args:
         size: height and width of the features.
@@ -193,8 +194,8 @@ class StyleGenerator(nn.Module, Batchwise):
         Args:
             z: latents [N, z_dim].
             y: classes int64 [N], where there are any.
-            truncation: psi float32 [N, 1]: 1 leaves ``w`` as it is, 0 draws the mean of all ``w``;
-                None: as 1.
+            truncation: psi float32 [N, 1]: 1 leaves ``w`` unchanged, 0 replaces it by the mean of
+                all ``w``; None is 1.
         """
         w = self.mapping(self._add_condition(z, y))
         if self.training:

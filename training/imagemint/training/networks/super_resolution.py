@@ -26,7 +26,7 @@ class SRResNet(nn.Module):
         scale: a power of two.
 
     Attributes:
-        radius: pixels of the source around a place that decide the result there.
+        radius: distance in source pixels up to which they affect a result.
     """
 
     def __init__(

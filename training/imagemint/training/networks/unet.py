@@ -1,11 +1,11 @@
-"""The U-Net: a generator of images from images whose details go around the bottleneck.
+"""The U-Net: a translator of images whose details bypass the bottleneck.
 
 Ronneberger et al., "U-Net: Convolutional Networks for Biomedical Image Segmentation" (2015), in the
 form of pix2pix: Isola et al., "Image-to-Image Translation with Conditional Adversarial Networks"
-(2016). Differences: the deepest maps keep 4 pixels a side, so that batch normalisation has
-something to normalise; images grow by nearest neighbours and a convolution, which leaves no
-checkerboard (Odena et al., "Deconvolution and Checkerboard Artifacts", 2016); there is no dropout,
-so that a source has one result.
+(2016). Differences: the deepest maps keep 4 pixels on each side, so that batch normalisation has
+several values; images are enlarged by nearest neighbours and a convolution, which avoids
+checkerboard patterns (Odena et al., "Deconvolution and Checkerboard Artifacts", 2016); there is no
+dropout, so that a source has one result.
 """
 
 from itertools import pairwise
@@ -18,7 +18,7 @@ from imagemint.training.errors import DatasetError
 from imagemint.training.networks.layers import BatchNorm2d
 
 _SLOPE = 0.2
-_WIDEST = 8  # times the base channels
+_WIDEST = 8  # multiple of the base channels
 
 
 class UNet(nn.Module):

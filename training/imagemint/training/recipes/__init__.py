@@ -1,4 +1,4 @@
-"""The table of all recipes. It imports no recipe, and so no torch, until one is asked for.
+"""The table of all recipes. A recipe, and therefore torch, is imported when it is requested.
 
 To add a recipe, write its file and add one line to `TABLE`, or to
 `TRANSLATION_TABLE`; see training/README.md.
@@ -187,7 +187,7 @@ CLASSIFIER_TABLE: dict[str, Entry] = {
 
 
 class Recipes(Mapping[str, RecipeT]):
-    """The classes of a table by name; each is imported when it is asked for.
+    """The classes of a table by name; each is imported when it is requested.
 
     Args:
         table: the entries, read at each call.

@@ -1,4 +1,4 @@
-"""What the recipes on DCGAN's networks share."""
+"""The base class of recipes with DCGAN's networks."""
 
 from pydantic import Field
 from torch import nn
@@ -8,12 +8,12 @@ from imagemint.training.recipes.recipe import Recipe
 
 
 class ConvolutionalRecipe(Recipe):
-    """A recipe whose G is DCGAN's; a condition is concatenated to the latent as an embedding.
+    """A recipe with the generator of DCGAN; a class embedding is concatenated to the latent.
 
-    The embedding is short beside the latent. G's first layer sums over both, so the longer one
-    decides what it sees: with 64 numbers for the class beside 64 for the latent, the class had half
-    of the variance at the start and three quarters after 192,000 images of ``cgan``, and G drew one
-    picture for each class. With 8 it has a ninth. See docs/notes/recipes-against-papers.md.
+    The embedding is much shorter than the latent. G's first layer sums over both, so the longer one
+    has more effect: with 64 numbers for the class and 64 for the latent, the class had half of the
+    variance at the start and three quarters after 192,000 images of ``cgan``, and G drew one
+    picture for each class. With 8 numbers it has a ninth. See docs/notes/recipes-against-papers.md.
     """
 
     images: int = Field(default=600_000, ge=1)

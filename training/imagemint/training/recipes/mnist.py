@@ -67,7 +67,7 @@ class MnistRecipe(ZeroCentredOptions, Recipe):
     def gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
         """Returns the adversarial loss with the mismatch loss and both penalties."""
         adversarial = ADVERSARIAL_LOSSES[self.objective]
-        # Of a single class there is no wrong one to show.
+        # With a single class there is no wrong class.
         weight = self.mismatch_weight if shape.num_classes > 1 else 0.0
         mismatch = Mismatch(weight, adversarial, shape.num_classes)
         return GanLoss(

@@ -1,4 +1,4 @@
-"""The options that every run has, whatever it trains."""
+"""The options that all runs have."""
 
 from typing import Any, ClassVar, Literal
 
@@ -6,11 +6,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class RunOptions(BaseModel):
-    """What decides the steps of a run: its length, its optimisers, its average and its seed.
+    """Options that determine the steps of a run: length, optimisers, average and seed.
 
-    Checkpoints name every option that the recipe had when they were written. An option that is
-    added later is read from older checkpoints as its default, or as its value in `values_before`
-    where the default is not what was done before.
+    Checkpoints contain every option that the recipe had when they were written. For an option that
+    was added later, older checkpoints have its default, or its value in `values_before` if the
+    default changed the behaviour.
     """
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
@@ -49,7 +49,7 @@ class RunOptions(BaseModel):
 
     @classmethod
     def recorded_options(cls, options: dict[str, Any]) -> dict[str, Any]:
-        """Returns the options of an older run, with those that the recipe did not have then."""
+        """Returns the options of an older run, including those that were added later."""
         fields = cls.model_fields.items()
         defaults = {name: field.default for name, field in fields if not field.is_required()}
         return defaults | cls.values_before | options

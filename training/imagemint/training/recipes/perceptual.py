@@ -25,7 +25,7 @@ class PerceptualOptions(BaseModel):
     def perceptual_terms(
         self, target: ImageShape, judge: nn.Sequential | None
     ) -> list[PerceptualLoss]:
-        """Returns the perceptual loss, or nothing where its weight is 0."""
+        """Returns the perceptual loss, or nothing if its weight is 0."""
         if judge is None or self.perceptual_weight == 0:
             return []
         layers = find_feature_layers(judge, target)

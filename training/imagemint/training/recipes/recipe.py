@@ -18,7 +18,7 @@ from imagemint.training.recipes.options import RunOptions
 
 
 class Recipe(RunOptions):
-    """Everything that decides the weights of a generator, besides the data and the code."""
+    """Everything that determines the weights of a generator, besides the data and the code."""
 
     dataset: ClassVar[str] = "mnist"
     """Data set it trains on, a key of `datasets.DATASETS`."""
@@ -59,9 +59,9 @@ class Recipe(RunOptions):
         return self.discriminator_steps * step
 
     def generator(self, shape: Shape) -> nn.Module:
-        """Returns a fresh G: ``G(z)``, or ``G(z, y)`` where there is a condition.
+        """Returns a fresh G: ``G(z)``, or ``G(z, y)`` with a condition.
 
-        Of the shape's classes it may only use the number, and only under a condition.
+        It may use only the number of classes of the shape, and only with a condition.
         """
         raise NotImplementedError
 
@@ -74,7 +74,7 @@ class Recipe(RunOptions):
         raise NotImplementedError
 
     def augmentation(self) -> Augmentation:
-        """Returns the augmentation that the options ask for."""
+        """Returns the augmentation of the options."""
         if self.augment == "diff":
             return DifferentiableAugmentation()
         if self.augment == "ada":

@@ -1,4 +1,4 @@
-"""The record of real runs, for `imagemint train --list`."""
+"""Reads the record of real runs, for `imagemint train --list`."""
 
 import json
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ _FILES = ("recorded.json", "recorded_translators.json")
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """A run that was made and measured.
+    """A measured run.
 
     Attributes:
         images: real images shown to D; of a translator, sources shown to G.
-        full_images: the same by the recipe's default.
-        minutes: it took.
-        machine: it ran on.
-        quality: figures of `imagemint evaluate`, in a few words.
-        command: that made it.
+        full_images: default number of images of the recipe.
+        minutes: duration in minutes.
+        machine: the machine of the run.
+        quality: figures of `imagemint evaluate`, as text.
+        command: command of the run.
     """
 
     images: int
@@ -65,7 +65,7 @@ def table() -> str:
 
 
 def spell_minutes(minutes: float) -> str:
-    """Returns a duration in the unit that suits it."""
+    """Returns a duration with a suitable unit."""
     if minutes < 2:  # noqa: PLR2004 - 2 min
         return f"{60 * minutes:.0f} s"
     return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"  # noqa: PLR2004 - 2 h
