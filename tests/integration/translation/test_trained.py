@@ -17,6 +17,7 @@ from imagemint.training.translators import read_translator
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
+@pytest.mark.timeout(300)  # seconds of work, but the export is slow beside other processes
 @pytest.mark.parametrize("name", TRANSLATION_RECIPES)
 async def test_recipe_is_answered_by_a_server(name, tmp_path, monkeypatch):
     """The server gives what the network of the run gives, for each of its examples."""

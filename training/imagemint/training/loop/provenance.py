@@ -89,7 +89,8 @@ def read_code_revision() -> str:
             [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
         ).stdout.strip()
         changed = subprocess.run(  # noqa: S603 - fixed arguments
-            [*git, "status", "--porcelain", "--untracked-files=no", "--", str(here)],
+            # Of all training code: networks, losses and recipes decide the weights as well.
+            [*git, "status", "--porcelain", "--untracked-files=no", "--", str(here.parent)],
             capture_output=True,
             text=True,
             check=True,

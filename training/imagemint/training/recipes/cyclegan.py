@@ -24,7 +24,7 @@ class CycleganRecipe(TranslationRecipe):
     name: ClassVar[str] = "cyclegan"
     task: ClassVar[str] = "glasses"
 
-    images: int = Field(default=60_000, ge=1)
+    images: int = Field(default=24_000, ge=1)
     """Sources shown to G, counted with repetition: the length of the run."""
     batch_size: int = Field(default=8, ge=2)
     """Images of each side in one step."""

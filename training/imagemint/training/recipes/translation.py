@@ -31,7 +31,7 @@ class TranslationRecipe(RunOptions):
     calibration_batches: ClassVar[int] = 8
     """Batches of 64 sources over which batch-normalisation statistics are measured again."""
 
-    images: int = Field(default=160_000, ge=1)
+    images: int = Field(default=80_000, ge=1)
     """Sources shown to G, counted with repetition: the length of the run."""
     batch_size: int = Field(default=16, ge=2)
     """Images in one step of either network."""
