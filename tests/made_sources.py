@@ -11,12 +11,12 @@ from imagemint.v1 import translation_service_pb2 as pb
 
 
 def draw(number, height=6, width=8, depth=3):
-    """Pixels uint8 [height, width, depth], drawn from a number."""
+    """Returns pixels uint8 [height, width, depth] for a seed."""
     return np.random.default_rng(number).integers(0, 256, (height, width, depth), np.uint8)
 
 
 def to_file(pixels, picture_format="PNG", **options):
-    """The file of a picture; `pixels` may be a picture of Pillow."""
+    """Returns the file of a picture; `pixels` may be a picture of Pillow."""
     image = pixels
     if isinstance(pixels, np.ndarray):
         image = Image.fromarray(pixels if pixels.shape[-1] == 3 else pixels[..., 0])
@@ -26,7 +26,7 @@ def to_file(pixels, picture_format="PNG", **options):
 
 
 def raw(pixels):
-    """A source message of pixels."""
+    """Returns a source message of pixels."""
     height, width, channels = pixels.shape
     source = pb.Source()
     source.raw.pixels = pixels.tobytes()
@@ -36,26 +36,26 @@ def raw(pixels):
 
 
 def unpack(translation):
-    """The pixels of a raw translation."""
+    """Returns the pixels of a raw translation."""
     shape = translation.shape
     flat = np.frombuffer(translation.picture, np.uint8)
     return flat.reshape(shape.height, shape.width, shape.channels)
 
 
 def make_chunk(kind, body):
-    """One chunk of a PNG."""
+    """Returns one chunk of a PNG."""
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
 def make_png(width, height, depth=8, colour=2, data=b""):
-    """A PNG whose header may lie about its data."""
+    """Returns a PNG whose header may not match its data."""
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
     parts = make_chunk(b"IHDR", header) + make_chunk(b"IDAT", zlib.compress(data))
     return b"\x89PNG\r\n\x1a\n" + parts + make_chunk(b"IEND", b"")
 
 
 def make_linear_profile():
-    """An RGB profile with the primaries of sRGB whose levels are linear in light."""
+    """Returns an RGB profile with the primaries of sRGB and linear levels."""
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     # The three tone curves share one table; a curve without entries is linear.
     count = struct.unpack_from(">I", profile, 128)[0]

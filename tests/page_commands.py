@@ -46,7 +46,7 @@ class Block:
 
     @property
     def lines(self) -> list[str]:
-        """The lines of a shell block, with continued ones joined and without indentation."""
+        """Lines of a shell block, with continued lines joined and without indentation."""
         joined = self.text.replace("\\\n", " ").splitlines()
         return [line.strip() for line in joined if line.strip()]
 

@@ -1,4 +1,4 @@
-"""Runs of translators that take a moment: tiny networks, forty noisy pictures, a few steps."""
+"""Short runs of translators: tiny networks, forty noisy pictures, and a few steps."""
 
 import numpy as np
 import torch
@@ -44,7 +44,7 @@ CPU = torch.device("cpu")
 
 
 def pictures(seed=3, count=40):
-    """Noisy pictures of ten classes."""
+    """Returns noisy pictures of ten classes."""
     rng = np.random.Generator(np.random.Philox(key=[seed, 0]))
     images = rng.integers(0, 256, (count, SIZE, SIZE, 3)).astype(np.uint8)
     classes = np.arange(count) % 10
@@ -52,7 +52,7 @@ def pictures(seed=3, count=40):
 
 
 class TwoFrames(Pairs):
-    """Sources of two frames and a mask: the picture, the picture upside down, its left half."""
+    """Sources of two frames and a mask: the picture, the picture upside down, and its left half."""
 
     def __init__(self, data):
         form = SourceForm(SIZE, SIZE, 3, frames=2, mask=True)
@@ -74,7 +74,7 @@ class TwoFrames(Pairs):
 
 
 def pairs_of(task, data=None):
-    """Toy pairs of a task."""
+    """Returns toy pairs of a task."""
     data = data or pictures()
     if task == "glasses":
         rows = np.arange(len(data))
@@ -95,7 +95,7 @@ def pairs_of(task, data=None):
 
 
 def toy_judge():
-    """Layers as a classifier has them, with random weights that are always the same."""
+    """Returns layers like those of a classifier, with fixed random weights."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         layers = nn.Sequential(
@@ -110,7 +110,7 @@ def toy_judge():
 
 
 def small_task(recipe, **options):
-    """A task with tiny networks; options that the recipe lacks are left away."""
+    """Returns a task with tiny networks; options that the recipe does not have are ignored."""
     known = {name: value for name, value in SMALL.items() if name in recipe.model_fields}
     made = recipe(**known | options)
     pairs, examples = pairs_of(made.task), Examples.of(pairs_of(made.task, pictures(4, 12)))

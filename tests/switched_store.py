@@ -7,7 +7,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 
 class SwitchedStore(MemoryFileSystem):
-    """Objects in memory; fails as a lost network does while it is down.
+    """Objects in memory. While the store is down, it fails like a lost network.
 
     Attributes:
         is_down: whether it is unreachable.

@@ -31,7 +31,7 @@ def translator_manifest(
     z_dim=0,
     conditional=False,
 ):
-    """The manifest of a tiny translator.
+    """Returns the manifest of a tiny translator.
 
     Args:
         name: the model.
@@ -72,7 +72,7 @@ def translator_manifest(
 
 
 def translator_model(manifest, *, weights_seed=0):
-    """The ONNX model of a manifest."""
+    """Returns the ONNX model of a manifest."""
     random = np.random.default_rng(weights_seed)
     source, channels = manifest.source, manifest.image.channels
     depth = source.frames * source.channels + source.mask

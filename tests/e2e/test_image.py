@@ -1,7 +1,7 @@
-"""The Dockerfile built for real, and its images started as a container runtime does.
+"""Builds the Dockerfile, and starts its images as a container runtime does.
 
-Several minutes and 3 GB of disk, so it is no part of `make test`: `make image-test` runs it. The
-base, the layers and the logs stay in .image-test for the next run.
+The tests take several minutes and 3 GB of disk, so `make test` does not run them: `make image-test`
+does. The base, the layers and the logs stay in .image-test for the next run.
 """
 
 import os
@@ -60,20 +60,20 @@ def cpu(build):
 
 @pytest.fixture(scope="module")
 def server(cpu):
-    """A container of it, once it serves all models, however long that takes here."""
+    """A container of the image, when it serves all models."""
     with cpu.start(IMAGEMINT_START_TIMEOUT_S=str(RUN_TIMEOUT_S)) as container:
         container.read_until("ready")
         yield container
 
 
 def test_cpu_image_is_small(cpu):
-    """Its layers, base included, are below the limit."""
+    """The layers, including the base, are below the limit."""
     (WORK / "logs/sizes.txt").write_text(f"cpu {cpu.size_mb:.0f} MB\n")
     assert cpu.size_mb < LARGEST_CPU_MB
 
 
 def test_server_has_no_privileges(server):
-    """It runs as the nameless user, without capabilities, and cannot get any."""
+    """The server runs as a user without a name and without capabilities, and cannot get any."""
     status = server.read_status()
     assert status["Uid"].split() == status["Gid"].split() == ["65532"] * 4
     assert not status["Groups"].strip()
@@ -82,7 +82,7 @@ def test_server_has_no_privileges(server):
 
 
 def test_root_is_read_only(server):
-    """Nothing can be written but in /tmp, and the server does not mind."""
+    """Only /tmp is writable, and the server works."""
     refused = server.run("touch", "/opt/imagemint/x")
     assert "Read-only file system" in refused.stderr
     assert server.run("touch", "/tmp/x").returncode == 0  # noqa: S108 - the container's own
@@ -108,7 +108,7 @@ def test_every_model_makes_an_image(server):
 
 
 def test_http_answers(server):
-    """The health over HTTP and the page, at the port that the image exposes."""
+    """The port that the image exposes serves the health over HTTP, and the page."""
     for path, expected in (("/readyz", "200"), ("/", "200")):
         done = server.run("python", "-c", STATUS_OF_GET, f"http://127.0.0.1:8000{path}")
         assert done.stdout.strip() == expected, done.stderr
@@ -122,13 +122,13 @@ def test_image_holds_no_torch_and_no_installer(server):
 
 
 def test_server_stops_on_its_signal(server):
-    """The last test of this container: as the first process it ends with status 0."""
+    """This is the last test of the container: as the first process, it ends with status 0."""
     assert server.stop() == 0
     assert not [line for line in server.log if '"level": "error"' in line]
 
 
 def test_gpu_image_refuses_models_without_gpu(build):
-    """The image has the provider for CUDA. Without a GPU it refuses its models and is not healthy.
+    """The image has the CUDA provider. Without a GPU it refuses its models, and is unhealthy.
 
     Its base here has no CUDA, so no model runs on a GPU.
     """

@@ -1,6 +1,6 @@
-"""The pages of the documentation: their shell and Python run, in order, as a user runs them.
+"""Runs the shell and Python blocks of the documentation in order, as a user does.
 
-One server with the shipped models and HTTP stands for every `imagemint serve`. Counts are smaller,
+One server with the shipped models and HTTP replaces every `imagemint serve`. Counts are smaller,
 addresses are those of the server, and commands of imagemint run in this process.
 """
 
@@ -32,7 +32,7 @@ STRICT_CURL = 'curl() { command curl --fail "$@"; }'
 
 @pytest_asyncio.fixture(loop_scope="session", scope="module")
 async def ports(tmp_path_factory):
-    """The ports of a server with the models of the pages, by the port in the pages."""
+    """Ports of a server with the models of the pages, by the port in the pages."""
     repository = tmp_path_factory.mktemp("models")
     for model in ("mnist", "avatars", "avatars-text"):
         (repository / model).symlink_to(ROOT / "models" / model)
@@ -45,7 +45,7 @@ async def ports(tmp_path_factory):
 
 
 def fit(text, ports):
-    """A block with the ports of the server and fewer images."""
+    """Returns a block with the ports of the server and fewer images."""
     address = re.compile(r"\b(localhost|127\.0\.0\.1):(800[0-2])\b")
     text = address.sub(lambda found: f"{found[1]}:{ports[found[2]]}", text)
     count = re.compile(r"(--count |\"mnist\", )([\d_]+)")
@@ -74,10 +74,10 @@ def run_line(line, folder):
 
 @pytest.mark.parametrize("page", RUN)
 def test_blocks_run(page, ports, tmp_path, monkeypatch):
-    """In one folder, beside the folders of the checkout, one block after the other."""
+    """The blocks run one after the other in one folder, beside the folders of the checkout."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("IMAGEMINT_SERVER", f"127.0.0.1:{ports['8001']}")
-    monkeypatch.setattr(Image.Image, "show", lambda _: None)  # nobody looks
+    monkeypatch.setattr(Image.Image, "show", lambda _: None)  # opens no window
     names = {}
     for block in blocks_of(page):
         if block.reason:

@@ -1,4 +1,4 @@
-"""Damaged files of pictures: decoded within their limit, or refused with a reason."""
+"""Tests with damaged pictures: they are decoded within their limit, or refused with a reason."""
 
 import os
 import random
@@ -17,12 +17,12 @@ SMOOTH = np.linspace(0, 255, 12 * 10 * 3).astype(np.uint8).reshape(12, 10, 3)
 
 
 def picture(mode="RGB"):
-    """A picture of Pillow in a mode."""
+    """Returns a picture of Pillow in a mode."""
     return Image.fromarray(RGB).convert(mode)
 
 
 def list_fuzz_seeds():
-    """Files of many features, to be damaged."""
+    """Returns files with many features, as the basis of damaged ones."""
     exif = Image.Exif()
     exif[0x0112] = 6
     exif[TiffImagePlugin.IMAGEDESCRIPTION] = "a text"
@@ -45,7 +45,7 @@ def list_fuzz_seeds():
 
 
 def damage(content, dice):
-    """A file with some bytes changed, cut, repeated or exchanged."""
+    """Returns a file with some bytes changed, cut, repeated or exchanged."""
     mutated = bytearray(content)
     for _ in range(dice.choice((1, 1, 2, 4, 16))):
         at = dice.randrange(len(mutated))
@@ -68,7 +68,7 @@ def damage(content, dice):
 
 
 def repair_checksums(content):
-    """A PNG whose chunks have right checksums, so that damage is not found by them."""
+    """Returns a PNG with correct checksums of its chunks, so that they do not reveal the damage."""
     parts, at = [content[:8]], 8
     while at + 8 <= len(content):
         (length,) = struct.unpack_from(">I", content, at)
@@ -79,7 +79,7 @@ def repair_checksums(content):
 
 
 def test_damaged_files():
-    """Whatever the bytes, a picture is decoded within its limit or refused with a reason."""
+    """Any bytes are decoded as a picture within its limit, or refused with a reason."""
     dice = random.Random(16)  # noqa: S311 - chooses what to test
     seeds = list_fuzz_seeds()
     decoded = refused = 0

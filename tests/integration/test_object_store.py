@@ -25,7 +25,7 @@ SYNCS = "imagemint_repository_syncs_total"
 
 @pytest.fixture
 def put_bundle(tmp_path):
-    """A function that uploads a bundle file by file, SHA256SUMS first."""
+    """Returns a function that uploads a bundle file by file, SHA256SUMS first."""
 
     def put(name, version, **options):
         directory = write_bundle(tmp_path / "drafts", name, version, **options)
@@ -39,7 +39,10 @@ def put_bundle(tmp_path):
 async def test_workers_serve_from_s3(  # noqa: PLR0917 - fixtures
     monkeypatch, tmp_path, put_bundle, serve, scrape, total, until
 ):
-    """Each bundle is copied once for both, a new one serves, and all serve when S3 is gone."""
+    """Each bundle is copied once for both workers.
+
+    They serve a new one, and all after S3 is gone.
+    """
     cache = tmp_path / "cache"
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     options = (f"--repository={ADDRESS}", f"--repository-cache={cache}", "--poll-interval-s=0.2")
@@ -70,7 +73,7 @@ async def test_workers_serve_from_s3(  # noqa: PLR0917 - fixtures
 
 
 async def test_missing_bucket_fails_the_start(monkeypatch, tmp_path, serve):
-    """The address is wrong, and the error has it."""
+    """The error has the wrong address."""
     why = "s3://nowhere/models cannot be listed: FileNotFound"
     with s3_server(monkeypatch.setenv), pytest.raises(StoreError, match=why):
         await serve("s3://nowhere/models", repository_cache=tmp_path)
@@ -78,7 +81,7 @@ async def test_missing_bucket_fails_the_start(monkeypatch, tmp_path, serve):
 
 @pytest.mark.parametrize("mode", ["none", "poll"])
 async def test_server_waits_for_an_unreachable_store(tmp_path, serve, until, mode):
-    """It starts without models and serves as soon as the store answers, if it polls."""
+    """The server starts without models. In the mode poll, it serves when the store answers."""
     draft = write_bundle(tmp_path / "drafts", "tiny", 1)
     with switched_store() as store:
         put_directory("switched://models/tiny/1", draft)
@@ -97,7 +100,7 @@ async def test_server_waits_for_an_unreachable_store(tmp_path, serve, until, mod
 
 
 async def test_load_from_an_unreachable_store_fails(tmp_path, serve):
-    """The error names the repository as the cause, and loaded models serve."""
+    """The error names the repository as the cause, and loaded models continue to serve."""
     draft = write_bundle(tmp_path / "drafts", "tiny", 1)
     with switched_store() as store:
         put_directory("switched://models/tiny/1", draft)

@@ -1,4 +1,4 @@
-"""Tests of imagemint.exporter.triton: Triton's own schema reads what we write."""
+"""Tests of imagemint.exporter.triton: Triton's own schema reads its files."""
 
 import json
 import subprocess

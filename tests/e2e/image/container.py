@@ -1,4 +1,4 @@
-"""The images that build.sh builds, and containers of them that start.sh starts."""
+"""The images that build.sh builds, and the containers that start.sh starts."""
 
 import json
 import os
@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-# A base, an environment and the downloads for both, on two busy cores.
+# Time to build the base, an environment and their downloads on two busy cores.
 BUILD_TIMEOUT_S = 1800
 RUN_TIMEOUT_S = 180
 _NO_REGISTRY = 69  # EX_UNAVAILABLE
 
 
 class RegistryMissingError(Exception):
-    """No base can be made, because no package can be downloaded."""
+    """The base image cannot be built, because no package can be downloaded."""
 
 
 class Image:
-    """One target of the Dockerfile, built into `folder`.
+    """A target of the Dockerfile, built into `folder`.
 
     Attributes:
         config: User, environment, entry point and the like, as `docker inspect` names them.
@@ -71,7 +71,7 @@ class Image:
             self._buildah("rm", name)
 
     def _buildah(self, *arguments: str) -> str:
-        """The output of a command of buildah, without the last line break."""
+        """Returns the output of a command of buildah, without the last line break."""
         storage = ("--root", self._folder / "storage", "--runroot", self._folder / "runroot")
         done = subprocess.run(
             ["buildah", *storage, *arguments],  # noqa: S607 - whichever is on the PATH
@@ -84,7 +84,7 @@ class Image:
 
 
 class Container:
-    """A running container, with the network of its own that has nothing but loopback."""
+    """A running container, in its own network, which has only the loopback interface."""
 
     def __init__(self, image: Image, started: subprocess.Popen[str]) -> None:
         self._image = image
@@ -100,7 +100,7 @@ class Container:
         raise AssertionError(f"it ended without {event!r}:\n" + "".join(self.log))
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """Runs a command inside, as the user of the image."""
+        """Runs a command in the container, as the user of the image."""
         user, group = self._image.config["User"].split(":")
         enter = [f"--target={self.pid}", "--all", "--root", "--wd=/"]
         credentials = [f"--setuid={user}", f"--setgid={group}"]
@@ -114,7 +114,7 @@ class Container:
         )
 
     def read_status(self) -> dict[str, str]:
-        """What the kernel says of the first process: /proc/1/status."""
+        """Returns the status of the first process from /proc/1/status."""
         lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
         return dict(re.split(r":\s*", line, maxsplit=1) for line in lines)
 
@@ -133,6 +133,6 @@ class Container:
 
     @property
     def pid(self) -> int:
-        """The first process of the container, as this machine numbers it."""
+        """Process id of the first process of the container, on this machine."""
         parent = self._started.pid
         return int(Path(f"/proc/{parent}/task/{parent}/children").read_text())

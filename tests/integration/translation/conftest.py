@@ -1,4 +1,4 @@
-"""A server over tiny translators, its engines and its bare stubs."""
+"""A server with tiny translators, its engines and its stubs."""
 
 import pytest
 import pytest_asyncio
@@ -37,7 +37,7 @@ def translators(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def backends(translators):
-    """The bare engine of each translator."""
+    """The engine of each translator."""
     return {
         path.name: OnnxBackend(read_bundle(path / "1"), device="cpu")
         for path in translators.iterdir()
@@ -46,7 +46,7 @@ def backends(translators):
 
 @pytest_asyncio.fixture(loop_scope="session", scope="session")
 async def translating_app(translators):
-    """A server over the translators, with HTTP."""
+    """A server with the translators, with HTTP."""
     settings = ServeSettings(
         repository=translators, http_address="127.0.0.1:0", max_source_pixels=40_000, **ANYWHERE
     )
@@ -58,7 +58,7 @@ async def translating_app(translators):
 
 @pytest_asyncio.fixture(loop_scope="session", scope="session")
 async def translation(translating_app, connect):
-    """The bare stub of TranslationService."""
+    """The gRPC stub of TranslationService."""
     async with connect(translating_app) as channel:
         yield translation_service_pb2_grpc.TranslationServiceStub(channel)
 
@@ -72,7 +72,7 @@ async def translator(translating_app):
 
 @pytest.fixture(scope="session")
 def generation_of(translating_app, connect):
-    """Asks GenerationService for an image of a model."""
+    """Requests an image of a model from GenerationService."""
 
     async def generate(model):
         async with connect(translating_app) as channel:

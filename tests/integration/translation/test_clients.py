@@ -1,4 +1,4 @@
-"""The Python client and the command over a real server."""
+"""Tests of translations with the Python client and the command, on a real server."""
 
 import asyncio
 import io
@@ -41,7 +41,7 @@ async def test_translations_as_pixels(translator, backends, tmp_path):
 
 
 async def test_selection_of_a_translation(translator, backends):
-    """Seed, index and class go with the sources."""
+    """Seed, index and class are sent with the sources."""
     source = draw(1)
     (each,) = await translator.translate("drawn", [source], seed=5, first_index=9, condition="3")
     batch = Batch(latents(5, 9, 1, 4), np.int64([3]), source=source[np.newaxis])
@@ -52,7 +52,7 @@ async def test_selection_of_a_translation(translator, backends):
 
 
 async def test_frames_as_files(translator, backends):
-    """A source of several frames and a mask."""
+    """A source can have several frames and a mask."""
     source = draw(1, depth=10)
     source[..., -1] = np.where(source[..., -1] < 128, 0, 255)
     frames = [to_file(source[..., at : at + 3]) for at in (0, 3, 6)]
@@ -103,7 +103,7 @@ async def test_models_describe_their_source(translator):
 
 
 async def run_command(*words):
-    """Runs the command on a thread of its own; returns its status."""
+    """Runs the command on a separate thread; returns its status."""
     return await asyncio.to_thread(cli.main, [str(word) for word in words])
 
 
@@ -130,7 +130,7 @@ async def test_command_writes_results(translating_app, backends, tmp_path, capsy
 
 
 async def test_command_with_frames_and_mask(translating_app, tmp_path):
-    """Frames are several pictures of one source; the result is one file."""
+    """Several pictures are the frames of one source, and the result is one file."""
     files = []
     for number in range(4):
         files.append(tmp_path / f"{number}.png")
@@ -158,7 +158,7 @@ async def test_command_with_frames_and_mask(translating_app, tmp_path):
     ],
 )
 async def test_command_refuses(translating_app, tmp_path, capsys, words, told):
-    """One line on stderr says what is wrong."""
+    """The command prints one line on stderr with the error."""
     (tmp_path / "in").mkdir()
     (tmp_path / "empty").mkdir()
     for name in ("in/a.png", "in/b.png", "a.png"):

@@ -1,4 +1,4 @@
-"""Translations over HTTP: a picture, a form, or JSON."""
+"""Tests of translations over HTTP: as a picture, a form, or JSON."""
 
 import base64
 import io
@@ -27,7 +27,7 @@ async def site(translating_app):
 
 
 def pixels_of(answer):
-    """The pixels of an answer that is a picture."""
+    """Returns the pixels of an answer that is a picture."""
     with Image.open(io.BytesIO(answer.content)) as picture:
         return np.asarray(picture)
 
@@ -53,7 +53,7 @@ async def test_accept_chooses_the_encoding(site, kind):
 
 
 async def test_options_of_the_query(site):
-    """Seed, index and class decide the serial."""
+    """Seed, index and class determine the serial."""
     path = "/v1/models/drawn:translate?seed=5&index=3&class=7"
     answer = await site.post(path, content=FILE, headers=PNG)
     serial = Serial.parse(answer.headers["imagemint-serial"])
@@ -72,7 +72,7 @@ async def test_form_with_several_sources(site, backends):
 
 
 async def test_form_with_frames_and_mask(site, backends):
-    """Parts `frame` are frames of one source; options are parts as well."""
+    """Parts `frame` are the frames of one source, and options are parts, too."""
     source = draw(1, depth=10)
     source[..., -1] = np.where(source[..., -1] < 128, 0, 255)
     parts = [("frame", ("f.png", to_file(source[..., at : at + 3]))) for at in (0, 3, 6)]
@@ -83,7 +83,7 @@ async def test_form_with_frames_and_mask(site, backends):
 
 
 async def test_json_in_json_out(site, backends):
-    """The JSON mapping of the messages."""
+    """Requests and answers have the JSON mapping of the messages."""
     source = {"encoded": {"pictures": [base64.b64encode(FILE).decode()]}}
     answer = await site.post("/v1/models/fixed:translate", json={"sources": [source]})
     (each,) = answer.json()["batch"]["translations"]
@@ -116,7 +116,7 @@ async def test_json_in_json_out(site, backends):
     ],
 )
 async def test_refusals(site, query, request_options, status, field):
-    """A problem names what is wrong."""
+    """A problem names the fault."""
     answer = await site.post(f"/v1/models/fixed:translate{query}", **request_options)
     assert answer.status_code == status
     problem = answer.json()
@@ -126,7 +126,7 @@ async def test_refusals(site, query, request_options, status, field):
 
 
 async def test_model_without_source(site):
-    """The status of a precondition, with its reason."""
+    """A model without a source gives the status of a precondition, with its reason."""
     answer = await site.post("/v1/models/digits:translate", content=FILE, headers=PNG)
     assert (answer.status_code, answer.json()["reason"]) == (400, "SOURCE_UNSUPPORTED")
 
@@ -143,7 +143,7 @@ async def test_model_without_source(site):
     ],
 )
 async def test_bad_forms(site, body):
-    """A form that is damaged or too large is refused."""
+    """A damaged form, or one that is too large, is refused."""
     headers = {"content-type": "multipart/form-data; boundary=b"}
     answer = await site.post("/v1/models/fixed:translate", content=body, headers=headers)
     assert answer.status_code == 400

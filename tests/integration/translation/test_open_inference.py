@@ -1,4 +1,4 @@
-"""The tensor `source` of the Open Inference Protocol."""
+"""Tests of the tensor `source` of the Open Inference Protocol."""
 
 import struct
 
@@ -26,7 +26,7 @@ async def inference(translating_app, connect):
 
 
 def ask(model, outputs=(), **tensors):
-    """A request with raw tensors."""
+    """Returns a request with raw tensors."""
     request = oip.ModelInferRequest(model_name=model)
     for name, values in tensors.items():
         request.inputs.add(name=name, datatype=DATATYPES[values.dtype.name], shape=values.shape)
@@ -37,7 +37,7 @@ def ask(model, outputs=(), **tensors):
 
 
 def image_of(answer):
-    """The pixels of an answer."""
+    """Returns the pixels of an answer."""
     (output,) = (each for each in answer.outputs if each.name == "image")
     at = list(answer.outputs).index(output)
     return np.frombuffer(answer.raw_output_contents[at], np.uint8).reshape(tuple(output.shape))
@@ -55,7 +55,7 @@ async def test_sources_of_a_batch(inference, backends):
 
 
 async def test_typed_elements(inference, backends):
-    """UINT8 elements may be typed, too."""
+    """The elements of UINT8 can be typed, too."""
     source = draw(1)[np.newaxis]
     request = oip.ModelInferRequest(model_name="fixed")
     tensor = request.inputs.add(name="source", datatype="UINT8", shape=source.shape)
@@ -68,7 +68,7 @@ async def test_typed_elements(inference, backends):
 
 
 async def test_latents_and_classes(inference, backends):
-    """Of a model with a latent, seed and index draw latents and classes as everywhere."""
+    """For a model with a latent, seed and index draw latents and classes as in other services."""
     sources = np.stack([draw(number) for number in range(2)])
     seed, index = np.uint64([[7], [7]]), np.uint64([[5], [6]])
     answer = await inference.ModelInfer(ask("drawn", source=sources, seed=seed, index=index))
@@ -102,7 +102,7 @@ async def test_class_without_latent(inference, backends):
     ],
 )
 async def test_refusals(inference, model, tensors, told):
-    """INVALID_ARGUMENT says what is wrong with a source."""
+    """INVALID_ARGUMENT names the fault of a source."""
     with pytest.raises(grpc.aio.AioRpcError, match=told) as caught:
         await inference.ModelInfer(ask(model, **tensors))
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT

@@ -1,4 +1,4 @@
-"""The page's drop zone in a real Chromium."""
+"""Tests of the drop zone of the page in a real Chromium."""
 
 import re
 import shutil
@@ -25,7 +25,7 @@ pytestmark = [
 
 @pytest_asyncio.fixture(loop_scope="session", scope="module")
 async def page(translating_app):
-    """The page of the server; at the end, it must not have thrown."""
+    """The page of the server. At the end, it must not have thrown an error."""
     faults = []
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(
@@ -41,17 +41,17 @@ async def page(translating_app):
 
 
 def upload(pixels, name="drawing.png"):
-    """A file as Playwright uploads it."""
+    """Returns a file in the form for uploads of Playwright."""
     return {"name": name, "mimeType": "image/png", "buffer": to_file(pixels)}
 
 
 async def choose_model(page, name):
-    """Picks a model of the form."""
+    """Selects a model in the form."""
     await page.locator(f".model:has(input[value={name}])").click()
 
 
 async def test_source_and_result_are_side_by_side(page, backends, tmp_path):
-    """A chosen picture is translated at once; the result has its serial and can be saved."""
+    """A selected picture is translated at once; the result has its serial and can be saved."""
     await expect(page.locator("#translate")).to_be_visible(timeout=MS)
     await expect(page.locator("#walk")).to_be_hidden()
     await expect(page.locator("#seed-field")).to_be_hidden()
@@ -68,7 +68,7 @@ async def test_source_and_result_are_side_by_side(page, backends, tmp_path):
 
 
 async def test_dropped_picture_is_translated(page):
-    """A picture of another size is dropped onto the zone, and fits as the form says."""
+    """A dropped picture of another size is adjusted as the form says."""
     await choose_model(page, "free")
     await expect(page.locator("#drop-hint")).to_contain_text("multiples of 4 pixels")
     content = list(to_file(draw(2, 21, 30)))
@@ -105,7 +105,7 @@ async def test_frames_and_mask_are_asked_for(page):
 
 
 async def test_other_models_mint_again(page):
-    """A model without a source has its grid back."""
+    """For a model without a source, the page has its grid again."""
     await choose_model(page, "digits")
     await expect(page.locator("#translate")).to_be_hidden()
     await expect(page.locator(".tile img").first).to_be_visible(timeout=MS)

@@ -1,6 +1,6 @@
-"""StreamTranslate: order, numbering, and the end of a stream.
+"""Tests of StreamTranslate: order, numbering, and the end of a stream.
 
-Flow control is that of `RequestStream`, which has tests of its own.
+Flow control is that of `RequestStream`, which has its own tests.
 """
 
 import asyncio
@@ -20,12 +20,12 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
 def first_message(model, **images):
-    """The message that says how to translate."""
+    """Returns the first message, which has the options of the translation."""
     return pb.StreamTranslateRequest(images=image_pb2.ImageSpec(model=model, **images))
 
 
 async def test_answers_in_order(translation, backends):
-    """Each message gets its answer, numbered through, with the latents of its indices."""
+    """Each message gets its answer, with consecutive indices and their latents."""
     sources = [draw(number) for number in range(9)]
     call = translation.StreamTranslate()
     await call.write(first_message("drawn", seed=3, first_index=10, class_id=4))
@@ -44,7 +44,7 @@ async def test_answers_in_order(translation, backends):
 
 
 async def test_one_seed_for_the_stream(translation):
-    """A stream without a seed has one that the server picks, in all answers."""
+    """All answers of a stream without a seed have the same seed, which the server chooses."""
     call = translation.StreamTranslate()
     await call.write(first_message("drawn"))
     for number in range(3):
@@ -71,7 +71,7 @@ async def test_one_seed_for_the_stream(translation):
     ],
 )
 async def test_wrong_first_message(translation, details_of, first, field):
-    """The first message says how, and has no sources."""
+    """The first message must have options, and no sources."""
     call = translation.StreamTranslate()
     await call.write(first)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -81,7 +81,7 @@ async def test_wrong_first_message(translation, details_of, first, field):
 
 
 async def test_error_ends_the_stream(translation, details_of):
-    """Answers before the wrong message arrive, then the error."""
+    """Answers to the messages before the wrong one arrive, followed by the error."""
     call = translation.StreamTranslate()
     await call.write(first_message("fixed"))
     await call.write(pb.StreamTranslateRequest(sources=[raw(draw(1))]))

@@ -1,4 +1,4 @@
-"""Recipes of translators, from a run through the export to the answer of a server."""
+"""Tests of recipes of translators, from a run through the export to the answer of a server."""
 
 import numpy as np
 import pytest
@@ -17,10 +17,10 @@ from imagemint.training.translators import read_translator
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
-@pytest.mark.timeout(300)  # seconds of work, but the export is slow beside other processes
+@pytest.mark.timeout(300)  # a thousand would take long
 @pytest.mark.parametrize("name", TRANSLATION_RECIPES)
 async def test_recipe_is_answered_by_a_server(name, tmp_path, monkeypatch):
-    """The server gives what the network of the run gives, for each of its examples."""
+    """The server gives the same results as the network of the run, for each of its examples."""
     monkeypatch.setattr(parity, "SAMPLES", 16)  # a thousand take long
     monkeypatch.setattr(TranslationRecipe, "max_side", 24)
     train(small_task(TRANSLATION_RECIPES[name], images=8), tmp_path / "run")

@@ -1,4 +1,4 @@
-"""Translate: sources in, translations out, through real gRPC and real ONNX files."""
+"""Tests of Translate with real gRPC and real ONNX files."""
 
 import asyncio
 import io
@@ -20,14 +20,14 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
 def request_for(model, sources, **options):
-    """A request with the fields of ImageSpec and of TranslateRequest mixed."""
+    """Returns a request with fields of ImageSpec and of TranslateRequest."""
     own = {k: options.pop(k) for k in ("fit", "output", "priority") if k in options}
     images = image_pb2.ImageSpec(model=model, **options)
     return pb.TranslateRequest(images=images, sources=sources, **own)
 
 
 async def test_pixels_of_the_engine(translation, backends):
-    """A raw source and the file of the same pixels give what the bare engine gives."""
+    """A raw source and a file with the same pixels give the result of the engine."""
     source = draw(1)
     expected = backends["fixed"].run(Batch(source=source[np.newaxis]))[0]
     encoded = pb.Source(encoded=pb.EncodedSource(pictures=[to_file(source)]))
@@ -77,7 +77,7 @@ async def test_bytes_under_batching(translation):
 
 
 async def test_tiles_equal_the_whole(translation, backends):
-    """A source in tiles has no seams: each pixel is that of one pass over the whole source."""
+    """Each pixel of a source in tiles equals that of one pass over the whole source."""
     for height, width in ((60, 100), (24, 36), (28, 32), (100, 28)):
         source = draw(height, height, width)
         request = request_for("free", [raw(source)])
@@ -87,7 +87,7 @@ async def test_tiles_equal_the_whole(translation, backends):
 
 
 async def test_classes_of_tiles(translation, backends):
-    """Each tile of a source has its class, also beside other sources."""
+    """Each tile of a source has the class of its source, also in a batch with other sources."""
     sources = [draw(1, 40, 24), draw(2, 16, 16), draw(3, 20, 20)]
     request = request_for(
         "labelled", map(raw, sources), class_per_image=image_pb2.ClassPerImage(class_ids=[3, 5, 7])
@@ -125,7 +125,7 @@ async def test_encoded_result_names_its_origin(translation, kind):
 
 
 async def test_frames_and_mask(translation, backends):
-    """Frames and mask come as one raw source, or as a file each."""
+    """Frames and mask can be one raw source, or separate files."""
     source = draw(1, depth=10)
     source[..., -1] = np.where(source[..., -1] < 128, 0, 255)
     frames = [to_file(source[..., at : at + 3]) for at in (0, 3, 6)]
@@ -137,7 +137,7 @@ async def test_frames_and_mask(translation, backends):
 
 
 async def test_gray_and_colour(translation, backends):
-    """A gray model takes colour pictures, and a colour model takes gray ones."""
+    """A gray model accepts colour pictures, and a colour model accepts gray ones."""
     colour, gray = draw(1), draw(2, depth=1)
     sources = [pb.Source(encoded=pb.EncodedSource(pictures=[to_file(colour)]))]
     (each,) = (await translation.Translate(request_for("gray", sources))).batch.translations
@@ -176,7 +176,7 @@ async def test_wrong_fields(translation, details_of, source, options, fields):
 
 
 async def test_wrong_sources(translation, details_of):
-    """Every wrong part of a source is named, before any picture is read."""
+    """The error names every wrong part of a source, before any picture is read."""
     bad = raw(draw(1))
     bad.raw.pixels += b"x"
     sources = [
@@ -198,7 +198,7 @@ async def test_wrong_sources(translation, details_of):
 
 
 async def test_wrong_pictures(translation, details_of):
-    """A picture that cannot be decoded, or differs in size from the first, is named."""
+    """The error names a picture that cannot be decoded, or whose size differs from the first."""
     good, other = to_file(draw(1)), to_file(draw(1, 7, 8))
     cut = to_file(draw(3, 6, 8))[:60]
     sources = [
@@ -222,7 +222,7 @@ async def test_too_many_pixels(translation):
 
 
 async def test_preconditions(translation, generation_of):
-    """A model without a source is not translated with, and a translator does not generate."""
+    """A model without a source does not translate, and a translator does not generate."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await translation.Translate(request_for("digits", [raw(draw(1))]))
     assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
@@ -249,7 +249,7 @@ async def test_metrics_by_method(translating_app, translation, scrape, total):
 
 
 async def test_fits(translation, backends):
-    """Sources of other sizes are cut, surrounded by white, or scaled, if asked."""
+    """On request, sources of other sizes are cropped, padded with white, or scaled."""
     source = draw(1, 10, 10)
     for name, expected in (
         (

@@ -12,7 +12,7 @@ FOLDER = Path(__file__).parents[3] / "benchmarks/augmentation"
 
 
 def load(name):
-    """A program as a module, which imports others of its folder."""
+    """Returns a program as a module, which imports other modules of its folder."""
     spec = importlib.util.spec_from_file_location(f"augmentation_{name}", FOLDER / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     sys.path.append(str(FOLDER))
@@ -22,7 +22,7 @@ def load(name):
 
 
 def test_accuracies_are_read_from_the_example(tmp_path, monkeypatch):
-    """The lines that the example prints, by arm; the seed is passed on."""
+    """The program reads the lines that the example prints, by arm, and passes on the seed."""
     example, program = load("example"), tmp_path / "train.py"
     program.write_text(
         "import sys\n"
@@ -50,7 +50,7 @@ def test_accuracies_are_read_from_the_example(tmp_path, monkeypatch):
     ],
 )
 def test_records_are_drawn(tmp_path, monkeypatch, record):
-    """A picture of pairs, or of arms over the number of images."""
+    """The picture shows pairs, or the arms over the number of images."""
     (tmp_path / "record.json").write_text(json.dumps(record))
     out = tmp_path / "picture.png"
     monkeypatch.setattr(sys, "argv", ["plot.py", str(tmp_path / "record.json"), str(out)])

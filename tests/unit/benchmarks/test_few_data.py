@@ -27,14 +27,14 @@ def few_data():
 
 
 def images(name, count, level):
-    """Images of one level, of ten classes in turn."""
+    """Returns images of one level each, with ten classes in turn."""
     pixels = np.full((count, 28, 28, 1), level, np.uint8)
     labels = tuple("0123456789")
     return LabelledImages(name, pixels, np.arange(count) % 10, labels, name)
 
 
 def test_real_images_are_half_of_a_mix(few_data):
-    """Few real images are repeated; many are there once."""
+    """Few real images are repeated; many are used once."""
     mixed = few_data.join(images("real", 20, 1), images("synthetic", 100, 2))
     assert (mixed.images == 1).all(axis=(1, 2, 3)).sum() == 100
     assert np.bincount(mixed.labels).tolist() == [20] * 10
@@ -42,7 +42,7 @@ def test_real_images_are_half_of_a_mix(few_data):
 
 
 def test_differences_are_paired_by_seed(few_data):
-    """A seed counts once all of its arms are done."""
+    """A seed counts when all of its arms are complete."""
     base = dict.fromkeys(few_data.ARMS, 0.5)
     done = {
         "10": {"1": base | {"mixed": 0.6}, "2": base | {"mixed": 0.8}, "3": {"real": 0.1}},
@@ -57,21 +57,21 @@ def test_differences_are_paired_by_seed(few_data):
 
 
 class _Cell:
-    """Stands in for the training, of which 10 images per class have too few."""
+    """Replaces the training, which fails with 10 images per class."""
 
     def __init__(self, options, per_class, seed):
         self.folder = options.out / f"{per_class or 'all'}-{seed}"
         self.per_class = per_class
 
     def measure(self, arm):
-        """Fails as an export does."""
+        """Fails like an export."""
         if self.per_class == 10 and arm == "filtered":
             raise DatasetError("nothing passes")
         return 0.75
 
 
 def test_record_names_failures_and_what_is_missing(few_data, tmp_path, monkeypatch):
-    """A failed arm is a result; its cell is listed as not run, and the others go on."""
+    """A failed arm is a result. Its cell is listed as not run, and the others continue."""
     monkeypatch.setattr(few_data, "Cell", _Cell)
     options = argparse.Namespace(
         out=tmp_path, data=None, images=[10, None], seeds=2, steps=5, only_done=False

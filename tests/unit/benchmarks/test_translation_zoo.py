@@ -43,7 +43,7 @@ def recorded(tmp_path, monkeypatch):
 
 
 def test_page_and_list_match_the_records():
-    """The command `python benchmarks/translation_zoo.py page` would change neither."""
+    """The command `python benchmarks/translation_zoo.py page` would not change either of them."""
     records = read_records()
     assert PAGE.read_text() == write_page(records).rstrip("\n") + "\n"
     assert json.loads(LIST.read_text()) == list_runs(records)
@@ -72,7 +72,7 @@ def test_page_shows_baselines_side_by_side(recorded):
 
 
 def test_list_takes_the_first_record(recorded):
-    """`imagemint train --list` tells the quality in a few words."""
+    """`imagemint train --list` shows the quality as a short text."""
     listed = list_runs([recorded, recorded])
     assert listed["pix2pix"]["quality"] == "psnr 20.1, attributes kept 0.875"
     assert listed["pix2pix"]["images"] == 24

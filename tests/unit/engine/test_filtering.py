@@ -19,12 +19,12 @@ SPEC = ScoreSpec(class_confidence=True, realness=Realness(4.0, 0.0), training_di
 
 
 def confidence_of(indices):
-    """A score that depends on the index alone, in 0 to 1."""
+    """Returns a score from 0 to 1 that depends only on the index."""
     return ((indices * np.uint64(2654435761)) % np.uint64(1000)).astype(np.float32) / 1000
 
 
 def choose(image_filter, first_index, count):
-    """The indices that a filter chooses, and the number of rejected candidates."""
+    """Returns the indices that a filter chooses, and the number of rejected candidates."""
     selection = Selection(image_filter, SPEC, 7, first_index, count)
     while len(selection.pending):
         indices = selection.next_indices

@@ -1,4 +1,4 @@
-"""Models with a source: manifest, graph and batches."""
+"""Tests of models with a source: manifest, graph and batches."""
 
 import numpy as np
 import pytest
@@ -98,7 +98,7 @@ def test_estimate_of_free_size(tmp_path):
 
 
 def test_translation_by_reference(open_translator):
-    """The pixels are those of the two convolutions, computed here with NumPy."""
+    """The pixels equal those of the two convolutions in NumPy."""
     backend = open_translator(size=(6, 8), scale=2)
     source = drawn_bytes(1, 0, 2, 6 * 8 * 3).reshape(2, 6, 8, 3)
     random = np.random.default_rng(0)
@@ -121,7 +121,7 @@ def test_translation_by_reference(open_translator):
 
 @pytest.mark.parametrize("options", [{"size": (6, 8)}, {"scale": 2}, {"z_dim": 4}, {"frames": 3}])
 def test_rows_independent_of_batch(open_translator, options):
-    """Byte equality holds under batching, for fixed and free sizes."""
+    """Rows have equal bytes in all batches, for fixed and free sizes."""
     backend = open_translator(**options)
     spec = backend._spec
     assert backend.batching in (Batching.AS_THEY_COME, Batching.NEVER_ALONE)
@@ -151,7 +151,7 @@ def test_inputs_change_pixels(open_translator):
 
 
 def test_wrong_source_raises(open_translator):
-    """A batch whose source has another type or shape is refused before the runtime sees it."""
+    """A batch whose source has another type or shape is refused before the runtime gets it."""
     backend = open_translator(size=(6, 8))
     for wrong in (np.zeros((1, 6, 9, 3), np.uint8), np.zeros((1, 6, 8, 3), np.int8)):
         with pytest.raises(ValueError, match="input 'source' is"):

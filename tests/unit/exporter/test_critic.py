@@ -29,7 +29,7 @@ ABOUT = {
 
 
 def pictures(name, seed, count=60):
-    """Noisy pictures of three classes."""
+    """Returns noisy pictures of three classes."""
     images = np.random.default_rng(seed).integers(0, 256, (count, 28, 28, 1), np.uint8)
     return LabelledImages(name, images, np.arange(count) % 3, LABELS, name)
 
@@ -76,7 +76,7 @@ def scores(bundle, parts):
 
 
 def test_confidence_is_that_of_the_classifier(scores, parts):
-    """The softmax of the classifier at the class that was asked for."""
+    """The confidence is the softmax of the classifier at the requested class."""
     odds = torch.softmax(parts.classifier(to_network(parts.train.images)), dim=1)
     wanted = odds[torch.arange(60), torch.from_numpy(parts.train.labels)].numpy()
     assert scores.class_confidence == pytest.approx(wanted, abs=1e-5)
@@ -106,7 +106,7 @@ def test_copies_have_no_distance(bundle, scores, parts):
 
 
 def test_card_tells_the_scores(bundle):
-    """The card says how each score was measured."""
+    """The card describes how each score was measured."""
     card = card_text(bundle.manifest, 1, "PyTorch")
     assert "judge mnist-classifier, SHA-256 abababababababab, test accuracy 0.9000" in card
     assert "Rejection sampling accepted 30%" in card
@@ -124,6 +124,6 @@ def test_card_tells_the_scores(bundle):
     ],
 )
 def test_what_does_not_fit_is_refused(exported, parts, tmp_path, changed, why):
-    """The error says what is missing."""
+    """The error names the missing part."""
     with pytest.raises(ExportError, match=why):
         with_critic(exported, CriticParts(**{**vars(parts), **changed}), tmp_path)

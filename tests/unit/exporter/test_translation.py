@@ -1,4 +1,4 @@
-"""Tests of the export of translators: the engine gives what PyTorch gives, at every size."""
+"""Tests of the export of translators: the engine gives the results of PyTorch at every size."""
 
 import hashlib
 from dataclasses import replace
@@ -31,7 +31,7 @@ def _compare_few(monkeypatch):
 
 @pytest.fixture(scope="module")
 def run_of(tmp_path_factory):
-    """A function that returns the run of a recipe, trained once."""
+    """Returns a function that returns the run of a recipe, trained once."""
     runs = {}
 
     def get(name):
@@ -46,7 +46,7 @@ def run_of(tmp_path_factory):
 
 @pytest.mark.parametrize("name", TRANSLATION_RECIPES)
 def test_recipe_is_served_as_trained(run_of, name, tmp_path):
-    """The engine translates the examples as PyTorch does; the manifest describes the source."""
+    """The engine translates the examples like PyTorch, and the manifest describes the source."""
     trained = read_translator(run_of(name))
     bundle = export_translator(trained, name=name, repository=tmp_path)
     source = bundle.spec.source
@@ -82,7 +82,7 @@ def test_free_size_is_compared_at_other_sizes(run_of, tmp_path):
 
 
 def test_export_command_writes_everything(run_of, tmp_path, capsys):
-    """The command sees that a run is a translator's; card, samples and digests lie beside it."""
+    """The command recognises the run of a translator, and writes card, samples and digests."""
     run = str(run_of("pix2pix"))
     assert main(["export", run, "--name", "s", "--repository", str(tmp_path)]) == 0
     assert "s@1" in capsys.readouterr().out
@@ -101,7 +101,7 @@ def test_export_command_writes_everything(run_of, tmp_path, capsys):
 
 
 def test_samples_show_source_result_truth(run_of, tmp_path):
-    """Beside each source stand what the engine makes of it, and the truth."""
+    """Each row has the source, the result of the engine, and the true image."""
     trained = read_translator(run_of("pix2pix"))
     bundle = export_translator(trained, name="s", repository=tmp_path)
     sheet = np.asarray(Image.open(bundle.directory / "samples.png"))
@@ -113,7 +113,7 @@ def test_samples_show_source_result_truth(run_of, tmp_path):
 
 
 def test_way_back_is_a_model_of_its_own(run_of, tmp_path):
-    """Of a cycle either direction is exported; a translator of one direction has no other."""
+    """Both directions of a cycle can be exported; other translators have one direction."""
     there, back = (read_translator(run_of("cyclegan"), way) for way in ("there", "back"))
     assert np.array_equal(back.examples.source, there.examples.target)
     bundles = [
@@ -136,7 +136,7 @@ def test_difference_ends_the_export(run_of, tmp_path, monkeypatch):
 
 
 def test_variants_are_refused(run_of, tmp_path):
-    """A translator has no serials by whose images a variant could be compared."""
+    """A translator has no serials for comparing the images of a variant."""
     trained = replace(read_translator(run_of("pix2pix")), images_seen=1)
     with pytest.raises(ExportError, match="a translator has none"):
         export_translator(
@@ -145,7 +145,7 @@ def test_variants_are_refused(run_of, tmp_path):
 
 
 def test_runs_are_told_apart(run_of, tmp_path):
-    """A run of a translator is one; a folder without checkpoints is an error."""
+    """The run of a translator is recognised; a folder without checkpoints is an error."""
     assert is_translator(run_of("pix2pix"))
     with pytest.raises(CheckpointError, match="no checkpoint"):
         is_translator(tmp_path)

@@ -1,4 +1,4 @@
-"""The files that a forge and pre-commit read call verbs that exist, and have their form."""
+"""Tests of the files for the forge and pre-commit: their verbs exist, and their form is valid."""
 
 import json
 import re
@@ -24,7 +24,7 @@ console.log(JSON.stringify(process.argv.slice(2).map((f) => lint(readFileSync(f,
 
 
 def list_verbs() -> set[str]:
-    """The verbs of the Makefile."""
+    """Returns the verbs of the Makefile."""
     return set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
@@ -52,7 +52,7 @@ def actionlint(tmp_path_factory):
 
 
 def test_workflow_passes_actionlint(actionlint, tmp_path):
-    """It finds nothing in the workflow, and something in a broken copy."""
+    """Actionlint finds no fault in the workflow, and finds one in a broken copy."""
     broken = tmp_path / "broken.yml"
     broken.write_text(WORKFLOW.read_text().replace("github.ref", "githob.ref"))
     fine, problems = actionlint(WORKFLOW, broken)
@@ -68,14 +68,14 @@ def test_workflow_passes_actionlint(actionlint, tmp_path):
     ],
 )
 def test_file_follows_the_schema(schema: str, paths: list[Path]):
-    """The forge would refuse a file that does not."""
+    """The file follows the schema of the forge, which would otherwise refuse it."""
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, *paths]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_workflow_calls_the_verbs_of_ci():
-    """What the forge runs is what .ci/run runs."""
+    """The forge runs the same verbs as .ci/run."""
     own = re.findall(r"^make (.*)$", (ROOT / ".ci/run").read_text(), re.MULTILINE)
     jobs = yaml.safe_load(WORKFLOW.read_text())["jobs"].values()
     steps = [step.get("run", "") for job in jobs for step in job["steps"]]

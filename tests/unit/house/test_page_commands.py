@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from page_commands import PAGES, ROOT, blocks_of, parse_command, split_commands
 
-# Why a block cannot run in the tests. One list, so that the reasons stay few and the same.
+# Allowed reasons why a block cannot run in the tests.
 REASONS = {
     "measures for minutes",
     "needs a GPU",
@@ -25,7 +25,7 @@ SHELL = {page: [each for each in blocks_of(page) if each.language == "sh"] for p
 
 
 def commands_of(page):
-    """The words of each command of a page."""
+    """Returns the words of each command of a page."""
     lines = [line for block in SHELL[page] for line in block.lines]
     return [words for line in lines for words in split_commands(line)]
 

@@ -1,4 +1,4 @@
-"""The version in every place, and what `make release` does to the files."""
+"""Tests of the version in all places, and of the changes by `make release`."""
 
 import datetime as dt
 import importlib.util
@@ -25,7 +25,7 @@ def script():
 
 @pytest.fixture
 def copy(script, tmp_path):
-    """The files that name the version, to be changed."""
+    """A copy of the files that contain the version."""
     for name in script.PLACES:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
@@ -38,7 +38,7 @@ def test_every_place_has_the_version_of_the_project(script):
 
 
 def test_release_writes_every_place(script, copy):
-    """After it no file has the old version, and nothing but the version changed."""
+    """After a release no file has the old version, and nothing else has changed."""
     before = {name: (copy / name).read_text() for name in script.PLACES}
     script.write_version(copy, "12.0.3")
     assert all(found == {"12.0.3"} for found in script.find_versions(copy).values())
@@ -47,7 +47,7 @@ def test_release_writes_every_place(script, copy):
 
 
 def test_missing_place_is_an_error(script, copy):
-    """A file that was reworded is named, and no file is changed."""
+    """The error names a file without the expected text, and no file is changed."""
     (copy / "Dockerfile").write_text("FROM scratch\n")
     with pytest.raises(script.ReleaseError, match="Dockerfile has no 'ARG VERSION=VERSION'"):
         script.write_version(copy, "12.0.3")
@@ -70,12 +70,12 @@ def test_changelog_gets_a_section(script):
     ],
 )
 def test_nothing_to_release_is_an_error(script, text, version, reason):
-    """No changes, or a version that exists."""
+    """A release without changes, or of an existing version, is an error."""
     with pytest.raises(script.ReleaseError, match=reason):
         script.cut_changelog(text, version, DATE)
 
 
 def test_every_extra_is_tried(script):
-    """A new extra needs a line in the script; `dev` is what runs the tests."""
+    """The script has a line for each extra; `dev` is the one that runs the tests."""
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert script.SMOKE.keys() == {"", *extras["optional-dependencies"]} - {"dev"}

@@ -1,4 +1,4 @@
-"""The bill of materials that `make sbom` writes, here of a small environment."""
+"""Tests of the bill of materials of `make sbom`, with a small environment."""
 
 import importlib.util
 import json
@@ -26,7 +26,7 @@ def script():
 
 @pytest.fixture(scope="module")
 def bill(script, tmp_path_factory):
-    """The bill of an environment that has the metadata of four packages."""
+    """The bill of an environment with the metadata of four packages."""
     folder = tmp_path_factory.mktemp("environment")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     (packages,) = folder.glob("lib/python*/site-packages")
@@ -56,7 +56,7 @@ def test_bill_names_the_project_and_its_packages(bill):
 
 
 def test_every_package_has_a_licence(script, bill):
-    """Identifiers where there are any, and the project's own knowledge where there is nothing."""
+    """Licences are identifiers if there are any, otherwise those that the project records."""
     rows = script.list_licenses(bill).splitlines()[2:]
     licences = {row.split(" | ")[0].strip("| "): row.split(" | ")[2].strip("| ") for row in rows}
     assert licences == {
@@ -67,7 +67,7 @@ def test_every_package_has_a_licence(script, bill):
 
 
 def test_unknown_licence_is_an_error(script):
-    """A package without a licence is named, rather than listed without one."""
+    """The error names a package without a licence."""
     with pytest.raises(LookupError, match="bare declares no licence"):
         script.add_licenses({"components": [{"name": "bare"}]})
 

@@ -16,14 +16,14 @@ nav = [{ "Home" = "index.md" }, { "More" = [{ "Gone" = "gone.md" }] }]
 
 @pytest.fixture
 def scripts(monkeypatch):
-    """A function that imports a module of scripts/site."""
+    """Returns a function that imports a module of scripts/site."""
     monkeypatch.syspath_prepend(str(ROOT / "scripts/site"))
     return importlib.import_module
 
 
 @pytest.fixture
 def write(tmp_path):
-    """A function that writes a file beside the pages of the top folder."""
+    """Returns a function that writes a file beside the pages of the top folder."""
     for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "README.md"):
         (tmp_path / name).write_text(f"# {name}\n")
 

@@ -1,4 +1,4 @@
-"""Pictures of strangers: decoded to what a browser shows, or refused with the reason."""
+"""Tests of decoding untrusted pictures, which are decoded like in a browser or refused."""
 
 import io
 import random
@@ -17,7 +17,7 @@ SMOOTH = np.linspace(0, 255, 12 * 10 * 3).astype(np.uint8).reshape(12, 10, 3)
 
 
 def picture(mode="RGB", pixels=RGB):
-    """A picture of Pillow in a mode."""
+    """Returns a picture of Pillow in a mode."""
     return Image.fromarray(pixels).convert(mode)
 
 
@@ -42,7 +42,7 @@ def test_jpeg(options):
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 def test_orientation_is_applied(kind, orientation):
-    """The picture stands upright, as EXIF says."""
+    """The picture is upright, as EXIF specifies."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     marked = np.full((8, 16, 3), 255, np.uint8)
@@ -84,7 +84,7 @@ def test_palettes():
 
 
 def test_gray_with_transparent_level():
-    """The transparent level of a gray PNG is white, and so is that of an RGB PNG."""
+    """The transparent level of a gray or RGB PNG becomes white."""
     gray = np.arange(120, dtype=np.uint8).reshape(12, 10)
     pixels = decode(to_file(Image.fromarray(gray), transparency=17), 1, MOST)[..., 0]
     assert pixels[1, 7] == 255
@@ -107,7 +107,7 @@ def test_deep_gray_is_rounded():
 
 
 def test_deep_colours():
-    """Of 16-bit colours, the upper 8 bits count."""
+    """The upper 8 bits of 16-bit colours are used."""
     data = b"".join(b"\0" + struct.pack(">6H", 0, 257, 65_535, 256, 40_000, 1) for _ in range(2))
     pixels = decode(make_png(2, 2, depth=16, data=data), 3, MOST)
     assert pixels[0].tolist() == [[0, 1, 255], [1, 156, 0]]
@@ -121,7 +121,7 @@ def test_cmyk_is_refused():
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
 def test_animations_are_refused(kind):
-    """An animation is refused; a model with frames takes single pictures."""
+    """An animation is refused, even for a model with frames, which takes single pictures."""
     frames = [picture(pixels=draw(number, 12, 10)) for number in range(3)]
     content = to_file(frames[0], kind, save_all=True, append_images=frames[1:])
     with pytest.raises(PictureRefused, match="an animation of 3 frames"):
@@ -129,7 +129,7 @@ def test_animations_are_refused(kind):
 
 
 def test_multi_picture_jpeg():
-    """Of a multi-picture JPEG, the first picture is taken."""
+    """The first picture of a multi-picture JPEG is used."""
     content = to_file(picture(), "MPO", save_all=True, append_images=[picture("L")])
     assert decode(content, 3, MOST).shape == (12, 10, 3)
 
@@ -144,7 +144,7 @@ def test_profiles_are_converted():
 
 
 def test_srgb_profile_changes_nothing():
-    """Pixels with an sRGB profile stay as they are, and so do those of another kind of profile."""
+    """Pixels with an sRGB profile, or with a profile of another kind, are unchanged."""
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     assert np.array_equal(decode(to_file(RGB, icc_profile=srgb), 3, MOST), RGB)
     gray = to_file(picture("L"), icc_profile=make_linear_profile())
@@ -152,7 +152,7 @@ def test_srgb_profile_changes_nothing():
 
 
 def test_broken_profile_is_refused():
-    """A profile that cannot be read is refused, and so is one of absurd size."""
+    """A profile that cannot be read, or is implausibly large, is refused."""
     with pytest.raises(PictureRefused, match="colour profile is not readable"):
         decode(to_file(RGB, icc_profile=b"nonsense" * 40), 3, MOST)
     noise = random.Random(1).randbytes(2**20 + 1)  # noqa: S311 - no secret
@@ -179,7 +179,7 @@ def test_size_is_checked_by_the_header(kind):
     ],
 )
 def test_bombs_take_no_memory(content):
-    """Headers of gigapixels in a few bytes are refused by their size."""
+    """Files of a few bytes with headers of gigapixels are refused because of their size."""
     with pytest.raises(PictureRefused, match="pixels"):
         read_size(content, 2**24)
 
@@ -200,14 +200,14 @@ def test_many_scans_are_refused():
 
 @pytest.mark.parametrize("kind", ["GIF", "TIFF", "BMP", "ICO", "PPM", "PDF", "JPEG2000", "DDS"])
 def test_other_formats_are_refused(kind):
-    """Only three formats are read, whatever Pillow can do."""
+    """Only three formats are read, although Pillow can read more."""
     with pytest.raises(PictureRefused, match="not a PNG, JPEG or WEBP"):
         read_size(to_file(picture("RGB"), kind), MOST)
 
 
 @pytest.mark.parametrize("content", [b"", b"x", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF"])
 def test_stumps_are_refused(content):
-    """The first bytes of a picture are no picture."""
+    """The first bytes of a picture are not a picture."""
     with pytest.raises(PictureRefused):
         read_size(content, MOST)
 

@@ -16,7 +16,7 @@ from imagemint.training.metrics import (
 
 @pytest.fixture(scope="module")
 def truth():
-    """Three smooth images of 64x64."""
+    """Returns three smooth images of 64x64."""
     rng = np.random.Generator(np.random.Philox(key=[2, 0]))
     blurred = ndimage.gaussian_filter(rng.uniform(0, 255, (3, 64, 64, 3)), (0, 2, 2, 0))
     return ((blurred - 100) * 4).clip(0, 255).astype(np.uint8)
@@ -24,14 +24,14 @@ def truth():
 
 @pytest.fixture(scope="module")
 def images(truth):
-    """The same with noise, more of it in each."""
+    """Returns the same images with noise, with more of it in each."""
     rng = np.random.Generator(np.random.Philox(key=[3, 0]))
     noise = rng.normal(0, 1, truth.shape) * np.array([2, 10, 40])[:, None, None, None]
     return np.clip(truth + noise, 0, 255).astype(np.uint8)
 
 
 def ssim_maps(x, y):
-    """Luminance times contrast, and contrast alone, by the paper's formula, [H, W]."""
+    """Returns luminance times contrast, and contrast alone, by the paper's formula, [H, W]."""
 
     def mean(z):
         return ndimage.gaussian_filter(z, 1.5, radius=5, mode="mirror")
@@ -71,7 +71,10 @@ def test_ssim_is_the_formula(images, truth):
 
 
 def test_multiscale_ssim_is_the_formula(images, truth):
-    """Products over three scales of 64 pixels, halved by 2x2 means, with scaled weights."""
+    """The result is a product over three scales of 64 pixels with scaled weights.
+
+    Scales are halved by 2x2 means.
+    """
     weights = np.array([0.0448, 0.2856, 0.3001])
     weights *= 1.0001 / weights.sum()  # the sum of the paper's five
     assert count_scales(64) == 3
@@ -98,7 +101,7 @@ def test_scales_fit_the_image(size, scales):
 
 
 def test_sharpness_sees_blur(truth):
-    """It is the mean step between neighbours, and less after a blur."""
+    """Sharpness is the mean step between adjacent pixels, which is smaller after a blur."""
     stripes = np.zeros((1, 8, 8, 1), np.uint8)
     stripes[:, :, ::2] = 100
     assert sharpness(stripes) == pytest.approx(50)  # 100 across, 0 down
@@ -107,6 +110,6 @@ def test_sharpness_sees_blur(truth):
 
 
 def test_absolute_error_is_in_levels(truth):
-    """A shift of every pixel by three levels is three."""
+    """A shift of every pixel by three levels has an error of three."""
     shifted = np.where(truth > 100, truth - 3, truth + 3).astype(np.uint8)
     assert absolute_error(shifted, truth) == pytest.approx(3)

@@ -19,7 +19,7 @@ from imagemint.training.style_transfer import Weights, stylize
 
 @pytest.fixture
 def layers():
-    """Layers as a classifier has them, with random weights that are always the same."""
+    """Returns layers like those of a classifier, with fixed random weights."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         found = nn.Sequential(
@@ -33,12 +33,12 @@ def layers():
 
 
 def noise(*shape, seed=0):
-    """Images in [-1, 1]."""
+    """Returns random images in [-1, 1]."""
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
 def batch_of(fake):
-    """A step with these results."""
+    """Returns a step with these results."""
     return Translated(nn.Identity(), fake, fake, fake, None, PLAIN)
 
 
@@ -52,7 +52,7 @@ def test_gram_matrix_is_the_formula():
 
 
 def test_style_ignores_places(layers):
-    """The style of a picture itself costs nothing, also when its halves change places."""
+    """The style of the picture itself has no loss, even if its halves are exchanged."""
     flat = noise(1, 3, 1, 1).expand(1, 3, 16, 16).clone()
     striped = flat.clone()
     striped[..., ::4] = 1
@@ -73,7 +73,7 @@ def test_total_variation_is_the_formula():
 
 
 def test_optimisation_lowers_the_loss(layers):
-    """The result is nearer to the style than the content is, and stays in range."""
+    """The result is nearer to the style than the content is, and stays within its range."""
     content = noise(1, 3, 16, 16).contiguous(memory_format=torch.channels_last)
     style = read_style(None, 16, 3)
     found = stylize(content, style, layers, (16, 16, 3), steps=20)
@@ -84,7 +84,7 @@ def test_optimisation_lowers_the_loss(layers):
 
 
 def test_weights_decide(layers):
-    """With the weight of the content alone, the content stays as it is."""
+    """If only the content has a weight, the content is unchanged."""
     content, style = noise(1, 3, 16, 16), read_style(None, 16, 3)
     weights = Weights(content=1, style=0, variation=0)
     found = stylize(content, style, layers, (16, 16, 3), weights=weights, steps=5)
@@ -102,7 +102,7 @@ def test_styles_are_read_at_a_size(tmp_path):
 
 
 def test_command_writes_a_picture(tmp_path, judge, capsys):
-    """`imagemint stylize` writes a PNG of the size asked for, and prints the losses."""
+    """`imagemint stylize` writes a PNG of the requested size, and prints the losses."""
     rng = np.random.Generator(np.random.Philox(key=[1, 0]))
     content = rng.integers(0, 256, (28, 28)).astype(np.uint8)
     Image.fromarray(content).save(tmp_path / "content.png")

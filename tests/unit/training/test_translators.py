@@ -24,7 +24,7 @@ from imagemint.training.recipes.srgan import SrganRecipe
 
 @pytest.mark.parametrize("name", TRANSLATION_RECIPES)
 def test_translator_trains_and_resumes(name, tmp_path, monkeypatch, read_files):
-    """Stopped between two checkpoints and resumed, a run leaves the same files, bit for bit."""
+    """A run that is stopped between two checkpoints and resumed has the same files, bit for bit."""
     task = small_task(TRANSLATION_RECIPES[name])
     whole = train(task, tmp_path / "whole")
     with monkeypatch.context() as patch:
@@ -51,7 +51,7 @@ def test_weights_change_and_follow_the_seed(tmp_path):
 
 
 def test_discriminator_waits(tmp_path):
-    """Until the adversarial loss begins, D stays as it was and its losses are 0."""
+    """Until the adversarial loss begins, D is unchanged and its losses are 0."""
     task = small_task(SrganRecipe, adversarial_after=16, perceptual_after=16)
     early = train(task.with_images(16), tmp_path / "early").tensors()
     begin = task.initial_state(CPU).tensors()
@@ -66,14 +66,14 @@ def test_discriminator_waits(tmp_path):
 
 
 def test_judge_is_needed(tmp_path):
-    """A perceptual loss without a judge says which option names one."""
+    """The error of a perceptual loss without a judge names the option."""
     task = small_task(SrganRecipe)
     with pytest.raises(TrainingError, match="--judge"):
         train(type(task)(task.recipe, task.pairs, task.examples), tmp_path)
 
 
 def test_other_judge_is_refused(tmp_path):
-    """A run goes on only with the judge that it began with."""
+    """A run continues only with its original judge."""
     task = small_task(SrganRecipe)
     train(task, tmp_path)
     other = type(task.judge)(task.judge.layers, "6" * 64)
@@ -82,7 +82,7 @@ def test_other_judge_is_refused(tmp_path):
 
 
 def test_checkpoint_describes_source_and_target(tmp_path):
-    """What the export needs stands in the checkpoint; the examples lie beside it."""
+    """The checkpoint has the values for the export, and the examples are beside it."""
     task = small_task(SrganRecipe)
     train(task, tmp_path)
     about = read_description(latest_checkpoint(tmp_path))
@@ -97,7 +97,7 @@ def test_checkpoint_describes_source_and_target(tmp_path):
 
 
 def test_grid_shows_source_result_truth():
-    """Pictures stand in the order source, result, truth; three such in a row."""
+    """Pictures have the order source, result, truth, and a row has three such groups."""
     task = small_task(SrganRecipe)
     translator = task.initial_state(CPU).G_ema.eval()
     images, columns = arrange_examples(translator, task.examples, task.pairs.form)
@@ -109,7 +109,7 @@ def test_grid_shows_source_result_truth():
 
 
 def test_sequence_shows_its_newest_frame_and_mask():
-    """Of several frames the last one is shown, magenta where the mask hides."""
+    """The last of several frames is shown, with magenta for masked pixels."""
     pairs = pairs_of("masked-frames")
     source, _ = pairs.examples(np.arange(2))
     shown = picture_sources(source, pairs.form, pairs.target_shape)
@@ -119,7 +119,7 @@ def test_sequence_shows_its_newest_frame_and_mask():
 
 
 def test_examples_are_spread_over_the_data():
-    """Sixty-four pairs at even distances, or all of a small split."""
+    """The examples are 64 evenly spaced pairs, or all of a small split."""
     many = Examples.of(pairs_of("edges", pictures(5, 130)))
     assert len(many.source) == len(many.target) == 64
     assert len(Examples.of(pairs_of("edges", pictures(5, 9))).target) == 9

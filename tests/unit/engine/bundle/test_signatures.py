@@ -1,4 +1,4 @@
-"""Tests of imagemint.engine.bundle.signatures: who exported a bundle."""
+"""Tests of imagemint.engine.bundle.signatures."""
 
 import pytest
 from cryptography.hazmat.primitives import serialization
@@ -31,7 +31,7 @@ def refusal(directory, trusted=TRUSTED):
 
 
 def test_signed_bundle_is_read(bundle):
-    """Its signature counts if keys are given, and changes nothing if not."""
+    """The signature is checked if keys are given, and ignored otherwise."""
     assert read_bundle(bundle, trusted=TRUSTED) == read_bundle(bundle)
     assert (bundle / SIGNATURE).stat().st_size == 64
 
@@ -54,13 +54,13 @@ def test_unsigned_bundle_is_refused(bundle):
 
 @pytest.mark.parametrize("content", [b"", b"x" * 64, b"x" * 1000])
 def test_other_bytes_are_no_signature(bundle, content):
-    """Whatever their number."""
+    """A file of any other size or content is not a signature."""
     (bundle / SIGNATURE).write_bytes(content)
     assert "is not a signature of SHA256SUMS by one of the 1 trusted keys" in refusal(bundle)
 
 
 def test_signature_of_another_key_is_refused(bundle):
-    """It is a valid signature, by somebody else."""
+    """The signature is valid, but was made with another key."""
     OTHER.sign(bundle)
     assert "is not a signature" in refusal(bundle)
 
@@ -98,7 +98,7 @@ def public_pem(key):
 
 
 def test_unusable_private_keys_are_refused():
-    """The message says why."""
+    """The message states the reason."""
     encrypted = private_pem(
         ed25519.Ed25519PrivateKey.generate(), serialization.BestAvailableEncryption(b"secret")
     )
@@ -113,7 +113,7 @@ def test_unusable_private_keys_are_refused():
 
 
 def test_unusable_public_keys_are_refused():
-    """One wrong key in a file is an error: it is never left out."""
+    """One wrong key in a file is an error, and is not ignored."""
     cases = {
         "no PEM public key": b"",
         "something else than PEM public keys": KEY.public_pem() + KEY.private_pem(),

@@ -21,7 +21,7 @@ def directory(tmp_path):
 
 
 def test_scores_do_not_depend_on_the_batch(directory):
-    """An image alone has the scores that it has among others."""
+    """A single image has the same scores as in a batch."""
     bundle = read_bundle(directory)
     critic = OnnxCritic(bundle, bundle.critic)
     images = np.random.default_rng(0).integers(0, 256, (9, 4, 6, 1), np.uint8)
@@ -39,7 +39,7 @@ def test_scores_do_not_depend_on_the_batch(directory):
 
 
 def test_no_images_have_no_scores(directory):
-    """An empty batch is answered."""
+    """An empty batch has empty scores."""
     bundle = read_bundle(directory)
     found = OnnxCritic(bundle, bundle.critic).score(np.empty((0, 4, 6, 1), np.uint8), np.empty(0))
     assert found.realness.shape == (0,)
@@ -51,7 +51,7 @@ def test_bundle_without_critic_has_none(tmp_path):
 
 
 def test_critic_counts_for_the_trial(directory):
-    """A small critic needs no trial; one that is larger than a plain file does."""
+    """A small critic needs no trial, but one above the limit of plain files does."""
     bundle = read_bundle(directory)
     assert is_plain(bundle)
     object.__setattr__(bundle.critic, "size", 17 * 2**20)
@@ -104,7 +104,7 @@ def _another_output(graph):
     [(_random_node, "random node: RandomNormal"), (_another_output, "outputs are mean, realness")],
 )
 def test_unfit_graphs_are_refused(tmp_path, change, why):
-    """A critic must pass the checks of a generator, with inputs and outputs of its own."""
+    """A critic must pass the checks of a generator, with its own inputs and outputs."""
     directory = write_bundle(tmp_path, "digits")
     path = write_critic(directory)
     _edit_graph(change)(directory)
@@ -127,7 +127,7 @@ def test_unfit_graphs_are_refused(tmp_path, change, why):
     ],
 )
 def test_faulty_manifests_are_refused(tmp_path, edit, why):
-    """What the manifest says of the critic is checked."""
+    """The entry of the critic in the manifest is checked."""
     directory = write_bundle(tmp_path, "digits")
     write_critic(directory, edit=edit)
     with pytest.raises(BundleRefused, match=why):

@@ -11,7 +11,7 @@ from imagemint.engine.bundle.signatures import TrustedKeys
 
 
 def test_keys_sign_bundles(tmp_path, capsys):
-    """The public file trusts what the private one signed; only the owner can read the latter."""
+    """The public key accepts signatures of the private one, which only the owner can read."""
     assert cli.main(["sign", "key", str(tmp_path / "release.v1")]) == 0
     private, public = tmp_path / "release.v1.pem", tmp_path / "release.v1.pub.pem"
     assert stat.S_IMODE(private.stat().st_mode) == 0o600
@@ -25,7 +25,7 @@ def test_keys_sign_bundles(tmp_path, capsys):
 
 @pytest.mark.parametrize("ending", [".pem", ".pub.pem"])
 def test_key_is_never_replaced(tmp_path, capsys, ending):
-    """Neither file is touched if one of them exists."""
+    """Neither file is changed if one of them exists."""
     (tmp_path / f"release{ending}").write_text("mine")
     assert cli.main(["sign", "key", str(tmp_path / "release")]) == 1
     assert "a key is never replaced" in capsys.readouterr().err
@@ -33,7 +33,7 @@ def test_key_is_never_replaced(tmp_path, capsys, ending):
 
 
 def test_damaged_bundle_is_not_signed(tmp_path, capsys):
-    """Nor is any other of the same call."""
+    """No other bundle of the same call is signed."""
     assert cli.main(["sign", "key", str(tmp_path / "release")]) == 0
     directories = [write_bundle(tmp_path / "models", "tiny", version) for version in (1, 2)]
     (directories[1] / "card.md").write_text("altered")
@@ -44,7 +44,7 @@ def test_damaged_bundle_is_not_signed(tmp_path, capsys):
 
 
 def test_wrong_file_is_no_key(tmp_path, capsys):
-    """The message names it."""
+    """The message names the file."""
     directory = write_bundle(tmp_path, "tiny")
     assert cli.main(["sign", "bundle", str(directory), f"--key={directory / 'card.md'}"]) == 1
     assert "card.md: it contains no PEM private key" in capsys.readouterr().err

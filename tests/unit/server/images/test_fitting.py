@@ -1,4 +1,4 @@
-"""Sources of other sizes: refused, cut, surrounded, or scaled."""
+"""Tests of sources of other sizes, which are refused, cropped, padded or scaled."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ PALE = np.full((1, 1, 3), 200, np.uint8)
 
 
 def test_fitting_size_is_kept():
-    """A source that fits is not touched, however it may be fitted."""
+    """A source that fits is unchanged with every option."""
     for source, pixels in ((FIXED, draw(1)), (FREE, draw(1, 100, 8))):
         for fit in Fit:
             assert fit_source(pixels, source, fit) is pixels
@@ -45,7 +45,7 @@ def test_free_sizes(fit, size):
 
 
 def test_free_crop_and_pad_keep_pixels():
-    """Neither scales: the centre is that of the source."""
+    """Neither option scales the source, and its centre stays in the centre."""
     pixels = draw(1, 10, 9)
     assert np.array_equal(fit_source(pixels, FREE, Fit.CROP), pixels[1:9, 0:8])
     padded = fit_source(pixels, FREE, Fit.PAD)
@@ -54,7 +54,7 @@ def test_free_crop_and_pad_keep_pixels():
 
 
 def test_small_sources():
-    """A source smaller than the step cannot be cut, but filled up or scaled."""
+    """A source smaller than the step can be padded or scaled, but not cropped."""
     with pytest.raises(SizeRefused, match="a side of 3 pixels"):
         compute_size(8, 3, FREE, Fit.CROP)
     assert compute_size(1, 3, FREE, Fit.STRETCH) == (4, 4)
@@ -63,7 +63,7 @@ def test_small_sources():
 
 @pytest.mark.parametrize("size", [(60, 80), (60, 90), (90, 80), (7, 9), (1, 1), (1, 500), (500, 1)])
 def test_crop_covers_a_fixed_size(size):
-    """The result is filled with the source, whatever its aspect ratio."""
+    """The source fills the whole result, whatever its aspect ratio."""
     pixels = np.broadcast_to(PALE, (*size, 3))
     fitted = fit_source(pixels, FIXED, Fit.CROP)
     assert fitted.shape == (6, 8, 3)
@@ -83,7 +83,7 @@ def test_pad_contains_the_source(size, inside):
 
 
 def test_stretch_fills_a_fixed_size():
-    """The aspect ratio changes, the content does not."""
+    """The aspect ratio changes, but not the content."""
     pixels = np.zeros((4, 2, 3), np.uint8)
     pixels[:2] = 255
     fitted = fit_source(pixels, FIXED, Fit.STRETCH)

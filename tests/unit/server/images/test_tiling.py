@@ -1,4 +1,4 @@
-"""Tiles: they cover the source, and each pixel comes from far enough inside of its tile."""
+"""Tests of tiles, which cover the source without visible seams."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ SIDES = st.integers(1, 40)
 
 @given(SIDES, SIDES, st.integers(1, 5), st.integers(0, 9), st.integers(1, 3))
 def test_tiles_give_every_pixel(height, width, step, overlap, scale):
-    """Joined tiles are the source, and no pixel is nearer to a cut side than the overlap."""
+    """Joined tiles equal the source, and no pixel is nearer to a cut side than the overlap."""
     margin = -(-overlap // step) * step
     side = (2 * margin // step + 3) * step
     source = Source(side, side + step, 1, step=step, overlap=overlap, is_tiled=True, scale=scale)
@@ -25,7 +25,7 @@ def test_tiles_give_every_pixel(height, width, step, overlap, scale):
     assert tiles.shape == (tiling.count, min(height, side), min(width, side + step), 1)
     assert all(start % step == 0 for start in (*tiling.tops, *tiling.lefts))
 
-    # Where a tile is cut, the pixels within the overlap are spoiled, as a convolution spoils them.
+    # Pixels within the overlap at a cut side are changed, as by a convolution.
     spoiled = tiles.astype(int)
     places = [(top, left) for top in tiling.tops for left in tiling.lefts]
     for tile, (top, left) in zip(spoiled, places, strict=True):

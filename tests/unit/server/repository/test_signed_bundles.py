@@ -1,4 +1,4 @@
-"""Tests of `require_signature`: which versions serve, and how keys are replaced."""
+"""Tests of the setting `require_signature`."""
 
 import pytest
 from tiny_bundles import write_bundle
@@ -19,7 +19,7 @@ def keys(tmp_path):
 
 
 def test_unsigned_version_affects_no_other(tmp_path, keys, new_repository):
-    """It is FAILED with the reason, and serves as soon as it is signed."""
+    """The version is FAILED with the reason, and serves when it is signed."""
     models = tmp_path / "models"
     OLD.sign(write_bundle(models, "good"))
     OLD.sign(write_bundle(models, "tiny", 1))
@@ -36,7 +36,7 @@ def test_unsigned_version_affects_no_other(tmp_path, keys, new_repository):
 
 
 def test_keys_are_replaced_without_a_restart(tmp_path, keys, new_repository):
-    """A key that is added to the file counts for the next bundle."""
+    """A key that is added to the file is valid for the next bundle."""
     models = tmp_path / "models"
     OLD.sign(write_bundle(models, "tiny", 1))
     repository = new_repository(models, keys=KeyFile(keys))
@@ -53,7 +53,7 @@ def test_keys_are_replaced_without_a_restart(tmp_path, keys, new_repository):
 
 
 def test_lost_keys_refuse_every_new_bundle(tmp_path, keys, new_repository):
-    """What serves is left alone, and the load is retried."""
+    """Served versions continue, and the load is retried."""
     models = tmp_path / "models"
     OLD.sign(write_bundle(models, "tiny", 1))
     repository = new_repository(models, keys=KeyFile(keys))

@@ -1,4 +1,4 @@
-"""A repository in an object store: what counts, what is copied, and what failures leave alone."""
+"""Tests of a repository in an object store: listings, copies, and failures."""
 
 import hashlib
 import os
@@ -19,7 +19,7 @@ LONG_AGO = 1_000_000_000
 
 
 class Objects:
-    """A bucket with models, and how a test changes it."""
+    """A bucket with models, and the changes of a test."""
 
     def __init__(self, address, drafts):
         self.address = address
@@ -45,7 +45,7 @@ class Objects:
         self.files.pipe_file(path, content)
 
     def remove(self, key):
-        """Deletes what is below a key."""
+        """Deletes the objects below a key."""
         self.files.rm(f"{self.root}/{key}", recursive=True)
 
 
@@ -58,7 +58,7 @@ def objects(tmp_path):
 
 @pytest.fixture
 def new_mirror(objects, tmp_path, metrics):
-    """Opens the bucket, each time as another process would, with one cache for all."""
+    """Returns a function that opens the bucket as another process would, with one cache for all."""
 
     def make(address=objects.address, **options):
         return open_mirror(address, tmp_path / "cache", metrics, max_bytes=2**20, **options)
@@ -67,25 +67,25 @@ def new_mirror(objects, tmp_path, metrics):
 
 
 def copied(metrics, outcome="ok"):
-    """How many bundles were copied, or were not."""
+    """Returns the number of bundles that were copied, or were not."""
     labels = {"what": "bundle", "outcome": outcome}
     return metrics.registry.get_sample_value("imagemint_repository_syncs_total", labels) or 0
 
 
 def bundles_in(mirror):
-    """The directories of the bundles in the cache."""
+    """Returns the directories of the bundles in the cache."""
     return sorted((mirror.directory.parent / "bundles").iterdir())
 
 
 def age(mirror):
-    """Makes all copies look as if nobody had used them lately."""
+    """Makes all copies appear unused for a long time."""
     for path in bundles_in(mirror):
         os.utime(path, (LONG_AGO, LONG_AGO))
 
 
 @pytest.mark.parametrize("address", ["switched://bucket/models", "memory://models", "file://{}"])
 def test_models_load_from_an_address(tmp_path, new_mirror, new_repository, address):
-    """Every file system of fsspec will do; all files of a bundle arrive."""
+    """Any file system of fsspec works, and all files of a bundle are copied."""
     objects = Objects(address.format(tmp_path / "store"), tmp_path / "drafts")
     objects.put("tiny", 1)
     objects.put("tiny", 2, weights_seed=2)
@@ -99,7 +99,7 @@ def test_models_load_from_an_address(tmp_path, new_mirror, new_repository, addre
 
 @pytest.mark.parametrize("missing", ["SHA256SUMS", "model.onnx"])
 def test_incomplete_upload_does_not_count(objects, new_mirror, new_repository, metrics, missing):
-    """It is not listed, whatever came first; with its last file it serves."""
+    """A bundle is not listed before its last file arrives, in any order; then it serves."""
     objects.put("tiny", 1)
     objects.put("tiny", 2, weights_seed=2, without=[missing])
     mirror = new_mirror()
@@ -115,7 +115,7 @@ def test_incomplete_upload_does_not_count(objects, new_mirror, new_repository, m
 
 
 def test_file_with_another_digest_is_refused(objects, new_mirror, new_repository, metrics):
-    """The version says why, nothing of it is loaded, and a good upload repairs it."""
+    """The version has the reason, nothing of it is loaded, and a correct upload repairs it."""
     objects.put("tiny", 1)
     content = objects.draft("tiny", 2, weights_seed=2).joinpath("model.onnx").read_bytes()
     objects.put("tiny", 2, weights_seed=2)
@@ -134,7 +134,7 @@ def test_file_with_another_digest_is_refused(objects, new_mirror, new_repository
 
 
 def test_lost_network_keeps_what_serves(objects, new_mirror, new_repository):
-    """A scan fails, and the models serve; a server that starts now uses the copies."""
+    """A scan fails, and the models continue to serve; a server that starts now uses the copies."""
     objects.put("tiny", 1)
     repository = new_repository(new_mirror())
     SwitchedStore.is_down = True
@@ -152,7 +152,7 @@ def test_lost_network_keeps_what_serves(objects, new_mirror, new_repository):
 
 
 def test_copy_that_fails_is_tried_again(objects, new_mirror, new_repository):
-    """The reason names the delay and neither address nor path."""
+    """The reason has the delay, and neither address nor path."""
     objects.put("tiny", 1)
     mirror = new_mirror()
     mirror.scan()
@@ -168,7 +168,7 @@ def test_copy_that_fails_is_tried_again(objects, new_mirror, new_repository):
 
 
 def test_interrupted_copy_continues(objects, new_mirror, new_repository):
-    """Files that arrived whole are not read again; others are."""
+    """Complete files are not read again, but the others are."""
     objects.put("tiny", 1)
     mirror = new_mirror()
     (directory,) = mirror.scan().versions["tiny"].values()
@@ -185,11 +185,11 @@ def test_interrupted_copy_continues(objects, new_mirror, new_repository):
 
 
 def test_processes_share_copies_and_listings(objects, new_mirror, new_repository, metrics):
-    """The second one reads no object, and lists nothing while the listing is fresh."""
+    """The second process reads no object, and lists nothing while the listing is fresh."""
     objects.put("tiny", 1)
     new_repository(new_mirror())
     SwitchedStore.read = ()
-    SwitchedStore.is_down = True  # whoever lists fails
+    SwitchedStore.is_down = True  # a listing would fail
     repository = new_repository(new_mirror(), load=False)
     repository.refresh(max_age_s=3_600)
     assert repository.resolve("tiny").version == 1
@@ -198,7 +198,7 @@ def test_processes_share_copies_and_listings(objects, new_mirror, new_repository
 
 
 def test_damaged_copy_is_copied_again(objects, new_mirror, new_repository, metrics):
-    """A server that finds other bytes in its cache drops them, and serves those of the store."""
+    """A server that finds other bytes in its cache deletes them, and serves those of the store."""
     objects.put("tiny", 1)
     mirror = new_mirror()
     new_repository(mirror)
@@ -212,7 +212,7 @@ def test_damaged_copy_is_copied_again(objects, new_mirror, new_repository, metri
 
 
 def test_version_stays_immutable(objects, new_mirror, new_repository):
-    """Another bundle under a number that served is refused, and the first one serves."""
+    """Another bundle under a served version number is refused, and the first one serves."""
     objects.put("tiny", 1)
     repository = new_repository(new_mirror())
     digest = repository.resolve("tiny").bundle.sha256
@@ -230,7 +230,7 @@ def test_removed_version_leaves_server_and_disk(objects, new_mirror, new_reposit
     repository = new_repository(mirror)
     objects.remove("tiny/1")
     repository.refresh()
-    repository._lifecycle._unloading.close()  # waits for it
+    repository._lifecycle._unloading.close()  # waits for the deletion
     assert list(repository.model("tiny").versions) == [2]
     assert len(bundles_in(mirror)) == 2
     age(mirror)
@@ -240,7 +240,7 @@ def test_removed_version_leaves_server_and_disk(objects, new_mirror, new_reposit
 
 
 def test_only_wanted_versions_are_copied(objects, new_mirror, new_repository):
-    """The policy decides; others are listed, and their copies are deleted."""
+    """The policy selects versions; others are listed, and their copies are deleted."""
     for version in (1, 2, 3):
         objects.put("tiny", version, weights_seed=version)
     mirror = new_mirror()
@@ -268,7 +268,7 @@ def test_models_are_copied_on_request(objects, new_mirror, new_repository):
 
 
 def test_every_model_means_those_of_the_first_listing(objects, new_mirror, new_repository):
-    """Not those that an earlier run left in the cache."""
+    """Copies in the cache from an earlier run do not count."""
     objects.put("tiny", 1)
     repository = new_repository(new_mirror(), wanted=["*"])
     assert repository.resolve("tiny").version == 1
@@ -278,7 +278,7 @@ def test_every_model_means_those_of_the_first_listing(objects, new_mirror, new_r
 
 
 def test_emptied_store_is_no_order_to_unload(objects, new_mirror, new_repository):
-    """As with a lost mount, the models serve on, unless the operator wants it otherwise."""
+    """As after a lost mount, the models continue to serve, unless the setting says otherwise."""
     objects.put("tiny", 1)
     repository = new_repository(new_mirror())
     objects.remove("tiny")
@@ -293,7 +293,7 @@ def test_emptied_store_is_no_order_to_unload(objects, new_mirror, new_repository
 
 
 def test_strange_keys_are_left_out(objects, new_mirror, new_repository, tmp_path):
-    """Hidden directories, deeper objects and names that lead elsewhere are no versions."""
+    """Hidden directories, deeper objects and names that lead elsewhere are not versions."""
     objects.put("tiny", 1)
     sums = objects.draft("tiny", 1).joinpath("SHA256SUMS").read_bytes()
     for key in (".hidden/1", "tiny/01", "tiny/v2", "UPPER/1", "tiny/1/deep"):
@@ -309,7 +309,7 @@ def test_strange_keys_are_left_out(objects, new_mirror, new_repository, tmp_path
 
 
 def test_missing_package_is_named(new_mirror, monkeypatch):
-    """The error says what to install: the extra, or the package of the other store."""
+    """The error names the package to install: the extra, or the package of the other store."""
     with pytest.raises(StoreError, match="gcsfs"):
         new_mirror("gs://bucket/models")
     with pytest.raises(StoreError, match="nonsense"):
@@ -320,7 +320,7 @@ def test_missing_package_is_named(new_mirror, monkeypatch):
 
 
 def test_cache_of_another_user_is_refused(new_mirror, monkeypatch):
-    """Whoever owns it could change what is served."""
+    """The owner of the cache could change the served models."""
     new_mirror()
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
     with pytest.raises(PermissionError, match="belongs to another user"):

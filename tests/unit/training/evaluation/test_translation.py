@@ -36,7 +36,7 @@ WORN = np.arange(0, 40, 4)
 
 
 def people_of(split, seed):
-    """Forty smooth images on white; every fourth has a dark box where glasses would be."""
+    """Returns forty smooth images on white; every fourth has a dark box in the place of glasses."""
     rng = np.random.Generator(np.random.Philox(key=[seed, 0]))
     images = ndimage.gaussian_filter(rng.uniform(0, 255, (40, 64, 64, 3)), (0, 3, 3, 0))
     images = np.clip((images - 127) * 4 + 127, 0, 255).astype(np.uint8)
@@ -57,7 +57,7 @@ def people_of(split, seed):
 
 @pytest.fixture
 def people(monkeypatch):
-    """Puts toy people where `load_pairs` finds avatars64."""
+    """Replaces avatars64 in `load_pairs` by toy people."""
     splits = {"train": people_of("train", 1), "test": people_of("test", 2)}
     monkeypatch.setitem(datasets.DATASETS, "avatars64", lambda split, _: splits[split][0])
     monkeypatch.setattr(tasks.avatars, "load_bare", lambda split, _: (WORN, splits[split][1]))
@@ -74,18 +74,18 @@ class TrueJudge(Judge):
         self.about = "toy judge"
 
     def attributes(self, images):
-        """A dark box is glasses."""
+        """Returns glasses for a dark box."""
         dark = images[:, 22:28, 20:44].mean(axis=(1, 2, 3)) < 10
         return {"accessories": dark.astype(np.int64)}
 
 
 def by_name(figures):
-    """Figures by their metric."""
+    """Returns the figures by their metric."""
     return {each.metric: each for each in figures}
 
 
 def test_perfect_translator_reaches_the_references(people, tmp_path):
-    """Results that are the truth have the floor of every distance; baselines do not."""
+    """The true images as results have the floor of every distance; baselines do not."""
     del people
     _, test = (load_pairs("edges", split) for split in ("train", "test"))
     _, truth = test.examples(np.arange(40))
@@ -160,7 +160,7 @@ def test_predictions_feed_on_themselves(people):
 
 
 def test_sequences_are_rolled_out(people):
-    """A translator that repeats the last frame scores as the baseline, and worse with each step."""
+    """A translator that repeats the last frame has the figures of the baseline, which get worse."""
     del people
     translator = Translator("toy", "12ab", "frames", "avatars64", lambda x: x[..., -3:])
     found = by_name(evaluate_translation(translator, None))
@@ -196,7 +196,7 @@ def test_baselines_of_every_task(people):
 
 
 def test_known_blur_is_undone(people):
-    """The Wiener filter that is told the blur gains much; what it makes is sharper."""
+    """The Wiener filter that knows the blur gains much, and its result is sharper."""
     del people
     train, test = (load_pairs("motion-blur", split) for split in ("train", "test"))
     rows = np.arange(10)
@@ -208,7 +208,7 @@ def test_known_blur_is_undone(people):
 
 
 def test_run_is_measured_by_the_command(people, tmp_path, monkeypatch, capsys):
-    """`imagemint evaluate RUN` prints every figure; those of the run itself stay beside it."""
+    """`imagemint evaluate RUN` prints every figure, and writes those of the run beside it."""
     del people
     monkeypatch.setattr(tasks, "_BOXES", 0.0)
     pairs, examples = (load_pairs("glasses", split) for split in ("train", "test"))
@@ -228,11 +228,11 @@ def test_run_is_measured_by_the_command(people, tmp_path, monkeypatch, capsys):
 
 
 def test_hidden_attributes_do_not_count(people):
-    """What a picture does not show is not held against a result."""
+    """An attribute that a picture does not show does not lower the figure of a result."""
     data, _ = people["test"]
     seen = data.attributes[0].codes == 0
     hidden = replace(data, attributes=(replace(data.attributes[0], visible=seen),))
-    results = np.full_like(data.images, 255)  # in which the judge sees no glasses at all
+    results = np.full_like(data.images, 255)  # in which the judge recognises no glasses
     wrong, right = (
         next(iter(measure_attributes(results, Truth(results, results, it), TrueJudge())))
         for it in (data, hidden)
@@ -242,7 +242,7 @@ def test_hidden_attributes_do_not_count(people):
 
 
 def test_judge_must_fit(people):
-    """A judge of other sizes is refused by name of the size."""
+    """A judge of another size is refused, and the error names the size."""
     del people
 
     class Small(TrueJudge):
@@ -264,7 +264,7 @@ def test_judge_must_fit(people):
     ids=["attributes", "digits", "residual"],
 )
 def test_judges_have_activations_at_several_depths(network, shape, depths):
-    """Distances take the maps of every ReLU or residual block, from fine to coarse."""
+    """Distances use the maps of every ReLU or residual block, from fine to coarse."""
     maps = network.eval().maps(torch.zeros(2, *shape))
     assert len(maps) == depths
     sizes = [each.shape[2] for each in maps]

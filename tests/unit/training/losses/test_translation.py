@@ -21,7 +21,7 @@ from imagemint.training.networks.resnet import TwoWay
 
 
 class Scale(nn.Module):
-    """Multiplies by a number that it learns."""
+    """Multiplies by a learned number."""
 
     def __init__(self, factor):
         super().__init__()
@@ -45,14 +45,14 @@ class Corner(nn.Module):
 
 @pytest.fixture
 def images():
-    """Sources and targets, two of each."""
+    """Returns two sources and two targets."""
     rng = np.random.Generator(np.random.Philox(key=[1, 2]))
     return [torch.from_numpy(rng.uniform(-1, 1, (2, 3, 4, 4)).astype(np.float32)) for _ in "ab"]
 
 
 @pytest.fixture
 def batch(images):
-    """A step of a translator that halves there and trebles back."""
+    """Returns a step of a translator that halves on the way there and triples on the way back."""
     return Translated.of(TwoWay(Scale(0.5), Scale(3.0)), *images, PLAIN)
 
 
@@ -70,7 +70,7 @@ def test_cycle_adds_both_round_trips(batch, images):
 
 
 def test_identity_measures_images_that_are_there(batch, images):
-    """Targets are halved and sources trebled; both should have stayed."""
+    """Targets are halved and sources tripled, although both should be unchanged."""
     source, target = images
     expected = 0.5 * target.abs().mean() + 2 * source.abs().mean()
     assert IdentityLoss()(batch)["identity"].item() == pytest.approx(expected.item(), rel=1e-5)
@@ -85,7 +85,7 @@ def test_cycle_needs_a_way_back(images):
 @pytest.mark.parametrize("conditional", [False, True])
 @pytest.mark.parametrize("name", ["least-squares", "hinge", "relativistic"])
 def test_adversarial_is_the_mean_over_patches(images, name, conditional):
-    """Every patch counts alike, for D and for G, with the source beside it where D sees that."""
+    """Every patch has the same weight, for D and for G, also if D sees the source."""
     source, target = images
     adversarial = ADVERSARIAL_LOSSES[name]
     loss = TranslationLoss(adversarial, terms=[], weight=3.0, conditional=conditional)
@@ -106,7 +106,7 @@ def test_adversarial_is_the_mean_over_patches(images, name, conditional):
 
 
 def test_discriminator_loss_does_not_reach_the_generator(images):
-    """The step of D leaves no gradient on G, whose graph stays for its own step."""
+    """The step of D leaves no gradient on G, whose graph remains for its own step."""
     G, D = Scale(0.5), nn.ModuleDict({"target": nn.Conv2d(3, 1, 1)})
     loss = TranslationLoss(ADVERSARIAL_LOSSES["hinge"], terms=[L1()])
     batch = Translated.of(G, *images, PLAIN)
@@ -131,7 +131,7 @@ def test_both_sides_are_judged(batch, images):
 
 
 def test_terms_count_by_weight_and_time(batch):
-    """A term adds its weight times its value, once its images are seen; D alike."""
+    """A term adds its weight times its value after its number of images, and so does D."""
     D = nn.ModuleDict({"target": Corner()})
     loss = TranslationLoss(
         ADVERSARIAL_LOSSES["least-squares"], terms=[L1(2.0), L2(5.0, after=8)], after=8
@@ -166,7 +166,7 @@ def test_perceptual_compares_scaled_features(images):
 
 
 def test_perceptual_leaves_the_judge_alone(images):
-    """The judge is not trained, not moved by checkpoints, and G learns through it."""
+    """The judge is not trained or part of checkpoints, and G learns through it."""
     judge = nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU())
     term = PerceptualLoss(1.0, judge, [1])
     G = Scale(0.5)
@@ -178,7 +178,7 @@ def test_perceptual_leaves_the_judge_alone(images):
 
 
 def test_feature_layers_are_the_last_of_each_size():
-    """Of each size the last layer is taken; features without places are not."""
+    """The last layer of each size is used; features without places are not."""
     judge = nn.Sequential(
         nn.Conv2d(3, 2, 1), nn.ReLU(), nn.AvgPool2d(2), nn.ReLU(), nn.AdaptiveAvgPool2d(1)
     )
@@ -188,7 +188,10 @@ def test_feature_layers_are_the_last_of_each_size():
 
 
 def test_pool_swaps_half_of_the_images():
-    """While it fills, images pass; then about half are exchanged, and none is lost or doubled."""
+    """While the pool fills, images pass.
+
+    Then about half are exchanged, and none is lost or repeated.
+    """
     pool = ImagePool(4, (1, 1, 1))
     numbered = torch.arange(400.0).view(-1, 4, 1, 1, 1)
     with torch.random.fork_rng():
@@ -202,7 +205,7 @@ def test_pool_swaps_half_of_the_images():
 
 
 def test_pool_is_part_of_the_state():
-    """Its images and how many there are come back from a state dict."""
+    """A state dict restores the images and their number."""
     pool, other = ImagePool(3, (1, 2, 2)), ImagePool(3, (1, 2, 2))
     pool(torch.ones(2, 1, 2, 2))
     other.load_state_dict(pool.state_dict())

@@ -1,4 +1,4 @@
-"""Tests of imagemint.training.networks.changes and of the losses that go with them."""
+"""Tests of imagemint.training.networks.changes and of the corresponding losses."""
 
 import pytest
 import torch
@@ -12,12 +12,12 @@ from imagemint.training.networks.precision import PLAIN
 
 
 def images(*shape, seed=0):
-    """Noise in [-1, 1]."""
+    """Returns noise in [-1, 1]."""
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
 class Constant(nn.Module):
-    """Draws one value everywhere, and keeps what it was given."""
+    """Draws one value everywhere, and keeps its input."""
 
     def __init__(self, channels, value):
         super().__init__()
@@ -30,12 +30,12 @@ class Constant(nn.Module):
 
 
 def batch_of(source, target, fake):
-    """A step with these images."""
+    """Returns a step with these images."""
     return Translated(nn.Identity(), source, target, fake, None, PLAIN)
 
 
 def test_filler_copies_outside_the_hole():
-    """Only pixels below the mask change, and the network does not see what is there."""
+    """Only pixels below the mask change, and the network does not see the original ones."""
     source = images(2, 4, 8, 8)
     source[:, 3] = -1
     source[:, 3, 2:5, 1:4] = 1
@@ -59,7 +59,7 @@ def test_gate_keeps_the_last_frame():
 
 
 def test_corrector_adds():
-    """What the network draws is added to the source."""
+    """The output of the network is added to the source."""
     source = images(1, 3, 4, 4)
     assert torch.allclose(Corrector(Constant(3, 0.5))(source), source + 0.5)
 
@@ -78,7 +78,7 @@ def test_gradient_difference_is_the_formula():
 
 
 def test_hole_reconstruction_counts_the_hole_only():
-    """An error outside of the mask costs nothing; inside it is the mean over its pixels."""
+    """Only errors below the mask count, as the mean over its pixels."""
     source, target = images(1, 4, 8, 8), images(1, 3, 8, 8, seed=1)
     source[:, 3] = -1
     source[:, 3, :2, :2] = 1

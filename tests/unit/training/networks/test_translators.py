@@ -15,7 +15,7 @@ from imagemint.training.networks.unet import check_halvings
 
 
 def source_influence(network, size, channels):
-    """Which pixels of a source decide the middle of the result: rows and columns, as bools."""
+    """Returns which rows and columns of a source affect the middle of the result, as bools."""
     x = torch.zeros(1, channels, size, size, requires_grad=True)
     y = network(x)
     middle = y.shape[2] // 2
@@ -25,7 +25,7 @@ def source_influence(network, size, channels):
 
 @pytest.mark.parametrize("depth", [1, 3])
 def test_unet_keeps_the_size(depth):
-    """Any multiple of its halvings is translated to as many pixels, between -1 and 1."""
+    """Any multiple of its halvings is translated to the same size, between -1 and 1."""
     network = UNet(7, 3, base_channels=4, depth=depth)
     x = 9 * torch.randn(2, 7, 16, 24)
     y = network(x)
@@ -34,7 +34,7 @@ def test_unet_keeps_the_size(depth):
 
 
 def test_unet_sees_around_the_bottleneck():
-    """The skip at full size carries a single pixel: a change of it changes its own result most."""
+    """The skip at full size passes a single pixel, whose change affects its own result most."""
     torch.manual_seed(0)
     network = UNet(1, 1, base_channels=4, depth=3).eval()
     x = torch.zeros(1, 1, 32, 32)
@@ -46,14 +46,14 @@ def test_unet_sees_around_the_bottleneck():
 
 
 def test_odd_sizes_are_refused():
-    """A size that cannot be halved so often is refused, with what would do."""
+    """A size that cannot be halved often enough is refused, and the error names suitable ones."""
     with pytest.raises(DatasetError, match=r"28x28 pixels cannot be halved 3 times.*of 8"):
         check_halvings(28, 28, 3)
 
 
 @pytest.mark.parametrize(("layers", "patch"), [(1, 16), (2, 34), (3, 70)])
 def test_patches_have_the_size_of_the_paper(layers, patch):
-    """One logit is decided by a square of 16, 34 or 70 pixels."""
+    """One logit depends on a square of 16, 34 or 70 pixels."""
     D = PatchDiscriminator(3, base_channels=2, layers=layers)
     for index, layer in enumerate(D.judge):
         if isinstance(layer, torch.nn.InstanceNorm2d):  # its statistics are those of all patches
@@ -63,7 +63,7 @@ def test_patches_have_the_size_of_the_paper(layers, patch):
 
 
 def test_patches_see_the_source():
-    """A smaller source is enlarged and put beside the image; its change moves the logits."""
+    """A smaller source is enlarged and added to the image, and its change affects the logits."""
     D = PatchDiscriminator(4, base_channels=2, layers=1).eval()
     x, source = torch.randn(2, 3, 16, 16), torch.randn(2, 1, 4, 4)
     logits = D(x, source)
@@ -72,7 +72,7 @@ def test_patches_see_the_source():
 
 
 def test_resnet_starts_from_the_source():
-    """A generator of changes returns almost its source; the other one does not."""
+    """The result of a residual generator is close to the source, but not that of the other one."""
     torch.manual_seed(1)
     x = torch.rand(2, 3, 16, 20) - 0.5
     residual, whole = (
@@ -87,7 +87,7 @@ def test_resnet_starts_from_the_source():
 
 
 def test_two_way_translates_there():
-    """Called like any translator, it goes there; the way back is another network."""
+    """It translates to the targets like any translator; the way back is another network."""
     ways = [ResnetGenerator(3, 3, base_channels=2, blocks=1) for _ in range(2)]
     network = TwoWay(*ways)
     x = torch.rand(1, 3, 8, 8)
@@ -97,7 +97,7 @@ def test_two_way_translates_there():
 
 @pytest.mark.parametrize("scale", [2, 4])
 def test_srresnet_enlarges_any_size(scale):
-    """It starts near bilinear enlargement, at any height and width."""
+    """The first result is near bilinear enlargement, at any height and width."""
     torch.manual_seed(2)
     network = SRResNet(3, base_channels=4, blocks=1, scale=scale)
     x = torch.rand(2, 3, 5, 9) - 0.5
@@ -108,7 +108,7 @@ def test_srresnet_enlarges_any_size(scale):
 
 @pytest.mark.parametrize(("scale", "blocks"), [(2, 1), (4, 1), (4, 3)])
 def test_srresnet_knows_its_radius(scale, blocks):
-    """No pixel of the source further away than the radius decides a result, and one there does."""
+    """Only pixels of the source within the radius affect a result."""
     network = SRResNet(1, base_channels=2, blocks=blocks, scale=scale).double()
     for parameter in network.parameters():  # none may be dead
         torch.nn.init.uniform_(parameter, 0.5, 1.0)

@@ -37,7 +37,7 @@ def images():
 
 @pytest.mark.parametrize("degradation", ALL, ids=repr)
 def test_source_depends_on_image_seed_and_index_only(images, degradation):
-    """A source is the same in another batch, and has the form that was promised."""
+    """A source is the same in another batch, and has the announced form."""
     together = degradation(images, 9, ROWS)
     alone = [degradation(images[[i]], 9, ROWS[[i]])[0] for i in reversed(range(4))]
     assert np.array_equal(together, np.stack(alone[::-1]))
@@ -47,7 +47,7 @@ def test_source_depends_on_image_seed_and_index_only(images, degradation):
 
 @pytest.mark.parametrize("degradation", [MotionBlur(), Holes()], ids=repr)
 def test_seed_and_index_decide_random_sources(images, degradation):
-    """Another seed, or another index, degrades the same image otherwise."""
+    """Another seed or index degrades the same image differently."""
     same = images[[0]]
     one = degradation(same, 1, np.array([0]))
     assert not np.array_equal(one, degradation(same, 2, np.array([0])))
@@ -74,7 +74,7 @@ def test_gray_is_that_of_pillow(images):
 
 
 def test_gray_needs_colours():
-    """Gray images have no gray source."""
+    """Gray images cannot be converted to gray sources."""
     with pytest.raises(DatasetError, match="colour"):
         Gray().form(28, 28, 1)
 
@@ -116,13 +116,13 @@ def test_blur_is_the_convolution(images):
 
 
 def test_blur_keeps_flat_images():
-    """Also at the border an image of one colour stays as it is."""
+    """An image of one colour is unchanged, also at the border."""
     flat = np.full((2, 32, 32, 3), 77, np.uint8)
     assert (MotionBlur()(flat, 0, np.array([0, 1])) == 77).all()
 
 
 def test_holes_hide_what_the_mask_says(images):
-    """Below the mask nothing of the image is left, and elsewhere all of it."""
+    """The source hides all pixels below the mask, and has all others."""
     indices = np.arange(60)
     sources = Holes(boxes=0.3)(np.resize(images, (60, 64, 64, 3)), 4, indices)
     masks = sources[..., 3]

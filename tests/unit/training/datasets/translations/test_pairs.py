@@ -23,7 +23,7 @@ WORN = np.array([0, 2, 3, 7, 8])
 
 @pytest.fixture
 def people():
-    """Ten images, five of them with glasses."""
+    """Returns ten images, five of them with glasses."""
     rng = np.random.Generator(np.random.Philox(key=[1, 0]))
     images = rng.integers(0, 256, (10, 64, 64, 3)).astype(np.uint8)
     codes = np.zeros(10, np.int64)
@@ -36,7 +36,7 @@ def people():
 
 
 def pairs_of(people):
-    """One data set of each kind."""
+    """Returns one data set of each kind."""
     bare = np.zeros((len(WORN), 64, 64, 3), np.uint8)
     without = np.setdiff1d(np.arange(10), WORN)
     return {
@@ -48,7 +48,7 @@ def pairs_of(people):
 
 @pytest.mark.parametrize("kind", ["paired", "sequence", "unpaired"])
 def test_draws_are_functions_of_the_position(people, kind):
-    """A run that resumes, or draws in other batches, sees the same pairs."""
+    """A resumed run, or one with other batches, gets the same pairs."""
     once = pairs_of(people)[kind].draw(3, 0, 24)
     pairs = pairs_of(people)[kind]
     pairs.draw(4, 0, 5)
@@ -73,7 +73,7 @@ def test_epochs_show_every_image_anew(people):
 
 
 def test_examples_are_fixed(people):
-    """A row has the same source whatever was drawn before, and its own target."""
+    """A row always has the same source and its own target, after any other draws."""
     pairs = pairs_of(people)["paired"]
     sources, targets = pairs.examples(np.array([4, 1]))
     pairs.draw(0, 0, 3)
@@ -83,7 +83,7 @@ def test_examples_are_fixed(people):
 
 
 def test_unpaired_images_meet_at_random(people):
-    """Sources wear glasses, targets do not, and which meet differs between epochs."""
+    """Sources have glasses, targets have none, and the combinations differ between epochs."""
     pairs = pairs_of(people)["unpaired"]
     assert not pairs.paired
     assert len(pairs) == 5
@@ -116,7 +116,7 @@ def test_sequences_go_on(people):
 
 
 def test_motion_is_steady():
-    """A block moves by the speed of its path, and grows by its growth."""
+    """A block moves with the speed of its path, and grows at its rate."""
     image = np.full((64, 64, 1), 255, np.uint8)
     image[24:40, 24:40] = 0
     path = Path(x=0, y=0, dx=1 / 32, dy=0, angle=0, turn=0, scale=1, growth=0)
@@ -145,7 +145,7 @@ def test_digest_tells_data_and_task_apart(people):
 
 
 def test_tasks_are_loaded_by_name(people, monkeypatch):
-    """Tasks take the images that suit them; holes are only cut into people without glasses."""
+    """Tasks accept suitable images; only people without glasses get holes."""
     monkeypatch.setitem(datasets.DATASETS, "avatars64", lambda *_: people)
     bare = np.zeros((len(WORN), 64, 64, 3), np.uint8)
     monkeypatch.setattr(tasks.avatars, "load_bare", lambda *_: (WORN, bare))
@@ -165,13 +165,13 @@ def test_unknown_task_is_refused():
 
 @pytest.mark.usefixtures("toy_mnist")
 def test_glasses_need_people():
-    """Digits wear none."""
+    """Digits have no glasses."""
     with pytest.raises(DatasetError, match="avatars64"):
         load_pairs("glasses", "train", dataset="mnist")
 
 
 @pytest.mark.usefixtures("toy_mnist")
 def test_gray_images_have_drawings_and_holes():
-    """Data sets of gray images serve tasks that need no colours."""
+    """Data sets of gray images are suitable for tasks without colours."""
     assert load_pairs("edges", "train", dataset="mnist").form.shape == (28, 28, 1)
     assert load_pairs("holes", "train", dataset="mnist").form.shape == (28, 28, 2)
