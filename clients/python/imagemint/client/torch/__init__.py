@@ -5,7 +5,7 @@ has them by index. `mix` adds synthetic images to a data set of real ones.
 """
 
 try:
-    import torch  # noqa: F401
+    import torch  # noqa: F401 - here, so that the error says what to install
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         "imagemint.client.torch needs PyTorch; install torch as https://pytorch.org says"
