@@ -21,6 +21,8 @@ REASONS = {
     "trains for hours",
     "trains for minutes",
 }
+# Commands that take minutes or hours.
+LONG = {"bench", "evaluate", "export", "train"}
 SHELL = {page: [each for each in blocks_of(page) if each.language == "sh"] for page in PAGES}
 
 
@@ -55,3 +57,12 @@ def test_reasons_not_to_run_a_block_are_known(page):
     marks = re.findall(r"<!-- not run: (.+?) -->", (ROOT / page).read_text())
     assert [block.reason for block in blocks_of(page) if block.reason] == marks
     assert set(marks) <= REASONS
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if SHELL[page]])
+def test_long_commands_are_marked(page):
+    """No block that the tests run trains, evaluates, exports or measures: it would take hours."""
+    lines = [line for block in SHELL[page] if not block.reason for line in block.lines]
+    for words in (words for line in lines for words in split_commands(line)):
+        is_long = words[:1] == ["imagemint"] and words[1] in LONG and words[2:] != ["--list"]
+        assert not is_long, f"mark the block of: {' '.join(words)}"
