@@ -61,7 +61,7 @@ def test_run_is_exported_to_a_bundle(run, tmp_path, capsys):
     assert status == 0
     assert str(bundle.directory) in said
     assert "digits@1" in said
-    assert "1,000 latents" in said
+    assert "1,000 inputs" in said
     assert "no measured quality" in said
     assert f"serve it: imagemint serve --repository {tmp_path}" in said
     assert bundle.manifest.title == "Digits"
