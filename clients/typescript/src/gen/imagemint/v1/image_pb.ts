@@ -199,7 +199,7 @@ export type ImageSpec = Message<"imagemint.v1.ImageSpec"> & {
   } | { case: undefined; value?: undefined };
 
   /**
-   * Index of the first image on the seed's reel, default 0; first_index + count at most 2^64.
+   * Index of the first image of the seed, default 0; first_index + count at most 2^64.
    *
    * @generated from field: uint64 first_index = 5;
    */
@@ -378,8 +378,8 @@ export const ImageScoresSchema: GenMessage<ImageScores> = /*@__PURE__*/
  */
 export type MintedImage = Message<"imagemint.v1.MintedImage"> & {
   /**
-   * Index on the seed's reel; for explicit latents the position from first_index on. With a filter the
-   * index that was asked for; `serial` has that of the candidate.
+   * Index of the image for its seed; for explicit latents the position from first_index on. With a
+   * filter, the requested index; `serial` has that of the candidate.
    *
    * @generated from field: uint64 index = 1;
    */
