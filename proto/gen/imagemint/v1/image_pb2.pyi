@@ -261,7 +261,7 @@ class ImageSpec(_message.Message):
     seed: _builtins.int
     """Seed, any uint64."""
     first_index: _builtins.int
-    """Index of the first image on the seed's reel, default 0; first_index + count at most 2^64."""
+    """Index of the first image of the seed, default 0; first_index + count at most 2^64."""
     count: _builtins.int
     """Number of images, 1 or more. Generate: at most the model's max_images_per_request."""
     class_id: _builtins.int
@@ -428,8 +428,8 @@ class MintedImage(_message.Message):
     CAPTION_FIELD_NUMBER: _builtins.int
     SCORES_FIELD_NUMBER: _builtins.int
     index: _builtins.int
-    """Index on the seed's reel; for explicit latents the position from first_index on. With a filter the
-    index that was asked for; `serial` has that of the candidate.
+    """Index of the image for its seed; for explicit latents the position from first_index on. With a
+    filter, the requested index; `serial` has that of the candidate.
     """
     class_id: _builtins.int
     """Class it was asked for; absent for a model without classes."""
