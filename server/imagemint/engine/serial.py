@@ -97,7 +97,7 @@ def hash_source(source: npt.NDArray[np.uint8]) -> str:
         source: uint8 [height, width, depth], as the graph receives it.
     """
     digest = hashlib.sha256(np.array(source.shape, "<u4").tobytes())
-    digest.update(np.ascontiguousarray(source))
+    digest.update(np.ascontiguousarray(source).data)
     return digest.hexdigest()[:_SOURCE_DIGITS]
 
 

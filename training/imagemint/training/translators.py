@@ -100,7 +100,8 @@ def read_translator(run: Path, direction: Direction = "there") -> TrainedTransla
         )
     except RuntimeError as error:
         raise CheckpointError(f"{checkpoint}: {error}") from error
-    examples, evaluations = read_examples(run), ()
+    examples = read_examples(run)
+    evaluations: tuple[EvaluationFigure, ...] = ()
     if direction == "there":
         evaluations = read_report(run / "evaluation.json", about["generator_sha256"])
     if isinstance(network, TwoWay):
