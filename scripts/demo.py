@@ -1,10 +1,10 @@
 """`make demo`: serves the shipped models and generates ten digits of each class over gRPC.
 
 The demo shows, in this order: a server that starts on free ports and reports that it is ready; a
-contact sheet (rows are classes, columns share a latent); serial numbers; latency and throughput
-from the server's metrics; one serial that a new client generates again with the same bytes; a
-shutdown on SIGTERM with exit status 0; the command that serves the page. It needs the `server`
-extra, but no GPU, data or torch.
+contact sheet (rows are classes, columns share a latent), at the right of it people that a model
+enlarges; serial numbers; latency and throughput from the server's metrics; one serial that a new
+client generates again with the same bytes; a shutdown on SIGTERM with exit status 0; the command
+that serves the page. It needs the `server` extra, but no GPU, data or torch.
 """
 
 import argparse
@@ -36,10 +36,15 @@ SEED = 42
 PER_CLASS = 10
 BURST = 1000
 READY_WITHIN_S = 30.0
+# Large models are tested when they are loaded, which takes seconds of a free core.
+LOADED_WITHIN_S = 120.0
 GONE_WITHIN_S = 15.0
 PAGE_ADDRESS = "127.0.0.1:8000"
 # More models, on the right of the sheet, if the repository holds them.
 PEOPLE = ("avatars", "avatars-text")
+# A model that enlarges images, likewise.
+ENLARGER = "srgan"
+Pixels = NDArray[np.uint8]
 # Side of a tile of the sheet, in pixels: an image, enlarged by a whole number, and its margin.
 TILE = 64
 
@@ -146,9 +151,8 @@ class Counters:
         )
 
 
-def sheet(rows: list[ImageBatch]) -> Image.Image:
-    """Returns one picture: a row for each batch, a column for each of its images."""
-    tiles: NDArray[np.uint8] = np.stack([row.image for row in rows])  # [R, C, h, w, channels]
+def sheet(tiles: Pixels) -> Image.Image:
+    """Returns one picture from tiles uint8 [rows, columns, height, width, channels]."""
     zoom = TILE // tiles.shape[2]
     gap = (TILE // zoom - tiles.shape[2]) // 2
     padded = np.pad(tiles, ((0, 0), (0, 0), (gap, gap), (gap, gap), (0, 0)), constant_values=48)
@@ -181,9 +185,46 @@ def mint_rows(client: Client, model: str) -> list[ImageBatch]:
     return rows
 
 
+def stack_rows(rows: list[ImageBatch]) -> Pixels:
+    """Returns the images of batches, uint8 [batches, images, height, width, channels]."""
+    return np.stack([row.image for row in rows])
+
+
+def sharpen_people(client: Client, people: Pixels) -> Pixels:
+    """Shrinks the first person of each row fourfold, and lets a model enlarge them again.
+
+    Args:
+        client: a connection to the server.
+        people: uint8 [rows, columns, height, width, 3].
+
+    Returns:
+        Sources, enlarged without interpolation, beside results; uint8 [rows, 2, height, width, 3].
+
+    Raises:
+        DemoError: no version of the model is ready.
+    """
+    _wait_for_manifest(client, ENLARGER)
+    height, width = people.shape[2:4]
+    sources = [
+        np.asarray(
+            Image.fromarray(row[0]).resize((width // 4, height // 4), Image.Resampling.BICUBIC)
+        )
+        for row in people
+    ]
+    results = client.translate(ENLARGER, sources)
+    print(f"{len(results)} people of {width // 4}x{height // 4} pixels enlarged, model {ENLARGER}")
+    print(f"  serial {results[0].serials[0]}")
+    return np.stack(
+        [
+            np.stack([source.repeat(4, axis=0).repeat(4, axis=1), result.image])
+            for source, result in zip(sources, results, strict=True)
+        ]
+    )
+
+
 def _wait_for_manifest(client: Client, model: str) -> Manifest:
     """Returns the manifest of the default version; large models load while others serve."""
-    deadline = time.monotonic() + READY_WITHIN_S
+    deadline = time.monotonic() + LOADED_WITHIN_S
     while (manifest := client.model(model).manifest()) is None:
         if time.monotonic() > deadline:
             raise DemoError(f"no version of {model} is ready; run imagemint models for the reason")
@@ -191,9 +232,9 @@ def _wait_for_manifest(client: Client, model: str) -> Manifest:
     return manifest
 
 
-def write_sheet(parts: list[list[ImageBatch]], out: Path) -> None:
-    """Writes one picture with the rows of each model side by side."""
-    pictures = [sheet(rows) for rows in parts]
+def write_sheet(parts: list[Pixels], out: Path) -> None:
+    """Writes one picture with the tiles of each model side by side."""
+    pictures = [sheet(tiles) for tiles in parts]
     width, height = sum(each.width for each in pictures), max(each.height for each in pictures)
     whole = Image.new("RGB" if len(pictures) > 1 else pictures[0].mode, (width, height))
     left = 0
@@ -262,12 +303,14 @@ def demo(repository: Path, out: Path) -> None:
         with Client(server.grpc_address) as client:
             rows = mint_rows(client, MODEL)
             report_speed(client, server)
-            parts = [rows]
+            parts = [stack_rows(rows)]
             parts += [
-                mint_rows(client, model)
+                stack_rows(mint_rows(client, model))
                 for model in PEOPLE
                 if any((repository / model).glob("*/model.onnx"))
             ]
+            if len(parts) > 1 and any((repository / ENLARGER).glob("*/model.onnx")):
+                parts.append(sharpen_people(client, parts[1]))
             write_sheet(parts, out)
         prove_serial(server, rows[-1])
         shut_down(server)

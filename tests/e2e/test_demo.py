@@ -33,17 +33,26 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
 
 
 def test_demo_sheet_has_different_digits_and_people(demo: tuple[str, Path]):
-    """Each third has ten rows of ten tiles. No tile is blank, and no two are equal."""
+    """Each model has ten rows of ten tiles. No tile is blank, and no two are equal."""
     _, path = demo
     with Image.open(path) as picture:
-        assert picture.size == (1920, 640)
+        assert picture.size == (1920 + 128, 640)
         pixels = np.asarray(picture.convert("L"))
-    for third in np.split(pixels, 3, axis=1):
-        tiles = third.reshape(10, 64, 10, 64).swapaxes(1, 2)[:, :, 4:-4, 4:-4].reshape(100, -1)
+    for part in np.split(pixels[:, :1920], 3, axis=1):
+        tiles = part.reshape(10, 64, 10, 64).swapaxes(1, 2)[:, :, 4:-4, 4:-4].reshape(100, -1)
         assert np.all(np.ptp(tiles, axis=1) > 150)
         assert len(np.unique(tiles, axis=0)) == 100
     colours = np.asarray(Image.open(path).convert("RGB"))[:, 640:]
     assert np.ptp(colours, axis=2).max() > 100
+
+
+def test_demo_enlarges_people(demo: tuple[str, Path]):
+    """The result is nearer to the original than its source of a sixteenth of the pixels."""
+    output, path = demo
+    assert re.search(r"serial srgan@\d+/\S*source=[0-9a-f]{32}$", output, re.MULTILINE)
+    pixels = np.asarray(Image.open(path).convert("RGB"), np.float64).reshape(10, 64, 32, 64, 3)
+    originals, sources, results = (pixels[:, :, column] for column in (10, 30, 31))
+    assert np.abs(results - originals).mean() < 0.7 * np.abs(sources - originals).mean()
 
 
 def test_demo_prints_serials_of_the_fixed_seed(demo: tuple[str, Path]):
