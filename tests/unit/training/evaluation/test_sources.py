@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny_bundles import write_bundle
 
 from imagemint.engine.batch import Batch
@@ -41,6 +42,7 @@ def test_run_draws_the_images_of_its_serials(train, tmp_path):
 def test_bundle_draws_the_images_of_its_serials(tmp_path, options, conditional):
     """A bundle draws with the latents of the serial, classes in turn and no truncation."""
     directory = write_bundle(tmp_path, "tiny", **options)
+    Image.new("L", (40, 40)).save(directory / "samples.png")  # as in exported bundles
     source = open_source(str(directory), CPU)
     images, classes = source.draw(9, 250, 300)
     bundle = read_bundle(directory)

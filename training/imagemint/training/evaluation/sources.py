@@ -299,10 +299,10 @@ def open_source(
     path = Path(place)
     if path.suffix == ".npz":
         return NpzSource(path)
+    if (path / "model.onnx").is_file():  # its samples.png is no image to measure
+        return BundleSource(path, device, variant)
     if is_folder_of_pictures(path):
         return PicturesSource(scan(path))
-    if (path / "model.onnx").is_file():
-        return BundleSource(path, device, variant)
     return RunSource(path, device)
 
 
