@@ -87,7 +87,7 @@ class FilteredConnection(Connection):
     """Keep only images to which the model's classifier gives their class with this probability."""
     rejection_sampling: bool = False
     """Keep images by discriminator rejection sampling."""
-    min_training_distance: float | None = Field(None, ge=0)
+    min_training_distance: float | None = Field(None, ge=0, le=1e6)
     """Keep only images this far from every training image, in units of the median distance of test
     images."""
     max_tries: int | None = Field(None, ge=1, le=1_000)
