@@ -27,7 +27,7 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 from imagemint.client import Caption, Client, ImageBatch, ImagemintError
-from imagemint.client.models import Manifest
+from imagemint.client.models import Manifest, ModelState
 from imagemint.server.healthcheck import serving_status
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -222,12 +222,16 @@ def sharpen_people(client: Client, people: Pixels) -> Pixels:
     )
 
 
-def _wait_for_manifest(client: Client, model: str) -> Manifest:
+def _wait_for_manifest(client: Client, name: str) -> Manifest:
     """Returns the manifest of the default version; large models load while others serve."""
     deadline = time.monotonic() + LOADED_WITHIN_S
-    while (manifest := client.model(model).manifest()) is None:
-        if time.monotonic() > deadline:
-            raise DemoError(f"no version of {model} is ready; run imagemint models for the reason")
+    while (manifest := (model := client.model(name)).manifest()) is None:
+        failed = all(version.state is ModelState.FAILED for version in model.versions)
+        if failed or time.monotonic() > deadline:
+            why = "; ".join(
+                f"version {it.version} is {it.state}: {it.reason}" for it in model.versions
+            )
+            raise DemoError(f"no version of {name} is ready ({why})")
         time.sleep(0.2)
     return manifest
 
