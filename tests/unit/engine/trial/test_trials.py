@@ -138,6 +138,7 @@ def _make_arguments(directory):
             "variant": "reference",
             "memory_bytes": None,
             "timeout_s": WAIT_S,
+            "trusted_keys": None,
             "max_bytes": 2**30,
             "max_image_memory_bytes": 2**29,
             "alone_threads": 1,
