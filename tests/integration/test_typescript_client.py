@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from made_sources import draw
 from node import CLIENT, require_node, run_node
-from tiny_bundles import write_bundle, write_each_kind
+from tiny_bundles import write_bundle, write_critic, write_each_kind
 from tiny_translators import write_translator
 
-from imagemint.client import AsyncClient, Cycle
+from imagemint.client import AsyncClient, Cycle, Filter
 from imagemint.engine.serial import Serial
 from imagemint.server.access.api_keys import compute_digest
 
@@ -46,10 +46,11 @@ def compiled():
 
 @pytest.fixture(scope="module")
 def all_models(tmp_path_factory):
-    """One model of each kind, and one for each number of classes in the sampling vectors."""
+    """One model of each kind, one with a critic, and one for each vector's number of classes."""
     directory = tmp_path_factory.mktemp("models")
     write_each_kind(directory)
     write_bundle(directory, "worded", captions=True)
+    write_critic(write_bundle(directory, "judged"))
     write_translator(directory, "sketch", size=(6, 8))
     for num_classes in {each["num_classes"] for each in VECTORS["classes"]}:
         write_bundle(directory, f"vectors-{num_classes}", num_classes=num_classes)
@@ -111,6 +112,22 @@ def spell_serials():
     return spelled
 
 
+def describe_filtered(batch):
+    """Returns the images of a batch with their scores, as the Node client names them."""
+    scores = batch.scores
+    return [
+        {
+            "serial": serial,
+            "pixels": batch.image[at].tobytes().hex(),
+            "classConfidence": float(scores.class_confidence[at]),
+            "realness": float(scores.realness[at]),
+            "trainingDistance": float(scores.training_distance[at]),
+            "rejected": int(scores.rejected[at]),
+        }
+        for at, serial in enumerate(batch.serials)
+    ]
+
+
 async def start_locked(serve, models, authority, write_certificate, folder):
     """Starts a server with TLS and one API key, and returns it with the file of its authority."""
     certificate, key = write_certificate(authority, folder)
@@ -130,6 +147,8 @@ async def test_node_client_passes_its_tests(  # noqa: PLR0917 - fixtures
     locked, roots = await start_locked(serve, all_models, authority, write_certificate, tmp_path)
     async with AsyncClient(app.grpc_address) as python:
         batch = await python.generate("digits", 4, seed=42, condition=Cycle())
+        bright = Filter(min_class_confidence=0.5, max_tries=1_000)
+        kept = await python.generate("judged", 12, seed=3, condition=Cycle(), image_filter=bright)
         (picture,) = await python.translate_encoded("sketch", [draw(1)])
     given = {
         "address": app.grpc_address,
@@ -140,6 +159,7 @@ async def test_node_client_passes_its_tests(  # noqa: PLR0917 - fixtures
             serial: image.tobytes().hex()
             for serial, image in zip(batch.serials, batch.image, strict=True)
         },
+        "filtered": describe_filtered(kept),
         "source": draw(1).tobytes().hex(),
         "translation": picture.data.hex(),
         "vectors": describe_vectors(),

@@ -50,7 +50,8 @@ import type {
   InterpolateOptions,
   StreamOptions,
 } from "./options.js";
-import { outputSpec, smallNumber, type Encoding } from "./requests.js";
+import { smallNumber } from "./numbers.js";
+import { outputSpec, type Encoding } from "./requests.js";
 import { cutIntoRuns, runSelection } from "./runs.js";
 import { resumeStream } from "./streams.js";
 import {

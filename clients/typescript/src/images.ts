@@ -3,6 +3,7 @@
 import type { Duration } from "@bufbuild/protobuf/wkt";
 
 import { ServerError } from "./errors.js";
+import { scoresOf, type Scores } from "./filters.js";
 import {
   ImageFormat,
   ImageLayout,
@@ -50,6 +51,8 @@ export interface ImageIdentity {
   readonly caption: string | undefined;
   /** Serial number; empty for explicit latents. */
   readonly serial: string;
+  /** Scores; undefined for a request without a filter. */
+  readonly scores: Scores | undefined;
 }
 
 /** One image as pixels. */
@@ -188,7 +191,7 @@ function originOf(batch: WireBatch, timing: WireTiming | undefined): Origin {
 
 function identityOf(image: WireImage): ImageIdentity {
   const { index, classId, caption, serial } = image;
-  return { index, classId, caption, serial };
+  return { index, classId, caption, serial, scores: scoresOf(image.scores) };
 }
 
 function milliseconds(duration: Duration | undefined): number {

@@ -18,6 +18,7 @@ export {
   Unimplemented,
   type Violation,
 } from "./errors.js";
+export type { Filter, Scores } from "./filters.js";
 export type { BundleManifest } from "./gen/imagemint/v1/manifest_pb.js";
 export { ModelState, type Model, type ModelVersion } from "./gen/imagemint/v1/model_service_pb.js";
 export type { EncodedPicture, Image, ImageBatch, ImageIdentity, Origin, Timing } from "./images.js";

@@ -13,13 +13,16 @@ import {
   type InterpolateRequest,
   type StreamGenerateRequest,
 } from "./gen/imagemint/v1/generation_service_pb.js";
+import { filterMessage, type Filter } from "./filters.js";
+import type { ImageSpec } from "./gen/imagemint/v1/image_pb.js";
+import { smallNumber, type Whole } from "./numbers.js";
 import type {
   AnimateOptions,
   GenerateOptions,
   InterpolateOptions,
   StreamOptions,
 } from "./options.js";
-import { imageSpec, priorityValue, smallNumber } from "./requests.js";
+import { imageSpec, priorityValue, type Selection } from "./requests.js";
 
 const ANIMATIONS = {
   webp: WireAnimationFormat.WEBP,
@@ -32,14 +35,14 @@ export type AnimationFormat = keyof typeof ANIMATIONS;
 
 export function generateRequest(model: string, options: GenerateOptions): GenerateRequest {
   return create(GenerateRequestSchema, {
-    images: imageSpec(model, options.count ?? 1, options),
+    images: filteredSpec(model, options.count ?? 1, options),
     priority: priorityValue(options.priority),
   });
 }
 
 export function streamRequest(model: string, options: StreamOptions): StreamGenerateRequest {
   const request = create(StreamGenerateRequestSchema, {
-    images: imageSpec(model, options.count, options),
+    images: filteredSpec(model, options.count, options),
     priority: priorityValue(options.priority),
   });
   if (options.chunkSize !== undefined) {
@@ -71,4 +74,16 @@ export function animationSpec(options: AnimateOptions): Animation {
     animation.frameMs = smallNumber("frameMs", options.frameMs);
   }
   return animation;
+}
+
+function filteredSpec(
+  model: string,
+  count: Whole,
+  options: Selection & { filter?: Filter | undefined },
+): ImageSpec {
+  const spec = imageSpec(model, count, options);
+  if (options.filter !== undefined) {
+    spec.filter = filterMessage(options.filter);
+  }
+  return spec;
 }

@@ -1,8 +1,10 @@
 /** Options of the client and of its calls. */
 
 import type { Tls } from "./channel.js";
+import type { Filter } from "./filters.js";
 import type { AnimationFormat } from "./messages.js";
-import type { Priority, Selection, Whole } from "./requests.js";
+import type { Whole } from "./numbers.js";
+import type { Priority, Selection } from "./requests.js";
 
 /** Settings of a client. */
 export interface ClientOptions {
@@ -28,6 +30,8 @@ export interface CallSettings {
 export interface GenerateOptions extends Selection, CallSettings {
   /** Number of images, 1 to the model's limit. Default 1. */
   readonly count?: Whole | undefined;
+  /** Which images to keep, by the scores of the model's critic. Default: all, without scores. */
+  readonly filter?: Filter | undefined;
   /** Default normal; the pixels do not depend on it. */
   readonly priority?: Priority | undefined;
 }
@@ -36,6 +40,8 @@ export interface GenerateOptions extends Selection, CallSettings {
 export interface StreamOptions extends Selection, CallSettings {
   /** Number of images, 1 or more. */
   readonly count: Whole;
+  /** Which images to keep, by the scores of the model's critic. Default: all, without scores. */
+  readonly filter?: Filter | undefined;
   /** Images in a chunk. Default: the server's choice. The pixels do not depend on it. */
   readonly chunkSize?: number | undefined;
   /** Of every chunk. Default normal. */

@@ -15,12 +15,7 @@ import {
   type ImageSpec,
   type OutputSpec,
 } from "./gen/imagemint/v1/image_pb.js";
-
-const UINT64_MAX = 2n ** 64n - 1n;
-const INT32_MAX = 2n ** 31n - 1n;
-
-/** A whole number; use bigint above 2^53. */
-export type Whole = number | bigint;
+import { smallNumber, UINT64_MAX, wholeNumber, type Whole } from "./numbers.js";
 
 /** A class for each image: exactly `count` class indices. */
 export interface PerImage {
@@ -170,23 +165,6 @@ export function outputSpec({ format = "png", quality }: Encoding): OutputSpec {
 /** Returns the value of a priority on the wire. */
 export function priorityValue(priority: Priority = "normal"): WirePriority {
   return priority === "high" ? WirePriority.HIGH : WirePriority.NORMAL;
-}
-
-/** Returns `value` as a number that fits an int32 of 0 or more. */
-export function smallNumber(name: string, value: Whole): number {
-  return Number(wholeNumber(name, value, INT32_MAX));
-}
-
-function wholeNumber(name: string, value: Whole, largest: bigint): bigint {
-  if (typeof value === "number" && !Number.isSafeInteger(value)) {
-    const hint = Number.isInteger(value) ? "is not exact; use a bigint" : "is not a whole number";
-    throw invalid(name, `${value} ${hint}`);
-  }
-  const whole = BigInt(value);
-  if (whole < 0n || whole > largest) {
-    throw invalid(name, `${whole} is outside 0 to ${largest}`);
-  }
-  return whole;
 }
 
 function conditionOf(condition: Condition | undefined): ImageSpec["condition"] {

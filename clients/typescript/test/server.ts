@@ -13,6 +13,15 @@ export interface Given {
   readonly apiKey: string;
   /** Pixels, as hexadecimal text, that the Python client minted of each serial. */
   readonly pixels: Readonly<Record<string, string>>;
+  /** Images of `judged` that the Python client got with a filter, the first of seed 3. */
+  readonly filtered: readonly {
+    readonly serial: string;
+    readonly pixels: string;
+    readonly classConfidence: number;
+    readonly realness: number;
+    readonly trainingDistance: number;
+    readonly rejected: number;
+  }[];
   /** Pixels of a source, and its translation as a PNG, as hexadecimal text. */
   readonly source: string;
   readonly translation: string;
