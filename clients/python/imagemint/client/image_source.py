@@ -1,9 +1,10 @@
 """Sources of images for training: one seed of one version of a model, read by index."""
 
 import secrets
+import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -97,6 +98,19 @@ class ImageSource(Protocol):
         """Releases what this process has opened."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Connection:
+    """The client of one process."""
+
+    client: Client
+    closed: threading.Event = field(default_factory=threading.Event)
+    """Set when the source is closed. Reads that wait for the server then end."""
+
+    def close(self) -> None:
+        self.closed.set()
+        self.client.close()
+
+
 class ServerSource:
     """Images of a server.
 
@@ -139,7 +153,7 @@ class ServerSource:
         if isinstance(condition, PerImage):
             raise invalid("condition", "a source has no classes image by image; use Cycle")
         self._target = target
-        self._connection: dict[str, Any] = {
+        self._settings: dict[str, Any] = {
             "tls": tls,
             "timeout_s": timeout_s,
             "metadata": metadata,
@@ -147,9 +161,10 @@ class ServerSource:
         self._condition = condition
         self._truncation = truncation
         self._timeout_s = timeout_s
-        self._clients: dict[int, Client] = {}  # by fork generation; one is this process's
+        # By fork generation; one is this process's.
+        self._connections: dict[int, _Connection] = {}
         # The client must be closed before workers are forked, or they could not use gRPC.
-        with Client(target, **self._connection) as client:
+        with Client(target, **self._settings) as client:
             found = client.model(model)
         seed = secrets.randbits(64) if seed is None else seed
         self._identity = replace(_identify(found, version, seed), image_filter=image_filter)
@@ -172,15 +187,17 @@ class ServerSource:
 
         Raises:
             Unavailable, QueueFull: the server did not recover within `timeout_s`.
+            ClientClosed: another thread closed the source.
             ServerError: the server has other bytes under this version.
             ImagemintError: any other failure.
         """
         deadline = None if self._timeout_s is None else time.monotonic() + self._timeout_s
         failures = 0
+        connection = self._open()
         while True:
             left_s = None if deadline is None else max(deadline - time.monotonic(), 0.001)
             try:
-                return self._ask(first_index, count, class_ids, left_s)
+                return self._ask(connection.client, first_index, count, class_ids, left_s)
             except ClientClosed:
                 raise
             except _TRANSIENT as error:
@@ -188,22 +205,31 @@ class ServerSource:
                 wait_s = BACKOFF.delay_s(failures, error.retry_delay_s)
                 if deadline is not None and time.monotonic() + wait_s >= deadline:
                     raise
-            time.sleep(wait_s)
+            if connection.closed.wait(wait_s):
+                raise ClientClosed
 
     def close(self) -> None:
-        """Closes the connection of this process. The next read opens a new one."""
-        client = self._clients.pop(forks.generation(), None)
-        if client is not None:
-            client.close()
+        """Closes the connection of this process, and ends its reads with ClientClosed.
+
+        The next read opens a new one.
+        """
+        connection = self._connections.pop(forks.generation(), None)
+        if connection is not None:
+            connection.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_clients": {}}
+        return self.__dict__ | {"_connections": {}}
 
     def _ask(
-        self, first_index: int, count: int, class_ids: Sequence[int] | None, timeout_s: float | None
+        self,
+        client: Client,
+        first_index: int,
+        count: int,
+        class_ids: Sequence[int] | None,
+        timeout_s: float | None,
     ) -> ImageBatch:
         pinned = self._identity
-        batch = self._open().generate(
+        batch = client.generate(
             pinned.model,
             count,
             seed=pinned.seed,
@@ -223,19 +249,19 @@ class ServerSource:
             )
         return batch
 
-    def _open(self) -> Client:
-        """Returns the client of this process.
+    def _open(self) -> _Connection:
+        """Returns the connection of this process.
 
         It takes no lock, because a fork could copy a lock that another thread holds.
         """
         generation = forks.generation()
-        client = self._clients.get(generation)
-        if client is None:
-            fresh = Client(self._target, **self._connection)
-            client = self._clients.setdefault(generation, fresh)
-            if client is not fresh:  # another thread was first
+        connection = self._connections.get(generation)
+        if connection is None:
+            fresh = _Connection(Client(self._target, **self._settings))
+            connection = self._connections.setdefault(generation, fresh)
+            if connection is not fresh:  # another thread was first
                 fresh.close()
-        return client
+        return connection
 
 
 def _identify(model: Model, version: str, seed: int) -> SourceIdentity:

@@ -1,11 +1,22 @@
 """Tests of imagemint.client.image_source."""
 
 import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
 
-from imagemint.client import Cycle, InvalidRequest, NotFound, PerImage, ServerError, Unavailable
+from imagemint.client import (
+    ClientClosed,
+    Cycle,
+    InvalidRequest,
+    NotFound,
+    PerImage,
+    ServerError,
+    Unavailable,
+    image_source,
+)
 from imagemint.client.image_source import ServerSource
 
 
@@ -41,6 +52,35 @@ def test_read_fails_after_its_timeout(address, mint, fault):
     mint.faults.extend(fault(grpc.StatusCode.UNAVAILABLE, retry_s=0.9) for _ in range(100))
     with pytest.raises(Unavailable):
         source.read(0, 1)
+    source.close()
+
+
+class _LongDelay:
+    """Delays that nobody waits for. It says when one begins."""
+
+    def __init__(self):
+        self.begun = threading.Event()
+
+    def delay_s(self, failures, asked_s):
+        """Returns more than the timeout of a test."""
+        self.begun.set()
+        return 600
+
+
+def test_closing_a_source_ends_a_waiting_read(address, mint, fault, monkeypatch):
+    """A read that waits for a busy server ends at once, and opens no further connection."""
+    delay = _LongDelay()
+    monkeypatch.setattr(image_source, "BACKOFF", delay)
+    source = ServerSource(address, "tiny", seed=1, timeout_s=None)
+    # gRPC itself makes four attempts.
+    mint.faults.extend(fault(grpc.StatusCode.UNAVAILABLE) for _ in range(4))
+    with ThreadPoolExecutor(1) as threads:
+        read = threads.submit(source.read, 0, 1)
+        assert delay.begun.wait(60)
+        source.close()
+        with pytest.raises(ClientClosed):
+            read.result(60)
+    assert source.read(0, 1).serials == ("tiny@3/1/0?class=0",)
     source.close()
 
 
