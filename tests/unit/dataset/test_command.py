@@ -3,8 +3,10 @@
 import builtins
 import hashlib
 import json
+import tarfile
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -203,6 +205,26 @@ def test_scores_change_no_image(make, tmp_path):
         assert (scored["image"] == every["image"]).all()
         assert scored["realness"].shape == (20,)
         assert not scored["rejected"].any()
+
+
+def test_scores_stand_beside_the_pictures(make, tmp_path):
+    """Parquet has columns of scores, and the JSON in a tar has the same numbers as an npz."""
+    kept = {"model": "judged", "min_class_confidence": 0.5, "max_tries": 1000}
+    for name in ("npz", "parquet", "webdataset", "imagefolder"):
+        assert make(tmp_path / name, format=name, **kept) == 0
+    with np.load(tmp_path / "npz" / FIRST) as arrays:
+        names = ("class_confidence", "realness", "training_distance", "rejected")
+        wanted = [
+            dict(zip(names, row, strict=True))
+            for row in zip(*(arrays[n].tolist() for n in names), strict=True)
+        ]
+    table = pq.read_table(next((tmp_path / "parquet/data").glob("train-00000-*")))
+    assert table.select(names).to_pylist() == wanted
+    features = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]
+    assert [features[name]["dtype"] for name in names] == ["float32"] * 3 + ["int64"]
+    with tarfile.open(next((tmp_path / "webdataset").glob("*000-*.tar"))) as tar:
+        said = [json.load(tar.extractfile(f"{index:09d}.json")) for index in range(len(wanted))]
+    assert [{name: each[name] for name in names} for each in said] == wanted
 
 
 def test_filter_needs_a_critic(refusal, tmp_path):

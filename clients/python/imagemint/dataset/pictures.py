@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from imagemint.client.images import ImageBatch
+from imagemint.client.images import ImageBatch, Scores
 from imagemint.dataset.plan import Plan
 from imagemint.pictures import PictureFormat, encode
 
@@ -25,6 +25,8 @@ class Picture:
     """Serial number."""
     data: bytes
     """The file."""
+    scores: dict[str, float] | None
+    """Each score by its name, and the number of rejected candidates; None without a filter."""
 
 
 def encode_batch(plan: Plan, batch: ImageBatch) -> Iterator[Picture]:
@@ -34,8 +36,16 @@ def encode_batch(plan: Plan, batch: ImageBatch) -> Iterator[Picture]:
         [None] * len(batch) if batch.class_id is None else batch.class_id.tolist()
     )
     captions = batch.captions or [None] * len(batch)
-    for index, class_id, caption, serial, pixels in zip(
-        batch.index.tolist(), classes, captions, batch.serials, batch.image, strict=True
+    scores = _list_scores(batch.scores) if batch.scores else [None] * len(batch)
+    for index, class_id, caption, serial, pixels, scored in zip(
+        batch.index.tolist(), classes, captions, batch.serials, batch.image, scores, strict=True
     ):
         data = encode(pixels, [serial], picture_format, plan.quality, variant=batch.variant)
-        yield Picture(index, class_id, caption, serial, data)
+        yield Picture(index, class_id, caption, serial, data, scored)
+
+
+def _list_scores(scores: Scores) -> list[dict[str, float]]:
+    """Returns the scores of each image by name."""
+    named = scores.by_name() | {"rejected": scores.rejected}
+    rows = zip(*(values.tolist() for values in named.values()), strict=True)
+    return [dict(zip(named, row, strict=True)) for row in rows]

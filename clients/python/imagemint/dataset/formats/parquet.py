@@ -1,7 +1,8 @@
 """Parquet shards in the image layout of Hugging Face, named as the hub names them."""
 
+import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,7 +28,9 @@ def match_files() -> str:
 
 def write(plan: Plan, shard: Shard, batches: Iterable[ImageBatch], files: NewFiles) -> None:
     """Writes the images of a shard."""
-    schema = make_schema(plan)
+    batches = iter(batches)
+    first = next(batches)
+    schema = make_schema(plan, tuple(first.scores.by_name()) if first.scores else ())
     with (
         files.create(name_file(plan, shard)) as file,
         pq.ParquetWriter(
@@ -40,7 +43,7 @@ def write(plan: Plan, shard: Shard, batches: Iterable[ImageBatch], files: NewFil
         ) as writer,
     ):
         rows: list[Picture] = []
-        for batch in batches:
+        for batch in itertools.chain([first], batches):
             for picture in encode_batch(plan, batch):
                 rows.append(picture)
                 if len(rows) == _ROWS_IN_GROUP:
@@ -50,8 +53,13 @@ def write(plan: Plan, shard: Shard, batches: Iterable[ImageBatch], files: NewFil
             writer.write_table(_make_table(plan, schema, rows))
 
 
-def make_schema(plan: Plan) -> pa.Schema:
-    """Returns the schema, with the features that Hugging Face datasets reads from its metadata."""
+def make_schema(plan: Plan, scores: Sequence[str]) -> pa.Schema:
+    """Returns the schema, with the features that Hugging Face datasets reads from its metadata.
+
+    Args:
+        plan: the plan.
+        scores: names of the scores of each image; empty without a filter.
+    """
     fields = [pa.field("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())]))]
     features: dict[str, object] = {"image": {"_type": "Image"}}
     if plan.class_labels:
@@ -63,6 +71,12 @@ def make_schema(plan: Plan) -> pa.Schema:
     fields += [pa.field("serial", pa.string()), pa.field("index", pa.uint64())]
     features["serial"] = {"dtype": "string", "_type": "Value"}
     features["index"] = {"dtype": "uint64", "_type": "Value"}
+    for name in scores:
+        fields.append(pa.field(name, pa.float32()))
+        features[name] = {"dtype": "float32", "_type": "Value"}
+    if scores:
+        fields.append(pa.field("rejected", pa.int64()))
+        features["rejected"] = {"dtype": "int64", "_type": "Value"}
     metadata = {"huggingface": json.dumps({"info": {"features": features}})}
     return pa.schema(fields, metadata=metadata)
 
@@ -78,4 +92,7 @@ def _make_table(plan: Plan, schema: pa.Schema, rows: list[Picture]) -> pa.Table:
         columns.append(pa.array([each.caption for each in rows], pa.string()))
     columns.append(pa.array([each.serial for each in rows], pa.string()))
     columns.append(pa.array([each.index for each in rows], pa.uint64()))
+    for scored in schema.names[len(columns) :]:
+        values = [each.scores[scored] for each in rows if each.scores]
+        columns.append(pa.array(values, schema.field(scored).type))
     return pa.table(columns, schema=schema)

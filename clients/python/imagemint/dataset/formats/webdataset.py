@@ -1,8 +1,8 @@
 """WebDataset shards: tar files with an image, its class and its serial for each key.
 
 A key is the index. Its members are `KEY.png`, `KEY.json` (serial, index, class label, digital
-source type) and, for models that have them, `KEY.cls` (the class as text) or `KEY.txt` (the
-caption).
+source type, and the scores of a filter) and, for models that have them, `KEY.cls` (the class as
+text) or `KEY.txt` (the caption).
 """
 
 import json
@@ -105,4 +105,6 @@ class _Descriptions:
 
     def __call__(self, picture: Picture) -> bytes:
         end = self._ends[picture.class_id]
+        if picture.scores is not None:
+            end = f", {json.dumps(picture.scores)[1:-1]}{end}"
         return f'{{"serial": "{picture.serial}", "index": {picture.index}{end}'.encode()
