@@ -9,7 +9,6 @@ the model. A run that was interrupted continues with the next seed.
 
 import argparse
 import json
-import os
 import re
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from intervals import mean_interval
+from options import make_parser, refuse_others
 
 from imagemint.training.datasets import load_dataset
 
@@ -61,21 +61,17 @@ def summarise(accuracy: dict[str, dict[str, float]]) -> dict[str, Any]:
 
 def main() -> None:
     """Runs the seeds that are missing in the record."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="the record, a JSON file")
-    parser.add_argument("--data", type=Path, default=os.environ.get("IMAGEMINT_DATA"))
+    parser = make_parser(__doc__, "the record, a JSON file")
     parser.add_argument("--server", default="127.0.0.1:8001", help="HOST:PORT")
     parser.add_argument("--model", default="mnist")
     parser.add_argument("--per-class", type=int, default=20, help="real digits of each class")
     parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--seeds", type=int, default=5)
     options = parser.parse_args()
     settings = {name: getattr(options, name) for name in ("model", "per_class", "steps")}
     record: dict[str, Any] = {"settings": settings, "accuracy": {}}
     if options.out.is_file():
         record = json.loads(options.out.read_text())
-        if record["settings"] != settings:
-            raise SystemExit(f"{options.out} has results of other settings: {record['settings']}")
+        refuse_others(options.out, record["settings"], settings)
     with tempfile.TemporaryDirectory() as folder:
         flags = write_digits(Path(folder), options)
         flags += ["--server", options.server, "--model", options.model]

@@ -9,8 +9,8 @@ on the whole real test set:
 - classical: the same, shifted at random by up to 2 pixels;
 - synthetic: only images of the generator, `--per-class` of each class;
 - mixed: the same synthetic images, and the real ones, shifted, repeated to about half of all;
-- filtered: as mixed, but only synthetic images to which the judge gives their class with a
-  probability of `--confidence`.
+- synthetic-filtered, mixed-filtered: the same, but only with synthetic images to which the judge
+  gives their class with a probability of `--confidence`.
 
 The judge of the filter is the classifier of the arm `classical`, so it has seen no other images.
 Differences between two arms are paired by seed. Every step is kept in its folder: run the same
@@ -23,13 +23,14 @@ import argparse
 import dataclasses
 import hashlib
 import json
-import os
+import statistics
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from intervals import mean_interval
+from options import add_only_done, make_parser
 from score import draw_images
 
 from imagemint.client import Filter
@@ -50,9 +51,11 @@ from imagemint.training.loop.training_loop import train
 from imagemint.training.recipes.mnist import MnistRecipe
 from imagemint.training.trained import read_generator
 
-ARMS = ("real", "classical", "synthetic", "mixed", "filtered")
+ARMS = ("real", "classical", "synthetic", "synthetic-filtered", "mixed", "mixed-filtered")
 CPU = torch.device("cpu")
 _NEVER = 10**12
+_TRIES = 1_000
+_FILTERED = "-filtered"
 
 
 class Cell:
@@ -87,14 +90,16 @@ class Cell:
         """Returns the training images of an arm."""
         if arm in ("real", "classical"):
             return self.real
-        kept = Filter(self.options.confidence) if arm == "filtered" else None
+        kept = None
+        if arm.endswith(_FILTERED):
+            kept = Filter(self.options.confidence, max_tries=_TRIES)
         source = EngineSource(
             "few", repository=self.export(), seed=self.seed, classes=[], image_filter=kept
         )
         count = self.options.per_class * len(self.real.class_labels)
         synthetic = draw_images(source, count, self.real)
         source.close()
-        return synthetic if arm == "synthetic" else join(self.real, synthetic)
+        return synthetic if arm.startswith("synthetic") else join(self.real, synthetic)
 
     def export(self) -> Path:
         """Returns the repository with the generator, which is trained if need be."""
@@ -147,26 +152,34 @@ def join(real: LabelledImages, synthetic: LabelledImages) -> LabelledImages:
 
 
 def summarise(done: dict[str, dict[str, dict[str, float]]]) -> dict[str, Any]:
-    """Returns, for each N, the mean of each arm and its paired differences from `classical`.
+    """Returns, for each N, the mean of each arm, and its paired differences.
+
+    Each arm is compared with `classical`, and one with a filter also with the same without. A seed
+    counts if it has both.
 
     Args:
         done: accuracies by N, seed and arm.
     """
-    summary: dict[str, Any] = {}
-    for per_class, by_seed in done.items():
-        whole = [found for found in by_seed.values() if found.keys() >= {*ARMS}]
-        if not whole:
-            continue
-        summary[per_class] = {"seeds": len(whole)}
-        for arm in ARMS:
-            differences = [found[arm] - found["classical"] for found in whole]
-            mean, half = mean_interval(differences)
-            summary[per_class][arm] = {
-                "accuracy": sum(found[arm] for found in whole) / len(whole),
-                "minus_classical": mean,
-                "interval_95": half,
-            }
-    return summary
+    return {
+        per_class: {
+            arm: {"accuracy": statistics.mean(found), "seeds": len(found)}
+            | _compare(by_seed, arm, "classical")
+            | (_compare(by_seed, arm, arm.removesuffix(_FILTERED)) if _FILTERED in arm else {})
+            for arm in ARMS
+            if (found := [each[arm] for each in by_seed.values() if arm in each])
+        }
+        for per_class, by_seed in done.items()
+        if by_seed
+    }
+
+
+def _compare(by_seed: dict[str, dict[str, float]], arm: str, base: str) -> dict[str, Any]:
+    """Returns the mean difference between two arms, with its interval; {} without any pair."""
+    pairs = [found for found in by_seed.values() if found.keys() >= {arm, base}]
+    if not pairs:
+        return {}
+    mean, half = mean_interval([found[arm] - found[base] for found in pairs])
+    return {f"minus_{base}": {"mean": mean, "interval_95": half, "seeds": len(pairs)}}
 
 
 def run_queue(options: argparse.Namespace) -> None:
@@ -234,9 +247,7 @@ def parse_number(text: str) -> int | None:
 
 def main() -> None:
     """Runs the queue."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
-    parser.add_argument("--data", type=Path, default=os.environ.get("IMAGEMINT_DATA"))
+    parser = make_parser(__doc__, "folder of the results")
     parser.add_argument(
         "--images",
         type=parse_number,
@@ -244,7 +255,6 @@ def main() -> None:
         default=[10, 50, 100, 500, None],
         help="real images per class; `all` for the whole data set",
     )
-    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--per-class", type=int, default=1_000, help="synthetic images per class")
     parser.add_argument("--confidence", type=float, default=0.9, help="of the filter")
     parser.add_argument("--steps", type=int, default=1_000, help="of each classifier")
@@ -253,9 +263,7 @@ def main() -> None:
     parser.add_argument("--generator-images", type=int, default=480_000, help="shown in training")
     parser.add_argument("--generator-channels", type=int, default=64)
     parser.add_argument("--discriminator-channels", type=int, default=24)
-    parser.add_argument(
-        "--only-done", action="store_true", help="train nothing; write the record of what is done"
-    )
+    add_only_done(parser)
     run_queue(parser.parse_args())
 
 

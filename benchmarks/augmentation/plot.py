@@ -34,14 +34,16 @@ def draw_pairs(axes: Axes, accuracy: dict[str, dict[str, float]]) -> None:
 
 def draw_few_data(axes: Axes, summary: dict[str, dict[str, Any]]) -> None:
     """Draws a line for each arm."""
-    counts = [_ALL if name == "all" else int(name) for name in summary]
-    order = sorted(range(len(counts)), key=counts.__getitem__)
-    rows = [list(summary.values())[at] for at in order]
-    for arm in (name for name in rows[0] if name != "seeds"):
+    counts = {name: _ALL if name == "all" else int(name) for name in summary}
+    arms = dict.fromkeys(arm for found in summary.values() for arm in found)
+    for arm in arms:
+        names = sorted((name for name in summary if arm in summary[name]), key=counts.__getitem__)
+        found = [summary[name][arm] for name in names]
+        apart = [each.get("minus_classical", {}).get("interval_95") or 0 for each in found]
         axes.errorbar(
-            sorted(counts),
-            [_PERCENT * row[arm]["accuracy"] for row in rows],
-            [_PERCENT * (row[arm]["interval_95"] or 0) for row in rows],
+            [counts[name] for name in names],
+            [_PERCENT * each["accuracy"] for each in found],
+            [_PERCENT * half for half in apart],
             marker="o",
             capsize=3,
             label=arm,

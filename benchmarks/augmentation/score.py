@@ -6,6 +6,10 @@ accuracy of the second is the classification accuracy score (Ravuri & Vinyals, "
 Accuracy Score for Conditional Generative Models", 2019). The synthetic images come from a server or
 from the engine, in equal numbers of each class.
 
+`--dataset mnist` learns digits from the shipped `mnist`. `--dataset avatars64` learns the heads of
+people from the shipped `avatars`, and beside them the eleven attributes, such as glasses: for
+synthetic people, those that the latent chose.
+
 A run that was interrupted continues: run the same command again.
 
     python benchmarks/augmentation/score.py --out runs/score
@@ -15,26 +19,63 @@ import argparse
 import dataclasses
 import hashlib
 import json
-import os
 import statistics
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import people
 import torch
 from intervals import mean_interval
+from numpy.typing import NDArray
+from options import add_only_done, make_parser, refuse_others
 
 from imagemint.client import Cycle
 from imagemint.client.image_source import ImageSource, ServerSource
 from imagemint.client.prefetch import Prefetch
 from imagemint.client.torch.shares import Block, Share
 from imagemint.dataset.engine_source import EngineSource
-from imagemint.training.classifier.recipes import MnistClassifierRecipe
+from imagemint.training.classifier.recipes import (
+    AvatarsClassifierRecipe,
+    ClassifierRecipe,
+    MnistClassifierRecipe,
+)
 from imagemint.training.classifier.training import train_classifier
 from imagemint.training.datasets import LabelledImages, load_dataset
+from imagemint.training.datasets.images import Attribute
 
 BLOCK = 256
 ARMS = ("real", "synthetic")
+CLASS = "class"
+"""Name of the figure that every classifier has, beside those of attributes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """What can be learnt from a data set.
+
+    Attributes:
+        model: the shipped model that learnt it.
+        recipe: recipe of the classifiers.
+        attributes: returns the attributes of synthetic images; None where there are none.
+    """
+
+    model: str
+    recipe: type[ClassifierRecipe]
+    attributes: Callable[[argparse.Namespace, int, NDArray[np.int64]], tuple[Attribute, ...]] | None
+
+
+SUBJECTS = {
+    "mnist": Subject("mnist", MnistClassifierRecipe, None),
+    "avatars64": Subject("avatars", AvatarsClassifierRecipe, people.attributes_of),
+}
+
+
+def make_recipe(options: argparse.Namespace, seed: int) -> ClassifierRecipe:
+    """Returns the recipe of the classifiers of a seed."""
+    given = {name: getattr(options, name) for name in ("width", "epochs")}
+    known = {name: value for name, value in given.items() if value is not None}
+    return SUBJECTS[options.dataset].recipe(seed=seed, **known)
 
 
 def open_source(options: argparse.Namespace, seed: int) -> ImageSource:
@@ -70,30 +111,48 @@ def choose_real(data: LabelledImages, count: int, seed: int) -> LabelledImages:
         raise SystemExit(f"{data.name} has {len(data)} images, not {count}")
     rows = np.sort(np.random.default_rng(seed).choice(len(data), count, replace=False))
     digest = hashlib.sha256(data.sha256.encode() + rows.tobytes()).hexdigest()
-    return dataclasses.replace(
-        data, images=data.images[rows], labels=data.labels[rows], sha256=digest
+    return LabelledImages(
+        data.name,
+        data.images[rows],
+        data.labels[rows],
+        data.class_labels,
+        digest,
+        attributes=tuple(each.at(rows) for each in data.attributes),
     )
 
 
-def measure(options: argparse.Namespace, arm: str, seed: int) -> float:
-    """Returns the accuracy of one arm on the real test set, from an earlier run if there is one."""
+def gather(options: argparse.Namespace, arm: str, seed: int) -> LabelledImages:
+    """Returns the training images of an arm."""
+    real = load_dataset(options.dataset, "train", options.data)
+    count = options.images or len(real)
+    if arm == "real":
+        return choose_real(real, count, seed)
+    source = open_source(options, seed)
+    train = draw_images(source, count, real)
+    source.close()
+    describe = SUBJECTS[options.dataset].attributes
+    if describe is None:
+        return train
+    return dataclasses.replace(train, attributes=describe(options, seed, train.labels))
+
+
+def measure(options: argparse.Namespace, arm: str, seed: int) -> dict[str, float]:
+    """Returns the accuracies on the real test set, from an earlier run if there is one.
+
+    Returns:
+        The accuracy of the class as `CLASS`, and that of each attribute by its name.
+    """
     out = options.out / f"{arm}-{seed}"
     finished = out / "classifier.json"
-    recipe = MnistClassifierRecipe(width=options.width, epochs=options.epochs, seed=seed)
     if not finished.is_file():
-        real = load_dataset("mnist", "train", options.data)
-        count = options.images or len(real)
-        if arm == "real":
-            train = choose_real(real, count, seed)
-        else:
-            source = open_source(options, seed)
-            train = draw_images(source, count, real)
-            source.close()
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        test = load_dataset(options.dataset, "test", options.data)
         train_classifier(
-            recipe, train, load_dataset("mnist", "test", options.data), out, device=device
+            make_recipe(options, seed), gather(options, arm, seed), test, out, device=device
         )
-    return float(json.loads(finished.read_text())["test_accuracy"])
+    about = json.loads(finished.read_text())
+    attributes: dict[str, float] = about.get("attribute_accuracy", {})
+    return {CLASS: about["test_accuracy"], **attributes}
 
 
 def summarise(scores: dict[int, dict[str, float]], seeds: int) -> dict[str, Any]:
@@ -123,42 +182,73 @@ def summarise(scores: dict[int, dict[str, float]], seeds: int) -> dict[str, Any]
     return record
 
 
+def make_record(
+    settings: dict[str, Any], found: dict[int, dict[str, dict[str, float]]], seeds: int
+) -> dict[str, Any]:
+    """Returns the whole record: that of the class, and those of attributes.
+
+    Args:
+        settings: the settings.
+        found: accuracies by seed, arm and name.
+        seeds: number of seeds that were wanted.
+    """
+
+    def of(name: str) -> dict[str, Any]:
+        scores = {
+            seed: {arm: figures[name] for arm, figures in arms.items()}
+            for seed, arms in found.items()
+        }
+        return summarise(scores, seeds)
+
+    names = next((list(figures) for arms in found.values() for figures in arms.values()), [])
+    attributes = {name: of(name) for name in names if name != CLASS}
+    for each in attributes.values():
+        del each["not_run"]  # as for the class
+    record = {"settings": settings, **of(CLASS)}
+    return record | ({"attributes": attributes} if attributes else {})
+
+
 def check_settings(options: argparse.Namespace) -> dict[str, Any]:
     """Returns the settings, which it keeps beside the results; refuses those of others."""
-    names = ("model", "images", "width", "epochs")
-    settings = {name: getattr(options, name) for name in names}
+    settings = {name: getattr(options, name) for name in ("dataset", "model", "images")}
+    recipe = make_recipe(options, 1).model_dump()
+    settings |= {name: recipe[name] for name in ("width", "epochs")}
     path = options.out / "settings.json"
     options.out.mkdir(parents=True, exist_ok=True)
-    if path.is_file() and json.loads(path.read_text()) != settings:
-        raise SystemExit(f"{options.out} has results of other settings: {path.read_text()}")
+    if path.is_file():
+        refuse_others(options.out, json.loads(path.read_text()), settings)
     path.write_text(json.dumps(settings) + "\n")
     return settings
 
 
+def parse_options() -> argparse.Namespace:
+    """Returns the options of the command line."""
+    parser = make_parser(__doc__, "folder of the results")
+    parser.add_argument("--dataset", choices=[*SUBJECTS], default="mnist")
+    parser.add_argument("--model", help="a model with its classes; default: the shipped one")
+    parser.add_argument("--server", help="HOST:PORT; default: the engine, with the shipped model")
+    parser.add_argument("--images", type=int, help="training images; default: as many as real ones")
+    parser.add_argument("--width", type=int, help="channels of the classifier; default: its own")
+    parser.add_argument("--epochs", type=int, help="default: those of its recipe, 8")
+    add_only_done(parser)
+    options = parser.parse_args()
+    options.model = options.model or SUBJECTS[options.dataset].model
+    return options
+
+
 def main() -> None:
     """Trains what is missing, prints the scores, and writes scores.json after each."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
-    parser.add_argument("--data", type=Path, default=os.environ.get("IMAGEMINT_DATA"))
-    parser.add_argument("--model", default="mnist", help="a model with the classes of MNIST")
-    parser.add_argument("--server", help="HOST:PORT; default: the engine, with the shipped model")
-    parser.add_argument("--images", type=int, help="training images; default: all 60,000")
-    parser.add_argument("--width", type=int, default=32, help="channels of the classifier")
-    parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument(
-        "--only-done", action="store_true", help="train nothing; write the record of what is done"
-    )
-    options = parser.parse_args()
+    options = parse_options()
     settings = check_settings(options)
-    scores: dict[int, dict[str, float]] = {}
+    found: dict[int, dict[str, dict[str, float]]] = {}
     for seed in range(1, options.seeds + 1):
         for arm in ARMS:
             if options.only_done and not (options.out / f"{arm}-{seed}/classifier.json").is_file():
                 continue
-            scores.setdefault(seed, {})[arm] = accuracy = measure(options, arm, seed)
-            print(f"seed {seed}, trained on {arm} images: {accuracy:.2%} of the real test set")
-            record = {"settings": settings, **summarise(scores, options.seeds)}
+            found.setdefault(seed, {})[arm] = figures = measure(options, arm, seed)
+            said = ", ".join(f"{name} {value:.2%}" for name, value in figures.items())
+            print(f"seed {seed}, trained on {arm} images, right on real ones: {said}", flush=True)
+            record = make_record(settings, found, options.seeds)
             (options.out / "scores.json").write_text(json.dumps(record, indent=2) + "\n")
 
 

@@ -43,8 +43,11 @@ def test_accuracies_are_read_from_the_example(tmp_path, monkeypatch):
         {"accuracy": {"1": {"real": 0.9, "synthetic": 0.8}, "2": {"real": 0.7}}},
         {
             "summary": {
-                "10": {"seeds": 1, "real": {"accuracy": 0.5, "interval_95": None}},
-                "all": {"seeds": 2, "real": {"accuracy": 0.9, "interval_95": 0.1}},
+                "10": {
+                    "real": {"accuracy": 0.5, "minus_classical": {"interval_95": None}},
+                    "mixed": {"accuracy": 0.6},
+                },
+                "all": {"real": {"accuracy": 0.9, "minus_classical": {"interval_95": 0.1}}},
             }
         },
     ],

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tiny_bundles import DIGITS, write_bundle
 
 from imagemint.dataset.engine_source import EngineSource
-from imagemint.training.datasets import LabelledImages
+from imagemint.engine.sampling import latents
+from imagemint.training.datasets import LabelledImages, avatars
+from imagemint.training.networks.attributes import Condition
 
 ROOT = Path(__file__).parents[3]
 
@@ -73,9 +76,41 @@ def test_summary_pairs_the_seeds(score):
 
 def test_results_of_other_settings_are_refused(score, tmp_path):
     """A folder has the results of one experiment."""
-    options = Namespace(out=tmp_path / "out", model="mnist", images=None, width=32, epochs=8)
+    options = Namespace(
+        out=tmp_path / "out", dataset="mnist", model="mnist", images=None, width=None, epochs=8
+    )
     score.check_settings(options)
     score.check_settings(options)
-    assert json.loads((tmp_path / "out/settings.json").read_text())["epochs"] == 8
+    kept = json.loads((tmp_path / "out/settings.json").read_text())
+    assert (kept["width"], kept["epochs"]) == (32, 8)
     with pytest.raises(SystemExit, match="results of other settings"):
         score.check_settings(Namespace(**vars(options) | {"epochs": 9}))
+
+
+def test_record_has_each_attribute(score):
+    """Attributes have means and differences of their own beside the class."""
+    found = {
+        1: {
+            "real": {"class": 1.0, "beard": 0.9},
+            "synthetic": {"class": 0.9, "beard": 0.7},
+        },
+        2: {"real": {"class": 0.8, "beard": 0.8}},
+    }
+    record = score.make_record({"dataset": "avatars64"}, found, 2)
+    assert record["accuracy"] == {1: {"real": 1.0, "synthetic": 0.9}, 2: {"real": 0.8}}
+    assert record["not_run"] == ["synthetic, seed 2"]
+    assert record["attributes"]["beard"]["synthetic_minus_real"] == pytest.approx(-0.2)
+    assert "attributes" not in score.make_record({}, {1: {"real": {"class": 1.0}}}, 1)
+
+
+def test_attributes_are_those_that_the_latent_chooses(score):
+    """They equal those that the generator's own layer reads from the latent."""
+    frequencies = {name: avatars.frequencies(name) for name in avatars.VALUES}
+    layer = Condition(32, len(avatars.STYLES), c_dim=1, frequencies=frequencies)
+    z = latents(3, 0, 200, 32)
+    labels = np.arange(200) % len(avatars.STYLES)
+    found = score.people.choose_attributes(z, labels)
+    codes = layer.codes(torch.from_numpy(z), torch.from_numpy(labels))
+    assert np.array_equal(np.stack([each.codes for each in found], axis=1), codes.numpy())
+    hats = next(each for each in found if each.name == "hat")
+    assert np.array_equal(hats.visible, labels < 4)

@@ -42,18 +42,27 @@ def test_real_images_are_half_of_a_mix(few_data):
 
 
 def test_differences_are_paired_by_seed(few_data):
-    """A seed counts when all of its arms are complete."""
+    """An arm is compared with the seeds of the other one, and a filter with the arm without it."""
     base = dict.fromkeys(few_data.ARMS, 0.5)
     done = {
-        "10": {"1": base | {"mixed": 0.6}, "2": base | {"mixed": 0.8}, "3": {"real": 0.1}},
+        "10": {
+            "1": base | {"mixed": 0.6},
+            "2": base | {"mixed": 0.8, "mixed-filtered": 0.7},
+            "3": {"real": 0.1},
+        },
         "all": {},
     }
     found = few_data.summarise(done)
     assert list(found) == ["10"]
-    assert found["10"]["seeds"] == 2
-    assert found["10"]["mixed"]["minus_classical"] == pytest.approx(0.2)
-    assert found["10"]["mixed"]["interval_95"] == pytest.approx(12.706 * 0.1, rel=1e-3)
-    assert found["10"]["classical"]["interval_95"] == 0
+    assert found["10"]["real"]["seeds"] == 3
+    mixed = found["10"]["mixed"]
+    assert (mixed["seeds"], mixed["accuracy"]) == (2, pytest.approx(0.7))
+    assert mixed["minus_classical"]["mean"] == pytest.approx(0.2)
+    assert mixed["minus_classical"]["interval_95"] == pytest.approx(12.706 * 0.1, rel=1e-3)
+    assert found["10"]["mixed-filtered"]["minus_mixed"]["mean"] == pytest.approx(-0.1)
+    assert found["10"]["classical"]["minus_classical"]["interval_95"] == 0
+    assert "minus_classical" in found["10"]["real"]
+    assert "minus_synthetic" not in found["10"]["synthetic"]
 
 
 class _Cell:
@@ -65,7 +74,7 @@ class _Cell:
 
     def measure(self, arm):
         """Fails like an export."""
-        if self.per_class == 10 and arm == "filtered":
+        if self.per_class == 10 and arm == "mixed-filtered":
             raise DatasetError("nothing passes")
         return 0.75
 
@@ -79,7 +88,9 @@ def test_record_names_failures_and_what_is_missing(few_data, tmp_path, monkeypat
     few_data.run_queue(options)
     record = json.loads((tmp_path / "few-data.json").read_text())
     assert record["command"].endswith("few_data.py --images 10 all --seeds 2 --steps 5")
-    assert record["failed"] == dict.fromkeys(["10-1-filtered", "10-2-filtered"], "nothing passes")
+    assert record["failed"] == dict.fromkeys(
+        ["10-1-mixed-filtered", "10-2-mixed-filtered"], "nothing passes"
+    )
     assert record["not_run"] == ["10-1", "10-2"]
     assert record["accuracy"]["all"]["2"] == dict.fromkeys(few_data.ARMS, 0.75)
     options.only_done = True

@@ -163,14 +163,21 @@ def load_avatars64(split: Split, data: Path | None) -> LabelledImages:
         name: _codes(columns[name], values, f"{found.name}: {name}")
         for name, values in VALUES.items()
     }
-    visible = _visible(found, codes)
-    return replace(
-        found,
-        license=LICENSE,
-        attributes=tuple(
-            Attribute(name, values, codes[name], visible.get(name))
-            for name, values in VALUES.items()
-        ),
+    return replace(found, license=LICENSE, attributes=make_attributes(found.labels, codes))
+
+
+def make_attributes(
+    labels: NDArray[np.int64], codes: Mapping[str, NDArray[np.int64]]
+) -> tuple[Attribute, ...]:
+    """Returns the attributes of people, with the rule where a picture shows them.
+
+    Args:
+        labels: heads int64 [N].
+        codes: for each attribute of `VALUES`, the position of its value, int64 [N].
+    """
+    visible = _visible(labels, codes)
+    return tuple(
+        Attribute(name, values, codes[name], visible.get(name)) for name, values in VALUES.items()
     )
 
 
@@ -237,21 +244,21 @@ def _codes(column: list[Any], values: tuple[str, ...], name: str) -> NDArray[np.
 
 
 def _visible(
-    found: LabelledImages, codes: Mapping[str, NDArray[np.int64]]
+    labels: NDArray[np.int64], codes: Mapping[str, NDArray[np.int64]]
 ) -> dict[str, NDArray[np.bool_]]:
     """Returns where an attribute changes the picture: bool [N] for those that do not always.
 
     Drawn with every value of the attribute, pictures of the other people are the same but for a few
     levels in all: no hair below a hat, no cut of the clothes below a hijab, no eyes behind goggles.
     """
-    covered = np.isin(found.labels, [list(STYLES).index(head) for head in _COVERED])
+    covered = np.isin(labels, [list(STYLES).index(head) for head in _COVERED])
     bald = codes["top"] == VALUES["top"].index(NONE)
     bearded = codes["beard"] != VALUES["beard"].index(NONE)
     bare_eyes = codes["accessories"] != VALUES["accessories"].index("kurt")
     return {
         "hair": bearded | ~(covered | bald),
         "hat": covered,
-        "clothing": found.labels != list(STYLES).index("hijab"),
+        "clothing": labels != list(STYLES).index("hijab"),
         "eyes": bare_eyes,
         "eyebrows": bare_eyes,
     }
