@@ -16,6 +16,7 @@ from pathlib import Path
 import errors_page
 import grpc_page
 import metrics_page
+import python_page
 import settings_pages
 from links import find_faults
 from stage import StageError, clear, stage
@@ -38,8 +39,9 @@ def main() -> int:
 
 def generated_pages() -> dict[Path, str]:
     """Returns every generated page by its file."""
-    pages = grpc_page.render(ROOT) | settings_pages.render() | metrics_page.render()
-    return {_REFERENCE / name: text for name, text in (pages | errors_page.render()).items()}
+    pages = grpc_page.render(ROOT) | python_page.render(ROOT) | settings_pages.render()
+    pages |= metrics_page.render() | errors_page.render()
+    return {_REFERENCE / name: text for name, text in pages.items()}
 
 
 def write() -> int:

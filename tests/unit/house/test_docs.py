@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import inspect
 import json
 import re
 import tomllib
@@ -10,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from imagemint.client import AsyncClient
 
 ROOT = Path(__file__).parents[3]
 PAGES = sorted(
@@ -93,11 +96,21 @@ def test_imports_of_examples_exist(page: Path):
 
 @pytest.mark.parametrize("module", ["imagemint.client", "imagemint.client.torch"])
 def test_reference_names_every_public_name(module: str):
-    """The page of a module shows it as a whole, or each of its public names."""
+    """The page of a module has an entry for each of its public names."""
     page = ROOT / "docs/reference/python" / f"{module.rpartition('.')[2]}.md"
-    shown = set(re.findall(r"^::: (.+)$", page.read_text(), re.MULTILINE))
-    names = {f"{module}.{name}" for name in importlib.import_module(module).__all__}
-    assert module in shown or names <= shown
+    shown = set(re.findall(r"^### (.+)$", page.read_text(), re.MULTILINE))
+    assert set(importlib.import_module(module).__all__) <= shown
+
+
+def test_reference_has_the_methods_of_both_clients():
+    """Each method of `AsyncClient` has an entry with its signature, and so has that of `Client`."""
+    page = (ROOT / "docs/reference/python/client.md").read_text()
+    names = [name for name, each in vars(AsyncClient).items() if inspect.isfunction(each)]
+    for name in (name for name in names if not name.startswith("_")):
+        wait = "async " if inspect.iscoroutinefunction(getattr(AsyncClient, name)) else ""
+        assert f"#### Client.{name}\n\n```py\ndef {name}(" in page
+        start = rf"#### AsyncClient\.{name}\n\n```py\n{wait or '(async )?'}def {name}\("
+        assert re.search(start, page), name
 
 
 def test_changelog_has_the_version():
