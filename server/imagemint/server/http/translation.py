@@ -75,6 +75,7 @@ class Translation:
             headers = {"content-type": picture.media_type, "cache-control": "no-store"}
             if made.image.serial:
                 headers[SERIAL_HEADER] = made.image.serial
+            headers["server-timing"] = _describe_timing(answer.timing)
             return Reply(made.picture, headers)
         loop = asyncio.get_running_loop()
         body = await loop.run_in_executor(self._workers, encode_json, answer)
@@ -101,6 +102,12 @@ class Translation:
             request = await asyncio.get_running_loop().run_in_executor(self._workers, work)
         set_model(request.images, exchange.path["model"])
         return request, kind == JSON
+
+
+def _describe_timing(timing: image_pb2.Timing) -> str:
+    """Returns where the time went in the form of the header Server-Timing."""
+    times = {name.name: value.ToTimedelta() for name, value in timing.ListFields()}
+    return ", ".join(f"{name};dur={1e3 * time.total_seconds():.3f}" for name, time in times.items())
 
 
 def _ask_for_picture(request: messages.TranslateRequest, picture: Picture) -> None:

@@ -106,7 +106,23 @@ export async function fetchWalk(model, serials, frames) {
 export async function translate(model, form, signal) {
   const options = { method: "POST", body: form, accept: "image/png", signal };
   const response = await call(`${modelPath(model)}:translate`, options);
-  return { blob: await response.blob(), serial: response.headers.get("imagemint-serial") ?? "" };
+  const timing = parseServerTiming(response.headers.get("server-timing") ?? "");
+  return { blob: await response.blob(), serial: response.headers.get("imagemint-serial") ?? "", timing };
+}
+
+/** Returns the seconds of "queue;dur=0.5, inference;dur=12" by name, in the form of a Timing. */
+function parseServerTiming(text) {
+  const found = [...text.matchAll(/(\w+);dur=([\d.]+)/g)];
+  return Object.fromEntries(found.map(([, name, ms]) => [name, `${Number(ms) / 1e3}s`]));
+}
+
+/** Returns the sample sheet of a bundle; null if it has none. */
+export async function fetchSamples(model, version) {
+  try {
+    return await fetchPicture(`${modelPath(model)}/versions/${version}/samples.png`);
+  } catch {
+    return null;
+  }
 }
 
 /** Returns the text of a bundle's card; null if it has none. */

@@ -61,7 +61,7 @@ async function loadModels() {
 
 function onVersion() {
   showCard(controls.model, controls.version);
-  translator.show(controls.source, mint);
+  translator.show(controls.name, controls.version, mint);
   const name = `${controls.name}@${controls.version?.version}`;
   if (name === shown) return;
   if (shown) {
@@ -97,7 +97,7 @@ async function mint(attempt = 0) {
   hideNotice();
   byId("stop").hidden = false;
   try {
-    if (controls.source) await translator.run(controls.name, controls.options(spec), aborter.signal);
+    if (controls.source) await translateSource(spec, aborter.signal);
     else await fillGrids(spec, aborter.signal);
   } catch (error) {
     aborter.abort();
@@ -110,6 +110,14 @@ async function mint(attempt = 0) {
       for (const grid of grids) grid.end();
     }
   }
+}
+
+async function translateSource(spec, signal) {
+  meter.begin();
+  const timing = await translator.run(controls.name, controls.options(spec), signal);
+  if (!timing) return;
+  meter.add(1, timing);
+  meter.end();
 }
 
 async function fillGrids(spec, signal) {

@@ -2,6 +2,7 @@
 
 import { byId, formatCount, make } from "./dom.js";
 import { fetchPicture } from "./api.js";
+import { cutResults } from "./examples.js";
 
 const COUNTS = [4, 9, 16, 36, 64, 144, 400];
 const MOST_CHIPS = 16;
@@ -76,7 +77,7 @@ export class Controls {
 
   makeModel(model) {
     const thumbs = make("div", { class: "thumbs", "aria-hidden": "true" });
-    if (isReady(model) && !isTranslator(model)) fillThumbs(thumbs, model);
+    if (isReady(model)) fillThumbs(thumbs, model);
     const radio = make("input", {
       type: "radio", name: "model", value: model.name, checked: model === this.model,
       onchange: () => {
@@ -224,6 +225,11 @@ function describe(model) {
 
 async function fillThumbs(place, model) {
   const version = model.defaultVersion || model.versions.findLast((each) => each.state === READY).version;
+  if (isTranslator(model)) {
+    const results = await cutResults(model.name, version);
+    place.append(...results.map((blob) => make("img", { src: URL.createObjectURL(blob), alt: "" })));
+    return;
+  }
   for (let index = 0; index < 4; index += 1) {
     try {
       const blob = await fetchPicture(`v1/models/${model.name}/versions/${version}/images/7/${index}.png`);

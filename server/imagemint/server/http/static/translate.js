@@ -2,6 +2,7 @@
 
 import { byId, formatSeconds, make } from "./dom.js";
 import { translate } from "./api.js";
+import { cutSources } from "./examples.js";
 
 export class Translator {
   constructor() {
@@ -26,18 +27,46 @@ export class Translator {
     });
   }
 
-  /** Shows the zone for a source of a manifest; hides it for null. `ready` is called with a source. */
-  show(source, ready) {
+  /**
+   * Shows the zone for a model that translates; hides it for others.
+   *
+   * @param model name of the model.
+   * @param version the version, with its manifest; undefined for none.
+   * @param ready called when a source is complete.
+   */
+  show(model, version, ready) {
+    const source = version?.manifest.source ?? null;
     this.source = source;
     this.ready = ready;
     byId("translate").hidden = !source;
     if (!source) return;
+    this.showExamples(model, version.version);
     byId("mask-field").hidden = !source.mask;
     byId("source-file").multiple = source.frames > 1;
     const size = source.step ? `multiples of ${source.step} pixels` : `${source.width} × ${source.height} pixels`;
     const frames = source.frames > 1 ? `${source.frames} pictures, the oldest first, ` : "";
     byId("drop-hint").textContent = `PNG, JPEG or WebP. The model takes ${frames}${size}.`;
     this.announce();
+  }
+
+  /** Offers sources of the model's own sample sheet, for those who have no picture at hand. */
+  async showExamples(model, version) {
+    const place = byId("examples");
+    const key = `${model}@${version}`;
+    if (place.dataset.model === key) return;
+    place.dataset.model = key;
+    place.hidden = true;
+    const { frames, mask, scale = 1 } = this.source;
+    const sources = frames > 1 || mask ? [] : await cutSources(model, version, scale);
+    if (place.dataset.model !== key || !sources.length) return;
+    const buttons = sources.map((blob, at) => {
+      const name = `example-${at + 1}.png`;
+      const image = make("img", { src: URL.createObjectURL(blob), alt: "", class: "pixels" });
+      const onclick = () => this.take([new File([blob], name, { type: "image/png" })]);
+      return make("button", { type: "button", class: "example", "aria-label": `Example ${at + 1}`, onclick }, image);
+    });
+    place.replaceChildren(make("span", { class: "muted small" }, "Or try one of these"), ...buttons);
+    place.hidden = false;
   }
 
   /** Takes the files of a source, and translates them if nothing is missing. */
@@ -67,12 +96,13 @@ export class Translator {
    *
    * @param model name of the model.
    * @param options texts of the form, by the names of the HTTP interface.
+   * @returns where the time went; undefined if the source is not complete.
    */
   async run(model, options, signal) {
     if (this.missing) {
       this.announce();
       byId("source-file").focus();
-      return;
+      return undefined;
     }
     const form = new FormData();
     for (const file of this.files) form.append(this.source.frames > 1 ? "frame" : "source", file);
@@ -81,10 +111,11 @@ export class Translator {
     byId("translate-note").textContent = "Translating …";
     const began = performance.now();
     try {
-      const { blob, serial } = await translate(model, form, signal);
+      const { blob, serial, timing } = await translate(model, form, signal);
       this.showPicture("result", blob, serial);
       const seconds = (performance.now() - began) / 1e3;
       byId("translate-note").textContent = `Translated in ${formatSeconds(seconds)}.`;
+      return timing;
     } catch (error) {
       byId("translate-note").textContent = "";
       throw error;
