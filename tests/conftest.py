@@ -4,6 +4,11 @@ import contextlib
 import os
 import socket
 
+# Threads of OpenBLAS and OpenMP spin while they wait for work. On the small arrays of tests that
+# costs several times the work itself, and takes the cores from other processes. Both libraries read
+# the variable when they are loaded, and programs that tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import trustme
 from hypothesis import settings
