@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import io
+import itertools
+import queue
 import threading
 from collections import deque
 
@@ -22,6 +24,8 @@ from imagemint.v1 import (
     manifest_pb2,
     model_service_pb2,
     model_service_pb2_grpc,
+    translation_service_pb2,
+    translation_service_pb2_grpc,
 )
 
 SHAPE = (4, 6, 1)
@@ -51,6 +55,7 @@ def make_status(code, text="no", *details, retry_s=None):
 class FakeMint(
     generation_service_pb2_grpc.GenerationServiceServicer,
     model_service_pb2_grpc.ModelServiceServicer,
+    translation_service_pb2_grpc.TranslationServiceServicer,
 ):
     """A servicer that records each request.
 
@@ -74,6 +79,10 @@ class FakeMint(
         self.held = threading.Event()
         self.cancelled = threading.Event()
         self.written = 0
+        # First messages of the streams of translations, and the other messages.
+        self.translated = []
+        self.received = queue.SimpleQueue()
+        self.ended = threading.Event()
         self.bundle_sha256 = "ab" * 32
         self.variant = "int8"
 
@@ -116,6 +125,26 @@ class FakeMint(
             self.cancelled.set()
             raise
 
+    async def StreamTranslate(self, request_iterator, context):  # noqa: N802 - the name of the RPC
+        """Answers with the negative of each source, until the next break."""
+        first = await anext(request_iterator)
+        await self._begin(first, context)
+        self.translated.append(first)
+        answers, status = self.breaks.popleft() if self.breaks else (None, None)
+        index = first.images.first_index
+        try:
+            for number in itertools.count():
+                if number == answers:
+                    await abort(context, status)
+                request = await anext(request_iterator, None)
+                if request is None:
+                    return
+                self.received.put(request)
+                yield await self._translate(first.images, request, index, context)
+                index += len(request.sources)
+        finally:
+            self.ended.set()
+
     async def ListModels(self, request, context):  # noqa: N802 - the name of the RPC
         """Returns two models, one per page."""
         await self._begin(request, context)
@@ -148,6 +177,25 @@ class FakeMint(
                 raise
         if self.faults:
             await abort(context, self.faults.popleft())
+
+    async def _translate(self, spec, request, index, context):
+        answer = translation_service_pb2.StreamTranslateResponse()
+        batch = answer.batch
+        batch.model, batch.version, batch.seed = spec.model, spec.version or "3", spec.seed
+        batch.bundle_sha256, batch.variant = self.bundle_sha256, self.variant
+        batch.format = image_pb2.IMAGE_FORMAT_RAW
+        for number, source in enumerate(request.sources):
+            pixels, shape = np.frombuffer(source.raw.pixels, np.uint8), source.raw.shape
+            if shape.height > 8:
+                fault = error_details_pb2.BadRequest.FieldViolation(
+                    field=f"sources[{number}].raw", description="too large"
+                )
+                details = error_details_pb2.BadRequest(field_violations=[fault])
+                text = f"{fault.field}: too large"
+                await abort(context, make_status(grpc.StatusCode.INVALID_ARGUMENT, text, details))
+            translation = batch.translations.add(picture=(255 - pixels).tobytes(), shape=shape)
+            translation.image.index = index + number
+        return answer
 
     def _batch(self, spec, picture_format):
         explicit = spec.WhichOneof("source") == "latents"
@@ -261,6 +309,7 @@ def serve_on_thread(mint, credentials=None):
         server = aio.server()
         generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(mint, server)
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(mint, server)
+        translation_service_pb2_grpc.add_TranslationServiceServicer_to_server(mint, server)
         stop = asyncio.Event()
         ends.extend((asyncio.get_running_loop(), stop))
         if credentials:

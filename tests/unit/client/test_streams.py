@@ -6,6 +6,7 @@ import pytest
 
 from imagemint import client
 from imagemint.client import AsyncClient, Cycle, PerImage, streams
+from imagemint.client.resuming import Backoff
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -15,7 +16,7 @@ CANCELLED = grpc.StatusCode.CANCELLED
 @pytest.fixture(autouse=True)
 def _shorten_backoff(monkeypatch):
     """Waits a millisecond between attempts."""
-    backoff = streams.Backoff(initial_s=0.001, longest_s=0.001)
+    backoff = Backoff(initial_s=0.001, longest_s=0.001)
     monkeypatch.setattr(streams.resume_stream, "__kwdefaults__", {"backoff": backoff})
 
 
@@ -171,7 +172,7 @@ async def test_overdue_chunk_is_an_error(asynchronous, mint):
 
 def test_backoff_grows_and_respects_the_server():
     """Delays double up to a maximum and are never shorter than the server's retry delay."""
-    backoff = streams.Backoff(initial_s=1, longest_s=4)
+    backoff = Backoff(initial_s=1, longest_s=4)
     for failures, wait_s in ((1, 1), (2, 2), (3, 4), (9, 4)):
         assert wait_s <= backoff.delay_s(failures, None) <= wait_s * 1.25
     assert 30 <= backoff.delay_s(1, 30.0) <= 30.25

@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Self, TypedDict, TypeVar, Unpack, cast
@@ -11,11 +11,12 @@ from grpc import aio
 from numpy.typing import ArrayLike
 
 from imagemint.client import channel, forks, images, models, requests, streams
+from imagemint.client.duplex import DuplexCall, FaithfulCall
 from imagemint.client.errors import ClientClosed, invalid
 from imagemint.client.images import EncodedPicture, ImageBatch
 from imagemint.client.lifetime import Lifetime
 from imagemint.client.models import Model
-from imagemint.client.relay import RelayChannel
+from imagemint.client.relay import RelayChannel, RelayDuplex
 from imagemint.client.requests import (
     AnimationFormat,
     Caption,
@@ -30,13 +31,13 @@ from imagemint.client.translation import (
     Fit,
     SourceLike,
     Translated,
-    answer_in_order,
-    cut_into_calls,
+    cut_into_messages,
     fit_value,
     parse_translated,
     parse_translated_files,
     source_message,
 )
+from imagemint.client.translation_stream import TranslationStream
 from imagemint.v1 import (
     generation_service_pb2,
     generation_service_pb2_grpc,
@@ -343,10 +344,12 @@ class AsyncClient:
         timeout_s: float | None = None,
         **selection: Unpack[Selection],
     ) -> AsyncGenerator[EncodedPicture, None]:
-        """Yields the translations of any number of sources as files, in order.
+        """Streams the translations of any number of sources as files, in order.
 
-        Several sources share a call, and a few calls run at the same time, so sources are read only
-        a little ahead of the consumer. All calls have one seed and one version.
+        Sources are read and sent a little ahead of the consumer. If the server goes away or is too
+        busy, the stream resumes with the sources that are not answered, with the same seed and
+        version, so each source is answered exactly once. If you leave it early, the server stops
+        the work.
 
         Args:
             model: as for translate().
@@ -354,34 +357,74 @@ class AsyncClient:
             fit: as for translate().
             format: png, jpeg or webp.
             quality: 1 to 100 for jpeg and webp, None for the server's default of 90.
-            priority: as for generate().
-            timeout_s: seconds for each call; None for the client's default.
+            priority: priority of every source, as for generate().
+            timeout_s: as for stream().
             selection: as for translate(), without latents and PerImage.
 
         Raises:
-            ImagemintError: as translate().
-            ServerError: the bundle changed between two calls.
+            ImagemintError: as translate(). Results of earlier sources come first, except for up to
+                seven that the server received in one message with the wrong one.
+            OSError: likewise.
         """
-        options = Selection(**selection)
-        if options.get("latents") is not None or isinstance(options.get("condition"), PerImage):
-            raise invalid("selection", "latents and PerImage need translate(), one call")
-        if options.get("seed") is None:
-            options["seed"] = secrets.randbits(64)
-        first_index, version = options.get("first_index", 0), options.get("version", "")
-        output = requests.output_spec(format, quality)
-
-        def ask(
-            group: Sequence[messages.Source], offset: int, pinned: str
-        ) -> Coroutine[Any, Any, messages.TranslateResponse]:
-            part = options | {"first_index": first_index + offset, "version": pinned or version}
-            request = _translation(model, group, fit, priority, part)
-            request.output.CopyFrom(output)
-            return self._translate(request, timeout_s)
-
-        async with aclosing(answer_in_order(cut_into_calls(sources), ask)) as answers:
+        request = _translation_stream(model, fit, priority, selection)
+        request.output.CopyFrom(requests.output_spec(format, quality))
+        async with aclosing(self._stream_translate(request, sources, timeout_s)) as answers:
             async for answer in answers:
                 for picture in parse_translated_files(answer):
                     yield picture
+
+    async def translate_stream(
+        self,
+        model: str,
+        sources: Iterable[SourceLike],
+        *,
+        fit: Fit = "refuse",
+        priority: Priority = "normal",
+        timeout_s: float | None = None,
+        **selection: Unpack[Selection],
+    ) -> AsyncGenerator[Translated, None]:
+        """Streams the translations of any number of sources as pixels, in order.
+
+        Args:
+            model: as for translate().
+            sources: as for translate_many().
+            fit: as for translate().
+            priority: as for translate_many().
+            timeout_s: as for stream().
+            selection: as for translate_many().
+
+        Raises:
+            ImagemintError: as translate_many().
+            OSError: likewise.
+        """
+        request = _translation_stream(model, fit, priority, selection)
+        async with aclosing(self._stream_translate(request, sources, timeout_s)) as answers:
+            async for answer in answers:
+                for each in parse_translated(answer):
+                    yield each
+
+    async def _stream_translate(
+        self,
+        request: messages.StreamTranslateRequest,
+        sources: Iterable[SourceLike],
+        timeout_s: float | None,
+    ) -> AsyncGenerator[messages.StreamTranslateResponse, None]:
+        stub = translation_service_pb2_grpc.TranslationServiceStub(await self._open())
+
+        def open_call() -> DuplexCall:
+            call: Any = stub.StreamTranslate(metadata=self._metadata)
+            return call if isinstance(call, RelayDuplex) else FaithfulCall(call)
+
+        stream = TranslationStream(
+            open_call,
+            request,
+            cut_into_messages(sources),
+            lifetime=self._lifetime,
+            timeout_s=self._timeout_s if timeout_s is None else timeout_s,
+        )
+        async with aclosing(stream.answers()) as answers:
+            async for answer in answers:
+                yield answer
 
     async def mint(
         self, serial: str | Sequence[str], *, timeout_s: float | None = None
@@ -692,6 +735,26 @@ def _translation(
     return messages.TranslateRequest(
         images=_images(model, len(sources), selection),
         sources=sources,
+        fit=fit_value(fit),
+        priority=requests.priority_value(priority),
+    )
+
+
+def _translation_stream(
+    model: str, fit: Fit, priority: Priority, selection: Selection
+) -> messages.StreamTranslateRequest:
+    """Returns the first message of a stream. All its calls have one seed.
+
+    Raises:
+        InvalidRequest: an argument is wrong, or lists a value for each source.
+    """
+    if selection.get("latents") is not None or isinstance(selection.get("condition"), PerImage):
+        raise invalid("selection", "latents and PerImage need translate(), one call")
+    options = Selection(**selection)
+    if options.get("seed") is None:
+        options["seed"] = secrets.randbits(64)
+    return messages.StreamTranslateRequest(
+        images=_images(model, 0, options),
         fit=fit_value(fit),
         priority=requests.priority_value(priority),
     )

@@ -124,6 +124,7 @@ class Client:
     translate = _make_blocking(AsyncClient.translate)
     translate_encoded = _make_blocking(AsyncClient.translate_encoded)
     translate_many = _make_iterator(AsyncClient.translate_many)
+    translate_stream = _make_iterator(AsyncClient.translate_stream)
     mint = _make_blocking(AsyncClient.mint)
     animate = _make_blocking(AsyncClient.animate)
     interpolate = _make_iterator(AsyncClient.interpolate)

@@ -25,7 +25,7 @@ from imagemint.client.errors import (
 from imagemint.client.images import ImageBatch
 from imagemint.client.models import Model, ModelVersion
 from imagemint.client.requests import Condition, Filter, PerImage
-from imagemint.client.streams import BACKOFF
+from imagemint.client.resuming import BACKOFF
 
 _TRANSIENT = (Unavailable, QueueFull, Cancelled)
 

@@ -1,12 +1,10 @@
 """Sources of translations, their requests, and their answers."""
 
-import asyncio
 import os
-from collections import deque
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,6 +20,9 @@ File: TypeAlias = bytes | str | os.PathLike[str]
 Fit: TypeAlias = Literal["refuse", "crop", "pad", "stretch"]
 """What happens to a source of a size that the model does not take; see docs/translation.md."""
 
+Answer: TypeAlias = messages.TranslateResponse | messages.StreamTranslateResponse
+"""An answer, of a call or of a stream."""
+
 _FITS: dict[str, messages.SourceFit.ValueType] = {
     "refuse": messages.SOURCE_FIT_REFUSE,
     "crop": messages.SOURCE_FIT_CROP,
@@ -29,11 +30,10 @@ _FITS: dict[str, messages.SourceFit.ValueType] = {
     "stretch": messages.SOURCE_FIT_STRETCH,
 }
 _PLANES, _PIXELS = 2, 3
-# Sources of one call of translate_many: far below the 4 MB of a request, and enough for a batch.
-_CALL_BYTES = 2**20
-_CALL_SOURCES = 32
-# One call is computed while the next ones arrive.
-_CALLS_AT_ONCE = 4
+# Of one message of a stream: far below the 4 MB of a request, and few enough that an answer soon
+# follows.
+_MESSAGE_BYTES = 2**20
+_MESSAGE_SOURCES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ def fit_value(fit: Fit) -> messages.SourceFit.ValueType:
     return _FITS[fit]
 
 
-def parse_translated(answer: messages.TranslateResponse) -> list[Translated]:
+def parse_translated(answer: Answer) -> list[Translated]:
     """Returns the pixels of a RAW answer.
 
     Raises:
@@ -120,7 +120,7 @@ def parse_translated(answer: messages.TranslateResponse) -> list[Translated]:
     return found
 
 
-def parse_translated_files(answer: messages.TranslateResponse) -> list[EncodedPicture]:
+def parse_translated_files(answer: Answer) -> list[EncodedPicture]:
     """Returns the pictures of an encoded answer.
 
     Raises:
@@ -141,78 +141,26 @@ def parse_translated_files(answer: messages.TranslateResponse) -> list[EncodedPi
     ]
 
 
-def cut_into_calls(sources: Iterable[SourceLike]) -> Iterator[list[messages.Source]]:
-    """Yields the sources of each call: as many as fit into about a megabyte, at most 32."""
-    waiting: list[messages.Source] = []
-    size = 0
-    for source in sources:
-        message = source_message(source)
-        if waiting and (size + message.ByteSize() > _CALL_BYTES or len(waiting) == _CALL_SOURCES):
-            yield waiting
-            waiting, size = [], 0
-        waiting.append(message)
-        size += message.ByteSize()
-    if waiting:
-        yield waiting
-
-
-class Ask(Protocol):
-    """A function that asks for the translations of some sources."""
-
-    def __call__(
-        self, group: Sequence[messages.Source], offset: int, pinned: str
-    ) -> Coroutine[Any, Any, messages.TranslateResponse]:
-        """Returns the answer to a call.
-
-        Args:
-            group: the sources.
-            offset: number of sources in the calls before.
-            pinned: version that the first call found; empty for the first call.
-        """
-
-
-async def answer_in_order(
-    groups: Iterable[Sequence[messages.Source]], ask: Ask
-) -> AsyncGenerator[messages.TranslateResponse, None]:
-    """Yields the answers to several calls in order. A few calls run at the same time.
-
-    Args:
-        groups: the sources of each call; read when they are needed.
-        ask: makes a call.
+def cut_into_messages(sources: Iterable[SourceLike]) -> Iterator[list[messages.Source]]:
+    """Yields the sources of each message of a stream: up to about a megabyte, at most 8.
 
     Raises:
-        ServerError: the bundle changed between two calls.
+        InvalidRequest, OSError: as `source_message`.
     """
-    pending: deque[asyncio.Task[messages.TranslateResponse]] = deque()
-    first: messages.TranslationBatch | None = None
-    offset = 0
+    waiting: list[messages.Source] = []
+    size = 0
     try:
-        for group in groups:
-            # The first answer determines the version of the other calls.
-            if pending and (first is None or len(pending) == _CALLS_AT_ONCE):
-                answer = await pending.popleft()
-                first = _check_bundle(answer.batch, first)
-                yield answer
-            pinned = "" if first is None else first.version
-            pending.append(asyncio.ensure_future(ask(group, offset, pinned)))
-            offset += len(group)
-        while pending:
-            answer = await pending.popleft()
-            first = _check_bundle(answer.batch, first)
-            yield answer
-    finally:
-        for task in pending:
-            task.cancel()
-
-
-def _check_bundle(
-    batch: messages.TranslationBatch, first: messages.TranslationBatch | None
-) -> messages.TranslationBatch:
-    """Returns the first batch, and raises if another bundle or variant made this one."""
-    if first is None:
-        return batch
-    if (batch.bundle_sha256, batch.variant) != (first.bundle_sha256, first.variant):
-        raise ServerError(
-            f"{first.model}@{first.version} changed between two calls", reason="BUNDLE_CHANGED"
-        )
-    return first
+        for source in sources:
+            message = source_message(source)
+            more = message.ByteSize()
+            if waiting and (size + more > _MESSAGE_BYTES or len(waiting) == _MESSAGE_SOURCES):
+                yield waiting
+                waiting, size = [], 0
+            waiting.append(message)
+            size += more
+    except Exception:
+        if waiting:
+            yield waiting  # those before the wrong one
+        raise
+    if waiting:
+        yield waiting

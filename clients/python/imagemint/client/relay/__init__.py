@@ -4,6 +4,6 @@ The helper is a new interpreter. The two processes communicate over a socket pai
 for each request, answer, read and cancellation. Each channel has one helper, which ends with it.
 """
 
-from imagemint.client.relay.channel import RelayChannel
+from imagemint.client.relay.channel import RelayChannel, RelayDuplex
 
-__all__ = ["RelayChannel"]
+__all__ = ["RelayChannel", "RelayDuplex"]

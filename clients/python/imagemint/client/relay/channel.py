@@ -142,17 +142,42 @@ class RelayChannel:
 
         return call
 
-    def stream_stream(self, method: str, **_options: object) -> Callable[..., object]:
-        """Returns a function that raises: the client makes no such calls, but stubs ask for it."""
+    def stream_stream(
+        self,
+        method: str,
+        request_serializer: Serializer,
+        response_deserializer: Deserializer,
+        **_options: object,
+    ) -> "Callable[..., RelayDuplex]":
+        """Returns a function that makes a call with many requests and answers."""
 
-        def call(**_arguments: object) -> object:
-            raise NotImplementedError(f"the relay makes no calls with a stream both ways: {method}")
+        def call(*, metadata: Metadata | None = None) -> RelayDuplex:
+            number = next(self._numbers)
+            header = {
+                "call": number,
+                "do": "duplex",
+                "method": method,
+                "metadata": pack_metadata(metadata),
+            }
+            self._send(Frame(header))
+            return RelayDuplex(self, number, response_deserializer, request_serializer)
 
         return call
 
     async def read(self, number: int) -> Frame:
         """Returns the next answer of a streaming call."""
         return await self._ask(Frame({"call": number, "do": "read"}))
+
+    async def write(self, number: int, body: bytes | None) -> None:
+        """Sends a request of a streaming call, or ends them; waits as long as the helper does.
+
+        Args:
+            number: number of the call.
+            body: the request; None if no further one follows.
+        """
+        # Reads of the call wait at the same time, so this answer has a number of its own.
+        header = {"call": number, "do": "end" if body is None else "write"}
+        await self._ask(Frame(header | {"answer": next(self._numbers)}, body or b""))
 
     def cancel(self, number: int) -> None:
         """Cancels a call."""
@@ -166,13 +191,13 @@ class RelayChannel:
         """
         if self._failure is not None:
             raise self._failure
-        number = frame.header["call"]
+        number = frame.header.get("answer", frame.header["call"])
         self._waiting[number] = waiting = asyncio.get_running_loop().create_future()
         try:
             self._send(frame)
             answer: Frame = await waiting
         except asyncio.CancelledError:
-            self.cancel(number)
+            self.cancel(frame.header["call"])
             raise
         finally:
             del self._waiting[number]
@@ -220,6 +245,28 @@ class RelayStream:
         """Cancels the call."""
         self._channel.cancel(self._number)
         return True
+
+
+class RelayDuplex(RelayStream):
+    """A call with a stream both ways through the helper."""
+
+    def __init__(
+        self,
+        channel: RelayChannel,
+        number: int,
+        deserialize: Deserializer,
+        serialize: Serializer,
+    ) -> None:
+        super().__init__(channel, number, deserialize)
+        self._serialize = serialize
+
+    async def write(self, request: object) -> None:
+        """Sends a request."""
+        await self._channel.write(self._number, self._serialize(request))
+
+    async def done_writing(self) -> None:
+        """Ends the requests."""
+        await self._channel.write(self._number, None)
 
 
 def _make_error(

@@ -9,6 +9,7 @@ from typing import Any
 from grpc import aio
 
 from imagemint.client.channel import Certificates, ChannelPlan
+from imagemint.client.duplex import FaithfulCall
 from imagemint.client.relay.frames import (
     Frame,
     pack_metadata,
@@ -50,7 +51,7 @@ def _open_channel(header: dict[str, Any]) -> aio.Channel:
 
 
 class _Helper:
-    """Starts, reads and cancels calls, as the frames request."""
+    """Starts, writes, reads and cancels calls, as the frames request."""
 
     def __init__(self, channel: aio.Channel, writer: asyncio.StreamWriter) -> None:
         self._channel = channel
@@ -66,6 +67,14 @@ class _Helper:
                 tasks.create_task(self._answer(number, self._calls[number]))
             case "stream":
                 self._calls[number] = self._stream(frame)
+            case "duplex":
+                self._calls[number] = self._duplex(frame)
+            case "write" if number in self._calls:
+                writing = self._calls[number].write(frame.body)
+                tasks.create_task(self._answer(frame.header["answer"], writing))
+            case "end" if number in self._calls:
+                ending = self._calls[number].done_writing()
+                tasks.create_task(self._answer(frame.header["answer"], ending))
             case "read" if number in self._calls:
                 tasks.create_task(self._answer(number, self._calls[number].read()))
             case "cancel" if number in self._calls:
@@ -84,6 +93,10 @@ class _Helper:
         method: Any = self._channel.unary_stream(frame.header["method"])
         return method(frame.body, metadata=_read_metadata(frame))
 
+    def _duplex(self, frame: Frame) -> Any:  # noqa: ANN401 - as above
+        method: Any = self._channel.stream_stream(frame.header["method"])
+        return FaithfulCall(method(metadata=_read_metadata(frame)))
+
     async def _answer(self, number: int, answer: Any) -> None:  # noqa: ANN401 - as above
         try:
             body = await answer
@@ -98,6 +111,8 @@ class _Helper:
             return await self._send(Frame(failure))
         except asyncio.CancelledError:
             return None  # the other side cancelled the call and expects no answer
+        except asyncio.InvalidStateError:  # a write after the end, whose status the next read has
+            body = None
         ended = not isinstance(body, bytes)
         return await self._send(Frame({"call": number, "ended": ended}, b"" if ended else body))
 

@@ -1,0 +1,107 @@
+"""Calls with a stream both ways, which keep the status that the server sent."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, Protocol, TypeVar
+
+from grpc import aio
+
+_LOST = "Internal error from Core"
+_STATUS_TIMEOUT_S = 1.0
+_POLL_S = 0.01
+
+ResultT = TypeVar("ResultT")
+
+
+class DuplexCall(Protocol):
+    """A call with a stream both ways, through grpc.aio or the relay."""
+
+    async def read(self) -> object:
+        """Returns the next answer, or any object that is not a message at the end."""
+
+    async def write(self, request: Any) -> None:  # noqa: ANN401 - a message, or bytes in the relay
+        """Sends a request; waits while flow control does not allow it."""
+
+    async def done_writing(self) -> None:
+        """Ends the requests."""
+
+    def cancel(self) -> bool:
+        """Cancels the call."""
+
+
+class FaithfulCall:
+    """A call of grpc.aio whose errors have the status that the server sent.
+
+    grpc.aio replaces this status by INTERNAL if a write fails as the call ends
+    (https://github.com/grpc/grpc/issues/36066), so a caller would not learn that the server drains.
+
+    Args:
+        call: the call, which has just been started.
+    """
+
+    def __init__(self, call: "aio.StreamStreamCall[Any, Any]") -> None:
+        self._call = call
+        self._error: aio.AioRpcError | None = None
+        call.add_done_callback(self._keep)
+
+    async def read(self) -> object:
+        """Returns the next answer; `grpc.aio.EOF` at the end.
+
+        Raises:
+            AioRpcError: the call failed, with the status of the server.
+        """
+        try:
+            return await self._call.read()
+        except aio.AioRpcError as error:
+            raise (await self._find_status(error)) from None
+
+    async def write(self, request: object) -> None:
+        """Sends a request.
+
+        Raises:
+            AioRpcError, InvalidStateError: the call has ended; `read` raises its status.
+        """
+        await self._call.write(request)
+
+    async def done_writing(self) -> None:
+        """Ends the requests."""
+        await self._call.done_writing()
+
+    def cancel(self) -> bool:
+        """Cancels the call."""
+        return self._call.cancel()
+
+    def _keep(self, call: Any) -> None:  # noqa: ANN401 - gRPC leaves it untyped
+        """Keeps the status at the moment when the call ends."""
+        error = _make_error(call)
+        if error.details() != _LOST:
+            self._error = error
+
+    async def _find_status(self, error: aio.AioRpcError) -> aio.AioRpcError:
+        """Returns the error with the status of the server, if it arrives; otherwise ``error``."""
+        for _ in range(round(_STATUS_TIMEOUT_S / _POLL_S)):
+            if self._error is not None or error.details() != _LOST:
+                break
+            await asyncio.sleep(_POLL_S)
+            self._keep(self._call)
+        return self._error or error
+
+
+def _make_error(call: Any) -> aio.AioRpcError:  # noqa: ANN401 - as above
+    return aio.AioRpcError(
+        _finish(call.code()),
+        aio.Metadata(),
+        _finish(call.trailing_metadata()),
+        _finish(call.details()),
+    )
+
+
+def _finish(coroutine: Coroutine[Any, Any, ResultT]) -> ResultT:
+    """Returns the result of a coroutine that does not wait, because the call has ended."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        result: ResultT = end.value
+        return result
+    coroutine.close()
+    raise RuntimeError("the call has not ended")

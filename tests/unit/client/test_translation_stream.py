@@ -1,0 +1,135 @@
+"""Tests of streams of translations: they resume, in order, and each source is answered once."""
+
+import asyncio
+import itertools
+
+import grpc
+import numpy as np
+import pytest
+
+from imagemint import client
+from imagemint.client import AsyncClient, forks
+from imagemint.client.resuming import Backoff
+from imagemint.client.translation_stream import TranslationStream
+
+UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
+EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
+CANCELLED = grpc.StatusCode.CANCELLED
+
+
+@pytest.fixture(autouse=True)
+def _shorten_backoff(monkeypatch):
+    """Waits a millisecond between attempts."""
+    defaults = {"backoff": Backoff(initial_s=0.001, longest_s=0.001)}
+    monkeypatch.setattr(TranslationStream.__init__, "__kwdefaults__", defaults)
+
+
+@pytest.fixture(params=[False, True], ids=["direct", "relayed"])
+def relayed(request, monkeypatch):
+    """Whether calls go through the helper of a forked process."""
+    monkeypatch.setattr(forks, "grpc_is_broken", lambda: request.param)
+    return request.param
+
+
+@pytest.fixture
+async def translator(address):
+    """An asyncio client of `mint`."""
+    async with AsyncClient(address) as opened:
+        yield opened
+
+
+def draw(number):
+    """Returns a source whose levels tell its number."""
+    return np.full((2, 3, 1), number, np.uint8)
+
+
+async def collect(results):
+    """Returns index and level of each translation."""
+    return [(int(each.index[0]), int(each.image[0, 0, 0])) async for each in results]
+
+
+@pytest.mark.parametrize("code", [UNAVAILABLE, EXHAUSTED, CANCELLED], ids=lambda code: code.name)
+async def test_broken_stream_equals_the_whole_one(translator, mint, fault, code, relayed):
+    """After two failures each source is answered once, in order, with its index."""
+    del relayed
+    mint.breaks.extend([(2, fault(code)), (1, fault(code))])
+    found = await collect(translator.translate_stream("tiny", map(draw, range(70)), first_index=5))
+    assert found == [(5 + number, 255 - number) for number in range(70)]
+    first, second, third = mint.translated
+    assert [each.images.first_index for each in (first, second, third)] == [5, 21, 29]
+    assert first.images.seed == third.images.seed
+    assert (first.images.version, third.images.version) == ("", "3")
+
+
+async def test_sources_are_read_a_little_ahead(translator, mint):
+    """A consumer that stops reading stops the reading of the sources."""
+    taken = itertools.count()
+    sources = (draw(next(taken) % 256) for _ in range(10_000))
+    results = translator.translate_stream("tiny", sources)
+    await anext(results)
+    for _ in range(5):  # the first answer makes room for the fifth message
+        await asyncio.to_thread(mint.received.get, timeout=30)
+    await results.aclose()
+    assert next(taken) == 41
+    assert await asyncio.to_thread(mint.ended.wait, 30)
+
+
+async def test_error_of_a_source_follows_its_predecessors(translator, mint):
+    """What the sources raise arrives after the results of the sources before."""
+    sources = [draw(1), draw(2), "none.png", draw(3)]
+    results = translator.translate_stream("tiny", sources)
+    assert [int((await anext(results)).index[0]) for _ in range(2)] == [0, 1]
+    with pytest.raises(FileNotFoundError, match=r"none\.png"):
+        await anext(results)
+
+
+async def test_server_names_the_source_of_the_stream(translator, mint):
+    """A violation has the number of the source in the whole stream."""
+    sources = [draw(number) for number in range(30)]
+    sources[19] = np.zeros((9, 9, 1), np.uint8)
+    results = translator.translate_stream("tiny", sources)
+    with pytest.raises(client.InvalidRequest, match="too large") as caught:
+        await collect(results)
+    assert [each.field for each in caught.value.violations] == ["sources[19].raw"]
+
+
+async def test_failure_before_first_answer_is_raised(translator, mint, fault):
+    """Before the first answer only the service config retries."""
+    mint.faults.extend([fault(EXHAUSTED)] * 4)
+    with pytest.raises(client.QueueFull):
+        await collect(translator.translate_stream("tiny", [draw(1)]))
+    assert len(mint.translated) == 0
+
+
+async def test_outage_beyond_the_timeout_is_raised(translator, mint, fault):
+    """If the server does not come back within timeout_s, the last failure is raised."""
+    mint.breaks.extend([(1, fault(UNAVAILABLE, "gone")), *[(0, fault(UNAVAILABLE, "gone"))] * 999])
+    results = translator.translate_stream("tiny", map(draw, range(70)), timeout_s=0.3)
+    for number in range(8):
+        assert int((await anext(results)).index[0]) == number
+    with pytest.raises(client.Unavailable, match="gone"):
+        await anext(results)
+
+
+async def test_silent_server_is_an_error(translator, mint):
+    """An answer that does not arrive within timeout_s raises."""
+    mint.silent = True
+    with pytest.raises(client.DeadlineExceeded) as caught:
+        await collect(translator.translate_stream("tiny", [draw(1)], timeout_s=0.1))
+    assert caught.value.reason == "CHUNK_OVERDUE"
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [({"bundle_sha256": "cd" * 32}, "BUNDLE_CHANGED"), ({"variant": "fp32"}, "VARIANT_CHANGED")],
+)
+async def test_changed_model_is_refused(translator, mint, fault, changed, reason):
+    """A version with other bytes, or another variant, does not continue the stream."""
+    mint.breaks.append((1, fault(UNAVAILABLE)))
+    results = translator.translate_stream("tiny", map(draw, range(20)))
+    for _ in range(8):
+        await anext(results)
+    vars(mint).update(changed)
+    with pytest.raises(client.ServerError) as caught:
+        await anext(results)
+    assert caught.value.reason == reason
