@@ -17,7 +17,7 @@ from imagemint.training.datasets.translations.degradations import (
     Gray,
     LowResolution,
     MotionBlur,
-    Same,
+    Unchanged,
 )
 from imagemint.training.datasets.translations.holes import Holes
 from imagemint.training.loop import training_loop
@@ -89,7 +89,7 @@ def pairs_of(task, data=None):
         "low-resolution": LowResolution(),
         "motion-blur": MotionBlur(longest=4),
         "holes": Holes(),
-        "images": Same(),
+        "images": Unchanged(),
     }
     return DegradedImages(task, data, degradations[task])
 

@@ -95,7 +95,7 @@ class _Distance(nn.Module):
     def __init__(self, classifier: Classifier, train: LabelledImages, test: LabelledImages) -> None:
         super().__init__()
         self.features = classifier.features
-        seen, _ = classifier.look(train.images)
+        seen, _ = classifier.extract(train.images)
         mean = seen.mean(axis=0)
         _, _, axes = np.linalg.svd(seen - mean, full_matrices=False)
         self.register_buffer("mean", torch.from_numpy(mean).float())

@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # here, a closed pipe still raises
     except UsageError as error:
         for fault in error.faults:
-            _complain(arguments, fault)
+            _print_error(arguments, fault)
         return _MISUSED
     except KeyboardInterrupt:
         return _INTERRUPTED
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if not _is_failure(error):
             raise
-        _complain(arguments, str(error) or type(error).__name__)
+        _print_error(arguments, str(error) or type(error).__name__)
         return _FAILED
     return status
 
@@ -169,7 +169,7 @@ def _is_failure(error: Exception) -> bool:
     return ours or isinstance(error, OSError)
 
 
-def _complain(arguments: list[str], message: str) -> None:
+def _print_error(arguments: list[str], message: str) -> None:
     """Prints one line on stderr that begins with the name of the command."""
     named = [each for each in arguments[:1] if not each.startswith("-")]
     line = " ".join(message.split())

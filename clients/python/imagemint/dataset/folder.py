@@ -251,7 +251,7 @@ def publish_shard(folder: Folder, shard: Shard, staging: Staging) -> list[Writte
         if digest is None:
             missing.append(each)
         elif digest != each.sha256:
-            raise refuse_stranger(folder, each.name)
+            raise make_foreign_file_error(folder, each.name)
     flush(list(staging.staged.values()))
     if entered is None:
         journal.write(shard, files)
@@ -260,7 +260,7 @@ def publish_shard(folder: Folder, shard: Shard, staging: Staging) -> list[Writte
     return files
 
 
-def refuse_stranger(folder: Folder, name: str) -> OtherPlan:
+def make_foreign_file_error(folder: Folder, name: str) -> OtherPlan:
     """Returns the error for a file that the data set did not write."""
     return OtherPlan(
         f"{folder.place}/{name} is not the file that this data set has there. It is kept: move it "

@@ -8,7 +8,7 @@ from itertools import chain
 
 from imagemint.dataset.card import CARD_FILE, format_card
 from imagemint.dataset.errors import DatasetError, OtherPlan
-from imagemint.dataset.folder import Folder, Journal, WrittenFile, refuse_stranger
+from imagemint.dataset.folder import Folder, Journal, WrittenFile, make_foreign_file_error
 from imagemint.dataset.formats import load_format
 from imagemint.dataset.plan import PLAN_FILE, Plan, Shard, spell_software
 from imagemint.dataset.progress import Progress
@@ -108,7 +108,7 @@ def list_missing(folder: Folder, plan: Plan, on_done: Callable[[Shard], None]) -
         if entry is None:
             name = shard_format.name_file(plan, shard)
             if name is not None and folder.digest(name) is not None:
-                raise refuse_stranger(folder, name)
+                raise make_foreign_file_error(folder, name)
             yield shard
         elif _has_all(folder, entry):
             on_done(shard)
@@ -120,7 +120,7 @@ def _has_all(folder: Folder, entry: list[WrittenFile]) -> bool:
     digests = [(each, folder.digest(each.name)) for each in entry]
     for each, digest in digests:
         if digest not in (None, each.sha256):
-            raise refuse_stranger(folder, each.name)
+            raise make_foreign_file_error(folder, each.name)
     return all(digest is not None for _, digest in digests)
 
 
@@ -146,7 +146,7 @@ def finish(folder: Folder, plan: Plan) -> int:
     card = format_card(plan, num_bytes)
     existing = folder.read(CARD_FILE)
     if existing not in (None, card):
-        raise refuse_stranger(folder, CARD_FILE)
+        raise make_foreign_file_error(folder, CARD_FILE)
     if existing is None:
         folder.put(CARD_FILE, card)
     folder.put(SUMS_FILE, b"".join(_format_sums(journal, plan, card)))

@@ -150,7 +150,9 @@ def _class_input(free: list[Input], foreign: ForeignModel) -> Input | None:
     # If latents are as long as the number of classes, both inputs look one-hot; the name decides
     # then.
     named = [each for each in one_hot if each.name.lower() in _CLASS_NAMES]
-    return _only("class input", integers or (one_hot if len(one_hot) == 1 else named), others)
+    return _require_one(
+        "class input", integers or (one_hot if len(one_hot) == 1 else named), others
+    )
 
 
 def _latent_input(free: list[Input], foreign: ForeignModel) -> Input:
@@ -164,7 +166,7 @@ def _latent_input(free: list[Input], foreign: ForeignModel) -> Input:
     floats = [each for each in free if each.dtype in _FLOATS]
     unlikely = [each for each in floats if each.name.lower() in _CLASS_NAMES]
     likely = [each for each in floats if each not in unlikely]
-    return _only("latent input", likely if len(likely) == 1 else floats, free)
+    return _require_one("latent input", likely if len(likely) == 1 else floats, free)
 
 
 def _refuse_unmapped(left: list[Input], foreign: ForeignModel) -> None:
@@ -235,7 +237,7 @@ def _truncation_form(found: Input, latent: Input) -> Form:
     )
 
 
-def _only(what: str, candidates: list[Input], among: Iterable[Input]) -> Input:
+def _require_one(what: str, candidates: list[Input], among: Iterable[Input]) -> Input:
     if len(candidates) != 1:
         option = what.replace(" ", "-")
         found = ", ".join(map(str, among)) or "none"

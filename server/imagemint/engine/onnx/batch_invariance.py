@@ -34,7 +34,7 @@ _SIZES = (2, 3, 5, 8, 13, 17, 31, 47)
 THOROUGH_BATCHES = 8
 """Batches of the probe of a graph with sums across a row."""
 # Latents of these sizes change the scales, extremes and statistics of a batch.
-_STRANGE_SCALES = np.array([0.0, 1e-3, 30.0, 1e4], np.float32)
+_DIFFERENT_SCALES = np.array([0.0, 1e-3, 30.0, 1e4], np.float32)
 
 
 def probe_feeds(spec: ModelSpec, count: int = PROBE_ROWS) -> list[Feed]:
@@ -135,30 +135,30 @@ def looks_at_others(
     """
     place = np.arange(len(whole))
     # A batch is padded with its first row, so test that, too.
-    for kept, strangers in (
-        (place % 2 == 0, _strange(feed)),
-        (place % 2 == 1, _strange(feed)),
+    for kept, others in (
+        (place % 2 == 0, _make_different_rows(feed)),
+        (place % 2 == 1, _make_different_rows(feed)),
         (place % 3 == 0, {name: np.repeat(v[:1], len(v), axis=0) for name, v in feed.items()}),
     ):
         mixed = {name: value.copy() for name, value in feed.items()}
         for name, value in mixed.items():
-            value[~kept] = strangers[name][~kept]
+            value[~kept] = others[name][~kept]
         if compute(mixed)[kept].tobytes() != whole[kept].tobytes():
             return True
     return False
 
 
-def _strange(feed: Feed) -> Feed:
+def _make_different_rows(feed: Feed) -> Feed:
     """Returns rows that differ from those of a batch in conditions, scales and extremes."""
-    strange = {name: np.roll(value, 1, axis=0) for name, value in feed.items()}
+    different = {name: np.roll(value, 1, axis=0) for name, value in feed.items()}
     # Change every second row, so that each kind is beside the rows that are kept.
-    kinds = np.arange(count_rows(feed)) // 2 % len(_STRANGE_SCALES)
-    if "z" in strange:
-        strange["z"] = strange["z"] * _STRANGE_SCALES[kinds][:, np.newaxis]
-    if "source" in strange:
-        strange["source"][kinds == 0] = 0
-        strange["source"][kinds == 1] = 255
-    return strange
+    kinds = np.arange(count_rows(feed)) // 2 % len(_DIFFERENT_SCALES)
+    if "z" in different:
+        different["z"] = different["z"] * _DIFFERENT_SCALES[kinds][:, np.newaxis]
+    if "source" in different:
+        different["source"][kinds == 0] = 0
+        different["source"][kinds == 1] = 255
+    return different
 
 
 def same_everywhere(

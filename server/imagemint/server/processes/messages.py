@@ -41,7 +41,7 @@ class Failed:
 
 
 @dataclass(frozen=True)
-class Beat:
+class Heartbeat:
     """From a worker, every second: its event loop runs."""
 
     figures: Figures | None = None
@@ -98,7 +98,7 @@ class Answers:
     replies: list[Reply] = field(default_factory=list)
 
 
-Message = Begin | Ready | Failed | Beat | Reload | Drain | Ask | Question | Reply | Answers
+Message = Begin | Ready | Failed | Heartbeat | Reload | Drain | Ask | Question | Reply | Answers
 
 _ADAPTERS: dict[str, TypeAdapter[Any]] = {
     kind.__name__: TypeAdapter(kind) for kind in get_args(Message)

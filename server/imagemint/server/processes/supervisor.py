@@ -16,7 +16,7 @@ from imagemint.server.processes.messages import Ask, Drain, Reload, Reply
 from imagemint.server.processes.ports import reserve
 from imagemint.server.processes.questions import Questions
 from imagemint.server.processes.supervisor_metrics import WorkersMetrics
-from imagemint.server.processes.worker_keeper import Circumstances, Keeper
+from imagemint.server.processes.worker_keeper import Keeper, KeeperContext
 from imagemint.server.processes.worker_metrics import Figures, parse_figures
 from imagemint.server.settings import ServeSettings
 from imagemint.server.telemetry.gpu import watch_devices
@@ -123,7 +123,7 @@ class Supervisor:
                 keeper.tick()
 
     def _create_keepers(self, address: str, http_address: str | None) -> list[Keeper]:
-        circumstances = Circumstances(
+        context = KeeperContext(
             command=self._worker,
             settings=worker_settings(self._settings, address, http_address),
             served_bytes=self._served_bytes,
@@ -135,7 +135,7 @@ class Supervisor:
             counted=self._on_figures,
             died=self._on_death,
         )
-        return [Keeper(number, circumstances) for number in range(self._settings.processes)]
+        return [Keeper(number, context) for number in range(self._settings.processes)]
 
     def _on_change(self) -> None:
         ready = sum(keeper.ready for keeper in self._keepers)

@@ -24,10 +24,10 @@ from imagemint.server.processes.channel import Channel
 from imagemint.server.processes.messages import (
     Answers,
     Ask,
-    Beat,
     Begin,
     Drain,
     Failed,
+    Heartbeat,
     Question,
     Ready,
     Reload,
@@ -176,7 +176,7 @@ async def _serve(begin: Begin, peers: WorkerPeers, channel: Channel) -> int:
 
         peers.on("measure", tell)
         peers.reload = app.reload
-        telling = [_beat(channel), _report(channel, measure)]
+        telling = [_send_heartbeats(channel), _report(channel, measure)]
         tasks = [asyncio.create_task(each) for each in telling]
 
         def ready() -> None:
@@ -194,7 +194,7 @@ async def _serve(begin: Begin, peers: WorkerPeers, channel: Channel) -> int:
         _log.warning("supervisor is gone")
     for task in tasks:
         task.cancel()
-    channel.send(Beat(figures_of(app.metrics.registry)))
+    channel.send(Heartbeat(figures_of(app.metrics.registry)))
     if app.leaves_work:
         await channel.close()
         leave_now(0)
@@ -211,10 +211,10 @@ def _measurer(registry: Collector) -> Callable[[], Awaitable[Figures]]:
     return measure
 
 
-async def _beat(channel: Channel) -> None:
+async def _send_heartbeats(channel: Channel) -> None:
     """Sends the supervisor a heartbeat every second; it must not wait for anything else."""
     while True:
-        channel.send(Beat())
+        channel.send(Heartbeat())
         await asyncio.sleep(_BEAT_S)
 
 
@@ -223,7 +223,7 @@ async def _report(channel: Channel, measure: Callable[[], Awaitable[Figures]]) -
     while True:
         await asyncio.sleep(_FIGURES_S)
         if not channel.is_behind:
-            channel.send(Beat(await measure()))
+            channel.send(Heartbeat(await measure()))
 
 
 def _is_expected(error: Exception) -> bool:

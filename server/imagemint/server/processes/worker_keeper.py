@@ -11,10 +11,10 @@ import structlog
 from imagemint.server.processes.channel import Channel
 from imagemint.server.processes.messages import (
     Ask,
-    Beat,
     Begin,
     Drain,
     Failed,
+    Heartbeat,
     Message,
     Question,
     Ready,
@@ -38,7 +38,7 @@ class StartFailed(RuntimeError):  # noqa: N818 - the name states the condition, 
 
 
 @dataclass(frozen=True)
-class Circumstances:
+class KeeperContext:
     """The data and callbacks that all keepers share."""
 
     command: Sequence[str]
@@ -67,12 +67,12 @@ class Keeper:
 
     Args:
         number: the number of the worker, from 0.
-        circumstances: the data and callbacks that all keepers share.
+        context: the data and callbacks that all keepers share.
         restarts: computes the delays between restarts.
     """
 
     def __init__(
-        self, number: int, circumstances: Circumstances, restarts: Restarts | None = None
+        self, number: int, context: KeeperContext, restarts: Restarts | None = None
     ) -> None:
         self.number = number
         self.models: dict[str, list[int]] = {}
@@ -85,7 +85,7 @@ class Keeper:
         """Whether to restart without limit; if not, a worker that cannot start is an error."""
         self.status = 0
         """Exit status of the last process; negative for a signal."""
-        self._circumstances = circumstances
+        self._context = context
         self._restarts = restarts or Restarts()
         self._process: asyncio.subprocess.Process | None = None
         self._channel: Channel | None = None
@@ -107,11 +107,11 @@ class Keeper:
         Raises:
             StartFailed: the worker cannot serve, and the server has not started yet.
         """
-        now, leaving = asyncio.get_running_loop().time, self._circumstances.leaving
+        now, leaving = asyncio.get_running_loop().time, self._context.leaving
         while not leaving.is_set():
             began = now()
             await self._run_worker()
-            self._circumstances.died(self)
+            self._context.died(self)
             if leaving.is_set():
                 return
             lived_s = now() - began
@@ -149,7 +149,7 @@ class Keeper:
             limit_s *= _PATIENCE_AT_START
         if self._silent_s == SUSPECT_S and self._started:
             _log.warning("worker does not answer", worker=self.number, pid=self.pid)
-            self._circumstances.changed()
+            self._context.changed()
         if self._silent_s >= limit_s:
             self._verdict = f"no heartbeat for {self._silent_s} s"
             self.kill()
@@ -159,7 +159,7 @@ class Keeper:
         was_ready, self._silent_s = self.ready, 0
         if self.ready and not was_ready:
             _log.info("worker answers again", worker=self.number, pid=self.pid)
-            self._circumstances.changed()
+            self._context.changed()
 
     def kill(self) -> None:
         """Kills the worker, if a process runs."""
@@ -178,11 +178,11 @@ class Keeper:
         with ours, theirs:
             try:
                 self._process = await asyncio.create_subprocess_exec(
-                    *self._circumstances.command,
+                    *self._context.command,
                     str(theirs.fileno()),
-                    pass_fds=(theirs.fileno(), self._circumstances.served_bytes),
+                    pass_fds=(theirs.fileno(), self._context.served_bytes),
                     stdin=asyncio.subprocess.DEVNULL,
-                    stderr=self._circumstances.stderr,
+                    stderr=self._context.stderr,
                 )
             except OSError as error:  # not enough memory, or too many processes
                 self._refusal = f"cannot be started: {error}"
@@ -197,30 +197,28 @@ class Keeper:
                 self._started = False
 
     async def _converse(self, process: asyncio.subprocess.Process, end: socket.socket) -> None:
-        circumstances = self._circumstances
+        context = self._context
         self._channel = channel = await Channel.over(end)
         try:
-            remembered = circumstances.remembered()
-            channel.send(
-                Begin(self.number, circumstances.settings, circumstances.served_bytes, remembered)
-            )
-            if circumstances.leaving.is_set():
+            remembered = context.remembered()
+            channel.send(Begin(self.number, context.settings, context.served_bytes, remembered))
+            if context.leaving.is_set():
                 channel.send(Drain())
             while (message := await channel.receive()) is not None:
                 self._note_heartbeat()
                 match message:
-                    case Beat(figures):
+                    case Heartbeat(figures):
                         self._beats = True
                         if figures is not None:
-                            circumstances.counted(self, figures)
+                            context.counted(self, figures)
                     case Ready(models):
                         self.models, self._started = models, True
                         _log.info("worker ready", worker=self.number, pid=process.pid)
-                        circumstances.changed()
+                        context.changed()
                     case Failed(reason):
                         self._refusal = reason
                     case Ask() | Reply():
-                        circumstances.heard(self, message)
+                        context.heard(self, message)
             await process.wait()
         finally:
             self._channel = None

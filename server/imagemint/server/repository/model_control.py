@@ -48,7 +48,7 @@ class ModelControl:
         self._first = DaemonPool(1, "first load")
         self._tasks: list[asyncio.Task[None]] = []
         self._changed = asyncio.Event()
-        self._complaint = ""
+        self._problem = ""
         self._peers = peers or Peers()
         # One worker lists a repository in an object store for all.
         self._max_age_s = _SHARED_SHARE * poll_interval_s if self._peers.several else 0.0
@@ -240,17 +240,17 @@ class ModelControl:
         try:
             await self._in_turn(change)
         except OSError as error:
-            self._complain(f"the repository cannot be read: {error}")
+            self._log_problem(f"the repository cannot be read: {error}")
         except Exception:  # noqa: BLE001 - the next scan may succeed
             _log.exception("the repository was not brought up to date")
         else:
-            self._complaint = ""
+            self._problem = ""
 
-    def _complain(self, complaint: str) -> None:
+    def _log_problem(self, problem: str) -> None:
         """Logs a lasting problem once, not at every scan."""
-        if complaint != self._complaint:
-            _log.error("%s; the loaded models still serve", complaint)
-        self._complaint = complaint
+        if problem != self._problem:
+            _log.error("%s; the loaded models still serve", problem)
+        self._problem = problem
 
     async def _watch_files(self) -> None:
         # Imported here because only the mode watch needs it.

@@ -10,10 +10,10 @@ from imagemint.server.processes.channel import Channel
 from imagemint.server.processes.messages import (
     Answers,
     Ask,
-    Beat,
     Begin,
     Drain,
     Failed,
+    Heartbeat,
     Question,
     Ready,
     Reload,
@@ -30,8 +30,8 @@ MESSAGES = [
     Begin(1, SETTINGS, 7, (Question(3, "load", ["mnist", True]),)),
     Ready({"mnist": [1, 2]}),
     Failed("no such directory"),
-    Beat(),
-    Beat([Family("a", "Counts.", "counter", VALUES)]),
+    Heartbeat(),
+    Heartbeat([Family("a", "Counts.", "counter", VALUES)]),
     Reload(),
     Drain(),
     Ask(1, "load", {"name": "mnist"}, "model mnist", 1.5),
@@ -59,7 +59,7 @@ async def test_incomplete_message_ends_the_channel():
     """A worker that dies while it sends is gone, and its last message is discarded."""
     ours, theirs = socket.socketpair()
     receiver = await Channel.over(ours)
-    theirs.sendall((100).to_bytes(8) + b"Beat {")
+    theirs.sendall((100).to_bytes(8) + b"Heartbeat {")
     theirs.close()
     assert await receiver.receive() is None
     await receiver.close()

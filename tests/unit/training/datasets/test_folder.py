@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imagemint.training.datasets import Reading, load_dataset, load_folder
+from imagemint.training.datasets import ReadOptions, load_dataset, load_folder
 from imagemint.training.datasets.pictures import Shape
 from imagemint.training.errors import DatasetError
 
@@ -53,7 +53,7 @@ def test_folders_of_splits_are_used(tmp_path):
 
 def test_images_are_in_the_order_of_their_names(pets):
     """The number of decoding threads changes neither the order nor the digest."""
-    one, many = (load_folder(pets, "train", Reading(workers=count)) for count in (1, 7))
+    one, many = (load_folder(pets, "train", ReadOptions(workers=count)) for count in (1, 7))
     assert np.array_equal(one.images, many.images)
     assert one.sha256 == many.sha256
     assert one.images[:9, 0, 0, 0].tolist() == list(range(9))
@@ -71,13 +71,13 @@ def test_broken_image_is_reported(pets, caplog):
     assert [entry.split(":")[0] for entry in data.broken] == ["cat/03.png", "dog/deeper/04.png"]
     assert "2 of 27 pictures are broken: cat/03.png: unreadable" in caplog.text
     with pytest.raises(DatasetError, match=r"2 of 27 pictures are broken: cat/03\.png"):
-        load_folder(pets, "train", Reading(strict=True))
+        load_folder(pets, "train", ReadOptions(strict=True))
 
 
 def test_digest_depends_on_images_and_shape(pets):
     """Another image or another shape gives another digest."""
     before = load_folder(pets, "train")
-    treated = load_folder(pets, "train", Reading(Shape(4)))
+    treated = load_folder(pets, "train", ReadOptions(Shape(4)))
     paint(pets / "cat" / "00.png", 55)
     assert len({before.sha256, treated.sha256, load_folder(pets, "train").sha256}) == 3
 
@@ -87,7 +87,7 @@ def test_different_sizes_need_a_size(pets):
     paint(pets / "cat" / "00.png", 7, size=(9, 5))
     with pytest.raises(DatasetError, match=r"01\.png: picture of \(6, 6\) pixels, .*a size to"):
         load_folder(pets, "train")
-    assert load_folder(pets, "train", Reading(Shape(5, 3))).images.shape == (27, 5, 5, 3)
+    assert load_folder(pets, "train", ReadOptions(Shape(5, 3))).images.shape == (27, 5, 5, 3)
 
 
 def test_folder_is_found_by_path_or_name(pets, tmp_path):
@@ -271,8 +271,8 @@ def test_given_names_set_the_order(tmp_path):
     folders, numbers = tmp_path / "folders", tmp_path / "numbers"
     write_tree(folders, *TWO)
     write_tree(numbers, "0/1.png", "2/2.png")
-    given = Reading(class_labels=("dog", "horse", "cat"))
+    given = ReadOptions(class_labels=("dog", "horse", "cat"))
     assert count_classes(load_folder(folders, "train", given)) == {"dog": 1, "horse": 0, "cat": 2}
     assert count_classes(load_folder(numbers, "train", given)) == {"dog": 1, "horse": 0, "cat": 1}
     with pytest.raises(DatasetError, match="'dog' is none of the 2 classes cat, dig; did you mean"):
-        load_folder(folders, "train", Reading(class_labels=("cat", "dig")))
+        load_folder(folders, "train", ReadOptions(class_labels=("cat", "dig")))

@@ -9,7 +9,7 @@ from imagemint.training.datasets.avatars import STYLES, VALUES
 from imagemint.training.datasets.images import Attribute, LabelledImages
 from imagemint.training.errors import DatasetError
 from imagemint.training.evaluation.captioned import caption_figures, draw_images
-from imagemint.training.evaluation.extractors import Judge, Looks
+from imagemint.training.evaluation.extractors import Extracted, Judge
 from imagemint.training.evaluation.sources import LatentSource
 
 COUNT = 120
@@ -23,9 +23,11 @@ class Reader(Judge):
     def __init__(self):
         """Loads nothing."""
 
-    def look(self, images):
+    def extract(self, images):
         """Returns the head of each image."""
-        return Looks(images[:, 0, :1, 0] * 1.0, log_softmax(np.eye(10)[images[:, 0, 0, 0]], axis=1))
+        return Extracted(
+            images[:, 0, :1, 0] * 1.0, log_softmax(np.eye(10)[images[:, 0, 0, 0]], axis=1)
+        )
 
     def attributes(self, images):
         """Returns the attributes."""

@@ -14,10 +14,10 @@ CPU = torch.device("cpu")
 def test_judge_describes_itself(judge, test_digits):
     """The description has name, digest, accuracy and layer, and probabilities sum to one."""
     seen = Judge(judge, CPU)
-    looks = seen.look(test_digits.images)
-    assert np.array_equal(looks.classes, test_digits.labels)
-    assert np.exp(looks.log_probabilities).sum(axis=1) == pytest.approx(np.ones(60))
-    assert looks.features.shape == (60, 128)
+    extracted = seen.extract(test_digits.images)
+    assert np.array_equal(extracted.classes, test_digits.labels)
+    assert np.exp(extracted.log_probabilities).sum(axis=1) == pytest.approx(np.ones(60))
+    assert extracted.features.shape == (60, 128)
     for part in ("mnist-classifier", seen.sha256[:16], "accuracy 1.0000", "layer features.relu"):
         assert part in seen.about
     assert open_extractor(judge, None, CPU)[0].sha256 == seen.sha256
@@ -28,20 +28,20 @@ def test_stacked_judge_reads_each_channel(judge, test_digits):
     digits = Judge(judge, CPU)
     stacks = stack_digits(test_digits, 40)
     images, labels = stacks.images, stacks.labels
-    looks = StackedJudge(digits).look(images)
-    assert np.array_equal(looks.classes, labels)
-    assert looks.log_probabilities.shape == (40, 1000)
-    assert np.exp(looks.log_probabilities).sum(axis=1) == pytest.approx(np.ones(40))
-    green = digits.look(images[..., [1]])
-    assert looks.features[:, 128:256] == pytest.approx(green.features, abs=1e-5)
+    extracted = StackedJudge(digits).extract(images)
+    assert np.array_equal(extracted.classes, labels)
+    assert extracted.log_probabilities.shape == (40, 1000)
+    assert np.exp(extracted.log_probabilities).sum(axis=1) == pytest.approx(np.ones(40))
+    green = digits.extract(images[..., [1]])
+    assert extracted.features[:, 128:256] == pytest.approx(green.features, abs=1e-5)
 
 
 def test_unsupported_shape_is_refused(judge):
     """The error names the shape of images that the judge does not support."""
     with pytest.raises(DatasetError, match=r"cannot look at images of \[32, 32, 3\]"):
-        Judge(judge, CPU).look(np.zeros((2, 32, 32, 3), np.uint8))
+        Judge(judge, CPU).extract(np.zeros((2, 32, 32, 3), np.uint8))
     with pytest.raises(DatasetError, match="three channels, these images 1"):
-        StackedJudge(Judge(judge, CPU)).look(np.zeros((2, 28, 28, 1), np.uint8))
+        StackedJudge(Judge(judge, CPU)).extract(np.zeros((2, 28, 28, 1), np.uint8))
 
 
 def test_unpublished_inception_weights_are_refused(tmp_path):

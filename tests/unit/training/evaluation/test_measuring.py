@@ -5,9 +5,9 @@ import pytest
 
 from imagemint.training.datasets import LabelledImages
 from imagemint.training.evaluation.copies import nearest_training_images
-from imagemint.training.evaluation.extractors import Looks
+from imagemint.training.evaluation.extractors import Extracted
 from imagemint.training.evaluation.measuring import Sample, measure
-from imagemint.training.evaluation.reals import look_at_reals
+from imagemint.training.evaluation.real_images import extract_real_images
 
 CLASSES = 3
 
@@ -17,11 +17,11 @@ class Pixels:
 
     about, sha256, accuracy, trained_on = "pixels", "0" * 64, 1.0, "noise/train"
 
-    def look(self, images):
+    def extract(self, images):
         """Returns features and log-probabilities."""
         features = images.reshape(len(images), -1)[:, :16].astype(np.float64)
         sure = np.eye(CLASSES)[(features[:, 0] // 80).astype(int)]
-        return Looks(features, np.log(sure * 0.97 + 0.01))
+        return Extracted(features, np.log(sure * 0.97 + 0.01))
 
 
 def make_images(count, seed, name="noise/train"):
@@ -35,9 +35,9 @@ def make_images(count, seed, name="noise/train"):
 
 def measure_images(fake, test=90):
     """Returns the results for images by metric, beside a small test set."""
-    reals = look_at_reals("noise", make_images(3_000, 1), make_images(test, 2), Pixels())
-    looks = Pixels().look(fake.images)
-    found = measure(reals, Sample(fake.images, fake.labels, looks, looks), Pixels())
+    reals = extract_real_images("noise", make_images(3_000, 1), make_images(test, 2), Pixels())
+    extracted = Pixels().extract(fake.images)
+    found = measure(reals, Sample(fake.images, fake.labels, extracted, extracted), Pixels())
     return {each.metric: each for each in found}
 
 

@@ -8,7 +8,7 @@ from imagemint.training.datasets.avatar_wordings import CAPTIONS
 from imagemint.training.datasets.avatars import VALUES, frequencies
 from imagemint.training.datasets.caption_draws import CaptionDraws
 from imagemint.training.losses.adversarial import ADVERSARIAL_LOSSES
-from imagemint.training.losses.captions import Reading, WrongCaption
+from imagemint.training.losses.captions import CaptionReading, WrongCaption
 from imagemint.training.losses.gan_loss import Batch
 from imagemint.training.networks import AttributeDiscriminator, CaptionGenerator, Shape
 
@@ -32,7 +32,7 @@ def test_reading_loss_trains_the_caption_reader():
     torch.manual_seed(0)
     words = len(CAPTIONS.vocabulary)
     G = CaptionGenerator(16, SHAPE, words=words, c_dim=2, base_channels=16, frequencies=TABLES)
-    term, told = Reading(1.0, CaptionDraws(4)), make_batch(G)
+    term, told = CaptionReading(1.0, CaptionDraws(4)), make_batch(G)
     optimizer = torch.optim.Adam(G.parameters(), 1e-3)
     before = term(told)["reading"]
     for _ in range(20):
@@ -49,7 +49,7 @@ def test_reading_loss_trains_the_caption_reader():
 def test_reading_loss_needs_a_caption_reader():
     """A generator without a caption reader raises TypeError."""
     with pytest.raises(TypeError, match="reads captions"):
-        Reading(1.0, CaptionDraws(1))(make_batch(nn.Identity()))
+        CaptionReading(1.0, CaptionDraws(1))(make_batch(nn.Identity()))
 
 
 def test_wrong_captions_come_from_the_next_image():

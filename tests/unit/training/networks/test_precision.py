@@ -131,4 +131,7 @@ def test_compiled_run_equals_eager(name, tmp_path, monkeypatch):
     compiled = train_recipe(recipe, tmp_path / "compiled", passes=Passes(compiled=True)).tensors()
     assert all(torch.allclose(eager[key], compiled[key], atol=1e-5) for key in eager)
     # Of two steps of mnist the first has penalties, so D runs compiled half as often there.
-    assert (calls.count("draw"), calls.count("_look")) == {"mnist": (2, 6), "wgan-gp": (2, 6)}[name]
+    assert (calls.count("draw"), calls.count("_discriminate")) == {
+        "mnist": (2, 6),
+        "wgan-gp": (2, 6),
+    }[name]

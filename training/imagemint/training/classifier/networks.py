@@ -52,7 +52,7 @@ class Classifier(nn.Module, ABC):
         """Returns whether the network takes images of this shape."""
 
     @torch.no_grad()
-    def look(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def extract(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Returns features float64 [N, d] and logits float64 [N, K] for uint8 [N, H, W, C]."""
         device = self.logits.weight.device
         features, logits = [], []
@@ -73,7 +73,7 @@ class Classifier(nn.Module, ABC):
 
     def judge(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Returns features float64 [N, d] and classes int64 [N] for uint8 [N, H, W, C]."""
-        features, logits = self.look(images)
+        features, logits = self.extract(images)
         return features, logits.argmax(axis=1)
 
 

@@ -5,7 +5,7 @@ from imagemint.training.datasets.download import cache_directory
 from imagemint.training.datasets.folder import load_folder
 from imagemint.training.datasets.formats import parse_idx
 from imagemint.training.datasets.images import LabelledImages, Split
-from imagemint.training.datasets.listing import Reading
+from imagemint.training.datasets.listing import ReadOptions
 from imagemint.training.datasets.parquet import parse_image_parquet
 from imagemint.training.datasets.registry import DATASETS, IMAGE_SHAPES, load_dataset
 from imagemint.training.datasets.stacked import stack_digits
@@ -15,7 +15,7 @@ __all__ = [
     "DATASETS",
     "IMAGE_SHAPES",
     "LabelledImages",
-    "Reading",
+    "ReadOptions",
     "Split",
     "cache_directory",
     "load_dataset",

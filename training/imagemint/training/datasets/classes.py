@@ -68,7 +68,7 @@ def number_classes(
         return _as_array([None if value is None else int(value) for value in cleaned]), names
     for row, value in enumerate(cleaned):
         if value is not None and compose_name(str(value)) not in index:
-            raise DatasetError(f"{place(row)}: {_stranger(str(value), names)}")
+            raise DatasetError(f"{place(row)}: {_describe_unknown_label(str(value), names)}")
     return (
         _as_array(
             [None if value is None else index[compose_name(str(value))] for value in cleaned]
@@ -77,7 +77,7 @@ def number_classes(
     )
 
 
-def _stranger(text: str, names: Sequence[str]) -> str:
+def _describe_unknown_label(text: str, names: Sequence[str]) -> str:
     more = ", ..." if len(names) > _SHOWN else ""
     near = get_close_matches(text, names, 1)
     hint = f"; did you mean {near[0]!r}?" if near else ""

@@ -10,7 +10,7 @@ import numpy as np
 
 from imagemint.training.datasets.classes import compose_name, number_classes
 from imagemint.training.datasets.images import UNLABELLED, LabelledImages, Split
-from imagemint.training.datasets.listing import AS_IS, Listing, Reading, read_listing
+from imagemint.training.datasets.listing import AS_IS, Listing, ReadOptions, read_listing
 from imagemint.training.datasets.splits import choose_split, describe_unused_splits, find_split_name
 from imagemint.training.datasets.tree import SUFFIXES, Folder, scan
 from imagemint.training.errors import DatasetError
@@ -18,7 +18,7 @@ from imagemint.training.errors import DatasetError
 _SHOWN = 5
 
 
-def load_folder(folder: Path, split: Split, reading: Reading = AS_IS) -> LabelledImages:
+def load_folder(folder: Path, split: Split, options: ReadOptions = AS_IS) -> LabelledImages:
     """Returns the pictures below a folder, labelled by the folder of their class.
 
     Folders named after splits (``train``, ``val``, ``testing`` and the like) divide the data. If
@@ -30,24 +30,24 @@ def load_folder(folder: Path, split: Split, reading: Reading = AS_IS) -> Labelle
         folder: holds ``<class>/<picture>`` or ``<split>/<class>/<picture>``, possibly inside one
             more folder. Deeper folders count to their class. `tree.is_stray` says what is ignored.
         split: name of the split.
-        reading: shape, names of classes and strictness.
+        options: shape, names of classes and strictness.
 
     Raises:
         DatasetError: no such folder, no picture in it, a class of the test split that is none of
             the training split, pictures of several sizes, or with ``strict`` a broken one.
     """
-    return load_tree(scan(folder), split, reading)
+    return load_tree(scan(folder), split, options)
 
 
 def load_tree(
-    tree: Folder, split: Split, reading: Reading, *, remarks: tuple[str, ...] = ()
+    tree: Folder, split: Split, options: ReadOptions, *, remarks: tuple[str, ...] = ()
 ) -> LabelledImages:
     """Returns what `load_folder` returns, for a folder that was scanned already.
 
     Args:
         tree: the folder.
         split: name of the split.
-        reading: shape, names of classes and strictness.
+        options: shape, names of classes and strictness.
         remarks: further remarks for the user.
     """
     if not tree.holds_pictures():
@@ -60,14 +60,14 @@ def load_tree(
     if parts and "train" not in parts:
         raise DatasetError(f"{top.path}: no folder of the training split beside {_of(top.folders)}")
     train = unwrap(parts["train"]) if parts else top
-    names = _class_names(train, reading)
+    names = _class_names(train, options)
     part = choose_split(parts, split)
     chosen = train if part == "train" else _unwrap_like(train, parts[part])
     remarks = (*_remarks(tree, train, parts), *describe_unused_splits(parts), *remarks)
-    listing = _list(chosen, names, reading, base=tree.path, flat=not train.folders)
+    listing = _list(chosen, names, options, base=tree.path, flat=not train.folders)
     undivided = split if parts.keys() <= {"train"} else None
     name = f"{tree.path.resolve().name}/{split}"
-    return read_listing(replace(listing, remarks=remarks), name, reading, undivided=undivided)
+    return read_listing(replace(listing, remarks=remarks), name, options, undivided=undivided)
 
 
 def split_folders(folder: Folder) -> dict[str, Folder]:
@@ -108,11 +108,11 @@ def _unwrap_like(train: Folder, other: Folder) -> Folder:
     return other if has_one else unwrap(other)
 
 
-def _class_names(train: Folder, reading: Reading) -> tuple[str, ...]:
+def _class_names(train: Folder, options: ReadOptions) -> tuple[str, ...]:
     """Returns the names of the classes, in order."""
     folders = [each.name for each in train.folders]
     _, names = number_classes(
-        folders or UNLABELLED, lambda n: f"{train.path / folders[n]}", known=reading.class_labels
+        folders or UNLABELLED, lambda n: f"{train.path / folders[n]}", known=options.class_labels
     )
     return names
 
@@ -120,7 +120,7 @@ def _class_names(train: Folder, reading: Reading) -> tuple[str, ...]:
 def _list(
     folder: Folder,
     names: tuple[str, ...],
-    reading: Reading,
+    options: ReadOptions,
     *,
     base: Path,
     flat: bool,
@@ -144,7 +144,7 @@ def _list(
         where=lambda row: str(pictures[row].relative_to(base)),
         labels=np.repeat(np.array([labels[n] for n in order], np.int64), counts),
         class_labels=names,
-        digest=hashlib.sha256(f"{reading.shape}\n".encode()),
+        digest=hashlib.sha256(f"{options.shape}\n".encode()),
     )
 
 

@@ -16,8 +16,8 @@ from imagemint.training.datasets.pictures import (
     Encoded,
     Shape,
     Stack,
-    complain,
     decode_all,
+    report_broken,
 )
 from imagemint.training.datasets.splits import select_held_out
 from imagemint.training.errors import DatasetError
@@ -30,7 +30,7 @@ _NO_LABEL = DatasetError("no label")
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReadOptions:
     """Options for reading a data set that is not a published one.
 
     Attributes:
@@ -50,7 +50,7 @@ class Reading:
     workers: int = 4
 
 
-AS_IS = Reading()
+AS_IS = ReadOptions()
 
 
 @dataclass(frozen=True)
@@ -79,14 +79,14 @@ class Listing:
 
 
 def read_listing(
-    listing: Listing, name: str, reading: Reading, *, undivided: Split | None = None
+    listing: Listing, name: str, options: ReadOptions, *, undivided: Split | None = None
 ) -> LabelledImages:
     """Returns the listed pictures as arrays.
 
     Args:
         listing: the pictures to read.
         name: data set and split.
-        reading: shape, strictness and threads.
+        options: shape, strictness and threads.
         undivided: the split to select from pictures without splits. None: all pictures.
 
     Raises:
@@ -107,7 +107,7 @@ def read_listing(
     stack, good, broken = Stack(len(rows)), [], []
     for row, found in zip(
         rows.tolist(),
-        decode_all(wanted_sources, reading.shape, workers=reading.workers),
+        decode_all(wanted_sources, options.shape, workers=options.workers),
         strict=True,
     ):
         if isinstance(found, DatasetError):
@@ -120,7 +120,7 @@ def read_listing(
             label = listing.class_labels[listing.labels[row]]
             line = f"{label}/{found.file.name} {found.sha256}\n"
             listing.digest.update(line.encode(errors="surrogateescape"))
-    complain(listing.place, broken, len(rows), strict=reading.strict)
+    report_broken(listing.place, broken, len(rows), strict=options.strict)
     remarks = (*listing.remarks, *stack.remarks())
     for remark in remarks:
         _log.warning("%s: %s", listing.place, remark)

@@ -19,7 +19,13 @@ from imagemint.training.datasets import columns
 from imagemint.training.datasets.classes import Label, number_classes
 from imagemint.training.datasets.download import add_file
 from imagemint.training.datasets.images import UNLABELLED, LabelledImages, Split
-from imagemint.training.datasets.listing import AS_IS, Listing, Reading, add_digest, read_listing
+from imagemint.training.datasets.listing import (
+    AS_IS,
+    Listing,
+    ReadOptions,
+    add_digest,
+    read_listing,
+)
 from imagemint.training.datasets.pictures import AS_STORED, Encoded
 from imagemint.training.datasets.shards import find_shards, shards_name
 from imagemint.training.datasets.splits import choose_split, describe_unused_splits
@@ -37,7 +43,7 @@ _ROWS = 32  # rows read at a time
 def parse_image_parquet(
     files: bytes | Path | Sequence[bytes | Path],
     name: str,
-    reading: Reading = Reading(strict=True),  # noqa: B008 - immutable
+    options: ReadOptions = ReadOptions(strict=True),  # noqa: B008 - immutable
 ) -> LabelledImages:
     """Returns the images of Parquet files in the Hugging Face image layout.
 
@@ -50,7 +56,7 @@ def parse_image_parquet(
     Args:
         files: one file or its content, or the shards of a split in their order.
         name: data set and split.
-        reading: columns, shape, names of classes and strictness.
+        options: columns, shape, names of classes and strictness.
 
     Raises:
         DatasetError: the file is not Parquet, has no column of images, pictures of several sizes or
@@ -58,11 +64,11 @@ def parse_image_parquet(
             message names the row.
     """
     whole = [files] if isinstance(files, bytes | Path) else list(files)
-    return _read([_Shard(each, name, reading) for each in whole], name, reading)
+    return _read([_Shard(each, name, options) for each in whole], name, options)
 
 
 def load_parquet_folder(
-    folder: Path, split: Split, reading: Reading = AS_IS
+    folder: Path, split: Split, options: ReadOptions = AS_IS
 ) -> LabelledImages | None:
     """Returns a split from the Parquet files below a folder; None if there are none.
 
@@ -73,7 +79,7 @@ def load_parquet_folder(
     Args:
         folder: folder of the files, or one file, which has no splits.
         split: name of the split.
-        reading: as for `parse_image_parquet`.
+        options: as for `parse_image_parquet`.
 
     Raises:
         DatasetError: as in `parse_image_parquet`; a shard is missing, or there are several data
@@ -84,33 +90,33 @@ def load_parquet_folder(
         return None
     part = choose_split(files, split)
     name = f"{shards_name(folder)}/{split}"
-    shards = [_Shard(path, str(path), reading) for path in files[part]]
+    shards = [_Shard(path, str(path), options) for path in files[part]]
     known = None
     if part != "train":
-        training = [_Shard(path, str(path), reading) for path in files["train"]]
-        known = _classes(training, str(folder), reading)[1]
+        training = [_Shard(path, str(path), options) for path in files["train"]]
+        known = _classes(training, str(folder), options)[1]
     undivided = split if files.keys() == {"train"} else None
     remarks = describe_unused_splits(files)
-    return _read(shards, name, reading, known=known, undivided=undivided, remarks=remarks)
+    return _read(shards, name, options, known=known, undivided=undivided, remarks=remarks)
 
 
 def _read(
     shards: Sequence["_Shard"],
     name: str,
-    reading: Reading,
+    options: ReadOptions,
     *,
     known: tuple[str, ...] | None = None,
     undivided: Split | None = None,
     remarks: tuple[str, ...] = (),
 ) -> LabelledImages:
-    labels, names = _classes(shards, name, reading, known)
+    labels, names = _classes(shards, name, options, known)
     if shards[0].label_column is None:
         others = [each for each in shards[0].schema.names if each != shards[0].image_column]
         remarks = (*remarks, columns.describe_missing_labels(others))
     digest = hashlib.sha256()
     for shard in shards:
         shard.add_to(digest)
-    digest.update(b"" if reading.shape == AS_STORED else str(reading.shape).encode())
+    digest.update(b"" if options.shape == AS_STORED else str(options.shape).encode())
     listing = Listing(
         place=name,
         sources=(picture for shard in shards for picture in shard.pictures()),
@@ -121,7 +127,7 @@ def _read(
         digest=digest,
         remarks=remarks,
     )
-    data = read_listing(listing, name, reading, undivided=undivided)
+    data = read_listing(listing, name, options, undivided=undivided)
     if undivided is None:
         return data
     # For compatibility, broken rows do not count in the selection of test pictures.
@@ -131,7 +137,7 @@ def _read(
 def _classes(
     shards: Sequence["_Shard"],
     name: str,
-    reading: Reading,
+    options: ReadOptions,
     known: tuple[str, ...] | None = None,
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Returns the labels int64 [N] of all rows and the names of the classes."""
@@ -142,7 +148,7 @@ def _classes(
         [label for shard in shards for label in shard.labels()],
         lambda row: f"{name}, row {row}",
         told=told,
-        known=reading.class_labels or (None if told else known),
+        known=options.class_labels or (None if told else known),
     )
 
 
@@ -152,10 +158,10 @@ class _Shard:
     Args:
         file: path or content of the file.
         place: the place for errors.
-        reading: columns that the user names.
+        options: columns that the user names.
     """
 
-    def __init__(self, file: bytes | Path, place: str, reading: Reading) -> None:
+    def __init__(self, file: bytes | Path, place: str, options: ReadOptions) -> None:
         self._file = file
         self._place = place
         with self._open() as opened:
@@ -163,11 +169,11 @@ class _Shard:
             self.num_rows: int = opened.metadata.num_rows
             features = _features(self.schema)
             names = self.schema.names
-            self.image_column = _image_column(self.schema, features, reading.image_column)
+            self.image_column = _image_column(self.schema, features, options.image_column)
             self.label_column = columns.find_column(
                 [name for name in names if name != self.image_column],
                 columns.LABELS,
-                asked=reading.label_column,
+                asked=options.label_column,
                 flag="--label-column",
                 typed=[name for name, it in features.items() if it.get("_type") == "ClassLabel"],
             )

@@ -99,10 +99,10 @@ def decode_picture(encoded: bytes | None) -> Image.Image:
     except Exception as error:
         # For broken files, Pillow's plugins raise exceptions of any kind.
         raise DatasetError(f"unreadable picture ({error})") from error
-    return to_gray(upright, form) if is_deep(upright.mode) else _lay_on_white(upright)
+    return to_gray(upright, form) if is_deep(upright.mode) else _composite_on_white(upright)
 
 
-def _lay_on_white(picture: Image.Image) -> Image.Image:
+def _composite_on_white(picture: Image.Image) -> Image.Image:
     """Returns a picture as L or RGB, laid on white where it is transparent."""
     gray = picture.mode in {"1", "L", "LA", "La"}
     if picture.has_transparency_data:
@@ -146,7 +146,7 @@ def _decode(source: Encoded, shape: Shape) -> Decoded:
     return Decoded(fit_picture(picture, shape), picture.size, source, digest)
 
 
-def complain(place: object, broken: list[str], count: int, *, strict: bool) -> None:
+def report_broken(place: object, broken: list[str], count: int, *, strict: bool) -> None:
     """Logs the broken pictures: the first three, and the number of the others.
 
     Raises:

@@ -20,7 +20,7 @@ from imagemint.training.datasets.download import (
 from imagemint.training.datasets.folder import load_tree
 from imagemint.training.datasets.formats import parse_cifar_binary, parse_idx
 from imagemint.training.datasets.images import LabelledImages, Split
-from imagemint.training.datasets.listing import Reading
+from imagemint.training.datasets.listing import ReadOptions
 from imagemint.training.datasets.parquet import load_parquet_folder, parse_image_parquet
 from imagemint.training.datasets.pictures import Shape
 from imagemint.training.datasets.stacked import stack_digits
@@ -77,12 +77,12 @@ def load_dataset(
         published = _rename_classes(DATASETS[name](split, data), class_labels)
         found = bring_to_shape(published, shape)
     else:
-        reading = Reading(shape, label_column, image_column, class_labels, strict)
-        found = load_path(_path_of(name, data), split, reading)
+        options = ReadOptions(shape, label_column, image_column, class_labels, strict)
+        found = load_path(_path_of(name, data), split, options)
     return found if per_class is None else select_per_class(found, per_class, seed=subset_seed)
 
 
-def load_path(path: Path, split: Split, reading: Reading) -> LabelledImages:
+def load_path(path: Path, split: Split, options: ReadOptions) -> LabelledImages:
     """Returns a split of a data set that is a folder or file.
 
     A folder holds Parquet files (see `load_parquet_folder`), pictures that a table lists (see
@@ -94,29 +94,29 @@ def load_path(path: Path, split: Split, reading: Reading) -> LabelledImages:
             or as in these readers.
     """
     if path.is_file():
-        return _load_file(path, split, reading)
-    found = load_parquet_folder(path, split, reading)
+        return _load_file(path, split, options)
+    found = load_parquet_folder(path, split, options)
     if found is not None:
         return found
     tree = scan(path)
     if not tree.holds_pictures():
-        found = load_webdataset(path, split, reading)
-    found = found or load_tables(tree, split, reading)
+        found = load_webdataset(path, split, options)
+    found = found or load_tables(tree, split, options)
     if found is not None:
         return found
-    if reading.label_column is not None:
-        raise DatasetError(f"{path}: no table has a column {reading.label_column!r} of labels")
-    return load_tree(tree, split, reading, remarks=describe_unused_tables(tree))
+    if options.label_column is not None:
+        raise DatasetError(f"{path}: no table has a column {options.label_column!r} of labels")
+    return load_tree(tree, split, options, remarks=describe_unused_tables(tree))
 
 
-def _load_file(path: Path, split: Split, reading: Reading) -> LabelledImages:
+def _load_file(path: Path, split: Split, options: ReadOptions) -> LabelledImages:
     found = None
     if path.suffix == ".parquet":
-        found = load_parquet_folder(path, split, reading)
+        found = load_parquet_folder(path, split, options)
     elif path.name.endswith(TARS):
-        found = load_webdataset(path, split, reading)
+        found = load_webdataset(path, split, options)
     elif path.suffix.lower() in TABLES:
-        found = load_tables(scan(path.parent), split, reading, only=path)
+        found = load_tables(scan(path.parent), split, options, only=path)
     if found is None:
         kinds = ", ".join(sorted({".parquet", *TARS, *TABLES}))
         raise DatasetError(f"{path}: a data set is a folder, or a file of the kinds {kinds}")

@@ -18,7 +18,7 @@ from imagemint.training.datasets import columns
 from imagemint.training.datasets.classes import Label, number_classes
 from imagemint.training.datasets.folder import split_folders, unwrap
 from imagemint.training.datasets.images import UNLABELLED, LabelledImages, Split
-from imagemint.training.datasets.listing import Listing, Reading, read_listing
+from imagemint.training.datasets.listing import Listing, ReadOptions, read_listing
 from imagemint.training.datasets.pictures import Encoded
 from imagemint.training.datasets.splits import (
     choose_split,
@@ -43,19 +43,19 @@ class _Row:
 
 
 def load_tables(
-    tree: Folder, split: Split, reading: Reading, *, only: Path | None = None
+    tree: Folder, split: Split, options: ReadOptions, *, only: Path | None = None
 ) -> LabelledImages | None:
     """Returns the pictures that the tables in a folder list; None if no table does.
 
     A table belongs to the split that its name begins with or its folder is called. Otherwise a
     column ``split`` divides its rows, or the folders in the file names do. If nothing does, every
     tenth picture of each class is for testing. Where folders of classes tell the labels, a table
-    counts only if it is called ``metadata``, or if ``reading.label_column`` names its column.
+    counts only if it is called ``metadata``, or if ``options.label_column`` names its column.
 
     Args:
         tree: the folder.
         split: name of the split.
-        reading: columns, shape, names of classes and strictness.
+        options: columns, shape, names of classes and strictness.
         only: the only table to read.
 
     Raises:
@@ -66,14 +66,14 @@ def load_tables(
     if not paths:
         return None
     index = PictureIndex(tree)
-    asked = {"image_column": reading.image_column, "label_column": reading.label_column}
+    asked = {"image_column": options.image_column, "label_column": options.label_column}
     opened = [open_table(path, index, **asked) for path in paths]
     found = [table for table in opened if table is not None]
     if only is not None and not found:
         raise DatasetError(f"{only}: no column names pictures below {tree.path}")
-    if _has_classes(tree) and only is None and reading.label_column is None:
+    if _has_classes(tree) and only is None and options.label_column is None:
         found = [it for it in found if it.path.stem.casefold() == "metadata" and it.labels]
-    return _load(found, tree, index, split, reading) if found else None
+    return _load(found, tree, index, split, options) if found else None
 
 
 def describe_unused_tables(tree: Folder) -> tuple[str, ...]:
@@ -101,12 +101,12 @@ def _has_classes(tree: Folder) -> bool:
 
 
 def _load(
-    tables: Sequence[Table], tree: Folder, index: PictureIndex, split: Split, reading: Reading
+    tables: Sequence[Table], tree: Folder, index: PictureIndex, split: Split, options: ReadOptions
 ) -> LabelledImages:
     used = [table for table in tables if table.labels] or list(tables)
-    if reading.label_column is not None and not used[0].labels:
+    if options.label_column is not None and not used[0].labels:
         there = [name for table in tables for name in table.columns]
-        columns.find_column(there, (), asked=reading.label_column, flag="--label-column")
+        columns.find_column(there, (), asked=options.label_column, flag="--label-column")
     parts: dict[str, list[_Row]] = defaultdict(list)
     for table in used:
         for row in _rows(table, tree, index):
@@ -114,7 +114,7 @@ def _load(
     if "train" not in parts:
         raise DatasetError(f"{tree.path}: the tables list no picture of the training split")
     rows = parts[choose_split(parts, split)]
-    labels, names = _classes(rows, parts["train"], used[0], reading)
+    labels, names = _classes(rows, parts["train"], used[0], options)
     listing = Listing(
         place=str(tree.path),
         sources=[row.source for row in rows],
@@ -122,16 +122,16 @@ def _load(
         labels=labels,
         class_labels=names,
         texts=tuple(row.text for row in rows) if any(row.text for row in rows) else (),
-        digest=hashlib.sha256(f"{reading.shape}\n".encode()),
+        digest=hashlib.sha256(f"{options.shape}\n".encode()),
         remarks=(*_remarks(tables, used), *describe_unused_splits(parts)),
     )
     undivided = split if parts.keys() == {"train"} else None
     name = f"{tree.path.resolve().name}/{split}"
-    return read_listing(listing, name, reading, undivided=undivided)
+    return read_listing(listing, name, options, undivided=undivided)
 
 
 def _classes(
-    rows: Sequence[_Row], training: Sequence[_Row], table: Table, reading: Reading
+    rows: Sequence[_Row], training: Sequence[_Row], table: Table, options: ReadOptions
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Returns the labels int64 [N] of the rows and the names of the classes."""
     if not table.labels:
@@ -143,7 +143,7 @@ def _classes(
         labels = [row.label for row in some]
         return number_classes(labels, lambda n: f"{table.path}, {some[n].file}", known=known)
 
-    return number(rows, reading.class_labels or number(training, None)[1])
+    return number(rows, options.class_labels or number(training, None)[1])
 
 
 def _rows(table: Table, tree: Folder, index: PictureIndex) -> Iterator[_Row]:

@@ -23,7 +23,7 @@ from imagemint.training.datasets import columns
 from imagemint.training.datasets.classes import Label, number_classes
 from imagemint.training.datasets.download import add_file
 from imagemint.training.datasets.images import UNLABELLED, LabelledImages, Split
-from imagemint.training.datasets.listing import Listing, Reading, add_digest, read_listing
+from imagemint.training.datasets.listing import Listing, ReadOptions, add_digest, read_listing
 from imagemint.training.datasets.pictures import AS_STORED, Encoded
 from imagemint.training.datasets.shards import find_shards, shards_name
 from imagemint.training.datasets.splits import choose_split, describe_unused_splits
@@ -53,18 +53,18 @@ class _Sample:
     fields: dict[str, Any] = field(default_factory=dict)
 
 
-def load_webdataset(folder: Path, split: Split, reading: Reading) -> LabelledImages | None:
+def load_webdataset(folder: Path, split: Split, options: ReadOptions) -> LabelledImages | None:
     """Returns a split from the tar shards below a folder; None if there are none.
 
     Shards belong to splits by their names, as Parquet files do. Labels are in ``.cls``, or in a
-    field of ``.json`` with a usual name, or in what ``reading.label_column`` names: a suffix or a
+    field of ``.json`` with a usual name, or in what ``options.label_column`` names: a suffix or a
     field. Without any, they are the folders in the shard, if there are several. ``.txt`` holds
     texts, unless it is named as the label column.
 
     Args:
         folder: folder of the shards, or one shard, which has no splits.
         split: name of the split.
-        reading: suffix of pictures (``image_column``), labels, shape and strictness.
+        options: suffix of pictures (``image_column``), labels, shape and strictness.
 
     Raises:
         DatasetError: not a tar file, no picture in it, a label is none of the classes, a shard is
@@ -81,14 +81,14 @@ def load_webdataset(folder: Path, split: Split, reading: Reading) -> LabelledIma
         samples = [sample for path in files[part] for sample in _samples(path)]
     if not any(sample.pictures for sample in samples):
         raise DatasetError(f"{folder}: no picture in {', '.join(map(str, files[part]))}")
-    column = _label_column(training, reading.label_column)
-    suffix = _picture_suffix(samples, reading.image_column)
+    column = _label_column(training, options.label_column)
+    suffix = _picture_suffix(samples, options.image_column)
     remarks = [*describe_unused_splits(files), *_remarks(training, column, suffix)]
-    labels, names = _classes(samples, training, column, reading)
+    labels, names = _classes(samples, training, column, options)
     digest = hashlib.sha256()
     for path in files[part]:
         add_file(digest, path)
-    digest.update(b"" if reading.shape == AS_STORED else str(reading.shape).encode())
+    digest.update(b"" if options.shape == AS_STORED else str(options.shape).encode())
     texts = tuple(str(_first(sample, _TEXTS) or "") for sample in samples)
     listing = Listing(
         place=name,
@@ -101,7 +101,7 @@ def load_webdataset(folder: Path, split: Split, reading: Reading) -> LabelledIma
         remarks=tuple(remarks),
     )
     undivided = split if files.keys() == {"train"} else None
-    data = read_listing(listing, name, reading, undivided=undivided)
+    data = read_listing(listing, name, options, undivided=undivided)
     return add_digest(data, undivided) if undivided else data
 
 
@@ -190,7 +190,10 @@ def _picture_suffix(samples: Sequence[_Sample], asked: str | None) -> str:
 
 
 def _classes(
-    samples: Sequence[_Sample], training: Sequence[_Sample], column: str | None, reading: Reading
+    samples: Sequence[_Sample],
+    training: Sequence[_Sample],
+    column: str | None,
+    options: ReadOptions,
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     if column is None:
         return np.zeros(len(samples), np.int64), UNLABELLED
@@ -201,7 +204,7 @@ def _classes(
         labels = [_label(sample, column) for sample in some]
         return number_classes(labels, lambda n: f"{some[n].shard}, {some[n].key}", known=known)
 
-    return number(samples, reading.class_labels or number(training, None)[1])
+    return number(samples, options.class_labels or number(training, None)[1])
 
 
 def _label(sample: _Sample, column: str) -> Label | None:

@@ -11,7 +11,7 @@ from PIL import Image
 from imagemint.engine.sampling import latents
 from imagemint.training.evaluation.copies import nearest_training_images
 from imagemint.training.evaluation.measuring import Sample
-from imagemint.training.evaluation.reals import Reals
+from imagemint.training.evaluation.real_images import RealImages
 from imagemint.training.evaluation.sheets import COLUMNS, code_sheets, truncation_sheet
 from imagemint.training.evaluation.sources import LatentSource, Source
 from imagemint.training.evaluation_report import EvaluationFigure
@@ -33,7 +33,7 @@ class Album:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
-    def add(self, source: Source, seed: int, sample: Sample, reals: Reals) -> None:
+    def add(self, source: Source, seed: int, sample: Sample, reals: RealImages) -> None:
         """Draws ``grid.png``, ``nearest.png`` and, for sources with latents, several more.
 
         The grid shows the first images of the seed, unselected. Where there are classes, each row

@@ -28,7 +28,7 @@ _MANNERS: tuple[tuple[Manner, str, str], ...] = (
 )
 _STYLE = "top"  # only captions of bald people name it
 
-Seen = dict[str, NDArray[np.int64]]
+Recognised = dict[str, NDArray[np.int64]]
 """The values that the judge recognises in N images, int64 [N], by attribute of `READ`."""
 
 
@@ -72,11 +72,11 @@ def caption_figures(
         for name, attribute in known.items()
         if attribute.visible is not None
     }
-    real = _see(judge, test.images[: len(people)])
+    real = _recognise(judge, test.images[: len(people)])
     for manner, metric, what in _MANNERS:
         captions = _draw_captions(people, manner)
         images = source.draw_captions(seed, 0, [caption.text for caption in captions])
-        shares = _shares(captions, _see(judge, images), hidden)
+        shares = _shares(captions, _recognise(judge, images), hidden)
         rivals = _shares(captions, real, hidden)
         listed = ", ".join(f"{name} {share:.3f}" for name, share in shares.items())
         yield Measured(
@@ -89,8 +89,8 @@ def caption_figures(
     yield _variety(source, judge, seed, people, real)
 
 
-def _see(judge: Judge, images: NDArray[np.uint8]) -> Seen:
-    return {HEAD: judge.look(images).classes, **judge.attributes(images)}
+def _recognise(judge: Judge, images: NDArray[np.uint8]) -> Recognised:
+    return {HEAD: judge.extract(images).classes, **judge.attributes(images)}
 
 
 def _draw_captions(people: NDArray[np.int64], manner: Manner) -> list[Caption]:
@@ -99,13 +99,13 @@ def _draw_captions(people: NDArray[np.int64], manner: Manner) -> list[Caption]:
 
 
 def _shares(
-    captions: Sequence[Caption], seen: Seen, hidden: dict[str, NDArray[np.bool_]]
+    captions: Sequence[Caption], recognised: Recognised, hidden: dict[str, NDArray[np.bool_]]
 ) -> dict[str, float]:
     """Returns the share of images that show the named value, for each attribute that is named.
 
     Args:
         captions: captions of N images.
-        seen: recognised values of these images.
+        recognised: recognised values of these images.
         hidden: whether the person of a caption does not show an attribute, bool [N].
     """
     shares = {}
@@ -116,22 +116,22 @@ def _shares(
             if name in caption.named and not (name in hidden and hidden[name][row])
         ]
         if named and name != _STYLE:
-            right = [values[seen[name][row]] in captions[row].named[name] for row in named]
+            right = [values[recognised[name][row]] in captions[row].named[name] for row in named]
             shares[name] = float(np.mean(right))
     return shares
 
 
 def _variety(
-    source: CaptionedSource, judge: Judge, seed: int, people: NDArray[np.int64], real: Seen
+    source: CaptionedSource, judge: Judge, seed: int, people: NDArray[np.int64], real: Recognised
 ) -> Measured:
     captions = _draw_captions(people[:_CAPTIONS], "part")
     texts = [caption.text for caption in captions for _ in range(_EACH)]
-    seen = _see(judge, source.draw_captions(seed, 0, texts))
+    recognised = _recognise(judge, source.draw_captions(seed, 0, texts))
     found, usual = [], []
     for number, caption in enumerate(captions):
         rows = slice(number * _EACH, (number + 1) * _EACH)
         open_ = [name for name in READ if name not in caption.allowed and name != _STYLE]
-        found += [_differ(seen[name][rows], len(READ[name])) for name in open_]
+        found += [_differ(recognised[name][rows], len(READ[name])) for name in open_]
         usual += [_differ(real[name], len(READ[name])) for name in open_]
     return Measured(
         "open_attribute_variety",

@@ -98,7 +98,7 @@ def compare(
         DatasetError: the model does not name its data set, or the data set is missing.
     """
     dataset = model.dataset or (extractor.trained_on or "").rpartition("/")[0]
-    real = extractor.look(load_dataset(dataset, "test", data).images[:_SEEN]).features
+    real = extractor.extract(load_dataset(dataset, "test", data).images[:_SEEN]).features
     totals = _Totals()
     rounds: dict[str, list[tuple[float, float]]] = {}
     for seed in range(_FIRST_SEED, _FIRST_SEED + seeds):
@@ -149,10 +149,10 @@ def _figures(
     judge: Extractor | None,
     real: NDArray[np.float64],
 ) -> dict[str, float]:
-    looks = extractor.look(images)
-    figures = {"frechet_distance": frechet_distance(looks.features, real)}
+    extracted = extractor.extract(images)
+    figures = {"frechet_distance": frechet_distance(extracted.features, real)}
     if judge is not None and classes is not None:
-        judged = looks if judge is extractor else judge.look(images)
+        judged = extracted if judge is extractor else judge.extract(images)
         figures["class_accuracy"] = class_accuracy(classes, judged.classes).mean
     return figures
 

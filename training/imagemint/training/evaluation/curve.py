@@ -7,8 +7,8 @@ from imagemint.engine.sampling import Distribution, latents
 from imagemint.training.datasets import LabelledImages
 from imagemint.training.datasets.sufficiency import COMPARABLE, NEIGHBOURS
 from imagemint.training.errors import DatasetError
-from imagemint.training.evaluation.extractors import Extractor, Looks, StackedJudge
-from imagemint.training.evaluation.reals import STACKED
+from imagemint.training.evaluation.extractors import Extracted, Extractor, StackedJudge
+from imagemint.training.evaluation.real_images import STACKED
 from imagemint.training.loop.samples import images_of
 from imagemint.training.metrics import (
     class_accuracy,
@@ -58,8 +58,8 @@ class QualityCurve:
         self._knows_classes = extractor.trained_on == train.name
         self._count = min(CURVE_SAMPLES, len(test), len(train))
         rows = np.random.Generator(np.random.Philox(key=[0, 0])).permutation(len(train))
-        self._real = extractor.look(test.images[: self._count]).features
-        other = extractor.look(train.images[np.sort(rows[: self._count])]).features
+        self._real = extractor.extract(test.images[: self._count]).features
+        other = extractor.extract(train.images[np.sort(rows[: self._count])]).features
         self._floor = frechet_distance(self._real, other)
 
     def __call__(self, generator: nn.Module) -> dict[str, float]:
@@ -73,17 +73,17 @@ class QualityCurve:
         recipe = self._recipe
         z = latents(*(0, 0, self._count, recipe.z_dim), distribution=Distribution(recipe.latent))
         classes = np.arange(self._count) % len(self._labels) if self._labels else None
-        looks = self._extractor.look(images_of(generator, z, classes))
+        extracted = self._extractor.extract(images_of(generator, z, classes))
         few = slice(0, _COVERED)
-        figures = {"coverage": coverage(self._real[few], looks.features[few], NEIGHBOURS)}
+        figures = {"coverage": coverage(self._real[few], extracted.features[few], NEIGHBOURS)}
         if self._floor > 0:
-            distance = frechet_distance(self._real, looks.features)
+            distance = frechet_distance(self._real, extracted.features)
             figures["frechet_over_floor"] = distance / self._floor
-        return figures | (self._judge(looks, classes) if self._knows_classes else {})
+        return figures | (self._judge(extracted, classes) if self._knows_classes else {})
 
-    def _judge(self, looks: Looks, classes: np.ndarray | None) -> dict[str, float]:
+    def _judge(self, extracted: Extracted, classes: np.ndarray | None) -> dict[str, float]:
         if classes is None:
-            return {"modes": float(count_modes(looks.classes, self._num_classes).reached)}
+            return {"modes": float(count_modes(extracted.classes, self._num_classes).reached)}
         if self._recipe.condition == "code":
-            return {"class_accuracy": code_class_accuracy(classes, looks.classes).share}
-        return {"class_accuracy": class_accuracy(classes, looks.classes).mean}
+            return {"class_accuracy": code_class_accuracy(classes, extracted.classes).share}
+        return {"class_accuracy": class_accuracy(classes, extracted.classes).mean}

@@ -23,7 +23,7 @@ _BATCH = 64
 
 
 @dataclass(frozen=True)
-class Looks:
+class Extracted:
     """Features and classes of N images.
 
     Attributes:
@@ -40,8 +40,8 @@ class Looks:
         likeliest: NDArray[np.int64] = self.log_probabilities.argmax(axis=1)
         return likeliest
 
-    def __getitem__(self, rows: NDArray[np.int64]) -> "Looks":
-        return Looks(self.features[rows], self.log_probabilities[rows])
+    def __getitem__(self, rows: NDArray[np.int64]) -> "Extracted":
+        return Extracted(self.features[rows], self.log_probabilities[rows])
 
 
 class Extractor(Protocol):
@@ -59,7 +59,7 @@ class Extractor(Protocol):
     accuracy: float | None
     trained_on: str | None
 
-    def look(self, images: NDArray[np.uint8]) -> Looks:
+    def extract(self, images: NDArray[np.uint8]) -> Extracted:
         """Returns the features and classes of images uint8 [N, H, W, C].
 
         Raises:
@@ -94,12 +94,12 @@ class Judge:
             told = ", ".join(f"{name} {share:.4f}" for name, share in heads.items())
             self.about += f", accuracy by attribute: {told}"
 
-    def look(self, images: NDArray[np.uint8]) -> Looks:
+    def extract(self, images: NDArray[np.uint8]) -> Extracted:
         """Returns the features of the named layer, and the classes that it was trained on."""
         if not self._model.takes(*images.shape[1:]):
             raise DatasetError(f"the judge cannot look at images of {list(images.shape[1:])}")
-        features, logits = self._model.look(images)
-        return Looks(features, log_softmax(logits, axis=1))
+        features, logits = self._model.extract(images)
+        return Extracted(features, log_softmax(logits, axis=1))
 
     @torch.no_grad()
     def distances(
@@ -158,12 +158,12 @@ class StackedJudge:
         self.sha256 = hashlib.sha256(f"stacked {digits.sha256}".encode()).hexdigest()
         self.trained_on: str | None = f"stacked-{digits.trained_on}"
 
-    def look(self, images: NDArray[np.uint8]) -> Looks:
+    def extract(self, images: NDArray[np.uint8]) -> Extracted:
         """Returns the features of the channels side by side, and the 1000 joint classes."""
         if images.shape[-1] != STACK:
             raise DatasetError(f"stacks have three channels, these images {images.shape[-1]}")
         red, green, blue = (
-            self._digits.look(np.ascontiguousarray(images[..., [channel]]))
+            self._digits.extract(np.ascontiguousarray(images[..., [channel]]))
             for channel in range(STACK)
         )
         joint = (
@@ -172,7 +172,7 @@ class StackedJudge:
             + blue.log_probabilities[:, None, None, :]
         )
         features = np.concatenate([red.features, green.features, blue.features], axis=1)
-        return Looks(features, joint.reshape(len(images), -1))
+        return Extracted(features, joint.reshape(len(images), -1))
 
 
 class Inception:
@@ -221,7 +221,7 @@ class Inception:
         self.about = f"Inception v3 of FID, SHA-256 {self.sha256[:16]}, layer {_INCEPTION_LAYER}"
 
     @torch.no_grad()
-    def look(self, images: NDArray[np.uint8]) -> Looks:
+    def extract(self, images: NDArray[np.uint8]) -> Extracted:
         """Returns pool features [N, 2048] and ImageNet's 1008 classes; gray is converted to RGB."""
         coloured = np.broadcast_to(images, (*images.shape[:3], 3))
         features, logits = [], []
@@ -230,7 +230,7 @@ class Inception:
             phi, scores = self._network(x.to(self._device))
             features.append(phi.double().cpu().numpy())
             logits.append(scores.double().cpu().numpy())
-        return Looks(np.concatenate(features), log_softmax(np.concatenate(logits), axis=1))
+        return Extracted(np.concatenate(features), log_softmax(np.concatenate(logits), axis=1))
 
 
 def open_extractor(

@@ -14,7 +14,7 @@ from PIL import Image
 from imagemint.pictures import SERIAL_KEY
 from imagemint.training.datasets.classes import Label, number_classes
 from imagemint.training.datasets.folder import unwrap
-from imagemint.training.datasets.pictures import Stack, complain, decode_all
+from imagemint.training.datasets.pictures import Stack, decode_all, report_broken
 from imagemint.training.datasets.table_files import TABLES, PictureIndex, open_table
 from imagemint.training.datasets.tree import Folder, scan
 from imagemint.training.errors import DatasetError
@@ -105,7 +105,7 @@ class PicturesSource(FileSource):
                 continue
             stack.add(found.picture, str(path), found.stored_size)
             digest.update(f"{path.relative_to(tree.path)} {found.sha256}\n".encode())
-        complain(tree.path, broken, len(paths), strict=True)
+        report_broken(tree.path, broken, len(paths), strict=True)
         self.images = stack.images()
         _, height, width, channels = self.images.shape
         self.image_shape = (height, width, channels)

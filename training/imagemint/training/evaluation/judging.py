@@ -18,10 +18,10 @@ from imagemint.training.errors import CheckpointError, DatasetError
 from imagemint.training.evaluation.album import Album
 from imagemint.training.evaluation.captioned import caption_figures, draw_images
 from imagemint.training.evaluation.classifying import discriminator_figures
-from imagemint.training.evaluation.extractors import Extractor, Looks, StackedJudge
+from imagemint.training.evaluation.extractors import Extracted, Extractor, StackedJudge
 from imagemint.training.evaluation.files import FileSource
 from imagemint.training.evaluation.measuring import Measured, Sample, measure
-from imagemint.training.evaluation.reals import STACKED, look_at_reals
+from imagemint.training.evaluation.real_images import STACKED, extract_real_images
 from imagemint.training.evaluation.sources import RunSource, Source
 from imagemint.training.evaluation_report import (
     EvaluationFigure,
@@ -111,7 +111,7 @@ def evaluate(
     if figures and (out is None or _is_of(out, source)):
         return _record(source, figures)
 
-    looking = look_at_reals(dataset, train, test, extractor)
+    reals = extract_real_images(dataset, train, test, extractor)
     rounds = []
     album = Album(out) if out is not None else None
     for seed in range(protocol.seed, protocol.seed + seeds):
@@ -119,11 +119,11 @@ def evaluate(
         coded = source.class_labels not in (None, (), test.class_labels)
         num_classes = source.num_classes if coded else len(test.class_labels)
         _check_like(test, source.name, images, classes, num_classes)
-        sample = _see(images, classes, extractor, judge, coded=coded)
+        sample = _extract_sample(images, classes, extractor, judge, coded=coded)
         captioned = caption_figures(source, judge, test, seed)
-        rounds.append([*measure(looking, sample, judge), *captioned])
+        rounds.append([*measure(reals, sample, judge), *captioned])
         if album is not None and seed == protocol.seed:
-            album.add(source, seed, sample, looking)
+            album.add(source, seed, sample, reals)
     origin = _origin(source, protocol.seed, seeds, len(sample.images))
     about = [extractor.about] + ([judge.about] if judge not in (None, extractor) else [])
     real = f"{test.name} at {'x'.join(map(str, test.images.shape[1:]))}"
@@ -293,7 +293,7 @@ def _read_kept_figures(path: Path, key: str) -> tuple[EvaluationFigure, ...]:
         return ()
 
 
-def _see(
+def _extract_sample(
     images: NDArray[np.uint8],
     classes: NDArray[np.int64] | None,
     extractor: Extractor,
@@ -301,11 +301,11 @@ def _see(
     *,
     coded: bool,
 ) -> Sample:
-    looks = extractor.look(images)
-    judged: Looks | None = None
+    extracted = extractor.extract(images)
+    judged: Extracted | None = None
     if judge is not None:
-        judged = looks if judge is extractor else judge.look(images)
-    return Sample(images, classes, looks, judged, coded)
+        judged = extracted if judge is extractor else judge.extract(images)
+    return Sample(images, classes, extracted, judged, coded)
 
 
 def _check_like(

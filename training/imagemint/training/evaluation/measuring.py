@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from imagemint.training.datasets.sufficiency import NEIGHBOURS
 from imagemint.training.evaluation.copies import nearest_training_images
-from imagemint.training.evaluation.extractors import Extractor, Looks
-from imagemint.training.evaluation.reals import Reals
+from imagemint.training.evaluation.extractors import Extracted, Extractor
+from imagemint.training.evaluation.real_images import RealImages
 from imagemint.training.metrics import (
     chance_code_accuracy,
     class_accuracy,
@@ -66,19 +66,19 @@ class Sample:
     Attributes:
         images: uint8 [N, H, W, C].
         classes: requested classes, int64 [N]; None for an unconditional model.
-        looks: features by the extractor.
+        extracted: features by the extractor.
         judged: classes by the judge; None if no judge knows these classes.
         coded: whether ``classes`` are codes, to which training gave a meaning.
     """
 
     images: NDArray[np.uint8]
     classes: NDArray[np.int64] | None
-    looks: Looks
-    judged: Looks | None
+    extracted: Extracted
+    judged: Extracted | None
     coded: bool = False
 
 
-def measure(reals: Reals, sample: Sample, judge: Extractor | None) -> list[Measured]:
+def measure(reals: RealImages, sample: Sample, judge: Extractor | None) -> list[Measured]:
     """Returns all figures that apply to a sample.
 
     Accuracy needs requested classes, or codes. Modes are counted for models without classes. Scores
@@ -98,7 +98,7 @@ def measure(reals: Reals, sample: Sample, judge: Extractor | None) -> list[Measu
     ]
 
 
-def _classes(reals: Reals, sample: Sample, judge: Extractor | None) -> Iterator[Measured]:
+def _classes(reals: RealImages, sample: Sample, judge: Extractor | None) -> Iterator[Measured]:
     if sample.judged is None:
         return
     if sample.classes is None:
@@ -122,7 +122,7 @@ def _classes(reals: Reals, sample: Sample, judge: Extractor | None) -> Iterator[
     )
 
 
-def _codes(codes: NDArray[np.int64], judged: Looks, judge: Extractor | None) -> Measured:
+def _codes(codes: NDArray[np.int64], judged: Extracted, judge: Extractor | None) -> Measured:
     found = code_class_accuracy(codes, judged.classes)
     meanings = ", ".join(f"{code} = {label}" for code, label in found.classes.items())
     return Measured(
@@ -136,7 +136,7 @@ def _codes(codes: NDArray[np.int64], judged: Looks, judge: Extractor | None) -> 
     )
 
 
-def _modes(reals: Reals, judged: Looks) -> Iterator[Measured]:
+def _modes(reals: RealImages, judged: Extracted) -> Iterator[Measured]:
     count = len(judged.features)
     modes = count_modes(judged.classes, len(reals.shares))
     yield Measured(
@@ -155,10 +155,10 @@ def _modes(reals: Reals, judged: Looks) -> Iterator[Measured]:
     )
 
 
-def _equal_size(reals: Reals, sample: Sample, most: int) -> int:
+def _equal_size(reals: RealImages, sample: Sample, most: int) -> int:
     """Returns how many images of each kind a comparison takes."""
-    kinds = sample.looks, reals.real, reals.other
-    return min(most, *(len(looks.features) for looks in kinds))
+    kinds = sample.extracted, reals.real, reals.other
+    return min(most, *(len(extracted.features) for extracted in kinds))
 
 
 def _samples(features: Features, size: int) -> list[Features]:
@@ -172,8 +172,8 @@ def _mean(measured: Callable[[Features], float], points: Features, size: int) ->
     return float(np.mean([measured(each) for each in _samples(points, size)]))
 
 
-def _distances(reals: Reals, sample: Sample) -> Iterator[Measured]:
-    fake, other = sample.looks.features, reals.other.features
+def _distances(reals: RealImages, sample: Sample) -> Iterator[Measured]:
+    fake, other = sample.extracted.features, reals.other.features
     size = _equal_size(reals, sample, len(fake))
     real = _samples(reals.real.features, size)[0]
     yield Measured(
@@ -194,13 +194,13 @@ def _distances(reals: Reals, sample: Sample) -> Iterator[Measured]:
     )
 
 
-def _variety(reals: Reals, sample: Sample) -> Iterator[Measured]:
+def _variety(reals: RealImages, sample: Sample) -> Iterator[Measured]:
     """Yields the figures that are bad for a generator that ignores its latent."""
     classes = _known_classes(sample)
     if classes is None:
         return
     kinds = (
-        (sample.looks.features, classes),
+        (sample.extracted.features, classes),
         (reals.real.features, reals.test_classes),
         (reals.other.features, reals.other_classes),
     )
@@ -256,7 +256,7 @@ def _equal_classes(
     return found
 
 
-def _copies(reals: Reals, sample: Sample) -> Iterator[Measured]:
+def _copies(reals: RealImages, sample: Sample) -> Iterator[Measured]:
     if reals.typical_copies is None:
         return
     few = reals.few_of(len(sample.images))
@@ -272,8 +272,8 @@ def _copies(reals: Reals, sample: Sample) -> Iterator[Measured]:
     )
 
 
-def _neighbours(reals: Reals, sample: Sample) -> Iterator[Measured]:
-    fake, other = sample.looks.features, reals.other.features
+def _neighbours(reals: RealImages, sample: Sample) -> Iterator[Measured]:
+    fake, other = sample.extracted.features, reals.other.features
     size = _equal_size(reals, sample, len(fake))
     real = _samples(reals.real.features, size)[0]
     rivals = "reference: training images in place of the generated"
@@ -310,10 +310,10 @@ def _neighbours(reals: Reals, sample: Sample) -> Iterator[Measured]:
     )
 
 
-def _scores(reals: Reals, sample: Sample) -> Iterator[Measured]:
+def _scores(reals: RealImages, sample: Sample) -> Iterator[Measured]:
     size = _equal_size(reals, sample, len(sample.images))
     fake, real = (
-        _samples(looks.log_probabilities, size)[0] for looks in (sample.looks, reals.real)
+        _samples(each.log_probabilities, size)[0] for each in (sample.extracted, reals.real)
     )
     splits = min(_SPLITS, size)
     yield Measured(
@@ -326,7 +326,7 @@ def _scores(reals: Reals, sample: Sample) -> Iterator[Measured]:
     if sample.judged is None:
         return
     judged = _samples(sample.judged.log_probabilities, size)[0]
-    known = sample.judged is sample.looks
+    known = sample.judged is sample.extracted
     yield Measured(
         "mode_score",
         mode_score(judged, reals.shares, splits=splits),

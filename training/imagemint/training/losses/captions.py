@@ -15,7 +15,7 @@ DrawCaptions = Callable[[Tensor, int, int], tuple[Tensor, Tensor]]
 people int64 [N, 1 + A], a seed and a position."""
 
 
-class Reading(Regularizer):
+class CaptionReading(Regularizer):
     """Trains the reader of G on captions of the people in the batch.
 
     Args:

@@ -40,7 +40,7 @@ class Passes:
         self.compiled = compiled
         self._device_type = device_type
         self._draw = torch.compile(draw) if compiled else draw
-        self._look = torch.compile(_look) if compiled else _look
+        self._discriminate = torch.compile(_discriminate) if compiled else _discriminate
 
     def draw(self, G: nn.Module, z: Tensor, c: Tensor | None) -> Tensor:
         """Returns images float32 [N, C, H, W] for ``z`` [N, z_dim] and ``c`` int64 [N] if any."""
@@ -56,7 +56,7 @@ class Passes:
         With ``twice``, gradients with respect to ``x`` can be differentiated.
         """
         with self._numbers():
-            phi = (_look if twice else self._look)(D, x, c)
+            phi = (_discriminate if twice else self._discriminate)(D, x, c)
         return phi.float()
 
     def run(self, network: nn.Module, *inputs: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ class Passes:
         return torch.autocast(self._device_type, torch.bfloat16)
 
 
-def _look(D: Discriminator, x: Tensor, c: Tensor | None) -> Tensor:
+def _discriminate(D: Discriminator, x: Tensor, c: Tensor | None) -> Tensor:
     return D.phi(x, c)
 
 

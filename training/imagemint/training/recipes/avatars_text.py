@@ -13,7 +13,7 @@ from imagemint.training.datasets.avatar_wordings import CAPTIONS
 from imagemint.training.datasets.caption_draws import CaptionDraws
 from imagemint.training.errors import DatasetError
 from imagemint.training.losses.adversarial import ADVERSARIAL_LOSSES
-from imagemint.training.losses.captions import Reading, WrongCaption
+from imagemint.training.losses.captions import CaptionReading, WrongCaption
 from imagemint.training.losses.gan_loss import GanLoss
 from imagemint.training.losses.regularizers import Reconstruction
 from imagemint.training.networks import (
@@ -115,7 +115,7 @@ class AvatarsTextRecipe(ZeroCentredOptions, Recipe):
             ],
             terms_G=[
                 Reconstruction(self.reconstruction_weight),
-                Reading(self.reading_weight, CaptionDraws(self.captions_per_image)),
+                CaptionReading(self.reading_weight, CaptionDraws(self.captions_per_image)),
             ],
             augmentation=self.augmentation(),
         )

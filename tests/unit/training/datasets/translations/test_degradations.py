@@ -9,13 +9,13 @@ from imagemint.training.datasets.translations.degradations import (
     Gray,
     LowResolution,
     MotionBlur,
-    Same,
+    Unchanged,
 )
 from imagemint.training.datasets.translations.holes import HIDDEN, GlassesMask, Holes, glasses_box
 from imagemint.training.errors import DatasetError
 
 ALL = [
-    Same(),
+    Unchanged(),
     Edges(),
     Gray(),
     LowResolution(),

@@ -45,7 +45,7 @@ class Degradation(ABC):
 
 
 @dataclass(frozen=True)
-class Same(Degradation):
+class Unchanged(Degradation):
     """The images themselves, for translators without another target."""
 
     def form(self, height: int, width: int, channels: int) -> SourceForm:

@@ -16,7 +16,7 @@ from imagemint.training.datasets.translations.degradations import (
     Gray,
     LowResolution,
     MotionBlur,
-    Same,
+    Unchanged,
 )
 from imagemint.training.datasets.translations.holes import GlassesMask, Holes
 from imagemint.training.datasets.translations.motion import MovingImages
@@ -121,6 +121,6 @@ TASKS: dict[str, Loader] = {
     "glasses-mask": _glasses_mask,
     "glasses": _unpaired,
     "frames": _moving,
-    "images": _degraded(Same()),
+    "images": _degraded(Unchanged()),
 }
 """Functions that load the tasks, by name."""

@@ -124,7 +124,7 @@ def _pixels(results: Images, truth: Images, holes: NDArray[np.bool_] | None) -> 
 def _distributions(results: Images, truth: Truth, judge: Judge) -> Iterator[Figure]:
     """Yields distances from training targets: a perfect translator has exactly the reference."""
     found, real, others = (
-        judge.look(each).features for each in (results, truth.images, truth.others)
+        judge.extract(each).features for each in (results, truth.images, truth.others)
     )
     rivals = (
         f"results and {len(truth.others):,} training images in the features of the judge;"
@@ -176,7 +176,7 @@ def measure_attributes(results: Images, truth: Truth, judge: Judge) -> Iterator[
 def _shares(images: Images, truth: Truth, judge: Judge) -> dict[str, float]:
     """Returns the share of correct values of the class and each attribute, by name."""
     labels = truth.labels
-    shares = {"class": float((judge.look(images).classes == labels.labels).mean())}
+    shares = {"class": float((judge.extract(images).classes == labels.labels).mean())}
     seen = judge.attributes(images)
     for attribute in labels.attributes:
         if attribute.name not in seen:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from imagemint.training.datasets import LabelledImages
 from imagemint.training.evaluation.copies import nearest_training_images
-from imagemint.training.evaluation.extractors import Extractor, Looks
+from imagemint.training.evaluation.extractors import Extracted, Extractor
 
 STACKED = "stacked-mnist"
 _MOST = 10_000  # test images, and training images that take the place of generated ones
@@ -16,7 +16,7 @@ _FEW = 2_000  # images that are compared with all training images
 
 
 @dataclass(frozen=True)
-class Reals:
+class RealImages:
     """The features and classes of a data set.
 
     Attributes:
@@ -40,8 +40,8 @@ class Reals:
     train: LabelledImages
     test: NDArray[np.uint8]
     test_classes: NDArray[np.int64]
-    real: Looks
-    other: Looks
+    real: Extracted
+    other: Extracted
     other_classes: NDArray[np.int64]
     some: NDArray[np.int64]
     typical_copies: NDArray[np.float64] | None
@@ -53,18 +53,18 @@ class Reals:
         return self.rng.permutation(count)[:_FEW]
 
 
-def look_at_reals(
+def extract_real_images(
     dataset: str, train: LabelledImages, test: LabelledImages, extractor: Extractor
-) -> Reals:
+) -> RealImages:
     """Returns the features of a data set; the drawn rows are always the same."""
     rng = np.random.Generator(np.random.Philox(key=[0, 0]))
     images = test.images[:_MOST]
     rows = rng.permutation(len(train))[:_MOST]
-    real, other = extractor.look(images), extractor.look(train.images[rows])
+    real, other = extractor.extract(images), extractor.extract(train.images[rows])
     some = rng.permutation(len(images))[:_SOME]
     stacks = dataset == STACKED
     copies = None if stacks else nearest_training_images(images[:_FEW], train.images)[0]
-    return Reals(
+    return RealImages(
         dataset=dataset,
         train=train,
         test=images,
