@@ -2,8 +2,9 @@
 
 For each seed the program draws `--images` images of a model with a critic, the classes in turn:
 without a condition, and with each of `CONDITIONS` that the critic has a score for. It records which
-share of the candidates passes, and measures the images as `imagemint evaluate` does, under each
-`--classifier`. The classifier of the critic favours what it chose itself, so name another one, too.
+share of the candidates passes, and measures the images under each judge as `imagemint evaluate`
+does, beside as many real training images. The classifier of the critic favours what it chose
+itself, so name another judge, too.
 
 A run that was interrupted continues: run the same command again.
 
@@ -13,6 +14,7 @@ A run that was interrupted continues: run the same command again.
 import argparse
 import json
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +26,14 @@ from options import make_parser, refuse_others
 from imagemint.client import Filter
 from imagemint.client.torch.shares import Share
 from imagemint.dataset.engine_source import EngineSource
-from imagemint.training import evaluation
+from imagemint.training.classifier.trained import load_classifier
+from imagemint.training.datasets import load_dataset
+from imagemint.training.datasets.images import Split
 from imagemint.training.evaluation.files import UNCONDITIONAL
+from imagemint.training.metrics import coverage, frechet_distance, neighbourhoods
 
 NONE = "none"
+SPLITS: tuple[Split, Split] = ("test", "train")
 CONDITIONS = {
     NONE: Filter(),
     "--min-class-confidence 0.9": Filter(min_class_confidence=0.9),
@@ -37,12 +43,10 @@ CONDITIONS = {
     "--min-training-distance 0.3": Filter(min_training_distance=0.3),
     "--min-training-distance 0.5": Filter(min_training_distance=0.5),
 }
-METRICS = (
-    *("class_accuracy", "worst_class_accuracy", "frechet_distance", "coverage"),
-    *("precision", "recall", "training_copies"),
-)
 PASSED = "passed"
 """Name of the share of candidates that pass, beside the metrics."""
+_NEIGHBOURS = 5
+_MOST_NEIGHBOURS = 3_000  # images of each kind whose neighbourhoods are compared
 _BLOCK = 256
 _CPU = torch.device("cpu")
 
@@ -78,37 +82,57 @@ def draw(options: argparse.Namespace, name: str, seed: int, path: Path) -> float
     return float(count / (count + rejected))
 
 
-def measure(options: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
-    """Returns the figures of a condition, from an earlier run if there is one.
+class Judge:
+    """A classifier, with the features of real images.
 
-    Returns:
-        By metric, the value and that of real images; a metric of a further judge has its name
-        behind an @. `PASSED` has no value of real images.
+    Args:
+        directory: of the classifier.
+        options: the options of the program.
     """
+
+    def __init__(self, directory: Path, options: argparse.Namespace) -> None:
+        self.name = directory.name
+        self._classifier, self.about = load_classifier(directory, _CPU)
+        rng = np.random.default_rng(0)  # the first test digits are easier than the others
+        test, train = (load_dataset(options.dataset, each, options.data) for each in SPLITS)
+        some, others = (rng.permutation(len(each))[: options.images] for each in (test, train))
+        self._real, _ = self._classifier.judge(test.images[some])
+        self.floor = self.measure(train.images[others], train.labels[others])
+
+    def measure(self, images: Any, classes: Any) -> dict[str, float]:  # noqa: ANN401 - arrays
+        """Returns the figures of images uint8 [N, H, W, C] that should have classes int64 [N]."""
+        features, seen = self._classifier.judge(images)
+        found = {f"class_accuracy@{self.name}": float((seen == classes).mean())}
+        count = min(len(features), len(self._real))
+        found[f"frechet_distance@{self.name}"] = frechet_distance(
+            self._real[:count], features[:count]
+        )
+        count = min(count, _MOST_NEIGHBOURS)
+        real, fake = self._real[:count], features[:count]
+        near = neighbourhoods(real, fake, _NEIGHBOURS)
+        found[f"coverage@{self.name}"] = coverage(real, fake, _NEIGHBOURS)
+        found[f"precision@{self.name}"] = near.precision
+        found[f"recall@{self.name}"] = near.recall
+        return found
+
+
+def measure(
+    options: argparse.Namespace, judges: Sequence[Judge], name: str, seed: int
+) -> dict[str, float]:
+    """Returns the share `PASSED` and the figures of a condition, from an earlier run if any."""
     finished = options.out / f"{name.replace(' ', '')}-{seed}.json"
     if not finished.is_file():
         path = options.out / "images.npz"
-        found: dict[str, Any] = {PASSED: {"value": draw(options, name, seed, path)}}
-        judgings = [
-            evaluation.Judging(each.name, *evaluation.open_extractor(each, None, _CPU))
-            for each in options.classifier
-        ]
-        figures = evaluation.evaluate_under_all(
-            evaluation.open_source(str(path), _CPU),
-            judgings,
-            evaluation.Protocol(dataset=options.dataset),
-            options.data,
-            cache=False,
-        )
-        for each in figures:
-            if each.metric.partition("@")[0] in METRICS:
-                found[each.metric] = {"value": each.value, "real": each.reference}
+        found = {PASSED: draw(options, name, seed, path)}
+        with np.load(path) as drawn:
+            for each in judges:
+                found |= each.measure(drawn["image"], drawn["class_id"])
         path.unlink()
         finished.write_text(json.dumps(found, indent=2) + "\n")
     return dict(json.loads(finished.read_text()))
 
 
-def summarise(found: dict[str, dict[int, dict[str, Any]]]) -> dict[str, Any]:
+def summarise(found: dict[str, dict[int, dict[str, float]]]) -> dict[str, Any]:
     """Returns the mean of each metric, and its paired difference from images without a condition.
 
     Args:
@@ -118,12 +142,12 @@ def summarise(found: dict[str, dict[int, dict[str, Any]]]) -> dict[str, Any]:
     for name, by_seed in found.items():
         summary[name] = {"seeds": len(by_seed)}
         for metric in next(iter(by_seed.values()), {}):
-            values = {seed: each[metric]["value"] for seed, each in by_seed.items()}
+            values = {seed: each[metric] for seed, each in by_seed.items()}
             summary[name][metric] = {"mean": statistics.mean(values.values())}
             paired = [seed for seed in values if seed in found[NONE] and name != NONE]
             if paired:
                 mean, half = mean_interval(
-                    [values[seed] - found[NONE][seed][metric]["value"] for seed in paired]
+                    [values[seed] - found[NONE][seed][metric] for seed in paired]
                 )
                 summary[name][metric] |= {"difference": mean, "interval_95": half}
     return summary
@@ -144,12 +168,18 @@ def main() -> None:
     record = options.out / "filters.json"
     if record.is_file():
         refuse_others(record, json.loads(record.read_text())["settings"], settings)
-    found: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in choose_conditions(options)}
+    judges = [Judge(each, options) for each in options.classifier]
+    floor = {name: value for each in judges for name, value in each.floor.items()}
+    accuracy = {each.name: each.about["test_accuracy"] for each in judges}
+    about = {"settings": settings, "test_accuracy": accuracy, "real_images": floor}
+    found: dict[str, dict[int, dict[str, float]]] = {
+        name: {} for name in choose_conditions(options)
+    }
     for seed in range(options.seeds):
         for name, by_seed in found.items():
             print(f"seed {seed}, {name}", flush=True)
-            by_seed[seed] = measure(options, name, seed)
-            content = {"settings": settings, "figures": found, "summary": summarise(found)}
+            by_seed[seed] = measure(options, judges, name, seed)
+            content = about | {"figures": found, "summary": summarise(found)}
             record.write_text(json.dumps(content, indent=2) + "\n")
 
 

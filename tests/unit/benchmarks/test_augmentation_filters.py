@@ -56,8 +56,8 @@ def test_share_counts_every_candidate(filters, tmp_path, monkeypatch):
 def test_differences_are_paired_by_seed(filters):
     """A metric is compared with the images of the same seed without a condition."""
     found = {
-        "none": {0: {"recall": {"value": 0.5}}, 1: {"recall": {"value": 0.7}}},
-        "some": {0: {"recall": {"value": 0.4}}, 1: {"recall": {"value": 0.65}}},
+        "none": {0: {"recall": 0.5}, 1: {"recall": 0.7}},
+        "some": {0: {"recall": 0.4}, 1: {"recall": 0.65}},
         "other": {},
     }
     summary = filters.summarise(found)
