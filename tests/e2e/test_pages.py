@@ -34,7 +34,7 @@ STRICT_CURL = 'curl() { command curl --fail "$@"; }'
 async def ports(tmp_path_factory):
     """Ports of a server with the models of the pages, by the port in the pages."""
     repository = tmp_path_factory.mktemp("models")
-    for model in ("mnist", "avatars", "avatars-text"):
+    for model in ("mnist", "digits", "avatars", "avatars-text"):
         (repository / model).symlink_to(ROOT / "models" / model)
     flags = (f"--repository={repository}", "--http-address=127.0.0.1:0", "--no-spread-alone")
     async with process(*flags, f"--start-timeout-s={WAIT_S}") as started:
