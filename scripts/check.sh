@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # All checks of `make check`, the cheapest first. Stops at the first error and names the command that
-# fixes it, if there is one.
+# fixes it, if there is one. mypy uses one core, so it runs beside the other checks.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PWD/.venv/bin:$PATH
@@ -16,12 +16,23 @@ step() {
 }
 
 fresh_stubs() {
-  local fresh
-  fresh=$(mktemp -d)
-  # shellcheck disable=SC2064 # expands the path now, not when the trap runs
-  trap "rm -rf '$fresh'" EXIT
-  scripts/genproto.sh "$fresh" && diff --recursive --brief --exclude=__pycache__ proto/gen "$fresh"
+  scripts/genproto.sh "$scratch/stubs" &&
+    diff --recursive --brief --exclude=__pycache__ proto/gen "$scratch/stubs"
 }
+
+finish_mypy() {
+  local status=0
+  wait "$mypy" || status=$?
+  mypy=
+  cat "$scratch/mypy"
+  return "$status"
+}
+
+scratch=$(mktemp -d)
+mypy >"$scratch/mypy" 2>&1 &
+mypy=$!
+# At an error of another check, mypy ends at once.
+trap '[[ -z $mypy ]] || kill "$mypy"; rm -rf "$scratch"' EXIT
 
 step 'fix it with: make fix' ruff format --check --quiet
 step 'fix what is fixable with: make fix' ruff check --quiet
@@ -31,6 +42,6 @@ step 'fix it with: make proto' fresh_stubs
 step 'an exemption needs its reason beside it' hadolint Dockerfile
 step 'an exemption needs its reason beside it' shellcheck \
   .ci/run scripts/*.sh examples/*/*.sh tests/e2e/image/*.sh
-step 'an exemption needs its reason beside it' mypy
 step 'see Documentation in CONTRIBUTING.md' python scripts/site/make_site.py check
+step 'an exemption needs its reason beside it' finish_mypy
 printf 'make check: all checks passed\n'

@@ -43,6 +43,9 @@ if ! is_new_enough .venv/bin/python || ! .venv/bin/python -m pip --version >/dev
 fi
 
 printf '== installing imagemint[%s] into .venv (the first time takes a while)\n' "$extra"
-.venv/bin/python -m pip install --quiet --disable-pip-version-check \
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile \
   --constraint constraints.txt --editable ".[$extra]" || fail \
   "the installation failed (see above). It needs a package registry; pip's own settings name it."
+# pip compiles on one core, which takes a minute for the extra `dev`. Some packages hold files that no
+# Python can compile, such as templates; pip ignores them, too.
+.venv/bin/python -m compileall -qq -j 0 .venv/lib/python3*/site-packages >/dev/null 2>&1 || true
