@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from onnx_registry import keep_registry  # noqa: F401 - a fixture
 from small_translations import small_task, train
 
 from imagemint.client import AsyncClient

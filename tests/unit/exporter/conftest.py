@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from onnx_registry import keep_registry  # noqa: F401 - a fixture
 from torch import nn
 
 from imagemint.exporter.export import export_generator
