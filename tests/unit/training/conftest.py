@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from onnx_registry import keep_registry  # noqa: F401 - a fixture
 
 from imagemint.training import datasets
 from imagemint.training.classifier.recipes import MnistClassifierRecipe
@@ -52,6 +53,15 @@ def _skip_plots(monkeypatch):
     Module test_monitor overrides this fixture.
     """
     monkeypatch.setattr(monitor, "plot_losses", lambda _: None)
+
+
+@pytest.fixture(autouse=True)
+def _skip_animation(monkeypatch):
+    """Skips the animation of the grids, whose palettes take half of a tiny run in colour.
+
+    Modules test_monitor and test_training_loop override this fixture.
+    """
+    monkeypatch.setattr(monitor, "animate_grids", lambda _: None)
 
 
 def make_toy_digits(name, per_class, seed):

@@ -23,6 +23,11 @@ def _skip_plots():
 
 
 @pytest.fixture
+def _skip_animation():
+    """Overrides the fixture of this name, because these tests need real animations."""
+
+
+@pytest.fixture
 def state():
     """A state whose counts alone are read."""
     return TrainingState(None, None, None, None, None)

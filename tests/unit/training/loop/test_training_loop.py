@@ -24,6 +24,11 @@ from imagemint.training.rng import torch_seed
 CODE_REVISION = provenance.read_code_revision  # the fixtures replace it
 
 
+@pytest.fixture
+def _skip_animation():
+    """Overrides the fixture of this name, because a run has its animation."""
+
+
 @pytest.fixture(scope="module")
 def files_of_whole_run():
     """A dictionary for the files of an uninterrupted run, which the first test fills."""
