@@ -4,6 +4,7 @@ The tests take several minutes and 3 GB of disk, so `make test` does not run the
 does. The base, the layers and the logs stay in .image-test for the next run.
 """
 
+import datetime as dt
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ from image.container import BUILD_TIMEOUT_S, RUN_TIMEOUT_S, Image, RegistryMissi
 ROOT = Path(__file__).parents[2]
 WORK = ROOT / ".image-test"
 LARGEST_CPU_MB = 450
+LARGEST_GPU_MB = 1000
 # Programs that run inside the image, with its Python.
 SIZE_OF_PNG = """
 import pathlib, sys
@@ -66,9 +68,15 @@ def server(cpu):
         yield container
 
 
+def record_size(target, image):
+    """Writes the size of an image to the logs."""
+    with (WORK / "logs/sizes.txt").open("a") as sizes:
+        print(f"{dt.datetime.now(dt.UTC).date()}: {target}: {image.size_mb:.0f} MB", file=sizes)
+
+
 def test_cpu_image_is_small(cpu):
     """The layers, including the base, are below the limit."""
-    (WORK / "logs/sizes.txt").write_text(f"cpu {cpu.size_mb:.0f} MB\n")
+    record_size("cpu", cpu)
     assert cpu.size_mb < LARGEST_CPU_MB
 
 
@@ -133,16 +141,37 @@ def test_server_stops_on_its_signal(server):
     assert not [line for line in server.log if '"level": "error"' in line]
 
 
-def test_gpu_image_refuses_models_without_gpu(build):
-    """The image has the CUDA provider. Without a GPU it refuses its models, and is unhealthy.
+@pytest.fixture(scope="module")
+def gpu(build):
+    """The image for GPUs. Its base here is Debian without CUDA, so no model runs on a GPU."""
+    return build("gpu")
 
-    Its base here has no CUDA, so no model runs on a GPU.
-    """
-    image = build("gpu")
+
+def test_gpu_image_has_a_known_size(gpu):
+    """The size is recorded, without CUDA, which the base of the real image has."""
+    record_size("gpu, without CUDA", gpu)
+    assert gpu.size_mb < LARGEST_GPU_MB
+
+
+def test_gpu_image_serves_on_the_cpu_without_gpu(gpu):
+    """By default the server says that CUDA does not work, and serves every model on the CPU."""
+    with gpu.start(IMAGEMINT_START_TIMEOUT_S=str(RUN_TIMEOUT_S)) as container:
+        served = container.read_until("ready")["models"]
+        assert served.keys() == {path.name for path in (ROOT / "models").iterdir() if path.is_dir()}
+        done = container.run("imagemint", "generate", "--model=mnist", "--out=/tmp/digits")
+        assert done.returncode == 0, done.stderr
+        assert container.run("python", "-c", SIZE_OF_PNG, "/tmp/digits").stdout == "PNG 28x28\n"  # noqa: S108 - the container's own
+        health = container.run(*gpu.config["Healthcheck"]["Test"][1:])
+        assert health.returncode == 0, health.stderr
+        assert container.stop() == 0
+
+
+def test_gpu_image_refuses_models_if_cuda_is_required(gpu):
+    """The image has the CUDA provider. With `device = "cuda"` it refuses models without a GPU."""
     settings = {"IMAGEMINT_DEVICE": "cuda", "IMAGEMINT_START_TIMEOUT_S": str(RUN_TIMEOUT_S)}
-    with image.start(**settings) as container:
+    with gpu.start(**settings) as container:
         assert not any(container.read_until("ready")["models"].values())
         assert any("version refused: CUDA does not work" in line for line in container.log)
-        assert "NOT_SERVING" in container.run(*image.config["Healthcheck"]["Test"][1:]).stdout
+        assert "NOT_SERVING" in container.run(*gpu.config["Healthcheck"]["Test"][1:]).stdout
         providers = container.run("python", "-c", PROVIDERS)
         assert "CUDAExecutionProvider" in providers.stdout, providers.stderr
