@@ -1,26 +1,18 @@
-"""Tests of the page in a real Chromium, from generation to accessibility."""
+"""Tests of the page in a real Chromium, from generation to errors."""
 
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import httpx
 import pytest
-import pytest_asyncio
-from http_clients import EVERYWHERE
+from page_visits import CHROMIUM, MS, wait_for_images
 from PIL import Image
-from playwright.async_api import async_playwright, expect
+from playwright.async_api import expect
 from tiny_bundles import write_bundle
 
 from imagemint.server.access.api_keys import compute_digest
-from imagemint.server.app import App
-from imagemint.server.settings import ServeSettings
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-AXE = "axe-core@4.11.0"
 KEY = f"imk_{'page':k<43}"
-MS = 30_000
 expect.set_options(timeout=MS)
 
 pytestmark = [
@@ -39,64 +31,6 @@ def gallery(tmp_path_factory):
     write_bundle(directory, "bounded", truncation="threshold")
     write_bundle(directory, "people", captions=True)
     return directory
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def shop(gallery):
-    """A server over `gallery`."""
-    app = App(ServeSettings(repository=gallery, http_metrics=True, **EVERYWHERE))
-    await app.start()
-    yield app
-    await app.stop()
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def chromium():
-    """A browser for all tests."""
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--no-proxy-server"]
-        )
-        yield browser
-        await browser.close()
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def visit(chromium):
-    """A function that opens pages. No page may raise an exception or contact another host."""
-    contexts, faults = [], []
-
-    async def open_page(app, fragment="", **options):
-        context = await chromium.new_context(**options)
-        contexts.append(context)
-        page = await context.new_page()
-        page.set_default_timeout(MS)
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("console", lambda line: _record_console_error(line, faults))
-        page.on("request", lambda request: _check_host(request, app, faults))
-        await page.goto(app.http_url + fragment)
-        return page
-
-    yield open_page
-    for context in contexts:
-        await context.close()
-    assert not faults
-
-
-def _record_console_error(line, faults):
-    """Records errors on the console except for failed requests, which tests cause."""
-    if line.type == "error" and "Failed to load resource" not in line.text:
-        faults.append(line.text)
-
-
-def _check_host(request, app, faults):
-    if not request.url.startswith((app.http_url, "blob:", "data:")):
-        faults.append(request.url)
-
-
-async def wait_for_images(page):
-    """Waits for the end of the stream."""
-    await expect(page.locator("#progress")).to_contain_text("Minted")
 
 
 async def test_page_generates_on_load(visit, shop):
@@ -309,47 +243,3 @@ async def test_empty_repository_is_shown(visit, serve_http, tmp_path):
     app = await serve_http(tmp_path / "nothing", load_models=[], model_control="explicit")
     page = await visit(app)
     await expect(page.locator("#notice")).to_contain_text("No models")
-
-
-@pytest.fixture(scope="module")
-def axe(tmp_path_factory):
-    """The source of axe-core from npm."""
-    npm = shutil.which("npm")
-    if npm is None:
-        pytest.skip("needs npm")
-    folder = tmp_path_factory.mktemp("axe")
-    command = [npm, "install", "--silent", "--no-save", "--no-audit", "--prefix", folder, AXE]
-    try:
-        done = subprocess.run(command, capture_output=True, timeout=60, check=False)
-    except subprocess.TimeoutExpired:
-        pytest.skip("npm does not answer")
-    if done.returncode:
-        pytest.skip(f"npm has no {AXE}")
-    return (folder / "node_modules/axe-core/axe.min.js").read_text()
-
-
-async def find_violations(page):
-    """Returns the violations that axe finds on the page."""
-    found = await page.evaluate("() => axe.run({resultTypes: ['violations']})")
-    return [
-        (each["id"], [node["html"][:200] for node in each["nodes"]]) for each in found["violations"]
-    ]
-
-
-async def test_page_is_accessible(visit, shop, axe):
-    """Axe finds no violation on page, viewer and dialog, dark, light and on a phone."""
-    options = {"bypass_csp": True, "reduced_motion": "reduce", "color_scheme": "dark"}
-    page = await visit(shop, "#model=digits&count=9", **options)
-    await wait_for_images(page)
-    await page.evaluate(axe)
-    assert not await find_violations(page)
-    await page.emulate_media(color_scheme="light")
-    await page.set_viewport_size({"width": 390, "height": 844})
-    assert not await find_violations(page)
-    width = await page.evaluate("() => document.documentElement.scrollWidth - innerWidth")
-    assert width <= 0, "the page scrolls sideways"
-    await page.locator(".tile").first.click()
-    assert not await find_violations(page)
-    await page.keyboard.press("Escape")
-    await page.locator("#key-button").click()
-    assert not await find_violations(page)
