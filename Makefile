@@ -1,13 +1,15 @@
 # One verb per need, the same at a desk and in CI. `make help` lists them.
 #
 # .venv is set up on first use, and again when the dependencies change: each stamp below stands for
-# one set of extras. .venv-triton is the other side of the interop tests, .venv-peers of benchmarks.
+# one set of extras. .venv-triton is the other side of the interop tests, .venv-peers of benchmarks,
+# .venv-stores of the tests of object stores.
 
 SHELL := /bin/sh
 MAKEFLAGS += --no-builtin-rules
 SERVING := .venv/.serving.stamp
 DEV := .venv/.dev.stamp
 TRITON := .venv-triton/.stamp
+STORES := .venv-stores/.stamp
 DEPENDENCIES := pyproject.toml constraints.txt scripts/venv.sh
 BIN := .venv/bin
 
@@ -16,7 +18,7 @@ export PYTHON
 # Since 1.29 ONNX Runtime reports to its maker, from its import on, unless this is set.
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: help demo test check fix proto reference docs bench image-test sbom release
+.PHONY: help demo test check fix proto reference docs bench store-test image-test sbom release
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -47,6 +49,11 @@ docs: $(DEV) ## build the documentation site and show it at localhost:8008
 bench: $(DEV) ## load-test the server beside its peers; BENCH_ARGS="--peers none" alone
 	@$(BIN)/python benchmarks/serving.py $(BENCH_ARGS)
 
+# It needs npm; `make test` skips these tests, because the installation takes minutes.
+store-test: $(DEV) $(STORES) ## test repositories in Google Cloud Storage and Azure, on emulators
+	@PYTHONPATH=.venv-stores/python $(BIN)/python -m pytest tests/integration/test_cloud_stores.py \
+	  $(PYTEST_ARGS)
+
 # It needs root, buildah and debootstrap; otherwise the tests are skipped, with the reason.
 image-test: $(DEV) ## build the container images, start them and test them; takes minutes
 	@$(BIN)/python -m pytest -m image tests/e2e/test_image.py $(PYTEST_ARGS)
@@ -69,4 +76,8 @@ $(DEV): $(DEPENDENCIES)
 # Order-only: the client of Triton knows nothing of ours, and .venv only lends it its Python.
 $(TRITON): constraints-triton.txt scripts/venv-triton.sh | $(DEV)
 	@scripts/venv-triton.sh
+	@touch $@
+
+$(STORES): constraints-stores.txt scripts/venv-stores.sh | $(DEV)
+	@scripts/venv-stores.sh
 	@touch $@

@@ -31,7 +31,9 @@ def run_make(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("file", ["constraints.txt", "constraints-triton.txt"])
+@pytest.mark.parametrize(
+    "file", ["constraints.txt", "constraints-stores.txt", "constraints-triton.txt"]
+)
 def test_constraints_are_exact_and_portable(file: str):
     """Every line pins one release without a local suffix, an address or a file."""
     for name, pin in read_constraints(file).items():
@@ -96,7 +98,18 @@ def test_every_entry_point_exists():
 
 @pytest.mark.parametrize(
     "verb",
-    ["demo", "test", "check", "fix", "proto", "bench", "image-test", "sbom", "release"],
+    [
+        "demo",
+        "test",
+        "check",
+        "fix",
+        "proto",
+        "bench",
+        "store-test",
+        "image-test",
+        "sbom",
+        "release",
+    ],
 )
 def test_makefile_has_the_verb(verb: str):
     """Each verb is in the help and is not mistaken for a folder of the same name."""

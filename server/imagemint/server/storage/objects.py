@@ -65,6 +65,8 @@ class ObjectStore:
         try:
             self._files.invalidate_cache()
             found = self._files.find(self._root, detail=True)
+            if not found:
+                self._check_bucket()
         except Exception as error:  # noqa: BLE001 - each file system has its own errors
             self._fail("cannot be listed", error)
         listed: dict[str, dict[str, Stored]] = {}
@@ -74,6 +76,12 @@ class ObjectStore:
                 stored = Stored(int(detail["size"] or 0), _stamp(detail))
                 listed.setdefault("/".join(parts[:2]), {})[parts[2]] = stored
         return listed
+
+    def _check_bucket(self) -> None:
+        """Raises FileNotFoundError if there is no such bucket: adlfs lists it as empty instead."""
+        bucket = self._root.partition("/")[0]
+        if bucket and not self._files.exists(bucket):
+            raise FileNotFoundError(bucket)
 
     def read(self, key: str, max_bytes: int) -> bytes:
         """Returns the content of a small object.
@@ -136,6 +144,8 @@ class ObjectStore:
 
 
 def _stamp(detail: dict[str, Any]) -> str:
-    # All fields, because each file system has others: ETag, mtime, generation, created.
-    text = repr(sorted((name, str(value)) for name, value in detail.items()))
+    # All fields, because each file system has others: ETag, mtime, generation, created. But not the
+    # time of the last access, which some accounts of Azure record: reading an object changes it.
+    fields = ((name, str(value)) for name, value in detail.items() if name != "last_accessed_on")
+    text = repr(sorted(fields))
     return hashlib.sha256(text.encode()).hexdigest()
