@@ -104,11 +104,14 @@ def _needed(compute: Callable[[Feed], npt.NDArray[Any]], feed: Feed, *, thorough
     def same(start: int, stop: int) -> bool:
         return compute(rows(feed, start, stop)).tobytes() == whole[start:stop].tobytes()
 
-    for shift in (count // 3, 1, 3) if thorough else (count // 3,):
-        moved = {name: np.roll(value, shift, axis=0) for name, value in feed.items()}
+    for shift in (1, 3) if thorough else ():
+        moved = _move(feed, shift)
         if compute(moved).tobytes() != np.roll(whole, shift, axis=0).tobytes():
             return Batching.ALONE
-    if looks_at_others(compute, feed, whole):
+    # Each row gets another place and other rows beside it in the same runs: a difference has the
+    # same consequence, whichever of the two causes it.
+    shift = max(1, count // 3)
+    if looks_at_others(compute, _move(feed, shift), np.roll(whole, shift, axis=0)):
         return Batching.ALONE
     # Ranges that start further in also move rows to other places within their batch.
     sizes = [size for size in _SIZES if size < count]
@@ -131,7 +134,7 @@ def looks_at_others(
     Args:
         compute: as `needed_batching`.
         feed: a batch.
-        whole: the result of `compute` for it.
+        whole: the results that its rows must have.
     """
     place = np.arange(len(whole))
     # A batch is padded with its first row, so test that, too.
@@ -146,6 +149,11 @@ def looks_at_others(
         if compute(mixed)[kept].tobytes() != whole[kept].tobytes():
             return True
     return False
+
+
+def _move(feed: Feed, shift: int) -> Feed:
+    """Returns the rows of a batch, each by `shift` places further on."""
+    return {name: np.roll(value, shift, axis=0) for name, value in feed.items()}
 
 
 def _make_different_rows(feed: Feed) -> Feed:
@@ -203,7 +211,7 @@ def agreeing_buckets(
     largest = max(buckets)
     whole = compute(feed)
     for shift in {1, largest // 3, largest // 2} - {0}:
-        moved = {name: np.roll(value, shift, axis=0) for name, value in feed.items()}
+        moved = _move(feed, shift)
         if compute(moved).tobytes() != np.roll(whole, shift, axis=0).tobytes():
             return (1,)
     if looks_at_others(compute, feed, whole):

@@ -229,6 +229,20 @@ def test_probe_detects_dependence_on_other_rows(statistic):
     assert needed_batching(compute, feed) is Batching.ALONE
 
 
+@pytest.mark.parametrize("thorough", [False, True])
+@pytest.mark.parametrize("affected", [slice(32, None), slice(None, None, 2), slice(63, None)])
+def test_probe_detects_dependence_on_the_place(affected, thorough):
+    """The probe detects a last bit that depends on the place of a row within its batch."""
+    feed = {"z": latents(0, 0, 64, 8)}
+
+    def compute(feed):
+        z = feed["z"].copy()
+        z[affected] = np.nextafter(z[affected], np.float32(9))
+        return z
+
+    assert needed_batching(compute, feed, thorough=thorough) is Batching.ALONE
+
+
 def test_pixels_do_not_depend_on_other_rows(backend):
     """A row has the same pixels whichever rows share its batch."""
     z, strangers = latents(5, 0, 1, 8), latents(6, 0, 30, 8)
