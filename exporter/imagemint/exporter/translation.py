@@ -179,5 +179,4 @@ def write_translations(
 
 def _title(trained: TrainedTranslator) -> str:
     height, width = (side * trained.form.scale for side in trained.form.shape[:2])
-    way = " and back" if trained.direction == "back" else ""
-    return f"{trained.dataset}{way}, trained at {width}x{height}"
+    return f"{trained.dataset}, trained at {width}x{height}"

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
     from imagemint.training.classifier.recipes import ClassifierRecipe
+    from imagemint.training.evaluation.translation import Translator
     from imagemint.training.evaluation_report import EvaluationFigure
 
 
@@ -144,8 +145,9 @@ class Evaluate(DataOptions):
         from imagemint.training import evaluation  # noqa: PLC0415 - torch
 
         device = choose_device(self.device)
-        if evaluation.is_translator_run(self.source):
-            return self._evaluate_translator(device)
+        translator = evaluation.open_translator(self.source, device, variant=self.variant)
+        if translator is not None:
+            return self._evaluate_translator(translator, device)
         classifiers: list[Path | None] = [*self.classifier] or [None]
         judgings = [
             evaluation.Judging(
@@ -171,15 +173,22 @@ class Evaluate(DataOptions):
         _print_figures(figures)
         return 0
 
-    def _evaluate_translator(self, device: "torch.device") -> int:
+    def _evaluate_translator(self, translator: "Translator", device: "torch.device") -> int:
         from imagemint.training import evaluation  # noqa: PLC0415 - torch
 
-        if self.inception is not None:
-            raise TrainingError("a translator is measured under a --classifier, not by --inception")
-        judge = evaluation.open_judge(self.classifier, device)
-        figures = evaluation.evaluate_translator_run(
-            *(Path(self.source), judge, self.data, device), samples=self.samples, out=self.out
-        )
+        try:
+            if self.inception is not None:
+                raise TrainingError("a translator is measured under a --classifier, no --inception")
+            figures = evaluation.evaluate_translator(
+                translator,
+                evaluation.open_judge(self.classifier, device),
+                self.data,
+                dataset=self.dataset,
+                samples=self.samples,
+                out=self.out,
+            )
+        finally:
+            translator.close()
         _print_figures(figures)
         return 0
 

@@ -18,6 +18,8 @@ from imagemint.training.recipes import TRANSLATION_RECIPES
 from imagemint.training.recipes.translation import TranslationRecipe
 
 Direction = Literal["there", "back"]
+WAY_BACK = ", way back"
+"""End of the description of what the way back learnt from."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class TrainedTranslator:
         task: name of the task.
         recipe: name of the recipe.
         options: every option of the recipe.
-        dataset: task, data set and split.
+        dataset: task, data set and split; of the way back with ``, way back``.
         license: licence of the data, which the weights inherit.
         seed: seed of the run.
         images_seen: sources shown to it in training.
@@ -91,7 +93,7 @@ def read_translator(run: Path, direction: Direction = "there") -> TrainedTransla
     checkpoint = _find_checkpoint(run)
     about = read_description(checkpoint)
     recipe = _read_recipe(checkpoint, about)
-    form, target = SourceForm(**about["source"]), tuple(about["target"])
+    form, target, dataset = SourceForm(**about["source"]), tuple(about["target"]), about["dataset"]
     with torch.random.fork_rng():  # restore the random state of the caller
         network = recipe.generator(form, target)
     try:
@@ -111,6 +113,7 @@ def read_translator(run: Path, direction: Direction = "there") -> TrainedTransla
     if direction == "back":
         form, target = SourceForm(*target), form.shape
         examples = Examples(examples.target, examples.source)
+        dataset += WAY_BACK
     return TrainedTranslator(
         module=network.eval().requires_grad_(requires_grad=False),
         form=form,
@@ -123,7 +126,7 @@ def read_translator(run: Path, direction: Direction = "there") -> TrainedTransla
         task=about["task"],
         recipe=about["recipe"],
         options=about["options"],
-        dataset=about["dataset"],
+        dataset=dataset,
         license=about["license"],
         seed=recipe.seed,
         images_seen=about["images_seen"],

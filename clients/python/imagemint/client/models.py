@@ -128,6 +128,9 @@ class Manifest:
     """Scores of images that it has, by name; empty for a model without a critic."""
     source: SourceShape | None = None
     """The source that it translates; None if it takes none."""
+    trained_on: str = field(default="", repr=False)
+    """Data set and split that it was trained on, such as `mnist/train`, of a translator behind its
+    task, such as `edges of avatars64/train`; empty if unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +228,7 @@ def _parse_manifest(message: manifest_pb2.BundleManifest) -> Manifest:
         captions=_parse_captions(message.caption) if message.HasField("caption") else None,
         scores=_parse_scores(message.critic),
         source=_parse_source(message.source) if message.HasField("source") else None,
+        trained_on=message.training.dataset,
     )
 
 

@@ -25,7 +25,7 @@ _ADDRESS = re.compile(r"(?P<target>.+)/(?P<model>[^/@]+)(?:@(?P<version>[^/@]+))
 
 
 class RemoteModel:
-    """Images of a served model by seed and index, with the classes in turn.
+    """Images of a served model by seed and index, with the classes in turn, or translations.
 
     Args:
         address: ``HOST:PORT/MODEL`` or ``HOST:PORT/MODEL@VERSION``; without a version, the server's
@@ -55,7 +55,8 @@ class RemoteModel:
             raise
         self._model = model.name
         self.name = f"{model.name}@{self._version} served at {parts['target']}"
-        self.dataset: str | None = None  # old servers do not report it
+        self.trained_on = manifest.trained_on
+        self.dataset = manifest.trained_on.rpartition("/")[0] or None
         self.class_labels: tuple[str, ...] | None = manifest.class_labels
         self.num_classes = len(manifest.class_labels)
         self.takes_captions = manifest.captions is not None
@@ -64,6 +65,11 @@ class RemoteModel:
             manifest.width,
             manifest.channels,
         )
+
+        source = manifest.source
+        self.takes_source = source is not None
+        self.source_size = (source.height, source.width) if source and source.height else None
+        self.scale = source.scale if source else 1
 
     def draw(
         self, seed: int, first: int, count: int
@@ -98,6 +104,13 @@ class RemoteModel:
             for index, text in enumerate(texts, first)
         ]
         return self._client.mint(serials).image
+
+    def translate(self, sources: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Returns the results uint8 [N, H', W', C] of sources uint8 [N, H, W, depth], seed 0."""
+        results = self._client.translate_stream(
+            self._model, list(sources), seed=0, version=self._version, variant=self._variant
+        )
+        return np.stack([each.image for each in results])
 
     def close(self) -> None:
         """Closes the connection."""

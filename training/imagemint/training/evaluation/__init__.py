@@ -5,9 +5,9 @@ from imagemint.training.evaluation.extractors import open_extractor
 from imagemint.training.evaluation.judging import Judging, Protocol, evaluate, evaluate_under_all
 from imagemint.training.evaluation.sources import open_source
 from imagemint.training.evaluation.translation import (
-    evaluate_translator_run,
-    is_translator_run,
+    evaluate_translator,
     open_judge,
+    open_translator,
 )
 
 __all__ = [
@@ -16,10 +16,10 @@ __all__ = [
     "Protocol",
     "compare",
     "evaluate",
-    "evaluate_translator_run",
+    "evaluate_translator",
     "evaluate_under_all",
-    "is_translator_run",
     "open_extractor",
     "open_judge",
     "open_source",
+    "open_translator",
 ]

@@ -6,7 +6,7 @@ are found by the entry-point group `imagemint.sources`, whose names are the sche
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Protocol, TypeGuard
@@ -272,7 +272,7 @@ def _whole(z: NDArray[np.float32], psi: NDArray[np.float32] | None) -> NDArray[n
 def open_source(
     place: str,
     device: torch.device,
-    plugs: dict[str, Callable[[str], Source]] | None = None,
+    plugs: Mapping[str, Callable[[str], Source]] | None = None,
     *,
     variant: str = "reference",
 ) -> Source:
@@ -289,13 +289,8 @@ def open_source(
         DatasetError: there is no source for this scheme.
         CheckpointError: it is neither a run nor any other source.
     """
-    scheme, separator, address = place.partition("://")
-    if separator:
-        known = _open_installed() if plugs is None else plugs
-        if scheme not in known:
-            there = ", ".join(sorted(known)) or "none"
-            raise DatasetError(f"{place}: no source has addresses {scheme}://; installed: {there}")
-        return known[scheme](address)
+    if "://" in place:
+        return open_address(place, plugs)
     path = Path(place)
     if path.suffix == ".npz":
         return NpzSource(path)
@@ -304,6 +299,24 @@ def open_source(
     if is_folder_of_pictures(path):
         return PicturesSource(scan(path))
     return RunSource(path, device)
+
+
+def open_address(place: str, plugs: Mapping[str, Callable[[str], Source]] | None = None) -> Source:
+    """Returns the source of an address such as ``grpc://localhost:8001/mnist``.
+
+    Args:
+        place: the address.
+        plugs: sources by scheme; None for the installed ones.
+
+    Raises:
+        DatasetError: there is no source for this scheme.
+    """
+    scheme, _, address = place.partition("://")
+    known = _open_installed() if plugs is None else plugs
+    if scheme not in known:
+        there = ", ".join(sorted(known)) or "none"
+        raise DatasetError(f"{place}: no source has addresses {scheme}://; installed: {there}")
+    return known[scheme](address)
 
 
 def _open_installed() -> dict[str, Callable[[str], Source]]:

@@ -4,19 +4,16 @@ from imagemint.training.evaluation.translation.baselines import Baseline, find_b
 from imagemint.training.evaluation.translation.evaluating import (
     Translator,
     evaluate_translation,
+    evaluate_translator,
 )
-from imagemint.training.evaluation.translation.runs import (
-    evaluate_translator_run,
-    is_translator_run,
-    open_judge,
-)
+from imagemint.training.evaluation.translation.opening import open_judge, open_translator
 
 __all__ = [
     "Baseline",
     "Translator",
     "evaluate_translation",
-    "evaluate_translator_run",
+    "evaluate_translator",
     "find_baselines",
-    "is_translator_run",
     "open_judge",
+    "open_translator",
 ]

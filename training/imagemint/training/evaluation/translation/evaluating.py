@@ -50,6 +50,10 @@ class Translator:
         dataset: data set of the targets.
         translate: returns the results uint8 [N, H', W', C] of sources uint8 [N, H, W, depth].
         back: the other direction of an unpaired task; None without one.
+        how: what computes the results, for protocols.
+        size: height and width that targets are scaled to. None: as stored.
+        run: directory of its run; None for others.
+        close: releases its resources.
     """
 
     name: str
@@ -58,6 +62,44 @@ class Translator:
     dataset: str
     translate: Callable[[Images], Images]
     back: Callable[[Images], Images] | None = None
+    how: str = "averaged weights"
+    size: int | None = None
+    run: Path | None = None
+    close: Callable[[], None] = lambda: None
+
+
+def evaluate_translator(
+    translator: Translator,
+    judge: Judge | None,
+    data: Path | None,
+    *,
+    dataset: str | None = None,
+    samples: int | None = None,
+    out: Path | None = None,
+) -> list[EvaluationFigure]:
+    """Returns the figures of a translator and of the baselines.
+
+    Those of a run, without the baselines, are also written to its ``evaluation.json``.
+
+    Args:
+        translator: the translator to measure.
+        judge: classifier for features and attributes; None to omit figures that need one.
+        data: folder of the data sets.
+        dataset: data set of the targets. Default: that of the translator.
+        samples: test sources. Default: 2,000, or all if there are fewer.
+        out: folder for table and pictures. Default: ``evaluation/`` of a run; none for others.
+
+    Raises:
+        DatasetError: the data are missing.
+    """
+    run = translator.run
+    measured = replace(translator, dataset=dataset or translator.dataset)
+    out = out or (run / "evaluation" if run else None)
+    figures = evaluate_translation(measured, judge, data, samples=samples, out=out)
+    if run is not None:
+        own = [each for each in figures if "@" not in each.metric]
+        write_report(run / "evaluation.json", translator.sha256, own)
+    return figures
 
 
 def evaluate_translation(
@@ -66,7 +108,6 @@ def evaluate_translation(
     data: Path | None = None,
     *,
     samples: int | None = None,
-    size: int | None = None,
     out: Path | None = None,
 ) -> list[EvaluationFigure]:
     """Returns the figures of a translator and, with ``@`` and their name, of the baselines.
@@ -76,14 +117,13 @@ def evaluate_translation(
         judge: classifier for features and attributes; None to omit figures that need one.
         data: folder of the data sets.
         samples: number of test sources, from row 0 on. Default: 2,000, or all if there are fewer.
-        size: height and width that images were scaled to. None: as stored.
         out: folder for ``figures.json``, ``table.md`` and pictures; None to write none.
 
     Raises:
         DatasetError: data are missing, or too few.
     """
     train, test = (
-        load_pairs(translator.task, split, data, dataset=translator.dataset, size=size)
+        load_pairs(translator.task, split, data, dataset=translator.dataset, size=translator.size)
         for split in ("train", "test")
     )
     if judge is not None and not judge.takes(test.target_shape):
@@ -120,7 +160,7 @@ def _candidates(
     translator: Translator, baselines: tuple[Baseline, ...]
 ) -> Iterator[tuple[str, str, Callable[[Images, Rows], Images]]]:
     """Yields the translator, without a name, and the baselines."""
-    yield "", "averaged weights", lambda x, _: translator.translate(x)
+    yield "", translator.how, lambda x, _: translator.translate(x)
     for each in baselines:
         yield each.name, f"baseline {each.name}: {each.how}", each.translate
 
