@@ -22,7 +22,9 @@ INTRODUCTION = """\
 <!-- Written by `python benchmarks/zoo.py page` from results/zoo and zoo.toml in benchmarks/. -->
 # The zoo
 
-Every recipe of `imagemint train --list` with real runs, measured by one protocol, the best first.
+Every recipe of a generator with real runs, measured by one protocol, the best first. Recipes
+whose input is an image have [a page of their own](zoo-translation.md), which also says what 3D
+from a photo would take here.
 
 A *Frechet distance* of 1 x the floor means that the judge cannot tell generated images from real
 ones; *coverage* is the share of real images that have a generated one nearby. Distances on
