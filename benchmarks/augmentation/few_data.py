@@ -21,6 +21,7 @@ command again to continue. `few-data.json` has what is done so far and lists wha
 
 import argparse
 import dataclasses
+import functools
 import hashlib
 import json
 import statistics
@@ -62,12 +63,24 @@ class Cell:
     """One number of real images and one seed."""
 
     def __init__(self, options: argparse.Namespace, per_class: int | None, seed: int) -> None:
-        self.options, self.seed = options, seed
+        self.options, self.per_class, self.seed = options, per_class, seed
         self.folder: Path = options.out / f"{per_class or 'all'}-{seed}"
-        self.real = load_dataset(
-            "mnist", "train", options.data, per_class=per_class, subset_seed=seed
+
+    @functools.cached_property
+    def real(self) -> LabelledImages:
+        """The real images that the cell may see."""
+        return load_dataset(
+            "mnist",
+            "train",
+            self.options.data,
+            per_class=self.per_class,
+            subset_seed=self.seed,
         )
-        self.test = load_dataset("mnist", "test", options.data)
+
+    @functools.cached_property
+    def test(self) -> LabelledImages:
+        """The real test set."""
+        return load_dataset("mnist", "test", self.options.data)
 
     def measure(self, arm: str) -> float:
         """Returns the accuracy of an arm, from an earlier run if there is one."""
