@@ -263,7 +263,7 @@ def read_records() -> list[Record]:
     """Returns every record, in the order of the recipes."""
     order: list[Any] = list(TRANSLATION_TABLE)
     found = [Record.read(path) for path in sorted(RECORDS.glob("*.json"))]
-    return sorted(found, key=lambda each: order.index(each.recipe))
+    return sorted(found, key=lambda each: (order.index(each.recipe), each.name))
 
 
 def main() -> None:

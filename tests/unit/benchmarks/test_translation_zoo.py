@@ -1,7 +1,7 @@
 """Tests of benchmarks/translation_zoo.py: records of translators and their page."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 from PIL import Image
@@ -48,6 +48,13 @@ def test_page_and_list_match_the_records():
     assert PAGE.read_text() == write_page(records).rstrip("\n") + "\n"
     assert json.loads(LIST.read_text()) == list_runs(records)
     assert all((PICTURES / f"{each.name}.png").is_file() for each in records)
+
+
+def test_early_end_is_told(recorded):
+    """The page says which runs did not come to the end that was planned."""
+    told = "The run was ended early, of 24 planned."
+    assert told not in write_page([recorded])
+    assert told in write_page([replace(recorded, images=20)])
 
 
 def test_run_is_recorded(recorded, tmp_path):
