@@ -58,6 +58,7 @@ test("a filtered stream resumes with the same images after its connection is cut
   }
   assert.deepEqual(streamed, whole);
   assert.equal(whole.length, 200);
+  assert.ok(whole.every((each) => each.scores!.classConfidence! >= 0.5));
 });
 
 test("pictures have scores, alone, in a stream and on a sheet", async () => {
