@@ -143,10 +143,16 @@ class Running:
 
 
 def run_bench(clients: ClientProcesses, workload: Workload, seconds: int) -> Run:
-    """Runs `imagemint bench` with one unary workload."""
+    """Runs `imagemint bench` with one unary workload.
+
+    Raises:
+        RuntimeError: no call was answered.
+    """
     mix: Mix = parse_mix(f"count={workload.count}")
     plan = Plan(Closed(workload.streams), mix, warmup_s=WARMUP_S, duration_s=seconds)
     point = join_results(plan.load, mix, clients.measure(plan))
+    if point.client_ms_per_call is None:
+        raise RuntimeError("imagemint bench got no answer")
     calls = point.calls_per_s * seconds
     return Run(point.calls_per_s * workload.count, calls, calls * point.client_ms_per_call / 1e3)
 
