@@ -7,7 +7,7 @@ import sys
 
 from imagemint.server.processes.channel import Channel
 from imagemint.server.processes.messages import Ready
-from imagemint.server.processes.worker import WorkerPeers, _beat
+from imagemint.server.processes.worker import WorkerPeers, _send_heartbeats
 
 
 async def work(end):
@@ -36,7 +36,7 @@ async def work(end):
     listening = asyncio.create_task(peers.listen())
     await peers.catch_up()
     channel.send(Ready({}))
-    beating = asyncio.create_task(_beat(channel))
+    beating = asyncio.create_task(_send_heartbeats(channel))
     await peers.drain.wait()
     beating.cancel()
     await channel.close()

@@ -56,7 +56,11 @@ def count_descriptors() -> int:
 
 
 def list_connections(port: int) -> list[Peer]:
-    """Returns the peers of the connections that were accepted on a port, oldest first."""
+    """Returns the peers of the connections that were accepted on a port.
+
+    They come in the order of their descriptors. This is the order of their age, except where a
+    connection has the descriptor of one that was closed.
+    """
     return [peer for peer, _ in _iterate_connections(port)]
 
 
@@ -72,12 +76,12 @@ def choose_surplus(connections: Sequence[Peer], busy: Collection[Peer], most: in
     """Returns the connections to close so that at most `most` remain.
 
     Args:
-        connections: all connections, oldest first.
+        connections: all connections, in the order of preference.
         busy: connections with a running call, which are kept.
         most: number of connections that may remain.
 
     Returns:
-        Idle connections. Each step chooses the oldest idle connection of the machine with the most.
+        Idle connections. Each step chooses the first idle connection of the machine with the most.
     """
     counts = Counter(get_machine(host) for host, _ in connections)
     idle: dict[str, deque[Peer]] = {}
