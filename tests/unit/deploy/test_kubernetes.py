@@ -2,10 +2,13 @@
 
 import json
 import re
+import shutil
+import subprocess
 import tomllib
 
 import kubernetes_validate
 import pytest
+import yaml
 from manifests import (
     DEPLOY,
     find_container,
@@ -21,6 +24,10 @@ COMPONENTS = [*VOLUMES, "models-from-object-storage", "signed-models"]
 CUSTOM_KINDS = {"PrometheusRule", "ServiceMonitor"}
 # the oldest release with all fields
 KUBERNETES = "1.31"
+# checkov pins many packages, so it has an environment of its own: pipx install checkov
+CHECKOV = shutil.which("checkov")
+# The image of an overlay has no digest and is not pulled at each start, see docs/deployment.md.
+EXPECTED_FINDINGS = {"CKV_K8S_15", "CKV_K8S_43"}
 
 
 @pytest.fixture(params=OVERLAYS, ids=lambda path: path.name)
@@ -53,6 +60,21 @@ def test_resources_follow_the_schemas(tmp_path):
         folder.mkdir()
         validate(render_with(folder, component), seen)
     assert len(seen) > len(OVERLAYS) + len(COMPONENTS)
+
+
+@pytest.mark.skipif(CHECKOV is None, reason="needs checkov on the PATH")
+def test_checkov_finds_nothing_new(overlay, tmp_path):
+    """The security checks of checkov pass, except those that a digest of the image ends."""
+    manifest = tmp_path / "overlay.yaml"
+    manifest.write_text(yaml.safe_dump_all(overlay))
+    command = (CHECKOV, "--framework=kubernetes", "--skip-download", "--output=json")
+    done = subprocess.run(
+        [*command, f"--file={manifest}"], capture_output=True, text=True, check=False
+    )
+    report = json.loads(done.stdout)
+    assert report["summary"]["passed"] > 50
+    found = {check["check_id"] for check in report["results"]["failed_checks"]}
+    assert found == EXPECTED_FINDINGS
 
 
 def test_settings_are_those_of_the_server(overlay):
