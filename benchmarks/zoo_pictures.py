@@ -31,14 +31,16 @@ def draw_grids(records: Sequence[Record], path: Path) -> None:
 
 
 def draw_curves(records: Sequence[Record], path: Path) -> None:
-    """Draws the quality of all runs with a curve, against images and against CPU time."""
+    """Draws the quality of all runs with a curve, against images and, if known, CPU time."""
     figure = Figure(figsize=(11, 8), layout="constrained")
-    columns = (("images", "real images shown to D"), ("cpu_minutes", "CPU minutes of training"))
+    columns = [("images", "real images shown to D")]
+    if any("cpu_minutes" in point for each in records for point in each.curve):
+        columns.append(("cpu_minutes", "CPU minutes of training"))
     rows = (
         ("frechet_over_floor", "Frechet distance, multiple of the floor", "log"),
         ("coverage", "coverage", "linear"),
     )
-    axes = figure.subplots(len(rows), len(columns), sharex="col", sharey="row")
+    axes = figure.subplots(len(rows), len(columns), sharex="col", sharey="row", squeeze=False)
     for row, (metric, title, scale) in enumerate(rows):
         for column, (over, label) in enumerate(columns):
             plot = axes[row][column]
