@@ -43,7 +43,9 @@ export class Translator {
     this.showExamples(model, version.version);
     byId("mask-field").hidden = !source.mask;
     byId("source-file").multiple = source.frames > 1;
-    const size = source.step ? `multiples of ${source.step} pixels` : `${source.width} × ${source.height} pixels`;
+    const fixed = `${source.width} × ${source.height} pixels`;
+    const free = source.step > 1 ? `multiples of ${source.step} pixels` : "pictures of any size";
+    const size = source.step ? free : fixed;
     const frames = source.frames > 1 ? `${source.frames} pictures, the oldest first, ` : "";
     byId("drop-hint").textContent = `PNG, JPEG or WebP. The model takes ${frames}${size}.`;
     this.announce();
