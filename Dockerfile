@@ -45,7 +45,7 @@ RUN /build/image-environment.sh python3 gpu,trace,store,signing
 
 # --- the images ---------------------------------------------------------------------------------
 FROM gpu-base AS gpu
-ARG VERSION=0.1.0
+ARG VERSION=0.3.0
 ARG REVISION=""
 LABEL org.opencontainers.image.title="imagemint (GPU)" \
       org.opencontainers.image.description="Mints synthetic images over gRPC, by serial number" \
@@ -74,7 +74,7 @@ ENTRYPOINT ["imagemint"]
 CMD ["serve"]
 
 FROM ${PYTHON_IMAGE} AS cpu
-ARG VERSION=0.1.0
+ARG VERSION=0.3.0
 ARG REVISION=""
 LABEL org.opencontainers.image.title="imagemint" \
       org.opencontainers.image.description="Mints synthetic images over gRPC, by serial number" \
