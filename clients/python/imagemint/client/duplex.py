@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, Protocol, TypeVar
 
-from grpc import aio
+from grpc import StatusCode, aio
 
 _LOST = "Internal error from Core"
 _STATUS_TIMEOUT_S = 1.0
@@ -34,6 +34,8 @@ class FaithfulCall:
 
     grpc.aio replaces this status by INTERNAL if a write fails as the call ends
     (https://github.com/grpc/grpc/issues/36066), so a caller would not learn that the server drains.
+    The status of the server mostly arrives a moment later. If it does not, the error is
+    UNAVAILABLE: the call was cut, and the caller may try again.
 
     Args:
         call: the call, which has just been started.
@@ -78,13 +80,20 @@ class FaithfulCall:
             self._error = error
 
     async def _find_status(self, error: aio.AioRpcError) -> aio.AioRpcError:
-        """Returns the error with the status of the server, if it arrives; otherwise ``error``."""
+        """Returns the error with the status of the server, or with UNAVAILABLE if it is lost."""
         for _ in range(round(_STATUS_TIMEOUT_S / _POLL_S)):
             if self._error is not None or error.details() != _LOST:
                 break
             await asyncio.sleep(_POLL_S)
             self._keep(self._call)
-        return self._error or error
+        if self._error is not None or error.details() != _LOST:
+            return self._error or error
+        return aio.AioRpcError(
+            StatusCode.UNAVAILABLE,
+            error.initial_metadata(),
+            error.trailing_metadata(),
+            "the call ended, and gRPC lost its status",
+        )
 
 
 def _make_error(call: Any) -> aio.AioRpcError:  # noqa: ANN401 - as above
