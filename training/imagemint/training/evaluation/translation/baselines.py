@@ -16,6 +16,7 @@ Rows = NDArray[np.int64]
 
 _TRAINING = 5_000  # training images whose mean a baseline uses
 _KERNELS = 2_000
+_REACH = 3  # pixels around a point from which Telea's method fills it, as in OpenCV's tutorial
 # The weight of smoothness in the Wiener filters: of 1e-5, 1e-4, 0.001, 0.01, 0.1 and 0.3 the one
 # with the highest PSNR on 100 training images of avatars64, for each of the two.
 _BALANCE = 1e-5
@@ -50,7 +51,7 @@ def find_baselines(train: Pairs, test: Pairs) -> tuple[Baseline, ...]:
         return (
             Baseline("mean_fill", "the hole has the mean colour of the rest", _fill_with_mean),
             Baseline(
-                "biharmonic", "the hole by scikit-image's biharmonic equation", _fill_smoothly
+                "telea", "the hole by OpenCV's fast marching (Telea, 2004)", _fill_by_marching
             ),
         )
     if form.frames > 1:
@@ -110,16 +111,16 @@ def _fill_with_mean(sources: Images, rows: Rows) -> Images:
     return filled
 
 
-def _fill_smoothly(sources: Images, rows: Rows) -> Images:
-    from skimage.restoration import inpaint_biharmonic  # noqa: PLC0415 - half a second
+def _fill_by_marching(sources: Images, rows: Rows) -> Images:
+    import cv2  # noqa: PLC0415 - for this baseline alone
 
     del rows
     images, holes = _open(sources)
     filled = [
-        inpaint_biharmonic(image / 255, hole, channel_axis=2)
+        cv2.inpaint(image, hole.astype(np.uint8), _REACH, cv2.INPAINT_TELEA)
         for image, hole in zip(images, holes, strict=True)
     ]
-    return _to_levels(np.stack(filled))
+    return np.stack(filled).astype(np.uint8)
 
 
 def _open(sources: Images) -> tuple[Images, NDArray[np.bool_]]:
