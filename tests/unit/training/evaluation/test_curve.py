@@ -1,5 +1,6 @@
 """Tests of imagemint.training.evaluation.curve."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import nn
 from imagemint.client.cli import main
 from imagemint.training.datasets import LabelledImages
 from imagemint.training.errors import DatasetError
+from imagemint.training.evaluation import curve as module
 from imagemint.training.evaluation.curve import QualityCurve
 from imagemint.training.evaluation.extractors import Judge
 from imagemint.training.recipes.mnist import MnistRecipe
@@ -54,6 +56,19 @@ def test_noise_scores_worse(digits, test_digits, judge):
     assert found["frechet_over_floor"] > 10
     assert found["coverage"] == 0.0
     assert 1 <= found["modes"] <= 10
+
+
+def test_sorted_test_images_are_drawn_at_random(digits, judge, monkeypatch):
+    """Where fewer images are compared than there are, they come from the whole test set."""
+    monkeypatch.setattr(module, "CURVE_SAMPLES", len(digits) // 2)
+    order = np.argsort(digits.labels, kind="stable")
+    by_class = dataclasses.replace(digits, images=digits.images[order], labels=digits.labels[order])
+    extractor = Judge(judge, torch.device("cpu"))
+    curve, shuffled = (
+        QualityCurve(VanillaMnistRecipe(), digits, test, extractor) for test in (by_class, digits)
+    )
+    # Half of the classes alone would be far from all of them.
+    assert curve._floor < 2 * shuffled._floor
 
 
 def test_floor_of_zero_is_skipped(digits, judge):
