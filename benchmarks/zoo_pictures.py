@@ -53,6 +53,7 @@ def draw_curves(records: Sequence[Record], path: Path) -> None:
                     label=each.name,
                     linewidth=1.2,
                 )
+            plot.set_xscale("log")
             plot.set_yscale(scale)
             plot.grid(visible=True, alpha=0.3)
             if row == len(rows) - 1:
