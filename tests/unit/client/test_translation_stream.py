@@ -83,6 +83,23 @@ async def test_error_of_a_source_follows_its_predecessors(translator, mint):
         await anext(results)
 
 
+@pytest.mark.parametrize("kind", [client.Unavailable, client.InvalidRequest])
+async def test_error_of_another_client_is_not_retried(translator, mint, kind):
+    """Sources may come from another server, whose errors do not concern this one."""
+    failure = kind("sources[0]: of another server")
+
+    def read_sources():
+        yield draw(1)
+        raise failure
+
+    results = translator.translate_stream("tiny", read_sources())
+    await anext(results)
+    with pytest.raises(kind) as caught:
+        await anext(results)
+    assert caught.value is failure
+    assert len(mint.translated) == 1
+
+
 async def test_server_names_the_source_of_the_stream(translator, mint):
     """A violation has the number of the source in the whole stream."""
     sources = [draw(number) for number in range(30)]

@@ -147,7 +147,7 @@ class ResumedStream(ABC, Generic[AnswerT]):
         failure: ImagemintError | None = None
         while True:
             try:
-                return await self._try_read(deadline, failure)
+                answer = await self._try_read(deadline, failure)
             except ClientClosed:
                 raise
             except (Unavailable, QueueFull, Cancelled) as error:
@@ -156,6 +156,8 @@ class ResumedStream(ABC, Generic[AnswerT]):
                 self.cancel()
                 failure = error
                 failures += 1
+            else:
+                return self.accept(answer)
             wait_s = self._backoff.delay_s(failures, failure.retry_delay_s)
             if deadline is not None:
                 left_s = deadline - loop.time()
@@ -166,16 +168,14 @@ class ResumedStream(ABC, Generic[AnswerT]):
                 raise failure
             await asyncio.sleep(wait_s)
 
-    async def _try_read(
-        self, deadline: float | None, failure: ImagemintError | None
-    ) -> AnswerT | None:
-        """Returns the next answer of the active call or of a new one; None at the end."""
+    async def _try_read(self, deadline: float | None, failure: ImagemintError | None) -> object:
+        """Returns what the active call or a new one reads next."""
         with self._lifetime.translate(self._timeout_s):
             if self._call is None:
                 self._call = self.open_call()
             try:
                 async with asyncio.timeout_at(deadline):
-                    answer = await self._call.read()
+                    return await self._call.read()
             except TimeoutError:
                 if failure is not None:
                     raise failure from None
@@ -183,7 +183,6 @@ class ResumedStream(ABC, Generic[AnswerT]):
                     f"no chunk from {self._lifetime.server} within {self._timeout_s:g} s",
                     reason="CHUNK_OVERDUE",
                 ) from None
-        return self.accept(answer)
 
 
 def check_origin(batch: Origin, first: Origin) -> None:

@@ -89,6 +89,8 @@ class TranslationStream(ResumedStream[Response]):
         try:
             return await super().read()
         except InvalidRequest as error:
+            if error is self._error:  # of the sources, not of the server
+                raise
             raise _renumber(error, self._done) from error
 
     def accept(self, answer: object) -> Response | None:
