@@ -52,6 +52,7 @@ def all_models(tmp_path_factory):
     write_bundle(directory, "worded", captions=True)
     write_critic(write_bundle(directory, "judged"))
     write_translator(directory, "sketch", size=(6, 8))
+    write_translator(directory, "drawn", size=(6, 8), z_dim=4, conditional=True)
     for num_classes in {each["num_classes"] for each in VECTORS["classes"]}:
         write_bundle(directory, f"vectors-{num_classes}", num_classes=num_classes)
     return directory

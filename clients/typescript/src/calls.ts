@@ -1,12 +1,18 @@
 /** Single calls over a connection: one answer, or a stream of answers that is read on demand. */
 
 import { fromBinary, toBinary } from "@bufbuild/protobuf";
-import type { DescMessage, DescMethodServerStreaming, DescMethodUnary } from "@bufbuild/protobuf";
+import type {
+  DescMessage,
+  DescMethodBiDiStreaming,
+  DescMethodServerStreaming,
+  DescMethodUnary,
+} from "@bufbuild/protobuf";
 import type { MessageShape } from "@bufbuild/protobuf";
 import {
   InterceptingCall,
   type CallOptions,
   type Client,
+  type ClientDuplexStream,
   type ClientReadableStream,
   type Metadata,
   type ServiceError,
@@ -50,16 +56,35 @@ export function callUnary<I extends DescMessage, O extends DescMessage>(
 }
 
 /** A call with many answers. */
-export class ServerStream<Answer> {
+export abstract class AnswerStream<Answer> {
   readonly #call: ClientReadableStream<Answer>;
   readonly #answers: AsyncIterator<Answer>;
+
+  constructor(call: ClientReadableStream<Answer>) {
+    this.#call = call;
+    call.on("error", () => {}); // an error after cancel() has no reader
+    this.#answers = call[Symbol.asyncIterator]();
+  }
+
+  /** Returns the next answer; undefined at the end. */
+  async next(): Promise<Answer | undefined> {
+    const { done, value } = await this.#answers.next();
+    return done ? undefined : value;
+  }
+
+  /** Cancels the call. */
+  cancel(): void {
+    this.#call.cancel();
+  }
+}
+
+/** A call with one request and many answers, of which it reads one ahead. */
+export class ServerStream<Answer> extends AnswerStream<Answer> {
   readonly #permits: ReadPermits;
 
   constructor(call: ClientReadableStream<Answer>, permits: ReadPermits) {
-    this.#call = call;
+    super(call);
     this.#permits = permits;
-    call.on("error", () => {}); // an error after cancel() has no reader
-    this.#answers = call[Symbol.asyncIterator]();
   }
 
   /** Opens the call for `request`; `deadline` ends it as a whole. */
@@ -84,16 +109,47 @@ export class ServerStream<Answer> {
     return new ServerStream(call, permits);
   }
 
-  /** Returns the next answer; undefined at the end. */
-  async next(): Promise<Answer | undefined> {
+  override next(): Promise<Answer | undefined> {
     this.#permits.add();
-    const { done, value } = await this.#answers.next();
-    return done ? undefined : value;
+    return super.next();
+  }
+}
+
+/**
+ * A call with a stream both ways. The caller limits how far requests are ahead of their answers;
+ * within this limit, both are kept in memory until they are sent or read.
+ */
+export class DuplexStream<Request, Answer> extends AnswerStream<Answer> {
+  readonly #call: ClientDuplexStream<Request, Answer>;
+
+  constructor(call: ClientDuplexStream<Request, Answer>) {
+    super(call);
+    this.#call = call;
   }
 
-  /** Cancels the call. */
-  cancel(): void {
-    this.#call.cancel();
+  /** Opens the call. */
+  static open<I extends DescMessage, O extends DescMessage>(
+    { connection, metadata }: CallContext,
+    method: DescMethodBiDiStreaming<I, O>,
+  ): DuplexStream<MessageShape<I>, MessageShape<O>> {
+    return new DuplexStream(
+      connection.makeBidiStreamRequest(
+        pathOf(method),
+        (message: MessageShape<I>) => Buffer.from(toBinary(method.input, message)),
+        (data: Buffer) => fromBinary(method.output, data),
+        metadata,
+      ),
+    );
+  }
+
+  /** Sends a request. If the call has ended, next() throws its error. */
+  write(request: Request): void {
+    this.#call.write(request);
+  }
+
+  /** Ends the requests. */
+  end(): void {
+    this.#call.end();
   }
 }
 

@@ -1,14 +1,9 @@
 /** The client of an imagemint server. */
 
-import { setMaxListeners } from "node:events";
-
 import { create } from "@bufbuild/protobuf";
-import { Metadata, type Client as Connection } from "@grpc/grpc-js";
 
 import { onAbort } from "./cancellation.js";
-import { callUnary, ServerStream, type CallContext } from "./calls.js";
-import { openConnection, parseTargets } from "./channel.js";
-import { Cancelled, ClientClosed, isServiceError, translateError } from "./errors.js";
+import { DuplexStream, ServerStream } from "./calls.js";
 import {
   GenerationService,
   type GenerateRequest,
@@ -28,7 +23,10 @@ import {
   ModelService,
   type Model,
 } from "./gen/imagemint/v1/model_service_pb.js";
-import { TranslationService } from "./gen/imagemint/v1/translation_service_pb.js";
+import {
+  TranslationService,
+  type StreamTranslateRequest,
+} from "./gen/imagemint/v1/translation_service_pb.js";
 import {
   joinBatches,
   parseImageBatch,
@@ -53,13 +51,18 @@ import type {
 import { smallNumber } from "./numbers.js";
 import { outputSpec, type Encoding } from "./requests.js";
 import { cutIntoRuns, runSelection } from "./runs.js";
-import { resumeStream } from "./streams.js";
+import { Session } from "./session.js";
+import { ImageStream } from "./streams.js";
 import {
   parseTranslations,
+  readSources,
   translateRequest,
+  translateStreamRequest,
   type Source,
   type TranslateOptions,
+  type TranslateStreamOptions,
 } from "./translation.js";
+import { TranslationStream } from "./translation-stream.js";
 
 // Calls of one mint() at the same time: enough to fill a batch, and few enough for the queue.
 const CALLS_AT_ONCE = 16;
@@ -69,10 +72,7 @@ const CALLS_AT_ONCE = 16;
  * server is unavailable or its queue is full, calls are retried as the service config specifies.
  */
 export class Client {
-  readonly #targets: readonly string[];
-  readonly #options: ClientOptions;
-  readonly #closed = new AbortController();
-  #connection: Promise<Connection> | undefined;
+  readonly #session: Session;
 
   /**
    * @param target "host:port", or several of them, comma-separated or in an array: calls then go to
@@ -80,16 +80,12 @@ export class Client {
    * @throws TypeError if `target` names no server
    */
   constructor(target: string | readonly string[], options: ClientOptions = {}) {
-    this.#targets = parseTargets(target);
-    this.#options = options;
-    setMaxListeners(0, this.#closed.signal); // one for each active call
+    this.#session = new Session(target, options);
   }
 
   /** Closes the connection. Active calls throw ClientClosed. You may close twice. */
   close(): void {
-    this.#closed.abort();
-    this.#connection?.then((opened) => opened.close()).catch(() => {});
-    this.#connection = undefined;
+    this.#session.close();
   }
 
   [Symbol.dispose](): void {
@@ -101,9 +97,7 @@ export class Client {
     const found: Model[] = [];
     for (let pageToken = ""; ; ) {
       const request = create(ListModelsRequestSchema, { pageToken });
-      const answer = await this.#unary(settings, (context, deadline, signals) =>
-        callUnary(context, ModelService.method.listModels, request, deadline, signals),
-      );
+      const answer = await this.#session.call(ModelService.method.listModels, request, settings);
       found.push(...answer.models);
       pageToken = answer.nextPageToken;
       if (pageToken === "") {
@@ -119,9 +113,7 @@ export class Client {
    */
   async model(name: string, settings: CallSettings = {}): Promise<Model> {
     const request = create(GetModelRequestSchema, { model: name });
-    const answer = await this.#unary(settings, (context, deadline, signals) =>
-      callUnary(context, ModelService.method.getModel, request, deadline, signals),
-    );
+    const answer = await this.#session.call(ModelService.method.getModel, request, settings);
     return answer.model!;
   }
 
@@ -155,10 +147,29 @@ export class Client {
     options: TranslateOptions = {},
   ): Promise<EncodedPicture[]> {
     const request = translateRequest(model, sources, options);
-    const answer = await this.#unary(options, (context, deadline, signals) =>
-      callUnary(context, TranslationService.method.translate, request, deadline, signals),
-    );
-    return parseTranslations(answer);
+    const { translate } = TranslationService.method;
+    return parseTranslations(await this.#session.call(translate, request, options));
+  }
+
+  /**
+   * Streams the translations of any number of sources as files that contain their serials, in
+   * order, each source exactly once.
+   *
+   * Up to 16 sources and 4 MB are read and sent ahead of your loop. If the server goes away or is
+   * too busy, the stream resumes with the sources that are not answered, with the same seed and
+   * version. If you leave the loop early, the server stops the work, and `sources` is closed.
+   *
+   * @param sources read when they are needed; what they throw is thrown after the results of the
+   *   sources before
+   * @throws InvalidRequest as translate(), after the results of the sources before; it names the
+   *   source by its number in the whole stream
+   */
+  translateStream(
+    model: string,
+    sources: Iterable<Source> | AsyncIterable<Source>,
+    options: TranslateStreamOptions = {},
+  ): AsyncGenerator<EncodedPicture, void, undefined> {
+    return this.#translateStream(translateStreamRequest(model, options), sources, options);
   }
 
   /** Returns one picture that shows `count` images, row by row; `columns` in each row. */
@@ -253,15 +264,15 @@ export class Client {
     settings: CallSettings,
   ): AsyncGenerator<InterpolateResponse, void, undefined> {
     const method = GenerationService.method.interpolate;
-    const deadline = this.#deadline(settings);
-    const call = ServerStream.open(await this.#open(), method, request, deadline);
-    const stopListening = onAbort(this.#signals(settings), () => call.cancel());
+    const deadline = this.#session.deadline(settings);
+    const call = ServerStream.open(await this.#session.open(), method, request, deadline);
+    const stopListening = onAbort(this.#session.signals(settings), () => call.cancel());
     try {
       for (let next = await call.next(); next !== undefined; next = await call.next()) {
         yield next;
       }
     } catch (error) {
-      throw this.#translate(error, settings.signal);
+      throw this.#session.translate(error, settings.signal);
     } finally {
       stopListening();
       call.cancel();
@@ -273,89 +284,30 @@ export class Client {
     settings: CallSettings,
     parse: (batch: WireBatch, timing: WireTiming | undefined) => Item,
   ): AsyncGenerator<Item, void, undefined> {
-    const source = {
-      server: this.#server,
-      open: async (pending: StreamGenerateRequest) =>
-        ServerStream.open(await this.#open(), GenerationService.method.streamGenerate, pending),
-      translate: (error: unknown) => this.#translate(error, settings.signal),
-    };
-    const limits = { timeoutMs: this.#timeoutMs(settings), signals: this.#signals(settings) };
-    for await (const chunk of resumeStream(source, request, limits)) {
+    const { streamGenerate } = GenerationService.method;
+    const open = async (pending: StreamGenerateRequest) =>
+      ServerStream.open(await this.#session.open(), streamGenerate, pending);
+    const stream = new ImageStream(this.#session.streamContext(settings), open, request);
+    for await (const chunk of stream.answers()) {
       yield parse(chunk.batch!, chunk.timing);
     }
   }
 
-  #generate(request: GenerateRequest, settings: CallSettings): Promise<GenerateResponse> {
-    return this.#unary(settings, (context, deadline, signals) =>
-      callUnary(context, GenerationService.method.generate, request, deadline, signals),
-    );
-  }
-
-  async #unary<Answer>(
+  async *#translateStream(
+    request: StreamTranslateRequest,
+    sources: Iterable<Source> | AsyncIterable<Source>,
     settings: CallSettings,
-    call: (
-      context: CallContext,
-      deadline: Date | undefined,
-      signals: readonly AbortSignal[],
-    ) => Promise<Answer>,
-  ): Promise<Answer> {
-    const deadline = this.#deadline(settings);
-    try {
-      return await call(await this.#open(), deadline, this.#signals(settings));
-    } catch (error) {
-      throw this.#translate(error, settings.signal);
+  ): AsyncGenerator<EncodedPicture, void, undefined> {
+    const { streamTranslate } = TranslationService.method;
+    const open = async () => DuplexStream.open(await this.#session.open(), streamTranslate);
+    const context = this.#session.streamContext(settings);
+    const stream = new TranslationStream(context, open, request, readSources(sources));
+    for await (const answer of stream.answers()) {
+      yield* parseTranslations(answer);
     }
   }
 
-  async #open(): Promise<CallContext> {
-    if (this.#closed.signal.aborted) {
-      throw new ClientClosed();
-    }
-    this.#connection ??= openConnection(this.#targets, this.#options.tls);
-    try {
-      return { connection: await this.#connection, metadata: this.#metadata() };
-    } catch (error) {
-      this.#connection = undefined; // the next call reads files and names again
-      throw error;
-    }
-  }
-
-  #metadata(): Metadata {
-    const metadata = new Metadata();
-    for (const [key, value] of Object.entries(this.#options.metadata ?? {})) {
-      metadata.set(key, value);
-    }
-    if (this.#options.apiKey !== undefined) {
-      metadata.set("authorization", `Bearer ${this.#options.apiKey}`);
-    }
-    return metadata;
-  }
-
-  #translate(error: unknown, signal: AbortSignal | undefined): Error {
-    if (this.#closed.signal.aborted) {
-      return new ClientClosed();
-    }
-    if (signal?.aborted) {
-      return new Cancelled("the call was aborted by its signal", { reason: "ABORTED" });
-    }
-    return isServiceError(error) ? translateError(error, this.#server) : (error as Error);
-  }
-
-  #signals({ signal }: CallSettings): readonly AbortSignal[] {
-    return signal === undefined ? [this.#closed.signal] : [this.#closed.signal, signal];
-  }
-
-  #timeoutMs(settings: CallSettings): number | undefined {
-    const { timeoutMs = this.#options.timeoutMs } = settings;
-    return timeoutMs === undefined ? 30_000 : (timeoutMs ?? undefined);
-  }
-
-  #deadline(settings: CallSettings): Date | undefined {
-    const timeoutMs = this.#timeoutMs(settings);
-    return timeoutMs === undefined ? undefined : new Date(Date.now() + timeoutMs);
-  }
-
-  get #server(): string {
-    return this.#targets.join(", ");
+  #generate(request: GenerateRequest, settings: CallSettings): Promise<GenerateResponse> {
+    return this.#session.call(GenerationService.method.generate, request, settings);
   }
 }

@@ -50,4 +50,5 @@ export type {
   SourceFiles,
   SourcePixels,
   TranslateOptions,
+  TranslateStreamOptions,
 } from "./translation.js";

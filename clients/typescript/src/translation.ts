@@ -1,5 +1,7 @@
 /** Sources of translations, and the pictures that translate answers with. */
 
+import { randomBytes } from "node:crypto";
+
 import { create } from "@bufbuild/protobuf";
 
 import { invalid } from "./errors.js";
@@ -7,8 +9,11 @@ import { ImageBatchSchema, ImageLayout } from "./gen/imagemint/v1/image_pb.js";
 import {
   SourceFit,
   SourceSchema,
+  StreamTranslateRequestSchema,
   TranslateRequestSchema,
   type Source as WireSource,
+  type StreamTranslateRequest,
+  type StreamTranslateResponse,
   type TranslateRequest,
   type TranslateResponse,
 } from "./gen/imagemint/v1/translation_service_pb.js";
@@ -18,7 +23,9 @@ import {
   imageSpec,
   outputSpec,
   priorityValue,
+  type Condition,
   type Encoding,
+  type PerImage,
   type Priority,
   type Selection,
 } from "./requests.js";
@@ -61,22 +68,69 @@ export interface TranslateOptions extends Selection, Encoding, CallSettings {
   readonly priority?: Priority | undefined;
 }
 
+/** Settings of a stream of translations: those that do not list a value for each source. */
+export interface TranslateStreamOptions extends Omit<TranslateOptions, "condition" | "latents"> {
+  /** One class or caption for all sources, or classes by index. */
+  readonly condition?: Exclude<Condition, PerImage> | undefined;
+}
+
 export function translateRequest(
   model: string,
   sources: readonly Source[],
   options: TranslateOptions,
 ): TranslateRequest {
+  return create(TranslateRequestSchema, {
+    images: imageSpec(model, sources.length, options),
+    sources: sources.map(sourceOf),
+    ...mannerOf(options),
+  });
+}
+
+/**
+ * Returns the first message of a stream. All its calls have one seed.
+ *
+ * @throws InvalidRequest if an argument is wrong, or lists a value for each source
+ */
+export function translateStreamRequest(
+  model: string,
+  options: TranslateStreamOptions,
+): StreamTranslateRequest {
+  const { condition, latents }: TranslateOptions = options;
+  if (latents !== undefined || (typeof condition === "object" && "perImage" in condition)) {
+    throw invalid("options", "latents and perImage need translate(), one call");
+  }
+  const seed = options.seed ?? randomBytes(8).readBigUInt64BE();
+  return create(StreamTranslateRequestSchema, {
+    images: imageSpec(model, 0, { ...options, seed }),
+    ...mannerOf(options),
+  });
+}
+
+/** Returns how to translate, as a part of both requests. */
+function mannerOf(options: Pick<TranslateOptions, "fit" | "format" | "quality" | "priority">) {
   const fit = FITS[options.fit ?? "refuse"];
   if (fit === undefined) {
     throw invalid("fit", `${String(options.fit)} is none of ${Object.keys(FITS).join(", ")}`);
   }
-  return create(TranslateRequestSchema, {
-    images: imageSpec(model, sources.length, options),
-    sources: sources.map(sourceOf),
-    fit,
-    output: outputSpec(options),
-    priority: priorityValue(options.priority),
-  });
+  return { fit, output: outputSpec(options), priority: priorityValue(options.priority) };
+}
+
+/** Yields the messages of sources, each when it is asked for. */
+export async function* readSources(
+  sources: Iterable<Source> | AsyncIterable<Source>,
+): AsyncGenerator<WireSource, void, undefined> {
+  for await (const source of sources) {
+    yield sourceOf(source);
+  }
+}
+
+/** Returns the number of bytes of the files or pixels of a source. */
+export function sizeOf({ content }: WireSource): number {
+  if (content.case !== "encoded") {
+    return content.value?.pixels.length ?? 0;
+  }
+  const { pictures, mask } = content.value;
+  return pictures.reduce((sum, each) => sum + each.length, mask.length);
 }
 
 function sourceOf(source: Source): WireSource {
@@ -93,7 +147,10 @@ function sourceOf(source: Source): WireSource {
 }
 
 /** Returns the picture of each source, in order. */
-export function parseTranslations({ batch, timing }: TranslateResponse): EncodedPicture[] {
+export function parseTranslations({
+  batch,
+  timing,
+}: TranslateResponse | StreamTranslateResponse): EncodedPicture[] {
   if (batch === undefined) {
     return [];
   }

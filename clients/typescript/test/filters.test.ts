@@ -44,7 +44,7 @@ test("each condition is sent, and a filter without any only scores", async () =>
 test("a filtered stream resumes with the same images after its connection is cut", async () => {
   const options = { seed: 9, count: 200, filter: bright };
   const proxy = new Proxy(given.address);
-  proxy.cutAfterBytes = 6_000;
+  proxy.cutAfterBytes = 9_000;
   using cut = new Client(await proxy.listen());
   const streamed = [];
   for await (const batch of cut.stream("judged", { ...options, chunkSize: 16 })) {
