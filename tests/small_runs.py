@@ -21,6 +21,7 @@ SMALL = {
     "c_dim": 2,
     "generator_channels": 16,
     "discriminator_channels": 16,
+    "refine_channels": 8,
     "width": 4,
     "labelled": 2,
     "virtual_batch": 4,

@@ -9,6 +9,7 @@ from imagemint.training.losses.adversarial import (
     ADVERSARIAL_LOSSES,
     one_centred_penalty,
     smooth_labels,
+    sum_judgements,
     zero_centred_penalty,
 )
 
@@ -44,6 +45,18 @@ def test_losses_equal_their_closed_form(objective, of_discriminator, of_generato
     losses = ADVERSARIAL_LOSSES[objective]
     assert losses.discriminator(REAL, FAKE).item() == pytest.approx(of_discriminator)
     assert losses.generator(REAL, FAKE).item() == pytest.approx(of_generator)
+
+
+def test_judgements_are_summed():
+    """The loss of D and of G is the sum over the chosen columns, each by its own formula."""
+    real = torch.tensor([[2.0, 9.0, 0.0], [0.5, 9.0, 1.0]])
+    fake = torch.tensor([[-1.0, 5.0, 1.0], [0.5, 7.0, -2.0]])
+    losses = sum_judgements(ADVERSARIAL_LOSSES["relativistic"], 3, (0, 2))
+    of_discriminator = (softplus(-3) + softplus(0)) / 2 + (softplus(1) + softplus(-3)) / 2
+    of_generator = (softplus(3) + softplus(0)) / 2 + (softplus(-1) + softplus(3)) / 2
+    assert losses.discriminator(real, fake).item() == pytest.approx(of_discriminator)
+    assert losses.generator(real, fake).item() == pytest.approx(of_generator)
+    assert losses.relative
 
 
 @pytest.mark.parametrize("objective", sorted(ADVERSARIAL_LOSSES))

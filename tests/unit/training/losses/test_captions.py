@@ -1,5 +1,7 @@
 """Tests of imagemint.training.losses.captions."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -7,10 +9,17 @@ from torch import nn
 from imagemint.training.datasets.avatar_wordings import CAPTIONS
 from imagemint.training.datasets.avatars import VALUES, frequencies
 from imagemint.training.datasets.caption_draws import CaptionDraws
-from imagemint.training.losses.adversarial import ADVERSARIAL_LOSSES
+from imagemint.training.losses.adversarial import ADVERSARIAL_LOSSES, sum_judgements
 from imagemint.training.losses.captions import CaptionReading, WrongCaption
 from imagemint.training.losses.gan_loss import Batch
-from imagemint.training.networks import AttributeDiscriminator, CaptionGenerator, Shape
+from imagemint.training.networks import (
+    AttributeDiscriminator,
+    AttributeGenerator,
+    CaptionGenerator,
+    Shape,
+    StackedDiscriminator,
+    pyramid,
+)
 
 SHAPE = Shape(10, 64, 3)
 TABLES = {name: frequencies(name) for name in VALUES}
@@ -31,7 +40,10 @@ def test_reading_loss_trains_the_caption_reader():
     """A few steps bring the reader nearer to the captions, and nothing else gets a gradient."""
     torch.manual_seed(0)
     words = len(CAPTIONS.vocabulary)
-    G = CaptionGenerator(16, SHAPE, words=words, c_dim=2, base_channels=16, frequencies=TABLES)
+    painter = partial(
+        AttributeGenerator, shape=SHAPE, c_dim=2, base_channels=16, frequencies=TABLES
+    )
+    G = CaptionGenerator(16, 10, words=words, frequencies=TABLES, painter=painter)
     term, told = CaptionReading(1.0, CaptionDraws(4)), make_batch(G)
     optimizer = torch.optim.Adam(G.parameters(), 1e-3)
     before = term(told)["reading"]
@@ -64,3 +76,22 @@ def test_wrong_captions_come_from_the_next_image():
     first = told.D.logits(told.phi_real, told.c) - told.D.logits(told.phi_real, told.c.flip(0))
     expected = torch.nn.functional.softplus(-first).mean()
     assert term(told)["wrong_caption"].item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_wrong_captions_concern_fitting_judgements():
+    """The term of two sizes is the sum of both; judgements without a condition do not count."""
+    told = make_batch(nn.Identity())
+    values = [len(it) for it in VALUES.values()]
+    told.D = StackedDiscriminator(SHAPE, base_channels=2, values=values)
+    for embed in (*told.D.large.embeds, *told.D.small.embeds):
+        nn.init.normal_(embed.weight)
+    told.real = pyramid(torch.randn(2, 3, 64, 64), 2)
+    told.judge_real()
+    fitting = sum_judgements(
+        ADVERSARIAL_LOSSES["relativistic"], 4, StackedDiscriminator.CONDITIONAL
+    )
+    apart = told.D.logits(told.phi_real, told.c.flip(0)) - told.real_logits
+    expected = sum(torch.log1p(apart[:, size].exp()).mean() for size in (0, 1))
+    found = WrongCaption(0.5, fitting)(told)["wrong_caption"]
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert (apart[:, 2:] == 0).all()

@@ -1,11 +1,18 @@
 """Tests of imagemint.training.networks.captions."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 
 from imagemint.training.datasets.avatars import NONE, STYLES, VALUES, frequencies
-from imagemint.training.networks import CaptionGenerator, CaptionReader, Shape
+from imagemint.training.networks import (
+    AttributeGenerator,
+    CaptionGenerator,
+    CaptionReader,
+    Shape,
+)
 
 TABLES = {name: frequencies(name) for name in VALUES}
 READ = {"head": tuple(STYLES), **VALUES}
@@ -16,9 +23,10 @@ SKIN, BEARD = list(READ).index("skin"), list(READ).index("beard")
 def generator():
     """A tiny generator of people."""
     torch.manual_seed(0)
-    shape = Shape(10, 64, 3)
-    options = {"words": 9, "c_dim": 2, "base_channels": 16, "frequencies": TABLES}
-    return CaptionGenerator(16, shape, **options).eval()
+    painter = partial(
+        AttributeGenerator, shape=Shape(10, 64, 3), c_dim=2, base_channels=16, frequencies=TABLES
+    )
+    return CaptionGenerator(16, 10, words=9, frequencies=TABLES, painter=painter).eval()
 
 
 @pytest.fixture

@@ -107,7 +107,9 @@ def _refuse_batch_statistics(gan_loss: GanLoss) -> None:
 
     The gradient of a whole batch is the mean of the gradients of its parts only if the loss is.
     """
-    real, fake = torch.randn(2, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    shape = (2, 8, gan_loss.adversarial.judgements)
+    fixed = torch.Generator().manual_seed(0)
+    real, fake = torch.randn(shape, generator=fixed, dtype=torch.float64).squeeze(2)
     for player in ("discriminator", "generator"):
         loss = getattr(gan_loss.adversarial, player)
         halves = [loss(real[half], fake[half]) for half in (slice(4), slice(4, 8))]

@@ -3,8 +3,8 @@
 Every loss takes logits float32 [N] and returns a scalar to be minimised.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -26,6 +26,8 @@ class AdversarialLoss:
         relative: whether only differences of logits count, so that a constant added to all of them
             changes nothing and the sign of one says nothing.
         middle: logit half-way between the targets of real and generated images.
+        judgements: number of logits that D has for an image, K; with more than 1 the losses take
+            logits [N, K].
     """
 
     discriminator: Loss
@@ -33,6 +35,7 @@ class AdversarialLoss:
     paired: bool = False
     relative: bool = False
     middle: float = 0.0
+    judgements: int = 1
 
     def signs(self, real: Tensor, fake: Tensor) -> Tensor:
         """Returns for each real image whether D recognises it: 1, or -1 if not, or 0: [N].
@@ -138,6 +141,30 @@ def smooth_labels(real_target: float) -> AdversarialLoss:
     """Returns the non-saturating loss with one-sided label smoothing, ``real_target`` in (0, 1]."""
     discriminator = partial(cross_entropy_discriminator, real_target=real_target)
     return AdversarialLoss(discriminator, non_saturating_generator)
+
+
+def sum_judgements(
+    loss: AdversarialLoss, judgements: int, columns: Sequence[int]
+) -> AdversarialLoss:
+    """Returns the sum of a loss over some judgements of D, whose logits are float32 [N, K].
+
+    Args:
+        loss: loss of each judgement by itself.
+        judgements: their number K.
+        columns: those that count.
+    """
+
+    def summed(part: Loss) -> Loss:
+        return lambda real, fake: torch.stack(
+            [part(real[:, column], fake[:, column]) for column in columns]
+        ).sum()
+
+    return replace(
+        loss,
+        discriminator=summed(loss.discriminator),
+        generator=summed(loss.generator),
+        judgements=judgements,
+    )
 
 
 # --- gradient penalties --------------------------------------------------------------------------

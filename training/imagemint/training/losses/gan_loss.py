@@ -40,8 +40,9 @@ class Batch:
         view: form of the images.
         phi_real: D's features of the real images [N, F]; in G's turn only if a loss needs them.
         phi_fake: D's features of the generated images [N, F].
-        real_logits: logits [N]; in G's turn only if a loss needs them.
-        fake_logits: logits [N].
+        real_logits: logits [N], or [N, K] if D makes K judgements; in G's turn only if a loss needs
+            them.
+        fake_logits: logits likewise.
         passes: runs D.
     """
 
@@ -72,7 +73,7 @@ class Batch:
         self.phi_fake, self.fake_logits = self.judge(self.fake, twice=twice)
 
     def judge(self, x: Tensor, *, twice: bool) -> tuple[Tensor, Tensor]:
-        """Returns D's features [N, F] and logits [N] of images [N, C, H, W]."""
+        """Returns D's features [N, F] and logits [N] or [N, K] of images [N, C, H, W]."""
         phi = self.passes.features(self.D, x, self.c, twice=twice)
         return phi, self.D.logits(phi, self.c)
 

@@ -32,6 +32,7 @@ from imagemint.training.networks.progressive import (
 )
 from imagemint.training.networks.residual import ResidualDiscriminator, ResidualGenerator
 from imagemint.training.networks.resnet import ResnetGenerator, TwoWay
+from imagemint.training.networks.stacked import StackedDiscriminator, StackedGenerator
 from imagemint.training.networks.style import StyleGenerator
 from imagemint.training.networks.super_resolution import SRResNet
 from imagemint.training.networks.unet import UNet
@@ -63,6 +64,8 @@ __all__ = [
     "SRResNet",
     "SemiSupervisedDiscriminator",
     "Shape",
+    "StackedDiscriminator",
+    "StackedGenerator",
     "StyleGenerator",
     "TwoWay",
     "UNet",

@@ -41,6 +41,7 @@ class Condition(nn.Module):
         frequencies: frequencies of the attributes; empty where there are none.
 
     Attributes:
+        noise: number of elements of the vector that are of the latent; the first ones.
         width: length of the vector.
     """
 
@@ -54,7 +55,8 @@ class Condition(nn.Module):
             self.attributes.append(nn.Embedding(table.shape[1], c_dim))
             self.register_buffer(f"limits_{name}", torch.from_numpy(limits_of(table)))
         self._names = list(frequencies)
-        self.width: int = z_dim + c_dim * (bool(num_classes) + len(frequencies)) - len(frequencies)
+        self.noise: int = z_dim - len(frequencies)
+        self.width: int = self.noise + c_dim * (bool(num_classes) + len(frequencies))
 
     def codes(self, z: Tensor, y: Tensor) -> Tensor:
         """Returns the attributes int64 [N, A] that latents [N, z_dim] have in classes [N]."""
@@ -116,7 +118,7 @@ class ScaledNorm(nn.Module):
         return out
 
 
-def _upward(wide: int, narrow: int, *, few: bool) -> nn.Module:
+def upward(wide: int, narrow: int, *, few: bool) -> nn.Module:
     """Returns layers that double the size, either with ``few`` weights or in half the time.
 
     A transposed 4x4 convolution has 4 taps for each pixel, and a 3x3 one after nearest upsampling
@@ -126,6 +128,11 @@ def _upward(wide: int, narrow: int, *, few: bool) -> nn.Module:
         conv = nn.Conv2d(wide, narrow, 3, padding=1, bias=False)
         return nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), conv)
     return nn.ConvTranspose2d(wide, narrow, 4, stride=2, padding=1, bias=False)
+
+
+def complete(painted: Tensor) -> Tensor:
+    """Returns images [N, C, 2 H, 2 W] in [-1, 1] of what was painted, [N, 4 C, H, W]."""
+    return torch.tanh(F.pixel_shuffle(painted, 2))
 
 
 class AttributeGenerator(nn.Module):
@@ -158,7 +165,7 @@ class AttributeGenerator(nn.Module):
         widths = [base_channels] + [max(base_channels >> k, 1) for k in range(count - 1)]
         self.project = nn.Linear(told, widths[0] * self.start**2, bias=False)
         self.upward = nn.ModuleList(
-            _upward(wide, narrow, few=k == 0)
+            upward(wide, narrow, few=k == 0)
             for k, (wide, narrow) in enumerate(itertools.pairwise(widths))
         )
         self.scales = scales
@@ -174,13 +181,15 @@ class AttributeGenerator(nn.Module):
             z: latents [N, z_dim].
             y: classes int64 [N], or classes and attributes int64 [N, 1 + A].
         """
-        told = self.condition(z, y)
+        return complete(self.paint(self.hidden(self.condition(z, y))))
+
+    def hidden(self, told: Tensor) -> Tensor:
+        """Returns features [N, C', H / 2, W / 2] of the condition ``told`` [N, width]."""
         h = self.project(told).unflatten(1, (-1, self.start, self.start))
         h = F.relu(self._normal(0, h, told))
-        for k, upward in enumerate(self.upward, start=1):
-            h = upward(h)
-            h = F.relu(self._normal(k, h, told))
-        return torch.tanh(F.pixel_shuffle(self.paint(h), 2))
+        for k, upwards in enumerate(self.upward, start=1):
+            h = F.relu(self._normal(k, upwards(h), told))
+        return h
 
     def _normal(self, k: int, h: Tensor, told: Tensor) -> Tensor:
         normal: Tensor = self.norms[k](h, told) if self.scales else self.norms[k](h)

@@ -1,17 +1,18 @@
 """A generator that takes captions: a reader of captions, and a generator that takes attributes.
 
 The reader finds which values of each attribute a caption allows. The graph draws one of them from
-the latent by the frequencies of the data, so attributes that are not named vary. An
-`AttributeGenerator` draws the picture.
+the latent by the frequencies of the data, so attributes that are not named vary. A generator that
+is told attributes, such as `AttributeGenerator`, draws the picture.
 """
+
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from imagemint.training.networks.attributes import AttributeGenerator, Frequencies
-from imagemint.training.networks.players import Shape
+from imagemint.training.networks.attributes import Frequencies
 
 _READING_GAIN = 10.0
 _LEAST = 1e-7  # above 0, so that a first value that is not allowed is never drawn
@@ -70,34 +71,31 @@ class CaptionGenerator(nn.Module):
     Args:
         z_dim: length of a latent. Its first elements, one for each attribute with the class as the
             first, decide what a caption leaves open.
-        shape: shape of the images; its classes are the heads.
+        num_classes: number of classes, which are the first attribute.
         words: number of words in the vocabulary.
-        c_dim: length of each embedding of class and attributes.
-        base_channels: channels of the `AttributeGenerator`.
-        frequencies: frequencies of the attributes, at least one.
+        frequencies: frequencies of the further attributes, at least one.
+        painter: makes the generator of the pictures for a length of its latents. It is called with
+            latents and with class and attributes int64 [N, 1 + A].
     """
 
     def __init__(
         self,
         z_dim: int,
-        shape: Shape,
+        num_classes: int,
         *,
         words: int,
-        c_dim: int,
-        base_channels: int,
         frequencies: Frequencies,
+        painter: Callable[[int], nn.Module],
     ) -> None:
         super().__init__()
-        classes = {"class": np.full((1, shape.num_classes), 1 / shape.num_classes)}
+        classes = {"class": np.full((1, num_classes), 1 / num_classes)}
         tables = {**classes, **frequencies}
         self.sizes = [table.shape[1] for table in tables.values()]
         for k, table in enumerate(tables.values()):
             frequency = torch.from_numpy(table.astype(np.float32))
             self.register_buffer(f"frequency_{k}", frequency, persistent=False)
         self.reader = CaptionReader(words, sum(self.sizes))
-        self.painter = AttributeGenerator(
-            z_dim - 1, shape, c_dim=c_dim, base_channels=base_channels, frequencies=frequencies
-        )
+        self.painter = painter(z_dim - 1)
 
     def read(self, tokens: Tensor) -> list[Tensor]:
         """Returns which values ``tokens`` int64 [N, L] allow, bool [N, values], by attribute.
@@ -132,7 +130,7 @@ class CaptionGenerator(nn.Module):
         return torch.stack(columns, dim=1)
 
     def forward(self, z: Tensor, y: Tensor | None = None, tokens: Tensor | None = None) -> Tensor:
-        """Returns images [N, C, H, W] in [-1, 1]; with z alone there is no condition.
+        """Returns what the painter draws; with z alone there is no condition.
 
         Args:
             z: latents [N, z_dim].

@@ -39,7 +39,10 @@ class Discriminator(nn.Module):
         raise NotImplementedError
 
     def logits(self, phi: Tensor, c: Tensor | None) -> Tensor:
-        """Returns one logit [N] for each of the features ``phi`` [N, F] with ``c`` [N]."""
+        """Returns one logit [N] for each of the features ``phi`` [N, F] with ``c`` [N].
+
+        A discriminator that makes K judgements of an image returns [N, K].
+        """
         raise NotImplementedError
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:

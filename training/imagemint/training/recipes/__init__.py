@@ -116,6 +116,11 @@ TABLE: dict[str, Entry] = {
         "avatars64",
         "cartoon people by caption: a reader of captions before `avatars`",
     ),
+    "stack": Entry(
+        "recipes.stack:StackRecipe",
+        "avatars64",
+        "cartoon people by caption, drawn at 32x32 and refined to 64x64",
+    ),
 }
 """Every recipe of a generator, by name, in the order of `imagemint train --list`."""
 

@@ -1,5 +1,6 @@
 """Recipe ``avatars-text``: cartoon people at 64x64, by caption."""
 
+from functools import partial
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ from imagemint.training.losses.gan_loss import GanLoss
 from imagemint.training.losses.regularizers import Reconstruction
 from imagemint.training.networks import (
     AttributeDiscriminator,
+    AttributeGenerator,
     CaptionGenerator,
     Discriminator,
     Shape,
@@ -89,19 +91,33 @@ class AvatarsTextRecipe(ZeroCentredOptions, Recipe):
         """Returns a generator that reads captions."""
         return CaptionGenerator(
             self.z_dim,
-            _with_heads(shape),
+            len(avatars.STYLES),
             words=len(CAPTIONS.vocabulary),
+            frequencies=frequencies_of_people(),
+            painter=partial(self.painter, shape=with_heads(shape)),
+        )
+
+    def painter(self, z_dim: int, shape: Shape) -> nn.Module:
+        """Returns the generator of people whose attributes are known.
+
+        Args:
+            z_dim: length of its latents.
+            shape: shape of the images; its classes are the heads.
+        """
+        return AttributeGenerator(
+            z_dim,
+            shape,
             c_dim=self.c_dim,
             base_channels=self.generator_channels,
-            frequencies=_frequencies(),
+            frequencies=frequencies_of_people(),
         )
 
     def discriminator(self, shape: Shape) -> Discriminator:
         """Returns a projection discriminator without normalisation."""
         return AttributeDiscriminator(
-            _with_heads(shape),
+            with_heads(shape),
             base_channels=self.discriminator_channels,
-            values=[table.shape[1] for table in _frequencies().values()],
+            values=[table.shape[1] for table in frequencies_of_people().values()],
         )
 
     def gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
@@ -121,9 +137,11 @@ class AvatarsTextRecipe(ZeroCentredOptions, Recipe):
         )
 
 
-def _with_heads(shape: Shape) -> Shape:
+def with_heads(shape: Shape) -> Shape:
+    """Returns the shape of images whose classes are the heads of people."""
     return Shape(len(avatars.STYLES), shape.image_size, shape.image_channels)
 
 
-def _frequencies() -> Frequencies:
+def frequencies_of_people() -> Frequencies:
+    """Returns how often each head has each value of each attribute."""
     return {name: avatars.frequencies(name) for name in avatars.VALUES}
