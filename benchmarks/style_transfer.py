@@ -22,7 +22,7 @@ from imagemint.training.loop.examples import to_tensor, translate_images
 from imagemint.training.loop.samples import arrange_grid
 from imagemint.training.losses.style import style_terms
 from imagemint.training.recipes.style_transfer import StyleTransferRecipe, read_style
-from imagemint.training.style_transfer import Weights, measure_losses, stylize
+from imagemint.training.style_transfer import StyleOptions, measure_losses, stylize
 from imagemint.training.translators import read_translator
 
 
@@ -45,14 +45,17 @@ def main() -> None:
         raise SystemExit("the classifier is no row of layers")
     features.requires_grad_(requires_grad=False)
     style = read_style(recipe.style, max(trained.target_shape[:2]), trained.target_shape[2])
-    weights = Weights(recipe.content_weight, recipe.style_weight, recipe.variation_weight)
+    losses = StyleOptions(
+        recipe.content_weight, recipe.style_weight, recipe.variation_weight, recipe.tiles
+    )
     terms = style_terms(
         features,
         trained.target_shape,
         style,
-        content_weight=weights.content,
-        style_weight=weights.style,
-        variation_weight=weights.variation,
+        content_weight=losses.content,
+        style_weight=losses.style,
+        variation_weight=losses.variation,
+        tiles=losses.tiles,
     )
     test = load_pairs("images", "test", options.data)
     images, _ = test.examples(np.arange(options.contents))
@@ -68,7 +71,7 @@ def main() -> None:
             measure_losses(terms, content, to_tensor(drawn, cpu)) | {"seconds": seconds}
         )
         found = stylize(
-            content, style, features, trained.target_shape, weights=weights, steps=options.steps
+            content, style, features, trained.target_shape, options=losses, steps=options.steps
         )
         rows["content"].append(found.before)
         rows["optimised"].append(found.after | {"seconds": found.seconds})

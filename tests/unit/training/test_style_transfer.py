@@ -9,12 +9,12 @@ from PIL import Image
 from torch import nn
 
 from imagemint.training.errors import DatasetError
-from imagemint.training.losses.style import GramLoss, TotalVariation, gram_matrix
+from imagemint.training.losses.style import GramLoss, TotalVariation, gram_matrices, gram_matrix
 from imagemint.training.losses.translation import Translated
 from imagemint.training.networks.precision import PLAIN
 from imagemint.training.recipes.style_transfer import draw_waves, read_style
 from imagemint.training.style_command import Stylize
-from imagemint.training.style_transfer import Weights, stylize
+from imagemint.training.style_transfer import StyleOptions, stylize
 
 
 @pytest.fixture
@@ -63,6 +63,26 @@ def test_style_ignores_places(layers):
     assert list(loss.state_dict()) == ["gram_0"]
 
 
+def test_tiles_want_the_style_everywhere(layers):
+    """A strong strip has the Gram matrix of the style, and its tiles have not."""
+    striped = noise(1, 3, 1, 1).expand(1, 3, 16, 16).clone()
+    striped[..., ::4] = 1
+    strip = torch.zeros(1, 3, 16, 16)
+    strip[..., 12:] = 2 * striped[..., 12:]  # four times the products in a quarter of the places
+    whole, tiled = (GramLoss(1.0, layers, [1], striped, tiles=tiles) for tiles in (1, 4))
+    assert tiled(batch_of(strip))["style"] > 10 * tiled(batch_of(striped))["style"]
+    assert tiled(batch_of(strip))["style"] > 5 * whole(batch_of(strip))["style"]
+
+
+def test_tiles_have_four_places_a_side():
+    """Each tile has its own Gram matrix; small maps have fewer tiles, and no place is left out."""
+    features = noise(2, 3, 9, 7)
+    found = gram_matrices(features, 4)
+    halves = [features[:, :, rows] for rows in (slice(5), slice(5, 9))]
+    assert torch.equal(found, torch.stack([gram_matrix(half) for half in halves]))
+    assert gram_matrices(features, 1).shape == (1, 2, 3, 3)
+
+
 def test_total_variation_is_the_formula():
     """It is the mean squared step in both directions."""
     x = noise(2, 3, 5, 6)
@@ -86,8 +106,8 @@ def test_optimisation_lowers_the_loss(layers):
 def test_weights_decide(layers):
     """If only the content has a weight, the content is unchanged."""
     content, style = noise(1, 3, 16, 16), read_style(None, 16, 3)
-    weights = Weights(content=1, style=0, variation=0)
-    found = stylize(content, style, layers, (16, 16, 3), weights=weights, steps=5)
+    options = StyleOptions(content=1, style=0, variation=0)
+    found = stylize(content, style, layers, (16, 16, 3), options=options, steps=5)
     assert torch.equal(found.image, content)
 
 

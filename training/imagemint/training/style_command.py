@@ -37,6 +37,9 @@ class Stylize(BaseModel):
     """Weight of the difference from the content."""
     style_weight: float = Field(default=10.0, ge=0)
     """Weight of the difference of Gram matrices."""
+    tiles: int = Field(default=4, ge=1)
+    """Tiles of the picture in each direction that have Gram matrices of their own, so that the
+    style is everywhere. 1: one for the whole picture."""
     variation_weight: float = Field(default=1.0, ge=0)
     """Weight of the total variation."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -49,7 +52,7 @@ class Stylize(BaseModel):
 
         from imagemint.training.classifier.trained import load_classifier  # noqa: PLC0415 - torch
         from imagemint.training.recipes.style_transfer import read_style  # noqa: PLC0415 - torch
-        from imagemint.training.style_transfer import Weights, stylize  # noqa: PLC0415 - torch
+        from imagemint.training.style_transfer import StyleOptions, stylize  # noqa: PLC0415 - torch
 
         device = choose_device(self.device)
         model, about = load_classifier(self.classifier, device)
@@ -64,7 +67,9 @@ class Stylize(BaseModel):
             style,
             model.features.requires_grad_(requires_grad=False),
             (*content.shape[2:], channels),
-            weights=Weights(self.content_weight, self.style_weight, self.variation_weight),
+            options=StyleOptions(
+                self.content_weight, self.style_weight, self.variation_weight, self.tiles
+            ),
             steps=self.steps,
         )
         levels = found.image[0].add(1).mul(127.5).round().byte().permute(1, 2, 0).cpu().numpy()

@@ -13,18 +13,20 @@ from imagemint.training.networks.precision import PLAIN
 
 
 @dataclass(frozen=True)
-class Weights:
-    """Weights of the losses.
+class StyleOptions:
+    """StyleOptions of the losses.
 
     Attributes:
         content: weight of the difference from the content.
         style: weight of the difference of Gram matrices.
         variation: weight of the total variation.
+        tiles: tiles in each direction that have Gram matrices of their own.
     """
 
     content: float = 1.0
     style: float = 10.0
     variation: float = 1.0
+    tiles: int = 4
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def stylize(
     judge: nn.Sequential,
     shape: tuple[int, int, int],
     *,
-    weights: Weights | None = None,
+    options: StyleOptions | None = None,
     steps: int = 100,
 ) -> Stylized:
     """Returns the content in the style of a picture.
@@ -63,17 +65,18 @@ def stylize(
         style: [1, C, h, w] in [-1, 1].
         judge: layers of a trained classifier in order, in evaluation mode.
         shape: height, width and channels of the images that it was trained on.
-        weights: weights of the losses.
+        options: weights of the losses, and tiles.
         steps: steps of L-BFGS, each with up to 20 evaluations of the losses in the line search.
     """
-    weights = weights or Weights()
+    options = options or StyleOptions()
     terms = style_terms(
         judge,
         shape,
         style,
-        content_weight=weights.content,
-        style_weight=weights.style,
-        variation_weight=weights.variation,
+        content_weight=options.content,
+        style_weight=options.style,
+        variation_weight=options.variation,
+        tiles=options.tiles,
     )
     # L-BFGS takes a view of the gradient, which channels-last memory does not allow.
     image = content.clone(memory_format=torch.contiguous_format).requires_grad_()

@@ -9,6 +9,7 @@ from imagemint.training.losses.perceptual import PerceptualLoss, find_feature_la
 from imagemint.training.losses.translation import Term, Translated
 
 _EPSILON = 1e-12
+_TILE = 4  # least side of a tile, in places of a feature map
 
 
 class GramLoss(PerceptualLoss):
@@ -19,11 +20,19 @@ class GramLoss(PerceptualLoss):
     by the mean square of the style's Gram matrix, so that all layers count alike. The matrices of
     the style are buffers, which checkpoints hold.
 
+    A Gram matrix does not say where in an image the style is, so that a network may paint one strip
+    and leave the rest as it was. With ``tiles`` above 1 each tile of the image has a Gram matrix of
+    its own, which is compared with that of the whole style: the guided Gram matrices of Gatys et
+    al., "Controlling Perceptual Factors in Neural Style Transfer" (2017), equation 2, with a grid
+    for a guide.
+
     Args:
         weight: weight of the sum over the layers.
         judge: layers of the classifier in order, in evaluation mode.
         layers: indices of the layers whose outputs are compared.
         style: the picture [1, C, H, W] in [-1, 1], of any size.
+        tiles: tiles of an image in each direction; fewer for maps where they would have less than
+            four places a side.
         after: number of images seen before it counts.
     """
 
@@ -34,9 +43,11 @@ class GramLoss(PerceptualLoss):
         layers: Sequence[int],
         style: Tensor,
         *,
+        tiles: int = 1,
         after: int = 0,
     ) -> None:
         super().__init__(weight, judge, layers, after=after)
+        self.tiles = tiles
         with torch.no_grad():
             for number, features in enumerate(self.features(style)):
                 self.register_buffer(f"gram_{number}", gram_matrix(features))
@@ -45,7 +56,7 @@ class GramLoss(PerceptualLoss):
         """Returns the difference as ``style``."""
         wanted = list(self.buffers())
         parts = [
-            (gram_matrix(features) - gram).square().mean()
+            (gram_matrices(features, self.tiles) - gram).square().mean()
             / gram.square().mean().clamp_min(_EPSILON)
             for features, gram in zip(self.features(batch.fake), wanted, strict=True)
         ]
@@ -71,6 +82,21 @@ def gram_matrix(features: Tensor) -> Tensor:
     return flat @ flat.transpose(1, 2) / flat.shape[2]
 
 
+def gram_matrices(features: Tensor, tiles: int) -> Tensor:
+    """Returns the Gram matrix of each tile of features [N, c, h, w]: [T, N, c, c].
+
+    T is ``tiles`` squared, or less for small maps, see `GramLoss`.
+    """
+    down, across = (min(tiles, max(side // _TILE, 1)) for side in features.shape[2:])
+    return torch.stack(
+        [
+            gram_matrix(tile)
+            for row in features.tensor_split(down, dim=2)
+            for tile in row.tensor_split(across, dim=3)
+        ]
+    )
+
+
 def style_terms(
     judge: nn.Sequential,
     shape: tuple[int, int, int],
@@ -79,6 +105,7 @@ def style_terms(
     content_weight: float,
     style_weight: float,
     variation_weight: float,
+    tiles: int,
 ) -> list[Term]:
     """Returns the three losses of style transfer.
 
@@ -92,10 +119,11 @@ def style_terms(
         content_weight: weight of the difference from the content.
         style_weight: weight of the difference of Gram matrices.
         variation_weight: weight of the total variation.
+        tiles: tiles in each direction that have Gram matrices of their own.
     """
     layers = find_feature_layers(judge, shape)
     return [
         PerceptualLoss(content_weight, judge, layers[-1:]),
-        GramLoss(style_weight, judge, layers, style),
+        GramLoss(style_weight, judge, layers, style, tiles=tiles),
         TotalVariation(variation_weight),
     ]

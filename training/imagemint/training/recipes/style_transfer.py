@@ -1,7 +1,7 @@
 """Recipe ``style-transfer``: a fast network that gives any image the style of one picture."""
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -33,6 +33,8 @@ class StyleTransferRecipe(TranslationRecipe):
     name: ClassVar[str] = "style-transfer"
     task: ClassVar[str] = "images"
 
+    values_before: ClassVar[dict[str, Any]] = {"tiles": 1}
+
     style: Path | None = None
     """Picture of the style. Default: a pattern of coloured waves."""
     images: int = Field(default=32_000, ge=1)
@@ -47,6 +49,9 @@ class StyleTransferRecipe(TranslationRecipe):
     """Weight of the difference from the content, in the features of the classifier of --judge."""
     style_weight: float = Field(default=10.0, ge=0)
     """Weight of the difference of Gram matrices."""
+    tiles: int = Field(default=4, ge=1)
+    """Tiles of the image in each direction that have Gram matrices of their own, so that the style
+    is everywhere. 1: one for the whole image."""
     variation_weight: float = Field(default=1.0, ge=0)
     """Weight of the total variation."""
     adversarial_weight: float = Field(default=0.0, ge=0)
@@ -96,6 +101,7 @@ class StyleTransferRecipe(TranslationRecipe):
             content_weight=self.content_weight,
             style_weight=self.style_weight,
             variation_weight=self.variation_weight,
+            tiles=self.tiles,
         )
         return TranslationLoss(
             ADVERSARIAL_LOSSES[self.objective],
