@@ -1,12 +1,12 @@
 """Writes docs/zoo.md from the records, and the list of `imagemint train --list`."""
 
 import json
-import re
 import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from zoo_queue import PLAN, Plan, Run
+from zoo_methods import describe_measuring, describe_training, list_open_runs
+from zoo_queue import PLAN, Plan
 from zoo_records import ROOT, Record, over_floor
 
 from imagemint.training.evaluation_report import EvaluationFigure
@@ -33,34 +33,6 @@ runs with several seeds, a figure is their mean, with the lowest and the highest
 With one seed, small differences mean nothing. A run that is shorter than the default of its
 recipe is marked *short*: it shows that the method works and what it costs, not what it can reach.
 """
-REPRODUCE = """\
-## Make these runs
-
-<!-- not run: trains for hours -->
-```sh
-python benchmarks/zoo.py queue          # all runs of benchmarks/zoo.toml, one at a time
-python benchmarks/zoo.py status         # how far each of them is
-python benchmarks/zoo.py page           # writes this page from the records
-```
-
-The queue trains with `imagemint train NAME --classifier JUDGE`, measures with `imagemint evaluate`,
-and records. It runs at low priority, and continues where it was stopped, from the checkpoints in
-`runs/zoo`. This records a single run by hand:
-
-<!-- not run: trains for hours -->
-```sh
-imagemint train dcgan --out runs/dcgan --classifier runs/judge
-imagemint evaluate runs/dcgan --classifier runs/judge
-python benchmarks/zoo.py record runs/dcgan --remark "what was seen"
-```
-"""
-COLUMNS = """\
-*images* are real images shown to the discriminator, counted with repetition. *min* and *CPU min*
-are of training, on cores that other work shared; older records have no CPU time. *weights* and
-*ONNX* are of the generator. *speed* is that of the exported graph at batch 64 in one CPU thread,
-as a multiple of `models/mnist/1` measured in turn with it.
-"""
-_PROTOCOLS = ("frechet_distance", "coverage", "precision", "reverse_kl", "class_accuracy")
 
 
 @dataclass(frozen=True)
@@ -108,9 +80,8 @@ def write_page(records: Sequence[Record], plan: Plan) -> str:
         lines += ["", f"## {dataset}", "", *_table(ordered)]
         lines += ["", f"![Grids of {dataset}, in the order of the table](zoo/{dataset}.png)"]
         lines += ["", *_paragraphs(ordered, systems)]
-    lines += ["", *_open_runs(records, plan), *REPRODUCE.splitlines(), ""]
-    lines += [*_options(kinds), "", "## Protocols", "", *COLUMNS.splitlines(), ""]
-    lines += _protocols(kinds)
+    lines += ["", *describe_measuring(kinds), "", *list_open_runs(records, plan)]
+    lines += [*describe_training(records)]
     return "\n".join(lines) + "\n"
 
 
@@ -213,56 +184,6 @@ def _paragraphs(ordered: Sequence[Sequence[Record]], systems: dict[str, System])
         lines += [f"**{name}** ([paper]({system.paper})). {said}", ""]
         if name == "vanilla-mnist" and STORY.exists():
             lines += [f"![Grids, single images and losses of {name}](zoo/{STORY.name})", ""]
-    return lines[:-1]
-
-
-def _open_runs(records: Sequence[Record], plan: Plan) -> list[str]:
-    """Returns the section of the runs that the plan has and the records lack."""
-    made = {(each.name, each.images) for each in records if each.curve}
-    left = [run for run in plan.runs if (run.name, length_of(run)) not in made]
-    if not left:
-        return []
-    lines = ["## Still to be run", "", "The queue has these runs, and no record of them yet:", ""]
-    lines += [f"- `{run.name}`: {length_of(run):,} images{_on(run)}" for run in left]
-    return [*lines, ""]
-
-
-def length_of(run: Run) -> int:
-    """Returns the images of a run of the plan."""
-    images: int = run.options.get("images", RECIPES[run.recipe].model_fields["images"].default)
-    return images
-
-
-def _on(run: Run) -> str:
-    dataset = run.options.get("dataset")
-    return f" on {dataset}" if dataset else ""
-
-
-def _options(kinds: dict[str, dict[str, list[Record]]]) -> list[str]:
-    lines = ["Options other than the defaults of a recipe:", ""]
-    for by_recipe in kinds.values():
-        for runs in by_recipe.values():
-            for each in runs:
-                given = re.sub(r"imagemint train \S+|--out \S+", "", each.command)
-                told = " ".join(given.split())
-                where = f"{each.machine}, revision {each.revision[:7]}"
-                lines.append(f"- {each.name}: {f'`{told}`' if told else 'none'}; {where}")
-    return lines
-
-
-def _protocols(kinds: dict[str, dict[str, list[Record]]]) -> list[str]:
-    lines: list[str] = []
-    for dataset, by_recipe in kinds.items():
-        lines += [f"On {dataset}:", ""]
-        known: dict[str, EvaluationFigure] = {}
-        for runs in by_recipe.values():
-            known = runs[0].figures | known
-        lines += [
-            f"- {metric}: {figure.protocol} ({figure.sample_size:,} images)"
-            for metric, figure in known.items()
-            if metric in _PROTOCOLS
-        ]
-        lines.append("")
     return lines[:-1]
 
 

@@ -82,7 +82,9 @@ class Record:
     def read(cls, path: Path) -> "Record":
         """Returns the record in a file."""
         content = json.loads(path.read_text())
-        figures = {name: EvaluationFigure(**each) for name, each in content["figures"].items()}
+        figures = {
+            name: EvaluationFigure.from_json(each) for name, each in content["figures"].items()
+        }
         return cls(**content | {"figures": figures})
 
     @property

@@ -6,25 +6,28 @@ from dataclasses import asdict, replace
 import pytest
 from PIL import Image
 from small_translations import small_task, train
-from translation_zoo import (
-    LIST,
-    PAGE,
-    PICTURES,
-    Record,
-    list_runs,
-    read_records,
-    record,
-    write_page,
-)
+from translation_zoo import LIST, PAGE, PICTURES, list_runs, read_records, record
+from translation_zoo_page import Record, write_page
 
-from imagemint.training.evaluation_report import EvaluationFigure, write_report
+from imagemint.training.evaluation_report import EvaluationFigure, Setup, write_report
 from imagemint.training.recipes.pix2pix import Pix2pixRecipe
 from imagemint.training.translators import read_translator
 
+RESULT = Setup(
+    "averaged weights", "edges of x/test, rows 0 to 9", ("judge j",), "imagemint evaluate"
+)
+BASELINE = replace(RESULT, results="baseline mean_image: the mean image")
 FIGURES = [
-    EvaluationFigure("psnr", 20.125, "how; rows 0 to 9", 10, deviation=0.25),
-    EvaluationFigure("attributes_kept", 0.875, "how; rows 0 to 9", 10, 0.99),
-    EvaluationFigure("psnr@mean_image", 12.5, "how; rows 0 to 9", 10, deviation=0.5),
+    EvaluationFigure(
+        "psnr", 20.125, "dB", 10, deviation=0.25, spread="standard error", setup=RESULT
+    ),
+    EvaluationFigure(
+        "attributes_kept", 0.875, "share", 10, 0.99, detail="hat 0.5, hair 1", setup=RESULT
+    ),
+    EvaluationFigure("psnr_step_1", 19.0, "of that frame", 50, setup=RESULT),
+    EvaluationFigure("psnr_step_2", 18.0, "of that frame", 50, setup=RESULT),
+    EvaluationFigure("frechet_distance", 12_345.6, "floor", 10, setup=RESULT),
+    EvaluationFigure("psnr@mean_image", 12.5, "dB", 10, deviation=0.5, setup=BASELINE),
 ]
 
 
@@ -61,6 +64,7 @@ def test_run_is_recorded(recorded, tmp_path):
     """A record has the figures of the run, the options that differ, and a cut picture."""
     assert Record.read(tmp_path / "results/pix2pix.json") == recorded
     assert asdict(recorded)["figures"] == [asdict(each) for each in FIGURES]
+    assert recorded.figures == FIGURES
     assert (recorded.recipe, recorded.images) == ("pix2pix", 24)
     assert "--base-channels 4" in recorded.options
     with Image.open(tmp_path / "pix2pix.png") as sheet:
@@ -72,10 +76,40 @@ def test_page_shows_baselines_side_by_side(recorded):
     page = write_page([recorded])
     assert "| metric | result | mean image | real data |" in page
     assert "| psnr | 20.1 ± 0.2 | 12.5 ± 0.5 |  |" in page
-    assert "| attributes_kept | 0.875 |  | 0.99 |" in page
+    assert "| attributes_kept | 0.875 |  | 0.990 |" in page
+    assert "| frechet_distance | 12,346 |  |  |" in page
+    assert "`attributes_kept` of the result: hat 0.5, hair 1." in page
     assert "## pix2pix (short)" in page
     assert "A remark." in page
     assert "No run of colorize" in page
+
+
+def test_definitions_stand_once(recorded):
+    """Each metric, baseline, judge and command is described once, for all runs and steps."""
+    page = write_page([recorded, replace(recorded, name="other")])
+    for line in (
+        "- **psnr**: dB",
+        "- **psnr_step_N**: of that frame",
+        "- **mean image**: the mean image",
+        "- j",
+    ):
+        assert page.splitlines().count(line) == 1
+    assert page.count("`imagemint evaluate`") == 1
+
+
+def test_definitions_that_differ_name_their_runs(recorded):
+    """If two runs measured a metric differently, each definition has its runs."""
+    figures = [replace(recorded.figures[0], method="decibels"), *recorded.figures[1:]]
+    page = write_page([recorded, replace(recorded, name="other", figures=figures)])
+    assert "- **psnr**: dB (of pix2pix, other)" in page  # the baseline is measured as before
+    assert "- **psnr**: decibels (of other)" in page
+
+
+def test_samples_of_each_figure_are_told(recorded):
+    """A figure of other images than the rest is named with their number."""
+    page = write_page([recorded])
+    told = "Measured on 10 sources: edges of x/test, rows 0 to 9. `psnr_step_N`: 50 sources."
+    assert told in page
 
 
 def test_list_takes_the_first_record(recorded):

@@ -84,6 +84,35 @@ def test_runs_without_a_record_are_listed(records):
     assert "- `mnist`:" not in page
 
 
+@pytest.mark.parametrize(
+    ("changed", "is_open"),
+    [
+        ({"images": 960_255}, False),  # the last batch goes beyond the length
+        ({"images": 64_000}, True),
+        ({"images": 64_000, "failure": "the samples are all alike"}, False),
+        ({"curve": []}, True),  # older than the queue
+    ],
+)
+def test_record_closes_a_run_of_the_queue(records, changed, is_open):
+    """A record of a run that reached its length, or failed, is the run of the queue."""
+    plan = Plan((), (Run("mnist", 0, ("digits",), {"images": 960_000}),))
+    page = write_page([replace(records[1], **changed)], plan)
+    assert ("- `mnist`: 960,000 images" in page) is is_open
+
+
+def test_judges_and_command_stand_once(records):
+    """Runs with another judge are named; the command and a judge are not repeated."""
+    figure = records[1].figures["frechet_distance"]
+    other = replace(figure, setup=replace(figure.setup, judges=("judge other",)))
+    figures = records[1].figures | {"frechet_distance": other}
+    page = write_page([records[0], replace(records[1], figures=figures)], Plan((), ()))
+    (judge,) = records[0].figures["frechet_distance"].setup.judges
+    assert page.count(judge) == 1
+    assert f"- dcgan: {judge}" in page
+    assert "- mnist: judge other" in page
+    assert page.count("imagemint evaluate RUN") == 1
+
+
 def test_pictures_are_drawn(records, tmp_path):
     """Grids and curves become one picture each."""
     draw_grids(records[:2], tmp_path / "grids.png")

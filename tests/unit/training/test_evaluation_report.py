@@ -1,12 +1,21 @@
 """Tests of imagemint.training.evaluation_report."""
 
+from dataclasses import astuple
+
 import pytest
 
 from imagemint.training.errors import CheckpointError
-from imagemint.training.evaluation_report import EvaluationFigure, read_report, write_report
+from imagemint.training.evaluation_report import (
+    EvaluationFigure,
+    Setup,
+    describe_methods,
+    read_report,
+    write_report,
+)
 
+SETUP = Setup("seed 0", "mnist/test", ("judge j",), "imagemint evaluate", ("few images",))
 FIGURES = (
-    EvaluationFigure("coverage", 0.93, "as told", 10_000, 0.95),
+    EvaluationFigure("coverage", 0.93, "as told", 10_000, 0.95, 0.2, "standard error", "x", SETUP),
     EvaluationFigure("worst_class_accuracy", 0.98, "as told", 10_000),
 )
 
@@ -24,8 +33,46 @@ def test_report_of_other_weights_is_ignored(tmp_path):
     assert read_report(tmp_path / "nothing.json", "ab") == ()
 
 
+def test_protocol_has_all_parts():
+    """The text for manifests has the method and everything that the figures share."""
+    assert FIGURES[0].protocol == (
+        "as told; x; seed 0; mnist/test; judge j; command: imagemint evaluate;"
+        " WARNING: few images; standard error 0.2"
+    )
+    assert FIGURES[1].protocol == "as told"
+
+
+def test_methods_are_described_once():
+    """Figures of baselines share the method, and all figures what is equal in their setups."""
+    first, other = SETUP, Setup("baseline", *astuple(SETUP)[1:])
+    figures = [
+        EvaluationFigure("psnr", 1.0, "dB", 10, setup=first),
+        EvaluationFigure("ssim", 1.0, "window", 10, detail="3 scales", setup=first),
+        EvaluationFigure("psnr@mean", 1.0, "dB", 10, setup=other),
+    ]
+    assert describe_methods(figures) == [
+        "- psnr: dB",
+        "- ssim: window",
+        "- ssim in detail: 3 scales",
+        "",
+        "All figures: mnist/test; judge j; command: imagemint evaluate; WARNING: few images",
+        "",
+        "psnr, ssim: seed 0",
+        "",
+        "psnr@mean: baseline",
+    ]
+
+
 @pytest.mark.parametrize(
-    "content", ["", "[]", "{}", '{"weights_sha256": "ab", "figures": [{"metric": "m"}]}']
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"weights_sha256": "ab", "figures": [{"metric": "m"}]}',
+        '{"weights_sha256": "ab", "figures": [{"metric": "m", "protocol": 1}]}',
+        '{"weights_sha256": "ab", "figures": [1]}',
+    ],
 )
 def test_invalid_report_is_refused(tmp_path, content):
     """The error names a file that is not a report."""

@@ -1,33 +1,87 @@
 """Reads and writes ``evaluation.json``, the measured figures of a run."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from imagemint.training.errors import CheckpointError
+from imagemint.training.old_protocols import read_old_figure
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the figures of one evaluation share.
+
+    Attributes:
+        results: what was measured: seeds and indices, or what computed the results.
+        data: the real images: data set, split, and size or rows.
+        judges: name, digest, accuracy and layer of each network that looked at the images.
+        command: that measures again.
+        warnings: reasons not to trust the figures.
+    """
+
+    results: str = ""
+    data: str = ""
+    judges: tuple[str, ...] = ()
+    command: str = ""
+    warnings: tuple[str, ...] = ()
+
+    def describe(self) -> list[str]:
+        """Returns its parts as words."""
+        command = [f"command: {self.command}"] if self.command else []
+        warnings = [f"WARNING: {each}" for each in self.warnings]
+        return [*filter(None, (self.results, self.data)), *self.judges, *command, *warnings]
 
 
 @dataclass(frozen=True)
 class EvaluationFigure:
-    """One measured figure, with the fields of the message ``imagemint.v1.Evaluation``.
+    """One measured figure, with what the message ``imagemint.v1.Evaluation`` has.
 
     Attributes:
         metric: name, such as ``class_accuracy``.
         value: in the metric's own unit; shares are 0 to 1.
-        protocol: split, extractor with digest and layer, seed, command.
+        method: how it is computed, and what its reference is; the same in every evaluation.
         sample_size: generated images measured.
         reference: the same figure of real data against real data, or None.
-        deviation: standard deviation over the seeds whose mean the value is, or None; the protocol
-            contains it, too, because the message has no such field.
+        deviation: what `spread` names, or None.
+        spread: ``standard error``, or ``mean of N, deviation`` for the standard deviation over N
+            seeds whose mean the value is.
+        detail: what the value is made of, such as the share of each attribute.
+        setup: what the figures of the evaluation share.
     """
 
     metric: str
     value: float
-    protocol: str
+    method: str
     sample_size: int
     reference: float | None = None
     deviation: float | None = None
+    spread: str = ""
+    detail: str = ""
+    setup: Setup = Setup()
+
+    @property
+    def protocol(self) -> str:
+        """All that is known of how it was measured, in one line."""
+        known = self.deviation is not None and self.spread
+        spread = f"{self.spread} {self.deviation:.2g}" if known else ""
+        parts = [self.method, self.detail, *self.setup.describe(), spread]
+        return "; ".join(filter(None, parts))
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "EvaluationFigure":
+        """Returns a figure of a report or a record, also of one from before `Setup`.
+
+        Raises:
+            TypeError, AttributeError: it is no such figure.
+        """
+        if "protocol" in content:
+            content = read_old_figure(content)
+        setup = content.get("setup", {})
+        lists = {name: tuple(setup.get(name, ())) for name in ("judges", "warnings")}
+        return cls(**{**content, "setup": Setup(**{**setup, **lists})})
 
 
 def write_report(path: Path, weights_sha256: str, figures: Sequence[EvaluationFigure]) -> None:
@@ -48,8 +102,8 @@ def read_report(path: Path, weights_sha256: str) -> tuple[EvaluationFigure, ...]
         content = json.loads(path.read_text())
         if content["weights_sha256"] != weights_sha256:
             return ()
-        return tuple(EvaluationFigure(**figure) for figure in content["figures"])
-    except (ValueError, KeyError, TypeError) as error:
+        return tuple(EvaluationFigure.from_json(figure) for figure in content["figures"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: not an evaluation report ({error})") from error
 
 
@@ -61,7 +115,7 @@ def write_table(
     warnings: Sequence[str] = (),
     hint: str = "",
 ) -> None:
-    """Writes figures as a Markdown table, followed by the protocol of each.
+    """Writes figures as a Markdown table, followed by how each is measured.
 
     Args:
         path: path of the file.
@@ -80,8 +134,30 @@ def write_table(
         for f in figures
     ]
     lines += ["", hint] if hint else []
-    lines += ["", *(f"- {f.metric}: {f.protocol}" for f in figures)]
+    lines += ["", *describe_methods(figures)]
     path.write_text("\n".join(lines) + "\n")
+
+
+def describe_methods(figures: Sequence[EvaluationFigure]) -> list[str]:
+    """Returns Markdown lines: how each figure is measured, and once what several share.
+
+    The method of a figure with an ``@`` in its name is that of the name before it.
+    """
+    methods: dict[str, str] = {}
+    for each in figures:
+        methods.setdefault(each.metric.partition("@")[0], each.method)
+    lines = [f"- {metric}: {method}" for metric, method in methods.items()]
+    lines += [f"- {each.metric} in detail: {each.detail}" for each in figures if each.detail]
+    told = {each.setup: each.setup.describe() for each in figures}
+    common = [
+        part for part in next(iter(told.values()), []) if all(part in of for of in told.values())
+    ]
+    lines += ["", f"All figures: {'; '.join(common)}"] if common else []
+    for setup, parts in told.items():
+        if own := [part for part in parts if part not in common]:
+            names = ", ".join(each.metric for each in figures if each.setup == setup)
+            lines += ["", f"{names}: {'; '.join(own)}"]
+    return lines
 
 
 def _cell(figure: float | None) -> str:

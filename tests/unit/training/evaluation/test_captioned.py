@@ -72,8 +72,8 @@ def test_images_that_follow_captions_are_correct(people):
     found = {it.metric: it for it in caption_figures(Painter(people.images), Reader(), people, 3)}
     for metric in ("caption_accuracy", "caption_accuracy_other_order", "caption_accuracy_parts"):
         assert found[metric].value == found[metric].reference == 1
-        assert "skin 1.000" in found[metric].how
-        assert "eyes" not in found[metric].how
+        assert "skin 1.000" in found[metric].detail
+        assert "eyes" not in found[metric].detail
     assert 0.5 < found["open_attribute_variety"].reference < 1
 
 

@@ -52,7 +52,7 @@ def test_perfect_generator_scores_its_reference(test, fakes):
     ):
         each = found[metric]
         assert each.value == pytest.approx(each.reference, rel=close), metric
-    assert f"{min(test, fakes):,} generated and" in found["frechet_distance"].how
+    assert found["frechet_distance"].detail == f"{min(test, fakes):,} of each"
 
 
 def test_ignored_latent_has_no_variety():

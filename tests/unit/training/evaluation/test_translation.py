@@ -237,8 +237,8 @@ def test_hidden_attributes_do_not_count(people):
         next(iter(measure_attributes(results, Truth(results, results, it), TrueJudge())))
         for it in (data, hidden)
     )
-    assert "accessories 0.750" in wrong.how
-    assert "accessories 1.000" in right.how
+    assert "accessories 0.750" in wrong.detail
+    assert "accessories 1.000" in right.detail
 
 
 def test_judge_must_fit(people):

@@ -83,8 +83,9 @@ def caption_figures(
             metric,
             float(np.mean([*shares.values()])),
             f"share of {len(captions):,} images that show what their caption names, mean over the"
-            f" attributes ({listed}); {what}; reference: the judge on the real images",
+            f" attributes; {what}; reference: the judge on the real images",
             float(np.mean([*rivals.values()])),
+            listed,
         )
     yield _variety(source, judge, seed, people, real)
 

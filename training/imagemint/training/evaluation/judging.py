@@ -25,6 +25,7 @@ from imagemint.training.evaluation.real_images import STACKED, extract_real_imag
 from imagemint.training.evaluation.sources import RunSource, Source
 from imagemint.training.evaluation_report import (
     EvaluationFigure,
+    Setup,
     read_report,
     write_report,
     write_table,
@@ -125,11 +126,11 @@ def evaluate(
         if album is not None and seed == protocol.seed:
             album.add(source, seed, sample, reals)
     origin = _origin(source, protocol.seed, seeds, len(sample.images))
-    about = [extractor.about] + ([judge.about] if judge not in (None, extractor) else [])
+    judges = [extractor.about] + ([judge.about] if judge not in (None, extractor) else [])
     real = f"{test.name} at {'x'.join(map(str, test.images.shape[1:]))}"
-    command = "command: imagemint evaluate RUN --classifier DIR"
-    shared = "; ".join([origin, real, *about, command, *(f"WARNING: {w}" for w in warnings)])
-    found = [_mean(measured, shared, len(sample.images)) for measured in zip(*rounds, strict=True)]
+    command = "imagemint evaluate RUN --classifier DIR"
+    setup = Setup(origin, real, tuple(judges), command, tuple(warnings))
+    found = [_mean(measured, setup, len(sample.images)) for measured in zip(*rounds, strict=True)]
     found = [figure for figure in found if np.isfinite(figure.value)]
     if isinstance(source, RunSource) and source.dataset == dataset:
         found += discriminator_figures(source, train, test)
@@ -344,17 +345,19 @@ def _origin(source: Source, seed: int, seeds: int, count: int) -> str:
     return f"{which}, indices 0 to {count - 1}{turns}"
 
 
-def _mean(rounds: tuple[Measured, ...], shared: str, samples: int) -> EvaluationFigure:
+def _mean(rounds: tuple[Measured, ...], setup: Setup, samples: int) -> EvaluationFigure:
     """Returns one figure of several samples: their mean and standard deviation."""
     values = np.array([each.value for each in rounds])
     first = rounds[0]
-    deviation = float(values.std(ddof=1)) if len(values) > 1 else None
-    spread = "" if deviation is None else f"; mean of {len(values)}, deviation {deviation:.2g}"
+    several = len(values) > 1
     return EvaluationFigure(
         first.metric,
         float(values.mean()),
-        f"{first.how}; {shared}{spread}",
+        first.how,
         samples,
         first.reference,
-        deviation,
+        float(values.std(ddof=1)) if several else None,
+        f"mean of {len(values)}, deviation" if several else "",
+        first.detail,
+        setup,
     )

@@ -51,12 +51,14 @@ class Measured:
         value: value of the generated images.
         how: description of the figure and its reference.
         reference: value of real images, or of a perfect sampler.
+        detail: what is different in each evaluation, such as numbers of images.
     """
 
     metric: str
     value: float
     how: str
     reference: float | None = None
+    detail: str = ""
 
 
 @dataclass(frozen=True)
@@ -179,9 +181,10 @@ def _distances(reals: RealImages, sample: Sample) -> Iterator[Measured]:
     yield Measured(
         "frechet_distance",
         _mean(partial(frechet_distance, real), fake, size),
-        f"{size:,} generated and {size:,} test images, in feature space; reference: as many"
-        " training images against them (the floor)",
+        "generated and as many test images, in feature space; reference: as many training images"
+        " against the test images (the floor)",
         _mean(partial(frechet_distance, real), other, size),
+        f"{size:,} of each",
     )
     size = _equal_size(reals, sample, len(reals.some))
     real = reals.real.features[reals.some[:size]]

@@ -26,7 +26,7 @@ from imagemint.training.evaluation.translation.figures import (
     measure_results,
 )
 from imagemint.training.evaluation.translation.reports import Column, write_translations
-from imagemint.training.evaluation_report import EvaluationFigure, write_report
+from imagemint.training.evaluation_report import EvaluationFigure, Setup, write_report
 from imagemint.training.metrics import peak_signal_noise_ratio, sharpness
 
 Images = NDArray[np.uint8]
@@ -138,14 +138,14 @@ def evaluate_translation(
     found: list[EvaluationFigure] = []
     columns: list[Column] = []
     for name, how, translate in _candidates(translator, find_baselines(train, test)):
-        about = f"{how}; {test.name}, rows 0 to {count - 1}"
+        setup = _describe_setup(how, f"{test.name}, rows 0 to {count - 1}", judge)
         results = translate(test.examples(rows)[0], rows)
         figures = [
             *_measure(results, test, train, rows, judge),
             *(_further(translator, test, judge) if not name else ()),
             *_roll_out(translate, test),
         ]
-        found += [_to_report(each, name, about, judge, count) for each in figures]
+        found += [_to_report(each, name, setup, count) for each in figures]
         columns.append(Column(name or "result", results))
     if test.form.mask:
         found += _remove_glasses(translator, train, data, judge)
@@ -212,8 +212,7 @@ def _roll_out(translate: Callable[[Images, Rows], Images], test: Pairs) -> Itera
         yield mean_figure(
             f"psnr_step_{step + 1}",
             peak_signal_noise_ratio(frames[:, step], truth[:, step]),
-            f"dB, of frame {step + 1} after the source, predicted from predictions;"
-            f" {len(rows):,} sequences",
+            "dB, of that frame after the source, predicted from predictions",
         )
     last = sharpness(frames[:, -1]).mean() / sharpness(truth[:, -1]).mean()
     yield Figure(
@@ -221,6 +220,7 @@ def _roll_out(translate: Callable[[Images, Rows], Images], test: Pairs) -> Itera
         float(last),
         "mean difference of neighbouring pixels of that frame, as a multiple of the true one's",
         reference=1.0,
+        count=len(rows),
     )
 
 
@@ -270,22 +270,26 @@ def _remove_glasses(
                 replace(each, metric=_WITHOUT_GLASSES.get(each.metric, each.metric))
                 for each in measure_attributes(results, truth, judge)
             ]
-        about = f"{how}; {test.name}, all {len(rows)} rows"
-        found += [_to_report(each, name, about, judge, len(rows)) for each in figures]
+        setup = _describe_setup(how, f"{test.name}, all {len(rows)} rows", judge)
+        found += [_to_report(each, name, setup, len(rows)) for each in figures]
     return found
 
 
-def _to_report(
-    figure: Figure, name: str, about: str, judge: Judge | None, count: int
-) -> EvaluationFigure:
-    """Returns a figure with its protocol."""
-    seen = f"; {judge.about}" if judge is not None else ""
-    spread = "" if figure.error is None else f"; standard error {figure.error:.2g}"
+def _describe_setup(how: str, data: str, judge: Judge | None) -> Setup:
+    judges = () if judge is None else (judge.about,)
+    return Setup(how, data, judges, "imagemint evaluate RUN --classifier DIR")
+
+
+def _to_report(figure: Figure, name: str, setup: Setup, count: int) -> EvaluationFigure:
+    """Returns a figure with how it was measured."""
     return EvaluationFigure(
         f"{figure.metric}@{name}" if name else figure.metric,
         figure.value,
-        f"{figure.how}; {about}{seen}; command: imagemint evaluate RUN --classifier DIR{spread}",
-        count,
+        figure.how,
+        figure.count or count,
         figure.reference,
         figure.error,
+        "" if figure.error is None else "standard error",
+        figure.detail,
+        setup,
     )

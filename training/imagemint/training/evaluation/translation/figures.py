@@ -34,6 +34,8 @@ class Figure:
         how: description of the figure and its reference.
         error: standard error of the mean over the images; None for a figure that is not a mean.
         reference: value of the true images; None if it has no meaning.
+        count: number of images; None for all of the evaluation.
+        detail: what the value is made of.
     """
 
     metric: str
@@ -41,6 +43,8 @@ class Figure:
     how: str
     error: float | None = None
     reference: float | None = None
+    count: int | None = None
+    detail: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ def mean_figure(
 ) -> Figure:
     """Returns the mean over images float64 [N], with its standard error."""
     error = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
-    return Figure(metric, float(values.mean()), how, error, reference)
+    return Figure(metric, float(values.mean()), how, error, reference, len(values))
 
 
 def measure_results(
@@ -101,7 +105,7 @@ def _pixels(results: Images, truth: Images, holes: NDArray[np.bool_] | None) -> 
         yield mean_figure(
             "psnr_in_hole",
             peak_signal_noise_ratio(results, truth, holes),
-            "the same, of the pixels below the mask only",
+            "dB, of the pixels below the mask only",
         )
     yield mean_figure(
         "ssim", structural_similarity(results, truth), "Gaussian window of 11 pixels, torchmetrics"
@@ -110,7 +114,7 @@ def _pixels(results: Images, truth: Images, holes: NDArray[np.bool_] | None) -> 
     yield mean_figure(
         "ms_ssim",
         multiscale_structural_similarity(results, truth),
-        f"the same over the {scales} scales that the window fits in, torchmetrics",
+        f"SSIM over the {scales} scales that the window fits in, torchmetrics",
     )
     ratio = sharpness(results).mean() / sharpness(truth).mean()
     yield Figure(
@@ -127,8 +131,8 @@ def _distributions(results: Images, truth: Truth, judge: Judge) -> Iterator[Figu
         judge.extract(each).features for each in (results, truth.images, truth.others)
     )
     rivals = (
-        f"results and {len(truth.others):,} training images in the features of the judge;"
-        " reference: the true images in place of the results (the floor)"
+        "results and as many training images in the features of the judge; reference: the true"
+        " images in place of the results (the floor)"
     )
     yield Figure(
         "frechet_distance",
@@ -160,8 +164,9 @@ def measure_attributes(results: Images, truth: Truth, judge: Judge) -> Iterator[
         "attributes_kept",
         float(np.mean([*seen.values()])),
         "share of the results in which the judge sees what the true image is known to show, mean"
-        f" over class and attributes ({listed}); reference: the judge on the true images",
+        " over class and attributes; reference: the judge on the true images",
         reference=float(np.mean([*seen_true.values()])),
+        detail=listed,
     )
     if removed[0] is not None:
         yield Figure(

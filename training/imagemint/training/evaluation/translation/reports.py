@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from imagemint.training.datasets.translations import Pairs
-from imagemint.training.evaluation_report import EvaluationFigure
+from imagemint.training.evaluation_report import EvaluationFigure, describe_methods
 from imagemint.training.loop.examples import picture_sources
 from imagemint.training.loop.samples import arrange_grid
 
@@ -69,7 +69,7 @@ def describe(title: str, figures: Sequence[EvaluationFigure]) -> str:
         cells = [_cell(each) for each in of_metric]
         lines.append(_row([metric, *cells, reference, f"{known.sample_size:,}"]))
     lines += ["", "Behind ± is the standard error of the mean over the images.", ""]
-    lines += [f"- {each.metric}: {each.protocol}" for each in figures]
+    lines += describe_methods(figures)
     return "\n".join(lines) + "\n"
 
 

@@ -1,0 +1,261 @@
+"""Writes docs/zoo-translation.md from the records of translators."""
+
+import json
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from imagemint.training.evaluation_report import EvaluationFigure
+from imagemint.training.recipes import TRANSLATION_TABLE
+
+_PAPERS = {
+    "pix2pix": "https://arxiv.org/abs/1611.07004",
+    "colorize": "https://arxiv.org/abs/1611.07004",
+    "cyclegan": "https://arxiv.org/abs/1703.10593",
+    "srgan": "https://arxiv.org/abs/1609.04802",
+    "deblurgan": "https://arxiv.org/abs/1711.07064",
+    "inpaint": "https://arxiv.org/abs/1604.07379",
+    "next-frame": "https://arxiv.org/abs/1511.06380",
+    "style-transfer": "https://arxiv.org/abs/1603.08155",
+}
+_HEAD = """\
+<!-- Written by `python benchmarks/translation_zoo.py page` from benchmarks/results/translation. -->
+# The zoo of translators
+
+Recipes whose input is an image, each with a real run, measured on the test split beside baselines
+that need no training. [Metrics](#metrics) says what each figure is. Behind ± is the standard error
+of the mean over the images. In a picture each row is one source: the source, the result, the
+baselines in the order of the table, and the truth. A run that is shorter than the default of its
+recipe is marked *short*: it shows that the method works, not what it can reach.
+"""
+_METRICS = """\
+## Metrics
+
+Results and baselines are measured in the same way on the same sources, with the command
+`{command}`. The column *real data* has the same figure of the true images, or
+of what the definition names as reference. [evaluation.md](evaluation.md#translators) says more.
+"""
+_TAIL = """\
+## What remains of the lecture: 3D from a photo
+
+There is no recipe for 3D shapes yet. 3D-GAN (Wu et al., 2016) generates voxels by 3D convolutions,
+and 3D-VAE-GAN has an encoder in front of it that takes a photo. Here that would take three things.
+First, data: pairs of a rendered view and a voxel grid. No data set at hand has them; procedural
+shapes (boxes, cylinders and their unions, rendered from random directions) can be drawn by a
+function of (seed, index), as the sequences are. Second, networks of `Conv3d` and `ConvTranspose3d`
+at 32x32x32: some 24 times the multiplications of a 64x64 image (8 times the places, 3 times the
+kernel), so hours on a CPU instead of minutes. Third, a contract: the manifest describes images, so
+voxels need an output of their own in the bundle and an RPC that returns a mesh or a grid, with
+limits as images have them. A smaller step that keeps the contract is to predict another view of an
+object from one photo, which is an image again and would be a task like `frames`.
+
+## Make these runs
+
+<!-- not run: trains for hours -->
+```sh
+imagemint train avatars-classifier --out runs/avatars-judge
+imagemint train inpaint --out runs/inpaint
+imagemint evaluate runs/inpaint --classifier runs/avatars-judge
+python benchmarks/translation_zoo.py record runs/inpaint --remark "what was seen"
+python benchmarks/translation_zoo.py page
+```
+"""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run that was made and measured.
+
+    Attributes:
+        name: of its files.
+        recipe: its name.
+        options: those that differ from the defaults of the recipe, as flags.
+        dataset: task, data set and split.
+        images: sources shown to G.
+        full_images: the same by the recipe's default.
+        cpu_minutes: CPU time of training.
+        machine: it was trained on.
+        revision: of the code.
+        parameters: of the translator.
+        remark: what was seen.
+        figures: of the run and the baselines.
+    """
+
+    name: str
+    recipe: str
+    options: str
+    dataset: str
+    images: int
+    full_images: int
+    cpu_minutes: float
+    machine: str
+    revision: str
+    parameters: int
+    remark: str
+    figures: list[EvaluationFigure]
+
+    @classmethod
+    def read(cls, path: Path) -> "Record":
+        """Returns the record in a file."""
+        content = json.loads(path.read_text())
+        figures = [EvaluationFigure.from_json(each) for each in content["figures"]]
+        return cls(**content | {"figures": figures})
+
+
+def write_page(records: Sequence[Record]) -> str:
+    """Returns the page."""
+    lines = [_HEAD, *_overview(records), ""]
+    for each in records:
+        lines += [f"## {each.name}{_mark(each)}", "", *_describe_run(each), ""]
+        lines += [*_table(each), "", *_details(each)]
+        lines += [f"![Source, result, baselines and truth of {each.name}](zoo/{each.name}.png)", ""]
+    missing = [name for name in TRANSLATION_TABLE if name not in {each.recipe for each in records}]
+    if missing:
+        lines += ["## Not yet recorded", "", f"No run of {', '.join(missing)} is recorded yet.", ""]
+    return "\n".join([*lines, *describe_metrics(records), "", _TAIL]) + "\n"
+
+
+def _mark(record: Record) -> str:
+    return " (short)" if record.images < record.full_images else ""
+
+
+def _overview(records: Sequence[Record]) -> list[str]:
+    """Returns what each run cost, and its PSNR beside the best baseline's."""
+    lines = [
+        "| run | sources shown | default | CPU min | weights | PSNR, dB | best baseline |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for each in records:
+        found = {
+            of.metric: of.value for of in each.figures if of.metric.partition("@")[0] == "psnr"
+        }
+        # The Wiener filter that is told the blur is no rival: no other result knows it.
+        rivals = [found[name] for name in found if "@" in name and not name.endswith("_known")]
+        if each.recipe == "style-transfer":  # whose result should differ from the source
+            found, rivals = {}, []
+        cells = [
+            f"[{each.name}](#{each.name}{'-short' if _mark(each) else ''})",
+            f"{each.images:,}",
+            f"{each.full_images:,}",
+            f"{each.cpu_minutes:.0f}",
+            f"{each.parameters / 1e6:.2f} M",
+            *(_number(value) for value in (found.get("psnr"), max(rivals, default=None))),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    machines = dict.fromkeys(each.machine for each in records)
+    if len(machines) == 1:
+        where = next(iter(machines))
+    else:
+        where = "; ".join(
+            f"{', '.join(each.name for each in records if each.machine == machine)} on {machine}"
+            for machine in machines
+        )
+    return [*lines, "", f"Trained on {where}, which other work shared."]
+
+
+def _describe_run(record: Record) -> list[str]:
+    summary = TRANSLATION_TABLE[record.recipe].summary
+    flags = f" {record.options}" if record.options else ""
+    planned = _find_planned(record)
+    ended = f" The run was ended early, of {planned:,} planned." if planned else ""
+    return [
+        f"`imagemint train {record.recipe}{flags}`: {summary} ([paper]({_PAPERS[record.recipe]})).",
+        f"It trained on {record.dataset}.{ended} {_describe_sample(record)}",
+        *(["", record.remark] if record.remark else []),
+    ]
+
+
+def _find_planned(record: Record) -> int | None:
+    """Returns the length that a run was to have; None if it came to its end."""
+    found = re.search(r"--images (\d+)", record.options)
+    planned = int(found[1]) if found else record.full_images
+    return planned if record.images < planned else None
+
+
+def _describe_sample(record: Record) -> str:
+    """Returns what was measured, in a sentence, with the figures of other samples."""
+    samples: dict[tuple[int, str], list[str]] = {}
+    for each in record.figures:
+        if "@" not in each.metric:
+            samples.setdefault((each.sample_size, each.setup.data), []).append(each.metric)
+    (size, data), *others = samples
+    said = f"Measured on {size:,} sources: {data}."
+    for other in others:
+        names = dict.fromkeys(f"`{_name_metric(each)}`" for each in samples[other])
+        where = "" if other[1] == data else f", {other[1]}"
+        said += f" {', '.join(names)}: {other[0]:,} sources{where}."
+    return said
+
+
+def _name_metric(metric: str) -> str:
+    """Returns the name of a metric, the same one for every step and baseline."""
+    return re.sub(r"_step_\d+$", "_step_N", metric.partition("@")[0])
+
+
+def _table(record: Record) -> list[str]:
+    by_name = {each.metric: each for each in record.figures}
+    names = list(dict.fromkeys(each.metric.partition("@")[2] for each in record.figures))
+    head = ["metric", *(name.replace("_", " ") or "result" for name in names), "real data"]
+    rows = [f"| {' | '.join(head)} |", "| --- |" + " ---: |" * (len(head) - 1)]
+    for metric in dict.fromkeys(each.metric.partition("@")[0] for each in record.figures):
+        found = [by_name.get(f"{metric}@{name}" if name else metric) for name in names]
+        real = next(each.reference for each in found if each is not None)
+        rows.append(f"| {' | '.join([metric, *map(_cell, found), _number(real)])} |")
+    return rows
+
+
+def _cell(figure: EvaluationFigure | None) -> str:
+    if figure is None:
+        return ""
+    spread = "" if figure.deviation is None else f" ± {figure.deviation:.1g}"
+    return f"{_number(figure.value)}{spread}"
+
+
+def _number(value: float | None) -> str:
+    """Returns a number with three digits, but with all that stand before the point."""
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:#.3g}"  # noqa: PLR2004 - three digits
+
+
+def _details(record: Record) -> list[str]:
+    lines = []
+    for each in record.figures:
+        if each.detail and "@" not in each.metric:
+            lines += [f"`{each.metric}` of the result: {each.detail}.", ""]
+    return lines
+
+
+def describe_metrics(records: Sequence[Record]) -> list[str]:
+    """Returns the section that defines metrics, baselines and judges, each of them once."""
+    commands: dict[str, None] = {}
+    methods: dict[str, dict[str, list[str]]] = {}
+    baselines: dict[str, dict[str, list[str]]] = {}
+    judges: dict[str, list[str]] = {}
+    for record in records:
+        for each in record.figures:
+            commands[each.setup.command] = None
+            methods.setdefault(_name_metric(each.metric), {}).setdefault(each.method, []).append(
+                record.name
+            )
+            if baseline := each.metric.partition("@")[2]:
+                how = each.setup.results.partition(": ")[2]
+                known = baselines.setdefault(baseline.replace("_", " "), {})
+                known.setdefault(how, []).append(record.name)
+            for judge in each.setup.judges:
+                judges.setdefault(judge, []).append(record.name)
+    lines = [_METRICS.format(command="` or `".join(commands))]
+    for title, found in (("", methods), ("The baselines:", baselines)):
+        lines += [title, ""] if title else []
+        for name, texts in found.items():
+            lines += [f"- **{name}**: {_tell(text, runs, texts)}" for text, runs in texts.items()]
+        lines.append("")
+    lines += ["The judges:" if len(judges) > 1 else "The judge:", ""]
+    names = {judge: judge.removeprefix("judge ") for judge in judges}
+    return [*lines, *(f"- {_tell(names[each], judges[each], judges)}" for each in judges)]
+
+
+def _tell(text: str, runs: Sequence[str], all_texts: Collection[str]) -> str:
+    """Returns a text, with the runs that it belongs to if it does not belong to all."""
+    return text if len(all_texts) == 1 else f"{text} (of {', '.join(dict.fromkeys(runs))})"
