@@ -74,6 +74,15 @@ def stop_after(monkeypatch, steps):
     monkeypatch.setattr(Monitor, "step", watched)
 
 
+def train_twice(recipe, folder, monkeypatch):
+    """Trains to `folder`/whole, and with an interruption to `folder`/cut. The ends are equal."""
+    whole = train(recipe, folder / "whole")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        train(recipe, folder / "cut")
+    assert are_equal(train(recipe, folder / "cut", resume=True), whole)
+
+
 def are_equal(state, other):
     """Returns whether two states are equal bit for bit."""
     ours, theirs = state.tensors(), other.tensors()

@@ -119,7 +119,8 @@ class CaptionGenerator(nn.Module):
         columns: list[Tensor] = []
         for k in range(len(self.sizes)):
             table = self.get_buffer(f"frequency_{k}")
-            usual = table[columns[0]] if k else table.expand(len(z), -1)
+            # Not `len(z)`, a constant for the exporter, which then traces again in a slower way.
+            usual = table[columns[0]] if k else table.expand(z.shape[0], -1)
             if allowed is not None:
                 some = usual * allowed[k].to(usual.dtype)
                 # A sum would be equivalent, but the engine probes sums for half a minute.
