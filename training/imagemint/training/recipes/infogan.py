@@ -26,6 +26,12 @@ class InfoganRecipe(ConvolutionalRecipe):
 
     values_before: ClassVar[dict[str, Any]] = {"continuous_weight": 0.5}
 
+    learning_rate: float = Field(default=1e-3, gt=0)
+    """Learning rate of the generator, and of the discriminator unless that has its own. Both rates
+    are those of the paper (appendix C). With equal rates the codes match fewer digits, see
+    docs/notes/recipes-against-papers.md."""
+    discriminator_learning_rate: float | None = Field(default=2e-4, gt=0)
+    """Learning rate of the discriminator, for two time scales (Heusel et al., 2017)."""
     codes: int = Field(default=10, ge=2)
     """Values of the categorical code."""
     continuous_codes: int = Field(default=2, ge=0)
