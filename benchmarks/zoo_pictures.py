@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from PIL import Image
 from zoo_records import RECORDS, Record
 
@@ -54,6 +55,7 @@ def draw_curves(records: Sequence[Record], path: Path) -> None:
                     linewidth=1.2,
                 )
             plot.set_xscale("log")
+            plot.xaxis.set_minor_formatter(NullFormatter())
             plot.set_yscale(scale)
             plot.grid(visible=True, alpha=0.3)
             if row == len(rows) - 1:
