@@ -15,7 +15,6 @@ gRPC and its statuses, so the bytes of its answers are counted: they must hold i
 """
 
 import argparse
-import asyncio
 import re
 import resource
 import statistics
@@ -27,8 +26,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from peers.checking import Truth, check_answer
-from peers.processes import Tree, find_free_ports
+from peers.checking import Truth
+from peers.processes import Tree
+from peers.running import run_server
 from peers.servers import Model, ours
 from raw_limit import RawLimit
 
@@ -40,7 +40,6 @@ from imagemint.engine.bundle import read_bundle
 from imagemint.v1 import generation_service_pb2, image_pb2
 
 ROOT = Path(__file__).resolve().parents[1]
-READY_S = 60.0
 WARMUP_S = 1
 H2LOAD = "h2load"
 BENCH = "imagemint bench"
@@ -128,8 +127,8 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Running:
-    """A started server.
+class Measurable:
+    """A running server.
 
     Attributes:
         tree: its processes.
@@ -168,7 +167,7 @@ def _cpu_s(tree: Tree) -> float:
 
 
 @contextmanager
-def start_server(model: Model, settings: dict[str, str], folder: Path) -> Iterator[Running]:
+def start_server(model: Model, settings: dict[str, str], folder: Path) -> Iterator[Measurable]:
     """Starts a server, checks its answers, and stops it in the end.
 
     Args:
@@ -176,20 +175,14 @@ def start_server(model: Model, settings: dict[str, str], folder: Path) -> Iterat
         settings: settings by name, in addition to the defaults.
         folder: an empty folder for its output.
     """
-    server = ours(processes=1)
-    started = server.start(model, find_free_ports(server.ports))
-    address = str(started.command[list(started.command).index("--grpc-address") + 1])
+    truth, asks = Truth(model.file, model.spec), parse_mix("count=1").asks
     variables = {f"IMAGEMINT_{name.upper()}": value for name, value in settings.items()}
-    tree = Tree(started.command, started.environment | variables, folder)
-    try:
-        truth = Truth(model.file, model.spec)
-        until_s = time.monotonic() + READY_S
-        ask = parse_mix("count=1").asks[0]
-        asyncio.run(check_answer(started.answers, ask, truth, tree, until_s))
-        with ClientProcesses(started.target, 1) as clients:
-            yield Running(tree, address, clients)
-    finally:
-        tree.stop()
+    server = ours(processes=1)
+    with run_server(server, model, truth, asks, folder, environment=variables) as running:
+        command = list(running.started.command)
+        address = str(command[command.index("--grpc-address") + 1])
+        with ClientProcesses(running.started.target, 1) as clients:
+            yield Measurable(running.tree, address, clients)
 
 
 @dataclass(frozen=True)
@@ -208,7 +201,7 @@ class Bench:
     seconds: int
     folder: Path
 
-    def measure(self, server: Running, workload: Workload, client: str) -> Sample:
+    def measure(self, server: Measurable, workload: Workload, client: str) -> Sample:
         """Measures one workload beside the raw limit."""
         with server.tree.frozen():
             before = self.raw.measure(self.seconds / 2)
@@ -285,7 +278,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[tuple[str, str, s
         )
     samples: dict[tuple[str, str, str], list[Sample]] = {}
     with ExitStack() as stack:
-        servers: dict[str, Running] = {}
+        servers: dict[str, Measurable] = {}
         for number, (name, settings) in enumerate(configurations.items()):
             (place := folder / str(number)).mkdir()
             servers[name] = stack.enter_context(start_server(model, settings, place))

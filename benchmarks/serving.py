@@ -11,7 +11,6 @@ describes the measurement and the peers.
 """
 
 import argparse
-import asyncio
 import os
 import random
 import shlex
@@ -19,16 +18,16 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 from peers import environments
-from peers.checking import NotReady, Truth, check_answer
-from peers.processes import Tree, find_free_ports
-from peers.servers import OURS, PEERS, Model, Server, Started, ours
+from peers.checking import NotReady, Truth
+from peers.processes import Tree
+from peers.running import Running, run_server
+from peers.servers import OURS, PEERS, Model, Server, ours
 from raw_limit import RawLimit
 from side_by_side import Entry, Record, Sample, Visit, render_tables, strip_local_details
 
@@ -41,7 +40,6 @@ from imagemint.bench.target import CallFailed
 from imagemint.engine.bundle import read_bundle, variants
 
 ROOT = Path(__file__).resolve().parents[1]
-READY_S = 120.0
 WARMUP_S = 1.0
 REFERENCE = "reference"
 STREAM_IMAGES = 10_000
@@ -108,34 +106,18 @@ class Bench:
             NotReady: the server did not start; the message has the end of its output.
             ValueError: the pictures are wrong.
         """
-        started = server.start(self.model, find_free_ports(server.ports))
-        with tempfile.TemporaryDirectory(prefix="peer-") as folder:
-            began_s = time.monotonic()
-            variables = started.environment | {"TMPDIR": folder}
-            tree = Tree(started.command, variables, Path(folder))
-            try:
-                visit = Visit(ready_s=asyncio.run(self._ready(started, tree)) - began_s)
-                self._measure(server, started, tree, visit, turn)
-                visit.memory_bytes, visit.processes = tree.memory_bytes(), len(tree.processes())
-            except NotReady as error:
-                raise NotReady(f"{error}; {tree.output()}") from None
-            finally:
-                tree.stop()
+        with (
+            tempfile.TemporaryDirectory(prefix="peer-") as folder,
+            run_server(server, self.model, self.truth, CHECKS, Path(folder)) as running,
+        ):
+            visit = Visit(ready_s=running.ready_s)
+            self._measure(server, running, visit, turn)
+            visit.memory_bytes = running.tree.memory_bytes()
+            visit.processes = len(running.tree.processes())
         return visit
 
-    async def _ready(self, started: Started, tree: Tree) -> float:
-        """Returns the time of the first correct answer, after all checks have passed."""
-        until_s = time.monotonic() + READY_S
-        ready_s = None
-        for ask in CHECKS:
-            await check_answer(started.answers, ask, self.truth, tree, until_s)
-            ready_s = ready_s or time.monotonic()
-        return ready_s or time.monotonic()
-
-    def _measure(
-        self, server: Server, started: Started, tree: Tree, visit: Visit, turn: int
-    ) -> None:
-        with ClientProcesses(started.target, self.clients) as clients:
+    def _measure(self, server: Server, running: Running, visit: Visit, turn: int) -> None:
+        with ClientProcesses(running.started.target, self.clients) as clients:
             for name, workload in WORKLOADS.items():
                 if workload.streams and server.name != OURS:
                     continue
@@ -151,7 +133,7 @@ class Bench:
                     seed=turn,
                 )
                 try:
-                    sample = self._row(clients, plan, tree)
+                    sample = self._row(clients, plan, running.tree)
                 except (CallFailed, RuntimeError) as error:
                     visit.faults[name] = strip_local_details(str(error))
                     _say(f"  {name}: {error}")
