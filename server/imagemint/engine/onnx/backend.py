@@ -370,7 +370,9 @@ class OnnxBackend:
     ) -> bool:
         """Returns whether several threads give the same floats as one thread."""
         others = partial(alone.run, output=self._variant.hints.floats)
-        agrees = all(same_everywhere(compute_floats, others, feed) for feed in feeds)
+        agrees = all(
+            same_everywhere(compute_floats, others, feed, self._most_rows) for feed in feeds
+        )
         if not agrees:
             _log.warning(
                 "model %s gives other floats on %d threads: every batch runs on one core",

@@ -173,6 +173,7 @@ def same_everywhere(
     compute: Callable[[Feed], npt.NDArray[Any]],
     other: Callable[[Feed], npt.NDArray[Any]],
     feed: Feed,
+    most_rows: int = PROBE_ROWS,
 ) -> bool:
     """Returns whether another session gives the same floats, in batches of 1 to `ALONE_ROWS`.
 
@@ -182,14 +183,17 @@ def same_everywhere(
         compute: as in `needed_batching`, which found that batches of any size are safe.
         other: the same for the other session.
         feed: result of `probe_feed`.
+        most_rows: rows of the largest batch, for both sessions.
     """
-    count = min(count_rows(feed), PROBE_ROWS)
-    whole = compute(rows(feed, 0, count))
+    count = min(count_rows(feed), 2 * ALONE_ROWS)
+    parts = range(0, count, most_rows)
+    whole = np.concatenate([compute(rows(feed, at, min(at + most_rows, count))) for at in parts])
 
     def same(start: int, stop: int) -> bool:
         return other(rows(feed, start, stop)).tobytes() == whole[start:stop].tobytes()
 
-    stretches = [(min(size, count - size), size) for size in range(2, min(ALONE_ROWS, count) + 1)]
+    largest = min(ALONE_ROWS, most_rows, count)
+    stretches = [(min(size, count - size), size) for size in range(2, largest + 1)]
     stretches = [(start, start + size) for start, size in stretches]
     stretches += [(row, row + 1) for row in range(min(_LONE_ROWS, count))]
     return all(same(*stretch) for stretch in stretches)

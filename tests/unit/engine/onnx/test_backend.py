@@ -296,6 +296,26 @@ def test_difference_at_one_batch_size_is_detected(odd):
     assert not same_everywhere(compute, other, feed)
 
 
+@pytest.mark.parametrize("most_rows", [1, 5, 12, 64])
+def test_sessions_are_compared_in_small_batches(most_rows):
+    """No batch is larger than those that will be served, and 16 rows are compared."""
+    feed = {"z": latents(0, 0, 64, 8)}
+    sizes = set()
+    seen = set()
+
+    def compute(feed):
+        sizes.add(len(feed["z"]))
+        return feed["z"]
+
+    def other(feed):
+        seen.update(row.tobytes() for row in feed["z"])
+        return compute(feed)
+
+    assert same_everywhere(compute, other, feed, most_rows)
+    assert max(sizes) == min(most_rows, 16)
+    assert len(seen) == 16
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
