@@ -349,29 +349,54 @@ class OnnxBackend:
         thorough = self._variant.hints.reduces
         batches = _thorough_batches(self._variant.estimate, self._most_rows) if thorough else 1
         feeds = probe_feeds(bundle.spec, batches * self._most_rows)
-        for feed in feeds:
-            self._check_images(bundle, rows(feed, 0, self._most_rows))
         with self._open_floats(content) as compute_floats:
             try:
-                needed = worst_batching(
-                    needed_batching(compute_floats, feed, self._most_rows, thorough=thorough)
+                firsts = [
+                    self._run_checked(bundle, rows(feed, 0, self._most_rows), compute_floats)
                     for feed in feeds
+                ]
+                probes = list(zip(feeds, firsts, strict=True))
+                needed = worst_batching(
+                    needed_batching(compute_floats, *probe, self._most_rows, thorough=thorough)
+                    for probe in probes
                 )
                 if needed is Batching.AS_THEY_COME and alone_threads > self._threads:
                     alone = self._open_alone(bundle, content, alone_threads)
-                    if self._is_spread(alone, alone_threads, compute_floats, feeds):
+                    if self._is_spread(alone, alone_threads, compute_floats, probes):
                         self._alone = alone
             except BackendFailed as error:
                 raise _cannot_run(bundle, error) from error
         return needed
 
+    def _run_checked(
+        self, bundle: Bundle, feed: Feed, compute_floats: _Compute
+    ) -> npt.NDArray[Any]:
+        """Returns the floats of a batch, and refuses the bundle if its images do not fit."""
+        if self._provider == CUDA:
+            self._check_images(bundle, feed)
+            return compute_floats(feed)
+        image, floats = self._get_session().run_with(feed, self._variant.hints.floats)
+        _check_form(bundle, feed, image)
+        return floats
+
     def _is_spread(
-        self, alone: Session, threads: int, compute_floats: _Compute, feeds: Sequence[Feed]
+        self,
+        alone: Session,
+        threads: int,
+        compute_floats: _Compute,
+        probes: Sequence[tuple[Feed, npt.NDArray[Any]]],
     ) -> bool:
-        """Returns whether several threads give the same floats as one thread."""
+        """Returns whether several threads give the same floats as one thread.
+
+        Args:
+            alone: the session with several threads.
+            threads: their number.
+            compute_floats: computes the floats on one thread.
+            probes: feeds, each with the floats of its first batch.
+        """
         others = partial(alone.run, output=self._variant.hints.floats)
         agrees = all(
-            same_everywhere(compute_floats, others, feed, self._most_rows) for feed in feeds
+            same_everywhere(compute_floats, others, *probe, self._most_rows) for probe in probes
         )
         if not agrees:
             _log.warning(
@@ -402,15 +427,11 @@ class OnnxBackend:
 
     def _check_images(self, bundle: Bundle, feed: Feed) -> None:
         """Runs a batch, and refuses the bundle if the images do not fit its manifest."""
-        spec = bundle.spec
-        expected = (count_rows(feed), *spec.make_image_shape(_source_shape(feed)))
         try:
             image = self._compute(feed)
         except BackendFailed as error:
             raise _cannot_run(bundle, error) from error
-        if image.dtype != np.uint8 or image.shape != expected:
-            why = f"its images are {image.dtype} {image.shape}, not uint8 {expected}"
-            raise BundleRefused(bundle.directory, why)
+        _check_form(bundle, feed, image)
 
     @contextlib.contextmanager
     def _open_floats(self, content: bytes) -> Iterator[_Compute]:
@@ -437,6 +458,14 @@ class _SharedInstance:
 
     def close(self) -> None:
         """Does nothing; the owner of the backend closes it."""
+
+
+def _check_form(bundle: Bundle, feed: Feed, image: npt.NDArray[Any]) -> None:
+    """Refuses a bundle if images do not fit its manifest."""
+    expected = (count_rows(feed), *bundle.spec.make_image_shape(_source_shape(feed)))
+    if image.dtype != np.uint8 or image.shape != expected:
+        why = f"its images are {image.dtype} {image.shape}, not uint8 {expected}"
+        raise BundleRefused(bundle.directory, why)
 
 
 def _source_shape(feed: Feed) -> tuple[int, ...]:

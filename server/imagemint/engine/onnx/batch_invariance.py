@@ -7,6 +7,11 @@ probe therefore looks at the floats just before they are rounded.
 A row can depend on the size of its batch, on its place in it, and on the values of the other rows.
 For the last case, the probe puts very different rows beside it; if the row changes, only batches of
 one row are safe.
+
+The probe of a bundle computes seven to twelve rows for each row of its largest batch: that batch,
+three mixtures of it, batches of other sizes, rows alone, and each size that a session on several
+cores runs. No result is computed twice. Fewer rows would leave a size, a place or a kind of
+neighbour untried. `backend` limits the work of slow models by a smaller largest batch instead.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -70,6 +75,7 @@ _MEASURES = (Batching.AS_THEY_COME, Batching.NEVER_ALONE, Batching.FIXED, Batchi
 def needed_batching(
     compute: Callable[[Feed], npt.NDArray[Any]],
     feed: Feed,
+    first: npt.NDArray[Any],
     most_rows: int = PROBE_ROWS,
     *,
     thorough: bool = False,
@@ -79,16 +85,18 @@ def needed_batching(
     Args:
         compute: runs a batch and returns what is compared, the batch along the first axis.
         feed: result of `probe_feed`; its number of rows is a multiple of `most_rows`.
+        first: result of `compute` for the first `most_rows` rows.
         most_rows: rows of the largest batch. If it is below `FIXED_BATCH`, a graph that needs fixed
             batches is run one row at a time.
         thorough: whether to try each row in every way.
     """
-    count = count_rows(feed)
-    needed = (
-        _needed(compute, rows(feed, start, start + most_rows), thorough=thorough)
-        for start in range(0, count, most_rows)
-    )
-    found = worst_batching(needed)
+
+    def probe(start: int) -> Batching:
+        batch = rows(feed, start, start + most_rows)
+        whole = compute(batch) if start else first
+        return _needed(compute, batch, whole, thorough=thorough)
+
+    found = worst_batching(map(probe, range(0, count_rows(feed), most_rows)))
     return Batching.ALONE if found is Batching.FIXED and most_rows < FIXED_BATCH else found
 
 
@@ -97,8 +105,13 @@ def worst_batching(needed: Iterable[Batching]) -> Batching:
     return max(needed, key=_MEASURES.index)
 
 
-def _needed(compute: Callable[[Feed], npt.NDArray[Any]], feed: Feed, *, thorough: bool) -> Batching:
-    whole = compute(feed)
+def _needed(
+    compute: Callable[[Feed], npt.NDArray[Any]],
+    feed: Feed,
+    whole: npt.NDArray[Any],
+    *,
+    thorough: bool,
+) -> Batching:
     count = count_rows(feed)
 
     def same(start: int, stop: int) -> bool:
@@ -116,7 +129,7 @@ def _needed(compute: Callable[[Feed], npt.NDArray[Any]], feed: Feed, *, thorough
     # Ranges that start further in also move rows to other places within their batch.
     sizes = [size for size in _SIZES if size < count]
     starts = {
-        size: range(size // 2, count - size + 1, size) if thorough else (size // 2,)
+        size: range(min(size // 2, count - size), count - size + 1, size)[: None if thorough else 1]
         for size in sizes
     }
     if not all(same(start, start + size) for size in sizes for start in starts[size]):
@@ -173,6 +186,7 @@ def same_everywhere(
     compute: Callable[[Feed], npt.NDArray[Any]],
     other: Callable[[Feed], npt.NDArray[Any]],
     feed: Feed,
+    first: npt.NDArray[Any],
     most_rows: int = PROBE_ROWS,
 ) -> bool:
     """Returns whether another session gives the same floats, in batches of 1 to `ALONE_ROWS`.
@@ -183,11 +197,15 @@ def same_everywhere(
         compute: as in `needed_batching`, which found that batches of any size are safe.
         other: the same for the other session.
         feed: result of `probe_feed`.
+        first: result of `compute` for the first `most_rows` rows.
         most_rows: rows of the largest batch, for both sessions.
     """
     count = min(count_rows(feed), 2 * ALONE_ROWS)
-    parts = range(0, count, most_rows)
-    whole = np.concatenate([compute(rows(feed, at, min(at + most_rows, count))) for at in parts])
+    more = [
+        compute(rows(feed, at, min(at + most_rows, count)))
+        for at in range(most_rows, count, most_rows)
+    ]
+    whole = np.concatenate([first, *more])
 
     def same(start: int, stop: int) -> bool:
         return other(rows(feed, start, stop)).tobytes() == whole[start:stop].tobytes()

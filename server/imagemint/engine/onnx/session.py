@@ -75,6 +75,15 @@ class Session:
         """
         return self.run_all(feed, [output or self._image])[0]
 
+    def run_with(self, feed: Feed, output: str | None) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Returns the image and another output of one run; the image twice for None.
+
+        Raises:
+            BackendFailed: as `run`.
+        """
+        image, other = self.run_all(feed, [self._image, output or self._image])
+        return image, other
+
     def run_all(self, feed: Feed, outputs: Sequence[str]) -> list[npt.NDArray[Any]]:
         """Returns several outputs for a batch of any size; thread-safe.
 
