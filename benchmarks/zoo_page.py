@@ -180,7 +180,8 @@ def _paragraphs(ordered: Sequence[Sequence[Record]], systems: dict[str, System])
         system = systems[name]
         seen = " ".join(dict.fromkeys(each.remark for each in runs if each.remark))
         ends = [f"Seed {each.seed} ended early: {each.failure}." for each in runs if each.failure]
-        said = " ".join(part for part in (system.text, seen, *ends) if part)
+        told = " ".join(part for part in (seen, *ends) if part)
+        said = f"{system.text} *In the run:* {told}" if told else system.text
         lines += [f"**{name}** ([paper]({system.paper})). {said}", ""]
         if name == "vanilla-mnist" and STORY.exists():
             lines += [f"![Grids, single images and losses of {name}](zoo/{STORY.name})", ""]

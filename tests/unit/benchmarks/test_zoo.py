@@ -71,7 +71,7 @@ def test_failed_run_is_marked(records):
     failed = replace(records[0], failure="the samples are all alike")
     page = write_page([failed], Plan((), ()))
     assert "dcgan.py) (ended early) |" in page
-    assert "Seed 0 ended early: the samples are all alike." in page
+    assert f"*In the run:* {failed.remark} Seed 0 ended early: the samples are all alike." in page
 
 
 def test_runs_without_a_record_are_listed(records):
