@@ -19,14 +19,12 @@ class DcganRecipe(ConvolutionalRecipe):
     strided convolutions, batch normalisation, weights from N(0, 0.02).
 
     D mirrors G, as in the paper: as many channels at each size, and 0.43 million weights beside
-    G's 0.79 million, 0.63 million of them in its dense layer. The default is twenty epochs.
+    G's 0.79 million, 0.63 million of them in its dense layer. The default is ten epochs.
     """
 
     name: ClassVar[str] = "dcgan"
     latent: ClassVar[Literal["normal", "uniform"]] = "uniform"
 
-    images: int = Field(default=1_200_000, ge=1)
-    """Real images shown to the discriminator, counted with repetition: the length of the run."""
     batch_size: int = Field(default=128, ge=2)
     """Images in one step of either network."""
     z_dim: int = Field(default=100, ge=1)
