@@ -28,6 +28,9 @@ that need no training. [Metrics](#metrics) says what each figure is. Behind ± i
 of the mean over the images. In a picture each row is one source: the source, the result, the
 baselines in the order of the table, and the truth. A run that is shorter than the default of its
 recipe is marked *short*: it shows that the method works, not what it can reach.
+
+The second stage of text to image is a recipe of a generator, `stack`:
+[notes/avatars-text.md](notes/avatars-text.md#a-second-stage) compares it with `avatars-text`.
 """
 _METRICS = """\
 ## Metrics
