@@ -15,8 +15,11 @@ from imagemint.training.recipes.convolutional import ConvolutionalRecipe
 class DcganRecipe(ConvolutionalRecipe):
     """Radford et al., "Unsupervised Representation Learning with Deep Convolutional GANs" (2015).
 
-    By the paper's rules: uniform latents of 100, batches of 128, Adam at 2e-4 with beta1 at 0.5,
-    strided convolutions, batch normalisation, weights from N(0, 0.02).
+    By the paper's rules: uniform latents of 100, batches of 128, Adam with beta1 at 0.5, strided
+    convolutions, batch normalisation, weights from N(0, 0.02). The paper has a learning rate of
+    2e-4 for both networks. That of G is five times as high here, as in InfoGAN (2016), which has
+    the same networks: the distance to real digits is half as large after as many images, see
+    docs/notes/recipes-against-papers.md.
 
     D mirrors G, as in the paper: as many channels at each size, and 0.43 million weights beside
     G's 0.79 million, 0.63 million of them in its dense layer. The default is ten epochs.
@@ -27,6 +30,10 @@ class DcganRecipe(ConvolutionalRecipe):
 
     batch_size: int = Field(default=128, ge=2)
     """Images in one step of either network."""
+    learning_rate: float = Field(default=1e-3, gt=0)
+    """Learning rate of the generator, and of the discriminator unless that has its own."""
+    discriminator_learning_rate: float | None = Field(default=2e-4, gt=0)
+    """Learning rate of the discriminator, for two time scales (Heusel et al., 2017)."""
     z_dim: int = Field(default=100, ge=1)
     """Length of a latent."""
     discriminator_channels: int = Field(default=64, ge=1)
