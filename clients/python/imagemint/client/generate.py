@@ -21,13 +21,13 @@ from imagemint.client.classes import BALANCED, parse_classes
 from imagemint.client.commands import FilteredConnection
 from imagemint.client.errors import ImagemintError, NotFound
 from imagemint.client.images import EncodedPicture, ImageBatch
+from imagemint.client.interrupts import INTERRUPTED, ignore_unstarted_calls
 from imagemint.client.outputs import Kind
 from imagemint.client.requests import INT32_MAX, UINT64_MAX, Caption, Condition, Priority
 from imagemint.client.serials import Serial, cut_into_runs
 
 ChunkT = TypeVar("ChunkT", ImageBatch, list[EncodedPicture])
 
-_INTERRUPTED = 130
 _SERIALS_AT_ONCE = 1024
 
 
@@ -152,8 +152,9 @@ class Generate(FilteredConnection):
             with self._report_failures(report), self.client() as client:
                 self._write(client, serials, report)
         except KeyboardInterrupt:
+            ignore_unstarted_calls()
             self._print_how_to_continue("interrupted", report)
-            return _INTERRUPTED
+            return INTERRUPTED
         if not self.quiet:
             print(f"{report} to {self.out}")
         return 0

@@ -1,0 +1,15 @@
+"""How a command ends when Ctrl-C interrupts it."""
+
+import warnings
+
+INTERRUPTED = 130
+"""Exit status of an interrupted command: 128 and the number of SIGINT, as in a shell."""
+
+
+def ignore_unstarted_calls() -> None:
+    """Silences the warning about a call that was interrupted before it began.
+
+    An interrupt may come after a coroutine is made and before the event loop has it. Python then
+    warns that it was never awaited, on the terminal of a user who pressed Ctrl-C.
+    """
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
