@@ -70,6 +70,9 @@ class FakeMint(
         self.faults = deque()
         # Number of chunks after which a stream fails, and the status; one for each stream.
         self.breaks = deque()
+        # Taken before each break of a stream of translations: released by a test once it has the
+        # answers, which gRPC may drop if the status follows them at once. None: breaks at once.
+        self.may_break = None
         self.silent = False
         # Number of images after which a stream waits until it is cancelled.
         self.hold_after = None
@@ -135,6 +138,8 @@ class FakeMint(
         try:
             for number in itertools.count():
                 if number == answers:
+                    if self.may_break:
+                        assert await asyncio.to_thread(self.may_break.acquire, timeout=30)
                     await abort(context, status)
                 request = await anext(request_iterator, None)
                 if request is None:
