@@ -9,12 +9,18 @@ from PIL import Image
 from torch import nn
 
 from imagemint.training.errors import DatasetError
-from imagemint.training.losses.style import GramLoss, TotalVariation, gram_matrices, gram_matrix
+from imagemint.training.losses.style import (
+    GramLoss,
+    StyleOptions,
+    TotalVariation,
+    gram_matrices,
+    gram_matrix,
+)
 from imagemint.training.losses.translation import Translated
 from imagemint.training.networks.precision import PLAIN
 from imagemint.training.recipes.style_transfer import draw_waves, read_style
 from imagemint.training.style_command import Stylize
-from imagemint.training.style_transfer import StyleOptions, stylize
+from imagemint.training.style_transfer import stylize
 
 
 @pytest.fixture

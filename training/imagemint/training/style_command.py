@@ -51,8 +51,9 @@ class Stylize(BaseModel):
         from torch import nn  # noqa: PLC0415 - import-light
 
         from imagemint.training.classifier.trained import load_classifier  # noqa: PLC0415 - torch
+        from imagemint.training.losses.style import StyleOptions  # noqa: PLC0415 - torch
         from imagemint.training.recipes.style_transfer import read_style  # noqa: PLC0415 - torch
-        from imagemint.training.style_transfer import StyleOptions, stylize  # noqa: PLC0415 - torch
+        from imagemint.training.style_transfer import stylize  # noqa: PLC0415 - torch
 
         device = choose_device(self.device)
         model, about = load_classifier(self.classifier, device)

@@ -7,26 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from imagemint.training.losses.style import style_terms
+from imagemint.training.losses.style import StyleOptions, style_terms
 from imagemint.training.losses.translation import Term, Translated
 from imagemint.training.networks.precision import PLAIN
-
-
-@dataclass(frozen=True)
-class StyleOptions:
-    """StyleOptions of the losses.
-
-    Attributes:
-        content: weight of the difference from the content.
-        style: weight of the difference of Gram matrices.
-        variation: weight of the total variation.
-        tiles: tiles in each direction that have Gram matrices of their own.
-    """
-
-    content: float = 1.0
-    style: float = 10.0
-    variation: float = 1.0
-    tiles: int = 4
 
 
 @dataclass(frozen=True)
@@ -69,15 +52,7 @@ def stylize(
         steps: steps of L-BFGS, each with up to 20 evaluations of the losses in the line search.
     """
     options = options or StyleOptions()
-    terms = style_terms(
-        judge,
-        shape,
-        style,
-        content_weight=options.content,
-        style_weight=options.style,
-        variation_weight=options.variation,
-        tiles=options.tiles,
-    )
+    terms = style_terms(judge, shape, style, options)
     # L-BFGS takes a view of the gradient, which channels-last memory does not allow.
     image = content.clone(memory_format=torch.contiguous_format).requires_grad_()
     optimizer = torch.optim.LBFGS([image], max_iter=steps, line_search_fn="strong_wolfe")

@@ -1,6 +1,7 @@
 """The losses of style transfer: Gram matrices and total variation."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,23 @@ from imagemint.training.losses.translation import Term, Translated
 
 _EPSILON = 1e-12
 _TILE = 4  # least side of a tile, in places of a feature map
+
+
+@dataclass(frozen=True)
+class StyleOptions:
+    """StyleOptions of the losses.
+
+    Attributes:
+        content: weight of the difference from the content.
+        style: weight of the difference of Gram matrices.
+        variation: weight of the total variation.
+        tiles: tiles in each direction that have Gram matrices of their own.
+    """
+
+    content: float = 1.0
+    style: float = 10.0
+    variation: float = 1.0
+    tiles: int = 4
 
 
 class GramLoss(PerceptualLoss):
@@ -101,11 +119,7 @@ def style_terms(
     judge: nn.Sequential,
     shape: tuple[int, int, int],
     style: Tensor,
-    *,
-    content_weight: float,
-    style_weight: float,
-    variation_weight: float,
-    tiles: int,
+    options: StyleOptions,
 ) -> list[Term]:
     """Returns the three losses of style transfer.
 
@@ -116,14 +130,11 @@ def style_terms(
         judge: layers of the classifier in order, in evaluation mode.
         shape: height, width and channels of the images it was trained on.
         style: the picture [1, C, H, W] in [-1, 1].
-        content_weight: weight of the difference from the content.
-        style_weight: weight of the difference of Gram matrices.
-        variation_weight: weight of the total variation.
-        tiles: tiles in each direction that have Gram matrices of their own.
+        options: weights of the losses, and tiles.
     """
     layers = find_feature_layers(judge, shape)
     return [
-        PerceptualLoss(content_weight, judge, layers[-1:]),
-        GramLoss(style_weight, judge, layers, style, tiles=tiles),
-        TotalVariation(variation_weight),
+        PerceptualLoss(options.content, judge, layers[-1:]),
+        GramLoss(options.style, judge, layers, style, tiles=options.tiles),
+        TotalVariation(options.variation),
     ]

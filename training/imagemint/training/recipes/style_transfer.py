@@ -13,7 +13,7 @@ from imagemint.training.datasets.pictures import decode_picture
 from imagemint.training.datasets.translations import SourceForm
 from imagemint.training.errors import DatasetError
 from imagemint.training.losses.adversarial import ADVERSARIAL_LOSSES
-from imagemint.training.losses.style import style_terms
+from imagemint.training.losses.style import StyleOptions, style_terms
 from imagemint.training.losses.translation import TranslationLoss
 from imagemint.training.networks.patch import PatchDiscriminator
 from imagemint.training.networks.resnet import ResnetGenerator
@@ -94,15 +94,10 @@ class StyleTransferRecipe(TranslationRecipe):
         """
         assert judge is not None  # noqa: S101 - needs_judge
         style = read_style(self.style, max(target[:2]), target[2])
-        terms = style_terms(
-            judge,
-            target,
-            style.to(next(judge.parameters()).device),
-            content_weight=self.content_weight,
-            style_weight=self.style_weight,
-            variation_weight=self.variation_weight,
-            tiles=self.tiles,
+        options = StyleOptions(
+            self.content_weight, self.style_weight, self.variation_weight, self.tiles
         )
+        terms = style_terms(judge, target, style.to(next(judge.parameters()).device), options)
         return TranslationLoss(
             ADVERSARIAL_LOSSES[self.objective],
             terms=terms,
