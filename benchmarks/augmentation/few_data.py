@@ -3,7 +3,8 @@
 For each seed and number N of real digits per class, the program draws N real images of each class,
 trains a generator and a judge on these alone, exports the generator with a critic, and trains one
 classifier from scratch for each arm. All classifiers take the same number of steps and are tested
-on the whole real test set:
+on the whole real test set. Where an arm has more images than these steps show, they show a part of
+the images, each once:
 
 - real: the N images of each class;
 - classical: the same, shifted at random by up to 2 pixels;
@@ -14,7 +15,9 @@ on the whole real test set:
 
 The judge of the filter is the classifier of the arm `classical`, so it has seen no other images.
 Differences between two arms are paired by seed. Every step is kept in its folder: run the same
-command again to continue. `few-data.json` has what is done so far and lists what is missing.
+command again to continue. `few-data.json` has what is done so far and lists what is missing. On
+another machine, name that record (`--record`): what it has is not measured again. That an arm
+failed is a result, too; delete it from the record to try again.
 
     python benchmarks/augmentation/few_data.py --out runs/few-data
 """
@@ -31,7 +34,7 @@ from typing import Any
 import numpy as np
 import torch
 from intervals import mean_interval
-from options import add_only_done, make_parser
+from options import add_record, make_parser, read_record
 from score import draw_images
 
 from imagemint.client import Filter
@@ -86,13 +89,13 @@ class Cell:
         """Returns the accuracy of an arm, from an earlier run if there is one."""
         out = self.folder / arm
         if not (out / "classifier.json").is_file():
-            data = self.gather(arm)
             options = self.options
-            steps = options.steps * options.batch_size
+            shown = options.steps * options.batch_size
+            data = choose_some(self.gather(arm), shown, self.seed)
             recipe = MnistClassifierRecipe(
                 width=options.width,
                 batch_size=options.batch_size,
-                epochs=max(1, round(steps / len(data))),
+                epochs=round(shown / len(data)),
                 shift=0 if arm == "real" else 2,
                 seed=self.seed,
             )
@@ -153,6 +156,19 @@ class Cell:
         return run
 
 
+def choose_some(data: LabelledImages, most: int, seed: int) -> LabelledImages:
+    """Returns the images, or a draw of `most` by `seed` if there are more."""
+    if len(data) <= most:
+        return data
+    rows = np.sort(np.random.default_rng(seed).choice(len(data), most, replace=False))
+    return dataclasses.replace(
+        data,
+        images=data.images[rows],
+        labels=data.labels[rows],
+        sha256=hashlib.sha256(data.sha256.encode() + rows.tobytes()).hexdigest(),
+    )
+
+
 def join(real: LabelledImages, synthetic: LabelledImages) -> LabelledImages:
     """Returns both, with the real images repeated to about half of all."""
     repeats = max(1, round(len(synthetic) / len(real)))
@@ -197,13 +213,24 @@ def _compare(by_seed: dict[str, dict[str, float]], arm: str, base: str) -> dict[
 
 def run_queue(options: argparse.Namespace) -> None:
     """Measures what is missing, seed by seed, and writes the record after each figure."""
+    settings = read_settings(options)
+    path: Path = options.record or options.out / "few-data.json"
+    record = read_record(path, settings, free=("seeds",))
     done: dict[str, dict[str, dict[str, float]]] = {str(n or "all"): {} for n in options.images}
-    failures: dict[str, str] = {}
+    done |= record.get("accuracy", {})
+    failures: dict[str, str] = record.get("failed", {})
+
+    def write() -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(make_record(settings, done, failures), indent=2) + "\n")
+
     for seed in range(1, options.seeds + 1):
         for per_class in options.images:
             name = str(per_class or "all")
             cell = Cell(options, per_class, seed)
             for arm in ARMS:
+                if arm in done[name].get(str(seed), {}) or f"{name}-{seed}-{arm}" in failures:
+                    continue
                 if options.only_done and not (cell.folder / arm / "classifier.json").is_file():
                     continue
                 try:
@@ -212,19 +239,24 @@ def run_queue(options: argparse.Namespace) -> None:
                     failures[f"{name}-{seed}-{arm}"] = str(error)
                     continue
                 done[name].setdefault(str(seed), {})[arm] = found
-                write_record(options, done, failures)
+                write()
                 print(f"{name} per class, seed {seed}, {arm}: {found:.2%}", flush=True)
-    write_record(options, done, failures)
+    write()
 
 
-def write_record(
-    options: argparse.Namespace,
+def make_record(
+    settings: dict[str, Any],
     done: dict[str, dict[str, dict[str, float]]],
     failures: dict[str, str],
-) -> None:
-    """Writes few-data.json."""
-    settings = {name: value for name, value in vars(options).items() if name not in _NOT_RECORDED}
-    record = {
+) -> dict[str, Any]:
+    """Returns the record.
+
+    Args:
+        settings: of the run.
+        done: accuracies by N, seed and arm.
+        failures: why an arm has no accuracy, by N, seed and arm.
+    """
+    return {
         "command": "python benchmarks/augmentation/few_data.py " + spell(settings),
         "settings": settings,
         "accuracy": done,
@@ -233,15 +265,18 @@ def write_record(
         "not_run": [
             f"{name}-{seed}"
             for name, by_seed in done.items()
-            for seed in range(1, options.seeds + 1)
+            for seed in range(1, settings["seeds"] + 1)
             if not by_seed.get(str(seed), {}).keys() >= {*ARMS}
         ],
     }
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "few-data.json").write_text(json.dumps(record, indent=2) + "\n")
 
 
-_NOT_RECORDED = {"out", "data", "only_done"}
+_NOT_RECORDED = {"out", "data", "only_done", "record"}
+
+
+def read_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """Returns the options that decide the figures."""
+    return {name: value for name, value in vars(options).items() if name not in _NOT_RECORDED}
 
 
 def spell(settings: dict[str, Any]) -> str:
@@ -276,7 +311,7 @@ def main() -> None:
     parser.add_argument("--generator-images", type=int, default=480_000, help="shown in training")
     parser.add_argument("--generator-channels", type=int, default=64)
     parser.add_argument("--discriminator-channels", type=int, default=24)
-    add_only_done(parser)
+    add_record(parser, "few-data.json")
     run_queue(parser.parse_args())
 
 

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,44 @@ def make_parser(description: str | None, out: str) -> argparse.ArgumentParser:
     return parser
 
 
-def add_only_done(parser: argparse.ArgumentParser) -> None:
-    """Adds the option that writes a record without training."""
+def add_record(parser: argparse.ArgumentParser, name: str) -> None:
+    """Adds the options of a program that continues a record.
+
+    Args:
+        parser: of the program.
+        name: file name of the record in ``--out``.
+    """
+    parser.add_argument(
+        "--record",
+        type=Path,
+        help="record to continue: the figures in it are not measured again, so that no folder of"
+        f" an earlier machine is needed; default: {name} in --out",
+    )
     parser.add_argument(
         "--only-done", action="store_true", help="train nothing; write the record of what is done"
     )
+
+
+def read_record(path: Path, settings: dict[str, Any], free: Collection[str] = ()) -> dict[str, Any]:
+    """Returns the record in a file; {} if there is none.
+
+    Args:
+        path: of the record.
+        settings: those of this run, as JSON has them.
+        free: names of settings that may differ, since they only say how much is measured.
+
+    Raises:
+        SystemExit: the record has other settings.
+    """
+    if not path.is_file():
+        return {}
+    record: dict[str, Any] = json.loads(path.read_text())
+    found, wanted = (
+        {name: value for name, value in each.items() if name not in free}
+        for each in (record["settings"], settings)
+    )
+    refuse_others(path, found, wanted)
+    return record
 
 
 def refuse_others(path: Path, found: dict[str, Any], settings: dict[str, Any]) -> None:

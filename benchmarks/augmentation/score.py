@@ -10,7 +10,8 @@ from the engine, in equal numbers of each class.
 people from the shipped `avatars`, and beside them the eleven attributes, such as glasses: for
 synthetic people, those that the latent chose.
 
-A run that was interrupted continues: run the same command again.
+A run that was interrupted continues: run the same command again. On another machine, name its
+record (`--record`): what it has is not measured again.
 
     python benchmarks/augmentation/score.py --out runs/score
 """
@@ -21,6 +22,7 @@ import hashlib
 import json
 import statistics
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +30,7 @@ import people
 import torch
 from intervals import mean_interval
 from numpy.typing import NDArray
-from options import add_only_done, make_parser, refuse_others
+from options import add_record, make_parser, read_record, refuse_others
 
 from imagemint.client import Cycle
 from imagemint.client.image_source import ImageSource, ServerSource
@@ -221,6 +223,21 @@ def check_settings(options: argparse.Namespace) -> dict[str, Any]:
     return settings
 
 
+def read_figures(record: dict[str, Any]) -> dict[int, dict[str, dict[str, float]]]:
+    """Returns the accuracies of a record, by seed, arm and name; {} for an empty record."""
+    if not record:
+        return {}
+    attributes: dict[str, dict[str, Any]] = record.get("attributes", {})
+    return {
+        int(seed): {
+            arm: {CLASS: accuracy}
+            | {name: each["accuracy"][seed][arm] for name, each in attributes.items()}
+            for arm, accuracy in arms.items()
+        }
+        for seed, arms in record["accuracy"].items()
+    }
+
+
 def parse_options() -> argparse.Namespace:
     """Returns the options of the command line."""
     parser = make_parser(__doc__, "folder of the results")
@@ -230,26 +247,29 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--images", type=int, help="training images; default: as many as real ones")
     parser.add_argument("--width", type=int, help="channels of the classifier; default: its own")
     parser.add_argument("--epochs", type=int, help="default: those of its recipe, 8")
-    add_only_done(parser)
+    add_record(parser, "scores.json")
     options = parser.parse_args()
     options.model = options.model or SUBJECTS[options.dataset].model
     return options
 
 
 def main() -> None:
-    """Trains what is missing, prints the scores, and writes scores.json after each."""
+    """Trains what is missing, prints the scores, and writes the record after each."""
     options = parse_options()
     settings = check_settings(options)
-    found: dict[int, dict[str, dict[str, float]]] = {}
+    path: Path = options.record or options.out / "scores.json"
+    found = read_figures(read_record(path, settings))
     for seed in range(1, options.seeds + 1):
         for arm in ARMS:
+            if arm in found.get(seed, {}):
+                continue
             if options.only_done and not (options.out / f"{arm}-{seed}/classifier.json").is_file():
                 continue
             found.setdefault(seed, {})[arm] = figures = measure(options, arm, seed)
             said = ", ".join(f"{name} {value:.2%}" for name, value in figures.items())
             print(f"seed {seed}, trained on {arm} images, right on real ones: {said}", flush=True)
             record = make_record(settings, found, options.seeds)
-            (options.out / "scores.json").write_text(json.dumps(record, indent=2) + "\n")
+            path.write_text(json.dumps(record, indent=2) + "\n")
 
 
 if __name__ == "__main__":

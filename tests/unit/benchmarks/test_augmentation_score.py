@@ -103,6 +103,32 @@ def test_record_has_each_attribute(score):
     assert "attributes" not in score.make_record({}, {1: {"real": {"class": 1.0}}}, 1)
 
 
+def test_record_is_continued(score, tmp_path, monkeypatch):
+    """What a record has is not measured again, whatever is in the folder of the results."""
+    record = tmp_path / "record.json"
+    arguments = ["score.py", "--out", str(tmp_path / "out"), "--record", str(record)]
+    measured = []
+
+    def measure(_, arm, seed):
+        measured.append((arm, seed))
+        return {"class": 0.9, "beard": 0.1 * seed}
+
+    monkeypatch.setattr(score, "measure", measure)
+    monkeypatch.setattr(sys, "argv", [*arguments, "--seeds", "1"])
+    score.main()
+    first = json.loads(record.read_text())
+    monkeypatch.setattr(sys, "argv", [*arguments, "--seeds", "2"])
+    score.main()
+    assert measured == [(arm, seed) for seed in (1, 2) for arm in score.ARMS]
+    second = json.loads(record.read_text())
+    assert second["accuracy"]["1"] == first["accuracy"]["1"] == {"real": 0.9, "synthetic": 0.9}
+    assert second["attributes"]["beard"]["mean"]["real"] == pytest.approx(0.15)
+    arguments[2] = str(tmp_path / "elsewhere")
+    monkeypatch.setattr(sys, "argv", [*arguments, "--epochs", "9"])
+    with pytest.raises(SystemExit, match="results of other settings"):
+        score.main()
+
+
 def test_attributes_are_those_that_the_latent_chooses(score):
     """They equal those that the generator's own layer reads from the latent."""
     frequencies = {name: avatars.frequencies(name) for name in avatars.VALUES}

@@ -83,7 +83,13 @@ def test_record_names_failures_and_what_is_missing(few_data, tmp_path, monkeypat
     """A failed arm is a result. Its cell is listed as not run, and the others continue."""
     monkeypatch.setattr(few_data, "Cell", _Cell)
     options = argparse.Namespace(
-        out=tmp_path, data=None, images=[10, None], seeds=2, steps=5, only_done=False
+        out=tmp_path,
+        record=None,
+        data=None,
+        images=[10, None],
+        seeds=2,
+        steps=5,
+        only_done=False,
     )
     few_data.run_queue(options)
     record = json.loads((tmp_path / "few-data.json").read_text())
@@ -93,6 +99,50 @@ def test_record_names_failures_and_what_is_missing(few_data, tmp_path, monkeypat
     )
     assert record["not_run"] == ["10-1", "10-2"]
     assert record["accuracy"]["all"]["2"] == dict.fromkeys(few_data.ARMS, 0.75)
-    options.only_done = True
+
+
+def test_record_is_continued(few_data, tmp_path, monkeypatch):
+    """What a record has, failures included, is not measured again; other settings are refused."""
+    measured = []
+
+    class Cell(_Cell):
+        def __init__(self, options, per_class, seed):
+            super().__init__(options, per_class, seed)
+            self.seed = seed
+
+        def measure(self, arm):
+            measured.append((self.per_class, self.seed, arm))
+            return super().measure(arm)
+
+    monkeypatch.setattr(few_data, "Cell", Cell)
+    options = argparse.Namespace(
+        out=tmp_path / "one",
+        record=tmp_path / "record.json",
+        data=None,
+        images=[10],
+        seeds=1,
+        steps=5,
+        only_done=False,
+    )
     few_data.run_queue(options)
-    assert json.loads((tmp_path / "few-data.json").read_text())["accuracy"] == {"10": {}, "all": {}}
+    options.out, options.seeds, options.only_done = tmp_path / "two", 2, True
+    few_data.run_queue(options)
+    assert {seed for _, seed, _ in measured} == {1}
+    options.only_done = False
+    few_data.run_queue(options)
+    assert measured == [(10, seed, arm) for seed in (1, 2) for arm in few_data.ARMS]
+    record = json.loads(options.record.read_text())
+    assert [*record["failed"]] == ["10-1-mixed-filtered", "10-2-mixed-filtered"]
+    assert [*record["accuracy"]["10"]] == ["1", "2"]
+    options.steps = 6
+    with pytest.raises(SystemExit, match="results of other settings"):
+        few_data.run_queue(options)
+
+
+def test_more_images_than_the_steps_show_are_drawn(few_data):
+    """All classifiers of a cell take the same number of steps."""
+    few, many = images("few", 20, 1), images("many", 500, 1)
+    assert few_data.choose_some(few, 100, 1) is few
+    drawn, again, other = (few_data.choose_some(many, 100, seed) for seed in (1, 1, 2))
+    assert len(drawn.images) == len(drawn.labels) == 100
+    assert drawn.sha256 == again.sha256 != other.sha256
