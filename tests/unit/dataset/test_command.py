@@ -1,7 +1,9 @@
 """Tests of `imagemint dataset`: summaries, the dry run, verification and the card."""
 
 import builtins
+import contextlib
 import hashlib
+import io
 import json
 import tarfile
 
@@ -98,14 +100,15 @@ def test_dry_run_writes_nothing(make, tmp_path, capsys):
     assert not (tmp_path / "set").exists()
 
 
+@pytest.mark.parametrize("settings", [{}, {"model": "judged", "scores": True}])
 @pytest.mark.parametrize("format_name", ["webdataset", "parquet", "imagefolder", "npz"])
-def test_all_images_are_verified(make, models, tmp_path, capsys, format_name):
+def test_all_images_are_verified(make, models, tmp_path, format_name, settings):
     """Every image is generated again, and the bytes are equal."""
-    assert make(tmp_path, format=format_name) == 0
-    assert (
-        main(["dataset", "--local", f"--repository={models}", f"--verify={tmp_path}", "--all"]) == 0
-    )
-    assert "50 images of 3 of 3 shards were made again" in capsys.readouterr().out
+    assert make(tmp_path, format=format_name, **settings) == 0
+    verify = ["dataset", "--local", f"--repository={models}", f"--verify={tmp_path}", "--all"]
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        assert main(verify) == 0
+    assert "50 images of 3 of 3 shards were made again" in said.getvalue()
 
 
 def test_sample_is_verified(make, models, tmp_path, capsys):
@@ -131,6 +134,37 @@ def test_verification_detects_other_images(make, models, tmp_path, capsys):
     verify = ["dataset", "--local", f"--repository={models}", f"--verify={tmp_path / 'set'}"]
     assert main([*verify, "--all"]) == 1
     assert f"{FIRST} differs from the images that its plan makes" in capsys.readouterr().err
+
+
+def test_verification_detects_other_scores(make, models, tmp_path, capsys):
+    """A changed line of the file of scores is detected even if its checksum matches."""
+    assert make(tmp_path, format="imagefolder", model="judged", scores=True) == 0
+    path = tmp_path / "train/metadata.jsonl"
+    content = path.read_bytes()
+    lines = content.splitlines(keepends=True)
+    lines[30] = lines[30].replace(b'"rejected": 0', b'"rejected": 1')
+    forged = b"".join(lines)
+    path.write_bytes(forged)
+    sums = tmp_path / "SHA256SUMS"
+    digests = [hashlib.sha256(each).hexdigest() for each in (content, forged)]
+    sums.write_text(sums.read_text().replace(*digests))
+    verify = ["dataset", "--local", f"--repository={models}", f"--verify={tmp_path}"]
+    assert main([*verify, "--all"]) == 1
+    assert "metadata.jsonl differs from the images" in capsys.readouterr().err
+
+
+def test_plan_of_an_older_release_is_continued(make, tmp_path, contents):
+    """A plan that does not name its columns keeps its files: no metadata.jsonl is added."""
+    settings = {"format": "imagefolder", "model": "told", "classes": None}
+    assert make(tmp_path / "new", **settings) == 0
+    plan = json.loads((tmp_path / "new/imagemint.json").read_text())
+    assert plan.pop("columns") == ["text"]
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old/imagemint.json").write_text(json.dumps(plan, indent=2) + "\n")
+    assert make(tmp_path / "old", **settings) == 0
+    new, old = contents(tmp_path / "new"), contents(tmp_path / "old")
+    assert new.keys() - old.keys() == {"train/metadata.jsonl"}
+    assert all(old[name] == new[name] for name in old if name.endswith(".png"))
 
 
 def test_verification_needs_a_complete_set(models, tmp_path, capsys):

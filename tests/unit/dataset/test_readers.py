@@ -8,7 +8,10 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+
+from imagemint.client import Serial
 
 COUNT = 50
 
@@ -22,14 +25,15 @@ elif kind == "parquet":
     loaded = load_dataset("parquet", data_files=folder + "/data/*.parquet", split="train")
 else:
     loaded = load_dataset(kind, data_dir=folder, split="train")
-image = loaded[13]["image"]
+image = loaded[13].pop("image")
 print(json.dumps({
     "rows": len(loaded),
-    "names": loaded.features["label"].names,
-    "labels": loaded["label"][:],
+    "names": getattr(loaded.features.get("label"), "names", None),
+    "labels": loaded["label"][:] if "label" in loaded.features else None,
     "size": image.size,
     "mode": image.mode,
     "serial": loaded[13].get("serial"),
+    "row": {name: value for name, value in loaded[13].items() if name != "image"},
 }))
 """
 
@@ -70,14 +74,43 @@ def test_hugging_face_loads_parquet(make, read, tmp_path, kind):
     """Files alone, and the folder with its card, load with names in the schema."""
     assert make(tmp_path / "set", format="parquet") == 0
     found = read(HUGGING_FACE, kind, tmp_path / "set")
+    serial = "tiny@1/7/13?class=3"
     assert found == {
         "rows": COUNT,
         "names": list("0123456789"),
         "labels": list(range(10)) * 5,
         "size": [6, 4],
         "mode": "L",
-        "serial": "tiny@1/7/13?class=3",
+        "serial": serial,
+        "row": {"label": 3, "serial": serial, "index": 13},
     }
+
+
+def test_hugging_face_loads_scores_of_parquet(make, read, tmp_path):
+    """The card lists the columns of scores, which the library compares with the files."""
+    assert make(tmp_path / "set", format="parquet", model="judged", scores=True) == 0
+    files, card = (read(HUGGING_FACE, kind, tmp_path / "set") for kind in ("parquet", "card"))
+    assert card == files
+    assert card["row"].keys() >= {"class_confidence", "realness", "training_distance", "rejected"}
+
+
+@pytest.mark.parametrize("kind", ["imagefolder", "card"])
+def test_hugging_face_loads_scores_and_captions_of_class_folders(make, read, tmp_path, kind):
+    """The library reads metadata.jsonl, in which the class is a column."""
+    assert make(tmp_path / "scored", format="imagefolder", model="judged", scores=True) == 0
+    assert make(tmp_path / "arrays", shard_size=COUNT, model="judged", scores=True) == 0
+    scored = read(HUGGING_FACE, kind, tmp_path / "scored")
+    assert scored["rows"] == COUNT
+    assert sorted(scored["labels"]) == sorted("0123456789" * 5)
+    index = scored["row"]["index"]
+    assert scored["row"]["serial"] == f"judged@1/7/{index}?class={index % 10}"
+    assert scored["row"]["label"] == str(index % 10)
+    with np.load(tmp_path / "arrays" / "train-000000000-000000049.npz") as arrays:
+        for name in ("class_confidence", "realness", "training_distance", "rejected"):
+            assert scored["row"][name] == arrays[name][index]
+    assert make(tmp_path / "told", format="imagefolder", model="told", classes=None) == 0
+    told = read(HUGGING_FACE, kind, tmp_path / "told")["row"]
+    assert Serial.parse(told["serial"]).caption == told["text"]
 
 
 def test_hugging_face_loads_class_folders(make, read, tmp_path):

@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 
 KILLER = Path(__file__).parents[2] / "dataset_killer.py"
-FORMATS = ["webdataset", "parquet", "imagefolder", "npz"]
+SCORED = {"model": "judged", "scores": True}
+SETS = [
+    ("webdataset", {}),
+    ("parquet", {}),
+    ("imagefolder", {}),
+    ("imagefolder", SCORED),  # a file is joined at the end
+    ("npz", {}),
+]
 
 
 def run_killer(folder, steps, arguments):
@@ -27,14 +34,14 @@ def run_killer(folder, steps, arguments):
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("format_name", FORMATS)
-def test_kills_change_no_byte(arguments, contents, tmp_path, format_name):
+@pytest.mark.parametrize(("format_name", "settings"), SETS)
+def test_kills_change_no_byte(arguments, contents, tmp_path, format_name, settings):
     """A run that is killed at five random steps and then completed has the same bytes."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    total = run_killer(whole, [], arguments(out=whole, format=format_name))
-    drawn = random.Random(format_name)  # noqa: S311 - no secret
+    total = run_killer(whole, [], arguments(out=whole, format=format_name, **settings))
+    drawn = random.Random(f"{format_name} {settings}")  # noqa: S311 - no secret
     steps = [drawn.randrange(1, total + 1) for _ in range(5)]
-    run_killer(killed, steps, arguments(out=killed, format=format_name))
+    run_killer(killed, steps, arguments(out=killed, format=format_name, **settings))
     assert contents(killed) == contents(whole)
 
 

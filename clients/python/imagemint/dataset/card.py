@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from imagemint.client.requests import Filter
 from imagemint.dataset.formats import SPLIT, load_format
+from imagemint.dataset.pictures import CAPTION, REJECTED
 from imagemint.dataset.plan import PLAN_FILE, Plan
 from imagemint.pictures import TRAINED_ALGORITHMIC_MEDIA
 
@@ -79,6 +80,9 @@ def _list_features(plan: Plan) -> Iterator[str]:
     if plan.captions:
         yield "  - name: text\n    dtype: string"
     yield "  - name: serial\n    dtype: string\n  - name: index\n    dtype: uint64"
+    for name in plan.columns or ():
+        if name != CAPTION:
+            yield f"  - name: {name}\n    dtype: {'int64' if name == REJECTED else 'float32'}"
 
 
 def _list_body(plan: Plan, num_bytes: int) -> Iterator[str]:

@@ -25,6 +25,7 @@ from imagemint.dataset.making import (
     make_here,
     read_plan,
 )
+from imagemint.dataset.pictures import CAPTION, REJECTED
 from imagemint.dataset.places import open_folder
 from imagemint.dataset.plan import FormatName, ImageFormat, Plan, Shard, describe_software
 from imagemint.dataset.progress import Progress
@@ -221,8 +222,14 @@ class Dataset(FilteredConnection):
             shard_size=self.shard_size,
             software=describe_software(self.format),
             image_filter=self.image_filter,
+            columns=existing.columns if existing else self._list_columns(offer),
         )
         return plan, spec
+
+    def _list_columns(self, offer: Offer) -> tuple[str, ...] | None:
+        captions = (CAPTION,) if offer.has_captions else ()
+        scores = () if self.image_filter is None else (*offer.scores, REJECTED)
+        return captions + scores or None
 
     def _parse_captions(self, offer: Offer) -> Literal["examples"] | None:
         if self.captions is not None and not offer.has_captions:

@@ -8,8 +8,15 @@ from itertools import chain
 
 from imagemint.dataset.card import CARD_FILE, format_card
 from imagemint.dataset.errors import DatasetError, OtherPlan
-from imagemint.dataset.folder import Folder, Journal, WrittenFile, make_foreign_file_error
-from imagemint.dataset.formats import load_format
+from imagemint.dataset.folder import (
+    Folder,
+    Journal,
+    Staging,
+    WrittenFile,
+    flush,
+    make_foreign_file_error,
+)
+from imagemint.dataset.formats import is_part, load_format, name_part
 from imagemint.dataset.plan import PLAN_FILE, Plan, Shard, spell_software
 from imagemint.dataset.progress import Progress
 from imagemint.dataset.shards import Task, make_shard
@@ -142,6 +149,7 @@ def finish(folder: Folder, plan: Plan) -> int:
         The size of all shards in bytes.
     """
     journal = Journal(folder)
+    joined = _join_parts(folder, plan)
     num_bytes = sum(each.size for each in _list_files(journal, plan))
     card = format_card(plan, num_bytes)
     existing = folder.read(CARD_FILE)
@@ -149,20 +157,50 @@ def finish(folder: Folder, plan: Plan) -> int:
         raise make_foreign_file_error(folder, CARD_FILE)
     if existing is None:
         folder.put(CARD_FILE, card)
-    folder.put(SUMS_FILE, b"".join(_format_sums(journal, plan, card)))
+    folder.put(SUMS_FILE, b"".join(_format_sums(journal, plan, card, joined)))
     return num_bytes
+
+
+def _join_parts(folder: Folder, plan: Plan) -> list[WrittenFile]:
+    """Writes the file that consists of a part of each shard; returns it, or [] without one."""
+    name = load_format(plan.format).name_joined(plan)
+    if name is None:
+        return []
+    with folder.stage() as place:
+        staging = Staging(place)
+        with staging.create(name) as file:
+            for shard in plan.shards():
+                part = folder.read(name_part(shard))
+                if part is None:
+                    raise _make_unfinished_error(shard)
+                file.write(part)
+        (written,) = staging.describe()
+        digest = folder.digest(name)
+        if digest not in (None, written.sha256):
+            raise make_foreign_file_error(folder, name)
+        if digest is None:
+            flush([staging.staged[name]])
+            folder.publish(staging.staged[name], name)
+    return [written]
 
 
 def _list_files(journal: Journal, plan: Plan) -> Iterator[WrittenFile]:
     for shard in plan.shards():
         entry = journal.read(shard)
         if entry is None:
-            raise DatasetError(f"shard {shard.number} is not finished; run the same command again")
+            raise _make_unfinished_error(shard)
         yield from entry
 
 
-def _format_sums(journal: Journal, plan: Plan, card: bytes) -> Iterator[bytes]:
+def _make_unfinished_error(shard: Shard) -> DatasetError:
+    return DatasetError(f"shard {shard.number} is not finished; run the same command again")
+
+
+def _format_sums(
+    journal: Journal, plan: Plan, card: bytes, joined: list[WrittenFile]
+) -> Iterator[bytes]:
     for name, content in ((PLAN_FILE, plan.to_json()), (CARD_FILE, card)):
         yield f"{hashlib.sha256(content).hexdigest()}  {name}\n".encode()
-    for each in _list_files(journal, plan):
-        yield f"{each.sha256}  {each.name}\n".encode()
+    for each in chain(_list_files(journal, plan), joined):
+        if not is_part(each.name):
+            yield f"{each.sha256}  {each.name}\n".encode()

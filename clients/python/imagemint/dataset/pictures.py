@@ -7,6 +7,10 @@ from imagemint.client.images import ImageBatch, Scores
 from imagemint.dataset.plan import Plan
 from imagemint.pictures import PictureFormat, encode
 
+CAPTION = "text"
+"""Name of the caption in tables."""
+REJECTED = "rejected"
+"""Name of the number of rejected candidates, beside the scores."""
 SUFFIXES = {"png": "png", "jpeg": "jpg", "webp": "webp"}
 """Suffix of a file name for each encoding."""
 
@@ -46,6 +50,6 @@ def encode_batch(plan: Plan, batch: ImageBatch) -> Iterator[Picture]:
 
 def _list_scores(scores: Scores) -> list[dict[str, float]]:
     """Returns the scores of each image by name."""
-    named = scores.by_name() | {"rejected": scores.rejected}
+    named = scores.by_name() | {REJECTED: scores.rejected}
     rows = zip(*(values.tolist() for values in named.values()), strict=True)
     return [dict(zip(named, row, strict=True)) for row in rows]

@@ -89,6 +89,9 @@ class Plan:
     """Versions of the libraries that determine the bytes of files, by name."""
     image_filter: Filter | None = None
     """Which images to keep; None for all. `bundle_sha256` names the digest of the critic, too."""
+    columns: tuple[str, ...] | None = None
+    """What each image has beside class, serial and index: `text`, its caption, and its scores by
+    name. None if there is nothing, and in plans of releases before 0.4, which did not keep it."""
 
     @property
     def num_shards(self) -> int:
@@ -133,8 +136,9 @@ class Plan:
     def to_json(self) -> bytes:
         """Returns the content of imagemint.json."""
         content = {"format_version": _FORMAT_VERSION, **asdict(self)}
-        if self.image_filter is None:  # for compatibility with plans without filters
-            del content["image_filter"]
+        for name in ("image_filter", "columns"):  # for compatibility with older plans
+            if content[name] is None:
+                del content[name]
         return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
 
     @classmethod
@@ -160,6 +164,8 @@ class Plan:
             found["class_labels"] = tuple(found["class_labels"])
             if "image_filter" in found:
                 found["image_filter"] = Filter(**found["image_filter"])
+            if "columns" in found:
+                found["columns"] = tuple(found["columns"])
             return cls(**found)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DatasetError(f"{place} is not the plan of a data set: {error}") from error

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import IO, Protocol, cast
 
 from imagemint.client.images import ImageBatch
+from imagemint.dataset.folder import WORK
 from imagemint.dataset.plan import FormatName, Plan, Shard
 
 SPLIT = "train"
@@ -36,8 +37,24 @@ class ShardFormat(Protocol):
     ) -> None:
         """Writes the images of a shard."""
 
+    def name_joined(self, plan: Plan) -> str | None:
+        """Returns the file that consists of a part of each shard, in order; None if there is none.
+
+        A shard writes its part as `name_part`.
+        """
+
     def match_files(self) -> str:
         """Returns the pattern of the files of the split, for the card."""
+
+
+def name_part(shard: Shard) -> str:
+    """Returns the file with a shard's part of the joined file, which is kept until all are done."""
+    return f"{WORK}/parts/{shard.number:08d}"
+
+
+def is_part(name: str) -> bool:
+    """Returns whether a file is a part of the joined file."""
+    return name.startswith(f"{WORK}/")
 
 
 def load_format(name: FormatName) -> ShardFormat:

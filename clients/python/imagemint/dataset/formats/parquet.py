@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from imagemint.client.images import ImageBatch
 from imagemint.dataset.formats import SPLIT, NewFiles
-from imagemint.dataset.pictures import SUFFIXES, Picture, encode_batch
+from imagemint.dataset.pictures import CAPTION, REJECTED, SUFFIXES, Picture, encode_batch
 from imagemint.dataset.plan import Plan, Shard
 
 # Small groups let readers fetch single images; the hub's own tools write 100 images in a group.
@@ -19,6 +19,11 @@ _ROWS_IN_GROUP = 100
 def name_file(plan: Plan, shard: Shard) -> str:
     """Returns the file of a shard. Its number determines its range of indices."""
     return f"data/{SPLIT}-{shard.number:05d}-of-{plan.num_shards:05d}.parquet"
+
+
+def name_joined(plan: Plan) -> None:
+    """Returns None: each file belongs to one shard."""
+    del plan
 
 
 def match_files() -> str:
@@ -66,8 +71,8 @@ def make_schema(plan: Plan, scores: Sequence[str]) -> pa.Schema:
         fields.append(pa.field("label", pa.int64()))
         features["label"] = {"names": list(plan.class_labels), "_type": "ClassLabel"}
     if plan.captions:
-        fields.append(pa.field("text", pa.string()))
-        features["text"] = {"dtype": "string", "_type": "Value"}
+        fields.append(pa.field(CAPTION, pa.string()))
+        features[CAPTION] = {"dtype": "string", "_type": "Value"}
     fields += [pa.field("serial", pa.string()), pa.field("index", pa.uint64())]
     features["serial"] = {"dtype": "string", "_type": "Value"}
     features["index"] = {"dtype": "uint64", "_type": "Value"}
@@ -75,8 +80,8 @@ def make_schema(plan: Plan, scores: Sequence[str]) -> pa.Schema:
         fields.append(pa.field(name, pa.float32()))
         features[name] = {"dtype": "float32", "_type": "Value"}
     if scores:
-        fields.append(pa.field("rejected", pa.int64()))
-        features["rejected"] = {"dtype": "int64", "_type": "Value"}
+        fields.append(pa.field(REJECTED, pa.int64()))
+        features[REJECTED] = {"dtype": "int64", "_type": "Value"}
     metadata = {"huggingface": json.dumps({"info": {"features": features}})}
     return pa.schema(fields, metadata=metadata)
 
