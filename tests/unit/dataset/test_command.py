@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import io
 import json
+import sys
 import tarfile
 
 import numpy as np
@@ -208,6 +209,14 @@ def test_missing_engine_is_reported(refusal, tmp_path, monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", find)
     assert "[server]" in refusal(tmp_path / "set")
+
+
+def test_missing_ray_leaves_no_folder(refusal, tmp_path, monkeypatch):
+    """--engine ray without its extra says what to install, before anything is written."""
+    monkeypatch.delitem(sys.modules, "imagemint.dataset.ray_engine", raising=False)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert "[ray]" in refusal(tmp_path / "set", engine="ray")
+    assert not (tmp_path / "set").exists()
 
 
 def test_filter_keeps_count_and_classes(make, tmp_path):

@@ -129,6 +129,8 @@ class Dataset(FilteredConnection):
         return 0
 
     def _make(self, folder: Folder, place: str) -> None:
+        if self.engine == "ray":  # without the extra, fail before anything is written
+            import imagemint.dataset.ray_engine  # noqa: F401, PLC0415
         with contextlib.ExitStack() as held:
             plan, spec = self.make_plan(read_plan(folder))
             check_folder(folder, plan)  # before anything is written
