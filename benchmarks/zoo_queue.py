@@ -1,9 +1,11 @@
 """Runs the list of benchmarks/zoo.toml, one run at a time, and carries on where it was stopped.
 
-A job is a judge or a run with one seed. Its folder tells how far it is: checkpoints, from which
-`imagemint train --resume` continues; `evaluation.json`; and `queue.json`, which names the job that
-was recorded, or why it ended before its length. So the queue may be stopped at any time, and
-continues on whichever machine has the folder. To try a failed run again, delete its `queue.json`.
+A job is a judge or a run with one seed. A judge that `benchmarks/judges` has is not trained, so
+that runs on different machines are measured in the same features. The folder of a job tells how far
+it is: checkpoints, from which `imagemint train --resume` continues; `evaluation.json`; and
+`queue.json`, which names the job that was recorded, or why it ended before its length. So the queue
+may be stopped at any time, and continues on whichever machine has the folder. To try a failed run
+again, delete its `queue.json`.
 """
 
 import json
@@ -23,6 +25,7 @@ from zoo_records import ROOT, name_of
 from imagemint.training.recipes import TABLE
 
 PLAN = ROOT / "benchmarks/zoo.toml"
+JUDGES = ROOT / "benchmarks/judges"
 INTERRUPTED = 130
 """Status of a queue that was stopped, as that of `imagemint train`."""
 
@@ -99,11 +102,12 @@ class Queue:
 
     Args:
         plan: what to do.
-        folder: where runs and judges lie; not in version control.
+        folder: where runs and newly trained judges lie; not in version control.
         record: writes the record of a finished run: called with its folder, its job, and why it
             ended early (empty if it did not).
         niceness: added to that of this process.
         threads: threads of each job.
+        judges: judges that are trained already.
         imagemint: the command. Default: that beside this Python.
     """
 
@@ -115,9 +119,10 @@ class Queue:
         *,
         niceness: int = 15,
         threads: int = 1,
+        judges: Path = JUDGES,
         imagemint: Sequence[str] = (str(Path(sys.executable).with_name("imagemint")),),
     ) -> None:
-        self._plan, self._folder, self._record = plan, folder, record
+        self._plan, self._folder, self._record, self._kept = plan, folder, record, judges
         self._prefix = ["nice", "-n", str(niceness), *imagemint]
         self._environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
         self._child: subprocess.Popen[bytes] | None = None
@@ -156,8 +161,13 @@ class Queue:
         images = [int(each.name) for each in (folder / "checkpoints").glob("[0-9]*")]
         return f"at {max(images):,} images" if images else "not started"
 
+    def _find_judge(self, name: str) -> Path:
+        """Returns the folder of a judge: one that is kept, or else one of this queue."""
+        kept = self._kept / name
+        return kept if kept.is_dir() else self._folder / "judges" / name
+
     def _train_judge(self, judge: Judge) -> None:
-        out = self._folder / "judges" / judge.name
+        out = self._find_judge(judge.name)
         if not (out / "classifier.json").exists():
             self._call(["train", judge.recipe, "--out", out, *_flags(judge.options)], out)
 
@@ -166,7 +176,7 @@ class Queue:
         if _read(folder / "queue.json").get("job") == _identity(run):
             return
         print(f"{run.name}: {self._describe(run)}", flush=True)
-        judges = [self._folder / "judges" / name for name in run.judges]
+        judges = [self._find_judge(name) for name in run.judges]
         started = any((folder / "checkpoints").glob("[0-9]*"))
         told: list[str | Path] = [
             "--seed",

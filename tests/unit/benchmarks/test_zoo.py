@@ -242,6 +242,23 @@ def test_queue_trains_measures_and_records_once(tmp_path, imagemint):
     assert [said for _, said in queue.status()] == ["recorded"]
 
 
+def test_judge_that_is_kept_is_not_trained(tmp_path, imagemint):
+    """The queue measures with the judges of the repository where it has them."""
+    (tmp_path / "kept/one").mkdir(parents=True)
+    (tmp_path / "kept/one/classifier.json").write_text("{}")
+    command = imagemint(ENDS_WELL)
+    queue = Queue(
+        PLAN, tmp_path / "runs", lambda *_: None, judges=tmp_path / "kept", imagemint=command
+    )
+    queue.run()
+    calls = read_calls(tmp_path)
+    assert [call[:2] for call in calls[:2]] == [["train", "mnist-classifier"], ["train", "dcgan"]]
+    assert "--no-mirror" in calls[0]
+    judges = [str(tmp_path / "kept/one"), str(tmp_path / "runs/judges/two")]
+    assert calls[-1][-4:] == ["--classifier", judges[0], "--classifier", judges[1]]
+    assert calls[1][-1] == judges[0]
+
+
 def test_extended_run_resumes(tmp_path, imagemint):
     """A run whose length grew in the plan continues from its checkpoint and is recorded again."""
     recorded = []
