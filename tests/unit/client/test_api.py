@@ -216,6 +216,27 @@ async def test_call_has_a_deadline(asynchronous, mint):
     assert caught.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
+@pytest.mark.parametrize("endless", [float("inf"), 1e12])
+async def test_endless_timeout_sets_no_deadline(asynchronous, mint, endless):
+    """A time beyond what gRPC can count is no limit; `nan` is refused."""
+    assert len(await asynchronous.generate("tiny", 2, timeout_s=endless)) == 2
+    async for chunk in asynchronous.stream("tiny", 2, timeout_s=endless):
+        assert len(chunk) == 2
+    with pytest.raises(client.InvalidRequest) as caught:
+        await asynchronous.generate("tiny", timeout_s=float("nan"))
+    assert caught.value.violations[0].field == "timeout_s"
+
+
+async def test_version_is_a_number_or_its_text(asynchronous, mint):
+    """A version goes on the wire as text. Without one, the server chooses."""
+    for version in (1, np.int64(1), "1", "", None):
+        await asynchronous.generate("tiny", version=version)
+    assert [each.images.version for each in mint.requests] == ["1", "1", "1", "", ""]
+    with pytest.raises(client.InvalidRequest) as caught:
+        await asynchronous.generate("tiny", version=1.5)
+    assert caught.value.violations[0].field == "version"
+
+
 async def test_default_timeout_and_metadata_are_sent(address, mint):
     """The timeout and metadata of the client apply to every call."""
     pairs = [("authorization", "Bearer x")]

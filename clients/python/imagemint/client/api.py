@@ -1,6 +1,7 @@
 """The client for asyncio. `Client` in `blocking` wraps it."""
 
 import asyncio
+import math
 import secrets
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
@@ -50,6 +51,8 @@ from imagemint.v1 import translation_service_pb2 as messages
 
 # Number of concurrent calls of one mint(): enough to fill a batch, few enough for the queue.
 _CALLS_AT_ONCE = 16
+# gRPC counts a deadline in nanoseconds as int64, so that a later one would have passed already.
+_LONGEST_TIMEOUT_S = 1e9
 
 RequestT = TypeVar("RequestT")
 AnswerT = TypeVar("AnswerT")
@@ -67,8 +70,8 @@ class Selection(TypedDict, total=False):
     PerImage, Cycle, Weights or Caption."""
     truncation: float | None
     """Truncation within the range of the model. None (default): no truncation; 0 is a value."""
-    version: str
-    """Version of the model. Empty (default): the server's default version."""
+    version: str | int
+    """Version of the model, as a number or its text. Empty (default): the server's default."""
     variant: str
     """Variant that must make the images: a name such as `int8`, or `reference` for model.onnx. A
     server that runs another one refuses. Empty (default): the variant that the server runs.
@@ -420,7 +423,7 @@ class AsyncClient:
             request,
             cut_into_messages(sources),
             lifetime=self._lifetime,
-            timeout_s=self._timeout_s if timeout_s is None else timeout_s,
+            timeout_s=self._limit(timeout_s),
         )
         async with aclosing(stream.answers()) as answers:
             async for answer in answers:
@@ -595,7 +598,7 @@ class AsyncClient:
     async def _walk(
         self, request: generation_service_pb2.InterpolateRequest, timeout_s: float | None
     ) -> AsyncGenerator[generation_service_pb2.InterpolateResponse, None]:
-        timeout_s = self._timeout_s if timeout_s is None else timeout_s
+        timeout_s = self._limit(timeout_s)
         stub = generation_service_pb2_grpc.GenerationServiceStub(await self._open())
         with self._lifetime.translate(timeout_s):
             call = stub.Interpolate(request, timeout=timeout_s, metadata=self._metadata)
@@ -632,7 +635,7 @@ class AsyncClient:
             lambda each: stub.StreamGenerate(each, metadata=self._metadata),
             request,
             lifetime=self._lifetime,
-            timeout_s=self._timeout_s if timeout_s is None else timeout_s,
+            timeout_s=self._limit(timeout_s),
         )
 
     async def _generate(
@@ -659,10 +662,21 @@ class AsyncClient:
         request: RequestT,
         timeout_s: float | None,
     ) -> AnswerT:
-        timeout_s = self._timeout_s if timeout_s is None else timeout_s
+        timeout_s = self._limit(timeout_s)
         opened = await self._open()
         with self._lifetime.translate(timeout_s):
             return await method(opened)(request, timeout=timeout_s, metadata=self._metadata)
+
+    def _limit(self, timeout_s: float | None) -> float | None:
+        """Returns the seconds that a call may take; None for no limit.
+
+        Raises:
+            InvalidRequest: it is not a number.
+        """
+        seconds = self._timeout_s if timeout_s is None else timeout_s
+        if seconds is not None and math.isnan(seconds):
+            raise invalid("timeout_s", f"{seconds} is not a time")
+        return None if seconds is None or seconds > _LONGEST_TIMEOUT_S else seconds
 
     async def _open(self) -> aio.Channel:
         self._lifetime.check()

@@ -131,7 +131,7 @@ def image_spec(
     first_index: int = 0,
     condition: Condition = None,
     truncation: float | None = None,
-    version: str = "",
+    version: str | int = "",
     variant: str = "",
     latents: ArrayLike | None = None,
     image_filter: Filter | None = None,
@@ -145,7 +145,7 @@ def image_spec(
         first_index: index of the first image, 0 to 2^64 - 1.
         condition: the class, the classes or the caption.
         truncation: None for no truncation; 0 is a value.
-        version: empty for the model's default.
+        version: number of the version, or its text; empty for the model's default.
         variant: name of the variant that must make the images, or `reference`; empty for any.
         latents: float32 [count, z_dim] instead of a seed.
         image_filter: which images to keep; None for all.
@@ -155,7 +155,7 @@ def image_spec(
     """
     spec = image_pb2.ImageSpec(
         model=model,
-        version=version,
+        version=_version_text(version),
         variant=variant,
         count=whole_number("count", count, UINT64_MAX),
         first_index=whole_number("first_index", first_index, UINT64_MAX),
@@ -250,6 +250,17 @@ def whole_number(name: str, value: Any, largest: int = _INT32_MAX) -> int:  # no
     if not 0 <= number <= largest:
         raise invalid(name, f"{number} is outside 0 to {largest}")
     return int(number)
+
+
+def _version_text(version: str | int | None) -> str:
+    """Returns a version as messages spell it.
+
+    Raises:
+        InvalidRequest: it is neither a text nor a whole number.
+    """
+    if version is None or isinstance(version, str):
+        return version or ""
+    return str(whole_number("version", version, UINT64_MAX))
 
 
 def _set_condition(spec: image_pb2.ImageSpec, condition: Condition) -> None:
