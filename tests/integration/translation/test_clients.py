@@ -152,9 +152,17 @@ async def test_command_with_frames_and_mask(translating_app, tmp_path):
         (["--source", "{tmp}/in/a.png", "--out", "{tmp}/in"], "exists; --overwrite"),
         (
             ["--source", "{tmp}/in/a.png", "--source", "{tmp}/a.png", "--out", "{tmp}/x"],
-            "several have the same name",
+            "several have the same name: {tmp}/in/a.png, {tmp}/a.png;",
         ),
-        (["--source", "{tmp}/large.png", "--out", "{tmp}/x.png"], "the model takes 8 x 6"),
+        (["--source", "{tmp}/large.png", "--out", "{tmp}/x.png"], "{tmp}/large.png: 9 x 9 pixels"),
+        (
+            ["--source", "{tmp}/in", "--source", "{tmp}/cut.png", "--out", "{tmp}/x"],
+            "translate: {tmp}/cut.png: a damaged picture",
+        ),
+        (
+            ["--source", "{tmp}/a.png", "--mask", "{tmp}/in/b.png", "--out", "{tmp}/x"],
+            "{tmp}/in/b.png: the model takes no mask",
+        ),
     ],
 )
 async def test_command_refuses(translating_app, tmp_path, capsys, words, told):
@@ -164,12 +172,26 @@ async def test_command_refuses(translating_app, tmp_path, capsys, words, told):
     for name in ("in/a.png", "in/b.png", "a.png"):
         (tmp_path / name).write_bytes(to_file(draw(1)))
     (tmp_path / "large.png").write_bytes(to_file(draw(1, 9, 9)))
+    (tmp_path / "cut.png").write_bytes(to_file(draw(1))[:-30])
     words = [word.format(tmp=tmp_path) for word in words]
     server = ["--server", translating_app.grpc_address, "--model", "fixed"]
     assert await run_command("translate", *server, *words) == 1
     captured = capsys.readouterr()
-    assert told in captured.err
+    assert told.format(tmp=tmp_path) in captured.err
     assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("out", ["-", "x.gif", "x.npz", "x.PDF", ""])
+async def test_command_refuses_other_outputs(translating_app, tmp_path, capsys, monkeypatch, out):
+    """Standard output and suffixes of other files are refused: no folder of that name is made."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.png").write_bytes(to_file(draw(1)))
+    server = ["--server", translating_app.grpc_address, "--model", "fixed"]
+    assert await run_command("translate", *server, "--source", "a.png", "--out", out) == 2
+    assert "--out: " in capsys.readouterr().err
+    assert [each.name for each in tmp_path.iterdir()] == ["a.png"]
+    assert await run_command("translate", *server, "--source", "a.png", "--out", "x.gif/") == 0
+    assert (tmp_path / "x.gif/a.png").exists()
 
 
 async def test_models_command_shows_sources(translating_app, capsys):

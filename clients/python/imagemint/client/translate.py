@@ -2,23 +2,27 @@
 
 # ruff: noqa: T201 - a command prints
 
+import re
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import NoDecode
 from tqdm import tqdm
 
 from imagemint.client import outputs
 from imagemint.client.classes import parse_classes
 from imagemint.client.commands import Connection
-from imagemint.client.errors import invalid
+from imagemint.client.errors import InvalidRequest, invalid
 from imagemint.client.requests import UINT64_MAX, Caption, Condition, Priority
 from imagemint.client.translation import Fit, Source, SourceLike
 
-_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+# How an error names a source, and a picture or the mask of it.
+_FIELD = re.compile(r"sources\[(\d+)\](?:\.encoded\.(?:pictures\[(\d+)\]|(mask)))?")
 
 
 def _to_list(value: object) -> object:
@@ -26,6 +30,18 @@ def _to_list(value: object) -> object:
     if not isinstance(value, str) or Path(value).exists():  # a name may have a comma
         return value if isinstance(value, list) else [value]
     return value.split(",")
+
+
+def _check_output(value: str) -> str:
+    path = Path(value)
+    is_folder = value.endswith("/") or path.is_dir()
+    if not is_folder and path.suffix and path.suffix.lower() not in _SUFFIXES:
+        raise ValueError(
+            f"{path.name} is none of NAME{', NAME'.join(_SUFFIXES)}; "
+            f"for a folder of this name use {value}/"
+        )
+    outputs.parse_kind(value)  # refuses an empty name and standard output
+    return value
 
 
 Paths = Annotated[list[Path], NoDecode, BeforeValidator(_to_list)]
@@ -41,9 +57,9 @@ class Translate(Connection):
     flag. Of a model with several frames: the pictures of the frames, the oldest first."""
     mask: Path | None = None
     """Picture of what to fill, for a model with a mask: white where the source is to be filled."""
-    out: Path
-    """NAME.png, .jpg, .jpeg or .webp for one result; otherwise a folder, in which each result has
-    the name of its source."""
+    out: Annotated[str, AfterValidator(_check_output)]
+    """NAME.png, .jpg, .jpeg or .webp for one result; NAME without a suffix, or NAME/: a folder, in
+    which each result has the name of its source."""
     fit: Fit = "refuse"
     """What happens to a source of a size that the model does not take: refuse, crop, pad or
     stretch."""
@@ -96,11 +112,14 @@ class Translate(Connection):
                 variant=self.variant,
             )
             with tqdm(total=len(targets), unit=" images", disable=self.quiet or None) as bar:
-                for target, picture in zip(targets, results, strict=True):
-                    with outputs.write_atomically(target) as file:
-                        file.write(picture.data)
-                    serial = serial or (picture.serials[0] if picture.serials else "")
-                    bar.update()
+                try:
+                    for target, picture in zip(targets, results, strict=True):
+                        with outputs.write_atomically(target) as file:
+                            file.write(picture.data)
+                        serial = serial or (picture.serials[0] if picture.serials else "")
+                        bar.update()
+                except InvalidRequest as error:
+                    raise self._name_files(error, paths, frames) from None
         if not self.quiet:
             took_s = time.perf_counter() - began
             images = "1 image" if len(targets) == 1 else f"{len(targets)} images"
@@ -126,6 +145,26 @@ class Translate(Connection):
         groups = [paths[start : start + frames] for start in range(0, len(paths), frames)]
         return [Source(group, self.mask) for group in groups]
 
+    def _name_files(
+        self, error: InvalidRequest, paths: Sequence[Path], frames: int
+    ) -> InvalidRequest:
+        """Returns the error with the names of files in place of numbers of sources."""
+
+        def name(field: re.Match[str]) -> str:
+            if field[3]:
+                return str(self.mask)
+            at = int(field[1]) * frames + int(field[2] or 0)
+            return str(paths[at]) if at < len(paths) else field[0]
+
+        return InvalidRequest(
+            _FIELD.sub(name, error.message),
+            reason=error.reason,
+            metadata=error.metadata,
+            code=error.code,
+            violations=error.violations,
+            request_id=error.request_id,
+        )
+
     def _name_results(self, paths: Sequence[Path]) -> list[Path]:
         """Returns the path of each result, which must be free.
 
@@ -133,14 +172,17 @@ class Translate(Connection):
             InvalidRequest: several results for one file, or of one name.
             FileExistsError: a result exists, and --overwrite is not given.
         """
-        if self.out.suffix.lower() in _SUFFIXES and not self.out.is_dir():
+        out = Path(self.out)
+        if outputs.parse_kind(self.out) is outputs.Kind.SHEET and not out.is_dir():
             if len(paths) > 1:
                 raise invalid("out", f"{len(paths)} results for one file; name a folder")
-            targets = [self.out]
+            targets = [out]
         else:
-            targets = [self.out / f"{path.stem}.png" for path in paths]
-            if len(set(targets)) < len(targets):
-                raise invalid("source", "several have the same name; translate them separately")
+            targets = [out / f"{path.stem}.png" for path in paths]
+            if equal := [each for each, times in Counter(targets).items() if times > 1]:
+                named = ", ".join(str(each) for each in paths if each.stem == equal[0].stem)
+                why = f"several have the same name: {named}; translate them separately"
+                raise invalid("source", why)
         taken = [each for each in targets if each.exists()]
         if taken and not self.overwrite:
             raise FileExistsError(f"{taken[0]} exists; --overwrite replaces it")
