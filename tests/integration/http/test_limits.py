@@ -1,6 +1,7 @@
 """Tests of slow, large and lost clients, deadlines and a full queue."""
 
 import asyncio
+import gzip
 import json
 
 import pytest
@@ -35,6 +36,18 @@ async def test_large_bodies_are_refused(serve_http, models):
         assert answer.status_code == 413
         fitting = json.dumps(ONE).encode().ljust(10_000)
         assert (await web.post(GENERATE, content=fitting)).status_code == 200
+
+
+async def test_compressed_bodies_are_refused(serve_http, models):
+    """A body with a content coding gets 415, whatever it holds; `identity` is none."""
+    app = await serve_http(models)
+    async with browse(app) as web:
+        headers = {"content-encoding": "gzip"}
+        answer = await web.post(GENERATE, content=gzip.compress(b"{}"), headers=headers)
+        assert answer.status_code == 415
+        assert answer.json()["violations"][0]["field"] == "content-encoding"
+        plain = await web.post(GENERATE, json=ONE, headers={"content-encoding": "identity"})
+        assert plain.status_code == 200
 
 
 async def test_large_headers_are_refused(serve_http, models):
@@ -98,6 +111,7 @@ async def test_expired_call_is_not_computed(held_site):
             answer = await web.post(GENERATE, json=ONE, headers=headers)
             assert answer.status_code == 504
             assert answer.json()["code"] == "DEADLINE_EXCEEDED"
+            assert answer.json()["request_id"] == answer.headers["x-request-id"] != ""
         for headers in ({"x-request-timeout": "soon"}, {"grpc-timeout": "1"}):
             answer = await web.post(GENERATE, json=ONE, headers=headers)
             assert answer.json()["violations"][0]["field"] in headers

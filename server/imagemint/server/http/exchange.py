@@ -10,7 +10,7 @@ from typing import Any
 from starlette.datastructures import Headers, QueryParams
 from starlette.types import Receive, Scope, Send
 
-from imagemint.engine.errors import InvalidRequest, Violation
+from imagemint.engine.errors import InvalidRequest, Violation, shortened
 from imagemint.server.http.context import HttpContext
 from imagemint.server.http.json_messages import encode_line
 from imagemint.server.http.problems import Problem
@@ -81,11 +81,17 @@ class Exchange:
         """Reads the body.
 
         Raises:
-            InvalidRequest: it is too large, or did not arrive in time. `failure_status` tells
-            which. asyncio.CancelledError: the client has left.
+            InvalidRequest: it is too large, is compressed, or did not arrive in time.
+                `failure_status` tells which.
+            asyncio.CancelledError: the client has left.
         """
         if self.timeout_error is not None:
             raise self.timeout_error
+        coding = self.headers.get("content-encoding", "").strip().lower()
+        if coding not in ("", "identity"):
+            self.failure_status = 415
+            why = f"{shortened(coding)!r} is not supported; send the body as it is"
+            raise InvalidRequest([Violation("content-encoding", why)])
         if int(self.headers.get("content-length", "0")) > self._most_bytes:
             raise self._refuse_size()
         pieces, size = [], 0

@@ -85,11 +85,14 @@ def _read_request(exchange: Exchange) -> messages.GenerateRequest:
     }
     read("seed", path["seed"], lambda text: setattr(spec, "seed", parse_integer(text)))
     read("index", path["index"], lambda text: setattr(spec, "first_index", parse_integer(text)))
-    for name, text in exchange.query.multi_items():
-        if name not in setters or len(query.getlist(name)) > 1:
-            wrong.append(Violation(shortened(name), "not a parameter of an image, or not once"))
+    for name in query:
+        if name not in setters:
+            why = f"not a parameter of an image; there are {', '.join(setters)}"
+            wrong.append(Violation(shortened(name), why))
+        elif len(query.getlist(name)) > 1:
+            wrong.append(Violation(name, "given more than once"))
         else:
-            read(name, text, setters[name])
+            read(name, query[name], setters[name])
     if wrong:
         raise InvalidRequest(wrong)
     return request
@@ -117,6 +120,8 @@ def _make_cache_headers() -> dict[str, str]:
 
 
 def _matches(header: str, etag: str) -> bool:
-    """Returns whether an `If-None-Match` header names the tag."""
-    tags = [each.strip().removeprefix("W/") for each in header.split(",")]
-    return "*" in tags or etag in tags
+    """Returns whether an `If-None-Match` header names the tag.
+
+    `*` does not: the caller need not have the picture, and the URL may be one that is refused.
+    """
+    return etag in [each.strip().removeprefix("W/") for each in header.split(",")]

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from starlette.types import Receive, Scope, Send
 
-from imagemint.engine.errors import ImagemintError
+from imagemint.engine.errors import DeadlinePassed, ImagemintError
 from imagemint.server.http.context import RpcFailed
 from imagemint.server.http.exchange import Exchange
 from imagemint.server.http.problems import Problem
@@ -96,7 +96,7 @@ class Rpcs:
         except RpcFailed as failed:
             await exchange.answer_problem(_adjust(failed.problem, exchange))
         except TimeoutError:
-            await exchange.answer_problem(_DEADLINE_PASSED)
+            await exchange.answer_problem(_make_deadline_problem())
         finally:
             exchange.context.finish()
 
@@ -145,12 +145,14 @@ class Endpoint:
                 await answering
 
 
-_DEADLINE_PASSED = Problem(
-    HTTPStatus.GATEWAY_TIMEOUT,
-    "the deadline of the call has passed",
-    "DEADLINE_EXCEEDED",
-    {"reason": "DEADLINE_PASSED"},
-)
+def _make_deadline_problem() -> Problem:
+    """Returns the problem of a call whose deadline passed while it ran."""
+    return Problem(
+        HTTPStatus.GATEWAY_TIMEOUT,
+        "the deadline of the call has passed",
+        "DEADLINE_EXCEEDED",
+        {"reason": DeadlinePassed.reason, "request_id": current_call.get().request_id},
+    )
 
 
 def _get_timeout(exchange: Exchange) -> float | None:

@@ -184,14 +184,20 @@ def _set_options(request: messages.TranslateRequest, options: list[tuple[str, st
     wrong: list[Violation] = []
     seen: set[str] = set()
     for name, text in options:
-        if name not in setters or name in seen:
-            wrong.append(Violation(shortened(name), "not an option of a translation, or not once"))
+        if name not in setters:
+            why = f"not an option of a translation; there are {', '.join(setters)}"
+            wrong.append(Violation(shortened(name), why))
+            continue
+        if name in seen:
+            wrong.append(Violation(name, "given more than once"))
             continue
         seen.add(name)
         try:
             setters[name](text)
-        except (ValueError, OverflowError, KeyError):
-            wrong.append(Violation(name, f"{shortened(text)!r} is not a value of it"))
+        except KeyError:
+            wrong.append(Violation(name, f"{shortened(text)!r} is none of {', '.join(FITS)}"))
+        except (ValueError, OverflowError):
+            wrong.append(Violation(name, f"{shortened(text)!r} is not a number in its range"))
     if wrong:
         raise InvalidRequest(wrong[:_MOST_FAULTS])
 
