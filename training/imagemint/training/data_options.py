@@ -3,8 +3,9 @@
 This module imports little.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -28,6 +29,12 @@ class DataOptions(BaseModel):
     strict: bool = False
     """Let a broken picture or a row without a label be an error. Default: it is left out, named and
     counted."""
+
+    @classmethod
+    def of_settings(cls, settings: Mapping[str, Any]) -> Self:
+        """Returns the options among the settings of a run, as ``options.json`` records them."""
+        known = DataOptions.model_fields
+        return cls.model_validate({name: settings[name] for name in known if name in settings})
 
     def load(
         self,

@@ -1,12 +1,20 @@
 """Tests of imagemint.training.evaluation.extractors."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from imagemint.training.datasets import stack_digits
 from imagemint.training.errors import CheckpointError, DatasetError
-from imagemint.training.evaluation.extractors import Inception, Judge, StackedJudge, open_extractor
+from imagemint.training.evaluation.extractors import (
+    Inception,
+    Judge,
+    StackedJudge,
+    judge_of_classes,
+    open_extractor,
+)
 
 CPU = torch.device("cpu")
 
@@ -21,6 +29,22 @@ def test_judge_describes_itself(judge, test_digits):
     for part in ("mnist-classifier", seen.sha256[:16], "accuracy 1.0000", "layer features.relu"):
         assert part in seen.about
     assert open_extractor(judge, None, CPU)[0].sha256 == seen.sha256
+
+
+def test_judge_of_other_classes_is_refused(judge, digits, caplog):
+    """A judge counts for data of its name with its classes, by index; a reason is logged."""
+    seen = Judge(judge, CPU)
+    words = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+    named = replace(digits, class_labels=words)
+    assert judge_of_classes(seen, digits) is judge_of_classes(seen, named) is seen
+    assert judge_of_classes(seen, replace(digits, name="pets/train")) is None
+    assert not caplog.messages
+    seen.trained_on = "pets/train"
+    pets = replace(digits, name="pets/train")
+    assert judge_of_classes(seen, replace(pets, name="pets/test")) is seen
+    assert judge_of_classes(seen, replace(pets, class_labels=words)) is None
+    assert judge_of_classes(seen, replace(pets, class_labels=words[::-1])) is None
+    assert "classes 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and not those of pets/train, zero," in caplog.text
 
 
 def test_stacked_judge_reads_each_channel(judge, test_digits):

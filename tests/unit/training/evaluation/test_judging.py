@@ -1,14 +1,18 @@
 """Tests of imagemint.training.evaluation: metrics of a run and of given images."""
 
+import io
 import json
 import shutil
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 
 from imagemint.training import datasets
+from imagemint.training.data_options import DataOptions
 from imagemint.training.datasets import LabelledImages, stack_digits
 from imagemint.training.errors import CheckpointError, DatasetError
 from imagemint.training.evaluation import Protocol, evaluate, open_extractor, open_source
@@ -83,6 +87,30 @@ def test_wrong_classes_lower_the_accuracy(measured, npz, test_digits):
     assert found["class_accuracy"].value == pytest.approx(0.9)
     assert found["worst_class_accuracy"].value == 0.5
     assert "worst class, 4" in found["worst_class_accuracy"].protocol
+
+
+def test_judge_of_other_labels_judges_no_classes(judge, npz, test_digits, tmp_path, caplog):
+    """A judge of another column of labels of the same data only computes features."""
+    rows = []
+    for label, image in zip(test_digits.labels, test_digits.images, strict=True):
+        content = io.BytesIO()
+        Image.fromarray(image[..., 0]).save(content, "PNG")
+        rows.append({"image": content.getvalue(), "odd": int(label) % 2})
+    (tmp_path / "toys").mkdir()
+    for split in ("train", "test"):
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"toys/{split}.parquet")
+    source = open_source(str(npz(test_digits.images, test_digits.labels % 2)), CPU)
+    extractor, seer = open_extractor(judge, None, CPU)
+    seer.trained_on = "toys/train"
+    protocol = Protocol(dataset=str(tmp_path / "toys"))
+    reading = DataOptions(label_column="odd")
+    found = {
+        figure.metric: figure
+        for figure in evaluate(source, extractor, seer, protocol, reading=reading)
+    }
+    assert found["coverage"].value == 1.0
+    assert found.keys().isdisjoint({"class_accuracy", "worst_class_accuracy", "mode_score"})
+    assert "figures that need its classes are left out" in caplog.text
 
 
 def test_other_labels_are_codes(judge, npz, test_digits):

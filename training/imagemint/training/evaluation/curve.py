@@ -7,7 +7,12 @@ from imagemint.engine.sampling import Distribution, latents
 from imagemint.training.datasets import LabelledImages
 from imagemint.training.datasets.sufficiency import COMPARABLE, NEIGHBOURS
 from imagemint.training.errors import DatasetError
-from imagemint.training.evaluation.extractors import Extracted, Extractor, StackedJudge
+from imagemint.training.evaluation.extractors import (
+    Extracted,
+    Extractor,
+    StackedJudge,
+    judge_of_classes,
+)
 from imagemint.training.evaluation.real_images import STACKED
 from imagemint.training.loop.samples import images_of
 from imagemint.training.metrics import (
@@ -56,7 +61,7 @@ class QualityCurve:
         self._extractor = extractor
         self._labels = recipe.class_labels(train.class_labels)
         self._num_classes = len(train.class_labels)
-        self._knows_classes = extractor.trained_on == train.name
+        self._knows_classes = judge_of_classes(extractor, train) is not None
         self._count = min(CURVE_SAMPLES, len(test), len(train))
         rng = np.random.Generator(np.random.Philox(key=[0, 0]))
         rows = np.sort(rng.permutation(len(train))[: self._count])

@@ -1,6 +1,7 @@
 """Extractors: networks that compute features and classes of images."""
 
 import hashlib
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -14,12 +15,16 @@ from torch.nn.functional import normalize
 from imagemint.training.classifier.attributes import AttributeClassifier
 from imagemint.training.classifier.networks import Classifier, to_network
 from imagemint.training.classifier.trained import load_classifier
+from imagemint.training.datasets import DATASETS, LabelledImages
 from imagemint.training.datasets.stacked import STACK
 from imagemint.training.errors import CheckpointError, DatasetError, TrainingError
 
 _INCEPTION_DIGEST = "6726825d"  # start of the SHA-256 of the published file
 _INCEPTION_LAYER = "2048"
 _BATCH = 64
+_SHOWN = 10
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,12 +57,14 @@ class Extractor(Protocol):
         sha256: digest of its weights.
         accuracy: share of its test set that it classifies correctly; None if unknown.
         trained_on: data set and split whose classes it knows; None for other classes.
+        class_labels: these classes by index; None if they are those of the data set by definition.
     """
 
     about: str
     sha256: str
     accuracy: float | None
     trained_on: str | None
+    class_labels: tuple[str, ...] | None
 
     def extract(self, images: NDArray[np.uint8]) -> Extracted:
         """Returns the features and classes of images uint8 [N, H, W, C].
@@ -84,6 +91,7 @@ class Judge:
         self.sha256: str = about["sha256"]
         self.accuracy: float | None = about["test_accuracy"]
         self.trained_on: str | None = about["trained_on"]
+        self.class_labels: tuple[str, ...] | None = tuple(about["class_labels"])
         self.about = (
             f"judge {about['recipe']}, SHA-256 {self.sha256[:16]},"
             f" test accuracy {self.accuracy:.4f}, layer {about['feature_layer']}"
@@ -151,6 +159,7 @@ class StackedJudge:
     """
 
     accuracy: float | None = None
+    class_labels: tuple[str, ...] | None = None
 
     def __init__(self, digits: Extractor) -> None:
         self._digits = digits
@@ -191,6 +200,7 @@ class Inception:
 
     accuracy: float | None = None
     trained_on: str | None = None
+    class_labels: tuple[str, ...] | None = None
 
     def __init__(self, weights: Path, device: torch.device) -> None:
         try:
@@ -231,6 +241,38 @@ class Inception:
             features.append(phi.double().cpu().numpy())
             logits.append(scores.double().cpu().numpy())
         return Extracted(np.concatenate(features), log_softmax(np.concatenate(logits), axis=1))
+
+
+def judge_of_classes(judge: Extractor | None, data: LabelledImages) -> Extractor | None:
+    """Returns the judge if it knows the classes of the data by index, otherwise None.
+
+    Data of one name can have other classes: another column of labels, or another folder of that
+    name. This is logged. Names for the classes of a published data set do not change what they are.
+    """
+    if judge is None or judge.trained_on is None:
+        return None
+    if _data_set(judge.trained_on) != _data_set(data.name):
+        return None
+    ours, theirs = data.class_labels, judge.class_labels
+    if theirs is None or theirs == ours:
+        return judge
+    if _data_set(data.name) in DATASETS and len(theirs) == len(ours):
+        return judge
+    _log.warning(
+        "the judge knows the classes %s and not those of %s, %s, so figures that need its classes"
+        " are left out",
+        *(_describe(theirs), data.name, _describe(ours)),
+    )
+    return None
+
+
+def _data_set(split: str) -> str:
+    return split.rpartition("/")[0]
+
+
+def _describe(class_labels: tuple[str, ...]) -> str:
+    more = ", ..." if len(class_labels) > _SHOWN else ""
+    return ", ".join(class_labels[:_SHOWN]) + more
 
 
 def open_extractor(

@@ -18,10 +18,19 @@ from imagemint.training.errors import CheckpointError, DatasetError
 from imagemint.training.evaluation.album import Album
 from imagemint.training.evaluation.captioned import caption_figures, draw_images
 from imagemint.training.evaluation.classifying import discriminator_figures
-from imagemint.training.evaluation.extractors import Extracted, Extractor, StackedJudge
+from imagemint.training.evaluation.extractors import (
+    Extracted,
+    Extractor,
+    StackedJudge,
+    judge_of_classes,
+)
 from imagemint.training.evaluation.files import FileSource
 from imagemint.training.evaluation.measuring import Measured, Sample, measure
-from imagemint.training.evaluation.real_images import STACKED, extract_real_images
+from imagemint.training.evaluation.real_images import (
+    STACKED,
+    extract_real_images,
+    load_real_images,
+)
 from imagemint.training.evaluation.sources import RunSource, Source
 from imagemint.training.evaluation_report import (
     EvaluationFigure,
@@ -94,12 +103,15 @@ def evaluate(
     dataset = protocol.dataset or source.dataset or _dataset_of(judge)
     if dataset is None:
         raise DatasetError(f"{source.name} does not name its data set; name one with --dataset")
-    train, test = _real(dataset, source, data, reading)
+    train, test = (
+        load_real_images(split, dataset, source, data, reading) for split in ("train", "test")
+    )
+    if isinstance(source, FileSource):
+        source.name_classes(test.class_labels)
     if dataset == STACKED and judge is not None:
         stacked: Extractor = StackedJudge(judge)
         extractor, judge = (stacked if extractor is judge else extractor), stacked
-    if judge is not None and judge.trained_on != train.name:
-        judge = None  # the judge knows other classes
+    judge = judge_of_classes(judge, train)
     samples = protocol.samples or (_STACKED_SAMPLES if dataset == STACKED else _SAMPLES)
     seeds = 1 if isinstance(source, FileSource) else protocol.seeds
     warnings = find_doubts(extractor, judge, test)
@@ -227,39 +239,6 @@ def find_doubts(extractor: Extractor, judge: Extractor | None, test: LabelledIma
             " figure is noisy; compare it with its reference, and several seeds with each other"
         )
     return found
-
-
-def _real(
-    dataset: str, source: Source, data: Path | None, reading: DataOptions | None
-) -> tuple[LabelledImages, LabelledImages]:
-    """Returns the training and the test split, of the size and colours of the source's images.
-
-    Classes come in the order of the source, if it has the same ones.
-    """
-    height, width, channels = source.image_shape or (None, None, None)
-    size = height if height == width else None
-    options = reading or DataOptions.model_validate(
-        {
-            name: value
-            for name, value in getattr(source, "settings", {}).items()
-            if name in DataOptions.model_fields
-        }
-    )
-
-    def load(order: tuple[str, ...] | None) -> tuple[LabelledImages, LabelledImages]:
-        train, test = (
-            options.load(dataset, split, data, class_labels=order, size=size, channels=channels)
-            for split in ("train", "test")
-        )
-        return train, test
-
-    train, test = load(None)
-    ours, theirs = source.class_labels or (), test.class_labels
-    if ours != theirs and set(theirs) <= set(ours):
-        return load(tuple(ours))
-    if isinstance(source, FileSource):
-        source.name_classes(theirs)
-    return train, test
 
 
 def _is_of(out: Path, source: Source) -> bool:

@@ -1,13 +1,17 @@
 """Computes the features of the real images of all comparisons once."""
 
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from imagemint.training.datasets import LabelledImages
+from imagemint.training.data_options import DataOptions
+from imagemint.training.datasets import LabelledImages, Split
 from imagemint.training.evaluation.copies import nearest_training_images
 from imagemint.training.evaluation.extractors import Extracted, Extractor
+from imagemint.training.evaluation.sources import Source
 
 STACKED = "stacked-mnist"
 _MOST = 10_000  # test images, and training images that take the place of generated ones
@@ -51,6 +55,36 @@ class RealImages:
     def few_of(self, count: int) -> NDArray[np.int64]:
         """Draws up to 2,000 of this number of rows."""
         return self.rng.permutation(count)[:_FEW]
+
+
+def load_real_images(
+    split: Split,
+    dataset: str,
+    source: Source,
+    data: Path | None,
+    reading: DataOptions | None = None,
+) -> LabelledImages:
+    """Returns a split of a data set, of the size and colours of the images of a source.
+
+    Classes come in the order of the source, if it has the same ones.
+
+    Args:
+        split: name of the split.
+        dataset: name or path of the data set.
+        source: the source to compare with the split.
+        data: folder of the data sets.
+        reading: options for reading the data set. None: those of the run, if the source is one.
+
+    Raises:
+        DatasetError: as in `load_dataset`.
+    """
+    height, width, channels = source.image_shape or (None, None, None)
+    size = height if height == width else None
+    options = reading or DataOptions.of_settings(getattr(source, "settings", {}))
+    load = partial(options.load, dataset, split, data, size=size, channels=channels)
+    found = load()
+    ours, theirs = source.class_labels or (), found.class_labels
+    return load(class_labels=ours) if ours != theirs and {*theirs} <= {*ours} else found
 
 
 def extract_real_images(
