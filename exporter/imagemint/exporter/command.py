@@ -7,7 +7,7 @@ listed.
 import shlex
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import CliPositionalArg
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from imagemint.exporter.draft import GraphOptions
     from imagemint.exporter.variants import Compare
     from imagemint.training.datasets import LabelledImages
+    from imagemint.training.evaluation import RunSource
 
 _DEVICES = {"int8": "cpu", "fp16": "cuda"}
 _ONLY_FROM_ONNX = (
@@ -311,31 +312,42 @@ class Export(BaseModel):
         )
 
     def _load_data(self) -> "tuple[LabelledImages, LabelledImages]":
-        """Returns the training images of the run, and the test images."""
+        """Returns the training images, those of the run as the run read them, and test images."""
         from imagemint.exporter.errors import ExportError  # noqa: PLC0415 - onnxruntime
-        from imagemint.training.datasets import load_dataset  # noqa: PLC0415 - torch
-        from imagemint.training.loop.resume import read_settings  # noqa: PLC0415 - torch
+        from imagemint.training.datasets import load_dataset, select_per_class  # noqa: PLC0415
 
-        settings: dict[str, Any] = {}
-        name = self.dataset.partition("/")[0]
-        if self.source is not None:
-            from imagemint.training.trained import read_generator  # noqa: PLC0415 - torch
+        if self.source is None:
+            name = self.dataset.partition("/")[0]
+            if not name:
+                raise ExportError("--critic copies needs the --dataset")
+            return load_dataset(name, "train", self.data), load_dataset(name, "test", self.data)
+        from imagemint.training.evaluation import load_real_images  # noqa: PLC0415 - torch
 
-            settings = read_settings(self.source)
-            name = settings.get("dataset") or read_generator(self.source).dataset.partition("/")[0]
-        if not name:
-            raise ExportError("--critic copies needs the --dataset")
-        size, channels = settings.get("size"), settings.get("channels")
-        load = partial(load_dataset, data=self.data, size=size, channels=channels)
-        return load(name, "train", per_class=settings.get("per_class")), load(name, "test")
+        run = self._open_run(self.source)
+        train, test = (
+            load_real_images(split, run.dataset or "", run, self.data)
+            for split in ("train", "test")
+        )
+        count = run.settings.get("per_class")
+        return train if count is None else select_per_class(train, count), test
+
+    @staticmethod
+    def _open_run(run: Path) -> "RunSource":
+        import torch  # noqa: PLC0415 - torch
+
+        from imagemint.training.evaluation import RunSource  # noqa: PLC0415 - torch
+
+        return RunSource(run, torch.device("cpu"))
 
     def _compare(self) -> "Compare":
         import torch  # noqa: PLC0415 - torch
 
         from imagemint.training import evaluation  # noqa: PLC0415 - torch
+        from imagemint.training.data_options import DataOptions  # noqa: PLC0415
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         extractor, judge = evaluation.open_extractor(self.classifier, self.inception, device)
+        run = None if self.source is None else self._open_run(self.source)
         return partial(
             evaluation.compare,
             extractor=extractor,
@@ -343,4 +355,6 @@ class Export(BaseModel):
             data=self.data,
             samples=self.judged_images,
             seeds=self.judged_seeds,
+            dataset=run.dataset if run else None,
+            reading=DataOptions.of_settings(run.settings) if run else None,
         )

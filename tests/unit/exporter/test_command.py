@@ -2,12 +2,18 @@
 
 import copy
 import hashlib
+import io
 import json
+import shutil
 import subprocess
 import sys
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 from pydantic import ValidationError
 from safetensors.torch import save_file
 
@@ -138,6 +144,29 @@ def test_critic_is_exported(run, tmp_path):
         source=run, name="judged", repository=tmp_path, classifier=tmp_path, critic=["class"]
     ).run()
     assert read_bundle(tmp_path / "judged/1").critic.scores.names == ("class_confidence",)
+
+
+def test_critic_sees_the_data_of_the_run(run, tmp_path):
+    """The images of a critic have the path, labels, shape and selection that the run recorded."""
+    rows = []
+    for number in range(40):
+        content = io.BytesIO()
+        Image.new("RGB", (32, 32), (number, 0, 0)).save(content, "PNG")
+        rows.append({"image": content.getvalue(), "label": 0, "digit": number % 10})
+    (tmp_path / "toys").mkdir()
+    for split in ("train", "test"):
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"toys/{split}.parquet")
+    copied = shutil.copytree(run, tmp_path / "run")
+    settings = {"dataset": str(tmp_path / "toys"), "label_column": "digit", "per_class": 2}
+    settings |= {"size": 28, "channels": 1}
+    (copied / "options.json").write_text(json.dumps({"settings": settings}))
+    checkpoint = next((copied / "checkpoints").iterdir())
+    for source in (copied, checkpoint):
+        command = Export(source=source, name="toys", critic=["discriminator"])
+        train, test = command._load_data()
+        assert np.bincount(train.labels).tolist() == [2] * 10
+        assert np.bincount(test.labels).tolist() == [4] * 10
+        assert train.images.shape[1:] == test.images.shape[1:] == (28, 28, 1)
 
 
 def test_variants_are_exported(run, tmp_path, monkeypatch, capsys):

@@ -1,9 +1,15 @@
 """Tests of imagemint.training.evaluation.comparing with the toy judge."""
 
+import io
+
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
+from imagemint.training.data_options import DataOptions
 from imagemint.training.evaluation import compare, open_extractor
 
 pytestmark = pytest.mark.usefixtures("toy_mnist")
@@ -14,6 +20,7 @@ class _Drawn:
 
     def __init__(self, digits, fault=lambda images: images):
         self.name, self.sha256, self.dataset, self.num_classes = "drawn", "", "mnist", 10
+        self.class_labels, self.image_shape = digits.class_labels, digits.images.shape[1:]
         self._digits, self._fault = digits, fault
 
     def draw(self, seed, first, count):
@@ -29,9 +36,9 @@ def compared(digits, judge):
     """A function that compares toy digits with the same digits under a fault."""
     extractor, seer = open_extractor(judge, None, torch.device("cpu"))
 
-    def run(fault):
+    def run(fault, **options):
         model, other = _Drawn(digits), _Drawn(digits, fault)
-        return compare(model, other, extractor, seer, None, samples=30, seeds=3)
+        return compare(model, other, extractor, seer, None, samples=30, seeds=3, **options)
 
     return run
 
@@ -68,3 +75,20 @@ def test_loss_of_blank_images_exceeds_noise(compared):
     assert distance.loss > distance.noise >= 0
     assert accuracy.loss > accuracy.noise >= 1 / 30
     assert accuracy.value < accuracy.model
+
+
+def test_real_images_are_those_of_the_run(compared, test_digits, tmp_path):
+    """Path and label column of a run's data set count, and real images get the model's size."""
+    rows = []
+    for label, image in zip(test_digits.labels, test_digits.images, strict=True):
+        content = io.BytesIO()
+        Image.fromarray(np.kron(image[..., 0], np.ones((2, 2), np.uint8))).save(content, "PNG")
+        rows.append({"image": content.getvalue(), "label": 0, "digit": int(label)})
+    (tmp_path / "mnist").mkdir()
+    for split in ("train", "test"):
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"mnist/{split}.parquet")
+    options = DataOptions(label_column="digit")
+    found = compared(np.copy, dataset=str(tmp_path / "mnist"), reading=options)
+    assert [figure.metric for figure in found.figures] == ["frechet_distance", "class_accuracy"]
+    assert "60 test images of mnist;" in found.protocol
+    assert str(tmp_path) not in found.protocol

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from imagemint.training.datasets import load_dataset
-from imagemint.training.evaluation.extractors import Extractor
+from imagemint.training.data_options import DataOptions
+from imagemint.training.evaluation.extractors import Extractor, judge_of_classes
+from imagemint.training.evaluation.real_images import load_real_images
 from imagemint.training.evaluation.sources import Source
 from imagemint.training.metrics import class_accuracy, frechet_distance
 
@@ -82,6 +83,8 @@ def compare(
     *,
     samples: int,
     seeds: int,
+    dataset: str | None = None,
+    reading: DataOptions | None = None,
 ) -> Compared:
     """Returns how images of ``other`` differ from those of ``model`` for the same serials.
 
@@ -93,12 +96,16 @@ def compare(
         data: folder of the data sets.
         samples: images of a seed, the classes in turn.
         seeds: how many, 2 or more.
+        dataset: name or path of the data set. None: that of the model, else of the extractor.
+        reading: options for reading the data set.
 
     Raises:
         DatasetError: the model does not name its data set, or the data set is missing.
     """
-    dataset = model.dataset or (extractor.trained_on or "").rpartition("/")[0]
-    real = extractor.extract(load_dataset(dataset, "test", data).images[:_SEEN]).features
+    dataset = dataset or model.dataset or (extractor.trained_on or "").rpartition("/")[0]
+    test = load_real_images("test", dataset, model, data, reading)
+    real = extractor.extract(test.images[:_SEEN]).features
+    judge = judge_of_classes(judge, test)
     totals = _Totals()
     rounds: dict[str, list[tuple[float, float]]] = {}
     for seed in range(_FIRST_SEED, _FIRST_SEED + seeds):
@@ -113,7 +120,7 @@ def compare(
         totals.difference(),
         tuple(_compare(metric, values, samples) for metric, values in rounds.items()),
         f"seeds {_FIRST_SEED} to {_FIRST_SEED + seeds - 1}, indices 0 to {samples - 1}{turns}; "
-        f"against {len(real):,} test images of {dataset}; {'; '.join(about)}",
+        f"against {len(real):,} test images of {test.name.rpartition('/')[0]}; {'; '.join(about)}",
         samples,
         seeds,
     )
