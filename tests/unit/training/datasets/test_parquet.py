@@ -174,6 +174,21 @@ def test_digest_depends_on_the_size(pets):
     )
 
 
+def test_digest_depends_on_the_columns(tmp_path):
+    """Other labels or images from one file are other data, and usual columns named are not."""
+    others = [{"bytes": encode_gray(level), "path": None} for level in (7, 8, 9)]
+    path = tmp_path / "pets.parquet"
+    path.write_bytes(make_shard([1, 2, 3], features=None, mask=others, side=[1, 1, 0]))
+
+    def read(**asked):
+        return load_dataset(str(path), "train", **asked).sha256
+
+    usual = read()
+    assert read(label_column="label") == read(image_column="image") == usual
+    asked = [{"label_column": "side"}, {"image_column": "mask"}]
+    assert len({usual, *(read(**each) for each in [*asked, asked[0] | asked[1]])}) == 4
+
+
 @pytest.mark.parametrize(
     ("files", "text"),
     [

@@ -70,6 +70,19 @@ def test_shard_is_read(tmp_path, members, asked, labels, suffix):
     assert data.name == "pets/train"
 
 
+def test_digest_depends_on_the_fields(tmp_path):
+    """Other labels or images from one shard are other data, and usual fields named are not."""
+    members = {"0.l.png": 1, "0.r.png": 5, "0.cls": "b", "0.side": "x"}
+    path = write_shard(tmp_path / "pets.tar", members)
+
+    def read(**asked):
+        return load_dataset(path, "train", **asked).sha256
+
+    usual = read()
+    assert read(label_column="cls") == read(image_column="l.png") == usual
+    assert len({usual, read(label_column="side"), read(image_column="r.png")}) == 3
+
+
 def test_missing_labels_are_reported(tmp_path, caplog):
     """Texts are labels only if their column is given. The warning lists the columns."""
     path = write_shard(

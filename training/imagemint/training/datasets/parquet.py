@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -117,6 +118,7 @@ def _read(
     for shard in shards:
         shard.add_to(digest)
     digest.update(b"" if options.shape == AS_STORED else str(options.shape).encode())
+    digest.update("".join(f"{column}\n" for column in shards[0].unusual_columns).encode())
     listing = Listing(
         place=name,
         sources=(picture for shard in shards for picture in shard.pictures()),
@@ -159,6 +161,9 @@ class _Shard:
         file: path or content of the file.
         place: the place for errors.
         options: columns that the user names.
+
+    Attributes:
+        unusual_columns: columns that differ from those that are read without these options.
     """
 
     def __init__(self, file: bytes | Path, place: str, options: ReadOptions) -> None:
@@ -170,13 +175,23 @@ class _Shard:
             features = _features(self.schema)
             names = self.schema.names
             self.image_column = _image_column(self.schema, features, options.image_column)
-            self.label_column = columns.find_column(
+            find_labels = partial(
+                columns.find_column,
                 [name for name in names if name != self.image_column],
                 columns.LABELS,
-                asked=options.label_column,
                 flag="--label-column",
                 typed=[name for name, it in features.items() if it.get("_type") == "ClassLabel"],
             )
+            self.label_column = find_labels(asked=options.label_column)
+            # Digests of files read by the usual columns stay those of older versions.
+            self.unusual_columns = [
+                f"{kind} {found}"
+                for kind, found, usual in (
+                    ("images", self.image_column, _usual_image_column(self.schema, features)),
+                    ("labels", self.label_column, find_labels()),
+                )
+                if found != usual
+            ]
         about = features.get(self.label_column or "", {})
         self.label_names: tuple[str, ...] = tuple(about.get("names") or ())
 
@@ -258,26 +273,31 @@ def _image_column(
     schema: "pa.Schema", features: dict[str, dict[str, Any]], asked: str | None
 ) -> str:
     """Returns the column of pictures: by metadata, by name, by type, or the one of file names."""
-    kinds = {field.name: _kind(field.type) for field in schema}
-    typed = [name for name, about in features.items() if about.get("_type") == "Image"]
-    found = columns.find_column(
-        schema.names, columns.PICTURES, asked=asked, flag="--image-column", typed=typed
-    )
-    binary = [name for name, kind in kinds.items() if kind == "bytes"]
-    files = [name for name, kind in kinds.items() if kind == "path"]
-    found = found or (binary[0] if len(binary) == 1 else None)
-    found = found or columns.find_column(files, columns.FILES)
+    found = _usual_image_column(schema, features)
+    if asked is not None:
+        found = columns.find_column(schema.names, (), asked=asked, flag="--image-column")
     if found is None:
         raise DatasetError(
             f"no column of images among {', '.join(schema.names) or 'none'};"
             " --image-column names it"
         )
-    if kinds[found] is None:
+    if _kind(schema.field(found).type) is None:
         raise DatasetError(
             f"column {found} holds {schema.field(found).type}, should hold encoded pictures or"
             " paths of files"
         )
     return found
+
+
+def _usual_image_column(schema: "pa.Schema", features: dict[str, dict[str, Any]]) -> str | None:
+    """Returns the column of pictures that is read if the user names none."""
+    kinds = {field.name: _kind(field.type) for field in schema}
+    typed = [name for name, about in features.items() if about.get("_type") == "Image"]
+    binary = [name for name, kind in kinds.items() if kind == "bytes"]
+    files = [name for name, kind in kinds.items() if kind == "path"]
+    found = columns.find_column(schema.names, columns.PICTURES, typed=typed)
+    found = found or (binary[0] if len(binary) == 1 else None)
+    return found or columns.find_column(files, columns.FILES)
 
 
 def _kind(type_: "pa.DataType") -> Literal["bytes", "path"] | None:

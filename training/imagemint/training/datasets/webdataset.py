@@ -89,6 +89,11 @@ def load_webdataset(folder: Path, split: Split, options: ReadOptions) -> Labelle
     for path in files[part]:
         add_file(digest, path)
     digest.update(b"" if options.shape == AS_STORED else str(options.shape).encode())
+    # Digests of shards read by the usual fields stay those of older versions.
+    if suffix != _picture_suffix(samples, None):
+        digest.update(f"images {suffix}\n".encode())
+    if column != _label_column(training, None):
+        digest.update(f"labels {column}\n".encode())
     texts = tuple(str(_first(sample, _TEXTS) or "") for sample in samples)
     listing = Listing(
         place=name,
